@@ -1,0 +1,179 @@
+//! When things happen: ticks, their phases, and windows of event time.
+//!
+//! The computation runs in [`Time`], a tick and a phase. The tick is what the outside sees
+//! (`as_of`); the phases give a tick its inner order: rows, then dates, then data, then closing, then
+//! retirement, then reads. So "limits first, then the tick's traffic, then what time does" is not a
+//! convention among operators but the order of the timestamps, and the phase in which a violation
+//! came up says why it did.
+
+use differential_dataflow::lattice::Lattice;
+use serde::{Deserialize, Serialize};
+use timely::order::{PartialOrder, TotalOrder};
+use timely::progress::timestamp::{Refines, Timestamp};
+
+/// What happens at a moment within a tick, in this order.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[repr(u8)]
+pub enum Phase {
+    /// Rows of limits were read that differ from those held.
+    #[default]
+    Rows = 0,
+    /// The effective date of a row that was read before has come.
+    Dates = 1,
+    /// The records of the tick are counted.
+    Data = 2,
+    /// The watermark moves: windows close and settle.
+    Close = 3,
+    /// Windows leave memory. Nothing is said about it.
+    Retire = 4,
+    /// Reads are answered, from what the tick left.
+    Read = 5,
+}
+
+/// The timestamp of the computation: a tick in milliseconds, and a phase of it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Time {
+    /// Milliseconds since the Unix epoch.
+    pub tick: u64,
+    /// The moment within the tick.
+    pub phase: Phase,
+}
+
+impl Time {
+    /// The moment `phase` of `tick`.
+    pub const fn new(tick: u64, phase: Phase) -> Self {
+        Time { tick, phase }
+    }
+
+    /// The first moment of `tick`.
+    pub const fn start(tick: u64) -> Self {
+        Time::new(tick, Phase::Rows)
+    }
+}
+
+impl PartialOrder for Time {
+    fn less_equal(&self, other: &Self) -> bool {
+        self <= other
+    }
+}
+
+impl TotalOrder for Time {}
+
+impl Lattice for Time {
+    fn join(&self, other: &Self) -> Self {
+        *self.max(other)
+    }
+    fn meet(&self, other: &Self) -> Self {
+        *self.min(other)
+    }
+}
+
+impl Timestamp for Time {
+    /// No path of the computation advances time.
+    type Summary = ();
+    fn minimum() -> Self {
+        Time::start(0)
+    }
+}
+
+impl timely::progress::timestamp::PathSummary<Time> for () {
+    fn results_in(&self, time: &Time) -> Option<Time> {
+        Some(*time)
+    }
+    fn followed_by(&self, _: &()) -> Option<()> {
+        Some(())
+    }
+}
+
+impl Refines<()> for Time {
+    fn to_inner(_: ()) -> Self {
+        Time::minimum()
+    }
+    fn to_outer(self) {}
+    fn summarize(_: ()) {}
+}
+
+/// A window of event time, named by its start in seconds since the Unix epoch.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Window(pub u64);
+
+/// The rules of time: how wide windows are, how late a record may be, how long a window is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// Width of a window in seconds, at least 1.
+    pub width_secs: u64,
+    /// How long after its end a window takes late records, in milliseconds; `None`: always, until
+    /// the end of the input.
+    pub lateness_ms: Option<u64>,
+    /// How long a settled window is held, in milliseconds; `None`: as long as the program runs.
+    pub retention_ms: Option<u64>,
+    /// The greatest distance between the starts of two successive seen windows, in seconds, across
+    /// which the windows between them count as silence rather than as a break in observation.
+    pub max_gap_secs: u64,
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Windows {
+            width_secs: 300,
+            lateness_ms: None,
+            retention_ms: None,
+            max_gap_secs: 24 * 3600,
+        }
+    }
+}
+
+/// The watermark at the end of the input: past every event time, so that every window is closed
+/// and settled, whatever the lateness.
+pub const END_OF_INPUT: u64 = u64::MAX;
+
+impl Windows {
+    /// The window of an event time in milliseconds. `None` if its window ends too close to the end
+    /// of 64-bit milliseconds for later ticks to exist.
+    pub fn of(&self, event_ms: u64) -> Option<Window> {
+        let width_ms = self.width_secs.checked_mul(1000)?;
+        let start_ms = event_ms - event_ms % width_ms;
+        // Two ticks follow the end of the last window, and the greatest watermark stands for the end
+        // of the input.
+        start_ms.checked_add(width_ms)?.checked_add(3)?;
+        Some(Window(start_ms / 1000))
+    }
+
+    /// The exclusive end of a window, in seconds.
+    pub fn end_secs(&self, window: Window) -> u64 {
+        window.0.saturating_add(self.width_secs)
+    }
+
+    /// The exclusive end of a window, in milliseconds.
+    pub fn end_ms(&self, window: Window) -> u64 {
+        self.end_secs(window).saturating_mul(1000)
+    }
+
+    /// No record before the watermark is outstanding: the end of the window has passed.
+    pub fn closed(&self, window: Window, watermark: u64) -> bool {
+        self.end_ms(window) <= watermark
+    }
+
+    /// No record can change the window any more.
+    pub fn settled(&self, window: Window, watermark: u64) -> bool {
+        self.end_ms(window)
+            .saturating_add(self.lateness_ms.unwrap_or(u64::MAX))
+            <= watermark
+    }
+
+    /// The window leaves memory. `watermark` is that of the tick before.
+    pub fn retired(&self, window: Window, watermark: u64) -> bool {
+        self.retention_ms.is_some_and(|retention| {
+            let settled = self
+                .end_ms(window)
+                .saturating_add(self.lateness_ms.unwrap_or(u64::MAX));
+            settled.saturating_add(retention) <= watermark
+        })
+    }
+}

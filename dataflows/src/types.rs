@@ -1,0 +1,314 @@
+//! The words of the computation as types: pairs, volumes, entities, scopes, limits, violations,
+//! changes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use differential_dataflow::difference::{Abelian, IsZero, Monoid, Semigroup};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::time::Window;
+
+/// The source and the destination address of a record, in this order, of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Pair {
+    /// Two IPv4 addresses.
+    V4(Ipv4Addr, Ipv4Addr),
+    /// Two IPv6 addresses.
+    V6(Ipv6Addr, Ipv6Addr),
+}
+
+impl Pair {
+    /// The pair of two addresses; `None` if they are of different families.
+    pub fn new(source: IpAddr, destination: IpAddr) -> Option<Self> {
+        match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => Some(Pair::V4(source, destination)),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => Some(Pair::V6(source, destination)),
+            _ => None,
+        }
+    }
+
+    /// The address that sent.
+    pub fn source(&self) -> IpAddr {
+        match *self {
+            Pair::V4(source, _) => source.into(),
+            Pair::V6(source, _) => source.into(),
+        }
+    }
+
+    /// The address that was sent to.
+    pub fn destination(&self) -> IpAddr {
+        match *self {
+            Pair::V4(_, destination) => destination.into(),
+            Pair::V6(_, destination) => destination.into(),
+        }
+    }
+}
+
+/// An amount of traffic: of a record, an update, or a table entry. Corrections are negative.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Volume {
+    /// Bytes on the wire.
+    pub bytes: i64,
+    /// Packets.
+    pub packets: i64,
+}
+
+impl Volume {
+    /// A volume of so many bytes and packets.
+    pub const fn new(bytes: i64, packets: i64) -> Self {
+        Volume { bytes, packets }
+    }
+
+    /// The sum, or `None` if it leaves 64 bits.
+    pub fn checked_add(self, other: Volume) -> Option<Volume> {
+        Some(Volume {
+            bytes: self.bytes.checked_add(other.bytes)?,
+            packets: self.packets.checked_add(other.packets)?,
+        })
+    }
+
+    /// The part that a metric counts.
+    pub fn amount(&self, metric: Metric) -> i64 {
+        match metric {
+            Metric::Bytes => self.bytes,
+            Metric::Packets => self.packets,
+        }
+    }
+}
+
+impl IsZero for Volume {
+    fn is_zero(&self) -> bool {
+        self.bytes == 0 && self.packets == 0
+    }
+}
+
+impl Semigroup for Volume {
+    /// # Panics
+    /// On overflow: a wrapped sum would be a wrong answer.
+    fn plus_equals(&mut self, other: &Self) {
+        *self = self
+            .checked_add(*other)
+            .expect("a sum of volumes stays within 64 bits");
+    }
+}
+
+impl Monoid for Volume {
+    fn zero() -> Self {
+        Volume::default()
+    }
+}
+
+impl Abelian for Volume {
+    fn negate(&mut self) {
+        self.bytes = -self.bytes;
+        self.packets = -self.packets;
+    }
+}
+
+/// What a limit counts.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Metric {
+    /// Bytes on the wire.
+    #[default]
+    Bytes,
+    /// Packets.
+    Packets,
+}
+
+/// What a limit is counted for.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Per {
+    /// Each (source, destination).
+    #[default]
+    Pair,
+    /// Each source address.
+    Source,
+    /// Each destination address.
+    Destination,
+    /// Each address, in both directions.
+    Host,
+    /// Everything in scope together.
+    Total,
+}
+
+/// On which side of its value a limit is broken.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Bound {
+    /// Broken as soon as the amount is over the value.
+    #[default]
+    Max,
+    /// Broken when the amount is under the value once the window has closed.
+    Min,
+}
+
+/// The addresses that a scope admits: a network of one family, or any address of either.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Prefix(Option<IpNet>);
+
+impl Prefix {
+    /// Any address of either family.
+    pub const ANY: Prefix = Prefix(None);
+
+    /// The addresses of a network; bits beyond its length are ignored.
+    pub fn new(network: IpNet) -> Self {
+        Prefix(Some(network.trunc()))
+    }
+
+    /// The network, unless any address is admitted.
+    pub fn network(&self) -> Option<IpNet> {
+        self.0
+    }
+
+    /// Whether an address is admitted.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.is_none_or(|network| network.contains(&address))
+    }
+}
+
+/// What a limit counts, and over which pairs.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Scope {
+    /// What the limit is counted for.
+    pub per: Per,
+    /// What is counted.
+    pub metric: Metric,
+    /// Only pairs whose source is in here are counted.
+    pub source: Prefix,
+    /// Only pairs whose destination is in here are counted.
+    pub destination: Prefix,
+    /// With [`Per::Host`]: which hosts are judged. Else [`Prefix::ANY`].
+    pub host: Prefix,
+}
+
+/// Something a limit is counted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Entity {
+    /// A (source, destination).
+    Pair(Pair),
+    /// A source address.
+    Source(IpAddr),
+    /// A destination address.
+    Destination(IpAddr),
+    /// An address, in both directions.
+    Host(IpAddr),
+    /// Everything in scope.
+    Total,
+}
+
+/// A limit's name, as a number that the owner of the names chose.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct LimitId(pub u32);
+
+/// One row of limits, as a number that the owner of the rows chose; other content, other number.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct VersionId(pub u32);
+
+/// One row of limits: from its effective date on, and until the next one of its name, the limit is
+/// what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Version {
+    /// The limit that this is a version of.
+    pub limit: LimitId,
+    /// Nanoseconds since the Unix epoch. Two rows of one limit never share it.
+    pub effective: i128,
+    /// The row itself; different content has a different number.
+    pub id: VersionId,
+    /// On which side the value is broken.
+    pub bound: Bound,
+    /// What is counted, and over which pairs.
+    pub scope: Scope,
+    /// `max` is broken by an amount above it, `min` by one below it; `None`: from the effective date
+    /// on, the limit does not exist.
+    pub value: Option<i64>,
+}
+
+/// The amount of an entity is over a `max`, or under a `min` of a closed window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Violation {
+    /// The broken limit.
+    pub limit: LimitId,
+    /// The window it is broken in.
+    pub window: Window,
+    /// Who breaks it.
+    pub entity: Entity,
+    /// The entity's traffic in the limit's scope; the limit's metric says which part is judged.
+    pub volume: Volume,
+}
+
+/// What became of a violation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Event {
+    /// It came to be.
+    Raised,
+    /// It stands, with another amount, version or settledness.
+    Updated,
+    /// It is no more.
+    Cleared,
+}
+
+/// Why it did; of several reasons the first that was enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The rows of limits differ from those of the tick before.
+    LimitChange,
+    /// Time passed: a version's date came, or the window closed or settled.
+    Schedule,
+    /// A record after its window had closed.
+    LateData,
+    /// A record before.
+    Data,
+}
+
+/// What is said about a violation at a tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Change {
+    /// What became of it.
+    pub event: Event,
+    /// Why.
+    pub reason: Reason,
+    /// Whose limit, when, who, how much. For `cleared`, the volume that cleared it.
+    pub violation: Violation,
+    /// What is counted for and how: of the version that judges now, or of the last one if none does;
+    /// `per` is always that of the entity.
+    pub bound: Bound,
+    /// The metric judged.
+    pub metric: Metric,
+    /// The version that judges now; `None` if the limit is gone.
+    pub version: Option<VersionId>,
+    /// Whether the window is settled.
+    pub settled: bool,
+}
+
+/// Which changes of a standing violation are said before its window settles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Updates {
+    /// None.
+    #[default]
+    Settled,
+    /// Another version judges.
+    Limit,
+    /// That, and each tick with a new amount.
+    Tick,
+}
