@@ -1,0 +1,72 @@
+//! How a command ends: an exit code, and for a failure the chain of causes behind it.
+
+/// The exit codes, after sysexits.h where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All was done.
+    Done = 0,
+    /// Something failed that no other code names.
+    Failed = 1,
+    /// Violations stand, and the command was asked to fail on them.
+    Violations = 2,
+    /// The command line is wrong.
+    Usage = 64,
+    /// Input data is damaged.
+    BadData = 65,
+    /// An input is missing or can't be read.
+    NoInput = 66,
+    /// A service can't be reached.
+    Unavailable = 69,
+    /// The right to capture is missing.
+    NoPermission = 77,
+    /// A configuration, such as a file of limits, is wrong.
+    BadConfig = 78,
+    /// Interrupted from the keyboard.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// Of the ways in which a finished run may end, the one to report: failures before damage before
+    /// violations.
+    pub fn or(self, other: Exit) -> Exit {
+        let rank = |exit: &Exit| match exit {
+            Exit::Done => 0,
+            Exit::Violations => 1,
+            Exit::BadData => 2,
+            _ => 3,
+        };
+        if rank(&other) > rank(&self) { other } else { self }
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        std::process::ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command could not do its work, with the exit code that says whose fault it is.
+#[derive(Debug)]
+pub struct Failure {
+    /// The code to end with.
+    pub exit: Exit,
+    /// What was tried, and the causes.
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    /// A failure with its own exit code.
+    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Failure { exit, error: error.into() }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Failure::new(Exit::Failed, error)
+    }
+}
+
+/// What a command returns.
+pub type Outcome = Result<Exit, Failure>;

@@ -1,0 +1,2 @@
+//! floodmark holds network traffic to limits.
+pub mod error;
