@@ -1,3 +1,20 @@
 //! From traffic and limits to violations, incrementally.
+pub mod addresses;
+pub(crate) mod changes;
+pub mod clock;
+pub mod combine;
+pub mod floors;
+pub(crate) mod folds;
+pub mod gauge;
+pub mod graph;
+pub mod limits;
+pub mod orders;
+pub(crate) mod prefix_index;
+pub(crate) mod rollups;
+pub(crate) mod stash;
+pub mod table;
+pub mod threshold_join;
 pub mod time;
+pub mod top;
+pub(crate) mod traffic;
 pub mod types;

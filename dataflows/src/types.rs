@@ -225,7 +225,9 @@ pub struct VersionId(pub u32);
 
 /// One row of limits: from its effective date on, and until the next one of its name, the limit is
 /// what it says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Version {
     /// The limit that this is a version of.
     pub limit: LimitId,

@@ -1,0 +1,270 @@
+//! Small numbers for IPv6 addresses, so that tables and index are keyed by 8 bytes.
+//!
+//! A key names a pair or an address within one worker and never leaves it. IPv4 addresses are their
+//! own numbers. An IPv6 address has a number while a table entry uses it, and until everything
+//! downstream has seen the retraction that freed it: a number handed out too early would turn a late
+//! retraction into one of another address.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+
+use crate::table::EntryChange;
+use crate::time::Time;
+use crate::types::{Entity, Pair, Per};
+
+/// The address family of a key.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum Family {
+    /// IPv4.
+    #[default]
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// A pair, an address, or the total, as one worker names it. Which of the three is the table's
+/// matter: a pair has its source in the upper half, an address is in the lower, the total is 0.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Key {
+    /// Whether `id` holds IPv4 addresses or numbers of IPv6 addresses.
+    pub family: Family,
+    /// One or two 32-bit halves.
+    pub id: u64,
+}
+
+impl Key {
+    /// The least key.
+    pub const MIN: Key = Key {
+        family: Family::V4,
+        id: 0,
+    };
+    /// The only key of a table of totals.
+    pub const TOTAL: Key = Key::MIN;
+
+    fn halves(self) -> (u32, u32) {
+        ((self.id >> 32) as u32, self.id as u32)
+    }
+}
+
+struct Slot {
+    address: u128,
+    users: u32,
+    /// Since when nobody uses it.
+    idle_since: Option<Time>,
+}
+
+/// The IPv6 addresses of one worker.
+#[derive(Default)]
+pub struct Addresses {
+    numbers: HashMap<u128, u32, RandomState>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    idle: VecDeque<(Time, u32)>,
+}
+
+impl Addresses {
+    /// How many addresses have a number.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Whether no address has a number.
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    fn number(&mut self, address: u128) -> u32 {
+        *self.numbers.entry(address).or_insert_with(|| {
+            let slot = Slot {
+                address,
+                users: 0,
+                idle_since: None,
+            };
+            if let Some(number) = self.free.pop() {
+                self.slots[number as usize] = slot;
+                number
+            } else {
+                self.slots.push(slot);
+                u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 IPv6 addresses held")
+            }
+        })
+    }
+
+    fn address(&self, number: u32) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.slots[number as usize].address)
+    }
+
+    /// The key of a pair. For IPv6 it is good until the next [`Addresses::reclaim`] unless used.
+    pub fn pair_key(&mut self, pair: Pair) -> Key {
+        match pair {
+            Pair::V4(source, destination) => Key {
+                family: Family::V4,
+                id: u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits()),
+            },
+            Pair::V6(source, destination) => {
+                let source = self.number(source.to_bits());
+                let destination = self.number(destination.to_bits());
+                Key {
+                    family: Family::V6,
+                    id: u64::from(source) << 32 | u64::from(destination),
+                }
+            }
+        }
+    }
+
+    /// The key of an address.
+    pub fn address_key(&mut self, address: IpAddr) -> Key {
+        match address {
+            IpAddr::V4(address) => Key {
+                family: Family::V4,
+                id: address.to_bits().into(),
+            },
+            IpAddr::V6(address) => Key {
+                family: Family::V6,
+                id: self.number(address.to_bits()).into(),
+            },
+        }
+    }
+
+    /// The pair behind a key of a pair table.
+    pub fn pair(&self, key: Key) -> Pair {
+        let (source, destination) = key.halves();
+        match key.family {
+            Family::V4 => Pair::V4(
+                Ipv4Addr::from_bits(source),
+                Ipv4Addr::from_bits(destination),
+            ),
+            Family::V6 => Pair::V6(self.address(source), self.address(destination)),
+        }
+    }
+
+    /// The address behind a key of an address table.
+    pub fn ip(&self, key: Key) -> IpAddr {
+        let (_, number) = key.halves();
+        match key.family {
+            Family::V4 => Ipv4Addr::from_bits(number).into(),
+            Family::V6 => self.address(number).into(),
+        }
+    }
+
+    /// The entity behind a key of a table of `per`.
+    pub fn entity(&self, per: Per, key: Key) -> Entity {
+        match per {
+            Per::Pair => Entity::Pair(self.pair(key)),
+            Per::Source => Entity::Source(self.ip(key)),
+            Per::Destination => Entity::Destination(self.ip(key)),
+            Per::Host => Entity::Host(self.ip(key)),
+            Per::Total => Entity::Total,
+        }
+    }
+
+    fn numbers(per: Per, key: Key) -> impl Iterator<Item = u32> {
+        let (upper, lower) = key.halves();
+        let used = match (key.family, per) {
+            (Family::V4, _) | (_, Per::Total) => [None, None],
+            (Family::V6, Per::Pair) => [Some(upper), Some(lower)],
+            (Family::V6, _) => [Some(lower), None],
+        };
+        used.into_iter().flatten()
+    }
+
+    /// A table of `per` has taken in an entry under `key`.
+    pub fn hold(&mut self, per: Per, key: Key) {
+        for number in Self::numbers(per, key) {
+            let slot = &mut self.slots[number as usize];
+            slot.users += 1;
+            slot.idle_since = None;
+        }
+    }
+
+    /// A table of `per` has let go of the entry under `key`, at `time`.
+    pub fn release(&mut self, per: Per, key: Key, time: Time) {
+        for number in Self::numbers(per, key) {
+            let slot = &mut self.slots[number as usize];
+            slot.users -= 1;
+            if slot.users == 0 {
+                slot.idle_since = Some(time);
+                self.idle.push_back((time, number));
+            }
+        }
+    }
+
+    /// An update has done this to the entry under `key` in a table of `per`.
+    pub(crate) fn follow(&mut self, per: Per, key: Key, entry: EntryChange, time: Time) {
+        match entry {
+            EntryChange::Added => self.hold(per, key),
+            EntryChange::Removed => self.release(per, key, time),
+            EntryChange::Kept => {}
+            // The key was made for an update of nothing.
+            EntryChange::Absent => {
+                self.hold(per, key);
+                self.release(per, key, time);
+            }
+        }
+    }
+
+    /// Frees the numbers that nobody has used since a time that `done` says is past downstream.
+    pub fn reclaim(&mut self, done: impl Fn(&Time) -> bool) {
+        while let Some((time, number)) = self.idle.front().copied().filter(|(time, _)| done(time)) {
+            self.idle.pop_front();
+            let slot = &self.slots[number as usize];
+            // A number used again in between is idle since a later time, or not at all.
+            if slot.idle_since == Some(time) {
+                self.numbers.remove(&slot.address);
+                self.slots[number as usize].idle_since = None;
+                self.free.push(number);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(n: u128) -> Pair {
+        Pair::V6(Ipv6Addr::from_bits(n), Ipv6Addr::from_bits(n + 1))
+    }
+
+    #[test]
+    fn a_number_is_reused_only_after_its_release_is_done_downstream() {
+        let mut addresses = Addresses::default();
+        let first = addresses.pair_key(pair(10));
+        addresses.hold(Per::Pair, first);
+        addresses.release(Per::Pair, first, Time::start(5));
+        addresses.reclaim(|time| *time < Time::start(5));
+        assert_eq!(
+            addresses.pair(first),
+            pair(10),
+            "still readable before tick 5 is done"
+        );
+        addresses.reclaim(|time| *time <= Time::start(5));
+        assert!(addresses.is_empty());
+        let second = addresses.pair_key(pair(20));
+        assert_eq!(addresses.pair(second), pair(20));
+        assert_eq!(addresses.slots.len(), 2, "both numbers were used again");
+    }
+
+    #[test]
+    fn an_address_that_returns_while_idle_keeps_its_number() {
+        let mut addresses = Addresses::default();
+        let key = addresses.pair_key(pair(1));
+        addresses.hold(Per::Pair, key);
+        addresses.release(Per::Pair, key, Time::start(1));
+        assert_eq!(addresses.pair_key(pair(1)), key);
+        addresses.hold(Per::Pair, key);
+        addresses.release(Per::Pair, key, Time::start(3));
+        addresses.reclaim(|time| *time < Time::start(3));
+        assert_eq!(addresses.pair(key), pair(1));
+        addresses.reclaim(|_| true);
+        assert!(addresses.is_empty());
+    }
+}

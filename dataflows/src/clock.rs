@@ -1,0 +1,263 @@
+//! Which windows exist, and where the watermark is: decided once, and told to every worker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
+
+use differential_dataflow::{AsCollection, VecCollection};
+use serde::{Deserialize, Serialize};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use crate::stash::Stash;
+use crate::time::{Phase, Time, Window, Windows};
+
+/// What sources say of a tick, at its [`Phase::Data`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Mark {
+    /// A record falls into this window, whether or not a filter lets it through.
+    Seen(Window),
+    /// The watermark, in milliseconds. Each tick has one, also where it does not move.
+    Watermark(u64),
+}
+
+/// A window that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Existing {
+    /// Which.
+    pub window: Window,
+    /// Whether it has a record of its own; else it lies between two windows that do, not too far
+    /// apart.
+    pub seen: bool,
+    /// Whether its end is at or before the watermark.
+    pub closed: bool,
+}
+
+/// What the clock tells every worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Clock {
+    /// The watermark from now on. At [`Phase::Close`].
+    Watermark(u64),
+    /// No record can change the window any more. At [`Phase::Close`].
+    Settled(Window),
+    /// The window leaves memory. At [`Phase::Retire`].
+    Retired(Window),
+}
+
+/// What one tick does to windows.
+#[derive(Default)]
+struct Told {
+    windows: Vec<(Existing, Phase, isize)>,
+    events: Vec<(Phase, Clock)>,
+}
+
+/// The windows that are held.
+struct Held {
+    rules: Windows,
+    watermark: u64,
+    windows: BTreeMap<Window, Existing>,
+    open: BTreeSet<Window>,
+    unsettled: BTreeSet<Window>,
+    /// The last window with a record that has retired; a gap may reach back to it.
+    last_retired: Option<Window>,
+    told: Told,
+}
+
+impl Held {
+    fn new(rules: Windows) -> Self {
+        Held {
+            rules,
+            watermark: 0,
+            windows: BTreeMap::new(),
+            open: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
+            last_retired: None,
+            told: Told::default(),
+        }
+    }
+
+    fn set(&mut self, existing: Existing, phase: Phase) {
+        if let Some(before) = self.windows.insert(existing.window, existing) {
+            self.told.windows.push((before, phase, -1));
+        }
+        self.told.windows.push((existing, phase, 1));
+    }
+
+    fn open(&mut self, window: Window, seen: bool) {
+        self.set(
+            Existing {
+                window,
+                seen,
+                closed: false,
+            },
+            Phase::Data,
+        );
+        self.open.insert(window);
+        self.unsettled.insert(window);
+    }
+
+    /// A record falls into the window.
+    fn see(&mut self, window: Window) {
+        // Too late: the record is not counted, so it makes no window.
+        if self.rules.settled(window, self.watermark) {
+            return;
+        }
+        match self.windows.get(&window) {
+            Some(existing) if existing.seen => return,
+            Some(existing) => self.set(
+                Existing {
+                    seen: true,
+                    ..*existing
+                },
+                Phase::Data,
+            ),
+            None => self.open(window, true),
+        }
+        let seen = |(window, existing): (&Window, &Existing)| existing.seen.then_some(*window);
+        let before = self
+            .windows
+            .range(..window)
+            .rev()
+            .find_map(seen)
+            .or(self.last_retired);
+        let after = self
+            .windows
+            .range((Excluded(window), Unbounded))
+            .find_map(seen);
+        if let Some(before) = before {
+            self.fill_gap(before, window);
+        }
+        if let Some(after) = after {
+            self.fill_gap(window, after);
+        }
+    }
+
+    /// Opens the windows between two seen ones, unless that is a break in observation.
+    fn fill_gap(&mut self, from: Window, until: Window) {
+        if until.0 - from.0 > self.rules.max_gap_secs {
+            return;
+        }
+        let mut window = Window(self.rules.end_secs(from));
+        while window < until {
+            if !self.rules.retired(window, self.watermark) && !self.windows.contains_key(&window) {
+                self.open(window, false);
+            }
+            window = Window(self.rules.end_secs(window));
+        }
+    }
+
+    /// Moves the watermark, which closes and settles windows.
+    fn advance(&mut self, watermark: u64) {
+        self.watermark = self.watermark.max(watermark);
+        self.told
+            .events
+            .push((Phase::Close, Clock::Watermark(self.watermark)));
+        while let Some(&window) = self.open.first()
+            && self.rules.closed(window, self.watermark)
+        {
+            self.open.pop_first();
+            let existing = self.windows[&window];
+            self.set(
+                Existing {
+                    closed: true,
+                    ..existing
+                },
+                Phase::Close,
+            );
+        }
+        while let Some(&window) = self.unsettled.first()
+            && self.rules.settled(window, self.watermark)
+        {
+            self.unsettled.pop_first();
+            self.told
+                .events
+                .push((Phase::Close, Clock::Settled(window)));
+        }
+    }
+
+    /// Lets go of windows that `watermark`, the one of the tick before, says are done with.
+    fn retire(&mut self, watermark: u64) {
+        while let Some((&window, &existing)) = self.windows.first_key_value()
+            && self.rules.retired(window, watermark)
+        {
+            self.windows.pop_first();
+            if existing.seen {
+                self.last_retired = self.last_retired.max(Some(window));
+            }
+            self.told.windows.push((existing, Phase::Retire, -1));
+            self.told
+                .events
+                .push((Phase::Retire, Clock::Retired(window)));
+        }
+    }
+
+    fn tick(&mut self, marks: Vec<Mark>) -> Told {
+        let before = self.watermark;
+        let mut watermark = before;
+        for mark in marks.into_iter().collect::<BTreeSet<_>>() {
+            match mark {
+                Mark::Seen(window) => self.see(window),
+                Mark::Watermark(mark) => watermark = watermark.max(mark),
+            }
+        }
+        self.advance(watermark);
+        self.retire(before);
+        std::mem::take(&mut self.told)
+    }
+}
+
+/// The windows that exist, and what becomes of them.
+///
+/// # In
+/// `marks`: from every worker the windows in which its records fall, and from one of them the
+/// watermark, each at [`Phase::Data`] of its tick.
+///
+/// # Time
+/// Complete for a tick when all marks of the tick are. A mark for a window that the watermark of the
+/// tick before has settled is ignored, as the record behind it is.
+///
+/// # Out
+/// The windows as a collection, and events, both on one worker. A window opens at [`Phase::Data`],
+/// closes and settles at [`Phase::Close`], and leaves at [`Phase::Retire`], each once and in this
+/// order. Broadcast them; nothing else decides about windows.
+///
+/// # Keeps
+/// The windows that are not retired.
+pub fn clock<'scope>(
+    marks: StreamVec<'scope, Time, Mark>,
+    rules: Windows,
+) -> (
+    VecCollection<'scope, Time, Existing, isize>,
+    StreamVec<'scope, Time, Clock>,
+) {
+    let mut builder = OperatorBuilder::new("Clock".into(), marks.scope());
+    let mut input = builder.new_input(marks, Exchange::new(|_| 0));
+    let (windows_output, windows) = builder.new_output::<Vec<_>>();
+    let (events_output, events) = builder.new_output::<Vec<_>>();
+    let mut windows_output = OutputBuilder::from(windows_output);
+    let mut events_output = OutputBuilder::from(events_output);
+    builder.build(move |_| {
+        let mut stash = Stash::<Vec<Mark>, 2>::default();
+        let mut held = Held::new(rules);
+        move |frontiers| {
+            input.for_each(|capability, marks| stash.at(&capability).append(marks));
+            let mut windows_output = windows_output.activate();
+            let mut events_output = events_output.activate();
+            while let Some(([windows_capability, events_capability], marks)) = stash.next(frontiers)
+            {
+                let tick = events_capability.time().tick;
+                let told = held.tick(marks);
+                let mut session = windows_output.session(&windows_capability);
+                for (existing, phase, diff) in told.windows {
+                    session.give((existing, Time::new(tick, phase), diff));
+                }
+                for (phase, event) in told.events {
+                    let capability = events_capability.delayed(&Time::new(tick, phase));
+                    events_output.session(&capability).give(event);
+                }
+            }
+        }
+    });
+    (windows.as_collection(), events)
+}

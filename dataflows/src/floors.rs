@@ -1,0 +1,186 @@
+//! From the thresholds in force to the cuts of gauges: which totals are worth putting out.
+
+use std::collections::hash_map::{Entry, HashMap};
+
+use differential_dataflow::{AsCollection, VecCollection};
+use serde::{Deserialize, Serialize};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use crate::gauge::{CutChange, Gauge, cut};
+use crate::stash::Stash;
+use crate::threshold_join::Threshold;
+use crate::time::{Time, Window};
+use crate::types::{Bound, LimitId, Scope};
+
+/// A limit holds a window to a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InForce {
+    /// The window judged.
+    pub window: Window,
+    /// By which limit.
+    pub limit: LimitId,
+    /// On which side.
+    pub bound: Bound,
+    /// What is counted, and over what.
+    pub scope: Scope,
+    /// The value.
+    pub value: i64,
+}
+
+/// Values held to in one window through one gauge.
+#[derive(Default)]
+struct Held {
+    /// Each value with the number of limits that have it.
+    values: Vec<(i64, isize)>,
+    cut: Option<i64>,
+}
+
+impl Held {
+    fn update(&mut self, value: i64, diff: isize) {
+        match self.values.iter_mut().find(|held| held.0 == value) {
+            Some(held) => held.1 += diff,
+            None => self.values.push((value, diff)),
+        }
+        self.values.retain(|held| held.1 != 0);
+    }
+
+    /// The cut that the values need, no further inward than the one there is: a cut that moved
+    /// inward would have to move out again with the next limit.
+    fn needed(&self, bound: Bound) -> Option<i64> {
+        let values = self.values.iter().map(|held| held.0);
+        let needed = match bound {
+            Bound::Max => cut(bound, values.min()?),
+            Bound::Min => cut(bound, values.max()?),
+        };
+        Some(match (bound, self.cut) {
+            (_, None) => needed,
+            (Bound::Max, Some(cut)) => needed.min(cut),
+            (Bound::Min, Some(cut)) => needed.max(cut),
+        })
+    }
+}
+
+#[derive(Default)]
+struct Gauges {
+    held: HashMap<(Scope, Bound), (Gauge, HashMap<Window, Held>)>,
+    free: Vec<u32>,
+    created: u32,
+}
+
+impl Gauges {
+    fn update(&mut self, row: &InForce, diff: isize) -> Gauge {
+        let (gauge, windows) = match self.held.entry((row.scope, row.bound)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let id = self.free.pop().unwrap_or_else(|| {
+                    self.created += 1;
+                    self.created - 1
+                });
+                let Scope { per, metric, .. } = row.scope;
+                entry.insert((
+                    Gauge {
+                        id,
+                        per,
+                        metric,
+                        bound: row.bound,
+                    },
+                    HashMap::new(),
+                ))
+            }
+        };
+        windows
+            .entry(row.window)
+            .or_default()
+            .update(row.value, diff);
+        *gauge
+    }
+
+    /// The new cut of a gauge that was updated, if it has one that differs.
+    fn moved(&mut self, scope: Scope, bound: Bound, window: Window) -> Option<CutChange> {
+        let (gauge, windows) = self.held.get_mut(&(scope, bound))?;
+        let gauge = *gauge;
+        let held = windows.get_mut(&window)?;
+        let (from, to) = (held.cut, held.needed(bound));
+        held.cut = to;
+        if to.is_none() {
+            windows.remove(&window);
+            if windows.is_empty() {
+                self.held.remove(&(scope, bound));
+                self.free.push(gauge.id);
+            }
+        }
+        (from != to).then_some(CutChange {
+            gauge,
+            scope,
+            window,
+            from,
+            to,
+        })
+    }
+}
+
+/// The thresholds under the gauge that they read, and each move of a gauge's cut.
+///
+/// # In
+/// `in_force`: the limits that hold each window, the same on every worker. A `min` must be in it only
+/// once its window has closed.
+///
+/// # Out
+/// Thresholds keyed by (gauge, window), for the [`threshold_join`](crate::threshold_join()), and cuts for the
+/// traffic tables, at the same times; a cut that does not move is not repeated. Gauges are numbered
+/// by each worker for itself: neither output may be exchanged.
+///
+/// # Keeps
+/// The values in force, by gauge and window; they leave with their windows.
+///
+/// # Costs
+/// Per changed row, the number of different values its gauge has in that window.
+pub fn floors<'scope>(
+    in_force: VecCollection<'scope, Time, InForce, isize>,
+) -> (
+    VecCollection<'scope, Time, ((Gauge, Window), Threshold<LimitId>), isize>,
+    StreamVec<'scope, Time, CutChange>,
+) {
+    let mut builder = OperatorBuilder::new("Floors".into(), in_force.inner.scope());
+    let mut input = builder.new_input(in_force.inner, Pipeline);
+    let (thresholds_output, thresholds) = builder.new_output::<Vec<_>>();
+    let (cuts_output, cuts) = builder.new_output::<Vec<_>>();
+    let mut thresholds_output = OutputBuilder::from(thresholds_output);
+    let mut cuts_output = OutputBuilder::from(cuts_output);
+    builder.build(move |_| {
+        let mut stash = Stash::<Vec<(InForce, Time, isize)>, 2>::default();
+        let mut gauges = Gauges::default();
+        move |frontiers| {
+            input.for_each(|capability, rows| stash.at(&capability).append(rows));
+            let mut thresholds_output = thresholds_output.activate();
+            let mut cuts_output = cuts_output.activate();
+            while let Some((capabilities, mut rows)) = stash.next(frontiers) {
+                differential_dataflow::consolidation::consolidate_updates(&mut rows);
+                let mut session = thresholds_output.session(&capabilities[0]);
+                let mut touched = Vec::with_capacity(rows.len());
+                for (row, time, diff) in rows {
+                    let gauge = gauges.update(&row, diff);
+                    let threshold = Threshold {
+                        bound: row.bound,
+                        value: row.value,
+                        limit: row.limit,
+                    };
+                    session.give((((gauge, row.window), threshold), time, diff));
+                    touched.push((row.scope, row.bound, row.window));
+                }
+                touched.sort_unstable();
+                touched.dedup();
+                let mut session = cuts_output.session(&capabilities[1]);
+                for (scope, bound, window) in touched {
+                    if let Some(change) = gauges.moved(scope, bound, window) {
+                        session.give(change);
+                    }
+                }
+            }
+        }
+    });
+    (thresholds.as_collection(), cuts)
+}

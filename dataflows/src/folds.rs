@@ -1,0 +1,162 @@
+//! Updates of pairs folded for the rollups in use, before they are exchanged.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+
+use crate::combine::route_address;
+use crate::gauge::Rollup;
+use crate::prefix_index::PrefixIndex;
+use crate::time::Window;
+use crate::types::{Pair, Per, Volume};
+
+/// Updates of one rollup in one window, for one worker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RollupParcel {
+    pub(crate) to: u64,
+    pub(crate) window: Window,
+    pub(crate) rollup: Rollup,
+    pub(crate) sums: Vec<(IpAddr, Volume)>,
+}
+
+/// Which worker owns the total of a rollup.
+pub(crate) fn owner(rollup: &Rollup, peers: usize) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    rollup.hash(&mut hasher);
+    hasher.finish() % peers as u64
+}
+
+/// The address under which a total travels.
+pub(crate) const TOTAL: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+/// Updates of pairs folded for one rollup.
+#[derive(Default)]
+struct RollupSums {
+    v4: HashMap<Ipv4Addr, Volume, RandomState>,
+    v6: HashMap<Ipv6Addr, Volume, RandomState>,
+}
+
+impl RollupSums {
+    fn add(&mut self, per: Per, pair: Pair, volume: Volume) {
+        let (source, destination) = (pair.source(), pair.destination());
+        match per {
+            Per::Total => self.add_to(TOTAL.into(), volume),
+            Per::Source => self.add_to(source, volume),
+            Per::Destination => self.add_to(destination, volume),
+            Per::Host => {
+                self.add_to(source, volume);
+                if source != destination {
+                    self.add_to(destination, volume);
+                }
+            }
+            Per::Pair => unreachable!("pairs are not rolled up"),
+        }
+    }
+
+    fn add_to(&mut self, address: IpAddr, volume: Volume) {
+        let sum = match address {
+            IpAddr::V4(address) => self.v4.entry(address).or_default(),
+            IpAddr::V6(address) => self.v6.entry(address).or_default(),
+        };
+        *sum = sum
+            .checked_add(volume)
+            .unwrap_or_else(|| panic!("the sum for {address} within one tick leaves 64 bits"));
+    }
+
+    /// The sums as parcels for the workers that own the entities.
+    fn send(
+        self,
+        window: Window,
+        rollup: Rollup,
+        peers: usize,
+    ) -> impl Iterator<Item = RollupParcel> {
+        let mut parcels: Vec<RollupParcel> = (0..peers as u64)
+            .map(|to| RollupParcel {
+                to,
+                window,
+                rollup,
+                sums: Vec::new(),
+            })
+            .collect();
+        let v4 = self
+            .v4
+            .into_iter()
+            .map(|(address, volume)| (IpAddr::V4(address), volume));
+        let v6 = self
+            .v6
+            .into_iter()
+            .map(|(address, volume)| (IpAddr::V6(address), volume));
+        for (address, volume) in v4.chain(v6) {
+            let to = match rollup.per {
+                Per::Total => owner(&rollup, peers),
+                _ => route_address(address, peers),
+            };
+            parcels[to as usize].sums.push((address, volume));
+        }
+        parcels.into_iter().filter(|parcel| !parcel.sums.is_empty())
+    }
+}
+
+/// A rollup in use, as its window numbers it.
+#[derive(Clone, Copy, PartialEq)]
+struct Slot {
+    number: u32,
+    per: Per,
+}
+
+/// The rollups in use in one window, and what is to be sent to each.
+#[derive(Default)]
+pub(crate) struct Folds {
+    /// By the prefixes that a pair must be in.
+    index: PrefixIndex<Slot>,
+    slots: HashMap<Rollup, Slot, RandomState>,
+    rollups: HashMap<u32, Rollup, RandomState>,
+    begun: u32,
+    sums: HashMap<u32, RollupSums, RandomState>,
+}
+
+impl Folds {
+    /// A rollup comes into use.
+    pub(crate) fn begin(&mut self, rollup: Rollup) {
+        let slot = Slot {
+            number: self.begun,
+            per: rollup.per,
+        };
+        self.begun += 1;
+        self.slots.insert(rollup, slot);
+        self.rollups.insert(slot.number, rollup);
+        self.index.insert(rollup.source, rollup.destination, slot);
+    }
+
+    /// A rollup is not used any more.
+    pub(crate) fn end(&mut self, rollup: &Rollup) {
+        if let Some(slot) = self.slots.remove(rollup) {
+            self.rollups.remove(&slot.number);
+            self.index.remove(rollup.source, rollup.destination, slot);
+        }
+    }
+
+    /// Folds an update of a pair. Returns the number of sums it went into.
+    #[inline]
+    pub(crate) fn add(&mut self, pair: Pair, volume: Volume) -> usize {
+        let mut matches = 0;
+        self.index.containing(pair, |slot| {
+            matches += 1;
+            self.sums
+                .entry(slot.number)
+                .or_default()
+                .add(slot.per, pair, volume);
+        });
+        matches
+    }
+
+    /// What was folded, as parcels for the workers that own the entities.
+    pub(crate) fn take(&mut self, window: Window, peers: usize, parcels: &mut Vec<RollupParcel>) {
+        for (number, sums) in self.sums.drain() {
+            parcels.extend(sums.send(window, self.rollups[&number], peers));
+        }
+    }
+}

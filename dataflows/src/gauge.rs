@@ -1,0 +1,408 @@
+//! Gauges: what limits of one scope and bound look at, and the cut below which they need not look.
+//!
+//! A limit can only be broken by totals on one side of its value. So of each table only the totals
+//! beyond a *cut* are put out: above a floor for `max`, below a ceiling for `min`. A [`Gauge`] is
+//! one (scope, bound); its cut in a window lies at a power of two, so that a limit may move without
+//! moving it, and only ever moves outward while the gauge is in use there, so that it never flaps.
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+
+use crate::addresses::Key;
+use crate::prefix_index::PrefixIndex;
+use crate::table::{Table, Updated};
+use crate::time::Window;
+use crate::types::{Bound, Metric, Pair, Per, Prefix, Scope, Volume};
+
+/// A (scope, bound) in use, as one worker numbers it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Gauge {
+    /// Its number; free for another gauge when no window uses it any more.
+    pub id: u32,
+    /// What the totals are of.
+    pub per: Per,
+    /// Which part of a volume is the amount.
+    pub metric: Metric,
+    /// Whether the cut is a floor or a ceiling.
+    pub bound: Bound,
+}
+
+impl Gauge {
+    /// Whether an entry is beyond the cut. An entity without packets is not judged by a `min`,
+    /// except that the total of a scope is there even if nothing is in it.
+    #[inline]
+    pub(crate) fn puts_out(&self, cut: i64, volume: Volume) -> bool {
+        let amount = volume.amount(self.metric);
+        match self.bound {
+            Bound::Max => amount > cut,
+            Bound::Min => amount < cut && (volume.packets != 0 || self.per == Per::Total),
+        }
+    }
+
+    pub(crate) fn total(&self, key: Key, volume: Volume) -> Total {
+        let (amount, other) = match self.metric {
+            Metric::Bytes => (volume.bytes, volume.packets),
+            Metric::Packets => (volume.packets, volume.bytes),
+        };
+        Total { amount, key, other }
+    }
+}
+
+/// The cut for limits whose nearest value is `value`: the next power of two outward.
+pub(crate) fn cut(bound: Bound, value: i64) -> i64 {
+    if value <= 0 {
+        return value;
+    }
+    match bound {
+        Bound::Max => 1 << value.ilog2(),
+        Bound::Min => value
+            .unsigned_abs()
+            .next_power_of_two()
+            .try_into()
+            .unwrap_or(i64::MAX),
+    }
+}
+
+/// What a gauge shows of an entity. Ordered by amount first.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Total {
+    /// In the gauge's metric.
+    pub amount: i64,
+    /// Who.
+    pub key: Key,
+    /// In the other metric.
+    pub other: i64,
+}
+
+impl Total {
+    /// The volume, given which metric the amount is in.
+    pub fn volume(&self, metric: Metric) -> Volume {
+        match metric {
+            Metric::Bytes => Volume::new(self.amount, self.other),
+            Metric::Packets => Volume::new(self.other, self.amount),
+        }
+    }
+}
+
+/// The cut of a gauge in a window, from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutChange {
+    /// Whose.
+    pub gauge: Gauge,
+    /// What the gauge looks at.
+    pub scope: Scope,
+    /// Where.
+    pub window: Window,
+    /// The cut until now; `None`: the gauge was not in use there.
+    pub from: Option<i64>,
+    /// The new cut; `None`: no limit uses the gauge there any more.
+    pub to: Option<i64>,
+}
+
+/// A sum over pairs that some limit or view asks for: the addresses or the total of the pairs between
+/// two prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Rollup {
+    /// What is summed for; not [`Per::Pair`].
+    pub per: Per,
+    /// Only pairs whose source is in here are summed.
+    pub source: Prefix,
+    /// Only pairs whose destination is in here are summed.
+    pub destination: Prefix,
+}
+
+impl Rollup {
+    /// The rollup in which a scope finds its amounts; `None` if that is the table of pairs. A prefix
+    /// on the very address that is counted for only chooses among entries, so it makes no rollup of
+    /// its own.
+    pub fn of(scope: &Scope) -> Option<Rollup> {
+        let (source, destination) = match scope.per {
+            Per::Pair => return None,
+            Per::Source => (Prefix::ANY, scope.destination),
+            Per::Destination => (scope.source, Prefix::ANY),
+            Per::Host | Per::Total => (scope.source, scope.destination),
+        };
+        Some(Rollup {
+            per: scope.per,
+            source,
+            destination,
+        })
+    }
+}
+
+/// Takes what tables put out.
+pub(crate) trait PutOut {
+    /// A total comes to be beyond a cut (+1), or no longer is (-1).
+    fn put(&mut self, gauge: Gauge, total: Total, diff: isize);
+    /// An update took a total from beyond a cut to within.
+    fn fell(&mut self, gauge: Gauge, key: Key);
+}
+
+/// A cut moves, or a gauge comes into use or out of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move {
+    gauge: Gauge,
+    filter: (Prefix, Prefix),
+    from: Option<i64>,
+    to: Option<i64>,
+}
+
+impl Move {
+    fn show(&self, place: impl FnOnce() -> Pair, key: Key, volume: Volume, out: &mut impl PutOut) {
+        let before = self
+            .from
+            .is_some_and(|cut| self.gauge.puts_out(cut, volume));
+        let after = self.to.is_some_and(|cut| self.gauge.puts_out(cut, volume));
+        if before != after {
+            let place = place();
+            if self.filter.0.contains(place.source()) && self.filter.1.contains(place.destination())
+            {
+                out.put(
+                    self.gauge,
+                    self.gauge.total(key, volume),
+                    if after { 1 } else { -1 },
+                );
+            }
+        }
+    }
+}
+
+/// Cuts that move at one time in one table, and how to find those that concern an entry.
+pub(crate) struct Moves {
+    moves: Vec<Move>,
+    /// Only worth its look-ups where there are many.
+    index: Option<PrefixIndex<u32>>,
+}
+
+/// Up to here it is cheaper to ask each move.
+const MOVES_ASKED_IN_TURN: usize = 8;
+
+impl Moves {
+    fn new(moves: Vec<Move>) -> Self {
+        let index = (moves.len() > MOVES_ASKED_IN_TURN).then(|| {
+            let mut index = PrefixIndex::default();
+            for (at, moved) in (0..).zip(&moves) {
+                index.insert(moved.filter.0, moved.filter.1, at);
+            }
+            index
+        });
+        Moves { moves, index }
+    }
+
+    /// Puts out what the moves change of one entry. `place` is asked only where it matters.
+    #[inline]
+    pub(crate) fn show(
+        &self,
+        place: impl Fn() -> Pair,
+        key: Key,
+        volume: Volume,
+        out: &mut impl PutOut,
+    ) {
+        match &self.index {
+            None => self
+                .moves
+                .iter()
+                .for_each(|moved| moved.show(&place, key, volume, out)),
+            Some(index) => {
+                let place = place();
+                index.containing(place, |at| {
+                    self.moves[at as usize].show(|| place, key, volume, out)
+                });
+            }
+        }
+    }
+}
+
+struct Cut {
+    gauge: Gauge,
+    cut: i64,
+}
+
+/// A table, with the gauges that look at it.
+///
+/// The prefixes of a scope either choose what is summed, and then the table itself is under them, or
+/// which of the entries are looked at: the *filter* of a gauge. An address has the place (itself,
+/// itself).
+pub(crate) struct Gauged {
+    pub(crate) table: Table,
+    cuts: HashMap<u32, Cut, RandomState>,
+    index: PrefixIndex<u32>,
+    /// No cut is below (bytes, packets), so what stays at or under both needs no look at the cuts.
+    floors: Volume,
+    /// The same from above, for ceilings.
+    ceilings: Volume,
+}
+
+const NO_FLOOR: Volume = Volume::new(i64::MAX, i64::MAX);
+const NO_CEILING: Volume = Volume::new(i64::MIN, i64::MIN);
+
+/// The part of a scope that chooses among the entries of its table.
+fn filter(scope: &Scope) -> (Prefix, Prefix) {
+    match scope.per {
+        Per::Pair => (scope.source, scope.destination),
+        Per::Source => (scope.source, Prefix::ANY),
+        Per::Destination => (scope.destination, Prefix::ANY),
+        Per::Host => (scope.host, Prefix::ANY),
+        Per::Total => (Prefix::ANY, Prefix::ANY),
+    }
+}
+
+impl Gauged {
+    pub(crate) fn new() -> Self {
+        Gauged {
+            table: Table::default(),
+            cuts: HashMap::default(),
+            index: PrefixIndex::default(),
+            floors: NO_FLOOR,
+            ceilings: NO_CEILING,
+        }
+    }
+
+    /// Sets cuts. What the returned moves show of each entry must be put out before the next update.
+    pub(crate) fn set(&mut self, changes: &[CutChange]) -> Moves {
+        let mut moves = Vec::with_capacity(changes.len());
+        for &CutChange {
+            gauge,
+            ref scope,
+            from,
+            to,
+            ..
+        } in changes
+        {
+            let filter = filter(scope);
+            match to {
+                Some(cut) => drop(self.cuts.insert(gauge.id, Cut { gauge, cut })),
+                None => drop(self.cuts.remove(&gauge.id)),
+            }
+            match (from, to) {
+                (None, Some(_)) => self.index.insert(filter.0, filter.1, gauge.id),
+                (Some(_), None) => self.index.remove(filter.0, filter.1, gauge.id),
+                _ => {}
+            }
+            moves.push(Move {
+                gauge,
+                filter,
+                from,
+                to,
+            });
+        }
+        self.bound_cuts();
+        Moves::new(moves)
+    }
+
+    fn bound_cuts(&mut self) {
+        (self.floors, self.ceilings) = (NO_FLOOR, NO_CEILING);
+        for cut in self.cuts.values() {
+            match (cut.gauge.bound, cut.gauge.metric) {
+                (Bound::Max, Metric::Bytes) => {
+                    self.floors.bytes = self.floors.bytes.min(cut.cut);
+                }
+                (Bound::Max, Metric::Packets) => {
+                    self.floors.packets = self.floors.packets.min(cut.cut);
+                }
+                (Bound::Min, Metric::Bytes) => {
+                    self.ceilings.bytes = self.ceilings.bytes.max(cut.cut);
+                }
+                (Bound::Min, Metric::Packets) => {
+                    self.ceilings.packets = self.ceilings.packets.max(cut.cut);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn within_cuts(&self, volume: Volume) -> bool {
+        volume.bytes <= self.floors.bytes
+            && volume.packets <= self.floors.packets
+            && volume.bytes >= self.ceilings.bytes
+            && volume.packets >= self.ceilings.packets
+    }
+
+    /// Adds to an entry, and puts out what that changes. `None` on overflow.
+    #[inline]
+    pub(crate) fn add(
+        &mut self,
+        key: Key,
+        place: impl FnOnce() -> Pair,
+        delta: Volume,
+        out: &mut impl PutOut,
+    ) -> Option<Updated> {
+        let updated = self.table.add(key, delta)?;
+        if !(self.within_cuts(updated.old) && self.within_cuts(updated.new)) {
+            self.show(key, place(), updated, out);
+        }
+        Some(updated)
+    }
+
+    #[inline(never)]
+    fn show(&self, key: Key, place: Pair, updated: Updated, out: &mut impl PutOut) {
+        if updated.old == updated.new {
+            return;
+        }
+        self.index.containing(place, |id| {
+            let Cut { gauge, cut, .. } = self.cuts[&id];
+            let before = gauge.puts_out(cut, updated.old);
+            let after = gauge.puts_out(cut, updated.new);
+            if before {
+                out.put(gauge, gauge.total(key, updated.old), -1);
+            }
+            if after {
+                out.put(gauge, gauge.total(key, updated.new), 1);
+            } else if before {
+                out.fell(gauge, key);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_are_powers_of_two_outward() {
+        let floors = [
+            (0, 0),
+            (1, 1),
+            (2, 2),
+            (3, 2),
+            (1023, 512),
+            (i64::MAX, 1 << 62),
+        ];
+        for (value, floor) in floors {
+            assert_eq!(cut(Bound::Max, value), floor, "max {value}");
+        }
+        let ceilings = [
+            (0, 0),
+            (1, 1),
+            (2, 2),
+            (3, 4),
+            (1025, 2048),
+            (i64::MAX, i64::MAX),
+        ];
+        for (value, ceiling) in ceilings {
+            assert_eq!(cut(Bound::Min, value), ceiling, "min {value}");
+        }
+    }
+
+    #[test]
+    fn no_total_that_breaks_a_limit_is_within_its_cut() {
+        let gauge = |bound| Gauge {
+            bound,
+            ..Gauge::default()
+        };
+        for value in (0..70).chain([i64::MAX - 1, i64::MAX]) {
+            for amount in (0..80).chain([i64::MAX - 1, i64::MAX]) {
+                let volume = Volume::new(amount, 1);
+                let (max, min) = (gauge(Bound::Max), gauge(Bound::Min));
+                assert!(amount <= value || max.puts_out(cut(Bound::Max, value), volume));
+                assert!(amount >= value || min.puts_out(cut(Bound::Min, value), volume));
+            }
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! The whole computation: inputs in, named outputs out.
+
+use differential_dataflow::input::{Input, InputSession};
+use differential_dataflow::{AsCollection, VecCollection};
+use std::cell::RefCell;
+use std::rc::Rc;
+use timely::dataflow::operators::vec::input::Handle as InputHandle;
+use timely::dataflow::operators::vec::{Broadcast, Input as _, Map};
+use timely::dataflow::operators::{Concatenate, Exchange, Probe, probe};
+use timely::dataflow::{Scope, StreamVec};
+
+use crate::addresses::Addresses;
+use crate::changes::changes;
+use crate::clock::{Mark, clock};
+use crate::combine::Parcel;
+use crate::floors::floors;
+use crate::gauge::Rollup;
+use crate::limits::{Schedule, in_force, intervals};
+use crate::orders::{Answer, Order, Read};
+use crate::rollups::rollups;
+use crate::threshold_join::threshold_join;
+use crate::time::{Phase, Time, Windows};
+use crate::top::{Ranked, TopQuery, top};
+use crate::traffic::{Shared, TrafficOptions, traffic};
+use crate::types::{Change, Updates, Version, Violation, Volume};
+
+/// What the computation is to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The rules of time.
+    pub windows: Windows,
+    /// Which updates of standing violations are said.
+    pub updates: Updates,
+    /// Which entities of each window are ranked when it settles, if any.
+    pub top: Option<TopQuery>,
+    /// Whether the totals of a window are handed on as an [`Answer`] when it retires.
+    pub hand_on_rows: bool,
+}
+
+/// The inputs of one worker.
+///
+/// Every worker advances its inputs; records may enter at any of them, everything else at one.
+pub struct Inputs {
+    parcels: InputHandle<Time, Parcel>,
+    marks: InputHandle<Time, Mark>,
+    versions: InputSession<Time, Version, isize>,
+    views: InputSession<Time, Rollup, isize>,
+    reads: InputHandle<Time, Read>,
+    schedule: Schedule,
+    tick: u64,
+}
+
+/// The outputs of one worker. All but the violations are on the first worker alone.
+pub struct Outputs<'scope> {
+    /// What is said about violations, in the tick at which it is.
+    pub changes: StreamVec<'scope, Time, Change>,
+    /// The violations that stand, each on the worker that holds its total.
+    pub violations: VecCollection<'scope, Time, Violation, isize>,
+    /// The greatest entities of windows, in the tick in which they settle.
+    pub top: StreamVec<'scope, Time, Ranked>,
+    /// Parts of answers to reads, and the rows of windows that retire.
+    pub answers: StreamVec<'scope, Time, Answer>,
+    /// Volumes that came after their window had settled, and are not counted.
+    pub late: StreamVec<'scope, Time, Volume>,
+}
+
+impl Inputs {
+    /// The current tick.
+    pub fn tick(&self) -> u64 {
+        self.tick
+    }
+
+    /// Takes records that the current tick counts.
+    pub fn parcels(&mut self, parcels: impl IntoIterator<Item = Parcel>) {
+        self.parcels.advance_to(Time::new(self.tick, Phase::Data));
+        for parcel in parcels {
+            self.parcels.send(parcel);
+        }
+    }
+
+    /// Tells the clock.
+    pub fn mark(&mut self, mark: Mark) {
+        self.marks.advance_to(Time::new(self.tick, Phase::Data));
+        self.marks.send(mark);
+    }
+
+    /// Takes an edit of the rows of limits, read in the current tick. A row whose date is to come
+    /// waits for it.
+    pub fn edit(&mut self, version: Version, diff: isize) {
+        if let Some((version, diff)) = self.schedule.edit(self.tick, version, diff) {
+            self.versions
+                .update_at(version, Time::new(self.tick, Phase::Rows), diff);
+        }
+    }
+
+    /// Begins (+1) or ends (-1) the need for a rollup of each window.
+    pub fn view(&mut self, rollup: Rollup, diff: isize) {
+        self.views
+            .update_at(rollup, Time::new(self.tick, Phase::Rows), diff);
+    }
+
+    /// Asks for what is held at the end of the current tick.
+    pub fn read(&mut self, read: Read) {
+        self.reads.advance_to(Time::new(self.tick, Phase::Read));
+        self.reads.send(read);
+    }
+
+    /// The next date that a row of limits waits for, in milliseconds.
+    pub fn next_date(&self) -> Option<u64> {
+        self.schedule.next_date()
+    }
+
+    /// Ends the current tick, and begins a later one.
+    ///
+    /// # Panics
+    /// If it is not later.
+    pub fn advance_to(&mut self, tick: u64) {
+        assert!(
+            tick > self.tick || self.tick == 0,
+            "tick {tick} is not after {}",
+            self.tick
+        );
+        let by_date = Time::new(self.tick, Phase::Dates);
+        for (version, diff) in self.schedule.due(self.tick) {
+            self.versions.update_at(version, by_date, diff);
+        }
+        self.tick = tick;
+        let time = Time::start(tick);
+        self.parcels.advance_to(time);
+        self.marks.advance_to(time);
+        self.versions.advance_to(time);
+        self.versions.flush();
+        self.views.advance_to(time);
+        self.views.flush();
+        self.reads.advance_to(time);
+    }
+}
+
+/// Builds the computation on one worker.
+///
+/// # Examples
+/// ```
+/// use floodmark_dataflows::clock::Mark;
+/// use floodmark_dataflows::combine::Combiner;
+/// use floodmark_dataflows::graph::{self, Options};
+/// use floodmark_dataflows::time::{END_OF_INPUT, Window};
+/// use floodmark_dataflows::types::{Event, LimitId, Pair, Version, Volume};
+/// use timely::dataflow::operators::Inspect;
+/// use timely::dataflow::operators::capture::{Capture, Extract};
+///
+/// let changes = timely::execute_directly(|worker| {
+///     let (mut inputs, changes, _probe) = worker.dataflow(|scope| {
+///         let (inputs, outputs, probe) = graph::build(scope, Options::default());
+///         (inputs, outputs.changes.capture(), probe)
+///     });
+///     // No pair may have more than 100 bytes in 5 minutes.
+///     inputs.edit(Version { limit: LimitId(1), value: Some(100), ..Version::default() }, 1);
+///     for (tick, bytes) in [(0, 60), (1000, 60)] {
+///         inputs.advance_to(tick);
+///         let mut combiner = Combiner::new(1);
+///         let pair = Pair::V4([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+///         combiner.add(Window(0), pair, Volume::new(bytes, 1));
+///         inputs.parcels(combiner.take());
+///         inputs.mark(Mark::Seen(Window(0)));
+///         inputs.mark(Mark::Watermark(tick));
+///     }
+///     inputs.advance_to(300_000);
+///     inputs.mark(Mark::Watermark(END_OF_INPUT));
+///     changes
+/// });
+/// let said: Vec<_> = changes
+///     .extract()
+///     .into_iter()
+///     .flat_map(|(time, changes)| changes.into_iter().map(move |change| (time.tick, change)))
+///     .map(|(tick, change)| (tick, change.event, change.violation.volume.bytes, change.settled))
+///     .collect();
+/// assert_eq!(said, [(1000, Event::Raised, 120, false), (300_000, Event::Updated, 120, true)]);
+/// ```
+pub fn build<'scope>(
+    scope: Scope<'scope, Time>,
+    options: Options,
+) -> (Inputs, Outputs<'scope>, probe::Handle<Time>) {
+    let (parcels_input, parcels) = scope.new_input();
+    let (marks_input, marks) = scope.new_input();
+    let (versions_input, versions) = scope.new_collection();
+    let (views_input, views) = scope.new_collection();
+    let (reads_input, reads) = scope.new_input();
+    let inputs = Inputs {
+        parcels: parcels_input,
+        marks: marks_input,
+        versions: versions_input,
+        views: views_input,
+        reads: reads_input,
+        schedule: Schedule::default(),
+        tick: 0,
+    };
+    let downstream = probe::Handle::new();
+    let outputs = compute(
+        scope,
+        parcels,
+        marks,
+        versions,
+        views,
+        reads,
+        options,
+        &downstream,
+    );
+    (inputs, outputs, downstream)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn compute<'scope>(
+    scope: Scope<'scope, Time>,
+    parcels: StreamVec<'scope, Time, Parcel>,
+    marks: StreamVec<'scope, Time, Mark>,
+    versions: VecCollection<'scope, Time, Version, isize>,
+    views: VecCollection<'scope, Time, Rollup, isize>,
+    reads: StreamVec<'scope, Time, Read>,
+    options: Options,
+    downstream: &probe::Handle<Time>,
+) -> Outputs<'scope> {
+    // On one worker: windows, and from them and the rows what is in force. Derived before it is
+    // broadcast: an exchange by key of something that every worker has would multiply it.
+    let (existing, clock) = clock(marks, options.windows);
+    let intervals = intervals(versions);
+    let in_force = in_force(intervals.clone(), existing.clone(), options.windows);
+    let views = views.map(|rollup| ((), rollup)).join_map(
+        existing.map(|existing| ((), existing.window)),
+        |(), rollup, window| (*rollup, *window),
+    );
+
+    // On every worker.
+    let clock = clock.broadcast();
+    let intervals = intervals.inner.broadcast().as_collection();
+    let (thresholds, cuts) = floors(in_force.inner.broadcast().as_collection());
+    let orders = scope.concatenate([
+        cuts.map(Order::Cut),
+        views
+            .inner
+            .broadcast()
+            .map(|((rollup, window), _, diff)| Order::View(rollup, window, diff)),
+        clock.clone().map(Order::Clock),
+        reads.broadcast().map(Order::Read),
+    ]);
+
+    // On the worker that holds the pair or the entity.
+    let shared = Shared {
+        addresses: Rc::new(RefCell::new(Addresses::default())),
+        downstream: downstream.clone(),
+        index: scope.index(),
+        peers: scope.peers(),
+    };
+    let traffic = traffic(
+        parcels,
+        orders.clone(),
+        shared.clone(),
+        TrafficOptions {
+            windows: options.windows,
+            top: options.top,
+            hand_on_rows: options.hand_on_rows,
+        },
+    );
+    let rollups = rollups(traffic.rollups, orders, shared.clone(), options.top);
+    let totals = scope.concatenate([traffic.totals, rollups.totals]);
+    let fallen = scope.concatenate([traffic.fallen, rollups.fallen]);
+    let judged = threshold_join(totals.clone().as_collection(), thresholds);
+    let rules = (options.windows, options.updates);
+    let changes = changes(
+        judged.clone(),
+        totals,
+        fallen,
+        intervals,
+        clock,
+        shared.clone(),
+        rules,
+    );
+
+    let addresses = shared.addresses;
+    let violations = judged.map(move |((gauge, window), total, limit)| Violation {
+        limit,
+        window,
+        entity: addresses.borrow().entity(gauge.per, total.key),
+        volume: total.volume(gauge.metric),
+    });
+    let candidates = scope.concatenate([traffic.top, rollups.top]);
+    let top = match options.top {
+        Some(query) => top(candidates, query),
+        None => scope.concatenate([]),
+    };
+    let outputs = Outputs {
+        changes: changes.exchange(|_| 0),
+        violations,
+        top,
+        answers: scope
+            .concatenate([traffic.answers, rollups.answers])
+            .exchange(|_| 0),
+        late: traffic.late.exchange(|_| 0),
+    };
+    probe_all(outputs, downstream)
+}
+
+/// Lets the probe see every output: a number of an address is free when no output may resolve it.
+fn probe_all<'scope>(outputs: Outputs<'scope>, probe: &probe::Handle<Time>) -> Outputs<'scope> {
+    Outputs {
+        changes: outputs.changes.probe_with(probe),
+        violations: outputs.violations.inner.probe_with(probe).as_collection(),
+        top: outputs.top.probe_with(probe),
+        answers: outputs.answers.probe_with(probe),
+        late: outputs.late.probe_with(probe),
+    }
+}

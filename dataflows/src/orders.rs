@@ -1,0 +1,176 @@
+//! What the tables of all workers are told, beside traffic.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::addresses::Key;
+use crate::clock::Clock;
+use crate::gauge::{CutChange, Gauge, PutOut, Rollup, Total};
+use crate::table::Table;
+use crate::time::{Time, Window};
+use crate::types::{Pair, Volume};
+
+/// A question about what is held at the end of a tick, asked at its
+/// [`Phase::Read`](crate::time::Phase::Read).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Read {
+    /// The totals of pairs in the windows that start within `from..until`.
+    Rows {
+        /// The first window.
+        from: Window,
+        /// Before the first one that is left out.
+        until: Window,
+    },
+    /// How many totals are held.
+    Held,
+}
+
+/// A part of an answer. It is whole when the tick of its question is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Totals of pairs: asked for, or of a window that has retired.
+    Rows {
+        /// The window.
+        window: Window,
+        /// In no order.
+        rows: Vec<(Pair, Volume)>,
+    },
+    /// How many totals a worker holds.
+    Held {
+        /// Of pairs.
+        pairs: u64,
+        /// Of rollups.
+        rollups: u64,
+    },
+}
+
+/// What concerns tables, in one stream, so that an operator has it in the order of time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    Cut(CutChange),
+    /// A view needs a rollup of a window (+1), or no longer does (-1).
+    View(Rollup, Window, isize),
+    Clock(Clock),
+    Read(Read),
+}
+
+/// Which rollups of which windows somebody needs.
+#[derive(Default)]
+pub(crate) struct InUse {
+    users: BTreeMap<(Window, Rollup), isize>,
+}
+
+/// A rollup of a window comes into use, or out of it.
+pub(crate) enum Use {
+    Begins(Window, Rollup),
+    Ends(Window, Rollup),
+}
+
+impl InUse {
+    /// Takes the orders of a time, and tells what they change.
+    pub(crate) fn update(&mut self, orders: &[Order]) -> Vec<Use> {
+        let mut before = BTreeMap::new();
+        for order in orders {
+            let (window, rollup, diff) = match order {
+                Order::Cut(CutChange {
+                    scope,
+                    window,
+                    from,
+                    to,
+                    ..
+                }) => {
+                    let Some(rollup) = Rollup::of(scope) else {
+                        continue;
+                    };
+                    (
+                        *window,
+                        rollup,
+                        isize::from(to.is_some()) - isize::from(from.is_some()),
+                    )
+                }
+                Order::View(rollup, window, diff) => (*window, *rollup, *diff),
+                Order::Clock(_) | Order::Read(_) => continue,
+            };
+            let users = self.users.entry((window, rollup)).or_default();
+            before.entry((window, rollup)).or_insert(*users > 0);
+            *users += diff;
+        }
+        let mut uses = Vec::new();
+        for ((window, rollup), was) in before {
+            let is = self.users[&(window, rollup)] > 0;
+            if !is {
+                self.users.remove(&(window, rollup));
+            }
+            match (was, is) {
+                (false, true) => uses.push(Use::Begins(window, rollup)),
+                (true, false) => uses.push(Use::Ends(window, rollup)),
+                _ => {}
+            }
+        }
+        uses
+    }
+}
+
+pub(crate) type TotalUpdate = (((Gauge, Window), Total), Time, isize);
+
+/// What tables put out at one time.
+#[derive(Default)]
+pub(crate) struct Puts {
+    pub(crate) totals: Vec<TotalUpdate>,
+    /// What fell from beyond a cut, to be looked up when all of the time is counted.
+    fell: BTreeSet<(Window, Option<Rollup>, Gauge, Key)>,
+    /// The same, as it is then.
+    pub(crate) fallen: Vec<((Gauge, Window), Total)>,
+}
+
+impl Puts {
+    pub(crate) fn len(&self) -> usize {
+        self.totals.len()
+    }
+
+    /// The same, for one table; `None` is the one of pairs.
+    pub(crate) fn of(&mut self, time: Time, window: Window, rollup: Option<Rollup>) -> PutsOf<'_> {
+        PutsOf {
+            puts: self,
+            time,
+            window,
+            rollup,
+        }
+    }
+
+    /// Looks up what has fallen in this time, which is all counted.
+    pub(crate) fn look_up_fallen<'t>(
+        &mut self,
+        table: impl Fn(Window, Option<Rollup>) -> Option<&'t Table>,
+    ) {
+        for (window, rollup, gauge, key) in std::mem::take(&mut self.fell) {
+            let volume = table(window, rollup)
+                .and_then(|table| table.get(key))
+                .unwrap_or_default();
+            self.fallen
+                .push(((gauge, window), gauge.total(key, volume)));
+        }
+    }
+}
+
+pub(crate) struct PutsOf<'a> {
+    puts: &'a mut Puts,
+    time: Time,
+    window: Window,
+    rollup: Option<Rollup>,
+}
+
+impl PutOut for PutsOf<'_> {
+    fn put(&mut self, gauge: Gauge, total: Total, diff: isize) {
+        self.puts
+            .totals
+            .push((((gauge, self.window), total), self.time, diff));
+    }
+
+    fn fell(&mut self, gauge: Gauge, key: Key) {
+        self.puts
+            .fell
+            .insert((self.window, self.rollup, gauge, key));
+    }
+}

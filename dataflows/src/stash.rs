@@ -1,0 +1,141 @@
+//! What stateful operators share: input by time until the time is complete, and a bound on how long
+//! they work before others get a turn.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use timely::dataflow::operators::{Capability, InputCapability};
+use timely::progress::frontier::MutableAntichain;
+
+use crate::time::{Phase, Time};
+
+/// Input by time, with a capability for each of `N` outputs.
+pub(crate) struct Stash<W, const N: usize> {
+    pending: BTreeMap<Time, ([Capability<Time>; N], W)>,
+}
+
+impl<W, const N: usize> Default for Stash<W, N> {
+    fn default() -> Self {
+        Stash {
+            pending: BTreeMap::new(),
+        }
+    }
+}
+
+impl<W: Default, const N: usize> Stash<W, N> {
+    /// The work at the time of an input message.
+    pub(crate) fn at(&mut self, capability: &InputCapability<Time>) -> &mut W {
+        let held = self.pending.entry(*capability.time()).or_insert_with(|| {
+            (
+                std::array::from_fn(|output| capability.retain(output)),
+                W::default(),
+            )
+        });
+        &mut held.1
+    }
+
+    /// The work of the whole tick of an input message, complete when the tick has nothing left to say.
+    pub(crate) fn at_tick(&mut self, capability: &InputCapability<Time>) -> &mut W {
+        let end = Time::new(capability.time().tick, Phase::Retire);
+        let held = self.pending.entry(end).or_insert_with(|| {
+            (
+                std::array::from_fn(|output| capability.delayed(&end, output)),
+                W::default(),
+            )
+        });
+        &mut held.1
+    }
+
+    /// The work at the earliest time, if no input can add to it any more.
+    pub(crate) fn next(
+        &mut self,
+        frontiers: &[MutableAntichain<Time>],
+    ) -> Option<([Capability<Time>; N], W)> {
+        let (time, _) = self.pending.first_key_value()?;
+        if frontiers.iter().any(|frontier| frontier.less_equal(time)) {
+            return None;
+        }
+        self.pending.pop_first().map(|(_, work)| work)
+    }
+}
+
+/// How much an operator does before it lets others run, in units of about 10 ns: an entry looked
+/// at is one, an update made a few.
+pub(crate) struct Budget(usize);
+
+impl Budget {
+    /// Some milliseconds.
+    pub(crate) const STEP: usize = 400_000;
+
+    pub(crate) fn new(units: usize) -> Self {
+        Budget(units)
+    }
+
+    pub(crate) fn spend(&mut self, units: usize) {
+        self.0 = self.0.saturating_sub(units);
+    }
+
+    pub(crate) fn is_spent(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// A state to which the work of each time is done in turn, in steps.
+pub(crate) trait Steps {
+    type Work: Default;
+    type Job;
+
+    /// Splits the work of a time into jobs, to be done in this order before the next time begins.
+    fn plan(&mut self, time: Time, work: Self::Work) -> VecDeque<Self::Job>;
+
+    /// Goes on with a job until it is done, and then is `true`, or until the budget is spent.
+    fn step(&mut self, time: Time, job: &mut Self::Job, budget: &mut Budget) -> bool;
+}
+
+/// Does the work of complete times in their order, a budget at a time.
+pub(crate) struct Stepper<S: Steps, const N: usize> {
+    state: S,
+    pub(crate) stash: Stash<S::Work, N>,
+    current: Option<([Capability<Time>; N], VecDeque<S::Job>)>,
+}
+
+impl<S: Steps, const N: usize> Stepper<S, N> {
+    pub(crate) fn new(state: S) -> Self {
+        Stepper {
+            state,
+            stash: Stash::default(),
+            current: None,
+        }
+    }
+
+    /// Works for one budget, and hands what came of it to `deliver`. `true` if work is left that
+    /// could go on at once.
+    pub(crate) fn run(
+        &mut self,
+        frontiers: &[MutableAntichain<Time>],
+        mut deliver: impl FnMut(&[Capability<Time>; N], &mut S),
+    ) -> bool {
+        let mut budget = Budget::new(Budget::STEP);
+        loop {
+            let Some((capabilities, jobs)) = &mut self.current else {
+                let Some((capabilities, work)) = self.stash.next(frontiers) else {
+                    return false;
+                };
+                let jobs = self.state.plan(*capabilities[0].time(), work);
+                self.current = Some((capabilities, jobs));
+                continue;
+            };
+            let time = *capabilities[0].time();
+            while let Some(job) = jobs.front_mut() {
+                if budget.is_spent() {
+                    deliver(capabilities, &mut self.state);
+                    return true;
+                }
+                if self.state.step(time, job, &mut budget) {
+                    jobs.pop_front();
+                }
+            }
+            deliver(capabilities, &mut self.state);
+            self.current = None;
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! One table of one window: key → volume, in about 25 bytes a slot.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use crate::addresses::{Family, Key};
+use crate::stash::Budget;
+use crate::types::Volume;
+
+type Slot = (u64, Volume);
+
+/// Volumes by key. An entry of no bytes and no packets is no entry.
+#[derive(Default)]
+pub struct Table {
+    v4: HashTable<Slot>,
+    v6: HashTable<Slot>,
+    // Seeded, since addresses come from whoever sends packets.
+    hasher: RandomState,
+}
+
+/// What an update did to an entry; `Volume::default()` where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Updated {
+    /// Before.
+    pub old: Volume,
+    /// After.
+    pub new: Volume,
+    /// What became of the entry.
+    pub entry: EntryChange,
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryChange {
+    /// The entry is new.
+    Added,
+    /// The entry has left.
+    Removed,
+    /// There was one, and there is.
+    Kept,
+    /// There was none, and there is none.
+    Absent,
+}
+
+impl Table {
+    /// The number of entries.
+    pub fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The volume under a key.
+    pub fn get(&self, key: Key) -> Option<Volume> {
+        let slots = match key.family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        };
+        slots
+            .find(self.hasher.hash_one(key.id), |slot| slot.0 == key.id)
+            .map(|slot| slot.1)
+    }
+
+    /// Adds a volume to an entry. `None` if the sum leaves 64 bits; the table is as before then.
+    #[inline]
+    pub fn add(&mut self, key: Key, delta: Volume) -> Option<Updated> {
+        let Table { v4, v6, hasher } = self;
+        let slots = match key.family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        };
+        let hash = hasher.hash_one(key.id);
+        match slots.entry(
+            hash,
+            |slot| slot.0 == key.id,
+            |slot| hasher.hash_one(slot.0),
+        ) {
+            Entry::Occupied(mut occupied) => {
+                let old = occupied.get().1;
+                let new = old.checked_add(delta)?;
+                if new == Volume::default() {
+                    occupied.remove();
+                    return Some(Updated {
+                        old,
+                        new,
+                        entry: EntryChange::Removed,
+                    });
+                }
+                occupied.get_mut().1 = new;
+                Some(Updated {
+                    old,
+                    new,
+                    entry: EntryChange::Kept,
+                })
+            }
+            Entry::Vacant(vacant) => {
+                let entry = if delta == Volume::default() {
+                    EntryChange::Absent
+                } else {
+                    vacant.insert((key.id, delta));
+                    EntryChange::Added
+                };
+                Some(Updated {
+                    old: Volume::default(),
+                    new: delta,
+                    entry,
+                })
+            }
+        }
+    }
+
+    /// Visits entries from a position on until all are visited, and then is `true`, or until the
+    /// budget is spent. A walk can go on from where it stopped as long as no update comes between.
+    pub(crate) fn walk(
+        &self,
+        position: &mut usize,
+        budget: &mut Budget,
+        mut visit: impl FnMut(Key, Volume),
+    ) -> bool {
+        let v4 = self.v4.num_buckets();
+        walk(&self.v4, 0, position, budget, |id, volume| {
+            visit(
+                Key {
+                    family: Family::V4,
+                    id,
+                },
+                volume,
+            );
+        }) && walk(&self.v6, v4, position, budget, |id, volume| {
+            visit(
+                Key {
+                    family: Family::V6,
+                    id,
+                },
+                volume,
+            );
+        })
+    }
+
+    /// The same, of IPv6 entries alone.
+    pub(crate) fn walk_v6(
+        &self,
+        position: &mut usize,
+        budget: &mut Budget,
+        mut visit: impl FnMut(Key, Volume),
+    ) -> bool {
+        walk(&self.v6, 0, position, budget, |id, volume| {
+            visit(
+                Key {
+                    family: Family::V6,
+                    id,
+                },
+                volume,
+            );
+        })
+    }
+}
+
+/// Walks slots, the first of which has position `first`.
+fn walk(
+    slots: &HashTable<Slot>,
+    first: usize,
+    position: &mut usize,
+    budget: &mut Budget,
+    mut visit: impl FnMut(u64, Volume),
+) -> bool {
+    let end = first + slots.num_buckets();
+    while *position < end {
+        if budget.is_spent() {
+            return false;
+        }
+        let chunk = end.min(*position + WALK_CHUNK);
+        for bucket in *position - first..chunk - first {
+            if let Some(&(id, volume)) = slots.get_bucket(bucket) {
+                visit(id, volume);
+            }
+        }
+        budget.spend(chunk - *position);
+        *position = chunk;
+    }
+    true
+}
+
+/// Positions between two looks at the budget.
+const WALK_CHUNK: usize = 4096;

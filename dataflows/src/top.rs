@@ -1,0 +1,137 @@
+//! The greatest entities of each window.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use serde::{Deserialize, Serialize};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use crate::gauge::Rollup;
+use crate::stash::Stash;
+use crate::time::{Time, Window};
+use crate::types::{Entity, Metric, Per, Prefix, Volume};
+
+/// Which entities to rank, by what, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopQuery {
+    /// How many of each window.
+    pub n: usize,
+    /// What to rank: pairs, sources or destinations, over all traffic.
+    pub per: Per,
+    /// By bytes or by packets.
+    pub metric: Metric,
+}
+
+impl TopQuery {
+    /// The rollup in which the entities are; `None` for pairs.
+    pub fn rollup(&self) -> Option<Rollup> {
+        let any = Prefix::ANY;
+        (self.per != Per::Pair).then_some(Rollup {
+            per: self.per,
+            source: any,
+            destination: any,
+        })
+    }
+}
+
+/// An entity among the greatest of its window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Ranked {
+    /// The window.
+    pub window: Window,
+    /// Its place, from 1.
+    pub rank: u64,
+    /// Who.
+    pub entity: Entity,
+    /// How much.
+    pub volume: Volume,
+}
+
+/// The greatest of what was offered; ties go to the lesser entity.
+pub(crate) struct Greatest {
+    query: TopQuery,
+    /// The least on top.
+    heap: BinaryHeap<Reverse<(i64, Reverse<Entity>, Volume)>>,
+}
+
+impl Greatest {
+    pub(crate) fn new(query: TopQuery) -> Self {
+        Greatest {
+            query,
+            heap: BinaryHeap::new(),
+        }
+    }
+
+    /// Considers an entity. `entity` is asked for only if it may be among the greatest.
+    pub(crate) fn offer(&mut self, volume: Volume, entity: impl FnOnce() -> Entity) {
+        let amount = volume.amount(self.query.metric);
+        let full = self.heap.len() >= self.query.n;
+        let beaten = |least: &Reverse<(i64, Reverse<Entity>, Volume)>| amount < least.0.0;
+        if amount <= 0 || self.query.n == 0 || (full && self.heap.peek().is_some_and(beaten)) {
+            return;
+        }
+        self.heap.push(Reverse((amount, Reverse(entity()), volume)));
+        if full {
+            self.heap.pop();
+        }
+    }
+
+    /// The greatest, in order; none is left.
+    pub(crate) fn take_ranking(&mut self) -> Vec<(Entity, Volume)> {
+        let ranking = std::mem::take(&mut self.heap).into_sorted_vec();
+        ranking
+            .into_iter()
+            .map(|Reverse((_, Reverse(entity), volume))| (entity, volume))
+            .collect()
+    }
+}
+
+/// The greatest entities of each window, in order of rank.
+///
+/// # In
+/// `candidates`: of each worker, the greatest of the entities that it holds, in the tick in which the
+/// window settles.
+///
+/// # Out
+/// On one worker, in that tick. Entities with nothing of the metric are left out; of equal amounts
+/// the lesser entity is first.
+pub(crate) fn top<'scope>(
+    candidates: StreamVec<'scope, Time, (Window, Entity, Volume)>,
+    query: TopQuery,
+) -> StreamVec<'scope, Time, Ranked> {
+    let mut builder = OperatorBuilder::new("Top".into(), candidates.scope());
+    let mut input = builder.new_input(candidates, Exchange::new(|_| 0));
+    let (output, ranked) = builder.new_output::<Vec<_>>();
+    let mut output = OutputBuilder::from(output);
+    builder.build(move |_| {
+        let mut stash = Stash::<Vec<(Window, Entity, Volume)>, 1>::default();
+        move |frontiers| {
+            input.for_each(|capability, offers| stash.at(&capability).append(offers));
+            let mut output = output.activate();
+            while let Some(([capability], offers)) = stash.next(frontiers) {
+                let mut windows = BTreeMap::<Window, Greatest>::new();
+                for (window, entity, volume) in offers {
+                    let greatest = windows
+                        .entry(window)
+                        .or_insert_with(|| Greatest::new(query));
+                    greatest.offer(volume, || entity);
+                }
+                let mut session = output.session(&capability);
+                for (window, mut greatest) in windows {
+                    for (rank, (entity, volume)) in (1..).zip(greatest.take_ranking()) {
+                        session.give(Ranked {
+                            window,
+                            rank,
+                            entity,
+                            volume,
+                        });
+                    }
+                }
+            }
+        }
+    });
+    ranked
+}

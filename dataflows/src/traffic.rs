@@ -1,0 +1,525 @@
+//! The traffic of pairs: per window a table pair → volume, and what it puts out.
+//!
+//! This is the arrangement of the computation, and our own: differential dataflow would keep every
+//! update of every total, ordered, where limits concern only the few totals beyond a cut
+//! ([`gauge`](crate::gauge)). The operator takes all its input time by time, so that at each complete
+//! time its tables, and with them all that it puts out, are a function of the input.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::probe;
+
+use crate::addresses::{Addresses, Family};
+use crate::clock::Clock;
+use crate::combine::{Parcel, overflow};
+use crate::folds::{Folds, RollupParcel};
+use crate::gauge::{CutChange, Gauge, Gauged, Moves, Total};
+use crate::orders::{Answer, InUse, Order, Puts, Read, TotalUpdate, Use};
+use crate::stash::{Budget, Stepper, Steps};
+use crate::time::{Phase, Time, Window, Windows};
+use crate::top::{Greatest, TopQuery};
+use crate::types::{Entity, Per, Volume};
+
+/// What one worker's tables share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) addresses: Rc<RefCell<Addresses>>,
+    /// Of what is furthest downstream of whatever puts out keys.
+    pub(crate) downstream: probe::Handle<Time>,
+    pub(crate) index: usize,
+    pub(crate) peers: usize,
+}
+
+impl Shared {
+    pub(crate) fn reclaim_addresses(&self) {
+        // What is said of a tick is said when all of it is known.
+        let done = |time: &Time| {
+            !self
+                .downstream
+                .less_equal(&Time::new(time.tick, Phase::Read))
+        };
+        self.addresses.borrow_mut().reclaim(done);
+    }
+}
+
+/// What the traffic operator is to do beside judging.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TrafficOptions {
+    pub(crate) windows: Windows,
+    pub(crate) top: Option<TopQuery>,
+    /// Whether the rows of a window are handed on when it retires.
+    pub(crate) hand_on_rows: bool,
+}
+
+/// The streams that leave the traffic operator. None of them is exchanged yet.
+pub(crate) struct Traffic<'scope> {
+    pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
+    /// Totals that an update took from beyond a cut to within, as they are now.
+    pub(crate) fallen: StreamVec<'scope, Time, ((Gauge, Window), Total)>,
+    /// The same updates by the rollups in use.
+    pub(crate) rollups: StreamVec<'scope, Time, RollupParcel>,
+    pub(crate) top: StreamVec<'scope, Time, (Window, Entity, Volume)>,
+    pub(crate) answers: StreamVec<'scope, Time, Answer>,
+    /// What came after its window had settled, and is not counted.
+    pub(crate) late: StreamVec<'scope, Time, Volume>,
+}
+
+/// Rows of an answer that travel together.
+const ROWS: usize = 16 * 1024;
+
+#[derive(Default)]
+struct Work {
+    parcels: Vec<Parcel>,
+    orders: Vec<Order>,
+}
+
+/// The pairs of one window.
+struct PairWindow {
+    pairs: Gauged,
+    folds: Folds,
+}
+
+impl Default for PairWindow {
+    fn default() -> Self {
+        PairWindow {
+            pairs: Gauged::new(),
+            folds: Folds::default(),
+        }
+    }
+}
+
+enum Job {
+    /// Puts out what moved cuts change.
+    Walk {
+        window: Window,
+        moves: Moves,
+        position: usize,
+    },
+    /// Sums what is held for rollups that come into use.
+    BackFill {
+        window: Window,
+        begun: Folds,
+        position: usize,
+    },
+    /// Counts a parcel of updates.
+    Count { parcel: Parcel },
+    /// All is counted: sends the sums of the rollups, and looks up what has fallen.
+    Send { windows: BTreeSet<Window> },
+    /// Finds the greatest pairs of a window.
+    Rank {
+        window: Window,
+        greatest: Greatest,
+        position: usize,
+    },
+    /// Answers a read, window by window, or hands on the rows of a window that retires.
+    Rows {
+        windows: VecDeque<Window>,
+        position: usize,
+    },
+    /// Tells how many totals are held.
+    CountHeld,
+    /// Drops the table of a window.
+    Retire { window: Window, position: usize },
+}
+
+struct Pairs {
+    shared: Shared,
+    options: TrafficOptions,
+    windows: BTreeMap<Window, PairWindow>,
+    in_use: InUse,
+    watermark: u64,
+    puts: Puts,
+    parcels: Vec<RollupParcel>,
+    best: Vec<(Window, Entity, Volume)>,
+    answers: Vec<Answer>,
+    late: Volume,
+}
+
+impl Pairs {
+    /// Whether records still count in a window, by the watermark of the tick before.
+    fn takes_records(&self, window: Window) -> bool {
+        !self.options.windows.settled(window, self.watermark)
+    }
+
+    /// Brings rollups into use and out of it; what comes into use is filled from what is held.
+    fn use_rollups(&mut self, orders: &[Order], jobs: &mut VecDeque<Job>) {
+        let mut begun = BTreeMap::<Window, Folds>::new();
+        for change in self.in_use.update(orders) {
+            match change {
+                Use::Begins(window, rollup) => {
+                    let held = self.windows.entry(window).or_default();
+                    held.folds.begin(rollup);
+                    if !held.pairs.table.is_empty() {
+                        begun.entry(window).or_default().begin(rollup);
+                    }
+                }
+                Use::Ends(window, rollup) => {
+                    if let Some(held) = self.windows.get_mut(&window) {
+                        held.folds.end(&rollup);
+                    }
+                }
+            }
+        }
+        for (window, begun) in begun {
+            jobs.push_back(Job::BackFill {
+                window,
+                begun,
+                position: 0,
+            });
+        }
+    }
+
+    /// Sets the cuts of pairs; what they move is put out by walks.
+    fn set_cuts(&mut self, orders: &[Order], jobs: &mut VecDeque<Job>) {
+        let mut cuts = BTreeMap::<Window, Vec<CutChange>>::new();
+        for order in orders {
+            if let Order::Cut(change) = order
+                && change.scope.per == Per::Pair
+            {
+                cuts.entry(change.window).or_default().push(*change);
+            }
+        }
+        for (window, changes) in cuts {
+            let moves = self.windows.entry(window).or_default().pairs.set(&changes);
+            jobs.push_back(Job::Walk {
+                window,
+                moves,
+                position: 0,
+            });
+        }
+    }
+
+    fn plan_clock(&mut self, event: Clock, jobs: &mut VecDeque<Job>) {
+        match event {
+            Clock::Watermark(watermark) => self.watermark = watermark,
+            Clock::Settled(window) => {
+                if let Some(query) = self.options.top.filter(|query| query.per == Per::Pair) {
+                    let greatest = Greatest::new(query);
+                    jobs.push_back(Job::Rank {
+                        window,
+                        greatest,
+                        position: 0,
+                    });
+                }
+            }
+            Clock::Retired(window) => {
+                if self.options.hand_on_rows {
+                    let windows = VecDeque::from([window]);
+                    jobs.push_back(Job::Rows {
+                        windows,
+                        position: 0,
+                    });
+                }
+                jobs.push_back(Job::Retire {
+                    window,
+                    position: 0,
+                });
+            }
+        }
+    }
+
+    fn plan_read(&self, read: Read, jobs: &mut VecDeque<Job>) {
+        match read {
+            Read::Rows { from, until } => {
+                let windows = self.windows.range(from..until).map(|(window, _)| *window);
+                jobs.push_back(Job::Rows {
+                    windows: windows.collect(),
+                    position: 0,
+                });
+            }
+            Read::Held => jobs.push_back(Job::CountHeld),
+        }
+    }
+
+    fn count(&mut self, time: Time, parcel: &Parcel, budget: &mut Budget) {
+        let window = parcel.window;
+        let PairWindow { pairs, folds } = self.windows.entry(window).or_default();
+        let before = self.puts.len();
+        let mut puts = self.puts.of(time, window, None);
+        let mut folded = 0;
+        let mut addresses = self.shared.addresses.borrow_mut();
+        for (pair, volume) in parcel.updates() {
+            let key = addresses.pair_key(pair);
+            let updated = pairs
+                .add(key, || pair, volume, &mut puts)
+                .unwrap_or_else(|| overflow(window, &pair));
+            if key.family == Family::V6 {
+                addresses.follow(Per::Pair, key, updated.entry, time);
+            }
+            folded += folds.add(pair, volume);
+        }
+        budget.spend(8 * (parcel.len() + folded + self.puts.len() - before));
+    }
+
+    /// Copies rows of one window into answers. `true` when all are.
+    fn copy_rows(&mut self, window: Window, position: &mut usize, budget: &mut Budget) -> bool {
+        let Some(held) = self.windows.get(&window) else {
+            return true;
+        };
+        let addresses = self.shared.addresses.borrow();
+        let mut rows = Vec::new();
+        let done = held.pairs.table.walk(position, budget, |key, volume| {
+            rows.push((addresses.pair(key), volume));
+        });
+        budget.spend(4 * rows.len());
+        while !rows.is_empty() {
+            let rest = rows.split_off(rows.len().min(ROWS));
+            self.answers.push(Answer::Rows { window, rows });
+            rows = rest;
+        }
+        done
+    }
+}
+
+impl Steps for Pairs {
+    type Work = Work;
+    type Job = Job;
+
+    /// The order within a time: rollups and cuts see the state before it, then updates count, then
+    /// windows settle and retire, then reads are answered.
+    fn plan(&mut self, _: Time, work: Work) -> VecDeque<Job> {
+        self.shared.reclaim_addresses();
+        let mut jobs = VecDeque::new();
+        self.use_rollups(&work.orders, &mut jobs);
+        self.set_cuts(&work.orders, &mut jobs);
+        let mut counted = BTreeSet::new();
+        for parcel in work.parcels {
+            if self.takes_records(parcel.window) {
+                counted.insert(parcel.window);
+                jobs.push_back(Job::Count { parcel });
+            } else {
+                for (_, volume) in parcel.updates() {
+                    self.late.bytes = self.late.bytes.saturating_add(volume.bytes);
+                    self.late.packets = self.late.packets.saturating_add(volume.packets);
+                }
+            }
+        }
+        jobs.push_back(Job::Send { windows: counted });
+        for order in work.orders {
+            match order {
+                Order::Clock(event) => self.plan_clock(event, &mut jobs),
+                Order::Read(read) => self.plan_read(read, &mut jobs),
+                Order::Cut(_) | Order::View(..) => {}
+            }
+        }
+        jobs
+    }
+
+    fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {
+        match job {
+            Job::Walk {
+                window,
+                moves,
+                position,
+            } => {
+                let addresses = self.shared.addresses.borrow();
+                let table = &self.windows[window].pairs.table;
+                let before = self.puts.len();
+                let mut puts = self.puts.of(time, *window, None);
+                let done = table.walk(position, budget, |key, volume| {
+                    moves.show(|| addresses.pair(key), key, volume, &mut puts);
+                });
+                budget.spend(8 * (self.puts.len() - before));
+                done
+            }
+            Job::BackFill {
+                window,
+                begun,
+                position,
+            } => {
+                let addresses = self.shared.addresses.borrow();
+                let table = &self.windows[window].pairs.table;
+                let mut folded = 0;
+                let done = table.walk(position, budget, |key, volume| {
+                    folded += begun.add(addresses.pair(key), volume);
+                });
+                budget.spend(8 * folded);
+                begun.take(*window, self.shared.peers, &mut self.parcels);
+                done
+            }
+            Job::Count { parcel } => {
+                self.count(time, parcel, budget);
+                true
+            }
+            Job::Send { windows } => {
+                for window in &*windows {
+                    if let Some(held) = self.windows.get_mut(window) {
+                        held.folds
+                            .take(*window, self.shared.peers, &mut self.parcels);
+                    }
+                }
+                let windows = &self.windows;
+                self.puts
+                    .look_up_fallen(|window, _| Some(&windows.get(&window)?.pairs.table));
+                true
+            }
+            Job::Rank {
+                window,
+                greatest,
+                position,
+            } => {
+                let Some(held) = self.windows.get(window) else {
+                    return true;
+                };
+                let addresses = self.shared.addresses.borrow();
+                let done = held.pairs.table.walk(position, budget, |key, volume| {
+                    greatest.offer(volume, || Entity::Pair(addresses.pair(key)));
+                });
+                if done {
+                    let ranking = greatest.take_ranking();
+                    self.best.extend(
+                        ranking
+                            .into_iter()
+                            .map(|(who, volume)| (*window, who, volume)),
+                    );
+                }
+                done
+            }
+            Job::Rows { windows, position } => {
+                while let Some(window) = windows.front().copied() {
+                    if !self.copy_rows(window, position, budget) {
+                        return false;
+                    }
+                    windows.pop_front();
+                    *position = 0;
+                }
+                true
+            }
+            Job::CountHeld => {
+                let tables = self.windows.values().map(|held| &held.pairs.table);
+                let pairs = tables.map(|table| table.len() as u64).sum();
+                self.answers.push(Answer::Held { pairs, rollups: 0 });
+                true
+            }
+            Job::Retire { window, position } => {
+                if let Some(held) = self.windows.get(window) {
+                    let mut addresses = self.shared.addresses.borrow_mut();
+                    let done = held.pairs.table.walk_v6(position, budget, |key, _| {
+                        addresses.release(Per::Pair, key, time);
+                    });
+                    if !done {
+                        return false;
+                    }
+                    self.windows.remove(window);
+                }
+                true
+            }
+        }
+    }
+}
+
+/// The whole sums of pairs, as far as they are beyond a cut, and the updates that rollups need.
+///
+/// # In
+/// `parcels`: updates of pairs, combined by worker and tick. `orders`: cuts, views, the clock and
+/// reads, the same on every worker.
+///
+/// # Time
+/// All input of a time is complete before any of it counts. An update for a window that the
+/// watermark of the tick before has settled is dropped, and put out as late.
+///
+/// # Out
+/// At each complete time, totals are what all updates up to then sum to, for each gauge those beyond
+/// its cut, each once.
+///
+/// # Keeps
+/// Per window about 40 bytes a pair, which its retirement frees.
+///
+/// # Costs
+/// A hash look-up per update. A cut that moves walks the table of its window, in steps of a few
+/// milliseconds; no update of a later time begins meanwhile.
+///
+/// # Panics
+/// If a sum leaves 64 bits, naming window and pair.
+pub(crate) fn traffic<'scope>(
+    parcels: StreamVec<'scope, Time, Parcel>,
+    orders: StreamVec<'scope, Time, Order>,
+    shared: Shared,
+    options: TrafficOptions,
+) -> Traffic<'scope> {
+    let scope = parcels.scope();
+    let mut builder = OperatorBuilder::new("Traffic".into(), scope);
+    let mut parcels = builder.new_input(parcels, Exchange::new(|parcel: &Parcel| parcel.to));
+    let mut orders = builder.new_input(orders, Pipeline);
+    let (totals_output, totals) = builder.new_output::<Vec<_>>();
+    let (fallen_output, fallen) = builder.new_output::<Vec<_>>();
+    let (rollups_output, rollups) = builder.new_output::<Vec<_>>();
+    let (top_output, top) = builder.new_output::<Vec<_>>();
+    let (answers_output, answers) = builder.new_output::<Vec<_>>();
+    let (late_output, late) = builder.new_output::<Vec<_>>();
+    let mut totals_output = OutputBuilder::from(totals_output);
+    let mut fallen_output = OutputBuilder::from(fallen_output);
+    let mut rollups_output = OutputBuilder::from(rollups_output);
+    let mut top_output = OutputBuilder::from(top_output);
+    let mut answers_output = OutputBuilder::from(answers_output);
+    let mut late_output = OutputBuilder::from(late_output);
+    let activator = scope.activator_for(builder.operator_info().address);
+    builder.build(move |_| {
+        let mut stepper = Stepper::<Pairs, 6>::new(Pairs {
+            shared,
+            options,
+            windows: BTreeMap::new(),
+            in_use: InUse::default(),
+            watermark: 0,
+            puts: Puts::default(),
+            parcels: Vec::new(),
+            best: Vec::new(),
+            answers: Vec::new(),
+            late: Volume::default(),
+        });
+        move |frontiers| {
+            parcels.for_each(|time, data| stepper.stash.at(&time).parcels.append(data));
+            orders.for_each(|time, data| stepper.stash.at(&time).orders.append(data));
+            let mut totals = totals_output.activate();
+            let mut fallen = fallen_output.activate();
+            let mut rollups = rollups_output.activate();
+            let mut top = top_output.activate();
+            let mut answers = answers_output.activate();
+            let mut late = late_output.activate();
+            let more = stepper.run(frontiers, |capabilities, state| {
+                let [
+                    at_totals,
+                    at_fallen,
+                    at_rollups,
+                    at_top,
+                    at_answers,
+                    at_late,
+                ] = capabilities;
+                totals
+                    .session(at_totals)
+                    .give_container(&mut state.puts.totals);
+                fallen
+                    .session(at_fallen)
+                    .give_container(&mut state.puts.fallen);
+                rollups
+                    .session(at_rollups)
+                    .give_container(&mut state.parcels);
+                top.session(at_top).give_container(&mut state.best);
+                answers
+                    .session(at_answers)
+                    .give_container(&mut state.answers);
+                let volume = std::mem::take(&mut state.late);
+                if volume != Volume::default() {
+                    late.session(at_late).give(volume);
+                }
+            });
+            if more {
+                activator.activate();
+            }
+        }
+    });
+    Traffic {
+        totals,
+        fallen,
+        rollups,
+        top,
+        answers,
+        late,
+    }
+}
