@@ -1,0 +1,5 @@
+//! The integration tests of the dataflows, as one binary.
+
+mod histories;
+mod laws;
+mod reference;
