@@ -9,6 +9,9 @@ use ipnet::IpNet;
 use super::rng::Rng;
 use super::traffic::{V4, V6};
 
+/// Nanoseconds of a second.
+const NS: u64 = 1_000_000_000;
+
 /// The rows held, and all that is needed to change them.
 pub(crate) struct Limits {
     /// How many names there are.
@@ -93,9 +96,12 @@ impl Limits {
                 row.effective = effective(rng, around);
                 self.insert(row);
             }
-            // A successor that differs a little, often in the same window.
-            10..13 => {
-                row.effective += i128::from(rng.between(1, around.width_secs * 1_000_000_000));
+            // A successor that differs a little: often in the same window, or soon to come.
+            10..14 => {
+                row.effective = match rng.percent(50) {
+                    true => row.effective + i128::from(rng.next() % (around.width_secs * NS)),
+                    false => soon(rng, around),
+                };
                 alter(rng, &mut row, around);
                 self.insert(row);
             }
@@ -174,11 +180,11 @@ fn alter(rng: &mut Rng, row: &mut Version, around: &Around<'_>) {
 fn effective(rng: &mut Rng, around: &Around<'_>) -> i128 {
     const MS: i128 = 1_000_000;
     let tick = i128::from(around.tick) * MS;
-    let width = i128::from(around.width_secs) * 1000 * MS;
+    let width = i128::from(around.width_secs * NS);
     let front = i128::from(around.front) * MS;
     let edge = front - front.rem_euclid(width);
     let off = [0, 0, 0, 1, -1, MS, -MS, 499_999];
-    match rng.below(16) {
+    match rng.below(18) {
         0..2 => 0,
         2 => -i128::from(rng.next()),
         // Long before all windows.
@@ -189,11 +195,17 @@ fn effective(rng: &mut Rng, around: &Around<'_>) -> i128 {
         8..11 => edge + width * (i128::from(rng.below(7)) - 5) + i128::from(rng.next()) % width,
         // About now, which is a millisecond of which the date may be any part.
         11..13 => tick + rng.pick(&off),
-        // Soon.
-        13..15 => tick + i128::from(rng.below(4 * width as u64)),
+        13..17 => soon(rng, around),
         // Later than anything.
         _ => tick + 1_000_000 * width,
     }
+}
+
+/// A date that comes within the next few ticks, mostly in a window that exists by then.
+fn soon(rng: &mut Rng, around: &Around<'_>) -> i128 {
+    let width_ns = around.width_secs * NS;
+    let ahead = width_ns / rng.pick(&[8, 4, 2, 1]) * rng.pick(&[1, 1, 3]);
+    i128::from(around.tick) * 1_000_000 + i128::from(rng.next() % ahead)
 }
 
 /// A value at which something changes: at powers of two, and at amounts that occur.

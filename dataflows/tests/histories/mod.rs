@@ -148,7 +148,7 @@ impl Course {
             stride: rng.pick(&[width_ms / 8, width_ms / 2, width_ms, 2 * width_ms]),
             edits: rng.pick(&[5, 20, 20, 50]),
             behind: (rng.pick(&[0, 10, 40]), rng.pick(&[1, 3, 8])),
-            leaps: rng.pick(&[0, 5, 15]),
+            leaps: rng.pick(&[0, 10, 25]),
             // The first window of all, one of today, and one past 32 bits of seconds.
             front: rng.pick(&[0, 1_789_000_000, 5_000_000_100]) * 1000,
             limits: Limits::new(rng.between(1, u64::from(size.limits)) as u32),
@@ -216,7 +216,11 @@ impl Course {
             let watermark = watermark.max(end);
             self.push(rng, first + 1, watermark, 0, 0);
         }
-        self.push(rng, first + 2, END_OF_INPUT, 0, 0);
+        let (records, edits) = match rng.percent(30) {
+            true => (rng.below(6), rng.below(4)),
+            false => (0, 0),
+        };
+        self.push(rng, first + 2, END_OF_INPUT, records, edits);
         for i in 0..rng.below(4) {
             let tick = first + 3 + i * rng.below(self.width_ms());
             let tick = tick.max(self.last_tick() + 1);
