@@ -279,8 +279,11 @@ impl Changes {
             .collect();
         let counted = records.find(asked);
         for ((window, id), phase, (gauge, before)) in cleared {
-            let counted = counted.get(&((gauge, window), id.2)).copied().flatten();
-            let volume = counted.unwrap_or(before).volume(gauge.metric);
+            let total = match phase {
+                Phase::Data => counted.get(&((gauge, window), id.2)).copied().flatten(),
+                _ => None,
+            };
+            let volume = total.unwrap_or(before).volume(gauge.metric);
             let what = (Event::Cleared, self.reason(phase, window, tick));
             say.say(
                 what,
@@ -511,11 +514,20 @@ pub(crate) fn changes<'scope>(
             standing: BTreeMap::new(),
         };
         move |frontiers| {
-            violations.for_each(|time, data| stash.at_tick(&time).judged.append(data));
-            totals.for_each(|time, data| stash.at_tick(&time).totals.append(data));
-            fallen.for_each(|time, data| stash.at_tick(&time).fallen.append(data));
-            intervals.for_each(|time, data| stash.at_tick(&time).intervals.append(data));
-            clock.for_each(|time, data| stash.at_tick(&time).clock.append(data));
+            violations.for_each(|capability, updates| {
+                for update in updates.drain(..) {
+                    stash.at_tick(&capability, &update.1).judged.push(update);
+                }
+            });
+            intervals.for_each(|capability, updates| {
+                for update in updates.drain(..) {
+                    stash.at_tick(&capability, &update.1).intervals.push(update);
+                }
+            });
+            // Messages of these are of one time each.
+            totals.for_each(|at, data| stash.at_tick(&at, at.time()).totals.append(data));
+            fallen.for_each(|at, data| stash.at_tick(&at, at.time()).fallen.append(data));
+            clock.for_each(|at, data| stash.at_tick(&at, at.time()).clock.append(data));
             let mut output = output.activate();
             while let Some(([capability], work)) = stash.next(frontiers) {
                 output

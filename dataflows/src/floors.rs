@@ -154,7 +154,11 @@ pub fn floors<'scope>(
         let mut stash = Stash::<Vec<(InForce, Time, isize)>, 2>::default();
         let mut gauges = Gauges::default();
         move |frontiers| {
-            input.for_each(|capability, rows| stash.at(&capability).append(rows));
+            input.for_each(|capability, rows| {
+                for row in rows.drain(..) {
+                    stash.at_time(&capability, row.1).push(row);
+                }
+            });
             let mut thresholds_output = thresholds_output.activate();
             let mut cuts_output = cuts_output.activate();
             while let Some((capabilities, mut rows)) = stash.next(frontiers) {

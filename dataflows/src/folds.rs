@@ -1,13 +1,12 @@
 //! Updates of pairs folded for the rollups in use, before they are exchanged.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use crate::combine::route_address;
+use crate::combine::{route, route_address};
 use crate::gauge::Rollup;
 use crate::prefix_index::PrefixIndex;
 use crate::time::Window;
@@ -22,11 +21,10 @@ pub(crate) struct RollupParcel {
     pub(crate) sums: Vec<(IpAddr, Volume)>,
 }
 
-/// Which worker owns the total of a rollup.
-pub(crate) fn owner(rollup: &Rollup, peers: usize) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    rollup.hash(&mut hasher);
-    hasher.finish() % peers as u64
+/// Which worker owns the totals of a window. It is one for all rollups, since a limit may go from one
+/// to another, and what becomes of its violation is told where both are seen.
+pub(crate) fn owner(window: Window, peers: usize) -> u64 {
+    route(window.0.into(), peers)
 }
 
 /// The address under which a total travels.
@@ -91,7 +89,7 @@ impl RollupSums {
             .map(|(address, volume)| (IpAddr::V6(address), volume));
         for (address, volume) in v4.chain(v6) {
             let to = match rollup.per {
-                Per::Total => owner(&rollup, peers),
+                Per::Total => owner(window, peers),
                 _ => route_address(address, peers),
             };
             parcels[to as usize].sums.push((address, volume));

@@ -5,7 +5,7 @@ use differential_dataflow::{AsCollection, VecCollection};
 use std::cell::RefCell;
 use std::rc::Rc;
 use timely::dataflow::operators::vec::input::Handle as InputHandle;
-use timely::dataflow::operators::vec::{Broadcast, Input as _, Map};
+use timely::dataflow::operators::vec::{Broadcast, Delay, Input as _, Map};
 use timely::dataflow::operators::{Concatenate, Exchange, Probe, probe};
 use timely::dataflow::{Scope, StreamVec};
 
@@ -13,7 +13,7 @@ use crate::addresses::Addresses;
 use crate::changes::changes;
 use crate::clock::{Mark, clock};
 use crate::combine::Parcel;
-use crate::floors::floors;
+use crate::floors::{InForce, floors};
 use crate::gauge::Rollup;
 use crate::limits::{Schedule, in_force, intervals};
 use crate::orders::{Answer, Order, Read};
@@ -50,12 +50,14 @@ pub struct Inputs {
     tick: u64,
 }
 
-/// The outputs of one worker. All but the violations are on the first worker alone.
+/// The outputs of one worker. Streams are on the first worker alone, collections wherever they arise.
 pub struct Outputs<'scope> {
     /// What is said about violations, in the tick at which it is.
     pub changes: StreamVec<'scope, Time, Change>,
     /// The violations that stand, each on the worker that holds its total.
     pub violations: VecCollection<'scope, Time, Violation, isize>,
+    /// Which limits hold which windows to what.
+    pub in_force: VecCollection<'scope, Time, InForce, isize>,
     /// The greatest entities of windows, in the tick in which they settle.
     pub top: StreamVec<'scope, Time, Ranked>,
     /// Parts of answers to reads, and the rows of windows that retire.
@@ -232,13 +234,12 @@ fn compute<'scope>(
     // On every worker.
     let clock = clock.broadcast();
     let intervals = intervals.inner.broadcast().as_collection();
-    let (thresholds, cuts) = floors(in_force.inner.broadcast().as_collection());
+    // A message may hold updates of later times; an order has that of its message.
+    let views = views.inner.broadcast().delay(|(_, time, _), _| *time);
+    let (thresholds, cuts) = floors(in_force.clone().inner.broadcast().as_collection());
     let orders = scope.concatenate([
         cuts.map(Order::Cut),
-        views
-            .inner
-            .broadcast()
-            .map(|((rollup, window), _, diff)| Order::View(rollup, window, diff)),
+        views.map(|((rollup, window), _, diff)| Order::View(rollup, window, diff)),
         clock.clone().map(Order::Clock),
         reads.broadcast().map(Order::Read),
     ]);
@@ -290,6 +291,7 @@ fn compute<'scope>(
     let outputs = Outputs {
         changes: changes.exchange(|_| 0),
         violations,
+        in_force,
         top,
         answers: scope
             .concatenate([traffic.answers, rollups.answers])
@@ -304,6 +306,7 @@ fn probe_all<'scope>(outputs: Outputs<'scope>, probe: &probe::Handle<Time>) -> O
     Outputs {
         changes: outputs.changes.probe_with(probe),
         violations: outputs.violations.inner.probe_with(probe).as_collection(),
+        in_force: outputs.in_force,
         top: outputs.top.probe_with(probe),
         answers: outputs.answers.probe_with(probe),
         late: outputs.late.probe_with(probe),

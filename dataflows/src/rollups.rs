@@ -70,10 +70,10 @@ struct Rollups {
 }
 
 impl Rollups {
-    /// Whether this worker may hold entities of a rollup. The total of one has one owner; elsewhere a
-    /// table without it would look like a total of nothing.
-    fn may_hold(&self, rollup: &Rollup) -> bool {
-        rollup.per != Per::Total || owner(rollup, self.shared.peers) == self.shared.index as u64
+    /// Whether this worker may hold entities of a rollup. A total has one owner; elsewhere a table
+    /// without it would look like a total of nothing.
+    fn may_hold(&self, window: Window, rollup: &Rollup) -> bool {
+        rollup.per != Per::Total || owner(window, self.shared.peers) == self.shared.index as u64
     }
 
     /// The cuts that move, by table.
@@ -82,7 +82,7 @@ impl Rollups {
         for order in orders {
             if let Order::Cut(change) = order
                 && let Some(rollup) = Rollup::of(&change.scope)
-                && self.may_hold(&rollup)
+                && self.may_hold(change.window, &rollup)
             {
                 cuts.entry((change.window, rollup))
                     .or_default()
@@ -103,10 +103,10 @@ impl Steps for Rollups {
         let mut ended = Vec::new();
         for change in self.in_use.update(&work.orders) {
             match change {
-                Use::Begins(window, rollup) if self.may_hold(&rollup) => {
+                Use::Begins(window, rollup) if self.may_hold(window, &rollup) => {
                     self.tables.insert((window, rollup), Gauged::new());
                 }
-                Use::Ends(window, rollup) if self.may_hold(&rollup) => {
+                Use::Ends(window, rollup) if self.may_hold(window, &rollup) => {
                     ended.push(Job::Drop {
                         window,
                         rollup,

@@ -24,25 +24,23 @@ impl<W, const N: usize> Default for Stash<W, N> {
 impl<W: Default, const N: usize> Stash<W, N> {
     /// The work at the time of an input message.
     pub(crate) fn at(&mut self, capability: &InputCapability<Time>) -> &mut W {
-        let held = self.pending.entry(*capability.time()).or_insert_with(|| {
+        self.at_time(capability, *capability.time())
+    }
+
+    /// The work at the time of an update, which may be later than that of the message it came in.
+    pub(crate) fn at_time(&mut self, capability: &InputCapability<Time>, time: Time) -> &mut W {
+        let held = self.pending.entry(time).or_insert_with(|| {
             (
-                std::array::from_fn(|output| capability.retain(output)),
+                std::array::from_fn(|output| capability.delayed(&time, output)),
                 W::default(),
             )
         });
         &mut held.1
     }
 
-    /// The work of the whole tick of an input message, complete when the tick has nothing left to say.
-    pub(crate) fn at_tick(&mut self, capability: &InputCapability<Time>) -> &mut W {
-        let end = Time::new(capability.time().tick, Phase::Retire);
-        let held = self.pending.entry(end).or_insert_with(|| {
-            (
-                std::array::from_fn(|output| capability.delayed(&end, output)),
-                W::default(),
-            )
-        });
-        &mut held.1
+    /// The work of the whole tick of an update: it is complete when the tick has nothing left to say.
+    pub(crate) fn at_tick(&mut self, capability: &InputCapability<Time>, time: &Time) -> &mut W {
+        self.at_time(capability, Time::new(time.tick, Phase::Retire))
     }
 
     /// The work at the earliest time, if no input can add to it any more.

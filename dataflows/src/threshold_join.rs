@@ -115,9 +115,9 @@ impl<L> Threshold<L> {
 ///         let broken = threshold_join(amounts, limits);
 ///         (amounts_input, limits_input, broken.consolidate().inner.capture())
 ///     });
-///     let max = |value| ("key", Threshold { limit: 'a', bound: Bound::Max, value });
+///     let max = |value| (7u32, Threshold { limit: 'a', bound: Bound::Max, value });
 ///     for amount in [10i64, 20, 30] {
-///         amounts.insert(("key", amount));
+///         amounts.insert((7, amount));
 ///     }
 ///     limits.insert(max(25));
 ///     for time in 1..3 {
@@ -127,7 +127,7 @@ impl<L> Threshold<L> {
 ///             limits.remove(max(25));
 ///             limits.insert(max(15)); // 20 comes to be over it
 ///         } else {
-///             amounts.remove(("key", 30)); // and 30 is gone
+///             amounts.remove((7, 30)); // and 30 is gone
 ///         }
 ///     }
 ///     drop((amounts, limits));
@@ -136,9 +136,9 @@ impl<L> Threshold<L> {
 /// let mut changes: Vec<_> = changes.extract().into_iter().flat_map(|(_, updates)| updates).collect();
 /// changes.sort_by_key(|(_, time, _)| *time);
 /// assert_eq!(changes, [
-///     (("key", 30, 'a'), 0, 1),
-///     (("key", 20, 'a'), 1, 1),
-///     (("key", 30, 'a'), 2, -1),
+///     ((7, 30, 'a'), 0, 1),
+///     ((7, 20, 'a'), 1, 1),
+///     ((7, 30, 'a'), 2, -1),
 /// ]);
 /// ```
 pub fn threshold_join<'scope, T, K, V, L>(

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use differential_dataflow::difference::{Abelian, IsZero, Monoid, Semigroup};
+use differential_dataflow::difference::{Abelian, IsZero, Monoid, Multiply, Semigroup};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +105,19 @@ impl Abelian for Volume {
     fn negate(&mut self) {
         self.bytes = -self.bytes;
         self.packets = -self.packets;
+    }
+}
+
+impl Multiply<isize> for Volume {
+    type Output = Volume;
+
+    /// # Panics
+    /// On overflow.
+    fn multiply(self, times: &isize) -> Volume {
+        let product = |part: i64| part.checked_mul(*times as i64);
+        let volume = product(self.bytes).zip(product(self.packets));
+        let (bytes, packets) = volume.expect("a multiple of a volume stays within 64 bits");
+        Volume { bytes, packets }
     }
 }
 

@@ -1,0 +1,535 @@
+//! What the computation says, from scratch at every tick: for tests only.
+//!
+//! [`Reference`] keeps every input it was given and, at each tick, derives the answer from all of
+//! them with maps and loops. Nothing is carried from tick to tick but the inputs, so there is no
+//! state that could go wrong; the price is work that grows with the square of the history. The
+//! incremental computation must say the same.
+//!
+//! Read [`Reference::tick`] first: it forms the states that the phases of a tick leave
+//! ([`Phase`]), judges each of them alike, and compares. Ticks are counted from 1 in here, so
+//! that "after `n` ticks" and "after the `n`th tick" are the same, and 0 is before the first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::time::{Phase, Window, Windows};
+use crate::top::TopQuery;
+use crate::types::{
+    Bound, Change, Entity, Event, LimitId, Pair, Per, Reason, Scope, Updates, Version, Violation,
+    Volume,
+};
+
+/// What enters at a tick.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TickInput {
+    /// Milliseconds; strictly increasing.
+    pub tick: u64,
+    /// Rows of limits that differ from those held: +1 for one that came, -1 for one that went.
+    pub edits: Vec<(Version, isize)>,
+    /// What was counted and passed the filters. Corrections are negative.
+    pub records: Vec<(Window, Pair, Volume)>,
+    /// The windows of the counted records, before the filters.
+    pub seen: Vec<Window>,
+    /// The watermark of this tick; it never moves back.
+    pub watermark: u64,
+}
+
+/// What is known of a window that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existence {
+    /// A counted record falls into it.
+    Seen,
+    /// It lies between two seen windows that are near enough to each other.
+    Gap,
+}
+
+/// What a tick leaves and says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TickOutput {
+    /// The violations that stand, in the windows that are held after the tick.
+    pub violations: BTreeSet<Violation>,
+    /// What is said at this tick; at most one change of each (limit, window, entity).
+    pub changes: BTreeSet<Change>,
+    /// The totals that are held after the tick; none is zero.
+    pub held: BTreeMap<(Window, Pair), Volume>,
+    /// The totals of the windows that left at this tick.
+    pub retired: BTreeMap<(Window, Pair), Volume>,
+    /// Of the windows that settled at this tick, in order: the entities with the greatest amounts,
+    /// with their rank from 1.
+    pub top: Vec<(Window, usize, Entity, Volume)>,
+    /// The windows that are held after the tick.
+    pub windows: BTreeMap<Window, Existence>,
+    /// The packets of the records that came after their window had settled. Signed as corrections
+    /// are, so that it does not depend on which records were added up before they were refused.
+    pub late_dropped: i64,
+}
+
+/// Whose violation it is: what its `id` is a function of.
+type Id = (LimitId, Window, Entity);
+
+/// The traffic of each window, without zeroes.
+type Tables = BTreeMap<Window, BTreeMap<Pair, Volume>>;
+
+/// What the judgement of violations depends on, at one moment.
+struct State {
+    /// The rows that have taken effect.
+    rows: BTreeSet<Version>,
+    /// The windows that exist and have not retired.
+    windows: BTreeSet<Window>,
+    /// Those of them that have closed.
+    closed: BTreeSet<Window>,
+    /// The traffic, also of windows that have retired.
+    tables: Tables,
+}
+
+/// Who is over or under, with what, and by which version.
+type Standing = BTreeMap<Id, (Volume, Version)>;
+
+/// The computation, from the whole history at every tick.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    windows: Windows,
+    updates: Updates,
+    top: Option<TopQuery>,
+    history: Vec<TickInput>,
+}
+
+impl Reference {
+    /// A computation to which nothing has been said yet.
+    ///
+    /// # Panics
+    /// If the top is asked for by host or in total.
+    pub fn new(windows: Windows, updates: Updates, top: Option<TopQuery>) -> Self {
+        assert!(
+            top.is_none_or(|top| matches!(top.per, Per::Pair | Per::Source | Per::Destination)),
+            "the top is of pairs, sources or destinations"
+        );
+        Reference {
+            windows,
+            updates,
+            top,
+            history: Vec::new(),
+        }
+    }
+
+    /// What the next tick leaves and says.
+    ///
+    /// # Panics
+    /// If the tick or the watermark moves back, a row comes that is held or goes that is not, two
+    /// rows share limit and effective date, or a sum leaves 64 bits.
+    pub fn tick(&mut self, input: TickInput) -> TickOutput {
+        self.history.push(input);
+        let n = self.history.len();
+        self.check_input(n);
+
+        let before = self.state(n - 1, Phase::Retire);
+        let states =
+            [Phase::Rows, Phase::Dates, Phase::Data, Phase::Close].map(|p| self.state(n, p));
+        let [_, _, _, closed] = &states;
+        let left = self.state(n, Phase::Retire);
+
+        let retired = closed.windows.difference(&left.windows);
+        let totals = |window: &Window| {
+            let window = *window;
+            let table = closed.tables.get(&window).into_iter().flatten();
+            table.map(move |(pair, volume)| ((window, *pair), *volume))
+        };
+        let seen = self.seen(n);
+        let existence = |window: &Window| match seen.contains(window) {
+            true => Existence::Seen,
+            false => Existence::Gap,
+        };
+        let standing = self.standing(&left).into_iter();
+        TickOutput {
+            violations: standing
+                .map(|(id, (volume, _))| violation(id, volume))
+                .collect(),
+            changes: self.changes(n, &before, &states),
+            held: left.windows.iter().flat_map(totals).collect(),
+            retired: retired.flat_map(totals).collect(),
+            top: self.top(n, closed),
+            windows: left.windows.iter().map(|w| (*w, existence(w))).collect(),
+            late_dropped: self.late_dropped(n),
+        }
+    }
+
+    /// The obligations of the caller, for the `n`th tick.
+    fn check_input(&self, n: usize) {
+        let input = &self.history[n - 1];
+        if n > 1 {
+            assert!(self.tick_ms(n - 1) < input.tick, "ticks increase");
+        }
+        assert!(
+            self.watermark(n - 1) <= input.watermark,
+            "the watermark does not move back"
+        );
+        let seen = input.seen.iter().chain(input.records.iter().map(|r| &r.0));
+        for window in seen {
+            assert_eq!(window.0 % self.windows.width_secs, 0, "windows are aligned");
+        }
+        let rows = self.rows(n);
+        let dated: BTreeSet<_> = rows.iter().map(|row| (row.limit, row.effective)).collect();
+        assert_eq!(rows.len(), dated.len(), "rows of one limit differ in date");
+    }
+
+    /// The `n`th tick in milliseconds.
+    fn tick_ms(&self, n: usize) -> u64 {
+        self.history[n - 1].tick
+    }
+
+    /// The watermark after `n` ticks; before the first, nothing has passed.
+    fn watermark(&self, n: usize) -> u64 {
+        match n {
+            0 => 0,
+            n => self.history[n - 1].watermark,
+        }
+    }
+
+    /// Whether a record that enters at the `n`th tick comes too late for its window.
+    fn too_late(&self, n: usize, window: Window) -> bool {
+        self.windows.settled(window, self.watermark(n - 1))
+    }
+
+    /// The rows of limits that are held after `n` ticks, in effect or not yet.
+    fn rows(&self, n: usize) -> BTreeSet<Version> {
+        let mut counts: BTreeMap<Version, isize> = BTreeMap::new();
+        for input in &self.history[..n] {
+            for (row, difference) in &input.edits {
+                *counts.entry(*row).or_default() += difference;
+            }
+            counts.retain(|_, count| *count != 0);
+            let whole = counts.values().all(|count| *count == 1);
+            assert!(whole, "a row is held once or not at all");
+        }
+        counts.into_keys().collect()
+    }
+
+    /// The rows that have taken effect after a phase of the `n`th tick.
+    fn rows_in_effect(&self, n: usize, phase: Phase) -> BTreeSet<Version> {
+        if n == 0 {
+            return BTreeSet::new();
+        }
+        let earlier = self.rows(n - 1);
+        let mut rows = self.rows(n);
+        rows.retain(|row| {
+            // Rows are read with the clock of their tick; for those that wait the clock moves
+            // only afterwards.
+            let clock = match phase == Phase::Rows && earlier.contains(row) {
+                true => self.tick_ms(n - 1),
+                false => self.tick_ms(n),
+            };
+            due_ms(row.effective) <= i128::from(clock)
+        });
+        rows
+    }
+
+    /// The windows in which a record was counted, in `n` ticks, retired or not.
+    fn seen(&self, n: usize) -> BTreeSet<Window> {
+        let mut seen = BTreeSet::new();
+        for (tick, input) in (1..).zip(&self.history[..n]) {
+            let windows = input.seen.iter().chain(input.records.iter().map(|r| &r.0));
+            seen.extend(windows.filter(|&&window| !self.too_late(tick, window)));
+        }
+        seen
+    }
+
+    /// The seen windows, and those between two successive ones that are near enough, in `n` ticks,
+    /// retired or not.
+    fn known_windows(&self, n: usize) -> BTreeSet<Window> {
+        let seen = self.seen(n);
+        let mut known = seen.clone();
+        for (one, next) in seen.iter().zip(seen.iter().skip(1)) {
+            if next.0 - one.0 <= self.windows.max_gap_secs {
+                let mut between = one.0 + self.windows.width_secs;
+                while between < next.0 {
+                    known.insert(Window(between));
+                    between += self.windows.width_secs;
+                }
+            }
+        }
+        known
+    }
+
+    /// The windows that are held after `n` ticks.
+    fn held_windows(&self, n: usize) -> BTreeSet<Window> {
+        let mut windows = self.known_windows(n);
+        let watermark = self.watermark(n.saturating_sub(1));
+        windows.retain(|&window| !self.windows.retired(window, watermark));
+        windows
+    }
+
+    /// The totals of all that was counted in `n` ticks.
+    fn tables(&self, n: usize) -> Tables {
+        let mut tables = Tables::new();
+        for (tick, input) in (1..).zip(&self.history[..n]) {
+            for (window, pair, volume) in &input.records {
+                if !self.too_late(tick, *window) {
+                    add(tables.entry(*window).or_default(), *pair, *volume);
+                }
+            }
+        }
+        for table in tables.values_mut() {
+            table.retain(|_, volume| *volume != Volume::default());
+        }
+        tables
+    }
+
+    /// The state after a phase of the `n`th tick.
+    fn state(&self, n: usize, phase: Phase) -> State {
+        let before = n.saturating_sub(1);
+        let existed = self.held_windows(before);
+        let left = self.held_windows(n);
+        let windows = match phase {
+            Phase::Rows | Phase::Dates => existed.clone(),
+            // What newly exists is held after the tick as well: it would not come to exist if it
+            // were to retire at once.
+            Phase::Data | Phase::Close => existed.union(&left).copied().collect(),
+            Phase::Retire | Phase::Read => left,
+        };
+        let mut closed = windows.clone();
+        match phase {
+            // A window closes in the phase of closing and not earlier, also one that comes to exist
+            // only after its end has passed.
+            Phase::Rows | Phase::Dates | Phase::Data => closed.retain(|window| {
+                existed.contains(window) && self.windows.closed(*window, self.watermark(before))
+            }),
+            Phase::Close | Phase::Retire | Phase::Read => {
+                closed.retain(|window| self.windows.closed(*window, self.watermark(n)));
+            }
+        }
+        State {
+            rows: self.rows_in_effect(n, phase),
+            windows,
+            closed,
+            tables: match phase {
+                Phase::Rows | Phase::Dates => self.tables(before),
+                _ => self.tables(n),
+            },
+        }
+    }
+
+    /// Every violation of a state.
+    fn standing(&self, state: &State) -> Standing {
+        let limits: BTreeSet<LimitId> = state.rows.iter().map(|row| row.limit).collect();
+        let mut standing = Standing::new();
+        for &window in &state.windows {
+            for &limit in &limits {
+                let Some(version) = in_force(&state.rows, limit, window, &self.windows) else {
+                    continue;
+                };
+                let value = version.value.expect("a version in force has a value");
+                let scope = &version.scope;
+                let mut counted = volumes(scope, state.tables.get(&window));
+                if scope.per == Per::Total {
+                    // Silence counts as well.
+                    counted.entry(Entity::Total).or_default();
+                }
+                for (entity, volume) in counted {
+                    let amount = volume.amount(scope.metric);
+                    let broken = match version.bound {
+                        Bound::Max => volume != Volume::default() && amount > value,
+                        Bound::Min => {
+                            let judged = volume.packets != 0 || entity == Entity::Total;
+                            state.closed.contains(&window) && judged && amount < value
+                        }
+                    };
+                    if broken {
+                        standing.insert((limit, window, entity), (volume, version));
+                    }
+                }
+            }
+        }
+        standing
+    }
+
+    /// What is said at the `n`th tick, given the state before it and those after its phases.
+    fn changes(&self, n: usize, before: &State, states: &[State; 4]) -> BTreeSet<Change> {
+        let now = &states[3];
+        let stood = self.standing(before);
+        let standing = states.each_ref().map(|state| self.standing(state));
+        let stands = &standing[3];
+        let ids: BTreeSet<Id> = stood.keys().chain(stands.keys()).copied().collect();
+
+        let mut changes = BTreeSet::new();
+        for id in ids {
+            let (limit, window, entity) = id;
+            let settled = self.windows.settled(window, self.watermark(n));
+            let was_settled = self.windows.settled(window, self.watermark(n - 1));
+            let of_data = match self.windows.closed(window, self.watermark(n - 1)) {
+                true => Reason::LateData,
+                false => Reason::Data,
+            };
+            // The phases are in the order of the reasons that they stand for.
+            let by_phase = [
+                Reason::LimitChange,
+                Reason::Schedule,
+                of_data,
+                Reason::Schedule,
+            ];
+            let first = |stands: bool| {
+                let phase = standing.iter().position(|s| s.contains_key(&id) == stands);
+                phase.expect("the last state differs from the one before the tick")
+            };
+            let version = in_force(&now.rows, limit, window, &self.windows);
+            let change = match (stood.get(&id), stands.get(&id)) {
+                (None, None) => unreachable!("one of them has it"),
+                (None, Some((volume, judge))) => Change {
+                    event: Event::Raised,
+                    reason: by_phase[first(true)],
+                    violation: violation(id, *volume),
+                    bound: judge.bound,
+                    metric: judge.scope.metric,
+                    version: Some(judge.id),
+                    settled,
+                },
+                (Some(_), None) => {
+                    // What cleared it is what the phase left that did, in the scope in which it
+                    // stood until then.
+                    let phase = first(false);
+                    let until_then = phase.checked_sub(1).map_or(&stood, |last| &standing[last]);
+                    let (_, judge) = &until_then[&id];
+                    let counted = volumes(&judge.scope, states[phase].tables.get(&window));
+                    let volume = counted.get(&entity).copied().unwrap_or_default();
+                    let shown = version.as_ref().unwrap_or(judge);
+                    Change {
+                        event: Event::Cleared,
+                        reason: by_phase[phase],
+                        violation: violation(id, volume),
+                        bound: shown.bound,
+                        metric: shown.scope.metric,
+                        version: version.map(|version| version.id),
+                        settled,
+                    }
+                }
+                (Some((old_volume, old)), Some((volume, judge))) => {
+                    let settles = settled && !was_settled;
+                    let rejudged =
+                        old.id != judge.id && (was_settled || self.updates != Updates::Settled);
+                    let moved = self.updates == Updates::Tick
+                        && old_volume.amount(old.scope.metric) != volume.amount(judge.scope.metric);
+                    if !(settles || rejudged || moved) {
+                        continue;
+                    }
+                    let differs_after = |state: &State| {
+                        in_force(&state.rows, limit, window, &self.windows).map(|v| v.id)
+                            != Some(old.id)
+                    };
+                    let reason = if rejudged && differs_after(&states[0]) {
+                        Reason::LimitChange
+                    } else if rejudged || settles {
+                        Reason::Schedule
+                    } else {
+                        of_data
+                    };
+                    Change {
+                        event: Event::Updated,
+                        reason,
+                        violation: violation(id, *volume),
+                        bound: judge.bound,
+                        metric: judge.scope.metric,
+                        version: Some(judge.id),
+                        settled,
+                    }
+                }
+            };
+            changes.insert(change);
+        }
+        changes
+    }
+
+    /// The greatest entities of the windows that settle at the `n`th tick.
+    fn top(&self, n: usize, now: &State) -> Vec<(Window, usize, Entity, Volume)> {
+        let Some(query) = self.top else {
+            return Vec::new();
+        };
+        let scope = Scope {
+            per: query.per,
+            metric: query.metric,
+            ..Scope::default()
+        };
+        let settles =
+            |w: Window| !self.too_late(n, w) && self.windows.settled(w, self.watermark(n));
+        let mut top = Vec::new();
+        for &window in now.windows.iter().filter(|&&w| settles(w)) {
+            let counted = volumes(&scope, now.tables.get(&window));
+            let mut entities: Vec<(Entity, Volume)> = counted.into_iter().collect();
+            entities.retain(|(_, volume)| volume.amount(query.metric) > 0);
+            entities.sort_by_key(|(entity, volume)| {
+                (std::cmp::Reverse(volume.amount(query.metric)), *entity)
+            });
+            let ranked = (1..).zip(entities).take(query.n);
+            top.extend(ranked.map(|(rank, (entity, volume))| (window, rank, entity, volume)));
+        }
+        top
+    }
+
+    /// The packets that the `n`th tick brought for windows that had settled.
+    fn late_dropped(&self, n: usize) -> i64 {
+        let records = self.history[n - 1].records.iter();
+        records
+            .filter(|(window, _, _)| self.too_late(n, *window))
+            .map(|(_, _, volume)| volume.packets)
+            .sum()
+    }
+}
+
+/// The first whole millisecond at which a date in nanoseconds has come.
+fn due_ms(effective: i128) -> i128 {
+    effective.div_euclid(1_000_000) + i128::from(effective.rem_euclid(1_000_000) != 0)
+}
+
+/// Of the rows of a limit that have taken effect: the last one that is dated before the end of the
+/// window, unless it says that there is no such limit.
+fn in_force(
+    rows: &BTreeSet<Version>,
+    limit: LimitId,
+    window: Window,
+    windows: &Windows,
+) -> Option<Version> {
+    let end_ns = i128::from(windows.end_secs(window)) * 1_000_000_000;
+    rows.iter()
+        .filter(|row| row.limit == limit && row.effective < end_ns)
+        .max_by_key(|row| row.effective)
+        .filter(|row| row.value.is_some())
+        .copied()
+}
+
+/// The traffic of a window in a scope, for each entity that the scope is for, without zeroes.
+fn volumes(scope: &Scope, table: Option<&BTreeMap<Pair, Volume>>) -> BTreeMap<Entity, Volume> {
+    let mut sums = BTreeMap::new();
+    for (pair, volume) in table.into_iter().flatten() {
+        let (source, destination) = (pair.source(), pair.destination());
+        if !scope.source.contains(source) || !scope.destination.contains(destination) {
+            continue;
+        }
+        match scope.per {
+            Per::Pair => add(&mut sums, Entity::Pair(*pair), *volume),
+            Per::Source => add(&mut sums, Entity::Source(source), *volume),
+            Per::Destination => add(&mut sums, Entity::Destination(destination), *volume),
+            Per::Total => add(&mut sums, Entity::Total, *volume),
+            Per::Host => {
+                for host in BTreeSet::from([source, destination]) {
+                    if scope.host.contains(host) {
+                        add(&mut sums, Entity::Host(host), *volume);
+                    }
+                }
+            }
+        }
+    }
+    sums.retain(|_, volume| *volume != Volume::default());
+    sums
+}
+
+/// Adds to the sum of a key.
+fn add<K: Ord>(sums: &mut BTreeMap<K, Volume>, key: K, volume: Volume) {
+    let sum = sums.entry(key).or_default();
+    *sum = sum.checked_add(volume).expect("sums stay within 64 bits");
+}
+
+fn violation((limit, window, entity): Id, volume: Volume) -> Violation {
+    Violation {
+        limit,
+        window,
+        entity,
+        volume,
+    }
+}

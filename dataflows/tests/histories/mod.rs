@@ -1,0 +1,282 @@
+//! Random histories: what enters at each tick, and the settings, from a seed.
+//!
+//! They are small and crowded: few addresses, few windows, values at the amounts that occur, dates
+//! at the edges of windows, so that what rarely meets outside meets here often. A history is a
+//! function of its seed and size alone, so that a failure is repeated by its seed.
+//!
+//! What holds of every history: ticks increase, the watermark does not move back and is never
+//! ahead of the tick except at the end of the input; no two held rows have one limit and one date;
+//! a row that returns has its old number; `seen` covers the windows of the records.
+
+mod limits;
+pub(crate) mod rng;
+mod traffic;
+
+use floodmark_dataflows::reference::TickInput;
+use floodmark_dataflows::time::{END_OF_INPUT, Window, Windows};
+use floodmark_dataflows::top::TopQuery;
+use floodmark_dataflows::types::{Metric, Per, Updates};
+
+use limits::{Around, Limits};
+use rng::Rng;
+use traffic::Traffic;
+
+/// How large histories may become.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    /// Ticks, without the few at the end of the input.
+    pub(crate) ticks: u64,
+    /// Records of a tick.
+    pub(crate) records: u64,
+    /// Names of limits.
+    pub(crate) limits: u32,
+}
+
+impl Size {
+    /// Hundreds of these run in a second.
+    pub(crate) const SMALL: Size = Size {
+        ticks: 40,
+        records: 20,
+        limits: 8,
+    };
+    /// A few of these do.
+    pub(crate) const LARGE: Size = Size {
+        ticks: 120,
+        records: 80,
+        limits: 20,
+    };
+}
+
+/// What enters, and how it is to be taken.
+#[derive(Clone, Debug)]
+pub(crate) struct History {
+    /// The rules of time.
+    pub(crate) windows: Windows,
+    /// What is said before a window settles.
+    pub(crate) updates: Updates,
+    /// What is said of the greatest when it does.
+    pub(crate) top: Option<TopQuery>,
+    /// What enters, tick by tick.
+    pub(crate) ticks: Vec<TickInput>,
+}
+
+/// How the watermark follows the greatest event time.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// It is that.
+    Follows,
+    /// It stays so many milliseconds behind.
+    Lags(u64),
+    /// It stands, and at times comes up, even to the clock.
+    Jumps,
+}
+
+/// The history of a seed.
+pub(crate) fn history(seed: u64, size: Size) -> History {
+    let rng = &mut Rng::new(seed);
+    let windows = random_windows(rng);
+    let updates = rng.pick(&[Updates::Settled, Updates::Limit, Updates::Tick]);
+    let top = rng.percent(50).then(|| TopQuery {
+        n: rng.between(1, 4) as usize,
+        per: rng.pick(&[Per::Pair, Per::Source, Per::Destination]),
+        metric: rng.pick(&[Metric::Bytes, Metric::Packets]),
+    });
+    let mut course = Course::new(rng, windows, size);
+    let ticks = rng.between(5, size.ticks);
+    for _ in 0..ticks {
+        course.step(rng);
+    }
+    if rng.percent(80) {
+        course.end(rng);
+    }
+    History {
+        windows,
+        updates,
+        top,
+        ticks: course.ticks,
+    }
+}
+
+fn random_windows(rng: &mut Rng) -> Windows {
+    let width_secs = rng.pick(&[1, 10, 60, 300]);
+    let width_ms = width_secs * 1000;
+    let lateness = [0, width_ms / 2, width_ms, 3 * width_ms, 1];
+    let retention = [0, width_ms, 2 * width_ms, 1];
+    let gap = [0, 1, 2, 2, 3, 5, 8, 1000];
+    let lateness_ms = rng.percent(70).then(|| rng.pick(&lateness));
+    Windows {
+        width_secs,
+        lateness_ms,
+        // Windows that never settle never retire, so that one without the other is rare.
+        retention_ms: rng
+            .percent(if lateness_ms.is_some() { 60 } else { 10 })
+            .then(|| rng.pick(&retention)),
+        max_gap_secs: rng.pick(&gap) * width_secs + rng.pick(&[0, 0, width_secs / 2]),
+    }
+}
+
+/// A history in the making.
+struct Course {
+    windows: Windows,
+    size: Size,
+    pace: Pace,
+    /// The longest step of the clock, in milliseconds.
+    stride: u64,
+    /// How many of a hundred ticks change the rows.
+    edits: u64,
+    /// How many of a hundred records are behind, by up to so many windows.
+    behind: (u64, u64),
+    /// How many of a hundred steps leave windows out.
+    leaps: u64,
+    /// The greatest event time.
+    front: u64,
+    limits: Limits,
+    traffic: Traffic,
+    ticks: Vec<TickInput>,
+}
+
+impl Course {
+    fn new(rng: &mut Rng, windows: Windows, size: Size) -> Self {
+        let width_ms = windows.width_secs * 1000;
+        Course {
+            windows,
+            size,
+            pace: match rng.below(4) {
+                0..2 => Pace::Follows,
+                2 => Pace::Lags(rng.below(3 * width_ms)),
+                _ => Pace::Jumps,
+            },
+            stride: rng.pick(&[width_ms / 8, width_ms / 2, width_ms, 2 * width_ms]),
+            edits: rng.pick(&[5, 20, 20, 50]),
+            behind: (rng.pick(&[0, 10, 40]), rng.pick(&[1, 3, 8])),
+            leaps: rng.pick(&[0, 10, 25]),
+            // The first window of all, one of today, and one past 32 bits of seconds.
+            front: rng.pick(&[0, 1_789_000_000, 5_000_000_100]) * 1000,
+            limits: Limits::new(rng.between(1, u64::from(size.limits)) as u32),
+            traffic: Traffic::new(rng),
+            ticks: Vec::new(),
+        }
+    }
+
+    fn width_ms(&self) -> u64 {
+        self.windows.width_secs * 1000
+    }
+
+    fn last_tick(&self) -> u64 {
+        self.ticks.last().map_or(self.front, |last| last.tick)
+    }
+
+    fn last_watermark(&self) -> u64 {
+        self.ticks.last().map_or(0, |last| last.watermark)
+    }
+
+    /// One tick like the others: the clock and the event times advance, and the watermark may.
+    fn step(&mut self, rng: &mut Rng) {
+        let mut step = match rng.below(4) {
+            0 => 1,
+            _ => rng.between(1, self.stride),
+        };
+        if rng.percent(self.leaps) {
+            step += rng.between(1, 8) * self.width_ms();
+        }
+        let tick = self.last_tick() + step;
+        if rng.percent(80) {
+            self.front = match rng.percent(60) {
+                true => tick,
+                false => rng.between(self.front, tick),
+            };
+        }
+        let watermark = match self.pace {
+            Pace::Follows => self.front,
+            Pace::Lags(behind) => self.front.saturating_sub(behind),
+            Pace::Jumps if rng.percent(70) => 0,
+            Pace::Jumps => rng.pick(&[self.front, tick]),
+        };
+        let watermark = watermark.max(self.last_watermark());
+        let records = match rng.percent(75) {
+            true => rng.below(self.size.records + 1),
+            false => 0,
+        };
+        let edits = match self.ticks.is_empty() {
+            true => rng.below(2 * u64::from(self.size.limits) + 1),
+            false => self.random_edits(rng),
+        };
+        self.push(rng, tick, watermark, records, edits);
+    }
+
+    /// The end of the input: what is due before the end of the last window takes effect, then every
+    /// window closes, then every window settles. What comes after that comes too late, but for rows.
+    fn end(&mut self, rng: &mut Rng) {
+        let windows = self.ticks.iter().flat_map(|tick| tick.seen.iter());
+        let last = windows.max().copied().unwrap_or_default();
+        let end = self.windows.end_ms(last);
+        let first = self.last_tick().max(end) + 1;
+        if rng.percent(70) {
+            let watermark = self.last_watermark();
+            self.push(rng, first, watermark, 0, 0);
+            let watermark = watermark.max(end);
+            self.push(rng, first + 1, watermark, 0, 0);
+        }
+        let (records, edits) = match rng.percent(30) {
+            true => (rng.below(6), rng.below(4)),
+            false => (0, 0),
+        };
+        self.push(rng, first + 2, END_OF_INPUT, records, edits);
+        for i in 0..rng.below(4) {
+            let tick = first + 3 + i * rng.below(self.width_ms());
+            let tick = tick.max(self.last_tick() + 1);
+            let (records, edits) = (rng.below(3), rng.below(4));
+            self.push(rng, tick, END_OF_INPUT, records, edits);
+        }
+    }
+
+    fn random_edits(&self, rng: &mut Rng) -> u64 {
+        match rng.percent(self.edits) {
+            true => rng.pick(&[1, 1, 1, 2, 3, 8]),
+            false => 0,
+        }
+    }
+
+    fn push(&mut self, rng: &mut Rng, tick: u64, watermark: u64, records: u64, edits: u64) {
+        let amounts = self.traffic.amounts();
+        let around = Around {
+            tick,
+            width_secs: self.windows.width_secs,
+            front: self.front,
+            amounts: &amounts,
+        };
+        let edits = self.limits.edits(rng, &around, edits);
+
+        let mut input = TickInput {
+            tick,
+            edits,
+            watermark,
+            ..TickInput::default()
+        };
+        for _ in 0..records {
+            let window = self.random_window(rng);
+            let record = self.traffic.record(rng, window);
+            if !self.windows.settled(record.0, self.last_watermark()) {
+                self.traffic.count(record);
+            }
+            input.seen.push(record.0);
+            input.records.push(record);
+        }
+        // Records that the filters kept out make a window seen all the same.
+        if rng.percent(10) {
+            input.seen.push(self.random_window(rng));
+        }
+        self.ticks.push(input);
+    }
+
+    /// The window of a record of this tick.
+    fn random_window(&self, rng: &mut Rng) -> Window {
+        let (chance, windows) = self.behind;
+        let behind = match rng.percent(chance) {
+            true => rng.below(windows * self.width_ms() + 1),
+            false => rng.below(self.stride.min(self.width_ms() / 2) + 1),
+        };
+        let event = self.front.saturating_sub(behind);
+        self.windows.of(event).expect("event times are small")
+    }
+}

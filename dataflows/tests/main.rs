@@ -1,0 +1,6 @@
+//! The integration tests of the dataflows, as one binary.
+
+mod histories;
+mod laws;
+mod oracle;
+mod reference;

@@ -1,0 +1,311 @@
+//! Both implementations against the reference, at every tick of random histories.
+//!
+//! Held against each other: the violations that stand, of the graph and of the textbook form; what is
+//! said, in which tick; the totals that are held, that are handed on when a window retires, and that
+//! are refused as too late; the ranking of each window that settles. Records are dealt to all workers;
+//! how often the frontier moves is up to the seed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, mpsc};
+
+use differential_dataflow::input::Input;
+use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::combine::Combiner;
+use floodmark_dataflows::graph::{self, Options};
+use floodmark_dataflows::orders::{Answer, Read};
+use floodmark_dataflows::reference::{Reference, TickInput, TickOutput};
+use floodmark_dataflows::textbook;
+use floodmark_dataflows::time::{Phase, Time, Window};
+use floodmark_dataflows::top::Ranked;
+use floodmark_dataflows::types::{Change, Pair, Violation, Volume};
+use timely::dataflow::operators::Inspect;
+
+use crate::histories::rng::Rng;
+use crate::histories::{History, Size, history};
+
+/// What a worker saw leave, with the time at which it did.
+enum Seen {
+    Violation(Violation, isize),
+    Textbook(Violation, isize),
+    Change(Change),
+    Answer(Answer),
+    Top(Ranked),
+    Late(Volume),
+}
+
+/// The answers of one tick, as the reference gives them.
+#[derive(Debug, Default, PartialEq)]
+struct Answers {
+    violations: BTreeSet<Violation>,
+    textbook: BTreeSet<Violation>,
+    changes: BTreeSet<Change>,
+    held: BTreeMap<(Window, Pair), Volume>,
+    retired: BTreeMap<(Window, Pair), Volume>,
+    top: Vec<Ranked>,
+    late_packets: i64,
+}
+
+impl From<TickOutput> for Answers {
+    fn from(output: TickOutput) -> Self {
+        let top = output.top.into_iter();
+        Answers {
+            textbook: output.violations.clone(),
+            violations: output.violations,
+            changes: output.changes,
+            held: output.held,
+            retired: output.retired,
+            top: top
+                .map(|(window, rank, entity, volume)| Ranked {
+                    window,
+                    rank: rank as u64,
+                    entity,
+                    volume,
+                })
+                .collect(),
+            late_packets: output.late_dropped,
+        }
+    }
+}
+
+/// Runs a history through the graph and the textbook form, and returns all that left.
+fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
+    let (send, receive) = mpsc::channel();
+    let send = Arc::new(std::sync::Mutex::new(send));
+    let guards = timely::execute(timely::Config::process(workers), move |worker| {
+        let send = send.lock().expect("no worker panics with the lock").clone();
+        let options = Options {
+            windows: history.windows,
+            updates: history.updates,
+            top: history.top,
+            hand_on_rows: true,
+        };
+        let (mut inputs, mut plain, probe) = worker.dataflow(|scope| {
+            let (inputs, outputs, probe) = graph::build(scope, options);
+            let (plain, updates) = scope.new_collection();
+            let tap = |send: &mpsc::Sender<(Time, Seen)>| send.clone();
+            let (s1, s2, s3, s4, s5, s6) = (
+                tap(&send),
+                tap(&send),
+                tap(&send),
+                tap(&send),
+                tap(&send),
+                tap(&send),
+            );
+            let give = |send: &mpsc::Sender<_>, time, seen| {
+                send.send((time, seen)).expect("the test waits for all");
+            };
+            outputs.violations.inspect(move |(violation, time, diff)| {
+                give(&s1, *time, Seen::Violation(*violation, *diff));
+            });
+            textbook::violations(updates, outputs.in_force).inspect(
+                move |(violation, time, diff)| {
+                    give(&s2, *time, Seen::Textbook(*violation, *diff));
+                },
+            );
+            outputs
+                .changes
+                .inspect_time(move |time, change| give(&s3, *time, Seen::Change(*change)));
+            outputs
+                .answers
+                .inspect_time(move |time, answer| give(&s4, *time, Seen::Answer(answer.clone())));
+            outputs
+                .top
+                .inspect_time(move |time, ranked| give(&s5, *time, Seen::Top(*ranked)));
+            outputs
+                .late
+                .inspect_time(move |time, volume| give(&s6, *time, Seen::Late(*volume)));
+            (inputs, plain, probe)
+        });
+        let rng = &mut Rng::new(seed);
+        let burst = rng.between(1, 4);
+        if let Some(rollup) = history.top.and_then(|top| top.rollup()) {
+            if worker.index() == 0 {
+                inputs.view(rollup, 1);
+            }
+        }
+        let mut watermark = 0;
+        let mut combiner = Combiner::new(worker.peers());
+        for (tick, number) in history.ticks.iter().zip(1..) {
+            if tick.tick > 0 {
+                inputs.advance_to(tick.tick);
+                plain.advance_to(Time::start(tick.tick));
+            }
+            if worker.index() == 0 {
+                for (version, diff) in &tick.edits {
+                    inputs.edit(*version, *diff);
+                }
+                inputs.mark(Mark::Watermark(tick.watermark));
+                inputs.read(Read::Rows {
+                    from: Window(0),
+                    until: Window(u64::MAX),
+                });
+            }
+            let mine = |at: usize| at % worker.peers() == worker.index();
+            for (_, window) in tick.seen.iter().enumerate().filter(|(at, _)| mine(*at)) {
+                inputs.mark(Mark::Seen(*window));
+            }
+            for (at, (window, pair, volume)) in tick.records.iter().enumerate() {
+                if mine(at) {
+                    combiner.add(*window, *pair, *volume);
+                    if !history.windows.settled(*window, watermark) {
+                        let time = Time::new(tick.tick, Phase::Data);
+                        plain.update_at((*window, *pair), time, *volume);
+                    }
+                }
+            }
+            inputs.parcels(combiner.take());
+            watermark = watermark.max(tick.watermark);
+            if number % burst == 0 {
+                worker.step();
+            }
+        }
+        let last = history.ticks.last().map_or(0, |tick| tick.tick);
+        inputs.advance_to(last + 1);
+        plain.advance_to(Time::start(last + 1));
+        plain.flush();
+        worker.step_while(|| probe.less_than(&Time::start(last + 1)));
+    })
+    .expect("workers start");
+    for result in guards.join() {
+        result.expect("no worker panics");
+    }
+    receive.try_iter().collect()
+}
+
+/// What left, by tick, with what stands at the end of each.
+fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
+    let mut by_tick = BTreeMap::<u64, Vec<(Time, Seen)>>::new();
+    for (time, seen) in seen {
+        by_tick.entry(time.tick).or_default().push((time, seen));
+    }
+    let mut violations = BTreeMap::<Violation, isize>::new();
+    let mut textbook = BTreeMap::<Violation, isize>::new();
+    let mut all = Vec::new();
+    for TickInput { tick, .. } in &history.ticks {
+        let mut answers = Answers::default();
+        for (time, seen) in by_tick.remove(tick).into_iter().flatten() {
+            match seen {
+                Seen::Violation(violation, diff) => {
+                    *violations.entry(violation).or_default() += diff
+                }
+                Seen::Textbook(violation, diff) => *textbook.entry(violation).or_default() += diff,
+                Seen::Change(change) => {
+                    assert!(answers.changes.insert(change), "said twice: {change:?}");
+                }
+                Seen::Answer(Answer::Rows { window, rows }) => {
+                    let to = match time.phase {
+                        Phase::Retire => &mut answers.retired,
+                        _ => &mut answers.held,
+                    };
+                    for (pair, volume) in rows {
+                        assert_eq!(to.insert((window, pair), volume), None, "{pair:?} twice");
+                    }
+                }
+                Seen::Answer(other) => panic!("not asked for: {other:?}"),
+                Seen::Top(ranked) => answers.top.push(ranked),
+                Seen::Late(volume) => answers.late_packets += volume.packets,
+            }
+        }
+        for standing in [&mut violations, &mut textbook] {
+            standing.retain(|_, count| *count != 0);
+            assert!(
+                standing.values().all(|count| *count == 1),
+                "a violation twice: {standing:?}"
+            );
+        }
+        answers.violations = violations.keys().copied().collect();
+        answers.textbook = textbook.keys().copied().collect();
+        answers.top.sort();
+        all.push(answers);
+    }
+    assert!(
+        by_tick.is_empty(),
+        "something left at a tick that was not: {:?}",
+        by_tick.keys()
+    );
+    all
+}
+
+fn difference<T: Ord + std::fmt::Debug>(
+    name: &str,
+    ours: &BTreeSet<T>,
+    right: &BTreeSet<T>,
+) -> String {
+    let only = |a: &BTreeSet<T>, b: &BTreeSet<T>| -> String {
+        a.difference(b)
+            .map(|one| format!("    {one:?}\n"))
+            .collect()
+    };
+    match ours == right {
+        true => String::new(),
+        false => {
+            format!(
+                "  {name}: only ours\n{}  only right\n{}",
+                only(ours, right),
+                only(right, ours)
+            )
+        }
+    }
+}
+
+/// Holds a history against the reference.
+fn check(seed: u64, size: Size, workers: usize) {
+    let history = Arc::new(history(seed, size));
+    let ours = answers(&history, run(history.clone(), workers, seed));
+    let mut reference = Reference::new(history.windows, history.updates, history.top);
+    for (input, ours) in history.ticks.iter().zip(ours) {
+        let mut right = Answers::from(reference.tick(input.clone()));
+        right.top.sort();
+        if ours != right {
+            let sets = [
+                difference("violations", &ours.violations, &right.violations),
+                difference("textbook", &ours.textbook, &right.textbook),
+                difference("changes", &ours.changes, &right.changes),
+            ];
+            panic!(
+                "seed {seed}, {workers} workers, tick {}: {:?} {:?}\n{}\n  held {:?}\n  right {:?}\n  \
+                 retired {:?}\n  right {:?}\n  top {:?}\n  right {:?}\n  late {} right {}",
+                input.tick,
+                history.windows,
+                history.updates,
+                sets.concat(),
+                ours.held,
+                right.held,
+                ours.retired,
+                right.retired,
+                ours.top,
+                right.top,
+                ours.late_packets,
+                right.late_packets,
+            );
+        }
+    }
+}
+
+/// How many histories of each kind; `FLOODMARK_HISTORIES` says how many times as many.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let times = std::env::var("FLOODMARK_HISTORIES")
+        .ok()
+        .and_then(|times| times.parse().ok());
+    0..count * times.unwrap_or(1)
+}
+
+#[test]
+fn one_worker_agrees_with_the_reference() {
+    seeds(200).for_each(|seed| check(seed, Size::SMALL, 1));
+}
+
+#[test]
+fn two_workers_agree_with_the_reference() {
+    seeds(100).for_each(|seed| check(1_000_000 + seed, Size::SMALL, 2));
+}
+
+#[test]
+fn four_workers_agree_with_the_reference() {
+    seeds(50).for_each(|seed| check(2_000_000 + seed, Size::SMALL, 4));
+}
+
+#[test]
+fn long_histories_agree_with_the_reference() {
+    seeds(10).for_each(|seed| check(3_000_000 + seed, Size::LARGE, 1 + seed as usize % 3));
+}
