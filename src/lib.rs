@@ -1,2 +1,9 @@
 //! floodmark holds network traffic to limits.
+
+pub mod cli {
+    //! The commands, one module each.
+    pub mod grid;
+    pub mod limits;
+}
 pub mod error;
+pub mod limits;

@@ -1,0 +1,228 @@
+//! Files of limits: a JSON array of objects, JSON lines with one object each, or a single object.
+//!
+//! Whether a file is one at all is decided as a whole, for a half-written file must not delete the
+//! limits that are not written yet: an array that does not end, or a line that is no JSON, is an error
+//! of the file. (A cut between two lines can't be seen.) What is JSON but no good row is refused by
+//! itself.
+//!
+//! Rows are cut out of the text without looking inside, which needs no stack however deep they nest.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::reason::{Position, Reason};
+use super::rows::{Cell, Defaults, RawRow};
+use super::table::Table;
+
+/// What JSON takes between values.
+const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
+
+/// Why a file is no file of limits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// It is not text.
+    #[error("line {line}, column {column}: not UTF-8; save the file as UTF-8")]
+    NotUtf8 {
+        /// The line of the first byte that can't be read, from 1.
+        line: usize,
+        /// Its column in bytes, from 1.
+        column: usize,
+    },
+    /// It is not JSON, or ends in the midst of it.
+    #[error(
+        "line {line}, column {column}: {problem}; \
+         a file of limits is a JSON array of objects, or JSON objects one a line"
+    )]
+    NotJson {
+        /// The line on which reading failed, from 1.
+        line: usize,
+        /// The column in bytes, from 1.
+        column: usize,
+        /// What was found or missed.
+        problem: String,
+    },
+}
+
+/// Reads a file of limits. An empty one has none.
+pub fn read(bytes: &[u8], defaults: Defaults) -> Result<Table, FileError> {
+    let text = str::from_utf8(bytes).map_err(|error| {
+        let (line, column) = place(&bytes[..error.valid_up_to()]);
+        FileError::NotUtf8 { line, column }
+    })?;
+    Ok(Table::new(raw_rows(text)?, defaults))
+}
+
+/// Cuts a text into its rows.
+fn raw_rows(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
+    // Windows editors put a byte order mark first.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let content = text.trim_start_matches(BLANKS);
+    match content.bytes().next() {
+        None => Ok(Vec::new()),
+        Some(b'[') => array(text),
+        Some(b'{') => objects(text),
+        Some(_) => {
+            let (line, column) = place(&text.as_bytes()[..text.len() - content.len()]);
+            let problem = "expected `[` or `{`".to_owned();
+            Err(FileError::NotJson {
+                line,
+                column,
+                problem,
+            })
+        }
+    }
+}
+
+fn array(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
+    let values: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| not_json(&error, 1))?;
+    let (mut line, mut counted) = (1, 0);
+    let rows = values.into_iter().enumerate().map(|(index, value)| {
+        let start = value.get().as_ptr() as usize - text.as_ptr() as usize;
+        line += newlines(&text.as_bytes()[counted..start]);
+        counted = start;
+        raw_row(index + 1, line, value.get())
+    });
+    Ok(rows.collect())
+}
+
+/// Objects one a line if the first line with something on it is a whole one, else a single object
+/// over several lines.
+fn objects(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
+    let lines = text
+        .split('\n')
+        .map(|line| line.trim_end_matches(BLANKS))
+        .enumerate();
+    let mut lines = lines.filter(|(_, line)| !line.is_empty()).peekable();
+    let single = lines.peek().is_none_or(|(_, line)| value(line, 1).is_err());
+    if single {
+        let first = lines.peek().map_or(0, |(before, _)| *before);
+        return Ok(vec![raw_row(1, first + 1, value(text, 1)?)]);
+    }
+    lines
+        .enumerate()
+        .map(|(index, (before, line))| Ok(raw_row(index + 1, before + 1, value(line, before + 1)?)))
+        .collect()
+}
+
+/// The one JSON value of a text that begins on `line`.
+fn value(text: &str, line: usize) -> Result<&str, FileError> {
+    let value = serde_json::from_str::<&RawValue>(text).map_err(|error| not_json(&error, line))?;
+    Ok(value.get())
+}
+
+fn raw_row(row: usize, line: usize, text: &str) -> RawRow<'_> {
+    let cells = match kind(text) {
+        "an object" => cells(text),
+        kind => Err(Reason::NotAnObject {
+            kind,
+            text: text.to_owned(),
+        }),
+    };
+    RawRow {
+        position: Position {
+            row,
+            line: Some(line),
+        },
+        cells,
+    }
+}
+
+/// The keys and values of an object, repeated keys included.
+fn cells(object: &str) -> Result<Vec<(Cow<'_, str>, Cell<'_>)>, Reason> {
+    let mut reader = serde_json::Deserializer::from_str(object);
+    let members = reader
+        .deserialize_map(Members)
+        .map_err(|_| broken_text("a key", object))?;
+    members
+        .into_iter()
+        .map(|(key, value)| {
+            let cell = cell(&key, value.get())?;
+            Ok((Cow::Owned(key), cell))
+        })
+        .collect()
+}
+
+fn cell<'a>(key: &str, text: &'a str) -> Result<Cell<'a>, Reason> {
+    Ok(match kind(text) {
+        "null" => Cell::Null,
+        "a number" => Cell::Number(text.into()),
+        "a text" => {
+            let content: String = serde_json::from_str(text).map_err(|_| broken_text(key, text))?;
+            Cell::Text(content.into())
+        }
+        kind => Cell::Other {
+            kind,
+            text: text.into(),
+        },
+    })
+}
+
+/// What a JSON value is, by the sign it begins with.
+fn kind(value: &str) -> &'static str {
+    match value.as_bytes().first() {
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b'"') => "a text",
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "a boolean",
+        _ => "a number",
+    }
+}
+
+/// The only fault left in a text that was found to be JSON: half of a surrogate pair.
+fn broken_text(column: &str, text: &str) -> Reason {
+    Reason::WrongType {
+        column: column.to_owned(),
+        kind: "a text with half a character",
+        text: text.to_owned(),
+        wanted: "whole \\u escapes",
+    }
+}
+
+/// An object as the list of its members: a map would drop repeated keys in silence.
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Vec<(String, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(members)
+    }
+}
+
+fn not_json(error: &serde_json::Error, first_line: usize) -> FileError {
+    let message = error.to_string();
+    // The library ends its messages with the place, which is counted from the text it was given.
+    let problem = message
+        .rsplit_once(" at line ")
+        .map_or(message.as_str(), |(problem, _)| problem);
+    FileError::NotJson {
+        line: first_line + error.line().saturating_sub(1),
+        column: error.column().max(1),
+        problem: problem.to_owned(),
+    }
+}
+
+/// Line and column of what follows, from 1.
+fn place(before: &[u8]) -> (usize, usize) {
+    let line_start = before
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |index| index + 1);
+    (newlines(before) + 1, before.len() - line_start + 1)
+}
+
+fn newlines(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte == b'\n').count()
+}

@@ -1,0 +1,149 @@
+//! Where a row stands, and why it may not hold.
+
+use std::fmt::{self, Display};
+
+use super::date::{DateError, Stamp};
+use super::prefix::PrefixError;
+use super::quote::Quoted;
+use super::value::ValueError;
+
+/// Where a row stands in what was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// Its number among the rows, from 1.
+    pub row: usize,
+    /// The line of the file it begins on, from 1; a table has none.
+    pub line: Option<usize>,
+}
+
+impl Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "row {}", self.row)?;
+        self.line.map_or(Ok(()), |line| write!(f, " (line {line})"))
+    }
+}
+
+/// Why a row is refused: one variant for each way to mend it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// The row is valid JSON, but no object.
+    #[error("the row is {kind}: {}; write an object with the columns as keys", Quoted(.text))]
+    NotAnObject {
+        /// What it is instead.
+        kind: &'static str,
+        /// What was given.
+        text: String,
+    },
+    /// The row has a key that is no column: a mistyped `sorce` must not widen a limit.
+    #[error("unknown key {}; {}", Quoted(.key), DidYouMean(*.meant))]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The column it was probably meant as.
+        meant: Option<&'static str>,
+    },
+    /// The row has a key more than once.
+    #[error("key {} is given more than once; keep one", Quoted(.key))]
+    RepeatedKey {
+        /// The key.
+        key: String,
+    },
+    /// A column that has no default is not there.
+    #[error("no {column}; give {wanted}")]
+    Missing {
+        /// The column.
+        column: &'static str,
+        /// What it takes.
+        wanted: &'static str,
+    },
+    /// A value is of a type that its column does not take.
+    #[error("{column} is {kind}: {}; give {wanted}", Quoted(.text))]
+    WrongType {
+        /// The column.
+        column: String,
+        /// What the value is.
+        kind: &'static str,
+        /// What was given.
+        text: String,
+        /// What the column takes.
+        wanted: &'static str,
+    },
+    /// A column that takes one of few words has another.
+    #[error("{column} {} is not known; give {}", Quoted(.text), Words(.words))]
+    UnknownWord {
+        /// The column.
+        column: &'static str,
+        /// What was given.
+        text: String,
+        /// What the column takes.
+        words: Vec<&'static str>,
+    },
+    /// `limit_value` is not a number from 0 up.
+    #[error("limit_value {0}")]
+    Value(ValueError),
+    /// `effective_date` is not a moment.
+    #[error("effective_date {0}")]
+    Date(DateError),
+    /// A scope column is not a network.
+    #[error("{column} {error}")]
+    Prefix {
+        /// The column.
+        column: &'static str,
+        /// What is wrong with it.
+        error: PrefixError,
+    },
+    /// `host` is given, but no host is judged.
+    #[error(
+        "host \"{host}\" goes only with per \"host\", and per is \"{per}\"; \
+         set per to \"host\", or use source and destination"
+    )]
+    HostWithoutPerHost {
+        /// The network given.
+        host: String,
+        /// What the limit is counted for.
+        per: &'static str,
+    },
+    /// No pair has addresses of two families.
+    #[error(
+        "source \"{source_prefix}\" and destination \"{destination}\" are of different families, \
+         which no pair matches; give two IPv4 or two IPv6 networks"
+    )]
+    Families {
+        /// The network of the sources.
+        source_prefix: String,
+        /// The network of the destinations.
+        destination: String,
+    },
+    /// Another row of the same name and date says something else, and nothing tells which is meant.
+    #[error(
+        "{other} has the same limit_name and effective_date \"{effective}\" but other content, \
+         so none of them holds; keep one"
+    )]
+    Conflict {
+        /// The first such row.
+        other: Position,
+        /// When both become effective.
+        effective: Stamp,
+    },
+}
+
+/// The hint behind an unknown key.
+struct DidYouMean(Option<&'static str>);
+
+impl Display for DidYouMean {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(column) => write!(f, "did you mean \"{column}\"?"),
+            None => write!(f, "the keys are {}", super::rows::COLUMNS.join(", ")),
+        }
+    }
+}
+
+/// The words that a column takes.
+struct Words<'a>(&'a [&'static str]);
+
+impl Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(" or "))
+    }
+}

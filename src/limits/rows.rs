@@ -1,0 +1,312 @@
+//! Rows: from columns as they were read to what a version of a limit says.
+//!
+//! A feed hands over [`RawRow`]s, whatever it read them from; [`check`] gives each its defaults or the
+//! reason why it can't hold. What holds among several rows is decided in [`super::table`].
+
+use std::borrow::Cow;
+
+use floodmark_dataflows::types::{Bound, Metric, Per, Prefix, Scope};
+
+use super::reason::{Position, Reason};
+use super::value::Value;
+use super::{date, prefix};
+
+/// The columns of `traffic_limits`.
+pub const COLUMNS: [&str; 9] = [
+    "limit_name",
+    "limit_value",
+    "effective_date",
+    "bound",
+    "metric",
+    "per",
+    "source",
+    "destination",
+    "host",
+];
+
+/// The words of `bound`.
+pub const BOUNDS: [(&str, Bound); 2] = [("max", Bound::Max), ("min", Bound::Min)];
+
+/// The words of `metric`.
+pub const METRICS: [(&str, Metric); 2] = [("bytes", Metric::Bytes), ("packets", Metric::Packets)];
+
+/// The words of `per`.
+pub const PERS: [(&str, Per); 5] = [
+    ("pair", Per::Pair),
+    ("source", Per::Source),
+    ("destination", Per::Destination),
+    ("host", Per::Host),
+    ("total", Per::Total),
+];
+
+/// The word for a value in one of [`BOUNDS`], [`METRICS`], [`PERS`].
+pub fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
+    let found = words.iter().find(|(_, candidate)| candidate == value);
+    found
+        .expect("each list of words has all values of its type")
+        .0
+}
+
+/// What stands in a column of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cell<'a> {
+    /// Nothing.
+    Null,
+    /// A text.
+    Text(Cow<'a, str>),
+    /// A number, with the digits it was written in.
+    Number(Cow<'a, str>),
+    /// A moment, in nanoseconds since 1970: a database has a type for it.
+    Instant(i128),
+    /// Something that no column takes.
+    Other {
+        /// What it is, with its article.
+        kind: &'static str,
+        /// How it was written.
+        text: Cow<'a, str>,
+    },
+}
+
+/// A row as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawRow<'a> {
+    /// Where it stands.
+    pub position: Position,
+    /// Column and content, in the order read; or why it can't be taken apart.
+    pub cells: Result<Vec<(Cow<'a, str>, Cell<'a>)>, Reason>,
+}
+
+impl RawRow<'_> {
+    /// The limit's name, if it can be told, for messages.
+    pub fn name(&self) -> Option<&str> {
+        let cells = self.cells.as_ref().ok()?;
+        cells.iter().find_map(|(column, cell)| match cell {
+            Cell::Text(name) if column == "limit_name" => Some(name.as_ref()),
+            _ => None,
+        })
+    }
+}
+
+/// What the options of a command say of rows that leave it out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// What a limit is counted for.
+    pub per: Per,
+}
+
+/// A checked row: what a limit is from its effective date on. Equal content is equal, however it was
+/// written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Row {
+    /// The limit's name.
+    pub name: String,
+    /// From when on, in nanoseconds since 1970.
+    pub effective: i128,
+    /// On which side the value is broken.
+    pub bound: Bound,
+    /// What is counted, and over which pairs.
+    pub scope: Scope,
+    /// The value; `None`: from the effective date on, the limit does not exist.
+    pub value: Option<Value>,
+}
+
+/// The column that an unknown one may have been meant as: one within two letters of it.
+pub fn nearest_column(unknown: &str) -> Option<&'static str> {
+    // No column is near to a name much longer than all of them.
+    if unknown.len() > 32 {
+        return None;
+    }
+    let unknown = unknown.to_lowercase();
+    let distance = |column: &&str| strsim::damerau_levenshtein(&unknown, column);
+    COLUMNS
+        .into_iter()
+        .min_by_key(distance)
+        .filter(|nearest| distance(nearest) <= 2)
+}
+
+/// The column to suggest for an unknown one: what it abbreviates (`dst`), else the nearest.
+fn meant_column(unknown: &str) -> Option<&'static str> {
+    let mut abbreviated = COLUMNS
+        .into_iter()
+        .filter(|column| abbreviates(unknown, column));
+    match (abbreviated.next(), abbreviated.next()) {
+        (Some(only), None) => Some(only),
+        _ => nearest_column(unknown),
+    }
+}
+
+/// Whether a word is made by leaving out letters, though not the first.
+fn abbreviates(short: &str, word: &str) -> bool {
+    let mut letters = word.chars();
+    short.len() >= 3
+        && short.chars().next() == word.chars().next()
+        && short
+            .chars()
+            .all(|letter| letters.any(|candidate| candidate == letter))
+}
+
+/// Checks a row by itself and fills in what it leaves out.
+pub fn check(raw: &RawRow<'_>, defaults: Defaults) -> Result<Row, Reason> {
+    let cells = Cells::of(raw)?;
+    let name = cells.name()?;
+    let bound = cells.word("bound", &BOUNDS, bound_of_name(name))?;
+    let per = cells.word("per", &PERS, defaults.per)?;
+    Ok(Row {
+        value: cells.value()?,
+        effective: cells.effective()?,
+        bound,
+        scope: cells.scope(per)?,
+        name: name.to_owned(),
+    })
+}
+
+/// `min`, alone or followed by what ends a word, is a lower bound; `minutes` is a name like others.
+fn bound_of_name(name: &str) -> Bound {
+    match name.strip_prefix("min").map(|rest| rest.bytes().next()) {
+        Some(None | Some(b'-' | b'_' | b'.' | b'0'..=b'9')) => Bound::Min,
+        _ => Bound::Max,
+    }
+}
+
+/// The cells of a row in the order of [`COLUMNS`].
+struct Cells<'a>([Option<&'a Cell<'a>>; COLUMNS.len()]);
+
+impl<'a> Cells<'a> {
+    fn of(raw: &'a RawRow<'a>) -> Result<Self, Reason> {
+        let mut cells = [None; COLUMNS.len()];
+        for (key, cell) in raw.cells.as_ref().map_err(Clone::clone)? {
+            let Some(index) = COLUMNS.iter().position(|column| column == key) else {
+                let meant = meant_column(key);
+                return Err(Reason::UnknownKey {
+                    key: key.to_string(),
+                    meant,
+                });
+            };
+            if cells[index].replace(cell).is_some() {
+                return Err(Reason::RepeatedKey {
+                    key: key.to_string(),
+                });
+            }
+        }
+        Ok(Cells(cells))
+    }
+
+    fn get(&self, column: &'static str) -> Option<&'a Cell<'a>> {
+        self.0[COLUMNS.iter().position(|known| *known == column)?]
+    }
+
+    /// The text of a column; `None` if nothing stands there.
+    fn text(&self, column: &'static str, wanted: &'static str) -> Result<Option<&'a str>, Reason> {
+        match self.get(column) {
+            None | Some(Cell::Null) => Ok(None),
+            Some(Cell::Text(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong_type(column, other, wanted)),
+        }
+    }
+
+    fn name(&self) -> Result<&'a str, Reason> {
+        let wanted = "a text that names the limit";
+        self.text("limit_name", wanted)?
+            .filter(|name| !name.is_empty())
+            .ok_or(Reason::Missing {
+                column: "limit_name",
+                wanted,
+            })
+    }
+
+    fn value(&self) -> Result<Option<Value>, Reason> {
+        let (column, wanted) = ("limit_value", "a number, a text holding one, or null");
+        match self.get(column) {
+            // Null ends a limit, and that must be said: a column left out says nothing.
+            None => Err(Reason::Missing { column, wanted }),
+            Some(Cell::Null) => Ok(None),
+            Some(Cell::Text(text) | Cell::Number(text)) => {
+                Value::parse(text).map(Some).map_err(Reason::Value)
+            }
+            Some(other) => Err(wrong_type(column, other, wanted)),
+        }
+    }
+
+    fn effective(&self) -> Result<i128, Reason> {
+        let wanted = "a text like 2024-05-01 or 2024-05-01T12:00:00Z";
+        if let Some(Cell::Instant(nanos)) = self.get("effective_date") {
+            return Ok(*nanos);
+        }
+        let text = self.text("effective_date", wanted)?;
+        let text = text.ok_or(Reason::Missing {
+            column: "effective_date",
+            wanted,
+        })?;
+        date::parse(text).map_err(Reason::Date)
+    }
+
+    fn scope(&self, per: Per) -> Result<Scope, Reason> {
+        let scope = Scope {
+            per,
+            metric: self.word("metric", &METRICS, Metric::default())?,
+            source: self.prefix("source")?,
+            destination: self.prefix("destination")?,
+            host: self.prefix("host")?,
+        };
+        if let (Some(source), Some(destination)) =
+            (scope.source.network(), scope.destination.network())
+            && source.addr().is_ipv4() != destination.addr().is_ipv4()
+        {
+            let (source_prefix, destination) = (source.to_string(), destination.to_string());
+            return Err(Reason::Families {
+                source_prefix,
+                destination,
+            });
+        }
+        if scope.host != Prefix::ANY && per != Per::Host {
+            let host = prefix::text(scope.host);
+            return Err(Reason::HostWithoutPerHost {
+                host,
+                per: word(&PERS, &per),
+            });
+        }
+        Ok(scope)
+    }
+
+    fn prefix(&self, column: &'static str) -> Result<Prefix, Reason> {
+        let text = self
+            .text(column, "a text like 10.0.0.0/8, or null")?
+            .unwrap_or_default();
+        prefix::parse(text).map_err(|error| Reason::Prefix { column, error })
+    }
+
+    fn word<T: Copy>(
+        &self,
+        column: &'static str,
+        words: &[(&'static str, T)],
+        default: T,
+    ) -> Result<T, Reason> {
+        let Some(text) = self.text(column, "one of its words as a text, or null")? else {
+            return Ok(default);
+        };
+        let found = words.iter().find(|(word, _)| *word == text);
+        found
+            .map(|(_, value)| *value)
+            .ok_or_else(|| Reason::UnknownWord {
+                column,
+                text: text.to_owned(),
+                words: words.iter().map(|(word, _)| *word).collect(),
+            })
+    }
+}
+
+fn wrong_type(column: &str, cell: &Cell<'_>, wanted: &'static str) -> Reason {
+    let (kind, text) = match cell {
+        Cell::Null => ("null", String::new()),
+        Cell::Text(text) => ("a text", text.to_string()),
+        Cell::Number(text) => ("a number", text.to_string()),
+        Cell::Instant(nanos) => ("a time", date::format_ns(*nanos).to_string()),
+        Cell::Other { kind, text } => (*kind, text.to_string()),
+    };
+    Reason::WrongType {
+        column: column.to_owned(),
+        kind,
+        text,
+        wanted,
+    }
+}

@@ -1,0 +1,372 @@
+//! The value of a limit: a decimal of any length, read exactly from its text.
+//!
+//! A value never passes through a float: `9007199254740993` is not `9007199254740992`. It is kept as
+//! its significant digits and the place of the decimal point, so that an exponent costs nothing
+//! however large it is, and comes down to the one integer that amounts are compared with.
+
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
+
+use floodmark_dataflows::types::Bound;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::quote::Quoted;
+
+/// A decimal number, 0 or more. Equal numbers are equal, however they are written.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// As a JSON number: as it was given if that is one.
+    text: Box<str>,
+    /// The digits without zeros at either end; empty for 0.
+    digits: Box<str>,
+    /// The value is 0.`digits` × 10^`point`. Exponents beyond 64 bits count as the outermost ones.
+    point: i64,
+}
+
+/// Why a text is not the value of a limit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    /// It is below 0.
+    #[error("{} is negative; give 0 or more", Quoted(.text))]
+    Negative {
+        /// What was given.
+        text: String,
+    },
+    /// It is infinite or not a number by name.
+    #[error("{} is not a finite number; to have no limit, give null", Quoted(.text))]
+    NotFinite {
+        /// What was given.
+        text: String,
+    },
+    /// It is something else.
+    #[error("{} is not a decimal number; write it like 1000000, 0.5 or 1e9", Quoted(.text))]
+    NotANumber {
+        /// What was given.
+        text: String,
+    },
+}
+
+impl Value {
+    /// Reads a decimal: digits with or without a point, a sign and an exponent.
+    pub fn parse(text: &str) -> Result<Self, ValueError> {
+        let Some(parts) = Parts::of(text) else {
+            let name = text.trim_start_matches(['+', '-']).to_ascii_lowercase();
+            let text = text.to_owned();
+            return Err(match name.as_str() {
+                "nan" | "inf" | "infinity" => ValueError::NotFinite { text },
+                _ => ValueError::NotANumber { text },
+            });
+        };
+        let all = [parts.whole, parts.fraction].concat();
+        let significant = all.trim_start_matches('0');
+        let leading_zeros = all.len() - significant.len();
+        let digits = significant.trim_end_matches('0');
+        if digits.is_empty() {
+            return Ok(Value {
+                text: parts.json(text),
+                digits: Box::default(),
+                point: 0,
+            });
+        }
+        if parts.negative {
+            return Err(ValueError::Negative {
+                text: text.to_owned(),
+            });
+        }
+        let point = parts.whole.len() as i64 - leading_zeros as i64;
+        Ok(Value {
+            text: parts.json(text),
+            digits: digits.into(),
+            point: point.saturating_add(exponent(parts.exponent)),
+        })
+    }
+
+    /// The value as a JSON number.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The integer that decides: `max` is broken by an amount above it, `min` by one below it. Amounts
+    /// are integers, so it is the value rounded down for `max` and up for `min`, and at most the
+    /// greatest amount that can be.
+    pub fn threshold(&self, bound: Bound) -> i64 {
+        // 19 digits fit in 64 unsigned bits, and 20 are past the greatest amount.
+        if self.point > 19 {
+            return i64::MAX;
+        }
+        let places = usize::try_from(self.point).unwrap_or(0);
+        let padded = self.digits.bytes().chain(std::iter::repeat(b'0'));
+        let whole = padded
+            .take(places)
+            .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+        let up = bound == Bound::Min && self.digits.len() > places;
+        i64::try_from(whole + u64::from(up)).unwrap_or(i64::MAX)
+    }
+
+    /// What equality and order look at; 0 is before all others.
+    fn number(&self) -> (bool, i64, &str) {
+        (!self.digits.is_empty(), self.point, &self.digits)
+    }
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        self.number() == other.number()
+    }
+}
+
+impl Eq for Value {}
+
+impl Ord for Value {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.number().cmp(&other.number())
+    }
+}
+
+impl PartialOrd for Value {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Hash for Value {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.number().hash(state);
+    }
+}
+
+impl Serialize for Value {
+    /// A JSON number with the digits of [`Value::text`]; only serde_json can write it.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        RawValue::from_string(self.text.to_string())
+            .map_err(serde::ser::Error::custom)?
+            .serialize(serializer)
+    }
+}
+
+/// The parts of a decimal as written.
+struct Parts<'a> {
+    negative: bool,
+    whole: &'a str,
+    fraction: &'a str,
+    /// With its sign; empty if there is none.
+    exponent: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(text: &'a str) -> Option<Self> {
+        let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+        let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => {
+                let magnitude = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+                if magnitude.is_empty() || !all_digits(magnitude) {
+                    return None;
+                }
+                (mantissa, exponent)
+            }
+            None => (unsigned, ""),
+        };
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let digits = all_digits(whole) && all_digits(fraction);
+        let any = !(whole.is_empty() && fraction.is_empty());
+        let negative = text.starts_with('-');
+        (digits && any).then_some(Parts {
+            negative,
+            whole,
+            fraction,
+            exponent,
+        })
+    }
+
+    /// The text itself if JSON takes it as a number, else the same digits as JSON writes them.
+    fn json(&self, text: &str) -> Box<str> {
+        // A zero may have come with a sign, which would read as a negative limit.
+        if !self.negative && RawValue::from_string(text.to_owned()).is_ok() {
+            return text.into();
+        }
+        let whole = match self.whole.trim_start_matches('0') {
+            "" => "0",
+            whole => whole,
+        };
+        let (dot, e) = (mark(".", self.fraction), mark("e", self.exponent));
+        [whole, dot, self.fraction, e, self.exponent]
+            .concat()
+            .into()
+    }
+}
+
+fn mark<'a>(mark: &'a str, before: &str) -> &'a str {
+    if before.is_empty() { "" } else { mark }
+}
+
+fn all_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// A checked exponent, saturating; none is 0.
+fn exponent(text: &str) -> i64 {
+    let magnitude = text.trim_start_matches(['+', '-']).trim_start_matches('0');
+    let magnitude = match magnitude {
+        "" => 0,
+        digits => digits.parse().unwrap_or(i64::MAX),
+    };
+    if text.starts_with('-') {
+        -magnitude
+    } else {
+        magnitude
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn value(text: &str) -> Value {
+        Value::parse(text).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn thresholds() {
+        const TOP: i64 = i64::MAX;
+        for (text, max, min) in [
+            ("0", 0, 0),
+            ("0.000", 0, 0),
+            ("-0", 0, 0),
+            ("0e999999999999999999999", 0, 0),
+            ("0.5", 0, 1),
+            ("1e-999999999", 0, 1),
+            ("1e-99999999999999999999999", 0, 1),
+            ("1", 1, 1),
+            ("+5", 5, 5),
+            (".5", 0, 1),
+            ("5.", 5, 5),
+            ("007", 7, 7),
+            ("1E3", 1000, 1000),
+            ("1000000.5", 1_000_000, 1_000_001),
+            ("12345e-2", 123, 124),
+            ("1.50e1", 15, 15),
+            (
+                "9007199254740993",
+                9_007_199_254_740_993,
+                9_007_199_254_740_993,
+            ),
+            ("9223372036854775806.1", TOP - 1, TOP),
+            ("9223372036854775807", TOP, TOP),
+            ("9223372036854775808", TOP, TOP),
+            ("9999999999999999999.9", TOP, TOP),
+            ("99999999999999999999", TOP, TOP),
+            ("1e30", TOP, TOP),
+            ("1e999999999", TOP, TOP),
+            ("1e99999999999999999999999", TOP, TOP),
+        ] {
+            let value = value(text);
+            assert_eq!(value.threshold(Bound::Max), max, "max of {text}");
+            assert_eq!(value.threshold(Bound::Min), min, "min of {text}");
+        }
+    }
+
+    #[test]
+    fn texts_are_kept_or_made_json() {
+        for (given, text) in [
+            ("1e30", "1e30"),
+            ("1E3", "1E3"),
+            ("1.50", "1.50"),
+            ("0.000", "0.000"),
+            ("-0.0", "0.0"),
+            ("+5", "5"),
+            (".5", "0.5"),
+            ("5.", "5"),
+            ("007.10e+2", "7.10e+2"),
+        ] {
+            assert_eq!(value(given).text(), text);
+            assert_eq!(serde_json::to_string(&value(given)).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn equal_numbers_are_equal() {
+        for (one, other) in [
+            ("5", "5.0"),
+            ("1000", "1E3"),
+            ("0", "0.000"),
+            ("0.05", "5e-2"),
+            ("0e7", "-0"),
+        ] {
+            assert_eq!(value(one), value(other));
+        }
+        let ordered = [
+            "0", "1e-9", "0.05", "0.5", "5", "5.0001", "50", "123", "1e30",
+        ];
+        assert!(ordered.is_sorted_by(|one, other| value(one) < value(other)));
+    }
+
+    #[test]
+    fn refusals() {
+        let negative = |text: &str| ValueError::Negative { text: text.into() };
+        for text in ["-5", "-0.001", "-1e-999999999"] {
+            assert_eq!(Value::parse(text), Err(negative(text)));
+        }
+        for text in ["NaN", "nan", "Infinity", "-Infinity", "inf", "+inf"] {
+            assert_eq!(
+                Value::parse(text),
+                Err(ValueError::NotFinite { text: text.into() })
+            );
+        }
+        for text in [
+            "", " ", ".", "-", "+", "e5", "1e", "1e+", "1e5.0", "1.2.3", "--5", "+-5", "1 000",
+            "1_000", "1,5", " 5", "5 ", "1GB", "0x10", "٣", "1e٣", "null",
+        ] {
+            assert_eq!(
+                Value::parse(text),
+                Err(ValueError::NotANumber { text: text.into() })
+            );
+        }
+    }
+
+    /// The thresholds by writing all digits out.
+    fn slow(whole: &str, fraction: &str, exponent: i32) -> (i64, i64) {
+        let (mut whole, mut fraction) = (whole.to_owned(), fraction.to_owned());
+        for _ in 0..exponent.max(0) {
+            whole.push(if fraction.is_empty() {
+                '0'
+            } else {
+                fraction.remove(0)
+            });
+        }
+        for _ in 0..(-exponent).max(0) {
+            fraction.insert(0, whole.pop().unwrap_or('0'));
+        }
+        let floor = whole.bytes().fold(0u128, |sum, digit| {
+            sum.saturating_mul(10)
+                .saturating_add(u128::from(digit - b'0'))
+        });
+        let part = fraction.bytes().any(|digit| digit != b'0');
+        let clamp = |amount: u128| i64::try_from(amount).unwrap_or(i64::MAX);
+        (clamp(floor), clamp(floor.saturating_add(u128::from(part))))
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_all_digits_written_out(
+            whole in "[0-9]{1,25}", fraction in "[0-9]{0,25}", exponent in -60i32..60,
+        ) {
+            let value = value(&format!("{whole}.{fraction}e{exponent}"));
+            let thresholds = (value.threshold(Bound::Max), value.threshold(Bound::Min));
+            prop_assert_eq!(thresholds, slow(&whole, &fraction, exponent));
+            let again = Value::parse(value.text()).unwrap();
+            prop_assert_eq!(again.text(), value.text());
+            prop_assert_eq!(again, value);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "[-+0-9.eEna ]{0,12}|\\PC*") {
+            if let Ok(value) = Value::parse(&text) {
+                prop_assert!(serde_json::from_str::<serde_json::Number>(value.text()).is_ok());
+                prop_assert!(value.threshold(Bound::Max) <= value.threshold(Bound::Min));
+            }
+        }
+    }
+}
