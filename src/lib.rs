@@ -1,2 +1,3 @@
 //! floodmark holds network traffic to limits.
+pub mod capture;
 pub mod error;
