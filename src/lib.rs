@@ -1,9 +1,22 @@
 //! floodmark holds network traffic to limits.
+//!
+//! The computation is in [`floodmark_dataflows`]; here is everything that touches a file, a socket, a
+//! clock or a terminal:
+//!
+//! - [`capture`]: captures in, packets out.
+//! - [`limits`]: rows of limits in, versions out.
+//! - [`replay`]: several captures as one input, cut into ticks.
+//! - [`driver`]: one loop per worker: input to the computation, answers from it.
+//! - [`cluster`]: workers and processes, and how they find each other.
+//! - [`output`]: what is said, as JSON, as a table, as CSV.
+//! - [`cli`]: the commands.
 
-pub mod cli {
-    //! The commands, one module each.
-    pub mod grid;
-    pub mod limits;
-}
+pub mod capture;
+pub mod cli;
+pub mod cluster;
+pub mod driver;
 pub mod error;
 pub mod limits;
+pub mod output;
+pub mod replay;
+pub mod terminal;

@@ -39,7 +39,8 @@ pub struct Options {
 
 /// The inputs of one worker.
 ///
-/// Every worker advances its inputs; records may enter at any of them, everything else at one.
+/// Every worker advances its inputs or drops them. Records, and the windows they fall into, may enter at
+/// any of them; everything else at one. It begins with tick 0.
 pub struct Inputs {
     parcels: InputHandle<Time, Parcel>,
     marks: InputHandle<Time, Mark>,
@@ -48,6 +49,7 @@ pub struct Inputs {
     reads: InputHandle<Time, Read>,
     schedule: Schedule,
     tick: u64,
+    ended: bool,
 }
 
 /// The outputs of one worker. Streams are on the first worker alone, collections wherever they arise.
@@ -112,21 +114,30 @@ impl Inputs {
         self.schedule.next_date()
     }
 
-    /// Ends the current tick, and begins a later one.
-    ///
-    /// # Panics
-    /// If it is not later.
-    pub fn advance_to(&mut self, tick: u64) {
-        assert!(
-            tick > self.tick || self.tick == 0,
-            "tick {tick} is not after {}",
-            self.tick
-        );
+    /// Ends the current tick: all of it has been said. Until a later one begins, nothing may be.
+    pub fn end_tick(&mut self) {
         let by_date = Time::new(self.tick, Phase::Dates);
         for (version, diff) in self.schedule.due(self.tick) {
             self.versions.update_at(version, by_date, diff);
         }
-        self.tick = tick;
+        self.ended = true;
+        self.advance_handles(self.tick + 1);
+    }
+
+    /// Begins a later tick; ends the current one, if that is to be done yet.
+    ///
+    /// # Panics
+    /// If it is not later.
+    pub fn advance_to(&mut self, tick: u64) {
+        assert!(tick > self.tick, "tick {tick} is not after tick {}", self.tick);
+        if !self.ended {
+            self.end_tick();
+        }
+        (self.tick, self.ended) = (tick, false);
+        self.advance_handles(tick);
+    }
+
+    fn advance_handles(&mut self, tick: u64) {
         let time = Time::start(tick);
         self.parcels.advance_to(time);
         self.marks.advance_to(time);
@@ -157,7 +168,7 @@ impl Inputs {
 ///     });
 ///     // No pair may have more than 100 bytes in 5 minutes.
 ///     inputs.edit(Version { limit: LimitId(1), value: Some(100), ..Version::default() }, 1);
-///     for (tick, bytes) in [(0, 60), (1000, 60)] {
+///     for (tick, bytes) in [(1000, 60), (2000, 60)] {
 ///         inputs.advance_to(tick);
 ///         let mut combiner = Combiner::new(1);
 ///         let pair = Pair::V4([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
@@ -176,7 +187,7 @@ impl Inputs {
 ///     .flat_map(|(time, changes)| changes.into_iter().map(move |change| (time.tick, change)))
 ///     .map(|(tick, change)| (tick, change.event, change.violation.volume.bytes, change.settled))
 ///     .collect();
-/// assert_eq!(said, [(1000, Event::Raised, 120, false), (300_000, Event::Updated, 120, true)]);
+/// assert_eq!(said, [(2000, Event::Raised, 120, false), (300_000, Event::Updated, 120, true)]);
 /// ```
 pub fn build<'scope>(
     scope: Scope<'scope, Time>,
@@ -195,6 +206,7 @@ pub fn build<'scope>(
         reads: reads_input,
         schedule: Schedule::default(),
         tick: 0,
+        ended: false,
     };
     let downstream = probe::Handle::new();
     let outputs = compute(

@@ -93,7 +93,7 @@ pub fn run(args: &Args) -> Outcome {
 }
 
 /// What is in a file, or comes in on standard input.
-fn contents(file: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn contents(file: &Path) -> Result<Vec<u8>, Failure> {
     let read = if file == Path::new("-") {
         let mut bytes = Vec::new();
         io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)

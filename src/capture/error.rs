@@ -1,0 +1,244 @@
+//! Why reading a capture stopped: what was found where, and whose fault it is.
+
+use std::fmt;
+use std::io;
+
+use super::CAPTURED_MAX;
+use crate::error::{Exit, Failure};
+
+/// Why reading stopped, in which file, and where. Everything before that place was handed over.
+#[derive(Debug)]
+pub struct ReadError(Box<Place>);
+
+#[derive(Debug)]
+struct Place {
+    file: String,
+    packet: u64,
+    offset: u64,
+    fault: Fault,
+}
+
+impl ReadError {
+    pub(super) fn new(file: &str, packet: u64, offset: u64, fault: Fault) -> Self {
+        ReadError(Box::new(Place {
+            file: file.to_owned(),
+            packet,
+            offset,
+            fault,
+        }))
+    }
+
+    /// The name the capture was opened by.
+    pub fn file(&self) -> &str {
+        &self.0.file
+    }
+
+    /// The number of the frame that would have been next, counted from 1 as other tools do.
+    pub fn packet(&self) -> u64 {
+        self.0.packet
+    }
+
+    /// Bytes of the capture, after decompression, that precede the damage.
+    pub fn offset(&self) -> u64 {
+        self.0.offset
+    }
+
+    /// What was found.
+    pub fn fault(&self) -> &Fault {
+        &self.0.fault
+    }
+
+    /// What the caller can do about it.
+    pub fn class(&self) -> Class {
+        self.0.fault.class()
+    }
+
+    /// The exit code of a run that must stop for this.
+    pub fn exit(&self) -> Exit {
+        match self.class() {
+            Class::Missing | Class::Unreadable => Exit::NoInput,
+            Class::NotCapture | Class::Damaged => Exit::BadData,
+        }
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Place {
+            file,
+            packet,
+            offset,
+            fault,
+        } = &*self.0;
+        match fault.class() {
+            Class::Missing | Class::Unreadable => write!(f, "can't read \"{file}\": {fault}"),
+            Class::NotCapture => write!(f, "\"{file}\" is not a capture that can be read: {fault}"),
+            Class::Damaged => {
+                write!(
+                    f,
+                    "\"{file}\" is damaged at byte {offset}, packet {packet}: {fault}"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        Failure::new(error.exit(), error)
+    }
+}
+
+/// What a caller can do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Name another file.
+    Missing,
+    /// Look at permissions, disk or network: the bytes did not come.
+    Unreadable,
+    /// This is no capture, or one of a format that is not read: nothing of it was counted.
+    NotCapture,
+    /// What precedes the damage was counted; the rest is lost.
+    Damaged,
+}
+
+/// What was found, and what was expected.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// Nothing has this name.
+    #[error("no such file")]
+    Missing,
+    /// It is a directory.
+    #[error("is a directory; name the files in it")]
+    Directory,
+    /// Opening or reading failed.
+    #[error("{0}")]
+    Io(io::Error),
+    /// Not one byte.
+    #[error("empty; a capture has at least a header of 24 bytes")]
+    Empty,
+    /// The first four bytes are of no known format.
+    #[error("starts with {0:02x?}; expected pcap or pcapng, plain, gzip or zstd")]
+    Magic([u8; 4]),
+    /// A pcap file of a version other than 2.
+    #[error("pcap version {major}.{minor}; expected 2.4")]
+    PcapVersion {
+        /// Its major version.
+        major: u16,
+        /// Its minor version.
+        minor: u16,
+    },
+    /// A pcapng section of an unknown version.
+    #[error("pcapng section of version {major}.{minor}; expected 1.0")]
+    SectionVersion {
+        /// Its major version.
+        major: u16,
+        /// Its minor version.
+        minor: u16,
+    },
+    /// A pcapng section whose byte order can't be told.
+    #[error("byte-order mark {0:02x?}; expected 1a 2b 3c 4d or 4d 3c 2b 1a")]
+    ByteOrder([u8; 4]),
+    /// The compressed data does not make sense, or ends early.
+    #[error("compressed data is broken after this: {0}")]
+    Compression(io::Error),
+    /// The capture ends within a header, record or block.
+    #[error("ends after {found} of {expected} bytes; expected the whole record")]
+    Cut {
+        /// Bytes there.
+        found: usize,
+        /// Bytes needed, as far as it is known.
+        expected: usize,
+    },
+    /// A frame says that it has more captured bytes than any has.
+    #[error("captured length {found}; expected at most {CAPTURED_MAX}")]
+    CapturedLength {
+        /// What it says.
+        found: u32,
+    },
+    /// A frame does not fit into its block.
+    #[error("captured length {found} in a block with room for {room}")]
+    FrameRoom {
+        /// What it says.
+        found: u32,
+        /// Bytes between the block's header and its end.
+        room: u32,
+    },
+    /// A block's length can't be.
+    #[error(
+        "length {found} of a block of type {kind}; expected a multiple of 4, {least} to {most}"
+    )]
+    BlockLength {
+        /// The block's type.
+        kind: u32,
+        /// What it says.
+        found: u32,
+        /// The least that can be.
+        least: u32,
+        /// The most that is read.
+        most: u32,
+    },
+    /// A block's two lengths differ.
+    #[error("length {found} at the end of a block that began with length {expected}")]
+    Trailer {
+        /// At its end.
+        found: u32,
+        /// At its start.
+        expected: u32,
+    },
+    /// A frame names an interface that is not described before it.
+    #[error("interface {found}, of {described} described so far")]
+    Interface {
+        /// The number it names, from 0.
+        found: u32,
+        /// How many there are.
+        described: usize,
+    },
+    /// More interfaces than are kept.
+    #[error("more than {most} interfaces in a section")]
+    Interfaces {
+        /// How many are kept.
+        most: usize,
+    },
+    /// An option of an interface does not fit its block, or its meaning.
+    #[error("option {code} of an interface has length {found}; expected {expected}")]
+    Option {
+        /// Its number.
+        code: u16,
+        /// Its length.
+        found: usize,
+        /// The length it has by its meaning, or the bytes left in the block.
+        expected: usize,
+    },
+}
+
+impl Fault {
+    fn class(&self) -> Class {
+        match self {
+            Fault::Missing => Class::Missing,
+            Fault::Directory | Fault::Io(_) => Class::Unreadable,
+            Fault::Magic(_) | Fault::PcapVersion { .. } => Class::NotCapture,
+            _ => Class::Damaged,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_says_where_and_what() {
+        let error = ReadError::new("a.pcap", 7, 524, Fault::CapturedLength { found: 300_000 });
+        assert_eq!(
+            error.to_string(),
+            "\"a.pcap\" is damaged at byte 524, packet 7: captured length 300000; expected at most 262144"
+        );
+        assert_eq!(error.exit(), Exit::BadData);
+        let error = ReadError::new("b", 1, 0, Fault::Missing);
+        assert_eq!(error.to_string(), "can't read \"b\": no such file");
+        assert_eq!(error.exit(), Exit::NoInput);
+    }
+}

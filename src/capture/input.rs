@@ -1,0 +1,289 @@
+//! The bytes of a capture: opened, decompressed, and held in one buffer of bounded size.
+//!
+//! Each refill is one `read`, and whatever it brought is looked at before the next one: a pipe that
+//! stays open must not hold back the packets it has already carried.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Cursor, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use flate2::bufread::MultiGzDecoder;
+
+use super::Fault;
+
+/// The most bytes of a capture that are held at a time.
+pub const BUFFER_MAX: usize = 512 * 1024;
+
+/// What a reader begins with: large enough that system calls don't show, small enough for a cache.
+const BUFFER_START: usize = 256 * 1024;
+
+const COMPRESSED_BUFFER: usize = 64 * 1024;
+
+/// A zstd frame may ask for this much of its past (128 MiB, what the zstd tool grants unasked).
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+type Source = Box<dyn Read + Send>;
+
+/// A buffer, and where its bytes come from.
+pub(super) struct Input {
+    source: Option<Source>,
+    /// Compression was looked for.
+    sniffed: bool,
+    raw: Arc<Raw>,
+    size_hint: Option<u64>,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Bytes before `start`.
+    passed: u64,
+}
+
+/// What happened below the decompression.
+#[derive(Default)]
+struct Raw {
+    bytes: AtomicU64,
+    /// An error came from there, so that an error above it is not the data's fault.
+    failed: AtomicBool,
+}
+
+struct Watched {
+    source: Source,
+    raw: Arc<Raw>,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = self.source.read(buffer);
+        match &result {
+            Ok(count) => {
+                self.raw.bytes.fetch_add(*count as u64, Relaxed);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => self.raw.failed.store(true, Relaxed),
+        }
+        result
+    }
+}
+
+impl Input {
+    /// A file, a FIFO, or `-` for standard input.
+    pub(super) fn open(path: &Path) -> Result<Self, Fault> {
+        if path.as_os_str() == "-" {
+            return Ok(Input::from_read(Box::new(io::stdin())));
+        }
+        let fault = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Fault::Missing,
+            _ => Fault::Io(error),
+        };
+        let kind = fs::metadata(path).map_err(fault)?;
+        if kind.is_dir() {
+            return Err(Fault::Directory);
+        }
+        let file = File::open(path).map_err(fault)?;
+        let mut input = Input::from_read(Box::new(file));
+        input.size_hint = kind.is_file().then_some(kind.len());
+        Ok(input)
+    }
+
+    pub(super) fn from_read(source: Source) -> Self {
+        let raw = Arc::new(Raw::default());
+        Input {
+            source: Some(Box::new(Watched {
+                source,
+                raw: raw.clone(),
+            })),
+            sniffed: false,
+            raw,
+            size_hint: None,
+            buffer: vec![0; BUFFER_START],
+            start: 0,
+            end: 0,
+            passed: 0,
+        }
+    }
+
+    /// What is there and was not passed yet.
+    #[inline]
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Moves on, by no more than is there.
+    #[inline]
+    pub(super) fn pass(&mut self, count: usize) {
+        let count = count.min(self.end - self.start);
+        self.start += count;
+        self.passed += count as u64;
+    }
+
+    /// Bytes passed, after decompression.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// Bytes taken from the file as it is.
+    pub(super) fn raw_bytes(&self) -> u64 {
+        self.raw.bytes.load(Relaxed)
+    }
+
+    /// Its size, of a regular file.
+    pub(super) fn size_hint(&self) -> Option<u64> {
+        self.size_hint
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// Lets go of the source and the buffer: nothing more will be read.
+    pub(super) fn close(&mut self) {
+        self.source = None;
+        self.buffer = Vec::new();
+        (self.start, self.end) = (0, 0);
+    }
+
+    /// One read. `need` bytes from `start` on must find room, at most [`BUFFER_MAX`]. False at the end.
+    pub(super) fn fill(&mut self, need: usize) -> Result<bool, Fault> {
+        if !self.sniffed {
+            self.sniff()?;
+        }
+        self.make_room(need);
+        let Some(source) = &mut self.source else {
+            return Ok(false);
+        };
+        let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+        let count =
+            read_once(source, room).map_err(|error| match self.raw.failed.load(Relaxed) {
+                true => Fault::Io(error),
+                false => Fault::Compression(error),
+            })?;
+        self.end += count;
+        Ok(count > 0)
+    }
+
+    fn make_room(&mut self, need: usize) {
+        let need = need.min(BUFFER_MAX);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        if self.start + need.max(1) <= self.buffer.len() && self.end < self.buffer.len() {
+            return;
+        }
+        // Moving only when the tail is too small keeps this linear however little each read brings.
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        if need > self.buffer.len() {
+            self.buffer.reserve_exact(BUFFER_MAX - self.buffer.len());
+            self.buffer.resize(BUFFER_MAX, 0);
+        }
+    }
+
+    /// Looks at the first bytes and puts a decompressor between if they ask for one.
+    fn sniff(&mut self) -> Result<(), Fault> {
+        self.sniffed = true;
+        let Some(mut source) = self.source.take() else {
+            return Ok(());
+        };
+        let mut magic = [0; 4];
+        let mut length = 0;
+        while let Some(room) = magic.get_mut(length..).filter(|room| !room.is_empty()) {
+            match read_once(&mut source, room).map_err(Fault::Io)? {
+                0 => break,
+                count => length += count,
+            }
+        }
+        let seen = Cursor::new(magic).take(length as u64);
+        let whole = BufReader::with_capacity(COMPRESSED_BUFFER, seen.chain(source));
+        self.source = Some(match magic {
+            _ if length < magic.len() => Box::new(whole),
+            [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(whole)),
+            // A frame, or a skippable frame before one.
+            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
+                let mut decoder = zstd::Decoder::with_buffer(whole).map_err(Fault::Compression)?;
+                decoder
+                    .window_log_max(ZSTD_WINDOW_LOG_MAX)
+                    .map_err(Fault::Compression)?;
+                Box::new(decoder)
+            }
+            // Reads larger than its own buffer pass through a `BufReader`.
+            _ => Box::new(whole),
+        });
+        Ok(())
+    }
+}
+
+/// A read that a signal does not end.
+fn read_once(source: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match source.read(room) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(bytes: Vec<u8>) -> Result<Vec<u8>, Fault> {
+        let mut input = Input::from_read(Box::new(Cursor::new(bytes)));
+        let mut all = Vec::new();
+        while input.fill(1)? {
+            all.extend_from_slice(input.bytes());
+            input.pass(usize::MAX);
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn compression_is_recognised_by_content() {
+        use std::io::Write;
+        let plain: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
+        let gzip = |part: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+            encoder.write_all(part).expect("a vector takes everything");
+            encoder.finish().expect("a vector takes everything")
+        };
+        let zstd = |part: &[u8]| zstd::encode_all(part, 1).expect("a vector takes everything");
+        let (one, two) = plain.split_at(70_001);
+        assert_eq!(read_all(plain.clone()).ok(), Some(plain.clone()));
+        assert_eq!(
+            read_all([gzip(one), gzip(two)].concat()).ok(),
+            Some(plain.clone())
+        );
+        assert_eq!(
+            read_all([zstd(one), zstd(two)].concat()).ok(),
+            Some(plain.clone())
+        );
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9];
+        assert_eq!(
+            read_all([&skippable[..], &zstd(one)].concat()).ok(),
+            Some(one.to_vec())
+        );
+        assert!(matches!(
+            read_all(gzip(one)[..500].to_vec()),
+            Err(Fault::Compression(_))
+        ));
+        assert!(matches!(
+            read_all(zstd(one)[..500].to_vec()),
+            Err(Fault::Compression(_))
+        ));
+        assert_eq!(read_all(vec![0x1f]).ok(), Some(vec![0x1f]));
+    }
+
+    #[test]
+    fn a_failing_read_is_not_the_datas_fault() {
+        struct Failing;
+        impl Read for Failing {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("gone"))
+            }
+        }
+        let gzip = Cursor::new(vec![0x1f, 0x8b, 8, 0]).chain(Failing);
+        let mut input = Input::from_read(Box::new(gzip));
+        assert!(matches!(input.fill(1), Err(Fault::Io(_))));
+    }
+}

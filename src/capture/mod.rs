@@ -1,0 +1,57 @@
+//! Reading captures: pcap and pcapng, plain or compressed, from files, pipes and standard input.
+//!
+//! - `reader`: [`Reader`], the only part that others need: packets that count, one by one.
+//! - `input`: the bytes: opening, decompression, one bounded buffer.
+//! - `pcap`, `pcapng`: from that buffer to frames, without I/O.
+//! - `time`: from what a container says to [`EventTime`].
+//! - `decode`: from the bytes of a frame to its pair and length, without I/O.
+//! - `tally`: what was read, and why frames were not counted.
+//! - `error`: why reading stopped.
+//!
+//! What counts, and as how much, is told in `docs/counting.md`; comments here say only why the code
+//! is as it is. Nothing in a capture can make this module panic, wait without end, or hold more than
+//! [`BUFFER_MAX`] bytes of it.
+
+mod decode;
+mod error;
+mod input;
+mod pcap;
+mod pcapng;
+mod reader;
+mod tally;
+mod time;
+
+pub use decode::LinkType;
+pub use error::{Class, Fault, ReadError};
+pub use input::BUFFER_MAX;
+pub use reader::{Packet, Reader};
+pub use tally::{Tally, Uncounted};
+pub use time::{EventTime, Timing};
+
+/// The most bytes that one frame may have in a capture; a greater number is damage, since no tool
+/// writes it (it is the limit of the tools that write captures, too).
+pub const CAPTURED_MAX: u32 = 262_144;
+
+/// A frame as its container holds it.
+#[derive(Clone, Copy, Debug)]
+struct Frame<'a> {
+    timing: Timing,
+    link: LinkType,
+    /// Length on the wire.
+    wire: u32,
+    /// The bytes that were captured, at most [`CAPTURED_MAX`].
+    bytes: &'a [u8],
+}
+
+/// What a container found at the start of the bytes it was shown.
+#[derive(Debug)]
+enum Found<'a> {
+    /// A frame, and how many bytes to move on by.
+    Frame(Frame<'a>, usize),
+    /// Bytes that hold no frame, to move on by.
+    Pass(usize),
+    /// Nothing can be said before so many bytes are there.
+    Need(usize),
+    /// This can't be.
+    Bad(Fault),
+}

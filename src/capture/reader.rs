@@ -1,0 +1,266 @@
+//! The reader: from a name to the packets that count.
+
+use std::io::Read;
+use std::path::Path;
+
+use floodmark_dataflows::types::Pair;
+
+use super::decode::decode;
+use super::input::Input;
+use super::pcap::{self, Pcap};
+use super::pcapng::{self, Pcapng};
+use super::{EventTime, Fault, Found, LinkType, ReadError, Tally, Timing, Uncounted};
+
+/// A packet that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// When it was captured.
+    pub time: EventTime,
+    /// The addresses of its outermost IP header.
+    pub pair: Pair,
+    /// Its bytes on the wire, from that header on.
+    pub bytes: u64,
+}
+
+/// Reads one capture, whatever its format and compression.
+///
+/// A packet is handed over as soon as its bytes are there. Reading ends with the capture, or with one
+/// error after everything that precedes it; from then on there is nothing.
+///
+/// # Examples
+/// ```
+/// # fn main() -> Result<(), floodmark::capture::ReadError> {
+/// let header = b"\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\x04\0\x65\0\0\0";
+/// let cut_record = [0; 7];
+/// let capture = std::io::Cursor::new([&header[..], &cut_record].concat());
+/// let mut reader = floodmark::capture::Reader::from_read("example", Box::new(capture));
+/// assert!(reader.next().is_err());
+/// assert!(reader.next()?.is_none());
+/// # Ok(()) }
+/// ```
+pub struct Reader {
+    name: String,
+    input: Input,
+    format: Format,
+    tally: Tally,
+}
+
+enum Format {
+    /// Not told yet.
+    Unknown,
+    Pcap(Pcap),
+    Pcapng(Pcapng),
+    /// Nothing more will come.
+    Over,
+}
+
+impl Reader {
+    /// Opens a file or a FIFO, or standard input by the name `-`. Nothing is read yet: what the file
+    /// is shows with the first packet.
+    ///
+    /// # Errors
+    /// The file is missing or can't be opened.
+    pub fn open(path: &Path) -> Result<Reader, ReadError> {
+        let name = match path.as_os_str() == "-" {
+            true => "standard input".to_owned(),
+            false => path.display().to_string(),
+        };
+        match Input::open(path) {
+            Ok(input) => Ok(Reader::new(name, input)),
+            Err(fault) => Err(ReadError::new(&name, 1, 0, fault)),
+        }
+    }
+
+    /// Reads from anything, under a name for messages.
+    pub fn from_read(name: &str, source: Box<dyn Read + Send>) -> Reader {
+        Reader::new(name.to_owned(), Input::from_read(source))
+    }
+
+    fn new(name: String, input: Input) -> Self {
+        Reader {
+            name,
+            input,
+            format: Format::Unknown,
+            tally: Tally::default(),
+        }
+    }
+
+    /// The next packet that counts, the frames before it that do not being tallied. `None` at the end
+    /// and ever after.
+    ///
+    /// # Errors
+    /// The capture is damaged or can't be read, after the last packet that precedes that.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an error ends it, which no iterator says"
+    )]
+    pub fn next(&mut self) -> Result<Option<Packet>, ReadError> {
+        loop {
+            let found = match &mut self.format {
+                Format::Pcap(pcap) => pcap.next(self.input.bytes()),
+                Format::Pcapng(pcapng) => pcapng.next(self.input.bytes()),
+                Format::Unknown => match begin(self.input.bytes()) {
+                    Begin::Format(format, used) => {
+                        self.format = format;
+                        Found::Pass(used)
+                    }
+                    Begin::Need(need) => Found::Need(need),
+                    Begin::Bad(fault) => Found::Bad(fault),
+                },
+                Format::Over => return Ok(None),
+            };
+            match found {
+                Found::Frame(frame, used) => {
+                    let judged = judge(frame.timing, frame.link, frame.bytes, frame.wire);
+                    let link = frame.link;
+                    self.input.pass(used);
+                    match judged {
+                        Ok(packet) => {
+                            self.tally.count(packet.bytes);
+                            return Ok(Some(packet));
+                        }
+                        Err(kind) => self.tally_uncounted(kind, link),
+                    }
+                }
+                Found::Pass(used) => self.input.pass(used),
+                Found::Need(need) => match self.input.fill(need) {
+                    Ok(true) => {}
+                    Ok(false) => return self.end(need),
+                    Err(fault) => return Err(self.fail(fault)),
+                },
+                Found::Bad(fault) => return Err(self.fail(fault)),
+            }
+        }
+    }
+
+    #[cold]
+    fn tally_uncounted(&mut self, kind: Uncounted, link: LinkType) {
+        match (kind, link) {
+            (Uncounted::LinkType, LinkType::Other(number)) => self.tally.pass_link_type(number),
+            _ => self.tally.pass(kind),
+        }
+    }
+
+    /// The input has ended while so many bytes were needed.
+    fn end(&mut self, need: usize) -> Result<Option<Packet>, ReadError> {
+        let found = self.input.bytes().len();
+        let fault = match &self.format {
+            Format::Unknown if found == 0 => Fault::Empty,
+            Format::Pcapng(pcapng) if found == 0 && pcapng.between_blocks() => {
+                self.close();
+                return Ok(None);
+            }
+            Format::Pcap(_) if found == 0 => {
+                self.close();
+                return Ok(None);
+            }
+            _ => Fault::Cut {
+                found,
+                expected: need,
+            },
+        };
+        Err(self.fail(fault))
+    }
+
+    #[cold]
+    fn fail(&mut self, fault: Fault) -> ReadError {
+        let error = ReadError::new(
+            &self.name,
+            self.tally.frames + 1,
+            self.input.passed(),
+            fault,
+        );
+        self.close();
+        error
+    }
+
+    fn close(&mut self) {
+        self.format = Format::Over;
+        self.input.close();
+    }
+
+    /// What was read so far, and what of it was not counted.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The name the capture was opened by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes taken so far from the file as it is, compressed if it is: how far a progress bar is.
+    pub fn offset(&self) -> u64 {
+        self.input.raw_bytes()
+    }
+
+    /// Where [`Reader::offset`] will end, of a regular file.
+    pub fn size_hint(&self) -> Option<u64> {
+        self.input.size_hint()
+    }
+
+    /// Bytes of memory held for the capture's bytes: at most [`super::BUFFER_MAX`].
+    pub fn buffer_capacity(&self) -> usize {
+        self.input.capacity()
+    }
+}
+
+enum Begin {
+    Format(Format, usize),
+    Need(usize),
+    Bad(Fault),
+}
+
+fn begin(bytes: &[u8]) -> Begin {
+    let Some(magic) = bytes.first_chunk() else {
+        return Begin::Need(4);
+    };
+    if *magic == pcapng::SECTION {
+        return Begin::Format(Format::Pcapng(Pcapng::new()), 0);
+    }
+    if !Pcap::begins(*magic) {
+        return Begin::Bad(Fault::Magic(*magic));
+    }
+    match bytes.first_chunk().map(Pcap::new) {
+        None => Begin::Need(pcap::HEADER),
+        Some(Ok(pcap)) => Begin::Format(Format::Pcap(pcap), pcap::HEADER),
+        Some(Err(fault)) => Begin::Bad(fault),
+    }
+}
+
+/// The rules of what counts, in their order.
+#[inline]
+fn judge(timing: Timing, link: LinkType, bytes: &[u8], wire: u32) -> Result<Packet, Uncounted> {
+    let time = match timing {
+        Timing::At(time) => time,
+        Timing::None => return Err(Uncounted::NoTimestamp),
+        Timing::Bad => return Err(Uncounted::BadTime),
+    };
+    let (pair, bytes) = decode(link, bytes, wire)?;
+    Ok(Packet { time, pair, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::Class;
+
+    #[test]
+    fn what_is_no_capture_is_refused() {
+        let class = |bytes: &[u8]| {
+            let mut reader = Reader::from_read("x", Box::new(std::io::Cursor::new(bytes.to_vec())));
+            let class = reader.next().expect_err("no capture").class();
+            assert_eq!(reader.next().expect("nothing more"), None);
+            class
+        };
+        assert_eq!(class(b""), Class::Damaged);
+        assert_eq!(class(b"GET / HTTP/1.1"), Class::NotCapture);
+        assert_eq!(class(b"\xd4\xc3"), Class::Damaged);
+        let missing = Reader::open(Path::new("/nonexistent/a.pcap"))
+            .err()
+            .expect("no such file");
+        assert_eq!(missing.class(), Class::Missing);
+        let directory = Reader::open(Path::new("/")).err().expect("a directory");
+        assert_eq!(directory.class(), Class::Unreadable);
+    }
+}

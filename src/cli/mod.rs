@@ -1,0 +1,37 @@
+//! The commands: one module each, from checked arguments to an exit code.
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Outcome;
+
+pub mod grid;
+pub mod limits;
+pub mod replay;
+pub mod values;
+
+/// Hold network traffic to limits
+///
+/// floodmark sums the bytes and packets of every source and destination in windows of 5 minutes, joins
+/// them with limits that may change at any time, and says which limits are broken.
+#[derive(Debug, Parser)]
+#[command(name = "floodmark", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Judge captures by limits, on their own clock
+    Replay(Box<replay::Args>),
+    /// Check limits without traffic
+    Limits(limits::Args),
+}
+
+/// Runs a command.
+pub fn run(cli: &Cli) -> Outcome {
+    match &cli.command {
+        Command::Replay(args) => replay::run(args),
+        Command::Limits(args) => limits::run(args),
+    }
+}

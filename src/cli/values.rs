@@ -1,0 +1,102 @@
+//! Values of options: durations, networks, and what to rank.
+
+use std::str::FromStr;
+
+use floodmark_dataflows::top::TopQuery;
+use floodmark_dataflows::types::{Metric, Per, Prefix};
+use jiff::SignedDuration;
+
+use crate::limits::prefix;
+
+/// Reads a duration such as `5m`, `1s`, `1h30m` or `500ms`, in milliseconds.
+pub fn millis(text: &str) -> Result<u64, String> {
+    let duration = SignedDuration::from_str(text)
+        .map_err(|_| format!("not a duration: \"{text}\" (write it like 5m, 1s, 1h30m or 500ms)"))?;
+    let nanos = duration.as_nanos();
+    if nanos % 1_000_000 != 0 {
+        return Err(format!("\"{text}\" is not a whole number of milliseconds"));
+    }
+    u64::try_from(nanos / 1_000_000).map_err(|_| format!("\"{text}\" is negative"))
+}
+
+/// Reads a duration of at least a millisecond.
+pub fn positive_millis(text: &str) -> Result<u64, String> {
+    match millis(text)? {
+        0 => Err(format!("\"{text}\" is no time at all")),
+        millis => Ok(millis),
+    }
+}
+
+/// Reads a duration of whole seconds, at least one.
+pub fn secs(text: &str) -> Result<u64, String> {
+    let millis = positive_millis(text)?;
+    if millis % 1000 != 0 {
+        return Err(format!("\"{text}\" is not a whole number of seconds"));
+    }
+    Ok(millis / 1000)
+}
+
+/// Reads a network, as in limits.
+pub fn network(text: &str) -> Result<Prefix, String> {
+    prefix::parse(text).map_err(|error| error.to_string())
+}
+
+/// Reads `N[,pair|source|destination][,bytes|packets]`.
+pub fn top(text: &str) -> Result<TopQuery, String> {
+    let mut words = text.split(',');
+    let count = words.next().unwrap_or_default();
+    let n = count
+        .parse()
+        .ok()
+        .filter(|n| *n > 0)
+        .ok_or_else(|| format!("\"{count}\" is not a number of entities (write it like 10,source)"))?;
+    let (mut per, mut metric) = (None, None);
+    for word in words {
+        let fresh = match word {
+            "pair" => per.replace(Per::Pair).is_none(),
+            "source" => per.replace(Per::Source).is_none(),
+            "destination" => per.replace(Per::Destination).is_none(),
+            "bytes" => metric.replace(Metric::Bytes).is_none(),
+            "packets" => metric.replace(Metric::Packets).is_none(),
+            _ => {
+                return Err(format!(
+                    "\"{word}\" is none of pair, source, destination, bytes, packets"
+                ));
+            }
+        };
+        if !fresh {
+            return Err(format!("\"{word}\" chooses a second time what to rank"));
+        }
+    }
+    let (per, metric) = (per.unwrap_or(Per::Pair), metric.unwrap_or(Metric::Bytes));
+    Ok(TopQuery { n, per, metric })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(millis("5m"), Ok(300_000));
+        assert_eq!(millis("1h30m"), Ok(5_400_000));
+        assert_eq!(millis("500ms"), Ok(500));
+        assert_eq!(millis("0s"), Ok(0));
+        assert_eq!(secs("24h"), Ok(86_400));
+        for bad in ["", "5", "m", "-1s", "1us", "5 parsecs"] {
+            assert!(millis(bad).is_err(), "{bad}");
+        }
+        assert!(secs("500ms").is_err());
+        assert!(positive_millis("0s").is_err());
+    }
+
+    #[test]
+    fn a_ranking_is_by_pairs_and_bytes_unless_said() {
+        let query = |n, per, metric| Ok(TopQuery { n, per, metric });
+        assert_eq!(top("10"), query(10, Per::Pair, Metric::Bytes));
+        assert_eq!(top("3,packets,source"), query(3, Per::Source, Metric::Packets));
+        for bad in ["", "0", "x", "3,", "3,host", "3,pair,source", "3,bytes,bytes"] {
+            assert!(top(bad).is_err(), "{bad}");
+        }
+    }
+}

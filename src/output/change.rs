@@ -1,0 +1,182 @@
+//! Changes and rankings as JSON objects, one a line.
+
+use std::io::{self, Write};
+
+use floodmark_dataflows::time::{Window, Windows};
+use floodmark_dataflows::top::Ranked;
+use floodmark_dataflows::types::{Bound, Change, Entity, Event, Metric, Pair, Per, Reason};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+use crate::limits::catalog::Catalog;
+use crate::limits::date::{Stamp, format_ms, format_ns, format_secs};
+use crate::limits::value::Value;
+
+/// An entity as a JSON object of its addresses.
+struct EntityObject(Entity);
+
+impl Serialize for EntityObject {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match self.0 {
+            Entity::Pair(pair) => {
+                map.serialize_entry("source", &pair.source())?;
+                map.serialize_entry("destination", &pair.destination())?;
+            }
+            Entity::Source(address) => map.serialize_entry("source", &address)?,
+            Entity::Destination(address) => map.serialize_entry("destination", &address)?,
+            Entity::Host(address) => map.serialize_entry("host", &address)?,
+            Entity::Total => {}
+        }
+        map.end()
+    }
+}
+
+/// What a limit is counted for, if this is who.
+pub fn per(entity: &Entity) -> Per {
+    match entity {
+        Entity::Pair(_) => Per::Pair,
+        Entity::Source(_) => Per::Source,
+        Entity::Destination(_) => Per::Destination,
+        Entity::Host(_) => Per::Host,
+        Entity::Total => Per::Total,
+    }
+}
+
+/// The id of a violation: the first 16 bytes, in hexadecimal, of the SHA-256 of these lines, each
+/// ended by a line feed: `floodmark violation 1`, the limit's name as a JSON string, the start and the
+/// end of the window in seconds since 1970, `per`, and the addresses of the entity in canonical text.
+///
+/// It never changes: consumers fold changes by it, across versions of this program.
+pub fn id(limit: &str, window: Window, windows: &Windows, entity: &Entity) -> String {
+    let mut text = String::from("floodmark violation 1\n");
+    let mut line = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    line(serde_json::Value::from(limit).to_string());
+    line(window.0.to_string());
+    line(windows.end_secs(window).to_string());
+    match entity {
+        Entity::Pair(Pair::V4(source, destination)) => {
+            line(format!("pair\n{source}\n{destination}"));
+        }
+        Entity::Pair(Pair::V6(source, destination)) => {
+            line(format!("pair\n{source}\n{destination}"));
+        }
+        Entity::Source(address) => line(format!("source\n{address}")),
+        Entity::Destination(address) => line(format!("destination\n{address}")),
+        Entity::Host(address) => line(format!("host\n{address}")),
+        Entity::Total => line("total".into()),
+    }
+    let digest = Sha256::digest(text.as_bytes());
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A change, in the order of its fields.
+#[derive(Serialize)]
+struct ChangeObject<'a> {
+    event: Event,
+    reason: Reason,
+    id: String,
+    limit_name: &'a str,
+    limit_value: Option<&'a Value>,
+    effective_date: Option<Stamp>,
+    bound: Bound,
+    metric: Metric,
+    per: Per,
+    entity: EntityObject,
+    window_start: Stamp,
+    window_end: Stamp,
+    bytes: i64,
+    packets: i64,
+    amount: i64,
+    settled: bool,
+    as_of: Stamp,
+}
+
+/// Writes a change that was said at a tick.
+pub fn write_json(
+    out: &mut dyn Write,
+    tick: u64,
+    change: &Change,
+    catalog: &Catalog,
+    windows: &Windows,
+) -> io::Result<()> {
+    let violation = &change.violation;
+    let limit_name = catalog.name(violation.limit);
+    let row = change.version.map(|version| catalog.row(version));
+    let object = ChangeObject {
+        event: change.event,
+        reason: change.reason,
+        id: id(limit_name, violation.window, windows, &violation.entity),
+        limit_name,
+        limit_value: row.and_then(|row| row.value.as_ref()),
+        effective_date: row.map(|row| format_ns(row.effective)),
+        bound: change.bound,
+        metric: change.metric,
+        per: per(&violation.entity),
+        entity: EntityObject(violation.entity),
+        window_start: format_secs(violation.window.0),
+        window_end: format_secs(windows.end_secs(violation.window)),
+        bytes: violation.volume.bytes,
+        packets: violation.volume.packets,
+        amount: violation.volume.amount(change.metric),
+        settled: change.settled,
+        as_of: format_ms(tick),
+    };
+    serde_json::to_writer(&mut *out, &object)?;
+    out.write_all(b"\n")
+}
+
+#[derive(Serialize)]
+struct RankedObject {
+    top: u64,
+    window_start: Stamp,
+    entity: EntityObject,
+    bytes: i64,
+    packets: i64,
+}
+
+/// Writes a place in the ranking of a window.
+pub fn write_ranked_json(out: &mut dyn Write, ranked: &Ranked) -> io::Result<()> {
+    let object = RankedObject {
+        top: ranked.rank,
+        window_start: format_secs(ranked.window.0),
+        entity: EntityObject(ranked.entity),
+        bytes: ranked.volume.bytes,
+        packets: ranked.volume.packets,
+    };
+    serde_json::to_writer(&mut *out, &object)?;
+    out.write_all(b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn ids_are_frozen() {
+        let windows = Windows::default();
+        let of = |limit: &str, start, entity| id(limit, Window(start), &windows, &entity);
+        let pair = |source, destination| {
+            Entity::Pair(Pair::new(address(source), address(destination)).expect("one family"))
+        };
+        let golden = [
+            of("max", 0, pair("10.0.0.1", "10.0.0.2")),
+            of("max", 300, pair("2001:db8::1", "2001:db8::2")),
+            of("na\"me\n", 300, Entity::Source(address("10.0.0.1"))),
+            of("max", 300, Entity::Destination(address("10.0.0.1"))),
+            of("max", 300, Entity::Host(address("::ffff:10.0.0.1"))),
+            of("max", 300, Entity::Total),
+        ];
+        insta::assert_snapshot!(golden.join("\n"));
+    }
+}

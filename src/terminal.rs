@@ -1,0 +1,103 @@
+//! Messages to people, a progress bar among them, and the interrupt key.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Thread;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::error::Exit;
+
+/// Standard error: lines, and a progress bar below them if it is a terminal.
+#[derive(Clone, Debug)]
+pub struct Messages {
+    bar: ProgressBar,
+}
+
+impl Messages {
+    /// Messages without a bar.
+    pub fn new() -> Self {
+        Messages { bar: ProgressBar::hidden() }
+    }
+
+    /// Messages above a bar over so many bytes of input, if standard error is a terminal. Without a
+    /// length, as for a pipe, it shows how much was read.
+    pub fn with_progress(bytes: Option<u64>) -> Self {
+        if !io::stderr().is_terminal() {
+            return Messages::new();
+        }
+        let (bar, style) = match bytes {
+            Some(bytes) => (ProgressBar::new(bytes), "{bar:40} {percent}% {bytes}/{total_bytes} {eta}"),
+            None => (ProgressBar::no_length(), "{spinner} {bytes} {bytes_per_sec}"),
+        };
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+        bar.set_style(ProgressStyle::with_template(style).expect("the template is well formed"));
+        Messages { bar }
+    }
+
+    /// Moves the bar.
+    pub fn progress(&self, bytes: u64) {
+        self.bar.set_position(bytes);
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// Says a line.
+    pub fn say(&self, line: impl Display) {
+        // Nobody can be told that nobody can be told.
+        self.bar.suspend(|| drop(writeln!(io::stderr(), "floodmark: {line}")));
+    }
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        Messages::new()
+    }
+}
+
+/// Whether the interrupt key was pressed, or the process was asked to end.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt {
+    pressed: Arc<AtomicBool>,
+    sleeper: Arc<Mutex<Option<Thread>>>,
+}
+
+impl Interrupt {
+    /// Listens for the key from now on. Pressed a second time, it ends the process at once.
+    pub fn listen() -> anyhow::Result<Self> {
+        let interrupt = Interrupt::default();
+        let heard = interrupt.clone();
+        ctrlc::set_handler(move || {
+            if heard.pressed.swap(true, Ordering::SeqCst) {
+                std::process::exit(Exit::Interrupted as i32);
+            }
+            let sleeper = heard.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(thread) = &*sleeper {
+                thread.unpark();
+            }
+        })
+        .context("listening for the interrupt key")?;
+        Ok(interrupt)
+    }
+
+    /// Leaves the key to another process: that one will end this one in good order.
+    pub fn ignore() -> anyhow::Result<()> {
+        ctrlc::set_handler(|| {}).context("ignoring the interrupt key")
+    }
+
+    /// Wakes this thread when the key is pressed.
+    pub fn wake_me(&self) {
+        *self.sleeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+    }
+
+    /// Whether the key was pressed.
+    pub fn pressed(&self) -> bool {
+        self.pressed.load(Ordering::SeqCst)
+    }
+}
