@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Cursor;
 
-use floodmark::capture::Reader;
+use floodmark::capture::{Fault, ReadError, Reader};
 
 use crate::common::{Random, Trickle, captures, data, read_all, read_bytes};
 
@@ -94,7 +94,17 @@ fn mutated_captures_are_read_to_an_end() {
                 turn: round,
             };
             let again = read_all(Reader::from_read("trickle", Box::new(source)));
-            assert_eq!(again.packets, answer.packets, "round {round}");
+            // Within broken compressed data, how much comes before the error depends on the pieces.
+            let common = match answer.error.as_ref().map(ReadError::fault) {
+                Some(Fault::Compression(_)) => answer.packets.len().min(again.packets.len()),
+                _ => answer.packets.len().max(again.packets.len()),
+            };
+            assert_eq!(
+                again.packets.get(..common),
+                answer.packets.get(..common),
+                "round {round}"
+            );
+            assert!(again.packets.len() >= common, "round {round}");
             assert_eq!(
                 again.error.is_some(),
                 answer.error.is_some(),
