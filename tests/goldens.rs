@@ -4,6 +4,7 @@
 //! - `repacked`: compression changes nothing.
 //! - `trickled`: how the bytes arrive changes nothing.
 //! - `cut`: what precedes a cut is counted, and every cut ends.
+//! - `cut_when_packed`: the same of compressed captures.
 //! - `open_pipe`: a packet does not wait for the bytes after it.
 
 use std::fs;
@@ -203,6 +204,40 @@ fn cut() {
         }
     }
     println!("compared {cuts} cuts");
+}
+
+#[test]
+fn cut_when_packed() {
+    let mut cuts = 0;
+    for (path, bytes, _) in small(120_000) {
+        let whole = read_bytes(&bytes).packets;
+        for packed in [gzip(&bytes), zstd(&bytes)] {
+            for part in 1..8 {
+                let cut = &packed[..packed.len() * part / 8];
+                let at_once = read_bytes(cut);
+                let source = Trickle {
+                    bytes: Cursor::new(cut.to_vec()),
+                    sizes: vec![1],
+                    turn: 0,
+                };
+                let in_bytes = read_all(Reader::from_read("trickle", Box::new(source)));
+                assert_eq!(
+                    at_once.packets,
+                    in_bytes.packets,
+                    "{} {part}",
+                    path.display()
+                );
+                assert!(
+                    whole.starts_with(&at_once.packets),
+                    "{} {part}",
+                    path.display()
+                );
+                assert!(at_once.error.is_some(), "{} {part}", path.display());
+                cuts += 1;
+            }
+        }
+    }
+    println!("compared {cuts} cuts of packed captures");
 }
 
 #[test]
