@@ -320,10 +320,10 @@ impl<'a, S: Sinks> Replay<'a, S> {
         self.watermark = end;
         self.pass_time(close)?;
         self.watermark = END_OF_INPUT;
-        self.pass_time(close + 1)?;
+        self.pass_time(close + END_STEP_MS)?;
         if self.options.windows.retention_ms.is_some() {
             // Windows retire at a later tick than they settle.
-            self.pass_time(close + 2)?;
+            self.pass_time(close + 2 * END_STEP_MS)?;
         }
         Ok(())
     }
@@ -351,6 +351,9 @@ impl<'a, S: Sinks> Replay<'a, S> {
         Ok(())
     }
 }
+
+/// Between the ticks after the end of the input, in milliseconds.
+const END_STEP_MS: u64 = 1000;
 
 /// About how many rows of totals are read at once.
 const ROWS_AT_ONCE: usize = 200_000;

@@ -9,6 +9,7 @@
 //! - [`driver`]: one loop per worker: input to the computation, answers from it.
 //! - [`cluster`]: workers and processes, and how they find each other.
 //! - [`output`]: what is said, as JSON, as a table, as CSV.
+//! - [`generate`]: a workload of any size.
 //! - [`cli`]: the commands.
 
 pub mod capture;
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod cluster;
 pub mod driver;
 pub mod error;
+pub mod generate;
 pub mod limits;
 pub mod output;
 pub mod replay;

@@ -133,15 +133,18 @@ impl Default for Windows {
 /// and settled, whatever the lateness.
 pub const END_OF_INPUT: u64 = u64::MAX;
 
+/// What must be left of 64-bit milliseconds after the end of any window.
+const TICKS_AFTER_END_MS: u64 = 60_000;
+
 impl Windows {
     /// The window of an event time in milliseconds. `None` if its window ends too close to the end
     /// of 64-bit milliseconds for later ticks to exist.
     pub fn of(&self, event_ms: u64) -> Option<Window> {
         let width_ms = self.width_secs.checked_mul(1000)?;
         let start_ms = event_ms - event_ms % width_ms;
-        // Two ticks follow the end of the last window, and the greatest watermark stands for the end
+        // A few ticks follow the end of the last window, and the greatest watermark stands for the end
         // of the input.
-        start_ms.checked_add(width_ms)?.checked_add(3)?;
+        start_ms.checked_add(width_ms)?.checked_add(TICKS_AFTER_END_MS)?;
         Some(Window(start_ms / 1000))
     }
 

@@ -43,8 +43,11 @@ fn interface(order: Order, link: u16, options: &[u8]) -> Vec<u8> {
     block(order, INTERFACE, &body.concat())
 }
 
-/// The frames of a capture shown whole: link type, time in milliseconds, wire length, bytes.
-fn frames(capture: &[u8]) -> Result<Vec<(LinkType, Timing, u32, Vec<u8>)>, Fault> {
+/// Link type, time, wire length, captured bytes.
+type Seen = (LinkType, Timing, u32, Vec<u8>);
+
+/// The frames of a capture shown whole.
+fn frames(capture: &[u8]) -> Result<Vec<Seen>, Fault> {
     let mut pcapng = Pcapng::new();
     let mut rest = capture;
     let mut frames = Vec::new();

@@ -25,7 +25,8 @@ pub struct Packet {
 /// Reads one capture, whatever its format and compression.
 ///
 /// A packet is handed over as soon as its bytes are there. Reading ends with the capture, or with one
-/// error after everything that precedes it; from then on there is nothing.
+/// error after everything that precedes it; from then on there is nothing. (Of broken compressed data
+/// the decompressors don't hand over what they made in the call that failed.)
 ///
 /// # Examples
 /// ```

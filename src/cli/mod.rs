@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::Outcome;
 
+pub mod generate;
 pub mod grid;
 pub mod limits;
 pub mod replay;
@@ -26,6 +27,7 @@ enum Command {
     Replay(Box<replay::Args>),
     /// Check limits without traffic
     Limits(limits::Args),
+    Generate(generate::Args),
 }
 
 /// Runs a command.
@@ -33,5 +35,6 @@ pub fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Replay(args) => replay::run(args),
         Command::Limits(args) => limits::run(args),
+        Command::Generate(args) => generate::run(args),
     }
 }
