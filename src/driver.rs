@@ -168,15 +168,18 @@ impl<'w> Computation<'w> {
         }
     }
 
-    /// Works until all ticks that are ended are done, and writes what they led to.
-    pub fn finish(&mut self, sinks: &mut impl Sinks) -> Result<(), WriteError> {
+    /// Works until all ticks that are ended are done, and writes what they led to. Returns how many
+    /// rows of totals that were.
+    pub fn finish(&mut self, sinks: &mut impl Sinks) -> Result<usize, WriteError> {
+        let mut rows = 0;
         while !self.in_flight.is_empty() {
             self.worker.step_or_park(Some(NAP));
             while let Some((tick, outcome)) = self.take_done() {
+                rows += outcome.rows.values().map(Vec::len).sum::<usize>();
                 sinks.tick(tick, outcome)?;
             }
         }
-        Ok(())
+        Ok(rows)
     }
 }
 
@@ -228,7 +231,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
 
     /// Takes all of the source.
     pub fn run(
-        mut self,
+        &mut self,
         source: &Receiver<SourceEvent>,
         interrupt: &Interrupt,
     ) -> Result<Replayed, WriteError> {
@@ -237,11 +240,34 @@ impl<'a, S: Sinks> Replay<'a, S> {
         if end.is_some() {
             self.end_input()?;
         }
-        let last_tick = self.last_tick;
         if self.sinks.wants_totals() {
             self.write_held_totals()?;
         }
-        Ok(Replayed { end, last_tick })
+        Ok(Replayed { end, last_tick: self.last_tick })
+    }
+
+    /// Where everything goes.
+    pub fn sinks(&self) -> &S {
+        self.sinks
+    }
+
+    /// Edits the limits, in a tick of its own.
+    pub fn edit(&mut self, edits: &[(Version, isize)]) -> Result<(), WriteError> {
+        self.begin(self.computation.inputs.tick() + 1);
+        for (version, diff) in edits {
+            self.computation.inputs.edit(*version, *diff);
+        }
+        self.end(0);
+        self.computation.finish(self.sinks)?;
+        Ok(())
+    }
+
+    /// Asks for what is held. The sinks get the answer; returned is how many rows it has.
+    pub fn read(&mut self, read: Read) -> Result<usize, WriteError> {
+        self.computation.inputs.advance_to(self.computation.inputs.tick() + 1);
+        self.computation.inputs.read(read);
+        self.computation.end_tick(0);
+        self.computation.finish(self.sinks)
     }
 
     /// Takes ticks until the source ends, or `None` if it is interrupted.
@@ -304,7 +330,8 @@ impl<'a, S: Sinks> Replay<'a, S> {
     fn pass_time(&mut self, tick: u64) -> Result<(), WriteError> {
         self.begin(tick);
         self.end(0);
-        self.computation.finish(self.sinks)
+        self.computation.finish(self.sinks)?;
+        Ok(())
     }
 
     /// The clock moves past the last window: first what becomes effective before its end does, then
@@ -337,13 +364,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
             let count = windows.len().min(at_once);
             let until = windows.get(count).copied().unwrap_or(Window(u64::MAX));
             windows.drain(..count);
-            let tick = self.computation.inputs.tick() + 1;
-            self.computation.inputs.advance_to(tick);
-            self.computation.inputs.read(Read::Rows { from, until });
-            self.computation.end_tick(0);
-            let mut counted = Counted { sinks: self.sinks, rows: 0 };
-            self.computation.finish(&mut counted)?;
-            at_once = match counted.rows {
+            at_once = match self.read(Read::Rows { from, until })? {
                 0..ROWS_AT_ONCE => at_once * 2,
                 _ => (at_once / 2).max(1),
             };
@@ -357,23 +378,6 @@ const END_STEP_MS: u64 = 1000;
 
 /// About how many rows of totals are read at once.
 const ROWS_AT_ONCE: usize = 200_000;
-
-/// Counts rows on their way to sinks.
-struct Counted<'a, S> {
-    sinks: &'a mut S,
-    rows: usize,
-}
-
-impl<S: Sinks> Sinks for Counted<'_, S> {
-    fn tick(&mut self, tick: u64, outcome: Outcome) -> Result<(), WriteError> {
-        self.rows += outcome.rows.values().map(Vec::len).sum::<usize>();
-        self.sinks.tick(tick, outcome)
-    }
-
-    fn wants_totals(&self) -> bool {
-        self.sinks.wants_totals()
-    }
-}
 
 /// How many violations stand after some changes, given how many stood before.
 pub fn standing(before: u64, changes: &[Change]) -> u64 {

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::Outcome;
 
+pub mod demo;
 pub mod generate;
 pub mod grid;
 pub mod limits;
@@ -28,6 +29,8 @@ enum Command {
     /// Check limits without traffic
     Limits(limits::Args),
     Generate(generate::Args),
+    /// Judge a capture of an office network, change a limit, and see what that changes
+    Demo(demo::Args),
 }
 
 /// Runs a command.
@@ -36,5 +39,6 @@ pub fn run(cli: &Cli) -> Outcome {
         Command::Replay(args) => replay::run(args),
         Command::Limits(args) => limits::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Demo(args) => demo::run(args),
     }
 }

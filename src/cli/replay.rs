@@ -340,7 +340,7 @@ impl Lead {
         let source = replay::start(self.readers, self.cut, messages.clone(), move || me.unpark())
             .context("starting the thread that reads")?;
         interrupt.wake_me();
-        let replay = driver::Replay::new(computation, options, &versions, &mut sinks);
+        let mut replay = driver::Replay::new(computation, options, &versions, &mut sinks);
         let replayed = match replay.run(&source, &interrupt).and_then(|replayed| {
             sinks.flush()?;
             Ok(replayed)

@@ -71,7 +71,8 @@ pub fn write_ranked(out: &mut dyn Write, ranked: &Ranked) -> io::Result<()> {
     )
 }
 
-fn event(event: Event) -> &'static str {
+/// An event in a word.
+pub fn event(event: Event) -> &'static str {
     match event {
         Event::Raised => "raised",
         Event::Updated => "updated",
