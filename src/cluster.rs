@@ -57,7 +57,11 @@ fn usage(error: anyhow::Error) -> Failure {
 impl Cluster {
     /// One process.
     pub fn alone(workers: usize) -> Self {
-        Cluster { workers, process: 0, hosts: vec![String::new()] }
+        Cluster {
+            workers,
+            process: 0,
+            hosts: vec![String::new()],
+        }
     }
 
     /// The processes of a host file, of which this is one.
@@ -81,9 +85,15 @@ impl Cluster {
             )));
         }
         if let Some(bad) = hosts.iter().find(|host| !host.contains(':')) {
-            return Err(usage(anyhow!("\"{bad}\" in the host file \"{name}\" is not host:port")));
+            return Err(usage(anyhow!(
+                "\"{bad}\" in the host file \"{name}\" is not host:port"
+            )));
         }
-        Ok(Cluster { workers, process, hosts })
+        Ok(Cluster {
+            workers,
+            process,
+            hosts,
+        })
     }
 
     /// The number of all workers.
@@ -102,11 +112,14 @@ impl Cluster {
         work: impl Fn(&mut Worker) -> T + Send + Sync + 'static,
     ) -> Result<Vec<T>, Failure> {
         let (builders, others) = if self.hosts.len() == 1 {
-            Config::Process(self.workers).try_build().map_err(|error| anyhow!(error))?
+            Config::Process(self.workers)
+                .try_build()
+                .map_err(|error| anyhow!(error))?
         } else {
             let sockets = Meeting::new(self, options)?.sockets(messages)?;
             let hooks = Hooks::default();
-            let process = ProcessBuilder::new_typed_vector(self.workers, hooks.refill.clone(), None);
+            let process =
+                ProcessBuilder::new_typed_vector(self.workers, hooks.refill.clone(), None);
             let (builders, guard) = initialize_networking_from_sockets(
                 process,
                 sockets,
@@ -121,7 +134,9 @@ impl Cluster {
         let guards = timely::execute::execute_from(builders, others, config, work)
             .map_err(|error| anyhow!(error))?;
         let results = guards.join().into_iter();
-        Ok(results.collect::<Result<_, _>>().map_err(|error| anyhow!("a worker ended: {error}"))?)
+        Ok(results
+            .collect::<Result<_, _>>()
+            .map_err(|error| anyhow!("a worker ended: {error}"))?)
     }
 }
 
@@ -152,13 +167,21 @@ impl Hello {
         stream.read_exact(&mut bytes)?;
         let (magic, rest) = bytes.split_at(MAGIC.len());
         if magic != MAGIC {
-            return Err(io::Error::new(ErrorKind::InvalidData, "not floodmark at the other end"));
+            return Err(io::Error::new(
+                ErrorKind::InvalidData,
+                "not floodmark at the other end",
+            ));
         }
         let mut numbers = rest.chunks_exact(8).map(|chunk| {
             u64::from_be_bytes(chunk.try_into().expect("a chunk of 8 bytes has 8 bytes"))
         });
         let mut next = || numbers.next().expect("the array has room for four numbers");
-        Ok(Hello { process: next(), processes: next(), workers: next(), digest: next() })
+        Ok(Hello {
+            process: next(),
+            processes: next(),
+            workers: next(),
+            digest: next(),
+        })
     }
 
     /// Why the other process can't be one of this computation.
@@ -172,9 +195,13 @@ impl Hello {
         } else if other.workers != self.workers {
             Some(differs("-w", other.workers, self.workers))
         } else if other.digest != self.digest {
-            Some(format!("{who} is of another version, or was started with other options"))
+            Some(format!(
+                "{who} is of another version, or was started with other options"
+            ))
         } else if other.process == self.process || other.process >= self.processes {
-            Some(format!("{who} was started twice: each process needs a -p of its own"))
+            Some(format!(
+                "{who} was started twice: each process needs a -p of its own"
+            ))
         } else {
             None
         }
@@ -201,7 +228,11 @@ impl<'a> Meeting<'a> {
             workers: cluster.workers as u64,
             digest: hasher.finish(),
         };
-        Ok(Meeting { cluster, hello, listener })
+        Ok(Meeting {
+            cluster,
+            hello,
+            listener,
+        })
     }
 
     /// A socket for each other process.
@@ -229,7 +260,10 @@ impl<'a> Meeting<'a> {
                         .collect();
                     if Instant::now() > until {
                         let seconds = WAIT_FOR_PROCESSES.as_secs();
-                        bail!("no process {} after {seconds} s", missing.join(", no process "));
+                        bail!(
+                            "no process {} after {seconds} s",
+                            missing.join(", no process ")
+                        );
                     }
                     std::thread::sleep(RETRY);
                 }
@@ -309,12 +343,16 @@ impl Followers {
             .map(|_| TcpListener::bind("127.0.0.1:0"))
             .collect::<io::Result<_>>()
             .context("finding free ports for the processes")?;
-        let addresses = listeners.iter().map(|listener| Ok(listener.local_addr()?.to_string()));
+        let addresses = listeners
+            .iter()
+            .map(|listener| Ok(listener.local_addr()?.to_string()));
         let hosts: Vec<String> = addresses.collect::<io::Result<_>>()?;
         drop(listeners);
 
         let mut host_file = tempfile::NamedTempFile::new().context("writing a host file")?;
-        host_file.write_all(hosts.join("\n").as_bytes()).context("writing a host file")?;
+        host_file
+            .write_all(hosts.join("\n").as_bytes())
+            .context("writing a host file")?;
         // It is read by processes that end after this function; the name goes with the last of them.
         let (_, host_file) = host_file.keep().context("keeping the host file")?;
         let mut followers = Followers::default();
@@ -333,13 +371,22 @@ impl Followers {
                 .with_context(|| format!("starting process {process}"))?;
             followers.children.push(child);
         }
-        Ok((followers, Cluster { workers, process: 0, hosts }))
+        Ok((
+            followers,
+            Cluster {
+                workers,
+                process: 0,
+                hosts,
+            },
+        ))
     }
 
     /// Waits until all have ended, and tells if one did not do so well.
     pub fn join(mut self) -> anyhow::Result<()> {
         for (mut child, process) in std::mem::take(&mut self.children).into_iter().zip(1..) {
-            let status = child.wait().with_context(|| format!("waiting for process {process}"))?;
+            let status = child
+                .wait()
+                .with_context(|| format!("waiting for process {process}"))?;
             if !status.success() {
                 bail!("process {process} ended with {status}");
             }

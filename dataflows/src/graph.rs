@@ -129,7 +129,11 @@ impl Inputs {
     /// # Panics
     /// If it is not later.
     pub fn advance_to(&mut self, tick: u64) {
-        assert!(tick > self.tick, "tick {tick} is not after tick {}", self.tick);
+        assert!(
+            tick > self.tick,
+            "tick {tick} is not after tick {}",
+            self.tick
+        );
         if !self.ended {
             self.end_tick();
         }

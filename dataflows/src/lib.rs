@@ -1,4 +1,46 @@
-//! From traffic and limits to violations, incrementally.
+//! From network traffic and limits to violations, incrementally.
+//!
+//! This is the computation of floodmark, on timely and differential dataflow, without I/O and without
+//! a clock. [`graph::build`] makes all of it; its parts can be used alone, [`threshold_join()`] first of
+//! all.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | record | one observation: event time, source, destination, bytes, packets |
+//! | [pair](types::Pair) | source and destination, of one address family |
+//! | [volume](types::Volume) | bytes and packets; negative for corrections |
+//! | [window](time::Window) | `floor(event time / width)`, half-open, aligned to the Unix epoch |
+//! | [tick](time::Time) | when something is judged, in milliseconds; it has [phases](time::Phase) |
+//! | [entity](types::Entity) | what a limit is counted for: a pair, a source, a destination, a host, the total |
+//! | [scope](types::Scope) | per, metric, and the networks of source, destination and host |
+//! | limit | a name with dated [versions](types::Version) |
+//! | [violation](types::Violation) | an amount over a `max`, or under a `min` once the window has closed |
+//! | watermark | no record before it is expected: [closed, settled, retired](time::Windows) follow from it |
+//! | [gauge](gauge::Gauge) | what the limits of one scope and bound look at; its *cut* is where they begin to |
+//! | [rollup](gauge::Rollup) | a sum over pairs that some limit or view asks for |
+//! | held | not retired |
+//!
+//! # Collections
+//!
+//! All differences are `isize`, all times [`Time`](time::Time).
+//!
+//! | collection | record | meaning | where |
+//! | --- | --- | --- | --- |
+//! | versions | [`Version`](types::Version) | the row has taken effect | worker that read it |
+//! | existing | [`Existing`](clock::Existing) | the window exists, seen or in a gap, open or closed | first worker |
+//! | intervals | [`Interval`](limits::Interval) | the version, and the date of the next one | by limit, then all |
+//! | in force | [`InForce`](floors::InForce) | the limit holds the window to the value | one, then all |
+//! | thresholds | ((gauge, window), [`Threshold`](threshold_join::Threshold)) | the same, by gauge | all |
+//! | totals | ((gauge, window), [`Total`](gauge::Total)) | the total is beyond the cut | owner of the entity |
+//! | violations | [`Violation`](types::Violation) | the total breaks the limit | owner of the entity |
+//!
+//! [`textbook`] computes the violations in plain differential dataflow, and [`mod@reference`] everything
+//! from scratch; the tests hold all three against each other.
+//!
+//! [`threshold_join()`]: threshold_join::threshold_join
+
 pub mod addresses;
 pub(crate) mod changes;
 pub mod clock;

@@ -144,7 +144,9 @@ impl Windows {
         let start_ms = event_ms - event_ms % width_ms;
         // A few ticks follow the end of the last window, and the greatest watermark stands for the end
         // of the input.
-        start_ms.checked_add(width_ms)?.checked_add(TICKS_AFTER_END_MS)?;
+        start_ms
+            .checked_add(width_ms)?
+            .checked_add(TICKS_AFTER_END_MS)?;
         Some(Window(start_ms / 1000))
     }
 

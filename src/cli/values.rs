@@ -10,8 +10,9 @@ use crate::limits::prefix;
 
 /// Reads a duration such as `5m`, `1s`, `1h30m` or `500ms`, in milliseconds.
 pub fn millis(text: &str) -> Result<u64, String> {
-    let duration = SignedDuration::from_str(text)
-        .map_err(|_| format!("not a duration: \"{text}\" (write it like 5m, 1s, 1h30m or 500ms)"))?;
+    let duration = SignedDuration::from_str(text).map_err(|_| {
+        format!("not a duration: \"{text}\" (write it like 5m, 1s, 1h30m or 500ms)")
+    })?;
     let nanos = duration.as_nanos();
     if nanos % 1_000_000 != 0 {
         return Err(format!("\"{text}\" is not a whole number of milliseconds"));
@@ -45,11 +46,9 @@ pub fn network(text: &str) -> Result<Prefix, String> {
 pub fn top(text: &str) -> Result<TopQuery, String> {
     let mut words = text.split(',');
     let count = words.next().unwrap_or_default();
-    let n = count
-        .parse()
-        .ok()
-        .filter(|n| *n > 0)
-        .ok_or_else(|| format!("\"{count}\" is not a number of entities (write it like 10,source)"))?;
+    let n = count.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
+        format!("\"{count}\" is not a number of entities (write it like 10,source)")
+    })?;
     let (mut per, mut metric) = (None, None);
     for word in words {
         let fresh = match word {
@@ -94,8 +93,19 @@ mod tests {
     fn a_ranking_is_by_pairs_and_bytes_unless_said() {
         let query = |n, per, metric| Ok(TopQuery { n, per, metric });
         assert_eq!(top("10"), query(10, Per::Pair, Metric::Bytes));
-        assert_eq!(top("3,packets,source"), query(3, Per::Source, Metric::Packets));
-        for bad in ["", "0", "x", "3,", "3,host", "3,pair,source", "3,bytes,bytes"] {
+        assert_eq!(
+            top("3,packets,source"),
+            query(3, Per::Source, Metric::Packets)
+        );
+        for bad in [
+            "",
+            "0",
+            "x",
+            "3,",
+            "3,host",
+            "3,pair,source",
+            "3,bytes,bytes",
+        ] {
             assert!(top(bad).is_err(), "{bad}");
         }
     }
