@@ -127,7 +127,7 @@ impl<'w> Computation<'w> {
                     Answer::Rows { window, rows } => {
                         to.rows.entry(window).or_default().extend(rows)
                     }
-                    Answer::Held { pairs, rollups } => {
+                    Answer::Held { pairs, rollups, .. } => {
                         to.held = (to.held.0 + pairs, to.held.1 + rollups);
                     }
                 },

@@ -223,6 +223,10 @@ impl Addresses {
                 self.free.push(number);
             }
         }
+        // As many as there ever were leave room that nobody may need again.
+        if self.numbers.is_empty() && self.idle.is_empty() && !self.slots.is_empty() {
+            *self = Addresses::default();
+        }
     }
 }
 

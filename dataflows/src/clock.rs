@@ -105,13 +105,16 @@ impl Held {
         }
         match self.windows.get(&window) {
             Some(existing) if existing.seen => return,
-            Some(existing) => self.set(
-                Existing {
-                    seen: true,
-                    ..*existing
-                },
-                Phase::Data,
-            ),
+            // It lies in a gap between two seen ones, and all of the gap is open already.
+            Some(existing) => {
+                return self.set(
+                    Existing {
+                        seen: true,
+                        ..*existing
+                    },
+                    Phase::Data,
+                );
+            }
             None => self.open(window, true),
         }
         let seen = |(window, existing): (&Window, &Existing)| existing.seen.then_some(*window);

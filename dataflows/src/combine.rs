@@ -106,9 +106,11 @@ struct Sums {
 /// ```
 pub struct Combiner {
     peers: usize,
-    /// Windows of this tick; few, and most records fall into the one used last.
+    /// Windows of this tick; most records fall into the one used last.
     windows: Vec<(Window, Sums)>,
     last: usize,
+    /// Where each is. There are few, unless the times of a file jump.
+    places: HashMap<Window, usize, RandomState>,
     spare: Vec<Sums>,
     len: usize,
 }
@@ -120,6 +122,7 @@ impl Combiner {
             peers,
             windows: Vec::new(),
             last: 0,
+            places: HashMap::default(),
             spare: Vec::new(),
             len: 0,
         }
@@ -172,15 +175,11 @@ impl Combiner {
     }
 
     fn turn_to(&mut self, window: Window) {
-        self.last = self
-            .windows
-            .iter()
-            .position(|held| held.0 == window)
-            .unwrap_or_else(|| {
-                self.windows
-                    .push((window, self.spare.pop().unwrap_or_default()));
-                self.windows.len() - 1
-            });
+        self.last = *self.places.entry(window).or_insert_with(|| {
+            self.windows
+                .push((window, self.spare.pop().unwrap_or_default()));
+            self.windows.len() - 1
+        });
     }
 
     /// The updates since the last call, for each worker and window.
@@ -222,6 +221,7 @@ impl Combiner {
             }
         }
         self.spare.truncate(4);
+        self.places.clear();
         (self.last, self.len) = (0, 0);
         parcels
     }

@@ -1,5 +1,6 @@
 //! From the thresholds in force to the cuts of gauges: which totals are worth putting out.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::{Entry, HashMap};
 
 use differential_dataflow::{AsCollection, VecCollection};
@@ -34,27 +35,27 @@ pub struct InForce {
 #[derive(Default)]
 struct Held {
     /// Each value with the number of limits that have it.
-    values: Vec<(i64, isize)>,
+    values: BTreeMap<i64, isize>,
     cut: Option<i64>,
 }
 
 impl Held {
     fn update(&mut self, value: i64, diff: isize) {
-        match self.values.iter_mut().find(|held| held.0 == value) {
-            Some(held) => held.1 += diff,
-            None => self.values.push((value, diff)),
+        let count = self.values.entry(value).or_default();
+        *count += diff;
+        if *count == 0 {
+            self.values.remove(&value);
         }
-        self.values.retain(|held| held.1 != 0);
     }
 
     /// The cut that the values need, no further inward than the one there is: a cut that moved
     /// inward would have to move out again with the next limit.
     fn needed(&self, bound: Bound) -> Option<i64> {
-        let values = self.values.iter().map(|held| held.0);
-        let needed = match bound {
-            Bound::Max => cut(bound, values.min()?),
-            Bound::Min => cut(bound, values.max()?),
+        let (nearest, _) = match bound {
+            Bound::Max => self.values.first_key_value()?,
+            Bound::Min => self.values.last_key_value()?,
         };
+        let needed = cut(bound, *nearest);
         Some(match (bound, self.cut) {
             (_, None) => needed,
             (Bound::Max, Some(cut)) => needed.min(cut),
@@ -122,6 +123,10 @@ impl Gauges {
     }
 }
 
+/// Thresholds by the gauge that they read.
+pub type Thresholds<'scope> =
+    VecCollection<'scope, Time, ((Gauge, Window), Threshold<LimitId>), isize>;
+
 /// The thresholds under the gauge that they read, and each move of a gauge's cut.
 ///
 /// # In
@@ -137,13 +142,10 @@ impl Gauges {
 /// The values in force, by gauge and window; they leave with their windows.
 ///
 /// # Costs
-/// Per changed row, the number of different values its gauge has in that window.
+/// Per changed row a look-up among the values that its gauge has in that window.
 pub fn floors<'scope>(
     in_force: VecCollection<'scope, Time, InForce, isize>,
-) -> (
-    VecCollection<'scope, Time, ((Gauge, Window), Threshold<LimitId>), isize>,
-    StreamVec<'scope, Time, CutChange>,
-) {
+) -> (Thresholds<'scope>, StreamVec<'scope, Time, CutChange>) {
     let mut builder = OperatorBuilder::new("Floors".into(), in_force.inner.scope());
     let mut input = builder.new_input(in_force.inner, Pipeline);
     let (thresholds_output, thresholds) = builder.new_output::<Vec<_>>();

@@ -168,26 +168,34 @@ fn in_force_at(interval: &Interval, existing: &Existing, windows: &Windows) -> O
 /// Which version judges which window, for those who write about it.
 #[derive(Default)]
 pub struct Judging {
-    intervals: BTreeMap<LimitId, Vec<Interval>>,
+    /// By limit and date. Of one version there may be two intervals, or for a moment none or one too
+    /// many, while the changes of a tick come in.
+    intervals: BTreeMap<(LimitId, i128), Vec<Interval>>,
 }
 
 impl Judging {
     /// Takes a change of the intervals.
     pub fn update(&mut self, interval: Interval, diff: isize) {
-        let held = self.intervals.entry(interval.version.limit).or_default();
+        let at = (interval.version.limit, interval.version.effective);
+        let held = self.intervals.entry(at).or_default();
         if diff > 0 {
             held.push(interval);
         } else {
             held.retain(|other| *other != interval);
         }
         if held.is_empty() {
-            self.intervals.remove(&interval.version.limit);
+            self.intervals.remove(&at);
         }
     }
 
     /// The version of a limit that judges a window; `None` if none does.
     pub fn version(&self, limit: LimitId, window: Window, windows: &Windows) -> Option<&Version> {
-        let held = self.intervals.get(&limit)?;
+        // The one dated last before the window ends.
+        let end = i128::from(windows.end_secs(window)) * 1_000_000_000;
+        let (_, held) = self
+            .intervals
+            .range((limit, i128::MIN)..(limit, end))
+            .next_back()?;
         let interval = held
             .iter()
             .find(|interval| interval.judges(window, windows))?;

@@ -22,7 +22,7 @@ pub enum Read {
         /// Before the first one that is left out.
         until: Window,
     },
-    /// How many totals are held.
+    /// How much is held.
     Held,
 }
 
@@ -36,12 +36,14 @@ pub enum Answer {
         /// In no order.
         rows: Vec<(Pair, Volume)>,
     },
-    /// How many totals a worker holds.
+    /// How much a worker holds, in parts to be added.
     Held {
-        /// Of pairs.
+        /// Totals of pairs.
         pairs: u64,
-        /// Of rollups.
+        /// Totals of rollups.
         rollups: u64,
+        /// IPv6 addresses that totals use, or that somebody downstream may still ask for.
+        addresses: u64,
     },
 }
 

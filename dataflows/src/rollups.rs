@@ -234,7 +234,11 @@ impl Steps for Rollups {
                     .values()
                     .map(|gauged| gauged.table.len() as u64)
                     .sum();
-                self.answers.push(Answer::Held { pairs: 0, rollups });
+                self.answers.push(Answer::Held {
+                    pairs: 0,
+                    rollups,
+                    addresses: 0,
+                });
                 true
             }
         }

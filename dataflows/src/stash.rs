@@ -89,11 +89,14 @@ pub(crate) trait Steps {
     fn step(&mut self, time: Time, job: &mut Self::Job, budget: &mut Budget) -> bool;
 }
 
+/// The jobs left of the time that is worked on.
+type Current<J, const N: usize> = ([Capability<Time>; N], VecDeque<J>);
+
 /// Does the work of complete times in their order, a budget at a time.
 pub(crate) struct Stepper<S: Steps, const N: usize> {
     state: S,
     pub(crate) stash: Stash<S::Work, N>,
-    current: Option<([Capability<Time>; N], VecDeque<S::Job>)>,
+    current: Option<Current<S::Job, N>>,
 }
 
 impl<S: Steps, const N: usize> Stepper<S, N> {

@@ -122,7 +122,7 @@ enum Job {
         windows: VecDeque<Window>,
         position: usize,
     },
-    /// Tells how many totals are held.
+    /// Tells how much is held.
     CountHeld,
     /// Drops the table of a window.
     Retire { window: Window, position: usize },
@@ -394,7 +394,11 @@ impl Steps for Pairs {
             Job::CountHeld => {
                 let tables = self.windows.values().map(|held| &held.pairs.table);
                 let pairs = tables.map(|table| table.len() as u64).sum();
-                self.answers.push(Answer::Held { pairs, rollups: 0 });
+                self.answers.push(Answer::Held {
+                    pairs,
+                    rollups: 0,
+                    addresses: self.shared.addresses.borrow().len() as u64,
+                });
                 true
             }
             Job::Retire { window, position } => {
