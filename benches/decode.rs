@@ -53,9 +53,7 @@ fn read(file: &Path, quiet: bool, sums: &mut Sums, tally: &mut Tally) -> Result<
             continue;
         };
         let (source, destination) = (packet.pair.source(), packet.pair.destination());
-        let sum = sums
-            .entry((window.0, source.to_string(), destination.to_string()))
-            .or_default();
+        let sum = sums.entry((window.0, source.to_string(), destination.to_string())).or_default();
         sum.0 += packet.bytes;
         sum.1 += 1;
     }
@@ -68,10 +66,7 @@ fn report(file: &str, tally: &Tally) -> io::Result<()> {
         "{file}: {} frames, {} packets, {} bytes",
         tally.frames, tally.packets, tally.bytes
     )?;
-    for kind in Uncounted::ALL
-        .into_iter()
-        .filter(|kind| tally.uncounted(*kind) > 0)
-    {
+    for kind in Uncounted::ALL.into_iter().filter(|kind| tally.uncounted(*kind) > 0) {
         writeln!(out, "  {} {}", tally.uncounted(kind), kind.text())?;
     }
     for (number, frames) in tally.link_types() {

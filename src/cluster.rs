@@ -57,11 +57,7 @@ fn usage(error: anyhow::Error) -> Failure {
 impl Cluster {
     /// One process.
     pub fn alone(workers: usize) -> Self {
-        Cluster {
-            workers,
-            process: 0,
-            hosts: vec![String::new()],
-        }
+        Cluster { workers, process: 0, hosts: vec![String::new()] }
     }
 
     /// The processes of a host file, of which this is one.
@@ -85,15 +81,9 @@ impl Cluster {
             )));
         }
         if let Some(bad) = hosts.iter().find(|host| !host.contains(':')) {
-            return Err(usage(anyhow!(
-                "\"{bad}\" in the host file \"{name}\" is not host:port"
-            )));
+            return Err(usage(anyhow!("\"{bad}\" in the host file \"{name}\" is not host:port")));
         }
-        Ok(Cluster {
-            workers,
-            process,
-            hosts,
-        })
+        Ok(Cluster { workers, process, hosts })
     }
 
     /// The number of all workers.
@@ -112,9 +102,7 @@ impl Cluster {
         work: impl Fn(&mut Worker) -> T + Send + Sync + 'static,
     ) -> Result<Vec<T>, Failure> {
         let (builders, others) = if self.hosts.len() == 1 {
-            Config::Process(self.workers)
-                .try_build()
-                .map_err(|error| anyhow!(error))?
+            Config::Process(self.workers).try_build().map_err(|error| anyhow!(error))?
         } else {
             let sockets = Meeting::new(self, options)?.sockets(messages)?;
             let hooks = Hooks::default();
@@ -134,9 +122,7 @@ impl Cluster {
         let guards = timely::execute::execute_from(builders, others, config, work)
             .map_err(|error| anyhow!(error))?;
         let results = guards.join().into_iter();
-        Ok(results
-            .collect::<Result<_, _>>()
-            .map_err(|error| anyhow!("a worker ended: {error}"))?)
+        Ok(results.collect::<Result<_, _>>().map_err(|error| anyhow!("a worker ended: {error}"))?)
     }
 }
 
@@ -167,21 +153,13 @@ impl Hello {
         stream.read_exact(&mut bytes)?;
         let (magic, rest) = bytes.split_at(MAGIC.len());
         if magic != MAGIC {
-            return Err(io::Error::new(
-                ErrorKind::InvalidData,
-                "not floodmark at the other end",
-            ));
+            return Err(io::Error::new(ErrorKind::InvalidData, "not floodmark at the other end"));
         }
         let mut numbers = rest.chunks_exact(8).map(|chunk| {
             u64::from_be_bytes(chunk.try_into().expect("a chunk of 8 bytes has 8 bytes"))
         });
         let mut next = || numbers.next().expect("the array has room for four numbers");
-        Ok(Hello {
-            process: next(),
-            processes: next(),
-            workers: next(),
-            digest: next(),
-        })
+        Ok(Hello { process: next(), processes: next(), workers: next(), digest: next() })
     }
 
     /// Why the other process can't be one of this computation.
@@ -195,13 +173,9 @@ impl Hello {
         } else if other.workers != self.workers {
             Some(differs("-w", other.workers, self.workers))
         } else if other.digest != self.digest {
-            Some(format!(
-                "{who} is of another version, or was started with other options"
-            ))
+            Some(format!("{who} is of another version, or was started with other options"))
         } else if other.process == self.process || other.process >= self.processes {
-            Some(format!(
-                "{who} was started twice: each process needs a -p of its own"
-            ))
+            Some(format!("{who} was started twice: each process needs a -p of its own"))
         } else {
             None
         }
@@ -228,11 +202,7 @@ impl<'a> Meeting<'a> {
             workers: cluster.workers as u64,
             digest: hasher.finish(),
         };
-        Ok(Meeting {
-            cluster,
-            hello,
-            listener,
-        })
+        Ok(Meeting { cluster, hello, listener })
     }
 
     /// A socket for each other process.
@@ -260,10 +230,7 @@ impl<'a> Meeting<'a> {
                         .collect();
                     if Instant::now() > until {
                         let seconds = WAIT_FOR_PROCESSES.as_secs();
-                        bail!(
-                            "no process {} after {seconds} s",
-                            missing.join(", no process ")
-                        );
+                        bail!("no process {} after {seconds} s", missing.join(", no process "));
                     }
                     std::thread::sleep(RETRY);
                 }
@@ -326,9 +293,11 @@ fn settle(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 /// The processes after the first one, started on this machine. They end with this value.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Followers {
     children: Vec<Child>,
+    /// Removed with this value.
+    host_file: tempfile::TempPath,
 }
 
 /// Set for followers, which leave the terminal to the first process.
@@ -343,19 +312,14 @@ impl Followers {
             .map(|_| TcpListener::bind("127.0.0.1:0"))
             .collect::<io::Result<_>>()
             .context("finding free ports for the processes")?;
-        let addresses = listeners
-            .iter()
-            .map(|listener| Ok(listener.local_addr()?.to_string()));
+        let addresses = listeners.iter().map(|listener| Ok(listener.local_addr()?.to_string()));
         let hosts: Vec<String> = addresses.collect::<io::Result<_>>()?;
         drop(listeners);
 
         let mut host_file = tempfile::NamedTempFile::new().context("writing a host file")?;
-        host_file
-            .write_all(hosts.join("\n").as_bytes())
-            .context("writing a host file")?;
-        // It is read by processes that end after this function; the name goes with the last of them.
-        let (_, host_file) = host_file.keep().context("keeping the host file")?;
-        let mut followers = Followers::default();
+        host_file.write_all(hosts.join("\n").as_bytes()).context("writing a host file")?;
+        let mut followers =
+            Followers { children: Vec::new(), host_file: host_file.into_temp_path() };
         for process in 1..processes {
             let program = std::env::current_exe().context("finding this program")?;
             let child = Command::new(program)
@@ -363,30 +327,21 @@ impl Followers {
                 .arg("--process")
                 .arg(process.to_string())
                 .arg("--hostfile")
-                .arg(&host_file)
-                .env(FOLLOWER, host_file.as_os_str())
+                .arg(&*followers.host_file)
+                .env(FOLLOWER, "1")
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .spawn()
                 .with_context(|| format!("starting process {process}"))?;
             followers.children.push(child);
         }
-        Ok((
-            followers,
-            Cluster {
-                workers,
-                process: 0,
-                hosts,
-            },
-        ))
+        Ok((followers, Cluster { workers, process: 0, hosts }))
     }
 
     /// Waits until all have ended, and tells if one did not do so well.
     pub fn join(mut self) -> anyhow::Result<()> {
         for (mut child, process) in std::mem::take(&mut self.children).into_iter().zip(1..) {
-            let status = child
-                .wait()
-                .with_context(|| format!("waiting for process {process}"))?;
+            let status = child.wait().with_context(|| format!("waiting for process {process}"))?;
             if !status.success() {
                 bail!("process {process} ended with {status}");
             }

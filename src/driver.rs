@@ -103,35 +103,18 @@ impl<'w> Computation<'w> {
         let outbox = Outbox::default();
         let (inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
-            let Outputs {
-                changes,
-                top,
-                answers,
-                late,
-                ..
-            } = outputs;
-            collect(changes, "Collect: changes", &outbox, |to, change| {
-                to.changes.push(change)
-            });
-            collect(top, "Collect: top", &outbox, |to, ranked| {
-                to.top.push(ranked)
-            });
+            let Outputs { changes, top, answers, late, .. } = outputs;
+            collect(changes, "Collect: changes", &outbox, |to, change| to.changes.push(change));
+            collect(top, "Collect: top", &outbox, |to, ranked| to.top.push(ranked));
             collect(late, "Collect: late", &outbox, |to, late: Volume| {
                 to.late_packets = to.late_packets.saturating_add(late.packets);
             });
-            collect(
-                answers,
-                "Collect: answers",
-                &outbox,
-                |to, answer| match answer {
-                    Answer::Rows { window, rows } => {
-                        to.rows.entry(window).or_default().extend(rows)
-                    }
-                    Answer::Held { pairs, rollups, .. } => {
-                        to.held = (to.held.0 + pairs, to.held.1 + rollups);
-                    }
-                },
-            );
+            collect(answers, "Collect: answers", &outbox, |to, answer| match answer {
+                Answer::Rows { window, rows } => to.rows.entry(window).or_default().extend(rows),
+                Answer::Held { pairs, rollups, .. } => {
+                    to.held = (to.held.0 + pairs, to.held.1 + rollups);
+                }
+            });
             (inputs, probe)
         });
         Computation {
@@ -169,12 +152,7 @@ impl<'w> Computation<'w> {
         // Which worker says what first is chance.
         outcome.changes.sort_unstable_by_key(|change| {
             let violation = &change.violation;
-            (
-                violation.window,
-                violation.limit,
-                violation.entity,
-                change.event,
-            )
+            (violation.window, violation.limit, violation.entity, change.event)
         });
         outcome.top.sort_unstable();
         Some((tick, outcome))
@@ -182,11 +160,7 @@ impl<'w> Computation<'w> {
 
     /// Works a little, or sleeps until there is something to do.
     pub fn step(&mut self) {
-        let wait = if self.in_flight.is_empty() {
-            NAP
-        } else {
-            Duration::ZERO
-        };
+        let wait = if self.in_flight.is_empty() { NAP } else { Duration::ZERO };
         if wait.is_zero() {
             self.worker.step();
         } else {
@@ -269,10 +243,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
         if self.sinks.wants_totals() {
             self.write_held_totals()?;
         }
-        Ok(Replayed {
-            end,
-            last_tick: self.last_tick,
-        })
+        Ok(Replayed { end, last_tick: self.last_tick })
     }
 
     /// Where everything goes.
@@ -293,9 +264,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
 
     /// Asks for what is held. The sinks get the answer; returned is how many rows it has.
     pub fn read(&mut self, read: Read) -> Result<usize, WriteError> {
-        self.computation
-            .inputs
-            .advance_to(self.computation.inputs.tick() + 1);
+        self.computation.inputs.advance_to(self.computation.inputs.tick() + 1);
         self.computation.inputs.read(read);
         self.computation.end_tick(0);
         self.computation.finish(self.sinks)
@@ -353,9 +322,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
     }
 
     fn end(&mut self, updates: usize) {
-        self.computation
-            .inputs
-            .mark(Mark::Watermark(self.watermark));
+        self.computation.inputs.mark(Mark::Watermark(self.watermark));
         self.computation.end_tick(updates);
     }
 
@@ -374,12 +341,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
             return Ok(());
         };
         let end = self.options.windows.end_ms(last);
-        while let Some(date) = self
-            .computation
-            .inputs
-            .next_date()
-            .filter(|date| *date <= end)
-        {
+        while let Some(date) = self.computation.inputs.next_date().filter(|date| *date <= end) {
             let tick = date.max(self.computation.inputs.tick() + 1);
             self.pass_time(tick)?;
         }
@@ -421,11 +383,9 @@ const ROWS_AT_ONCE: usize = 200_000;
 
 /// How many violations stand after some changes, given how many stood before.
 pub fn standing(before: u64, changes: &[Change]) -> u64 {
-    changes
-        .iter()
-        .fold(before, |standing, change| match change.event {
-            Event::Raised => standing + 1,
-            Event::Cleared => standing - 1,
-            Event::Updated => standing,
-        })
+    changes.iter().fold(before, |standing, change| match change.event {
+        Event::Raised => standing + 1,
+        Event::Cleared => standing - 1,
+        Event::Updated => standing,
+    })
 }

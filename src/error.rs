@@ -36,11 +36,7 @@ impl Exit {
             Exit::BadData => 2,
             _ => 3,
         };
-        if rank(&other) > rank(&self) {
-            other
-        } else {
-            self
-        }
+        if rank(&other) > rank(&self) { other } else { self }
     }
 }
 
@@ -62,10 +58,7 @@ pub struct Failure {
 impl Failure {
     /// A failure with its own exit code.
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Failure {
-            exit,
-            error: error.into(),
-        }
+        Failure { exit, error: error.into() }
     }
 }
 

@@ -119,11 +119,7 @@ impl Iterator for Packets {
             true => (v6_pair(self.v6.draw(place)), length.max(60)),
         };
         self.next += 1;
-        Some(Packet {
-            time,
-            pair,
-            bytes: bytes.into(),
-        })
+        Some(Packet { time, pair, bytes: bytes.into() })
     }
 }
 
@@ -134,10 +130,7 @@ impl Packets {
         let slots = u128::from(self.workload.packets) << 16;
         let into_span = (slot * u128::from(self.workload.span_micros) / slots) as u64;
         let micros = self.workload.start_micros + into_span;
-        EventTime {
-            ms: micros / 1000,
-            nanos: (micros % 1000) as u32 * 1000,
-        }
+        EventTime { ms: micros / 1000, nanos: (micros % 1000) as u32 * 1000 }
     }
 }
 
@@ -169,12 +162,7 @@ impl Family {
         // Room for four times the pairs: most hosts then talk to many, as on real links.
         let bits = (u64::from(pairs) * 4).next_power_of_two().ilog2().max(2);
         let half_bits = bits.div_ceil(2);
-        Family {
-            log2: log2(u64::from(pairs) + 1),
-            pairs,
-            half_bits,
-            stride: seed | 1,
-        }
+        Family { log2: log2(u64::from(pairs) + 1), pairs, half_bits, stride: seed | 1 }
     }
 
     /// A source and a destination number, from 64 random bits.
@@ -192,10 +180,7 @@ impl Family {
 
 /// Sources are in 10.0.0.0/8, destinations in 172.16.0.0/12; a number has 17 bits at most.
 fn v4_pair((source, destination): (u32, u32)) -> Pair {
-    Pair::V4(
-        Ipv4Addr::from(0x0a00_0000 | source),
-        Ipv4Addr::from(0xac10_0000 | destination),
-    )
+    Pair::V4(Ipv4Addr::from(0x0a00_0000 | source), Ipv4Addr::from(0xac10_0000 | destination))
 }
 
 /// Within the prefix for documentation.
@@ -280,16 +265,9 @@ pub fn write_pcap(packets: impl Iterator<Item = Packet>, mut out: impl Write) ->
 /// A packet as a record, and how much of the array it is.
 fn record(packet: &Packet) -> ([u8; RECORD_MAX], usize) {
     let mut record = [0; RECORD_MAX];
-    let mut fields = Fields {
-        record: &mut record,
-        at: 0,
-    };
+    let mut fields = Fields { record: &mut record, at: 0 };
     let micros = packet.time.ms % 1000 * 1000 + u64::from(packet.time.nanos) / 1000;
-    let ip_header: u32 = if matches!(packet.pair, Pair::V4(..)) {
-        20
-    } else {
-        40
-    };
+    let ip_header: u32 = if matches!(packet.pair, Pair::V4(..)) { 20 } else { 40 };
     let captured = ETHERNET as u32 + ip_header + TRANSPORT as u32;
     let wire = (ETHERNET as u64 + packet.bytes).max(FRAME_MIN);
     fields.put(&((packet.time.ms / 1000) as u32).to_le_bytes());
@@ -320,25 +298,17 @@ fn record(packet: &Packet) -> ([u8; RECORD_MAX], usize) {
 
 fn ipv4_header(source: Ipv4Addr, destination: Ipv4Addr, length: u16) -> [u8; 20] {
     let mut header = [0; 20];
-    let mut fields = Fields {
-        record: &mut header,
-        at: 0,
-    };
+    let mut fields = Fields { record: &mut header, at: 0 };
     fields.put(&[0x45, 0]);
     fields.put(&length.to_be_bytes());
     fields.put(&[0, 0, 0x40, 0, 64, UDP, 0, 0]);
     fields.put(&source.octets());
     fields.put(&destination.octets());
-    let sum: u32 = header
-        .chunks_exact(2)
-        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
-        .sum();
+    let sum: u32 =
+        header.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
-    let mut checksum = Fields {
-        record: &mut header,
-        at: 10,
-    };
+    let mut checksum = Fields { record: &mut header, at: 10 };
     checksum.put(&(!(folded as u16)).to_be_bytes());
     header
 }
@@ -365,16 +335,10 @@ mod tests {
     #[test]
     fn own_powers_and_logarithms_are_right() {
         for number in [1u64, 2, 3, 10, 1_000_001, u64::from(u32::MAX) + 1] {
-            assert!(
-                (log2(number) - (number as f64).log2()).abs() < 1e-9,
-                "{number}"
-            );
+            assert!((log2(number) - (number as f64).log2()).abs() < 1e-9, "{number}");
         }
         for power in [0.0, 0.25, 0.999_999, 1.0, 19.93, 32.0] {
-            assert!(
-                (exp2(power) / 2f64.powf(power) - 1.0).abs() < 1e-11,
-                "{power}"
-            );
+            assert!((exp2(power) / 2f64.powf(power) - 1.0).abs() < 1e-11, "{power}");
         }
     }
 
@@ -394,33 +358,12 @@ mod tests {
 
     #[test]
     fn what_can_not_be_is_refused() {
-        let good = Workload {
-            packets: 1,
-            pairs: 1,
-            start_micros: 0,
-            span_micros: 0,
-            seed: 0,
-            ipv6: 0.0,
-        };
+        let good =
+            Workload { packets: 1, pairs: 1, start_micros: 0, span_micros: 0, seed: 0, ipv6: 0.0 };
         let refused = |workload: Workload| workload.packets().err();
         assert_eq!(refused(good), None);
-        assert_eq!(
-            refused(Workload { pairs: 0, ..good }),
-            Some(WorkloadError::NoPairs)
-        );
-        assert!(
-            refused(Workload {
-                ipv6: f64::NAN,
-                ..good
-            })
-            .is_some()
-        );
-        assert!(
-            refused(Workload {
-                span_micros: u64::MAX,
-                ..good
-            })
-            .is_some()
-        );
+        assert_eq!(refused(Workload { pairs: 0, ..good }), Some(WorkloadError::NoPairs));
+        assert!(refused(Workload { ipv6: f64::NAN, ..good }).is_some());
+        assert!(refused(Workload { span_micros: u64::MAX, ..good }).is_some());
     }
 }

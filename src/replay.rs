@@ -118,9 +118,7 @@ pub fn start(
         without_window: 0,
         damaged: false,
     };
-    std::thread::Builder::new()
-        .name("reader".into())
-        .spawn(move || replay.run(readers))?;
+    std::thread::Builder::new().name("reader".into()).spawn(move || replay.run(readers))?;
     Ok(receive)
 }
 
@@ -148,15 +146,9 @@ impl<W: Fn()> Replay<W> {
     fn run(mut self, mut readers: Vec<Reader>) {
         if self.merge(&mut readers).is_ok() && self.hand_over().is_ok() {
             let mut tally = Tally::default();
-            readers
-                .iter()
-                .for_each(|reader| tally.merge(reader.tally()));
+            readers.iter().for_each(|reader| tally.merge(reader.tally()));
             let (without_window, damaged) = (self.without_window, self.damaged);
-            let _ = self.give(Event::End(End {
-                tally,
-                without_window,
-                damaged,
-            }));
+            let _ = self.give(Event::End(End { tally, without_window, damaged }));
         }
     }
 
@@ -177,13 +169,10 @@ impl<W: Fn()> Replay<W> {
                 self.take(&packet)?;
                 packets += 1;
                 if packets.is_multiple_of(PROGRESS_PACKETS) {
-                    self.messages
-                        .progress(readers.iter().map(Reader::offset).sum());
+                    self.messages.progress(readers.iter().map(Reader::offset).sum());
                 }
                 let following = self.read(&mut readers[file]);
-                let at = following
-                    .as_ref()
-                    .map(|packet| Reverse((packet.time, file)));
+                let at = following.as_ref().map(|packet| Reverse((packet.time, file)));
                 next[file] = following;
                 if !alone {
                     queue.extend(at);
@@ -220,8 +209,7 @@ impl<W: Fn()> Replay<W> {
         }
         if self.cut.filter.admits(&packet.pair) {
             let bytes = i64::try_from(packet.bytes).expect("a packet has fewer than 2^63 bytes");
-            self.combiner
-                .add(window, packet.pair, Volume::new(bytes, 1));
+            self.combiner.add(window, packet.pair, Volume::new(bytes, 1));
         }
         Ok(())
     }
@@ -233,11 +221,7 @@ impl<W: Fn()> Replay<W> {
         };
         let (parcels, seen) = (self.combiner.take(), std::mem::take(&mut self.seen));
         self.last_seen = None;
-        self.give(Event::Tick(Tick {
-            tick,
-            parcels,
-            seen,
-        }))
+        self.give(Event::Tick(Tick { tick, parcels, seen }))
     }
 
     fn give(&self, event: Event) -> Result<(), Unwanted> {

@@ -20,9 +20,7 @@ pub struct Messages {
 impl Messages {
     /// Messages without a bar.
     pub fn new() -> Self {
-        Messages {
-            bar: ProgressBar::hidden(),
-        }
+        Messages { bar: ProgressBar::hidden() }
     }
 
     /// Messages above a bar over so many bytes of input, if standard error is a terminal. Without a
@@ -32,14 +30,10 @@ impl Messages {
             return Messages::new();
         }
         let (bar, style) = match bytes {
-            Some(bytes) => (
-                ProgressBar::new(bytes),
-                "{bar:40} {percent}% {bytes}/{total_bytes} {eta}",
-            ),
-            None => (
-                ProgressBar::no_length(),
-                "{spinner} {bytes} {bytes_per_sec}",
-            ),
+            Some(bytes) => {
+                (ProgressBar::new(bytes), "{bar:40} {percent}% {bytes}/{total_bytes} {eta}")
+            }
+            None => (ProgressBar::no_length(), "{spinner} {bytes} {bytes_per_sec}"),
         };
         bar.set_draw_target(ProgressDrawTarget::stderr());
         bar.set_style(ProgressStyle::with_template(style).expect("the template is well formed"));
@@ -59,8 +53,7 @@ impl Messages {
     /// Says a line.
     pub fn say(&self, line: impl Display) {
         // Nobody can be told that nobody can be told.
-        self.bar
-            .suspend(|| drop(writeln!(io::stderr(), "floodmark: {line}")));
+        self.bar.suspend(|| drop(writeln!(io::stderr(), "floodmark: {line}")));
     }
 }
 

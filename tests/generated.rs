@@ -43,20 +43,9 @@ fn fingerprint(bytes: &[u8]) -> u64 {
 fn the_same_seed_gives_the_same_bytes() {
     let bytes = pcap(WORKLOAD);
     assert_eq!(bytes, pcap(WORKLOAD));
-    assert_ne!(
-        bytes,
-        pcap(Workload {
-            seed: 8,
-            ..WORKLOAD
-        })
-    );
+    assert_ne!(bytes, pcap(Workload { seed: 8, ..WORKLOAD }));
     // If this changes, files that others made with the same arguments are no longer the same.
-    assert_eq!(
-        fingerprint(&bytes),
-        0x3098_d6ef_db19_2174,
-        "{:#x}",
-        fingerprint(&bytes)
-    );
+    assert_eq!(fingerprint(&bytes), 0x3098_d6ef_db19_2174, "{:#x}", fingerprint(&bytes));
 }
 
 #[test]
@@ -67,32 +56,17 @@ fn packets_pairs_and_span_are_as_asked() {
     assert!(packets.is_sorted_by_key(|packet| packet.time));
     let start = WORKLOAD.start_micros / 1000;
     let (first, last) = (packets[0].time.ms, packets[packets.len() - 1].time.ms);
-    assert!(
-        first - start < 200 && start + 3_600_000 - last < 200,
-        "{first} {last}"
-    );
-    assert!(
-        packets
-            .iter()
-            .all(|packet| (40..=1500).contains(&packet.bytes))
-    );
+    assert!(first - start < 200 && start + 3_600_000 - last < 200, "{first} {last}");
+    assert!(packets.iter().all(|packet| (40..=1500).contains(&packet.bytes)));
 }
 
 #[test]
 fn the_share_of_ipv6_is_as_asked() {
     for (ipv6, least, most) in [(0.0, 0, 0), (0.25, 12_000, 13_000), (1.0, 50_000, 50_000)] {
         let packets = read(Workload { ipv6, ..WORKLOAD });
-        let count = packets
-            .iter()
-            .filter(|packet| matches!(packet.pair, Pair::V6(..)))
-            .count();
+        let count = packets.iter().filter(|packet| matches!(packet.pair, Pair::V6(..))).count();
         assert!((least..=most).contains(&count), "{ipv6}: {count}");
     }
-    let alone = read(Workload {
-        ipv6: 0.5,
-        pairs: 1,
-        packets: 10,
-        ..WORKLOAD
-    });
+    let alone = read(Workload { ipv6: 0.5, pairs: 1, packets: 10, ..WORKLOAD });
     assert!(alone.iter().all(|packet| packet.pair == alone[0].pair));
 }

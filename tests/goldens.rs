@@ -22,10 +22,7 @@ fn check(name: &Path, found: &str, expected: &str) {
     }
     let only = |one: &str, other: &str| -> Vec<String> {
         let other: Vec<&str> = other.lines().collect();
-        one.lines()
-            .filter(|line| !other.contains(line))
-            .map(str::to_owned)
-            .collect()
+        one.lines().filter(|line| !other.contains(line)).map(str::to_owned).collect()
     };
     panic!(
         "{}: only found {:#?}, only expected {:#?}",
@@ -45,38 +42,21 @@ fn small(most: usize) -> Vec<(std::path::PathBuf, Vec<u8>, String)> {
         let bytes = fs::read(&path).expect("a readable capture");
         (path, bytes, expected)
     };
-    let all = folders()
-        .into_iter()
-        .flat_map(|folder| captures(&folder, "captures"));
-    all.map(read)
-        .filter(|(_, bytes, _)| bytes.len() <= most)
-        .collect()
+    let all = folders().into_iter().flat_map(|folder| captures(&folder, "captures"));
+    all.map(read).filter(|(_, bytes, _)| bytes.len() <= most).collect()
 }
 
 #[test]
 fn whole() {
     for folder in folders() {
         let files = captures(&folder, "captures");
-        assert!(
-            files.len() >= 20,
-            "captures are missing from {}",
-            folder.display()
-        );
+        assert!(files.len() >= 20, "captures are missing from {}", folder.display());
         for (path, expected) in &files {
             let Answer { packets, error, .. } = read_all(Reader::open(path).expect("opens"));
-            assert!(
-                error.is_none(),
-                "{}: {}",
-                path.display(),
-                error.expect("some")
-            );
+            assert!(error.is_none(), "{}: {}", path.display(), error.expect("some"));
             check(path, &sums_csv(&packets), expected);
         }
-        println!(
-            "compared {} sound captures in {}",
-            files.len(),
-            folder.display()
-        );
+        println!("compared {} sound captures in {}", files.len(), folder.display());
     }
 }
 
@@ -96,18 +76,11 @@ const SOUND_CONTAINERS: [&str; 7] = [
 fn damaged() {
     for folder in folders() {
         let files = captures(&folder, "malformed");
-        assert!(
-            files.len() >= 10,
-            "captures are missing from {}",
-            folder.display()
-        );
+        assert!(files.len() >= 10, "captures are missing from {}", folder.display());
         for (path, expected) in &files {
             let Answer { packets, error, .. } = read_all(Reader::open(path).expect("opens"));
             check(path, &sums_csv(&packets), expected);
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .expect("a name");
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
             let sound = SOUND_CONTAINERS.iter().any(|start| name.starts_with(start));
             assert_eq!(error.is_none(), sound, "{name}: {error:?}");
             if let Some(error) = error {
@@ -115,11 +88,7 @@ fn damaged() {
                 assert!(matches!(error.class(), Class::Damaged | Class::NotCapture));
             }
         }
-        println!(
-            "compared {} damaged captures in {}",
-            files.len(),
-            folder.display()
-        );
+        println!("compared {} damaged captures in {}", files.len(), folder.display());
     }
 }
 
@@ -146,10 +115,7 @@ fn repacked() {
             check(path, &sums_csv(&answer.packets), expected);
         }
     }
-    println!(
-        "compared {} captures, each packed in four ways",
-        files.len()
-    );
+    println!("compared {} captures, each packed in four ways", files.len());
 }
 
 #[test]
@@ -158,11 +124,7 @@ fn trickled() {
     for (path, bytes, expected) in &files {
         for sizes in [vec![1], vec![1, 2, 3, 5, 8, 13], vec![4096, 1]] {
             let bytes = Cursor::new(bytes.clone());
-            let source = Trickle {
-                bytes,
-                sizes,
-                turn: 0,
-            };
+            let source = Trickle { bytes, sizes, turn: 0 };
             let answer = read_all(Reader::from_read("trickle", Box::new(source)));
             assert!(answer.error.is_none(), "{}", path.display());
             check(path, &sums_csv(&answer.packets), expected);
@@ -181,24 +143,14 @@ fn cut() {
         for end in (0..bytes.len()).step_by(step) {
             let answer = read_bytes(&bytes[..end]);
             let count = answer.packets.len();
-            assert_eq!(
-                answer.packets,
-                whole.packets[..count],
-                "{} at {end}",
-                path.display()
-            );
+            assert_eq!(answer.packets, whole.packets[..count], "{} at {end}", path.display());
             assert!(count >= before, "{} at {end}", path.display());
             before = count;
             if let Some(error) = answer.error {
                 assert!(error.offset() as usize <= end);
                 // Whole records before the cut: up to where the error says, they are all there.
                 let whole_records = read_bytes(&bytes[..error.offset() as usize]);
-                assert_eq!(
-                    whole_records.packets.len(),
-                    count,
-                    "{} at {end}",
-                    path.display()
-                );
+                assert_eq!(whole_records.packets.len(), count, "{} at {end}", path.display());
             }
             cuts += 1;
         }
@@ -215,23 +167,10 @@ fn cut_when_packed() {
             for part in 1..8 {
                 let cut = &packed[..packed.len() * part / 8];
                 let at_once = read_bytes(cut);
-                let source = Trickle {
-                    bytes: Cursor::new(cut.to_vec()),
-                    sizes: vec![1],
-                    turn: 0,
-                };
+                let source = Trickle { bytes: Cursor::new(cut.to_vec()), sizes: vec![1], turn: 0 };
                 let in_bytes = read_all(Reader::from_read("trickle", Box::new(source)));
-                assert_eq!(
-                    at_once.packets,
-                    in_bytes.packets,
-                    "{} {part}",
-                    path.display()
-                );
-                assert!(
-                    whole.starts_with(&at_once.packets),
-                    "{} {part}",
-                    path.display()
-                );
+                assert_eq!(at_once.packets, in_bytes.packets, "{} {part}", path.display());
+                assert!(whole.starts_with(&at_once.packets), "{} {part}", path.display());
                 assert!(at_once.error.is_some(), "{} {part}", path.display());
                 cuts += 1;
             }

@@ -12,20 +12,8 @@ const SEED: u64 = 0x5eed_0001;
 const ROUNDS: usize = 6000;
 
 /// Numbers that lengths and counts like to break at.
-const EDGES: [u32; 12] = [
-    0,
-    1,
-    3,
-    7,
-    8,
-    12,
-    16,
-    0xffff,
-    262_144,
-    262_145,
-    0x7fff_ffff,
-    0xffff_fffc,
-];
+const EDGES: [u32; 12] =
+    [0, 1, 3, 7, 8, 12, 16, 0xffff, 262_144, 262_145, 0x7fff_ffff, 0xffff_fffc];
 
 fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = seeds[random.below(seeds.len())].clone();
@@ -36,11 +24,8 @@ fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
             1 => bytes.truncate(at),
             2 => {
                 let edge = EDGES[random.below(EDGES.len())];
-                let edge = if random.below(2) == 0 {
-                    edge.to_le_bytes()
-                } else {
-                    edge.to_be_bytes()
-                };
+                let edge =
+                    if random.below(2) == 0 { edge.to_le_bytes() } else { edge.to_be_bytes() };
                 let at = at & !3;
                 if let Some(field) = bytes.get_mut(at..at + 4) {
                     field.copy_from_slice(&edge);
@@ -76,10 +61,8 @@ fn mutated_captures_are_read_to_an_end() {
         // Damage far into a file shows nothing new.
         bytes.truncate(20_000);
     }
-    let packed: Vec<Vec<u8>> = seeds
-        .iter()
-        .map(|bytes| zstd::encode_all(&bytes[..], 1).expect("memory"))
-        .collect();
+    let packed: Vec<Vec<u8>> =
+        seeds.iter().map(|bytes| zstd::encode_all(&bytes[..], 1).expect("memory")).collect();
     seeds.extend(packed);
     let mut random = Random(SEED);
     let mut errors = 0;
@@ -88,28 +71,16 @@ fn mutated_captures_are_read_to_an_end() {
         let answer = read_bytes(&bytes);
         errors += usize::from(answer.error.is_some());
         if round % 20 == 0 {
-            let source = Trickle {
-                bytes: Cursor::new(bytes),
-                sizes: vec![1, 7, 64],
-                turn: round,
-            };
+            let source = Trickle { bytes: Cursor::new(bytes), sizes: vec![1, 7, 64], turn: round };
             let again = read_all(Reader::from_read("trickle", Box::new(source)));
             // Within broken compressed data, how much comes before the error depends on the pieces.
             let common = match answer.error.as_ref().map(ReadError::fault) {
                 Some(Fault::Compression(_)) => answer.packets.len().min(again.packets.len()),
                 _ => answer.packets.len().max(again.packets.len()),
             };
-            assert_eq!(
-                again.packets.get(..common),
-                answer.packets.get(..common),
-                "round {round}"
-            );
+            assert_eq!(again.packets.get(..common), answer.packets.get(..common), "round {round}");
             assert!(again.packets.len() >= common, "round {round}");
-            assert_eq!(
-                again.error.is_some(),
-                answer.error.is_some(),
-                "round {round}"
-            );
+            assert_eq!(again.error.is_some(), answer.error.is_some(), "round {round}");
         }
     }
     println!("{errors} of {ROUNDS} were damaged");
@@ -121,9 +92,7 @@ fn a_decompression_bomb_only_streams() {
     // A block of 300 MB that is no packet, in a few kilobytes.
     let length: u32 = 300_000_000;
     let section = [
-        &[
-            0x0a, 0x0d, 0x0d, 0x0a, 28, 0, 0, 0, 0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0,
-        ][..],
+        &[0x0a, 0x0d, 0x0d, 0x0a, 28, 0, 0, 0, 0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0][..],
         &[0xff; 8],
         &[28, 0, 0, 0],
     ]

@@ -1,8 +1,5 @@
 //! The tests of the program, in one binary: what it links, it links once.
-#![expect(
-    clippy::print_stdout,
-    reason = "tests say how much they compared, and their seeds"
-)]
+#![expect(clippy::print_stdout, reason = "tests say how much they compared, and their seeds")]
 
 mod common;
 mod generated;

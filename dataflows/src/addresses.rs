@@ -42,10 +42,7 @@ pub struct Key {
 
 impl Key {
     /// The least key.
-    pub const MIN: Key = Key {
-        family: Family::V4,
-        id: 0,
-    };
+    pub const MIN: Key = Key { family: Family::V4, id: 0 };
     /// The only key of a table of totals.
     pub const TOTAL: Key = Key::MIN;
 
@@ -83,11 +80,7 @@ impl Addresses {
 
     fn number(&mut self, address: u128) -> u32 {
         *self.numbers.entry(address).or_insert_with(|| {
-            let slot = Slot {
-                address,
-                users: 0,
-                idle_since: None,
-            };
+            let slot = Slot { address, users: 0, idle_since: None };
             if let Some(number) = self.free.pop() {
                 self.slots[number as usize] = slot;
                 number
@@ -112,10 +105,7 @@ impl Addresses {
             Pair::V6(source, destination) => {
                 let source = self.number(source.to_bits());
                 let destination = self.number(destination.to_bits());
-                Key {
-                    family: Family::V6,
-                    id: u64::from(source) << 32 | u64::from(destination),
-                }
+                Key { family: Family::V6, id: u64::from(source) << 32 | u64::from(destination) }
             }
         }
     }
@@ -123,14 +113,10 @@ impl Addresses {
     /// The key of an address.
     pub fn address_key(&mut self, address: IpAddr) -> Key {
         match address {
-            IpAddr::V4(address) => Key {
-                family: Family::V4,
-                id: address.to_bits().into(),
-            },
-            IpAddr::V6(address) => Key {
-                family: Family::V6,
-                id: self.number(address.to_bits()).into(),
-            },
+            IpAddr::V4(address) => Key { family: Family::V4, id: address.to_bits().into() },
+            IpAddr::V6(address) => {
+                Key { family: Family::V6, id: self.number(address.to_bits()).into() }
+            }
         }
     }
 
@@ -138,10 +124,7 @@ impl Addresses {
     pub fn pair(&self, key: Key) -> Pair {
         let (source, destination) = key.halves();
         match key.family {
-            Family::V4 => Pair::V4(
-                Ipv4Addr::from_bits(source),
-                Ipv4Addr::from_bits(destination),
-            ),
+            Family::V4 => Pair::V4(Ipv4Addr::from_bits(source), Ipv4Addr::from_bits(destination)),
             Family::V6 => Pair::V6(self.address(source), self.address(destination)),
         }
     }
@@ -245,11 +228,7 @@ mod tests {
         addresses.hold(Per::Pair, first);
         addresses.release(Per::Pair, first, Time::start(5));
         addresses.reclaim(|time| *time < Time::start(5));
-        assert_eq!(
-            addresses.pair(first),
-            pair(10),
-            "still readable before tick 5 is done"
-        );
+        assert_eq!(addresses.pair(first), pair(10), "still readable before tick 5 is done");
         addresses.reclaim(|time| *time <= Time::start(5));
         assert!(addresses.is_empty());
         let second = addresses.pair_key(pair(20));

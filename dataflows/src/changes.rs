@@ -63,11 +63,7 @@ struct Course {
 impl Course {
     fn new(before: Option<&Standing>) -> Self {
         let now = before.map(|standing| ((standing.gauge, standing.total), 1));
-        Course {
-            now: now.into_iter().collect(),
-            turned: None,
-            before_turn: None,
-        }
+        Course { now: now.into_iter().collect(), turned: None, before_turn: None }
     }
 
     fn stands(&self) -> Option<(Gauge, Total)> {
@@ -111,22 +107,15 @@ impl Changes {
 
     /// Takes the changes of versions, and notes what they may change of what stands.
     fn judge_by(&mut self, intervals: Vec<(Interval, Time, isize)>, tick: &mut Tick) {
-        let limits: BTreeSet<LimitId> = intervals
-            .iter()
-            .map(|(interval, ..)| interval.version.limit)
-            .collect();
-        let (rows, rest): (Vec<_>, Vec<_>) = intervals
-            .into_iter()
-            .partition(|(_, time, _)| time.phase == Phase::Rows);
+        let limits: BTreeSet<LimitId> =
+            intervals.iter().map(|(interval, ..)| interval.version.limit).collect();
+        let (rows, rest): (Vec<_>, Vec<_>) =
+            intervals.into_iter().partition(|(_, time, _)| time.phase == Phase::Rows);
         self.update_judging(rows);
         for (window, ids) in &self.standing {
             for limit in &limits {
                 let first = (*limit, Per::Pair, Key::MIN);
-                if ids
-                    .range(first..)
-                    .next()
-                    .is_some_and(|((held, ..), _)| held == limit)
-                {
+                if ids.range(first..).next().is_some_and(|((held, ..), _)| held == limit) {
                     let version = self.version(*limit, *window).map(|version| version.id);
                     tick.after_rows.insert((*limit, *window), version);
                 }
@@ -151,10 +140,7 @@ impl Changes {
         for (((gauge, window), total, limit), time, diff) in judged {
             let id = (limit, gauge.per, total.key);
             let phases = by_phase.entry((window, id)).or_default();
-            phases
-                .entry(time.phase)
-                .or_default()
-                .push(((gauge, total), diff));
+            phases.entry(time.phase).or_default().push(((gauge, total), diff));
         }
         let course = |((window, id), phases): ((Window, Id), BTreeMap<Phase, Vec<_>>)| {
             let before = self.standing.get(&window).and_then(|ids| ids.get(&id));
@@ -191,11 +177,7 @@ impl Changes {
         if version_counts && before.version != after.version {
             let after_rows = tick.after_rows.get(&(id.0, window)).copied().flatten();
             let by_rows = after_rows != Some(before.version);
-            return Some(if by_rows {
-                Reason::LimitChange
-            } else {
-                Reason::Schedule
-            });
+            return Some(if by_rows { Reason::LimitChange } else { Reason::Schedule });
         }
         if settles {
             return Some(Reason::Schedule);
@@ -235,18 +217,12 @@ impl Changes {
         }
         self.judge_by(work.intervals, &mut tick);
         let courses = self.courses(work.judged);
-        let records = Records {
-            totals: work.totals,
-            fallen: work.fallen,
-        };
+        let records = Records { totals: work.totals, fallen: work.fallen };
 
         let mut changes = Vec::new();
         let addresses = self.shared.addresses.clone();
         let addresses = addresses.borrow();
-        let mut say = Say {
-            addresses: &addresses,
-            changes: &mut changes,
-        };
+        let mut say = Say { addresses: &addresses, changes: &mut changes };
         let candidates = self.stood_and_stand(&courses, &tick);
         self.say_cleared(&courses, &records, &tick, &mut say);
         self.say_raised(&courses, &tick, &mut say);
@@ -285,12 +261,7 @@ impl Changes {
             };
             let volume = total.unwrap_or(before).volume(gauge.metric);
             let what = (Event::Cleared, self.reason(phase, window, tick));
-            say.say(
-                what,
-                (window, id),
-                volume,
-                self.judged_by(id.0, window, gauge),
-            );
+            say.say(what, (window, id), volume, self.judged_by(id.0, window, gauge));
             if let Some(ids) = self.standing.get_mut(&window) {
                 ids.remove(&id);
             }
@@ -315,15 +286,8 @@ impl Changes {
             let version = by.version.expect("what stands is judged by a version");
             let what = (Event::Raised, self.reason(phase, window, tick));
             say.say(what, (window, id), total.volume(gauge.metric), by);
-            let standing = Standing {
-                gauge,
-                total,
-                version,
-            };
-            self.standing
-                .entry(window)
-                .or_default()
-                .insert(id, standing);
+            let standing = Standing { gauge, total, version };
+            self.standing.entry(window).or_default().insert(id, standing);
         }
     }
 
@@ -345,9 +309,8 @@ impl Changes {
             candidates.extend(ids.map(|(id, _)| (*window, *id)));
         }
         candidates.retain(|(window, id)| {
-            let stands = courses
-                .get(&(*window, *id))
-                .is_none_or(|course| course.stands().is_some());
+            let stands =
+                courses.get(&(*window, *id)).is_none_or(|course| course.stands().is_some());
             stands && self.standing(*window, id).is_some()
         });
         candidates
@@ -369,11 +332,7 @@ impl Changes {
             let (gauge, total) = judged.unwrap_or((before.gauge, before.total));
             let by = self.judged_by(id.0, window, gauge);
             let version = by.version.expect("what stands is judged by a version");
-            let after = Standing {
-                gauge,
-                total,
-                version,
-            };
+            let after = Standing { gauge, total, version };
             if let Some(reason) = self.updated((window, id), &before, &after, tick) {
                 let volume = total.volume(gauge.metric);
                 say.say((Event::Updated, reason), (window, id), volume, by);
@@ -403,14 +362,8 @@ impl Records {
             }
         }
         differential_dataflow::consolidation::consolidate(&mut counted);
-        let beyond = counted
-            .into_iter()
-            .filter(|(_, diff)| *diff > 0)
-            .map(|(found, _)| found);
-        let within = self
-            .fallen
-            .iter()
-            .map(|(at, total)| ((*at, total.key), *total));
+        let beyond = counted.into_iter().filter(|(_, diff)| *diff > 0).map(|(found, _)| found);
+        let within = self.fallen.iter().map(|(at, total)| ((*at, total.key), *total));
         for (of, total) in beyond.chain(within) {
             if let Some(found) = asked.get_mut(&of) {
                 *found = Some(total);
@@ -433,27 +386,9 @@ impl Say<'_> {
     fn say(&mut self, what: (Event, Reason), at: (Window, Id), volume: Volume, by: JudgedBy) {
         let ((event, reason), (window, (limit, per, key))) = (what, at);
         let entity = self.addresses.entity(per, key);
-        let JudgedBy {
-            bound,
-            metric,
-            version,
-            settled,
-        } = by;
-        let violation = Violation {
-            limit,
-            window,
-            entity,
-            volume,
-        };
-        self.changes.push(Change {
-            event,
-            reason,
-            violation,
-            bound,
-            metric,
-            version,
-            settled,
-        });
+        let JudgedBy { bound, metric, version, settled } = by;
+        let violation = Violation { limit, window, entity, volume };
+        self.changes.push(Change { event, reason, violation, bound, metric, version, settled });
     }
 }
 
@@ -530,9 +465,7 @@ pub(crate) fn changes<'scope>(
             clock.for_each(|at, data| stash.at_tick(&at, at.time()).clock.append(data));
             let mut output = output.activate();
             while let Some(([capability], work)) = stash.next(frontiers) {
-                output
-                    .session(&capability)
-                    .give_container(&mut changes.tick(work));
+                output.session(&capability).give_container(&mut changes.tick(work));
             }
         }
     });

@@ -85,14 +85,7 @@ impl Held {
     }
 
     fn open(&mut self, window: Window, seen: bool) {
-        self.set(
-            Existing {
-                window,
-                seen,
-                closed: false,
-            },
-            Phase::Data,
-        );
+        self.set(Existing { window, seen, closed: false }, Phase::Data);
         self.open.insert(window);
         self.unsettled.insert(window);
     }
@@ -107,27 +100,13 @@ impl Held {
             Some(existing) if existing.seen => return,
             // It lies in a gap between two seen ones, and all of the gap is open already.
             Some(existing) => {
-                return self.set(
-                    Existing {
-                        seen: true,
-                        ..*existing
-                    },
-                    Phase::Data,
-                );
+                return self.set(Existing { seen: true, ..*existing }, Phase::Data);
             }
             None => self.open(window, true),
         }
         let seen = |(window, existing): (&Window, &Existing)| existing.seen.then_some(*window);
-        let before = self
-            .windows
-            .range(..window)
-            .rev()
-            .find_map(seen)
-            .or(self.last_retired);
-        let after = self
-            .windows
-            .range((Excluded(window), Unbounded))
-            .find_map(seen);
+        let before = self.windows.range(..window).rev().find_map(seen).or(self.last_retired);
+        let after = self.windows.range((Excluded(window), Unbounded)).find_map(seen);
         if let Some(before) = before {
             self.fill_gap(before, window);
         }
@@ -153,29 +132,19 @@ impl Held {
     /// Moves the watermark, which closes and settles windows.
     fn advance(&mut self, watermark: u64) {
         self.watermark = self.watermark.max(watermark);
-        self.told
-            .events
-            .push((Phase::Close, Clock::Watermark(self.watermark)));
+        self.told.events.push((Phase::Close, Clock::Watermark(self.watermark)));
         while let Some(&window) = self.open.first()
             && self.rules.closed(window, self.watermark)
         {
             self.open.pop_first();
             let existing = self.windows[&window];
-            self.set(
-                Existing {
-                    closed: true,
-                    ..existing
-                },
-                Phase::Close,
-            );
+            self.set(Existing { closed: true, ..existing }, Phase::Close);
         }
         while let Some(&window) = self.unsettled.first()
             && self.rules.settled(window, self.watermark)
         {
             self.unsettled.pop_first();
-            self.told
-                .events
-                .push((Phase::Close, Clock::Settled(window)));
+            self.told.events.push((Phase::Close, Clock::Settled(window)));
         }
     }
 
@@ -189,9 +158,7 @@ impl Held {
                 self.last_retired = self.last_retired.max(Some(window));
             }
             self.told.windows.push((existing, Phase::Retire, -1));
-            self.told
-                .events
-                .push((Phase::Retire, Clock::Retired(window)));
+            self.told.events.push((Phase::Retire, Clock::Retired(window)));
         }
     }
 
@@ -230,10 +197,7 @@ impl Held {
 pub fn clock<'scope>(
     marks: StreamVec<'scope, Time, Mark>,
     rules: Windows,
-) -> (
-    VecCollection<'scope, Time, Existing, isize>,
-    StreamVec<'scope, Time, Clock>,
-) {
+) -> (VecCollection<'scope, Time, Existing, isize>, StreamVec<'scope, Time, Clock>) {
     let mut builder = OperatorBuilder::new("Clock".into(), marks.scope());
     let mut input = builder.new_input(marks, Exchange::new(|_| 0));
     let (windows_output, windows) = builder.new_output::<Vec<_>>();

@@ -29,18 +29,9 @@ pub struct Parcel {
 impl Parcel {
     /// All updates.
     pub fn updates(&self) -> impl Iterator<Item = (Pair, Volume)> {
-        let v4 = self
-            .v4
-            .iter()
-            .map(|&(bits, volume)| (pair_v4(bits), volume));
+        let v4 = self.v4.iter().map(|&(bits, volume)| (pair_v4(bits), volume));
         let v6 = self.v6.iter().map(|&((source, destination), volume)| {
-            (
-                Pair::V6(
-                    Ipv6Addr::from_bits(source),
-                    Ipv6Addr::from_bits(destination),
-                ),
-                volume,
-            )
+            (Pair::V6(Ipv6Addr::from_bits(source), Ipv6Addr::from_bits(destination)), volume)
         });
         v4.chain(v6)
     }
@@ -57,10 +48,7 @@ impl Parcel {
 }
 
 fn pair_v4(bits: u64) -> Pair {
-    Pair::V4(
-        Ipv4Addr::from_bits((bits >> 32) as u32),
-        Ipv4Addr::from_bits(bits as u32),
-    )
+    Pair::V4(Ipv4Addr::from_bits((bits >> 32) as u32), Ipv4Addr::from_bits(bits as u32))
 }
 
 /// Which of `peers` workers holds what is keyed by these bits. The same in every process, hence
@@ -145,11 +133,7 @@ impl Combiner {
     /// takes more records than a tick can hold.
     #[inline]
     pub fn add(&mut self, window: Window, pair: Pair, volume: Volume) {
-        if self
-            .windows
-            .get(self.last)
-            .is_none_or(|held| held.0 != window)
-        {
+        if self.windows.get(self.last).is_none_or(|held| held.0 != window) {
             self.turn_to(window);
         }
         let sums = &mut self.windows[self.last].1;
@@ -161,23 +145,19 @@ impl Combiner {
                     Volume::default()
                 })
             }
-            Pair::V6(source, destination) => sums
-                .v6
-                .entry((source.to_bits(), destination.to_bits()))
-                .or_insert_with(|| {
+            Pair::V6(source, destination) => {
+                sums.v6.entry((source.to_bits(), destination.to_bits())).or_insert_with(|| {
                     self.len += 1;
                     Volume::default()
-                }),
+                })
+            }
         };
-        *sum = sum
-            .checked_add(volume)
-            .unwrap_or_else(|| overflow(window, &pair));
+        *sum = sum.checked_add(volume).unwrap_or_else(|| overflow(window, &pair));
     }
 
     fn turn_to(&mut self, window: Window) {
         self.last = *self.places.entry(window).or_insert_with(|| {
-            self.windows
-                .push((window, self.spare.pop().unwrap_or_default()));
+            self.windows.push((window, self.spare.pop().unwrap_or_default()));
             self.windows.len() - 1
         });
     }
@@ -187,28 +167,18 @@ impl Combiner {
         let mut parcels = Vec::new();
         for (window, mut sums) in self.windows.drain(..) {
             let mut open: Vec<Parcel> = (0..self.peers as u64)
-                .map(|to| Parcel {
-                    to,
-                    window,
-                    ..Parcel::default()
-                })
+                .map(|to| Parcel { to, window, ..Parcel::default() })
                 .collect();
             let mut put = |to: u64, add: &mut dyn FnMut(&mut Parcel)| {
                 let parcel = &mut open[to as usize];
                 add(parcel);
                 if parcel.len() >= PARCEL_UPDATES {
-                    let empty = Parcel {
-                        to,
-                        window,
-                        ..Parcel::default()
-                    };
+                    let empty = Parcel { to, window, ..Parcel::default() };
                     parcels.push(std::mem::replace(parcel, empty));
                 }
             };
             for (bits, volume) in sums.v4.drain() {
-                put(route(bits.into(), self.peers), &mut |parcel| {
-                    parcel.v4.push((bits, volume))
-                });
+                put(route(bits.into(), self.peers), &mut |parcel| parcel.v4.push((bits, volume)));
             }
             for (bits, volume) in sums.v6.drain() {
                 let to = route(bits.0 ^ bits.1.rotate_left(32), self.peers);
@@ -230,8 +200,5 @@ impl Combiner {
 /// Ends the run: a wrapped sum would be a wrong answer.
 #[cold]
 pub(crate) fn overflow(window: Window, who: &dyn std::fmt::Debug) -> ! {
-    panic!(
-        "the sum for {who:?} in the window that starts at {} leaves 64 bits",
-        window.0
-    )
+    panic!("the sum for {who:?} in the window that starts at {} leaves 64 bits", window.0)
 }

@@ -81,21 +81,10 @@ impl Gauges {
                     self.created - 1
                 });
                 let Scope { per, metric, .. } = row.scope;
-                entry.insert((
-                    Gauge {
-                        id,
-                        per,
-                        metric,
-                        bound: row.bound,
-                    },
-                    HashMap::new(),
-                ))
+                entry.insert((Gauge { id, per, metric, bound: row.bound }, HashMap::new()))
             }
         };
-        windows
-            .entry(row.window)
-            .or_default()
-            .update(row.value, diff);
+        windows.entry(row.window).or_default().update(row.value, diff);
         *gauge
     }
 
@@ -113,13 +102,7 @@ impl Gauges {
                 self.free.push(gauge.id);
             }
         }
-        (from != to).then_some(CutChange {
-            gauge,
-            scope,
-            window,
-            from,
-            to,
-        })
+        (from != to).then_some(CutChange { gauge, scope, window, from, to })
     }
 }
 
@@ -134,7 +117,7 @@ pub type Thresholds<'scope> =
 /// once its window has closed.
 ///
 /// # Out
-/// Thresholds keyed by (gauge, window), for the [`threshold_join`](crate::threshold_join()), and cuts for the
+/// Thresholds keyed by (gauge, window), for the [`threshold_join`](mod@crate::threshold_join), and cuts for the
 /// traffic tables, at the same times; a cut that does not move is not repeated. Gauges are numbered
 /// by each worker for itself: neither output may be exchanged.
 ///
@@ -169,11 +152,8 @@ pub fn floors<'scope>(
                 let mut touched = Vec::with_capacity(rows.len());
                 for (row, time, diff) in rows {
                     let gauge = gauges.update(&row, diff);
-                    let threshold = Threshold {
-                        bound: row.bound,
-                        value: row.value,
-                        limit: row.limit,
-                    };
+                    let threshold =
+                        Threshold { bound: row.bound, value: row.value, limit: row.limit };
                     session.give((((gauge, row.window), threshold), time, diff));
                     touched.push((row.scope, row.bound, row.window));
                 }

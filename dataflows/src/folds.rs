@@ -72,21 +72,10 @@ impl RollupSums {
         peers: usize,
     ) -> impl Iterator<Item = RollupParcel> {
         let mut parcels: Vec<RollupParcel> = (0..peers as u64)
-            .map(|to| RollupParcel {
-                to,
-                window,
-                rollup,
-                sums: Vec::new(),
-            })
+            .map(|to| RollupParcel { to, window, rollup, sums: Vec::new() })
             .collect();
-        let v4 = self
-            .v4
-            .into_iter()
-            .map(|(address, volume)| (IpAddr::V4(address), volume));
-        let v6 = self
-            .v6
-            .into_iter()
-            .map(|(address, volume)| (IpAddr::V6(address), volume));
+        let v4 = self.v4.into_iter().map(|(address, volume)| (IpAddr::V4(address), volume));
+        let v6 = self.v6.into_iter().map(|(address, volume)| (IpAddr::V6(address), volume));
         for (address, volume) in v4.chain(v6) {
             let to = match rollup.per {
                 Per::Total => owner(window, peers),
@@ -119,10 +108,7 @@ pub(crate) struct Folds {
 impl Folds {
     /// A rollup comes into use.
     pub(crate) fn begin(&mut self, rollup: Rollup) {
-        let slot = Slot {
-            number: self.begun,
-            per: rollup.per,
-        };
+        let slot = Slot { number: self.begun, per: rollup.per };
         self.begun += 1;
         self.slots.insert(rollup, slot);
         self.rollups.insert(slot.number, rollup);
@@ -143,10 +129,7 @@ impl Folds {
         let mut matches = 0;
         self.index.containing(pair, |slot| {
             matches += 1;
-            self.sums
-                .entry(slot.number)
-                .or_default()
-                .add(slot.per, pair, volume);
+            self.sums.entry(slot.number).or_default().add(slot.per, pair, volume);
         });
         matches
     }

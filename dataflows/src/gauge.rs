@@ -58,11 +58,7 @@ pub(crate) fn cut(bound: Bound, value: i64) -> i64 {
     }
     match bound {
         Bound::Max => 1 << value.ilog2(),
-        Bound::Min => value
-            .unsigned_abs()
-            .next_power_of_two()
-            .try_into()
-            .unwrap_or(i64::MAX),
+        Bound::Min => value.unsigned_abs().next_power_of_two().try_into().unwrap_or(i64::MAX),
     }
 }
 
@@ -127,11 +123,7 @@ impl Rollup {
             Per::Destination => (scope.source, Prefix::ANY),
             Per::Host | Per::Total => (scope.source, scope.destination),
         };
-        Some(Rollup {
-            per: scope.per,
-            source,
-            destination,
-        })
+        Some(Rollup { per: scope.per, source, destination })
     }
 }
 
@@ -154,19 +146,13 @@ pub(crate) struct Move {
 
 impl Move {
     fn show(&self, place: impl FnOnce() -> Pair, key: Key, volume: Volume, out: &mut impl PutOut) {
-        let before = self
-            .from
-            .is_some_and(|cut| self.gauge.puts_out(cut, volume));
+        let before = self.from.is_some_and(|cut| self.gauge.puts_out(cut, volume));
         let after = self.to.is_some_and(|cut| self.gauge.puts_out(cut, volume));
         if before != after {
             let place = place();
             if self.filter.0.contains(place.source()) && self.filter.1.contains(place.destination())
             {
-                out.put(
-                    self.gauge,
-                    self.gauge.total(key, volume),
-                    if after { 1 } else { -1 },
-                );
+                out.put(self.gauge, self.gauge.total(key, volume), if after { 1 } else { -1 });
             }
         }
     }
@@ -204,10 +190,7 @@ impl Moves {
         out: &mut impl PutOut,
     ) {
         match &self.index {
-            None => self
-                .moves
-                .iter()
-                .for_each(|moved| moved.show(&place, key, volume, out)),
+            None => self.moves.iter().for_each(|moved| moved.show(&place, key, volume, out)),
             Some(index) => {
                 let place = place();
                 index.containing(place, |at| {
@@ -266,14 +249,7 @@ impl Gauged {
     /// Sets cuts. What the returned moves show of each entry must be put out before the next update.
     pub(crate) fn set(&mut self, changes: &[CutChange]) -> Moves {
         let mut moves = Vec::with_capacity(changes.len());
-        for &CutChange {
-            gauge,
-            ref scope,
-            from,
-            to,
-            ..
-        } in changes
-        {
+        for &CutChange { gauge, ref scope, from, to, .. } in changes {
             let filter = filter(scope);
             match to {
                 Some(cut) => drop(self.cuts.insert(gauge.id, Cut { gauge, cut })),
@@ -284,12 +260,7 @@ impl Gauged {
                 (Some(_), None) => self.index.remove(filter.0, filter.1, gauge.id),
                 _ => {}
             }
-            moves.push(Move {
-                gauge,
-                filter,
-                from,
-                to,
-            });
+            moves.push(Move { gauge, filter, from, to });
         }
         self.bound_cuts();
         Moves::new(moves)
@@ -366,25 +337,11 @@ mod tests {
 
     #[test]
     fn cuts_are_powers_of_two_outward() {
-        let floors = [
-            (0, 0),
-            (1, 1),
-            (2, 2),
-            (3, 2),
-            (1023, 512),
-            (i64::MAX, 1 << 62),
-        ];
+        let floors = [(0, 0), (1, 1), (2, 2), (3, 2), (1023, 512), (i64::MAX, 1 << 62)];
         for (value, floor) in floors {
             assert_eq!(cut(Bound::Max, value), floor, "max {value}");
         }
-        let ceilings = [
-            (0, 0),
-            (1, 1),
-            (2, 2),
-            (3, 4),
-            (1025, 2048),
-            (i64::MAX, i64::MAX),
-        ];
+        let ceilings = [(0, 0), (1, 1), (2, 2), (3, 4), (1025, 2048), (i64::MAX, i64::MAX)];
         for (value, ceiling) in ceilings {
             assert_eq!(cut(Bound::Min, value), ceiling, "min {value}");
         }
@@ -392,10 +349,7 @@ mod tests {
 
     #[test]
     fn no_total_that_breaks_a_limit_is_within_its_cut() {
-        let gauge = |bound| Gauge {
-            bound,
-            ..Gauge::default()
-        };
+        let gauge = |bound| Gauge { bound, ..Gauge::default() };
         for value in (0..70).chain([i64::MAX - 1, i64::MAX]) {
             for amount in (0..80).chain([i64::MAX - 1, i64::MAX]) {
                 let volume = Volume::new(amount, 1);

@@ -92,15 +92,13 @@ impl Inputs {
     /// waits for it.
     pub fn edit(&mut self, version: Version, diff: isize) {
         if let Some((version, diff)) = self.schedule.edit(self.tick, version, diff) {
-            self.versions
-                .update_at(version, Time::new(self.tick, Phase::Rows), diff);
+            self.versions.update_at(version, Time::new(self.tick, Phase::Rows), diff);
         }
     }
 
     /// Begins (+1) or ends (-1) the need for a rollup of each window.
     pub fn view(&mut self, rollup: Rollup, diff: isize) {
-        self.views
-            .update_at(rollup, Time::new(self.tick, Phase::Rows), diff);
+        self.views.update_at(rollup, Time::new(self.tick, Phase::Rows), diff);
     }
 
     /// Asks for what is held at the end of the current tick.
@@ -129,11 +127,7 @@ impl Inputs {
     /// # Panics
     /// If it is not later.
     pub fn advance_to(&mut self, tick: u64) {
-        assert!(
-            tick > self.tick,
-            "tick {tick} is not after tick {}",
-            self.tick
-        );
+        assert!(tick > self.tick, "tick {tick} is not after tick {}", self.tick);
         if !self.ended {
             self.end_tick();
         }
@@ -213,39 +207,38 @@ pub fn build<'scope>(
         ended: false,
     };
     let downstream = probe::Handle::new();
-    let outputs = compute(
-        scope,
-        parcels,
-        marks,
-        versions,
-        views,
-        reads,
-        options,
-        &downstream,
-    );
+    let incoming = Incoming { parcels, marks, versions, views, reads };
+    let outputs = compute(scope, incoming, options, &downstream);
     (inputs, outputs, downstream)
 }
 
-#[allow(clippy::too_many_arguments)]
-fn compute<'scope>(
-    scope: Scope<'scope, Time>,
+/// What comes in, as streams.
+struct Incoming<'scope> {
     parcels: StreamVec<'scope, Time, Parcel>,
     marks: StreamVec<'scope, Time, Mark>,
     versions: VecCollection<'scope, Time, Version, isize>,
     views: VecCollection<'scope, Time, Rollup, isize>,
     reads: StreamVec<'scope, Time, Read>,
+}
+
+fn compute<'scope>(
+    scope: Scope<'scope, Time>,
+    incoming: Incoming<'scope>,
     options: Options,
     downstream: &probe::Handle<Time>,
 ) -> Outputs<'scope> {
+    let Incoming { parcels, marks, versions, views, reads } = incoming;
+
     // On one worker: windows, and from them and the rows what is in force. Derived before it is
     // broadcast: an exchange by key of something that every worker has would multiply it.
     let (existing, clock) = clock(marks, options.windows);
     let intervals = intervals(versions);
     let in_force = in_force(intervals.clone(), existing.clone(), options.windows);
-    let views = views.map(|rollup| ((), rollup)).join_map(
-        existing.map(|existing| ((), existing.window)),
-        |(), rollup, window| (*rollup, *window),
-    );
+    let views = views
+        .map(|rollup| ((), rollup))
+        .join_map(existing.map(|existing| ((), existing.window)), |(), rollup, window| {
+            (*rollup, *window)
+        });
 
     // On every worker.
     let clock = clock.broadcast();
@@ -282,15 +275,7 @@ fn compute<'scope>(
     let fallen = scope.concatenate([traffic.fallen, rollups.fallen]);
     let judged = threshold_join(totals.clone().as_collection(), thresholds);
     let rules = (options.windows, options.updates);
-    let changes = changes(
-        judged.clone(),
-        totals,
-        fallen,
-        intervals,
-        clock,
-        shared.clone(),
-        rules,
-    );
+    let changes = changes(judged.clone(), totals, fallen, intervals, clock, shared.clone(), rules);
 
     let addresses = shared.addresses;
     let violations = judged.map(move |((gauge, window), total, limit)| Violation {
@@ -309,9 +294,7 @@ fn compute<'scope>(
         violations,
         in_force,
         top,
-        answers: scope
-            .concatenate([traffic.answers, rollups.answers])
-            .exchange(|_| 0),
+        answers: scope.concatenate([traffic.answers, rollups.answers]).exchange(|_| 0),
         late: traffic.late.exchange(|_| 0),
     };
     probe_all(outputs, downstream)

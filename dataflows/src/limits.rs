@@ -64,11 +64,7 @@ impl Schedule {
     /// The rows whose date has come by `tick`.
     pub fn due(&mut self, tick: u64) -> Vec<(Version, isize)> {
         let mut due = Vec::new();
-        while let Some(entry) = self
-            .waiting
-            .first_entry()
-            .filter(|entry| entry.key().0 <= tick)
-        {
+        while let Some(entry) = self.waiting.first_entry().filter(|entry| entry.key().0 <= tick) {
             let ((_, version), count) = entry.remove_entry();
             due.push((version, count));
         }
@@ -94,22 +90,13 @@ pub fn intervals<'scope>(
 ) -> VecCollection<'scope, Time, Interval, isize> {
     versions
         .map(|version| (version.limit, version))
-        .reduce_named(
-            "Intervals",
-            |_, versions, intervals: &mut Vec<(Interval, isize)>| {
-                // In the order of their dates.
-                for (at, (version, _)) in versions.iter().enumerate() {
-                    let until = versions.get(at + 1).map(|(next, _)| next.effective);
-                    intervals.push((
-                        Interval {
-                            version: **version,
-                            until,
-                        },
-                        1,
-                    ));
-                }
-            },
-        )
+        .reduce_named("Intervals", |_, versions, intervals: &mut Vec<(Interval, isize)>| {
+            // In the order of their dates.
+            for (at, (version, _)) in versions.iter().enumerate() {
+                let until = versions.get(at + 1).map(|(next, _)| next.effective);
+                intervals.push((Interval { version: **version, until }, 1));
+            }
+        })
         .map(|(_, interval)| interval)
 }
 
@@ -132,9 +119,7 @@ pub fn in_force<'scope>(
     existing: VecCollection<'scope, Time, Existing, isize>,
     windows: Windows,
 ) -> VecCollection<'scope, Time, InForce, isize> {
-    let existing = existing
-        .map(|existing| ((), existing))
-        .arrange_by_key_named("Windows");
+    let existing = existing.map(|existing| ((), existing)).arrange_by_key_named("Windows");
     intervals
         .map(|interval| ((), interval))
         .arrange_by_key_named("Versions")
@@ -144,25 +129,13 @@ pub fn in_force<'scope>(
 }
 
 fn in_force_at(interval: &Interval, existing: &Existing, windows: &Windows) -> Option<InForce> {
-    let Version {
-        limit,
-        bound,
-        scope,
-        value,
-        ..
-    } = interval.version;
+    let Version { limit, bound, scope, value, .. } = interval.version;
     let judged = match bound {
         Bound::Max => existing.seen,
         Bound::Min => existing.closed && (existing.seen || scope.per == Per::Total),
     };
     let value = value.filter(|_| judged && interval.judges(existing.window, windows))?;
-    Some(InForce {
-        window: existing.window,
-        limit,
-        bound,
-        scope,
-        value,
-    })
+    Some(InForce { window: existing.window, limit, bound, scope, value })
 }
 
 /// Which version judges which window, for those who write about it.
@@ -192,13 +165,8 @@ impl Judging {
     pub fn version(&self, limit: LimitId, window: Window, windows: &Windows) -> Option<&Version> {
         // The one dated last before the window ends.
         let end = i128::from(windows.end_secs(window)) * 1_000_000_000;
-        let (_, held) = self
-            .intervals
-            .range((limit, i128::MIN)..(limit, end))
-            .next_back()?;
-        let interval = held
-            .iter()
-            .find(|interval| interval.judges(window, windows))?;
+        let (_, held) = self.intervals.range((limit, i128::MIN)..(limit, end)).next_back()?;
+        let interval = held.iter().find(|interval| interval.judges(window, windows))?;
         Some(&interval.version).filter(|version| version.value.is_some())
     }
 }

@@ -75,21 +75,11 @@ impl InUse {
         let mut before = BTreeMap::new();
         for order in orders {
             let (window, rollup, diff) = match order {
-                Order::Cut(CutChange {
-                    scope,
-                    window,
-                    from,
-                    to,
-                    ..
-                }) => {
+                Order::Cut(CutChange { scope, window, from, to, .. }) => {
                     let Some(rollup) = Rollup::of(scope) else {
                         continue;
                     };
-                    (
-                        *window,
-                        rollup,
-                        isize::from(to.is_some()) - isize::from(from.is_some()),
-                    )
+                    (*window, rollup, isize::from(to.is_some()) - isize::from(from.is_some()))
                 }
                 Order::View(rollup, window, diff) => (*window, *rollup, *diff),
                 Order::Clock(_) | Order::Read(_) => continue,
@@ -133,12 +123,7 @@ impl Puts {
 
     /// The same, for one table; `None` is the one of pairs.
     pub(crate) fn of(&mut self, time: Time, window: Window, rollup: Option<Rollup>) -> PutsOf<'_> {
-        PutsOf {
-            puts: self,
-            time,
-            window,
-            rollup,
-        }
+        PutsOf { puts: self, time, window, rollup }
     }
 
     /// Looks up what has fallen in this time, which is all counted.
@@ -147,11 +132,8 @@ impl Puts {
         table: impl Fn(Window, Option<Rollup>) -> Option<&'t Table>,
     ) {
         for (window, rollup, gauge, key) in std::mem::take(&mut self.fell) {
-            let volume = table(window, rollup)
-                .and_then(|table| table.get(key))
-                .unwrap_or_default();
-            self.fallen
-                .push(((gauge, window), gauge.total(key, volume)));
+            let volume = table(window, rollup).and_then(|table| table.get(key)).unwrap_or_default();
+            self.fallen.push(((gauge, window), gauge.total(key, volume)));
         }
     }
 }
@@ -165,14 +147,10 @@ pub(crate) struct PutsOf<'a> {
 
 impl PutOut for PutsOf<'_> {
     fn put(&mut self, gauge: Gauge, total: Total, diff: isize) {
-        self.puts
-            .totals
-            .push((((gauge, self.window), total), self.time, diff));
+        self.puts.totals.push((((gauge, self.window), total), self.time, diff));
     }
 
     fn fell(&mut self, gauge: Gauge, key: Key) {
-        self.puts
-            .fell
-            .insert((self.window, self.rollup, gauge, key));
+        self.puts.fell.insert((self.window, self.rollup, gauge, key));
     }
 }

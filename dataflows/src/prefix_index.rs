@@ -23,10 +23,7 @@ pub(crate) struct PrefixIndex<T> {
 
 impl<T> Default for PrefixIndex<T> {
     fn default() -> Self {
-        PrefixIndex {
-            v4: Vec::new(),
-            v6: Vec::new(),
-        }
+        PrefixIndex { v4: Vec::new(), v6: Vec::new() }
     }
 }
 
@@ -41,14 +38,12 @@ fn masked(bits: u128, length: u8, width: u8) -> u128 {
 fn in_family(prefix: Prefix, v4: bool) -> Option<(u8, u128)> {
     match prefix.network() {
         None => Some((0, 0)),
-        Some(IpNet::V4(net)) if v4 => Some((
-            net.prefix_len(),
-            masked(net.addr().to_bits().into(), net.prefix_len(), 32),
-        )),
-        Some(IpNet::V6(net)) if !v4 => Some((
-            net.prefix_len(),
-            masked(net.addr().to_bits(), net.prefix_len(), 128),
-        )),
+        Some(IpNet::V4(net)) if v4 => {
+            Some((net.prefix_len(), masked(net.addr().to_bits().into(), net.prefix_len(), 32)))
+        }
+        Some(IpNet::V6(net)) if !v4 => {
+            Some((net.prefix_len(), masked(net.addr().to_bits(), net.prefix_len(), 128)))
+        }
         Some(_) => None,
     }
 }
@@ -67,21 +62,12 @@ impl<T: Copy + PartialEq> PrefixIndex<T> {
             };
             let lengths = (source_len, destination_len);
             let groups = self.groups(v4);
-            let at = groups
-                .iter()
-                .position(|group| group.lengths == lengths)
-                .unwrap_or_else(|| {
-                    groups.push(Group {
-                        lengths,
-                        members: HashMap::default(),
-                    });
+            let at =
+                groups.iter().position(|group| group.lengths == lengths).unwrap_or_else(|| {
+                    groups.push(Group { lengths, members: HashMap::default() });
                     groups.len() - 1
                 });
-            groups[at]
-                .members
-                .entry((source, destination))
-                .or_default()
-                .push(value);
+            groups[at].members.entry((source, destination)).or_default().push(value);
         }
     }
 
@@ -113,22 +99,17 @@ impl<T: Copy + PartialEq> PrefixIndex<T> {
     #[inline]
     pub(crate) fn containing(&self, pair: Pair, mut found: impl FnMut(T)) {
         let (groups, source, destination, width) = match pair {
-            Pair::V4(source, destination) => (
-                &self.v4,
-                source.to_bits().into(),
-                destination.to_bits().into(),
-                32,
-            ),
+            Pair::V4(source, destination) => {
+                (&self.v4, source.to_bits().into(), destination.to_bits().into(), 32)
+            }
             Pair::V6(source, destination) => {
                 (&self.v6, source.to_bits(), destination.to_bits(), 128)
             }
         };
         for group in groups {
             let (source_len, destination_len) = group.lengths;
-            let key = (
-                masked(source, source_len, width),
-                masked(destination, destination_len, width),
-            );
+            let key =
+                (masked(source, source_len, width), masked(destination, destination_len, width));
             for value in group.members.get(&key).into_iter().flatten() {
                 found(*value);
             }
@@ -141,11 +122,7 @@ mod tests {
     use super::*;
 
     fn prefix(text: &str) -> Prefix {
-        if text == "any" {
-            Prefix::ANY
-        } else {
-            Prefix::new(text.parse().expect("a CIDR"))
-        }
+        if text == "any" { Prefix::ANY } else { Prefix::new(text.parse().expect("a CIDR")) }
     }
 
     fn pair(source: &str, destination: &str) -> Pair {
@@ -195,10 +172,7 @@ mod tests {
             }
             for source in addresses {
                 for destination in addresses {
-                    let addresses = (
-                        source.parse().expect("ip"),
-                        destination.parse().expect("ip"),
-                    );
+                    let addresses = (source.parse().expect("ip"), destination.parse().expect("ip"));
                     if Pair::new(addresses.0, addresses.1).is_none() {
                         continue;
                     }

@@ -103,12 +103,7 @@ impl Reference {
             top.is_none_or(|top| matches!(top.per, Per::Pair | Per::Source | Per::Destination)),
             "the top is of pairs, sources or destinations"
         );
-        Reference {
-            windows,
-            updates,
-            top,
-            history: Vec::new(),
-        }
+        Reference { windows, updates, top, history: Vec::new() }
     }
 
     /// What the next tick leaves and says.
@@ -140,9 +135,7 @@ impl Reference {
         };
         let standing = self.standing(&left).into_iter();
         TickOutput {
-            violations: standing
-                .map(|(id, (volume, _))| violation(id, volume))
-                .collect(),
+            violations: standing.map(|(id, (volume, _))| violation(id, volume)).collect(),
             changes: self.changes(n, &before, &states),
             held: left.windows.iter().flat_map(totals).collect(),
             retired: retired.flat_map(totals).collect(),
@@ -158,10 +151,7 @@ impl Reference {
         if n > 1 {
             assert!(self.tick_ms(n - 1) < input.tick, "ticks increase");
         }
-        assert!(
-            self.watermark(n - 1) <= input.watermark,
-            "the watermark does not move back"
-        );
+        assert!(self.watermark(n - 1) <= input.watermark, "the watermark does not move back");
         let seen = input.seen.iter().chain(input.records.iter().map(|r| &r.0));
         for window in seen {
             assert_eq!(window.0 % self.windows.width_secs, 0, "windows are aligned");
@@ -359,12 +349,7 @@ impl Reference {
                 false => Reason::Data,
             };
             // The phases are in the order of the reasons that they stand for.
-            let by_phase = [
-                Reason::LimitChange,
-                Reason::Schedule,
-                of_data,
-                Reason::Schedule,
-            ];
+            let by_phase = [Reason::LimitChange, Reason::Schedule, of_data, Reason::Schedule];
             let first = |stands: bool| {
                 let phase = standing.iter().position(|s| s.contains_key(&id) == stands);
                 phase.expect("the last state differs from the one before the tick")
@@ -441,11 +426,7 @@ impl Reference {
         let Some(query) = self.top else {
             return Vec::new();
         };
-        let scope = Scope {
-            per: query.per,
-            metric: query.metric,
-            ..Scope::default()
-        };
+        let scope = Scope { per: query.per, metric: query.metric, ..Scope::default() };
         let settles =
             |w: Window| !self.too_late(n, w) && self.windows.settled(w, self.watermark(n));
         let mut top = Vec::new();
@@ -526,10 +507,5 @@ fn add<K: Ord>(sums: &mut BTreeMap<K, Volume>, key: K, volume: Volume) {
 }
 
 fn violation((limit, window, entity): Id, volume: Volume) -> Violation {
-    Violation {
-        limit,
-        window,
-        entity,
-        volume,
-    }
+    Violation { limit, window, entity, volume }
 }

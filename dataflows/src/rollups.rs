@@ -32,29 +32,15 @@ struct Work {
 
 enum Job {
     /// Puts out what moved cuts change.
-    Walk {
-        window: Window,
-        rollup: Rollup,
-        moves: Moves,
-        position: usize,
-    },
+    Walk { window: Window, rollup: Rollup, moves: Moves, position: usize },
     /// Drops a table.
-    Drop {
-        window: Window,
-        rollup: Rollup,
-        position: usize,
-    },
+    Drop { window: Window, rollup: Rollup, position: usize },
     /// Counts a parcel of updates.
     Count { parcel: RollupParcel },
     /// All is counted: looks up what has fallen.
     LookUpFallen,
     /// Finds the greatest entities of a window.
-    Rank {
-        window: Window,
-        rollup: Rollup,
-        greatest: Greatest,
-        position: usize,
-    },
+    Rank { window: Window, rollup: Rollup, greatest: Greatest, position: usize },
     /// Tells how many totals are held.
     CountHeld,
 }
@@ -84,9 +70,7 @@ impl Rollups {
                 && let Some(rollup) = Rollup::of(&change.scope)
                 && self.may_hold(change.window, &rollup)
             {
-                cuts.entry((change.window, rollup))
-                    .or_default()
-                    .push(*change);
+                cuts.entry((change.window, rollup)).or_default().push(*change);
             }
         }
         cuts
@@ -107,11 +91,7 @@ impl Steps for Rollups {
                     self.tables.insert((window, rollup), Gauged::new());
                 }
                 Use::Ends(window, rollup) if self.may_hold(window, &rollup) => {
-                    ended.push(Job::Drop {
-                        window,
-                        rollup,
-                        position: 0,
-                    });
+                    ended.push(Job::Drop { window, rollup, position: 0 });
                 }
                 _ => {}
             }
@@ -119,12 +99,7 @@ impl Steps for Rollups {
         for ((window, rollup), changes) in self.cuts(&work.orders) {
             if let Some(table) = self.tables.get_mut(&(window, rollup)) {
                 let moves = table.set(&changes);
-                jobs.push_back(Job::Walk {
-                    window,
-                    rollup,
-                    moves,
-                    position: 0,
-                });
+                jobs.push_back(Job::Walk { window, rollup, moves, position: 0 });
             }
         }
         jobs.extend(ended);
@@ -137,12 +112,7 @@ impl Steps for Rollups {
                         self.top.and_then(|query| Some((query, query.rollup()?)))
                     {
                         let greatest = Greatest::new(query);
-                        jobs.push_back(Job::Rank {
-                            window,
-                            rollup,
-                            greatest,
-                            position: 0,
-                        });
+                        jobs.push_back(Job::Rank { window, rollup, greatest, position: 0 });
                     }
                 }
                 Order::Read(Read::Held) => jobs.push_back(Job::CountHeld),
@@ -154,12 +124,7 @@ impl Steps for Rollups {
 
     fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {
         match job {
-            Job::Walk {
-                window,
-                rollup,
-                moves,
-                position,
-            } => {
+            Job::Walk { window, rollup, moves, position } => {
                 let Some(gauged) = self.tables.get(&(*window, *rollup)) else {
                     return true;
                 };
@@ -178,11 +143,7 @@ impl Steps for Rollups {
                 budget.spend(8 * (self.puts.len() - before));
                 done
             }
-            Job::Drop {
-                window,
-                rollup,
-                position,
-            } => {
+            Job::Drop { window, rollup, position } => {
                 if let Some(gauged) = self.tables.get(&(*window, *rollup)) {
                     let mut addresses = self.shared.addresses.borrow_mut();
                     let done = gauged.table.walk_v6(position, budget, |key, _| {
@@ -205,12 +166,7 @@ impl Steps for Rollups {
                     .look_up_fallen(|window, rollup| Some(&tables.get(&(window, rollup?))?.table));
                 true
             }
-            Job::Rank {
-                window,
-                rollup,
-                greatest,
-                position,
-            } => {
+            Job::Rank { window, rollup, greatest, position } => {
                 let Some(gauged) = self.tables.get(&(*window, *rollup)) else {
                     return true;
                 };
@@ -220,25 +176,14 @@ impl Steps for Rollups {
                 });
                 if done {
                     let ranking = greatest.take_ranking();
-                    self.best.extend(
-                        ranking
-                            .into_iter()
-                            .map(|(who, volume)| (*window, who, volume)),
-                    );
+                    self.best
+                        .extend(ranking.into_iter().map(|(who, volume)| (*window, who, volume)));
                 }
                 done
             }
             Job::CountHeld => {
-                let rollups = self
-                    .tables
-                    .values()
-                    .map(|gauged| gauged.table.len() as u64)
-                    .sum();
-                self.answers.push(Answer::Held {
-                    pairs: 0,
-                    rollups,
-                    addresses: 0,
-                });
+                let rollups = self.tables.values().map(|gauged| gauged.table.len() as u64).sum();
+                self.answers.push(Answer::Held { pairs: 0, rollups, addresses: 0 });
                 true
             }
         }
@@ -252,12 +197,7 @@ fn itself(address: IpAddr) -> Pair {
 
 impl Rollups {
     fn count(&mut self, time: Time, parcel: &RollupParcel, budget: &mut Budget) {
-        let RollupParcel {
-            window,
-            rollup,
-            ref sums,
-            ..
-        } = *parcel;
+        let RollupParcel { window, rollup, ref sums, .. } = *parcel;
         let Some(gauged) = self.tables.get_mut(&(window, rollup)) else {
             debug_assert!(false, "an update for a rollup that is not in use");
             return;
@@ -335,26 +275,15 @@ pub(crate) fn rollups<'scope>(
             let mut answers = answers_output.activate();
             let more = stepper.run(frontiers, |capabilities, state| {
                 let [at_totals, at_fallen, at_top, at_answers] = capabilities;
-                totals
-                    .session(at_totals)
-                    .give_container(&mut state.puts.totals);
-                fallen
-                    .session(at_fallen)
-                    .give_container(&mut state.puts.fallen);
+                totals.session(at_totals).give_container(&mut state.puts.totals);
+                fallen.session(at_fallen).give_container(&mut state.puts.fallen);
                 top.session(at_top).give_container(&mut state.best);
-                answers
-                    .session(at_answers)
-                    .give_container(&mut state.answers);
+                answers.session(at_answers).give_container(&mut state.answers);
             });
             if more {
                 activator.activate();
             }
         }
     });
-    RollupStreams {
-        totals,
-        fallen,
-        top: top_stream,
-        answers,
-    }
+    RollupStreams { totals, fallen, top: top_stream, answers }
 }

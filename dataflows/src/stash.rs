@@ -15,9 +15,7 @@ pub(crate) struct Stash<W, const N: usize> {
 
 impl<W, const N: usize> Default for Stash<W, N> {
     fn default() -> Self {
-        Stash {
-            pending: BTreeMap::new(),
-        }
+        Stash { pending: BTreeMap::new() }
     }
 }
 
@@ -30,10 +28,7 @@ impl<W: Default, const N: usize> Stash<W, N> {
     /// The work at the time of an update, which may be later than that of the message it came in.
     pub(crate) fn at_time(&mut self, capability: &InputCapability<Time>, time: Time) -> &mut W {
         let held = self.pending.entry(time).or_insert_with(|| {
-            (
-                std::array::from_fn(|output| capability.delayed(&time, output)),
-                W::default(),
-            )
+            (std::array::from_fn(|output| capability.delayed(&time, output)), W::default())
         });
         &mut held.1
     }
@@ -101,11 +96,7 @@ pub(crate) struct Stepper<S: Steps, const N: usize> {
 
 impl<S: Steps, const N: usize> Stepper<S, N> {
     pub(crate) fn new(state: S) -> Self {
-        Stepper {
-            state,
-            stash: Stash::default(),
-            current: None,
-        }
+        Stepper { state, stash: Stash::default(), current: None }
     }
 
     /// Works for one budget, and hands what came of it to `deliver`. `true` if work is left that

@@ -62,9 +62,7 @@ impl Table {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
         };
-        slots
-            .find(self.hasher.hash_one(key.id), |slot| slot.0 == key.id)
-            .map(|slot| slot.1)
+        slots.find(self.hasher.hash_one(key.id), |slot| slot.0 == key.id).map(|slot| slot.1)
     }
 
     /// Adds a volume to an entry. `None` if the sum leaves 64 bits; the table is as before then.
@@ -76,28 +74,16 @@ impl Table {
             Family::V6 => v6,
         };
         let hash = hasher.hash_one(key.id);
-        match slots.entry(
-            hash,
-            |slot| slot.0 == key.id,
-            |slot| hasher.hash_one(slot.0),
-        ) {
+        match slots.entry(hash, |slot| slot.0 == key.id, |slot| hasher.hash_one(slot.0)) {
             Entry::Occupied(mut occupied) => {
                 let old = occupied.get().1;
                 let new = old.checked_add(delta)?;
                 if new == Volume::default() {
                     occupied.remove();
-                    return Some(Updated {
-                        old,
-                        new,
-                        entry: EntryChange::Removed,
-                    });
+                    return Some(Updated { old, new, entry: EntryChange::Removed });
                 }
                 occupied.get_mut().1 = new;
-                Some(Updated {
-                    old,
-                    new,
-                    entry: EntryChange::Kept,
-                })
+                Some(Updated { old, new, entry: EntryChange::Kept })
             }
             Entry::Vacant(vacant) => {
                 let entry = if delta == Volume::default() {
@@ -106,11 +92,7 @@ impl Table {
                     vacant.insert((key.id, delta));
                     EntryChange::Added
                 };
-                Some(Updated {
-                    old: Volume::default(),
-                    new: delta,
-                    entry,
-                })
+                Some(Updated { old: Volume::default(), new: delta, entry })
             }
         }
     }
@@ -125,21 +107,9 @@ impl Table {
     ) -> bool {
         let v4 = self.v4.num_buckets();
         walk(&self.v4, 0, position, budget, |id, volume| {
-            visit(
-                Key {
-                    family: Family::V4,
-                    id,
-                },
-                volume,
-            );
+            visit(Key { family: Family::V4, id }, volume);
         }) && walk(&self.v6, v4, position, budget, |id, volume| {
-            visit(
-                Key {
-                    family: Family::V6,
-                    id,
-                },
-                volume,
-            );
+            visit(Key { family: Family::V6, id }, volume);
         })
     }
 
@@ -151,13 +121,7 @@ impl Table {
         mut visit: impl FnMut(Key, Volume),
     ) -> bool {
         walk(&self.v6, 0, position, budget, |id, volume| {
-            visit(
-                Key {
-                    family: Family::V6,
-                    id,
-                },
-                volume,
-            );
+            visit(Key { family: Family::V6, id }, volume);
         })
     }
 }

@@ -30,25 +30,17 @@ pub fn violations<'scope>(
     updates: VecCollection<'scope, Time, (Window, Pair), Volume>,
     in_force: VecCollection<'scope, Time, InForce, isize>,
 ) -> VecCollection<'scope, Time, Violation, isize> {
-    let scopes = in_force
-        .clone()
-        .map(|row| (row.window, row.scope))
-        .distinct();
+    let scopes = in_force.clone().map(|row| (row.window, row.scope)).distinct();
     let totals = updates
         .join_map(scopes, |window, pair, scope| ((*window, *scope), *pair))
         .flat_map(|(at, pair)| {
-            entities(&at.1, pair)
-                .into_iter()
-                .flatten()
-                .map(move |entity| (at, entity))
+            entities(&at.1, pair).into_iter().flatten().map(move |entity| (at, entity))
         })
         .count_total()
         .map(|((at, entity), volume)| (at, (entity, volume)));
 
     // The total of a scope is there even if nothing is in it.
-    let occupied = totals
-        .clone()
-        .filter(|((_, scope), _)| scope.per == Per::Total);
+    let occupied = totals.clone().filter(|((_, scope), _)| scope.per == Per::Total);
     let nothing = in_force
         .clone()
         .filter(|row| row.scope.per == Per::Total)
@@ -57,9 +49,7 @@ pub fn violations<'scope>(
         .antijoin(occupied.map(|(at, _)| at));
 
     totals.concat(nothing).join_core(
-        in_force
-            .map(|row| ((row.window, row.scope), row))
-            .arrange_by_key(),
+        in_force.map(|row| ((row.window, row.scope), row)).arrange_by_key(),
         |_, (entity, volume), row| {
             breaks(row, *volume).then_some(Violation {
                 limit: row.limit,
@@ -90,13 +80,7 @@ fn entities(scope: &Scope, pair: Pair) -> [Option<Entity>; 2] {
         Per::Source => [Some(Entity::Source(source)), None],
         Per::Destination => [Some(Entity::Destination(destination)), None],
         Per::Total => [Some(Entity::Total), None],
-        Per::Host => [
-            Some(source),
-            Some(destination).filter(|other| *other != source),
-        ]
-        .map(|host| {
-            host.filter(|host| scope.host.contains(*host))
-                .map(Entity::Host)
-        }),
+        Per::Host => [Some(source), Some(destination).filter(|other| *other != source)]
+            .map(|host| host.filter(|host| scope.host.contains(*host)).map(Entity::Host)),
     }
 }

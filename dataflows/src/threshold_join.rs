@@ -45,11 +45,7 @@ impl Amount for Total {
         self.amount
     }
     fn least(amount: i64) -> Self {
-        Total {
-            amount,
-            key: crate::addresses::Key::MIN,
-            other: i64::MIN,
-        }
+        Total { amount, key: crate::addresses::Key::MIN, other: i64::MIN }
     }
 }
 
@@ -151,10 +147,7 @@ where
     V: ExchangeData + Amount,
     L: ExchangeData + Copy,
 {
-    threshold_join_arranged(
-        arrange(amounts, "Amounts"),
-        arrange(thresholds, "Thresholds"),
-    )
+    threshold_join_arranged(arrange(amounts, "Amounts"), arrange(thresholds, "Thresholds"))
 }
 
 type Arrangement<'scope, T, K, V> = Arranged<'scope, TraceAgent<ValSpine<K, V, T, isize>>>;
@@ -254,10 +247,7 @@ impl<B: BatchReader + Navigable> Side<B> {
     where
         B::Cursor: for<'a> Cursor<Key<'a> = &'a K>,
     {
-        self.cursors
-            .iter()
-            .filter_map(|(batch, cursor)| cursor.get_key(batch).copied())
-            .min()
+        self.cursors.iter().filter_map(|(batch, cursor)| cursor.get_key(batch).copied()).min()
     }
 
     /// Moves cursors before a key to it. A cursor that stands on it stays: seeking would rewind its
@@ -367,8 +357,7 @@ where
             }
         }
         self.pieces = steps.into_pieces();
-        self.pieces
-            .sort_unstable_by_key(|piece| Reverse(piece.from));
+        self.pieces.sort_unstable_by_key(|piece| Reverse(piece.from));
     }
 
     /// Moves every cursor on the key to the least amount that the next piece covers.
@@ -390,10 +379,8 @@ where
             let from = next.from;
             self.seek_amount(key, from);
         }
-        let values = self
-            .amounts
-            .on(key)
-            .filter_map(|(batch, cursor)| cursor.get_val(batch).copied());
+        let values =
+            self.amounts.on(key).filter_map(|(batch, cursor)| cursor.get_val(batch).copied());
         let Some(value) = values.min() else {
             return false;
         };
@@ -401,8 +388,7 @@ where
         while let Some(piece) = self.pieces.pop_if(|piece| piece.from <= amount) {
             self.active.push(piece);
         }
-        self.active
-            .retain(|piece| piece.until.is_none_or(|until| amount < until));
+        self.active.retain(|piece| piece.until.is_none_or(|until| amount < until));
         if !self.active.is_empty() {
             self.put_out(key, value);
         }
@@ -430,8 +416,7 @@ where
         for (time, diff) in &edits {
             for piece in &self.active {
                 let time = time.join(&piece.time);
-                self.updates
-                    .push(((key, value, piece.limit), time, diff * piece.diff));
+                self.updates.push(((key, value, piece.limit), time, diff * piece.diff));
             }
         }
     }
@@ -450,11 +435,7 @@ impl<L, T> Default for Steps<L, T> {
 
 impl<L: Ord + Copy, T: Ord + Clone> Steps<L, T> {
     fn add(&mut self, threshold: Threshold<L>, time: T, diff: isize) {
-        let Threshold {
-            limit,
-            bound,
-            value,
-        } = threshold;
+        let Threshold { limit, bound, value } = threshold;
         match bound {
             // Nothing is over the greatest amount.
             Bound::Max => {
@@ -479,13 +460,7 @@ impl<L: Ord + Copy, T: Ord + Clone> Steps<L, T> {
             let same = |other: &((L, T, i64), isize)| other.0.0 == limit && other.0.1 == time;
             let until = steps.peek().filter(|next| same(next)).map(|next| next.0.2);
             if height != 0 {
-                pieces.push(Piece {
-                    from,
-                    until,
-                    limit,
-                    time,
-                    diff: height,
-                });
+                pieces.push(Piece { from, until, limit, time, diff: height });
             }
             if until.is_none() {
                 height = 0;

@@ -120,12 +120,7 @@ pub struct Windows {
 
 impl Default for Windows {
     fn default() -> Self {
-        Windows {
-            width_secs: 300,
-            lateness_ms: None,
-            retention_ms: None,
-            max_gap_secs: 24 * 3600,
-        }
+        Windows { width_secs: 300, lateness_ms: None, retention_ms: None, max_gap_secs: 24 * 3600 }
     }
 }
 
@@ -144,9 +139,7 @@ impl Windows {
         let start_ms = event_ms - event_ms % width_ms;
         // A few ticks follow the end of the last window, and the greatest watermark stands for the end
         // of the input.
-        start_ms
-            .checked_add(width_ms)?
-            .checked_add(TICKS_AFTER_END_MS)?;
+        start_ms.checked_add(width_ms)?.checked_add(TICKS_AFTER_END_MS)?;
         Some(Window(start_ms / 1000))
     }
 
@@ -167,17 +160,13 @@ impl Windows {
 
     /// No record can change the window any more.
     pub fn settled(&self, window: Window, watermark: u64) -> bool {
-        self.end_ms(window)
-            .saturating_add(self.lateness_ms.unwrap_or(u64::MAX))
-            <= watermark
+        self.end_ms(window).saturating_add(self.lateness_ms.unwrap_or(u64::MAX)) <= watermark
     }
 
     /// The window leaves memory. `watermark` is that of the tick before.
     pub fn retired(&self, window: Window, watermark: u64) -> bool {
         self.retention_ms.is_some_and(|retention| {
-            let settled = self
-                .end_ms(window)
-                .saturating_add(self.lateness_ms.unwrap_or(u64::MAX));
+            let settled = self.end_ms(window).saturating_add(self.lateness_ms.unwrap_or(u64::MAX));
             settled.saturating_add(retention) <= watermark
         })
     }

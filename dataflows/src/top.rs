@@ -29,11 +29,7 @@ impl TopQuery {
     /// The rollup in which the entities are; `None` for pairs.
     pub fn rollup(&self) -> Option<Rollup> {
         let any = Prefix::ANY;
-        (self.per != Per::Pair).then_some(Rollup {
-            per: self.per,
-            source: any,
-            destination: any,
-        })
+        (self.per != Per::Pair).then_some(Rollup { per: self.per, source: any, destination: any })
     }
 }
 
@@ -59,10 +55,7 @@ pub(crate) struct Greatest {
 
 impl Greatest {
     pub(crate) fn new(query: TopQuery) -> Self {
-        Greatest {
-            query,
-            heap: BinaryHeap::new(),
-        }
+        Greatest { query, heap: BinaryHeap::new() }
     }
 
     /// Considers an entity. `entity` is asked for only if it may be among the greatest.
@@ -82,10 +75,7 @@ impl Greatest {
     /// The greatest, in order; none is left.
     pub(crate) fn take_ranking(&mut self) -> Vec<(Entity, Volume)> {
         let ranking = std::mem::take(&mut self.heap).into_sorted_vec();
-        ranking
-            .into_iter()
-            .map(|Reverse((_, Reverse(entity), volume))| (entity, volume))
-            .collect()
+        ranking.into_iter().map(|Reverse((_, Reverse(entity), volume))| (entity, volume)).collect()
     }
 }
 
@@ -114,20 +104,13 @@ pub(crate) fn top<'scope>(
             while let Some(([capability], offers)) = stash.next(frontiers) {
                 let mut windows = BTreeMap::<Window, Greatest>::new();
                 for (window, entity, volume) in offers {
-                    let greatest = windows
-                        .entry(window)
-                        .or_insert_with(|| Greatest::new(query));
+                    let greatest = windows.entry(window).or_insert_with(|| Greatest::new(query));
                     greatest.offer(volume, || entity);
                 }
                 let mut session = output.session(&capability);
                 for (window, mut greatest) in windows {
                     for (rank, (entity, volume)) in (1..).zip(greatest.take_ranking()) {
-                        session.give(Ranked {
-                            window,
-                            rank,
-                            entity,
-                            volume,
-                        });
+                        session.give(Ranked { window, rank, entity, volume });
                     }
                 }
             }

@@ -39,11 +39,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn reclaim_addresses(&self) {
         // What is said of a tick is said when all of it is known.
-        let done = |time: &Time| {
-            !self
-                .downstream
-                .less_equal(&Time::new(time.tick, Phase::Read))
-        };
+        let done = |time: &Time| !self.downstream.less_equal(&Time::new(time.tick, Phase::Read));
         self.addresses.borrow_mut().reclaim(done);
     }
 }
@@ -87,41 +83,23 @@ struct PairWindow {
 
 impl Default for PairWindow {
     fn default() -> Self {
-        PairWindow {
-            pairs: Gauged::new(),
-            folds: Folds::default(),
-        }
+        PairWindow { pairs: Gauged::new(), folds: Folds::default() }
     }
 }
 
 enum Job {
     /// Puts out what moved cuts change.
-    Walk {
-        window: Window,
-        moves: Moves,
-        position: usize,
-    },
+    Walk { window: Window, moves: Moves, position: usize },
     /// Sums what is held for rollups that come into use.
-    BackFill {
-        window: Window,
-        begun: Folds,
-        position: usize,
-    },
+    BackFill { window: Window, begun: Folds, position: usize },
     /// Counts a parcel of updates.
     Count { parcel: Parcel },
     /// All is counted: sends the sums of the rollups, and looks up what has fallen.
     Send { windows: BTreeSet<Window> },
     /// Finds the greatest pairs of a window.
-    Rank {
-        window: Window,
-        greatest: Greatest,
-        position: usize,
-    },
+    Rank { window: Window, greatest: Greatest, position: usize },
     /// Answers a read, window by window, or hands on the rows of a window that retires.
-    Rows {
-        windows: VecDeque<Window>,
-        position: usize,
-    },
+    Rows { windows: VecDeque<Window>, position: usize },
     /// Tells how much is held.
     CountHeld,
     /// Drops the table of a window.
@@ -167,11 +145,7 @@ impl Pairs {
             }
         }
         for (window, begun) in begun {
-            jobs.push_back(Job::BackFill {
-                window,
-                begun,
-                position: 0,
-            });
+            jobs.push_back(Job::BackFill { window, begun, position: 0 });
         }
     }
 
@@ -187,11 +161,7 @@ impl Pairs {
         }
         for (window, changes) in cuts {
             let moves = self.windows.entry(window).or_default().pairs.set(&changes);
-            jobs.push_back(Job::Walk {
-                window,
-                moves,
-                position: 0,
-            });
+            jobs.push_back(Job::Walk { window, moves, position: 0 });
         }
     }
 
@@ -201,25 +171,15 @@ impl Pairs {
             Clock::Settled(window) => {
                 if let Some(query) = self.options.top.filter(|query| query.per == Per::Pair) {
                     let greatest = Greatest::new(query);
-                    jobs.push_back(Job::Rank {
-                        window,
-                        greatest,
-                        position: 0,
-                    });
+                    jobs.push_back(Job::Rank { window, greatest, position: 0 });
                 }
             }
             Clock::Retired(window) => {
                 if self.options.hand_on_rows {
                     let windows = VecDeque::from([window]);
-                    jobs.push_back(Job::Rows {
-                        windows,
-                        position: 0,
-                    });
+                    jobs.push_back(Job::Rows { windows, position: 0 });
                 }
-                jobs.push_back(Job::Retire {
-                    window,
-                    position: 0,
-                });
+                jobs.push_back(Job::Retire { window, position: 0 });
             }
         }
     }
@@ -228,10 +188,7 @@ impl Pairs {
         match read {
             Read::Rows { from, until } => {
                 let windows = self.windows.range(from..until).map(|(window, _)| *window);
-                jobs.push_back(Job::Rows {
-                    windows: windows.collect(),
-                    position: 0,
-                });
+                jobs.push_back(Job::Rows { windows: windows.collect(), position: 0 });
             }
             Read::Held => jobs.push_back(Job::CountHeld),
         }
@@ -313,11 +270,7 @@ impl Steps for Pairs {
 
     fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {
         match job {
-            Job::Walk {
-                window,
-                moves,
-                position,
-            } => {
+            Job::Walk { window, moves, position } => {
                 let addresses = self.shared.addresses.borrow();
                 let table = &self.windows[window].pairs.table;
                 let before = self.puts.len();
@@ -328,11 +281,7 @@ impl Steps for Pairs {
                 budget.spend(8 * (self.puts.len() - before));
                 done
             }
-            Job::BackFill {
-                window,
-                begun,
-                position,
-            } => {
+            Job::BackFill { window, begun, position } => {
                 let addresses = self.shared.addresses.borrow();
                 let table = &self.windows[window].pairs.table;
                 let mut folded = 0;
@@ -350,20 +299,14 @@ impl Steps for Pairs {
             Job::Send { windows } => {
                 for window in &*windows {
                     if let Some(held) = self.windows.get_mut(window) {
-                        held.folds
-                            .take(*window, self.shared.peers, &mut self.parcels);
+                        held.folds.take(*window, self.shared.peers, &mut self.parcels);
                     }
                 }
                 let windows = &self.windows;
-                self.puts
-                    .look_up_fallen(|window, _| Some(&windows.get(&window)?.pairs.table));
+                self.puts.look_up_fallen(|window, _| Some(&windows.get(&window)?.pairs.table));
                 true
             }
-            Job::Rank {
-                window,
-                greatest,
-                position,
-            } => {
+            Job::Rank { window, greatest, position } => {
                 let Some(held) = self.windows.get(window) else {
                     return true;
                 };
@@ -373,11 +316,8 @@ impl Steps for Pairs {
                 });
                 if done {
                     let ranking = greatest.take_ranking();
-                    self.best.extend(
-                        ranking
-                            .into_iter()
-                            .map(|(who, volume)| (*window, who, volume)),
-                    );
+                    self.best
+                        .extend(ranking.into_iter().map(|(who, volume)| (*window, who, volume)));
                 }
                 done
             }
@@ -487,27 +427,12 @@ pub(crate) fn traffic<'scope>(
             let mut answers = answers_output.activate();
             let mut late = late_output.activate();
             let more = stepper.run(frontiers, |capabilities, state| {
-                let [
-                    at_totals,
-                    at_fallen,
-                    at_rollups,
-                    at_top,
-                    at_answers,
-                    at_late,
-                ] = capabilities;
-                totals
-                    .session(at_totals)
-                    .give_container(&mut state.puts.totals);
-                fallen
-                    .session(at_fallen)
-                    .give_container(&mut state.puts.fallen);
-                rollups
-                    .session(at_rollups)
-                    .give_container(&mut state.parcels);
+                let [at_totals, at_fallen, at_rollups, at_top, at_answers, at_late] = capabilities;
+                totals.session(at_totals).give_container(&mut state.puts.totals);
+                fallen.session(at_fallen).give_container(&mut state.puts.fallen);
+                rollups.session(at_rollups).give_container(&mut state.parcels);
                 top.session(at_top).give_container(&mut state.best);
-                answers
-                    .session(at_answers)
-                    .give_container(&mut state.answers);
+                answers.session(at_answers).give_container(&mut state.answers);
                 let volume = std::mem::take(&mut state.late);
                 if volume != Volume::default() {
                     late.session(at_late).give(volume);
@@ -518,12 +443,5 @@ pub(crate) fn traffic<'scope>(
             }
         }
     });
-    Traffic {
-        totals,
-        fallen,
-        rollups,
-        top,
-        answers,
-        late,
-    }
+    Traffic { totals, fallen, rollups, top, answers, late }
 }

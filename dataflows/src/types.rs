@@ -89,9 +89,7 @@ impl Semigroup for Volume {
     /// # Panics
     /// On overflow: a wrapped sum would be a wrong answer.
     fn plus_equals(&mut self, other: &Self) {
-        *self = self
-            .checked_add(*other)
-            .expect("a sum of volumes stays within 64 bits");
+        *self = self.checked_add(*other).expect("a sum of volumes stays within 64 bits");
     }
 }
 

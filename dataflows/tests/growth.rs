@@ -45,17 +45,11 @@ enum Enter {
 fn said(workers: usize, windows: Windows, enter: Enter, ticks: Vec<TickInput>) -> Vec<Vec<Change>> {
     let (send, receive) = mpsc::channel();
     let send = Arc::new(std::sync::Mutex::new(send));
-    let order: BTreeMap<u64, usize> = (0..)
-        .zip(&ticks)
-        .map(|(at, tick)| (tick.tick, at))
-        .collect();
+    let order: BTreeMap<u64, usize> = (0..).zip(&ticks).map(|(at, tick)| (tick.tick, at)).collect();
     let ticks = Arc::new(ticks);
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let send = send.lock().expect("no worker panics with the lock").clone();
-        let options = Options {
-            windows,
-            ..Options::default()
-        };
+        let options = Options { windows, ..Options::default() };
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
             outputs.changes.inspect_time(move |time, change| {
@@ -164,16 +158,8 @@ fn limits_on_one_scope() {
                 records: vec![record(1, n / 2)],
                 ..TickInput::default()
             },
-            TickInput {
-                tick: 1,
-                records: vec![record(1, n)],
-                ..TickInput::default()
-            },
-            TickInput {
-                tick: 2,
-                edits: edits(&rows, -1),
-                ..TickInput::default()
-            },
+            TickInput { tick: 1, records: vec![record(1, n)], ..TickInput::default() },
+            TickInput { tick: 2, edits: edits(&rows, -1), ..TickInput::default() },
         ];
         let said = said(1, Windows::default(), Enter::Combined, ticks);
         assert_eq!(limits(&said[0], Event::Raised), (0..n / 2).collect());
@@ -191,11 +177,7 @@ fn limits_on_disjoint_scopes(per: Per) {
             .map(|source| {
                 let network = IpAddr::from(Ipv4Addr::from_bits(source)).into();
                 Version {
-                    scope: Scope {
-                        per,
-                        source: Prefix::new(network),
-                        ..Scope::default()
-                    },
+                    scope: Scope { per, source: Prefix::new(network), ..Scope::default() },
                     ..max(source, 10)
                 }
             })
@@ -203,20 +185,13 @@ fn limits_on_disjoint_scopes(per: Per) {
         // Those beyond the scopes must not matter to any.
         let senders = (0..2 * n).step_by(3);
         let ticks = vec![
-            TickInput {
-                edits: edits(&rows, 1),
-                ..TickInput::default()
-            },
+            TickInput { edits: edits(&rows, 1), ..TickInput::default() },
             TickInput {
                 tick: 1,
                 records: senders.map(|source| record(source, 11)).collect(),
                 ..TickInput::default()
             },
-            TickInput {
-                tick: 2,
-                edits: edits(&rows, -1),
-                ..TickInput::default()
-            },
+            TickInput { tick: 2, edits: edits(&rows, -1), ..TickInput::default() },
         ];
         let said = said(2, Windows::default(), Enter::Combined, ticks);
         let senders: BTreeSet<u32> = (0..n).step_by(3).collect();
@@ -251,11 +226,7 @@ fn pairs_in_one_window() {
 
 /// Windows of one second, in each of which one pair sends. A limit moves, then all of them settle.
 fn windows_held(order: impl Fn(u32) -> Vec<Vec<u32>>) {
-    let rules = Windows {
-        width_secs: 1,
-        max_gap_secs: u64::MAX,
-        ..Windows::default()
-    };
+    let rules = Windows { width_secs: 1, max_gap_secs: u64::MAX, ..Windows::default() };
     let end = 1 << 40;
     grow(|n| {
         let record = |second: u32| {
@@ -272,20 +243,13 @@ fn windows_held(order: impl Fn(u32) -> Vec<Vec<u32>>) {
             .collect();
         ticks[0].edits.push((max(1, n), 1));
         let loaded = ticks.len();
-        let dated = Version {
-            id: VersionId(2),
-            ..max(1, n / 2)
-        };
+        let dated = Version { id: VersionId(2), ..max(1, n / 2) };
         ticks.push(TickInput {
             tick: end,
             edits: vec![(max(1, n), -1), (dated, 1)],
             ..TickInput::default()
         });
-        ticks.push(TickInput {
-            tick: end + 1,
-            watermark: END_OF_INPUT,
-            ..TickInput::default()
-        });
+        ticks.push(TickInput { tick: end + 1, watermark: END_OF_INPUT, ..TickInput::default() });
         let said = said(1, rules, Enter::Combined, ticks);
         let over: BTreeSet<u32> = (n / 2 + 1..n).collect();
         assert!(said[..loaded].iter().all(Vec::is_empty));
@@ -307,19 +271,14 @@ fn windows_held_that_fill_a_gap() {
         let rest: Vec<u32> = (1..n - 1).collect();
         let rest = rest.chunks(rest.len().div_ceil(10).max(1));
         let first = first.into_iter().collect();
-        std::iter::once(first)
-            .chain(rest.map(<[u32]>::to_vec))
-            .collect()
+        std::iter::once(first).chain(rest.map(<[u32]>::to_vec)).collect()
     });
 }
 
 #[test]
 fn violations_raised_by_one_limit_change() {
     grow(|n| {
-        let low = Version {
-            id: VersionId(2),
-            ..max(1, 0)
-        };
+        let low = Version { id: VersionId(2), ..max(1, 0) };
         let high = max(1, 1 << 20);
         let ticks = vec![
             TickInput {
@@ -327,16 +286,8 @@ fn violations_raised_by_one_limit_change() {
                 records: (1..=n).map(|source| record(source, source)).collect(),
                 ..TickInput::default()
             },
-            TickInput {
-                tick: 1,
-                edits: vec![(high, -1), (low, 1)],
-                ..TickInput::default()
-            },
-            TickInput {
-                tick: 2,
-                edits: vec![(high, 1), (low, -1)],
-                ..TickInput::default()
-            },
+            TickInput { tick: 1, edits: vec![(high, -1), (low, 1)], ..TickInput::default() },
+            TickInput { tick: 2, edits: vec![(high, 1), (low, -1)], ..TickInput::default() },
         ];
         let said = said(2, Windows::default(), Enter::Combined, ticks);
         assert_eq!(said[0], []);
@@ -360,12 +311,8 @@ fn rows_of_many_limits_waiting_for_a_date() {
         // Ten dates; each row is broken as soon as it holds.
         let due = |limit: u32| u64::from(1 + limit % 10);
         let rows: Vec<_> = (0..n).map(|limit| dated(limit, due(limit), 5)).collect();
-        let mut ticks: Vec<_> = (0..12)
-            .map(|tick| TickInput {
-                tick,
-                ..TickInput::default()
-            })
-            .collect();
+        let mut ticks: Vec<_> =
+            (0..12).map(|tick| TickInput { tick, ..TickInput::default() }).collect();
         ticks[0].edits = edits(&rows, 1);
         ticks[0].records = vec![record(1, 6)];
         ticks[11].edits = edits(&rows, -1);
@@ -383,16 +330,11 @@ fn rows_of_many_limits_waiting_for_a_date() {
 fn rows_of_one_limit_waiting_for_their_dates() {
     grow(|n| {
         // The one dated last holds the window, at each of ten ticks; only then is it broken.
-        let rows: Vec<_> = (1..=n)
-            .map(|ms| dated(1, ms.into(), if ms == n { 5 } else { 7 }))
-            .collect();
+        let rows: Vec<_> =
+            (1..=n).map(|ms| dated(1, ms.into(), if ms == n { 5 } else { 7 })).collect();
         let step = u64::from(n).div_ceil(10);
-        let mut ticks: Vec<_> = (0..12)
-            .map(|tick| TickInput {
-                tick: tick * step,
-                ..TickInput::default()
-            })
-            .collect();
+        let mut ticks: Vec<_> =
+            (0..12).map(|tick| TickInput { tick: tick * step, ..TickInput::default() }).collect();
         ticks[0].edits = edits(&rows, 1);
         ticks[0].records = vec![record(1, 6)];
         ticks[11].edits = edits(&rows, -1);
@@ -414,29 +356,13 @@ fn rows_of_one_limit_waiting_for_their_dates() {
 #[test]
 fn updates_of_one_entity_from_several_workers() {
     grow(|n| {
-        let of_source = Version {
-            scope: Scope {
-                per: Per::Source,
-                ..Scope::default()
-            },
-            ..max(2, 0)
-        };
+        let of_source =
+            Version { scope: Scope { per: Per::Source, ..Scope::default() }, ..max(2, 0) };
         let back = (Window(0), pair(1), Volume::new(-1, -1));
         let ticks = vec![
-            TickInput {
-                edits: vec![(max(1, 0), 1), (of_source, 1)],
-                ..TickInput::default()
-            },
-            TickInput {
-                tick: 1,
-                records: vec![record(1, 1); n as usize],
-                ..TickInput::default()
-            },
-            TickInput {
-                tick: 2,
-                records: vec![back; n as usize],
-                ..TickInput::default()
-            },
+            TickInput { edits: vec![(max(1, 0), 1), (of_source, 1)], ..TickInput::default() },
+            TickInput { tick: 1, records: vec![record(1, 1); n as usize], ..TickInput::default() },
+            TickInput { tick: 2, records: vec![back; n as usize], ..TickInput::default() },
         ];
         let said = said(3, Windows::default(), Enter::Apart, ticks);
         let volumes = |tick: usize, event| -> Vec<_> {

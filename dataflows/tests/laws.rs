@@ -66,16 +66,10 @@ fn changes_add_up_to_what_stands() {
 
             let standing: BTreeMap<Id, &Violation> =
                 output.violations.iter().map(|v| (id(v), v)).collect();
-            let words = said
-                .iter()
-                .filter(|((_, window, _), _)| held.contains(window));
+            let words = said.iter().filter(|((_, window, _), _)| held.contains(window));
             let words: BTreeMap<Id, &Change> = words.map(|(id, change)| (*id, change)).collect();
             let ids = |only: Vec<&Id>| only.into_iter().copied().collect::<BTreeSet<Id>>();
-            assert_eq!(
-                ids(words.keys().collect()),
-                ids(standing.keys().collect()),
-                "{at}"
-            );
+            assert_eq!(ids(words.keys().collect()), ids(standing.keys().collect()), "{at}");
             // The amount is the last one when every amount is said, and when none can follow.
             for (id, change) in words {
                 let settled = history.windows.settled(id.1, input.watermark);
@@ -100,10 +94,7 @@ fn more_updates_add_to_fewer() {
             let what = |output: &TickOutput| -> BTreeSet<Change> {
                 let changes = output.changes.iter().copied();
                 let anyhow = |change: Change| match change.event {
-                    Event::Updated => Change {
-                        reason: Reason::Data,
-                        ..change
-                    },
+                    Event::Updated => Change { reason: Reason::Data, ..change },
                     Event::Raised | Event::Cleared => change,
                 };
                 changes.map(anyhow).collect()
@@ -111,10 +102,7 @@ fn more_updates_add_to_fewer() {
             let [few, more, most] = [settled, limit, tick].map(what);
             assert!(few.is_subset(&more) && more.is_subset(&most), "{at}");
             let others = most.difference(&few);
-            assert!(
-                others.into_iter().all(|c| c.event == Event::Updated),
-                "{at}"
-            );
+            assert!(others.into_iter().all(|c| c.event == Event::Updated), "{at}");
             assert_eq!(settled.violations, tick.violations, "{at}");
         }
     }
@@ -136,11 +124,7 @@ fn the_settled_result_does_not_depend_on_the_way_there() {
         };
         let tick = ticks.last().map_or(0, |input| input.tick);
         let tick = tick.max(history.windows.end_ms(last)) + 1;
-        ticks.push(TickInput {
-            tick,
-            watermark: END_OF_INPUT,
-            ..TickInput::default()
-        });
+        ticks.push(TickInput { tick, watermark: END_OF_INPUT, ..TickInput::default() });
 
         let mut rows: BTreeMap<Version, isize> = BTreeMap::new();
         for (row, difference) in ticks.iter().flat_map(|input| &input.edits) {
@@ -149,18 +133,11 @@ fn the_settled_result_does_not_depend_on_the_way_there() {
         let at_once = TickInput {
             tick,
             edits: rows.into_iter().filter(|(_, count)| *count != 0).collect(),
-            records: ticks
-                .iter()
-                .flat_map(|input| input.records.clone())
-                .rev()
-                .collect(),
+            records: ticks.iter().flat_map(|input| input.records.clone()).rev().collect(),
             seen: ticks.iter().flat_map(|input| input.seen.clone()).collect(),
             watermark: END_OF_INPUT,
         };
-        let summary = History {
-            ticks: vec![at_once],
-            ..history.clone()
-        };
+        let summary = History { ticks: vec![at_once], ..history.clone() };
         let result = |history: &History| {
             let outputs = run(history, history.updates);
             let mut said = BTreeMap::new();
@@ -232,13 +209,7 @@ fn the_histories_reach_everything() {
         let settled = ["LimitChange settled", "Schedule settled"];
         expected.extend(settled.map(|what| format!("{event} {what}")));
     }
-    let others = [
-        "Cleared for good",
-        "seen after all",
-        "retired",
-        "top",
-        "too late",
-    ];
+    let others = ["Cleared for good", "seen after all", "retired", "top", "too late"];
     expected.extend(others.map(str::to_owned));
     for what in expected {
         let times = counts.get(&what).copied().unwrap_or_default();

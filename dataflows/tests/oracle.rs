@@ -83,14 +83,8 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             let (inputs, outputs, probe) = graph::build(scope, options);
             let (plain, updates) = scope.new_collection();
             let tap = |send: &mpsc::Sender<(Time, Seen)>| send.clone();
-            let (s1, s2, s3, s4, s5, s6) = (
-                tap(&send),
-                tap(&send),
-                tap(&send),
-                tap(&send),
-                tap(&send),
-                tap(&send),
-            );
+            let (s1, s2, s3, s4, s5, s6) =
+                (tap(&send), tap(&send), tap(&send), tap(&send), tap(&send), tap(&send));
             let give = |send: &mpsc::Sender<_>, time, seen| {
                 send.send((time, seen)).expect("the test waits for all");
             };
@@ -108,20 +102,16 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             outputs
                 .answers
                 .inspect_time(move |time, answer| give(&s4, *time, Seen::Answer(answer.clone())));
-            outputs
-                .top
-                .inspect_time(move |time, ranked| give(&s5, *time, Seen::Top(*ranked)));
-            outputs
-                .late
-                .inspect_time(move |time, volume| give(&s6, *time, Seen::Late(*volume)));
+            outputs.top.inspect_time(move |time, ranked| give(&s5, *time, Seen::Top(*ranked)));
+            outputs.late.inspect_time(move |time, volume| give(&s6, *time, Seen::Late(*volume)));
             (inputs, plain, probe)
         });
         let rng = &mut Rng::new(seed);
         let burst = rng.between(1, 4);
-        if let Some(rollup) = history.top.and_then(|top| top.rollup()) {
-            if worker.index() == 0 {
-                inputs.view(rollup, 1);
-            }
+        if let Some(rollup) = history.top.and_then(|top| top.rollup())
+            && worker.index() == 0
+        {
+            inputs.view(rollup, 1);
         }
         let mut watermark = 0;
         let mut combiner = Combiner::new(worker.peers());
@@ -135,10 +125,7 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
                     inputs.edit(*version, *diff);
                 }
                 inputs.mark(Mark::Watermark(tick.watermark));
-                inputs.read(Read::Rows {
-                    from: Window(0),
-                    until: Window(u64::MAX),
-                });
+                inputs.read(Read::Rows { from: Window(0), until: Window(u64::MAX) });
             }
             let mine = |at: usize| at % worker.peers() == worker.index();
             for (_, window) in tick.seen.iter().enumerate().filter(|(at, _)| mine(*at)) {
@@ -208,21 +195,14 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
         }
         for standing in [&mut violations, &mut textbook] {
             standing.retain(|_, count| *count != 0);
-            assert!(
-                standing.values().all(|count| *count == 1),
-                "a violation twice: {standing:?}"
-            );
+            assert!(standing.values().all(|count| *count == 1), "a violation twice: {standing:?}");
         }
         answers.violations = violations.keys().copied().collect();
         answers.textbook = textbook.keys().copied().collect();
         answers.top.sort();
         all.push(answers);
     }
-    assert!(
-        by_tick.is_empty(),
-        "something left at a tick that was not: {:?}",
-        by_tick.keys()
-    );
+    assert!(by_tick.is_empty(), "something left at a tick that was not: {:?}", by_tick.keys());
     all
 }
 
@@ -232,18 +212,12 @@ fn difference<T: Ord + std::fmt::Debug>(
     right: &BTreeSet<T>,
 ) -> String {
     let only = |a: &BTreeSet<T>, b: &BTreeSet<T>| -> String {
-        a.difference(b)
-            .map(|one| format!("    {one:?}\n"))
-            .collect()
+        a.difference(b).map(|one| format!("    {one:?}\n")).collect()
     };
     match ours == right {
         true => String::new(),
         false => {
-            format!(
-                "  {name}: only ours\n{}  only right\n{}",
-                only(ours, right),
-                only(right, ours)
-            )
+            format!("  {name}: only ours\n{}  only right\n{}", only(ours, right), only(right, ours))
         }
     }
 }
@@ -284,9 +258,7 @@ fn check(seed: u64, size: Size, workers: usize) {
 
 /// How many histories of each kind; `FLOODMARK_HISTORIES` says how many times as many.
 fn seeds(count: u64) -> std::ops::Range<u64> {
-    let times = std::env::var("FLOODMARK_HISTORIES")
-        .ok()
-        .and_then(|times| times.parse().ok());
+    let times = std::env::var("FLOODMARK_HISTORIES").ok().and_then(|times| times.parse().ok());
     0..count * times.unwrap_or(1)
 }
 

@@ -17,12 +17,8 @@ use floodmark_dataflows::types::{
 const A: &str = "10.0.0.1";
 const B: &str = "10.0.0.2";
 
-const WINDOWS: Windows = Windows {
-    width_secs: 10,
-    lateness_ms: Some(10_000),
-    retention_ms: None,
-    max_gap_secs: 30,
-};
+const WINDOWS: Windows =
+    Windows { width_secs: 10, lateness_ms: Some(10_000), retention_ms: None, max_gap_secs: 30 };
 
 fn reference() -> Reference {
     Reference::new(WINDOWS, Updates::Settled, None)
@@ -49,10 +45,7 @@ fn min(number: u32, effective_ms: i64, value: i64) -> Version {
 }
 
 fn per(per: Per, version: Version) -> Version {
-    let scope = Scope {
-        per,
-        ..version.scope
-    };
+    let scope = Scope { per, ..version.scope };
     Version { scope, ..version }
 }
 
@@ -63,11 +56,7 @@ fn pair(source: &str, destination: &str) -> Pair {
 
 /// A tick with its watermark, in seconds.
 fn at(tick: u64, watermark: u64) -> TickInput {
-    TickInput {
-        tick: tick * 1000,
-        watermark: watermark * 1000,
-        ..TickInput::default()
-    }
+    TickInput { tick: tick * 1000, watermark: watermark * 1000, ..TickInput::default() }
 }
 
 /// Adds to what enters at a tick.
@@ -113,9 +102,7 @@ fn line(change: &Change) -> String {
         Entity::Host(address) => format!("{address}"),
         Entity::Total => "total".to_owned(),
     };
-    let version = change
-        .version
-        .map_or("gone".to_owned(), |id| format!("v{}", id.0));
+    let version = change.version.map_or("gone".to_owned(), |id| format!("v{}", id.0));
     let settled = if change.settled { " settled" } else { "" };
     format!(
         "{:?} {:?} {} {entity} {}/{} {version}{settled}",
@@ -138,11 +125,7 @@ fn check(reference: &mut Reference, input: TickInput, expected: &[&str]) -> Tick
 #[test]
 fn a_max_is_broken_above_its_value_only() {
     let r = &mut reference();
-    check(
-        r,
-        at(1, 1).row(max(1, 0, 100)).record(0, pair(A, B), 100, 1),
-        &[],
-    );
+    check(r, at(1, 1).row(max(1, 0, 100)).record(0, pair(A, B), 100, 1), &[]);
     let expected = ["Raised Data 0 10.0.0.1>10.0.0.2 101/2 v1"];
     let left = check(r, at(2, 2).record(0, pair(A, B), 1, 1), &expected);
     assert_eq!(left.violations.len(), 1);
@@ -161,11 +144,7 @@ fn rows_raise_and_clear_by_themselves() {
     check(r, at(2, 2).row(max(1, 0, 50)), &raised);
     // The version that judges now is shown, not the one that was broken.
     let cleared = ["Cleared LimitChange 0 10.0.0.1>10.0.0.2 100/1 v2"];
-    check(
-        r,
-        at(3, 3).without(max(1, 0, 50)).row(max(2, 0, 500)),
-        &cleared,
-    );
+    check(r, at(3, 3).without(max(1, 0, 50)).row(max(2, 0, 500)), &cleared);
     let raised = ["Raised LimitChange 0 10.0.0.1>10.0.0.2 100/1 v3"];
     check(r, at(4, 4).row(max(3, 1, 60)), &raised);
     let cleared = ["Cleared LimitChange 0 10.0.0.1>10.0.0.2 100/1 gone"];
@@ -179,11 +158,7 @@ fn the_first_phase_that_is_enough_gives_the_reason() {
     check(r, at(1, 1).record(0, pair(A, B), 100, 1), &[]);
     // The row alone is enough, whatever the records of the same tick add.
     let raised = ["Raised LimitChange 0 10.0.0.1>10.0.0.2 150/2 v1"];
-    check(
-        r,
-        at(2, 2).row(max(1, 0, 50)).record(0, pair(A, B), 50, 1),
-        &raised,
-    );
+    check(r, at(2, 2).row(max(1, 0, 50)).record(0, pair(A, B), 50, 1), &raised);
     // Row and record together: the row alone would not do it.
     let expected = [
         "Raised Data 0 10.0.0.2>10.0.0.1 45/1 v2 settled",
@@ -197,12 +172,7 @@ fn the_first_phase_that_is_enough_gives_the_reason() {
 fn a_min_is_judged_when_the_window_closes() {
     let r = &mut reference();
     let rows = at(1, 1).row(min(1, 0, 50));
-    check(
-        r,
-        rows.record(0, pair(A, B), 49, 1)
-            .record(0, pair(B, A), 50, 1),
-        &[],
-    );
+    check(r, rows.record(0, pair(A, B), 49, 1).record(0, pair(B, A), 50, 1), &[]);
     check(r, at(9, 9), &[]);
     let raised = ["Raised Schedule 0 10.0.0.1>10.0.0.2 49/1 v1"];
     check(r, at(10, 10), &raised);
@@ -219,9 +189,7 @@ fn a_min_is_judged_when_the_window_closes() {
 #[test]
 fn silence_breaks_a_min_in_total_up_to_the_greatest_gap() {
     let r = &mut reference();
-    let first = at(1, 1)
-        .row(per(Per::Total, min(1, 0, 5)))
-        .record(0, pair(A, B), 9, 1);
+    let first = at(1, 1).row(per(Per::Total, min(1, 0, 5))).record(0, pair(A, B), 9, 1);
     check(r, first, &[]);
     // 30 s from start to start are not too much; 10 and 20 lie between, and 20 has not ended.
     let raised = ["Raised Schedule 10 total 0/0 v1"];
@@ -234,10 +202,7 @@ fn silence_breaks_a_min_in_total_up_to_the_greatest_gap() {
     check(
         r,
         at(31, 30),
-        &[
-            "Raised Schedule 20 total 0/0 v1",
-            "Updated Schedule 10 total 0/0 v1 settled",
-        ],
+        &["Raised Schedule 20 total 0/0 v1", "Updated Schedule 10 total 0/0 v1 settled"],
     );
     // 40 s are a break in observation.
     let left = check(r, at(70, 30).record(70, pair(A, B), 9, 1), &[]);
@@ -260,16 +225,11 @@ fn silence_breaks_a_min_in_total_up_to_the_greatest_gap() {
 #[test]
 fn silence_that_is_known_late_is_judged_at_once() {
     let r = &mut reference();
-    let first = at(1, 1)
-        .row(per(Per::Total, min(1, 0, 5)))
-        .record(0, pair(A, B), 9, 1);
+    let first = at(1, 1).row(per(Per::Total, min(1, 0, 5))).record(0, pair(A, B), 9, 1);
     check(r, first, &[]);
     // The clock has passed the windows 10 and 20, of which nothing is known yet.
     check(r, at(35, 35), &[]);
-    let raised = [
-        "Raised Schedule 10 total 0/0 v1 settled",
-        "Raised Schedule 20 total 0/0 v1",
-    ];
+    let raised = ["Raised Schedule 10 total 0/0 v1 settled", "Raised Schedule 20 total 0/0 v1"];
     check(r, at(36, 35).record(30, pair(A, B), 9, 1), &raised);
 }
 
@@ -277,19 +237,13 @@ fn silence_that_is_known_late_is_judged_at_once() {
 fn settling_says_the_final_amount_once() {
     let r = &mut reference();
     let raised = ["Raised Data 0 10.0.0.1>10.0.0.2 60/1 v1"];
-    check(
-        r,
-        at(1, 1).row(max(1, 0, 50)).record(0, pair(A, B), 60, 1),
-        &raised,
-    );
+    check(r, at(1, 1).row(max(1, 0, 50)).record(0, pair(A, B), 60, 1), &raised);
     check(r, at(2, 2).record(0, pair(A, B), 5, 1), &[]);
     check(r, at(12, 12).record(0, pair(A, B), 5, 1), &[]);
     let settled = ["Updated Schedule 0 10.0.0.1>10.0.0.2 70/3 v1 settled"];
     check(r, at(20, 20), &settled);
     // Too late, and neither counted nor seen.
-    let late = at(21, 21)
-        .record(0, pair(A, B), 5, 3)
-        .record(0, pair(A, B), 5, 4);
+    let late = at(21, 21).record(0, pair(A, B), 5, 3).record(0, pair(A, B), 5, 4);
     let output = check(r, late, &[]);
     assert_eq!(output.late_dropped, 7);
     assert_eq!(output.held[&(Window(0), pair(A, B))], Volume::new(70, 3));
@@ -299,9 +253,7 @@ fn settling_says_the_final_amount_once() {
 #[test]
 fn a_back_dated_row_judges_settled_windows_again() {
     let r = &mut reference();
-    let first = at(1, 1)
-        .record(0, pair(A, B), 60, 1)
-        .record(0, pair(B, A), 30, 1);
+    let first = at(1, 1).record(0, pair(A, B), 60, 1).record(0, pair(B, A), 30, 1);
     check(r, first, &[]);
     check(r, at(30, 30), &[]);
     let raised = ["Raised LimitChange 0 10.0.0.1>10.0.0.2 60/1 v1 settled"];
@@ -327,18 +279,8 @@ fn a_version_dated_in_the_future_starts_when_its_time_comes() {
     due.tick += 1;
     check(r, due, &["Raised Schedule 0 10.0.0.1>10.0.0.2 60/1 v1"]);
     // Deleted before it was due, also at the very tick at which it would have been: it never was.
-    check(
-        r,
-        at(6, 6).row(max(2, 7_000, 1000)).row(max(3, 8_000, 1000)),
-        &[],
-    );
-    check(
-        r,
-        at(7, 6)
-            .without(max(2, 7_000, 1000))
-            .without(max(3, 8_000, 1000)),
-        &[],
-    );
+    check(r, at(6, 6).row(max(2, 7_000, 1000)).row(max(3, 8_000, 1000)), &[]);
+    check(r, at(7, 6).without(max(2, 7_000, 1000)).without(max(3, 8_000, 1000)), &[]);
     check(r, at(9, 9), &[]);
     // Read when it is due already: the rows have changed, not the time.
     let cleared = ["Cleared LimitChange 0 10.0.0.1>10.0.0.2 60/1 v4"];
@@ -348,21 +290,10 @@ fn a_version_dated_in_the_future_starts_when_its_time_comes() {
 #[test]
 fn the_last_version_that_begins_in_a_window_judges_all_of_it() {
     let r = &mut reference();
-    let rows = at(1, 1)
-        .row(max(1, 0, 100))
-        .row(max(2, 4_000, 50))
-        .row(max(3, 8_000, 200));
+    let rows = at(1, 1).row(max(1, 0, 100)).row(max(2, 4_000, 50)).row(max(3, 8_000, 200));
     check(r, rows.record(0, pair(A, B), 60, 1), &[]);
-    check(
-        r,
-        at(4, 4),
-        &["Raised Schedule 0 10.0.0.1>10.0.0.2 60/1 v2"],
-    );
-    check(
-        r,
-        at(9, 9),
-        &["Cleared Schedule 0 10.0.0.1>10.0.0.2 60/1 v3"],
-    );
+    check(r, at(4, 4), &["Raised Schedule 0 10.0.0.1>10.0.0.2 60/1 v2"]);
+    check(r, at(9, 9), &["Cleared Schedule 0 10.0.0.1>10.0.0.2 60/1 v3"]);
     // All of it is due from here on, and the last one is in force in every window to come.
     check(r, at(11, 11).record(10, pair(A, B), 150, 1), &[]);
     let raised = [
@@ -392,10 +323,7 @@ fn a_host_is_counted_once_for_a_pair() {
     let r = &mut reference();
     let mut limit = per(Per::Host, max(1, 0, 10));
     limit.scope.host = Prefix::new("10.0.0.0/24".parse().expect("a network"));
-    let raised = [
-        "Raised Data 0 10.0.0.1 12/4 v1",
-        "Raised Data 0 10.0.0.2 25/5 v1",
-    ];
+    let raised = ["Raised Data 0 10.0.0.1 12/4 v1", "Raised Data 0 10.0.0.2 25/5 v1"];
     let traffic = at(1, 1)
         .record(0, pair(A, A), 4, 1)
         .record(0, pair(A, B), 5, 1)
@@ -429,17 +357,10 @@ fn families_are_apart() {
 
 #[test]
 fn retirement_says_nothing() {
-    let windows = Windows {
-        retention_ms: Some(5_000),
-        ..WINDOWS
-    };
+    let windows = Windows { retention_ms: Some(5_000), ..WINDOWS };
     let r = &mut Reference::new(windows, Updates::Settled, None);
     let raised = ["Raised Data 0 10.0.0.1>10.0.0.2 60/1 v1"];
-    check(
-        r,
-        at(1, 1).row(max(1, 0, 50)).record(0, pair(A, B), 60, 1),
-        &raised,
-    );
+    check(r, at(1, 1).row(max(1, 0, 50)).record(0, pair(A, B), 60, 1), &raised);
     // Even when the watermark passes all of it at once, settling is said first.
     let settled = ["Updated Schedule 0 10.0.0.1>10.0.0.2 60/1 v1 settled"];
     let left = check(r, at(25, 25), &settled);
@@ -492,26 +413,14 @@ fn another_bound_or_metric_is_another_judgement_of_the_same() {
     assert_eq!(said(&output), cleared);
     let change = output.changes.first().expect("one change");
     assert_eq!((change.bound, change.metric), (Bound::Max, Metric::Packets));
-    let minimum = Version {
-        id: VersionId(3),
-        bound: Bound::Min,
-        ..packets
-    };
+    let minimum = Version { id: VersionId(3), bound: Bound::Min, ..packets };
     check(r, at(3, 3).without(packets).row(minimum), &[]);
-    check(
-        r,
-        at(10, 10),
-        &["Raised Schedule 0 10.0.0.1>10.0.0.2 60/3 v3"],
-    );
+    check(r, at(10, 10), &["Raised Schedule 0 10.0.0.1>10.0.0.2 60/3 v3"]);
 }
 
 #[test]
 fn the_top_is_said_when_a_window_settles() {
-    let top = TopQuery {
-        n: 2,
-        per: Per::Source,
-        metric: Metric::Bytes,
-    };
+    let top = TopQuery { n: 2, per: Per::Source, metric: Metric::Bytes };
     let r = &mut Reference::new(WINDOWS, Updates::Settled, Some(top));
     let c = "10.0.0.3";
     let traffic = at(1, 1)

@@ -193,10 +193,7 @@ fn mpls(frame: &[u8], at: usize) -> Result<(Layer, usize), Uncounted> {
 }
 
 fn ipv4(frame: &[u8], at: usize, wire: u32) -> Result<(Pair, u64), Uncounted> {
-    let header = frame
-        .get(at..)
-        .and_then(Ipv4Packet::new)
-        .ok_or(Uncounted::TruncatedIp)?;
+    let header = frame.get(at..).and_then(Ipv4Packet::new).ok_or(Uncounted::TruncatedIp)?;
     if header.get_version() != 4 {
         return Err(Uncounted::BadVersion);
     }
@@ -212,19 +209,13 @@ fn ipv4(frame: &[u8], at: usize, wire: u32) -> Result<(Pair, u64), Uncounted> {
     if bytes < header_length {
         return Err(Uncounted::BadLength);
     }
-    Ok((
-        Pair::V4(header.get_source(), header.get_destination()),
-        bytes,
-    ))
+    Ok((Pair::V4(header.get_source(), header.get_destination()), bytes))
 }
 
 const IPV6_HEADER: u64 = 40;
 
 fn ipv6(frame: &[u8], at: usize, wire: u32) -> Result<(Pair, u64), Uncounted> {
-    let header = frame
-        .get(at..)
-        .and_then(Ipv6Packet::new)
-        .ok_or(Uncounted::TruncatedIp)?;
+    let header = frame.get(at..).and_then(Ipv6Packet::new).ok_or(Uncounted::TruncatedIp)?;
     if header.get_version() != 6 {
         return Err(Uncounted::BadVersion);
     }
@@ -237,10 +228,7 @@ fn ipv6(frame: &[u8], at: usize, wire: u32) -> Result<(Pair, u64), Uncounted> {
         (0, _) => on_wire(wire, at),
         (length, _) => IPV6_HEADER + u64::from(length),
     };
-    Ok((
-        Pair::V6(header.get_source(), header.get_destination()),
-        bytes,
-    ))
+    Ok((Pair::V6(header.get_source(), header.get_destination()), bytes))
 }
 
 /// The jumbo-payload option of a hop-by-hop header.
@@ -275,9 +263,8 @@ fn jumbo(hop_by_hop: &[u8]) -> Jumbo {
         let value = at + 2;
         at = value + usize::from(*length);
         if *kind == OPTION_JUMBO && *length == 4 && at <= end {
-            return array(hop_by_hop, value).map_or(Jumbo::NotCaptured, |length| {
-                Jumbo::Length(u32::from_be_bytes(length))
-            });
+            return array(hop_by_hop, value)
+                .map_or(Jumbo::NotCaptured, |length| Jumbo::Length(u32::from_be_bytes(length)));
         }
     }
     Jumbo::Absent
@@ -297,11 +284,7 @@ fn be16(frame: &[u8], at: usize) -> Result<u16, Uncounted> {
 }
 
 fn array<const N: usize>(frame: &[u8], at: usize) -> Result<[u8; N], Uncounted> {
-    frame
-        .get(at..)
-        .and_then(|rest| rest.first_chunk())
-        .copied()
-        .ok_or(Uncounted::TruncatedLink)
+    frame.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(Uncounted::TruncatedLink)
 }
 
 #[cfg(test)]

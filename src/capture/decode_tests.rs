@@ -25,11 +25,7 @@ fn v6(payload: u16, next: u8) -> Vec<u8> {
 fn check(number: u32, parts: &[&[u8]], wire: u32, expected: Result<u64, Uncounted>) {
     let frame = parts.concat();
     let found = decode(LinkType::new(number), &frame, wire);
-    assert_eq!(
-        found.map(|(_, bytes)| bytes),
-        expected,
-        "link type {number}, {frame:02x?}"
-    );
+    assert_eq!(found.map(|(_, bytes)| bytes), expected, "link type {number}, {frame:02x?}");
 }
 
 #[test]
@@ -67,12 +63,7 @@ fn tags_labels_and_sessions() {
     check(1, &[&MACS, &tags, &ip], 0, Ok(77));
     let labels = [0x88, 0x47, 0, 1, 0, 64, 0, 2, 1, 64];
     check(1, &[&MACS, &labels, &ip], 0, Ok(77));
-    check(
-        1,
-        &[&MACS, &labels, &[0; 20]],
-        0,
-        Err(Uncounted::Pseudowire),
-    );
+    check(1, &[&MACS, &labels, &[0; 20]], 0, Err(Uncounted::Pseudowire));
     check(1, &[&MACS, &labels], 0, Err(Uncounted::TruncatedLink));
     let session = [0x88, 0x64, 0x11, 0, 0, 1, 0, 0, 0, 0x21];
     check(1, &[&MACS, &session, &ip], 0, Ok(77));
@@ -80,12 +71,7 @@ fn tags_labels_and_sessions() {
     check(1, &[&MACS, &ppp_mpls, &ip], 0, Ok(77));
     let snap = [0, 40, 0xaa, 0xaa, 3, 0, 0, 0, 8, 0];
     check(1, &[&MACS, &snap, &ip], 0, Ok(77));
-    check(
-        1,
-        &[&MACS, &[0, 40, 0x42, 0x42, 3, 0, 0, 0]],
-        0,
-        Err(Uncounted::NotIp),
-    );
+    check(1, &[&MACS, &[0, 40, 0x42, 0x42, 3, 0, 0, 0]], 0, Err(Uncounted::NotIp));
     check(1, &[&MACS, &[0x81, 0, 0, 1], &snap, &ip], 0, Ok(77));
     check(1, &[&MACS, &[8, 6], &ip], 0, Err(Uncounted::NotIp));
     check(1, &[&MACS, &[0x88, 0xe7], &ip], 0, Err(Uncounted::NotIp));
@@ -113,30 +99,20 @@ fn ipv4_lengths() {
 fn ipv6_lengths() {
     let raw = |ip: &[&[u8]], wire, expected| check(229, ip, wire, expected);
     raw(&[&v6(0, 6)], 80_040, Ok(80_040));
-    raw(
-        &[&v6(0, 0), &[6, 0, 0xc2, 4, 0, 1, 0x38, 0xa8]],
-        9,
-        Ok(80_080 - 40 + 40),
-    );
+    raw(&[&v6(0, 0), &[6, 0, 0xc2, 4, 0, 1, 0x38, 0xa8]], 9, Ok(80_080 - 40 + 40));
     raw(&[&v6(0, 0), &[6, 0, 1, 4, 0, 0, 0, 0]], 99, Ok(40));
     raw(&[&v6(0, 0), &[6, 0, 0, 0, 1, 2, 0, 0]], 99, Ok(40));
     raw(&[&v6(0, 0), &[6, 0, 0xc2, 4, 0, 1]], 99, Ok(99));
     raw(&[&v6(0, 0)], 99, Ok(99));
     // An option that runs past its header is none.
-    raw(
-        &[&v6(0, 0), &[6, 0, 1, 1, 0, 0xc2, 4, 0, 0, 9, 9]],
-        99,
-        Ok(40),
-    );
+    raw(&[&v6(0, 0), &[6, 0, 1, 1, 0, 0xc2, 4, 0, 0, 9, 9]], 99, Ok(40));
     raw(&[&v6(8, 6)[..39]], 99, Err(Uncounted::TruncatedIp));
     raw(&[&v4(60), &[0; 20]], 99, Err(Uncounted::BadVersion));
 }
 
 #[test]
 fn every_cut_of_a_deep_stack_is_answered() {
-    let tags = [
-        0x81, 0, 0, 1, 0x88, 0x64, 0x11, 0, 0, 1, 0, 0, 2, 0x81, 0, 1, 1, 64,
-    ];
+    let tags = [0x81, 0, 0, 1, 0x88, 0x64, 0x11, 0, 0, 1, 0, 0, 2, 0x81, 0, 1, 1, 64];
     let frame = [&MACS[..], &tags, &v4(77)].concat();
     for number in [0, 1, 9, 12, 101, 104, 113, 228, 229, 276] {
         for end in 0..frame.len() {

@@ -20,12 +20,7 @@ struct Place {
 
 impl ReadError {
     pub(super) fn new(file: &str, packet: u64, offset: u64, fault: Fault) -> Self {
-        ReadError(Box::new(Place {
-            file: file.to_owned(),
-            packet,
-            offset,
-            fault,
-        }))
+        ReadError(Box::new(Place { file: file.to_owned(), packet, offset, fault }))
     }
 
     /// The name the capture was opened by.
@@ -64,20 +59,12 @@ impl ReadError {
 
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place {
-            file,
-            packet,
-            offset,
-            fault,
-        } = &*self.0;
+        let Place { file, packet, offset, fault } = &*self.0;
         match fault.class() {
             Class::Missing | Class::Unreadable => write!(f, "can't read \"{file}\": {fault}"),
             Class::NotCapture => write!(f, "\"{file}\" is not a capture that can be read: {fault}"),
             Class::Damaged => {
-                write!(
-                    f,
-                    "\"{file}\" is damaged at byte {offset}, packet {packet}: {fault}"
-                )
+                write!(f, "\"{file}\" is damaged at byte {offset}, packet {packet}: {fault}")
             }
         }
     }

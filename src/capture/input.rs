@@ -90,10 +90,7 @@ impl Input {
     pub(super) fn from_read(source: Source) -> Self {
         let raw = Arc::new(Raw::default());
         Input {
-            source: Some(Box::new(Watched {
-                source,
-                raw: raw.clone(),
-            })),
+            source: Some(Box::new(Watched { source, raw: raw.clone() })),
             sniffed: false,
             raw,
             size_hint: None,
@@ -202,9 +199,7 @@ impl Input {
             // A frame, or a skippable frame before one.
             [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
                 let mut decoder = zstd::Decoder::with_buffer(whole).map_err(Fault::Compression)?;
-                decoder
-                    .window_log_max(ZSTD_WINDOW_LOG_MAX)
-                    .map_err(Fault::Compression)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(Fault::Compression)?;
                 Box::new(decoder)
             }
             // Reads larger than its own buffer pass through a `BufReader`.
@@ -250,27 +245,12 @@ mod tests {
         let zstd = |part: &[u8]| zstd::encode_all(part, 1).expect("a vector takes everything");
         let (one, two) = plain.split_at(70_001);
         assert_eq!(read_all(plain.clone()).ok(), Some(plain.clone()));
-        assert_eq!(
-            read_all([gzip(one), gzip(two)].concat()).ok(),
-            Some(plain.clone())
-        );
-        assert_eq!(
-            read_all([zstd(one), zstd(two)].concat()).ok(),
-            Some(plain.clone())
-        );
+        assert_eq!(read_all([gzip(one), gzip(two)].concat()).ok(), Some(plain.clone()));
+        assert_eq!(read_all([zstd(one), zstd(two)].concat()).ok(), Some(plain.clone()));
         let skippable = [0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9];
-        assert_eq!(
-            read_all([&skippable[..], &zstd(one)].concat()).ok(),
-            Some(one.to_vec())
-        );
-        assert!(matches!(
-            read_all(gzip(one)[..500].to_vec()),
-            Err(Fault::Compression(_))
-        ));
-        assert!(matches!(
-            read_all(zstd(one)[..500].to_vec()),
-            Err(Fault::Compression(_))
-        ));
+        assert_eq!(read_all([&skippable[..], &zstd(one)].concat()).ok(), Some(one.to_vec()));
+        assert!(matches!(read_all(gzip(one)[..500].to_vec()), Err(Fault::Compression(_))));
+        assert!(matches!(read_all(zstd(one)[..500].to_vec()), Err(Fault::Compression(_))));
         assert_eq!(read_all(vec![0x1f]).ok(), Some(vec![0x1f]));
     }
 

@@ -59,11 +59,7 @@ impl Pcap {
         Ok(Pcap {
             link: LinkType::new(header.network.0 as u32 & LINK_TYPE_BITS),
             layout,
-            nanos_per_unit: if header.is_nanosecond_precision() {
-                1
-            } else {
-                1000
-            },
+            nanos_per_unit: if header.is_nanosecond_precision() { 1 } else { 1000 },
         })
     }
 
@@ -94,12 +90,7 @@ impl Pcap {
         let nanos = u64::from(record.ts_usec) * self.nanos_per_unit;
         let timing =
             EventTime::from_secs(record.ts_sec.into(), nanos).map_or(Timing::Bad, Timing::At);
-        let frame = Frame {
-            timing,
-            link: self.link,
-            wire: record.origlen,
-            bytes: record.data,
-        };
+        let frame = Frame { timing, link: self.link, wire: record.origlen, bytes: record.data };
         Found::Frame(frame, size)
     }
 }
@@ -110,11 +101,7 @@ mod tests {
 
     fn header(magic: u32, big: bool, link: u32) -> Vec<u8> {
         let words = |word: u32| {
-            if big {
-                word.to_be_bytes()
-            } else {
-                word.to_le_bytes()
-            }
+            if big { word.to_be_bytes() } else { word.to_le_bytes() }
         };
         let version: [u8; 4] = if big { [0, 2, 0, 4] } else { [2, 0, 4, 0] };
         [words(magic), version, [0; 4], [0; 4], [0; 4], words(link)].concat()
@@ -125,32 +112,19 @@ mod tests {
         assert!(Pcap::begins(*header.first_chunk().expect("24 bytes")));
         let pcap = Pcap::new(header.first_chunk().expect("24 bytes")).expect("a header");
         let words = |word: u32| {
-            if big {
-                word.to_be_bytes()
-            } else {
-                word.to_le_bytes()
-            }
+            if big { word.to_be_bytes() } else { word.to_le_bytes() }
         };
         let mut record = [words(9), words(1_000_001), words(3), words(60)].concat();
         record.extend(vec![0; extra]);
         record.extend([1, 2, 3]);
         for end in 0..record.len() {
-            let Found::Need(need) = pcap.next(&record[..end]) else {
-                panic!("a cut record")
-            };
+            let Found::Need(need) = pcap.next(&record[..end]) else { panic!("a cut record") };
             assert!(need > end);
         }
-        let Found::Frame(frame, size) = pcap.next(&record) else {
-            panic!("a whole record")
-        };
-        assert_eq!(
-            (frame.bytes, frame.wire, size),
-            (&[1, 2, 3][..], 60, record.len())
-        );
+        let Found::Frame(frame, size) = pcap.next(&record) else { panic!("a whole record") };
+        assert_eq!((frame.bytes, frame.wire, size), (&[1, 2, 3][..], 60, record.len()));
         assert_eq!(frame.link, LinkType::Ethernet);
-        let Timing::At(time) = frame.timing else {
-            panic!("a time")
-        };
+        let Timing::At(time) = frame.timing else { panic!("a time") };
         assert_eq!(time.nanos, expected_nanos);
     }
 
@@ -169,10 +143,7 @@ mod tests {
         let pcap = Pcap::new(header.first_chunk().expect("24 bytes")).expect("a header");
         let mut record = [0; 16];
         record[8..12].copy_from_slice(&(CAPTURED_MAX + 1).to_le_bytes());
-        assert!(matches!(
-            pcap.next(&record),
-            Found::Bad(Fault::CapturedLength { .. })
-        ));
+        assert!(matches!(pcap.next(&record), Found::Bad(Fault::CapturedLength { .. })));
         record[8..12].copy_from_slice(&CAPTURED_MAX.to_le_bytes());
         assert!(matches!(pcap.next(&record), Found::Need(_)));
     }

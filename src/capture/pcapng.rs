@@ -107,11 +107,7 @@ impl<'a> Fields<'a> {
 impl Pcapng {
     /// Before the first section.
     pub(super) fn new() -> Self {
-        Pcapng {
-            order: Order::Little,
-            interfaces: Vec::new(),
-            passing: None,
-        }
+        Pcapng { order: Order::Little, interfaces: Vec::new(), passing: None }
     }
 
     /// Whether the capture may end here, if there is nothing more.
@@ -125,10 +121,7 @@ impl Pcapng {
         if self.passing.is_some() {
             return self.pass(bytes);
         }
-        let mut head = Fields {
-            rest: bytes,
-            order: self.order,
-        };
+        let mut head = Fields { rest: bytes, order: self.order };
         let Some(kind) = head.array() else {
             return Found::Need(BLOCK_HEAD);
         };
@@ -146,25 +139,16 @@ impl Pcapng {
             _ => (12, u32::MAX - 3),
         };
         if length % 4 != 0 || !(least..=most).contains(&length) {
-            return Found::Bad(Fault::BlockLength {
-                kind,
-                found: length,
-                least,
-                most,
-            });
+            return Found::Bad(Fault::BlockLength { kind, found: length, least, most });
         }
-        if !matches!(
-            kind,
-            INTERFACE | PACKET_SIMPLE | PACKET_OBSOLETE | PACKET_ENHANCED
-        ) {
+        if !matches!(kind, INTERFACE | PACKET_SIMPLE | PACKET_OBSOLETE | PACKET_ENHANCED) {
             return self.start_passing(BLOCK_HEAD, length);
         }
         let size = length as usize;
         let Some(block) = bytes.get(..size) else {
             return Found::Need(size);
         };
-        self.whole_block(kind, length, block)
-            .unwrap_or_else(Found::Bad)
+        self.whole_block(kind, length, block).unwrap_or_else(Found::Bad)
     }
 
     /// A block that is looked into, from its type to its second length.
@@ -175,21 +159,13 @@ impl Pcapng {
         length: u32,
         block: &'a [u8],
     ) -> Result<Found<'a>, Fault> {
-        let body = block
-            .get(BLOCK_HEAD..block.len() - BLOCK_TAIL)
-            .unwrap_or_default();
+        let body = block.get(BLOCK_HEAD..block.len() - BLOCK_TAIL).unwrap_or_default();
         let tail = block.last_chunk().copied().unwrap_or_default();
         let found = self.order.u32(tail);
         if found != length {
-            return Err(Fault::Trailer {
-                found,
-                expected: length,
-            });
+            return Err(Fault::Trailer { found, expected: length });
         }
-        let fields = Fields {
-            rest: body,
-            order: self.order,
-        };
+        let fields = Fields { rest: body, order: self.order };
         if kind == INTERFACE {
             self.interface(fields)?;
             return Ok(Found::Pass(block.len()));
@@ -223,12 +199,7 @@ impl Pcapng {
         let most = u32::MAX - 3;
         if length % 4 != 0 || length < SECTION_SIZE {
             let (kind, least) = (u32::from_le_bytes(SECTION), SECTION_SIZE);
-            return Found::Bad(Fault::BlockLength {
-                kind,
-                found: length,
-                least,
-                most,
-            });
+            return Found::Bad(Fault::BlockLength { kind, found: length, least, most });
         }
         self.order = order;
         self.interfaces.clear();
@@ -267,19 +238,13 @@ impl Pcapng {
 
     fn interface(&mut self, mut fields: Fields<'_>) -> Result<(), Fault> {
         if self.interfaces.len() >= INTERFACES_MAX {
-            return Err(Fault::Interfaces {
-                most: INTERFACES_MAX,
-            });
+            return Err(Fault::Interfaces { most: INTERFACES_MAX });
         }
         let link = fields.u16().unwrap_or_default();
         let _reserved = fields.u16();
         let snap_length = fields.u32().unwrap_or_default();
         let clock = clock(fields)?;
-        self.interfaces.push(Interface {
-            link: LinkType::new(link.into()),
-            snap_length,
-            clock,
-        });
+        self.interfaces.push(Interface { link: LinkType::new(link.into()), snap_length, clock });
         Ok(())
     }
 
@@ -306,12 +271,7 @@ impl Pcapng {
         let wire = fields.u32().unwrap_or_default();
         let bytes = captured_bytes(captured, fields.rest)?;
         let ticks = u64::from(high) << 32 | u64::from(low);
-        Ok(Frame {
-            timing: interface.clock.timing(ticks),
-            link: interface.link,
-            wire,
-            bytes,
-        })
+        Ok(Frame { timing: interface.clock.timing(ticks), link: interface.link, wire, bytes })
     }
 
     /// A packet without time, and without a captured length of its own.
@@ -323,23 +283,13 @@ impl Pcapng {
             most => wire.min(most),
         };
         let bytes = captured_bytes(captured, fields.rest)?;
-        Ok(Frame {
-            timing: Timing::None,
-            link: interface.link,
-            wire,
-            bytes,
-        })
+        Ok(Frame { timing: Timing::None, link: interface.link, wire, bytes })
     }
 
     #[inline]
     fn described(&self, number: u32) -> Result<&Interface, Fault> {
         let described = self.interfaces.len();
-        self.interfaces
-            .get(number as usize)
-            .ok_or(Fault::Interface {
-                found: number,
-                described,
-            })
+        self.interfaces.get(number as usize).ok_or(Fault::Interface { found: number, described })
     }
 }
 
@@ -348,10 +298,8 @@ fn captured_bytes(captured: u32, room: &[u8]) -> Result<&[u8], Fault> {
     if captured > CAPTURED_MAX {
         return Err(Fault::CapturedLength { found: captured });
     }
-    room.get(..captured as usize).ok_or(Fault::FrameRoom {
-        found: captured,
-        room: room.len() as u32,
-    })
+    room.get(..captured as usize)
+        .ok_or(Fault::FrameRoom { found: captured, room: room.len() as u32 })
 }
 
 /// How an interface counts time, by its options.
@@ -362,15 +310,9 @@ fn clock(mut options: Fields<'_>) -> Result<Clock, Fault> {
             break;
         }
         let length = usize::from(length);
-        let misfit = |expected| Fault::Option {
-            code,
-            found: length,
-            expected,
-        };
-        let (value, rest) = options
-            .rest
-            .split_at_checked(length)
-            .ok_or(misfit(options.rest.len()))?;
+        let misfit = |expected| Fault::Option { code, found: length, expected };
+        let (value, rest) =
+            options.rest.split_at_checked(length).ok_or(misfit(options.rest.len()))?;
         match code {
             OPTION_RESOLUTION => {
                 let [value] = *value.as_array().ok_or(misfit(1))?;
@@ -380,9 +322,7 @@ fn clock(mut options: Fields<'_>) -> Result<Clock, Fault> {
             _ => {}
         }
         // Values are padded to four bytes; the last one's padding is the block's concern.
-        options.rest = rest
-            .get(length.next_multiple_of(4) - length..)
-            .unwrap_or_default();
+        options.rest = rest.get(length.next_multiple_of(4) - length..).unwrap_or_default();
     }
     Ok(Clock::new(resolution, offset_secs))
 }

@@ -21,20 +21,11 @@ fn u16s(order: Order, words: &[u16]) -> Vec<u8> {
 
 fn block(order: Order, kind: u32, body: &[u8]) -> Vec<u8> {
     let length = body.len() as u32 + 12;
-    [
-        &u32s(order, &[kind, length])[..],
-        body,
-        &u32s(order, &[length]),
-    ]
-    .concat()
+    [&u32s(order, &[kind, length])[..], body, &u32s(order, &[length])].concat()
 }
 
 fn section(order: Order, version: [u16; 2]) -> Vec<u8> {
-    let body = [
-        u32s(order, &[0x1a2b_3c4d]),
-        u16s(order, &version),
-        vec![0xff; 8],
-    ];
+    let body = [u32s(order, &[0x1a2b_3c4d]), u16s(order, &version), vec![0xff; 8]];
     block(order, 0x0a0d_0d0a, &body.concat())
 }
 
@@ -60,10 +51,7 @@ fn frames(capture: &[u8]) -> Result<Vec<Seen>, Fault> {
             Found::Pass(used) => used,
             Found::Bad(fault) => return Err(fault),
             Found::Need(expected) if !rest.is_empty() || !pcapng.between_blocks() => {
-                return Err(Fault::Cut {
-                    found: rest.len(),
-                    expected,
-                });
+                return Err(Fault::Cut { found: rest.len(), expected });
             }
             Found::Need(_) => return Ok(frames),
         };
@@ -104,18 +92,9 @@ fn sections_interfaces_and_the_three_kinds_of_packets() {
             block(
                 order,
                 PACKET_OBSOLETE,
-                &[
-                    &u16s(order, &[0, 5])[..],
-                    &u32s(order, &[0, 2000, 1, 61]),
-                    b"x\0\0\0",
-                ]
-                .concat(),
+                &[&u16s(order, &[0, 5])[..], &u32s(order, &[0, 2000, 1, 61]), b"x\0\0\0"].concat(),
             ),
-            block(
-                order,
-                PACKET_SIMPLE,
-                &[&u32s(order, &[2])[..], b"yz\0\0"].concat(),
-            ),
+            block(order, PACKET_SIMPLE, &[&u32s(order, &[2])[..], b"yz\0\0"].concat()),
             section(order, [1, 2]),
         ]
         .concat();
@@ -133,58 +112,24 @@ fn damage_is_told_apart() {
     let order = Order::Little;
     let start = [section(order, [1, 0]), interface(order, 1, &[])].concat();
     let fault = |block: &[u8]| frames(&[&start[..], block].concat()).expect_err("damage");
-    assert!(matches!(
-        fault(&section(order, [2, 0])),
-        Fault::SectionVersion { major: 2, .. }
-    ));
+    assert!(matches!(fault(&section(order, [2, 0])), Fault::SectionVersion { major: 2, .. }));
     let packet = |words: &[u32]| block(order, PACKET_ENHANCED, &u32s(order, words));
-    assert!(matches!(
-        fault(&packet(&[1, 0, 0, 0, 0])),
-        Fault::Interface { found: 1, .. }
-    ));
-    assert!(matches!(
-        fault(&packet(&[0, 0, 0, 1, 0])),
-        Fault::FrameRoom { found: 1, room: 0 }
-    ));
+    assert!(matches!(fault(&packet(&[1, 0, 0, 0, 0])), Fault::Interface { found: 1, .. }));
+    assert!(matches!(fault(&packet(&[0, 0, 0, 1, 0])), Fault::FrameRoom { found: 1, room: 0 }));
     let huge = packet(&[0, 0, 0, CAPTURED_MAX + 1, 0]);
     assert!(matches!(fault(&huge), Fault::CapturedLength { .. }));
-    assert!(matches!(
-        fault(&packet(&[0, 0, 0, 0])),
-        Fault::BlockLength { found: 28, .. }
-    ));
+    assert!(matches!(fault(&packet(&[0, 0, 0, 0])), Fault::BlockLength { found: 28, .. }));
     let endless = u32s(order, &[PACKET_ENHANCED, 0xffff_fff0]);
     assert!(matches!(fault(&endless), Fault::BlockLength { .. }));
-    assert!(matches!(
-        fault(&u32s(order, &[0x4444, 13])),
-        Fault::BlockLength { .. }
-    ));
+    assert!(matches!(fault(&u32s(order, &[0x4444, 13])), Fault::BlockLength { .. }));
     let mut trailer = block(order, 0x4444, &[]);
     trailer[8] = 13;
-    assert!(matches!(
-        fault(&trailer),
-        Fault::Trailer {
-            found: 13,
-            expected: 12
-        }
-    ));
+    assert!(matches!(fault(&trailer), Fault::Trailer { found: 13, expected: 12 }));
     let long = interface(order, 1, &u16s(order, &[9, 5, 0, 0]));
-    assert!(matches!(
-        fault(&long),
-        Fault::Option {
-            code: 9,
-            found: 5,
-            expected: 4
-        }
-    ));
+    assert!(matches!(fault(&long), Fault::Option { code: 9, found: 5, expected: 4 }));
     let cut = &block(order, 0x4444, &[0; 8])[..16];
     assert!(matches!(fault(cut), Fault::Cut { .. }));
     // After a new section the interfaces of the one before are gone.
     let again = [section(order, [1, 0]), packet(&[0, 0, 0, 0, 0])].concat();
-    assert!(matches!(
-        fault(&again),
-        Fault::Interface {
-            found: 0,
-            described: 0
-        }
-    ));
+    assert!(matches!(fault(&again), Fault::Interface { found: 0, described: 0 }));
 }

@@ -78,12 +78,7 @@ impl Reader {
     }
 
     fn new(name: String, input: Input) -> Self {
-        Reader {
-            name,
-            input,
-            format: Format::Unknown,
-            tally: Tally::default(),
-        }
+        Reader { name, input, format: Format::Unknown, tally: Tally::default() }
     }
 
     /// The next packet that counts, the frames before it that do not being tallied. `None` at the end
@@ -91,10 +86,7 @@ impl Reader {
     ///
     /// # Errors
     /// The capture is damaged or can't be read, after the last packet that precedes that.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an error ends it, which no iterator says"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "an error ends it, which no iterator says")]
     pub fn next(&mut self) -> Result<Option<Packet>, ReadError> {
         loop {
             let found = match &mut self.format {
@@ -155,22 +147,14 @@ impl Reader {
                 self.close();
                 return Ok(None);
             }
-            _ => Fault::Cut {
-                found,
-                expected: need,
-            },
+            _ => Fault::Cut { found, expected: need },
         };
         Err(self.fail(fault))
     }
 
     #[cold]
     fn fail(&mut self, fault: Fault) -> ReadError {
-        let error = ReadError::new(
-            &self.name,
-            self.tally.frames + 1,
-            self.input.passed(),
-            fault,
-        );
+        let error = ReadError::new(&self.name, self.tally.frames + 1, self.input.passed(), fault);
         self.close();
         error
     }
@@ -257,9 +241,7 @@ mod tests {
         assert_eq!(class(b""), Class::Damaged);
         assert_eq!(class(b"GET / HTTP/1.1"), Class::NotCapture);
         assert_eq!(class(b"\xd4\xc3"), Class::Damaged);
-        let missing = Reader::open(Path::new("/nonexistent/a.pcap"))
-            .err()
-            .expect("no such file");
+        let missing = Reader::open(Path::new("/nonexistent/a.pcap")).err().expect("no such file");
         assert_eq!(missing.class(), Class::Missing);
         let directory = Reader::open(Path::new("/")).err().expect("a directory");
         assert_eq!(directory.class(), Class::Unreadable);

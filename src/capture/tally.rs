@@ -97,9 +97,7 @@ impl Tally {
 
     /// The frames of link types that are not supported, by number.
     pub fn link_types(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
-        self.link_types
-            .iter()
-            .map(|(number, frames)| (*number, *frames))
+        self.link_types.iter().map(|(number, frames)| (*number, *frames))
     }
 
     /// Adds what another reader read.
@@ -144,11 +142,7 @@ mod tests {
     fn kinds_are_listed_in_order_and_merge_by_kind() {
         for (index, kind) in Uncounted::ALL.into_iter().enumerate() {
             assert_eq!(index, kind as usize);
-            assert!(
-                kind.name()
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b == b'_')
-            );
+            assert!(kind.name().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
         }
         let mut one = Tally::default();
         one.count(40);

@@ -15,10 +15,7 @@ impl EventTime {
     /// So many nanoseconds after so many whole seconds; they may be a second or more.
     pub(super) fn from_secs(secs: u64, nanos: u64) -> Option<Self> {
         let ms = secs.checked_mul(1000)?.checked_add(nanos / NANOS_PER_MS)?;
-        Some(EventTime {
-            ms,
-            nanos: (nanos % NANOS_PER_MS) as u32,
-        })
+        Some(EventTime { ms, nanos: (nanos % NANOS_PER_MS) as u32 })
     }
 }
 
@@ -50,11 +47,7 @@ impl Clock {
         let base: u128 = if resolution & 0x80 == 0 { 10 } else { 2 };
         let per_sec = base.checked_pow(u32::from(resolution & 0x7f));
         let per_sec_64 = per_sec.and_then(|per_sec| u64::try_from(per_sec).ok());
-        Clock {
-            per_sec,
-            per_sec_64,
-            offset_secs,
-        }
+        Clock { per_sec, per_sec_64, offset_secs }
     }
 
     pub(super) fn timing(&self, ticks: u64) -> Timing {
@@ -121,12 +114,6 @@ mod tests {
     #[test]
     fn a_fraction_of_more_than_a_second_carries() {
         let time = EventTime::from_secs(1, 4_294_967_295_000);
-        assert_eq!(
-            time,
-            Some(EventTime {
-                ms: 4_295_967,
-                nanos: 295_000
-            })
-        );
+        assert_eq!(time, Some(EventTime { ms: 4_295_967, nanos: 295_000 }));
     }
 }

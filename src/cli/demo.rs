@@ -68,34 +68,21 @@ impl Sinks for Said {
 /// Runs `floodmark demo`.
 pub fn run(args: &Args) -> Outcome {
     if args.workers == 0 {
-        return Err(Failure::new(
-            Exit::Usage,
-            anyhow::anyhow!("at least one worker is needed"),
-        ));
+        return Err(Failure::new(Exit::Usage, anyhow::anyhow!("at least one worker is needed")));
     }
     let reader = Reader::from_read("office-lan.pcapng.zst", Box::new(Cursor::new(CAPTURE)));
     let reader = Arc::new(Mutex::new(Some(reader)));
     let cluster = Cluster::alone(args.workers);
     let peers = cluster.peers();
-    let outcomes = cluster.execute(
-        "",
-        &Messages::new(),
-        driver::worker_config(),
-        move |worker| {
+    let outcomes =
+        cluster.execute("", &Messages::new(), driver::worker_config(), move |worker| {
             let first = worker.index() == 0;
             let computation = Computation::build(worker, Options::default());
             let reader =
                 first.then(|| reader.lock().unwrap_or_else(PoisonError::into_inner).take());
-            reader
-                .flatten()
-                .map(|reader| show(computation, reader, peers))
-        },
-    )?;
-    outcomes
-        .into_iter()
-        .flatten()
-        .next()
-        .expect("there is a first worker")
+            reader.flatten().map(|reader| show(computation, reader, peers))
+        })?;
+    outcomes.into_iter().flatten().next().expect("there is a first worker")
 }
 
 fn rows(text: &str) -> anyhow::Result<Vec<Row>> {
@@ -127,12 +114,7 @@ fn tell(computation: Computation<'_>, reader: Reader, peers: usize) -> anyhow::R
     write_limits(&mut out, &before)?;
 
     let me = std::thread::current();
-    let cut = Cut {
-        tick_ms: 1000,
-        windows: options.windows,
-        filter: Filter::default(),
-        peers,
-    };
+    let cut = Cut { tick_ms: 1000, windows: options.windows, filter: Filter::default(), peers };
     let source = replay::start(vec![reader], cut, Messages::new(), move || me.unpark())
         .context("starting the thread that reads")?;
     let mut said = Said::default();
@@ -141,10 +123,7 @@ fn tell(computation: Computation<'_>, reader: Reader, peers: usize) -> anyhow::R
     let counted = replayed.end.map_or(0, |end| end.tally.packets);
     let standing: Vec<Change> = replay.sinks().standing.values().copied().collect();
 
-    writeln!(
-        out,
-        "\n{counted} packets are judged, and these violations stand:\n"
-    )?;
+    writeln!(out, "\n{counted} packets are judged, and these violations stand:\n")?;
     write_violations(&mut out, &standing, &catalog)?;
 
     let (name, from, to) = CHANGED;
@@ -223,14 +202,7 @@ fn write_changes(out: &mut dyn Write, changes: &[Change], catalog: &Catalog) -> 
     let mut grid = Grid::new(["EVENT", "WINDOW", "LIMIT", "VALUE", "WHO", "AMOUNT"]);
     for change in changes {
         let [window, limit, value, who, amount] = cells(change, catalog);
-        grid.push([
-            table::event(change.event).into(),
-            window,
-            limit,
-            value,
-            who,
-            amount,
-        ]);
+        grid.push([table::event(change.event).into(), window, limit, value, who, amount]);
     }
     write!(out, "{grid}")
 }
@@ -238,18 +210,12 @@ fn write_changes(out: &mut dyn Write, changes: &[Change], catalog: &Catalog) -> 
 fn cells(change: &Change, catalog: &Catalog) -> [String; 5] {
     let violation = &change.violation;
     let row = change.version.map(|version| catalog.row(version));
-    let value = row
-        .and_then(|row| row.value.as_ref())
-        .map_or("gone", |value| value.text());
+    let value = row.and_then(|row| row.value.as_ref()).map_or("gone", |value| value.text());
     [
         format_secs(violation.window.0).to_string(),
         catalog.name(violation.limit).to_owned(),
         format!("{} {value}", word(&BOUNDS, &change.bound)),
         table::entity(&violation.entity),
-        format!(
-            "{} {}",
-            violation.volume.amount(change.metric),
-            word(&METRICS, &change.metric)
-        ),
+        format!("{} {}", violation.volume.amount(change.metric), word(&METRICS, &change.metric)),
     ]
 }

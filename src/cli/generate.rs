@@ -52,9 +52,7 @@ pub fn run(args: &Args) -> Outcome {
         ipv6: args.ipv6,
     };
     // Before the file is opened: a wrong argument must not empty it.
-    let packets = workload
-        .packets()
-        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let packets = workload.packets().map_err(|error| Failure::new(Exit::Usage, error))?;
     let name = args.output.display();
     let written = match args.output == Path::new("-") {
         true => write(packets, io::stdout().lock()),
@@ -93,9 +91,7 @@ fn number(text: &str) -> Result<u64, String> {
 }
 
 fn pairs(text: &str) -> Result<u32, String> {
-    number(text)?
-        .try_into()
-        .map_err(|_| format!("too many; give at most {}", u32::MAX))
+    number(text)?.try_into().map_err(|_| format!("too many; give at most {}", u32::MAX))
 }
 
 /// Microseconds.
@@ -124,10 +120,7 @@ mod tests {
         assert_eq!(number("10k"), Ok(10_000));
         assert_eq!(number("10M"), Ok(10_000_000));
         assert!(
-            ["", "M", "1.5k", "-1", "99999999999G", "10é"]
-                .map(number)
-                .iter()
-                .all(Result::is_err)
+            ["", "M", "1.5k", "-1", "99999999999G", "10é"].map(number).iter().all(Result::is_err)
         );
         assert!(pairs("5G").is_err());
         assert_eq!(span("60m"), Ok(3_600_000_000));

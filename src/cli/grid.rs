@@ -11,28 +11,16 @@ pub struct Grid<const COLUMNS: usize> {
 impl<const COLUMNS: usize> Grid<COLUMNS> {
     /// A grid with nothing under its heading.
     pub fn new(heading: [&str; COLUMNS]) -> Self {
-        Grid {
-            lines: vec![heading.map(str::to_owned)],
-        }
+        Grid { lines: vec![heading.map(str::to_owned)] }
     }
 
     /// Adds a line; an empty cell becomes `-`, so that columns can be counted.
     pub fn push(&mut self, cells: [String; COLUMNS]) {
-        self.lines.push(cells.map(|cell| {
-            if cell.is_empty() {
-                "-".to_owned()
-            } else {
-                cell
-            }
-        }));
+        self.lines.push(cells.map(|cell| if cell.is_empty() { "-".to_owned() } else { cell }));
     }
 
     fn width(&self, column: usize) -> usize {
-        self.lines
-            .iter()
-            .map(|cells| cells[column].chars().count())
-            .max()
-            .unwrap_or(0)
+        self.lines.iter().map(|cells| cells[column].chars().count()).max().unwrap_or(0)
     }
 }
 

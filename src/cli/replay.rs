@@ -128,23 +128,11 @@ pub struct Args {
     fail_on_violation: bool,
 
     /// Worker threads of each process
-    #[arg(
-        short,
-        long,
-        value_name = "N",
-        env = "FLOODMARK_WORKERS",
-        default_value_t = 1
-    )]
+    #[arg(short, long, value_name = "N", env = "FLOODMARK_WORKERS", default_value_t = 1)]
     workers: usize,
 
     /// Processes; without --process all are started on this machine
-    #[arg(
-        short = 'n',
-        long,
-        value_name = "N",
-        env = "FLOODMARK_PROCESSES",
-        default_value_t = 1
-    )]
+    #[arg(short = 'n', long, value_name = "N", env = "FLOODMARK_PROCESSES", default_value_t = 1)]
     processes: usize,
 
     /// Which of the processes this one is, from 0; needs --hostfile
@@ -187,19 +175,14 @@ impl Args {
             )));
         }
         if self.totals.as_deref() == Some(Path::new("-"))
-            && self
-                .changes
-                .as_deref()
-                .is_none_or(|changes| changes == Path::new("-"))
+            && self.changes.as_deref().is_none_or(|changes| changes == Path::new("-"))
         {
             return Err(usage(anyhow!(
                 "--totals - takes standard output for the totals: give --changes FILE for the changes"
             )));
         }
         if self.workers == 0 || self.processes == 0 {
-            return Err(usage(anyhow!(
-                "at least one worker and one process are needed"
-            )));
+            return Err(usage(anyhow!("at least one worker and one process are needed")));
         }
         match (self.process, &self.hostfile) {
             (Some(process), _) if process >= self.processes => Err(usage(anyhow!(
@@ -280,16 +263,8 @@ pub fn run(args: &Args) -> Outcome {
     let messages = Messages::with_progress(replay::size(&readers));
     let interrupt = Interrupt::listen()?;
     let (followers, cluster) = args.cluster()?;
-    let filter = Filter {
-        sources: args.source.clone(),
-        destinations: args.destination.clone(),
-    };
-    let cut = Cut {
-        tick_ms: args.tick,
-        windows: options.windows,
-        filter,
-        peers: cluster.peers(),
-    };
+    let filter = Filter { sources: args.source.clone(), destinations: args.destination.clone() };
+    let cut = Cut { tick_ms: args.tick, windows: options.windows, filter, peers: cluster.peers() };
     let lead = Lead {
         readers,
         cut,
@@ -318,11 +293,7 @@ pub fn run(args: &Args) -> Outcome {
     if let Some(followers) = followers {
         followers.join()?;
     }
-    outcomes
-        .into_iter()
-        .flatten()
-        .next()
-        .expect("the first process has the first worker")
+    outcomes.into_iter().flatten().next().expect("the first process has the first worker")
 }
 
 /// A process that only computes.
@@ -362,11 +333,10 @@ impl Lead {
     fn run(self, computation: Computation<'_>, options: Options) -> Outcome {
         let mut sinks = Files::open(&self, options.windows)?;
         let (versions, interrupt, messages) = (self.versions, self.interrupt, self.messages);
+        let tick_ms = self.cut.tick_ms;
         let me = std::thread::current();
-        let source = replay::start(self.readers, self.cut, messages.clone(), move || {
-            me.unpark()
-        })
-        .context("starting the thread that reads")?;
+        let source = replay::start(self.readers, self.cut, messages.clone(), move || me.unpark())
+            .context("starting the thread that reads")?;
         interrupt.wake_me();
         let mut replay = driver::Replay::new(computation, options, &versions, &mut sinks);
         let replayed = match replay.run(&source, &interrupt).and_then(|replayed| {
@@ -386,15 +356,11 @@ impl Lead {
             ));
         }
         let Replayed { end: Some(end), .. } = replayed else {
-            messages.say(complete_up_to(replayed.last_tick));
+            messages.say(complete_up_to(replayed.last_tick, tick_ms));
             return Ok(Exit::Interrupted);
         };
         say_counts(&messages, &end);
-        let damaged = if end.damaged {
-            Exit::BadData
-        } else {
-            Exit::Done
-        };
+        let damaged = if end.damaged { Exit::BadData } else { Exit::Done };
         let violated = if self.fail_on_violation && sinks.standing > 0 {
             Exit::Violations
         } else {
@@ -405,13 +371,12 @@ impl Lead {
 }
 
 /// How far an answer goes that was interrupted.
-fn complete_up_to(last_tick: Option<u64>) -> String {
+fn complete_up_to(last_tick: Option<u64>, tick_ms: u64) -> String {
     match last_tick {
+        // It was handed over when a packet of a later one came.
         Some(tick) => {
-            format!(
-                "interrupted: the answer is complete up to event time {}",
-                format_ms(tick)
-            )
+            let end = format_ms(tick.saturating_add(tick_ms));
+            format!("interrupted: the answer is complete up to event time {end}")
         }
         None => "interrupted before any tick of event time was complete".into(),
     }
@@ -419,10 +384,8 @@ fn complete_up_to(last_tick: Option<u64>) -> String {
 
 fn say_counts(messages: &Messages, end: &End) {
     let tally: &Tally = &end.tally;
-    let mut line = format!(
-        "counted {} of {} frames, {} bytes",
-        tally.packets, tally.frames, tally.bytes
-    );
+    let mut line =
+        format!("counted {} of {} frames, {} bytes", tally.packets, tally.frames, tally.bytes);
     let mut not_counted: Vec<String> = Uncounted::ALL
         .into_iter()
         .filter(|kind| tally.uncounted(*kind) > 0)
@@ -451,34 +414,21 @@ struct Files {
 impl Files {
     fn open(lead: &Lead, windows: Windows) -> Result<Self, Failure> {
         let fail = |error| match error {
-            WriteError::Closed => Failure::new(
-                Exit::Failed,
-                anyhow!("the output was closed before it began"),
-            ),
+            WriteError::Closed => {
+                Failure::new(Exit::Failed, anyhow!("the output was closed before it began"))
+            }
             WriteError::Failed(failure) => failure,
         };
         let mut changes = Sink::open(&lead.changes)?;
         if lead.format == Format::Table {
-            changes
-                .write(|out| table::write_header(out))
-                .map_err(fail)?;
+            changes.write(|out| table::write_header(out)).map_err(fail)?;
         }
         let mut totals = lead.totals.as_deref().map(Sink::open).transpose()?;
         if let Some(totals) = &mut totals {
-            totals
-                .write(|out| writeln!(out, "{}", totals::HEADER))
-                .map_err(fail)?;
+            totals.write(|out| writeln!(out, "{}", totals::HEADER)).map_err(fail)?;
         }
         let (format, catalog) = (lead.format, lead.catalog.clone());
-        Ok(Files {
-            windows,
-            format,
-            catalog,
-            changes,
-            totals,
-            standing: 0,
-            late_packets: 0,
-        })
+        Ok(Files { windows, format, catalog, changes, totals, standing: 0, late_packets: 0 })
     }
 
     fn flush(&mut self) -> Result<(), WriteError> {
@@ -489,12 +439,7 @@ impl Files {
 
 impl Sinks for Files {
     fn tick(&mut self, tick: u64, outcome: TickOutcome) -> Result<(), WriteError> {
-        let Files {
-            windows,
-            format,
-            catalog,
-            ..
-        } = self;
+        let Files { windows, format, catalog, .. } = self;
         let says = !(outcome.changes.is_empty() && outcome.top.is_empty());
         self.changes.write(|out| {
             for said in &outcome.changes {

@@ -93,19 +93,8 @@ mod tests {
     fn a_ranking_is_by_pairs_and_bytes_unless_said() {
         let query = |n, per, metric| Ok(TopQuery { n, per, metric });
         assert_eq!(top("10"), query(10, Per::Pair, Metric::Bytes));
-        assert_eq!(
-            top("3,packets,source"),
-            query(3, Per::Source, Metric::Packets)
-        );
-        for bad in [
-            "",
-            "0",
-            "x",
-            "3,",
-            "3,host",
-            "3,pair,source",
-            "3,bytes,bytes",
-        ] {
+        assert_eq!(top("3,packets,source"), query(3, Per::Source, Metric::Packets));
+        for bad in ["", "0", "x", "3,", "3,host", "3,pair,source", "3,bytes,bytes"] {
             assert!(top(bad).is_err(), "{bad}");
         }
     }

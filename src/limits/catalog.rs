@@ -52,16 +52,8 @@ impl Catalog {
     }
 
     fn version(&mut self, row: &Row) -> Version {
-        let limit = self
-            .limits
-            .get(&row.name)
-            .copied()
-            .unwrap_or_else(|| self.add_name(&row.name));
-        let id = self
-            .versions
-            .get(row)
-            .copied()
-            .unwrap_or_else(|| self.add_row(row));
+        let limit = self.limits.get(&row.name).copied().unwrap_or_else(|| self.add_name(&row.name));
+        let id = self.versions.get(row).copied().unwrap_or_else(|| self.add_row(row));
         // 5 may have become 5.0, which is the same value in other letters.
         self.rows[id.0 as usize].value.clone_from(&row.value);
         Version {
@@ -118,11 +110,7 @@ pub fn in_force<'a>(
     let mut limits = BTreeMap::<LimitId, Standing<'a>>::new();
     for version in versions {
         let standing = limits.entry(version.limit).or_default();
-        let side = if version.effective <= at {
-            &mut standing.now
-        } else {
-            &mut standing.next
-        };
+        let side = if version.effective <= at { &mut standing.now } else { &mut standing.next };
         let distance = |version: &Version| at.abs_diff(version.effective);
         if side.is_none_or(|nearest| distance(version) < distance(nearest)) {
             *side = Some(version);

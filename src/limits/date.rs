@@ -52,9 +52,7 @@ pub fn parse(text: &str) -> Result<i128, DateError> {
             _ => DateError::NotADate { text },
         });
     };
-    fields.instant().ok_or_else(|| DateError::NoSuchTime {
-        text: text.to_owned(),
-    })
+    fields.instant().ok_or_else(|| DateError::NoSuchTime { text: text.to_owned() })
 }
 
 /// What a text says, of the right shape and not yet checked against the calendar.
@@ -73,10 +71,7 @@ struct Fields {
 impl Fields {
     fn of(text: &str) -> Option<Self> {
         let mut rest = Rest(text.as_bytes());
-        let mut fields = Fields {
-            year: rest.number(4)?,
-            ..Fields::default()
-        };
+        let mut fields = Fields { year: rest.number(4)?, ..Fields::default() };
         rest.one_of(b"-")?;
         fields.month = rest.number(2)?;
         rest.one_of(b"-")?;
@@ -102,15 +97,8 @@ impl Fields {
     fn instant(&self) -> Option<i128> {
         let leap = self.second == 60;
         let second = if leap { 59 } else { self.second };
-        let local = DateTime::new(
-            self.year,
-            self.month,
-            self.day,
-            self.hour,
-            self.minute,
-            second,
-            0,
-        );
+        let local =
+            DateTime::new(self.year, self.month, self.day, self.hour, self.minute, second, 0);
         let secs = local.ok()?.duration_since(EPOCH).as_secs() - self.offset_secs + i64::from(leap);
         // A leap second comes at midnight UTC only, and Unix time gives it the number of the next.
         if leap && secs % DAY_SECS != 0 {
@@ -142,11 +130,7 @@ impl Rest<'_> {
 
     /// One digit or more behind the point, in nanoseconds.
     fn fraction(&mut self) -> Option<i128> {
-        let width = self
-            .0
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit())
-            .count();
+        let width = self.0.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (digits, rest) = self.0.split_at(width);
         self.0 = rest;
         let padded = digits.iter().chain(std::iter::repeat(&b'0')).take(9);
@@ -183,16 +167,12 @@ pub fn format_ns(nanos: i128) -> Stamp {
 
 /// Writes a moment in milliseconds since 1970.
 pub fn format_ms(millis: u64) -> Stamp {
-    Stamp {
-        nanos: i128::from(millis) * 1_000_000,
-    }
+    Stamp { nanos: i128::from(millis) * 1_000_000 }
 }
 
 /// Writes a moment in seconds since 1970.
 pub fn format_secs(secs: u64) -> Stamp {
-    Stamp {
-        nanos: i128::from(secs) * SECOND,
-    }
+    Stamp { nanos: i128::from(secs) * SECOND }
 }
 
 impl Stamp {
@@ -215,13 +195,7 @@ impl Display for Stamp {
         };
         let (year, month, day) = (utc.year(), utc.month(), utc.day());
         write!(f, "{year:04}-{month:02}-{day:02}T")?;
-        write!(
-            f,
-            "{:02}:{:02}:{:02}",
-            utc.hour(),
-            utc.minute(),
-            utc.second()
-        )?;
+        write!(f, "{:02}:{:02}:{:02}", utc.hour(), utc.minute(), utc.second())?;
         match self.nanos.rem_euclid(SECOND) {
             0 => f.write_str("Z"),
             nanos => write!(f, ".{}Z", format!("{nanos:09}").trim_end_matches('0')),
@@ -287,10 +261,7 @@ mod tests {
             "2024-05-01T12:00:60Z",
             "2024-05-01T12:00:61Z",
         ] {
-            assert_eq!(
-                parse(text),
-                Err(DateError::NoSuchTime { text: text.into() })
-            );
+            assert_eq!(parse(text), Err(DateError::NoSuchTime { text: text.into() }));
         }
         for text in [
             "",
@@ -325,27 +296,11 @@ mod tests {
     fn moments_are_written() {
         for (nanos, text, json) in [
             (0, "1970-01-01T00:00:00Z", "\"1970-01-01T00:00:00Z\""),
-            (
-                500_000_000,
-                "1970-01-01T00:00:00.5Z",
-                "\"1970-01-01T00:00:00.5Z\"",
-            ),
-            (
-                -1,
-                "1969-12-31T23:59:59.999999999Z",
-                "\"1969-12-31T23:59:59.999999999Z\"",
-            ),
-            (
-                253_402_300_799 * SECOND,
-                "9999-12-31T23:59:59Z",
-                "\"9999-12-31T23:59:59Z\"",
-            ),
+            (500_000_000, "1970-01-01T00:00:00.5Z", "\"1970-01-01T00:00:00.5Z\""),
+            (-1, "1969-12-31T23:59:59.999999999Z", "\"1969-12-31T23:59:59.999999999Z\""),
+            (253_402_300_799 * SECOND, "9999-12-31T23:59:59Z", "\"9999-12-31T23:59:59Z\""),
             (253_402_300_800 * SECOND, "253402300800", "253402300800"),
-            (
-                -62_167_219_200 * SECOND,
-                "0000-01-01T00:00:00Z",
-                "\"0000-01-01T00:00:00Z\"",
-            ),
+            (-62_167_219_200 * SECOND, "0000-01-01T00:00:00Z", "\"0000-01-01T00:00:00Z\""),
             (-62_167_219_201 * SECOND, "-62167219201", "-62167219201"),
         ] {
             assert_eq!(format_ns(nanos).to_string(), text);
@@ -353,10 +308,7 @@ mod tests {
         }
         assert_eq!(format_ms(1500).to_string(), "1970-01-01T00:00:01.5Z");
         assert_eq!(format_ms(u64::MAX).to_string(), "18446744073709551");
-        assert_eq!(
-            serde_json::to_string(&format_secs(u64::MAX)).unwrap(),
-            u64::MAX.to_string()
-        );
+        assert_eq!(serde_json::to_string(&format_secs(u64::MAX)).unwrap(), u64::MAX.to_string());
     }
 
     proptest! {

@@ -67,11 +67,7 @@ fn raw_rows(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
         Some(_) => {
             let (line, column) = place(&text.as_bytes()[..text.len() - content.len()]);
             let problem = "expected `[` or `{`".to_owned();
-            Err(FileError::NotJson {
-                line,
-                column,
-                problem,
-            })
+            Err(FileError::NotJson { line, column, problem })
         }
     }
 }
@@ -91,10 +87,7 @@ fn array(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
 /// Objects one a line if the first line with something on it is a whole one, else a single object
 /// over several lines.
 fn objects(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
-    let lines = text
-        .split('\n')
-        .map(|line| line.trim_end_matches(BLANKS))
-        .enumerate();
+    let lines = text.split('\n').map(|line| line.trim_end_matches(BLANKS)).enumerate();
     let mut lines = lines.filter(|(_, line)| !line.is_empty()).peekable();
     let single = lines.peek().is_none_or(|(_, line)| value(line, 1).is_err());
     if single {
@@ -116,26 +109,15 @@ fn value(text: &str, line: usize) -> Result<&str, FileError> {
 fn raw_row(row: usize, line: usize, text: &str) -> RawRow<'_> {
     let cells = match kind(text) {
         "an object" => cells(text),
-        kind => Err(Reason::NotAnObject {
-            kind,
-            text: text.to_owned(),
-        }),
+        kind => Err(Reason::NotAnObject { kind, text: text.to_owned() }),
     };
-    RawRow {
-        position: Position {
-            row,
-            line: Some(line),
-        },
-        cells,
-    }
+    RawRow { position: Position { row, line: Some(line) }, cells }
 }
 
 /// The keys and values of an object, repeated keys included.
 fn cells(object: &str) -> Result<Vec<(Cow<'_, str>, Cell<'_>)>, Reason> {
     let mut reader = serde_json::Deserializer::from_str(object);
-    let members = reader
-        .deserialize_map(Members)
-        .map_err(|_| broken_text("a key", object))?;
+    let members = reader.deserialize_map(Members).map_err(|_| broken_text("a key", object))?;
     members
         .into_iter()
         .map(|(key, value)| {
@@ -153,10 +135,7 @@ fn cell<'a>(key: &str, text: &'a str) -> Result<Cell<'a>, Reason> {
             let content: String = serde_json::from_str(text).map_err(|_| broken_text(key, text))?;
             Cell::Text(content.into())
         }
-        kind => Cell::Other {
-            kind,
-            text: text.into(),
-        },
+        kind => Cell::Other { kind, text: text.into() },
     })
 }
 
@@ -204,9 +183,7 @@ impl<'de> Visitor<'de> for Members {
 fn not_json(error: &serde_json::Error, first_line: usize) -> FileError {
     let message = error.to_string();
     // The library ends its messages with the place, which is counted from the text it was given.
-    let problem = message
-        .rsplit_once(" at line ")
-        .map_or(message.as_str(), |(problem, _)| problem);
+    let problem = message.rsplit_once(" at line ").map_or(message.as_str(), |(problem, _)| problem);
     FileError::NotJson {
         line: first_line + error.line().saturating_sub(1),
         column: error.column().max(1),
@@ -216,10 +193,7 @@ fn not_json(error: &serde_json::Error, first_line: usize) -> FileError {
 
 /// Line and column of what follows, from 1.
 fn place(before: &[u8]) -> (usize, usize) {
-    let line_start = before
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |index| index + 1);
+    let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
     (newlines(before) + 1, before.len() - line_start + 1)
 }
 

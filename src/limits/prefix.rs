@@ -43,9 +43,8 @@ pub fn parse(text: &str) -> Result<Prefix, PrefixError> {
         Some((address, length)) => (address, Some(length)),
         None => (text, None),
     };
-    let address: IpAddr = address.parse().map_err(|_| PrefixError::Address {
-        text: text.to_owned(),
-    })?;
+    let address: IpAddr =
+        address.parse().map_err(|_| PrefixError::Address { text: text.to_owned() })?;
     let longest = if address.is_ipv4() { 32 } else { 128 };
     let length = match length {
         None => Some(longest),
@@ -56,17 +55,12 @@ pub fn parse(text: &str) -> Result<Prefix, PrefixError> {
     length
         .and_then(|length| IpNet::new(address, length).ok())
         .map(Prefix::new)
-        .ok_or_else(|| PrefixError::Length {
-            text: text.to_owned(),
-            longest,
-        })
+        .ok_or_else(|| PrefixError::Length { text: text.to_owned(), longest })
 }
 
 /// The shortest text that [`parse`] reads as this prefix and that names its length.
 pub fn text(prefix: Prefix) -> String {
-    prefix
-        .network()
-        .map_or_else(|| ANY.to_owned(), |network| network.to_string())
+    prefix.network().map_or_else(|| ANY.to_owned(), |network| network.to_string())
 }
 
 #[cfg(test)]
@@ -98,20 +92,12 @@ mod tests {
 
     #[test]
     fn families_stay_apart() {
-        let (v4, mapped) = (
-            "10.1.2.3".parse().unwrap(),
-            "::ffff:10.1.2.3".parse().unwrap(),
-        );
-        for (prefix, holds_v4, holds_mapped) in [
-            ("any", true, true),
-            ("0.0.0.0/0", true, false),
-            ("::/0", false, true),
-        ] {
+        let (v4, mapped) = ("10.1.2.3".parse().unwrap(), "::ffff:10.1.2.3".parse().unwrap());
+        for (prefix, holds_v4, holds_mapped) in
+            [("any", true, true), ("0.0.0.0/0", true, false), ("::/0", false, true)]
+        {
             let prefix = parse(prefix).unwrap();
-            assert_eq!(
-                (prefix.contains(v4), prefix.contains(mapped)),
-                (holds_v4, holds_mapped)
-            );
+            assert_eq!((prefix.contains(v4), prefix.contains(mapped)), (holds_v4, holds_mapped));
         }
     }
 
@@ -146,13 +132,7 @@ mod tests {
             ("10.0.0.0/99999999999", 32),
             ("::/129", 128),
         ] {
-            assert_eq!(
-                parse(text),
-                Err(PrefixError::Length {
-                    text: text.into(),
-                    longest
-                })
-            );
+            assert_eq!(parse(text), Err(PrefixError::Length { text: text.into(), longest }));
         }
     }
 

@@ -42,9 +42,7 @@ pub const PERS: [(&str, Per); 5] = [
 /// The word for a value in one of [`BOUNDS`], [`METRICS`], [`PERS`].
 pub fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
     let found = words.iter().find(|(_, candidate)| candidate == value);
-    found
-        .expect("each list of words has all values of its type")
-        .0
+    found.expect("each list of words has all values of its type").0
 }
 
 /// What stands in a column of a row.
@@ -118,17 +116,12 @@ pub fn nearest_column(unknown: &str) -> Option<&'static str> {
     }
     let unknown = unknown.to_lowercase();
     let distance = |column: &&str| strsim::damerau_levenshtein(&unknown, column);
-    COLUMNS
-        .into_iter()
-        .min_by_key(distance)
-        .filter(|nearest| distance(nearest) <= 2)
+    COLUMNS.into_iter().min_by_key(distance).filter(|nearest| distance(nearest) <= 2)
 }
 
 /// The column to suggest for an unknown one: what it abbreviates (`dst`), else the nearest.
 fn meant_column(unknown: &str) -> Option<&'static str> {
-    let mut abbreviated = COLUMNS
-        .into_iter()
-        .filter(|column| abbreviates(unknown, column));
+    let mut abbreviated = COLUMNS.into_iter().filter(|column| abbreviates(unknown, column));
     match (abbreviated.next(), abbreviated.next()) {
         (Some(only), None) => Some(only),
         _ => nearest_column(unknown),
@@ -140,9 +133,7 @@ fn abbreviates(short: &str, word: &str) -> bool {
     let mut letters = word.chars();
     short.len() >= 3
         && short.chars().next() == word.chars().next()
-        && short
-            .chars()
-            .all(|letter| letters.any(|candidate| candidate == letter))
+        && short.chars().all(|letter| letters.any(|candidate| candidate == letter))
 }
 
 /// Checks a row by itself and fills in what it leaves out.
@@ -177,15 +168,10 @@ impl<'a> Cells<'a> {
         for (key, cell) in raw.cells.as_ref().map_err(Clone::clone)? {
             let Some(index) = COLUMNS.iter().position(|column| column == key) else {
                 let meant = meant_column(key);
-                return Err(Reason::UnknownKey {
-                    key: key.to_string(),
-                    meant,
-                });
+                return Err(Reason::UnknownKey { key: key.to_string(), meant });
             };
             if cells[index].replace(cell).is_some() {
-                return Err(Reason::RepeatedKey {
-                    key: key.to_string(),
-                });
+                return Err(Reason::RepeatedKey { key: key.to_string() });
             }
         }
         Ok(Cells(cells))
@@ -208,10 +194,7 @@ impl<'a> Cells<'a> {
         let wanted = "a text that names the limit";
         self.text("limit_name", wanted)?
             .filter(|name| !name.is_empty())
-            .ok_or(Reason::Missing {
-                column: "limit_name",
-                wanted,
-            })
+            .ok_or(Reason::Missing { column: "limit_name", wanted })
     }
 
     fn value(&self) -> Result<Option<Value>, Reason> {
@@ -233,10 +216,7 @@ impl<'a> Cells<'a> {
             return Ok(*nanos);
         }
         let text = self.text("effective_date", wanted)?;
-        let text = text.ok_or(Reason::Missing {
-            column: "effective_date",
-            wanted,
-        })?;
+        let text = text.ok_or(Reason::Missing { column: "effective_date", wanted })?;
         date::parse(text).map_err(Reason::Date)
     }
 
@@ -253,25 +233,17 @@ impl<'a> Cells<'a> {
             && source.addr().is_ipv4() != destination.addr().is_ipv4()
         {
             let (source_prefix, destination) = (source.to_string(), destination.to_string());
-            return Err(Reason::Families {
-                source_prefix,
-                destination,
-            });
+            return Err(Reason::Families { source_prefix, destination });
         }
         if scope.host != Prefix::ANY && per != Per::Host {
             let host = prefix::text(scope.host);
-            return Err(Reason::HostWithoutPerHost {
-                host,
-                per: word(&PERS, &per),
-            });
+            return Err(Reason::HostWithoutPerHost { host, per: word(&PERS, &per) });
         }
         Ok(scope)
     }
 
     fn prefix(&self, column: &'static str) -> Result<Prefix, Reason> {
-        let text = self
-            .text(column, "a text like 10.0.0.0/8, or null")?
-            .unwrap_or_default();
+        let text = self.text(column, "a text like 10.0.0.0/8, or null")?.unwrap_or_default();
         prefix::parse(text).map_err(|error| Reason::Prefix { column, error })
     }
 
@@ -285,13 +257,11 @@ impl<'a> Cells<'a> {
             return Ok(default);
         };
         let found = words.iter().find(|(word, _)| *word == text);
-        found
-            .map(|(_, value)| *value)
-            .ok_or_else(|| Reason::UnknownWord {
-                column,
-                text: text.to_owned(),
-                words: words.iter().map(|(word, _)| *word).collect(),
-            })
+        found.map(|(_, value)| *value).ok_or_else(|| Reason::UnknownWord {
+            column,
+            text: text.to_owned(),
+            words: words.iter().map(|(word, _)| *word).collect(),
+        })
     }
 }
 
@@ -303,10 +273,5 @@ fn wrong_type(column: &str, cell: &Cell<'_>, wanted: &'static str) -> Reason {
         Cell::Instant(nanos) => ("a time", date::format_ns(*nanos).to_string()),
         Cell::Other { kind, text } => (*kind, text.to_string()),
     };
-    Reason::WrongType {
-        column: column.to_owned(),
-        kind,
-        text,
-        wanted,
-    }
+    Reason::WrongType { column: column.to_owned(), kind, text, wanted }
 }

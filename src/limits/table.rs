@@ -43,9 +43,7 @@ impl Table {
             name: raw.name().map(str::to_owned),
             ruling: rows::check(&raw, defaults).map_or_else(Ruling::Refused, Ruling::Holds),
         };
-        let mut table = Table {
-            verdicts: raws.into_iter().map(judge).collect(),
-        };
+        let mut table = Table { verdicts: raws.into_iter().map(judge).collect() };
         for (index, ruling) in table.rivals() {
             table.verdicts[index].ruling = ruling;
         }
@@ -59,12 +57,10 @@ impl Table {
 
     /// The rows that do not, and why.
     pub fn refusals(&self) -> impl Iterator<Item = (&Verdict, &Reason)> {
-        self.verdicts
-            .iter()
-            .filter_map(|verdict| match &verdict.ruling {
-                Ruling::Refused(reason) => Some((verdict, reason)),
-                _ => None,
-            })
+        self.verdicts.iter().filter_map(|verdict| match &verdict.ruling {
+            Ruling::Refused(reason) => Some((verdict, reason)),
+            _ => None,
+        })
     }
 
     /// What becomes of rows that are good by themselves but not alone with their name and date.
@@ -73,11 +69,7 @@ impl Table {
         for (index, verdict) in self.verdicts.iter().enumerate() {
             if let Some(row) = verdict.row() {
                 let rivals = groups.entry((&row.name, row.effective)).or_default();
-                rivals.push(Rival {
-                    index,
-                    position: verdict.position,
-                    row,
-                });
+                rivals.push(Rival { index, position: verdict.position, row });
             }
         }
         groups
@@ -111,11 +103,7 @@ fn rulings(group: &[Rival<'_>]) -> Vec<(usize, Ruling)> {
     // Of equal rows the one with the shortest value text holds (5, not 5.0), so that what is printed
     // does not depend on the order either.
     let text = |rival: &&Rival<'_>| {
-        rival
-            .row
-            .value
-            .as_ref()
-            .map(|value| (value.text().len(), value.text().to_owned()))
+        rival.row.value.as_ref().map(|value| (value.text().len(), value.text().to_owned()))
     };
     let Some(first) = group.iter().min_by_key(text) else {
         return Vec::new();
@@ -128,9 +116,7 @@ fn rulings(group: &[Rival<'_>]) -> Vec<(usize, Ruling)> {
 
 fn duplicates(group: &[Rival<'_>], first: &Rival<'_>) -> Vec<(usize, Ruling)> {
     let others = group.iter().filter(|rival| rival.index != first.index);
-    others
-        .map(|rival| (rival.index, Ruling::Duplicate(first.position)))
-        .collect()
+    others.map(|rival| (rival.index, Ruling::Duplicate(first.position))).collect()
 }
 
 /// Refuses all; each names a row that differs from it.
@@ -141,15 +127,8 @@ fn conflicts(
 ) -> Vec<(usize, Ruling)> {
     let effective = date::format_ns(first.row.effective);
     let refused = |rival: &Rival<'_>| {
-        let other = if rival.row == first.row {
-            different.position
-        } else {
-            first.position
-        };
-        (
-            rival.index,
-            Ruling::Refused(Reason::Conflict { other, effective }),
-        )
+        let other = if rival.row == first.row { different.position } else { first.position };
+        (rival.index, Ruling::Refused(Reason::Conflict { other, effective }))
     };
     group.iter().map(refused).collect()
 }

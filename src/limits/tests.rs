@@ -37,11 +37,7 @@ fn rulings(table: &Table) -> Vec<String> {
         Ruling::Duplicate(of) => format!("as {}", of.row),
         Ruling::Refused(reason) => reason.to_string(),
     };
-    table
-        .verdicts
-        .iter()
-        .map(|verdict| ruling(&verdict.ruling))
-        .collect()
+    table.verdicts.iter().map(|verdict| ruling(&verdict.ruling)).collect()
 }
 
 #[track_caller]
@@ -52,10 +48,7 @@ fn refused(text: &str, message: &str) {
 #[test]
 fn three_columns_are_enough() {
     let row = only(&row(""));
-    assert_eq!(
-        (row.name.as_str(), row.bound, row.scope),
-        ("a", Bound::Max, Scope::default())
-    );
+    assert_eq!((row.name.as_str(), row.bound, row.scope), ("a", Bound::Max, Scope::default()));
     assert_eq!(row.effective, date::parse("2024-05-01").unwrap());
     assert_eq!(row.value.unwrap().text(), "1");
 }
@@ -106,11 +99,9 @@ fn null_is_the_default() {
         r#","bound":null,"metric":null,"per":null,"source":null,"destination":"","host":"any""#;
     assert_eq!(only(&row(nulls)), only(&row("")));
     let totals = Defaults { per: Per::Total };
-    for (further, per) in [
-        ("", Per::Total),
-        (r#","per":null"#, Per::Total),
-        (r#","per":"pair""#, Per::Pair),
-    ] {
+    for (further, per) in
+        [("", Per::Total), (r#","per":null"#, Per::Total), (r#","per":"pair""#, Per::Pair)]
+    {
         let table = json::read(row(further).as_bytes(), totals).unwrap();
         assert_eq!(table.rows().next().unwrap().scope.per, per);
     }
@@ -118,13 +109,9 @@ fn null_is_the_default() {
 
 #[test]
 fn values_keep_their_text() {
-    for (value, text) in [
-        ("1e30", "1e30"),
-        ("1.50", "1.50"),
-        ("\"1.50\"", "1.50"),
-        ("\"+5\"", "5"),
-        ("1E3", "1E3"),
-    ] {
+    for (value, text) in
+        [("1e30", "1e30"), ("1.50", "1.50"), ("\"1.50\"", "1.50"), ("\"+5\"", "5"), ("1E3", "1E3")]
+    {
         let row = only(&row("").replace(":1,", &format!(":{value},")));
         assert_eq!(row.value.unwrap().text(), text);
     }
@@ -134,39 +121,18 @@ fn values_keep_their_text() {
 #[test]
 fn refused_rows_name_key_value_and_fix() {
     for (further, message) in [
-        (
-            r#","sorce":"10.0.0.1""#,
-            r#"unknown key "sorce"; did you mean "source"?"#,
-        ),
-        (
-            r#","Per":"pair""#,
-            r#"unknown key "Per"; did you mean "per"?"#,
-        ),
+        (r#","sorce":"10.0.0.1""#, r#"unknown key "sorce"; did you mean "source"?"#),
+        (r#","Per":"pair""#, r#"unknown key "Per"; did you mean "per"?"#),
         (
             r#","comment":"x""#,
             "unknown key \"comment\"; the keys are limit_name, limit_value, effective_date, bound, \
              metric, per, source, destination, host",
         ),
-        (
-            r#","limit_value":1"#,
-            r#"key "limit_value" is given more than once; keep one"#,
-        ),
-        (
-            r#","per":null,"per":null"#,
-            r#"key "per" is given more than once; keep one"#,
-        ),
-        (
-            r#","bound":"upper""#,
-            r#"bound "upper" is not known; give max or min"#,
-        ),
-        (
-            r#","bound":"""#,
-            r#"bound "" is not known; give max or min"#,
-        ),
-        (
-            r#","metric":"bits""#,
-            r#"metric "bits" is not known; give bytes or packets"#,
-        ),
+        (r#","limit_value":1"#, r#"key "limit_value" is given more than once; keep one"#),
+        (r#","per":null,"per":null"#, r#"key "per" is given more than once; keep one"#),
+        (r#","bound":"upper""#, r#"bound "upper" is not known; give max or min"#),
+        (r#","bound":"""#, r#"bound "" is not known; give max or min"#),
+        (r#","metric":"bits""#, r#"metric "bits" is not known; give bytes or packets"#),
         (
             r#","per":"Pair""#,
             r#"per "Pair" is not known; give pair or source or destination or host or total"#,
@@ -184,10 +150,7 @@ fn refused_rows_name_key_value_and_fix() {
             r#","destination":"10.0.0.0/33""#,
             "destination \"10.0.0.0/33\" has no length between 0 and 32 behind the slash; write one",
         ),
-        (
-            r#","source":10"#,
-            r#"source is a number: "10"; give a text like 10.0.0.0/8, or null"#,
-        ),
+        (r#","source":10"#, r#"source is a number: "10"; give a text like 10.0.0.0/8, or null"#),
         (
             r#","host":"10.0.0.1""#,
             "host \"10.0.0.1/32\" goes only with per \"host\", and per is \"pair\"; \
@@ -206,11 +169,8 @@ fn refused_rows_name_key_value_and_fix() {
 #[test]
 fn refused_names_values_and_dates() {
     let good = row("");
-    let (name, value, date) = (
-        r#""limit_name":"a""#,
-        r#""limit_value":1"#,
-        r#""effective_date":"2024-05-01""#,
-    );
+    let (name, value, date) =
+        (r#""limit_name":"a""#, r#""limit_value":1"#, r#""effective_date":"2024-05-01""#);
     let no_name = "no limit_name; give a text that names the limit";
     let no_value = "no limit_value; give a number, a text holding one, or null";
     let no_date = "no effective_date; give a text like 2024-05-01 or 2024-05-01T12:00:00Z";
@@ -229,11 +189,7 @@ fn refused_names_values_and_dates() {
             r#"limit_name is a text with half a character: "\"\\ud800\""; give whole \u escapes"#,
         ),
         (value, r#""per":"pair""#, no_value),
-        (
-            value,
-            r#""limit_value":-5"#,
-            r#"limit_value "-5" is negative; give 0 or more"#,
-        ),
+        (value, r#""limit_value":-5"#, r#"limit_value "-5" is negative; give 0 or more"#),
         (
             value,
             r#""limit_value":"NaN""#,
@@ -307,22 +263,10 @@ fn layouts_of_a_file() {
         (format!("{one}\n{two}"), vec![1, 2]),
     ] {
         let table = table(&text);
-        let found: Vec<_> = table
-            .verdicts
-            .iter()
-            .map(|verdict| verdict.position.line)
-            .collect();
-        assert_eq!(
-            found,
-            lines.into_iter().map(Some).collect::<Vec<_>>(),
-            "{text}"
-        );
+        let found: Vec<_> = table.verdicts.iter().map(|verdict| verdict.position.line).collect();
+        assert_eq!(found, lines.into_iter().map(Some).collect::<Vec<_>>(), "{text}");
         assert_eq!(table.rows().count(), found.len(), "{text}");
-        let rows: Vec<_> = table
-            .verdicts
-            .iter()
-            .map(|verdict| verdict.position.row)
-            .collect();
+        let rows: Vec<_> = table.verdicts.iter().map(|verdict| verdict.position.row).collect();
         assert_eq!(rows, (1..=found.len()).collect::<Vec<_>>());
     }
 }
@@ -339,10 +283,7 @@ fn what_is_no_object_is_refused_by_itself() {
         message("null", "null"),
         message("an array", "[[]]"),
     ];
-    assert_eq!(
-        rulings(&table(&format!("[{one}, 5, null, [[]]]"))),
-        expected
-    );
+    assert_eq!(rulings(&table(&format!("[{one}, 5, null, [[]]]"))), expected);
     assert_eq!(rulings(&table(&format!("{one}\n5\nnull\n[[]]"))), expected);
 }
 
@@ -364,21 +305,14 @@ fn a_file_that_is_none_is_one_error_with_its_place() {
         ("{".into(), 1, 1),
     ] {
         match json::read(text.as_bytes(), PAIRS) {
-            Err(FileError::NotJson {
-                line: found_line,
-                column: found_column,
-                ..
-            }) => {
+            Err(FileError::NotJson { line: found_line, column: found_column, .. }) => {
                 assert_eq!((found_line, found_column), (line, column), "{text}");
             }
             other => panic!("{text}: {other:?}"),
         }
     }
     let error = json::read(b"[\n\"a\xff\"]", PAIRS).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "line 2, column 3: not UTF-8; save the file as UTF-8"
-    );
+    assert_eq!(error.to_string(), "line 2, column 3: not UTF-8; save the file as UTF-8");
     let error = json::read(b"[\n", PAIRS).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -397,21 +331,14 @@ fn depth_and_size_cost_no_stack() {
     let objects = format!("{}1{}", "{\"a\":".repeat(1 << 18), "}".repeat(1 << 18));
     assert!(rulings(&table(&objects))[0].starts_with("unknown key \"a\""));
     let long = "9".repeat(1 << 20);
-    let value = only(&row("").replace(":1,", &format!(":{long},")))
-        .value
-        .unwrap();
-    assert_eq!(
-        (value.text(), value.threshold(Bound::Max)),
-        (long.as_str(), i64::MAX)
-    );
+    let value = only(&row("").replace(":1,", &format!(":{long},"))).value.unwrap();
+    assert_eq!((value.text(), value.threshold(Bound::Max)), (long.as_str(), i64::MAX));
 }
 
 #[test]
 fn rows_of_one_name_and_date() {
     let with = |value: &str, date: &str, further: &str| {
-        row(further)
-            .replace(":1,", &format!(":{value},"))
-            .replace("2024-05-01", date)
+        row(further).replace(":1,", &format!(":{value},")).replace("2024-05-01", date)
     };
     let one = with("1", "2024-05-01", "");
     let same = with("\"1.0\"", "2024-05-01T02:00:00+02:00", r#","per":"pair""#);
@@ -428,21 +355,12 @@ fn rows_of_one_name_and_date() {
         let lines: Vec<&str> = rows.iter().map(|row| row.as_str()).collect();
         rulings(&table(&lines.join("\n")))
     };
-    assert_eq!(
-        rulings(&[&one, &same, &other_date]),
-        ["holds", "as 1", "holds"]
-    );
+    assert_eq!(rulings(&[&one, &same, &other_date]), ["holds", "as 1", "holds"]);
     assert_eq!(rulings(&[&same, &one, &one]), ["as 2", "holds", "as 2"]);
     assert_eq!(rulings(&[&one, &rival]), [conflict(2), conflict(1)]);
-    assert_eq!(
-        rulings(&[&one, &same, &rival]),
-        [conflict(3), conflict(3), conflict(1)]
-    );
+    assert_eq!(rulings(&[&one, &same, &rival]), [conflict(3), conflict(3), conflict(1)]);
     let found = rulings(&[&broken, &one]);
-    assert_eq!(
-        found[1], "holds",
-        "a row that is refused by itself is no rival"
-    );
+    assert_eq!(found[1], "holds", "a row that is refused by itself is no rival");
     let null = with("null", "2024-05-01", "");
     assert_eq!(rulings(&[&one, &null]), [conflict(2), conflict(1)]);
 }
@@ -452,16 +370,10 @@ fn other_feeds_hand_in_rows_of_their_own() {
     let cells = [
         ("limit_name", Cell::Text("a".into())),
         ("limit_value", Cell::Number("1".into())),
-        (
-            "effective_date",
-            Cell::Instant(date::parse("2024-05-01").unwrap()),
-        ),
+        ("effective_date", Cell::Instant(date::parse("2024-05-01").unwrap())),
     ];
     let cells = cells.map(|(column, cell)| (column.into(), cell)).into();
-    let raw = RawRow {
-        position: Default::default(),
-        cells: Ok(cells),
-    };
+    let raw = RawRow { position: Default::default(), cells: Ok(cells) };
     let table = Table::new([raw], PAIRS);
     assert_eq!(table.rows().collect::<Vec<_>>(), [&only(&row(""))]);
 }
@@ -497,11 +409,7 @@ fn the_latest_version_that_has_begun_is_in_force() {
     for (at, now, next) in [
         ("2023-12-31", None, Some("2024-01-01")),
         ("2024-01-01", Some("2024-01-01"), Some("2024-02-01")),
-        (
-            "2024-02-29T23:59:59.999Z",
-            Some("2024-02-01"),
-            Some("2024-03-01"),
-        ),
+        ("2024-02-29T23:59:59.999Z", Some("2024-02-01"), Some("2024-03-01")),
         ("2024-03-01", Some("2024-03-01"), Some("2024-04-01")),
         ("2025-01-01", Some("2024-04-01"), None),
     ] {
@@ -518,23 +426,12 @@ fn the_latest_version_that_has_begun_is_in_force() {
 /// Rows that are good, broken, or rivals of each other, about equally often.
 fn some_row() -> impl Strategy<Value = String> {
     let value = prop::sample::select(vec!["1", "1.0", "2", "null", "-1", "\"x\""]);
-    let date = prop::sample::select(vec![
-        "2024-05-01",
-        "2024-05-01T00:00:00Z",
-        "2024-05-02",
-        "x",
-    ]);
-    let further = prop::sample::select(vec![
-        "",
-        r#","per":"pair""#,
-        r#","per":"total""#,
-        r#","x":1"#,
-    ]);
+    let date = prop::sample::select(vec!["2024-05-01", "2024-05-01T00:00:00Z", "2024-05-02", "x"]);
+    let further =
+        prop::sample::select(vec!["", r#","per":"pair""#, r#","per":"total""#, r#","x":1"#]);
     ("[a-c]", value, date, further).prop_map(|(name, value, date, further)| {
         let named = row(further).replace("\"a\"", &format!("{name:?}"));
-        named
-            .replace(":1,", &format!(":{value},"))
-            .replace("2024-05-01", date)
+        named.replace(":1,", &format!(":{value},")).replace("2024-05-01", date)
     })
 }
 
@@ -586,11 +483,6 @@ fn the_examples_of_the_manual_hold() {
     for block in blocks {
         let (example, _) = block.split_once("```").unwrap();
         let table = table(example);
-        assert_eq!(
-            table.rows().count(),
-            table.verdicts.len(),
-            "{:?}",
-            rulings(&table)
-        );
+        assert_eq!(table.rows().count(), table.verdicts.len(), "{:?}", rulings(&table));
     }
 }

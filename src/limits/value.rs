@@ -63,16 +63,10 @@ impl Value {
         let leading_zeros = all.len() - significant.len();
         let digits = significant.trim_end_matches('0');
         if digits.is_empty() {
-            return Ok(Value {
-                text: parts.json(text),
-                digits: Box::default(),
-                point: 0,
-            });
+            return Ok(Value { text: parts.json(text), digits: Box::default(), point: 0 });
         }
         if parts.negative {
-            return Err(ValueError::Negative {
-                text: text.to_owned(),
-            });
+            return Err(ValueError::Negative { text: text.to_owned() });
         }
         let point = parts.whole.len() as i64 - leading_zeros as i64;
         Ok(Value {
@@ -97,9 +91,7 @@ impl Value {
         }
         let places = usize::try_from(self.point).unwrap_or(0);
         let padded = self.digits.bytes().chain(std::iter::repeat(b'0'));
-        let whole = padded
-            .take(places)
-            .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+        let whole = padded.take(places).fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
         let up = bound == Bound::Min && self.digits.len() > places;
         i64::try_from(whole + u64::from(up)).unwrap_or(i64::MAX)
     }
@@ -171,12 +163,7 @@ impl<'a> Parts<'a> {
         let digits = all_digits(whole) && all_digits(fraction);
         let any = !(whole.is_empty() && fraction.is_empty());
         let negative = text.starts_with('-');
-        (digits && any).then_some(Parts {
-            negative,
-            whole,
-            fraction,
-            exponent,
-        })
+        (digits && any).then_some(Parts { negative, whole, fraction, exponent })
     }
 
     /// The text itself if JSON takes it as a number, else the same digits as JSON writes them.
@@ -190,9 +177,7 @@ impl<'a> Parts<'a> {
             whole => whole,
         };
         let (dot, e) = (mark(".", self.fraction), mark("e", self.exponent));
-        [whole, dot, self.fraction, e, self.exponent]
-            .concat()
-            .into()
+        [whole, dot, self.fraction, e, self.exponent].concat().into()
     }
 }
 
@@ -211,11 +196,7 @@ fn exponent(text: &str) -> i64 {
         "" => 0,
         digits => digits.parse().unwrap_or(i64::MAX),
     };
-    if text.starts_with('-') {
-        -magnitude
-    } else {
-        magnitude
-    }
+    if text.starts_with('-') { -magnitude } else { magnitude }
 }
 
 #[cfg(test)]
@@ -248,11 +229,7 @@ mod tests {
             ("1000000.5", 1_000_000, 1_000_001),
             ("12345e-2", 123, 124),
             ("1.50e1", 15, 15),
-            (
-                "9007199254740993",
-                9_007_199_254_740_993,
-                9_007_199_254_740_993,
-            ),
+            ("9007199254740993", 9_007_199_254_740_993, 9_007_199_254_740_993),
             ("9223372036854775806.1", TOP - 1, TOP),
             ("9223372036854775807", TOP, TOP),
             ("9223372036854775808", TOP, TOP),
@@ -288,18 +265,12 @@ mod tests {
 
     #[test]
     fn equal_numbers_are_equal() {
-        for (one, other) in [
-            ("5", "5.0"),
-            ("1000", "1E3"),
-            ("0", "0.000"),
-            ("0.05", "5e-2"),
-            ("0e7", "-0"),
-        ] {
+        for (one, other) in
+            [("5", "5.0"), ("1000", "1E3"), ("0", "0.000"), ("0.05", "5e-2"), ("0e7", "-0")]
+        {
             assert_eq!(value(one), value(other));
         }
-        let ordered = [
-            "0", "1e-9", "0.05", "0.5", "5", "5.0001", "50", "123", "1e30",
-        ];
+        let ordered = ["0", "1e-9", "0.05", "0.5", "5", "5.0001", "50", "123", "1e30"];
         assert!(ordered.is_sorted_by(|one, other| value(one) < value(other)));
     }
 
@@ -310,19 +281,13 @@ mod tests {
             assert_eq!(Value::parse(text), Err(negative(text)));
         }
         for text in ["NaN", "nan", "Infinity", "-Infinity", "inf", "+inf"] {
-            assert_eq!(
-                Value::parse(text),
-                Err(ValueError::NotFinite { text: text.into() })
-            );
+            assert_eq!(Value::parse(text), Err(ValueError::NotFinite { text: text.into() }));
         }
         for text in [
             "", " ", ".", "-", "+", "e5", "1e", "1e+", "1e5.0", "1.2.3", "--5", "+-5", "1 000",
             "1_000", "1,5", " 5", "5 ", "1GB", "0x10", "٣", "1e٣", "null",
         ] {
-            assert_eq!(
-                Value::parse(text),
-                Err(ValueError::NotANumber { text: text.into() })
-            );
+            assert_eq!(Value::parse(text), Err(ValueError::NotANumber { text: text.into() }));
         }
     }
 
@@ -330,18 +295,13 @@ mod tests {
     fn slow(whole: &str, fraction: &str, exponent: i32) -> (i64, i64) {
         let (mut whole, mut fraction) = (whole.to_owned(), fraction.to_owned());
         for _ in 0..exponent.max(0) {
-            whole.push(if fraction.is_empty() {
-                '0'
-            } else {
-                fraction.remove(0)
-            });
+            whole.push(if fraction.is_empty() { '0' } else { fraction.remove(0) });
         }
         for _ in 0..(-exponent).max(0) {
             fraction.insert(0, whole.pop().unwrap_or('0'));
         }
         let floor = whole.bytes().fold(0u128, |sum, digit| {
-            sum.saturating_mul(10)
-                .saturating_add(u128::from(digit - b'0'))
+            sum.saturating_mul(10).saturating_add(u128::from(digit - b'0'))
         });
         let part = fraction.bytes().any(|digit| digit != b'0');
         let clamp = |amount: u128| i64::try_from(amount).unwrap_or(i64::MAX);

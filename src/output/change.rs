@@ -71,11 +71,7 @@ pub fn id(limit: &str, window: Window, windows: &Windows, entity: &Entity) -> St
         Entity::Total => line("total".into()),
     }
     let digest = Sha256::digest(text.as_bytes());
-    digest
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A change, in the order of its fields.

@@ -39,10 +39,7 @@ impl Sink {
             Box::new(file)
         };
         let writer = BufWriter::with_capacity(1 << 16, writer);
-        Ok(Sink {
-            name: path.to_owned(),
-            writer,
-        })
+        Ok(Sink { name: path.to_owned(), writer })
     }
 
     /// Writes, and turns what went wrong into an error that names the sink.

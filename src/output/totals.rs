@@ -18,11 +18,7 @@ pub fn write_window(
 ) -> io::Result<()> {
     let start = format_secs(window.0);
     let text = |(pair, volume): (Pair, Volume)| {
-        (
-            pair.source().to_string(),
-            pair.destination().to_string(),
-            volume,
-        )
+        (pair.source().to_string(), pair.destination().to_string(), volume)
     };
     let mut rows: Vec<_> = rows.into_iter().map(text).collect();
     rows.sort_unstable();

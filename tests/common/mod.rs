@@ -30,17 +30,11 @@ pub(crate) fn read_all(mut reader: Reader) -> Answer {
     assert!(reader.next().expect("no second error").is_none());
     let tally = reader.tally().clone();
     assert_eq!(tally.packets, packets.len() as u64);
-    let uncounted: u64 = floodmark::capture::Uncounted::ALL
-        .iter()
-        .map(|kind| tally.uncounted(*kind))
-        .sum();
+    let uncounted: u64 =
+        floodmark::capture::Uncounted::ALL.iter().map(|kind| tally.uncounted(*kind)).sum();
     assert_eq!(tally.frames, tally.packets + uncounted);
     assert!(packets.iter().all(|packet| packet.bytes <= 1 << 40));
-    Answer {
-        packets,
-        tally,
-        error,
-    }
+    Answer { packets, tally, error }
 }
 
 pub(crate) fn read_bytes(bytes: &[u8]) -> Answer {
@@ -69,9 +63,7 @@ pub(crate) fn sums_csv(packets: &[Packet]) -> String {
     for packet in packets {
         let window = Windows::default().of(packet.time.ms).expect("a window");
         let (source, destination) = (packet.pair.source(), packet.pair.destination());
-        let sum = sums
-            .entry((window.0, source.to_string(), destination.to_string()))
-            .or_default();
+        let sum = sums.entry((window.0, source.to_string(), destination.to_string())).or_default();
         sum.0 += packet.bytes;
         sum.1 += 1;
     }
@@ -89,10 +81,8 @@ pub(crate) fn data() -> PathBuf {
 
 /// More captures, whose licences keep them out of this repository, where they are at hand.
 pub(crate) fn more_data() -> Option<PathBuf> {
-    let root = std::env::var_os("FLOODMARK_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
+    let root = std::env::var_os("FLOODMARK_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
     let data = root.join("data");
     data.join("captures").is_dir().then_some(data)
 }
@@ -110,10 +100,7 @@ pub(crate) fn captures(data: &Path, folder: &str) -> Vec<(PathBuf, String)> {
         let csv = data.join("expected").join(format!("{name}.csv"));
         fs::read_to_string(&csv).unwrap_or_else(|error| panic!("{}: {error}", csv.display()))
     };
-    paths
-        .into_iter()
-        .map(|path| (path.clone(), expected(&path)))
-        .collect()
+    paths.into_iter().map(|path| (path.clone(), expected(&path))).collect()
 }
 
 /// Small numbers from a seed, the same everywhere.

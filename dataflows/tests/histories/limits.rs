@@ -39,12 +39,7 @@ pub(crate) struct Around<'a> {
 impl Limits {
     /// None yet, of at most so many names.
     pub(crate) fn new(names: u32) -> Self {
-        Limits {
-            names,
-            rows: BTreeMap::new(),
-            gone: Vec::new(),
-            numbers: BTreeMap::new(),
-        }
+        Limits { names, rows: BTreeMap::new(), gone: Vec::new(), numbers: BTreeMap::new() }
     }
 
     /// Changes the rows `count` times and returns the difference that this made.
@@ -60,9 +55,8 @@ impl Limits {
         }
         let after: BTreeSet<Version> = self.rows.values().copied().collect();
         let gone = before.difference(&after).map(|row| (*row, -1));
-        let mut edits: Vec<_> = gone
-            .chain(after.difference(&before).map(|row| (*row, 1)))
-            .collect();
+        let mut edits: Vec<_> =
+            gone.chain(after.difference(&before).map(|row| (*row, 1))).collect();
         for i in (1..edits.len()).rev() {
             edits.swap(i, rng.below(i as u64 + 1) as usize);
         }
@@ -124,8 +118,7 @@ impl Limits {
     }
 
     fn remove(&mut self, row: Version) {
-        self.gone
-            .extend(self.rows.remove(&(row.limit, row.effective)));
+        self.gone.extend(self.rows.remove(&(row.limit, row.effective)));
     }
 
     fn random_row(&self, rng: &mut Rng, around: &Around<'_>) -> Version {
@@ -246,13 +239,7 @@ fn scope(rng: &mut Rng) -> Scope {
         Per::Host if rng.percent(60) => prefix(rng, None),
         _ => Prefix::ANY,
     };
-    Scope {
-        per,
-        metric: metric(rng),
-        source,
-        destination,
-        host,
-    }
+    Scope { per, metric: metric(rng), source, destination, host }
 }
 
 /// Source and destination of a scope: of one family where both are given.
@@ -272,10 +259,7 @@ fn networks(rng: &mut Rng) -> (Prefix, Prefix) {
 fn prefix(rng: &mut Rng, v4: Option<bool>) -> Prefix {
     let (address, length): (IpAddr, u8) = match v4.unwrap_or_else(|| rng.percent(60)) {
         true => (rng.pick(&V4).into(), rng.pick(&[0, 8, 24, 25, 32])),
-        false => (
-            rng.pick(&V6).into(),
-            rng.pick(&[0, 8, 24, 25, 32, 64, 96, 128]),
-        ),
+        false => (rng.pick(&V6).into(), rng.pick(&[0, 8, 24, 25, 32, 64, 96, 128])),
     };
     Prefix::new(IpNet::new(address, length).expect("the length fits the family"))
 }

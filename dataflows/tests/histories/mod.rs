@@ -34,17 +34,9 @@ pub(crate) struct Size {
 
 impl Size {
     /// Hundreds of these run in a second.
-    pub(crate) const SMALL: Size = Size {
-        ticks: 40,
-        records: 20,
-        limits: 8,
-    };
+    pub(crate) const SMALL: Size = Size { ticks: 40, records: 20, limits: 8 };
     /// A few of these do.
-    pub(crate) const LARGE: Size = Size {
-        ticks: 120,
-        records: 80,
-        limits: 20,
-    };
+    pub(crate) const LARGE: Size = Size { ticks: 120, records: 80, limits: 20 };
 }
 
 /// What enters, and how it is to be taken.
@@ -89,12 +81,7 @@ pub(crate) fn history(seed: u64, size: Size) -> History {
     if rng.percent(80) {
         course.end(rng);
     }
-    History {
-        windows,
-        updates,
-        top,
-        ticks: course.ticks,
-    }
+    History { windows, updates, top, ticks: course.ticks }
 }
 
 fn random_windows(rng: &mut Rng) -> Windows {
@@ -247,12 +234,7 @@ impl Course {
         };
         let edits = self.limits.edits(rng, &around, edits);
 
-        let mut input = TickInput {
-            tick,
-            edits,
-            watermark,
-            ..TickInput::default()
-        };
+        let mut input = TickInput { tick, edits, watermark, ..TickInput::default() };
         for _ in 0..records {
             let window = self.random_window(rng);
             let record = self.traffic.record(rng, window);

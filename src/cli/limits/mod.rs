@@ -82,12 +82,7 @@ pub fn run(args: &Args) -> Outcome {
     match &args.command {
         Command::Check(check) => {
             let bytes = contents(&check.file)?;
-            check_bytes(
-                check,
-                &bytes,
-                check.at.unwrap_or_else(now),
-                &mut io::stdout().lock(),
-            )
+            check_bytes(check, &bytes, check.at.unwrap_or_else(now), &mut io::stdout().lock())
         }
     }
 }
@@ -100,8 +95,7 @@ pub(super) fn contents(file: &Path) -> Result<Vec<u8>, Failure> {
     } else {
         std::fs::read(file)
     };
-    read.with_context(|| reading(file))
-        .map_err(|error| Failure::new(Exit::NoInput, error))
+    read.with_context(|| reading(file)).map_err(|error| Failure::new(Exit::NoInput, error))
 }
 
 fn reading(file: &Path) -> String {
@@ -111,30 +105,18 @@ fn reading(file: &Path) -> String {
 /// The clock, in nanoseconds since 1970, to the second: more digits would only be noise to read.
 fn now() -> i128 {
     // A clock before 1970 is set wrong; 1970 is as good an answer as any then.
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i128::from(since.as_secs()) * 1_000_000_000
 }
 
 /// All of `limits check` but files and the clock.
 fn check_bytes(check: &Check, bytes: &[u8], at: i128, out: &mut dyn Write) -> Outcome {
-    let table = json::read(
-        bytes,
-        Defaults {
-            per: check.limits_per,
-        },
-    )
-    .with_context(|| reading(&check.file))
-    .map_err(|error| Failure::new(Exit::BadConfig, error))?;
+    let table = json::read(bytes, Defaults { per: check.limits_per })
+        .with_context(|| reading(&check.file))
+        .map_err(|error| Failure::new(Exit::BadConfig, error))?;
     let mut catalog = Catalog::new();
     let versions = catalog.versions(table.rows());
-    let report = Report {
-        table: &table,
-        catalog: &catalog,
-        at,
-        limits: in_force(&versions, at),
-    };
+    let report = Report { table: &table, catalog: &catalog, at, limits: in_force(&versions, at) };
     let text = match check.format {
         Format::Table => report.text(),
         Format::Json => report.json().context("writing rows as JSON")?,
@@ -142,9 +124,7 @@ fn check_bytes(check: &Check, bytes: &[u8], at: i128, out: &mut dyn Write) -> Ou
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Who closed the pipe has read enough; the exit code is for somebody else.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            return Err(anyhow::Error::new(error)
-                .context("writing to standard output")
-                .into());
+            return Err(anyhow::Error::new(error).context("writing to standard output").into());
         }
         _ => {}
     }
@@ -166,9 +146,7 @@ mod tests {
 
     /// Exit and output of `limits check` on a text.
     fn check(options: &[&str], text: &str) -> (Exit, String) {
-        let line = ["limits", "check", "limits.json", "--at", "2024-05-10"]
-            .iter()
-            .chain(options);
+        let line = ["limits", "check", "limits.json", "--at", "2024-05-10"].iter().chain(options);
         let Command::Check(check) = Cli::try_parse_from(line).unwrap().args.command;
         let mut out = Vec::new();
         match check_bytes(&check, text.as_bytes(), check.at.unwrap(), &mut out) {
@@ -216,10 +194,7 @@ min\n1      max 10.5 packets per host, host 10.0.0.0/8     2024-05-02T00:00:00Z 
 8 rows: 5 held, 1 duplicate, 2 refused; 2 limits in force at 2024-05-10T00:00:00Z
 "#;
         let squeezed = |text: &str| {
-            text.split(' ')
-                .filter(|word| !word.is_empty())
-                .collect::<Vec<_>>()
-                .join(" ")
+            text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(squeezed(&out), squeezed(expected), "{out}");
     }
@@ -252,22 +227,14 @@ min\n1      max 10.5 packets per host, host 10.0.0.0/8     2024-05-02T00:00:00Z 
         let nothing =
             "0 rows: 0 held, 0 duplicate, 0 refused; 0 limits in force at 2024-05-10T00:00:00Z\n";
         assert_eq!(check(&[], ""), (Exit::Done, nothing.to_owned()));
-        assert_eq!(
-            check(&["--format", "json"], "[]"),
-            (Exit::Done, String::new())
-        );
+        assert_eq!(check(&["--format", "json"], "[]"), (Exit::Done, String::new()));
         let cut = "reading limits from \"limits.json\": line 1, column 2: \
                    EOF while parsing an object; a file of limits is a JSON array of objects, \
                    or JSON objects one a line";
         assert_eq!(check(&[], "{ "), (Exit::BadConfig, cut.to_owned()));
         let missing = contents(Path::new("no/such/file")).unwrap_err();
         assert_eq!(missing.exit, Exit::NoInput);
-        assert!(
-            missing
-                .error
-                .to_string()
-                .starts_with("reading limits from \"no/such/file\"")
-        );
+        assert!(missing.error.to_string().starts_with("reading limits from \"no/such/file\""));
     }
 
     #[test]
@@ -282,19 +249,12 @@ min\n1      max 10.5 packets per host, host 10.0.0.0/8     2024-05-02T00:00:00Z 
             }
         }
         let Command::Check(check) = Cli::parse_from(["limits", "check", "-"]).args.command;
-        assert_eq!(
-            check_bytes(&check, b"[5]", 0, &mut Closed).unwrap(),
-            Exit::BadData
-        );
+        assert_eq!(check_bytes(&check, b"[5]", 0, &mut Closed).unwrap(), Exit::BadData);
     }
 
     #[test]
     fn options_are_checked() {
-        for options in [
-            ["--at", "infinity"],
-            ["--limits-per", "flow"],
-            ["--format", "csv"],
-        ] {
+        for options in [["--at", "infinity"], ["--limits-per", "flow"], ["--format", "csv"]] {
             let line = ["limits", "check", "f"].iter().chain(&options);
             assert!(Cli::try_parse_from(line).is_err(), "{options:?}");
         }

@@ -26,17 +26,9 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     /// Aligned columns under headings, and a summary.
     pub(super) fn text(&self) -> String {
-        let parts = [
-            self.holding(),
-            self.duplicates(),
-            self.refused(),
-            self.in_force(),
-        ];
-        let mut text: String = parts
-            .iter()
-            .filter(|part| !part.is_empty())
-            .map(|part| format!("{part}\n"))
-            .collect();
+        let parts = [self.holding(), self.duplicates(), self.refused(), self.in_force()];
+        let mut text: String =
+            parts.iter().filter(|part| !part.is_empty()).map(|part| format!("{part}\n")).collect();
         text += &self.summary();
         text
     }
@@ -59,11 +51,7 @@ impl Report<'_> {
         for (verdict, row) in self.held() {
             grid.push([
                 verdict.position.row.to_string(),
-                verdict
-                    .position
-                    .line
-                    .map(|line| line.to_string())
-                    .unwrap_or_default(),
+                verdict.position.line.map(|line| line.to_string()).unwrap_or_default(),
                 Shown(&row.name).to_string(),
                 word(&BOUNDS, &row.bound).to_owned(),
                 value_text(row),
@@ -80,29 +68,18 @@ impl Report<'_> {
     }
 
     fn duplicates(&self) -> String {
-        let duplicates = self
-            .table
-            .verdicts
-            .iter()
-            .filter_map(|verdict| match verdict.ruling {
-                Ruling::Duplicate(of) => {
-                    Some(format!("{} says the same as {of}\n", label(verdict)))
-                }
-                _ => None,
-            });
+        let duplicates = self.table.verdicts.iter().filter_map(|verdict| match verdict.ruling {
+            Ruling::Duplicate(of) => Some(format!("{} says the same as {of}\n", label(verdict))),
+            _ => None,
+        });
         let lines: Vec<String> = duplicates.collect();
-        section(
-            "rows given more than once, which count once",
-            lines.len(),
-            &lines.concat(),
-        )
+        section("rows given more than once, which count once", lines.len(), &lines.concat())
     }
 
     fn refused(&self) -> String {
         let refused = self.table.refusals();
-        let lines: Vec<String> = refused
-            .map(|(verdict, reason)| format!("{}: {reason}\n", label(verdict)))
-            .collect();
+        let lines: Vec<String> =
+            refused.map(|(verdict, reason)| format!("{}: {reason}\n", label(verdict))).collect();
         section("rows that are refused", lines.len(), &lines.concat())
     }
 
@@ -146,37 +123,24 @@ impl Report<'_> {
             return "no limit".to_owned();
         }
         let (bound, value) = (word(&BOUNDS, &row.bound), value_text(row));
-        let (metric, per) = (
-            word(&METRICS, &row.scope.metric),
-            word(&PERS, &row.scope.per),
-        );
+        let (metric, per) = (word(&METRICS, &row.scope.metric), word(&PERS, &row.scope.per));
         let scope = row.scope;
-        let prefixes = [
-            ("source", scope.source),
-            ("destination", scope.destination),
-            ("host", scope.host),
-        ];
+        let prefixes =
+            [("source", scope.source), ("destination", scope.destination), ("host", scope.host)];
         let narrowed = prefixes.iter().filter(|(_, prefix)| *prefix != Prefix::ANY);
-        let narrowed: String = narrowed
-            .map(|(name, given)| format!(", {name} {}", prefix::text(*given)))
-            .collect();
+        let narrowed: String =
+            narrowed.map(|(name, given)| format!(", {name} {}", prefix::text(*given))).collect();
         format!("{bound} {value} {metric} per {per}{narrowed}")
     }
 
     fn held(&self) -> impl Iterator<Item = (&Verdict, &Row)> {
-        self.table
-            .verdicts
-            .iter()
-            .filter_map(|verdict| Some((verdict, verdict.row()?)))
+        self.table.verdicts.iter().filter_map(|verdict| Some((verdict, verdict.row()?)))
     }
 
     /// Where a row stands among those of its name: past, now, next or later.
     fn state(&self, row: &Row) -> &'static str {
         let limit = self.catalog.limit(&row.name);
-        let standing = limit
-            .and_then(|limit| self.limits.get(&limit))
-            .copied()
-            .unwrap_or_default();
+        let standing = limit.and_then(|limit| self.limits.get(&limit)).copied().unwrap_or_default();
         let dated = |version: Option<&Version>| {
             version.is_some_and(|version| version.effective == row.effective)
         };
@@ -190,11 +154,7 @@ impl Report<'_> {
 
     /// One JSON object a row.
     pub(super) fn json(&self) -> Result<String, serde_json::Error> {
-        let lines = self
-            .table
-            .verdicts
-            .iter()
-            .map(|verdict| self.json_line(verdict));
+        let lines = self.table.verdicts.iter().map(|verdict| self.json_line(verdict));
         lines.map(|line| Ok(line? + "\n")).collect()
     }
 
@@ -267,27 +227,17 @@ struct JsonContent<'a> {
 
 /// A heading over lines, unless there are none.
 fn section(heading: &str, count: usize, lines: &str) -> String {
-    if count == 0 {
-        String::new()
-    } else {
-        format!("{heading}\n{lines}")
-    }
+    if count == 0 { String::new() } else { format!("{heading}\n{lines}") }
 }
 
 /// Which row it is, by place and name.
 fn label(verdict: &Verdict) -> String {
-    let name = verdict
-        .name
-        .as_deref()
-        .map(|name| format!(", {}", Quoted(name)));
+    let name = verdict.name.as_deref().map(|name| format!(", {}", Quoted(name)));
     format!("{}{}", verdict.position, name.unwrap_or_default())
 }
 
 fn value_text(row: &Row) -> String {
-    row.value.as_ref().map_or_else(
-        || "null".to_owned(),
-        |value| Shown(value.text()).to_string(),
-    )
+    row.value.as_ref().map_or_else(|| "null".to_owned(), |value| Shown(value.text()).to_string())
 }
 
 fn count(number: usize, noun: &str) -> String {
