@@ -160,12 +160,7 @@ impl<'w> Computation<'w> {
 
     /// Works a little, or sleeps until there is something to do.
     pub fn step(&mut self) {
-        let wait = if self.in_flight.is_empty() { NAP } else { Duration::ZERO };
-        if wait.is_zero() {
-            self.worker.step();
-        } else {
-            self.worker.step_or_park(Some(wait));
-        }
+        self.worker.step_or_park(Some(NAP));
     }
 
     /// Works until all ticks that are ended are done, and writes what they led to. Returns how many
@@ -173,7 +168,7 @@ impl<'w> Computation<'w> {
     pub fn finish(&mut self, sinks: &mut impl Sinks) -> Result<usize, WriteError> {
         let mut rows = 0;
         while !self.in_flight.is_empty() {
-            self.worker.step_or_park(Some(NAP));
+            self.step();
             while let Some((tick, outcome)) = self.take_done() {
                 rows += outcome.rows.values().map(Vec::len).sum::<usize>();
                 sinks.tick(tick, outcome)?;
