@@ -48,48 +48,50 @@ fn in_family(prefix: Prefix, v4: bool) -> Option<(u8, u128)> {
     }
 }
 
+/// Where two prefixes are kept, among the pairs of each family that they admit: whether that is IPv4,
+/// their lengths, and their bits.
+fn places(
+    source: Prefix,
+    destination: Prefix,
+) -> impl Iterator<Item = (bool, (u8, u8), (u128, u128))> {
+    [true, false].into_iter().filter_map(move |v4| {
+        let (source_len, source) = in_family(source, v4)?;
+        let (destination_len, destination) = in_family(destination, v4)?;
+        Some((v4, (source_len, destination_len), (source, destination)))
+    })
+}
+
 impl<T: Copy + PartialEq> PrefixIndex<T> {
     fn groups(&mut self, v4: bool) -> &mut Vec<Group<T>> {
         if v4 { &mut self.v4 } else { &mut self.v6 }
     }
 
     pub(crate) fn insert(&mut self, source: Prefix, destination: Prefix, value: T) {
-        for v4 in [true, false] {
-            let (Some((source_len, source)), Some((destination_len, destination))) =
-                (in_family(source, v4), in_family(destination, v4))
-            else {
-                continue;
-            };
-            let lengths = (source_len, destination_len);
+        for (v4, lengths, bits) in places(source, destination) {
             let groups = self.groups(v4);
             let at =
                 groups.iter().position(|group| group.lengths == lengths).unwrap_or_else(|| {
                     groups.push(Group { lengths, members: HashMap::default() });
                     groups.len() - 1
                 });
-            groups[at].members.entry((source, destination)).or_default().push(value);
+            groups[at].members.entry(bits).or_default().push(value);
         }
     }
 
     pub(crate) fn remove(&mut self, source: Prefix, destination: Prefix, value: T) {
-        for v4 in [true, false] {
-            let (Some((source_len, source)), Some((destination_len, destination))) =
-                (in_family(source, v4), in_family(destination, v4))
-            else {
-                continue;
-            };
-            let lengths = (source_len, destination_len);
+        for (v4, lengths, bits) in places(source, destination) {
             let groups = self.groups(v4);
             let Some(at) = groups.iter().position(|group| group.lengths == lengths) else {
                 continue;
             };
-            if let Some(values) = groups[at].members.get_mut(&(source, destination)) {
+            let members = &mut groups[at].members;
+            if let Some(values) = members.get_mut(&bits) {
                 values.retain(|held| *held != value);
                 if values.is_empty() {
-                    groups[at].members.remove(&(source, destination));
+                    members.remove(&bits);
                 }
             }
-            if groups[at].members.is_empty() {
+            if members.is_empty() {
                 groups.swap_remove(at);
             }
         }

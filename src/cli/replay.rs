@@ -9,10 +9,10 @@ use clap::ValueEnum;
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::top::TopQuery;
-use floodmark_dataflows::types::{Per, Prefix, Updates, Version};
+use floodmark_dataflows::types::{Prefix, Updates, Version};
 
-use super::limits::{contents, per_parser};
-use super::values;
+use super::limits::contents;
+use super::values::{self, LimitDefaults};
 use crate::capture::{Tally, Uncounted};
 use crate::cluster::{Cluster, FOLLOWER, Followers};
 use crate::driver::{self, Computation, Outcome as TickOutcome, Replayed, Sinks};
@@ -38,15 +38,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE", env = "FLOODMARK_LIMITS")]
     limits: Option<PathBuf>,
 
-    /// What a limit is counted for if its row does not say
-    #[arg(
-        long,
-        value_name = "PER",
-        env = "FLOODMARK_LIMITS_PER",
-        default_value = "pair",
-        value_parser = per_parser()
-    )]
-    limits_per: Per,
+    #[command(flatten)]
+    limit_defaults: LimitDefaults,
 
     /// The width of windows, in whole seconds
     #[arg(
@@ -256,7 +249,7 @@ pub fn run(args: &Args) -> Outcome {
     let mut catalog = Catalog::new();
     let messages = Messages::new();
     let versions = match &args.limits {
-        Some(file) => read_limits(file, args.limits_per, &mut catalog, &messages)?,
+        Some(file) => read_limits(file, args.limit_defaults.defaults(), &mut catalog, &messages)?,
         None => BTreeSet::new(),
     };
     let readers = replay::open(&args.files)?;
@@ -314,12 +307,12 @@ fn follow(args: &Args, options: Options) -> Outcome {
 /// Reads a file of limits; rows that are refused are said.
 fn read_limits(
     file: &Path,
-    per: Per,
+    defaults: Defaults,
     catalog: &mut Catalog,
     messages: &Messages,
 ) -> Result<BTreeSet<Version>, Failure> {
     let bytes = contents(file)?;
-    let limits = json::read(&bytes, Defaults { per })
+    let limits = json::read(&bytes, defaults)
         .with_context(|| format!("reading limits from \"{}\"", file.display()))
         .map_err(|error| Failure::new(Exit::BadConfig, error))?;
     for (verdict, reason) in limits.refusals() {

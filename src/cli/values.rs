@@ -2,11 +2,42 @@
 
 use std::str::FromStr;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Metric, Per, Prefix};
 use jiff::SignedDuration;
 
 use crate::limits::prefix;
+use crate::limits::rows::{Defaults, PERS};
+
+/// What rows of limits mean where they don't say.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct LimitDefaults {
+    /// What a limit is counted for if its row does not say
+    #[arg(
+        long,
+        value_name = "PER",
+        env = "FLOODMARK_LIMITS_PER",
+        default_value = "pair",
+        value_parser = per_parser()
+    )]
+    limits_per: Per,
+}
+
+impl LimitDefaults {
+    /// As the reader of rows takes them.
+    pub fn defaults(&self) -> Defaults {
+        Defaults { per: self.limits_per }
+    }
+}
+
+/// Reads the value of `--limits-per`.
+fn per_parser() -> impl TypedValueParser<Value = Per> {
+    PossibleValuesParser::new(PERS.map(|(word, _)| word)).map(|given| {
+        let found = PERS.iter().find(|(word, _)| *word == given);
+        found.expect("only words of the list are possible").1
+    })
+}
 
 /// Reads a duration such as `5m`, `1s`, `1h30m` or `500ms`, in milliseconds.
 pub fn millis(text: &str) -> Result<u64, String> {

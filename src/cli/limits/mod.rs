@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Context;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Subcommand, ValueEnum};
-use floodmark_dataflows::types::Per;
 
 use self::report::Report;
+use crate::cli::values::LimitDefaults;
 use crate::error::{Exit, Failure, Outcome};
 use crate::limits::catalog::{Catalog, in_force};
 use crate::limits::quote::Quoted;
-use crate::limits::rows::{Defaults, PERS};
 use crate::limits::{date, json};
 
 /// What `floodmark limits` is asked to do.
@@ -46,15 +44,8 @@ struct Check {
     #[arg(long, value_name = "TIME", value_parser = date::parse, allow_hyphen_values = true)]
     at: Option<i128>,
 
-    /// What a limit is counted for if its row does not say
-    #[arg(
-        long,
-        value_name = "PER",
-        env = "FLOODMARK_LIMITS_PER",
-        default_value = "pair",
-        value_parser = per_parser()
-    )]
-    limits_per: Per,
+    #[command(flatten)]
+    defaults: LimitDefaults,
 
     /// How to print
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -67,14 +58,6 @@ enum Format {
     Table,
     /// One JSON object a row
     Json,
-}
-
-/// Reads the value of `--limits-per`.
-pub fn per_parser() -> impl TypedValueParser<Value = Per> {
-    PossibleValuesParser::new(PERS.map(|(word, _)| word)).map(|given| {
-        let found = PERS.iter().find(|(word, _)| *word == given);
-        found.expect("only words of the list are possible").1
-    })
 }
 
 /// Runs `floodmark limits`.
@@ -111,7 +94,7 @@ fn now() -> i128 {
 
 /// All of `limits check` but files and the clock.
 fn check_bytes(check: &Check, bytes: &[u8], at: i128, out: &mut dyn Write) -> Outcome {
-    let table = json::read(bytes, Defaults { per: check.limits_per })
+    let table = json::read(bytes, check.defaults.defaults())
         .with_context(|| reading(&check.file))
         .map_err(|error| Failure::new(Exit::BadConfig, error))?;
     let mut catalog = Catalog::new();
