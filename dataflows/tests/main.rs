@@ -5,3 +5,4 @@ mod histories;
 mod laws;
 mod oracle;
 mod reference;
+mod retirement;
