@@ -5,4 +5,5 @@ mod histories;
 mod laws;
 mod oracle;
 mod reference;
+mod retirement;
 mod threshold_join;

@@ -1,0 +1,273 @@
+//! Windows that have retired leave memory, and nothing is said about it.
+//!
+//! Hundreds of windows pass through one worker, of which a few are held at a time. What is held is
+//! counted where it is kept (totals, rollups, IPv6 addresses) and, since that leaves out all that
+//! differential dataflow keeps, also in bytes on the heap. Only the thread of the test is counted: the
+//! other tests of this binary run at the same time.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
+
+use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::combine::Combiner;
+use floodmark_dataflows::graph::{self, Inputs, Options};
+use floodmark_dataflows::orders::{Answer, Read};
+use floodmark_dataflows::time::{END_OF_INPUT, Phase, Time, Window, Windows};
+use floodmark_dataflows::types::{
+    Bound, Change, Event, LimitId, Pair, Per, Scope, Version, VersionId, Volume,
+};
+use timely::dataflow::operators::Inspect;
+
+thread_local! {
+    /// Bytes that this thread has allocated and not freed.
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counting by thread.
+struct Counting;
+
+fn count(bytes: isize) {
+    // The last deallocations of a thread come after its counter is gone.
+    let _ = LIVE.try_with(|live| live.set(live.get() + bytes));
+}
+
+// SAFETY: each call is passed on as it is; counting neither allocates nor panics.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller's obligations are those of the system's allocator.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const WINDOWS: u64 = 200;
+/// Half of them IPv6.
+const PAIRS: u64 = 2000;
+const WIDTH_MS: u64 = 10_000;
+
+/// A window ends, takes late records for half a width, and is held for two more.
+const RULES: Windows = Windows {
+    width_secs: WIDTH_MS / 1000,
+    lateness_ms: Some(WIDTH_MS / 2),
+    retention_ms: Some(2 * WIDTH_MS),
+    max_gap_secs: 0,
+};
+
+/// A record; the addresses of no window are those of another.
+fn record(window: u64, n: u64) -> (Window, Pair, Volume) {
+    let host = window * PAIRS + n;
+    let pair = match n % 2 {
+        0 => Pair::V4(
+            Ipv4Addr::from_bits(host as u32),
+            Ipv4Addr::from_bits(!host as u32),
+        ),
+        _ => Pair::V6(
+            Ipv6Addr::from_bits(u128::from(host)),
+            Ipv6Addr::from_bits(!u128::from(host)),
+        ),
+    };
+    (
+        Window(window * RULES.width_secs),
+        pair,
+        Volume::new(n as i64 + 1, 1),
+    )
+}
+
+/// A pair was handed on with what was fed for it.
+fn check_row(window: Window, (pair, volume): (Pair, Volume)) {
+    let host = match pair {
+        Pair::V4(source, _) => source.to_bits().into(),
+        Pair::V6(source, _) => source.to_bits() as u64,
+    };
+    assert_eq!(
+        record(host / PAIRS, host % PAIRS),
+        (window, pair, volume),
+        "not what was fed"
+    );
+}
+
+fn row(limit: u32, bound: Bound, per: Per, value: i64) -> Version {
+    Version {
+        limit: LimitId(limit),
+        id: VersionId(limit),
+        bound,
+        scope: Scope {
+            per,
+            ..Scope::default()
+        },
+        value: Some(value),
+        ..Version::default()
+    }
+}
+
+/// Ten pairs of each window are over the first, five sources over the second, and two pairs under the
+/// third.
+fn rows() -> [Version; 3] {
+    [
+        row(1, Bound::Max, Per::Pair, PAIRS as i64 - 10),
+        row(2, Bound::Max, Per::Source, PAIRS as i64 - 5),
+        row(3, Bound::Min, Per::Pair, 3),
+    ]
+}
+
+/// What left. Rows are only counted, so that what is kept here does not grow.
+struct Left {
+    changes: Vec<(u64, Change)>,
+    /// When each window retired, and with how many pairs.
+    retired: BTreeMap<Window, (u64, u64)>,
+    /// Totals of pairs and of rollups, and addresses, after each tick.
+    held: BTreeMap<u64, [u64; 3]>,
+}
+
+/// What left, and the bytes that the computation had after each window, the last after all.
+fn run() -> (Left, Vec<isize>) {
+    timely::execute_directly(|worker| {
+        let left = Rc::new(RefCell::new(Left {
+            changes: Vec::with_capacity(100 * WINDOWS as usize),
+            retired: BTreeMap::new(),
+            held: BTreeMap::new(),
+        }));
+        let options = Options {
+            windows: RULES,
+            hand_on_rows: true,
+            ..Options::default()
+        };
+        let (mut inputs, probe) = worker.dataflow(|scope| {
+            let (inputs, outputs, probe) = graph::build(scope, options);
+            let to = left.clone();
+            outputs.changes.inspect_time(move |time, change| {
+                to.borrow_mut().changes.push((time.tick, *change));
+            });
+            let to = left.clone();
+            outputs.answers.inspect_time(move |time, answer| {
+                let mut to = to.borrow_mut();
+                match answer {
+                    Answer::Rows { window, rows } => {
+                        assert_eq!(time.phase, Phase::Retire, "nobody asked for rows");
+                        for row in rows {
+                            check_row(*window, *row);
+                        }
+                        let retired = to.retired.entry(*window).or_insert((time.tick, 0));
+                        retired.1 += rows.len() as u64;
+                    }
+                    Answer::Held {
+                        pairs,
+                        rollups,
+                        addresses,
+                    } => {
+                        let held = to.held.entry(time.tick).or_default();
+                        held[0] += pairs;
+                        held[1] += rollups;
+                        held[2] += addresses;
+                    }
+                }
+            });
+            (inputs, probe)
+        });
+        let empty = LIVE.get();
+        for row in rows() {
+            inputs.edit(row, 1);
+        }
+        let mut combiner = Combiner::new(1);
+        let mut bytes = Vec::new();
+        let mut tick = |inputs: &mut Inputs, at: u64| {
+            inputs.read(Read::Held);
+            inputs.advance_to(at + 1);
+            worker.step_while(|| probe.less_than(&Time::start(at + 1)));
+        };
+        for window in 0..WINDOWS {
+            // Each window comes in four ticks.
+            for quarter in 0..4 {
+                let at = window * WIDTH_MS + (quarter + 1) * WIDTH_MS / 5;
+                inputs.advance_to(at);
+                for n in (quarter..PAIRS).step_by(4) {
+                    let (window, pair, volume) = record(window, n);
+                    combiner.add(window, pair, volume);
+                }
+                inputs.parcels(combiner.take());
+                inputs.mark(Mark::Seen(record(window, 0).0));
+                inputs.mark(Mark::Watermark(at));
+                tick(&mut inputs, at);
+            }
+            bytes.push(LIVE.get() - empty);
+        }
+        // The end of the input settles the last windows, and the tick after it retires them.
+        for _ in 0..10 {
+            let at = inputs.tick() + 1;
+            inputs.advance_to(at);
+            inputs.mark(Mark::Watermark(END_OF_INPUT));
+            tick(&mut inputs, at);
+        }
+        drop(combiner);
+        bytes.push(LIVE.get() - empty);
+        assert_eq!(left.borrow().changes.capacity(), 100 * WINDOWS as usize);
+        let nothing = Left {
+            changes: Vec::new(),
+            retired: BTreeMap::new(),
+            held: BTreeMap::new(),
+        };
+        (left.replace(nothing), bytes)
+    })
+}
+
+#[test]
+fn retired_windows_leave_memory_and_nothing_is_said() {
+    let (left, bytes) = run();
+
+    // Every total was handed on, when its window retired.
+    let retired: Vec<_> = left
+        .retired
+        .iter()
+        .map(|(window, (_, rows))| (*window, *rows))
+        .collect();
+    let fed: Vec<_> = (0..WINDOWS)
+        .map(|window| (record(window, 0).0, PAIRS))
+        .collect();
+    assert_eq!(retired, fed);
+
+    // What is said of a window is said before that, and is never that something was cleared.
+    // Raised, and settled.
+    let mut said = BTreeMap::<Window, [u64; 2]>::new();
+    for (tick, change) in &left.changes {
+        let window = change.violation.window;
+        assert!(*tick < left.retired[&window].0, "{change:?} at {tick}");
+        assert_ne!(change.event, Event::Cleared, "{change:?} at {tick}");
+        let said = said.entry(window).or_default();
+        said[0] += u64::from(change.event == Event::Raised);
+        said[1] += u64::from(change.settled);
+    }
+    assert_eq!(said.len() as u64, WINDOWS);
+    assert!(said.values().all(|said| *said == [17, 17]), "{said:?}");
+
+    // Windows are held for 37 s of the ticks, and the addresses of one until the tick after.
+    for (tick, [pairs, rollups, addresses]) in &left.held {
+        assert!(*pairs <= 4 * PAIRS, "{pairs} pairs at {tick}");
+        assert!(*rollups <= 4 * PAIRS, "{rollups} sources at {tick}");
+        assert!(*addresses <= 5 * PAIRS, "{addresses} addresses at {tick}");
+    }
+    assert_eq!(left.held.values().next_back(), Some(&[0; 3]));
+
+    // Bytes do not grow with the windows that pass. What is left of them in the end are buffers, and
+    // what this test notes; a kilobyte that each window left would be too much.
+    let most = |of: &[isize]| of.iter().copied().max().expect("there are some");
+    let (early, late) = (most(&bytes[10..100]), most(&bytes[100..]));
+    assert!(late < early * 3 / 2, "{early} bytes became {late}");
+    assert!(
+        bytes[bytes.len() - 1] < 400_000,
+        "{:?} bytes are left",
+        bytes.last()
+    );
+}
