@@ -8,3 +8,4 @@ mod common;
 mod generated;
 mod goldens;
 mod hostile;
+mod replay;
