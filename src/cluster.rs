@@ -6,6 +6,7 @@
 //! before timely gets the socket.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -318,16 +319,20 @@ impl Followers {
 
         let mut host_file = tempfile::NamedTempFile::new().context("writing a host file")?;
         host_file.write_all(hosts.join("\n").as_bytes()).context("writing a host file")?;
+        let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+        // The command comes first. What follows its options may be files behind a `--`.
+        let (command, options) = arguments.split_at(arguments.len().min(1));
         let mut followers =
             Followers { children: Vec::new(), host_file: host_file.into_temp_path() };
         for process in 1..processes {
             let program = std::env::current_exe().context("finding this program")?;
             let child = Command::new(program)
-                .args(std::env::args_os().skip(1))
+                .args(command)
                 .arg("--process")
                 .arg(process.to_string())
                 .arg("--hostfile")
                 .arg(&*followers.host_file)
+                .args(options)
                 .env(FOLLOWER, "1")
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
