@@ -1,0 +1,11 @@
+//! `floodmark replay` and `floodmark limits check`, run as a user runs them.
+//!
+//! Captures are made in the test, so that each test shows what it is about; the large sets of real
+//! captures are used where they are at hand.
+
+mod equality;
+mod fold;
+mod oracle;
+mod pcap;
+mod run;
+mod traffic;
