@@ -3,9 +3,13 @@
 //! Captures are made in the test, so that each test shows what it is about; the large sets of real
 //! captures are used where they are at hand.
 
+mod contract;
 mod equality;
+mod files;
 mod fold;
 mod oracle;
 mod pcap;
 mod run;
+mod totals;
 mod traffic;
+mod versions;
