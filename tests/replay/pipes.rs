@@ -1,0 +1,122 @@
+//! A named pipe that stays open: what is known is said while the input is still coming.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+
+use super::fold::{events, objects, text};
+use super::pcap::{Packet, header, packet};
+use super::run::{Place, STUCK_AFTER};
+
+/// The writing end of a named pipe that the program reads.
+pub(super) struct Feed {
+    pipe: File,
+}
+
+impl Feed {
+    /// Opens it, once the program has, and begins a capture.
+    pub(super) fn open(path: &Path) -> Self {
+        let (opened, wait) = channel();
+        let name: PathBuf = path.to_owned();
+        std::thread::spawn(move || opened.send(File::options().write(true).open(name)));
+        let pipe = wait.recv_timeout(STUCK_AFTER).expect("the program opens the pipe");
+        let mut feed = Feed { pipe: pipe.expect("opening the pipe") };
+        feed.write(&header());
+        feed
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        self.pipe.write_all(bytes).expect("the program reads the pipe");
+    }
+
+    pub(super) fn packet(&mut self, packet: Packet) {
+        self.write(&packet.record());
+    }
+}
+
+/// A limit that single packets break, one that silence breaks, and one that nothing breaks.
+pub(super) const LIMITS: &str = r#"
+{"limit_name":"big","limit_value":1000,"effective_date":"1970-01-01"}
+{"limit_name":"min","limit_value":1e9,"effective_date":"1970-01-01","per":"total"}
+{"limit_name":"never","limit_value":1e30,"effective_date":"1970-01-01"}
+"#;
+
+#[test]
+fn what_a_packet_breaks_is_said_when_the_next_tick_begins() {
+    for way in ["-w1", "-w2", "-n2", "--totals totals.csv --top 2"] {
+        let place = Place::new();
+        let pipe = place.fifo("pipe");
+        place.write("limits.jsonl", LIMITS);
+        let line = format!("replay pipe --limits limits.jsonl --window 1m {way}");
+        let mut run = place.floodmark(&line).start();
+        let mut feed = Feed::open(&pipe);
+        let said = |run: &mut super::run::Live| {
+            let line = objects(&run.line()).remove(0);
+            (text(&line, "event").to_owned(), text(&line, "as_of").to_owned())
+        };
+        let raised = |at: &str| ("raised".to_owned(), format!("1970-01-01T00:{at}Z"));
+        feed.packet(packet(1_100, "10.0.0.1", "10.0.0.2", 1200));
+        feed.packet(packet(2_000, "10.0.0.1", "10.0.0.3", 20));
+        assert_eq!(said(&mut run), raised("00:01"), "{way}");
+        // Nothing is left waiting: the tick before is always done.
+        for second in 3..20 {
+            feed.packet(packet(second * 1000, "10.0.0.9", &format!("10.0.1.{second}"), 5000));
+            feed.packet(packet(second * 1000 + 999, "10.0.0.9", &format!("10.0.1.{second}"), 20));
+            feed.packet(packet(second * 1000 + 1000, "10.0.0.1", "10.0.0.3", 20));
+            assert_eq!(said(&mut run), raised(&format!("00:{second:02}")), "{way}");
+        }
+        // The window closes while the pipe is open.
+        feed.packet(packet(60_000, "10.0.0.1", "10.0.0.3", 20));
+        feed.packet(packet(61_000, "10.0.0.1", "10.0.0.3", 20));
+        assert_eq!(said(&mut run), raised("01:00"), "{way}");
+        drop(feed);
+        let done = run.finish().expect(0).says(&["counted 55 of 55 frames"]);
+        // The rest: little in the second window, and one word when each violation settles.
+        let events = events(&done.stdout);
+        let count = |event| events.iter().filter(|line| line.starts_with(event)).count();
+        let counts = [count("raised"), count("updated"), count("cleared")];
+        assert_eq!(counts, [20, 20, 0], "{}", done.stdout);
+    }
+}
+
+#[test]
+fn longer_ticks_say_it_once_a_tick() {
+    let place = Place::new();
+    let pipe = place.fifo("pipe");
+    place.write("limits.jsonl", LIMITS);
+    let line = "replay pipe --limits limits.jsonl --window 1m --tick 10s --updates tick";
+    let mut run = place.floodmark(line).start();
+    let mut feed = Feed::open(&pipe);
+    for ms in [11_000, 12_000, 19_999] {
+        feed.packet(packet(ms, "10.0.0.1", "10.0.0.2", 1200));
+    }
+    feed.packet(packet(20_000, "10.0.0.1", "10.0.0.2", 1200));
+    assert_eq!(events(&run.line()), ["raised big 3600"]);
+    feed.packet(packet(35_000, "10.0.0.1", "10.0.0.2", 1200));
+    assert_eq!(events(&run.line()), ["updated big 4800"]);
+    drop(feed);
+    let done = run.finish().expect(0);
+    assert_eq!(
+        events(&done.stdout)[2..],
+        ["updated big 6000", "raised min 6000", "updated big 6000", "updated min 6000"]
+    );
+}
+
+#[test]
+fn a_pipe_that_is_cut_ends_as_a_damaged_file_does() {
+    let place = Place::new();
+    let pipe = place.fifo("pipe");
+    place.write("limits.jsonl", LIMITS);
+    let run = place.floodmark("replay pipe --limits limits.jsonl").start();
+    let mut feed = Feed::open(&pipe);
+    feed.packet(packet(1_000, "10.0.0.1", "10.0.0.2", 1200));
+    let record = packet(2_000, "10.0.0.1", "10.0.0.2", 1200).record();
+    feed.write(&record[..20]);
+    drop(feed);
+    let done = run.finish().expect(65).says(&["pipe", "packet 2", "counted 1 of 1 frames"]);
+    assert_eq!(
+        events(&done.stdout),
+        ["raised big 1200", "raised min 1200", "updated big 1200", "updated min 1200"]
+    );
+}
