@@ -3,14 +3,17 @@
 //! Captures are made in the test, so that each test shows what it is about; the large sets of real
 //! captures are used where they are at hand.
 
+mod check;
 mod contract;
 mod equality;
+mod exits;
 mod files;
 mod fold;
 mod interrupt;
 mod oracle;
 mod pcap;
 mod pipes;
+mod processes;
 mod run;
 mod totals;
 mod traffic;

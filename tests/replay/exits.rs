@@ -1,0 +1,261 @@
+//! How a replay ends, and what it says then: exit codes and messages.
+
+use std::fs;
+
+use super::fold::{changes, events};
+use super::pcap::{packet, pcap};
+use super::run::Place;
+
+const LIMITS: &str = r#"{"limit_name":"max","limit_value":1000,"effective_date":"1970-01-01"}
+{"limit_name":"min","limit_value":1e9,"effective_date":"1970-01-01","per":"total"}
+"#;
+
+/// A place with a capture that breaks the limits of a file.
+fn place() -> Place {
+    let place = Place::new();
+    place.write(
+        "a.pcap",
+        pcap(&[
+            packet(1_000, "10.0.0.1", "10.0.0.2", 1200),
+            packet(301_000, "10.0.0.1", "10.0.0.2", 600),
+        ]),
+    );
+    place.write("limits.jsonl", LIMITS);
+    place
+}
+
+#[test]
+fn violations_fail_only_where_asked_and_only_if_they_stand() {
+    let place = place();
+    place.floodmark("replay a.pcap --limits limits.jsonl").stdout(0);
+    for way in ["-w1", "-w2", "-n2", "--format table", "--lateness 1s --retention 0s"] {
+        let line = format!("replay a.pcap --limits limits.jsonl --fail-on-violation {way}");
+        place.floodmark(&line).stdout(2);
+    }
+    place.floodmark("replay a.pcap --fail-on-violation").stdout(0);
+    place.write("never.jsonl", LIMITS.replace("1000", "1200").replace("1e9", "600"));
+    let stdout =
+        place.floodmark("replay a.pcap --limits never.jsonl --fail-on-violation").stdout(0);
+    assert_eq!(stdout, "");
+    // It was raised; from then on there is no such limit.
+    place.write(
+        "ends.jsonl",
+        r#"{"limit_name":"max","limit_value":1000,"effective_date":"1970-01-01"}
+{"limit_name":"max","limit_value":null,"effective_date":"1970-01-01T00:04:00Z"}"#,
+    );
+    let stdout = place.floodmark("replay a.pcap --limits ends.jsonl --fail-on-violation").stdout(0);
+    assert_eq!(events(&stdout), ["raised max 1200", "cleared max 1200"]);
+}
+
+#[test]
+fn usage_errors() {
+    let place = place();
+    place.write("hosts", "127.0.0.1:1\n127.0.0.1:2\n");
+    place.write("one-host", "127.0.0.1:1\n");
+    place.write("no-port", "127.0.0.1:1\nlocalhost\n");
+    let cases: [(&str, &[&str]); 36] = [
+        ("", &["FILE"]),
+        ("a.pcap --retention 1h", &["--retention", "--lateness"]),
+        ("a.pcap --lateness 5", &["--lateness", "not a duration: \"5\""]),
+        ("a.pcap --lateness -1s", &["-1"]),
+        ("a.pcap --window 0s", &["--window", "no time at all"]),
+        ("a.pcap --window 1500ms", &["whole number of seconds"]),
+        ("a.pcap --window five", &["not a duration: \"five\""]),
+        ("a.pcap --tick 0s", &["--tick", "no time at all"]),
+        ("a.pcap --tick 1us", &["whole number of milliseconds"]),
+        ("a.pcap --max-gap 1", &["--max-gap"]),
+        ("a.pcap --source 10.0.0.0/33", &["--source", "10.0.0.0/33"]),
+        ("a.pcap --source localhost", &["--source", "localhost"]),
+        ("a.pcap --destination 10.0.0/8", &["--destination", "10.0.0/8"]),
+        ("a.pcap --top 0", &["--top", "\"0\""]),
+        ("a.pcap --top many", &["--top", "\"many\""]),
+        ("a.pcap --top 3,host", &["--top", "\"host\""]),
+        ("a.pcap --top 3,bytes,packets", &["--top", "\"packets\""]),
+        ("a.pcap --top -1", &["-1"]),
+        ("a.pcap --updates always", &["--updates", "always"]),
+        ("a.pcap --limits-per flow", &["--limits-per", "flow"]),
+        ("a.pcap --format csv", &["--format", "csv"]),
+        ("a.pcap --totals -", &["--changes"]),
+        ("a.pcap --bogus", &["--bogus"]),
+        ("a.pcap -w 0", &["at least one worker"]),
+        ("a.pcap -w x", &["x"]),
+        ("a.pcap -w -1", &["-1"]),
+        ("a.pcap -n 0", &["at least one worker and one process"]),
+        ("a.pcap -n 2 -p 2 --hostfile hosts", &["no process 2 among 2"]),
+        ("a.pcap -p 1", &["no process 1 among 1"]),
+        ("a.pcap -n 2 -p 0", &["--hostfile"]),
+        ("a.pcap -n 2 -p 1", &["--hostfile"]),
+        ("a.pcap -n 2 --hostfile hosts", &["--process"]),
+        ("a.pcap -n 3 -p 0 --hostfile hosts", &["names 2 processes, and -n says 3"]),
+        ("a.pcap -n 2 -p 1 --hostfile one-host", &["names 1 processes, and -n says 2"]),
+        ("a.pcap -n 2 -p 0 --hostfile no-port", &["\"localhost\"", "not host:port"]),
+        ("- - a.pcap", &["\"-\" is named twice"]),
+    ];
+    for (words, parts) in cases {
+        let run = place.floodmark(&format!("replay --totals t.csv {words}"));
+        let run = if words.contains("--totals") {
+            place.floodmark(&format!("replay {words}"))
+        } else {
+            run
+        };
+        let done = run.run().expect(64).says(parts);
+        assert_eq!(done.stdout, "", "{words}");
+        assert!(!place.path("t.csv").exists(), "something began: {words}");
+    }
+}
+
+#[test]
+fn a_damaged_file_ends_and_all_else_goes_on() {
+    let place = place();
+    let later = pcap(&[
+        packet(2_000, "10.0.0.3", "10.0.0.4", 1500),
+        packet(3_000, "10.0.0.3", "10.0.0.4", 1500),
+    ]);
+    let mut wrong = later.clone();
+    // The second record claims more bytes than any has.
+    wrong[24 + 50 + 8..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let cases: [(&[u8], &[&str], usize); 5] = [
+        (&later[..later.len() - 1], &["packet 2", "counted 3 of 3 frames, 3300 bytes"], 1),
+        (&wrong, &["packet 2", "counted 3 of 3 frames, 3300 bytes"], 1),
+        (&later[..10], &["counted 2 of 2 frames"], 0),
+        (b"", &["counted 2 of 2 frames"], 0),
+        (b"GET / HTTP/1.1\r\n", &["counted 2 of 2 frames"], 0),
+    ];
+    for (bytes, parts, more) in cases {
+        place.write("bad.pcap", bytes);
+        for way in ["bad.pcap a.pcap", "a.pcap bad.pcap -w2", "a.pcap -n2 bad.pcap"] {
+            // Damage weighs more than violations.
+            let line = format!(
+                "replay {way} --limits limits.jsonl --fail-on-violation --totals t.csv --top 9"
+            );
+            let done = place.floodmark(&line).run().expect(65).says(&["bad.pcap"]).says(parts);
+            let complaints = done.stderr.lines().filter(|line| line.contains("bad.pcap"));
+            assert_eq!(complaints.count(), 1, "{}", done.stderr);
+            let of = |event| {
+                let all = changes(&done.stdout);
+                all.iter().filter(|change| change["event"] == event).count()
+            };
+            assert_eq!((of("raised"), of("updated")), (3 + more, 3 + more), "{}", done.stdout);
+            assert_eq!(place.read("t.csv").lines().count(), 3 + more);
+            assert_eq!(done.stdout.matches("\"top\":").count(), 2 + more);
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_is_missed_before_anything_begins() {
+    let place = place();
+    let cases: [(&str, &[&str]); 5] = [
+        ("a.pcap b.pcap", &["b.pcap"]),
+        ("a.pcap b.pcap -n2", &["b.pcap"]),
+        ("a.pcap --limits none.jsonl", &["reading limits", "none.jsonl"]),
+        ("a.pcap -n 2 -p 0 --hostfile none", &["host file", "\"none\""]),
+        ("a.pcap -n 2 -p 1 --hostfile none", &["host file", "\"none\""]),
+    ];
+    for (words, parts) in cases {
+        let line = format!("replay {words} --totals t.csv --changes c.jsonl");
+        let done = place.floodmark(&line).run().expect(66).says(parts);
+        assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
+        assert!(!place.path("t.csv").exists() && !place.path("c.jsonl").exists(), "{words}");
+    }
+}
+
+#[test]
+fn limits_that_cannot_be_read_end_it() {
+    let place = place();
+    for text in ["{", "[{\"limit_name\":\"max\"}", "limit_name,limit_value\nmax,1\n"] {
+        place.write("bad.jsonl", text);
+        let line = "replay a.pcap --limits bad.jsonl --totals t.csv";
+        let done = place.floodmark(line).run().expect(78).says(&["bad.jsonl", "line"]);
+        assert_eq!(done.stdout, "");
+        assert!(!place.path("t.csv").exists());
+    }
+}
+
+#[test]
+fn rows_that_are_refused_are_said_and_the_others_hold() {
+    let place = place();
+    place.write(
+        "limits.json",
+        r#"[{"limit_name":"max","limit_value":1000,"effective_date":"1970-01-01"},
+            {"limit_name":"a","limit_value":-1,"effective_date":"1970-01-01"},
+            {"limit_name":"b","limit_value":1,"effective_date":"1970-01-01","sorce":"10.0.0.1"},
+            {"limit_name":"c","limit_value":1,"effective_date":"infinity"},
+            {"limit_name":"d","limit_value":1,"effective_date":"1970-01-01","source":"10.0.0.0/8","destination":"::/0"},
+            {"limit_name":"e","limit_value":1,"effective_date":"1970-01-01"},
+            {"limit_name":"e","limit_value":2,"effective_date":"1970-01-01"},
+            {"limit_name":"max","limit_value":1e3,"effective_date":"1970-01-02"}]"#,
+    );
+    for way in ["-w1", "-n2"] {
+        let line = format!("replay a.pcap --limits limits.json {way}");
+        let done = place.floodmark(&line).run().expect(0);
+        assert_eq!(events(&done.stdout), ["raised max 1200", "updated max 1200"]);
+        let refused = done.stderr.lines().filter(|line| line.contains("refused"));
+        assert_eq!(refused.count(), 6, "{}", done.stderr);
+        done.says(&["row 2", "row 3", "\"source\"", "row 4", "row 5", "row 6", "row 7"]);
+    }
+}
+
+#[test]
+fn the_limits_of_a_table_made_for_totals() {
+    let place = place();
+    place.write(
+        "limits.jsonl",
+        r#"{"limit_name":"max","limit_value":1000,"effective_date":"1970-01-01"}"#,
+    );
+    for per in ["pair", "source", "destination", "host", "total"] {
+        let line = format!("replay a.pcap --limits limits.jsonl --limits-per {per}");
+        let said = changes(&place.floodmark(&line).stdout(0));
+        assert!(!said.is_empty() && said.iter().all(|change| change["per"] == per), "{said:?}");
+    }
+}
+
+#[test]
+fn a_reader_who_goes_away_is_a_quiet_end() {
+    let place = place();
+    let more =
+        (0..4000).map(|at| packet(at * 1000, "10.0.0.1", &format!("10.0.{}.1", at % 200), 1200));
+    place.write("b.pcap", pcap(&more.collect::<Vec<_>>()));
+    for way in ["-w1", "-w2", "-n2", "-n2 -w2", "--format table", "--top 100"] {
+        let line = format!("replay a.pcap b.pcap --limits limits.jsonl --updates tick {way}");
+        let done = place.floodmark(&line).stdout_closed().run().expect(0);
+        assert_eq!(done.stderr, "", "{line}");
+    }
+    let line = "replay a.pcap b.pcap --totals - --changes c.jsonl";
+    assert_eq!(place.floodmark(line).stdout_closed().run().expect(0).stderr, "");
+    // The reader goes while the writer is in the middle.
+    let line = "replay b.pcap --limits limits.jsonl --updates tick";
+    let mut run = place.floodmark(line).start();
+    run.line();
+    run.close_stdout();
+    let done = run.finish().expect(0);
+    assert!(!done.stderr.contains("panick"), "{}", done.stderr);
+}
+
+#[test]
+fn what_cannot_be_written_is_a_failure() {
+    let place = place();
+    for way in ["", "-w2", "-n2"] {
+        let line = format!("replay a.pcap --limits limits.jsonl {way}");
+        let full = place.floodmark(&line).stdout_to("/dev/full").run();
+        full.expect(1).says(&["writing to standard output"]);
+        let line = format!("replay a.pcap --totals no/such/folder.csv {way}");
+        let done = place.floodmark(&line).run().expect(1).says(&["no/such/folder.csv"]);
+        assert!(!done.stderr.contains("panick"), "{}", done.stderr);
+        let line = format!("replay a.pcap --totals /dev/full {way}");
+        place.floodmark(&line).run().expect(1).says(&["writing to \"/dev/full\""]);
+    }
+}
+
+#[test]
+fn what_is_not_counted_is_said() {
+    let place = Place::new();
+    let mut bytes = pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 1200); 3]);
+    // The second frame is ARP.
+    let second = 24 + 16 + 34 + 16 + 12;
+    bytes[second..][..2].copy_from_slice(&[0x08, 0x06]);
+    let path = place.write("a.pcap", bytes);
+    let done = place.floodmark("replay").arg(&path).run().expect(0);
+    done.says(&["counted 2 of 3 frames, 2400 bytes", "not counted: 1 "]);
+    fs::remove_file(path).expect("removing the capture");
+}

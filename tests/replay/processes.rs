@@ -1,0 +1,118 @@
+//! Processes that are started by hand, one command each.
+
+use std::net::TcpListener;
+
+use super::fold::assert_same;
+use super::pcap::pcap;
+use super::run::{Done, Place};
+use super::traffic::{self, Random, json_lines};
+
+/// So many ports of this machine that were free a moment ago, as a host file.
+fn hosts(count: usize) -> String {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    let address = |listener: &TcpListener| listener.local_addr().expect("an address").to_string();
+    listeners.iter().map(|listener| address(listener) + "\n").collect()
+}
+
+fn place() -> Place {
+    let random = &mut Random::new(501);
+    let span_ms = 10 * 60_000;
+    let place = Place::new();
+    place.write("a.pcap", pcap(&traffic::packets(random, 800, span_ms)));
+    place.write("limits.jsonl", json_lines(&traffic::limits(random, 8, span_ms)));
+    place
+}
+
+/// Runs processes side by side, each with options of its own.
+fn run(place: &Place, options: &[&str]) -> Vec<Done> {
+    let start = |(process, options): (usize, &&str)| {
+        let line = format!("replay a.pcap --hostfile hosts -p {process} {options}");
+        place.floodmark(&line).start()
+    };
+    // All begin before any is waited for.
+    let live: Vec<_> = options.iter().enumerate().map(start).collect();
+    live.into_iter().map(|live| live.finish()).collect()
+}
+
+#[test]
+fn they_come_to_what_one_process_comes_to() {
+    let place = place();
+    let alone = place
+        .floodmark("replay a.pcap --limits limits.jsonl --top 3 --totals totals.csv")
+        .stdout(0);
+    let totals = place.read("totals.csv");
+    place.write("hosts", hosts(3));
+    let first = "-n3 -w2 --limits limits.jsonl --top 3 --totals totals.csv";
+    // Who only computes need not have the files, but for the options of the computation.
+    let other = "-n3 -w2 --top 3 --totals unused.csv";
+    for done in run(&place, &[first, other, other]).into_iter().enumerate() {
+        let (process, done) = (done.0, done.1.expect(0));
+        let expected = if process == 0 { &alone[..] } else { "" };
+        assert_same(&done.stdout, expected, || format!("process {process}"));
+    }
+    assert_same(&place.read("totals.csv"), &totals, || "totals".into());
+    assert!(!place.path("unused.csv").exists());
+}
+
+#[test]
+fn the_first_line_of_a_host_file_alone_is_one_process() {
+    let place = place();
+    place.write("hosts", hosts(1));
+    run(&place, &["-n1"]).remove(0).expect(0);
+}
+
+/// Two processes that do not fit each other; each must say so.
+fn misfits(one: &str, other: &str, says: &[[&str; 2]; 2]) {
+    let place = place();
+    place.write("hosts", hosts(2));
+    let both = run(&place, &[one, other]);
+    for (done, says) in both.into_iter().zip(says) {
+        assert!(![0, -1].contains(&done.code()), "{}: {}", done.shown(), done.stderr);
+        assert!(!done.stderr.contains("panick"), "{}", done.stderr);
+        assert_eq!(done.stdout, "");
+        done.says(says);
+    }
+}
+
+#[test]
+fn different_numbers_of_workers() {
+    let one = ["process 1", "-w 3, this one with -w 2"];
+    let other = ["process 0", "-w 2, this one with -w 3"];
+    misfits("-n2 -w2", "-n2 -w3", &[one, other]);
+}
+
+#[test]
+fn different_options() {
+    let says = ["was started with other options"; 2];
+    for option in ["--window 1m", "--lateness 1m", "--max-gap 1h", "--top 3", "--updates tick"] {
+        misfits("-n2", &format!("-n2 {option}"), &[says, says]);
+    }
+    misfits("-n2 --lateness 1m", "-n2 --lateness 1m --retention 1m", &[says, says]);
+    misfits("-n2 --totals t.csv", "-n2", &[says, says]);
+}
+
+#[test]
+fn a_taken_port() {
+    let place = place();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = (taken.local_addr().expect("an address"), taken);
+    place.write("hosts", format!("{}\n{}", taken.0, hosts(1)));
+    let done = place.floodmark("replay a.pcap -n2 -p0 --hostfile hosts --totals t.csv").run();
+    let done = done.expect(1);
+    assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
+    done.says(&["listening on", &taken.0.to_string(), "in use"]);
+    assert!(!place.path("t.csv").exists());
+    place.write("hosts", format!("{}{}", hosts(1), taken.0));
+    let done = place.floodmark("replay a.pcap -n2 -p1 --hostfile hosts").run().expect(1);
+    done.says(&["listening on", &taken.0.to_string(), "in use"]);
+}
+
+#[test]
+fn files_behind_two_dashes_are_files_in_all_processes() {
+    let place = place();
+    let line = "--limits limits.jsonl --window 1m";
+    let alone = place.floodmark(&format!("replay {line} a.pcap")).stdout(0);
+    let two = place.floodmark(&format!("replay {line} -n2 -- a.pcap")).stdout(0);
+    assert_same(&alone, &two, || "files behind `--`, with -n2".into());
+}
