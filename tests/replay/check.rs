@@ -12,18 +12,13 @@ const GOOD: &str = r#"{"limit_name":"max","limit_value":1000000,"effective_date"
 fn rows_that_hold() {
     let place = Place::new();
     place.write("limits.jsonl", GOOD);
-    let done = place
-        .floodmark("limits check limits.jsonl --at 2024-05-10")
-        .run()
-        .expect(0);
+    let done = place.floodmark("limits check limits.jsonl --at 2024-05-10").run().expect(0);
     assert_eq!(done.stderr, "");
     insta::assert_snapshot!(done.stdout);
     // A JSON array with the same rows, on standard input.
     let rows: Vec<&str> = GOOD.lines().collect();
     let array = format!("[\n{}\n]", rows.join(",\n"));
-    let run = place
-        .floodmark("limits check - --at 2024-05-10T00:00:00Z")
-        .stdin(array);
+    let run = place.floodmark("limits check - --at 2024-05-10T00:00:00Z").stdin(array);
     let last = |text: &str| text.lines().last().map(str::to_owned);
     assert_eq!(last(&run.stdout(0)), last(&done.stdout));
 }
@@ -43,31 +38,13 @@ fn rows_that_are_refused() {
 "#
         ),
     );
-    let done = place
-        .floodmark("limits check limits.jsonl --at 2024-05-10")
-        .run()
-        .expect(65);
+    let done = place.floodmark("limits check limits.jsonl --at 2024-05-10").run().expect(65);
     insta::assert_snapshot!(done.stdout);
     let line = "limits check limits.jsonl --at 2024-05-10 --format json";
     let rows = objects(&place.floodmark(line).stdout(65));
-    let status: Vec<_> = rows
-        .iter()
-        .map(|row| row["status"].as_str().expect("a status"))
-        .collect();
+    let status: Vec<_> = rows.iter().map(|row| row["status"].as_str().expect("a status")).collect();
     let (holds, refused) = ("holds", "refused");
-    assert_eq!(
-        status,
-        [
-            holds,
-            holds,
-            holds,
-            refused,
-            refused,
-            refused,
-            refused,
-            "duplicate"
-        ]
-    );
+    assert_eq!(status, [holds, holds, holds, refused, refused, refused, refused, "duplicate"]);
     assert_eq!(rows[0]["state"], "now");
     assert_eq!(rows[1]["state"], "next");
 }
@@ -83,59 +60,29 @@ fn the_moment_is_now_unless_said() {
     );
     let states = |line: &str| -> Vec<String> {
         let rows = objects(&place.floodmark(line).stdout(0));
-        rows.iter()
-            .map(|row| row["state"].as_str().expect("a state").to_owned())
-            .collect()
+        rows.iter().map(|row| row["state"].as_str().expect("a state").to_owned()).collect()
     };
-    assert_eq!(
-        states("limits check limits.jsonl --format json"),
-        ["now", "next"]
-    );
-    assert_eq!(
-        states("limits check limits.jsonl --format json --at 2000-01-01"),
-        ["next", "next"]
-    );
-    assert_eq!(
-        states("limits check limits.jsonl --format json --at 3000-01-01"),
-        ["now", "now"]
-    );
+    assert_eq!(states("limits check limits.jsonl --format json"), ["now", "next"]);
+    assert_eq!(states("limits check limits.jsonl --format json --at 2000-01-01"), ["next", "next"]);
+    assert_eq!(states("limits check limits.jsonl --format json --at 3000-01-01"), ["now", "now"]);
 }
 
 #[test]
 fn files_that_cannot_be_read() {
     let place = Place::new();
     place.write("bad.jsonl", "{\"limit_name\":");
-    place
-        .floodmark("limits check none.jsonl")
-        .run()
-        .expect(66)
-        .says(&["none.jsonl"]);
-    place
-        .floodmark("limits check bad.jsonl")
-        .run()
-        .expect(78)
-        .says(&["bad.jsonl", "line 1"]);
-    place
-        .floodmark("limits check")
-        .run()
-        .expect(64)
-        .says(&["<FILE>"]);
+    place.floodmark("limits check none.jsonl").run().expect(66).says(&["none.jsonl"]);
+    place.floodmark("limits check bad.jsonl").run().expect(78).says(&["bad.jsonl", "line 1"]);
+    place.floodmark("limits check").run().expect(64).says(&["<FILE>"]);
     place.floodmark("limits").run().expect(64);
     let line = "limits check bad.jsonl --at infinity";
-    place
-        .floodmark(line)
-        .run()
-        .expect(64)
-        .says(&["--at", "infinity"]);
+    place.floodmark(line).run().expect(64).says(&["--at", "infinity"]);
 }
 
 #[test]
 fn a_reader_who_goes_away_is_a_quiet_end() {
     let place = Place::new();
     place.write("limits.jsonl", GOOD.repeat(3));
-    let done = place
-        .floodmark("limits check limits.jsonl")
-        .stdout_closed()
-        .run();
+    let done = place.floodmark("limits check limits.jsonl").stdout_closed().run();
     assert_eq!(done.expect(0).stderr, "");
 }

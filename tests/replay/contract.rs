@@ -90,23 +90,16 @@ fn times_past_the_year_9999_are_seconds() {
         )
         .stdout(0);
     let said = |event: &str, at: usize, field: &str| {
-        let of = changes(&stdout)
-            .into_iter()
-            .filter(|change| change["event"] == event);
+        let of = changes(&stdout).into_iter().filter(|change| change["event"] == event);
         of.collect::<Vec<_>>()[at][field].to_string()
     };
-    assert_eq!(
-        said("raised", 0, "window_start"),
-        "\"9999-12-31T23:59:00Z\""
-    );
+    assert_eq!(said("raised", 0, "window_start"), "\"9999-12-31T23:59:00Z\"");
     assert_eq!(said("raised", 0, "window_end"), "253402300800");
     assert_eq!(said("raised", 0, "as_of"), "\"9999-12-31T23:59:00Z\"");
     assert_eq!(said("raised", 1, "window_start"), "253402300860");
     assert_eq!(said("raised", 1, "window_end"), "253402300920");
     assert_eq!(said("raised", 1, "as_of"), "253402300860");
-    let tops = objects(&stdout)
-        .into_iter()
-        .filter(|object| object.contains_key("top"));
+    let tops = objects(&stdout).into_iter().filter(|object| object.contains_key("top"));
     let starts: Vec<String> = tops.map(|top| top["window_start"].to_string()).collect();
     assert_eq!(starts, ["\"9999-12-31T23:59:00Z\"", "253402300860"]);
     assert_eq!(
@@ -137,19 +130,13 @@ fn the_last_window_that_has_an_end_is_judged() {
     let run = place.floodmark("replay end.pcapng --limits limits.json --window 1m --totals t.csv");
     let done = run.run().expect(0).says(&["counted 3 of 3 frames"]);
     let standing = fold(&done.stdout);
-    assert!(
-        standing
-            .values()
-            .any(|violation| violation["amount"] == 700),
-        "{standing:?}"
-    );
+    assert!(standing.values().any(|violation| violation["amount"] == 700), "{standing:?}");
     assert_eq!(place.read("t.csv").lines().count(), 1 + standing.len());
 }
 
 /// Seconds since 1970, to compare times by.
 fn time(text: &str) -> jiff::Timestamp {
-    text.parse()
-        .unwrap_or_else(|error| panic!("{text}: {error}"))
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 #[test]
@@ -159,10 +146,7 @@ fn as_of_never_goes_back_and_is_a_tick() {
         let span_ms = 20 * 60_000;
         let place = Place::new();
         place.write("a.pcap", pcap(&traffic::packets(random, 1500, span_ms)));
-        place.write(
-            "limits.jsonl",
-            json_lines(&traffic::limits(random, 10, span_ms)),
-        );
+        place.write("limits.jsonl", json_lines(&traffic::limits(random, 10, span_ms)));
         for tick in [1, 10] {
             let line = format!("replay a.pcap --limits limits.jsonl --tick {tick}s --updates tick");
             let stdout = place.floodmark(&line).stdout(0);
@@ -176,17 +160,10 @@ fn as_of_never_goes_back_and_is_a_tick() {
                     said.clear();
                 }
                 last = now;
-                assert!(
-                    said.insert(text(&change, "id").to_owned()),
-                    "seed {seed}: {change:?}"
-                );
+                assert!(said.insert(text(&change, "id").to_owned()), "seed {seed}: {change:?}");
                 // What packets led to is said at a tick; versions come between ticks.
                 if change["reason"] == "data" || change["reason"] == "late_data" {
-                    assert_eq!(
-                        now.as_millisecond() % (tick * 1000),
-                        0,
-                        "seed {seed}: {change:?}"
-                    );
+                    assert_eq!(now.as_millisecond() % (tick * 1000), 0, "seed {seed}: {change:?}");
                 }
             }
         }
@@ -199,10 +176,7 @@ fn ids_are_the_same_whoever_computes_them() {
     let span_ms = 10 * 60_000;
     let place = Place::new();
     place.write("a.pcap", pcap(&traffic::packets(random, 500, span_ms)));
-    place.write(
-        "limits.jsonl",
-        json_lines(&traffic::limits(random, 6, span_ms)),
-    );
+    place.write("limits.jsonl", json_lines(&traffic::limits(random, 6, span_ms)));
     let ids = |way: &str| -> BTreeMap<String, String> {
         let line = format!("replay a.pcap --limits limits.jsonl --window 1m {way}");
         let stdout = place.floodmark(&line).stdout(0);
@@ -218,10 +192,7 @@ fn ids_are_the_same_whoever_computes_them() {
     assert!(first.len() > 100, "only {} violations", first.len());
     assert_eq!(distinct.len(), first.len(), "two violations share an id");
     for id in distinct {
-        assert!(
-            id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()),
-            "{id}"
-        );
+        assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
     }
     for way in ["-w4", "--tick 60s", "-n2"] {
         for (what, id) in ids(way) {
@@ -246,9 +217,7 @@ fn top_ranks_each_window_when_it_settles() {
         ]),
     );
     let ranks = |options: &str| -> Vec<String> {
-        let stdout = place
-            .floodmark(&format!("replay a.pcap --window 1m {options}"))
-            .stdout(0);
+        let stdout = place.floodmark(&format!("replay a.pcap --window 1m {options}")).stdout(0);
         stdout.lines().map(str::to_owned).collect()
     };
     let row = |top, start: &str, from, bytes, packets| {
@@ -257,16 +226,10 @@ fn top_ranks_each_window_when_it_settles() {
         )
     };
     let zero = "1970-01-01T00:00:00Z";
-    let rest = [
-        row(1, "1970-01-01T00:01:00Z", 3, 50, 1),
-        row(1, "1970-01-01T00:03:00Z", 1, 60, 1),
-    ];
+    let rest = [row(1, "1970-01-01T00:01:00Z", 3, 50, 1), row(1, "1970-01-01T00:03:00Z", 1, 60, 1)];
     let by_bytes = [row(1, zero, 2, 600, 2), row(2, zero, 1, 500, 1)];
     for way in ["", "-w4", "-n2", "--tick 1m"] {
-        assert_eq!(
-            ranks(&format!("--top 2,source {way}")),
-            [&by_bytes[..], &rest].concat()
-        );
+        assert_eq!(ranks(&format!("--top 2,source {way}")), [&by_bytes[..], &rest].concat());
     }
     let by_packets = ranks("--top 1,packets,source --lateness 0s --retention 0s");
     assert_eq!(by_packets, [&by_bytes[..1], &rest].concat());
@@ -289,13 +252,8 @@ fn changes_go_to_a_file_where_asked() {
     small(&place);
     let replay = "replay small.pcap --limits small.jsonl --window 1m";
     let stdout = place.floodmark(replay).stdout(0);
-    let nothing = place
-        .floodmark(&format!("{replay} --changes changes.jsonl"))
-        .stdout(0);
+    let nothing = place.floodmark(&format!("{replay} --changes changes.jsonl")).stdout(0);
     assert_eq!(nothing, "");
     assert_eq!(place.read("changes.jsonl"), stdout);
-    assert_eq!(
-        place.floodmark(&format!("{replay} --changes -")).stdout(0),
-        stdout
-    );
+    assert_eq!(place.floodmark(&format!("{replay} --changes -")).stdout(0), stdout);
 }

@@ -27,10 +27,7 @@ fn check(place: &Place, replay: &str) {
     };
     let (first, totals) = run("-w1");
     let answer = folded(&first.stdout);
-    assert!(
-        !answer.is_empty(),
-        "nothing is violated, so that nothing is compared: {replay}"
-    );
+    assert!(!answer.is_empty(), "nothing is violated, so that nothing is compared: {replay}");
     for way in WAYS {
         let (other, other_totals) = run(way);
         let between = |what: &str| format!("{what} of\n$ {}\n$ {}", first.shown(), other.shown());
@@ -42,10 +39,7 @@ fn check(place: &Place, replay: &str) {
     }
     let one = run("--tick 10s -w1").0.stdout;
     let four = run("--tick 10s -w4").0.stdout;
-    assert!(
-        one == four,
-        "ticks of 10 s with -w1 and -w4 differ: {replay}"
-    );
+    assert!(one == four, "ticks of 10 s with -w1 and -w4 differ: {replay}");
 }
 
 #[test]
@@ -55,17 +49,11 @@ fn made_captures() {
         let span_ms = 40 * 60_000;
         let packets = traffic::packets(random, 1500, span_ms);
         let place = Place::new();
-        place.write(
-            "limits.jsonl",
-            json_lines(&traffic::limits(random, 12, span_ms)),
-        );
+        place.write("limits.jsonl", json_lines(&traffic::limits(random, 12, span_ms)));
         let (one, two) = packets.split_at(packets.len() / 3);
         place.write("one.pcap", pcap(one));
         place.write("two.pcap", pcap(two));
-        check(
-            &place,
-            "two.pcap one.pcap --updates tick --top 3,source,packets",
-        );
+        check(&place, "two.pcap one.pcap --updates tick --top 3,source,packets");
     }
 }
 

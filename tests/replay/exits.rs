@@ -27,29 +27,15 @@ fn place() -> Place {
 #[test]
 fn violations_fail_only_where_asked_and_only_if_they_stand() {
     let place = place();
-    place
-        .floodmark("replay a.pcap --limits limits.jsonl")
-        .stdout(0);
-    for way in [
-        "-w1",
-        "-w2",
-        "-n2",
-        "--format table",
-        "--lateness 1s --retention 0s",
-    ] {
+    place.floodmark("replay a.pcap --limits limits.jsonl").stdout(0);
+    for way in ["-w1", "-w2", "-n2", "--format table", "--lateness 1s --retention 0s"] {
         let line = format!("replay a.pcap --limits limits.jsonl --fail-on-violation {way}");
         place.floodmark(&line).stdout(2);
     }
-    place
-        .floodmark("replay a.pcap --fail-on-violation")
-        .stdout(0);
-    place.write(
-        "never.jsonl",
-        LIMITS.replace("1000", "1200").replace("1e9", "600"),
-    );
-    let stdout = place
-        .floodmark("replay a.pcap --limits never.jsonl --fail-on-violation")
-        .stdout(0);
+    place.floodmark("replay a.pcap --fail-on-violation").stdout(0);
+    place.write("never.jsonl", LIMITS.replace("1000", "1200").replace("1e9", "600"));
+    let stdout =
+        place.floodmark("replay a.pcap --limits never.jsonl --fail-on-violation").stdout(0);
     assert_eq!(stdout, "");
     // It was raised; from then on there is no such limit.
     place.write(
@@ -57,9 +43,7 @@ fn violations_fail_only_where_asked_and_only_if_they_stand() {
         r#"{"limit_name":"max","limit_value":1000,"effective_date":"1970-01-01"}
 {"limit_name":"max","limit_value":null,"effective_date":"1970-01-01T00:04:00Z"}"#,
     );
-    let stdout = place
-        .floodmark("replay a.pcap --limits ends.jsonl --fail-on-violation")
-        .stdout(0);
+    let stdout = place.floodmark("replay a.pcap --limits ends.jsonl --fail-on-violation").stdout(0);
     assert_eq!(events(&stdout), ["raised max 1200", "cleared max 1200"]);
 }
 
@@ -72,10 +56,7 @@ fn usage_errors() {
     let cases: [(&str, &[&str]); 36] = [
         ("", &["FILE"]),
         ("a.pcap --retention 1h", &["--retention", "--lateness"]),
-        (
-            "a.pcap --lateness 5",
-            &["--lateness", "not a duration: \"5\""],
-        ),
+        ("a.pcap --lateness 5", &["--lateness", "not a duration: \"5\""]),
         ("a.pcap --lateness -1s", &["-1"]),
         ("a.pcap --window 0s", &["--window", "no time at all"]),
         ("a.pcap --window 1500ms", &["whole number of seconds"]),
@@ -85,10 +66,7 @@ fn usage_errors() {
         ("a.pcap --max-gap 1", &["--max-gap"]),
         ("a.pcap --source 10.0.0.0/33", &["--source", "10.0.0.0/33"]),
         ("a.pcap --source localhost", &["--source", "localhost"]),
-        (
-            "a.pcap --destination 10.0.0/8",
-            &["--destination", "10.0.0/8"],
-        ),
+        ("a.pcap --destination 10.0.0/8", &["--destination", "10.0.0/8"]),
         ("a.pcap --top 0", &["--top", "\"0\""]),
         ("a.pcap --top many", &["--top", "\"many\""]),
         ("a.pcap --top 3,host", &["--top", "\"host\""]),
@@ -103,26 +81,14 @@ fn usage_errors() {
         ("a.pcap -w x", &["x"]),
         ("a.pcap -w -1", &["-1"]),
         ("a.pcap -n 0", &["at least one worker and one process"]),
-        (
-            "a.pcap -n 2 -p 2 --hostfile hosts",
-            &["no process 2 among 2"],
-        ),
+        ("a.pcap -n 2 -p 2 --hostfile hosts", &["no process 2 among 2"]),
         ("a.pcap -p 1", &["no process 1 among 1"]),
         ("a.pcap -n 2 -p 0", &["--hostfile"]),
         ("a.pcap -n 2 -p 1", &["--hostfile"]),
         ("a.pcap -n 2 --hostfile hosts", &["--process"]),
-        (
-            "a.pcap -n 3 -p 0 --hostfile hosts",
-            &["names 2 processes, and -n says 3"],
-        ),
-        (
-            "a.pcap -n 2 -p 1 --hostfile one-host",
-            &["names 1 processes, and -n says 2"],
-        ),
-        (
-            "a.pcap -n 2 -p 0 --hostfile no-port",
-            &["\"localhost\"", "not host:port"],
-        ),
+        ("a.pcap -n 3 -p 0 --hostfile hosts", &["names 2 processes, and -n says 3"]),
+        ("a.pcap -n 2 -p 1 --hostfile one-host", &["names 1 processes, and -n says 2"]),
+        ("a.pcap -n 2 -p 0 --hostfile no-port", &["\"localhost\"", "not host:port"]),
         ("- - a.pcap", &["\"-\" is named twice"]),
     ];
     for (words, parts) in cases {
@@ -149,49 +115,27 @@ fn a_damaged_file_ends_and_all_else_goes_on() {
     // The second record claims more bytes than any has.
     wrong[24 + 50 + 8..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
     let cases: [(&[u8], &[&str], usize); 5] = [
-        (
-            &later[..later.len() - 1],
-            &["packet 2", "counted 3 of 3 frames, 3300 bytes"],
-            1,
-        ),
-        (
-            &wrong,
-            &["packet 2", "counted 3 of 3 frames, 3300 bytes"],
-            1,
-        ),
+        (&later[..later.len() - 1], &["packet 2", "counted 3 of 3 frames, 3300 bytes"], 1),
+        (&wrong, &["packet 2", "counted 3 of 3 frames, 3300 bytes"], 1),
         (&later[..10], &["counted 2 of 2 frames"], 0),
         (b"", &["counted 2 of 2 frames"], 0),
         (b"GET / HTTP/1.1\r\n", &["counted 2 of 2 frames"], 0),
     ];
     for (bytes, parts, more) in cases {
         place.write("bad.pcap", bytes);
-        for way in [
-            "bad.pcap a.pcap",
-            "a.pcap bad.pcap -w2",
-            "a.pcap -n2 bad.pcap",
-        ] {
+        for way in ["bad.pcap a.pcap", "a.pcap bad.pcap -w2", "a.pcap -n2 bad.pcap"] {
             // Damage weighs more than violations.
             let line = format!(
                 "replay {way} --limits limits.jsonl --fail-on-violation --totals t.csv --top 9"
             );
-            let done = place
-                .floodmark(&line)
-                .run()
-                .expect(65)
-                .says(&["bad.pcap"])
-                .says(parts);
+            let done = place.floodmark(&line).run().expect(65).says(&["bad.pcap"]).says(parts);
             let complaints = done.stderr.lines().filter(|line| line.contains("bad.pcap"));
             assert_eq!(complaints.count(), 1, "{}", done.stderr);
             let of = |event| {
                 let all = changes(&done.stdout);
                 all.iter().filter(|change| change["event"] == event).count()
             };
-            assert_eq!(
-                (of("raised"), of("updated")),
-                (3 + more, 3 + more),
-                "{}",
-                done.stdout
-            );
+            assert_eq!((of("raised"), of("updated")), (3 + more, 3 + more), "{}", done.stdout);
             assert_eq!(place.read("t.csv").lines().count(), 3 + more);
             assert_eq!(done.stdout.matches("\"top\":").count(), 2 + more);
         }
@@ -204,45 +148,25 @@ fn what_is_missing_is_missed_before_anything_begins() {
     let cases: [(&str, &[&str]); 5] = [
         ("a.pcap b.pcap", &["b.pcap"]),
         ("a.pcap b.pcap -n2", &["b.pcap"]),
-        (
-            "a.pcap --limits none.jsonl",
-            &["reading limits", "none.jsonl"],
-        ),
-        (
-            "a.pcap -n 2 -p 0 --hostfile none",
-            &["host file", "\"none\""],
-        ),
-        (
-            "a.pcap -n 2 -p 1 --hostfile none",
-            &["host file", "\"none\""],
-        ),
+        ("a.pcap --limits none.jsonl", &["reading limits", "none.jsonl"]),
+        ("a.pcap -n 2 -p 0 --hostfile none", &["host file", "\"none\""]),
+        ("a.pcap -n 2 -p 1 --hostfile none", &["host file", "\"none\""]),
     ];
     for (words, parts) in cases {
         let line = format!("replay {words} --totals t.csv --changes c.jsonl");
         let done = place.floodmark(&line).run().expect(66).says(parts);
         assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
-        assert!(
-            !place.path("t.csv").exists() && !place.path("c.jsonl").exists(),
-            "{words}"
-        );
+        assert!(!place.path("t.csv").exists() && !place.path("c.jsonl").exists(), "{words}");
     }
 }
 
 #[test]
 fn limits_that_cannot_be_read_end_it() {
     let place = place();
-    for text in [
-        "{",
-        "[{\"limit_name\":\"max\"}",
-        "limit_name,limit_value\nmax,1\n",
-    ] {
+    for text in ["{", "[{\"limit_name\":\"max\"}", "limit_name,limit_value\nmax,1\n"] {
         place.write("bad.jsonl", text);
         let line = "replay a.pcap --limits bad.jsonl --totals t.csv";
-        let done = place
-            .floodmark(line)
-            .run()
-            .expect(78)
-            .says(&["bad.jsonl", "line"]);
+        let done = place.floodmark(line).run().expect(78).says(&["bad.jsonl", "line"]);
         assert_eq!(done.stdout, "");
         assert!(!place.path("t.csv").exists());
     }
@@ -265,21 +189,10 @@ fn rows_that_are_refused_are_said_and_the_others_hold() {
     for way in ["-w1", "-n2"] {
         let line = format!("replay a.pcap --limits limits.json {way}");
         let done = place.floodmark(&line).run().expect(0);
-        assert_eq!(
-            events(&done.stdout),
-            ["raised max 1200", "updated max 1200"]
-        );
+        assert_eq!(events(&done.stdout), ["raised max 1200", "updated max 1200"]);
         let refused = done.stderr.lines().filter(|line| line.contains("refused"));
         assert_eq!(refused.count(), 6, "{}", done.stderr);
-        done.says(&[
-            "row 2",
-            "row 3",
-            "\"source\"",
-            "row 4",
-            "row 5",
-            "row 6",
-            "row 7",
-        ]);
+        done.says(&["row 2", "row 3", "\"source\"", "row 4", "row 5", "row 6", "row 7"]);
     }
 }
 
@@ -293,10 +206,7 @@ fn the_limits_of_a_table_made_for_totals() {
     for per in ["pair", "source", "destination", "host", "total"] {
         let line = format!("replay a.pcap --limits limits.jsonl --limits-per {per}");
         let said = changes(&place.floodmark(&line).stdout(0));
-        assert!(
-            !said.is_empty() && said.iter().all(|change| change["per"] == per),
-            "{said:?}"
-        );
+        assert!(!said.is_empty() && said.iter().all(|change| change["per"] == per), "{said:?}");
     }
 }
 
@@ -306,23 +216,13 @@ fn a_reader_who_goes_away_is_a_quiet_end() {
     let more =
         (0..4000).map(|at| packet(at * 1000, "10.0.0.1", &format!("10.0.{}.1", at % 200), 1200));
     place.write("b.pcap", pcap(&more.collect::<Vec<_>>()));
-    for way in [
-        "-w1",
-        "-w2",
-        "-n2",
-        "-n2 -w2",
-        "--format table",
-        "--top 100",
-    ] {
+    for way in ["-w1", "-w2", "-n2", "-n2 -w2", "--format table", "--top 100"] {
         let line = format!("replay a.pcap b.pcap --limits limits.jsonl --updates tick {way}");
         let done = place.floodmark(&line).stdout_closed().run().expect(0);
         assert_eq!(done.stderr, "", "{line}");
     }
     let line = "replay a.pcap b.pcap --totals - --changes c.jsonl";
-    assert_eq!(
-        place.floodmark(line).stdout_closed().run().expect(0).stderr,
-        ""
-    );
+    assert_eq!(place.floodmark(line).stdout_closed().run().expect(0).stderr, "");
     // The reader goes while the writer is in the middle.
     let line = "replay b.pcap --limits limits.jsonl --updates tick";
     let mut run = place.floodmark(line).start();
@@ -340,18 +240,10 @@ fn what_cannot_be_written_is_a_failure() {
         let full = place.floodmark(&line).stdout_to("/dev/full").run();
         full.expect(1).says(&["writing to standard output"]);
         let line = format!("replay a.pcap --totals no/such/folder.csv {way}");
-        let done = place
-            .floodmark(&line)
-            .run()
-            .expect(1)
-            .says(&["no/such/folder.csv"]);
+        let done = place.floodmark(&line).run().expect(1).says(&["no/such/folder.csv"]);
         assert!(!done.stderr.contains("panick"), "{}", done.stderr);
         let line = format!("replay a.pcap --totals /dev/full {way}");
-        place
-            .floodmark(&line)
-            .run()
-            .expect(1)
-            .says(&["writing to \"/dev/full\""]);
+        place.floodmark(&line).run().expect(1).says(&["writing to \"/dev/full\""]);
     }
 }
 

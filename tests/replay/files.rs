@@ -23,10 +23,7 @@ fn dealt(place: &Place, seed: u64) -> [Vec<Packet>; 3] {
     let span_ms = 30 * 60_000;
     let mut packets = traffic::packets(random, 1200, span_ms);
     packets.sort_by_key(|packet| packet.ms);
-    place.write(
-        "limits.jsonl",
-        json_lines(&traffic::limits(random, 10, span_ms)),
-    );
+    place.write("limits.jsonl", json_lines(&traffic::limits(random, 10, span_ms)));
     place.write("all.pcap", pcap(&packets));
     let mut dealt = [const { Vec::new() }; 3];
     for packet in packets {
@@ -43,10 +40,7 @@ const STRICT: &str =
 fn they_are_merged_by_time() {
     for seed in [601, 602] {
         let place = Place::new();
-        for (name, packets) in ["a.pcap", "b.pcap", "c.pcap"]
-            .iter()
-            .zip(dealt(&place, seed))
-        {
+        for (name, packets) in ["a.pcap", "b.pcap", "c.pcap"].iter().zip(dealt(&place, seed)) {
             place.write(name, pcap(&packets));
         }
         let run = |files: &str| {
@@ -55,18 +49,10 @@ fn they_are_merged_by_time() {
         };
         let (stdout, totals) = run("all.pcap");
         assert!(!stdout.is_empty());
-        for files in [
-            "a.pcap b.pcap c.pcap",
-            "c.pcap a.pcap b.pcap",
-            "b.pcap c.pcap a.pcap -w4",
-        ] {
+        for files in ["a.pcap b.pcap c.pcap", "c.pcap a.pcap b.pcap", "b.pcap c.pcap a.pcap -w4"] {
             let (other, other_totals) = run(files);
-            assert_same(&stdout, &other, || {
-                format!("seed {seed}: all.pcap and {files}")
-            });
-            assert_same(&totals, &other_totals, || {
-                format!("seed {seed}: totals of {files}")
-            });
+            assert_same(&stdout, &other, || format!("seed {seed}: all.pcap and {files}"));
+            assert_same(&totals, &other_totals, || format!("seed {seed}: totals of {files}"));
         }
     }
 }
@@ -79,27 +65,16 @@ fn formats_and_compression_do_not_matter() {
     place.write("a.gz", pcap(&a));
     place.write("b", gzip(&pcapng(&b)));
     place.write("c.pcap", zstd(&pcap(&c)));
-    let stdout = place
-        .floodmark(&format!("replay all.pcap {STRICT}"))
-        .stdout(0);
-    let other = place
-        .floodmark(&format!("replay b c.pcap a.gz {STRICT}"))
-        .stdout(0);
+    let stdout = place.floodmark(&format!("replay all.pcap {STRICT}")).stdout(0);
+    let other = place.floodmark(&format!("replay b c.pcap a.gz {STRICT}")).stdout(0);
     assert_same(&stdout, &other, || "plain, gzip and zstd".into());
-    for (bytes, kind) in [
-        (pcap(&b), "plain"),
-        (gzip(&pcap(&b)), "gzip"),
-        (zstd(&pcap(&b)), "zstd"),
-    ] {
+    for (bytes, kind) in [(pcap(&b), "plain"), (gzip(&pcap(&b)), "gzip"), (zstd(&pcap(&b)), "zstd")]
+    {
         let run = place.floodmark(&format!("replay a.gz - c.pcap {STRICT} -w2"));
-        assert_same(&stdout, &run.stdin(bytes).stdout(0), || {
-            format!("standard input, {kind}")
-        });
+        assert_same(&stdout, &run.stdin(bytes).stdout(0), || format!("standard input, {kind}"));
     }
     let run = place.floodmark(&format!("replay a.gz - c.pcap {STRICT} -n2"));
-    assert_same(&stdout, &run.stdin(pcap(&b)).stdout(0), || {
-        "standard input of two".into()
-    });
+    assert_same(&stdout, &run.stdin(pcap(&b)).stdout(0), || "standard input of two".into());
 }
 
 #[test]
@@ -116,20 +91,11 @@ fn one_that_is_damaged_drops_out() {
     place.write("b-whole.pcap", pcap(&b[..half]));
     let run = |files: &str, code| {
         let line = format!("replay {files} {STRICT} --totals totals.csv");
-        (
-            place.floodmark(&line).stdout(code),
-            place.read("totals.csv"),
-        )
+        (place.floodmark(&line).stdout(code), place.read("totals.csv"))
     };
     let expected = run("a.pcap b-whole.pcap c.pcap", 0);
-    assert!(
-        run("a.pcap b.pcap c.pcap", 65) == expected,
-        "a file that is cut, and its whole part"
-    );
-    assert!(
-        run("b.pcap a.pcap c.pcap", 65) == expected,
-        "the damaged file first"
-    );
+    assert!(run("a.pcap b.pcap c.pcap", 65) == expected, "a file that is cut, and its whole part");
+    assert!(run("b.pcap a.pcap c.pcap", 65) == expected, "the damaged file first");
 }
 
 #[test]
@@ -147,14 +113,8 @@ fn compressed_files_that_are_cut_are_damaged() {
 #[test]
 fn one_file_named_twice_is_read_twice() {
     let place = Place::new();
-    place.write(
-        "a.pcap",
-        pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 600)]),
-    );
-    place.write(
-        "l",
-        r#"{"limit_name":"l","limit_value":1000,"effective_date":"1970-01-01"}"#,
-    );
+    place.write("a.pcap", pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 600)]));
+    place.write("l", r#"{"limit_name":"l","limit_value":1000,"effective_date":"1970-01-01"}"#);
     let stdout = place.floodmark("replay a.pcap a.pcap --limits l").stdout(0);
     assert_eq!(events(&stdout), ["raised l 1200", "updated l 1200"]);
 }
@@ -170,18 +130,13 @@ fn of_one_file_the_order_is_its_own() {
         ]),
     );
     // The greatest time so far is the clock: the first window is over before it begins.
-    place.write(
-        "b.pcap",
-        pcap(&[packet(125_000, "10.0.0.1", "10.0.0.2", 800)]),
-    );
+    place.write("b.pcap", pcap(&[packet(125_000, "10.0.0.1", "10.0.0.2", 800)]));
     place.write(
         "l",
         r#"{"limit_name":"l","limit_value":650,"effective_date":"1970-01-01"}
 {"limit_name":"min","limit_value":1000,"effective_date":"1970-01-01"}"#,
     );
-    let stdout = place
-        .floodmark("replay b.pcap a.pcap --window 1m --limits l")
-        .stdout(0);
+    let stdout = place.floodmark("replay b.pcap a.pcap --window 1m --limits l").stdout(0);
     // The late packet entered with the tick of 120 s, before any other said that it was late.
     assert_eq!(
         events(&stdout),

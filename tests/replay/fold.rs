@@ -17,10 +17,7 @@ pub(crate) fn objects(stdout: &str) -> Vec<Object> {
 
 /// The changes among the lines of standard output.
 pub(crate) fn changes(stdout: &str) -> Vec<Object> {
-    objects(stdout)
-        .into_iter()
-        .filter(|object| object.contains_key("event"))
-        .collect()
+    objects(stdout).into_iter().filter(|object| object.contains_key("event")).collect()
 }
 
 /// The text of a field.
@@ -43,10 +40,7 @@ pub(crate) fn fold(stdout: &str) -> BTreeMap<String, Object> {
             "raised" => assert!(!stood, "raised while it stands: {change:?}"),
             "updated" => assert!(stood, "updated and does not stand: {change:?}"),
             "cleared" => {
-                assert!(
-                    standing.remove(&id).is_some(),
-                    "cleared and does not stand: {change:?}"
-                );
+                assert!(standing.remove(&id).is_some(), "cleared and does not stand: {change:?}");
                 continue;
             }
             other => panic!("event \"{other}\" of {change:?}"),
@@ -64,9 +58,7 @@ pub(crate) fn fold(stdout: &str) -> BTreeMap<String, Object> {
 /// The folded output as lines to compare.
 pub(crate) fn folded(stdout: &str) -> String {
     let violations = fold(stdout);
-    let lines = violations
-        .into_values()
-        .map(|object| Value::from(object).to_string() + "\n");
+    let lines = violations.into_values().map(|object| Value::from(object).to_string() + "\n");
     lines.collect()
 }
 
@@ -89,10 +81,5 @@ pub(crate) fn assert_same(one: &str, other: &str, what: impl FnOnce() -> String)
         let lines = has.lines().filter(|line| !without.contains(line)).take(20);
         lines.map(|line| format!("  {line}\n")).collect()
     };
-    panic!(
-        "{}\nonly here:\n{}only there:\n{}",
-        what(),
-        only(one, other),
-        only(other, one)
-    );
+    panic!("{}\nonly here:\n{}only there:\n{}", what(), only(one, other), only(other, one));
 }

@@ -25,10 +25,7 @@ impl Network {
     fn of(text: Option<&str>) -> Self {
         Network(text.map(|text| {
             let (address, length) = text.split_once('/').unwrap_or((text, "128"));
-            (
-                address.parse().expect("an address"),
-                length.parse().expect("a length"),
-            )
+            (address.parse().expect("an address"), length.parse().expect("a length"))
         }))
     }
 
@@ -53,10 +50,7 @@ pub(super) struct Question {
 impl Question {
     fn counts(&self, packet: &Packet) -> bool {
         let one = |networks: &[&str], address| {
-            networks.is_empty()
-                || networks
-                    .iter()
-                    .any(|net| Network::of(Some(net)).has(address))
+            networks.is_empty() || networks.iter().any(|net| Network::of(Some(net)).has(address))
         };
         one(&self.sources, packet.source) && one(&self.destinations, packet.destination)
     }
@@ -70,20 +64,13 @@ impl Question {
         let mut rows: BTreeMap<_, (u64, u64)> = BTreeMap::new();
         for packet in packets.iter().filter(|packet| self.counts(packet)) {
             let (source, destination) = (packet.source.to_string(), packet.destination.to_string());
-            let row = rows
-                .entry((self.start(packet), source, destination))
-                .or_default();
+            let row = rows.entry((self.start(packet), source, destination)).or_default();
             row.0 += u64::from(packet.bytes);
             row.1 += 1;
         }
-        let lines = rows
-            .iter()
-            .map(|((start, source, destination), (bytes, packets))| {
-                format!(
-                    "{},{source},{destination},{bytes},{packets}\n",
-                    date(*start)
-                )
-            });
+        let lines = rows.iter().map(|((start, source, destination), (bytes, packets))| {
+            format!("{},{source},{destination},{bytes},{packets}\n", date(*start))
+        });
         let header = "window_start,source,destination,bytes,packets\n".to_owned();
         std::iter::once(header).chain(lines).collect()
     }
@@ -102,10 +89,8 @@ impl Question {
 
     /// The violations that stand at the end, a line each.
     pub(super) fn violations(&self, packets: &[Packet], rows: &[Value]) -> BTreeSet<String> {
-        let names: BTreeSet<&str> = rows
-            .iter()
-            .map(|row| row["limit_name"].as_str().expect("a name"))
-            .collect();
+        let names: BTreeSet<&str> =
+            rows.iter().map(|row| row["limit_name"].as_str().expect("a name")).collect();
         let mut lines = BTreeSet::new();
         for start in self.windows(packets) {
             let inside: Vec<&Packet> = packets
@@ -175,13 +160,7 @@ fn judge(row: &Value, start: u64, inside: &[&Packet], lines: &mut BTreeSet<Strin
         let amount = if bytes { sum.0 } else { sum.1 };
         if (is_min && (amount as f64) < number) || (!is_min && amount as f64 > number) {
             let name = row["limit_name"].as_str().expect("a name");
-            lines.insert(line(
-                name,
-                number,
-                &date(start),
-                &entity,
-                [sum.0, sum.1, amount],
-            ));
+            lines.insert(line(name, number, &date(start), &entity, [sum.0, sum.1, amount]));
         }
     }
 }
@@ -189,9 +168,7 @@ fn judge(row: &Value, start: u64, inside: &[&Packet], lines: &mut BTreeSet<Strin
 /// A value as a number: all values of these tests, and all their sums, are exact in a float.
 fn number(value: &Value) -> f64 {
     let text = value.to_string();
-    text.trim_matches('"')
-        .parse()
-        .unwrap_or_else(|error| panic!("{error}: {text}"))
+    text.trim_matches('"').parse().unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 fn line(name: &str, value: f64, start: &str, entity: &str, sums: [u64; 3]) -> String {
@@ -201,10 +178,7 @@ fn line(name: &str, value: f64, start: &str, entity: &str, sums: [u64; 3]) -> St
 /// The folded output, in the same words.
 pub(super) fn stated(stdout: &str) -> BTreeSet<String> {
     let lines = fold(stdout).into_values().map(|violation| {
-        assert_eq!(
-            violation["settled"], true,
-            "not settled at the end: {violation:?}"
-        );
+        assert_eq!(violation["settled"], true, "not settled at the end: {violation:?}");
         let sums = ["bytes", "packets", "amount"]
             .map(|field| violation[field].as_u64().expect("an amount from 0 up"));
         line(
@@ -232,14 +206,8 @@ fn check(seed: u64) {
         }
         of.to_vec()
     };
-    let choices: [&[&'static str]; 6] = [
-        &[],
-        &[],
-        &[],
-        &[],
-        &["10.0.0.0/24", "2001:db8::/48"],
-        &["0.0.0.0/0"],
-    ];
+    let choices: [&[&'static str]; 6] =
+        [&[], &[], &[], &[], &["10.0.0.0/24", "2001:db8::/48"], &["0.0.0.0/0"]];
     let question = Question {
         window_ms: window_s * 1000,
         max_gap_ms: random.pick(&[1, 3, 100]) * window_s * 1000,
@@ -269,9 +237,7 @@ fn check(seed: u64) {
         shown("violations of the program, and of loops")
     });
     let totals = place.read("totals.csv");
-    assert_same(&totals, &question.totals(&packets), || {
-        shown("totals of both")
-    });
+    assert_same(&totals, &question.totals(&packets), || shown("totals of both"));
 }
 
 #[test]

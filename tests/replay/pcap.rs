@@ -16,12 +16,7 @@ pub(crate) struct Packet {
 /// A packet, with the addresses as text.
 pub(crate) fn packet(ms: u64, source: &str, destination: &str, bytes: u32) -> Packet {
     let address = |text: &str| text.parse().expect("an address");
-    Packet {
-        ms,
-        source: address(source),
-        destination: address(destination),
-        bytes,
-    }
+    Packet { ms, source: address(source), destination: address(destination), bytes }
 }
 
 const ETHERNET: u32 = 1;

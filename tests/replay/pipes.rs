@@ -20,20 +20,14 @@ impl Feed {
         let (opened, wait) = channel();
         let name: PathBuf = path.to_owned();
         std::thread::spawn(move || opened.send(File::options().write(true).open(name)));
-        let pipe = wait
-            .recv_timeout(STUCK_AFTER)
-            .expect("the program opens the pipe");
-        let mut feed = Feed {
-            pipe: pipe.expect("opening the pipe"),
-        };
+        let pipe = wait.recv_timeout(STUCK_AFTER).expect("the program opens the pipe");
+        let mut feed = Feed { pipe: pipe.expect("opening the pipe") };
         feed.write(&header());
         feed
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) {
-        self.pipe
-            .write_all(bytes)
-            .expect("the program reads the pipe");
+        self.pipe.write_all(bytes).expect("the program reads the pipe");
     }
 
     pub(super) fn packet(&mut self, packet: Packet) {
@@ -59,10 +53,7 @@ fn what_a_packet_breaks_is_said_when_the_next_tick_begins() {
         let mut feed = Feed::open(&pipe);
         let said = |run: &mut super::run::Live| {
             let line = objects(&run.line()).remove(0);
-            (
-                text(&line, "event").to_owned(),
-                text(&line, "as_of").to_owned(),
-            )
+            (text(&line, "event").to_owned(), text(&line, "as_of").to_owned())
         };
         let raised = |at: &str| ("raised".to_owned(), format!("1970-01-01T00:{at}Z"));
         feed.packet(packet(1_100, "10.0.0.1", "10.0.0.2", 1200));
@@ -70,18 +61,8 @@ fn what_a_packet_breaks_is_said_when_the_next_tick_begins() {
         assert_eq!(said(&mut run), raised("00:01"), "{way}");
         // Nothing is left waiting: the tick before is always done.
         for second in 3..20 {
-            feed.packet(packet(
-                second * 1000,
-                "10.0.0.9",
-                &format!("10.0.1.{second}"),
-                5000,
-            ));
-            feed.packet(packet(
-                second * 1000 + 999,
-                "10.0.0.9",
-                &format!("10.0.1.{second}"),
-                20,
-            ));
+            feed.packet(packet(second * 1000, "10.0.0.9", &format!("10.0.1.{second}"), 5000));
+            feed.packet(packet(second * 1000 + 999, "10.0.0.9", &format!("10.0.1.{second}"), 20));
             feed.packet(packet(second * 1000 + 1000, "10.0.0.1", "10.0.0.3", 20));
             assert_eq!(said(&mut run), raised(&format!("00:{second:02}")), "{way}");
         }
@@ -118,12 +99,7 @@ fn longer_ticks_say_it_once_a_tick() {
     let done = run.finish().expect(0);
     assert_eq!(
         events(&done.stdout)[2..],
-        [
-            "updated big 6000",
-            "raised min 6000",
-            "updated big 6000",
-            "updated min 6000"
-        ]
+        ["updated big 6000", "raised min 6000", "updated big 6000", "updated min 6000"]
     );
 }
 
@@ -138,17 +114,9 @@ fn a_pipe_that_is_cut_ends_as_a_damaged_file_does() {
     let record = packet(2_000, "10.0.0.1", "10.0.0.2", 1200).record();
     feed.write(&record[..20]);
     drop(feed);
-    let done = run
-        .finish()
-        .expect(65)
-        .says(&["pipe", "packet 2", "counted 1 of 1 frames"]);
+    let done = run.finish().expect(65).says(&["pipe", "packet 2", "counted 1 of 1 frames"]);
     assert_eq!(
         events(&done.stdout),
-        [
-            "raised big 1200",
-            "raised min 1200",
-            "updated big 1200",
-            "updated min 1200"
-        ]
+        ["raised big 1200", "raised min 1200", "updated big 1200", "updated min 1200"]
     );
 }

@@ -9,14 +9,10 @@ use super::traffic::{self, Random, json_lines};
 
 /// So many ports of this machine that were free a moment ago, as a host file.
 fn hosts(count: usize) -> String {
-    let listeners: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
-        .collect();
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
     let address = |listener: &TcpListener| listener.local_addr().expect("an address").to_string();
-    listeners
-        .iter()
-        .map(|listener| address(listener) + "\n")
-        .collect()
+    listeners.iter().map(|listener| address(listener) + "\n").collect()
 }
 
 fn place() -> Place {
@@ -24,10 +20,7 @@ fn place() -> Place {
     let span_ms = 10 * 60_000;
     let place = Place::new();
     place.write("a.pcap", pcap(&traffic::packets(random, 800, span_ms)));
-    place.write(
-        "limits.jsonl",
-        json_lines(&traffic::limits(random, 8, span_ms)),
-    );
+    place.write("limits.jsonl", json_lines(&traffic::limits(random, 8, span_ms)));
     place
 }
 
@@ -75,12 +68,7 @@ fn misfits(one: &str, other: &str, says: &[[&str; 2]; 2]) {
     place.write("hosts", hosts(2));
     let both = run(&place, &[one, other]);
     for (done, says) in both.into_iter().zip(says) {
-        assert!(
-            ![0, -1].contains(&done.code()),
-            "{}: {}",
-            done.shown(),
-            done.stderr
-        );
+        assert!(![0, -1].contains(&done.code()), "{}: {}", done.shown(), done.stderr);
         assert!(!done.stderr.contains("panick"), "{}", done.stderr);
         assert_eq!(done.stdout, "");
         done.says(says);
@@ -97,20 +85,10 @@ fn different_numbers_of_workers() {
 #[test]
 fn different_options() {
     let says = ["was started with other options"; 2];
-    for option in [
-        "--window 1m",
-        "--lateness 1m",
-        "--max-gap 1h",
-        "--top 3",
-        "--updates tick",
-    ] {
+    for option in ["--window 1m", "--lateness 1m", "--max-gap 1h", "--top 3", "--updates tick"] {
         misfits("-n2", &format!("-n2 {option}"), &[says, says]);
     }
-    misfits(
-        "-n2 --lateness 1m",
-        "-n2 --lateness 1m --retention 1m",
-        &[says, says],
-    );
+    misfits("-n2 --lateness 1m", "-n2 --lateness 1m --retention 1m", &[says, says]);
     misfits("-n2 --totals t.csv", "-n2", &[says, says]);
 }
 
@@ -120,18 +98,13 @@ fn a_taken_port() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = (taken.local_addr().expect("an address"), taken);
     place.write("hosts", format!("{}\n{}", taken.0, hosts(1)));
-    let done = place
-        .floodmark("replay a.pcap -n2 -p0 --hostfile hosts --totals t.csv")
-        .run();
+    let done = place.floodmark("replay a.pcap -n2 -p0 --hostfile hosts --totals t.csv").run();
     let done = done.expect(1);
     assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
     done.says(&["listening on", &taken.0.to_string(), "in use"]);
     assert!(!place.path("t.csv").exists());
     place.write("hosts", format!("{}{}", hosts(1), taken.0));
-    let done = place
-        .floodmark("replay a.pcap -n2 -p1 --hostfile hosts")
-        .run()
-        .expect(1);
+    let done = place.floodmark("replay a.pcap -n2 -p1 --hostfile hosts").run().expect(1);
     done.says(&["listening on", &taken.0.to_string(), "in use"]);
 }
 
@@ -140,8 +113,6 @@ fn files_behind_two_dashes_are_files_in_all_processes() {
     let place = place();
     let line = "--limits limits.jsonl --window 1m";
     let alone = place.floodmark(&format!("replay {line} a.pcap")).stdout(0);
-    let two = place
-        .floodmark(&format!("replay {line} -n2 -- a.pcap"))
-        .stdout(0);
+    let two = place.floodmark(&format!("replay {line} -n2 -- a.pcap")).stdout(0);
     assert_same(&alone, &two, || "files behind `--`, with -n2".into());
 }

@@ -28,9 +28,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        Place {
-            directory: tempfile::tempdir().expect("a directory for the test"),
-        }
+        Place { directory: tempfile::tempdir().expect("a directory for the test") }
     }
 
     /// The path of a file in it.
@@ -53,10 +51,7 @@ impl Place {
     /// Makes a named pipe.
     pub(crate) fn fifo(&self, name: &str) -> PathBuf {
         let path = self.path(name);
-        let made = Command::new("mkfifo")
-            .arg(&path)
-            .status()
-            .expect("running mkfifo");
+        let made = Command::new("mkfifo").arg(&path).status().expect("running mkfifo");
         assert!(made.success(), "mkfifo {}", path.display());
         path
     }
@@ -64,12 +59,7 @@ impl Place {
     /// The program, to be run here. Words are split at blanks; paths are relative to this place.
     pub(crate) fn floodmark(&self, words: &str) -> Run<'_> {
         let arguments = words.split_whitespace().map(OsString::from).collect();
-        Run {
-            place: self,
-            arguments,
-            stdin: Stdin::Null,
-            stdout: Stdout::Piped,
-        }
+        Run { place: self, arguments, stdin: Stdin::Null, stdout: Stdout::Piped }
     }
 }
 
@@ -154,9 +144,7 @@ impl Run<'_> {
                 }
             })
             .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{shown}: {error}"));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
         let watchdog = Watchdog::over(child.id());
         if let Stdin::Bytes(bytes) = self.stdin {
             let mut stdin = child.stdin.take().expect("standard input is piped");
@@ -168,9 +156,7 @@ impl Run<'_> {
         // Followers hold it too: it ends when the last of them has.
         let stderr = std::thread::spawn(move || {
             let mut all = Vec::new();
-            stderr
-                .read_to_end(&mut all)
-                .expect("reading standard error");
+            stderr.read_to_end(&mut all).expect("reading standard error");
             String::from_utf8(all).expect("messages are UTF-8")
         });
         Live {
@@ -220,9 +206,7 @@ impl Watchdog {
 
 /// Sends a signal to a process, or with a minus sign to a group.
 fn signal(name: &str, to: &str) {
-    let sent = Command::new("kill")
-        .args([&format!("-{name}"), "--", to])
-        .status();
+    let sent = Command::new("kill").args([&format!("-{name}"), "--", to]).status();
     assert!(sent.expect("running kill").success(), "kill -{name} {to}");
 }
 
@@ -255,12 +239,9 @@ impl Live {
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         let stdout = self.stdout.as_mut().expect("standard output is piped");
-        let read = stdout
-            .read_line(&mut line)
-            .expect("standard output is text");
+        let read = stdout.read_line(&mut line).expect("standard output is text");
         if read == 0 {
-            self.end()
-                .fail("it ended before it said what was waited for");
+            self.end().fail("it ended before it said what was waited for");
         }
         self.lines += &line;
         line
@@ -299,9 +280,7 @@ impl Live {
             done.fail(&format!("it has left processes behind: {:?}", self.orphans));
         }
         let files = fs::read_dir(&self.mark).expect("the directory for temporary files");
-        let left: Vec<_> = files
-            .map(|file| file.expect("a temporary file").path())
-            .collect();
+        let left: Vec<_> = files.map(|file| file.expect("a temporary file").path()).collect();
         if !left.is_empty() {
             done.fail(&format!("it has left temporary files behind: {left:?}"));
         }
@@ -321,32 +300,17 @@ impl Live {
     fn end(&mut self) -> Done {
         let mut rest = Vec::new();
         if let Some(stdout) = &mut self.stdout {
-            stdout
-                .read_to_end(&mut rest)
-                .expect("reading standard output");
+            stdout.read_to_end(&mut rest).expect("reading standard output");
         }
         let status = self.child.wait().expect("waiting for the child");
         self.orphans = processes_with(&self.mark);
-        let stderr = self
-            .stderr
-            .take()
-            .expect("it ends once")
-            .join()
-            .expect("the reader ends");
+        let stderr = self.stderr.take().expect("it ends once").join().expect("the reader ends");
         let _ = self.watchdog.off.send(());
         let mut stdout = std::mem::take(&mut self.lines);
         stdout += &String::from_utf8(rest).expect("standard output is UTF-8");
-        let done = Done {
-            shown: self.shown.clone(),
-            status,
-            stdout,
-            stderr,
-        };
+        let done = Done { shown: self.shown.clone(), status, stdout, stderr };
         if self.watchdog.barked.load(Ordering::SeqCst) {
-            done.fail(&format!(
-                "it was stuck, and killed after {} s",
-                STUCK_AFTER.as_secs()
-            ));
+            done.fail(&format!("it was stuck, and killed after {} s", STUCK_AFTER.as_secs()));
         }
         done
     }
@@ -373,11 +337,7 @@ fn processes_with(mark: &Path) -> Vec<String> {
         let process = process.ok()?.path();
         let environment = fs::read(process.join("environ")).ok()?;
         let has = environment.windows(mark.len()).any(|part| part == mark);
-        has.then(|| {
-            process
-                .file_name()
-                .map(|id| id.to_string_lossy().into_owned())
-        })?
+        has.then(|| process.file_name().map(|id| id.to_string_lossy().into_owned()))?
     })
     .collect()
 }
@@ -422,12 +382,7 @@ impl Done {
 
     /// Fails the test, with all there is to know.
     pub(crate) fn fail(&self, why: &str) -> ! {
-        let Done {
-            shown,
-            status,
-            stdout,
-            stderr,
-        } = self;
+        let Done { shown, status, stdout, stderr } = self;
         let stdout: String = stdout.chars().take(3000).collect();
         panic!("{why}\n$ {shown}\n{status}\n--- stdout\n{stdout}--- stderr\n{stderr}---");
     }

@@ -9,12 +9,7 @@ use super::traffic::{self, Random};
 const HEADER: &str = "window_start,source,destination,bytes,packets\n";
 
 fn minutes() -> Question {
-    Question {
-        window_ms: 60_000,
-        max_gap_ms: 0,
-        sources: vec![],
-        destinations: vec![],
-    }
+    Question { window_ms: 60_000, max_gap_ms: 0, sources: vec![], destinations: vec![] }
 }
 
 #[test]
@@ -60,12 +55,9 @@ fn they_are_complete_when_windows_retire() {
             "{\"limit_name\":\"min\",\"limit_value\":9,\"effective_date\":\"1970-01-01\",\"per\":\"total\"}\n",
         );
         let expected = minutes().totals(&packets);
-        for horizon in [
-            "",
-            "--lateness 0s",
-            "--lateness 0s --retention 0s",
-            "--lateness 90s --retention 5m",
-        ] {
+        for horizon in
+            ["", "--lateness 0s", "--lateness 0s --retention 0s", "--lateness 90s --retention 5m"]
+        {
             for way in ["-w1", "-w3 --tick 7s", "-n2"] {
                 // The gap is for silent windows: they exist, and have no rows.
                 let line = format!(
@@ -74,10 +66,7 @@ fn they_are_complete_when_windows_retire() {
                 );
                 let done = place.floodmark(&line).run().expect(0);
                 assert_same(&place.read("totals.csv"), &expected, || {
-                    format!(
-                        "seed {seed}: totals of the program, and of loops\n$ {}",
-                        done.shown()
-                    )
+                    format!("seed {seed}: totals of the program, and of loops\n$ {}", done.shown())
                 });
             }
         }
@@ -120,22 +109,12 @@ fn late_packets_count_until_their_window_settles() {
 #[test]
 fn they_take_standard_output_only_from_changes_that_go_elsewhere() {
     let place = Place::new();
-    place.write(
-        "a.pcap",
-        pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 100)]),
-    );
+    place.write("a.pcap", pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 100)]));
     let rows = format!("{HEADER}1970-01-01T00:00:00Z,10.0.0.1,10.0.0.2,100,1\n");
-    assert_eq!(
-        place
-            .floodmark("replay a.pcap --totals - --changes c.jsonl")
-            .stdout(0),
-        rows
-    );
+    assert_eq!(place.floodmark("replay a.pcap --totals - --changes c.jsonl").stdout(0), rows);
     assert_eq!(place.read("c.jsonl"), "");
     for more in ["", "--changes -"] {
-        let run = place
-            .floodmark(&format!("replay a.pcap --totals - {more}"))
-            .run();
+        let run = place.floodmark(&format!("replay a.pcap --totals - {more}")).run();
         assert_eq!(run.expect(64).says(&["--changes"]).stdout, "");
     }
 }
@@ -160,15 +139,9 @@ fn filters_leave_out_what_they_do_not_match() {
     };
     assert_eq!(bytes("--source 10.0.0.0/24"), ["100"]);
     assert_eq!(bytes("--source 0.0.0.0/0"), ["100", "200"]);
-    assert_eq!(
-        bytes("--source 10.0.0.0/24 --source 2001:db8::7/120"),
-        ["100", "300"]
-    );
+    assert_eq!(bytes("--source 10.0.0.0/24 --source 2001:db8::7/120"), ["100", "300"]);
     assert_eq!(bytes("--source 0.0.0.0/0 --destination 10.0.0.1"), ["200"]);
-    assert_eq!(
-        bytes("--source 10.0.0.1 --destination 2001:db8::/32"),
-        [""; 0]
-    );
+    assert_eq!(bytes("--source 10.0.0.1 --destination 2001:db8::/32"), [""; 0]);
 }
 
 #[test]

@@ -122,10 +122,8 @@ pub(crate) fn limits(random: &mut Random, names: usize, span_ms: u64) -> Vec<Val
             });
             // One family for all columns of a row: of two, no pair has both.
             let family = random.percent(50);
-            let networks: Vec<&str> = NETWORKS
-                .into_iter()
-                .filter(|network| network.contains(':') == family)
-                .collect();
+            let networks: Vec<&str> =
+                NETWORKS.into_iter().filter(|network| network.contains(':') == family).collect();
             let columns: &[&str] = match per {
                 "host" => &["source", "destination", "host"],
                 _ => &["source", "destination"],

@@ -38,12 +38,7 @@ fn said(stdout: &str) -> Vec<String> {
     let line = |change: &super::fold::Object| {
         let field = |name: &str| change[name].to_string().replace(['"', 'Z'], "");
         let as_of = field("as_of").replace("1970-01-01T", "");
-        format!(
-            "{} {} {} at {as_of}",
-            field("event"),
-            field("reason"),
-            field("amount")
-        )
+        format!("{} {} {} at {as_of}", field("event"), field("reason"), field("amount"))
     };
     changes(stdout).iter().map(line).collect()
 }
@@ -77,31 +72,16 @@ fn a_version_of_the_future_starts_when_its_time_comes() {
 fn null_clears() {
     let rows = [("100", "00:00:00", ""), ("null", "00:00:30", "")];
     let stdout = run(&rows, "");
-    assert_eq!(
-        said(&stdout),
-        [
-            "raised data 500 at 00:00:05",
-            "cleared schedule 500 at 00:00:41"
-        ]
-    );
+    assert_eq!(said(&stdout), ["raised data 500 at 00:00:05", "cleared schedule 500 at 00:00:41"]);
     let cleared = &changes(&stdout)[1];
-    assert!(
-        cleared["limit_value"].is_null() && cleared["effective_date"].is_null(),
-        "{cleared:?}"
-    );
+    assert!(cleared["limit_value"].is_null() && cleared["effective_date"].is_null(), "{cleared:?}");
 }
 
 #[test]
 fn a_higher_value_clears_and_is_named() {
     let rows = [("100", "00:00:00", ""), ("500", "00:00:30", "")];
     let stdout = run(&rows, "");
-    assert_eq!(
-        said(&stdout),
-        [
-            "raised data 500 at 00:00:05",
-            "cleared schedule 500 at 00:00:41"
-        ]
-    );
+    assert_eq!(said(&stdout), ["raised data 500 at 00:00:05", "cleared schedule 500 at 00:00:41"]);
     let cleared = &changes(&stdout)[1];
     assert_eq!(cleared["limit_value"], 500);
     assert_eq!(cleared["effective_date"], "1970-01-01T00:00:30Z");
@@ -137,12 +117,7 @@ fn the_order_of_rows_is_nothing() {
     let expected = run(&rows, "");
     assert_eq!(
         events(&expected),
-        [
-            "raised l 500",
-            "cleared l 500",
-            "raised l 500",
-            "updated l 500"
-        ],
+        ["raised l 500", "cleared l 500", "raised l 500", "updated l 500"],
         "{expected}"
     );
     let mut backwards = rows;
@@ -157,11 +132,7 @@ fn the_order_of_rows_is_nothing() {
 fn a_version_may_count_something_else() {
     let total = r#","per":"total","metric":"packets""#;
     let min = r#","bound":"min","per":"source","source":"10.0.0.3""#;
-    let rows = [
-        ("100", "00:00:00", ""),
-        ("1", "00:00:42", total),
-        ("21", "00:00:50", min),
-    ];
+    let rows = [("100", "00:00:00", ""), ("1", "00:00:42", total), ("21", "00:00:50", min)];
     let stdout = run(&rows, "");
     // What clears says the amount as it counts: the pair in packets, the total in bytes.
     assert_eq!(
@@ -186,14 +157,8 @@ fn a_version_may_count_something_else() {
 #[test]
 fn versions_judge_the_windows_that_they_are_in_force_for() {
     let place = Place::new();
-    let at = |minute: u64| {
-        packet(
-            minute * 60_000 + 1000,
-            "10.0.0.1",
-            "10.0.0.2",
-            100 + minute as u32,
-        )
-    };
+    let at =
+        |minute: u64| packet(minute * 60_000 + 1000, "10.0.0.1", "10.0.0.2", 100 + minute as u32);
     place.write("a.pcap", pcap(&(0..6).map(at).collect::<Vec<_>>()));
     place.write(
         "limits.jsonl",
@@ -208,18 +173,11 @@ fn versions_judge_the_windows_that_they_are_in_force_for() {
         let mut amounts: Vec<_> = standing
             .values()
             .map(|violation| {
-                (
-                    violation["amount"].to_string(),
-                    violation["limit_value"].to_string(),
-                )
+                (violation["amount"].to_string(), violation["limit_value"].to_string())
             })
             .collect();
         amounts.sort();
         let expected = [("101", "50"), ("102", "50"), ("104", "60")];
-        assert_eq!(
-            amounts,
-            expected.map(|(a, v)| (a.to_owned(), v.to_owned())),
-            "{tick}"
-        );
+        assert_eq!(amounts, expected.map(|(a, v)| (a.to_owned(), v.to_owned())), "{tick}");
     }
 }
