@@ -41,42 +41,12 @@ struct Shape {
 }
 
 const SHAPES: [Shape; 6] = [
-    Shape {
-        name: "ticks of 1 s",
-        tick_ms: 1000,
-        per_source: false,
-        v6: false,
-    },
-    Shape {
-        name: "ticks of 10 s",
-        tick_ms: 10_000,
-        per_source: false,
-        v6: false,
-    },
-    Shape {
-        name: "ticks of a window",
-        tick_ms: WINDOW_MS,
-        per_source: false,
-        v6: false,
-    },
-    Shape {
-        name: "ticks of 1 s, also per source",
-        tick_ms: 1000,
-        per_source: true,
-        v6: false,
-    },
-    Shape {
-        name: "ticks of 1 s, IPv6",
-        tick_ms: 1000,
-        per_source: false,
-        v6: true,
-    },
-    Shape {
-        name: "ticks of 1 s, folded only",
-        tick_ms: 1000,
-        per_source: false,
-        v6: false,
-    },
+    Shape { name: "ticks of 1 s", tick_ms: 1000, per_source: false, v6: false },
+    Shape { name: "ticks of 10 s", tick_ms: 10_000, per_source: false, v6: false },
+    Shape { name: "ticks of a window", tick_ms: WINDOW_MS, per_source: false, v6: false },
+    Shape { name: "ticks of 1 s, also per source", tick_ms: 1000, per_source: true, v6: false },
+    Shape { name: "ticks of 1 s, IPv6", tick_ms: 1000, per_source: false, v6: true },
+    Shape { name: "ticks of 1 s, folded only", tick_ms: 1000, per_source: false, v6: false },
 ];
 
 /// Small, so that memory is mostly what is measured.
@@ -138,10 +108,7 @@ fn limits(per_source: bool) -> Vec<Version> {
     let max = |limit, per, value| Version {
         limit: LimitId(limit),
         id: VersionId(limit),
-        scope: Scope {
-            per,
-            ..Scope::default()
-        },
+        scope: Scope { per, ..Scope::default() },
         value: Some(value),
         ..Version::default()
     };
@@ -172,9 +139,7 @@ fn measure(shape: &Shape, count: u64) {
     let (mut inputs, probe) = worker.dataflow(|scope| {
         let (inputs, outputs, probe) = graph::build(scope, Options::default());
         let to = said.clone();
-        outputs
-            .changes
-            .inspect_batch(move |_, changes| to.set(to.get() + changes.len()));
+        outputs.changes.inspect_batch(move |_, changes| to.set(to.get() + changes.len()));
         let to = held.clone();
         outputs.answers.inspect(move |answer| {
             if let Answer::Held { pairs, rollups, .. } = answer {
@@ -234,18 +199,13 @@ fn measure(shape: &Shape, count: u64) {
         held.get(),
         said.get(),
         peak_kb / 1024,
-        (held_kb * 1024)
-            .checked_div(held.get())
-            .map_or(String::new(), |bytes| bytes.to_string()),
+        (held_kb * 1024).checked_div(held.get()).map_or(String::new(), |bytes| bytes.to_string()),
     );
 }
 
 fn main() {
     // Cargo passes `--bench`.
-    let numbers: Vec<u64> = std::env::args()
-        .skip(1)
-        .filter_map(|arg| arg.parse().ok())
-        .collect();
+    let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
     match numbers[..] {
         [count, shape] => measure(&SHAPES[shape as usize], count),
         _ => {

@@ -131,9 +131,7 @@ fn with_totals<R: Send + Sync + 'static>(
         let (inputs, plain, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, Options::default());
             let count = said.clone();
-            outputs
-                .changes
-                .inspect_batch(move |_, changes| *count.borrow_mut() += changes.len());
+            outputs.changes.inspect_batch(move |_, changes| *count.borrow_mut() += changes.len());
             let plain = (form == Form::Textbook).then(|| {
                 let (plain, updates) = scope.new_collection();
                 let count = said.clone();
@@ -144,16 +142,8 @@ fn with_totals<R: Send + Sync + 'static>(
             });
             (inputs, plain, probe)
         });
-        let mut running = Running {
-            worker,
-            inputs,
-            plain,
-            probe,
-            said,
-            longest,
-            row: None,
-            rows: 0,
-        };
+        let mut running =
+            Running { worker, inputs, plain, probe, said, longest, row: None, rows: 0 };
         running.load(totals);
         measure(&mut running)
     })
@@ -192,8 +182,7 @@ impl Running<'_> {
             plain.flush();
         }
         let probe = &self.probe;
-        self.worker
-            .step_while(|| probe.less_than(&Time::start(next)));
+        self.worker.step_while(|| probe.less_than(&Time::start(next)));
     }
 
     /// What a worker does between two ticks.
@@ -235,10 +224,7 @@ impl Running<'_> {
             took.push(self.change(value));
         }
         took.sort_unstable();
-        Measured {
-            took,
-            said: *self.said.borrow(),
-        }
+        Measured { took, said: *self.said.borrow() }
     }
 }
 
@@ -284,13 +270,8 @@ fn main() {
     let table = with_totals(Form::Graph, totals, move |running| {
         let nothing = running.toggle(400, [value_under(0), value_under(-1)]);
         let ten = running.toggle(400, [value_under(0), value_under(10)]);
-        let same = running.toggle(
-            200,
-            [
-                value_under(10_000),
-                value_under(10_000).map(|value| value - 1),
-            ],
-        );
+        let same =
+            running.toggle(200, [value_under(10_000), value_under(10_000).map(|value| value - 1)]);
         let many = running.toggle(200, [value_under(0), value_under(10_000)]);
         running.change(None);
         let idle = running.toggle(100, [Some(1 << 40), None]);
@@ -319,11 +300,9 @@ fn main() {
     }
 
     println!("\nlongest activations while a floor moves, in milliseconds");
-    for (what, value) in [
-        ("nothing put out", 1 << 40),
-        ("30 000 put out", FLOOR),
-        ("all put out and said", 63),
-    ] {
+    for (what, value) in
+        [("nothing put out", 1 << 40), ("30 000 put out", FLOOR), ("all put out and said", 63)]
+    {
         let longest = with_totals(Form::Watched, totals, move |running| {
             running.longest.borrow_mut().clear();
             running.toggle(6, [Some(value), None]);
