@@ -40,14 +40,7 @@ fn main() {
         }
         let max = |value| {
             let (limit, bound) = ('L', Bound::Max);
-            (
-                7u32,
-                Threshold {
-                    limit,
-                    bound,
-                    value,
-                },
-            )
+            (7u32, Threshold { limit, bound, value })
         };
         let mut value = 2_000_000;
         limits.insert(max(value));

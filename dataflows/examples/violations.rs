@@ -18,12 +18,7 @@ use timely::dataflow::operators::Inspect;
 
 /// No pair may have more than so many bytes in a window.
 fn max(row: u32, bytes: i64) -> Version {
-    Version {
-        limit: LimitId(1),
-        id: VersionId(row),
-        value: Some(bytes),
-        ..Version::default()
-    }
+    Version { limit: LimitId(1), id: VersionId(row), value: Some(bytes), ..Version::default() }
 }
 
 fn main() {
@@ -52,29 +47,11 @@ fn main() {
         // When, what is new, the rows that come or go, the records, the watermark.
         let (m, s) = (60_000, 1000);
         let story = [
-            (
-                s,
-                "a limit of 1000 bytes",
-                vec![(max(1, 1000), 1)],
-                vec![],
-                0,
-            ),
+            (s, "a limit of 1000 bytes", vec![(max(1, 1000), 1)], vec![], 0),
             (m, "both send 600", vec![], vec![(1, 600), (2, 600)], m),
             (2 * m, "one of them 600 more", vec![], vec![(1, 600)], 2 * m),
-            (
-                3 * m,
-                "it is to be 500",
-                vec![(max(1, 1000), -1), (max(2, 500), 1)],
-                vec![],
-                3 * m,
-            ),
-            (
-                4 * m,
-                "100 were counted twice",
-                vec![],
-                vec![(2, -100)],
-                4 * m,
-            ),
+            (3 * m, "it is to be 500", vec![(max(1, 1000), -1), (max(2, 500), 1)], vec![], 3 * m),
+            (4 * m, "100 were counted twice", vec![], vec![(2, -100)], 4 * m),
             (6 * m, "the window has closed", vec![], vec![], 6 * m),
             (7 * m, "a late record of 900", vec![], vec![(2, 900)], 7 * m),
             (8 * m, "nothing more comes", vec![], vec![], END_OF_INPUT),

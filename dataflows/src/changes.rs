@@ -71,13 +71,27 @@ impl Course {
     }
 
     /// Takes the changes of one phase.
-    fn go_through(&mut self, phase: Phase, changes: &[((Gauge, Total), isize)]) {
+    fn go_through(&mut self, phase: Phase, changes: impl Iterator<Item = ((Gauge, Total), isize)>) {
         let before = self.stands();
-        self.now.extend_from_slice(changes);
+        self.now.extend(changes);
         differential_dataflow::consolidation::consolidate(&mut self.now);
         if self.turned.is_none() && before.is_some() != self.stands().is_some() {
             (self.turned, self.before_turn) = (Some(phase), before);
         }
+    }
+}
+
+/// The courses of one tick, in the order of their ids. There may be as many as there are totals.
+struct Courses(Vec<((Window, Id), Course)>);
+
+impl Courses {
+    fn iter(&self) -> impl Iterator<Item = &((Window, Id), Course)> {
+        self.0.iter()
+    }
+
+    fn get(&self, at: &(Window, Id)) -> Option<&Course> {
+        let found = self.0.binary_search_by(|(other, _)| other.cmp(at)).ok()?;
+        Some(&self.0[found].1)
     }
 }
 
@@ -133,24 +147,28 @@ impl Changes {
     }
 
     /// How each id that was judged anew went through the tick.
-    fn courses(&self, mut judged: Vec<(Judged, Time, isize)>) -> BTreeMap<(Window, Id), Course> {
-        judged.retain(|(_, time, _)| time.phase != Phase::Retire);
-        differential_dataflow::consolidation::consolidate_updates(&mut judged);
-        let mut by_phase = BTreeMap::<(Window, Id), BTreeMap<Phase, Vec<_>>>::new();
-        for (((gauge, window), total, limit), time, diff) in judged {
-            let id = (limit, gauge.per, total.key);
-            let phases = by_phase.entry((window, id)).or_default();
-            phases.entry(time.phase).or_default().push(((gauge, total), diff));
-        }
-        let course = |((window, id), phases): ((Window, Id), BTreeMap<Phase, Vec<_>>)| {
-            let before = self.standing.get(&window).and_then(|ids| ids.get(&id));
-            let mut course = Course::new(before);
-            for (phase, changes) in phases {
-                course.go_through(phase, &changes);
+    fn courses(&self, judged: Vec<(Judged, Time, isize)>) -> Courses {
+        let mut steps: Vec<_> = judged
+            .into_iter()
+            .filter(|(_, time, _)| time.phase != Phase::Retire)
+            .map(|(((gauge, window), total, limit), time, diff)| {
+                let at = (window, (limit, gauge.per, total.key));
+                ((at, time.phase, (gauge, total)), diff)
+            })
+            .collect();
+        differential_dataflow::consolidation::consolidate(&mut steps);
+        let course = |steps: &[((_, _, _), isize)]| {
+            let ((at, ..), _) = steps[0];
+            let (window, id) = at;
+            let mut course = Course::new(self.standing(window, &id));
+            for steps in steps.chunk_by(|a, b| a.0.1 == b.0.1) {
+                let changes = steps.iter().map(|((.., judged), diff)| (*judged, *diff));
+                course.go_through(steps[0].0.1, changes);
             }
-            ((window, id), course)
+            (at, course)
         };
-        by_phase.into_iter().map(course).collect()
+        let courses = steps.chunk_by(|a, b| a.0.0 == b.0.0).map(course);
+        Courses(courses.collect())
     }
 
     /// The reason that a phase is, for a window.
@@ -236,7 +254,7 @@ impl Changes {
     /// Says what stood and does not stand.
     fn say_cleared(
         &mut self,
-        courses: &BTreeMap<(Window, Id), Course>,
+        courses: &Courses,
         records: &Records,
         tick: &Tick,
         say: &mut Say<'_>,
@@ -269,13 +287,8 @@ impl Changes {
     }
 
     /// Says, and keeps, what did not stand and stands.
-    fn say_raised(
-        &mut self,
-        courses: &BTreeMap<(Window, Id), Course>,
-        tick: &Tick,
-        say: &mut Say<'_>,
-    ) {
-        for (&(window, id), course) in courses {
+    fn say_raised(&mut self, courses: &Courses, tick: &Tick, say: &mut Say<'_>) {
+        for &((window, id), ref course) in courses.iter() {
             let (Some((gauge, total)), Some(phase)) = (course.stands(), course.turned) else {
                 continue;
             };
@@ -292,12 +305,10 @@ impl Changes {
     }
 
     /// What stood before the tick and stands after it, and may have to be told anew.
-    fn stood_and_stand(
-        &self,
-        courses: &BTreeMap<(Window, Id), Course>,
-        tick: &Tick,
-    ) -> BTreeSet<(Window, Id)> {
-        let mut candidates: BTreeSet<(Window, Id)> = courses.keys().copied().collect();
+    fn stood_and_stand(&self, courses: &Courses, tick: &Tick) -> Vec<(Window, Id)> {
+        let stood = |(window, id): &(Window, Id)| self.standing(*window, id).is_some();
+        let judged = courses.iter().map(|(at, _)| *at);
+        let mut candidates: Vec<_> = judged.filter(stood).collect();
         for window in &tick.settles {
             let ids = self.standing.get(window).into_iter().flatten();
             candidates.extend(ids.map(|(id, _)| (*window, *id)));
@@ -308,19 +319,17 @@ impl Changes {
             let ids = ids.take_while(|((held, ..), _)| held == limit);
             candidates.extend(ids.map(|(id, _)| (*window, *id)));
         }
-        candidates.retain(|(window, id)| {
-            let stands =
-                courses.get(&(*window, *id)).is_none_or(|course| course.stands().is_some());
-            stands && self.standing(*window, id).is_some()
-        });
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates.retain(|at| courses.get(at).is_none_or(|course| course.stands().is_some()));
         candidates
     }
 
     /// Says what is new of what stood and stands, and keeps it.
     fn say_updated(
         &mut self,
-        candidates: BTreeSet<(Window, Id)>,
-        courses: &BTreeMap<(Window, Id), Course>,
+        candidates: Vec<(Window, Id)>,
+        courses: &Courses,
         tick: &Tick,
         say: &mut Say<'_>,
     ) {

@@ -70,20 +70,12 @@ const RULES: Windows = Windows {
 fn record(window: u64, n: u64) -> (Window, Pair, Volume) {
     let host = window * PAIRS + n;
     let pair = match n % 2 {
-        0 => Pair::V4(
-            Ipv4Addr::from_bits(host as u32),
-            Ipv4Addr::from_bits(!host as u32),
-        ),
-        _ => Pair::V6(
-            Ipv6Addr::from_bits(u128::from(host)),
-            Ipv6Addr::from_bits(!u128::from(host)),
-        ),
+        0 => Pair::V4(Ipv4Addr::from_bits(host as u32), Ipv4Addr::from_bits(!host as u32)),
+        _ => {
+            Pair::V6(Ipv6Addr::from_bits(u128::from(host)), Ipv6Addr::from_bits(!u128::from(host)))
+        }
     };
-    (
-        Window(window * RULES.width_secs),
-        pair,
-        Volume::new(n as i64 + 1, 1),
-    )
+    (Window(window * RULES.width_secs), pair, Volume::new(n as i64 + 1, 1))
 }
 
 /// A pair was handed on with what was fed for it.
@@ -92,11 +84,7 @@ fn check_row(window: Window, (pair, volume): (Pair, Volume)) {
         Pair::V4(source, _) => source.to_bits().into(),
         Pair::V6(source, _) => source.to_bits() as u64,
     };
-    assert_eq!(
-        record(host / PAIRS, host % PAIRS),
-        (window, pair, volume),
-        "not what was fed"
-    );
+    assert_eq!(record(host / PAIRS, host % PAIRS), (window, pair, volume), "not what was fed");
 }
 
 fn row(limit: u32, bound: Bound, per: Per, value: i64) -> Version {
@@ -104,10 +92,7 @@ fn row(limit: u32, bound: Bound, per: Per, value: i64) -> Version {
         limit: LimitId(limit),
         id: VersionId(limit),
         bound,
-        scope: Scope {
-            per,
-            ..Scope::default()
-        },
+        scope: Scope { per, ..Scope::default() },
         value: Some(value),
         ..Version::default()
     }
@@ -140,11 +125,7 @@ fn run() -> (Left, Vec<isize>) {
             retired: BTreeMap::new(),
             held: BTreeMap::new(),
         }));
-        let options = Options {
-            windows: RULES,
-            hand_on_rows: true,
-            ..Options::default()
-        };
+        let options = Options { windows: RULES, hand_on_rows: true, ..Options::default() };
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
             let to = left.clone();
@@ -163,11 +144,7 @@ fn run() -> (Left, Vec<isize>) {
                         let retired = to.retired.entry(*window).or_insert((time.tick, 0));
                         retired.1 += rows.len() as u64;
                     }
-                    Answer::Held {
-                        pairs,
-                        rollups,
-                        addresses,
-                    } => {
+                    Answer::Held { pairs, rollups, addresses } => {
                         let held = to.held.entry(time.tick).or_default();
                         held[0] += pairs;
                         held[1] += rollups;
@@ -214,11 +191,7 @@ fn run() -> (Left, Vec<isize>) {
         drop(combiner);
         bytes.push(LIVE.get() - empty);
         assert_eq!(left.borrow().changes.capacity(), 100 * WINDOWS as usize);
-        let nothing = Left {
-            changes: Vec::new(),
-            retired: BTreeMap::new(),
-            held: BTreeMap::new(),
-        };
+        let nothing = Left { changes: Vec::new(), retired: BTreeMap::new(), held: BTreeMap::new() };
         (left.replace(nothing), bytes)
     })
 }
@@ -228,14 +201,8 @@ fn retired_windows_leave_memory_and_nothing_is_said() {
     let (left, bytes) = run();
 
     // Every total was handed on, when its window retired.
-    let retired: Vec<_> = left
-        .retired
-        .iter()
-        .map(|(window, (_, rows))| (*window, *rows))
-        .collect();
-    let fed: Vec<_> = (0..WINDOWS)
-        .map(|window| (record(window, 0).0, PAIRS))
-        .collect();
+    let retired: Vec<_> = left.retired.iter().map(|(window, (_, rows))| (*window, *rows)).collect();
+    let fed: Vec<_> = (0..WINDOWS).map(|window| (record(window, 0).0, PAIRS)).collect();
     assert_eq!(retired, fed);
 
     // What is said of a window is said before that, and is never that something was cleared.
@@ -265,9 +232,5 @@ fn retired_windows_leave_memory_and_nothing_is_said() {
     let most = |of: &[isize]| of.iter().copied().max().expect("there are some");
     let (early, late) = (most(&bytes[10..100]), most(&bytes[100..]));
     assert!(late < early * 3 / 2, "{early} bytes became {late}");
-    assert!(
-        bytes[bytes.len() - 1] < 400_000,
-        "{:?} bytes are left",
-        bytes.last()
-    );
+    assert!(bytes[bytes.len() - 1] < 400_000, "{:?} bytes are left", bytes.last());
 }
