@@ -96,17 +96,20 @@ impl Cluster {
     /// Starts the workers of this process, together with those of the others, and waits for them.
     ///
     /// `options` must be equal in all processes: it is what the computation is built from.
+    /// `waiting` is called again and again while other processes are waited for; an error of its ends
+    /// that.
     pub fn execute<T: Send + 'static>(
         &self,
         options: &str,
         messages: &Messages,
+        waiting: &mut dyn FnMut() -> Result<(), Failure>,
         config: WorkerConfig,
         work: impl Fn(&mut Worker) -> T + Send + Sync + 'static,
     ) -> Result<Vec<T>, Failure> {
         let (builders, others) = if self.hosts.len() == 1 {
             Config::Process(self.workers).try_build().map_err(|error| anyhow!(error))?
         } else {
-            let sockets = Meeting::new(self, options)?.sockets(messages)?;
+            let sockets = Meeting::new(self, options)?.sockets(messages, waiting)?;
             let hooks = Hooks::default();
             let process =
                 ProcessBuilder::new_typed_vector(self.workers, hooks.refill.clone(), None);
@@ -208,13 +211,17 @@ impl<'a> Meeting<'a> {
     }
 
     /// A socket for each other process.
-    fn sockets(&self, messages: &Messages) -> anyhow::Result<Vec<Option<TcpStream>>> {
+    fn sockets(
+        &self,
+        messages: &Messages,
+        waiting: &mut dyn FnMut() -> Result<(), Failure>,
+    ) -> Result<Vec<Option<TcpStream>>, Failure> {
         let until = Instant::now() + WAIT_FOR_PROCESSES;
         let mut sockets = BTreeMap::new();
         for process in 0..self.cluster.process {
-            sockets.insert(process, self.dial(process, until)?);
+            sockets.insert(process, self.dial(process, until, waiting)?);
         }
-        self.listener.set_nonblocking(true)?;
+        self.listener.set_nonblocking(true).context("listening for the other processes")?;
         while sockets.len() + 1 < self.cluster.hosts.len() {
             match self.listener.accept() {
                 Ok((stream, from)) => match self.welcome(stream)? {
@@ -232,34 +239,48 @@ impl<'a> Meeting<'a> {
                         .collect();
                     if Instant::now() > until {
                         let seconds = WAIT_FOR_PROCESSES.as_secs();
-                        bail!("no process {} after {seconds} s", missing.join(", no process "));
+                        let missing = missing.join(", no process ");
+                        return Err(anyhow!("no process {missing} after {seconds} s").into());
                     }
+                    waiting()?;
                     std::thread::sleep(RETRY);
                 }
-                Err(error) => return Err(error).context("accepting another process"),
+                Err(error) => {
+                    return Err(anyhow!(error).context("accepting another process").into());
+                }
             }
         }
         let processes = 0..self.cluster.hosts.len();
         Ok(processes.map(|process| sockets.remove(&process)).collect())
     }
 
-    fn dial(&self, process: usize, until: Instant) -> anyhow::Result<TcpStream> {
+    fn dial(
+        &self,
+        process: usize,
+        until: Instant,
+        waiting: &mut dyn FnMut() -> Result<(), Failure>,
+    ) -> Result<TcpStream, Failure> {
         let host = &self.cluster.hosts[process];
         let reach = || format!("reaching process {process} at \"{host}\"");
         let mut stream = loop {
             let addresses: Vec<_> = host.to_socket_addrs().with_context(reach)?.collect();
             match TcpStream::connect(&addresses[..]) {
                 Ok(stream) => break stream,
-                Err(error) if Instant::now() > until => return Err(error).with_context(reach),
-                Err(_) => std::thread::sleep(RETRY),
+                Err(error) if Instant::now() > until => {
+                    return Err(anyhow!(error).context(reach()).into());
+                }
+                Err(_) => {
+                    waiting()?;
+                    std::thread::sleep(RETRY);
+                }
             }
         };
         self.hello.write(&mut stream).with_context(reach)?;
         // The other one may be busy with those before this one.
-        stream.set_read_timeout(Some(WAIT_FOR_PROCESSES))?;
+        stream.set_read_timeout(Some(WAIT_FOR_PROCESSES)).with_context(reach)?;
         let other = Hello::read(&mut stream).with_context(reach)?;
         self.check(&other)?;
-        settle(stream).with_context(reach)
+        Ok(settle(stream).with_context(reach)?)
     }
 
     /// Hears who has connected. The inner error is a stranger's fault, and ends only its connection.
@@ -342,6 +363,16 @@ impl Followers {
             followers.children.push(child);
         }
         Ok((followers, Cluster { workers, process: 0, hosts }))
+    }
+
+    /// Tells if one has ended, which none should while this one waits for it.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        for (child, process) in self.children.iter_mut().zip(1..) {
+            if let Some(status) = child.try_wait().context("looking after the processes")? {
+                bail!("process {process} ended with {status} before it had begun");
+            }
+        }
+        Ok(())
     }
 
     /// Waits until all have ended, and tells if one did not do so well.

@@ -63,8 +63,8 @@ pub struct Tick {
 pub struct End {
     /// What counted and what did not.
     pub tally: Tally,
-    /// Packets at times too far in the future for a window to end.
-    pub without_window: u64,
+    /// What of it was, after all, at times too far in the future for a window to end.
+    pub without_window: Volume,
     /// Whether any file was damaged.
     pub damaged: bool,
 }
@@ -115,7 +115,7 @@ pub fn start(
         tick: None,
         seen: BTreeSet::new(),
         last_seen: None,
-        without_window: 0,
+        without_window: Volume::default(),
         damaged: false,
     };
     std::thread::Builder::new().name("reader".into()).spawn(move || replay.run(readers))?;
@@ -132,7 +132,7 @@ struct Replay<W> {
     seen: BTreeSet<Window>,
     /// The last one put into `seen`: most packets are of the same window.
     last_seen: Option<Window>,
-    without_window: u64,
+    without_window: Volume,
     damaged: bool,
 }
 
@@ -194,8 +194,11 @@ impl<W: Fn()> Replay<W> {
 
     #[inline]
     fn take(&mut self, packet: &Packet) -> Result<(), Unwanted> {
+        let bytes = i64::try_from(packet.bytes).expect("a packet has fewer than 2^63 bytes");
         let Some(window) = self.cut.windows.of(packet.time.ms) else {
-            self.without_window += 1;
+            // Decoded, so in the tally, but in no window.
+            self.without_window.packets += 1;
+            self.without_window.bytes = self.without_window.bytes.saturating_add(bytes);
             return Ok(());
         };
         let rounded = packet.time.ms - packet.time.ms % self.cut.tick_ms;
@@ -208,7 +211,6 @@ impl<W: Fn()> Replay<W> {
             self.seen.insert(window);
         }
         if self.cut.filter.admits(&packet.pair) {
-            let bytes = i64::try_from(packet.bytes).expect("a packet has fewer than 2^63 bytes");
             self.combiner.add(window, packet.pair, Volume::new(bytes, 1));
         }
         Ok(())

@@ -145,16 +145,25 @@ pub(crate) struct Move {
 }
 
 impl Move {
-    fn show(&self, place: impl FnOnce() -> Pair, key: Key, volume: Volume, out: &mut impl PutOut) {
+    /// Puts out what the move changes of an entry. Returns how many updates that are.
+    fn show(
+        &self,
+        place: impl FnOnce() -> Pair,
+        key: Key,
+        volume: Volume,
+        out: &mut impl PutOut,
+    ) -> usize {
         let before = self.from.is_some_and(|cut| self.gauge.puts_out(cut, volume));
         let after = self.to.is_some_and(|cut| self.gauge.puts_out(cut, volume));
-        if before != after {
-            let place = place();
-            if self.filter.0.contains(place.source()) && self.filter.1.contains(place.destination())
-            {
-                out.put(self.gauge, self.gauge.total(key, volume), if after { 1 } else { -1 });
-            }
+        if before == after {
+            return 0;
         }
+        let (place, (sources, destinations)) = (place(), self.filter);
+        if !(sources.contains(place.source()) && destinations.contains(place.destination())) {
+            return 0;
+        }
+        out.put(self.gauge, self.gauge.total(key, volume), if after { 1 } else { -1 });
+        1
     }
 }
 
@@ -180,7 +189,8 @@ impl Moves {
         Moves { moves, index }
     }
 
-    /// Puts out what the moves change of one entry. `place` is asked only where it matters.
+    /// Puts out what the moves change of one entry, and returns how many updates that are. `place`
+    /// is asked only where it matters.
     #[inline]
     pub(crate) fn show(
         &self,
@@ -188,16 +198,16 @@ impl Moves {
         key: Key,
         volume: Volume,
         out: &mut impl PutOut,
-    ) {
-        match &self.index {
-            None => self.moves.iter().for_each(|moved| moved.show(&place, key, volume, out)),
-            Some(index) => {
-                let place = place();
-                index.containing(place, |at| {
-                    self.moves[at as usize].show(|| place, key, volume, out)
-                });
-            }
-        }
+    ) -> usize {
+        let Some(index) = &self.index else {
+            return self.moves.iter().map(|moved| moved.show(&place, key, volume, out)).sum();
+        };
+        let place = place();
+        let mut updates = 0;
+        index.containing(place, |at| {
+            updates += self.moves[at as usize].show(|| place, key, volume, out);
+        });
+        updates
     }
 }
 

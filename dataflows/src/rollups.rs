@@ -18,7 +18,7 @@ use crate::combine::overflow;
 use crate::folds::{RollupParcel, TOTAL, owner};
 use crate::gauge::{CutChange, Gauge, Gauged, Moves, Rollup, Total};
 use crate::orders::{Answer, InUse, Order, Puts, Read, TotalUpdate, Use};
-use crate::stash::{Budget, Stepper, Steps};
+use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
 use crate::time::{Time, Window};
 use crate::top::{Greatest, TopQuery};
 use crate::traffic::Shared;
@@ -129,7 +129,6 @@ impl Steps for Rollups {
                     return true;
                 };
                 let addresses = self.shared.addresses.borrow();
-                let before = self.puts.len();
                 let mut puts = self.puts.of(time, *window, Some(*rollup));
                 if rollup.per == Per::Total {
                     // A total is there even if nothing is in it.
@@ -137,17 +136,16 @@ impl Steps for Rollups {
                     moves.show(|| Pair::V4(TOTAL, TOTAL), Key::TOTAL, volume, &mut puts);
                     return true;
                 }
-                let done = gauged.table.walk(position, budget, |key, volume| {
-                    moves.show(|| itself(addresses.ip(key)), key, volume, &mut puts);
-                });
-                budget.spend(8 * (self.puts.len() - before));
-                done
+                gauged.table.walk(position, budget, |key, volume| {
+                    PUT_COST * moves.show(|| itself(addresses.ip(key)), key, volume, &mut puts)
+                })
             }
             Job::Drop { window, rollup, position } => {
                 if let Some(gauged) = self.tables.get(&(*window, *rollup)) {
                     let mut addresses = self.shared.addresses.borrow_mut();
                     let done = gauged.table.walk_v6(position, budget, |key, _| {
                         addresses.release(rollup.per, key, time);
+                        COPY_COST
                     });
                     if !done {
                         return false;
@@ -173,6 +171,7 @@ impl Steps for Rollups {
                 let addresses = self.shared.addresses.borrow();
                 let done = gauged.table.walk(position, budget, |key, volume| {
                     greatest.offer(volume, || addresses.entity(rollup.per, key));
+                    0
                 });
                 if done {
                     let ranking = greatest.take_ranking();
@@ -215,7 +214,7 @@ impl Rollups {
                 .unwrap_or_else(|| overflow(window, &addresses.entity(rollup.per, key)));
             addresses.follow(rollup.per, key, updated.entry, time);
         }
-        budget.spend(8 * (sums.len() + self.puts.len() - before));
+        budget.spend(PUT_COST * (sums.len() + self.puts.len() - before));
     }
 }
 

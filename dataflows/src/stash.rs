@@ -55,6 +55,11 @@ impl<W: Default, const N: usize> Stash<W, N> {
 /// at is one, an update made a few.
 pub(crate) struct Budget(usize);
 
+/// What it costs to put out an update, or to make one.
+pub(crate) const PUT_COST: usize = 8;
+/// What it costs to copy an entry, or to let go of its addresses.
+pub(crate) const COPY_COST: usize = 4;
+
 impl Budget {
     /// Some milliseconds.
     pub(crate) const STEP: usize = 400_000;

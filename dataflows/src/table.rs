@@ -98,18 +98,18 @@ impl Table {
     }
 
     /// Visits entries from a position on until all are visited, and then is `true`, or until the
-    /// budget is spent. A walk can go on from where it stopped as long as no update comes between.
+    /// budget is spent, from which goes also what each visit says that it cost. A walk can go on from where it stopped as long as no update comes between.
     pub(crate) fn walk(
         &self,
         position: &mut usize,
         budget: &mut Budget,
-        mut visit: impl FnMut(Key, Volume),
+        mut visit: impl FnMut(Key, Volume) -> usize,
     ) -> bool {
         let v4 = self.v4.num_buckets();
         walk(&self.v4, 0, position, budget, |id, volume| {
-            visit(Key { family: Family::V4, id }, volume);
+            visit(Key { family: Family::V4, id }, volume)
         }) && walk(&self.v6, v4, position, budget, |id, volume| {
-            visit(Key { family: Family::V6, id }, volume);
+            visit(Key { family: Family::V6, id }, volume)
         })
     }
 
@@ -118,10 +118,10 @@ impl Table {
         &self,
         position: &mut usize,
         budget: &mut Budget,
-        mut visit: impl FnMut(Key, Volume),
+        mut visit: impl FnMut(Key, Volume) -> usize,
     ) -> bool {
         walk(&self.v6, 0, position, budget, |id, volume| {
-            visit(Key { family: Family::V6, id }, volume);
+            visit(Key { family: Family::V6, id }, volume)
         })
     }
 }
@@ -132,7 +132,7 @@ fn walk(
     first: usize,
     position: &mut usize,
     budget: &mut Budget,
-    mut visit: impl FnMut(u64, Volume),
+    mut visit: impl FnMut(u64, Volume) -> usize,
 ) -> bool {
     let end = first + slots.num_buckets();
     while *position < end {
@@ -140,12 +140,13 @@ fn walk(
             return false;
         }
         let chunk = end.min(*position + WALK_CHUNK);
+        let mut cost = 0;
         for bucket in *position - first..chunk - first {
             if let Some(&(id, volume)) = slots.get_bucket(bucket) {
-                visit(id, volume);
+                cost += visit(id, volume);
             }
         }
-        budget.spend(chunk - *position);
+        budget.spend(chunk - *position + cost);
         *position = chunk;
     }
     true

@@ -21,7 +21,7 @@ use crate::combine::{Parcel, overflow};
 use crate::folds::{Folds, RollupParcel};
 use crate::gauge::{CutChange, Gauge, Gauged, Moves, Total};
 use crate::orders::{Answer, InUse, Order, Puts, Read, TotalUpdate, Use};
-use crate::stash::{Budget, Stepper, Steps};
+use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
 use crate::time::{Phase, Time, Window, Windows};
 use crate::top::{Greatest, TopQuery};
 use crate::types::{Entity, Per, Volume};
@@ -211,7 +211,7 @@ impl Pairs {
             }
             folded += folds.add(pair, volume);
         }
-        budget.spend(8 * (parcel.len() + folded + self.puts.len() - before));
+        budget.spend(PUT_COST * (parcel.len() + folded + self.puts.len() - before));
     }
 
     /// Copies rows of one window into answers. `true` when all are.
@@ -223,8 +223,8 @@ impl Pairs {
         let mut rows = Vec::new();
         let done = held.pairs.table.walk(position, budget, |key, volume| {
             rows.push((addresses.pair(key), volume));
+            COPY_COST
         });
-        budget.spend(4 * rows.len());
         while !rows.is_empty() {
             let rest = rows.split_off(rows.len().min(ROWS));
             self.answers.push(Answer::Rows { window, rows });
@@ -273,22 +273,17 @@ impl Steps for Pairs {
             Job::Walk { window, moves, position } => {
                 let addresses = self.shared.addresses.borrow();
                 let table = &self.windows[window].pairs.table;
-                let before = self.puts.len();
                 let mut puts = self.puts.of(time, *window, None);
-                let done = table.walk(position, budget, |key, volume| {
-                    moves.show(|| addresses.pair(key), key, volume, &mut puts);
-                });
-                budget.spend(8 * (self.puts.len() - before));
-                done
+                table.walk(position, budget, |key, volume| {
+                    PUT_COST * moves.show(|| addresses.pair(key), key, volume, &mut puts)
+                })
             }
             Job::BackFill { window, begun, position } => {
                 let addresses = self.shared.addresses.borrow();
                 let table = &self.windows[window].pairs.table;
-                let mut folded = 0;
                 let done = table.walk(position, budget, |key, volume| {
-                    folded += begun.add(addresses.pair(key), volume);
+                    PUT_COST * begun.add(addresses.pair(key), volume)
                 });
-                budget.spend(8 * folded);
                 begun.take(*window, self.shared.peers, &mut self.parcels);
                 done
             }
@@ -313,6 +308,7 @@ impl Steps for Pairs {
                 let addresses = self.shared.addresses.borrow();
                 let done = held.pairs.table.walk(position, budget, |key, volume| {
                     greatest.offer(volume, || Entity::Pair(addresses.pair(key)));
+                    0
                 });
                 if done {
                     let ranking = greatest.take_ranking();
@@ -346,6 +342,7 @@ impl Steps for Pairs {
                     let mut addresses = self.shared.addresses.borrow_mut();
                     let done = held.pairs.table.walk_v6(position, budget, |key, _| {
                         addresses.release(Per::Pair, key, time);
+                        COPY_COST
                     });
                     if !done {
                         return false;

@@ -74,14 +74,19 @@ pub fn run(args: &Args) -> Outcome {
     let reader = Arc::new(Mutex::new(Some(reader)));
     let cluster = Cluster::alone(args.workers);
     let peers = cluster.peers();
-    let outcomes =
-        cluster.execute("", &Messages::new(), driver::worker_config(), move |worker| {
+    let outcomes = cluster.execute(
+        "",
+        &Messages::new(),
+        &mut || Ok(()),
+        driver::worker_config(),
+        move |worker| {
             let first = worker.index() == 0;
             let computation = Computation::build(worker, Options::default());
             let reader =
                 first.then(|| reader.lock().unwrap_or_else(PoisonError::into_inner).take());
             reader.flatten().map(|reader| show(computation, reader, peers))
-        })?;
+        },
+    )?;
     outcomes.into_iter().flatten().next().expect("there is a first worker")
 }
 

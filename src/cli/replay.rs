@@ -255,7 +255,15 @@ pub fn run(args: &Args) -> Outcome {
     let readers = replay::open(&args.files)?;
     let messages = Messages::with_progress(replay::size(&readers));
     let interrupt = Interrupt::listen()?;
-    let (followers, cluster) = args.cluster()?;
+    let (mut followers, cluster) = args.cluster()?;
+    let waiting_interrupt = interrupt.clone();
+    let mut waiting = || {
+        if waiting_interrupt.pressed() {
+            let error = anyhow!("interrupted while waiting for the other processes");
+            return Err(Failure::new(Exit::Interrupted, error));
+        }
+        Ok(followers.as_mut().map_or(Ok(()), Followers::check)?)
+    };
     let filter = Filter { sources: args.source.clone(), destinations: args.destination.clone() };
     let cut = Cut { tick_ms: args.tick, windows: options.windows, filter, peers: cluster.peers() };
     let lead = Lead {
@@ -275,6 +283,7 @@ pub fn run(args: &Args) -> Outcome {
     let outcomes = cluster.execute(
         &format!("{options:?}"),
         &messages,
+        &mut waiting,
         driver::worker_config(),
         move |worker| {
             let first = worker.index() == 0;
@@ -298,6 +307,7 @@ fn follow(args: &Args, options: Options) -> Outcome {
     cluster.execute(
         &format!("{options:?}"),
         &Messages::new(),
+        &mut || Ok(()),
         driver::worker_config(),
         move |worker| drop(Computation::build(worker, options)),
     )?;
@@ -376,16 +386,17 @@ fn complete_up_to(last_tick: Option<u64>, tick_ms: u64) -> String {
 }
 
 fn say_counts(messages: &Messages, end: &End) {
-    let tally: &Tally = &end.tally;
-    let mut line =
-        format!("counted {} of {} frames, {} bytes", tally.packets, tally.frames, tally.bytes);
+    let (tally, without_window): (&Tally, _) = (&end.tally, end.without_window);
+    let packets = tally.packets.saturating_sub(without_window.packets.unsigned_abs());
+    let bytes = tally.bytes.saturating_sub(without_window.bytes.unsigned_abs());
+    let mut line = format!("counted {packets} of {} frames, {bytes} bytes", tally.frames);
     let mut not_counted: Vec<String> = Uncounted::ALL
         .into_iter()
         .filter(|kind| tally.uncounted(*kind) > 0)
         .map(|kind| format!("{} {}", tally.uncounted(kind), kind.text()))
         .collect();
-    if end.without_window > 0 {
-        not_counted.push(format!("{} in no window", end.without_window));
+    if without_window.packets > 0 {
+        not_counted.push(format!("{} in no window", without_window.packets));
     }
     if !not_counted.is_empty() {
         line += &format!("; not counted: {}", not_counted.join(", "));

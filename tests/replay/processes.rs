@@ -1,10 +1,10 @@
 //! Processes that are started by hand, one command each.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 use super::fold::assert_same;
 use super::pcap::pcap;
-use super::run::{Done, Place};
+use super::run::{Done, Place, Whom};
 use super::traffic::{self, Random, json_lines};
 
 /// So many ports of this machine that were free a moment ago, as a host file.
@@ -115,4 +115,20 @@ fn files_behind_two_dashes_are_files_in_all_processes() {
     let alone = place.floodmark(&format!("replay {line} a.pcap")).stdout(0);
     let two = place.floodmark(&format!("replay {line} -n2 -- a.pcap")).stdout(0);
     assert_same(&alone, &two, || "files behind `--`, with -n2".into());
+}
+
+#[test]
+fn waiting_for_the_others_can_be_interrupted() {
+    let place = place();
+    let hosts = hosts(2);
+    place.write("hosts", &hosts);
+    let run = place.floodmark("replay a.pcap -n2 -p0 --hostfile hosts --totals t.csv").start();
+    // It waits once it can be reached; who reaches it is no process of its.
+    let first = hosts.lines().next().expect("two hosts");
+    while TcpStream::connect(first).is_err() {
+        std::thread::yield_now();
+    }
+    run.signal("INT", Whom::Parent);
+    let done = run.finish().expect(130).says(&["interrupted while waiting"]);
+    assert_eq!(done.stdout, "");
 }
