@@ -1,7 +1,8 @@
-//! What counts in captures, as text: `cargo run --release --example sums -- [--quiet] FILE...`
+//! How fast are captures read and decoded, with nothing done to the packets?
 //!
-//! Without `--quiet`, a line of CSV per window of 300 seconds and pair; on standard error what was
-//! read, and what of it was not counted. `-` is standard input.
+//! `cargo bench --bench decode -- --quiet FILE...` reads FILEs; time it from outside. Without `--quiet`
+//! it prints a line of CSV per window of 300 seconds and pair, to compare with other readers, and on
+//! standard error what was read and what of it was not counted. `-` is standard input.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
@@ -16,6 +17,10 @@ fn main() -> io::Result<()> {
     let mut quiet = false;
     let mut out = BufWriter::new(io::stdout().lock());
     for file in std::env::args().skip(1) {
+        if file == "--bench" {
+            // Cargo says so.
+            continue;
+        }
         if file == "--quiet" {
             quiet = true;
             continue;
