@@ -128,7 +128,10 @@ fn the_last_window_that_has_an_end_is_judged() {
         r#"{"limit_name":"l","limit_value":1,"effective_date":"1970-01-01"}"#,
     );
     let run = place.floodmark("replay end.pcapng --limits limits.json --window 1m --totals t.csv");
-    let done = run.run().expect(0).says(&["counted 2 of 3 frames, 1399 bytes; not counted: 1 in no window"]);
+    let done = run
+        .run()
+        .expect(0)
+        .says(&["counted 2 of 3 frames, 1399 bytes; not counted: 1 in no window"]);
     let standing = fold(&done.stdout);
     assert!(standing.values().any(|violation| violation["amount"] == 700), "{standing:?}");
     assert_eq!(place.read("t.csv").lines().count(), 1 + standing.len());
