@@ -52,6 +52,15 @@ pub fn abort_on_panic() {
     }));
 }
 
+/// The worker that panics, for tests of what that does. Not in release builds.
+pub const PANIC_WORKER: &str = "FLOODMARK_PANIC_WORKER";
+
+fn panic_if_asked_to(worker: usize) {
+    if cfg!(debug_assertions) && std::env::var(PANIC_WORKER) == Ok(worker.to_string()) {
+        panic!("worker {worker} panics, as {PANIC_WORKER} says");
+    }
+}
+
 fn usage(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Usage, error)
 }
@@ -123,6 +132,10 @@ impl Cluster {
             .context("starting the threads that talk to the other processes")?;
             let builders = builders.into_iter().map(AllocatorBuilder::Tcp).collect();
             (builders, Box::new(guard) as Box<dyn std::any::Any + Send>)
+        };
+        let work = move |worker: &mut Worker| {
+            panic_if_asked_to(worker.index());
+            work(worker)
         };
         let guards = timely::execute::execute_from(builders, others, config, work)
             .map_err(|error| anyhow!(error))?;

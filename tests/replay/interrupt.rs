@@ -1,5 +1,7 @@
 //! The interrupt key: what is finished is said, nothing else, and nobody is left behind.
 
+use std::fs::File;
+
 use super::fold::events;
 use super::pcap::packet;
 use super::pipes::{Feed, LIMITS};
@@ -118,4 +120,22 @@ fn a_follower_that_is_killed_ends_the_run() {
     run.signal_follower("KILL");
     let done = run.finish_killed();
     assert_ne!(done.code(), 0, "{}", done.stderr);
+}
+
+/// The others would wait for it for ever.
+#[test]
+fn a_worker_that_panics_ends_all_processes() {
+    for (workers, victim) in [("-w1", "0"), ("-w3", "2"), ("-n2 -w2", "1"), ("-n2 -w2", "3")] {
+        let place = Place::new();
+        let pipe = place.fifo("pipe");
+        // Open for as long as the run lasts, so that only the panic can end it. Both ways, so that
+        // opening waits for nobody.
+        let held = File::options().read(true).write(true).open(&pipe).expect("opening the pipe");
+        let run = place.floodmark(&format!("replay pipe {workers}"));
+        let done = run.env("FLOODMARK_PANIC_WORKER", victim).start().finish_killed();
+        drop(held);
+        assert_ne!(done.code(), 0, "{}", done.stderr);
+        let says = format!("worker {victim} panics");
+        assert!(done.stderr.contains(&says), "{workers}: {}", done.stderr);
+    }
 }

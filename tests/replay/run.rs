@@ -59,7 +59,8 @@ impl Place {
     /// The program, to be run here. Words are split at blanks; paths are relative to this place.
     pub(crate) fn floodmark(&self, words: &str) -> Run<'_> {
         let arguments = words.split_whitespace().map(OsString::from).collect();
-        Run { place: self, arguments, stdin: Stdin::Null, stdout: Stdout::Piped }
+        let environment = Vec::new();
+        Run { place: self, arguments, environment, stdin: Stdin::Null, stdout: Stdout::Piped }
     }
 }
 
@@ -80,6 +81,7 @@ enum Stdout {
 pub(crate) struct Run<'a> {
     place: &'a Place,
     arguments: Vec<OsString>,
+    environment: Vec<(&'static str, &'static str)>,
     stdin: Stdin,
     stdout: Stdout,
 }
@@ -88,6 +90,12 @@ impl Run<'_> {
     /// Adds an argument, blanks and all.
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// Sets a variable of its environment, which has none otherwise.
+    pub(crate) fn env(mut self, name: &'static str, value: &'static str) -> Self {
+        self.environment.push((name, value));
         self
     }
 
@@ -125,6 +133,7 @@ impl Run<'_> {
             // No option comes from the environment of the tests.
             .env_clear()
             .env("TMPDIR", &temporary)
+            .envs(self.environment)
             // Signals to the group reach it and what it starts, and not the tests.
             .process_group(0)
             .stdin(match &self.stdin {
