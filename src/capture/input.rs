@@ -195,17 +195,31 @@ impl Input {
         let whole = BufReader::with_capacity(COMPRESSED_BUFFER, seen.chain(source));
         self.source = Some(match magic {
             _ if length < magic.len() => Box::new(whole),
-            [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(whole)),
+            [0x1f, 0x8b, ..] => Box::new(Sips(MultiGzDecoder::new(whole))),
             // A frame, or a skippable frame before one.
             [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
                 let mut decoder = zstd::Decoder::with_buffer(whole).map_err(Fault::Compression)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(Fault::Compression)?;
-                Box::new(decoder)
+                Box::new(Sips(decoder))
             }
             // Reads larger than its own buffer pass through a `BufReader`.
             _ => Box::new(whole),
         });
         Ok(())
+    }
+}
+
+/// Gives a little at a time. A decompressor that comes upon broken data forgets what it has made in the
+/// same call, so that calls must not ask for much.
+struct Sips<R>(R);
+
+/// How much is asked for at most, and so how much of sound data before broken data may be lost.
+const SIP_BYTES: usize = 1024;
+
+impl<R: Read> Read for Sips<R> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let sip = room.len().min(SIP_BYTES);
+        self.0.read(room.get_mut(..sip).unwrap_or_default())
     }
 }
 
@@ -252,6 +266,43 @@ mod tests {
         assert!(matches!(read_all(gzip(one)[..500].to_vec()), Err(Fault::Compression(_))));
         assert!(matches!(read_all(zstd(one)[..500].to_vec()), Err(Fault::Compression(_))));
         assert_eq!(read_all(vec![0x1f]).ok(), Some(vec![0x1f]));
+    }
+
+    #[test]
+    fn little_is_lost_before_broken_compressed_data() {
+        use std::io::Write;
+        // Noise, so that it stays long, and breaks where it is broken.
+        let mut state = 1u64;
+        let mut noise = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 60) as u8
+        };
+        let plain: Vec<u8> = (0..400_000).map(|_| noise()).collect();
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        encoder.write_all(&plain).expect("a vector takes everything");
+        let gzip = encoder.finish().expect("a vector takes everything");
+        let at = gzip.len() / 2;
+        let read = |bytes: Vec<u8>| {
+            let mut input = Input::from_read(Box::new(Cursor::new(bytes)));
+            let mut all = Vec::new();
+            let end = loop {
+                match input.fill(1) {
+                    Ok(true) => all.extend_from_slice(input.bytes()),
+                    end => break end,
+                }
+                input.pass(usize::MAX);
+            };
+            assert!(matches!(end, Err(Fault::Compression(_))), "{end:?}");
+            all
+        };
+        // What the first half alone gives is what is sound.
+        let sound = read(gzip[..at].to_vec());
+        let mut broken = gzip;
+        broken[at..at + 64].fill(0xff);
+        let found = read(broken);
+        assert!(found.len() + SIP_BYTES >= sound.len(), "{} of {}", found.len(), sound.len());
+        let common = found.len().min(sound.len());
+        assert!(found[..common] == plain[..common]);
     }
 
     #[test]
