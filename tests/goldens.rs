@@ -13,7 +13,9 @@ use std::path::Path;
 
 use floodmark::capture::{Class, Reader};
 
-use crate::common::{Answer, Trickle, captures, data, more_data, read_all, read_bytes, sums_csv};
+use crate::common::{
+    Answer, Trickle, captures, data, gzip, more_data, read_all, read_bytes, sums_csv, zstd,
+};
 
 /// Fails with the lines that one side has and the other has not.
 fn check(name: &Path, found: &str, expected: &str) {
@@ -90,16 +92,6 @@ fn damaged() {
         }
         println!("compared {} damaged captures in {}", files.len(), folder.display());
     }
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).expect("a vector takes everything");
-    encoder.finish().expect("a vector takes everything")
-}
-
-fn zstd(bytes: &[u8]) -> Vec<u8> {
-    zstd::encode_all(bytes, 1).expect("a vector takes everything")
 }
 
 #[test]

@@ -1,21 +1,11 @@
 //! Several captures are one input, merged by time, whatever their format.
 
-use std::io::Write;
+use crate::common::{gzip, zstd};
 
 use super::fold::{assert_same, events};
 use super::pcap::{Packet, packet, pcap, pcapng};
 use super::run::Place;
 use super::traffic::{self, Random, json_lines};
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).expect("a vector takes everything");
-    encoder.finish().expect("a vector takes everything")
-}
-
-fn zstd(bytes: &[u8]) -> Vec<u8> {
-    zstd::encode_all(bytes, 1).expect("a vector takes everything")
-}
 
 /// Traffic in order of time, dealt out to three captures; and limits.
 fn dealt(place: &Place, seed: u64) -> [Vec<Packet>; 3] {
