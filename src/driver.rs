@@ -12,7 +12,7 @@ use std::time::Duration;
 use differential_dataflow::Config as DifferentialConfig;
 use floodmark_dataflows::clock::Mark;
 use floodmark_dataflows::graph::{self, Inputs, Options, Outputs};
-use floodmark_dataflows::orders::{Answer, Read};
+use floodmark_dataflows::orders::{Answer, Late, Read};
 use floodmark_dataflows::time::{END_OF_INPUT, Time, Window};
 use floodmark_dataflows::top::Ranked;
 use floodmark_dataflows::types::{Change, Event, Pair, Version, Volume};
@@ -46,8 +46,8 @@ pub struct Outcome {
     pub rows: BTreeMap<Window, Vec<(Pair, Volume)>>,
     /// Parts of the number of totals held, where asked for: of pairs, of rollups.
     pub held: (u64, u64),
-    /// Packets that came after their window had settled.
-    pub late_packets: i64,
+    /// Records that came after their window had closed.
+    pub late: Late,
 }
 
 /// Takes what ticks lead to, in their order.
@@ -106,8 +106,9 @@ impl<'w> Computation<'w> {
             let Outputs { changes, top, answers, late, .. } = outputs;
             collect(changes, "Collect: changes", &outbox, |to, change| to.changes.push(change));
             collect(top, "Collect: top", &outbox, |to, ranked| to.top.push(ranked));
-            collect(late, "Collect: late", &outbox, |to, late: Volume| {
-                to.late_packets = to.late_packets.saturating_add(late.packets);
+            collect(late, "Collect: late", &outbox, |to, late| {
+                to.late.counted += late.counted;
+                to.late.dropped += late.dropped;
             });
             collect(answers, "Collect: answers", &outbox, |to, answer| match answer {
                 Answer::Rows { window, rows } => to.rows.entry(window).or_default().extend(rows),

@@ -228,7 +228,7 @@ impl Changes {
         let mut retired = Vec::new();
         for event in work.clock {
             match event {
-                Clock::Watermark(watermark) => self.watermark = self.watermark.max(watermark),
+                Clock::Watermark { at, .. } => self.watermark = self.watermark.max(at),
                 Clock::Settled(window) => drop(tick.settles.insert(window)),
                 Clock::Retired(window) => retired.push(window),
             }

@@ -12,14 +12,46 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::stash::Stash;
 use crate::time::{Phase, Time, Window, Windows};
+use crate::watermark::{Moment, Partitions, passed};
 
-/// What sources say of a tick, at its [`Phase::Data`].
+/// What sources say of a tick, at its [`Phase::Data`]. Times are milliseconds of event time.
+///
+/// Each tick has a [`Mark::Watermark`], or a [`Mark::Now`] and what holds the watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Mark {
+    /// Observation begins: windows that start before are not [whole](Existing::whole).
+    Begun(u64),
     /// A record falls into this window, whether or not a filter lets it through.
     Seen(Window),
-    /// The watermark, in milliseconds. Each tick has one, also where it does not move.
+    /// The watermark, where the input knows it, also if it does not move.
     Watermark(u64),
+    /// What a partition of a live input holds, until it says something else.
+    Partition {
+        /// Which.
+        partition: u32,
+        /// Where it holds the watermark.
+        holds: Holds,
+    },
+    /// The clock of a live input.
+    Now {
+        /// The watermark is never after it.
+        now: u64,
+        /// Where the watermark is if all partitions are idle.
+        silence: u64,
+    },
+}
+
+/// How a partition holds the watermark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Holds {
+    /// There is something in it, or there may be, and nothing was read yet: wherever it is.
+    Unread,
+    /// There is nothing in it, for now: the same, but nobody needs to wait for what it has.
+    Empty,
+    /// At the greatest event time read from it.
+    At(u64),
+    /// It is idle: not at all.
+    Nothing,
 }
 
 /// A window that exists.
@@ -32,13 +64,21 @@ pub struct Existing {
     pub seen: bool,
     /// Whether its end is at or before the watermark.
     pub closed: bool,
+    /// Whether it was observed from its start on. Lower bounds do not judge a part of a window.
+    pub whole: bool,
 }
 
 /// What the clock tells every worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Clock {
     /// The watermark from now on. At [`Phase::Close`].
-    Watermark(u64),
+    Watermark {
+        /// Where it is.
+        at: u64,
+        /// Where the slowest partition is that has something to read: the others need not wait for
+        /// any but this. It is the watermark unless that waits for an empty partition.
+        slowest: u64,
+    },
     /// No record can change the window any more. At [`Phase::Close`].
     Settled(Window),
     /// The window leaves memory. At [`Phase::Retire`].
@@ -56,6 +96,9 @@ struct Told {
 struct Held {
     rules: Windows,
     watermark: u64,
+    partitions: Partitions,
+    /// When observation began.
+    begun: u64,
     windows: BTreeMap<Window, Existing>,
     open: BTreeSet<Window>,
     unsettled: BTreeSet<Window>,
@@ -69,6 +112,8 @@ impl Held {
         Held {
             rules,
             watermark: 0,
+            partitions: Partitions::default(),
+            begun: 0,
             windows: BTreeMap::new(),
             open: BTreeSet::new(),
             unsettled: BTreeSet::new(),
@@ -85,7 +130,8 @@ impl Held {
     }
 
     fn open(&mut self, window: Window, seen: bool) {
-        self.set(Existing { window, seen, closed: false }, Phase::Data);
+        let whole = window.0.saturating_mul(1000) >= self.begun;
+        self.set(Existing { window, seen, closed: false, whole }, Phase::Data);
         self.open.insert(window);
         self.unsettled.insert(window);
     }
@@ -129,10 +175,24 @@ impl Held {
         }
     }
 
+    /// Opens the windows without a record that end while a live watermark moves: silence that is
+    /// watched as it passes. Those before the last seen one are gaps.
+    fn watch(&mut self, watermark: u64) {
+        let seen = self.windows.values().rev().find(|existing| existing.seen);
+        let last = seen.map(|existing| existing.window).max(self.last_retired);
+        for window in passed(self.rules, self.watermark, watermark) {
+            if last.is_none_or(|last| window > last) && !self.windows.contains_key(&window) {
+                self.open(window, false);
+            }
+        }
+    }
+
     /// Moves the watermark, which closes and settles windows.
-    fn advance(&mut self, watermark: u64) {
+    fn advance(&mut self, watermark: u64, slowest: u64) {
         self.watermark = self.watermark.max(watermark);
-        self.told.events.push((Phase::Close, Clock::Watermark(self.watermark)));
+        let slowest = self.watermark.max(slowest);
+        let moved = Clock::Watermark { at: self.watermark, slowest };
+        self.told.events.push((Phase::Close, moved));
         while let Some(&window) = self.open.first()
             && self.rules.closed(window, self.watermark)
         {
@@ -165,13 +225,23 @@ impl Held {
     fn tick(&mut self, marks: Vec<Mark>) -> Told {
         let before = self.watermark;
         let mut watermark = before;
+        let mut slowest = 0;
+        let mut moment = None;
         for mark in marks.into_iter().collect::<BTreeSet<_>>() {
             match mark {
+                Mark::Begun(at) => self.begun = at,
                 Mark::Seen(window) => self.see(window),
                 Mark::Watermark(mark) => watermark = watermark.max(mark),
+                Mark::Partition { partition, holds } => self.partitions.set(partition, holds),
+                Mark::Now { now, silence } => moment = Some(Moment { now, silence }),
             }
         }
-        self.advance(watermark);
+        if let Some(moment) = moment {
+            watermark = self.partitions.watermark(moment, before);
+            slowest = self.partitions.slowest(moment);
+            self.watch(watermark);
+        }
+        self.advance(watermark, slowest);
         self.retire(before);
         std::mem::take(&mut self.told)
     }
@@ -180,8 +250,9 @@ impl Held {
 /// The windows that exist, and what becomes of them.
 ///
 /// # In
-/// `marks`: from every worker the windows in which its records fall, and from one of them the
-/// watermark, each at [`Phase::Data`] of its tick.
+/// `marks`: from every worker the windows in which its records fall and what its partitions hold, and
+/// from one of them the watermark or the clock, each at [`Phase::Data`] of its tick. Of one partition a
+/// tick says one thing.
 ///
 /// # Time
 /// Complete for a tick when all marks of the tick are. A mark for a window that the watermark of the

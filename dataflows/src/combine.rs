@@ -20,6 +20,8 @@ pub struct Parcel {
     pub to: u64,
     /// The window they count in.
     pub window: Window,
+    /// How many records are in them and in those parcels of the window and the tick that say 0.
+    pub records: u64,
     /// IPv4 pairs, source in the upper half.
     pub v4: Vec<(u64, Volume)>,
     /// IPv6 pairs.
@@ -71,6 +73,7 @@ pub(crate) fn route_address(address: IpAddr, peers: usize) -> u64 {
 
 #[derive(Default)]
 struct Sums {
+    records: u64,
     v4: HashMap<u64, Volume, RandomState>,
     v6: HashMap<(u128, u128), Volume, RandomState>,
 }
@@ -137,6 +140,7 @@ impl Combiner {
             self.turn_to(window);
         }
         let sums = &mut self.windows[self.last].1;
+        sums.records += 1;
         let sum = match pair {
             Pair::V4(source, destination) => {
                 let bits = u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits());
@@ -185,6 +189,9 @@ impl Combiner {
                 put(to, &mut |parcel| parcel.v6.push((bits, volume)));
             }
             parcels.extend(open.into_iter().filter(|parcel| !parcel.is_empty()));
+            // A window is entered for a record, so it has a parcel, and what it has comes last.
+            let last = parcels.last_mut().expect("a window with a record has a parcel");
+            last.records = std::mem::take(&mut sums.records);
             // A burst must not make every later tick clear its capacity.
             if sums.v4.capacity() + sums.v6.capacity() <= 16 * (self.len + 1024) {
                 self.spare.push(sums);

@@ -11,18 +11,18 @@ use timely::dataflow::{Scope, StreamVec};
 
 use crate::addresses::Addresses;
 use crate::changes::changes;
-use crate::clock::{Mark, clock};
+use crate::clock::{Clock, Mark, clock};
 use crate::combine::Parcel;
 use crate::floors::{InForce, floors};
 use crate::gauge::Rollup;
 use crate::limits::{Schedule, in_force, intervals};
-use crate::orders::{Answer, Order, Read};
+use crate::orders::{Answer, HandOn, Late, Order, Read};
 use crate::rollups::rollups;
 use crate::threshold_join::threshold_join;
 use crate::time::{Phase, Time, Windows};
 use crate::top::{Ranked, TopQuery, top};
 use crate::traffic::{Shared, TrafficOptions, traffic};
-use crate::types::{Change, Updates, Version, Violation, Volume};
+use crate::types::{Change, Updates, Version, Violation};
 
 /// What the computation is to do.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,8 +33,8 @@ pub struct Options {
     pub updates: Updates,
     /// Which entities of each window are ranked when it settles, if any.
     pub top: Option<TopQuery>,
-    /// Whether the totals of a window are handed on as an [`Answer`] when it retires.
-    pub hand_on_rows: bool,
+    /// When the totals of a window are handed on as an [`Answer`] without being asked for, if ever.
+    pub hand_on: Option<HandOn>,
 }
 
 /// The inputs of one worker.
@@ -52,7 +52,8 @@ pub struct Inputs {
     ended: bool,
 }
 
-/// The outputs of one worker. Streams are on the first worker alone, collections wherever they arise.
+/// The outputs of one worker. Streams are on the first worker alone if not said otherwise, collections
+/// wherever they arise.
 pub struct Outputs<'scope> {
     /// What is said about violations, in the tick at which it is.
     pub changes: StreamVec<'scope, Time, Change>,
@@ -64,8 +65,10 @@ pub struct Outputs<'scope> {
     pub top: StreamVec<'scope, Time, Ranked>,
     /// Parts of answers to reads, and the rows of windows that retire.
     pub answers: StreamVec<'scope, Time, Answer>,
-    /// Volumes that came after their window had settled, and are not counted.
-    pub late: StreamVec<'scope, Time, Volume>,
+    /// What came after its window had closed.
+    pub late: StreamVec<'scope, Time, Late>,
+    /// What becomes of time and windows: the same on every worker, not on the first alone.
+    pub clock: StreamVec<'scope, Time, Clock>,
 }
 
 impl Inputs {
@@ -264,18 +267,15 @@ fn compute<'scope>(
         parcels,
         orders.clone(),
         shared.clone(),
-        TrafficOptions {
-            windows: options.windows,
-            top: options.top,
-            hand_on_rows: options.hand_on_rows,
-        },
+        TrafficOptions { windows: options.windows, top: options.top, hand_on: options.hand_on },
     );
     let rollups = rollups(traffic.rollups, orders, shared.clone(), options.top);
     let totals = scope.concatenate([traffic.totals, rollups.totals]);
     let fallen = scope.concatenate([traffic.fallen, rollups.fallen]);
     let judged = threshold_join(totals.clone().as_collection(), thresholds);
     let rules = (options.windows, options.updates);
-    let changes = changes(judged.clone(), totals, fallen, intervals, clock, shared.clone(), rules);
+    let changes =
+        changes(judged.clone(), totals, fallen, intervals, clock.clone(), shared.clone(), rules);
 
     let addresses = shared.addresses;
     let violations = judged.map(move |((gauge, window), total, limit)| Violation {
@@ -296,6 +296,7 @@ fn compute<'scope>(
         top,
         answers: scope.concatenate([traffic.answers, rollups.answers]).exchange(|_| 0),
         late: traffic.late.exchange(|_| 0),
+        clock,
     };
     probe_all(outputs, downstream)
 }
@@ -309,5 +310,6 @@ fn probe_all<'scope>(outputs: Outputs<'scope>, probe: &probe::Handle<Time>) -> O
         top: outputs.top.probe_with(probe),
         answers: outputs.answers.probe_with(probe),
         late: outputs.late.probe_with(probe),
+        clock: outputs.clock.probe_with(probe),
     }
 }

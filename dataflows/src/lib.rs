@@ -62,3 +62,4 @@ pub mod time;
 pub mod top;
 pub(crate) mod traffic;
 pub mod types;
+pub(crate) mod watermark;

@@ -107,7 +107,8 @@ pub fn intervals<'scope>(
 ///
 /// # Out
 /// A `max` holds a window from the moment it exists, a `min` from the moment it has closed. A window
-/// without a record of its own is held only by a `min` of a total.
+/// without a record of its own is held only by a `min` of a total, and one that was not observed from
+/// its start on by no `min`.
 ///
 /// # Keeps
 /// Both inputs.
@@ -132,7 +133,9 @@ fn in_force_at(interval: &Interval, existing: &Existing, windows: &Windows) -> O
     let Version { limit, bound, scope, value, .. } = interval.version;
     let judged = match bound {
         Bound::Max => existing.seen,
-        Bound::Min => existing.closed && (existing.seen || scope.per == Per::Total),
+        Bound::Min => {
+            existing.closed && existing.whole && (existing.seen || scope.per == Per::Total)
+        }
     };
     let value = value.filter(|_| judged && interval.judges(existing.window, windows))?;
     Some(InForce { window: existing.window, limit, bound, scope, value })

@@ -26,10 +26,19 @@ pub enum Read {
     Held,
 }
 
+/// When the totals of windows are handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandOn {
+    /// When no record can change them any more.
+    Settled,
+    /// When they leave memory.
+    Retired,
+}
+
 /// A part of an answer. It is whole when the tick of its question is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// Totals of pairs: asked for, or of a window that has retired.
+    /// Totals of pairs: asked for, or [handed on](HandOn).
     Rows {
         /// The window.
         window: Window,
@@ -45,6 +54,17 @@ pub enum Answer {
         /// IPv6 addresses that totals use, or that somebody downstream may still ask for.
         addresses: u64,
     },
+}
+
+/// Records that came after their window had closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Late {
+    /// Before it had settled: they count, and revise what was said.
+    pub counted: u64,
+    /// After it had settled: they are not counted.
+    pub dropped: u64,
+    /// What is not counted.
+    pub dropped_volume: Volume,
 }
 
 /// What concerns tables, in one stream, so that an operator has it in the order of time.

@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::combine::{Parcel, overflow};
 use crate::folds::{Folds, RollupParcel};
 use crate::gauge::{CutChange, Gauge, Gauged, Moves, Total};
-use crate::orders::{Answer, InUse, Order, Puts, Read, TotalUpdate, Use};
+use crate::orders::{Answer, HandOn, InUse, Late, Order, Puts, Read, TotalUpdate, Use};
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
 use crate::time::{Phase, Time, Window, Windows};
 use crate::top::{Greatest, TopQuery};
@@ -49,8 +49,7 @@ impl Shared {
 pub(crate) struct TrafficOptions {
     pub(crate) windows: Windows,
     pub(crate) top: Option<TopQuery>,
-    /// Whether the rows of a window are handed on when it retires.
-    pub(crate) hand_on_rows: bool,
+    pub(crate) hand_on: Option<HandOn>,
 }
 
 /// The streams that leave the traffic operator. None of them is exchanged yet.
@@ -62,8 +61,7 @@ pub(crate) struct Traffic<'scope> {
     pub(crate) rollups: StreamVec<'scope, Time, RollupParcel>,
     pub(crate) top: StreamVec<'scope, Time, (Window, Entity, Volume)>,
     pub(crate) answers: StreamVec<'scope, Time, Answer>,
-    /// What came after its window had settled, and is not counted.
-    pub(crate) late: StreamVec<'scope, Time, Volume>,
+    pub(crate) late: StreamVec<'scope, Time, Late>,
 }
 
 /// Rows of an answer that travel together.
@@ -116,13 +114,26 @@ struct Pairs {
     parcels: Vec<RollupParcel>,
     best: Vec<(Window, Entity, Volume)>,
     answers: Vec<Answer>,
-    late: Volume,
+    late: Late,
 }
 
 impl Pairs {
-    /// Whether records still count in a window, by the watermark of the tick before.
-    fn takes_records(&self, window: Window) -> bool {
-        !self.options.windows.settled(window, self.watermark)
+    /// Whether records of a parcel still count, by the watermark of the tick before.
+    fn takes(&mut self, parcel: &Parcel) -> bool {
+        let (window, late) = (parcel.window, &mut self.late);
+        if !self.options.windows.settled(window, self.watermark) {
+            if self.options.windows.closed(window, self.watermark) {
+                late.counted += parcel.records;
+            }
+            return true;
+        }
+        late.dropped += parcel.records;
+        let sum = &mut late.dropped_volume;
+        for (_, volume) in parcel.updates() {
+            sum.bytes = sum.bytes.saturating_add(volume.bytes);
+            sum.packets = sum.packets.saturating_add(volume.packets);
+        }
+        false
     }
 
     /// Brings rollups into use and out of it; what comes into use is filled from what is held.
@@ -166,18 +177,21 @@ impl Pairs {
     }
 
     fn plan_clock(&mut self, event: Clock, jobs: &mut VecDeque<Job>) {
+        let rows = |window| Job::Rows { windows: VecDeque::from([window]), position: 0 };
         match event {
-            Clock::Watermark(watermark) => self.watermark = watermark,
+            Clock::Watermark { at, .. } => self.watermark = at,
             Clock::Settled(window) => {
+                if self.options.hand_on == Some(HandOn::Settled) {
+                    jobs.push_back(rows(window));
+                }
                 if let Some(query) = self.options.top.filter(|query| query.per == Per::Pair) {
                     let greatest = Greatest::new(query);
                     jobs.push_back(Job::Rank { window, greatest, position: 0 });
                 }
             }
             Clock::Retired(window) => {
-                if self.options.hand_on_rows {
-                    let windows = VecDeque::from([window]);
-                    jobs.push_back(Job::Rows { windows, position: 0 });
+                if self.options.hand_on == Some(HandOn::Retired) {
+                    jobs.push_back(rows(window));
                 }
                 jobs.push_back(Job::Retire { window, position: 0 });
             }
@@ -247,14 +261,9 @@ impl Steps for Pairs {
         self.set_cuts(&work.orders, &mut jobs);
         let mut counted = BTreeSet::new();
         for parcel in work.parcels {
-            if self.takes_records(parcel.window) {
+            if self.takes(&parcel) {
                 counted.insert(parcel.window);
                 jobs.push_back(Job::Count { parcel });
-            } else {
-                for (_, volume) in parcel.updates() {
-                    self.late.bytes = self.late.bytes.saturating_add(volume.bytes);
-                    self.late.packets = self.late.packets.saturating_add(volume.packets);
-                }
             }
         }
         jobs.push_back(Job::Send { windows: counted });
@@ -363,7 +372,7 @@ impl Steps for Pairs {
 ///
 /// # Time
 /// All input of a time is complete before any of it counts. An update for a window that the
-/// watermark of the tick before has settled is dropped, and put out as late.
+/// watermark of the tick before has settled is dropped.
 ///
 /// # Out
 /// At each complete time, totals are what all updates up to then sum to, for each gauge those beyond
@@ -412,7 +421,7 @@ pub(crate) fn traffic<'scope>(
             parcels: Vec::new(),
             best: Vec::new(),
             answers: Vec::new(),
-            late: Volume::default(),
+            late: Late::default(),
         });
         move |frontiers| {
             parcels.for_each(|time, data| stepper.stash.at(&time).parcels.append(data));
@@ -430,9 +439,9 @@ pub(crate) fn traffic<'scope>(
                 rollups.session(at_rollups).give_container(&mut state.parcels);
                 top.session(at_top).give_container(&mut state.best);
                 answers.session(at_answers).give_container(&mut state.answers);
-                let volume = std::mem::take(&mut state.late);
-                if volume != Volume::default() {
-                    late.session(at_late).give(volume);
+                let came = std::mem::take(&mut state.late);
+                if came != Late::default() {
+                    late.session(at_late).give(came);
                 }
             });
             if more {

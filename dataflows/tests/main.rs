@@ -3,6 +3,7 @@
 mod growth;
 mod histories;
 mod laws;
+mod live;
 mod oracle;
 mod reference;
 mod retirement;

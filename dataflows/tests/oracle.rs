@@ -12,7 +12,7 @@ use differential_dataflow::input::Input;
 use floodmark_dataflows::clock::Mark;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Options};
-use floodmark_dataflows::orders::{Answer, Read};
+use floodmark_dataflows::orders::{Answer, HandOn, Late, Read};
 use floodmark_dataflows::reference::{Reference, TickInput, TickOutput};
 use floodmark_dataflows::textbook;
 use floodmark_dataflows::time::{Phase, Time, Window};
@@ -30,7 +30,7 @@ enum Seen {
     Change(Change),
     Answer(Answer),
     Top(Ranked),
-    Late(Volume),
+    Late(Late),
 }
 
 /// The answers of one tick, as the reference gives them.
@@ -77,7 +77,7 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             windows: history.windows,
             updates: history.updates,
             top: history.top,
-            hand_on_rows: true,
+            hand_on: Some(HandOn::Retired),
         };
         let (mut inputs, mut plain, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
@@ -103,7 +103,7 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
                 .answers
                 .inspect_time(move |time, answer| give(&s4, *time, Seen::Answer(answer.clone())));
             outputs.top.inspect_time(move |time, ranked| give(&s5, *time, Seen::Top(*ranked)));
-            outputs.late.inspect_time(move |time, volume| give(&s6, *time, Seen::Late(*volume)));
+            outputs.late.inspect_time(move |time, late| give(&s6, *time, Seen::Late(*late)));
             (inputs, plain, probe)
         });
         let rng = &mut Rng::new(seed);
@@ -190,7 +190,7 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
                 }
                 Seen::Answer(other) => panic!("not asked for: {other:?}"),
                 Seen::Top(ranked) => answers.top.push(ranked),
-                Seen::Late(volume) => answers.late_packets += volume.packets,
+                Seen::Late(late) => answers.late_packets += late.dropped_volume.packets,
             }
         }
         for standing in [&mut violations, &mut textbook] {

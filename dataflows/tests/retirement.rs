@@ -14,7 +14,7 @@ use std::rc::Rc;
 use floodmark_dataflows::clock::Mark;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Inputs, Options};
-use floodmark_dataflows::orders::{Answer, Read};
+use floodmark_dataflows::orders::{Answer, HandOn, Read};
 use floodmark_dataflows::time::{END_OF_INPUT, Phase, Time, Window, Windows};
 use floodmark_dataflows::types::{
     Bound, Change, Event, LimitId, Pair, Per, Scope, Version, VersionId, Volume,
@@ -125,7 +125,8 @@ fn run() -> (Left, Vec<isize>) {
             retired: BTreeMap::new(),
             held: BTreeMap::new(),
         }));
-        let options = Options { windows: RULES, hand_on_rows: true, ..Options::default() };
+        let options =
+            Options { windows: RULES, hand_on: Some(HandOn::Retired), ..Options::default() };
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
             let to = left.clone();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use floodmark_dataflows::graph::Options;
+use floodmark_dataflows::orders::HandOn;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Prefix, Updates, Version};
@@ -206,7 +207,7 @@ impl Args {
                 UpdatesArg::Tick => Updates::Tick,
             },
             top: self.top,
-            hand_on_rows: self.totals.is_some(),
+            hand_on: self.totals.as_ref().map(|_| HandOn::Retired),
         }
     }
 
@@ -352,10 +353,10 @@ impl Lead {
             Err(WriteError::Failed(failure)) => return Err(failure),
         };
         messages.finish();
-        let late_packets = sinks.late_packets;
-        if late_packets != 0 {
+        let dropped = sinks.dropped;
+        if dropped != 0 {
             messages.say(format!(
-                "{late_packets} packets came after their window had settled, and are not counted"
+                "{dropped} packets came after their window had settled, and are not counted"
             ));
         }
         let Replayed { end: Some(end), .. } = replayed else {
@@ -412,7 +413,8 @@ struct Files {
     changes: Sink,
     totals: Option<Sink>,
     standing: u64,
-    late_packets: i64,
+    /// Packets that came too late.
+    dropped: u64,
 }
 
 impl Files {
@@ -432,7 +434,7 @@ impl Files {
             totals.write(|out| writeln!(out, "{}", totals::HEADER)).map_err(fail)?;
         }
         let (format, catalog) = (lead.format, lead.catalog.clone());
-        Ok(Files { windows, format, catalog, changes, totals, standing: 0, late_packets: 0 })
+        Ok(Files { windows, format, catalog, changes, totals, standing: 0, dropped: 0 })
     }
 
     fn flush(&mut self) -> Result<(), WriteError> {
@@ -469,7 +471,7 @@ impl Sinks for Files {
             }
         }
         self.standing = driver::standing(self.standing, &outcome.changes);
-        self.late_packets = self.late_packets.saturating_add(outcome.late_packets);
+        self.dropped += outcome.late.dropped;
         Ok(())
     }
 

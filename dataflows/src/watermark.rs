@@ -1,0 +1,95 @@
+//! How far event time has come, live: what each partition of the input says, and the clock.
+
+use std::collections::BTreeMap;
+
+use crate::clock::Holds;
+use crate::time::{Window, Windows};
+
+/// The time of a tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// The watermark is never after it.
+    pub(crate) now: u64,
+    /// Where the watermark is if no partition holds it.
+    pub(crate) silence: u64,
+}
+
+/// What holds the watermark.
+#[derive(Debug, Default)]
+pub(crate) struct Partitions {
+    holds: BTreeMap<u32, Holds>,
+}
+
+impl Partitions {
+    /// A partition holds this, until it says something else.
+    pub(crate) fn set(&mut self, partition: u32, holds: Holds) {
+        self.holds.insert(partition, holds);
+    }
+
+    /// The watermark; `before` is the one of the tick before, behind which it never goes: a partition
+    /// that returns from idleness brings late records, not an older watermark.
+    pub(crate) fn watermark(&self, moment: Moment, before: u64) -> u64 {
+        self.least(moment, Some(0)).max(before)
+    }
+
+    /// How far the slowest partition is that has something.
+    pub(crate) fn slowest(&self, moment: Moment) -> u64 {
+        self.least(moment, None)
+    }
+
+    fn least(&self, moment: Moment, empty: Option<u64>) -> u64 {
+        let held = self.holds.values().filter_map(|holds| match holds {
+            Holds::Unread => Some(0),
+            Holds::Empty => empty,
+            Holds::At(at) => Some(*at),
+            Holds::Nothing => None,
+        });
+        held.min().unwrap_or(moment.silence).min(moment.now)
+    }
+}
+/// The windows that end while the watermark moves, if it was watched on its way: a longer step than a
+/// break in observation was no watching.
+pub(crate) fn passed(rules: Windows, from: u64, to: u64) -> impl Iterator<Item = Window> {
+    let watched = from > 0 && to.saturating_sub(from) <= rules.max_gap_secs.saturating_mul(1000);
+    let first = rules.of(from).filter(|_| watched);
+    std::iter::successors(first, move |window| Some(Window(rules.end_secs(*window))))
+        .take_while(move |window| rules.closed(*window, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: Moment = Moment { now: 1000, silence: 900 };
+
+    #[test]
+    fn the_partition_furthest_behind_holds_it() {
+        let mut partitions = Partitions::default();
+        partitions.set(0, Holds::At(700));
+        partitions.set(1, Holds::Empty);
+        assert_eq!((partitions.watermark(NOON, 0), partitions.slowest(NOON)), (0, 700));
+        partitions.set(1, Holds::Unread);
+        assert_eq!((partitions.watermark(NOON, 0), partitions.slowest(NOON)), (0, 0));
+        partitions.set(1, Holds::At(500));
+        assert_eq!(partitions.watermark(NOON, 0), 500);
+        partitions.set(1, Holds::Nothing);
+        assert_eq!(partitions.watermark(NOON, 0), 700);
+        partitions.set(0, Holds::Nothing);
+        assert_eq!(partitions.watermark(NOON, 0), 900);
+        partitions.set(1, Holds::At(500));
+        assert_eq!(partitions.watermark(NOON, 900), 900);
+        partitions.set(1, Holds::At(5000));
+        assert_eq!(partitions.watermark(NOON, 900), 1000);
+    }
+
+    #[test]
+    fn what_was_jumped_over_was_not_watched() {
+        let rules = Windows { max_gap_secs: 900, ..Windows::default() };
+        let passed = |from, to| passed(rules, from, to).map(|window| window.0).collect::<Vec<_>>();
+        assert_eq!(passed(0, 300_000), []);
+        assert_eq!(passed(1, 299_999), []);
+        assert_eq!(passed(1, 300_000), [0]);
+        assert_eq!(passed(300_000, 1_200_000), [300, 600, 900]);
+        assert_eq!(passed(300_000, 1_200_001), []);
+    }
+}

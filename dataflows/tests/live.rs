@@ -1,0 +1,225 @@
+//! A live input: what its partitions hold and the clock make the watermark, on any number of workers.
+
+use std::sync::mpsc;
+
+use floodmark_dataflows::clock::{Clock, Holds, Mark};
+use floodmark_dataflows::combine::Combiner;
+use floodmark_dataflows::graph::{self, Inputs, Options};
+use floodmark_dataflows::time::Windows;
+use floodmark_dataflows::types::{
+    Bound, Event, LimitId, Metric, Pair, Per, Scope, Version, VersionId, Volume,
+};
+use timely::dataflow::operators::Inspect;
+
+/// What a tick brings, with the worker that brings it.
+#[derive(Clone, Default)]
+struct Tick {
+    now: u64,
+    silence: u64,
+    begun: Option<u64>,
+    /// Which partition holds what; partition `p` is read by worker `p % workers`.
+    holds: Vec<(u32, Holds)>,
+    records: Vec<u64>,
+}
+
+/// What is said: the watermark of each tick, and events of violations as (tick, event, window).
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Said {
+    watermarks: Vec<(u64, u64, u64)>,
+    events: Vec<(u64, Event, u64)>,
+}
+
+fn pair() -> Pair {
+    Pair::V4([192, 0, 2, 1].into(), [192, 0, 2, 2].into())
+}
+
+/// A `min` of 1 packet in total: silence breaks it.
+fn least() -> Version {
+    Version {
+        limit: LimitId(1),
+        id: VersionId(1),
+        bound: Bound::Min,
+        scope: Scope { per: Per::Total, metric: Metric::Packets, ..Scope::default() },
+        value: Some(1),
+        ..Version::default()
+    }
+}
+
+const RULES: Windows = Windows {
+    width_secs: 300,
+    lateness_ms: Some(60_000),
+    retention_ms: Some(0),
+    max_gap_secs: 900,
+};
+
+fn feed(inputs: &mut Inputs, index: usize, peers: usize, at: u64, tick: &Tick) {
+    inputs.advance_to(at);
+    if index == 0 {
+        inputs.mark(Mark::Now { now: tick.now, silence: tick.silence });
+        if let Some(begun) = tick.begun {
+            inputs.mark(Mark::Begun(begun));
+        }
+    }
+    for (partition, holds) in &tick.holds {
+        if *partition as usize % peers == index {
+            inputs.mark(Mark::Partition { partition: *partition, holds: *holds });
+        }
+    }
+    let mut combiner = Combiner::new(peers);
+    for (n, record) in tick.records.iter().enumerate() {
+        if n % peers == index {
+            let window = RULES.of(*record).expect("a window");
+            inputs.mark(Mark::Seen(window));
+            combiner.add(window, pair(), Volume::new(100, 1));
+        }
+    }
+    inputs.parcels(combiner.take());
+}
+
+fn run(workers: usize, ticks: Vec<Tick>) -> Said {
+    let (send, receive) = mpsc::channel();
+    timely::execute(timely::Config::process(workers), move |worker| {
+        let (index, peers) = (worker.index(), worker.peers());
+        let options = Options { windows: RULES, ..Options::default() };
+        let (clocks, changes) = (send.clone(), send.clone());
+        let mut inputs = worker.dataflow(|scope| {
+            let (inputs, outputs, _) = graph::build(scope, options);
+            outputs.clock.inspect_time(move |time, clock| {
+                if let (0, Clock::Watermark { at, slowest }) = (index, clock) {
+                    clocks.send(Ok((time.tick, *at, *slowest))).expect("somebody listens");
+                }
+            });
+            outputs.changes.inspect_time(move |time, change| {
+                let said = (time.tick, change.event, change.violation.window.0);
+                changes.send(Err(said)).expect("somebody listens");
+            });
+            inputs
+        });
+        if index == 0 {
+            inputs.edit(least(), 1);
+        }
+        for (at, tick) in (1..).zip(&ticks) {
+            feed(&mut inputs, index, peers, at, tick);
+        }
+    })
+    .expect("workers start");
+    let mut said = Said::default();
+    for said_one in receive.try_iter() {
+        match said_one {
+            Ok(watermark) => said.watermarks.push(watermark),
+            Err(event) => said.events.push(event),
+        }
+    }
+    // In order of tick, and only those from the first on; without a tick 0 there is no mark of it.
+    said.watermarks.retain(|(tick, ..)| *tick > 0);
+    said.watermarks.sort_unstable();
+    said.events.sort_unstable_by_key(|(tick, _, window)| (*tick, *window));
+    said
+}
+
+fn on_all(ticks: &[Tick]) -> Said {
+    let said = run(1, ticks.to_vec());
+    for workers in [2, 4] {
+        assert_eq!(run(workers, ticks.to_vec()), said, "{workers} workers");
+    }
+    said
+}
+
+const MINUTE: u64 = 60_000;
+
+/// A tick at a minute, with what its partitions hold; silence is half a minute behind.
+fn at(minute: u64, holds: &[(u32, Holds)], records: &[u64]) -> Tick {
+    Tick {
+        now: minute * MINUTE,
+        silence: minute * MINUTE - MINUTE / 2,
+        begun: None,
+        holds: holds.to_vec(),
+        records: records.to_vec(),
+    }
+}
+
+#[test]
+fn the_watermark_waits_for_the_partition_behind() {
+    let ticks = [
+        at(60, &[(0, Holds::Unread), (1, Holds::Unread), (2, Holds::Empty)], &[]),
+        at(61, &[(0, Holds::At(59 * MINUTE))], &[59 * MINUTE]),
+        at(62, &[(1, Holds::At(50 * MINUTE))], &[50 * MINUTE]),
+        at(63, &[(2, Holds::Nothing)], &[]),
+        at(64, &[(1, Holds::At(90 * MINUTE))], &[]),
+        at(65, &[(0, Holds::Nothing), (1, Holds::Nothing)], &[]),
+        at(66, &[(1, Holds::At(3 * MINUTE))], &[]),
+        at(67, &[(0, Holds::At(80 * MINUTE)), (1, Holds::At(80 * MINUTE))], &[]),
+    ];
+    let said = on_all(&ticks);
+    let minutes: Vec<_> = said
+        .watermarks
+        .iter()
+        .map(|(tick, at, slowest)| (*tick, *at as f64 / 6e4, *slowest as f64 / 6e4))
+        .collect();
+    assert_eq!(
+        minutes,
+        [
+            (1, 0.0, 0.0),
+            // Partition 1 may be behind by any time.
+            (2, 0.0, 0.0),
+            // There is nothing in partition 2 to wait for, but it may yet bring what is old.
+            (3, 0.0, 50.0),
+            (4, 50.0, 50.0),
+            (5, 59.0, 59.0),
+            (6, 64.5, 64.5),
+            // It comes back with what is late; the watermark does not move back.
+            (7, 64.5, 64.5),
+            // Never after the clock.
+            (8, 67.0, 67.0),
+        ]
+    );
+}
+
+#[test]
+fn silence_that_is_watched_is_judged() {
+    let idle = [(0, Holds::Nothing)];
+    let ticks = [
+        at(60, &[(0, Holds::At(59 * MINUTE))], &[59 * MINUTE]),
+        at(65, &idle, &[]),
+        at(71, &[], &[]),
+        at(77, &[], &[]),
+    ];
+    let said = on_all(&ticks);
+    let raised: Vec<_> = said
+        .events
+        .iter()
+        .filter(|(_, event, _)| *event == Event::Raised)
+        .map(|(tick, _, window)| (*tick, window / 60))
+        .collect();
+    // The window of the record ends at minute 60, and has one. Then each is judged as it passes.
+    assert_eq!(raised, [(3, 60), (3, 65), (4, 70)]);
+}
+
+#[test]
+fn nobody_watched_what_the_watermark_jumped_over() {
+    // A recorded topic that ends, long ago.
+    let ticks = [
+        at(1000, &[(0, Holds::At(59 * MINUTE))], &[59 * MINUTE]),
+        at(1001, &[(0, Holds::Nothing)], &[]),
+        at(1002, &[], &[]),
+    ];
+    assert_eq!(on_all(&ticks).events, []);
+}
+
+#[test]
+fn a_part_of_a_window_is_not_undercut() {
+    let begun = |begun| {
+        let first =
+            Tick { begun, ..at(62, &[(0, Holds::At(62 * MINUTE))], &[62 * MINUTE, 48 * MINUTE]) };
+        let last = at(72, &[(0, Holds::Nothing)], &[]);
+        let said = on_all(&[first, last]).events;
+        said.iter()
+            .filter(|(_, event, _)| *event == Event::Raised)
+            .map(|(_, _, window)| window / 60)
+            .collect::<Vec<_>>()
+    };
+    // Between the windows with records, and after them.
+    assert_eq!(begun(None), [50, 55, 65]);
+    // Observation began within the window before the last.
+    assert_eq!(begun(Some(61 * MINUTE)), [65]);
+}
