@@ -26,7 +26,8 @@ fn check(way: &str, whom: Whom, signal: &str) {
     let lines: Vec<String> = (0..3).map(|_| run.line()).collect();
     let expected = ["raised big 1200", "raised min 1220", "raised big 1300"];
     assert_eq!(events(&lines.concat()), expected, "{line}");
-    let processes = if way.contains("-n2") { 2 } else { 1 };
+    // Those that compute, and the one that looks after them.
+    let processes = if way.contains("-n2") { 3 } else { 1 };
     assert_eq!(run.processes().len(), processes, "{line}");
     run.signal(signal, whom);
     let done = run.finish().expect(130);
