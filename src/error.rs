@@ -27,7 +27,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    const ALL: [Exit; 10] = [
+    pub(crate) const ALL: [Exit; 10] = [
         Exit::Done,
         Exit::Failed,
         Exit::Violations,

@@ -75,14 +75,11 @@ static LISTENING: OnceLock<Interrupt> = OnceLock::new();
 /// Whether another process has passed the key on.
 static PASSED_ON: AtomicBool = AtomicBool::new(false);
 
-/// Takes the key as pressed, which another process has heard of. A second time, it ends this process at
-/// once.
+/// Takes the key as pressed, which another process has heard of.
 ///
-/// This is counted apart from signals: at a terminal both processes hear of one press.
+/// It is no signal: at a terminal both processes get one, and two would end this one at once.
 pub fn pass_on_interrupt() {
-    if PASSED_ON.swap(true, Ordering::SeqCst) {
-        std::process::exit(Exit::Interrupted as i32);
-    }
+    PASSED_ON.store(true, Ordering::SeqCst);
     if let Some(interrupt) = LISTENING.get() {
         interrupt.press();
     }

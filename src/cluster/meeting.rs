@@ -147,6 +147,8 @@ impl<'a> Meeting<'a> {
             joined.insert(process, stream);
         }
         self.welcome(generation, &mut joined)?;
+        // One that has left before the last one came is not there.
+        self.look_around(&joined)?;
         Ok(joined)
     }
 
@@ -442,3 +444,7 @@ fn settle(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_read_timeout(None)?;
     Ok(stream)
 }
+
+#[cfg(test)]
+#[path = "meeting_tests.rs"]
+mod tests;

@@ -208,6 +208,10 @@ impl<C: Fn() -> Command> Supervisor<C> {
                 }
             };
             match event {
+                // Pressed a second time, it ends them at once.
+                Event::Interrupt if self.interrupted => {
+                    return Ok(Ending::Answer(Exit::Interrupted));
+                }
                 Event::Interrupt => {
                     self.interrupted = true;
                     group.interrupt();
@@ -315,3 +319,7 @@ impl Look {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;

@@ -93,36 +93,6 @@ fn before_any_tick_is_complete() {
     }
 }
 
-#[test]
-fn no_process_outlives_one_that_is_killed() {
-    let place = Place::new();
-    let pipe = place.fifo("pipe");
-    place.write("limits.jsonl", LIMITS);
-    let mut run = place.floodmark("replay pipe --limits limits.jsonl -n2").start();
-    let mut feed = Feed::open(&pipe);
-    feed.packet(packet(1_000, "10.0.0.1", "10.0.0.2", 1200));
-    feed.packet(packet(2_000, "10.0.0.1", "10.0.0.2", 1200));
-    assert_eq!(events(&run.line()), ["raised big 1200"]);
-    run.signal("KILL", Whom::Parent);
-    // Standard error ends when the last process has.
-    run.finish_killed();
-}
-
-#[test]
-fn a_follower_that_is_killed_ends_the_run() {
-    let place = Place::new();
-    let pipe = place.fifo("pipe");
-    place.write("limits.jsonl", LIMITS);
-    let mut run = place.floodmark("replay pipe --limits limits.jsonl -n2").start();
-    let mut feed = Feed::open(&pipe);
-    feed.packet(packet(1_000, "10.0.0.1", "10.0.0.2", 1200));
-    feed.packet(packet(2_000, "10.0.0.1", "10.0.0.2", 1200));
-    assert_eq!(events(&run.line()), ["raised big 1200"]);
-    run.signal_follower("KILL");
-    let done = run.finish_killed();
-    assert_ne!(done.code(), 0, "{}", done.stderr);
-}
-
 /// The others would wait for it for ever.
 #[test]
 fn a_worker_that_panics_ends_all_processes() {
