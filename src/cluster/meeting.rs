@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use nix::poll::{PollFd, PollFlags, poll};
+use socket2::{SockRef, TcpKeepalive};
 
 use super::Cluster;
 use super::greeting::{Greeting, Progress};
@@ -41,6 +42,9 @@ const WAIT_FOR_PROCESSES: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(50);
 /// How long an address may take to answer at all.
 const WAIT_FOR_ADDRESS: Duration = Duration::from_secs(2);
+/// How long a machine may be out of reach before its processes are lost. A process that is only stopped
+/// is still there for this: its machine answers.
+const OUT_OF_REACH: Duration = Duration::from_secs(30);
 /// Connections that may be saying who they are at once. More wait.
 const GREETINGS: usize = 256;
 /// Connections that were dropped, and are told one by one. More are counted.
@@ -442,6 +446,12 @@ fn is_cut(stream: &TcpStream) -> bool {
 fn settle(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(None)?;
+    // A machine without power closes no connection, and who only waits would never know.
+    let socket = SockRef::from(&stream);
+    let keepalive = TcpKeepalive::new().with_time(OUT_OF_REACH / 3).with_interval(OUT_OF_REACH / 6);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(OUT_OF_REACH))?;
     Ok(stream)
 }
 

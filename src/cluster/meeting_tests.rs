@@ -114,6 +114,7 @@ fn are_connected(all: Vec<Process>) {
         for (other, socket) in sockets.iter_mut().enumerate() {
             assert_eq!(socket.is_none(), process == other);
             if let Some(socket) = socket {
+                assert!(SockRef::from(&*socket).keepalive().unwrap() && socket.nodelay().unwrap());
                 socket.write_all(&[process as u8]).unwrap();
             }
         }

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -176,35 +176,28 @@ impl<C: Fn() -> Command> Supervisor<C> {
     /// Waits until it is known how it ends.
     fn look_after(&mut self, group: &mut Group) -> anyhow::Result<Ending> {
         let mut watch = Look { hang_timeout: self.hang_timeout, answer: None, lost: None };
+        let mut awake = Instant::now();
         loop {
+            // This process sleeps for less. It was stopped too, and has heard of nobody.
+            if awake.elapsed() > self.hang_timeout / 2 {
+                group.forgive_silence();
+            }
+            awake = Instant::now();
             let event = match self.events.try_recv() {
                 Ok(event) => event,
-                Err(TryRecvError::Empty) => {
-                    let now = Instant::now();
+                Err(_) => {
                     let Some(until) = watch.until(group) else {
                         // All have ended.
                         return Ok(watch.ending());
                     };
-                    if until <= now {
-                        return Ok(watch.timed_out(group, now));
+                    if until <= awake {
+                        return Ok(watch.timed_out(group, awake));
                     }
-                    // This process may be stopped too, and then hears of nobody.
-                    let nap = (until - now).min(self.hang_timeout / 4);
+                    let nap = (until - awake).min(self.hang_timeout / 4);
                     match self.events.recv_timeout(nap) {
                         Ok(event) => event,
-                        Err(RecvTimeoutError::Timeout) => {
-                            if now.elapsed() > nap + self.hang_timeout / 4 {
-                                group.forgive_silence();
-                            }
-                            continue;
-                        }
-                        Err(RecvTimeoutError::Disconnected) => {
-                            unreachable!("the supervisor has a sender of its own")
-                        }
+                        Err(_) => continue,
                     }
-                }
-                Err(TryRecvError::Disconnected) => {
-                    unreachable!("the supervisor has a sender of its own")
                 }
             };
             match event {

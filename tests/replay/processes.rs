@@ -15,7 +15,7 @@ pub(super) fn hosts(count: usize) -> String {
     listeners.iter().map(|listener| address(listener) + "\n").collect()
 }
 
-fn place() -> Place {
+pub(super) fn place() -> Place {
     let random = &mut Random::new(501);
     let span_ms = 10 * 60_000;
     let place = Place::new();

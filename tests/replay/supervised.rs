@@ -1,6 +1,7 @@
 //! Processes of one machine that are looked after: one dies, hangs or panics, and all end.
 
 use std::fs::File;
+use std::time::Duration;
 
 use super::fold::events;
 use super::pcap::packet;
@@ -51,6 +52,22 @@ fn each_process_that_is_stopped_ends_all_and_is_named() {
         );
         assert_eq!(done.stderr, says);
     }
+}
+
+/// As by Ctrl-Z and `fg`: nobody was silent for others that ran.
+#[test]
+fn all_that_are_stopped_go_on() {
+    let place = Place::new();
+    let (mut run, mut feed) = computing(&place, &format!("-n2 {HANG}"));
+    run.signal("STOP", Whom::Group);
+    // There is no event to wait for: it is time that must pass, more than the time-out.
+    std::thread::sleep(Duration::from_secs(4));
+    run.signal("CONT", Whom::Group);
+    feed.packet(packet(3_000, "10.0.0.1", "10.0.0.3", 1200));
+    feed.packet(packet(4_000, "10.0.0.1", "10.0.0.3", 1200));
+    assert_eq!(events(&run.line()), ["raised big 1200"]);
+    drop(feed);
+    run.finish().expect(0);
 }
 
 #[test]
@@ -129,7 +146,7 @@ fn processes_of_a_host_file_end_with_each_other() {
         place.write("hosts", super::processes::hosts(2));
         let other = place.floodmark("replay pipe -n2 -p1 --hostfile hosts").start();
         let (run, feed) = computing(&place, "-n2 -p0 --hostfile hosts");
-        let mut both = [run, other];
+        let both = [run, other];
         both[victim].signal("KILL", Whom::Parent);
         let [first, second] = both.map(Live::finish_killed);
         drop(feed);
