@@ -22,6 +22,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::{Operator, probe};
 use timely::worker::Worker;
 
+use crate::cluster::watchdog::Watch;
 use crate::output::WriteError;
 use crate::replay::{End, Event as SourceEvent, Tick};
 use crate::terminal::Interrupt;
@@ -87,6 +88,7 @@ pub struct Computation<'w> {
     in_flight: VecDeque<u64>,
     /// Updates in them.
     updates_in_flight: VecDeque<usize>,
+    watch: Option<Watch>,
 }
 
 /// Ticks, and updates, that may be on their way at once. A few are needed to move frontiers in
@@ -125,7 +127,13 @@ impl<'w> Computation<'w> {
             outbox,
             in_flight: VecDeque::new(),
             updates_in_flight: VecDeque::new(),
+            watch: None,
         }
+    }
+
+    /// Lets a watchdog see whether what is ended gets done.
+    pub fn watched(self, watch: Watch) -> Self {
+        Computation { watch: Some(watch), ..self }
     }
 
     /// Ends the current tick; what it leads to will be [taken](Computation::take_done) when done.
@@ -149,6 +157,11 @@ impl<'w> Computation<'w> {
         }
         self.in_flight.pop_front();
         self.updates_in_flight.pop_front();
+        if let Some(watch) = &self.watch {
+            watch.moved(tick);
+            // Whoever reads the output may take his time.
+            watch.input_waits(false);
+        }
         let mut outcome = self.outbox.borrow_mut().remove(&tick).unwrap_or_default();
         // Which worker says what first is chance.
         outcome.changes.sort_unstable_by_key(|change| {
@@ -161,6 +174,9 @@ impl<'w> Computation<'w> {
 
     /// Works a little, or sleeps until there is something to do.
     pub fn step(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.input_waits(!self.in_flight.is_empty());
+        }
         self.worker.step_or_park(Some(NAP));
     }
 

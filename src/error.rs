@@ -27,6 +27,24 @@ pub enum Exit {
 }
 
 impl Exit {
+    pub(crate) const ALL: [Exit; 10] = [
+        Exit::Done,
+        Exit::Failed,
+        Exit::Violations,
+        Exit::Usage,
+        Exit::BadData,
+        Exit::NoInput,
+        Exit::Unavailable,
+        Exit::NoPermission,
+        Exit::BadConfig,
+        Exit::Interrupted,
+    ];
+
+    /// The way to end that this code stands for.
+    pub fn of_code(code: i32) -> Option<Exit> {
+        Exit::ALL.into_iter().find(|exit| *exit as i32 == code)
+    }
+
     /// Of the ways in which a finished run may end, the one to report: failures before damage before
     /// violations.
     pub fn or(self, other: Exit) -> Exit {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
 use anyhow::Context;
@@ -70,22 +70,47 @@ pub struct Interrupt {
     sleeper: Arc<Mutex<Option<Thread>>>,
 }
 
+/// The one that listens.
+static LISTENING: OnceLock<Interrupt> = OnceLock::new();
+/// Whether another process has passed the key on.
+static PASSED_ON: AtomicBool = AtomicBool::new(false);
+
+/// Takes the key as pressed, which another process has heard of.
+///
+/// It is no signal: at a terminal both processes get one, and two would end this one at once.
+pub fn pass_on_interrupt() {
+    PASSED_ON.store(true, Ordering::SeqCst);
+    if let Some(interrupt) = LISTENING.get() {
+        interrupt.press();
+    }
+}
+
 impl Interrupt {
     /// Listens for the key from now on. Pressed a second time, it ends the process at once.
     pub fn listen() -> anyhow::Result<Self> {
-        let interrupt = Interrupt::default();
+        let interrupt = LISTENING.get_or_init(Interrupt::default).clone();
         let heard = interrupt.clone();
+        let signalled = AtomicBool::new(false);
         ctrlc::set_handler(move || {
-            if heard.pressed.swap(true, Ordering::SeqCst) {
+            if signalled.swap(true, Ordering::SeqCst) {
                 std::process::exit(Exit::Interrupted as i32);
             }
-            let sleeper = heard.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(thread) = &*sleeper {
-                thread.unpark();
-            }
+            heard.press();
         })
         .context("listening for the interrupt key")?;
+        // It may have been passed on before anybody listened.
+        if PASSED_ON.load(Ordering::SeqCst) {
+            interrupt.press();
+        }
         Ok(interrupt)
+    }
+
+    fn press(&self) {
+        self.pressed.store(true, Ordering::SeqCst);
+        let sleeper = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = &*sleeper {
+            thread.unpark();
+        }
     }
 
     /// Leaves the key to another process: that one will end this one in good order.

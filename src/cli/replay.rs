@@ -15,7 +15,8 @@ use floodmark_dataflows::types::{Prefix, Updates, Version};
 use super::limits::contents;
 use super::values::{self, LimitDefaults};
 use crate::capture::{Tally, Uncounted};
-use crate::cluster::{Cluster, FOLLOWER, Followers};
+use crate::cluster::watchdog::{self, Watch};
+use crate::cluster::{self, Cluster, Restart};
 use crate::driver::{self, Computation, Outcome as TickOutcome, Replayed, Sinks};
 use crate::error::{Exit, Failure, Outcome};
 use crate::limits::catalog::Catalog;
@@ -121,21 +122,8 @@ pub struct Args {
     #[arg(long)]
     fail_on_violation: bool,
 
-    /// Worker threads of each process
-    #[arg(short, long, value_name = "N", env = "FLOODMARK_WORKERS", default_value_t = 1)]
-    workers: usize,
-
-    /// Processes; without --process all are started on this machine
-    #[arg(short = 'n', long, value_name = "N", env = "FLOODMARK_PROCESSES", default_value_t = 1)]
-    processes: usize,
-
-    /// Which of the processes this one is, from 0; needs --hostfile
-    #[arg(short, long, value_name = "P")]
-    process: Option<usize>,
-
-    /// The addresses of the processes, one host:port a line
-    #[arg(long, value_name = "FILE")]
-    hostfile: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: cluster::Args,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -175,22 +163,7 @@ impl Args {
                 "--totals - takes standard output for the totals: give --changes FILE for the changes"
             )));
         }
-        if self.workers == 0 || self.processes == 0 {
-            return Err(usage(anyhow!("at least one worker and one process are needed")));
-        }
-        match (self.process, &self.hostfile) {
-            (Some(process), _) if process >= self.processes => Err(usage(anyhow!(
-                "there is no process {process} among {} (-n), which are counted from 0",
-                self.processes
-            ))),
-            (Some(_), None) if self.processes > 1 => Err(usage(anyhow!(
-                "--process says which line of a host file is this process: give --hostfile"
-            ))),
-            (None, Some(_)) => Err(usage(anyhow!(
-                "--hostfile names the processes: give --process to say which of them this one is"
-            ))),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn options(&self) -> Options {
@@ -210,20 +183,6 @@ impl Args {
             hand_on: self.totals.as_ref().map(|_| HandOn::Retired),
         }
     }
-
-    fn cluster(&self) -> Result<(Option<Followers>, Cluster), Failure> {
-        match (self.process, &self.hostfile) {
-            (Some(process), Some(file)) if self.processes > 1 => {
-                let cluster = Cluster::of_host_file(self.workers, self.processes, process, file)?;
-                Ok((None, cluster))
-            }
-            _ if self.processes == 1 => Ok((None, Cluster::alone(self.workers))),
-            _ => {
-                let (followers, cluster) = Followers::start(self.workers, self.processes)?;
-                Ok((Some(followers), cluster))
-            }
-        }
-    }
 }
 
 /// What only the first process has.
@@ -238,15 +197,22 @@ struct Lead {
     format: Format,
     changes: PathBuf,
     totals: Option<PathBuf>,
+    watch: Watch,
 }
 
 /// Runs `floodmark replay`.
 pub fn run(args: &Args) -> Outcome {
     args.check()?;
+    // Started again, it would say what it has said.
+    cluster::launch(&args.cluster, Restart::default(), |cluster| match cluster.process {
+        0 => lead(args, cluster),
+        _ => follow(args, cluster),
+    })
+}
+
+/// The process that reads and writes.
+fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let options = args.options();
-    if args.process.is_some_and(|process| process > 0) {
-        return follow(args, options);
-    }
     let mut catalog = Catalog::new();
     let messages = Messages::new();
     let versions = match &args.limits {
@@ -256,14 +222,13 @@ pub fn run(args: &Args) -> Outcome {
     let readers = replay::open(&args.files)?;
     let messages = Messages::with_progress(replay::size(&readers));
     let interrupt = Interrupt::listen()?;
-    let (mut followers, cluster) = args.cluster()?;
     let waiting_interrupt = interrupt.clone();
     let mut waiting = || {
         if waiting_interrupt.pressed() {
             let error = anyhow!("interrupted while waiting for the other processes");
             return Err(Failure::new(Exit::Interrupted, error));
         }
-        Ok(followers.as_mut().map_or(Ok(()), Followers::check)?)
+        Ok(())
     };
     let filter = Filter { sources: args.source.clone(), destinations: args.destination.clone() };
     let cut = Cut { tick_ms: args.tick, windows: options.windows, filter, peers: cluster.peers() };
@@ -278,6 +243,7 @@ pub fn run(args: &Args) -> Outcome {
         format: args.format,
         changes: args.changes.clone().unwrap_or_else(|| "-".into()),
         totals: args.totals.clone(),
+        watch: watchdog::start(args.cluster.stall_timeout())?,
     };
     // The first worker takes it.
     let lead = Arc::new(Mutex::new(Some(lead)));
@@ -293,18 +259,15 @@ pub fn run(args: &Args) -> Outcome {
             lead.flatten().map(|lead| lead.run(computation, options))
         },
     )?;
-    if let Some(followers) = followers {
-        followers.join()?;
-    }
     outcomes.into_iter().flatten().next().expect("the first process has the first worker")
 }
 
 /// A process that only computes.
-fn follow(args: &Args, options: Options) -> Outcome {
-    if std::env::var_os(FOLLOWER).is_some() {
+fn follow(args: &Args, cluster: Cluster) -> Outcome {
+    let options = args.options();
+    if cluster.supervised {
         Interrupt::ignore()?;
     }
-    let (_, cluster) = args.cluster()?;
     cluster.execute(
         &format!("{options:?}"),
         &Messages::new(),
@@ -337,6 +300,7 @@ impl Lead {
     fn run(self, computation: Computation<'_>, options: Options) -> Outcome {
         let mut sinks = Files::open(&self, options.windows)?;
         let (versions, interrupt, messages) = (self.versions, self.interrupt, self.messages);
+        let computation = computation.watched(self.watch);
         let tick_ms = self.cut.tick_ms;
         let me = std::thread::current();
         let source = replay::start(self.readers, self.cut, messages.clone(), move || me.unpark())

@@ -53,7 +53,9 @@ fn usage_errors() {
     place.write("hosts", "127.0.0.1:1\n127.0.0.1:2\n");
     place.write("one-host", "127.0.0.1:1\n");
     place.write("no-port", "127.0.0.1:1\nlocalhost\n");
-    let cases: [(&str, &[&str]); 36] = [
+    place.write("bad-port", "127.0.0.1:1\n127.0.0.1:65536\n");
+    place.write("twice", "127.0.0.1:1\n127.0.0.1:1\n");
+    let cases: [(&str, &[&str]); 40] = [
         ("", &["FILE"]),
         ("a.pcap --retention 1h", &["--retention", "--lateness"]),
         ("a.pcap --lateness 5", &["--lateness", "not a duration: \"5\""]),
@@ -89,6 +91,10 @@ fn usage_errors() {
         ("a.pcap -n 3 -p 0 --hostfile hosts", &["names 2 processes, and -n says 3"]),
         ("a.pcap -n 2 -p 1 --hostfile one-host", &["names 1 processes, and -n says 2"]),
         ("a.pcap -n 2 -p 0 --hostfile no-port", &["\"localhost\"", "not host:port"]),
+        ("a.pcap -n 2 -p 0 --hostfile bad-port", &["\"65536\"", "not a port"]),
+        ("a.pcap -n 2 -p 0 --hostfile twice", &["\"127.0.0.1:1\"", "named twice"]),
+        ("a.pcap -n 2 --hang-timeout 999ms", &["--hang-timeout is at least 1 s"]),
+        ("a.pcap --stall-timeout 0s", &["--stall-timeout", "no time at all"]),
         ("- - a.pcap", &["\"-\" is named twice"]),
     ];
     for (words, parts) in cases {

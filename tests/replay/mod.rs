@@ -15,6 +15,8 @@ mod pcap;
 mod pipes;
 mod processes;
 mod run;
+mod strangers;
+mod supervised;
 mod totals;
 mod traffic;
 mod versions;

@@ -8,14 +8,14 @@ use super::run::{Done, Place, Whom};
 use super::traffic::{self, Random, json_lines};
 
 /// So many ports of this machine that were free a moment ago, as a host file.
-fn hosts(count: usize) -> String {
+pub(super) fn hosts(count: usize) -> String {
     let listeners: Vec<TcpListener> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
     let address = |listener: &TcpListener| listener.local_addr().expect("an address").to_string();
     listeners.iter().map(|listener| address(listener) + "\n").collect()
 }
 
-fn place() -> Place {
+pub(super) fn place() -> Place {
     let random = &mut Random::new(501);
     let span_ms = 10 * 60_000;
     let place = Place::new();

@@ -226,6 +226,8 @@ pub(crate) enum Whom {
     Parent,
     /// It and what it has started, as when a key is pressed at a terminal.
     Group,
+    /// Of the processes that it has started, the one that was started as this one.
+    Child(usize),
 }
 
 /// A run that has begun.
@@ -267,14 +269,26 @@ impl Live {
         match whom {
             Whom::Parent => signal(name, &id.to_string()),
             Whom::Group => signal(name, &format!("-{id}")),
+            Whom::Child(number) => signal(name, &self.children()[number]),
         }
     }
 
-    /// Sends a signal to a process that it has started.
-    pub(crate) fn signal_follower(&self, name: &str) {
+    /// The processes that it has started, in the order in which it did.
+    fn children(&self) -> Vec<String> {
         let id = self.child.id().to_string();
-        let other = self.processes().into_iter().find(|process| *process != id);
-        signal(name, &other.expect("it has started another process"));
+        let mut children: Vec<(u64, u32)> = self
+            .processes()
+            .into_iter()
+            .filter(|process| *process != id)
+            .map(|process| (started(&process), process.parse().expect("an id is a number")))
+            .collect();
+        children.sort_unstable();
+        children.into_iter().map(|(_, process)| process.to_string()).collect()
+    }
+
+    /// Whether it has ended by now.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("looking after the child").is_some()
     }
 
     /// The ids of the processes of this run that there are now.
@@ -334,6 +348,15 @@ impl Drop for Live {
             let _ = self.child.wait();
         }
     }
+}
+
+/// When a process was started.
+fn started(process: &str) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("the process is there");
+    // What is in parentheses, its name, may contain anything.
+    let (_, fields) = stat.rsplit_once(')').expect("its name is in parentheses");
+    let started = fields.split_whitespace().nth(19).expect("the field after 21 others");
+    started.parse().expect("ticks of the clock")
 }
 
 /// The processes that have this path in their environment. One that is ending has none.

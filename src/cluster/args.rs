@@ -1,0 +1,243 @@
+//! The options that say which workers and processes there are.
+
+use std::collections::BTreeSet;
+use std::net::ToSocketAddrs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+
+use super::secret::Secret;
+use super::{Cluster, member, supervisor};
+use crate::cli::values;
+use crate::error::{Exit, Failure, Outcome};
+
+/// The options of a command that computes, about where it does so.
+#[derive(Clone, Debug, clap::Args)]
+#[group(id = "cluster")]
+pub struct Args {
+    /// Worker threads of each process
+    #[arg(short, long, value_name = "N", env = "FLOODMARK_WORKERS", default_value_t = 1)]
+    workers: usize,
+
+    /// Processes; without --process all are started on this machine
+    #[arg(short = 'n', long, value_name = "N", env = "FLOODMARK_PROCESSES", default_value_t = 1)]
+    processes: usize,
+
+    /// Which of the processes this one is, from 0; needs --hostfile
+    #[arg(short, long, value_name = "P")]
+    process: Option<usize>,
+
+    /// The addresses of the processes, one host:port a line
+    #[arg(long, value_name = "FILE")]
+    hostfile: Option<PathBuf>,
+
+    /// Listen at the address of the host file even if other machines reach it
+    ///
+    /// What processes say to each other is not encrypted: only in a private network.
+    #[arg(long)]
+    listen_any: bool,
+
+    /// A file with a secret that all processes must know, at least 16 bytes
+    #[arg(long, value_name = "FILE", env = "FLOODMARK_CLUSTER_SECRET")]
+    cluster_secret: Option<PathBuf>,
+
+    /// With -n: a process that gives no sign of life for so long ends them all
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "FLOODMARK_HANG_TIMEOUT",
+        default_value = "10s",
+        value_parser = values::positive_millis
+    )]
+    hang_timeout: u64,
+
+    /// A process whose tick does not move for so long, while input waits, ends
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "FLOODMARK_STALL_TIMEOUT",
+        default_value = "60s",
+        value_parser = values::positive_millis
+    )]
+    stall_timeout: u64,
+}
+
+/// The options of a command that runs for weeks.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+#[group(id = "restart")]
+pub struct Restart {
+    /// Start all processes of this machine again when one of them fails
+    #[arg(long, env = "FLOODMARK_RESTART")]
+    pub restart: bool,
+}
+
+/// The shortest time without a sign of life that can mean anything.
+const LEAST_HANG_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn usage(error: anyhow::Error) -> Failure {
+    Failure::new(Exit::Usage, error)
+}
+
+impl Args {
+    /// How long a tick may stand still while input waits.
+    pub fn stall_timeout(&self) -> Duration {
+        Duration::from_millis(self.stall_timeout)
+    }
+
+    fn check(&self, restart: Restart) -> Result<(), Failure> {
+        if self.workers == 0 || self.processes == 0 {
+            return Err(usage(anyhow!("at least one worker and one process are needed")));
+        }
+        if Duration::from_millis(self.hang_timeout) < LEAST_HANG_TIMEOUT {
+            return Err(usage(anyhow!(
+                "--hang-timeout is at least {} s: a busy machine is silent for less",
+                LEAST_HANG_TIMEOUT.as_secs()
+            )));
+        }
+        if restart.restart && self.process.is_some() {
+            return Err(usage(anyhow!(
+                "--restart starts all processes again, and --process is one of many that others \
+                 started: leave --restart to what has started them, such as systemd"
+            )));
+        }
+        match (self.process, &self.hostfile) {
+            (Some(process), _) if process >= self.processes => Err(usage(anyhow!(
+                "there is no process {process} among {} (-n), which are counted from 0",
+                self.processes
+            ))),
+            (Some(_), None) if self.processes > 1 => Err(usage(anyhow!(
+                "--process says which line of a host file is this process: give --hostfile"
+            ))),
+            (None, Some(_)) => Err(usage(anyhow!(
+                "--hostfile names the processes: give --process to say which of them this one is"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The process that these options alone describe.
+    fn cluster(&self) -> Result<Cluster, Failure> {
+        let mut cluster = match (self.process, &self.hostfile) {
+            (Some(process), Some(file)) if self.processes > 1 => {
+                let hosts = read_host_file(file, self.processes)?;
+                if !self.listen_any {
+                    refuse_public(&hosts[process])?;
+                }
+                Cluster { process, hosts, ..Cluster::alone(self.workers) }
+            }
+            _ => Cluster::alone(self.workers),
+        };
+        cluster.secret = self.cluster_secret.as_deref().map(Secret::read).transpose()?;
+        Ok(cluster)
+    }
+}
+
+/// Runs a part of a computation, or starts and supervises all of its processes.
+///
+/// With plain `-n N`, or to be restarted, the processes are this program started again with the same
+/// arguments; each of them comes here too and gets its role, and this one only looks after them.
+pub fn launch(args: &Args, restart: Restart, role: impl FnOnce(Cluster) -> Outcome) -> Outcome {
+    args.check(restart)?;
+    if let Some(place) = member::take_place()? {
+        return role(place.cluster(args.workers)?);
+    }
+    // A secret is of no use to those who are started here, but a mistake in it is one.
+    let cluster = args.cluster()?;
+    if args.process.is_none() && (args.processes > 1 || restart.restart) {
+        let hang_timeout = Duration::from_millis(args.hang_timeout);
+        return supervisor::supervise(args.processes, hang_timeout, restart);
+    }
+    role(cluster)
+}
+
+/// Reads the addresses of the processes.
+fn read_host_file(file: &Path, processes: usize) -> Result<Vec<String>, Failure> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("reading the host file \"{}\"", file.display()))
+        .map_err(|error| Failure::new(Exit::NoInput, error))?;
+    parse_hosts(&text, processes)
+        .with_context(|| format!("in the host file \"{}\"", file.display()))
+        .map_err(usage)
+}
+
+fn parse_hosts(text: &str, processes: usize) -> anyhow::Result<Vec<String>> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let hosts: Vec<String> = lines.map(str::to_owned).collect();
+    let mut named = BTreeSet::new();
+    for host in &hosts {
+        let Some((name, port)) = host.rsplit_once(':').filter(|(name, _)| !name.is_empty()) else {
+            return Err(anyhow!("\"{host}\" is not host:port"));
+        };
+        // An IPv6 address has colons of its own.
+        if name.contains(':') && !(name.starts_with('[') && name.ends_with(']')) {
+            return Err(anyhow!("\"{host}\" is not host:port: write [{host}]:PORT if it is IPv6"));
+        }
+        if port.parse::<u16>().ok().is_none_or(|port| port == 0) {
+            return Err(anyhow!("\"{port}\" of \"{host}\" is not a port: give one of 1 to 65535"));
+        }
+        if !named.insert(host) {
+            return Err(anyhow!("\"{host}\" is named twice: each process needs its own port"));
+        }
+    }
+    if hosts.len() != processes {
+        return Err(anyhow!(
+            "it names {} processes, and -n says {processes}: give each one line host:port",
+            hosts.len()
+        ));
+    }
+    Ok(hosts)
+}
+
+/// Refuses an address of this process that other machines may reach.
+fn refuse_public(own: &str) -> Result<(), Failure> {
+    let addresses = own
+        .to_socket_addrs()
+        .with_context(|| format!("finding the address of this process, \"{own}\""))?;
+    for address in addresses {
+        if !address.ip().is_loopback() {
+            return Err(usage(anyhow!(
+                "other machines may reach \"{own}\", and what processes say to each other is not \
+                 encrypted: give --listen-any if that network is private, and --cluster-secret"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_files() {
+        let good = "\n 127.0.0.1:4001 \n[::1]:4002\nnode-3.example:65535\n";
+        let hosts = ["127.0.0.1:4001", "[::1]:4002", "node-3.example:65535"];
+        assert_eq!(parse_hosts(good, 3).unwrap(), hosts);
+        for (text, says) in [
+            ("a:1\n", "names 1 processes, and -n says 2"),
+            ("a:1\nb:2\nc:3", "names 3 processes, and -n says 2"),
+            ("a:1\nlocalhost", "\"localhost\" is not host:port"),
+            ("a:1\n:5", "\":5\" is not host:port"),
+            ("a:1\n::1:5", "write [::1:5]:PORT"),
+            ("a:1\nb:0", "\"0\" of \"b:0\" is not a port"),
+            ("a:1\nb:65536", "\"65536\" of \"b:65536\" is not a port"),
+            ("a:1\nb:http", "\"http\" of \"b:http\" is not a port"),
+            ("a:1\n# b:two", "\"two\" of \"# b:two\" is not a port"),
+            ("a:1\na:1", "\"a:1\" is named twice"),
+        ] {
+            let error = parse_hosts(text, 2).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_others_reach() {
+        for own in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1"] {
+            assert!(refuse_public(own).is_ok(), "{own}");
+        }
+        for own in ["0.0.0.0:1", "192.0.2.1:1", "[::]:1", "[2001:db8::1]:1"] {
+            assert_eq!(refuse_public(own).unwrap_err().exit, Exit::Usage, "{own}");
+        }
+    }
+}

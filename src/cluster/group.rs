@@ -1,0 +1,180 @@
+//! The processes of one start. They end with this value.
+
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use anyhow::Context;
+
+use super::inherit;
+use super::member::{self, INTERRUPT, LIFELINE, Place, REPORT_BYTES, Report};
+use super::secret::Secret;
+use super::supervisor::Event;
+
+/// What was seen of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It said something.
+    Said(Report),
+    /// It has closed its lifeline, which it does by ending.
+    Cut,
+}
+
+/// The processes that were started together.
+pub(super) struct Group {
+    members: Vec<Member>,
+}
+
+struct Member {
+    child: Child,
+    lifeline: UnixStream,
+    /// When it was heard of last.
+    heard: Instant,
+    /// What it said of itself, other than that it lives.
+    reports: Vec<Report>,
+    ended: bool,
+}
+
+impl Group {
+    /// Starts them. What is seen of them is sent as events.
+    pub(super) fn start(
+        processes: usize,
+        start: u64,
+        command: &dyn Fn() -> Command,
+        events: &Sender<Event>,
+    ) -> anyhow::Result<Self> {
+        // A port is held from now on until its process listens there: nobody else can get it.
+        let mut listeners = Vec::new();
+        if processes > 1 {
+            for _ in 0..processes {
+                listeners.push(member::free_listener()?);
+            }
+        }
+        let address = |listener: &TcpListener| Ok(listener.local_addr()?.to_string());
+        let hosts: io::Result<Vec<String>> = listeners.iter().map(address).collect();
+        let mut hosts = hosts.context("finding the addresses of the processes")?;
+        if processes == 1 {
+            hosts.push(String::new());
+        }
+        let secret = Secret::drawn()?;
+        let mut group = Group { members: Vec::new() };
+        let mut listeners = listeners.into_iter();
+        for process in 0..processes {
+            let listener = listeners.next();
+            let place = Place {
+                process,
+                hosts: hosts.clone(),
+                listener: listener.as_ref().map(AsRawFd::as_raw_fd),
+                secret: secret.bytes().to_vec(),
+            };
+            let starting = || format!("starting process {process}");
+            let member = Member::start(&place, listener, command()).with_context(starting)?;
+            let lifeline = member.lifeline.try_clone().with_context(starting)?;
+            group.members.push(member);
+            let events = events.clone();
+            std::thread::Builder::new()
+                .name(format!("lifeline: {process}"))
+                .spawn(move || hear(lifeline, start, process, &events))
+                .with_context(starting)?;
+        }
+        Ok(group)
+    }
+
+    /// Takes note of what was seen, and returns how the process has ended if it has.
+    pub(super) fn see(&mut self, process: usize, seen: Seen) -> io::Result<Option<ExitStatus>> {
+        let member = &mut self.members[process];
+        member.heard = Instant::now();
+        match seen {
+            Seen::Said(Report::Beat) => Ok(None),
+            Seen::Said(report) => {
+                member.reports.push(report);
+                Ok(None)
+            }
+            Seen::Cut => {
+                let status = member.child.wait()?;
+                member.ended = true;
+                Ok(Some(status))
+            }
+        }
+    }
+
+    /// What a process said of itself.
+    pub(super) fn reports(&self, process: usize) -> &[Report] {
+        &self.members[process].reports
+    }
+
+    /// Tells the first process that the interrupt key was pressed. It will end the others in good order.
+    pub(super) fn interrupt(&mut self) {
+        if let Some(first) = self.members.first_mut() {
+            // It may have ended.
+            let _ = first.lifeline.write_all(&[INTERRUPT]);
+        }
+    }
+
+    /// Of the processes that have not ended, the one that was not heard of for the longest time.
+    pub(super) fn longest_silent(&self) -> Option<(usize, Instant)> {
+        let live = self.members.iter().enumerate().filter(|(_, member)| !member.ended);
+        live.map(|(process, member)| (process, member.heard)).min_by_key(|(_, heard)| *heard)
+    }
+
+    /// Takes the silence so far as if it had not been.
+    pub(super) fn forgive_silence(&mut self) {
+        let now = Instant::now();
+        self.members.iter_mut().for_each(|member| member.heard = now);
+    }
+}
+
+impl Member {
+    fn start(
+        place: &Place,
+        listener: Option<TcpListener>,
+        mut command: Command,
+    ) -> anyhow::Result<Member> {
+        let (mut lifeline, theirs) = UnixStream::pair().context("making its lifeline")?;
+        // It fits into the buffer of the socket, so that nobody need read it yet.
+        lifeline.write_all(&member::place_line(place)).context("telling it its place")?;
+        inherit::hand_on(&theirs).context("handing on its lifeline")?;
+        if let Some(listener) = &listener {
+            inherit::hand_on(listener).context("handing on its listener")?;
+        }
+        // Only the first process reads and writes.
+        if place.process > 0 {
+            command.stdin(Stdio::null()).stdout(Stdio::null());
+        }
+        let child = command
+            .env(LIFELINE, theirs.as_raw_fd().to_string())
+            .spawn()
+            .with_context(|| format!("running {}", command.get_program().display()))?;
+        // Its own ends are closed here by the end of this function, before the next one is started.
+        Ok(Member { child, lifeline, heard: Instant::now(), reports: Vec::new(), ended: false })
+    }
+}
+
+fn hear(mut lifeline: UnixStream, start: u64, process: usize, events: &Sender<Event>) {
+    let mut bytes = [0; REPORT_BYTES];
+    while lifeline.read_exact(&mut bytes).is_ok() {
+        if let Some(report) = Report::from_bytes(bytes)
+            && events.send(Event::Member { start, process, seen: Seen::Said(report) }).is_err()
+        {
+            return;
+        }
+    }
+    // Without a supervisor nobody wants to know.
+    let _ = events.send(Event::Member { start, process, seen: Seen::Cut });
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            // It may have ended by itself.
+            let _ = member.child.kill();
+        }
+        for member in &mut self.members {
+            let _ = member.child.wait();
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! What two processes say to each other before they compute together.
+//!
+//! ```text
+//! who dials                      who listens
+//!   hello            ────────▶
+//!                    ◀────────   hello
+//!   proof            ────────▶
+//!                    ◀────────   verdict, proof
+//! ```
+//!
+//! A hello says who it is and what it was started for, with a number that was never used before. A
+//! proof is a keyed hash of both hellos: it shows that its maker knows the secret and means this
+//! conversation, since both have put a new number into it, and the two proofs differ, so that none can
+//! be sent back as an answer. Without a secret, proofs only show that the hellos have arrived whole.
+
+use std::io;
+
+use sha2::{Digest, Sha256};
+
+use super::secret::{self, Proof, Secret};
+
+const MAGIC: [u8; 8] = *b"floodmrk";
+const VERSION_BYTES: usize = 16;
+const NONCE_BYTES: usize = 32;
+/// The bytes of a hello: as many in all versions, so that processes of different ones can say so.
+pub(super) const HELLO_BYTES: usize = MAGIC.len() + VERSION_BYTES + 6 * 8 + NONCE_BYTES;
+
+/// What a process says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hello {
+    version: [u8; VERSION_BYTES],
+    pub(super) process: u64,
+    processes: u64,
+    workers: u64,
+    /// Of the options that the computation is built from.
+    options: u64,
+    /// Which of the meetings that process 0 has called it goes to; 0 if it does not know yet.
+    pub(super) generation: u64,
+    has_secret: bool,
+    nonce: [u8; NONCE_BYTES],
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Dials,
+    Listens,
+}
+
+/// What the listening process thinks of the other one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Verdict {
+    Welcome = 1,
+    /// It does not know the secret.
+    WrongSecret = 2,
+    /// It goes to another meeting; one of the two will soon know better.
+    OtherGeneration = 3,
+    /// There is such a process already.
+    Taken = 4,
+    /// It was started for another computation.
+    Mismatch = 5,
+}
+
+impl Verdict {
+    pub(super) fn from_byte(byte: u8) -> Option<Verdict> {
+        use Verdict::{Mismatch, OtherGeneration, Taken, Welcome, WrongSecret};
+        let all = [Welcome, WrongSecret, OtherGeneration, Taken, Mismatch];
+        all.into_iter().find(|verdict| *verdict as u8 == byte)
+    }
+}
+
+fn invalid(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
+}
+
+/// Whether bytes that have come so far may be the beginning of a hello.
+pub(super) fn check_magic(bytes: &[u8]) -> io::Result<()> {
+    let length = bytes.len().min(MAGIC.len());
+    if bytes[..length] == MAGIC[..length] {
+        Ok(())
+    } else {
+        Err(invalid("not floodmark at the other end"))
+    }
+}
+
+impl Hello {
+    /// What a process of this program says, before it has drawn the number of a conversation.
+    pub(super) fn new(
+        process: usize,
+        processes: usize,
+        workers: usize,
+        options: &str,
+        has_secret: bool,
+    ) -> Self {
+        let mut version = [0; VERSION_BYTES];
+        version.iter_mut().zip(env!("CARGO_PKG_VERSION").bytes()).for_each(|(to, byte)| *to = byte);
+        let digest = Sha256::digest(options);
+        let digest = digest.first_chunk().expect("the hash has more than 8 bytes");
+        Hello {
+            version,
+            process: process as u64,
+            processes: processes as u64,
+            workers: workers as u64,
+            options: u64::from_be_bytes(*digest),
+            generation: 0,
+            has_secret,
+            nonce: [0; NONCE_BYTES],
+        }
+    }
+
+    /// The same, for one conversation.
+    pub(super) fn of_conversation(self, generation: u64) -> anyhow::Result<Self> {
+        Ok(Hello { generation, nonce: secret::draw()?, ..self })
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; HELLO_BYTES] {
+        let numbers = [
+            self.process,
+            self.processes,
+            self.workers,
+            self.options,
+            self.generation,
+            u64::from(self.has_secret),
+        ];
+        let numbers = numbers.into_iter().flat_map(u64::to_be_bytes);
+        let all = MAGIC.into_iter().chain(self.version).chain(numbers).chain(self.nonce);
+        let mut bytes = [0; HELLO_BYTES];
+        bytes.iter_mut().zip(all).for_each(|(to, byte)| *to = byte);
+        bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8; HELLO_BYTES]) -> io::Result<Self> {
+        check_magic(bytes)?;
+        let whole = "the parts of a hello add up to its length";
+        let (version, rest) = bytes[MAGIC.len()..].split_first_chunk().expect(whole);
+        let (numbers, nonce) = rest.split_last_chunk().expect(whole);
+        let mut numbers = numbers.chunks_exact(8).map(|chunk| {
+            u64::from_be_bytes(chunk.try_into().expect("a chunk of 8 bytes has 8 bytes"))
+        });
+        let mut next = || numbers.next().expect(whole);
+        Ok(Hello {
+            version: *version,
+            process: next(),
+            processes: next(),
+            workers: next(),
+            options: next(),
+            generation: next(),
+            has_secret: next() != 0,
+            nonce: *nonce,
+        })
+    }
+
+    fn version(&self) -> String {
+        let text = self.version.split(|byte| *byte == 0).next().unwrap_or_default();
+        text.escape_ascii().to_string()
+    }
+
+    /// Why the other process can't be one of this computation.
+    pub(super) fn mismatch(&self, other: &Hello) -> Option<String> {
+        let who = format!("process {}", other.process);
+        let differs = |what: &str, theirs: u64, ours: u64| {
+            format!("{who} was started with {what} {theirs}, this one with {what} {ours}")
+        };
+        if other.version != self.version {
+            Some(format!("{who} is of version {}, this one of {}", other.version(), self.version()))
+        } else if other.processes != self.processes {
+            Some(differs("-n", other.processes, self.processes))
+        } else if other.workers != self.workers {
+            Some(differs("-w", other.workers, self.workers))
+        } else if other.options != self.options {
+            Some(format!("{who} was started with other options"))
+        } else if other.process == self.process || other.process >= self.processes {
+            Some(format!("{who} was started twice: each process needs a -p of its own"))
+        } else {
+            None
+        }
+    }
+
+    /// Why the other process has another secret.
+    pub(super) fn secrets(&self, other: &Hello) -> String {
+        let who = format!("process {}", other.process);
+        match (self.has_secret, other.has_secret) {
+            (true, false) => {
+                format!("{who} was started without --cluster-secret, this one with it")
+            }
+            (false, true) => {
+                format!("{who} was started with --cluster-secret, this one without it")
+            }
+            _ => format!("{who} has another secret: give all the same --cluster-secret"),
+        }
+    }
+}
+
+/// Both hellos, as both sides have them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hellos {
+    pub(super) dials: Hello,
+    pub(super) listens: Hello,
+}
+
+impl Hellos {
+    /// The proof of one side.
+    pub(super) fn prove(&self, secret: Option<&Secret>, role: Role) -> Proof {
+        let (label, dials, listens) = self.parts(role);
+        secret::prove(secret, &[label, &dials, &listens])
+    }
+
+    /// Whether the proof of one side is one.
+    pub(super) fn is_proof(&self, secret: Option<&Secret>, role: Role, proof: &[u8]) -> bool {
+        let (label, dials, listens) = self.parts(role);
+        secret::is_proof(secret, &[label, &dials, &listens], proof)
+    }
+
+    fn parts(&self, role: Role) -> (&'static [u8], [u8; HELLO_BYTES], [u8; HELLO_BYTES]) {
+        let label: &[u8] = match role {
+            Role::Dials => b"dials",
+            Role::Listens => b"listens",
+        };
+        (label, self.dials.to_bytes(), self.listens.to_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(process: usize) -> Hello {
+        Hello::new(process, 3, 2, "options", true).of_conversation(7).unwrap()
+    }
+
+    #[test]
+    fn bytes_there_and_back() {
+        let hello = hello(1);
+        assert_eq!(Hello::from_bytes(&hello.to_bytes()).unwrap(), hello);
+        assert_eq!(hello.version(), env!("CARGO_PKG_VERSION"));
+        let mut bytes = hello.to_bytes();
+        bytes[0] ^= 1;
+        assert!(Hello::from_bytes(&bytes).is_err());
+        assert!(check_magic(b"floo").is_ok() && check_magic(b"GET ").is_err());
+        for byte in 0..=u8::MAX {
+            let verdict = Verdict::from_byte(byte);
+            assert!(verdict.is_none_or(|verdict| verdict as u8 == byte));
+            assert_eq!(verdict.is_some(), (1..=5).contains(&byte));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit() {
+        let one = hello(0);
+        assert_eq!(one.mismatch(&hello(2)), None);
+        // Another meeting is no mistake of who started it.
+        assert_eq!(one.mismatch(&hello(2).of_conversation(8).unwrap()), None);
+        let other = |other: Hello| one.mismatch(&other).unwrap();
+        assert!(other(Hello { processes: 4, ..hello(1) }).contains("-n 4, this one with -n 3"));
+        assert!(other(Hello { workers: 1, ..hello(1) }).contains("-w 1, this one with -w 2"));
+        assert!(other(Hello { options: 1, ..hello(1) }).contains("other options"));
+        assert!(other(hello(0)).contains("started twice"));
+        assert!(other(hello(3)).contains("started twice"));
+        let version = *b"9.9\n\0\0\0\0\0\0\0\0\0\0\0\0";
+        let ours = env!("CARGO_PKG_VERSION");
+        let says = format!("process 1 is of version 9.9\\n, this one of {ours}");
+        assert_eq!(other(Hello { version, ..hello(1) }), says);
+    }
+
+    #[test]
+    fn a_proof_is_of_one_side_in_one_conversation() {
+        let secret = &Secret::drawn().unwrap();
+        let hellos = Hellos { dials: hello(1), listens: hello(0) };
+        let proof = hellos.prove(Some(secret), Role::Dials);
+        assert!(hellos.is_proof(Some(secret), Role::Dials, &proof));
+        assert!(!hellos.is_proof(Some(secret), Role::Listens, &proof));
+        assert!(!hellos.is_proof(None, Role::Dials, &proof));
+        // Said again in another conversation, or with other words.
+        let again = Hellos { listens: hello(0), ..hellos };
+        assert!(!again.is_proof(Some(secret), Role::Dials, &proof));
+        let changed = Hellos { dials: Hello { workers: 9, ..hellos.dials }, ..hellos };
+        assert!(!changed.is_proof(Some(secret), Role::Dials, &proof));
+    }
+}

@@ -1,0 +1,460 @@
+//! The processes come together.
+//!
+//! Each dials those before it and then listens to those after it. Nobody who is not of this computation
+//! can join, hold it up, or end it: a connection must say who it is, soon, and is dropped otherwise.
+//!
+//! # Generations
+//!
+//! A process may end while others still wait, and be started again at once. The others must not take
+//! the new one for the old: they would compute with connections to the dead. So process 0 calls a
+//! meeting by a number that it draws, the generation, and
+//!
+//! - process 0 admits each number of a process once in a generation;
+//! - the others learn the generation from process 0, whom they dial first, and keep a connection to
+//!   each other only if both know the same one;
+//! - who loses a connection before all are there leaves them all and begins again; process 0 then
+//!   draws another number.
+//!
+//! So the connections of a generation all lead to the processes that process 0 has admitted, and of
+//! each of them there is one. A meeting that is complete no longer listens: nobody joins a group that
+//! computes, or that is dying.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use nix::poll::{PollFd, PollFlags, poll};
+use socket2::{SockRef, TcpKeepalive};
+
+use super::Cluster;
+use super::greeting::{Greeting, Progress};
+use super::hello::{HELLO_BYTES, Hello, Hellos, Role, Verdict};
+use super::secret::{self, PROOF_BYTES, Secret};
+use crate::error::Failure;
+use crate::terminal::Messages;
+
+/// How long a process waits for the others to come up.
+const WAIT_FOR_PROCESSES: Duration = Duration::from_secs(60);
+/// Between two attempts to reach a process, and two looks at what else may have happened.
+const RETRY: Duration = Duration::from_millis(50);
+/// How long an address may take to answer at all.
+const WAIT_FOR_ADDRESS: Duration = Duration::from_secs(2);
+/// How long a machine may be out of reach before its processes are lost. A process that is only stopped
+/// is still there for this: its machine answers.
+const OUT_OF_REACH: Duration = Duration::from_secs(30);
+/// Connections that may be saying who they are at once. More wait.
+const GREETINGS: usize = 256;
+/// Connections that were dropped, and are told one by one. More are counted.
+const TOLD: u64 = 10;
+
+/// Called while others are waited for. An error ends that.
+pub(super) type Waiting<'a> = &'a mut dyn FnMut() -> Result<(), Failure>;
+
+pub(super) struct Meeting<'a> {
+    cluster: &'a Cluster,
+    hello: Hello,
+    listener: TcpListener,
+    messages: &'a Messages,
+    waiting: Waiting<'a>,
+    until: Instant,
+    dropped: u64,
+}
+
+/// Processes that have joined.
+type Joined = BTreeMap<usize, TcpStream>;
+
+/// Why a meeting does not go on.
+enum Stop {
+    /// Somebody who had joined is gone.
+    BeginAgain,
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Stop::Failed(failure)
+    }
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Stop::Failed(error.into())
+    }
+}
+
+impl<'a> Meeting<'a> {
+    /// Listens, so that others can come.
+    pub(super) fn new(
+        cluster: &'a Cluster,
+        listener: Option<TcpListener>,
+        options: &str,
+        messages: &'a Messages,
+        waiting: Waiting<'a>,
+    ) -> anyhow::Result<Self> {
+        let own = &cluster.hosts[cluster.process];
+        let listening = || format!("listening on \"{own}\" for the other processes");
+        let listener = match listener {
+            Some(listener) => listener,
+            None => TcpListener::bind(own.as_str()).with_context(listening)?,
+        };
+        listener.set_nonblocking(true).with_context(listening)?;
+        let hello = Hello::new(
+            cluster.process,
+            cluster.hosts.len(),
+            cluster.workers,
+            options,
+            cluster.secret.is_some(),
+        );
+        let until = Instant::now() + WAIT_FOR_PROCESSES;
+        Ok(Meeting { cluster, hello, listener, messages, waiting, until, dropped: 0 })
+    }
+
+    /// A socket for each other process, when all are there.
+    pub(super) fn sockets(mut self) -> Result<Vec<Option<TcpStream>>, Failure> {
+        let joined = loop {
+            match self.meet() {
+                Ok(joined) => break joined,
+                Err(Stop::Failed(failure)) => return Err(failure),
+                Err(Stop::BeginAgain) => self
+                    .messages
+                    .say("a process has ended while others were waited for; waiting for all again"),
+            }
+        };
+        if self.dropped > TOLD {
+            let more = self.dropped - TOLD;
+            self.messages.say(format!("dropped {more} more connections"));
+        }
+        let mut joined = joined;
+        let processes = 0..self.cluster.hosts.len();
+        let settled = processes.map(|process| joined.remove(&process).map(settle).transpose());
+        let settled: io::Result<Vec<_>> = settled.collect();
+        Ok(settled.context("readying the connections to the other processes")?)
+    }
+
+    fn secret(&self) -> Option<&'a Secret> {
+        self.cluster.secret.as_ref()
+    }
+
+    fn meet(&mut self) -> Result<Joined, Stop> {
+        let mut joined = Joined::new();
+        // Not 0, which stands for one that is not known.
+        let mut generation = u64::from_be_bytes(secret::draw()?) | 1;
+        for process in 0..self.cluster.process {
+            let knows = if process == 0 { 0 } else { generation };
+            let (stream, hello) = self.dial(process, knows, &joined)?;
+            if process == 0 {
+                generation = hello.generation;
+            }
+            joined.insert(process, stream);
+        }
+        self.welcome(generation, &mut joined)?;
+        // One that has left before the last one came is not there.
+        self.look_around(&joined)?;
+        Ok(joined)
+    }
+
+    /// Looks at what else may have happened while others are waited for.
+    fn look_around(&mut self, joined: &Joined) -> Result<(), Stop> {
+        (self.waiting)()?;
+        if joined.values().any(is_cut) {
+            // So that the others notice too, before this one comes again.
+            std::thread::sleep(RETRY);
+            return Err(Stop::BeginAgain);
+        }
+        Ok(())
+    }
+
+    fn is_too_late(&self) -> bool {
+        Instant::now() > self.until
+    }
+
+    /// Reaches a process before this one.
+    fn dial(
+        &mut self,
+        process: usize,
+        generation: u64,
+        joined: &Joined,
+    ) -> Result<(TcpStream, Hello), Stop> {
+        let host = &self.cluster.hosts[process];
+        let reach = || format!("reaching process {process} at \"{host}\"");
+        loop {
+            self.look_around(joined)?;
+            let error = match connect(host) {
+                Ok(stream) => {
+                    let hello = self.hello.of_conversation(generation)?;
+                    match self.introduce(process, stream, hello, joined)? {
+                        Ok(found) => return Ok(found),
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            if self.is_too_late() {
+                return Err(anyhow!(error).context(reach()).into());
+            }
+            std::thread::sleep(RETRY);
+        }
+    }
+
+    /// Says who this is, and hears who is there. The inner error may be gone another time.
+    fn introduce(
+        &mut self,
+        process: usize,
+        mut stream: TcpStream,
+        own: Hello,
+        joined: &Joined,
+    ) -> Result<io::Result<(TcpStream, Hello)>, Stop> {
+        let host = &self.cluster.hosts[process];
+        let reach = || format!("reaching process {process} at \"{host}\"");
+        let mut bytes = [0; HELLO_BYTES];
+        let heard = stream.set_read_timeout(Some(RETRY)).and(stream.write_all(&own.to_bytes()));
+        if let Err(error) = heard {
+            return Ok(Err(error));
+        }
+        // The other one may be busy with those before this one.
+        if let Err(error) = self.read_patiently(&mut stream, &mut bytes, joined)? {
+            return Ok(Err(error));
+        }
+        let other = Hello::from_bytes(&bytes).with_context(reach)?;
+        let hellos = Hellos { dials: own, listens: other };
+        let mut answer = [0; 1 + PROOF_BYTES];
+        if let Err(error) = stream.write_all(&hellos.prove(self.secret(), Role::Dials)) {
+            return Ok(Err(error));
+        }
+        if let Err(error) = self.read_patiently(&mut stream, &mut answer, joined)? {
+            return Ok(Err(error));
+        }
+        let (verdict, proof) = (Verdict::from_byte(answer[0]), &answer[1..]);
+        let proved = hellos.is_proof(self.secret(), Role::Listens, proof);
+        if verdict == Some(Verdict::WrongSecret) || !proved {
+            return Err(anyhow!(own.secrets(&other)).context(reach()).into());
+        }
+        if let Some(why) = own.mismatch(&other) {
+            return Err(anyhow!(why).into());
+        }
+        if other.process != process as u64 {
+            return Err(anyhow!(
+                "it is process {} that is there: all must have the same host file",
+                other.process
+            )
+            .context(reach())
+            .into());
+        }
+        let again = |why: &str| Ok(Err(io::Error::other(why.to_owned())));
+        match verdict {
+            Some(Verdict::Welcome) => Ok(Ok((stream, other))),
+            Some(Verdict::Taken) => again("there is a process with the number of this one already"),
+            Some(Verdict::OtherGeneration) => again("it waits for processes of another start"),
+            // Both would have seen the mismatch.
+            Some(Verdict::Mismatch | Verdict::WrongSecret) | None => {
+                Err(anyhow!("its answer makes no sense").context(reach()).into())
+            }
+        }
+    }
+
+    /// Reads all of these bytes. The inner error is one of the connection.
+    fn read_patiently(
+        &mut self,
+        stream: &mut TcpStream,
+        mut bytes: &mut [u8],
+        joined: &Joined,
+    ) -> Result<io::Result<()>, Stop> {
+        while !bytes.is_empty() {
+            match stream.read(bytes) {
+                Ok(0) => {
+                    let why = "it closed the connection";
+                    return Ok(Err(io::Error::new(ErrorKind::UnexpectedEof, why)));
+                }
+                Ok(count) => bytes = &mut bytes[count..],
+                Err(error) if is_pause(&error) => {
+                    self.look_around(joined)?;
+                    if self.is_too_late() {
+                        return Ok(Err(io::Error::new(ErrorKind::TimedOut, "it says nothing")));
+                    }
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Waits for the processes after this one.
+    fn welcome(&mut self, generation: u64, joined: &mut Joined) -> Result<(), Stop> {
+        let mut greetings: Vec<Greeting> = Vec::new();
+        while joined.len() + 1 < self.cluster.hosts.len() {
+            self.look_around(joined)?;
+            if self.is_too_late() {
+                return Err(self.missing(joined).into());
+            }
+            self.wait_for_word(&greetings)?;
+            self.accept(generation, &mut greetings)?;
+            let now = Instant::now();
+            for mut greeting in std::mem::take(&mut greetings) {
+                match greeting.advance(self.secret(), now) {
+                    Progress::Waits => greetings.push(greeting),
+                    Progress::Stranger(error) => self.tell_dropped(&greeting, error),
+                    Progress::Knows { hellos, proved } => {
+                        self.admit(greeting, &hellos, proved, joined)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sleeps until something may have come.
+    fn wait_for_word(&self, greetings: &[Greeting]) -> anyhow::Result<()> {
+        let mut awaited = Vec::with_capacity(1 + greetings.len());
+        if greetings.len() < GREETINGS {
+            awaited.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
+        }
+        let streams = greetings.iter().map(|greeting| greeting.stream.as_fd());
+        awaited.extend(streams.map(|stream| PollFd::new(stream, PollFlags::POLLIN)));
+        let nap = u16::try_from(RETRY.as_millis()).expect("it is short");
+        match poll(&mut awaited, nap) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(error) => Err(anyhow!(error).context("waiting for the other processes")),
+        }
+    }
+
+    fn accept(&self, generation: u64, greetings: &mut Vec<Greeting>) -> anyhow::Result<()> {
+        while greetings.len() < GREETINGS {
+            match self.listener.accept() {
+                Ok((stream, from)) => {
+                    let own = self.hello.of_conversation(generation)?;
+                    // It may be gone again.
+                    if let Ok(greeting) = Greeting::new(stream, from, own, Instant::now()) {
+                        greetings.push(greeting);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                // A stranger that was gone before it was accepted.
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(anyhow!(error).context("accepting another process")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides about a connection that has said who it is.
+    fn admit(
+        &mut self,
+        mut greeting: Greeting,
+        hellos: &Hellos,
+        proved: bool,
+        joined: &mut Joined,
+    ) -> Result<(), Stop> {
+        let Hellos { dials: other, listens: own } = hellos;
+        let process = usize::try_from(other.process).unwrap_or(usize::MAX);
+        // What they were started for is asked only of those who know the secret: a stranger can't end
+        // this process.
+        let mismatch = own.mismatch(other).filter(|_| proved);
+        let expected = if self.cluster.process == 0 { 0 } else { own.generation };
+        let (verdict, why) = if !proved {
+            (Verdict::WrongSecret, own.secrets(other))
+        } else if let Some(why) = mismatch {
+            (Verdict::Mismatch, why)
+        } else if process < self.cluster.process {
+            let why = format!(
+                "process {process} took this one, {}, for one before it: all must have the same host \
+                 file",
+                self.cluster.process
+            );
+            (Verdict::Mismatch, why)
+        } else if other.generation != expected {
+            (Verdict::OtherGeneration, format!("process {process} is of another start"))
+        } else if joined.contains_key(&process) {
+            (Verdict::Taken, format!("there is a process {process} already"))
+        } else {
+            (Verdict::Welcome, String::new())
+        };
+        let answered = greeting.answer(hellos, self.secret(), verdict);
+        match verdict {
+            Verdict::Mismatch => Err(anyhow!(why).into()),
+            Verdict::Welcome => match answered {
+                Ok(()) => {
+                    joined.insert(process, greeting.stream);
+                    Ok(())
+                }
+                Err(error) => {
+                    self.tell_dropped(&greeting, error);
+                    Ok(())
+                }
+            },
+            Verdict::WrongSecret | Verdict::OtherGeneration | Verdict::Taken => {
+                self.tell_dropped(&greeting, why);
+                Ok(())
+            }
+        }
+    }
+
+    fn tell_dropped(&mut self, greeting: &Greeting, why: impl std::fmt::Display) {
+        self.dropped += 1;
+        if self.dropped <= TOLD {
+            let from = greeting.from;
+            self.messages.say(format!("dropped a connection from {from}: {why}"));
+        }
+    }
+
+    fn missing(&self, joined: &Joined) -> anyhow::Error {
+        let hosts = self.cluster.hosts.iter().enumerate();
+        let missing: Vec<String> = hosts
+            .filter(|(process, _)| *process != self.cluster.process)
+            .filter(|(process, _)| !joined.contains_key(process))
+            .map(|(process, host)| format!("{process} at {host}"))
+            .collect();
+        let seconds = WAIT_FOR_PROCESSES.as_secs();
+        anyhow!("no process {} after {seconds} s", missing.join(", no process "))
+    }
+}
+
+fn connect(host: &str) -> io::Result<TcpStream> {
+    let mut error = io::Error::new(ErrorKind::NotFound, "it has no address");
+    for address in host.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, WAIT_FOR_ADDRESS) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(refused) => error = refused,
+        }
+    }
+    Err(error)
+}
+
+/// Whether nothing has come yet, and may still come.
+fn is_pause(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+/// Whether the process at the other end is gone. Who has met all may already compute, and send.
+fn is_cut(stream: &TcpStream) -> bool {
+    if stream.set_nonblocking(true).is_err() {
+        return true;
+    }
+    match stream.peek(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => !is_pause(&error),
+    }
+}
+
+/// Readies a socket for the computation.
+fn settle(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(None)?;
+    // A machine without power closes no connection, and who only waits would never know.
+    let socket = SockRef::from(&stream);
+    let keepalive = TcpKeepalive::new().with_time(OUT_OF_REACH / 3).with_interval(OUT_OF_REACH / 6);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(OUT_OF_REACH))?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+#[path = "meeting_tests.rs"]
+mod tests;

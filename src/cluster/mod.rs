@@ -1,0 +1,119 @@
+//! Workers and processes: which there are, how they find each other, and how they end.
+//!
+//! timely's own bootstrap retries for ever, believes whoever connects, and does not notice that
+//! processes were started with different options until it is too late. So the sockets are made here:
+//!
+//! - `args`: the options, and who does what.
+//! - `meeting`: processes connect, by what they say to each other (`hello`, `greeting`, `secret`).
+//! - `supervisor`: starts the processes of this machine (`group`), and ends all when one fails, or
+//!   starts them again (`backoff`); `member` is the other side of that.
+//! - [`watchdog`]: ends a process whose computation stands still.
+//! - `panic`: ends a process that has lost a thread or another process.
+
+use std::net::TcpListener;
+
+use anyhow::{Context, anyhow};
+use timely::WorkerConfig;
+use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
+use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
+use timely::communication::{Config, Hooks};
+use timely::worker::Worker;
+
+mod args;
+mod backoff;
+mod greeting;
+mod group;
+mod hello;
+mod inherit;
+mod meeting;
+mod member;
+mod panic;
+mod secret;
+mod supervisor;
+pub mod watchdog;
+
+pub use args::{Args, Restart, launch};
+pub use panic::{PANIC_WORKER, abort_on_panic};
+
+use crate::error::Failure;
+use crate::terminal::Messages;
+use meeting::Meeting;
+use secret::Secret;
+
+/// The workers of a computation, as one process sees them.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Worker threads of each process.
+    pub workers: usize,
+    /// Which of the processes this one is.
+    pub process: usize,
+    /// The address of each process; one and unused if there is only this one.
+    pub hosts: Vec<String>,
+    /// Whether another process of this program has started this one, and looks after it.
+    pub supervised: bool,
+    /// Where this one listens already.
+    listener: Option<TcpListener>,
+    secret: Option<Secret>,
+}
+
+impl Cluster {
+    /// One process.
+    pub fn alone(workers: usize) -> Self {
+        Cluster {
+            workers,
+            process: 0,
+            hosts: vec![String::new()],
+            supervised: false,
+            listener: None,
+            secret: None,
+        }
+    }
+
+    /// The number of all workers.
+    pub fn peers(&self) -> usize {
+        self.workers * self.hosts.len()
+    }
+
+    /// Starts the workers of this process, together with those of the others, and waits for them.
+    ///
+    /// `options` must be equal in all processes: it is what the computation is built from.
+    /// `waiting` is called again and again while other processes are waited for; an error of its ends
+    /// that.
+    pub fn execute<T: Send + 'static>(
+        mut self,
+        options: &str,
+        messages: &Messages,
+        waiting: &mut dyn FnMut() -> Result<(), Failure>,
+        config: WorkerConfig,
+        work: impl Fn(&mut Worker) -> T + Send + Sync + 'static,
+    ) -> Result<Vec<T>, Failure> {
+        let (builders, others) = if self.hosts.len() == 1 {
+            Config::Process(self.workers).try_build().map_err(|error| anyhow!(error))?
+        } else {
+            let listener = self.listener.take();
+            let meeting = Meeting::new(&self, listener, options, messages, waiting)?;
+            let sockets = meeting.sockets()?;
+            let hooks = Hooks::default();
+            let process =
+                ProcessBuilder::new_typed_vector(self.workers, hooks.refill.clone(), None);
+            let (builders, guard) = initialize_networking_from_sockets(
+                process,
+                sockets,
+                self.process,
+                self.workers,
+                hooks,
+            )
+            .context("starting the threads that talk to the other processes")?;
+            let builders = builders.into_iter().map(AllocatorBuilder::Tcp).collect();
+            (builders, Box::new(guard) as Box<dyn std::any::Any + Send>)
+        };
+        let work = move |worker: &mut Worker| {
+            panic::panic_if_asked_to(worker.index());
+            work(worker)
+        };
+        let guards = timely::execute::execute_from(builders, others, config, work)
+            .map_err(|error| anyhow!(error))?;
+        let results = guards.join().into_iter();
+        Ok(results.collect::<Result<_, _>>().map_err(|error| anyhow!("a worker ended: {error}"))?)
+    }
+}

@@ -1,0 +1,78 @@
+//! What a process does when one of its threads panics: it ends.
+
+use std::io::Write;
+use std::panic::PanicHookInfo;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::member::{Report, report};
+use crate::error::Exit;
+
+/// The worker that panics, for tests of what that does. Not in release builds.
+pub const PANIC_WORKER: &str = "FLOODMARK_PANIC_WORKER";
+
+pub(super) fn panic_if_asked_to(worker: usize) {
+    if cfg!(debug_assertions) && std::env::var(PANIC_WORKER) == Ok(worker.to_string()) {
+        panic!("worker {worker} panics, as {PANIC_WORKER} says");
+    }
+}
+
+/// Ends the process when any thread panics: a computation that has lost a worker would wait for it.
+///
+/// That another process is lost is a panic of a thread of timely's. It is no fault of this program, so
+/// it is a message and exit code 1.
+pub fn abort_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if let Some((process, cause)) = lost(panic) {
+            end_without(process, cause);
+        }
+        report(Report::Panicked);
+        tell(panic);
+        std::process::abort();
+    }));
+}
+
+fn end_without(process: usize, cause: &str) -> ! {
+    static FIRST: AtomicBool = AtomicBool::new(true);
+    // Many threads see it, and one says it.
+    while !FIRST.swap(false, Ordering::SeqCst) {
+        std::thread::park();
+    }
+    // Who has started this process sees all of them, and knows better what came first.
+    if !report(Report::Lost(process)) {
+        let _ = writeln!(
+            std::io::stderr(),
+            "floodmark: lost process {process} ({cause}): without it there is no answer, and this \
+             process ends too"
+        );
+    }
+    std::process::exit(Exit::Failed as i32);
+}
+
+/// The process that is lost, and how that was seen, if that is the cause of a panic.
+fn lost<'a>(panic: &'a PanicHookInfo<'_>) -> Option<(usize, &'a str)> {
+    let thread = std::thread::current();
+    lost_in(thread.name()?, panic.payload_as_str()?)
+}
+
+/// timely says in the panic that its communication failed, and in the thread's name with whom.
+fn lost_in<'a>(thread: &str, payload: &'a str) -> Option<(usize, &'a str)> {
+    let process = thread.strip_prefix("timely:recv-").or(thread.strip_prefix("timely:send-"))?;
+    let cause = payload.strip_prefix("timely communication error: ")?;
+    Some((process.parse().ok()?, cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_cut_connection_is_a_lost_process() {
+        let says = "timely communication error: reading data: socket closed";
+        let cause = "reading data: socket closed";
+        assert_eq!(lost_in("timely:recv-12", says), Some((12, cause)));
+        assert_eq!(lost_in("timely:send-0", says), Some((0, cause)));
+        assert_eq!(lost_in("timely:work-0", says), None);
+        assert_eq!(lost_in("timely:recv-0", "index out of bounds"), None);
+    }
+}

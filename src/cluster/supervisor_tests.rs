@@ -1,0 +1,211 @@
+//! The supervisor, over processes that are shell scripts: they do at once what takes a computation luck.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// What each script can use: the number of its process, and a word to the supervisor.
+const PRELUDE: &str = r#"
+read -r place <&"$FLOODMARK_LIFELINE"
+[[ $place =~ \"process\":([0-9]+) ]] && process=${BASH_REMATCH[1]}
+say() { printf "$1" >&"$FLOODMARK_LIFELINE"; }
+"#;
+
+/// No process of these tests is this slow.
+const NEVER: Duration = Duration::from_secs(300);
+
+struct Scripts {
+    place: TempDir,
+}
+
+impl Scripts {
+    fn new() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let made = Command::new("mkfifo").arg(place.path().join("pipe")).status().unwrap();
+        assert!(made.success());
+        Scripts { place }
+    }
+
+    /// A supervisor of processes that run this script.
+    fn supervisor(
+        &self,
+        processes: usize,
+        hang_timeout: Duration,
+        script: &str,
+    ) -> Supervisor<impl Fn() -> Command> {
+        let (place, script) = (self.place.path().to_owned(), format!("{PRELUDE}{script}"));
+        let command = move || {
+            let mut command = Command::new("bash");
+            command.args(["-c", &script]).current_dir(&place);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        Supervisor::new(processes, hang_timeout, command, channel())
+    }
+
+    /// How often the script has written its line.
+    fn runs(&self) -> usize {
+        lines(&self.place.path().join("runs"))
+    }
+}
+
+fn lines(file: &Path) -> usize {
+    fs::read_to_string(file).unwrap().lines().count()
+}
+
+fn at_once() -> Option<Backoff> {
+    let soon = Duration::from_millis(1);
+    Some(Backoff::between(soon, soon, NEVER))
+}
+
+/// The failure that a script leads to.
+fn failure(processes: usize, hang_timeout: Duration, script: &str) -> String {
+    let outcome = Scripts::new().supervisor(processes, hang_timeout, script).run();
+    let failure = outcome.expect_err("the script fails");
+    assert_eq!(failure.exit, Exit::Failed);
+    format!("{:#}", failure.error)
+}
+
+#[test]
+fn the_answer_is_that_of_the_first_process() {
+    for exit in Exit::ALL {
+        for processes in [1, 3] {
+            let script = format!("[[ $process = 0 ]] && exit {}; exit 0", exit as i32);
+            let scripts = Scripts::new();
+            let mut supervisor = scripts.supervisor(processes, NEVER, &script);
+            assert_eq!(supervisor.run().expect("no other failure"), exit);
+        }
+    }
+}
+
+#[test]
+fn a_failure_names_the_process() {
+    let script = "[[ $process = 1 ]] && kill -9 $$; exec sleep 600";
+    let says = "process 1 was killed by signal 9 (SIGKILL): all processes were ended";
+    assert_eq!(failure(3, NEVER, script), says);
+    let script = "[[ $process = 2 ]] && exit 101; exec sleep 600";
+    assert_eq!(
+        failure(3, NEVER, script),
+        "process 2 ended with code 101: all processes were ended"
+    );
+    let script = r#"say 'P\0\0\0\0'; kill -ABRT $$"#;
+    assert_eq!(failure(1, NEVER, script), "process 0 panicked");
+}
+
+#[test]
+fn a_process_that_is_stopped_is_found_by_its_silence() {
+    let soon = Duration::from_millis(300);
+    let says = "process 0 gave no sign of life for 300ms";
+    assert_eq!(failure(1, soon, "kill -STOP $$"), says);
+}
+
+#[test]
+fn the_cause_is_named_even_if_it_is_seen_after_its_effect() {
+    // The second process dies only when the first one has.
+    let script = r#"
+        if [[ $process = 0 ]]; then exec {held}>pipe; say 'L\0\0\0\1'; exit 1; fi
+        read -r _ <pipe
+        kill -9 $$"#;
+    let says = "process 1 was killed by signal 9 (SIGKILL): all processes were ended";
+    assert_eq!(failure(2, NEVER, script), says);
+    // There is no other cause.
+    let script = r#"[[ $process = 0 ]] && say 'L\0\0\0\1' && exit 1; exit 0"#;
+    let says = "process 0 lost its connection to process 1: all processes were ended";
+    assert_eq!(failure(2, NEVER, script), says);
+}
+
+#[test]
+fn they_are_started_again_until_they_answer() {
+    let script = r#"
+        if [[ $process = 1 ]]; then read -r _ <pipe; exit 0; fi
+        echo run >>runs
+        if (( $(wc -l <runs) == 1 )); then kill -9 $$; fi
+        if (( $(wc -l <runs) == 2 )); then exit 1; fi
+        echo >pipe
+        exit 2"#;
+    let scripts = Scripts::new();
+    let mut supervisor = scripts.supervisor(2, NEVER, script);
+    supervisor.restarts = at_once();
+    assert_eq!(supervisor.run().expect("the third start answers"), Exit::Violations);
+    assert_eq!(scripts.runs(), 3);
+    assert_eq!(supervisor.restarts.unwrap().restarts, 2);
+}
+
+#[test]
+fn each_start_has_a_secret_and_ports_of_its_own() {
+    let script = r#"
+        echo "$place" >>places
+        (( $(wc -l <places) == 2 )) && exit 0
+        kill -9 $$"#;
+    let scripts = Scripts::new();
+    let mut supervisor = scripts.supervisor(1, NEVER, script);
+    supervisor.restarts = at_once();
+    supervisor.run().expect("the second start answers");
+    let places = fs::read_to_string(scripts.place.path().join("places")).unwrap();
+    let secrets: Vec<Vec<u8>> = places
+        .lines()
+        .map(|line| {
+            let place: crate::cluster::member::Place = serde_json::from_str(line).unwrap();
+            place.secret
+        })
+        .collect();
+    assert_eq!(secrets.len(), 2);
+    assert_ne!(secrets[0], secrets[1]);
+}
+
+#[test]
+fn what_is_wrong_with_options_and_files_is_wrong_the_next_time() {
+    for exit in [Exit::Usage, Exit::NoInput, Exit::BadConfig, Exit::NoPermission] {
+        let scripts = Scripts::new();
+        let script = format!("echo run >>runs; exit {}", exit as i32);
+        let mut supervisor = scripts.supervisor(1, NEVER, &script);
+        supervisor.restarts = at_once();
+        assert_eq!(supervisor.run().expect("it has said why itself"), exit);
+        assert_eq!(scripts.runs(), 1);
+    }
+}
+
+#[test]
+fn the_interrupt_key_goes_to_the_first_process() {
+    let script = r#"
+        [[ $process = 0 ]] || exit 0
+        read -r -N1 key <&"$FLOODMARK_LIFELINE"
+        [[ $key = I ]] && exit 130"#;
+    let scripts = Scripts::new();
+    let mut supervisor = scripts.supervisor(2, NEVER, script);
+    supervisor.sender.send(Event::Interrupt).unwrap();
+    assert_eq!(supervisor.run().expect("it ends in good order"), Exit::Interrupted);
+}
+
+#[test]
+fn pressed_twice_it_ends_them_at_once() {
+    let scripts = Scripts::new();
+    let mut supervisor = scripts.supervisor(2, NEVER, "exec sleep 600");
+    supervisor.sender.send(Event::Interrupt).unwrap();
+    supervisor.sender.send(Event::Interrupt).unwrap();
+    assert_eq!(supervisor.run().expect("it ends"), Exit::Interrupted);
+}
+
+#[test]
+fn who_is_interrupted_is_not_started_again() {
+    let scripts = Scripts::new();
+    let script = r#"read -r -N1 _ <&"$FLOODMARK_LIFELINE"; echo run >>runs; kill -9 $$"#;
+    let mut supervisor = scripts.supervisor(1, NEVER, script);
+    supervisor.restarts = at_once();
+    supervisor.sender.send(Event::Interrupt).unwrap();
+    assert_eq!(supervisor.run().expect_err("it was killed").exit, Exit::Failed);
+    assert_eq!(scripts.runs(), 1);
+    // While it waits to start them again.
+    supervisor.sender.send(Event::Interrupt).unwrap();
+    assert!(supervisor.interrupted_within(NEVER));
+    assert!(!supervisor.interrupted_within(Duration::ZERO));
+    // Before the process listens for it.
+    let script = r#"read -r -N1 _ <&"$FLOODMARK_LIFELINE"; kill -TERM $$; exec sleep 600"#;
+    let mut supervisor = scripts.supervisor(1, NEVER, script);
+    supervisor.sender.send(Event::Interrupt).unwrap();
+    assert_eq!(supervisor.run().expect("it was interrupted"), Exit::Interrupted);
+}

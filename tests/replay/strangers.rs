@@ -1,0 +1,107 @@
+//! Who else connects while processes wait for each other, and who may.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+
+use super::fold::assert_same;
+use super::processes::{hosts, place};
+use super::run::{Live, Place};
+
+/// Starts the first of the processes, and returns its address once it can be reached there. It writes to
+/// a file, so that it waits for nobody who reads.
+fn first(place: &Place, options: &str) -> (Live, String) {
+    let hosts = hosts(2);
+    place.write("hosts", &hosts);
+    let line = "replay a.pcap --limits limits.jsonl --changes changes -n2 -p0 --hostfile hosts";
+    let line = format!("{line} {options}");
+    let run = place.floodmark(&line).start();
+    let address = hosts.lines().next().expect("two hosts").to_owned();
+    while TcpStream::connect(&address).is_err() {
+        std::thread::yield_now();
+    }
+    (run, address)
+}
+
+fn second(place: &Place, options: &str) -> Live {
+    place.floodmark(&format!("replay a.pcap -n2 -p1 --hostfile hosts {options}")).start()
+}
+
+#[test]
+fn a_hundred_of_them_change_nothing() {
+    let place = place();
+    let alone = place.floodmark("replay a.pcap --limits limits.jsonl").stdout(0);
+    let (run, address) = first(&place, "");
+    let mut strangers: Vec<TcpStream> =
+        (0..100).map(|_| TcpStream::connect(&address).expect("it listens")).collect();
+    for (number, stranger) in strangers.iter_mut().enumerate() {
+        // It may have been dropped by now.
+        let _ = match number % 4 {
+            0 => stranger.write_all(b"GET / HTTP/1.1\r\nHost: floodmark\r\n\r\n"),
+            1 => stranger.write_all(b"floodmrk and no more"),
+            2 => stranger.shutdown(Shutdown::Both),
+            _ => Ok(()),
+        };
+    }
+    let other = second(&place, "").finish().expect(0);
+    let done = run.finish().expect(0);
+    assert_same(&place.read("changes"), &alone, || "with strangers".into());
+    assert_eq!((other.stdout.as_str(), other.stderr.as_str()), ("", ""));
+    // Each of the first ones is told, the others are counted.
+    let told = done.stderr.lines().filter(|line| line.contains("dropped a connection from"));
+    assert!((1..=10).contains(&told.count()), "{}", done.stderr);
+    drop(strangers);
+}
+
+#[test]
+fn a_secret_that_both_know() {
+    let place = place();
+    place.write("secret", "what the first process knows\n");
+    place.write("same", "  what the first process knows");
+    place.write("other", "what the first process does not know\n");
+    let (run, _) = first(&place, "--cluster-secret secret");
+    let wrong = second(&place, "--cluster-secret other").finish().expect(1);
+    wrong.says(&["reaching process 0", "process 0 has another secret", "--cluster-secret"]);
+    let none = second(&place, "").finish().expect(1);
+    none.says(&["reaching process 0", "process 0 was started with --cluster-secret"]);
+    second(&place, "--cluster-secret same").finish().expect(0);
+    let done = run.finish().expect(0);
+    done.says(&["process 1 has another secret", "process 1 was started without --cluster-secret"]);
+    // A supervisor draws one for its processes.
+    let line = "replay a.pcap --limits limits.jsonl -n2 --cluster-secret secret";
+    place.floodmark(line).run().expect(0);
+}
+
+#[test]
+fn a_secret_that_is_none() {
+    let place = place();
+    place.write("hosts", hosts(2));
+    place.write("short", "0123456789abcde\n");
+    for (name, code, says) in
+        [("short", 78, "fewer than 16 bytes"), ("none", 66, "reading the cluster secret \"none\"")]
+    {
+        for way in ["-n2 -p0 --hostfile hosts", "-n2 -p1 --hostfile hosts", "-n2", "-n1"] {
+            let line = format!("replay a.pcap --totals t.csv {way} --cluster-secret {name}");
+            let done = place.floodmark(&line).run().expect(code);
+            assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
+            done.says(&[says]);
+            assert!(!place.path("t.csv").exists());
+        }
+    }
+}
+
+#[test]
+fn an_address_that_others_reach_must_be_wanted() {
+    let place = place();
+    let loopback = hosts(2);
+    let (one, other) = loopback.trim().split_once('\n').expect("two hosts");
+    let any = one.replace("127.0.0.1", "0.0.0.0");
+    place.write("hosts", format!("{any}\n{other}\n"));
+    let line = "replay a.pcap --totals t.csv -n2 --hostfile hosts -p0";
+    let done = place.floodmark(line).run().expect(64);
+    assert!(!place.path("t.csv").exists());
+    done.says(&[&format!("\"{any}\""), "not encrypted", "--listen-any", "private"]);
+    let run = place.floodmark(&format!("{line} --listen-any")).start();
+    // That of another process is not its business.
+    second(&place, "--totals unused.csv").finish().expect(0);
+    run.finish().expect(0);
+}
