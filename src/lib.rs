@@ -5,7 +5,8 @@
 //!
 //! - [`capture`]: captures in, packets out.
 //! - [`limits`]: rows of limits in, versions out.
-//! - [`replay`]: several captures as one input, cut into ticks.
+//! - [`merge`]: several captures as one input, by time.
+//! - [`replay`]: that input, cut into ticks.
 //! - [`driver`]: one loop per worker: input to the computation, answers from it.
 //! - [`cluster`]: workers and processes, and how they find each other.
 //! - [`output`]: what is said, as JSON, as a table, as CSV.
@@ -19,6 +20,7 @@ pub mod driver;
 pub mod error;
 pub mod generate;
 pub mod limits;
+pub mod merge;
 pub mod output;
 pub mod replay;
 pub mod terminal;
