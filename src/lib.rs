@@ -4,6 +4,7 @@
 //! clock or a terminal:
 //!
 //! - [`capture`]: captures in, packets out.
+//! - [`record`]: messages of a topic in any format in, records out, and back.
 //! - [`limits`]: rows of limits in, versions out.
 //! - [`replay`]: several captures as one input, cut into ticks.
 //! - [`driver`]: one loop per worker: input to the computation, answers from it.
@@ -20,5 +21,6 @@ pub mod error;
 pub mod generate;
 pub mod limits;
 pub mod output;
+pub mod record;
 pub mod replay;
 pub mod terminal;
