@@ -4,6 +4,7 @@
 //! clock or a terminal:
 //!
 //! - [`capture`]: captures in, packets out.
+//! - [`record`]: messages of a topic in any format in, records out, and back.
 //! - [`limits`]: rows of limits in, versions out.
 //! - [`merge`]: several captures as one input, by time.
 //! - [`replay`]: that input, cut into ticks.
@@ -22,5 +23,6 @@ pub mod generate;
 pub mod limits;
 pub mod merge;
 pub mod output;
+pub mod record;
 pub mod replay;
 pub mod terminal;
