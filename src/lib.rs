@@ -4,8 +4,10 @@
 //! clock or a terminal:
 //!
 //! - [`capture`]: captures in, packets out.
+//! - [`record`]: messages of a topic in any format in, records out, and back.
 //! - [`limits`]: rows of limits in, versions out.
-//! - [`replay`]: several captures as one input, cut into ticks.
+//! - [`merge`]: several captures as one input, by time.
+//! - [`replay`]: that input, cut into ticks.
 //! - [`driver`]: one loop per worker: input to the computation, answers from it.
 //! - [`cluster`]: workers and processes, and how they find each other.
 //! - [`output`]: what is said, as JSON, as a table, as CSV.
@@ -19,6 +21,8 @@ pub mod driver;
 pub mod error;
 pub mod generate;
 pub mod limits;
+pub mod merge;
 pub mod output;
+pub mod record;
 pub mod replay;
 pub mod terminal;

@@ -1,19 +1,17 @@
-//! Captures as one input on their own clock: merged by time, cut into ticks, combined.
+//! Captures on their own clock: one input, cut into ticks, combined.
 //!
 //! A thread of its own reads, so that a pipe that says nothing for a while holds up nobody. A tick is
 //! the greatest event time taken so far, rounded down; it is handed over when the next one begins.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use floodmark_dataflows::combine::{Combiner, Parcel};
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Pair, Prefix, Volume};
 
-use crate::capture::{EventTime, Packet, ReadError, Reader, Tally};
-use crate::error::{Exit, Failure};
+use crate::capture::{Packet, Reader, Tally};
+use crate::merge::Merge;
 use crate::terminal::Messages;
 
 /// Which pairs to count, beside all windows to see. Of several prefixes one must match.
@@ -78,22 +76,6 @@ pub enum Event {
     End(End),
 }
 
-/// Opens all captures, so that a missing one is known before anything starts.
-pub fn open(files: &[PathBuf]) -> Result<Vec<Reader>, Failure> {
-    let open =
-        |file: &PathBuf| Reader::open(file).map_err(|error| Failure::new(error.exit(), error));
-    if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
-        let error = anyhow::anyhow!("standard input \"-\" is named twice, and can be read once");
-        return Err(Failure::new(Exit::Usage, error));
-    }
-    files.iter().map(open).collect()
-}
-
-/// How many bytes the captures have, if all are files.
-pub fn size(readers: &[Reader]) -> Option<u64> {
-    readers.iter().map(Reader::size_hint).sum()
-}
-
 /// How many ticks may wait to be taken.
 const TICKS_AHEAD: usize = 16;
 
@@ -111,14 +93,13 @@ pub fn start(
         wake,
         combiner: Combiner::new(cut.peers),
         cut,
-        messages,
         tick: None,
         seen: BTreeSet::new(),
         last_seen: None,
         without_window: Volume::default(),
-        damaged: false,
     };
-    std::thread::Builder::new().name("reader".into()).spawn(move || replay.run(readers))?;
+    let merge = Merge::new(readers, messages);
+    std::thread::Builder::new().name("reader".into()).spawn(move || replay.run(merge))?;
     Ok(receive)
 }
 
@@ -126,70 +107,31 @@ struct Replay<W> {
     send: SyncSender<Event>,
     wake: W,
     cut: Cut,
-    messages: Messages,
     combiner: Combiner,
     tick: Option<u64>,
     seen: BTreeSet<Window>,
     /// The last one put into `seen`: most packets are of the same window.
     last_seen: Option<Window>,
     without_window: Volume,
-    damaged: bool,
 }
 
 /// Nobody takes ticks any more.
 struct Unwanted;
 
-/// Packets between two moves of the progress bar.
-const PROGRESS_PACKETS: u64 = 8192;
-
 impl<W: Fn()> Replay<W> {
-    fn run(mut self, mut readers: Vec<Reader>) {
-        if self.merge(&mut readers).is_ok() && self.hand_over().is_ok() {
-            let mut tally = Tally::default();
-            readers.iter().for_each(|reader| tally.merge(reader.tally()));
-            let (without_window, damaged) = (self.without_window, self.damaged);
+    fn run(mut self, mut merge: Merge) {
+        if self.take_all(&mut merge).is_ok() && self.hand_over().is_ok() {
+            let (tally, damaged) = (merge.tally(), merge.damaged());
+            let without_window = self.without_window;
             let _ = self.give(Event::End(End { tally, without_window, damaged }));
         }
     }
 
-    /// Takes of the next packets of all files always the one with the least time; of equal ones the
-    /// first file's.
-    fn merge(&mut self, readers: &mut [Reader]) -> Result<(), Unwanted> {
-        let mut next: Vec<Option<Packet>> = Vec::new();
-        let mut queue: BinaryHeap<Reverse<(EventTime, usize)>> = BinaryHeap::new();
-        for (file, reader) in readers.iter_mut().enumerate() {
-            let packet = self.read(reader);
-            queue.extend(packet.as_ref().map(|packet| Reverse((packet.time, file))));
-            next.push(packet);
-        }
-        let mut packets = 0u64;
-        while let Some(Reverse((_, file))) = queue.pop() {
-            let alone = queue.is_empty();
-            while let Some(packet) = next[file].take() {
-                self.take(&packet)?;
-                packets += 1;
-                if packets.is_multiple_of(PROGRESS_PACKETS) {
-                    self.messages.progress(readers.iter().map(Reader::offset).sum());
-                }
-                let following = self.read(&mut readers[file]);
-                let at = following.as_ref().map(|packet| Reverse((packet.time, file)));
-                next[file] = following;
-                if !alone {
-                    queue.extend(at);
-                    break;
-                }
-            }
+    fn take_all(&mut self, merge: &mut Merge) -> Result<(), Unwanted> {
+        while let Some(packet) = merge.next() {
+            self.take(&packet)?;
         }
         Ok(())
-    }
-
-    /// The next packet of a file. Damage ends the file as its end would, and is said.
-    fn read(&mut self, reader: &mut Reader) -> Option<Packet> {
-        reader.next().unwrap_or_else(|error: ReadError| {
-            self.damaged = true;
-            self.messages.say(error);
-            None
-        })
     }
 
     #[inline]

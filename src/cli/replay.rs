@@ -23,6 +23,7 @@ use crate::limits::catalog::Catalog;
 use crate::limits::date::format_ms;
 use crate::limits::json;
 use crate::limits::rows::Defaults;
+use crate::merge;
 use crate::output::{Sink, WriteError, change, table, totals};
 use crate::replay::{self, Cut, End, Filter};
 use crate::terminal::{Interrupt, Messages};
@@ -219,8 +220,8 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         Some(file) => read_limits(file, args.limit_defaults.defaults(), &mut catalog, &messages)?,
         None => BTreeSet::new(),
     };
-    let readers = replay::open(&args.files)?;
-    let messages = Messages::with_progress(replay::size(&readers));
+    let readers = merge::open(&args.files)?;
+    let messages = Messages::with_progress(merge::size(&readers));
     let interrupt = Interrupt::listen()?;
     let waiting_interrupt = interrupt.clone();
     let mut waiting = || {

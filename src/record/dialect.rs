@@ -1,0 +1,182 @@
+//! What each tool that writes flow records calls its fields, and what their times count in.
+
+use super::json::{Key, Object};
+use super::value::{self, Unit};
+use super::{Context, Format, Read, Reason, Record, Skip};
+
+/// The fields of a tool. Where it had different names for one thing over time, they are listed in the
+/// order in which they are looked for.
+struct Dialect {
+    /// Source and destination.
+    pairs: &'static [(Key, Key)],
+    /// Whether an address `::ffff:a.b.c.d` is how the tool writes the IPv4 address in it.
+    mapped: bool,
+    bytes: Key,
+    packets: Key,
+    /// By what bytes and packets are to be multiplied.
+    sampling: Option<Key>,
+    /// Ends, then arrivals, then starts.
+    times: &'static [(Key, Unit)],
+    /// Whether a time within a day of 1970 is none.
+    zero_is_none: bool,
+}
+
+const JSON: Dialect = Dialect {
+    pairs: &[(Key::Source, Key::Destination)],
+    mapped: false,
+    bytes: Key::Bytes,
+    packets: Key::Packets,
+    sampling: None,
+    times: &[(Key::Time, Unit::Milliseconds)],
+    // It is our own: what it says is what was meant.
+    zero_is_none: false,
+};
+
+const PMACCT: Dialect = Dialect {
+    pairs: &[(Key::IpSrc, Key::IpDst)],
+    mapped: false,
+    bytes: Key::Bytes,
+    packets: Key::Packets,
+    sampling: Some(Key::SamplingRate),
+    times: &[
+        (Key::TimestampEnd, Unit::Seconds),
+        (Key::TimestampMax, Unit::Seconds),
+        (Key::TimestampArrival, Unit::Seconds),
+        (Key::TimestampStart, Unit::Seconds),
+        (Key::TimestampMin, Unit::Seconds),
+        // The start of the interval over which pmacct added up.
+        (Key::StampInserted, Unit::Seconds),
+    ],
+    zero_is_none: true,
+};
+
+const GOFLOW2: Dialect = Dialect {
+    pairs: &[(Key::SrcAddr, Key::DstAddr)],
+    mapped: false,
+    bytes: Key::Bytes,
+    packets: Key::Packets,
+    sampling: Some(Key::SamplingRate),
+    times: &[
+        (Key::TimeFlowEndNs, Unit::Nanoseconds),
+        (Key::TimeFlowEndMs, Unit::Milliseconds),
+        (Key::TimeFlowEnd, Unit::Seconds),
+        (Key::TimeReceivedNs, Unit::Nanoseconds),
+        (Key::TimeReceived, Unit::Seconds),
+        (Key::TimeFlowStartNs, Unit::Nanoseconds),
+        (Key::TimeFlowStartMs, Unit::Milliseconds),
+        (Key::TimeFlowStart, Unit::Seconds),
+    ],
+    zero_is_none: true,
+};
+
+/// As goflow2 wrote it before its version 2.
+const GOFLOW2_CAMEL: Dialect = Dialect {
+    pairs: &[(Key::CamelSrcAddr, Key::CamelDstAddr)],
+    mapped: false,
+    bytes: Key::CamelBytes,
+    packets: Key::CamelPackets,
+    sampling: Some(Key::CamelSamplingRate),
+    times: &[
+        (Key::CamelTimeFlowEndMs, Unit::Milliseconds),
+        (Key::CamelTimeFlowEnd, Unit::Seconds),
+        (Key::CamelTimeReceived, Unit::Seconds),
+        (Key::CamelTimeFlowStartMs, Unit::Milliseconds),
+        (Key::CamelTimeFlowStart, Unit::Seconds),
+    ],
+    zero_is_none: true,
+};
+
+const AKVORADO: Dialect = Dialect {
+    pairs: &[(Key::CamelSrcAddr, Key::CamelDstAddr)],
+    // akvorado keeps every address in 16 bytes.
+    mapped: true,
+    bytes: Key::CamelBytes,
+    packets: Key::CamelPackets,
+    sampling: Some(Key::CamelSamplingRate),
+    times: &[(Key::CamelTimeReceived, Unit::Seconds)],
+    zero_is_none: true,
+};
+
+const NFDUMP: Dialect = Dialect {
+    pairs: &[(Key::Src4Addr, Key::Dst4Addr), (Key::Src6Addr, Key::Dst6Addr)],
+    mapped: false,
+    bytes: Key::InBytes,
+    packets: Key::InPackets,
+    // `sampled` says that the collector has already multiplied.
+    sampling: None,
+    times: &[
+        (Key::Last, Unit::Seconds),
+        (Key::TLast, Unit::Seconds),
+        (Key::Received, Unit::Seconds),
+        (Key::TReceived, Unit::Seconds),
+        (Key::First, Unit::Seconds),
+        (Key::TFirst, Unit::Seconds),
+    ],
+    zero_is_none: true,
+};
+
+impl Context<'_> {
+    /// Reads a flow record.
+    pub(super) fn flow(&self, object: &Object<'_>, format: Format) -> Read {
+        let dialect = match format {
+            Format::Pmacct => &PMACCT,
+            Format::Goflow2 if object.raw(Key::CamelSrcAddr).is_some() => &GOFLOW2_CAMEL,
+            Format::Goflow2 => &GOFLOW2,
+            Format::Akvorado => &AKVORADO,
+            Format::Nfdump => &NFDUMP,
+            _ => &JSON,
+        };
+        match self.record(object, dialect) {
+            Ok(Some(record)) => Read::Record(record),
+            Ok(None) => Read::Skipped(Skip::NotIp),
+            Err(reason) => Read::Bad(reason),
+        }
+    }
+
+    /// `None` if the flow is not one of IP.
+    fn record(&self, object: &Object<'_>, dialect: &Dialect) -> Result<Option<Record>, Reason> {
+        let given = dialect.pairs.iter().find(|pair| object.raw(pair.0).is_some());
+        let (source, destination) = *given.unwrap_or(&dialect.pairs[0]);
+        let raw = |key: Key| object.raw(key).ok_or(Reason::MissingField { field: key.name() });
+        let (source_raw, destination_raw) = (raw(source)?, raw(destination)?);
+        if no_address(source_raw) && no_address(destination_raw) {
+            return Ok(None);
+        }
+        let pair = value::pair(
+            value::address(source_raw, source.name())?,
+            value::address(destination_raw, destination.name())?,
+            dialect.mapped,
+        )?;
+        let amount = |key: Key| value::number(raw(key)?, key.name());
+        let (bytes, packets) = (amount(dialect.bytes)?, amount(dialect.packets)?);
+        let rate = match dialect.sampling.and_then(|key| Some((key, object.raw(key)?))) {
+            Some((key, raw)) if value::scalar(raw).is_some() => value::number(raw, key.name())?,
+            _ => 1,
+        };
+        // 0 is how tools say that nothing was sampled, or that they don't know.
+        let rate = rate.max(1);
+        let times = |amount: u64| amount.checked_mul(rate).ok_or(Reason::TooLarge);
+        let volume = super::volume(times(bytes)?, times(packets)?)?;
+        Ok(Some(Record { time_ms: self.event_time(object, dialect)?, pair, volume }))
+    }
+
+    fn event_time(&self, object: &Object<'_>, dialect: &Dialect) -> Result<u64, Reason> {
+        const DAY: i128 = 24 * 3600 * 1_000_000_000;
+        for (key, unit) in dialect.times {
+            let Some(text) = object.raw(*key).and_then(value::scalar) else {
+                continue;
+            };
+            let nanos = value::moment(&text, *unit, self.zone).ok_or(Reason::BadTime)?;
+            // Some write 0 for a time that they don't have, some of them in local time.
+            if !(dialect.zero_is_none && nanos.abs() < DAY) {
+                return value::event_time(nanos);
+            }
+        }
+        self.message.timestamp_ms.ok_or(Reason::BadTime)
+    }
+}
+
+/// What tools have in the place of an address when there is none.
+fn no_address(raw: &str) -> bool {
+    matches!(raw, "null" | "\"\"" | "\"<nil>\"" | "\"invalid IP\"")
+}

@@ -1,0 +1,456 @@
+//! JSON: from a text to objects, and from an object to the tool that wrote it. Each object is gone
+//! through once, and of its values only those are kept that some tool has a use for, as the texts that
+//! they are.
+
+use std::fmt;
+
+use floodmark_dataflows::types::Pair;
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+use serde_json::value::RawValue;
+
+use super::value::{self, BLANKS};
+use super::{Context, Format, Read, Reason, Record, Sink, Skip, Take, Wrapping, kv};
+use crate::limits::date::format_ms;
+
+macro_rules! keys {
+    ($($key:ident = $name:literal,)*) => {
+        /// The keys that some tool has a use for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Key { $($key,)* }
+
+        impl Key {
+            const COUNT: usize = [$(Key::$key,)*].len();
+
+            fn of(name: &str) -> Option<Key> {
+                match name { $($name => Some(Key::$key),)* _ => None }
+            }
+
+            /// The key as it is written.
+            pub(super) fn name(self) -> &'static str {
+                match self { $(Key::$key => $name,)* }
+            }
+        }
+    };
+}
+
+keys! {
+    // Our own; pmacct and goflow2 have the same amounts.
+    Time = "time",
+    Source = "source",
+    Destination = "destination",
+    Bytes = "bytes",
+    Packets = "packets",
+    // pmacct.
+    EventType = "event_type",
+    IpSrc = "ip_src",
+    IpDst = "ip_dst",
+    SamplingRate = "sampling_rate",
+    TimestampEnd = "timestamp_end",
+    TimestampMax = "timestamp_max",
+    TimestampArrival = "timestamp_arrival",
+    TimestampStart = "timestamp_start",
+    TimestampMin = "timestamp_min",
+    StampInserted = "stamp_inserted",
+    // goflow2.
+    SrcAddr = "src_addr",
+    DstAddr = "dst_addr",
+    TimeFlowEndNs = "time_flow_end_ns",
+    TimeFlowEndMs = "time_flow_end_ms",
+    TimeFlowEnd = "time_flow_end",
+    TimeReceivedNs = "time_received_ns",
+    TimeReceived = "time_received",
+    TimeFlowStartNs = "time_flow_start_ns",
+    TimeFlowStartMs = "time_flow_start_ms",
+    TimeFlowStart = "time_flow_start",
+    // goflow2 before version 2, and akvorado.
+    CamelSrcAddr = "SrcAddr",
+    CamelDstAddr = "DstAddr",
+    CamelBytes = "Bytes",
+    CamelPackets = "Packets",
+    CamelSamplingRate = "SamplingRate",
+    CamelTimeReceived = "TimeReceived",
+    CamelTimeFlowEnd = "TimeFlowEnd",
+    CamelTimeFlowEndMs = "TimeFlowEndMs",
+    CamelTimeFlowStart = "TimeFlowStart",
+    CamelTimeFlowStartMs = "TimeFlowStartMs",
+    CamelSamplerAddress = "SamplerAddress",
+    // nfdump.
+    Src4Addr = "src4_addr",
+    Dst4Addr = "dst4_addr",
+    Src6Addr = "src6_addr",
+    Dst6Addr = "dst6_addr",
+    InBytes = "in_bytes",
+    InPackets = "in_packets",
+    Last = "last",
+    Received = "received",
+    First = "first",
+    TLast = "t_last",
+    TReceived = "t_received",
+    TFirst = "t_first",
+    // tshark.
+    SourceDocument = "_source",
+    Layers = "layers",
+    Timestamp = "timestamp",
+    Index = "index",
+    // Kafka Connect.
+    Payload = "payload",
+}
+
+/// The values of an object that some tool has a use for.
+pub(super) struct Object<'a> {
+    values: [Option<&'a str>; Key::COUNT],
+    repeated: Option<Key>,
+}
+
+impl<'a> Object<'a> {
+    /// The value of a key, as the text that it is.
+    pub(super) fn raw(&self, key: Key) -> Option<&'a str> {
+        self.values[key as usize]
+    }
+
+    fn any(&self, keys: &[Key]) -> bool {
+        keys.iter().any(|key| self.raw(*key).is_some())
+    }
+
+    /// Whose object this is, by the keys that only one tool has.
+    fn told(&self) -> Result<Told, Reason> {
+        const SIGNS: [(Told, &[Key]); 7] = [
+            (Told::Format(Format::TsharkJson), &[Key::SourceDocument]),
+            (Told::Format(Format::TsharkEk), &[Key::Layers]),
+            (
+                Told::Format(Format::Nfdump),
+                &[Key::Src4Addr, Key::Dst4Addr, Key::Src6Addr, Key::Dst6Addr],
+            ),
+            (Told::Format(Format::Akvorado), &[Key::CamelSrcAddr, Key::CamelDstAddr]),
+            (Told::Format(Format::Goflow2), &[Key::SrcAddr, Key::DstAddr]),
+            (Told::Format(Format::Pmacct), &[Key::IpSrc, Key::IpDst]),
+            (Told::Envelope, &[Key::Payload]),
+        ];
+        let mut told = None;
+        for (mark, keys) in SIGNS {
+            if self.any(keys) && told.replace(mark).is_some() {
+                return Err(Reason::Ambiguous);
+            }
+        }
+        // Common words, which mean something only together, and next to nothing else.
+        if self.raw(Key::Source).is_some()
+            && self.raw(Key::Destination).is_some()
+            && told.replace(Told::Format(Format::Json)).is_some()
+        {
+            return Err(Reason::Ambiguous);
+        }
+        const CAMEL_GOFLOW: [Key; 5] = [
+            Key::CamelTimeFlowEnd,
+            Key::CamelTimeFlowEndMs,
+            Key::CamelTimeFlowStart,
+            Key::CamelTimeFlowStartMs,
+            Key::CamelSamplerAddress,
+        ];
+        match told {
+            Some(Told::Format(Format::Akvorado)) if self.any(&CAMEL_GOFLOW) => {
+                Ok(Told::Format(Format::Goflow2))
+            }
+            Some(told) => Ok(told),
+            None if self.purge_event().is_some() => Ok(Told::Format(Format::Pmacct)),
+            None if self.raw(Key::Index).is_some() => Ok(Told::Format(Format::TsharkEk)),
+            None if self.any(&[Key::Source, Key::Destination])
+                && self.any(&[Key::Bytes, Key::Packets]) =>
+            {
+                Ok(Told::Format(Format::Json))
+            }
+            None => Err(Reason::UnknownFormat),
+        }
+    }
+
+    /// pmacct's kind of record, if it is one that pmacct has.
+    fn purge_event(&self) -> Option<Purge> {
+        match self.raw(Key::EventType)? {
+            "\"purge\"" => Some(Purge::Record),
+            "\"purge_init\"" | "\"purge_close\"" => Some(Purge::Mark),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purge {
+    Record,
+    Mark,
+}
+
+/// What an object turned out to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Format(Format),
+    Envelope,
+}
+
+impl Context<'_> {
+    /// Reads one JSON value after another, each on its own: a broken one does not take the next line
+    /// with it.
+    pub(super) fn json<T: Take>(&self, text: &str, wrapping: Wrapping, sink: &mut Sink<'_, T>) {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let mut reader = serde_json::Deserializer::from_str(rest);
+            let value = Value { context: self, wrapping, elements: true, sink };
+            let next = match value.deserialize(&mut reader) {
+                Ok(()) => match reader.end() {
+                    Ok(()) => return,
+                    Err(error) => Some(place(rest, &error)),
+                },
+                Err(error) => {
+                    sink.untold(Reason::Json);
+                    line_after(rest, place(rest, &error))
+                }
+            };
+            // What was read was not empty, so this ends.
+            let next = next.filter(|next| *next > 0).and_then(|next| rest.get(next..));
+            rest = next.unwrap_or_default().trim_start_matches(BLANKS);
+        }
+    }
+
+    /// Reads an object, which was cut out of the message as `source` if that is wanted.
+    fn object<T: Take>(
+        &self,
+        object: &Object<'_>,
+        source: Option<&str>,
+        wrapping: Wrapping,
+        sink: &mut Sink<'_, T>,
+    ) {
+        match object.told() {
+            Err(reason) => sink.untold(reason),
+            Ok(Told::Format(format)) => sink.told(format, self.read(object, format), source),
+            Ok(Told::Envelope) if wrapping == Wrapping::Opened => {
+                sink.untold(Reason::UnknownFormat)
+            }
+            Ok(Told::Envelope) => self.envelope(object.raw(Key::Payload).unwrap_or_default(), sink),
+        }
+    }
+
+    /// Reads what Kafka Connect put into its envelope.
+    fn envelope<T: Take>(&self, payload: &str, sink: &mut Sink<'_, T>) {
+        match payload.as_bytes().first() {
+            Some(b'"') => match value::text(payload) {
+                Some(inner) => self.text(&inner, Wrapping::Opened, sink),
+                None => sink.untold(Reason::Json),
+            },
+            Some(b'n') | None => sink.untold(Reason::Empty),
+            _ => self.text(payload, Wrapping::Opened, sink),
+        }
+    }
+
+    fn read(&self, object: &Object<'_>, format: Format) -> Read {
+        if let Some(key) = object.repeated {
+            return Read::Bad(Reason::RepeatedField { field: key.name() });
+        }
+        match format {
+            Format::Pmacct if object.purge_event() == Some(Purge::Mark) => {
+                Read::Skipped(Skip::Purge)
+            }
+            Format::TsharkJson => self.tshark_json(object),
+            Format::TsharkEk => self.tshark_ek(object),
+            _ => self.flow(object, format),
+        }
+    }
+}
+
+/// Where reading stopped, in bytes from the start.
+fn place(text: &str, error: &serde_json::Error) -> usize {
+    let lines = text.split_inclusive('\n').take(error.line().saturating_sub(1));
+    lines.map(str::len).sum::<usize>() + error.column().saturating_sub(1)
+}
+
+/// Where the line begins that may be read after an error at this place.
+fn line_after(text: &str, place: usize) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let place = place.min(bytes.len());
+    let start = bytes[..place].iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+    let blank = |start: &usize| bytes[*start..place].iter().all(u8::is_ascii_whitespace);
+    start.filter(blank).or_else(|| {
+        let end = bytes[place..].iter().position(|byte| *byte == b'\n')?;
+        Some(place + end + 1)
+    })
+}
+
+/// Reads a value: an object, or an array of them.
+struct Value<'c, 's, 't, T> {
+    context: &'c Context<'c>,
+    wrapping: Wrapping,
+    /// Whether an array is taken element by element.
+    elements: bool,
+    sink: &'s mut Sink<'t, T>,
+}
+
+impl<'de, T: Take> DeserializeSeed<'de> for Value<'_, '_, '_, T> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        if !T::SOURCES {
+            return reader.deserialize_any(self);
+        }
+        // Once to its end, to have it as a text; then what it says.
+        let raw = <&RawValue>::deserialize(reader)?.get();
+        if raw.starts_with('[') && self.elements {
+            let Value { sink, context, wrapping, .. } = self;
+            let array = Value { context, wrapping, elements: true, sink: &mut *sink };
+            if serde_json::Deserializer::from_str(raw).deserialize_seq(array).is_err() {
+                sink.untold(Reason::Json);
+            }
+        } else if raw.starts_with('{') {
+            match cut_object(raw) {
+                Some(object) => self.context.object(&object, Some(raw), self.wrapping, self.sink),
+                None => self.sink.untold(Reason::Json),
+            }
+        } else {
+            self.sink.untold(Reason::UnknownFormat);
+        }
+        Ok(())
+    }
+}
+
+impl<'de, T: Take> Visitor<'de> for Value<'_, '_, '_, T> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or an array of objects")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
+        let object = gather(map)?;
+        self.context.object(&object, None, self.wrapping, self.sink);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        let Value { context, wrapping, elements, sink } = self;
+        if !elements {
+            while array.next_element::<IgnoredAny>()?.is_some() {}
+            sink.untold(Reason::UnknownFormat);
+            return Ok(());
+        }
+        loop {
+            let element = Value { context, wrapping, elements: false, sink: &mut *sink };
+            if array.next_element_seed(element)?.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        self.neither()
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        self.neither()
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.neither()
+    }
+
+    // Numbers come as these or, with all their digits, as an object with one key.
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        self.neither()
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        self.neither()
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        self.neither()
+    }
+}
+
+impl<T: Take> Value<'_, '_, '_, T> {
+    /// It is neither an object nor an array of them.
+    fn neither<E>(self) -> Result<(), E> {
+        self.sink.untold(Reason::UnknownFormat);
+        Ok(())
+    }
+}
+
+fn gather<'de, A: MapAccess<'de>>(mut map: A) -> Result<Object<'de>, A::Error> {
+    let mut object = Object { values: [None; Key::COUNT], repeated: None };
+    while let Some(Name(key)) = map.next_key()? {
+        let Some(key) = key else {
+            map.next_value::<IgnoredAny>()?;
+            continue;
+        };
+        let raw = map.next_value::<&'de RawValue>()?.get();
+        if object.values[key as usize].replace(raw).is_some() {
+            object.repeated = Some(key);
+        }
+    }
+    Ok(object)
+}
+
+/// The object of a text that was cut out of JSON.
+fn cut_object(raw: &str) -> Option<Object<'_>> {
+    struct Whole;
+    impl<'de> Visitor<'de> for Whole {
+        type Value = Object<'de>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<'de>, A::Error> {
+            gather(map)
+        }
+    }
+    serde_json::Deserializer::from_str(raw).deserialize_map(Whole).ok()
+}
+
+/// A key, if some tool has a use for it. It is looked at where it stands.
+struct Name(Option<Key>);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        struct Look;
+        impl Visitor<'_> for Look {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+                Ok(Name(Key::of(name)))
+            }
+        }
+        reader.deserialize_str(Look)
+    }
+}
+
+/// Appends a record as a message of floodmark's own format of objects.
+pub fn write_json(record: &Record, key: &mut Vec<u8>, value: &mut Vec<u8>) {
+    kv::write_key(&record.pair, key);
+    write_object(record, value);
+}
+
+/// The last millisecond of the year 9999.
+const RFC_3339_MAX_MS: u64 = 253_402_300_799_999;
+
+/// The object alone.
+pub(super) fn write_object(record: &Record, out: &mut Vec<u8>) {
+    let Record { time_ms, pair, volume } = record;
+    if *time_ms <= RFC_3339_MAX_MS {
+        kv::append(out, format_args!("{{\"time\":\"{}\"", format_ms(*time_ms)));
+    } else {
+        kv::append(out, format_args!("{{\"time\":{time_ms}"));
+    }
+    match pair {
+        Pair::V4(source, destination) => kv::append(
+            out,
+            format_args!(",\"source\":\"{source}\",\"destination\":\"{destination}\""),
+        ),
+        Pair::V6(source, destination) => kv::append(
+            out,
+            format_args!(",\"source\":\"{source}\",\"destination\":\"{destination}\""),
+        ),
+    }
+    kv::append(out, format_args!(",\"bytes\":{},\"packets\":{}}}", volume.bytes, volume.packets));
+}

@@ -1,0 +1,114 @@
+//! The text lines of tshark: `  12   0.001565   172.16.1.2 → 10.88.0.2    TCP 66 36330 → 80 [ACK]`.
+//! What they hold depends on its columns; the addresses are around the first arrow in any case, and the
+//! time, if it is shown, before them.
+
+use std::net::IpAddr;
+
+use super::value::{self, Decimal, Unit};
+use super::{Context, Format, Read, Reason, Record, Sink, Skip, Take};
+
+const ARROWS: [&str; 2] = ["→", "->"];
+
+impl Context<'_> {
+    /// Reads a text that is no JSON: lines of tshark, or the length of a pair.
+    pub(super) fn lines<T: Take>(&self, text: &str, sink: &mut Sink<'_, T>) {
+        if !text.contains('\n') && Decimal::parse(text).is_some() {
+            sink.told(Format::Kv, self.kv(text), None);
+            return;
+        }
+        for line in text.lines().filter(|line| !line.trim_ascii().is_empty()) {
+            match Line::of(line) {
+                Some(line) => sink.told(Format::TsharkText, self.line(&line), None),
+                None => sink.untold(Reason::UnknownFormat),
+            }
+        }
+    }
+
+    fn line(&self, line: &Line<'_>) -> Read {
+        if is_hardware(line.source) {
+            return Read::Skipped(Skip::NotIp);
+        }
+        self.packet_line(line).into()
+    }
+
+    fn packet_line(&self, line: &Line<'_>) -> Result<Record, Reason> {
+        let address =
+            |text: &str, field| text.parse::<IpAddr>().map_err(|_| Reason::BadAddress { field });
+        let source = address(line.source, "source")?;
+        let destination = address(line.destination, "destination")?;
+        let pair = value::pair(source, destination, false)?;
+        let length = line.length.ok_or(Reason::MissingField { field: "length" })?;
+        let volume = super::volume(length?, 1)?;
+        Ok(Record { time_ms: self.line_time(line)?, pair, volume })
+    }
+
+    /// The time that the line shows, if it can stand alone; else that of the message.
+    fn line_time(&self, line: &Line<'_>) -> Result<u64, Reason> {
+        // A number below this counts from the start of the capture or from the frame before. As seconds
+        // since 1970 it would be in 1973, when there was nothing to capture.
+        const EPOCH_MIN: i128 = 100_000_000 * 1_000_000_000;
+        let absolute = match (line.date, line.time) {
+            (Some(date), Some(time)) => {
+                let text = format!("{date} {time}");
+                Some(value::moment(&text, Unit::Seconds, self.zone).ok_or(Reason::BadTime)?)
+            }
+            (None, Some(time)) => Decimal::parse(time)
+                .and_then(|_| value::moment(time, Unit::Seconds, self.zone))
+                .filter(|nanos| *nanos >= EPOCH_MIN),
+            (_, None) => None,
+        };
+        match absolute {
+            Some(nanos) => value::event_time(nanos),
+            None => self.message.timestamp_ms.ok_or(Reason::BadTime),
+        }
+    }
+}
+
+/// What a line shows.
+struct Line<'a> {
+    date: Option<&'a str>,
+    time: Option<&'a str>,
+    source: &'a str,
+    destination: &'a str,
+    length: Option<Result<u64, Reason>>,
+}
+
+impl<'a> Line<'a> {
+    /// `None` if there is no arrow between two things.
+    fn of(line: &'a str) -> Option<Self> {
+        let mut words = line.split_ascii_whitespace();
+        // What stands before the arrow, the nearest last.
+        let mut before = [None; 3];
+        let source = loop {
+            let word = words.next()?;
+            if ARROWS.contains(&word) {
+                break before[2]?;
+            }
+            before = [before[1], before[2], Some(word)];
+        };
+        let destination = words.next()?;
+        // After the name of the protocol, which may be of several words.
+        let length = words.skip(1).find(|word| word.bytes().all(|byte| byte.is_ascii_digit()));
+        let length = length.map(|word| word.parse().map_err(|_| Reason::TooLarge));
+        let [date, time, _] = before;
+        let date = date.filter(|word| is_date(word));
+        // Without a time there may still be the number of the frame; it has no point.
+        Some(Line { date, time, source, destination, length })
+    }
+}
+
+/// `2025-08-06`, in outline.
+fn is_date(word: &str) -> bool {
+    let bytes = word.as_bytes();
+    bytes.len() == 10 && bytes[4] == b'-' && bytes[7] == b'-'
+}
+
+/// Whether a word is how tshark shows a hardware address, which is the source of every frame that has
+/// no IP address: `00:53:00:12:34:56` or, with the name of its vendor, `Vendor_12:34:56`.
+fn is_hardware(word: &str) -> bool {
+    let octets = |text: &str, count| {
+        let octet = |part: &str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+        text.split(':').count() == count && text.split(':').all(octet)
+    };
+    octets(word, 6) || word.rsplit_once('_').is_some_and(|(_, end)| octets(end, 3))
+}

@@ -1,0 +1,280 @@
+//! Flow records, as each tool writes them. Shapes and field names are from the documents and sources of
+//! the tools: pmacct (CONFIG-KEYS, `plugin_cmn_json.c`), goflow2 (`docs/protocols.md`), akvorado
+//! (`common/schema/definition.go`), nfdump (`src/output/output_json.c` and `output_ndjson.c`, and
+//! `bin/output_json.c` of 1.6). The values are made up.
+
+use jiff::tz::TimeZone;
+
+use super::*;
+
+const PMACCT: &str = r#"{"event_type": "purge", "as_src": 64496, "as_dst": 64511, "peer_ip_src": "192.0.2.1", "iface_in": 654, "ip_src": "198.51.100.7", "net_src": "198.51.100.0", "ip_dst": "203.0.113.9", "mask_src": 24, "port_src": 5242, "port_dst": 54764, "tcp_flags": "0", "ip_proto": "udp", "tos": 0, "sampling_rate": 1000, "timestamp_start": "2018-03-26 05:39:58.592000", "timestamp_end": "2018-03-26 05:40:36.992000", "timestamp_arrival": "2018-03-26 05:40:59.288540", "stamp_inserted": "2018-03-26 05:39:00", "stamp_updated": "2018-03-26 05:41:01", "packets": 2, "bytes": 193, "writer_id": "default_kafka/24194"}"#;
+
+const GOFLOW2: &str = r#"{"type":"IPFIX","time_received_ns":1767324720787460121,"sequence_num":65361,"sampling_rate":0,"sampler_address":"192.0.2.1","time_flow_start_ns":1767324719000000000,"time_flow_end_ns":1767324720123456789,"bytes":143,"packets":1,"src_addr":"2001:db8:89::2","dst_addr":"2001:db8:88::30","etype":"IPv6","proto":"UDP","src_port":53,"dst_port":55743,"in_if":11,"next_hop":"::","src_net":"::/0","as_path":[],"mpls_label":[],"layer_stack":["IPv6"]}"#;
+
+const GOFLOW2_V1: &str = r#"{"Type":"SFLOW_5","TimeReceived":1621820000,"SequenceNum":2999,"SamplingRate":256,"SamplerAddress":"192.0.2.1","TimeFlowStart":1621820000,"TimeFlowEnd":1621820001,"Bytes":1500,"Packets":1,"SrcAddr":"198.51.100.7","DstAddr":"203.0.113.9","Etype":2048,"Proto":6,"SrcPort":443,"DstPort":50001}"#;
+
+const AKVORADO: &str = r#"{"TimeReceived":1720000000,"SamplingRate":1000,"ExporterAddress":"::ffff:192.0.2.142","InIf":434,"OutIf":677,"SrcAddr":"::ffff:198.51.100.7","DstAddr":"::ffff:203.0.113.9","EType":2048,"Proto":6,"Bytes":6765,"Packets":4,"SrcPort":8534,"DstPort":80}"#;
+
+const NFDUMP: &str = r#"{
+	"type" : "FLOW",
+	"sampled" : 1,
+	"export_sysid" : 1,
+	"first" : "2024-01-02T03:04:05.006",
+	"last" : "2024-01-02T03:04:06.789",
+	"received" : "2024-01-02T03:04:07.001",
+	"in_packets" : 12,
+	"in_bytes" : 3456,
+	"proto" : 6,
+	"tcp_flags" : "...AP.SF",
+	"src_port" : 49152,
+	"dst_port" : 443,
+	"src4_addr" : "198.51.100.7",
+	"dst4_addr" : "203.0.113.9",
+	"src_geo" : "..",
+	"label" : "<none>"
+}"#;
+
+const NFDUMP_V1: &str = r#"{
+	"type" : "FLOW",
+	"sampled" : 0,
+	"t_first" : "2024-01-02T03:04:05.6",
+	"t_last" : "2024-01-02T03:04:06.7",
+	"proto" : 58,
+	"src6_addr" : "2001:db8::1",
+	"dst6_addr" : "2001:db8::2",
+	"in_packets" : 1,
+	"in_bytes" : 104
+}"#;
+
+/// Makes a change in a message that is known to be there.
+#[track_caller]
+fn with(message: &str, from: &str, to: &str) -> String {
+    assert!(message.contains(from), "{from} in {message}");
+    message.replacen(from, to, 1)
+}
+
+#[track_caller]
+fn bad(payload: &str, format: Format, reason: Reason) {
+    check(payload, format, &[Read::Bad(reason)]);
+}
+
+const fn missing(field: &'static str) -> Reason {
+    Reason::MissingField { field }
+}
+
+#[test]
+fn pmacct() {
+    let at = |time_ms| Read::Record(record(time_ms, "198.51.100.7", "203.0.113.9", 193_000, 2_000));
+    let end = 1_522_042_836_992;
+    check(PMACCT, Format::Pmacct, &[at(end)]);
+    for time in ["1522042836.992", "\"1522042836.992000\"", "\"2018-03-26T07:40:36.992000+02:00\""]
+    {
+        let other = with(PMACCT, r#""2018-03-26 05:40:36.992000""#, time);
+        check(&other, Format::Pmacct, &[at(end)]);
+    }
+    // Without an end the arrival, then the start, then the interval, then the message.
+    let arrival = with(PMACCT, "2018-03-26 05:40:36.992000", "1970-01-01 01:00:00.000000");
+    check(&arrival, Format::Pmacct, &[at(1_522_042_859_288)]);
+    let arrival = with(PMACCT, r#""2018-03-26 05:40:36.992000""#, "\"0.000000\"");
+    check(&arrival, Format::Pmacct, &[at(1_522_042_859_288)]);
+    let start = with(&arrival, r#""2018-03-26 05:40:59.288540""#, "null");
+    check(&start, Format::Pmacct, &[at(1_522_042_798_592)]);
+    let interval = with(&start, r#""2018-03-26 05:39:58.592000""#, "\"\"");
+    check(&interval, Format::Pmacct, &[at(1_522_042_740_000)]);
+    let none = with(&interval, "stamp_inserted", "stamp_no_more");
+    check(&none, Format::Pmacct, &[at(BROKER_MS)]);
+    let marks = concat!(
+        r#"{"event_type": "purge_init", "writer_id": "default_kafka/1"}"#,
+        "\n",
+        r#"{"event_type": "purge_close", "writer_id": "default_kafka/1", "purged_entries": 1, "total_entries": 1, "duration": 0}"#,
+    );
+    check(marks, Format::Pmacct, &[Read::Skipped(Skip::Purge); 2]);
+}
+
+#[test]
+fn pmacct_that_is_bad() {
+    let format = Format::Pmacct;
+    bad(r#"{"event_type":"purge","as_src":1,"packets":1,"bytes":1}"#, format, missing("ip_src"));
+    bad(&with(PMACCT, "ip_dst", "no_dst"), format, missing("ip_dst"));
+    bad(&with(PMACCT, "\"packets\"", "\"frames\""), format, missing("packets"));
+    bad(&with(PMACCT, "\"bytes\"", "\"octets\""), format, missing("bytes"));
+    let destination = |text: &str| with(PMACCT, "203.0.113.9", text);
+    bad(&destination("2001:db8::1"), format, Reason::MixedFamily);
+    for text in ["203.0.113", "203.0.113.9/32", "server", "203.0.113.09", "", " 203.0.113.9"] {
+        bad(&destination(text), format, Reason::BadAddress { field: "ip_dst" });
+    }
+    bad(
+        &with(PMACCT, "\"203.0.113.9\"", "3405803785"),
+        format,
+        Reason::BadAddress { field: "ip_dst" },
+    );
+    let bytes = |text: &str| with(PMACCT, "193,", text);
+    for text in ["-193,", "193.5,", "\"many\",", "null,", "[193],", "{},", "true,", "\"\","] {
+        bad(&bytes(text), format, Reason::BadNumber { field: "bytes" });
+    }
+    // The product counts.
+    bad(&bytes("1099511628,"), format, Reason::TooLarge);
+    bad(&bytes("18446744073709551615,"), format, Reason::TooLarge);
+    bad(&bytes("1e400,"), format, Reason::TooLarge);
+    bad(&with(PMACCT, r#""packets": 2"#, r#""packets": 0"#), format, Reason::NoPackets);
+    bad(&with(PMACCT, "1000", "-1000"), format, Reason::BadNumber { field: "sampling_rate" });
+    for time in ["2018-03-26 05:40", "yesterday", "2018-02-30 05:40:36", "1960-01-01 00:00:00"] {
+        bad(&with(PMACCT, "2018-03-26 05:40:36.992000", time), format, Reason::BadTime);
+    }
+    let repeated = with(PMACCT, r#""tos": 0"#, r#""bytes": 7"#);
+    bad(&repeated, format, Reason::RepeatedField { field: "bytes" });
+}
+
+#[test]
+fn numbers_may_be_texts() {
+    let expected = [Read::Record(record(1_522_042_836_992, "198.51.100.7", "203.0.113.9", 500, 5))];
+    for (bytes, packets, rate) in [
+        ("500", "5", "1"),
+        ("\"500\"", "\"5\"", "\"1\""),
+        ("5e2", "5.0", "0"),
+        ("\"5.0E+2\"", "50e-1", "null"),
+        ("100", "1", "5"),
+        ("\"0100\"", "\"1\"", "5"),
+        ("500", "5", "\"\""),
+    ] {
+        let message = with(PMACCT, "193,", &format!("{bytes},"));
+        let message = with(&message, r#""packets": 2"#, &format!(r#""packets": {packets}"#));
+        let message = with(&message, "1000", rate);
+        check(&message, Format::Pmacct, &expected);
+    }
+}
+
+#[test]
+fn times_without_a_zone_are_those_of_the_option() {
+    let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("a zone");
+    let decoder = Decoder::new(Options { input_timezone: berlin });
+    let end = 1_522_042_836_992 - 7_200_000;
+    let expected = [Read::Record(record(end, "198.51.100.7", "203.0.113.9", 193_000, 2_000))];
+    check_with(&decoder, None, PMACCT, Format::Pmacct, &expected);
+    // 0 in local time is still no time.
+    let zero = with(PMACCT, "2018-03-26 05:40:36.992000", "1970-01-01 01:00:00");
+    let arrival = 1_522_042_859_288 - 7_200_000;
+    let expected = [Read::Record(record(arrival, "198.51.100.7", "203.0.113.9", 193_000, 2_000))];
+    check_with(&decoder, None, &zero, Format::Pmacct, &expected);
+}
+
+#[test]
+fn goflow2() {
+    let flow = |time_ms, rate: i64| {
+        Read::Record(record(time_ms, "2001:db8:89::2", "2001:db8:88::30", 143 * rate, rate))
+    };
+    check(GOFLOW2, Format::Goflow2, &[flow(1_767_324_720_123, 1)]);
+    let sampled = with(GOFLOW2, r#""sampling_rate":0"#, r#""sampling_rate":100"#);
+    check(&sampled, Format::Goflow2, &[flow(1_767_324_720_123, 100)]);
+    let no_end = with(GOFLOW2, "1767324720123456789", "0");
+    check(&no_end, Format::Goflow2, &[flow(1_767_324_720_787, 1)]);
+    let text = with(&no_end, "1767324720787460121", "\"2026-01-02T03:32:00.787460121Z\"");
+    check(&text, Format::Goflow2, &[flow(1_767_324_720_787, 1)]);
+    let seconds = with(&no_end, "\"time_flow_end_ns\":0", "\"time_flow_end\":1767324720");
+    check(&seconds, Format::Goflow2, &[flow(1_767_324_720_000, 1)]);
+    let v1 = record(1_621_820_001_000, "198.51.100.7", "203.0.113.9", 1500 * 256, 256);
+    check(GOFLOW2_V1, Format::Goflow2, &[Read::Record(v1)]);
+    // A flow of something else than IP.
+    for none in ["\"\"", "\"<nil>\"", "null"] {
+        let arp = with(GOFLOW2, "\"2001:db8:89::2\"", none);
+        let arp = with(&arp, "\"2001:db8:88::30\"", none);
+        check(&arp, Format::Goflow2, &[Read::Skipped(Skip::NotIp)]);
+    }
+    let half = with(GOFLOW2, "\"2001:db8:89::2\"", "\"\"");
+    bad(&half, Format::Goflow2, Reason::BadAddress { field: "src_addr" });
+    bad(&with(GOFLOW2, "dst_addr", "no_addr"), Format::Goflow2, missing("dst_addr"));
+    // 64 bits of nanoseconds from a writer with a negative clock.
+    let negative = with(GOFLOW2, "1767324720123456789", "-1767324720123456789");
+    bad(&negative, Format::Goflow2, Reason::BadTime);
+}
+
+#[test]
+fn akvorado() {
+    let v4 = record(1_720_000_000_000, "198.51.100.7", "203.0.113.9", 6_765_000, 4_000);
+    check(AKVORADO, Format::Akvorado, &[Read::Record(v4)]);
+    let plain = AKVORADO.replace("::ffff:", "");
+    check(&plain, Format::Akvorado, &[Read::Record(v4)]);
+    let text = with(AKVORADO, "1720000000", "\"2024-07-03 09:46:40\"");
+    check(&text, Format::Akvorado, &[Read::Record(v4)]);
+    let v6 = AKVORADO.replace("::ffff:198.51.100.7", "2001:db8::1");
+    bad(&v6, Format::Akvorado, Reason::MixedFamily);
+    let v6 = v6.replace("::ffff:203.0.113.9", "2001:db8::2");
+    let expected = record(1_720_000_000_000, "2001:db8::1", "2001:db8::2", 6_765_000, 4_000);
+    check(&v6, Format::Akvorado, &[Read::Record(expected)]);
+    bad(&with(AKVORADO, "\"Bytes\"", "\"bytes\""), Format::Akvorado, missing("Bytes"));
+}
+
+#[test]
+fn nfdump() {
+    let flow = |time_ms| Read::Record(record(time_ms, "198.51.100.7", "203.0.113.9", 3456, 12));
+    check(NFDUMP, Format::Nfdump, &[flow(1_704_164_646_789)]);
+    let arrival = with(NFDUMP, "2024-01-02T03:04:06.789", "1970-01-01T00:00:00.000");
+    check(&arrival, Format::Nfdump, &[flow(1_704_164_647_001)]);
+    let v1 = Read::Record(record(1_704_164_646_700, "2001:db8::1", "2001:db8::2", 104, 1));
+    check(NFDUMP_V1, Format::Nfdump, &[v1]);
+    // As the program writes a file.
+    let file = format!("[\n{NFDUMP},\n{NFDUMP_V1}\n]\n");
+    check(&file, Format::Nfdump, &[flow(1_704_164_646_789), v1]);
+    bad(&with(NFDUMP, "dst4_addr", "dst6_addr"), Format::Nfdump, missing("dst4_addr"));
+}
+
+#[test]
+fn our_own() {
+    let own = |time: &str| {
+        format!(r#"{{{time}"source":"10.0.0.1","destination":"10.0.0.2","bytes":66,"packets":1}}"#)
+    };
+    let at = |time_ms| [Read::Record(record(time_ms, "10.0.0.1", "10.0.0.2", 66, 1))];
+    // It says what was meant, also at the start of 1970.
+    for (time, time_ms) in [
+        (r#""time":"1970-01-01T00:00:00.001Z","#, 1),
+        (r#""time":1,"#, 1),
+        (r#""time":"2023-11-14T23:13:20.123+01:00","#, 1_700_000_000_123),
+        ("", BROKER_MS),
+    ] {
+        check(&own(time), Format::Json, &at(time_ms));
+    }
+    for time in ["-1", "\"1969-12-31T23:59:59.999Z\"", "\"\\u0000\"", "18446744073709551616", "{}"]
+    {
+        bad(&own(&format!("\"time\":{time},")), Format::Json, Reason::BadTime);
+    }
+    bad(&own("").replace("\"packets\":1", "\"packets\":0"), Format::Json, Reason::NoPackets);
+    bad(r#"{"source":"10.0.0.1","bytes":1,"packets":1}"#, Format::Json, missing("destination"));
+    bad(r#"{"destination":"10.0.0.1","bytes":1,"packets":1}"#, Format::Json, missing("source"));
+    // Escapes are as good as what they stand for, in names and values.
+    let escaped = own("").replace("source", "sour\\u0063e").replace("10.0.0.1", "\\u00310.0.0.1");
+    check(&escaped, Format::Json, &at(BROKER_MS));
+}
+
+#[test]
+fn several_in_a_message_are_judged_one_by_one() {
+    let own = r#"{"source":"10.0.0.1","destination":"10.0.0.2","bytes":66,"packets":1}"#;
+    let good = Read::Record(record(BROKER_MS, "10.0.0.1", "10.0.0.2", 66, 1));
+    let unknown = Read::Bad(Reason::UnknownFormat);
+    let broken = Read::Bad(Reason::Json);
+    for between in ["", "\n", "\r\n\r\n", " "] {
+        check(&[own, own, own].join(between), Format::Json, &[good; 3]);
+    }
+    check(
+        &format!("[{own},{{}},7,\"x\",[{own}],null,{own}]"),
+        Format::Json,
+        &[good, unknown, unknown, unknown, unknown, unknown, good],
+    );
+    check(&format!("{{}}\n{own}"), Format::Json, &[unknown, good]);
+    check(&format!("{own}\n7"), Format::Json, &[good, unknown]);
+    // A broken line does not take the next one with it.
+    let half = &own[..30];
+    check(&format!("{half}\n{own}\n{half}\n\n{own}"), Format::Json, &[broken, good, broken, good]);
+    check(&format!("{own} garbage\n{own}"), Format::Json, &[good, broken, good]);
+    check(&format!("[{own},\n{half}\n{own}"), Format::Json, &[good, broken, good]);
+    check(&format!("{own}\n{half}"), Format::Json, &[good, broken]);
+    check(&format!("{own}\n→"), Format::Json, &[good, broken]);
+    // In one message, of several tools.
+    let all = [own, PMACCT, GOFLOW2].join("\n");
+    let (format, reads) = read(&Decoder::default(), None, all.as_bytes());
+    assert_eq!(format, Ok(Format::Json));
+    assert!(reads.len() == 3 && reads.iter().all(|read| matches!(read, Read::Record(_))));
+    // Not told at all: the last of them is the error of the message.
+    let (format, reads) = read(&Decoder::default(), None, b"{}\n{\n[1]\n}");
+    assert_eq!(format, Err(Reason::Json));
+    assert_eq!(reads, [unknown, broken, unknown]);
+}

@@ -1,0 +1,203 @@
+//! Messages of every format, each with exactly what is to be read from it.
+
+mod flows;
+
+use super::*;
+
+/// What the broker says of every message here: 2023-11-14T22:13:20.500Z.
+const BROKER_MS: u64 = 1_700_000_000_500;
+
+fn record(time_ms: u64, source: &str, destination: &str, bytes: i64, packets: i64) -> Record {
+    let address = |text: &str| text.parse().expect("an address");
+    let pair = Pair::new(address(source), address(destination)).expect("one family");
+    Record { time_ms, pair, volume: Volume::new(bytes, packets) }
+}
+
+fn read(
+    decoder: &Decoder,
+    key: Option<&[u8]>,
+    payload: &[u8],
+) -> (Result<Format, Reason>, Vec<Read>) {
+    let mut reads = Vec::new();
+    let message = Message { key, payload, timestamp_ms: Some(BROKER_MS) };
+    let format = decoder.decode(&message, &mut |read| reads.push(read));
+    (format, reads)
+}
+
+/// Reads a message as it is, and again in each of the envelopes in which it may come.
+#[track_caller]
+fn check(payload: &str, format: Format, reads: &[Read]) {
+    check_with(&Decoder::default(), None, payload, format, reads);
+}
+
+#[track_caller]
+fn check_with(decoder: &Decoder, key: Option<&str>, payload: &str, format: Format, reads: &[Read]) {
+    let expected = (Ok(format), reads.to_vec());
+    let key = key.map(str::as_bytes);
+    assert_eq!(read(decoder, key, payload.as_bytes()), expected, "{payload}");
+    let quoted = serde_json::to_string(payload).expect("a text");
+    let schema = r#"{"type":"string","optional":false}"#;
+    for envelope in [
+        quoted.clone(),
+        format!(r#"{{"payload":{quoted}}}"#),
+        format!(r#" {{ "schema": {schema}, "payload": {quoted} }} "#),
+    ] {
+        assert_eq!(read(decoder, key, envelope.as_bytes()), expected, "{envelope}");
+    }
+    if serde_json::from_str::<serde_json::Value>(payload).is_ok() {
+        let envelope = format!(r#"{{"schema":{schema},"payload":{payload}}}"#);
+        assert_eq!(read(decoder, key, envelope.as_bytes()), expected, "{envelope}");
+    }
+}
+
+/// A message that is an error as a whole, and of which nothing is handed over.
+#[track_caller]
+fn refused(payload: &[u8], reason: Reason) {
+    let expected = (Err(reason), Vec::new());
+    let shown = String::from_utf8_lossy(payload);
+    assert_eq!(read(&Decoder::default(), None, payload), expected, "{shown}");
+}
+
+#[test]
+fn names_are_those_of_labels() {
+    for (index, format) in Format::ALL.into_iter().enumerate() {
+        assert_eq!(index, format as usize);
+        assert!(format.as_str().bytes().all(|b| b.is_ascii_lowercase() || b"_2".contains(&b)));
+    }
+    let field = "bytes";
+    let reasons = [
+        Reason::Empty,
+        Reason::UnknownFormat,
+        Reason::Ambiguous,
+        Reason::NotUtf8,
+        Reason::Json,
+        Reason::MissingField { field },
+        Reason::RepeatedField { field },
+        Reason::BadAddress { field },
+        Reason::MixedFamily,
+        Reason::BadNumber { field },
+        Reason::NoPackets,
+        Reason::TooLarge,
+        Reason::BadTime,
+        Reason::PackedVersion { version: 2 },
+        Reason::PackedLength,
+        Reason::PackedChecksum,
+    ];
+    assert_eq!(reasons.map(Reason::as_str), Reason::LABELS);
+    assert_eq!(
+        Reason::BadNumber { field }.to_string(),
+        "the field \"bytes\" is not a whole number of zero or more"
+    );
+}
+
+#[test]
+fn a_pair_and_a_length() {
+    let packet = |bytes| Read::Record(record(BROKER_MS, "10.0.0.1", "10.0.0.2", bytes, 1));
+    let kv = |key: &str, value: &str, expected| {
+        check_with(&Decoder::default(), Some(key), value, Format::Kv, &[expected]);
+    };
+    kv("10.0.0.1 10.0.0.2", "1500", packet(1500));
+    kv("10.0.0.1 10.0.0.2", "0", packet(0));
+    kv(" 10.0.0.1 \t 10.0.0.2\n", " 0066\n", packet(66));
+    kv("10.0.0.1 10.0.0.2", "66.0", packet(66));
+    kv("10.0.0.1 10.0.0.2", "1099511627776", packet(1 << 40));
+    kv("\"10.0.0.1 10.0.0.2\"", "66", packet(66));
+    kv(r#"{"schema":{"type":"string"},"payload":"10.0.0.1 10.0.0.2"}"#, "66", packet(66));
+    let v6 = Read::Record(record(BROKER_MS, "2001:db8::1", "::ffff:10.0.0.2", 66, 1));
+    kv("2001:db8::1 ::ffff:10.0.0.2", "66", v6);
+    kv("10.0.0.1 2001:db8::1", "66", Read::Bad(Reason::MixedFamily));
+    for key in ["", " ", "10.0.0.1", "10.0.0.1 10.0.0.2 10.0.0.3", "a b", "10.0.0.1,10.0.0.2"] {
+        kv(key, "66", Read::Bad(Reason::BadAddress { field: "key" }));
+    }
+    kv("{\"payload\":7}", "66", Read::Bad(Reason::Json));
+    for value in ["-66", "66.5", "-1e40"] {
+        kv("10.0.0.1 10.0.0.2", value, Read::Bad(Reason::BadNumber { field: "value" }));
+    }
+    for value in ["1099511627777", "18446744073709551616", "99999999999999999999", "1e30"] {
+        kv("10.0.0.1 10.0.0.2", value, Read::Bad(Reason::TooLarge));
+    }
+    let keyless = Read::Bad(Reason::MissingField { field: "key" });
+    check("66", Format::Kv, &[keyless]);
+    let no_text = read(&Decoder::default(), Some(b"\xff \xfe"), b"66").1;
+    assert_eq!(no_text, [Read::Bad(Reason::BadAddress { field: "key" })]);
+    let mut reads = Vec::new();
+    let message = Message { key: Some(b"10.0.0.1 10.0.0.2"), payload: b"66", timestamp_ms: None };
+    let _ = Decoder::default().decode(&message, &mut |read| reads.push(read));
+    assert_eq!(reads, [Read::Bad(Reason::BadTime)]);
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    for (record, json) in [
+        (
+            record(1_700_000_000_123, "10.0.0.1", "10.0.0.2", 1500, 3),
+            r#"{"time":"2023-11-14T22:13:20.123Z","source":"10.0.0.1","destination":"10.0.0.2","bytes":1500,"packets":3}"#,
+        ),
+        (
+            record(0, "2001:db8::1", "::ffff:10.0.0.2", 0, 1),
+            r#"{"time":"1970-01-01T00:00:00Z","source":"2001:db8::1","destination":"::ffff:10.0.0.2","bytes":0,"packets":1}"#,
+        ),
+        (
+            record(253_402_300_799_999, "::", "::1", 1 << 40, 1 << 40),
+            r#"{"time":"9999-12-31T23:59:59.999Z","source":"::","destination":"::1","bytes":1099511627776,"packets":1099511627776}"#,
+        ),
+        (
+            record(253_402_300_800_001, "::", "::1", 1, 1),
+            r#"{"time":253402300800001,"source":"::","destination":"::1","bytes":1,"packets":1}"#,
+        ),
+        (
+            record(u64::MAX, "::", "::1", 1, 1),
+            r#"{"time":18446744073709551615,"source":"::","destination":"::1","bytes":1,"packets":1}"#,
+        ),
+    ] {
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        write_json(&record, &mut key, &mut value);
+        assert_eq!(String::from_utf8_lossy(&value), json);
+        let pair = format!("{} {}", record.pair.source(), record.pair.destination());
+        assert_eq!(String::from_utf8_lossy(&key), pair);
+        check(json, Format::Json, &[Read::Record(record)]);
+        key.clear();
+        value.clear();
+        write_kv(&record, &mut key, &mut value);
+        assert_eq!(String::from_utf8_lossy(&key), pair);
+        let packet =
+            Record { time_ms: BROKER_MS, volume: Volume::new(record.volume.bytes, 1), ..record };
+        let (format, reads) = read(&Decoder::default(), Some(&key), &value);
+        assert_eq!((format, reads), (Ok(Format::Kv), vec![Read::Record(packet)]));
+    }
+}
+
+#[test]
+fn whole_messages_that_are_nothing() {
+    refused(b"", Reason::Empty);
+    refused(b" \r\n\t", Reason::Empty);
+    refused(b"\xef\xbb\xbf", Reason::Empty);
+    refused(b"\"\"", Reason::Empty);
+    refused(br#"{"payload":null}"#, Reason::Empty);
+    refused(b"[]", Reason::Empty);
+    refused(b"hello", Reason::UnknownFormat);
+    refused(b"\0", Reason::UnknownFormat);
+    refused(b"12\x0034", Reason::UnknownFormat);
+    refused(b"true", Reason::UnknownFormat);
+    refused(b"{}", Reason::UnknownFormat);
+    refused(br#"{"time":1,"bytes":2}"#, Reason::UnknownFormat);
+    refused(br#"{"event_type":"alert","src_ip":"10.0.0.1"}"#, Reason::UnknownFormat);
+    refused(
+        br#"{"payload":{"payload":"1 0.1 10.0.0.1 -> 10.0.0.2 TCP 66"}}"#,
+        Reason::UnknownFormat,
+    );
+    refused(br#"{"payload":true}"#, Reason::UnknownFormat);
+    refused(b"[[{}]]", Reason::UnknownFormat);
+    refused(b"[1]", Reason::UnknownFormat);
+    refused(b"\xc3\x28", Reason::NotUtf8);
+    refused(b"\xff", Reason::NotUtf8);
+    refused(b"\xffFM", Reason::NotUtf8);
+    refused(b"{", Reason::Json);
+    refused(b"[", Reason::Json);
+    refused(b"\"", Reason::Json);
+    refused(br#""\ud800""#, Reason::Json);
+    refused(br#"{"payload":"\ud800"}"#, Reason::Json);
+    refused(br#"{"a":1e}"#, Reason::Json);
+    refused(br#"{"src_addr":"10.0.0.1","ip_src":"10.0.0.1"}"#, Reason::Ambiguous);
+    refused(br#"{"source":"a","destination":"b","payload":"c"}"#, Reason::Ambiguous);
+}

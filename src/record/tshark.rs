@@ -1,0 +1,286 @@
+//! Packets as `tshark -T json` and `tshark -T ek` write them: layers with fields, or with `-e` the
+//! chosen fields alone. A protocol or a field that occurs several times in a packet comes as several
+//! members of one name, or as an array; the first is the outermost.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::json::{Key, Object};
+use super::value::{self, Unit};
+use super::{Context, Read, Reason, Record, Skip};
+
+/// The fields that are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Time,
+    Length,
+    Protocols,
+    V4Source,
+    V4Destination,
+    V4Length,
+    V6Source,
+    V6Destination,
+    V6Length,
+}
+
+impl Field {
+    const COUNT: usize = 9;
+
+    /// By the name in either form: `-T ek` puts the protocol first, and with `-e` only replaces dots.
+    fn of(name: &str) -> Option<Field> {
+        Some(match name {
+            "frame.time_epoch" | "frame_frame_time_epoch" | "frame_time_epoch" => Field::Time,
+            "frame.len" | "frame_frame_len" | "frame_len" => Field::Length,
+            "frame.protocols" | "frame_frame_protocols" | "frame_protocols" => Field::Protocols,
+            "ip.src" | "ip_ip_src" | "ip_src" => Field::V4Source,
+            "ip.dst" | "ip_ip_dst" | "ip_dst" => Field::V4Destination,
+            "ip.len" | "ip_ip_len" | "ip_len" => Field::V4Length,
+            "ipv6.src" | "ipv6_ipv6_src" | "ipv6_src" => Field::V6Source,
+            "ipv6.dst" | "ipv6_ipv6_dst" | "ipv6_dst" => Field::V6Destination,
+            "ipv6.plen" | "ipv6_ipv6_plen" | "ipv6_plen" => Field::V6Length,
+            _ => return None,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// A packet as far as it is used.
+#[derive(Default)]
+struct Packet<'a> {
+    fields: [Option<&'a str>; Field::COUNT],
+    /// The family of the first layer of IP.
+    outermost: Option<Family>,
+}
+
+impl<'a> Packet<'a> {
+    fn of(layers: &'a str) -> Result<Self, Reason> {
+        let mut packet = Packet::default();
+        for_each_member(layers, |name, raw| match (name, packet.outermost) {
+            ("frame", _) => packet.layer(raw),
+            ("ip", None) => {
+                packet.outermost = Some(Family::V4);
+                packet.layer(raw)
+            }
+            ("ipv6", None) => {
+                packet.outermost = Some(Family::V6);
+                packet.layer(raw)
+            }
+            ("ip" | "ipv6", Some(_)) => Ok(()),
+            _ => {
+                packet.keep(name, raw);
+                Ok(())
+            }
+        })?;
+        Ok(packet)
+    }
+
+    fn layer(&mut self, raw: &'a str) -> Result<(), Reason> {
+        let Some(raw) = first(raw) else {
+            return Ok(());
+        };
+        for_each_member(raw, |name, raw| {
+            self.keep(name, raw);
+            Ok(())
+        })
+    }
+
+    fn keep(&mut self, name: &str, raw: &'a str) {
+        if let Some(field) = Field::of(name) {
+            let slot = &mut self.fields[field as usize];
+            *slot = slot.or_else(|| first(raw));
+        }
+    }
+
+    fn raw(&self, field: Field) -> Option<&'a str> {
+        self.fields[field as usize]
+    }
+
+    /// Which IP header is the outermost one; `None` if there is none.
+    fn family(&self) -> Result<Option<Family>, Reason> {
+        if self.outermost.is_some() {
+            return Ok(self.outermost);
+        }
+        let any = |fields: [Field; 2]| fields.into_iter().any(|field| self.raw(field).is_some());
+        let v4 = any([Field::V4Source, Field::V4Destination]);
+        let v6 = any([Field::V6Source, Field::V6Destination]);
+        Ok(match (v4, v6) {
+            (false, false) => None,
+            (true, false) => Some(Family::V4),
+            (false, true) => Some(Family::V6),
+            // The fields stand in the order in which they were asked for.
+            (true, true) => {
+                let protocols = self.raw(Field::Protocols).and_then(value::text);
+                let family =
+                    protocols.iter().flat_map(|names| names.split(':')).find_map(
+                        |name| match name {
+                            "ip" => Some(Family::V4),
+                            "ipv6" => Some(Family::V6),
+                            _ => None,
+                        },
+                    );
+                Some(family.ok_or(Reason::Ambiguous)?)
+            }
+        })
+    }
+
+    /// The length by its IP header; of the frame, if that does not say.
+    fn bytes(&self, family: Family) -> Result<u64, Reason> {
+        const V4_HEADER: u64 = 20;
+        const V6_HEADER: u64 = 40;
+        let number = |field, name| {
+            let raw = self.raw(field);
+            raw.filter(|raw| value::scalar(raw).is_some())
+                .map(|raw| value::number(raw, name))
+                .transpose()
+        };
+        let stated = match family {
+            Family::V4 => match number(Field::V4Length, "ip.len")? {
+                Some(1..V4_HEADER) => return Err(Reason::BadNumber { field: "ip.len" }),
+                stated => stated,
+            },
+            Family::V6 => match number(Field::V6Length, "ipv6.plen")? {
+                Some(0) | None => None,
+                Some(length) => Some(length.saturating_add(V6_HEADER)),
+            },
+        };
+        match stated {
+            // The length did not fit, or segmentation was left to the network card.
+            Some(0) | None => number(Field::Length, "frame.len")?
+                .ok_or(Reason::MissingField { field: "frame.len" }),
+            Some(length) => Ok(length),
+        }
+    }
+}
+
+impl Context<'_> {
+    /// Reads a packet of `-T json`.
+    pub(super) fn tshark_json(&self, object: &Object<'_>) -> Read {
+        let mut layers = None;
+        let found =
+            for_each_member(object.raw(Key::SourceDocument).unwrap_or_default(), |name, raw| {
+                if name == "layers" {
+                    layers = Some(raw);
+                }
+                Ok(())
+            });
+        match (found, layers) {
+            (Err(reason), _) => Read::Bad(reason),
+            (Ok(()), Some(layers)) => self.packet(layers, None),
+            (Ok(()), None) => Read::Bad(Reason::MissingField { field: "layers" }),
+        }
+    }
+
+    /// Reads a line of `-T ek`.
+    pub(super) fn tshark_ek(&self, object: &Object<'_>) -> Read {
+        match object.raw(Key::Layers) {
+            Some(layers) => self.packet(layers, object.raw(Key::Timestamp)),
+            None => Read::Skipped(Skip::Index),
+        }
+    }
+
+    fn packet(&self, layers: &str, timestamp: Option<&str>) -> Read {
+        match self.try_packet(layers, timestamp) {
+            Ok(Some(record)) => Read::Record(record),
+            Ok(None) => Read::Skipped(Skip::NotIp),
+            Err(reason) => Read::Bad(reason),
+        }
+    }
+
+    fn try_packet(&self, layers: &str, timestamp: Option<&str>) -> Result<Option<Record>, Reason> {
+        let packet = Packet::of(layers)?;
+        let Some(family) = packet.family()? else {
+            return Ok(None);
+        };
+        let (source, destination) = match family {
+            Family::V4 => ((Field::V4Source, "ip.src"), (Field::V4Destination, "ip.dst")),
+            Family::V6 => ((Field::V6Source, "ipv6.src"), (Field::V6Destination, "ipv6.dst")),
+        };
+        let address = |(field, name)| {
+            let raw = packet.raw(field).ok_or(Reason::MissingField { field: name })?;
+            value::address(raw, name)
+        };
+        let pair = value::pair(address(source)?, address(destination)?, false)?;
+        let volume = super::volume(packet.bytes(family)?, 1)?;
+        let times = [(packet.raw(Field::Time), Unit::Seconds), (timestamp, Unit::Milliseconds)];
+        let given = times.into_iter().find_map(|(raw, unit)| Some((value::scalar(raw?)?, unit)));
+        let time_ms = match given {
+            Some((text, unit)) => {
+                let nanos = value::moment(&text, unit, self.zone).ok_or(Reason::BadTime)?;
+                value::event_time(nanos)?
+            }
+            None => self.message.timestamp_ms.ok_or(Reason::BadTime)?,
+        };
+        Ok(Some(Record { time_ms, pair, volume }))
+    }
+}
+
+/// Goes through the members of an object in their order.
+pub(super) fn for_each_member<'a>(
+    object: &'a str,
+    each: impl FnMut(&str, &'a str) -> Result<(), Reason>,
+) -> Result<(), Reason> {
+    let mut outcome = Ok(());
+    let members = Members { each, outcome: &mut outcome };
+    serde_json::Deserializer::from_str(object)
+        .deserialize_map(members)
+        .map_err(|_| Reason::UnknownFormat)?;
+    outcome
+}
+
+struct Members<'o, E> {
+    each: E,
+    outcome: &'o mut Result<(), Reason>,
+}
+
+impl<'de, E: FnMut(&str, &'de str) -> Result<(), Reason>> Visitor<'de> for Members<'_, E> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((Borrowed(name), raw)) = map.next_entry::<Borrowed<'de>, &'de RawValue>()? {
+            if self.outcome.is_ok() {
+                *self.outcome = (self.each)(&name, raw.get());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A name that is copied only if it is written with escapes.
+#[derive(serde::Deserialize)]
+#[serde(transparent)]
+struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The first element of an array, or the value itself; `None` if there is no element.
+fn first(raw: &str) -> Option<&str> {
+    struct First;
+    impl<'de> Visitor<'de> for First {
+        type Value = Option<&'de RawValue>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+            let first = array.next_element()?;
+            while array.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(first)
+        }
+    }
+    if !raw.starts_with('[') {
+        return Some(raw);
+    }
+    let first = serde_json::Deserializer::from_str(raw).deserialize_seq(First).ok()??;
+    Some(first.get())
+}

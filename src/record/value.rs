@@ -1,0 +1,346 @@
+//! Numbers, times and addresses, as they stand in texts.
+//!
+//! A JSON value is taken as the text that it is (`raw`): numbers keep their digits, and one in quotes
+//! is as good as one without, since tools differ in that.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use floodmark_dataflows::types::Pair;
+use jiff::civil::{DateTime, date};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::value::RawValue;
+
+use super::Reason;
+use crate::limits::date;
+
+/// What JSON takes between values.
+pub(super) const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
+
+const SECOND: i128 = 1_000_000_000;
+const MILLISECOND: i128 = 1_000_000;
+const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
+
+/// The content of a JSON text; `None` if it is none, or has half a character in it.
+pub(super) fn text(raw: &str) -> Option<Cow<'_, str>> {
+    match raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        // Nothing to undo, and nothing that a text could not have within its quotes.
+        Some(inner) if !inner.bytes().any(|byte| matches!(byte, b'\\' | b'"' | 0..=0x1f)) => {
+            Some(inner.into())
+        }
+        _ => serde_json::from_str::<String>(raw).ok().map(Cow::Owned),
+    }
+}
+
+/// The content of a value: of a text within its quotes, of a number itself. `None` for null and the
+/// empty text, with which tools say that they have none, and for whatever can't be one value.
+pub(super) fn scalar(raw: &str) -> Option<Cow<'_, str>> {
+    let content = match raw.as_bytes().first()? {
+        b'"' => text(raw)?,
+        b'n' => return None,
+        _ => raw.into(),
+    };
+    (!content.is_empty()).then_some(content)
+}
+
+/// A text that a converter put into JSON, with or without an envelope.
+pub(super) fn unwrapped(json: &str) -> Option<Cow<'_, str>> {
+    #[derive(serde::Deserialize)]
+    struct Envelope<'a> {
+        #[serde(borrow)]
+        payload: &'a RawValue,
+    }
+    match serde_json::from_str::<Envelope<'_>>(json) {
+        Ok(envelope) => text(envelope.payload.get()),
+        Err(_) => text(json.trim_matches(BLANKS)),
+    }
+}
+
+/// The address of a field.
+pub(super) fn address(raw: &str, field: &'static str) -> Result<IpAddr, Reason> {
+    let address = text(raw).and_then(|text| text.parse().ok());
+    address.ok_or(Reason::BadAddress { field })
+}
+
+/// The pair of two addresses; mapped ones become the IPv4 addresses in them if the writer has IPv4
+/// addresses so.
+pub(super) fn pair(source: IpAddr, destination: IpAddr, mapped: bool) -> Result<Pair, Reason> {
+    let family = |address: IpAddr| match address {
+        IpAddr::V6(v6) if mapped => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
+        _ => address,
+    };
+    Pair::new(family(source), family(destination)).ok_or(Reason::MixedFamily)
+}
+
+/// The whole number of a field.
+pub(super) fn number(raw: &str, field: &'static str) -> Result<u64, Reason> {
+    const BAD: fn(&'static str) -> Reason = |field| Reason::BadNumber { field };
+    let content = scalar(raw).ok_or(BAD(field))?;
+    Decimal::parse(&content).and_then(Decimal::whole).ok_or(BAD(field))?
+}
+
+/// A decimal number as it is written, exactly: `mantissa * 10^exponent`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Decimal {
+    negative: bool,
+    mantissa: u128,
+    exponent: i32,
+}
+
+/// Digits that surely fit into the mantissa.
+const DIGITS_MAX: usize = 38;
+
+impl Decimal {
+    /// As JSON writes numbers, but zeros and a plus may come first. Digits behind the point and beyond
+    /// the mantissa are dropped.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+            None => (text, 0),
+            Some((mantissa, exponent)) => (mantissa, power(exponent)?),
+        };
+        let negative = mantissa.starts_with('-');
+        let mantissa = mantissa.strip_prefix(['-', '+']).unwrap_or(mantissa);
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
+        let digits =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) {
+            return None;
+        }
+        let whole = whole.trim_start_matches('0');
+        if whole.len() > DIGITS_MAX {
+            // Beyond everything that is counted, like this.
+            return Some(Decimal { negative, mantissa: 1, exponent: EXPONENT_MAX });
+        }
+        let fraction = fraction.trim_end_matches('0');
+        let fraction = &fraction[..fraction.len().min(DIGITS_MAX - whole.len())];
+        let mantissa = whole
+            .bytes()
+            .chain(fraction.bytes())
+            .fold(0, |sum, digit| sum * 10 + u128::from(digit - b'0'));
+        Some(Decimal { negative, mantissa, exponent: exponent - fraction.len() as i32 })
+    }
+
+    /// The number, if it is whole and not negative; beyond 64 bits it is too large.
+    pub(super) fn whole(self) -> Option<Result<u64, Reason>> {
+        let Decimal { negative, mut mantissa, mut exponent } = self;
+        if mantissa == 0 {
+            return Some(Ok(0));
+        }
+        if negative {
+            return None;
+        }
+        // Both loops end within the digits of the mantissa.
+        while exponent < 0 {
+            if mantissa % 10 != 0 {
+                return None;
+            }
+            mantissa /= 10;
+            exponent += 1;
+        }
+        while exponent > 0 && mantissa <= u128::from(u64::MAX) {
+            mantissa *= 10;
+            exponent -= 1;
+        }
+        Some(u64::try_from(mantissa).map_err(|_| Reason::TooLarge))
+    }
+
+    /// The number in a unit as nanoseconds, rounded down; `None` beyond what they can be.
+    fn nanos(self, unit: Unit) -> Option<i128> {
+        let mut nanos = i128::try_from(self.mantissa).ok()?;
+        let mut exponent = self.exponent + unit.exponent();
+        while exponent > 0 && nanos != 0 {
+            nanos = nanos.checked_mul(10)?;
+            exponent -= 1;
+        }
+        let divisor = 10i128.checked_pow(exponent.min(0).unsigned_abs());
+        let sign = if self.negative { -1 } else { 1 };
+        Some(divisor.map_or(0, |divisor| (sign * nanos).div_euclid(divisor)))
+    }
+}
+
+/// Beyond every number that is looked at, and far from the end of 32 bits.
+const EXPONENT_MAX: i32 = 1_000_000;
+
+/// The exponent of a number, which may have any number of digits.
+fn power(text: &str) -> Option<i32> {
+    let negative = text.starts_with('-');
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let power = digits.parse().unwrap_or(EXPONENT_MAX).min(EXPONENT_MAX);
+    Some(if negative { -power } else { power })
+}
+
+/// In what a number counts time since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Seconds,
+    Milliseconds,
+    Nanoseconds,
+}
+
+impl Unit {
+    /// The power of ten of nanoseconds.
+    fn exponent(self) -> i32 {
+        match self {
+            Unit::Seconds => 9,
+            Unit::Milliseconds => 6,
+            Unit::Nanoseconds => 0,
+        }
+    }
+}
+
+/// A moment in nanoseconds since 1970, from a number in this unit or from a date and time.
+pub(super) fn moment(text: &str, unit: Unit, zone: &TimeZone) -> Option<i128> {
+    match Decimal::parse(text) {
+        Some(number) => number.nanos(unit),
+        None => date_time(text, zone),
+    }
+}
+
+/// A date and time; in the zone given if it states none.
+fn date_time(text: &str, zone: &TimeZone) -> Option<i128> {
+    let nanos = date::parse(text).ok()?;
+    let stated = text.bytes().skip("2024-05-01".len()).any(|byte| b"Zz+-".contains(&byte));
+    if stated || *zone == TimeZone::UTC {
+        return Some(nanos);
+    }
+    // It was read as if it were UTC.
+    let secs = i64::try_from(nanos.div_euclid(SECOND)).ok()?;
+    let local = EPOCH.checked_add(SignedDuration::from_secs(secs)).ok()?;
+    // Of an hour that comes twice, the first; of one that is left out, the one after it.
+    let there: Timestamp = zone.to_ambiguous_timestamp(local).compatible().ok()?;
+    Some(i128::from(there.as_second()) * SECOND + nanos.rem_euclid(SECOND))
+}
+
+/// An event time in milliseconds, if it is one that a record can have.
+pub(super) fn event_time(nanos: i128) -> Result<u64, Reason> {
+    u64::try_from(nanos.div_euclid(MILLISECOND)).map_err(|_| Reason::BadTime)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn whole(text: &str) -> Option<Result<u64, Reason>> {
+        Decimal::parse(text).and_then(Decimal::whole)
+    }
+
+    #[test]
+    fn whole_numbers() {
+        for (text, number) in [
+            ("0", 0),
+            ("-0", 0),
+            ("0e999999999999999999999", 0),
+            ("0.000", 0),
+            ("1500", 1500),
+            ("+1500", 1500),
+            ("001500", 1500),
+            ("1500.0", 1500),
+            ("1.5e3", 1500),
+            ("1.5E+3", 1500),
+            ("150000e-2", 1500),
+            ("18446744073709551615", u64::MAX),
+            ("0000000000000000000000000000000000000000000000001", 1),
+        ] {
+            assert_eq!(whole(text), Some(Ok(number)), "{text}");
+        }
+        for text in ["18446744073709551616", "1e20", "1e999999999999999999999", &"9".repeat(5000)] {
+            assert_eq!(whole(text), Some(Err(Reason::TooLarge)), "{text}");
+        }
+        for text in [
+            "",
+            "-",
+            "+",
+            ".",
+            "1.",
+            ".5",
+            "-1",
+            "-1e30",
+            "1.5",
+            "1e-1",
+            "1e-99999999999",
+            "0x10",
+            "1 ",
+            " 1",
+            "1_000",
+            "1,5",
+            "e3",
+            "1e",
+            "1e+",
+            "1e1.0",
+            "NaN",
+            "inf",
+            "١",
+        ] {
+            assert_eq!(whole(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn moments() {
+        let utc = TimeZone::UTC;
+        for (text, unit, nanos) in [
+            ("1700000000", Unit::Seconds, 1_700_000_000 * SECOND),
+            ("1700000000.123456", Unit::Seconds, 1_700_000_000_123_456_000),
+            ("1700000000.123456789987654321", Unit::Seconds, 1_700_000_000_123_456_789),
+            ("1.7e9", Unit::Seconds, 1_700_000_000 * SECOND),
+            ("1700000000123", Unit::Milliseconds, 1_700_000_000_123_000_000),
+            ("1700000000123456789", Unit::Nanoseconds, 1_700_000_000_123_456_789),
+            ("-0.5", Unit::Seconds, -SECOND / 2),
+            ("-0.5", Unit::Nanoseconds, -1),
+            ("5e-99999999999", Unit::Seconds, 0),
+            ("2023-11-14 22:13:20.5", Unit::Nanoseconds, 1_700_000_000 * SECOND + SECOND / 2),
+            ("2023-11-14T23:13:20+01:00", Unit::Seconds, 1_700_000_000 * SECOND),
+        ] {
+            assert_eq!(moment(text, unit, &utc), Some(nanos), "{text}");
+        }
+        for text in ["", "now", "1e30", "9e99999999999", "2023-11-14 25:00:00", "22:13:20"] {
+            assert_eq!(moment(text, Unit::Seconds, &utc), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn zones_hold_where_none_is_stated() {
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let at = |text| moment(text, Unit::Seconds, &berlin).map(|nanos| nanos / SECOND);
+        let utc = |text| moment(text, Unit::Seconds, &TimeZone::UTC).map(|nanos| nanos / SECOND);
+        assert_eq!(at("2024-01-01 01:00:00"), utc("2024-01-01 00:00:00"));
+        assert_eq!(at("2024-07-01T02:00:00"), utc("2024-07-01 00:00:00"));
+        assert_eq!(at("2024-07-01"), utc("2024-06-30 22:00:00"));
+        assert_eq!(at("2024-07-01T02:00:00Z"), utc("2024-07-01 02:00:00"));
+        assert_eq!(at("2024-07-01 02:00:00-05:00"), utc("2024-07-01 07:00:00"));
+        // Twice, and not at all.
+        assert_eq!(at("2024-10-27 02:30:00"), utc("2024-10-27 00:30:00"));
+        assert_eq!(at("2024-03-31 02:30:00"), utc("2024-03-31 01:30:00"));
+        assert_eq!(at("1700000000"), Some(1_700_000_000));
+    }
+
+    #[test]
+    fn envelopes_of_keys() {
+        assert_eq!(unwrapped("\"a b\"").as_deref(), Some("a b"));
+        assert_eq!(unwrapped("{\"schema\":{},\"payload\":\"a\\u0020b\"}").as_deref(), Some("a b"));
+        assert_eq!(unwrapped("{\"payload\":7}"), None);
+        assert_eq!(unwrapped("{\"other\":7}"), None);
+        assert_eq!(unwrapped("\"a\" \"b\""), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_number_or_none(text in "[-+0-9.eE]{0,60}|\\PC*") {
+            let _ = whole(&text);
+            let _ = moment(&text, Unit::Seconds, &TimeZone::UTC);
+        }
+
+        #[test]
+        fn whole_numbers_are_read_however_written(number: u64, shift in 0u32..10) {
+            prop_assert_eq!(whole(&number.to_string()), Some(Ok(number)));
+            let zeros = "0".repeat(shift as usize);
+            prop_assert_eq!(whole(&format!("{number}{zeros}e-{shift}")), Some(Ok(number)));
+        }
+    }
+}
