@@ -8,6 +8,7 @@
 //! - [`replay`]: several captures as one input, cut into ticks.
 //! - [`driver`]: one loop per worker: input to the computation, answers from it.
 //! - [`cluster`]: workers and processes, and how they find each other.
+//! - [`kafka`]: Apache Kafka: addresses, options, topics, messages out.
 //! - [`output`]: what is said, as JSON, as a table, as CSV.
 //! - [`generate`]: a workload of any size.
 //! - [`cli`]: the commands.
@@ -18,6 +19,7 @@ pub mod cluster;
 pub mod driver;
 pub mod error;
 pub mod generate;
+pub mod kafka;
 pub mod limits;
 pub mod output;
 pub mod replay;
