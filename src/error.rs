@@ -1,7 +1,9 @@
 //! How a command ends: an exit code, and for a failure the chain of causes behind it.
 
+use serde::{Deserialize, Serialize};
+
 /// The exit codes, after sysexits.h where it has one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Exit {
     /// All was done.

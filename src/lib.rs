@@ -8,21 +8,26 @@
 //! - [`limits`]: rows of limits in, versions out.
 //! - [`merge`]: several captures as one input, by time.
 //! - [`replay`]: that input, cut into ticks.
-//! - [`driver`]: one loop per worker: input to the computation, answers from it.
+//! - [`computation`]: the computation on one worker; [`driver`] is the leader of a replay of it.
+//! - [`live`]: a run over a topic: ticks by the clock, limits that change, alerts.
 //! - [`cluster`]: workers and processes, and how they find each other.
 //! - [`kafka`]: Apache Kafka: addresses, options, topics, messages out.
 //! - [`output`]: what is said, as JSON, as a table, as CSV.
+//! - [`logging`]: what a program that runs for long says of itself.
 //! - [`generate`]: a workload of any size.
 //! - [`cli`]: the commands.
 
 pub mod capture;
 pub mod cli;
 pub mod cluster;
+pub mod computation;
 pub mod driver;
 pub mod error;
 pub mod generate;
 pub mod kafka;
 pub mod limits;
+pub mod live;
+pub mod logging;
 pub mod merge;
 pub mod output;
 pub mod record;

@@ -24,7 +24,8 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn admits(&self, pair: &Pair) -> bool {
+    /// Whether a pair counts.
+    pub fn admits(&self, pair: &Pair) -> bool {
         let matches = |prefixes: &[Prefix], address| {
             prefixes.is_empty() || prefixes.iter().any(|prefix| prefix.contains(address))
         };

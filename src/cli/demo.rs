@@ -14,7 +14,8 @@ use floodmark_dataflows::types::{Change, Entity, Event, LimitId, Per};
 use crate::capture::Reader;
 use crate::cli::grid::Grid;
 use crate::cluster::Cluster;
-use crate::driver::{self, Computation, Outcome as TickOutcome, Sinks};
+use crate::computation::{self, Computation, Outcome as TickOutcome};
+use crate::driver::{self, Sinks};
 use crate::error::{Exit, Failure, Outcome};
 use crate::limits::catalog::{Catalog, edits};
 use crate::limits::date::format_secs;
@@ -78,7 +79,7 @@ pub fn run(args: &Args) -> Outcome {
         "",
         &Messages::new(),
         &mut || Ok(()),
-        driver::worker_config(),
+        computation::worker_config(),
         move |worker| {
             let first = worker.index() == 0;
             let computation = Computation::build(worker, Options::default());

@@ -7,8 +7,10 @@ use crate::error::Outcome;
 pub mod demo;
 pub mod generate;
 pub mod grid;
+pub mod judging;
 pub mod limits;
 pub mod replay;
+pub mod run;
 pub mod values;
 
 /// Hold network traffic to limits
@@ -26,6 +28,8 @@ pub struct Cli {
 enum Command {
     /// Judge captures by limits, on their own clock
     Replay(Box<replay::Args>),
+    /// Judge a topic by limits, as records come and as limits change
+    Run(Box<run::Args>),
     /// Check limits without traffic
     Limits(limits::Args),
     Generate(generate::Args),
@@ -37,6 +41,7 @@ enum Command {
 pub fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Replay(args) => replay::run(args),
+        Command::Run(args) => run::run(args),
         Command::Limits(args) => limits::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Demo(args) => demo::run(args),

@@ -5,27 +5,26 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow};
-use clap::ValueEnum;
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::orders::HandOn;
 use floodmark_dataflows::time::Windows;
-use floodmark_dataflows::top::TopQuery;
-use floodmark_dataflows::types::{Prefix, Updates, Version};
+use floodmark_dataflows::types::Version;
 
+use super::judging::Judging;
 use super::limits::contents;
-use super::values::{self, LimitDefaults};
 use crate::capture::{Tally, Uncounted};
 use crate::cluster::watchdog::{self, Watch};
 use crate::cluster::{self, Cluster, Restart};
-use crate::driver::{self, Computation, Outcome as TickOutcome, Replayed, Sinks};
+use crate::computation::{self, Computation, Outcome as TickOutcome};
+use crate::driver::{self, Replayed, Sinks};
 use crate::error::{Exit, Failure, Outcome};
 use crate::limits::catalog::Catalog;
 use crate::limits::date::format_ms;
 use crate::limits::json;
 use crate::limits::rows::Defaults;
 use crate::merge;
-use crate::output::{Sink, WriteError, change, table, totals};
-use crate::replay::{self, Cut, End, Filter};
+use crate::output::{Format, Sink, WriteError, table, totals};
+use crate::replay::{self, Cut, End};
 use crate::terminal::{Interrupt, Messages};
 
 /// The options of `floodmark replay`.
@@ -35,69 +34,8 @@ pub struct Args {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Limits: a JSON array of objects, or JSON objects one a line
-    ///
-    /// Without limits only totals and rankings are made.
-    #[arg(long, value_name = "FILE", env = "FLOODMARK_LIMITS")]
-    limits: Option<PathBuf>,
-
     #[command(flatten)]
-    limit_defaults: LimitDefaults,
-
-    /// The width of windows, in whole seconds
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "FLOODMARK_WINDOW",
-        default_value = "5m",
-        value_parser = values::secs
-    )]
-    window: u64,
-
-    /// How often what has come in is judged, in event time
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "FLOODMARK_TICK",
-        default_value = "1s",
-        value_parser = values::positive_millis
-    )]
-    tick: u64,
-
-    /// How long after its end a window still takes packets
-    ///
-    /// Default: always, so that a file is counted whole whatever the order of its packets.
-    #[arg(long, value_name = "DURATION", env = "FLOODMARK_LATENESS", value_parser = values::millis)]
-    lateness: Option<u64>,
-
-    /// How long a window is held in memory after that; needs --lateness
-    ///
-    /// Default: until the end.
-    #[arg(long, value_name = "DURATION", env = "FLOODMARK_RETENTION", value_parser = values::millis)]
-    retention: Option<u64>,
-
-    /// Windows without packets, between two with packets that are no further apart, are silence; with
-    /// more between them nobody was watching
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "FLOODMARK_MAX_GAP",
-        default_value = "24h",
-        value_parser = values::secs
-    )]
-    max_gap: u64,
-
-    /// Count only packets from this network; repeated, from any of them
-    #[arg(long, value_name = "CIDR", value_parser = values::network)]
-    source: Vec<Prefix>,
-
-    /// Count only packets to this network; repeated, to any of them
-    #[arg(long, value_name = "CIDR", value_parser = values::network)]
-    destination: Vec<Prefix>,
-
-    /// Which updates of standing violations to say before their window settles
-    #[arg(long, value_enum, env = "FLOODMARK_UPDATES", default_value_t = UpdatesArg::Settled)]
-    updates: UpdatesArg,
+    judging: Judging,
 
     /// Write the totals of all pairs and windows, as CSV; `-` is standard output
     #[arg(long, value_name = "FILE.csv")]
@@ -107,42 +45,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     changes: Option<PathBuf>,
 
-    /// Rank the N greatest pairs, sources or destinations of each window, by bytes or packets
-    #[arg(
-        long,
-        value_name = "N[,pair|source|destination][,bytes|packets]",
-        value_parser = values::top
-    )]
-    top: Option<TopQuery>,
-
-    /// How to write changes and rankings
-    #[arg(long, value_enum, default_value_t = Format::Json)]
-    format: Format,
-
-    /// End with code 2 if a violation stands at the end
-    #[arg(long)]
-    fail_on_violation: bool,
-
     #[command(flatten)]
     cluster: cluster::Args,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum UpdatesArg {
-    /// None but the last one, when it settles
-    Settled,
-    /// Also when another version of the limit judges
-    Limit,
-    /// That, and each tick with a new amount
-    Tick,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// One JSON object a line
-    Json,
-    /// Aligned columns, for people
-    Table,
 }
 
 fn usage(error: anyhow::Error) -> Failure {
@@ -151,7 +55,7 @@ fn usage(error: anyhow::Error) -> Failure {
 
 impl Args {
     fn check(&self) -> Result<(), Failure> {
-        if self.retention.is_some() && self.lateness.is_none() {
+        if self.judging.retention.is_some() && self.judging.lateness.is_none() {
             return Err(usage(anyhow!(
                 "--retention counts from the moment a window settles, and without --lateness none does \
                  before the end: give both, or neither"
@@ -168,21 +72,7 @@ impl Args {
     }
 
     fn options(&self) -> Options {
-        Options {
-            windows: Windows {
-                width_secs: self.window,
-                lateness_ms: self.lateness,
-                retention_ms: self.retention,
-                max_gap_secs: self.max_gap,
-            },
-            updates: match self.updates {
-                UpdatesArg::Settled => Updates::Settled,
-                UpdatesArg::Limit => Updates::Limit,
-                UpdatesArg::Tick => Updates::Tick,
-            },
-            top: self.top,
-            hand_on: self.totals.as_ref().map(|_| HandOn::Retired),
-        }
+        self.judging.options(self.totals.as_ref().map(|_| HandOn::Retired))
     }
 }
 
@@ -216,8 +106,11 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let options = args.options();
     let mut catalog = Catalog::new();
     let messages = Messages::new();
-    let versions = match &args.limits {
-        Some(file) => read_limits(file, args.limit_defaults.defaults(), &mut catalog, &messages)?,
+    let judging = &args.judging;
+    let versions = match &judging.limits {
+        Some(file) => {
+            read_limits(file, judging.limit_defaults.defaults(), &mut catalog, &messages)?
+        }
         None => BTreeSet::new(),
     };
     let readers = merge::open(&args.files)?;
@@ -231,8 +124,12 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         }
         Ok(())
     };
-    let filter = Filter { sources: args.source.clone(), destinations: args.destination.clone() };
-    let cut = Cut { tick_ms: args.tick, windows: options.windows, filter, peers: cluster.peers() };
+    let cut = Cut {
+        tick_ms: judging.tick,
+        windows: options.windows,
+        filter: judging.filter(),
+        peers: cluster.peers(),
+    };
     let lead = Lead {
         readers,
         cut,
@@ -240,8 +137,8 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         catalog,
         interrupt,
         messages: messages.clone(),
-        fail_on_violation: args.fail_on_violation,
-        format: args.format,
+        fail_on_violation: judging.fail_on_violation,
+        format: judging.format,
         changes: args.changes.clone().unwrap_or_else(|| "-".into()),
         totals: args.totals.clone(),
         watch: watchdog::start(args.cluster.stall_timeout())?,
@@ -252,7 +149,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         &format!("{options:?}"),
         &messages,
         &mut waiting,
-        driver::worker_config(),
+        computation::worker_config(),
         move |worker| {
             let first = worker.index() == 0;
             let computation = Computation::build(worker, options);
@@ -273,7 +170,7 @@ fn follow(args: &Args, cluster: Cluster) -> Outcome {
         &format!("{options:?}"),
         &Messages::new(),
         &mut || Ok(()),
-        driver::worker_config(),
+        computation::worker_config(),
         move |worker| drop(Computation::build(worker, options)),
     )?;
     Ok(Exit::Done)
@@ -414,16 +311,10 @@ impl Sinks for Files {
         let says = !(outcome.changes.is_empty() && outcome.top.is_empty());
         self.changes.write(|out| {
             for said in &outcome.changes {
-                match format {
-                    Format::Json => change::write_json(out, tick, said, catalog, windows)?,
-                    Format::Table => table::write_change(out, tick, said, catalog)?,
-                }
+                format.write_change(out, tick, said, catalog, windows)?;
             }
             for ranked in &outcome.top {
-                match format {
-                    Format::Json => change::write_ranked_json(out, ranked)?,
-                    Format::Table => table::write_ranked(out, ranked)?,
-                }
+                format.write_ranked(out, ranked)?;
             }
             Ok(())
         })?;

@@ -6,6 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Metric, Per, Prefix};
 use jiff::SignedDuration;
+use jiff::tz::TimeZone;
 
 use crate::limits::prefix;
 use crate::limits::rows::{Defaults, PERS};
@@ -66,6 +67,18 @@ pub fn secs(text: &str) -> Result<u64, String> {
         return Err(format!("\"{text}\" is not a whole number of seconds"));
     }
     Ok(millis / 1000)
+}
+
+/// Reads the name of a time zone, such as `Europe/Berlin`.
+pub fn zone(text: &str) -> Result<TimeZone, String> {
+    match text {
+        "UTC" => Ok(TimeZone::UTC),
+        _ => TimeZone::get(text).map_err(|_| {
+            format!(
+                "\"{text}\" is no time zone of this machine (write it like UTC or Europe/Berlin)"
+            )
+        }),
+    }
 }
 
 /// Reads a network, as in limits.

@@ -10,14 +10,21 @@
 //! that is down; and those that no retry mends, which stop the command and are an [`Error`].
 
 mod address;
+mod consumer;
 mod context;
 mod error;
 mod options;
+mod outbox;
 mod producer;
+mod source;
 pub mod topics;
+mod watch;
 
 pub use address::{Address, AddressError, SCHEME};
 pub use context::Context;
 pub use error::Error;
 pub use options::{ClientOptions, client_config};
+pub use outbox::{Letter, Outbox};
 pub use producer::{Counts, Outgoing, Producer, Sent, Tuning};
+pub use source::{PartitionState, Source, SourceOptions, Taken, Topic};
+pub use watch::Start;

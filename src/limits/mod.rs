@@ -14,6 +14,7 @@
 
 pub mod catalog;
 pub mod date;
+pub mod feed;
 pub mod json;
 pub mod prefix;
 pub(crate) mod quote;

@@ -5,17 +5,56 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use floodmark_dataflows::time::Windows;
+use floodmark_dataflows::top::Ranked;
+use floodmark_dataflows::types::Change;
 
 use crate::error::{Exit, Failure};
+use crate::limits::catalog::Catalog;
 
 pub mod change;
+pub mod rotated;
 pub mod table;
 pub mod totals;
+
+/// How changes and rankings are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One JSON object a line
+    Json,
+    /// Aligned columns, for people
+    Table,
+}
+
+impl Format {
+    /// Writes a change that was said at a tick.
+    pub fn write_change(
+        self,
+        out: &mut dyn Write,
+        tick: u64,
+        said: &Change,
+        catalog: &Catalog,
+        windows: &Windows,
+    ) -> io::Result<()> {
+        match self {
+            Format::Json => change::write_json(out, tick, said, catalog, windows),
+            Format::Table => table::write_change(out, tick, said, catalog),
+        }
+    }
+
+    /// Writes a place in the ranking of a window.
+    pub fn write_ranked(self, out: &mut dyn Write, ranked: &Ranked) -> io::Result<()> {
+        match self {
+            Format::Json => change::write_ranked_json(out, ranked),
+            Format::Table => table::write_ranked(out, ranked),
+        }
+    }
+}
 
 /// A file or standard output, by the name that the user gave it.
 pub struct Sink {
     name: PathBuf,
-    writer: BufWriter<Box<dyn Write>>,
+    writer: BufWriter<Box<dyn Write + Send>>,
 }
 
 /// Why nothing more can be written.
@@ -30,7 +69,7 @@ pub enum WriteError {
 impl Sink {
     /// Opens a file for writing, or standard output for `-`.
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let writer: Box<dyn Write> = if path == Path::new("-") {
+        let writer: Box<dyn Write + Send> = if path == Path::new("-") {
             Box::new(io::stdout())
         } else {
             let file = File::create(path)

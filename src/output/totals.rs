@@ -1,11 +1,13 @@
-//! Totals of pairs as CSV, window by window.
+//! Totals of pairs: as CSV, window by window, or each as JSON.
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 
-use floodmark_dataflows::time::Window;
+use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Pair, Volume};
+use serde::Serialize;
 
-use crate::limits::date::format_secs;
+use crate::limits::date::{Stamp, format_ms, format_secs};
 
 /// The header of the CSV.
 pub const HEADER: &str = "window_start,source,destination,bytes,packets";
@@ -26,4 +28,41 @@ pub fn write_window(
         writeln!(out, "{start},{source},{destination},{bytes},{packets}")?;
     }
     Ok(())
+}
+
+/// The key of a total on a topic: its window and pair.
+pub fn key(window: Window, pair: &Pair) -> String {
+    format!("{} {} {}", format_secs(window.0), pair.source(), pair.destination())
+}
+
+#[derive(Serialize)]
+struct TotalObject {
+    window_start: Stamp,
+    window_end: Stamp,
+    source: IpAddr,
+    destination: IpAddr,
+    bytes: i64,
+    packets: i64,
+    as_of: Stamp,
+}
+
+/// Writes a total as a JSON object, as it was at a tick.
+pub fn write_json(
+    out: &mut dyn Write,
+    windows: &Windows,
+    window: Window,
+    pair: &Pair,
+    volume: Volume,
+    tick: u64,
+) -> io::Result<()> {
+    let object = TotalObject {
+        window_start: format_secs(window.0),
+        window_end: format_secs(windows.end_secs(window)),
+        source: pair.source(),
+        destination: pair.destination(),
+        bytes: volume.bytes,
+        packets: volume.packets,
+        as_of: format_ms(tick),
+    };
+    Ok(serde_json::to_writer(out, &object)?)
 }

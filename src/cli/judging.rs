@@ -1,0 +1,136 @@
+//! What a replay and a live run have in common: limits, windows, and what is said.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use floodmark_dataflows::graph::Options;
+use floodmark_dataflows::orders::HandOn;
+use floodmark_dataflows::time::Windows;
+use floodmark_dataflows::top::TopQuery;
+use floodmark_dataflows::types::{Prefix, Updates};
+
+use super::values::{self, LimitDefaults};
+use crate::output::Format;
+use crate::replay::Filter;
+
+/// The options about judging.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Judging {
+    /// Limits: a JSON array of objects, or JSON objects one a line
+    ///
+    /// Without limits only totals and rankings are made.
+    #[arg(long, value_name = "FILE", env = "FLOODMARK_LIMITS")]
+    pub limits: Option<PathBuf>,
+
+    /// What rows of limits mean where they don't say.
+    #[command(flatten)]
+    pub limit_defaults: LimitDefaults,
+
+    /// The width of windows, in whole seconds
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "FLOODMARK_WINDOW",
+        default_value = "5m",
+        value_parser = values::secs
+    )]
+    window: u64,
+
+    /// How often what has come in is judged: in event time by a replay, by the clock live
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "FLOODMARK_TICK",
+        default_value = "1s",
+        value_parser = values::positive_millis
+    )]
+    pub tick: u64,
+
+    /// How long after its end a window still takes records
+    ///
+    /// Default: live 10m; a replay always, so that a file is counted whole whatever the order of its
+    /// packets.
+    #[arg(long, value_name = "DURATION", env = "FLOODMARK_LATENESS", value_parser = values::millis)]
+    pub lateness: Option<u64>,
+
+    /// How long a window is held in memory after that
+    ///
+    /// Default: live 1h; a replay until its end, and it needs --lateness, too.
+    #[arg(long, value_name = "DURATION", env = "FLOODMARK_RETENTION", value_parser = values::millis)]
+    pub retention: Option<u64>,
+
+    /// Windows without records, between two with records that are no further apart, are silence; with
+    /// more between them nobody was watching
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "FLOODMARK_MAX_GAP",
+        default_value = "24h",
+        value_parser = values::secs
+    )]
+    max_gap: u64,
+
+    /// Count only records from this network; repeated, from any of them
+    #[arg(long, value_name = "CIDR", value_parser = values::network)]
+    source: Vec<Prefix>,
+
+    /// Count only records to this network; repeated, to any of them
+    #[arg(long, value_name = "CIDR", value_parser = values::network)]
+    destination: Vec<Prefix>,
+
+    /// Which updates of standing violations to say before their window settles
+    #[arg(long, value_enum, env = "FLOODMARK_UPDATES", default_value_t = UpdatesArg::Settled)]
+    updates: UpdatesArg,
+
+    /// Rank the N greatest pairs, sources or destinations of each window, by bytes or packets
+    #[arg(
+        long,
+        value_name = "N[,pair|source|destination][,bytes|packets]",
+        value_parser = values::top
+    )]
+    top: Option<TopQuery>,
+
+    /// How to write changes and rankings to standard output
+    #[arg(long, value_enum, default_value_t = Format::Json)]
+    pub format: Format,
+
+    /// End with code 2 if a violation stands at the end
+    #[arg(long)]
+    pub fail_on_violation: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum UpdatesArg {
+    /// None but the last one, when it settles
+    Settled,
+    /// Also when another version of the limit judges
+    Limit,
+    /// That, and each tick with a new amount
+    Tick,
+}
+
+impl Judging {
+    /// What the computation is to do. Totals are handed on when `hand_on` says.
+    pub fn options(&self, hand_on: Option<HandOn>) -> Options {
+        Options {
+            windows: Windows {
+                width_secs: self.window,
+                lateness_ms: self.lateness,
+                retention_ms: self.retention,
+                max_gap_secs: self.max_gap,
+            },
+            updates: match self.updates {
+                UpdatesArg::Settled => Updates::Settled,
+                UpdatesArg::Limit => Updates::Limit,
+                UpdatesArg::Tick => Updates::Tick,
+            },
+            top: self.top,
+            hand_on,
+        }
+    }
+
+    /// What is counted.
+    pub fn filter(&self) -> Filter {
+        Filter { sources: self.source.clone(), destinations: self.destination.clone() }
+    }
+}

@@ -1,0 +1,207 @@
+//! The computation on one worker, as those drive it who have input for it: a replay, a live run.
+//!
+//! Whoever drives it ends ticks, a bounded number ahead, steps, and takes what each tick led to when it
+//! is done.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use differential_dataflow::Config as DifferentialConfig;
+use floodmark_dataflows::clock::Clock;
+use floodmark_dataflows::graph::{self, Inputs, Options, Outputs};
+use floodmark_dataflows::orders::{Answer, Late};
+use floodmark_dataflows::time::{Time, Window};
+use floodmark_dataflows::top::Ranked;
+use floodmark_dataflows::types::{Change, Pair, Volume};
+use timely::WorkerConfig;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::{Operator, probe};
+use timely::worker::Worker;
+
+use crate::cluster::watchdog::Watch;
+
+/// The settings of workers that this computation wants.
+pub fn worker_config() -> WorkerConfig {
+    let mut config = WorkerConfig::default();
+    // Merging while idle keeps the next change of a limit from paying for it.
+    let merging = DifferentialConfig::default().idle_merge_effort(Some(1000));
+    differential_dataflow::configure(&mut config, &merging);
+    config
+}
+
+/// What a tick led to.
+#[derive(Default)]
+pub struct Outcome {
+    /// What is said, sorted.
+    pub changes: Vec<Change>,
+    /// The rankings of the windows that settled.
+    pub top: Vec<Ranked>,
+    /// Totals of windows that retired, or that were asked for.
+    pub rows: BTreeMap<Window, Vec<(Pair, Volume)>>,
+    /// Parts of the number of totals held, where asked for: of pairs, of rollups.
+    pub held: (u64, u64),
+    /// Records that came after their window had closed.
+    pub late: Late,
+}
+
+/// How far event time has come, as every worker knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventTimeReached {
+    /// The watermark.
+    pub watermark: u64,
+    /// Where the slowest partition is that has something to read.
+    pub slowest: u64,
+}
+
+type Outbox = Rc<RefCell<BTreeMap<u64, Outcome>>>;
+
+fn collect<T: 'static>(
+    stream: StreamVec<'_, Time, T>,
+    name: &str,
+    outbox: &Outbox,
+    take: impl Fn(&mut Outcome, T) + 'static,
+) {
+    let outbox = outbox.clone();
+    stream.sink(Pipeline, name, move |(input, _)| {
+        input.for_each(|time, data| {
+            let mut outbox = outbox.borrow_mut();
+            let outcome = outbox.entry(time.time().tick).or_default();
+            data.drain(..).for_each(|item| take(outcome, item));
+        });
+    });
+}
+
+/// The computation on this worker.
+pub struct Computation<'w> {
+    worker: &'w mut Worker,
+    /// Where the leader puts what it has.
+    pub inputs: Inputs,
+    probe: probe::Handle<Time>,
+    outbox: Outbox,
+    event_time: Rc<Cell<EventTimeReached>>,
+    /// Ticks that are ended and not done.
+    in_flight: VecDeque<u64>,
+    /// Updates in them.
+    updates_in_flight: VecDeque<usize>,
+    watch: Option<Watch>,
+}
+
+/// Ticks, and updates, that may be on their way at once. A few are needed to move frontiers in
+/// groups, which halves what progress costs.
+const TICKS_IN_FLIGHT: usize = 32;
+const UPDATES_IN_FLIGHT: usize = 200_000;
+
+/// How long the leader sleeps at most when there is nothing to do. It is woken for input.
+const NAP: Duration = Duration::from_millis(100);
+
+impl<'w> Computation<'w> {
+    /// Builds the computation. Each worker must do so.
+    pub fn build(worker: &'w mut Worker, options: Options) -> Self {
+        let outbox = Outbox::default();
+        let event_time = Rc::new(Cell::new(EventTimeReached::default()));
+        let (inputs, probe) = worker.dataflow(|scope| {
+            let (inputs, outputs, probe) = graph::build(scope, options);
+            let Outputs { changes, top, answers, late, clock, .. } = outputs;
+            let to = event_time.clone();
+            clock.sink(Pipeline, "Collect: clock", move |(input, _)| {
+                input.for_each(|_, events| {
+                    for event in events.drain(..) {
+                        if let Clock::Watermark { at, slowest } = event {
+                            to.set(EventTimeReached { watermark: at, slowest });
+                        }
+                    }
+                });
+            });
+            collect(changes, "Collect: changes", &outbox, |to, change| to.changes.push(change));
+            collect(top, "Collect: top", &outbox, |to, ranked| to.top.push(ranked));
+            collect(late, "Collect: late", &outbox, |to, late| {
+                to.late.counted += late.counted;
+                to.late.dropped += late.dropped;
+            });
+            collect(answers, "Collect: answers", &outbox, |to, answer| match answer {
+                Answer::Rows { window, rows } => to.rows.entry(window).or_default().extend(rows),
+                Answer::Held { pairs, rollups, .. } => {
+                    to.held = (to.held.0 + pairs, to.held.1 + rollups);
+                }
+            });
+            (inputs, probe)
+        });
+        Computation {
+            worker,
+            inputs,
+            probe,
+            outbox,
+            event_time,
+            in_flight: VecDeque::new(),
+            updates_in_flight: VecDeque::new(),
+            watch: None,
+        }
+    }
+
+    /// Lets a watchdog see whether what is ended gets done.
+    pub fn watched(self, watch: Watch) -> Self {
+        Computation { watch: Some(watch), ..self }
+    }
+
+    /// Ends the current tick; what it leads to will be [taken](Computation::take_done) when done.
+    pub fn end_tick(&mut self, updates: usize) {
+        self.inputs.end_tick();
+        self.in_flight.push_back(self.inputs.tick());
+        self.updates_in_flight.push_back(updates);
+    }
+
+    /// Whether another tick may be begun.
+    pub fn has_room(&self) -> bool {
+        self.in_flight.len() < TICKS_IN_FLIGHT
+            && self.updates_in_flight.iter().sum::<usize>() < UPDATES_IN_FLIGHT
+    }
+
+    /// The next tick that is done, with what it led to.
+    pub fn take_done(&mut self) -> Option<(u64, Outcome)> {
+        let tick = *self.in_flight.front()?;
+        if self.probe.less_than(&Time::start(tick + 1)) {
+            return None;
+        }
+        self.in_flight.pop_front();
+        self.updates_in_flight.pop_front();
+        if let Some(watch) = &self.watch {
+            watch.moved(tick);
+            // Whoever reads the output may take his time.
+            watch.input_waits(false);
+        }
+        let mut outcome = self.outbox.borrow_mut().remove(&tick).unwrap_or_default();
+        // Which worker says what first is chance.
+        outcome.changes.sort_unstable_by_key(|change| {
+            let violation = &change.violation;
+            (violation.window, violation.limit, violation.entity, change.event)
+        });
+        outcome.top.sort_unstable();
+        Some((tick, outcome))
+    }
+
+    /// How many ticks are ended and not done.
+    pub fn ticks_in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// How far event time has come.
+    pub fn event_time(&self) -> EventTimeReached {
+        self.event_time.get()
+    }
+
+    /// Works a little, or sleeps until there is something to do.
+    pub fn step(&mut self) {
+        self.step_or_sleep(NAP);
+    }
+
+    /// Works a little, or sleeps so long at most until there is something to do.
+    pub fn step_or_sleep(&mut self, at_most: Duration) {
+        if let Some(watch) = &self.watch {
+            watch.input_waits(!self.in_flight.is_empty());
+        }
+        self.worker.step_or_park(Some(at_most));
+    }
+}

@@ -1,0 +1,222 @@
+//! A consumer of chosen partitions, by batches.
+//!
+//! A message at a time costs the calling thread about twice what a batch does, and with one record a
+//! message that is most of what counting a record costs. The crate for librdkafka does not offer
+//! batches, so this one place calls the library itself.
+#![expect(unsafe_code, reason = "batches are in the C interface of librdkafka alone")]
+
+use std::ptr::null_mut;
+use std::slice;
+
+use rdkafka::bindings::{
+    rd_kafka_consume_batch_queue, rd_kafka_err2str, rd_kafka_message_destroy,
+    rd_kafka_message_errstr, rd_kafka_message_s, rd_kafka_message_t, rd_kafka_message_timestamp,
+    rd_kafka_queue_destroy, rd_kafka_queue_get_consumer, rd_kafka_queue_t,
+    rd_kafka_timestamp_type_t,
+};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use super::Context;
+
+/// Messages of one batch. It bounds how long a worker is away from the computation.
+const BATCH: usize = 4096;
+
+/// What a poll found.
+#[derive(Debug)]
+pub(super) enum Polled<'a> {
+    /// A message.
+    Message {
+        partition: i32,
+        offset: i64,
+        key: Option<&'a [u8]>,
+        payload: &'a [u8],
+        timestamp_ms: Option<u64>,
+    },
+    /// The partition has nothing at or after this offset, for now.
+    End { partition: i32, offset: i64 },
+    /// The offset to be read next is no longer, or not yet, in the partition.
+    OutOfRange { partition: i32, why: String },
+    /// The client will not get over this by itself.
+    Failed { why: String },
+}
+
+/// Reads partitions of one topic that are assigned to it, never taken from or given to others.
+pub(super) struct Consumer {
+    topic: String,
+    // Before the client, which must outlive it.
+    queue: Queue,
+    client: BaseConsumer<Context>,
+    batch: Vec<*mut rd_kafka_message_t>,
+}
+
+struct Queue(*mut rd_kafka_queue_t);
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: the queue was got from its client, which is still there, and nobody else has this
+        // reference to it.
+        unsafe { rd_kafka_queue_destroy(self.0) }
+    }
+}
+
+/// Gives a message back, whatever becomes of its reader.
+struct Borrowed(*mut rd_kafka_message_t);
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        // SAFETY: the message came from the queue, and is given back once.
+        unsafe { rd_kafka_message_destroy(self.0) }
+    }
+}
+
+impl Consumer {
+    /// A consumer that is assigned nothing yet. `wake` is called by another thread when there is
+    /// something to poll after there was nothing.
+    pub(super) fn open(
+        topic: &str,
+        config: &ClientConfig,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, KafkaError> {
+        let mut client: BaseConsumer<Context> = config.create_with_context(Context::new())?;
+        client.set_nonempty_callback(wake);
+        // SAFETY: the client is valid, and outlives the queue.
+        let queue = unsafe { rd_kafka_queue_get_consumer(client.client().native_ptr()) };
+        assert!(!queue.is_null(), "a consumer with a group has a queue");
+        let batch = vec![null_mut(); BATCH];
+        Ok(Consumer { topic: topic.into(), queue: Queue(queue), client, batch })
+    }
+
+    /// Hands over what is there, at most a batch, without waiting. Returns how much that was.
+    pub(super) fn poll(&mut self, mut each: impl FnMut(Polled<'_>)) -> usize {
+        // SAFETY: the queue is valid, and the array has room for as many messages as are asked for.
+        let count = unsafe {
+            rd_kafka_consume_batch_queue(self.queue.0, 0, self.batch.as_mut_ptr(), self.batch.len())
+        };
+        let count = usize::try_from(count).unwrap_or(0);
+        // All at once: a panic on the way gives all of them back.
+        let messages: Vec<Borrowed> = self.batch[..count].iter().copied().map(Borrowed).collect();
+        for message in &messages {
+            // SAFETY: the message is valid until it is given back.
+            if let Some(polled) = unsafe { polled(&*message.0) } {
+                each(polled);
+            }
+        }
+        count
+    }
+
+    /// Reads these partitions from now on, from these offsets, beside those it reads already.
+    pub(super) fn add(&self, partitions: &[(i32, i64)]) -> Result<(), KafkaError> {
+        self.client.incremental_assign(&self.list(partitions, Offset::Offset)?)
+    }
+
+    /// Reads no more of a partition, for now.
+    pub(super) fn pause(&self, partition: i32) -> Result<(), KafkaError> {
+        self.client.pause(&self.list(&[(partition, 0)], |_| Offset::Invalid)?)
+    }
+
+    /// Reads a partition again, where it was.
+    pub(super) fn resume(&self, partition: i32) -> Result<(), KafkaError> {
+        self.client.resume(&self.list(&[(partition, 0)], |_| Offset::Invalid)?)
+    }
+
+    /// Says to the brokers how far the group has come, for those who look at its lag.
+    pub(super) fn commit(
+        &self,
+        offsets: &[(i32, i64)],
+        mode: CommitMode,
+    ) -> Result<(), KafkaError> {
+        self.client.commit(&self.list(offsets, Offset::Offset)?, mode)
+    }
+
+    fn list(
+        &self,
+        partitions: &[(i32, i64)],
+        offset: impl Fn(i64) -> Offset,
+    ) -> Result<TopicPartitionList, KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for (partition, at) in partitions {
+            list.add_partition_offset(&self.topic, *partition, offset(*at))?;
+        }
+        Ok(list)
+    }
+}
+
+/// What librdkafka says in a message.
+///
+/// # Safety
+/// The message is valid, and outlives what is returned.
+unsafe fn polled<'a>(message: &'a rd_kafka_message_s) -> Option<Polled<'a>> {
+    let rd_kafka_message_s { partition, offset, .. } = *message;
+    match message.err {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {
+            // SAFETY: librdkafka says where key and payload are, and how long.
+            let (key, payload) = unsafe {
+                (
+                    bytes(message.key.cast(), message.key_len),
+                    bytes(message.payload.cast(), message.len),
+                )
+            };
+            let mut kind = rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+            // SAFETY: the message is valid.
+            let timestamp = unsafe { rd_kafka_message_timestamp(message, &mut kind) };
+            let payload = payload.unwrap_or_default();
+            let timestamp_ms = u64::try_from(timestamp).ok();
+            Some(Polled::Message { partition, offset, key, payload, timestamp_ms })
+        }
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => Some(Polled::End { partition, offset }),
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
+        | RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
+            // SAFETY: the message is valid.
+            let why = unsafe { error_text(message) };
+            Some(Polled::OutOfRange { partition, why })
+        }
+        code if fatal(code) => {
+            // SAFETY: the message is valid.
+            let why = unsafe { error_text(message) };
+            Some(Polled::Failed { why })
+        }
+        // A broker is away, or a partition moves: the client goes on trying.
+        code => {
+            // SAFETY: the message is valid.
+            let why = unsafe { error_text(message) };
+            tracing::debug!(partition, ?code, why, "the consumer reports");
+            None
+        }
+    }
+}
+
+/// What no retry mends.
+fn fatal(code: RDKafkaRespErr) -> bool {
+    matches!(
+        code,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__FATAL
+            | RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
+            | RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED
+    )
+}
+
+/// # Safety
+/// There are so many bytes there, as long as the result is used, or the pointer is null.
+unsafe fn bytes<'a>(start: *const u8, length: usize) -> Option<&'a [u8]> {
+    // SAFETY: the caller says so.
+    (!start.is_null()).then(|| unsafe { slice::from_raw_parts(start, length) })
+}
+
+/// # Safety
+/// The message is valid.
+unsafe fn error_text(message: &rd_kafka_message_s) -> String {
+    // SAFETY: both functions return a text that ends with a zero, or null.
+    unsafe {
+        let mut text = rd_kafka_message_errstr(message);
+        if text.is_null() {
+            text = rd_kafka_err2str(message.err);
+        }
+        match text.is_null() {
+            true => String::new(),
+            false => std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned(),
+        }
+    }
+}

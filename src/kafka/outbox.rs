@@ -1,0 +1,97 @@
+//! A producer with room for what it can't take at once, for those who must not wait.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::{Address, ClientOptions, Outgoing, Producer, Sent, Tuning};
+use crate::error::Failure;
+
+/// A message of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Letter {
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// The value.
+    pub payload: Vec<u8>,
+    /// Its time, in milliseconds since 1970; `None`: when it is sent.
+    pub timestamp_ms: Option<u64>,
+}
+
+/// Between two looks at whether all is sent.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Sends messages in their order. What the producer has no room for, it keeps; who asks
+/// [`Outbox::has_room`] before it goes on keeps that bounded.
+#[derive(Debug)]
+pub struct Outbox {
+    producer: Producer,
+    waiting: VecDeque<Letter>,
+}
+
+impl Outbox {
+    /// To a topic that exists, at a broker that can be reached.
+    pub fn open(
+        address: &Address,
+        options: &ClientOptions,
+        tuning: Tuning,
+    ) -> Result<Self, Failure> {
+        let producer = Producer::open(address, options, tuning)?;
+        Ok(Outbox { producer, waiting: VecDeque::new() })
+    }
+
+    /// Where it sends to.
+    pub fn address(&self) -> &Address {
+        self.producer.address()
+    }
+
+    /// Whether all that was given could be handed to the producer.
+    pub fn has_room(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes a message.
+    pub fn give(&mut self, letter: Letter) {
+        self.waiting.push_back(letter);
+    }
+
+    /// Sends what it can, without waiting.
+    ///
+    /// # Errors
+    /// A message can never be delivered, or no message any more.
+    pub fn poll(&mut self) -> Result<(), Failure> {
+        self.producer.poll();
+        while let Some(letter) = self.waiting.front() {
+            let outgoing = Outgoing {
+                key: letter.key.as_deref(),
+                payload: Some(&letter.payload),
+                timestamp_ms: letter.timestamp_ms.and_then(|ms| i64::try_from(ms).ok()),
+                partition: None,
+            };
+            match self.producer.send(&outgoing)? {
+                Sent::Queued => drop(self.waiting.pop_front()),
+                Sent::Full => break,
+            }
+        }
+        self.producer.failure().map_or(Ok(()), Err)
+    }
+
+    /// Whether everything given was delivered.
+    pub fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.producer.counts().waiting() == 0
+    }
+
+    /// Since when no broker can be reached, if none can.
+    pub fn unreachable_since(&self) -> Option<Instant> {
+        self.producer.unreachable_since()
+    }
+
+    /// Waits until everything is delivered, or `give_up` says so.
+    pub fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), Failure> {
+        self.poll()?;
+        while !self.waiting.is_empty() && !give_up() {
+            std::thread::sleep(LOOK_INTERVAL);
+            self.poll()?;
+        }
+        self.producer.finish(give_up)
+    }
+}

@@ -1,0 +1,371 @@
+//! A topic as a source of records: which worker reads which partition, from where, and what of it holds
+//! the watermark.
+//!
+//! Partition `p` is read by worker `p % workers`, for as long as the program runs; no group of consumers
+//! ever moves it. Offsets are committed so that others can see the lag, and never read back. What "first"
+//! and "last" are is settled when the topic is opened, so that nothing later can jump over records: an
+//! offset that the broker no longer has is an error.
+//!
+//! The broker's answer, and it alone, says that a partition has nothing more to read ([`Watch`]). A
+//! partition is idle if such an answer is no older than the idle time-out, and nothing came for that long.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use floodmark_dataflows::clock::Holds;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::CommitMode;
+
+use super::consumer::{Consumer, Polled};
+use super::watch::{Ends, Start, Watch};
+use super::{Address, ClientOptions, client_config};
+use crate::error::{Exit, Failure};
+use crate::record::Message;
+
+/// How often the brokers are asked, at most: an operator sees the lag move.
+const WATCH_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// How a topic is read.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    /// Where to begin.
+    pub start: Start,
+    /// How long a partition says nothing before it is idle.
+    pub idle_timeout: Duration,
+    /// How far, in milliseconds of event time, a partition may be ahead of the slowest one.
+    pub max_skew_ms: u64,
+    /// The group under which offsets are committed.
+    pub group: String,
+}
+
+/// A topic that was opened: once in each process.
+pub struct Topic {
+    address: Address,
+    config: ClientConfig,
+    options: SourceOptions,
+    watch: Watch,
+    starts: BTreeMap<i32, i64>,
+}
+
+/// The settings of consumers, beside those of every client.
+fn consumer_config(
+    address: &Address,
+    options: &ClientOptions,
+    group: &str,
+) -> Result<ClientConfig, Failure> {
+    let given = client_config(address, options)?;
+    let mut config = ClientConfig::new();
+    // Only offsets are kept under it; no partition is ever assigned by it.
+    config.set("group.id", group);
+    config.set("enable.auto.commit", "false");
+    config.set("enable.auto.offset.store", "false");
+    // An offset that has expired must not turn into another one.
+    config.set("auto.offset.reset", "error");
+    // It says up to where the broker has nothing, control messages of transactions included.
+    config.set("enable.partition.eof", "true");
+    // Prefetched for each partition, at least, and in all, at most. The first bounds what small messages
+    // cost, which take ten times their size in the client.
+    config.set("queued.min.messages", "20000");
+    config.set("queued.max.messages.kbytes", "16384");
+    // The broker answers when it has this much, or after the wait: fewer, larger answers under load.
+    config.set("fetch.min.bytes", "1");
+    config.set("fetch.wait.max.ms", "100");
+    // A partition that was paused, or is full, is asked again this soon.
+    config.set("fetch.queue.backoff.ms", "10");
+    // Nobody looks at them here.
+    config.set("statistics.interval.ms", "0");
+    for (key, value) in given.config_map() {
+        if key != "statistics.interval.ms" {
+            config.set(key, value);
+        }
+    }
+    config.set_log_level(given.log_level);
+    Ok(config)
+}
+
+impl Topic {
+    /// Opens a topic: finds its partitions, and the offsets to begin with.
+    pub fn open(
+        address: &Address,
+        options: &ClientOptions,
+        source: SourceOptions,
+    ) -> Result<Self, Failure> {
+        let config = consumer_config(address, options, &source.group)?;
+        // Several answers within the time that tells idle from quiet.
+        let interval =
+            (source.idle_timeout / 4).clamp(Duration::from_millis(50), WATCH_INTERVAL_MAX);
+        let (watch, starts) = Watch::open(address, &config, source.start, interval)?;
+        Ok(Topic { address: address.clone(), config, options: source, watch, starts })
+    }
+
+    /// Where the topic is.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Since when, and why, the brokers don't answer, if they don't.
+    pub fn trouble(&self) -> Option<(Duration, String)> {
+        let known = self.watch.known();
+        known.trouble.as_ref().map(|(since, why)| (since.elapsed(), why.clone()))
+    }
+}
+
+/// What is known of a partition that this worker reads.
+#[derive(Clone, Debug)]
+struct Partition {
+    /// The offset to be read next.
+    next: i64,
+    /// The greatest event time read.
+    reached: Option<u64>,
+    /// When something was read last, or this worker began to.
+    since: Instant,
+    paused: bool,
+    /// What was said of it last.
+    holds: Option<Holds>,
+}
+
+impl Partition {
+    /// How the partition holds the watermark.
+    fn holds(&self, ends: Option<&Ends>, idle_timeout: Duration, now: Instant) -> Holds {
+        let recent = ends.filter(|ends| now.saturating_duration_since(ends.asked) <= idle_timeout);
+        // Whatever was read since the answer came was more than there was then.
+        let nothing_more = recent.is_some_and(|ends| self.next >= ends.end);
+        if nothing_more && now.saturating_duration_since(self.since) >= idle_timeout {
+            return Holds::Nothing;
+        }
+        match self.reached {
+            Some(reached) => Holds::At(reached),
+            None if nothing_more => Holds::Empty,
+            None => Holds::Unread,
+        }
+    }
+}
+
+/// The state of a partition, for those who look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionState {
+    /// Which.
+    pub partition: i32,
+    /// Messages that the broker has and this program has not read, as of the broker's last answer.
+    pub lag: Option<u64>,
+    /// The greatest event time read.
+    pub reached: Option<u64>,
+    /// Whether it is idle.
+    pub idle: bool,
+    /// Whether it waits for others that are behind.
+    pub paused: bool,
+}
+
+/// A message, and where it was.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken<'a> {
+    /// The partition.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// The message itself.
+    pub message: Message<'a>,
+}
+
+/// What one worker reads of a topic.
+pub struct Source {
+    topic: Arc<Topic>,
+    index: usize,
+    peers: usize,
+    /// As soon as there is a partition to read.
+    consumer: Option<Consumer>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    partitions: BTreeMap<i32, Partition>,
+    paused: bool,
+}
+
+impl Source {
+    /// The partitions of worker `index` among `peers`. `wake` is called, from another thread, when there
+    /// is something to take.
+    pub fn open(
+        topic: Arc<Topic>,
+        index: usize,
+        peers: usize,
+        wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, Failure> {
+        let mut source = Source {
+            topic,
+            index,
+            peers,
+            consumer: None,
+            wake,
+            partitions: BTreeMap::new(),
+            paused: false,
+        };
+        source.find_partitions()?;
+        Ok(source)
+    }
+
+    /// Begins to read the partitions that are new.
+    fn find_partitions(&mut self) -> Result<(), Failure> {
+        let topic = &self.topic;
+        let ours = |partition: &i32| *partition as usize % self.peers == self.index;
+        let known: Vec<i32> = topic.watch.known().partitions.keys().copied().collect();
+        let new: Vec<(i32, i64)> = known
+            .into_iter()
+            .filter(ours)
+            .filter(|partition| !self.partitions.contains_key(partition))
+            // One that came into being since then is read from its beginning.
+            .map(|partition| (partition, topic.starts.get(&partition).copied().unwrap_or(0)))
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let reading = || format!("reading from \"{}\"", topic.address);
+        if self.consumer.is_none() {
+            let wake = self.wake.clone();
+            let consumer = Consumer::open(&topic.address.topic, &topic.config, move || wake());
+            self.consumer = Some(consumer.with_context(reading)?);
+        }
+        let consumer = self.consumer.as_ref().expect("it was opened just now");
+        consumer.add(&new).with_context(reading)?;
+        for (partition, next) in new {
+            tracing::info!(partition, offset = next, worker = self.index, "reads a partition");
+            let since = Instant::now();
+            let state = Partition { next, reached: None, since, paused: false, holds: None };
+            self.partitions.insert(partition, state);
+        }
+        Ok(())
+    }
+
+    /// Hands over messages that are there, a batch at most, without waiting; `each` returns the greatest
+    /// event time in the message, if it has one. Returns how many messages that were.
+    pub fn take(
+        &mut self,
+        mut each: impl FnMut(Taken<'_>) -> Option<u64>,
+    ) -> Result<usize, Failure> {
+        let Some(consumer) = &mut self.consumer else {
+            return Ok(0);
+        };
+        let (partitions, topic) = (&mut self.partitions, &self.topic);
+        let mut failure = None;
+        let mut taken = 0;
+        let now = Instant::now();
+        consumer.poll(|polled| match polled {
+            Polled::Message { partition, offset, key, payload, timestamp_ms } => {
+                let Some(state) = partitions.get_mut(&partition) else { return };
+                let message = Message { key, payload, timestamp_ms };
+                let reached = each(Taken { partition, offset, message });
+                state.reached = state.reached.max(reached);
+                state.next = offset + 1;
+                state.since = now;
+                taken += 1;
+            }
+            Polled::End { partition, offset } => {
+                if let Some(state) = partitions.get_mut(&partition) {
+                    state.next = state.next.max(offset);
+                }
+            }
+            Polled::OutOfRange { partition, why } => {
+                let next = partitions.get(&partition).map_or(0, |state| state.next);
+                failure = Some(expired(topic, partition, next, &why));
+            }
+            Polled::Failed { why } => {
+                let error = anyhow!("{why}").context(format!("reading from \"{}\"", topic.address));
+                failure = Some(Failure::new(Exit::Failed, error));
+            }
+        });
+        failure.map_or(Ok(taken), Err)
+    }
+
+    /// What its partitions hold, as far as that has changed since it was asked last. `slowest` is the
+    /// event time that nobody may be too far ahead of.
+    pub fn holds(&mut self, slowest: u64) -> Result<Vec<(i32, Holds)>, Failure> {
+        self.find_partitions()?;
+        let (topic, now) = (self.topic.clone(), Instant::now());
+        let options = &topic.options;
+        let mut changed = Vec::new();
+        let known = topic.watch.known();
+        for (partition, state) in &mut self.partitions {
+            let ends = known.partitions.get(partition).and_then(Option::as_ref);
+            let holds = state.holds(ends, options.idle_timeout, now);
+            if state.holds.replace(holds) != Some(holds) {
+                changed.push((*partition, holds));
+            }
+        }
+        drop(known);
+        self.bound_skew(slowest)?;
+        Ok(changed)
+    }
+
+    /// Pauses partitions that are too far ahead of the slowest one, until it has come up.
+    fn bound_skew(&mut self, slowest: u64) -> Result<(), Failure> {
+        let Some(consumer) = &self.consumer else {
+            return Ok(());
+        };
+        let bound = slowest.saturating_add(self.topic.options.max_skew_ms);
+        let pausing = || format!("pausing a partition of \"{}\"", self.topic.address);
+        for (partition, state) in &mut self.partitions {
+            let ahead = state.reached.is_some_and(|reached| reached > bound);
+            if ahead && !state.paused {
+                consumer.pause(*partition).with_context(pausing)?;
+                tracing::debug!(partition, "waits for partitions that are behind");
+            } else if !ahead && state.paused {
+                consumer.resume(*partition).with_context(pausing)?;
+            }
+            state.paused = ahead;
+        }
+        self.paused = self.partitions.values().any(|state| state.paused);
+        Ok(())
+    }
+
+    /// The topic it reads.
+    pub fn topic(&self) -> &Arc<Topic> {
+        &self.topic
+    }
+
+    /// The offsets to be read next.
+    pub fn positions(&self) -> Vec<(i32, i64)> {
+        self.partitions.iter().map(|(partition, state)| (*partition, state.next)).collect()
+    }
+
+    /// Commits offsets, for those who look at the lag. What fails is tried again with the next ones.
+    pub fn commit(&self, positions: &[(i32, i64)], last: bool) {
+        let Some(consumer) = self.consumer.as_ref().filter(|_| !positions.is_empty()) else {
+            return;
+        };
+        let mode = if last { CommitMode::Sync } else { CommitMode::Async };
+        if let Err(error) = consumer.commit(positions, mode) {
+            tracing::warn!(%error, "the offsets read were not committed");
+        }
+    }
+
+    /// The states of its partitions.
+    pub fn states(&self) -> Vec<PartitionState> {
+        let known = self.topic.watch.known();
+        self.partitions
+            .iter()
+            .map(|(partition, state)| {
+                let ends = known.partitions.get(partition).and_then(Option::as_ref);
+                PartitionState {
+                    partition: *partition,
+                    lag: ends.map(|ends| u64::try_from(ends.end - state.next).unwrap_or(0)),
+                    reached: state.reached,
+                    idle: state.holds == Some(Holds::Nothing),
+                    paused: state.paused,
+                }
+            })
+            .collect()
+    }
+}
+
+fn expired(topic: &Topic, partition: i32, next: i64, why: &str) -> Failure {
+    let known = topic.watch.known();
+    let ends = known.partitions.get(&partition).and_then(Option::as_ref);
+    let has =
+        ends.map_or(String::new(), |ends| format!(" (it has {} to {})", ends.first, ends.end));
+    let error = anyhow!(
+        "\"{}\", partition {partition}: offset {next} is not there any more{has}: {why}; records were \
+         lost before they were read. Start again with --from-offset earliest, and give the topic a \
+         longer retention.ms",
+        topic.address
+    );
+    Failure::new(Exit::Failed, error)
+}

@@ -1,0 +1,189 @@
+//! What the brokers say about a topic, asked again and again: which partitions it has, and where each
+//! begins and ends.
+//!
+//! It is asked for, rather than taken from what a consumer fetches on the way: only an answer tells
+//! "there is nothing more" from "nobody answers".
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use super::topics::REACH_TIMEOUT;
+use super::{Address, Context};
+use crate::error::{Exit, Failure};
+use crate::limits::date::format_ms;
+
+/// How long an answer may take, once the brokers were reached: a stuck one must not hold up the
+/// questions to the others for long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where to begin in each partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With what the broker has first.
+    Earliest,
+    /// With what comes after this program has started.
+    Latest,
+    /// With the first message at or after this time, in milliseconds since 1970.
+    At(u64),
+}
+
+/// What a broker said of a partition.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    /// The first offset it has.
+    pub(super) first: i64,
+    /// The offset after the last one.
+    pub(super) end: i64,
+    /// When it was asked.
+    pub(super) asked: Instant,
+}
+
+/// What is known of a topic.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// By partition. What the answers said, not when they failed to come.
+    pub(super) partitions: BTreeMap<i32, Option<Ends>>,
+    /// Since when questions fail, and why, if they do.
+    pub(super) trouble: Option<(Instant, String)>,
+}
+
+type Shared = Arc<Mutex<Known>>;
+
+/// Asks until it is dropped.
+pub(super) struct Watch {
+    known: Shared,
+    /// The thread ends when this does.
+    _stop: Sender<()>,
+}
+
+fn lock(known: &Shared) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watch {
+    /// Finds the partitions, and the offset to begin with in each.
+    pub(super) fn open(
+        address: &Address,
+        config: &ClientConfig,
+        start: Start,
+        interval: Duration,
+    ) -> Result<(Self, BTreeMap<i32, i64>), Failure> {
+        let client: BaseConsumer<Context> = config
+            .create_with_context(Context::new())
+            .with_context(|| format!("setting up a consumer of \"{address}\""))?;
+        let asker = Asker { topic: address.topic.clone(), client };
+        let unreachable = |error: KafkaError| {
+            let why = asker.client.context().last_error().unwrap_or_else(|| error.to_string());
+            let error = anyhow!("{why}").context(format!("reading from \"{address}\""));
+            Failure::new(Exit::Unavailable, error)
+        };
+        let count = asker.count(REACH_TIMEOUT).map_err(unreachable)?;
+        if count == 0 {
+            let error = anyhow!(
+                "there is no topic \"{}\" at {}: create it first (floodmark capture --create-topic does)",
+                address.topic,
+                address.brokers
+            );
+            return Err(Failure::new(Exit::NoInput, error));
+        }
+        let mut known = Known { partitions: BTreeMap::new(), trouble: None };
+        let mut starts = BTreeMap::new();
+        for partition in 0..count {
+            let ends = asker.ends(partition, REACH_TIMEOUT).map_err(unreachable)?;
+            let at = match start {
+                Start::Earliest => ends.first,
+                Start::Latest => ends.end,
+                Start::At(time) => {
+                    let found = asker.first_at(partition, time).map_err(unreachable)?;
+                    found.unwrap_or(ends.end)
+                }
+            };
+            if let Start::At(time) = start {
+                tracing::info!(partition, offset = at, time = %format_ms(time), "begins");
+            }
+            starts.insert(partition, at);
+            known.partitions.insert(partition, Some(ends));
+        }
+        let known = Arc::new(Mutex::new(known));
+        let (stop, stopped) = channel();
+        let shared = known.clone();
+        std::thread::Builder::new()
+            .name("topic watch".into())
+            .spawn(move || {
+                while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                    asker.ask(&shared);
+                }
+            })
+            .context("starting the thread that watches the topic")?;
+        Ok((Watch { known, _stop: stop }, starts))
+    }
+
+    /// What is known now.
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        lock(&self.known)
+    }
+}
+
+struct Asker {
+    topic: String,
+    client: BaseConsumer<Context>,
+}
+
+impl Asker {
+    fn count(&self, timeout: Duration) -> Result<i32, KafkaError> {
+        let metadata = self.client.fetch_metadata(Some(&self.topic), timeout)?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
+        let count = topic.map_or(0, |topic| topic.partitions().len());
+        Ok(i32::try_from(count).expect("Kafka counts partitions in 32 bits"))
+    }
+
+    fn ends(&self, partition: i32, timeout: Duration) -> Result<Ends, KafkaError> {
+        let asked = Instant::now();
+        let (first, end) = self.client.fetch_watermarks(&self.topic, partition, timeout)?;
+        Ok(Ends { first, end, asked })
+    }
+
+    /// The first offset at or after a time; `None` if there is none.
+    fn first_at(&self, partition: i32, time: u64) -> Result<Option<i64>, KafkaError> {
+        let time = i64::try_from(time).unwrap_or(i64::MAX);
+        let mut times = TopicPartitionList::new();
+        times.add_partition_offset(&self.topic, partition, Offset::Offset(time))?;
+        let found = self.client.offsets_for_times(times, REACH_TIMEOUT)?;
+        let found = found.find_partition(&self.topic, partition).map(|found| found.offset());
+        Ok(found.and_then(|offset| match offset {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }))
+    }
+
+    /// Asks everything once.
+    fn ask(&self, known: &Shared) {
+        // Callbacks, such as those of logs, run in this.
+        drop(self.client.poll(Duration::ZERO));
+        let result = self.count(ANSWER_TIMEOUT).and_then(|count| {
+            // A topic that is being deleted has none for a while; those that were there stay known.
+            for partition in 0..count {
+                lock(known).partitions.entry(partition).or_insert(None);
+            }
+            let partitions: Vec<i32> = lock(known).partitions.keys().copied().collect();
+            for partition in partitions {
+                let ends = self.ends(partition, ANSWER_TIMEOUT)?;
+                lock(known).partitions.insert(partition, Some(ends));
+            }
+            Ok(())
+        });
+        let mut known = lock(known);
+        match (result, &mut known.trouble) {
+            (Ok(()), trouble) => *trouble = None,
+            (Err(error), Some((_, why))) => *why = error.to_string(),
+            (Err(error), trouble) => *trouble = Some((Instant::now(), error.to_string())),
+        }
+    }
+}

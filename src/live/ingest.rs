@@ -1,0 +1,262 @@
+//! From messages of a topic to what a tick counts, on one worker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::combine::Combiner;
+use floodmark_dataflows::graph::Inputs;
+use floodmark_dataflows::time::{Window, Windows};
+
+use super::dead_letters::DeadLetters;
+use super::metrics::InputCounts;
+use crate::error::Failure;
+use crate::kafka::{Source, Taken};
+use crate::limits::date::format_ms;
+use crate::record::{Decoder, Read, Reason, Record};
+use crate::replay::Filter;
+
+/// Updates of (window, pair) that a worker gathers at most before it wants a tick. More would leave the
+/// caches of the processor, and make single ticks long.
+const ROOM: usize = 1 << 16;
+
+/// How often a kind of record that can't be counted is logged, with where it was.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What decides whether and where a record counts.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) windows: Windows,
+    pub(super) filter: Filter,
+    /// How far ahead of the clock a record may be, in milliseconds.
+    pub(super) max_ahead_ms: u64,
+}
+
+/// Why a record, or a whole message, does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Refused {
+    /// It can't be read.
+    Unread(Reason),
+    /// It says that it happened too far in the future.
+    Future,
+    /// Its window ends beyond all times.
+    NoWindow,
+}
+
+impl Refused {
+    /// The label of a metric.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Refused::Unread(reason) => reason.as_str(),
+            Refused::Future => "future",
+            Refused::NoWindow => "bad_time",
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Unread(reason) => reason.fmt(f),
+            Refused::Future => f.write_str("it is further ahead of the clock than --max-ahead"),
+            Refused::NoWindow => f.write_str("its window ends beyond 64 bits of milliseconds"),
+        }
+    }
+}
+
+/// What one worker reads.
+pub(super) struct Ingest {
+    source: Source,
+    decoder: Decoder,
+    rules: Rules,
+    gathered: Gathered,
+    clock: Clock,
+    sampled: BTreeMap<&'static str, Instant>,
+    dead_letters: Option<DeadLetters>,
+}
+
+/// What is gathered for the next tick.
+struct Gathered {
+    combiner: Combiner,
+    seen: BTreeSet<Window>,
+    /// The last one put into `seen`: most records are of the same window.
+    last_seen: Option<Window>,
+    counts: InputCounts,
+}
+
+/// The leader's clock, as far as it is known here.
+struct Clock {
+    now: u64,
+    heard: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> u64 {
+        self.now.saturating_add(self.heard.elapsed().as_millis() as u64)
+    }
+}
+
+impl Gathered {
+    /// Counts a record. Returns why not, if it doesn't.
+    #[inline]
+    fn add(&mut self, record: &Record, rules: &Rules, latest: u64) -> Option<Refused> {
+        if record.time_ms > latest {
+            return Some(Refused::Future);
+        }
+        let Some(window) = rules.windows.of(record.time_ms) else {
+            return Some(Refused::NoWindow);
+        };
+        if self.last_seen != Some(window) {
+            self.last_seen = Some(window);
+            self.seen.insert(window);
+        }
+        if rules.filter.admits(&record.pair) {
+            self.combiner.add(window, record.pair, record.volume);
+        }
+        None
+    }
+}
+
+impl Ingest {
+    pub(super) fn new(
+        source: Source,
+        decoder: Decoder,
+        rules: Rules,
+        peers: usize,
+        dead_letters: Option<DeadLetters>,
+    ) -> Self {
+        let counts = InputCounts::new(source.topic().address());
+        Ingest {
+            source,
+            decoder,
+            rules,
+            gathered: Gathered {
+                combiner: Combiner::new(peers),
+                seen: BTreeSet::new(),
+                last_seen: None,
+                counts,
+            },
+            clock: Clock { now: 0, heard: Instant::now() },
+            sampled: BTreeMap::new(),
+            dead_letters,
+        }
+    }
+
+    /// Whether more records may be taken before the next tick.
+    pub(super) fn has_room(&self) -> bool {
+        self.gathered.combiner.len() < ROOM
+            && self.dead_letters.as_ref().is_none_or(DeadLetters::has_room)
+    }
+
+    /// Learns the leader's clock.
+    pub(super) fn set_clock(&mut self, now: u64) {
+        self.clock = Clock { now, heard: Instant::now() };
+    }
+
+    /// Takes messages that are there, a batch at most. Returns how many.
+    pub(super) fn take(&mut self) -> Result<usize, Failure> {
+        if let Some(dead_letters) = &mut self.dead_letters {
+            dead_letters.poll()?;
+        }
+        let latest = self.clock.now().saturating_add(self.rules.max_ahead_ms);
+        let topic = self.source.topic().address().topic.clone();
+        let Ingest { source, decoder, rules, gathered, sampled, dead_letters, .. } = self;
+        let taken = source.take(|taken| {
+            let mut reached = None;
+            // Of one message the first is named, and all are counted.
+            let mut refused = None;
+            let mut records = 0;
+            let format = decoder.decode(&taken.message, &mut |read| match read {
+                Read::Record(record) => match gathered.add(&record, rules, latest) {
+                    None => {
+                        records += 1;
+                        reached = reached.max(Some(record.time_ms));
+                    }
+                    Some(why) => {
+                        gathered.counts.refuse(why);
+                        refused.get_or_insert((why, Some(record.time_ms)));
+                    }
+                },
+                Read::Skipped(skip) => gathered.counts.skip(skip),
+                Read::Bad(reason) => {
+                    gathered.counts.refuse(Refused::Unread(reason));
+                    refused.get_or_insert((Refused::Unread(reason), None));
+                }
+            });
+            match format {
+                Ok(format) => gathered.counts.count(format, records),
+                Err(reason) => {
+                    gathered.counts.refuse(Refused::Unread(reason));
+                    refused.get_or_insert((Refused::Unread(reason), None));
+                }
+            }
+            if let Some((why, time)) = refused {
+                sample(sampled, &topic, &taken, why, time);
+                if let Some(dead_letters) = dead_letters {
+                    dead_letters.keep(&taken);
+                }
+            }
+            reached
+        })?;
+        gathered.counts.messages(taken);
+        Ok(taken)
+    }
+
+    /// Puts what is gathered into the current tick.
+    pub(super) fn put(&mut self, inputs: &mut Inputs) -> usize {
+        let gathered = &mut self.gathered;
+        for window in std::mem::take(&mut gathered.seen) {
+            inputs.mark(Mark::Seen(window));
+        }
+        gathered.last_seen = None;
+        let updates = gathered.combiner.len();
+        inputs.parcels(gathered.combiner.take());
+        updates
+    }
+
+    /// Says in the current tick what holds the watermark, as far as that has changed. `slowest` is the
+    /// event time that no partition may be too far ahead of.
+    pub(super) fn mark(&mut self, inputs: &mut Inputs, slowest: u64) -> Result<(), Failure> {
+        for (partition, holds) in self.source.holds(slowest)? {
+            // Kafka counts partitions from 0.
+            inputs.mark(Mark::Partition { partition: partition.unsigned_abs(), holds });
+        }
+        Ok(())
+    }
+
+    /// The source, for its offsets and states.
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Waits until what it has set aside is kept.
+    pub(super) fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), Failure> {
+        self.dead_letters.as_mut().map_or(Ok(()), |dead_letters| dead_letters.finish(give_up))
+    }
+}
+
+/// Logs what can't be counted, each kind now and then, and where it was.
+fn sample(
+    sampled: &mut BTreeMap<&'static str, Instant>,
+    topic: &str,
+    taken: &Taken<'_>,
+    why: Refused,
+    time: Option<u64>,
+) {
+    let recent = |said: &Instant| said.elapsed() < SAMPLE_INTERVAL;
+    if sampled.get(why.as_str()).is_some_and(recent) {
+        return;
+    }
+    sampled.insert(why.as_str(), Instant::now());
+    let Taken { partition, offset, .. } = *taken;
+    let time = time.map(|time| format_ms(time).to_string());
+    tracing::warn!(
+        topic,
+        partition,
+        offset,
+        error = why.as_str(),
+        time,
+        "a record is not counted: {why}"
+    );
+}

@@ -1,0 +1,252 @@
+//! The first worker of the first process: it begins ticks, edits limits, and has everything said.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::anyhow;
+use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::graph::Inputs;
+use floodmark_dataflows::orders::Read;
+use floodmark_dataflows::types::Version;
+use metrics::gauge;
+
+use super::sinks::Sinks;
+use super::status::Status;
+use super::ticks::{Announcement, Ticks, Wish};
+use crate::computation::{Computation, EventTimeReached, Outcome as TickOutcome};
+use crate::error::{Exit, Failure, Outcome};
+use crate::limits::catalog::edits;
+use crate::limits::feed::Rows;
+use crate::output::WriteError;
+
+/// Ticks that may be on their way when another one begins. More would only make them older.
+const TICKS_AHEAD: usize = 4;
+
+/// The same for a change of limits, which does not wait for records.
+const EDITS_AHEAD: usize = 2 * TICKS_AHEAD;
+
+/// Between two counts of what is held.
+const HELD_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The limits of a run.
+#[derive(Default)]
+pub struct Limits {
+    /// Those to begin with.
+    pub rows: Rows,
+    /// Those that hold later, whenever they change.
+    pub changes: Option<Receiver<Rows>>,
+}
+
+/// What the leader of a run begins with.
+pub struct Lead {
+    /// The limits.
+    pub limits: Limits,
+    /// Where the leader says which thread it is, for those who wake it.
+    pub leader: Arc<OnceLock<Thread>>,
+    /// Where changes go.
+    pub sinks: Sinks,
+    /// The distance of ticks.
+    pub tick: Duration,
+    /// How far, in milliseconds, the watermark is behind the clock if all partitions are idle.
+    pub idle_timeout_ms: u64,
+    /// When observation begins, in milliseconds of event time, if it begins in the midst of a window.
+    pub begun: Option<u64>,
+    /// Whether to end with [`Exit::Violations`] if a violation stands at the end.
+    pub fail_on_violation: bool,
+}
+
+/// How the run is to end.
+#[derive(Debug)]
+enum Ending {
+    /// Everything is said.
+    Asked,
+    /// Whoever read the output has seen enough.
+    Closed,
+    Failed(Failure),
+}
+
+pub(super) struct Leader {
+    lead: Lead,
+    /// The versions that hold.
+    versions: BTreeSet<Version>,
+    /// What is to change, at the next tick.
+    edits: Vec<(Version, isize)>,
+    /// The last tick that was announced, and the one that was heard of.
+    announced: u64,
+    heard: u64,
+    next: Instant,
+    /// Whether a worker has no room for more before the next tick.
+    wanted: bool,
+    counted: Instant,
+    ending: Option<Ending>,
+    last: bool,
+}
+
+fn now_ms() -> u64 {
+    // A clock before 1970 is set wrong; 1970 is as good an answer as any then.
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as u64
+}
+
+impl Leader {
+    pub(super) fn new(lead: Lead) -> Self {
+        let mut leader = Leader {
+            lead,
+            versions: BTreeSet::new(),
+            edits: Vec::new(),
+            announced: 0,
+            heard: 0,
+            next: Instant::now(),
+            wanted: false,
+            counted: Instant::now(),
+            ending: None,
+            last: false,
+        };
+        // Only one worker leads, and only once.
+        let _ = leader.lead.leader.set(std::thread::current());
+        let rows = std::mem::take(&mut leader.lead.limits.rows);
+        leader.change(&rows);
+        leader
+    }
+
+    /// The rows that hold from the next tick on.
+    fn change(&mut self, rows: &Rows) {
+        let next = self.lead.sinks.catalog.versions(rows);
+        self.edits.extend(edits(&self.versions, &next));
+        self.versions = next;
+    }
+
+    /// How long until a tick is due.
+    pub(super) fn until_tick(&self) -> Duration {
+        self.next.saturating_duration_since(Instant::now())
+    }
+
+    /// Begins to end: one more tick takes what was read.
+    pub(super) fn end(&mut self) {
+        self.ending.get_or_insert(Ending::Asked);
+    }
+
+    /// The same, since something can't go on. The first reason is the one that is told.
+    pub(super) fn fail(&mut self, failure: Failure) {
+        match &self.ending {
+            Some(Ending::Failed(first)) => {
+                tracing::warn!("after \"{:#}\": {:#}", first.error, failure.error);
+            }
+            _ => self.ending = Some(Ending::Failed(failure)),
+        }
+    }
+
+    fn stop_writing(&mut self, error: WriteError) {
+        match error {
+            WriteError::Closed => self.ending = Some(Ending::Closed),
+            WriteError::Failed(failure) => self.fail(failure),
+        }
+    }
+
+    /// Hears limits and wishes, and begins a tick if it is time.
+    pub(super) fn turn(&mut self, ticks: &mut Ticks, computation: &Computation<'_>) {
+        let changes = self.lead.limits.changes.as_ref();
+        let changes: Vec<Rows> = changes.map(|rows| rows.try_iter().collect()).unwrap_or_default();
+        changes.iter().for_each(|rows| self.change(rows));
+        while let Some(wish) = ticks.next_wish() {
+            match wish {
+                Wish::Tick => self.wanted = true,
+                Wish::End => self.end(),
+                Wish::Failure { exit, why } => self.fail(Failure::new(exit, anyhow!(why))),
+            }
+        }
+        if let Err(failure) = self.lead.sinks.poll() {
+            self.fail(failure);
+        }
+        if self.announced > self.heard || self.last {
+            return;
+        }
+        if self.ending.is_some() {
+            self.announce(ticks, true, true);
+            return;
+        }
+        let ahead = computation.ticks_in_flight();
+        if !self.lead.sinks.has_room() {
+            return;
+        }
+        let due = self.wanted || self.until_tick().is_zero();
+        if due && ahead < TICKS_AHEAD {
+            self.announce(ticks, true, false);
+        } else if !self.edits.is_empty() && ahead < EDITS_AHEAD {
+            self.announce(ticks, false, false);
+        }
+    }
+
+    fn announce(&mut self, ticks: &mut Ticks, records: bool, last: bool) {
+        let now = now_ms();
+        self.announced = now.max(self.announced + 1);
+        ticks.announce(Announcement { tick: self.announced, now, records, last });
+        if records {
+            self.wanted = false;
+            self.next = Instant::now() + self.lead.tick;
+        }
+        self.last = last;
+    }
+
+    /// Puts into the current tick what is the leader's: the clock, and edits of limits.
+    pub(super) fn put(&mut self, now: u64, inputs: &mut Inputs) {
+        self.heard = inputs.tick();
+        inputs.mark(Mark::Now { now, silence: now.saturating_sub(self.lead.idle_timeout_ms) });
+        if let Some(begun) = self.lead.begun.take() {
+            inputs.mark(Mark::Begun(begun));
+        }
+        for (version, diff) in std::mem::take(&mut self.edits) {
+            inputs.edit(version, diff);
+        }
+        if self.counted.elapsed() >= HELD_INTERVAL {
+            self.counted = Instant::now();
+            inputs.read(Read::Held);
+        }
+    }
+
+    /// Says what a tick has led to.
+    pub(super) fn done(
+        &mut self,
+        tick: u64,
+        outcome: TickOutcome,
+        reached: EventTimeReached,
+        status: &Status,
+    ) {
+        let (pairs, rollups) = outcome.held;
+        if pairs + rollups > 0 {
+            gauge!("floodmark_pairs").set(pairs as f64);
+            gauge!("floodmark_arrangement_records", "name" => "rollups").set(rollups as f64);
+        }
+        gauge!("floodmark_watermark_seconds").set(reached.watermark as f64 / 1e3);
+        status.done(tick, reached.watermark);
+        if !matches!(self.ending, Some(Ending::Closed))
+            && let Err(error) = self.lead.sinks.tick(tick, outcome)
+        {
+            self.stop_writing(error);
+        }
+        status.sinks(self.lead.sinks.trouble());
+    }
+
+    /// Waits until all that was said is delivered, and tells how the run ended.
+    pub(super) fn finish(mut self) -> Outcome {
+        if !matches!(self.ending, Some(Ending::Closed))
+            && let Err(error) = self.lead.sinks.finish(&mut || false)
+        {
+            self.stop_writing(error);
+        }
+        let Sinks { standing, dropped, .. } = self.lead.sinks;
+        if dropped > 0 {
+            tracing::warn!(
+                "{dropped} records came after their window had settled, and are not counted"
+            );
+        }
+        match self.ending {
+            Some(Ending::Failed(failure)) => Err(failure),
+            _ if self.lead.fail_on_violation && standing > 0 => Ok(Exit::Violations),
+            _ => Ok(Exit::Done),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What a live run counts, by name and unit.
+//!
+//! Nothing is registered here with an exporter: without one, counting costs next to nothing.
+
+use std::collections::BTreeMap;
+
+use floodmark_dataflows::types::{Event, Reason};
+use metrics::{Counter, counter};
+
+use super::ingest::Refused;
+use crate::kafka::Address;
+use crate::record::{Format, Skip};
+
+/// What one worker has read. Handles are kept: looking them up costs more than a record does.
+pub(super) struct InputCounts {
+    source: String,
+    messages: Counter,
+    records: BTreeMap<Format, Counter>,
+}
+
+impl InputCounts {
+    pub(super) fn new(address: &Address) -> Self {
+        // Brokers are left out: there may be passwords and many hosts in their names.
+        let source = format!("kafka:{}", address.topic);
+        let messages = counter!("floodmark_input_messages_total", "source" => source.clone());
+        InputCounts { source, messages, records: BTreeMap::new() }
+    }
+
+    pub(super) fn messages(&self, messages: usize) {
+        self.messages.increment(messages as u64);
+    }
+
+    pub(super) fn count(&mut self, format: Format, records: u64) {
+        let source = &self.source;
+        let counter = self.records.entry(format).or_insert_with(|| {
+            let (source, format) = (source.clone(), format.as_str());
+            counter!("floodmark_input_records_total", "source" => source, "format" => format)
+        });
+        counter.increment(records);
+    }
+
+    pub(super) fn refuse(&self, why: Refused) {
+        let (source, error) = (self.source.clone(), why.as_str());
+        counter!("floodmark_input_errors_total", "source" => source, "error" => error).increment(1);
+    }
+
+    pub(super) fn skip(&self, skip: Skip) {
+        let (source, reason) = (self.source.clone(), skip.as_str());
+        counter!("floodmark_input_skipped_total", "source" => source, "reason" => reason)
+            .increment(1);
+    }
+}
+
+/// The label of an event.
+pub(super) fn event(event: Event) -> &'static str {
+    match event {
+        Event::Raised => "raised",
+        Event::Updated => "updated",
+        Event::Cleared => "cleared",
+    }
+}
+
+/// The label of a reason.
+pub(super) fn reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::LimitChange => "limit_change",
+        Reason::Schedule => "schedule",
+        Reason::LateData => "late_data",
+        Reason::Data => "data",
+    }
+}

@@ -1,0 +1,278 @@
+//! A live run: a topic in, ticks by the clock, limits that change, alerts out.
+//!
+//! ```text
+//!            every worker                                       the leader alone
+//!  topic ─▶ Ingest ─▶ sums for the next tick              limits ─▶ edits     clock
+//!               │                                                   │           │
+//!               │        ◀── announcement of a tick ────────────── Leader ◀─────┘
+//!               ▼                                                   ▲
+//!          the computation ──────── what each tick led to ──────────┘──▶ Sinks
+//! ```
+//!
+//! - `ticks`: how the workers agree on ticks.
+//! - `ingest`: from messages to what a tick counts; `dead_letters` keeps what can't be read.
+//! - `leader`: when a tick begins, and what it does beside records.
+//! - `sinks`: where changes go.
+//! - `status`: how the run is, for those who look; `metrics`: what it counts.
+//!
+//! A worker gathers no more than it has room for, the leader begins no tick while too many are on their
+//! way or the sinks have no room, and the client of the broker fetches no more than it may hold: so a
+//! slow part slows the ones before it, and memory stays bounded.
+
+mod dead_letters;
+mod ingest;
+mod leader;
+mod metrics;
+mod sinks;
+mod status;
+mod ticks;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use floodmark_dataflows::graph::Options;
+use jiff::tz::TimeZone;
+use timely::worker::Worker;
+
+use crate::cluster::watchdog::Watch;
+use crate::computation::Computation;
+use crate::error::{Failure, Outcome};
+use crate::kafka::{Outbox, Source, Topic};
+use crate::record::{self, Decoder};
+use crate::replay::Filter;
+use crate::terminal::Interrupt;
+
+use dead_letters::DeadLetters;
+use ingest::{Ingest, Rules};
+use leader::Leader;
+pub use leader::{Lead, Limits};
+pub use sinks::{Alerts, Sinks};
+pub use status::Status;
+use ticks::{Announcement, Ticks, Wish};
+
+/// How long a worker sleeps at most when there is nothing to do. It is woken for input.
+const NAP: Duration = Duration::from_millis(50);
+
+/// Between two commits of offsets.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What all workers of a process are told.
+#[derive(Clone)]
+pub struct Shared {
+    /// The topic they read.
+    pub topic: Arc<Topic>,
+    /// What the computation is to do.
+    pub options: Options,
+    /// What is counted.
+    pub filter: Filter,
+    /// How far ahead of the clock a record may be, in milliseconds.
+    pub max_ahead_ms: u64,
+    /// The zone of times in records that state none.
+    pub input_timezone: TimeZone,
+    /// Opens the way for messages that can't be read, where they are to be kept.
+    pub dead_letters: Option<Arc<dyn Fn() -> Result<Outbox, Failure> + Send + Sync>>,
+    /// How the run is.
+    pub status: Arc<Status>,
+    /// Whether this process was asked to end.
+    pub interrupt: Interrupt,
+    /// Sees whether ticks move.
+    pub watch: Watch,
+}
+
+/// Runs one worker until the run ends. The leader, which has `lead`, returns how it ended.
+pub fn run(worker: &mut Worker, shared: &Shared, lead: Option<Lead>) -> Option<Outcome> {
+    let (index, peers) = (worker.index(), worker.peers());
+    let ticks = Ticks::build(worker);
+    let computation = Computation::build(worker, shared.options).watched(shared.watch.clone());
+    let live = Live {
+        index,
+        shared: shared.clone(),
+        ticks,
+        computation,
+        ingest: None,
+        leader: lead.map(Leader::new),
+        reading: true,
+        wished: false,
+        positions: VecDeque::new(),
+        done: Vec::new(),
+        committed: Instant::now(),
+        last: false,
+    };
+    live.run(peers)
+}
+
+/// One worker of a run.
+struct Live<'w> {
+    index: usize,
+    shared: Shared,
+    ticks: Ticks,
+    computation: Computation<'w>,
+    /// `None` if it could not be opened.
+    ingest: Option<Ingest>,
+    leader: Option<Leader>,
+    /// Whether it goes on reading.
+    reading: bool,
+    /// Whether it has wished for a tick since the last one.
+    wished: bool,
+    /// For ticks on their way, the offsets up to which all is done when they are.
+    positions: VecDeque<(u64, Vec<(i32, i64)>)>,
+    /// The same, of the last tick that is done.
+    done: Vec<(i32, i64)>,
+    committed: Instant,
+    /// Whether the last tick has begun.
+    last: bool,
+}
+
+impl Live<'_> {
+    fn run(mut self, peers: usize) -> Option<Outcome> {
+        match self.open(peers) {
+            Ok(ingest) => self.ingest = Some(ingest),
+            Err(failure) => self.fail(failure),
+        }
+        self.shared.interrupt.wake_me();
+        loop {
+            let busy = self.turn();
+            if self.last && self.computation.ticks_in_flight() == 0 {
+                return self.end();
+            }
+            let nap = match &self.leader {
+                _ if busy => Duration::ZERO,
+                Some(leader) => leader.until_tick().min(NAP),
+                None => NAP,
+            };
+            self.computation.step_or_sleep(nap);
+        }
+    }
+
+    fn open(&self, peers: usize) -> Result<Ingest, Failure> {
+        let me = std::thread::current();
+        let wake = Arc::new(move || me.unpark());
+        let source = Source::open(self.shared.topic.clone(), self.index, peers, wake)?;
+        let zone = self.shared.input_timezone.clone();
+        let decoder = Decoder::new(record::Options { input_timezone: zone });
+        let rules = Rules {
+            windows: self.shared.options.windows,
+            filter: self.shared.filter.clone(),
+            max_ahead_ms: self.shared.max_ahead_ms,
+        };
+        let open = self.shared.dead_letters.as_ref();
+        let dead_letters = open.map(|open| open()).transpose()?.map(DeadLetters::new);
+        Ok(Ingest::new(source, decoder, rules, peers, dead_letters))
+    }
+
+    /// This worker can't go on, so none can: what was read is judged yet, then all end.
+    fn fail(&mut self, failure: Failure) {
+        self.reading = false;
+        match &mut self.leader {
+            Some(leader) => leader.fail(failure),
+            None => {
+                let why = format!("worker {}: {:#}", self.index, failure.error);
+                self.ticks.wish(Wish::Failure { exit: failure.exit, why });
+            }
+        }
+    }
+
+    /// Does what there is to do, and says whether that was anything.
+    fn turn(&mut self) -> bool {
+        let mut busy = self.take();
+        match &mut self.leader {
+            Some(leader) => {
+                if self.shared.interrupt.pressed() {
+                    leader.end();
+                }
+                leader.turn(&mut self.ticks, &self.computation);
+            }
+            // A process of its own may be asked to end, too.
+            None if self.reading && self.shared.interrupt.pressed() => {
+                self.reading = false;
+                self.ticks.wish(Wish::End);
+            }
+            None => {}
+        }
+        while let Some(announcement) = self.ticks.next() {
+            self.put(announcement);
+            busy = true;
+        }
+        while let Some((tick, outcome)) = self.computation.take_done() {
+            while self.positions.front().is_some_and(|(read, _)| *read <= tick) {
+                self.done = self.positions.pop_front().map(|(_, at)| at).unwrap_or_default();
+            }
+            let event_time = self.computation.event_time();
+            if let Some(leader) = &mut self.leader {
+                leader.done(tick, outcome, event_time, &self.shared.status);
+            }
+            self.shared.status.worker(self.index, tick, self.ingest.as_ref().map(Ingest::source));
+            busy = true;
+        }
+        if self.committed.elapsed() >= COMMIT_INTERVAL {
+            self.commit(false);
+        }
+        busy
+    }
+
+    /// Takes messages, if there are any and there is room.
+    fn take(&mut self) -> bool {
+        let Some(ingest) = self.ingest.as_mut().filter(|_| self.reading && !self.last) else {
+            return false;
+        };
+        if ingest.has_room() {
+            match ingest.take() {
+                Ok(taken) => return taken > 0,
+                Err(failure) => self.fail(failure),
+            }
+        } else if !self.wished {
+            self.wished = true;
+            self.ticks.wish(Wish::Tick);
+        }
+        false
+    }
+
+    /// Puts into a tick what this worker has for it.
+    fn put(&mut self, announcement: Announcement) {
+        let Announcement { tick, now, records, last } = announcement;
+        let slowest = self.computation.event_time().slowest;
+        let inputs = &mut self.computation.inputs;
+        inputs.advance_to(tick);
+        if let Some(leader) = &mut self.leader {
+            leader.put(now, inputs);
+        }
+        let mut updates = 0;
+        if let Some(ingest) = &mut self.ingest {
+            ingest.set_clock(now);
+            if records {
+                updates = ingest.put(inputs);
+                let marked = ingest.mark(inputs, slowest);
+                self.positions.push_back((tick, ingest.source().positions()));
+                if let Err(failure) = marked {
+                    self.fail(failure);
+                }
+                self.wished = false;
+            }
+        }
+        self.computation.end_tick(updates);
+        self.last |= last;
+    }
+
+    fn commit(&mut self, last: bool) {
+        let done = std::mem::take(&mut self.done);
+        if let Some(ingest) = &self.ingest {
+            ingest.source().commit(&done, last);
+        }
+        self.committed = Instant::now();
+    }
+
+    fn end(mut self) -> Option<Outcome> {
+        let kept = self.ingest.as_mut().map_or(Ok(()), |ingest| ingest.finish(&mut || false));
+        let outcome = self.leader.take().map(Leader::finish);
+        self.commit(true);
+        match (kept, outcome) {
+            (Err(failure), Some(Ok(_))) => Some(Err(failure)),
+            (Err(failure), None) => {
+                tracing::error!("{:#}", failure.error);
+                None
+            }
+            (_, outcome) => outcome,
+        }
+    }
+}

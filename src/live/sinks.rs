@@ -1,0 +1,194 @@
+//! Where a live run says what it has to say.
+
+use std::io::Write;
+
+use floodmark_dataflows::time::{Window, Windows};
+use floodmark_dataflows::types::{Change, Pair, Volume};
+use metrics::{counter, gauge};
+
+use super::metrics::{event, reason};
+use crate::computation::Outcome;
+use crate::driver::standing;
+use crate::error::Failure;
+use crate::kafka::{Letter, Outbox};
+use crate::limits::catalog::Catalog;
+use crate::output::rotated::RotatedFile;
+use crate::output::{Format, Sink, WriteError, change, table, totals};
+
+/// One place for changes.
+pub enum Alerts {
+    /// Standard output.
+    Stream(Sink, Format),
+    /// Lines of JSON, by the name of a file.
+    File(RotatedFile),
+    /// A topic, by the id of the violation.
+    Topic(Outbox),
+}
+
+/// All places, and what is to be known to write there.
+pub struct Sinks {
+    alerts: Vec<Alerts>,
+    /// The topic for totals of windows that have settled.
+    totals: Option<Outbox>,
+    windows: Windows,
+    pub(super) catalog: Catalog,
+    /// Violations that stand.
+    pub(super) standing: u64,
+    /// Records that came too late.
+    pub(super) dropped: u64,
+}
+
+impl Sinks {
+    /// Changes go to `alerts`, totals of windows that have settled to `totals`.
+    pub fn new(
+        alerts: Vec<Alerts>,
+        totals: Option<Outbox>,
+        windows: Windows,
+        catalog: Catalog,
+    ) -> Result<Self, WriteError> {
+        let mut sinks = Sinks { alerts, totals, windows, catalog, standing: 0, dropped: 0 };
+        for alerts in &mut sinks.alerts {
+            if let Alerts::Stream(sink, Format::Table) = alerts {
+                sink.write(|out| table::write_header(out))?;
+                sink.flush()?;
+            }
+        }
+        Ok(sinks)
+    }
+
+    fn outboxes(&mut self) -> impl Iterator<Item = &mut Outbox> {
+        let alerts = self.alerts.iter_mut().filter_map(|alerts| match alerts {
+            Alerts::Topic(outbox) => Some(outbox),
+            Alerts::Stream(..) | Alerts::File(_) => None,
+        });
+        alerts.chain(&mut self.totals)
+    }
+
+    /// Whether there is room for what another tick may lead to.
+    pub(super) fn has_room(&mut self) -> bool {
+        self.outboxes().all(|outbox| outbox.has_room())
+    }
+
+    /// Sends on what can be sent, without waiting.
+    pub(super) fn poll(&mut self) -> Result<(), Failure> {
+        self.outboxes().try_for_each(Outbox::poll)
+    }
+
+    /// Says why nothing can be sent, for each topic.
+    pub(super) fn trouble(&mut self) -> Vec<String> {
+        let of = |outbox: &mut Outbox| {
+            let seconds = outbox.unreachable_since()?.elapsed().as_secs();
+            Some(format!("\"{}\" can't be reached for {seconds} s", outbox.address()))
+        };
+        self.outboxes().filter_map(of).collect()
+    }
+
+    /// Takes what a tick has led to.
+    pub(super) fn tick(&mut self, tick: u64, outcome: Outcome) -> Result<(), WriteError> {
+        self.count(&outcome);
+        let Sinks { alerts, windows, catalog, .. } = self;
+        if !(outcome.changes.is_empty() && outcome.top.is_empty()) {
+            for alerts in alerts {
+                alerts.tick(tick, &outcome, windows, catalog)?;
+            }
+        }
+        if let Some(outbox) = &mut self.totals {
+            for (window, rows) in outcome.rows {
+                for (pair, volume) in rows {
+                    outbox.give(total(windows, window, pair, volume, tick));
+                }
+            }
+        }
+        self.poll().map_err(WriteError::Failed)
+    }
+
+    fn count(&mut self, outcome: &Outcome) {
+        self.standing = standing(self.standing, &outcome.changes);
+        self.dropped += outcome.late.dropped;
+        gauge!("floodmark_violations", "status" => "standing").set(self.standing as f64);
+        for (disposition, records) in
+            [("counted", outcome.late.counted), ("dropped", outcome.late.dropped)]
+        {
+            counter!("floodmark_late_records_total", "disposition" => disposition)
+                .increment(records);
+        }
+        for said in &outcome.changes {
+            let (event, reason) = (event(said.event), reason(said.reason));
+            counter!("floodmark_changes_total", "event" => event, "reason" => reason).increment(1);
+        }
+    }
+
+    /// Waits until all is delivered, or `give_up` says so.
+    pub(super) fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
+        for alerts in &mut self.alerts {
+            if let Alerts::Stream(sink, _) = alerts {
+                sink.flush()?;
+            }
+        }
+        self.outboxes().try_for_each(|outbox| outbox.finish(give_up)).map_err(WriteError::Failed)
+    }
+}
+
+impl Alerts {
+    fn tick(
+        &mut self,
+        tick: u64,
+        outcome: &Outcome,
+        windows: &Windows,
+        catalog: &Catalog,
+    ) -> Result<(), WriteError> {
+        match self {
+            Alerts::Stream(sink, format) => {
+                sink.write(|out| {
+                    for said in &outcome.changes {
+                        format.write_change(out, tick, said, catalog, windows)?;
+                    }
+                    outcome.top.iter().try_for_each(|ranked| format.write_ranked(out, ranked))
+                })?;
+                sink.flush()
+            }
+            Alerts::File(file) => {
+                let mut lines = Vec::new();
+                for said in &outcome.changes {
+                    into_memory(&mut lines, |out| {
+                        change::write_json(out, tick, said, catalog, windows)
+                    });
+                }
+                for ranked in &outcome.top {
+                    into_memory(&mut lines, |out| change::write_ranked_json(out, ranked));
+                }
+                file.write(&lines).map_err(WriteError::Failed)
+            }
+            // The state of violations; a ranking is none.
+            Alerts::Topic(outbox) => {
+                for said in &outcome.changes {
+                    outbox.give(alert(tick, said, catalog, windows));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn into_memory(bytes: &mut Vec<u8>, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) {
+    write(bytes).expect("memory takes everything");
+}
+
+/// A change as a message: the id is the key, so that a compacted topic holds the last word on each
+/// violation.
+fn alert(tick: u64, said: &Change, catalog: &Catalog, windows: &Windows) -> Letter {
+    let violation = &said.violation;
+    let name = catalog.name(violation.limit);
+    let id = change::id(name, violation.window, windows, &violation.entity);
+    let mut payload = Vec::with_capacity(512);
+    into_memory(&mut payload, |out| change::write_json(out, tick, said, catalog, windows));
+    payload.truncate(payload.trim_ascii_end().len());
+    Letter { key: Some(id.into_bytes()), payload, timestamp_ms: Some(tick) }
+}
+
+fn total(windows: &Windows, window: Window, pair: Pair, volume: Volume, tick: u64) -> Letter {
+    let key = totals::key(window, &pair).into_bytes();
+    let mut payload = Vec::with_capacity(192);
+    into_memory(&mut payload, |out| totals::write_json(out, windows, window, &pair, volume, tick));
+    Letter { key: Some(key), payload, timestamp_ms: Some(windows.end_ms(window)) }
+}

@@ -1,0 +1,60 @@
+//! What a program that runs for long says of itself: text for a terminal, JSON for a collector.
+
+use std::io::{self, IsTerminal};
+
+use clap::ValueEnum;
+use tracing::level_filters::LevelFilter;
+
+/// The options about logs.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[group(id = "logging")]
+pub struct LogOptions {
+    /// The least important messages to log
+    #[arg(long, value_enum, env = "FLOODMARK_LOG_LEVEL", default_value_t = Level::Info)]
+    log_level: Level,
+
+    /// How to log; auto is text on a terminal, and JSON otherwise
+    #[arg(long, value_enum, env = "FLOODMARK_LOG_FORMAT", default_value_t = LogFormat::Auto)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+impl LogOptions {
+    /// Begins to log to standard error.
+    pub fn start(&self) {
+        let level = match self.log_level {
+            Level::Error => LevelFilter::ERROR,
+            Level::Warn => LevelFilter::WARN,
+            Level::Info => LevelFilter::INFO,
+            Level::Debug => LevelFilter::DEBUG,
+            Level::Trace => LevelFilter::TRACE,
+        };
+        let terminal = io::stderr().is_terminal();
+        let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
+        let text = match self.log_format {
+            LogFormat::Auto => terminal,
+            LogFormat::Text => true,
+            LogFormat::Json => false,
+        };
+        // A second command in one process, as in tests, goes on with what the first one set.
+        let _ = match text {
+            true => log.with_ansi(terminal).try_init(),
+            false => log.json().flatten_event(true).try_init(),
+        };
+    }
+}
