@@ -416,6 +416,11 @@ fn connect(host: &str) -> io::Result<TcpStream> {
     let mut error = io::Error::new(ErrorKind::NotFound, "it has no address");
     for address in host.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, WAIT_FOR_ADDRESS) {
+            // Where nobody listens yet, at a port such as the system gives to who dials, a socket may
+            // happen to reach itself.
+            Ok(stream) if stream.local_addr()? == address => {
+                error = io::Error::new(ErrorKind::ConnectionRefused, "nobody listens there");
+            }
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);
