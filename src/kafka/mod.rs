@@ -14,6 +14,7 @@ mod context;
 mod error;
 mod options;
 mod producer;
+mod times;
 pub mod topics;
 
 pub use address::{Address, AddressError, SCHEME};
