@@ -17,6 +17,7 @@ mod options;
 mod outbox;
 mod producer;
 mod source;
+mod times;
 pub mod topics;
 mod watch;
 

@@ -335,6 +335,15 @@ mod tests {
     }
 
     #[test]
+    fn the_page_for_users_has_all_that_is_refused() {
+        let page = include_str!("../../docs/kafka.md");
+        let owned = OWNED.iter().flat_map(|(keys, _)| *keys);
+        for word in owned.chain(SECRET) {
+            assert!(page.contains(&format!("`{word}`")), "docs/kafka.md does not name {word}");
+        }
+    }
+
+    #[test]
     fn an_option_given_twice_is_said() {
         let twice = parse(&["-X", "client.id=a", "-X", "client.id=b"]).unwrap();
         assert!(twice.resolve([]).expect_err("two values").contains("client.id is given twice"));

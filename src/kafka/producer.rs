@@ -71,7 +71,7 @@ pub struct Outgoing<'a> {
 pub enum Sent {
     /// It will be delivered as soon as possible.
     Queued,
-    /// There is no room: poll, and send it again later.
+    /// There is no room: poll ([`Producer::poll_for`] waits meanwhile), and send it again.
     Full,
 }
 
@@ -96,6 +96,8 @@ impl Counts {
 }
 
 /// Sends messages to one topic. Threads may share it.
+///
+/// Dropped before [`Producer::finish`], it drops what waits.
 pub struct Producer {
     address: Address,
     inner: BaseProducer<Reports>,
@@ -127,8 +129,13 @@ impl Producer {
                 config.set(key, value);
             }
         };
-        tune("linger.ms", tuning.linger_ms.to_string());
-        tune("compression.type", tuning.compression.to_owned());
+        // These two have another name each.
+        if common.get("queue.buffering.max.ms").is_none() {
+            tune("linger.ms", tuning.linger_ms.to_string());
+        }
+        if common.get("compression.codec").is_none() {
+            tune("compression.type", tuning.compression.to_owned());
+        }
         tune("queue.buffering.max.kbytes", tuning.queue_kib.to_string());
         tune("queue.buffering.max.messages", tuning.queue_messages.to_string());
         // Keys land where the clients in Java put them, so that topics can be joined with theirs.
@@ -182,6 +189,11 @@ impl Producer {
         }
     }
 
+    /// Serves what comes for so long: for whoever has nothing to do until there is room again.
+    pub fn poll_for(&self, duration: Duration) {
+        self.inner.poll(duration);
+    }
+
     /// What has become of messages so far.
     pub fn counts(&self) -> Counts {
         let reports = self.inner.context();
@@ -217,29 +229,28 @@ impl Producer {
     }
 
     /// Waits until all is delivered, for as long as that takes, unless `give_up` says otherwise, which
-    /// is asked every 100 ms.
+    /// is asked every 100 ms. A message that can't be delivered is an error once all others are.
     pub fn finish(&self, give_up: &mut dyn FnMut() -> bool) -> Result<(), Failure> {
         loop {
             // While flushing, librdkafka does not wait for batches to fill.
             let flushed = self.inner.flush(GIVE_UP_INTERVAL);
             self.poll();
-            if let Some(failure) = self.failure() {
-                return Err(failure);
-            }
             let waiting = self.counts().waiting();
             if flushed.is_ok() && waiting == 0 {
-                return Ok(());
+                return self.failure().map_or(Ok(()), Err);
             }
             if give_up() {
-                let context = &self.inner.context().context;
-                let reason = match (self.reachable(), context.last_error()) {
-                    (false, Some(reason)) => reason,
-                    _ => "they were given up".to_owned(),
-                };
-                let topic = self.address.topic.clone();
-                return Err(Error::Undelivered { topic, messages: waiting, reason }.into());
+                return Err(self.failure().unwrap_or_else(|| self.undelivered(waiting).into()));
             }
         }
+    }
+
+    fn undelivered(&self, messages: u64) -> Error {
+        let reason = match (self.reachable(), self.inner.context().context.last_error()) {
+            (false, Some(reason)) => reason,
+            _ => "they were given up".to_owned(),
+        };
+        Error::Undelivered { topic: self.address.topic.clone(), messages, reason }
     }
 }
 

@@ -253,8 +253,7 @@ pub(crate) fn send(producer: &Producer, message: &Outgoing<'_>) {
         == Sent::Full
     {
         assert!(started.elapsed() < STUCK_AFTER, "stuck: {producer:?}");
-        producer.poll();
-        std::thread::yield_now();
+        producer.poll_for(Duration::from_millis(5));
     }
 }
 
@@ -271,8 +270,7 @@ pub(crate) fn poll_until(producer: &Producer, what: &str, mut holds: impl FnMut(
     let started = Instant::now();
     while !holds() {
         assert!(started.elapsed() < STUCK_AFTER, "stuck, waiting until {what}: {producer:?}");
-        producer.poll();
-        std::thread::yield_now();
+        producer.poll_for(Duration::from_millis(5));
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use floodmark::error::{Exit, Failure};
 use floodmark::kafka::topics::{self, REACH_TIMEOUT};
 use floodmark::kafka::{Address, ClientOptions, Error, Outgoing, Producer, Sent, Tuning};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::common::broker::{Mock, finish, poll_until, produce, read_all, send};
 
@@ -166,17 +167,34 @@ fn a_message_that_is_too_large_is_named() {
 }
 
 #[test]
-fn a_broker_that_refuses_a_message_is_a_failure() {
-    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+fn a_message_that_a_broker_refuses_is_a_failure_and_no_other_is() {
+    let mock = Mock::new();
+    let producer = open(&mock.topic("flows", 1), Tuning::for_latency());
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    mock.cluster().request_errors(RDKafkaApiKey::Produce, &[error]);
+    send(&producer, &text("refused"));
+    poll_until(&producer, "it is refused", || producer.counts().failed == 1);
+    send(&producer, &text("taken"));
+    let (exit, said) = said(producer.finish(&mut || false).expect_err("one was refused"));
+    assert_eq!(exit, Exit::BadConfig);
+    assert!(said.contains("a message of 7 bytes is too large for topic \"flows\""), "{said}");
+    let counts = producer.counts();
+    assert_eq!((counts.delivered, counts.failed, counts.waiting()), (1, 1, 0));
+}
+
+#[test]
+fn a_user_who_may_not_send_is_told_so() {
     let mock = Mock::new();
     let producer = open(&mock.topic("flows", 1), Tuning::for_latency());
     let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     mock.cluster().request_errors(RDKafkaApiKey::Produce, &[error]);
-    send(&producer, &text("a"));
-    let (exit, text) = said(producer.finish(&mut || false).expect_err("it is refused"));
+    send(&producer, &text("refused"));
+    let (exit, said) = said(producer.finish(&mut || false).expect_err("it is refused"));
     assert_eq!(exit, Exit::BadConfig);
-    assert!(text.contains("sending to topic \"flows\" is not allowed to this user"), "{text}");
-    assert_eq!((producer.counts().failed, producer.counts().waiting()), (1, 0));
+    assert!(said.contains("sending to topic \"flows\" is not allowed to this user"), "{said}");
+    // Nothing more is taken, for the same reason.
+    let failure = producer.send(&text("more")).expect_err("it is refused");
+    assert_eq!(format!("{:#}", failure.error), said);
 }
 
 #[test]
