@@ -21,11 +21,8 @@ macro_rules! keys {
         pub(super) enum Key { $($key,)* }
 
         impl Key {
-            const COUNT: usize = [$(Key::$key,)*].len();
-
-            fn of(name: &str) -> Option<Key> {
-                match name { $($name => Some(Key::$key),)* _ => None }
-            }
+            const ALL: [(&'static str, Key); Key::COUNT] = [$(($name, Key::$key),)*];
+            const COUNT: usize = [$($name,)*].len();
 
             /// The key as it is written.
             pub(super) fn name(self) -> &'static str {
@@ -96,6 +93,41 @@ keys! {
     Index = "index",
     // Kafka Connect.
     Payload = "payload",
+}
+
+/// Longer than every key.
+const LENGTHS: usize = 24;
+
+/// The keys in the order of their lengths, and where those of each length begin: most keys of a flow
+/// record are nobody's, and are to be told so at once.
+const BY_LENGTH: ([(&str, Key); Key::COUNT], [usize; LENGTHS + 1]) = {
+    let mut keys = Key::ALL;
+    let mut starts = [0; LENGTHS + 1];
+    let (mut next, mut length) = (0, 0);
+    while length < LENGTHS {
+        starts[length] = next;
+        let mut at = 0;
+        while at < Key::COUNT {
+            if Key::ALL[at].0.len() == length {
+                keys[next] = Key::ALL[at];
+                next += 1;
+            }
+            at += 1;
+        }
+        length += 1;
+    }
+    assert!(next == Key::COUNT);
+    starts[LENGTHS] = next;
+    (keys, starts)
+};
+
+impl Key {
+    fn of(name: &str) -> Option<Key> {
+        static KEYS: [(&str, Key); Key::COUNT] = BY_LENGTH.0;
+        static STARTS: [usize; LENGTHS + 1] = BY_LENGTH.1;
+        let (start, end) = (STARTS.get(name.len())?, STARTS.get(name.len() + 1)?);
+        KEYS[*start..*end].iter().find(|(key, _)| *key == name).map(|(_, key)| *key)
+    }
 }
 
 /// The values of an object that some tool has a use for.

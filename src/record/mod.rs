@@ -182,7 +182,7 @@ impl Decoder {
             return Ok(Format::Packed);
         }
         // Nothing but digits: the format of most messages after the packed one.
-        if let Some(length) = kv::plain(message.payload) {
+        if let Some(length) = value::digits(message.payload) {
             to.take(kv::record(message, length).into(), None);
             return Ok(Format::Kv);
         }
