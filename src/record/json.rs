@@ -6,7 +6,7 @@ use std::fmt;
 
 use floodmark_dataflows::types::Pair;
 use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 use serde_json::value::RawValue;
 
@@ -21,11 +21,8 @@ macro_rules! keys {
         pub(super) enum Key { $($key,)* }
 
         impl Key {
-            const COUNT: usize = [$(Key::$key,)*].len();
-
-            fn of(name: &str) -> Option<Key> {
-                match name { $($name => Some(Key::$key),)* _ => None }
-            }
+            const ALL: [(&'static str, Key); Key::COUNT] = [$(($name, Key::$key),)*];
+            const COUNT: usize = [$($name,)*].len();
 
             /// The key as it is written.
             pub(super) fn name(self) -> &'static str {
@@ -96,6 +93,41 @@ keys! {
     Index = "index",
     // Kafka Connect.
     Payload = "payload",
+}
+
+/// Longer than every key.
+const LENGTHS: usize = 24;
+
+/// The keys in the order of their lengths, and where those of each length begin: most keys of a flow
+/// record are nobody's, and are to be told so at once.
+const BY_LENGTH: ([(&str, Key); Key::COUNT], [usize; LENGTHS + 1]) = {
+    let mut keys = Key::ALL;
+    let mut starts = [0; LENGTHS + 1];
+    let (mut next, mut length) = (0, 0);
+    while length < LENGTHS {
+        starts[length] = next;
+        let mut at = 0;
+        while at < Key::COUNT {
+            if Key::ALL[at].0.len() == length {
+                keys[next] = Key::ALL[at];
+                next += 1;
+            }
+            at += 1;
+        }
+        length += 1;
+    }
+    assert!(next == Key::COUNT);
+    starts[LENGTHS] = next;
+    (keys, starts)
+};
+
+impl Key {
+    fn of(name: &str) -> Option<Key> {
+        static KEYS: [(&str, Key); Key::COUNT] = BY_LENGTH.0;
+        static STARTS: [usize; LENGTHS + 1] = BY_LENGTH.1;
+        let (start, end) = (STARTS.get(name.len())?, STARTS.get(name.len() + 1)?);
+        KEYS[*start..*end].iter().find(|(key, _)| *key == name).map(|(_, key)| *key)
+    }
 }
 
 /// The values of an object that some tool has a use for.
@@ -194,7 +226,7 @@ impl Context<'_> {
         let mut rest = text;
         while !rest.is_empty() {
             let mut reader = serde_json::Deserializer::from_str(rest);
-            let value = Value { context: self, wrapping, elements: true, sink };
+            let value = Value { context: self, wrapping, elements: rest.starts_with('['), sink };
             let next = match value.deserialize(&mut reader) {
                 Ok(()) => match reader.end() {
                     Ok(()) => return,
@@ -278,7 +310,7 @@ fn line_after(text: &str, place: usize) -> Option<usize> {
 struct Value<'c, 's, 't, T> {
     context: &'c Context<'c>,
     wrapping: Wrapping,
-    /// Whether an array is taken element by element.
+    /// Whether this is an array, to be taken element by element.
     elements: bool,
     sink: &'s mut Sink<'t, T>,
 }
@@ -287,25 +319,17 @@ impl<'de, T: Take> DeserializeSeed<'de> for Value<'_, '_, '_, T> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
-        if !T::SOURCES {
+        if self.elements || !T::SOURCES {
             return reader.deserialize_any(self);
         }
         // Once to its end, to have it as a text; then what it says.
         let raw = <&RawValue>::deserialize(reader)?.get();
-        if raw.starts_with('[') && self.elements {
-            let Value { sink, context, wrapping, .. } = self;
-            let array = Value { context, wrapping, elements: true, sink: &mut *sink };
-            if serde_json::Deserializer::from_str(raw).deserialize_seq(array).is_err() {
-                sink.untold(Reason::Json);
-            }
-        } else if raw.starts_with('{') {
-            match cut_object(raw) {
-                Some(object) => self.context.object(&object, Some(raw), self.wrapping, self.sink),
-                None => self.sink.untold(Reason::Json),
-            }
-        } else {
+        if !raw.starts_with('{') {
             self.sink.untold(Reason::UnknownFormat);
+            return Ok(());
         }
+        let object = cut_object(raw).ok_or_else(|| Error::custom("a key with half a character"))?;
+        self.context.object(&object, Some(raw), self.wrapping, self.sink);
         Ok(())
     }
 }

@@ -8,17 +8,6 @@ use floodmark_dataflows::types::Pair;
 use super::value::{self, BLANKS};
 use super::{Context, Message, Read, Reason, Record};
 
-/// The length in a value of digits alone; `None` if it is anything else.
-pub(super) fn plain(payload: &[u8]) -> Option<u64> {
-    // Nineteen digits fit into 64 bits.
-    if payload.is_empty() || payload.len() > 19 {
-        return None;
-    }
-    payload
-        .iter()
-        .try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0')))
-}
-
 /// The record of a message with this length.
 pub(super) fn record(message: &Message<'_>, length: u64) -> Result<Record, Reason> {
     let key = message.key.ok_or(Reason::MissingField { field: "key" })?;

@@ -76,8 +76,20 @@ pub(super) fn pair(source: IpAddr, destination: IpAddr, mapped: bool) -> Result<
 /// The whole number of a field.
 pub(super) fn number(raw: &str, field: &'static str) -> Result<u64, Reason> {
     const BAD: fn(&'static str) -> Reason = |field| Reason::BadNumber { field };
+    if let Some(number) = digits(raw.as_bytes()) {
+        return Ok(number);
+    }
     let content = scalar(raw).ok_or(BAD(field))?;
     Decimal::parse(&content).and_then(Decimal::whole).ok_or(BAD(field))?
+}
+
+/// The number in a text of digits alone that surely fits into 64 bits; `None` for anything else.
+pub(super) fn digits(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || text.len() > 19 {
+        return None;
+    }
+    text.iter()
+        .try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0')))
 }
 
 /// A decimal number as it is written, exactly: `mantissa * 10^exponent`.
@@ -194,7 +206,12 @@ impl Unit {
 
 /// A moment in nanoseconds since 1970, from a number in this unit or from a date and time.
 pub(super) fn moment(text: &str, unit: Unit, zone: &TimeZone) -> Option<i128> {
-    match Decimal::parse(text) {
+    let number = match text.as_bytes() {
+        // Surely no number, and most likely a date.
+        [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b'-', ..] => None,
+        _ => Decimal::parse(text),
+    };
+    match number {
         Some(number) => number.nanos(unit),
         None => date_time(text, zone),
     }
@@ -294,6 +311,7 @@ mod tests {
             ("-0.5", Unit::Seconds, -SECOND / 2),
             ("-0.5", Unit::Nanoseconds, -1),
             ("5e-99999999999", Unit::Seconds, 0),
+            ("1.5e-3", Unit::Seconds, 1_500_000),
             ("2023-11-14 22:13:20.5", Unit::Nanoseconds, 1_700_000_000 * SECOND + SECOND / 2),
             ("2023-11-14T23:13:20+01:00", Unit::Seconds, 1_700_000_000 * SECOND),
         ] {
