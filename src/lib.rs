@@ -10,6 +10,7 @@
 //! - [`replay`]: that input, cut into ticks.
 //! - [`driver`]: one loop per worker: input to the computation, answers from it.
 //! - [`cluster`]: workers and processes, and how they find each other.
+//! - [`kafka`]: Apache Kafka: addresses, options, topics, messages out.
 //! - [`output`]: what is said, as JSON, as a table, as CSV.
 //! - [`generate`]: a workload of any size.
 //! - [`cli`]: the commands.
@@ -20,6 +21,7 @@ pub mod cluster;
 pub mod driver;
 pub mod error;
 pub mod generate;
+pub mod kafka;
 pub mod limits;
 pub mod merge;
 pub mod output;

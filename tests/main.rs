@@ -5,4 +5,5 @@ mod common;
 mod generated;
 mod goldens;
 mod hostile;
+mod kafka;
 mod replay;

@@ -1,5 +1,7 @@
 //! What several tests need: captures to read, and sums to compare.
 
+pub(crate) mod broker;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;

@@ -1,0 +1,116 @@
+//! What goes wrong with Kafka, as far as no retry mends it.
+
+use std::time::Duration;
+
+use crate::error::{Exit, Failure};
+use crate::limits::quote::Quoted;
+
+/// Why something with Kafka can't go on. What librdkafka retries by itself is none of these.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No broker answered in time.
+    #[error(
+        "no broker of {brokers} was reached in {} s: {reason} (is it running, and is the address \
+         right?)",
+        waited.as_secs()
+    )]
+    Unreachable {
+        /// The brokers that were asked.
+        brokers: String,
+        /// How long.
+        waited: Duration,
+        /// What librdkafka said last.
+        reason: String,
+    },
+    /// A broker was reached, and refused the credentials, or its own were refused.
+    #[error(
+        "{brokers} can't be used with these credentials: {reason} (see -X security.protocol, \
+         sasl.* and ssl.*)"
+    )]
+    Refused {
+        /// The brokers that were asked.
+        brokers: String,
+        /// What librdkafka said.
+        reason: String,
+    },
+    /// This user may not do that.
+    #[error("{doing} is not allowed to this user (grant it with kafka-acls, or use another user)")]
+    Forbidden {
+        /// What was tried.
+        doing: String,
+    },
+    /// There is no such topic.
+    #[error(
+        "there is no topic {} at {brokers} (check the name, or let --create-topic create it)",
+        Quoted(topic)
+    )]
+    UnknownTopic {
+        /// The name of the topic.
+        topic: String,
+        /// The brokers that were asked.
+        brokers: String,
+    },
+    /// An option for librdkafka is wrong.
+    #[error("{0}")]
+    Option(String),
+    /// librdkafka takes each option, but not all of them together, or it can't read a file.
+    #[error("the Kafka client can't be set up: {0}")]
+    Client(String),
+    /// A topic is not what the records need.
+    #[error("{0}")]
+    Unfit(String),
+    /// A message is larger than what is taken.
+    #[error(
+        "a message of {bytes} bytes is too large for topic {} (raise its max.message.bytes, and \
+         -X message.max.bytes)",
+        Quoted(topic)
+    )]
+    TooLarge {
+        /// The name of the topic.
+        topic: String,
+        /// Key and value.
+        bytes: usize,
+    },
+    /// The broker refused something for a reason of its own.
+    #[error("{doing} failed: {reason}")]
+    Failed {
+        /// What was tried.
+        doing: String,
+        /// What the broker said.
+        reason: String,
+    },
+    /// It was given up before all was delivered.
+    #[error("{messages} messages to topic {} were not delivered: {reason}", Quoted(topic))]
+    Undelivered {
+        /// The name of the topic.
+        topic: String,
+        /// How many.
+        messages: u64,
+        /// Why, as far as is known.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The code that a command ends with. Credentials and rights are configuration; a service that
+    /// refuses them has been reached.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Error::Unreachable { .. } | Error::Undelivered { .. } => Exit::Unavailable,
+            Error::Refused { .. }
+            | Error::Forbidden { .. }
+            | Error::UnknownTopic { .. }
+            | Error::Client(_)
+            | Error::TooLarge { .. }
+            | Error::Unfit(_) => Exit::BadConfig,
+            Error::Option(_) => Exit::Usage,
+            Error::Failed { .. } => Exit::Failed,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::new(error.exit(), error)
+    }
+}

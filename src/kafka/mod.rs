@@ -1,0 +1,23 @@
+//! Apache Kafka: where topics are, how a client is set up, sending, and what topics must be like.
+//!
+//! - [`Address`]: brokers and topic, as `kafka://host:9092,host2/topic`.
+//! - [`ClientOptions`]: what users pass on to librdkafka, and what they may not.
+//! - [`Context`]: what librdkafka says: into the log, and into "reachable or not".
+//! - [`Producer`]: sends messages, each once, and says what became of them.
+//! - [`topics`]: topics made, described, and held against the records that are to be sent.
+//!
+//! Of failures there are two kinds: those that librdkafka retries by itself, for ever, such as a broker
+//! that is down; and those that no retry mends, which stop the command and are an [`Error`].
+
+mod address;
+mod context;
+mod error;
+mod options;
+mod producer;
+pub mod topics;
+
+pub use address::{Address, AddressError, SCHEME};
+pub use context::Context;
+pub use error::Error;
+pub use options::{ClientOptions, client_config};
+pub use producer::{Counts, Outgoing, Producer, Sent, Tuning};

@@ -1,0 +1,4 @@
+//! Topics, and messages sent to them.
+
+mod mock;
+mod real;
