@@ -6,7 +6,7 @@ use std::fmt;
 
 use floodmark_dataflows::types::Pair;
 use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 use serde_json::value::RawValue;
 
@@ -194,7 +194,7 @@ impl Context<'_> {
         let mut rest = text;
         while !rest.is_empty() {
             let mut reader = serde_json::Deserializer::from_str(rest);
-            let value = Value { context: self, wrapping, elements: true, sink };
+            let value = Value { context: self, wrapping, elements: rest.starts_with('['), sink };
             let next = match value.deserialize(&mut reader) {
                 Ok(()) => match reader.end() {
                     Ok(()) => return,
@@ -278,7 +278,7 @@ fn line_after(text: &str, place: usize) -> Option<usize> {
 struct Value<'c, 's, 't, T> {
     context: &'c Context<'c>,
     wrapping: Wrapping,
-    /// Whether an array is taken element by element.
+    /// Whether this is an array, to be taken element by element.
     elements: bool,
     sink: &'s mut Sink<'t, T>,
 }
@@ -287,25 +287,17 @@ impl<'de, T: Take> DeserializeSeed<'de> for Value<'_, '_, '_, T> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
-        if !T::SOURCES {
+        if self.elements || !T::SOURCES {
             return reader.deserialize_any(self);
         }
         // Once to its end, to have it as a text; then what it says.
         let raw = <&RawValue>::deserialize(reader)?.get();
-        if raw.starts_with('[') && self.elements {
-            let Value { sink, context, wrapping, .. } = self;
-            let array = Value { context, wrapping, elements: true, sink: &mut *sink };
-            if serde_json::Deserializer::from_str(raw).deserialize_seq(array).is_err() {
-                sink.untold(Reason::Json);
-            }
-        } else if raw.starts_with('{') {
-            match cut_object(raw) {
-                Some(object) => self.context.object(&object, Some(raw), self.wrapping, self.sink),
-                None => self.sink.untold(Reason::Json),
-            }
-        } else {
+        if !raw.starts_with('{') {
             self.sink.untold(Reason::UnknownFormat);
+            return Ok(());
         }
+        let object = cut_object(raw).ok_or_else(|| Error::custom("a key with half a character"))?;
+        self.context.object(&object, Some(raw), self.wrapping, self.sink);
         Ok(())
     }
 }

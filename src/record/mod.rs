@@ -23,6 +23,8 @@ mod reason;
 mod tshark;
 mod value;
 
+use std::borrow::Cow;
+
 use floodmark_dataflows::types::{Pair, Volume};
 use jiff::tz::TimeZone;
 
@@ -184,11 +186,15 @@ impl Decoder {
             to.take(kv::record(message, length).into(), None);
             return Ok(Format::Kv);
         }
-        let text = str::from_utf8(message.payload).map_err(|_| Reason::NotUtf8)?;
+        // tshark writes names as they came over the wire. No record needs what is replaced here.
+        let text = String::from_utf8_lossy(message.payload);
         let context = Context { zone: &self.options.input_timezone, message };
         let mut sink = Sink { to, format: None, held: None };
-        context.text(text, Wrapping::Open, &mut sink);
-        sink.finish()
+        context.text(&text, Wrapping::Open, &mut sink);
+        sink.finish().map_err(|reason| match text {
+            Cow::Borrowed(_) => reason,
+            Cow::Owned(_) => Reason::NotUtf8,
+        })
     }
 }
 

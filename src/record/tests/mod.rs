@@ -1,6 +1,9 @@
 //! Messages of every format, each with exactly what is to be read from it.
 
 mod flows;
+mod hostile;
+mod packets;
+mod projections;
 
 use super::*;
 
