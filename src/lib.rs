@@ -5,6 +5,7 @@
 //!
 //! - [`capture`]: captures in, packets out.
 //! - [`record`]: messages of a topic in any format in, records out, and back.
+//! - [`aggregate`]: packets folded per pair and bucket of time.
 //! - [`limits`]: rows of limits in, versions out.
 //! - [`merge`]: several captures as one input, by time.
 //! - [`replay`]: that input, cut into ticks.
@@ -15,6 +16,7 @@
 //! - [`generate`]: a workload of any size.
 //! - [`cli`]: the commands.
 
+pub mod aggregate;
 pub mod capture;
 pub mod cli;
 pub mod cluster;
