@@ -6,6 +6,7 @@
 //! - [`capture`]: captures in, packets out.
 //! - [`record`]: messages of a topic in any format in, records out, and back.
 //! - [`aggregate`]: packets folded per pair and bucket of time.
+//! - [`sniffer`]: from an interface or captures to a topic.
 //! - [`limits`]: rows of limits in, versions out.
 //! - [`merge`]: several captures as one input, by time.
 //! - [`replay`]: that input, cut into ticks.
@@ -29,4 +30,5 @@ pub mod merge;
 pub mod output;
 pub mod record;
 pub mod replay;
+pub mod sniffer;
 pub mod terminal;

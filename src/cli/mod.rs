@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::Outcome;
 
+pub mod capture;
 pub mod demo;
 pub mod generate;
 pub mod grid;
@@ -26,6 +27,8 @@ pub struct Cli {
 enum Command {
     /// Judge captures by limits, on their own clock
     Replay(Box<replay::Args>),
+    /// Send the traffic of an interface, or of captures, to a topic of Kafka
+    Capture(Box<capture::Args>),
     /// Check limits without traffic
     Limits(limits::Args),
     Generate(generate::Args),
@@ -37,6 +40,7 @@ enum Command {
 pub fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Replay(args) => replay::run(args),
+        Command::Capture(args) => capture::run(args),
         Command::Limits(args) => limits::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Demo(args) => demo::run(args),
