@@ -5,6 +5,8 @@
 //!
 //! - [`capture`]: captures in, packets out.
 //! - [`record`]: messages of a topic in any format in, records out, and back.
+//! - [`aggregate`]: packets folded per pair and bucket of time.
+//! - [`sniffer`]: from an interface or captures to a topic.
 //! - [`limits`]: rows of limits in, versions out.
 //! - [`merge`]: several captures as one input, by time.
 //! - [`replay`]: that input, cut into ticks.
@@ -17,6 +19,7 @@
 //! - [`generate`]: a workload of any size.
 //! - [`cli`]: the commands.
 
+pub mod aggregate;
 pub mod capture;
 pub mod cli;
 pub mod cluster;
@@ -32,4 +35,5 @@ pub mod merge;
 pub mod output;
 pub mod record;
 pub mod replay;
+pub mod sniffer;
 pub mod terminal;

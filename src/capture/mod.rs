@@ -5,6 +5,7 @@
 //! - `pcap`, `pcapng`: from that buffer to frames, without I/O.
 //! - `time`: from what a container says to [`EventTime`].
 //! - `decode`: from the bytes of a frame to its pair and length, without I/O.
+//! - [`live`]: frames of a network interface, as they pass.
 //! - `tally`: what was read, and why frames were not counted.
 //! - `error`: why reading stopped.
 //!
@@ -15,6 +16,7 @@
 mod decode;
 mod error;
 mod input;
+pub mod live;
 mod pcap;
 mod pcapng;
 mod reader;

@@ -215,7 +215,12 @@ fn begin(bytes: &[u8]) -> Begin {
 
 /// The rules of what counts, in their order.
 #[inline]
-fn judge(timing: Timing, link: LinkType, bytes: &[u8], wire: u32) -> Result<Packet, Uncounted> {
+pub(super) fn judge(
+    timing: Timing,
+    link: LinkType,
+    bytes: &[u8],
+    wire: u32,
+) -> Result<Packet, Uncounted> {
     let time = match timing {
         Timing::At(time) => time,
         Timing::None => return Err(Uncounted::NoTimestamp),

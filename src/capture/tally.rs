@@ -95,6 +95,14 @@ impl Tally {
         self.uncounted.get(kind as usize).copied().unwrap_or(0)
     }
 
+    /// How many frames were not counted, by reason, for people.
+    pub fn uncounted_texts(&self) -> impl Iterator<Item = String> + '_ {
+        let counts = Uncounted::ALL.into_iter().map(|kind| (kind, self.uncounted(kind)));
+        counts
+            .filter(|(_, count)| *count > 0)
+            .map(|(kind, count)| format!("{count} {}", kind.text()))
+    }
+
     /// The frames of link types that are not supported, by number.
     pub fn link_types(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
         self.link_types.iter().map(|(number, frames)| (*number, *frames))

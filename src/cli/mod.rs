@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::Outcome;
 
+pub mod capture;
 pub mod demo;
 pub mod generate;
 pub mod grid;
@@ -30,6 +31,8 @@ enum Command {
     Replay(Box<replay::Args>),
     /// Judge a topic by limits, as records come and as limits change
     Run(Box<run::Args>),
+    /// Send the traffic of an interface, or of captures, to a topic of Kafka
+    Capture(Box<capture::Args>),
     /// Check limits without traffic
     Limits(limits::Args),
     Generate(generate::Args),
@@ -42,6 +45,7 @@ pub fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Replay(args) => replay::run(args),
         Command::Run(args) => run::run(args),
+        Command::Capture(args) => capture::run(args),
         Command::Limits(args) => limits::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Demo(args) => demo::run(args),

@@ -12,7 +12,7 @@ use floodmark_dataflows::types::Version;
 
 use super::judging::Judging;
 use super::limits::contents;
-use crate::capture::{Tally, Uncounted};
+use crate::capture::Tally;
 use crate::cluster::watchdog::{self, Watch};
 use crate::cluster::{self, Cluster, Restart};
 use crate::computation::{self, Computation, Outcome as TickOutcome};
@@ -253,11 +253,7 @@ fn say_counts(messages: &Messages, end: &End) {
     let packets = tally.packets.saturating_sub(without_window.packets.unsigned_abs());
     let bytes = tally.bytes.saturating_sub(without_window.bytes.unsigned_abs());
     let mut line = format!("counted {packets} of {} frames, {bytes} bytes", tally.frames);
-    let mut not_counted: Vec<String> = Uncounted::ALL
-        .into_iter()
-        .filter(|kind| tally.uncounted(*kind) > 0)
-        .map(|kind| format!("{} {}", tally.uncounted(kind), kind.text()))
-        .collect();
+    let mut not_counted: Vec<String> = tally.uncounted_texts().collect();
     if without_window.packets > 0 {
         not_counted.push(format!("{} in no window", without_window.packets));
     }

@@ -81,6 +81,33 @@ pub fn zone(text: &str) -> Result<TimeZone, String> {
     }
 }
 
+/// Reads a size such as `32MiB`, `1GB` or `512k`, in bytes; a bare number is bytes.
+pub fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 12] = [
+        ("", 1),
+        ("b", 1),
+        ("k", 1000),
+        ("kb", 1000),
+        ("m", 1_000_000),
+        ("mb", 1_000_000),
+        ("g", 1_000_000_000),
+        ("gb", 1_000_000_000),
+        ("kib", 1 << 10),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+        ("tib", 1 << 40),
+    ];
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let unit = text.strip_prefix(digits).unwrap_or_default().trim().to_ascii_lowercase();
+    let unit = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, bytes)| *bytes);
+    digits
+        .parse::<u64>()
+        .ok()
+        .zip(unit)
+        .and_then(|(number, unit)| number.checked_mul(unit))
+        .ok_or_else(|| format!("\"{text}\" is not a size (write it like 32MiB, 1GB or 65536)"))
+}
+
 /// Reads a network, as in limits.
 pub fn network(text: &str) -> Result<Prefix, String> {
     prefix::parse(text).map_err(|error| error.to_string())
@@ -131,6 +158,23 @@ mod tests {
         }
         assert!(secs("500ms").is_err());
         assert!(positive_millis("0s").is_err());
+    }
+
+    #[test]
+    fn sizes_have_units_or_are_bytes() {
+        for (text, bytes) in [
+            ("65536", 65_536),
+            ("0", 0),
+            ("32MiB", 32 << 20),
+            ("1 GB", 1_000_000_000),
+            ("512k", 512_000),
+            ("2gib", 2 << 30),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "MiB", "-1", "1.5MB", "1 MiBB", "99999999999GiB", "1é"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -10,13 +10,13 @@ use super::pcap::{Packet, header, packet};
 use super::run::{Place, STUCK_AFTER};
 
 /// The writing end of a named pipe that the program reads.
-pub(super) struct Feed {
+pub(crate) struct Feed {
     pipe: File,
 }
 
 impl Feed {
     /// Opens it, once the program has, and begins a capture.
-    pub(super) fn open(path: &Path) -> Self {
+    pub(crate) fn open(path: &Path) -> Self {
         let (opened, wait) = channel();
         let name: PathBuf = path.to_owned();
         std::thread::spawn(move || opened.send(File::options().write(true).open(name)));
@@ -26,11 +26,11 @@ impl Feed {
         feed
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.pipe.write_all(bytes).expect("the program reads the pipe");
     }
 
-    pub(super) fn packet(&mut self, packet: Packet) {
+    pub(crate) fn packet(&mut self, packet: Packet) {
         self.write(&packet.record());
     }
 }

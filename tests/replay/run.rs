@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -60,7 +60,9 @@ impl Place {
     pub(crate) fn floodmark(&self, words: &str) -> Run<'_> {
         let arguments = words.split_whitespace().map(OsString::from).collect();
         let environment = Vec::new();
-        Run { place: self, arguments, environment, stdin: Stdin::Null, stdout: Stdout::Piped }
+        let under = Vec::new();
+        let (stdin, stdout) = (Stdin::Null, Stdout::Piped);
+        Run { place: self, under, arguments, environment, stdin, stdout }
     }
 }
 
@@ -80,6 +82,8 @@ enum Stdout {
 /// A run that has not begun.
 pub(crate) struct Run<'a> {
     place: &'a Place,
+    /// Commands that run it, such as `setpriv` with its options.
+    under: Vec<OsString>,
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, &'static str)>,
     stdin: Stdin,
@@ -90,6 +94,12 @@ impl Run<'_> {
     /// Adds an argument, blanks and all.
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// Runs it by another program, which must become it: `ip netns exec`, `setpriv`.
+    pub(crate) fn under(mut self, words: &str) -> Self {
+        self.under = words.split_whitespace().map(OsString::from).collect();
         self
     }
 
@@ -126,8 +136,12 @@ impl Run<'_> {
         let number = RUNS.fetch_add(1, Ordering::Relaxed);
         let temporary = self.place.path(&format!("tmp-{number}"));
         fs::create_dir_all(&temporary).expect("a directory for temporary files");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_floodmark"));
+        let program = OsStr::new(env!("CARGO_BIN_EXE_floodmark"));
+        let words: Vec<&OsStr> =
+            self.under.iter().map(OsString::as_os_str).chain([program]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .args(&self.arguments)
             .current_dir(self.place.directory.path())
             // No option comes from the environment of the tests.
@@ -161,12 +175,17 @@ impl Run<'_> {
             std::thread::spawn(move || drop(stdin.write_all(&bytes)));
         }
         let stdout = child.stdout.take();
-        let mut stderr = child.stderr.take().expect("standard error is piped");
+        let stderr = child.stderr.take().expect("standard error is piped");
+        let (say, said) = channel();
         // Followers hold it too: it ends when the last of them has.
         let stderr = std::thread::spawn(move || {
-            let mut all = Vec::new();
-            stderr.read_to_end(&mut all).expect("reading standard error");
-            String::from_utf8(all).expect("messages are UTF-8")
+            let mut all = String::new();
+            for line in BufReader::new(stderr).lines() {
+                let line = line.expect("messages are UTF-8") + "\n";
+                all += &line;
+                let _ = say.send(line);
+            }
+            all
         });
         Live {
             shown,
@@ -176,6 +195,7 @@ impl Run<'_> {
             stdout: stdout.map(BufReader::new),
             lines: String::new(),
             stderr: Some(stderr),
+            said,
             orphans: Vec::new(),
         }
     }
@@ -241,6 +261,8 @@ pub(crate) struct Live {
     /// Read so far.
     lines: String,
     stderr: Option<JoinHandle<String>>,
+    /// The same, line by line as it comes.
+    said: Receiver<String>,
     /// Processes that were there after the first one's end.
     orphans: Vec<String>,
 }
@@ -256,6 +278,16 @@ impl Live {
         }
         self.lines += &line;
         line
+    }
+
+    /// Waits until it has said a line with this part on standard error.
+    pub(crate) fn wait_for(&mut self, part: &str) -> String {
+        while let Ok(line) = self.said.recv() {
+            if line.contains(part) {
+                return line;
+            }
+        }
+        self.end().fail(&format!("it ended before it said: {part}"))
     }
 
     /// Reads no more of standard output.

@@ -1,0 +1,369 @@
+//! The threads that bring records in: one watches an interface and never waits for anything but
+//! packets, one reads captures as fast as they are wanted.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use floodmark_dataflows::types::Volume;
+
+use super::fold::Folding;
+use super::pace::{Clock, Pace};
+use super::queue::{Entrance, Exit, Refused, queue};
+use crate::capture::live::{BLOCK_MS, Drops, Live, LiveError};
+use crate::capture::{Packet, Tally};
+use crate::limits::date::format_ms;
+use crate::merge::Merge;
+use crate::record::Record;
+use crate::terminal::{Interrupt, Messages};
+
+/// Records that go into the queue together.
+pub const BATCH: usize = 4096;
+
+/// How often to look whether to stop.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How often drops are said, if there were more.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// Records for which there was no room in the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// How many.
+    pub records: u64,
+    /// Their sum.
+    pub volume: Volume,
+}
+
+/// What there is to say when no more comes in.
+#[derive(Debug, Default)]
+pub struct End {
+    /// What was seen, and what of it was not counted.
+    pub tally: Tally,
+    /// Of an interface, what was not seen.
+    pub drops: Drops,
+    /// Of an interface, what was counted and dropped.
+    pub lost: Lost,
+    /// Whether a capture was damaged.
+    pub damaged: bool,
+    /// Whether the user ended it.
+    pub interrupted: bool,
+    /// Why the interface can't be read any more.
+    pub error: Option<LiveError>,
+}
+
+/// Where records come from, from another thread.
+pub struct Source {
+    /// The records.
+    pub records: Exit,
+    /// The end, sent before the records end.
+    pub end: Receiver<End>,
+}
+
+/// What a live capture reads; tests have one of their own.
+pub trait Wire: Send + 'static {
+    /// Waits for frames, at most so long.
+    fn wait(&mut self, at_most: Duration) -> Result<(), LiveError>;
+    /// Hands over packets, and says how many frames there were.
+    fn read(&mut self, each: &mut impl FnMut(&Packet)) -> Result<usize, LiveError>;
+    /// What was seen so far.
+    fn tally(&self) -> &Tally;
+    /// What was not seen so far.
+    fn drops(&mut self) -> Result<Drops, LiveError>;
+}
+
+impl Wire for Live {
+    fn wait(&mut self, at_most: Duration) -> Result<(), LiveError> {
+        Live::wait(self, at_most)
+    }
+
+    fn read(&mut self, each: &mut impl FnMut(&Packet)) -> Result<usize, LiveError> {
+        Live::read(self, each)
+    }
+
+    fn tally(&self) -> &Tally {
+        Live::tally(self)
+    }
+
+    fn drops(&mut self) -> Result<Drops, LiveError> {
+        Live::drops(self)
+    }
+}
+
+/// How a live capture is brought in.
+pub struct Watch<C> {
+    /// Folds before the queue: what waits there during an outage is as little as possible.
+    pub folding: Folding,
+    /// How many records may wait.
+    pub room: usize,
+    /// Its clock.
+    pub clock: C,
+    /// When to end by itself, after so much time.
+    pub duration: Option<Duration>,
+    /// Ends it.
+    pub interrupt: Interrupt,
+    /// Where drops are said.
+    pub messages: Messages,
+}
+
+/// Watches an interface on a thread of its own.
+pub fn watch<C: Clock + Send + 'static>(
+    wire: impl Wire,
+    watch: Watch<C>,
+) -> std::io::Result<Source> {
+    let Watch { folding, room, clock, duration, interrupt, messages } = watch;
+    let (entrance, records) = queue(room);
+    let (send, end) = channel();
+    let until = duration.map(|duration| clock.now().saturating_add(duration));
+    let (out, lost, said) = (Vec::new(), Lost::default(), (Drops::default(), Lost::default()));
+    let watcher =
+        Watcher { wire, folding, entrance, clock, until, interrupt, messages, out, lost, said };
+    std::thread::Builder::new().name("capture".into()).spawn(move || watcher.run(&send))?;
+    Ok(Source { records, end })
+}
+
+struct Watcher<W, C> {
+    wire: W,
+    folding: Folding,
+    entrance: Entrance,
+    clock: C,
+    until: Option<Duration>,
+    interrupt: Interrupt,
+    messages: Messages,
+    /// Ready for the queue.
+    out: Vec<Record>,
+    lost: Lost,
+    /// What was said last.
+    said: (Drops, Lost),
+}
+
+/// Nobody takes records any more.
+struct Unwanted;
+
+/// How long after it was asked to stop a capture goes on at most to take what had come before. It has
+/// nothing to take long before, unless it is far behind.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+impl<W: Wire, C: Clock> Watcher<W, C> {
+    fn run(mut self, end: &Sender<End>) {
+        let error = match self.watch() {
+            Ok(()) => None,
+            Err(error) => Some(error),
+        };
+        self.folding.end(&mut self.out);
+        let _ = self.hand_over();
+        let drops = self.wire.drops().unwrap_or(self.said.0);
+        let _ = end.send(End {
+            tally: self.wire.tally().clone(),
+            drops,
+            lost: self.lost,
+            damaged: false,
+            interrupted: self.interrupt.pressed(),
+            error,
+        });
+    }
+
+    fn watch(&mut self) -> Result<(), LiveError> {
+        let mut report_at = self.clock.now() + REPORT;
+        // When it was asked to stop: by the clock, and as packets have it.
+        let mut stop: Option<(Duration, u64)> = None;
+        loop {
+            self.wire.wait(LOOK)?;
+            let (folding, out, mut latest_ms) = (&mut self.folding, &mut self.out, 0);
+            let frames = self.wire.read(&mut |packet| {
+                latest_ms = packet.time.ms;
+                folding.add(record(packet), out);
+            })?;
+            let now = self.clock.now();
+            self.folding.settle(now, &mut self.out);
+            if self.hand_over().is_err() {
+                return Ok(());
+            }
+            if now >= report_at {
+                report_at = now + REPORT;
+                let drops = self.wire.drops()?;
+                self.report(drops);
+            }
+            match stop {
+                None => {
+                    let over = self.until.is_some_and(|until| now >= until);
+                    if over || self.interrupt.pressed() {
+                        stop = Some((now, wall_ms()));
+                    }
+                }
+                // The kernel keeps what came before for the length of a block.
+                Some((since, wall_ms)) => {
+                    let block = Duration::from_millis(2 * u64::from(BLOCK_MS));
+                    let idle = frames == 0 && now >= since + block;
+                    if idle || latest_ms > wall_ms || now >= since + DRAIN_MAX {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts into the queue what is ready. What has no room is counted and dropped: packets don't wait.
+    fn hand_over(&mut self) -> Result<(), Unwanted> {
+        for batch in self.out.chunks(BATCH) {
+            match self.entrance.offer(batch.to_vec()) {
+                Ok(()) => {}
+                Err(Refused::Unwanted) => return Err(Unwanted),
+                Err(Refused::Full) => {
+                    self.lost.records += batch.len() as u64;
+                    for record in batch {
+                        let (sum, more) = (&mut self.lost.volume, record.volume);
+                        sum.bytes = sum.bytes.saturating_add(more.bytes);
+                        sum.packets = sum.packets.saturating_add(more.packets);
+                    }
+                }
+            }
+        }
+        self.out.clear();
+        Ok(())
+    }
+
+    fn report(&mut self, drops: Drops) {
+        if self.said != (drops, self.lost) {
+            self.said = (drops, self.lost);
+            self.messages.say(dropped(drops, &self.lost));
+        }
+    }
+}
+
+/// What was dropped, and what helps.
+pub fn dropped(drops: Drops, lost: &Lost) -> String {
+    let mut parts = Vec::new();
+    if drops.kernel > 0 {
+        parts.push(format!(
+            "{} frames by the kernel, whose buffer was full (a greater --buffer or a --filter helps)",
+            drops.kernel
+        ));
+    }
+    if drops.interface > 0 {
+        parts.push(format!("{} frames by the interface", drops.interface));
+    }
+    if lost.records > 0 {
+        let Volume { bytes, packets } = lost.volume;
+        parts.push(format!(
+            "{} records of {packets} packets and {bytes} bytes, as the queue to the output was full \
+             (a greater --queue or --aggregate helps)",
+            lost.records
+        ));
+    }
+    match parts.is_empty() {
+        true => "dropped nothing".to_owned(),
+        false => format!("dropped so far: {}", parts.join("; ")),
+    }
+}
+
+fn wall_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn record(packet: &Packet) -> Record {
+    let bytes = i64::try_from(packet.bytes).expect("a packet has fewer than 2^63 bytes");
+    Record { time_ms: packet.time.ms, pair: packet.pair, volume: Volume::new(bytes, 1) }
+}
+
+/// How captures are brought in.
+pub struct Reading<C> {
+    /// Waits between packets, if they are to be waited for.
+    pub pace: Option<Pace>,
+    /// Its clock.
+    pub clock: C,
+    /// Whether a packet must not wait for the one after it, which may be long in coming.
+    pub one_by_one: bool,
+    /// How many records may wait.
+    pub room: usize,
+    /// Ends it.
+    pub interrupt: Interrupt,
+    /// Where long gaps are said.
+    pub messages: Messages,
+}
+
+/// Reads captures on a thread of its own.
+pub fn read<C: Clock + Send + 'static>(
+    mut merge: Merge,
+    reading: Reading<C>,
+) -> std::io::Result<Source> {
+    let (entrance, records) = queue(reading.room);
+    let (send, end) = channel();
+    let mut reader = FileReader { reading, entrance, batch: Vec::new() };
+    std::thread::Builder::new().name("reader".into()).spawn(move || {
+        let _ = reader.take_all(&mut merge);
+        let interrupted = reader.reading.interrupt.pressed();
+        let (tally, damaged) = (merge.tally(), merge.damaged());
+        let _ = send.send(End { tally, damaged, interrupted, ..End::default() });
+    })?;
+    Ok(Source { records, end })
+}
+
+struct FileReader<C> {
+    reading: Reading<C>,
+    entrance: Entrance,
+    batch: Vec<Record>,
+}
+
+/// A wait that is worth a word.
+const LONG_WAIT: Duration = Duration::from_secs(60);
+
+impl<C: Clock> FileReader<C> {
+    /// Ends with the captures, when nobody takes packets any more, or when the user says so. A packet
+    /// that was read is never kept back.
+    fn take_all(&mut self, merge: &mut Merge) -> Result<(), Unwanted> {
+        let most = if self.reading.one_by_one { 1 } else { BATCH };
+        while let Some(packet) = merge.next() {
+            if !self.wait_for(&packet)? {
+                break;
+            }
+            self.batch.push(record(&packet));
+            if self.batch.len() >= most {
+                self.flush()?;
+                if self.reading.interrupt.pressed() {
+                    break;
+                }
+            }
+        }
+        self.flush()
+    }
+
+    /// Waits until a packet is due; false if it was interrupted before.
+    fn wait_for(&mut self, packet: &Packet) -> Result<bool, Unwanted> {
+        let Some(pace) = &mut self.reading.pace else { return Ok(true) };
+        let mut now = self.reading.clock.now();
+        let due = pace.due(packet.time, now);
+        if due <= now {
+            return Ok(true);
+        }
+        self.flush()?;
+        let wait = due - now;
+        if wait > LONG_WAIT {
+            let (time, secs) = (format_ms(packet.time.ms), wait.as_secs());
+            self.reading
+                .messages
+                .say(format!("the next packet is of {time}, which takes {secs} s at this speed"));
+        }
+        while now < due {
+            if self.reading.interrupt.pressed() {
+                return Ok(false);
+            }
+            self.reading.clock.pass(LOOK.min(due - now));
+            now = self.reading.clock.now();
+        }
+        Ok(true)
+    }
+
+    fn flush(&mut self) -> Result<(), Unwanted> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.batch.reserve(batch.len());
+        self.entrance.push(batch).map_err(|_| Unwanted)
+    }
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

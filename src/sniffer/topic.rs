@@ -1,0 +1,260 @@
+//! Records to a topic of Kafka.
+//!
+//! Packed messages have no key and go to any partition, but each partition gets its share: a reader
+//! waits for the slowest. Those of one record have the pair as their key, so that a pair is in one
+//! partition. A message's timestamp is the greatest event time in it, which the broker judges it by: so
+//! before a message leaves, the topic is held against the times in it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::outlet::{Format, Outlet, Sent};
+use crate::error::Failure;
+use crate::kafka::topics::{self, Plan, TopicConfig};
+use crate::kafka::{Address, ClientOptions, Outgoing, Producer, Sent as Taken, Tuning};
+use crate::output::WriteError;
+use crate::record::{Packer, Record, write_json, write_kv};
+
+/// How to send.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What messages are.
+    pub format: Format,
+    /// How long a record waits for others to fill a message.
+    pub linger: Duration,
+    /// The topic is made like this if it is not there.
+    pub create: Option<Plan>,
+}
+
+/// A message that found no room in the producer.
+struct Pending {
+    key: Option<Vec<u8>>,
+    payload: Vec<u8>,
+    timestamp_ms: i64,
+}
+
+/// The event times from which on, and up to which, the topic was found to fit.
+#[derive(Clone, Copy)]
+struct Times {
+    oldest_ms: u64,
+    newest_ms: u64,
+}
+
+/// A topic that records are sent to.
+pub struct Topic {
+    producer: Producer,
+    config: TopicConfig,
+    format: Format,
+    linger: Duration,
+    packer: Packer,
+    /// The times of what the packer holds.
+    packed: Option<Times>,
+    /// When the packer got its first record.
+    since: Option<Instant>,
+    pending: VecDeque<Pending>,
+    checked: Option<Times>,
+    sent: Sent,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Topic {
+    /// Reaches the brokers, and reads what the topic does with times.
+    pub fn open(
+        address: &Address,
+        client: &ClientOptions,
+        options: &Options,
+    ) -> Result<Self, Failure> {
+        if let Some(plan) = &options.create {
+            topics::create(address, client, plan)?;
+        }
+        let config = topics::describe(address, client)?;
+        if options.format == Format::Kv {
+            config.check_timestamps_kept()?;
+        }
+        let producer = Producer::open(address, client, Tuning::for_throughput())?;
+        Ok(Topic {
+            producer,
+            config,
+            format: options.format,
+            linger: options.linger,
+            packer: Packer::new(),
+            packed: None,
+            since: None,
+            pending: VecDeque::new(),
+            checked: None,
+            sent: Sent::default(),
+            key: Vec::new(),
+            value: Vec::new(),
+        })
+    }
+
+    /// Holds the topic against the times of a message.
+    fn check(&mut self, times: Times) -> Result<(), WriteError> {
+        let (mut oldest_ms, mut newest_ms) = (times.oldest_ms, times.newest_ms);
+        if let Some(checked) = self.checked {
+            if checked.oldest_ms <= oldest_ms && newest_ms <= checked.newest_ms {
+                return Ok(());
+            }
+            oldest_ms = oldest_ms.min(checked.oldest_ms);
+            newest_ms = newest_ms.max(checked.newest_ms);
+        }
+        // Of the times of this message only: what was sent before may have aged meanwhile.
+        topics::check_times(&self.config, times.oldest_ms, times.newest_ms, now_ms())
+            .map_err(WriteError::Failed)?;
+        self.checked = Some(Times { oldest_ms, newest_ms });
+        Ok(())
+    }
+
+    fn take_packed(&mut self, records: &[Record]) -> Result<(), WriteError> {
+        for record in records {
+            if self.packer.push(record).is_err() {
+                self.sent.unsendable += 1;
+                continue;
+            }
+            self.sent.count(record);
+            let time_ms = record.time_ms;
+            let times = Times { oldest_ms: time_ms, newest_ms: time_ms };
+            let packed = self.packed.get_or_insert(times);
+            packed.oldest_ms = packed.oldest_ms.min(time_ms);
+            packed.newest_ms = packed.newest_ms.max(time_ms);
+            self.since.get_or_insert_with(Instant::now);
+            if self.packer.is_full() {
+                self.close()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a message of what is packed.
+    fn close(&mut self) -> Result<(), WriteError> {
+        self.since = None;
+        if let Some(times) = self.packed.take() {
+            self.check(times)?;
+        }
+        let Some(packed) = self.packer.take() else { return Ok(()) };
+        let timestamp_ms = timestamp(packed.greatest_ms);
+        self.send(None, &packed.payload, timestamp_ms)
+    }
+
+    fn take_single(&mut self, records: &[Record]) -> Result<(), WriteError> {
+        let (mut key, mut value) = (std::mem::take(&mut self.key), std::mem::take(&mut self.value));
+        for record in records {
+            self.check(Times { oldest_ms: record.time_ms, newest_ms: record.time_ms })?;
+            key.clear();
+            value.clear();
+            match self.format {
+                Format::Kv => write_kv(record, &mut key, &mut value),
+                Format::Json | Format::Packed => write_json(record, &mut key, &mut value),
+            }
+            self.sent.count(record);
+            self.send(Some(&key), &value, timestamp(record.time_ms))?;
+        }
+        (self.key, self.value) = (key, value);
+        Ok(())
+    }
+
+    /// Hands a message to the producer, behind those that found no room.
+    fn send(
+        &mut self,
+        key: Option<&[u8]>,
+        payload: &[u8],
+        timestamp_ms: i64,
+    ) -> Result<(), WriteError> {
+        let message = Outgoing {
+            key,
+            payload: Some(payload),
+            timestamp_ms: Some(timestamp_ms),
+            partition: None,
+        };
+        if self.pending.is_empty()
+            && self.producer.send(&message).map_err(WriteError::Failed)? == Taken::Queued
+        {
+            return Ok(());
+        }
+        let (key, payload) = (key.map(<[u8]>::to_vec), payload.to_vec());
+        self.pending.push_back(Pending { key, payload, timestamp_ms });
+        Ok(())
+    }
+
+    fn send_pending(&mut self) -> Result<(), WriteError> {
+        while let Some(next) = self.pending.front() {
+            let message = Outgoing {
+                key: next.key.as_deref(),
+                payload: Some(&next.payload),
+                timestamp_ms: Some(next.timestamp_ms),
+                partition: None,
+            };
+            match self.producer.send(&message).map_err(WriteError::Failed)? {
+                Taken::Queued => drop(self.pending.pop_front()),
+                Taken::Full => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long to wait for room in the producer before looking again.
+const FULL_WAIT: Duration = Duration::from_millis(20);
+
+impl Outlet for Topic {
+    fn take(&mut self, records: &[Record]) -> Result<(), WriteError> {
+        match self.format {
+            Format::Packed => self.take_packed(records),
+            Format::Kv | Format::Json => self.take_single(records),
+        }
+    }
+
+    fn poll(&mut self) -> Result<(), WriteError> {
+        self.producer.poll();
+        if let Some(failure) = self.producer.failure() {
+            return Err(WriteError::Failed(failure));
+        }
+        if self.due().is_some_and(|due| Instant::now() >= due) {
+            self.close()?;
+        }
+        self.send_pending()
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.since.map(|since| since + self.linger)
+    }
+
+    fn is_full(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn unreachable_since(&self) -> Option<Instant> {
+        self.producer.unreachable_since()
+    }
+
+    fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
+        self.close()?;
+        loop {
+            self.poll()?;
+            if self.pending.is_empty() {
+                break;
+            }
+            if give_up() {
+                break;
+            }
+            std::thread::park_timeout(FULL_WAIT);
+        }
+        self.producer.finish(give_up).map_err(WriteError::Failed)
+    }
+
+    fn sent(&self) -> Sent {
+        let counts = self.producer.counts();
+        Sent { messages: counts.delivered, message_bytes: counts.delivered_bytes, ..self.sent }
+    }
+}
+
+/// As Kafka has it. Times that it has no numbers for are beyond every bound of a topic.
+fn timestamp(time_ms: u64) -> i64 {
+    i64::try_from(time_ms).unwrap_or(i64::MAX)
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,47 @@
+//! Input that keeps coming: what is known is sent, also when nothing more comes.
+
+use super::records;
+use crate::replay::pcap::packet;
+use crate::replay::pipes::Feed;
+use crate::replay::run::{Place, Whom};
+
+#[test]
+fn a_bucket_is_sent_when_its_time_has_passed_and_the_pipe_is_silent() {
+    for options in ["", "--aggregate off", "--aggregate 500ms --speed 10x"] {
+        let place = Place::new();
+        let pipe = place.fifo("pipe");
+        let mut run = place.floodmark(&format!("capture pipe --to - {options}")).start();
+        let mut feed = Feed::open(&pipe);
+        feed.packet(packet(1_900, "10.0.0.1", "10.0.0.2", 1200));
+        // The pipe stays open, and nothing more comes.
+        let first = records(&run.line());
+        assert_eq!((first.len(), first[0].time_ms), (1, 1_900), "{options}");
+        feed.packet(packet(1_950, "10.0.0.1", "10.0.0.2", 100));
+        drop(feed);
+        let done = run.finish().expect(0);
+        let all = records(&done.stdout);
+        assert_eq!(all.iter().map(|record| record.volume.bytes).collect::<Vec<_>>(), [1200, 100]);
+    }
+}
+
+#[test]
+fn an_interrupt_sends_what_came_before_it() {
+    for signal in ["INT", "TERM"] {
+        let place = Place::new();
+        let pipe = place.fifo("pipe");
+        // Its bucket is open for longer than the test may last.
+        let line = "capture pipe --to - --aggregate 5m";
+        let run = place.floodmark(line).start();
+        let mut feed = Feed::open(&pipe);
+        // More than a pipe holds: when all is written, some is read, and the key is listened for.
+        let record = packet(1_000, "10.0.0.1", "10.0.0.2", 1200).record();
+        let count = 200_000 / record.len();
+        feed.write(&record.repeat(count));
+        run.signal(signal, Whom::Parent);
+        let done = run.finish().expect(130);
+        drop(feed);
+        let sent: i64 = records(&done.stdout).iter().map(|record| record.volume.packets).sum();
+        assert!(sent > 0 && sent <= count as i64, "{sent} of {count}");
+        done.says(&[&format!("sent 1 records of {sent} packets")]);
+    }
+}

@@ -1,0 +1,206 @@
+//! A live capture between two network namespaces, joined by a pair of virtual Ethernet devices.
+//!
+//! Packets are sent from the namespace of the tests into one made for the test, where the program
+//! captures. It takes root to make one; without, these tests say that they were left out.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use floodmark_dataflows::types::Volume;
+use pcap::{Active, Capture};
+
+use super::{records, sums};
+use crate::replay::run::{Live, Place, Whom};
+
+/// Whether this is run by root.
+pub(super) fn root() -> bool {
+    let id = Command::new("id").arg("-u").output().expect("running id");
+    id.stdout.trim_ascii() == b"0"
+}
+
+/// A namespace with one end of a pair of devices in it; the other is here. Both go with it.
+struct Wire {
+    namespace: String,
+    here: String,
+    there: String,
+}
+
+impl Wire {
+    /// None, said, where namespaces can't be made.
+    fn new() -> Option<Self> {
+        static WIRES: AtomicUsize = AtomicUsize::new(0);
+        let number = WIRES.fetch_add(1, Ordering::Relaxed);
+        // The name of a device has at most 15 letters.
+        let name = format!("fm{}x{number}", std::process::id());
+        let (here, there) = (format!("{name}a"), format!("{name}b"));
+        let made = Command::new("ip").args(["netns", "add", &name]).output();
+        if !(root() && made.is_ok_and(|made| made.status.success())) {
+            println!("left out: no network namespace can be made here (it takes root)");
+            return None;
+        }
+        let wire = Wire { namespace: name, here, there };
+        let Wire { namespace, here, there } = &wire;
+        wire.ip(&format!("link add {here} type veth peer name {there} netns {namespace}"));
+        // No packets but those of the test.
+        wire.ip(&format!("link set {here} addrgenmode none"));
+        wire.ip(&format!("link set {here} up"));
+        wire.ip(&format!("-n {namespace} link set {there} addrgenmode none"));
+        wire.ip(&format!("-n {namespace} link set {there} up"));
+        Some(wire)
+    }
+
+    fn ip(&self, words: &str) {
+        let done = Command::new("ip").args(words.split_whitespace()).output().expect("running ip");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "ip {words}: {said}");
+    }
+
+    /// Starts a capture at the other end, and waits until it has begun.
+    fn capture(&self, place: &Place, options: &str) -> Live {
+        let line = format!("capture --interface {} {options}", self.there);
+        let under = format!("ip netns exec {}", self.namespace);
+        let mut live = place.floodmark(&line).under(&under).start();
+        live.wait_for("capturing on");
+        live
+    }
+
+    /// Something to send from here with.
+    fn sender(&self) -> Capture<Active> {
+        let device = Capture::from_device(self.here.as_str()).expect("a device");
+        device.snaplen(64).open().expect("the right to send")
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // The devices go with it.
+        let _ = Command::new("ip").args(["netns", "del", &self.namespace]).status();
+    }
+}
+
+/// The least frame: Ethernet, IPv4, UDP, from one of many addresses.
+fn frame(at: u32) -> [u8; 60] {
+    let mut frame = [0; 60];
+    frame[..12].copy_from_slice(&[2; 12]);
+    frame[12..14].copy_from_slice(&[0x08, 0x00]);
+    frame[14..18].copy_from_slice(&[0x45, 0, 0, 46]);
+    frame[22..24].copy_from_slice(&[64, 17]);
+    let [_, _, high, low] = (at % 1000).to_be_bytes();
+    frame[26..30].copy_from_slice(&[198, 18, high, low]);
+    frame[30..34].copy_from_slice(&[198, 19, 0, 1]);
+    frame
+}
+
+const PACKET: i64 = 46;
+
+/// What was sent is what was counted, and what arrived.
+fn check(options: &str, packets: u32) {
+    let Some(wire) = Wire::new() else { return };
+    let place = Place::new();
+    let live = wire.capture(&place, &format!("--to out.jsonl {options}"));
+    let mut sender = wire.sender();
+    let began = Instant::now();
+    for at in 0..packets {
+        sender.sendpacket(frame(at)).expect("sending a frame");
+    }
+    let took = began.elapsed().as_secs_f64();
+    live.signal("INT", Whom::Parent);
+    let done = live.finish().expect(0);
+    let sent = records(&place.read("out.jsonl"));
+    let (count, bytes) = (u64::from(packets), u64::from(packets) * PACKET as u64);
+    let done = done.says(&[
+        &format!("counted {count} of {count} frames, {bytes} bytes"),
+        "dropped nothing",
+        &format!("records of {count} packets and {bytes} bytes to \"out.jsonl\""),
+    ]);
+    let mut by_pair: BTreeMap<_, Volume> = BTreeMap::new();
+    for ((_, pair), volume) in sums(&sent) {
+        let sum = by_pair.entry(pair).or_default();
+        *sum = sum.checked_add(volume).expect("small numbers");
+    }
+    assert_eq!(by_pair.len(), 1000, "{}", done.stderr);
+    let each = i64::from(packets) / 1000;
+    assert!(by_pair.values().all(|volume| *volume == Volume::new(each * PACKET, each)));
+    let rate = f64::from(packets) / took;
+    println!("{packets} packets sent, counted and written {options}, {rate:.0} a second");
+}
+
+#[test]
+fn every_packet_is_counted() {
+    check("", 200_000);
+}
+
+#[test]
+fn every_packet_is_sent_by_itself() {
+    check("--aggregate off", 50_000);
+}
+
+#[test]
+fn a_quiet_link_sends_what_it_had_while_it_is_captured() {
+    let Some(wire) = Wire::new() else { return };
+    let place = Place::new();
+    let mut live = wire.capture(&place, "--to -");
+    let mut sender = wire.sender();
+    sender.sendpacket(frame(7)).expect("sending a frame");
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock that is set");
+    let first = records(&live.line());
+    assert_eq!(first[0].volume, Volume::new(PACKET, 1));
+    let late = first[0].time_ms.abs_diff(now.as_millis() as u64);
+    assert!(late < 60_000, "{late} ms from the time it was sent");
+    live.signal("TERM", Whom::Parent);
+    live.finish().expect(0).says(&["counted 1 of 1 frames"]);
+}
+
+#[test]
+fn a_filter_chooses_and_a_duration_ends_it() {
+    let Some(wire) = Wire::new() else { return };
+    let place = Place::new();
+    let mut live = wire.capture(&place, "--to - --filter ip[14:2]==7 --duration 1h");
+    let mut sender = wire.sender();
+    for at in 0..1000 {
+        sender.sendpacket(frame(at)).expect("sending a frame");
+    }
+    assert_eq!(records(&live.line()).len(), 1);
+    live.signal("INT", Whom::Parent);
+    live.finish().expect(0).says(&["counted 1 of 1 frames"]);
+    let live = wire.capture(&place, "--to - --duration 100ms");
+    live.finish().expect(0).says(&["counted 0 of 0 frames"]);
+}
+
+#[test]
+fn an_interface_that_goes_away_is_said_after_all_that_it_brought() {
+    let Some(wire) = Wire::new() else { return };
+    let place = Place::new();
+    let mut live = wire.capture(&place, "--to - --aggregate off");
+    wire.sender().sendpacket(frame(7)).expect("sending a frame");
+    assert_eq!(records(&live.line()).len(), 1);
+    wire.ip(&format!("link del {}", wire.here));
+    let done = live.finish().expect(1);
+    done.says(&["counted 1 of 1 frames", &format!("interface \"{}\" can't be read", wire.there)]);
+}
+
+#[test]
+fn what_the_kernel_drops_is_said() {
+    let Some(wire) = Wire::new() else { return };
+    let place = Place::new();
+    // The least buffer, and a program that does not run while packets come.
+    let live = wire.capture(&place, "--to out.jsonl --buffer 64KiB");
+    live.signal("STOP", Whom::Parent);
+    let mut sender = wire.sender();
+    for at in 0..20_000 {
+        sender.sendpacket(frame(at)).expect("sending a frame");
+    }
+    live.signal("CONT", Whom::Parent);
+    live.signal("INT", Whom::Parent);
+    let done = live.finish().expect(0).says(&["frames by the kernel, whose buffer was full"]);
+    let number = |after: &str| -> u64 {
+        let at = done.stderr.find(after).expect(after) + after.len();
+        let digits = done.stderr[at..].split(' ').next().expect("a word");
+        digits.parse().unwrap_or_else(|_| panic!("no number after {after}: {}", done.stderr))
+    };
+    let (counted, dropped) = (number("counted "), number("dropped so far: "));
+    assert_eq!(counted + dropped, 20_000, "{}", done.stderr);
+    assert!(dropped > 0);
+}
