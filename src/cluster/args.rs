@@ -65,7 +65,7 @@ pub struct Args {
 
 /// The options of a command that runs for weeks.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
-#[group(id = "restart")]
+#[group(id = "restarting")]
 pub struct Restart {
     /// Start all processes of this machine again when one of them fails
     #[arg(long, env = "FLOODMARK_RESTART")]

@@ -112,14 +112,13 @@ impl Consumer {
         self.client.incremental_assign(&self.list(partitions, Offset::Offset)?)
     }
 
-    /// Reads no more of a partition, for now.
-    pub(super) fn pause(&self, partition: i32) -> Result<(), KafkaError> {
-        self.client.pause(&self.list(&[(partition, 0)], |_| Offset::Invalid)?)
-    }
-
-    /// Reads a partition again, where it was.
-    pub(super) fn resume(&self, partition: i32) -> Result<(), KafkaError> {
-        self.client.resume(&self.list(&[(partition, 0)], |_| Offset::Invalid)?)
+    /// Reads no more of a partition, and forgets what was fetched of it. It is read again when it is
+    /// [added](Consumer::add).
+    ///
+    /// The client's own pause would go on by itself where it thinks it was, which is one too far after a
+    /// batch that has said [`Polled::End`].
+    pub(super) fn remove(&self, partition: i32) -> Result<(), KafkaError> {
+        self.client.incremental_unassign(&self.list(&[(partition, 0)], |_| Offset::Invalid)?)
     }
 
     /// Says to the brokers how far the group has come, for those who look at its lag.

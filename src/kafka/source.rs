@@ -178,7 +178,6 @@ pub struct Source {
     consumer: Option<Consumer>,
     wake: Arc<dyn Fn() + Send + Sync>,
     partitions: BTreeMap<i32, Partition>,
-    paused: bool,
 }
 
 impl Source {
@@ -197,7 +196,6 @@ impl Source {
             consumer: None,
             wake,
             partitions: BTreeMap::new(),
-            paused: false,
         };
         source.find_partitions()?;
         Ok(source)
@@ -305,14 +303,13 @@ impl Source {
         for (partition, state) in &mut self.partitions {
             let ahead = state.reached.is_some_and(|reached| reached > bound);
             if ahead && !state.paused {
-                consumer.pause(*partition).with_context(pausing)?;
+                consumer.remove(*partition).with_context(pausing)?;
                 tracing::debug!(partition, "waits for partitions that are behind");
             } else if !ahead && state.paused {
-                consumer.resume(*partition).with_context(pausing)?;
+                consumer.add(&[(*partition, state.next)]).with_context(pausing)?;
             }
             state.paused = ahead;
         }
-        self.paused = self.partitions.values().any(|state| state.paused);
         Ok(())
     }
 
