@@ -21,7 +21,7 @@ pub(super) fn root() -> bool {
 }
 
 /// A namespace with one end of a pair of devices in it; the other is here. Both go with it.
-struct Wire {
+pub(super) struct Wire {
     namespace: String,
     here: String,
     there: String,
@@ -29,7 +29,7 @@ struct Wire {
 
 impl Wire {
     /// None, said, where namespaces can't be made.
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         static WIRES: AtomicUsize = AtomicUsize::new(0);
         let number = WIRES.fetch_add(1, Ordering::Relaxed);
         // The name of a device has at most 15 letters.
@@ -66,8 +66,13 @@ impl Wire {
         live
     }
 
+    /// The name of the device at this end.
+    pub(super) fn here(&self) -> &str {
+        &self.here
+    }
+
     /// Something to send from here with.
-    fn sender(&self) -> Capture<Active> {
+    pub(super) fn sender(&self) -> Capture<Active> {
         let device = Capture::from_device(self.here.as_str()).expect("a device");
         device.snaplen(64).open().expect("the right to send")
     }
@@ -81,7 +86,7 @@ impl Drop for Wire {
 }
 
 /// The least frame: Ethernet, IPv4, UDP, from one of many addresses.
-fn frame(at: u32) -> [u8; 60] {
+pub(super) fn frame(at: u32) -> [u8; 60] {
     let mut frame = [0; 60];
     frame[..12].copy_from_slice(&[2; 12]);
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
