@@ -191,6 +191,24 @@ fn an_interface_that_goes_away_is_said_after_all_that_it_brought() {
 }
 
 #[test]
+fn an_interface_that_is_down_for_a_while_is_said_and_goes_on() {
+    let Some(wire) = Wire::new() else { return };
+    let place = Place::new();
+    let mut live = wire.capture(&place, "--to - --aggregate off");
+    wire.sender().sendpacket(frame(7)).expect("sending a frame");
+    assert_eq!(records(&live.line()).len(), 1);
+    let there = format!("-n {} link set {}", wire.namespace, wire.there);
+    wire.ip(&format!("{there} down"));
+    live.wait_for("the interface is down");
+    wire.ip(&format!("{there} up"));
+    live.wait_for("the interface is up again");
+    wire.sender().sendpacket(frame(8)).expect("sending a frame");
+    assert_eq!(records(&live.line()).len(), 1);
+    live.signal("INT", Whom::Parent);
+    live.finish().expect(0).says(&["counted 2 of 2 frames"]);
+}
+
+#[test]
 fn what_the_kernel_drops_is_said() {
     let Some(wire) = Wire::new() else { return };
     let place = Place::new();
