@@ -287,6 +287,17 @@ impl Live {
         Ok(Drops { kernel, interface: self.driver.now(stats.if_dropped) })
     }
 
+    /// Whether the interface is up, as far as the system tells. One that is down brings nothing, and
+    /// libpcap says nothing about it: it waits until it is up again.
+    pub fn is_up(&self) -> bool {
+        const UP: u32 = 1;
+        let flags = std::fs::read_to_string(format!("/sys/class/net/{}/flags", self.interface));
+        let flags = flags
+            .ok()
+            .and_then(|text| u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok());
+        flags.is_none_or(|flags| flags & UP != 0)
+    }
+
     fn gone(&self, reason: String) -> LiveError {
         LiveError::Gone { interface: self.interface.clone(), reason }
     }

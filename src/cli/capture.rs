@@ -357,7 +357,8 @@ fn outlet(settings: &Settings<'_>, args: &Args) -> Result<Box<dyn Outlet>, Failu
         To::File(path) => Box::new(Lines::open(path, settings.format, settings.linger)?),
         To::Topic(address) => {
             let (format, linger) = (settings.format, settings.linger);
-            let options = topic::Options { format, linger, create: settings.create.clone() };
+            let create = settings.create.clone();
+            let options = topic::Options { format, linger, create, check: true };
             Box::new(Topic::open(address, &args.client, &options)?)
         }
     })

@@ -25,6 +25,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How often drops are said, if there were more.
 const REPORT: Duration = Duration::from_secs(10);
 
+/// How long nothing may come before it is looked whether anything can.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// Records for which there was no room in the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
@@ -69,6 +72,8 @@ pub trait Wire: Send + 'static {
     fn tally(&self) -> &Tally;
     /// What was not seen so far.
     fn drops(&mut self) -> Result<Drops, LiveError>;
+    /// Whether anything can come.
+    fn is_up(&self) -> bool;
 }
 
 impl Wire for Live {
@@ -86,6 +91,10 @@ impl Wire for Live {
 
     fn drops(&mut self) -> Result<Drops, LiveError> {
         Live::drops(self)
+    }
+
+    fn is_up(&self) -> bool {
+        Live::is_up(self)
     }
 }
 
@@ -145,10 +154,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 impl<W: Wire, C: Clock> Watcher<W, C> {
     fn run(mut self, end: &Sender<End>) {
-        let error = match self.watch() {
-            Ok(()) => None,
-            Err(error) => Some(error),
-        };
+        let error = self.watch().err();
         self.folding.end(&mut self.out);
         let _ = self.hand_over();
         let drops = self.wire.drops().unwrap_or(self.said.0);
@@ -164,6 +170,7 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
 
     fn watch(&mut self) -> Result<(), LiveError> {
         let mut report_at = self.clock.now() + REPORT;
+        let mut link = Link { up: true, look_at: self.clock.now() + QUIET };
         // When it was asked to stop: by the clock, and as packets have it.
         let mut stop: Option<(Duration, u64)> = None;
         loop {
@@ -182,6 +189,12 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
                 report_at = now + REPORT;
                 let drops = self.wire.drops()?;
                 self.report(drops);
+            }
+            if let Some(up) = link.look(frames, now, || self.wire.is_up()) {
+                self.messages.say(match up {
+                    true => "the interface is up again",
+                    false => "the interface is down; it is captured again when it is up",
+                });
             }
             match stop {
                 None => {
@@ -227,6 +240,26 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
             self.said = (drops, self.lost);
             self.messages.say(dropped(drops, &self.lost));
         }
+    }
+}
+
+/// Whether an interface is up, looked at when nothing comes.
+struct Link {
+    up: bool,
+    look_at: Duration,
+}
+
+impl Link {
+    /// The new state, if it has changed.
+    fn look(&mut self, frames: usize, now: Duration, is_up: impl FnOnce() -> bool) -> Option<bool> {
+        let quiet = frames == 0 && now >= self.look_at;
+        if frames > 0 || quiet {
+            self.look_at = now + QUIET;
+        }
+        let up = frames > 0 || if quiet { is_up() } else { self.up };
+        let changed = up != self.up;
+        self.up = up;
+        changed.then_some(up)
     }
 }
 

@@ -59,6 +59,10 @@ impl Wire for Script {
     fn drops(&mut self) -> Result<Drops, LiveError> {
         Ok(self.drops)
     }
+
+    fn is_up(&self) -> bool {
+        true
+    }
 }
 
 fn packet(ms: u64, bytes: u64) -> Packet {

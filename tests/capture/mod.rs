@@ -3,11 +3,13 @@
 //! - `files`: captures, to standard output: every one counts as it does in a replay.
 //! - `exits`: how it ends, and what it says then.
 //! - `pipes`: input that keeps coming, or does not.
+//! - `topics`: to a topic, through outages.
 //! - `wire`: an interface, between network namespaces.
 
 mod exits;
 mod files;
 mod pipes;
+mod topics;
 mod wire;
 
 use std::collections::BTreeMap;

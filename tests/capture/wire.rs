@@ -1,7 +1,8 @@
 //! A live capture between two network namespaces, joined by a pair of virtual Ethernet devices.
 //!
 //! Packets are sent from the namespace of the tests into one made for the test, where the program
-//! captures. It takes root to make one; without, these tests say that they were left out.
+//! captures. It takes root to make one; without, these tests say that they were left out. A longer run
+//! by hand: `FLOODMARK_WIRE_PACKETS=5000000 cargo test --release --test main -- every_packet_is_counted`.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -21,7 +22,7 @@ pub(super) fn root() -> bool {
 }
 
 /// A namespace with one end of a pair of devices in it; the other is here. Both go with it.
-struct Wire {
+pub(super) struct Wire {
     namespace: String,
     here: String,
     there: String,
@@ -29,7 +30,7 @@ struct Wire {
 
 impl Wire {
     /// None, said, where namespaces can't be made.
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         static WIRES: AtomicUsize = AtomicUsize::new(0);
         let number = WIRES.fetch_add(1, Ordering::Relaxed);
         // The name of a device has at most 15 letters.
@@ -66,8 +67,13 @@ impl Wire {
         live
     }
 
+    /// The name of the device at this end.
+    pub(super) fn here(&self) -> &str {
+        &self.here
+    }
+
     /// Something to send from here with.
-    fn sender(&self) -> Capture<Active> {
+    pub(super) fn sender(&self) -> Capture<Active> {
         let device = Capture::from_device(self.here.as_str()).expect("a device");
         device.snaplen(64).open().expect("the right to send")
     }
@@ -81,7 +87,7 @@ impl Drop for Wire {
 }
 
 /// The least frame: Ethernet, IPv4, UDP, from one of many addresses.
-fn frame(at: u32) -> [u8; 60] {
+pub(super) fn frame(at: u32) -> [u8; 60] {
     let mut frame = [0; 60];
     frame[..12].copy_from_slice(&[2; 12]);
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
@@ -129,7 +135,10 @@ fn check(options: &str, packets: u32) {
 
 #[test]
 fn every_packet_is_counted() {
-    check("", 200_000);
+    // For a longer run by hand: a multiple of a thousand.
+    let packets = std::env::var("FLOODMARK_WIRE_PACKETS");
+    let packets = packets.map_or(200_000, |packets| packets.parse().expect("a number of packets"));
+    check("", packets);
 }
 
 #[test]
@@ -179,6 +188,24 @@ fn an_interface_that_goes_away_is_said_after_all_that_it_brought() {
     wire.ip(&format!("link del {}", wire.here));
     let done = live.finish().expect(1);
     done.says(&["counted 1 of 1 frames", &format!("interface \"{}\" can't be read", wire.there)]);
+}
+
+#[test]
+fn an_interface_that_is_down_for_a_while_is_said_and_goes_on() {
+    let Some(wire) = Wire::new() else { return };
+    let place = Place::new();
+    let mut live = wire.capture(&place, "--to - --aggregate off");
+    wire.sender().sendpacket(frame(7)).expect("sending a frame");
+    assert_eq!(records(&live.line()).len(), 1);
+    let there = format!("-n {} link set {}", wire.namespace, wire.there);
+    wire.ip(&format!("{there} down"));
+    live.wait_for("the interface is down");
+    wire.ip(&format!("{there} up"));
+    live.wait_for("the interface is up again");
+    wire.sender().sendpacket(frame(8)).expect("sending a frame");
+    assert_eq!(records(&live.line()).len(), 1);
+    live.signal("INT", Whom::Parent);
+    live.finish().expect(0).says(&["counted 2 of 2 frames"]);
 }
 
 #[test]

@@ -1,0 +1,242 @@
+//! To a topic: in every format all arrives, and an outage loses nothing that it does not count.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use floodmark::kafka::Address;
+use floodmark::kafka::topics::Plan;
+use floodmark::record::{Decoder, Message, Options, Record};
+use floodmark_dataflows::types::Volume;
+
+use super::wire::{Wire, frame};
+use super::{decode, expected, sums};
+use crate::common::broker::{Broker, Received, STUCK_AFTER, random_name, read_all};
+use crate::common::{captures, data};
+use crate::replay::pcap::{packet, pcap};
+use crate::replay::pipes::Feed;
+use crate::replay::run::{Place, Whom};
+
+/// The records of messages. Each message's timestamp is the greatest time in it.
+fn records(messages: &[Received]) -> Vec<Record> {
+    let mut decoder = Decoder::new(Options::default());
+    let mut all = Vec::new();
+    for message in messages {
+        let mut records = Vec::new();
+        let timestamp_ms = message.timestamp_ms.map(|ms| ms as u64);
+        let payload = message.payload.as_deref().expect("a payload");
+        let read = Message { key: message.key.as_deref(), payload, timestamp_ms };
+        decode(&mut decoder, &read, &mut records);
+        assert_eq!(records.iter().map(|record| record.time_ms).max(), timestamp_ms);
+        all.extend(records);
+    }
+    all
+}
+
+fn total(records: &[Record]) -> Volume {
+    records.iter().fold(Volume::default(), |sum, record| {
+        sum.checked_add(record.volume).expect("small numbers")
+    })
+}
+
+/// Waits until the first message of a topic is there.
+fn wait_for_one(address: &Address) {
+    let began = Instant::now();
+    while read_all(address).is_empty() {
+        assert!(began.elapsed() < STUCK_AFTER, "nothing came to {address}");
+    }
+}
+
+fn to(address: &Address) -> String {
+    format!("--to {address}")
+}
+
+#[test]
+fn in_every_format_all_arrives() {
+    let place = Place::new();
+    for (path, csv) in captures(&data(), "captures").iter().step_by(6) {
+        for options in ["", "--aggregate off", "--format json", "--format kv"] {
+            let address = Broker::shared().topic("flows", 4);
+            let line = format!("capture {} {options}", to(&address));
+            let done = place.floodmark(&line).arg(path).run().expect(0);
+            let messages = read_all(&address);
+            let sent = records(&messages);
+            assert_eq!(sums(&sent), expected(csv), "{} {options}", path.display());
+            let keyed = options.contains("--format");
+            assert!(messages.iter().all(|message| message.key.is_some() == keyed));
+            let bytes: usize = messages
+                .iter()
+                .map(|message| {
+                    let len = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+                    len(&message.key) + len(&message.payload)
+                })
+                .sum();
+            let count = messages.len();
+            done.says(&[&format!("{count} messages, {bytes} bytes")]);
+            assert!(keyed || count <= 4, "{count} messages");
+        }
+    }
+}
+
+#[test]
+fn a_pair_stays_in_its_partition() {
+    let place = Place::new();
+    let packets: Vec<_> = (0..2000)
+        .map(|at| packet(1_000 + at, "10.0.0.1", &format!("10.0.0.{}", at % 50), 100))
+        .collect();
+    place.write("a.pcap", pcap(&packets));
+    let address = Broker::shared().topic("flows", 4);
+    let line = format!("capture a.pcap --format kv {}", to(&address));
+    place.floodmark(&line).run().expect(0);
+    let mut messages = read_all(&address);
+    assert_eq!(messages.len(), 2000);
+    messages.sort_by(|one, other| one.key.cmp(&other.key));
+    for same in messages.chunk_by(|one, other| one.key == other.key) {
+        assert!(same.iter().all(|message| message.partition == same[0].partition));
+    }
+    assert!(messages.iter().any(|message| message.partition != messages[0].partition));
+}
+
+/// Options for a producer and a queue that are soon full.
+const SMALL: &str = "--queue 64KiB -X queue.buffering.max.messages=1000";
+
+/// One broker for all of them, since it takes seconds to start: each finds it up; the last
+/// leaves it down.
+#[test]
+fn outages() {
+    let broker = Broker::own();
+    an_outage_blocks_a_file_and_loses_nothing(&broker);
+    an_outage_fills_the_queue_of_an_interface_and_then_drops_with_a_count(&broker);
+    who_interrupts_twice_in_an_outage_does_not_wait(&broker);
+}
+
+fn an_outage_blocks_a_file_and_loses_nothing(broker: &Broker) {
+    const PACKETS: usize = 200_000;
+    let place = Place::new();
+    let address = broker.topic("flows", 4);
+    let pipe = place.fifo("pipe");
+    // A bucket for each packet, in messages of one record: more than all queues hold.
+    let line = format!("capture pipe --format json --aggregate 1ms {SMALL} {}", to(&address));
+    let mut run = place.floodmark(&line).start();
+    let mut feed = Feed::open(&pipe);
+    feed.packet(packet(1_000, "10.0.0.1", "10.0.0.2", 100));
+    // It is there, so the producer is at work.
+    wait_for_one(&address);
+    broker.stop();
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = written.clone();
+    let writer = std::thread::spawn(move || {
+        for at in 0..PACKETS {
+            let one = packet(2_000 + at as u64 / 100, "10.0.0.1", "10.0.0.2", 100);
+            feed.packet(one);
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    run.wait_for("no broker can be reached; records wait");
+    let before = written.load(Ordering::SeqCst);
+    broker.start();
+    writer.join().expect("all is written");
+    let done = run.finish().expect(0);
+    assert!(before < PACKETS);
+    let sent = records(&read_all(&address));
+    let all = PACKETS as i64 + 1;
+    assert_eq!(total(&sent), Volume::new(all * 100, all));
+    done.says(&[&format!("counted {all} of {all} frames"), "a broker can be reached again"]);
+}
+
+fn who_interrupts_twice_in_an_outage_does_not_wait(broker: &Broker) {
+    let place = Place::new();
+    let address = broker.topic("flows", 1);
+    let pipe = place.fifo("pipe");
+    let mut run = place.floodmark(&format!("capture pipe {}", to(&address))).start();
+    let mut feed = Feed::open(&pipe);
+    feed.packet(packet(1_000, "10.0.0.1", "10.0.0.2", 100));
+    wait_for_one(&address);
+    broker.stop();
+    feed.packet(packet(9_000, "10.0.0.1", "10.0.0.2", 100));
+    run.signal("INT", Whom::Parent);
+    run.wait_for("waiting until all that was captured has arrived");
+    run.signal("INT", Whom::Parent);
+    run.finish().expect(130);
+    drop(feed);
+}
+
+fn an_outage_fills_the_queue_of_an_interface_and_then_drops_with_a_count(broker: &Broker) {
+    let Some(wire) = Wire::new() else { return };
+    let place = Place::new();
+    let address = broker.topic("flows", 4);
+    // At this end, where the broker is: what is sent is seen, too.
+    let interface = wire.here();
+    let line = format!("capture -i {interface} --format json --aggregate off {SMALL}");
+    let mut run = place.floodmark(&format!("{line} {}", to(&address))).start();
+    run.wait_for("capturing on");
+    let mut sender = wire.sender();
+    sender.sendpacket(frame(0)).expect("sending a frame");
+    wait_for_one(&address);
+    broker.stop();
+    for at in 0..20_000 {
+        sender.sendpacket(frame(at)).expect("sending a frame");
+    }
+    run.wait_for("the queue to the output was full");
+    broker.start();
+    run.signal("INT", Whom::Parent);
+    let done = run.finish().expect(0).says(&["counted 20001 of 20001 frames"]);
+    let arrived = total(&records(&read_all(&address))).packets;
+    let last = done.stderr.lines().rfind(|line| line.contains("dropped so far")).expect("a line");
+    let words: Vec<&str> = last.split(' ').collect();
+    let at = words.iter().position(|word| *word == "packets").expect("a number of packets");
+    let dropped: i64 = words[at - 1].parse().expect("a number");
+    assert!(arrived > 1000 && dropped > 0, "{last}");
+    assert_eq!(arrived + dropped, 20_001, "{last}");
+}
+
+/// A capture of 2001, and one of 2100.
+fn old_and_new(place: &Place) {
+    place.write("old.pcap", pcap(&[packet(1_000_000_000_000, "10.0.0.1", "10.0.0.2", 100)]));
+    place.write("new.pcap", pcap(&[packet(4_102_444_800_000, "10.0.0.1", "10.0.0.2", 100)]));
+}
+
+#[test]
+fn records_that_a_topic_would_lose_are_not_sent() {
+    let place = Place::new();
+    old_and_new(&place);
+    let broker = Broker::shared();
+    let with = |name, value: &str| {
+        let mut plan = Plan::flows(1);
+        plan.config.push((name, value.to_owned()));
+        broker.topic_with("unfit", &plan)
+    };
+    let cases = [
+        ("old.pcap", "retention.ms", "3600000"),
+        ("old.pcap", "message.timestamp.before.max.ms", "3600000"),
+        ("new.pcap", "message.timestamp.after.max.ms", "3600000"),
+        ("old.pcap --format json", "retention.ms", "86400000"),
+    ];
+    for (words, name, value) in cases {
+        let address = with(name, value);
+        let line = format!("capture {words} {}", to(&address));
+        let done = place.floodmark(&line).run().expect(78);
+        done.says(&[&format!("{name}={value}"), "--create-topic", &address.topic]);
+        assert_eq!(read_all(&address), []);
+    }
+    let address = with("message.timestamp.type", "LogAppendTime");
+    let line = format!("capture old.pcap --format kv {}", to(&address));
+    place.floodmark(&line).run().expect(78).says(&["message.timestamp.type=LogAppendTime"]);
+}
+
+#[test]
+fn a_topic_is_made_that_keeps_what_is_sent() {
+    let place = Place::new();
+    old_and_new(&place);
+    let address = Broker::shared().address(&random_name("made"));
+    let line = format!("capture old.pcap new.pcap {}", to(&address));
+    let done = place.floodmark(&line).run().expect(78);
+    done.says(&[&address.topic]);
+    // The second time it is there.
+    for times in 1..=2 {
+        place.floodmark(&format!("{line} --create-topic --partitions 3")).run().expect(0);
+        let messages = read_all(&address);
+        assert!(messages.iter().all(|message| (0..3).contains(&message.partition)));
+        assert_eq!(total(&records(&messages)), Volume::new(200 * times, 2 * times));
+    }
+}
