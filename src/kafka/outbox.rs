@@ -15,6 +15,8 @@ pub struct Letter {
     pub payload: Vec<u8>,
     /// Its time, in milliseconds since 1970; `None`: when it is sent.
     pub timestamp_ms: Option<u64>,
+    /// What is said about it beside it, by name.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 /// Between two looks at whether all is sent.
@@ -66,6 +68,7 @@ impl Outbox {
                 payload: Some(&letter.payload),
                 timestamp_ms: letter.timestamp_ms.and_then(|ms| i64::try_from(ms).ok()),
                 partition: None,
+                headers: &letter.headers,
             };
             match self.producer.send(&outgoing)? {
                 Sent::Queued => drop(self.waiting.pop_front()),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, NoCustomPartitioner, Producer as _, ProducerContext,
 };
@@ -63,6 +64,8 @@ pub struct Outgoing<'a> {
     pub timestamp_ms: Option<i64>,
     /// Its partition, if not by its key.
     pub partition: Option<i32>,
+    /// What is said about it beside it, by name.
+    pub headers: &'a [(&'static str, String)],
 }
 
 /// Whether a message was taken.
@@ -160,6 +163,13 @@ impl Producer {
         record.key = message.key;
         record.payload = message.payload;
         record.partition = message.partition;
+        if !message.headers.is_empty() {
+            let headers = OwnedHeaders::new_with_capacity(message.headers.len());
+            let add = |headers: OwnedHeaders, (key, value): &(&'static str, String)| {
+                headers.insert(Header { key, value: Some(value) })
+            };
+            record.headers = Some(message.headers.iter().fold(headers, add));
+        }
         record.timestamp = message.timestamp_ms.map(|ms| ms.max(1));
         // Before it is taken: its report may come first, and counts must not be less than nothing.
         self.queued.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! Messages with something in them that can't be counted, kept in a topic of their own.
 
+use super::ingest::Refused;
 use crate::error::Failure;
 use crate::kafka::{Letter, Outbox, Taken};
 
@@ -18,13 +19,19 @@ impl DeadLetters {
         self.outbox.has_room()
     }
 
-    /// Takes a message.
-    pub(super) fn keep(&mut self, taken: &Taken<'_>) {
-        let message = &taken.message;
+    /// Takes a message, with where it was and why it was refused as its headers.
+    pub(super) fn keep(&mut self, topic: &str, taken: &Taken<'_>, why: Refused) {
+        let Taken { partition, offset, message } = taken;
         self.outbox.give(Letter {
             key: message.key.map(<[u8]>::to_vec),
             payload: message.payload.to_vec(),
             timestamp_ms: message.timestamp_ms,
+            headers: vec![
+                ("floodmark.topic", topic.to_owned()),
+                ("floodmark.partition", partition.to_string()),
+                ("floodmark.offset", offset.to_string()),
+                ("floodmark.error", why.as_str().to_owned()),
+            ],
         });
     }
 

@@ -194,7 +194,7 @@ impl Ingest {
             if let Some((why, time)) = refused {
                 sample(sampled, &topic, &taken, why, time);
                 if let Some(dead_letters) = dead_letters {
-                    dead_letters.keep(&taken);
+                    dead_letters.keep(&topic, &taken, why);
                 }
             }
             reached

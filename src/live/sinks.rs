@@ -183,12 +183,17 @@ fn alert(tick: u64, said: &Change, catalog: &Catalog, windows: &Windows) -> Lett
     let mut payload = Vec::with_capacity(512);
     into_memory(&mut payload, |out| change::write_json(out, tick, said, catalog, windows));
     payload.truncate(payload.trim_ascii_end().len());
-    Letter { key: Some(id.into_bytes()), payload, timestamp_ms: Some(tick) }
+    Letter { key: Some(id.into_bytes()), payload, timestamp_ms: Some(tick), ..Letter::default() }
 }
 
 fn total(windows: &Windows, window: Window, pair: Pair, volume: Volume, tick: u64) -> Letter {
     let key = totals::key(window, &pair).into_bytes();
     let mut payload = Vec::with_capacity(192);
     into_memory(&mut payload, |out| totals::write_json(out, windows, window, &pair, volume, tick));
-    Letter { key: Some(key), payload, timestamp_ms: Some(windows.end_ms(window)) }
+    Letter {
+        key: Some(key),
+        payload,
+        timestamp_ms: Some(windows.end_ms(window)),
+        ..Letter::default()
+    }
 }

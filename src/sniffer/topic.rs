@@ -171,7 +171,7 @@ impl Topic {
             key,
             payload: Some(payload),
             timestamp_ms: Some(timestamp_ms),
-            partition: None,
+            ..Outgoing::default()
         };
         if self.pending.is_empty()
             && self.producer.send(&message).map_err(WriteError::Failed)? == Taken::Queued
@@ -189,7 +189,7 @@ impl Topic {
                 key: next.key.as_deref(),
                 payload: Some(&next.payload),
                 timestamp_ms: Some(next.timestamp_ms),
-                partition: None,
+                ..Outgoing::default()
             };
             match self.producer.send(&message).map_err(WriteError::Failed)? {
                 Taken::Queued => drop(self.pending.pop_front()),

@@ -1,0 +1,187 @@
+//! How fast does a topic become violations, beside a client that only counts messages?
+//!
+//! The topics hold the same records, a message each (`kv`) and packed. A bare consumer of librdkafka,
+//! message by message as its users write it, shows what the client alone costs. `floodmark run` with one
+//! worker reads the same topic from its beginning, joins, and judges by a limit that some pairs break. It
+//! is done when it has counted as many records as there are; its memory is looked at all along.
+//!
+//! With a record a message the client should be most of the work, and the rate at least 0.8 of the bare
+//! consumer's. Packed, it should be several times as fast per CPU second, since the client has almost
+//! nothing to do.
+//!
+//! `scripts/bench` makes the topics, and calls `cargo bench --bench topic -- RECORDS FLOODMARK LIMITS
+//! URI...`: the program, a file of limits, and topics.
+
+// The table is the result.
+#![allow(clippy::print_stdout)]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use floodmark::kafka::Address;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+
+/// Runs of each; the median counts.
+const RUNS: usize = 3;
+
+/// What a process took.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    wall: f64,
+    cpu: f64,
+    peak_mb: f64,
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let first = arguments.next().expect("the number of records, or `consume`");
+    if first == "consume" {
+        let uri = arguments.next().expect("the topic");
+        return consume(&uri.parse().expect("a topic"));
+    }
+    let records: u64 = first.parse().expect("the number of records");
+    let floodmark = arguments.next().expect("the program");
+    let limits = arguments.next().expect("the limits");
+    println!(
+        "{:<34} {:>8} {:>8} {:>10} {:>12} {:>8}",
+        "topic to violations, one worker", "wall s", "CPU s", "M rec/s", "M rec/CPU s", "peak MB"
+    );
+    for uri in arguments {
+        let topic = uri.rsplit('/').next().expect("an address has a topic").to_owned();
+        // In turn, so that what else the machine does falls on both.
+        let mut costs = [Vec::new(), Vec::new()];
+        for _ in 0..RUNS {
+            costs[0].push(counted(&uri));
+            costs[1].push(judged(&floodmark, &uri, &limits, records));
+        }
+        let [counted, judged] = costs.map(median);
+        for (what, cost) in [("messages counted only", counted), ("floodmark run", judged)] {
+            let records = records as f64 / 1e6;
+            let Cost { wall, cpu, peak_mb } = cost;
+            let (rate, per_cpu) = (records / wall, records / cpu);
+            println!(
+                "{:<34} {wall:>8.2} {cpu:>8.2} {rate:>10.2} {per_cpu:>12.2} {peak_mb:>8.0}",
+                format!("{topic}: {what}")
+            );
+        }
+        println!(
+            "{:<34} {:>8.2} {:>8.2}",
+            format!("{topic}: of that"),
+            judged.wall / counted.wall,
+            judged.cpu / counted.cpu
+        );
+    }
+}
+
+fn median(mut costs: Vec<Cost>) -> Cost {
+    costs.sort_by(|a, b| a.cpu.total_cmp(&b.cpu));
+    costs[costs.len() / 2]
+}
+
+/// Reads all messages there are, and counts them.
+fn consume(address: &Address) {
+    let start = Instant::now();
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &address.brokers)
+        .set("group.id", "bench")
+        .set("enable.auto.commit", "false")
+        .create()
+        .expect("a consumer");
+    let timeout = Duration::from_secs(10);
+    let metadata = consumer.fetch_metadata(Some(&address.topic), timeout).expect("metadata");
+    let mut partitions = TopicPartitionList::new();
+    let mut messages = 0;
+    for partition in metadata.topics()[0].partitions() {
+        let (first, end) = consumer
+            .fetch_watermarks(&address.topic, partition.id(), timeout)
+            .expect("the ends of a partition");
+        messages += end - first;
+        partitions
+            .add_partition_offset(&address.topic, partition.id(), Offset::Beginning)
+            .expect("an offset");
+    }
+    consumer.assign(&partitions).expect("assigned");
+    let mut bytes = 0;
+    while messages > 0 {
+        if let Some(message) = consumer.poll(timeout) {
+            bytes += rdkafka::Message::payload_len(&message.expect("a message"));
+            messages -= 1;
+        }
+    }
+    let (cpu, peak_mb) = usage("self").expect("this process is there");
+    println!("{} {cpu} {peak_mb} {bytes}", start.elapsed().as_secs_f64());
+}
+
+fn counted(uri: &str) -> Cost {
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args(["consume", uri])
+        .output()
+        .expect("starting this program again");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let numbers: Vec<f64> =
+        text.split_whitespace().map(|number| number.parse().expect("a number")).collect();
+    Cost { wall: numbers[0], cpu: numbers[1], peak_mb: numbers[2] }
+}
+
+/// Runs the program until it has counted all records.
+fn judged(floodmark: &str, uri: &str, limits: &str, records: u64) -> Cost {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let http = listener.local_addr().expect("its address").to_string();
+    drop(listener);
+    let start = Instant::now();
+    let mut child = Command::new(floodmark)
+        .args(["run", "--from", uri, "--limits", limits, "--http", &http])
+        .args(["--log-level", "error"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starting floodmark");
+    let cost = until_counted(&mut child, &http, records, start);
+    let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(child.wait().expect("its end").success(), "floodmark failed");
+    cost
+}
+
+fn until_counted(child: &mut Child, http: &str, records: u64, start: Instant) -> Cost {
+    loop {
+        assert!(child.try_wait().expect("its state").is_none(), "floodmark has ended");
+        let counted = scrape(http, "floodmark_input_records_total");
+        let (cpu, peak_mb) = usage(&child.id().to_string()).expect("it is there");
+        if counted >= records {
+            return Cost { wall: start.elapsed().as_secs_f64(), cpu, peak_mb };
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The sum of a metric over its labels; 0 while nobody answers.
+fn scrape(http: &str, metric: &str) -> u64 {
+    let Ok(mut stream) = TcpStream::connect(http) else { return 0 };
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
+    let mut text = String::new();
+    if stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut text)).is_err()
+    {
+        return 0;
+    }
+    let of = |line: &str| {
+        let value = line.strip_prefix(metric)?.rsplit(' ').next()?;
+        value.parse::<f64>().ok()
+    };
+    text.lines().filter_map(of).sum::<f64>() as u64
+}
+
+/// CPU seconds so far, and the most memory so far, in MB.
+fn usage(process: &str) -> Option<(f64, f64)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?;
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = peak.trim().trim_end_matches(" kB").parse().ok()?;
+    // Linux counts CPU time for others in hundredths of a second.
+    Some((ticks as f64 / 100.0, kib * 1024.0 / 1e6))
+}
