@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use metrics::gauge;
-use notify::{RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecursiveMode, Watcher};
 
 use super::json;
 use super::rows::{Defaults, Row};
@@ -29,6 +30,15 @@ pub struct FileFeed {
     bytes: Vec<u8>,
     /// What was said about it last, if it could not be read.
     complaint: Option<String>,
+}
+
+/// Whether the content of a file may be another after this. To read it is not such an event: each reading
+/// would call for another one.
+fn may_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
 }
 
 impl FileFeed {
@@ -60,9 +70,10 @@ impl FileFeed {
             Some(parent) if parent != Path::new("") => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<_>| {
-            // Whatever it is about: to read the file costs less than to tell.
-            let _ = touched_out.send(event.map(drop));
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if event.as_ref().map_or(true, |event| may_change(event.kind)) {
+                let _ = touched_out.send(());
+            }
         })
         .context("asking for notifications about files")?;
         if let Err(error) = watcher.watch(&directory, RecursiveMode::NonRecursive) {
@@ -78,15 +89,10 @@ impl FileFeed {
         Ok(rows)
     }
 
-    fn run(
-        &mut self,
-        touched: &Receiver<notify::Result<()>>,
-        rows_out: &Sender<Rows>,
-        wake: impl Fn(),
-    ) {
+    fn run(&mut self, touched: &Receiver<()>, rows_out: &Sender<Rows>, wake: impl Fn()) {
         loop {
             match touched.recv_timeout(LOOK_INTERVAL) {
-                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 // Only with the watcher, which this thread holds.
                 Err(RecvTimeoutError::Disconnected) => return,
             }
