@@ -109,7 +109,7 @@ fn consume(address: &Address) {
     let mut bytes = 0;
     while messages > 0 {
         if let Some(message) = consumer.poll(timeout) {
-            bytes += rdkafka::Message::payload_len(&message.expect("a message"));
+            bytes += message.expect("a message").payload_len();
             messages -= 1;
         }
     }
