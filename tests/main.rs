@@ -7,4 +7,5 @@ mod generated;
 mod goldens;
 mod hostile;
 mod kafka;
+mod live;
 mod replay;

@@ -71,7 +71,8 @@ pub(super) struct Ingest {
     decoder: Decoder,
     rules: Rules,
     gathered: Gathered,
-    clock: Clock,
+    /// `None` until the first tick: what is in the future is not known before.
+    clock: Option<Clock>,
     sampled: BTreeMap<&'static str, Instant>,
     dead_letters: Option<DeadLetters>,
 }
@@ -137,7 +138,7 @@ impl Ingest {
                 last_seen: None,
                 counts,
             },
-            clock: Clock { now: 0, heard: Instant::now() },
+            clock: None,
             sampled: BTreeMap::new(),
             dead_letters,
         }
@@ -151,7 +152,7 @@ impl Ingest {
 
     /// Learns the leader's clock.
     pub(super) fn set_clock(&mut self, now: u64) {
-        self.clock = Clock { now, heard: Instant::now() };
+        self.clock = Some(Clock { now, heard: Instant::now() });
     }
 
     /// Takes messages that are there, a batch at most. Returns how many.
@@ -159,7 +160,10 @@ impl Ingest {
         if let Some(dead_letters) = &mut self.dead_letters {
             dead_letters.poll()?;
         }
-        let latest = self.clock.now().saturating_add(self.rules.max_ahead_ms);
+        let Some(clock) = &self.clock else {
+            return Ok(0);
+        };
+        let latest = clock.now().saturating_add(self.rules.max_ahead_ms);
         let topic = self.source.topic().address().topic.clone();
         let Ingest { source, decoder, rules, gathered, sampled, dead_letters, .. } = self;
         let taken = source.take(|taken| {

@@ -1,0 +1,141 @@
+//! What settles is what a replay of the same records says: for each format, number of partitions,
+//! workers and processes.
+
+use std::path::Path;
+
+use super::kit::{Answer, capture, topic_of};
+use crate::common::broker::Broker;
+use crate::common::data;
+use crate::replay::pcap::pcap;
+use crate::replay::run::Place;
+use crate::replay::traffic::{self, Random, json_lines};
+
+/// Nobody waits longer for a partition that has been read to its end. Random packets come up to 20
+/// minutes late, and count.
+const OPTIONS: &str = "--limits limits.jsonl --idle-timeout 1s --lateness 2h --tick 200ms";
+
+/// How a topic is written, and its partitions; how it is read.
+type Way = (&'static str, i32, &'static [&'static str]);
+
+/// Sends the capture in each of these ways, and holds every run over it to the replay.
+fn check(place: &Place, file: &str, more: &str, ways: &[Way]) {
+    let answer = Answer::of_replay(place, &format!("{file} {more}"));
+    for (written, partitions, read) in ways {
+        let topic = topic_of(place, &format!("{file} {written}"), *partitions);
+        for workers in *read {
+            let line = format!("run --from {topic} {OPTIONS} {more} {workers}");
+            answer.hold(place.floodmark(&line).start());
+        }
+    }
+}
+
+/// A place with a random capture of 40 minutes, `made.pcap`, and random limits.
+fn made(seed: u64) -> Place {
+    let random = &mut Random::new(seed);
+    let span_ms = 40 * 60_000;
+    let packets = traffic::packets(random, 1500, span_ms);
+    let place = Place::new();
+    place.write("limits.jsonl", json_lines(&traffic::limits(random, 12, span_ms)));
+    place.write("made.pcap", pcap(&packets));
+    place
+}
+
+#[test]
+fn packed() {
+    check(
+        &made(701),
+        "made.pcap",
+        "--updates tick",
+        &[
+            ("--format packed --aggregate off", 1, &["-w1", "-w4"]),
+            ("--format packed --aggregate 1s", 4, &["-w1", "-n2 -w2"]),
+            ("--aggregate 1s", 7, &["-w4"]),
+        ],
+    );
+}
+
+#[test]
+fn kv() {
+    check(
+        &made(702),
+        "made.pcap",
+        "--window 1m",
+        &[("--format kv", 4, &["-w1", "-w4"]), ("--format kv", 7, &["-n2 -w2"])],
+    );
+}
+
+#[test]
+fn json() {
+    check(
+        &made(703),
+        "made.pcap",
+        "--updates limit",
+        &[
+            ("--format json --aggregate off", 4, &["-w4"]),
+            ("--format json --aggregate off", 1, &["-n2 -w2"]),
+            ("--format json --aggregate 1s", 7, &["-w1"]),
+        ],
+    );
+}
+
+#[test]
+fn filtered() {
+    check(
+        &made(704),
+        "made.pcap",
+        "--source 10.0.0.0/24 --source ::/0 --destination 10.0.0.0/16 --destination 2001:db8::/48",
+        &[("--format packed --aggregate off", 4, &["-w2"])],
+    );
+}
+
+/// Limits that traffic of any kind breaks somewhere.
+const LIMITS: &str = r#"
+{"limit_name":"max-pair","limit_value":20000,"effective_date":"1970-01-01"}
+{"limit_name":"max-source","limit_value":100,"effective_date":"1970-01-01","per":"source","metric":"packets"}
+{"limit_name":"max-host","limit_value":50000,"effective_date":"1970-01-01","per":"host"}
+{"limit_name":"min-destination","limit_value":500,"effective_date":"1970-01-01","per":"destination"}
+{"limit_name":"min-total","limit_value":1e6,"effective_date":"1970-01-01","per":"total"}
+{"limit_name":"max","limit_value":1,"effective_date":"1970-01-01","per":"total"}
+"#;
+
+#[test]
+fn generated() {
+    let place = Place::new();
+    place.write("limits.jsonl", LIMITS);
+    place.floodmark("generate --packets 40k --pairs 2k --span 30m --seed 7 made.pcap").stdout(0);
+    check(
+        &place,
+        "made.pcap",
+        "",
+        &[("--aggregate 1s", 4, &["-n2 -w2"]), ("--format kv", 4, &["-w1"])],
+    );
+}
+
+#[test]
+fn real() {
+    let place = Place::new();
+    place.write("limits.jsonl", LIMITS);
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/demo/office-lan.pcapng.zst");
+    let demo = demo.display().to_string();
+    check(&place, &demo, "", &[("", 4, &["-w2"]), ("--format kv", 3, &["-w2"])]);
+    let small = data().join("captures/mixed-vlan-mpls.pcap").display().to_string();
+    check(&place, &small, "--window 1s", &[("--format json", 2, &["-w1"])]);
+}
+
+#[test]
+fn formats_mixed_on_one_topic() {
+    let seed = 705;
+    let random = &mut Random::new(seed);
+    let span_ms = 40 * 60_000;
+    let packets = traffic::packets(random, 1200, span_ms);
+    let place = Place::new();
+    place.write("limits.jsonl", json_lines(&traffic::limits(random, 12, span_ms)));
+    let topic = Broker::shared().topic("flows", 3);
+    for (turn, how) in ["--format packed", "--format kv", "--format json"].iter().enumerate() {
+        let part: Vec<_> = packets.iter().skip(turn).step_by(3).copied().collect();
+        place.write(&format!("{turn}.pcap"), pcap(&part));
+        capture(&place, &format!("{turn}.pcap {how}"), &topic);
+    }
+    let answer = Answer::of_replay(&place, "0.pcap 1.pcap 2.pcap");
+    answer.hold(place.floodmark(&format!("run --from {topic} {OPTIONS} -w2")).start());
+}
