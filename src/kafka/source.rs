@@ -189,14 +189,8 @@ impl Source {
         peers: usize,
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Self, Failure> {
-        let mut source = Source {
-            topic,
-            index,
-            peers,
-            consumer: None,
-            wake,
-            partitions: BTreeMap::new(),
-        };
+        let mut source =
+            Source { topic, index, peers, consumer: None, wake, partitions: BTreeMap::new() };
         source.find_partitions()?;
         Ok(source)
     }
