@@ -105,7 +105,8 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    fn press(&self) {
+    /// Takes the key as pressed, for whoever ends something that another thread runs.
+    pub fn press(&self) {
         self.pressed.store(true, Ordering::SeqCst);
         let sleeper = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(thread) = &*sleeper {

@@ -1,7 +1,7 @@
 //! `floodmark run`: a topic, judged as it comes.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, SystemTime};
 
@@ -13,18 +13,16 @@ use jiff::tz::TimeZone;
 use super::judging::Judging;
 use super::values;
 use crate::cluster::{self, Cluster, Restart, watchdog};
-use crate::computation;
 use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, ClientOptions, Outbox, SCHEME, SourceOptions, Start, Topic, Tuning};
 use crate::limits::catalog::Catalog;
 use crate::limits::date;
-use crate::limits::feed::FileFeed;
-use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status};
+use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status, WallClock};
 use crate::logging::LogOptions;
 use crate::output::rotated::RotatedFile;
 use crate::output::{Sink, WriteError};
-use crate::terminal::{Interrupt, Messages};
+use crate::terminal::Interrupt;
 
 /// The options of `floodmark run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -207,50 +205,26 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         false => Ok(()),
     };
     let equal = format!("{options:?} {} {}", args.from, args.judging.tick);
-    // The first worker takes it.
-    let lead = Mutex::new(lead);
-    let outcomes = cluster.execute(
-        &equal,
-        &Messages::new(),
-        &mut waiting,
-        computation::worker_config(),
-        move |worker| {
-            let first = worker.index() == 0;
-            let lead = first.then(|| lead.lock().unwrap_or_else(PoisonError::into_inner).take());
-            live::run(worker, &shared, lead.flatten())
-        },
-    )?;
-    outcomes.into_iter().flatten().next().unwrap_or(Ok(Exit::Done))
+    live::execute(cluster, &equal, &mut waiting, shared, lead)
 }
 
 /// What the first worker leads with.
 fn lead(args: &Args, windows: Windows) -> Result<Lead, WriteError> {
     let leader = Arc::new(OnceLock::<Thread>::new());
-    let limits = follow_limits(args, &leader).map_err(WriteError::Failed)?;
+    let limits = match &args.judging.limits {
+        Some(file) => Limits::follow(file, args.judging.limit_defaults.defaults(), &leader)
+            .map_err(WriteError::Failed)?,
+        None => Limits::default(),
+    };
     Ok(Lead {
         limits,
         leader,
         sinks: sinks(args, windows)?,
         tick: Duration::from_millis(args.judging.tick),
-        idle_timeout_ms: args.idle_timeout,
+        clock: Box::new(WallClock { idle_timeout_ms: args.idle_timeout }),
         begun: begun(args.from_offset),
         fail_on_violation: args.judging.fail_on_violation,
     })
-}
-
-/// The limits, from now on. The leader is woken when they change.
-fn follow_limits(args: &Args, leader: &Arc<OnceLock<Thread>>) -> Result<Limits, Failure> {
-    let Some(file) = &args.judging.limits else {
-        return Ok(Limits::default());
-    };
-    let (feed, rows) = FileFeed::open(file, args.judging.limit_defaults.defaults())?;
-    let leader = leader.clone();
-    let wake = move || {
-        if let Some(leader) = leader.get() {
-            leader.unpark();
-        }
-    };
-    Ok(Limits { rows, changes: Some(feed.follow(wake)?) })
 }
 
 /// When observation begins, if that is in the midst of a window.

@@ -34,6 +34,10 @@ pub struct ClientOptions {
     /// environment: FLOODMARK_KAFKA_SASL_PASSWORD is sasl.password, and so on for every option.
     #[arg(short = 'X', long = "kafka-option", value_name = "KEY=VALUE", value_parser = setting)]
     options: Vec<Setting>,
+
+    /// Whether the environment is left aside.
+    #[arg(skip)]
+    apart: bool,
 }
 
 /// An option, and where its value is.
@@ -159,7 +163,12 @@ impl ClientOptions {
     /// Options from texts as they stand after `-X`.
     pub fn new<'a>(settings: impl IntoIterator<Item = &'a str>) -> Result<Self, Failure> {
         let options: Result<_, String> = settings.into_iter().map(setting).collect();
-        Ok(ClientOptions { options: options.map_err(Error::Option)? })
+        Ok(ClientOptions { options: options.map_err(Error::Option)?, apart: false })
+    }
+
+    /// None, whatever the environment says: for brokers that this program has started itself.
+    pub fn apart() -> Self {
+        ClientOptions { options: Vec::new(), apart: true }
     }
 
     /// All options with their values, from this environment too.
@@ -213,7 +222,8 @@ fn from_file(path: &Path) -> Result<String, String> {
 
 /// How every client of a topic is set up; producers and consumers add what is theirs.
 pub fn client_config(address: &Address, options: &ClientOptions) -> Result<ClientConfig, Failure> {
-    let options = options.resolve(std::env::vars_os()).map_err(Error::Option)?;
+    let environment = std::env::vars_os().filter(|_| !options.apart);
+    let options = options.resolve(environment).map_err(Error::Option)?;
     Ok(base_config(address, &options))
 }
 

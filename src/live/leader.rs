@@ -1,10 +1,11 @@
 //! The first worker of the first process: it begins ticks, edits limits, and has everything said.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use floodmark_dataflows::clock::Mark;
@@ -13,13 +14,15 @@ use floodmark_dataflows::orders::Read;
 use floodmark_dataflows::types::Version;
 use metrics::gauge;
 
+use super::clock::Clock;
 use super::sinks::Sinks;
 use super::status::Status;
 use super::ticks::{Announcement, Ticks, Wish};
 use crate::computation::{Computation, EventTimeReached, Outcome as TickOutcome};
 use crate::error::{Exit, Failure, Outcome};
 use crate::limits::catalog::edits;
-use crate::limits::feed::Rows;
+use crate::limits::feed::{FileFeed, Rows};
+use crate::limits::rows::Defaults;
 use crate::output::WriteError;
 
 /// Ticks that may be on their way when another one begins. More would only make them older.
@@ -40,6 +43,24 @@ pub struct Limits {
     pub changes: Option<Receiver<Rows>>,
 }
 
+impl Limits {
+    /// Those of a file, from now on. The leader is woken when they change.
+    pub fn follow(
+        file: &Path,
+        defaults: Defaults,
+        leader: &Arc<OnceLock<Thread>>,
+    ) -> Result<Self, Failure> {
+        let (feed, rows) = FileFeed::open(file, defaults)?;
+        let leader = leader.clone();
+        let wake = move || {
+            if let Some(leader) = leader.get() {
+                leader.unpark();
+            }
+        };
+        Ok(Limits { rows, changes: Some(feed.follow(wake)?) })
+    }
+}
+
 /// What the leader of a run begins with.
 pub struct Lead {
     /// The limits.
@@ -50,8 +71,8 @@ pub struct Lead {
     pub sinks: Sinks,
     /// The distance of ticks.
     pub tick: Duration,
-    /// How far, in milliseconds, the watermark is behind the clock if all partitions are idle.
-    pub idle_timeout_ms: u64,
+    /// What time it is.
+    pub clock: Box<dyn Clock>,
     /// When observation begins, in milliseconds of event time, if it begins in the midst of a window.
     pub begun: Option<u64>,
     /// Whether to end with [`Exit::Violations`] if a violation stands at the end.
@@ -83,12 +104,6 @@ pub(super) struct Leader {
     counted: Instant,
     ending: Option<Ending>,
     last: bool,
-}
-
-fn now_ms() -> u64 {
-    // A clock before 1970 is set wrong; 1970 is as good an answer as any then.
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as u64
 }
 
 impl Leader {
@@ -181,7 +196,7 @@ impl Leader {
     }
 
     fn announce(&mut self, ticks: &mut Ticks, records: bool, last: bool) {
-        let now = now_ms();
+        let now = self.lead.clock.now();
         self.announced = now.max(self.announced + 1);
         ticks.announce(Announcement { tick: self.announced, now, records, last });
         if records {
@@ -194,7 +209,7 @@ impl Leader {
     /// Puts into the current tick what is the leader's: the clock, and edits of limits.
     pub(super) fn put(&mut self, now: u64, inputs: &mut Inputs) {
         self.heard = inputs.tick();
-        inputs.mark(Mark::Now { now, silence: now.saturating_sub(self.lead.idle_timeout_ms) });
+        inputs.mark(Mark::Now { now, silence: self.lead.clock.silence(now) });
         if let Some(begun) = self.lead.begun.take() {
             inputs.mark(Mark::Begun(begun));
         }

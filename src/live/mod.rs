@@ -11,7 +11,7 @@
 //!
 //! - `ticks`: how the workers agree on ticks.
 //! - `ingest`: from messages to what a tick counts; `dead_letters` keeps what can't be read.
-//! - `leader`: when a tick begins, and what it does beside records.
+//! - `leader`: when a tick begins, and what it does beside records; `clock`: by which clock.
 //! - `sinks`: where changes go.
 //! - `status`: how the run is, for those who look; `metrics`: what it counts.
 //!
@@ -19,6 +19,7 @@
 //! way or the sinks have no room, and the client of the broker fetches no more than it may hold: so a
 //! slow part slows the ones before it, and memory stays bounded.
 
+mod clock;
 mod dead_letters;
 mod ingest;
 mod leader;
@@ -28,21 +29,23 @@ mod status;
 mod ticks;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::graph::Options;
 use jiff::tz::TimeZone;
 use timely::worker::Worker;
 
+use crate::cluster::Cluster;
 use crate::cluster::watchdog::Watch;
-use crate::computation::Computation;
-use crate::error::{Failure, Outcome};
+use crate::computation::{self, Computation};
+use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::{Outbox, Source, Topic};
 use crate::record::{self, Decoder};
 use crate::replay::Filter;
-use crate::terminal::Interrupt;
+use crate::terminal::{Interrupt, Messages};
 
+pub use clock::{Clock, WallClock};
 use dead_letters::DeadLetters;
 use ingest::{Ingest, Rules};
 use leader::Leader;
@@ -78,6 +81,31 @@ pub struct Shared {
     pub interrupt: Interrupt,
     /// Sees whether ticks move.
     pub watch: Watch,
+}
+
+/// Runs the workers of this process until the run ends; the first one of all takes `lead`.
+///
+/// `options` and `waiting` are those of [`Cluster::execute`].
+pub fn execute(
+    cluster: Cluster,
+    options: &str,
+    waiting: &mut dyn FnMut() -> Result<(), Failure>,
+    shared: Shared,
+    lead: Option<Lead>,
+) -> Outcome {
+    let lead = Mutex::new(lead);
+    let outcomes = cluster.execute(
+        options,
+        &Messages::new(),
+        waiting,
+        computation::worker_config(),
+        move |worker| {
+            let first = worker.index() == 0;
+            let lead = first.then(|| lead.lock().unwrap_or_else(PoisonError::into_inner).take());
+            run(worker, &shared, lead.flatten())
+        },
+    )?;
+    outcomes.into_iter().flatten().next().unwrap_or(Ok(Exit::Done))
 }
 
 /// Runs one worker until the run ends. The leader, which has `lead`, returns how it ended.
