@@ -150,3 +150,91 @@ impl FileFeed {
         Ok(rows)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const ROW: &str = r#"{"limit_name":"max","limit_value":VALUE,"effective_date":"2026-01-01"}"#;
+
+    /// How long a change may take to be noticed. None comes near it, however busy the machine.
+    const STUCK_AFTER: Duration = Duration::from_secs(60);
+
+    fn row(value: u32) -> String {
+        ROW.replace("VALUE", &value.to_string())
+    }
+
+    fn values(rows: &Rows) -> Vec<String> {
+        let value =
+            |row: &Row| row.value.as_ref().map_or("null".into(), |value| value.text().into());
+        rows.iter().map(value).collect()
+    }
+
+    fn feed(text: &str) -> (tempfile::TempDir, PathBuf, FileFeed, Rows) {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("limits.json");
+        fs::write(&path, text).unwrap();
+        let (feed, rows) = FileFeed::open(&path, Defaults::default()).ok().unwrap();
+        (place, path, feed, rows)
+    }
+
+    #[test]
+    fn what_is_no_file_of_limits_is_refused_at_first() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("limits.json");
+        let exit = || FileFeed::open(&path, Defaults::default()).err().unwrap().exit;
+        assert_eq!(exit(), Exit::NoInput);
+        fs::write(&path, "[{").unwrap();
+        assert_eq!(exit(), Exit::BadConfig);
+    }
+
+    #[test]
+    fn a_look_tells_only_what_is_new_and_sound() {
+        let (_place, path, mut feed, rows) = feed(&row(1));
+        assert_eq!(values(&rows), ["1"]);
+        assert_eq!(feed.look(), None);
+        fs::write(&path, row(2) + "\n" + &row(2).replace("max", "other")).unwrap();
+        assert_eq!(feed.look().map(|rows| values(&rows)), Some(vec!["2".into(), "2".into()]));
+        assert_eq!(feed.look(), None);
+        // Half-written, then gone: the limits stay, and it is remembered what was said about it.
+        for broken in [Some(&row(3)[..20]), None] {
+            match broken {
+                Some(text) => fs::write(&path, text).unwrap(),
+                None => fs::remove_file(&path).unwrap(),
+            }
+            assert_eq!(feed.look(), None);
+            assert!(feed.complaint.is_some());
+        }
+        // A row that is no good is refused by itself.
+        fs::write(&path, row(4) + "\n" + &row(5).replace("2026-01-01", "soon")).unwrap();
+        assert_eq!(feed.look().map(|rows| values(&rows)), Some(vec!["4".into()]));
+        assert_eq!(feed.complaint, None);
+    }
+
+    #[test]
+    fn a_file_that_takes_its_place_is_followed() {
+        let (place, path, feed, _) = feed(&row(1));
+        let (wake, woken) = channel::<()>();
+        let changes = feed.follow(move || wake.send(()).unwrap_or_default()).unwrap();
+        for value in 2..5 {
+            let next = place.path().join("next");
+            fs::write(&next, row(value)).unwrap();
+            fs::rename(&next, &path).unwrap();
+            let rows = changes.recv_timeout(STUCK_AFTER).expect("the change is told");
+            assert_eq!(values(&rows), [value.to_string()]);
+            woken.recv_timeout(STUCK_AFTER).expect("somebody is woken");
+        }
+    }
+
+    #[test]
+    fn reading_is_no_change() {
+        use notify::event::{DataChange, ModifyKind};
+        let opened = EventKind::Access(AccessKind::Open(AccessMode::Any));
+        let read = EventKind::Access(AccessKind::Close(AccessMode::Read));
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let modified = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        assert_eq!([opened, read, written, modified].map(may_change), [false, false, true, true]);
+    }
+}
