@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use metrics::gauge;
+use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind};
 use notify::{RecursiveMode, Watcher};
 
 use super::json;
@@ -29,6 +30,15 @@ pub struct FileFeed {
     bytes: Vec<u8>,
     /// What was said about it last, if it could not be read.
     complaint: Option<String>,
+}
+
+/// Whether the file may have become another one. While it is being written, half of it is no answer; and
+/// to be notified of its being read, which is what a notification leads to, would never end. What is not
+/// told here is found at the next look.
+fn may_be_new(event: &Event) -> bool {
+    let written = event.kind == EventKind::Access(AccessKind::Close(AccessMode::Write));
+    let moved = matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)));
+    written || moved || event.kind.is_remove() || event.need_rescan()
 }
 
 impl FileFeed {
@@ -60,9 +70,11 @@ impl FileFeed {
             Some(parent) if parent != Path::new("") => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<_>| {
-            // Whatever it is about: to read the file costs less than to tell.
-            let _ = touched_out.send(event.map(drop));
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            // Of whatever file of the directory: to read ours costs less than to tell.
+            if event.as_ref().map_or(true, may_be_new) {
+                let _ = touched_out.send(event.map(drop));
+            }
         })
         .context("asking for notifications about files")?;
         if let Err(error) = watcher.watch(&directory, RecursiveMode::NonRecursive) {
@@ -142,5 +154,28 @@ impl FileFeed {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         gauge!("floodmark_limits_last_reload_success_timestamp_seconds").set(now.as_secs_f64());
         Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, DataChange, Flag, RemoveKind, RenameMode};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_when_it_is_whole_and_not_since_it_was_read() {
+        let tells = |kind| may_be_new(&Event::new(kind));
+        for mode in [AccessMode::Read, AccessMode::Any, AccessMode::Other] {
+            assert!(!tells(EventKind::Access(AccessKind::Open(mode))));
+            assert!(!tells(EventKind::Access(AccessKind::Close(mode))));
+        }
+        assert!(!tells(EventKind::Access(AccessKind::Read)));
+        assert!(!tells(EventKind::Create(CreateKind::File)));
+        assert!(!tells(EventKind::Modify(ModifyKind::Data(DataChange::Any))));
+        assert!(tells(EventKind::Access(AccessKind::Close(AccessMode::Write))));
+        assert!(tells(EventKind::Modify(ModifyKind::Name(RenameMode::To))));
+        assert!(tells(EventKind::Remove(RemoveKind::File)));
+        assert!(may_be_new(&Event::new(EventKind::Other).set_flag(Flag::Rescan)));
     }
 }
