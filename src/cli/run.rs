@@ -209,6 +209,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let equal = format!("{options:?} {} {}", args.from, args.judging.tick);
     // The first worker takes it.
     let lead = Mutex::new(lead);
+    let from_offset = args.from_offset;
     let outcomes = cluster.execute(
         &equal,
         &Messages::new(),
@@ -217,7 +218,12 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         move |worker| {
             let first = worker.index() == 0;
             let lead = first.then(|| lead.lock().unwrap_or_else(PoisonError::into_inner).take());
-            live::run(worker, &shared, lead.flatten())
+            let mut lead = lead.flatten();
+            if let Some(lead) = &mut lead {
+                // Now that all processes are here, which know by now what is the latest.
+                lead.begun = begun(from_offset);
+            }
+            live::run(worker, &shared, lead)
         },
     )?;
     outcomes.into_iter().flatten().next().unwrap_or(Ok(Exit::Done))
@@ -233,7 +239,7 @@ fn lead(args: &Args, windows: Windows) -> Result<Lead, WriteError> {
         sinks: sinks(args, windows)?,
         tick: Duration::from_millis(args.judging.tick),
         idle_timeout_ms: args.idle_timeout,
-        begun: begun(args.from_offset),
+        begun: None,
         fail_on_violation: args.judging.fail_on_violation,
     })
 }
