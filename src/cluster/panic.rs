@@ -10,10 +10,22 @@ use crate::error::Exit;
 /// The worker that panics, for tests of what that does. Not in release builds.
 pub const PANIC_WORKER: &str = "FLOODMARK_PANIC_WORKER";
 
+/// A named pipe: that worker panics, by a thread of its own, when somebody opens it to write; else at
+/// once.
+const PANIC_WHEN: &str = "FLOODMARK_PANIC_WHEN";
+
 pub(super) fn panic_if_asked_to(worker: usize) {
-    if cfg!(debug_assertions) && std::env::var(PANIC_WORKER) == Ok(worker.to_string()) {
-        panic!("worker {worker} panics, as {PANIC_WORKER} says");
+    if !cfg!(debug_assertions) || std::env::var(PANIC_WORKER) != Ok(worker.to_string()) {
+        return;
     }
+    let panic = move || panic!("worker {worker} panics, as {PANIC_WORKER} says");
+    let Some(pipe) = std::env::var_os(PANIC_WHEN) else { panic() };
+    std::thread::spawn(move || {
+        // It opens when there is somebody at the other end.
+        if std::fs::File::open(pipe).is_ok() {
+            panic();
+        }
+    });
 }
 
 /// Ends the process when any thread panics: a computation that has lost a worker would wait for it.

@@ -7,7 +7,8 @@
 //! offset that the broker no longer has is an error.
 //!
 //! The broker's answer, and it alone, says that a partition has nothing more to read ([`Watch`]). A
-//! partition is idle if such an answer is no older than the idle time-out, and nothing came for that long.
+//! partition is idle if such an answer is no older than the idle time-out, and for that long the broker
+//! has answered and nothing came: after an outage, those who write to the topic get the time to come back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -132,7 +133,8 @@ impl Partition {
         let recent = ends.filter(|ends| now.saturating_duration_since(ends.asked) <= idle_timeout);
         // Whatever was read since the answer came was more than there was then.
         let nothing_more = recent.is_some_and(|ends| self.next >= ends.end);
-        if nothing_more && now.saturating_duration_since(self.since) >= idle_timeout {
+        let quiet = recent.map_or(self.since, |ends| self.since.max(ends.unbroken));
+        if nothing_more && now.saturating_duration_since(quiet) >= idle_timeout {
             return Holds::Nothing;
         }
         match self.reached {

@@ -43,6 +43,9 @@ pub(super) struct Ends {
     pub(super) end: i64,
     /// When it was asked.
     pub(super) asked: Instant,
+    /// Since when it has answered without a break. When it comes back, those who wrote during the break
+    /// may take longer to come back than we do.
+    pub(super) unbroken: Instant,
 }
 
 /// What is known of a topic.
@@ -78,7 +81,7 @@ impl Watch {
         let client: BaseConsumer<Context> = config
             .create_with_context(Context::new())
             .with_context(|| format!("setting up a consumer of \"{address}\""))?;
-        let asker = Asker { topic: address.topic.clone(), client };
+        let asker = Asker { topic: address.topic.clone(), client, break_after: 4 * interval };
         let unreachable = |error: KafkaError| {
             let why = asker.client.context().last_error().unwrap_or_else(|| error.to_string());
             let error = anyhow!("{why}").context(format!("reading from \"{address}\""));
@@ -134,6 +137,8 @@ impl Watch {
 struct Asker {
     topic: String,
     client: BaseConsumer<Context>,
+    /// How long without an answer is a break.
+    break_after: Duration,
 }
 
 impl Asker {
@@ -147,7 +152,7 @@ impl Asker {
     fn ends(&self, partition: i32, timeout: Duration) -> Result<Ends, KafkaError> {
         let asked = Instant::now();
         let (first, end) = self.client.fetch_watermarks(&self.topic, partition, timeout)?;
-        Ok(Ends { first, end, asked })
+        Ok(Ends { first, end, asked, unbroken: asked })
     }
 
     /// The first offset at or after a time; `None` if there is none.
@@ -174,16 +179,32 @@ impl Asker {
             }
             let partitions: Vec<i32> = lock(known).partitions.keys().copied().collect();
             for partition in partitions {
-                let ends = self.ends(partition, ANSWER_TIMEOUT)?;
-                lock(known).partitions.insert(partition, Some(ends));
+                let mut ends = self.ends(partition, ANSWER_TIMEOUT)?;
+                let mut known = lock(known);
+                let before = known.partitions.get(&partition).copied().flatten();
+                if let Some(before) = before.filter(|_| known.trouble.is_none())
+                    && ends.asked.saturating_duration_since(before.asked) <= self.break_after
+                {
+                    ends.unbroken = before.unbroken;
+                }
+                known.partitions.insert(partition, Some(ends));
             }
             Ok(())
         });
         let mut known = lock(known);
         match (result, &mut known.trouble) {
-            (Ok(()), trouble) => *trouble = None,
+            (Ok(()), trouble) => {
+                if let Some((since, _)) = trouble.take() {
+                    let (topic, seconds) = (&self.topic, since.elapsed().as_secs());
+                    tracing::info!(topic, seconds, "the brokers answer again");
+                }
+            }
             (Err(error), Some((_, why))) => *why = error.to_string(),
-            (Err(error), trouble) => *trouble = Some((Instant::now(), error.to_string())),
+            (Err(error), trouble) => {
+                let topic = &self.topic;
+                tracing::warn!(topic, %error, "the brokers do not answer: nothing closes meanwhile");
+                *trouble = Some((Instant::now(), error.to_string()));
+            }
         }
     }
 }

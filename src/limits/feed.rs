@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use metrics::gauge;
-use notify::event::{AccessKind, AccessMode};
-use notify::{Event, EventKind, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind};
+use notify::{RecursiveMode, Watcher};
 
 use super::json;
 use super::rows::{Defaults, Row};
@@ -32,13 +32,13 @@ pub struct FileFeed {
     complaint: Option<String>,
 }
 
-/// Whether the content of a file may be another after this. To read it is not such an event: each reading
-/// would call for another one.
-fn may_change(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
-        _ => true,
-    }
+/// Whether the file may have become another one. While it is being written, half of it is no answer; and
+/// to be notified of its being read, which is what a notification leads to, would never end. What is not
+/// told here is found at the next look.
+fn may_be_new(event: &Event) -> bool {
+    let written = event.kind == EventKind::Access(AccessKind::Close(AccessMode::Write));
+    let moved = matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)));
+    written || moved || event.kind.is_remove() || event.need_rescan()
 }
 
 impl FileFeed {
@@ -71,8 +71,9 @@ impl FileFeed {
             _ => PathBuf::from("."),
         };
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            if event.as_ref().map_or(true, |event| may_change(event.kind)) {
-                let _ = touched_out.send(());
+            // Of whatever file of the directory: to read ours costs less than to tell.
+            if event.as_ref().map_or(true, may_be_new) {
+                let _ = touched_out.send(event.map(drop));
             }
         })
         .context("asking for notifications about files")?;
@@ -89,10 +90,15 @@ impl FileFeed {
         Ok(rows)
     }
 
-    fn run(&mut self, touched: &Receiver<()>, rows_out: &Sender<Rows>, wake: impl Fn()) {
+    fn run(
+        &mut self,
+        touched: &Receiver<notify::Result<()>>,
+        rows_out: &Sender<Rows>,
+        wake: impl Fn(),
+    ) {
         loop {
             match touched.recv_timeout(LOOK_INTERVAL) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
                 // Only with the watcher, which this thread holds.
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -154,6 +160,8 @@ impl FileFeed {
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use notify::event::{CreateKind, DataChange, Flag, RemoveKind, RenameMode};
 
     use super::*;
 
@@ -229,12 +237,18 @@ mod tests {
     }
 
     #[test]
-    fn reading_is_no_change() {
-        use notify::event::{DataChange, ModifyKind};
-        let opened = EventKind::Access(AccessKind::Open(AccessMode::Any));
-        let read = EventKind::Access(AccessKind::Close(AccessMode::Read));
-        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
-        let modified = EventKind::Modify(ModifyKind::Data(DataChange::Any));
-        assert_eq!([opened, read, written, modified].map(may_change), [false, false, true, true]);
+    fn a_file_is_read_when_it_is_whole_and_not_since_it_was_read() {
+        let tells = |kind| may_be_new(&Event::new(kind));
+        for mode in [AccessMode::Read, AccessMode::Any, AccessMode::Other] {
+            assert!(!tells(EventKind::Access(AccessKind::Open(mode))));
+            assert!(!tells(EventKind::Access(AccessKind::Close(mode))));
+        }
+        assert!(!tells(EventKind::Access(AccessKind::Read)));
+        assert!(!tells(EventKind::Create(CreateKind::File)));
+        assert!(!tells(EventKind::Modify(ModifyKind::Data(DataChange::Any))));
+        assert!(tells(EventKind::Access(AccessKind::Close(AccessMode::Write))));
+        assert!(tells(EventKind::Modify(ModifyKind::Name(RenameMode::To))));
+        assert!(tells(EventKind::Remove(RemoveKind::File)));
+        assert!(may_be_new(&Event::new(EventKind::Other).set_flag(Flag::Rescan)));
     }
 }
