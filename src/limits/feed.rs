@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use metrics::gauge;
-use notify::{RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecursiveMode, Watcher};
 
 use super::json;
 use super::rows::{Defaults, Row};
@@ -29,6 +30,15 @@ pub struct FileFeed {
     bytes: Vec<u8>,
     /// What was said about it last, if it could not be read.
     complaint: Option<String>,
+}
+
+/// Whether something may have changed. That somebody reads is no change: this reads, too, and would tell
+/// itself so for ever.
+fn is_change(event: &notify::Event) -> bool {
+    match event.kind {
+        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
 }
 
 impl FileFeed {
@@ -61,8 +71,10 @@ impl FileFeed {
             _ => PathBuf::from("."),
         };
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<_>| {
-            // Whatever it is about: to read the file costs less than to tell.
-            let _ = touched_out.send(event.map(drop));
+            // Whichever file it is about: to read ours costs less than to tell.
+            if event.as_ref().map_or(true, is_change) {
+                let _ = touched_out.send(event.map(drop));
+            }
         })
         .context("asking for notifications about files")?;
         if let Err(error) = watcher.watch(&directory, RecursiveMode::NonRecursive) {
@@ -142,5 +154,26 @@ impl FileFeed {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         gauge!("floodmark_limits_last_reload_success_timestamp_seconds").set(now.as_secs_f64());
         Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::Event;
+    use notify::event::{CreateKind, ModifyKind};
+
+    use super::*;
+
+    #[test]
+    fn reading_is_no_change() {
+        let is_change = |kind| is_change(&Event::new(kind));
+        for mode in [AccessMode::Read, AccessMode::Any] {
+            assert!(!is_change(EventKind::Access(AccessKind::Open(mode))));
+            assert!(!is_change(EventKind::Access(AccessKind::Close(AccessMode::Read))));
+        }
+        assert!(is_change(EventKind::Access(AccessKind::Close(AccessMode::Write))));
+        assert!(is_change(EventKind::Create(CreateKind::File)));
+        assert!(is_change(EventKind::Modify(ModifyKind::Any)));
+        assert!(is_change(EventKind::Any));
     }
 }
