@@ -72,6 +72,16 @@ impl Topic {
         if options.format == Format::Kv {
             config.check_timestamps_kept()?;
         }
+        Topic::open_known(client, options, config)
+    }
+
+    /// Reaches the brokers of a topic of which it is known what it does with times.
+    pub fn open_known(
+        client: &ClientOptions,
+        options: &Options,
+        config: TopicConfig,
+    ) -> Result<Self, Failure> {
+        let address = &config.address;
         let producer = Producer::open(address, client, Tuning::for_throughput())?;
         Ok(Topic {
             producer,
