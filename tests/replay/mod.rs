@@ -8,7 +8,7 @@ mod contract;
 mod equality;
 mod exits;
 mod files;
-mod fold;
+pub(crate) mod fold;
 mod interrupt;
 mod oracle;
 pub(crate) mod pcap;
