@@ -358,7 +358,7 @@ fn outlet(settings: &Settings<'_>, args: &Args) -> Result<Box<dyn Outlet>, Failu
         To::Topic(address) => {
             let (format, linger) = (settings.format, settings.linger);
             let create = settings.create.clone();
-            let options = topic::Options { format, linger, create, check: true };
+            let options = topic::Options { format, linger, create };
             Box::new(Topic::open(address, &args.client, &options)?)
         }
     })

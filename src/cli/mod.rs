@@ -36,7 +36,7 @@ enum Command {
     /// Check limits without traffic
     Limits(limits::Args),
     Generate(generate::Args),
-    /// Judge a capture of an office network, change a limit, and see what that changes
+    /// See it all at work, in this process: a capture through a broker to alerts, and a limit that changes
     Demo(demo::Args),
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use floodmark_dataflows::orders::HandOn;
@@ -205,30 +205,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         false => Ok(()),
     };
     let equal = format!("{options:?} {} {}", args.from, args.judging.tick);
-<<<<<<< HEAD
     live::execute(cluster, &equal, &mut waiting, shared, lead)
-=======
-    // The first worker takes it.
-    let lead = Mutex::new(lead);
-    let from_offset = args.from_offset;
-    let outcomes = cluster.execute(
-        &equal,
-        &Messages::new(),
-        &mut waiting,
-        computation::worker_config(),
-        move |worker| {
-            let first = worker.index() == 0;
-            let lead = first.then(|| lead.lock().unwrap_or_else(PoisonError::into_inner).take());
-            let mut lead = lead.flatten();
-            if let Some(lead) = &mut lead {
-                // Now that all processes are here, which know by now what is the latest.
-                lead.begun = begun(from_offset);
-            }
-            live::run(worker, &shared, lead)
-        },
-    )?;
-    outcomes.into_iter().flatten().next().unwrap_or(Ok(Exit::Done))
->>>>>>> af4ba70fe030554d8a44df0ed57ba36e93edb310
 }
 
 /// What the first worker leads with.
@@ -244,27 +221,10 @@ fn lead(args: &Args, windows: Windows) -> Result<Lead, WriteError> {
         leader,
         sinks: sinks(args, windows)?,
         tick: Duration::from_millis(args.judging.tick),
-<<<<<<< HEAD
         clock: Box::new(WallClock { idle_timeout_ms: args.idle_timeout }),
-        begun: begun(args.from_offset),
-=======
-        idle_timeout_ms: args.idle_timeout,
-        begun: None,
->>>>>>> af4ba70fe030554d8a44df0ed57ba36e93edb310
+        start: args.from_offset,
         fail_on_violation: args.judging.fail_on_violation,
     })
-}
-
-/// When observation begins, if that is in the midst of a window.
-fn begun(start: Start) -> Option<u64> {
-    match start {
-        Start::Earliest => None,
-        Start::Latest => {
-            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            Some(since.unwrap_or_default().as_millis() as u64)
-        }
-        Start::At(time) => Some(time),
-    }
 }
 
 /// Opens everything that a run writes to.

@@ -166,9 +166,9 @@ impl ClientOptions {
         Ok(ClientOptions { options: options.map_err(Error::Option)?, apart: false })
     }
 
-    /// None, whatever the environment says: for brokers that this program has started itself.
-    pub fn apart() -> Self {
-        ClientOptions { options: Vec::new(), apart: true }
+    /// These alone, whatever the environment says: for brokers that this program has started itself.
+    pub fn apart(self) -> Self {
+        ClientOptions { apart: true, ..self }
     }
 
     /// All options with their values, from this environment too.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{Address, ClientOptions, Outgoing, Producer, Sent, Tuning};
+use super::{Address, ClientOptions, Counts, Outgoing, Producer, Sent, Tuning};
 use crate::error::Failure;
 
 /// A message of its own.
@@ -56,6 +56,28 @@ impl Outbox {
         self.waiting.push_back(letter);
     }
 
+    /// Takes a message, and copies it only if the producer has no room.
+    ///
+    /// # Errors
+    /// No message is taken any more.
+    pub fn send(&mut self, message: &Outgoing<'_>) -> Result<(), Failure> {
+        if self.waiting.is_empty() && self.producer.send(message)? == Sent::Queued {
+            return Ok(());
+        }
+        self.waiting.push_back(Letter {
+            key: message.key.map(<[u8]>::to_vec),
+            payload: message.payload.unwrap_or_default().to_vec(),
+            timestamp_ms: message.timestamp_ms.map(i64::unsigned_abs),
+            headers: message.headers.to_vec(),
+        });
+        Ok(())
+    }
+
+    /// What has become of messages so far.
+    pub fn counts(&self) -> Counts {
+        self.producer.counts()
+    }
+
     /// Sends what it can, without waiting.
     ///
     /// # Errors
@@ -80,7 +102,7 @@ impl Outbox {
 
     /// Whether everything given was delivered.
     pub fn is_done(&self) -> bool {
-        self.waiting.is_empty() && self.producer.counts().waiting() == 0
+        self.waiting.is_empty() && self.counts().waiting() == 0
     }
 
     /// Since when no broker can be reached, if none can.

@@ -76,6 +76,11 @@ impl TopicConfig {
         }
     }
 
+    /// That of a topic whose broker tells nothing, as if there were no bounds.
+    pub fn untold(address: Address, partitions: usize) -> Self {
+        TopicConfig::read(address, partitions, None)
+    }
+
     /// Whether a message keeps the timestamp that it is sent with, which is all the time that there is
     /// in a format such as `kv`.
     pub fn check_timestamps_kept(&self) -> Result<(), Failure> {

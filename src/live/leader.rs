@@ -20,6 +20,7 @@ use super::status::Status;
 use super::ticks::{Announcement, Ticks, Wish};
 use crate::computation::{Computation, EventTimeReached, Outcome as TickOutcome};
 use crate::error::{Exit, Failure, Outcome};
+use crate::kafka::Start;
 use crate::limits::catalog::edits;
 use crate::limits::feed::{FileFeed, Rows};
 use crate::limits::rows::Defaults;
@@ -73,8 +74,8 @@ pub struct Lead {
     pub tick: Duration,
     /// What time it is.
     pub clock: Box<dyn Clock>,
-    /// When observation begins, in milliseconds of event time, if it begins in the midst of a window.
-    pub begun: Option<u64>,
+    /// Where the topic is read from.
+    pub start: Start,
     /// Whether to end with [`Exit::Violations`] if a violation stands at the end.
     pub fail_on_violation: bool,
 }
@@ -103,6 +104,8 @@ pub(super) struct Leader {
     wanted: bool,
     counted: Instant,
     ending: Option<Ending>,
+    /// Whether the first tick is still to come, and whether the last one was announced.
+    first: bool,
     last: bool,
 }
 
@@ -118,6 +121,7 @@ impl Leader {
             wanted: false,
             counted: Instant::now(),
             ending: None,
+            first: true,
             last: false,
         };
         // Only one worker leads, and only once.
@@ -210,8 +214,14 @@ impl Leader {
     pub(super) fn put(&mut self, now: u64, inputs: &mut Inputs) {
         self.heard = inputs.tick();
         inputs.mark(Mark::Now { now, silence: self.lead.clock.silence(now) });
-        if let Some(begun) = self.lead.begun.take() {
-            inputs.mark(Mark::Begun(begun));
+        if self.first {
+            self.first = false;
+            match self.lead.start {
+                Start::Earliest => {}
+                // All processes are here, and know by now what is the latest.
+                Start::Latest => inputs.mark(Mark::Begun(now)),
+                Start::At(time) => inputs.mark(Mark::Begun(time)),
+            }
         }
         for (version, diff) in std::mem::take(&mut self.edits) {
             inputs.edit(version, diff);

@@ -66,6 +66,12 @@ pub enum WriteError {
     Failed(Failure),
 }
 
+impl From<Failure> for WriteError {
+    fn from(failure: Failure) -> Self {
+        WriteError::Failed(failure)
+    }
+}
+
 impl Sink {
     /// Opens a file for writing, or standard output for `-`.
     pub fn open(path: &Path) -> Result<Self, Failure> {

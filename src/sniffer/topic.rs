@@ -5,13 +5,12 @@
 //! partition. A message's timestamp is the greatest event time in it, which the broker judges it by: so
 //! before a message leaves, the topic is held against the times in it.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::outlet::{Format, Outlet, Sent};
 use crate::error::Failure;
 use crate::kafka::topics::{self, Plan, TopicConfig};
-use crate::kafka::{Address, ClientOptions, Outgoing, Producer, Sent as Taken, Tuning};
+use crate::kafka::{Address, ClientOptions, Outbox, Outgoing, Tuning};
 use crate::output::WriteError;
 use crate::record::{Packer, Record, write_json, write_kv};
 
@@ -24,15 +23,6 @@ pub struct Options {
     pub linger: Duration,
     /// The topic is made like this if it is not there.
     pub create: Option<Plan>,
-    /// Whether to hold the topic against the times of records. A mock cluster can't be asked.
-    pub check: bool,
-}
-
-/// A message that found no room in the producer.
-struct Pending {
-    key: Option<Vec<u8>>,
-    payload: Vec<u8>,
-    timestamp_ms: i64,
 }
 
 /// The event times from which on, and up to which, the topic was found to fit.
@@ -44,8 +34,8 @@ struct Times {
 
 /// A topic that records are sent to.
 pub struct Topic {
-    producer: Producer,
-    config: Option<TopicConfig>,
+    outbox: Outbox,
+    config: TopicConfig,
     format: Format,
     linger: Duration,
     packer: Packer,
@@ -53,7 +43,6 @@ pub struct Topic {
     packed: Option<Times>,
     /// When the packer got its first record.
     since: Option<Instant>,
-    pending: VecDeque<Pending>,
     checked: Option<Times>,
     sent: Sent,
     key: Vec<u8>,
@@ -70,23 +59,29 @@ impl Topic {
         if let Some(plan) = &options.create {
             topics::create(address, client, plan)?;
         }
-        let config = match options.check {
-            true => Some(topics::describe(address, client)?),
-            false => None,
-        };
+        let config = topics::describe(address, client)?;
         if options.format == Format::Kv {
-            config.as_ref().map_or(Ok(()), TopicConfig::check_timestamps_kept)?;
+            config.check_timestamps_kept()?;
         }
-        let producer = Producer::open(address, client, Tuning::for_throughput())?;
+        Topic::open_known(client, options, config)
+    }
+
+    /// Reaches the brokers of a topic of which it is known what it does with times.
+    pub fn open_known(
+        client: &ClientOptions,
+        options: &Options,
+        config: TopicConfig,
+    ) -> Result<Self, Failure> {
+        let address = &config.address;
+        let outbox = Outbox::open(address, client, Tuning::for_throughput())?;
         Ok(Topic {
-            producer,
+            outbox,
             config,
             format: options.format,
             linger: options.linger,
             packer: Packer::new(),
             packed: None,
             since: None,
-            pending: VecDeque::new(),
             checked: None,
             sent: Sent::default(),
             key: Vec::new(),
@@ -96,7 +91,6 @@ impl Topic {
 
     /// Holds the topic against the times of a message.
     fn check(&mut self, times: Times) -> Result<(), WriteError> {
-        let Some(config) = &self.config else { return Ok(()) };
         let (mut oldest_ms, mut newest_ms) = (times.oldest_ms, times.newest_ms);
         if let Some(checked) = self.checked {
             if checked.oldest_ms <= oldest_ms && newest_ms <= checked.newest_ms {
@@ -106,7 +100,7 @@ impl Topic {
             newest_ms = newest_ms.max(checked.newest_ms);
         }
         // Of the times of this message only: what was sent before may have aged meanwhile.
-        topics::check_times(config, times.oldest_ms, times.newest_ms, now_ms())
+        topics::check_times(&self.config, times.oldest_ms, times.newest_ms, now_ms())
             .map_err(WriteError::Failed)?;
         self.checked = Some(Times { oldest_ms, newest_ms });
         Ok(())
@@ -160,48 +154,17 @@ impl Topic {
         Ok(())
     }
 
-    /// Hands a message to the producer, behind those that found no room.
     fn send(
         &mut self,
         key: Option<&[u8]>,
         payload: &[u8],
         timestamp_ms: i64,
     ) -> Result<(), WriteError> {
-        let message = Outgoing {
-            key,
-            payload: Some(payload),
-            timestamp_ms: Some(timestamp_ms),
-            ..Outgoing::default()
-        };
-        if self.pending.is_empty()
-            && self.producer.send(&message).map_err(WriteError::Failed)? == Taken::Queued
-        {
-            return Ok(());
-        }
-        let (key, payload) = (key.map(<[u8]>::to_vec), payload.to_vec());
-        self.pending.push_back(Pending { key, payload, timestamp_ms });
-        Ok(())
-    }
-
-    fn send_pending(&mut self) -> Result<(), WriteError> {
-        while let Some(next) = self.pending.front() {
-            let message = Outgoing {
-                key: next.key.as_deref(),
-                payload: Some(&next.payload),
-                timestamp_ms: Some(next.timestamp_ms),
-                ..Outgoing::default()
-            };
-            match self.producer.send(&message).map_err(WriteError::Failed)? {
-                Taken::Queued => drop(self.pending.pop_front()),
-                Taken::Full => break,
-            }
-        }
-        Ok(())
+        let (payload, timestamp_ms) = (Some(payload), Some(timestamp_ms));
+        let message = Outgoing { key, payload, timestamp_ms, ..Outgoing::default() };
+        Ok(self.outbox.send(&message)?)
     }
 }
-
-/// How long to wait for room in the producer before looking again.
-const FULL_WAIT: Duration = Duration::from_millis(20);
 
 impl Outlet for Topic {
     fn take(&mut self, records: &[Record]) -> Result<(), WriteError> {
@@ -212,14 +175,10 @@ impl Outlet for Topic {
     }
 
     fn poll(&mut self) -> Result<(), WriteError> {
-        self.producer.poll();
-        if let Some(failure) = self.producer.failure() {
-            return Err(WriteError::Failed(failure));
-        }
         if self.due().is_some_and(|due| Instant::now() >= due) {
             self.close()?;
         }
-        self.send_pending()
+        Ok(self.outbox.poll()?)
     }
 
     fn due(&self) -> Option<Instant> {
@@ -227,30 +186,20 @@ impl Outlet for Topic {
     }
 
     fn is_full(&self) -> bool {
-        !self.pending.is_empty()
+        !self.outbox.has_room()
     }
 
     fn unreachable_since(&self) -> Option<Instant> {
-        self.producer.unreachable_since()
+        self.outbox.unreachable_since()
     }
 
     fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
         self.close()?;
-        loop {
-            self.poll()?;
-            if self.pending.is_empty() {
-                break;
-            }
-            if give_up() {
-                break;
-            }
-            std::thread::park_timeout(FULL_WAIT);
-        }
-        self.producer.finish(give_up).map_err(WriteError::Failed)
+        Ok(self.outbox.finish(give_up)?)
     }
 
     fn sent(&self) -> Sent {
-        let counts = self.producer.counts();
+        let counts = self.outbox.counts();
         Sent { messages: counts.delivered, message_bytes: counts.delivered_bytes, ..self.sent }
     }
 }

@@ -1,0 +1,174 @@
+//! What a reader of the topic of alerts knows: which violations stand, and what a change of limits did.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use floodmark_dataflows::types::{Bound, Event, Metric, Reason};
+use serde::Deserialize;
+
+use crate::error::Failure;
+use crate::kafka::{Address, ClientOptions, Source, SourceOptions, Start, Topic};
+
+/// An alert, as it is on the topic.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Alert {
+    pub(super) event: Event,
+    pub(super) reason: Reason,
+    id: String,
+    limit_name: String,
+    limit_value: Option<serde_json::Number>,
+    bound: Bound,
+    metric: Metric,
+    entity: Who,
+    pub(super) window_start: String,
+    amount: i64,
+}
+
+/// The addresses of an entity.
+#[derive(Clone, Debug, Deserialize)]
+struct Who {
+    source: Option<String>,
+    destination: Option<String>,
+    host: Option<String>,
+}
+
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.source, &self.destination, &self.host) {
+            (Some(source), Some(destination), _) => write!(f, "{source} > {destination}"),
+            (Some(source), None, _) => write!(f, "source {source}"),
+            (None, Some(destination), _) => write!(f, "destination {destination}"),
+            (None, None, Some(host)) => write!(f, "host {host}"),
+            (None, None, None) => f.write_str("total"),
+        }
+    }
+}
+
+impl Alert {
+    /// Window, limit, value, who and amount, for people.
+    pub(super) fn cells(&self) -> [String; 5] {
+        let bound = match self.bound {
+            Bound::Max => "max",
+            Bound::Min => "min",
+        };
+        let value = match &self.limit_value {
+            Some(value) => format!("{bound} {value}"),
+            None => "gone".to_owned(),
+        };
+        let unit = match self.metric {
+            Metric::Bytes => "bytes",
+            Metric::Packets => "packets",
+        };
+        // Of a time of day such as 2017-10-01T18:45:00Z, hours and minutes; one day is all there is.
+        let window = self.window_start.get(11..16).unwrap_or(&self.window_start).to_owned();
+        let (limit, who) = (self.limit_name.clone(), self.entity.to_string());
+        [window, limit, value, who, format!("{} {unit}", self.amount)]
+    }
+}
+
+/// What a change of limits has led to, as far as it has arrived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Effect {
+    /// Changes in all.
+    pub(super) changes: u64,
+    /// Of these, violations that were not there before.
+    pub(super) raised: u64,
+    /// When the last one arrived.
+    pub(super) last: Option<Instant>,
+}
+
+/// Reads the alerts.
+pub(super) struct Alerts {
+    address: Address,
+    client: ClientOptions,
+    source: Source,
+    standing: BTreeMap<String, Alert>,
+    effect: Effect,
+}
+
+fn open(address: &Address, client: &ClientOptions, start: Start) -> Result<Source, Failure> {
+    let options = SourceOptions {
+        start,
+        idle_timeout: Duration::from_secs(1),
+        max_skew_ms: u64::MAX,
+        group: "floodmark-demo".into(),
+    };
+    let topic = Topic::open(address, client, options)?;
+    let me = std::thread::current();
+    Source::open(Arc::new(topic), 0, 1, Arc::new(move || me.unpark()))
+}
+
+impl Alerts {
+    /// From the first alert on. This thread is woken when there is one.
+    pub(super) fn open(address: &Address) -> Result<Self, Failure> {
+        // Apache Kafka answers as soon as there is something; this broker when the wait is over.
+        let client = ClientOptions::new(["fetch.wait.max.ms=2"])?.apart();
+        Ok(Alerts {
+            address: address.clone(),
+            source: open(address, &client, Start::Earliest)?,
+            client,
+            standing: BTreeMap::new(),
+            effect: Effect::default(),
+        })
+    }
+
+    /// Takes the alerts that are there, in their order.
+    pub(super) fn take(&mut self) -> Result<Vec<Alert>, Failure> {
+        let mut alerts = Vec::new();
+        let mut bad = None;
+        self.source.take(|taken| {
+            match serde_json::from_slice::<Alert>(taken.message.payload) {
+                Ok(alert) => alerts.push(alert),
+                Err(error) => bad = Some(error),
+            }
+            None
+        })?;
+        if let Some(error) = bad {
+            let error = anyhow::Error::new(error).context("reading an alert from the topic");
+            return Err(error.into());
+        }
+        for alert in &alerts {
+            self.fold(alert);
+        }
+        Ok(alerts)
+    }
+
+    fn fold(&mut self, alert: &Alert) {
+        match alert.event {
+            Event::Raised | Event::Updated => {
+                self.standing.insert(alert.id.clone(), alert.clone());
+            }
+            Event::Cleared => drop(self.standing.remove(&alert.id)),
+        }
+        if alert.reason == Reason::LimitChange {
+            self.effect.changes += 1;
+            self.effect.raised += u64::from(alert.event == Event::Raised);
+            self.effect.last = Some(Instant::now());
+        }
+    }
+
+    /// How many alerts there are on the topic by now. Nobody must be adding more.
+    pub(super) fn end(&self) -> Result<Vec<(i32, i64)>, Failure> {
+        Ok(open(&self.address, &self.client, Start::Latest)?.positions())
+    }
+
+    /// Whether the alerts up to there were taken.
+    pub(super) fn has_reached(&self, end: &[(i32, i64)]) -> bool {
+        self.source.positions() == end
+    }
+
+    /// The violations that stand, by window.
+    pub(super) fn standing(&self) -> Vec<&Alert> {
+        let mut standing: Vec<&Alert> = self.standing.values().collect();
+        standing.sort_by_cached_key(|alert| {
+            (alert.window_start.clone(), alert.limit_name.clone(), alert.entity.to_string())
+        });
+        standing
+    }
+
+    /// What changes of limits have led to.
+    pub(super) fn effect(&self) -> Effect {
+        self.effect
+    }
+}

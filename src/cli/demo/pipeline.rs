@@ -1,0 +1,266 @@
+//! The pipeline of the demo, all of it in this process: a broker, what sends to it, what reads from it.
+//!
+//! Between the parts is nothing but the broker: what sends is the code of `floodmark capture`, what reads
+//! is that of `floodmark run`.
+
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use floodmark_dataflows::graph::Options;
+use floodmark_dataflows::time::Windows;
+use floodmark_dataflows::types::{Per, Updates};
+use jiff::tz::TimeZone;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+use super::timeline::{Span, Timeline};
+use crate::capture::Reader;
+use crate::cluster::{Cluster, watchdog};
+use crate::error::{Failure, Outcome};
+use crate::kafka::topics::TopicConfig;
+use crate::kafka::{Address, ClientOptions, Outbox, SourceOptions, Start, Topic, Tuning};
+use crate::limits::catalog::Catalog;
+use crate::limits::rows::Defaults;
+use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status};
+use crate::merge::Merge;
+use crate::output::WriteError;
+use crate::replay::Filter;
+use crate::sniffer::fold::Folding;
+use crate::sniffer::outlet::{Format, Outlet, Sent};
+use crate::sniffer::pace::{Pace, Speed};
+use crate::sniffer::source::{BATCH, Reading, read};
+use crate::sniffer::{Ended, Sender, topic};
+use crate::terminal::{Interrupt, Messages};
+
+const CAPTURE: &[u8] = include_bytes!("../../demo/office-lan.pcapng.zst");
+
+/// What is sent, and what is said of it.
+const FLOWS: &str = "floodmark-flows-v1";
+const ALERTS: &str = "floodmark-alerts-v1";
+
+/// Of records; one for each of two workers.
+const PARTITIONS: i32 = 2;
+
+/// How long a partition says nothing before nobody waits for it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The distance of ticks. A second would be a minute of the capture.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long after its end a window takes records. It is less than a window: so the last one settles
+/// before another one, without a packet, would have ended.
+const LATENESS_MS: u64 = 4 * 60 * 1000;
+
+/// How long a tick may stand still: long enough for a machine that is busy with something else.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The windows of the demo. All are held to its end, so that a limit that changes judges them again.
+pub(super) fn windows() -> Windows {
+    Windows {
+        lateness_ms: Some(LATENESS_MS),
+        retention_ms: Some(24 * 3600 * 1000),
+        ..Windows::default()
+    }
+}
+
+fn reader() -> Reader {
+    Reader::from_read("office-lan.pcapng.zst", Box::new(Cursor::new(CAPTURE)))
+}
+
+/// What is known of the capture before it is sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recording {
+    pub(super) span: Span,
+    pub(super) packets: u64,
+    /// The time of the last packet of the first half.
+    pub(super) before_half_ms: u64,
+}
+
+impl Recording {
+    /// Reads it once.
+    pub(super) fn look() -> Self {
+        let mut merge = Merge::new(vec![reader()], Messages::new());
+        let mut times = Vec::new();
+        while let Some(packet) = merge.next() {
+            times.push(packet.time.ms);
+        }
+        let (first, last) = (times.iter().min(), times.iter().max());
+        let (first_ms, last_ms) = first.zip(last).expect("the capture has packets");
+        let span = Span { first_ms: *first_ms, last_ms: *last_ms };
+        let before_half = times.iter().filter(|time| **time < span.half_ms()).max();
+        Recording {
+            span,
+            packets: times.len() as u64,
+            before_half_ms: before_half.copied().expect("the first packet is in the first half"),
+        }
+    }
+
+    /// When the last window has settled.
+    pub(super) fn settled_ms(&self) -> u64 {
+        let last = windows().of(self.span.last_ms).expect("the capture is of our times");
+        windows().end_ms(last) + LATENESS_MS
+    }
+}
+
+/// A broker within this process, on the loopback interface.
+pub(super) struct Broker {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+}
+
+impl Broker {
+    /// Starts it, with its topics: one for records, one for alerts.
+    pub(super) fn start() -> anyhow::Result<Self> {
+        let starting = "starting the broker of the demo";
+        let cluster = MockCluster::new(1).context(starting)?;
+        cluster.create_topic(FLOWS, PARTITIONS, 1).context(starting)?;
+        cluster.create_topic(ALERTS, 1, 1).context(starting)?;
+        Ok(Broker { cluster })
+    }
+
+    fn address(&self, topic: &str) -> Address {
+        Address { brokers: self.cluster.bootstrap_servers(), topic: topic.into() }
+    }
+
+    pub(super) fn flows(&self) -> Address {
+        self.address(FLOWS)
+    }
+
+    pub(super) fn alerts(&self) -> Address {
+        self.address(ALERTS)
+    }
+}
+
+/// A thread that can be asked to end.
+pub(super) struct Part<T> {
+    thread: JoinHandle<Result<T, Failure>>,
+    stop: Interrupt,
+}
+
+impl<T: Send + 'static> Part<T> {
+    fn start(
+        name: &str,
+        stop: Interrupt,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        // Who waits for its end is told.
+        let waiting = std::thread::current();
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            let result = work();
+            waiting.unpark();
+            result
+        });
+        Ok(Part { thread: thread.with_context(|| format!("starting the {name} thread"))?, stop })
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Has it end as soon as it can.
+    pub(super) fn stop(&self) {
+        self.stop.press();
+    }
+
+    /// What it came to.
+    pub(super) fn join(self) -> Result<T, Failure> {
+        self.thread.join().unwrap_or_else(|_| Err(anyhow!("a part of the demo panicked").into()))
+    }
+}
+
+/// A run that reads records and says alerts.
+pub(super) struct Run {
+    pub(super) part: Part<crate::error::Exit>,
+    pub(super) status: Arc<Status>,
+}
+
+/// Starts a run over the topic of records. Every tick says amounts that are new, if `amounts`.
+pub(super) fn run(
+    broker: &Broker,
+    limits: &Path,
+    workers: usize,
+    timeline: &Arc<Timeline>,
+    amounts: bool,
+) -> Result<Run, Failure> {
+    let client = ClientOptions::default().apart();
+    let source = SourceOptions {
+        start: Start::Earliest,
+        idle_timeout: IDLE_TIMEOUT,
+        max_skew_ms: u64::MAX,
+        group: "floodmark".into(),
+    };
+    let topic = Topic::open(&broker.flows(), &client, source)?;
+    let updates = if amounts { Updates::Tick } else { Updates::Limit };
+    let options = Options { windows: windows(), updates, top: None, hand_on: None };
+    let leader = Arc::new(OnceLock::new());
+    let alerts = Outbox::open(&broker.alerts(), &client, Tuning::for_latency())?;
+    let sinks = Sinks::new(vec![Alerts::Topic(alerts)], None, options.windows, Catalog::new());
+    let lead = Lead {
+        limits: Limits::follow(limits, Defaults { per: Per::Pair }, &leader)?,
+        leader,
+        sinks: sinks.map_err(failure)?,
+        tick: TICK,
+        clock: Box::new(timeline.clone()),
+        start: Start::Earliest,
+        fail_on_violation: false,
+    };
+    let (stop, status) = (Interrupt::default(), Arc::new(Status::default()));
+    let shared = Shared {
+        topic: Arc::new(topic),
+        options,
+        filter: Filter::default(),
+        // It is told the time of the capture only now and then.
+        max_ahead_ms: u64::MAX,
+        input_timezone: TimeZone::UTC,
+        dead_letters: None,
+        status: status.clone(),
+        interrupt: stop.clone(),
+        watch: watchdog::start(STALL_TIMEOUT)?,
+    };
+    let work = move || -> Outcome {
+        live::execute(Cluster::alone(workers), "", &mut || Ok(()), shared, Some(lead))
+    };
+    Ok(Run { part: Part::start("run", stop, work)?, status })
+}
+
+/// Only standard output can be closed, and nothing is written there.
+fn failure(error: WriteError) -> Failure {
+    match error {
+        WriteError::Closed => anyhow!("the topic of alerts was closed").into(),
+        WriteError::Failed(failure) => failure,
+    }
+}
+
+/// Begins to send the capture; what it comes to is what was sent.
+pub(super) fn send(broker: &Broker, timeline: &Arc<Timeline>) -> Result<Part<Sent>, Failure> {
+    let options =
+        topic::Options { format: Format::Packed, linger: Duration::from_millis(50), create: None };
+    // This broker keeps everything, and can't be asked.
+    let config = TopicConfig::untold(broker.flows(), PARTITIONS as usize);
+    let mut outlet = topic::Topic::open_known(&ClientOptions::default().apart(), &options, config)?;
+    let (stop, messages) = (Interrupt::default(), Messages::new());
+    let reading = Reading {
+        pace: Pace::new(Speed::Times(timeline.times())),
+        clock: timeline.clone(),
+        one_by_one: false,
+        room: BATCH,
+        interrupt: stop.clone(),
+        messages: messages.clone(),
+    };
+    timeline.begin();
+    let source = read(Merge::new(vec![reader()], messages.clone()), reading)
+        .context("starting the thread that reads")?;
+    let interrupt = stop.clone();
+    let work = move || {
+        // As `floodmark capture` does if not told otherwise.
+        let folding = Folding::new(Some(1000));
+        let sender = Sender { source, folding, outlet: &mut outlet, interrupt, messages };
+        match sender.run()? {
+            Ended::Sent(_) | Ended::Deaf | Ended::Closed => Ok(outlet.sent()),
+        }
+    };
+    Ok(Part::start("send", stop, work)?)
+}
