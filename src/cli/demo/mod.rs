@@ -268,8 +268,8 @@ impl Play<'_> {
         if let Some(effect) = self.effect() {
             let raised = self.alerts.effect().raised;
             self.screen.say(format_args!(
-                "{effect}, from the file to the topic\nof alerts. {raised} of them are new \
-                 violations, by packets that had passed before; no\npacket was read again."
+                "{effect}, from the file to the topic\nof alerts. New by it, of packets that had \
+                 passed before: {raised} violations.\nNo packet was read again."
             ))?;
         }
         self.screen.say(NEXT)
