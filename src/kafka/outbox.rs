@@ -100,11 +100,6 @@ impl Outbox {
         self.producer.failure().map_or(Ok(()), Err)
     }
 
-    /// Whether everything given was delivered.
-    pub fn is_done(&self) -> bool {
-        self.waiting.is_empty() && self.counts().waiting() == 0
-    }
-
     /// Since when no broker can be reached, if none can.
     pub fn unreachable_since(&self) -> Option<Instant> {
         self.producer.unreachable_since()
