@@ -5,15 +5,19 @@
 //! batches, so this one place calls the library itself.
 #![expect(unsafe_code, reason = "batches are in the C interface of librdkafka alone")]
 
+use std::ffi::{CStr, c_char, c_int};
 use std::ptr::null_mut;
 use std::slice;
+use std::sync::OnceLock;
 
 use rdkafka::bindings::{
     rd_kafka_consume_batch_queue, rd_kafka_err2str, rd_kafka_message_destroy,
     rd_kafka_message_errstr, rd_kafka_message_s, rd_kafka_message_t, rd_kafka_message_timestamp,
-    rd_kafka_queue_destroy, rd_kafka_queue_get_consumer, rd_kafka_queue_t,
-    rd_kafka_timestamp_type_t,
+    rd_kafka_queue_destroy, rd_kafka_queue_get_consumer, rd_kafka_queue_t, rd_kafka_set_logger,
+    rd_kafka_t, rd_kafka_timestamp_type_t,
 };
+use rdkafka::client::ClientContext as _;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
@@ -84,6 +88,8 @@ impl Consumer {
         client.set_nonempty_callback(wake);
         // SAFETY: the client is valid, and outlives the queue.
         let queue = unsafe { rd_kafka_queue_get_consumer(client.client().native_ptr()) };
+        // SAFETY: the client is valid. Batches are taken without the crate, which would hear of logs.
+        unsafe { rd_kafka_set_logger(client.client().native_ptr(), Some(log)) };
         assert!(!queue.is_null(), "a consumer with a group has a queue");
         let batch = vec![null_mut(); BATCH];
         Ok(Consumer { topic: topic.into(), queue: Queue(queue), client, batch })
@@ -141,6 +147,32 @@ impl Consumer {
         }
         Ok(list)
     }
+}
+
+/// Logs what librdkafka has to say, in the way of all other clients. Consumers share the bounds on how
+/// much that is.
+///
+/// # Safety
+/// As librdkafka calls it: with texts that end with a zero.
+unsafe extern "C" fn log(
+    _: *const rd_kafka_t,
+    level: c_int,
+    kind: *const c_char,
+    text: *const c_char,
+) {
+    static CONTEXT: OnceLock<Context> = OnceLock::new();
+    let level = match level {
+        ..=2 => RDKafkaLogLevel::Critical,
+        3 => RDKafkaLogLevel::Error,
+        4 => RDKafkaLogLevel::Warning,
+        5 => RDKafkaLogLevel::Notice,
+        6 => RDKafkaLogLevel::Info,
+        _ => RDKafkaLogLevel::Debug,
+    };
+    // SAFETY: librdkafka formats both for this call.
+    let (kind, text) = unsafe { (CStr::from_ptr(kind), CStr::from_ptr(text)) };
+    let context = CONTEXT.get_or_init(Context::new);
+    context.log(level, &kind.to_string_lossy(), &text.to_string_lossy());
 }
 
 /// What librdkafka says in a message.
@@ -215,7 +247,7 @@ unsafe fn error_text(message: &rd_kafka_message_s) -> String {
         }
         match text.is_null() {
             true => String::new(),
-            false => std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned(),
+            false => CStr::from_ptr(text).to_string_lossy().into_owned(),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::topics::REACH_TIMEOUT;
@@ -22,6 +22,9 @@ use crate::limits::date::format_ms;
 /// How long an answer may take, once the brokers were reached: a stuck one must not hold up the
 /// questions to the others for long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait before a question that had no answer yet is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Where to begin in each partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,12 +102,13 @@ impl Watch {
         let mut known = Known { partitions: BTreeMap::new(), trouble: None };
         let mut starts = BTreeMap::new();
         for partition in 0..count {
-            let ends = asker.ends(partition, REACH_TIMEOUT).map_err(unreachable)?;
+            let ends = patiently(|left| asker.ends(partition, left)).map_err(unreachable)?;
             let at = match start {
                 Start::Earliest => ends.first,
                 Start::Latest => ends.end,
                 Start::At(time) => {
-                    let found = asker.first_at(partition, time).map_err(unreachable)?;
+                    let found = patiently(|left| asker.first_at(partition, time, left));
+                    let found = found.map_err(unreachable)?;
                     found.unwrap_or(ends.end)
                 }
             };
@@ -134,6 +138,29 @@ impl Watch {
     }
 }
 
+/// Asks again, for as long as a broker may take to answer, while it is not known yet who leads a
+/// partition: as for a moment after a topic was made, or a broker was started.
+fn patiently<T>(ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+    let until = Instant::now() + REACH_TIMEOUT;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let answer = ask(left.max(ASK_AGAIN_AFTER));
+        let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+        let unsettled = matches!(
+            code,
+            Some(
+                RDKafkaErrorCode::NotLeaderForPartition
+                    | RDKafkaErrorCode::LeaderNotAvailable
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
+            )
+        );
+        if !unsettled || left.is_zero() {
+            return answer;
+        }
+        std::thread::sleep(ASK_AGAIN_AFTER);
+    }
+}
+
 struct Asker {
     topic: String,
     client: BaseConsumer<Context>,
@@ -156,11 +183,16 @@ impl Asker {
     }
 
     /// The first offset at or after a time; `None` if there is none.
-    fn first_at(&self, partition: i32, time: u64) -> Result<Option<i64>, KafkaError> {
+    fn first_at(
+        &self,
+        partition: i32,
+        time: u64,
+        timeout: Duration,
+    ) -> Result<Option<i64>, KafkaError> {
         let time = i64::try_from(time).unwrap_or(i64::MAX);
         let mut times = TopicPartitionList::new();
         times.add_partition_offset(&self.topic, partition, Offset::Offset(time))?;
-        let found = self.client.offsets_for_times(times, REACH_TIMEOUT)?;
+        let found = self.client.offsets_for_times(times, timeout)?;
         let found = found.find_partition(&self.topic, partition).map(|found| found.offset());
         Ok(found.and_then(|offset| match offset {
             Offset::Offset(offset) => Some(offset),
