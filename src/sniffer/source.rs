@@ -145,10 +145,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 impl<W: Wire, C: Clock> Watcher<W, C> {
     fn run(mut self, end: &Sender<End>) {
-        let error = match self.watch() {
-            Ok(()) => None,
-            Err(error) => Some(error),
-        };
+        let error = self.watch().err();
         self.folding.end(&mut self.out);
         let _ = self.hand_over();
         let drops = self.wire.drops().unwrap_or(self.said.0);

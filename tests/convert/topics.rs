@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use floodmark::kafka::topics::Plan;
 use floodmark::kafka::{Address, Outgoing};
 
 use super::{START_MS, counted, lines, pmacct, records, records_of, send, wait_for};
@@ -22,6 +23,8 @@ fn chosen(number: u64) -> String {
         FIELDS.split(',').map(|name| format!("\"{name}\":{}", value(name))).collect();
     format!("{{{}}}", members.join(","))
 }
+
+const AFTER_MAX: &str = "message.timestamp.after.max.ms";
 
 /// The command line of a conversion.
 fn line(from: &Address, to: &Address, options: &str) -> String {
@@ -208,4 +211,29 @@ fn it_goes_on_where_its_group_has_stopped() {
     let other = options.replace("mine", "another");
     place.floodmark(&line(&from, &to, &other)).run().expect(0);
     assert_eq!(read_all(&to).len(), 402);
+}
+
+/// A topic that takes no record of the future: one among others is left out, and a whole topic of them
+/// shows at once.
+#[test]
+fn a_record_whose_time_does_not_fit_is_left_out_and_a_topic_of_them_is_refused() {
+    let (broker, place) = (Broker::shared(), Place::new());
+    let mut plan = Plan::recording(1);
+    plan.config.retain(|(name, _)| *name != AFTER_MAX);
+    plan.config.push((AFTER_MAX, "3600000".to_owned()));
+    let (from, to) = (broker.topic("pmacct", 1), broker.topic_with("timely", &plan));
+    let mut sent = lines(0..20);
+    // In the year 2096.
+    sent.insert(9, pmacct(22_000_000_000));
+    send(&from, &sent, 1);
+    place.floodmark(&line(&from, &to, "--until-end")).run().expect(0).says(&[
+        "20 records of them are written; not written: 1 (unfit_time 1)",
+        AFTER_MAX,
+        "\"offset\":9",
+    ]);
+    assert_eq!(records(&read_all(&to)), records_of(&lines(0..20)));
+    let future = broker.topic("pmacct", 1);
+    send(&future, &sent[9..10], 1);
+    let done = place.floodmark(&line(&future, &to, "--until-end")).run().expect(78);
+    done.says(&[AFTER_MAX, "--create-topic"]);
 }
