@@ -7,6 +7,7 @@
 //! - [`record`]: messages of a topic in any format in, records out, and back.
 //! - [`aggregate`]: packets folded per pair and bucket of time.
 //! - [`sniffer`]: from an interface or captures to a topic.
+//! - [`convert`]: from any source of records to any sink.
 //! - [`limits`]: rows of limits in, versions out.
 //! - [`merge`]: several captures as one input, by time.
 //! - [`replay`]: that input, cut into ticks.
@@ -24,6 +25,7 @@ pub mod capture;
 pub mod cli;
 pub mod cluster;
 pub mod computation;
+pub mod convert;
 pub mod driver;
 pub mod error;
 pub mod generate;

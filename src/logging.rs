@@ -1,6 +1,8 @@
 //! What a program that runs for long says of itself: text for a terminal, JSON for a collector.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
@@ -32,6 +34,27 @@ enum LogFormat {
     Auto,
     Text,
     Json,
+}
+
+/// How often one kind of what comes by thousands is logged.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Tells which of many messages are worth a line: of each kind one now and then.
+#[derive(Clone, Debug, Default)]
+pub struct Sampler {
+    said: BTreeMap<&'static str, Instant>,
+}
+
+impl Sampler {
+    /// Whether to log one of this kind now.
+    pub fn takes(&mut self, kind: &'static str) -> bool {
+        let recent = |said: &Instant| said.elapsed() < SAMPLE_INTERVAL;
+        if self.said.get(kind).is_some_and(recent) {
+            return false;
+        }
+        self.said.insert(kind, Instant::now());
+        true
+    }
 }
 
 impl LogOptions {

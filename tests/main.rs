@@ -3,6 +3,7 @@
 
 mod capture;
 mod common;
+mod convert;
 mod demo;
 mod generated;
 mod goldens;

@@ -19,7 +19,7 @@ struct Place {
 }
 
 impl ReadError {
-    pub(super) fn new(file: &str, packet: u64, offset: u64, fault: Fault) -> Self {
+    pub(crate) fn new(file: &str, packet: u64, offset: u64, fault: Fault) -> Self {
         ReadError(Box::new(Place { file: file.to_owned(), packet, offset, fault }))
     }
 

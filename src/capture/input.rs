@@ -27,7 +27,7 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 type Source = Box<dyn Read + Send>;
 
 /// A buffer, and where its bytes come from.
-pub(super) struct Input {
+pub(crate) struct Input {
     source: Option<Source>,
     /// Compression was looked for.
     sniffed: bool,
@@ -69,7 +69,7 @@ impl Read for Watched {
 
 impl Input {
     /// A file, a FIFO, or `-` for standard input.
-    pub(super) fn open(path: &Path) -> Result<Self, Fault> {
+    pub(crate) fn open(path: &Path) -> Result<Self, Fault> {
         if path.as_os_str() == "-" {
             return Ok(Input::from_read(Box::new(io::stdin())));
         }
@@ -87,7 +87,7 @@ impl Input {
         Ok(input)
     }
 
-    pub(super) fn from_read(source: Source) -> Self {
+    pub(crate) fn from_read(source: Source) -> Self {
         let raw = Arc::new(Raw::default());
         Input {
             source: Some(Box::new(Watched { source, raw: raw.clone() })),
@@ -103,20 +103,20 @@ impl Input {
 
     /// What is there and was not passed yet.
     #[inline]
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.buffer.get(self.start..self.end).unwrap_or_default()
     }
 
     /// Moves on, by no more than is there.
     #[inline]
-    pub(super) fn pass(&mut self, count: usize) {
+    pub(crate) fn pass(&mut self, count: usize) {
         let count = count.min(self.end - self.start);
         self.start += count;
         self.passed += count as u64;
     }
 
     /// Bytes passed, after decompression.
-    pub(super) fn passed(&self) -> u64 {
+    pub(crate) fn passed(&self) -> u64 {
         self.passed
     }
 
@@ -126,7 +126,7 @@ impl Input {
     }
 
     /// Its size, of a regular file.
-    pub(super) fn size_hint(&self) -> Option<u64> {
+    pub(crate) fn size_hint(&self) -> Option<u64> {
         self.size_hint
     }
 
@@ -142,7 +142,7 @@ impl Input {
     }
 
     /// One read. `need` bytes from `start` on must find room, at most [`BUFFER_MAX`]. False at the end.
-    pub(super) fn fill(&mut self, need: usize) -> Result<bool, Fault> {
+    pub(crate) fn fill(&mut self, need: usize) -> Result<bool, Fault> {
         if !self.sniffed {
             self.sniff()?;
         }

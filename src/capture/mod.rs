@@ -26,6 +26,7 @@ mod time;
 pub use decode::LinkType;
 pub use error::{Class, Fault, ReadError};
 pub use input::BUFFER_MAX;
+pub(crate) use input::Input;
 pub use reader::{Packet, Reader};
 pub use tally::{Tally, Uncounted};
 pub use time::{EventTime, Timing};

@@ -72,6 +72,16 @@ impl Reader {
         }
     }
 
+    /// Reads what begins as a capture does.
+    pub(crate) fn from_input(name: &str, input: Input) -> Reader {
+        Reader::new(name.to_owned(), input)
+    }
+
+    /// Whether bytes begin as those of a capture do. Four are enough to tell.
+    pub(crate) fn begins(bytes: &[u8]) -> bool {
+        bytes.first_chunk().is_some_and(|magic| *magic == pcapng::SECTION || Pcap::begins(*magic))
+    }
+
     /// Reads from anything, under a name for messages.
     pub fn from_read(name: &str, source: Box<dyn Read + Send>) -> Reader {
         Reader::new(name.to_owned(), Input::from_read(source))

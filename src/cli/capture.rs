@@ -150,7 +150,7 @@ pub struct Args {
 
 /// Where records go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum To {
+pub(super) enum To {
     Topic(Address),
     File(PathBuf),
 }

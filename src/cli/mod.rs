@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::error::Outcome;
 
 pub mod capture;
+pub mod convert;
 pub mod demo;
 pub mod generate;
 pub mod grid;
@@ -12,6 +13,7 @@ pub mod judging;
 pub mod limits;
 pub mod replay;
 pub mod run;
+pub mod source;
 pub mod values;
 
 /// Hold network traffic to limits
@@ -33,6 +35,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Send the traffic of an interface, or of captures, to a topic of Kafka
     Capture(Box<capture::Args>),
+    /// Write the records of a topic, of captures or of files in another format, elsewhere
+    Convert(Box<convert::Args>),
     /// Check limits without traffic
     Limits(limits::Args),
     Generate(generate::Args),
@@ -46,6 +50,7 @@ pub fn run(cli: &Cli) -> Outcome {
         Command::Replay(args) => replay::run(args),
         Command::Run(args) => run::run(args),
         Command::Capture(args) => capture::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Limits(args) => limits::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Demo(args) => demo::run(args),

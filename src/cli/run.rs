@@ -8,16 +8,15 @@ use std::time::Duration;
 use anyhow::anyhow;
 use floodmark_dataflows::orders::HandOn;
 use floodmark_dataflows::time::Windows;
-use jiff::tz::TimeZone;
 
 use super::judging::Judging;
+use super::source::{self, Reading};
 use super::values;
 use crate::cluster::{self, Cluster, Restart, watchdog};
 use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::topics::{self, Plan};
-use crate::kafka::{Address, ClientOptions, Outbox, SCHEME, SourceOptions, Start, Topic, Tuning};
+use crate::kafka::{Address, Outbox, SCHEME, Start, Topic, Tuning};
 use crate::limits::catalog::Catalog;
-use crate::limits::date;
 use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status, WallClock};
 use crate::logging::LogOptions;
 use crate::output::rotated::RotatedFile;
@@ -45,10 +44,6 @@ pub struct Args {
     #[arg(long, value_name = "URI", env = "FLOODMARK_PUBLISH")]
     publish: Option<Address>,
 
-    /// A topic that keeps messages with something in them that can't be counted
-    #[arg(long, value_name = "URI", env = "FLOODMARK_DEAD_LETTER")]
-    dead_letter: Option<Address>,
-
     #[command(flatten)]
     judging: Judging,
 
@@ -58,33 +53,13 @@ pub struct Args {
         value_name = "earliest|latest|TIME",
         env = "FLOODMARK_FROM_OFFSET",
         default_value = "earliest",
-        value_parser = start
+        value_parser = source::start
     )]
     from_offset: Start,
 
     /// The group under which offsets are committed, for those who look at its lag
     #[arg(long, value_name = "NAME", env = "FLOODMARK_GROUP", default_value = "floodmark")]
     group: String,
-
-    /// How long a partition says nothing before nobody waits for it
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "FLOODMARK_IDLE_TIMEOUT",
-        default_value = "30s",
-        value_parser = values::positive_millis
-    )]
-    idle_timeout: u64,
-
-    /// How far a partition may be ahead of the slowest one, in event time, before it waits
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "FLOODMARK_MAX_SKEW",
-        default_value = "15m",
-        value_parser = values::millis
-    )]
-    max_skew: u64,
 
     /// How far a record may be ahead of the clock; further ones are refused
     #[arg(
@@ -96,18 +71,8 @@ pub struct Args {
     )]
     max_ahead: u64,
 
-    /// The zone of times in records that state none
-    #[arg(
-        long,
-        value_name = "ZONE",
-        env = "FLOODMARK_INPUT_TIMEZONE",
-        default_value = "UTC",
-        value_parser = values::zone
-    )]
-    input_timezone: TimeZone,
-
     #[command(flatten)]
-    kafka: ClientOptions,
+    reading: Reading,
 
     #[command(flatten)]
     cluster: cluster::Args,
@@ -123,24 +88,6 @@ pub struct Args {
 const LATENESS_MS: u64 = 10 * 60 * 1000;
 /// How long a window is held after that, unless said otherwise, in milliseconds.
 const RETENTION_MS: u64 = 60 * 60 * 1000;
-
-/// Reads the value of `--from-offset`.
-fn start(text: &str) -> Result<Start, String> {
-    match text {
-        "earliest" => Ok(Start::Earliest),
-        "latest" => Ok(Start::Latest),
-        time => {
-            let nanos = date::parse(time).map_err(|_| {
-                format!(
-                    "\"{time}\" is none of earliest, latest, and a time such as 2026-01-31T12:00Z"
-                )
-            })?;
-            u64::try_from(nanos.div_euclid(1_000_000))
-                .map(Start::At)
-                .map_err(|_| format!("\"{time}\" is before 1970"))
-        }
-    }
-}
 
 fn usage(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Usage, error)
@@ -169,13 +116,8 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         }
         false => Interrupt::listen()?,
     };
-    let source = SourceOptions {
-        start: args.from_offset,
-        idle_timeout: Duration::from_millis(args.idle_timeout),
-        max_skew_ms: args.max_skew,
-        group: args.group.clone(),
-    };
-    let topic = Topic::open(&args.from, &args.kafka, source)?;
+    let source = args.reading.source(args.from_offset, &args.group);
+    let topic = Topic::open(&args.from, &args.reading.kafka, source)?;
     let options = args.judging.options(args.publish.as_ref().map(|_| HandOn::Settled));
     let lead = match leads.then(|| lead(args, options.windows)).transpose() {
         Ok(lead) => lead,
@@ -187,12 +129,8 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         options,
         filter: args.judging.filter(),
         max_ahead_ms: args.max_ahead,
-        input_timezone: args.input_timezone.clone(),
-        dead_letters: args.dead_letter.clone().map(|address| {
-            let kafka = args.kafka.clone();
-            let open = move || Outbox::open(&address, &kafka, Tuning::for_latency());
-            Arc::new(open) as Arc<dyn Fn() -> Result<Outbox, Failure> + Send + Sync>
-        }),
+        input_timezone: args.reading.input_timezone.clone(),
+        dead_letters: args.reading.dead_letters(),
         status: Arc::new(Status::default()),
         interrupt: interrupt.clone(),
         watch: watchdog::start(args.cluster.stall_timeout())?,
@@ -221,7 +159,7 @@ fn lead(args: &Args, windows: Windows) -> Result<Lead, WriteError> {
         leader,
         sinks: sinks(args, windows)?,
         tick: Duration::from_millis(args.judging.tick),
-        clock: Box::new(WallClock { idle_timeout_ms: args.idle_timeout }),
+        clock: Box::new(WallClock { idle_timeout_ms: args.reading.idle_timeout }),
         start: args.from_offset,
         fail_on_violation: args.judging.fail_on_violation,
     })
@@ -231,8 +169,8 @@ fn lead(args: &Args, windows: Windows) -> Result<Lead, WriteError> {
 fn sinks(args: &Args, windows: floodmark_dataflows::time::Windows) -> Result<Sinks, WriteError> {
     let failed = WriteError::Failed;
     let state_topic = |address: &Address| {
-        topics::create(address, &args.kafka, &Plan::state(-1))?;
-        Outbox::open(address, &args.kafka, Tuning::for_latency())
+        topics::create(address, &args.reading.kafka, &Plan::state(-1))?;
+        Outbox::open(address, &args.reading.kafka, Tuning::for_latency())
     };
     let mut alerts = Vec::new();
     for to in &args.to {

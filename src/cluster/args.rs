@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 
 use super::secret::Secret;
-use super::{Cluster, member, supervisor};
+use super::supervisor::{self, Work};
+use super::{Cluster, member};
 use crate::cli::values;
 use crate::error::{Exit, Failure, Outcome};
 
@@ -80,6 +81,11 @@ fn usage(error: anyhow::Error) -> Failure {
 }
 
 impl Args {
+    /// How many workers there are in all, and how many processes.
+    pub fn size(&self) -> (usize, usize) {
+        (self.workers.saturating_mul(self.processes), self.processes)
+    }
+
     /// How long a tick may stand still while input waits.
     pub fn stall_timeout(&self) -> Duration {
         Duration::from_millis(self.stall_timeout)
@@ -138,6 +144,25 @@ impl Args {
 /// With plain `-n N`, or to be restarted, the processes are this program started again with the same
 /// arguments; each of them comes here too and gets its role, and this one only looks after them.
 pub fn launch(args: &Args, restart: Restart, role: impl FnOnce(Cluster) -> Outcome) -> Outcome {
+    launch_to(Work::Together, args, restart, role)
+}
+
+/// The same for work that falls into parts, of which each process has its own: they say nothing to each
+/// other, each ends when its part is done, and the interrupt key reaches all.
+pub fn launch_apart(
+    args: &Args,
+    restart: Restart,
+    role: impl FnOnce(Cluster) -> Outcome,
+) -> Outcome {
+    launch_to(Work::Apart, args, restart, role)
+}
+
+fn launch_to(
+    work: Work,
+    args: &Args,
+    restart: Restart,
+    role: impl FnOnce(Cluster) -> Outcome,
+) -> Outcome {
     args.check(restart)?;
     if let Some(place) = member::take_place()? {
         return role(place.cluster(args.workers)?);
@@ -146,7 +171,7 @@ pub fn launch(args: &Args, restart: Restart, role: impl FnOnce(Cluster) -> Outco
     let cluster = args.cluster()?;
     if args.process.is_none() && (args.processes > 1 || restart.restart) {
         let hang_timeout = Duration::from_millis(args.hang_timeout);
-        return supervisor::supervise(args.processes, hang_timeout, restart);
+        return supervisor::supervise(args.processes, hang_timeout, restart, work);
     }
     role(cluster)
 }

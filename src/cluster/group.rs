@@ -107,11 +107,11 @@ impl Group {
         &self.members[process].reports
     }
 
-    /// Tells the first process that the interrupt key was pressed. It will end the others in good order.
-    pub(super) fn interrupt(&mut self) {
-        if let Some(first) = self.members.first_mut() {
+    /// Tells so many of the first processes that the interrupt key was pressed.
+    pub(super) fn interrupt(&mut self, first: usize) {
+        for member in self.members.iter_mut().take(first) {
             // It may have ended.
-            let _ = first.lifeline.write_all(&[INTERRUPT]);
+            let _ = member.lifeline.write_all(&[INTERRUPT]);
         }
     }
 

@@ -32,7 +32,7 @@ mod secret;
 mod supervisor;
 pub mod watchdog;
 
-pub use args::{Args, Restart, launch};
+pub use args::{Args, Restart, launch, launch_apart};
 pub use panic::{PANIC_WORKER, abort_on_panic};
 
 use crate::error::Failure;
@@ -72,6 +72,28 @@ impl Cluster {
     /// The number of all workers.
     pub fn peers(&self) -> usize {
         self.workers * self.hosts.len()
+    }
+
+    /// Runs a thread for each worker of this process, and waits for them. They get their numbers among all
+    /// workers. Nothing joins them, or the processes, to each other.
+    pub fn threads<T: Send>(&self, work: impl Fn(usize) -> T + Sync) -> anyhow::Result<Vec<T>> {
+        let first = self.process * self.workers;
+        let work = |index: usize| {
+            panic::panic_if_asked_to(index);
+            work(index)
+        };
+        std::thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for index in first..first + self.workers {
+                let thread = std::thread::Builder::new().name(format!("worker {index}"));
+                let work = &work;
+                let started = thread.spawn_scoped(scope, move || work(index));
+                threads.push(started.context("starting the thread of a worker")?);
+            }
+            // A panic has ended the process.
+            let ended = threads.into_iter().map(|thread| thread.join());
+            ended.collect::<Result<_, _>>().map_err(|_| anyhow!("a worker panicked"))
+        })
     }
 
     /// Starts the workers of this process, together with those of the others, and waits for them.

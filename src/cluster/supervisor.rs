@@ -34,9 +34,23 @@ const FIRST_CAUSE: Duration = Duration::from_secs(2);
 /// How long the other processes may take to end after the first one has.
 const LAST_ONES: Duration = Duration::from_secs(10);
 
+/// What processes of one start have to do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// They compute one answer, and the first one has it.
+    Together,
+    /// Each has a part of the work, and is done when that is.
+    Apart,
+}
+
 /// Starts this command again as each of the processes, and looks after them until the computation has
 /// ended.
-pub(super) fn supervise(processes: usize, hang_timeout: Duration, restart: Restart) -> Outcome {
+pub(super) fn supervise(
+    processes: usize,
+    hang_timeout: Duration,
+    restart: Restart,
+    work: Work,
+) -> Outcome {
     let program = std::env::current_exe().context("finding this program")?;
     let (sender, events) = channel();
     let interrupts = sender.clone();
@@ -50,6 +64,7 @@ pub(super) fn supervise(processes: usize, hang_timeout: Duration, restart: Resta
     let restarts = restart.restart.then(Backoff::new);
     let mut supervisor = Supervisor::new(processes, hang_timeout, command, (sender, events));
     supervisor.restarts = restarts;
+    supervisor.work = work;
     supervisor.run()
 }
 
@@ -57,6 +72,7 @@ pub(super) struct Supervisor<C> {
     processes: usize,
     hang_timeout: Duration,
     restarts: Option<Backoff>,
+    work: Work,
     /// How a process is started.
     command: C,
     sender: Sender<Event>,
@@ -116,6 +132,7 @@ impl<C: Fn() -> Command> Supervisor<C> {
             processes,
             hang_timeout,
             restarts: None,
+            work: Work::Together,
             command,
             sender,
             events,
@@ -175,7 +192,8 @@ impl<C: Fn() -> Command> Supervisor<C> {
 
     /// Waits until it is known how it ends.
     fn look_after(&mut self, group: &mut Group) -> anyhow::Result<Ending> {
-        let mut watch = Look { hang_timeout: self.hang_timeout, answer: None, lost: None };
+        let (hang_timeout, work) = (self.hang_timeout, self.work);
+        let mut watch = Look { hang_timeout, work, answer: None, lost: None };
         let mut awake = Instant::now();
         loop {
             // This process sleeps for less. It was stopped too, and has heard of nobody.
@@ -207,7 +225,11 @@ impl<C: Fn() -> Command> Supervisor<C> {
                 }
                 Event::Interrupt => {
                     self.interrupted = true;
-                    group.interrupt();
+                    group.interrupt(match self.work {
+                        // It will end the others in good order.
+                        Work::Together => 1,
+                        Work::Apart => self.processes,
+                    });
                 }
                 Event::Member { start, .. } if start != self.start => {}
                 Event::Member { process, seen, .. } => {
@@ -228,8 +250,10 @@ impl<C: Fn() -> Command> Supervisor<C> {
 /// What is known of the end.
 struct Look {
     hang_timeout: Duration,
-    /// The answer of the first process, and until when the others may end.
-    answer: Option<(Exit, Instant)>,
+    work: Work,
+    /// The answer of the first process, and until when the others may end; of processes that work apart,
+    /// what those that have ended came to, and the others take their time.
+    answer: Option<(Exit, Option<Instant>)>,
     /// Which process has lost which, and until when it may become clear why.
     lost: Option<(usize, usize, Instant)>,
 }
@@ -239,7 +263,7 @@ impl Look {
     fn until(&self, group: &Group) -> Option<Instant> {
         let silent = group.longest_silent().map(|(_, heard)| heard + self.hang_timeout);
         let lost = self.lost.map(|(_, _, until)| until);
-        let answer = self.answer.map(|(_, until)| until);
+        let answer = self.answer.and_then(|(_, until)| until);
         silent.map(|silent| [Some(silent), lost, answer].into_iter().flatten().min())?
     }
 
@@ -301,9 +325,16 @@ impl Look {
         let cause = || format!("process {process} {}", in_words(status));
         match exit {
             Some(exit @ (Exit::Done | Exit::Violations | Exit::BadData | Exit::Interrupted))
+                if self.work == Work::Apart =>
+            {
+                let others = self.answer.map_or(Exit::Done, |(exit, _)| exit);
+                self.answer = Some((others.or(exit), None));
+                None
+            }
+            Some(exit @ (Exit::Done | Exit::Violations | Exit::BadData | Exit::Interrupted))
                 if process == 0 =>
             {
-                self.answer = Some((exit, Instant::now() + LAST_ONES));
+                self.answer = Some((exit, Some(Instant::now() + LAST_ONES)));
                 None
             }
             Some(Exit::Done) => None,

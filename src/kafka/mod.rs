@@ -25,7 +25,7 @@ pub use address::{Address, AddressError, SCHEME};
 pub use context::Context;
 pub use error::Error;
 pub use options::{ClientOptions, client_config};
-pub use outbox::{Letter, Outbox};
+pub use outbox::{Letter, Outbox, origin};
 pub use producer::{Counts, Outgoing, Producer, Sent, Tuning};
 pub use source::{PartitionState, Source, SourceOptions, Taken, Topic};
 pub use watch::Start;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Address, ClientOptions, Counts, Outgoing, Producer, Sent, Tuning};
 use crate::error::Failure;
+use crate::record::Message;
 
 /// A message of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,8 +16,39 @@ pub struct Letter {
     pub payload: Vec<u8>,
     /// Its time, in milliseconds since 1970; `None`: when it is sent.
     pub timestamp_ms: Option<u64>,
+    /// Its partition, if not by its key.
+    pub partition: Option<i32>,
     /// What is said about it beside it, by name.
     pub headers: Vec<(&'static str, String)>,
+}
+
+impl Letter {
+    /// A message with something in it that can't be used: as it came, with where it was and what is wrong
+    /// as its headers.
+    pub fn dead(
+        message: &Message<'_>,
+        origin: impl IntoIterator<Item = (&'static str, String)>,
+        error: &str,
+    ) -> Self {
+        let mut headers: Vec<_> = origin.into_iter().collect();
+        headers.push(("floodmark.error", error.to_owned()));
+        Letter {
+            key: message.key.map(<[u8]>::to_vec),
+            payload: message.payload.to_vec(),
+            timestamp_ms: message.timestamp_ms,
+            partition: None,
+            headers,
+        }
+    }
+}
+
+/// Where a message was, as headers of a letter.
+pub fn origin(topic: &str, partition: i32, offset: i64) -> [(&'static str, String); 3] {
+    [
+        ("floodmark.topic", topic.to_owned()),
+        ("floodmark.partition", partition.to_string()),
+        ("floodmark.offset", offset.to_string()),
+    ]
 }
 
 /// Between two looks at whether all is sent.
@@ -68,6 +100,7 @@ impl Outbox {
             key: message.key.map(<[u8]>::to_vec),
             payload: message.payload.unwrap_or_default().to_vec(),
             timestamp_ms: message.timestamp_ms.map(i64::unsigned_abs),
+            partition: message.partition,
             headers: message.headers.to_vec(),
         });
         Ok(())
@@ -89,7 +122,7 @@ impl Outbox {
                 key: letter.key.as_deref(),
                 payload: Some(&letter.payload),
                 timestamp_ms: letter.timestamp_ms.and_then(|ms| i64::try_from(ms).ok()),
-                partition: None,
+                partition: letter.partition,
                 headers: &letter.headers,
             };
             match self.producer.send(&outgoing)? {
@@ -98,6 +131,11 @@ impl Outbox {
             }
         }
         self.producer.failure().map_or(Ok(()), Err)
+    }
+
+    /// Whether everything given was delivered.
+    pub fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.counts().waiting() == 0
     }
 
     /// Since when no broker can be reached, if none can.

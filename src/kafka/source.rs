@@ -106,6 +106,14 @@ impl Topic {
         &self.address
     }
 
+    /// The offsets after the last messages that there were, by partition, as far as is known.
+    pub fn ends(&self) -> BTreeMap<i32, i64> {
+        let known = self.watch.known();
+        let ends =
+            known.partitions.iter().map(|(partition, ends)| Some((*partition, (*ends)?.end)));
+        ends.flatten().collect()
+    }
+
     /// Since when, and why, the brokers don't answer, if they don't.
     pub fn trouble(&self) -> Option<(Duration, String)> {
         let known = self.watch.known();

@@ -35,6 +35,8 @@ pub enum Start {
     Latest,
     /// With the first message at or after this time, in milliseconds since 1970.
     At(u64),
+    /// Where the group has committed that it was; of partitions where it has not, with the first message.
+    Committed,
 }
 
 /// What a broker said of a partition.
@@ -110,6 +112,11 @@ impl Watch {
                     let found = patiently(|left| asker.first_at(partition, time, left));
                     let found = found.map_err(unreachable)?;
                     found.unwrap_or(ends.end)
+                }
+                Start::Committed => {
+                    let found = asker.committed(partition).map_err(unreachable)?;
+                    tracing::info!(partition, offset = found, first = ends.first, "goes on");
+                    found.unwrap_or(ends.first)
                 }
             };
             if let Start::At(time) = start {
@@ -193,6 +200,18 @@ impl Asker {
         let mut times = TopicPartitionList::new();
         times.add_partition_offset(&self.topic, partition, Offset::Offset(time))?;
         let found = self.client.offsets_for_times(times, timeout)?;
+        let found = found.find_partition(&self.topic, partition).map(|found| found.offset());
+        Ok(found.and_then(|offset| match offset {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }))
+    }
+
+    /// The offset that was committed last, if any was.
+    fn committed(&self, partition: i32) -> Result<Option<i64>, KafkaError> {
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition(&self.topic, partition);
+        let found = self.client.committed_offsets(wanted, REACH_TIMEOUT)?;
         let found = found.find_partition(&self.topic, partition).map(|found| found.offset());
         Ok(found.and_then(|offset| match offset {
             Offset::Offset(offset) => Some(offset),

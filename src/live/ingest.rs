@@ -1,28 +1,25 @@
 //! From messages of a topic to what a tick counts, on one worker.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use floodmark_dataflows::clock::Mark;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::time::{Window, Windows};
 
-use super::dead_letters::DeadLetters;
 use super::metrics::InputCounts;
 use crate::error::Failure;
-use crate::kafka::{Source, Taken};
+use crate::kafka::{Letter, Outbox, Source, Taken, origin};
 use crate::limits::date::format_ms;
+use crate::logging::Sampler;
 use crate::record::{Decoder, Read, Reason, Record};
 use crate::replay::Filter;
 
 /// Updates of (window, pair) that a worker gathers at most before it wants a tick. More would leave the
 /// caches of the processor, and make single ticks long.
 const ROOM: usize = 1 << 16;
-
-/// How often a kind of record that can't be counted is logged, with where it was.
-const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What decides whether and where a record counts.
 #[derive(Clone, Debug)]
@@ -73,8 +70,8 @@ pub(super) struct Ingest {
     gathered: Gathered,
     /// `None` until the first tick: what is in the future is not known before.
     clock: Option<Clock>,
-    sampled: BTreeMap<&'static str, Instant>,
-    dead_letters: Option<DeadLetters>,
+    sampler: Sampler,
+    dead_letters: Option<Outbox>,
 }
 
 /// What is gathered for the next tick.
@@ -125,7 +122,7 @@ impl Ingest {
         decoder: Decoder,
         rules: Rules,
         peers: usize,
-        dead_letters: Option<DeadLetters>,
+        dead_letters: Option<Outbox>,
     ) -> Self {
         let counts = InputCounts::new(source.topic().address());
         Ingest {
@@ -139,7 +136,7 @@ impl Ingest {
                 counts,
             },
             clock: None,
-            sampled: BTreeMap::new(),
+            sampler: Sampler::default(),
             dead_letters,
         }
     }
@@ -147,7 +144,7 @@ impl Ingest {
     /// Whether more records may be taken before the next tick.
     pub(super) fn has_room(&self) -> bool {
         self.gathered.combiner.len() < ROOM
-            && self.dead_letters.as_ref().is_none_or(DeadLetters::has_room)
+            && self.dead_letters.as_ref().is_none_or(Outbox::has_room)
     }
 
     /// Learns the leader's clock.
@@ -165,7 +162,7 @@ impl Ingest {
         };
         let latest = clock.now().saturating_add(self.rules.max_ahead_ms);
         let topic = self.source.topic().address().topic.clone();
-        let Ingest { source, decoder, rules, gathered, sampled, dead_letters, .. } = self;
+        let Ingest { source, decoder, rules, gathered, sampler, dead_letters, .. } = self;
         let taken = source.take(|taken| {
             let mut reached = None;
             // Of one message the first is named, and all are counted.
@@ -196,9 +193,10 @@ impl Ingest {
                 }
             }
             if let Some((why, time)) = refused {
-                sample(sampled, &topic, &taken, why, time);
+                sample(sampler, &topic, &taken, why, time);
                 if let Some(dead_letters) = dead_letters {
-                    dead_letters.keep(&topic, &taken, why);
+                    let origin = origin(&topic, taken.partition, taken.offset);
+                    dead_letters.give(Letter::dead(&taken.message, origin, why.as_str()));
                 }
             }
             reached
@@ -241,18 +239,10 @@ impl Ingest {
 }
 
 /// Logs what can't be counted, each kind now and then, and where it was.
-fn sample(
-    sampled: &mut BTreeMap<&'static str, Instant>,
-    topic: &str,
-    taken: &Taken<'_>,
-    why: Refused,
-    time: Option<u64>,
-) {
-    let recent = |said: &Instant| said.elapsed() < SAMPLE_INTERVAL;
-    if sampled.get(why.as_str()).is_some_and(recent) {
+fn sample(sampler: &mut Sampler, topic: &str, taken: &Taken<'_>, why: Refused, time: Option<u64>) {
+    if !sampler.takes(why.as_str()) {
         return;
     }
-    sampled.insert(why.as_str(), Instant::now());
     let Taken { partition, offset, .. } = *taken;
     let time = time.map(|time| format_ms(time).to_string());
     tracing::warn!(

@@ -217,7 +217,8 @@ impl Leader {
         if self.first {
             self.first = false;
             match self.lead.start {
-                Start::Earliest => {}
+                // Offsets that were committed are no option of a run: it has no state to go with them.
+                Start::Earliest | Start::Committed => {}
                 // All processes are here, and know by now what is the latest.
                 Start::Latest => inputs.mark(Mark::Begun(now)),
                 Start::At(time) => inputs.mark(Mark::Begun(time)),

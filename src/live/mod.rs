@@ -10,7 +10,7 @@
 //! ```
 //!
 //! - `ticks`: how the workers agree on ticks.
-//! - `ingest`: from messages to what a tick counts; `dead_letters` keeps what can't be read.
+//! - `ingest`: from messages to what a tick counts.
 //! - `leader`: when a tick begins, and what it does beside records; `clock`: by which clock.
 //! - `sinks`: where changes go.
 //! - `status`: how the run is, for those who look; `metrics`: what it counts.
@@ -20,7 +20,6 @@
 //! slow part slows the ones before it, and memory stays bounded.
 
 mod clock;
-mod dead_letters;
 mod ingest;
 mod leader;
 mod metrics;
@@ -46,7 +45,6 @@ use crate::replay::Filter;
 use crate::terminal::{Interrupt, Messages};
 
 pub use clock::{Clock, WallClock};
-use dead_letters::DeadLetters;
 use ingest::{Ingest, Rules};
 use leader::Leader;
 pub use leader::{Lead, Limits};
@@ -185,7 +183,7 @@ impl Live<'_> {
             max_ahead_ms: self.shared.max_ahead_ms,
         };
         let open = self.shared.dead_letters.as_ref();
-        let dead_letters = open.map(|open| open()).transpose()?.map(DeadLetters::new);
+        let dead_letters = open.map(|open| open()).transpose()?;
         Ok(Ingest::new(source, decoder, rules, peers, dead_letters))
     }
 

@@ -48,6 +48,16 @@ impl Sent {
 pub trait Outlet {
     /// Takes records.
     fn take(&mut self, records: &[Record]) -> Result<(), WriteError>;
+    /// Takes a record that is to be written as this text.
+    fn take_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError>;
+    /// What is taken from now on came from this partition of another topic.
+    fn begin_partition(&mut self, _partition: i32) {}
+    /// Why a record of this time can't be sent, if that is so.
+    fn unfit(&mut self, _time_ms: u64) -> Option<Failure> {
+        None
+    }
+    /// Sends off all it holds, without waiting, and says whether all that was taken has arrived.
+    fn settle(&mut self) -> Result<bool, WriteError>;
     /// Goes on with what it has taken, if something can be done now. To be called often.
     fn poll(&mut self) -> Result<(), WriteError>;
     /// When it wants to be polled, if it has to do something at a certain time.
@@ -107,6 +117,24 @@ impl Outlet for Lines {
             self.since.get_or_insert_with(Instant::now);
         }
         Ok(())
+    }
+
+    fn take_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError> {
+        self.sink.write(|out| {
+            out.write_all(text)?;
+            out.write_all(b"\n")
+        })?;
+        self.sent.count(record);
+        self.sent.messages += 1;
+        self.sent.message_bytes += text.len() as u64 + 1;
+        self.since.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<bool, WriteError> {
+        self.since = None;
+        self.sink.flush()?;
+        Ok(true)
     }
 
     fn poll(&mut self) -> Result<(), WriteError> {

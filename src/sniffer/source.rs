@@ -294,7 +294,8 @@ fn wall_ms() -> u64 {
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn record(packet: &Packet) -> Record {
+/// A packet as a record.
+pub fn record(packet: &Packet) -> Record {
     let bytes = i64::try_from(packet.bytes).expect("a packet has fewer than 2^63 bytes");
     Record { time_ms: packet.time.ms, pair: packet.pair, volume: Volume::new(bytes, 1) }
 }

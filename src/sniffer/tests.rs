@@ -36,6 +36,14 @@ impl Outlet for Slow {
         Ok(())
     }
 
+    fn take_text(&mut self, record: &Record, _: &[u8]) -> Result<(), WriteError> {
+        self.take(std::slice::from_ref(record))
+    }
+
+    fn settle(&mut self) -> Result<bool, WriteError> {
+        Ok(!self.is_full())
+    }
+
     fn poll(&mut self) -> Result<(), WriteError> {
         self.polls = self.polls.saturating_sub(1);
         Ok(())

@@ -5,6 +5,7 @@
 //! partition. A message's timestamp is the greatest event time in it, which the broker judges it by: so
 //! before a message leaves, the topic is held against the times in it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::outlet::{Format, Outlet, Sent};
@@ -25,6 +26,16 @@ pub struct Options {
     pub create: Option<Plan>,
 }
 
+/// Records that are to become one message.
+#[derive(Default)]
+struct Packing {
+    packer: Packer,
+    /// The times of what it holds.
+    times: Option<Times>,
+    /// When it got its first record.
+    since: Option<Instant>,
+}
+
 /// The event times from which on, and up to which, the topic was found to fit.
 #[derive(Clone, Copy)]
 struct Times {
@@ -38,11 +49,10 @@ pub struct Topic {
     config: TopicConfig,
     format: Format,
     linger: Duration,
-    packer: Packer,
-    /// The times of what the packer holds.
-    packed: Option<Times>,
-    /// When the packer got its first record.
-    since: Option<Instant>,
+    /// By the partition of this topic that they go to, if that is not left to the client.
+    packings: BTreeMap<Option<i32>, Packing>,
+    /// Where records go that are taken now, in the same sense.
+    partition: Option<i32>,
     checked: Option<Times>,
     sent: Sent,
     key: Vec<u8>,
@@ -72,16 +82,14 @@ impl Topic {
         options: &Options,
         config: TopicConfig,
     ) -> Result<Self, Failure> {
-        let address = &config.address;
-        let outbox = Outbox::open(address, client, Tuning::for_throughput())?;
+        let outbox = Outbox::open(&config.address, client, Tuning::for_throughput())?;
         Ok(Topic {
             outbox,
             config,
             format: options.format,
             linger: options.linger,
-            packer: Packer::new(),
-            packed: None,
-            since: None,
+            packings: BTreeMap::new(),
+            partition: None,
             checked: None,
             sent: Sent::default(),
             key: Vec::new(),
@@ -107,34 +115,53 @@ impl Topic {
     }
 
     fn take_packed(&mut self, records: &[Record]) -> Result<(), WriteError> {
+        let mut packing = self.packings.remove(&self.partition).unwrap_or_default();
         for record in records {
-            if self.packer.push(record).is_err() {
+            if packing.packer.push(record).is_err() {
                 self.sent.unsendable += 1;
                 continue;
             }
             self.sent.count(record);
             let time_ms = record.time_ms;
             let times = Times { oldest_ms: time_ms, newest_ms: time_ms };
-            let packed = self.packed.get_or_insert(times);
+            let packed = packing.times.get_or_insert(times);
             packed.oldest_ms = packed.oldest_ms.min(time_ms);
             packed.newest_ms = packed.newest_ms.max(time_ms);
-            self.since.get_or_insert_with(Instant::now);
-            if self.packer.is_full() {
-                self.close()?;
+            packing.since.get_or_insert_with(Instant::now);
+            if packing.packer.is_full() {
+                self.close(self.partition, &mut packing)?;
             }
         }
+        self.packings.insert(self.partition, packing);
         Ok(())
     }
 
     /// Makes a message of what is packed.
-    fn close(&mut self) -> Result<(), WriteError> {
-        self.since = None;
-        if let Some(times) = self.packed.take() {
+    fn close(&mut self, partition: Option<i32>, packing: &mut Packing) -> Result<(), WriteError> {
+        packing.since = None;
+        if let Some(times) = packing.times.take() {
             self.check(times)?;
         }
-        let Some(packed) = self.packer.take() else { return Ok(()) };
+        let Some(packed) = packing.packer.take() else { return Ok(()) };
         let timestamp_ms = timestamp(packed.greatest_ms);
-        self.send(None, &packed.payload, timestamp_ms)
+        self.send(None, &packed.payload, timestamp_ms, partition)
+    }
+
+    /// Makes messages of what was packed before this moment.
+    fn close_since(&mut self, before: Option<Instant>) -> Result<(), WriteError> {
+        let old = |packing: &Packing| match (packing.since, before) {
+            (Some(since), Some(before)) => since <= before,
+            (since, _) => since.is_some(),
+        };
+        let ready: Vec<Option<i32>> =
+            self.packings.iter().filter(|(_, packing)| old(packing)).map(|(at, _)| *at).collect();
+        for partition in ready {
+            if let Some(mut packing) = self.packings.remove(&partition) {
+                self.close(partition, &mut packing)?;
+                self.packings.insert(partition, packing);
+            }
+        }
+        Ok(())
     }
 
     fn take_single(&mut self, records: &[Record]) -> Result<(), WriteError> {
@@ -148,7 +175,7 @@ impl Topic {
                 Format::Json | Format::Packed => write_json(record, &mut key, &mut value),
             }
             self.sent.count(record);
-            self.send(Some(&key), &value, timestamp(record.time_ms))?;
+            self.send(Some(&key), &value, timestamp(record.time_ms), None)?;
         }
         (self.key, self.value) = (key, value);
         Ok(())
@@ -159,9 +186,10 @@ impl Topic {
         key: Option<&[u8]>,
         payload: &[u8],
         timestamp_ms: i64,
+        partition: Option<i32>,
     ) -> Result<(), WriteError> {
         let (payload, timestamp_ms) = (Some(payload), Some(timestamp_ms));
-        let message = Outgoing { key, payload, timestamp_ms, ..Outgoing::default() };
+        let message = Outgoing { key, payload, timestamp_ms, partition, ..Outgoing::default() };
         Ok(self.outbox.send(&message)?)
     }
 }
@@ -174,15 +202,49 @@ impl Outlet for Topic {
         }
     }
 
+    fn take_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError> {
+        self.check(Times { oldest_ms: record.time_ms, newest_ms: record.time_ms })?;
+        let (mut key, mut value) = (std::mem::take(&mut self.key), std::mem::take(&mut self.value));
+        key.clear();
+        value.clear();
+        // Of it only the key is wanted.
+        write_kv(record, &mut key, &mut value);
+        self.sent.count(record);
+        self.send(Some(&key), text, timestamp(record.time_ms), None)?;
+        (self.key, self.value) = (key, value);
+        Ok(())
+    }
+
+    /// Packed records have no key. What came from one partition stays together, and as far behind or
+    /// ahead of others as it was.
+    fn begin_partition(&mut self, partition: i32) {
+        let partitions = i32::try_from(self.config.partitions).unwrap_or(i32::MAX).max(1);
+        self.partition = Some(partition % partitions);
+    }
+
+    fn unfit(&mut self, time_ms: u64) -> Option<Failure> {
+        match self.check(Times { oldest_ms: time_ms, newest_ms: time_ms }) {
+            Err(WriteError::Failed(failure)) => Some(failure),
+            Err(WriteError::Closed) | Ok(()) => None,
+        }
+    }
+
+    fn settle(&mut self) -> Result<bool, WriteError> {
+        self.close_since(None)?;
+        self.poll()?;
+        Ok(self.outbox.is_done())
+    }
+
     fn poll(&mut self) -> Result<(), WriteError> {
-        if self.due().is_some_and(|due| Instant::now() >= due) {
-            self.close()?;
+        if let Some(before) = Instant::now().checked_sub(self.linger) {
+            self.close_since(Some(before))?;
         }
         Ok(self.outbox.poll()?)
     }
 
     fn due(&self) -> Option<Instant> {
-        self.since.map(|since| since + self.linger)
+        let since = self.packings.values().filter_map(|packing| packing.since).min();
+        since.map(|since| since + self.linger)
     }
 
     fn is_full(&self) -> bool {
@@ -194,7 +256,7 @@ impl Outlet for Topic {
     }
 
     fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
-        self.close()?;
+        self.close_since(None)?;
         Ok(self.outbox.finish(give_up)?)
     }
 

@@ -1,0 +1,404 @@
+//! `floodmark convert`: the records of any source, written to any sink.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::anyhow;
+
+use super::capture::To;
+use super::source::{self, Reading};
+use super::values;
+use crate::cluster::{self, Cluster, Restart};
+use crate::convert::converter::{Converter, Counts, Rules};
+use crate::convert::files::{self, End};
+use crate::convert::following::{Following, Together};
+use crate::convert::shared::Shared;
+use crate::convert::skew::Skew;
+use crate::error::{Exit, Failure, Outcome};
+use crate::kafka::topics::{self, Plan};
+use crate::kafka::{Address, SCHEME, Source, Start, Topic};
+use crate::logging::LogOptions;
+use crate::output::WriteError;
+use crate::record::Fields;
+use crate::sniffer::outlet::{Format, Lines, Outlet, Sent};
+use crate::sniffer::topic;
+use crate::terminal::Interrupt;
+
+/// The options of `floodmark convert`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Where records come from: kafka://HOST:PORT,…/TOPIC, or files: captures, or texts with a message a
+    /// line; `-` is standard input
+    #[arg(long, value_name = "URI", env = "FLOODMARK_FROM", required = true, num_args = 1..)]
+    from: Vec<String>,
+
+    /// Where to: kafka://HOST:PORT,…/TOPIC, a file, or `-` for standard output
+    #[arg(long, value_name = "URI", env = "FLOODMARK_TO", default_value = "-")]
+    to: To,
+
+    /// How to write records
+    ///
+    /// Default: packed to a topic, else json.
+    #[arg(long, value_enum, env = "FLOODMARK_FORMAT")]
+    format: Option<Format>,
+
+    /// With json: these fields of the messages as they came, by the names that they have there
+    #[arg(long, value_name = "NAME,…", env = "FLOODMARK_FIELDS")]
+    fields: Option<Fields>,
+
+    /// With kv: also write records of several packets; their number is lost, and readers count one
+    #[arg(long)]
+    bytes_only: bool,
+
+    /// Where to begin in a topic: earliest, latest, a time, or committed: where this group has stopped
+    ///
+    /// Default: earliest. With committed, what was delivered in the last seconds before a crash is written
+    /// a second time; nothing is left out.
+    #[arg(
+        long,
+        value_name = "earliest|latest|committed|TIME",
+        env = "FLOODMARK_FROM_OFFSET",
+        value_parser = source::start_or_committed
+    )]
+    from_offset: Option<Start>,
+
+    /// End with what the topic has now
+    #[arg(long)]
+    until_end: bool,
+
+    /// The group under which offsets are committed, of what has arrived
+    ///
+    /// Default: floodmark-convert. --from-offset committed needs one that no other conversion has.
+    #[arg(long, value_name = "NAME", env = "FLOODMARK_GROUP")]
+    group: Option<String>,
+
+    /// How long a record may wait for others that go with it
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "FLOODMARK_LINGER",
+        default_value = "200ms",
+        value_parser = values::millis
+    )]
+    linger: u64,
+
+    /// Make the topic that is written to if it is not there
+    ///
+    /// What is followed is kept as long as the broker keeps messages; files, and what ends with
+    /// --until-end, for ever.
+    #[arg(long)]
+    create_topic: bool,
+
+    /// With --create-topic: how many partitions it gets; without, as many as the topic that is read
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "create_topic",
+        value_parser = clap::value_parser!(i32).range(1..)
+    )]
+    partitions: Option<i32>,
+
+    #[command(flatten)]
+    reading: Reading,
+
+    #[command(flatten)]
+    cluster: cluster::Args,
+
+    #[command(flatten)]
+    restart: Restart,
+
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+/// The group, unless said otherwise. It is not that of a run, whose lag is its own.
+const GROUP: &str = "floodmark-convert";
+
+/// Where records come from.
+#[derive(Clone, Debug)]
+enum From {
+    Topic(Address),
+    Files(Vec<PathBuf>),
+}
+
+fn usage(error: anyhow::Error) -> Failure {
+    Failure::new(Exit::Usage, error)
+}
+
+impl Args {
+    fn from(&self) -> Result<From, Failure> {
+        let topics = self.from.iter().filter(|from| from.starts_with(SCHEME)).count();
+        if topics > 0 {
+            let [from] = &*self.from else {
+                return Err(usage(anyhow!(
+                    "one topic is read, or files: give one --from kafka://…"
+                )));
+            };
+            return from.parse().map(From::Topic).map_err(|error| usage(anyhow::Error::new(error)));
+        }
+        if let Some((scheme, _)) = self.from.iter().find_map(|from| from.split_once("://")) {
+            return Err(usage(anyhow!(
+                "\"{scheme}://\" is not known here (give kafka://host:9092/topic, files, or -)"
+            )));
+        }
+        Ok(From::Files(self.from.iter().map(PathBuf::from).collect()))
+    }
+
+    fn format(&self) -> Result<Format, Failure> {
+        let topic = matches!(self.to, To::Topic(_));
+        let default = match (topic, &self.fields) {
+            (true, None) => Format::Packed,
+            _ => Format::Json,
+        };
+        let format = self.format.unwrap_or(default);
+        let problem = match format {
+            Format::Packed if !topic => {
+                "--format packed is for messages, which have a length: to a file, give json or kv"
+            }
+            Format::Packed | Format::Kv if self.fields.is_some() => {
+                "--fields are those of JSON objects: give --format json"
+            }
+            Format::Packed | Format::Json if self.bytes_only => {
+                "--bytes-only is for --format kv, which alone has no room for a number of packets"
+            }
+            _ if self.create_topic && !topic => "--create-topic needs --to kafka://…",
+            _ => return Ok(format),
+        };
+        Err(usage(anyhow!(problem)))
+    }
+
+    /// Holds options against each other that have to do with where records come from.
+    fn check(&self, from: &From) -> Result<(), Failure> {
+        let (workers, processes) = self.cluster.size();
+        let to_file = matches!(self.to, To::File(_));
+        let problem = match from {
+            From::Topic(address) if matches!(&self.to, To::Topic(to) if to == address) => {
+                "it would read for ever what it writes: give --to another topic than --from"
+            }
+            From::Topic(address) if self.reading.dead_letter.as_ref() == Some(address) => {
+                "it would read for ever what it can't read: give --dead-letter another topic than --from"
+            }
+            From::Topic(_) if processes > 1 && to_file => {
+                "several processes can't write one file: give -w instead of -n, or --to kafka://…"
+            }
+            From::Topic(_)
+                if self.from_offset == Some(Start::Committed) && self.group.is_none() =>
+            {
+                "--from-offset committed goes on where its group has stopped: give --group a name that \
+                 no other conversion has"
+            }
+            From::Topic(_)
+                if self.restart.restart && self.from_offset != Some(Start::Committed) =>
+            {
+                "with --restart it must go on where it has stopped: give --from-offset committed and \
+                 --group, or else it would write records twice, or leave some out"
+            }
+            From::Files(_) if workers > 1 => {
+                "files are read by one worker: -w and -n are for the partitions of a topic"
+            }
+            From::Files(_) if self.restart.restart => {
+                "--restart would write the records of files again: it is for topics"
+            }
+            From::Files(_)
+                if self.from_offset.is_some() || self.until_end || self.group.is_some() =>
+            {
+                "--from-offset, --until-end and --group are for topics, and files are given"
+            }
+            From::Files(files) => {
+                if let To::File(to) = &self.to
+                    && files.iter().any(|file| same_file(file, to))
+                {
+                    return Err(usage(anyhow!(
+                        "\"{}\" is read and would be overwritten: give --to another file",
+                        to.display()
+                    )));
+                }
+                return Ok(());
+            }
+            From::Topic(_) => return Ok(()),
+        };
+        Err(usage(anyhow!(problem)))
+    }
+
+    /// What the topic that is written to is made like.
+    fn plan(&self, from: &From) -> Result<Option<Plan>, Failure> {
+        if !self.create_topic {
+            return Ok(None);
+        }
+        let partitions = match (self.partitions, from) {
+            (Some(partitions), _) => partitions,
+            (None, From::Topic(address)) => {
+                let partitions = topics::partitions(address, &self.reading.kafka)?;
+                i32::try_from(partitions).unwrap_or(i32::MAX)
+            }
+            (None, From::Files(_)) => -1,
+        };
+        Ok(Some(match from {
+            From::Topic(_) if !self.until_end => Plan::flows(partitions),
+            _ => Plan::recording(partitions),
+        }))
+    }
+}
+
+/// Whether two names are those of one file. Standard input and output are two.
+fn same_file(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok().filter(|path| path.is_file());
+    one != Path::new("-") && real(one).is_some_and(|one| real(other) == Some(one))
+}
+
+/// Runs `floodmark convert`.
+pub fn run(args: &Args) -> Outcome {
+    let from = args.from()?;
+    let format = args.format()?;
+    args.check(&from)?;
+    args.log.start();
+    let job = Job { args, from, format };
+    cluster::launch_apart(&args.cluster, args.restart, |cluster| match job.process(&cluster) {
+        Ok(exit) => Ok(exit),
+        // Whoever reads the output has seen enough.
+        Err(WriteError::Closed) => Ok(Exit::Done),
+        Err(WriteError::Failed(failure)) => Err(failure),
+    })
+}
+
+/// What one process does.
+struct Job<'a> {
+    args: &'a Args,
+    from: From,
+    format: Format,
+}
+
+impl Job<'_> {
+    fn process(&self, cluster: &Cluster) -> Result<Exit, WriteError> {
+        let failed = WriteError::Failed;
+        let interrupt = Interrupt::listen().map_err(|error| failed(error.into()))?;
+        match &self.from {
+            From::Topic(address) => self.follow(address, cluster, &interrupt),
+            From::Files(names) => {
+                let files = files::open(names).map_err(failed)?;
+                let mut converters = self.converters(1).map_err(failed)?;
+                let converter = &mut converters[0];
+                let ended = files::convert(files, converter, &interrupt);
+                say(&converters, &self.args.to);
+                let exit = |end: End| self.exit_of_files(&end, converters[0].counts());
+                ended.map(exit)
+            }
+        }
+    }
+
+    fn exit_of_files(&self, end: &End, counts: &Counts) -> Exit {
+        let uncounted: Vec<String> = end.tally.uncounted_texts().collect();
+        if !uncounted.is_empty() {
+            tracing::info!("not counted in captures: {}", uncounted.join(", "));
+        }
+        // Nothing but what can't be read: most likely it is something else.
+        let nothing = counts.records == 0 && !counts.bad.is_empty();
+        match (end.interrupted, end.damaged || nothing) {
+            (true, _) => Exit::Interrupted,
+            (false, true) => Exit::BadData,
+            (false, false) => Exit::Done,
+        }
+    }
+
+    fn follow(
+        &self,
+        address: &Address,
+        cluster: &Cluster,
+        interrupt: &Interrupt,
+    ) -> Result<Exit, WriteError> {
+        let args = self.args;
+        let start = args.from_offset.unwrap_or(Start::Earliest);
+        let options = args.reading.source(start, args.group.as_deref().unwrap_or(GROUP));
+        let opened = Topic::open(address, &args.reading.kafka, options);
+        let topic = Arc::new(opened.map_err(WriteError::Failed)?);
+        let until: Option<BTreeMap<i32, i64>> = args.until_end.then(|| topic.ends());
+        let converters = self.converters(cluster.workers).map_err(WriteError::Failed)?;
+        let converters: Vec<Mutex<Converter>> = converters.into_iter().map(Mutex::new).collect();
+        let failed = AtomicBool::new(false);
+        let skew = Skew::new(cluster.workers);
+        let together = Together { interrupt, failed: &failed, skew: &skew, until: until.as_ref() };
+        let ended = cluster.threads(|worker| {
+            let index = worker - cluster.process * cluster.workers;
+            // Each worker has its own.
+            let mut converter = converters[index].lock().unwrap_or_else(PoisonError::into_inner);
+            let me = std::thread::current();
+            let wake = Arc::new(move || me.unpark());
+            match Source::open(topic.clone(), worker, cluster.peers(), wake) {
+                Ok(source) => {
+                    let converter = &mut *converter;
+                    Following { source, converter, index, together: &together }.run()
+                }
+                Err(failure) => {
+                    failed.store(true, Ordering::SeqCst);
+                    Err(WriteError::Failed(failure))
+                }
+            }
+        });
+        let ended = ended.map_err(|error| WriteError::Failed(error.into()))?;
+        let converters: Vec<Converter> = converters
+            .into_iter()
+            .map(|converter| converter.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .collect();
+        say(&converters, &args.to);
+        let first = ended.into_iter().find_map(Result::err);
+        first.map_or(Ok(Exit::Done), Err)
+    }
+
+    /// A converter for each worker of this process.
+    fn converters(&self, workers: usize) -> Result<Vec<Converter>, Failure> {
+        let Job { args, from, format } = self;
+        let rules = Rules {
+            decoder: args.reading.decoder(),
+            format: *format,
+            fields: args.fields.clone(),
+            bytes_only: args.bytes_only,
+        };
+        let linger = Duration::from_millis(args.linger);
+        let mut outlets: Vec<Box<dyn Outlet + Send>> = Vec::new();
+        match &args.to {
+            To::File(path) => {
+                let lines = Lines::open(path, *format, linger)?;
+                for part in Shared::parts(lines, workers) {
+                    outlets.push(Box::new(part));
+                }
+            }
+            To::Topic(address) => {
+                let mut create = args.plan(from)?;
+                for _ in 0..workers {
+                    let options = topic::Options { format: *format, linger, create: create.take() };
+                    let topic = topic::Topic::open(address, &args.reading.kafka, &options)?;
+                    outlets.push(Box::new(topic));
+                }
+            }
+        }
+        let dead_letters = args.reading.dead_letters();
+        outlets
+            .into_iter()
+            .map(|outlet| {
+                let letters = dead_letters.as_ref().map(|open| open()).transpose()?;
+                Ok(Converter::new(rules.clone(), outlet, letters))
+            })
+            .collect()
+    }
+}
+
+/// Says what was read, and what has left.
+fn say(converters: &[Converter], to: &To) {
+    let (mut counts, mut sent) = (Counts::default(), Sent::default());
+    for converter in converters {
+        counts.add(converter.counts());
+        let part = converter.sent();
+        sent.messages += part.messages;
+        sent.message_bytes += part.message_bytes;
+        sent.unsendable += part.unsendable;
+    }
+    let unit = match to {
+        To::Topic(_) => "messages",
+        To::File(_) => "lines",
+    };
+    let Sent { messages, message_bytes, .. } = sent;
+    tracing::info!("{counts}; sent to {to}: {messages} {unit}, {message_bytes} bytes");
+}

@@ -1,0 +1,111 @@
+//! What commands that read a topic have in common.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
+use super::values;
+use crate::error::Failure;
+use crate::kafka::{Address, ClientOptions, Outbox, SourceOptions, Start, Tuning};
+use crate::limits::date;
+use crate::record::{Decoder, Options};
+
+/// The options about reading a topic.
+#[derive(Clone, Debug, clap::Args)]
+#[group(id = "reading")]
+pub struct Reading {
+    /// A topic that keeps messages with something in them that can't be counted or written
+    #[arg(long, value_name = "URI", env = "FLOODMARK_DEAD_LETTER")]
+    pub dead_letter: Option<Address>,
+
+    /// How long a partition says nothing before nobody waits for it
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "FLOODMARK_IDLE_TIMEOUT",
+        default_value = "30s",
+        value_parser = values::positive_millis
+    )]
+    pub idle_timeout: u64,
+
+    /// How far a partition may be ahead of the slowest one, in event time, before it waits
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "FLOODMARK_MAX_SKEW",
+        default_value = "15m",
+        value_parser = values::millis
+    )]
+    pub max_skew: u64,
+
+    /// The zone of times in records that state none
+    #[arg(
+        long,
+        value_name = "ZONE",
+        env = "FLOODMARK_INPUT_TIMEZONE",
+        default_value = "UTC",
+        value_parser = values::zone
+    )]
+    pub input_timezone: TimeZone,
+
+    /// What the Kafka client is told.
+    #[command(flatten)]
+    pub kafka: ClientOptions,
+}
+
+/// Opens the way for messages that are to be kept.
+pub type OpenDeadLetters = Arc<dyn Fn() -> Result<Outbox, Failure> + Send + Sync>;
+
+impl Reading {
+    /// How a topic is read.
+    pub fn source(&self, start: Start, group: &str) -> SourceOptions {
+        SourceOptions {
+            start,
+            idle_timeout: Duration::from_millis(self.idle_timeout),
+            max_skew_ms: self.max_skew,
+            group: group.to_owned(),
+        }
+    }
+
+    /// How messages are read.
+    pub fn decoder(&self) -> Decoder {
+        Decoder::new(Options { input_timezone: self.input_timezone.clone() })
+    }
+
+    /// The way for messages that are to be kept, if they are.
+    pub fn dead_letters(&self) -> Option<OpenDeadLetters> {
+        self.dead_letter.clone().map(|address| {
+            let kafka = self.kafka.clone();
+            let open = move || Outbox::open(&address, &kafka, Tuning::for_latency());
+            Arc::new(open) as OpenDeadLetters
+        })
+    }
+}
+
+/// Reads a place to begin at.
+pub fn start(text: &str) -> Result<Start, String> {
+    match text {
+        "earliest" => Ok(Start::Earliest),
+        "latest" => Ok(Start::Latest),
+        time => {
+            let nanos = date::parse(time).map_err(|_| {
+                format!(
+                    "\"{time}\" is none of earliest, latest, and a time such as 2026-01-31T12:00Z"
+                )
+            })?;
+            u64::try_from(nanos.div_euclid(1_000_000))
+                .map(Start::At)
+                .map_err(|_| format!("\"{time}\" is before 1970"))
+        }
+    }
+}
+
+/// The same for those who can go on where they were.
+pub fn start_or_committed(text: &str) -> Result<Start, String> {
+    match text {
+        "committed" => Ok(Start::Committed),
+        text => start(text)
+            .map_err(|error| error.replace("none of earliest,", "none of committed, earliest,")),
+    }
+}

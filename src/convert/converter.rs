@@ -1,0 +1,419 @@
+//! From a message to what is written of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+
+use super::FULL;
+use crate::error::Failure;
+use crate::kafka::{Letter, Outbox, origin};
+use crate::limits::date::format_ms;
+use crate::logging::Sampler;
+use crate::output::WriteError;
+use crate::record::{Decoder, Fields, Message, Read, Reason, Record, write_json};
+use crate::sniffer::outlet::{Format, Outlet, Sent};
+
+/// How long an outlet may reach nobody before that is said.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// Messages that came and went between two looks at what has become of them.
+const POLL_MESSAGES: u32 = 256;
+
+/// What is made of messages.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Reads them.
+    pub decoder: Decoder,
+    /// What records are written as.
+    pub format: Format,
+    /// What is written of them, if not floodmark's own object; only as [`Format::Json`].
+    pub fields: Option<Fields>,
+    /// Write records of several packets in a format that has no room for their number.
+    pub bytes_only: bool,
+}
+
+/// Where a message was.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin<'a> {
+    /// In a topic.
+    Topic {
+        /// Its name.
+        topic: &'a str,
+        /// The partition.
+        partition: i32,
+        /// The offset there.
+        offset: i64,
+    },
+    /// In a file.
+    File {
+        /// Its name.
+        file: &'a str,
+        /// The line, from 1.
+        line: u64,
+    },
+}
+
+impl Origin<'_> {
+    fn headers(self) -> Vec<(&'static str, String)> {
+        match self {
+            Origin::Topic { topic, partition, offset } => origin(topic, partition, offset).into(),
+            Origin::File { file, line } => {
+                vec![("floodmark.file", file.to_owned()), ("floodmark.line", line.to_string())]
+            }
+        }
+    }
+}
+
+/// What was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages, lines and packets.
+    pub messages: u64,
+    /// Records in them that were written.
+    pub records: u64,
+    /// What was in them that is rightly no record.
+    pub skipped: u64,
+    /// What was not written, by reason.
+    pub bad: BTreeMap<&'static str, u64>,
+}
+
+impl Counts {
+    /// Adds those of another part.
+    pub fn add(&mut self, other: &Counts) {
+        self.messages += other.messages;
+        self.records += other.records;
+        self.skipped += other.skipped;
+        for (reason, count) in &other.bad {
+            *self.bad.entry(reason).or_default() += count;
+        }
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { messages, records, skipped, bad } = self;
+        write!(f, "read {messages} messages, {records} records of them are written")?;
+        if *skipped > 0 {
+            write!(f, "; {skipped} are rightly none")?;
+        }
+        if bad.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; not written: {}", bad.values().sum::<u64>())?;
+        let reasons: Vec<String> =
+            bad.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        write!(f, " ({})", reasons.join(", "))
+    }
+}
+
+/// Why a record, or a whole message, is not written.
+#[derive(Debug)]
+enum Refused {
+    /// It can't be read.
+    Unread(Reason),
+    /// It is of several packets, and the format knows only one.
+    Packets(i64),
+    /// The sink does not take or keep its time.
+    Time(u64, Failure),
+    /// The line is longer than any message may be.
+    TooLong,
+}
+
+impl Refused {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Refused::Unread(reason) => reason.as_str(),
+            Refused::Packets(_) => "packets",
+            Refused::Time(..) => "unfit_time",
+            Refused::TooLong => "too_long",
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Unread(reason) => reason.fmt(f),
+            Refused::Packets(packets) => write!(
+                f,
+                "it is of {packets} packets, and --format kv has no room for that: give --format json \
+                 or packed, or --bytes-only to lose their number"
+            ),
+            Refused::Time(time_ms, failure) => {
+                write!(f, "its time is {}: {:#}", format_ms(*time_ms), failure.error)
+            }
+            Refused::TooLong => f.write_str("the line is longer than 512 KiB"),
+        }
+    }
+}
+
+/// Objects that were written for records, one after another.
+#[derive(Debug, Default)]
+struct Objects {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Objects {
+    fn push(&mut self, object: &[u8]) {
+        self.bytes.extend_from_slice(object);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn get(&self, at: usize) -> &[u8] {
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start..self.ends[at]]
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}
+
+/// Writes what messages hold to one outlet.
+pub struct Converter {
+    rules: Rules,
+    outlet: Box<dyn Outlet + Send>,
+    dead_letters: Option<Outbox>,
+    counts: Counts,
+    sampler: Sampler,
+    /// Of the message under way.
+    records: Vec<Record>,
+    objects: Objects,
+    since_poll: u32,
+    outage: bool,
+}
+
+impl Converter {
+    /// To an outlet. Messages with something in them that is not written go to `dead_letters`, too.
+    pub fn new(rules: Rules, outlet: Box<dyn Outlet + Send>, dead_letters: Option<Outbox>) -> Self {
+        Converter {
+            rules,
+            outlet,
+            dead_letters,
+            counts: Counts::default(),
+            sampler: Sampler::default(),
+            records: Vec::new(),
+            objects: Objects::default(),
+            since_poll: 0,
+            outage: false,
+        }
+    }
+
+    /// Writes what a message holds, and returns the greatest event time in it.
+    pub fn message(
+        &mut self,
+        origin: Origin<'_>,
+        message: &Message<'_>,
+    ) -> Result<Option<u64>, WriteError> {
+        let Converter { rules, counts, records, objects, outlet, .. } = self;
+        if let Origin::Topic { partition, .. } = origin {
+            outlet.begin_partition(partition);
+        }
+        counts.messages += 1;
+        records.clear();
+        objects.clear();
+        // Of one message the first is named, and all are counted.
+        let mut refused = None;
+        let mut bad = |reason: Reason, counts: &mut Counts| {
+            *counts.bad.entry(reason.as_str()).or_default() += 1;
+            refused.get_or_insert(Refused::Unread(reason));
+        };
+        let told = match &rules.fields {
+            None => rules.decoder.decode(message, &mut |read| match read {
+                Read::Record(record) => records.push(record),
+                Read::Skipped(_) => counts.skipped += 1,
+                Read::Bad(reason) => bad(reason, counts),
+            }),
+            Some(fields) => {
+                fields.project(&rules.decoder, message, &mut |read, object| match read {
+                    Read::Record(record) => {
+                        records.push(record);
+                        objects.push(object);
+                    }
+                    Read::Skipped(_) => counts.skipped += 1,
+                    Read::Bad(reason) => bad(reason, counts),
+                })
+            }
+        };
+        if let Err(reason) = told {
+            bad(reason, counts);
+        }
+        let (reached, unwritten) = self.write()?;
+        if let Some(why) = refused.or(unwritten) {
+            self.sample(origin, &why);
+            if let Some(dead_letters) = &mut self.dead_letters {
+                dead_letters.give(Letter::dead(&message, origin.headers(), why.as_str()));
+            }
+        }
+        Ok(reached)
+    }
+
+    /// Writes a record that was in no message.
+    pub fn record(&mut self, record: Record) -> Result<(), WriteError> {
+        if self.rules.fields.is_some() {
+            let (mut key, mut object) = (Vec::new(), Vec::new());
+            write_json(&record, &mut key, &mut object);
+            let message = Message { key: None, payload: &object, timestamp_ms: None };
+            self.message(Origin::File { file: "a capture", line: 0 }, &message)?;
+            return Ok(());
+        }
+        self.counts.messages += 1;
+        self.records.clear();
+        self.records.push(record);
+        let (_, unwritten) = self.write()?;
+        if let Some(why) = unwritten {
+            self.sample(Origin::File { file: "a capture", line: 0 }, &why);
+        }
+        Ok(())
+    }
+
+    /// Counts a line that is too long to be read.
+    pub fn too_long(&mut self, origin: Origin<'_>) {
+        self.counts.messages += 1;
+        let why = Refused::TooLong;
+        *self.counts.bad.entry(why.as_str()).or_default() += 1;
+        self.sample(origin, &why);
+    }
+
+    /// Writes the records of the message under way. Returns their greatest time, and why one was left
+    /// out.
+    fn write(&mut self) -> Result<(Option<u64>, Option<Refused>), WriteError> {
+        let Converter { rules, outlet, counts, records, objects, .. } = self;
+        let mut reached = None;
+        let mut unwritten = None;
+        let kv = rules.format == Format::Kv && !rules.bytes_only;
+        let mut refuse = |why: Refused, counts: &mut Counts| {
+            *counts.bad.entry(why.as_str()).or_default() += 1;
+            unwritten.get_or_insert(why);
+        };
+        let mut at = 0;
+        let mut failed = None;
+        let mut written = |record: &Record, outlet: &mut Box<dyn Outlet + Send>| {
+            reached = reached.max(Some(record.time_ms));
+            if kv && record.volume.packets != 1 {
+                refuse(Refused::Packets(record.volume.packets), counts);
+                return false;
+            }
+            if let Some(failure) = outlet.unfit(record.time_ms) {
+                // If not even the first one fits, the sink is at fault and not the record.
+                match counts.records {
+                    0 => drop(failed.get_or_insert(failure)),
+                    _ => refuse(Refused::Time(record.time_ms, failure), counts),
+                }
+                return false;
+            }
+            counts.records += 1;
+            true
+        };
+        if rules.fields.is_some() {
+            for record in &*records {
+                if written(record, outlet) {
+                    outlet.take_text(record, objects.get(at))?;
+                }
+                at += 1;
+            }
+        } else {
+            records.retain(|record| written(record, outlet));
+            if failed.is_none() {
+                outlet.take(records)?;
+            }
+        }
+        match failed {
+            Some(failure) => Err(WriteError::Failed(failure)),
+            None => Ok((reached, unwritten)),
+        }
+    }
+
+    /// Logs what is not written, each kind now and then, and where it was.
+    fn sample(&mut self, origin: Origin<'_>, why: &Refused) {
+        let error = why.as_str();
+        if !self.sampler.takes(error) {
+            return;
+        }
+        match origin {
+            Origin::Topic { topic, partition, offset } => {
+                tracing::warn!(topic, partition, offset, error, "a record is not written: {why}");
+            }
+            Origin::File { file, line } => {
+                tracing::warn!(file, line, error, "a record is not written: {why}");
+            }
+        }
+    }
+
+    /// Goes on with what is under way, without waiting. To be called often.
+    pub fn poll(&mut self) -> Result<(), WriteError> {
+        self.since_poll = 0;
+        self.outlet.poll()?;
+        if let Some(dead_letters) = &mut self.dead_letters {
+            dead_letters.poll().map_err(WriteError::Failed)?;
+        }
+        let letters = self.dead_letters.as_ref().and_then(Outbox::unreachable_since);
+        let since = self.outlet.unreachable_since().or(letters);
+        let outage = since.is_some_and(|since| since.elapsed() >= SILENT);
+        if outage != self.outage {
+            self.outage = outage;
+            match outage {
+                true => tracing::warn!("no broker can be reached; records wait"),
+                false => tracing::info!("a broker can be reached again"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether more may come.
+    pub fn has_room(&self) -> bool {
+        !self.outlet.is_full() && self.dead_letters.as_ref().is_none_or(Outbox::has_room)
+    }
+
+    /// Waits until more may come, unless `give_up` says otherwise.
+    pub fn wait_for_room(&mut self, give_up: &dyn Fn() -> bool) -> Result<(), WriteError> {
+        self.since_poll += 1;
+        if self.since_poll >= POLL_MESSAGES {
+            self.poll()?;
+        }
+        while !self.has_room() {
+            if give_up() {
+                let error = anyhow!("records could not be sent before all was ended");
+                return Err(WriteError::Failed(error.into()));
+            }
+            std::thread::park_timeout(FULL);
+            self.poll()?;
+        }
+        Ok(())
+    }
+
+    /// When it wants to be polled.
+    pub fn due(&self) -> Option<Instant> {
+        self.outlet.due()
+    }
+
+    /// Sends off all it holds, without waiting, and says whether all that it was given has arrived.
+    pub fn settle(&mut self) -> Result<bool, WriteError> {
+        let settled = self.outlet.settle()?;
+        self.poll()?;
+        Ok(settled && self.dead_letters.as_ref().is_none_or(Outbox::is_done))
+    }
+
+    /// Waits until all has arrived, unless `give_up` says otherwise.
+    pub fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
+        self.outlet.finish(give_up)?;
+        self.dead_letters
+            .as_mut()
+            .map_or(Ok(()), |dead_letters| dead_letters.finish(give_up))
+            .map_err(WriteError::Failed)
+    }
+
+    /// What was read so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// What has left so far.
+    pub fn sent(&self) -> Sent {
+        self.outlet.sent()
+    }
+}

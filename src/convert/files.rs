@@ -1,0 +1,262 @@
+//! Captures and texts, read by a thread of their own: captures by time as one, then texts line by line, in
+//! the order in which they were named. Which is which shows in the first bytes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+
+use super::FULL;
+use super::converter::{Converter, Origin};
+use super::texts::{Line, Texts};
+use crate::capture::{Fault, Input, ReadError, Reader, Tally};
+use crate::error::{Exit, Failure};
+use crate::merge::Merge;
+use crate::output::WriteError;
+use crate::record::{Message, Record};
+use crate::sniffer::source::record;
+use crate::terminal::{Interrupt, Messages};
+
+/// What goes over to the other thread together, at most: items, and bytes of texts. Together with the
+/// number of batches they bound what waits there.
+const BATCH: usize = 1024;
+const BATCH_BYTES: usize = 1 << 20;
+const BATCHES: usize = 16;
+
+/// How often to look around when nothing comes.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a file that was asked to stop may take before it is given up: a pipe that says nothing can't
+/// be told.
+const STOP_MAX: Duration = Duration::from_secs(1);
+
+/// Something that was read.
+enum Item {
+    Packet(Record),
+    Line { file: Arc<str>, line: u64, text: Line },
+}
+
+/// What there is to say of files at their end.
+#[derive(Debug, Default)]
+pub struct End {
+    /// Of captures, what was seen, and what of it was not counted.
+    pub tally: Tally,
+    /// Whether one was damaged, or could not be read to its end.
+    pub damaged: bool,
+    /// Whether the user ended it.
+    pub interrupted: bool,
+}
+
+/// What the thread that reads sends.
+enum Said {
+    Items(Vec<Item>),
+    End(Box<End>),
+}
+
+/// Opens all, so that a missing one is known before anything starts.
+pub fn open(files: &[PathBuf]) -> Result<Vec<Files>, Failure> {
+    if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
+        let error = anyhow!("standard input \"-\" is named twice, and can be read once");
+        return Err(Failure::new(Exit::Usage, error));
+    }
+    let open = |path: &PathBuf| {
+        let name = match path.as_os_str() == "-" {
+            true => "standard input".to_owned(),
+            false => path.display().to_string(),
+        };
+        let input = Input::open(path).map_err(|fault| ReadError::new(&name, 1, 0, fault))?;
+        Ok(Files { name, input })
+    };
+    files.iter().map(open).collect()
+}
+
+/// A file that was opened.
+pub struct Files {
+    name: String,
+    input: Input,
+}
+
+/// Reads all of them, and writes what they hold.
+pub fn convert(
+    files: Vec<Files>,
+    converter: &mut Converter,
+    interrupt: &Interrupt,
+) -> Result<End, WriteError> {
+    let (send, receive) = sync_channel(BATCHES);
+    let reader = FileReader { send, batch: Vec::new(), bytes: 0, interrupt: interrupt.clone() };
+    std::thread::Builder::new()
+        .name("reader".into())
+        .spawn(move || reader.run(files))
+        .context("starting the thread that reads")
+        .map_err(|error| WriteError::Failed(error.into()))?;
+    let end = take_all(&receive, converter, interrupt)?;
+    // Pressed once, it has ended the reading; what was read is still sent, and waits for as long as that
+    // takes. Of a second time, the process ends by itself.
+    converter.finish(&mut || false)?;
+    Ok(end)
+}
+
+fn take_all(
+    receive: &Receiver<Said>,
+    converter: &mut Converter,
+    interrupt: &Interrupt,
+) -> Result<End, WriteError> {
+    let mut pressed: Option<Instant> = None;
+    loop {
+        converter.poll()?;
+        if !converter.has_room() {
+            std::thread::park_timeout(FULL);
+            continue;
+        }
+        let due = converter.due().map(|due| due.saturating_duration_since(Instant::now()));
+        match receive.recv_timeout(due.unwrap_or(LOOK).min(LOOK)) {
+            Ok(Said::Items(items)) => {
+                for item in items {
+                    converter.wait_for_room(&|| false)?;
+                    put(item, converter)?;
+                }
+            }
+            Ok(Said::End(end)) => return Ok(*end),
+            Err(RecvTimeoutError::Timeout) if interrupt.pressed() => {
+                if pressed.get_or_insert_with(Instant::now).elapsed() >= STOP_MAX {
+                    return Ok(End { interrupted: true, ..End::default() });
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            // Its end comes first, unless it has panicked, which ends the process.
+            Err(RecvTimeoutError::Disconnected) => return Ok(End::default()),
+        }
+    }
+}
+
+fn put(item: Item, converter: &mut Converter) -> Result<(), WriteError> {
+    match item {
+        Item::Packet(record) => converter.record(record),
+        Item::Line { file, line, text: Line::Text(text) } => {
+            let message = Message { key: None, payload: &text, timestamp_ms: None };
+            converter.message(Origin::File { file: &file, line }, &message).map(drop)
+        }
+        Item::Line { file, line, text: Line::TooLong } => {
+            converter.too_long(Origin::File { file: &file, line });
+            Ok(())
+        }
+    }
+}
+
+struct FileReader {
+    send: SyncSender<Said>,
+    batch: Vec<Item>,
+    bytes: usize,
+    interrupt: Interrupt,
+}
+
+/// Nobody takes any more, or the user has ended it.
+struct Ended;
+
+impl FileReader {
+    fn run(mut self, files: Vec<Files>) {
+        let mut end = End::default();
+        let (mut captures, mut texts, mut pipes) = (Vec::new(), Vec::new(), false);
+        for Files { name, mut input } in files {
+            match begins_as_capture(&mut input) {
+                Ok(true) => {
+                    pipes |= input.size_hint().is_none();
+                    captures.push(Reader::from_input(&name, input));
+                }
+                Ok(false) => texts.push((name, Texts::new(input))),
+                Err(fault) => {
+                    end.damaged = true;
+                    tracing::error!("\"{name}\" can't be read: {fault}");
+                }
+            }
+        }
+        let read = self.captures(captures, pipes, &mut end);
+        let read = read.and_then(|()| {
+            texts.into_iter().try_for_each(|(name, text)| self.text(&name, text, &mut end))
+        });
+        drop(read.and_then(|()| self.flush()));
+        end.interrupted = self.interrupt.pressed();
+        let _ = self.send.send(Said::End(Box::new(end)));
+    }
+
+    fn captures(
+        &mut self,
+        readers: Vec<Reader>,
+        one_by_one: bool,
+        end: &mut End,
+    ) -> Result<(), Ended> {
+        let mut merge = Merge::new(readers, Messages::new());
+        let mut taken = Ok(());
+        while let Some(packet) = merge.next() {
+            taken = self.push(Item::Packet(record(&packet)), 0);
+            if taken.is_ok() && one_by_one {
+                // A packet must not wait for the one after it.
+                taken = self.flush();
+            }
+            if taken.is_err() {
+                break;
+            }
+        }
+        end.tally = merge.tally();
+        end.damaged |= merge.damaged();
+        taken
+    }
+
+    fn text(&mut self, name: &str, mut texts: Texts, end: &mut End) -> Result<(), Ended> {
+        let file: Arc<str> = name.into();
+        loop {
+            let mut flushed = Ok(());
+            let next = texts.next(&mut || flushed = self.flush());
+            flushed?;
+            match next {
+                Ok(Some(text)) => {
+                    let bytes = match &text {
+                        Line::Text(bytes) => bytes.len(),
+                        Line::TooLong => 0,
+                    };
+                    self.push(Item::Line { file: file.clone(), line: texts.line, text }, bytes)?;
+                }
+                Ok(None) => return Ok(()),
+                Err(fault) => {
+                    end.damaged = true;
+                    let (offset, line) = (texts.offset(), texts.line + 1);
+                    tracing::error!(
+                        "\"{name}\" can't be read on at byte {offset}, line {line}: {fault}"
+                    );
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, item: Item, bytes: usize) -> Result<(), Ended> {
+        self.batch.push(item);
+        self.bytes += bytes;
+        match self.batch.len() >= BATCH || self.bytes >= BATCH_BYTES {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Ended> {
+        self.bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() {
+            self.send.send(Said::Items(batch)).map_err(|_| Ended)?;
+        }
+        if self.interrupt.pressed() { Err(Ended) } else { Ok(()) }
+    }
+}
+
+/// Reads as much as it takes to tell.
+fn begins_as_capture(input: &mut Input) -> Result<bool, Fault> {
+    const ENOUGH: usize = 4;
+    while input.bytes().len() < ENOUGH {
+        if !input.fill(ENOUGH)? {
+            break;
+        }
+    }
+    Ok(Reader::begins(input.bytes()))
+}

@@ -1,0 +1,180 @@
+//! The partitions of a topic that one worker reads, as they are or as they go on.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::FULL;
+use super::converter::{Converter, Origin};
+use super::skew::{self, Skew};
+use crate::kafka::Source;
+use crate::output::WriteError;
+use crate::terminal::Interrupt;
+
+/// How long to sleep at most when nothing comes. The source wakes it.
+const NAP: Duration = Duration::from_millis(50);
+
+/// Between two looks at what there is to read, and at how far the others have come.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Between two commits of offsets.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a worker waits for its deliveries after another one has failed.
+const GIVE_UP: Duration = Duration::from_secs(10);
+
+/// What the workers of a process have in common.
+pub struct Together<'a> {
+    /// Asks all to end, with what they have read delivered.
+    pub interrupt: &'a Interrupt,
+    /// One of them can't go on.
+    pub failed: &'a AtomicBool,
+    /// How far they have come.
+    pub skew: &'a Skew,
+    /// Where to end, by partition; without it, it goes on for ever.
+    pub until: Option<&'a BTreeMap<i32, i64>>,
+}
+
+/// One worker.
+pub struct Following<'a> {
+    /// What it reads.
+    pub source: Source,
+    /// What becomes of it.
+    pub converter: &'a mut Converter,
+    /// Its number among those of this process.
+    pub index: usize,
+    /// What it has in common with them.
+    pub together: &'a Together<'a>,
+}
+
+impl Following<'_> {
+    /// Runs until it is asked to end, or there is nothing more.
+    ///
+    /// # Errors
+    /// It can't read, or can't write, and is the first of which that is so. What is not known to have
+    /// arrived is not committed.
+    pub fn run(&mut self) -> Result<(), WriteError> {
+        let ended = self.read_all().and_then(|()| self.finish());
+        self.together.skew.reached(self.index, None);
+        match ended {
+            // What came first is what others follow from.
+            Err(error) if self.together.failed.swap(true, Ordering::SeqCst) => {
+                if let WriteError::Failed(failure) = error {
+                    tracing::error!(worker = self.index, "{:#}", failure.error);
+                }
+                Ok(())
+            }
+            ended => ended,
+        }
+    }
+
+    fn read_all(&mut self) -> Result<(), WriteError> {
+        let (mut looked, mut committed) = (None::<Instant>, Instant::now());
+        loop {
+            self.converter.poll()?;
+            if looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+                self.look()?;
+                looked = Some(Instant::now());
+            }
+            if self.is_to_end() || self.is_through() {
+                return Ok(());
+            }
+            if committed.elapsed() >= COMMIT_INTERVAL {
+                // It reads no more until all has arrived: only then is it known which part has.
+                if !self.converter.settle()? {
+                    std::thread::park_timeout(FULL);
+                    continue;
+                }
+                self.commit(false);
+                committed = Instant::now();
+            }
+            if !self.converter.has_room() {
+                std::thread::park_timeout(FULL);
+            } else if self.take()? == 0 {
+                let due = self.converter.due();
+                let due = due.map(|due| due.saturating_duration_since(Instant::now()));
+                std::thread::park_timeout(due.unwrap_or(NAP).min(NAP));
+            }
+        }
+    }
+
+    fn is_to_end(&self) -> bool {
+        self.together.interrupt.pressed() || self.together.failed.load(Ordering::SeqCst)
+    }
+
+    /// Whether all of its partitions were read up to where they are to end.
+    fn is_through(&self) -> bool {
+        self.together.until.is_some_and(|until| {
+            let positions = self.source.positions();
+            positions.iter().all(|(at, next)| until.get(at).is_none_or(|end| next >= end))
+        })
+    }
+
+    /// Finds new partitions, and waits where others are behind.
+    fn look(&mut self) -> Result<(), WriteError> {
+        let until = self.together.until;
+        let ends: BTreeMap<i32, i64> = self.source.positions().into_iter().collect();
+        let reads = |partition: &i32| match until {
+            Some(until) => until.get(partition).is_some_and(|end| ends[partition] < *end),
+            None => true,
+        };
+        let slowest = skew::slowest(&self.source.states(), |state| reads(&state.partition));
+        let slowest = self.together.skew.reached(self.index, slowest);
+        self.source.holds(slowest).map_err(WriteError::Failed)?;
+        Ok(())
+    }
+
+    /// Takes a batch, and returns how much that was.
+    fn take(&mut self) -> Result<usize, WriteError> {
+        let Following { source, converter, together, .. } = self;
+        let topic = source.topic().address().topic.clone();
+        let mut ended = Ok(());
+        let failed = || together.failed.load(Ordering::SeqCst);
+        let taken = source.take(|taken| {
+            let beyond = together.until.is_some_and(|until| {
+                until.get(&taken.partition).is_none_or(|end| taken.offset >= *end)
+            });
+            if beyond || ended.is_err() {
+                return None;
+            }
+            let (partition, offset) = (taken.partition, taken.offset);
+            let origin = Origin::Topic { topic: &topic, partition, offset };
+            let converted = converter
+                .wait_for_room(&failed)
+                .and_then(|()| converter.message(origin, &taken.message));
+            converted.unwrap_or_else(|error| {
+                ended = Err(error);
+                None
+            })
+        });
+        ended?;
+        taken.map_err(WriteError::Failed)
+    }
+
+    fn commit(&self, last: bool) {
+        let until = self.together.until;
+        let mut positions = self.source.positions();
+        for (partition, next) in &mut positions {
+            if let Some(end) = until.and_then(|until| until.get(partition)) {
+                *next = (*next).min(*end);
+            }
+        }
+        if let Some(until) = until {
+            positions.retain(|(partition, _)| until.contains_key(partition));
+        }
+        self.source.commit(&positions, last);
+    }
+
+    fn finish(&mut self) -> Result<(), WriteError> {
+        let mut failed: Option<Instant> = None;
+        let together = self.together;
+        self.converter.finish(&mut || {
+            if !together.failed.load(Ordering::SeqCst) {
+                return false;
+            }
+            failed.get_or_insert_with(Instant::now).elapsed() >= GIVE_UP
+        })?;
+        self.commit(true);
+        Ok(())
+    }
+}

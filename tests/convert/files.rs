@@ -1,0 +1,90 @@
+//! Captures and texts, to files and to a topic.
+
+use super::{lines, records, records_of};
+use crate::capture::{records as in_lines, sums};
+use crate::common::broker::{Broker, read_all};
+use crate::replay::pcap::{packet, pcap};
+use crate::replay::run::Place;
+
+fn text(lines: &[String]) -> String {
+    lines.iter().map(|line| line.clone() + "\n").collect()
+}
+
+#[test]
+fn texts_of_any_format_become_our_own_objects() {
+    let place = Place::new();
+    let mut all = text(&lines(0..100));
+    all += "1767225600.5 10.0.0.1 → 10.0.0.2 TCP 66 36330 → 80 [ACK]\n\n";
+    all += "{\"payload\": \"1767225601.5 10.0.0.3 -> 10.0.0.4 TCP 99\"}";
+    place.write("a.txt", &all);
+    let done = place.floodmark("convert --from a.txt --to out.jsonl").run().expect(0);
+    done.says(&["read 102 messages, 102 records of them are written", "102 lines"]);
+    let written = in_lines(&place.read("out.jsonl"));
+    assert_eq!(sums(&written).values().map(|sum| sum.packets).sum::<i64>(), 302);
+    let mut flows = written[..100].to_vec();
+    flows.sort_unstable();
+    assert_eq!(flows, records_of(&lines(0..100)));
+    assert_eq!((written[100].volume.bytes, written[101].volume.bytes), (66, 99));
+    assert_eq!(written[101].time_ms, 1_767_225_601_500);
+}
+
+#[test]
+fn several_texts_and_standard_input_are_read_in_their_order() {
+    let place = Place::new();
+    place.write("a.txt", text(&lines(0..3)));
+    let run =
+        place.floodmark("convert --from a.txt - --fields writer_id").stdin(text(&lines(3..5)));
+    let expected: String =
+        (0..5).map(|number| format!("{{\"writer_id\":\"default_kafka/{number}\"}}\n")).collect();
+    assert_eq!(run.stdout(0), expected);
+}
+
+#[test]
+fn captures_are_converted_packet_by_packet_in_order_of_time() {
+    let place = Place::new();
+    let at = |ms: u64| packet(ms, "10.0.0.1", "10.0.0.2", 100);
+    place.write("a.pcap", pcap(&[at(1_000), at(5_000)]));
+    place.write("b.pcap", pcap(&[at(2_000), at(9_000)]));
+    let converted = place.floodmark("convert --from a.pcap b.pcap").stdout(0);
+    let captured = place.floodmark("capture a.pcap b.pcap --aggregate off --to -").stdout(0);
+    assert_eq!(converted, captured);
+    let kv = place.floodmark("convert --from a.pcap --format kv").stdout(0);
+    assert_eq!(kv, "10.0.0.1 10.0.0.2 100\n".repeat(2));
+    let chosen = place.floodmark("convert --from a.pcap --fields bytes,source").stdout(0);
+    assert_eq!(chosen, "{\"bytes\":100,\"source\":\"10.0.0.1\"}\n".repeat(2));
+}
+
+#[test]
+fn captures_and_texts_become_a_topic() {
+    let (broker, place) = (Broker::shared(), Place::new());
+    let to = broker.topic("flows", 2);
+    place.write("a.pcap", pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 100)]));
+    place.write("b.txt", text(&lines(0..50)));
+    let line = format!("convert --from a.pcap b.txt --to {to}");
+    place.floodmark(&line).run().expect(0).says(&["read 51 messages, 51 records"]);
+    let written = records(&read_all(&to));
+    assert_eq!(written[0].time_ms, 1_000);
+    assert_eq!(written[1..], records_of(&lines(0..50)));
+}
+
+#[test]
+fn a_damaged_capture_and_unreadable_lines_cost_only_themselves() {
+    let place = Place::new();
+    let mut capture = pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 100)]);
+    capture.extend([0; 7]);
+    place.write("a.pcap", capture);
+    place.write("b.txt", format!("nothing\n{}", text(&lines(0..2))));
+    let done = place.floodmark("convert --from a.pcap b.txt").run().expect(65);
+    assert_eq!(in_lines(&done.stdout).len(), 3);
+    done.says(&[
+        "\"a.pcap\" is damaged at byte",
+        "not written: 1 (unknown_format 1)",
+        "\"line\":1",
+    ]);
+    place.floodmark("convert --from b.txt").run().expect(0);
+    // Most likely it is something else.
+    place.write("c.txt", "nothing\nat all\n");
+    place.floodmark("convert --from c.txt").run().expect(65);
+    place.write("empty.txt", "");
+    assert_eq!(place.floodmark("convert --from empty.txt").stdout(0), "");
+}

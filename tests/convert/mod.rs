@@ -1,0 +1,116 @@
+//! `floodmark convert`, run as a user runs it.
+//!
+//! - `topics`: from a topic to another one or a file, whole, in parts, and through outages.
+//! - `files`: captures and texts.
+//! - `exits`: what is refused, and how it ends.
+
+mod exits;
+mod files;
+mod topics;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use floodmark::kafka::{Address, Outgoing};
+use floodmark::record::{Decoder, Message, Options, Read, Record};
+
+use crate::common::broker::{Received, STUCK_AFTER, produce, read_all};
+
+/// 2026-01-01.
+const START_MS: u64 = 1_767_225_600_000;
+
+/// What pmacct says of flow `number`: spacing and order of fields as it writes them.
+fn pmacct(number: u64) -> String {
+    let (a, b) = (number % 7, number / 7 % 11);
+    let mut line = String::new();
+    let (packets, bytes) = (number % 5 + 1, 40 * (number % 5 + 1) + number);
+    let end_ms = START_MS + 100 * number;
+    write!(
+        line,
+        "{{\"event_type\": \"purge\", \"ip_src\": \"10.0.0.{a}\", \"ip_dst\": \"10.1.0.{b}\", \
+         \"port_src\": {}, \"port_dst\": 443, \"tcp_flags\": \"24\", \"ip_proto\": \"tcp\", \"tos\": 0, \
+         \"timestamp_start\": \"{}.{:06}\", \"timestamp_end\": \"{}.{:06}\", \"packets\": {packets}, \
+         \"bytes\": {bytes}, \"writer_id\": \"default_kafka/{number}\"}}",
+        1024 + number,
+        end_ms / 1000 - 1,
+        0,
+        end_ms / 1000,
+        end_ms % 1000 * 1000,
+    )
+    .expect("memory");
+    line
+}
+
+fn lines(numbers: std::ops::Range<u64>) -> Vec<String> {
+    numbers.map(pmacct).collect()
+}
+
+/// Sends them in turn to so many partitions.
+fn send(topic: &Address, lines: &[String], partitions: i32) {
+    let message = |(at, line): (usize, &'_ String)| (at as i32 % partitions, line.clone());
+    let messages: Vec<(i32, String)> = lines.iter().enumerate().map(message).collect();
+    let outgoing: Vec<Outgoing<'_>> = messages
+        .iter()
+        .map(|(partition, line)| Outgoing {
+            payload: Some(line.as_bytes()),
+            partition: Some(*partition),
+            ..Outgoing::default()
+        })
+        .collect();
+    produce(topic, &outgoing);
+}
+
+/// The records in messages, which must all be sound.
+fn records<'a>(messages: impl IntoIterator<Item = &'a Received>) -> Vec<Record> {
+    let decoder = Decoder::new(Options::default());
+    let mut records = Vec::new();
+    for received in messages {
+        let message = Message {
+            key: received.key.as_deref(),
+            payload: received.payload.as_deref().unwrap_or_default(),
+            timestamp_ms: received.timestamp_ms.map(|ms| ms as u64),
+        };
+        let told = decoder.decode(&message, &mut |read| match read {
+            Read::Record(record) => records.push(record),
+            other => panic!("{other:?} in {received:?}"),
+        });
+        told.unwrap_or_else(|reason| panic!("{reason} in {received:?}"));
+    }
+    records.sort_unstable();
+    records
+}
+
+/// The records of lines.
+fn records_of(lines: &[String]) -> Vec<Record> {
+    let received = |line: &String| Received {
+        partition: 0,
+        offset: 0,
+        timestamp_ms: None,
+        key: None,
+        payload: Some(line.clone().into_bytes()),
+    };
+    records(&lines.iter().map(received).collect::<Vec<_>>())
+}
+
+/// How often each text is there.
+fn counted<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> BTreeMap<String, usize> {
+    let mut counted = BTreeMap::new();
+    for text in texts {
+        *counted.entry(text.as_ref().to_owned()).or_default() += 1;
+    }
+    counted
+}
+
+/// The messages of a topic, as soon as there are so many.
+fn wait_for(topic: &Address, count: usize) -> Vec<Received> {
+    let started = Instant::now();
+    loop {
+        let received = read_all(topic);
+        if received.len() >= count {
+            return received;
+        }
+        let found = received.len();
+        assert!(started.elapsed() < STUCK_AFTER, "stuck at {found} of {count} in {topic}");
+    }
+}
