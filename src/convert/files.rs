@@ -56,7 +56,7 @@ enum Said {
 }
 
 /// Opens all, so that a missing one is known before anything starts.
-pub fn open(files: &[PathBuf]) -> Result<Vec<Files>, Failure> {
+pub fn open(files: &[PathBuf]) -> Result<Vec<Opened>, Failure> {
     if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
         let error = anyhow!("standard input \"-\" is named twice, and can be read once");
         return Err(Failure::new(Exit::Usage, error));
@@ -67,20 +67,20 @@ pub fn open(files: &[PathBuf]) -> Result<Vec<Files>, Failure> {
             false => path.display().to_string(),
         };
         let input = Input::open(path).map_err(|fault| ReadError::new(&name, 1, 0, fault))?;
-        Ok(Files { name, input })
+        Ok(Opened { name, input })
     };
     files.iter().map(open).collect()
 }
 
 /// A file that was opened.
-pub struct Files {
+pub struct Opened {
     name: String,
     input: Input,
 }
 
 /// Reads all of them, and writes what they hold.
 pub fn convert(
-    files: Vec<Files>,
+    files: Vec<Opened>,
     converter: &mut Converter,
     interrupt: &Interrupt,
 ) -> Result<End, WriteError> {
@@ -156,10 +156,10 @@ struct FileReader {
 struct Ended;
 
 impl FileReader {
-    fn run(mut self, files: Vec<Files>) {
+    fn run(mut self, files: Vec<Opened>) {
         let mut end = End::default();
         let (mut captures, mut texts, mut pipes) = (Vec::new(), Vec::new(), false);
-        for Files { name, mut input } in files {
+        for Opened { name, mut input } in files {
             match begins_as_capture(&mut input) {
                 Ok(true) => {
                     pipes |= input.size_hint().is_none();

@@ -1,10 +1,12 @@
 //! Captures and texts, to files and to a topic.
 
+use std::io::Write;
+
 use super::{lines, records, records_of};
 use crate::capture::{records as in_lines, sums};
 use crate::common::broker::{Broker, read_all};
 use crate::replay::pcap::{packet, pcap};
-use crate::replay::run::Place;
+use crate::replay::run::{Place, Whom};
 
 fn text(lines: &[String]) -> String {
     lines.iter().map(|line| line.clone() + "\n").collect()
@@ -87,4 +89,19 @@ fn a_damaged_capture_and_unreadable_lines_cost_only_themselves() {
     place.floodmark("convert --from c.txt").run().expect(65);
     place.write("empty.txt", "");
     assert_eq!(place.floodmark("convert --from empty.txt").stdout(0), "");
+}
+
+#[test]
+fn a_pipe_is_converted_as_it_comes_and_an_interrupt_ends_it() {
+    let place = Place::new();
+    let pipe = place.fifo("pipe");
+    let mut run = place.floodmark("convert --from pipe --fields writer_id --linger 0s").start();
+    let mut feed = std::fs::File::options().write(true).open(&pipe).expect("opening the pipe");
+    for number in 0..3 {
+        feed.write_all(text(&lines(number..number + 1)).as_bytes()).expect("writing to the pipe");
+        assert_eq!(run.line(), format!("{{\"writer_id\":\"default_kafka/{number}\"}}\n"));
+    }
+    // It is silent now, and stays open.
+    run.signal("TERM", Whom::Parent);
+    run.finish().expect(130);
 }

@@ -1,12 +1,13 @@
 //! From a topic to another one or a file, whole, in parts, and through outages.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use floodmark::kafka::topics::Plan;
 use floodmark::kafka::{Address, Outgoing};
 
 use super::{START_MS, counted, lines, pmacct, records, records_of, send, wait_for};
-use crate::common::broker::{Broker, Received, produce, read_all};
+use crate::common::broker::{Broker, Received, STUCK_AFTER, produce, read_all};
 use crate::replay::run::{Place, Whom};
 
 /// Which fields are chosen, and what is left of flow `number`.
@@ -177,23 +178,42 @@ fn all_that_was_read_is_delivered_when_it_is_asked_to_end() {
     for workers in ["", "-n2 -w2"] {
         let (broker, place) = (Broker::shared(), Place::new());
         let (from, to) = (broker.topic("pmacct", 4), broker.topic("packed", 4));
-        send(&from, &lines(0..400), 4);
-        // What was read waits for longer than the test does.
-        let options = format!("--linger 1h {workers}");
-        let mut run = place.floodmark(&line(&from, &to, &options)).start();
-        for _ in 0..4 {
-            run.wait_for("reads a partition");
-        }
+        let dead = broker.topic("dead", 1);
+        // The last message of each partition can't be read: where that is known, all before it was read.
+        let mut sent = lines(0..400);
+        sent.extend(["x"; 4].map(str::to_owned));
+        send(&from, &sent, 4);
+        // What was read waits for others for longer than the test does.
+        let options = format!("--linger 1h --dead-letter {dead} {workers}");
+        let run = place.floodmark(&line(&from, &to, &options)).start();
+        wait_for(&dead, 4);
         run.signal("TERM", Whom::Parent);
-        let done = run.finish().expect(0);
-        let read: usize = done
-            .stderr
-            .split("\"message\":\"read ")
-            .skip(1)
-            .filter_map(|rest| rest.split(' ').next()?.parse::<usize>().ok())
-            .sum();
-        assert_eq!(records(&read_all(&to)).len(), read, "{}", done.stderr);
+        run.finish().expect(0);
+        assert_eq!(records(&read_all(&to)), records_of(&lines(0..400)), "{workers}");
     }
+}
+
+#[test]
+fn after_a_process_was_killed_all_go_on_and_leave_nothing_out() {
+    let (broker, place) = (Broker::shared(), Place::new());
+    let (from, to) = (broker.topic("pmacct", 2), broker.topic("chosen", 2));
+    send(&from, &lines(0..50), 2);
+    let options = format!(
+        "--format json --fields {FIELDS} -n2 --restart --from-offset committed --group mine"
+    );
+    let mut run = place.floodmark(&line(&from, &to, &options)).start();
+    wait_for(&to, 50);
+    run.signal("KILL", Whom::Child(1));
+    run.wait_for("starting all processes again");
+    send(&from, &lines(50..100), 2);
+    let started = Instant::now();
+    let all = counted((0..100).map(chosen));
+    // Some may be there twice.
+    while counted(read_all(&to).iter().map(Received::text)).into_keys().ne(all.keys().cloned()) {
+        assert!(started.elapsed() < STUCK_AFTER, "something is left out");
+    }
+    run.signal("TERM", Whom::Parent);
+    run.finish().expect(0);
 }
 
 #[test]
