@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::kit::{Answer, capture, topic_of};
+use super::kit::{Answer, LIMITS, capture, topic_of};
 use crate::common::broker::Broker;
 use crate::common::data;
 use crate::replay::pcap::pcap;
@@ -40,18 +40,36 @@ fn made(seed: u64) -> Place {
     place
 }
 
+/// Many records go into one message, so that it takes many captures to fill partitions.
 #[test]
 fn packed() {
-    check(
-        &made(701),
-        "made.pcap",
-        "--updates tick",
-        &[
-            ("--format packed --aggregate off", 1, &["-w1", "-w4"]),
-            ("--format packed --aggregate 1s", 4, &["-w1", "-n2 -w2"]),
-            ("--aggregate 1s", 7, &["-w4"]),
-        ],
-    );
+    let seed = 701;
+    let random = &mut Random::new(seed);
+    let span_ms = 40 * 60_000;
+    let packets = traffic::packets(random, 1500, span_ms);
+    let place = Place::new();
+    place.write("limits.jsonl", json_lines(&traffic::limits(random, 12, span_ms)));
+    let mut files = String::new();
+    for (number, part) in packets.chunks(300).enumerate() {
+        place.write(&format!("{number}.pcap"), pcap(part));
+        files += &format!("{number}.pcap ");
+    }
+    let answer = Answer::of_replay(&place, &files);
+    let ways: [(&str, i32, &[&str]); 3] = [
+        ("--format packed --aggregate off", 1, &["-w1", "-w4"]),
+        ("--format packed --aggregate 1s", 4, &["-w1", "-n2 -w2"]),
+        ("--aggregate 1s", 7, &["-w4"]),
+    ];
+    for (written, partitions, read) in ways {
+        let topic = Broker::shared().topic("flows", partitions);
+        for file in files.split_whitespace() {
+            capture(&place, &format!("{file} {written}"), &topic);
+        }
+        for workers in read {
+            let line = format!("run --from {topic} {OPTIONS} --updates tick {workers}");
+            answer.hold(place.floodmark(&line).start());
+        }
+    }
 }
 
 #[test]
@@ -87,16 +105,6 @@ fn filtered() {
         &[("--format packed --aggregate off", 4, &["-w2"])],
     );
 }
-
-/// Limits that traffic of any kind breaks somewhere.
-const LIMITS: &str = r#"
-{"limit_name":"max-pair","limit_value":20000,"effective_date":"1970-01-01"}
-{"limit_name":"max-source","limit_value":100,"effective_date":"1970-01-01","per":"source","metric":"packets"}
-{"limit_name":"max-host","limit_value":50000,"effective_date":"1970-01-01","per":"host"}
-{"limit_name":"min-destination","limit_value":500,"effective_date":"1970-01-01","per":"destination"}
-{"limit_name":"min-total","limit_value":1e6,"effective_date":"1970-01-01","per":"total"}
-{"limit_name":"max","limit_value":1,"effective_date":"1970-01-01","per":"total"}
-"#;
 
 #[test]
 fn generated() {

@@ -1,53 +1,89 @@
 //! Topics with traffic in them, and the answers that runs over them are held to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime};
 
-use floodmark::kafka::Address;
+use floodmark::kafka::{Address, ClientOptions, Outgoing, Producer, Tuning};
+use rdkafka::ClientConfig;
+use rdkafka::admin::AdminClient;
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
-use crate::common::broker::Broker;
+use crate::common::broker::{self, Broker, random_name};
 use crate::replay::fold::{self, Object, changes, fold, text};
-use crate::replay::run::{Done, Live, Place, Whom};
+use crate::replay::pcap::{Packet, pcap};
+use crate::replay::run::{Done, Live, Place, STUCK_AFTER, Whom};
+use crate::replay::traffic::date;
+
+/// Limits that traffic of any kind breaks somewhere.
+pub(super) const LIMITS: &str = r#"
+{"limit_name":"max-pair","limit_value":20000,"effective_date":"1970-01-01"}
+{"limit_name":"max-source","limit_value":100,"effective_date":"1970-01-01","per":"source","metric":"packets"}
+{"limit_name":"max-host","limit_value":50000,"effective_date":"1970-01-01","per":"host"}
+{"limit_name":"min-destination","limit_value":500,"effective_date":"1970-01-01","per":"destination"}
+{"limit_name":"min-total","limit_value":1e6,"effective_date":"1970-01-01","per":"total"}
+{"limit_name":"max","limit_value":1,"effective_date":"1970-01-01","per":"total"}
+"#;
+
+/// The time, in milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().expect("a clock that is set").as_millis() as u64
+}
 
 /// The settled answer: what stands at the end, by id.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Answer {
     violations: BTreeMap<String, Object>,
+    /// What begins later than this is not compared, where it is given.
+    until: Option<String>,
 }
 
 impl Answer {
     /// What a replay says; `what` is its command line without the limits.
     pub(super) fn of_replay(place: &Place, what: &str) -> Self {
         let line = format!("replay {what} --limits limits.jsonl");
-        let answer = Answer { violations: fold(&place.floodmark(&line).stdout(0)) };
+        let answer = Answer { violations: fold(&place.floodmark(&line).stdout(0)), until: None };
         assert!(!answer.violations.is_empty(), "nothing is violated: {line}");
         answer
     }
 
-    /// What changes come to.
-    pub(super) fn of_changes(lines: &str) -> Self {
-        Answer { violations: fold(lines) }
-    }
-
-    fn lines(&self) -> String {
+    /// As lines to compare with `other` ones: those of windows that both know of.
+    fn lines(&self, until: Option<&String>) -> String {
+        // All times are written alike, to the second.
+        let known = |object: &&Object| {
+            until.is_none_or(|until| text(object, "window_start") <= until.as_str())
+        };
         let line = |object: &Object| Value::from(object.clone()).to_string() + "\n";
-        self.violations.values().map(line).collect()
+        self.violations.values().filter(known).map(line).collect()
     }
 
-    /// Holds another answer to this one.
-    pub(super) fn assert_same(&self, other: &Answer, what: impl FnOnce() -> String) {
-        fold::assert_same(&self.lines(), &other.lines(), what);
+    /// Holds what stands at the end to this answer.
+    pub(super) fn assert_stands(
+        &self,
+        violations: BTreeMap<String, Object>,
+        what: impl FnOnce() -> String,
+    ) {
+        let other = Answer { violations, until: None };
+        let until = self.until.as_ref();
+        fold::assert_same(&self.lines(until), &other.lines(until), || {
+            format!("only in the replay (here), or in the run (there)\n{}", what())
+        });
+    }
+
+    /// The ids of all that stands.
+    fn ids(&self) -> BTreeSet<String> {
+        self.violations.keys().cloned().collect()
     }
 
     /// Reads standard output until every violation of this answer has been said to be settled.
     pub(super) fn wait_for(&self, run: &mut Live) {
-        let mut waits: BTreeSet<&String> = self.violations.keys().collect();
+        let mut waits = self.ids();
+        changes(run.lines()).iter().for_each(|change| settle(&mut waits, change));
         while !waits.is_empty() {
-            for change in changes(&run.line()) {
-                if change["settled"] == true && text(&change, "event") != "cleared" {
-                    waits.remove(&text(&change, "id").to_owned());
-                }
-            }
+            changes(&run.line()).iter().for_each(|change| settle(&mut waits, change));
         }
     }
 
@@ -56,15 +92,22 @@ impl Answer {
         self.wait_for(&mut run);
         run.signal("TERM", Whom::Parent);
         let done = run.finish().expect(0);
-        self.assert_same(&Answer::of_changes(&done.stdout), || {
-            format!(
-                "only in the replay (here) or the run (there)\n{}\n$ {}",
-                done.stderr,
-                done.shown()
-            )
-        });
-        assert!(!done.stderr.contains("are not counted"), "records are lost: {}", done.stderr);
+        self.assert_stands(fold(&done.stdout), || format!("{}$ {}", done.stderr, done.shown()));
+        nothing_lost(&done);
         done
+    }
+}
+
+fn settle(waits: &mut BTreeSet<String>, change: &Object) {
+    if change["settled"] == true && text(change, "event") != "cleared" {
+        waits.remove(text(change, "id"));
+    }
+}
+
+/// Fails if a run has dropped records since they were late.
+pub(super) fn nothing_lost(done: &Done) {
+    if done.stderr.contains("came after their window had settled") {
+        done.fail("records were dropped");
     }
 }
 
@@ -78,4 +121,180 @@ pub(super) fn topic_of(place: &Place, what: &str, partitions: i32) -> Address {
     let address = Broker::shared().topic("flows", partitions);
     capture(place, what, &address);
     address
+}
+
+/// Sends packets, each as a message with the pair as its key, and keeps them to be replayed.
+pub(super) struct Feed {
+    producer: Producer,
+    sent: Vec<Packet>,
+}
+
+/// How much later than all else what [`Feed::close`] sends is: longer than a break in observation.
+const LATER_MS: u64 = 25 * 3600 * 1000;
+
+impl Feed {
+    pub(super) fn to(address: &Address) -> Self {
+        // It hears of a broker that is back before those do who wait as long as usual.
+        let options = ClientOptions::new(["reconnect.backoff.max.ms=200"]).expect("an option");
+        let producer = Producer::open(address, &options, Tuning::for_throughput());
+        let producer = producer.unwrap_or_else(|failure| panic!("{:#}", failure.error));
+        Feed { producer, sent: Vec::new() }
+    }
+
+    /// Sends a packet to a partition. It is delivered some time after.
+    pub(super) fn give(&mut self, partition: i32, packet: Packet) {
+        self.message(partition, &packet);
+        self.sent.push(packet);
+    }
+
+    fn message(&self, partition: i32, packet: &Packet) {
+        let Packet { ms, source, destination, bytes } = packet;
+        self.raw(
+            partition,
+            Some(&format!("{source} {destination}")),
+            bytes.to_string().as_bytes(),
+            *ms,
+        );
+    }
+
+    /// Sends any message.
+    pub(super) fn raw(&self, partition: i32, key: Option<&str>, payload: &[u8], ms: u64) {
+        let message = Outgoing {
+            key: key.map(str::as_bytes),
+            payload: Some(payload),
+            timestamp_ms: Some(ms as i64),
+            partition: Some(partition),
+        };
+        broker::send(&self.producer, &message);
+    }
+
+    /// Waits until all is delivered.
+    pub(super) fn flush(&self) {
+        broker::finish(&self.producer);
+    }
+
+    fn last_ms(&self) -> u64 {
+        self.sent.iter().map(|packet| packet.ms).max().expect("packets were sent")
+    }
+
+    /// Sends packets from much later to all partitions: no time-out is needed for all before to settle.
+    pub(super) fn close(&self, partitions: i32) {
+        let ms = self.last_ms() + LATER_MS;
+        let later = crate::replay::pcap::packet(ms, "192.0.2.1", "192.0.2.2", 20);
+        (0..partitions).for_each(|partition| self.message(partition, &later));
+        self.flush();
+    }
+
+    /// What a replay of the packets says of the windows up to the last one with a packet.
+    pub(super) fn answer(&self, place: &Place, options: &str) -> Answer {
+        place.write("fed.pcap", pcap(&self.sent));
+        let answer = Answer::of_replay(place, &format!("fed.pcap {options}"));
+        let last_ms = self.last_ms();
+        Answer { until: Some(date(last_ms - last_ms % 1000)), ..answer }
+    }
+}
+
+/// A topic of alerts, as one sees it who folds it: the last word on each id.
+pub(super) struct AlertTopic {
+    consumer: BaseConsumer,
+    standing: BTreeMap<String, Object>,
+    pub(super) address: Address,
+}
+
+impl AlertTopic {
+    /// Of one partition, so that the order is one.
+    pub(super) fn new(broker: &Broker) -> Self {
+        let address = broker.topic_with("alerts", &floodmark::kafka::topics::Plan::state(1));
+        let consumer = consumer(&address, &random_name("tests"));
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(&address.topic, 0, Offset::Beginning).expect("an offset");
+        consumer.assign(&assignment).expect("an assignment");
+        AlertTopic { consumer, standing: BTreeMap::new(), address }
+    }
+
+    /// The next change.
+    fn next(&mut self) -> Object {
+        let began = Instant::now();
+        loop {
+            assert!(began.elapsed() < STUCK_AFTER, "stuck, waiting for alerts: {:?}", self.address);
+            let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(200)) else {
+                continue;
+            };
+            let payload = message.payload().expect("a change");
+            let change: Object = serde_json::from_slice(payload).expect("a change is JSON");
+            let id = text(&change, "id").to_owned();
+            assert_eq!(message.key(), Some(id.as_bytes()), "the key is the id");
+            let mut stands = change.clone();
+            for said in ["event", "reason", "as_of"] {
+                stands.remove(said).expect("every change has it");
+            }
+            match text(&change, "event") {
+                "cleared" => drop(self.standing.remove(&id)),
+                _ => drop(self.standing.insert(id, stands)),
+            }
+            return change;
+        }
+    }
+
+    /// Reads until a change is as it should be.
+    pub(super) fn wait_until(&mut self, holds: impl Fn(&Object) -> bool) {
+        while !holds(&self.next()) {}
+    }
+
+    /// Reads until all of an answer has been said to be settled.
+    pub(super) fn wait_for(&mut self, answer: &Answer) {
+        let mut waits = answer.ids();
+        // What was read before counts, too.
+        self.standing.values().for_each(|stands| {
+            if stands["settled"] == true {
+                waits.remove(text(stands, "id"));
+            }
+        });
+        while !waits.is_empty() {
+            settle(&mut waits, &self.next());
+        }
+    }
+
+    /// What stands.
+    pub(super) fn standing(&self) -> BTreeMap<String, Object> {
+        self.standing.clone()
+    }
+}
+
+fn consumer(address: &Address, group: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", &address.brokers)
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .create()
+        .expect("a consumer")
+}
+
+/// The offsets that a group has committed, and where the partitions end.
+pub(super) fn committed(address: &Address, group: &str, partitions: i32) -> Vec<(i64, i64)> {
+    let consumer = consumer(address, group);
+    let mut list = TopicPartitionList::new();
+    list.add_partition_range(&address.topic, 0, partitions - 1);
+    let list = consumer.committed_offsets(list, STUCK_AFTER).expect("the offsets of a group");
+    (0..partitions)
+        .map(|partition| {
+            let committed = list.find_partition(&address.topic, partition).expect("asked for");
+            let ends = consumer.fetch_watermarks(&address.topic, partition, STUCK_AFTER);
+            let end = ends.expect("ends").1;
+            (committed.offset().to_raw().expect("an offset"), end)
+        })
+        .collect()
+}
+
+/// Someone who changes topics.
+pub(super) fn admin(address: &Address) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new()
+        .set("bootstrap.servers", &address.brokers)
+        .create()
+        .expect("an admin client")
+}
+
+/// Waits for an answer to someone who changes topics.
+pub(super) fn wait<T>(answer: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(answer)
 }

@@ -4,7 +4,17 @@
 //! same records says.
 //!
 //! - `equality`: each format, any number of workers, processes and partitions.
+//! - `sinks`: all places where changes go, totals, and limits that change.
+//! - `partitions`: some idle, behind or new; messages that can't be read; where a run begins.
+//! - `outages`: brokers that go away, before and after the run.
+//! - `crashes`: processes that die, hang or panic, and are started again.
+//! - `ends`: how a run ends, and what it says then.
 //! - `kit`: topics with traffic in them, and the answers that runs are held to.
 
+mod crashes;
+mod ends;
 mod equality;
 mod kit;
+mod outages;
+mod partitions;
+mod sinks;

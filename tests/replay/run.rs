@@ -280,6 +280,11 @@ impl Live {
         line
     }
 
+    /// The lines of standard output that were read so far.
+    pub(crate) fn lines(&self) -> &str {
+        &self.lines
+    }
+
     /// Waits until it has said a line with this part on standard error.
     pub(crate) fn wait_for(&mut self, part: &str) -> String {
         while let Ok(line) = self.said.recv() {

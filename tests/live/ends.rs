@@ -1,0 +1,116 @@
+//! How a run ends: asked to, with all that it has read judged and delivered, or with a reason.
+
+use floodmark::kafka::Address;
+
+use super::kit::{Feed, LIMITS, committed};
+use crate::common::broker::{Broker, random_name};
+use crate::replay::fold::{changes, fold};
+use crate::replay::pcap::packet;
+use crate::replay::run::{Place, Whom};
+use crate::replay::traffic::BEGIN_MS;
+
+const COUNT: &str = "{\"limit_name\":\"count\",\"limit_value\":0,\"effective_date\":\"1970-01-01\",\
+                     \"per\":\"total\",\"metric\":\"packets\"}\n";
+
+/// Whatever was read until then is in the last change, and is committed; nothing else is.
+#[test]
+fn what_was_read_is_judged_and_delivered_before_the_end() {
+    for (workers, signal) in [("-w1", "TERM"), ("-w4", "INT"), ("-n2 -w2", "TERM"), ("-n2", "INT")]
+    {
+        let place = Place::new();
+        place.write("limits.jsonl", COUNT);
+        let topic = Broker::shared().topic("flows", 4);
+        let group = random_name("group");
+        let mut feed = Feed::to(&topic);
+        let give = |feed: &mut Feed, from: u64, to: u64| {
+            for number in from..to {
+                let packet = packet(BEGIN_MS + number, "10.0.0.1", "10.0.0.2", 100);
+                feed.give((number % 4) as i32, packet);
+            }
+            feed.flush();
+        };
+        give(&mut feed, 0, 100);
+        // One tick at the start, and one when it is asked to end, unless it takes very long.
+        let line = format!(
+            "run --from {topic} --limits limits.jsonl --group {group} --idle-timeout 1h --tick 2s \
+             --updates tick {workers}"
+        );
+        let mut run = place.floodmark(&line).start();
+        run.line();
+        give(&mut feed, 100, 3000);
+        run.signal(signal, Whom::Parent);
+        let done = run.finish().expect(0);
+        let said = changes(&done.stdout).pop().expect("changes");
+        let read: i64 = committed(&topic, &group, 4).iter().map(|(at, _)| at).sum();
+        assert!(read >= 100, "{read}");
+        assert_eq!(said["amount"], read, "{}", done.shown());
+        fold(&done.stdout);
+    }
+}
+
+#[test]
+fn the_lag_is_right() {
+    let place = Place::new();
+    place.write("limits.jsonl", COUNT);
+    let topic = Broker::shared().topic("flows", 3);
+    let group = random_name("group");
+    let mut feed = Feed::to(&topic);
+    for number in 0..50 {
+        feed.give((number % 2) as i32, packet(BEGIN_MS + number, "10.0.0.1", "10.0.0.2", 100));
+    }
+    feed.flush();
+    let line = format!(
+        "run --from {topic} --limits limits.jsonl --group {group} --idle-timeout 1s --tick 100ms -w2"
+    );
+    let run = place.floodmark(&line).start();
+    feed.answer(&place, "").hold(run);
+    assert_eq!(committed(&topic, &group, 3), [(25, 25), (25, 25), (0, 0)]);
+}
+
+#[test]
+fn whoever_has_read_enough_ends_it() {
+    for workers in ["-w2", "-n2"] {
+        let place = Place::new();
+        let any = "{\"limit_name\":\"any\",\"limit_value\":0,\"effective_date\":\"1970-01-01\"}\n";
+        place.write("limits.jsonl", any);
+        let topic = Broker::shared().topic("flows", 2);
+        let mut feed = Feed::to(&topic);
+        let at = |number: u64, to: &str| packet(BEGIN_MS + number, "10.0.0.1", to, 100);
+        feed.give(0, at(0, "10.0.0.2"));
+        let line = format!(
+            "run --from {topic} --limits limits.jsonl --idle-timeout 1h --tick 50ms {workers}"
+        );
+        let mut run = place.floodmark(&line).start();
+        run.line();
+        run.close_stdout();
+        feed.give(1, at(1, "10.0.0.3"));
+        run.finish().expect(0);
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let place = Place::new();
+    place.write("limits.jsonl", LIMITS);
+    place.write("bad.jsonl", "{");
+    let here = Broker::shared().topic("flows", 1);
+    let unknown = Broker::shared().address(&random_name("unknown"));
+    let nobody = Address { brokers: "127.0.0.1:1".into(), topic: "flows".into() };
+    for (options, code, says) in [
+        (format!("--from {unknown}"), 66, [unknown.topic.as_str(), "--create-topic"]),
+        (format!("--from {nobody}"), 69, ["127.0.0.1:1", "reading from"]),
+        (format!("--from {here} --to {nobody}"), 69, ["127.0.0.1:1", ""]),
+        (format!("--from {here} --publish {nobody}"), 69, ["127.0.0.1:1", ""]),
+        (format!("--from {here} --dead-letter {unknown}"), 78, [unknown.topic.as_str(), ""]),
+        (format!("--from {here} --limits none.jsonl"), 66, ["none.jsonl", "reading limits"]),
+        (format!("--from {here} --limits bad.jsonl"), 78, ["bad.jsonl", "reading limits"]),
+        (format!("--from {here} --to - --to -"), 64, ["standard output", "twice"]),
+        (format!("--from {here} --from-offset soon"), 64, ["\"soon\"", "latest"]),
+    ] {
+        let done = place.floodmark(&format!("run {options}")).run().expect(code);
+        assert_eq!(done.says(&says).stdout, "");
+    }
+    // The reason of a process that follows reaches the first one.
+    let line = format!("run --from {here} --dead-letter {unknown} -n2");
+    place.floodmark(&line).run().expect(78).says(&[&unknown.topic]);
+}
