@@ -164,6 +164,7 @@ impl Feed {
             payload: Some(payload),
             timestamp_ms: Some(ms as i64),
             partition: Some(partition),
+            ..Outgoing::default()
         };
         broker::send(&self.producer, &message);
     }
