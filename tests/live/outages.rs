@@ -12,37 +12,35 @@ use crate::replay::traffic::{self, BEGIN_MS, Random};
 #[test]
 fn a_broker_that_is_stopped_and_started_is_read_on() {
     let broker = Broker::own();
-    for workers in ["-w1", "-n2 -w2"] {
-        let place = Place::new();
-        place.write("limits.jsonl", LIMITS);
-        let mut packets = traffic::packets(&mut Random::new(751), 900, 40 * 60_000);
-        packets.sort_by_key(|packet| packet.ms);
-        let topic = broker.topic("flows", 4);
-        let mut feed = Feed::to(&topic);
-        let line = format!(
-            "run --from {topic} --limits limits.jsonl --idle-timeout 1h --lateness 2h --tick 50ms \
-             -X reconnect.backoff.max.ms=500 {workers}"
-        );
-        let mut run = place.floodmark(&line).start();
-        let mut packets = packets.into_iter().enumerate();
-        let mut give = |feed: &mut Feed, count: usize| {
-            for (number, packet) in packets.by_ref().take(count) {
-                feed.give((number % 4) as i32, packet);
-            }
-        };
-        give(&mut feed, 300);
-        feed.flush();
-        run.line();
-        broker.stop();
-        run.wait_for("the brokers do not answer");
-        give(&mut feed, 300);
-        broker.start();
-        // The run hears of it by itself.
-        run.wait_for("the brokers answer again");
-        give(&mut feed, 300);
-        feed.close(4);
-        feed.answer(&place, "").hold(run);
-    }
+    let place = Place::new();
+    place.write("limits.jsonl", LIMITS);
+    let mut packets = traffic::packets(&mut Random::new(751), 900, 40 * 60_000);
+    packets.sort_by_key(|packet| packet.ms);
+    let topic = broker.topic("flows", 4);
+    let mut feed = Feed::to(&topic);
+    let line = format!(
+        "run --from {topic} --limits limits.jsonl --idle-timeout 1h --lateness 2h --tick 50ms \
+         -X reconnect.backoff.max.ms=500 -n2 -w2"
+    );
+    let mut run = place.floodmark(&line).start();
+    let mut packets = packets.into_iter().enumerate();
+    let mut give = |feed: &mut Feed, count: usize| {
+        for (number, packet) in packets.by_ref().take(count) {
+            feed.give((number % 4) as i32, packet);
+        }
+    };
+    give(&mut feed, 300);
+    feed.flush();
+    run.line();
+    broker.stop();
+    run.wait_for("the brokers do not answer");
+    give(&mut feed, 300);
+    broker.start();
+    // The run hears of it by itself.
+    run.wait_for("the brokers answer again");
+    give(&mut feed, 300);
+    feed.close(4);
+    feed.answer(&place, "").hold(run);
 }
 
 /// What is sent late, since the broker was away, is no silence, and counts.

@@ -196,9 +196,13 @@ fn a_run_may_begin_at_a_time() {
     let begin = BEGIN_MS + 20 * 60_000;
     let (mut before, mut after) = (Feed::to(&topic), Feed::to(&topic));
     for (number, packet) in ordered(741, 400).into_iter().enumerate() {
-        let feed = if packet.ms < begin { &mut before } else { &mut after };
-        feed.give((number % 3) as i32, packet);
-        feed.flush();
+        if packet.ms < begin {
+            before.give((number % 3) as i32, packet);
+        } else {
+            // In this order in each partition.
+            before.flush();
+            after.give((number % 3) as i32, packet);
+        }
     }
     after.close(3);
     let from = date(begin);
@@ -267,7 +271,6 @@ fn records_that_expire_before_they_are_read_are_no_answer() {
     let mut feed = Feed::to(&topic);
     for minute in 0..100 {
         feed.give(0, packet(BEGIN_MS + minute * 60_000, "10.0.0.1", "10.0.0.2", 30_000));
-        feed.flush();
     }
     feed.give(1, packet(BEGIN_MS, "10.0.0.3", "10.0.0.4", 30_000));
     feed.flush();
