@@ -9,3 +9,4 @@ mod hostile;
 mod kafka;
 mod live;
 mod replay;
+mod serving;

@@ -14,7 +14,7 @@ use floodmark_dataflows::types::{Change, Entity, Event, LimitId, Per};
 use crate::capture::Reader;
 use crate::cli::grid::Grid;
 use crate::cluster::Cluster;
-use crate::computation::{self, Computation, Outcome as TickOutcome};
+use crate::computation::{self, Computation, Held, Outcome as TickOutcome};
 use crate::driver::{self, Sinks};
 use crate::error::{Exit, Failure, Outcome};
 use crate::limits::catalog::{Catalog, edits};
@@ -43,7 +43,7 @@ pub struct Args {
 struct Said {
     standing: BTreeMap<(Window, LimitId, Entity), Change>,
     last: Vec<Change>,
-    held: (u64, u64),
+    held: Option<Held>,
 }
 
 impl Sinks for Said {
@@ -138,7 +138,7 @@ fn tell(computation: Computation<'_>, reader: Reader, peers: usize) -> anyhow::R
     let took = time(|| written(replay.edit(&edited)))?;
     let changed = replay.sinks().last.clone();
     written(replay.read(Read::Held))?;
-    let (pairs, rollups) = replay.sinks().held;
+    let Held { pairs, rollups, .. } = replay.sinks().held.unwrap_or_default();
 
     writeln!(
         out,

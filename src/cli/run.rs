@@ -15,11 +15,12 @@ use super::values;
 use crate::cluster::{self, Cluster, Restart, watchdog};
 use crate::computation;
 use crate::error::{Exit, Failure, Outcome};
+use crate::http::HttpOptions;
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, ClientOptions, Outbox, SCHEME, SourceOptions, Start, Topic, Tuning};
 use crate::limits::catalog::Catalog;
 use crate::limits::date;
-use crate::limits::feed::FileFeed;
+use crate::limits::feed::{FileFeed, Health};
 use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status};
 use crate::logging::LogOptions;
 use crate::output::rotated::RotatedFile;
@@ -118,6 +119,9 @@ pub struct Args {
     restart: Restart,
 
     #[command(flatten)]
+    http: HttpOptions,
+
+    #[command(flatten)]
     log: LogOptions,
 }
 
@@ -171,21 +175,28 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         }
         false => Interrupt::listen()?,
     };
+    let tick = Duration::from_millis(args.judging.tick);
+    let status = Arc::new(Status::new(cluster.workers, tick));
+    // Before anything is counted, and before a broker is waited for.
+    let above = if cluster.supervised { cluster.process } else { 0 };
+    let _server = args.http.serve(above, status.clone())?;
     let source = SourceOptions {
         start: args.from_offset,
         idle_timeout: Duration::from_millis(args.idle_timeout),
         max_skew_ms: args.max_skew,
         group: args.group.clone(),
     };
-    let topic = Topic::open(&args.from, &args.kafka, source)?;
+    let topic = Arc::new(Topic::open(&args.from, &args.kafka, source)?);
+    let watch = watchdog::start(args.cluster.stall_timeout())?;
+    status.reads(topic.clone(), watch.clone());
     let options = args.judging.options(args.publish.as_ref().map(|_| HandOn::Settled));
-    let lead = match leads.then(|| lead(args, options.windows)).transpose() {
+    let lead = match leads.then(|| lead(args, options.windows, &status)).transpose() {
         Ok(lead) => lead,
         Err(WriteError::Closed) => return Ok(Exit::Done),
         Err(WriteError::Failed(failure)) => return Err(failure),
     };
     let shared = Shared {
-        topic: Arc::new(topic),
+        topic,
         options,
         filter: args.judging.filter(),
         max_ahead_ms: args.max_ahead,
@@ -195,9 +206,9 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
             let open = move || Outbox::open(&address, &kafka, Tuning::for_latency());
             Arc::new(open) as Arc<dyn Fn() -> Result<Outbox, Failure> + Send + Sync>
         }),
-        status: Arc::new(Status::default()),
+        status,
         interrupt: interrupt.clone(),
-        watch: watchdog::start(args.cluster.stall_timeout())?,
+        watch,
     };
     let mut waiting = || match interrupt.pressed() {
         true => Err(Failure::new(
@@ -230,9 +241,9 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
 }
 
 /// What the first worker leads with.
-fn lead(args: &Args, windows: Windows) -> Result<Lead, WriteError> {
+fn lead(args: &Args, windows: Windows, status: &Status) -> Result<Lead, WriteError> {
     let leader = Arc::new(OnceLock::<Thread>::new());
-    let limits = follow_limits(args, &leader).map_err(WriteError::Failed)?;
+    let limits = follow_limits(args, &leader, status).map_err(WriteError::Failed)?;
     Ok(Lead {
         limits,
         leader,
@@ -245,11 +256,17 @@ fn lead(args: &Args, windows: Windows) -> Result<Lead, WriteError> {
 }
 
 /// The limits, from now on. The leader is woken when they change.
-fn follow_limits(args: &Args, leader: &Arc<OnceLock<Thread>>) -> Result<Limits, Failure> {
+fn follow_limits(
+    args: &Args,
+    leader: &Arc<OnceLock<Thread>>,
+    status: &Status,
+) -> Result<Limits, Failure> {
     let Some(file) = &args.judging.limits else {
+        status.leads(Health::default());
         return Ok(Limits::default());
     };
     let (feed, rows) = FileFeed::open(file, args.judging.limit_defaults.defaults())?;
+    status.leads(feed.health());
     let leader = leader.clone();
     let wake = move || {
         if let Some(leader) = leader.get() {

@@ -18,6 +18,11 @@ impl DeadLetters {
         self.outbox.has_room()
     }
 
+    /// Where they go.
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
     /// Takes a message.
     pub(super) fn keep(&mut self, taken: &Taken<'_>) {
         let message = &taken.message;
