@@ -47,12 +47,18 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct HttpOptions {
     /// Serve /metrics, /healthz and /readyz here, such as 127.0.0.1:9464; port 0 is any free one
     ///
-    /// With plain -n, process P serves at the port P above. Nothing is served without this option.
+    /// Where one command starts several processes (-n), process P serves at the port P above. Nothing is
+    /// served without this option.
     #[arg(long, value_name = "HOST:PORT", env = "FLOODMARK_HTTP")]
     http: Option<String>,
 }
 
 impl HttpOptions {
+    /// Whether anything is to be served.
+    pub fn is_given(&self) -> bool {
+        self.http.is_some()
+    }
+
     /// Serves from now on, until the server is dropped, if that is wanted. `above` is added to the port.
     ///
     /// What is counted before is not counted.
