@@ -41,10 +41,21 @@ pub struct Outcome {
     pub top: Vec<Ranked>,
     /// Totals of windows that retired, or that were asked for.
     pub rows: BTreeMap<Window, Vec<(Pair, Volume)>>,
-    /// Parts of the number of totals held, where asked for: of pairs, of rollups.
-    pub held: (u64, u64),
+    /// How much is held, where asked for.
+    pub held: Option<Held>,
     /// Records that came after their window had closed.
     pub late: Late,
+}
+
+/// What all workers hold in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Totals of pairs.
+    pub pairs: u64,
+    /// Totals of rollups.
+    pub rollups: u64,
+    /// IPv6 addresses that they use.
+    pub addresses: u64,
 }
 
 /// How far event time has come, as every worker knows it.
@@ -54,6 +65,12 @@ pub struct EventTimeReached {
     pub watermark: u64,
     /// Where the slowest partition is that has something to read.
     pub slowest: u64,
+    /// Which partition holds the watermark, if one does.
+    pub held_by: Option<u32>,
+    /// Which partition is the slowest one, if one is.
+    pub slowest_in: Option<u32>,
+    /// Windows that exist and are not closed.
+    pub open_windows: u64,
 }
 
 type Outbox = Rc<RefCell<BTreeMap<u64, Outcome>>>;
@@ -109,8 +126,14 @@ impl<'w> Computation<'w> {
             clock.sink(Pipeline, "Collect: clock", move |(input, _)| {
                 input.for_each(|_, events| {
                     for event in events.drain(..) {
-                        if let Clock::Watermark { at, slowest } = event {
-                            to.set(EventTimeReached { watermark: at, slowest });
+                        if let Clock::Watermark { at, slowest, held_by, slowest_in, open } = event {
+                            to.set(EventTimeReached {
+                                watermark: at,
+                                slowest,
+                                held_by,
+                                slowest_in,
+                                open_windows: open,
+                            });
                         }
                     }
                 });
@@ -123,8 +146,11 @@ impl<'w> Computation<'w> {
             });
             collect(answers, "Collect: answers", &outbox, |to, answer| match answer {
                 Answer::Rows { window, rows } => to.rows.entry(window).or_default().extend(rows),
-                Answer::Held { pairs, rollups, .. } => {
-                    to.held = (to.held.0 + pairs, to.held.1 + rollups);
+                Answer::Held { pairs, rollups, addresses } => {
+                    let held = to.held.get_or_insert_default();
+                    held.pairs += pairs;
+                    held.rollups += rollups;
+                    held.addresses += addresses;
                 }
             });
             (inputs, probe)

@@ -15,6 +15,7 @@
 //! - [`live`]: a run over a topic: ticks by the clock, limits that change, alerts.
 //! - [`cluster`]: workers and processes, and how they find each other.
 //! - [`kafka`]: Apache Kafka: addresses, options, topics, messages out.
+//! - [`http`]: whether it lives and is ready, and its [`metrics`], for those who ask.
 //! - [`output`]: what is said, as JSON, as a table, as CSV.
 //! - [`logging`]: what a program that runs for long says of itself.
 //! - [`generate`]: a workload of any size.
@@ -29,11 +30,13 @@ pub mod convert;
 pub mod driver;
 pub mod error;
 pub mod generate;
+pub mod http;
 pub mod kafka;
 pub mod limits;
 pub mod live;
 pub mod logging;
 pub mod merge;
+pub mod metrics;
 pub mod output;
 pub mod record;
 pub mod replay;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -57,6 +58,22 @@ impl Sampler {
     }
 }
 
+/// How a program logs that does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logs {
+    /// Lines for people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+static STARTED: OnceLock<Logs> = OnceLock::new();
+
+/// How this program logs; `None` if it is one of those that say little, to people.
+pub fn started() -> Option<Logs> {
+    STARTED.get().copied()
+}
+
 impl LogOptions {
     /// Begins to log to standard error.
     pub fn start(&self) {
@@ -75,9 +92,12 @@ impl LogOptions {
             LogFormat::Json => false,
         };
         // A second command in one process, as in tests, goes on with what the first one set.
-        let _ = match text {
+        let started = match text {
             true => log.with_ansi(terminal).try_init(),
             false => log.json().flatten_event(true).try_init(),
         };
+        if started.is_ok() {
+            let _ = STARTED.set(if text { Logs::Text } else { Logs::Json });
+        }
     }
 }

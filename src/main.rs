@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use floodmark::cli;
-use floodmark::error::Exit;
+use floodmark::error::{Exit, Failure};
+use floodmark::logging::{self, Logs};
 
 fn main() -> ExitCode {
     floodmark::cluster::abort_on_panic();
@@ -21,9 +22,20 @@ fn main() -> ExitCode {
     match cli::run(&command) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            // The chain of causes, in one line; without standard error there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "floodmark: {:#}", failure.error);
+            say(&failure);
             failure.exit.into()
         }
+    }
+}
+
+/// Says why the command failed: the chain of causes, in one line.
+fn say(failure: &Failure) {
+    match logging::started() {
+        // Who collects the log takes objects, and nothing else.
+        Some(Logs::Json) => {
+            tracing::error!(exit_code = failure.exit as i32, "{:#}", failure.error);
+        }
+        // Without standard error there is nobody to tell.
+        _ => drop(writeln!(std::io::stderr(), "floodmark: {:#}", failure.error)),
     }
 }

@@ -10,6 +10,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::Exit;
+use crate::logging;
 
 /// Standard error: lines, and a progress bar below them if it is a terminal.
 #[derive(Clone, Debug)]
@@ -50,8 +51,25 @@ impl Messages {
         self.bar.finish_and_clear();
     }
 
-    /// Says a line.
+    /// Says a line: in the log, if there is one.
     pub fn say(&self, line: impl Display) {
+        if logging::started().is_some() {
+            tracing::info!("{line}");
+            return;
+        }
+        self.print(line);
+    }
+
+    /// The same, of something that somebody should look at.
+    pub fn warn(&self, line: impl Display) {
+        if logging::started().is_some() {
+            tracing::warn!("{line}");
+            return;
+        }
+        self.print(line);
+    }
+
+    fn print(&self, line: impl Display) {
         // Nobody can be told that nobody can be told.
         self.bar.suspend(|| drop(writeln!(io::stderr(), "floodmark: {line}")));
     }

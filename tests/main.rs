@@ -11,3 +11,4 @@ mod hostile;
 mod kafka;
 mod live;
 mod replay;
+mod serving;

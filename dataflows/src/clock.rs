@@ -12,7 +12,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::stash::Stash;
 use crate::time::{Phase, Time, Window, Windows};
-use crate::watermark::{Moment, Partitions, passed};
+use crate::watermark::{Least, Moment, Partitions, passed};
 
 /// What sources say of a tick, at its [`Phase::Data`]. Times are milliseconds of event time.
 ///
@@ -78,6 +78,12 @@ pub enum Clock {
         /// Where the slowest partition is that has something to read: the others need not wait for
         /// any but this. It is the watermark unless that waits for an empty partition.
         slowest: u64,
+        /// Which partition holds the watermark; `None`: none does.
+        held_by: Option<u32>,
+        /// Which partition is the slowest one, in the same way.
+        slowest_in: Option<u32>,
+        /// How many windows are open: they exist, and are not closed.
+        open: u64,
     },
     /// No record can change the window any more. At [`Phase::Close`].
     Settled(Window),
@@ -188,11 +194,8 @@ impl Held {
     }
 
     /// Moves the watermark, which closes and settles windows.
-    fn advance(&mut self, watermark: u64, slowest: u64) {
-        self.watermark = self.watermark.max(watermark);
-        let slowest = self.watermark.max(slowest);
-        let moved = Clock::Watermark { at: self.watermark, slowest };
-        self.told.events.push((Phase::Close, moved));
+    fn advance(&mut self, watermark: Least, slowest: Least) {
+        self.watermark = self.watermark.max(watermark.at);
         while let Some(&window) = self.open.first()
             && self.rules.closed(window, self.watermark)
         {
@@ -200,6 +203,14 @@ impl Held {
             let existing = self.windows[&window];
             self.set(Existing { closed: true, ..existing }, Phase::Close);
         }
+        let moved = Clock::Watermark {
+            at: self.watermark,
+            slowest: self.watermark.max(slowest.at),
+            held_by: watermark.of,
+            slowest_in: slowest.of,
+            open: self.open.len() as u64,
+        };
+        self.told.events.push((Phase::Close, moved));
         while let Some(&window) = self.unsettled.first()
             && self.rules.settled(window, self.watermark)
         {
@@ -224,14 +235,14 @@ impl Held {
 
     fn tick(&mut self, marks: Vec<Mark>) -> Told {
         let before = self.watermark;
-        let mut watermark = before;
-        let mut slowest = 0;
+        let mut watermark = Least { at: before, of: None };
+        let mut slowest = Least { at: 0, of: None };
         let mut moment = None;
         for mark in marks.into_iter().collect::<BTreeSet<_>>() {
             match mark {
                 Mark::Begun(at) => self.begun = at,
                 Mark::Seen(window) => self.see(window),
-                Mark::Watermark(mark) => watermark = watermark.max(mark),
+                Mark::Watermark(mark) => watermark.at = watermark.at.max(mark),
                 Mark::Partition { partition, holds } => self.partitions.set(partition, holds),
                 Mark::Now { now, silence } => moment = Some(Moment { now, silence }),
             }
@@ -239,7 +250,7 @@ impl Held {
         if let Some(moment) = moment {
             watermark = self.partitions.watermark(moment, before);
             slowest = self.partitions.slowest(moment);
-            self.watch(watermark);
+            self.watch(watermark.at);
         }
         self.advance(watermark, slowest);
         self.retire(before);

@@ -14,6 +14,14 @@ pub(crate) struct Moment {
     pub(crate) silence: u64,
 }
 
+/// How far the slowest of several partitions is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Least {
+    pub(crate) at: u64,
+    /// Which one that is; `None` if it is none of them, but the clock.
+    pub(crate) of: Option<u32>,
+}
+
 /// What holds the watermark.
 #[derive(Debug, Default)]
 pub(crate) struct Partitions {
@@ -28,25 +36,34 @@ impl Partitions {
 
     /// The watermark; `before` is the one of the tick before, behind which it never goes: a partition
     /// that returns from idleness brings late records, not an older watermark.
-    pub(crate) fn watermark(&self, moment: Moment, before: u64) -> u64 {
-        self.least(moment, Some(0)).max(before)
+    pub(crate) fn watermark(&self, moment: Moment, before: u64) -> Least {
+        let least = self.least(moment, Some(0));
+        Least { at: least.at.max(before), ..least }
     }
 
     /// How far the slowest partition is that has something.
-    pub(crate) fn slowest(&self, moment: Moment) -> u64 {
+    pub(crate) fn slowest(&self, moment: Moment) -> Least {
         self.least(moment, None)
     }
 
-    fn least(&self, moment: Moment, empty: Option<u64>) -> u64 {
-        let held = self.holds.values().filter_map(|holds| match holds {
-            Holds::Unread => Some(0),
-            Holds::Empty => empty,
-            Holds::At(at) => Some(*at),
-            Holds::Nothing => None,
+    fn least(&self, moment: Moment, empty: Option<u64>) -> Least {
+        let held = self.holds.iter().filter_map(|(partition, holds)| {
+            let at = match holds {
+                Holds::Unread => 0,
+                Holds::Empty => empty?,
+                Holds::At(at) => *at,
+                Holds::Nothing => return None,
+            };
+            Some((at, *partition))
         });
-        held.min().unwrap_or(moment.silence).min(moment.now)
+        match held.min() {
+            Some((at, partition)) if at < moment.now => Least { at, of: Some(partition) },
+            Some(_) => Least { at: moment.now, of: None },
+            None => Least { at: moment.silence.min(moment.now), of: None },
+        }
     }
 }
+
 /// The windows that end while the watermark moves, if it was watched on its way: a longer step than a
 /// break in observation was no watching.
 pub(crate) fn passed(rules: Windows, from: u64, to: u64) -> impl Iterator<Item = Window> {
@@ -62,24 +79,30 @@ mod tests {
 
     const NOON: Moment = Moment { now: 1000, silence: 900 };
 
+    fn least(at: u64, of: Option<u32>) -> Least {
+        Least { at, of }
+    }
+
     #[test]
     fn the_partition_furthest_behind_holds_it() {
         let mut partitions = Partitions::default();
         partitions.set(0, Holds::At(700));
         partitions.set(1, Holds::Empty);
-        assert_eq!((partitions.watermark(NOON, 0), partitions.slowest(NOON)), (0, 700));
+        assert_eq!(partitions.watermark(NOON, 0), least(0, Some(1)));
+        assert_eq!(partitions.slowest(NOON), least(700, Some(0)));
         partitions.set(1, Holds::Unread);
-        assert_eq!((partitions.watermark(NOON, 0), partitions.slowest(NOON)), (0, 0));
+        assert_eq!(partitions.watermark(NOON, 0), least(0, Some(1)));
+        assert_eq!(partitions.slowest(NOON), least(0, Some(1)));
         partitions.set(1, Holds::At(500));
-        assert_eq!(partitions.watermark(NOON, 0), 500);
+        assert_eq!(partitions.watermark(NOON, 0), least(500, Some(1)));
         partitions.set(1, Holds::Nothing);
-        assert_eq!(partitions.watermark(NOON, 0), 700);
+        assert_eq!(partitions.watermark(NOON, 0), least(700, Some(0)));
         partitions.set(0, Holds::Nothing);
-        assert_eq!(partitions.watermark(NOON, 0), 900);
+        assert_eq!(partitions.watermark(NOON, 0), least(900, None));
         partitions.set(1, Holds::At(500));
-        assert_eq!(partitions.watermark(NOON, 900), 900);
+        assert_eq!(partitions.watermark(NOON, 900), least(900, Some(1)));
         partitions.set(1, Holds::At(5000));
-        assert_eq!(partitions.watermark(NOON, 900), 1000);
+        assert_eq!(partitions.watermark(NOON, 900), least(1000, None));
     }
 
     #[test]

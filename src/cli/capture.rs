@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -10,11 +11,14 @@ use super::grid::Grid;
 use super::values;
 use crate::capture::live::{self, Live};
 use crate::error::{Exit, Failure, Outcome};
+use crate::http::HttpOptions;
 use crate::kafka::topics::Plan;
 use crate::kafka::{Address, ClientOptions, SCHEME};
+use crate::logging::LogOptions;
 use crate::merge::{self, Merge};
 use crate::record::Record;
 use crate::sniffer::fold::Folding;
+use crate::sniffer::meter::Meter;
 use crate::sniffer::outlet::{Format, Lines, Outlet, Sent};
 use crate::sniffer::pace::{Monotonic, Pace, Speed};
 use crate::sniffer::source::{self, End, Reading, Source, Watch, dropped};
@@ -146,6 +150,13 @@ pub struct Args {
 
     #[command(flatten)]
     client: ClientOptions,
+
+    #[command(flatten)]
+    http: HttpOptions,
+
+    /// How an --interface is logged; about captures, lines for people are said.
+    #[command(flatten)]
+    log: LogOptions,
 }
 
 /// Where records go.
@@ -167,6 +178,17 @@ impl std::str::FromStr for To {
                 "\"{scheme}://\" is not known here (give kafka://host:9092/topic, a file, or -)"
             )),
             None => Ok(To::File(text.into())),
+        }
+    }
+}
+
+impl To {
+    /// As the label of a metric, without brokers, whose names may have passwords in them.
+    fn label(&self) -> String {
+        match self {
+            To::Topic(address) => format!("kafka:{}", address.topic),
+            To::File(path) if path == Path::new("-") => "-".to_owned(),
+            To::File(path) => format!("file:{}", path.display()),
         }
     }
 }
@@ -236,6 +258,7 @@ impl Args {
             ("--filter", self.filter.is_some()),
             ("--promiscuous", self.promiscuous),
             ("--duration", self.duration.is_some()),
+            ("--http", self.http.is_given()),
         ];
         let given = for_interface.iter().find(|(_, given)| *given);
         match given {
@@ -312,6 +335,9 @@ pub fn run(args: &Args) -> Outcome {
     let interrupt = Interrupt::listen()?;
     match &args.interface {
         Some(interface) => {
+            args.log.start();
+            let meter = Arc::new(Meter::new(settings.to.label()));
+            let _server = args.http.serve(0, meter.clone())?;
             let live = Live::open(&args.live(interface))?;
             let mut outlet = outlet(&settings, args)?;
             let messages = Messages::new();
@@ -325,10 +351,19 @@ pub fn run(args: &Args) -> Outcome {
                     duration: args.duration.map(Duration::from_millis),
                     interrupt: interrupt.clone(),
                     messages: messages.clone(),
+                    meter: meter.clone(),
                 },
             )
             .context("starting the thread that captures")?;
-            send(source, Folding::new(None), &mut *outlet, &settings, interrupt, messages, true)
+            send(
+                source,
+                Folding::new(None),
+                &mut *outlet,
+                &settings,
+                interrupt,
+                messages,
+                Some(meter),
+            )
         }
         None => {
             let readers = merge::open(&args.files)?;
@@ -347,7 +382,7 @@ pub fn run(args: &Args) -> Outcome {
             let source = source::read(Merge::new(readers, messages.clone()), reading)
                 .context("starting the thread that reads")?;
             let folding = Folding::new(settings.bucket_ms);
-            send(source, folding, &mut *outlet, &settings, interrupt, messages, false)
+            send(source, folding, &mut *outlet, &settings, interrupt, messages, None)
         }
     }
 }
@@ -364,7 +399,7 @@ fn outlet(settings: &Settings<'_>, args: &Args) -> Result<Box<dyn Outlet>, Failu
     })
 }
 
-/// Sends all, and says what was sent.
+/// Sends all, and says what was sent. A live capture has a meter.
 fn send(
     source: Source,
     folding: Folding,
@@ -372,9 +407,10 @@ fn send(
     settings: &Settings<'_>,
     interrupt: Interrupt,
     messages: Messages,
-    live: bool,
+    meter: Option<Arc<Meter>>,
 ) -> Outcome {
-    let sender = Sender { source, folding, outlet, interrupt, messages: messages.clone() };
+    let live = meter.is_some();
+    let sender = Sender { source, folding, outlet, interrupt, messages: messages.clone(), meter };
     let ended = sender.run();
     messages.finish();
     let ended = match ended {

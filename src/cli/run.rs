@@ -14,6 +14,7 @@ use super::source::{self, Reading};
 use super::values;
 use crate::cluster::{self, Cluster, Restart, watchdog};
 use crate::error::{Exit, Failure, Outcome};
+use crate::http::HttpOptions;
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, Outbox, SCHEME, Start, Topic, Tuning};
 use crate::limits::catalog::Catalog;
@@ -81,6 +82,9 @@ pub struct Args {
     restart: Restart,
 
     #[command(flatten)]
+    http: HttpOptions,
+
+    #[command(flatten)]
     log: LogOptions,
 }
 
@@ -116,24 +120,31 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         }
         false => Interrupt::listen()?,
     };
+    let tick = Duration::from_millis(args.judging.tick);
+    let status = Arc::new(Status::new(cluster.workers, tick));
+    // Before anything is counted, and before a broker is waited for.
+    let above = if cluster.supervised { cluster.process } else { 0 };
+    let _server = args.http.serve(above, status.clone())?;
     let source = args.reading.source(args.from_offset, &args.group);
-    let topic = Topic::open(&args.from, &args.reading.kafka, source)?;
+    let topic = Arc::new(Topic::open(&args.from, &args.reading.kafka, source)?);
+    let watch = watchdog::start(args.cluster.stall_timeout())?;
+    status.reads(topic.clone(), watch.clone());
     let options = args.judging.options(args.publish.as_ref().map(|_| HandOn::Settled));
-    let lead = match leads.then(|| lead(args, options.windows)).transpose() {
+    let lead = match leads.then(|| lead(args, options.windows, &status)).transpose() {
         Ok(lead) => lead,
         Err(WriteError::Closed) => return Ok(Exit::Done),
         Err(WriteError::Failed(failure)) => return Err(failure),
     };
     let shared = Shared {
-        topic: Arc::new(topic),
+        topic,
         options,
         filter: args.judging.filter(),
         max_ahead_ms: args.max_ahead,
         input_timezone: args.reading.input_timezone.clone(),
         dead_letters: args.reading.dead_letters(),
-        status: Arc::new(Status::default()),
+        status,
         interrupt: interrupt.clone(),
-        watch: watchdog::start(args.cluster.stall_timeout())?,
+        watch,
     };
     let mut waiting = || match interrupt.pressed() {
         true => Err(Failure::new(
@@ -147,13 +158,14 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
 }
 
 /// What the first worker leads with.
-fn lead(args: &Args, windows: Windows) -> Result<Lead, WriteError> {
+fn lead(args: &Args, windows: Windows, status: &Status) -> Result<Lead, WriteError> {
     let leader = Arc::new(OnceLock::<Thread>::new());
     let limits = match &args.judging.limits {
         Some(file) => Limits::follow(file, args.judging.limit_defaults.defaults(), &leader)
             .map_err(WriteError::Failed)?,
         None => Limits::default(),
     };
+    status.leads(limits.health.clone());
     Ok(Lead {
         limits,
         leader,

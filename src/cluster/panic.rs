@@ -1,11 +1,11 @@
 //! What a process does when one of its threads panics: it ends.
 
-use std::io::Write;
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::member::{Report, report};
 use crate::error::Exit;
+use crate::terminal::Messages;
 
 /// The worker that panics, for tests of what that does. Not in release builds.
 pub const PANIC_WORKER: &str = "FLOODMARK_PANIC_WORKER";
@@ -52,11 +52,10 @@ fn end_without(process: usize, cause: &str) -> ! {
     }
     // Who has started this process sees all of them, and knows better what came first.
     if !report(Report::Lost(process)) {
-        let _ = writeln!(
-            std::io::stderr(),
-            "floodmark: lost process {process} ({cause}): without it there is no answer, and this \
-             process ends too"
-        );
+        Messages::new().warn(format!(
+            "lost process {process} ({cause}): without it there is no answer, and this process ends \
+             too"
+        ));
     }
     std::process::exit(Exit::Failed as i32);
 }

@@ -163,7 +163,7 @@ impl<C: Fn() -> Command> Supervisor<C> {
             }
             let wait = backoff.after(began.elapsed());
             let times = backoff.restarts;
-            self.messages.say(format!(
+            self.messages.warn(format!(
                 "{cause}: starting all processes again in {wait:?} (restart {times})"
             ));
             if self.interrupted_within(wait) {

@@ -4,13 +4,13 @@
 //! lost and nothing is said. What can be seen is the tick: it does not move although input waits.
 
 use std::fmt;
-use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
 use crate::error::Exit;
+use crate::terminal::Messages;
 
 /// What tells the time since some moment. It never goes back.
 type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
@@ -68,8 +68,7 @@ fn look_on(watched: &Weak<Shared>, interval: Duration) {
             // This whole process was stopped, or the machine: that is not the computation's fault.
             shared.begin_again();
         } else if let Some(why) = shared.stalled() {
-            // Without standard error there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "floodmark: {why}");
+            Messages::new().warn(why);
             std::process::exit(Exit::Failed as i32);
         }
     }
@@ -86,6 +85,11 @@ impl Watch {
             state.tick = Some(tick);
             state.since = now;
         });
+    }
+
+    /// Why this process is about to be ended, if it is.
+    pub fn stalled(&self) -> Option<String> {
+        self.shared.stalled()
     }
 
     /// Whether there is input that the computation has not done. The time in which there is none does

@@ -246,7 +246,7 @@ impl Converter {
         if let Some(why) = refused.or(unwritten) {
             self.sample(origin, &why);
             if let Some(dead_letters) = &mut self.dead_letters {
-                dead_letters.give(Letter::dead(&message, origin.headers(), why.as_str()));
+                dead_letters.give(Letter::dead(message, origin.headers(), why.as_str()));
             }
         }
         Ok(reached)

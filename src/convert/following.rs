@@ -118,7 +118,9 @@ impl Following<'_> {
             Some(until) => until.get(partition).is_some_and(|end| ends[partition] < *end),
             None => true,
         };
-        let slowest = skew::slowest(&self.source.states(), |state| reads(&state.partition));
+        let slowest = skew::slowest(&self.source.states(), &self.source.topic().ends(), |state| {
+            reads(&state.partition)
+        });
         let slowest = self.together.skew.reached(self.index, slowest);
         self.source.holds(slowest).map_err(WriteError::Failed)?;
         Ok(())

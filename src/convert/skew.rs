@@ -2,7 +2,10 @@
 //! what is written by pair mixes partitions, and a record that is written long after later ones is late
 //! for whoever reads them.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+
+use floodmark_dataflows::clock::Holds;
 
 use crate::kafka::PartitionState;
 
@@ -28,12 +31,18 @@ impl Skew {
     }
 }
 
-/// The least event time that one of these partitions has come to, of those that have more to read.
+/// The least event time that one of these partitions has come to, of those that have more to read; `ends`
+/// says up to where.
 pub fn slowest(
     states: &[PartitionState],
+    ends: &BTreeMap<i32, i64>,
     mut counts: impl FnMut(&PartitionState) -> bool,
 ) -> Option<u64> {
-    let behind = states.iter().filter(|state| !state.idle && state.lag != Some(0));
+    let more = |state: &&PartitionState| {
+        let end = ends.get(&state.partition);
+        state.holds != Some(Holds::Nothing) && end.is_none_or(|end| state.next < *end)
+    };
+    let behind = states.iter().filter(more);
     behind.filter(|state| counts(state)).map(|state| state.reached.unwrap_or(0)).min()
 }
 
@@ -41,17 +50,22 @@ pub fn slowest(
 mod tests {
     use super::*;
 
-    fn state(partition: i32, lag: u64, reached: Option<u64>) -> PartitionState {
-        PartitionState { partition, lag: Some(lag), reached, idle: false, paused: false }
+    fn state(partition: i32, next: i64, reached: Option<u64>) -> PartitionState {
+        PartitionState { partition, first: 0, next, reached, holds: None, paused: false }
     }
 
     #[test]
     fn only_partitions_with_more_to_read_hold_others_up() {
-        let states = [state(0, 0, Some(5)), state(1, 7, Some(20)), state(2, 3, Some(10))];
-        assert_eq!(slowest(&states, |_| true), Some(10));
-        assert_eq!(slowest(&states, |state| state.partition != 2), Some(20));
-        assert_eq!(slowest(&[state(0, 0, None)], |_| true), None);
-        assert_eq!(slowest(&[state(0, 1, None)], |_| true), Some(0));
+        let ends = BTreeMap::from([(0, 9), (1, 9), (2, 9)]);
+        let states = [state(0, 9, Some(5)), state(1, 2, Some(20)), state(2, 6, Some(10))];
+        assert_eq!(slowest(&states, &ends, |_| true), Some(10));
+        assert_eq!(slowest(&states, &ends, |state| state.partition != 2), Some(20));
+        assert_eq!(slowest(&[state(0, 9, None)], &ends, |_| true), None);
+        assert_eq!(slowest(&[state(0, 8, None)], &ends, |_| true), Some(0));
+        // Of one that is new it is not known.
+        assert_eq!(slowest(&[state(7, 8, None)], &ends, |_| true), Some(0));
+        let idle = PartitionState { holds: Some(Holds::Nothing), ..state(7, 8, None) };
+        assert_eq!(slowest(&[idle], &ends, |_| true), None);
     }
 
     #[test]

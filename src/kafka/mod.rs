@@ -27,5 +27,5 @@ pub use error::Error;
 pub use options::{ClientOptions, client_config};
 pub use outbox::{Letter, Outbox, origin};
 pub use producer::{Counts, Outgoing, Producer, Sent, Tuning};
-pub use source::{PartitionState, Source, SourceOptions, Taken, Topic};
+pub use source::{Answer, PartitionState, Source, SourceOptions, Taken, Topic};
 pub use watch::Start;

@@ -133,9 +133,14 @@ impl Outbox {
         self.producer.failure().map_or(Ok(()), Err)
     }
 
+    /// How many messages were given and are not delivered.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.len() as u64 + self.producer.counts().waiting()
+    }
+
     /// Whether everything given was delivered.
     pub fn is_done(&self) -> bool {
-        self.waiting.is_empty() && self.counts().waiting() == 0
+        self.waiting() == 0
     }
 
     /// Since when no broker can be reached, if none can.

@@ -28,6 +28,9 @@ use crate::record::Message;
 /// How often the brokers are asked, at most: an operator sees the lag move.
 const WATCH_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
+/// Of more partitions at a time the log has only their number, unless it is to have everything.
+const LISTED_MAX: usize = 16;
+
 /// How a topic is read.
 #[derive(Clone, Debug)]
 pub struct SourceOptions {
@@ -114,6 +117,21 @@ impl Topic {
         ends.flatten().collect()
     }
 
+    /// How long a partition says nothing before it is idle.
+    pub fn idle_timeout(&self) -> Duration {
+        self.options.idle_timeout
+    }
+
+    /// What the brokers have last said of each partition that they were asked about.
+    pub fn answers(&self) -> Vec<Answer> {
+        let known = self.watch.known();
+        let answered = known.partitions.iter().filter_map(|(partition, ends)| {
+            let Ends { end, asked, .. } = (*ends)?;
+            Some(Answer { partition: *partition, end, asked })
+        });
+        answered.collect()
+    }
+
     /// Since when, and why, the brokers don't answer, if they don't.
     pub fn trouble(&self) -> Option<(Duration, String)> {
         let known = self.watch.known();
@@ -158,14 +176,27 @@ impl Partition {
 pub struct PartitionState {
     /// Which.
     pub partition: i32,
-    /// Messages that the broker has and this program has not read, as of the broker's last answer.
-    pub lag: Option<u64>,
+    /// The offset that was begun with.
+    pub first: i64,
+    /// The offset to be read next.
+    pub next: i64,
     /// The greatest event time read.
     pub reached: Option<u64>,
-    /// Whether it is idle.
-    pub idle: bool,
+    /// How it holds the watermark, as was said last.
+    pub holds: Option<Holds>,
     /// Whether it waits for others that are behind.
     pub paused: bool,
+}
+
+/// What a broker has said of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Which.
+    pub partition: i32,
+    /// The offset after the last one it had.
+    pub end: i64,
+    /// When it was asked.
+    pub asked: Instant,
 }
 
 /// A message, and where it was.
@@ -228,8 +259,16 @@ impl Source {
         }
         let consumer = self.consumer.as_ref().expect("it was opened just now");
         consumer.add(&new).with_context(reading)?;
+        let (worker, listed) = (self.index, new.len() <= LISTED_MAX);
+        if !listed {
+            tracing::info!(worker, partitions = new.len(), "reads more partitions");
+        }
         for (partition, next) in new {
-            tracing::info!(partition, offset = next, worker = self.index, "reads a partition");
+            if listed {
+                tracing::info!(partition, offset = next, worker, "reads a partition");
+            } else {
+                tracing::debug!(partition, offset = next, worker, "reads a partition");
+            }
             let since = Instant::now();
             let state = Partition { next, reached: None, since, paused: false, holds: None };
             self.partitions.insert(partition, state);
@@ -340,20 +379,15 @@ impl Source {
 
     /// The states of its partitions.
     pub fn states(&self) -> Vec<PartitionState> {
-        let known = self.topic.watch.known();
-        self.partitions
-            .iter()
-            .map(|(partition, state)| {
-                let ends = known.partitions.get(partition).and_then(Option::as_ref);
-                PartitionState {
-                    partition: *partition,
-                    lag: ends.map(|ends| u64::try_from(ends.end - state.next).unwrap_or(0)),
-                    reached: state.reached,
-                    idle: state.holds == Some(Holds::Nothing),
-                    paused: state.paused,
-                }
-            })
-            .collect()
+        let of = |(partition, state): (&i32, &Partition)| PartitionState {
+            partition: *partition,
+            first: self.topic.starts.get(partition).copied().unwrap_or(0),
+            next: state.next,
+            reached: state.reached,
+            holds: state.holds,
+            paused: state.paused,
+        };
+        self.partitions.iter().map(of).collect()
     }
 }
 

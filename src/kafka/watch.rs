@@ -120,7 +120,7 @@ impl Watch {
                 }
             };
             if let Start::At(time) = start {
-                tracing::info!(partition, offset = at, time = %format_ms(time), "begins");
+                tracing::debug!(partition, offset = at, time = %format_ms(time), "begins");
             }
             starts.insert(partition, at);
             known.partitions.insert(partition, Some(ends));

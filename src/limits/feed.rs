@@ -5,7 +5,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use metrics::gauge;
@@ -22,14 +23,37 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The rows that hold, whenever they differ from those before.
 pub type Rows = Vec<Row>;
 
+/// Since when, and why, limits can't be read, if they can't. Who holds it looks at the thread that reads.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    trouble: Arc<Mutex<Option<(Instant, String)>>>,
+}
+
+impl Health {
+    /// For how long they could not be read, and why.
+    pub fn trouble(&self) -> Option<(Duration, String)> {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.as_ref().map(|(since, why)| (since.elapsed(), why.clone()))
+    }
+
+    /// They were read, or not. Returns whether that is news.
+    fn set(&self, complaint: Option<String>) -> bool {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = trouble.take();
+        let news = before.as_ref().map(|(_, why)| why) != complaint.as_ref();
+        let since = before.map_or_else(Instant::now, |(since, _)| since);
+        *trouble = complaint.map(|why| (since, why));
+        news
+    }
+}
+
 /// A file of limits.
 pub struct FileFeed {
     path: PathBuf,
     defaults: Defaults,
     /// What the file was when it was read last.
     bytes: Vec<u8>,
-    /// What was said about it last, if it could not be read.
-    complaint: Option<String>,
+    health: Health,
 }
 
 /// Whether the file may have become another one. While it is being written, half of it is no answer; and
@@ -51,13 +75,22 @@ impl FileFeed {
         let bytes = std::fs::read(path)
             .with_context(reading)
             .map_err(|error| Failure::new(Exit::NoInput, error))?;
-        let mut feed =
-            FileFeed { path: path.to_owned(), defaults, bytes: Vec::new(), complaint: None };
+        let mut feed = FileFeed {
+            path: path.to_owned(),
+            defaults,
+            bytes: Vec::new(),
+            health: Health::default(),
+        };
         let rows = feed
             .take(bytes)
             .with_context(reading)
             .map_err(|error| Failure::new(Exit::BadConfig, error))?;
         Ok((feed, rows))
+    }
+
+    /// Whether it can be read, also later.
+    pub fn health(&self) -> Health {
+        self.health.clone()
     }
 
     /// Follows the file on a thread of its own, until the receiver is dropped. `wake` is called after
@@ -117,21 +150,19 @@ impl FileFeed {
     fn look(&mut self) -> Option<Rows> {
         let read = std::fs::read(&self.path).map_err(anyhow::Error::from);
         if read.as_ref().is_ok_and(|bytes| *bytes == self.bytes) {
-            self.complaint = None;
+            self.read_well();
             return None;
         }
         match read.and_then(|bytes| self.take(bytes)) {
             Ok(rows) => {
                 tracing::info!(file = %self.path.display(), rows = rows.len(), "limits have changed");
-                self.complaint = None;
                 Some(rows)
             }
             Err(error) => {
                 let why = format!("{error:#}");
-                if self.complaint.as_ref() != Some(&why) {
+                if self.health.set(Some(why.clone())) {
                     let file = self.path.display().to_string();
                     tracing::error!(file, "the limits stay as they are: {why}");
-                    self.complaint = Some(why);
                 }
                 None
             }
@@ -151,9 +182,15 @@ impl FileFeed {
         self.bytes = bytes;
         gauge!("floodmark_limits", "state" => "held").set(rows.len() as f64);
         gauge!("floodmark_limits", "state" => "refused").set(f64::from(refused));
+        self.read_well();
+        Ok(rows)
+    }
+
+    /// The file is as it should be, changed or not.
+    fn read_well(&self) {
+        self.health.set(None);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         gauge!("floodmark_limits_last_reload_success_timestamp_seconds").set(now.as_secs_f64());
-        Ok(rows)
     }
 }
 
@@ -213,12 +250,12 @@ mod tests {
                 None => fs::remove_file(&path).unwrap(),
             }
             assert_eq!(feed.look(), None);
-            assert!(feed.complaint.is_some());
+            assert!(feed.health().trouble().is_some());
         }
         // A row that is no good is refused by itself.
         fs::write(&path, row(4) + "\n" + &row(5).replace("2026-01-01", "soon")).unwrap();
         assert_eq!(feed.look().map(|rows| values(&rows)), Some(vec!["4".into()]));
-        assert_eq!(feed.complaint, None);
+        assert_eq!(feed.health().trouble(), None);
     }
 
     #[test]

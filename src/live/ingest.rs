@@ -227,6 +227,11 @@ impl Ingest {
         Ok(())
     }
 
+    /// Where messages go that can't be read, if they are kept.
+    pub(super) fn dead_letters(&self) -> Option<&Outbox> {
+        self.dead_letters.as_ref()
+    }
+
     /// The source, for its offsets and states.
     pub(super) fn source(&self) -> &Source {
         &self.source

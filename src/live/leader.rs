@@ -18,11 +18,11 @@ use super::clock::Clock;
 use super::sinks::Sinks;
 use super::status::Status;
 use super::ticks::{Announcement, Ticks, Wish};
-use crate::computation::{Computation, EventTimeReached, Outcome as TickOutcome};
+use crate::computation::{Computation, Held, Outcome as TickOutcome};
 use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::Start;
-use crate::limits::catalog::edits;
-use crate::limits::feed::{FileFeed, Rows};
+use crate::limits::catalog::{edits, in_force};
+use crate::limits::feed::{FileFeed, Health, Rows};
 use crate::limits::rows::Defaults;
 use crate::output::WriteError;
 
@@ -42,6 +42,8 @@ pub struct Limits {
     pub rows: Rows,
     /// Those that hold later, whenever they change.
     pub changes: Option<Receiver<Rows>>,
+    /// Whether they can be read.
+    pub health: Health,
 }
 
 impl Limits {
@@ -52,13 +54,14 @@ impl Limits {
         leader: &Arc<OnceLock<Thread>>,
     ) -> Result<Self, Failure> {
         let (feed, rows) = FileFeed::open(file, defaults)?;
+        let health = feed.health();
         let leader = leader.clone();
         let wake = move || {
             if let Some(leader) = leader.get() {
                 leader.unpark();
             }
         };
-        Ok(Limits { rows, changes: Some(feed.follow(wake)?) })
+        Ok(Limits { rows, changes: Some(feed.follow(wake)?), health })
     }
 }
 
@@ -94,6 +97,8 @@ pub(super) struct Leader {
     lead: Lead,
     /// The versions that hold.
     versions: BTreeSet<Version>,
+    /// When another set of them may be in force, in milliseconds; `None`: that is to be found out.
+    next_date: Option<u64>,
     /// What is to change, at the next tick.
     edits: Vec<(Version, isize)>,
     /// The last tick that was announced, and the one that was heard of.
@@ -114,6 +119,7 @@ impl Leader {
         let mut leader = Leader {
             lead,
             versions: BTreeSet::new(),
+            next_date: None,
             edits: Vec::new(),
             announced: 0,
             heard: 0,
@@ -136,6 +142,7 @@ impl Leader {
         let next = self.lead.sinks.catalog.versions(rows);
         self.edits.extend(edits(&self.versions, &next));
         self.versions = next;
+        self.next_date = None;
     }
 
     /// How long until a tick is due.
@@ -234,26 +241,37 @@ impl Leader {
     }
 
     /// Says what a tick has led to.
-    pub(super) fn done(
-        &mut self,
-        tick: u64,
-        outcome: TickOutcome,
-        reached: EventTimeReached,
-        status: &Status,
-    ) {
-        let (pairs, rollups) = outcome.held;
-        if pairs + rollups > 0 {
+    pub(super) fn done(&mut self, tick: u64, outcome: TickOutcome) {
+        if let Some(Held { pairs, rollups, addresses }) = outcome.held {
             gauge!("floodmark_pairs").set(pairs as f64);
-            gauge!("floodmark_arrangement_records", "name" => "rollups").set(rollups as f64);
+            for (name, held) in [("pairs", pairs), ("rollups", rollups), ("addresses", addresses)] {
+                gauge!("floodmark_arrangement_records", "name" => name).set(held as f64);
+            }
         }
-        gauge!("floodmark_watermark_seconds").set(reached.watermark as f64 / 1e3);
-        status.done(tick, reached.watermark);
+        if self.next_date.is_none_or(|date| date <= tick) {
+            self.count_in_force(tick);
+        }
         if !matches!(self.ending, Some(Ending::Closed))
             && let Err(error) = self.lead.sinks.tick(tick, outcome)
         {
             self.stop_writing(error);
         }
-        status.sinks(self.lead.sinks.trouble());
+    }
+
+    /// Counts the limits in force, which are the same until a row changes or its date comes.
+    fn count_in_force(&mut self, tick: u64) {
+        let now = i128::from(tick) * 1_000_000;
+        let limits = in_force(&self.versions, now);
+        let held = limits.values().filter(|limit| limit.now.is_some_and(|now| now.value.is_some()));
+        gauge!("floodmark_limits", "state" => "in_force").set(held.count() as f64);
+        let next = limits.values().filter_map(|limit| limit.next).map(|next| next.effective).min();
+        let next_ms = |date: i128| u64::try_from(date.div_euclid(1_000_000) + 1).ok();
+        self.next_date = Some(next.and_then(next_ms).unwrap_or(u64::MAX));
+    }
+
+    /// Tells how its sinks are.
+    pub(super) fn tell(&mut self, status: &Status) {
+        status.sinks(self.lead.sinks.states());
     }
 
     /// Waits until all that was said is delivered, and tells how the run ended.

@@ -13,16 +13,19 @@
 //! - `ingest`: from messages to what a tick counts.
 //! - `leader`: when a tick begins, and what it does beside records; `clock`: by which clock.
 //! - `sinks`: where changes go.
-//! - `status`: how the run is, for those who look; `metrics`: what it counts.
+//! - `status`: how the run is, for those who look: whether it is ready (`ready`), how far it is behind
+//!   (`behind`); `metrics`: what it counts.
 //!
 //! A worker gathers no more than it has room for, the leader begins no tick while too many are on their
 //! way or the sinks have no room, and the client of the broker fetches no more than it may hold: so a
 //! slow part slows the ones before it, and memory stays bounded.
 
+mod behind;
 mod clock;
 mod ingest;
 mod leader;
 mod metrics;
+mod ready;
 mod sinks;
 mod status;
 mod ticks;
@@ -48,12 +51,20 @@ pub use clock::{Clock, WallClock};
 use ingest::{Ingest, Rules};
 use leader::Leader;
 pub use leader::{Lead, Limits};
+pub use ready::Reason;
 pub use sinks::{Alerts, Sinks};
-pub use status::Status;
+pub use status::{Progress, Status};
+use status::{SinkState, Worker as WorkerStatus};
 use ticks::{Announcement, Ticks, Wish};
 
 /// How long a worker sleeps at most when there is nothing to do. It is woken for input.
 const NAP: Duration = Duration::from_millis(50);
+
+/// Between two times that a worker tells how it is.
+const TELL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Between two looks at whether the run is ready, to log what has changed.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Between two commits of offsets.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(2);
@@ -122,6 +133,10 @@ pub fn run(worker: &mut Worker, shared: &Shared, lead: Option<Lead>) -> Option<O
         wished: false,
         positions: VecDeque::new(),
         done: Vec::new(),
+        processed: Vec::new(),
+        tick: None,
+        told: None,
+        logged: Instant::now(),
         committed: Instant::now(),
         last: false,
     };
@@ -145,6 +160,13 @@ struct Live<'w> {
     positions: VecDeque<(u64, Vec<(i32, i64)>)>,
     /// The same, of the last tick that is done.
     done: Vec<(i32, i64)>,
+    /// The same, whether or not it was committed.
+    processed: Vec<(i32, i64)>,
+    /// The last tick that is done.
+    tick: Option<u64>,
+    /// When it told how it is.
+    told: Option<Instant>,
+    logged: Instant,
     committed: Instant,
     /// Whether the last tick has begun.
     last: bool,
@@ -223,18 +245,46 @@ impl Live<'_> {
         while let Some((tick, outcome)) = self.computation.take_done() {
             while self.positions.front().is_some_and(|(read, _)| *read <= tick) {
                 self.done = self.positions.pop_front().map(|(_, at)| at).unwrap_or_default();
+                self.processed.clone_from(&self.done);
             }
-            let event_time = self.computation.event_time();
+            self.tick = Some(tick);
             if let Some(leader) = &mut self.leader {
-                leader.done(tick, outcome, event_time, &self.shared.status);
+                leader.done(tick, outcome);
             }
-            self.shared.status.worker(self.index, tick, self.ingest.as_ref().map(Ingest::source));
             busy = true;
         }
         if self.committed.elapsed() >= COMMIT_INTERVAL {
             self.commit(false);
         }
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_INTERVAL) {
+            self.tell();
+        }
         busy
+    }
+
+    /// Tells how it is. Whether or not a tick was done: that none was is something to tell.
+    fn tell(&mut self) {
+        let status = &self.shared.status;
+        let dead_letters = self.ingest.as_ref().and_then(Ingest::dead_letters);
+        let source = self.ingest.as_ref().map(Ingest::source);
+        status.worker(
+            self.index,
+            WorkerStatus {
+                tick: self.tick,
+                event_time: self.computation.event_time(),
+                partitions: source.map(Source::states).unwrap_or_default(),
+                done: self.processed.clone(),
+                dead_letters: dead_letters.map(SinkState::of),
+            },
+        );
+        if let Some(leader) = &mut self.leader {
+            leader.tell(status);
+            if self.logged.elapsed() >= LOG_INTERVAL {
+                self.logged = Instant::now();
+                status.log();
+            }
+        }
+        self.told = Some(Instant::now());
     }
 
     /// Takes messages, if there are any and there is room.

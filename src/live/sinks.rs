@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use floodmark_dataflows::time::{Window, Windows};
-use floodmark_dataflows::types::{Change, Pair, Volume};
+use floodmark_dataflows::types::{Change, Event, Pair, Reason, Volume};
 use metrics::{counter, gauge};
 
 use super::metrics::{event, reason};
+use super::status::{SinkState, count_sink_error, sink_name};
 use crate::computation::Outcome;
 use crate::driver::standing;
 use crate::error::Failure;
@@ -47,6 +48,7 @@ impl Sinks {
         catalog: Catalog,
     ) -> Result<Self, WriteError> {
         let mut sinks = Sinks { alerts, totals, windows, catalog, standing: 0, dropped: 0 };
+        sinks.begin_counts();
         for alerts in &mut sinks.alerts {
             if let Alerts::Stream(sink, Format::Table) = alerts {
                 sink.write(|out| table::write_header(out))?;
@@ -71,16 +73,14 @@ impl Sinks {
 
     /// Sends on what can be sent, without waiting.
     pub(super) fn poll(&mut self) -> Result<(), Failure> {
-        self.outboxes().try_for_each(Outbox::poll)
+        self.outboxes().try_for_each(|outbox| {
+            outbox.poll().inspect_err(|_| count_sink_error(&sink_name(outbox)))
+        })
     }
 
-    /// Says why nothing can be sent, for each topic.
-    pub(super) fn trouble(&mut self) -> Vec<String> {
-        let of = |outbox: &mut Outbox| {
-            let seconds = outbox.unreachable_since()?.elapsed().as_secs();
-            Some(format!("\"{}\" can't be reached for {seconds} s", outbox.address()))
-        };
-        self.outboxes().filter_map(of).collect()
+    /// How each topic is.
+    pub(super) fn states(&mut self) -> Vec<SinkState> {
+        self.outboxes().map(|outbox| SinkState::of(outbox)).collect()
     }
 
     /// Takes what a tick has led to.
@@ -89,7 +89,9 @@ impl Sinks {
         let Sinks { alerts, windows, catalog, .. } = self;
         if !(outcome.changes.is_empty() && outcome.top.is_empty()) {
             for alerts in alerts {
-                alerts.tick(tick, &outcome, windows, catalog)?;
+                alerts
+                    .tick(tick, &outcome, windows, catalog)
+                    .inspect_err(|_| count_sink_error(&alerts.name()))?;
             }
         }
         if let Some(outbox) = &mut self.totals {
@@ -100,6 +102,23 @@ impl Sinks {
             }
         }
         self.poll().map_err(WriteError::Failed)
+    }
+
+    /// What may be counted is there from the beginning: a rate needs a value before the first event.
+    fn begin_counts(&mut self) {
+        let alerts = self.alerts.iter().map(Alerts::name);
+        for sink in alerts.chain(self.totals.as_ref().map(sink_name)) {
+            counter!("floodmark_sink_errors_total", "sink" => sink).increment(0);
+        }
+        for event in [Event::Raised, Event::Updated, Event::Cleared].map(event) {
+            for reason in
+                [Reason::LimitChange, Reason::Schedule, Reason::LateData, Reason::Data].map(reason)
+            {
+                counter!("floodmark_changes_total", "event" => event, "reason" => reason)
+                    .increment(0);
+            }
+        }
+        self.count(&Outcome::default());
     }
 
     fn count(&mut self, outcome: &Outcome) {
@@ -130,6 +149,15 @@ impl Sinks {
 }
 
 impl Alerts {
+    /// As the label of a metric.
+    fn name(&self) -> String {
+        match self {
+            Alerts::Stream(..) => "-".into(),
+            Alerts::File(file) => format!("file:{}", file.path().display()),
+            Alerts::Topic(outbox) => sink_name(outbox),
+        }
+    }
+
     fn tick(
         &mut self,
         tick: u64,

@@ -1,93 +1,376 @@
 //! How a live run is, for those who look at it: probes, metrics, people.
+//!
+//! Workers leave here what they know, a few times a second; whoever asks gets it held against the clock
+//! and the broker's last answers at that moment, so that it is right also when nothing moves.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use metrics::gauge;
+use floodmark_dataflows::clock::Holds;
+use metrics::{counter, gauge};
+use serde_json::{Map, Value, json};
 
-use crate::kafka::{PartitionState, Source};
+use super::behind::Behind;
+use super::ready::{self, Facts, Partition, Reason};
+use crate::cluster::watchdog::Watch;
+use crate::computation::EventTimeReached;
+use crate::http::{Readiness, Subject};
+use crate::kafka::{Outbox, PartitionState, Topic};
+use crate::limits::date::format_ms;
+use crate::limits::feed::Health;
 
-/// Between two looks at the partitions of a worker.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Nothing is called old, or behind, that is no older than this: a busy machine is not out of order.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Ticks that may be missed before the last one is old.
+const TICKS_MISSED: u32 = 5;
 
 /// What a process knows of itself.
-#[derive(Debug, Default)]
 pub struct Status {
-    state: Mutex<State>,
+    began: Instant,
+    /// The distance of ticks.
+    tick: Duration,
+    /// Worker threads of this process.
+    workers: usize,
+    known: Mutex<Known>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// The last tick that is done, and the watermark then.
-    tick: Option<(u64, u64)>,
-    /// By worker: when it was looked at.
-    looked: BTreeMap<usize, Instant>,
-    partitions: BTreeMap<i32, PartitionState>,
-    /// What can't be delivered, and since when.
-    sinks: Vec<String>,
+#[derive(Default)]
+struct Known {
+    topic: Option<Arc<Topic>>,
+    watch: Option<Watch>,
+    limits: Health,
+    workers: BTreeMap<usize, Worker>,
+    /// What is said by one process only is said by the leader's.
+    leads: bool,
+    event_time: EventTimeReached,
+    /// When the watermark moved last.
+    moved: Option<Instant>,
+    behind: BTreeMap<i32, Behind>,
+    sinks: Vec<SinkState>,
+    /// The kinds of reasons that were logged last; `None`: it was ready, or was never so.
+    logged: Option<BTreeSet<(&'static str, Option<u32>)>>,
+    was_ready: bool,
 }
 
-/// What is said of a process.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// The last tick that is done on the leader, and the watermark then.
-    pub tick: Option<(u64, u64)>,
-    /// The partitions that this process reads.
-    pub partitions: Vec<PartitionState>,
-    /// Why the run is not as it should be.
-    pub trouble: Vec<String>,
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last tick that the workers of this process are done with; 0 before the first.
+    pub tick: u64,
+    /// The watermark.
+    pub watermark: u64,
+    /// The greatest event time that was read, if any was.
+    pub reached: Option<u64>,
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Worker {
+    /// The last tick that is done.
+    pub(super) tick: Option<u64>,
+    pub(super) event_time: EventTimeReached,
+    pub(super) partitions: Vec<PartitionState>,
+    /// By partition, the offset before which all is in ticks that are done.
+    pub(super) done: Vec<(i32, i64)>,
+    /// Where it keeps what can't be read.
+    pub(super) dead_letters: Option<SinkState>,
+}
+
+/// How a sink is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SinkState {
+    pub(super) name: String,
+    /// Messages that are not delivered.
+    pub(super) waiting: u64,
+    pub(super) unreachable: Option<Instant>,
+}
+
+impl SinkState {
+    pub(super) fn of(outbox: &Outbox) -> Self {
+        SinkState {
+            name: sink_name(outbox),
+            waiting: outbox.waiting(),
+            unreachable: outbox.unreachable_since(),
+        }
+    }
+}
+
+/// A topic as the label of a sink. Brokers are left out: there may be passwords in their names.
+pub(super) fn sink_name(outbox: &Outbox) -> String {
+    format!("kafka:{}", outbox.address().topic)
+}
+
+/// Counts that a sink has failed, or can't be reached any more.
+pub(super) fn count_sink_error(name: &str) {
+    counter!("floodmark_sink_errors_total", "sink" => name.to_owned()).increment(1);
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 impl Status {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Of a process with so many workers, whose ticks are so far apart.
+    pub fn new(workers: usize, tick: Duration) -> Self {
+        Status { began: Instant::now(), tick, workers, known: Mutex::default() }
     }
 
-    /// The leader is done with a tick.
-    pub(super) fn done(&self, tick: u64, watermark: u64) {
-        self.lock().tick = Some((tick, watermark));
+    /// From now on this topic is read, and this watchdog watches.
+    pub fn reads(&self, topic: Arc<Topic>, watch: Watch) {
+        let mut known = self.lock();
+        (known.topic, known.watch) = (Some(topic), Some(watch));
     }
 
-    /// A worker is done with a tick.
-    pub(super) fn worker(&self, index: usize, tick: u64, source: Option<&Source>) {
-        let mut state = self.lock();
-        let recent = |looked: &Instant| looked.elapsed() < LOOK_INTERVAL;
-        if state.looked.get(&index).is_some_and(recent) {
+    /// This process leads, and follows limits, of which this tells whether they can be read.
+    pub fn leads(&self, limits: Health) {
+        let mut known = self.lock();
+        (known.leads, known.limits) = (true, limits);
+    }
+
+    /// How far the run has come.
+    pub fn progress(&self) -> Progress {
+        let known = self.lock();
+        let partitions = known.workers.values().flat_map(|worker| &worker.partitions);
+        Progress {
+            tick: known.workers.values().filter_map(|worker| worker.tick).min().unwrap_or(0),
+            watermark: known.event_time.watermark,
+            reached: partitions.filter_map(|partition| partition.reached).max(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker tells how it is.
+    pub(super) fn worker(&self, index: usize, worker: Worker) {
+        let mut known = self.lock();
+        // All workers know the same of event time, some of them a moment later.
+        let (before, after) = (known.event_time, worker.event_time);
+        if after.watermark > before.watermark || known.moved.is_none() {
+            known.moved = Some(Instant::now());
+        }
+        if after.watermark >= before.watermark {
+            known.event_time = after;
+        }
+        let answers = known.topic.as_ref().map(|topic| topic.answers()).unwrap_or_default();
+        let answers: BTreeMap<i32, _> =
+            answers.into_iter().map(|answer| (answer.partition, answer)).collect();
+        for partition in &worker.partitions {
+            let behind = known.behind.entry(partition.partition).or_default();
+            if let Some(answer) = answers.get(&partition.partition) {
+                behind.answered(answer.asked, answer.end);
+            }
+            behind.done(worker.done_of(partition));
+        }
+        known.workers.insert(index, worker);
+    }
+
+    /// How the leader's sinks are.
+    pub(super) fn sinks(&self, sinks: Vec<SinkState>) {
+        let mut known = self.lock();
+        for sink in &sinks {
+            let before = known.sinks.iter().find(|before| before.name == sink.name);
+            let was_reachable = before.is_none_or(|before| before.unreachable.is_none());
+            if was_reachable && sink.unreachable.is_some() {
+                count_sink_error(&sink.name);
+            }
+        }
+        known.sinks = sinks;
+    }
+
+    /// Logs whether the run is ready, if that has changed.
+    pub(super) fn log(&self) {
+        let facts = self.facts(&self.lock());
+        let reasons = ready::reasons(&facts);
+        let mut known = self.lock();
+        if reasons.is_empty() {
+            if !known.was_ready || known.logged.is_some() {
+                tracing::info!("ready: all that the broker has is judged");
+            }
+            (known.was_ready, known.logged) = (true, None);
             return;
         }
-        state.looked.insert(index, Instant::now());
-        gauge!("floodmark_frontier_seconds", "worker" => index.to_string()).set(tick as f64 / 1e3);
-        let Some(source) = source else { return };
-        let topic = &source.topic().address().topic;
-        for partition in source.states() {
-            let labels = [("topic", topic.clone()), ("partition", partition.partition.to_string())];
-            if let Some(lag) = partition.lag {
-                gauge!("floodmark_kafka_lag_messages", &labels).set(lag as f64);
+        // That it begins with the past goes without saying.
+        let of_the_past = |reason: &Reason| {
+            matches!(reason.reason, "no_tick" | "watermark_held" | "behind" | "partition_waits")
+        };
+        if !known.was_ready && reasons.iter().all(of_the_past) {
+            return;
+        }
+        let kinds = reasons.iter().map(|reason| (reason.reason, reason.partition)).collect();
+        if known.logged.as_ref() == Some(&kinds) {
+            return;
+        }
+        known.logged = Some(kinds);
+        drop(known);
+        let texts: Vec<&str> = reasons.iter().map(|reason| reason.text.as_str()).collect();
+        tracing::warn!("not ready: {}", texts.join("; "));
+    }
+
+    fn facts(&self, known: &Known) -> Facts {
+        let topic = known.topic.as_deref();
+        let idle_timeout = topic.map_or(Duration::ZERO, Topic::idle_timeout);
+        let source = topic.and_then(Topic::trouble);
+        Facts {
+            tick_age: self
+                .as_of(known)
+                .map(|tick| now().saturating_sub(Duration::from_millis(tick))),
+            tick_age_max: PATIENCE.max(self.tick * TICKS_MISSED),
+            behind_max: PATIENCE.max(idle_timeout),
+            watermark_stands: known.moved.unwrap_or(self.began).elapsed(),
+            held_by: known.event_time.held_by,
+            slowest_in: known.event_time.slowest_in,
+            topic: topic.map(|topic| topic.address().topic.clone()).unwrap_or_default(),
+            partitions: self.partitions(known, source.is_none(), PATIENCE.max(idle_timeout)),
+            source,
+            sinks: known
+                .all_sinks()
+                .into_values()
+                .filter_map(|sink| Some((sink.name, sink.unreachable?.elapsed())))
+                .collect(),
+            limits: known.limits.trouble(),
+        }
+    }
+
+    fn partitions(&self, known: &Known, reachable: bool, answer_max: Duration) -> Vec<Partition> {
+        let mut partitions = Vec::new();
+        for worker in known.workers.values() {
+            for state in &worker.partitions {
+                let behind = known.behind.get(&state.partition).cloned().unwrap_or_default();
+                let recent = behind.last().filter(|(asked, _)| asked.elapsed() <= answer_max);
+                let answer = recent.filter(|_| reachable);
+                // What was read since the answer was there, too.
+                let end = answer.map(|(_, end)| end.max(state.next));
+                let lag = end.map(|end| u64::try_from(end - worker.done_of(state)).unwrap_or(0));
+                let unread = matches!(state.holds, Some(Holds::Unread) | None);
+                partitions.push(Partition {
+                    // Kafka counts partitions from 0.
+                    number: state.partition.unsigned_abs(),
+                    answered: answer.is_some(),
+                    lag,
+                    behind: behind.caught_up().unwrap_or(self.began).elapsed(),
+                    begun: behind.caught_up().is_some(),
+                    unread: unread && lag != Some(0),
+                    paused: state.paused,
+                });
             }
-            let flag = |on: bool| f64::from(u8::from(on));
-            gauge!("floodmark_kafka_partition_idle", &labels).set(flag(partition.idle));
+        }
+        partitions
+    }
+
+    /// The tick that all workers of this process are done with.
+    fn as_of(&self, known: &Known) -> Option<u64> {
+        let all = known.workers.len() >= self.workers;
+        known.workers.values().map(|worker| worker.tick).min().flatten().filter(|_| all)
+    }
+
+    /// Why the run is not ready; nothing if it is.
+    pub fn reasons(&self) -> Vec<Reason> {
+        ready::reasons(&self.facts(&self.lock()))
+    }
+
+    fn export(&self, known: &Known) {
+        let facts = self.facts(known);
+        let flag = |on: bool| f64::from(u8::from(on));
+        let age = facts.tick_age.unwrap_or_else(|| self.began.elapsed());
+        gauge!("floodmark_tick_age_seconds").set(age.as_secs_f64());
+        if known.topic.is_some() {
+            gauge!("floodmark_source_reachable").set(flag(facts.source.is_none()));
+        }
+        if known.leads {
+            let EventTimeReached { watermark, open_windows, .. } = known.event_time;
+            gauge!("floodmark_watermark_seconds").set(watermark as f64 / 1e3);
+            gauge!("floodmark_windows_open").set(open_windows as f64);
+        }
+        for (index, worker) in &known.workers {
+            let tick = worker.tick.unwrap_or(0) as f64 / 1e3;
+            gauge!("floodmark_frontier_seconds", "worker" => index.to_string()).set(tick);
+            for state in &worker.partitions {
+                let labels = labels(&facts.topic, state.partition);
+                let idle = state.holds == Some(Holds::Nothing);
+                gauge!("floodmark_kafka_partition_idle", &labels).set(flag(idle));
+                if let Some(reached) = state.reached {
+                    gauge!("floodmark_kafka_partition_event_time_seconds", &labels)
+                        .set(reached as f64 / 1e3);
+                }
+            }
+        }
+        for partition in &facts.partitions {
+            let labels = labels(&facts.topic, partition.number);
+            // Nobody knows, and a number that stands still would look like one that is known.
+            let lag = partition.lag.map_or(f64::NAN, |lag| lag as f64);
+            gauge!("floodmark_kafka_lag_messages", &labels).set(lag);
+            gauge!("floodmark_kafka_lag_seconds", &labels).set(partition.behind.as_secs_f64());
             gauge!("floodmark_kafka_partition_paused", &labels).set(flag(partition.paused));
-            if let Some(reached) = partition.reached {
-                gauge!("floodmark_kafka_partition_event_time_seconds", &labels)
-                    .set(reached as f64 / 1e3);
+        }
+        for sink in known.all_sinks().into_values() {
+            let reachable = flag(sink.unreachable.is_none());
+            gauge!("floodmark_sink_reachable", "sink" => sink.name.clone()).set(reachable);
+            gauge!("floodmark_sink_waiting_messages", "sink" => sink.name).set(sink.waiting as f64);
+        }
+    }
+}
+
+fn labels(topic: &str, partition: impl ToString) -> [(&'static str, String); 2] {
+    [("topic", topic.to_owned()), ("partition", partition.to_string())]
+}
+
+impl Worker {
+    /// The offset before which all of a partition is in ticks that are done.
+    fn done_of(&self, partition: &PartitionState) -> i64 {
+        // They are in order, and may be thousands.
+        let found = self.done.binary_search_by_key(&partition.partition, |(number, _)| *number);
+        found.map_or(partition.first, |at| self.done[at].1)
+    }
+}
+
+impl Known {
+    /// By name: several workers may have one of a name.
+    fn all_sinks(&self) -> BTreeMap<String, SinkState> {
+        let mut sinks = BTreeMap::<String, SinkState>::new();
+        let dead = self.workers.values().filter_map(|worker| worker.dead_letters.as_ref());
+        for sink in self.sinks.iter().chain(dead) {
+            match sinks.get_mut(&sink.name) {
+                Some(same) => {
+                    same.waiting += sink.waiting;
+                    same.unreachable = same.unreachable.or(sink.unreachable);
+                }
+                None => drop(sinks.insert(sink.name.clone(), sink.clone())),
             }
-            state.partitions.insert(partition.partition, partition);
         }
+        sinks
+    }
+}
+
+impl Subject for Status {
+    fn as_of(&self) -> Option<u64> {
+        self.as_of(&self.lock())
     }
 
-    /// What the sinks can't deliver.
-    pub(super) fn sinks(&self, trouble: Vec<String>) {
-        self.lock().sinks = trouble;
+    fn dead(&self) -> Option<String> {
+        self.lock().watch.as_ref()?.stalled()
     }
 
-    /// All that is known.
-    pub fn report(&self) -> Report {
-        let state = self.lock();
-        Report {
-            tick: state.tick,
-            partitions: state.partitions.values().cloned().collect(),
-            trouble: state.sinks.clone(),
-        }
+    fn readiness(&self) -> Readiness {
+        let known = self.lock();
+        let facts = self.facts(&known);
+        let reasons = ready::reasons(&facts);
+        let time = |at: Option<u64>| at.map_or(Value::Null, |at| format_ms(at).to_string().into());
+        let watermark = Some(known.event_time.watermark).filter(|watermark| *watermark > 0);
+        let details = [
+            ("as_of", time(self.as_of(&known))),
+            ("watermark", time(watermark)),
+            ("tick_age_seconds", json!(facts.tick_age.map(|age| age.as_secs_f64()))),
+            ("reasons", json!(reasons)),
+        ];
+        let details = details.into_iter().map(|(key, value)| (key.to_owned(), value));
+        Readiness { ready: reasons.is_empty(), details: Map::from_iter(details) }
+    }
+
+    fn refresh_metrics(&self) {
+        self.export(&self.lock());
     }
 }

@@ -30,6 +30,11 @@ impl RotatedFile {
         Ok(RotatedFile { path: path.to_owned(), file, identity })
     }
 
+    /// Its name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Appends whole lines.
     pub fn write(&mut self, lines: &[u8]) -> Result<(), Failure> {
         let here = std::fs::metadata(&self.path).map(|found| (found.dev(), found.ino()));

@@ -13,10 +13,12 @@
 //! - [`fold`]: when the buckets of [`crate::aggregate`] end.
 //! - [`pace`]: how fast captures are read.
 //! - [`outlet`], [`topic`]: the ways out.
+//! - [`meter`]: what was done so far, for those who ask.
 //!
 //! Captures are folded behind the queue, since their thread may be waiting for a pipe when a bucket
 //! ends; an interface is folded before it, so that an outage fills the queue slowly.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Failure;
@@ -24,6 +26,7 @@ use crate::output::WriteError;
 use crate::terminal::{Interrupt, Messages};
 
 pub mod fold;
+pub mod meter;
 pub mod outlet;
 pub mod pace;
 pub mod queue;
@@ -31,6 +34,7 @@ pub mod source;
 pub mod topic;
 
 use fold::Folding;
+use meter::Meter;
 use outlet::Outlet;
 use pace::{Clock, Monotonic};
 use queue::Taken;
@@ -72,6 +76,8 @@ pub struct Sender<'a> {
     pub interrupt: Interrupt,
     /// Where outages are said.
     pub messages: Messages,
+    /// Where what was sent is counted for those who ask, if somebody may.
+    pub meter: Option<Arc<Meter>>,
 }
 
 impl Sender<'_> {
@@ -95,6 +101,9 @@ impl Sender<'_> {
         let deaf = loop {
             self.outlet.poll()?;
             outage.say(self.outlet, &self.messages);
+            if let Some(meter) = &self.meter {
+                meter.sent(self.outlet.sent(), self.outlet.unreachable_since());
+            }
             if self.outlet.is_full() {
                 std::thread::park_timeout(FULL);
                 continue;

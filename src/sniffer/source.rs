@@ -1,12 +1,14 @@
 //! The threads that bring records in: one watches an interface and never waits for anything but
 //! packets, one reads captures as fast as they are wanted.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use floodmark_dataflows::types::Volume;
 
 use super::fold::Folding;
+use super::meter::Meter;
 use super::pace::{Clock, Pace};
 use super::queue::{Entrance, Exit, Refused, queue};
 use crate::capture::live::{BLOCK_MS, Drops, Live, LiveError};
@@ -27,6 +29,9 @@ const REPORT: Duration = Duration::from_secs(10);
 
 /// How long nothing may come before it is looked whether anything can.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// How often what came in is counted for those who ask.
+const MEASURE: Duration = Duration::from_millis(500);
 
 /// Records for which there was no room in the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,6 +117,8 @@ pub struct Watch<C> {
     pub interrupt: Interrupt,
     /// Where drops are said.
     pub messages: Messages,
+    /// Where what comes in is counted.
+    pub meter: Arc<Meter>,
 }
 
 /// Watches an interface on a thread of its own.
@@ -119,13 +126,24 @@ pub fn watch<C: Clock + Send + 'static>(
     wire: impl Wire,
     watch: Watch<C>,
 ) -> std::io::Result<Source> {
-    let Watch { folding, room, clock, duration, interrupt, messages } = watch;
+    let Watch { folding, room, clock, duration, interrupt, messages, meter } = watch;
     let (entrance, records) = queue(room);
     let (send, end) = channel();
     let until = duration.map(|duration| clock.now().saturating_add(duration));
     let (out, lost, said) = (Vec::new(), Lost::default(), (Drops::default(), Lost::default()));
-    let watcher =
-        Watcher { wire, folding, entrance, clock, until, interrupt, messages, out, lost, said };
+    let watcher = Watcher {
+        wire,
+        folding,
+        entrance,
+        clock,
+        until,
+        interrupt,
+        messages,
+        meter,
+        out,
+        lost,
+        said,
+    };
     std::thread::Builder::new().name("capture".into()).spawn(move || watcher.run(&send))?;
     Ok(Source { records, end })
 }
@@ -138,6 +156,7 @@ struct Watcher<W, C> {
     until: Option<Duration>,
     interrupt: Interrupt,
     messages: Messages,
+    meter: Arc<Meter>,
     /// Ready for the queue.
     out: Vec<Record>,
     lost: Lost,
@@ -171,6 +190,7 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
     fn watch(&mut self) -> Result<(), LiveError> {
         let mut report_at = self.clock.now() + REPORT;
         let mut link = Link { up: true, look_at: self.clock.now() + QUIET };
+        let mut measure_at = Duration::ZERO;
         // When it was asked to stop: by the clock, and as packets have it.
         let mut stop: Option<(Duration, u64)> = None;
         loop {
@@ -184,6 +204,11 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
             self.folding.settle(now, &mut self.out);
             if self.hand_over().is_err() {
                 return Ok(());
+            }
+            if now >= measure_at {
+                measure_at = now + MEASURE;
+                let drops = self.wire.drops()?;
+                self.meter.taken(self.wire.tally(), drops, self.lost);
             }
             if now >= report_at {
                 report_at = now + REPORT;

@@ -85,6 +85,7 @@ fn watched(steps: Vec<Step>, bucket_ms: Option<u64>, room: usize, secs: u64) -> 
             duration: Some(Duration::from_secs(secs)),
             interrupt: Interrupt::default(),
             messages: Messages::new(),
+            meter: Arc::new(Meter::new("-".into())),
         },
     )
     .expect("a thread");

@@ -95,7 +95,8 @@ fn send(bucket_ms: Option<u64>, outlet: &mut Slow) -> Result<Ended, Failure> {
     };
     let merge = Merge::new(vec![reader], messages.clone());
     let source = read(merge, reading).expect("a thread");
-    Sender { source, folding: Folding::new(bucket_ms), outlet, interrupt, messages }.run()
+    let folding = Folding::new(bucket_ms);
+    Sender { source, folding, outlet, interrupt, messages, meter: None }.run()
 }
 
 fn slow(full_for: usize, fails_after: usize) -> Slow {

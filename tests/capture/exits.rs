@@ -55,7 +55,10 @@ fn what_is_missing_is_missed_before_anything_begins() {
     let place = place();
     let done = place.floodmark("capture a.pcap b.pcap --to out").run().expect(66);
     done.says(&["b.pcap"]);
-    let done = place.floodmark("capture --interface no-such-one --to out").run().expect(66);
+    let done = place
+        .floodmark("capture --interface no-such-one --to out --log-format text")
+        .run()
+        .expect(66);
     done.says(&["there is no interface \"no-such-one\"", "\"lo\""]);
     assert!(!place.path("out").exists());
 }
@@ -63,7 +66,7 @@ fn what_is_missing_is_missed_before_anything_begins() {
 #[test]
 fn without_the_right_to_capture_it_says_what_helps() {
     let place = place();
-    let run = place.floodmark("capture --interface lo --to -");
+    let run = place.floodmark("capture --interface lo --to - --log-format text");
     // A user who is not root has no such right to begin with.
     let run = match super::wire::root() {
         true => run.under("setpriv --bounding-set=-net_raw,-net_admin"),

@@ -60,7 +60,8 @@ impl Wire {
 
     /// Starts a capture at the other end, and waits until it has begun.
     fn capture(&self, place: &Place, options: &str) -> Live {
-        let line = format!("capture --interface {} {options}", self.there);
+        // Messages are compared as they are, and not as JSON has them.
+        let line = format!("capture --interface {} --log-format text {options}", self.there);
         let under = format!("ip netns exec {}", self.namespace);
         let mut live = place.floodmark(&line).under(&under).start();
         live.wait_for("capturing on");
@@ -160,6 +161,53 @@ fn a_quiet_link_sends_what_it_had_while_it_is_captured() {
     assert!(late < 60_000, "{late} ms from the time it was sent");
     live.signal("TERM", Whom::Parent);
     live.finish().expect(0).says(&["counted 1 of 1 frames"]);
+}
+
+#[test]
+fn a_capture_is_seen_while_it_goes_on() {
+    let Some(wire) = Wire::new() else { return };
+    let place = Place::new();
+    // The namespace has a loopback interface of its own; this one is of the tests, and of what they
+    // start there.
+    wire.ip(&format!("-n {} link set lo up", wire.namespace));
+    let line = format!("capture --interface {} --to - --http 127.0.0.1:0", wire.there);
+    let under = format!("ip netns exec {}", wire.namespace);
+    let mut live = place.floodmark(&line).under(&under).start();
+    let served = live.wait_for("serves /metrics");
+    live.wait_for("capturing on");
+    let served: serde_json::Value = serde_json::from_str(&served).expect("the log is JSON");
+    let address = served["address"].as_str().expect("an address").to_owned();
+    let ask = |page: &str| {
+        let asked = Command::new("ip")
+            .args(["netns", "exec", &wire.namespace, "bash", "-c"])
+            .arg(format!(
+                "exec 3<>/dev/tcp/{} && printf 'GET {page} HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3",
+                address.replace(':', "/")
+            ))
+            .output()
+            .expect("running bash");
+        String::from_utf8(asked.stdout).expect("text")
+    };
+    let mut sender = wire.sender();
+    for at in 0..50 {
+        sender.sendpacket(frame(at)).expect("sending a frame");
+    }
+    let began = Instant::now();
+    let all =
+        ["floodmark_capture_packets_total 50\n", "floodmark_sent_records_total{sink=\"-\"} 50\n"];
+    let metrics = loop {
+        let metrics = ask("/metrics");
+        if all.iter().all(|line| metrics.contains(line)) {
+            break metrics;
+        }
+        assert!(began.elapsed().as_secs() < 60, "never counted: {metrics}");
+    };
+    let none = "floodmark_capture_dropped_frames_total{by=\"kernel\"} 0\n";
+    assert!(metrics.contains(none), "{metrics}");
+    assert!(ask("/readyz").starts_with("HTTP/1.0 200"), "{}", ask("/readyz"));
+    assert!(ask("/healthz").contains("\"alive\":true"), "{}", ask("/healthz"));
+    live.signal("INT", Whom::Parent);
+    live.finish().expect(0);
 }
 
 #[test]

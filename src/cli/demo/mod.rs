@@ -162,7 +162,7 @@ impl Play<'_> {
     ) -> Result<bool, WriteError> {
         let before_half_ms = self.recording.before_half_ms;
         // At full speed the first half is judged first, or there would be nothing to change.
-        let reached = || run.status.report().partitions.iter().filter_map(|p| p.reached).max();
+        let reached = || run.status.progress().reached;
         let read = |timeline: &Timeline| {
             let read = speed != Speed::Max || reached() >= Some(before_half_ms);
             timeline.is_half() && read || sending.has_ended()
@@ -172,7 +172,7 @@ impl Play<'_> {
             return Ok(false);
         }
         // What was read is in the tick that begins next, at the latest.
-        let tick = || run.status.report().tick.map_or(0, |(tick, _)| tick);
+        let tick = || run.status.progress().tick;
         let read_at = tick();
         if speed == Speed::Max && !wait(self, &|_| tick() >= read_at + 3)? {
             return Ok(false);
@@ -183,7 +183,7 @@ impl Play<'_> {
             return Ok(false);
         }
         self.timeline.end(settled_ms);
-        let watermark = || run.status.report().tick.map_or(0, |(_, watermark)| watermark);
+        let watermark = || run.status.progress().watermark;
         wait(self, &|_| watermark() >= settled_ms)
     }
 

@@ -207,7 +207,7 @@ pub(super) fn run(
         start: Start::Earliest,
         fail_on_violation: false,
     };
-    let (stop, status) = (Interrupt::default(), Arc::new(Status::default()));
+    let (stop, status) = (Interrupt::default(), Arc::new(Status::new(workers, TICK)));
     let shared = Shared {
         topic: Arc::new(topic),
         options,
@@ -257,7 +257,8 @@ pub(super) fn send(broker: &Broker, timeline: &Arc<Timeline>) -> Result<Part<Sen
     let work = move || {
         // As `floodmark capture` does if not told otherwise.
         let folding = Folding::new(Some(1000));
-        let sender = Sender { source, folding, outlet: &mut outlet, interrupt, messages };
+        let sender =
+            Sender { source, folding, outlet: &mut outlet, interrupt, messages, meter: None };
         match sender.run()? {
             Ended::Sent(_) | Ended::Deaf | Ended::Closed => Ok(outlet.sent()),
         }

@@ -1,0 +1,114 @@
+//! The pages that are served, and what they are made of.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response_with_state;
+use axum::response::Response;
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::{Map, Value, json};
+
+use crate::limits::date::format_ms;
+use crate::metrics;
+
+/// The header of every answer that says for which tick it holds.
+const AS_OF: &str = "floodmark-as-of";
+
+/// What those who ask are told about.
+pub trait Subject: Send + Sync + 'static {
+    /// The tick, in milliseconds, up to which all is done; `None` before the first one.
+    fn as_of(&self) -> Option<u64>;
+
+    /// Why the process is not alive although it answers, if so.
+    fn dead(&self) -> Option<String>;
+
+    /// Whether it does what it is for.
+    fn readiness(&self) -> Readiness;
+
+    /// Sets the gauges that would be stale if they were set only when something happens.
+    fn refresh_metrics(&self);
+}
+
+/// Whether a process does what it is for, with all that is to be said of it.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    /// If it does.
+    pub ready: bool,
+    /// More of it, beside `as_of`.
+    pub details: Map<String, Value>,
+}
+
+struct Served {
+    subject: Arc<dyn Subject>,
+    metrics: PrometheusHandle,
+}
+
+/// All that is served.
+pub(super) fn pages(subject: Arc<dyn Subject>, metrics: PrometheusHandle) -> Router {
+    let served = Arc::new(Served { subject, metrics });
+    Router::new()
+        .route("/metrics", get(show_metrics))
+        .route("/healthz", get(show_health))
+        .route("/readyz", get(show_readiness))
+        .fallback(show_way)
+        .layer(map_response_with_state(served.clone(), add_as_of))
+        .with_state(served)
+}
+
+fn as_of(served: &Served) -> Value {
+    served.subject.as_of().map_or(Value::Null, |tick| format_ms(tick).to_string().into())
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: String) -> Response {
+    let mut answer = Response::new(Body::from(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    // It is true now.
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn object(status: StatusCode, object: &Value) -> Response {
+    answer(status, "application/json", format!("{object}\n"))
+}
+
+async fn add_as_of(State(served): State<Arc<Served>>, mut response: Response) -> Response {
+    let tick = served.subject.as_of().map(|tick| format_ms(tick).to_string());
+    let value = HeaderValue::from_str(tick.as_deref().unwrap_or("none"));
+    response.headers_mut().insert(AS_OF, value.expect("a time has no line breaks"));
+    response
+}
+
+async fn show_metrics(State(served): State<Arc<Served>>) -> Response {
+    served.subject.refresh_metrics();
+    metrics::refresh_process();
+    answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", served.metrics.render())
+}
+
+async fn show_health(State(served): State<Arc<Served>>) -> Response {
+    let as_of = as_of(&served);
+    match served.subject.dead() {
+        None => object(StatusCode::OK, &json!({"as_of": as_of, "alive": true})),
+        Some(why) => {
+            let said = json!({"as_of": as_of, "alive": false, "why": why});
+            object(StatusCode::SERVICE_UNAVAILABLE, &said)
+        }
+    }
+}
+
+async fn show_readiness(State(served): State<Arc<Served>>) -> Response {
+    let Readiness { ready, mut details } = served.subject.readiness();
+    details.insert("ready".into(), ready.into());
+    details.entry("as_of").or_insert_with(|| as_of(&served));
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    object(status, &details.into())
+}
+
+async fn show_way(State(served): State<Arc<Served>>) -> Response {
+    let error = "there is no such page: there are /metrics, /healthz and /readyz";
+    object(StatusCode::NOT_FOUND, &json!({"as_of": as_of(&served), "error": error}))
+}

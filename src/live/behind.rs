@@ -1,0 +1,95 @@
+//! How far behind a partition is: in messages, and in time.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// Answers that are remembered. With more, the time is told in steps that are as much longer.
+const ANSWERS_MAX: usize = 64;
+
+/// What the broker has said of a partition, held against what was done of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Behind {
+    /// Ends that are not reached, and when the broker had that much.
+    answers: VecDeque<(Instant, i64)>,
+    /// The last answer.
+    last: Option<(Instant, i64)>,
+    /// The last moment of which it is known that all that was there then is done.
+    caught_up: Option<Instant>,
+}
+
+impl Behind {
+    /// The broker had messages up to `end` when it was asked.
+    pub(super) fn answered(&mut self, asked: Instant, end: i64) {
+        if self.last.is_some_and(|(last, _)| last >= asked) {
+            return;
+        }
+        self.last = Some((asked, end));
+        if self.answers.len() == ANSWERS_MAX {
+            self.answers.pop_back();
+        }
+        self.answers.push_back((asked, end));
+    }
+
+    /// All before offset `next` is done.
+    pub(super) fn done(&mut self, next: i64) {
+        while self.answers.front().is_some_and(|(_, end)| *end <= next) {
+            self.caught_up = self.answers.pop_front().map(|(asked, _)| asked);
+        }
+    }
+
+    /// The last moment of which it is known that all that was there then is done.
+    pub(super) fn caught_up(&self) -> Option<Instant> {
+        self.caught_up
+    }
+
+    /// The last answer: when it was asked for, and the end.
+    pub(super) fn last(&self) -> Option<(Instant, i64)> {
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_was_there_is_done_later() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let mut behind = Behind::default();
+        behind.done(100);
+        assert_eq!((behind.caught_up(), behind.last()), (None, None));
+        behind.answered(at(0), 10);
+        behind.answered(at(5), 20);
+        behind.done(9);
+        assert_eq!(behind.caught_up(), None);
+        behind.done(10);
+        assert_eq!(behind.caught_up(), Some(at(0)));
+        // An older answer that comes late says nothing new.
+        behind.answered(at(4), 15);
+        assert_eq!(behind.last(), Some((at(5), 20)));
+        behind.done(25);
+        assert_eq!(behind.caught_up(), Some(at(5)));
+        // Nothing new came: it is up to date as of the answer.
+        behind.answered(at(10), 20);
+        behind.done(25);
+        assert_eq!(behind.caught_up(), Some(at(10)));
+    }
+
+    #[test]
+    fn it_stays_small() {
+        let start = Instant::now();
+        let mut behind = Behind::default();
+        for step in 1..=10 * ANSWERS_MAX as u32 {
+            behind.answered(start + step * Duration::from_secs(1), i64::from(step));
+        }
+        assert_eq!(behind.answers.len(), ANSWERS_MAX);
+        behind.done(1);
+        assert_eq!(behind.caught_up(), Some(start + Duration::from_secs(1)));
+        let all = 10 * ANSWERS_MAX as u32;
+        behind.done(i64::from(all));
+        assert_eq!(behind.caught_up(), Some(start + all * Duration::from_secs(1)));
+    }
+}

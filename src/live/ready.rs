@@ -1,0 +1,217 @@
+//! Whether a live run does what it is for, and why not: from what is known to reasons that name the part
+//! to look at.
+//!
+//! "Ready" means that what is said is about now: ticks are done, all that the broker has is in them but
+//! for the last moments, and what is to be said gets out.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// What is known of a run at a moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    /// How long ago the last tick was; `None` before the first.
+    pub(super) tick_age: Option<Duration>,
+    /// From which age on it is old.
+    pub(super) tick_age_max: Duration,
+    /// From which on a partition is behind, or a watermark stands.
+    pub(super) behind_max: Duration,
+    /// How long the watermark has not moved.
+    pub(super) watermark_stands: Duration,
+    /// Which partition holds it, and which is the slowest that has something.
+    pub(super) held_by: Option<u32>,
+    pub(super) slowest_in: Option<u32>,
+    pub(super) topic: String,
+    /// For how long, and why, the brokers of the topic do not answer.
+    pub(super) source: Option<(Duration, String)>,
+    /// Those that this process reads.
+    pub(super) partitions: Vec<Partition>,
+    /// Sinks that can't be reached, and for how long.
+    pub(super) sinks: Vec<(String, Duration)>,
+    /// For how long, and why, the limits can't be read.
+    pub(super) limits: Option<(Duration, String)>,
+}
+
+/// What is known of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Partition {
+    pub(super) number: u32,
+    /// Whether the broker has answered of late.
+    pub(super) answered: bool,
+    /// Messages that are not in a tick that is done, if the broker answers.
+    pub(super) lag: Option<u64>,
+    /// For how long there has been no moment at which all of it was done.
+    pub(super) behind: Duration,
+    /// Whether there was such a moment at all.
+    pub(super) begun: bool,
+    /// Whether there is something in it and nothing was read yet.
+    pub(super) unread: bool,
+    pub(super) paused: bool,
+}
+
+/// Why a run is not ready.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Reason {
+    /// What kind of reason it is, for programs.
+    pub reason: &'static str,
+    /// The same, for people.
+    pub text: String,
+    /// How the partition is that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<&'static str>,
+    /// The partition that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
+    /// The partition that this one waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<u32>,
+    /// The topic or sink that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// For how long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+}
+
+impl Reason {
+    fn new(reason: &'static str, text: String) -> Self {
+        Reason { reason, text, ..Reason::default() }
+    }
+
+    fn lasting(self, lasting: Duration) -> Self {
+        Reason { seconds: Some(lasting.as_secs()), ..self }
+    }
+}
+
+/// Why a run is not ready; nothing if it is.
+pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    match facts.tick_age {
+        None => reasons.push(Reason::new("no_tick", "no tick is done yet".into())),
+        Some(age) if age > facts.tick_age_max => {
+            let text = format!("the last tick that is done is {} s old", age.as_secs());
+            reasons.push(Reason::new("tick_stands", text).lasting(age));
+        }
+        Some(_) => {}
+    }
+    if let Some((lasting, why)) = &facts.source {
+        let Facts { topic, .. } = facts;
+        let text = format!(
+            "the brokers of topic \"{topic}\" have not answered for {} s: {why}",
+            lasting.as_secs()
+        );
+        let reason = Reason::new("source_unreachable", text).lasting(*lasting);
+        reasons.push(Reason { name: Some(topic.clone()), ..reason });
+    }
+    for (sink, lasting) in &facts.sinks {
+        let text = format!("sink \"{sink}\" can't be reached for {} s", lasting.as_secs());
+        let reason = Reason::new("sink_unreachable", text).lasting(*lasting);
+        reasons.push(Reason { name: Some(sink.clone()), ..reason });
+    }
+    if let Some((lasting, why)) = &facts.limits {
+        let text = format!("the limits can't be read for {} s: {why}", lasting.as_secs());
+        reasons.push(Reason::new("limits_unreadable", text).lasting(*lasting));
+    }
+    if facts.tick_age.is_some() {
+        let held = facts.held_by.and_then(|partition| held(facts, partition));
+        let named = held.as_ref().and_then(|reason| reason.partition);
+        reasons.extend(held);
+        reasons.extend(behind(facts, named));
+        reasons.extend(waits(facts));
+    }
+    reasons
+}
+
+/// How a partition is that is not as it should be; `None` if it is.
+fn state(partition: &Partition, behind_max: Duration) -> Option<&'static str> {
+    match partition {
+        Partition { answered: false, .. } => Some("unreachable"),
+        Partition { unread: true, .. } => Some("unread"),
+        Partition { paused: true, .. } => None,
+        Partition { begun: false, .. } => Some("behind"),
+        Partition { behind, .. } => (*behind > behind_max).then_some("behind"),
+    }
+}
+
+fn lag(partition: &Partition) -> String {
+    match partition.lag {
+        Some(1) => ": 1 message is to be read".into(),
+        Some(lag) => format!(": {lag} messages are to be read"),
+        None => String::new(),
+    }
+}
+
+/// The partition that holds the watermark, unless all of it is read: then it is quiet, or the slowest,
+/// as one always is.
+fn held(facts: &Facts, number: u32) -> Option<Reason> {
+    let stands = facts.watermark_stands;
+    let Some(partition) = facts.partitions.iter().find(|partition| partition.number == number)
+    else {
+        // It is in the hands of another process, which knows why.
+        let text = format!(
+            "partition {number}, which another process reads, holds the watermark for {} s",
+            stands.as_secs()
+        );
+        let reason = Reason::new("watermark_held", text).lasting(stands);
+        let reason = Reason { partition: Some(number), state: Some("elsewhere"), ..reason };
+        return (stands > facts.behind_max * 2).then_some(reason);
+    };
+    let state = state(partition, facts.behind_max)?;
+    let lasting = partition.behind.max(stands);
+    let text = format!(
+        "partition {number} is {state} for {} s and holds the watermark{}",
+        lasting.as_secs(),
+        lag(partition)
+    );
+    let reason = Reason::new("watermark_held", text).lasting(lasting);
+    Some(Reason { partition: Some(number), state: Some(state), ..reason })
+}
+
+/// The partition that is furthest behind, beside the one that was `named` already.
+fn behind(facts: &Facts, named: Option<u32>) -> Option<Reason> {
+    let others: Vec<(&Partition, &'static str)> = facts
+        .partitions
+        .iter()
+        .filter(|partition| Some(partition.number) != named && partition.answered)
+        .filter_map(|partition| Some((partition, state(partition, facts.behind_max)?)))
+        .collect();
+    let (worst, state) = others.iter().max_by_key(|(partition, _)| partition.behind)?;
+    let more = match others.len() {
+        1 => String::new(),
+        all => format!(" (and {} more)", all - 1),
+    };
+    let lasting = worst.behind;
+    let text = format!(
+        "partition {}{more} is {state} for {} s{}",
+        worst.number,
+        lasting.as_secs(),
+        lag(worst)
+    );
+    let reason = Reason::new("behind", text).lasting(lasting);
+    Some(Reason { partition: Some(worst.number), state: Some(state), ..reason })
+}
+
+/// Partitions that wait for another one.
+fn waits(facts: &Facts) -> Option<Reason> {
+    let paused: Vec<u32> =
+        facts.partitions.iter().filter(|one| one.paused).map(|one| one.number).collect();
+    let first = *paused.first()?;
+    let more = match paused.len() {
+        1 => String::new(),
+        all => format!(" (and {} more)", all - 1),
+    };
+    let other = match facts.slowest_in {
+        Some(slowest) => format!("partition {slowest} is behind"),
+        None => "others are behind".into(),
+    };
+    let text = format!(
+        "partition {first}{more} waits since {other}, by more than --max-skew in event time"
+    );
+    let reason = Reason::new("partition_waits", text);
+    Some(Reason { partition: Some(first), waits_for: facts.slowest_in, ..reason })
+}
+
+#[cfg(test)]
+#[path = "ready_tests.rs"]
+mod tests;

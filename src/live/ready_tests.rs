@@ -1,0 +1,148 @@
+use super::*;
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+/// All is well.
+fn well() -> Facts {
+    let partition = |number| Partition {
+        number,
+        answered: true,
+        lag: Some(5),
+        begun: true,
+        ..Partition::default()
+    };
+    Facts {
+        tick_age: Some(secs(1)),
+        tick_age_max: secs(10),
+        behind_max: secs(30),
+        watermark_stands: secs(1),
+        held_by: Some(0),
+        slowest_in: Some(0),
+        topic: "flows".into(),
+        partitions: vec![partition(0), partition(1), partition(2)],
+        ..Facts::default()
+    }
+}
+
+/// The reasons, as kind and text.
+fn said(facts: &Facts) -> Vec<(&'static str, String)> {
+    reasons(facts).into_iter().map(|reason| (reason.reason, reason.text)).collect()
+}
+
+#[track_caller]
+fn check(change: impl FnOnce(&mut Facts), expected: &[(&'static str, &str)]) {
+    let mut facts = well();
+    change(&mut facts);
+    let expected: Vec<_> =
+        expected.iter().map(|(kind, text)| (*kind, (*text).to_owned())).collect();
+    assert_eq!(said(&facts), expected);
+}
+
+#[test]
+fn nothing_is_wrong() {
+    check(|_| (), &[]);
+    // A quiet partition holds the watermark until it is idle.
+    check(|facts| facts.watermark_stands = secs(29), &[]);
+    check(|facts| facts.held_by = None, &[]);
+}
+
+#[test]
+fn ticks() {
+    check(|facts| facts.tick_age = None, &[("no_tick", "no tick is done yet")]);
+    let old = ("tick_stands", "the last tick that is done is 11 s old");
+    check(|facts| facts.tick_age = Some(secs(11)), &[old]);
+}
+
+#[test]
+fn what_can_not_be_reached_or_read() {
+    check(
+        |facts| {
+            facts.source = Some((secs(7), "refused".into()));
+            facts.sinks = vec![("kafka:alerts".into(), secs(8))];
+            facts.limits = Some((secs(9), "no file".into()));
+        },
+        &[
+            (
+                "source_unreachable",
+                "the brokers of topic \"flows\" have not answered for 7 s: refused",
+            ),
+            ("sink_unreachable", "sink \"kafka:alerts\" can't be reached for 8 s"),
+            ("limits_unreadable", "the limits can't be read for 9 s: no file"),
+        ],
+    );
+}
+
+#[test]
+fn the_partition_that_holds_the_watermark_is_named() {
+    let held =
+        |state: &str, lag| format!("partition 1 is {state} for 40 s and holds the watermark{lag}");
+    let hold = |facts: &mut Facts, with: fn(&mut Partition)| {
+        facts.held_by = Some(1);
+        facts.partitions[1].behind = secs(40);
+        with(&mut facts.partitions[1]);
+    };
+    let behind = held("behind", ": 5 messages are to be read");
+    check(|facts| hold(facts, |_| ()), &[("watermark_held", &behind)]);
+    let unread = held("unread", ": 1 message is to be read");
+    check(
+        |facts| hold(facts, |partition| (partition.unread, partition.lag) = (true, Some(1))),
+        &[("watermark_held", &unread)],
+    );
+    let unreachable = held("unreachable", "");
+    check(
+        |facts| hold(facts, |partition| (partition.answered, partition.lag) = (false, None)),
+        &[("watermark_held", &unreachable)],
+    );
+    let elsewhere = "partition 7, which another process reads, holds the watermark for 61 s";
+    check(
+        |facts| (facts.held_by, facts.watermark_stands) = (Some(7), secs(61)),
+        &[("watermark_held", elsewhere)],
+    );
+    check(|facts| (facts.held_by, facts.watermark_stands) = (Some(7), secs(60)), &[]);
+}
+
+#[test]
+fn who_begins_is_behind_at_once() {
+    check(
+        |facts| facts.partitions[0].begun = false,
+        &[(
+            "watermark_held",
+            "partition 0 is behind for 1 s and holds the watermark: 5 messages are to be read",
+        )],
+    );
+}
+
+#[test]
+fn of_many_the_worst_is_named() {
+    check(
+        |facts| {
+            facts.held_by = None;
+            facts.partitions[0].behind = secs(50);
+            facts.partitions[1].behind = secs(31);
+            facts.partitions[2].behind = secs(60);
+        },
+        &[("behind", "partition 2 (and 2 more) is behind for 60 s: 5 messages are to be read")],
+    );
+}
+
+#[test]
+fn who_waits_and_for_whom() {
+    let reason = |facts: &mut Facts| {
+        facts.slowest_in = Some(0);
+        facts.partitions[2].paused = true;
+        // It is behind since it waits.
+        facts.partitions[2].behind = secs(100);
+    };
+    let text =
+        "partition 2 waits since partition 0 is behind, by more than --max-skew in event time";
+    check(reason, &[("partition_waits", text)]);
+    let mut facts = well();
+    reason(&mut facts);
+    let reasons = reasons(&facts);
+    assert_eq!((reasons[0].partition, reasons[0].waits_for), (Some(2), Some(0)));
+    let json = serde_json::to_value(&reasons[0]).unwrap();
+    assert_eq!((&json["partition"], &json["waits_for"]), (&2.into(), &0.into()));
+    assert!(json.get("seconds").is_none());
+}

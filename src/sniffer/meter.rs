@@ -1,0 +1,133 @@
+//! What a live capture has done so far, for those who ask while it goes on.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use metrics::{counter, gauge};
+use serde_json::{Map, json};
+
+use super::outlet::Sent;
+use super::source::Lost;
+use crate::capture::Tally;
+use crate::capture::live::Drops;
+use crate::http::{Readiness, Subject};
+
+/// A capture looks for frames, and stops waiting for some, several times a second.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+
+/// Counts of a capture, as of a moment ago.
+#[derive(Debug)]
+pub struct Meter {
+    sink: String,
+    known: Mutex<Known>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// When frames were looked for: by a clock that never goes back, and in milliseconds since 1970.
+    looked: Option<(Instant, u64)>,
+    frames: u64,
+    packets: u64,
+    drops: Drops,
+    lost: Lost,
+    sent: Sent,
+    unreachable: Option<Instant>,
+}
+
+impl Meter {
+    /// Of a capture that sends to `sink`.
+    pub fn new(sink: String) -> Self {
+        Meter { sink, known: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has come in.
+    pub(super) fn taken(&self, tally: &Tally, drops: Drops, lost: Lost) {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut known = self.lock();
+        known.looked = Some((Instant::now(), wall.as_millis() as u64));
+        (known.frames, known.packets) = (tally.frames, tally.packets);
+        (known.drops, known.lost) = (drops, lost);
+    }
+
+    /// What has gone out.
+    pub(super) fn sent(&self, sent: Sent, unreachable: Option<Instant>) {
+        let mut known = self.lock();
+        (known.sent, known.unreachable) = (sent, unreachable);
+    }
+}
+
+impl Subject for Meter {
+    fn as_of(&self) -> Option<u64> {
+        self.lock().looked.map(|(_, wall)| wall)
+    }
+
+    fn dead(&self) -> Option<String> {
+        let ago = self.lock().looked?.0.elapsed();
+        (ago > LOOK_MAX).then(|| format!("no frames were looked for in {} s", ago.as_secs()))
+    }
+
+    fn readiness(&self) -> Readiness {
+        let known = *self.lock();
+        let mut reasons = Vec::new();
+        if known.looked.is_none() {
+            reasons.push(json!({
+                "reason": "not_begun",
+                "text": "the capture has not begun yet",
+            }));
+        }
+        if let Some(since) = known.unreachable {
+            let seconds = since.elapsed().as_secs();
+            reasons.push(json!({
+                "reason": "sink_unreachable",
+                "name": self.sink,
+                "seconds": seconds,
+                "text": format!("sink \"{}\" can't be reached for {seconds} s", self.sink),
+            }));
+        }
+        let ready = reasons.is_empty();
+        Readiness { ready, details: Map::from_iter([("reasons".to_owned(), json!(reasons))]) }
+    }
+
+    fn refresh_metrics(&self) {
+        let known = *self.lock();
+        counter!("floodmark_capture_frames_total").absolute(known.frames);
+        counter!("floodmark_capture_packets_total").absolute(known.packets);
+        let Drops { kernel, interface } = known.drops;
+        for (by, frames) in [("kernel", kernel), ("interface", interface)] {
+            counter!("floodmark_capture_dropped_frames_total", "by" => by).absolute(frames);
+        }
+        counter!("floodmark_capture_dropped_records_total").absolute(known.lost.records);
+        let sink = self.sink.clone();
+        counter!("floodmark_sent_records_total", "sink" => sink.clone())
+            .absolute(known.sent.records);
+        counter!("floodmark_delivered_messages_total", "sink" => sink.clone())
+            .absolute(known.sent.messages);
+        let reachable = f64::from(u8::from(known.unreachable.is_none()));
+        gauge!("floodmark_sink_reachable", "sink" => sink).set(reachable);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_ready_when_it_looks_and_can_send() {
+        let meter = Meter::new("kafka:flows".into());
+        assert!(!meter.readiness().ready && meter.as_of().is_none() && meter.dead().is_none());
+        meter.taken(&Tally::default(), Drops::default(), Lost::default());
+        assert!(meter.readiness().ready && meter.as_of().is_some() && meter.dead().is_none());
+        meter.sent(Sent::default(), Some(Instant::now()));
+        let Readiness { ready, details } = meter.readiness();
+        assert!(!ready && details["reasons"][0]["name"] == "kafka:flows", "{details:?}");
+        meter.sent(Sent::default(), None);
+        assert!(meter.readiness().ready);
+        let long_ago = Instant::now().checked_sub(2 * LOOK_MAX).expect("a clock that runs");
+        meter.lock().looked = Some((long_ago, 0));
+        assert_eq!(meter.dead().as_deref(), Some("no frames were looked for in 20 s"));
+    }
+}
