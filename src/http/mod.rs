@@ -1,7 +1,7 @@
 //! What a process that runs for long tells those who ask: metrics, whether it lives, whether it is ready.
 //!
 //! One thread of its own serves all of it, so that it answers when workers are busy or stuck. It knows
-//! of the run only what a [`Subject`] says. Pages for other purposes are further routes of [`pages`].
+//! of the run only what a [`Subject`] says. Pages for other purposes are further routes of `pages`.
 //!
 //! Whoever connects is bounded: in number, in the time that a request may take to arrive, and in the
 //! time that a connection lasts.
