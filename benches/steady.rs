@@ -9,18 +9,19 @@
 //! The age of the tick should stay under 2 seconds all along, nothing be lost, memory be flat, and the
 //! median of changes be under 50 ms.
 //!
-//! `scripts/bench` calls `cargo bench --bench steady -- FLOODMARK BROKER RATE SECONDS`.
+//! `scripts/bench --steady SECONDS` calls `cargo bench --bench steady -- FLOODMARK BROKER RATE SECONDS`.
 
 // The table is the result.
 #![allow(clippy::print_stdout)]
 
+mod common;
+
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::{free_address, scrape, usage};
 use floodmark::kafka::topics::{self, Plan};
 use floodmark::kafka::{Address, ClientOptions};
 use rdkafka::config::ClientConfig;
@@ -108,8 +109,7 @@ fn main() {
     });
     let counted = scrape(&http, "floodmark_input_records_total").unwrap_or_default();
     let dropped = scrape(&http, "floodmark_late_records_total{disposition=\"dropped\"}");
-    let (cpu, _) = usage(&process);
-    seen.print(rate, seconds, cpu);
+    seen.print(rate, seconds, usage(&process).cpu);
     println!("records sent {sent}, counted {counted}, too late {}", dropped.unwrap_or_default());
 }
 
@@ -126,7 +126,7 @@ impl Seen {
     fn look(&mut self, http: &str, process: &str) {
         self.ages.extend(scrape(http, "floodmark_tick_age_seconds"));
         self.lags.extend(scrape(http, "floodmark_kafka_lag_messages"));
-        self.resident_mb.push(usage(process).1);
+        self.resident_mb.push(usage(process).resident_mb);
     }
 
     fn print(&mut self, rate: u64, seconds: u64, cpu: f64) {
@@ -221,31 +221,4 @@ fn until(what: &str, mut is: impl FnMut() -> bool) {
         assert!(begun.elapsed() < LOST_AFTER, "waited too long for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").to_string()
-}
-
-/// The sum of what begins so in the metrics; `None` while nobody answers or it is not there.
-fn scrape(http: &str, metric: &str) -> Option<f64> {
-    let mut stream = TcpStream::connect(http).ok()?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
-    let mut text = String::new();
-    stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut text)).ok()?;
-    let of = |line: &str| line.strip_prefix(metric)?.rsplit(' ').next()?.parse::<f64>().ok();
-    text.lines().filter_map(of).reduce(|a, b| a + b)
-}
-
-/// CPU seconds so far, and memory now, in MB.
-fn usage(process: &str) -> (f64, f64) {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("the run goes on");
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
-    let ticks: u64 = [11, 12].iter().map(|at| fields[*at].parse::<u64>().expect("ticks")).sum();
-    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("the run goes on");
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("memory");
-    let kib: f64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
-    // Linux counts CPU time for others in hundredths of a second.
-    (ticks as f64 / 100.0, kib * 1024.0 / 1e6)
 }

@@ -15,12 +15,12 @@
 // The table is the result.
 #![allow(clippy::print_stdout)]
 
-use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+mod common;
+
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::{Usage, free_address, scrape, usage};
 use floodmark::kafka::Address;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -90,6 +90,8 @@ fn consume(address: &Address) {
         .set("bootstrap.servers", &address.brokers)
         .set("group.id", "bench")
         .set("enable.auto.commit", "false")
+        // As in floodmark: with the default, a second, a fast reader mostly waits.
+        .set("fetch.queue.backoff.ms", "10")
         .create()
         .expect("a consumer");
     let timeout = Duration::from_secs(10);
@@ -113,8 +115,8 @@ fn consume(address: &Address) {
             messages -= 1;
         }
     }
-    let (cpu, peak_mb) = usage("self").expect("this process is there");
-    println!("{} {cpu} {peak_mb} {bytes}", start.elapsed().as_secs_f64());
+    let Usage { cpu, peak_mb, resident_mb } = usage("self");
+    println!("{} {cpu} {peak_mb} {resident_mb} {bytes}", start.elapsed().as_secs_f64());
 }
 
 fn counted(uri: &str) -> Cost {
@@ -130,9 +132,7 @@ fn counted(uri: &str) -> Cost {
 
 /// Runs the program until it has counted all records.
 fn judged(floodmark: &str, uri: &str, limits: &str, records: u64) -> Cost {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let http = listener.local_addr().expect("its address").to_string();
-    drop(listener);
+    let http = free_address();
     let start = Instant::now();
     let mut child = Command::new(floodmark)
         .args(["run", "--from", uri, "--limits", limits, "--http", &http])
@@ -149,39 +149,11 @@ fn judged(floodmark: &str, uri: &str, limits: &str, records: u64) -> Cost {
 fn until_counted(child: &mut Child, http: &str, records: u64, start: Instant) -> Cost {
     loop {
         assert!(child.try_wait().expect("its state").is_none(), "floodmark has ended");
-        let counted = scrape(http, "floodmark_input_records_total");
-        let (cpu, peak_mb) = usage(&child.id().to_string()).expect("it is there");
-        if counted >= records {
+        let counted = scrape(http, "floodmark_input_records_total").unwrap_or(0.0);
+        let Usage { cpu, peak_mb, .. } = usage(&child.id().to_string());
+        if counted >= records as f64 {
             return Cost { wall: start.elapsed().as_secs_f64(), cpu, peak_mb };
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// The sum of a metric over its labels; 0 while nobody answers.
-fn scrape(http: &str, metric: &str) -> u64 {
-    let Ok(mut stream) = TcpStream::connect(http) else { return 0 };
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
-    let mut text = String::new();
-    if stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut text)).is_err()
-    {
-        return 0;
-    }
-    let of = |line: &str| {
-        let value = line.strip_prefix(metric)?.rsplit(' ').next()?;
-        value.parse::<f64>().ok()
-    };
-    text.lines().filter_map(of).sum::<f64>() as u64
-}
-
-/// CPU seconds so far, and the most memory so far, in MB.
-fn usage(process: &str) -> Option<(f64, f64)> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?;
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: f64 = peak.trim().trim_end_matches(" kB").parse().ok()?;
-    // Linux counts CPU time for others in hundredths of a second.
-    Some((ticks as f64 / 100.0, kib * 1024.0 / 1e6))
 }

@@ -1,0 +1,49 @@
+//! What benches of whole processes need: to look at one from outside.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+/// What a process has used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    /// CPU seconds so far.
+    pub(crate) cpu: f64,
+    /// The most memory so far, in MB.
+    pub(crate) peak_mb: f64,
+    /// Memory now, in MB.
+    pub(crate) resident_mb: f64,
+}
+
+/// What a process has used; `self` is this one.
+pub(crate) fn usage(process: &str) -> Usage {
+    let read = |file: &str| {
+        fs::read_to_string(format!("/proc/{process}/{file}")).expect("the process is there")
+    };
+    let stat = read("stat");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().map(|at| fields[*at].parse::<u64>().expect("ticks")).sum();
+    let status = read("status");
+    let mb = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("memory");
+        line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") * 1024.0 / 1e6
+    };
+    // Linux counts CPU time for others in hundredths of a second.
+    Usage { cpu: ticks as f64 / 100.0, peak_mb: mb("VmHWM:"), resident_mb: mb("VmRSS:") }
+}
+
+/// The sum of the metrics whose lines begin so; `None` while nobody answers, or none is there.
+pub(crate) fn scrape(http: &str, metric: &str) -> Option<f64> {
+    let mut stream = TcpStream::connect(http).ok()?;
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
+    let mut text = String::new();
+    stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut text)).ok()?;
+    let of = |line: &str| line.strip_prefix(metric)?.rsplit(' ').next()?.parse::<f64>().ok();
+    text.lines().filter_map(of).reduce(|a, b| a + b)
+}
+
+/// An address that nobody listens on.
+pub(crate) fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").to_string()
+}
