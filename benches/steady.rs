@@ -21,7 +21,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{free_address, scrape, usage};
+use common::{Usage, free_address, scrape, usage};
 use floodmark::kafka::topics::{self, Plan};
 use floodmark::kafka::{Address, ClientOptions};
 use rdkafka::config::ClientConfig;
@@ -109,7 +109,7 @@ fn main() {
     });
     let counted = scrape(&http, "floodmark_input_records_total").unwrap_or_default();
     let dropped = scrape(&http, "floodmark_late_records_total{disposition=\"dropped\"}");
-    seen.print(rate, seconds, usage(&process).cpu);
+    seen.print(rate, seconds, usage(&process));
     println!("records sent {sent}, counted {counted}, too late {}", dropped.unwrap_or_default());
 }
 
@@ -129,12 +129,15 @@ impl Seen {
         self.resident_mb.push(usage(process).resident_mb);
     }
 
-    fn print(&mut self, rate: u64, seconds: u64, cpu: f64) {
+    fn print(&mut self, rate: u64, seconds: u64, used: Usage) {
         let third = self.resident_mb.len() / 3;
         let (early, late) = (self.resident_mb[third], self.resident_mb[self.resident_mb.len() - 1]);
         println!("steady load: {rate} records/s for {seconds} s, one worker");
+        let Usage { cpu, peak_mb, .. } = used;
         println!("CPU {:.1} % of a core", 100.0 * cpu / seconds as f64);
-        println!("memory after a third {early:.0} MB, at the end {late:.0} MB");
+        println!(
+            "memory after a third {early:.0} MB, at the end {late:.0} MB, at most {peak_mb:.0} MB"
+        );
         for (what, values, unit) in [
             ("age of the tick", &mut self.ages, "s"),
             ("lag", &mut self.lags, "messages"),

@@ -88,8 +88,9 @@ fn a_broker_without_tls_is_said_to_whoever_wants_it() {
     let failure = opened.expect_err("there is no handshake");
     // It might be about to start: a connection that is closed is tried again.
     assert_eq!(failure.exit, Exit::Unavailable);
+    // How librdkafka says it depends on how far the handshake came before the broker closed it.
     let said = failure.error.to_string();
-    assert!(said.contains("connecting to a PLAINTEXT broker listener?"), "{said}");
+    assert!(said.contains("ssl://") && said.contains("SSL"), "{said}");
 }
 
 #[test]
