@@ -126,7 +126,9 @@ impl Seen {
     fn look(&mut self, http: &str, process: &str) {
         self.ages.extend(scrape(http, "floodmark_tick_age_seconds"));
         self.lags.extend(scrape(http, "floodmark_kafka_lag_messages"));
-        self.resident_mb.push(usage(process).resident_mb);
+        let used = usage(process);
+        assert!(!used.ended, "floodmark has ended");
+        self.resident_mb.push(used.resident_mb);
     }
 
     fn print(&mut self, rate: u64, seconds: u64, used: Usage) {

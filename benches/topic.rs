@@ -2,8 +2,8 @@
 //!
 //! The topics hold the same records, a message each (`kv`) and packed. A bare consumer of librdkafka,
 //! message by message as its users write it, shows what the client alone costs. `floodmark run` with one
-//! worker reads the same topic from its beginning, joins, and judges by a limit that some pairs break. It
-//! is done when it has counted as many records as there are; its memory is looked at all along.
+//! worker reads the same topic from its beginning, joins, and judges by a limit that some pairs break. When it
+//! has counted as many records as there are it is told to end, and what it took counts to its end.
 //!
 //! With a record a message the client should be most of the work, and the rate at least 0.8 of the bare
 //! consumer's. Packed, it should be several times as fast per CPU second, since the client has almost
@@ -17,7 +17,7 @@
 
 mod common;
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Usage, free_address, scrape, usage};
@@ -34,6 +34,8 @@ const RUNS: usize = 3;
 struct Cost {
     wall: f64,
     cpu: f64,
+    /// Memory when half was read: with the peak it shows whether memory grows with the backlog.
+    half_mb: f64,
     peak_mb: f64,
 }
 
@@ -48,8 +50,14 @@ fn main() {
     let floodmark = arguments.next().expect("the program");
     let limits = arguments.next().expect("the limits");
     println!(
-        "{:<34} {:>8} {:>8} {:>10} {:>12} {:>8}",
-        "topic to violations, one worker", "wall s", "CPU s", "M rec/s", "M rec/CPU s", "peak MB"
+        "{:<34} {:>8} {:>8} {:>10} {:>12} {:>8} {:>8}",
+        "topic to violations, one worker",
+        "wall s",
+        "CPU s",
+        "M rec/s",
+        "M rec/CPU s",
+        "half MB",
+        "peak MB"
     );
     for uri in arguments {
         let topic = uri.rsplit('/').next().expect("an address has a topic").to_owned();
@@ -62,10 +70,10 @@ fn main() {
         let [counted, judged] = costs.map(median);
         for (what, cost) in [("messages counted only", counted), ("floodmark run", judged)] {
             let records = records as f64 / 1e6;
-            let Cost { wall, cpu, peak_mb } = cost;
+            let Cost { wall, cpu, half_mb, peak_mb } = cost;
             let (rate, per_cpu) = (records / wall, records / cpu);
             println!(
-                "{:<34} {wall:>8.2} {cpu:>8.2} {rate:>10.2} {per_cpu:>12.2} {peak_mb:>8.0}",
+                "{:<34} {wall:>8.2} {cpu:>8.2} {rate:>10.2} {per_cpu:>12.2} {half_mb:>8.0} {peak_mb:>8.0}",
                 format!("{topic}: {what}")
             );
         }
@@ -108,15 +116,20 @@ fn consume(address: &Address) {
             .expect("an offset");
     }
     consumer.assign(&partitions).expect("assigned");
+    let half = messages / 2;
+    let mut half_mb = 0.0;
     let mut bytes = 0;
     while messages > 0 {
+        if messages == half {
+            half_mb = usage("self").resident_mb;
+        }
         if let Some(message) = consumer.poll(timeout) {
             bytes += message.expect("a message").payload_len();
             messages -= 1;
         }
     }
-    let Usage { cpu, peak_mb, resident_mb } = usage("self");
-    println!("{} {cpu} {peak_mb} {resident_mb} {bytes}", start.elapsed().as_secs_f64());
+    let Usage { cpu, peak_mb, .. } = usage("self");
+    println!("{} {cpu} {half_mb} {peak_mb} {bytes}", start.elapsed().as_secs_f64());
 }
 
 fn counted(uri: &str) -> Cost {
@@ -127,10 +140,10 @@ fn counted(uri: &str) -> Cost {
     let text = String::from_utf8(output.stdout).expect("text");
     let numbers: Vec<f64> =
         text.split_whitespace().map(|number| number.parse().expect("a number")).collect();
-    Cost { wall: numbers[0], cpu: numbers[1], peak_mb: numbers[2] }
+    Cost { wall: numbers[0], cpu: numbers[1], half_mb: numbers[2], peak_mb: numbers[3] }
 }
 
-/// Runs the program until it has counted all records.
+/// Runs the program until it has counted all records, and then to its end: the drain judges the rest.
 fn judged(floodmark: &str, uri: &str, limits: &str, records: u64) -> Cost {
     let http = free_address();
     let start = Instant::now();
@@ -140,20 +153,30 @@ fn judged(floodmark: &str, uri: &str, limits: &str, records: u64) -> Cost {
         .stdout(Stdio::null())
         .spawn()
         .expect("starting floodmark");
-    let cost = until_counted(&mut child, &http, records, start);
-    let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-    assert!(child.wait().expect("its end").success(), "floodmark failed");
-    cost
-}
-
-fn until_counted(child: &mut Child, http: &str, records: u64, start: Instant) -> Cost {
-    loop {
-        assert!(child.try_wait().expect("its state").is_none(), "floodmark has ended");
-        let counted = scrape(http, "floodmark_input_records_total").unwrap_or(0.0);
-        let Usage { cpu, peak_mb, .. } = usage(&child.id().to_string());
+    let process = child.id().to_string();
+    let mut half_mb = 0.0;
+    let peak_mb = loop {
+        let used = usage(&process);
+        assert!(!used.ended, "floodmark has ended");
+        let counted = scrape(&http, "floodmark_input_records_total").unwrap_or(0.0);
+        if half_mb == 0.0 && counted >= records as f64 / 2.0 {
+            half_mb = used.resident_mb;
+        }
         if counted >= records as f64 {
-            return Cost { wall: start.elapsed().as_secs_f64(), cpu, peak_mb };
+            break used.peak_mb;
         }
         std::thread::sleep(Duration::from_millis(20));
-    }
+    };
+    let _ = Command::new("kill").args(["-TERM", &process]).status();
+    // What an ended process has used can be asked for until its end is waited for.
+    let used = loop {
+        let used = usage(&process);
+        if used.ended {
+            break used;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let wall = start.elapsed().as_secs_f64();
+    assert!(child.wait().expect("its end").success(), "floodmark failed");
+    Cost { wall, cpu: used.cpu, half_mb, peak_mb }
 }

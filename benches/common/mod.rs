@@ -13,23 +13,31 @@ pub(crate) struct Usage {
     pub(crate) peak_mb: f64,
     /// Memory now, in MB.
     pub(crate) resident_mb: f64,
+    pub(crate) ended: bool,
 }
 
-/// What a process has used; `self` is this one.
+/// What a process has used; `self` is this one. Of one that has ended, until its end is waited for, the
+/// CPU seconds are known, and its memory is gone.
 pub(crate) fn usage(process: &str) -> Usage {
     let read = |file: &str| {
         fs::read_to_string(format!("/proc/{process}/{file}")).expect("the process is there")
     };
     let stat = read("stat");
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
-    let ticks: u64 = [11, 12].iter().map(|at| fields[*at].parse::<u64>().expect("ticks")).sum();
+    let (_, stat) = stat.rsplit_once(')').expect("a name in parentheses");
+    let stat: Vec<&str> = stat.split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().map(|at| stat[*at].parse::<u64>().expect("ticks")).sum();
     let status = read("status");
     let mb = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("memory");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0 kB");
         line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") * 1024.0 / 1e6
     };
-    // Linux counts CPU time for others in hundredths of a second.
-    Usage { cpu: ticks as f64 / 100.0, peak_mb: mb("VmHWM:"), resident_mb: mb("VmRSS:") }
+    Usage {
+        // Linux counts CPU time for others in hundredths of a second.
+        cpu: ticks as f64 / 100.0,
+        peak_mb: mb("VmHWM:"),
+        resident_mb: mb("VmRSS:"),
+        ended: stat[0] == "Z",
+    }
 }
 
 /// The sum of the metrics whose lines begin so; `None` while nobody answers, or none is there.

@@ -69,10 +69,12 @@ fn consumer_config(
     config.set("auto.offset.reset", "error");
     // It says up to where the broker has nothing, control messages of transactions included.
     config.set("enable.partition.eof", "true");
-    // Prefetched for each partition, at least, and in all, at most. The first bounds what small messages
-    // cost, which take ten times their size in the client.
-    config.set("queued.min.messages", "20000");
+    // Prefetched of all partitions together: with fewer messages the worker waits for the client now
+    // and then; small ones take ten times their size in the client, and both bounds hold.
+    config.set("queued.min.messages", "100000");
     config.set("queued.max.messages.kbytes", "16384");
+    // One answer comes on top of that, of all partitions of a broker.
+    config.set("fetch.max.bytes", "8388608");
     // The broker answers when it has this much, or after the wait: fewer, larger answers under load.
     config.set("fetch.min.bytes", "1");
     config.set("fetch.wait.max.ms", "100");

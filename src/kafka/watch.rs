@@ -4,6 +4,7 @@
 //! It is asked for, rather than taken from what a consumer fetches on the way: only an answer tells
 //! "there is nothing more" from "nobody answers".
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,9 @@ use crate::limits::date::format_ms;
 /// How long an answer may take, once the brokers were reached: a stuck one must not hold up the
 /// questions to the others for long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long one may take after another had none in the same round.
+const LATER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to wait before a question that had no answer yet is asked again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
@@ -223,39 +227,66 @@ impl Asker {
     fn ask(&self, known: &Shared) {
         // Callbacks, such as those of logs, run in this.
         drop(self.client.poll(Duration::ZERO));
-        let result = self.count(ANSWER_TIMEOUT).and_then(|count| {
+        let mut failed = false;
+        match self.count(ANSWER_TIMEOUT) {
             // A topic that is being deleted has none for a while; those that were there stay known.
-            for partition in 0..count {
-                lock(known).partitions.entry(partition).or_insert(None);
-            }
-            let partitions: Vec<i32> = lock(known).partitions.keys().copied().collect();
-            for partition in partitions {
-                let mut ends = self.ends(partition, ANSWER_TIMEOUT)?;
+            Ok(count) => {
                 let mut known = lock(known);
-                let before = known.partitions.get(&partition).copied().flatten();
-                if let Some(before) = before.filter(|_| known.trouble.is_none())
-                    && ends.asked.saturating_duration_since(before.asked) <= self.break_after
-                {
-                    ends.unbroken = before.unbroken;
-                }
-                known.partitions.insert(partition, Some(ends));
-            }
-            Ok(())
-        });
-        let mut known = lock(known);
-        match (result, &mut known.trouble) {
-            (Ok(()), trouble) => {
-                if let Some((since, _)) = trouble.take() {
-                    let (topic, seconds) = (&self.topic, since.elapsed().as_secs());
-                    tracing::info!(topic, seconds, "the brokers answer again");
+                for partition in 0..count {
+                    known.partitions.entry(partition).or_insert(None);
                 }
             }
-            (Err(error), Some((_, why))) => *why = error.to_string(),
-            (Err(error), trouble) => {
-                let topic = &self.topic;
-                tracing::warn!(topic, %error, "the brokers do not answer: nothing closes meanwhile");
-                *trouble = Some((Instant::now(), error.to_string()));
+            Err(error) => {
+                failed = true;
+                self.trouble(known, &error);
             }
         }
+        for partition in self.in_turn(known) {
+            // One without a leader says nothing about the others; but where nobody answers, to wait for
+            // each takes long.
+            let timeout = if failed { LATER_TIMEOUT } else { ANSWER_TIMEOUT };
+            match self.ends(partition, timeout) {
+                Ok(ends) => self.learn(&mut lock(known), partition, ends),
+                Err(error) => {
+                    failed = true;
+                    self.trouble(known, &error);
+                }
+            }
+        }
+        let mut known = lock(known);
+        if let Some((since, _)) = known.trouble.take_if(|_| !failed) {
+            let (topic, seconds) = (&self.topic, since.elapsed().as_secs());
+            tracing::info!(topic, seconds, "the brokers answer again");
+        }
+    }
+
+    /// The partitions, those first that have answered last: one that does not is to hold up no other.
+    fn in_turn(&self, known: &Shared) -> Vec<i32> {
+        let known = lock(known);
+        let mut partitions: Vec<(Option<Instant>, i32)> =
+            known.partitions.iter().map(|(at, ends)| (ends.map(|ends| ends.asked), *at)).collect();
+        partitions.sort_by_key(|(asked, partition)| (Reverse(*asked), *partition));
+        partitions.into_iter().map(|(_, partition)| partition).collect()
+    }
+
+    fn learn(&self, known: &mut Known, partition: i32, mut ends: Ends) {
+        let before = known.partitions.get(&partition).copied().flatten();
+        if let Some(before) = before.filter(|_| known.trouble.is_none())
+            && ends.asked.saturating_duration_since(before.asked) <= self.break_after
+        {
+            ends.unbroken = before.unbroken;
+        }
+        known.partitions.insert(partition, Some(ends));
+    }
+
+    fn trouble(&self, known: &Shared, error: &KafkaError) {
+        let mut known = lock(known);
+        if let Some((_, why)) = &mut known.trouble {
+            *why = error.to_string();
+            return;
+        }
+        let topic = &self.topic;
+        tracing::warn!(topic, %error, "the brokers do not answer: nothing closes meanwhile");
+        known.trouble = Some((Instant::now(), error.to_string()));
     }
 }

@@ -214,6 +214,7 @@ impl Status {
         let topic = known.topic.as_deref();
         let idle_timeout = topic.map_or(Duration::ZERO, Topic::idle_timeout);
         let source = topic.and_then(Topic::trouble);
+        let unanswered = source.as_ref().map(|(lasting, _)| *lasting);
         Facts {
             tick_age: self
                 .as_of(known)
@@ -224,7 +225,7 @@ impl Status {
             held_by: known.event_time.held_by,
             slowest_in: known.event_time.slowest_in,
             topic: topic.map(|topic| topic.address().topic.clone()).unwrap_or_default(),
-            partitions: self.partitions(known, source.is_none(), PATIENCE.max(idle_timeout)),
+            partitions: self.partitions(known, unanswered, PATIENCE.max(idle_timeout)),
             source,
             sinks: known
                 .all_sinks()
@@ -235,13 +236,20 @@ impl Status {
         }
     }
 
-    fn partitions(&self, known: &Known, reachable: bool, answer_max: Duration) -> Vec<Partition> {
+    /// Of those that have not answered since questions fail, for so long now if they do, or for longer
+    /// than `answer_max`, nothing is known.
+    fn partitions(
+        &self,
+        known: &Known,
+        unanswered: Option<Duration>,
+        answer_max: Duration,
+    ) -> Vec<Partition> {
         let mut partitions = Vec::new();
         for worker in known.workers.values() {
             for state in &worker.partitions {
                 let behind = known.behind.get(&state.partition).cloned().unwrap_or_default();
-                let recent = behind.last().filter(|(asked, _)| asked.elapsed() <= answer_max);
-                let answer = recent.filter(|_| reachable);
+                let answer_max = unanswered.unwrap_or(answer_max).min(answer_max);
+                let answer = behind.last().filter(|(asked, _)| asked.elapsed() <= answer_max);
                 // What was read since the answer was there, too.
                 let end = answer.map(|(_, end)| end.max(state.next));
                 let lag = end.map(|end| u64::try_from(end - worker.done_of(state)).unwrap_or(0));

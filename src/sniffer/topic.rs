@@ -1,7 +1,7 @@
 //! Records to a topic of Kafka.
 //!
-//! Packed messages have no key and go to any partition, but each partition gets its share: a reader
-//! waits for the slowest. Those of one record have the pair as their key, so that a pair is in one
+//! Packed messages have no key, and go to the partitions in turn: a reader waits for the one whose event
+//! time is furthest behind, and a client left to choose sends many in a row to one. Those of one record have the pair as their key, so that a pair is in one
 //! partition. A message's timestamp is the greatest event time in it, which the broker judges it by: so
 //! before a message leaves, the topic is held against the times in it.
 
@@ -47,12 +47,16 @@ struct Times {
 pub struct Topic {
     outbox: Outbox,
     config: TopicConfig,
+    /// How many partitions it had when it was opened.
+    partitions: i32,
     format: Format,
     linger: Duration,
-    /// By the partition of this topic that they go to, if that is not left to the client.
+    /// By the partition of this topic that they go to, if they don't go to all in turn.
     packings: BTreeMap<Option<i32>, Packing>,
     /// Where records go that are taken now, in the same sense.
     partition: Option<i32>,
+    /// Which partition has its turn.
+    turn: i32,
     checked: Option<Times>,
     sent: Sent,
     key: Vec<u8>,
@@ -83,13 +87,17 @@ impl Topic {
         config: TopicConfig,
     ) -> Result<Self, Failure> {
         let outbox = Outbox::open(&config.address, client, Tuning::for_throughput())?;
+        let partitions = i32::try_from(config.partitions).unwrap_or(i32::MAX).max(1);
         Ok(Topic {
             outbox,
             config,
+            partitions,
             format: options.format,
             linger: options.linger,
             packings: BTreeMap::new(),
             partition: None,
+            // Not the same for all who send a little now and then.
+            turn: (now_ms() % u64::from(partitions.unsigned_abs())) as i32,
             checked: None,
             sent: Sent::default(),
             key: Vec::new(),
@@ -144,7 +152,11 @@ impl Topic {
         }
         let Some(packed) = packing.packer.take() else { return Ok(()) };
         let timestamp_ms = timestamp(packed.greatest_ms);
-        self.send(None, &packed.payload, timestamp_ms, partition)
+        let partition = partition.unwrap_or_else(|| {
+            self.turn = (self.turn + 1) % self.partitions;
+            self.turn
+        });
+        self.send(None, &packed.payload, timestamp_ms, Some(partition))
     }
 
     /// Makes messages of what was packed before this moment.
@@ -218,8 +230,7 @@ impl Outlet for Topic {
     /// Packed records have no key. What came from one partition stays together, and as far behind or
     /// ahead of others as it was.
     fn begin_partition(&mut self, partition: i32) {
-        let partitions = i32::try_from(self.config.partitions).unwrap_or(i32::MAX).max(1);
-        self.partition = Some(partition % partitions);
+        self.partition = Some(partition % self.partitions);
     }
 
     fn unfit(&mut self, time_ms: u64) -> Option<Failure> {

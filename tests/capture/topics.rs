@@ -97,6 +97,23 @@ fn a_pair_stays_in_its_partition() {
     assert!(messages.iter().any(|message| message.partition != messages[0].partition));
 }
 
+#[test]
+fn packed_messages_go_to_all_partitions_in_turn() {
+    let place = Place::new();
+    let load = place.path("load.pcap");
+    let line = format!("generate --packets 200k --pairs 1000 --span 10m {}", load.display());
+    place.floodmark(&line).run().expect(0);
+    let address = Broker::shared().topic("flows", 4);
+    place.floodmark(&format!("capture load.pcap --aggregate off {}", to(&address))).run().expect(0);
+    let mut messages = read_all(&address);
+    assert!(messages.len() > 8, "{} messages", messages.len());
+    // In the order of their times, a partition comes again after all others.
+    messages.sort_by_key(|message| message.timestamp_ms);
+    let partitions: Vec<i32> = messages.iter().map(|message| message.partition).collect();
+    let (first, all) = (partitions[0], partitions.len() as i32);
+    assert_eq!(partitions, (first..first + all).map(|turn| turn % 4).collect::<Vec<_>>());
+}
+
 /// Options for a producer and a queue that are soon full.
 const SMALL: &str = "--queue 64KiB -X queue.buffering.max.messages=1000";
 
