@@ -122,8 +122,8 @@ impl Following<'_> {
             reads(&state.partition)
         });
         let slowest = self.together.skew.reached(self.index, slowest);
-        self.source.holds(slowest).map_err(WriteError::Failed)?;
-        Ok(())
+        self.source.holds().map_err(WriteError::Failed)?;
+        self.source.bound_skew(slowest).map_err(WriteError::Failed)
     }
 
     /// Takes a batch, and returns how much that was.

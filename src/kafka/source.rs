@@ -318,9 +318,9 @@ impl Source {
         failure.map_or(Ok(taken), Err)
     }
 
-    /// What its partitions hold, as far as that has changed since it was asked last. `slowest` is the
-    /// event time that nobody may be too far ahead of.
-    pub fn holds(&mut self, slowest: u64) -> Result<Vec<(i32, Holds)>, Failure> {
+    /// What its partitions hold, as far as that has changed since it was asked last; those that are new
+    /// are read from now on.
+    pub fn holds(&mut self) -> Result<Vec<(i32, Holds)>, Failure> {
         self.find_partitions()?;
         let (topic, now) = (self.topic.clone(), Instant::now());
         let options = &topic.options;
@@ -333,13 +333,25 @@ impl Source {
                 changed.push((*partition, holds));
             }
         }
-        drop(known);
-        self.bound_skew(slowest)?;
         Ok(changed)
     }
 
-    /// Pauses partitions that are too far ahead of the slowest one, until it has come up.
-    fn bound_skew(&mut self, slowest: u64) -> Result<(), Failure> {
+    /// Whether this partition, for which others may wait, has come on a good deal since it was asked last
+    /// what it holds.
+    pub fn has_come_on(&self, partition: u32) -> bool {
+        let state = i32::try_from(partition).ok().and_then(|at| self.partitions.get(&at));
+        state.is_some_and(|state| {
+            let said = match state.holds {
+                Some(Holds::At(said)) => said.saturating_add(self.topic.options.max_skew_ms / 2),
+                _ => 0,
+            };
+            state.reached.is_some_and(|reached| reached >= said)
+        })
+    }
+
+    /// Pauses partitions that are too far ahead of this event time, that of the slowest one, until it has
+    /// come up.
+    pub fn bound_skew(&mut self, slowest: u64) -> Result<(), Failure> {
         let Some(consumer) = &self.consumer else {
             return Ok(());
         };

@@ -10,6 +10,7 @@ use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::time::{Window, Windows};
 
 use super::metrics::InputCounts;
+use crate::computation::EventTimeReached;
 use crate::error::Failure;
 use crate::kafka::{Letter, Outbox, Source, Taken, origin};
 use crate::limits::date::format_ms;
@@ -217,10 +218,9 @@ impl Ingest {
         updates
     }
 
-    /// Says in the current tick what holds the watermark, as far as that has changed. `slowest` is the
-    /// event time that no partition may be too far ahead of.
-    pub(super) fn mark(&mut self, inputs: &mut Inputs, slowest: u64) -> Result<(), Failure> {
-        for (partition, holds) in self.source.holds(slowest)? {
+    /// Says in the current tick what holds the watermark, as far as that has changed.
+    pub(super) fn mark(&mut self, inputs: &mut Inputs) -> Result<(), Failure> {
+        for (partition, holds) in self.source.holds()? {
             // Kafka counts partitions from 0.
             inputs.mark(Mark::Partition { partition: partition.unsigned_abs(), holds });
         }
@@ -230,6 +230,17 @@ impl Ingest {
     /// Where messages go that can't be read, if they are kept.
     pub(super) fn dead_letters(&self) -> Option<&Outbox> {
         self.dead_letters.as_ref()
+    }
+
+    /// Keeps partitions from running too far ahead of the slowest one.
+    pub(super) fn bound_skew(&mut self, event_time: EventTimeReached) -> Result<(), Failure> {
+        let EventTimeReached { slowest, slowest_in, .. } = event_time;
+        self.source.bound_skew(slowest_in.map_or(u64::MAX, |_| slowest))
+    }
+
+    /// Whether others may wait for what this worker has read.
+    pub(super) fn is_waited_for(&self, event_time: EventTimeReached) -> bool {
+        event_time.slowest_in.is_some_and(|slowest| self.source.has_come_on(slowest))
     }
 
     /// The source, for its offsets and states.

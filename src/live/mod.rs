@@ -134,6 +134,7 @@ pub fn run(worker: &mut Worker, shared: &Shared, lead: Option<Lead>) -> Option<O
         positions: VecDeque::new(),
         done: Vec::new(),
         processed: Vec::new(),
+        slowest: (None, 0),
         tick: None,
         told: None,
         logged: Instant::now(),
@@ -162,6 +163,8 @@ struct Live<'w> {
     done: Vec<(i32, i64)>,
     /// The same, whether or not it was committed.
     processed: Vec<(i32, i64)>,
+    /// Which partition was the slowest one, and where, when it was last looked at who waits for it.
+    slowest: (Option<u32>, u64),
     /// The last tick that is done.
     tick: Option<u64>,
     /// When it told how it is.
@@ -253,6 +256,7 @@ impl Live<'_> {
             }
             busy = true;
         }
+        self.bound_skew();
         if self.committed.elapsed() >= COMMIT_INTERVAL {
             self.commit(false);
         }
@@ -260,6 +264,18 @@ impl Live<'_> {
             self.tell();
         }
         busy
+    }
+
+    /// Has partitions wait, or go on, as soon as event time has moved: with nothing to read, the next tick
+    /// may be long in coming.
+    fn bound_skew(&mut self) {
+        let event_time = self.computation.event_time();
+        let slowest = (event_time.slowest_in, event_time.slowest);
+        let Some(ingest) = self.ingest.as_mut().filter(|_| self.slowest != slowest) else { return };
+        self.slowest = slowest;
+        if let Err(failure) = ingest.bound_skew(event_time) {
+            self.fail(failure);
+        }
     }
 
     /// Tells how it is. Whether or not a tick was done: that none was is something to tell.
@@ -292,22 +308,26 @@ impl Live<'_> {
         let Some(ingest) = self.ingest.as_mut().filter(|_| self.reading && !self.last) else {
             return false;
         };
-        if ingest.has_room() {
-            match ingest.take() {
-                Ok(taken) => return taken > 0,
-                Err(failure) => self.fail(failure),
-            }
-        } else if !self.wished {
+        let has_room = ingest.has_room();
+        let taken = if has_room { ingest.take() } else { Ok(0) };
+        let wants = !has_room || ingest.is_waited_for(self.computation.event_time());
+        if wants && !self.wished {
             self.wished = true;
             self.ticks.wish(Wish::Tick);
         }
-        false
+        match taken {
+            Ok(taken) => taken > 0,
+            Err(failure) => {
+                self.fail(failure);
+                false
+            }
+        }
     }
 
     /// Puts into a tick what this worker has for it.
     fn put(&mut self, announcement: Announcement) {
         let Announcement { tick, now, records, last } = announcement;
-        let slowest = self.computation.event_time().slowest;
+        let event_time = self.computation.event_time();
         let inputs = &mut self.computation.inputs;
         inputs.advance_to(tick);
         if let Some(leader) = &mut self.leader {
@@ -318,7 +338,7 @@ impl Live<'_> {
             ingest.set_clock(now);
             if records {
                 updates = ingest.put(inputs);
-                let marked = ingest.mark(inputs, slowest);
+                let marked = ingest.mark(inputs).and_then(|()| ingest.bound_skew(event_time));
                 self.positions.push_back((tick, ingest.source().positions()));
                 if let Err(failure) = marked {
                     self.fail(failure);

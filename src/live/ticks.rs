@@ -34,7 +34,7 @@ pub(super) struct Announcement {
 /// What a worker wants of the leader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Wish {
-    /// A tick, now: it has no room for more records.
+    /// A tick, now: it has no room for more records, or others wait for what it has read.
     Tick,
     /// An end: the process was asked to end.
     End,
@@ -87,7 +87,9 @@ impl Ticks {
     /// Tells the leader.
     pub(super) fn wish(&mut self, wish: Wish) {
         self.wishes.send(wish);
-        self.wishes.flush();
+        // To flush is not enough: the exchange that follows hands on when a time is over.
+        let next = self.wishes.time() + 1;
+        self.wishes.advance_to(next);
     }
 
     /// The next wish of a worker, for the leader.

@@ -63,6 +63,31 @@ fn partitions_that_come_into_being_are_found() {
 }
 
 #[test]
+fn those_that_wait_for_each_other_do_not_wait_for_the_tick() {
+    for workers in ["-w1", "-n2 -w2"] {
+        let place = Place::new();
+        let limit = "{\"limit_name\":\"all\",\"limit_value\":15000,\"effective_date\":\"1970-01-01\",\
+                     \"per\":\"total\",\"metric\":\"packets\"}\n";
+        place.write("limits.jsonl", limit);
+        let topic = Broker::shared().topic("flows", 4);
+        // A packet every hour: whoever has read a few must wait until the others have come up.
+        let mut feed = Feed::to(&topic);
+        for hour in 0..20_000_u64 {
+            feed.give((hour % 4) as i32, packet(hour * 3_600_000, "10.0.0.1", "10.0.1.1", 100));
+        }
+        feed.flush();
+        let line = format!(
+            "run --from {topic} --limits limits.jsonl --idle-timeout 1h --window 87600h --tick 1h \
+             --max-skew 30m {workers}"
+        );
+        let mut run = place.floodmark(&line).start();
+        assert!(text(&changes(&run.line())[0], "event") == "raised");
+        run.signal("TERM", Whom::Parent);
+        run.finish().expect(0);
+    }
+}
+
+#[test]
 fn one_that_is_idle_holds_nothing_up() {
     let place = Place::new();
     let limit = "{\"limit_name\":\"any\",\"limit_value\":0,\"effective_date\":\"1970-01-01\"}\n";
@@ -265,32 +290,36 @@ fn from_the_latest_on_nothing_is_said_of_what_was_before() {
 
 #[test]
 fn records_that_expire_before_they_are_read_are_no_answer() {
-    let place = Place::new();
-    place.write("limits.jsonl", LIMITS);
-    let topic = Broker::shared().topic("flows", 2);
-    let mut feed = Feed::to(&topic);
-    for minute in 0..100 {
-        feed.give(0, packet(BEGIN_MS + minute * 60_000, "10.0.0.1", "10.0.0.2", 30_000));
+    // Whoever finds out is not always the one who leads.
+    for (workers, ahead) in [("-w1", 0), ("-w2", 1), ("-n2", 1)] {
+        let place = Place::new();
+        place.write("limits.jsonl", LIMITS);
+        let topic = Broker::shared().topic("flows", 2);
+        let mut feed = Feed::to(&topic);
+        for minute in 0..100 {
+            feed.give(ahead, packet(BEGIN_MS + minute * 60_000, "10.0.0.1", "10.0.0.2", 30_000));
+        }
+        feed.give(1 - ahead, packet(BEGIN_MS, "10.0.0.3", "10.0.0.4", 30_000));
+        feed.flush();
+        let line = format!("run --from {topic} {WAITS} --max-skew 1m --log-level debug {workers}");
+        let mut run = place.floodmark(&line).start();
+        run.wait_for("waits for partitions that are behind");
+        // The next ones of the partition that waits are deleted, and more come.
+        for minute in 100..110 {
+            feed.give(ahead, packet(BEGIN_MS + minute * 60_000, "10.0.0.1", "10.0.0.2", 30_000));
+        }
+        feed.flush();
+        let mut until = TopicPartitionList::new();
+        until.add_partition_offset(&topic.topic, ahead, Offset::Offset(105)).expect("an offset");
+        let deleted = admin(&topic).delete_records(&until, &AdminOptions::new());
+        wait(deleted).expect("they are deleted");
+        feed.close(2);
+        run.finish().expect(1).says(&[
+            &topic.topic,
+            &format!("partition {ahead}: offset"),
+            "not there any more",
+            "records were lost",
+            "retention.ms",
+        ]);
     }
-    feed.give(1, packet(BEGIN_MS, "10.0.0.3", "10.0.0.4", 30_000));
-    feed.flush();
-    let line = format!("run --from {topic} {WAITS} --max-skew 1m --log-level debug");
-    let mut run = place.floodmark(&line).start();
-    run.wait_for("waits for partitions that are behind");
-    // The next ones of the partition that waits are deleted, and more come.
-    for minute in 100..110 {
-        feed.give(0, packet(BEGIN_MS + minute * 60_000, "10.0.0.1", "10.0.0.2", 30_000));
-    }
-    feed.flush();
-    let mut until = TopicPartitionList::new();
-    until.add_partition_offset(&topic.topic, 0, Offset::Offset(105)).expect("an offset");
-    wait(admin(&topic).delete_records(&until, &AdminOptions::new())).expect("they are deleted");
-    feed.close(2);
-    run.finish().expect(1).says(&[
-        &topic.topic,
-        "partition 0: offset",
-        "not there any more",
-        "records were lost",
-        "retention.ms",
-    ]);
 }
