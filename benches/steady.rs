@@ -90,7 +90,7 @@ fn main() {
         seen.look(&http, &process);
         // Traffic must be there for the limit to be broken.
         if scrape(&http, "floodmark_input_records_total").unwrap_or(0.0) > rate as f64 {
-            let broken = turn % 2 == 1;
+            let broken = seen.latencies_ms.len().is_multiple_of(2);
             write_limits(&limits, turn, broken);
             seen.latencies_ms.push(until_said(&consumer, broken));
         }
