@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use floodmark::kafka::{Address, Outgoing};
 use serde_json::Value;
 
 use crate::common::broker::{Broker, Mock, produce};
+use crate::common::now_ms;
 use crate::replay::run::{Live, Place, STUCK_AFTER, Whom};
 
 /// An answer: its status, its header, its body.
@@ -140,16 +141,12 @@ fn server(run: &mut Live) -> SocketAddr {
     line["address"].as_str().expect("an address").parse().expect("an address")
 }
 
-fn now_ms() -> i64 {
-    SystemTime::UNIX_EPOCH.elapsed().expect("a clock that is set").as_millis() as i64
-}
-
 /// Records of one packet each, at one time.
-fn send(to: &Address, partition: i32, time_ms: i64, records: usize) {
+fn send(to: &Address, partition: i32, time_ms: u64, records: usize) {
     let record = Outgoing {
         key: Some(b"192.0.2.1 192.0.2.2"),
         payload: Some(b"100"),
-        timestamp_ms: Some(time_ms),
+        timestamp_ms: Some(time_ms as i64),
         partition: Some(partition),
         ..Outgoing::default()
     };

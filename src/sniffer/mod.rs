@@ -89,7 +89,12 @@ impl Sender<'_> {
         match self.send_all() {
             Ok(ended) => Ok(ended),
             Err(WriteError::Closed) => Ok(Ended::Closed),
-            Err(WriteError::Failed(failure)) => Err(failure),
+            Err(WriteError::Failed(failure)) => {
+                // What was taken before it still arrives, if the outlet itself is not what failed: then
+                // it says the same again.
+                let _ = self.finish(&mut Outage::default());
+                Err(failure)
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use floodmark_dataflows::types::Volume;
 use super::wire::{Wire, frame};
 use super::{decode, expected, sums};
 use crate::common::broker::{Broker, Received, STUCK_AFTER, random_name, read_all};
-use crate::common::{captures, data};
+use crate::common::{captures, data, now_ms};
 use crate::replay::pcap::{packet, pcap};
 use crate::replay::pipes::Feed;
 use crate::replay::run::{Place, Whom};
@@ -236,6 +236,13 @@ fn records_that_a_topic_would_lose_are_not_sent() {
         done.says(&[&format!("{name}={value}"), "--create-topic", &address.topic]);
         assert_eq!(read_all(&address), []);
     }
+    // What was taken before arrives.
+    let times = [now_ms(), 1_000_000_000_000];
+    place.write("both.pcap", pcap(&times.map(|ms| packet(ms, "10.0.0.1", "10.0.0.2", 100))));
+    let address = with("retention.ms", "3600000");
+    let line = format!("capture both.pcap --format kv {}", to(&address));
+    place.floodmark(&line).run().expect(78).says(&["sent 1 records of 1 packets"]);
+    assert_eq!(read_all(&address).len(), 1);
     let address = with("message.timestamp.type", "LogAppendTime");
     let line = format!("capture old.pcap --format kv {}", to(&address));
     place.floodmark(&line).run().expect(78).says(&["message.timestamp.type=LogAppendTime"]);

@@ -7,9 +7,15 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use floodmark::capture::{BUFFER_MAX, Packet, ReadError, Reader, Tally};
 use floodmark_dataflows::time::Windows;
+
+/// The time, in milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().expect("a clock that is set").as_millis() as u64
+}
 
 /// What a reader made of a capture.
 pub(crate) struct Answer {

@@ -2,23 +2,19 @@
 
 use std::collections::HashSet;
 use std::net::TcpStream;
-use std::time::SystemTime;
 
 use floodmark::error::Exit;
 use floodmark::kafka::topics::{self, Created, Plan, check_times};
 use floodmark::kafka::{Address, ClientOptions, Error, Outgoing, Producer, Tuning};
 
 use crate::common::broker::{Broker, finish, poll_until, produce, random_name, read_all, send};
+use crate::common::now_ms;
 
 /// 2001-09-09: as old as captures get.
 const OLD_MS: i64 = 1_000_000_000_000;
 
 fn options() -> ClientOptions {
     ClientOptions::default()
-}
-
-fn now_ms() -> u64 {
-    SystemTime::UNIX_EPOCH.elapsed().expect("a clock that is set").as_millis() as u64
 }
 
 fn text(payload: &str) -> Outgoing<'_> {

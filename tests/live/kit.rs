@@ -1,7 +1,7 @@
 //! Topics with traffic in them, and the answers that runs over them are held to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use floodmark::kafka::{Address, ClientOptions, Outgoing, Producer, Tuning};
 use rdkafka::ClientConfig;
@@ -27,11 +27,6 @@ pub(super) const LIMITS: &str = r#"
 {"limit_name":"min-total","limit_value":1e6,"effective_date":"1970-01-01","per":"total"}
 {"limit_name":"max","limit_value":1,"effective_date":"1970-01-01","per":"total"}
 "#;
-
-/// The time, in milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
-    SystemTime::UNIX_EPOCH.elapsed().expect("a clock that is set").as_millis() as u64
-}
 
 /// The settled answer: what stands at the end, by id.
 #[derive(Clone, Debug, PartialEq)]

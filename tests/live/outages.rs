@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::kit::{AlertTopic, Feed, LIMITS, now_ms};
+use super::kit::{AlertTopic, Feed, LIMITS};
 use crate::common::broker::{Broker, read_all};
+use crate::common::now_ms;
 use crate::replay::fold::{events, fold};
 use crate::replay::pcap::packet;
 use crate::replay::run::{Place, Whom};

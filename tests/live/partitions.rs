@@ -6,8 +6,9 @@ use std::time::Duration;
 use rdkafka::admin::{AdminOptions, NewPartitions};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::kit::{Feed, LIMITS, admin, committed, now_ms, wait};
+use super::kit::{Feed, LIMITS, admin, committed, wait};
 use crate::common::broker::{Broker, random_name, read_all};
+use crate::common::now_ms;
 use crate::replay::fold::{changes, events, text};
 use crate::replay::pcap::{Packet, packet};
 use crate::replay::run::{Place, Whom};

@@ -6,8 +6,9 @@ use floodmark::kafka::topics;
 use floodmark::kafka::{Address, ClientOptions};
 use serde_json::Value;
 
-use super::kit::{Answer, Feed, LIMITS, now_ms, topic_of};
+use super::kit::{Answer, Feed, LIMITS, topic_of};
 use crate::common::broker::{Broker, random_name, read_all};
+use crate::common::now_ms;
 use crate::replay::fold::{Object, assert_same, changes, events, text};
 use crate::replay::pcap::{packet, pcap};
 use crate::replay::run::{Live, Place, Whom};
