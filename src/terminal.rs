@@ -90,21 +90,21 @@ pub struct Interrupt {
 
 /// The one that listens.
 static LISTENING: OnceLock<Interrupt> = OnceLock::new();
-/// Whether another process has passed the key on.
-static PASSED_ON: AtomicBool = AtomicBool::new(false);
 
-/// Takes the key as pressed, which another process has heard of.
+/// Takes the key as pressed, which another process has heard of. If nobody listens yet there is nothing
+/// to end in good order, and this process ends, as it would by the signal.
 ///
 /// It is no signal: at a terminal both processes get one, and two would end this one at once.
 pub fn pass_on_interrupt() {
-    PASSED_ON.store(true, Ordering::SeqCst);
-    if let Some(interrupt) = LISTENING.get() {
-        interrupt.press();
+    match LISTENING.get() {
+        Some(interrupt) => interrupt.press(),
+        None => std::process::exit(Exit::Interrupted as i32),
     }
 }
 
 impl Interrupt {
-    /// Listens for the key from now on. Pressed a second time, it ends the process at once.
+    /// Listens for the key from now on. Pressed before, or a second time, it ends the process at once: so
+    /// listen when there is something to end in good order, and not before services were reached.
     pub fn listen() -> anyhow::Result<Self> {
         let interrupt = LISTENING.get_or_init(Interrupt::default).clone();
         let heard = interrupt.clone();
@@ -116,10 +116,6 @@ impl Interrupt {
             heard.press();
         })
         .context("listening for the interrupt key")?;
-        // It may have been passed on before anybody listened.
-        if PASSED_ON.load(Ordering::SeqCst) {
-            interrupt.press();
-        }
         Ok(interrupt)
     }
 

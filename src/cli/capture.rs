@@ -332,7 +332,6 @@ pub fn run(args: &Args) -> Outcome {
         return list();
     }
     let settings = args.settings()?;
-    let interrupt = Interrupt::listen()?;
     match &args.interface {
         Some(interface) => {
             args.log.start();
@@ -340,6 +339,7 @@ pub fn run(args: &Args) -> Outcome {
             let _server = args.http.serve(0, meter.clone())?;
             let live = Live::open(&args.live(interface))?;
             let mut outlet = outlet(&settings, args)?;
+            let interrupt = Interrupt::listen()?;
             let messages = Messages::new();
             messages.say(format!("capturing on \"{interface}\", sending to {}", settings.to));
             let source = source::watch(
@@ -369,6 +369,7 @@ pub fn run(args: &Args) -> Outcome {
             let readers = merge::open(&args.files)?;
             let size = merge::size(&readers);
             let mut outlet = outlet(&settings, args)?;
+            let interrupt = Interrupt::listen()?;
             let messages = Messages::with_progress(size);
             let reading = Reading {
                 pace: Pace::new(args.speed),

@@ -264,6 +264,10 @@ pub fn run(args: &Args) -> Outcome {
     })
 }
 
+fn listen() -> Result<Interrupt, WriteError> {
+    Interrupt::listen().map_err(|error| WriteError::Failed(error.into()))
+}
+
 /// What one process does.
 struct Job<'a> {
     args: &'a Args,
@@ -274,14 +278,13 @@ struct Job<'a> {
 impl Job<'_> {
     fn process(&self, cluster: &Cluster) -> Result<Exit, WriteError> {
         let failed = WriteError::Failed;
-        let interrupt = Interrupt::listen().map_err(|error| failed(error.into()))?;
         match &self.from {
-            From::Topic(address) => self.follow(address, cluster, &interrupt),
+            From::Topic(address) => self.follow(address, cluster),
             From::Files(names) => {
                 let files = files::open(names).map_err(failed)?;
                 let mut converters = self.converters(1).map_err(failed)?;
                 let converter = &mut converters[0];
-                let ended = files::convert(files, converter, &interrupt);
+                let ended = files::convert(files, converter, &listen()?);
                 say(&converters, &self.args.to);
                 let exit = |end: End| self.exit_of_files(&end, converters[0].counts());
                 ended.map(exit)
@@ -303,12 +306,7 @@ impl Job<'_> {
         }
     }
 
-    fn follow(
-        &self,
-        address: &Address,
-        cluster: &Cluster,
-        interrupt: &Interrupt,
-    ) -> Result<Exit, WriteError> {
+    fn follow(&self, address: &Address, cluster: &Cluster) -> Result<Exit, WriteError> {
         let args = self.args;
         let start = args.from_offset.unwrap_or(Start::Earliest);
         let options = args.reading.source(start, args.group.as_deref().unwrap_or(GROUP));
@@ -319,6 +317,7 @@ impl Job<'_> {
         let converters: Vec<Mutex<Converter>> = converters.into_iter().map(Mutex::new).collect();
         let failed = AtomicBool::new(false);
         let skew = Skew::new(cluster.workers);
+        let interrupt = &listen()?;
         let together = Together { interrupt, failed: &failed, skew: &skew, until: until.as_ref() };
         let ended = cluster.threads(|worker| {
             let index = worker - cluster.process * cluster.workers;

@@ -112,14 +112,11 @@ pub fn run(args: &Args) -> Outcome {
 /// One process of a run.
 fn process(args: &Args, cluster: Cluster) -> Outcome {
     let leads = cluster.process == 0;
-    let interrupt = match cluster.supervised && !leads {
-        // The first one hears it, and ends all.
-        true => {
-            Interrupt::ignore()?;
-            Interrupt::default()
-        }
-        false => Interrupt::listen()?,
-    };
+    // The first one hears it, and ends all.
+    let follows = cluster.supervised && !leads;
+    if follows {
+        Interrupt::ignore()?;
+    }
     let tick = Duration::from_millis(args.judging.tick);
     let status = Arc::new(Status::new(cluster.workers, tick));
     // Before anything is counted, and before a broker is waited for.
@@ -135,6 +132,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         Err(WriteError::Closed) => return Ok(Exit::Done),
         Err(WriteError::Failed(failure)) => return Err(failure),
     };
+    let interrupt = if follows { Interrupt::default() } else { Interrupt::listen()? };
     let shared = Shared {
         topic,
         options,

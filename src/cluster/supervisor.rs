@@ -33,6 +33,8 @@ pub(super) enum Event {
 const FIRST_CAUSE: Duration = Duration::from_secs(2);
 /// How long the other processes may take to end after the first one has.
 const LAST_ONES: Duration = Duration::from_secs(10);
+/// The same after the first one was interrupted: whoever is left then may be killed.
+const INTERRUPTED_ONES: Duration = Duration::from_secs(1);
 
 /// What processes of one start have to do with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,6 +278,7 @@ impl Look {
                 "process {process} gave no sign of life for {:?}",
                 self.hang_timeout
             )),
+            _ if self.answer.is_some_and(|(exit, _)| exit == Exit::Interrupted) => self.ending(),
             Some((process, _)) => {
                 failed(format!("process {process} did not end within {LAST_ONES:?} of process 0"))
             }
@@ -334,7 +337,12 @@ impl Look {
             Some(exit @ (Exit::Done | Exit::Violations | Exit::BadData | Exit::Interrupted))
                 if process == 0 =>
             {
-                self.answer = Some((exit, Some(Instant::now() + LAST_ONES)));
+                let wait = match exit {
+                    // It may have been before they had met, and they wait for it.
+                    Exit::Interrupted => INTERRUPTED_ONES,
+                    _ => LAST_ONES,
+                };
+                self.answer = Some((exit, Some(Instant::now() + wait)));
                 None
             }
             Some(Exit::Done) => None,

@@ -1,5 +1,8 @@
 //! How a run ends: asked to, with all that it has read judged and delivered, or with a reason.
 
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
 use floodmark::kafka::Address;
 
 use super::kit::{Feed, LIMITS, committed};
@@ -45,6 +48,37 @@ fn what_was_read_is_judged_and_delivered_before_the_end() {
         assert!(read >= 100, "{read}");
         assert_eq!(said["amount"], read, "{}", done.shown());
         fold(&done.stdout);
+    }
+}
+
+/// The brokers say nothing, and would be waited for.
+#[test]
+fn whoever_ends_it_before_it_has_begun_does_not_wait() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = silent.local_addr().expect("its address");
+    let place = Place::new();
+    place.write("limits.jsonl", COUNT);
+    for (workers, signal, whom) in [
+        ("-w1", "TERM", Whom::Parent),
+        ("-n2", "TERM", Whom::Parent),
+        // As a terminal does it.
+        ("-n2", "INT", Whom::Group),
+    ] {
+        let line = format!(
+            "run --from kafka://{address}/flows --limits limits.jsonl --http 127.0.0.1:0 {workers}"
+        );
+        let mut run = place.floodmark(&line).start();
+        for _ in 0..if workers == "-w1" { 1 } else { 2 } {
+            run.wait_for("serves /metrics");
+        }
+        let began = Instant::now();
+        run.signal(signal, whom);
+        let done = run.finish();
+        // It waits 20 seconds for brokers, and 10 for processes.
+        assert!(began.elapsed() < Duration::from_secs(8), "{}", done.shown());
+        // One process ends by the signal itself.
+        let code = if workers == "-w1" { -1 } else { 130 };
+        assert_eq!(done.code(), code, "{}\n{}", done.shown(), done.stderr);
     }
 }
 
