@@ -14,7 +14,7 @@ use super::judging::Judging;
 use super::limits::contents;
 use crate::capture::Tally;
 use crate::cluster::watchdog::{self, Watch};
-use crate::cluster::{self, Cluster, Restart};
+use crate::cluster::{self, Cluster, Restart, Stall};
 use crate::computation::{self, Computation, Outcome as TickOutcome};
 use crate::driver::{self, Replayed, Sinks};
 use crate::error::{Exit, Failure, Outcome};
@@ -47,6 +47,9 @@ pub struct Args {
 
     #[command(flatten)]
     cluster: cluster::Args,
+
+    #[command(flatten)]
+    stall: Stall,
 }
 
 fn usage(error: anyhow::Error) -> Failure {
@@ -141,7 +144,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         format: judging.format,
         changes: args.changes.clone().unwrap_or_else(|| "-".into()),
         totals: args.totals.clone(),
-        watch: watchdog::start(args.cluster.stall_timeout())?,
+        watch: watchdog::start(args.stall.timeout())?,
     };
     // The first worker takes it.
     let lead = Arc::new(Mutex::new(Some(lead)));

@@ -12,7 +12,7 @@ use floodmark_dataflows::time::Windows;
 use super::judging::Judging;
 use super::source::{self, Reading};
 use super::values;
-use crate::cluster::{self, Cluster, Restart, watchdog};
+use crate::cluster::{self, Cluster, Restart, Stall, watchdog};
 use crate::error::{Exit, Failure, Outcome};
 use crate::http::HttpOptions;
 use crate::kafka::topics::{self, Plan};
@@ -79,6 +79,9 @@ pub struct Args {
     cluster: cluster::Args,
 
     #[command(flatten)]
+    stall: Stall,
+
+    #[command(flatten)]
     restart: Restart,
 
     #[command(flatten)]
@@ -124,7 +127,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let _server = args.http.serve(above, status.clone())?;
     let source = args.reading.source(args.from_offset, &args.group);
     let topic = Arc::new(Topic::open(&args.from, &args.reading.kafka, source)?);
-    let watch = watchdog::start(args.cluster.stall_timeout())?;
+    let watch = watchdog::start(args.stall.timeout())?;
     status.reads(topic.clone(), watch.clone());
     let options = args.judging.options(args.publish.as_ref().map(|_| HandOn::Settled));
     let lead = match leads.then(|| lead(args, options.windows, &status)).transpose() {

@@ -52,7 +52,12 @@ pub struct Args {
         value_parser = values::positive_millis
     )]
     hang_timeout: u64,
+}
 
+/// The option of a command whose ticks are watched.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[group(id = "stalling")]
+pub struct Stall {
     /// A process whose tick does not move for so long, while input waits, ends
     #[arg(
         long,
@@ -62,6 +67,13 @@ pub struct Args {
         value_parser = values::positive_millis
     )]
     stall_timeout: u64,
+}
+
+impl Stall {
+    /// How long a tick may stand still while input waits.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.stall_timeout)
+    }
 }
 
 /// The options of a command that runs for weeks.
@@ -84,11 +96,6 @@ impl Args {
     /// How many workers there are in all, and how many processes.
     pub fn size(&self) -> (usize, usize) {
         (self.workers.saturating_mul(self.processes), self.processes)
-    }
-
-    /// How long a tick may stand still while input waits.
-    pub fn stall_timeout(&self) -> Duration {
-        Duration::from_millis(self.stall_timeout)
     }
 
     fn check(&self, restart: Restart) -> Result<(), Failure> {

@@ -32,7 +32,7 @@ mod secret;
 mod supervisor;
 pub mod watchdog;
 
-pub use args::{Args, Restart, launch, launch_apart};
+pub use args::{Args, Restart, Stall, launch, launch_apart};
 pub use panic::{PANIC_WORKER, abort_on_panic};
 
 use crate::error::Failure;
