@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 
 use super::grid::Grid;
+use super::sending::Sending;
 use super::values;
 use crate::capture::live::{self, Live};
 use crate::error::{Exit, Failure, Outcome};
@@ -114,16 +115,6 @@ pub struct Args {
     )]
     window: u64,
 
-    /// How long a record may wait for others that go with it
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "FLOODMARK_LINGER",
-        default_value = "200ms",
-        value_parser = values::millis
-    )]
-    linger: u64,
-
     /// How much memory records may take that can't be sent yet; beyond, a file waits, and an interface
     /// drops records and counts them
     #[arg(
@@ -135,18 +126,8 @@ pub struct Args {
     )]
     queue: u64,
 
-    /// Make the topic if it is not there, such that it keeps what is sent
-    #[arg(long)]
-    create_topic: bool,
-
-    /// With --create-topic: how many partitions it gets; without, as many as the broker gives
-    #[arg(
-        long,
-        value_name = "N",
-        requires = "create_topic",
-        value_parser = clap::value_parser!(i32).range(1..)
-    )]
-    partitions: Option<i32>,
+    #[command(flatten)]
+    sending: Sending,
 
     #[command(flatten)]
     client: ClientOptions,
@@ -282,7 +263,7 @@ impl Args {
                 "--format packed is for messages, which have a length: to a file, give json or kv"
             )));
         }
-        if self.create_topic && !topic {
+        if self.sending.create_topic && !topic {
             return Err(usage(anyhow!("--create-topic needs --to kafka://…")));
         }
         let bucket_ms = match (self.aggregate, format) {
@@ -306,12 +287,12 @@ impl Args {
             }
         }
         let room = usize::try_from(self.queue).unwrap_or(usize::MAX) / size_of::<Record>();
-        let partitions = self.partitions.unwrap_or(-1);
-        let create = self.create_topic.then(|| match self.interface {
+        let partitions = self.sending.partitions.unwrap_or(-1);
+        let create = self.sending.create_topic.then(|| match self.interface {
             Some(_) => Plan::flows(partitions),
             None => Plan::recording(partitions),
         });
-        let linger = Duration::from_millis(self.linger);
+        let linger = self.sending.linger();
         Ok(Settings { to, format, bucket_ms, linger, room, create })
     }
 

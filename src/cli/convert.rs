@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::anyhow;
 
 use super::capture::To;
+use super::sending::Sending;
 use super::source::{self, Reading};
-use super::values;
 use crate::cluster::{self, Cluster, Restart};
 use crate::convert::converter::{Converter, Counts, Rules};
 use crate::convert::files::{self, End};
@@ -75,31 +74,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME", env = "FLOODMARK_GROUP")]
     group: Option<String>,
 
-    /// How long a record may wait for others that go with it
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "FLOODMARK_LINGER",
-        default_value = "200ms",
-        value_parser = values::millis
-    )]
-    linger: u64,
-
-    /// Make the topic that is written to if it is not there
-    ///
-    /// What is followed is kept as long as the broker keeps messages; files, and what ends with
-    /// --until-end, for ever.
-    #[arg(long)]
-    create_topic: bool,
-
-    /// With --create-topic: how many partitions it gets; without, as many as the topic that is read
-    #[arg(
-        long,
-        value_name = "N",
-        requires = "create_topic",
-        value_parser = clap::value_parser!(i32).range(1..)
-    )]
-    partitions: Option<i32>,
+    #[command(flatten)]
+    sending: Sending,
 
     #[command(flatten)]
     reading: Reading,
@@ -164,7 +140,7 @@ impl Args {
             Format::Packed | Format::Json if self.bytes_only => {
                 "--bytes-only is for --format kv, which alone has no room for a number of packets"
             }
-            _ if self.create_topic && !topic => "--create-topic needs --to kafka://…",
+            _ if self.sending.create_topic && !topic => "--create-topic needs --to kafka://…",
             _ => return Ok(format),
         };
         Err(usage(anyhow!(problem)))
@@ -225,10 +201,10 @@ impl Args {
 
     /// What the topic that is written to is made like.
     fn plan(&self, from: &From) -> Result<Option<Plan>, Failure> {
-        if !self.create_topic {
+        if !self.sending.create_topic {
             return Ok(None);
         }
-        let partitions = match (self.partitions, from) {
+        let partitions = match (self.sending.partitions, from) {
             (Some(partitions), _) => partitions,
             (None, From::Topic(address)) => {
                 let partitions = topics::partitions(address, &self.reading.kafka)?;
@@ -355,7 +331,7 @@ impl Job<'_> {
             fields: args.fields.clone(),
             bytes_only: args.bytes_only,
         };
-        let linger = Duration::from_millis(args.linger);
+        let linger = args.sending.linger();
         let mut outlets: Vec<Box<dyn Outlet + Send>> = Vec::new();
         match &args.to {
             To::File(path) => {

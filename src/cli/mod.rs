@@ -13,6 +13,7 @@ pub mod judging;
 pub mod limits;
 pub mod replay;
 pub mod run;
+pub mod sending;
 pub mod source;
 pub mod values;
 
