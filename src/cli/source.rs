@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::values;
 use crate::error::Failure;
+use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, ClientOptions, Outbox, SourceOptions, Start, Tuning};
 use crate::limits::date;
 use crate::record::{Decoder, Options};
@@ -77,7 +78,10 @@ impl Reading {
     pub fn dead_letters(&self) -> Option<OpenDeadLetters> {
         self.dead_letter.clone().map(|address| {
             let kafka = self.kafka.clone();
-            let open = move || Outbox::open(&address, &kafka, Tuning::for_latency());
+            let open = move || {
+                topics::create(&address, &kafka, &Plan::flows(-1))?;
+                Outbox::open(&address, &kafka, Tuning::for_latency())
+            };
             Arc::new(open) as OpenDeadLetters
         })
     }
@@ -91,7 +95,7 @@ pub fn start(text: &str) -> Result<Start, String> {
         time => {
             let nanos = date::parse(time).map_err(|_| {
                 format!(
-                    "\"{time}\" is none of earliest, latest, and a time such as 2026-01-31T12:00Z"
+                    "\"{time}\" is none of earliest, latest, and a time such as 2026-01-31T12:00:00Z"
                 )
             })?;
             u64::try_from(nanos.div_euclid(1_000_000))

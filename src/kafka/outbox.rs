@@ -7,6 +7,11 @@ use super::{Address, ClientOptions, Counts, Outgoing, Producer, Sent, Tuning};
 use crate::error::Failure;
 use crate::record::Message;
 
+/// What is kept at most of a message that can't be used: topics take 1 MB, headers and all, unless they
+/// are told otherwise.
+const DEAD_PAYLOAD_MAX: usize = 800_000;
+const DEAD_KEY_MAX: usize = 100_000;
+
 /// A message of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Letter {
@@ -24,7 +29,8 @@ pub struct Letter {
 
 impl Letter {
     /// A message with something in it that can't be used: as it came, with where it was and what is wrong
-    /// as its headers.
+    /// as its headers. One that is larger than topics take by default is cut, and a header says how large
+    /// it was: it must not end those who set it aside.
     pub fn dead(
         message: &Message<'_>,
         origin: impl IntoIterator<Item = (&'static str, String)>,
@@ -32,9 +38,15 @@ impl Letter {
     ) -> Self {
         let mut headers: Vec<_> = origin.into_iter().collect();
         headers.push(("floodmark.error", error.to_owned()));
+        let key = message.key.map(|key| &key[..key.len().min(DEAD_KEY_MAX)]);
+        let payload = &message.payload[..message.payload.len().min(DEAD_PAYLOAD_MAX)];
+        let sizes = [message.key.map_or(0, <[u8]>::len), message.payload.len()];
+        if sizes != [key.map_or(0, <[u8]>::len), payload.len()] {
+            headers.push(("floodmark.cut", format!("{} {}", sizes[0], sizes[1])));
+        }
         Letter {
-            key: message.key.map(<[u8]>::to_vec),
-            payload: message.payload.to_vec(),
+            key: key.map(<[u8]>::to_vec),
+            payload: payload.to_vec(),
             timestamp_ms: message.timestamp_ms,
             partition: None,
             headers,

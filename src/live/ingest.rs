@@ -142,10 +142,9 @@ impl Ingest {
         }
     }
 
-    /// Whether more records may be taken before the next tick.
-    pub(super) fn has_room(&self) -> bool {
-        self.gathered.combiner.len() < ROOM
-            && self.dead_letters.as_ref().is_none_or(Outbox::has_room)
+    /// Whether it has gathered as much as a tick should hold.
+    pub(super) fn is_full(&self) -> bool {
+        self.gathered.combiner.len() >= ROOM
     }
 
     /// Learns the leader's clock.
@@ -153,10 +152,17 @@ impl Ingest {
         self.clock = Some(Clock { now, heard: Instant::now() });
     }
 
-    /// Takes messages that are there, a batch at most. Returns how many.
+    /// Takes messages that are there, a batch at most, if there is room for what they hold. Returns how
+    /// many.
     pub(super) fn take(&mut self) -> Result<usize, Failure> {
         if let Some(dead_letters) = &mut self.dead_letters {
             dead_letters.poll()?;
+            if !dead_letters.has_room() {
+                return Ok(0);
+            }
+        }
+        if self.is_full() {
+            return Ok(0);
         }
         let Some(clock) = &self.clock else {
             return Ok(0);

@@ -32,6 +32,9 @@ const TICKS_AHEAD: usize = 4;
 /// The same for a change of limits, which does not wait for records.
 const EDITS_AHEAD: usize = 2 * TICKS_AHEAD;
 
+/// The least distance of ticks. Each has a millisecond for its name: more would outrun the clock.
+const APART: Duration = Duration::from_millis(1);
+
 /// Between two counts of what is held.
 const HELD_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -105,6 +108,8 @@ pub(super) struct Leader {
     announced: u64,
     heard: u64,
     next: Instant,
+    /// When the last one was announced.
+    began: Option<Instant>,
     /// Whether a worker has no room for more before the next tick.
     wanted: bool,
     counted: Instant,
@@ -124,6 +129,7 @@ impl Leader {
             announced: 0,
             heard: 0,
             next: Instant::now(),
+            began: None,
             wanted: false,
             counted: Instant::now(),
             ending: None,
@@ -145,9 +151,14 @@ impl Leader {
         self.next_date = None;
     }
 
-    /// How long until a tick is due.
+    /// How long until a tick may begin.
     pub(super) fn until_tick(&self) -> Duration {
-        self.next.saturating_duration_since(Instant::now())
+        let apart =
+            self.began.map_or(Duration::ZERO, |began| APART.saturating_sub(began.elapsed()));
+        match self.wanted || !self.edits.is_empty() || self.ending.is_some() {
+            true => apart,
+            false => apart.max(self.next.saturating_duration_since(Instant::now())),
+        }
     }
 
     /// Begins to end: one more tick takes what was read.
@@ -187,7 +198,7 @@ impl Leader {
         if let Err(failure) = self.lead.sinks.poll() {
             self.fail(failure);
         }
-        if self.announced > self.heard || self.last {
+        if self.announced > self.heard || self.last || !self.until_tick().is_zero() {
             return;
         }
         if self.ending.is_some() {
@@ -198,7 +209,7 @@ impl Leader {
         if !self.lead.sinks.has_room() {
             return;
         }
-        let due = self.wanted || self.until_tick().is_zero();
+        let due = self.wanted || self.next <= Instant::now();
         if due && ahead < TICKS_AHEAD {
             self.announce(ticks, true, false);
         } else if !self.edits.is_empty() && ahead < EDITS_AHEAD {
@@ -209,6 +220,7 @@ impl Leader {
     fn announce(&mut self, ticks: &mut Ticks, records: bool, last: bool) {
         let now = self.lead.clock.now();
         self.announced = now.max(self.announced + 1);
+        self.began = Some(Instant::now());
         ticks.announce(Announcement { tick: self.announced, now, records, last });
         if records {
             self.wanted = false;

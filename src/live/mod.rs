@@ -60,6 +60,9 @@ use ticks::{Announcement, Ticks, Wish};
 /// How long a worker sleeps at most when there is nothing to do. It is woken for input.
 const NAP: Duration = Duration::from_millis(50);
 
+/// The same at least.
+const LEAST_NAP: Duration = Duration::from_millis(1);
+
 /// Between two times that a worker tells how it is.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -189,7 +192,8 @@ impl Live<'_> {
             }
             let nap = match &self.leader {
                 _ if busy => Duration::ZERO,
-                Some(leader) => leader.until_tick().min(NAP),
+                // Not less while a sink or the ticks on their way hold it up.
+                Some(leader) => leader.until_tick().clamp(LEAST_NAP, NAP),
                 None => NAP,
             };
             self.computation.step_or_sleep(nap);
@@ -303,14 +307,13 @@ impl Live<'_> {
         self.told = Some(Instant::now());
     }
 
-    /// Takes messages, if there are any and there is room.
+    /// Takes messages, if there are any.
     fn take(&mut self) -> bool {
         let Some(ingest) = self.ingest.as_mut().filter(|_| self.reading && !self.last) else {
             return false;
         };
-        let has_room = ingest.has_room();
-        let taken = if has_room { ingest.take() } else { Ok(0) };
-        let wants = !has_room || ingest.is_waited_for(self.computation.event_time());
+        let taken = ingest.take();
+        let wants = ingest.is_full() || ingest.is_waited_for(self.computation.event_time());
         if wants && !self.wished {
             self.wished = true;
             self.ticks.wish(Wish::Tick);

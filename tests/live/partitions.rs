@@ -214,6 +214,41 @@ fn what_can_not_be_read_is_set_aside_and_stops_nothing() {
     }
 }
 
+/// It reads on while it runs, not only at its end, and large ones do no harm.
+#[test]
+fn what_is_set_aside_leaves_at_once() {
+    for workers in ["-w1", "-w2"] {
+        let place = Place::new();
+        let limit =
+            "{\"limit_name\":\"any\",\"limit_value\":0,\"effective_date\":\"1970-01-01\"}\n";
+        place.write("limits.jsonl", limit);
+        let topic = Broker::shared().topic("flows", 1);
+        // It is made.
+        let kept = Broker::shared().address(&random_name("kept"));
+        let line = format!("run --from {topic} {WAITS} --dead-letter {kept} {workers}");
+        let mut run = place.floodmark(&line).start();
+        run.wait_for("reads a partition");
+        let mut feed = Feed::to(&topic);
+        for round in 0..3 {
+            feed.raw(0, None, &vec![b'x'; 450_000 * round], now_ms());
+            feed.flush();
+            let source = format!("10.0.0.{round}");
+            feed.give(0, packet(now_ms(), &source, "10.0.1.1", 100));
+            feed.flush();
+            let said = changes(&run.line()).remove(0);
+            assert_eq!(said["entity"]["source"], source.as_str());
+            // Ticks are no faster than the clock.
+            let as_of: jiff::Timestamp = text(&said, "as_of").parse().expect("a time");
+            assert!(as_of.as_millisecond() <= now_ms() as i64, "{said:?}");
+        }
+        run.signal("TERM", Whom::Parent);
+        run.finish().expect(0);
+        let sizes = read_all(&kept).iter().map(|one| one.text().len()).collect::<Vec<_>>();
+        // The last one is cut.
+        assert_eq!(sizes, [0, 450_000, 800_000]);
+    }
+}
+
 #[test]
 fn a_run_may_begin_at_a_time() {
     let place = Place::new();
