@@ -152,20 +152,23 @@ impl ClientContext for Context {
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
         let mut health = lock(&self.health);
         self.troubled.store(true, Ordering::Relaxed);
-        match error.rdkafka_error_code() {
+        let refused = match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => {
                 health.unreachable_since.get_or_insert_with(Instant::now);
+                return;
             }
             Some(
                 RDKafkaErrorCode::Authentication
                 | RDKafkaErrorCode::SaslAuthenticationFailed
                 | RDKafkaErrorCode::SSL,
-            ) => {
-                health.refused = Some(reason.to_owned());
-                health.last_error = Some(reason.to_owned());
-            }
-            _ => health.last_error = Some(reason.to_owned()),
+            ) => true,
+            // What a broker says that takes no certificate of ours, or wants one.
+            _ => reason.contains("SSL alert number"),
+        };
+        if refused {
+            health.refused = Some(reason.to_owned());
         }
+        health.last_error = Some(reason.to_owned());
     }
 }
 

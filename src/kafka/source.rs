@@ -59,8 +59,9 @@ fn consumer_config(
     options: &ClientOptions,
     group: &str,
 ) -> Result<ClientConfig, Failure> {
-    let given = client_config(address, options)?;
-    let mut config = ClientConfig::new();
+    let mut config = client_config(address, options)?;
+    // Nobody else looks at them: what a broker has is asked for.
+    config.set("statistics.interval.ms", "0");
     // Only offsets are kept under it; no partition is ever assigned by it.
     config.set("group.id", group);
     config.set("enable.auto.commit", "false");
@@ -69,25 +70,23 @@ fn consumer_config(
     config.set("auto.offset.reset", "error");
     // It says up to where the broker has nothing, control messages of transactions included.
     config.set("enable.partition.eof", "true");
-    // Prefetched of all partitions together: with fewer messages the worker waits for the client now
-    // and then; small ones take ten times their size in the client, and both bounds hold.
-    config.set("queued.min.messages", "100000");
-    config.set("queued.max.messages.kbytes", "16384");
-    // One answer comes on top of that, of all partitions of a broker.
-    config.set("fetch.max.bytes", "8388608");
-    // The broker answers when it has this much, or after the wait: fewer, larger answers under load.
-    config.set("fetch.min.bytes", "1");
-    config.set("fetch.wait.max.ms", "100");
-    // A partition that was paused, or is full, is asked again this soon.
-    config.set("fetch.queue.backoff.ms", "10");
-    // Nobody looks at them here.
-    config.set("statistics.interval.ms", "0");
-    for (key, value) in given.config_map() {
-        if key != "statistics.interval.ms" {
+    // What the user has set by -X wins.
+    let mut tune = |key: &str, value: &str| {
+        if config.get(key).is_none() {
             config.set(key, value);
         }
-    }
-    config.set_log_level(given.log_level);
+    };
+    // Prefetched of all partitions together: with fewer messages the worker waits for the client now
+    // and then; small ones take ten times their size in the client, and both bounds hold.
+    tune("queued.min.messages", "100000");
+    tune("queued.max.messages.kbytes", "16384");
+    // One answer comes on top of that, of all partitions of a broker.
+    tune("fetch.max.bytes", "8388608");
+    // The broker answers when it has this much, or after the wait: fewer, larger answers under load.
+    tune("fetch.min.bytes", "1");
+    tune("fetch.wait.max.ms", "100");
+    // A partition that was paused, or is full, is asked again this soon.
+    tune("fetch.queue.backoff.ms", "10");
     Ok(config)
 }
 
@@ -341,11 +340,13 @@ impl Source {
     pub fn has_come_on(&self, partition: u32) -> bool {
         let state = i32::try_from(partition).ok().and_then(|at| self.partitions.get(&at));
         state.is_some_and(|state| {
-            let said = match state.holds {
-                Some(Holds::At(said)) => said.saturating_add(self.topic.options.max_skew_ms / 2),
+            let far = match state.holds {
+                Some(Holds::At(said)) => {
+                    said.saturating_add((self.topic.options.max_skew_ms / 2).max(1))
+                }
                 _ => 0,
             };
-            state.reached.is_some_and(|reached| reached >= said)
+            state.reached.is_some_and(|reached| reached >= far)
         })
     }
 

@@ -181,7 +181,7 @@ pub(super) fn existing(address: &Address, config: &ClientConfig) -> Result<usize
 /// How many partitions a topic has, if it is there.
 ///
 /// Asks as a consumer: asked by a producer, a broker may create the topic.
-fn lookup(address: &Address, config: &ClientConfig) -> Result<Option<usize>, Error> {
+pub(super) fn lookup(address: &Address, config: &ClientConfig) -> Result<Option<usize>, Error> {
     let client: BaseConsumer<Context> =
         config.create_with_context(Context::new()).map_err(setup)?;
     let context = client.context();

@@ -15,8 +15,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use super::topics::REACH_TIMEOUT;
-use super::{Address, Context};
+use super::topics::{self, REACH_TIMEOUT};
+use super::{Address, Context, Error};
 use crate::error::{Exit, Failure};
 use crate::limits::date::format_ms;
 
@@ -91,20 +91,25 @@ impl Watch {
             .create_with_context(Context::new())
             .with_context(|| format!("setting up a consumer of \"{address}\""))?;
         let asker = Asker { topic: address.topic.clone(), client, break_after: 4 * interval };
+        let failed = |error: Error| {
+            let exit = error.exit();
+            let error = anyhow::Error::new(error).context(format!("reading from \"{address}\""));
+            Failure::new(exit, error)
+        };
         let unreachable = |error: KafkaError| {
             let why = asker.client.context().last_error().unwrap_or_else(|| error.to_string());
             let error = anyhow!("{why}").context(format!("reading from \"{address}\""));
             Failure::new(Exit::Unavailable, error)
         };
-        let count = asker.count(REACH_TIMEOUT).map_err(unreachable)?;
-        if count == 0 {
+        let Some(count) = topics::lookup(address, config).map_err(failed)? else {
             let error = anyhow!(
                 "there is no topic \"{}\" at {}: create it first (floodmark capture --create-topic does)",
                 address.topic,
                 address.brokers
             );
             return Err(Failure::new(Exit::NoInput, error));
-        }
+        };
+        let count = i32::try_from(count).expect("Kafka counts partitions in 32 bits");
         let mut known = Known { partitions: BTreeMap::new(), trouble: None };
         let mut starts = BTreeMap::new();
         for partition in 0..count {

@@ -2,10 +2,13 @@
 
 use std::collections::HashSet;
 use std::net::TcpStream;
+use std::time::Duration;
 
 use floodmark::error::Exit;
 use floodmark::kafka::topics::{self, Created, Plan, check_times};
-use floodmark::kafka::{Address, ClientOptions, Error, Outgoing, Producer, Tuning};
+use floodmark::kafka::{
+    Address, ClientOptions, Error, Outgoing, Producer, SourceOptions, Start, Topic, Tuning,
+};
 
 use crate::common::broker::{Broker, finish, poll_until, produce, random_name, read_all, send};
 use crate::common::now_ms;
@@ -105,17 +108,31 @@ fn passwords_from_a_file_are_taken_or_refused() {
     ];
     let options = ClientOptions::new(settings).expect("options");
     let open = || Producer::open(&address, &options, Tuning::for_latency());
+    let read = || {
+        let group = "tests".to_owned();
+        let idle_timeout = Duration::from_secs(1);
+        let start = Start::Earliest;
+        let source = SourceOptions { start, idle_timeout, max_skew_ms: 0, group };
+        Topic::open(&address, &options, source)
+    };
     std::fs::write(&file, "wrong\n").expect("a file");
-    let failure = open().expect_err("it is the wrong password");
-    assert_eq!(failure.exit, Exit::BadConfig);
-    let said = failure.error.to_string();
-    assert!(said.contains("Authentication failed") && said.contains("sasl.*"), "{said}");
-    assert!(!said.contains("wrong"), "{said}");
+    let failures = [
+        open().expect_err("it is the wrong password"),
+        read().err().expect("it is for reading, too"),
+    ];
+    for failure in failures {
+        assert_eq!(failure.exit, Exit::BadConfig);
+        let said = format!("{:#}", failure.error);
+        assert!(said.contains("Authentication failed") && said.contains("sasl.*"), "{said}");
+        assert!(!said.contains("wrong"), "{said}");
+    }
     std::fs::write(&file, "floodmark\n").expect("a file");
     let producer = open().unwrap_or_else(|failure| panic!("{:#}", failure.error));
     send(&producer, &text("let in"));
     finish(&producer);
     assert_eq!(read_all(&plain)[0].text(), "let in");
+    let topic = read().unwrap_or_else(|failure| panic!("{:#}", failure.error));
+    assert_eq!(topic.ends().into_iter().collect::<Vec<_>>(), [(0, 1)]);
 }
 
 #[test]
