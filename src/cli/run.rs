@@ -18,7 +18,8 @@ use crate::http::HttpOptions;
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, Outbox, SCHEME, Start, Topic, Tuning};
 use crate::limits::catalog::Catalog;
-use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status, WallClock};
+use crate::limits::date::format_ms;
+use crate::live::{self, Alerts, Clock as _, Lead, Limits, Shared, Sinks, Status, WallClock};
 use crate::logging::LogOptions;
 use crate::output::rotated::RotatedFile;
 use crate::output::{Sink, WriteError};
@@ -32,13 +33,9 @@ pub struct Args {
     from: Address,
 
     /// Where changes go: `-`, a file, or kafka://HOST:PORT,…/TOPIC; repeated, to all of them
-    #[arg(
-        long,
-        value_name = "URI",
-        env = "FLOODMARK_TO",
-        default_value = "-",
-        value_delimiter = ' '
-    )]
+    ///
+    /// Default: those in the environment variable FLOODMARK_TO, with blanks between them; else `-`.
+    #[arg(long, value_name = "URI")]
     to: Vec<String>,
 
     /// A topic for the totals of each window that has settled, such as kafka://…/floodmark-totals-v1
@@ -100,14 +97,47 @@ fn usage(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Usage, error)
 }
 
+impl Args {
+    /// What would go round in circles, or be lost, is refused.
+    fn check(&self) -> Result<(), Failure> {
+        let topic = |address: &Option<Address>| address.as_ref().map(ToString::to_string);
+        let mut ways: Vec<(&str, String)> = vec![("--from", self.from.to_string())];
+        ways.extend(self.to.iter().map(|to| ("--to", to.clone())));
+        ways.extend(topic(&self.publish).map(|to| ("--publish", to)));
+        ways.extend(topic(&self.reading.dead_letter).map(|to| ("--dead-letter", to)));
+        for (at, (option, place)) in ways.iter().enumerate() {
+            if let Some((first, _)) = ways[..at].iter().find(|(_, other)| other == place) {
+                let why = match *first {
+                    "--from" => "it would read what it writes, for ever",
+                    _ => "each needs a place of its own",
+                };
+                return Err(usage(anyhow!("{first} and {option} are both \"{place}\": {why}")));
+            }
+        }
+        if self.restart.restart && self.from_offset == Start::Latest {
+            return Err(usage(anyhow!(
+                "--restart would begin anew with the latest, and leave out what came before: give \
+                 --from-offset a time, such as {}",
+                format_ms(WallClock { idle_timeout_ms: 0 }.now())
+            )));
+        }
+        Ok(())
+    }
+}
+
 /// Runs `floodmark run`.
 pub fn run(args: &Args) -> Outcome {
     let mut args = args.clone();
     args.judging.lateness.get_or_insert(LATENESS_MS);
     args.judging.retention.get_or_insert(RETENTION_MS);
-    if args.to.iter().filter(|to| *to == "-").count() > 1 {
-        return Err(usage(anyhow!("--to - is given twice, and standard output is one")));
+    if args.to.is_empty() {
+        let given = std::env::var("FLOODMARK_TO").unwrap_or_default();
+        args.to = given.split_whitespace().map(str::to_owned).collect();
     }
+    if args.to.is_empty() {
+        args.to.push("-".into());
+    }
+    args.check()?;
     args.log.start();
     cluster::launch(&args.cluster, args.restart, |cluster| process(&args, cluster))
 }

@@ -135,16 +135,20 @@ fn what_is_missing_is_named() {
         (format!("--from {nobody}"), 69, ["127.0.0.1:1", "reading from"]),
         (format!("--from {here} --to {nobody}"), 69, ["127.0.0.1:1", ""]),
         (format!("--from {here} --publish {nobody}"), 69, ["127.0.0.1:1", ""]),
-        (format!("--from {here} --dead-letter {unknown}"), 78, [unknown.topic.as_str(), ""]),
+        (format!("--from {here} --dead-letter {nobody}"), 69, ["127.0.0.1:1", ""]),
         (format!("--from {here} --limits none.jsonl"), 66, ["none.jsonl", "reading limits"]),
         (format!("--from {here} --limits bad.jsonl"), 78, ["bad.jsonl", "reading limits"]),
-        (format!("--from {here} --to - --to -"), 64, ["standard output", "twice"]),
+        (format!("--from {here} --to - --to -"), 64, ["\"-\"", "place of its own"]),
+        (format!("--from {here} --to {here}"), 64, [here.topic.as_str(), "for ever"]),
+        (format!("--from {here} --publish {here}"), 64, [here.topic.as_str(), "for ever"]),
+        (format!("--from {here} --dead-letter {here}"), 64, [here.topic.as_str(), "for ever"]),
+        (format!("--from {here} --restart --from-offset latest"), 64, ["latest", "a time"]),
         (format!("--from {here} --from-offset soon"), 64, ["\"soon\"", "latest"]),
     ] {
         let done = place.floodmark(&format!("run {options}")).run().expect(code);
         assert_eq!(done.says(&says).stdout, "");
     }
     // The reason of a process that follows reaches the first one.
-    let line = format!("run --from {here} --dead-letter {unknown} -n2");
-    place.floodmark(&line).run().expect(78).says(&[&unknown.topic]);
+    let line = format!("run --from {here} --dead-letter {nobody} -n2");
+    place.floodmark(&line).run().expect(69).says(&["127.0.0.1:1"]);
 }
