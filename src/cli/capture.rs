@@ -172,6 +172,14 @@ impl To {
             To::File(path) => format!("file:{}", path.display()),
         }
     }
+
+    /// What arrives there.
+    fn unit(&self) -> &'static str {
+        match self {
+            To::Topic(_) => "messages",
+            To::File(_) => "lines",
+        }
+    }
 }
 
 impl std::fmt::Display for To {
@@ -399,7 +407,10 @@ fn send(
         Ok(Ended::Closed) => return Ok(Exit::Done),
         Ok(ended) => ended,
         Err(failure) => {
-            say_sent(&messages, &outlet.sent(), settings.to);
+            // What was handed over may not have arrived.
+            let Sent { messages: arrived, message_bytes, .. } = outlet.sent();
+            let (unit, to) = (settings.to.unit(), settings.to);
+            messages.say(format!("{arrived} {unit}, {message_bytes} bytes, have arrived at {to}"));
             return Err(failure);
         }
     };
@@ -439,10 +450,7 @@ fn say_counts(messages: &Messages, end: &End, live: bool) {
 
 fn say_sent(messages: &Messages, sent: &Sent, to: &To) {
     let Sent { records, packets, bytes, messages: arrived, message_bytes, unsendable } = sent;
-    let unit = match to {
-        To::Topic(_) => "messages",
-        To::File(_) => "lines",
-    };
+    let unit = to.unit();
     messages.say(format!(
         "sent {records} records of {packets} packets and {bytes} bytes to {to}: {arrived} {unit}, \
          {message_bytes} bytes"

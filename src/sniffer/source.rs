@@ -174,6 +174,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 impl<W: Wire, C: Clock> Watcher<W, C> {
     fn run(mut self, end: &Sender<End>) {
         let error = self.watch().err();
+        if error.is_some() {
+            self.take_rest();
+        }
         self.folding.end(&mut self.out);
         let _ = self.hand_over();
         let drops = self.wire.drops().unwrap_or(self.said.0);
@@ -236,6 +239,23 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
                         return Ok(());
                     }
                 }
+            }
+        }
+    }
+
+    /// Takes what an interface that is gone has left: the kernel hands over the block under way when its
+    /// time is over, and each error that waits only once.
+    fn take_rest(&mut self) {
+        self.clock.pass(Duration::from_millis(2 * u64::from(BLOCK_MS)));
+        let mut nothing = 0;
+        while nothing < 3 {
+            let (folding, out) = (&mut self.folding, &mut self.out);
+            match self.wire.read(&mut |packet| folding.add(record(packet), out)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => nothing += 1,
+            }
+            if self.hand_over().is_err() {
+                return;
             }
         }
     }
@@ -373,10 +393,12 @@ impl<C: Clock> FileReader<C> {
     fn take_all(&mut self, merge: &mut Merge) -> Result<(), Unwanted> {
         let most = if self.reading.one_by_one { 1 } else { BATCH };
         while let Some(packet) = merge.next() {
-            if !self.wait_for(&packet)? {
+            let due = self.wait_for(&packet)?;
+            // It was read, and counted, also if it is not waited for any more.
+            self.batch.push(record(&packet));
+            if !due {
                 break;
             }
-            self.batch.push(record(&packet));
             if self.batch.len() >= most {
                 self.flush()?;
                 if self.reading.interrupt.pressed() {

@@ -233,9 +233,16 @@ fn an_interface_that_goes_away_is_said_after_all_that_it_brought() {
     let mut live = wire.capture(&place, "--to - --aggregate off");
     wire.sender().sendpacket(frame(7)).expect("sending a frame");
     assert_eq!(records(&live.line()).len(), 1);
+    let mut sender = wire.sender();
+    for at in 0..500 {
+        sender.sendpacket(frame(at)).expect("sending a frame");
+    }
     wire.ip(&format!("link del {}", wire.here));
     let done = live.finish().expect(1);
-    done.says(&["counted 1 of 1 frames", &format!("interface \"{}\" can't be read", wire.there)]);
+    done.says(&[
+        "counted 501 of 501 frames",
+        &format!("interface \"{}\" can't be read", wire.there),
+    ]);
 }
 
 #[test]
