@@ -69,6 +69,15 @@ impl Messages {
         self.print(line);
     }
 
+    /// The same, of why this process ends with a code.
+    pub fn fail(&self, exit: Exit, line: impl Display) {
+        if logging::started().is_some() {
+            tracing::error!(exit_code = exit as i32, "{line}");
+            return;
+        }
+        self.print(line);
+    }
+
     fn print(&self, line: impl Display) {
         // Nobody can be told that nobody can be told.
         self.bar.suspend(|| drop(writeln!(io::stderr(), "floodmark: {line}")));

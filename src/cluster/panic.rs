@@ -52,10 +52,11 @@ fn end_without(process: usize, cause: &str) -> ! {
     }
     // Who has started this process sees all of them, and knows better what came first.
     if !report(Report::Lost(process)) {
-        Messages::new().warn(format!(
+        let why = format!(
             "lost process {process} ({cause}): without it there is no answer, and this process ends \
              too"
-        ));
+        );
+        Messages::new().fail(Exit::Failed, why);
     }
     std::process::exit(Exit::Failed as i32);
 }

@@ -68,7 +68,7 @@ fn look_on(watched: &Weak<Shared>, interval: Duration) {
             // This whole process was stopped, or the machine: that is not the computation's fault.
             shared.begin_again();
         } else if let Some(why) = shared.stalled() {
-            Messages::new().warn(why);
+            Messages::new().fail(Exit::Failed, why);
             std::process::exit(Exit::Failed as i32);
         }
     }
