@@ -16,7 +16,7 @@ use crate::cluster::{self, Cluster, Restart, Stall, watchdog};
 use crate::error::{Exit, Failure, Outcome};
 use crate::http::HttpOptions;
 use crate::kafka::topics::{self, Plan};
-use crate::kafka::{Address, Outbox, SCHEME, Start, Topic, Tuning};
+use crate::kafka::{Address, AddressError, Outbox, SCHEME, Start, Topic, Tuning};
 use crate::limits::catalog::Catalog;
 use crate::limits::date::format_ms;
 use crate::live::{self, Alerts, Clock as _, Lead, Limits, Shared, Sinks, Status, WallClock};
@@ -97,14 +97,24 @@ fn usage(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Usage, error)
 }
 
+/// The topic that this names, if it is one.
+fn topic(to: &str) -> Option<Result<Address, Failure>> {
+    let parsed = to.starts_with(SCHEME).then(|| to.parse())?;
+    Some(parsed.map_err(|error: AddressError| usage(anyhow::Error::new(error))))
+}
+
 impl Args {
     /// What would go round in circles, or be lost, is refused.
     fn check(&self) -> Result<(), Failure> {
-        let topic = |address: &Option<Address>| address.as_ref().map(ToString::to_string);
+        let named = |address: &Option<Address>| address.as_ref().map(ToString::to_string);
         let mut ways: Vec<(&str, String)> = vec![("--from", self.from.to_string())];
-        ways.extend(self.to.iter().map(|to| ("--to", to.clone())));
-        ways.extend(topic(&self.publish).map(|to| ("--publish", to)));
-        ways.extend(topic(&self.reading.dead_letter).map(|to| ("--dead-letter", to)));
+        for to in &self.to {
+            // One topic may be written in several ways.
+            let topic = topic(to).transpose()?;
+            ways.push(("--to", topic.map_or_else(|| to.clone(), |topic| topic.to_string())));
+        }
+        ways.extend(named(&self.publish).map(|to| ("--publish", to)));
+        ways.extend(named(&self.reading.dead_letter).map(|to| ("--dead-letter", to)));
         for (at, (option, place)) in ways.iter().enumerate() {
             if let Some((first, _)) = ways[..at].iter().find(|(_, other)| other == place) {
                 let why = match *first {
@@ -217,17 +227,13 @@ fn sinks(args: &Args, windows: floodmark_dataflows::time::Windows) -> Result<Sin
     };
     let mut alerts = Vec::new();
     for to in &args.to {
-        alerts.push(match to.as_str() {
-            "-" => {
+        alerts.push(match topic(to).transpose().map_err(failed)? {
+            Some(address) => Alerts::Topic(state_topic(&address).map_err(failed)?),
+            None if to == "-" => {
                 let sink = Sink::open(Path::new("-")).map_err(failed)?;
                 Alerts::Stream(sink, args.judging.format)
             }
-            uri if uri.starts_with(SCHEME) => {
-                let address: Address =
-                    uri.parse().map_err(|error| failed(usage(anyhow::Error::new(error))))?;
-                Alerts::Topic(state_topic(&address).map_err(failed)?)
-            }
-            path => Alerts::File(RotatedFile::open(Path::new(path)).map_err(failed)?),
+            None => Alerts::File(RotatedFile::open(Path::new(to)).map_err(failed)?),
         });
     }
     let totals = args.publish.as_ref().map(state_topic).transpose().map_err(failed)?;

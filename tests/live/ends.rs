@@ -140,6 +140,8 @@ fn what_is_missing_is_named() {
         (format!("--from {here} --limits bad.jsonl"), 78, ["bad.jsonl", "reading limits"]),
         (format!("--from {here} --to - --to -"), 64, ["\"-\"", "place of its own"]),
         (format!("--from {here} --to {here}"), 64, [here.topic.as_str(), "for ever"]),
+        // One topic, written in two ways.
+        ("--from kafka://127.0.0.1:9092/t --to kafka://127.0.0.1/t".into(), 64, ["/t", "for ever"]),
         (format!("--from {here} --publish {here}"), 64, [here.topic.as_str(), "for ever"]),
         (format!("--from {here} --dead-letter {here}"), 64, [here.topic.as_str(), "for ever"]),
         (format!("--from {here} --restart --from-offset latest"), 64, ["latest", "a time"]),
