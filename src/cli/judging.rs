@@ -1,7 +1,5 @@
 //! What a replay and a live run have in common: limits, windows, and what is said.
 
-use std::path::PathBuf;
-
 use clap::ValueEnum;
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::orders::HandOn;
@@ -9,22 +7,23 @@ use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Prefix, Updates};
 
-use super::values::{self, LimitDefaults};
+use super::values::{self, LimitRows};
+use crate::error::Failure;
+use crate::limits::feed;
 use crate::output::Format;
 use crate::replay::Filter;
 
 /// The options about judging.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Judging {
-    /// Limits: a JSON array of objects, or JSON objects one a line
+    /// Limits: a file of JSON, or a database as postgres://USER@HOST/DATABASE
     ///
     /// Without limits only totals and rankings are made.
-    #[arg(long, value_name = "FILE", env = "FLOODMARK_LIMITS")]
-    pub limits: Option<PathBuf>,
+    #[arg(long, value_name = "FILE|URI", env = "FLOODMARK_LIMITS")]
+    limits: Option<String>,
 
-    /// What rows of limits mean where they don't say.
     #[command(flatten)]
-    pub limit_defaults: LimitDefaults,
+    limit_rows: LimitRows,
 
     /// The width of windows, in whole seconds
     #[arg(
@@ -110,6 +109,11 @@ enum UpdatesArg {
 }
 
 impl Judging {
+    /// Where the limits come from, if there are to be any.
+    pub fn limits(&self) -> Result<Option<feed::Options>, Failure> {
+        self.limits.as_ref().map(|text| self.limit_rows.of(text)).transpose()
+    }
+
     /// What the computation is to do. Totals are handed on when `hand_on` says.
     pub fn options(&self, hand_on: Option<HandOn>) -> Options {
         Options {

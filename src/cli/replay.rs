@@ -11,7 +11,6 @@ use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Version;
 
 use super::judging::Judging;
-use super::limits::contents;
 use crate::capture::Tally;
 use crate::cluster::watchdog::{self, Watch};
 use crate::cluster::{self, Cluster, Restart, Stall};
@@ -20,8 +19,7 @@ use crate::driver::{self, Replayed, Sinks};
 use crate::error::{Exit, Failure, Outcome};
 use crate::limits::catalog::Catalog;
 use crate::limits::date::format_ms;
-use crate::limits::json;
-use crate::limits::rows::Defaults;
+use crate::limits::feed;
 use crate::merge;
 use crate::output::{Format, Sink, WriteError, table, totals};
 use crate::replay::{self, Cut, End};
@@ -110,10 +108,8 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let mut catalog = Catalog::new();
     let messages = Messages::new();
     let judging = &args.judging;
-    let versions = match &judging.limits {
-        Some(file) => {
-            read_limits(file, judging.limit_defaults.defaults(), &mut catalog, &messages)?
-        }
+    let versions = match judging.limits()? {
+        Some(limits) => read_limits(&limits, &mut catalog, &messages)?,
         None => BTreeSet::new(),
     };
     let readers = merge::open(&args.files)?;
@@ -179,20 +175,16 @@ fn follow(args: &Args, cluster: Cluster) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Reads a file of limits; rows that are refused are said.
+/// Reads limits; rows that are refused are said.
 fn read_limits(
-    file: &Path,
-    defaults: Defaults,
+    options: &feed::Options,
     catalog: &mut Catalog,
     messages: &Messages,
 ) -> Result<BTreeSet<Version>, Failure> {
-    let bytes = contents(file)?;
-    let limits = json::read(&bytes, defaults)
-        .with_context(|| format!("reading limits from \"{}\"", file.display()))
-        .map_err(|error| Failure::new(Exit::BadConfig, error))?;
+    let limits = feed::read(options)?;
     for (verdict, reason) in limits.refusals() {
-        let (file, position) = (file.display(), verdict.position);
-        messages.say(format!("limits \"{file}\", {position}: refused: {reason}"));
+        let (place, position) = (&options.address, verdict.position);
+        messages.say(format!("limits \"{place}\", {position}: refused: {reason}"));
     }
     Ok(catalog.versions(limits.rows()))
 }

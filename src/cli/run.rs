@@ -19,6 +19,7 @@ use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, AddressError, Outbox, SCHEME, Start, Topic, Tuning};
 use crate::limits::catalog::Catalog;
 use crate::limits::date::format_ms;
+use crate::limits::feed;
 use crate::live::{self, Alerts, Clock as _, Lead, Limits, Shared, Sinks, Status, WallClock};
 use crate::logging::LogOptions;
 use crate::output::rotated::RotatedFile;
@@ -44,6 +45,17 @@ pub struct Args {
 
     #[command(flatten)]
     judging: Judging,
+
+    /// Read the limits at this interval and not in between
+    ///
+    /// Default: as soon as they change.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "FLOODMARK_LIMITS_REFRESH",
+        value_parser = values::positive_millis
+    )]
+    limits_refresh: Option<u64>,
 
     /// Where to begin: earliest, latest, or a time, from which on messages are read
     #[arg(
@@ -104,6 +116,10 @@ fn topic(to: &str) -> Option<Result<Address, Failure>> {
 }
 
 impl Args {
+    fn refresh(&self) -> Option<Duration> {
+        self.limits_refresh.map(Duration::from_millis)
+    }
+
     /// What would go round in circles, or be lost, is refused.
     fn check(&self) -> Result<(), Failure> {
         let named = |address: &Option<Address>| address.as_ref().map(ToString::to_string);
@@ -201,9 +217,11 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
 /// What the first worker leads with.
 fn lead(args: &Args, windows: Windows, status: &Status) -> Result<Lead, WriteError> {
     let leader = Arc::new(OnceLock::<Thread>::new());
-    let limits = match &args.judging.limits {
-        Some(file) => Limits::follow(file, args.judging.limit_defaults.defaults(), &leader)
-            .map_err(WriteError::Failed)?,
+    let limits = match args.judging.limits().map_err(WriteError::Failed)? {
+        Some(limits) => {
+            let limits = feed::Options { refresh: args.refresh(), ..limits };
+            Limits::follow(&limits, &leader).map_err(WriteError::Failed)?
+        }
         None => Limits::default(),
     };
     status.leads(limits.health.clone());

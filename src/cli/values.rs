@@ -8,8 +8,10 @@ use floodmark_dataflows::types::{Metric, Per, Prefix};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
-use crate::limits::prefix;
+use crate::error::{Exit, Failure};
+use crate::limits::postgres::TableName;
 use crate::limits::rows::{Defaults, PERS};
+use crate::limits::{Address, feed, prefix};
 
 /// What rows of limits mean where they don't say.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -29,6 +31,39 @@ impl LimitDefaults {
     /// As the reader of rows takes them.
     pub fn defaults(&self) -> Defaults {
         Defaults { per: self.limits_per }
+    }
+}
+
+/// The rows of limits: in which table of a database they are, and what they mean.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LimitRows {
+    #[command(flatten)]
+    defaults: LimitDefaults,
+
+    /// The table of limits in a database, as TABLE or SCHEMA.TABLE
+    #[arg(
+        long,
+        value_name = "TABLE",
+        env = "FLOODMARK_LIMITS_TABLE",
+        default_value = "traffic_limits"
+    )]
+    pub limits_table: TableName,
+}
+
+impl LimitRows {
+    /// As a feed takes them, of limits that are read when they change, wherever this text says that
+    /// they are.
+    ///
+    /// # Errors
+    /// It says nothing of the kind. (The parser of the command line would show it, password and all.)
+    pub fn of(&self, text: &str) -> Result<feed::Options, Failure> {
+        let address = text.parse::<Address>();
+        Ok(feed::Options {
+            address: address.map_err(|error| Failure::new(Exit::Usage, anyhow::Error::new(error)))?,
+            table: self.limits_table.clone(),
+            defaults: self.defaults.defaults(),
+            refresh: None,
+        })
     }
 }
 

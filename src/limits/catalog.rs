@@ -51,7 +51,8 @@ impl Catalog {
         self.limits.get(name).copied()
     }
 
-    fn version(&mut self, row: &Row) -> Version {
+    /// The version that a row is.
+    pub fn version(&mut self, row: &Row) -> Version {
         let limit = self.limits.get(&row.name).copied().unwrap_or_else(|| self.add_name(&row.name));
         let id = self.versions.get(row).copied().unwrap_or_else(|| self.add_row(row));
         // 5 may have become 5.0, which is the same value in other letters.

@@ -1,7 +1,6 @@
 //! The first worker of the first process: it begins ticks, edits limits, and has everything said.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -21,9 +20,8 @@ use super::ticks::{Announcement, Ticks, Wish};
 use crate::computation::{Computation, Held, Outcome as TickOutcome};
 use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::Start;
-use crate::limits::catalog::{edits, in_force};
-use crate::limits::feed::{FileFeed, Health, Rows};
-use crate::limits::rows::Defaults;
+use crate::limits::catalog::in_force;
+use crate::limits::feed::{self, Edits, Feed, Health};
 use crate::output::WriteError;
 
 /// Ticks that may be on their way when another one begins. More would only make them older.
@@ -42,21 +40,20 @@ const HELD_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Limits {
     /// Those to begin with.
-    pub rows: Rows,
-    /// Those that hold later, whenever they change.
-    pub changes: Option<Receiver<Rows>>,
+    pub rows: Edits,
+    /// What changes of them later.
+    pub changes: Option<Receiver<Edits>>,
     /// Whether they can be read.
     pub health: Health,
 }
 
 impl Limits {
-    /// Those of a file, from now on. The leader is woken when they change.
+    /// Those of a feed, from now on. The leader is woken when they change.
     pub fn follow(
-        file: &Path,
-        defaults: Defaults,
+        options: &feed::Options,
         leader: &Arc<OnceLock<Thread>>,
     ) -> Result<Self, Failure> {
-        let (feed, rows) = FileFeed::open(file, defaults)?;
+        let (feed, rows) = Feed::open(options)?;
         let health = feed.health();
         let leader = leader.clone();
         let wake = move || {
@@ -143,11 +140,16 @@ impl Leader {
         leader
     }
 
-    /// The rows that hold from the next tick on.
-    fn change(&mut self, rows: &Rows) {
-        let next = self.lead.sinks.catalog.versions(rows);
-        self.edits.extend(edits(&self.versions, &next));
-        self.versions = next;
+    /// Rows that hold, or no longer, from the next tick on.
+    fn change(&mut self, edits: &Edits) {
+        for (row, diff) in edits {
+            let version = self.lead.sinks.catalog.version(row);
+            match *diff > 0 {
+                true => self.versions.insert(version),
+                false => self.versions.remove(&version),
+            };
+            self.edits.push((version, *diff));
+        }
         self.next_date = None;
     }
 
@@ -186,8 +188,9 @@ impl Leader {
     /// Hears limits and wishes, and begins a tick if it is time.
     pub(super) fn turn(&mut self, ticks: &mut Ticks, computation: &Computation<'_>) {
         let changes = self.lead.limits.changes.as_ref();
-        let changes: Vec<Rows> = changes.map(|rows| rows.try_iter().collect()).unwrap_or_default();
-        changes.iter().for_each(|rows| self.change(rows));
+        let changes: Vec<Edits> =
+            changes.map(|edits| edits.try_iter().collect()).unwrap_or_default();
+        changes.iter().for_each(|edits| self.change(edits));
         while let Some(wish) = ticks.next_wish() {
             match wish {
                 Wish::Tick => self.wanted = true,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::Windows;
-use floodmark_dataflows::types::{Per, Updates};
+use floodmark_dataflows::types::Updates;
 use jiff::tz::TimeZone;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -24,7 +24,7 @@ use crate::error::{Failure, Outcome};
 use crate::kafka::topics::TopicConfig;
 use crate::kafka::{Address, ClientOptions, Outbox, SourceOptions, Start, Topic, Tuning};
 use crate::limits::catalog::Catalog;
-use crate::limits::rows::Defaults;
+use crate::limits::feed;
 use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status};
 use crate::merge::Merge;
 use crate::output::WriteError;
@@ -199,7 +199,7 @@ pub(super) fn run(
     let alerts = Outbox::open(&broker.alerts(), &client, Tuning::for_latency())?;
     let sinks = Sinks::new(vec![Alerts::Topic(alerts)], None, options.windows, Catalog::new());
     let lead = Lead {
-        limits: Limits::follow(limits, Defaults { per: Per::Pair }, &leader)?,
+        limits: Limits::follow(&feed::Options::file(limits), &leader)?,
         leader,
         sinks: sinks.map_err(failure)?,
         tick: TICK,

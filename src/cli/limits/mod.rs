@@ -2,7 +2,7 @@
 
 mod report;
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -13,6 +13,7 @@ use self::report::Report;
 use crate::cli::values::LimitDefaults;
 use crate::error::{Exit, Failure, Outcome};
 use crate::limits::catalog::{Catalog, in_force};
+use crate::limits::feed::contents;
 use crate::limits::quote::Quoted;
 use crate::limits::{date, json};
 
@@ -68,17 +69,6 @@ pub fn run(args: &Args) -> Outcome {
             check_bytes(check, &bytes, check.at.unwrap_or_else(now), &mut io::stdout().lock())
         }
     }
-}
-
-/// What is in a file, or comes in on standard input.
-pub(super) fn contents(file: &Path) -> Result<Vec<u8>, Failure> {
-    let read = if file == Path::new("-") {
-        let mut bytes = Vec::new();
-        io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
-    } else {
-        std::fs::read(file)
-    };
-    read.with_context(|| reading(file)).map_err(|error| Failure::new(Exit::NoInput, error))
 }
 
 fn reading(file: &Path) -> String {

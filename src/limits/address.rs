@@ -1,0 +1,85 @@
+//! Where limits are, as one option names it.
+
+use std::fmt::{self, Display};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::postgres;
+
+/// A file of limits, or the database that has a table of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A path; `-` is standard input.
+    File(PathBuf),
+    /// A PostgreSQL database.
+    Postgres(Box<postgres::Address>),
+}
+
+/// Why a text names no limits.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// It begins like a URI, of a kind that has no limits.
+    #[error(
+        "\"{scheme}://\" has no limits: give a file, or a database as \
+         postgres://USER@HOST:PORT/DATABASE"
+    )]
+    Scheme {
+        /// What stands before `://`.
+        scheme: String,
+    },
+    /// It names a database, but not well.
+    #[error(transparent)]
+    Postgres(#[from] postgres::AddressError),
+}
+
+impl Address {
+    /// The path of a file.
+    pub fn file(path: impl AsRef<Path>) -> Self {
+        Address::File(path.as_ref().to_owned())
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        match text.split_once("://") {
+            Some(("postgres" | "postgresql", _)) => Ok(Address::Postgres(Box::new(text.parse()?))),
+            Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+                Err(AddressError::Scheme { scheme: scheme.to_owned() })
+            }
+            _ => Ok(Address::file(text)),
+        }
+    }
+}
+
+impl Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::File(path) => write!(f, "{}", path.display()),
+            Address::Postgres(database) => database.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_databases_are_told_apart() {
+        for path in ["limits.json", "-", "/a b/c:d", "dir://x.json/../y", "C:\\limits.json"] {
+            let parsed = path.parse::<Address>();
+            if path.starts_with("dir") {
+                assert!(matches!(parsed, Err(AddressError::Scheme { .. })), "{path}");
+            } else {
+                assert_eq!(parsed.expect(path), Address::file(path));
+            }
+        }
+        for uri in ["postgres://localhost/x", "postgresql://localhost/x"] {
+            assert!(matches!(uri.parse(), Ok(Address::Postgres(_))), "{uri}");
+        }
+        let error = "mysql://localhost/x".parse::<Address>().unwrap_err().to_string();
+        assert!(error.starts_with("\"mysql://\" has no limits"), "{error}");
+    }
+}

@@ -1,0 +1,186 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::mpsc::{Receiver, channel};
+
+use super::super::Feed;
+use super::*;
+
+const ROW: &str = r#"{"limit_name":"max","limit_value":VALUE,"effective_date":"2026-01-01"}"#;
+
+/// How long a change may take to be noticed. None comes near it, however busy the machine.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+
+fn row(value: u32) -> String {
+    ROW.replace("VALUE", &value.to_string())
+}
+
+/// The values that come to hold.
+fn values(edits: &Edits) -> Vec<String> {
+    let new = edits.iter().filter(|(_, diff)| *diff > 0);
+    new.map(|(row, _)| row.value.as_ref().map_or("null".into(), |value| value.text().into()))
+        .collect()
+}
+
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Place { directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a file beside another one and puts it in its place.
+    fn replace(&self, name: &str, text: &str) {
+        fs::write(self.at("next"), text).unwrap();
+        fs::rename(self.at("next"), self.at(name)).unwrap();
+    }
+
+    fn follow(&self, name: &str) -> Receiver<Edits> {
+        let (feed, _) = Feed::open(&Options::file(self.at(name))).ok().unwrap();
+        feed.follow(|| ()).unwrap()
+    }
+}
+
+fn feed(text: &str) -> (Place, PathBuf, FileFeed, Edits) {
+    let place = Place::new();
+    let path = place.at("limits.json");
+    fs::write(&path, text).unwrap();
+    let (feed, edits) = FileFeed::open(&path, &Options::file(&path)).ok().unwrap();
+    (place, path, feed, edits)
+}
+
+fn next(changes: &Receiver<Edits>) -> Vec<String> {
+    values(&changes.recv_timeout(STUCK_AFTER).expect("the change is told"))
+}
+
+#[test]
+fn what_is_no_file_of_limits_is_refused_at_first() {
+    let place = Place::new();
+    let path = place.at("limits.json");
+    let exit = || FileFeed::open(&path, &Options::file(&path)).err().unwrap().exit;
+    assert_eq!(exit(), Exit::NoInput);
+    fs::write(&path, "[{").unwrap();
+    assert_eq!(exit(), Exit::BadConfig);
+}
+
+#[test]
+fn a_look_tells_only_what_is_new_and_sound() {
+    let (place, path, mut feed, edits) = feed(&row(1));
+    assert_eq!(values(&edits), ["1"]);
+    assert_eq!(feed.look(News::Whole), None);
+    place.replace("limits.json", &(row(2) + "\n" + &row(2).replace("max", "other")));
+    assert_eq!(feed.look(News::Whole).map(|edits| values(&edits)), Some(vec!["2".into(); 2]));
+    assert_eq!(feed.look(News::Whole), None);
+    // Broken, then gone: the limits stay, and it is remembered what was said about it.
+    place.replace("limits.json", &row(3)[..20]);
+    assert_eq!(feed.look(News::Whole), None);
+    let (_, why) = feed.health().trouble().expect("it is broken");
+    assert!(why.contains("line 1, column 20"), "{why}");
+    fs::remove_file(&path).unwrap();
+    assert_eq!(feed.look(News::Around), None);
+    assert!(feed.health().trouble().expect("it is gone").1.contains("No such file"));
+    // A row that is no good is refused by itself.
+    place.replace("limits.json", &(row(4) + "\n" + &row(5).replace("2026-01-01", "soon")));
+    assert_eq!(feed.look(News::Whole).map(|edits| values(&edits)), Some(vec!["4".into()]));
+    assert_eq!(feed.health().trouble(), None);
+}
+
+#[test]
+fn what_may_still_be_written_waits() {
+    let (place, path, mut feed, _) = feed(&row(1));
+    // JSON lines that are cut between two of them look whole.
+    let both = row(2) + "\n" + &row(2).replace("max", "other");
+    fs::write(&path, row(2)).unwrap();
+    assert_eq!(feed.look(News::None), None);
+    assert_eq!(feed.look(News::Around), None, "something else was moved");
+    fs::write(&path, &both).unwrap();
+    assert_eq!(feed.look(News::None), None);
+    // It has stayed the same from one look to the next.
+    assert_eq!(feed.look(News::None).map(|edits| values(&edits)), Some(vec!["2".into(); 2]));
+    // Written to the end, it need not wait, nor if it is another file.
+    fs::write(&path, row(3)).unwrap();
+    assert_eq!(feed.look(News::Whole).map(|edits| values(&edits)), Some(vec!["3".into()]));
+    place.replace("limits.json", &row(4));
+    assert_eq!(feed.look(News::Around).map(|edits| values(&edits)), Some(vec!["4".into()]));
+}
+
+#[test]
+fn a_file_that_takes_its_place_is_followed() {
+    let place = Place::new();
+    fs::write(place.at("limits.json"), row(1)).unwrap();
+    let (feed, _) = Feed::open(&Options::file(place.at("limits.json"))).ok().unwrap();
+    let (wake, woken) = channel::<()>();
+    let changes = feed.follow(move || wake.send(()).unwrap_or_default()).unwrap();
+    for value in 2..5 {
+        place.replace("limits.json", &row(value));
+        assert_eq!(next(&changes), [value.to_string()]);
+        woken.recv_timeout(STUCK_AFTER).expect("somebody is woken");
+    }
+    // Written where it is, removed, and made anew.
+    fs::write(place.at("limits.json"), row(5)).unwrap();
+    assert_eq!(next(&changes), ["5"]);
+    fs::remove_file(place.at("limits.json")).unwrap();
+    fs::write(place.at("limits.json"), row(6)).unwrap();
+    assert_eq!(next(&changes), ["6"]);
+}
+
+#[test]
+fn links_are_followed() {
+    let place = Place::new();
+    // As a ConfigMap is mounted: a new version is a new directory, and one link is moved.
+    let version = |name: &str, value| {
+        fs::create_dir(place.at(name)).unwrap();
+        fs::write(place.at(name).join("limits.json"), row(value)).unwrap();
+        symlink(name, place.at("..data_tmp")).unwrap();
+        fs::rename(place.at("..data_tmp"), place.at("..data")).unwrap();
+    };
+    version("..v1", 1);
+    symlink("..data/limits.json", place.at("limits.json")).unwrap();
+    let changes = place.follow("limits.json");
+    for value in 2..5 {
+        version(&format!("..v{value}"), value);
+        assert_eq!(next(&changes), [value.to_string()]);
+        fs::remove_dir_all(place.at(&format!("..v{}", value - 1))).unwrap();
+    }
+    // The file behind the links.
+    fs::write(place.at("..v4/limits.json"), row(5)).unwrap();
+    assert_eq!(next(&changes), ["5"]);
+}
+
+#[test]
+fn a_directory_that_takes_the_place_of_another_is_followed() {
+    let place = Place::new();
+    let directory = |name: &str, value| {
+        fs::create_dir(place.at(name)).unwrap();
+        fs::write(place.at(name).join("limits.json"), row(value)).unwrap();
+    };
+    directory("now", 1);
+    let changes = place.follow("now/limits.json");
+    directory("later", 2);
+    fs::rename(place.at("now"), place.at("before")).unwrap();
+    fs::rename(place.at("later"), place.at("now")).unwrap();
+    assert_eq!(next(&changes), ["2"]);
+    fs::write(place.at("now/limits.json"), row(3)).unwrap();
+    assert_eq!(next(&changes), ["3"]);
+}
+
+#[test]
+fn an_interval_is_kept() {
+    let place = Place::new();
+    fs::write(place.at("limits.json"), row(1)).unwrap();
+    let refresh = Duration::from_secs(2);
+    let options = Options { refresh: Some(refresh), ..Options::file(place.at("limits.json")) };
+    let began = Instant::now();
+    let (feed, _) = Feed::open(&options).ok().unwrap();
+    place.replace("limits.json", &row(2));
+    let changes = feed.follow(|| ()).unwrap();
+    assert_eq!(next(&changes), ["2"]);
+    place.replace("limits.json", &row(3));
+    assert_eq!(next(&changes), ["3"]);
+    assert!(began.elapsed() >= 2 * refresh, "{:?}", began.elapsed());
+}

@@ -1,0 +1,214 @@
+//! What a feed holds, how it differs from what is read next, and what is told about both.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use metrics::{counter, gauge};
+
+use crate::limits::quote::Quoted;
+use crate::limits::rows::Row;
+use crate::limits::table::Table;
+
+/// Rows that hold from now on (+1), or no longer (-1).
+pub type Edits = Vec<(Row, isize)>;
+
+/// Refused rows that are logged of one reading; `floodmark limits check` shows all.
+const REFUSALS_LOGGED: usize = 20;
+
+/// Since when, and why, limits can't be read, if they can't. Who holds it looks at the thread that reads.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    trouble: Arc<Mutex<Option<(Instant, String)>>>,
+}
+
+impl Health {
+    /// For how long they could not be read, and why.
+    pub fn trouble(&self) -> Option<(Duration, String)> {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.as_ref().map(|(since, why)| (since.elapsed(), why.clone()))
+    }
+
+    /// They could not be read. Returns whether that is news.
+    fn failed(&self, complaint: &str) -> bool {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = trouble.take();
+        let news = before.as_ref().is_none_or(|(_, why)| why != complaint);
+        let since = before.map_or_else(Instant::now, |(since, _)| since);
+        *trouble = Some((since, complaint.to_owned()));
+        news
+    }
+
+    /// They could be read. Returns for how long they could not.
+    fn recovered(&self) -> Option<Duration> {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.take().map(|(since, _)| since.elapsed())
+    }
+}
+
+/// The rows that hold.
+#[derive(Default)]
+pub(super) struct Held {
+    /// Sorted; no two have one name and date.
+    rows: Vec<Row>,
+    /// What was said about refused rows, as hashes.
+    said: HashSet<u64>,
+    hasher: RandomState,
+    health: Health,
+    /// What is read, for messages.
+    place: String,
+}
+
+impl Held {
+    pub(super) fn new(place: String) -> Self {
+        gauge!("floodmark_limits_readable").set(1.0);
+        Held { place, ..Held::default() }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Takes what was read: tells what is refused and was not before, and what has changed.
+    pub(super) fn take(&mut self, table: &Table) -> Edits {
+        self.tell_refused(table);
+        let mut rows: Vec<Row> = table.rows().cloned().collect();
+        rows.sort_unstable();
+        gauge!("floodmark_limits", "state" => "held").set(rows.len() as f64);
+        let edits = difference(&self.rows, &rows);
+        self.rows = rows;
+        edits
+    }
+
+    /// Says which rows are refused, unless it was said of the reading before.
+    fn tell_refused(&mut self, table: &Table) {
+        let mut said = HashSet::new();
+        let (mut refused, mut news) = (0, 0);
+        for (verdict, reason) in table.refusals() {
+            refused += 1;
+            // A row may come to stand elsewhere, and there may be a great many.
+            let name = verdict.name.as_deref().unwrap_or_default();
+            let what = self.hasher.hash_one((name, reason.to_string()));
+            said.insert(what);
+            if self.said.contains(&what) {
+                continue;
+            }
+            news += 1;
+            if news <= REFUSALS_LOGGED {
+                let (place, position, name) = (&self.place, verdict.position, Quoted(name));
+                tracing::warn!("limits \"{place}\", {position}, {name}: refused: {reason}");
+            }
+        }
+        if news > REFUSALS_LOGGED {
+            let more = news - REFUSALS_LOGGED;
+            tracing::warn!(
+                "limits \"{}\": {more} other rows are refused: `floodmark limits check` shows them",
+                self.place
+            );
+        }
+        self.said = said;
+        gauge!("floodmark_limits", "state" => "refused").set(f64::from(refused));
+    }
+
+    /// They were read, changed or not.
+    pub(super) fn succeeded(&self) {
+        if let Some(lasted) = self.health.recovered() {
+            let (place, seconds) = (&self.place, lasted.as_secs());
+            tracing::info!("limits \"{place}\" can be read again, after {seconds} s");
+        }
+        gauge!("floodmark_limits_readable").set(1.0);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        gauge!("floodmark_limits_last_reload_success_timestamp_seconds").set(now.as_secs_f64());
+    }
+
+    /// They could not be read; `kind` is one of a few words. Why is said once.
+    pub(super) fn failed(&self, kind: &'static str, why: &str) {
+        counter!("floodmark_limits_errors_total", "error" => kind).increment(1);
+        gauge!("floodmark_limits_readable").set(0.0);
+        if self.health.failed(why) {
+            tracing::error!(place = self.place, "the limits stay as they are: {why}");
+        }
+    }
+
+    /// They have changed.
+    pub(super) fn tell_changed(&self, edits: &Edits) {
+        let (place, rows, changed) = (&self.place, self.rows.len(), edits.len());
+        tracing::info!(place, rows, changed, "limits have changed");
+    }
+}
+
+/// What turns sorted rows into others. A value in other letters is a change, too: it is shown so.
+fn difference(before: &[Row], after: &[Row]) -> Edits {
+    let mut edits = Edits::new();
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        let order = match (before.peek(), after.peek()) {
+            (None, None) => return edits,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(old), Some(new)) => old.cmp(new),
+        };
+        let text = |row: &Row| row.value.as_ref().map(|value| value.text().to_owned());
+        match order {
+            Ordering::Less => edits.extend(before.next().map(|row| (row.clone(), -1))),
+            Ordering::Greater => edits.extend(after.next().map(|row| (row.clone(), 1))),
+            Ordering::Equal => {
+                let pair = before.next().zip(after.next());
+                if let Some((old, new)) = pair.filter(|(old, new)| text(old) != text(new)) {
+                    edits.extend([(old.clone(), -1), (new.clone(), 1)]);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::json;
+    use crate::limits::rows::Defaults;
+
+    fn table(text: &str) -> Table {
+        json::read(text.as_bytes(), Defaults::default()).expect("JSON")
+    }
+
+    fn row(name: &str, value: &str) -> String {
+        format!(r#"{{"limit_name":"{name}","limit_value":{value},"effective_date":"2026-01-01"}}"#)
+            + "\n"
+    }
+
+    /// Name, value and difference of edits.
+    fn shown(edits: &Edits) -> Vec<(String, String, isize)> {
+        let value = |row: &Row| row.value.as_ref().map_or("null".into(), |v| v.text().to_owned());
+        edits.iter().map(|(row, diff)| (row.name.clone(), value(row), *diff)).collect()
+    }
+
+    #[test]
+    fn only_what_differs_is_handed_on() {
+        let mut held = Held::default();
+        let edits = held.take(&table(&(row("a", "1") + &row("b", "2") + &row("c", "3"))));
+        assert_eq!(edits.len(), 3);
+        assert!(edits.iter().all(|(_, diff)| *diff == 1));
+        assert!(held.take(&table(&(row("c", "3") + &row("b", "2") + &row("a", "1")))).is_empty());
+        let edits = held.take(&table(&(row("a", "1") + &row("b", "5") + &row("d", "4"))));
+        let expected = [("b", "2", -1), ("b", "5", 1), ("c", "3", -1), ("d", "4", 1)];
+        assert_eq!(shown(&edits), expected.map(|(n, v, d)| (n.into(), v.into(), d)));
+        let edits = held.take(&table(&(row("a", "1.0") + &row("b", "5") + &row("d", "4"))));
+        assert_eq!(shown(&edits), [("a".into(), "1".into(), -1), ("a".into(), "1.0".into(), 1)]);
+        assert_eq!(held.take(&table("")).len(), 3);
+    }
+
+    #[test]
+    fn trouble_is_told_once_and_since_its_beginning() {
+        let held = Held::default();
+        assert_eq!(held.health().trouble(), None);
+        assert!(held.health.failed("gone"));
+        assert!(!held.health.failed("gone"));
+        assert!(held.health.failed("broken"));
+        assert_eq!(held.health().trouble().map(|(_, why)| why).as_deref(), Some("broken"));
+        held.succeeded();
+        assert_eq!(held.health().trouble(), None);
+    }
+}

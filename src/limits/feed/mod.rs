@@ -1,0 +1,165 @@
+//! Feeds: limits that are read, and followed while they change.
+//!
+//! A feed reads all, compares it with what it holds, and hands on the difference; what tells it that
+//! something may have changed only says when to read. It runs on a thread of its own: what can't be
+//! read leaves the limits as they are, and touches nothing else.
+//!
+//! - [`file`](mod@file): a file; [`table`]: a table in PostgreSQL.
+//! - [`held`]: what a feed holds, and what it tells about it.
+
+mod file;
+mod held;
+mod pace;
+mod stamp;
+mod table;
+mod watch;
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use self::file::FileFeed;
+pub use self::file::contents;
+pub use self::held::{Edits, Health};
+use self::table::TableFeed;
+use super::json;
+use super::postgres::TableName;
+use super::rows::Defaults;
+use super::table::Table;
+use super::{Address, postgres};
+use crate::error::{Exit, Failure};
+
+/// Where limits come from, and how they are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The file, or the database.
+    pub address: Address,
+    /// The table of the database.
+    pub table: TableName,
+    /// What rows mean that leave something out.
+    pub defaults: Defaults,
+    /// Read at this interval and not in between; `None`: as soon as something changes.
+    pub refresh: Option<Duration>,
+}
+
+impl Options {
+    /// A file that is followed.
+    pub fn file(path: impl AsRef<Path>) -> Self {
+        Options {
+            address: Address::file(path),
+            table: TableName::default(),
+            defaults: Defaults::default(),
+            refresh: None,
+        }
+    }
+
+    /// What is read, for messages.
+    fn place(&self) -> String {
+        match &self.address {
+            Address::File(path) => path.display().to_string(),
+            Address::Postgres(database) => format!("{database} {}", self.table),
+        }
+    }
+}
+
+/// Reads limits once: every row, and whether it holds.
+///
+/// # Errors
+/// They can't be read, or not as limits.
+pub fn read(options: &Options) -> Result<Table, Failure> {
+    match &options.address {
+        Address::File(path) => {
+            let bytes = contents(path)?;
+            json::read(&bytes, options.defaults)
+                .with_context(|| format!("reading limits from \"{}\"", path.display()))
+                .map_err(|error| Failure::new(Exit::BadConfig, error))
+        }
+        Address::Postgres(database) => {
+            let snapshot = runtime()?.block_on(async {
+                let session = postgres::Session::connect(database).await?;
+                session.snapshot(&options.table).await
+            });
+            let snapshot = snapshot.map_err(|error| {
+                let failure = Failure::from(error);
+                Failure { error: failure.error.context("reading limits"), ..failure }
+            })?;
+            Ok(Table::new(snapshot.rows, options.defaults))
+        }
+    }
+}
+
+/// What waits for answers of a database, on the thread that asks.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .context("setting up connections to databases")
+}
+
+/// Limits that are followed.
+pub struct Feed(Kind);
+
+enum Kind {
+    File(FileFeed),
+    Table(TableFeed),
+}
+
+/// Hands on what a feed finds out.
+struct Outlet {
+    edits: Sender<Edits>,
+    wake: Box<dyn Fn() + Send>,
+}
+
+impl Outlet {
+    /// Hands on an edit. `false` if nobody listens any more.
+    fn give(&self, edits: Edits) -> bool {
+        let heard = self.edits.send(edits).is_ok();
+        (self.wake)();
+        heard
+    }
+}
+
+impl Feed {
+    /// Reads limits for the first time: those that hold, as edits of none.
+    ///
+    /// # Errors
+    /// They can't be read, or not as limits: there is nothing yet that could stay as it is.
+    pub fn open(options: &Options) -> Result<(Self, Edits), Failure> {
+        match &options.address {
+            Address::File(path) => {
+                let (feed, edits) = FileFeed::open(path, options)?;
+                Ok((Feed(Kind::File(feed)), edits))
+            }
+            Address::Postgres(database) => {
+                let (feed, edits) = TableFeed::open(database, options)?;
+                Ok((Feed(Kind::Table(feed)), edits))
+            }
+        }
+    }
+
+    /// Whether they can be read, also later.
+    pub fn health(&self) -> Health {
+        match &self.0 {
+            Kind::File(feed) => feed.health(),
+            Kind::Table(feed) => feed.health(),
+        }
+    }
+
+    /// Follows them on a thread of its own, until the receiver is dropped. `wake` is called after each
+    /// edit that is handed over.
+    pub fn follow(self, wake: impl Fn() + Send + 'static) -> anyhow::Result<Receiver<Edits>> {
+        let (edits, handed_over) = channel();
+        let outlet = Outlet { edits, wake: Box::new(wake) };
+        std::thread::Builder::new()
+            .name("limits".into())
+            .spawn(move || match self.0 {
+                Kind::File(mut feed) => feed.run(&outlet),
+                Kind::Table(feed) => feed.run(&outlet),
+            })
+            .context("starting the thread that follows the limits")?;
+        Ok(handed_over)
+    }
+}

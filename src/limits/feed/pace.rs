@@ -1,0 +1,124 @@
+//! How often a table is read: as soon as it may have changed, but never for much of the time.
+
+use std::time::{Duration, Instant};
+
+/// Without notifications a table is read this often, and with them looked at.
+const POLL: Duration = Duration::from_secs(1);
+
+/// A poll takes at most this part of the time.
+const POLL_PART: u32 = 20;
+
+/// Where changes are notified, the table is read at least this often all the same: one who writes may
+/// have turned triggers off.
+const READ_ANYWAY: Duration = Duration::from_secs(60);
+
+/// Between two readings that notifications ask for, however many there are. It gathers them.
+const NOTIFIED_APART: Duration = Duration::from_millis(10);
+
+/// Such readings take at most this part of the time.
+const NOTIFIED_PART: u32 = 4;
+
+/// Waits after one failure and after many.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MOST: Duration = Duration::from_secs(5);
+
+/// When a table is to be read next.
+#[derive(Debug)]
+pub(super) struct Pace {
+    refresh: Option<Duration>,
+    /// When the last reading began, and how long it took.
+    began: Instant,
+    took: Duration,
+    failures: u32,
+}
+
+impl Pace {
+    /// After a first reading, which took so long.
+    pub(super) fn new(refresh: Option<Duration>, began: Instant) -> Self {
+        Pace { refresh, began, took: began.elapsed(), failures: 0 }
+    }
+
+    /// Whether notifications are heard.
+    pub(super) fn listens(&self) -> bool {
+        self.refresh.is_none()
+    }
+
+    /// A reading was good.
+    pub(super) fn read(&mut self, began: Instant) {
+        (self.began, self.took, self.failures) = (began, began.elapsed(), 0);
+    }
+
+    /// A reading, or the look before it, failed.
+    pub(super) fn failed(&mut self) {
+        self.failures += 1;
+    }
+
+    /// Until when to wait before anything is done, if nothing is notified.
+    pub(super) fn next_look(&self, now: Instant) -> Instant {
+        if self.failures > 0 {
+            let wait = RETRY_FIRST * 2_u32.saturating_pow(self.failures.min(16) - 1);
+            return now + wait.min(RETRY_MOST);
+        }
+        match self.refresh {
+            Some(refresh) => self.began + refresh,
+            None => (now + POLL).max(self.began + self.took * POLL_PART),
+        }
+    }
+
+    /// Before when a notification does not lead to a reading.
+    pub(super) fn earliest(&self) -> Instant {
+        self.began + self.took + NOTIFIED_APART.max(self.took * (NOTIFIED_PART - 1))
+    }
+
+    /// Whether to read at a look at which nothing has changed.
+    pub(super) fn reads_anyway(&self, notifies: bool, now: Instant) -> bool {
+        !notifies || now >= self.began + READ_ANYWAY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn pace(refresh: Option<Duration>, took: Duration, failures: u32) -> (Instant, Pace) {
+        let began = Instant::now();
+        (began + took, Pace { refresh, began, took, failures })
+    }
+
+    #[test]
+    fn a_poll_takes_a_twentieth_at_most() {
+        let (now, quick) = pace(None, 2 * MS, 0);
+        assert_eq!(quick.next_look(now), now + POLL);
+        let (now, slow) = pace(None, 400 * MS, 0);
+        assert_eq!(slow.next_look(now), now + 7600 * MS);
+        assert!(slow.reads_anyway(false, now) && !slow.reads_anyway(true, now));
+        assert!(slow.reads_anyway(true, now + READ_ANYWAY));
+    }
+
+    #[test]
+    fn notifications_are_gathered() {
+        let (now, quick) = pace(None, MS, 0);
+        assert_eq!(quick.earliest(), now + NOTIFIED_APART);
+        let (now, slow) = pace(None, 100 * MS, 0);
+        assert_eq!(slow.earliest(), now + 300 * MS);
+    }
+
+    #[test]
+    fn an_interval_is_kept() {
+        let refresh = Duration::from_secs(1200);
+        let (now, pace) = pace(Some(refresh), 50 * MS, 0);
+        assert!(!pace.listens());
+        assert_eq!(pace.next_look(now), now - 50 * MS + refresh);
+    }
+
+    #[test]
+    fn failures_wait_longer_and_longer() {
+        let waits = [1, 2, 3, 10, u32::MAX].map(|failures| {
+            let (now, pace) = pace(Some(Duration::from_secs(1200)), MS, failures);
+            pace.next_look(now) - now
+        });
+        assert_eq!(waits, [100 * MS, 200 * MS, 400 * MS, RETRY_MOST, RETRY_MOST]);
+    }
+}

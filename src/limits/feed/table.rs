@@ -1,0 +1,192 @@
+//! A table of limits in PostgreSQL that is followed.
+//!
+//! Where the table has the trigger that notifies (`floodmark limits init`), it is read when that says
+//! so, and looked at once a second: whether it is still the same table, and the connection still there.
+//! Else it is read once a second.
+
+use std::time::Instant;
+
+use tokio::time::{sleep_until, timeout_at};
+
+use super::held::{Edits, Health, Held};
+use super::pace::Pace;
+use super::{Options, Outlet, runtime};
+use crate::error::Failure;
+use crate::limits::postgres::snapshot::Shape;
+use crate::limits::postgres::{Address, Error, Session, TableName};
+use crate::limits::rows::Defaults;
+use crate::limits::table::Table;
+
+pub(super) struct TableFeed {
+    runtime: tokio::runtime::Runtime,
+    reader: Reader,
+}
+
+struct Reader {
+    address: Address,
+    table: TableName,
+    defaults: Defaults,
+    held: Held,
+    pace: Pace,
+    session: Option<Connected>,
+    /// What the table was when it was read last, unless something has failed since.
+    shape: Option<Shape>,
+    /// The same, whatever has failed since.
+    told: Option<Shape>,
+}
+
+struct Connected {
+    session: Session,
+    /// Whether the server tells of notifications.
+    listens: bool,
+}
+
+/// What a look has found.
+enum Look {
+    Same,
+    Read(Edits),
+}
+
+impl TableFeed {
+    pub(super) fn open(address: &Address, options: &Options) -> Result<(Self, Edits), Failure> {
+        let runtime = runtime()?;
+        let mut reader = Reader {
+            address: address.clone(),
+            table: options.table.clone(),
+            defaults: options.defaults,
+            held: Held::new(options.place()),
+            pace: Pace::new(options.refresh, Instant::now()),
+            session: None,
+            shape: None,
+            told: None,
+        };
+        let edits = runtime.block_on(async {
+            reader.connect().await?;
+            reader.read().await
+        });
+        let edits = edits.map_err(|error| {
+            let failure = Failure::from(error);
+            Failure { error: failure.error.context("reading limits"), ..failure }
+        })?;
+        Ok((TableFeed { runtime, reader }, edits))
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.reader.held.health()
+    }
+
+    pub(super) fn run(self, outlet: &Outlet) {
+        let TableFeed { runtime, mut reader } = self;
+        runtime.block_on(reader.follow(outlet));
+    }
+}
+
+impl Reader {
+    async fn follow(&mut self, outlet: &Outlet) {
+        loop {
+            let notified = self.wait().await;
+            let edits = match self.look(notified).await {
+                Ok(Look::Same) => Edits::new(),
+                Ok(Look::Read(edits)) => edits,
+                Err(error) => {
+                    self.fail(&error);
+                    continue;
+                }
+            };
+            self.held.succeeded();
+            if !edits.is_empty() {
+                self.held.tell_changed(&edits);
+                if !outlet.give(edits) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.pace.failed();
+        self.held.failed(error.label(), &error.to_string());
+        // What may have happened meanwhile is not known.
+        self.shape = None;
+        if error.is_final() || self.session.as_ref().is_some_and(|one| one.session.has_ended()) {
+            self.session = None;
+        }
+    }
+
+    /// Waits until there is something to do, and tells whether it was notified.
+    async fn wait(&mut self) -> bool {
+        let next_look = self.pace.next_look(Instant::now()).into();
+        let Some(connected) = self.session.as_ref().filter(|_| self.pace.listens()) else {
+            sleep_until(next_look).await;
+            return false;
+        };
+        let notified = timeout_at(next_look, connected.session.notified()).await.is_ok();
+        if notified {
+            sleep_until(self.pace.earliest().into()).await;
+        }
+        notified
+    }
+
+    async fn look(&mut self, notified: bool) -> Result<Look, Error> {
+        if self.session.as_ref().is_none_or(|one| one.session.has_ended()) {
+            self.session = None;
+            self.shape = None;
+            self.connect().await?;
+        }
+        if !notified && self.pace.listens() && self.is_same().await? {
+            return Ok(Look::Same);
+        }
+        self.read().await.map(Look::Read)
+    }
+
+    /// Whether nothing can have changed that was not notified.
+    async fn is_same(&self) -> Result<bool, Error> {
+        let Some((connected, held)) = self.session.as_ref().zip(self.shape.as_ref()) else {
+            return Ok(false);
+        };
+        if self.pace.reads_anyway(connected.listens && held.notifies, Instant::now()) {
+            return Ok(false);
+        }
+        Ok(connected.session.shape(&self.table).await?.as_ref() == Some(held))
+    }
+
+    async fn connect(&mut self) -> Result<(), Error> {
+        let session = Session::connect(&self.address).await?;
+        // Before the first reading, so that no change comes between the two.
+        let listens = self.pace.listens() && session.listen().await;
+        self.session = Some(Connected { session, listens });
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<Edits, Error> {
+        let began = Instant::now();
+        let connected = self.session.as_ref().expect("who reads has connected");
+        let snapshot = connected.session.snapshot(&self.table).await?;
+        let table = Table::new(snapshot.rows, self.defaults);
+        let edits = self.held.take(&table);
+        self.tell_shape(&snapshot.shape);
+        self.shape = Some(snapshot.shape.clone());
+        self.told = Some(snapshot.shape);
+        self.pace.read(began);
+        Ok(edits)
+    }
+
+    /// Says what is to be known of a table that was another one, or none, before.
+    fn tell_shape(&self, shape: &Shape) {
+        let known = |column: &str| self.told.as_ref().is_some_and(|told| told.has(column));
+        for column in shape.unknown_columns().filter(|column| !known(column)) {
+            tracing::warn!("table {}: column \"{column}\" says nothing of limits", self.table);
+        }
+        let notified = self.told.as_ref().map(|told| told.notifies);
+        if self.pace.listens() && notified != Some(shape.notifies) {
+            let table = &self.table;
+            match shape.notifies {
+                true => tracing::info!("table {table} tells of its changes"),
+                false => tracing::info!(
+                    "table {table} does not tell of its changes, and is read once a second: \
+                     `floodmark limits init` adds a trigger that tells"
+                ),
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Notifications about a file, wherever links lead.
+//!
+//! What is watched are directories, since a file is mostly replaced by another one of its name: that of
+//! the path, and those of all links on the way to the file, such as those of a mounted ConfigMap.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+
+/// Links that are followed before there is an end to it.
+const LINKS_MAX: usize = 40;
+
+/// What may have become of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum News {
+    /// Nothing is known.
+    None,
+    /// Something was moved or removed where it lies.
+    Around,
+    /// It was written to its end, or put in its place.
+    Whole,
+}
+
+/// The names that lead to the file.
+type Names = Arc<Mutex<Vec<OsString>>>;
+
+pub(super) struct Watch {
+    path: PathBuf,
+    /// `None`: this system has no notifications, or no more of them.
+    watcher: Option<RecommendedWatcher>,
+    names: Names,
+    /// Directories, and which ones they were when they began to be watched.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
+    news: Receiver<News>,
+    /// Keeps the channel open where there is no watcher.
+    _open: Sender<News>,
+}
+
+impl Watch {
+    pub(super) fn of(path: &Path) -> Self {
+        let (news_out, news) = channel();
+        let names = Names::default();
+        let (to, known) = (news_out.clone(), names.clone());
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = event.as_ref().map_or(News::Around, |event| news_of(event, &known));
+            if found != News::None {
+                let _ = to.send(found);
+            }
+        });
+        let watcher = watcher.inspect_err(|error| {
+            tracing::warn!(%error, "no notifications about limits: the file is looked at every second");
+        });
+        let mut watch = Watch {
+            path: path.to_owned(),
+            watcher: watcher.ok(),
+            names,
+            watched: BTreeMap::new(),
+            news,
+            _open: news_out,
+        };
+        watch.follow_links();
+        watch
+    }
+
+    /// Watches where the file is now: links may lead elsewhere, and a directory may be another one of
+    /// its name.
+    pub(super) fn follow_links(&mut self) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let (directories, names) = way(&self.path);
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        let identity = |directory: &Path| {
+            let meta = std::fs::metadata(directory).ok()?;
+            Some((meta.dev(), meta.ino()))
+        };
+        let wanted: BTreeMap<PathBuf, (u64, u64)> = directories
+            .into_iter()
+            .filter_map(|directory| identity(&directory).map(|found| (directory, found)))
+            .collect();
+        for (directory, found) in &self.watched {
+            if wanted.get(directory) != Some(found) {
+                // One that is gone is not watched any more by itself.
+                let _ = watcher.unwatch(directory);
+            }
+        }
+        let mut watched = BTreeMap::new();
+        for (directory, found) in wanted {
+            let is_watched = self.watched.get(&directory) == Some(&found);
+            // What fails is tried again at the next look, which sees the file, too.
+            if is_watched || watcher.watch(&directory, RecursiveMode::NonRecursive).is_ok() {
+                watched.insert(directory, found);
+            }
+        }
+        self.watched = watched;
+    }
+
+    /// Waits for news, for so long at most. One answer is for all that there is.
+    pub(super) fn wait(&self, at_most: Duration) -> News {
+        let first = match self.news.recv_timeout(at_most) {
+            Ok(news) => news,
+            Err(RecvTimeoutError::Timeout) => return News::None,
+            Err(RecvTimeoutError::Disconnected) => {
+                unreachable!("one end of the channel is held here")
+            }
+        };
+        self.news.try_iter().fold(first, News::max)
+    }
+}
+
+/// The directories on the way to a file, and the names that lead through them.
+fn way(path: &Path) -> (Vec<PathBuf>, Vec<OsString>) {
+    let (mut directories, mut names) = (Vec::new(), Vec::new());
+    let mut at = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let directory = match at.parent() {
+            Some(parent) if parent != Path::new("") => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        names.extend(at.file_name().map(ToOwned::to_owned));
+        directories.push(directory.clone());
+        // A part of the way may be a link, too: what it is moved to is told where it lies.
+        if let Ok(real) = directory.canonicalize()
+            && let Some(above) = directory.parent().filter(|above| *above != Path::new(""))
+            && directory.is_symlink()
+        {
+            directories.push(above.to_owned());
+            directories.push(real);
+        }
+        match std::fs::read_link(&at) {
+            Ok(target) => at = directory.join(target),
+            Err(_) => break,
+        }
+    }
+    (directories, names)
+}
+
+/// What an event says of a file of these names. While it is being written, half of it is no answer; and
+/// to be notified of its being read, which is what a notification leads to, would never end.
+fn news_of(event: &Event, names: &[OsString]) -> News {
+    let named = || {
+        let mut found = event.paths.iter().filter_map(|path| path.file_name());
+        found.any(|name| names.iter().any(|known| known == name))
+    };
+    match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) if named() => News::Whole,
+        EventKind::Modify(ModifyKind::Name(_)) if named() => News::Whole,
+        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => News::Around,
+        // Links are made, not written.
+        EventKind::Create(_) if event.paths.iter().any(|path| path.is_symlink()) => News::Around,
+        _ if event.need_rescan() => News::Around,
+        _ => News::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use notify::event::{CreateKind, DataChange, Flag, RemoveKind, RenameMode};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_when_it_is_whole_and_not_since_it_was_read() {
+        let names = [OsString::from("limits.json")];
+        let news = |kind, path: &str| {
+            news_of(&Event { kind, paths: vec![path.into()], attrs: Default::default() }, &names)
+        };
+        let ours = "/etc/floodmark/limits.json";
+        for mode in [AccessMode::Read, AccessMode::Any, AccessMode::Other] {
+            assert_eq!(news(EventKind::Access(AccessKind::Open(mode)), ours), News::None);
+            assert_eq!(news(EventKind::Access(AccessKind::Close(mode)), ours), News::None);
+        }
+        assert_eq!(news(EventKind::Access(AccessKind::Read), ours), News::None);
+        assert_eq!(news(EventKind::Create(CreateKind::File), ours), News::None);
+        assert_eq!(news(EventKind::Modify(ModifyKind::Data(DataChange::Any)), ours), News::None);
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        assert_eq!(news(written, ours), News::Whole);
+        assert_eq!(news(written, "/etc/floodmark/other"), News::None);
+        let moved = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        assert_eq!(news(moved, ours), News::Whole);
+        assert_eq!(news(moved, "/etc/floodmark/..data"), News::Around);
+        assert_eq!(news(EventKind::Remove(RemoveKind::File), ours), News::Around);
+        let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+        assert_eq!(news_of(&lost, &names), News::Around);
+    }
+
+    #[test]
+    fn all_links_are_on_the_way() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        // As a ConfigMap is mounted.
+        std::fs::create_dir(at("..v1")).unwrap();
+        std::fs::write(at("..v1/limits.json"), "").unwrap();
+        symlink("..v1", at("..data")).unwrap();
+        symlink("..data/limits.json", at("limits.json")).unwrap();
+        let (directories, names) = way(&at("limits.json"));
+        for expected in [place.path().to_owned(), at("..data"), at("..v1").canonicalize().unwrap()]
+        {
+            assert!(directories.contains(&expected), "{expected:?} in {directories:?}");
+        }
+        assert_eq!(names, ["limits.json", "limits.json"]);
+        // One that leads to itself leads nowhere.
+        symlink("loop", at("loop")).unwrap();
+        assert!(way(&at("loop")).0.len() <= 3 * LINKS_MAX);
+        assert_eq!(way(Path::new("limits.json")).0, [PathBuf::from(".")]);
+    }
+}

@@ -1,0 +1,379 @@
+//! A database as a URI, filled in as PostgreSQL's own programs do: what the URI leaves out comes from
+//! the environment (`PGHOST`, `PGUSER`, `PGPASSWORD`, …), a password also from a password file.
+
+use std::fmt::{self, Debug, Display};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode};
+
+use super::passfile::{self, Door};
+use super::tls::{Tls, Trust};
+
+/// How long a server may take to answer that somebody wants to connect, unless the URI says otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After so long without an answer to what was sent, a connection is dead.
+const DEAD_AFTER: Duration = Duration::from_secs(20);
+
+/// Where PostgreSQL listens, unless said otherwise.
+const PORT: u16 = 5432;
+
+/// A database, and how to connect to it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    pub(super) config: Config,
+    pub(super) tls: Tls,
+    /// Without password and parameters.
+    shown: String,
+}
+
+/// Why a text is not the URI of a database.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// It is no URI, or a parameter has no such value.
+    #[error(
+        "\"{shown}\" is no database: {why}; write postgres://USER@HOST:PORT/DATABASE, with parameters \
+         as psql takes them"
+    )]
+    Uri {
+        /// The text, without what may be a password.
+        shown: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Everyone on the machine can read a command line.
+    #[error(
+        "\"{shown}\" had a password in it, and everyone on this machine can read a command line: put \
+         the password into PGPASSWORD or ~/.pgpass, or the whole address into FLOODMARK_LIMITS"
+    )]
+    Password {
+        /// The text, without it.
+        shown: String,
+    },
+}
+
+/// The variables that may hold a whole address, password included.
+const ADDRESS_VARIABLES: [&str; 2] = ["FLOODMARK_LIMITS", "FLOODMARK_WHAT_IF"];
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        Address::parse(text, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+}
+
+/// Splits a URI into what comes before its parameters, and these.
+fn split(text: &str) -> (&str, Vec<(String, String)>) {
+    let (base, query) = text.split_once('?').unwrap_or((text, ""));
+    let decode = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
+    let parameters = query.split('&').filter(|part| !part.is_empty()).map(|part| {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        (decode(key), decode(value))
+    });
+    (base, parameters.collect())
+}
+
+/// A URI's base without the password.
+fn without_password(base: &str) -> String {
+    let Some((scheme, rest)) = base.split_once("://") else {
+        return base.to_owned();
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((user, host)) => {
+            let user = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}@{host}{path}")
+        }
+        None => base.to_owned(),
+    }
+}
+
+impl Address {
+    fn parse(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, AddressError> {
+        let (base, parameters) = split(text);
+        let shown = without_password(base);
+        let bad = |why: String| AddressError::Uri { shown: shown.clone(), why };
+        let mut given = Parameters::default();
+        let mut rest = String::new();
+        for (key, value) in parameters {
+            if !given.take(&key, &value) {
+                let encode = |text: &str| {
+                    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
+                        .to_string()
+                };
+                rest.push(if rest.is_empty() { '?' } else { '&' });
+                rest += &format!("{}={}", encode(&key), encode(&value));
+            }
+        }
+        let mut config: Config = format!("{base}{rest}").parse().map_err(|error| {
+            // The library names itself first, the fault behind it.
+            let error = anyhow::Error::new(error);
+            bad(error.root_cause().to_string())
+        })?;
+        let from_environment = || {
+            ADDRESS_VARIABLES.iter().any(|name| variable(name).is_some_and(|value| value == text))
+        };
+        if config.get_password().is_some() && !from_environment() {
+            return Err(AddressError::Password { shown });
+        }
+        given.fill(variable);
+        fill(&mut config, variable).map_err(bad)?;
+        let tls = given.tls(variable("HOME")).map_err(bad)?;
+        config.ssl_mode(tls.mode);
+        if config.get_password().is_none() {
+            let file =
+                given.passfile.or_else(|| passfile::default_path(variable("HOME").as_deref()));
+            if let Some(password) = file.and_then(|file| passfile::password(&file, &door(&config)))
+            {
+                config.password(password);
+            }
+        }
+        Ok(Address { config, tls, shown })
+    }
+}
+
+/// What a connection to the first host is looked up by.
+fn door(config: &Config) -> Door<'_> {
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(host)) => host,
+        _ => "localhost",
+    };
+    let user = config.get_user().unwrap_or_default();
+    Door {
+        host,
+        port: config.get_ports().first().copied().unwrap_or(PORT),
+        database: config.get_dbname().unwrap_or(user),
+        user,
+    }
+}
+
+/// What the URI leaves out comes from the environment, and then from us.
+fn fill(config: &mut Config, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        config.host(variable("PGHOST").unwrap_or_else(|| "localhost".into()));
+    }
+    if config.get_ports().is_empty()
+        && let Some(port) = variable("PGPORT")
+    {
+        let number = port.parse().map_err(|_| format!("PGPORT is \"{port}\", which is no port"))?;
+        config.port(number);
+    }
+    if config.get_user().is_none() {
+        let user = variable("PGUSER").or_else(|| variable("USER"));
+        config.user(user.unwrap_or_else(|| "postgres".into()));
+    }
+    if config.get_dbname().is_none()
+        && let Some(database) = variable("PGDATABASE")
+    {
+        config.dbname(database);
+    }
+    if config.get_password().is_none()
+        && let Some(password) = variable("PGPASSWORD")
+    {
+        config.password(password);
+    }
+    if config.get_options().is_none()
+        && let Some(options) = variable("PGOPTIONS")
+    {
+        config.options(options);
+    }
+    if config.get_application_name().is_none() {
+        config.application_name(variable("PGAPPNAME").unwrap_or_else(|| "floodmark".into()));
+    }
+    if config.get_connect_timeout().is_none() {
+        let given = variable("PGCONNECT_TIMEOUT").and_then(|text| text.parse().ok());
+        let given = given.filter(|secs| *secs > 0).map(Duration::from_secs);
+        config.connect_timeout(given.unwrap_or(CONNECT_TIMEOUT));
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(DEAD_AFTER);
+    }
+    Ok(())
+}
+
+/// The parameters that the library does not know: how to trust the server, where the password is.
+#[derive(Default)]
+struct Parameters {
+    sslmode: Option<String>,
+    root: Option<String>,
+    certificate: Option<String>,
+    key: Option<String>,
+    passfile: Option<PathBuf>,
+}
+
+impl Parameters {
+    /// Takes a parameter, if it is one of these.
+    fn take(&mut self, key: &str, value: &str) -> bool {
+        let value = value.to_owned();
+        match key {
+            "sslmode" => self.sslmode = Some(value),
+            "sslrootcert" => self.root = Some(value),
+            "sslcert" => self.certificate = Some(value),
+            "sslkey" => self.key = Some(value),
+            "passfile" => self.passfile = Some(value.into()),
+            _ => return false,
+        }
+        true
+    }
+
+    fn fill(&mut self, variable: &dyn Fn(&str) -> Option<String>) {
+        let fill = |field: &mut Option<String>, name| {
+            if field.is_none() {
+                *field = variable(name);
+            }
+        };
+        fill(&mut self.sslmode, "PGSSLMODE");
+        fill(&mut self.root, "PGSSLROOTCERT");
+        fill(&mut self.certificate, "PGSSLCERT");
+        fill(&mut self.key, "PGSSLKEY");
+        self.passfile = self.passfile.take().or_else(|| variable("PGPASSFILE").map(PathBuf::from));
+    }
+
+    fn tls(&self, home: Option<String>) -> Result<Tls, String> {
+        let home = home.map(|home| PathBuf::from(home).join(".postgresql/root.crt"));
+        let root = match &self.root {
+            Some(root) if root == "system" => None,
+            Some(root) => Some(PathBuf::from(root)),
+            None => home.filter(|root| root.exists()),
+        };
+        let own = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+            (None, None) => None,
+            _ => return Err("a certificate of one's own needs both sslcert and sslkey".into()),
+        };
+        let system = self.root.as_deref() == Some("system");
+        let (mode, trust) = match self.sslmode.as_deref() {
+            Some("disable") => (SslMode::Disable, Trust::Anyone),
+            // As with PostgreSQL's own programs, these do not look at who answers, unless they are told
+            // whom to trust.
+            None | Some("allow" | "prefer") if !system => (SslMode::Prefer, Trust::Anyone),
+            Some("require") if root.is_none() && !system => (SslMode::Require, Trust::Anyone),
+            Some("require" | "verify-ca") if !system => (SslMode::Require, Trust::Authority),
+            None | Some("verify-full") => (SslMode::Require, Trust::Host),
+            Some("allow" | "prefer" | "require" | "verify-ca") => {
+                return Err("sslrootcert=system needs sslmode=verify-full".into());
+            }
+            Some(other) => {
+                return Err(format!(
+                    "sslmode is \"{other}\"; give disable, prefer, require, verify-ca or verify-full"
+                ));
+            }
+        };
+        Ok(Tls { mode, trust, root, own })
+    }
+}
+
+impl Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn parse(text: &str, variables: &[(&str, &str)]) -> Result<Address, AddressError> {
+        let find = |name: &str| variables.iter().find(|(other, _)| *other == name);
+        Address::parse(text, &|name| find(name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn the_uri_wins_over_the_environment() {
+        let variables = [
+            ("PGHOST", "elsewhere"),
+            ("PGPORT", "5433"),
+            ("PGUSER", "env"),
+            ("PGDATABASE", "other"),
+            ("PGPASSWORD", "secret"),
+            ("PGSSLMODE", "disable"),
+        ];
+        let full = parse("postgres://me@db:6000/net?sslmode=require", &variables).unwrap();
+        let door = door(&full.config);
+        assert_eq!((door.host, door.port, door.database, door.user), ("db", 6000, "net", "me"));
+        assert_eq!(full.config.get_password(), Some(&b"secret"[..]));
+        assert_eq!((full.tls.mode, full.tls.trust), (SslMode::Require, Trust::Anyone));
+        let bare = parse("postgres://", &variables).unwrap();
+        let door = super::door(&bare.config);
+        assert_eq!(
+            (door.host, door.port, door.database, door.user),
+            ("elsewhere", 5433, "other", "env")
+        );
+        assert_eq!(bare.tls.mode, SslMode::Disable);
+    }
+
+    #[test]
+    fn a_password_is_never_on_the_command_line_nor_shown() {
+        let uri = "postgres://me:hunter2@db/net";
+        let error = parse(uri, &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("\"postgres://me@db/net\"") && error.contains("PGPASSWORD"),
+            "{error}"
+        );
+        let address = parse(uri, &[("FLOODMARK_LIMITS", uri)]).unwrap();
+        assert_eq!(address.config.get_password(), Some(&b"hunter2"[..]));
+        for wrong in ["postgres://me:hunter2@db:port/net", "postgres://me:hunter2@db/net?sslmod=x"]
+        {
+            let shown = parse(wrong, &[]).unwrap_err().to_string();
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+        assert!(!format!("{address:?} {address}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_password_file_fills_in() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("pass");
+        std::fs::write(&file, "db:5432:net:me:from file\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let path = file.to_str().unwrap();
+        let by_parameter = parse(&format!("postgres://me@db/net?passfile={path}"), &[]);
+        let by_variable = parse("postgres://me@db/net", &[("PGPASSFILE", path)]);
+        for address in [by_parameter, by_variable] {
+            assert_eq!(address.unwrap().config.get_password(), Some(&b"from file"[..]));
+        }
+        let other = parse("postgres://you@db/net", &[("PGPASSFILE", path)]).unwrap();
+        assert_eq!(other.config.get_password(), None);
+    }
+
+    #[test]
+    fn trust_is_as_with_other_programs() {
+        let tls = |query: &str| {
+            parse(&format!("postgres://me@db/net?{query}"), &[]).map(|address| address.tls)
+        };
+        for (query, mode, trust) in [
+            ("", SslMode::Prefer, Trust::Anyone),
+            ("sslmode=disable", SslMode::Disable, Trust::Anyone),
+            ("sslmode=require", SslMode::Require, Trust::Anyone),
+            ("sslmode=require&sslrootcert=/ca", SslMode::Require, Trust::Authority),
+            ("sslmode=verify-ca&sslrootcert=/ca", SslMode::Require, Trust::Authority),
+            ("sslmode=verify-full", SslMode::Require, Trust::Host),
+            ("sslrootcert=system", SslMode::Require, Trust::Host),
+        ] {
+            let tls = tls(query).unwrap();
+            assert_eq!((tls.mode, tls.trust), (mode, trust), "{query}");
+        }
+        for (query, told) in [
+            ("sslmode=verify_full", "\"verify_full\""),
+            ("sslmode=require&sslrootcert=system", "verify-full"),
+            ("sslcert=/c", "sslkey"),
+            ("statement=1", "statement"),
+        ] {
+            let error = tls(query).unwrap_err().to_string();
+            assert!(error.contains(told), "{query}: {error}");
+        }
+    }
+}

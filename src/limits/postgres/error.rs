@@ -1,0 +1,191 @@
+//! What can go wrong with a table of limits.
+
+use tokio_postgres::error::SqlState;
+
+use super::TableName;
+use crate::error::{Exit, Failure};
+
+/// Why a table can't be read, or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody answers, or the connection is lost.
+    #[error("reaching the database \"{database}\": {why}")]
+    Unreachable {
+        /// The database.
+        database: String,
+        /// What the library or the server says.
+        why: String,
+    },
+    /// The server lets nobody in by this name, password, certificate or database.
+    #[error("logging in to the database \"{database}\": {why}")]
+    Refused {
+        /// The database.
+        database: String,
+        /// What the server says.
+        why: String,
+    },
+    /// The settings for TLS can't be used, or the server is not to be trusted by them.
+    #[error("TLS with the database \"{database}\": {why}")]
+    Tls {
+        /// The database.
+        database: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// There is no such table.
+    #[error(
+        "the database \"{database}\" has no table {table} that this user can see; make one with \
+         `floodmark limits init`, or name another one with --limits-table"
+    )]
+    NoTable {
+        /// The database.
+        database: String,
+        /// The table.
+        table: TableName,
+    },
+    /// It lacks a column that limits need.
+    #[error("table {table} has no column {column}, which limits need")]
+    NoColumn {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: &'static str,
+    },
+    /// It has a column that may be a mistyped one, and whose rows would be wider limits than meant.
+    #[error(
+        "table {table} has a column \"{column}\", which looks like \"{meant}\": rename it, or read a \
+         view without it"
+    )]
+    Mistyped {
+        /// The table.
+        table: TableName,
+        /// Its column.
+        column: String,
+        /// The column it may be meant as.
+        meant: &'static str,
+    },
+    /// It has more in it than limits ever need.
+    #[error("table {table} has more than {most}: so many can't be limits")]
+    TooLarge {
+        /// The table.
+        table: TableName,
+        /// The bound, with its unit.
+        most: String,
+    },
+    /// The server refuses a statement.
+    #[error("table {table}: {why}")]
+    Statement {
+        /// The table.
+        table: TableName,
+        /// What the server says.
+        why: String,
+        /// By its code.
+        state: Option<SqlState>,
+    },
+    /// The server has not answered in time.
+    #[error("table {table}: no answer within {seconds} s")]
+    Timeout {
+        /// The table.
+        table: TableName,
+        /// How long was waited.
+        seconds: u64,
+    },
+}
+
+impl Error {
+    /// The kind of error, as the label of a metric.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Error::Unreachable { .. } => "unreachable",
+            Error::Refused { .. } => "refused",
+            Error::Tls { .. } => "tls",
+            Error::NoTable { .. } => "no_table",
+            Error::NoColumn { .. } | Error::Mistyped { .. } => "columns",
+            Error::TooLarge { .. } => "too_large",
+            Error::Timeout { .. } => "timeout",
+            Error::Statement { .. } if self.is_timeout() => "timeout",
+            Error::Statement { .. } => "statement",
+        }
+    }
+
+    /// Whether the connection is no good any more.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Error::Unreachable { .. } | Error::Timeout { .. })
+    }
+
+    fn is_timeout(&self) -> bool {
+        let Error::Statement { state: Some(state), .. } = self else { return false };
+        *state == SqlState::LOCK_NOT_AVAILABLE || *state == SqlState::QUERY_CANCELED
+    }
+
+    /// With which code a command ends that can't go on without the table.
+    fn exit(&self) -> Exit {
+        match self {
+            Error::Unreachable { .. } | Error::Timeout { .. } => Exit::Unavailable,
+            Error::Statement { .. } if self.is_timeout() => Exit::Unavailable,
+            Error::NoTable { .. } => Exit::NoInput,
+            Error::Refused { .. }
+            | Error::Tls { .. }
+            | Error::NoColumn { .. }
+            | Error::Mistyped { .. }
+            | Error::TooLarge { .. }
+            | Error::Statement { .. } => Exit::BadConfig,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::new(error.exit(), anyhow::Error::new(error))
+    }
+}
+
+/// What the server, or whatever lies on the way to it, says; its hints included.
+pub(super) fn text(error: &tokio_postgres::Error) -> String {
+    let Some(said) = error.as_db_error() else {
+        // Each says what the next one explains.
+        let chain = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+        let parts: Vec<String> = chain.map(ToString::to_string).collect();
+        return parts.join(": ");
+    };
+    let mut text = said.message().to_owned();
+    for more in [said.detail(), said.hint()].into_iter().flatten() {
+        text += &format!(" ({})", more.trim_end_matches('.'));
+    }
+    text
+}
+
+/// Why a connection was not made.
+pub(super) fn connecting(database: String, error: &tokio_postgres::Error) -> Error {
+    let why = text(error);
+    let busy = [
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::TOO_MANY_CONNECTIONS,
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+    ];
+    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+    let mut causes = chain.filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    let tls = causes.any(|io| io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()));
+    match error.code() {
+        Some(code) if busy.contains(code) => Error::Unreachable { database, why },
+        Some(_) => Error::Refused { database, why },
+        None if tls || why.contains("TLS") => Error::Tls { database, why },
+        None if why.contains("authentication") || why.contains("password") => {
+            Error::Refused { database, why: why + " (give one in PGPASSWORD or ~/.pgpass)" }
+        }
+        None => Error::Unreachable { database, why },
+    }
+}
+
+/// Why a statement was not carried out.
+pub(super) fn stating(database: &str, table: &TableName, error: &tokio_postgres::Error) -> Error {
+    let why = text(error);
+    match error.code() {
+        Some(code) if *code == SqlState::ADMIN_SHUTDOWN || *code == SqlState::CRASH_SHUTDOWN => {
+            Error::Unreachable { database: database.to_owned(), why }
+        }
+        Some(code) => Error::Statement { table: table.clone(), why, state: Some(code.clone()) },
+        None => Error::Unreachable { database: database.to_owned(), why },
+    }
+}

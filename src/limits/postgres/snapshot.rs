@@ -1,0 +1,285 @@
+//! A table of limits as rows, all of one moment.
+//!
+//! Only the columns of limits leave the server, and of a text no more than a limit can need: nothing
+//! that stands in a table makes this process large.
+
+use std::borrow::Cow;
+use std::pin::pin;
+
+use futures_util::TryStreamExt;
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{Row, RowStream};
+
+use super::table_name::quoted;
+use super::{Error, Session, TableName};
+use crate::limits::reason::Position;
+use crate::limits::rows::{COLUMNS, Cell, RawRow, nearest_column};
+
+/// Columns without which there is no limit.
+const REQUIRED: [&str; 3] = ["limit_name", "limit_value", "effective_date"];
+
+/// The longest text of a column, in characters.
+const TEXT_MAX: usize = 4096;
+
+/// The most rows, and the most bytes of texts in them.
+const ROWS_MAX: usize = 1_000_000;
+const BYTES_MAX: usize = 256 << 20;
+
+/// The function by whose name a trigger is known that notifies of changes.
+pub const NOTIFIER: &str = "floodmark_notify_limits";
+
+/// What is to be known of a table before it is read. If it is another one, so may be the rows, whatever
+/// was notified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    oid: i64,
+    /// Another one after TRUNCATE.
+    filenode: i64,
+    /// By the order in the table: name and type, that below a domain.
+    columns: Vec<(String, i64)>,
+    /// Whether changes of the table are notified.
+    pub notifies: bool,
+}
+
+/// All rows of a table at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The rows, in no order.
+    pub rows: Vec<RawRow<'static>>,
+    /// What the table was.
+    pub shape: Shape,
+}
+
+const SHAPE: &str = "
+    select c.oid::int8, c.relfilenode::int8,
+        exists (
+            select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+            where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled in ('O', 'A')
+                and p.proname = $2
+        ),
+        array(
+            select a.attname::text from pg_attribute a
+            where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attnum
+        ),
+        array(
+            select case when t.typtype = 'd' then t.typbasetype else t.oid end::int8
+            from pg_attribute a join pg_type t on t.oid = a.atttypid
+            where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attnum
+        )
+    from pg_class c where c.oid = to_regclass($1)";
+
+impl Shape {
+    /// Columns that no limit has.
+    pub fn unknown_columns(&self) -> impl Iterator<Item = &str> {
+        let names = self.columns.iter().map(|(name, _)| name.as_str());
+        names.filter(|name| !COLUMNS.contains(name))
+    }
+
+    /// Whether it has a column.
+    pub fn has(&self, column: &str) -> bool {
+        self.columns.iter().any(|(name, _)| name == column)
+    }
+
+    fn check(&self, table: &TableName) -> Result<(), Error> {
+        for column in self.unknown_columns() {
+            if let Some(meant) = nearest_column(column) {
+                let (table, column) = (table.clone(), column.to_owned());
+                return Err(Error::Mistyped { table, column, meant });
+            }
+        }
+        match REQUIRED.into_iter().find(|column| !self.has(column)) {
+            Some(column) => Err(Error::NoColumn { table: table.clone(), column }),
+            None => Ok(()),
+        }
+    }
+
+    /// The columns of limits that it has, and as what each is read.
+    fn known(&self) -> Vec<(&'static str, Kind)> {
+        let find = |column: &'static str| {
+            let (_, oid) = self.columns.iter().find(|(name, _)| name == column)?;
+            let oid = u32::try_from(*oid).unwrap_or_default();
+            let is = |kind: &Type| kind.oid() == oid;
+            let moment = [Type::TIMESTAMPTZ, Type::TIMESTAMP, Type::DATE].iter().any(is);
+            Some((column, if moment { Kind::Moment } else { Kind::Text }))
+        };
+        COLUMNS.into_iter().filter_map(find).collect()
+    }
+}
+
+/// As what a column is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A type of moments, which needs no text.
+    Moment,
+    /// Anything else as text: numbers have all their digits in it.
+    Text,
+}
+
+impl Session {
+    /// What a table is; `None` if there is none of this name.
+    pub async fn shape(&self, table: &TableName) -> Result<Option<Shape>, Error> {
+        let (name, notifier) = (table.sql(), NOTIFIER);
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&name, Type::TEXT), (&notifier, Type::TEXT)];
+        let asked = self.client.query_typed_opt(SHAPE, &parameters);
+        let row = self.answer(table, asked).await?;
+        Ok(row.map(|row| {
+            let names: Vec<String> = row.get(3);
+            let types: Vec<i64> = row.get(4);
+            Shape {
+                oid: row.get(0),
+                filenode: row.get(1),
+                notifies: row.get(2),
+                columns: names.into_iter().zip(types).collect(),
+            }
+        }))
+    }
+
+    /// Reads a table.
+    pub async fn snapshot(&self, table: &TableName) -> Result<Snapshot, Error> {
+        let execute = |sql| self.answer(table, self.client.batch_execute(sql));
+        execute("start transaction isolation level repeatable read, read only").await?;
+        let read = self.read(table).await;
+        // Also after an error: the session goes on.
+        let ended = execute("rollback").await;
+        let snapshot = read?;
+        ended.map(|()| snapshot)
+    }
+
+    async fn read(&self, table: &TableName) -> Result<Snapshot, Error> {
+        let no_table =
+            || Error::NoTable { database: self.database().to_owned(), table: table.clone() };
+        let shape = self.shape(table).await?.ok_or_else(no_table)?;
+        shape.check(table)?;
+        let columns = shape.known();
+        let list: Vec<String> = columns
+            .iter()
+            .map(|(column, kind)| match kind {
+                Kind::Moment => quoted(column),
+                Kind::Text => format!("left({}::text, {})", quoted(column), TEXT_MAX + 1),
+            })
+            .collect();
+        let sql = format!("select {} from {}", list.join(", "), table.sql());
+        let no_parameters: [(i32, Type); 0] = [];
+        let asked = self.client.query_typed_raw(&sql, no_parameters);
+        let stream = self.answer(table, asked).await?;
+        let rows = self.take(table, &columns, stream).await?;
+        Ok(Snapshot { rows, shape })
+    }
+
+    async fn take(
+        &self,
+        table: &TableName,
+        columns: &[(&'static str, Kind)],
+        stream: RowStream,
+    ) -> Result<Vec<RawRow<'static>>, Error> {
+        let too_large = |most: String| Error::TooLarge { table: table.clone(), most };
+        let mut stream = pin!(stream);
+        let mut rows = Vec::new();
+        let mut bytes = 0;
+        while let Some(row) = self.answer(table, stream.try_next()).await? {
+            if rows.len() == ROWS_MAX {
+                return Err(too_large(format!("{ROWS_MAX} rows")));
+            }
+            bytes += row.raw_size_bytes();
+            if bytes > BYTES_MAX {
+                return Err(too_large(format!("{BYTES_MAX} bytes in its columns of limits")));
+            }
+            let row = raw_row(rows.len() + 1, columns, &row);
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+}
+
+fn raw_row(number: usize, columns: &[(&'static str, Kind)], row: &Row) -> RawRow<'static> {
+    let cells = columns.iter().enumerate().map(|(at, (column, kind))| {
+        let cell = match kind {
+            Kind::Moment => row.try_get::<_, Option<Moment>>(at).map(|cell| cell.map(Moment::cell)),
+            Kind::Text => row.try_get::<_, Option<String>>(at).map(|cell| cell.map(text_cell)),
+        };
+        let broken = Cell::Other { kind: "a text that is not UTF-8", text: "".into() };
+        let cell = cell.map_or(broken, |cell| cell.unwrap_or(Cell::Null));
+        (Cow::Borrowed(*column), cell)
+    });
+    RawRow { position: Position { row: number, line: None }, cells: Ok(cells.collect()) }
+}
+
+fn text_cell(text: String) -> Cell<'static> {
+    // It was cut off, so it is not what the table says.
+    if text.chars().nth(TEXT_MAX).is_some() {
+        return Cell::Other { kind: "a text of more than 4096 characters", text: text.into() };
+    }
+    Cell::Text(text.into())
+}
+
+/// A moment of any of the types that have some, in nanoseconds since 1970; one without a zone is in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    At(i128),
+    Infinite { late: bool },
+}
+
+/// 2000-01-01, from which PostgreSQL counts, in seconds since 1970.
+const EPOCH_SECS: i128 = 946_684_800;
+const SECOND_NS: i128 = 1_000_000_000;
+const DAY_SECS: i128 = 86_400;
+
+impl Moment {
+    fn cell(self) -> Cell<'static> {
+        match self {
+            Moment::At(nanos) => Cell::Instant(nanos),
+            // As texts they are refused with the reason.
+            Moment::Infinite { late: true } => Cell::Text("infinity".into()),
+            Moment::Infinite { late: false } => Cell::Text("-infinity".into()),
+        }
+    }
+}
+
+impl<'a> FromSql<'a> for Moment {
+    fn from_sql(
+        of: &Type,
+        raw: &'a [u8],
+    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        let (count, infinite, unit) = if *of == Type::DATE {
+            let days = i32::from_be_bytes(raw.try_into()?);
+            (i128::from(days), matches!(days, i32::MAX | i32::MIN), DAY_SECS * SECOND_NS)
+        } else {
+            let micros = i64::from_be_bytes(raw.try_into()?);
+            (i128::from(micros), matches!(micros, i64::MAX | i64::MIN), 1000)
+        };
+        if infinite {
+            return Ok(Moment::Infinite { late: count > 0 });
+        }
+        Ok(Moment::At(EPOCH_SECS * SECOND_NS + count * unit))
+    }
+
+    fn accepts(of: &Type) -> bool {
+        [Type::TIMESTAMPTZ, Type::TIMESTAMP, Type::DATE].contains(of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::date;
+
+    #[test]
+    fn moments_are_exact() {
+        let micros = |micros: i64| Moment::from_sql(&Type::TIMESTAMPTZ, &micros.to_be_bytes());
+        let days = |days: i32| Moment::from_sql(&Type::DATE, &days.to_be_bytes());
+        let at = |text: &str| Moment::At(date::parse(text).expect("a date"));
+        assert_eq!(micros(0).unwrap(), at("2000-01-01"));
+        assert_eq!(micros(-946_684_800_000_001).unwrap(), at("1969-12-31T23:59:59.999999Z"));
+        assert_eq!(days(8887).unwrap(), at("2024-05-01"));
+        assert_eq!(micros(i64::MAX).unwrap().cell(), Cell::Text("infinity".into()));
+        assert_eq!(days(i32::MIN).unwrap().cell(), Cell::Text("-infinity".into()));
+        assert!(Moment::from_sql(&Type::DATE, &[0; 8]).is_err());
+    }
+
+    #[test]
+    fn long_texts_are_no_texts() {
+        assert_eq!(text_cell("ä".repeat(TEXT_MAX)), Cell::Text("ä".repeat(TEXT_MAX).into()));
+        assert!(matches!(text_cell("ä".repeat(TEXT_MAX + 1)), Cell::Other { .. }));
+    }
+}

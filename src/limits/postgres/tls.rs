@@ -1,0 +1,151 @@
+//! Whom to trust that answers in the name of a server.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
+use tokio_postgres::config::SslMode;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// How a connection is kept from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tls {
+    pub(super) mode: SslMode,
+    pub(super) trust: Trust,
+    /// The authorities that are trusted; `None`: those of the system.
+    pub(super) root: Option<PathBuf>,
+    /// A certificate of one's own, and its key.
+    pub(super) own: Option<(PathBuf, PathBuf)>,
+}
+
+/// Who may answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// Whoever does: the connection can't be read by others, but may be to anyone.
+    Anyone,
+    /// Who has a certificate of a trusted authority, in whatever name.
+    Authority,
+    /// The same, in the name of the host.
+    Host,
+}
+
+impl Tls {
+    /// What makes connections.
+    pub(super) fn connector(&self) -> anyhow::Result<MakeRustlsConnect> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier: Arc<dyn ServerCertVerifier> = match self.trust {
+            Trust::Anyone => Arc::new(NameAside { inner: None, provider: provider.clone() }),
+            trust => {
+                let roots = Arc::new(self.roots()?);
+                let inner = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
+                    .build()
+                    .context("taking the trusted certificates")?;
+                match trust {
+                    Trust::Host => inner,
+                    _ => Arc::new(NameAside { inner: Some(inner), provider: provider.clone() }),
+                }
+            }
+        };
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .context("choosing versions of TLS")?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let config = match &self.own {
+            None => config.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let read = || format!("reading the key from \"{}\"", key.display());
+                let private = PrivateKeyDer::from_pem_file(key).with_context(read)?;
+                config
+                    .with_client_auth_cert(certificates(certificate)?, private)
+                    .context("taking the own certificate")?
+            }
+        };
+        Ok(MakeRustlsConnect::new(config))
+    }
+
+    fn roots(&self) -> anyhow::Result<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        let found = match &self.root {
+            Some(file) => certificates(file)?,
+            None => rustls_native_certs::load_native_certs().certs,
+        };
+        roots.add_parsable_certificates(found);
+        if roots.is_empty() {
+            let whose = self
+                .root
+                .as_deref()
+                .map_or_else(|| "the system".to_owned(), |file| format!("\"{}\"", file.display()));
+            return Err(anyhow!("{whose} has no certificates to trust: give sslrootcert=FILE"));
+        }
+        Ok(roots)
+    }
+}
+
+fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let read = || format!("reading certificates from \"{}\"", file.display());
+    let found = CertificateDer::pem_file_iter(file).with_context(read)?;
+    found.collect::<Result<Vec<_>, _>>().with_context(read)
+}
+
+/// Takes a certificate whatever name is in it, and without `inner` from whatever authority. That it
+/// belongs to whoever answers is checked all the same.
+#[derive(Debug)]
+struct NameAside {
+    inner: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for NameAside {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(inner) = &self.inner else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        // The name is looked at last.
+        match inner.verify_server_cert(certificate, between, name, ocsp, now) {
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
