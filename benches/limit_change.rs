@@ -6,6 +6,7 @@
 //! - A new value on the same side of all totals, and values that 10 or 10 000 totals lie between. The
 //!   floor stays where it is. The cost should be that of what is said, whatever is held: well under a
 //!   millisecond for the first two.
+//! - The first of these among 10 000 other limits in force. It should cost the same.
 //! - A limit comes or goes, so that a floor does, and each total is looked at: with nothing above the
 //!   floor, with some thousands, with everything. It should be tens of nanoseconds for each total held,
 //!   and what it newly puts out on top. Meanwhile no operator should be away for long; the longest
@@ -29,7 +30,8 @@ use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Inputs, Options};
 use floodmark_dataflows::textbook;
 use floodmark_dataflows::time::{Phase, Time, Window};
-use floodmark_dataflows::types::{LimitId, Pair, Version, VersionId, Volume};
+use floodmark_dataflows::types::{LimitId, Pair, Prefix, Scope, Version, VersionId, Volume};
+use ipnet::Ipv4Net;
 use timely::dataflow::operators::{Inspect, probe};
 use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
 use timely::worker::Worker;
@@ -61,6 +63,13 @@ fn total(n: u64) -> (Window, Pair, Volume) {
         }
     };
     (window, pair, Volume::new(amount, 1))
+}
+
+/// What many limits look at.
+#[derive(Clone, Copy)]
+enum Scopes {
+    One,
+    EachItsOwn,
 }
 
 /// What runs, and what has happened in it.
@@ -214,6 +223,29 @@ impl Running<'_> {
         start.elapsed()
     }
 
+    /// Holds the totals to more limits, which no total breaks.
+    fn hold_to(&mut self, limits: u32, scopes: Scopes) {
+        for limit in 0..limits {
+            let source = match scopes {
+                Scopes::One => Prefix::ANY,
+                Scopes::EachItsOwn => {
+                    let network = Ipv4Net::new((0x0a00_0000 | limit << 8).into(), 24);
+                    Prefix::new(network.expect("a length of an IPv4 network").into())
+                }
+            };
+            let version = Version {
+                limit: LimitId(2 + limit),
+                id: VersionId(u32::MAX - limit),
+                value: Some((1 << 40) + i64::from(limit)),
+                scope: Scope { source, ..Scope::default() },
+                ..Version::default()
+            };
+            self.inputs.edit(version, 1);
+        }
+        self.tick();
+        self.rest();
+    }
+
     /// Changes the limit to and fro.
     fn toggle(&mut self, times: usize, between: [Option<i64>; 2]) -> Measured {
         for value in between {
@@ -289,6 +321,14 @@ fn main() {
     });
     for (what, measured, held) in table {
         measured.print(what, held);
+    }
+
+    for (scopes, which) in [(Scopes::One, "one scope"), (Scopes::EachItsOwn, "10 000 scopes")] {
+        let nothing = with_totals(Form::Graph, totals, move |running| {
+            running.hold_to(10_000, scopes);
+            running.toggle(400, [value_under(0), value_under(-1)])
+        });
+        nothing.print(&format!("the same among 10 000 limits of {which}"), None);
     }
 
     let tenth = totals / 10;

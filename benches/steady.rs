@@ -18,32 +18,16 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::live::{Children, Load, spread, tail, until, until_said};
 use common::{Usage, free_address, scrape, usage};
 use floodmark::kafka::topics::{self, Plan};
 use floodmark::kafka::{Address, ClientOptions};
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{Message, Offset, TopicPartitionList};
 
 const PAIRS: &str = "100k";
 const BETWEEN_CHANGES: Duration = Duration::from_secs(2);
-/// A change that has not come after this will not come.
-const LOST_AFTER: Duration = Duration::from_secs(30);
-
-struct Children(Vec<Child>);
-
-impl Drop for Children {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 fn main() {
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -79,7 +63,9 @@ fn main() {
     let process = run.id().to_string();
     children.0.push(run);
     until("the run to be ready", || scrape(&http, "floodmark_tick_age_seconds").is_some());
-    children.0.extend(send(floodmark, &flows, rate, seconds));
+    let load =
+        Load { packets: rate * seconds, pairs: PAIRS, seconds, from_now: 0, speed: "1x", seed: 1 };
+    children.0.extend(load.send(floodmark, &flows));
 
     let consumer = tail(&alerts_address);
     let begun = Instant::now();
@@ -145,37 +131,13 @@ impl Seen {
             ("lag", &mut self.lags, "messages"),
             ("limit to alert", &mut self.latencies_ms, "ms"),
         ] {
-            values.sort_by(f64::total_cmp);
-            let at = |share: f64| values[((values.len() - 1) as f64 * share) as usize];
+            let [median, most, worst] = spread(values);
             println!(
-                "{what:<16} median {:>9.2} {unit}, 99 % {:>9.2}, worst {:>9.2} (of {})",
-                at(0.5),
-                at(0.99),
-                at(1.0),
+                "{what:<16} median {median:>9.2} {unit}, 99 % {most:>9.2}, worst {worst:>9.2} (of {})",
                 values.len()
             );
         }
     }
-}
-
-/// A made-up workload, at its own speed, from now on.
-fn send(floodmark: &str, flows: &str, rate: u64, seconds: u64) -> [Child; 2] {
-    let now = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]).output().expect("a date");
-    let now = String::from_utf8(now.stdout).expect("a date is text");
-    let mut generator = Command::new(floodmark)
-        .args(["generate", "--packets", &(rate * seconds).to_string(), "--pairs", PAIRS])
-        .args(["--span", &format!("{seconds}s"), "--start", now.trim(), "-"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("starting floodmark generate");
-    let sender = Command::new(floodmark)
-        .args(["capture", "-", "--speed", "1x", "--aggregate", "off", "--format", "kv"])
-        .args(["--to", flows])
-        .stdin(generator.stdout.take().expect("it is piped"))
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("starting floodmark capture");
-    [generator, sender]
 }
 
 /// Replaces the limits as careful people do.
@@ -190,40 +152,4 @@ fn write_limits(path: &Path, turn: u32, broken: bool) {
     let next = path.with_extension("next");
     fs::write(&next, rows).expect("writing limits");
     fs::rename(&next, path).expect("putting limits in place");
-}
-
-/// Waits until the alerts say so, in milliseconds.
-fn until_said(consumer: &BaseConsumer, broken: bool) -> f64 {
-    let begun = Instant::now();
-    let event = if broken { "\"event\":\"raised\"" } else { "\"event\":\"cleared\"" };
-    while begun.elapsed() < LOST_AFTER {
-        let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
-        let message = message.expect("a message");
-        let text = str::from_utf8(message.payload().unwrap_or_default()).expect("text");
-        if text.contains("\"probe\"") && text.contains(event) {
-            return begun.elapsed().as_secs_f64() * 1e3;
-        }
-    }
-    panic!("no {event} in {LOST_AFTER:?}");
-}
-
-fn tail(address: &Address) -> BaseConsumer {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", &address.brokers)
-        .set("group.id", "bench")
-        .set("enable.auto.commit", "false")
-        .create()
-        .expect("a consumer");
-    let mut partitions = TopicPartitionList::new();
-    partitions.add_partition_offset(&address.topic, 0, Offset::Beginning).expect("an offset");
-    consumer.assign(&partitions).expect("assigned");
-    consumer
-}
-
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is() {
-        assert!(begun.elapsed() < LOST_AFTER, "waited too long for {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }

@@ -51,6 +51,8 @@ const ALL: &[Metric] = &[
     metric("floodmark_pairs", Gauge, Unit::Count, "Totals of pairs in memory, in all windows held."),
     metric("floodmark_arrangement_records", Gauge, Unit::Count, "What is held in memory, by the name of the table."),
     metric("floodmark_limits", Gauge, Unit::Count, "Rows of limits: held, refused; and limits in force now."),
+    metric("floodmark_limits_readable", Gauge, Unit::Count, "1 while the limits can be read; while they can't (0) the last ones hold."),
+    metric("floodmark_limits_errors_total", Counter, Unit::Count, "Readings of limits that failed, by what went wrong."),
     metric("floodmark_limits_last_reload_success_timestamp_seconds", Gauge, Unit::Seconds, "When the limits were last read without error, changed or not, since 1970."),
     metric("floodmark_violations", Gauge, Unit::Count, "Violations that stand, in all windows held."),
     metric("floodmark_changes_total", Counter, Unit::Count, "What was said of violations, by event and reason."),

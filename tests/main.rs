@@ -5,6 +5,7 @@ mod capture;
 mod common;
 mod convert;
 mod demo;
+mod feeds;
 mod generated;
 mod goldens;
 mod hostile;

@@ -13,10 +13,10 @@ use crate::common::now_ms;
 use crate::replay::run::{Live, Place, STUCK_AFTER, Whom};
 
 /// An answer: its status, its header, its body.
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
@@ -39,7 +39,7 @@ fn ask(server: SocketAddr, path: &str) -> Answer {
 }
 
 /// Asks until the answer is as it should be.
-fn ask_until(server: SocketAddr, path: &str, holds: impl Fn(&Answer) -> bool) -> Answer {
+pub(crate) fn ask_until(server: SocketAddr, path: &str, holds: impl Fn(&Answer) -> bool) -> Answer {
     let started = Instant::now();
     loop {
         let answer = ask(server, path);
@@ -135,7 +135,7 @@ fn reason<'a>(ready: &'a Value, kind: &str) -> Option<&'a Value> {
 }
 
 /// Where a run serves, as it says.
-fn server(run: &mut Live) -> SocketAddr {
+pub(crate) fn server(run: &mut Live) -> SocketAddr {
     let line = run.wait_for("serves /metrics");
     let line: Value = serde_json::from_str(&line).expect("a line of the log is JSON");
     line["address"].as_str().expect("an address").parse().expect("an address")

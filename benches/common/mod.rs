@@ -1,5 +1,9 @@
 //! What benches of whole processes need: to look at one from outside.
 
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
+pub(crate) mod live;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -59,7 +59,8 @@ impl LimitRows {
     pub fn of(&self, text: &str) -> Result<feed::Options, Failure> {
         let address = text.parse::<Address>();
         Ok(feed::Options {
-            address: address.map_err(|error| Failure::new(Exit::Usage, anyhow::Error::new(error)))?,
+            address: address
+                .map_err(|error| Failure::new(Exit::Usage, anyhow::Error::new(error)))?,
             table: self.limits_table.clone(),
             defaults: self.defaults.defaults(),
             refresh: None,

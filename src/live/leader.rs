@@ -36,6 +36,9 @@ const APART: Duration = Duration::from_millis(1);
 /// Between two counts of what is held.
 const HELD_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Between two counts of the limits in force, at least.
+const IN_FORCE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The limits of a run.
 #[derive(Default)]
 pub struct Limits {
@@ -110,6 +113,7 @@ pub(super) struct Leader {
     /// Whether a worker has no room for more before the next tick.
     wanted: bool,
     counted: Instant,
+    in_force_counted: Option<Instant>,
     ending: Option<Ending>,
     /// Whether the first tick is still to come, and whether the last one was announced.
     first: bool,
@@ -129,6 +133,7 @@ impl Leader {
             began: None,
             wanted: false,
             counted: Instant::now(),
+            in_force_counted: None,
             ending: None,
             first: true,
             last: false,
@@ -263,7 +268,9 @@ impl Leader {
                 gauge!("floodmark_arrangement_records", "name" => name).set(held as f64);
             }
         }
-        if self.next_date.is_none_or(|date| date <= tick) {
+        // There may be very many, and they may change very often.
+        let counted = self.in_force_counted.is_some_and(|at| at.elapsed() < IN_FORCE_INTERVAL);
+        if self.next_date.is_none_or(|date| date <= tick) && !counted {
             self.count_in_force(tick);
         }
         if !matches!(self.ending, Some(Ending::Closed))
@@ -275,6 +282,7 @@ impl Leader {
 
     /// Counts the limits in force, which are the same until a row changes or its date comes.
     fn count_in_force(&mut self, tick: u64) {
+        self.in_force_counted = Some(Instant::now());
         let now = i128::from(tick) * 1_000_000;
         let limits = in_force(&self.versions, now);
         let held = limits.values().filter(|limit| limit.now.is_some_and(|now| now.value.is_some()));

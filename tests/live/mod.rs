@@ -8,10 +8,12 @@
 //! - `partitions`: some idle, behind or new; messages that can't be read; where a run begins.
 //! - `outages`: brokers that go away, before and after the run.
 //! - `crashes`: processes that die, hang or panic, and are started again.
+//! - `databases`: limits from a table, which change, begin by themselves, and can't be read for a while.
 //! - `ends`: how a run ends, and what it says then.
 //! - `kit`: topics with traffic in them, and the answers that runs are held to.
 
 mod crashes;
+mod databases;
 mod ends;
 mod equality;
 mod kit;

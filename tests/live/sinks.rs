@@ -15,7 +15,7 @@ use crate::replay::run::{Live, Place, Whom};
 use crate::replay::traffic::{self, BEGIN_MS, Random, date, json_lines};
 
 /// For packets of long ago: nothing settles but by later ones.
-const WAITS: &str = "--idle-timeout 1h --lateness 0s --tick 50ms";
+pub(super) const WAITS: &str = "--idle-timeout 1h --lateness 0s --tick 50ms";
 
 fn new_address(prefix: &str) -> Address {
     Broker::shared().address(&random_name(prefix))
@@ -110,13 +110,13 @@ fn limit(name: &str, value: u64, more: &str) -> String {
     )
 }
 
-fn sorted(lines: &str) -> Vec<String> {
+pub(super) fn sorted(lines: &str) -> Vec<String> {
     let mut events = events(lines);
     events.sort();
     events
 }
 
-fn reasons(lines: &str) -> Vec<String> {
+pub(super) fn reasons(lines: &str) -> Vec<String> {
     changes(lines).iter().map(|change| text(change, "reason").to_owned()).collect()
 }
 

@@ -39,6 +39,9 @@ enum ReadError {
     NotLimits(#[from] FileError),
 }
 
+/// All that [`ReadError::label`] may be.
+const LABELS: [&str; 4] = ["missing", "unreadable", "too_large", "not_json"];
+
 impl ReadError {
     /// The kind of error, as the label of a metric.
     fn label(&self) -> &'static str {
@@ -74,7 +77,7 @@ impl FileFeed {
             path: path.to_owned(),
             defaults: options.defaults,
             refresh: options.refresh,
-            held: Held::new(options.place()),
+            held: Held::new(options.place(), &LABELS),
             read: None,
             seen: None,
             sound: true,

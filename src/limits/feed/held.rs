@@ -62,7 +62,12 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn new(place: String) -> Self {
+    /// Of what is read there; `kinds` are the words for what can go wrong.
+    pub(super) fn new(place: String, kinds: &[&'static str]) -> Self {
+        for kind in kinds {
+            // A rate needs a value before the first error.
+            counter!("floodmark_limits_errors_total", "error" => *kind).increment(0);
+        }
         gauge!("floodmark_limits_readable").set(1.0);
         Held { place, ..Held::default() }
     }

@@ -103,8 +103,8 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 pub struct Feed(Kind);
 
 enum Kind {
-    File(FileFeed),
-    Table(TableFeed),
+    File(Box<FileFeed>),
+    Table(Box<TableFeed>),
 }
 
 /// Hands on what a feed finds out.
@@ -131,11 +131,11 @@ impl Feed {
         match &options.address {
             Address::File(path) => {
                 let (feed, edits) = FileFeed::open(path, options)?;
-                Ok((Feed(Kind::File(feed)), edits))
+                Ok((Feed(Kind::File(Box::new(feed))), edits))
             }
             Address::Postgres(database) => {
                 let (feed, edits) = TableFeed::open(database, options)?;
-                Ok((Feed(Kind::Table(feed)), edits))
+                Ok((Feed(Kind::Table(Box::new(feed))), edits))
             }
         }
     }

@@ -93,6 +93,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// All that [`Error::label`] may be.
+    pub const LABELS: [&str; 8] = [
+        "unreachable",
+        "refused",
+        "tls",
+        "no_table",
+        "columns",
+        "too_large",
+        "timeout",
+        "statement",
+    ];
+
     /// The kind of error, as the label of a metric.
     pub fn label(&self) -> &'static str {
         match self {

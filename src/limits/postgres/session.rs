@@ -23,6 +23,9 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the answer to a statement may take; longer than the server lets it run.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 
+/// The same for one that has next to nothing to do, and by which a server that hangs is found out.
+const QUICK_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A connection.
 #[derive(Debug)]
 pub struct Session {
@@ -74,7 +77,7 @@ impl Session {
             STATEMENT_TIMEOUT.as_millis(),
         );
         let any = TableName::default();
-        session.answer(&any, session.client.batch_execute(&settings)).await?;
+        session.quick(&any, session.client.batch_execute(&settings)).await?;
         Ok(session)
     }
 
@@ -82,7 +85,7 @@ impl Session {
     pub async fn listen(&self) -> bool {
         let listen = format!("listen {CHANNEL}");
         let asked = self.client.batch_execute(&listen);
-        matches!(tokio::time::timeout(ANSWER_TIMEOUT, asked).await, Ok(Ok(())))
+        matches!(tokio::time::timeout(QUICK_TIMEOUT, asked).await, Ok(Ok(())))
     }
 
     /// Waits for a notification, or the end of the connection.
@@ -101,11 +104,27 @@ impl Session {
         table: &TableName,
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Error> {
-        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+        self.within(ANSWER_TIMEOUT, table, answer).await
+    }
+
+    /// The same for a statement that has next to nothing to do.
+    pub(super) async fn quick<T>(
+        &self,
+        table: &TableName,
+        answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Error> {
+        self.within(QUICK_TIMEOUT, table, answer).await
+    }
+
+    async fn within<T>(
+        &self,
+        long: Duration,
+        table: &TableName,
+        answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(long, answer).await {
             Ok(answer) => answer.map_err(|error| stating(&self.database, table, &error)),
-            Err(_) => {
-                Err(Error::Timeout { table: table.clone(), seconds: ANSWER_TIMEOUT.as_secs() })
-            }
+            Err(_) => Err(Error::Timeout { table: table.clone(), seconds: long.as_secs() }),
         }
     }
 

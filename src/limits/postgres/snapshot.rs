@@ -122,7 +122,7 @@ impl Session {
         let parameters: [(&(dyn ToSql + Sync), Type); 2] =
             [(&name, Type::TEXT), (&notifier, Type::TEXT)];
         let asked = self.client.query_typed_opt(SHAPE, &parameters);
-        let row = self.answer(table, asked).await?;
+        let row = self.quick(table, asked).await?;
         Ok(row.map(|row| {
             let names: Vec<String> = row.get(3);
             let types: Vec<i64> = row.get(4);
@@ -137,7 +137,7 @@ impl Session {
 
     /// Reads a table.
     pub async fn snapshot(&self, table: &TableName) -> Result<Snapshot, Error> {
-        let execute = |sql| self.answer(table, self.client.batch_execute(sql));
+        let execute = |sql| self.quick(table, self.client.batch_execute(sql));
         execute("start transaction isolation level repeatable read, read only").await?;
         let read = self.read(table).await;
         // Also after an error: the session goes on.

@@ -1,0 +1,301 @@
+//! PostgreSQL for tests: a server that they share, and servers of their own for those that stop them.
+//!
+//! A server is held by a process of its own (`scripts/postgres hold`), which stops it and removes its
+//! files when the other end of a pipe is closed: however the tests end, no server is left behind.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+
+use super::broker::{STUCK_AFTER, random_name};
+
+/// A PostgreSQL server on the loopback interface, which takes any user without a password.
+pub(crate) struct Postgres {
+    host: String,
+    port: u16,
+    held: Option<Held>,
+}
+
+/// A server that these tests have started.
+struct Held {
+    directory: TempDir,
+    /// It stops the server when its standard input ends.
+    holder: Child,
+}
+
+/// A database, which nobody else has. It goes with the server.
+pub(crate) struct Database {
+    host: String,
+    port: u16,
+    name: String,
+}
+
+/// A connection to a database. What it holds, as a transaction with its locks, it holds until its end.
+pub(crate) struct Session {
+    runtime: Runtime,
+    client: Client,
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/postgres")
+}
+
+/// A port that is free, outside of the range from which the system gives ports to connections, and that
+/// from which brokers have theirs: a server that is stopped must find it free again.
+fn free_port() -> u16 {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    (0..4000)
+        .map(|_| {
+            let step = NEXT.fetch_add(1, Ordering::Relaxed);
+            // Test processes that run side by side begin at different ports.
+            15_000 + ((std::process::id() as usize * 37 + step) % 4000) as u16
+        })
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}
+
+impl Postgres {
+    /// The server that tests share, which is started by the first that asks. Where
+    /// `FLOODMARK_TEST_POSTGRES` is set to `host:port`, that one.
+    pub(crate) fn shared() -> &'static Postgres {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(|| match std::env::var("FLOODMARK_TEST_POSTGRES") {
+            Ok(given) => {
+                let (host, port) = given.rsplit_once(':').expect("host:port");
+                Postgres { host: host.into(), port: port.parse().expect("a port"), held: None }
+            }
+            Err(_) => Postgres::own(),
+        })
+    }
+
+    /// A server of its own, for a test that stops it.
+    pub(crate) fn own() -> Postgres {
+        let directory = tempfile::tempdir().expect("a directory for a server");
+        let port = free_port();
+        let mut holder = Command::new(script())
+            .arg("hold")
+            .arg(directory.path())
+            .arg(port.to_string())
+            // A key pressed at the terminal ends the tests; the holder ends after them.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("running scripts/postgres");
+        let stdout = holder.stdout.take().expect("standard output is piped");
+        let mut line = String::new();
+        // It ends by itself if the server does not come up in time.
+        BufReader::new(stdout).read_line(&mut line).expect("reading what scripts/postgres says");
+        assert!(line.starts_with("running"), "no server (what scripts/postgres says: above)");
+        Postgres { host: "127.0.0.1".into(), port, held: Some(Held { directory, holder }) }
+    }
+
+    /// A fresh database, owned by user `floodmark`.
+    pub(crate) fn database(&self) -> Database {
+        let name = random_name("test").replace('-', "_");
+        let all =
+            Database { host: self.host.clone(), port: self.port, name: "postgres".to_owned() };
+        all.sql(&format!("create database {name} owner floodmark"));
+        let database = Database { name, ..all };
+        database.sql("alter schema public owner to floodmark");
+        database
+    }
+
+    /// The certificate that vouches for the server's, in the name of `localhost`.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.directory().join("root.crt")
+    }
+
+    /// Where a server is that these tests have started.
+    fn directory(&self) -> &Path {
+        self.held.as_ref().expect("a server that these tests have started").directory.path()
+    }
+
+    fn run(&self, words: &[&str]) {
+        let mut command = Command::new(script());
+        command.arg(words[0]).arg(self.directory()).args(&words[1..]).stdout(Stdio::null());
+        let ended = command.status().expect("running scripts/postgres");
+        assert!(ended.success(), "scripts/postgres {words:?}");
+    }
+
+    /// Stops it in an orderly way, connections included.
+    pub(crate) fn stop(&self) {
+        self.run(&["stop"]);
+    }
+
+    /// Starts it again, on the same port with the same data.
+    pub(crate) fn start(&self) {
+        self.run(&["start", &self.port.to_string()]);
+    }
+
+    /// Its processes, first that which starts the others.
+    fn processes(&self) -> Vec<i32> {
+        let pid_file = self.directory().join("data/postmaster.pid");
+        let text = fs::read_to_string(pid_file).expect("the id of the server");
+        let main: i32 = text.lines().next().and_then(|line| line.parse().ok()).expect("an id");
+        let children = fs::read_to_string(format!("/proc/{main}/task/{main}/children"));
+        let children = children.unwrap_or_default();
+        let children = children.split_whitespace().map(|id| id.parse().expect("an id"));
+        std::iter::once(main).chain(children).collect()
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) -> Vec<i32> {
+        let processes = self.processes();
+        for id in &processes {
+            // One may have ended by itself.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*id), signal);
+        }
+        processes
+    }
+
+    /// Kills it as a power cut would. What was committed by [`Database::sql`] stays.
+    pub(crate) fn kill(&self) {
+        let processes = self.signal(nix::sys::signal::Signal::SIGKILL);
+        let started = Instant::now();
+        // One that nobody has waited for has no command line any more.
+        let runs =
+            |id: &i32| fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| !line.is_empty());
+        while processes.iter().any(runs) {
+            assert!(started.elapsed() < STUCK_AFTER, "stuck: {processes:?} do not end");
+            std::thread::yield_now();
+        }
+        // By these it would take a process that has its old id for itself.
+        for left in ["data/postmaster.pid", &format!(".s.PGSQL.{}.lock", self.port)] {
+            let _ = fs::remove_file(self.directory().join(left));
+        }
+    }
+
+    /// Stops it at once: connections stay open, and nobody answers.
+    pub(crate) fn pause(&self) {
+        self.signal(nix::sys::signal::Signal::SIGSTOP);
+    }
+
+    /// Goes on after a pause.
+    pub(crate) fn resume(&self) {
+        self.signal(nix::sys::signal::Signal::SIGCONT);
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(Held { mut holder, .. }) = self.held.take() {
+            drop(holder.stdin.take());
+            let _ = holder.wait();
+        }
+    }
+}
+
+impl Database {
+    /// The address of this database for `floodmark` (its owner), `reader` or `postgres`.
+    pub(crate) fn uri(&self, user: &str) -> String {
+        format!("postgres://{user}@{}:{}/{}", self.host, self.port, self.name)
+    }
+
+    /// Its name on the server.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Connects as a user.
+    pub(crate) fn session(&self, user: &str) -> Session {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let mut config = Config::new();
+        config.host(&self.host).port(self.port).user(user).dbname(&self.name);
+        config.connect_timeout(STUCK_AFTER);
+        // A commit is in the files of the server, though not on the disk, and outlives its processes.
+        config.options(format!(
+            "-c synchronous_commit=on -c statement_timeout={} -c lock_timeout={}",
+            STUCK_AFTER.as_millis(),
+            STUCK_AFTER.as_millis()
+        ));
+        let client = runtime.block_on(async {
+            let (client, connection) = config
+                .connect(NoTls)
+                .await
+                .unwrap_or_else(|error| panic!("connecting to {}: {error:?}", self.uri(user)));
+            tokio::spawn(connection);
+            client
+        });
+        Session { runtime, client }
+    }
+
+    /// Runs statements as user `postgres`. Several are one transaction, unless they say otherwise.
+    pub(crate) fn sql(&self, statements: &str) {
+        self.session("postgres").sql(statements);
+    }
+
+    /// What a query answers, as `psql -At` writes it: columns with `|` between them, a row a line.
+    pub(crate) fn query(&self, sql: &str) -> String {
+        self.session("postgres").query(sql)
+    }
+}
+
+impl Session {
+    /// Runs statements.
+    pub(crate) fn sql(&self, statements: &str) {
+        self.try_sql(statements).unwrap_or_else(|why| panic!("{why}: {statements}"));
+    }
+
+    /// Runs statements, or says why the server would not.
+    pub(crate) fn try_sql(&self, statements: &str) -> Result<(), String> {
+        let ran = self.runtime.block_on(self.client.batch_execute(statements));
+        ran.map_err(|error| said(&error))
+    }
+
+    /// What a query answers, as `psql -At` writes it.
+    pub(crate) fn query(&self, sql: &str) -> String {
+        let messages = self.runtime.block_on(self.client.simple_query(sql));
+        let messages = messages.unwrap_or_else(|error| panic!("{}: {sql}", said(&error)));
+        let rows = messages.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                let cells: Vec<&str> =
+                    (0..row.len()).map(|at| row.get(at).unwrap_or_default()).collect();
+                Some(cells.join("|"))
+            }
+            _ => None,
+        });
+        rows.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn said(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+#[test]
+fn a_server_comes_back_with_its_data() {
+    let server = Postgres::own();
+    let database = server.database();
+    let name = database.name().to_owned();
+    database.session("floodmark").sql("create table kept (n int)");
+    let held = database.session("floodmark");
+    server.pause();
+    server.resume();
+    held.sql("begin; lock table kept");
+    let waiting = database.session("floodmark");
+    let refused = waiting.try_sql("lock table kept nowait").expect_err("a lock is held");
+    assert!(refused.contains("could not obtain lock"), "{refused}");
+    database.session("floodmark").query("select 1");
+    drop(held);
+    database.sql("insert into kept values (1), (2)");
+    server.kill();
+    server.start();
+    assert_eq!(database.query("select n, null, n + 1 from kept order by n"), "1||2\n2||3");
+    server.stop();
+    assert!(!server.authority().exists() || TcpListener::bind(("127.0.0.1", server.port)).is_ok());
+    server.start();
+    assert_eq!(database.query("select current_database()"), name);
+    let denied = database.session("reader").try_sql("insert into kept values (3)");
+    assert!(denied.is_err_and(|why| why.contains("permission denied")));
+}
