@@ -45,6 +45,8 @@ pub struct Outcome {
     pub held: Option<Held>,
     /// Records that came after their window had closed.
     pub late: Late,
+    /// Windows that have left memory: nothing more will be said of them.
+    pub retired: Vec<Window>,
 }
 
 /// What all workers hold in memory.
@@ -123,17 +125,25 @@ impl<'w> Computation<'w> {
             let (inputs, outputs, probe) = graph::build(scope, options);
             let Outputs { changes, top, answers, late, clock, .. } = outputs;
             let to = event_time.clone();
+            // All workers know, and others than the first may never take what a tick led to.
+            let retired = (scope.index() == 0).then(|| outbox.clone());
             clock.sink(Pipeline, "Collect: clock", move |(input, _)| {
-                input.for_each(|_, events| {
+                input.for_each(|time, events| {
                     for event in events.drain(..) {
-                        if let Clock::Watermark { at, slowest, held_by, slowest_in, open } = event {
-                            to.set(EventTimeReached {
-                                watermark: at,
-                                slowest,
-                                held_by,
-                                slowest_in,
-                                open_windows: open,
-                            });
+                        match (event, &retired) {
+                            (Clock::Watermark { at, slowest, held_by, slowest_in, open }, _) => to
+                                .set(EventTimeReached {
+                                    watermark: at,
+                                    slowest,
+                                    held_by,
+                                    slowest_in,
+                                    open_windows: open,
+                                }),
+                            (Clock::Retired(window), Some(outbox)) => {
+                                let mut outbox = outbox.borrow_mut();
+                                outbox.entry(time.time().tick).or_default().retired.push(window);
+                            }
+                            (Clock::Retired(_) | Clock::Settled(_), _) => {}
                         }
                     }
                 });

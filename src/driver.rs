@@ -236,8 +236,8 @@ const END_STEP_MS: u64 = 1000;
 const ROWS_AT_ONCE: usize = 200_000;
 
 /// How many violations stand after some changes, given how many stood before.
-pub fn standing(before: u64, changes: &[Change]) -> u64 {
-    changes.iter().fold(before, |standing, change| match change.event {
+pub fn standing<'a>(before: u64, changes: impl IntoIterator<Item = &'a Change>) -> u64 {
+    changes.into_iter().fold(before, |standing, change| match change.event {
         Event::Raised => standing + 1,
         Event::Cleared => standing - 1,
         Event::Updated => standing,

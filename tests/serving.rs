@@ -184,17 +184,26 @@ fn a_run_is_seen_as_it_is() {
     let series = scrape_until(server, "all taken and said", |series| {
         (0..3).all(|partition| series.get(&lag(partition)) == Some(&0.0))
             && series.get(records) == Some(&1000.0)
-            && series.get("floodmark_violations{status=\"standing\"}") == Some(&1.0)
+            && series.get("floodmark_violations{status=\"standing\",limit_set=\"live\"}")
+                == Some(&1.0)
             && series.get("floodmark_sink_waiting_messages{sink=\"kafka:alerts\"}") == Some(&0.0)
             && series.contains_key("process_cpu_seconds_total")
     });
     let value = |key: &str| *series.get(key).unwrap_or_else(|| panic!("no {key}: {series:#?}"));
     assert_eq!(value("floodmark_input_messages_total{source=\"kafka:flows\"}"), 1000.0);
-    assert_eq!(value("floodmark_limits{state=\"held\"}"), 2.0);
-    assert_eq!(value("floodmark_limits{state=\"refused\"}"), 1.0);
-    assert_eq!(value("floodmark_limits{state=\"in_force\"}"), 1.0);
-    assert_eq!(value("floodmark_changes_total{event=\"raised\",reason=\"data\"}"), 1.0);
-    assert_eq!(value("floodmark_changes_total{event=\"cleared\",reason=\"limit_change\"}"), 0.0);
+    assert_eq!(value("floodmark_limits{state=\"held\",limit_set=\"live\"}"), 2.0);
+    assert_eq!(value("floodmark_limits{state=\"refused\",limit_set=\"live\"}"), 1.0);
+    assert_eq!(value("floodmark_limits{state=\"in_force\",limit_set=\"live\"}"), 1.0);
+    assert_eq!(
+        value("floodmark_changes_total{event=\"raised\",reason=\"data\",limit_set=\"live\"}"),
+        1.0
+    );
+    assert_eq!(
+        value(
+            "floodmark_changes_total{event=\"cleared\",reason=\"limit_change\",limit_set=\"live\"}"
+        ),
+        0.0
+    );
     assert_eq!(value("floodmark_late_records_total{disposition=\"dropped\"}"), 0.0);
     assert_eq!(value("floodmark_sink_errors_total{sink=\"-\"}"), 0.0);
     assert_eq!(value("floodmark_sink_reachable{sink=\"kafka:alerts\"}"), 1.0);
@@ -204,7 +213,7 @@ fn a_run_is_seen_as_it_is() {
     assert!(value("process_resident_memory_bytes") > 1e6);
     let now = now_ms() as f64 / 1e3;
     for (key, ago) in [
-        ("floodmark_limits_last_reload_success_timestamp_seconds", 120.0),
+        ("floodmark_limits_last_reload_success_timestamp_seconds{limit_set=\"live\"}", 120.0),
         ("floodmark_frontier_seconds{worker=\"0\"}", 120.0),
         ("floodmark_frontier_seconds{worker=\"1\"}", 120.0),
         ("floodmark_kafka_partition_event_time_seconds{topic=\"flows\",partition=\"2\"}", 120.0),

@@ -9,6 +9,7 @@ use floodmark_dataflows::types::{Prefix, Updates};
 
 use super::values::{self, LimitRows};
 use crate::error::Failure;
+use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::feed;
 use crate::output::Format;
 use crate::replay::Filter;
@@ -21,6 +22,20 @@ pub struct Judging {
     /// Without limits only totals and rankings are made.
     #[arg(long, value_name = "FILE|URI", env = "FLOODMARK_LIMITS")]
     limits: Option<String>,
+
+    /// Other limits, judged beside the first: what would be broken if they held
+    ///
+    /// Each change says of which set it is: "limit_set" is "live" or "what_if". Changes of the second set
+    /// go to standard output and to files, never to a topic.
+    #[arg(long, value_name = "FILE|URI", env = "FLOODMARK_WHAT_IF")]
+    what_if: Option<String>,
+
+    /// Show only in what --limits and --what-if differ
+    ///
+    /// Shown is what is said of a limit name, window and entity of which only one set has a violation. A
+    /// topic still gets all changes of --limits.
+    #[arg(long, requires = "what_if")]
+    pub only_difference: bool,
 
     #[command(flatten)]
     limit_rows: LimitRows,
@@ -93,7 +108,7 @@ pub struct Judging {
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub format: Format,
 
-    /// End with code 2 if a violation stands at the end
+    /// End with code 2 if a violation stands at the end; one of --what-if does not count
     #[arg(long)]
     pub fail_on_violation: bool,
 }
@@ -109,11 +124,6 @@ enum UpdatesArg {
 }
 
 impl Judging {
-    /// Where the limits come from, if there are to be any.
-    pub fn limits(&self) -> Result<Option<feed::Options>, Failure> {
-        self.limits.as_ref().map(|text| self.limit_rows.of(text)).transpose()
-    }
-
     /// What the computation is to do. Totals are handed on when `hand_on` says.
     pub fn options(&self, hand_on: Option<HandOn>) -> Options {
         Options {
@@ -131,6 +141,18 @@ impl Judging {
             top: self.top,
             hand_on,
         }
+    }
+
+    /// Where the limits come from that are given, of each set.
+    pub fn limits(&self) -> Result<Vec<feed::Options>, Failure> {
+        let sets = [(LimitSet::Live, &self.limits), (LimitSet::WhatIf, &self.what_if)];
+        let given = sets.into_iter().filter_map(|(set, text)| Some((set, text.as_ref()?)));
+        given.map(|(set, text)| Ok(feed::Options { set, ..self.limit_rows.of(text)? })).collect()
+    }
+
+    /// A catalog for them.
+    pub fn catalog(&self) -> Catalog {
+        if self.what_if.is_some() { Catalog::of_two_sets() } else { Catalog::new() }
     }
 
     /// What is counted.

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::orders::HandOn;
 use floodmark_dataflows::time::Windows;
-use floodmark_dataflows::types::Version;
+use floodmark_dataflows::types::{Change, Version};
 
 use super::judging::Judging;
 use crate::capture::Tally;
@@ -17,10 +17,11 @@ use crate::cluster::{self, Cluster, Restart, Stall};
 use crate::computation::{self, Computation, Outcome as TickOutcome};
 use crate::driver::{self, Replayed, Sinks};
 use crate::error::{Exit, Failure, Outcome};
-use crate::limits::catalog::Catalog;
+use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::date::format_ms;
-use crate::limits::feed;
+use crate::limits::{Address as LimitsAddress, feed};
 use crate::merge;
+use crate::output::difference::{self, Difference};
 use crate::output::{Format, Sink, WriteError, table, totals};
 use crate::replay::{self, Cut, End};
 use crate::terminal::{Interrupt, Messages};
@@ -69,6 +70,12 @@ impl Args {
                 "--totals - takes standard output for the totals: give --changes FILE for the changes"
             )));
         }
+        let stdin = |limits: &&feed::Options| limits.address == LimitsAddress::file("-");
+        if self.judging.limits()?.iter().filter(stdin).count() > 1 {
+            return Err(usage(anyhow!(
+                "--limits and --what-if are both standard input: give one of them as a file"
+            )));
+        }
         Ok(())
     }
 
@@ -85,6 +92,7 @@ struct Lead {
     catalog: Catalog,
     interrupt: Interrupt,
     messages: Messages,
+    only_difference: bool,
     fail_on_violation: bool,
     format: Format,
     changes: PathBuf,
@@ -105,13 +113,13 @@ pub fn run(args: &Args) -> Outcome {
 /// The process that reads and writes.
 fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let options = args.options();
-    let mut catalog = Catalog::new();
     let messages = Messages::new();
     let judging = &args.judging;
-    let versions = match judging.limits()? {
-        Some(limits) => read_limits(&limits, &mut catalog, &messages)?,
-        None => BTreeSet::new(),
-    };
+    let mut catalog = judging.catalog();
+    let mut versions = BTreeSet::new();
+    for limits in judging.limits()? {
+        versions.extend(read_limits(&limits, &mut catalog, &messages)?);
+    }
     let readers = merge::open(&args.files)?;
     let messages = Messages::with_progress(merge::size(&readers));
     let interrupt = Interrupt::listen()?;
@@ -136,6 +144,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         catalog,
         interrupt,
         messages: messages.clone(),
+        only_difference: judging.only_difference,
         fail_on_violation: judging.fail_on_violation,
         format: judging.format,
         changes: args.changes.clone().unwrap_or_else(|| "-".into()),
@@ -186,7 +195,7 @@ fn read_limits(
         let (place, position) = (&options.address, verdict.position);
         messages.say(format!("limits \"{place}\", {position}: refused: {reason}"));
     }
-    Ok(catalog.versions(limits.rows()))
+    Ok(catalog.versions(options.set, limits.rows()))
 }
 
 impl Lead {
@@ -265,6 +274,9 @@ struct Files {
     catalog: Catalog,
     changes: Sink,
     totals: Option<Sink>,
+    /// Where only the difference of two sets of limits is shown, what is known of it.
+    difference: Option<Difference>,
+    /// Violations that stand, of limits that hold.
     standing: u64,
     /// Packets that came too late.
     dropped: u64,
@@ -280,14 +292,15 @@ impl Files {
         };
         let mut changes = Sink::open(&lead.changes)?;
         if lead.format == Format::Table {
-            changes.write(|out| table::write_header(out)).map_err(fail)?;
+            changes.write(|out| table::write_header(out, &lead.catalog)).map_err(fail)?;
         }
         let mut totals = lead.totals.as_deref().map(Sink::open).transpose()?;
         if let Some(totals) = &mut totals {
             totals.write(|out| writeln!(out, "{}", totals::HEADER)).map_err(fail)?;
         }
         let (format, catalog) = (lead.format, lead.catalog.clone());
-        Ok(Files { windows, format, catalog, changes, totals, standing: 0, dropped: 0 })
+        let difference = lead.only_difference.then(Difference::default);
+        Ok(Files { windows, format, catalog, changes, totals, difference, standing: 0, dropped: 0 })
     }
 
     fn flush(&mut self) -> Result<(), WriteError> {
@@ -299,10 +312,11 @@ impl Files {
 impl Sinks for Files {
     fn tick(&mut self, tick: u64, outcome: TickOutcome) -> Result<(), WriteError> {
         let Files { windows, format, catalog, .. } = self;
-        let says = !(outcome.changes.is_empty() && outcome.top.is_empty());
+        let shown = difference::shown(self.difference.as_mut(), tick, &outcome, catalog);
+        let says = !(shown.is_empty() && outcome.top.is_empty());
         self.changes.write(|out| {
-            for said in &outcome.changes {
-                format.write_change(out, tick, said, catalog, windows)?;
+            for (tick, said) in &shown {
+                format.write_change(out, *tick, said, catalog, windows)?;
             }
             for ranked in &outcome.top {
                 format.write_ranked(out, ranked)?;
@@ -317,7 +331,8 @@ impl Sinks for Files {
                 totals.write(|out| totals::write_window(out, window, rows))?;
             }
         }
-        self.standing = driver::standing(self.standing, &outcome.changes);
+        let is_live = |said: &&Change| self.catalog.set(said.violation.limit) == LimitSet::Live;
+        self.standing = driver::standing(self.standing, outcome.changes.iter().filter(is_live));
         self.dropped += outcome.late.dropped;
         Ok(())
     }

@@ -17,7 +17,6 @@ use crate::error::{Exit, Failure, Outcome};
 use crate::http::HttpOptions;
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, AddressError, Outbox, SCHEME, Start, Topic, Tuning};
-use crate::limits::catalog::Catalog;
 use crate::limits::date::format_ms;
 use crate::limits::feed;
 use crate::live::{self, Alerts, Clock as _, Lead, Limits, Shared, Sinks, Status, WallClock};
@@ -217,14 +216,12 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
 /// What the first worker leads with.
 fn lead(args: &Args, windows: Windows, status: &Status) -> Result<Lead, WriteError> {
     let leader = Arc::new(OnceLock::<Thread>::new());
-    let limits = match args.judging.limits().map_err(WriteError::Failed)? {
-        Some(limits) => {
-            let limits = feed::Options { refresh: args.refresh(), ..limits };
-            Limits::follow(&limits, &leader).map_err(WriteError::Failed)?
-        }
-        None => Limits::default(),
-    };
-    status.leads(limits.health.clone());
+    let limits = args.judging.limits().map_err(WriteError::Failed)?.into_iter();
+    let limits = limits.map(|limits| {
+        Limits::follow(&feed::Options { refresh: args.refresh(), ..limits }, &leader)
+    });
+    let limits: Vec<Limits> = limits.collect::<Result<_, _>>().map_err(WriteError::Failed)?;
+    status.leads(limits.iter().map(|limits| (limits.set, limits.health.clone())).collect());
     Ok(Lead {
         limits,
         leader,
@@ -255,5 +252,12 @@ fn sinks(args: &Args, windows: floodmark_dataflows::time::Windows) -> Result<Sin
         });
     }
     let totals = args.publish.as_ref().map(state_topic).transpose().map_err(failed)?;
-    Sinks::new(alerts, totals, windows, Catalog::new())
+    let catalog = args.judging.catalog();
+    if catalog.sets().len() > 1 && alerts.iter().all(|alerts| matches!(alerts, Alerts::Topic(_))) {
+        tracing::warn!(
+            "what --what-if leads to goes to no topic: give --to a file, or -, to see it"
+        );
+    }
+    let sinks = Sinks::new(alerts, totals, windows, catalog)?;
+    Ok(if args.judging.only_difference { sinks.only_difference() } else { sinks })
 }

@@ -9,6 +9,7 @@ use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
 use crate::error::{Exit, Failure};
+use crate::limits::catalog::LimitSet;
 use crate::limits::postgres::TableName;
 use crate::limits::rows::{Defaults, PERS};
 use crate::limits::{Address, feed, prefix};
@@ -51,8 +52,8 @@ pub struct LimitRows {
 }
 
 impl LimitRows {
-    /// As a feed takes them, of limits that are read when they change, wherever this text says that
-    /// they are.
+    /// As a feed takes them, of limits that hold and are read when they change, wherever this text says
+    /// that they are.
     ///
     /// # Errors
     /// It says nothing of the kind. (The parser of the command line would show it, password and all.)
@@ -63,6 +64,7 @@ impl LimitRows {
                 .map_err(|error| Failure::new(Exit::Usage, anyhow::Error::new(error)))?,
             table: self.limits_table.clone(),
             defaults: self.defaults.defaults(),
+            set: LimitSet::Live,
             refresh: None,
         })
     }

@@ -3,17 +3,48 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use floodmark_dataflows::types::{LimitId, Version, VersionId};
+use serde::Serialize;
 
 use super::rows::Row;
+
+/// Which of the sets of limits a limit is in. A name may be in both: it is a limit of each then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitSet {
+    /// The one that holds.
+    #[default]
+    Live,
+    /// The one beside it, of `--what-if`.
+    WhatIf,
+}
+
+impl LimitSet {
+    /// As it is written in changes and in labels of metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LimitSet::Live => "live",
+            LimitSet::WhatIf => "what_if",
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            LimitSet::Live => LimitSet::WhatIf,
+            LimitSet::WhatIf => LimitSet::Live,
+        }
+    }
+}
 
 /// Names and rows by number. A number stands for the life of the program: what was said about a limit
 /// may have to be said again after its row is gone.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
-    names: Vec<String>,
-    limits: HashMap<String, LimitId>,
+    compares: bool,
+    names: Vec<(LimitSet, String)>,
+    limits: [HashMap<String, LimitId>; 2],
     rows: Vec<Row>,
-    versions: HashMap<Row, VersionId>,
+    /// By set, too: equal rows of the two may be written differently.
+    versions: [HashMap<Row, VersionId>; 2],
 }
 
 impl Catalog {
@@ -22,12 +53,34 @@ impl Catalog {
         Catalog::default()
     }
 
-    /// The versions that rows are. Equal rows are equal versions, whenever they were read; the order
-    /// of the rows makes no difference.
-    pub fn versions<'a>(&mut self, rows: impl IntoIterator<Item = &'a Row>) -> BTreeSet<Version> {
+    /// The same, for two sets of limits. What is said of a limit says of which set it is then.
+    pub fn of_two_sets() -> Self {
+        Catalog { compares: true, ..Catalog::default() }
+    }
+
+    /// The sets of limits there are.
+    pub fn sets(&self) -> &'static [LimitSet] {
+        match self.compares {
+            true => &[LimitSet::Live, LimitSet::WhatIf],
+            false => &[LimitSet::Live],
+        }
+    }
+
+    /// The set to be named with a limit; `None` if there is only one set.
+    pub fn named_set(&self, limit: LimitId) -> Option<LimitSet> {
+        self.compares.then(|| self.set(limit))
+    }
+
+    /// The versions that rows of a set are. Equal rows are equal versions, whenever they were read; the
+    /// order of the rows makes no difference.
+    pub fn versions<'a>(
+        &mut self,
+        set: LimitSet,
+        rows: impl IntoIterator<Item = &'a Row>,
+    ) -> BTreeSet<Version> {
         // Sorted, so that numbers do not depend on the order in a file, and runs can be compared.
         let sorted: BTreeSet<&Row> = rows.into_iter().collect();
-        sorted.into_iter().map(|row| self.version(row)).collect()
+        sorted.into_iter().map(|row| self.version(set, row)).collect()
     }
 
     /// The name of a limit.
@@ -35,7 +88,23 @@ impl Catalog {
     /// # Panics
     /// If the number is not from this catalog.
     pub fn name(&self, limit: LimitId) -> &str {
-        &self.names[limit.0 as usize]
+        &self.names[limit.0 as usize].1
+    }
+
+    /// The set that a limit is in.
+    ///
+    /// # Panics
+    /// If the number is not from this catalog.
+    pub fn set(&self, limit: LimitId) -> LimitSet {
+        self.names[limit.0 as usize].0
+    }
+
+    /// The limit of the same name in the other set, if a row there has had it.
+    ///
+    /// # Panics
+    /// If the number is not from this catalog.
+    pub fn counterpart(&self, limit: LimitId) -> Option<LimitId> {
+        self.limit(self.set(limit).other(), self.name(limit))
     }
 
     /// The row of a version, with its value as last written.
@@ -46,15 +115,16 @@ impl Catalog {
         &self.rows[version.0 as usize]
     }
 
-    /// The number of a limit, if a row has had its name.
-    pub fn limit(&self, name: &str) -> Option<LimitId> {
-        self.limits.get(name).copied()
+    /// The number of a limit, if a row of the set has had its name.
+    pub fn limit(&self, set: LimitSet, name: &str) -> Option<LimitId> {
+        self.limits[set as usize].get(name).copied()
     }
 
-    /// The version that a row is.
-    pub fn version(&mut self, row: &Row) -> Version {
-        let limit = self.limits.get(&row.name).copied().unwrap_or_else(|| self.add_name(&row.name));
-        let id = self.versions.get(row).copied().unwrap_or_else(|| self.add_row(row));
+    /// The version that a row of a set is.
+    pub fn version(&mut self, set: LimitSet, row: &Row) -> Version {
+        let limit = self.limit(set, &row.name).unwrap_or_else(|| self.add_name(set, &row.name));
+        let held = self.versions[set as usize].get(row).copied();
+        let id = held.unwrap_or_else(|| self.add_row(set, row));
         // 5 may have become 5.0, which is the same value in other letters.
         self.rows[id.0 as usize].value.clone_from(&row.value);
         Version {
@@ -67,17 +137,17 @@ impl Catalog {
         }
     }
 
-    fn add_name(&mut self, name: &str) -> LimitId {
+    fn add_name(&mut self, set: LimitSet, name: &str) -> LimitId {
         let id = LimitId(number(self.names.len()));
-        self.names.push(name.to_owned());
-        self.limits.insert(name.to_owned(), id);
+        self.names.push((set, name.to_owned()));
+        self.limits[set as usize].insert(name.to_owned(), id);
         id
     }
 
-    fn add_row(&mut self, row: &Row) -> VersionId {
+    fn add_row(&mut self, set: LimitSet, row: &Row) -> VersionId {
         let id = VersionId(number(self.rows.len()));
         self.rows.push(row.clone());
-        self.versions.insert(row.clone(), id);
+        self.versions[set as usize].insert(row.clone(), id);
         id
     }
 }

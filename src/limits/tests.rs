@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use floodmark_dataflows::types::{Bound, Metric, Per, Scope, Version};
 use proptest::prelude::*;
 
-use super::catalog::{Catalog, edits, in_force};
+use super::catalog::{Catalog, LimitSet, edits, in_force};
 use super::date;
 use super::json::{self, FileError};
 use super::rows::{Cell, Defaults, RawRow, Row, nearest_column};
@@ -381,17 +381,17 @@ fn other_feeds_hand_in_rows_of_their_own() {
 #[test]
 fn equal_rows_are_equal_versions_whenever_they_are_read() {
     let mut catalog = Catalog::new();
-    let first = catalog.versions(table(&row("")).rows());
-    let other = catalog.versions(table(&row("").replace(":1,", ":2,")).rows());
-    let again = catalog.versions(table(&row("").replace(":1,", ":1.0,")).rows());
+    let first = catalog.versions(LimitSet::Live, table(&row("")).rows());
+    let other = catalog.versions(LimitSet::Live, table(&row("").replace(":1,", ":2,")).rows());
+    let again = catalog.versions(LimitSet::Live, table(&row("").replace(":1,", ":1.0,")).rows());
     assert_eq!(first, again);
     let (first, other) = (*first.first().unwrap(), *other.first().unwrap());
     assert_eq!(first.limit, other.limit);
     assert_ne!(first.id, other.id);
     assert_eq!((first.value, other.value), (Some(1), Some(2)));
     assert_eq!(catalog.name(first.limit), "a");
-    assert_eq!(catalog.limit("a"), Some(first.limit));
-    assert_eq!(catalog.limit("b"), None);
+    assert_eq!(catalog.limit(LimitSet::Live, "a"), Some(first.limit));
+    assert_eq!(catalog.limit(LimitSet::Live, "b"), None);
     let text = |version: Version| catalog.row(version.id).value.clone().unwrap();
     assert_eq!((text(first).text(), text(other).text()), ("1.0", "2"));
 
@@ -402,10 +402,34 @@ fn equal_rows_are_equal_versions_whenever_they_are_read() {
 }
 
 #[test]
+fn a_name_in_both_sets_is_two_limits() {
+    let (live, what_if) = (LimitSet::Live, LimitSet::WhatIf);
+    let mut catalog = Catalog::of_two_sets();
+    let one = *catalog.versions(live, table(&row("")).rows()).first().unwrap();
+    assert_eq!(catalog.counterpart(one.limit), None);
+    let other = row("").replace(":1,", ":1.0,");
+    let other = *catalog.versions(what_if, table(&other).rows()).first().unwrap();
+    assert_ne!(one.limit, other.limit);
+    assert_eq!((catalog.set(one.limit), catalog.set(other.limit)), (live, what_if));
+    assert_eq!(catalog.counterpart(one.limit), Some(other.limit));
+    assert_eq!(catalog.counterpart(other.limit), Some(one.limit));
+    assert_eq!((catalog.name(one.limit), catalog.name(other.limit)), ("a", "a"));
+    // How one set writes a value changes nothing of what is said of the other.
+    let text = |version: Version| catalog.row(version.id).value.clone().unwrap();
+    assert_eq!((text(one).text(), text(other).text()), ("1", "1.0"));
+    assert_eq!(catalog.named_set(one.limit), Some(live));
+    assert_eq!(catalog.sets(), [live, what_if]);
+
+    let mut catalog = Catalog::new();
+    let one = *catalog.versions(live, table(&row("")).rows()).first().unwrap();
+    assert_eq!((catalog.named_set(one.limit), catalog.sets()), (None, &[live][..]));
+}
+
+#[test]
 fn the_latest_version_that_has_begun_is_in_force() {
     let dates = ["2024-03-01", "2024-01-01", "2024-02-01", "2024-04-01"];
     let rows: Vec<String> = dates.map(|date| row("").replace("2024-05-01", date)).into();
-    let versions = Catalog::new().versions(table(&rows.join("\n")).rows());
+    let versions = Catalog::new().versions(LimitSet::Live, table(&rows.join("\n")).rows());
     for (at, now, next) in [
         ("2023-12-31", None, Some("2024-01-01")),
         ("2024-01-01", Some("2024-01-01"), Some("2024-02-01")),
@@ -444,8 +468,8 @@ proptest! {
         let (one, other) = (table(&rows.join("\n")), table(&format!("[{}]", shuffled.join(","))));
         prop_assert_eq!(one.refusals().count(), other.refusals().count());
         let (mut one_catalog, mut other_catalog) = (Catalog::new(), Catalog::new());
-        let versions = one_catalog.versions(one.rows());
-        prop_assert_eq!(&versions, &other_catalog.versions(other.rows()));
+        let versions = one_catalog.versions(LimitSet::Live, one.rows());
+        prop_assert_eq!(&versions, &other_catalog.versions(LimitSet::Live, other.rows()));
         for version in versions {
             let text = |catalog: &Catalog| {
                 catalog.row(version.id).value.as_ref().map(|value| value.text().to_owned())

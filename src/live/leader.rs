@@ -1,6 +1,6 @@
 //! The first worker of the first process: it begins ticks, edits limits, and has everything said.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -20,7 +20,7 @@ use super::ticks::{Announcement, Ticks, Wish};
 use crate::computation::{Computation, Held, Outcome as TickOutcome};
 use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::Start;
-use crate::limits::catalog::in_force;
+use crate::limits::catalog::{LimitSet, in_force};
 use crate::limits::feed::{self, Edits, Feed, Health};
 use crate::output::WriteError;
 
@@ -39,9 +39,10 @@ const HELD_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two counts of the limits in force, at least.
 const IN_FORCE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The limits of a run.
-#[derive(Default)]
+/// The limits of a run, of one set.
 pub struct Limits {
+    /// The set.
+    pub set: LimitSet,
     /// Those to begin with.
     pub rows: Edits,
     /// What changes of them later.
@@ -64,14 +65,14 @@ impl Limits {
                 leader.unpark();
             }
         };
-        Ok(Limits { rows, changes: Some(feed.follow(wake)?), health })
+        Ok(Limits { set: options.set, rows, changes: Some(feed.follow(wake)?), health })
     }
 }
 
 /// What the leader of a run begins with.
 pub struct Lead {
-    /// The limits.
-    pub limits: Limits,
+    /// The limits of each set.
+    pub limits: Vec<Limits>,
     /// Where the leader says which thread it is, for those who wake it.
     pub leader: Arc<OnceLock<Thread>>,
     /// Where changes go.
@@ -82,7 +83,7 @@ pub struct Lead {
     pub clock: Box<dyn Clock>,
     /// Where the topic is read from.
     pub start: Start,
-    /// Whether to end with [`Exit::Violations`] if a violation stands at the end.
+    /// Whether to end with [`Exit::Violations`] if a violation of a live limit stands at the end.
     pub fail_on_violation: bool,
 }
 
@@ -98,8 +99,8 @@ enum Ending {
 
 pub(super) struct Leader {
     lead: Lead,
-    /// The versions that hold.
-    versions: BTreeSet<Version>,
+    /// The versions that hold, by set.
+    versions: BTreeMap<LimitSet, BTreeSet<Version>>,
     /// When another set of them may be in force, in milliseconds; `None`: that is to be found out.
     next_date: Option<u64>,
     /// What is to change, at the next tick.
@@ -124,7 +125,7 @@ impl Leader {
     pub(super) fn new(lead: Lead) -> Self {
         let mut leader = Leader {
             lead,
-            versions: BTreeSet::new(),
+            versions: BTreeMap::new(),
             next_date: None,
             edits: Vec::new(),
             announced: 0,
@@ -140,22 +141,26 @@ impl Leader {
         };
         // Only one worker leads, and only once.
         let _ = leader.lead.leader.set(std::thread::current());
-        let rows = std::mem::take(&mut leader.lead.limits.rows);
-        leader.change(&rows);
+        let limits = leader.lead.limits.iter_mut();
+        let rows = limits.map(|limits| (limits.set, std::mem::take(&mut limits.rows))).collect();
+        leader.change(rows);
         leader
     }
 
     /// Rows that hold, or no longer, from the next tick on.
-    fn change(&mut self, edits: &Edits) {
-        for (row, diff) in edits {
-            let version = self.lead.sinks.catalog.version(row);
-            match *diff > 0 {
-                true => self.versions.insert(version),
-                false => self.versions.remove(&version),
-            };
-            self.edits.push((version, *diff));
+    fn change(&mut self, changes: Vec<(LimitSet, Edits)>) {
+        for (set, edits) in changes {
+            let held = self.versions.entry(set).or_default();
+            for (row, diff) in edits {
+                let version = self.lead.sinks.catalog.version(set, &row);
+                match diff > 0 {
+                    true => held.insert(version),
+                    false => held.remove(&version),
+                };
+                self.edits.push((version, diff));
+            }
+            self.next_date = None;
         }
-        self.next_date = None;
     }
 
     /// How long until a tick may begin.
@@ -192,10 +197,13 @@ impl Leader {
 
     /// Hears limits and wishes, and begins a tick if it is time.
     pub(super) fn turn(&mut self, ticks: &mut Ticks, computation: &Computation<'_>) {
-        let changes = self.lead.limits.changes.as_ref();
-        let changes: Vec<Edits> =
-            changes.map(|edits| edits.try_iter().collect()).unwrap_or_default();
-        changes.iter().for_each(|edits| self.change(edits));
+        let limits = self.lead.limits.iter();
+        let feeds = limits.filter_map(|limits| Some((limits.set, limits.changes.as_ref()?)));
+        let heard = |(set, edits): (LimitSet, &Receiver<Edits>)| {
+            edits.try_iter().map(move |edits| (set, edits)).collect::<Vec<_>>()
+        };
+        let changes = feeds.flat_map(heard).collect();
+        self.change(changes);
         while let Some(wish) = ticks.next_wish() {
             match wish {
                 Wish::Tick => self.wanted = true,
@@ -284,10 +292,16 @@ impl Leader {
     fn count_in_force(&mut self, tick: u64) {
         self.in_force_counted = Some(Instant::now());
         let now = i128::from(tick) * 1_000_000;
-        let limits = in_force(&self.versions, now);
-        let held = limits.values().filter(|limit| limit.now.is_some_and(|now| now.value.is_some()));
-        gauge!("floodmark_limits", "state" => "in_force").set(held.count() as f64);
-        let next = limits.values().filter_map(|limit| limit.next).map(|next| next.effective).min();
+        let mut next = None;
+        for set in self.lead.sinks.catalog.sets() {
+            let limits = in_force(self.versions.get(set).into_iter().flatten(), now);
+            let exists = |now: &Version| now.value.is_some();
+            let held = limits.values().filter(|limit| limit.now.is_some_and(exists));
+            gauge!("floodmark_limits", "state" => "in_force", "limit_set" => set.as_str())
+                .set(held.count() as f64);
+            let dates = limits.values().filter_map(|limit| limit.next).map(|next| next.effective);
+            next = next.into_iter().chain(dates).min();
+        }
         let next_ms = |date: i128| u64::try_from(date.div_euclid(1_000_000) + 1).ok();
         self.next_date = Some(next.and_then(next_ms).unwrap_or(u64::MAX));
     }
@@ -304,7 +318,7 @@ impl Leader {
         {
             self.stop_writing(error);
         }
-        let Sinks { standing, dropped, .. } = self.lead.sinks;
+        let (standing, dropped) = (self.lead.sinks.standing(), self.lead.sinks.dropped);
         if dropped > 0 {
             tracing::warn!(
                 "{dropped} records came after their window had settled, and are not counted"

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::limits::catalog::LimitSet;
+
 /// What is known of a run at a moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
@@ -29,8 +31,8 @@ pub(super) struct Facts {
     pub(super) partitions: Vec<Partition>,
     /// Sinks that can't be reached, and for how long.
     pub(super) sinks: Vec<(String, Duration)>,
-    /// For how long, and why, the limits can't be read.
-    pub(super) limits: Option<(Duration, String)>,
+    /// Sets of limits that can't be read, for how long, and why.
+    pub(super) limits: Vec<(LimitSet, (Duration, String))>,
 }
 
 /// What is known of a partition.
@@ -69,6 +71,9 @@ pub struct Reason {
     /// The topic or sink that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The set of limits that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_set: Option<LimitSet>,
     /// For how long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
@@ -109,9 +114,14 @@ pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
         let reason = Reason::new("sink_unreachable", text).lasting(*lasting);
         reasons.push(Reason { name: Some(sink.clone()), ..reason });
     }
-    if let Some((lasting, why)) = &facts.limits {
-        let text = format!("the limits can't be read for {} s: {why}", lasting.as_secs());
-        reasons.push(Reason::new("limits_unreadable", text).lasting(*lasting));
+    for (set, (lasting, why)) in &facts.limits {
+        let limits = match set {
+            LimitSet::Live => "limits",
+            LimitSet::WhatIf => "limits of --what-if",
+        };
+        let text = format!("the {limits} can't be read for {} s: {why}", lasting.as_secs());
+        let reason = Reason::new("limits_unreadable", text).lasting(*lasting);
+        reasons.push(Reason { limit_set: Some(*set), ..reason });
     }
     if facts.tick_age.is_some() {
         let held = facts.held_by.and_then(|partition| held(facts, partition));

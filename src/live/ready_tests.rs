@@ -61,7 +61,10 @@ fn what_can_not_be_reached_or_read() {
         |facts| {
             facts.source = Some((secs(7), "refused".into()));
             facts.sinks = vec![("kafka:alerts".into(), secs(8))];
-            facts.limits = Some((secs(9), "no file".into()));
+            facts.limits = vec![
+                (LimitSet::Live, (secs(9), "no file".into())),
+                (LimitSet::WhatIf, (secs(8), "half a file".into())),
+            ];
         },
         &[
             (
@@ -70,6 +73,7 @@ fn what_can_not_be_reached_or_read() {
             ),
             ("sink_unreachable", "sink \"kafka:alerts\" can't be reached for 8 s"),
             ("limits_unreadable", "the limits can't be read for 9 s: no file"),
+            ("limits_unreadable", "the limits of --what-if can't be read for 8 s: half a file"),
         ],
     );
 }

@@ -1,10 +1,11 @@
 //! Where a live run says what it has to say.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Change, Event, Pair, Reason, Volume};
-use metrics::{counter, gauge};
+use metrics::{Counter, counter, gauge};
 
 use super::metrics::{event, reason};
 use super::status::{SinkState, count_sink_error, sink_name};
@@ -12,9 +13,10 @@ use crate::computation::Outcome;
 use crate::driver::standing;
 use crate::error::Failure;
 use crate::kafka::{Letter, Outbox};
-use crate::limits::catalog::Catalog;
+use crate::limits::catalog::{Catalog, LimitSet};
+use crate::output::difference::{Difference, Said};
 use crate::output::rotated::RotatedFile;
-use crate::output::{Format, Sink, WriteError, change, table, totals};
+use crate::output::{Format, Sink, WriteError, change, difference, table, totals};
 
 /// One place for changes.
 pub enum Alerts {
@@ -33,8 +35,10 @@ pub struct Sinks {
     totals: Option<Outbox>,
     windows: Windows,
     pub(super) catalog: Catalog,
-    /// Violations that stand.
-    pub(super) standing: u64,
+    /// Where only the difference of two sets of limits is shown, what is known of it.
+    difference: Option<Difference>,
+    /// Violations that stand, by the set of their limit.
+    standing: BTreeMap<LimitSet, u64>,
     /// Records that came too late.
     pub(super) dropped: u64,
 }
@@ -47,15 +51,34 @@ impl Sinks {
         windows: Windows,
         catalog: Catalog,
     ) -> Result<Self, WriteError> {
-        let mut sinks = Sinks { alerts, totals, windows, catalog, standing: 0, dropped: 0 };
+        let mut sinks = Sinks {
+            alerts,
+            totals,
+            windows,
+            catalog,
+            difference: None,
+            standing: BTreeMap::new(),
+            dropped: 0,
+        };
         sinks.begin_counts();
         for alerts in &mut sinks.alerts {
             if let Alerts::Stream(sink, Format::Table) = alerts {
-                sink.write(|out| table::write_header(out))?;
+                sink.write(|out| table::write_header(out, &sinks.catalog))?;
                 sink.flush()?;
             }
         }
         Ok(sinks)
+    }
+
+    /// Shows only in what the two sets of limits of the catalog differ. A topic gets what it always does:
+    /// the state of the live one.
+    pub fn only_difference(self) -> Self {
+        Sinks { difference: Some(Difference::default()), ..self }
+    }
+
+    /// Violations that stand, of limits that hold.
+    pub(super) fn standing(&self) -> u64 {
+        self.standing.get(&LimitSet::Live).copied().unwrap_or(0)
     }
 
     fn outboxes(&mut self) -> impl Iterator<Item = &mut Outbox> {
@@ -86,11 +109,12 @@ impl Sinks {
     /// Takes what a tick has led to.
     pub(super) fn tick(&mut self, tick: u64, outcome: Outcome) -> Result<(), WriteError> {
         self.count(&outcome);
-        let Sinks { alerts, windows, catalog, .. } = self;
+        let Sinks { alerts, windows, catalog, difference, .. } = self;
+        let shown = difference::shown(difference.as_mut(), tick, &outcome, catalog);
         if !(outcome.changes.is_empty() && outcome.top.is_empty()) {
             for alerts in alerts {
                 alerts
-                    .tick(tick, &outcome, windows, catalog)
+                    .tick(tick, &outcome, &shown, windows, catalog)
                     .inspect_err(|_| count_sink_error(&alerts.name()))?;
             }
         }
@@ -114,17 +138,24 @@ impl Sinks {
             for reason in
                 [Reason::LimitChange, Reason::Schedule, Reason::LateData, Reason::Data].map(reason)
             {
-                counter!("floodmark_changes_total", "event" => event, "reason" => reason)
-                    .increment(0);
+                for set in self.catalog.sets() {
+                    changes_total(event, reason, *set).increment(0);
+                }
             }
         }
         self.count(&Outcome::default());
     }
 
     fn count(&mut self, outcome: &Outcome) {
-        self.standing = standing(self.standing, &outcome.changes);
         self.dropped += outcome.late.dropped;
-        gauge!("floodmark_violations", "status" => "standing").set(self.standing as f64);
+        let set_of = |said: &Change| self.catalog.set(said.violation.limit);
+        for set in self.catalog.sets() {
+            let of_set = outcome.changes.iter().filter(|said| set_of(said) == *set);
+            let before = self.standing.entry(*set).or_default();
+            *before = standing(*before, of_set);
+            gauge!("floodmark_violations", "status" => "standing", "limit_set" => set.as_str())
+                .set(*before as f64);
+        }
         for (disposition, records) in
             [("counted", outcome.late.counted), ("dropped", outcome.late.dropped)]
         {
@@ -132,8 +163,7 @@ impl Sinks {
                 .increment(records);
         }
         for said in &outcome.changes {
-            let (event, reason) = (event(said.event), reason(said.reason));
-            counter!("floodmark_changes_total", "event" => event, "reason" => reason).increment(1);
+            changes_total(event(said.event), reason(said.reason), set_of(said)).increment(1);
         }
     }
 
@@ -162,14 +192,15 @@ impl Alerts {
         &mut self,
         tick: u64,
         outcome: &Outcome,
+        shown: &[Said],
         windows: &Windows,
         catalog: &Catalog,
     ) -> Result<(), WriteError> {
         match self {
             Alerts::Stream(sink, format) => {
                 sink.write(|out| {
-                    for said in &outcome.changes {
-                        format.write_change(out, tick, said, catalog, windows)?;
+                    for (tick, said) in shown {
+                        format.write_change(out, *tick, said, catalog, windows)?;
                     }
                     outcome.top.iter().try_for_each(|ranked| format.write_ranked(out, ranked))
                 })?;
@@ -177,9 +208,9 @@ impl Alerts {
             }
             Alerts::File(file) => {
                 let mut lines = Vec::new();
-                for said in &outcome.changes {
+                for (tick, said) in shown {
                     into_memory(&mut lines, |out| {
-                        change::write_json(out, tick, said, catalog, windows)
+                        change::write_json(out, *tick, said, catalog, windows)
                     });
                 }
                 for ranked in &outcome.top {
@@ -187,15 +218,21 @@ impl Alerts {
                 }
                 file.write(&lines).map_err(WriteError::Failed)
             }
-            // The state of violations; a ranking is none.
+            // The state of violations: a ranking is none, and what would be, if, does not stand.
             Alerts::Topic(outbox) => {
-                for said in &outcome.changes {
+                let is_live = |said: &&Change| catalog.set(said.violation.limit) == LimitSet::Live;
+                for said in outcome.changes.iter().filter(is_live) {
                     outbox.give(alert(tick, said, catalog, windows));
                 }
                 Ok(())
             }
         }
     }
+}
+
+fn changes_total(event: &'static str, reason: &'static str, set: LimitSet) -> Counter {
+    let set = set.as_str();
+    counter!("floodmark_changes_total", "event" => event, "reason" => reason, "limit_set" => set)
 }
 
 fn into_memory(bytes: &mut Vec<u8>, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) {
@@ -205,9 +242,7 @@ fn into_memory(bytes: &mut Vec<u8>, write: impl FnOnce(&mut dyn Write) -> std::i
 /// A change as a message: the id is the key, so that a compacted topic holds the last word on each
 /// violation.
 fn alert(tick: u64, said: &Change, catalog: &Catalog, windows: &Windows) -> Letter {
-    let violation = &said.violation;
-    let name = catalog.name(violation.limit);
-    let id = change::id(name, violation.window, windows, &violation.entity);
+    let id = change::id_of(said, catalog, windows);
     let mut payload = Vec::with_capacity(512);
     into_memory(&mut payload, |out| change::write_json(out, tick, said, catalog, windows));
     payload.truncate(payload.trim_ascii_end().len());

@@ -17,6 +17,7 @@ use crate::cluster::watchdog::Watch;
 use crate::computation::EventTimeReached;
 use crate::http::{Readiness, Subject};
 use crate::kafka::{Outbox, PartitionState, Topic};
+use crate::limits::catalog::LimitSet;
 use crate::limits::date::format_ms;
 use crate::limits::feed::Health;
 
@@ -40,7 +41,7 @@ pub struct Status {
 struct Known {
     topic: Option<Arc<Topic>>,
     watch: Option<Watch>,
-    limits: Health,
+    limits: Vec<(LimitSet, Health)>,
     workers: BTreeMap<usize, Worker>,
     /// What is said by one process only is said by the leader's.
     leads: bool,
@@ -50,9 +51,12 @@ struct Known {
     behind: BTreeMap<i32, Behind>,
     sinks: Vec<SinkState>,
     /// The kinds of reasons that were logged last; `None`: it was ready, or was never so.
-    logged: Option<BTreeSet<(&'static str, Option<u32>)>>,
+    logged: Option<BTreeSet<Kind>>,
     was_ready: bool,
 }
+
+/// What reasons of one kind have in common: their name, and the partition or the limits they are about.
+type Kind = (&'static str, Option<u32>, Option<LimitSet>);
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,8 +127,8 @@ impl Status {
         (known.topic, known.watch) = (Some(topic), Some(watch));
     }
 
-    /// This process leads, and follows limits, of which this tells whether they can be read.
-    pub fn leads(&self, limits: Health) {
+    /// This process leads, and follows limits: of each set, what tells whether they can be read.
+    pub fn leads(&self, limits: Vec<(LimitSet, Health)>) {
         let mut known = self.lock();
         (known.leads, known.limits) = (true, limits);
     }
@@ -200,7 +204,9 @@ impl Status {
         if !known.was_ready && reasons.iter().all(of_the_past) {
             return;
         }
-        let kinds = reasons.iter().map(|reason| (reason.reason, reason.partition)).collect();
+        let kind =
+            |reason: &Reason| -> Kind { (reason.reason, reason.partition, reason.limit_set) };
+        let kinds = reasons.iter().map(kind).collect();
         if known.logged.as_ref() == Some(&kinds) {
             return;
         }
@@ -232,7 +238,11 @@ impl Status {
                 .into_values()
                 .filter_map(|sink| Some((sink.name, sink.unreachable?.elapsed())))
                 .collect(),
-            limits: known.limits.trouble(),
+            limits: known
+                .limits
+                .iter()
+                .filter_map(|(set, health)| Some((*set, health.trouble()?)))
+                .collect(),
         }
     }
 

@@ -4,12 +4,14 @@ use std::io::{self, Write};
 
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::top::Ranked;
-use floodmark_dataflows::types::{Bound, Change, Entity, Event, Metric, Pair, Per, Reason};
+use floodmark_dataflows::types::{
+    Bound, Change, Entity, Event, Metric, Pair, Per, Reason, Violation,
+};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use crate::limits::catalog::Catalog;
+use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::date::{Stamp, format_ms, format_ns, format_secs};
 use crate::limits::value::Value;
 
@@ -46,10 +48,17 @@ pub fn per(entity: &Entity) -> Per {
 
 /// The id of a violation: the first 16 bytes, in hexadecimal, of the SHA-256 of these lines, each
 /// ended by a line feed: `floodmark violation 1`, the limit's name as a JSON string, the start and the
-/// end of the window in seconds since 1970, `per`, and the addresses of the entity in canonical text.
+/// end of the window in seconds since 1970, `per`, and the addresses of the entity in canonical text;
+/// for a limit of the what-if set, and only then, `what_if` is the last one.
 ///
 /// It never changes: consumers fold changes by it, across versions of this program.
-pub fn id(limit: &str, window: Window, windows: &Windows, entity: &Entity) -> String {
+pub fn id(
+    set: LimitSet,
+    limit: &str,
+    window: Window,
+    windows: &Windows,
+    entity: &Entity,
+) -> String {
     let mut text = String::from("floodmark violation 1\n");
     let mut line = |line: String| {
         text.push_str(&line);
@@ -70,8 +79,18 @@ pub fn id(limit: &str, window: Window, windows: &Windows, entity: &Entity) -> St
         Entity::Host(address) => line(format!("host\n{address}")),
         Entity::Total => line("total".into()),
     }
+    // A live one is the same whether or not there is another set: topics hold its state by it.
+    if set == LimitSet::WhatIf {
+        line(set.as_str().into());
+    }
     let digest = Sha256::digest(text.as_bytes());
     digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The [`id`] of the violation that a change is about.
+pub fn id_of(change: &Change, catalog: &Catalog, windows: &Windows) -> String {
+    let Violation { limit, window, entity, .. } = &change.violation;
+    id(catalog.set(*limit), catalog.name(*limit), *window, windows, entity)
 }
 
 /// A change, in the order of its fields.
@@ -81,6 +100,8 @@ struct ChangeObject<'a> {
     reason: Reason,
     id: String,
     limit_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_set: Option<LimitSet>,
     limit_value: Option<&'a Value>,
     effective_date: Option<Stamp>,
     bound: Bound,
@@ -110,8 +131,9 @@ pub fn write_json(
     let object = ChangeObject {
         event: change.event,
         reason: change.reason,
-        id: id(limit_name, violation.window, windows, &violation.entity),
+        id: id_of(change, catalog, windows),
         limit_name,
+        limit_set: catalog.named_set(violation.limit),
         limit_value: row.and_then(|row| row.value.as_ref()),
         effective_date: row.map(|row| format_ns(row.effective)),
         bound: change.bound,
@@ -165,7 +187,10 @@ mod tests {
     #[test]
     fn ids_are_frozen() {
         let windows = Windows::default();
-        let of = |limit: &str, start, entity| id(limit, Window(start), &windows, &entity);
+        let of_set =
+            |set, limit: &str, start, entity| id(set, limit, Window(start), &windows, &entity);
+        let of = |limit: &str, start, entity| of_set(LimitSet::Live, limit, start, entity);
+        let what_if = |limit: &str, start, entity| of_set(LimitSet::WhatIf, limit, start, entity);
         let pair = |source, destination| {
             Entity::Pair(Pair::new(address(source), address(destination)).expect("one family"))
         };
@@ -176,6 +201,9 @@ mod tests {
             of("max", 300, Entity::Destination(address("10.0.0.1"))),
             of("max", 300, Entity::Host(address("::ffff:10.0.0.1"))),
             of("max", 300, Entity::Total),
+            what_if("max", 0, pair("10.0.0.1", "10.0.0.2")),
+            what_if("max", 300, Entity::Source(address("10.0.0.1"))),
+            what_if("max", 300, Entity::Total),
         ];
         // Made from the description of the id in docs/changes.md, by another program.
         let frozen = [
@@ -185,6 +213,9 @@ mod tests {
             "e6eb84359c5da9cdc70025003698bc4d",
             "4b7d5e78cbaa080b7e9107077ef94429",
             "8854206235bf6936009bc25cfd49e251",
+            "9a316270fab4c5291702ad5657a0c35d",
+            "3e1ca63316b19ce2dee50f31363971c6",
+            "65bff0c3e0a876c42d5310da04d97d62",
         ];
         assert_eq!(golden, frozen);
     }

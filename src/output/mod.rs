@@ -13,6 +13,7 @@ use crate::error::{Exit, Failure};
 use crate::limits::catalog::Catalog;
 
 pub mod change;
+pub mod difference;
 pub mod rotated;
 pub mod table;
 pub mod totals;

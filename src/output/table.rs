@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use floodmark_dataflows::top::Ranked;
 use floodmark_dataflows::types::{Bound, Change, Entity, Event, Metric, Reason};
 
-use crate::limits::catalog::Catalog;
+use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::date::{format_ms, format_secs};
 use crate::limits::quote::Shown;
 
@@ -20,11 +20,17 @@ pub fn entity(entity: &Entity) -> String {
     }
 }
 
+/// The column that tells the set of a limit, where there are two.
+fn set_column(set: Option<&str>) -> String {
+    set.map(|set| format!("{set:<7}  ")).unwrap_or_default()
+}
+
 /// The header of a table of changes.
-pub fn write_header(out: &mut dyn Write) -> io::Result<()> {
+pub fn write_header(out: &mut dyn Write, catalog: &Catalog) -> io::Result<()> {
+    let set = set_column((catalog.sets().len() > 1).then_some("SET"));
     writeln!(
         out,
-        "{:<20}  {:<7}  {:<20}  {:<20}  {:<33}  {:>14}  {:<7}  {:>16}  WHY",
+        "{:<20}  {:<7}  {:<20}  {:<20}  {set}{:<33}  {:>14}  {:<7}  {:>16}  WHY",
         "AS OF", "EVENT", "WINDOW", "LIMIT", "WHO", "AMOUNT", "METRIC", "LIMIT VALUE"
     )
 }
@@ -42,9 +48,10 @@ pub fn write_change(
         Some(value) => format!("{} {}", bound(change.bound), value.text()),
         None => "gone".into(),
     };
+    let set = set_column(catalog.named_set(violation.limit).map(LimitSet::as_str));
     writeln!(
         out,
-        "{:<20}  {:<7}  {:<20}  {:<20}  {:<33}  {:>14}  {:<7}  {:>16}  {}{}",
+        "{:<20}  {:<7}  {:<20}  {:<20}  {set}{:<33}  {:>14}  {:<7}  {:>16}  {}{}",
         format_ms(tick).to_string(),
         event(change.event),
         format_secs(violation.window.0).to_string(),

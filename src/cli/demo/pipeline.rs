@@ -199,7 +199,7 @@ pub(super) fn run(
     let alerts = Outbox::open(&broker.alerts(), &client, Tuning::for_latency())?;
     let sinks = Sinks::new(vec![Alerts::Topic(alerts)], None, options.windows, Catalog::new());
     let lead = Lead {
-        limits: Limits::follow(&feed::Options::file(limits), &leader)?,
+        limits: vec![Limits::follow(&feed::Options::file(limits), &leader)?],
         leader,
         sinks: sinks.map_err(failure)?,
         tick: TICK,

@@ -12,7 +12,7 @@ use clap::{Subcommand, ValueEnum};
 use self::report::Report;
 use crate::cli::values::LimitDefaults;
 use crate::error::{Exit, Failure, Outcome};
-use crate::limits::catalog::{Catalog, in_force};
+use crate::limits::catalog::{Catalog, LimitSet, in_force};
 use crate::limits::feed::contents;
 use crate::limits::quote::Quoted;
 use crate::limits::{date, json};
@@ -88,7 +88,7 @@ fn check_bytes(check: &Check, bytes: &[u8], at: i128, out: &mut dyn Write) -> Ou
         .with_context(|| reading(&check.file))
         .map_err(|error| Failure::new(Exit::BadConfig, error))?;
     let mut catalog = Catalog::new();
-    let versions = catalog.versions(table.rows());
+    let versions = catalog.versions(LimitSet::Live, table.rows());
     let report = Report { table: &table, catalog: &catalog, at, limits: in_force(&versions, at) };
     let text = match check.format {
         Format::Table => report.text(),

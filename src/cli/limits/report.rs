@@ -6,7 +6,7 @@ use floodmark_dataflows::types::{LimitId, Prefix, Version};
 use serde::Serialize;
 
 use crate::cli::grid::Grid;
-use crate::limits::catalog::{Catalog, Standing};
+use crate::limits::catalog::{Catalog, LimitSet, Standing};
 use crate::limits::date::{Stamp, format_ns};
 use crate::limits::prefix;
 use crate::limits::quote::{Quoted, Shown};
@@ -139,7 +139,7 @@ impl Report<'_> {
 
     /// Where a row stands among those of its name: past, now, next or later.
     fn state(&self, row: &Row) -> &'static str {
-        let limit = self.catalog.limit(&row.name);
+        let limit = self.catalog.limit(LimitSet::Live, &row.name);
         let standing = limit.and_then(|limit| self.limits.get(&limit)).copied().unwrap_or_default();
         let dated = |version: Option<&Version>| {
             version.is_some_and(|version| version.effective == row.effective)

@@ -77,7 +77,7 @@ impl FileFeed {
             path: path.to_owned(),
             defaults: options.defaults,
             refresh: options.refresh,
-            held: Held::new(options.place(), &LABELS),
+            held: Held::new(options, &LABELS),
             read: None,
             seen: None,
             sound: true,

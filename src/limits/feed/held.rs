@@ -6,7 +6,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use metrics::{counter, gauge};
+use metrics::{Counter, counter, gauge};
+
+use super::Options;
 
 use crate::limits::quote::Quoted;
 use crate::limits::rows::Row;
@@ -59,17 +61,27 @@ pub(super) struct Held {
     health: Health,
     /// What is read, for messages.
     place: String,
+    /// Which set of limits it is, for metrics.
+    set: &'static str,
 }
 
 impl Held {
-    /// Of what is read there; `kinds` are the words for what can go wrong.
-    pub(super) fn new(place: String, kinds: &[&'static str]) -> Self {
+    /// Of what these options name; `kinds` are the words for what can go wrong.
+    pub(super) fn new(options: &Options, kinds: &[&'static str]) -> Self {
+        let held = Held { place: options.place(), set: options.set.as_str(), ..Held::default() };
         for kind in kinds {
             // A rate needs a value before the first error.
-            counter!("floodmark_limits_errors_total", "error" => *kind).increment(0);
+            held.errors(kind).increment(0);
         }
-        gauge!("floodmark_limits_readable").set(1.0);
-        Held { place, ..Held::default() }
+        held
+    }
+
+    fn errors(&self, kind: &'static str) -> Counter {
+        counter!("floodmark_limits_errors_total", "error" => kind, "limit_set" => self.set)
+    }
+
+    fn tell_rows(&self, state: &'static str, rows: usize) {
+        gauge!("floodmark_limits", "state" => state, "limit_set" => self.set).set(rows as f64);
     }
 
     pub(super) fn health(&self) -> Health {
@@ -81,7 +93,7 @@ impl Held {
         self.tell_refused(table);
         let mut rows: Vec<Row> = table.rows().cloned().collect();
         rows.sort_unstable();
-        gauge!("floodmark_limits", "state" => "held").set(rows.len() as f64);
+        self.tell_rows("held", rows.len());
         let edits = difference(&self.rows, &rows);
         self.rows = rows;
         edits
@@ -114,7 +126,7 @@ impl Held {
             );
         }
         self.said = said;
-        gauge!("floodmark_limits", "state" => "refused").set(f64::from(refused));
+        self.tell_rows("refused", refused);
     }
 
     /// They were read, changed or not.
@@ -123,15 +135,18 @@ impl Held {
             let (place, seconds) = (&self.place, lasted.as_secs());
             tracing::info!("limits \"{place}\" can be read again, after {seconds} s");
         }
-        gauge!("floodmark_limits_readable").set(1.0);
+        gauge!("floodmark_limits_readable", "limit_set" => self.set).set(1.0);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        gauge!("floodmark_limits_last_reload_success_timestamp_seconds").set(now.as_secs_f64());
+        gauge!(
+            "floodmark_limits_last_reload_success_timestamp_seconds", "limit_set" => self.set
+        )
+        .set(now.as_secs_f64());
     }
 
     /// They could not be read; `kind` is one of a few words. Why is said once.
     pub(super) fn failed(&self, kind: &'static str, why: &str) {
-        counter!("floodmark_limits_errors_total", "error" => kind).increment(1);
-        gauge!("floodmark_limits_readable").set(0.0);
+        self.errors(kind).increment(1);
+        gauge!("floodmark_limits_readable", "limit_set" => self.set).set(0.0);
         if self.health.failed(why) {
             tracing::error!(place = self.place, "the limits stay as they are: {why}");
         }

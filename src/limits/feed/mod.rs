@@ -24,6 +24,7 @@ use self::file::FileFeed;
 pub use self::file::contents;
 pub use self::held::{Edits, Health};
 use self::table::TableFeed;
+use super::catalog::LimitSet;
 use super::json;
 use super::postgres::TableName;
 use super::rows::Defaults;
@@ -40,6 +41,8 @@ pub struct Options {
     pub table: TableName,
     /// What rows mean that leave something out.
     pub defaults: Defaults,
+    /// Which set of limits they are.
+    pub set: LimitSet,
     /// Read at this interval and not in between; `None`: as soon as something changes.
     pub refresh: Option<Duration>,
 }
@@ -51,6 +54,7 @@ impl Options {
             address: Address::file(path),
             table: TableName::default(),
             defaults: Defaults::default(),
+            set: LimitSet::Live,
             refresh: None,
         }
     }

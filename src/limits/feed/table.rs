@@ -54,7 +54,7 @@ impl TableFeed {
             address: address.clone(),
             table: options.table.clone(),
             defaults: options.defaults,
-            held: Held::new(options.place(), &Error::LABELS),
+            held: Held::new(options, &Error::LABELS),
             pace: Pace::new(options.refresh, Instant::now()),
             session: None,
             shape: None,

@@ -1,0 +1,187 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use floodmark_dataflows::types::{Bound, Metric, Reason, Violation, Volume};
+use proptest::prelude::*;
+
+use super::*;
+use crate::limits::catalog::LimitSet;
+use crate::limits::json;
+use crate::limits::rows::Defaults;
+
+const WINDOW: Window = Window(300);
+
+/// Two names in both sets, and one in each that the other has not.
+fn catalog() -> (Catalog, [LimitId; 6]) {
+    let mut catalog = Catalog::of_two_sets();
+    let mut limits = Vec::new();
+    for (set, names) in [(LimitSet::Live, ["a", "b", "l"]), (LimitSet::WhatIf, ["a", "b", "w"])] {
+        for name in names {
+            let row = format!(
+                "{{\"limit_name\":\"{name}\",\"limit_value\":1,\"effective_date\":\"2026-01-01\"}}"
+            );
+            let table = json::read(row.as_bytes(), Defaults::default()).expect("a row");
+            let versions = catalog.versions(set, table.rows());
+            limits.extend(versions.into_iter().map(|version| version.limit));
+        }
+    }
+    (catalog, limits.try_into().expect("six of them"))
+}
+
+fn change(event: Event, limit: LimitId, bytes: i64) -> Change {
+    Change {
+        event,
+        reason: Reason::Data,
+        violation: Violation {
+            limit,
+            window: WINDOW,
+            entity: Entity::Total,
+            volume: Volume::new(bytes, 1),
+        },
+        bound: Bound::Max,
+        metric: Metric::Bytes,
+        version: None,
+        settled: false,
+    }
+}
+
+/// What is shown of some ticks, as (tick, event, limit) each.
+fn show(ticks: &[&[(Event, LimitId)]]) -> Vec<Vec<(u64, Event, LimitId)>> {
+    let (catalog, _) = catalog();
+    let mut difference = Difference::default();
+    let tick = |(tick, said): (u64, &&[(Event, LimitId)])| {
+        let changes: Vec<Change> =
+            said.iter().map(|(event, limit)| change(*event, *limit, tick as i64)).collect();
+        let shown = difference.show(tick, &changes, &catalog).into_iter();
+        shown.map(|(tick, said)| (tick, said.event, said.violation.limit)).collect()
+    };
+    (1..).zip(ticks).map(tick).collect()
+}
+
+use Event::{Cleared, Raised, Updated};
+
+#[test]
+fn what_stands_in_both_is_shown_while_it_stands_in_one() {
+    let (_, [a, _, _, other, ..]) = catalog();
+    let shown = show(&[
+        &[(Raised, a)],
+        &[(Updated, a)],
+        &[(Raised, other)],
+        &[(Updated, a), (Updated, other)],
+        &[(Cleared, a)],
+        &[(Cleared, other)],
+    ]);
+    let expected: [&[_]; 6] = [
+        &[(1, Raised, a)],
+        &[(2, Updated, a)],
+        &[(3, Raised, other)],
+        &[],
+        // It stands alone again, and this was said of it meanwhile.
+        &[(4, Updated, other), (5, Cleared, a)],
+        &[(6, Cleared, other)],
+    ];
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn what_comes_to_both_at_once_is_shown_when_they_part() {
+    let (_, [a, _, _, other, ..]) = catalog();
+    let both = |event| [(event, a), (event, other)];
+    let [raised, updated, cleared] = [Raised, Updated, Cleared].map(both);
+    assert_eq!(show(&[&raised, &updated, &cleared]), [[], [], []]);
+    let shown = show(&[&raised, &[(Cleared, other)], &[(Raised, other)], &cleared, &[(Raised, a)]]);
+    let expected: [&[_]; 5] = [
+        &[],
+        &[(1, Raised, a), (2, Cleared, other)],
+        &[(3, Raised, other)],
+        // They are as one before and after; but they were shown to stand.
+        &[(4, Cleared, a), (4, Cleared, other)],
+        &[(5, Raised, a)],
+    ];
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_name_of_one_set_is_always_shown() {
+    let (_, [_, _, live, _, _, what_if]) = catalog();
+    let shown =
+        show(&[&[(Raised, live), (Raised, what_if)], &[(Updated, live), (Cleared, what_if)]]);
+    assert_eq!(shown[0], [(1, Raised, live), (1, Raised, what_if)]);
+    assert_eq!(shown[1], [(2, Updated, live), (2, Cleared, what_if)]);
+}
+
+#[test]
+fn a_window_that_has_retired_is_forgotten() {
+    let (catalog, [a, ..]) = catalog();
+    let mut difference = Difference::default();
+    let mut outcome = Outcome { changes: vec![change(Raised, a, 1)], ..Outcome::default() };
+    assert_eq!(shown(Some(&mut difference), 1, &outcome, &catalog).len(), 1);
+    assert_eq!(difference.standing.len(), 1);
+    // Also what is said at that very tick.
+    outcome = Outcome {
+        changes: vec![change(Updated, a, 2)],
+        retired: vec![WINDOW, Window(900)],
+        ..Outcome::default()
+    };
+    assert_eq!(shown(Some(&mut difference), 2, &outcome, &catalog).len(), 1);
+    assert!(difference.standing.is_empty());
+}
+
+/// What a reader holds who folds: the last word on each limit, and when it was said.
+type Held = BTreeMap<LimitId, (u64, i64)>;
+
+fn fold(held: &mut Held, said: &[Said]) {
+    for (tick, change) in said {
+        let limit = change.violation.limit;
+        match change.event {
+            Cleared => drop(held.remove(&limit)),
+            Raised | Updated => drop(held.insert(limit, (*tick, change.violation.volume.bytes))),
+        }
+    }
+}
+
+proptest! {
+    /// Of each limit, what becomes of it at each tick: 0 and 1 nothing, else it turns, or is updated.
+    #[test]
+    fn who_folds_what_is_shown_holds_what_differs(
+        history in prop::collection::vec(prop::array::uniform6(0u8..4), 1..40),
+    ) {
+        let (catalog, limits) = catalog();
+        let mut difference = Difference::default();
+        let (mut all, mut held) = (Held::new(), Held::new());
+        let mut said_before = BTreeSet::new();
+        for (tick, turns) in (1..).zip(history) {
+            let mut changes = Vec::new();
+            for (at, turn) in (0..).zip(turns) {
+                let limit = limits[at];
+                let event = match (turn, all.contains_key(&limit)) {
+                    (2, false) => Raised,
+                    (2, true) => Cleared,
+                    (3, true) => Updated,
+                    _ => continue,
+                };
+                changes.push(change(event, limit, i64::from(turn) + at as i64));
+            }
+            let said: Vec<Said> = changes.iter().map(|change| (tick, *change)).collect();
+            fold(&mut all, &said);
+            let shown = difference.show(tick, &changes, &catalog);
+            for (tick, change) in &shown {
+                prop_assert!(said_before.insert((*tick, change.violation.limit)), "shown twice");
+            }
+            fold(&mut held, &shown);
+            for limit in limits {
+                let other = catalog.counterpart(limit);
+                let of_other = |held: &Held| other.is_some_and(|other| held.contains_key(&other));
+                match (all.get(&limit), of_other(&all)) {
+                    (Some(word), false) => {
+                        prop_assert_eq!(held.get(&limit), Some(word));
+                        prop_assert!(!of_other(&held));
+                    }
+                    (Some(_), true) => {
+                        prop_assert_eq!(held.contains_key(&limit), of_other(&held));
+                    }
+                    (None, _) => prop_assert_eq!(held.get(&limit), None),
+                }
+            }
+        }
+    }
+}
