@@ -21,7 +21,7 @@ use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::date::format_ms;
 use crate::limits::{Address as LimitsAddress, feed};
 use crate::merge;
-use crate::output::difference::{self, Difference};
+use crate::output::difference::{Difference, Shown};
 use crate::output::{Format, Sink, WriteError, table, totals};
 use crate::replay::{self, Cut, End};
 use crate::terminal::{Interrupt, Messages};
@@ -312,11 +312,11 @@ impl Files {
 impl Sinks for Files {
     fn tick(&mut self, tick: u64, outcome: TickOutcome) -> Result<(), WriteError> {
         let Files { windows, format, catalog, .. } = self;
-        let shown = difference::shown(self.difference.as_mut(), tick, &outcome, catalog);
+        let shown = Shown::of(&outcome, tick, self.difference.as_mut(), catalog);
         let says = !(shown.is_empty() && outcome.top.is_empty());
         self.changes.write(|out| {
-            for (tick, said) in &shown {
-                format.write_change(out, *tick, said, catalog, windows)?;
+            for (tick, said) in shown.iter() {
+                format.write_change(out, tick, said, catalog, windows)?;
             }
             for ranked in &outcome.top {
                 format.write_ranked(out, ranked)?;

@@ -14,9 +14,9 @@ use crate::driver::standing;
 use crate::error::Failure;
 use crate::kafka::{Letter, Outbox};
 use crate::limits::catalog::{Catalog, LimitSet};
-use crate::output::difference::{Difference, Said};
+use crate::output::difference::{Difference, Shown};
 use crate::output::rotated::RotatedFile;
-use crate::output::{Format, Sink, WriteError, change, difference, table, totals};
+use crate::output::{Format, Sink, WriteError, change, table, totals};
 
 /// One place for changes.
 pub enum Alerts {
@@ -110,7 +110,7 @@ impl Sinks {
     pub(super) fn tick(&mut self, tick: u64, outcome: Outcome) -> Result<(), WriteError> {
         self.count(&outcome);
         let Sinks { alerts, windows, catalog, difference, .. } = self;
-        let shown = difference::shown(difference.as_mut(), tick, &outcome, catalog);
+        let shown = Shown::of(&outcome, tick, difference.as_mut(), catalog);
         if !(outcome.changes.is_empty() && outcome.top.is_empty()) {
             for alerts in alerts {
                 alerts
@@ -192,15 +192,15 @@ impl Alerts {
         &mut self,
         tick: u64,
         outcome: &Outcome,
-        shown: &[Said],
+        shown: &Shown<'_>,
         windows: &Windows,
         catalog: &Catalog,
     ) -> Result<(), WriteError> {
         match self {
             Alerts::Stream(sink, format) => {
                 sink.write(|out| {
-                    for (tick, said) in shown {
-                        format.write_change(out, *tick, said, catalog, windows)?;
+                    for (tick, said) in shown.iter() {
+                        format.write_change(out, tick, said, catalog, windows)?;
                     }
                     outcome.top.iter().try_for_each(|ranked| format.write_ranked(out, ranked))
                 })?;
@@ -208,9 +208,9 @@ impl Alerts {
             }
             Alerts::File(file) => {
                 let mut lines = Vec::new();
-                for (tick, said) in shown {
+                for (tick, said) in shown.iter() {
                     into_memory(&mut lines, |out| {
-                        change::write_json(out, *tick, said, catalog, windows)
+                        change::write_json(out, tick, said, catalog, windows)
                     });
                 }
                 for ranked in &outcome.top {

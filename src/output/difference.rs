@@ -34,19 +34,45 @@ struct Standing {
     unsaid: Option<Said>,
 }
 
-/// What is to be shown of what a tick has led to: the difference where there is one to look at, else all.
-pub fn shown(
-    difference: Option<&mut Difference>,
-    tick: u64,
-    outcome: &Outcome,
-    catalog: &Catalog,
-) -> Vec<Said> {
-    let Some(difference) = difference else {
-        return outcome.changes.iter().map(|change| (tick, *change)).collect();
-    };
-    let shown = difference.show(tick, &outcome.changes, catalog);
-    difference.forget(&outcome.retired);
-    shown
+/// What is to be shown of what a tick has led to.
+#[derive(Debug)]
+pub enum Shown<'a> {
+    /// All that was said at the tick.
+    All(u64, &'a [Change]),
+    /// The difference of two sets.
+    Chosen(Vec<Said>),
+}
+
+impl<'a> Shown<'a> {
+    /// The difference where there is one to look at, else all.
+    pub fn of(
+        outcome: &'a Outcome,
+        tick: u64,
+        difference: Option<&mut Difference>,
+        catalog: &Catalog,
+    ) -> Self {
+        let Some(difference) = difference else {
+            return Shown::All(tick, &outcome.changes);
+        };
+        let shown = difference.show(tick, &outcome.changes, catalog);
+        difference.forget(&outcome.retired);
+        Shown::Chosen(shown)
+    }
+
+    /// Each change, and the tick at which it was said.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Change)> {
+        let (tick, all, chosen): (u64, &[Change], &[Said]) = match self {
+            Shown::All(tick, all) => (*tick, all, &[]),
+            Shown::Chosen(chosen) => (0, &[], chosen),
+        };
+        let chosen = chosen.iter().map(|(tick, change)| (*tick, change));
+        all.iter().map(move |change| (tick, change)).chain(chosen)
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
 }
 
 impl Difference {

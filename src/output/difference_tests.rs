@@ -114,7 +114,7 @@ fn a_window_that_has_retired_is_forgotten() {
     let (catalog, [a, ..]) = catalog();
     let mut difference = Difference::default();
     let mut outcome = Outcome { changes: vec![change(Raised, a, 1)], ..Outcome::default() };
-    assert_eq!(shown(Some(&mut difference), 1, &outcome, &catalog).len(), 1);
+    assert_eq!(Shown::of(&outcome, 1, Some(&mut difference), &catalog).iter().count(), 1);
     assert_eq!(difference.standing.len(), 1);
     // Also what is said at that very tick.
     outcome = Outcome {
@@ -122,7 +122,7 @@ fn a_window_that_has_retired_is_forgotten() {
         retired: vec![WINDOW, Window(900)],
         ..Outcome::default()
     };
-    assert_eq!(shown(Some(&mut difference), 2, &outcome, &catalog).len(), 1);
+    assert_eq!(Shown::of(&outcome, 2, Some(&mut difference), &catalog).iter().count(), 1);
     assert!(difference.standing.is_empty());
 }
 
