@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use floodmark::kafka::{Address, Outgoing};
 use serde_json::Value;
 
-use crate::common::broker::{Broker, Mock, produce};
+use crate::common::broker::{Broker, Mock, produce, read_all};
 use crate::common::now_ms;
 use crate::replay::run::{Live, Place, STUCK_AFTER, Whom};
 
@@ -327,6 +327,56 @@ fn an_outage_is_named_and_over_when_it_is() {
     ask_until(server, "/readyz", |answer| answer.status == 200);
     run.signal("TERM", Whom::Parent);
     run.finish().expect(0).says(&["not ready: ", "ready: all that the broker has is judged"]);
+}
+
+#[test]
+fn what_would_be_violated_is_counted_apart() {
+    let (mock, place) = (Mock::new(), Place::new());
+    let (flows, alerts) = (mock.topic("flows", 1), mock.topic("alerts", 1));
+    place.write("limits.json", LIMITS.replace("1000", "99999"));
+    place.write("other.json", LIMITS);
+    send(&flows, 0, now_ms(), 500);
+    let line = format!(
+        "run --from {flows} --to {alerts} {OPTIONS} --what-if other.json --idle-timeout 1s \
+         --window 87600h"
+    );
+    let mut run = place.floodmark(&line).start();
+    let server = server(&mut run);
+    // Somebody may look for them there.
+    run.wait_for("goes to no topic");
+    let of = |series: &BTreeMap<String, f64>, name: &str, labels: &str| {
+        ["live", "what_if"].map(|set| {
+            let key = format!("floodmark_{name}{{{labels}limit_set=\"{set}\"}}");
+            *series.get(&key).unwrap_or_else(|| panic!("no {key}: {series:#?}"))
+        })
+    };
+    let series = scrape_until(server, "judged by both", |series| {
+        series.get("floodmark_violations{status=\"standing\",limit_set=\"what_if\"}") == Some(&1.0)
+    });
+    assert_eq!(of(&series, "violations", "status=\"standing\","), [0.0, 1.0]);
+    let raised = "event=\"raised\",reason=\"data\",";
+    assert_eq!(of(&series, "changes_total", raised), [0.0, 1.0]);
+    assert_eq!(of(&series, "limits", "state=\"held\","), [2.0, 2.0]);
+    assert_eq!(of(&series, "limits", "state=\"refused\","), [1.0, 1.0]);
+    assert_eq!(of(&series, "limits", "state=\"in_force\","), [1.0, 1.0]);
+    let read = of(&series, "limits_last_reload_success_timestamp_seconds", "");
+    assert!(read.iter().all(|at| (at - now_ms() as f64 / 1e3).abs() < 120.0), "{read:?}");
+    ask_until(server, "/readyz", |answer| answer.status == 200);
+    place.write("new", "[{");
+    std::fs::rename(place.path("new"), place.path("other.json")).expect("it is moved");
+    let unread = ask_until(server, "/readyz", |answer| answer.status == 503).json();
+    let why = reason(&unread, "limits_unreadable").expect("a reason");
+    assert_eq!(why["limit_set"], "what_if", "{unread}");
+    assert!(why["text"].as_str().expect("a text").contains("--what-if"), "{unread}");
+    place.write("new", "[]");
+    std::fs::rename(place.path("new"), place.path("other.json")).expect("it is moved");
+    let series = scrape_until(server, "cleared", |series| {
+        series.get("floodmark_violations{status=\"standing\",limit_set=\"what_if\"}") == Some(&0.0)
+    });
+    assert_eq!(of(&series, "limits", "state=\"held\","), [2.0, 0.0]);
+    ask_until(server, "/readyz", |answer| answer.status == 200);
+    end(run);
+    assert!(read_all(&alerts).is_empty());
 }
 
 #[test]

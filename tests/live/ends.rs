@@ -138,6 +138,13 @@ fn what_is_missing_is_named() {
         (format!("--from {here} --dead-letter {nobody}"), 69, ["127.0.0.1:1", ""]),
         (format!("--from {here} --limits none.jsonl"), 66, ["none.jsonl", "reading limits"]),
         (format!("--from {here} --limits bad.jsonl"), 78, ["bad.jsonl", "reading limits"]),
+        (format!("--from {here} --what-if none.jsonl"), 66, ["none.jsonl", "reading limits"]),
+        (
+            format!("--from {here} --limits limits.jsonl --what-if bad.jsonl"),
+            78,
+            ["bad.jsonl", "reading limits"],
+        ),
+        (format!("--from {here} --only-difference"), 64, ["--what-if", ""]),
         (format!("--from {here} --to - --to -"), 64, ["\"-\"", "place of its own"]),
         (format!("--from {here} --to {here}"), 64, [here.topic.as_str(), "for ever"]),
         // One topic, written in two ways.

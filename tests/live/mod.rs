@@ -5,6 +5,7 @@
 //!
 //! - `equality`: each format, any number of workers, processes and partitions.
 //! - `sinks`: all places where changes go, totals, and limits that change.
+//! - `what_if`: a second set of limits beside the first.
 //! - `partitions`: some idle, behind or new; messages that can't be read; where a run begins.
 //! - `outages`: brokers that go away, before and after the run.
 //! - `crashes`: processes that die, hang or panic, and are started again.
@@ -20,3 +21,4 @@ mod kit;
 mod outages;
 mod partitions;
 mod sinks;
+mod what_if;
