@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use floodmark_dataflows::types::{LimitId, Version, VersionId};
+use metrics::Label;
 use serde::Serialize;
 
 use super::rows::Row;
@@ -25,6 +26,14 @@ impl LimitSet {
             LimitSet::Live => "live",
             LimitSet::WhatIf => "what_if",
         }
+    }
+
+    /// The labels of a metric about limits of this set. Of the one that holds they are as if there were
+    /// no other, so that nobody has to ask otherwise when somebody tries what would be.
+    pub fn labels<const N: usize>(self, labels: [(&'static str, &'static str); N]) -> Vec<Label> {
+        let set = (self != LimitSet::Live).then_some(("limit_set", self.as_str()));
+        let labels = labels.into_iter().chain(set);
+        labels.map(|(name, value)| Label::from_static_parts(name, value)).collect()
     }
 
     fn other(self) -> Self {

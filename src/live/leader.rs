@@ -297,7 +297,7 @@ impl Leader {
             let limits = in_force(self.versions.get(set).into_iter().flatten(), now);
             let exists = |now: &Version| now.value.is_some();
             let held = limits.values().filter(|limit| limit.now.is_some_and(exists));
-            gauge!("floodmark_limits", "state" => "in_force", "limit_set" => set.as_str())
+            gauge!("floodmark_limits", set.labels([("state", "in_force")]))
                 .set(held.count() as f64);
             let dates = limits.values().filter_map(|limit| limit.next).map(|next| next.effective);
             next = next.into_iter().chain(dates).min();

@@ -153,7 +153,7 @@ impl Sinks {
             let of_set = outcome.changes.iter().filter(|said| set_of(said) == *set);
             let before = self.standing.entry(*set).or_default();
             *before = standing(*before, of_set);
-            gauge!("floodmark_violations", "status" => "standing", "limit_set" => set.as_str())
+            gauge!("floodmark_violations", set.labels([("status", "standing")]))
                 .set(*before as f64);
         }
         for (disposition, records) in
@@ -231,8 +231,7 @@ impl Alerts {
 }
 
 fn changes_total(event: &'static str, reason: &'static str, set: LimitSet) -> Counter {
-    let set = set.as_str();
-    counter!("floodmark_changes_total", "event" => event, "reason" => reason, "limit_set" => set)
+    counter!("floodmark_changes_total", set.labels([("event", event), ("reason", reason)]))
 }
 
 fn into_memory(bytes: &mut Vec<u8>, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) {

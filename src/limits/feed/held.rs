@@ -10,6 +10,7 @@ use metrics::{Counter, counter, gauge};
 
 use super::Options;
 
+use crate::limits::catalog::LimitSet;
 use crate::limits::quote::Quoted;
 use crate::limits::rows::Row;
 use crate::limits::table::Table;
@@ -62,13 +63,13 @@ pub(super) struct Held {
     /// What is read, for messages.
     place: String,
     /// Which set of limits it is, for metrics.
-    set: &'static str,
+    set: LimitSet,
 }
 
 impl Held {
     /// Of what these options name; `kinds` are the words for what can go wrong.
     pub(super) fn new(options: &Options, kinds: &[&'static str]) -> Self {
-        let held = Held { place: options.place(), set: options.set.as_str(), ..Held::default() };
+        let held = Held { place: options.place(), set: options.set, ..Held::default() };
         for kind in kinds {
             // A rate needs a value before the first error.
             held.errors(kind).increment(0);
@@ -77,11 +78,11 @@ impl Held {
     }
 
     fn errors(&self, kind: &'static str) -> Counter {
-        counter!("floodmark_limits_errors_total", "error" => kind, "limit_set" => self.set)
+        counter!("floodmark_limits_errors_total", self.set.labels([("error", kind)]))
     }
 
     fn tell_rows(&self, state: &'static str, rows: usize) {
-        gauge!("floodmark_limits", "state" => state, "limit_set" => self.set).set(rows as f64);
+        gauge!("floodmark_limits", self.set.labels([("state", state)])).set(rows as f64);
     }
 
     pub(super) fn health(&self) -> Health {
@@ -135,18 +136,16 @@ impl Held {
             let (place, seconds) = (&self.place, lasted.as_secs());
             tracing::info!("limits \"{place}\" can be read again, after {seconds} s");
         }
-        gauge!("floodmark_limits_readable", "limit_set" => self.set).set(1.0);
+        gauge!("floodmark_limits_readable", self.set.labels([])).set(1.0);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        gauge!(
-            "floodmark_limits_last_reload_success_timestamp_seconds", "limit_set" => self.set
-        )
-        .set(now.as_secs_f64());
+        gauge!("floodmark_limits_last_reload_success_timestamp_seconds", self.set.labels([]))
+            .set(now.as_secs_f64());
     }
 
     /// They could not be read; `kind` is one of a few words. Why is said once.
     pub(super) fn failed(&self, kind: &'static str, why: &str) {
         self.errors(kind).increment(1);
-        gauge!("floodmark_limits_readable", "limit_set" => self.set).set(0.0);
+        gauge!("floodmark_limits_readable", self.set.labels([])).set(0.0);
         if self.health.failed(why) {
             tracing::error!(place = self.place, "the limits stay as they are: {why}");
         }
