@@ -77,7 +77,8 @@ fn all_columns_and_types_are_read_as_in_a_file() {
     let place = tempfile::tempdir().expect("a directory");
     let path = place.path().join("limits.json");
     std::fs::write(&path, file).expect("a file");
-    let expected = feed::read(&Options::file(&path)).ok().expect("a file of limits");
+    let expected =
+        feed::read(&Options::file(&path)).unwrap_or_else(|why| panic!("{:#}", why.error));
     assert_eq!(expected.rows().count(), 2);
     let sorted = |table: &floodmark::limits::table::Table| {
         let mut rows: Vec<_> = table.rows().cloned().collect();
