@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use differential_dataflow::Config as DifferentialConfig;
-use floodmark_dataflows::clock::Clock;
+use floodmark_dataflows::clock::{Clock, Existing};
 use floodmark_dataflows::graph::{self, Inputs, Options, Outputs};
-use floodmark_dataflows::orders::{Answer, Late};
+use floodmark_dataflows::orders::{Amounts, Answer, Late};
 use floodmark_dataflows::time::{Time, Window};
 use floodmark_dataflows::top::Ranked;
 use floodmark_dataflows::types::{Change, Pair, Volume};
@@ -43,10 +43,41 @@ pub struct Outcome {
     pub rows: BTreeMap<Window, Vec<(Pair, Volume)>>,
     /// How much is held, where asked for.
     pub held: Option<Held>,
+    /// What entities come to that were asked for.
+    pub amounts: Amounts,
     /// Records that came after their window had closed.
     pub late: Late,
     /// Windows that have left memory: nothing more will be said of them.
     pub retired: Vec<Window>,
+}
+
+/// What time has done up to a tick.
+#[derive(Clone, Debug, Default)]
+pub struct Course {
+    /// The watermark.
+    pub watermark: u64,
+    /// The windows that exist; known to the first worker alone.
+    pub windows: BTreeMap<Window, Existing>,
+}
+
+impl Course {
+    fn take(&mut self, passed: Passed) {
+        self.watermark = passed.watermark.unwrap_or(self.watermark);
+        // A window that changes goes as it was and comes as it is.
+        for (existing, _) in passed.windows.iter().filter(|(_, diff)| **diff < 0) {
+            self.windows.remove(&existing.window);
+        }
+        for (existing, _) in passed.windows.iter().filter(|(_, diff)| **diff > 0) {
+            self.windows.insert(existing.window, *existing);
+        }
+    }
+}
+
+/// What time does at one tick.
+#[derive(Default)]
+struct Passed {
+    watermark: Option<u64>,
+    windows: BTreeMap<Existing, isize>,
 }
 
 /// What all workers hold in memory.
@@ -75,13 +106,14 @@ pub struct EventTimeReached {
     pub open_windows: u64,
 }
 
-type Outbox = Rc<RefCell<BTreeMap<u64, Outcome>>>;
+/// By tick.
+type Outbox<O> = Rc<RefCell<BTreeMap<u64, O>>>;
 
-fn collect<T: 'static>(
+fn collect<T: 'static, O: Default + 'static>(
     stream: StreamVec<'_, Time, T>,
     name: &str,
-    outbox: &Outbox,
-    take: impl Fn(&mut Outcome, T) + 'static,
+    outbox: &Outbox<O>,
+    take: impl Fn(&mut O, T) + 'static,
 ) {
     let outbox = outbox.clone();
     stream.sink(Pipeline, name, move |(input, _)| {
@@ -99,7 +131,9 @@ pub struct Computation<'w> {
     /// Where the leader puts what it has.
     pub inputs: Inputs,
     probe: probe::Handle<Time>,
-    outbox: Outbox,
+    outbox: Outbox<Outcome>,
+    passed: Outbox<Passed>,
+    course: Course,
     event_time: Rc<Cell<EventTimeReached>>,
     /// Ticks that are ended and not done.
     in_flight: VecDeque<u64>,
@@ -119,15 +153,16 @@ const NAP: Duration = Duration::from_millis(100);
 impl<'w> Computation<'w> {
     /// Builds the computation. Each worker must do so.
     pub fn build(worker: &'w mut Worker, options: Options) -> Self {
-        let outbox = Outbox::default();
+        let outbox = Outbox::<Outcome>::default();
+        let passed = Outbox::<Passed>::default();
         let event_time = Rc::new(Cell::new(EventTimeReached::default()));
         let (inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
-            let Outputs { changes, top, answers, late, clock, .. } = outputs;
+            let Outputs { changes, top, answers, late, clock, existing, .. } = outputs;
             let to = event_time.clone();
             // All workers know, and others than the first may never take what a tick led to.
             let retired = (scope.index() == 0).then(|| outbox.clone());
-            clock.sink(Pipeline, "Collect: clock", move |(input, _)| {
+            clock.clone().sink(Pipeline, "Collect: clock", move |(input, _)| {
                 input.for_each(|time, events| {
                     for event in events.drain(..) {
                         match (event, &retired) {
@@ -148,7 +183,17 @@ impl<'w> Computation<'w> {
                     }
                 });
             });
-            collect(changes, "Collect: changes", &outbox, |to, change| to.changes.push(change));
+            collect(clock, "Collect: watermark", &passed, |to: &mut Passed, event| {
+                if let Clock::Watermark { at, .. } = event {
+                    to.watermark = Some(at);
+                }
+            });
+            collect(existing.inner, "Collect: windows", &passed, |to, (existing, _, diff)| {
+                *to.windows.entry(existing).or_default() += diff;
+            });
+            collect(changes, "Collect: changes", &outbox, |to: &mut Outcome, change| {
+                to.changes.push(change)
+            });
             collect(top, "Collect: top", &outbox, |to, ranked| to.top.push(ranked));
             collect(late, "Collect: late", &outbox, |to, late| {
                 to.late.counted += late.counted;
@@ -162,6 +207,11 @@ impl<'w> Computation<'w> {
                     held.rollups += rollups;
                     held.addresses += addresses;
                 }
+                Answer::Amount { window, rollup, entity, volume } => {
+                    let sum = to.amounts.entry((window, rollup, entity)).or_default();
+                    sum.bytes = sum.bytes.saturating_add(volume.bytes);
+                    sum.packets = sum.packets.saturating_add(volume.packets);
+                }
             });
             (inputs, probe)
         });
@@ -170,6 +220,8 @@ impl<'w> Computation<'w> {
             inputs,
             probe,
             outbox,
+            passed,
+            course: Course::default(),
             event_time,
             in_flight: VecDeque::new(),
             updates_in_flight: VecDeque::new(),
@@ -208,6 +260,8 @@ impl<'w> Computation<'w> {
             // Whoever reads the output may take his time.
             watch.input_waits(false);
         }
+        let passed = self.passed.borrow_mut().remove(&tick).unwrap_or_default();
+        self.course.take(passed);
         let mut outcome = self.outbox.borrow_mut().remove(&tick).unwrap_or_default();
         // Which worker says what first is chance.
         outcome.changes.sort_unstable_by_key(|change| {
@@ -216,6 +270,11 @@ impl<'w> Computation<'w> {
         });
         outcome.top.sort_unstable();
         Some((tick, outcome))
+    }
+
+    /// What time has done up to the last tick that was taken.
+    pub fn course(&self) -> &Course {
+        &self.course
     }
 
     /// How many ticks are ended and not done.

@@ -10,7 +10,7 @@ use floodmark_dataflows::orders::Read;
 use floodmark_dataflows::time::{END_OF_INPUT, Window};
 use floodmark_dataflows::types::{Change, Event, Version};
 
-use crate::computation::{Computation, Outcome};
+use crate::computation::{Computation, Course, Outcome};
 use crate::output::WriteError;
 use crate::replay::{End, Event as SourceEvent, Tick};
 use crate::terminal::Interrupt;
@@ -91,6 +91,16 @@ impl<'a, S: Sinks> Replay<'a, S> {
         self.sinks
     }
 
+    /// The last window in which a record falls, whether or not it is counted.
+    pub fn last_window(&self) -> Option<Window> {
+        self.last_window
+    }
+
+    /// What time has done up to the last tick that is done.
+    pub fn course(&self) -> &Course {
+        self.computation.course()
+    }
+
     /// Edits the limits, in a tick of its own.
     pub fn edit(&mut self, edits: &[(Version, isize)]) -> Result<(), WriteError> {
         self.begin(self.computation.inputs.tick() + 1);
@@ -104,8 +114,13 @@ impl<'a, S: Sinks> Replay<'a, S> {
 
     /// Asks for what is held. The sinks get the answer; returned is how many rows it has.
     pub fn read(&mut self, read: Read) -> Result<usize, WriteError> {
+        self.read_all([read])
+    }
+
+    /// The same of several things, at one tick.
+    pub fn read_all(&mut self, reads: impl IntoIterator<Item = Read>) -> Result<usize, WriteError> {
         self.computation.inputs.advance_to(self.computation.inputs.tick() + 1);
-        self.computation.inputs.read(read);
+        reads.into_iter().for_each(|read| self.computation.inputs.read(read));
         self.computation.end_tick(0);
         finish(&mut self.computation, self.sinks)
     }

@@ -120,6 +120,32 @@ impl Addresses {
         }
     }
 
+    /// The key of a pair that a table may hold; `None`: none does. Nothing gets a number.
+    pub fn known_pair_key(&self, pair: Pair) -> Option<Key> {
+        let halves =
+            |source: u32, destination: u32| u64::from(source) << 32 | u64::from(destination);
+        Some(match pair {
+            Pair::V4(source, destination) => {
+                Key { family: Family::V4, id: halves(source.to_bits(), destination.to_bits()) }
+            }
+            Pair::V6(source, destination) => {
+                let number = |address: Ipv6Addr| self.numbers.get(&address.to_bits()).copied();
+                Key { family: Family::V6, id: halves(number(source)?, number(destination)?) }
+            }
+        })
+    }
+
+    /// The same of an address.
+    pub fn known_address_key(&self, address: IpAddr) -> Option<Key> {
+        Some(match address {
+            IpAddr::V4(address) => Key { family: Family::V4, id: address.to_bits().into() },
+            IpAddr::V6(address) => {
+                let number = *self.numbers.get(&address.to_bits())?;
+                Key { family: Family::V6, id: number.into() }
+            }
+        })
+    }
+
     /// The pair behind a key of a pair table.
     pub fn pair(&self, key: Key) -> Pair {
         let (source, destination) = key.halves();

@@ -13,7 +13,7 @@ use crate::addresses::Key;
 use crate::prefix_index::PrefixIndex;
 use crate::table::{Table, Updated};
 use crate::time::Window;
-use crate::types::{Bound, Metric, Pair, Per, Prefix, Scope, Volume};
+use crate::types::{Bound, Entity, Metric, Pair, Per, Prefix, Scope, Volume};
 
 /// A (scope, bound) in use, as one worker numbers it.
 #[derive(
@@ -124,6 +124,19 @@ impl Rollup {
             Per::Host | Per::Total => (scope.source, scope.destination),
         };
         Some(Rollup { per: scope.per, source, destination })
+    }
+
+    /// Whether a pair is part of what the rollup sums for an entity.
+    pub fn counts(&self, pair: &Pair, entity: &Entity) -> bool {
+        let (source, destination) = (pair.source(), pair.destination());
+        let is_of = match (self.per, *entity) {
+            (Per::Source, Entity::Source(address)) => source == address,
+            (Per::Destination, Entity::Destination(address)) => destination == address,
+            (Per::Host, Entity::Host(address)) => source == address || destination == address,
+            (Per::Total, Entity::Total) => true,
+            _ => false,
+        };
+        is_of && self.source.contains(source) && self.destination.contains(destination)
     }
 }
 

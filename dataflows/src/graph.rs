@@ -11,7 +11,7 @@ use timely::dataflow::{Scope, StreamVec};
 
 use crate::addresses::Addresses;
 use crate::changes::changes;
-use crate::clock::{Clock, Mark, clock};
+use crate::clock::{Clock, Existing, Mark, clock};
 use crate::combine::Parcel;
 use crate::floors::{InForce, floors};
 use crate::gauge::Rollup;
@@ -61,6 +61,8 @@ pub struct Outputs<'scope> {
     pub violations: VecCollection<'scope, Time, Violation, isize>,
     /// Which limits hold which windows to what.
     pub in_force: VecCollection<'scope, Time, InForce, isize>,
+    /// The windows that exist.
+    pub existing: VecCollection<'scope, Time, Existing, isize>,
     /// The greatest entities of windows, in the tick in which they settle.
     pub top: StreamVec<'scope, Time, Ranked>,
     /// Parts of answers to reads, and the rows of windows that retire.
@@ -239,7 +241,7 @@ fn compute<'scope>(
     let in_force = in_force(intervals.clone(), existing.clone(), options.windows);
     let views = views
         .map(|rollup| ((), rollup))
-        .join_map(existing.map(|existing| ((), existing.window)), |(), rollup, window| {
+        .join_map(existing.clone().map(|existing| ((), existing.window)), |(), rollup, window| {
             (*rollup, *window)
         });
 
@@ -293,6 +295,7 @@ fn compute<'scope>(
         changes: changes.exchange(|_| 0),
         violations,
         in_force,
+        existing,
         top,
         answers: scope.concatenate([traffic.answers, rollups.answers]).exchange(|_| 0),
         late: traffic.late.exchange(|_| 0),
@@ -307,6 +310,7 @@ fn probe_all<'scope>(outputs: Outputs<'scope>, probe: &probe::Handle<Time>) -> O
         changes: outputs.changes.probe_with(probe),
         violations: outputs.violations.inner.probe_with(probe).as_collection(),
         in_force: outputs.in_force,
+        existing: outputs.existing.inner.probe_with(probe).as_collection(),
         top: outputs.top.probe_with(probe),
         answers: outputs.answers.probe_with(probe),
         late: outputs.late.probe_with(probe),

@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::gauge::{CutChange, Gauge, PutOut, Rollup, Total};
 use crate::table::Table;
 use crate::time::{Time, Window};
-use crate::types::{Pair, Volume};
+use crate::types::{Entity, Pair, Volume};
 
 /// A question about what is held at the end of a tick, asked at its
 /// [`Phase::Read`](crate::time::Phase::Read).
@@ -24,6 +24,17 @@ pub enum Read {
     },
     /// How much is held.
     Held,
+    /// What an entity comes to in a window.
+    ///
+    /// A rollup that nobody uses there is summed for the answer, which walks the pairs of the window.
+    Amount {
+        /// The window.
+        window: Window,
+        /// The sum over pairs that is meant; `None`: the total of a pair.
+        rollup: Option<Rollup>,
+        /// Whose: a pair without a rollup, else what the rollup is for.
+        entity: Entity,
+    },
 }
 
 /// When the totals of windows are handed on.
@@ -54,7 +65,22 @@ pub enum Answer {
         /// IPv6 addresses that totals use, or that somebody downstream may still ask for.
         addresses: u64,
     },
+    /// What an entity comes to, in parts to be added; none at all if nothing of it is held.
+    Amount {
+        /// The window.
+        window: Window,
+        /// The sum over pairs; `None`: the total of a pair.
+        rollup: Option<Rollup>,
+        /// Whose.
+        entity: Entity,
+        /// How much.
+        volume: Volume,
+    },
 }
+
+/// What entities come to in windows, by a sum over pairs or as a pair: the parts of answers to
+/// [`Read::Amount`] added. Of what is not there nothing is held.
+pub type Amounts = BTreeMap<(Window, Option<Rollup>, Entity), Volume>;
 
 /// Records that came after their window had closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +116,11 @@ pub(crate) enum Use {
 }
 
 impl InUse {
+    /// Whether somebody needs a rollup of a window.
+    pub(crate) fn uses(&self, window: Window, rollup: Rollup) -> bool {
+        self.users.get(&(window, rollup)).is_some_and(|users| *users > 0)
+    }
+
     /// Takes the orders of a time, and tells what they change.
     pub(crate) fn update(&mut self, orders: &[Order]) -> Vec<Use> {
         let mut before = BTreeMap::new();

@@ -4,7 +4,7 @@
 //! So each worker folds its updates of pairs by (rollup, window, entity) and sends these to the
 //! worker that owns the entity, at the same time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use timely::dataflow::StreamVec;
@@ -43,6 +43,8 @@ enum Job {
     Rank { window: Window, rollup: Rollup, greatest: Greatest, position: usize },
     /// Tells how many totals are held.
     CountHeld,
+    /// Tells what an entity comes to.
+    Amount { window: Window, rollup: Rollup, entity: Entity },
 }
 
 struct Rollups {
@@ -105,6 +107,7 @@ impl Steps for Rollups {
         jobs.extend(ended);
         jobs.extend(work.parcels.into_iter().map(|parcel| Job::Count { parcel }));
         jobs.push_back(Job::LookUpFallen);
+        let mut reads = BTreeSet::new();
         for order in work.orders {
             match order {
                 Order::Clock(Clock::Settled(window)) => {
@@ -115,10 +118,18 @@ impl Steps for Rollups {
                         jobs.push_back(Job::Rank { window, rollup, greatest, position: 0 });
                     }
                 }
-                Order::Read(Read::Held) => jobs.push_back(Job::CountHeld),
+                Order::Read(read) => drop(reads.insert(read)),
                 _ => {}
             }
         }
+        // Each is answered once, however often it is asked.
+        jobs.extend(reads.into_iter().filter_map(|read| match read {
+            Read::Held => Some(Job::CountHeld),
+            Read::Amount { window, rollup, entity } => {
+                Some(Job::Amount { window, rollup: rollup?, entity })
+            }
+            Read::Rows { .. } => None,
+        }));
         jobs
     }
 
@@ -185,6 +196,13 @@ impl Steps for Rollups {
                 self.answers.push(Answer::Held { pairs: 0, rollups, addresses: 0 });
                 true
             }
+            Job::Amount { window, rollup, entity } => {
+                if let Some(volume) = self.amount(*window, *rollup, entity) {
+                    let (window, rollup, entity) = (*window, Some(*rollup), *entity);
+                    self.answers.push(Answer::Amount { window, rollup, entity, volume });
+                }
+                true
+            }
         }
     }
 }
@@ -195,6 +213,19 @@ fn itself(address: IpAddr) -> Pair {
 }
 
 impl Rollups {
+    /// What an entity comes to, if the rollup is in use and this worker holds the entity.
+    fn amount(&self, window: Window, rollup: Rollup, entity: &Entity) -> Option<Volume> {
+        let table = &self.tables.get(&(window, rollup))?.table;
+        let address = match (rollup.per, *entity) {
+            (Per::Source, Entity::Source(address))
+            | (Per::Destination, Entity::Destination(address))
+            | (Per::Host, Entity::Host(address)) => address,
+            (Per::Total, Entity::Total) => return table.get(Key::TOTAL),
+            _ => return None,
+        };
+        table.get(self.shared.addresses.borrow().known_address_key(address)?)
+    }
+
     fn count(&mut self, time: Time, parcel: &RollupParcel, budget: &mut Budget) {
         let RollupParcel { window, rollup, ref sums, .. } = *parcel;
         let Some(gauged) = self.tables.get_mut(&(window, rollup)) else {

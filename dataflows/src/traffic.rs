@@ -19,12 +19,12 @@ use crate::addresses::{Addresses, Family};
 use crate::clock::Clock;
 use crate::combine::{Parcel, overflow};
 use crate::folds::{Folds, RollupParcel};
-use crate::gauge::{CutChange, Gauge, Gauged, Moves, Total};
+use crate::gauge::{CutChange, Gauge, Gauged, Moves, Rollup, Total};
 use crate::orders::{Answer, HandOn, InUse, Late, Order, Puts, Read, TotalUpdate, Use};
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
 use crate::time::{Phase, Time, Window, Windows};
 use crate::top::{Greatest, TopQuery};
-use crate::types::{Entity, Per, Volume};
+use crate::types::{Entity, Pair, Per, Volume};
 
 /// What one worker's tables share.
 #[derive(Clone)]
@@ -100,6 +100,10 @@ enum Job {
     Rows { windows: VecDeque<Window>, position: usize },
     /// Tells how much is held.
     CountHeld,
+    /// Tells the total of a pair.
+    Amount { window: Window, pair: Pair },
+    /// Sums for reads what no rollup in use sums.
+    Sum { window: Window, sums: Vec<(Rollup, Entity, Volume)>, position: usize },
     /// Drops the table of a window.
     Retire { window: Window, position: usize },
 }
@@ -198,14 +202,56 @@ impl Pairs {
         }
     }
 
-    fn plan_read(&self, read: Read, jobs: &mut VecDeque<Job>) {
-        match read {
-            Read::Rows { from, until } => {
-                let windows = self.windows.range(from..until).map(|(window, _)| *window);
-                jobs.push_back(Job::Rows { windows: windows.collect(), position: 0 });
+    /// Answers each read once, however often it is asked.
+    fn plan_reads(&self, reads: BTreeSet<Read>, jobs: &mut VecDeque<Job>) {
+        let mut sums = BTreeMap::<Window, Vec<(Rollup, Entity, Volume)>>::new();
+        for read in reads {
+            match read {
+                Read::Rows { from, until } => {
+                    let windows = self.windows.range(from..until).map(|(window, _)| *window);
+                    jobs.push_back(Job::Rows { windows: windows.collect(), position: 0 });
+                }
+                Read::Held => jobs.push_back(Job::CountHeld),
+                Read::Amount { window, rollup: None, entity: Entity::Pair(pair) } => {
+                    jobs.push_back(Job::Amount { window, pair });
+                }
+                Read::Amount { window, rollup: Some(rollup), entity }
+                    if !self.in_use.uses(window, rollup) =>
+                {
+                    sums.entry(window).or_default().push((rollup, entity, Volume::default()));
+                }
+                // There is a table for it, or nothing is.
+                Read::Amount { .. } => {}
             }
-            Read::Held => jobs.push_back(Job::CountHeld),
         }
+        for (window, sums) in sums {
+            jobs.push_back(Job::Sum { window, sums, position: 0 });
+        }
+    }
+
+    /// Adds up, for reads, the pairs of a window. `true` when all are.
+    fn sum(
+        &self,
+        window: Window,
+        sums: &mut [(Rollup, Entity, Volume)],
+        position: &mut usize,
+        budget: &mut Budget,
+    ) -> bool {
+        let Some(held) = self.windows.get(&window) else {
+            return true;
+        };
+        let addresses = self.shared.addresses.borrow();
+        held.pairs.table.walk(position, budget, |key, volume| {
+            let pair = addresses.pair(key);
+            for (rollup, entity, sum) in &mut *sums {
+                if rollup.counts(&pair, entity) {
+                    // Nothing is judged by it, so it may not end the run either.
+                    sum.bytes = sum.bytes.saturating_add(volume.bytes);
+                    sum.packets = sum.packets.saturating_add(volume.packets);
+                }
+            }
+            sums.len()
+        })
     }
 
     fn count(&mut self, time: Time, parcel: &Parcel, budget: &mut Budget) {
@@ -267,13 +313,15 @@ impl Steps for Pairs {
             }
         }
         jobs.push_back(Job::Send { windows: counted });
+        let mut reads = BTreeSet::new();
         for order in work.orders {
             match order {
                 Order::Clock(event) => self.plan_clock(event, &mut jobs),
-                Order::Read(read) => self.plan_read(read, &mut jobs),
+                Order::Read(read) => drop(reads.insert(read)),
                 Order::Cut(_) | Order::View(..) => {}
             }
         }
+        self.plan_reads(reads, &mut jobs);
         jobs
     }
 
@@ -344,6 +392,26 @@ impl Steps for Pairs {
                     rollups: 0,
                     addresses: self.shared.addresses.borrow().len() as u64,
                 });
+                true
+            }
+            Job::Amount { window, pair } => {
+                let key = self.shared.addresses.borrow().known_pair_key(*pair);
+                let table = self.windows.get(window).map(|held| &held.pairs.table);
+                if let Some(volume) = table.zip(key).and_then(|(table, key)| table.get(key)) {
+                    let (window, entity) = (*window, Entity::Pair(*pair));
+                    self.answers.push(Answer::Amount { window, rollup: None, entity, volume });
+                }
+                true
+            }
+            Job::Sum { window, sums, position } => {
+                let window = *window;
+                if !self.sum(window, sums, position, budget) {
+                    return false;
+                }
+                sums.retain(|(_, _, volume)| *volume != Volume::default());
+                self.answers.extend(sums.drain(..).map(|(rollup, entity, volume)| {
+                    Answer::Amount { window, rollup: Some(rollup), entity, volume }
+                }));
                 true
             }
             Job::Retire { window, position } => {

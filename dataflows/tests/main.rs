@@ -1,5 +1,6 @@
 //! The integration tests of the dataflows, as one binary.
 
+mod amounts;
 mod growth;
 mod histories;
 mod laws;

@@ -151,6 +151,7 @@ fn run() -> (Left, Vec<isize>) {
                         held[1] += rollups;
                         held[2] += addresses;
                     }
+                    Answer::Amount { .. } => panic!("nobody asked for an amount"),
                 }
             });
             (inputs, probe)

@@ -10,6 +10,7 @@
 //!   in a column.
 //! - [`table`] decides among rows that share name and date, and keeps what became of each row.
 //! - [`catalog`] numbers names and rows, compares whole states, and says what is in force when.
+//! - [`explain`] tells which limits apply to a pair in a window, and why others do not.
 //! - [`feed`] follows either while it changes.
 //!
 //! All but feeds and `postgres` read no file, socket or clock.
@@ -17,6 +18,7 @@
 pub mod address;
 pub mod catalog;
 pub mod date;
+pub mod explain;
 pub mod feed;
 pub mod json;
 pub mod postgres;

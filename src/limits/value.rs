@@ -96,6 +96,17 @@ impl Value {
         i64::try_from(whole + u64::from(up)).unwrap_or(i64::MAX)
     }
 
+    /// The same without an upper bound, but of numbers beyond 10^38, which no difference is exact to.
+    pub fn whole(&self, bound: Bound) -> Option<i128> {
+        if self.point > 38 {
+            return None;
+        }
+        let places = usize::try_from(self.point).unwrap_or(0);
+        let padded = self.digits.bytes().chain(std::iter::repeat(b'0'));
+        let whole = padded.take(places).fold(0, |sum, digit| sum * 10 + i128::from(digit - b'0'));
+        Some(whole + i128::from(bound == Bound::Min && self.digits.len() > places))
+    }
+
     /// What equality and order look at; 0 is before all others.
     fn number(&self) -> (bool, i64, &str) {
         (!self.digits.is_empty(), self.point, &self.digits)

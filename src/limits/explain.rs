@@ -1,0 +1,410 @@
+//! Which limits apply to a pair in a window, how far each is from being broken, and why others do not
+//! apply.
+//!
+//! Everything here is a function of [`Facts`], which are all of one tick: the versions that hold, what
+//! time has done, and what the tables have. [`reads`] says what to ask the tables for, and [`explain`]
+//! makes the answer of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use floodmark_dataflows::clock::Existing;
+use floodmark_dataflows::gauge::Rollup;
+use floodmark_dataflows::orders::{Amounts, Read};
+use floodmark_dataflows::time::{Window, Windows};
+use floodmark_dataflows::types::{
+    Bound, Entity, LimitId, Pair, Per, Prefix, Scope, Version, Volume,
+};
+
+use super::catalog::{Catalog, Standing, in_force};
+use super::date::{Stamp, format_ns, format_secs};
+use super::prefix;
+use super::quote::Quoted;
+use super::rows::Row;
+
+/// How many limits the reason names for which none applies.
+const NAMED_MAX: usize = 20;
+
+/// What is known at a tick about a pair and a window.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The tick, in milliseconds.
+    pub tick: u64,
+    /// The rules of time.
+    pub rules: Windows,
+    /// The watermark.
+    pub watermark: u64,
+    /// Whose limits.
+    pub pair: Pair,
+    /// Whether records of the pair are counted at all, or a filter leaves them out.
+    pub counted: bool,
+    /// When.
+    pub window: Window,
+    /// What is known of the window; `None`: it does not exist, or no longer.
+    pub existing: Option<Existing>,
+    /// The versions that hold.
+    pub versions: Arc<BTreeSet<Version>>,
+    /// Their names and rows.
+    pub catalog: Arc<Catalog>,
+    /// What the tables have of what [`reads`] asks for.
+    pub amounts: Arc<Amounts>,
+}
+
+/// How a window is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WindowState {
+    /// It takes records, and `min` does not judge it yet.
+    Open,
+    /// Its end has passed; late records still count.
+    Closed,
+    /// No record can change it any more.
+    Settled,
+    /// It has left memory, or would have.
+    Retired,
+    /// No record has fallen into it, and it lies in no gap between two that have some.
+    Unseen,
+    /// The same, and it has not begun.
+    Future,
+}
+
+/// What there is to say about a pair in a window.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// The tick, in milliseconds.
+    pub tick: u64,
+    /// Whose limits.
+    pub pair: Pair,
+    /// When.
+    pub window: Window,
+    /// The end of the window, in seconds.
+    pub window_end: u64,
+    /// How the window is.
+    pub state: WindowState,
+    /// The limits that apply, by name; of one that is counted by host, one for each host.
+    pub limits: Vec<Applying>,
+    /// The limits that do not, by name, and why.
+    pub others: Vec<(String, WhyNot)>,
+    /// Whether records of the pair are counted at all.
+    pub counted: bool,
+}
+
+/// A limit that applies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applying {
+    /// The version that judges the window: name, value and all.
+    pub row: Row,
+    /// Who is judged.
+    pub entity: Entity,
+    /// What the entity has in the limit's scope; `None`: it has left memory.
+    pub amount: Option<i64>,
+    /// How much more there may be, or how much less, before the limit is broken; negative: by how much
+    /// it is over or under. `None` if the amount is not known, or the value is beyond 10^38.
+    pub headroom: Option<i128>,
+    /// Whether the limit is broken; `None`: that has left memory.
+    pub violated: Option<bool>,
+    /// When the limit begins to judge the window, in seconds: a `max` at once, a `min` when it closes.
+    pub judged_from: u64,
+    /// Why the limit does not judge the entity in this window, or not yet, if so.
+    pub not_judged: Option<NotJudged>,
+}
+
+/// Why a limit that applies does not judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotJudged {
+    /// The window is not closed.
+    Open,
+    /// The window has left memory.
+    Retired,
+    /// The window does not exist.
+    NoWindow,
+    /// Nobody watched the window from its start on.
+    NotWhole,
+    /// The entity has no record in the limit's scope.
+    NoRecord,
+}
+
+/// Why a limit does not apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhyNot {
+    /// Its first version begins later.
+    NotYet {
+        /// When that begins, in nanoseconds.
+        begins: i128,
+        /// Whether that is within the window, which it will judge then.
+        within: bool,
+    },
+    /// A version without a value has ended it.
+    Ended {
+        /// Since when, in nanoseconds.
+        since: i128,
+    },
+    /// It is for networks of the other family.
+    Family {
+        /// The column that says so.
+        column: &'static str,
+        /// What it says.
+        network: Prefix,
+    },
+    /// An address of the pair, or for `host` both, is not in the network that is meant.
+    Outside {
+        /// The column of the network.
+        column: &'static str,
+        /// Which it is.
+        network: Prefix,
+    },
+}
+
+impl Display for NotJudged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NotJudged::Open => "a min is judged when the window closes",
+            NotJudged::Retired => "the window has left memory",
+            NotJudged::NoWindow => "there is no record in the window",
+            NotJudged::NotWhole => "the window was not observed from its start on",
+            NotJudged::NoRecord => "there is no record in the limit's scope",
+        })
+    }
+}
+
+impl WhyNot {
+    /// The kind of reason, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            WhyNot::NotYet { .. } => "not_yet",
+            WhyNot::Ended { .. } => "ended",
+            WhyNot::Family { .. } => "family",
+            WhyNot::Outside { column, .. } => column,
+        }
+    }
+
+    /// The same in words, for a pair.
+    pub fn text(&self, pair: &Pair) -> String {
+        let family = |v4: bool| if v4 { "IPv4" } else { "IPv6" };
+        let of_pair = family(pair.source().is_ipv4());
+        match self {
+            WhyNot::NotYet { begins, within: true } => {
+                format!("no version is in force yet: the first begins at {}", format_ns(*begins))
+            }
+            WhyNot::NotYet { begins, within: false } => {
+                let begins: Stamp = format_ns(*begins);
+                format!("no version is in force: the first begins at {begins}, after the window")
+            }
+            WhyNot::Ended { since } => {
+                format!("a version without a value has ended it at {}", format_ns(*since))
+            }
+            WhyNot::Family { column, network } => format!(
+                "it is for {column} {}, which is {}, and the pair is {of_pair}",
+                prefix::text(*network),
+                family(!pair.source().is_ipv4()),
+            ),
+            WhyNot::Outside { column: "host", network } => format!(
+                "neither {} nor {} is in host {}",
+                pair.source(),
+                pair.destination(),
+                prefix::text(*network)
+            ),
+            WhyNot::Outside { column, network } => {
+                let address = if *column == "source" { pair.source() } else { pair.destination() };
+                format!("{address} is not in {column} {}", prefix::text(*network))
+            }
+        }
+    }
+}
+
+/// The moment, in nanoseconds, whose versions judge a window as of a tick: now, or the last one before
+/// its end.
+pub fn judged_at(rules: &Windows, window: Window, tick: u64) -> i128 {
+    let end = i128::from(rules.end_secs(window)) * 1_000_000_000;
+    (i128::from(tick) * 1_000_000).min(end - 1)
+}
+
+/// What to ask the tables for, at the tick at whose end they answer. `limits` are those in force at
+/// [`judged_at`].
+pub fn reads(
+    limits: &BTreeMap<LimitId, Standing<'_>>,
+    pair: &Pair,
+    window: Window,
+) -> BTreeSet<Read> {
+    let scopes = limits.values().filter_map(|standing| standing.now);
+    let scopes = scopes.filter(|now| now.value.is_some()).map(|now| now.scope);
+    let read = |scope: &Scope| {
+        let rollup = Rollup::of(scope);
+        let entities = entities(scope, pair).unwrap_or_default().into_iter();
+        entities.map(move |entity| Read::Amount { window, rollup, entity }).collect::<Vec<_>>()
+    };
+    scopes.flat_map(|scope| read(&scope)).collect()
+}
+
+/// Whom a scope judges of a pair, or why nobody.
+fn entities(scope: &Scope, pair: &Pair) -> Result<Vec<Entity>, WhyNot> {
+    let (source, destination) = (pair.source(), pair.destination());
+    let outside = |column, network: Prefix| match network.network() {
+        Some(of) if of.addr().is_ipv4() != source.is_ipv4() => WhyNot::Family { column, network },
+        _ => WhyNot::Outside { column, network },
+    };
+    if !scope.source.contains(source) {
+        return Err(outside("source", scope.source));
+    }
+    if !scope.destination.contains(destination) {
+        return Err(outside("destination", scope.destination));
+    }
+    Ok(match scope.per {
+        Per::Pair => vec![Entity::Pair(*pair)],
+        Per::Source => vec![Entity::Source(source)],
+        Per::Destination => vec![Entity::Destination(destination)],
+        Per::Total => vec![Entity::Total],
+        Per::Host => {
+            let mut hosts: Vec<IpAddr> = vec![source, destination];
+            hosts.dedup();
+            hosts.retain(|host| scope.host.contains(*host));
+            if hosts.is_empty() {
+                return Err(outside("host", scope.host));
+            }
+            hosts.into_iter().map(Entity::Host).collect()
+        }
+    })
+}
+
+/// What there is to say.
+pub fn explain(facts: &Facts) -> Explanation {
+    let at = judged_at(&facts.rules, facts.window, facts.tick);
+    let state = facts.state();
+    let (mut limits, mut others) = (Vec::new(), Vec::new());
+    for (limit, standing) in in_force(&*facts.versions, at) {
+        match facts.judge(&standing) {
+            Ok((version, entities)) => limits
+                .extend(entities.into_iter().map(|entity| facts.applying(version, entity, state))),
+            Err(why) => others.push((facts.catalog.name(limit).to_owned(), why)),
+        }
+    }
+    // Stable: of one limit, the source is before the destination.
+    limits.sort_by(|one, other| one.row.name.cmp(&other.row.name));
+    others.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Explanation {
+        tick: facts.tick,
+        pair: facts.pair,
+        window: facts.window,
+        window_end: facts.rules.end_secs(facts.window),
+        state,
+        limits: if facts.counted { limits } else { Vec::new() },
+        others,
+        counted: facts.counted,
+    }
+}
+
+impl Facts {
+    fn state(&self) -> WindowState {
+        let (rules, window) = (&self.rules, self.window);
+        match self.existing {
+            Some(_) if rules.settled(window, self.watermark) => WindowState::Settled,
+            Some(Existing { closed: true, .. }) => WindowState::Closed,
+            Some(_) => WindowState::Open,
+            None if window.0.saturating_mul(1000) > self.tick => WindowState::Future,
+            None if rules.retired(window, self.watermark) => WindowState::Retired,
+            None => WindowState::Unseen,
+        }
+    }
+
+    /// The version that judges the window, and whom of the pair.
+    fn judge<'a>(&self, standing: &Standing<'a>) -> Result<(&'a Version, Vec<Entity>), WhyNot> {
+        let Some(now) = standing.now else {
+            let begins = standing.next.map_or(i128::MAX, |next| next.effective);
+            let end = i128::from(self.rules.end_secs(self.window)) * 1_000_000_000;
+            return Err(WhyNot::NotYet { begins, within: begins < end });
+        };
+        if now.value.is_none() {
+            return Err(WhyNot::Ended { since: now.effective });
+        }
+        Ok((now, entities(&now.scope, &self.pair)?))
+    }
+
+    fn applying(&self, version: &Version, entity: Entity, state: WindowState) -> Applying {
+        let Version { scope, bound, .. } = *version;
+        let key = (self.window, Rollup::of(&scope), entity);
+        let volume = (state != WindowState::Retired)
+            .then(|| self.amounts.get(&key).copied().unwrap_or_default());
+        let amount = volume.map(|volume| volume.amount(scope.metric));
+        let row = self.catalog.row(version.id).clone();
+        let whole = row.value.as_ref().and_then(|value| value.whole(bound));
+        let headroom = amount.zip(whole).map(|(amount, value)| match bound {
+            Bound::Max => value - i128::from(amount),
+            Bound::Min => i128::from(amount) - value,
+        });
+        let not_judged = self.not_judged(version, volume);
+        // By the number that judges in the computation, too.
+        let broken = amount.zip(version.value).map(|(amount, value)| match bound {
+            Bound::Max => amount > value,
+            Bound::Min => amount < value,
+        });
+        Applying {
+            row,
+            entity,
+            amount,
+            headroom,
+            violated: broken.map(|broken| broken && not_judged.is_none()),
+            judged_from: match bound {
+                Bound::Max => self.window.0,
+                Bound::Min => self.rules.end_secs(self.window),
+            },
+            not_judged,
+        }
+    }
+
+    fn not_judged(&self, version: &Version, volume: Option<Volume>) -> Option<NotJudged> {
+        let Some(volume) = volume else {
+            return Some(NotJudged::Retired);
+        };
+        if version.bound == Bound::Max {
+            return None;
+        }
+        let total = version.scope.per == Per::Total;
+        match self.existing {
+            None if self.rules.closed(self.window, self.watermark) => Some(NotJudged::NoWindow),
+            None | Some(Existing { closed: false, .. }) => Some(NotJudged::Open),
+            Some(Existing { whole: false, .. }) => Some(NotJudged::NotWhole),
+            Some(Existing { seen: false, .. }) if !total => Some(NotJudged::NoWindow),
+            Some(_) if volume.packets == 0 && !total => Some(NotJudged::NoRecord),
+            Some(_) => None,
+        }
+    }
+}
+
+impl Explanation {
+    /// Why no limit applies, if none does.
+    pub fn why_none(&self) -> Option<String> {
+        if !self.limits.is_empty() {
+            return None;
+        }
+        if !self.counted {
+            return Some(
+                "the pair is not counted: --source or --destination of the run leaves it out"
+                    .into(),
+            );
+        }
+        let named: Vec<String> = self.others[..self.others.len().min(NAMED_MAX)]
+            .iter()
+            .map(|(name, why)| format!("{}: {}", Quoted(name), why.text(&self.pair)))
+            .collect();
+        let rest = match self.others.len() - named.len() {
+            0 => String::new(),
+            rest => format!("; and {rest} more"),
+        };
+        Some(match self.others.len() {
+            0 => "there are no limits".into(),
+            1 => format!("the only limit does not apply: {}", named.concat()),
+            all => format!("none of {all} limits applies: {}{rest}", named.join("; ")),
+        })
+    }
+
+    /// The window in words.
+    pub fn window_text(&self) -> String {
+        format!("{} to {}", format_secs(self.window.0), format_secs(self.window_end))
+    }
+}
+
+#[cfg(test)]
+#[path = "explain_tests.rs"]
+mod tests;
