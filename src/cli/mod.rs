@@ -38,7 +38,7 @@ enum Command {
     Capture(Box<capture::Args>),
     /// Write the records of a topic, of captures or of files in another format, elsewhere
     Convert(Box<convert::Args>),
-    /// Check limits without traffic
+    /// Check limits, and ask which of them apply to whom
     Limits(limits::Args),
     Generate(generate::Args),
     /// See it all at work, in this process: a capture through a broker to alerts, and a limit that changes

@@ -185,7 +185,7 @@ fn follow(args: &Args, cluster: Cluster) -> Outcome {
 }
 
 /// Reads limits; rows that are refused are said.
-fn read_limits(
+pub(super) fn read_limits(
     options: &feed::Options,
     catalog: &mut Catalog,
     messages: &Messages,
@@ -252,7 +252,8 @@ fn complete_up_to(last_tick: Option<u64>, tick_ms: u64) -> String {
     }
 }
 
-fn say_counts(messages: &Messages, end: &End) {
+/// Says what was counted of captures, and what was not.
+pub(super) fn say_counts(messages: &Messages, end: &End) {
     let (tally, without_window): (&Tally, _) = (&end.tally, end.without_window);
     let packets = tally.packets.saturating_sub(without_window.packets.unsigned_abs());
     let bytes = tally.bytes.saturating_sub(without_window.bytes.unsigned_abs());

@@ -176,7 +176,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         Interrupt::ignore()?;
     }
     let tick = Duration::from_millis(args.judging.tick);
-    let status = Arc::new(Status::new(cluster.workers, tick));
+    let status = Arc::new(Status::new(cluster.workers, tick).of_process(cluster.process));
     // Before anything is counted, and before a broker is waited for.
     let above = if cluster.supervised { cluster.process } else { 0 };
     let _server = args.http.serve(above, status.clone())?;
@@ -224,6 +224,7 @@ fn lead(args: &Args, windows: Windows, status: &Status) -> Result<Lead, WriteErr
     status.leads(limits.iter().map(|limits| (limits.set, limits.health.clone())).collect());
     Ok(Lead {
         limits,
+        questions: Some(status.takes_questions(&leader)),
         leader,
         sinks: sinks(args, windows)?,
         tick: Duration::from_millis(args.judging.tick),

@@ -22,8 +22,11 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::error::{Exit, Failure};
 use crate::metrics;
 
+pub mod client;
+mod explain;
 mod pages;
 
+pub use explain::{Answer, Answering, Answers, Question, Refusal};
 pub use pages::{Readiness, Subject};
 
 /// Connections at a time. One who scrapes needs one.
@@ -46,6 +49,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 #[group(id = "serving")]
 pub struct HttpOptions {
     /// Serve /metrics, /healthz and /readyz here, such as 127.0.0.1:9464; port 0 is any free one
+    ///
+    /// A run also serves /api/v1/explain, which `floodmark limits explain --from` asks.
     ///
     /// Where one command starts several processes (-n), process P serves at the port P above. Nothing is
     /// served without this option.

@@ -12,11 +12,12 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value, json};
 
+use super::explain::{self, Answers};
 use crate::limits::date::format_ms;
 use crate::metrics;
 
 /// The header of every answer that says for which tick it holds.
-const AS_OF: &str = "floodmark-as-of";
+pub(super) const AS_OF: &str = "floodmark-as-of";
 
 /// What those who ask are told about.
 pub trait Subject: Send + Sync + 'static {
@@ -28,6 +29,11 @@ pub trait Subject: Send + Sync + 'static {
 
     /// Whether it does what it is for.
     fn readiness(&self) -> Readiness;
+
+    /// Who answers questions about what it holds, if somebody does.
+    fn answers(&self) -> Option<&dyn Answers> {
+        None
+    }
 
     /// Sets the gauges that would be stale if they were set only when something happens.
     fn refresh_metrics(&self);
@@ -42,28 +48,32 @@ pub struct Readiness {
     pub details: Map<String, Value>,
 }
 
-struct Served {
-    subject: Arc<dyn Subject>,
+pub(super) struct Served {
+    pub(super) subject: Arc<dyn Subject>,
     metrics: PrometheusHandle,
 }
 
 /// All that is served.
 pub(super) fn pages(subject: Arc<dyn Subject>, metrics: PrometheusHandle) -> Router {
     let served = Arc::new(Served { subject, metrics });
-    Router::new()
+    let mut router = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(show_health))
-        .route("/readyz", get(show_readiness))
+        .route("/readyz", get(show_readiness));
+    if served.subject.answers().is_some() {
+        router = router.route(explain::PATH, get(explain::show));
+    }
+    router
         .fallback(show_way)
         .layer(map_response_with_state(served.clone(), add_as_of))
         .with_state(served)
 }
 
-fn as_of(served: &Served) -> Value {
+pub(super) fn as_of(served: &Served) -> Value {
     served.subject.as_of().map_or(Value::Null, |tick| format_ms(tick).to_string().into())
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: String) -> Response {
+pub(super) fn answer(status: StatusCode, kind: &'static str, body: String) -> Response {
     let mut answer = Response::new(Body::from(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -72,15 +82,22 @@ fn answer(status: StatusCode, kind: &'static str, body: String) -> Response {
     answer
 }
 
-fn object(status: StatusCode, object: &Value) -> Response {
+pub(super) fn object(status: StatusCode, object: &Value) -> Response {
     answer(status, "application/json", format!("{object}\n"))
 }
 
 async fn add_as_of(State(served): State<Arc<Served>>, mut response: Response) -> Response {
-    let tick = served.subject.as_of().map(|tick| format_ms(tick).to_string());
-    let value = HeaderValue::from_str(tick.as_deref().unwrap_or("none"));
-    response.headers_mut().insert(AS_OF, value.expect("a time has no line breaks"));
+    // A question is answered for a tick of its own.
+    if !response.headers().contains_key(AS_OF) {
+        response.headers_mut().insert(AS_OF, as_of_header(served.subject.as_of()));
+    }
     response
+}
+
+pub(super) fn as_of_header(tick: Option<u64>) -> HeaderValue {
+    let tick = tick.map(|tick| format_ms(tick).to_string());
+    let value = HeaderValue::from_str(tick.as_deref().unwrap_or("none"));
+    value.expect("a time has no line breaks")
 }
 
 async fn show_metrics(State(served): State<Arc<Served>>) -> Response {
@@ -109,6 +126,11 @@ async fn show_readiness(State(served): State<Arc<Served>>) -> Response {
 }
 
 async fn show_way(State(served): State<Arc<Served>>) -> Response {
-    let error = "there is no such page: there are /metrics, /healthz and /readyz";
+    let error = match served.subject.answers() {
+        Some(_) => {
+            "there is no such page: there are /metrics, /healthz, /readyz and /api/v1/explain"
+        }
+        None => "there is no such page: there are /metrics, /healthz and /readyz",
+    };
     object(StatusCode::NOT_FOUND, &json!({"as_of": as_of(&served), "error": error}))
 }

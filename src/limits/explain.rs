@@ -18,8 +18,8 @@ use floodmark_dataflows::types::{
     Bound, Entity, LimitId, Pair, Per, Prefix, Scope, Version, Volume,
 };
 
-use super::catalog::{Catalog, Standing, in_force};
-use super::date::{Stamp, format_ns, format_secs};
+use super::catalog::{Catalog, LimitSet, Standing, in_force};
+use super::date::format_ns;
 use super::prefix;
 use super::quote::Quoted;
 use super::rows::Row;
@@ -85,15 +85,28 @@ pub struct Explanation {
     pub state: WindowState,
     /// The limits that apply, by name; of one that is counted by host, one for each host.
     pub limits: Vec<Applying>,
-    /// The limits that do not, by name, and why.
-    pub others: Vec<(String, WhyNot)>,
+    /// The limits that do not, by name.
+    pub others: Vec<Other>,
     /// Whether records of the pair are counted at all.
     pub counted: bool,
+}
+
+/// A limit that does not apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Other {
+    /// The set that it is in, if there are several.
+    pub set: Option<LimitSet>,
+    /// Its name.
+    pub name: String,
+    /// Why it does not.
+    pub why: WhyNot,
 }
 
 /// A limit that applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applying {
+    /// The set that it is in, if there are several.
+    pub set: Option<LimitSet>,
     /// The version that judges the window: name, value and all.
     pub row: Row,
     /// Who is judged.
@@ -189,7 +202,7 @@ impl WhyNot {
                 format!("no version is in force yet: the first begins at {}", format_ns(*begins))
             }
             WhyNot::NotYet { begins, within: false } => {
-                let begins: Stamp = format_ns(*begins);
+                let begins = format_ns(*begins);
                 format!("no version is in force: the first begins at {begins}, after the window")
             }
             WhyNot::Ended { since } => {
@@ -277,12 +290,15 @@ pub fn explain(facts: &Facts) -> Explanation {
         match facts.judge(&standing) {
             Ok((version, entities)) => limits
                 .extend(entities.into_iter().map(|entity| facts.applying(version, entity, state))),
-            Err(why) => others.push((facts.catalog.name(limit).to_owned(), why)),
+            Err(why) => {
+                let (set, name) = (facts.catalog.named_set(limit), facts.catalog.name(limit));
+                others.push(Other { set, name: name.to_owned(), why });
+            }
         }
     }
     // Stable: of one limit, the source is before the destination.
-    limits.sort_by(|one, other| one.row.name.cmp(&other.row.name));
-    others.sort_by(|(one, _), (other, _)| one.cmp(other));
+    limits.sort_by(|a, b| (&a.row.name, a.set).cmp(&(&b.row.name, b.set)));
+    others.sort_by(|a, b| (&a.name, a.set).cmp(&(&b.name, b.set)));
     Explanation {
         tick: facts.tick,
         pair: facts.pair,
@@ -340,6 +356,7 @@ impl Facts {
             Bound::Min => amount < value,
         });
         Applying {
+            set: self.catalog.named_set(version.limit),
             row,
             entity,
             amount,
@@ -386,7 +403,7 @@ impl Explanation {
         }
         let named: Vec<String> = self.others[..self.others.len().min(NAMED_MAX)]
             .iter()
-            .map(|(name, why)| format!("{}: {}", Quoted(name), why.text(&self.pair)))
+            .map(|other| format!("{}: {}", Quoted(&other.name), other.why.text(&self.pair)))
             .collect();
         let rest = match self.others.len() - named.len() {
             0 => String::new(),
@@ -397,11 +414,6 @@ impl Explanation {
             1 => format!("the only limit does not apply: {}", named.concat()),
             all => format!("none of {all} limits applies: {}{rest}", named.join("; ")),
         })
-    }
-
-    /// The window in words.
-    pub fn window_text(&self) -> String {
-        format!("{} to {}", format_secs(self.window.0), format_secs(self.window_end))
     }
 }
 

@@ -1,8 +1,8 @@
-//! Networks as the tables and the command line name them.
+//! Networks and addresses as the tables and the command line name them.
 
 use std::net::IpAddr;
 
-use floodmark_dataflows::types::Prefix;
+use floodmark_dataflows::types::{Pair, Prefix};
 use ipnet::IpNet;
 
 use super::quote::Quoted;
@@ -56,6 +56,23 @@ pub fn parse(text: &str) -> Result<Prefix, PrefixError> {
         .and_then(|length| IpNet::new(address, length).ok())
         .map(Prefix::new)
         .ok_or_else(|| PrefixError::Length { text: text.to_owned(), longest })
+}
+
+/// Reads an address alone.
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| {
+        format!("{} is not an address; write one like 10.1.2.3 or 2001:db8::1", Quoted(text))
+    })
+}
+
+/// The pair of two addresses.
+pub fn pair(source: IpAddr, destination: IpAddr) -> Result<Pair, String> {
+    Pair::new(source, destination).ok_or_else(|| {
+        format!(
+            "\"{source}\" and \"{destination}\" are of different families, and no pair is; give two \
+             of one"
+        )
+    })
 }
 
 /// The shortest text that [`parse`] reads as this prefix and that names its length.

@@ -1,6 +1,7 @@
-//! The first worker of the first process: it begins ticks, edits limits, and has everything said.
+//! The first worker of the first process: it begins ticks, edits limits, has everything said, and
+//! answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -10,19 +11,23 @@ use anyhow::anyhow;
 use floodmark_dataflows::clock::Mark;
 use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::orders::Read;
+use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Version;
 use metrics::gauge;
 
+use super::Shared;
 use super::clock::Clock;
+use super::questions::{Asked, Pending};
 use super::sinks::Sinks;
 use super::status::Status;
 use super::ticks::{Announcement, Ticks, Wish};
-use crate::computation::{Computation, Held, Outcome as TickOutcome};
+use crate::computation::{Computation, Course, Held, Outcome as TickOutcome};
 use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::Start;
 use crate::limits::catalog::{LimitSet, in_force};
 use crate::limits::feed::{self, Edits, Feed, Health};
 use crate::output::WriteError;
+use crate::replay::Filter;
 
 /// Ticks that may be on their way when another one begins. More would only make them older.
 const TICKS_AHEAD: usize = 4;
@@ -75,6 +80,8 @@ pub struct Lead {
     pub limits: Vec<Limits>,
     /// Where the leader says which thread it is, for those who wake it.
     pub leader: Arc<OnceLock<Thread>>,
+    /// What is asked of the run, if somebody may ask.
+    pub questions: Option<Receiver<Asked>>,
     /// Where changes go.
     pub sinks: Sinks,
     /// The distance of ticks.
@@ -99,8 +106,12 @@ enum Ending {
 
 pub(super) struct Leader {
     lead: Lead,
-    /// The versions that hold, by set.
-    versions: BTreeMap<LimitSet, BTreeSet<Version>>,
+    /// The rules of time, and what is counted.
+    windows: Windows,
+    filter: Filter,
+    /// The versions that hold, of all sets.
+    versions: Arc<BTreeSet<Version>>,
+    questions: Pending,
     /// When another set of them may be in force, in milliseconds; `None`: that is to be found out.
     next_date: Option<u64>,
     /// What is to change, at the next tick.
@@ -122,10 +133,14 @@ pub(super) struct Leader {
 }
 
 impl Leader {
-    pub(super) fn new(lead: Lead) -> Self {
+    pub(super) fn new(mut lead: Lead, shared: &Shared) -> Self {
+        let questions = Pending::new(lead.questions.take());
         let mut leader = Leader {
             lead,
-            versions: BTreeMap::new(),
+            windows: shared.options.windows,
+            filter: shared.filter.clone(),
+            versions: Arc::default(),
+            questions,
             next_date: None,
             edits: Vec::new(),
             announced: 0,
@@ -150,9 +165,11 @@ impl Leader {
     /// Rows that hold, or no longer, from the next tick on.
     fn change(&mut self, changes: Vec<(LimitSet, Edits)>) {
         for (set, edits) in changes {
-            let held = self.versions.entry(set).or_default();
+            // Whoever is being answered keeps what was.
+            let catalog = Arc::make_mut(&mut self.lead.sinks.catalog);
+            let held = Arc::make_mut(&mut self.versions);
             for (row, diff) in edits {
-                let version = self.lead.sinks.catalog.version(set, &row);
+                let version = catalog.version(set, &row);
                 match diff > 0 {
                     true => held.insert(version),
                     false => held.remove(&version),
@@ -169,7 +186,10 @@ impl Leader {
             self.began.map_or(Duration::ZERO, |began| APART.saturating_sub(began.elapsed()));
         match self.wanted || !self.edits.is_empty() || self.ending.is_some() {
             true => apart,
-            false => apart.max(self.next.saturating_duration_since(Instant::now())),
+            false => {
+                let next = self.next.saturating_duration_since(Instant::now());
+                apart.max(self.questions.until_tick().map_or(next, |asked| next.min(asked)))
+            }
         }
     }
 
@@ -204,6 +224,7 @@ impl Leader {
         };
         let changes = feeds.flat_map(heard).collect();
         self.change(changes);
+        self.questions.hear();
         while let Some(wish) = ticks.next_wish() {
             match wish {
                 Wish::Tick => self.wanted = true,
@@ -228,7 +249,9 @@ impl Leader {
         let due = self.wanted || self.next <= Instant::now();
         if due && ahead < TICKS_AHEAD {
             self.announce(ticks, true, false);
-        } else if !self.edits.is_empty() && ahead < EDITS_AHEAD {
+        } else if !(self.edits.is_empty() && self.questions.until_tick().is_none())
+            && ahead < EDITS_AHEAD
+        {
             self.announce(ticks, false, false);
         }
     }
@@ -245,7 +268,7 @@ impl Leader {
         self.last = last;
     }
 
-    /// Puts into the current tick what is the leader's: the clock, and edits of limits.
+    /// Puts into the current tick what is the leader's: the clock, edits of limits, and questions.
     pub(super) fn put(&mut self, now: u64, inputs: &mut Inputs) {
         self.heard = inputs.tick();
         inputs.mark(Mark::Now { now, silence: self.lead.clock.silence(now) });
@@ -262,14 +285,18 @@ impl Leader {
         for (version, diff) in std::mem::take(&mut self.edits) {
             inputs.edit(version, diff);
         }
+        let catalog = &self.lead.sinks.catalog;
+        self.questions.put(inputs, &self.windows, &self.versions, catalog);
         if self.counted.elapsed() >= HELD_INTERVAL {
             self.counted = Instant::now();
             inputs.read(Read::Held);
         }
     }
 
-    /// Says what a tick has led to.
-    pub(super) fn done(&mut self, tick: u64, outcome: TickOutcome) {
+    /// Says what a tick has led to, and answers what was asked in it; `course` is that of the tick.
+    pub(super) fn done(&mut self, tick: u64, mut outcome: TickOutcome, course: &Course) {
+        let amounts = std::mem::take(&mut outcome.amounts);
+        self.questions.done(tick, amounts, course, self.windows, &self.filter);
         if let Some(Held { pairs, rollups, addresses }) = outcome.held {
             gauge!("floodmark_pairs").set(pairs as f64);
             for (name, held) in [("pairs", pairs), ("rollups", rollups), ("addresses", addresses)] {
@@ -292,16 +319,16 @@ impl Leader {
     fn count_in_force(&mut self, tick: u64) {
         self.in_force_counted = Some(Instant::now());
         let now = i128::from(tick) * 1_000_000;
-        let mut next = None;
-        for set in self.lead.sinks.catalog.sets() {
-            let limits = in_force(self.versions.get(set).into_iter().flatten(), now);
+        let catalog = &self.lead.sinks.catalog;
+        let limits = in_force(&*self.versions, now);
+        for set in catalog.sets() {
+            let of_set = limits.iter().filter(|(limit, _)| catalog.set(**limit) == *set);
             let exists = |now: &Version| now.value.is_some();
-            let held = limits.values().filter(|limit| limit.now.is_some_and(exists));
+            let held = of_set.filter(|(_, limit)| limit.now.is_some_and(exists));
             gauge!("floodmark_limits", set.labels([("state", "in_force")]))
                 .set(held.count() as f64);
-            let dates = limits.values().filter_map(|limit| limit.next).map(|next| next.effective);
-            next = next.into_iter().chain(dates).min();
         }
+        let next = limits.values().filter_map(|limit| limit.next).map(|next| next.effective).min();
         let next_ms = |date: i128| u64::try_from(date.div_euclid(1_000_000) + 1).ok();
         self.next_date = Some(next.and_then(next_ms).unwrap_or(u64::MAX));
     }

@@ -13,6 +13,7 @@
 //! - `ingest`: from messages to what a tick counts.
 //! - `leader`: when a tick begins, and what it does beside records; `clock`: by which clock.
 //! - `sinks`: where changes go.
+//! - `questions`: what somebody wants to know, answered at a tick.
 //! - `status`: how the run is, for those who look: whether it is ready (`ready`), how far it is behind
 //!   (`behind`); `metrics`: what it counts.
 //!
@@ -25,6 +26,7 @@ mod clock;
 mod ingest;
 mod leader;
 mod metrics;
+mod questions;
 mod ready;
 mod sinks;
 mod status;
@@ -51,6 +53,7 @@ pub use clock::{Clock, WallClock};
 use ingest::{Ingest, Rules};
 use leader::Leader;
 pub use leader::{Lead, Limits};
+pub use questions::Asked;
 pub use ready::Reason;
 pub use sinks::{Alerts, Sinks};
 pub use status::{Progress, Status};
@@ -131,7 +134,7 @@ pub fn run(worker: &mut Worker, shared: &Shared, lead: Option<Lead>) -> Option<O
         ticks,
         computation,
         ingest: None,
-        leader: lead.map(Leader::new),
+        leader: lead.map(|lead| Leader::new(lead, shared)),
         reading: true,
         wished: false,
         positions: VecDeque::new(),
@@ -256,7 +259,7 @@ impl Live<'_> {
             }
             self.tick = Some(tick);
             if let Some(leader) = &mut self.leader {
-                leader.done(tick, outcome);
+                leader.done(tick, outcome, self.computation.course());
             }
             busy = true;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Change, Event, Pair, Reason, Volume};
@@ -34,7 +35,7 @@ pub struct Sinks {
     /// The topic for totals of windows that have settled.
     totals: Option<Outbox>,
     windows: Windows,
-    pub(super) catalog: Catalog,
+    pub(super) catalog: Arc<Catalog>,
     /// Where only the difference of two sets of limits is shown, what is known of it.
     difference: Option<Difference>,
     /// Violations that stand, by the set of their limit.
@@ -55,7 +56,7 @@ impl Sinks {
             alerts,
             totals,
             windows,
-            catalog,
+            catalog: Arc::new(catalog),
             difference: None,
             standing: BTreeMap::new(),
             dropped: 0,

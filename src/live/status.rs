@@ -4,7 +4,9 @@
 //! and the broker's last answers at that moment, so that it is right also when nothing moves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use floodmark_dataflows::clock::Holds;
@@ -12,10 +14,11 @@ use metrics::{counter, gauge};
 use serde_json::{Map, Value, json};
 
 use super::behind::Behind;
+use super::questions::{Asked, Questions};
 use super::ready::{self, Facts, Partition, Reason};
 use crate::cluster::watchdog::Watch;
 use crate::computation::EventTimeReached;
-use crate::http::{Readiness, Subject};
+use crate::http::{Answering, Answers, Question, Readiness, Refusal, Subject};
 use crate::kafka::{Outbox, PartitionState, Topic};
 use crate::limits::catalog::LimitSet;
 use crate::limits::date::format_ms;
@@ -34,6 +37,8 @@ pub struct Status {
     tick: Duration,
     /// Worker threads of this process.
     workers: usize,
+    /// Which of the processes of the run this one is.
+    process: usize,
     known: Mutex<Known>,
 }
 
@@ -45,6 +50,7 @@ struct Known {
     workers: BTreeMap<usize, Worker>,
     /// What is said by one process only is said by the leader's.
     leads: bool,
+    questions: Option<Questions>,
     event_time: EventTimeReached,
     /// When the watermark moved last.
     moved: Option<Instant>,
@@ -118,7 +124,19 @@ fn now() -> Duration {
 impl Status {
     /// Of a process with so many workers, whose ticks are so far apart.
     pub fn new(workers: usize, tick: Duration) -> Self {
-        Status { began: Instant::now(), tick, workers, known: Mutex::default() }
+        Status { began: Instant::now(), tick, workers, process: 0, known: Mutex::default() }
+    }
+
+    /// The same, of that one of the processes; the first one leads.
+    pub fn of_process(self, process: usize) -> Self {
+        Status { process, ..self }
+    }
+
+    /// From now on questions are taken. The leader is to take the other end, and is woken.
+    pub fn takes_questions(&self, leader: &Arc<OnceLock<Thread>>) -> Receiver<Asked> {
+        let (questions, asked) = Questions::new(leader.clone());
+        self.lock().questions = Some(questions);
+        asked
     }
 
     /// From now on this topic is read, and this watchdog watches.
@@ -388,7 +406,22 @@ impl Subject for Status {
         Readiness { ready: reasons.is_empty(), details: Map::from_iter(details) }
     }
 
+    fn answers(&self) -> Option<&dyn Answers> {
+        Some(self)
+    }
+
     fn refresh_metrics(&self) {
         self.export(&self.lock());
+    }
+}
+
+impl Answers for Status {
+    fn explain(&self, question: Question) -> Answering {
+        let refuse = |refusal| Box::pin(std::future::ready(Err(refusal)));
+        match (self.process, &self.lock().questions) {
+            (0, Some(questions)) => questions.ask(question),
+            (0, None) => refuse(Refusal::NotBegun),
+            (process, _) => refuse(Refusal::Elsewhere { process }),
+        }
     }
 }

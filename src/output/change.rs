@@ -16,7 +16,7 @@ use crate::limits::date::{Stamp, format_ms, format_ns, format_secs};
 use crate::limits::value::Value;
 
 /// An entity as a JSON object of its addresses.
-struct EntityObject(Entity);
+pub(super) struct EntityObject(pub(super) Entity);
 
 impl Serialize for EntityObject {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

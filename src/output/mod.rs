@@ -1,4 +1,4 @@
-//! What is said: changes and rankings as JSON or as a table, totals as CSV.
+//! What is said: changes and rankings as JSON or as a table, totals as CSV, explanations as JSON.
 
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -14,6 +14,7 @@ use crate::limits::catalog::Catalog;
 
 pub mod change;
 pub mod difference;
+pub mod explanation;
 pub mod rotated;
 pub mod table;
 pub mod totals;

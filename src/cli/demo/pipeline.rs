@@ -201,6 +201,7 @@ pub(super) fn run(
     let lead = Lead {
         limits: vec![Limits::follow(&feed::Options::file(limits), &leader)?],
         leader,
+        questions: None,
         sinks: sinks.map_err(failure)?,
         tick: TICK,
         clock: Box::new(timeline.clone()),

@@ -1,6 +1,8 @@
-//! `floodmark limits`: work on limits themselves, without traffic.
+//! `floodmark limits`: work on limits themselves.
 
+mod explain;
 mod report;
+mod view;
 
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -31,6 +33,12 @@ enum Command {
     /// Ends with 0 if no row is refused, 65 if one is, 66 if the file is missing and 78 if it can't be
     /// parsed.
     Check(Check),
+    /// Show which limits apply to a pair, how far each is from being broken, and why none applies
+    ///
+    /// From captures, which are counted to their end as `floodmark replay` does, or from a run that
+    /// serves (--http). Ends with 0 also when none applies, 65 if a capture is damaged, 66 if a file is
+    /// missing, 69 if the run can't be reached and 78 if the limits can't be parsed.
+    Explain(Box<explain::Explain>),
 }
 
 /// The options of `floodmark limits check`.
@@ -68,6 +76,7 @@ pub fn run(args: &Args) -> Outcome {
             let bytes = contents(&check.file)?;
             check_bytes(check, &bytes, check.at.unwrap_or_else(now), &mut io::stdout().lock())
         }
+        Command::Explain(explain) => explain::run(explain),
     }
 }
 
@@ -120,7 +129,9 @@ mod tests {
     /// Exit and output of `limits check` on a text.
     fn check(options: &[&str], text: &str) -> (Exit, String) {
         let line = ["limits", "check", "limits.json", "--at", "2024-05-10"].iter().chain(options);
-        let Command::Check(check) = Cli::try_parse_from(line).unwrap().args.command;
+        let Command::Check(check) = Cli::try_parse_from(line).unwrap().args.command else {
+            panic!("another command");
+        };
         let mut out = Vec::new();
         match check_bytes(&check, text.as_bytes(), check.at.unwrap(), &mut out) {
             Ok(exit) => (exit, String::from_utf8(out).unwrap()),
@@ -221,7 +232,9 @@ min\n1      max 10.5 packets per host, host 10.0.0.0/8     2024-05-02T00:00:00Z 
                 Ok(())
             }
         }
-        let Command::Check(check) = Cli::parse_from(["limits", "check", "-"]).args.command;
+        let Command::Check(check) = Cli::parse_from(["limits", "check", "-"]).args.command else {
+            panic!("another command");
+        };
         assert_eq!(check_bytes(&check, b"[5]", 0, &mut Closed).unwrap(), Exit::BadData);
     }
 

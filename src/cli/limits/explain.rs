@@ -1,0 +1,317 @@
+//! `floodmark limits explain`: which limits apply to a pair, by captures or by a run.
+
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, anyhow};
+use clap::ValueEnum;
+use floodmark_dataflows::graph::Options;
+use floodmark_dataflows::orders::Amounts;
+use floodmark_dataflows::time::Windows;
+use floodmark_dataflows::types::{Pair, Version};
+use serde_json::Value;
+
+use super::view;
+use crate::capture::Reader;
+use crate::cli::replay::{read_limits, say_counts};
+use crate::cli::values::{self, LimitRows};
+use crate::cluster::Cluster;
+use crate::computation::{self, Computation, Outcome as TickOutcome};
+use crate::driver::{Replay, Sinks};
+use crate::error::{Exit, Failure, Outcome};
+use crate::http::client::Server;
+use crate::limits::catalog::{Catalog, in_force};
+use crate::limits::explain::{self as explaining, Facts};
+use crate::limits::{date, prefix};
+use crate::merge;
+use crate::output::{WriteError, explanation};
+use crate::replay::{self, Cut, Filter};
+use crate::terminal::{Interrupt, Messages};
+
+/// The options of `floodmark limits explain`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Explain {
+    /// The address that sends
+    #[arg(value_parser = prefix::address)]
+    source: IpAddr,
+
+    /// The address that is sent to
+    #[arg(value_parser = prefix::address)]
+    destination: IpAddr,
+
+    /// A capture to count: pcap or pcapng, also in gzip or zstd; `-` is standard input; repeated, all of
+    /// them as one
+    #[arg(long, value_name = "FILE", required_unless_present = "from")]
+    capture: Vec<PathBuf>,
+
+    /// A run to ask, at what it serves with --http, such as http://127.0.0.1:9464; its limits and
+    /// windows are meant then
+    #[arg(long, value_name = "URL", conflicts_with = "capture")]
+    from: Option<Server>,
+
+    /// With --capture: limits, a file of JSON, or a database as postgres://USER@HOST/DATABASE
+    ///
+    /// Default: what the environment variable FLOODMARK_LIMITS says.
+    #[arg(long, value_name = "FILE|URI", conflicts_with = "from")]
+    limits: Option<String>,
+
+    #[command(flatten)]
+    rows: LimitRows,
+
+    /// A moment in the window to explain, like 2024-05-01T12:00:00Z
+    ///
+    /// A moment without a zone is in UTC. Default: the last window with a record in it; of a run, now.
+    #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
+    at: Option<u64>,
+
+    /// With --capture: the width of windows, in whole seconds
+    ///
+    /// Default: what the environment variable FLOODMARK_WINDOW says, else 5m.
+    #[arg(long, value_name = "DURATION", value_parser = values::secs, conflicts_with = "from")]
+    window: Option<u64>,
+
+    /// With --capture: windows without records are silence between two with records that are no
+    /// further apart
+    ///
+    /// Default: what the environment variable FLOODMARK_MAX_GAP says, else 24h.
+    #[arg(long, value_name = "DURATION", value_parser = values::secs, conflicts_with = "from")]
+    max_gap: Option<u64>,
+
+    /// Show also the limits that do not apply, and why
+    #[arg(long)]
+    all: bool,
+
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Aligned columns, for people
+    Table,
+    /// One JSON object, as a run serves it
+    Json,
+}
+
+/// The distance of ticks, in milliseconds. No answer depends on it.
+const TICK_MS: u64 = 1000;
+
+fn usage(error: anyhow::Error) -> Failure {
+    Failure::new(Exit::Usage, error)
+}
+
+/// Reads a moment, in milliseconds since 1970.
+fn moment(text: &str) -> Result<u64, String> {
+    let nanos = date::parse(text).map_err(|error| error.to_string())?;
+    let ms = u64::try_from(nanos.div_euclid(1_000_000));
+    ms.map_err(|_| format!("\"{text}\" is before 1970; give a later time"))
+}
+
+/// What was given, or what the environment says. With `--from` neither is looked at: the variables
+/// may be those that the run itself was started with.
+fn or_variable<T>(
+    given: Option<T>,
+    name: &str,
+    read: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, Failure> {
+    if given.is_some() {
+        return Ok(given);
+    }
+    let Ok(text) = std::env::var(name) else {
+        return Ok(None);
+    };
+    let value = read(&text).map_err(|error| usage(anyhow!("environment variable {name}: {error}")));
+    value.map(Some)
+}
+
+/// Runs `floodmark limits explain`.
+pub(super) fn run(args: &Explain) -> Outcome {
+    let pair =
+        prefix::pair(args.source, args.destination).map_err(|error| usage(anyhow!(error)))?;
+    let (object, exit) = match &args.from {
+        Some(server) => (ask(args, server, &pair)?, Exit::Done),
+        None => match of_captures(args, pair)? {
+            (Some(object), exit) => (object, exit),
+            (None, exit) => return Ok(exit),
+        },
+    };
+    let text = match args.format {
+        Format::Json => object,
+        Format::Table => {
+            let value: Value = serde_json::from_str(&object).context("reading the answer")?;
+            view::table(&value).context("the answer is not one about limits")?
+        }
+    };
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Who closed the pipe has read enough.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("writing to standard output").into())
+        }
+        _ => Ok(exit),
+    }
+}
+
+/// Asks a run.
+fn ask(args: &Explain, server: &Server, pair: &Pair) -> Result<String, Failure> {
+    let at = args.at.map(|at| format!("&at={}", date::format_ms(at))).unwrap_or_default();
+    let all = if args.all { "&all=true" } else { "" };
+    let (source, destination) = (pair.source(), pair.destination());
+    let path = format!("/api/v1/explain?source={source}&destination={destination}{at}{all}");
+    let answer = server.get(&path)?;
+    let object: Option<Value> = serde_json::from_str(&answer.body).ok();
+    let said = |field: &str| object.as_ref().and_then(|object| object.get(field));
+    let asking = format!("asking \"{}\"", server.text());
+    match answer.status.as_u16() {
+        200 if said("limits").is_some_and(Value::is_array) => Ok(answer.body),
+        200 => Err(anyhow!("what answers is no run of floodmark").context(asking).into()),
+        status => {
+            let exit = match status {
+                400 => Exit::Usage,
+                503 | 504 => Exit::Unavailable,
+                _ => Exit::Failed,
+            };
+            let why = match said("error").and_then(Value::as_str) {
+                Some(why) => why.replace(char::is_control, " "),
+                None => "is it a run of floodmark, and that its --http?".into(),
+            };
+            Err(Failure::new(exit, anyhow!("it answers {status}: {why}").context(asking)))
+        }
+    }
+}
+
+/// What one worker counts captures with.
+struct Counting {
+    readers: Vec<Reader>,
+    pair: Pair,
+    at_ms: Option<u64>,
+    all: bool,
+    versions: BTreeSet<Version>,
+    catalog: Catalog,
+    rules: Windows,
+    interrupt: Interrupt,
+    messages: Messages,
+}
+
+/// Counts captures to their end. No answer if that was interrupted.
+fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Failure> {
+    let limits = or_variable(args.limits.clone(), "FLOODMARK_LIMITS", |text| Ok(text.into()))?;
+    let limits =
+        limits.ok_or_else(|| usage(anyhow!("without limits none applies: give --limits FILE")))?;
+    let usual = Windows::default();
+    let window = or_variable(args.window, "FLOODMARK_WINDOW", values::secs)?;
+    let max_gap = or_variable(args.max_gap, "FLOODMARK_MAX_GAP", values::secs)?;
+    let rules = Windows {
+        width_secs: window.unwrap_or(usual.width_secs),
+        max_gap_secs: max_gap.unwrap_or(usual.max_gap_secs),
+        ..usual
+    };
+    let mut catalog = Catalog::new();
+    let versions = read_limits(&args.rows.of(&limits)?, &mut catalog, &Messages::new())?;
+    let readers = merge::open(&args.capture)?;
+    let messages = Messages::with_progress(merge::size(&readers));
+    let counting = Counting {
+        readers,
+        pair,
+        at_ms: args.at,
+        all: args.all,
+        versions,
+        catalog,
+        rules,
+        interrupt: Interrupt::listen()?,
+        messages: messages.clone(),
+    };
+    // The only worker takes it.
+    let counting = Mutex::new(Some(counting));
+    let outcomes = Cluster::alone(1).execute(
+        "",
+        &messages,
+        &mut || Ok(()),
+        computation::worker_config(),
+        move |worker| {
+            let counting = counting.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let options = Options { windows: counting.as_ref()?.rules, ..Options::default() };
+            let computation = Computation::build(worker, options);
+            Some(counting?.run(computation, options))
+        },
+    )?;
+    outcomes.into_iter().flatten().next().expect("there is one worker")
+}
+
+impl Counting {
+    fn run(
+        self,
+        computation: Computation<'_>,
+        options: Options,
+    ) -> Result<(Option<String>, Exit), Failure> {
+        let failed = |error| match error {
+            WriteError::Failed(failure) => failure,
+            WriteError::Closed => unreachable!("nothing is written"),
+        };
+        let Counting { rules, pair, interrupt, messages, .. } = self;
+        let cut = Cut { tick_ms: TICK_MS, windows: rules, filter: Filter::default(), peers: 1 };
+        let me = std::thread::current();
+        let source = replay::start(self.readers, cut, messages.clone(), move || me.unpark())
+            .context("starting the thread that reads")?;
+        interrupt.wake_me();
+        let mut kept = Kept::default();
+        let mut replay = Replay::new(computation, options, &self.versions, &mut kept);
+        let replayed = replay.run(&source, &interrupt).map_err(failed)?;
+        messages.finish();
+        let Some(end) = replayed.end else {
+            messages.say("interrupted: not all of the captures was counted");
+            return Ok((None, Exit::Interrupted));
+        };
+        say_counts(&messages, &end);
+        let window = match self.at_ms {
+            Some(at) => rules.of(at),
+            None => replay.last_window(),
+        };
+        let window = window.ok_or_else(|| {
+            usage(anyhow!(
+                "no record is in any window, so that there is no last one: give --at TIME"
+            ))
+        })?;
+        let tick = replay.sinks().tick + 1;
+        let limits = in_force(&self.versions, explaining::judged_at(&rules, window, tick));
+        let reads = explaining::reads(&limits, &pair, window);
+        replay.read_all(reads).map_err(failed)?;
+        let course = replay.course();
+        let facts = Facts {
+            tick: replay.sinks().tick,
+            rules,
+            watermark: course.watermark,
+            pair,
+            counted: true,
+            window,
+            existing: course.windows.get(&window).copied(),
+            versions: Arc::new(self.versions),
+            catalog: Arc::new(self.catalog),
+            amounts: Arc::new(replay.sinks().amounts.clone()),
+        };
+        let object = explanation::json(&explaining::explain(&facts), self.all);
+        Ok((Some(object), if end.damaged { Exit::BadData } else { Exit::Done }))
+    }
+}
+
+/// What the last tick led to.
+#[derive(Default)]
+struct Kept {
+    tick: u64,
+    amounts: Amounts,
+}
+
+impl Sinks for Kept {
+    fn tick(&mut self, tick: u64, outcome: TickOutcome) -> Result<(), WriteError> {
+        (self.tick, self.amounts) = (tick, outcome.amounts);
+        Ok(())
+    }
+
+    fn wants_totals(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,108 @@
+//! An explanation for people, made of the object that programs get.
+
+use serde_json::Value;
+
+use crate::cli::grid::Grid;
+use crate::limits::quote::Shown;
+
+/// The parts of a text, with a comma between, but for those that are empty.
+fn joined(parts: impl IntoIterator<Item = String>) -> String {
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join(", ")
+}
+
+/// A field as text: nothing for null.
+fn cell(of: &Value, field: &str) -> String {
+    match of.get(field) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => Shown(text).to_string(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// The name of a limit, and its set where there are two.
+fn name(limit: &Value) -> String {
+    match cell(limit, "limit_set").as_str() {
+        "" => cell(limit, "limit_name"),
+        set => format!("{} ({set})", cell(limit, "limit_name")),
+    }
+}
+
+/// Who is judged.
+fn who(limit: &Value) -> String {
+    let entity = &limit["entity"];
+    match cell(limit, "per").as_str() {
+        "pair" => format!("{} > {}", cell(entity, "source"), cell(entity, "destination")),
+        "total" => "total".into(),
+        per => format!("{per} {}", cell(entity, per)),
+    }
+}
+
+/// The networks that narrow a limit.
+fn scope(limit: &Value) -> String {
+    joined(["source", "destination", "host"].map(|column| match cell(limit, column) {
+        network if network == "any" || network.is_empty() => String::new(),
+        network => format!("{column} {network}"),
+    }))
+}
+
+fn state(limit: &Value) -> String {
+    match (&limit["violated"], cell(limit, "not_judged")) {
+        (Value::Bool(true), _) => "broken".into(),
+        (_, why) if !why.is_empty() => format!("not judged: {why}"),
+        _ => "kept".into(),
+    }
+}
+
+/// The whole as lines; `None` if the object is not an explanation.
+pub(super) fn table(object: &Value) -> Option<String> {
+    let limits = object.get("limits")?.as_array()?;
+    let [source, destination, start, end, window, as_of] =
+        ["source", "destination", "window_start", "window_end", "window_state", "as_of"]
+            .map(|field| cell(object, field));
+    let mut text = format!(
+        "{source} > {destination}, window {start} to {end}, which is {window}, as of {as_of}\n\n"
+    );
+    let mut grid = Grid::new([
+        "limit_name",
+        "who",
+        "limit_value",
+        "amount",
+        "headroom",
+        "state",
+        "scope",
+        "effective_date",
+    ]);
+    for limit in limits {
+        let words = ["bound", "limit_value", "metric"].map(|field| cell(limit, field));
+        grid.push([
+            name(limit),
+            who(limit),
+            words.join(" "),
+            cell(limit, "amount"),
+            cell(limit, "headroom"),
+            state(limit),
+            scope(limit),
+            cell(limit, "effective_date"),
+        ]);
+    }
+    match object.get("why_none") {
+        Some(_) => text += &format!("no limit applies: {}\n", sentence(object, "why_none")),
+        None => text += &grid.to_string(),
+    }
+    let others = object.get("not_applying").and_then(Value::as_array);
+    if let Some(others) = others.filter(|others| !others.is_empty()) {
+        let mut grid = Grid::new(["limit_name", "why it does not apply"]);
+        for other in others {
+            grid.push([name(other), sentence(other, "text")]);
+        }
+        text += &format!("\n{grid}");
+    }
+    Some(text)
+}
+
+/// A text as long as it may be. Whoever answered may have put into it what a terminal obeys.
+fn sentence(of: &Value, field: &str) -> String {
+    let text = of.get(field).and_then(Value::as_str).unwrap_or_default();
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

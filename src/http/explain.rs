@@ -1,0 +1,241 @@
+//! `/api/v1/explain`: which limits apply to a pair, and why none does.
+//!
+//! A question is parsed and checked here, before anybody who computes sees it. Who answers is a
+//! [`Subject`](super::Subject)'s matter; here is how long an answer is waited for, and what is said if
+//! there is none.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use floodmark_dataflows::types::Pair;
+use percent_encoding::percent_decode_str;
+use serde_json::json;
+
+use super::pages::{AS_OF, Served, answer, as_of, as_of_header, object};
+use crate::limits::quote::Quoted;
+use crate::limits::{date, prefix};
+
+/// Where it is served.
+pub(super) const PATH: &str = "/api/v1/explain";
+
+/// How long an answer may take. It comes with a tick, of which there are many a second.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Someone wants to know which limits apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// To which pair.
+    pub pair: Pair,
+    /// In the window that holds this time, in milliseconds; `None`: now.
+    pub at_ms: Option<u64>,
+    /// Whether those that do not apply are to be told as well.
+    pub all: bool,
+}
+
+/// What is said to a question.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The tick for which it holds.
+    pub as_of: u64,
+    /// A JSON object.
+    pub object: String,
+}
+
+/// Why a question is not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Another process knows.
+    #[error(
+        "this is process {process}, and only process 0 knows the limits: ask it (with plain -n it \
+         serves at the port of this process less {process})"
+    )]
+    Elsewhere {
+        /// Which process this is.
+        process: usize,
+    },
+    /// There is nothing to be asked yet.
+    #[error("the run has not begun yet: ask again in a moment")]
+    NotBegun,
+    /// Too many questions wait.
+    #[error("too many questions wait for their answers: ask again in a moment")]
+    Busy,
+    /// No window holds the time.
+    #[error("no window holds the time of \"at\": give one that records can have")]
+    NoWindow,
+    /// The run ends.
+    #[error("the run ends, and answers nothing any more")]
+    Ended,
+}
+
+/// An answer on its way.
+pub type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
+
+/// Who answers questions about what a computation holds.
+pub trait Answers: Send + Sync {
+    /// Begins to answer. Whoever lets go of it wants no answer any more.
+    fn explain(&self, question: Question) -> Answering;
+}
+
+/// What is wrong with a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Fault {
+    parameter: String,
+    value: Option<String>,
+    text: String,
+}
+
+/// Reads a query.
+fn question(query: &str) -> Result<Question, Fault> {
+    let mut given = BTreeMap::new();
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        // A plus sign is itself, so that an offset of a time needs no escape.
+        let [name, value] = [name, value].map(|text| percent_decode_str(text).decode_utf8_lossy());
+        let fault = |text: String| Fault {
+            parameter: name.clone().into_owned(),
+            value: Some(value.clone().into_owned()),
+            text,
+        };
+        let Some(known) = PARAMETERS.into_iter().find(|known| *known == name) else {
+            let names = PARAMETERS.join(", ");
+            return Err(fault(format!("unknown parameter {}: there are {names}", Quoted(&name))));
+        };
+        if given.contains_key(known) {
+            return Err(fault(format!("parameter \"{known}\" is given twice: give it once")));
+        }
+        given.insert(known, value);
+    }
+    let address = |parameter: &'static str| {
+        let value = given.get(parameter).map(Cow::as_ref).ok_or_else(|| {
+            let text = format!("parameter \"{parameter}\" is missing: give an address");
+            Fault { parameter: parameter.into(), value: None, text }
+        })?;
+        prefix::address(value).map_err(|error| fault(parameter, value, &error))
+    };
+    let (source, destination) = (address("source")?, address("destination")?);
+    let pair = prefix::pair(source, destination)
+        .map_err(|error| fault("destination", &destination.to_string(), &error))?;
+    let at_ms = given.get("at").map(|text| {
+        let nanos = date::parse(text).map_err(|error| error.to_string());
+        nanos
+            .and_then(|nanos| {
+                let ms = u64::try_from(nanos.div_euclid(1_000_000));
+                ms.map_err(|_| format!("{} is before 1970; give a later time", Quoted(text)))
+            })
+            .map_err(|error| fault("at", text, &error))
+    });
+    let all = given.get("all").map_or(Ok(false), |text| match text.as_ref() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(fault("all", other, &format!("{} is neither true nor false", Quoted(other)))),
+    });
+    Ok(Question { pair, at_ms: at_ms.transpose()?, all: all? })
+}
+
+const PARAMETERS: [&str; 4] = ["source", "destination", "at", "all"];
+
+fn fault(parameter: &str, value: &str, error: &str) -> Fault {
+    let text = format!("parameter \"{parameter}\": {error}");
+    Fault { parameter: parameter.into(), value: Some(value.into()), text }
+}
+
+pub(super) async fn show(State(served): State<Arc<Served>>, RawQuery(query): RawQuery) -> Response {
+    let question = match question(query.as_deref().unwrap_or_default()) {
+        Ok(question) => question,
+        Err(Fault { parameter, value, text }) => {
+            let error = json!({
+                "as_of": as_of(&served), "error": text, "parameter": parameter, "value": value,
+            });
+            return object(StatusCode::BAD_REQUEST, &error);
+        }
+    };
+    let answers = served.subject.answers().expect("it is served only if somebody answers");
+    match tokio::time::timeout(ANSWER_TIMEOUT, answers.explain(question)).await {
+        Ok(Ok(Answer { as_of, object })) => {
+            let mut response = answer(StatusCode::OK, "application/json", object);
+            response.headers_mut().insert(AS_OF, as_of_header(Some(as_of)));
+            response
+        }
+        Ok(Err(refusal)) => refuse(&served, &refusal),
+        Err(_) => {
+            let secs = ANSWER_TIMEOUT.as_secs();
+            let error = format!("no tick was done for {secs} s: /readyz says why");
+            let error = json!({"as_of": as_of(&served), "error": error});
+            object(StatusCode::GATEWAY_TIMEOUT, &error)
+        }
+    }
+}
+
+fn refuse(served: &Served, refusal: &Refusal) -> Response {
+    let status = match refusal {
+        Refusal::Elsewhere { .. } => StatusCode::MISDIRECTED_REQUEST,
+        Refusal::NoWindow => StatusCode::BAD_REQUEST,
+        Refusal::NotBegun | Refusal::Busy | Refusal::Ended => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let error = json!({"as_of": as_of(served), "error": refusal.to_string()});
+    let mut response = object(status, &error);
+    if matches!(refusal, Refusal::NotBegun | Refusal::Busy) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_read() {
+        let ask = |query: &str| question(query).unwrap_or_else(|fault| panic!("{fault:?}"));
+        let pair = |source: &str, destination: &str| {
+            Pair::new(source.parse().unwrap(), destination.parse().unwrap()).unwrap()
+        };
+        let plain = ask("source=10.0.0.1&destination=10.0.0.2");
+        assert_eq!(plain, Question { pair: pair("10.0.0.1", "10.0.0.2"), at_ms: None, all: false });
+        let escaped = ask("destination=2001%3adb8::2&source=2001:db8::1&at=2024-05-01&all=true&");
+        assert_eq!(
+            escaped,
+            Question {
+                pair: pair("2001:db8::1", "2001:db8::2"),
+                at_ms: Some(1_714_521_600_000),
+                all: true
+            }
+        );
+        // Whole milliseconds; an offset, escaped or not.
+        for at in ["2024-05-01T02:00:00.0019+02:00", "2024-05-01%2002:00:00.001%2B02:00"] {
+            let asked = ask(&format!("source=::1&destination=::2&all=false&at={at}"));
+            assert_eq!(asked.at_ms, Some(1_714_521_600_001), "{at}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let pair = "source=10.0.0.1&destination=10.0.0.2";
+        for (query, parameter, value, part) in [
+            ("", "source", None, "missing"),
+            ("source=10.0.0.1", "destination", None, "missing: give an address"),
+            ("source=&destination=::1", "source", Some(""), "not an address"),
+            ("source=10.0.0.0/8&destination=::1", "source", Some("10.0.0.0/8"), "like 10.1.2.3"),
+            ("source=10.0.0.1&destination=::1", "destination", Some("::1"), "different families"),
+            (&format!("{pair}&at=soon"), "at", Some("soon"), "\"soon\" is not a date; write"),
+            (&format!("{pair}&at=1969-12-31"), "at", Some("1969-12-31"), "before 1970"),
+            (&format!("{pair}&at=infinity"), "at", Some("infinity"), "no moment"),
+            (&format!("{pair}&all=1"), "all", Some("1"), "neither true nor false"),
+            (&format!("{pair}&sorce=::1"), "sorce", Some("::1"), "there are source, destination"),
+            (&format!("{pair}&at"), "at", Some(""), "not a date"),
+            (&format!("{pair}&source=10.0.0.1"), "source", Some("10.0.0.1"), "given twice"),
+            ("source=%ff%00&destination=::1", "source", Some("\u{fffd}\0"), "\\0"),
+        ] {
+            let fault = question(query).unwrap_err();
+            assert_eq!((fault.parameter.as_str(), fault.value.as_deref()), (parameter, value));
+            assert!(fault.text.contains(part), "{query}: {}", fault.text);
+            assert!(fault.text.contains(&format!("parameter \"{parameter}\"")), "{}", fault.text);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Questions to a run: how they get to the leader, and how they are answered at a tick.
+//!
+//! ```text
+//!  Questions ─▶ Pending: wait for a tick ──put──▶ the computation ──done──▶ Facts of that tick
+//! ```
+//!
+//! The leader hands out what is known at the tick, and no more: who has asked makes an answer of it on
+//! a thread of his own. Limits, windows and amounts are those of one tick.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use floodmark_dataflows::graph::Inputs;
+use floodmark_dataflows::orders::Amounts;
+use floodmark_dataflows::time::{Window, Windows};
+use floodmark_dataflows::types::Version;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::computation::Course;
+use crate::http::{Answer, Answering, Question, Refusal};
+use crate::limits::catalog::{Catalog, in_force};
+use crate::limits::explain::{self, Facts};
+use crate::output::explanation;
+use crate::replay::Filter;
+
+/// Questions that may wait for their answers. Fewer than the connections of a server, so that the other
+/// pages are there for others.
+const QUESTIONS_MAX: usize = 32;
+
+/// The least distance of ticks that begin for questions alone: many of them share one.
+const APART: Duration = Duration::from_millis(20);
+
+/// Where questions are asked.
+#[derive(Clone)]
+pub(super) struct Questions {
+    send: Sender<Asked>,
+    places: Arc<Semaphore>,
+    /// It sleeps.
+    leader: Arc<OnceLock<Thread>>,
+}
+
+/// A question on its way to the leader.
+pub struct Asked {
+    question: Question,
+    reply: oneshot::Sender<Result<Facts, Refusal>>,
+    /// One of as many as may wait.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Questions {
+    /// A way to ask the leader, which is to take the other end.
+    pub(super) fn new(leader: Arc<OnceLock<Thread>>) -> (Self, Receiver<Asked>) {
+        let (send, asked) = channel();
+        (Questions { send, places: Arc::new(Semaphore::new(QUESTIONS_MAX)), leader }, asked)
+    }
+
+    /// Asks.
+    pub(super) fn ask(&self, question: Question) -> Answering {
+        let all = question.all;
+        let facts = self.hand_over(question);
+        Box::pin(async move {
+            // Without a word, the leader has ended.
+            let facts = facts?.await.map_err(|_| Refusal::Ended)??;
+            let as_of = facts.tick;
+            let make = move || explanation::json(&explain::explain(&facts), all);
+            // There may be many limits, and others ask, too.
+            let object = tokio::task::spawn_blocking(make).await.map_err(|_| Refusal::Ended)?;
+            Ok(Answer { as_of, object })
+        })
+    }
+
+    fn hand_over(
+        &self,
+        question: Question,
+    ) -> Result<oneshot::Receiver<Result<Facts, Refusal>>, Refusal> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
+        let (reply, facts) = oneshot::channel();
+        let asked = Asked { question, reply, _place: place };
+        self.send.send(asked).map_err(|_| Refusal::Ended)?;
+        if let Some(leader) = self.leader.get() {
+            leader.unpark();
+        }
+        Ok(facts)
+    }
+}
+
+/// The questions that the leader has.
+#[derive(Default)]
+pub(super) struct Pending {
+    asked: Option<Receiver<Asked>>,
+    /// For a tick.
+    waiting: Vec<Asked>,
+    /// When a tick took some last.
+    taken: Option<Instant>,
+    /// In ticks that are on their way.
+    rounds: VecDeque<Round>,
+}
+
+/// The questions that a tick answers, and the limits of that tick.
+struct Round {
+    tick: u64,
+    asked: Vec<(Asked, Window)>,
+    versions: Arc<BTreeSet<Version>>,
+    catalog: Arc<Catalog>,
+}
+
+impl Pending {
+    pub(super) fn new(asked: Option<Receiver<Asked>>) -> Self {
+        Pending { asked, ..Pending::default() }
+    }
+
+    /// Hears what is asked. Who does not wait any more gets no tick.
+    pub(super) fn hear(&mut self) {
+        if let Some(asked) = &self.asked {
+            self.waiting.extend(asked.try_iter());
+        }
+        self.waiting.retain(|asked| !asked.reply.is_closed());
+    }
+
+    /// How long until a tick may begin for questions; `None`: there are none.
+    pub(super) fn until_tick(&self) -> Option<Duration> {
+        let apart = |taken: Instant| APART.saturating_sub(taken.elapsed());
+        (!self.waiting.is_empty()).then(|| self.taken.map_or(Duration::ZERO, apart))
+    }
+
+    /// Asks in the current tick, whose limits these are.
+    pub(super) fn put(
+        &mut self,
+        inputs: &mut Inputs,
+        rules: &Windows,
+        versions: &Arc<BTreeSet<Version>>,
+        catalog: &Arc<Catalog>,
+    ) {
+        self.hear();
+        if self.waiting.is_empty() {
+            return;
+        }
+        self.taken = Some(Instant::now());
+        let tick = inputs.tick();
+        let mut by_moment = BTreeMap::new();
+        let (mut reads, mut round) = (BTreeSet::new(), Vec::new());
+        for asked in self.waiting.drain(..) {
+            let Some(window) = rules.of(asked.question.at_ms.unwrap_or(tick)) else {
+                let _ = asked.reply.send(Err(Refusal::NoWindow));
+                continue;
+            };
+            // Most ask of one window.
+            let at = explain::judged_at(rules, window, tick);
+            let limits = by_moment.entry(at).or_insert_with(|| in_force(&**versions, at));
+            reads.extend(explain::reads(limits, &asked.question.pair, window));
+            round.push((asked, window));
+        }
+        reads.into_iter().for_each(|read| inputs.read(read));
+        let (versions, catalog) = (versions.clone(), catalog.clone());
+        self.rounds.push_back(Round { tick, asked: round, versions, catalog });
+    }
+
+    /// A tick is done, with these amounts.
+    pub(super) fn done(
+        &mut self,
+        tick: u64,
+        amounts: Amounts,
+        course: &Course,
+        rules: Windows,
+        filter: &Filter,
+    ) {
+        let Some(round) = self.rounds.pop_front_if(|round| round.tick == tick) else {
+            return;
+        };
+        let amounts = Arc::new(amounts);
+        for (asked, window) in round.asked {
+            let pair = asked.question.pair;
+            // Who has gone does not hear it.
+            let _ = asked.reply.send(Ok(Facts {
+                tick,
+                rules,
+                watermark: course.watermark,
+                pair,
+                counted: filter.admits(&pair),
+                window,
+                existing: course.windows.get(&window).copied(),
+                versions: round.versions.clone(),
+                catalog: round.catalog.clone(),
+                amounts: amounts.clone(),
+            }));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Which limits apply to a pair, as a JSON object: what a run serves, and what the command prints.
+
+use std::net::IpAddr;
+
+use floodmark_dataflows::types::{Bound, Metric, Per};
+use serde::Serialize;
+
+use super::change::EntityObject;
+use crate::limits::catalog::LimitSet;
+use crate::limits::date::{Stamp, format_ms, format_ns, format_secs};
+use crate::limits::explain::{Applying, Explanation, Other, WindowState};
+use crate::limits::prefix;
+use crate::limits::value::Value;
+
+/// An explanation, in the order of its fields.
+#[derive(Serialize)]
+struct ExplanationObject<'a> {
+    as_of: Stamp,
+    window_start: Stamp,
+    window_end: Stamp,
+    window_state: WindowState,
+    source: IpAddr,
+    destination: IpAddr,
+    limits: Vec<ApplyingObject<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why_none: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_applying: Option<Vec<OtherObject<'a>>>,
+}
+
+/// A limit that applies.
+#[derive(Serialize)]
+struct ApplyingObject<'a> {
+    limit_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_set: Option<LimitSet>,
+    limit_value: Option<&'a Value>,
+    effective_date: Stamp,
+    bound: Bound,
+    metric: Metric,
+    per: Per,
+    source: String,
+    destination: String,
+    host: String,
+    entity: EntityObject,
+    amount: Option<i64>,
+    headroom: Option<i128>,
+    violated: Option<bool>,
+    judged_from: Stamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_judged: Option<String>,
+}
+
+/// A limit that does not.
+#[derive(Serialize)]
+struct OtherObject<'a> {
+    limit_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_set: Option<LimitSet>,
+    reason: &'static str,
+    text: String,
+}
+
+/// An explanation as a line of JSON; with `all`, the limits that do not apply as well.
+pub fn json<'a>(explanation: &'a Explanation, all: bool) -> String {
+    let other = |Other { set, name, why }: &'a Other| OtherObject {
+        limit_name: name,
+        limit_set: *set,
+        reason: why.kind(),
+        text: why.text(&explanation.pair),
+    };
+    let others = explanation.others.iter().map(other);
+    let object = ExplanationObject {
+        as_of: format_ms(explanation.tick),
+        window_start: format_secs(explanation.window.0),
+        window_end: format_secs(explanation.window_end),
+        window_state: explanation.state,
+        source: explanation.pair.source(),
+        destination: explanation.pair.destination(),
+        limits: explanation.limits.iter().map(applying).collect(),
+        why_none: explanation.why_none(),
+        not_applying: all.then(|| others.collect()),
+    };
+    let object = serde_json::to_string(&object);
+    object.expect("texts, numbers and lists are JSON, and a value is one that was read") + "\n"
+}
+
+fn applying(limit: &Applying) -> ApplyingObject<'_> {
+    let Applying { set, row, entity, amount, headroom, violated, judged_from, not_judged } = limit;
+    ApplyingObject {
+        limit_name: &row.name,
+        limit_set: *set,
+        limit_value: row.value.as_ref(),
+        effective_date: format_ns(row.effective),
+        bound: row.bound,
+        metric: row.scope.metric,
+        per: row.scope.per,
+        source: prefix::text(row.scope.source),
+        destination: prefix::text(row.scope.destination),
+        host: prefix::text(row.scope.host),
+        entity: EntityObject(*entity),
+        amount: *amount,
+        headroom: *headroom,
+        violated: *violated,
+        judged_from: format_secs(*judged_from),
+        not_judged: not_judged.map(|why| why.to_string()),
+    }
+}
