@@ -51,12 +51,12 @@ pub struct Outcome {
     pub retired: Vec<Window>,
 }
 
-/// What time has done up to a tick.
+/// What time has done up to a tick, as the first worker knows it.
 #[derive(Clone, Debug, Default)]
 pub struct Course {
     /// The watermark.
     pub watermark: u64,
-    /// The windows that exist; known to the first worker alone.
+    /// The windows that exist.
     pub windows: BTreeMap<Window, Existing>,
 }
 
@@ -125,6 +125,40 @@ fn collect<T: 'static, O: Default + 'static>(
     });
 }
 
+/// Takes what becomes of time and windows. All workers know; what is by ticks is for the first one alone,
+/// since others may never take out what a tick led to.
+fn collect_clock(
+    clock: StreamVec<'_, Time, Clock>,
+    event_time: Rc<Cell<EventTimeReached>>,
+    by_tick: Option<(Outbox<Passed>, Outbox<Outcome>)>,
+) {
+    clock.sink(Pipeline, "Collect: clock", move |(input, _)| {
+        input.for_each(|time, events| {
+            let tick = time.time().tick;
+            for event in events.drain(..) {
+                match (event, &by_tick) {
+                    (Clock::Watermark { at, slowest, held_by, slowest_in, open }, by_tick) => {
+                        event_time.set(EventTimeReached {
+                            watermark: at,
+                            slowest,
+                            held_by,
+                            slowest_in,
+                            open_windows: open,
+                        });
+                        if let Some((passed, _)) = by_tick {
+                            passed.borrow_mut().entry(tick).or_default().watermark = Some(at);
+                        }
+                    }
+                    (Clock::Retired(window), Some((_, outcomes))) => {
+                        outcomes.borrow_mut().entry(tick).or_default().retired.push(window);
+                    }
+                    (Clock::Retired(_) | Clock::Settled(_), _) => {}
+                }
+            }
+        });
+    });
+}
+
 /// The computation on this worker.
 pub struct Computation<'w> {
     worker: &'w mut Worker,
@@ -155,39 +189,13 @@ impl<'w> Computation<'w> {
     pub fn build(worker: &'w mut Worker, options: Options) -> Self {
         let outbox = Outbox::<Outcome>::default();
         let passed = Outbox::<Passed>::default();
+        let first = worker.index() == 0;
         let event_time = Rc::new(Cell::new(EventTimeReached::default()));
         let (inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
             let Outputs { changes, top, answers, late, clock, existing, .. } = outputs;
-            let to = event_time.clone();
-            // All workers know, and others than the first may never take what a tick led to.
-            let retired = (scope.index() == 0).then(|| outbox.clone());
-            clock.clone().sink(Pipeline, "Collect: clock", move |(input, _)| {
-                input.for_each(|time, events| {
-                    for event in events.drain(..) {
-                        match (event, &retired) {
-                            (Clock::Watermark { at, slowest, held_by, slowest_in, open }, _) => to
-                                .set(EventTimeReached {
-                                    watermark: at,
-                                    slowest,
-                                    held_by,
-                                    slowest_in,
-                                    open_windows: open,
-                                }),
-                            (Clock::Retired(window), Some(outbox)) => {
-                                let mut outbox = outbox.borrow_mut();
-                                outbox.entry(time.time().tick).or_default().retired.push(window);
-                            }
-                            (Clock::Retired(_) | Clock::Settled(_), _) => {}
-                        }
-                    }
-                });
-            });
-            collect(clock, "Collect: watermark", &passed, |to: &mut Passed, event| {
-                if let Clock::Watermark { at, .. } = event {
-                    to.watermark = Some(at);
-                }
-            });
+            let to = first.then(|| (passed.clone(), outbox.clone()));
+            collect_clock(clock, event_time.clone(), to);
             collect(existing.inner, "Collect: windows", &passed, |to, (existing, _, diff)| {
                 *to.windows.entry(existing).or_default() += diff;
             });

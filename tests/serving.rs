@@ -15,18 +15,18 @@ use crate::replay::run::{Live, Place, STUCK_AFTER, Whom};
 /// An answer: its status, its header, its body.
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    head: String,
+    pub(crate) head: String,
     pub(crate) body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 }
 
 /// Asks for a page.
-fn ask(server: SocketAddr, path: &str) -> Answer {
+pub(crate) fn ask(server: SocketAddr, path: &str) -> Answer {
     let mut stream = TcpStream::connect(server).expect("somebody serves");
     stream.set_read_timeout(Some(STUCK_AFTER)).expect("a time-out");
     write!(stream, "GET {path} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n\r\n")

@@ -115,3 +115,72 @@ fn each_process_has_a_port() {
     assert!(is_loopback("::ffff:127.0.0.1".parse().unwrap()));
     assert!(!is_loopback("0.0.0.0".parse().unwrap()));
 }
+
+/// Answers as the time of the question says.
+struct Oracle;
+
+impl Answers for Oracle {
+    fn explain(&self, question: Question) -> Answering {
+        let answer = match question.at_ms {
+            None => Ok(Answer { as_of: 1_600_000_000_000, object: "{}\n".into() }),
+            Some(0) => Err(Refusal::Elsewhere { process: 3 }),
+            Some(1) => Err(Refusal::Busy),
+            Some(2) => Err(Refusal::NotBegun),
+            Some(3) => Err(Refusal::Ended),
+            Some(_) => Err(Refusal::NoWindow),
+        };
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+impl Subject for Oracle {
+    fn as_of(&self) -> Option<u64> {
+        Some(1_700_000_000_123)
+    }
+
+    fn dead(&self) -> Option<String> {
+        None
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness { ready: true, details: Map::new() }
+    }
+
+    fn answers(&self) -> Option<&dyn Answers> {
+        Some(self)
+    }
+
+    fn refresh_metrics(&self) {}
+}
+
+#[test]
+fn a_question_is_answered_or_refused() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = Server::start(any, Arc::new(Oracle)).expect("it serves");
+    let pair = "/api/v1/explain?source=10.0.0.1&destination=10.0.0.2";
+    let answer = get(&server, pair);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("{}\n"), "{answer}");
+    // The tick of the answer, and not the last one.
+    assert!(answer.contains("floodmark-as-of: 2020-09-13T12:26:40Z\r\n"), "{answer}");
+    for (at, status, retries, part) in [
+        ("00:00:00Z", 421, false, "this is process 3, and only process 0"),
+        ("00:00:00.001Z", 503, true, "too many questions"),
+        ("00:00:00.002Z", 503, true, "has not begun"),
+        ("00:00:00.003Z", 503, false, "the run ends"),
+        ("00:00:00.004Z", 400, false, "no window holds"),
+        ("25:00:00Z", 400, false, "parameter \\\"at\\\""),
+    ] {
+        let answer = get(&server, &format!("{pair}&at=1970-01-01T{at}"));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{at}: {answer}");
+        assert_eq!(answer.contains("retry-after: 1\r\n"), retries, "{answer}");
+        assert!(answer.contains(part), "{answer}");
+        assert!(answer.contains("\"as_of\":\"2023-11-14T22:13:20.123Z\""), "{answer}");
+    }
+    let post = format!("POST {pair} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(ask(&server, &post).starts_with("HTTP/1.1 405 "));
+    assert!(get(&server, "/elsewhere").contains("/api/v1/explain"));
+    drop(server);
+    // Where nobody answers there is no such page.
+    let answer = get(&start(Still(true)), pair);
+    assert!(answer.starts_with("HTTP/1.1 404 ") && !answer.contains("explain"), "{answer}");
+}

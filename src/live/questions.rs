@@ -112,12 +112,15 @@ impl Pending {
         Pending { asked, ..Pending::default() }
     }
 
-    /// Hears what is asked. Who does not wait any more gets no tick.
+    /// Hears what is asked. Who does not wait any more gets no tick, and leaves his place to others.
     pub(super) fn hear(&mut self) {
         if let Some(asked) = &self.asked {
             self.waiting.extend(asked.try_iter());
         }
         self.waiting.retain(|asked| !asked.reply.is_closed());
+        for round in &mut self.rounds {
+            round.asked.retain(|(asked, _)| !asked.reply.is_closed());
+        }
     }
 
     /// How long until a tick may begin for questions; `None`: there are none.

@@ -10,6 +10,7 @@
 //! - `outages`: brokers that go away, before and after the run.
 //! - `crashes`: processes that die, hang or panic, and are started again.
 //! - `databases`: limits from a table, which change, begin by themselves, and can't be read for a while.
+//! - `explain`: which limits apply to a pair, asked while records and limits come.
 //! - `ends`: how a run ends, and what it says then.
 //! - `kit`: topics with traffic in them, and the answers that runs are held to.
 
@@ -17,6 +18,7 @@ mod crashes;
 mod databases;
 mod ends;
 mod equality;
+mod explain;
 mod kit;
 mod outages;
 mod partitions;

@@ -1,4 +1,4 @@
-//! `floodmark replay` and `floodmark limits check`, run as a user runs them.
+//! `floodmark replay`, `floodmark limits check` and `floodmark limits explain`, run as a user runs them.
 //!
 //! Captures are made in the test, so that each test shows what it is about; the large sets of real
 //! captures are used where they are at hand.
@@ -7,6 +7,7 @@ mod check;
 mod contract;
 mod equality;
 mod exits;
+mod explain;
 mod files;
 pub(crate) mod fold;
 mod interrupt;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow};
-use clap::ValueEnum;
+use clap::{ArgGroup, ValueEnum};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::orders::Amounts;
 use floodmark_dataflows::time::Windows;
@@ -33,6 +33,7 @@ use crate::terminal::{Interrupt, Messages};
 
 /// The options of `floodmark limits explain`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(group(ArgGroup::new("input").args(["capture", "from"]).required(true)))]
 pub(super) struct Explain {
     /// The address that sends
     #[arg(value_parser = prefix::address)]
@@ -44,12 +45,12 @@ pub(super) struct Explain {
 
     /// A capture to count: pcap or pcapng, also in gzip or zstd; `-` is standard input; repeated, all of
     /// them as one
-    #[arg(long, value_name = "FILE", required_unless_present = "from")]
+    #[arg(long, value_name = "FILE")]
     capture: Vec<PathBuf>,
 
     /// A run to ask, at what it serves with --http, such as http://127.0.0.1:9464; its limits and
     /// windows are meant then
-    #[arg(long, value_name = "URL", conflicts_with = "capture")]
+    #[arg(long, value_name = "URL")]
     from: Option<Server>,
 
     /// With --capture: limits, a file of JSON, or a database as postgres://USER@HOST/DATABASE
@@ -141,10 +142,7 @@ pub(super) fn run(args: &Explain) -> Outcome {
     };
     let text = match args.format {
         Format::Json => object,
-        Format::Table => {
-            let value: Value = serde_json::from_str(&object).context("reading the answer")?;
-            view::table(&value).context("the answer is not one about limits")?
-        }
+        Format::Table => view::table(&object).context("reading the answer as one about limits")?,
     };
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -1,6 +1,7 @@
 //! An explanation for people, made of the object that programs get.
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::cli::grid::Grid;
 use crate::limits::quote::Shown;
@@ -54,9 +55,31 @@ fn state(limit: &Value) -> String {
     }
 }
 
-/// The whole as lines; `None` if the object is not an explanation.
-pub(super) fn table(object: &Value) -> Option<String> {
-    let limits = object.get("limits")?.as_array()?;
+/// The values of limits, in the letters in which they were written.
+#[derive(serde::Deserialize)]
+struct Written<'a> {
+    #[serde(borrow)]
+    limits: Vec<WrittenValue<'a>>,
+}
+
+#[derive(serde::Deserialize)]
+struct WrittenValue<'a> {
+    #[serde(borrow)]
+    limit_value: &'a RawValue,
+}
+
+/// The whole as lines.
+///
+/// # Errors
+/// The text is not an explanation.
+pub(super) fn table(text: &str) -> serde_json::Result<String> {
+    let written: Written<'_> = serde_json::from_str(text)?;
+    let object: Value = serde_json::from_str(text)?;
+    Ok(lines(&object, &written))
+}
+
+fn lines(object: &Value, written: &Written<'_>) -> String {
+    let limits = object["limits"].as_array().into_iter().flatten();
     let [source, destination, start, end, window, as_of] =
         ["source", "destination", "window_start", "window_end", "window_state", "as_of"]
             .map(|field| cell(object, field));
@@ -73,8 +96,9 @@ pub(super) fn table(object: &Value) -> Option<String> {
         "scope",
         "effective_date",
     ]);
-    for limit in limits {
-        let words = ["bound", "limit_value", "metric"].map(|field| cell(limit, field));
+    for (limit, value) in limits.zip(&written.limits) {
+        let value = Shown(value.limit_value.get()).to_string();
+        let words = [cell(limit, "bound"), value, cell(limit, "metric")];
         grid.push([
             name(limit),
             who(limit),
@@ -98,7 +122,7 @@ pub(super) fn table(object: &Value) -> Option<String> {
         }
         text += &format!("\n{grid}");
     }
-    Some(text)
+    text
 }
 
 /// A text as long as it may be. Whoever answered may have put into it what a terminal obeys.

@@ -1,0 +1,352 @@
+//! Which limits apply to a pair, asked of a run while records and limits come.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+use floodmark::kafka::{Address, Outgoing};
+use serde_json::Value;
+
+use crate::common::Random;
+use crate::common::broker::{Mock, produce};
+use crate::common::now_ms;
+use crate::replay::run::{Live, Place, Whom};
+use crate::serving::{Answer, ask, ask_until, server};
+
+/// One window, whenever this is run. No partition is idle before the end.
+const OPTIONS: &str =
+    "--limits limits.jsonl --http 127.0.0.1:0 --tick 200ms --window 87600h --idle-timeout 1h";
+
+const PERS: [&str; 5] = ["pair", "source", "destination", "host", "total"];
+
+/// A limit of each kind: over all traffic, and over that from one network.
+fn limits(value: u64) -> String {
+    let mut limits = String::new();
+    for per in PERS {
+        for (bound, metric) in [("max", "bytes"), ("min", "packets")] {
+            for (name, source) in
+                [("all", "any"), ("some", "10.0.0.0/31"), ("six", "2001:db8::/127")]
+            {
+                limits += &format!(
+                    "{{\"limit_name\":\"{bound} {per} {name}\",\"limit_value\":{value},\
+                     \"effective_date\":\"2020-01-01\",\"per\":\"{per}\",\"bound\":\"{bound}\",\
+                     \"metric\":\"{metric}\",\"source\":\"{source}\"}}\n"
+                );
+            }
+        }
+    }
+    limits
+}
+
+/// Bytes by pair and record.
+type Sent = Vec<(IpAddr, IpAddr, i64)>;
+
+fn send(to: &Address, partitions: i32, records: &Sent) {
+    let keys: Vec<String> =
+        records.iter().map(|(source, destination, _)| format!("{source} {destination}")).collect();
+    let bytes: Vec<String> = records.iter().map(|(.., bytes)| bytes.to_string()).collect();
+    let messages: Vec<Outgoing<'_>> = (0..records.len())
+        .map(|at| Outgoing {
+            key: Some(keys[at].as_bytes()),
+            payload: Some(bytes[at].as_bytes()),
+            timestamp_ms: Some(now_ms() as i64),
+            partition: Some(at as i32 % partitions),
+            ..Outgoing::default()
+        })
+        .collect();
+    produce(to, &messages);
+}
+
+fn traffic(random: &mut Random, count: usize) -> Sent {
+    let address = |six: bool, last: usize| -> IpAddr {
+        let net = if six { "2001:db8::" } else { "10.0.0." };
+        format!("{net}{last}").parse().expect("an address")
+    };
+    let record = |_| {
+        let six = random.below(3) == 0;
+        let [source, destination] = [(); 2].map(|()| address(six, random.below(4)));
+        (source, destination, random.below(1000) as i64)
+    };
+    (0..count).map(record).collect()
+}
+
+/// What a limit counts for its entity.
+fn amount(sent: &Sent, limit: &Value) -> i64 {
+    let text = |of: &Value, field: &str| of[field].as_str().map(str::to_owned);
+    let entity = &limit["entity"];
+    let is = |field: &str, address: IpAddr| {
+        text(entity, field).is_none_or(|of| of == address.to_string())
+    };
+    let network = text(limit, "source").expect("a network");
+    let inside = |source: IpAddr| {
+        let text = source.to_string();
+        match network.as_str() {
+            "any" => true,
+            "10.0.0.0/31" => ["10.0.0.0", "10.0.0.1"].contains(&text.as_str()),
+            "2001:db8::/127" => ["2001:db8::", "2001:db8::1"].contains(&text.as_str()),
+            other => panic!("a limit of {other}"),
+        }
+    };
+    let packets = limit["metric"] == "packets";
+    let counted = sent.iter().filter(|(source, destination, _)| {
+        let host = is("host", *source) || is("host", *destination);
+        inside(*source) && host && is("source", *source) && is("destination", *destination)
+    });
+    counted.map(|(.., bytes)| if packets { 1 } else { *bytes }).sum()
+}
+
+fn path(source: &str, destination: &str) -> String {
+    format!("/api/v1/explain?source={source}&destination={destination}")
+}
+
+/// The limits that apply.
+fn applying(answer: &Answer) -> Vec<Value> {
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.json()["limits"].as_array().expect("limits").clone()
+}
+
+/// Waits until as many records are in the answers.
+fn wait_for(at: SocketAddr, records: usize) {
+    ask_until(at, &path("10.0.0.1", "10.0.0.2"), |answer| {
+        // It is not begun.
+        if answer.status == 503 {
+            return false;
+        }
+        let total = |limit: &&Value| limit["limit_name"] == "min total all";
+        let limits = applying(answer);
+        limits.iter().find(total).expect("a limit of the total")["amount"] == records
+    });
+}
+
+/// Holds what is said of some pairs to what was sent.
+fn check(at: SocketAddr, sent: &Sent, value: u64) {
+    let value = value as i64;
+    let mut states = BTreeMap::<String, usize>::new();
+    for (source, destination, judged) in [
+        // All and some, of the five kinds, one of which has two hosts, by both bounds.
+        ("10.0.0.0", "10.0.0.3", 24),
+        ("10.0.0.1", "10.0.0.1", 20),
+        ("10.0.0.2", "10.0.0.0", 12),
+        ("2001:db8::1", "2001:db8::2", 24),
+        ("2001:db8::3", "2001:db8::", 12),
+        // Nobody sends, or somebody to nobody.
+        ("10.9.9.9", "10.0.0.1", 12),
+        ("2001:db8::1", "2001:db8::ffff", 24),
+    ] {
+        let answer = ask(at, &path(source, destination));
+        let limits = applying(&answer);
+        assert_eq!(limits.len(), judged, "{source} {destination}: {}", answer.body);
+        assert_eq!(answer.json()["window_state"], "open");
+        let as_of = answer.json()["as_of"].as_str().expect("a tick").to_owned();
+        assert!(answer.head.contains(&format!("floodmark-as-of: {as_of}\r\n")), "{}", answer.head);
+        for limit in limits {
+            let amount = amount(sent, &limit);
+            assert_eq!(limit["amount"], amount, "{source} {destination}: {limit}");
+            let max = limit["bound"] == "max";
+            let headroom = if max { value - amount } else { amount - value };
+            assert_eq!(
+                (&limit["headroom"], &limit["limit_value"]),
+                (&headroom.into(), &value.into())
+            );
+            // No window has closed.
+            assert_eq!(limit["violated"], max && headroom < 0, "{limit}");
+            assert_eq!(limit.get("not_judged").is_none(), max, "{limit}");
+            *states.entry(limit["violated"].to_string()).or_default() += 1;
+        }
+    }
+    assert!(states.values().all(|count| *count > 5) && states.len() == 2, "{states:?}");
+}
+
+fn end(run: Live) {
+    run.signal("TERM", Whom::Parent);
+    run.finish().expect(0);
+}
+
+/// A topic in which something is, a run of so many processes over it, and where each serves.
+fn started(
+    mock: &Mock,
+    place: &Place,
+    processes: usize,
+    workers: usize,
+) -> (Vec<Live>, Vec<SocketAddr>, Address) {
+    let flows = mock.topic(&format!("flows-{processes}-{workers}"), 3);
+    // All held at once, so that they differ.
+    let free: Vec<TcpListener> =
+        (0..processes).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    let hosts = free.iter().map(|port| port.local_addr().expect("an address").to_string() + "\n");
+    place.write("hosts", hosts.collect::<String>());
+    drop(free);
+    let line = format!("run --from {flows} {OPTIONS} -w{workers}");
+    let mut runs: Vec<Live> = (0..processes)
+        .map(|process| match processes {
+            1 => place.floodmark(&line).start(),
+            _ => place
+                .floodmark(&format!("{line} -n{processes} --hostfile hosts -p{process}"))
+                .start(),
+        })
+        .collect();
+    let servers = runs.iter_mut().map(server).collect();
+    (runs, servers, flows)
+}
+
+#[test]
+fn amounts_are_those_of_the_records() {
+    let mock = Mock::new();
+    for (processes, workers) in [(1, 1), (1, 2), (2, 2)] {
+        let place = Place::new();
+        place.write("limits.jsonl", limits(9000));
+        let (mut runs, servers, flows) = started(&mock, &place, processes, workers);
+        let at = servers[0];
+        let random = &mut Random(1307 + processes as u64);
+        let mut sent = traffic(random, 300);
+        send(&flows, 3, &sent);
+        wait_for(at, sent.len());
+        check(at, &sent, 9000);
+        // Another limit holds from a tick on, and all amounts are there at once.
+        place.write("new", limits(20_000));
+        std::fs::rename(place.path("new"), place.path("limits.jsonl")).expect("it is moved");
+        ask_until(at, &path("10.0.0.1", "10.0.0.2"), |answer| {
+            let limits = applying(answer);
+            let new = limits.iter().filter(|limit| limit["limit_value"] == 20_000).count();
+            assert!(new == 0 || new == limits.len(), "of two ticks: {}", answer.body);
+            new > 0
+        });
+        check(at, &sent, 20_000);
+        let more = traffic(random, 200);
+        send(&flows, 3, &more);
+        sent.extend(more);
+        wait_for(at, sent.len());
+        check(at, &sent, 20_000);
+        // Other processes count, and do not know the limits.
+        if let Some(other) = servers.get(1) {
+            let answer = ask(*other, &path("10.0.0.1", "10.0.0.2"));
+            let error = answer.json()["error"].as_str().expect("a text").to_owned();
+            assert_eq!(answer.status, 421, "{error}");
+            assert!(error.contains("this is process 1, and only process 0 knows"), "{error}");
+        }
+        let first = runs.remove(0);
+        end(first);
+        runs.into_iter().for_each(|run| drop(run.finish().expect(0)));
+    }
+}
+
+/// While records of one pair flow, it is the same by pair, source, destination, host and in total.
+#[test]
+fn an_answer_is_of_one_tick() {
+    let (mock, place) = (Mock::new(), Place::new());
+    place.write("limits.jsonl", limits(1000));
+    let (mut runs, servers, flows) = started(&mock, &place, 1, 2);
+    let at = servers[0];
+    let record = ("10.0.0.1".parse().expect("one"), "10.0.0.2".parse().expect("one"), 7);
+    const RECORDS: usize = 30_000;
+    wait_for(at, 0);
+    let sender = std::thread::spawn(move || {
+        (0..30).for_each(|_| send(&flows, 3, &vec![record; RECORDS / 30]));
+    });
+    let (mut amounts, mut last) = (Vec::new(), jiff::Timestamp::UNIX_EPOCH);
+    while amounts.last() != Some(&(RECORDS as i64)) {
+        let answer = ask(at, &path("10.0.0.1", "10.0.0.2"));
+        let as_of = answer.json()["as_of"].as_str().expect("a tick").parse().expect("a time");
+        assert!(as_of >= last, "{as_of} after {last}");
+        last = as_of;
+        let counted = |limit: &Value| {
+            let amount = limit["amount"].as_i64().expect("an amount");
+            if limit["metric"] == "packets" { amount * 7 } else { amount }
+        };
+        let counted: Vec<i64> = applying(&answer).iter().map(counted).collect();
+        assert_eq!(counted.len(), 24);
+        assert!(counted.iter().all(|amount| *amount == counted[0]), "{}", answer.body);
+        amounts.push(counted[0] / 7);
+    }
+    sender.join().expect("all is sent");
+    assert!(amounts.is_sorted());
+    println!("{} answers while {RECORDS} records came", amounts.len());
+    end(runs.remove(0));
+}
+
+#[test]
+fn the_command_says_what_the_run_serves() {
+    let (mock, place) = (Mock::new(), Place::new());
+    place.write("limits.jsonl", limits(1000));
+    let flows = mock.topic("flows", 1);
+    let line = format!("run --from {flows} {OPTIONS} --source 10.0.0.0/8");
+    let mut run = place.floodmark(&line).start();
+    let at = server(&mut run);
+    let [one, two]: [IpAddr; 2] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse().expect("one"));
+    send(&flows, 1, &vec![(one, two, 600), (one, two, 401)]);
+    wait_for(at, 2);
+    let ask_it = |words: &str| {
+        let line = format!("limits explain 10.0.0.1 10.0.0.2 --from http://{at} {words}");
+        place.floodmark(&line).stdout(0)
+    };
+    let said: Value = serde_json::from_str(&ask_it("--format json --all")).expect("JSON");
+    let mut served = ask(at, &(path("10.0.0.1", "10.0.0.2") + "&all=true")).json();
+    served["as_of"] = said["as_of"].clone();
+    assert_eq!(said, served);
+    assert_eq!(said["not_applying"].as_array().expect("a list").len(), 10);
+    let table = ask_it("");
+    let squeezed: Vec<&str> = table.split_whitespace().collect();
+    let row =
+        "max pair all 10.0.0.1 > 10.0.0.2 max 1000 bytes 1001 -1 broken - 2020-01-01T00:00:00Z";
+    assert!(squeezed.join(" ").contains(row), "{table}");
+
+    // A window of the future, and one long ago.
+    let of = |at_time: &str, words: &str| {
+        let answer = ask(at, &(path("10.0.0.1", "10.0.0.2") + "&at=" + at_time + words));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let answer = answer.json();
+        let limit = answer["limits"].as_array().and_then(|limits| limits.first()).cloned();
+        (answer["window_state"].clone(), limit.map(|limit| limit["amount"].clone()))
+    };
+    assert_eq!(of("2999-01-01", ""), ("future".into(), Some(0.into())));
+    // No version is so old.
+    assert_eq!(of("1975-01-01", "&all=true").1, None);
+    // What the run does not count has no limit.
+    let none = ask(at, &path("2001:db8::1", "2001:db8::2")).json();
+    assert_eq!(none["limits"], Value::Array(Vec::new()));
+    assert!(none["why_none"].as_str().is_some_and(|why| why.contains("not counted")), "{none}");
+    for (query, parameter) in [
+        ("source=10.0.0.1", "destination"),
+        ("source=10.0.0.1&destination=::1", "destination"),
+        ("source=10.0.0.1&destination=10.0.0.2&at=now", "at"),
+        ("source=10.0.0.1&destination=10.0.0.2&window=1", "window"),
+        ("source=10.0.0.1&source=10.0.0.1&destination=10.0.0.2", "source"),
+    ] {
+        let answer = ask(at, &format!("/api/v1/explain?{query}"));
+        assert_eq!((answer.status, &answer.json()["parameter"]), (400, &parameter.into()));
+    }
+    end(run);
+}
+
+/// Nothing is answered while a process sleeps, and no question waits for ever, nor too many.
+#[test]
+fn ticks_that_stand_answer_nothing() {
+    let (mock, place) = (Mock::new(), Place::new());
+    place.write("limits.jsonl", limits(1000));
+    let (mut runs, servers, _) = started(&mock, &place, 2, 1);
+    let (at, path) = (servers[0], path("10.0.0.1", "10.0.0.2"));
+    ask_until(at, &path, |answer| answer.status == 200);
+    runs[1].signal("STOP", Whom::Parent);
+    let late = ask_until(at, &path, |answer| answer.status == 504);
+    assert!(
+        late.json()["error"].as_str().is_some_and(|why| why.contains("/readyz")),
+        "{}",
+        late.body
+    );
+    // As many wait as may, the others are told to come back; other pages are there for all.
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let ask = || {
+            let answer = ask(at, &path);
+            assert_eq!(answer.head.contains("retry-after: 1\r\n"), answer.status == 503);
+            answer.status
+        };
+        let asking: Vec<_> = (0..40).map(|_| scope.spawn(ask)).collect();
+        assert_eq!(crate::serving::ask(at, "/healthz").status, 200);
+        asking.into_iter().map(|thread| thread.join().expect("it is answered")).collect()
+    });
+    let count = |status| statuses.iter().filter(|of| **of == status).count();
+    assert_eq!((count(503), count(504)), (8, 32), "{statuses:?}");
+    runs[1].signal("CONT", Whom::Parent);
+    ask_until(at, &path, |answer| answer.status == 200);
+    end(runs.remove(0));
+    runs.remove(0).finish().expect(0);
+}
