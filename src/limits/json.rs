@@ -48,56 +48,89 @@ pub enum FileError {
 
 /// Reads a file of limits. An empty one has none.
 pub fn read(bytes: &[u8], defaults: Defaults) -> Result<Table, FileError> {
-    let text = str::from_utf8(bytes).map_err(|error| {
+    Ok(Table::new(raw_rows(text(bytes)?)?, defaults))
+}
+
+/// A file as text.
+pub fn text(bytes: &[u8]) -> Result<&str, FileError> {
+    str::from_utf8(bytes).map_err(|error| {
         let (line, column) = place(&bytes[..error.valid_up_to()]);
         FileError::NotUtf8 { line, column }
-    })?;
-    Ok(Table::new(raw_rows(text)?, defaults))
+    })
 }
 
 /// Cuts a text into its rows.
-fn raw_rows(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
-    // Windows editors put a byte order mark first.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let content = text.trim_start_matches(BLANKS);
-    match content.bytes().next() {
-        None => Ok(Vec::new()),
-        Some(b'[') => array(text),
-        Some(b'{') => objects(text),
-        Some(_) => {
-            let (line, column) = place(&text.as_bytes()[..text.len() - content.len()]);
-            let problem = "expected `[` or `{`".to_owned();
-            Err(FileError::NotJson { line, column, problem })
+pub fn raw_rows(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
+    Ok(Cut::of(text)?.raw_rows())
+}
+
+/// How the rows of a file are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// There are none, and nothing else.
+    Empty,
+    /// As an array.
+    Array,
+    /// One a line.
+    Lines,
+    /// As one object over several lines.
+    Single,
+}
+
+/// A text that is cut into its rows.
+pub(super) struct Cut<'a> {
+    pub(super) form: Form,
+    /// For each row the line it begins on, from 1, and its text.
+    pub(super) values: Vec<(usize, &'a str)>,
+}
+
+impl<'a> Cut<'a> {
+    pub(super) fn of(text: &'a str) -> Result<Self, FileError> {
+        // Windows editors put a byte order mark first.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let content = text.trim_start_matches(BLANKS);
+        match content.bytes().next() {
+            None => Ok(Cut { form: Form::Empty, values: Vec::new() }),
+            Some(b'[') => array(text),
+            Some(b'{') => objects(text),
+            Some(_) => {
+                let (line, column) = place(&text.as_bytes()[..text.len() - content.len()]);
+                let problem = "expected `[` or `{`".to_owned();
+                Err(FileError::NotJson { line, column, problem })
+            }
         }
+    }
+
+    pub(super) fn raw_rows(&self) -> Vec<RawRow<'a>> {
+        let rows = self.values.iter().enumerate();
+        rows.map(|(index, (line, text))| raw_row(index + 1, *line, text)).collect()
     }
 }
 
-fn array(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
+fn array(text: &str) -> Result<Cut<'_>, FileError> {
     let values: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| not_json(&error, 1))?;
     let (mut line, mut counted) = (1, 0);
-    let rows = values.into_iter().enumerate().map(|(index, value)| {
+    let values = values.into_iter().map(|value| {
         let start = value.get().as_ptr() as usize - text.as_ptr() as usize;
         line += newlines(&text.as_bytes()[counted..start]);
         counted = start;
-        raw_row(index + 1, line, value.get())
+        (line, value.get())
     });
-    Ok(rows.collect())
+    Ok(Cut { form: Form::Array, values: values.collect() })
 }
 
 /// Objects one a line if the first line with something on it is a whole one, else a single object
 /// over several lines.
-fn objects(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
+fn objects(text: &str) -> Result<Cut<'_>, FileError> {
     let lines = text.split('\n').map(|line| line.trim_end_matches(BLANKS)).enumerate();
     let mut lines = lines.filter(|(_, line)| !line.is_empty()).peekable();
     let single = lines.peek().is_none_or(|(_, line)| value(line, 1).is_err());
     if single {
         let first = lines.peek().map_or(0, |(before, _)| *before);
-        return Ok(vec![raw_row(1, first + 1, value(text, 1)?)]);
+        return Ok(Cut { form: Form::Single, values: vec![(first + 1, value(text, 1)?)] });
     }
-    lines
-        .enumerate()
-        .map(|(index, (before, line))| Ok(raw_row(index + 1, before + 1, value(line, before + 1)?)))
-        .collect()
+    let values = lines.map(|(before, line)| Ok((before + 1, value(line, before + 1)?)));
+    Ok(Cut { form: Form::Lines, values: values.collect::<Result<_, FileError>>()? })
 }
 
 /// The one JSON value of a text that begins on `line`.

@@ -12,12 +12,15 @@
 //! - [`catalog`] numbers names and rows, compares whole states, and says what is in force when.
 //! - [`explain`] tells which limits apply to a pair in a window, and why others do not.
 //! - [`feed`] follows either while it changes.
+//! - [`draft`] is a row that is to be written, [`edit`] writes it into the text of a file.
 //!
 //! All but feeds and `postgres` read no file, socket or clock.
 
 pub mod address;
 pub mod catalog;
 pub mod date;
+pub mod draft;
+pub mod edit;
 pub mod explain;
 pub mod feed;
 pub mod json;

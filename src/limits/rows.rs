@@ -46,7 +46,7 @@ pub fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static st
 }
 
 /// What stands in a column of a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cell<'a> {
     /// Nothing.
     Null,
@@ -82,6 +82,22 @@ impl RawRow<'_> {
             Cell::Text(name) if column == "limit_name" => Some(name.as_ref()),
             _ => None,
         })
+    }
+
+    /// What stands in a column; `None` if the row does not have it.
+    pub fn cell(&self, column: &str) -> Option<&Cell<'_>> {
+        let cells = self.cells.as_ref().ok()?;
+        cells.iter().find(|(name, _)| name == column).map(|(_, cell)| cell)
+    }
+
+    /// Name and effective date, which a row may have though others of its columns are bad.
+    pub fn key(&self) -> Option<(&str, i128)> {
+        let effective = match self.cell("effective_date")? {
+            Cell::Instant(nanos) => *nanos,
+            Cell::Text(text) => date::parse(text).ok()?,
+            _ => return None,
+        };
+        Some((self.name()?, effective))
     }
 }
 
@@ -151,8 +167,9 @@ pub fn check(raw: &RawRow<'_>, defaults: Defaults) -> Result<Row, Reason> {
     })
 }
 
-/// `min`, alone or followed by what ends a word, is a lower bound; `minutes` is a name like others.
-fn bound_of_name(name: &str) -> Bound {
+/// The bound of a limit that does not say: `min`, alone or followed by what ends a word, is a lower
+/// one; `minutes` is a name like others.
+pub fn bound_of_name(name: &str) -> Bound {
     match name.strip_prefix("min").map(|rest| rest.bytes().next()) {
         Some(None | Some(b'-' | b'_' | b'.' | b'0'..=b'9')) => Bound::Min,
         _ => Bound::Max,

@@ -81,6 +81,17 @@ impl Value {
         &self.text
     }
 
+    /// How many signs the value takes when it is written without an exponent.
+    pub fn plain_width(&self) -> u64 {
+        let digits = self.digits.len() as u64;
+        match u64::try_from(self.point) {
+            // A point, and a zero before it, beside the digits.
+            Err(_) | Ok(0) => digits.saturating_add(self.point.unsigned_abs()).saturating_add(2),
+            Ok(point) if point < digits => digits + 1,
+            Ok(point) => point,
+        }
+    }
+
     /// The integer that decides: `max` is broken by an amount above it, `min` by one below it. Amounts
     /// are integers, so it is the value rounded down for `max` and up for `min`, and at most the
     /// greatest amount that can be.
@@ -283,6 +294,21 @@ mod tests {
         }
         let ordered = ["0", "1e-9", "0.05", "0.5", "5", "5.0001", "50", "123", "1e30"];
         assert!(ordered.is_sorted_by(|one, other| value(one) < value(other)));
+    }
+
+    #[test]
+    fn widths_without_an_exponent() {
+        for (text, plain) in [
+            ("1500", "1500"),
+            ("1e30", "1000000000000000000000000000000"),
+            ("10.5", "10.5"),
+            ("0.5", "0.5"),
+            ("5e-3", "0.005"),
+        ] {
+            assert_eq!(value(text).plain_width(), plain.len() as u64, "{text}");
+        }
+        assert!(value("1e-99999999999999999999").plain_width() > 1 << 60);
+        assert!(value("0").plain_width() < 3);
     }
 
     #[test]

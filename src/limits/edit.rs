@@ -1,0 +1,195 @@
+//! Changes of a file of limits that leave the rows that are not meant byte for byte as they are.
+
+use super::json::{Cut, FileError, Form};
+use super::rows::RawRow;
+
+/// The text of a file of limits, to be changed.
+pub struct Edit<'a> {
+    text: &'a str,
+    cut: Cut<'a>,
+    rows: Vec<RawRow<'a>>,
+}
+
+impl<'a> Edit<'a> {
+    /// Takes a text apart.
+    pub fn of(text: &'a str) -> Result<Self, FileError> {
+        let cut = Cut::of(text)?;
+        let rows = cut.raw_rows();
+        Ok(Edit { text, cut, rows })
+    }
+
+    /// Its rows.
+    pub fn rows(&self) -> &[RawRow<'a>] {
+        &self.rows
+    }
+
+    /// The text with a new row in the place of the first of these, or at the end if they are none, and
+    /// without the others.
+    pub fn put(&self, replaced: &[usize], row: &str) -> String {
+        let Some((first, others)) = replaced.split_first() else {
+            return self.append(row);
+        };
+        self.join(|index| match index {
+            _ if index == *first => Some(row),
+            _ if others.contains(&index) => None,
+            _ => Some(self.cut.values[index].1),
+        })
+    }
+
+    /// The text without these rows.
+    pub fn without(&self, gone: &[usize]) -> String {
+        self.join(|index| (!gone.contains(&index)).then_some(self.cut.values[index].1))
+    }
+
+    /// Where a row begins and ends in the text.
+    fn span(&self, index: usize) -> (usize, usize) {
+        let value = self.cut.values[index].1;
+        let start = value.as_ptr() as usize - self.text.as_ptr() as usize;
+        (start, start + value.len())
+    }
+
+    /// What stands before a row, from the end of the one before it.
+    fn before(&self, index: usize) -> &'a str {
+        let from = index.checked_sub(1).map_or(0, |index| self.span(index).1);
+        &self.text[from..self.span(index).0]
+    }
+
+    /// What stands behind the last row.
+    fn tail(&self) -> &'a str {
+        let from = self.cut.values.len().checked_sub(1).map_or(0, |last| self.span(last).1);
+        &self.text[from..]
+    }
+
+    /// The text with each row as it is to be, and what is between rows as it was.
+    fn join<'b>(&'b self, row: impl Fn(usize) -> Option<&'b str>) -> String {
+        let mut joined = String::with_capacity(self.text.len());
+        let mut first = true;
+        for index in 0..self.cut.values.len() {
+            if let Some(row) = row(index) {
+                // Whichever row comes first, the file begins as it did.
+                joined += self.before(if first { 0 } else { index });
+                joined += row;
+                first = false;
+            }
+        }
+        if first && !self.cut.values.is_empty() {
+            joined += self.before(0);
+        }
+        joined + self.tail()
+    }
+
+    fn append(&self, row: &str) -> String {
+        let all = || self.join(|index| Some(self.cut.values[index].1));
+        match (self.cut.form, self.cut.values.len()) {
+            (Form::Array, 0) => {
+                let (head, tail) = self.text.split_once('[').expect("an array has a bracket");
+                format!("{head}[\n  {row}\n{}", tail.trim_start())
+            }
+            (Form::Single, _) => {
+                format!("[\n{},\n{row}\n]\n", self.cut.values[0].1)
+            }
+            (_, 0) => {
+                let text = self.text.trim_end_matches([' ', '\t', '\r', '\n']);
+                format!("{text}{row}\n")
+            }
+            (form, count) => {
+                let tail = self.tail();
+                let head = all();
+                let head = head.strip_suffix(tail).expect("it ends with its tail");
+                let gap = match (form, count) {
+                    (Form::Array, 1) => {
+                        let blank = self.before(0).rsplit('[').next().unwrap_or_default();
+                        format!(",{}", if blank.is_empty() { " " } else { blank })
+                    }
+                    (_, 1) => "\n".to_owned(),
+                    _ => self.before(1).to_owned(),
+                };
+                let end = if form == Form::Lines && tail.is_empty() { "\n" } else { tail };
+                format!("{head}{gap}{row}{end}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn put(text: &str, replaced: &[usize], row: &str) -> String {
+        Edit::of(text).unwrap().put(replaced, row)
+    }
+
+    fn without(text: &str, gone: &[usize]) -> String {
+        Edit::of(text).unwrap().without(gone)
+    }
+
+    const ARRAY: &str = "\u{feff}[\r\n  {\"a\":  1},\r\n  {\"b\":2} ,\r\n  7\r\n]\r\n";
+
+    #[test]
+    fn other_rows_stay_as_they_are() {
+        assert_eq!(put(ARRAY, &[1], "{}"), ARRAY.replace("{\"b\":2}", "{}"));
+        assert_eq!(put(ARRAY, &[], "{}"), ARRAY.replace("  7\r\n", "  7,\r\n  {}\r\n"));
+        assert_eq!(without(ARRAY, &[0]), ARRAY.replace("  {\"a\":  1},\r\n", ""));
+        assert_eq!(without(ARRAY, &[2]), ARRAY.replace(" ,\r\n  7", ""));
+        assert_eq!(put(ARRAY, &[0, 2], "{}"), "\u{feff}[\r\n  {},\r\n  {\"b\":2}\r\n]\r\n");
+        let lines = "\n{\"a\": 1}\n\n {\"b\":2}\r\n";
+        assert_eq!(put(lines, &[1], "{}"), "\n{\"a\": 1}\n\n {}\r\n");
+        assert_eq!(without(lines, &[0]), "\n{\"b\":2}\r\n");
+        assert_eq!(without(lines, &[1]), "\n{\"a\": 1}\r\n");
+    }
+
+    #[test]
+    fn a_row_more() {
+        for (text, longer) in [
+            ("", "{}\n"),
+            (" \n", "{}\n"),
+            ("[]", "[\n  {}\n]"),
+            ("[\n]\n", "[\n  {}\n]\n"),
+            ("[7]", "[7, {}]"),
+            ("[\n 7\n]\n", "[\n 7,\n {}\n]\n"),
+            ("{\"a\":1}", "{\"a\":1}\n{}\n"),
+            ("{\"a\":1}\n", "{\"a\":1}\n{}\n"),
+            ("{\"a\":1}\n7\n", "{\"a\":1}\n7\n{}\n"),
+            ("{\n\"a\":1}\n", "[\n{\n\"a\":1},\n{}\n]\n"),
+        ] {
+            assert_eq!(put(text, &[], "{}"), longer);
+        }
+        for (text, shorter) in [("[7]", "[]"), ("{\"a\":1}\n", "\n"), ("{\n\"a\":1}\n", "\n")] {
+            assert_eq!(without(text, &[0]), shorter);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_what_is_meant_changes(
+            rows in prop::collection::vec("[{]\"[a-z]{1,3}\": ?[0-9][}]", 0..6),
+            gap in "[ \n]{0,3}",
+            array in any::<bool>(),
+            chosen in prop::collection::vec(0usize..6, 0..4),
+        ) {
+            let text = match array {
+                true => format!("[{gap}{}{gap}]{gap}", rows.join(&format!(",{gap}"))),
+                false => rows.iter().map(|row| format!("{row}\n")).collect(),
+            };
+            let mut chosen: Vec<usize> =
+                chosen.into_iter().filter(|index| *index < rows.len()).collect();
+            chosen.sort_unstable();
+            chosen.dedup();
+            let texts = |text: &str| -> Vec<String> {
+                let cut = Cut::of(text).unwrap();
+                cut.values.iter().map(|(_, value)| (*value).to_owned()).collect()
+            };
+            let kept = |index: &usize| !chosen.contains(index);
+            let left: Vec<String> =
+                (0..rows.len()).filter(kept).map(|index| rows[index].clone()).collect();
+            prop_assert_eq!(texts(&without(&text, &chosen)), left.clone());
+            let mut with = left;
+            let new = r#"{"new":0}"#.to_owned();
+            let place = chosen.first().copied().unwrap_or(with.len());
+            with.insert(place, new.clone());
+            prop_assert_eq!(texts(&put(&text, &chosen, &new)), with);
+        }
+    }
+}
