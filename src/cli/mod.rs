@@ -39,7 +39,7 @@ enum Command {
     /// Write the records of a topic, of captures or of files in another format, elsewhere
     Convert(Box<convert::Args>),
     /// Check limits, and ask which of them apply to whom
-    Limits(limits::Args),
+    Limits(Box<limits::Args>),
     Generate(generate::Args),
     /// See it all at work, in this process: a capture through a broker to alerts, and a limit that changes
     Demo(demo::Args),

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use floodmark_dataflows::types::{Bound, Metric, Per, Prefix};
+use floodmark_dataflows::types::{Metric, Prefix};
 use serde::Serialize;
 
 use super::reason::{Position, Reason};
@@ -74,8 +74,7 @@ impl Draft {
         let scope = row.scope;
         let network = |given: Prefix| (given != Prefix::ANY).then(|| prefix::text(given));
         let bound = (row.bound != bound_of_name(&row.name)).then(|| word(&BOUNDS, &row.bound));
-        let metric =
-            (scope.metric != Metric::default()).then(|| word(&METRICS, &scope.metric));
+        let metric = (scope.metric != Metric::default()).then(|| word(&METRICS, &scope.metric));
         let per = said("per").then(|| word(&PERS, &scope.per));
         Draft {
             name: row.name.clone(),
@@ -100,9 +99,10 @@ impl Draft {
 
     /// The cells of the row.
     pub fn cells(&self) -> Vec<(Cow<'static, str>, Cell<'static>)> {
-        let value = self.value.as_ref().map_or(Cell::Null, |value| {
-            Cell::Number(value.text().to_owned().into())
-        });
+        let value = self
+            .value
+            .as_ref()
+            .map_or(Cell::Null, |value| Cell::Number(value.text().to_owned().into()));
         let required = [
             ("limit_name", Cell::Text(self.name.clone().into())),
             ("limit_value", value),
@@ -186,6 +186,8 @@ struct Object<'a> {
 
 #[cfg(test)]
 mod tests {
+    use floodmark_dataflows::types::{Bound, Per};
+
     use super::super::json;
     use super::*;
 

@@ -21,12 +21,15 @@ pub(super) struct Report<'a> {
     /// In nanoseconds since 1970.
     pub(super) at: i128,
     pub(super) limits: BTreeMap<LimitId, Standing<'a>>,
+    /// Columns of a table that limits don't know.
+    pub(super) unknown_columns: &'a [String],
 }
 
 impl Report<'_> {
     /// Aligned columns under headings, and a summary.
     pub(super) fn text(&self) -> String {
-        let parts = [self.holding(), self.duplicates(), self.refused(), self.in_force()];
+        let parts =
+            [self.holding(), self.duplicates(), self.refused(), self.unknown(), self.in_force()];
         let mut text: String =
             parts.iter().filter(|part| !part.is_empty()).map(|part| format!("{part}\n")).collect();
         text += &self.summary();
@@ -83,10 +86,18 @@ impl Report<'_> {
         section("rows that are refused", lines.len(), &lines.concat())
     }
 
+    fn unknown(&self) -> String {
+        let lines: Vec<String> =
+            self.unknown_columns.iter().map(|column| format!("{}\n", Shown(column))).collect();
+        section("columns that say nothing of limits", lines.len(), &lines.concat())
+    }
+
     fn in_force(&self) -> String {
         let mut grid = Grid::new(["limit_name", "now", "since", "next", "from"]);
         for (limit, standing) in &self.limits {
-            let rule = |version: Option<&Version>| version.map(|version| self.rule(version));
+            let rule = |version: Option<&Version>| {
+                version.map(|version| rule(self.catalog.row(version.id)))
+            };
             let date = |version: Option<&Version>| {
                 version.map(|version| format_ns(version.effective).to_string())
             };
@@ -114,23 +125,6 @@ impl Report<'_> {
             count(limits, "limit"),
             format_ns(self.at)
         )
-    }
-
-    /// A version in words, like `max 1000 bytes per pair, source 10.0.0.0/8`.
-    fn rule(&self, version: &Version) -> String {
-        let row = self.catalog.row(version.id);
-        if row.value.is_none() {
-            return "no limit".to_owned();
-        }
-        let (bound, value) = (word(&BOUNDS, &row.bound), value_text(row));
-        let (metric, per) = (word(&METRICS, &row.scope.metric), word(&PERS, &row.scope.per));
-        let scope = row.scope;
-        let prefixes =
-            [("source", scope.source), ("destination", scope.destination), ("host", scope.host)];
-        let narrowed = prefixes.iter().filter(|(_, prefix)| *prefix != Prefix::ANY);
-        let narrowed: String =
-            narrowed.map(|(name, given)| format!(", {name} {}", prefix::text(*given))).collect();
-        format!("{bound} {value} {metric} per {per}{narrowed}")
     }
 
     fn held(&self) -> impl Iterator<Item = (&Verdict, &Row)> {
@@ -179,19 +173,24 @@ impl Report<'_> {
     }
 
     fn json_content<'a>(&self, row: &'a Row) -> JsonContent<'a> {
-        JsonContent {
-            limit_value: row.value.as_ref(),
-            effective_date: format_ns(row.effective),
-            bound: word(&BOUNDS, &row.bound),
-            metric: word(&METRICS, &row.scope.metric),
-            per: word(&PERS, &row.scope.per),
-            source: prefix::text(row.scope.source),
-            destination: prefix::text(row.scope.destination),
-            host: prefix::text(row.scope.host),
-            at: format_ns(self.at),
-            state: self.state(row),
-        }
+        JsonContent { columns: Columns::of(row), at: format_ns(self.at), state: self.state(row) }
     }
+}
+
+/// A version in words, like `max 1000 bytes per pair, source 10.0.0.0/8`.
+pub(super) fn rule(row: &Row) -> String {
+    if row.value.is_none() {
+        return "no limit".to_owned();
+    }
+    let (bound, value) = (word(&BOUNDS, &row.bound), value_text(row));
+    let (metric, per) = (word(&METRICS, &row.scope.metric), word(&PERS, &row.scope.per));
+    let scope = row.scope;
+    let prefixes =
+        [("source", scope.source), ("destination", scope.destination), ("host", scope.host)];
+    let narrowed = prefixes.iter().filter(|(_, prefix)| *prefix != Prefix::ANY);
+    let narrowed: String =
+        narrowed.map(|(name, given)| format!(", {name} {}", prefix::text(*given))).collect();
+    format!("{bound} {value} {metric} per {per}{narrowed}")
 }
 
 /// A row as one line of JSON.
@@ -209,9 +208,19 @@ struct JsonRow<'a> {
     content: Option<JsonContent<'a>>,
 }
 
-/// What a row that holds says.
+/// What a row that holds says, and where it stands.
 #[derive(Serialize)]
 struct JsonContent<'a> {
+    #[serde(flatten)]
+    columns: Columns<'a>,
+    /// The moment that `state` is about.
+    at: Stamp,
+    state: &'static str,
+}
+
+/// All columns of a row but the name.
+#[derive(Serialize)]
+pub(super) struct Columns<'a> {
     limit_value: Option<&'a Value>,
     effective_date: Stamp,
     bound: &'static str,
@@ -220,9 +229,21 @@ struct JsonContent<'a> {
     source: String,
     destination: String,
     host: String,
-    /// The moment that `state` is about.
-    at: Stamp,
-    state: &'static str,
+}
+
+impl<'a> Columns<'a> {
+    pub(super) fn of(row: &'a Row) -> Self {
+        Columns {
+            limit_value: row.value.as_ref(),
+            effective_date: format_ns(row.effective),
+            bound: word(&BOUNDS, &row.bound),
+            metric: word(&METRICS, &row.scope.metric),
+            per: word(&PERS, &row.scope.per),
+            source: prefix::text(row.scope.source),
+            destination: prefix::text(row.scope.destination),
+            host: prefix::text(row.scope.host),
+        }
+    }
 }
 
 /// A heading over lines, unless there are none.
@@ -231,7 +252,7 @@ fn section(heading: &str, count: usize, lines: &str) -> String {
 }
 
 /// Which row it is, by place and name.
-fn label(verdict: &Verdict) -> String {
+pub(super) fn label(verdict: &Verdict) -> String {
     let name = verdict.name.as_deref().map(|name| format!(", {}", Quoted(name)));
     format!("{}{}", verdict.position, name.unwrap_or_default())
 }
@@ -240,6 +261,6 @@ fn value_text(row: &Row) -> String {
     row.value.as_ref().map_or_else(|| "null".to_owned(), |value| Shown(value.text()).to_string())
 }
 
-fn count(number: usize, noun: &str) -> String {
+pub(super) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -4,6 +4,7 @@ use tokio_postgres::error::SqlState;
 
 use super::TableName;
 use crate::error::{Exit, Failure};
+use crate::limits::date::Stamp;
 
 /// Why a table can't be read, or written.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +65,41 @@ pub enum Error {
         /// The column it may be meant as.
         meant: &'static str,
     },
+    /// It lacks an optional column, which a row is to say something in.
+    #[error(
+        "table {table} has no column {column}, which this limit needs: \
+         `floodmark limits init --add-columns` adds it"
+    )]
+    Lacks {
+        /// The table.
+        table: TableName,
+        /// The column.
+        column: &'static str,
+    },
+    /// It is none that tells of its changes, or takes any.
+    #[error(
+        "{table} is {kind}, which can't tell of its changes: floodmark reads it once a second, or run \
+         `floodmark limits init` on the table that it shows"
+    )]
+    NotATable {
+        /// What should be a table.
+        table: TableName,
+        /// What it is instead, with its article.
+        kind: &'static str,
+    },
+    /// A row that was written is not there as it was written, and the change was taken back.
+    #[error(
+        "table {table} does not keep \"{name}\" of {date} as it is: a type of its columns or a trigger \
+         changes it; nothing was written"
+    )]
+    NotKept {
+        /// The table.
+        table: TableName,
+        /// The limit's name.
+        name: String,
+        /// When it would be effective.
+        date: Stamp,
+    },
     /// It has more in it than limits ever need.
     #[error("table {table} has more than {most}: so many can't be limits")]
     TooLarge {
@@ -112,7 +148,9 @@ impl Error {
             Error::Refused { .. } => "refused",
             Error::Tls { .. } => "tls",
             Error::NoTable { .. } => "no_table",
-            Error::NoColumn { .. } | Error::Mistyped { .. } => "columns",
+            Error::NoColumn { .. } | Error::Mistyped { .. } | Error::Lacks { .. } => "columns",
+            Error::NotATable { .. } => "not_a_table",
+            Error::NotKept { .. } => "not_kept",
             Error::TooLarge { .. } => "too_large",
             Error::Timeout { .. } => "timeout",
             Error::Statement { .. } if self.is_timeout() => "timeout",
@@ -130,6 +168,22 @@ impl Error {
         *state == SqlState::LOCK_NOT_AVAILABLE || *state == SqlState::QUERY_CANCELED
     }
 
+    /// Whether a right is missing.
+    pub fn is_denied(&self) -> bool {
+        let Error::Statement { state: Some(state), .. } = self else { return false };
+        *state == SqlState::INSUFFICIENT_PRIVILEGE
+    }
+
+    /// The same with what was tried, where the server refused it.
+    pub(super) fn of(self, what: &str) -> Self {
+        match self {
+            Error::Statement { table, why, state } => {
+                Error::Statement { table, why: format!("{what}: {why}"), state }
+            }
+            other => other,
+        }
+    }
+
     /// With which code a command ends that can't go on without the table.
     fn exit(&self) -> Exit {
         match self {
@@ -140,6 +194,9 @@ impl Error {
             | Error::Tls { .. }
             | Error::NoColumn { .. }
             | Error::Mistyped { .. }
+            | Error::Lacks { .. }
+            | Error::NotATable { .. }
+            | Error::NotKept { .. }
             | Error::TooLarge { .. }
             | Error::Statement { .. } => Exit::BadConfig,
         }

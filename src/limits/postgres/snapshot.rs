@@ -94,7 +94,7 @@ impl Shape {
     }
 
     /// The columns of limits that it has, and as what each is read.
-    fn known(&self) -> Vec<(&'static str, Kind)> {
+    pub(super) fn known(&self) -> Vec<(&'static str, Kind)> {
         let find = |column: &'static str| {
             let (_, oid) = self.columns.iter().find(|(name, _)| name == column)?;
             let oid = u32::try_from(*oid).unwrap_or_default();
@@ -108,11 +108,25 @@ impl Shape {
 
 /// As what a column is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// A type of moments, which needs no text.
     Moment,
     /// Anything else as text: numbers have all their digits in it.
     Text,
+}
+
+impl Snapshot {
+    /// Brings the rows into an order of their own, by name and date: whatever the table's is, each has
+    /// the same number each time.
+    pub fn sort(&mut self) {
+        fn by<'a>(row: &'a RawRow<'_>) -> impl Ord + use<'a> {
+            (row.cell("limit_name"), row.cell("effective_date"), row.cells.as_ref().ok())
+        }
+        self.rows.sort_by(|one, other| by(one).cmp(&by(other)));
+        for (index, row) in self.rows.iter_mut().enumerate() {
+            row.position.row = index + 1;
+        }
+    }
 }
 
 impl Session {
@@ -147,10 +161,29 @@ impl Session {
     }
 
     async fn read(&self, table: &TableName) -> Result<Snapshot, Error> {
+        let mut rows = Vec::new();
+        let shape = self.read_each(table, "", |raw, _, _| rows.push(raw)).await?;
+        Ok(Snapshot { rows, shape })
+    }
+
+    /// The shape of a table that limits can be read from.
+    pub(super) async fn readable(&self, table: &TableName) -> Result<Shape, Error> {
         let no_table =
             || Error::NoTable { database: self.database().to_owned(), table: table.clone() };
         let shape = self.shape(table).await?.ok_or_else(no_table)?;
         shape.check(table)?;
+        Ok(shape)
+    }
+
+    /// Reads a table, and hands over each row, and what the server answered: after so many columns of
+    /// limits come those of `more`.
+    pub(super) async fn read_each(
+        &self,
+        table: &TableName,
+        more: &str,
+        mut each: impl FnMut(RawRow<'static>, &Row, usize),
+    ) -> Result<Shape, Error> {
+        let shape = self.readable(table).await?;
         let columns = shape.known();
         let list: Vec<String> = columns
             .iter()
@@ -159,36 +192,40 @@ impl Session {
                 Kind::Text => format!("left({}::text, {})", quoted(column), TEXT_MAX + 1),
             })
             .collect();
-        let sql = format!("select {} from {}", list.join(", "), table.sql());
+        let sql = format!("select {}{more} from {}", list.join(", "), table.sql());
         let no_parameters: [(i32, Type); 0] = [];
         let asked = self.client.query_typed_raw(&sql, no_parameters);
         let stream = self.answer(table, asked).await?;
-        let rows = self.take(table, &columns, stream).await?;
-        Ok(Snapshot { rows, shape })
+        let mut number = 0;
+        let each = |row: Row| {
+            number += 1;
+            each(raw_row(number, &columns, &row), &row, columns.len());
+        };
+        self.take(table, stream, each).await?;
+        Ok(shape)
     }
 
     async fn take(
         &self,
         table: &TableName,
-        columns: &[(&'static str, Kind)],
         stream: RowStream,
-    ) -> Result<Vec<RawRow<'static>>, Error> {
+        mut each: impl FnMut(Row),
+    ) -> Result<(), Error> {
         let too_large = |most: String| Error::TooLarge { table: table.clone(), most };
         let mut stream = pin!(stream);
-        let mut rows = Vec::new();
-        let mut bytes = 0;
+        let (mut rows, mut bytes) = (0, 0);
         while let Some(row) = self.answer(table, stream.try_next()).await? {
-            if rows.len() == ROWS_MAX {
+            if rows == ROWS_MAX {
                 return Err(too_large(format!("{ROWS_MAX} rows")));
             }
+            rows += 1;
             bytes += row.raw_size_bytes();
             if bytes > BYTES_MAX {
                 return Err(too_large(format!("{BYTES_MAX} bytes in its columns of limits")));
             }
-            let row = raw_row(rows.len() + 1, columns, &row);
-            rows.push(row);
+            each(row);
         }
-        Ok(rows)
+        Ok(())
     }
 }
 

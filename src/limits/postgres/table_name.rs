@@ -24,6 +24,11 @@ impl Default for TableName {
 }
 
 impl TableName {
+    /// A name as the server has it.
+    pub(super) fn new(schema: Option<String>, table: String) -> Self {
+        TableName { schema, table }
+    }
+
     /// The schema, where it was given.
     pub fn schema(&self) -> Option<&str> {
         self.schema.as_deref()

@@ -1,0 +1,137 @@
+//! Files that are replaced as a whole: whoever follows them never sees half of one.
+
+use std::fs::{self, File, Metadata, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::error::{Exit, Failure};
+
+/// Replaces the text of a file by what becomes of it; `None` leaves it. Those who do so at the same
+/// time do it one after the other.
+pub(super) fn rewrite<T>(
+    path: &Path,
+    change: impl FnOnce(&[u8]) -> Result<(Option<String>, T), Failure>,
+) -> Result<T, Failure> {
+    let (path, mut file, metadata) = open(path)
+        .with_context(|| format!("reading limits from \"{}\"", path.display()))
+        .map_err(|error| Failure::new(Exit::NoInput, error))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)
+        .with_context(|| format!("reading limits from \"{}\"", path.display()))
+        .map_err(|error| Failure::new(Exit::NoInput, error))?;
+    let (text, result) = change(&bytes)?;
+    if let Some(text) = text {
+        replace(&path, text.as_bytes(), Some(&metadata))?;
+    }
+    Ok(result)
+}
+
+/// Opens a file, and keeps others from rewriting it. Links lead to what is to be replaced.
+fn open(path: &Path) -> std::io::Result<(PathBuf, File, Metadata)> {
+    loop {
+        let target = fs::canonicalize(path)?;
+        let file = File::open(&target)?;
+        // Where files can't be locked, there is nobody to wait for.
+        let _ = file.lock();
+        let metadata = file.metadata()?;
+        // While this waited, another file may have taken its place.
+        if fs::metadata(&target).is_ok_and(|there| there.ino() == metadata.ino()) {
+            return Ok((target, file, metadata));
+        }
+    }
+}
+
+/// Writes a file, new or in the place of one.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    match fs::canonicalize(path) {
+        Ok(target) => {
+            let metadata = fs::metadata(&target).ok();
+            if metadata.as_ref().is_some_and(|metadata| !metadata.is_file()) {
+                // A pipe or device is not replaced.
+                return fs::write(&target, bytes)
+                    .with_context(|| writing(path))
+                    .map_err(Into::into);
+            }
+            replace(&target, bytes, metadata.as_ref())
+        }
+        Err(_) => replace(path, bytes, None),
+    }
+}
+
+fn writing(path: &Path) -> String {
+    format!("writing \"{}\"", path.display())
+}
+
+fn replace(path: &Path, bytes: &[u8], like: Option<&Metadata>) -> Result<(), Failure> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let write = || {
+        // What the process may not give to others is taken away from the mode of a new file.
+        let mode = like.map_or(0o666, |like| like.permissions().mode());
+        let mut new = tempfile::Builder::new()
+            .prefix(".floodmark-")
+            .permissions(Permissions::from_mode(mode & 0o777))
+            .tempfile_in(directory.unwrap_or(Path::new(".")))?;
+        new.write_all(bytes)?;
+        if let Some(like) = like {
+            // Only root can give a file to others, and has to, for they may be the ones who read it.
+            let _ = fchown(new.as_file(), Some(like.uid()), Some(like.gid()));
+            new.as_file().set_permissions(like.permissions())?;
+        }
+        new.as_file().sync_all()?;
+        new.persist(path)?;
+        Ok::<_, std::io::Error>(())
+    };
+    write().with_context(|| writing(path)).map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upper(bytes: &[u8]) -> Result<(Option<String>, usize), Failure> {
+        Ok((Some(String::from_utf8_lossy(bytes).to_uppercase()), bytes.len()))
+    }
+
+    #[test]
+    fn the_file_keeps_its_mode_and_links_stay_links() {
+        let place = tempfile::tempdir().unwrap();
+        let (file, link) = (place.path().join("file"), place.path().join("link"));
+        fs::write(&file, "abc").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let before = fs::metadata(&file).unwrap().ino();
+        assert_eq!(rewrite(&link, upper).unwrap(), 3);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "ABC");
+        let after = fs::metadata(&file).unwrap();
+        assert_eq!(after.permissions().mode() & 0o777, 0o640);
+        assert_ne!(after.ino(), before);
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 2);
+        let missing = rewrite(&place.path().join("none"), upper).unwrap_err();
+        assert_eq!(missing.exit, Exit::NoInput);
+    }
+
+    #[test]
+    fn nobody_is_overwritten() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("file");
+        write(&file, b"").unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..8 {
+                        let more = |bytes: &[u8]| {
+                            let text = String::from_utf8_lossy(bytes) + "x";
+                            Ok((Some(text.into_owned()), ()))
+                        };
+                        rewrite(&file, more).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_to_string(&file).unwrap(), "x".repeat(64));
+    }
+}

@@ -1,0 +1,91 @@
+//! Limits, read once from wherever they are.
+
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::note;
+use super::report::{count, label};
+use crate::error::{Exit, Failure};
+use crate::limits::draft::Draft;
+use crate::limits::feed::{Options, contents, runtime};
+use crate::limits::postgres::Session;
+use crate::limits::quote::Quoted;
+use crate::limits::rows::{Defaults, RawRow};
+use crate::limits::table::Table;
+use crate::limits::{Address, json};
+
+/// So many refused rows are named; the others are counted.
+const NAMED_MAX: usize = 10;
+
+/// What was read.
+pub(super) struct Read {
+    pub(super) table: Table,
+    /// The rows that hold, as they would be written.
+    pub(super) drafts: Vec<Draft>,
+    /// Columns of a table that limits don't know.
+    pub(super) unknown_columns: Vec<String>,
+}
+
+impl Read {
+    /// Reads a file, standard input or a table.
+    pub(super) fn of(options: &Options) -> Result<Self, Failure> {
+        match &options.address {
+            Address::File(path) => Read::of_bytes(&contents(path)?, path, options.defaults),
+            Address::Postgres(database) => {
+                let snapshot = runtime()?.block_on(async {
+                    let session = Session::connect(database).await?;
+                    session.snapshot(&options.table).await
+                });
+                let mut snapshot = snapshot.map_err(|error| failure(error, "reading limits"))?;
+                snapshot.sort();
+                let unknown_columns = snapshot.shape.unknown_columns().map(str::to_owned).collect();
+                Ok(Read { unknown_columns, ..Read::judge(&snapshot.rows, options.defaults) })
+            }
+        }
+    }
+
+    /// Takes what was read from a file.
+    pub(super) fn of_bytes(bytes: &[u8], path: &Path, defaults: Defaults) -> Result<Self, Failure> {
+        let rows = json::text(bytes).and_then(json::raw_rows);
+        let rows = rows
+            .with_context(|| format!("reading limits from {}", Quoted(&path.to_string_lossy())))
+            .map_err(|error| Failure::new(Exit::BadConfig, error))?;
+        Ok(Read::judge(&rows, defaults))
+    }
+
+    fn judge(rows: &[RawRow<'_>], defaults: Defaults) -> Self {
+        let table = Table::new(rows.iter().cloned(), defaults);
+        let held = rows.iter().zip(&table.verdicts);
+        let drafts = held.filter_map(|(raw, verdict)| Some(Draft::of(raw, verdict.row()?)));
+        Read { drafts: drafts.collect(), unknown_columns: Vec::new(), table }
+    }
+
+    /// Names the rows that are refused on standard error. `of` says where they stand, if that is not
+    /// clear. `true` if there are any.
+    pub(super) fn note_refused(&self, of: &str) -> bool {
+        let refused: Vec<String> = self
+            .table
+            .refusals()
+            .map(|(verdict, reason)| format!("{}: {reason}", label(verdict)))
+            .collect();
+        note_capped(of, &refused);
+        !refused.is_empty()
+    }
+}
+
+/// Says the first of some lines on standard error, and how many more there are.
+pub(super) fn note_capped(of: &str, lines: &[String]) {
+    for line in lines.iter().take(NAMED_MAX) {
+        note(&format!("{of}{line}"));
+    }
+    if let Some(more) = lines.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
+        note(&format!("{of}and {} more: `floodmark limits check` shows all", count(more, "row")));
+    }
+}
+
+/// A failure with what was tried before its cause.
+pub(super) fn failure(error: impl Into<Failure>, trying: &'static str) -> Failure {
+    let failure = error.into();
+    Failure { error: failure.error.context(trying), ..failure }
+}

@@ -1,0 +1,402 @@
+//! `floodmark limits set` and `delete`: one version of a limit, in a table or in a file.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+
+use super::report::rule;
+use super::transfer::writing;
+use super::{file, now, print};
+use crate::cli::values::LimitRows;
+use crate::error::{Exit, Failure, Outcome};
+use crate::limits::date::{self, format_ns};
+use crate::limits::draft::{Draft, OPTIONAL, Unfit};
+use crate::limits::edit::Edit;
+use crate::limits::feed::{Options, runtime};
+use crate::limits::postgres::Session;
+use crate::limits::postgres::write::Plan;
+use crate::limits::quote::Quoted;
+use crate::limits::reason::{Position, Reason};
+use crate::limits::rows::{self, Cell, Defaults, RawRow, Row};
+use crate::limits::table::Table;
+use crate::limits::{Address, json, postgres};
+
+/// The limits that are to be changed.
+#[derive(Clone, Debug, clap::Args)]
+struct Target {
+    /// Limits: a file of JSON, or a database as postgres://USER@HOST/DATABASE
+    #[arg(long, value_name = "FILE|URI", env = "FLOODMARK_LIMITS", hide_env_values = true)]
+    limits: String,
+
+    #[command(flatten)]
+    rows: LimitRows,
+}
+
+/// The options of `floodmark limits set`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Set {
+    /// The name of the limit
+    name: String,
+
+    /// Its value, a decimal from 0 up; `null` ends the limit
+    #[arg(allow_hyphen_values = true)]
+    value: String,
+
+    /// From when on, like 2024-05-01 or 2024-05-01T12:00:00Z; default: now
+    #[arg(long, value_name = "TIME", value_parser = date::parse, allow_hyphen_values = true)]
+    effective: Option<i128>,
+
+    /// `max` or `min`
+    #[arg(long)]
+    bound: Option<String>,
+
+    /// `bytes` or `packets`
+    #[arg(long)]
+    metric: Option<String>,
+
+    /// What it is counted for: `pair`, `source`, `destination`, `host` or `total`
+    #[arg(long)]
+    per: Option<String>,
+
+    /// The network that the source must be in, or `any`
+    #[arg(long, value_name = "NETWORK")]
+    source: Option<String>,
+
+    /// The network that the destination must be in, or `any`
+    #[arg(long, value_name = "NETWORK")]
+    destination: Option<String>,
+
+    /// The network of the hosts that are judged, or `any`; only with `per` `host`
+    #[arg(long, value_name = "NETWORK")]
+    host: Option<String>,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+/// The options of `floodmark limits delete`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Delete {
+    /// The name of the limit
+    name: String,
+
+    /// The effective date of the version, like 2024-05-01 or 2024-05-01T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = date::parse, allow_hyphen_values = true)]
+    effective: i128,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+/// What is to become of the rows of one name and date.
+struct Change {
+    /// These rows,
+    rows: Vec<usize>,
+    /// are replaced by this one, or deleted.
+    new: Option<Draft>,
+    /// Whether all is so already.
+    idle: bool,
+    /// What there is to say of it.
+    said: String,
+}
+
+impl Set {
+    pub(super) fn run(&self) -> Outcome {
+        let effective = self.effective.unwrap_or_else(now);
+        self.target.change(|rows, defaults| self.decide(rows, defaults, effective))
+    }
+
+    fn decide(
+        &self,
+        rows: &[RawRow<'_>],
+        defaults: Defaults,
+        effective: i128,
+    ) -> Result<Change, Failure> {
+        let table = Table::new(rows.iter().cloned(), defaults);
+        let versions = Versions::of(rows, &table, &self.name, effective);
+        let base = versions.there.or(versions.before).map(|(at, row)| Draft::of(&rows[at], row));
+        let raw = self.raw(base.as_ref(), effective);
+        let usage = |error: anyhow::Error| {
+            Failure::new(Exit::Usage, error.context(format!("limit {}", Quoted(&self.name))))
+        };
+        let row = rows::check(&raw, defaults).map_err(|reason| usage(self.hint(reason)))?;
+        let draft = Draft::of(&raw, &row);
+        let (name, from) = (Quoted(&self.name), format_ns(effective));
+        let then = rule(&row);
+        let idle = versions.there.is_some_and(|(at, there)| Draft::of(&rows[at], there) == draft);
+        let mut said = match idle {
+            true => format!("{name} from {from}: {then}, as it was already\n"),
+            false => format!("{name} from {from}: {then}\n"),
+        };
+        if !idle {
+            match (versions.there, versions.rows.len()) {
+                (Some((_, there)), _) => said += &format!("  instead of: {}\n", rule(there)),
+                (None, 0) => {}
+                (None, _) => said += "  instead of: a row that was refused\n",
+            }
+        }
+        said += &format!("  until then: {}\n", dated(versions.before));
+        if let Some((_, next)) = versions.next {
+            said += &format!("  from {}: {}\n", format_ns(next.effective), rule(next));
+        }
+        Ok(Change { rows: versions.rows, new: Some(draft), idle, said })
+    }
+
+    /// The row as it is to be, unchecked.
+    fn raw(&self, base: Option<&Draft>, effective: i128) -> RawRow<'static> {
+        let value = match self.value.as_str() {
+            "null" => Cell::Null,
+            text => Cell::Text(text.to_owned().into()),
+        };
+        let mut cells = vec![
+            (Cow::Borrowed("limit_name"), Cell::Text(self.name.clone().into())),
+            ("limit_value".into(), value),
+            ("effective_date".into(), Cell::Instant(effective)),
+        ];
+        let given =
+            [&self.bound, &self.metric, &self.per, &self.source, &self.destination, &self.host];
+        for (column, given) in OPTIONAL.into_iter().zip(given) {
+            let text = given.as_deref().or_else(|| base?.optional(column));
+            if let Some(text) = text {
+                cells.push((column.into(), Cell::Text(text.to_owned().into())));
+            }
+        }
+        RawRow { position: Position::default(), cells: Ok(cells) }
+    }
+
+    /// A reason, and what to do about a column that nobody has given here.
+    fn hint(&self, reason: Reason) -> anyhow::Error {
+        let inherited = matches!(reason, Reason::HostWithoutPerHost { .. }) && self.host.is_none();
+        let error = anyhow::Error::new(reason);
+        match inherited {
+            true => error.context(
+                "its version until then has a host, which stays unless --host any is given",
+            ),
+            false => error,
+        }
+    }
+}
+
+impl Delete {
+    pub(super) fn run(&self) -> Outcome {
+        self.target.change(|rows, defaults| self.decide(rows, defaults))
+    }
+
+    fn decide(&self, rows: &[RawRow<'_>], defaults: Defaults) -> Result<Change, Failure> {
+        let table = Table::new(rows.iter().cloned(), defaults);
+        let versions = Versions::of(rows, &table, &self.name, self.effective);
+        let (name, from) = (Quoted(&self.name), format_ns(self.effective));
+        if versions.rows.is_empty() {
+            let all: Vec<String> = rows
+                .iter()
+                .filter_map(|raw| raw.key().filter(|(other, _)| *other == self.name))
+                .map(|(_, effective)| format_ns(effective).to_string())
+                .take(10)
+                .collect();
+            let error = match all.is_empty() {
+                true => anyhow!("there is no limit {name}"),
+                false => anyhow!("{name} has no version of {from}; it has {}", all.join(", ")),
+            };
+            return Err(Failure::new(Exit::NoInput, error));
+        }
+        let was = versions.there.map_or("a row that was refused".into(), |(_, row)| rule(row));
+        let instead = dated(versions.before);
+        let said = format!(
+            "{name} from {from} is deleted, as if it had never been: {was}\n  instead: {instead}\n"
+        );
+        Ok(Change { rows: versions.rows, new: None, idle: false, said })
+    }
+}
+
+/// A version in words, and since when it is in force.
+fn dated(version: Option<(usize, &Row)>) -> String {
+    match version {
+        Some((_, row)) => format!("{} (since {})", rule(row), format_ns(row.effective)),
+        None => "no limit of this name".to_owned(),
+    }
+}
+
+/// The versions of a limit around a date, those that hold with their index.
+struct Versions<'a> {
+    /// All rows of the name and date, whether they hold or not.
+    rows: Vec<usize>,
+    before: Option<(usize, &'a Row)>,
+    there: Option<(usize, &'a Row)>,
+    next: Option<(usize, &'a Row)>,
+}
+
+impl<'a> Versions<'a> {
+    fn of(rows: &[RawRow<'_>], table: &'a Table, name: &str, effective: i128) -> Self {
+        let holding = || {
+            let rows = table.verdicts.iter().enumerate();
+            rows.filter_map(|(index, verdict)| Some((index, verdict.row()?)))
+                .filter(|(_, row)| row.name == name)
+        };
+        let date = |(_, row): &(usize, &Row)| row.effective;
+        let of = (0..rows.len()).filter(|index| rows[*index].key() == Some((name, effective)));
+        Versions {
+            rows: of.collect(),
+            before: holding().filter(|version| date(version) < effective).max_by_key(date),
+            there: holding().find(|version| date(version) == effective),
+            next: holding().filter(|version| date(version) > effective).min_by_key(date),
+        }
+    }
+}
+
+impl Target {
+    /// Does what is decided by the rows that there are, with nobody else writing meanwhile.
+    fn change(
+        &self,
+        decide: impl FnOnce(&[RawRow<'_>], Defaults) -> Result<Change, Failure>,
+    ) -> Outcome {
+        let options = self.rows.of(&self.limits)?;
+        let said = match &options.address {
+            Address::File(path) if path == Path::new("-") => {
+                let error = anyhow!("standard input can't be changed: give a file or a database");
+                return Err(Failure::new(Exit::Usage, error));
+            }
+            Address::File(path) => change_file(path, options.defaults, decide)?,
+            Address::Postgres(database) => change_table(database, &options, decide)?,
+        };
+        print(&mut std::io::stdout().lock(), &said)?;
+        Ok(Exit::Done)
+    }
+}
+
+/// The row can't be kept where it is to be.
+fn unfit(error: Unfit) -> Failure {
+    Failure::new(Exit::Usage, error)
+}
+
+fn change_file(
+    path: &Path,
+    defaults: Defaults,
+    decide: impl FnOnce(&[RawRow<'_>], Defaults) -> Result<Change, Failure>,
+) -> Result<String, Failure> {
+    file::rewrite(path, |bytes| {
+        let text = json::text(bytes).and_then(|text| Ok((text, Edit::of(text)?)));
+        let (_, edit) = text
+            .with_context(|| format!("reading limits from \"{}\"", path.display()))
+            .map_err(|error| Failure::new(Exit::BadConfig, error))?;
+        let change = decide(edit.rows(), defaults)?;
+        let text = match &change.new {
+            _ if change.idle => None,
+            Some(new) => {
+                new.fits_file().map_err(unfit)?;
+                Some(edit.put(&change.rows, &new.json()))
+            }
+            None => Some(edit.without(&change.rows)),
+        };
+        Ok((text, change.said))
+    })
+}
+
+fn change_table(
+    database: &postgres::Address,
+    options: &Options,
+    decide: impl FnOnce(&[RawRow<'_>], Defaults) -> Result<Change, Failure>,
+) -> Result<String, Failure> {
+    runtime()?.block_on(async {
+        let session = Session::connect(database).await.map_err(writing)?;
+        let locked = session.lock(&options.table).await.map_err(writing)?;
+        let change = decide(locked.rows(), options.defaults)?;
+        if let Some(new) = &change.new {
+            new.fits_table().map_err(unfit)?;
+        }
+        let mut rows = change.rows.into_iter();
+        let plan = match (change.new, change.idle) {
+            (_, true) => return Ok(change.said),
+            (None, _) => Plan { gone: rows.collect(), ..Plan::default() },
+            (Some(new), _) => match rows.next() {
+                None => Plan { added: vec![new], ..Plan::default() },
+                Some(first) => {
+                    Plan { changed: vec![(first, new)], gone: rows.collect(), ..Plan::default() }
+                }
+            },
+        };
+        locked.commit(&plan, options.defaults).await.map_err(writing)?;
+        Ok(change.said)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        set: Set,
+    }
+
+    const FILE: &str = r#"{"limit_name":"a","limit_value":1,"effective_date":"2024-05-01","per":"host","host":"10.0.0.0/8"}
+{"limit_name":"a","limit_value":2,"effective_date":"2025-05-01"}
+{"limit_name":"a","limit_value":3,"effective_date":"2025-06-01","per":"flow"}
+{"limit_name":"b","limit_value":3,"effective_date":"2025-06-01"}
+"#;
+
+    /// What is written and said, or why not.
+    fn set(words: &str) -> Result<(String, String), String> {
+        let line = ["set"].into_iter().chain(words.split(' ')).chain(["--limits", "f"]);
+        let set = Cli::try_parse_from(line).map_err(|error| error.to_string())?.set;
+        let rows = json::raw_rows(FILE).unwrap();
+        let change = set.decide(&rows, Defaults::default(), set.effective.unwrap());
+        let change = change.map_err(|failure| {
+            assert_eq!(failure.exit, Exit::Usage);
+            format!("{:#}", failure.error)
+        })?;
+        let new = change.new.unwrap().json();
+        let rows: Vec<String> = change.rows.iter().map(usize::to_string).collect();
+        let idle = if change.idle { "idle " } else { "" };
+        Ok((format!("{idle}[{}] {new}", rows.join(" ")), change.said))
+    }
+
+    #[test]
+    fn columns_come_from_the_version_in_force() {
+        let (written, said) = set("a 5 --effective 2024-06-01").unwrap();
+        assert_eq!(
+            written,
+            r#"[] {"limit_name":"a","limit_value":5,"effective_date":"2024-06-01T00:00:00Z","per":"host","host":"10.0.0.0/8"}"#
+        );
+        assert_eq!(
+            said,
+            "\"a\" from 2024-06-01T00:00:00Z: max 5 bytes per host, host 10.0.0.0/8\n  \
+             until then: max 1 bytes per host, host 10.0.0.0/8 (since 2024-05-01T00:00:00Z)\n  \
+             from 2025-05-01T00:00:00Z: max 2 bytes per pair\n"
+        );
+        let (written, _) = set("a null --effective 2025-05-01 --source 10.1.1.1/8").unwrap();
+        assert_eq!(
+            written,
+            r#"[1] {"limit_name":"a","limit_value":null,"effective_date":"2025-05-01T00:00:00Z","source":"10.0.0.0/8"}"#
+        );
+        let (written, said) = set("a 1 --effective 2024-05-01T02:00:00+02:00").unwrap();
+        assert!(written.starts_with("idle [0]") && said.contains("as it was already"), "{said}");
+        let (written, said) = set("a 4 --effective 2025-06-01").unwrap();
+        assert!(written.starts_with(r#"[2] {"limit_name":"a","limit_value":4,"#), "{written}");
+        assert!(said.contains("instead of: a row that was refused"), "{said}");
+        let (_, said) = set("b 4 --effective 2024-01-01 --bound min").unwrap();
+        assert!(
+            said.contains("min 4 bytes per pair\n  until then: no limit of this name"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn what_a_table_would_refuse_is_refused_here() {
+        for (words, told) in [
+            ("a -5 --effective 2024-01-01", "-5"),
+            ("a 5GB --effective 2024-01-01", "\"5GB\" is not a decimal number"),
+            ("a 5 --effective 2024-01-01 --per flow", "per \"flow\" is not known"),
+            ("a 5 --effective 2024-01-01 --source 10.0.0.256", "source \"10.0.0.256\""),
+            ("a 5 --effective 2024-06-01 --per pair", "--host any"),
+            ("a 5 --effective soon", "\"soon\" is not a date"),
+        ] {
+            let error = set(words).unwrap_err();
+            assert!(error.contains(told), "{words}: {error}");
+        }
+        assert!(set("a 5 --effective 2024-06-01 --per pair --host any").is_ok());
+    }
+}

@@ -1,0 +1,205 @@
+//! `floodmark limits import` and `export`: between JSON and a table.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::init::database;
+use super::reading::{Read, failure, note_capped};
+use super::report::count;
+use super::{file, print};
+use crate::cli::values::LimitRows;
+use crate::error::{Exit, Failure, Outcome};
+use crate::limits::draft::{Draft, Unfit};
+use crate::limits::feed::{contents, runtime};
+use crate::limits::postgres::Session;
+use crate::limits::postgres::write::Plan;
+use crate::limits::quote::Quoted;
+use crate::limits::rows::{self, Defaults, RawRow};
+use crate::limits::{date, postgres};
+
+/// The options of `floodmark limits import`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Import {
+    /// A file of limits; `-` is standard input
+    file: PathBuf,
+
+    /// The database that has the table, as postgres://USER@HOST/DATABASE
+    #[arg(value_name = "URI")]
+    database: String,
+
+    /// Delete all rows of the table that are not in the file
+    #[arg(long)]
+    replace: bool,
+
+    #[command(flatten)]
+    rows: LimitRows,
+}
+
+impl Import {
+    pub(super) fn run(&self) -> Outcome {
+        let database = database(&self.rows, &self.database, "import")?;
+        let defaults = self.rows.of(&self.database)?.defaults;
+        let read = Read::of_bytes(&contents(&self.file)?, &self.file, defaults)?;
+        let unfit = note_unfit(&read.drafts, Draft::fits_table);
+        if read.note_refused("") || unfit {
+            let error = anyhow::anyhow!("rows are refused, so nothing is written");
+            return Err(Failure::new(Exit::BadData, error));
+        }
+        let said = runtime()?.block_on(async {
+            let session = Session::connect(&database).await?;
+            let locked = session.lock(&self.rows.limits_table).await?;
+            let plan = plan(locked.rows(), &read.drafts, defaults, self.replace);
+            let said = self.said(&read.drafts, &plan);
+            if !plan.is_empty() {
+                locked.commit(&plan, defaults).await?;
+            }
+            Ok(said)
+        });
+        print(&mut std::io::stdout().lock(), &said.map_err(writing)?)?;
+        Ok(Exit::Done)
+    }
+
+    fn said(&self, drafts: &[Draft], plan: &Plan) -> String {
+        let (added, changed) = (plan.added.len(), plan.changed.len());
+        let kept = drafts.len() - added - changed;
+        let deleted = match self.replace {
+            true => format!("; {} of the table deleted", count(plan.gone.len(), "row")),
+            false => String::new(),
+        };
+        let all = count(drafts.len(), "row");
+        format!("{all}: {added} added, {changed} changed, {kept} there already{deleted}\n")
+    }
+}
+
+/// Why a table was not written.
+pub(super) fn writing(error: postgres::Error) -> Failure {
+    match error.is_denied() {
+        true => failure(
+            error,
+            "writing limits needs the rights SELECT, INSERT, UPDATE and DELETE on the table",
+        ),
+        false => failure(error, "writing limits"),
+    }
+}
+
+/// Names the rows that can't be written on standard error. `true` if there are any.
+fn note_unfit(drafts: &[Draft], fits: impl Fn(&Draft) -> Result<(), Unfit>) -> bool {
+    let unfit: Vec<String> = drafts
+        .iter()
+        .filter_map(|draft| {
+            let (name, from) = (Quoted(&draft.name), date::format_ns(draft.effective));
+            Some(format!("{name} of {from}: {}", fits(draft).err()?))
+        })
+        .collect();
+    note_capped("", &unfit);
+    !unfit.is_empty()
+}
+
+/// What makes a table say what these rows say.
+fn plan(table: &[RawRow<'_>], drafts: &[Draft], defaults: Defaults, replace: bool) -> Plan {
+    let mut there = HashMap::<(&str, i128), Vec<usize>>::new();
+    let mut plan = Plan::default();
+    for (index, raw) in table.iter().enumerate() {
+        match raw.key() {
+            Some(key) => there.entry(key).or_default().push(index),
+            None if replace => plan.gone.push(index),
+            None => {}
+        }
+    }
+    let says = |index: usize| {
+        let raw = &table[index];
+        Some(Draft::of(raw, &rows::check(raw, defaults).ok()?))
+    };
+    for draft in drafts {
+        match there.remove(&(draft.name.as_str(), draft.effective)).as_deref() {
+            None | Some([]) => plan.added.push(draft.clone()),
+            Some([only]) if says(*only).as_ref() == Some(draft) => {}
+            Some([first, others @ ..]) => {
+                plan.changed.push((*first, draft.clone()));
+                plan.gone.extend(others);
+            }
+        }
+    }
+    if replace {
+        plan.gone.extend(there.into_values().flatten());
+    }
+    plan.gone.sort_unstable();
+    plan
+}
+
+/// The options of `floodmark limits export`.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Export {
+    /// Limits: a database as postgres://USER@HOST/DATABASE, or a file of JSON
+    #[arg(value_name = "URI|FILE")]
+    place: String,
+
+    /// The file to write; default, and `-`: standard output
+    #[arg(value_name = "OUTPUT")]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    rows: LimitRows,
+}
+
+impl Export {
+    pub(super) fn run(&self) -> Outcome {
+        let mut read = Read::of(&self.rows.of(&self.place)?)?;
+        let unfit = note_unfit(&read.drafts, Draft::fits_file);
+        let refused = read.note_refused("");
+        read.drafts.retain(|draft| draft.fits_file().is_ok());
+        read.drafts
+            .sort_by(|one, other| (&one.name, one.effective).cmp(&(&other.name, other.effective)));
+        let rows: Vec<String> = read.drafts.iter().map(Draft::json).collect();
+        let text = match rows.is_empty() {
+            true => "[]\n".to_owned(),
+            false => format!("[\n{}\n]\n", rows.join(",\n")),
+        };
+        match &self.output {
+            Some(path) if path != Path::new("-") => file::write(path, text.as_bytes())?,
+            _ => print(&mut std::io::stdout().lock(), &text)?,
+        }
+        Ok(if refused || unfit { Exit::BadData } else { Exit::Done })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::json;
+
+    #[test]
+    fn only_what_differs_is_written() {
+        let row = |name: &str, more: &str| {
+            format!(
+                "{{\"limit_name\":\"{name}\",\"limit_value\":1,\"effective_date\":\"2024-05-01\"{more}}}\n"
+            )
+        };
+        let table = [
+            row("same", ",\"source\":\"10.1.1.1/8\",\"metric\":\"bytes\""),
+            row("twice", ""),
+            row("twice", ""),
+            row("bad", ",\"per\":\"flow\""),
+            row("other", ""),
+            "{\"limit_name\":7}\n".to_owned(),
+        ]
+        .concat();
+        let file = [
+            row("new", ""),
+            row("same", ",\"source\":\"10.0.0.0/8\""),
+            row("twice", ""),
+            row("bad", ",\"per\":\"host\""),
+        ]
+        .concat();
+        let defaults = Defaults::default();
+        let read = Read::of_bytes(file.as_bytes(), "f".as_ref(), defaults).unwrap();
+        let table = json::raw_rows(&table).unwrap();
+        let with = plan(&table, &read.drafts, defaults, false);
+        let [new, _, twice, bad] = &read.drafts[..] else { panic!("four rows") };
+        assert_eq!(with.added, std::slice::from_ref(new));
+        assert_eq!(with.changed, [(1, twice.clone()), (3, bad.clone())]);
+        assert_eq!(with.gone, [2]);
+        assert_eq!(plan(&table, &read.drafts, defaults, true).gone, [2, 4, 5]);
+        assert!(plan(&table, &[], defaults, false).is_empty());
+    }
+}

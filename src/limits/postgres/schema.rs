@@ -1,0 +1,345 @@
+//! The table of limits, and the trigger that tells of its changes, as SQL.
+//!
+//! The constraints refuse at the door what floodmark would refuse; floodmark decides in the end.
+
+use std::fmt::{self, Display};
+
+use tokio_postgres::types::{ToSql, Type};
+
+use super::session::CHANNEL;
+use super::snapshot::NOTIFIER;
+use super::table_name::quoted;
+use super::{Error, Session, TableName};
+
+/// The name of the trigger.
+const TRIGGER: &str = "floodmark_notify";
+
+/// By this number those who make tables wait for each other, in the order in which they come.
+const LOCK: i64 = 0x666c_6f6f_646d_6b31;
+
+/// A column as it is made.
+struct Column {
+    name: &'static str,
+    kind: &'static str,
+    optional: bool,
+    /// What it holds to, by name.
+    constraints: &'static [(&'static str, &'static str)],
+}
+
+/// An optional column of texts.
+const fn text(name: &'static str, constraints: &'static [(&'static str, &'static str)]) -> Column {
+    Column { name, kind: "text", optional: true, constraints }
+}
+
+/// A column may speak of those before it.
+const COLUMNS: [Column; 9] = [
+    Column {
+        name: "limit_name",
+        kind: "text not null",
+        optional: false,
+        constraints: &[("limit_name_not_empty", "limit_name <> ''")],
+    },
+    Column {
+        name: "limit_value",
+        kind: "numeric",
+        optional: false,
+        // NaN counts as more than infinity.
+        constraints: &[("limit_value_0_or_more", "limit_value >= 0 and limit_value < 'infinity'")],
+    },
+    Column {
+        name: "effective_date",
+        kind: "timestamptz not null",
+        optional: false,
+        constraints: &[(
+            "effective_date_in_years_1_to_9999",
+            "effective_date >= '0001-01-01 00:00:00+00' and effective_date < '10000-01-01 00:00:00+00'",
+        )],
+    },
+    text("bound", &[("bound_known", "bound in ('max', 'min')")]),
+    text("metric", &[("metric_known", "metric in ('bytes', 'packets')")]),
+    text("per", &[("per_known", "per in ('pair', 'source', 'destination', 'host', 'total')")]),
+    // The cast refuses what is no network, in words of its own.
+    text(
+        "source",
+        &[("source_network", "family(nullif(nullif(source, ''), 'any')::inet) in (4, 6)")],
+    ),
+    text(
+        "destination",
+        &[
+            (
+                "destination_network",
+                "family(nullif(nullif(destination, ''), 'any')::inet) in (4, 6)",
+            ),
+            (
+                "source_and_destination_of_one_family",
+                "family(nullif(nullif(source::text, ''), 'any')::inet) \
+                 = family(nullif(nullif(destination, ''), 'any')::inet)",
+            ),
+        ],
+    ),
+    text(
+        "host",
+        &[
+            ("host_network", "family(nullif(nullif(host, ''), 'any')::inet) in (4, 6)"),
+            (
+                "host_only_with_per_host",
+                "coalesce(host, '') in ('', 'any') or coalesce(per::text, 'pair') = 'host'",
+            ),
+        ],
+    ),
+];
+
+impl Column {
+    fn sql(&self) -> String {
+        let constraints = self.constraints.iter();
+        let constraints = constraints
+            .map(|(name, holds)| format!("\n        constraint {} check ({holds})", quoted(name)));
+        format!("{} {}{}", quoted(self.name), self.kind, constraints.collect::<String>())
+    }
+}
+
+/// One thing that is to be there, as SQL for the owner of the table.
+fn table_sql(table: &str, unless: &str) -> String {
+    let columns: String = COLUMNS.iter().map(|column| format!("    {},\n", column.sql())).collect();
+    format!(
+        "create table {unless}{table} (\n{columns}    primary key (\"limit_name\", \"effective_date\")\n)"
+    )
+}
+
+fn column_sql(table: &str, column: &Column, unless: &str) -> String {
+    format!("alter table {table} add column {unless}{}", column.sql())
+}
+
+/// What the function does, as the server keeps it.
+fn notifier_body() -> String {
+    format!(
+        "\nbegin\n    perform pg_catalog.pg_notify('{CHANNEL}', tg_table_schema || '.' || tg_table_name);\n    \
+         return null;\nend\n"
+    )
+}
+
+fn notifier_sql(notifier: &str) -> String {
+    let body = notifier_body();
+    format!(
+        "create or replace function {notifier}() returns trigger language plpgsql as $${body}$$"
+    )
+}
+
+fn trigger_sql(table: &str, notifier: &str) -> [String; 2] {
+    let name = quoted(TRIGGER);
+    [
+        format!("drop trigger if exists {name} on {table}"),
+        format!(
+            "create trigger {name} after insert or update or delete or truncate on {table}\n    \
+             for each statement execute function {notifier}()"
+        ),
+    ]
+}
+
+/// All that [`Session::init`] does, as a script for somebody else to run. It is safe to run twice.
+pub fn script(table: &TableName, add_columns: bool) -> String {
+    let name = table.sql();
+    let schema = table.schema().map(|schema| quoted(schema) + ".").unwrap_or_default();
+    let notifier = schema + &quoted(NOTIFIER);
+    let mut statements = vec!["begin".to_owned(), table_sql(&name, "if not exists ")];
+    if add_columns {
+        let optional = COLUMNS.iter().filter(|column| column.optional);
+        statements.extend(optional.map(|column| column_sql(&name, column, "if not exists ")));
+    }
+    statements.push(notifier_sql(&notifier));
+    statements.extend(trigger_sql(&name, &notifier));
+    statements.push("commit".to_owned());
+    let statements: String = statements.iter().map(|sql| format!("{sql};\n")).collect();
+    format!("{statements}-- who only reads needs no more than: grant select on {name} to ...;\n")
+}
+
+/// One thing that a table of limits needs, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What it is.
+    pub what: What,
+    /// What became of it.
+    pub state: State,
+}
+
+/// What a table of limits needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The table itself, with its schema.
+    Table(TableName),
+    /// An optional column.
+    Column(&'static str),
+    /// The trigger that tells of changes, and its function.
+    Trigger,
+}
+
+/// Whether it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It was not, and now is.
+    Made,
+    /// It was.
+    There,
+    /// It is not, and nobody has asked for it.
+    Missing,
+}
+
+impl Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.what {
+            What::Table(table) => write!(f, "table {table}")?,
+            What::Column(column) => write!(f, "column {column}")?,
+            What::Trigger => write!(f, "trigger {TRIGGER}, which tells of changes")?,
+        }
+        f.write_str(match self.state {
+            State::Made => ": made",
+            State::There => ": was there",
+            State::Missing => ": not there, and not needed; --add-columns adds it",
+        })
+    }
+}
+
+/// What is known of what a name stands for.
+struct Found {
+    /// By its schema.
+    table: TableName,
+    kind: String,
+}
+
+const FOUND: &str = "
+    select n.nspname::text, c.relname::text, c.relkind::text
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass($1)";
+
+/// Whether a trigger that is on calls our function after each kind of statement.
+const TOLD: &str = "
+    select count(*) from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+    where t.tgrelid = to_regclass($1) and not t.tgisinternal and t.tgenabled in ('O', 'A')
+        and t.tgtype = 4 + 8 + 16 + 32 and p.proname = $2 and p.prosrc = $3";
+
+/// Whether our function is there, as it should be.
+const HAS_NOTIFIER: &str = "
+    select count(*) from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = $1 and p.proname = $2 and p.pronargs = 0 and p.prosrc = $3";
+
+impl Session {
+    /// Makes what is missing: the table, if asked for its optional columns, and the trigger that tells
+    /// of changes. All of it, or nothing. Columns and constraints that are there stay as they are.
+    pub async fn init(&self, table: &TableName, add_columns: bool) -> Result<Vec<Step>, Error> {
+        self.run(table, "beginning", "begin").await?;
+        let locking = format!("select pg_advisory_xact_lock({LOCK})");
+        self.run(table, "waiting for another `floodmark limits init`", &locking).await?;
+        let steps = self.make(table, add_columns).await?;
+        self.run(table, "committing", "commit").await?;
+        Ok(steps)
+    }
+
+    async fn run(&self, table: &TableName, what: &str, sql: &str) -> Result<(), Error> {
+        let ran = self.answer(table, self.client.batch_execute(sql)).await;
+        ran.map_err(|error| error.of(what))
+    }
+
+    async fn found(&self, table: &TableName) -> Result<Option<Found>, Error> {
+        let name = table.sql();
+        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
+        let asked = self.client.query_typed_opt(FOUND, &parameters);
+        let row = self.answer(table, asked).await?;
+        Ok(row.map(|row| Found {
+            table: TableName::new(Some(row.get(0)), row.get(1)),
+            kind: row.get(2),
+        }))
+    }
+
+    async fn make(&self, table: &TableName, add_columns: bool) -> Result<Vec<Step>, Error> {
+        let mut steps = Vec::new();
+        let mut made = State::There;
+        let found = match self.found(table).await? {
+            Some(found) => found,
+            None => {
+                made = State::Made;
+                self.run(table, "making the table", &table_sql(&table.sql(), "")).await?;
+                let none = || Error::NoTable {
+                    database: self.database().to_owned(),
+                    table: table.clone(),
+                };
+                self.found(table).await?.ok_or_else(none)?
+            }
+        };
+        let Found { table, kind } = found;
+        let kind = match kind.as_str() {
+            "r" | "p" => None,
+            "v" => Some("a view"),
+            "m" => Some("a materialized view"),
+            "f" => Some("a foreign table"),
+            _ => Some("no table"),
+        };
+        if let Some(kind) = kind {
+            return Err(Error::NotATable { table, kind });
+        }
+        let shape = self.readable(&table).await?;
+        steps.push(Step { what: What::Table(table.clone()), state: made });
+        for column in COLUMNS.iter().filter(|column| !shape.has(column.name)) {
+            if add_columns {
+                let what = format!("adding column {}", column.name);
+                self.run(&table, &what, &column_sql(&table.sql(), column, "")).await?;
+            }
+            let state = if add_columns { State::Made } else { State::Missing };
+            steps.push(Step { what: What::Column(column.name), state });
+        }
+        steps.push(Step { what: What::Trigger, state: self.notify(&table).await? });
+        Ok(steps)
+    }
+
+    async fn notify(&self, table: &TableName) -> Result<State, Error> {
+        let (name, body) = (table.sql(), notifier_body());
+        let schema = table.schema().unwrap_or_default();
+        let count = async |sql: &str, of: &str| {
+            let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+                [(&of, Type::TEXT), (&NOTIFIER, Type::TEXT), (&body, Type::TEXT)];
+            let row = self.answer(table, self.client.query_typed_one(sql, &parameters)).await?;
+            Ok(row.get::<_, i64>(0))
+        };
+        if count(TOLD, &name).await? > 0 {
+            return Ok(State::There);
+        }
+        let notifier = format!("{}.{}", quoted(schema), quoted(NOTIFIER));
+        // It may be somebody else's, who has made it for another table.
+        if count(HAS_NOTIFIER, schema).await? == 0 {
+            let making = format!("making the function {NOTIFIER}");
+            self.run(table, &making, &notifier_sql(&notifier)).await?;
+        }
+        for sql in trigger_sql(&name, &notifier) {
+            self.run(table, &format!("making the trigger {TRIGGER}"), &sql).await?;
+        }
+        Ok(State::Made)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{draft, rows};
+
+    #[test]
+    fn the_table_has_the_columns_of_limits() {
+        assert_eq!(COLUMNS.each_ref().map(|column| column.name), rows::COLUMNS);
+        let optional = COLUMNS.iter().filter(|column| column.optional).map(|column| column.name);
+        assert_eq!(optional.collect::<Vec<_>>(), draft::OPTIONAL);
+        let words = |words: Vec<&str>| format!("('{}')", words.join("', '"));
+        for (column, known) in [
+            ("bound", words(rows::BOUNDS.map(|(word, _)| word).to_vec())),
+            ("metric", words(rows::METRICS.map(|(word, _)| word).to_vec())),
+            ("per", words(rows::PERS.map(|(word, _)| word).to_vec())),
+        ] {
+            let column = COLUMNS.iter().find(|made| made.name == column).unwrap();
+            assert!(column.sql().contains(&known), "{known}");
+        }
+    }
+
+    #[test]
+    fn names_in_a_script_are_quoted() {
+        let table: TableName = "\"Net\".\"a\"\";drop\"".parse().unwrap();
+        let script = script(&table, true);
+        assert!(!script.contains(" a\"") && script.contains("\"Net\".\"a\"\";drop\""), "{script}");
+        assert!(script.contains("function \"Net\".\"floodmark_notify_limits\"()"), "{script}");
+    }
+}

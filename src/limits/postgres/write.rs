@@ -1,0 +1,224 @@
+//! Changes of the rows of a table: all or none, with nobody else writing meanwhile.
+//!
+//! Rows are found by what they say, as floodmark reads them, and not by how their columns are typed:
+//! an effective date may be a text. What was written is read again before it is committed, for a type
+//! may round it and a trigger may change it.
+
+use std::collections::HashSet;
+
+use tokio_postgres::types::{ToSql, Type};
+
+use super::table_name::quoted;
+use super::{Error, Session, TableName};
+use crate::limits::date;
+use crate::limits::draft::{Draft, OPTIONAL};
+use crate::limits::rows::{COLUMNS, Defaults, RawRow, Row};
+use crate::limits::table::Table;
+
+/// So many rows go to the server at once.
+const ROWS_AT_ONCE: usize = 5000;
+
+/// A table in which nobody else writes, until this is committed or dropped with its session.
+#[derive(Debug)]
+pub struct Locked<'a> {
+    session: &'a Session,
+    table: TableName,
+    rows: Vec<RawRow<'static>>,
+    /// Where each row is: in which table, for there may be partitions, and where in that.
+    places: Vec<(i64, String)>,
+    /// The columns of limits that the table has, and the types that they are cast to.
+    columns: Vec<(&'static str, String)>,
+}
+
+/// What is to be changed. Rows are meant by their index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// New rows.
+    pub added: Vec<Draft>,
+    /// Rows, and what is to be in their columns. What limits don't know they keep.
+    pub changed: Vec<(usize, Draft)>,
+    /// Rows that go.
+    pub gone: Vec<usize>,
+}
+
+impl Plan {
+    /// Whether nothing is to be changed.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.changed.is_empty() && self.gone.is_empty()
+    }
+}
+
+const TYPES: &str = "
+    select a.attname::text, format_type(a.atttypid, a.atttypmod) from pg_attribute a
+    where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped";
+
+impl Session {
+    /// Reads a table that is to be changed.
+    pub async fn lock(&self, table: &TableName) -> Result<Locked<'_>, Error> {
+        self.readable(table).await?;
+        let run =
+            |sql: String| async move { self.answer(table, self.client.batch_execute(&sql)).await };
+        run("begin".to_owned()).await?;
+        // Readers go on.
+        let locking = format!("lock table {} in share row exclusive mode", table.sql());
+        run(locking).await.map_err(|error| error.of("keeping others from writing it"))?;
+        let name = table.sql();
+        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
+        let types = self.answer(table, self.client.query_typed(TYPES, &parameters)).await?;
+        let types: Vec<(String, String)> =
+            types.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let columns = COLUMNS.into_iter().filter_map(|column| {
+            let (_, kind) = types.iter().find(|(name, _)| name == column)?;
+            Some((column, kind.clone()))
+        });
+        let mut locked = Locked {
+            session: self,
+            table: table.clone(),
+            rows: Vec::new(),
+            places: Vec::new(),
+            columns: columns.collect(),
+        };
+        locked.read().await?;
+        Ok(locked)
+    }
+}
+
+impl Locked<'_> {
+    /// The rows of the table, in no order.
+    pub fn rows(&self) -> &[RawRow<'static>] {
+        &self.rows
+    }
+
+    /// Does what is to be done, and commits it if the table then says what was written.
+    pub async fn commit(mut self, plan: &Plan, defaults: Defaults) -> Result<(), Error> {
+        let written = || plan.added.iter().chain(plan.changed.iter().map(|(_, draft)| draft));
+        for column in OPTIONAL {
+            let lacks = self.columns.iter().all(|(name, _)| *name != column);
+            if lacks && written().any(|draft| draft.optional(column).is_some()) {
+                return Err(Error::Lacks { table: self.table.clone(), column });
+            }
+        }
+        for gone in plan.gone.chunks(ROWS_AT_ONCE) {
+            self.delete(gone).await.map_err(|error| error.of("deleting rows"))?;
+        }
+        for changed in plan.changed.chunks(ROWS_AT_ONCE) {
+            self.update(changed).await.map_err(|error| error.of("changing rows"))?;
+        }
+        for added in plan.added.chunks(ROWS_AT_ONCE) {
+            self.insert(added).await.map_err(|error| error.of("adding rows"))?;
+        }
+        self.read().await?;
+        let table = Table::new(std::mem::take(&mut self.rows), defaults);
+        let holding: HashSet<&Row> = table.rows().collect();
+        let kept = |draft: &&Draft| draft.check(defaults).is_ok_and(|row| holding.contains(&row));
+        if let Some(lost) = written().find(|draft| !kept(draft)) {
+            let (table, name) = (self.table.clone(), lost.name.clone());
+            return Err(Error::NotKept { table, name, date: date::format_ns(lost.effective) });
+        }
+        self.execute("commit", &[]).await.map_err(|error| error.of("committing"))
+    }
+
+    async fn read(&mut self) -> Result<(), Error> {
+        let (mut rows, mut places) = (Vec::new(), Vec::new());
+        let each = |raw, row: &tokio_postgres::Row, at: usize| {
+            rows.push(raw);
+            places.push((row.get(at), row.get(at + 1)));
+        };
+        let more = ", tableoid::int8, ctid::text";
+        self.session.read_each(&self.table, more, each).await?;
+        (self.rows, self.places) = (rows, places);
+        Ok(())
+    }
+
+    async fn execute(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<(), Error> {
+        let executed = self.session.client.execute_typed(sql, parameters);
+        self.session.answer(&self.table, executed).await.map(drop)
+    }
+
+    async fn delete(&self, rows: &[usize]) -> Result<(), Error> {
+        let (tables, places) = self.places(rows.iter().copied());
+        let sql = format!(
+            "delete from {} as t using unnest($1, $2) as u (place_table, place) \
+             where t.tableoid = u.place_table::oid and t.ctid = u.place::tid",
+            self.table.sql()
+        );
+        self.execute(&sql, &[(&tables, Type::INT8_ARRAY), (&places, Type::TEXT_ARRAY)]).await
+    }
+
+    async fn update(&self, rows: &[(usize, Draft)]) -> Result<(), Error> {
+        let cells = self.cells(rows.iter().map(|(_, draft)| draft));
+        let (tables, places) = self.places(rows.iter().map(|(index, _)| *index));
+        let set = self
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(at, (column, kind))| format!("{} = u.c{at}::{kind}", quoted(column)));
+        let count = self.columns.len();
+        let sql = format!(
+            "update {} as t set {} from unnest({}, ${}, ${}) as u ({}, place_table, place) \
+             where t.tableoid = u.place_table::oid and t.ctid = u.place::tid",
+            self.table.sql(),
+            set.collect::<Vec<_>>().join(", "),
+            listed(count, "$", 1),
+            count + 1,
+            count + 2,
+            listed(count, "c", 0),
+        );
+        let mut parameters = texts(&cells);
+        parameters.push((&tables, Type::INT8_ARRAY));
+        parameters.push((&places, Type::TEXT_ARRAY));
+        self.execute(&sql, &parameters).await
+    }
+
+    async fn insert(&self, rows: &[Draft]) -> Result<(), Error> {
+        let cells = self.cells(rows.iter());
+        let names: Vec<String> = self.columns.iter().map(|(column, _)| quoted(column)).collect();
+        let values =
+            self.columns.iter().enumerate().map(|(at, (_, kind))| format!("u.c{at}::{kind}"));
+        let count = self.columns.len();
+        let sql = format!(
+            "insert into {} ({}) select {} from unnest({}) as u ({})",
+            self.table.sql(),
+            names.join(", "),
+            values.collect::<Vec<_>>().join(", "),
+            listed(count, "$", 1),
+            listed(count, "c", 0),
+        );
+        self.execute(&sql, &texts(&cells)).await
+    }
+
+    fn places(&self, rows: impl Iterator<Item = usize>) -> (Vec<i64>, Vec<&str>) {
+        rows.map(|index| (self.places[index].0, self.places[index].1.as_str())).unzip()
+    }
+
+    /// What is to be in each column, row after row, as texts.
+    fn cells<'d>(
+        &self,
+        drafts: impl Iterator<Item = &'d Draft> + Clone,
+    ) -> Vec<Vec<Option<String>>> {
+        let cell = |column: &str, draft: &Draft| match column {
+            "limit_name" => Some(draft.name.clone()),
+            "limit_value" => draft.value.as_ref().map(|value| value.text().to_owned()),
+            "effective_date" => Some(date::format_ns(draft.effective).to_string()),
+            optional => draft.optional(optional).map(str::to_owned),
+        };
+        let columns = self.columns.iter();
+        columns
+            .map(|(column, _)| drafts.clone().map(|draft| cell(column, draft)).collect())
+            .collect()
+    }
+}
+
+/// `c0, c1, c2`, or from another number on.
+fn listed(count: usize, mark: &str, from: usize) -> String {
+    (from..from + count).map(|at| format!("{mark}{at}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Columns of texts as parameters.
+fn texts(cells: &[Vec<Option<String>>]) -> Vec<(&(dyn ToSql + Sync), Type)> {
+    cells.iter().map(|column| (column as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect()
+}
