@@ -10,6 +10,7 @@ mod generated;
 mod goldens;
 mod hostile;
 mod kafka;
+mod limits_cli;
 mod live;
 mod replay;
 mod serving;

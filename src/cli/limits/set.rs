@@ -1,6 +1,7 @@
 //! `floodmark limits set` and `delete`: one version of a limit, in a table or in a file.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
@@ -188,12 +189,11 @@ impl Delete {
         let versions = Versions::of(rows, &table, &self.name, self.effective);
         let (name, from) = (Quoted(&self.name), format_ns(self.effective));
         if versions.rows.is_empty() {
-            let all: Vec<String> = rows
-                .iter()
-                .filter_map(|raw| raw.key().filter(|(other, _)| *other == self.name))
-                .map(|(_, effective)| format_ns(effective).to_string())
-                .take(10)
-                .collect();
+            let keys = rows.iter().filter_map(RawRow::key);
+            let dates: BTreeSet<i128> =
+                keys.filter(|(other, _)| *other == self.name).map(|(_, date)| date).collect();
+            let all: Vec<String> =
+                dates.into_iter().take(10).map(|date| format_ns(date).to_string()).collect();
             let error = match all.is_empty() {
                 true => anyhow!("there is no limit {name}"),
                 false => anyhow!("{name} has no version of {from}; it has {}", all.join(", ")),

@@ -1,0 +1,100 @@
+//! Changes of files.
+
+use std::fs;
+
+use super::Bench;
+use crate::replay::run::Place;
+
+#[test]
+fn a_file_keeps_all_that_is_not_meant() {
+    let place = Place::new();
+    let text = "[\n  {\"limit_name\": \"a\",  \"limit_value\": 1.50, \"effective_date\": \"2024-05-01\"},\n\
+                \n  {\"limit_name\": \"b\", \"limit_value\": 1, \"effective_date\": \"2024-05-01\",\n   \
+                \"sorce\": \"x\"},\n  {\"limit_name\": \"a\", \"limit_value\": null, \
+                \"effective_date\": \"2025-05-01\"}\n]\n";
+    place.write("limits.json", text);
+    let set = place.floodmark("limits set a 7 --effective 2024-06-01 --per total");
+    let said = set.env("FLOODMARK_LIMITS", "limits.json").stdout(0);
+    assert_eq!(
+        said,
+        "\"a\" from 2024-06-01T00:00:00Z: max 7 bytes per total\n  \
+         until then: max 1.50 bytes per pair (since 2024-05-01T00:00:00Z)\n  \
+         from 2025-05-01T00:00:00Z: no limit\n"
+    );
+    let new = "{\"limit_name\":\"a\",\"limit_value\":7,\
+               \"effective_date\":\"2024-06-01T00:00:00Z\",\"per\":\"total\"}";
+    assert_eq!(place.read("limits.json"), text.replace("}\n]", &format!("}},\n\n  {new}\n]")));
+    let set = "limits set a 8 --effective 2024-06-01T00:00:00Z --limits limits.json";
+    place.floodmark(set).stdout(0);
+    let newer = new.replace('7', "8");
+    assert_eq!(place.read("limits.json"), text.replace("}\n]", &format!("}},\n\n  {newer}\n]")));
+    place.floodmark("limits delete a --effective 2024-06-01 --limits limits.json").stdout(0);
+    assert_eq!(place.read("limits.json"), text);
+    // The row that is refused, by its name and date.
+    let delete = "limits delete b --effective 2024-05-01 --limits limits.json";
+    let said = place.floodmark(delete).stdout(0);
+    assert!(said.contains("a row that was refused"), "{said}");
+    assert!(!place.read("limits.json").contains("sorce"));
+    let files = fs::read_dir(place.path(".")).expect("a directory");
+    let names = files.map(|file| file.expect("a file").file_name());
+    assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with(".floodmark")));
+}
+
+#[test]
+fn what_is_no_file_of_limits_is_not_touched() {
+    let place = Place::new();
+    place.write("cut.json", "[{");
+    let set = |file: &str| place.floodmark(&format!("limits set a 1 --limits {file}")).run();
+    set("cut.json").expect(78).says(&["reading limits from", "cut.json", "line 1, column"]);
+    assert_eq!(place.read("cut.json"), "[{");
+    set("none.json").expect(66).says(&["none.json"]);
+    assert!(!place.path("none.json").exists());
+    set("-").expect(64).says(&["standard input can't be changed"]);
+    place.write("empty.json", "");
+    set("empty.json --effective 2024-05-01").expect(0);
+    assert_eq!(
+        place.read("empty.json"),
+        "{\"limit_name\":\"a\",\"limit_value\":1,\"effective_date\":\"2024-05-01T00:00:00Z\"}\n"
+    );
+}
+
+#[test]
+fn many_change_a_file_one_after_the_other() {
+    let place = Place::new();
+    place.write("limits.json", "[]\n");
+    let set = |number: usize| {
+        place.floodmark(&format!("limits set n{number} 1 --limits limits.json")).start()
+    };
+    let running: Vec<_> = (0..8).map(set).collect();
+    running.into_iter().for_each(|run| drop(run.finish().expect(0)));
+    let listed = place.floodmark("limits list limits.json").stdout(0);
+    assert_eq!(listed.lines().count(), 9, "{listed}");
+}
+
+#[test]
+fn sets_are_compared_wherever_they_are() {
+    let bench = Bench::with_table();
+    bench.run("init URI --limits-table next").stdout(0);
+    let row = |name: &str, value: u32| {
+        format!(
+            "{{\"limit_name\":\"{name}\",\"limit_value\":{value},\"effective_date\":\"2024-05-01\"}}\n"
+        )
+    };
+    bench.place.write("old.json", row("a", 1) + &row("b", 1) + &row("c", 1));
+    bench.place.write("new.json", row("a", 1) + &row("b", 2) + &row("d", 1) + "7\n");
+    bench.run("import old.json URI").stdout(0);
+    let run = bench.run("diff old.json new.json").run().expect(0);
+    assert!(run.stdout.ends_with("3 differences: 1 added, 1 removed, 1 changed\n"));
+    let said = run.stdout.clone();
+    run.says(&["new limits: row 4 (line 4): the row is a number"]);
+    assert_eq!(bench.run("diff URI new.json").stdout(0), said);
+    bench.run("diff URI new.json --exit-code").stdout(1);
+    assert_eq!(bench.run("diff URI old.json --exit-code").stdout(0), "no difference\n");
+    let from_next = bench.run("diff URI#next URI --format json").stdout(0);
+    assert_eq!(from_next.matches("\"change\":\"added\"").count(), 3);
+    let to_next = bench.run("diff URI URI#next --exit-code").stdout(1);
+    assert!(to_next.ends_with("3 differences: 0 added, 3 removed, 0 changed\n"), "{to_next}");
+    bench.run("diff URI URI#no-name").run().expect(64);
+    bench.run("diff - -").run().expect(64).says(&["not both"]);
+    bench.run("diff old.json none.json").run().expect(66);
+}
