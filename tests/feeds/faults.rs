@@ -1,15 +1,7 @@
 use floodmark::limits::feed::{Feed, Options};
 
-use super::{Followed, PLAIN, options};
+use super::{Followed, PLAIN, options, tell_changes};
 use crate::common::postgres::{Database, Postgres};
-
-/// What tells of changes, as `floodmark limits init` makes it.
-pub(crate) const TRIGGER: &str = "
-    create function floodmark_notify_limits() returns trigger language plpgsql as $$ begin
-        perform pg_notify('floodmark_limits', tg_table_schema || '.' || tg_table_name); return null;
-    end $$;
-    create trigger floodmark_notify after insert or update or delete or truncate on traffic_limits
-        for each statement execute function floodmark_notify_limits()";
 
 fn followed(database: &Database) -> Followed {
     database.sql(PLAIN);
@@ -22,7 +14,7 @@ fn a_server_that_is_started_again_is_read_again() {
     let server = Postgres::own();
     let database = server.database();
     let mut followed = followed(&database);
-    database.sql(TRIGGER);
+    tell_changes(&database);
     for (value, crash) in [("2", false), ("3", true)] {
         database.sql(&format!("update traffic_limits set limit_value = {value}"));
         followed.until_values(&[value]);
@@ -49,7 +41,7 @@ fn a_server_that_is_started_again_is_read_again() {
 fn a_connection_that_is_cut_is_made_anew() {
     let database = Postgres::shared().database();
     let mut followed = followed(&database);
-    database.sql(TRIGGER);
+    tell_changes(&database);
     for value in ["2", "3", "4"] {
         // By the server, and with the change that would have been notified over it.
         database.sql(&format!(
@@ -91,7 +83,7 @@ fn a_locked_table_is_waited_for_and_told() {
 fn a_table_may_go_and_come_back_as_another() {
     let database = Postgres::shared().database();
     let mut followed = followed(&database);
-    database.sql(TRIGGER);
+    tell_changes(&database);
     database.sql("drop table traffic_limits");
     let why = followed.until_trouble("has no table traffic_limits");
     assert!(why.contains("floodmark limits init"), "{why}");

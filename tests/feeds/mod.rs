@@ -3,7 +3,7 @@
 //! - `tables`: what is in a table, whatever is in it, and who writes to it.
 //! - `faults`: servers, connections and tables that go away, or do not answer.
 
-pub(crate) mod faults;
+mod faults;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -11,13 +11,26 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use floodmark::limits::Address;
-use floodmark::limits::feed::{Edits, Feed, Health, Options};
+use floodmark::limits::feed::{self, Edits, Feed, Health, Options};
+use floodmark::limits::postgres::schema::{State, Step, What};
+use floodmark::limits::postgres::{self, Session, TableName};
 
 use crate::common::postgres::Database;
 use crate::replay::run::STUCK_AFTER;
 
 /// Three columns, as people have them who came from elsewhere.
 pub(crate) const PLAIN: &str = "create table traffic_limits (limit_name text, limit_value numeric, effective_date timestamptz)";
+
+/// Has the table tell of its changes.
+pub(crate) fn tell_changes(database: &Database) {
+    let address: postgres::Address = database.uri("postgres").parse().expect("an address");
+    let made = feed::runtime().expect("a runtime").block_on(async {
+        Session::connect(&address).await?.init(&TableName::default(), false).await
+    });
+    let steps = made.unwrap_or_else(|error| panic!("{error}"));
+    let told = Step { what: What::Trigger, state: State::Made };
+    assert!(steps.contains(&told), "{steps:?}");
+}
 
 /// What is to be followed in a database, read as who may only read.
 fn options(database: &Database) -> Options {

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use floodmark::limits::feed::{self, Options};
 use floodmark::limits::table::Ruling;
 
-use super::{Followed, PLAIN, date, options};
+use super::{Followed, PLAIN, date, options, tell_changes};
 use crate::common::postgres::Postgres;
 
 #[test]
@@ -12,7 +12,7 @@ fn a_table_is_followed_with_and_without_notifications() {
         let database = Postgres::shared().database();
         database.sql(PLAIN);
         if with_trigger {
-            database.sql(super::faults::TRIGGER);
+            tell_changes(&database);
         }
         database.sql("insert into traffic_limits values ('max', 1, '2026-01-01')");
         let mut followed = Followed::of(&options(&database));
@@ -37,7 +37,7 @@ fn a_table_is_followed_with_and_without_notifications() {
 fn what_a_transaction_has_not_committed_is_not_seen() {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
-    database.sql(super::faults::TRIGGER);
+    tell_changes(&database);
     let mut followed = Followed::of(&options(&database));
     let writer = database.session("postgres");
     writer.sql("begin");
@@ -205,7 +205,7 @@ fn garbage_harms_only_itself() {
 fn a_hundred_thousand_limits_are_read_and_edited() {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
-    database.sql(super::faults::TRIGGER);
+    tell_changes(&database);
     database.sql(
         "insert into traffic_limits select 'limit ' || n, n, timestamptz '2026-01-01' + n * interval '1 min'
          from generate_series(1, 100000) n",
@@ -240,7 +240,7 @@ fn a_table_that_is_too_large_holds_nothing_up() {
 fn many_writers_come_to_one_end() {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
-    database.sql(super::faults::TRIGGER);
+    tell_changes(&database);
     database.sql("insert into traffic_limits select 'limit ' || n, 0, '2026-01-01' from generate_series(1, 8) n");
     let mut followed = Followed::of(&options(&database));
     std::thread::scope(|scope| {
@@ -265,7 +265,7 @@ fn many_writers_come_to_one_end() {
 fn a_storm_of_notifications_is_gathered() {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
-    database.sql(super::faults::TRIGGER);
+    tell_changes(&database);
     database.sql("insert into traffic_limits values ('max', 0, '2026-01-01')");
     let mut followed = Followed::of(&options(&database));
     let began = Instant::now();
@@ -286,7 +286,7 @@ fn a_storm_of_notifications_is_gathered() {
 fn an_interval_is_kept() {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
-    database.sql(super::faults::TRIGGER);
+    tell_changes(&database);
     database.sql("insert into traffic_limits values ('max', 1, '2026-01-01')");
     let refresh = Duration::from_secs(3);
     let began = Instant::now();

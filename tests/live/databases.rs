@@ -5,8 +5,7 @@ use super::sinks::{WAITS, reasons, sorted};
 use crate::common::broker::Broker;
 use crate::common::now_ms;
 use crate::common::postgres::{Database, Postgres};
-use crate::feeds::PLAIN;
-use crate::feeds::faults::TRIGGER;
+use crate::feeds::{PLAIN, tell_changes};
 use crate::replay::fold::{changes, events, text};
 use crate::replay::pcap::packet;
 use crate::replay::run::{Live, Place, Whom};
@@ -36,7 +35,7 @@ fn a_table_that_changes_is_judged_as_if_it_had_been_so() {
         let place = Place::new();
         let database = database();
         if notifies {
-            database.sql(TRIGGER);
+            tell_changes(&database);
         }
         database.sql("insert into traffic_limits values ('big', 1000, '1970-01-01')");
         let topic = Broker::shared().topic("flows", 3);
@@ -112,7 +111,7 @@ fn a_version_of_the_future_in_a_table_begins_by_itself() {
 fn an_interval_of_reading_is_kept() {
     let place = Place::new();
     let database = database();
-    database.sql(TRIGGER);
+    tell_changes(&database);
     database.sql("insert into traffic_limits values ('now', 1, '1970-01-01')");
     let topic = Broker::shared().topic("flows", 1);
     let limits = database.uri("reader");
