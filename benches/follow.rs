@@ -143,8 +143,8 @@ struct Table {
 impl Table {
     /// Makes a table as users do, with the trigger that notifies.
     fn new(floodmark: &str, database: &str) -> Self {
-        let made = Command::new(floodmark).args(["limits", "init", database]).status();
-        assert!(made.expect("starting floodmark limits init").success());
+        let made = Command::new(floodmark).args(["limits", "init", database]).output();
+        assert!(made.expect("starting floodmark limits init").status.success());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
