@@ -31,7 +31,7 @@ use tokio_postgres::{Client, NoTls};
 const RATE: u64 = 50_000;
 const TOTALS: f64 = 1e6;
 /// Sent before, as fast as it goes, into windows that still count.
-const BEFORE: u64 = 2_500_000;
+const BEFORE: u64 = 4_000_000;
 const PAIRS: &str = "1M";
 const BETWEEN_CHANGES: Duration = Duration::from_millis(250);
 
@@ -93,7 +93,7 @@ impl Run<'_> {
             .expect("starting floodmark run");
         let process = run.id().to_string();
         let mut children = Children(vec![run]);
-        let seconds = 20 + (BETWEEN_CHANGES * changes as u32).as_secs() * 3 / 2;
+        let seconds = 60 + (BETWEEN_CHANGES * changes as u32).as_secs() * 3 / 2;
         let packets = RATE * seconds;
         let load = Load { packets, pairs: PAIRS, seconds, from_now: 0, speed: "1x", seed: 2 };
         children.0.extend(load.send(floodmark, &flows));
@@ -101,8 +101,11 @@ impl Run<'_> {
         let lag = || scrape(&http, "floodmark_kafka_lag_messages").unwrap_or(f64::NAN);
         until("the load to flow", || counted() > BEFORE as f64 && lag() < RATE as f64);
         until("a million totals", || scrape(&http, "floodmark_pairs").is_some_and(|n| n >= TOTALS));
+        let alerts = tail(&alerts_address);
+        // Until clients have found partitions, and brokers have opened files.
+        latencies(&alerts, 4, write);
         let (began, records, cpu) = (Instant::now(), counted(), usage(&process).cpu);
-        let mut latencies = latencies(&tail(&alerts_address), changes, write);
+        let mut latencies = latencies(&alerts, changes, write);
         let took = began.elapsed().as_secs_f64();
         let [median, most, worst] = spread(&mut latencies);
         println!("{what:<36} {median:>9.2} {most:>9.2} {worst:>9.2}");

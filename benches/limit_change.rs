@@ -194,9 +194,9 @@ impl Running<'_> {
         self.worker.step_while(|| probe.less_than(&Time::start(next)));
     }
 
-    /// What a worker does between two ticks.
+    /// What a worker does between two ticks: it merges what came, in small steps.
     fn rest(&mut self) {
-        for _ in 0..100 {
+        for _ in 0..1000 {
             self.worker.step();
         }
     }
