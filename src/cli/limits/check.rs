@@ -19,7 +19,7 @@ pub(super) struct Check {
     ///
     /// A file is a JSON array of objects, or JSON objects one a line. The rows of a table have no order:
     /// they are numbered by name and date.
-    #[arg(value_name = "FILE|URI")]
+    #[arg(value_name = "FILE|URI", env = "FLOODMARK_LIMITS", hide_env_values = true)]
     place: String,
 
     /// The moment to say for what is in force, like 2024-05-01 or 2024-05-01T12:00:00Z

@@ -14,7 +14,8 @@ use crate::limits::{Address, postgres};
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Init {
     /// The database, as postgres://USER@HOST/DATABASE
-    #[arg(value_name = "URI", required_unless_present = "print")]
+    #[arg(value_name = "URI", env = "FLOODMARK_LIMITS", hide_env_values = true)]
+    #[arg(required_unless_present = "print")]
     database: Option<String>,
 
     /// Add the optional columns that a table lacks, with their constraints

@@ -19,7 +19,7 @@ use crate::limits::rows::Row;
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct List {
     /// Limits: a file of JSON, a database as postgres://USER@HOST/DATABASE, or `-` for standard input
-    #[arg(value_name = "FILE|URI")]
+    #[arg(value_name = "FILE|URI", env = "FLOODMARK_LIMITS", hide_env_values = true)]
     place: String,
 
     /// The moment to say for what is in force, like 2024-05-01 or 2024-05-01T12:00:00Z
