@@ -73,7 +73,7 @@ fn files_that_cannot_be_read() {
     place.write("bad.jsonl", "{\"limit_name\":");
     place.floodmark("limits check none.jsonl").run().expect(66).says(&["none.jsonl"]);
     place.floodmark("limits check bad.jsonl").run().expect(78).says(&["bad.jsonl", "line 1"]);
-    place.floodmark("limits check").run().expect(64).says(&["<FILE>"]);
+    place.floodmark("limits check").run().expect(64).says(&["<FILE|URI>"]);
     place.floodmark("limits").run().expect(64);
     let line = "limits check bad.jsonl --at infinity";
     place.floodmark(line).run().expect(64).says(&["--at", "infinity"]);

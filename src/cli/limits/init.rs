@@ -48,7 +48,7 @@ impl Init {
             true => failure(
                 error,
                 "this user may not do it; the owner of the database can, with what \
-                 `floodmark limits init --print` prints",
+                 `floodmark limits init --print` prints with the same options",
             ),
             false => failure(error, "making the table of limits"),
         })?;

@@ -1,7 +1,7 @@
 //! `floodmark limits`: work on limits themselves.
 //!
-//! Each command has a file of its own; [`reading`] reads limits from wherever they are, [`report`] says
-//! in words what rows say, [`file`](mod@file) puts a file in the place of another.
+//! Each command has a file of its own; `reading` reads limits from wherever they are, `report` says in
+//! words what rows say, `file` puts a file in the place of another.
 
 mod check;
 mod diff;
