@@ -20,14 +20,14 @@ pub struct Judging {
     /// Limits: a file of JSON, or a database as postgres://USER@HOST/DATABASE
     ///
     /// Without limits only totals and rankings are made.
-    #[arg(long, value_name = "FILE|URI", env = "FLOODMARK_LIMITS")]
+    #[arg(long, value_name = "FILE|URI", env = "FLOODMARK_LIMITS", hide_env_values = true)]
     limits: Option<String>,
 
     /// Other limits, judged beside the first: what would be broken if they held
     ///
     /// Each change says of which set it is: "limit_set" is "live" or "what_if". Changes of the second set
     /// go to standard output and to files, never to a topic.
-    #[arg(long, value_name = "FILE|URI", env = "FLOODMARK_WHAT_IF")]
+    #[arg(long, value_name = "FILE|URI", env = "FLOODMARK_WHAT_IF", hide_env_values = true)]
     what_if: Option<String>,
 
     /// Show only in what --limits and --what-if differ

@@ -4,8 +4,9 @@
 //! something may have changed only says when to read. It runs on a thread of its own: what can't be
 //! read leaves the limits as they are, and touches nothing else.
 //!
-//! - [`file`](mod@file): a file; [`table`]: a table in PostgreSQL.
-//! - [`held`]: what a feed holds, and what it tells about it.
+//! - `file`: a file, with what `watch` is told of it and `stamp` sees of it.
+//! - `table`: a table in PostgreSQL, as often as `pace` says.
+//! - `held`: what a feed holds, and what it tells about it.
 
 mod file;
 mod held;
