@@ -41,7 +41,7 @@ pub struct LimitRows {
     #[command(flatten)]
     defaults: LimitDefaults,
 
-    /// The table of limits in a database, as TABLE or SCHEMA.TABLE
+    /// The table of limits in a database, as TABLE or SCHEMA.TABLE, unless the URI ends with #TABLE
     #[arg(
         long,
         value_name = "TABLE",
@@ -53,16 +53,23 @@ pub struct LimitRows {
 
 impl LimitRows {
     /// As a feed takes them, of limits that hold and are read when they change, wherever this text says
-    /// that they are.
+    /// that they are. A database may have its table behind it, as `…/DATABASE#TABLE`.
     ///
     /// # Errors
     /// It says nothing of the kind. (The parser of the command line would show it, password and all.)
     pub fn of(&self, text: &str) -> Result<feed::Options, Failure> {
-        let address = text.parse::<Address>();
+        let usage = |error| Failure::new(Exit::Usage, error);
+        let (place, table) = match text.split_once('#') {
+            Some((uri, table)) if uri.starts_with("postgres") && uri.contains("://") => {
+                let table = table.parse::<TableName>();
+                (uri, table.map_err(|error| usage(anyhow::Error::new(error)))?)
+            }
+            _ => (text, self.limits_table.clone()),
+        };
+        let address = place.parse::<Address>();
         Ok(feed::Options {
-            address: address
-                .map_err(|error| Failure::new(Exit::Usage, anyhow::Error::new(error)))?,
-            table: self.limits_table.clone(),
+            address: address.map_err(|error| usage(anyhow::Error::new(error)))?,
+            table,
             defaults: self.defaults.defaults(),
             set: LimitSet::Live,
             refresh: None,

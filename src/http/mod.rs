@@ -33,7 +33,7 @@ pub use pages::{Readiness, Subject};
 const CONNECTIONS_MAX: usize = 64;
 
 /// How long the head of a request may take to arrive, and how long a connection may be idle.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection lasts at most: one who does not read his answers keeps no place for ever.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);

@@ -1,6 +1,7 @@
 //! The owner of names and rows: the dataflow knows both as small numbers only.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use floodmark_dataflows::types::{LimitId, Version, VersionId};
 use metrics::Label;
@@ -49,11 +50,12 @@ impl LimitSet {
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     compares: bool,
-    names: Vec<(LimitSet, String)>,
-    limits: [HashMap<String, LimitId>; 2],
-    rows: Vec<Row>,
+    // Texts are shared with copies: one who is being answered keeps the catalog of his tick.
+    names: Vec<(LimitSet, Arc<str>)>,
+    limits: [HashMap<Arc<str>, LimitId>; 2],
+    rows: Vec<Arc<Row>>,
     /// By set, too: equal rows of the two may be written differently.
-    versions: [HashMap<Row, VersionId>; 2],
+    versions: [HashMap<Arc<Row>, VersionId>; 2],
 }
 
 impl Catalog {
@@ -135,7 +137,11 @@ impl Catalog {
         let held = self.versions[set as usize].get(row).copied();
         let id = held.unwrap_or_else(|| self.add_row(set, row));
         // 5 may have become 5.0, which is the same value in other letters.
-        self.rows[id.0 as usize].value.clone_from(&row.value);
+        let known = &mut self.rows[id.0 as usize];
+        let text = |row: &Row| row.value.as_ref().map(|value| value.text().to_owned());
+        if text(known) != text(row) {
+            *known = Arc::new(row.clone());
+        }
         Version {
             limit,
             effective: row.effective,
@@ -148,15 +154,17 @@ impl Catalog {
 
     fn add_name(&mut self, set: LimitSet, name: &str) -> LimitId {
         let id = LimitId(number(self.names.len()));
-        self.names.push((set, name.to_owned()));
-        self.limits[set as usize].insert(name.to_owned(), id);
+        let name: Arc<str> = name.into();
+        self.names.push((set, name.clone()));
+        self.limits[set as usize].insert(name, id);
         id
     }
 
     fn add_row(&mut self, set: LimitSet, row: &Row) -> VersionId {
         let id = VersionId(number(self.rows.len()));
+        let row = Arc::new(row.clone());
         self.rows.push(row.clone());
-        self.versions[set as usize].insert(row.clone(), id);
+        self.versions[set as usize].insert(row, id);
         id
     }
 }
@@ -182,19 +190,24 @@ pub struct Standing<'a> {
     pub next: Option<&'a Version>,
 }
 
-/// What of each limit is in force at a moment, in nanoseconds since 1970, and what follows.
-pub fn in_force<'a>(
-    versions: impl IntoIterator<Item = &'a Version>,
+/// What of each limit is in force at a moment, in nanoseconds since 1970, and what follows; in the order
+/// of the limits.
+pub fn in_force(
+    versions: &BTreeSet<Version>,
     at: i128,
-) -> BTreeMap<LimitId, Standing<'a>> {
-    let mut limits = BTreeMap::<LimitId, Standing<'a>>::new();
-    for version in versions {
-        let standing = limits.entry(version.limit).or_default();
-        let side = if version.effective <= at { &mut standing.now } else { &mut standing.next };
-        let distance = |version: &Version| at.abs_diff(version.effective);
-        if side.is_none_or(|nearest| distance(version) < distance(nearest)) {
-            *side = Some(version);
+) -> impl Iterator<Item = (LimitId, Standing<'_>)> {
+    // They are in the order of their limits, and of their dates in that.
+    let mut versions = versions.iter().peekable();
+    std::iter::from_fn(move || {
+        let limit = versions.peek()?.limit;
+        let mut standing = Standing::default();
+        while let Some(version) = versions.next_if(|version| version.limit == limit) {
+            if version.effective <= at {
+                standing.now = Some(version);
+            } else if standing.next.is_none() {
+                standing.next = Some(version);
+            }
         }
-    }
-    limits
+        Some((limit, standing))
+    })
 }

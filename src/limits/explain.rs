@@ -5,7 +5,7 @@
 //! time has done, and what the tables have. [`reads`] says what to ask the tables for, and [`explain`]
 //! makes the answer of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -161,6 +161,8 @@ pub enum WhyNot {
         /// What it says.
         network: Prefix,
     },
+    /// It would, but nothing of the pair is counted.
+    NotCounted,
     /// An address of the pair, or for `host` both, is not in the network that is meant.
     Outside {
         /// The column of the network.
@@ -188,6 +190,7 @@ impl WhyNot {
         match self {
             WhyNot::NotYet { .. } => "not_yet",
             WhyNot::Ended { .. } => "ended",
+            WhyNot::NotCounted => "not_counted",
             WhyNot::Family { .. } => "family",
             WhyNot::Outside { column, .. } => column,
         }
@@ -204,6 +207,9 @@ impl WhyNot {
             WhyNot::NotYet { begins, within: false } => {
                 let begins = format_ns(*begins);
                 format!("no version is in force: the first begins at {begins}, after the window")
+            }
+            WhyNot::NotCounted => {
+                "the pair is not counted: --source or --destination of the run leaves it out".into()
             }
             WhyNot::Ended { since } => {
                 format!("a version without a value has ended it at {}", format_ns(*since))
@@ -236,12 +242,12 @@ pub fn judged_at(rules: &Windows, window: Window, tick: u64) -> i128 {
 
 /// What to ask the tables for, at the tick at whose end they answer. `limits` are those in force at
 /// [`judged_at`].
-pub fn reads(
-    limits: &BTreeMap<LimitId, Standing<'_>>,
+pub fn reads<'a>(
+    limits: impl Iterator<Item = (LimitId, Standing<'a>)>,
     pair: &Pair,
     window: Window,
 ) -> BTreeSet<Read> {
-    let scopes = limits.values().filter_map(|standing| standing.now);
+    let scopes = limits.filter_map(|(_, standing)| standing.now);
     let scopes = scopes.filter(|now| now.value.is_some()).map(|now| now.scope);
     let read = |scope: &Scope| {
         let rollup = Rollup::of(scope);
@@ -286,8 +292,12 @@ pub fn explain(facts: &Facts) -> Explanation {
     let at = judged_at(&facts.rules, facts.window, facts.tick);
     let state = facts.state();
     let (mut limits, mut others) = (Vec::new(), Vec::new());
-    for (limit, standing) in in_force(&*facts.versions, at) {
+    for (limit, standing) in in_force(&facts.versions, at) {
         match facts.judge(&standing) {
+            Ok(_) if !facts.counted => {
+                let (set, name) = (facts.catalog.named_set(limit), facts.catalog.name(limit));
+                others.push(Other { set, name: name.to_owned(), why: WhyNot::NotCounted });
+            }
             Ok((version, entities)) => limits
                 .extend(entities.into_iter().map(|entity| facts.applying(version, entity, state))),
             Err(why) => {
@@ -305,7 +315,7 @@ pub fn explain(facts: &Facts) -> Explanation {
         window: facts.window,
         window_end: facts.rules.end_secs(facts.window),
         state,
-        limits: if facts.counted { limits } else { Vec::new() },
+        limits,
         others,
         counted: facts.counted,
     }
@@ -390,26 +400,39 @@ impl Facts {
 }
 
 impl Explanation {
-    /// Why no limit applies, if none does.
+    /// Why no limit applies, if none does. Where there are two sets of limits, that is told of each.
     pub fn why_none(&self) -> Option<String> {
-        if !self.limits.is_empty() {
+        if !self.counted {
+            return Some(WhyNot::NotCounted.text(&self.pair));
+        }
+        let sets = [LimitSet::Live, LimitSet::WhatIf];
+        let named = |set: &LimitSet| {
+            let has = |other: Option<LimitSet>| other == Some(*set);
+            self.limits.iter().any(|one| has(one.set)) || self.others.iter().any(|one| has(one.set))
+        };
+        if !sets.iter().any(named) {
+            return self.why_none_of(None);
+        }
+        let of_set =
+            |set: LimitSet| Some(format!("{}: {}", set.as_str(), self.why_none_of(Some(set))?));
+        let whys: Vec<String> = sets.into_iter().filter_map(of_set).collect();
+        (!whys.is_empty()).then(|| whys.join("; "))
+    }
+
+    fn why_none_of(&self, set: Option<LimitSet>) -> Option<String> {
+        if self.limits.iter().any(|limit| limit.set == set) {
             return None;
         }
-        if !self.counted {
-            return Some(
-                "the pair is not counted: --source or --destination of the run leaves it out"
-                    .into(),
-            );
-        }
-        let named: Vec<String> = self.others[..self.others.len().min(NAMED_MAX)]
+        let others: Vec<&Other> = self.others.iter().filter(|other| other.set == set).collect();
+        let named: Vec<String> = others[..others.len().min(NAMED_MAX)]
             .iter()
             .map(|other| format!("{}: {}", Quoted(&other.name), other.why.text(&self.pair)))
             .collect();
-        let rest = match self.others.len() - named.len() {
+        let rest = match others.len() - named.len() {
             0 => String::new(),
             rest => format!("; and {rest} more"),
         };
-        Some(match self.others.len() {
+        Some(match others.len() {
             0 => "there are no limits".into(),
             1 => format!("the only limit does not apply: {}", named.concat()),
             all => format!("none of {all} limits applies: {}{rest}", named.join("; ")),

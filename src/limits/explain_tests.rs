@@ -58,7 +58,7 @@ fn row(name: &str, value: &str, more: &str) -> String {
 /// With what the tables have: of each scope that is asked for, the entity has this volume.
 fn with_volume(facts: Facts, volume: Volume) -> Facts {
     let at = judged_at(&facts.rules, facts.window, facts.tick);
-    let reads = reads(&in_force(&*facts.versions, at), &facts.pair, facts.window);
+    let reads = reads(in_force(&facts.versions, at), &facts.pair, facts.window);
     let amounts = reads.into_iter().map(|read| match read {
         Read::Amount { window, rollup, entity } => ((window, rollup, entity), volume),
         other => panic!("{other:?} is not asked for"),
@@ -195,14 +195,14 @@ fn reads_are_of_the_sums_that_limits_are_judged_by() {
         + &row("d", "null", ",\"per\":\"host\"")
         + &row("e", "1", ",\"per\":\"destination\",\"source\":\"10.0.0.9\"");
     let facts = facts(v4(), &limits);
-    let limits = in_force(&*facts.versions, i128::from(WITHIN) * 1_000_000);
+    let limits = in_force(&facts.versions, i128::from(WITHIN) * 1_000_000);
     let any = Prefix::ANY;
     let rollup = |per, source, destination| Some(Rollup { per, source, destination });
     let two = prefix::parse("10.0.0.2").unwrap();
     let read = |rollup, entity| Read::Amount { window: WINDOW, rollup, entity };
     // That of `a` and `b` is one, since a source is in the network of `a` as a whole.
     assert_eq!(
-        reads(&limits, &facts.pair, WINDOW),
+        reads(limits, &facts.pair, WINDOW),
         BTreeSet::from([
             read(rollup(Per::Source, any, any), Entity::Source(facts.pair.source())),
             read(rollup(Per::Total, any, two), Entity::Total),
@@ -330,4 +330,31 @@ fn limits_are_in_the_order_of_their_names() {
     let explanation = explain(&facts);
     let names: Vec<&str> = explanation.limits.iter().map(|limit| &*limit.row.name).collect();
     assert_eq!(names, ["a", "aa", "b", "c", "c"]);
+}
+
+#[test]
+fn of_two_sets_each_has_its_reasons() {
+    let mut facts = facts(v4(), "");
+    let mut catalog = Catalog::of_two_sets();
+    let mut versions = BTreeSet::new();
+    let mut add = |set, rows: String| {
+        let table = json::read(rows.as_bytes(), Defaults::default()).unwrap();
+        versions.extend(catalog.versions(set, table.rows()));
+    };
+    let later = row("both", "5", "").replace("2024-01-01", "2030-01-01");
+    add(LimitSet::Live, later + &row("six", "5", ",\"source\":\"::/0\""));
+    add(LimitSet::WhatIf, row("both", "5", ""));
+    (facts.catalog, facts.versions) = (Arc::new(catalog), Arc::new(versions));
+    let explanation = explain(&facts);
+    let applying: Vec<_> =
+        explanation.limits.iter().map(|one| (one.set, one.row.name.as_str())).collect();
+    assert_eq!(applying, [(Some(LimitSet::WhatIf), "both")]);
+    // None of those that hold applies, whatever would, if.
+    let why = explanation.why_none().expect("no limit that holds applies");
+    assert!(why.starts_with("live: none of 2 limits applies: \"both\": no version"), "{why}");
+    assert!(!why.contains("what_if"), "{why}");
+    let left_out = explain(&Facts { counted: false, ..facts });
+    assert_eq!(left_out.limits, []);
+    assert_eq!(left_out.others.len(), 3);
+    assert_eq!(left_out.others[1].why.kind(), "not_counted");
 }

@@ -437,14 +437,14 @@ fn the_latest_version_that_has_begun_is_in_force() {
         ("2024-03-01", Some("2024-03-01"), Some("2024-04-01")),
         ("2025-01-01", Some("2024-04-01"), None),
     ] {
-        let limits = in_force(&versions, date::parse(at).unwrap());
-        let standing = limits.values().next().unwrap();
+        let mut limits = in_force(&versions, date::parse(at).unwrap());
+        let standing = limits.next().unwrap().1;
         let effective = |version: Option<&Version>| version.map(|version| version.effective);
         let date = |date: Option<&str>| date.map(|date| date::parse(date).unwrap());
         assert_eq!(effective(standing.now), date(now), "{at}");
         assert_eq!(effective(standing.next), date(next), "{at}");
     }
-    assert!(in_force(&BTreeSet::new(), 0).is_empty());
+    assert!(in_force(&BTreeSet::new(), 0).next().is_none());
 }
 
 /// Rows that are good, broken, or rivals of each other, about equally often.

@@ -1,7 +1,7 @@
 //! The first worker of the first process: it begins ticks, edits limits, has everything said, and
 //! answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -320,15 +320,16 @@ impl Leader {
         self.in_force_counted = Some(Instant::now());
         let now = i128::from(tick) * 1_000_000;
         let catalog = &self.lead.sinks.catalog;
-        let limits = in_force(&*self.versions, now);
-        for set in catalog.sets() {
-            let of_set = limits.iter().filter(|(limit, _)| catalog.set(**limit) == *set);
-            let exists = |now: &Version| now.value.is_some();
-            let held = of_set.filter(|(_, limit)| limit.now.is_some_and(exists));
-            gauge!("floodmark_limits", set.labels([("state", "in_force")]))
-                .set(held.count() as f64);
+        let (mut held, mut next) = (BTreeMap::new(), None::<i128>);
+        for (limit, standing) in in_force(&self.versions, now) {
+            let exists = standing.now.is_some_and(|now| now.value.is_some());
+            *held.entry(catalog.set(limit)).or_insert(0) += u32::from(exists);
+            next = standing.next.map(|version| version.effective).into_iter().chain(next).min();
         }
-        let next = limits.values().filter_map(|limit| limit.next).map(|next| next.effective).min();
+        for set in catalog.sets() {
+            let held = held.get(set).copied().unwrap_or(0);
+            gauge!("floodmark_limits", set.labels([("state", "in_force")])).set(f64::from(held));
+        }
         let next_ms = |date: i128| u64::try_from(date.div_euclid(1_000_000) + 1).ok();
         self.next_date = Some(next.and_then(next_ms).unwrap_or(u64::MAX));
     }

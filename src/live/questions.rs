@@ -7,7 +7,7 @@
 //! The leader hands out what is known at the tick, and no more: who has asked makes an answer of it on
 //! a thread of his own. Limits, windows and amounts are those of one tick.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -32,6 +32,10 @@ const QUESTIONS_MAX: usize = 32;
 
 /// The least distance of ticks that begin for questions alone: many of them share one.
 const APART: Duration = Duration::from_millis(20);
+
+/// To find out what to read for questions takes at most this part of the leader's time: limits change
+/// meanwhile, and there may be very many of them.
+const PART: u32 = 10;
 
 /// Where questions are asked.
 #[derive(Clone)]
@@ -93,8 +97,8 @@ pub(super) struct Pending {
     asked: Option<Receiver<Asked>>,
     /// For a tick.
     waiting: Vec<Asked>,
-    /// When a tick took some last.
-    taken: Option<Instant>,
+    /// When a tick took some last, and how long that took.
+    taken: Option<(Instant, Duration)>,
     /// In ticks that are on their way.
     rounds: VecDeque<Round>,
 }
@@ -125,7 +129,9 @@ impl Pending {
 
     /// How long until a tick may begin for questions; `None`: there are none.
     pub(super) fn until_tick(&self) -> Option<Duration> {
-        let apart = |taken: Instant| APART.saturating_sub(taken.elapsed());
+        let apart = |(taken, took): (Instant, Duration)| {
+            APART.max(took * PART).saturating_sub(taken.elapsed())
+        };
         (!self.waiting.is_empty()).then(|| self.taken.map_or(Duration::ZERO, apart))
     }
 
@@ -141,21 +147,19 @@ impl Pending {
         if self.waiting.is_empty() {
             return;
         }
-        self.taken = Some(Instant::now());
+        let began = Instant::now();
         let tick = inputs.tick();
-        let mut by_moment = BTreeMap::new();
         let (mut reads, mut round) = (BTreeSet::new(), Vec::new());
         for asked in self.waiting.drain(..) {
             let Some(window) = rules.of(asked.question.at_ms.unwrap_or(tick)) else {
                 let _ = asked.reply.send(Err(Refusal::NoWindow));
                 continue;
             };
-            // Most ask of one window.
-            let at = explain::judged_at(rules, window, tick);
-            let limits = by_moment.entry(at).or_insert_with(|| in_force(&**versions, at));
+            let limits = in_force(versions, explain::judged_at(rules, window, tick));
             reads.extend(explain::reads(limits, &asked.question.pair, window));
             round.push((asked, window));
         }
+        self.taken = Some((began, began.elapsed()));
         reads.into_iter().for_each(|read| inputs.read(read));
         let (versions, catalog) = (versions.clone(), catalog.clone());
         self.rounds.push_back(Round { tick, asked: round, versions, catalog });

@@ -6,7 +6,7 @@ use crate::common::broker::Broker;
 use crate::common::now_ms;
 use crate::common::postgres::{Database, Postgres};
 use crate::feeds::{PLAIN, tell_changes};
-use crate::replay::fold::{changes, events, text};
+use crate::replay::fold::{Object, changes, events, text};
 use crate::replay::pcap::packet;
 use crate::replay::run::{Live, Place, Whom};
 use crate::replay::traffic::{BEGIN_MS, date};
@@ -129,6 +129,44 @@ fn an_interval_of_reading_is_kept() {
     // Two readings are so far apart, and what was written in between waited.
     let apart: Vec<i64> = said.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(apart.iter().all(|apart| *apart > 2500), "{apart:?}");
+    ends(run);
+}
+
+#[test]
+fn a_second_table_is_judged_beside_the_first() {
+    let place = Place::new();
+    let database = database();
+    tell_changes(&database);
+    database.sql(
+        "create table \"Next limits\" as select * from traffic_limits;
+         insert into traffic_limits values ('big', 1000, '1970-01-01');
+         insert into \"Next limits\" values ('big', 2000, '1970-01-01')",
+    );
+    let topic = Broker::shared().topic("flows", 1);
+    let limits = database.uri("reader");
+    let line = format!("run --from {topic} --limits {limits} {WAITS} -w2");
+    let what_if = format!("{limits}#\"Next limits\"");
+    let run = place.floodmark(&line).arg("--what-if").arg(&what_if);
+    let (mut run, mut feed) = (run.start(), Feed::to(&topic));
+    let says = |run: &mut Live, count: usize| {
+        let lines: String = (0..count).map(|_| run.line()).collect();
+        let of = |change: &Object| {
+            ["event", "limit_set", "limit_name"].map(|field| text(change, field)).join(" ")
+        };
+        let mut said: Vec<String> = changes(&lines).iter().map(of).collect();
+        said.sort_unstable();
+        said
+    };
+    feed.give(0, packet(BEGIN_MS, "10.0.0.1", "10.0.0.9", 1500));
+    assert_eq!(says(&mut run, 1), ["raised live big"]);
+    feed.give(0, packet(BEGIN_MS + 1, "10.0.0.1", "10.0.0.9", 1500));
+    assert_eq!(says(&mut run, 1), ["raised what_if big"]);
+    database.sql("update \"Next limits\" set limit_value = 9999");
+    assert_eq!(says(&mut run, 1), ["cleared what_if big"]);
+    database.sql(
+        "begin; delete from traffic_limits; update \"Next limits\" set limit_value = 1; commit",
+    );
+    assert_eq!(says(&mut run, 2), ["cleared live big", "raised what_if big"]);
     ends(run);
 }
 

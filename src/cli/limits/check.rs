@@ -51,7 +51,7 @@ impl Check {
             table,
             catalog: &catalog,
             at,
-            limits: in_force(&versions, at),
+            limits: in_force(&versions, at).collect(),
             unknown_columns: &read.unknown_columns,
         };
         let text = match self.format {

@@ -12,7 +12,6 @@ use crate::cli::grid::Grid;
 use crate::cli::values::LimitRows;
 use crate::error::{Exit, Failure, Outcome};
 use crate::limits::date::{Stamp, format_ns};
-use crate::limits::postgres::TableName;
 use crate::limits::quote::Shown;
 use crate::limits::rows::Row;
 use crate::limits::{Address, feed};
@@ -63,23 +62,12 @@ impl Diff {
     }
 
     fn options(&self, place: &str) -> Result<feed::Options, Failure> {
-        match place.split_once('#') {
-            Some((uri, table)) if place.starts_with("postgres") && uri.contains("://") => {
-                let table = table.parse::<TableName>();
-                let table = table.map_err(|error| Failure::new(Exit::Usage, error))?;
-                Ok(feed::Options { table, ..self.rows.of(uri)? })
-            }
-            _ => {
-                let options = self.rows.of(place)?;
-                let stdin = options.address == Address::file("-");
-                if stdin && self.old == self.new {
-                    let error =
-                        anyhow::anyhow!("standard input can be one set of limits, not both");
-                    return Err(Failure::new(Exit::Usage, error));
-                }
-                Ok(options)
-            }
+        let options = self.rows.of(place)?;
+        if options.address == Address::file("-") && self.old == self.new {
+            let error = anyhow::anyhow!("standard input can be one set of limits, not both");
+            return Err(Failure::new(Exit::Usage, error));
         }
+        Ok(options)
     }
 }
 

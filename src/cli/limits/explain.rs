@@ -276,7 +276,7 @@ impl Counting {
         })?;
         let tick = replay.sinks().tick + 1;
         let limits = in_force(&self.versions, explaining::judged_at(&rules, window, tick));
-        let reads = explaining::reads(&limits, &pair, window);
+        let reads = explaining::reads(limits, &pair, window);
         replay.read_all(reads).map_err(failed)?;
         let course = replay.course();
         let facts = Facts {

@@ -94,7 +94,7 @@ impl FileFeed {
             Failure::new(exit, anyhow::Error::new(error).context(reading()))
         })?;
         let edits = feed.held.take(&table);
-        feed.held.succeeded();
+        feed.held.begin();
         feed.has_read(stamp);
         Ok((feed, edits))
     }
@@ -130,11 +130,9 @@ impl FileFeed {
                     News::None
                 }
             };
-            if let Some(edits) = self.look(news).filter(|edits| !edits.is_empty()) {
-                self.held.tell_changed(&edits);
-                if !outlet.give(edits) {
-                    return;
-                }
+            let edits = self.look(news).filter(|edits| !edits.is_empty());
+            if edits.is_some_and(|edits| !outlet.give(edits)) {
+                return;
             }
         }
     }
@@ -190,8 +188,9 @@ impl FileFeed {
         (self.sound, self.confirmed) = (read.is_ok(), again);
         match read {
             Ok(table) => {
+                let edits = self.held.take(&table);
                 self.held.succeeded();
-                Some(self.held.take(&table))
+                Some(edits)
             }
             Err(error) => self.fail(&error),
         }

@@ -1,7 +1,7 @@
 //! What a feed holds, how it differs from what is read next, and what is told about both.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -17,6 +17,12 @@ use crate::limits::table::Table;
 
 /// Rows that hold from now on (+1), or no longer (-1).
 pub type Edits = Vec<(Row, isize)>;
+
+/// Between two lines of the log that say what has changed.
+const BETWEEN_LOGS: Duration = Duration::from_secs(1);
+
+/// Names in such a line.
+const NAMES_LOGGED: usize = 3;
 
 /// Refused rows that are logged of one reading; `floodmark limits check` shows all.
 const REFUSALS_LOGGED: usize = 20;
@@ -56,6 +62,10 @@ impl Health {
 pub(super) struct Held {
     /// Sorted; no two have one name and date.
     rows: Vec<Row>,
+    /// Rows that came or went since that was logged, and some of their names; and when it was.
+    changed: usize,
+    changed_names: BTreeSet<String>,
+    told: Option<Instant>,
     /// What was said about refused rows, as hashes.
     said: HashSet<u64>,
     hasher: RandomState,
@@ -97,6 +107,13 @@ impl Held {
         self.tell_rows("held", rows.len());
         let edits = difference(&self.rows, &rows);
         self.rows = rows;
+        self.changed += edits.len();
+        for (row, _) in &edits {
+            // One more than are logged tells that there are more.
+            if self.changed_names.len() <= NAMES_LOGGED {
+                self.changed_names.insert(row.name.clone());
+            }
+        }
         edits
     }
 
@@ -130,8 +147,16 @@ impl Held {
         self.tell_rows("refused", refused);
     }
 
+    /// They were read for the first time: nothing has changed yet.
+    pub(super) fn begin(&mut self) {
+        self.changed = 0;
+        self.changed_names.clear();
+        self.succeeded();
+    }
+
     /// They were read, changed or not.
-    pub(super) fn succeeded(&self) {
+    pub(super) fn succeeded(&mut self) {
+        self.tell_changed();
         if let Some(lasted) = self.health.recovered() {
             let (place, seconds) = (&self.place, lasted.as_secs());
             tracing::info!("limits \"{place}\" can be read again, after {seconds} s");
@@ -151,10 +176,24 @@ impl Held {
         }
     }
 
-    /// They have changed.
-    pub(super) fn tell_changed(&self, edits: &Edits) {
-        let (place, rows, changed) = (&self.place, self.rows.len(), edits.len());
-        tracing::info!(place, rows, changed, "limits have changed");
+    /// Logs what has changed, a while after it was logged last: there may be hundreds of edits a second.
+    fn tell_changed(&mut self) {
+        let recent = self.told.is_some_and(|told| told.elapsed() < BETWEEN_LOGS);
+        if self.changed == 0 || recent {
+            return;
+        }
+        let (place, rows, changed) = (&self.place, self.rows.len(), self.changed);
+        let mut names: Vec<String> =
+            self.changed_names.iter().map(|name| Quoted(name).to_string()).collect();
+        if names.len() > NAMES_LOGGED {
+            names.truncate(NAMES_LOGGED);
+            names.push("…".into());
+        }
+        let names = names.join(", ");
+        tracing::info!(place, rows, changed, "limits have changed: {names}");
+        self.told = Some(Instant::now());
+        self.changed = 0;
+        self.changed_names.clear();
     }
 }
 
@@ -221,7 +260,7 @@ mod tests {
 
     #[test]
     fn trouble_is_told_once_and_since_its_beginning() {
-        let held = Held::default();
+        let mut held = Held::default();
         assert_eq!(held.health().trouble(), None);
         assert!(held.health.failed("gone"));
         assert!(!held.health.failed("gone"));

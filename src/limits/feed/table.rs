@@ -64,6 +64,7 @@ impl TableFeed {
             reader.connect().await?;
             reader.read().await
         });
+        reader.held.begin();
         let edits = edits.map_err(|error| {
             let failure = Failure::from(error);
             Failure { error: failure.error.context("reading limits"), ..failure }
@@ -94,11 +95,8 @@ impl Reader {
                 }
             };
             self.held.succeeded();
-            if !edits.is_empty() {
-                self.held.tell_changed(&edits);
-                if !outlet.give(edits) {
-                    return;
-                }
+            if !edits.is_empty() && !outlet.give(edits) {
+                return;
             }
         }
     }

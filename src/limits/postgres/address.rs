@@ -116,7 +116,9 @@ impl Address {
             bad(error.root_cause().to_string())
         })?;
         let from_environment = || {
-            ADDRESS_VARIABLES.iter().any(|name| variable(name).is_some_and(|value| value == text))
+            // A table may follow.
+            let is_this = |value: String| value.split('#').next() == Some(text);
+            ADDRESS_VARIABLES.iter().any(|name| variable(name).is_some_and(is_this))
         };
         if config.get_password().is_some() && !from_environment() {
             return Err(AddressError::Password { shown });
@@ -325,6 +327,8 @@ mod tests {
         );
         let address = parse(uri, &[("FLOODMARK_LIMITS", uri)]).unwrap();
         assert_eq!(address.config.get_password(), Some(&b"hunter2"[..]));
+        let with_table = format!("{uri}#net.limits");
+        assert!(parse(uri, &[("FLOODMARK_WHAT_IF", &with_table)]).is_ok());
         for wrong in ["postgres://me:hunter2@db:port/net", "postgres://me:hunter2@db/net?sslmod=x"]
         {
             let shown = parse(wrong, &[]).unwrap_err().to_string();
