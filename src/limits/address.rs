@@ -45,12 +45,17 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         match text.split_once("://") {
             Some(("postgres" | "postgresql", _)) => Ok(Address::Postgres(Box::new(text.parse()?))),
-            Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            Some((scheme, _)) if scheme.bytes().all(is_of_scheme) => {
                 Err(AddressError::Scheme { scheme: scheme.to_owned() })
             }
             _ => Ok(Address::file(text)),
         }
     }
+}
+
+/// Whether a scheme may have this in it.
+fn is_of_scheme(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
 }
 
 impl Display for Address {
@@ -79,6 +84,8 @@ mod tests {
         for uri in ["postgres://localhost/x", "postgresql://localhost/x"] {
             assert!(matches!(uri.parse(), Ok(Address::Postgres(_))), "{uri}");
         }
+        let error = "postgresql+psycopg2://me:hunter2@h/d".parse::<Address>().unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
         let error = "mysql://localhost/x".parse::<Address>().unwrap_err().to_string();
         assert!(error.starts_with("\"mysql://\" has no limits"), "{error}");
     }

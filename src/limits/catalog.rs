@@ -45,17 +45,28 @@ impl LimitSet {
     }
 }
 
-/// Names and rows by number. A number stands for the life of the program: what was said about a limit
-/// may have to be said again after its row is gone.
+/// Names and rows by number. A number means one thing for the life of the program, and what nobody asks
+/// for any more can be [forgotten](Catalog::forget).
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     compares: bool,
     // Texts are shared with copies: one who is being answered keeps the catalog of his tick.
-    names: Vec<(LimitSet, Arc<str>)>,
+    names: HashMap<LimitId, Name>,
     limits: [HashMap<Arc<str>, LimitId>; 2],
-    rows: Vec<Arc<Row>>,
+    rows: HashMap<VersionId, Arc<Row>>,
     /// By set, too: equal rows of the two may be written differently.
     versions: [HashMap<Arc<Row>, VersionId>; 2],
+    /// The numbers given so far.
+    named: u32,
+    numbered: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Name {
+    set: LimitSet,
+    name: Arc<str>,
+    /// Rows of this name.
+    rows: usize,
 }
 
 impl Catalog {
@@ -99,7 +110,7 @@ impl Catalog {
     /// # Panics
     /// If the number is not from this catalog.
     pub fn name(&self, limit: LimitId) -> &str {
-        &self.names[limit.0 as usize].1
+        &self.names[&limit].name
     }
 
     /// The set that a limit is in.
@@ -107,7 +118,7 @@ impl Catalog {
     /// # Panics
     /// If the number is not from this catalog.
     pub fn set(&self, limit: LimitId) -> LimitSet {
-        self.names[limit.0 as usize].0
+        self.names[&limit].set
     }
 
     /// The limit of the same name in the other set, if a row there has had it.
@@ -123,7 +134,7 @@ impl Catalog {
     /// # Panics
     /// If the number is not from this catalog.
     pub fn row(&self, version: VersionId) -> &Row {
-        &self.rows[version.0 as usize]
+        &self.rows[&version]
     }
 
     /// The number of a limit, if a row of the set has had its name.
@@ -135,9 +146,9 @@ impl Catalog {
     pub fn version(&mut self, set: LimitSet, row: &Row) -> Version {
         let limit = self.limit(set, &row.name).unwrap_or_else(|| self.add_name(set, &row.name));
         let held = self.versions[set as usize].get(row).copied();
-        let id = held.unwrap_or_else(|| self.add_row(set, row));
+        let id = held.unwrap_or_else(|| self.add_row(set, limit, row));
         // 5 may have become 5.0, which is the same value in other letters.
-        let known = &mut self.rows[id.0 as usize];
+        let known = self.rows.get_mut(&id).expect("each row that has a number is here");
         let text = |row: &Row| row.value.as_ref().map(|value| value.text().to_owned());
         if text(known) != text(row) {
             *known = Arc::new(row.clone());
@@ -152,25 +163,58 @@ impl Catalog {
         }
     }
 
+    /// Forgets a row that holds no longer, and its name with the last row of that.
+    ///
+    /// Only when all is written that was said up to the tick at which it ceased to hold: after that nobody
+    /// is judged by it. Where two sets are compared nothing is forgotten, for what was said of the one
+    /// may be shown when the other changes.
+    pub fn forget(&mut self, version: &Version) {
+        if self.compares {
+            return;
+        }
+        let Some(row) = self.rows.remove(&version.id) else { return };
+        let set = self.set(version.limit) as usize;
+        self.versions[set].remove(&row);
+        let name = self.names.get_mut(&version.limit).expect("a row has a name");
+        name.rows -= 1;
+        if name.rows == 0 {
+            self.limits[set].remove(&name.name);
+            self.names.remove(&version.limit);
+        }
+    }
+
+    /// How many rows are known.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether no row is known.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     fn add_name(&mut self, set: LimitSet, name: &str) -> LimitId {
-        let id = LimitId(number(self.names.len()));
+        let id = LimitId(next(&mut self.named));
         let name: Arc<str> = name.into();
-        self.names.push((set, name.clone()));
+        self.names.insert(id, Name { set, name: name.clone(), rows: 0 });
         self.limits[set as usize].insert(name, id);
         id
     }
 
-    fn add_row(&mut self, set: LimitSet, row: &Row) -> VersionId {
-        let id = VersionId(number(self.rows.len()));
+    fn add_row(&mut self, set: LimitSet, limit: LimitId, row: &Row) -> VersionId {
+        let id = VersionId(next(&mut self.numbered));
         let row = Arc::new(row.clone());
-        self.rows.push(row.clone());
+        self.rows.insert(id, row.clone());
         self.versions[set as usize].insert(row, id);
+        self.names.get_mut(&limit).expect("its name has a number").rows += 1;
         id
     }
 }
 
-fn number(count: usize) -> u32 {
-    u32::try_from(count).expect("memory ends before four thousand million rows")
+fn next(given: &mut u32) -> u32 {
+    let number = *given;
+    *given = number.checked_add(1).expect("the program ends before four thousand million edits");
+    number
 }
 
 /// What turns the versions held into the next ones, retractions first.

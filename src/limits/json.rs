@@ -20,6 +20,9 @@ use super::table::Table;
 /// What JSON takes between values.
 const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
+/// The most rows of limits, in a file or in a table.
+pub const ROWS_MAX: usize = 1_000_000;
+
 /// Why a file is no file of limits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
@@ -44,6 +47,12 @@ pub enum FileError {
         /// What was found or missed.
         problem: String,
     },
+    /// It has more rows than there are ever limits: it is something else.
+    #[error("it has {rows} rows, and more than {ROWS_MAX} can't be limits")]
+    TooMany {
+        /// How many.
+        rows: usize,
+    },
 }
 
 /// Reads a file of limits. An empty one has none.
@@ -61,7 +70,11 @@ pub fn text(bytes: &[u8]) -> Result<&str, FileError> {
 
 /// Cuts a text into its rows.
 pub fn raw_rows(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
-    Ok(Cut::of(text)?.raw_rows())
+    let cut = Cut::of(text)?;
+    match cut.values.len() {
+        0..=ROWS_MAX => Ok(cut.raw_rows()),
+        rows => Err(FileError::TooMany { rows }),
+    }
 }
 
 /// How the rows of a file are written.

@@ -135,6 +135,19 @@ pub fn nearest_column(unknown: &str) -> Option<&'static str> {
     COLUMNS.into_iter().min_by_key(distance).filter(|nearest| distance(nearest) <= 2)
 }
 
+/// The column that an unknown one of a table is taken for: the nearest one, unless that is a short word and
+/// this may be one of its own (`user` is no `per`, nor `cost` a `host`).
+pub fn mistyped_column(unknown: &str) -> Option<&'static str> {
+    let nearest = nearest_column(unknown)?;
+    let unknown = unknown.to_lowercase();
+    let near = strsim::damerau_levenshtein(&unknown, nearest) <= 1;
+    let same_start = unknown.chars().next() == nearest.chars().next();
+    (nearest.len() > SHORT || near && same_start).then_some(nearest)
+}
+
+/// Words of so many letters have many others within two letters.
+const SHORT: usize = 4;
+
 /// The column to suggest for an unknown one: what it abbreviates (`dst`), else the nearest.
 fn meant_column(unknown: &str) -> Option<&'static str> {
     let mut abbreviated = COLUMNS.into_iter().filter(|column| abbreviates(unknown, column));

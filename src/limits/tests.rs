@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::catalog::{Catalog, LimitSet, edits, in_force};
 use super::date;
 use super::json::{self, FileError};
-use super::rows::{Cell, Defaults, RawRow, Row, nearest_column};
+use super::rows::{Cell, Defaults, RawRow, Row, mistyped_column, nearest_column};
 use super::table::{Ruling, Table};
 
 const PAIRS: Defaults = Defaults { per: Per::Pair };
@@ -242,6 +242,20 @@ fn near_columns() {
         assert_eq!(nearest_column(unknown), nearest, "{unknown}");
     }
     assert_eq!(nearest_column(&"x".repeat(1 << 20)), None);
+    for (unknown, meant) in [
+        ("sorce", Some("source")),
+        ("limit_values", Some("limit_value")),
+        ("Bond", Some("bound")),
+        ("perr", Some("per")),
+        ("hots", Some("host")),
+        // Words of their own.
+        ("user", None),
+        ("key", None),
+        ("cost", None),
+        ("remark", None),
+    ] {
+        assert_eq!(mistyped_column(unknown), meant, "{unknown}");
+    }
 }
 
 #[test]
@@ -445,6 +459,32 @@ fn the_latest_version_that_has_begun_is_in_force() {
         assert_eq!(effective(standing.next), date(next), "{at}");
     }
     assert!(in_force(&BTreeSet::new(), 0).next().is_none());
+}
+
+#[test]
+fn what_holds_no_longer_is_forgotten() {
+    let mut catalog = Catalog::new();
+    let live = LimitSet::Live;
+    let mut held = BTreeSet::new();
+    for value in 0..1000 {
+        let text = row("").replace(":1,", &format!(":{value},"));
+        let versions = catalog.versions(live, table(&text).rows());
+        // The new one is there before the old one goes.
+        for gone in held.difference(&versions) {
+            catalog.forget(gone);
+        }
+        held = versions;
+        assert_eq!(catalog.len(), 1);
+    }
+    let last = *held.first().unwrap();
+    let name = catalog.name(last.limit).to_owned();
+    assert_eq!(catalog.limit(live, &name), Some(last.limit));
+    catalog.forget(&last);
+    assert!(catalog.is_empty());
+    assert_eq!(catalog.limit(live, &name), None);
+    // Nothing is mistaken for what had its number.
+    let again = *catalog.versions(live, table(&row("")).rows()).first().unwrap();
+    assert!(again.id > last.id && again.limit > last.limit);
 }
 
 /// Rows that are good, broken, or rivals of each other, about equally often.

@@ -1,7 +1,7 @@
 //! The first worker of the first process: it begins ticks, edits limits, has everything said, and
 //! answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -114,6 +114,8 @@ pub(super) struct Leader {
     questions: Pending,
     /// When another set of them may be in force, in milliseconds; `None`: that is to be found out.
     next_date: Option<u64>,
+    /// Versions that hold no longer, by the tick from which on they do not.
+    gone: VecDeque<(u64, Version)>,
     /// What is to change, at the next tick.
     edits: Vec<(Version, isize)>,
     /// The last tick that was announced, and the one that was heard of.
@@ -142,6 +144,7 @@ impl Leader {
             versions: Arc::default(),
             questions,
             next_date: None,
+            gone: VecDeque::new(),
             edits: Vec::new(),
             announced: 0,
             heard: 0,
@@ -284,6 +287,9 @@ impl Leader {
         }
         for (version, diff) in std::mem::take(&mut self.edits) {
             inputs.edit(version, diff);
+            if diff < 0 {
+                self.gone.push_back((inputs.tick(), version));
+            }
         }
         let catalog = &self.lead.sinks.catalog;
         self.questions.put(inputs, &self.windows, &self.versions, catalog);
@@ -312,6 +318,18 @@ impl Leader {
             && let Err(error) = self.lead.sinks.tick(tick, outcome)
         {
             self.stop_writing(error);
+        }
+        self.forget(tick);
+    }
+
+    /// Forgets the rows that nobody is judged by any more, now that all up to this tick is written: edits
+    /// go on for as long as the run does.
+    fn forget(&mut self, tick: u64) {
+        while let Some((_, version)) = self.gone.pop_front_if(|(gone, _)| *gone <= tick) {
+            // One may have come back meanwhile.
+            if !self.versions.contains(&version) {
+                Arc::make_mut(&mut self.lead.sinks.catalog).forget(&version);
+            }
         }
     }
 

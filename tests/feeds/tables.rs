@@ -57,9 +57,10 @@ fn all_columns_and_types_are_read_as_in_a_file() {
     let database = Postgres::shared().database();
     database.sql(
         "create domain amount as numeric(60, 3); create domain whole as amount check (value >= 0);
+         create domain day as date; create domain from_day as day not null;
          create type word as enum ('max', 'min');
          create table traffic_limits (
-            id serial, limit_name varchar(20), limit_value whole, effective_date date, bound word,
+            id serial, limit_name varchar(20), limit_value whole, effective_date from_day, bound word,
             metric char(10), per text, source cidr, destination inet, host inet, remarks jsonb)",
     );
     database.sql(

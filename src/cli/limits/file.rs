@@ -33,6 +33,12 @@ pub(super) fn rewrite<T>(
 fn open(path: &Path) -> std::io::Result<(PathBuf, File, Metadata)> {
     loop {
         let target = fs::canonicalize(path)?;
+        // Before it is opened, which waits for the other end of a pipe.
+        if !fs::metadata(&target)?.is_file() {
+            return Err(std::io::Error::other(
+                "it is no regular file, and nothing else is replaced",
+            ));
+        }
         let file = File::open(&target)?;
         // Where files can't be locked, there is nobody to wait for.
         let _ = file.lock();
@@ -93,6 +99,20 @@ mod tests {
 
     fn upper(bytes: &[u8]) -> Result<(Option<String>, usize), Failure> {
         Ok((Some(String::from_utf8_lossy(bytes).to_uppercase()), bytes.len()))
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        let pipe = place.path().join("pipe");
+        let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
+        nix::unistd::mkfifo(&pipe, mode).unwrap();
+        for other in [&pipe, place.path()] {
+            let failure = rewrite(other, upper).unwrap_err();
+            assert_eq!(failure.exit, Exit::NoInput);
+            assert!(format!("{:#}", failure.error).contains("no regular file"));
+            assert!(!fs::metadata(other).unwrap().is_file());
+        }
     }
 
     #[test]

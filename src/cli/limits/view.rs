@@ -110,9 +110,14 @@ fn lines(object: &Value, written: &Written<'_>) -> String {
             cell(limit, "effective_date"),
         ]);
     }
-    match object.get("why_none") {
-        Some(_) => text += &format!("no limit applies: {}\n", sentence(object, "why_none")),
-        None => text += &grid.to_string(),
+    let none = written.limits.is_empty();
+    if !none {
+        text += &grid.to_string();
+    }
+    // Of two sets of limits one may have some that apply.
+    if object.get("why_none").is_some() {
+        let whose = if none { "no limit applies" } else { "\nnone of a set applies" };
+        text += &format!("{whose}: {}\n", sentence(object, "why_none"));
     }
     let others = object.get("not_applying").and_then(Value::as_array);
     if let Some(others) = others.filter(|others| !others.is_empty()) {

@@ -5,10 +5,12 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::fcntl::OFlag;
 
 use super::held::{Edits, Health, Held};
 use super::stamp::Stamp;
@@ -20,6 +22,13 @@ use crate::limits::rows::Defaults;
 
 /// Without a notification the file is looked at this often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After so long without a change a file is read although somebody has not closed it, or although nothing
+/// is in it: whoever makes it may take his time between opening and writing it.
+const WRITTEN_ENOUGH: Duration = Duration::from_secs(60);
+
+/// A file that can't be read is looked at this often, whatever the interval.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A file may be changed so soon after it was read that its time of change stays the same: some file
 /// systems count whole seconds. So it is read again after so long.
@@ -60,10 +69,12 @@ pub(super) struct FileFeed {
     defaults: Defaults,
     refresh: Option<Duration>,
     held: Held,
+    /// A pipe, or standard input, can be read once.
+    is_followed: bool,
     /// What the file was when it was read last, and when that was.
     read: Option<(Stamp, Instant)>,
-    /// What it was at the last look.
-    seen: Option<Stamp>,
+    /// What it was at the last look, and since when it is.
+    seen: Option<(Stamp, Instant)>,
     /// Whether what is in it can be used.
     sound: bool,
     /// Whether it was read for a second time since it changed.
@@ -78,6 +89,8 @@ impl FileFeed {
             defaults: options.defaults,
             refresh: options.refresh,
             held: Held::new(options, &LABELS),
+            is_followed: path != Path::new("-")
+                && std::fs::metadata(path).is_ok_and(|meta| meta.is_file()),
             read: None,
             seen: None,
             sound: true,
@@ -86,7 +99,7 @@ impl FileFeed {
         let parse = |(bytes, stamp): (Vec<u8>, Stamp)| {
             Ok::<_, ReadError>((json::read(&bytes, options.defaults)?, stamp))
         };
-        let (table, stamp) = feed.read().and_then(parse).map_err(|error| {
+        let (table, stamp) = feed.read_first().and_then(parse).map_err(|error| {
             let exit = match error {
                 ReadError::Io(_) => Exit::NoInput,
                 ReadError::TooLarge | ReadError::NotLimits(_) => Exit::BadConfig,
@@ -103,14 +116,8 @@ impl FileFeed {
         self.held.health()
     }
 
-    /// A pipe or standard input can be read once.
-    fn is_followed(&self) -> bool {
-        std::fs::metadata(&self.path).map_or(true, |meta| meta.is_file())
-            && self.path != Path::new("-")
-    }
-
     pub(super) fn run(&mut self, outlet: &Outlet) {
-        if !self.is_followed() {
+        if !self.is_followed {
             tracing::info!(
                 "limits \"{}\" are no file, and are not read again",
                 self.path.display()
@@ -130,7 +137,8 @@ impl FileFeed {
                     News::None
                 }
             };
-            let edits = self.look(news).filter(|edits| !edits.is_empty());
+            let is_written = watch.as_ref().is_some_and(Watch::is_written);
+            let edits = self.look(news, is_written).filter(|edits| !edits.is_empty());
             if edits.is_some_and(|edits| !outlet.give(edits)) {
                 return;
             }
@@ -141,15 +149,17 @@ impl FileFeed {
     /// not read yet.
     fn until_look(&self, refresh: Duration) -> Duration {
         match &self.read {
-            Some((read, _)) if self.seen.is_some_and(|seen| seen != *read) => {
+            Some((read, _)) if self.seen.is_some_and(|(seen, _)| seen != *read) => {
                 LOOK_INTERVAL.min(refresh)
             }
-            _ => refresh,
+            Some(_) if self.sound => refresh,
+            _ => RETRY_INTERVAL.min(refresh),
         }
     }
 
-    /// Reads the file, if it has changed and is whole. What is wrong with it is said once.
-    fn look(&mut self, news: News) -> Option<Edits> {
+    /// Reads the file, if it has changed and is whole; `is_written` says that somebody writes to it. What
+    /// is wrong with it is said once.
+    fn look(&mut self, news: News, is_written: bool) -> Option<Edits> {
         let stamp = match Stamp::of(&self.path) {
             Ok(stamp) => stamp,
             Err(error) => {
@@ -158,12 +168,16 @@ impl FileFeed {
                 return self.fail(&error.into());
             }
         };
-        let rests = self.refresh.is_some() && stamp.rests_for(LOOK_INTERVAL);
+        let unsure = is_written || stamp.len == 0;
+        let wait = if unsure { WRITTEN_ENOUGH } else { LOOK_INTERVAL };
+        let rests = self.refresh.is_some() && stamp.rests_for(wait);
+        let before = self.seen.filter(|(seen, _)| *seen == stamp);
+        let (_, since) = *self.seen.insert(before.unwrap_or((stamp, Instant::now())));
         // A look without news comes a while after the one before.
-        let same = self.seen.replace(stamp) == Some(stamp);
+        let same = before.is_some() && (!unsure || since.elapsed() >= wait);
         let settled = news == News::None && same || rests;
         if let Some((read, when)) = &self.read {
-            let moved = news == News::Around && !read.is_same_file(&stamp);
+            let moved = news == News::Around && !read.is_same_file(&stamp) && !unsure;
             let again = !self.confirmed && when.elapsed() >= READ_AGAIN_AFTER;
             if *read == stamp && !again {
                 if self.sound {
@@ -174,7 +188,7 @@ impl FileFeed {
             if !(news == News::Whole || moved || settled) {
                 return None;
             }
-        } else if news == News::None && !settled {
+        } else if !(news == News::Whole || news == News::Around && !unsure || settled) {
             return None;
         }
         let again = self.read.as_ref().is_some_and(|(read, _)| *read == stamp);
@@ -184,7 +198,11 @@ impl FileFeed {
             Ok((bytes, _)) => json::read(&bytes, self.defaults).map_err(ReadError::from),
             Err(error) => Err(error),
         };
-        self.has_read(stamp);
+        match &read {
+            // It is not the file's fault, and may work at the next look.
+            Err(ReadError::Io(_)) => self.read = None,
+            _ => self.has_read(stamp),
+        }
         (self.sound, self.confirmed) = (read.is_ok(), again);
         match read {
             Ok(table) => {
@@ -198,7 +216,7 @@ impl FileFeed {
 
     fn has_read(&mut self, stamp: Stamp) {
         self.read = Some((stamp, Instant::now()));
-        self.seen = Some(stamp);
+        self.seen = Some((stamp, Instant::now()));
         self.confirmed = false;
     }
 
@@ -207,15 +225,27 @@ impl FileFeed {
         None
     }
 
+    /// What is in the file at first, which may also be a pipe.
+    fn read_first(&self) -> Result<(Vec<u8>, Stamp), ReadError> {
+        let bytes = match self.path == Path::new("-") {
+            true => read_all(std::io::stdin().lock())?,
+            false => {
+                let file = File::open(&self.path)?;
+                let bytes = read_all(&file)?;
+                return Ok((bytes, Stamp::from(&file.metadata()?)));
+            }
+        };
+        Ok((bytes, Stamp::from(&std::fs::metadata("/dev/null")?)))
+    }
+
     /// What is in the file, and what the file was after that.
     fn read(&self) -> Result<(Vec<u8>, Stamp), ReadError> {
-        if self.path == Path::new("-") {
-            let bytes = read_all(std::io::stdin().lock())?;
-            return Ok((bytes, Stamp::of(Path::new("/dev/null"))?));
-        }
-        let file = File::open(&self.path)?;
+        // Whatever has taken its place since it was looked at, nobody waits for it.
+        let flags = OFlag::O_NONBLOCK.bits();
+        let file = File::options().read(true).custom_flags(flags).open(&self.path)?;
+        Stamp::of_file(&file.metadata()?)?;
         let bytes = read_all(&file)?;
-        Ok((bytes, Stamp::from(&file.metadata()?)))
+        Ok((bytes, Stamp::of_file(&file.metadata()?)?))
     }
 }
 

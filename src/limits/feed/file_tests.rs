@@ -72,21 +72,24 @@ fn what_is_no_file_of_limits_is_refused_at_first() {
 fn a_look_tells_only_what_is_new_and_sound() {
     let (place, path, mut feed, edits) = feed(&row(1));
     assert_eq!(values(&edits), ["1"]);
-    assert_eq!(feed.look(News::Whole), None);
+    assert_eq!(feed.look(News::Whole, false), None);
     place.replace("limits.json", &(row(2) + "\n" + &row(2).replace("max", "other")));
-    assert_eq!(feed.look(News::Whole).map(|edits| values(&edits)), Some(vec!["2".into(); 2]));
-    assert_eq!(feed.look(News::Whole), None);
+    assert_eq!(
+        feed.look(News::Whole, false).map(|edits| values(&edits)),
+        Some(vec!["2".into(); 2])
+    );
+    assert_eq!(feed.look(News::Whole, false), None);
     // Broken, then gone: the limits stay, and it is remembered what was said about it.
     place.replace("limits.json", &row(3)[..20]);
-    assert_eq!(feed.look(News::Whole), None);
+    assert_eq!(feed.look(News::Whole, false), None);
     let (_, why) = feed.health().trouble().expect("it is broken");
     assert!(why.contains("line 1, column 20"), "{why}");
     fs::remove_file(&path).unwrap();
-    assert_eq!(feed.look(News::Around), None);
+    assert_eq!(feed.look(News::Around, false), None);
     assert!(feed.health().trouble().expect("it is gone").1.contains("No such file"));
     // A row that is no good is refused by itself.
     place.replace("limits.json", &(row(4) + "\n" + &row(5).replace("2026-01-01", "soon")));
-    assert_eq!(feed.look(News::Whole).map(|edits| values(&edits)), Some(vec!["4".into()]));
+    assert_eq!(feed.look(News::Whole, false).map(|edits| values(&edits)), Some(vec!["4".into()]));
     assert_eq!(feed.health().trouble(), None);
 }
 
@@ -96,17 +99,88 @@ fn what_may_still_be_written_waits() {
     // JSON lines that are cut between two of them look whole.
     let both = row(2) + "\n" + &row(2).replace("max", "other");
     fs::write(&path, row(2)).unwrap();
-    assert_eq!(feed.look(News::None), None);
-    assert_eq!(feed.look(News::Around), None, "something else was moved");
+    assert_eq!(feed.look(News::None, false), None);
+    assert_eq!(feed.look(News::Around, false), None, "something else was moved");
     fs::write(&path, &both).unwrap();
-    assert_eq!(feed.look(News::None), None);
+    assert_eq!(feed.look(News::None, false), None);
     // It has stayed the same from one look to the next.
-    assert_eq!(feed.look(News::None).map(|edits| values(&edits)), Some(vec!["2".into(); 2]));
+    assert_eq!(feed.look(News::None, false).map(|edits| values(&edits)), Some(vec!["2".into(); 2]));
     // Written to the end, it need not wait, nor if it is another file.
     fs::write(&path, row(3)).unwrap();
-    assert_eq!(feed.look(News::Whole).map(|edits| values(&edits)), Some(vec!["3".into()]));
+    assert_eq!(feed.look(News::Whole, false).map(|edits| values(&edits)), Some(vec!["3".into()]));
     place.replace("limits.json", &row(4));
-    assert_eq!(feed.look(News::Around).map(|edits| values(&edits)), Some(vec!["4".into()]));
+    assert_eq!(feed.look(News::Around, false).map(|edits| values(&edits)), Some(vec!["4".into()]));
+}
+
+#[test]
+fn what_somebody_writes_to_waits() {
+    let (_place, path, mut feed, _) = feed(&row(1));
+    fs::write(&path, row(2)).unwrap();
+    for _ in 0..3 {
+        assert_eq!(feed.look(News::None, true), None);
+    }
+    assert_eq!(feed.look(News::Whole, false).map(|edits| values(&edits)), Some(vec!["2".into()]));
+    // What has just been emptied will be filled.
+    fs::write(&path, "").unwrap();
+    for _ in 0..3 {
+        assert_eq!(feed.look(News::None, false), None);
+    }
+    assert_eq!(feed.look(News::Whole, false).map(|edits| edits.len()), Some(1));
+}
+
+#[test]
+fn a_slow_writer_deletes_nothing() {
+    use std::io::Write;
+    let place = Place::new();
+    fs::write(place.at("limits.json"), row(1)).unwrap();
+    let changes = place.follow("limits.json");
+    // As a shell does for a command that takes its time.
+    let mut file = File::create(place.at("limits.json")).unwrap();
+    assert!(changes.recv_timeout(3 * LOOK_INTERVAL).is_err());
+    writeln!(file, "{}", row(2)).unwrap();
+    assert!(changes.recv_timeout(3 * LOOK_INTERVAL).is_err());
+    writeln!(file, "{}", row(3).replace("max", "other")).unwrap();
+    drop(file);
+    assert_eq!(next(&changes), ["2", "3"]);
+}
+
+#[test]
+fn a_pipe_in_its_place_is_told_and_does_no_harm() {
+    let place = Place::new();
+    fs::write(place.at("limits.json"), row(1)).unwrap();
+    let (feed, _) = Feed::open(&Options::file(place.at("limits.json"))).ok().unwrap();
+    let health = feed.health();
+    let changes = feed.follow(|| ()).unwrap();
+    nix::unistd::mkfifo(&place.at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::rename(place.at("pipe"), place.at("limits.json")).unwrap();
+    let began = Instant::now();
+    while !health.trouble().is_some_and(|(_, why)| why.contains("no regular file")) {
+        assert!(began.elapsed() < STUCK_AFTER, "{:?}", health.trouble());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    place.replace("limits.json", &row(2));
+    assert_eq!(next(&changes), ["2"]);
+    assert_eq!(health.trouble(), None);
+}
+
+#[test]
+fn what_fails_is_tried_again_before_the_interval_is_over() {
+    let place = Place::new();
+    fs::write(place.at("limits.json"), row(1)).unwrap();
+    let options = Options::file(place.at("limits.json"));
+    let hour = Duration::from_secs(3600);
+    let options = Options { refresh: Some(hour), ..options };
+    let (mut feed, _) = FileFeed::open(&place.at("limits.json"), &options).ok().unwrap();
+    assert_eq!(feed.until_look(hour), hour);
+    fs::remove_file(place.at("limits.json")).unwrap();
+    assert_eq!(feed.look(News::None, false), None);
+    assert_eq!(feed.until_look(hour), RETRY_INTERVAL);
+    place.replace("limits.json", "[{");
+    feed.look(News::Whole, false);
+    assert_eq!(feed.until_look(hour), RETRY_INTERVAL);
+    place.replace("limits.json", &row(2));
+    assert_eq!(feed.look(News::Whole, false).map(|edits| values(&edits)), Some(vec!["2".into()]));
+    assert_eq!(feed.until_look(hour), hour);
 }
 
 #[test]

@@ -53,6 +53,11 @@ impl Pace {
         self.failures += 1;
     }
 
+    /// Whether the last reading, or look, failed.
+    pub(super) fn fails(&self) -> bool {
+        self.failures > 0
+    }
+
     /// Until when to wait before anything is done, if nothing is notified.
     pub(super) fn next_look(&self, now: Instant) -> Instant {
         if self.failures > 0 {

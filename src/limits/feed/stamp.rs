@@ -19,7 +19,16 @@ pub(super) struct Stamp {
 impl Stamp {
     /// Of the file that a path leads to.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
-        std::fs::metadata(path).map(|meta| Stamp::from(&meta))
+        Stamp::of_file(&std::fs::metadata(path)?)
+    }
+
+    /// The same of one that is open.
+    pub(super) fn of_file(meta: &Metadata) -> io::Result<Self> {
+        match meta.is_file() {
+            true => Ok(Stamp::from(meta)),
+            // To open a pipe waits for its other end, and to read it takes what is in it.
+            false => Err(io::Error::other("it is no regular file")),
+        }
     }
 
     /// Whether nobody has written to it for so long, by the clock of this machine.

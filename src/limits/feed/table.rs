@@ -114,7 +114,9 @@ impl Reader {
     /// Waits until there is something to do, and tells whether it was notified.
     async fn wait(&mut self) -> bool {
         let next_look = self.pace.next_look(Instant::now()).into();
-        let Some(connected) = self.session.as_ref().filter(|_| self.pace.listens()) else {
+        // What can't be read is not read more often by being changed.
+        let listens = self.pace.listens() && !self.pace.fails();
+        let Some(connected) = self.session.as_ref().filter(|_| listens) else {
             sleep_until(next_look).await;
             return false;
         };

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -18,7 +18,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 const LINKS_MAX: usize = 40;
 
 /// What may have become of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
     /// Nothing is known.
     None,
@@ -26,6 +26,17 @@ pub(super) enum News {
     Around,
     /// It was written to its end, or put in its place.
     Whole,
+}
+
+/// What is heard of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// Somebody writes to it.
+    Written,
+    Around,
+    Whole,
+    /// More has happened than was told.
+    Lost,
 }
 
 /// The names that lead to the file.
@@ -38,21 +49,24 @@ pub(super) struct Watch {
     names: Names,
     /// Directories, and which ones they were when they began to be watched.
     watched: BTreeMap<PathBuf, (u64, u64)>,
-    news: Receiver<News>,
+    heard: Receiver<Heard>,
     /// Keeps the channel open where there is no watcher.
-    _open: Sender<News>,
+    _open: Sender<Heard>,
+    /// Whether somebody has begun to write to the file, and not closed it.
+    is_written: bool,
 }
 
 impl Watch {
     pub(super) fn of(path: &Path) -> Self {
-        let (news_out, news) = channel();
+        let (heard_out, heard) = channel();
         let names = Names::default();
-        let (to, known) = (news_out.clone(), names.clone());
+        let (to, known) = (heard_out.clone(), names.clone());
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let known = known.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = event.as_ref().map_or(News::Around, |event| news_of(event, &known));
-            if found != News::None {
-                let _ = to.send(found);
+            if let Some(heard) =
+                event.as_ref().map_or(Some(Heard::Lost), |event| tells(event, &known))
+            {
+                let _ = to.send(heard);
             }
         });
         let watcher = watcher.inspect_err(|error| {
@@ -63,8 +77,9 @@ impl Watch {
             watcher: watcher.ok(),
             names,
             watched: BTreeMap::new(),
-            news,
-            _open: news_out,
+            heard,
+            _open: heard_out,
+            is_written: false,
         };
         watch.follow_links();
         watch
@@ -102,15 +117,39 @@ impl Watch {
     }
 
     /// Waits for news, for so long at most. One answer is for all that there is.
-    pub(super) fn wait(&self, at_most: Duration) -> News {
-        let first = match self.news.recv_timeout(at_most) {
-            Ok(news) => news,
-            Err(RecvTimeoutError::Timeout) => return News::None,
-            Err(RecvTimeoutError::Disconnected) => {
-                unreachable!("one end of the channel is held here")
+    pub(super) fn wait(&mut self, at_most: Duration) -> News {
+        let until = Instant::now() + at_most;
+        let mut news = News::None;
+        while news == News::None {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.heard.recv_timeout(left) {
+                Ok(heard) => self.hear(heard, &mut news),
+                Err(RecvTimeoutError::Timeout) => return News::None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    unreachable!("one end of the channel is held here")
+                }
             }
-        };
-        self.news.try_iter().fold(first, News::max)
+            while let Ok(heard) = self.heard.try_recv() {
+                self.hear(heard, &mut news);
+            }
+        }
+        news
+    }
+
+    fn hear(&mut self, heard: Heard, news: &mut News) {
+        match heard {
+            // What was whole before is no longer.
+            Heard::Written => (self.is_written, *news) = (true, News::None),
+            Heard::Whole => (self.is_written, *news) = (false, News::Whole),
+            Heard::Around if *news == News::None => *news = News::Around,
+            Heard::Around => {}
+            Heard::Lost => (self.is_written, *news) = (false, News::Around),
+        }
+    }
+
+    /// Whether somebody has begun to write to the file, and not closed it.
+    pub(super) fn is_written(&self) -> bool {
+        self.is_written
     }
 }
 
@@ -141,21 +180,24 @@ fn way(path: &Path) -> (Vec<PathBuf>, Vec<OsString>) {
     (directories, names)
 }
 
-/// What an event says of a file of these names. While it is being written, half of it is no answer; and
+/// What an event tells of a file of these names. While it is being written, half of it is no answer; and
 /// to be notified of its being read, which is what a notification leads to, would never end.
-fn news_of(event: &Event, names: &[OsString]) -> News {
+fn tells(event: &Event, names: &[OsString]) -> Option<Heard> {
     let named = || {
         let mut found = event.paths.iter().filter_map(|path| path.file_name());
         found.any(|name| names.iter().any(|known| known == name))
     };
+    let is_link = || event.paths.iter().any(|path| path.is_symlink());
     match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) if named() => News::Whole,
-        EventKind::Modify(ModifyKind::Name(_)) if named() => News::Whole,
-        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => News::Around,
+        _ if event.need_rescan() => Some(Heard::Lost),
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => named().then_some(Heard::Whole),
+        EventKind::Modify(ModifyKind::Data(_)) => named().then_some(Heard::Written),
+        EventKind::Modify(ModifyKind::Name(_)) if named() => Some(Heard::Whole),
+        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => Some(Heard::Around),
         // Links are made, not written.
-        EventKind::Create(_) if event.paths.iter().any(|path| path.is_symlink()) => News::Around,
-        _ if event.need_rescan() => News::Around,
-        _ => News::None,
+        EventKind::Create(_) if is_link() => Some(Heard::Around),
+        EventKind::Create(_) => named().then_some(Heard::Written),
+        _ => None,
     }
 }
 
@@ -170,26 +212,31 @@ mod tests {
     #[test]
     fn a_file_is_read_when_it_is_whole_and_not_since_it_was_read() {
         let names = [OsString::from("limits.json")];
-        let news = |kind, path: &str| {
-            news_of(&Event { kind, paths: vec![path.into()], attrs: Default::default() }, &names)
+        let told = |kind, path: &str| {
+            tells(&Event { kind, paths: vec![path.into()], attrs: Default::default() }, &names)
         };
         let ours = "/etc/floodmark/limits.json";
         for mode in [AccessMode::Read, AccessMode::Any, AccessMode::Other] {
-            assert_eq!(news(EventKind::Access(AccessKind::Open(mode)), ours), News::None);
-            assert_eq!(news(EventKind::Access(AccessKind::Close(mode)), ours), News::None);
+            assert_eq!(told(EventKind::Access(AccessKind::Open(mode)), ours), None);
+            assert_eq!(told(EventKind::Access(AccessKind::Close(mode)), ours), None);
         }
-        assert_eq!(news(EventKind::Access(AccessKind::Read), ours), News::None);
-        assert_eq!(news(EventKind::Create(CreateKind::File), ours), News::None);
-        assert_eq!(news(EventKind::Modify(ModifyKind::Data(DataChange::Any)), ours), News::None);
-        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
-        assert_eq!(news(written, ours), News::Whole);
-        assert_eq!(news(written, "/etc/floodmark/other"), News::None);
+        assert_eq!(told(EventKind::Access(AccessKind::Read), ours), None);
+        for written in [
+            EventKind::Create(CreateKind::File),
+            EventKind::Modify(ModifyKind::Data(DataChange::Any)),
+        ] {
+            assert_eq!(told(written, ours), Some(Heard::Written));
+            assert_eq!(told(written, "/etc/floodmark/other"), None);
+        }
+        let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        assert_eq!(told(closed, ours), Some(Heard::Whole));
+        assert_eq!(told(closed, "/etc/floodmark/other"), None);
         let moved = EventKind::Modify(ModifyKind::Name(RenameMode::To));
-        assert_eq!(news(moved, ours), News::Whole);
-        assert_eq!(news(moved, "/etc/floodmark/..data"), News::Around);
-        assert_eq!(news(EventKind::Remove(RemoveKind::File), ours), News::Around);
+        assert_eq!(told(moved, ours), Some(Heard::Whole));
+        assert_eq!(told(moved, "/etc/floodmark/..data"), Some(Heard::Around));
+        assert_eq!(told(EventKind::Remove(RemoveKind::File), ours), Some(Heard::Around));
         let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
-        assert_eq!(news_of(&lost, &names), News::Around);
+        assert_eq!(tells(&lost, &names), Some(Heard::Lost));
     }
 
     #[test]

@@ -27,6 +27,8 @@ const PORT: u16 = 5432;
 pub struct Address {
     pub(super) config: Config,
     pub(super) tls: Tls,
+    /// Where the password is, unless it is known.
+    passfile: Option<PathBuf>,
     /// Without password and parameters.
     shown: String,
 }
@@ -69,7 +71,10 @@ impl FromStr for Address {
 
 /// Splits a URI into what comes before its parameters, and these.
 fn split(text: &str) -> (&str, Vec<(String, String)>) {
-    let (base, query) = text.split_once('?').unwrap_or((text, ""));
+    // A question mark before it is part of a password.
+    let host = text.rfind('@').unwrap_or(0);
+    let query = text[host..].find('?').map_or(text.len(), |at| host + at);
+    let (base, query) = (&text[..query], text[query..].trim_start_matches('?'));
     let decode = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
     let parameters = query.split('&').filter(|part| !part.is_empty()).map(|part| {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
@@ -83,11 +88,11 @@ fn without_password(base: &str) -> String {
     let Some((scheme, rest)) = base.split_once("://") else {
         return base.to_owned();
     };
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    match authority.rsplit_once('@') {
+    // Whatever a password has in it, it ends at the last of these.
+    match rest.rsplit_once('@') {
         Some((user, host)) => {
             let user = user.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}@{host}{path}")
+            format!("{scheme}://{user}@{host}")
         }
         None => base.to_owned(),
     }
@@ -127,15 +132,22 @@ impl Address {
         fill(&mut config, variable).map_err(bad)?;
         let tls = given.tls(variable("HOME")).map_err(bad)?;
         config.ssl_mode(tls.mode);
-        if config.get_password().is_none() {
-            let file =
-                given.passfile.or_else(|| passfile::default_path(variable("HOME").as_deref()));
-            if let Some(password) = file.and_then(|file| passfile::password(&file, &door(&config)))
-            {
-                config.password(password);
-            }
+        let home = || passfile::default_path(variable("HOME").as_deref());
+        Ok(Address { config, tls, passfile: given.passfile.or_else(home), shown })
+    }
+}
+
+impl Address {
+    /// What to connect with now: a password file may say something else than the last time.
+    pub(super) fn connection(&self) -> Config {
+        let mut config = self.config.clone();
+        if config.get_password().is_none()
+            && let Some(file) = &self.passfile
+            && let Some(password) = passfile::password(file, &door(&config))
+        {
+            config.password(password);
         }
-        Ok(Address { config, tls, shown })
+        config
     }
 }
 
@@ -218,6 +230,8 @@ impl Parameters {
             "sslcert" => self.certificate = Some(value),
             "sslkey" => self.key = Some(value),
             "passfile" => self.passfile = Some(value.into()),
+            // There is no Kerberos here to be used.
+            "gssencmode" if matches!(&*value, "disable" | "prefer") => {}
             _ => return false,
         }
         true
@@ -329,10 +343,16 @@ mod tests {
         assert_eq!(address.config.get_password(), Some(&b"hunter2"[..]));
         let with_table = format!("{uri}#net.limits");
         assert!(parse(uri, &[("FLOODMARK_WHAT_IF", &with_table)]).is_ok());
-        for wrong in ["postgres://me:hunter2@db:port/net", "postgres://me:hunter2@db/net?sslmod=x"]
-        {
-            let shown = parse(wrong, &[]).unwrap_err().to_string();
-            assert!(!shown.contains("hunter2"), "{shown}");
+        for wrong in [
+            "postgres://me:hunter2@db:port/net",
+            "postgres://me:hunter2@db/net?sslmod=x",
+            "postgres://me:hun/ter2@db/net",
+            "postgres://me:hun?ter2@db/net",
+            "postgres://me:hun@ter2@db/net",
+        ] {
+            let given = parse(wrong, &[("FLOODMARK_LIMITS", wrong)]);
+            let shown = given.map_or_else(|error| error.to_string(), |known| known.to_string());
+            assert!(!shown.contains("hun") && !shown.contains("ter2"), "{shown}");
         }
         assert!(!format!("{address:?} {address}").contains("hunter2"));
     }
@@ -347,10 +367,10 @@ mod tests {
         let by_parameter = parse(&format!("postgres://me@db/net?passfile={path}"), &[]);
         let by_variable = parse("postgres://me@db/net", &[("PGPASSFILE", path)]);
         for address in [by_parameter, by_variable] {
-            assert_eq!(address.unwrap().config.get_password(), Some(&b"from file"[..]));
+            assert_eq!(address.unwrap().connection().get_password(), Some(&b"from file"[..]));
         }
         let other = parse("postgres://you@db/net", &[("PGPASSFILE", path)]).unwrap();
-        assert_eq!(other.config.get_password(), None);
+        assert_eq!(other.connection().get_password(), None);
     }
 
     #[test]

@@ -44,10 +44,11 @@ impl Session {
             database: database.clone(),
             why: format!("{error:#}"),
         })?;
+        let config = address.connection();
         let connecting = |error| connecting(database.clone(), &error);
         // The library bounds each attempt to reach a host, but not the wait for what it says then.
         let patience = address.config.get_connect_timeout().copied().unwrap_or(ANSWER_TIMEOUT);
-        let made = tokio::time::timeout(patience * 2, address.config.connect(tls)).await;
+        let made = tokio::time::timeout(patience * 2, config.connect(tls)).await;
         let (client, mut connection) = made
             .map_err(|_| Error::Unreachable {
                 database: database.clone(),

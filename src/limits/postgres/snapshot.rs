@@ -12,8 +12,9 @@ use tokio_postgres::{Row, RowStream};
 
 use super::table_name::quoted;
 use super::{Error, Session, TableName};
+use crate::limits::json::ROWS_MAX;
 use crate::limits::reason::Position;
-use crate::limits::rows::{COLUMNS, Cell, RawRow, nearest_column};
+use crate::limits::rows::{COLUMNS, Cell, RawRow, mistyped_column};
 
 /// Columns without which there is no limit.
 const REQUIRED: [&str; 3] = ["limit_name", "limit_value", "effective_date"];
@@ -21,8 +22,7 @@ const REQUIRED: [&str; 3] = ["limit_name", "limit_value", "effective_date"];
 /// The longest text of a column, in characters.
 const TEXT_MAX: usize = 4096;
 
-/// The most rows, and the most bytes of texts in them.
-const ROWS_MAX: usize = 1_000_000;
+/// The most bytes of texts in all rows.
 const BYTES_MAX: usize = 256 << 20;
 
 /// The function by whose name a trigger is known that notifies of changes.
@@ -37,7 +37,7 @@ pub struct Shape {
     filenode: i64,
     /// By the order in the table: name and type, that below a domain.
     columns: Vec<(String, i64)>,
-    /// Whether changes of the table are notified.
+    /// Whether all changes of the table are notified: those of partitions by their own names are not.
     pub notifies: bool,
 }
 
@@ -52,7 +52,7 @@ pub struct Snapshot {
 
 const SHAPE: &str = "
     select c.oid::int8, c.relfilenode::int8,
-        exists (
+        c.relkind = 'r' and not c.relhassubclass and exists (
             select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
             where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled in ('O', 'A')
                 and p.proname = $2
@@ -62,8 +62,16 @@ const SHAPE: &str = "
             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attnum
         ),
         array(
-            select case when t.typtype = 'd' then t.typbasetype else t.oid end::int8
-            from pg_attribute a join pg_type t on t.oid = a.atttypid
+            select (
+                with recursive below (oid, kind, base) as (
+                    select oid, typtype, typbasetype from pg_type where oid = a.atttypid
+                    union all
+                    select t.oid, t.typtype, t.typbasetype
+                    from below join pg_type t on below.kind = 'd' and t.oid = below.base
+                )
+                select oid from below where kind <> 'd'
+            )::int8
+            from pg_attribute a
             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attnum
         )
     from pg_class c where c.oid = to_regclass($1)";
@@ -82,7 +90,7 @@ impl Shape {
 
     fn check(&self, table: &TableName) -> Result<(), Error> {
         for column in self.unknown_columns() {
-            if let Some(meant) = nearest_column(column) {
+            if let Some(meant) = mistyped_column(column) {
                 let (table, column) = (table.clone(), column.to_owned());
                 return Err(Error::Mistyped { table, column, meant });
             }
