@@ -99,6 +99,15 @@ fn rows_are_found_by_what_they_say() {
 }
 
 #[test]
+fn what_only_shows_rows_is_not_written_to() {
+    let bench = Bench::with_table();
+    let owner = bench.database.session("floodmark");
+    owner.sql("create view shown as select * from traffic_limits");
+    bench.run("set web 1 --limits URI#shown").run().expect(78).says(&["is a view"]);
+    bench.run("check URI#shown").stdout(0);
+}
+
+#[test]
 fn nobody_overwrites_another() {
     let bench = Bench::new();
     // Nothing in the table itself keeps a name and date from being there twice.

@@ -78,8 +78,8 @@ pub enum Error {
     },
     /// It is none that tells of its changes, or takes any.
     #[error(
-        "{table} is {kind}, which can't tell of its changes: floodmark reads it once a second, or run \
-         `floodmark limits init` on the table that it shows"
+        "{table} is {kind}, which is only read, once a second: write to the table that it shows, and have \
+         that tell of its changes by `floodmark limits init`"
     )]
     NotATable {
         /// What should be a table.

@@ -199,13 +199,6 @@ impl Display for Step {
     }
 }
 
-/// What is known of what a name stands for.
-struct Found {
-    /// By its schema.
-    table: TableName,
-    kind: String,
-}
-
 const FOUND: &str = "
     select n.nspname::text, c.relname::text, c.relkind::text
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass($1)";
@@ -238,22 +231,34 @@ impl Session {
         ran.map_err(|error| error.of(what))
     }
 
-    async fn found(&self, table: &TableName) -> Result<Option<Found>, Error> {
+    /// The table of a name, with its schema, if there is one.
+    ///
+    /// # Errors
+    /// The name is that of something that rows can't be written to.
+    pub(super) async fn found(&self, table: &TableName) -> Result<Option<TableName>, Error> {
         let name = table.sql();
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
         let asked = self.client.query_typed_opt(FOUND, &parameters);
-        let row = self.answer(table, asked).await?;
-        Ok(row.map(|row| Found {
-            table: TableName::new(Some(row.get(0)), row.get(1)),
-            kind: row.get(2),
-        }))
+        let Some(row) = self.answer(table, asked).await? else {
+            return Ok(None);
+        };
+        let table = TableName::new(Some(row.get(0)), row.get(1));
+        let kind: String = row.get(2);
+        let kind = match kind.as_str() {
+            "r" | "p" => return Ok(Some(table)),
+            "v" => "a view",
+            "m" => "a materialized view",
+            "f" => "a foreign table",
+            _ => "no table",
+        };
+        Err(Error::NotATable { table, kind })
     }
 
     async fn make(&self, table: &TableName, add_columns: bool) -> Result<Vec<Step>, Error> {
         let mut steps = Vec::new();
         let mut made = State::There;
-        let found = match self.found(table).await? {
-            Some(found) => found,
+        let table = match self.found(table).await? {
+            Some(table) => table,
             None => {
                 made = State::Made;
                 self.run(table, "making the table", &table_sql(&table.sql(), "")).await?;
@@ -264,17 +269,6 @@ impl Session {
                 self.found(table).await?.ok_or_else(none)?
             }
         };
-        let Found { table, kind } = found;
-        let kind = match kind.as_str() {
-            "r" | "p" => None,
-            "v" => Some("a view"),
-            "m" => Some("a materialized view"),
-            "f" => Some("a foreign table"),
-            _ => Some("no table"),
-        };
-        if let Some(kind) = kind {
-            return Err(Error::NotATable { table, kind });
-        }
         let shape = self.readable(&table).await?;
         steps.push(Step { what: What::Table(table.clone()), state: made });
         for column in COLUMNS.iter().filter(|column| !shape.has(column.name)) {

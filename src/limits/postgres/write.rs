@@ -56,6 +56,7 @@ impl Session {
     /// Reads a table that is to be changed.
     pub async fn lock(&self, table: &TableName) -> Result<Locked<'_>, Error> {
         self.readable(table).await?;
+        self.found(table).await?;
         let run =
             |sql: String| async move { self.answer(table, self.client.batch_execute(&sql)).await };
         run("begin".to_owned()).await?;
