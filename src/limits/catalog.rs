@@ -166,12 +166,8 @@ impl Catalog {
     /// Forgets a row that holds no longer, and its name with the last row of that.
     ///
     /// Only when all is written that was said up to the tick at which it ceased to hold: after that nobody
-    /// is judged by it. Where two sets are compared nothing is forgotten, for what was said of the one
-    /// may be shown when the other changes.
+    /// is judged by it.
     pub fn forget(&mut self, version: &Version) {
-        if self.compares {
-            return;
-        }
         let Some(row) = self.rows.remove(&version.id) else { return };
         let set = self.set(version.limit) as usize;
         self.versions[set].remove(&row);

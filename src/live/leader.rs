@@ -326,8 +326,8 @@ impl Leader {
     /// go on for as long as the run does.
     fn forget(&mut self, tick: u64) {
         while let Some((_, version)) = self.gone.pop_front_if(|(gone, _)| *gone <= tick) {
-            // One may have come back meanwhile.
-            if !self.versions.contains(&version) {
+            // One may have come back meanwhile, or be shown yet.
+            if !self.versions.contains(&version) && !self.lead.sinks.shows_later() {
                 Arc::make_mut(&mut self.lead.sinks.catalog).forget(&version);
             }
         }

@@ -77,6 +77,11 @@ impl Sinks {
         Sinks { difference: Some(Difference::default()), ..self }
     }
 
+    /// Whether what was said may be shown at a later tick, when what it differs from changes.
+    pub(super) fn shows_later(&self) -> bool {
+        self.difference.is_some()
+    }
+
     /// Violations that stand, of limits that hold.
     pub(super) fn standing(&self) -> u64 {
         self.standing.get(&LimitSet::Live).copied().unwrap_or(0)
