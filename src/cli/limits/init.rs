@@ -3,7 +3,6 @@
 use anyhow::anyhow;
 
 use super::print;
-use super::reading::failure;
 use crate::cli::values::LimitRows;
 use crate::error::{Exit, Failure, Outcome};
 use crate::limits::feed::runtime;
@@ -45,12 +44,11 @@ impl Init {
             session.init(table, self.add_columns).await
         });
         let steps = steps.map_err(|error| match error.is_denied() {
-            true => failure(
-                error,
+            true => error.in_step(
                 "this user may not do it; the owner of the database can, with what \
                  `floodmark limits init --print` prints with the same options",
             ),
-            false => failure(error, "making the table of limits"),
+            false => error.in_step("making the table of limits"),
         })?;
         print(&mut out, &steps.iter().map(|step| format!("{step}\n")).collect::<String>())?;
         Ok(Exit::Done)

@@ -8,8 +8,7 @@ use super::note;
 use super::report::{count, label};
 use crate::error::{Exit, Failure};
 use crate::limits::draft::Draft;
-use crate::limits::feed::{Options, contents, runtime};
-use crate::limits::postgres::Session;
+use crate::limits::feed::{self, Options, contents};
 use crate::limits::quote::Quoted;
 use crate::limits::rows::{Defaults, RawRow};
 use crate::limits::table::Table;
@@ -33,11 +32,7 @@ impl Read {
         match &options.address {
             Address::File(path) => Read::of_bytes(&contents(path)?, path, options.defaults),
             Address::Postgres(database) => {
-                let snapshot = runtime()?.block_on(async {
-                    let session = Session::connect(database).await?;
-                    session.snapshot(&options.table).await
-                });
-                let mut snapshot = snapshot.map_err(|error| failure(error, "reading limits"))?;
+                let mut snapshot = feed::snapshot(database, &options.table)?;
                 snapshot.sort();
                 let unknown_columns = snapshot.shape.unknown_columns().map(str::to_owned).collect();
                 Ok(Read { unknown_columns, ..Read::judge(&snapshot.rows, options.defaults) })
@@ -82,10 +77,4 @@ pub(super) fn note_capped(of: &str, lines: &[String]) {
     if let Some(more) = lines.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
         note(&format!("{of}and {} more: `floodmark limits check` shows all", count(more, "row")));
     }
-}
-
-/// A failure with what was tried before its cause.
-pub(super) fn failure(error: impl Into<Failure>, trying: &'static str) -> Failure {
-    let failure = error.into();
-    Failure { error: failure.error.context(trying), ..failure }
 }

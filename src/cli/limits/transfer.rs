@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::init::database;
-use super::reading::{Read, failure, note_capped};
+use super::reading::{Read, note_capped};
 use super::report::count;
 use super::{file, print};
 use crate::cli::values::LimitRows;
@@ -74,11 +74,10 @@ impl Import {
 /// Why a table was not written.
 pub(super) fn writing(error: postgres::Error) -> Failure {
     match error.is_denied() {
-        true => failure(
-            error,
+        true => error.in_step(
             "writing limits needs the rights SELECT, INSERT, UPDATE and DELETE on the table",
         ),
-        false => failure(error, "writing limits"),
+        false => error.in_step("writing limits"),
     }
 }
 

@@ -28,6 +28,7 @@ use self::table::TableFeed;
 use super::catalog::LimitSet;
 use super::json;
 use super::postgres::TableName;
+use super::postgres::snapshot::Snapshot;
 use super::rows::Defaults;
 use super::table::Table;
 use super::{Address, postgres};
@@ -82,17 +83,18 @@ pub fn read(options: &Options) -> Result<Table, Failure> {
                 .map_err(|error| Failure::new(Exit::BadConfig, error))
         }
         Address::Postgres(database) => {
-            let snapshot = runtime()?.block_on(async {
-                let session = postgres::Session::connect(database).await?;
-                session.snapshot(&options.table).await
-            });
-            let snapshot = snapshot.map_err(|error| {
-                let failure = Failure::from(error);
-                Failure { error: failure.error.context("reading limits"), ..failure }
-            })?;
-            Ok(Table::new(snapshot.rows, options.defaults))
+            Ok(Table::new(snapshot(database, &options.table)?.rows, options.defaults))
         }
     }
+}
+
+/// Reads a table once, as it is.
+pub fn snapshot(database: &postgres::Address, table: &TableName) -> Result<Snapshot, Failure> {
+    let read = runtime()?.block_on(async {
+        let session = postgres::Session::connect(database).await?;
+        session.snapshot(table).await
+    });
+    read.map_err(|error| error.in_step("reading limits"))
 }
 
 /// What waits for answers of a database, on the thread that asks.

@@ -64,11 +64,8 @@ impl TableFeed {
             reader.connect().await?;
             reader.read().await
         });
+        let edits = edits.map_err(|error| error.in_step("reading limits"))?;
         reader.held.begin();
-        let edits = edits.map_err(|error| {
-            let failure = Failure::from(error);
-            Failure { error: failure.error.context("reading limits"), ..failure }
-        })?;
         Ok((TableFeed { runtime, reader }, edits))
     }
 

@@ -184,6 +184,12 @@ impl Error {
         }
     }
 
+    /// The failure of a command in this step.
+    pub fn in_step(self, step: &'static str) -> Failure {
+        let failure = Failure::from(self);
+        Failure { error: failure.error.context(step), ..failure }
+    }
+
     /// With which code a command ends that can't go on without the table.
     fn exit(&self) -> Exit {
         match self {
