@@ -213,13 +213,6 @@ fn next(given: &mut u32) -> u32 {
     number
 }
 
-/// What turns the versions held into the next ones, retractions first.
-pub fn edits(held: &BTreeSet<Version>, next: &BTreeSet<Version>) -> Vec<(Version, isize)> {
-    let gone = held.difference(next).map(|version| (*version, -1));
-    let new = next.difference(held).map(|version| (*version, 1));
-    gone.chain(new).collect()
-}
-
 /// The versions of one limit around a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing<'a> {

@@ -9,7 +9,7 @@
 //! - [`rows`] knows columns, defaults and refusals; [`value`], [`date`] and [`prefix`] read what stands
 //!   in a column.
 //! - [`table`] decides among rows that share name and date, and keeps what became of each row.
-//! - [`catalog`] numbers names and rows, compares whole states, and says what is in force when.
+//! - [`catalog`] numbers names and rows, and says what is in force when.
 //! - [`explain`] tells which limits apply to a pair in a window, and why others do not.
 //! - [`feed`] follows either while it changes.
 //! - [`draft`] is a row that is to be written, [`edit`] writes it into the text of a file.

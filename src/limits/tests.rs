@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use floodmark_dataflows::types::{Bound, Metric, Per, Scope, Version};
 use proptest::prelude::*;
 
-use super::catalog::{Catalog, LimitSet, edits, in_force};
+use super::catalog::{Catalog, LimitSet, in_force};
 use super::date;
 use super::json::{self, FileError};
 use super::rows::{Cell, Defaults, RawRow, Row, mistyped_column, nearest_column};
@@ -408,11 +408,6 @@ fn equal_rows_are_equal_versions_whenever_they_are_read() {
     assert_eq!(catalog.limit(LimitSet::Live, "b"), None);
     let text = |version: Version| catalog.row(version.id).value.clone().unwrap();
     assert_eq!((text(first).text(), text(other).text()), ("1.0", "2"));
-
-    let (held, next) = (BTreeSet::from([first]), BTreeSet::from([other]));
-    assert_eq!(edits(&held, &next), [(first, -1), (other, 1)]);
-    assert_eq!(edits(&held, &held), []);
-    assert_eq!(edits(&BTreeSet::new(), &held), [(first, 1)]);
 }
 
 #[test]
