@@ -1,14 +1,9 @@
 //! Brokers for tests: mock clusters within the process, for what they can do, and Apache Kafka itself.
 //!
-//! A real broker is held by a process of its own (`scripts/kafka hold`), which stops it and removes its
-//! files when the other end of a pipe is closed: however the tests end, no broker is left behind.
+//! A real broker is held by a process of its own (`scripts/kafka hold`).
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +16,8 @@ use rdkafka::message::Message;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use tempfile::TempDir;
+
+use super::held::{Held, free_ports, script};
 
 /// How long a broker may take for anything. It never comes near, however busy the machine.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(120);
@@ -67,33 +63,6 @@ pub(crate) struct Broker {
     held: Option<Held>,
 }
 
-/// A broker that these tests have started.
-struct Held {
-    port: u16,
-    directory: TempDir,
-    /// It stops the broker when its standard input ends.
-    holder: Child,
-}
-
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka")
-}
-
-/// A port that is free, and so are the two after it, outside of the range from which the system gives
-/// ports to connections: a broker that is stopped must find it free again.
-fn free_port() -> u16 {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    (0..4000)
-        .map(|_| {
-            let step = NEXT.fetch_add(1, Ordering::Relaxed);
-            // Test processes that run side by side begin at different ports.
-            20_000 + 3 * ((std::process::id() as usize * 37 + step) % 4000) as u16
-        })
-        .find(|port| (*port..port + 3).all(free))
-        .expect("three free ports")
-}
-
 impl Broker {
     /// The broker that tests share, which is started by the first that asks. Where
     /// `FLOODMARK_TEST_BROKER` is set to `host:port`, that one.
@@ -107,27 +76,12 @@ impl Broker {
 
     /// A broker of its own, for a test that stops it.
     pub(crate) fn own() -> Broker {
-        let directory = tempfile::tempdir().expect("a directory for a broker");
-        let port = free_port();
-        let mut holder = Command::new(script())
-            .arg("hold")
-            .arg(directory.path())
-            .arg(port.to_string())
-            // A key pressed at the terminal ends the tests; the holder ends after them.
-            .process_group(0)
-            // Little memory, and up in half the time.
-            .env("KAFKA_JAVA", "-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("running scripts/kafka");
-        let stdout = holder.stdout.take().expect("standard output is piped");
-        let mut line = String::new();
-        // It ends by itself if the broker does not come up in time.
-        BufReader::new(stdout).read_line(&mut line).expect("reading what scripts/kafka says");
-        assert!(line.starts_with("running"), "scripts/kafka hold: no broker (its messages: above)");
+        let port = free_ports(20_000, 3);
+        // Little memory, and up in half the time.
+        let java = "-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
+        let held = Held::start("kafka", port, &[("KAFKA_JAVA", java)]);
         let brokers = format!("127.0.0.1:{port}");
-        Broker { brokers, held: Some(Held { port, directory, holder }) }
+        Broker { brokers, held: Some(held) }
     }
 
     /// `host:port`.
@@ -164,7 +118,7 @@ impl Broker {
 
     fn run(&self, words: &[&str]) {
         let Held { directory, .. } = self.held();
-        let ended = Command::new(script())
+        let ended = Command::new(script("kafka"))
             .arg(words[0])
             .arg(directory.path())
             .args(&words[1..])
@@ -198,15 +152,6 @@ impl Broker {
     /// Goes on after a pause.
     pub(crate) fn resume(&self) {
         self.signal("CONT");
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        if let Some(Held { mut holder, .. }) = self.held.take() {
-            drop(holder.stdin.take());
-            let _ = holder.wait();
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What several tests need: captures to read, and sums to compare.
 
 pub(crate) mod broker;
+mod held;
 pub(crate) mod postgres;
 
 use std::collections::BTreeMap;

@@ -1,36 +1,24 @@
 //! PostgreSQL for tests: a server that they share, and servers of their own for those that stop them.
 //!
-//! A server is held by a process of its own (`scripts/postgres hold`), which stops it and removes its
-//! files when the other end of a pipe is closed: however the tests end, no server is left behind.
+//! A server is held by a process of its own (`scripts/postgres hold`).
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::broker::{STUCK_AFTER, random_name};
+use super::held::{Held, free_ports, script};
 
 /// A PostgreSQL server on the loopback interface, which takes any user without a password.
 pub(crate) struct Postgres {
     host: String,
     port: u16,
     held: Option<Held>,
-}
-
-/// A server that these tests have started.
-struct Held {
-    directory: TempDir,
-    /// It stops the server when its standard input ends.
-    holder: Child,
 }
 
 /// A database, which nobody else has. It goes with the server.
@@ -44,24 +32,6 @@ pub(crate) struct Database {
 pub(crate) struct Session {
     runtime: Runtime,
     client: Client,
-}
-
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/postgres")
-}
-
-/// A port that is free, outside of the range from which the system gives ports to connections, and that
-/// from which brokers have theirs: a server that is stopped must find it free again.
-fn free_port() -> u16 {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    (0..4000)
-        .map(|_| {
-            let step = NEXT.fetch_add(1, Ordering::Relaxed);
-            // Test processes that run side by side begin at different ports.
-            15_000 + ((std::process::id() as usize * 37 + step) % 4000) as u16
-        })
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("a free port")
 }
 
 impl Postgres {
@@ -80,24 +50,10 @@ impl Postgres {
 
     /// A server of its own, for a test that stops it.
     pub(crate) fn own() -> Postgres {
-        let directory = tempfile::tempdir().expect("a directory for a server");
-        let port = free_port();
-        let mut holder = Command::new(script())
-            .arg("hold")
-            .arg(directory.path())
-            .arg(port.to_string())
-            // A key pressed at the terminal ends the tests; the holder ends after them.
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("running scripts/postgres");
-        let stdout = holder.stdout.take().expect("standard output is piped");
-        let mut line = String::new();
-        // It ends by itself if the server does not come up in time.
-        BufReader::new(stdout).read_line(&mut line).expect("reading what scripts/postgres says");
-        assert!(line.starts_with("running"), "no server (what scripts/postgres says: above)");
-        Postgres { host: "127.0.0.1".into(), port, held: Some(Held { directory, holder }) }
+        // Below the ports of brokers.
+        let port = free_ports(15_000, 1);
+        let held = Held::start("postgres", port, &[]);
+        Postgres { host: "127.0.0.1".into(), port, held: Some(held) }
     }
 
     /// A fresh database, owned by user `floodmark`.
@@ -122,7 +78,7 @@ impl Postgres {
     }
 
     fn run(&self, words: &[&str]) {
-        let mut command = Command::new(script());
+        let mut command = Command::new(script("postgres"));
         command.arg(words[0]).arg(self.directory()).args(&words[1..]).stdout(Stdio::null());
         let ended = command.status().expect("running scripts/postgres");
         assert!(ended.success(), "scripts/postgres {words:?}");
@@ -183,15 +139,6 @@ impl Postgres {
     /// Goes on after a pause.
     pub(crate) fn resume(&self) {
         self.signal(nix::sys::signal::Signal::SIGCONT);
-    }
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        if let Some(Held { mut holder, .. }) = self.held.take() {
-            drop(holder.stdin.take());
-            let _ = holder.wait();
-        }
     }
 }
 
