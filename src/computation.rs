@@ -242,6 +242,21 @@ impl<'w> Computation<'w> {
         Computation { watch: Some(watch), ..self }
     }
 
+    /// The same on a worker that has no input of its own, until all workers let go of it.
+    pub fn follow(worker: &'w mut Worker, options: Options) {
+        Self::build(worker, options).close();
+    }
+
+    /// Takes no more input, and works until all workers let go of the computation: what comes after it in
+    /// this process can be another one.
+    pub fn close(self) {
+        let Computation { worker, inputs, probe, .. } = self;
+        drop(inputs);
+        while !probe.done() {
+            worker.step_or_park(Some(NAP));
+        }
+    }
+
     /// Ends the current tick; what it leads to will be [taken](Computation::take_done) when done.
     pub fn end_tick(&mut self, updates: usize) {
         self.inputs.end_tick();

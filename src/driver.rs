@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::combine::Parcel;
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::orders::Read;
 use floodmark_dataflows::time::{END_OF_INPUT, Window};
@@ -23,6 +24,17 @@ pub trait Sinks {
     fn wants_totals(&self) -> bool;
 }
 
+/// What moves the watermark, and with it windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// Time itself, as in a run whose partitions have nothing to read but what comes: windows close when
+    /// their end has come.
+    Live,
+    /// Records: windows close when a later record comes, or when the input ends.
+    #[default]
+    Replay,
+}
+
 /// How a replay ended.
 #[derive(Debug)]
 pub struct Replayed {
@@ -37,6 +49,9 @@ pub struct Replay<'a, S> {
     computation: Computation<'a>,
     sinks: &'a mut S,
     options: Options,
+    clock: Clock,
+    /// Updates of the current tick.
+    updates: usize,
     /// Windows with records, whose totals are not written yet.
     seen: BTreeSet<Window>,
     last_window: Option<Window>,
@@ -62,11 +77,18 @@ impl<'a, S: Sinks> Replay<'a, S> {
             computation,
             sinks,
             options,
+            clock: Clock::default(),
+            updates: 0,
             seen: BTreeSet::new(),
             last_window: None,
             last_tick: None,
             watermark: 0,
         }
+    }
+
+    /// The same, by this clock.
+    pub fn by(self, clock: Clock) -> Self {
+        Replay { clock, ..self }
     }
 
     /// Takes all of the source.
@@ -76,7 +98,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
         interrupt: &Interrupt,
     ) -> Result<Replayed, WriteError> {
         let end = self.take_source(source, interrupt)?;
-        finish(&mut self.computation, self.sinks)?;
+        self.finish()?;
         if end.is_some() {
             self.end_input()?;
         }
@@ -101,17 +123,6 @@ impl<'a, S: Sinks> Replay<'a, S> {
         self.computation.course()
     }
 
-    /// Edits the limits, in a tick of its own.
-    pub fn edit(&mut self, edits: &[(Version, isize)]) -> Result<(), WriteError> {
-        self.begin(self.computation.inputs.tick() + 1);
-        for (version, diff) in edits {
-            self.computation.inputs.edit(*version, *diff);
-        }
-        self.end(0);
-        finish(&mut self.computation, self.sinks)?;
-        Ok(())
-    }
-
     /// Asks for what is held. The sinks get the answer; returned is how many rows it has.
     pub fn read(&mut self, read: Read) -> Result<usize, WriteError> {
         self.read_all([read])
@@ -122,7 +133,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
         self.computation.inputs.advance_to(self.computation.inputs.tick() + 1);
         reads.into_iter().for_each(|read| self.computation.inputs.read(read));
         self.computation.end_tick(0);
-        finish(&mut self.computation, self.sinks)
+        self.finish()
     }
 
     /// Takes ticks until the source ends, or `None` if it is interrupted.
@@ -154,44 +165,83 @@ impl<'a, S: Sinks> Replay<'a, S> {
 
     fn take_tick(&mut self, tick: Tick) {
         self.begin(tick.tick);
-        let inputs = &mut self.computation.inputs;
-        for window in &tick.seen {
-            inputs.mark(Mark::Seen(*window));
-            self.last_window = self.last_window.max(Some(*window));
-        }
         if self.sinks.wants_totals() {
             self.seen.extend(&tick.seen);
         }
-        let updates = tick.parcels.iter().map(|parcel| parcel.len()).sum();
-        inputs.parcels(tick.parcels);
-        self.watermark = tick.tick;
-        self.end(updates);
+        self.records(tick.parcels, &tick.seen, tick.tick);
+        self.end();
         self.last_tick = Some(tick.tick);
     }
 
-    fn begin(&mut self, tick: u64) {
+    /// Begins a tick, which is later than those before.
+    pub fn begin(&mut self, tick: u64) {
         // It begins with tick 0.
         if tick > self.computation.inputs.tick() {
             self.computation.inputs.advance_to(tick);
         }
     }
 
-    fn end(&mut self, updates: usize) {
-        self.computation.inputs.mark(Mark::Watermark(self.watermark));
-        self.computation.end_tick(updates);
+    /// Edits the limits, in the current tick.
+    pub fn edit(&mut self, version: Version, diff: isize) {
+        self.computation.inputs.edit(version, diff);
+    }
+
+    /// Takes what the current tick counts, the windows it falls into, and its greatest event time.
+    pub fn records(&mut self, parcels: Vec<Parcel>, seen: &BTreeSet<Window>, greatest: u64) {
+        for window in seen {
+            self.computation.inputs.mark(Mark::Seen(*window));
+            self.last_window = self.last_window.max(Some(*window));
+        }
+        self.updates += parcels.iter().map(Parcel::len).sum::<usize>();
+        self.computation.inputs.parcels(parcels);
+        self.watermark = self.watermark.max(greatest);
+    }
+
+    /// Observation begins now: windows that began before are not whole.
+    pub fn begin_observation(&mut self) {
+        let now = self.computation.inputs.tick();
+        self.computation.inputs.mark(Mark::Begun(now));
+    }
+
+    /// Ends the current tick.
+    pub fn end(&mut self) {
+        let mark = match self.clock {
+            Clock::Replay => Mark::Watermark(self.watermark),
+            Clock::Live => {
+                let now = self.computation.inputs.tick();
+                Mark::Now { now, silence: now }
+            }
+        };
+        self.computation.inputs.mark(mark);
+        self.computation.end_tick(std::mem::take(&mut self.updates));
+    }
+
+    /// The next date that a row of limits waits for, in milliseconds.
+    pub fn next_date(&self) -> Option<u64> {
+        self.computation.inputs.next_date()
+    }
+
+    /// Works until all ticks that are ended are done. Returns how many rows of totals they led to.
+    pub fn finish(&mut self) -> Result<usize, WriteError> {
+        finish(&mut self.computation, self.sinks)
+    }
+
+    /// Lets go of the computation, and works until all workers have.
+    pub fn close(self) {
+        self.computation.close();
     }
 
     /// One tick that only time passes in.
     fn pass_time(&mut self, tick: u64) -> Result<(), WriteError> {
         self.begin(tick);
-        self.end(0);
-        finish(&mut self.computation, self.sinks)?;
+        self.end();
+        self.finish()?;
         Ok(())
     }
 
     /// The clock moves past the last window: first what becomes effective before its end does, then
     /// every window closes, then every window settles.
-    fn end_input(&mut self) -> Result<(), WriteError> {
+    pub fn end_input(&mut self) -> Result<(), WriteError> {
         let Some(last) = self.last_window else {
             return Ok(());
         };

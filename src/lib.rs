@@ -12,6 +12,7 @@
 //! - [`merge`]: several captures as one input, by time.
 //! - [`replay`]: that input, cut into ticks.
 //! - [`computation`]: the computation on one worker; [`driver`] is the leader of a replay of it.
+//! - [`scenario`]: limits and traffic at times, and what is to be said of them, from files.
 //! - [`live`]: a run over a topic: ticks by the clock, limits that change, alerts.
 //! - [`cluster`]: workers and processes, and how they find each other.
 //! - [`kafka`]: Apache Kafka: addresses, options, topics, messages out.
@@ -40,5 +41,6 @@ pub mod metrics;
 pub mod output;
 pub mod record;
 pub mod replay;
+pub mod scenario;
 pub mod sniffer;
 pub mod terminal;

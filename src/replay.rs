@@ -15,7 +15,7 @@ use crate::merge::Merge;
 use crate::terminal::Messages;
 
 /// Which pairs to count, beside all windows to see. Of several prefixes one must match.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Of the source; empty: any.
     pub sources: Vec<Prefix>,

@@ -15,6 +15,7 @@ pub mod replay;
 pub mod run;
 pub mod sending;
 pub mod source;
+pub mod test;
 pub mod values;
 
 /// Hold network traffic to limits
@@ -40,6 +41,8 @@ enum Command {
     Convert(Box<convert::Args>),
     /// Check limits, and ask which of them apply to whom
     Limits(Box<limits::Args>),
+    /// Play cases of limits and traffic, and compare what is said with what they expect
+    Test(test::Args),
     Generate(generate::Args),
     /// See it all at work, in this process: a capture through a broker to alerts, and a limit that changes
     Demo(demo::Args),
@@ -53,6 +56,7 @@ pub fn run(cli: &Cli) -> Outcome {
         Command::Capture(args) => capture::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Limits(args) => limits::run(args),
+        Command::Test(args) => test::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Demo(args) => demo::run(args),
     }

@@ -99,11 +99,6 @@ pub struct Args {
     log: LogOptions,
 }
 
-/// How long after its end a window takes records, unless said otherwise, in milliseconds.
-const LATENESS_MS: u64 = 10 * 60 * 1000;
-/// How long a window is held after that, unless said otherwise, in milliseconds.
-const RETENTION_MS: u64 = 60 * 60 * 1000;
-
 fn usage(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Usage, error)
 }
@@ -153,8 +148,8 @@ impl Args {
 /// Runs `floodmark run`.
 pub fn run(args: &Args) -> Outcome {
     let mut args = args.clone();
-    args.judging.lateness.get_or_insert(LATENESS_MS);
-    args.judging.retention.get_or_insert(RETENTION_MS);
+    args.judging.lateness.get_or_insert(live::LATENESS_MS);
+    args.judging.retention.get_or_insert(live::RETENTION_MS);
     if args.to.is_empty() {
         let given = std::env::var("FLOODMARK_TO").unwrap_or_default();
         args.to = given.split_whitespace().map(str::to_owned).collect();

@@ -60,6 +60,12 @@ pub use status::{Progress, Status};
 use status::{SinkState, Worker as WorkerStatus};
 use ticks::{Announcement, Ticks, Wish};
 
+/// How long after its end a window takes records, unless said otherwise, in milliseconds.
+pub const LATENESS_MS: u64 = 10 * 60 * 1000;
+
+/// How long a window is held after that, unless said otherwise, in milliseconds.
+pub const RETENTION_MS: u64 = 60 * 60 * 1000;
+
 /// How long a worker sleeps at most when there is nothing to do. It is woken for input.
 const NAP: Duration = Duration::from_millis(50);
 

@@ -1,0 +1,327 @@
+//! `floodmark test`: cases of limits and traffic, and whether what is said of them is as expected.
+
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, anyhow};
+
+use crate::cluster::watchdog::{self, Watch};
+use crate::cluster::{self, Cluster, Restart, Stall};
+use crate::computation::{self, Computation};
+use crate::error::{Exit, Failure, Outcome};
+use crate::output::WriteError;
+use crate::scenario::{self, Difference, Mismatch, Played, Scenario};
+use crate::terminal::{Interrupt, Messages};
+
+/// The options of `floodmark test`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Files of cases, and directories in which all *.scenario files are
+    #[arg(required = true, value_name = "CASES")]
+    files: Vec<PathBuf>,
+
+    /// Only cases whose title has this text in it
+    #[arg(long, value_name = "TEXT")]
+    case: Option<String>,
+
+    /// Show all that is said, as lines that expect it
+    #[arg(short, long)]
+    verbose: bool,
+
+    #[command(flatten)]
+    cluster: cluster::Args,
+
+    #[command(flatten)]
+    stall: Stall,
+}
+
+/// Runs `floodmark test`.
+pub fn run(args: &Args) -> Outcome {
+    cluster::launch(&args.cluster, Restart::default(), |cluster| {
+        let cases = Cases::read(args)?;
+        match cluster.process {
+            0 => lead(args, cases, cluster),
+            _ => follow(cases, cluster),
+        }
+    })
+}
+
+/// The cases that are to be played, in their order.
+struct Cases {
+    cases: Vec<Scenario>,
+    /// Files that can't be read as cases.
+    broken: Vec<scenario::CaseError>,
+}
+
+impl Cases {
+    fn read(args: &Args) -> Result<Self, Failure> {
+        let missing = |error| Failure::new(Exit::NoInput, error);
+        let (mut cases, mut broken) = (Vec::new(), Vec::new());
+        for file in
+            args.files.iter().map(|path| files(path)).collect::<Result<Vec<_>, _>>()?.concat()
+        {
+            let reading = || format!("reading cases from \"{}\"", file.display());
+            let bytes = std::fs::read(&file).with_context(reading).map_err(missing)?;
+            let text = String::from_utf8(bytes).map_err(|error| {
+                let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+                let problem = "not UTF-8; save the file as UTF-8".into();
+                scenario::CaseError { file: file.clone(), line, problem }
+            });
+            match text.and_then(|text| scenario::read(&file, &text)) {
+                Ok(read) => cases.extend(read),
+                Err(error) => broken.push(error),
+            }
+        }
+        if let Some(text) = &args.case {
+            cases.retain(|case| case.title().contains(text.as_str()));
+            if cases.is_empty() && broken.is_empty() {
+                let error = anyhow!("no case has \"{text}\" in its title");
+                return Err(Failure::new(Exit::Usage, error));
+            }
+        }
+        Ok(Cases { cases, broken })
+    }
+
+    /// What all processes must have in common.
+    fn digest(&self) -> String {
+        let options: Vec<_> = self.cases.iter().map(Scenario::options).collect();
+        format!("{options:?}")
+    }
+}
+
+/// A file itself, or all files of cases in a directory and those below it, in the order of their names.
+fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let missing = |error: anyhow::Error| Failure::new(Exit::NoInput, error);
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut found = Vec::new();
+    let mut directories = vec![path.to_owned()];
+    while let Some(directory) = directories.pop() {
+        let looking = || format!("looking for cases in \"{}\"", directory.display());
+        let entries = std::fs::read_dir(&directory).with_context(looking).map_err(missing)?;
+        for entry in entries {
+            let entry = entry.with_context(looking).map_err(missing)?;
+            let path = entry.path();
+            // A link to a directory may lead around in a circle.
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == scenario::EXTENSION) {
+                found.push(path);
+            }
+        }
+    }
+    if found.is_empty() {
+        let (path, extension) = (path.display(), scenario::EXTENSION);
+        return Err(missing(anyhow!("there is no *.{extension} in \"{path}\"")));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What only the first process has.
+struct Lead {
+    cases: Cases,
+    peers: usize,
+    verbose: bool,
+    interrupt: Interrupt,
+    messages: Messages,
+    watch: Watch,
+}
+
+/// The process that plays the cases.
+fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
+    let messages = Messages::new();
+    let (digest, peers) = (cases.digest(), cluster.peers());
+    let interrupt = Interrupt::listen()?;
+    interrupt.wake_me();
+    let waiting_interrupt = interrupt.clone();
+    let mut waiting = || {
+        if waiting_interrupt.pressed() {
+            let error = anyhow!("interrupted while waiting for the other processes");
+            return Err(Failure::new(Exit::Interrupted, error));
+        }
+        Ok(())
+    };
+    let others = cases.cases.clone();
+    let lead = Lead {
+        cases,
+        peers,
+        verbose: args.verbose,
+        interrupt,
+        messages: messages.clone(),
+        watch: watchdog::start(args.stall.timeout())?,
+    };
+    // The first worker takes it.
+    let lead = Arc::new(Mutex::new(Some(lead)));
+    let outcomes = cluster.execute(
+        &digest,
+        &messages,
+        &mut waiting,
+        computation::worker_config(),
+        move |worker| {
+            let first = worker.index() == 0;
+            let lead = first.then(|| lead.lock().unwrap_or_else(PoisonError::into_inner).take());
+            match lead.flatten() {
+                Some(lead) => Some(lead.run(worker)),
+                None => {
+                    others.iter().for_each(|case| Computation::follow(worker, case.options()));
+                    None
+                }
+            }
+        },
+    )?;
+    outcomes.into_iter().flatten().next().expect("the first process has the first worker")
+}
+
+/// A process that only computes.
+fn follow(cases: Cases, cluster: Cluster) -> Outcome {
+    if cluster.supervised {
+        Interrupt::ignore()?;
+    }
+    let digest = cases.digest();
+    cluster.execute(
+        &digest,
+        &Messages::new(),
+        &mut || Ok(()),
+        computation::worker_config(),
+        move |worker| {
+            cases.cases.iter().for_each(|case| Computation::follow(worker, case.options()));
+        },
+    )?;
+    Ok(Exit::Done)
+}
+
+/// How many cases went how.
+#[derive(Default)]
+struct Count {
+    as_expected: usize,
+    failed: usize,
+    broken: usize,
+}
+
+impl Lead {
+    fn run(self, worker: &mut timely::worker::Worker) -> Outcome {
+        let mut count = Count::default();
+        for error in &self.cases.broken {
+            self.messages.say(error);
+            count.broken += 1;
+        }
+        let mut interrupted = false;
+        let mut out = io::stdout().lock();
+        let mut wanted = true;
+        for case in &self.cases.cases {
+            let computation = Computation::build(worker, case.options());
+            // The other workers go through all cases, whatever becomes of this one.
+            if interrupted || !wanted {
+                computation.close();
+                continue;
+            }
+            let computation = computation.watched(self.watch.clone());
+            let played = case.play(computation, self.peers, &self.interrupt);
+            interrupted = matches!(played, Played::Interrupted);
+            match self.report(case, &played, &mut count, &mut out) {
+                Ok(()) => {}
+                Err(WriteError::Closed) => wanted = false,
+                Err(WriteError::Failed(failure)) => return Err(failure),
+            }
+        }
+        if interrupted {
+            return Ok(Exit::Interrupted);
+        }
+        if let Err(WriteError::Failed(failure)) = write(&mut out, &count.summary()) {
+            return Err(failure);
+        }
+        let failed = if count.failed > 0 { Exit::Failed } else { Exit::Done };
+        Ok(failed.or(if count.broken > 0 { Exit::BadData } else { Exit::Done }))
+    }
+
+    fn report(
+        &self,
+        case: &Scenario,
+        played: &Played,
+        count: &mut Count,
+        out: &mut dyn Write,
+    ) -> Result<(), WriteError> {
+        let named = format!("{}:{} {}", case.file().display(), case.line(), case.title());
+        let (mismatches, said) = match played {
+            Played::Interrupted => return Ok(()),
+            Played::Problem(error) => {
+                count.broken += 1;
+                self.messages.say(error);
+                return write(out, &format!("broken {named}\n"));
+            }
+            Played::Compared { mismatches, said } => (mismatches, said),
+        };
+        let mut text = match mismatches.is_empty() {
+            true => {
+                count.as_expected += 1;
+                format!("ok     {named}\n")
+            }
+            false => {
+                count.failed += 1;
+                format!("failed {named}\n")
+            }
+        };
+        mismatches.iter().for_each(|mismatch| text += &show(mismatch, case.file()));
+        if self.verbose {
+            let mut last = None;
+            for (when, line) in said {
+                if last.replace(when) != Some(when) {
+                    text += &format!("       at {when}\n");
+                }
+                text += &format!("         {line}\n");
+            }
+        }
+        write(out, &text)
+    }
+}
+
+/// What differs at a time.
+fn show(mismatch: &Mismatch, file: &Path) -> String {
+    let Mismatch { line, when, differences } = mismatch;
+    let mut text = match line {
+        Some(line) => format!("  at {when} ({}:{line}):\n", file.display()),
+        None => format!("  at {when}, after all that is expected:\n"),
+    };
+    for Difference { expected, said, fields } in differences {
+        if let Some((line, expected)) = expected {
+            text += &format!("    - {expected}    (line {line})\n");
+        }
+        if let Some(said) = said {
+            text += &format!("    + {said}\n");
+        }
+        if !fields.is_empty() {
+            text += &format!("      differs in {}\n", fields.join(", "));
+        }
+    }
+    text
+}
+
+impl Count {
+    fn summary(&self) -> String {
+        let Count { as_expected, failed, broken } = self;
+        let cases = as_expected + failed;
+        let mut text = format!("{cases} cases played, {failed} failed");
+        if *broken > 0 {
+            text += &format!("; {broken} can't be");
+        }
+        if *failed > 0 {
+            text += " (- expected and not said, + said and not expected)";
+        }
+        text + "\n"
+    }
+}
+
+fn write(out: &mut dyn Write, text: &str) -> Result<(), WriteError> {
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => WriteError::Closed,
+        _ => {
+            let error = anyhow::Error::new(error).context("writing to standard output");
+            WriteError::Failed(error.into())
+        }
+    })
+}

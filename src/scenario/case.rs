@@ -1,0 +1,348 @@
+//! A file of cases, line by line.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use floodmark_dataflows::types::{Pair, Volume};
+
+use super::entity;
+use super::moment::Moment;
+use super::said::Expected;
+use super::settings::Settings;
+use super::words::{Word, Words};
+use crate::cli::values;
+use crate::driver::Clock;
+use crate::limits::quote::Quoted;
+use crate::limits::rows::Cell;
+use crate::record::AMOUNT_MAX;
+
+/// Limits and traffic at times, and what is to be said of them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Case {
+    pub(super) title: String,
+    /// The line on which it begins, from 1.
+    pub(super) line: usize,
+    pub(super) settings: Settings,
+    /// Rows that hold from the start.
+    pub(super) rows: Vec<Placed<Edit>>,
+    pub(super) steps: Vec<Step>,
+}
+
+/// Something, and the line of the file on which it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Placed<T> {
+    pub(super) line: usize,
+    pub(super) what: T,
+}
+
+/// What happens at a moment, and what is to have been said since the one before.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Step {
+    pub(super) line: usize,
+    pub(super) when: When,
+    pub(super) edits: Vec<Placed<Edit>>,
+    pub(super) traffic: Vec<Placed<Traffic>>,
+    pub(super) expected: Vec<Expected>,
+    /// Whether a line says that nothing is.
+    silent: bool,
+}
+
+/// When a step is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum When {
+    At(Moment),
+    /// The input ends.
+    End,
+}
+
+/// An edit of the rows of limits.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Edit {
+    /// A row as in a file of limits.
+    Json(String),
+    /// A row by its columns. Without a date it holds from the step on.
+    Row { columns: Vec<(String, Cell<'static>)>, effective: Option<Moment> },
+    /// Rows of a name leave: that of a date, or all.
+    Delete { name: String, effective: Option<Moment> },
+    /// These rows are all there are: a file, or a table of a database.
+    Limits(String),
+}
+
+/// Records of a pair.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Traffic {
+    pub(super) pair: Pair,
+    pub(super) volume: Volume,
+    /// The event time, if it is not that of the step.
+    pub(super) time: Option<Moment>,
+    /// One more each so many milliseconds, for so many.
+    pub(super) every: Option<(u64, u64)>,
+}
+
+/// A line that can't be read, or can't be played.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}:{line}: {problem}", file.display())]
+pub struct CaseError {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Reads a file of cases.
+pub(super) fn parse(file: &Path, text: &str) -> Result<Vec<Case>, CaseError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let mut parser = Parser { common: Case::new(stem, 1), cases: Vec::new() };
+    for (line, text) in (1..).zip(text.lines()) {
+        let read = parser.line(line, text);
+        read.map_err(|problem| CaseError { file: file.to_owned(), line, problem })?;
+    }
+    let Parser { common, mut cases } = parser;
+    if cases.is_empty() {
+        cases.push(common);
+    } else {
+        cases.iter_mut().for_each(|case| case.settings.inherit(&common.settings));
+    }
+    for case in &cases {
+        case.check().map_err(|problem| CaseError {
+            file: file.to_owned(),
+            line: case.line,
+            problem,
+        })?;
+    }
+    Ok(cases)
+}
+
+impl Case {
+    fn new(title: String, line: usize) -> Self {
+        Case { title, line, settings: Settings::default(), rows: Vec::new(), steps: Vec::new() }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.settings.check()?;
+        let ends = self.steps.iter().any(|step| step.when == When::End);
+        if ends && self.settings.clock() == Clock::Live {
+            return Err(
+                "it has an \"end\", and a run that ends says nothing more about its windows: \
+                        give an \"at\" when they close or settle, or \"clock replay\""
+                    .into(),
+            );
+        }
+        let expects = |step: &Step| step.silent || !step.expected.is_empty();
+        match self.steps.iter().any(expects) {
+            true => Ok(()),
+            false => Err("the case expects nothing at all; if it is to be silent, end it with \
+                          \"expect nothing\""
+                .into()),
+        }
+    }
+}
+
+struct Parser {
+    /// What stands before the first case: it holds for all, or is the only one.
+    common: Case,
+    cases: Vec<Case>,
+}
+
+impl Parser {
+    fn line(&mut self, line: usize, text: &str) -> Result<(), String> {
+        let mut words = Words::of(text);
+        let Some(first) = words.take()? else {
+            return Ok(());
+        };
+        match first.text.as_ref() {
+            "case" if !first.quoted => self.begin(line, &mut words),
+            name if !first.quoted && Settings::has(name) => {
+                let fresh = self.fresh(name)?;
+                fresh.settings.set(name, &mut words)
+            }
+            "at" | "end" if !first.quoted => self.step(line, &first, &mut words),
+            "limit" | "delete" | "limits" if !first.quoted => {
+                let what = edit(&first, &mut words)?;
+                let case = self.current();
+                let edits = case.steps.last_mut().map_or(&mut case.rows, |step| &mut step.edits);
+                edits.push(Placed { line, what });
+                Ok(())
+            }
+            "expect" if !first.quoted => {
+                let step = self.last_step("expect")?;
+                expect(step, line, text, &mut words)
+            }
+            _ => {
+                let what = traffic(&first, &mut words)?;
+                let step = self.last_step("traffic")?;
+                step.traffic.push(Placed { line, what });
+                Ok(())
+            }
+        }
+    }
+
+    fn current(&mut self) -> &mut Case {
+        self.cases.last_mut().unwrap_or(&mut self.common)
+    }
+
+    /// The case, which has no step yet.
+    fn fresh(&mut self, name: &str) -> Result<&mut Case, String> {
+        let case = self.current();
+        match case.steps.is_empty() {
+            true => Ok(case),
+            false => Err(format!("{name} is a setting, and stands before the first \"at\"")),
+        }
+    }
+
+    fn last_step(&mut self, what: &str) -> Result<&mut Step, String> {
+        let step = self.current().steps.last_mut();
+        step.ok_or_else(|| format!("{what} is at a time: put \"at 0s\", or another, before it"))
+    }
+
+    fn begin(&mut self, line: usize, words: &mut Words<'_>) -> Result<(), String> {
+        if !self.common.steps.is_empty() {
+            return Err("there are steps before the first \"case\", and they are of no case".into());
+        }
+        let title = words.need("what the case shows")?.rest;
+        let rows = self.common.rows.clone();
+        self.cases.push(Case { rows, ..Case::new(title.to_owned(), line) });
+        Ok(())
+    }
+
+    fn step(&mut self, line: usize, first: &Word<'_>, words: &mut Words<'_>) -> Result<(), String> {
+        let when = match first.is("end") {
+            true => When::End,
+            false => When::At(Moment::parse(&words.need("the time")?.text)?),
+        };
+        words.end()?;
+        let case = self.current();
+        if case.steps.last().is_some_and(|step| step.when == When::End) {
+            return Err("the input has ended, and nothing comes after that".into());
+        }
+        case.steps.push(Step {
+            line,
+            when,
+            edits: Vec::new(),
+            traffic: Vec::new(),
+            expected: Vec::new(),
+            silent: false,
+        });
+        Ok(())
+    }
+}
+
+/// Reads an edit of limits whose first word was read.
+fn edit(first: &Word<'_>, words: &mut Words<'_>) -> Result<Edit, String> {
+    if first.is("limits") {
+        let place = words.need("the file of limits")?.text.into_owned();
+        words.end()?;
+        return match place.as_str() {
+            "-" => Err("a case may be read more than once, so it takes no limits from standard \
+                        input: give a file"
+                .into()),
+            _ => Ok(Edit::Limits(place)),
+        };
+    }
+    if first.is("delete") {
+        let name = words.need("the limit's name")?.text.into_owned();
+        let effective = words.take()?.map(|word| Moment::parse(&word.text)).transpose()?;
+        words.end()?;
+        return Ok(Edit::Delete { name, effective });
+    }
+    let name = words.need("the limit's name, or a row in braces,")?;
+    if !name.quoted && name.text.starts_with('{') {
+        return Ok(Edit::Json(name.rest.to_owned()));
+    }
+    let mut columns =
+        vec![("limit_name".to_owned(), Cell::Text(Cow::Owned(name.text.into_owned())))];
+    let value = words.need("the limit's value, or null,")?;
+    columns.push(("limit_value".to_owned(), cell(&value.text)));
+    let mut effective = None;
+    while let Some(word) = words.take()? {
+        let (column, content) = word.text.split_once('=').ok_or_else(|| {
+            format!("{} is no column; write it like per=source", Quoted(&word.text))
+        })?;
+        match column {
+            "effective_date" if effective.is_some() => {
+                return Err("effective_date is given twice".into());
+            }
+            "effective_date" => effective = Some(Moment::parse(content)?),
+            _ => columns.push((column.to_owned(), cell(content))),
+        }
+    }
+    Ok(Edit::Row { columns, effective })
+}
+
+fn cell(text: &str) -> Cell<'static> {
+    match text {
+        "null" => Cell::Null,
+        text => Cell::Text(Cow::Owned(text.to_owned())),
+    }
+}
+
+/// Reads traffic whose source was read.
+fn traffic(source: &Word<'_>, words: &mut Words<'_>) -> Result<Traffic, String> {
+    if source.quoted || source.text.parse::<std::net::IpAddr>().is_err() {
+        return Err(format!(
+            "{} begins no line of a case; there are case, at, end, limit, delete, limits, expect, \
+             traffic like 10.0.0.1 > 10.0.0.2 600 bytes, and settings: {}",
+            Quoted(&source.text),
+            Settings::names().join(", ")
+        ));
+    }
+    let pair = entity::pair(source, words)?;
+    let bytes = amount(words, "bytes")?;
+    let mut traffic = Traffic { pair, volume: Volume::new(bytes, 1), time: None, every: None };
+    if words.peek()?.is_some_and(|word| word.text.bytes().all(|byte| byte.is_ascii_digit())) {
+        traffic.volume.packets = amount(words, "packets")?;
+        if traffic.volume.packets == 0 {
+            return Err("a record has at least one packet".into());
+        }
+    }
+    while let Some(word) = words.take()? {
+        match word.text.split_once('=') {
+            Some(("time", time)) if traffic.time.is_none() => {
+                traffic.time = Some(Moment::parse(time)?);
+            }
+            _ if word.is("every") && traffic.every.is_none() => {
+                let every = values::positive_millis(&words.need("a duration")?.text)?;
+                words.expect("for")?;
+                let during = values::positive_millis(&words.need("a duration")?.text)?;
+                traffic.every = Some((every, during));
+            }
+            _ => {
+                return Err(format!(
+                    "{} stands where time=…, or every … for …, or the end of the line belongs",
+                    Quoted(&word.text)
+                ));
+            }
+        }
+    }
+    match (traffic.time, traffic.every) {
+        (Some(_), Some(_)) => Err("records that come one after the other have no one time".into()),
+        _ => Ok(traffic),
+    }
+}
+
+/// Reads an amount and its unit.
+fn amount(words: &mut Words<'_>, unit: &str) -> Result<i64, String> {
+    let number = words.need(&format!("a number of {unit}"))?;
+    let amount = number.text.parse::<u64>().ok().filter(|amount| *amount <= AMOUNT_MAX);
+    let amount = amount.and_then(|amount| i64::try_from(amount).ok()).ok_or_else(|| {
+        format!("{} is no number of {unit} from 0 to {AMOUNT_MAX}", Quoted(&number.text))
+    })?;
+    words.expect(unit)?;
+    Ok(amount)
+}
+
+/// Reads an expectation, whose first word was read.
+fn expect(step: &mut Step, line: usize, text: &str, words: &mut Words<'_>) -> Result<(), String> {
+    const BOTH: &str = "nothing is expected, and something is, at one time";
+    if words.peek()?.is_some_and(|word| word.is("nothing")) {
+        words.take()?;
+        words.end()?;
+        step.silent = true;
+        return if step.expected.is_empty() { Ok(()) } else { Err(BOTH.into()) };
+    }
+    step.expected.push(Expected::parse(line, text, words)?);
+    if step.silent { Err(BOTH.into()) } else { Ok(()) }
+}

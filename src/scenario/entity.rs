@@ -1,0 +1,60 @@
+//! Entities as scenarios write them: `10.0.0.1 > 10.0.0.2`, `source 10.0.0.1`, `total`.
+
+use std::fmt::{self, Display};
+use std::net::IpAddr;
+
+use floodmark_dataflows::types::{Entity, Pair};
+
+use super::words::{Word, Words};
+use crate::limits::prefix;
+use crate::limits::quote::Quoted;
+
+/// Reads a pair whose source was read already.
+pub(super) fn pair(source: &Word<'_>, words: &mut Words<'_>) -> Result<Pair, String> {
+    let source = address(source)?;
+    words.expect(">")?;
+    let destination = address(&words.need("the destination's address")?)?;
+    prefix::pair(source, destination)
+}
+
+/// Reads an entity.
+pub(super) fn entity(words: &mut Words<'_>) -> Result<Entity, String> {
+    let first = words.need("who breaks the limit")?;
+    let of: fn(IpAddr) -> Entity = match first.text.as_ref() {
+        _ if first.quoted => return Err(unknown(&first)),
+        "total" => return Ok(Entity::Total),
+        "source" => Entity::Source,
+        "destination" => Entity::Destination,
+        "host" => Entity::Host,
+        _ if first.text.parse::<IpAddr>().is_ok() => return Ok(Entity::Pair(pair(&first, words)?)),
+        _ => return Err(unknown(&first)),
+    };
+    Ok(of(address(&words.need("an address")?)?))
+}
+
+fn unknown(word: &Word<'_>) -> String {
+    format!(
+        "{} is not who breaks a limit; write 10.0.0.1 > 10.0.0.2, source 10.0.0.1, destination \
+         10.0.0.1, host 10.0.0.1 or total",
+        Quoted(&word.text)
+    )
+}
+
+fn address(word: &Word<'_>) -> Result<IpAddr, String> {
+    prefix::address(&word.text)
+}
+
+/// An entity as it is read.
+pub(super) struct Named(pub(super) Entity);
+
+impl Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Entity::Pair(pair) => write!(f, "{} > {}", pair.source(), pair.destination()),
+            Entity::Source(address) => write!(f, "source {address}"),
+            Entity::Destination(address) => write!(f, "destination {address}"),
+            Entity::Host(address) => write!(f, "host {address}"),
+            Entity::Total => f.write_str("total"),
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What is said, and what is expected to be said.
+
+use std::fmt::{self, Display, Write};
+
+use floodmark_dataflows::time::Window;
+use floodmark_dataflows::types::{Bound, Change, Entity, Event, Metric, Reason, Volume};
+
+use super::entity::{self, Named};
+use super::moment::{self, Moment};
+use super::words::Words;
+use crate::limits::catalog::Catalog;
+use crate::limits::date::format_ns;
+use crate::limits::quote::Quoted;
+use crate::limits::rows::{BOUNDS, METRICS, word};
+use crate::limits::value::Value;
+
+const EVENTS: [(&str, Event); 3] =
+    [("raised", Event::Raised), ("updated", Event::Updated), ("cleared", Event::Cleared)];
+
+const REASONS: [(&str, Reason); 4] = [
+    ("limit_change", Reason::LimitChange),
+    ("schedule", Reason::Schedule),
+    ("late_data", Reason::LateData),
+    ("data", Reason::Data),
+];
+
+/// What an expectation always names: which violation of which limit, up to its window.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Subject {
+    pub(super) event: Event,
+    pub(super) limit: String,
+    pub(super) entity: Entity,
+}
+
+/// A change that was said.
+#[derive(Clone, Debug)]
+pub(super) struct Said {
+    pub(super) tick: u64,
+    pub(super) subject: Subject,
+    reason: Reason,
+    window: Window,
+    volume: Volume,
+    bound: Bound,
+    metric: Metric,
+    /// Value and effective date of the version that judges, if one does.
+    version: Option<(Option<Value>, i128)>,
+    settled: bool,
+}
+
+impl Said {
+    /// A change that was said at a tick.
+    pub(super) fn of(tick: u64, change: &Change, catalog: &Catalog) -> Self {
+        let violation = &change.violation;
+        let limit = catalog.name(violation.limit).to_owned();
+        let row = change.version.map(|version| catalog.row(version));
+        Said {
+            tick,
+            subject: Subject { event: change.event, limit, entity: violation.entity },
+            reason: change.reason,
+            window: violation.window,
+            volume: violation.volume,
+            bound: change.bound,
+            metric: change.metric,
+            version: row.map(|row| (row.value.clone(), row.effective)),
+            settled: change.settled,
+        }
+    }
+
+    fn value(&self) -> Option<&Value> {
+        self.version.as_ref().and_then(|(value, _)| value.as_ref())
+    }
+
+    fn window_ms(&self) -> u64 {
+        self.window.0.saturating_mul(1000)
+    }
+
+    /// The line that expects exactly this, in a scenario that begins so.
+    pub(super) fn line(&self, begin: u64) -> String {
+        let Volume { bytes, packets } = self.volume;
+        let named = |ms| moment::name(ms, begin);
+        let mut line = format!(
+            "expect {} {bytes} bytes {packets} packets reason={} window={}",
+            self.subject,
+            word(&REASONS, &self.reason),
+            named(self.window_ms()),
+        );
+        // To write to a string does not fail.
+        let _ = match &self.version {
+            None => write!(line, " value=null"),
+            Some((value, effective)) => {
+                let value = value.as_ref().map_or("null", Value::text);
+                write!(line, " value={value} effective_date={}", format_ns(*effective))
+            }
+        };
+        let _ = write!(line, " settled={} as_of={}", self.settled, named(self.tick));
+        line
+    }
+}
+
+impl Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Subject { event, limit, entity } = self;
+        let event = word(&EVENTS, event);
+        write!(f, "{event} {} {}", name(limit), Named(*entity))
+    }
+}
+
+/// A limit's name, in quotes where it would not be one word.
+fn name(limit: &str) -> String {
+    let plain = |c: char| !(c.is_whitespace() || c.is_control() || c == '"');
+    match !limit.is_empty() && limit.chars().all(plain) && !limit.starts_with(['#', '{']) {
+        true => limit.to_owned(),
+        false => serde_json::Value::from(limit).to_string(),
+    }
+}
+
+/// A change that is expected: of the fields beside the subject those that are given.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Expected {
+    /// Where it stands in the file, from 1.
+    pub(super) line: usize,
+    /// As it stands there.
+    pub(super) text: String,
+    pub(super) subject: Subject,
+    fields: Vec<Field>,
+}
+
+/// A field that must have this content.
+#[derive(Clone, Debug, PartialEq)]
+enum Field {
+    Bytes(i64),
+    Packets(i64),
+    Amount(i64),
+    Reason(Reason),
+    Bound(Bound),
+    Metric(Metric),
+    Value(Option<Value>),
+    EffectiveDate(Option<Moment>),
+    Window(Moment),
+    Settled(bool),
+    AsOf(Moment),
+}
+
+impl Expected {
+    /// Reads what follows `expect`.
+    pub(super) fn parse(line: usize, text: &str, words: &mut Words<'_>) -> Result<Self, String> {
+        let event = words.need("raised, updated or cleared")?;
+        let event = one_of("an event", &EVENTS, &event.text)?;
+        let limit = words.need("the limit's name")?.text.into_owned();
+        let subject = Subject { event, limit, entity: entity::entity(words)? };
+        let mut fields = Vec::<Field>::new();
+        while let Some(word) = words.take()? {
+            let field = match word.text.split_once('=') {
+                Some((name, content)) => Field::parse(name, content)?,
+                None => Field::counted(&word.text, words)?,
+            };
+            let name = field.name();
+            if fields.iter().any(|other| other.name() == name) {
+                return Err(format!("{name} is given twice"));
+            }
+            fields.push(field);
+        }
+        Ok(Expected { line, text: text.trim().to_owned(), subject, fields })
+    }
+
+    /// In which fields a change about the same subject differs.
+    pub(super) fn differs(&self, said: &Said, begin: u64) -> Vec<&'static str> {
+        let differing = self.fields.iter().filter(|field| !field.is_in(said, begin));
+        differing.map(Field::name).collect()
+    }
+}
+
+impl Field {
+    fn parse(name: &str, content: &str) -> Result<Self, String> {
+        let number = || {
+            content.parse::<i64>().map_err(|_| format!("{name} {} is no number", Quoted(content)))
+        };
+        let unless_null = || (content != "null").then_some(content);
+        Ok(match name {
+            "bytes" => Field::Bytes(number()?),
+            "packets" => Field::Packets(number()?),
+            "amount" => Field::Amount(number()?),
+            "reason" => Field::Reason(one_of("a reason", &REASONS, content)?),
+            "bound" => Field::Bound(one_of("a bound", &BOUNDS, content)?),
+            "metric" => Field::Metric(one_of("a metric", &METRICS, content)?),
+            "value" => {
+                let value = unless_null().map(Value::parse).transpose();
+                Field::Value(value.map_err(|error| error.to_string())?)
+            }
+            "effective_date" => Field::EffectiveDate(unless_null().map(Moment::parse).transpose()?),
+            "window" => Field::Window(Moment::parse(content)?),
+            "settled" => Field::Settled(one_of("true or false", &SETTLED, content)?),
+            "as_of" => Field::AsOf(Moment::parse(content)?),
+            _ => {
+                return Err(format!(
+                    "{} is no field of a change; there are {}",
+                    Quoted(name),
+                    FIELDS.join(", ")
+                ));
+            }
+        })
+    }
+
+    /// Reads `600 bytes`, of which the number was read already.
+    fn counted(number: &str, words: &mut Words<'_>) -> Result<Self, String> {
+        if number.parse::<i64>().is_err() {
+            return Err(format!(
+                "{} is no field; write them like 600 bytes, 3 packets, reason=data",
+                Quoted(number)
+            ));
+        }
+        let unit = words.need("bytes or packets")?;
+        match unit.text.as_ref() {
+            "bytes" | "packets" => Field::parse(&unit.text, number),
+            _ => Err(format!("{} stands where bytes or packets belong", Quoted(&unit.text))),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Field::Bytes(_) => "bytes",
+            Field::Packets(_) => "packets",
+            Field::Amount(_) => "amount",
+            Field::Reason(_) => "reason",
+            Field::Bound(_) => "bound",
+            Field::Metric(_) => "metric",
+            Field::Value(_) => "value",
+            Field::EffectiveDate(_) => "effective_date",
+            Field::Window(_) => "window",
+            Field::Settled(_) => "settled",
+            Field::AsOf(_) => "as_of",
+        }
+    }
+
+    fn is_in(&self, said: &Said, begin: u64) -> bool {
+        let is_at = |moment: &Moment, ms: u64| moment.ns(begin) == i128::from(ms) * 1_000_000;
+        match self {
+            Field::Bytes(bytes) => *bytes == said.volume.bytes,
+            Field::Packets(packets) => *packets == said.volume.packets,
+            Field::Amount(amount) => *amount == said.volume.amount(said.metric),
+            Field::Reason(reason) => *reason == said.reason,
+            Field::Bound(bound) => *bound == said.bound,
+            Field::Metric(metric) => *metric == said.metric,
+            Field::Value(value) => value.as_ref() == said.value(),
+            Field::EffectiveDate(date) => {
+                date.map(|date| date.ns(begin))
+                    == said.version.as_ref().map(|(_, effective)| *effective)
+            }
+            Field::Window(start) => is_at(start, said.window_ms()),
+            Field::Settled(settled) => *settled == said.settled,
+            Field::AsOf(tick) => is_at(tick, said.tick),
+        }
+    }
+}
+
+const SETTLED: [(&str, bool); 2] = [("true", true), ("false", false)];
+
+const FIELDS: [&str; 11] = [
+    "bytes",
+    "packets",
+    "amount",
+    "reason",
+    "bound",
+    "metric",
+    "value",
+    "effective_date",
+    "window",
+    "settled",
+    "as_of",
+];
+
+/// The meaning of one of some words.
+pub(super) fn one_of<T: Copy>(what: &str, words: &[(&str, T)], text: &str) -> Result<T, String> {
+    let found = words.iter().find(|(word, _)| *word == text);
+    found.map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        format!("{} is not {what}; there are {}", Quoted(text), words.join(", "))
+    })
+}

@@ -1,0 +1,299 @@
+//! A case made ready to be played: what happens at which tick, and which rows of limits that leaves.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use floodmark_dataflows::time::Windows;
+use floodmark_dataflows::types::{Pair, Version, Volume};
+
+use super::case::{Case, Edit, Placed, Traffic, When};
+use super::moment::Moment;
+use super::said::Expected;
+use crate::capture::Reader;
+use crate::limits::catalog::{Catalog, LimitSet};
+use crate::limits::date::format_ns;
+use crate::limits::quote::Quoted;
+use crate::limits::reason::Position;
+use crate::limits::rows::{self, Cell, RawRow, Row};
+use crate::limits::{Address, feed, json};
+use crate::merge::{self, Merge};
+use crate::terminal::Messages;
+
+/// How many records the lines of one case may make.
+const RECORDS_MAX: u64 = 1_000_000;
+
+/// A case made ready.
+pub(super) struct Script {
+    /// Moments are counted from here.
+    pub(super) begin: u64,
+    /// What rows and versions are called. All that the case will have are in it.
+    pub(super) catalog: Catalog,
+    /// Versions that hold from the start.
+    pub(super) versions: BTreeSet<Version>,
+    /// What happens, by tick.
+    pub(super) ticks: BTreeMap<u64, Happening>,
+    /// What is expected, in the order of time.
+    pub(super) checkpoints: Vec<Checkpoint>,
+    /// Captures whose packets are traffic, too.
+    pub(super) readers: Vec<Reader>,
+}
+
+/// What happens at a tick.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Happening {
+    pub(super) edits: Vec<(Version, isize)>,
+    pub(super) records: Vec<Counted>,
+}
+
+/// A record and its event time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Counted {
+    pub(super) time: u64,
+    pub(super) pair: Pair,
+    pub(super) volume: Volume,
+}
+
+/// What is to have been said since the checkpoint before.
+pub(super) struct Checkpoint {
+    /// The line of the file.
+    pub(super) line: usize,
+    /// The last tick that counts; `None`: the end.
+    pub(super) until: Option<u64>,
+    pub(super) expected: Vec<Expected>,
+}
+
+/// A problem, and the line of the file that has it.
+pub(super) type Problem = Placed<String>;
+
+fn problem(line: usize, what: impl Into<String>) -> Problem {
+    Placed { line, what: what.into() }
+}
+
+/// Makes a case ready. Files that it names are beside its own, in `directory`.
+pub(super) fn ready(case: &Case, directory: &Path) -> Result<Script, Problem> {
+    let open = || open(&case.settings.captures, directory);
+    let at_case = |what| problem(case.line, what);
+    let begin = match case.settings.begin() {
+        Some(begin) => begin,
+        // Found in readers of its own, since what they have read is read.
+        None => first_time(open().map_err(at_case)?).map_err(at_case)?,
+    };
+    let mut making = Making {
+        case,
+        directory,
+        begin,
+        rows: Rows::default(),
+        catalog: Catalog::new(),
+        ticks: BTreeMap::new(),
+        records: 0,
+    };
+    let first = making.edit(&case.rows, None)?;
+    let versions = first.into_iter().map(|(version, _)| version).collect();
+    let checkpoints = making.steps()?;
+    let Making { catalog, ticks, .. } = making;
+    let readers = open().map_err(at_case)?;
+    Ok(Script { begin, catalog, versions, ticks, checkpoints, readers })
+}
+
+fn open(captures: &[PathBuf], directory: &Path) -> Result<Vec<Reader>, String> {
+    let paths: Vec<PathBuf> = captures.iter().map(|capture| directory.join(capture)).collect();
+    merge::open(&paths).map_err(|failure| format!("{:#}", failure.error))
+}
+
+/// The time of the first packet, in milliseconds.
+fn first_time(readers: Vec<Reader>) -> Result<u64, String> {
+    let mut merge = Merge::new(readers, Messages::new());
+    let first = merge.next().map(|packet| packet.time.ms);
+    first.ok_or_else(|| "no packet of the capture counts, so that nothing begins with it".into())
+}
+
+/// A case that is being made ready.
+struct Making<'a> {
+    case: &'a Case,
+    directory: &'a Path,
+    begin: u64,
+    rows: Rows,
+    catalog: Catalog,
+    ticks: BTreeMap<u64, Happening>,
+    records: u64,
+}
+
+impl Making<'_> {
+    fn steps(&mut self) -> Result<Vec<Checkpoint>, Problem> {
+        let mut checkpoints = Vec::<Checkpoint>::new();
+        for step in &self.case.steps {
+            let until = match step.when {
+                When::End => None,
+                When::At(moment) => {
+                    let at = moment.ms(self.begin).map_err(|what| problem(step.line, what))?;
+                    Some(at)
+                }
+            };
+            let before = checkpoints.last().and_then(|checkpoint| checkpoint.until);
+            if let Some(at) = until {
+                if at < self.begin {
+                    return Err(problem(step.line, "this is before the case begins"));
+                }
+                if before.is_some_and(|before| at <= before) {
+                    return Err(problem(step.line, "this is not later than the step before it"));
+                }
+                let edits = self.edit(&step.edits, Some(at))?;
+                self.ticks.entry(at).or_default().edits = edits;
+                for traffic in &step.traffic {
+                    self.traffic(at, traffic)?;
+                }
+            } else if let Some(line) = step.edits.first().map(|edit| edit.line) {
+                return Err(problem(
+                    line,
+                    "the input has ended: a limit that changes after that needs an \"at\" before",
+                ));
+            } else if let Some(line) = step.traffic.first().map(|traffic| traffic.line) {
+                return Err(problem(line, "the input has ended, so nothing more is sent"));
+            }
+            checkpoints.push(Checkpoint {
+                line: step.line,
+                until,
+                expected: step.expected.clone(),
+            });
+        }
+        Ok(checkpoints)
+    }
+
+    /// What edits at a moment, or from the start, change in the rows that hold.
+    fn edit(
+        &mut self,
+        edits: &[Placed<Edit>],
+        at: Option<u64>,
+    ) -> Result<Vec<(Version, isize)>, Problem> {
+        let before = self.rows.clone();
+        for edit in edits {
+            self.edit_one(&edit.what, at).map_err(|what| problem(edit.line, what))?;
+        }
+        let mut changes = Vec::new();
+        for (row, diff) in before.difference(&self.rows) {
+            changes.push((self.catalog.version(LimitSet::Live, row), diff));
+        }
+        Ok(changes)
+    }
+
+    fn edit_one(&mut self, edit: &Edit, at: Option<u64>) -> Result<(), String> {
+        let defaults = self.case.settings.defaults();
+        match edit {
+            Edit::Json(text) => {
+                let raws = json::raw_rows(text).map_err(|error| error.to_string())?;
+                for raw in raws {
+                    self.rows.put(rows::check(&raw, defaults).map_err(|error| error.to_string())?);
+                }
+            }
+            Edit::Row { columns, effective } => {
+                // From the start means: it has always held.
+                let since = effective.or(at.map(|at| Moment::At(i128::from(at) * 1_000_000)));
+                let since = since.map_or(0, |moment| moment.ns(self.begin));
+                let date = ("effective_date".to_owned(), Cell::Instant(since));
+                let cells = columns.iter().cloned().chain([date]);
+                let raw = RawRow {
+                    position: Position::default(),
+                    cells: Ok(cells.map(|(column, cell)| (Cow::Owned(column), cell)).collect()),
+                };
+                self.rows.put(rows::check(&raw, defaults).map_err(|error| error.to_string())?);
+            }
+            Edit::Delete { name, effective } => {
+                let date = effective.map(|moment| moment.ns(self.begin));
+                if !self.rows.delete(name, date) {
+                    let of = date.map(|date| format!(" of {}", format_ns(date)));
+                    return Err(format!(
+                        "limit {} has no row{} to delete",
+                        Quoted(name),
+                        of.unwrap_or_default()
+                    ));
+                }
+            }
+            Edit::Limits(place) => self.rows = self.read(place)?,
+        }
+        Ok(())
+    }
+
+    /// Reads all rows of a file or table. All must hold: what a case shows is not what it seems to
+    /// otherwise.
+    fn read(&self, place: &str) -> Result<Rows, String> {
+        let address = match place.parse::<Address>().map_err(|error| error.to_string())? {
+            Address::File(path) => Address::File(self.directory.join(path)),
+            database => database,
+        };
+        let options = feed::Options {
+            address,
+            defaults: self.case.settings.defaults(),
+            ..feed::Options::file("")
+        };
+        let table = feed::read(&options).map_err(|failure| format!("{:#}", failure.error))?;
+        if let Some((verdict, reason)) = table.refusals().next() {
+            return Err(format!(
+                "limits {}, {}: refused: {reason}",
+                Quoted(place),
+                verdict.position
+            ));
+        }
+        let mut rows = Rows::default();
+        table.rows().for_each(|row| rows.put(row.clone()));
+        Ok(rows)
+    }
+
+    fn traffic(&mut self, at: u64, traffic: &Placed<Traffic>) -> Result<(), Problem> {
+        let Placed { line, what: Traffic { pair, volume, time, every } } = *traffic;
+        let (every, during) = every.unwrap_or((1, 1));
+        let time = time.map(|time| time.ms(self.begin)).transpose();
+        let time = time.map_err(|what| problem(line, what))?;
+        if time.is_some_and(|time| time > at) {
+            return Err(problem(line, "its time is after the step at which it comes"));
+        }
+        self.records += during.div_ceil(every);
+        if self.records > RECORDS_MAX {
+            let what = format!("the lines up to here make more than {RECORDS_MAX} records");
+            return Err(problem(line, format!("{what}: generate a capture, and name that")));
+        }
+        for tick in (0..during.div_ceil(every)).map(|count| at + count * every) {
+            let time = time.unwrap_or(tick);
+            if self.windows().of(time).is_none() {
+                return Err(problem(line, "it is in no window: its time is too far in the future"));
+            }
+            let records = &mut self.ticks.entry(tick).or_default().records;
+            records.push(Counted { time, pair, volume });
+        }
+        Ok(())
+    }
+
+    fn windows(&self) -> Windows {
+        self.case.settings.options().windows
+    }
+}
+
+/// Rows of limits by name and effective date.
+#[derive(Clone, Debug, Default)]
+struct Rows(BTreeMap<(String, i128), Row>);
+
+impl Rows {
+    /// A row appears, or takes the place of that of its name and date.
+    fn put(&mut self, row: Row) {
+        self.0.insert((row.name.clone(), row.effective), row);
+    }
+
+    /// Rows of a name leave, or that of one date. `false` if there is none.
+    fn delete(&mut self, name: &str, date: Option<i128>) -> bool {
+        let before = self.0.len();
+        self.0.retain(|(other, effective), _| {
+            other != name || date.is_some_and(|date| date != *effective)
+        });
+        self.0.len() < before
+    }
+
+    /// What must come and go to make these into others.
+    fn difference<'a>(&'a self, after: &'a Rows) -> impl Iterator<Item = (&'a Row, isize)> {
+        let not_in = |rows: &'a Rows| {
+            move |(key, row): &(&(String, i128), &Row)| rows.0.get(*key) != Some(*row)
+        };
+        let gone = self.0.iter().filter(not_in(after)).map(|(_, row)| (row, -1));
+        let come = after.0.iter().filter(not_in(self)).map(|(_, row)| (row, 1));
+        gone.chain(come)
+    }
+}

@@ -1,0 +1,198 @@
+//! How a case is played: what `run` and `replay` have as options.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use floodmark_dataflows::graph::Options;
+use floodmark_dataflows::time::Windows;
+use floodmark_dataflows::types::Updates;
+
+use super::said::one_of;
+use super::words::Words;
+use crate::cli::values;
+use crate::driver::Clock;
+use crate::limits::date;
+use crate::limits::quote::Quoted;
+use crate::limits::rows::{Defaults, PERS};
+use crate::live;
+use crate::replay::Filter;
+
+const CLOCKS: [(&str, Clock); 2] = [("live", Clock::Live), ("replay", Clock::Replay)];
+
+const UPDATES: [(&str, Updates); 3] =
+    [("settled", Updates::Settled), ("limit", Updates::Limit), ("tick", Updates::Tick)];
+
+const OFFSETS: [(&str, bool); 2] = [("earliest", false), ("latest", true)];
+
+/// When a case begins that does not say: at the start of a window of any usual width.
+const BEGIN_MS: u64 = 1_767_225_600_000;
+
+/// The settings of a case, as far as they are given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Settings {
+    clock: Option<Clock>,
+    begin: Option<u64>,
+    window: Option<u64>,
+    tick: Option<u64>,
+    lateness: Option<u64>,
+    retention: Option<u64>,
+    max_gap: Option<u64>,
+    updates: Option<Updates>,
+    latest: Option<bool>,
+    defaults: Option<Defaults>,
+    filter: Filter,
+    /// The names of those that are set here.
+    given: BTreeSet<String>,
+    /// Captures whose packets are traffic, too; paths as they are written.
+    pub(super) captures: Vec<PathBuf>,
+}
+
+const NAMES: [&str; 13] = [
+    "clock",
+    "begin",
+    "window",
+    "tick",
+    "lateness",
+    "retention",
+    "max-gap",
+    "updates",
+    "from-offset",
+    "limits-per",
+    "source",
+    "destination",
+    "capture",
+];
+
+/// What may be given more than once.
+const SEVERAL: [&str; 3] = ["source", "destination", "capture"];
+
+impl Settings {
+    /// What can be set.
+    pub(super) fn names() -> &'static [&'static str] {
+        &NAMES
+    }
+
+    /// Whether a setting has this name.
+    pub(super) fn has(name: &str) -> bool {
+        NAMES.contains(&name)
+    }
+
+    /// Sets what a line says whose first word was read.
+    pub(super) fn set(&mut self, name: &str, words: &mut Words<'_>) -> Result<(), String> {
+        let word = words.need(&format!("the value of {name}"))?;
+        let text = word.text.as_ref();
+        if !SEVERAL.contains(&name) && !self.given.insert(name.to_owned()) {
+            return Err(format!("{name} is set twice"));
+        }
+        match name {
+            "clock" => self.clock = Some(one_of("a clock", &CLOCKS, text)?),
+            "begin" => self.begin = Some(begin(text)?),
+            "window" => self.window = Some(values::secs(text)?),
+            "tick" => self.tick = Some(values::positive_millis(text)?),
+            "lateness" => self.lateness = Some(values::millis(text)?),
+            "retention" => self.retention = Some(values::millis(text)?),
+            "max-gap" => self.max_gap = Some(values::secs(text)?),
+            "updates" => self.updates = Some(one_of("a kind of updates", &UPDATES, text)?),
+            "from-offset" => self.latest = Some(one_of("an offset", &OFFSETS, text)?),
+            "limits-per" => {
+                self.defaults = Some(Defaults { per: one_of("what limits are per", &PERS, text)? });
+            }
+            "source" => self.filter.sources.push(values::network(text)?),
+            "destination" => self.filter.destinations.push(values::network(text)?),
+            "capture" if text == "-" => {
+                return Err("a case is read more than once, so it takes no capture from standard \
+                            input: give a file"
+                    .into());
+            }
+            "capture" => self.captures.push(text.into()),
+            _ => unreachable!("only what is a setting is set"),
+        }
+        words.end()
+    }
+
+    /// Takes what is not set here from what is set for all cases of the file.
+    pub(super) fn inherit(&mut self, common: &Settings) {
+        let or = |own: &mut Vec<_>, common: &Vec<_>| {
+            if own.is_empty() {
+                own.clone_from(common);
+            }
+        };
+        or(&mut self.filter.sources, &common.filter.sources);
+        or(&mut self.filter.destinations, &common.filter.destinations);
+        if self.captures.is_empty() {
+            self.captures.clone_from(&common.captures);
+        }
+        self.clock = self.clock.or(common.clock);
+        self.begin = self.begin.or(common.begin);
+        self.window = self.window.or(common.window);
+        self.tick = self.tick.or(common.tick);
+        self.lateness = self.lateness.or(common.lateness);
+        self.retention = self.retention.or(common.retention);
+        self.max_gap = self.max_gap.or(common.max_gap);
+        self.updates = self.updates.or(common.updates);
+        self.latest = self.latest.or(common.latest);
+        self.defaults = self.defaults.or(common.defaults);
+    }
+
+    /// What can't be told from one setting alone.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let replay = self.clock() == Clock::Replay;
+        if replay && self.latest.is_some() {
+            return Err("from-offset is of a run, and the clock is that of a replay".into());
+        }
+        if replay && self.retention.is_some() && self.lateness.is_none() {
+            return Err("retention counts from the moment a window settles, and without lateness \
+                        none does before the end of a replay: give both, or neither"
+                .into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        self.clock.unwrap_or(Clock::Live)
+    }
+
+    /// When the case begins, if that is said, or need not be found in a capture.
+    pub(super) fn begin(&self) -> Option<u64> {
+        self.begin.or(self.captures.is_empty().then_some(BEGIN_MS))
+    }
+
+    pub(super) fn tick_ms(&self) -> u64 {
+        self.tick.unwrap_or(1000)
+    }
+
+    /// Whether a run begins with what comes, so that the window in which it begins is not whole.
+    pub(super) fn is_from_latest(&self) -> bool {
+        self.latest.unwrap_or(false)
+    }
+
+    pub(super) fn defaults(&self) -> Defaults {
+        self.defaults.unwrap_or_default()
+    }
+
+    pub(super) fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// What the computation is to do.
+    pub(super) fn options(&self) -> Options {
+        let usual = Windows::default();
+        let if_live = |ms| (self.clock() == Clock::Live).then_some(ms);
+        Options {
+            windows: Windows {
+                width_secs: self.window.unwrap_or(usual.width_secs),
+                lateness_ms: self.lateness.or(if_live(live::LATENESS_MS)),
+                retention_ms: self.retention.or(if_live(live::RETENTION_MS)),
+                max_gap_secs: self.max_gap.unwrap_or(usual.max_gap_secs),
+            },
+            updates: self.updates.unwrap_or_default(),
+            ..Options::default()
+        }
+    }
+}
+
+fn begin(text: &str) -> Result<u64, String> {
+    let ns = date::parse(text).map_err(|error| error.to_string())?;
+    let ms = u64::try_from(ns / 1_000_000).ok().filter(|_| ns >= 0 && ns % 1_000_000 == 0);
+    ms.ok_or_else(|| format!("{} is no millisecond since 1970", Quoted(text)))
+}

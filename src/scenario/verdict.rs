@@ -1,0 +1,132 @@
+//! What was said, compared with what was expected.
+
+use std::collections::BTreeMap;
+
+use super::moment;
+use super::said::{Expected, Said, Subject};
+use super::script::Checkpoint;
+
+/// What was said and not expected by a checkpoint, or the other way round.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The line of the checkpoint; `None`: after the last one.
+    pub line: Option<usize>,
+    /// The checkpoint's time, as people name it.
+    pub when: String,
+    /// What differs.
+    pub differences: Vec<Difference>,
+}
+
+/// An expectation that nothing met, something that nobody expected, or both of one violation.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The line of the expectation, and its text.
+    pub expected: Option<(usize, String)>,
+    /// The line that would expect what was said.
+    pub said: Option<String>,
+    /// If both are there, in which fields they differ.
+    pub fields: Vec<&'static str>,
+}
+
+/// Compares, checkpoint by checkpoint. Nothing is returned if all was said that was expected, and nothing
+/// else.
+pub(super) fn compare(checkpoints: &[Checkpoint], said: &[Said], begin: u64) -> Vec<Mismatch> {
+    let mut mismatches = Vec::new();
+    let mut rest = said;
+    for checkpoint in checkpoints {
+        let count = match checkpoint.until {
+            Some(until) => rest.partition_point(|said| said.tick <= until),
+            None => rest.len(),
+        };
+        let (now, later) = rest.split_at(count);
+        rest = later;
+        let when = checkpoint.until.map_or_else(|| "the end".into(), |at| moment::name(at, begin));
+        let differences = differences(&checkpoint.expected, now, begin);
+        mismatches.push(Mismatch { line: Some(checkpoint.line), when, differences });
+    }
+    let differences = differences(&[], rest, begin);
+    mismatches.push(Mismatch { line: None, when: "the end".into(), differences });
+    mismatches.retain(|mismatch| !mismatch.differences.is_empty());
+    mismatches
+}
+
+/// Everything about one subject.
+#[derive(Default)]
+struct About<'a> {
+    expected: Vec<&'a Expected>,
+    said: Vec<&'a Said>,
+}
+
+fn differences(expected: &[Expected], said: &[Said], begin: u64) -> Vec<Difference> {
+    let mut about = BTreeMap::<String, About<'_>>::new();
+    let key = |subject: &Subject| subject.to_string();
+    for expected in expected {
+        about.entry(key(&expected.subject)).or_default().expected.push(expected);
+    }
+    for said in said {
+        about.entry(key(&said.subject)).or_default().said.push(said);
+    }
+    about.values().flat_map(|about| about.differences(begin)).collect()
+}
+
+impl About<'_> {
+    fn differences(&self, begin: u64) -> Vec<Difference> {
+        let met = self.meet(begin);
+        let missing = (0..self.expected.len()).filter(|at| !met.contains(&Some(*at)));
+        let missing: Vec<&Expected> = missing.map(|at| self.expected[at]).collect();
+        let surplus = self.said.iter().zip(&met).filter(|(_, met)| met.is_none());
+        let surplus: Vec<&Said> = surplus.map(|(said, _)| *said).collect();
+        let pairs = (0..missing.len().max(surplus.len()))
+            .map(|at| (missing.get(at).copied(), surplus.get(at).copied()));
+        pairs
+            .map(|(expected, said)| Difference {
+                expected: expected.map(|expected| (expected.line, expected.text.clone())),
+                said: said.map(|said| said.line(begin)),
+                fields: expected
+                    .zip(said)
+                    .map_or_else(Vec::new, |(expected, said)| expected.differs(said, begin)),
+            })
+            .collect()
+    }
+
+    /// For each change that was said, which expectation it meets. An expectation that names few fields is
+    /// met by many changes, so one that was taken may be given up for another: as many are met as can be.
+    fn meet(&self, begin: u64) -> Vec<Option<usize>> {
+        let fits = |expected: usize, said: usize| {
+            self.expected[expected].differs(self.said[said], begin).is_empty()
+        };
+        let mut met = vec![None; self.said.len()];
+        for expected in 0..self.expected.len() {
+            let mut tried = vec![false; self.said.len()];
+            find_place(expected, &fits, &mut met, &mut tried, MOVES_MAX);
+        }
+        met
+    }
+}
+
+/// How many expectations move for one: each takes room on the stack.
+const MOVES_MAX: usize = 500;
+
+/// Finds an expectation a change that meets it, moving others to other changes if need be.
+fn find_place(
+    expected: usize,
+    fits: &impl Fn(usize, usize) -> bool,
+    met: &mut [Option<usize>],
+    tried: &mut [bool],
+    moves: usize,
+) -> bool {
+    if moves == 0 {
+        return false;
+    }
+    for said in 0..met.len() {
+        if tried[said] || !fits(expected, said) {
+            continue;
+        }
+        tried[said] = true;
+        if met[said].is_none_or(|other| find_place(other, fits, met, tried, moves - 1)) {
+            met[said] = Some(expected);
+            return true;
+        }
+    }
+    false
+}

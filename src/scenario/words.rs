@@ -1,0 +1,149 @@
+//! A line of a scenario as words.
+//!
+//! Words are parted by blanks. What stands in double quotes is one word, or a part of one, with the
+//! escapes of JSON: names of limits may hold anything. A word that begins with `#` begins a comment.
+
+use std::borrow::Cow;
+
+use crate::limits::quote::Quoted;
+
+/// A word of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Word<'a> {
+    /// What it says, quotes undone.
+    pub(super) text: Cow<'a, str>,
+    /// Whether it begins with a quote: it is no keyword then.
+    pub(super) quoted: bool,
+    /// The line from here on, as it was written.
+    pub(super) rest: &'a str,
+}
+
+impl Word<'_> {
+    /// Whether this is a keyword, and that one.
+    pub(super) fn is(&self, keyword: &str) -> bool {
+        !self.quoted && self.text == keyword
+    }
+}
+
+/// The words of a line that are still to be read.
+#[derive(Clone, Debug)]
+pub(super) struct Words<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Words<'a> {
+    pub(super) fn of(line: &'a str) -> Self {
+        Words { rest: line }
+    }
+
+    /// The next word, which stays the next.
+    pub(super) fn peek(&self) -> Result<Option<Word<'a>>, String> {
+        self.clone().take()
+    }
+
+    /// The next word; `None` at the end of the line.
+    pub(super) fn take(&mut self) -> Result<Option<Word<'a>>, String> {
+        let from = self.rest.trim_start();
+        if from.is_empty() || from.starts_with('#') {
+            self.rest = "";
+            return Ok(None);
+        }
+        let (mut text, mut rest) = (Cow::Borrowed(""), from);
+        while let Some(character) =
+            rest.chars().next().filter(|character| !character.is_whitespace())
+        {
+            let (part, length) = match character {
+                '"' => quoted(rest)?,
+                _ => {
+                    let end = rest.find(|c: char| c == '"' || c.is_whitespace());
+                    let end = end.unwrap_or(rest.len());
+                    (Cow::Borrowed(&rest[..end]), end)
+                }
+            };
+            text = if text.is_empty() { part } else { text + part };
+            rest = &rest[length..];
+        }
+        self.rest = rest;
+        Ok(Some(Word { text, quoted: from.starts_with('"'), rest: from.trim_end() }))
+    }
+
+    /// The next word, which must be there: `what` names it.
+    pub(super) fn need(&mut self, what: &str) -> Result<Word<'a>, String> {
+        self.take()?.ok_or_else(|| format!("{what} is missing at the end of the line"))
+    }
+
+    /// The next word must be this one.
+    pub(super) fn expect(&mut self, keyword: &str) -> Result<(), String> {
+        let word = self.need(&format!("\"{keyword}\""))?;
+        match word.is(keyword) {
+            true => Ok(()),
+            false => Err(format!("{} stands where \"{keyword}\" belongs", Quoted(&word.text))),
+        }
+    }
+
+    /// Nothing may follow.
+    pub(super) fn end(&mut self) -> Result<(), String> {
+        match self.take()? {
+            None => Ok(()),
+            Some(word) => Err(format!("{} stands where the line should end", Quoted(&word.text))),
+        }
+    }
+}
+
+/// A text in quotes at the beginning of `from`, and how many bytes it takes there.
+fn quoted(from: &str) -> Result<(Cow<'_, str>, usize), String> {
+    let mut escaped = false;
+    let end = from.bytes().enumerate().skip(1).find_map(|(at, byte)| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends.then_some(at + 1)
+    });
+    let end = end.ok_or_else(|| format!("{} has no closing quote", Quoted(from)))?;
+    let text = serde_json::from_str::<String>(&from[..end]).map_err(|_| {
+        format!("{} is no text in quotes; escape it as in JSON", Quoted(&from[..end]))
+    })?;
+    Ok((text.into(), end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Result<Vec<String>, String> {
+        let mut words = Words::of(line);
+        let mut all = Vec::new();
+        while let Some(word) = words.take()? {
+            all.push(word.text.into_owned());
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn lines_fall_into_words() {
+        for (line, expected) in [
+            ("", vec![]),
+            ("   # a comment", vec![]),
+            ("a  b\tc # d", vec!["a", "b", "c"]),
+            ("a#b c", vec!["a#b", "c"]),
+            (r#""two words" x="y z"1"#, vec!["two words", "x=y z1"]),
+            (r##""#no comment" "a\"b\\""##, vec!["#no comment", "a\"b\\"]),
+            (r#""""#, vec![""]),
+        ] {
+            assert_eq!(words(line).expect(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn broken_quotes_are_named() {
+        for line in [r#"""#, r#"a "b"#, r#""a\"#, r#""\x""#] {
+            assert!(words(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn quoted_words_are_no_keywords() {
+        let word = |line| Words::of(line).need("a word").expect("there is one");
+        assert!(word("total").is("total"));
+        assert!(!word("\"total\"").is("total"));
+    }
+}
