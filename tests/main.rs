@@ -13,4 +13,5 @@ mod kafka;
 mod limits_cli;
 mod live;
 mod replay;
+mod scenarios;
 mod serving;

@@ -130,3 +130,105 @@ fn find_place(
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use floodmark_dataflows::time::Window;
+    use floodmark_dataflows::types::{
+        Bound, Change, Entity, Event, LimitId, Metric, Reason, Violation, Volume,
+    };
+
+    use super::*;
+    use crate::limits::catalog::{Catalog, LimitSet};
+    use crate::limits::rows::Defaults;
+    use crate::scenario::words::Words;
+
+    fn catalog() -> (Catalog, LimitId) {
+        let row = r#"{"limit_name": "max", "limit_value": 1, "effective_date": "1970-01-01"}"#;
+        let table = crate::limits::json::read(row.as_bytes(), Defaults::default());
+        let table = table.expect("one row");
+        let mut catalog = Catalog::new();
+        let versions = catalog.versions(LimitSet::Live, table.rows());
+        (catalog, versions.first().expect("one version").limit)
+    }
+
+    /// What is said of the total at some ticks, and so many bytes each time.
+    fn said(changes: &[(u64, i64)]) -> Vec<Said> {
+        let (catalog, limit) = catalog();
+        let change = |bytes| Change {
+            event: Event::Raised,
+            reason: Reason::Data,
+            violation: Violation {
+                limit,
+                window: Window(0),
+                entity: Entity::Total,
+                volume: Volume::new(bytes, 1),
+            },
+            bound: Bound::Max,
+            metric: Metric::Bytes,
+            version: None,
+            settled: false,
+        };
+        changes.iter().map(|(tick, bytes)| Said::of(*tick, &change(*bytes), &catalog)).collect()
+    }
+
+    fn expected(lines: &[&str]) -> Vec<Expected> {
+        let parse = |line: &&str| Expected::parse(1, line, &mut Words::of(line));
+        lines.iter().map(parse).collect::<Result<_, _>>().expect("expectations")
+    }
+
+    fn checkpoint(until: Option<u64>, lines: &[&str]) -> Checkpoint {
+        Checkpoint { line: 1, until, expected: expected(lines) }
+    }
+
+    /// The differences, as counts of (expected alone, said alone, both).
+    fn counts(checkpoints: &[Checkpoint], said: &[Said]) -> Vec<(usize, usize, usize)> {
+        let count = |mismatch: &Mismatch| {
+            let of = |expected, said| {
+                let differences = mismatch.differences.iter();
+                let is = |difference: &&Difference| {
+                    (difference.expected.is_some(), difference.said.is_some()) == (expected, said)
+                };
+                differences.filter(is).count()
+            };
+            (of(true, false), of(false, true), of(true, true))
+        };
+        compare(checkpoints, said, 0).iter().map(count).collect()
+    }
+
+    #[test]
+    fn a_loose_expectation_leaves_the_change_that_a_strict_one_needs() {
+        let said = said(&[(5, 10), (5, 20), (5, 30)]);
+        for lines in [
+            ["raised max total", "raised max total 10 bytes", "raised max total settled=false"],
+            ["raised max total 10 bytes", "raised max total", "raised max total 30 bytes"],
+            ["raised max total as_of=5ms", "raised max total", "raised max total 20 bytes"],
+        ] {
+            assert_eq!(counts(&[checkpoint(Some(5), &lines)], &said), [], "{lines:?}");
+        }
+        let twice = ["raised max total 10 bytes", "raised max total 10 bytes", "raised max total"];
+        assert_eq!(counts(&[checkpoint(Some(5), &twice)], &said), [(0, 0, 1)]);
+    }
+
+    #[test]
+    fn each_change_belongs_to_the_first_checkpoint_that_is_not_before_it() {
+        let one = |until| checkpoint(until, &["raised max total"]);
+        let said = said(&[(5, 10), (6, 20)]);
+        assert_eq!(counts(&[one(Some(5)), one(Some(9))], &said), []);
+        assert_eq!(counts(&[one(Some(4)), one(Some(9))], &said), [(1, 0, 0), (0, 1, 0)]);
+        assert_eq!(counts(&[one(Some(5)), one(None)], &said), []);
+        // After the last checkpoint nothing is expected.
+        assert_eq!(counts(&[one(Some(5))], &said), [(0, 1, 0)]);
+    }
+
+    #[test]
+    fn very_many_of_one_subject_come_to_an_end() {
+        let changes: Vec<(u64, i64)> = (0..1000).map(|bytes| (5, bytes)).collect();
+        let lines: Vec<String> =
+            (0..1000).map(|bytes| format!("raised max total {bytes} bytes")).rev().collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        assert_eq!(counts(&[checkpoint(Some(5), &lines)], &said(&changes)), []);
+        let loose = vec!["raised max total"; 1001];
+        assert_eq!(counts(&[checkpoint(Some(5), &loose)], &said(&changes)), [(1, 0, 0)]);
+    }
+}

@@ -1,0 +1,170 @@
+//! `floodmark test`: the cases in `tests/scenarios`, and what becomes of cases that fail or can't be read.
+
+use serde_json::Value;
+
+use crate::replay::fold::assert_same;
+use crate::replay::pcap::pcap;
+use crate::replay::run::Place;
+use crate::replay::traffic::{self, Random, json_lines};
+
+/// Our own cases, by any number of workers and processes.
+#[test]
+fn all_of_ours_pass() {
+    let place = Place::new();
+    let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scenarios");
+    let played = |way: &str| place.floodmark(&format!("test {way} -v")).arg(ours).stdout(0);
+    let one = played("-w1");
+    assert!(one.lines().filter(|line| line.starts_with("ok ")).count() > 100, "{one}");
+    assert!(!one.contains("can't be"), "{one}");
+    for way in ["-w4", "-n2 -w2"] {
+        assert!(played(way) == one, "{way} says something else than one worker");
+    }
+}
+
+/// Two cases, the second of which expects too much, too little, and something else.
+const FAILING: &str = r#"
+limit max 1000
+limit "by source" 1500 per=source
+
+case what is expected comes
+at 10s
+  10.0.0.1 > 10.0.0.2  600 bytes every 10s for 20s
+  expect nothing
+at 20s
+  expect raised max 10.0.0.1 > 10.0.0.2  1200 bytes 2 packets reason=data settled=false as_of=20s
+
+case what comes is not what is expected
+at 1m
+  10.0.0.1 > 10.0.0.2  1001 bytes
+  10.0.0.3 > 10.0.0.4  700 bytes
+  expect raised max 10.0.0.1 > 10.0.0.2  1002 bytes reason=late_data
+  expect raised max 10.0.0.3 > 10.0.0.4
+at 2m
+  10.0.0.1 > 10.0.0.5  500 bytes
+at 3m
+  expect nothing
+"#;
+
+#[test]
+fn a_failure_shows_what_came_and_what_did_not() {
+    let place = Place::new();
+    place.write("a.scenario", FAILING);
+    let shown = place.floodmark("test a.scenario -w2").stdout(1);
+    let expected = "\
+ok     a.scenario:5 what is expected comes
+failed a.scenario:12 what comes is not what is expected
+  at 1m (a.scenario:13):
+    - expect raised max 10.0.0.1 > 10.0.0.2  1002 bytes reason=late_data    (line 16)
+    + expect raised max 10.0.0.1 > 10.0.0.2 1001 bytes 1 packets reason=data window=0s value=1000 \
+effective_date=1970-01-01T00:00:00Z settled=false as_of=1m
+      differs in bytes, reason
+    - expect raised max 10.0.0.3 > 10.0.0.4    (line 17)
+  at 2m (a.scenario:18):
+    + expect raised \"by source\" source 10.0.0.1 1501 bytes 2 packets reason=data window=0s value=1500 \
+effective_date=1970-01-01T00:00:00Z settled=false as_of=2m
+2 cases played, 1 failed (- expected and not said, + said and not expected)
+";
+    assert_eq!(shown, expected);
+
+    // What was shown can be copied into the file, and passes then.
+    let said = expected.lines().filter_map(|line| line.strip_prefix("    + "));
+    let said: Vec<&str> = said.collect();
+    let mended = FAILING
+        .replace("expect raised max 10.0.0.1 > 10.0.0.2  1002 bytes reason=late_data", said[0])
+        .replace("  expect raised max 10.0.0.3 > 10.0.0.4\n", "")
+        .replace("500 bytes\n", &format!("500 bytes\n  {}\n", said[1]));
+    place.write("a.scenario", mended);
+    place.floodmark("test a.scenario -w2").stdout(0);
+
+    // Of all cases some are chosen.
+    place.write("a.scenario", FAILING);
+    let chosen = place.floodmark("test a.scenario --case").arg("expected comes").stdout(0);
+    assert!(chosen.ends_with("1 cases played, 0 failed\n"), "{chosen}");
+    place.floodmark("test a.scenario --case nowhere").run().expect(64);
+}
+
+#[test]
+fn files_that_can_not_be_read_are_named_and_the_others_played() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("all/below")).expect("directories for cases");
+    place.write("all/good.scenario", "at 1m\n expect nothing");
+    place.write("all/below/bad.scenario", "at 1m\n expect nothing\nat 30s\n expect nothing\n");
+    place.write("all/below/worse.scenario", "at 1m\n  10.0.0.1 < 10.0.0.2 5 bytes\n");
+    place.write("all/no-case.txt", "anything");
+    let done = place.floodmark("test all").run().expect(65);
+    let worse = "all/below/worse.scenario:2: \"<\" stands where \">\" belongs";
+    assert!(done.stderr.contains(worse), "{}", done.stderr);
+    let bad = "all/below/bad.scenario:3: this is not later than the step before it";
+    assert!(done.stderr.contains(bad), "{}", done.stderr);
+    assert!(done.stdout.contains("ok     all/good.scenario:1 good"), "{}", done.stdout);
+    assert!(done.stdout.ends_with("1 cases played, 0 failed; 2 can't be\n"), "{}", done.stdout);
+
+    // A case that fails counts for more.
+    place.write("all/good.scenario", "at 1m\n expect raised max total");
+    place.floodmark("test all -n2").run().expect(1);
+    place.floodmark("test nowhere.scenario").run().expect(66);
+    std::fs::create_dir_all(place.path("empty")).expect("a directory");
+    place.floodmark("test empty").run().expect(66);
+    place.floodmark("test").run().expect(64);
+}
+
+/// A change as `floodmark test` shows it.
+fn line(change: &Value) -> String {
+    let text = |field: &str| change[field].as_str().unwrap_or_default().to_owned();
+    let entity = |field: &str| change["entity"][field].as_str().unwrap_or_default().to_owned();
+    let entity = match text("per").as_str() {
+        "pair" => format!("{} > {}", entity("source"), entity("destination")),
+        "total" => "total".to_owned(),
+        per => format!("{per} {}", entity(per)),
+    };
+    let version = match change["effective_date"].as_str() {
+        // The library writes 1e30 as 1e+30.
+        Some(date) => {
+            let value = change["limit_value"].to_string().replace("e+", "e");
+            format!("value={value} effective_date={date}")
+        }
+        None => "value=null".to_owned(),
+    };
+    let name = match text("limit_name") {
+        name if name.contains(' ') => format!("\"{name}\""),
+        name => name,
+    };
+    format!(
+        "{} {name} {entity} {} bytes {} packets reason={} window={} {version} settled={} as_of={}",
+        text("event"),
+        change["bytes"],
+        change["packets"],
+        text("reason"),
+        text("window_start"),
+        change["settled"],
+        text("as_of"),
+    )
+}
+
+/// A case of a capture by the clock of a replay is that replay.
+#[test]
+fn a_case_says_what_a_replay_says() {
+    let place = Place::new();
+    let random = &mut Random::new(103);
+    let span_ms = 40 * 60_000;
+    let packets = traffic::packets(random, 2000, span_ms);
+    place.write("limits.jsonl", json_lines(&traffic::limits(random, 12, span_ms)));
+    place.write("made.pcap", pcap(&packets));
+    // All is far from the beginning, so that times are shown as dates.
+    let case = "clock replay\nbegin 1971-01-01\nwindow 1m\nlateness 2m\nupdates tick\ntick 2s\n\
+                capture made.pcap\nlimits limits.jsonl\nat 0s\nexpect raised none total\n";
+    place.write("made.scenario", case);
+    for way in ["-w1", "-w3"] {
+        let test = place.floodmark(&format!("test made.scenario -v {way}")).stdout(1);
+        let mut tested: Vec<&str> =
+            test.lines().filter_map(|line| line.strip_prefix("         expect ")).collect();
+        let options = "--window 1m --lateness 2m --updates tick --tick 2s --limits limits.jsonl";
+        let replay = place.floodmark(&format!("replay made.pcap {options} {way}")).stdout(0);
+        let changes = replay.lines().map(|line| serde_json::from_str(line).expect("an object"));
+        let mut replayed: Vec<String> = changes.map(|change| line(&change)).collect();
+        tested.sort();
+        replayed.sort();
+        assert!(replayed.len() > 100, "little was said: {}", replayed.len());
+        assert_same(&tested.join("\n"), &replayed.join("\n"), || format!("test and replay {way}"));
+    }
+}
