@@ -108,6 +108,38 @@ fn files_that_can_not_be_read_are_named_and_the_others_played() {
     place.floodmark("test").run().expect(64);
 }
 
+/// What stands in a document between two lines, without them.
+fn between<'a>(document: &'a str, first: &str, last: &str) -> &'a str {
+    let (_, rest) = document.split_once(&format!("{first}\n")).expect(first);
+    rest.split_once(&format!("\n{last}")).expect(last).0
+}
+
+#[test]
+fn the_cases_of_the_documents_pass() {
+    let readme = include_str!("../README.md");
+    let page = include_str!("../docs/scenarios.md");
+    let place = Place::new();
+    place.write("limits.json", between(readme, "cat > limits.json <<END", "END"));
+    place.write("readme.scenario", between(readme, "cat > limits.scenario <<END", "END"));
+    place.write("page.scenario", between(page, "## A file\n\n```text", "```"));
+    let played = place.floodmark("test .").stdout(0);
+    assert!(played.ends_with("3 cases played, 0 failed\n"), "{played}");
+
+    // The failure that is shown is that of another expectation.
+    let wrong = place.read("page.scenario").replace("36000 bytes", "30000 bytes");
+    place.write("limits.scenario", wrong);
+    let failed = place.floodmark("test limits.scenario").stdout(1);
+    let shown = between(
+        page,
+        "```text\nfailed limits.scenario:17 a limit that is lowered finds what is already there",
+        "```",
+    );
+    for (shown, failed) in shown.lines().zip(failed.lines().skip(2)) {
+        let shown = shown.strip_suffix('…').unwrap_or(shown);
+        assert!(failed.starts_with(shown), "{failed} is not {shown}");
+    }
+}
+
 /// A change as `floodmark test` shows it.
 fn line(change: &Value) -> String {
     let text = |field: &str| change[field].as_str().unwrap_or_default().to_owned();
