@@ -346,3 +346,7 @@ fn expect(step: &mut Step, line: usize, text: &str, words: &mut Words<'_>) -> Re
     step.expected.push(Expected::parse(line, text, words)?);
     if step.silent { Err(BOTH.into()) } else { Ok(()) }
 }
+
+#[cfg(test)]
+#[path = "case_tests.rs"]
+mod tests;

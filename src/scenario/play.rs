@@ -1,23 +1,24 @@
 //! A case, played on the computation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Receiver;
 
-use floodmark_dataflows::combine::{Combiner, Parcel};
+use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::time::{Window, Windows};
 
 use super::said::Said;
-use super::script::{Counted, Script};
+use super::script::{Counted, Happening, Script};
 use super::settings::Settings;
+use crate::capture::Reader;
 use crate::computation::{Computation, Outcome};
 use crate::driver::{Clock, Replay, Sinks};
 use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
-use crate::replay::{self, Cut, Event, Filter, Tick};
+use crate::replay::{self, Cut, Event, Tick};
 use crate::terminal::{Interrupt, Messages};
 
 /// How often time alone may bring something about in one case.
-const MOMENTS_MAX: u64 = 1_000_000;
+const TURNS_MAX: u64 = 1_000_000;
 
 /// Why a case was not played to its end.
 pub(super) enum Unplayed {
@@ -36,36 +37,29 @@ pub(super) fn play(
 ) -> Result<Vec<Said>, Unplayed> {
     let Script { begin, catalog, versions, mut ticks, readers, .. } = script;
     let options = settings.options();
-    let filter = settings.filter().clone();
-    let mut captured = None;
-    if !readers.is_empty() {
-        let me = std::thread::current();
-        let cut = Cut {
-            tick_ms: settings.tick_ms(),
-            windows: options.windows,
-            filter: filter.clone(),
-            peers,
-        };
-        let source =
-            replay::start(readers, cut, Messages::new(), move || me.unpark()).map_err(|error| {
-                Unplayed::Problem(format!("starting the thread that reads: {error}"))
-            })?;
-        captured = Some(Captured { source, next: None, ended: false });
-    }
+    let captured = match Captured::start(readers, settings, peers) {
+        Ok(captured) => captured,
+        Err(unplayed) => {
+            computation.close();
+            return Err(unplayed);
+        }
+    };
     // A run looks at the clock from its beginning on.
     ticks.entry(begin).or_default();
     let mut heard = Heard { catalog, said: Vec::new() };
     let replay = Replay::new(computation, options, &versions, &mut heard).by(settings.clock());
     let mut player = Player {
         replay,
+        settings,
         rules: options.windows,
-        clock: settings.clock(),
-        tick_ms: settings.tick_ms(),
-        filter,
+        begin,
+        ticks,
+        captured,
         combiner: Combiner::new(peers),
-        moments: 0,
+        turns: 0,
+        interrupt,
     };
-    let played = player.all(settings, begin, ticks, captured, interrupt);
+    let played = player.all();
     player.replay.close();
     played.map(|()| heard.said)
 }
@@ -78,6 +72,29 @@ struct Captured {
 }
 
 impl Captured {
+    /// Begins to read captures, if there are any.
+    fn start(
+        readers: Vec<Reader>,
+        settings: &Settings,
+        peers: usize,
+    ) -> Result<Option<Self>, Unplayed> {
+        if readers.is_empty() {
+            return Ok(None);
+        }
+        let cut = Cut {
+            tick_ms: settings.tick_ms(),
+            windows: settings.options().windows,
+            filter: settings.filter().clone(),
+            peers,
+        };
+        let me = std::thread::current();
+        let source = replay::start(readers, cut, Messages::new(), move || me.unpark());
+        let source = source.map_err(|error| {
+            Unplayed::Problem(format!("starting the thread that reads: {error}"))
+        })?;
+        Ok(Some(Captured { source, next: None, ended: false }))
+    }
+
     /// When the next tick is; `None` at the end.
     fn next(&mut self) -> Result<Option<u64>, Unplayed> {
         if self.next.is_none() && !self.ended {
@@ -96,56 +113,54 @@ impl Captured {
 
 struct Player<'a> {
     replay: Replay<'a, Heard>,
+    settings: &'a Settings,
     rules: Windows,
-    clock: Clock,
-    tick_ms: u64,
-    filter: Filter,
+    begin: u64,
+    /// What is still to happen.
+    ticks: BTreeMap<u64, Happening>,
+    captured: Option<Captured>,
     combiner: Combiner,
-    /// How often time alone has passed.
-    moments: u64,
+    /// How often time alone has brought something about.
+    turns: u64,
+    interrupt: &'a Interrupt,
 }
 
 impl Player<'_> {
-    fn all(
-        &mut self,
-        settings: &Settings,
-        begin: u64,
-        mut ticks: std::collections::BTreeMap<u64, super::script::Happening>,
-        mut captured: Option<Captured>,
-        interrupt: &Interrupt,
-    ) -> Result<(), Unplayed> {
+    fn all(&mut self) -> Result<(), Unplayed> {
         let mut last = None;
-        loop {
-            let scripted = ticks.first_key_value().map(|(tick, _)| *tick);
-            let packets = captured.as_mut().map(Captured::next).transpose()?.flatten();
-            let Some(tick) = scripted.into_iter().chain(packets).min() else {
-                break;
-            };
-            if let Some(last) = last {
-                self.pass(last, tick, interrupt)?;
+        while let Some(tick) = self.next_tick()? {
+            if let Some(last) = last.replace(tick) {
+                self.pass(last, tick)?;
             }
             self.replay.begin(tick);
-            if tick == begin && settings.is_from_latest() {
+            if tick == self.begin && self.settings.is_from_latest() {
                 self.replay.begin_observation();
             }
-            let happening = ticks.remove(&tick).unwrap_or_default();
+            let happening = self.ticks.remove(&tick).unwrap_or_default();
             for (version, diff) in happening.edits {
                 self.replay.edit(version, diff);
             }
             self.count(&happening.records);
-            if let Some(tick) = captured
+            let captured = self
+                .captured
                 .as_mut()
-                .and_then(|captured| captured.next.take_if(|next| next.tick == tick))
-            {
-                self.replay.records(tick.parcels, &tick.seen, tick.tick);
+                .and_then(|captured| captured.next.take_if(|next| next.tick == tick));
+            if let Some(Tick { tick, parcels, seen }) = captured {
+                self.replay.records(parcels, &seen, tick);
             }
-            self.end(interrupt)?;
-            last = Some(tick);
+            self.end()?;
         }
-        if self.clock == Clock::Replay {
-            self.replay.end_input().map_err(unwritten)?;
+        match self.settings.clock() {
+            Clock::Live => Ok(()),
+            Clock::Replay => self.replay.end_input().map_err(unwritten),
         }
-        Ok(())
+    }
+
+    /// When the case, or a capture, goes on.
+    fn next_tick(&mut self) -> Result<Option<u64>, Unplayed> {
+        let captured = self.captured.as_mut().map(Captured::next).transpose()?.flatten();
+        let scripted = self.ticks.first_key_value().map(|(tick, _)| *tick);
+        Ok(scripted.into_iter().chain(captured).min())
     }
 
     /// Takes the records of a case's lines.
@@ -154,20 +169,20 @@ impl Player<'_> {
         for record in records {
             let window = self.rules.of(record.time).expect("a case has only records in windows");
             seen.insert(window);
-            if self.filter.admits(&record.pair) {
+            if self.settings.filter().admits(&record.pair) {
                 self.combiner.add(window, record.pair, record.volume);
             }
         }
         if let Some(greatest) = records.iter().map(|record| record.time).max() {
-            let parcels: Vec<Parcel> = self.combiner.take();
+            let parcels = self.combiner.take();
             self.replay.records(parcels, &seen, greatest);
         }
     }
 
-    fn end(&mut self, interrupt: &Interrupt) -> Result<(), Unplayed> {
+    fn end(&mut self) -> Result<(), Unplayed> {
         self.replay.end();
         self.replay.finish().map_err(unwritten)?;
-        match interrupt.pressed() {
+        match self.interrupt.pressed() {
             true => Err(Unplayed::Interrupted),
             false => Ok(()),
         }
@@ -176,8 +191,8 @@ impl Player<'_> {
     /// Lets a live clock pass from one tick to before another, with a tick whenever that alone brings
     /// something about: a window ends, settles or retires, or the date of a row comes. A run has a tick
     /// each second; at those in between nothing happens.
-    fn pass(&mut self, mut from: u64, to: u64, interrupt: &Interrupt) -> Result<(), Unplayed> {
-        if self.clock == Clock::Replay {
+    fn pass(&mut self, mut from: u64, to: u64) -> Result<(), Unplayed> {
+        if self.settings.clock() == Clock::Replay {
             return Ok(());
         }
         loop {
@@ -188,15 +203,15 @@ impl Player<'_> {
             if tick >= to {
                 return Ok(());
             }
-            self.moments += 1;
-            if self.moments > MOMENTS_MAX {
+            self.turns += 1;
+            if self.turns > TURNS_MAX {
                 return Err(Unplayed::Problem(format!(
-                    "it lasts too long: windows end, settle or retire more than {MOMENTS_MAX} times; \
+                    "it lasts too long: windows end, settle or retire more than {TURNS_MAX} times; \
                      shorten it, or widen its windows"
                 )));
             }
             self.replay.begin(tick);
-            self.end(interrupt)?;
+            self.end()?;
             from = tick;
         }
     }
@@ -209,7 +224,7 @@ impl Player<'_> {
         let retires =
             settles.zip(retention_ms).and_then(|(settles, held)| settles.checked_add(held));
         // A window retires in the tick after the one that finds it done with.
-        let gone = retires.and_then(|retires| retires.checked_add(self.tick_ms));
+        let gone = retires.and_then(|retires| retires.checked_add(self.settings.tick_ms()));
         let after = [Some(0), settles, retires, gone].into_iter().flatten();
         after
             .filter_map(|after| match from.checked_sub(after) {
