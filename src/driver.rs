@@ -221,6 +221,17 @@ impl<'a, S: Sinks> Replay<'a, S> {
         self.computation.inputs.next_date()
     }
 
+    /// Works until another tick may be begun.
+    pub fn make_room(&mut self) -> Result<(), WriteError> {
+        while !self.computation.has_room() {
+            self.computation.step();
+            while let Some((tick, outcome)) = self.computation.take_done() {
+                self.sinks.tick(tick, outcome)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Works until all ticks that are ended are done. Returns how many rows of totals they led to.
     pub fn finish(&mut self) -> Result<usize, WriteError> {
         finish(&mut self.computation, self.sinks)

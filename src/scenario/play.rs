@@ -150,6 +150,7 @@ impl Player<'_> {
             }
             self.end()?;
         }
+        self.replay.finish().map_err(unwritten)?;
         match self.settings.clock() {
             Clock::Live => Ok(()),
             Clock::Replay => self.replay.end_input().map_err(unwritten),
@@ -181,7 +182,7 @@ impl Player<'_> {
 
     fn end(&mut self) -> Result<(), Unplayed> {
         self.replay.end();
-        self.replay.finish().map_err(unwritten)?;
+        self.replay.make_room().map_err(unwritten)?;
         match self.interrupt.pressed() {
             true => Err(Unplayed::Interrupted),
             false => Ok(()),
