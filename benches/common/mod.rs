@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+pub(crate) mod child;
 pub(crate) mod live;
+pub(crate) mod table;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -42,6 +44,13 @@ pub(crate) fn usage(process: &str) -> Usage {
         resident_mb: mb("VmRSS:"),
         ended: stat[0] == "Z",
     }
+}
+
+/// How many bytes a process has read; 0 if it has ended.
+pub(crate) fn io_read(process: &str) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
+    let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+    read.and_then(|read| read.parse().ok()).unwrap_or(0)
 }
 
 /// The sum of the metrics whose lines begin so; `None` while nobody answers, or none is there.

@@ -1,0 +1,97 @@
+//! Runs a process to its end, and says what it took.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+
+use super::{io_read, usage};
+
+/// What a process took, from its start to its end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cost {
+    pub(crate) wall: f64,
+    /// CPU seconds of user and system, of all its threads and of the children it waited for.
+    pub(crate) cpu: f64,
+    /// The most memory, in MB. Never less than this process had at its most, from whose memory the
+    /// system counts on: so whoever measures must stay small.
+    pub(crate) peak_mb: f64,
+}
+
+/// How much a process had read, in bytes, and its memory then, in MB.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    pub(crate) read: u64,
+    pub(crate) resident_mb: f64,
+}
+
+/// Runs a command.
+///
+/// # Panics
+/// If it can't be started, or fails.
+pub(crate) fn run(command: &mut Command) -> Cost {
+    let begun = Instant::now();
+    let child = start(command);
+    let (status, used) = wait(&child, 0).expect("the end of a child").expect("it was waited for");
+    finished(command, begun, status, &used)
+}
+
+/// Runs a command, and looks at it from time to time.
+///
+/// # Panics
+/// If it can't be started, or fails.
+pub(crate) fn run_watched(command: &mut Command) -> (Cost, Vec<Sample>) {
+    let begun = Instant::now();
+    let child = start(command);
+    let process = child.id().to_string();
+    let mut samples = Vec::new();
+    loop {
+        if let Some((status, used)) = wait(&child, libc::WNOHANG).expect("the end of a child") {
+            return (finished(command, begun, status, &used), samples);
+        }
+        let resident_mb = usage(&process).resident_mb;
+        if resident_mb > 0.0 {
+            samples.push(Sample { read: io_read(&process), resident_mb });
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn start(command: &mut Command) -> Child {
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+fn finished(command: &Command, begun: Instant, status: ExitStatus, used: &libc::rusage) -> Cost {
+    let wall = begun.elapsed().as_secs_f64();
+    assert!(status.success(), "{command:?}: {status}");
+    let secs = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    Cost {
+        wall,
+        cpu: secs(used.ru_utime) + secs(used.ru_stime),
+        peak_mb: used.ru_maxrss as f64 * 1024.0 / 1e6,
+    }
+}
+
+/// Waits for the end of a child, and takes what the system has counted for it; `None` if it goes on.
+#[expect(unsafe_code, reason = "what one child has used is told by wait4 alone, which nobody wraps")]
+fn wait(child: &Child, options: libc::c_int) -> io::Result<Option<(ExitStatus, libc::rusage)>> {
+    let (mut status, mut used) = (0, MaybeUninit::zeroed());
+    let process = child.id() as libc::pid_t;
+    loop {
+        // SAFETY: both pointers are to places of their own, which live until the call returns.
+        match unsafe { libc::wait4(process, &raw mut status, options, used.as_mut_ptr()) } {
+            0 => return Ok(None),
+            // SAFETY: zeroes are a valid value of these numbers, even if the call wrote nothing.
+            1.. => return Ok(Some((ExitStatus::from_raw(status), unsafe { used.assume_init() }))),
+            _ => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
