@@ -1,4 +1,4 @@
-//! How long does a change of a limit take, with a million totals held?
+//! How long does a change of a limit take, with one and with four million totals held?
 //!
 //! On one worker, from the edit of the row until everything that is said about it has been said.
 //! Loading is not measured. The shapes:
@@ -11,10 +11,10 @@
 //!   floor, with some thousands, with everything. It should be tens of nanoseconds for each total held,
 //!   and what it newly puts out on top. Meanwhile no operator should be away for long; the longest
 //!   activation of the traffic tables, and of any other operator, is shown.
-//! - The first of these in the textbook form, which looks at each total held. It should lose, by more
-//!   the more is held; it is given a tenth, since it needs ten times the memory.
+//! - The first three in the textbook form, plain `join_core`, which looks at each total held. It should
+//!   lose, by more the more is held. It is given fewer changes.
 //!
-//! `cargo bench --bench limit_change -- 4000000` holds so many totals instead.
+//! `cargo bench --bench limit_change -- 1000000 4000000` holds so many totals.
 
 // The table is the result.
 #![allow(clippy::print_stdout)]
@@ -246,11 +246,15 @@ impl Running<'_> {
         self.rest();
     }
 
-    /// Changes the limit to and fro.
+    /// Changes the limit to and fro; the first two changes do not count.
     fn toggle(&mut self, times: usize, between: [Option<i64>; 2]) -> Measured {
         for value in between {
             self.change(value);
         }
+        self.count(times, between)
+    }
+
+    fn count(&mut self, times: usize, between: [Option<i64>; 2]) -> Measured {
         let mut took = Vec::new();
         for value in between.into_iter().cycle().take(times) {
             took.push(self.change(value));
@@ -271,81 +275,100 @@ impl Measured {
         self.took[self.took.len() / 2]
     }
 
-    /// One row of the table. `held`: each of these is looked at, so its share is worth knowing.
-    fn print(&self, what: &str, held: Option<u64>) {
+    /// One row of the table. `each`: what the time is shared among that is not counted for `less`.
+    fn print(&self, what: &str, each: Option<(Duration, u64)>) {
         let us = |took: Duration| took.as_secs_f64() * 1e6;
         let p99 = self.took[(self.took.len() * 99).div_ceil(100) - 1];
         let worst = self.took[self.took.len() - 1];
-        let share = held.map(|held| self.median().as_nanos() as f64 / held as f64);
+        let share = each
+            .map(|(less, of)| format!("{:.1}", (us(self.median()) - us(less)) * 1e3 / of as f64));
         println!(
-            "{what:<44} {:>7} {:>7} {:>11.1} {:>11.1} {:>11.1} {:>9}",
+            "{what:<44} {:>7} {:>7} {:>11.1} {:>11.1} {:>11.1} {:>8}",
             self.took.len(),
             self.said,
             us(self.median()),
             us(p99),
             us(worst),
-            share.map_or(String::new(), |share| format!("{share:.1}")),
+            share.unwrap_or_default(),
         );
     }
 }
 
 fn main() {
     // Cargo passes `--bench`.
-    let totals = std::env::args().skip(1).find_map(|arg| arg.parse().ok());
-    let totals: u64 = totals.unwrap_or(1_000_000);
-    println!("{totals} totals held in {WINDOWS} windows; microseconds, from the edit to all said");
-    println!(
-        "{:<44} {:>7} {:>7} {:>11} {:>11} {:>11} {:>9}",
-        "limit change", "changes", "said", "median", "p99", "worst", "ns/total"
-    );
-
-    let table = with_totals(Form::Graph, totals, move |running| {
-        let nothing = running.toggle(400, [value_under(0), value_under(-1)]);
-        let ten = running.toggle(400, [value_under(0), value_under(10)]);
-        let same =
-            running.toggle(200, [value_under(10_000), value_under(10_000).map(|value| value - 1)]);
-        let many = running.toggle(200, [value_under(0), value_under(10_000)]);
-        running.change(None);
-        let idle = running.toggle(100, [Some(1 << 40), None]);
-        let some = running.toggle(100, [value_under(0), None]);
-        let all = running.toggle(10, [Some(63), None]);
-        [
-            ("floor stays, nothing to say", nothing, None),
-            ("floor stays, nothing to say, 10 000 stand", same, None),
-            ("floor stays, 10 raised or cleared", ten, None),
-            ("floor stays, 10 000 raised or cleared", many, None),
-            ("floor moves, nothing put out", idle, Some(totals)),
-            ("floor moves, 30 000 put out", some, Some(totals)),
-            ("floor moves, all put out and said", all, Some(totals)),
-        ]
-    });
-    for (what, measured, held) in table {
-        measured.print(what, held);
+    let mut totals: Vec<u64> =
+        std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
+    if totals.is_empty() {
+        totals = vec![1_000_000, 4_000_000];
     }
+    for (at, totals) in totals.into_iter().enumerate() {
+        if at > 0 {
+            println!();
+        }
+        println!(
+            "{totals} totals held in {WINDOWS} windows; microseconds, from the edit to all said"
+        );
+        println!(
+            "{:<44} {:>7} {:>7} {:>11} {:>11} {:>11} {:>8}",
+            "limit change", "changes", "said", "median", "p99", "worst", "ns each"
+        );
+        of_the_graph(totals);
+        among_others(totals);
+        of_the_textbook(totals);
+        println!();
+        longest_steps(totals);
+    }
+}
 
+fn of_the_graph(totals: u64) {
+    with_totals(Form::Graph, totals, move |running| {
+        let nothing = running.toggle(1000, [value_under(0), value_under(-1)]);
+        nothing.print("floor stays, nothing to say", None);
+        let same =
+            running.toggle(100, [value_under(10_000), value_under(10_000).map(|value| value - 1)]);
+        same.print("floor stays, nothing to say, 10 000 stand", Some((nothing.median(), 10_000)));
+        let ten = running.toggle(1000, [value_under(0), value_under(10)]);
+        ten.print("floor stays, 10 raised or cleared", None);
+        let many = running.toggle(100, [value_under(0), value_under(10_000)]);
+        many.print("floor stays, 10 000 raised or cleared", Some((nothing.median(), 10_000)));
+        running.change(None);
+        let idle = running.toggle(60, [Some(1 << 40), None]);
+        idle.print("floor moves, nothing put out (per total held)", Some((Duration::ZERO, totals)));
+        let some = running.toggle(60, [value_under(0), None]);
+        let put_out = Some((idle.median(), ABOVE as u64));
+        some.print("floor moves, 30 000 put out (per one of them)", put_out);
+        let all = running.count(2, [Some(63), None]);
+        all.print("floor moves, all put out and said (per total)", Some((Duration::ZERO, totals)));
+    });
+}
+
+fn among_others(totals: u64) {
     for (scopes, which) in [(Scopes::One, "one scope"), (Scopes::EachItsOwn, "10 000 scopes")] {
         let nothing = with_totals(Form::Graph, totals, move |running| {
             running.hold_to(10_000, scopes);
             running.toggle(400, [value_under(0), value_under(-1)])
         });
-        nothing.print(&format!("the same among 10 000 limits of {which}"), None);
+        nothing.print(&format!("nothing to say, 10 000 limits of {which}"), None);
     }
+}
 
-    let tenth = totals / 10;
-    for (form, name) in [(Form::Graph, "here"), (Form::Textbook, "textbook form")] {
-        let nothing = with_totals(form, tenth, |running| {
-            running.toggle(40, [value_under(0), value_under(-1)])
-        });
-        nothing.print(&format!("{tenth} totals, nothing to say, {name}"), None);
-    }
+fn of_the_textbook(totals: u64) {
+    with_totals(Form::Textbook, totals, |running| {
+        for (said, what) in [(-1, "nothing to say"), (10, "10 said"), (10_000, "10 000 said")] {
+            let measured = running.toggle(10, [value_under(0), value_under(said)]);
+            measured.print(&format!("plain join_core, {what}"), None);
+        }
+    });
+}
 
-    println!("\nlongest activations while a floor moves, in milliseconds");
+fn longest_steps(totals: u64) {
+    println!("longest activations while a floor moves, in milliseconds");
     for (what, value) in
         [("nothing put out", 1 << 40), ("30 000 put out", FLOOR), ("all put out and said", 63)]
     {
         let longest = with_totals(Form::Watched, totals, move |running| {
             running.longest.borrow_mut().clear();
-            running.toggle(6, [Some(value), None]);
+            running.count(if value == 63 { 2 } else { 6 }, [Some(value), None]);
             running.rest();
             running.longest.borrow().clone()
         });

@@ -11,8 +11,8 @@
 //! consumer's. Packed, it should be several times as fast per CPU second, since the client has almost
 //! nothing to do.
 //!
-//! `scripts/bench` makes the topics, and calls `cargo bench --bench topic -- RECORDS FLOODMARK LIMITS
-//! URI...`: the program, a file of limits, and topics.
+//! `scripts/bench` makes the topics, and calls `cargo bench --bench topic -- RECORDS RUNS FLOODMARK LIMITS
+//! URI...`: so many runs of each, of which the median counts, the program, a file of limits, and topics.
 
 // The table is the result.
 #![allow(clippy::print_stdout)]
@@ -22,14 +22,12 @@ mod common;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::table::spread;
 use common::{Usage, free_address, scrape, usage};
 use floodmark::kafka::Address;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
-
-/// Runs of each; the median counts.
-const RUNS: usize = 3;
 
 /// What a process took.
 #[derive(Clone, Copy, Debug)]
@@ -50,15 +48,18 @@ fn main() {
         return consume(&uri.parse().expect("a topic"));
     }
     let records: u64 = first.parse().expect("the number of records");
+    let runs: usize =
+        arguments.next().and_then(|runs| runs.parse().ok()).expect("a number of runs");
     let floodmark = arguments.next().expect("the program");
     let limits = arguments.next().expect("the limits");
     println!(
-        "{:<34} {:>8} {:>8} {:>10} {:>12} {:>8} {:>8} {:>8}",
+        "{:<34} {:>7} {:>12} {:>7} {:>8} {:>8} {:>8} {:>8} {:>8}",
         "topic to violations, one worker",
-        "wall s",
         "CPU s",
+        "least-most",
+        "M/CPU s",
+        "wall s",
         "M rec/s",
-        "M rec/CPU s",
         "1/4 MB",
         "all MB",
         "peak MB"
@@ -67,25 +68,27 @@ fn main() {
         let topic = uri.rsplit('/').next().expect("an address has a topic").to_owned();
         // In turn, so that what else the machine does falls on both.
         let mut costs = [Vec::new(), Vec::new()];
-        for _ in 0..RUNS {
+        for _ in 0..runs {
             costs[0].push(counted(&uri));
             costs[1].push(judged(&floodmark, &uri, &limits, records));
         }
-        let [counted, judged] = costs.map(median);
-        for (what, cost) in [("messages counted only", counted), ("floodmark run", judged)] {
+        for (what, costs) in ["messages counted only", "floodmark run"].iter().zip(&costs) {
             let records = records as f64 / 1e6;
-            let Cost { wall, cpu, quarter_mb, all_mb, peak_mb } = cost;
+            let Cost { wall, cpu, quarter_mb, all_mb, peak_mb } = median(costs.clone());
             let (rate, per_cpu) = (records / wall, records / cpu);
             println!(
-                "{:<34} {wall:>8.2} {cpu:>8.2} {rate:>10.2} {per_cpu:>12.2} {quarter_mb:>8.0} {all_mb:>8.0} {peak_mb:>8.0}",
-                format!("{topic}: {what}")
+                "{:<34} {cpu:>7.2} {:>12} {per_cpu:>7.2} {wall:>8.2} {rate:>8.2} {quarter_mb:>8.0} \
+                 {all_mb:>8.0} {peak_mb:>8.0}",
+                format!("{topic}: {what}"),
+                spread(costs.iter().map(|cost| cost.cpu)),
             );
         }
+        let [counted, judged] = costs.map(median);
         println!(
-            "{:<34} {:>8.2} {:>8.2}",
+            "{:<34} {:>7.2} {:>29.2}",
             format!("{topic}: of that"),
+            judged.cpu / counted.cpu,
             judged.wall / counted.wall,
-            judged.cpu / counted.cpu
         );
     }
 }

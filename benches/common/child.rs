@@ -76,7 +76,10 @@ fn finished(command: &Command, begun: Instant, status: ExitStatus, used: &libc::
 }
 
 /// Waits for the end of a child, and takes what the system has counted for it; `None` if it goes on.
-#[expect(unsafe_code, reason = "what one child has used is told by wait4 alone, which nobody wraps")]
+#[expect(
+    unsafe_code,
+    reason = "what one child has used is told by wait4 alone, which nobody wraps"
+)]
 fn wait(child: &Child, options: libc::c_int) -> io::Result<Option<(ExitStatus, libc::rusage)>> {
     let (mut status, mut used) = (0, MaybeUninit::zeroed());
     let process = child.id() as libc::pid_t;

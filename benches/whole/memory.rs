@@ -42,7 +42,14 @@ pub(crate) fn measure(bench: &Bench) {
     println!();
     println!(
         "{:<40} {:>6} {:>6} {:>6} {:>6} {:>8} {:>7} {:>8}",
-        "memory, --lateness 1m --retention 15m", "1/4 MB", "2/4", "3/4", "end", "peak MB", "CPU s", "wall s"
+        "memory, --lateness 1m --retention 15m",
+        "1/4 MB",
+        "2/4",
+        "3/4",
+        "end",
+        "peak MB",
+        "CPU s",
+        "wall s"
     );
     let (packets, longer) = if bench.quick { (1, [1, 10]) } else { (10, [1, 10]) };
     for times in longer {

@@ -62,7 +62,8 @@ fn spread_over(address: Ipv4Addr) -> Ipv4Addr {
 /// One limit, for each pair.
 pub(crate) fn one_limit(bench: &Bench) -> PathBuf {
     let path = bench.place("one.json");
-    let row = "{\"limit_name\": \"max\", \"limit_value\": 1000000, \"effective_date\": \"2000-01-01\"}";
+    let row =
+        "{\"limit_name\": \"max\", \"limit_value\": 1000000, \"effective_date\": \"2000-01-01\"}";
     fs::write(&path, row).expect("writing limits");
     path
 }
