@@ -32,6 +32,7 @@ pub(crate) struct Sample {
 ///
 /// # Panics
 /// If it can't be started, or fails.
+#[expect(clippy::zombie_processes, reason = "it is waited for by its number")]
 pub(crate) fn run(command: &mut Command) -> Cost {
     let begun = Instant::now();
     let child = start(command);
@@ -43,6 +44,7 @@ pub(crate) fn run(command: &mut Command) -> Cost {
 ///
 /// # Panics
 /// If it can't be started, or fails.
+#[expect(clippy::zombie_processes, reason = "it is waited for by its number")]
 pub(crate) fn run_watched(command: &mut Command) -> (Cost, Vec<Sample>) {
     let begun = Instant::now();
     let child = start(command);

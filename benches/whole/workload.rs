@@ -56,7 +56,7 @@ fn write(bench: &Bench, name: &str, map: fn(Packet) -> Packet) -> (PathBuf, u64)
 fn spread_over(address: Ipv4Addr) -> Ipv4Addr {
     let bits = address.to_bits();
     let (network, host) = (bits & 0xffff_0000, bits & 0xffff);
-    (network | (host % NETWORKS) << 8 | host / NETWORKS).into()
+    (network | ((host % NETWORKS) << 8) | (host / NETWORKS)).into()
 }
 
 /// One limit, for each pair.
