@@ -135,10 +135,17 @@ impl Held {
         self.told.windows.push((existing, phase, 1));
     }
 
+    /// Opens a window, or marks one as seen that was not.
     fn open(&mut self, window: Window, seen: bool) {
         let whole = window.0.saturating_mul(1000) >= self.begun;
-        self.set(Existing { window, seen, closed: false, whole }, Phase::Data);
-        self.open.insert(window);
+        // The window of a late record has closed before: it is that record, and not time, which makes its
+        // limits hold.
+        let closed = seen && self.rules.closed(window, self.watermark);
+        self.set(Existing { window, seen, closed, whole }, Phase::Data);
+        match closed {
+            true => self.open.remove(&window),
+            false => self.open.insert(window),
+        };
         self.unsettled.insert(window);
     }
 
@@ -151,9 +158,7 @@ impl Held {
         match self.windows.get(&window) {
             Some(existing) if existing.seen => return,
             // It lies in a gap between two seen ones, and all of the gap is open already.
-            Some(existing) => {
-                return self.set(Existing { seen: true, ..*existing }, Phase::Data);
-            }
+            Some(_) => return self.open(window, true),
             None => self.open(window, true),
         }
         let seen = |(window, existing): (&Window, &Existing)| existing.seen.then_some(*window);
@@ -270,9 +275,9 @@ impl Held {
 /// tick before has settled is ignored, as the record behind it is.
 ///
 /// # Out
-/// The windows as a collection, and events, both on one worker. A window opens at [`Phase::Data`],
-/// closes and settles at [`Phase::Close`], and leaves at [`Phase::Retire`], each once and in this
-/// order. Broadcast them; nothing else decides about windows.
+/// The windows as a collection, and events, both on one worker. A window opens at [`Phase::Data`], closes
+/// and settles at [`Phase::Close`], and leaves at [`Phase::Retire`], each once and in this order; that of
+/// a late record is closed when it opens. Broadcast them; nothing else decides about windows.
 ///
 /// # Keeps
 /// The windows that are not retired.

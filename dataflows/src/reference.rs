@@ -277,11 +277,15 @@ impl Reference {
         };
         let mut closed = windows.clone();
         match phase {
-            // A window closes in the phase of closing and not earlier, also one that comes to exist
-            // only after its end has passed.
-            Phase::Rows | Phase::Dates | Phase::Data => closed.retain(|window| {
-                existed.contains(window) && self.windows.closed(*window, self.watermark(before))
-            }),
+            // A window closes in the phase of closing and not earlier, unless a late record brings it
+            // about: its end had passed in the tick before.
+            Phase::Rows | Phase::Dates | Phase::Data => {
+                let seen = self.seen(n);
+                closed.retain(|window| {
+                    (existed.contains(window) || seen.contains(window))
+                        && self.windows.closed(*window, self.watermark(before))
+                });
+            }
             Phase::Close | Phase::Retire | Phase::Read => {
                 closed.retain(|window| self.windows.closed(*window, self.watermark(n)));
             }
