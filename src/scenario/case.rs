@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use floodmark_dataflows::types::{Pair, Volume};
 
@@ -23,7 +24,9 @@ pub(super) struct Case {
     /// The line on which it begins, from 1.
     pub(super) line: usize,
     pub(super) settings: Settings,
-    /// Rows that hold from the start.
+    /// Rows that hold from the start of all cases of the file.
+    pub(super) common_rows: Arc<[Placed<Edit>]>,
+    /// The same of this one, after them.
     pub(super) rows: Vec<Placed<Edit>>,
     pub(super) steps: Vec<Step>,
 }
@@ -104,7 +107,11 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Vec<Case>, CaseError> {
     if cases.is_empty() {
         cases.push(common);
     } else {
-        cases.iter_mut().for_each(|case| case.settings.inherit(&common.settings));
+        let rows = Arc::<[_]>::from(common.rows);
+        for case in &mut cases {
+            case.settings.inherit(&common.settings);
+            case.common_rows = rows.clone();
+        }
     }
     for case in &cases {
         case.check().map_err(|problem| CaseError {
@@ -118,7 +125,14 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Vec<Case>, CaseError> {
 
 impl Case {
     fn new(title: String, line: usize) -> Self {
-        Case { title, line, settings: Settings::default(), rows: Vec::new(), steps: Vec::new() }
+        Case {
+            title,
+            line,
+            settings: Settings::default(),
+            common_rows: Arc::default(),
+            rows: Vec::new(),
+            steps: Vec::new(),
+        }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -149,6 +163,14 @@ struct Parser {
 
 impl Parser {
     fn line(&mut self, line: usize, text: &str) -> Result<(), String> {
+        if let Some(control) = text.chars().find(|c| c.is_control() && *c != '\t') {
+            return Err(format!(
+                "it has the control character U+{:04X} in it; leave it out, or write it in quotes, as \
+                 \\u{:04x}",
+                u32::from(control),
+                u32::from(control),
+            ));
+        }
         let mut words = Words::of(text);
         let Some(first) = words.take()? else {
             return Ok(());
@@ -157,7 +179,7 @@ impl Parser {
             "case" if !first.quoted => self.begin(line, &mut words),
             name if !first.quoted && Settings::has(name) => {
                 let fresh = self.fresh(name)?;
-                fresh.settings.set(name, &mut words)
+                fresh.settings.set(name, line, &mut words)
             }
             "at" | "end" if !first.quoted => self.step(line, &first, &mut words),
             "limit" | "delete" | "limits" if !first.quoted => {
@@ -202,9 +224,8 @@ impl Parser {
         if !self.common.steps.is_empty() {
             return Err("there are steps before the first \"case\", and they are of no case".into());
         }
-        let title = words.need("what the case shows")?.rest;
-        let rows = self.common.rows.clone();
-        self.cases.push(Case { rows, ..Case::new(title.to_owned(), line) });
+        let title = words.text("what the case shows")?;
+        self.cases.push(Case::new(title.to_owned(), line));
         Ok(())
     }
 
@@ -248,10 +269,12 @@ fn edit(first: &Word<'_>, words: &mut Words<'_>) -> Result<Edit, String> {
         words.end()?;
         return Ok(Edit::Delete { name, effective });
     }
-    let name = words.need("the limit's name, or a row in braces,")?;
-    if !name.quoted && name.text.starts_with('{') {
-        return Ok(Edit::Json(name.rest.to_owned()));
+    if words.begins_with('{') {
+        let row = words.json().map_err(|error| format!("the row is no JSON object: {error}"))?;
+        words.end()?;
+        return Ok(Edit::Json(row.to_owned()));
     }
+    let name = words.need("the limit's name, or a row in braces,")?;
     let mut columns =
         vec![("limit_name".to_owned(), Cell::Text(Cow::Owned(name.text.into_owned())))];
     let value = words.need("the limit's value, or null,")?;

@@ -32,12 +32,13 @@ fn cases_have_what_stands_before_the_first_one() {
     );
     let cases = cases.expect("two cases");
     let titles: Vec<_> = cases.iter().map(|case| (case.title.as_str(), case.line)).collect();
-    assert_eq!(titles, [("one # of two", 5), ("two", 10)]);
+    assert_eq!(titles, [("one", 5), ("two", 10)]);
     let windows: Vec<u64> =
         cases.iter().map(|case| case.settings.options().windows.width_secs).collect();
     assert_eq!(windows, [120, 60]);
     assert!(cases.iter().all(|case| case.settings.defaults().per == Per::Source));
-    assert_eq!((cases[0].rows.len(), cases[1].rows.len()), (1, 2));
+    assert_eq!((cases[0].rows.len(), cases[1].rows.len()), (0, 1));
+    assert!(cases.iter().all(|case| case.common_rows.len() == 1));
     let traffic = Traffic {
         pair: pair("10.0.0.1", "10.0.0.2"),
         volume: Volume::new(5, 1),
@@ -121,6 +122,9 @@ fn lines_that_mean_nothing_are_named() {
         ("expect raised max total value=lots", "is not a decimal number"),
         ("expect raised max total settled=yes", "is not true or false"),
         ("expect raised max total window=5", "is no moment"),
+        ("limit {\"limit_name\": 5", "the row is no JSON object"),
+        ("limit {} {}", "should end"),
+        ("expect \u{1b}[2J", "control character U+001B"),
         ("expect \"raised max total", "has no closing quote"),
     ] {
         let error = read(&format!("at 1m\nexpect nothing\nat 2m\n{line}\n")).expect_err(line);
@@ -146,6 +150,7 @@ fn what_contradicts_itself_is_refused() {
         ("case", "what the case shows is missing"),
         ("window soon", "not a duration"),
         ("clock wall", "\"wall\" is not a clock; there are live, replay"),
+        ("window 1s\nmax-gap 1000000h\nat 1m\nexpect nothing", "room for more than 100000 windows"),
         ("capture -", "takes no capture from standard input"),
         ("begin 1969-12-31", "is no millisecond since 1970"),
         ("clock replay\nretention 1h\nat 1m\nexpect nothing", "give both, or neither"),

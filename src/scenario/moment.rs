@@ -41,15 +41,15 @@ impl Moment {
     /// The millisecond that it is, if it is one that can be.
     pub(super) fn ms(self, begin: u64) -> Result<u64, String> {
         let ns = self.ns(begin);
-        let ms = u64::try_from(ns / MS).ok().filter(|ms| ns % MS == 0 && *ms < MS_MAX);
+        let ms = u64::try_from(ns / MS).ok().filter(|ms| ns % MS == 0 && *ms <= MS_MAX);
         ms.ok_or_else(|| {
             format!("{} is no millisecond from 1970 to {}", format_ns(ns), format_ms(MS_MAX))
         })
     }
 }
 
-/// Ticks stay far from where sums of times would leave 64 bits.
-const MS_MAX: u64 = 1 << 53;
+/// The end of the year 9999: what comes later has no date.
+const MS_MAX: u64 = 253_402_300_799_999;
 
 /// A moment as a scenario would name it: counted from its beginning where that is short.
 pub(super) fn name(ms: u64, begin: u64) -> String {

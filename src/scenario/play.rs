@@ -8,17 +8,15 @@ use floodmark_dataflows::time::{Window, Windows};
 
 use super::said::Said;
 use super::script::{Counted, Happening, Script};
-use super::settings::Settings;
+use super::settings::{Settings, WINDOWS_MAX};
 use crate::capture::Reader;
 use crate::computation::{Computation, Outcome};
 use crate::driver::{Clock, Replay, Sinks};
 use crate::limits::catalog::Catalog;
+use crate::limits::date::format_ms;
 use crate::output::WriteError;
 use crate::replay::{self, Cut, Event, Tick};
 use crate::terminal::{Interrupt, Messages};
-
-/// How often time alone may bring something about in one case.
-const TURNS_MAX: u64 = 1_000_000;
 
 /// Why a case was not played to its end.
 pub(super) enum Unplayed {
@@ -56,7 +54,7 @@ pub(super) fn play(
         ticks,
         captured,
         combiner: Combiner::new(peers),
-        turns: 0,
+        windows: 0,
         interrupt,
     };
     let played = player.all();
@@ -120,8 +118,8 @@ struct Player<'a> {
     ticks: BTreeMap<u64, Happening>,
     captured: Option<Captured>,
     combiner: Combiner,
-    /// How often time alone has brought something about.
-    turns: u64,
+    /// How many windows have passed with time alone.
+    windows: u64,
     interrupt: &'a Interrupt,
 }
 
@@ -196,6 +194,13 @@ impl Player<'_> {
         if self.settings.clock() == Clock::Replay {
             return Ok(());
         }
+        self.windows += (to - from) / (self.rules.width_secs * 1000);
+        if self.windows > WINDOWS_MAX {
+            return Err(Unplayed::Problem(format!(
+                "more than {WINDOWS_MAX} windows pass until {}; shorten the case, or widen them",
+                format_ms(to)
+            )));
+        }
         loop {
             let date = self.replay.next_date().filter(|date| *date > from);
             let Some(tick) = self.next_turn(from).into_iter().chain(date).min() else {
@@ -203,13 +208,6 @@ impl Player<'_> {
             };
             if tick >= to {
                 return Ok(());
-            }
-            self.turns += 1;
-            if self.turns > TURNS_MAX {
-                return Err(Unplayed::Problem(format!(
-                    "it lasts too long: windows end, settle or retire more than {TURNS_MAX} times; \
-                     shorten it, or widen its windows"
-                )));
             }
             self.replay.begin(tick);
             self.end()?;
@@ -220,7 +218,7 @@ impl Player<'_> {
     /// The next moment at which time does something to a window.
     fn next_turn(&self, from: u64) -> Option<u64> {
         let Windows { width_secs, lateness_ms, retention_ms, .. } = self.rules;
-        let width = width_secs.checked_mul(1000)?;
+        let width = width_secs * 1000;
         let settles = lateness_ms;
         let retires =
             settles.zip(retention_ms).and_then(|(settles, held)| settles.checked_add(held));

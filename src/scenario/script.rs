@@ -10,14 +10,15 @@ use floodmark_dataflows::types::{Pair, Version, Volume};
 use super::case::{Case, Edit, Placed, Traffic, When};
 use super::moment::Moment;
 use super::said::Expected;
+use super::settings::BEGIN_MS;
 use crate::capture::Reader;
 use crate::limits::catalog::{Catalog, LimitSet};
-use crate::limits::date::format_ns;
+use crate::limits::date::{format_ms, format_ns};
 use crate::limits::quote::Quoted;
 use crate::limits::reason::Position;
 use crate::limits::rows::{self, Cell, RawRow, Row};
 use crate::limits::{Address, feed, json};
-use crate::merge::{self, Merge};
+use crate::merge::Merge;
 use crate::terminal::Messages;
 
 /// How many records the lines of one case may make.
@@ -72,13 +73,7 @@ fn problem(line: usize, what: impl Into<String>) -> Problem {
 
 /// Makes a case ready. Files that it names are beside its own, in `directory`.
 pub(super) fn ready(case: &Case, directory: &Path) -> Result<Script, Problem> {
-    let open = || open(&case.settings.captures, directory);
-    let at_case = |what| problem(case.line, what);
-    let begin = match case.settings.begin() {
-        Some(begin) => begin,
-        // Found in readers of its own, since what they have read is read.
-        None => first_time(open().map_err(at_case)?).map_err(at_case)?,
-    };
+    let begin = begin(case, directory)?;
     let mut making = Making {
         case,
         directory,
@@ -88,24 +83,49 @@ pub(super) fn ready(case: &Case, directory: &Path) -> Result<Script, Problem> {
         ticks: BTreeMap::new(),
         records: 0,
     };
-    let first = making.edit(&case.rows, None)?;
+    let first = making.edit(case.common_rows.iter().chain(&case.rows), None)?;
     let versions = first.into_iter().map(|(version, _)| version).collect();
     let checkpoints = making.steps()?;
     let Making { catalog, ticks, .. } = making;
-    let readers = open().map_err(at_case)?;
+    let readers = open(case, directory)?;
     Ok(Script { begin, catalog, versions, ticks, checkpoints, readers })
 }
 
-fn open(captures: &[PathBuf], directory: &Path) -> Result<Vec<Reader>, String> {
-    let paths: Vec<PathBuf> = captures.iter().map(|capture| directory.join(capture)).collect();
-    merge::open(&paths).map_err(|failure| format!("{:#}", failure.error))
+/// When a case begins: with the tick of the first packet of its captures, unless it says when.
+fn begin(case: &Case, directory: &Path) -> Result<u64, Problem> {
+    let given = case.settings.begin();
+    let Some(capture) = case.settings.captures.first() else {
+        return Ok(given.unwrap_or(BEGIN_MS));
+    };
+    // Found in readers of its own, since what they have read is read.
+    let mut merge = Merge::new(open(case, directory)?, Messages::new());
+    let Some(packet) = merge.next() else {
+        let what = match merge.damaged() {
+            true => "it can't be read as a capture",
+            false => "no packet of it counts",
+        };
+        return Err(problem(capture.line, what));
+    };
+    let first = packet.time.ms - packet.time.ms % case.settings.tick_ms();
+    match given {
+        Some(begin) if begin > first => Err(problem(
+            capture.line,
+            format!(
+                "its first packet is in the tick of {}, and the case begins at {}: let it begin earlier",
+                format_ms(first),
+                format_ms(begin)
+            ),
+        )),
+        given => Ok(given.unwrap_or(first)),
+    }
 }
 
-/// The time of the first packet, in milliseconds.
-fn first_time(readers: Vec<Reader>) -> Result<u64, String> {
-    let mut merge = Merge::new(readers, Messages::new());
-    let first = merge.next().map(|packet| packet.time.ms);
-    first.ok_or_else(|| "no packet of the capture counts, so that nothing begins with it".into())
+fn open(case: &Case, directory: &Path) -> Result<Vec<Reader>, Problem> {
+    let open = |Placed { line, what }: &Placed<PathBuf>| {
+        let reader = Reader::open(&directory.join(what));
+        reader.map_err(|error| problem(*line, error.to_string()))
+    };
+    case.settings.captures.iter().map(open).collect()
 }
 
 /// A case that is being made ready.
@@ -161,9 +181,9 @@ impl Making<'_> {
     }
 
     /// What edits at a moment, or from the start, change in the rows that hold.
-    fn edit(
+    fn edit<'a>(
         &mut self,
-        edits: &[Placed<Edit>],
+        edits: impl IntoIterator<Item = &'a Placed<Edit>>,
         at: Option<u64>,
     ) -> Result<Vec<(Version, isize)>, Problem> {
         let before = self.rows.clone();

@@ -7,6 +7,7 @@ use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Updates;
 
+use super::case::Placed;
 use super::said::one_of;
 use super::words::Words;
 use crate::cli::values;
@@ -25,7 +26,10 @@ const UPDATES: [(&str, Updates); 3] =
 const OFFSETS: [(&str, bool); 2] = [("earliest", false), ("latest", true)];
 
 /// When a case begins that does not say: at the start of a window of any usual width.
-const BEGIN_MS: u64 = 1_767_225_600_000;
+pub(super) const BEGIN_MS: u64 = 1_767_225_600_000;
+
+/// How many windows may pass in a case in which nothing but time does: each takes time and memory.
+pub(super) const WINDOWS_MAX: u64 = 100_000;
 
 /// The settings of a case, as far as they are given.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,7 +48,7 @@ pub(super) struct Settings {
     /// The names of those that are set here.
     given: BTreeSet<String>,
     /// Captures whose packets are traffic, too; paths as they are written.
-    pub(super) captures: Vec<PathBuf>,
+    pub(super) captures: Vec<Placed<PathBuf>>,
 }
 
 const NAMES: [&str; 13] = [
@@ -78,7 +82,12 @@ impl Settings {
     }
 
     /// Sets what a line says whose first word was read.
-    pub(super) fn set(&mut self, name: &str, words: &mut Words<'_>) -> Result<(), String> {
+    pub(super) fn set(
+        &mut self,
+        name: &str,
+        line: usize,
+        words: &mut Words<'_>,
+    ) -> Result<(), String> {
         let word = words.need(&format!("the value of {name}"))?;
         let text = word.text.as_ref();
         if !SEVERAL.contains(&name) && !self.given.insert(name.to_owned()) {
@@ -104,7 +113,7 @@ impl Settings {
                             input: give a file"
                     .into());
             }
-            "capture" => self.captures.push(text.into()),
+            "capture" => self.captures.push(Placed { line, what: text.into() }),
             _ => unreachable!("only what is a setting is set"),
         }
         words.end()
@@ -145,6 +154,12 @@ impl Settings {
                         none does before the end of a replay: give both, or neither"
                 .into());
         }
+        let windows = self.options().windows;
+        if windows.max_gap_secs / windows.width_secs > WINDOWS_MAX {
+            return Err(format!(
+                "max-gap has room for more than {WINDOWS_MAX} windows; shorten it, or widen them"
+            ));
+        }
         Ok(())
     }
 
@@ -152,9 +167,9 @@ impl Settings {
         self.clock.unwrap_or(Clock::Live)
     }
 
-    /// When the case begins, if that is said, or need not be found in a capture.
+    /// When the case begins, if that is said.
     pub(super) fn begin(&self) -> Option<u64> {
-        self.begin.or(self.captures.is_empty().then_some(BEGIN_MS))
+        self.begin
     }
 
     pub(super) fn tick_ms(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! What was said, compared with what was expected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::moment;
 use super::said::{Expected, Said, Subject};
@@ -97,38 +97,36 @@ impl About<'_> {
         };
         let mut met = vec![None; self.said.len()];
         for expected in 0..self.expected.len() {
-            let mut tried = vec![false; self.said.len()];
-            find_place(expected, &fits, &mut met, &mut tried, MOVES_MAX);
+            find_place(expected, &fits, &mut met);
         }
         met
     }
 }
 
-/// How many expectations move for one: each takes room on the stack.
-const MOVES_MAX: usize = 500;
-
-/// Finds an expectation a change that meets it, moving others to other changes if need be.
-fn find_place(
-    expected: usize,
-    fits: &impl Fn(usize, usize) -> bool,
-    met: &mut [Option<usize>],
-    tried: &mut [bool],
-    moves: usize,
-) -> bool {
-    if moves == 0 {
-        return false;
-    }
-    for said in 0..met.len() {
-        if tried[said] || !fits(expected, said) {
-            continue;
+/// Finds an expectation a change that meets it, moving others to other changes if need be: those that stand
+/// in its way, those that stand in theirs, until one finds a change that is free.
+fn find_place(expected: usize, fits: &impl Fn(usize, usize) -> bool, met: &mut [Option<usize>]) {
+    // Who would come to each change that was looked at, and from where.
+    let mut comes = vec![None; met.len()];
+    let mut movers = VecDeque::from([(expected, None)]);
+    while let Some((mover, from)) = movers.pop_front() {
+        for said in 0..met.len() {
+            if comes[said].is_some() || !fits(mover, said) {
+                continue;
+            }
+            comes[said] = Some((mover, from));
+            if let Some(other) = met[said] {
+                movers.push_back((other, Some(said)));
+                continue;
+            }
+            let mut free = Some(said);
+            while let Some((mover, from)) = free.and_then(|said: usize| comes[said]) {
+                met[free.expect("it was free a moment ago")] = Some(mover);
+                free = from;
+            }
+            return;
         }
-        tried[said] = true;
-        if met[said].is_none_or(|other| find_place(other, fits, met, tried, moves - 1)) {
-            met[said] = Some(expected);
-            return true;
-        }
     }
-    false
 }
 
 #[cfg(test)]
@@ -228,6 +226,15 @@ mod tests {
             (0..1000).map(|bytes| format!("raised max total {bytes} bytes")).rev().collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         assert_eq!(counts(&[checkpoint(Some(5), &lines)], &said(&changes)), []);
+        // Each has to give up what it has met for the one before it.
+        let chain: Vec<String> = (0..1000)
+            .map(|at| match at {
+                999 => "raised max total 0 bytes".to_owned(),
+                _ => format!("raised max total {}", if at % 2 == 0 { "settled=false" } else { "" }),
+            })
+            .collect();
+        let chain: Vec<&str> = chain.iter().map(String::as_str).collect();
+        assert_eq!(counts(&[checkpoint(Some(5), &chain)], &said(&changes)), []);
         let loose = vec!["raised max total"; 1001];
         assert_eq!(counts(&[checkpoint(Some(5), &loose)], &said(&changes)), [(1, 0, 0)]);
     }

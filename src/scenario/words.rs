@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use serde_json::value::RawValue;
+
 use crate::limits::quote::Quoted;
 
 /// A word of a line.
@@ -41,6 +43,11 @@ impl<'a> Words<'a> {
         self.clone().take()
     }
 
+    /// Whether the next word begins so.
+    pub(super) fn begins_with(&self, character: char) -> bool {
+        self.rest.trim_start().starts_with(character)
+    }
+
     /// The next word; `None` at the end of the line.
     pub(super) fn take(&mut self) -> Result<Option<Word<'a>>, String> {
         let from = self.rest.trim_start();
@@ -70,6 +77,24 @@ impl<'a> Words<'a> {
     /// The next word, which must be there: `what` names it.
     pub(super) fn need(&mut self, what: &str) -> Result<Word<'a>, String> {
         self.take()?.ok_or_else(|| format!("{what} is missing at the end of the line"))
+    }
+
+    /// All words up to the end of the line, as they were written.
+    pub(super) fn text(&mut self, what: &str) -> Result<&'a str, String> {
+        let from = self.need(what)?.rest;
+        let mut end = self.rest;
+        while self.take()?.is_some() {
+            end = self.rest;
+        }
+        Ok(from[..from.len().saturating_sub(end.trim_end().len())].trim_end())
+    }
+
+    /// A JSON value, as it was written.
+    pub(super) fn json(&mut self) -> Result<&'a str, String> {
+        let mut values = serde_json::Deserializer::from_str(self.rest).into_iter::<&RawValue>();
+        let value = values.next().transpose().map_err(|error| error.to_string())?;
+        self.rest = &self.rest[values.byte_offset()..];
+        value.map(RawValue::get).ok_or_else(|| "a value is missing".into())
     }
 
     /// The next word must be this one.
@@ -131,6 +156,19 @@ mod tests {
         ] {
             assert_eq!(words(line).expect(line), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn texts_end_before_a_comment() {
+        for (line, text) in
+            [("a  b", "a  b"), (" a b # c", "a b"), ("a#b \"# c\"  # d", "a#b \"# c\""), ("a", "a")]
+        {
+            assert_eq!(Words::of(line).text("a text"), Ok(text), "{line}");
+        }
+        let mut words = Words::of(r##" {"a": "} # b"} # c"##);
+        assert_eq!(words.json(), Ok(r##"{"a": "} # b"}"##));
+        assert_eq!(words.end(), Ok(()));
+        assert!(Words::of("{").json().is_err());
     }
 
     #[test]
