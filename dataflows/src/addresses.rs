@@ -46,6 +46,11 @@ impl Key {
     /// The only key of a table of totals.
     pub const TOTAL: Key = Key::MIN;
 
+    /// The key of a pair of IPv4 addresses, the source in the upper half.
+    pub(crate) fn v4(id: u64) -> Key {
+        Key { family: Family::V4, id }
+    }
+
     fn halves(self) -> (u32, u32) {
         ((self.id >> 32) as u32, self.id as u32)
     }

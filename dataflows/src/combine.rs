@@ -32,9 +32,7 @@ impl Parcel {
     /// All updates.
     pub fn updates(&self) -> impl Iterator<Item = (Pair, Volume)> {
         let v4 = self.v4.iter().map(|&(bits, volume)| (pair_v4(bits), volume));
-        let v6 = self.v6.iter().map(|&((source, destination), volume)| {
-            (Pair::V6(Ipv6Addr::from_bits(source), Ipv6Addr::from_bits(destination)), volume)
-        });
+        let v6 = self.v6.iter().map(|&(bits, volume)| (pair_v6(bits), volume));
         v4.chain(v6)
     }
 
@@ -51,6 +49,10 @@ impl Parcel {
 
 fn pair_v4(bits: u64) -> Pair {
     Pair::V4(Ipv4Addr::from_bits((bits >> 32) as u32), Ipv4Addr::from_bits(bits as u32))
+}
+
+pub(crate) fn pair_v6((source, destination): (u128, u128)) -> Pair {
+    Pair::V6(Ipv6Addr::from_bits(source), Ipv6Addr::from_bits(destination))
 }
 
 /// Which of `peers` workers holds what is keyed by these bits. The same in every process, hence

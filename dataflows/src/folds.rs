@@ -123,6 +123,11 @@ impl Folds {
         }
     }
 
+    /// Whether no rollup is in use.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// Folds an update of a pair. Returns the number of sums it went into.
     #[inline]
     pub(crate) fn add(&mut self, pair: Pair, volume: Volume) -> usize {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::addresses::Key;
 use crate::prefix_index::PrefixIndex;
-use crate::table::{Table, Updated};
+use crate::table::{Found, Table, Updated};
 use crate::time::Window;
 use crate::types::{Bound, Entity, Metric, Pair, Per, Prefix, Scope, Volume};
 
@@ -317,16 +317,17 @@ impl Gauged {
             && volume.packets >= self.ceilings.packets
     }
 
-    /// Adds to an entry, and puts out what that changes. `None` on overflow.
+    /// Adds to an entry that was looked for, and puts out what that changes. `None` on overflow.
     #[inline]
     pub(crate) fn add(
         &mut self,
+        found: Found,
         key: Key,
         place: impl FnOnce() -> Pair,
         delta: Volume,
         out: &mut impl PutOut,
     ) -> Option<Updated> {
-        let updated = self.table.add(key, delta)?;
+        let updated = self.table.add_found(found, key, delta)?;
         if !(self.within_cuts(updated.old) && self.within_cuts(updated.new)) {
             self.show(key, place(), updated, out);
         }

@@ -241,7 +241,7 @@ impl Rollups {
                 _ => addresses.address_key(address),
             };
             let updated = gauged
-                .add(key, || itself(address), volume, &mut puts)
+                .add(gauged.table.find(key), key, || itself(address), volume, &mut puts)
                 .unwrap_or_else(|| overflow(window, &addresses.entity(rollup.per, key)));
             addresses.follow(rollup.per, key, updated.entry, time);
         }

@@ -1,4 +1,7 @@
 //! One table of one window: key → volume, in about 25 bytes a slot.
+//!
+//! A table does not fit into a cache, so what an update costs is mostly waiting for memory. Who has many
+//! updates finds the entries of some of them first ([`Table::find`]), which waits for all at once.
 
 use std::hash::BuildHasher;
 
@@ -33,7 +36,11 @@ pub struct Updated {
 }
 
 /// What became of an entry.
+///
+/// As wide as what surrounds it: written as one byte and read back with the padding, it would make every
+/// update wait for the write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
 pub enum EntryChange {
     /// The entry is new.
     Added,
@@ -43,6 +50,13 @@ pub enum EntryChange {
     Kept,
     /// There was none, and there is none.
     Absent,
+}
+
+/// Where an entry was when it was looked for. It need not be there any more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Found {
+    hash: u64,
+    bucket: Option<usize>,
 }
 
 impl Table {
@@ -65,15 +79,49 @@ impl Table {
         slots.find(self.hasher.hash_one(key.id), |slot| slot.0 == key.id).map(|slot| slot.1)
     }
 
+    /// Looks for an entry that is about to be added to.
+    #[inline]
+    pub(crate) fn find(&self, key: Key) -> Found {
+        let slots = match key.family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        };
+        let hash = self.hasher.hash_one(key.id);
+        Found { hash, bucket: slots.find_bucket_index(hash, |slot| slot.0 == key.id) }
+    }
+
     /// Adds a volume to an entry. `None` if the sum leaves 64 bits; the table is as before then.
     #[inline]
     pub fn add(&mut self, key: Key, delta: Volume) -> Option<Updated> {
+        self.add_hashed(self.hasher.hash_one(key.id), key, delta)
+    }
+
+    /// The same, of an entry that was looked for. Updates in between do no harm.
+    #[inline]
+    pub(crate) fn add_found(&mut self, found: Found, key: Key, delta: Volume) -> Option<Updated> {
+        let slots = match key.family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        };
+        if let Some(slot) = found.bucket.and_then(|bucket| slots.get_bucket_mut(bucket))
+            && slot.0 == key.id
+        {
+            let old = slot.1;
+            let new = old.checked_add(delta)?;
+            if new != Volume::default() {
+                slot.1 = new;
+                return Some(Updated { old, new, entry: EntryChange::Kept });
+            }
+        }
+        self.add_hashed(found.hash, key, delta)
+    }
+
+    fn add_hashed(&mut self, hash: u64, key: Key, delta: Volume) -> Option<Updated> {
         let Table { v4, v6, hasher } = self;
         let slots = match key.family {
             Family::V4 => v4,
             Family::V6 => v6,
         };
-        let hash = hasher.hash_one(key.id);
         match slots.entry(hash, |slot| slot.0 == key.id, |slot| hasher.hash_one(slot.0)) {
             Entry::Occupied(mut occupied) => {
                 let old = occupied.get().1;

@@ -15,13 +15,14 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::probe;
 
-use crate::addresses::{Addresses, Family};
+use crate::addresses::{Addresses, Family, Key};
 use crate::clock::Clock;
-use crate::combine::{Parcel, overflow};
+use crate::combine::{Parcel, overflow, pair_v6};
 use crate::folds::{Folds, RollupParcel};
 use crate::gauge::{CutChange, Gauge, Gauged, Moves, Rollup, Total};
-use crate::orders::{Answer, HandOn, InUse, Late, Order, Puts, Read, TotalUpdate, Use};
+use crate::orders::{Answer, HandOn, InUse, Late, Order, Puts, PutsOf, Read, TotalUpdate, Use};
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
+use crate::table::Found;
 use crate::time::{Phase, Time, Window, Windows};
 use crate::top::{Greatest, TopQuery};
 use crate::types::{Entity, Pair, Per, Volume};
@@ -258,19 +259,23 @@ impl Pairs {
         let window = parcel.window;
         let PairWindow { pairs, folds } = self.windows.entry(window).or_default();
         let before = self.puts.len();
-        let mut puts = self.puts.of(time, window, None);
-        let mut folded = 0;
         let mut addresses = self.shared.addresses.borrow_mut();
-        for (pair, volume) in parcel.updates() {
-            let key = addresses.pair_key(pair);
-            let updated = pairs
-                .add(key, || pair, volume, &mut puts)
-                .unwrap_or_else(|| overflow(window, &pair));
-            if key.family == Family::V6 {
-                addresses.follow(Per::Pair, key, updated.entry, time);
+        let mut counting = Counting { time, window, pairs, folds, folded: 0 };
+        let mut puts = self.puts.of(time, window, None);
+        let mut keyed = [(Key::MIN, Volume::default()); FOUND_AT_ONCE];
+        for updates in parcel.v4.chunks(FOUND_AT_ONCE) {
+            for (keyed, &(bits, volume)) in keyed.iter_mut().zip(updates) {
+                *keyed = (Key::v4(bits), volume);
             }
-            folded += folds.add(pair, volume);
+            counting.add(&keyed[..updates.len()], &mut addresses, &mut puts);
         }
+        for updates in parcel.v6.chunks(FOUND_AT_ONCE) {
+            for (keyed, &(bits, volume)) in keyed.iter_mut().zip(updates) {
+                *keyed = (addresses.pair_key(pair_v6(bits)), volume);
+            }
+            counting.add(&keyed[..updates.len()], &mut addresses, &mut puts);
+        }
+        let folded = counting.folded;
         budget.spend(PUT_COST * (parcel.len() + folded + self.puts.len() - before));
     }
 
@@ -291,6 +296,43 @@ impl Pairs {
             rows = rest;
         }
         done
+    }
+}
+
+/// How many entries are looked for before they are added to: enough to wait for memory once for all of
+/// them.
+const FOUND_AT_ONCE: usize = 32;
+
+/// What updates of one window at one time go into.
+struct Counting<'a> {
+    time: Time,
+    window: Window,
+    pairs: &'a mut Gauged,
+    folds: &'a mut Folds,
+    /// Sums of rollups that updates went into.
+    folded: usize,
+}
+
+impl Counting<'_> {
+    /// Counts at most [`FOUND_AT_ONCE`] updates.
+    #[inline]
+    fn add(&mut self, updates: &[(Key, Volume)], addresses: &mut Addresses, puts: &mut PutsOf<'_>) {
+        let mut found = [Found::default(); FOUND_AT_ONCE];
+        for (found, (key, _)) in found.iter_mut().zip(updates) {
+            *found = self.pairs.table.find(*key);
+        }
+        for (found, &(key, volume)) in found.iter().zip(updates) {
+            let updated = self
+                .pairs
+                .add(*found, key, || addresses.pair(key), volume, puts)
+                .unwrap_or_else(|| overflow(self.window, &addresses.pair(key)));
+            if key.family == Family::V6 {
+                addresses.follow(Per::Pair, key, updated.entry, self.time);
+            }
+            if !self.folds.is_empty() {
+                self.folded += self.folds.add(addresses.pair(key), volume);
+            }
+        }
     }
 }
 
