@@ -2,9 +2,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use crate::capture::{EventTime, Packet, Reader, Tally};
+use crate::capture::{EventTime, Packet, ReadError, Reader, Tally};
 use crate::error::{Exit, Failure};
 use crate::terminal::Messages;
 
@@ -59,46 +60,91 @@ impl Merge {
 
     /// The next packet; `None` when all captures have ended.
     #[expect(clippy::should_implement_trait, reason = "the tally and damage are asked for between")]
-    #[inline]
     pub fn next(&mut self) -> Option<Packet> {
+        self.each(|packet| ControlFlow::Break(*packet)).break_value()
+    }
+
+    /// Calls `take` with each packet, as long as it wants to go on.
+    #[inline]
+    pub fn each<B>(&mut self, mut take: impl FnMut(&Packet) -> ControlFlow<B>) -> ControlFlow<B> {
+        loop {
+            match self.turn {
+                Turn::All => (0..self.readers.len()).for_each(|file| self.enqueue(file)),
+                // Only this one is left, and nothing needs to be compared.
+                Turn::One(file) if self.queue.is_empty() => match self.rest(file, &mut take) {
+                    ControlFlow::Continue(()) => self.turn = Turn::Nobody,
+                    stop => return stop,
+                },
+                Turn::One(file) => self.enqueue(file),
+                Turn::Nobody => {}
+            }
+            let Some(Reverse((_, file))) = self.queue.pop() else {
+                self.turn = Turn::Nobody;
+                return ControlFlow::Continue(());
+            };
+            self.turn = Turn::One(file);
+            if let Some(packet) = self.next[file].take() {
+                self.progress();
+                take(&packet)?;
+            }
+        }
+    }
+
+    /// The packets of the only capture that is left.
+    #[inline]
+    fn rest<B>(
+        &mut self,
+        file: usize,
+        take: &mut impl FnMut(&Packet) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        loop {
+            let packets = &mut self.packets;
+            let read = self.readers[file].each(|packet| {
+                *packets += 1;
+                match take(&packet) {
+                    ControlFlow::Break(end) => ControlFlow::Break(Some(end)),
+                    ControlFlow::Continue(()) if packets.is_multiple_of(PROGRESS_PACKETS) => {
+                        ControlFlow::Break(None)
+                    }
+                    ControlFlow::Continue(()) => ControlFlow::Continue(()),
+                }
+            });
+            match read {
+                Ok(ControlFlow::Break(Some(end))) => return ControlFlow::Break(end),
+                Ok(ControlFlow::Break(None)) => self.show_progress(),
+                Ok(ControlFlow::Continue(())) => return ControlFlow::Continue(()),
+                Err(error) => {
+                    self.drop_out(error);
+                    return ControlFlow::Continue(());
+                }
+            }
+        }
+    }
+
+    fn progress(&mut self) {
         self.packets += 1;
         if self.packets.is_multiple_of(PROGRESS_PACKETS) {
-            self.messages.progress(self.readers.iter().map(Reader::offset).sum());
+            self.show_progress();
         }
-        match self.turn {
-            Turn::All => (0..self.readers.len()).for_each(|file| self.enqueue(file)),
-            // Only this one is left, and nothing needs to be compared.
-            Turn::One(file) if self.queue.is_empty() => {
-                let packet = self.read(file);
-                if packet.is_none() {
-                    self.turn = Turn::Nobody;
-                }
-                return packet;
-            }
-            Turn::One(file) => self.enqueue(file),
-            Turn::Nobody => {}
-        }
-        let Some(Reverse((_, file))) = self.queue.pop() else {
-            self.turn = Turn::Nobody;
-            return None;
-        };
-        self.turn = Turn::One(file);
-        self.next[file].take()
+    }
+
+    #[cold]
+    fn show_progress(&self) {
+        self.messages.progress(self.readers.iter().map(Reader::offset).sum());
+    }
+
+    fn drop_out(&mut self, error: ReadError) {
+        self.damaged = true;
+        self.messages.say(error);
     }
 
     fn enqueue(&mut self, file: usize) {
-        let packet = self.read(file);
+        let packet = self.readers[file].next().unwrap_or_else(|error| {
+            self.drop_out(error);
+            None
+        });
         self.queue.extend(packet.as_ref().map(|packet| Reverse((packet.time, file))));
         self.next[file] = packet;
-    }
-
-    #[inline]
-    fn read(&mut self, file: usize) -> Option<Packet> {
-        self.readers[file].next().unwrap_or_else(|error| {
-            self.damaged = true;
-            self.messages.say(error);
-            None
-        })
     }
 
     /// What was read, and what of it was not counted.

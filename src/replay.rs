@@ -4,6 +4,7 @@
 //! the greatest event time taken so far, rounded down; it is handed over when the next one begins.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use floodmark_dataflows::combine::{Combiner, Parcel};
@@ -129,10 +130,11 @@ impl<W: Fn()> Replay<W> {
     }
 
     fn take_all(&mut self, merge: &mut Merge) -> Result<(), Unwanted> {
-        while let Some(packet) = merge.next() {
-            self.take(&packet)?;
-        }
-        Ok(())
+        let end = merge.each(|packet| match self.take(packet) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(unwanted) => ControlFlow::Break(unwanted),
+        });
+        end.break_value().map_or(Ok(()), Err)
     }
 
     #[inline]

@@ -80,6 +80,7 @@ const LENGTH_MAX: u16 = 1500;
 const SNAP: [u8; 6] = [0xaa, 0xaa, 0x03, 0x00, 0x00, 0x00];
 
 /// The pair and the bytes on the wire of the outermost IP packet of a frame.
+#[inline]
 pub(super) fn decode(link: LinkType, frame: &[u8], wire: u32) -> Result<(Pair, u64), Uncounted> {
     // Nearly all frames are this one.
     if link == LinkType::Ethernet
@@ -192,6 +193,7 @@ fn mpls(frame: &[u8], at: usize) -> Result<(Layer, usize), Uncounted> {
     }
 }
 
+#[inline]
 fn ipv4(frame: &[u8], at: usize, wire: u32) -> Result<(Pair, u64), Uncounted> {
     let header = frame.get(at..).and_then(Ipv4Packet::new).ok_or(Uncounted::TruncatedIp)?;
     if header.get_version() != 4 {

@@ -1,6 +1,7 @@
 //! The reader: from a name to the packets that count.
 
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use floodmark_dataflows::types::Pair;
@@ -98,6 +99,19 @@ impl Reader {
     /// The capture is damaged or can't be read, after the last packet that precedes that.
     #[expect(clippy::should_implement_trait, reason = "an error ends it, which no iterator says")]
     pub fn next(&mut self) -> Result<Option<Packet>, ReadError> {
+        Ok(self.each(ControlFlow::Break)?.break_value())
+    }
+
+    /// Calls `take` with each packet that counts, as long as it wants to go on. It is what
+    /// [`Reader::next`] gives, without a copy of each packet on its way out.
+    ///
+    /// # Errors
+    /// The capture is damaged or can't be read, after the last packet that precedes that.
+    #[inline]
+    pub fn each<B>(
+        &mut self,
+        mut take: impl FnMut(Packet) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, ReadError> {
         loop {
             let found = match &mut self.format {
                 Format::Pcap(pcap) => pcap.next(self.input.bytes()),
@@ -110,7 +124,7 @@ impl Reader {
                     Begin::Need(need) => Found::Need(need),
                     Begin::Bad(fault) => Found::Bad(fault),
                 },
-                Format::Over => return Ok(None),
+                Format::Over => return Ok(ControlFlow::Continue(())),
             };
             match found {
                 Found::Frame(frame, used) => {
@@ -120,7 +134,9 @@ impl Reader {
                     match judged {
                         Ok(packet) => {
                             self.tally.count(packet.bytes);
-                            return Ok(Some(packet));
+                            if let ControlFlow::Break(end) = take(packet) {
+                                return Ok(ControlFlow::Break(end));
+                            }
                         }
                         Err(kind) => self.tally_uncounted(kind, link),
                     }
@@ -128,7 +144,10 @@ impl Reader {
                 Found::Pass(used) => self.input.pass(used),
                 Found::Need(need) => match self.input.fill(need) {
                     Ok(true) => {}
-                    Ok(false) => return self.end(need),
+                    Ok(false) => {
+                        self.end(need)?;
+                        return Ok(ControlFlow::Continue(()));
+                    }
                     Err(fault) => return Err(self.fail(fault)),
                 },
                 Found::Bad(fault) => return Err(self.fail(fault)),
@@ -145,17 +164,17 @@ impl Reader {
     }
 
     /// The input has ended while so many bytes were needed.
-    fn end(&mut self, need: usize) -> Result<Option<Packet>, ReadError> {
+    fn end(&mut self, need: usize) -> Result<(), ReadError> {
         let found = self.input.bytes().len();
         let fault = match &self.format {
             Format::Unknown if found == 0 => Fault::Empty,
             Format::Pcapng(pcapng) if found == 0 && pcapng.between_blocks() => {
                 self.close();
-                return Ok(None);
+                return Ok(());
             }
             Format::Pcap(_) if found == 0 => {
                 self.close();
-                return Ok(None);
+                return Ok(());
             }
             _ => Fault::Cut { found, expected: need },
         };
