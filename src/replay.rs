@@ -4,7 +4,7 @@
 //! the greatest event time taken so far, rounded down; it is handed over when the next one begins.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use floodmark_dataflows::combine::{Combiner, Parcel};
@@ -96,6 +96,7 @@ pub fn start(
         combiner: Combiner::new(cut.peers),
         cut,
         tick: None,
+        next_tick: 0,
         seen: BTreeSet::new(),
         last_seen: None,
         without_window: Volume::default(),
@@ -111,9 +112,11 @@ struct Replay<W> {
     cut: Cut,
     combiner: Combiner,
     tick: Option<u64>,
+    /// When the next one begins; at 0 the first.
+    next_tick: u64,
     seen: BTreeSet<Window>,
-    /// The last one put into `seen`: most packets are of the same window.
-    last_seen: Option<Window>,
+    /// The last one put into `seen`, and its times.
+    last_seen: Option<(Window, Range<u64>)>,
     without_window: Volume,
 }
 
@@ -140,25 +143,39 @@ impl<W: Fn()> Replay<W> {
     #[inline]
     fn take(&mut self, packet: &Packet) -> Result<(), Unwanted> {
         let bytes = i64::try_from(packet.bytes).expect("a packet has fewer than 2^63 bytes");
-        let Some(window) = self.cut.windows.of(packet.time.ms) else {
-            // Decoded, so in the tally, but in no window.
-            self.without_window.packets += 1;
-            self.without_window.bytes = self.without_window.bytes.saturating_add(bytes);
-            return Ok(());
+        // Nearly all packets are of the window and the tick of the one before, which no division tells.
+        let window = match self.last_seen {
+            Some((window, ref times)) if times.contains(&packet.time.ms) => window,
+            _ => match self.cut.windows.of(packet.time.ms) {
+                Some(window) => window,
+                None => {
+                    self.take_without_window(bytes);
+                    return Ok(());
+                }
+            },
         };
-        let rounded = packet.time.ms - packet.time.ms % self.cut.tick_ms;
-        if self.tick.is_none_or(|tick| rounded > tick) {
+        if packet.time.ms >= self.next_tick {
             self.hand_over()?;
-            self.tick = Some(rounded);
+            let tick = packet.time.ms - packet.time.ms % self.cut.tick_ms;
+            self.tick = Some(tick);
+            self.next_tick = tick.saturating_add(self.cut.tick_ms);
         }
-        if self.last_seen != Some(window) {
-            self.last_seen = Some(window);
+        if self.last_seen.as_ref().is_none_or(|last| last.0 != window) {
+            let start = window.0 * 1000;
+            self.last_seen = Some((window, start..self.cut.windows.end_ms(window)));
             self.seen.insert(window);
         }
         if self.cut.filter.admits(&packet.pair) {
             self.combiner.add(window, packet.pair, Volume::new(bytes, 1));
         }
         Ok(())
+    }
+
+    /// Decoded, so in the tally, but in no window.
+    #[cold]
+    fn take_without_window(&mut self, bytes: i64) {
+        self.without_window.packets += 1;
+        self.without_window.bytes = self.without_window.bytes.saturating_add(bytes);
     }
 
     /// Ends the current tick.

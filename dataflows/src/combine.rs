@@ -1,9 +1,10 @@
 //! Records of a tick folded into one update per (window, pair) before they are exchanged.
 
+use std::hash::{BuildHasher, Hash};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashTable};
 use serde::{Deserialize, Serialize};
 
 use crate::time::Window;
@@ -45,6 +46,24 @@ impl Parcel {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Gives it in parts of at most [`PARCEL_UPDATES`], none of which is empty.
+    fn split(self, mut give: impl FnMut(Parcel)) {
+        match self.len() {
+            0 => {}
+            1..=PARCEL_UPDATES => give(self),
+            _ => {
+                let Parcel { to, window, records, v4, v6 } = self;
+                let empty = Parcel { to, window, records, ..Parcel::default() };
+                for v4 in v4.chunks(PARCEL_UPDATES) {
+                    give(Parcel { v4: v4.to_vec(), ..empty.clone() });
+                }
+                for v6 in v6.chunks(PARCEL_UPDATES) {
+                    give(Parcel { v6: v6.to_vec(), ..empty.clone() });
+                }
+            }
+        }
+    }
 }
 
 fn pair_v4(bits: u64) -> Pair {
@@ -62,7 +81,8 @@ pub(crate) fn route(bits: u128, peers: usize) -> u64 {
         return 0;
     }
     let folded = (bits ^ (bits >> 64)) as u64;
-    (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % peers as u64
+    // Of 32 bits, the share of the range that they stand for: a division costs more.
+    ((folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * peers as u64) >> 32
 }
 
 /// [`route`] of an address.
@@ -73,11 +93,61 @@ pub(crate) fn route_address(address: IpAddr, peers: usize) -> u64 {
     }
 }
 
+/// Sums by key, in the order in which the keys came. What is looked up are their places, which are small:
+/// the sums of a tick are then near at hand, and leave as they are.
+struct Sums<K> {
+    places: HashTable<u32>,
+    sums: Vec<(K, Volume)>,
+    hasher: RandomState,
+}
+
+impl<K> Default for Sums<K> {
+    fn default() -> Self {
+        Sums { places: HashTable::new(), sums: Vec::new(), hasher: RandomState::default() }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Sums<K> {
+    /// Whether the key is new; `None` if the sum leaves 64 bits.
+    #[inline]
+    fn add(&mut self, key: K, volume: Volume) -> Option<bool> {
+        let Sums { places, sums, hasher } = self;
+        let hash = hasher.hash_one(key);
+        if let Some(&place) = places.find(hash, |place| sums[*place as usize].0 == key) {
+            let sum = &mut sums[place as usize].1;
+            *sum = sum.checked_add(volume)?;
+            return Some(false);
+        }
+        let place = u32::try_from(sums.len()).expect("fewer than 2^32 pairs in one tick");
+        sums.push((key, volume));
+        places.insert_unique(hash, place, |place| hasher.hash_one(sums[*place as usize].0));
+        Some(true)
+    }
+
+    /// All sums, by the worker that holds their key.
+    fn take(&mut self, peers: usize, to: impl Fn(K) -> u64) -> Vec<Vec<(K, Volume)>> {
+        self.places.clear();
+        // The next tick brings about as much.
+        let like_this = Vec::with_capacity(self.sums.len());
+        let sums = std::mem::replace(&mut self.sums, like_this);
+        if peers == 1 {
+            return vec![sums];
+        }
+        let share = sums.len() / peers;
+        let mut shares = vec![Vec::with_capacity(share + share / 8); peers];
+        for (key, volume) in sums {
+            shares[to(key) as usize].push((key, volume));
+        }
+        shares
+    }
+}
+
+/// The sums of one window.
 #[derive(Default)]
-struct Sums {
+struct WindowSums {
     records: u64,
-    v4: HashMap<u64, Volume, RandomState>,
-    v6: HashMap<(u128, u128), Volume, RandomState>,
+    v4: Sums<u64>,
+    v6: Sums<(u128, u128)>,
 }
 
 /// Folds records into [`Parcel`]s, one tick at a time.
@@ -100,11 +170,11 @@ struct Sums {
 pub struct Combiner {
     peers: usize,
     /// Windows of this tick; most records fall into the one used last.
-    windows: Vec<(Window, Sums)>,
+    windows: Vec<(Window, WindowSums)>,
     last: usize,
     /// Where each is. There are few, unless the times of a file jump.
     places: HashMap<Window, usize, RandomState>,
-    spare: Vec<Sums>,
+    spare: Vec<WindowSums>,
     len: usize,
 }
 
@@ -143,22 +213,16 @@ impl Combiner {
         }
         let sums = &mut self.windows[self.last].1;
         sums.records += 1;
-        let sum = match pair {
+        let added = match pair {
             Pair::V4(source, destination) => {
                 let bits = u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits());
-                sums.v4.entry(bits).or_insert_with(|| {
-                    self.len += 1;
-                    Volume::default()
-                })
+                sums.v4.add(bits, volume)
             }
             Pair::V6(source, destination) => {
-                sums.v6.entry((source.to_bits(), destination.to_bits())).or_insert_with(|| {
-                    self.len += 1;
-                    Volume::default()
-                })
+                sums.v6.add((source.to_bits(), destination.to_bits()), volume)
             }
         };
-        *sum = sum.checked_add(volume).unwrap_or_else(|| overflow(window, &pair));
+        self.len += usize::from(added.unwrap_or_else(|| overflow(window, &pair)));
     }
 
     fn turn_to(&mut self, window: Window) {
@@ -170,32 +234,19 @@ impl Combiner {
 
     /// The updates since the last call, for each worker and window.
     pub fn take(&mut self) -> Vec<Parcel> {
-        let mut parcels = Vec::new();
+        let (mut parcels, peers) = (Vec::new(), self.peers);
         for (window, mut sums) in self.windows.drain(..) {
-            let mut open: Vec<Parcel> = (0..self.peers as u64)
-                .map(|to| Parcel { to, window, ..Parcel::default() })
-                .collect();
-            let mut put = |to: u64, add: &mut dyn FnMut(&mut Parcel)| {
-                let parcel = &mut open[to as usize];
-                add(parcel);
-                if parcel.len() >= PARCEL_UPDATES {
-                    let empty = Parcel { to, window, ..Parcel::default() };
-                    parcels.push(std::mem::replace(parcel, empty));
-                }
-            };
-            for (bits, volume) in sums.v4.drain() {
-                put(route(bits.into(), self.peers), &mut |parcel| parcel.v4.push((bits, volume)));
+            let v4 = sums.v4.take(peers, |bits| route(bits.into(), peers));
+            let v6 = sums.v6.take(peers, |bits| route(bits.0 ^ bits.1.rotate_left(32), peers));
+            for (to, (v4, v6)) in (0..).zip(v4.into_iter().zip(v6)) {
+                let parcel = Parcel { to, window, records: 0, v4, v6 };
+                parcel.split(|parcel| parcels.push(parcel));
             }
-            for (bits, volume) in sums.v6.drain() {
-                let to = route(bits.0 ^ bits.1.rotate_left(32), self.peers);
-                put(to, &mut |parcel| parcel.v6.push((bits, volume)));
-            }
-            parcels.extend(open.into_iter().filter(|parcel| !parcel.is_empty()));
             // A window is entered for a record, so it has a parcel, and what it has comes last.
             let last = parcels.last_mut().expect("a window with a record has a parcel");
             last.records = std::mem::take(&mut sums.records);
             // A burst must not make every later tick clear its capacity.
-            if sums.v4.capacity() + sums.v6.capacity() <= 16 * (self.len + 1024) {
+            if sums.v4.places.capacity() + sums.v6.places.capacity() <= 16 * (self.len + 1024) {
                 self.spare.push(sums);
             }
         }

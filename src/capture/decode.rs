@@ -80,7 +80,7 @@ const LENGTH_MAX: u16 = 1500;
 const SNAP: [u8; 6] = [0xaa, 0xaa, 0x03, 0x00, 0x00, 0x00];
 
 /// The pair and the bytes on the wire of the outermost IP packet of a frame.
-#[inline]
+#[inline(always)]
 pub(super) fn decode(link: LinkType, frame: &[u8], wire: u32) -> Result<(Pair, u64), Uncounted> {
     // Nearly all frames are this one.
     if link == LinkType::Ethernet
@@ -89,6 +89,11 @@ pub(super) fn decode(link: LinkType, frame: &[u8], wire: u32) -> Result<(Pair, u
     {
         return ipv4(frame, EthernetPacket::minimum_packet_size(), wire);
     }
+    decode_any(link, frame, wire)
+}
+
+#[inline(never)]
+fn decode_any(link: LinkType, frame: &[u8], wire: u32) -> Result<(Pair, u64), Uncounted> {
     let (layer, at) = link_header(link, frame)?;
     walk(layer, at, frame, wire)
 }

@@ -64,7 +64,7 @@ impl Pcap {
     }
 
     /// The record at the start of the bytes.
-    #[inline]
+    #[inline(always)]
     pub(super) fn next<'a>(&self, bytes: &'a [u8]) -> Found<'a> {
         let Some([.., a, b, c, d]) = bytes.first_chunk::<12>() else {
             return Found::Need(RECORD);

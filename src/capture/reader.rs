@@ -243,7 +243,7 @@ fn begin(bytes: &[u8]) -> Begin {
 }
 
 /// The rules of what counts, in their order.
-#[inline]
+#[inline(always)]
 pub(super) fn judge(
     timing: Timing,
     link: LinkType,
