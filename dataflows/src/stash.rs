@@ -10,12 +10,14 @@ use crate::time::{Phase, Time};
 
 /// Input by time, with a capability for each of `N` outputs.
 pub(crate) struct Stash<W, const N: usize> {
-    pending: BTreeMap<Time, ([Capability<Time>; N], W)>,
+    pending: BTreeMap<Time, W>,
+    /// For the earliest of them. It covers the others, and one for each would be said to every worker.
+    held: Option<[Capability<Time>; N]>,
 }
 
 impl<W, const N: usize> Default for Stash<W, N> {
     fn default() -> Self {
-        Stash { pending: BTreeMap::new() }
+        Stash { pending: BTreeMap::new(), held: None }
     }
 }
 
@@ -27,10 +29,10 @@ impl<W: Default, const N: usize> Stash<W, N> {
 
     /// The work at the time of an update, which may be later than that of the message it came in.
     pub(crate) fn at_time(&mut self, capability: &InputCapability<Time>, time: Time) -> &mut W {
-        let held = self.pending.entry(time).or_insert_with(|| {
-            (std::array::from_fn(|output| capability.delayed(&time, output)), W::default())
-        });
-        &mut held.1
+        if self.pending.first_key_value().is_none_or(|(first, _)| time < *first) {
+            self.held = Some(std::array::from_fn(|output| capability.delayed(&time, output)));
+        }
+        self.pending.entry(time).or_default()
     }
 
     /// The work of the whole tick of an update: it is complete when the tick has nothing left to say.
@@ -47,7 +49,12 @@ impl<W: Default, const N: usize> Stash<W, N> {
         if frontiers.iter().any(|frontier| frontier.less_equal(time)) {
             return None;
         }
-        self.pending.pop_first().map(|(_, work)| work)
+        let (_, work) = self.pending.pop_first()?;
+        let capabilities = self.held.take()?;
+        if let Some((next, _)) = self.pending.first_key_value() {
+            self.held = Some(capabilities.each_ref().map(|held| held.delayed(next)));
+        }
+        Some((capabilities, work))
     }
 }
 
