@@ -1,9 +1,11 @@
 //! From the thresholds in force to the cuts of gauges: which totals are worth putting out.
 
 use std::collections::BTreeMap;
-use std::collections::hash_map::{Entry, HashMap};
 
 use differential_dataflow::{AsCollection, VecCollection};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -34,28 +36,48 @@ pub struct InForce {
 /// Values held to in one window through one gauge.
 #[derive(Default)]
 struct Held {
-    /// Each value with the number of limits that have it.
-    values: BTreeMap<i64, isize>,
+    /// A value with the number of limits that have it; none if that is 0. Most gauges have no other.
+    one: (i64, isize),
+    /// The other values.
+    others: BTreeMap<i64, isize>,
     cut: Option<i64>,
 }
 
 impl Held {
     fn update(&mut self, value: i64, diff: isize) {
-        let count = self.values.entry(value).or_default();
+        let (one, limits) = &mut self.one;
+        if *limits == 0 && !self.others.contains_key(&value) {
+            *one = value;
+        }
+        if *one == value && !self.others.contains_key(&value) {
+            *limits += diff;
+            return;
+        }
+        let count = self.others.entry(value).or_default();
         *count += diff;
         if *count == 0 {
-            self.values.remove(&value);
+            self.others.remove(&value);
+        }
+    }
+
+    fn nearest(&self, bound: Bound) -> Option<i64> {
+        let (one, limits) = self.one;
+        let one = (limits != 0).then_some(one);
+        let others = match bound {
+            Bound::Max => self.others.first_key_value(),
+            Bound::Min => self.others.last_key_value(),
+        };
+        let others = others.map(|(value, _)| *value);
+        match bound {
+            Bound::Max => one.into_iter().chain(others).min(),
+            Bound::Min => one.into_iter().chain(others).max(),
         }
     }
 
     /// The cut that the values need, no further inward than the one there is: a cut that moved
     /// inward would have to move out again with the next limit.
     fn needed(&self, bound: Bound) -> Option<i64> {
-        let (nearest, _) = match bound {
-            Bound::Max => self.values.first_key_value()?,
-            Bound::Min => self.values.last_key_value()?,
-        };
-        let needed = cut(bound, *nearest);
+        let needed = cut(bound, self.nearest(bound)?);
         Some(match (bound, self.cut) {
             (_, None) => needed,
             (Bound::Max, Some(cut)) => needed.min(cut),
@@ -64,9 +86,11 @@ impl Held {
     }
 }
 
+type HeldByWindow = HashMap<Window, Held, RandomState>;
+
 #[derive(Default)]
 struct Gauges {
-    held: HashMap<(Scope, Bound), (Gauge, HashMap<Window, Held>)>,
+    held: HashMap<(Scope, Bound), (Gauge, HeldByWindow), RandomState>,
     free: Vec<u32>,
     created: u32,
 }
@@ -81,7 +105,7 @@ impl Gauges {
                     self.created - 1
                 });
                 let Scope { per, metric, .. } = row.scope;
-                entry.insert((Gauge { id, per, metric, bound: row.bound }, HashMap::new()))
+                entry.insert((Gauge { id, per, metric, bound: row.bound }, HashMap::default()))
             }
         };
         windows.entry(row.window).or_default().update(row.value, diff);

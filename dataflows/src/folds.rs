@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::combine::{route, route_address};
 use crate::gauge::Rollup;
-use crate::prefix_index::PrefixIndex;
+use crate::prefix_index::{PrefixIndex, Ranked};
 use crate::time::Window;
 use crate::types::{Pair, Per, Volume};
 
@@ -94,6 +94,8 @@ struct Slot {
     per: Per,
 }
 
+impl Ranked for Slot {}
+
 /// The rollups in use in one window, and what is to be sent to each.
 #[derive(Default)]
 pub(crate) struct Folds {
@@ -119,7 +121,7 @@ impl Folds {
     pub(crate) fn end(&mut self, rollup: &Rollup) {
         if let Some(slot) = self.slots.remove(rollup) {
             self.rollups.remove(&slot.number);
-            self.index.remove(rollup.source, rollup.destination, slot);
+            self.index.remove(rollup.source, rollup.destination, |held| *held == slot);
         }
     }
 

@@ -5,12 +5,10 @@
 //! one (scope, bound); its cut in a window lies at a power of two, so that a limit may move without
 //! moving it, and only ever moves outward while the gauge is in use there, so that it never flaps.
 
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::addresses::Key;
-use crate::prefix_index::PrefixIndex;
+use crate::prefix_index::{PrefixIndex, Ranked};
 use crate::table::{Found, Table, Updated};
 use crate::time::Window;
 use crate::types::{Bound, Entity, Metric, Pair, Per, Prefix, Scope, Volume};
@@ -224,9 +222,33 @@ impl Moves {
     }
 }
 
+/// A gauge with its cut in one window.
+#[derive(Clone, Copy)]
 struct Cut {
     gauge: Gauge,
     cut: i64,
+}
+
+impl Ranked for Cut {
+    /// The sooner an amount is beyond a cut, the lower its rank: that of a ceiling falls as it rises.
+    fn rank(&self) -> i64 {
+        toward(self.gauge.bound, self.cut)
+    }
+}
+
+/// An amount or a cut, so that amounts greater than a cut are those beyond it.
+fn toward(bound: Bound, amount: i64) -> i64 {
+    match bound {
+        Bound::Max => amount,
+        Bound::Min => !amount,
+    }
+}
+
+/// The cuts of one bound and metric.
+struct Cuts {
+    bound: Bound,
+    metric: Metric,
+    index: PrefixIndex<Cut>,
 }
 
 /// A table, with the gauges that look at it.
@@ -236,16 +258,21 @@ struct Cut {
 /// itself).
 pub(crate) struct Gauged {
     pub(crate) table: Table,
-    cuts: HashMap<u32, Cut, RandomState>,
-    index: PrefixIndex<u32>,
+    /// Apart by bound and metric, so that each has its cuts in the order in which amounts pass them: an
+    /// update looks at those that it passes, not at all that concern its entry.
+    cuts: [Cuts; 4],
     /// No cut is below (bytes, packets), so what stays at or under both needs no look at the cuts.
     floors: Volume,
     /// The same from above, for ceilings.
     ceilings: Volume,
 }
 
-const NO_FLOOR: Volume = Volume::new(i64::MAX, i64::MAX);
-const NO_CEILING: Volume = Volume::new(i64::MIN, i64::MIN);
+const KINDS: [(Bound, Metric); 4] = [
+    (Bound::Max, Metric::Bytes),
+    (Bound::Max, Metric::Packets),
+    (Bound::Min, Metric::Bytes),
+    (Bound::Min, Metric::Packets),
+];
 
 /// The part of a scope that chooses among the entries of its table.
 fn filter(scope: &Scope) -> (Prefix, Prefix) {
@@ -260,13 +287,18 @@ fn filter(scope: &Scope) -> (Prefix, Prefix) {
 
 impl Gauged {
     pub(crate) fn new() -> Self {
-        Gauged {
+        let mut gauged = Gauged {
             table: Table::default(),
-            cuts: HashMap::default(),
-            index: PrefixIndex::default(),
-            floors: NO_FLOOR,
-            ceilings: NO_CEILING,
-        }
+            cuts: KINDS.map(|(bound, metric)| Cuts {
+                bound,
+                metric,
+                index: PrefixIndex::default(),
+            }),
+            floors: Volume::default(),
+            ceilings: Volume::default(),
+        };
+        gauged.bound_cuts();
+        gauged
     }
 
     /// Sets cuts. What the returned moves show of each entry must be put out before the next update.
@@ -274,14 +306,14 @@ impl Gauged {
         let mut moves = Vec::with_capacity(changes.len());
         for &CutChange { gauge, ref scope, from, to, .. } in changes {
             let filter = filter(scope);
-            match to {
-                Some(cut) => drop(self.cuts.insert(gauge.id, Cut { gauge, cut })),
-                None => drop(self.cuts.remove(&gauge.id)),
+            let kind = (gauge.bound, gauge.metric);
+            let cuts = self.cuts.iter_mut().find(|cuts| (cuts.bound, cuts.metric) == kind);
+            let index = &mut cuts.expect("there is one of each kind").index;
+            if from.is_some() {
+                index.remove(filter.0, filter.1, |held| held.gauge.id == gauge.id);
             }
-            match (from, to) {
-                (None, Some(_)) => self.index.insert(filter.0, filter.1, gauge.id),
-                (Some(_), None) => self.index.remove(filter.0, filter.1, gauge.id),
-                _ => {}
+            if let Some(cut) = to {
+                index.insert(filter.0, filter.1, Cut { gauge, cut });
             }
             moves.push(Move { gauge, filter, from, to });
         }
@@ -290,23 +322,10 @@ impl Gauged {
     }
 
     fn bound_cuts(&mut self) {
-        (self.floors, self.ceilings) = (NO_FLOOR, NO_CEILING);
-        for cut in self.cuts.values() {
-            match (cut.gauge.bound, cut.gauge.metric) {
-                (Bound::Max, Metric::Bytes) => {
-                    self.floors.bytes = self.floors.bytes.min(cut.cut);
-                }
-                (Bound::Max, Metric::Packets) => {
-                    self.floors.packets = self.floors.packets.min(cut.cut);
-                }
-                (Bound::Min, Metric::Bytes) => {
-                    self.ceilings.bytes = self.ceilings.bytes.max(cut.cut);
-                }
-                (Bound::Min, Metric::Packets) => {
-                    self.ceilings.packets = self.ceilings.packets.max(cut.cut);
-                }
-            }
-        }
+        let [floor_bytes, floor_packets, ceiling_bytes, ceiling_packets] =
+            self.cuts.each_ref().map(|cuts| toward(cuts.bound, cuts.index.least_rank()));
+        self.floors = Volume::new(floor_bytes, floor_packets);
+        self.ceilings = Volume::new(ceiling_bytes, ceiling_packets);
     }
 
     #[inline]
@@ -339,19 +358,22 @@ impl Gauged {
         if updated.old == updated.new {
             return;
         }
-        self.index.containing(place, |id| {
-            let Cut { gauge, cut, .. } = self.cuts[&id];
-            let before = gauge.puts_out(cut, updated.old);
-            let after = gauge.puts_out(cut, updated.new);
-            if before {
-                out.put(gauge, gauge.total(key, updated.old), -1);
-            }
-            if after {
-                out.put(gauge, gauge.total(key, updated.new), 1);
-            } else if before {
-                out.fell(gauge, key);
-            }
-        });
+        let Updated { old, new, .. } = updated;
+        for Cuts { bound, metric, index } in &self.cuts {
+            let [was, is] = [old, new].map(|volume| toward(*bound, volume.amount(*metric)));
+            index.containing_to(was.max(is).saturating_sub(1), place, |Cut { gauge, cut }| {
+                let before = gauge.puts_out(cut, old);
+                let after = gauge.puts_out(cut, new);
+                if before {
+                    out.put(gauge, gauge.total(key, old), -1);
+                }
+                if after {
+                    out.put(gauge, gauge.total(key, new), 1);
+                } else if before {
+                    out.fell(gauge, key);
+                }
+            });
+        }
     }
 }
 

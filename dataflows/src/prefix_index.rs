@@ -3,27 +3,152 @@
 //! Prefixes are grouped by their two lengths; one hash look-up a group finds those that contain a
 //! pair. So the cost follows the number of different lengths in use, which is small, and the number
 //! of matches, not the number of prefixes.
+//!
+//! What is held has a rank, and who asks only for low ranks does not even look into a group that has
+//! none of them, nor past them in one that has.
+
+use std::collections::BTreeMap;
+use std::hash::Hash;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use ipnet::IpNet;
 
 use crate::types::{Pair, Prefix};
 
-struct Group<T> {
+/// What an index holds.
+pub(crate) trait Ranked: Copy {
+    /// Its rank, the same as long as it is held.
+    fn rank(&self) -> i64 {
+        i64::MIN
+    }
+}
+
+impl Ranked for u32 {}
+
+/// Values by rank, at least one, and seldom more.
+struct Few<T> {
+    first: T,
+    rest: Vec<T>,
+}
+
+impl<T: Ranked> Few<T> {
+    fn insert(&mut self, mut value: T) {
+        if value.rank() < self.first.rank() {
+            std::mem::swap(&mut value, &mut self.first);
+        }
+        let at = self.rest.partition_point(|held| held.rank() < value.rank());
+        self.rest.insert(at, value);
+    }
+
+    /// Visits values up to a rank.
+    #[inline]
+    fn visit(&self, to: i64, mut found: impl FnMut(T)) {
+        if self.first.rank() <= to {
+            found(self.first);
+            self.rest.iter().take_while(|held| held.rank() <= to).for_each(|held| found(*held));
+        }
+    }
+}
+
+/// The prefixes of two lengths.
+struct Group<K, T> {
     lengths: (u8, u8),
-    members: HashMap<(u128, u128), Vec<T>, RandomState>,
+    members: HashMap<K, Few<T>, RandomState>,
+    /// How many members have which rank, and the least of these.
+    ranks: BTreeMap<i64, usize>,
+    least: i64,
+}
+
+/// The groups of one address family, by their least rank.
+struct Groups<K, T>(Vec<Group<K, T>>);
+
+impl<K: Eq + Hash, T: Ranked> Groups<K, T> {
+    fn insert(&mut self, lengths: (u8, u8), bits: K, value: T) {
+        let at = self.0.iter().position(|group| group.lengths == lengths).unwrap_or_else(|| {
+            self.0.push(Group {
+                lengths,
+                members: HashMap::default(),
+                ranks: BTreeMap::new(),
+                least: i64::MAX,
+            });
+            self.0.len() - 1
+        });
+        let group = &mut self.0[at];
+        match group.members.entry(bits) {
+            Entry::Occupied(mut held) => held.get_mut().insert(value),
+            Entry::Vacant(place) => drop(place.insert(Few { first: value, rest: Vec::new() })),
+        }
+        *group.ranks.entry(value.rank()).or_default() += 1;
+        self.order(at);
+    }
+
+    fn remove(&mut self, lengths: (u8, u8), bits: &K, is_it: impl Fn(&T) -> bool) {
+        let Some(at) = self.0.iter().position(|group| group.lengths == lengths) else {
+            return;
+        };
+        let group = &mut self.0[at];
+        let Some(held) = group.members.get_mut(bits) else {
+            return;
+        };
+        let removed = if !is_it(&held.first) {
+            let Some(at) = held.rest.iter().position(is_it) else {
+                return;
+            };
+            held.rest.remove(at)
+        } else if held.rest.is_empty() {
+            let removed = held.first;
+            group.members.remove(bits);
+            removed
+        } else {
+            std::mem::replace(&mut held.first, held.rest.remove(0))
+        };
+        if let Some(count) = group.ranks.get_mut(&removed.rank()) {
+            *count -= 1;
+            if *count == 0 {
+                group.ranks.remove(&removed.rank());
+            }
+        }
+        self.order(at);
+    }
+
+    /// The members of a group have changed.
+    fn order(&mut self, at: usize) {
+        let group = &mut self.0[at];
+        let Some((least, _)) = group.ranks.first_key_value() else {
+            self.0.remove(at);
+            return;
+        };
+        if group.least != *least {
+            group.least = *least;
+            self.0.sort_by_key(|group| group.least);
+        }
+    }
+
+    fn least(&self) -> i64 {
+        self.0.first().map_or(i64::MAX, |group| group.least)
+    }
+
+    #[inline]
+    fn visit(&self, to: i64, key: impl Fn((u8, u8)) -> K, mut found: impl FnMut(T)) {
+        for group in self.0.iter().take_while(|group| group.least <= to) {
+            if let Some(held) = group.members.get(&key(group.lengths)) {
+                held.visit(to, &mut found);
+            }
+        }
+    }
 }
 
 /// Values by the two prefixes that a pair must be in.
 pub(crate) struct PrefixIndex<T> {
-    v4: Vec<Group<T>>,
-    v6: Vec<Group<T>>,
+    v4: Groups<u64, T>,
+    v6: Groups<(u128, u128), T>,
 }
 
 impl<T> Default for PrefixIndex<T> {
     fn default() -> Self {
-        PrefixIndex { v4: Vec::new(), v6: Vec::new() }
+        PrefixIndex { v4: Groups(Vec::new()), v6: Groups(Vec::new()) }
     }
 }
 
@@ -32,6 +157,10 @@ fn masked(bits: u128, length: u8, width: u8) -> u128 {
         0 => 0,
         _ => bits >> (width - length),
     }
+}
+
+fn masked_pair(source: u128, destination: u128, lengths: (u8, u8), width: u8) -> (u128, u128) {
+    (masked(source, lengths.0, width), masked(destination, lengths.1, width))
 }
 
 /// Length and leading bits of a prefix as one of a family; `None` if it is of the other.
@@ -61,59 +190,60 @@ fn places(
     })
 }
 
-impl<T: Copy + PartialEq> PrefixIndex<T> {
-    fn groups(&mut self, v4: bool) -> &mut Vec<Group<T>> {
-        if v4 { &mut self.v4 } else { &mut self.v6 }
-    }
+/// The leading bits of two IPv4 prefixes.
+fn v4_key((source, destination): (u128, u128)) -> u64 {
+    (source as u64) << 32 | destination as u64
+}
 
+impl<T: Ranked> PrefixIndex<T> {
     pub(crate) fn insert(&mut self, source: Prefix, destination: Prefix, value: T) {
         for (v4, lengths, bits) in places(source, destination) {
-            let groups = self.groups(v4);
-            let at =
-                groups.iter().position(|group| group.lengths == lengths).unwrap_or_else(|| {
-                    groups.push(Group { lengths, members: HashMap::default() });
-                    groups.len() - 1
-                });
-            groups[at].members.entry(bits).or_default().push(value);
+            match v4 {
+                true => self.v4.insert(lengths, v4_key(bits), value),
+                false => self.v6.insert(lengths, bits, value),
+            }
         }
     }
 
-    pub(crate) fn remove(&mut self, source: Prefix, destination: Prefix, value: T) {
+    /// Removes the first value that is it.
+    pub(crate) fn remove(
+        &mut self,
+        source: Prefix,
+        destination: Prefix,
+        is_it: impl Fn(&T) -> bool,
+    ) {
         for (v4, lengths, bits) in places(source, destination) {
-            let groups = self.groups(v4);
-            let Some(at) = groups.iter().position(|group| group.lengths == lengths) else {
-                continue;
-            };
-            let members = &mut groups[at].members;
-            if let Some(values) = members.get_mut(&bits) {
-                values.retain(|held| *held != value);
-                if values.is_empty() {
-                    members.remove(&bits);
-                }
-            }
-            if members.is_empty() {
-                groups.swap_remove(at);
+            match v4 {
+                true => self.v4.remove(lengths, &v4_key(bits), &is_it),
+                false => self.v6.remove(lengths, &bits, &is_it),
             }
         }
+    }
+
+    /// The least rank held; the greatest there is if nothing is.
+    pub(crate) fn least_rank(&self) -> i64 {
+        self.v4.least().min(self.v6.least())
     }
 
     /// Calls `found` with each value whose prefixes contain the pair.
     #[inline]
-    pub(crate) fn containing(&self, pair: Pair, mut found: impl FnMut(T)) {
-        let (groups, source, destination, width) = match pair {
+    pub(crate) fn containing(&self, pair: Pair, found: impl FnMut(T)) {
+        self.containing_to(i64::MAX, pair, found);
+    }
+
+    /// The same, of the values up to a rank.
+    #[inline]
+    pub(crate) fn containing_to(&self, to: i64, pair: Pair, found: impl FnMut(T)) {
+        match pair {
             Pair::V4(source, destination) => {
-                (&self.v4, source.to_bits().into(), destination.to_bits().into(), 32)
+                let (source, destination) = (source.to_bits().into(), destination.to_bits().into());
+                let key = |lengths| v4_key(masked_pair(source, destination, lengths, 32));
+                self.v4.visit(to, key, found);
             }
             Pair::V6(source, destination) => {
-                (&self.v6, source.to_bits(), destination.to_bits(), 128)
-            }
-        };
-        for group in groups {
-            let (source_len, destination_len) = group.lengths;
-            let key =
-                (masked(source, source_len, width), masked(destination, destination_len, width));
-            for value in group.members.get(&key).into_iter().flatten() {
-                found(*value);
+                let (source, destination) = (source.to_bits(), destination.to_bits());
+                let key = |lengths| masked_pair(source, destination, lengths, 128);
+                self.v6.visit(to, key, found);
             }
         }
     }
@@ -147,10 +277,10 @@ mod tests {
             "::ffff:10.1.2.3/128",
         ];
         let mut index = PrefixIndex::default();
-        let mut all = Vec::new();
+        let mut all = Vec::<(Prefix, Prefix)>::new();
         for source in prefixes {
             for destination in prefixes {
-                index.insert(prefix(source), prefix(destination), all.len());
+                index.insert(prefix(source), prefix(destination), all.len() as u32);
                 all.push((prefix(source), prefix(destination)));
             }
         }
@@ -170,7 +300,7 @@ mod tests {
         for removed in [None, Some(0), Some(33)] {
             if let Some(value) = removed {
                 let (source, destination) = all[value];
-                index.remove(source, destination, value);
+                index.remove(source, destination, |held| *held as usize == value);
             }
             for source in addresses {
                 for destination in addresses {
@@ -179,7 +309,7 @@ mod tests {
                         continue;
                     }
                     let mut found = Vec::new();
-                    index.containing(pair(source, destination), |value| found.push(value));
+                    index.containing(pair(source, destination), |value| found.push(value as usize));
                     found.sort();
                     let gone = |value: usize| match removed {
                         Some(33) => value == 0 || value == 33,
@@ -195,6 +325,54 @@ mod tests {
                         .collect();
                     assert_eq!(found, expected, "{source} to {destination}");
                 }
+            }
+        }
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    struct Numbered(i64, u32);
+
+    impl Ranked for Numbered {
+        fn rank(&self) -> i64 {
+            self.0
+        }
+    }
+
+    #[test]
+    fn ranks_bound_what_is_found_whatever_came_and_went() {
+        let scopes = ["any", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "192.0.2.0/24"];
+        let asked = pair("10.1.2.3", "10.9.9.9");
+        let mut index = PrefixIndex::default();
+        let mut held = Vec::new();
+        let mut state = 7u64;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % below
+        };
+        for number in 0..400 {
+            if random(3) == 0 && !held.is_empty() {
+                let (scope, value) = held.swap_remove(random(held.len() as u64) as usize);
+                index.remove(prefix(scope), Prefix::ANY, |at: &Numbered| *at == value);
+            } else {
+                let scope = scopes[random(5) as usize];
+                let value = Numbered(random(6) as i64, number);
+                index.insert(prefix(scope), Prefix::ANY, value);
+                held.push((scope, value));
+            }
+            let least = held.iter().map(|(_, value)| value.0).min();
+            assert_eq!(index.least_rank(), least.unwrap_or(i64::MAX));
+            for to in -1..7 {
+                let mut found = Vec::new();
+                index.containing_to(to, asked, |value| found.push(value));
+                found.sort();
+                let contains = |scope: &str| prefix(scope).contains(asked.source());
+                let mut expected: Vec<Numbered> = held
+                    .iter()
+                    .filter(|(scope, value)| contains(scope) && value.0 <= to)
+                    .map(|(_, value)| *value)
+                    .collect();
+                expected.sort();
+                assert_eq!(found, expected, "up to {to} after {number} steps");
             }
         }
     }
