@@ -34,7 +34,7 @@ use std::time::Instant;
 
 use common::table::{median, spread};
 use floodmark_dataflows::clock::Mark;
-use floodmark_dataflows::combine::Combiner;
+use floodmark_dataflows::combine::{Combiner, Parcel};
 use floodmark_dataflows::graph::{self, Options};
 use floodmark_dataflows::orders::{Answer, Read};
 use floodmark_dataflows::time::{Time, Window};
@@ -358,8 +358,8 @@ fn work(
             }
             combiner.add(window, record.pair(shape.addresses), record.volume());
         }
-        updates += combiner.len();
         let parcels = combiner.take();
+        updates += parcels.iter().map(Parcel::len).sum::<usize>();
         if !shape.folded_only {
             inputs.parcels(parcels);
         }

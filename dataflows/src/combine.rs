@@ -95,33 +95,68 @@ pub(crate) fn route_address(address: IpAddr, peers: usize) -> u64 {
 
 /// Sums by key, in the order in which the keys came. What is looked up are their places, which are small:
 /// the sums of a tick are then near at hand, and leave as they are.
+///
+/// In a long tick there are more than fit into a cache, and a look-up mostly waits for memory. So records
+/// wait for each other, and are looked up together: that waits once.
 struct Sums<K> {
     places: HashTable<u32>,
     sums: Vec<(K, Volume)>,
+    /// Records that are not looked up yet.
+    waiting: Vec<(K, Volume)>,
     hasher: RandomState,
 }
 
+/// How many records are looked up together.
+const TOGETHER: usize = 32;
+
 impl<K> Default for Sums<K> {
     fn default() -> Self {
-        Sums { places: HashTable::new(), sums: Vec::new(), hasher: RandomState::default() }
+        Sums {
+            places: HashTable::new(),
+            sums: Vec::new(),
+            waiting: Vec::new(),
+            hasher: RandomState::default(),
+        }
     }
 }
 
 impl<K: Copy + Eq + Hash> Sums<K> {
-    /// Whether the key is new; `None` if the sum leaves 64 bits.
+    /// Adds to a sum, by and by. Returns how many came to be, or the key of one that leaves 64 bits.
     #[inline]
-    fn add(&mut self, key: K, volume: Volume) -> Option<bool> {
-        let Sums { places, sums, hasher } = self;
-        let hash = hasher.hash_one(key);
-        if let Some(&place) = places.find(hash, |place| sums[*place as usize].0 == key) {
-            let sum = &mut sums[place as usize].1;
-            *sum = sum.checked_add(volume)?;
-            return Some(false);
+    fn add(&mut self, key: K, volume: Volume) -> Result<usize, K> {
+        self.waiting.push((key, volume));
+        if self.waiting.len() < TOGETHER { Ok(0) } else { self.add_waiting() }
+    }
+
+    /// Adds what waits.
+    #[inline(never)]
+    fn add_waiting(&mut self) -> Result<usize, K> {
+        let before = self.sums.len();
+        let Sums { places, sums, waiting, hasher } = self;
+        let mut found = [(0, None); TOGETHER];
+        for ((hash, place), (key, _)) in found.iter_mut().zip(&*waiting) {
+            *hash = hasher.hash_one(key);
+            *place = places.find(*hash, |place| sums[*place as usize].0 == *key).copied();
         }
-        let place = u32::try_from(sums.len()).expect("fewer than 2^32 pairs in one tick");
-        sums.push((key, volume));
-        places.insert_unique(hash, place, |place| hasher.hash_one(sums[*place as usize].0));
-        Some(true)
+        for ((hash, place), (key, volume)) in found.into_iter().zip(waiting.drain(..)) {
+            // A key that was not there may have come with one of these.
+            let same = |place: &u32| sums[*place as usize].0 == key;
+            let place = match place.or_else(|| places.find(hash, same).copied()) {
+                Some(place) => place,
+                None => {
+                    let place =
+                        u32::try_from(sums.len()).expect("fewer than 2^32 pairs in one tick");
+                    sums.push((key, Volume::default()));
+                    places.insert_unique(hash, place, |place| {
+                        hasher.hash_one(sums[*place as usize].0)
+                    });
+                    place
+                }
+            };
+            let sum = &mut sums[place as usize].1;
+            *sum = sum.checked_add(volume).ok_or(key)?;
+        }
+        Ok(self.sums.len() - before)
     }
 
     /// All sums, by the worker that holds their key.
@@ -191,7 +226,7 @@ impl Combiner {
         }
     }
 
-    /// The number of updates that would be taken.
+    /// About the number of updates that would be taken: some records may not be added to their sums yet.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -213,16 +248,16 @@ impl Combiner {
         }
         let sums = &mut self.windows[self.last].1;
         sums.records += 1;
-        let added = match pair {
+        self.len += match pair {
             Pair::V4(source, destination) => {
                 let bits = u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits());
-                sums.v4.add(bits, volume)
+                sums.v4.add(bits, volume).unwrap_or_else(|bits| overflow(window, &pair_v4(bits)))
             }
-            Pair::V6(source, destination) => {
-                sums.v6.add((source.to_bits(), destination.to_bits()), volume)
-            }
+            Pair::V6(source, destination) => sums
+                .v6
+                .add((source.to_bits(), destination.to_bits()), volume)
+                .unwrap_or_else(|bits| overflow(window, &pair_v6(bits))),
         };
-        self.len += usize::from(added.unwrap_or_else(|| overflow(window, &pair)));
     }
 
     fn turn_to(&mut self, window: Window) {
@@ -236,6 +271,9 @@ impl Combiner {
     pub fn take(&mut self) -> Vec<Parcel> {
         let (mut parcels, peers) = (Vec::new(), self.peers);
         for (window, mut sums) in self.windows.drain(..) {
+            let v4 = sums.v4.add_waiting().map_err(pair_v4);
+            let v6 = sums.v6.add_waiting().map_err(pair_v6);
+            v4.and(v6).unwrap_or_else(|pair| overflow(window, &pair));
             let v4 = sums.v4.take(peers, |bits| route(bits.into(), peers));
             let v6 = sums.v6.take(peers, |bits| route(bits.0 ^ bits.1.rotate_left(32), peers));
             for (to, (v4, v6)) in (0..).zip(v4.into_iter().zip(v6)) {

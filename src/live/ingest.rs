@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Instant;
 
 use floodmark_dataflows::clock::Mark;
-use floodmark_dataflows::combine::Combiner;
+use floodmark_dataflows::combine::{Combiner, Parcel};
 use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::time::{Window, Windows};
 
@@ -219,8 +219,9 @@ impl Ingest {
             inputs.mark(Mark::Seen(window));
         }
         gathered.last_seen = None;
-        let updates = gathered.combiner.len();
-        inputs.parcels(gathered.combiner.take());
+        let parcels = gathered.combiner.take();
+        let updates = parcels.iter().map(Parcel::len).sum();
+        inputs.parcels(parcels);
         updates
     }
 
