@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use differential_dataflow::{AsCollection, VecCollection};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -86,44 +85,54 @@ impl Held {
     }
 }
 
-type HeldByWindow = HashMap<Window, Held, RandomState>;
+/// A gauge, and what it is held to by window.
+struct InUse {
+    gauge: Gauge,
+    scope: Scope,
+    windows: HashMap<Window, Held, RandomState>,
+}
 
+/// Gauges by their number.
 #[derive(Default)]
 struct Gauges {
-    held: HashMap<(Scope, Bound), (Gauge, HeldByWindow), RandomState>,
+    numbers: HashMap<(Scope, Bound), u32, RandomState>,
+    /// Free numbers have `None`.
+    in_use: Vec<Option<InUse>>,
     free: Vec<u32>,
-    created: u32,
 }
 
 impl Gauges {
     fn update(&mut self, row: &InForce, diff: isize) -> Gauge {
-        let (gauge, windows) = match self.held.entry((row.scope, row.bound)) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let id = self.free.pop().unwrap_or_else(|| {
-                    self.created += 1;
-                    self.created - 1
-                });
-                let Scope { per, metric, .. } = row.scope;
-                entry.insert((Gauge { id, per, metric, bound: row.bound }, HashMap::default()))
-            }
-        };
-        windows.entry(row.window).or_default().update(row.value, diff);
-        *gauge
+        let Gauges { numbers, in_use, free } = self;
+        let number = *numbers.entry((row.scope, row.bound)).or_insert_with(|| {
+            let id = free.pop().unwrap_or_else(|| {
+                in_use.push(None);
+                u32::try_from(in_use.len() - 1).expect("fewer than 2^32 gauges in use")
+            });
+            let Scope { per, metric, .. } = row.scope;
+            let gauge = Gauge { id, per, metric, bound: row.bound };
+            let windows = HashMap::default();
+            in_use[id as usize] = Some(InUse { gauge, scope: row.scope, windows });
+            id
+        });
+        let in_use = in_use[number as usize].as_mut().expect("a number that is given is in use");
+        in_use.windows.entry(row.window).or_default().update(row.value, diff);
+        in_use.gauge
     }
 
     /// The new cut of a gauge that was updated, if it has one that differs.
-    fn moved(&mut self, scope: Scope, bound: Bound, window: Window) -> Option<CutChange> {
-        let (gauge, windows) = self.held.get_mut(&(scope, bound))?;
-        let gauge = *gauge;
+    fn moved(&mut self, id: u32, window: Window) -> Option<CutChange> {
+        let in_use = self.in_use[id as usize].as_mut()?;
+        let InUse { gauge, scope, ref mut windows } = *in_use;
         let held = windows.get_mut(&window)?;
-        let (from, to) = (held.cut, held.needed(bound));
+        let (from, to) = (held.cut, held.needed(gauge.bound));
         held.cut = to;
         if to.is_none() {
             windows.remove(&window);
             if windows.is_empty() {
-                self.held.remove(&(scope, bound));
-                self.free.push(gauge.id);
+                self.numbers.remove(&(scope, gauge.bound));
+                self.in_use[id as usize] = None;
+                self.free.push(id);
             }
         }
         (from != to).then_some(CutChange { gauge, scope, window, from, to })
@@ -179,13 +188,13 @@ pub fn floors<'scope>(
                     let threshold =
                         Threshold { bound: row.bound, value: row.value, limit: row.limit };
                     session.give((((gauge, row.window), threshold), time, diff));
-                    touched.push((row.scope, row.bound, row.window));
+                    touched.push((gauge.id, row.window));
                 }
                 touched.sort_unstable();
                 touched.dedup();
                 let mut session = cuts_output.session(&capabilities[1]);
-                for (scope, bound, window) in touched {
-                    if let Some(change) = gauges.moved(scope, bound, window) {
+                for (gauge, window) in touched {
+                    if let Some(change) = gauges.moved(gauge, window) {
                         session.give(change);
                     }
                 }

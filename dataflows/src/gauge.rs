@@ -5,6 +5,8 @@
 //! one (scope, bound); its cut in a window lies at a power of two, so that a limit may move without
 //! moving it, and only ever moves outward while the gauge is in use there, so that it never flaps.
 
+use std::cell::OnceCell;
+
 use serde::{Deserialize, Serialize};
 
 use crate::addresses::Key;
@@ -181,23 +183,26 @@ impl Move {
 /// Cuts that move at one time in one table, and how to find those that concern an entry.
 pub(crate) struct Moves {
     moves: Vec<Move>,
-    /// Only worth its look-ups where there are many.
-    index: Option<PrefixIndex<u32>>,
+    /// Made when the first entry is looked at: the table of a window that begins has none.
+    index: OnceCell<PrefixIndex<u32>>,
 }
 
-/// Up to here it is cheaper to ask each move.
+/// Up to here it is cheaper to ask each move than to look them up.
 const MOVES_ASKED_IN_TURN: usize = 8;
 
 impl Moves {
     fn new(moves: Vec<Move>) -> Self {
-        let index = (moves.len() > MOVES_ASKED_IN_TURN).then(|| {
+        Moves { moves, index: OnceCell::new() }
+    }
+
+    fn index(&self) -> &PrefixIndex<u32> {
+        self.index.get_or_init(|| {
             let mut index = PrefixIndex::default();
-            for (at, moved) in (0..).zip(&moves) {
+            for (at, moved) in (0..).zip(&self.moves) {
                 index.insert(moved.filter.0, moved.filter.1, at);
             }
             index
-        });
-        Moves { moves, index }
+        })
     }
 
     /// Puts out what the moves change of one entry, and returns how many updates that are. `place`
@@ -210,12 +215,12 @@ impl Moves {
         volume: Volume,
         out: &mut impl PutOut,
     ) -> usize {
-        let Some(index) = &self.index else {
+        if self.moves.len() <= MOVES_ASKED_IN_TURN {
             return self.moves.iter().map(|moved| moved.show(&place, key, volume, out)).sum();
-        };
+        }
         let place = place();
         let mut updates = 0;
-        index.containing(place, |at| {
+        self.index().containing(place, |at| {
             updates += self.moves[at as usize].show(|| place, key, volume, out);
         });
         updates

@@ -27,7 +27,7 @@ pub(crate) trait Ranked: Copy {
 
 impl Ranked for u32 {}
 
-/// Values by rank, at least one, and seldom more.
+/// Values by rank, at least one, and seldom more: so the rest is out of the way.
 struct Few<T> {
     first: T,
     rest: Vec<T>,
