@@ -178,7 +178,7 @@ pub struct Computation<'w> {
 
 /// Ticks, and updates, that may be on their way at once. A few are needed to move frontiers in
 /// groups, which halves what progress costs.
-const TICKS_IN_FLIGHT: usize = 32;
+const TICKS_IN_FLIGHT: usize = 64;
 const UPDATES_IN_FLIGHT: usize = 200_000;
 
 /// How long the leader sleeps at most when there is nothing to do. It is woken for input.

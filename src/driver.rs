@@ -2,7 +2,7 @@
 //! each has led to as soon as the computation is done with it.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::TryRecvError;
 
 use floodmark_dataflows::clock::Mark;
 use floodmark_dataflows::combine::Parcel;
@@ -13,7 +13,7 @@ use floodmark_dataflows::types::{Change, Event, Version};
 
 use crate::computation::{Computation, Course, Outcome};
 use crate::output::WriteError;
-use crate::replay::{End, Event as SourceEvent, Tick};
+use crate::replay::{End, Event as SourceEvent, Events, Tick};
 use crate::terminal::Interrupt;
 
 /// Takes what ticks lead to, in their order.
@@ -92,11 +92,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
     }
 
     /// Takes all of the source.
-    pub fn run(
-        &mut self,
-        source: &Receiver<SourceEvent>,
-        interrupt: &Interrupt,
-    ) -> Result<Replayed, WriteError> {
+    pub fn run(&mut self, source: &Events, interrupt: &Interrupt) -> Result<Replayed, WriteError> {
         let end = self.take_source(source, interrupt)?;
         self.finish()?;
         if end.is_some() {
@@ -139,7 +135,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
     /// Takes ticks until the source ends, or `None` if it is interrupted.
     fn take_source(
         &mut self,
-        source: &Receiver<SourceEvent>,
+        source: &Events,
         interrupt: &Interrupt,
     ) -> Result<Option<End>, WriteError> {
         loop {
@@ -147,7 +143,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
                 return Ok(None);
             }
             while self.computation.has_room() {
-                match source.try_recv() {
+                match source.try_next() {
                     Ok(SourceEvent::Tick(tick)) => self.take_tick(tick),
                     Ok(SourceEvent::End(end)) => return Ok(Some(end)),
                     Err(TryRecvError::Empty) => break,

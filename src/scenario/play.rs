@@ -1,7 +1,6 @@
 //! A case, played on the computation.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::Receiver;
 
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::time::{Window, Windows};
@@ -15,7 +14,7 @@ use crate::driver::{Clock, Replay, Sinks};
 use crate::limits::catalog::Catalog;
 use crate::limits::date::format_ms;
 use crate::output::WriteError;
-use crate::replay::{self, Cut, Event, Tick};
+use crate::replay::{self, Cut, Event, Events, Tick};
 use crate::terminal::{Interrupt, Messages};
 
 /// Why a case was not played to its end.
@@ -64,7 +63,7 @@ pub(super) fn play(
 
 /// The ticks of captures.
 struct Captured {
-    source: Receiver<Event>,
+    source: Events,
     next: Option<Tick>,
     ended: bool,
 }
@@ -96,7 +95,7 @@ impl Captured {
     /// When the next tick is; `None` at the end.
     fn next(&mut self) -> Result<Option<u64>, Unplayed> {
         if self.next.is_none() && !self.ended {
-            match self.source.recv() {
+            match self.source.next() {
                 Ok(Event::Tick(tick)) => self.next = Some(tick),
                 Ok(Event::End(end)) if end.damaged => {
                     return Err(Unplayed::Problem("a capture is damaged".into()));

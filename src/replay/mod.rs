@@ -3,9 +3,10 @@
 //! A thread of its own reads, so that a pipe that says nothing for a while holds up nobody. A tick is
 //! the greatest event time taken so far, rounded down; it is handed over when the next one begins.
 
+mod events;
+
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use floodmark_dataflows::combine::{Combiner, Parcel};
 use floodmark_dataflows::time::{Window, Windows};
@@ -14,6 +15,9 @@ use floodmark_dataflows::types::{Pair, Prefix, Volume};
 use crate::capture::{Packet, Reader, Tally};
 use crate::merge::Merge;
 use crate::terminal::Messages;
+use events::{Handing, Unwanted};
+
+pub use events::Events;
 
 /// Which pairs to count, beside all windows to see. Of several prefixes one must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,20 +82,27 @@ pub enum Event {
     End(End),
 }
 
-/// How many ticks may wait to be taken.
-const TICKS_AHEAD: usize = 16;
+impl Event {
+    /// How many updates it brings.
+    fn updates(&self) -> usize {
+        match self {
+            Event::Tick(tick) => tick.parcels.iter().map(Parcel::len).sum(),
+            Event::End(_) => 0,
+        }
+    }
+}
 
 /// Reads captures on a thread of its own. `wake` is called after each event. The thread ends when the
-/// receiver is dropped, at the latest when its next packet has come.
+/// events are dropped, at the latest when its next packet has come.
 pub fn start(
     readers: Vec<Reader>,
     cut: Cut,
     messages: Messages,
     wake: impl Fn() + Send + 'static,
-) -> std::io::Result<Receiver<Event>> {
-    let (send, receive) = sync_channel(TICKS_AHEAD);
+) -> std::io::Result<Events> {
+    let (handing, events) = events::handing();
     let replay = Replay {
-        send,
+        handing,
         wake,
         combiner: Combiner::new(cut.peers),
         cut,
@@ -103,11 +114,11 @@ pub fn start(
     };
     let merge = Merge::new(readers, messages);
     std::thread::Builder::new().name("reader".into()).spawn(move || replay.run(merge))?;
-    Ok(receive)
+    Ok(events)
 }
 
 struct Replay<W> {
-    send: SyncSender<Event>,
+    handing: Handing,
     wake: W,
     cut: Cut,
     combiner: Combiner,
@@ -119,9 +130,6 @@ struct Replay<W> {
     last_seen: Option<(Window, Range<u64>)>,
     without_window: Volume,
 }
-
-/// Nobody takes ticks any more.
-struct Unwanted;
 
 impl<W: Fn()> Replay<W> {
     fn run(mut self, mut merge: Merge) {
@@ -189,7 +197,7 @@ impl<W: Fn()> Replay<W> {
     }
 
     fn give(&self, event: Event) -> Result<(), Unwanted> {
-        self.send.send(event).map_err(|_| Unwanted)?;
+        self.handing.give(event)?;
         (self.wake)();
         Ok(())
     }

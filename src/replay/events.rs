@@ -1,0 +1,178 @@
+//! What the reading thread hands over, and how far ahead of the computation it may be.
+//!
+//! A tick may be a few packets or a whole window of them. So the reader waits when there is much to be
+//! taken: many ticks, since each is looked after by itself, or few large ones, since they take memory.
+
+use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::Event;
+
+/// How many ticks may wait to be taken. With fewer the reader stops, and is started again, more often.
+const TICKS_AHEAD: usize = 64;
+
+/// How many updates may wait to be taken before another tick is: some megabytes.
+const UPDATES_AHEAD: usize = 200_000;
+
+/// The receiving end: ticks, and then the end.
+pub struct Events {
+    receive: Receiver<Event>,
+    gate: Arc<Gate>,
+}
+
+/// The sending end.
+pub(super) struct Handing {
+    send: Sender<Event>,
+    gate: Arc<Gate>,
+}
+
+/// Nobody takes events any more.
+#[derive(Debug)]
+pub(super) struct Unwanted;
+
+/// What waits to be taken.
+#[derive(Default)]
+struct Ahead {
+    ticks: usize,
+    updates: usize,
+    /// Nobody takes anything any more.
+    unwanted: bool,
+}
+
+#[derive(Default)]
+struct Gate {
+    ahead: Mutex<Ahead>,
+    room: Condvar,
+}
+
+/// The two ends.
+pub(super) fn handing() -> (Handing, Events) {
+    let (send, receive) = channel();
+    let gate = Arc::<Gate>::default();
+    (Handing { send, gate: gate.clone() }, Events { receive, gate })
+}
+
+impl Gate {
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is room, and takes that of an event.
+    fn enter(&self, event: &Event) -> Result<(), Unwanted> {
+        let full = |ahead: &mut Ahead| {
+            let full = ahead.ticks >= TICKS_AHEAD || ahead.updates >= UPDATES_AHEAD;
+            full && !ahead.unwanted
+        };
+        let waited = self.room.wait_while(self.ahead(), full);
+        let mut ahead = waited.unwrap_or_else(PoisonError::into_inner);
+        if ahead.unwanted {
+            return Err(Unwanted);
+        }
+        ahead.ticks += 1;
+        ahead.updates += event.updates();
+        Ok(())
+    }
+
+    fn leave(&self, event: &Event) {
+        let mut ahead = self.ahead();
+        ahead.ticks -= 1;
+        ahead.updates -= event.updates();
+        self.room.notify_one();
+    }
+}
+
+impl Handing {
+    /// Hands an event over, as soon as there is room.
+    pub(super) fn give(&self, event: Event) -> Result<(), Unwanted> {
+        self.gate.enter(&event)?;
+        self.send.send(event).map_err(|_| Unwanted)
+    }
+}
+
+impl Events {
+    /// The next event, if there is one by now.
+    pub fn try_next(&self) -> Result<Event, TryRecvError> {
+        self.receive.try_recv().inspect(|event| self.gate.leave(event))
+    }
+
+    /// The next event, as soon as there is one.
+    pub fn next(&self) -> Result<Event, RecvError> {
+        self.receive.recv().inspect(|event| self.gate.leave(event))
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.gate.ahead().unwanted = true;
+        self.gate.room.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use floodmark_dataflows::combine::Parcel;
+    use floodmark_dataflows::types::Volume;
+
+    use super::*;
+    use crate::replay::Tick;
+
+    fn tick(tick: u64, updates: usize) -> Event {
+        let parcel = Parcel { v4: vec![(0, Volume::default()); updates], ..Parcel::default() };
+        Event::Tick(Tick { tick, parcels: vec![parcel], seen: BTreeSet::new() })
+    }
+
+    fn ticks(events: &Events) -> Vec<u64> {
+        let next = || events.try_next().ok();
+        std::iter::from_fn(next)
+            .map(|event| match event {
+                Event::Tick(tick) => tick.tick,
+                Event::End(_) => panic!("no end was given"),
+            })
+            .collect()
+    }
+
+    /// Fills the queue; whoever gives one more has to wait.
+    fn fill(handing: &Handing, updates: usize) -> u64 {
+        let mut given = 0;
+        while !handing.is_full() {
+            handing.give(tick(given, updates)).expect("somebody takes them");
+            given += 1;
+        }
+        given
+    }
+
+    impl Handing {
+        fn is_full(&self) -> bool {
+            let ahead = self.gate.ahead();
+            ahead.ticks >= TICKS_AHEAD || ahead.updates >= UPDATES_AHEAD
+        }
+    }
+
+    #[test]
+    fn many_small_ticks_or_few_large_ones_wait() {
+        for (updates, expected) in [(1, 64), (50_000, 4), (1_000_000, 1)] {
+            let (handing, events) = handing();
+            assert_eq!(fill(&handing, updates), expected);
+            let waiting = std::thread::spawn(move || handing.give(tick(expected, updates)).is_ok());
+            let mut taken = ticks(&events);
+            // It comes as soon as there is room, which may be later than this.
+            while taken.len() as u64 <= expected {
+                let Ok(Event::Tick(tick)) = events.next() else { panic!("a tick is on its way") };
+                taken.push(tick.tick);
+            }
+            assert_eq!(taken, (0..=expected).collect::<Vec<_>>());
+            assert!(waiting.join().expect("the thread ends"));
+        }
+    }
+
+    #[test]
+    fn who_waits_hears_that_nobody_takes_events_any_more() {
+        let (handing, events) = handing();
+        fill(&handing, 50_000);
+        let waiting = std::thread::spawn(move || handing.give(tick(9, 1)).is_err());
+        drop(events);
+        assert!(waiting.join().expect("the thread ends"));
+    }
+}
