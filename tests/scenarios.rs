@@ -79,7 +79,7 @@ effective_date=1970-01-01T00:00:00Z settled=false as_of=2m
     // Of all cases some are chosen.
     place.write("a.scenario", FAILING);
     let chosen = place.floodmark("test a.scenario --case").arg("expected comes").stdout(0);
-    assert!(chosen.ends_with("1 cases played, 0 failed\n"), "{chosen}");
+    assert!(chosen.ends_with("1 case played, 0 failed\n"), "{chosen}");
     place.floodmark("test a.scenario --case nowhere").run().expect(64);
 }
 
@@ -97,7 +97,11 @@ fn files_that_can_not_be_read_are_named_and_the_others_played() {
     let bad = "all/below/bad.scenario:3: this is not later than the step before it";
     assert!(done.stderr.contains(bad), "{}", done.stderr);
     assert!(done.stdout.contains("ok     all/good.scenario:1 good"), "{}", done.stdout);
-    assert!(done.stdout.ends_with("1 cases played, 0 failed; 2 can't be\n"), "{}", done.stdout);
+    assert!(
+        done.stdout.ends_with("1 case played, 0 failed; files and cases that can't be played: 2\n"),
+        "{}",
+        done.stdout
+    );
 
     // A case that fails counts for more.
     place.write("all/good.scenario", "at 1m\n expect raised max total");
@@ -106,6 +110,13 @@ fn files_that_can_not_be_read_are_named_and_the_others_played() {
     std::fs::create_dir_all(place.path("empty")).expect("a directory");
     place.floodmark("test empty").run().expect(66);
     place.floodmark("test").run().expect(64);
+
+    // What may have no end is not read.
+    let pipe = place.fifo("pipe.scenario");
+    for file in ["/dev/zero", pipe.to_str().expect("a path")] {
+        let done = place.floodmark(&format!("test {file}")).run().expect(66);
+        assert!(done.stderr.contains("is no regular file"), "{}", done.stderr);
+    }
 }
 
 /// What stands in a document between two lines, without them.

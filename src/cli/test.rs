@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow};
+use floodmark_dataflows::graph::Options;
 
 use crate::cluster::watchdog::{self, Watch};
 use crate::cluster::{self, Cluster, Restart, Stall};
@@ -56,19 +57,10 @@ struct Cases {
 
 impl Cases {
     fn read(args: &Args) -> Result<Self, Failure> {
-        let missing = |error| Failure::new(Exit::NoInput, error);
         let (mut cases, mut broken) = (Vec::new(), Vec::new());
-        for file in
-            args.files.iter().map(|path| files(path)).collect::<Result<Vec<_>, _>>()?.concat()
-        {
-            let reading = || format!("reading cases from \"{}\"", file.display());
-            let bytes = std::fs::read(&file).with_context(reading).map_err(missing)?;
-            let text = String::from_utf8(bytes).map_err(|error| {
-                let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-                let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-                let problem = "not UTF-8; save the file as UTF-8".into();
-                scenario::CaseError { file: file.clone(), line, problem }
-            });
+        let found = args.files.iter().map(|path| files(path)).collect::<Result<Vec<_>, _>>()?;
+        for file in found.concat() {
+            let text = contents(&file)?;
             match text.and_then(|text| scenario::read(&file, &text)) {
                 Ok(read) => cases.extend(read),
                 Err(error) => broken.push(error),
@@ -84,11 +76,39 @@ impl Cases {
         Ok(Cases { cases, broken })
     }
 
-    /// What all processes must have in common.
-    fn digest(&self) -> String {
-        let options: Vec<_> = self.cases.iter().map(Scenario::options).collect();
-        format!("{options:?}")
+    /// What their computations are built with, which all processes must have in common.
+    fn options(&self) -> Vec<Options> {
+        self.cases.iter().map(Scenario::options).collect()
     }
+}
+
+/// The most bytes that a file of cases has.
+const FILE_MAX: u64 = 64 << 20;
+
+/// The text of a file of cases, or why it has none.
+fn contents(file: &Path) -> Result<Result<String, scenario::CaseError>, Failure> {
+    let read = || {
+        let about = std::fs::metadata(file)?;
+        // A pipe can be read only once, and each process reads; a device may have no end.
+        if !about.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        if about.len() > FILE_MAX {
+            return Err(io::Error::other(format!("it has more than {FILE_MAX} bytes")));
+        }
+        std::fs::read(file)
+    };
+    let bytes = read()
+        .with_context(|| format!("reading cases from \"{}\"", file.display()))
+        .map_err(|error| Failure::new(Exit::NoInput, error))?;
+    Ok(String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        scenario::CaseError {
+            file: file.to_owned(),
+            line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
+            problem: "not UTF-8; save the file as UTF-8".into(),
+        }
+    }))
 }
 
 /// A file itself, or all files of cases in a directory and those below it, in the order of their names.
@@ -134,7 +154,7 @@ struct Lead {
 /// The process that plays the cases.
 fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
     let messages = Messages::new();
-    let (digest, peers) = (cases.digest(), cluster.peers());
+    let (options, peers) = (cases.options(), cluster.peers());
     let interrupt = Interrupt::listen()?;
     interrupt.wake_me();
     let waiting_interrupt = interrupt.clone();
@@ -145,7 +165,7 @@ fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
         }
         Ok(())
     };
-    let others = cases.cases.clone();
+    let others = options.clone();
     let lead = Lead {
         cases,
         peers,
@@ -157,7 +177,7 @@ fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
     // The first worker takes it.
     let lead = Arc::new(Mutex::new(Some(lead)));
     let outcomes = cluster.execute(
-        &digest,
+        &format!("{options:?}"),
         &messages,
         &mut waiting,
         computation::worker_config(),
@@ -167,7 +187,7 @@ fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
             match lead.flatten() {
                 Some(lead) => Some(lead.run(worker)),
                 None => {
-                    others.iter().for_each(|case| Computation::follow(worker, case.options()));
+                    others.iter().for_each(|options| Computation::follow(worker, *options));
                     None
                 }
             }
@@ -181,15 +201,14 @@ fn follow(cases: Cases, cluster: Cluster) -> Outcome {
     if cluster.supervised {
         Interrupt::ignore()?;
     }
-    let digest = cases.digest();
+    let options = cases.options();
+    let others = options.clone();
     cluster.execute(
-        &digest,
+        &format!("{options:?}"),
         &Messages::new(),
         &mut || Ok(()),
         computation::worker_config(),
-        move |worker| {
-            cases.cases.iter().for_each(|case| Computation::follow(worker, case.options()));
-        },
+        move |worker| others.iter().for_each(|options| Computation::follow(worker, *options)),
     )?;
     Ok(Exit::Done)
 }
@@ -304,12 +323,15 @@ impl Count {
     fn summary(&self) -> String {
         let Count { as_expected, failed, broken } = self;
         let cases = as_expected + failed;
-        let mut text = format!("{cases} cases played, {failed} failed");
-        if *broken > 0 {
-            text += &format!("; {broken} can't be");
-        }
+        let mut text = match cases {
+            1 => format!("1 case played, {failed} failed"),
+            _ => format!("{cases} cases played, {failed} failed"),
+        };
         if *failed > 0 {
             text += " (- expected and not said, + said and not expected)";
+        }
+        if *broken > 0 {
+            text += &format!("; files and cases that can't be played: {broken}");
         }
         text + "\n"
     }

@@ -94,7 +94,10 @@ pub fn millis(text: &str) -> Result<u64, String> {
     if nanos % 1_000_000 != 0 {
         return Err(format!("\"{text}\" is not a whole number of milliseconds"));
     }
-    u64::try_from(nanos / 1_000_000).map_err(|_| format!("\"{text}\" is negative"))
+    u64::try_from(nanos / 1_000_000).map_err(|_| match nanos {
+        ..0 => format!("\"{text}\" is negative"),
+        _ => format!("\"{text}\" is longer than any time"),
+    })
 }
 
 /// Reads a duration of at least a millisecond.
@@ -202,6 +205,7 @@ mod tests {
             assert!(millis(bad).is_err(), "{bad}");
         }
         assert!(secs("500ms").is_err());
+        assert!(millis("-1s").is_err_and(|error| error.contains("negative")));
         assert!(positive_millis("0s").is_err());
     }
 
