@@ -300,3 +300,78 @@ impl Combiner {
 pub(crate) fn overflow(window: Window, who: &dyn std::fmt::Debug) -> ! {
     panic!("the sum for {who:?} in the window that starts at {} leaves 64 bits", window.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// SplitMix64.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, n: u64) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (mixed ^ (mixed >> 31)) % n
+        }
+    }
+
+    fn pair(random: &mut Random, pairs: u64) -> Pair {
+        let number = random.below(pairs);
+        match random.below(3) {
+            0 => pair_v6((number.into(), (number / 7).into())),
+            _ => pair_v4(number << 32 | number / 5),
+        }
+    }
+
+    #[test]
+    fn each_record_is_in_one_sum_of_its_worker() {
+        for (seed, peers, pairs) in [(1, 1, 3), (2, 3, 40), (3, 4, 30_000), (4, 1, 30_000)] {
+            let random = &mut Random(seed);
+            let mut combiner = Combiner::new(peers);
+            let mut routes = BTreeMap::new();
+            // What waits in one tick must not get into another.
+            for records in [1, 31, 32, 33, 1000, 50_000, 0, 7] {
+                let mut expected = BTreeMap::<(Window, Pair), Volume>::new();
+                for _ in 0..records {
+                    // Mostly one window, at times another.
+                    let window = Window(300 * (random.below(20) / 17));
+                    let pair = pair(random, pairs);
+                    // Some corrections, which may come to nothing.
+                    let volume = Volume::new(random.below(3) as i64 - 1, 1);
+                    combiner.add(window, pair, volume);
+                    let sum = expected.entry((window, pair)).or_default();
+                    *sum = sum.checked_add(volume).expect("small amounts");
+                }
+                let mut counted = 0;
+                let mut sums = BTreeMap::new();
+                for parcel in combiner.take() {
+                    counted += parcel.records;
+                    assert!((1..=PARCEL_UPDATES).contains(&parcel.len()), "seed {seed}");
+                    for (pair, volume) in parcel.updates() {
+                        let twice = sums.insert((parcel.window, pair), volume);
+                        assert_eq!(twice, None, "seed {seed}: {pair:?} is in two sums");
+                        let route = *routes.entry(pair).or_insert(parcel.to);
+                        assert_eq!(route, parcel.to, "seed {seed}: {pair:?} goes two ways");
+                    }
+                }
+                assert_eq!((counted, sums), (records, expected), "seed {seed}");
+                assert!(combiner.is_empty());
+            }
+            let workers: std::collections::BTreeSet<u64> = routes.into_values().collect();
+            assert_eq!(workers.len(), if pairs == 3 { 1 } else { peers }, "seed {seed}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "leaves 64 bits")]
+    fn a_sum_that_leaves_64_bits_ends_the_run() {
+        let mut combiner = Combiner::new(1);
+        combiner.add(Window(0), pair_v4(1), Volume::new(i64::MAX, 1));
+        combiner.add(Window(0), pair_v4(1), Volume::new(1, 1));
+        combiner.take();
+    }
+}

@@ -202,3 +202,43 @@ fn walk(
 
 /// Positions between two looks at the budget.
 const WALK_CHUNK: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn key(number: u64) -> Key {
+        let family = if number.is_multiple_of(3) { Family::V6 } else { Family::V4 };
+        Key { family, id: number }
+    }
+
+    /// What was looked for may have moved, left, or come, before it is added to.
+    #[test]
+    fn entries_may_change_after_they_were_looked_for() {
+        let (mut looked, mut plain) = (Table::default(), Table::default());
+        let mut model = BTreeMap::<u64, i64>::new();
+        for round in 0..200u64 {
+            // Some numbers twice, some only now and then, so that tables grow and entries leave.
+            let numbers: Vec<u64> = (0..40).map(|n| (n * n + round * (n % 7)) % 700).collect();
+            let found: Vec<Found> =
+                numbers.iter().map(|number| looked.find(key(*number))).collect();
+            for (number, found) in numbers.iter().zip(found) {
+                let held = model.entry(*number).or_default();
+                // Every third time the entry is emptied.
+                let bytes = if (number + round).is_multiple_of(3) { -*held } else { 5 };
+                *held += bytes;
+                let delta = Volume::new(bytes, 0);
+                let one = looked.add_found(found, key(*number), delta);
+                let other = plain.add(key(*number), delta);
+                assert_eq!(one, other, "round {round}, number {number}");
+            }
+            model.retain(|_, bytes| *bytes != 0);
+            assert_eq!((looked.len(), plain.len()), (model.len(), model.len()), "round {round}");
+        }
+        for (number, bytes) in model {
+            assert_eq!(looked.get(key(number)), Some(Volume::new(bytes, 0)));
+        }
+    }
+}
