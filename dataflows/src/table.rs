@@ -1,7 +1,7 @@
 //! One table of one window: key → volume, in about 25 bytes a slot.
 //!
 //! A table does not fit into a cache, so what an update costs is mostly waiting for memory. Who has many
-//! updates finds the entries of some of them first ([`Table::find`]), which waits for all at once.
+//! updates finds the entries of some of them first (`Table::find`), which waits for all at once.
 
 use std::hash::BuildHasher;
 
