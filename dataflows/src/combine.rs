@@ -323,7 +323,7 @@ mod tests {
         let number = random.below(pairs);
         match random.below(3) {
             0 => pair_v6((number.into(), (number / 7).into())),
-            _ => pair_v4(number << 32 | number / 5),
+            _ => pair_v4((number << 32) | (number / 5)),
         }
     }
 
