@@ -123,14 +123,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let readers = merge::open(&args.files)?;
     let messages = Messages::with_progress(merge::size(&readers));
     let interrupt = Interrupt::listen()?;
-    let waiting_interrupt = interrupt.clone();
-    let mut waiting = || {
-        if waiting_interrupt.pressed() {
-            let error = anyhow!("interrupted while waiting for the other processes");
-            return Err(Failure::new(Exit::Interrupted, error));
-        }
-        Ok(())
-    };
+    let mut waiting = cluster::unless_interrupted(&interrupt);
     let cut = Cut {
         tick_ms: judging.tick,
         windows: options.windows,

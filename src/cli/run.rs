@@ -197,13 +197,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         interrupt: interrupt.clone(),
         watch,
     };
-    let mut waiting = || match interrupt.pressed() {
-        true => Err(Failure::new(
-            Exit::Interrupted,
-            anyhow!("interrupted while waiting for the other processes"),
-        )),
-        false => Ok(()),
-    };
+    let mut waiting = cluster::unless_interrupted(&interrupt);
     let equal = format!("{options:?} {} {}", args.from, args.judging.tick);
     live::execute(cluster, &equal, &mut waiting, shared, lead)
 }

@@ -156,15 +156,7 @@ fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
     let messages = Messages::new();
     let (options, peers) = (cases.options(), cluster.peers());
     let interrupt = Interrupt::listen()?;
-    interrupt.wake_me();
-    let waiting_interrupt = interrupt.clone();
-    let mut waiting = || {
-        if waiting_interrupt.pressed() {
-            let error = anyhow!("interrupted while waiting for the other processes");
-            return Err(Failure::new(Exit::Interrupted, error));
-        }
-        Ok(())
-    };
+    let mut waiting = cluster::unless_interrupted(&interrupt);
     let others = options.clone();
     let lead = Lead {
         cases,
@@ -223,6 +215,7 @@ struct Count {
 
 impl Lead {
     fn run(self, worker: &mut timely::worker::Worker) -> Outcome {
+        self.interrupt.wake_me();
         let mut count = Count::default();
         for error in &self.cases.broken {
             self.messages.say(error);

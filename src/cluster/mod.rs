@@ -35,10 +35,22 @@ pub mod watchdog;
 pub use args::{Args, Restart, Stall, launch, launch_apart};
 pub use panic::{PANIC_WORKER, abort_on_panic};
 
-use crate::error::Failure;
-use crate::terminal::Messages;
+use crate::error::{Exit, Failure};
+use crate::terminal::{Interrupt, Messages};
 use meeting::Meeting;
 use secret::Secret;
+
+/// What is done while other processes are waited for: nothing, until somebody wants no more.
+pub fn unless_interrupted(interrupt: &Interrupt) -> impl FnMut() -> Result<(), Failure> + use<> {
+    let interrupt = interrupt.clone();
+    move || match interrupt.pressed() {
+        true => {
+            let error = anyhow!("interrupted while waiting for the other processes");
+            Err(Failure::new(Exit::Interrupted, error))
+        }
+        false => Ok(()),
+    }
+}
 
 /// The workers of a computation, as one process sees them.
 #[derive(Debug)]
