@@ -1,18 +1,19 @@
 //! `floodmark test`: cases of limits and traffic, and whether what is said of them is as expected.
 
-use std::io::{self, ErrorKind, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow};
 use floodmark_dataflows::graph::Options;
+use walkdir::WalkDir;
 
 use crate::cluster::watchdog::{self, Watch};
 use crate::cluster::{self, Cluster, Restart, Stall};
 use crate::computation::{self, Computation};
 use crate::error::{Exit, Failure, Outcome};
-use crate::output::WriteError;
-use crate::scenario::{self, Difference, Mismatch, Played, Scenario};
+use crate::output::{Sink, WriteError};
+use crate::scenario::{self, Difference, EXTENSION, Mismatch, Played, Scenario};
 use crate::terminal::{Interrupt, Messages};
 
 /// The options of `floodmark test`.
@@ -118,26 +119,18 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
         return Ok(vec![path.to_owned()]);
     }
     let mut found = Vec::new();
-    let mut directories = vec![path.to_owned()];
-    while let Some(directory) = directories.pop() {
-        let looking = || format!("looking for cases in \"{}\"", directory.display());
-        let entries = std::fs::read_dir(&directory).with_context(looking).map_err(missing)?;
-        for entry in entries {
-            let entry = entry.with_context(looking).map_err(missing)?;
-            let path = entry.path();
-            // A link to a directory may lead around in a circle.
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                directories.push(path);
-            } else if path.extension().is_some_and(|extension| extension == scenario::EXTENSION) {
-                found.push(path);
-            }
+    // Links to directories are not followed: they may lead around in a circle.
+    for entry in WalkDir::new(path).follow_root_links(true).sort_by_file_name() {
+        let looking = || format!("looking for cases in \"{}\"", path.display());
+        let entry = entry.with_context(looking).map_err(missing)?;
+        let is_case = entry.path().extension().is_some_and(|extension| extension == EXTENSION);
+        if is_case && !entry.file_type().is_dir() {
+            found.push(entry.into_path());
         }
     }
     if found.is_empty() {
-        let (path, extension) = (path.display(), scenario::EXTENSION);
-        return Err(missing(anyhow!("there is no *.{extension} in \"{path}\"")));
+        return Err(missing(anyhow!("there is no *.{EXTENSION} in \"{}\"", path.display())));
     }
-    found.sort();
     Ok(found)
 }
 
@@ -222,7 +215,7 @@ impl Lead {
             count.broken += 1;
         }
         let mut interrupted = false;
-        let mut out = io::stdout().lock();
+        let mut out = Sink::open(Path::new("-"))?;
         let mut wanted = true;
         for case in &self.cases.cases {
             let computation = Computation::build(worker, case.options());
@@ -243,7 +236,7 @@ impl Lead {
         if interrupted {
             return Ok(Exit::Interrupted);
         }
-        if let Err(WriteError::Failed(failure)) = write(&mut out, &count.summary()) {
+        if let Err(WriteError::Failed(failure)) = say(&mut out, &count.summary()) {
             return Err(failure);
         }
         let failed = if count.failed > 0 { Exit::Failed } else { Exit::Done };
@@ -255,7 +248,7 @@ impl Lead {
         case: &Scenario,
         played: &Played,
         count: &mut Count,
-        out: &mut dyn Write,
+        out: &mut Sink,
     ) -> Result<(), WriteError> {
         let named = format!("{}:{} {}", case.file().display(), case.line(), case.title());
         let (mismatches, said) = match played {
@@ -263,7 +256,7 @@ impl Lead {
             Played::Problem(error) => {
                 count.broken += 1;
                 self.messages.say(error);
-                return write(out, &format!("broken {named}\n"));
+                return say(out, &format!("broken {named}\n"));
             }
             Played::Compared { mismatches, said } => (mismatches, said),
         };
@@ -287,7 +280,7 @@ impl Lead {
                 text += &format!("         {line}\n");
             }
         }
-        write(out, &text)
+        say(out, &text)
     }
 }
 
@@ -330,13 +323,7 @@ impl Count {
     }
 }
 
-fn write(out: &mut dyn Write, text: &str) -> Result<(), WriteError> {
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|error| match error.kind() {
-        ErrorKind::BrokenPipe => WriteError::Closed,
-        _ => {
-            let error = anyhow::Error::new(error).context("writing to standard output");
-            WriteError::Failed(error.into())
-        }
-    })
+fn say(out: &mut Sink, text: &str) -> Result<(), WriteError> {
+    out.write(|out| out.write_all(text.as_bytes()))?;
+    out.flush()
 }
