@@ -90,13 +90,8 @@ impl Table {
         Found { hash, bucket: slots.find_bucket_index(hash, |slot| slot.0 == key.id) }
     }
 
-    /// Adds a volume to an entry. `None` if the sum leaves 64 bits; the table is as before then.
-    #[inline]
-    pub fn add(&mut self, key: Key, delta: Volume) -> Option<Updated> {
-        self.add_hashed(self.hasher.hash_one(key.id), key, delta)
-    }
-
-    /// The same, of an entry that was looked for. Updates in between do no harm.
+    /// Adds a volume to an entry that was looked for; updates in between do no harm. `None` if the sum
+    /// leaves 64 bits; the table is as before then.
     #[inline]
     pub(crate) fn add_found(&mut self, found: Found, key: Key, delta: Volume) -> Option<Updated> {
         let slots = match key.family {
@@ -217,28 +212,35 @@ mod tests {
     /// What was looked for may have moved, left, or come, before it is added to.
     #[test]
     fn entries_may_change_after_they_were_looked_for() {
-        let (mut looked, mut plain) = (Table::default(), Table::default());
+        let mut table = Table::default();
         let mut model = BTreeMap::<u64, i64>::new();
         for round in 0..200u64 {
             // Some numbers twice, some only now and then, so that tables grow and entries leave.
             let numbers: Vec<u64> = (0..40).map(|n| (n * n + round * (n % 7)) % 700).collect();
-            let found: Vec<Found> =
-                numbers.iter().map(|number| looked.find(key(*number))).collect();
+            let found: Vec<Found> = numbers.iter().map(|number| table.find(key(*number))).collect();
             for (number, found) in numbers.iter().zip(found) {
                 let held = model.entry(*number).or_default();
+                let old = *held;
                 // Every third time the entry is emptied.
                 let bytes = if (number + round).is_multiple_of(3) { -*held } else { 5 };
                 *held += bytes;
                 let delta = Volume::new(bytes, 0);
-                let one = looked.add_found(found, key(*number), delta);
-                let other = plain.add(key(*number), delta);
-                assert_eq!(one, other, "round {round}, number {number}");
+                let entry = match (old, *held) {
+                    (0, 0) => EntryChange::Absent,
+                    (0, _) => EntryChange::Added,
+                    (_, 0) => EntryChange::Removed,
+                    _ => EntryChange::Kept,
+                };
+                let [old, new] = [old, *held].map(|bytes| Volume::new(bytes, 0));
+                let updated = table.add_found(found, key(*number), delta);
+                let expected = Updated { old, new, entry };
+                assert_eq!(updated, Some(expected), "round {round}, number {number}");
             }
             model.retain(|_, bytes| *bytes != 0);
-            assert_eq!((looked.len(), plain.len()), (model.len(), model.len()), "round {round}");
+            assert_eq!(table.len(), model.len(), "round {round}");
         }
         for (number, bytes) in model {
-            assert_eq!(looked.get(key(number)), Some(Volume::new(bytes, 0)));
+            assert_eq!(table.get(key(number)), Some(Volume::new(bytes, 0)));
         }
     }
 }
