@@ -43,6 +43,22 @@ fn versions_are_set_listed_and_deleted() {
 }
 
 #[test]
+fn a_table_is_tried_by_cases() {
+    let bench = Bench::with_table();
+    bench.run("set web 1000 --effective 2024-05-01 --limits URI").stdout(0);
+    let reader = bench.database.uri("reader");
+    let case = format!(
+        "limits {reader}\nat 10s\n  10.0.0.1 > 10.0.0.2 1001 bytes\n  \
+         expect raised web 10.0.0.1 > 10.0.0.2 value=1000 effective_date=2024-05-01\n"
+    );
+    bench.place.write("table.scenario", &case);
+    bench.place.floodmark("test table.scenario").stdout(0);
+    bench.place.write("gone.scenario", case.replace(&reader, &format!("{reader}_gone")));
+    let done = bench.place.floodmark("test gone.scenario").run().expect(65);
+    assert!(done.stderr.contains("gone.scenario:1: "), "{}", done.stderr);
+}
+
+#[test]
 fn what_a_table_does_not_keep_is_not_written() {
     let bench = Bench::new();
     bench.database.session("floodmark").sql(
