@@ -140,7 +140,9 @@ impl Args {
             Format::Packed | Format::Json if self.bytes_only => {
                 "--bytes-only is for --format kv, which alone has no room for a number of packets"
             }
-            _ if self.sending.create_topic && !topic => "--create-topic needs --to kafka://…",
+            _ if self.sending.create_topic && !topic && self.reading.dead_letter.is_none() => {
+                "--create-topic needs --to or --dead-letter kafka://…"
+            }
             _ => return Ok(format),
         };
         Err(usage(anyhow!(problem)))
@@ -349,7 +351,7 @@ impl Job<'_> {
                 }
             }
         }
-        let dead_letters = args.reading.dead_letters();
+        let dead_letters = args.reading.dead_letters(args.sending.create_topic);
         outlets
             .into_iter()
             .map(|outlet| {

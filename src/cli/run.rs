@@ -42,6 +42,13 @@ pub struct Args {
     #[arg(long, value_name = "URI", env = "FLOODMARK_PUBLISH")]
     publish: Option<Address>,
 
+    /// Make the topics of --to, --publish and --dead-letter that are not there
+    ///
+    /// Those for changes and totals keep the last message of each key; that for dead letters keeps messages
+    /// as long as the broker does. Without this option a missing topic is an error.
+    #[arg(long)]
+    create_topic: bool,
+
     #[command(flatten)]
     judging: Judging,
 
@@ -134,6 +141,14 @@ impl Args {
                 return Err(usage(anyhow!("{first} and {option} are both \"{place}\": {why}")));
             }
         }
+        let writes_topics = self.publish.is_some()
+            || self.reading.dead_letter.is_some()
+            || self.to.iter().any(|to| to.starts_with(SCHEME));
+        if self.create_topic && !writes_topics {
+            return Err(usage(anyhow!(
+                "--create-topic needs --to, --publish or --dead-letter kafka://…"
+            )));
+        }
         if self.restart.restart && self.from_offset == Start::Latest {
             return Err(usage(anyhow!(
                 "--restart would begin anew with the latest, and leave out what came before: give \
@@ -192,7 +207,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         filter: args.judging.filter(),
         max_ahead_ms: args.max_ahead,
         input_timezone: args.reading.input_timezone.clone(),
-        dead_letters: args.reading.dead_letters(),
+        dead_letters: args.reading.dead_letters(args.create_topic),
         status,
         interrupt: interrupt.clone(),
         watch,
@@ -227,7 +242,7 @@ fn lead(args: &Args, windows: Windows, status: &Status) -> Result<Lead, WriteErr
 fn sinks(args: &Args, windows: floodmark_dataflows::time::Windows) -> Result<Sinks, WriteError> {
     let failed = WriteError::Failed;
     let state_topic = |address: &Address| {
-        topics::create(address, &args.reading.kafka, &Plan::state(-1))?;
+        topics::find(address, &args.reading.kafka, &Plan::state(-1), args.create_topic)?;
         Outbox::open(address, &args.reading.kafka, Tuning::for_latency())
     };
     let mut alerts = Vec::new();

@@ -75,11 +75,13 @@ impl Reading {
     }
 
     /// The way for messages that are to be kept, if they are.
-    pub fn dead_letters(&self) -> Option<OpenDeadLetters> {
+    ///
+    /// A topic that is missing is made with `create`, and is an error without.
+    pub fn dead_letters(&self, create: bool) -> Option<OpenDeadLetters> {
         self.dead_letter.clone().map(|address| {
             let kafka = self.kafka.clone();
             let open = move || {
-                topics::create(&address, &kafka, &Plan::flows(-1))?;
+                topics::find(&address, &kafka, &Plan::dead_letters(), create)?;
                 Outbox::open(&address, &kafka, Tuning::for_latency())
             };
             Arc::new(open) as OpenDeadLetters

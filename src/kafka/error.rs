@@ -41,14 +41,20 @@ pub enum Error {
     },
     /// There is no such topic.
     #[error(
-        "there is no topic {} at {brokers} (check the name, or let --create-topic create it)",
-        Quoted(topic)
+        "there is no topic {} at {brokers}{} (check the name, or let --create-topic create it, or: \
+         {command})",
+        Quoted(topic),
+        similar_text(similar.as_deref())
     )]
     UnknownTopic {
         /// The name of the topic.
         topic: String,
         /// The brokers that were asked.
         brokers: String,
+        /// A topic with nearly the same name.
+        similar: Option<String>,
+        /// The command that creates a topic fit for what would be sent.
+        command: String,
     },
     /// An option for librdkafka is wrong.
     #[error("{0}")]
@@ -89,6 +95,11 @@ pub enum Error {
         /// Why, as far as is known.
         reason: String,
     },
+}
+
+/// A question about the name that may be meant, to follow the name that is unknown.
+pub(super) fn similar_text(similar: Option<&str>) -> String {
+    similar.map_or(String::new(), |name| format!(": is {} meant?", Quoted(name)))
 }
 
 impl Error {

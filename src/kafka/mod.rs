@@ -16,6 +16,7 @@ mod error;
 mod options;
 mod outbox;
 mod producer;
+mod setup;
 mod source;
 mod times;
 pub mod topics;

@@ -25,6 +25,9 @@ const VARIABLE_PREFIX: &str = "FLOODMARK_KAFKA_";
 /// The greatest file that holds the value of an option: a chain of certificates fits many times.
 const VALUE_FILE_MAX: u64 = 1 << 20;
 
+/// The longest pause before another attempt to connect, unless the user says otherwise.
+const RECONNECT_BACKOFF_MAX_MS: u64 = 1000;
+
 /// Options of librdkafka.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ClientOptions {
@@ -96,7 +99,7 @@ const OWNED: &[(&[&str], &str)] = &[
 /// Parts of the names of options whose values are secret.
 const SECRET: &[&str] = &["password", "passphrase", "secret", "key.pem", "oauthbearer.config"];
 
-fn is_secret(key: &str) -> bool {
+pub(super) fn is_secret(key: &str) -> bool {
     SECRET.iter().any(|part| key.contains(part))
 }
 
@@ -233,7 +236,7 @@ fn base_config(address: &Address, options: &BTreeMap<String, String>) -> ClientC
     // Brokers name it in their logs, metrics and quotas.
     config.set("client.id", "floodmark");
     // A broker that is back is found within a second; by default it may take ten.
-    config.set("reconnect.backoff.max.ms", "1000");
+    config.set("reconnect.backoff.max.ms", RECONNECT_BACKOFF_MAX_MS.to_string());
     // The end of a connection is noticed even if no packet says so.
     config.set("socket.keepalive.enable", "true");
     // librdkafka collects messages itself: what it sends should go.
@@ -243,7 +246,16 @@ fn base_config(address: &Address, options: &BTreeMap<String, String>) -> ClientC
     // What it logs comes through our context, where the level is decided.
     let verbose = options.contains_key("debug");
     config.set_log_level(if verbose { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
+    // librdkafka's producers let a broker create a topic that they ask for, unless they are told not to.
+    config.set("allow.auto.create.topics", "false");
     config.extend(options.clone());
+    // librdkafka refuses a first pause that is longer than the longest one.
+    if let Some(first) = options.get("reconnect.backoff.ms")
+        && !options.contains_key("reconnect.backoff.max.ms")
+        && first.parse().is_ok_and(|first: u64| first > RECONNECT_BACKOFF_MAX_MS)
+    {
+        config.set("reconnect.backoff.max.ms", first);
+    }
     config
 }
 

@@ -18,8 +18,8 @@ use rdkafka::producer::{
 };
 use rdkafka::statistics::Statistics;
 
-use super::topics::{denied, existing, setup};
-use super::{Address, ClientOptions, Context, Error, client_config};
+use super::topics::{denied, existing};
+use super::{Address, ClientOptions, Context, Error, client_config, setup};
 use crate::error::Failure;
 use crate::limits::quote::Quoted;
 
@@ -148,7 +148,8 @@ impl Producer {
         // As long as an outage lasts: the queue is bounded, and whoever sends is told.
         config.set("message.timeout.ms", "0");
         let reports = Reports::new(address.topic.clone());
-        let inner = config.create_with_context(reports).map_err(setup)?;
+        let inner =
+            config.create_with_context(reports).map_err(|error| setup::failed(error, &config))?;
         Ok(Producer { address: address.clone(), inner, queued: AtomicU64::new(0) })
     }
 

@@ -21,12 +21,15 @@ use rdkafka::consumer::CommitMode;
 
 use super::consumer::{Consumer, Polled};
 use super::watch::{Ends, Start, Watch};
-use super::{Address, ClientOptions, client_config};
+use super::{Address, ClientOptions, client_config, setup};
 use crate::error::{Exit, Failure};
 use crate::record::Message;
 
 /// How often the brokers are asked, at most: an operator sees the lag move.
 const WATCH_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// The greatest answer of a broker to one fetch, unless messages may be larger.
+const FETCH_MAX_BYTES: u64 = 8 << 20;
 
 /// Of more partitions at a time the log has only their number, unless it is to have everything.
 const LISTED_MAX: usize = 16;
@@ -70,6 +73,9 @@ fn consumer_config(
     config.set("auto.offset.reset", "error");
     // It says up to where the broker has nothing, control messages of transactions included.
     config.set("enable.partition.eof", "true");
+    // librdkafka refuses an answer smaller than a message that the user allows.
+    let message_max = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
+    let fetch_max = FETCH_MAX_BYTES.max(message_max.unwrap_or(0)).to_string();
     // What the user has set by -X wins.
     let mut tune = |key: &str, value: &str| {
         if config.get(key).is_none() {
@@ -81,7 +87,7 @@ fn consumer_config(
     tune("queued.min.messages", "100000");
     tune("queued.max.messages.kbytes", "16384");
     // One answer comes on top of that, of all partitions of a broker.
-    tune("fetch.max.bytes", "8388608");
+    tune("fetch.max.bytes", &fetch_max);
     // The broker answers when it has this much, or after the wait: fewer, larger answers under load.
     tune("fetch.min.bytes", "1");
     tune("fetch.wait.max.ms", "100");
@@ -256,7 +262,8 @@ impl Source {
         if self.consumer.is_none() {
             let wake = self.wake.clone();
             let consumer = Consumer::open(&topic.address.topic, &topic.config, move || wake());
-            self.consumer = Some(consumer.with_context(reading)?);
+            let failed = |error| setup::failed(error, &topic.config);
+            self.consumer = Some(consumer.map_err(failed)?);
         }
         let consumer = self.consumer.as_ref().expect("it was opened just now");
         consumer.add(&new).with_context(reading)?;

@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::times::{AFTER_MAX, BEFORE_MAX, DIFFERENCE_MAX, NO_BOUND};
-use super::{Address, ClientOptions, Context, Error, client_config};
+use super::{Address, ClientOptions, Context, Error, client_config, setup};
 use crate::error::Failure;
 use crate::limits::quote::Quoted;
 
@@ -25,6 +25,12 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How long a broker may take to create or to describe a topic.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a topic may be unknown to the broker that is asked: it may have been created just now.
+const APPEAR_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long to wait before asking again for a topic that is unknown.
+const APPEAR_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a topic is to be like that is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,11 +61,33 @@ impl Plan {
         plan
     }
 
+    /// For messages that could not be used: each is kept by itself, as long as the broker keeps messages.
+    pub fn dead_letters() -> Self {
+        let mut plan = Plan::flows(-1);
+        // Whatever the broker's default is: of two messages with one key, both are kept.
+        plan.config.push(("cleanup.policy", "delete".to_owned()));
+        plan
+    }
+
     /// For messages that replace those of the same key: alerts by their ids, totals by window and pair.
     pub fn state(partitions: i32) -> Self {
         let mut plan = Plan::flows(partitions);
         plan.config.push(("cleanup.policy", "compact,delete".to_owned()));
         plan
+    }
+
+    /// The command that creates such a topic, for people.
+    fn command(&self, address: &Address) -> String {
+        let Address { brokers, topic } = address;
+        let mut command =
+            format!("kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic}");
+        for (name, value) in &self.config {
+            // The default of every broker.
+            if value != "CreateTime" {
+                command += &format!(" --config {name}={value}");
+            }
+        }
+        command
     }
 
     /// The same for brokers that have one bound on timestamps instead of two.
@@ -86,6 +114,27 @@ pub enum Created {
 pub fn partitions(address: &Address, options: &ClientOptions) -> Result<usize, Failure> {
     let config = client_config(address, options)?;
     Ok(existing(address, &config)?)
+}
+
+/// Finds a topic that is to be written to. One that is missing is created by this plan with `create`, and
+/// is an error without.
+pub fn find(
+    address: &Address,
+    options: &ClientOptions,
+    plan: &Plan,
+    create: bool,
+) -> Result<(), Failure> {
+    if create {
+        return self::create(address, options, plan).map(drop);
+    }
+    let config = client_config(address, options)?;
+    match existing(address, &config) {
+        Err(Error::UnknownTopic { topic, brokers, similar, .. }) => {
+            let command = plan.command(address);
+            Err(Error::UnknownTopic { topic, brokers, similar, command }.into())
+        }
+        found => Ok(found.map(drop)?),
+    }
 }
 
 /// Makes a topic, if it is not there.
@@ -172,18 +221,61 @@ pub fn describe(address: &Address, options: &ClientOptions) -> Result<TopicConfi
     Ok(TopicConfig::read(address.clone(), partitions, resource.as_ref()))
 }
 
-/// How many partitions a topic has, which must be there.
+/// Returns the number of partitions of a topic, which must exist, or appear in a moment.
 pub(super) fn existing(address: &Address, config: &ClientConfig) -> Result<usize, Error> {
-    let Address { brokers, topic } = address.clone();
-    lookup(address, config)?.ok_or(Error::UnknownTopic { topic, brokers })
+    let client = client(config)?;
+    let until = Instant::now() + APPEAR_TIMEOUT;
+    loop {
+        if let Some(partitions) = ask(&client, address)? {
+            return Ok(partitions);
+        }
+        if Instant::now() >= until {
+            let Address { brokers, topic } = address.clone();
+            let similar = similar(&client, &topic);
+            let command = Plan::flows(-1).command(address);
+            return Err(Error::UnknownTopic { topic, brokers, similar, command });
+        }
+        std::thread::sleep(APPEAR_INTERVAL);
+    }
 }
 
-/// How many partitions a topic has, if it is there.
-///
-/// Asks as a consumer: asked by a producer, a broker may create the topic.
+/// The name most like this one among the topics that this user may see, if one is much like it.
+fn similar(client: &BaseConsumer<Context>, name: &str) -> Option<String> {
+    let metadata = client.fetch_metadata(None, REACH_TIMEOUT).ok()?;
+    let names = metadata.topics().iter().map(rdkafka::metadata::MetadataTopic::name);
+    most_similar(name, names).map(str::to_owned)
+}
+
+fn most_similar<'a>(name: &str, others: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // Two slips, and fewer in a short name.
+    let slips_max = (name.len() / 3).min(2);
+    others
+        // Kafka's own topics.
+        .filter(|other| !other.starts_with("__"))
+        .filter(|other| other.len().abs_diff(name.len()) <= slips_max)
+        .map(|other| {
+            let slips = match other.eq_ignore_ascii_case(name) {
+                true => 0,
+                false => strsim::osa_distance(other, name),
+            };
+            (slips, other)
+        })
+        .filter(|(slips, _)| *slips <= slips_max)
+        .min()
+        .map(|(_, other)| other)
+}
+
+/// Returns the number of partitions of a topic, if it exists.
 pub(super) fn lookup(address: &Address, config: &ClientConfig) -> Result<Option<usize>, Error> {
-    let client: BaseConsumer<Context> =
-        config.create_with_context(Context::new()).map_err(setup)?;
+    ask(&client(config)?, address)
+}
+
+fn client(config: &ClientConfig) -> Result<BaseConsumer<Context>, Error> {
+    config.create_with_context(Context::new()).map_err(|error| setup::failed(error, config))
+}
+
+/// Asks until a broker answers. No broker creates a topic for a consumer that asks.
+fn ask(client: &BaseConsumer<Context>, address: &Address) -> Result<Option<usize>, Error> {
     let context = client.context();
     let until = Instant::now() + REACH_TIMEOUT;
     loop {
@@ -240,16 +332,7 @@ fn found(metadata: &rdkafka::metadata::Metadata, name: &str) -> Found {
 }
 
 fn admin(config: &ClientConfig) -> Result<AdminClient<Context>, Error> {
-    config.create_with_context(Context::new()).map_err(setup)
-}
-
-/// The error of a client that can't be made.
-pub(super) fn setup(error: KafkaError) -> Error {
-    match error {
-        KafkaError::ClientCreation(reason) => Error::Client(reason),
-        KafkaError::ClientConfig(_, reason, ..) => Error::Client(reason),
-        other => Error::Client(other.to_string()),
-    }
+    config.create_with_context(Context::new()).map_err(|error| setup::failed(error, config))
 }
 
 /// The error of something that a broker was asked to do.
@@ -286,6 +369,23 @@ fn wait_for<T>(answer: impl Future<Output = T>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn name_with_a_slip_suggests_the_topic_that_is_there() {
+        let topics = ["floodmark-alerts-v1", "floodmark-flows-v1", "__consumer_offsets", "ab"];
+        for (name, suggested) in [
+            ("floodmark-alert-v1", Some("floodmark-alerts-v1")),
+            ("floodmark-alerst-v1", Some("floodmark-alerts-v1")),
+            ("Floodmark-Flows-V1", Some("floodmark-flows-v1")),
+            ("floodmark_alerts_v1", Some("floodmark-alerts-v1")),
+            ("_consumer_offsets", None),
+            ("floodmark-totals-v1", None),
+            ("ac", None),
+            ("x", None),
+        ] {
+            assert_eq!(most_similar(name, topics.into_iter()), suggested, "{name}");
+        }
+    }
 
     #[test]
     fn older_brokers_get_one_bound() {

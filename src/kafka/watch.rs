@@ -15,8 +15,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
+use super::error::similar_text;
 use super::topics::{self, REACH_TIMEOUT};
-use super::{Address, Context, Error};
+use super::{Address, Context, Error, setup};
 use crate::error::{Exit, Failure};
 use crate::limits::date::format_ms;
 
@@ -89,7 +90,7 @@ impl Watch {
     ) -> Result<(Self, BTreeMap<i32, i64>), Failure> {
         let client: BaseConsumer<Context> = config
             .create_with_context(Context::new())
-            .with_context(|| format!("setting up a consumer of \"{address}\""))?;
+            .map_err(|error| setup::failed(error, config))?;
         let asker = Asker { topic: address.topic.clone(), client, break_after: 4 * interval };
         let failed = |error: Error| {
             let exit = error.exit();
@@ -101,13 +102,16 @@ impl Watch {
             let error = anyhow!("{why}").context(format!("reading from \"{address}\""));
             Failure::new(Exit::Unavailable, error)
         };
-        let Some(count) = topics::lookup(address, config).map_err(failed)? else {
-            let error = anyhow!(
-                "there is no topic \"{}\" at {}: create it first (floodmark capture --create-topic does)",
-                address.topic,
-                address.brokers
-            );
-            return Err(Failure::new(Exit::NoInput, error));
+        let count = match topics::existing(address, config) {
+            Err(Error::UnknownTopic { topic, brokers, similar, .. }) => {
+                let error = anyhow!(
+                    "there is no topic \"{topic}\" at {brokers}{} (check the name, or create it first: \
+                     floodmark capture --create-topic does)",
+                    similar_text(similar.as_deref())
+                );
+                return Err(Failure::new(Exit::NoInput, error));
+            }
+            count => count.map_err(failed)?,
         };
         let count = i32::try_from(count).expect("Kafka counts partitions in 32 bits");
         let mut known = Known { partitions: BTreeMap::new(), trouble: None };

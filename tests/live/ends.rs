@@ -3,7 +3,8 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use floodmark::kafka::Address;
+use floodmark::kafka::topics;
+use floodmark::kafka::{Address, ClientOptions};
 
 use super::kit::{Feed, LIMITS, committed};
 use crate::common::broker::{Broker, random_name};
@@ -136,6 +137,24 @@ fn what_is_missing_is_named() {
         (format!("--from {here} --to {nobody}"), 69, ["127.0.0.1:1", ""]),
         (format!("--from {here} --publish {nobody}"), 69, ["127.0.0.1:1", ""]),
         (format!("--from {here} --dead-letter {nobody}"), 69, ["127.0.0.1:1", ""]),
+        (format!("--from {here} --to {unknown}"), 78, [unknown.topic.as_str(), "--create-topic"]),
+        (
+            format!("--from {here} --publish {unknown}"),
+            78,
+            [unknown.topic.as_str(), "--config cleanup.policy=compact,delete"],
+        ),
+        (
+            format!("--from {here} --dead-letter {unknown}"),
+            78,
+            ["there is no topic", "--config cleanup.policy=delete"],
+        ),
+        // A slip of one letter.
+        (
+            format!("--from {here} --to {here}s"),
+            78,
+            [&format!("is \"{}\" meant?", here.topic), "--create-topic"],
+        ),
+        (format!("--from {here} --create-topic"), 64, ["--create-topic needs", "--publish"]),
         (format!("--from {here} --limits none.jsonl"), 66, ["none.jsonl", "reading limits"]),
         (format!("--from {here} --limits bad.jsonl"), 78, ["bad.jsonl", "reading limits"]),
         (format!("--from {here} --what-if none.jsonl"), 66, ["none.jsonl", "reading limits"]),
@@ -157,6 +176,29 @@ fn what_is_missing_is_named() {
         let done = place.floodmark(&format!("run {options}")).run().expect(code);
         assert_eq!(done.says(&says).stdout, "");
     }
+    // What librdkafka refuses to begin with: not an end that a restart mends.
+    for (options, says) in [
+        ("security.protocol=ssl -X ssl.ca.location=none.pem", ["ssl.ca.location", "none.pem"]),
+        ("security.protocol=sasl_plaintext", ["security.protocol", "-X sasl.mechanism="]),
+        (
+            "security.protocol=sasl_ssl -X sasl.mechanism=SCRAM-SHA-512 -X sasl.username=me",
+            ["SCRAM-SHA-512", "FLOODMARK_KAFKA_SASL_PASSWORD"],
+        ),
+        ("fetch.max.bytes=1000", ["fetch.max.bytes is \"1000\"", "message.max.bytes"]),
+        ("receive.message.max.bytes=1000000", ["receive.message.max.bytes", "fetch.max.bytes"]),
+    ] {
+        let line = format!("run --from {here} -X {options}");
+        place.floodmark(&line).run().expect(78).says(&says);
+    }
+    for command in ["run -n2 --restart", "convert"] {
+        let line = format!("{command} --from {here} -X security.protocol=sasl_plaintext");
+        place.floodmark(&line).run().expect(78).says(&["-X sasl.mechanism="]);
+    }
+    // A longer message needs a larger fetch, which follows by itself.
+    let line = format!("convert --from {here} --until-end -X message.max.bytes=20000000");
+    place.floodmark(&line).run().expect(0);
+    // Nothing of that was made by asking for it.
+    topics::describe(&unknown, &ClientOptions::default()).expect_err("there is no topic");
     // The reason of a process that follows reaches the first one.
     let line = format!("run --from {here} --dead-letter {nobody} -n2");
     place.floodmark(&line).run().expect(69).says(&["127.0.0.1:1"]);

@@ -225,7 +225,8 @@ fn what_is_set_aside_leaves_at_once() {
         let topic = Broker::shared().topic("flows", 1);
         // It is made.
         let kept = Broker::shared().address(&random_name("kept"));
-        let line = format!("run --from {topic} {WAITS} --dead-letter {kept} {workers}");
+        let line =
+            format!("run --from {topic} {WAITS} --dead-letter {kept} --create-topic {workers}");
         let mut run = place.floodmark(&line).start();
         run.wait_for("reads a partition");
         let mut feed = Feed::to(&topic);

@@ -60,7 +60,7 @@ fn all_places_hear_the_same_and_totals_are_published() {
         let _ = fs::remove_file(place.path("alerts.jsonl"));
         let line = format!(
             "run --from {topic} --limits limits.jsonl --idle-timeout 1s --lateness 2h --to - \
-             --to alerts.jsonl --to {alerts} --publish {totals} {workers}"
+             --to alerts.jsonl --to {alerts} --publish {totals} --create-topic {workers}"
         );
         let done = answer.hold(place.floodmark(&line).start());
         assert_same(&done.stdout, &place.read("alerts.jsonl"), || "standard output, file".into());

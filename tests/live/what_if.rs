@@ -42,7 +42,7 @@ fn both_sets_settle_as_a_replay_says_and_topics_hear_of_one() {
         let alerts = Broker::shared().address(&random_name("alerts"));
         let _ = fs::remove_file(place.path("alerts.jsonl"));
         let line = format!(
-            "run --from {topic} {SETS} {SETTLES} {workers} --to - --to alerts.jsonl --to {alerts}"
+            "run --from {topic} {SETS} {SETTLES} {workers} --to - --to alerts.jsonl --to {alerts} --create-topic"
         );
         let done = answer.hold(place.floodmark(&line).start());
         assert_same(&done.stdout, &place.read("alerts.jsonl"), || "standard output, file".into());
