@@ -48,6 +48,8 @@ const ALL: &[Metric] = &[
     metric("floodmark_tick_age_seconds", Gauge, Unit::Seconds, "How long ago the last tick was that all workers of the process are done with; before the first, since the start."),
     metric("floodmark_watermark_seconds", Gauge, Unit::Seconds, "The watermark, since 1970; 0 while a partition holds it that nothing was read from."),
     metric("floodmark_windows_open", Gauge, Unit::Count, "Windows that exist and are not closed."),
+    metric("floodmark_clock_step_seconds", Gauge, Unit::Seconds, "By how much the wall clock is ahead of the run since it was set, negative if it is behind; 0 while the run follows it."),
+    metric("floodmark_clock_steps_total", Counter, Unit::Count, "How often the wall clock was set, by direction."),
     metric("floodmark_pairs", Gauge, Unit::Count, "Totals of pairs in memory, in all windows held."),
     metric("floodmark_arrangement_records", Gauge, Unit::Count, "What is held in memory, by the name of the table."),
     metric("floodmark_limits", Gauge, Unit::Count, "Rows of limits: held, refused; and limits in force now."),

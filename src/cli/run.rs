@@ -19,7 +19,7 @@ use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, AddressError, Outbox, SCHEME, Start, Topic, Tuning};
 use crate::limits::date::format_ms;
 use crate::limits::feed;
-use crate::live::{self, Alerts, Clock as _, Lead, Limits, Shared, Sinks, Status, WallClock};
+use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status, SteadyClock};
 use crate::logging::LogOptions;
 use crate::output::rotated::RotatedFile;
 use crate::output::{Sink, WriteError};
@@ -153,7 +153,7 @@ impl Args {
             return Err(usage(anyhow!(
                 "--restart would begin anew with the latest, and leave out what came before: give \
                  --from-offset a time, such as {}",
-                format_ms(WallClock { idle_timeout_ms: 0 }.now())
+                format_ms(live::wall_ms())
             )));
         }
         Ok(())
@@ -232,7 +232,7 @@ fn lead(args: &Args, windows: Windows, status: &Status) -> Result<Lead, WriteErr
         leader,
         sinks: sinks(args, windows)?,
         tick: Duration::from_millis(args.judging.tick),
-        clock: Box::new(WallClock { idle_timeout_ms: args.reading.idle_timeout }),
+        clock: Box::new(SteadyClock::new(args.reading.idle_timeout)),
         start: args.from_offset,
         fail_on_violation: args.judging.fail_on_violation,
     })

@@ -71,6 +71,8 @@ pub(super) struct Ingest {
     gathered: Gathered,
     /// `None` until the first tick: what is in the future is not known before.
     clock: Option<Clock>,
+    /// Nothing is read, since the leader's clock was set forward and may be wrong.
+    undecided: bool,
     sampler: Sampler,
     dead_letters: Option<Outbox>,
 }
@@ -84,15 +86,15 @@ struct Gathered {
     counts: InputCounts,
 }
 
-/// The leader's clock, as far as it is known here.
+/// The leader's clock, by which records are too far in the future.
 struct Clock {
-    now: u64,
+    horizon: u64,
     heard: Instant,
 }
 
 impl Clock {
-    fn now(&self) -> u64 {
-        self.now.saturating_add(self.heard.elapsed().as_millis() as u64)
+    fn horizon(&self) -> u64 {
+        self.horizon.saturating_add(self.heard.elapsed().as_millis() as u64)
     }
 }
 
@@ -137,6 +139,7 @@ impl Ingest {
                 counts,
             },
             clock: None,
+            undecided: false,
             sampler: Sampler::default(),
             dead_letters,
         }
@@ -148,8 +151,9 @@ impl Ingest {
     }
 
     /// Learns the leader's clock.
-    pub(super) fn set_clock(&mut self, now: u64) {
-        self.clock = Some(Clock { now, heard: Instant::now() });
+    pub(super) fn set_clock(&mut self, horizon: u64, undecided: bool) {
+        self.clock = Some(Clock { horizon, heard: Instant::now() });
+        self.undecided = undecided;
     }
 
     /// Takes messages that are there, a batch at most, if there is room for what they hold. Returns how
@@ -161,13 +165,13 @@ impl Ingest {
                 return Ok(0);
             }
         }
-        if self.is_full() {
+        if self.is_full() || self.undecided {
             return Ok(0);
         }
         let Some(clock) = &self.clock else {
             return Ok(0);
         };
-        let latest = clock.now().saturating_add(self.rules.max_ahead_ms);
+        let latest = clock.horizon().saturating_add(self.rules.max_ahead_ms);
         let topic = self.source.topic().address().topic.clone();
         let Ingest { source, decoder, rules, gathered, sampler, dead_letters, .. } = self;
         let taken = source.take(|taken| {

@@ -16,7 +16,8 @@ use floodmark_dataflows::types::Version;
 use metrics::gauge;
 
 use super::Shared;
-use super::clock::Clock;
+use super::clock::{Clock, Moment, Unsteady};
+use super::late::LateLog;
 use super::questions::{Asked, Pending};
 use super::sinks::Sinks;
 use super::status::Status;
@@ -25,6 +26,7 @@ use crate::computation::{Computation, Course, Held, Outcome as TickOutcome};
 use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::Start;
 use crate::limits::catalog::{LimitSet, in_force};
+use crate::limits::date::format_ms;
 use crate::limits::feed::{self, Edits, Feed, Health};
 use crate::output::WriteError;
 use crate::replay::Filter;
@@ -37,6 +39,9 @@ const EDITS_AHEAD: usize = 2 * TICKS_AHEAD;
 
 /// The least distance of ticks. Each has a millisecond for its name: more would outrun the clock.
 const APART: Duration = Duration::from_millis(1);
+
+/// How long the leader waits before it looks again whether the wall clock is set.
+const UNSET_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Between two counts of what is held.
 const HELD_INTERVAL: Duration = Duration::from_secs(10);
@@ -109,6 +114,13 @@ pub(super) struct Leader {
     /// The rules of time, and what is counted.
     windows: Windows,
     filter: Filter,
+    max_ahead_ms: u64,
+    /// The last reading of the clock, and the one of the tick that was announced last.
+    moment: Moment,
+    announced_moment: Moment,
+    /// When observation began anew, for the next tick.
+    begun: Option<u64>,
+    late: LateLog,
     /// The versions that hold, of all sets.
     versions: Arc<BTreeSet<Version>>,
     questions: Pending,
@@ -137,10 +149,16 @@ pub(super) struct Leader {
 impl Leader {
     pub(super) fn new(mut lead: Lead, shared: &Shared) -> Self {
         let questions = Pending::new(lead.questions.take());
+        let moment = lead.clock.read();
         let mut leader = Leader {
             lead,
             windows: shared.options.windows,
             filter: shared.filter.clone(),
+            max_ahead_ms: shared.max_ahead_ms,
+            moment,
+            announced_moment: moment,
+            begun: None,
+            late: LateLog::default(),
             versions: Arc::default(),
             questions,
             next_date: None,
@@ -185,6 +203,9 @@ impl Leader {
 
     /// How long until a tick may begin.
     pub(super) fn until_tick(&self) -> Duration {
+        if self.waits_for_clock() {
+            return UNSET_INTERVAL;
+        }
         let apart =
             self.began.map_or(Duration::ZERO, |began| APART.saturating_sub(began.elapsed()));
         match self.wanted || !self.edits.is_empty() || self.ending.is_some() {
@@ -218,8 +239,28 @@ impl Leader {
         }
     }
 
+    /// Whether no tick begins since the wall clock is not set. A run that ends needs one more.
+    fn waits_for_clock(&self) -> bool {
+        self.ending.is_none() && matches!(self.moment.unsteady, Some(Unsteady::Unset { .. }))
+    }
+
+    /// Reads the clock. Workers hear at once of a step, since they know the time from ticks.
+    fn read_clock(&mut self) {
+        let before = std::mem::replace(&mut self.moment, self.lead.clock.read());
+        let kind =
+            |moment: &Moment| moment.unsteady.map(|unsteady| std::mem::discriminant(&unsteady));
+        self.wanted |= kind(&before) != kind(&self.moment);
+        let was_forward = matches!(before.unsteady, Some(Unsteady::Forward { .. }));
+        let now = self.moment.now;
+        // Records of the time that was leapt over may have been refused, as of the future.
+        if was_forward && now > before.now.saturating_add(self.max_ahead_ms) {
+            self.begun = Some(now);
+        }
+    }
+
     /// Hears limits and wishes, and begins a tick if it is time.
     pub(super) fn turn(&mut self, ticks: &mut Ticks, computation: &Computation<'_>) {
+        self.read_clock();
         let limits = self.lead.limits.iter();
         let feeds = limits.filter_map(|limits| Some((limits.set, limits.changes.as_ref()?)));
         let heard = |(set, edits): (LimitSet, &Receiver<Edits>)| {
@@ -260,10 +301,13 @@ impl Leader {
     }
 
     fn announce(&mut self, ticks: &mut Ticks, records: bool, last: bool) {
-        let now = self.lead.clock.now();
+        let Moment { now, horizon, undecided_until, .. } = self.moment;
+        self.announced_moment = self.moment;
         self.announced = now.max(self.announced + 1);
         self.began = Some(Instant::now());
-        ticks.announce(Announcement { tick: self.announced, now, records, last });
+        let undecided = undecided_until > horizon.saturating_add(self.max_ahead_ms);
+        let tick = self.announced;
+        ticks.announce(Announcement { tick, now, horizon, undecided, records, last });
         if records {
             self.wanted = false;
             self.next = Instant::now() + self.lead.tick;
@@ -274,7 +318,12 @@ impl Leader {
     /// Puts into the current tick what is the leader's: the clock, edits of limits, and questions.
     pub(super) fn put(&mut self, now: u64, inputs: &mut Inputs) {
         self.heard = inputs.tick();
-        inputs.mark(Mark::Now { now, silence: self.lead.clock.silence(now) });
+        inputs.mark(Mark::Now { now, silence: self.announced_moment.silence });
+        if let Some(begun) = self.begun.take() {
+            let time = format_ms(begun).to_string();
+            tracing::warn!(time, "min limits judge no window that starts before this time");
+            inputs.mark(Mark::Begun(begun));
+        }
         if self.first {
             self.first = false;
             match self.lead.start {
@@ -301,6 +350,7 @@ impl Leader {
 
     /// Says what a tick has led to, and answers what was asked in it; `course` is that of the tick.
     pub(super) fn done(&mut self, tick: u64, mut outcome: TickOutcome, course: &Course) {
+        self.late.add(outcome.late.dropped, &|| format_ms(course.watermark).to_string());
         let amounts = std::mem::take(&mut outcome.amounts);
         self.questions.done(tick, amounts, course, self.windows, &self.filter);
         if let Some(Held { pairs, rollups, addresses }) = outcome.held {
@@ -355,6 +405,7 @@ impl Leader {
     /// Tells how its sinks are.
     pub(super) fn tell(&mut self, status: &Status) {
         status.sinks(self.lead.sinks.states());
+        status.clock(self.moment.unsteady);
     }
 
     /// Waits until all that was said is delivered, and tells how the run ended.

@@ -14,6 +14,7 @@
 //! - `leader`: when a tick begins, and what it does beside records; `clock`: by which clock.
 //! - `sinks`: where changes go.
 //! - `questions`: what somebody wants to know, answered at a tick.
+//! - `late`: logs records that are dropped.
 //! - `status`: how the run is, for those who look: whether it is ready (`ready`), how far it is behind
 //!   (`behind`); `metrics`: what it counts.
 //!
@@ -24,6 +25,7 @@
 mod behind;
 mod clock;
 mod ingest;
+mod late;
 mod leader;
 mod metrics;
 mod questions;
@@ -49,7 +51,7 @@ use crate::record::{self, Decoder};
 use crate::replay::Filter;
 use crate::terminal::{Interrupt, Messages};
 
-pub use clock::{Clock, WallClock};
+pub use clock::{Clock, Clocks, MachineClocks, Moment, Reading, SteadyClock, Unsteady, wall_ms};
 use ingest::{Ingest, Rules};
 use leader::Leader;
 pub use leader::{Lead, Limits};
@@ -143,6 +145,8 @@ pub fn run(worker: &mut Worker, shared: &Shared, lead: Option<Lead>) -> Option<O
         leader: lead.map(|lead| Leader::new(lead, shared)),
         reading: true,
         wished: false,
+        begun: VecDeque::new(),
+        tick_began: None,
         positions: VecDeque::new(),
         done: Vec::new(),
         processed: Vec::new(),
@@ -169,6 +173,9 @@ struct Live<'w> {
     reading: bool,
     /// Whether it has wished for a tick since the last one.
     wished: bool,
+    /// When ticks on their way began, and the last tick that is done.
+    begun: VecDeque<(u64, Instant)>,
+    tick_began: Option<Instant>,
     /// For ticks on their way, the offsets up to which all is done when they are.
     positions: VecDeque<(u64, Vec<(i32, i64)>)>,
     /// The same, of the last tick that is done.
@@ -263,6 +270,9 @@ impl Live<'_> {
                 self.done = self.positions.pop_front().map(|(_, at)| at).unwrap_or_default();
                 self.processed.clone_from(&self.done);
             }
+            while let Some((_, began)) = self.begun.pop_front_if(|(begun, _)| *begun <= tick) {
+                self.tick_began = Some(began);
+            }
             self.tick = Some(tick);
             if let Some(leader) = &mut self.leader {
                 leader.done(tick, outcome, self.computation.course());
@@ -300,6 +310,7 @@ impl Live<'_> {
             self.index,
             WorkerStatus {
                 tick: self.tick,
+                tick_began: self.tick_began,
                 event_time: self.computation.event_time(),
                 partitions: source.map(Source::states).unwrap_or_default(),
                 done: self.processed.clone(),
@@ -338,7 +349,8 @@ impl Live<'_> {
 
     /// Puts into a tick what this worker has for it.
     fn put(&mut self, announcement: Announcement) {
-        let Announcement { tick, now, records, last } = announcement;
+        let Announcement { tick, now, horizon, undecided, records, last } = announcement;
+        self.begun.push_back((tick, Instant::now()));
         let event_time = self.computation.event_time();
         let inputs = &mut self.computation.inputs;
         inputs.advance_to(tick);
@@ -347,7 +359,7 @@ impl Live<'_> {
         }
         let mut updates = 0;
         if let Some(ingest) = &mut self.ingest {
-            ingest.set_clock(now);
+            ingest.set_clock(horizon, undecided);
             if records {
                 updates = ingest.put(inputs);
                 let marked = ingest.mark(inputs).and_then(|()| ingest.bound_skew(event_time));

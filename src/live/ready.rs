@@ -8,7 +8,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::clock::Unsteady;
 use crate::limits::catalog::LimitSet;
+use crate::limits::date::format_ms;
+
+/// A step of the clock that is no greater does not matter for readiness.
+const STEP_MAX_MS: u64 = 10_000;
 
 /// What is known of a run at a moment.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +32,8 @@ pub(super) struct Facts {
     pub(super) topic: String,
     /// For how long, and why, the brokers of the topic do not answer.
     pub(super) source: Option<(Duration, String)>,
+    /// How the wall clock of the leader is, if it can't be followed.
+    pub(super) clock: Option<Unsteady>,
     /// Those that this process reads.
     pub(super) partitions: Vec<Partition>,
     /// Sinks that can't be reached, and for how long.
@@ -91,7 +98,7 @@ impl Reason {
 
 /// Why a run is not ready; nothing if it is.
 pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
-    let mut reasons = Vec::new();
+    let mut reasons = Vec::from_iter(facts.clock.and_then(clock));
     match facts.tick_age {
         None => reasons.push(Reason::new("no_tick", "no tick is done yet".into())),
         Some(age) if age > facts.tick_age_max => {
@@ -131,6 +138,40 @@ pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
         reasons.extend(waits(facts));
     }
     reasons
+}
+
+/// The wall clock that can't be followed.
+fn clock(unsteady: Unsteady) -> Option<Reason> {
+    let secs = |ms: u64| ms / 1000;
+    Some(match unsteady {
+        Unsteady::Unset { wall_ms } => {
+            let time = format_ms(wall_ms);
+            let text = format!(
+                "the clock of this machine shows {time}: set it (NTP), nothing is read until then"
+            );
+            Reason::new("clock_unset", text)
+        }
+        Unsteady::Back { behind_ms, lasting } if behind_ms > STEP_MAX_MS => {
+            let text = format!(
+                "the clock of this machine was set back {} s ago: the run is {} s ahead of it, and goes \
+                 on by elapsed time until it has caught up; start the run again if the clock is right",
+                lasting.as_secs(),
+                secs(behind_ms)
+            );
+            Reason::new("clock_step", text).lasting(lasting)
+        }
+        Unsteady::Forward { ahead_ms, lasting, believed_in } if ahead_ms > STEP_MAX_MS => {
+            let text = format!(
+                "the clock of this machine was set forward {} s ago: it is {} s ahead of the run, which \
+                 goes on by elapsed time and believes the clock in {} s",
+                lasting.as_secs(),
+                secs(ahead_ms),
+                believed_in.as_secs()
+            );
+            Reason::new("clock_step", text).lasting(lasting)
+        }
+        Unsteady::Back { .. } | Unsteady::Forward { .. } => return None,
+    })
 }
 
 /// How a partition is that is not as it should be; `None` if it is.

@@ -150,3 +150,21 @@ fn who_waits_and_for_whom() {
     assert_eq!((&json["partition"], &json["waits_for"]), (&2.into(), &0.into()));
     assert!(json.get("seconds").is_none());
 }
+
+#[test]
+fn clock_that_was_set_is_a_reason_if_by_more_than_ten_seconds() {
+    let unset = "the clock of this machine shows 1970-01-01T00:00:05Z: set it (NTP), nothing is read until then";
+    check(|facts| facts.clock = Some(Unsteady::Unset { wall_ms: 5000 }), &[("clock_unset", unset)]);
+    let back = "the clock of this machine was set back 7 s ago: the run is 1200 s ahead of it, and goes on by elapsed time until it has caught up; start the run again if the clock is right";
+    let lasting = secs(7);
+    let set_back = |behind_ms| Some(Unsteady::Back { behind_ms, lasting });
+    check(|facts| facts.clock = set_back(1_200_000), &[("clock_step", back)]);
+    check(|facts| facts.clock = set_back(10_000), &[]);
+    let forward = "the clock of this machine was set forward 7 s ago: it is 3600 s ahead of the run, which goes on by elapsed time and believes the clock in 53 s";
+    let believed_in = secs(53);
+    let ahead_ms = 3_600_000;
+    check(
+        |facts| facts.clock = Some(Unsteady::Forward { ahead_ms, lasting, believed_in }),
+        &[("clock_step", forward)],
+    );
+}

@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use floodmark_dataflows::clock::Holds;
 use metrics::{counter, gauge};
 use serde_json::{Map, Value, json};
 
 use super::behind::Behind;
+use super::clock::Unsteady;
 use super::questions::{Asked, Questions};
 use super::ready::{self, Facts, Partition, Reason};
 use crate::cluster::watchdog::Watch;
@@ -50,6 +51,7 @@ struct Known {
     workers: BTreeMap<usize, Worker>,
     /// What is said by one process only is said by the leader's.
     leads: bool,
+    clock: Option<Unsteady>,
     questions: Option<Questions>,
     event_time: EventTimeReached,
     /// When the watermark moved last.
@@ -80,6 +82,8 @@ pub struct Progress {
 pub(super) struct Worker {
     /// The last tick that is done.
     pub(super) tick: Option<u64>,
+    /// When that tick began. The wall clock may have been set since.
+    pub(super) tick_began: Option<Instant>,
     pub(super) event_time: EventTimeReached,
     pub(super) partitions: Vec<PartitionState>,
     /// By partition, the offset before which all is in ticks that are done.
@@ -115,10 +119,6 @@ pub(super) fn sink_name(outbox: &Outbox) -> String {
 /// Counts that a sink has failed, or can't be reached any more.
 pub(super) fn count_sink_error(name: &str) {
     counter!("floodmark_sink_errors_total", "sink" => name.to_owned()).increment(1);
-}
-
-fn now() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 impl Status {
@@ -203,6 +203,11 @@ impl Status {
         known.sinks = sinks;
     }
 
+    /// How the leader's wall clock is, if it can't be followed.
+    pub(super) fn clock(&self, clock: Option<Unsteady>) {
+        self.lock().clock = clock;
+    }
+
     /// Logs whether the run is ready, if that has changed.
     pub(super) fn log(&self) {
         let facts = self.facts(&self.lock());
@@ -240,9 +245,10 @@ impl Status {
         let source = topic.and_then(Topic::trouble);
         let unanswered = source.as_ref().map(|(lasting, _)| *lasting);
         Facts {
-            tick_age: self
-                .as_of(known)
-                .map(|tick| now().saturating_sub(Duration::from_millis(tick))),
+            tick_age: self.as_of(known).and_then(|_| {
+                let began = known.workers.values().filter_map(|worker| worker.tick_began);
+                began.min().map(|began| began.elapsed())
+            }),
             tick_age_max: PATIENCE.max(self.tick * TICKS_MISSED),
             behind_max: PATIENCE.max(idle_timeout),
             watermark_stands: known.moved.unwrap_or(self.began).elapsed(),
@@ -251,6 +257,7 @@ impl Status {
             topic: topic.map(|topic| topic.address().topic.clone()).unwrap_or_default(),
             partitions: self.partitions(known, unanswered, PATIENCE.max(idle_timeout)),
             source,
+            clock: known.clock,
             sinks: known
                 .all_sinks()
                 .into_values()
@@ -320,6 +327,7 @@ impl Status {
             let EventTimeReached { watermark, open_windows, .. } = known.event_time;
             gauge!("floodmark_watermark_seconds").set(watermark as f64 / 1e3);
             gauge!("floodmark_windows_open").set(open_windows as f64);
+            gauge!("floodmark_clock_step_seconds").set(clock_step_ms(known.clock) / 1e3);
         }
         for (index, worker) in &known.workers {
             let tick = worker.tick.unwrap_or(0) as f64 / 1e3;
@@ -347,6 +355,15 @@ impl Status {
             gauge!("floodmark_sink_reachable", "sink" => sink.name.clone()).set(reachable);
             gauge!("floodmark_sink_waiting_messages", "sink" => sink.name).set(sink.waiting as f64);
         }
+    }
+}
+
+/// By how much the wall clock is ahead of the run, negative if it is behind.
+fn clock_step_ms(clock: Option<Unsteady>) -> f64 {
+    match clock {
+        None | Some(Unsteady::Unset { .. }) => 0.0,
+        Some(Unsteady::Back { behind_ms, .. }) => -(behind_ms as f64),
+        Some(Unsteady::Forward { ahead_ms, .. }) => ahead_ms as f64,
     }
 }
 

@@ -22,8 +22,12 @@ use crate::error::Exit;
 pub(super) struct Announcement {
     /// In milliseconds; later than those before.
     pub(super) tick: u64,
-    /// The clock of the leader, by which records are too far in the future.
+    /// The time of the leader's clock.
     pub(super) now: u64,
+    /// The time from which on `--max-ahead` tells records of the future.
+    pub(super) horizon: u64,
+    /// Whether nobody knows which records are of the future, so that none is read.
+    pub(super) undecided: bool,
     /// Whether the tick takes the records that a worker has; one for a change of limits does not wait
     /// for them.
     pub(super) records: bool,

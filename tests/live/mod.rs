@@ -8,12 +8,14 @@
 //! - `what_if`: a second set of limits beside the first.
 //! - `partitions`: some idle, behind or new; messages that can't be read; where a run begins.
 //! - `outages`: brokers that go away, before and after the run.
+//! - `clock`: clocks that are set while a run goes on.
 //! - `crashes`: processes that die, hang or panic, and are started again.
 //! - `databases`: limits from a table, which change, begin by themselves, and can't be read for a while.
 //! - `explain`: which limits apply to a pair, asked while records and limits come.
 //! - `ends`: how a run ends, and what it says then.
 //! - `kit`: topics with traffic in them, and the answers that runs are held to.
 
+mod clock;
 mod crashes;
 mod databases;
 mod ends;

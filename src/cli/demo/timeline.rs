@@ -141,14 +141,10 @@ impl pace::Clock for Arc<Timeline> {
 }
 
 impl live::Clock for Arc<Timeline> {
-    fn now(&self) -> u64 {
-        self.now_ms()
-    }
-
     /// What was sent may still be on its way to a partition that says nothing: only when all has arrived
     /// does silence mean something.
-    fn silence(&self, _: u64) -> u64 {
-        self.state().over_ms.unwrap_or(0)
+    fn read(&mut self) -> live::Moment {
+        live::Moment::steady(self.now_ms(), self.state().over_ms.unwrap_or(0))
     }
 }
 
@@ -183,9 +179,9 @@ mod tests {
     #[test]
     fn silence_means_nothing_before_all_was_sent() {
         use live::Clock as _;
-        let timeline = Timeline::new(SPAN, Speed::Times(60.0));
-        assert_eq!((timeline.now_ms(), timeline.silence(1_300_000)), (SPAN.first_ms, 0));
+        let mut timeline = Timeline::new(SPAN, Speed::Times(60.0));
+        assert_eq!(timeline.read(), live::Moment::steady(SPAN.first_ms, 0));
         timeline.end(2_000_000);
-        assert_eq!((timeline.now_ms(), timeline.silence(2_000_000)), (2_000_000, 2_000_000));
+        assert_eq!(timeline.read(), live::Moment::steady(2_000_000, 2_000_000));
     }
 }
