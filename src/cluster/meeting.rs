@@ -61,6 +61,8 @@ pub(super) struct Meeting<'a> {
     waiting: Waiting<'a>,
     until: Instant,
     dropped: u64,
+    /// Why processes of this computation were turned away last, by the number that each claims.
+    turned_away: BTreeMap<usize, String>,
 }
 
 /// Processes that have joined.
@@ -109,7 +111,8 @@ impl<'a> Meeting<'a> {
             cluster.secret.is_some(),
         );
         let until = Instant::now() + WAIT_FOR_PROCESSES;
-        Ok(Meeting { cluster, hello, listener, messages, waiting, until, dropped: 0 })
+        let turned_away = BTreeMap::new();
+        Ok(Meeting { cluster, hello, listener, messages, waiting, until, dropped: 0, turned_away })
     }
 
     /// A socket for each other process, when all are there.
@@ -385,18 +388,36 @@ impl<'a> Meeting<'a> {
                     Ok(())
                 }
             },
-            Verdict::WrongSecret | Verdict::OtherGeneration | Verdict::Taken => {
+            Verdict::WrongSecret => {
+                self.turn_away(&greeting, process, why);
+                Ok(())
+            }
+            Verdict::OtherGeneration | Verdict::Taken => {
                 self.tell_dropped(&greeting, why);
                 Ok(())
             }
         }
     }
 
+    /// Reports a process that has another secret. Its number is only claimed: it may be a stranger, and
+    /// can't end this process.
+    fn turn_away(&mut self, greeting: &Greeting, process: usize, why: String) {
+        if process < self.cluster.hosts.len() {
+            let from = greeting.from;
+            // The first time it is reported whatever else was dropped before.
+            if self.turned_away.insert(process, format!("{why} (from {from})")).is_none() {
+                self.messages.warn(format!("dropped a connection from {from}: {why}"));
+                return;
+            }
+        }
+        self.tell_dropped(greeting, why);
+    }
+
     fn tell_dropped(&mut self, greeting: &Greeting, why: impl std::fmt::Display) {
         self.dropped += 1;
         if self.dropped <= TOLD {
             let from = greeting.from;
-            self.messages.say(format!("dropped a connection from {from}: {why}"));
+            self.messages.warn(format!("dropped a connection from {from}: {why}"));
         }
     }
 
@@ -408,7 +429,11 @@ impl<'a> Meeting<'a> {
             .map(|(process, host)| format!("{process} at {host}"))
             .collect();
         let seconds = WAIT_FOR_PROCESSES.as_secs();
-        anyhow!("no process {} after {seconds} s", missing.join(", no process "))
+        // Who has joined with the right secret was turned away for a mistake that is mended.
+        let turned_away =
+            self.turned_away.iter().filter(|(process, _)| !joined.contains_key(process));
+        let reasons: String = turned_away.map(|(_, why)| format!("; {why}")).collect();
+        anyhow!("no process {} after {seconds} s{reasons}", missing.join(", no process "))
     }
 }
 

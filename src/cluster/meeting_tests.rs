@@ -258,3 +258,30 @@ fn who_is_started_again_joins_the_others() {
         are_connected(both);
     }
 }
+
+#[test]
+fn wrong_secret_is_named_by_both_processes() {
+    for (with, says) in [
+        (Some(Secret::drawn().unwrap()), "process 1 has another secret: give all the same"),
+        (None, "process 1 was started without --cluster-secret, this one with it"),
+    ] {
+        let hosts = Hosts::new(2);
+        let other = hosts.start_as(Cluster { secret: with, ..hosts.cluster(1) }, "options");
+        let cluster = hosts.cluster(0);
+        let listener = hosts.listeners[0].try_clone().unwrap();
+        let messages = Messages::new();
+        // Process 0 waits until process 1 has given up.
+        let mut waiting = || match other.meeting.is_finished() {
+            true => Err(anyhow!("the other one is gone").into()),
+            false => Ok(()),
+        };
+        let meeting = Meeting::new(&cluster, Some(listener), "options", &messages, &mut waiting);
+        let mut meeting = meeting.unwrap();
+        assert!(meeting.meet().is_err());
+        let why = meeting.missing(&Joined::new()).to_string();
+        assert!(why.starts_with("no process 1 at 127.0.0.1:") && why.contains(says), "{why}");
+        drop(meeting);
+        let failure = format!("{:#}", other.meeting.join().unwrap().unwrap_err().error);
+        assert!(failure.contains("secret"), "{failure}");
+    }
+}

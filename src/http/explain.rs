@@ -6,16 +6,22 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Write};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use floodmark_dataflows::types::Pair;
+use hyper::body::{Bytes, Frame};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::pages::{AS_OF, Served, answer, as_of, as_of_header, object};
 use crate::limits::quote::Quoted;
@@ -26,6 +32,13 @@ pub(super) const PATH: &str = "/api/v1/explain";
 
 /// How long an answer may take. It comes with a tick, of which there are many a second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an answer may take to get out. Its client keeps others from being answered meanwhile.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The size of a part of an answer, and how many of them wait for the client.
+const PART: usize = 64 << 10;
+const PARTS_WAITING: usize = 2;
 
 /// Someone wants to know which limits apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,13 +51,21 @@ pub struct Question {
     pub all: bool,
 }
 
-/// What is said to a question.
-#[derive(Clone, Debug)]
+/// Writes a JSON object, part by part.
+pub type WriteObject = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+
+/// The answer to a question.
 pub struct Answer {
     /// The tick for which it holds.
     pub as_of: u64,
-    /// A JSON object.
-    pub object: String,
+    /// Writes the answer, on a thread that may wait.
+    pub object: WriteObject,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("as_of", &self.as_of).finish_non_exhaustive()
+    }
 }
 
 /// Why a question is not answered.
@@ -158,7 +179,9 @@ pub(super) async fn show(State(served): State<Arc<Served>>, RawQuery(query): Raw
     let answers = served.subject.answers().expect("it is served only if somebody answers");
     match tokio::time::timeout(ANSWER_TIMEOUT, answers.explain(question)).await {
         Ok(Ok(Answer { as_of, object })) => {
-            let mut response = answer(StatusCode::OK, "application/json", object);
+            let Some(mut response) = written(&served, object).await else {
+                return refuse(&served, &Refusal::Ended);
+            };
             response.headers_mut().insert(AS_OF, as_of_header(Some(as_of)));
             response
         }
@@ -169,6 +192,81 @@ pub(super) async fn show(State(served): State<Arc<Served>>, RawQuery(query): Raw
             let error = json!({"as_of": as_of(&served), "error": error});
             object(StatusCode::GATEWAY_TIMEOUT, &error)
         }
+    }
+}
+
+/// Has an answer written, and sent part by part: of many limits it is large, and its client may be slow.
+async fn written(served: &Served, object: WriteObject) -> Option<Response> {
+    let (parts, mut written) = channel(PARTS_WAITING);
+    let mut out = Parts { parts, bytes: Vec::new() };
+    let write = move || {
+        // Without its client an answer ends.
+        let _ = object(&mut out).and_then(|()| out.send());
+    };
+    served.explanations.as_ref()?.run(write);
+    let first = written.recv().await?;
+    let whole = answer(StatusCode::OK, "application/json", String::new());
+    let body = match written.recv().await {
+        None => Body::from(first),
+        Some(second) => {
+            let until = Instant::now() + TAKE_TIMEOUT;
+            Body::new(Streamed { first: Some(first), second: Some(second), rest: written, until })
+        }
+    };
+    Some(whole.map(|_| body))
+}
+
+/// Parts of an answer for its client. To write waits until the client has taken some.
+struct Parts {
+    parts: Sender<Bytes>,
+    bytes: Vec<u8>,
+}
+
+impl Parts {
+    fn send(&mut self) -> io::Result<()> {
+        let bytes = std::mem::take(&mut self.bytes);
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.parts.blocking_send(bytes.into()).map_err(gone)
+    }
+}
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() >= PART {
+            self.send()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The body of a large answer.
+struct Streamed {
+    first: Option<Bytes>,
+    second: Option<Bytes>,
+    rest: Receiver<Bytes>,
+    until: Instant,
+}
+
+impl hyper::body::Body for Streamed {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if Instant::now() > self.until {
+            return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
+        }
+        if let Some(part) = self.first.take().or_else(|| self.second.take()) {
+            return Poll::Ready(Some(Ok(Frame::data(part))));
+        }
+        self.rest.poll_recv(context).map(|part| part.map(|part| Ok(Frame::data(part))))
     }
 }
 

@@ -3,46 +3,30 @@
 //! One thread of its own serves all of it, so that it answers when workers are busy or stuck. It knows
 //! of the run only what a [`Subject`] says. Pages for other purposes are further routes of `pages`.
 //!
-//! Whoever connects is bounded: in number, in the time that a request may take to arrive, and in the
-//! time that a connection lasts.
+//! `connections` bounds those who connect, and lets a probe in whatever they do; `hosts` refuses names
+//! that are not this server's; `pool` has the threads that make large answers.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::error::{Exit, Failure};
 use crate::metrics;
 
 pub mod client;
+mod connections;
 mod explain;
+mod hosts;
 mod pages;
+mod pool;
 
-pub use explain::{Answer, Answering, Answers, Question, Refusal};
+use connections::END_TIMEOUT;
+pub use explain::{Answer, Answering, Answers, Question, Refusal, WriteObject};
+use hosts::Hosts;
 pub use pages::{Readiness, Subject};
-
-/// Connections at a time. One who scrapes needs one.
-const CONNECTIONS_MAX: usize = 64;
-
-/// How long the head of a request may take to arrive, and how long a connection may be idle.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a connection lasts at most: one who does not read his answers keeps no place for ever.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// After an error of the listener, such as too many open files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// How long answers may take to get out when the server ends.
-const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The options of a command that can be asked how it is.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -56,6 +40,19 @@ pub struct HttpOptions {
     /// served without this option.
     #[arg(long, value_name = "HOST:PORT", env = "FLOODMARK_HTTP")]
     http: Option<String>,
+
+    /// Another name under which --http is asked, such as floodmark.example.org; repeated, any of them
+    ///
+    /// It is always answered under IP addresses, localhost, the host of --http and the name of this
+    /// machine. Other names are refused, since a web page could use its own to read what is served.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "FLOODMARK_HTTP_HOST",
+        value_delimiter = ',',
+        value_parser = hosts::name
+    )]
+    http_host: Vec<String>,
 }
 
 impl HttpOptions {
@@ -76,7 +73,8 @@ impl HttpOptions {
             return Ok(None);
         };
         let address = address(text, above).map_err(|error| Failure::new(Exit::Usage, error))?;
-        let server = Server::start(address, subject)?;
+        let hosts = Hosts::new(text, &self.http_host);
+        let server = Server::start_as(address, hosts, subject)?;
         let own = server.address();
         if is_loopback(own.ip()) {
             tracing::info!(address = %own, "serves /metrics, /healthz and /readyz");
@@ -127,6 +125,14 @@ impl Server {
     /// # Errors
     /// The address is taken, or not one of this machine.
     pub fn start(address: SocketAddr, subject: Arc<dyn Subject>) -> Result<Self, Failure> {
+        Server::start_as(address, Hosts::new(&address.to_string(), &[]), subject)
+    }
+
+    fn start_as(
+        address: SocketAddr,
+        hosts: Hosts,
+        subject: Arc<dyn Subject>,
+    ) -> Result<Self, Failure> {
         let metrics = metrics::install()?;
         let listener = TcpListener::bind(address).with_context(|| {
             format!("serving at \"{address}\" (choose another --http, or end who has it)")
@@ -138,14 +144,16 @@ impl Server {
             .enable_time()
             .build()
             .context("setting up the server")?;
-        let router = pages::pages(subject, metrics);
+        let router = pages::pages(subject, metrics, hosts)
+            .context("starting the threads that make answers")?;
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = channel();
         std::thread::Builder::new()
             .name("http".into())
             .spawn(move || {
                 let _end = end;
-                if let Err(error) = runtime.block_on(serve(listener, router, stopped)) {
+                if let Err(error) = runtime.block_on(connections::serve(listener, router, stopped))
+                {
                     tracing::error!(%error, "nothing is served any more");
                 }
             })
@@ -165,44 +173,6 @@ impl Drop for Server {
         // An error says that it has ended; nobody waits for longer.
         let _ = self.ended.recv_timeout(2 * END_TIMEOUT);
     }
-}
-
-/// Accepts connections until it is stopped, and lets answers that are on their way get out.
-async fn serve(
-    listener: TcpListener,
-    router: Router,
-    mut stopped: oneshot::Receiver<()>,
-) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
-    loop {
-        let accepted = async {
-            let place = places.clone().acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            accepted = accepted => accepted,
-            _ = &mut stopped => break,
-        };
-        let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            let _place = place;
-            // Whoever has gone, or said something that is no request, gets no answer.
-            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
-        });
-    }
-    drop(listener);
-    let _ = tokio::time::timeout(END_TIMEOUT, graceful.shutdown()).await;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,18 +1,22 @@
 //! The pages that are served, and what they are made of.
 
+use std::io;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::map_response_with_state;
+use axum::middleware::{from_fn_with_state, map_response_with_state};
 use axum::response::Response;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
 
 use super::explain::{self, Answers};
+use super::hosts::{self, Hosts};
+use super::pool::Pool;
 use crate::limits::date::format_ms;
 use crate::metrics;
 
@@ -50,23 +54,39 @@ pub struct Readiness {
 
 pub(super) struct Served {
     pub(super) subject: Arc<dyn Subject>,
+    pub(super) hosts: Hosts,
     metrics: PrometheusHandle,
+    /// Makes the page of metrics, which may be long, so that a probe need not wait for it.
+    scrapes: Pool,
+    /// Makes explanations. Each takes memory for all limits, so that there are few threads.
+    pub(super) explanations: Option<Pool>,
 }
 
+/// Explanations that are made at a time.
+const EXPLANATIONS: usize = 2;
+
 /// All that is served.
-pub(super) fn pages(subject: Arc<dyn Subject>, metrics: PrometheusHandle) -> Router {
-    let served = Arc::new(Served { subject, metrics });
+pub(super) fn pages(
+    subject: Arc<dyn Subject>,
+    metrics: PrometheusHandle,
+    hosts: Hosts,
+) -> io::Result<Router> {
+    let explains = subject.answers().is_some();
+    let explanations = explains.then(|| Pool::start("http: explain", EXPLANATIONS)).transpose()?;
+    let scrapes = Pool::start("http: metrics", 1)?;
+    let served = Arc::new(Served { subject, hosts, metrics, scrapes, explanations });
     let mut router = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(show_health))
         .route("/readyz", get(show_readiness));
-    if served.subject.answers().is_some() {
+    if explains {
         router = router.route(explain::PATH, get(explain::show));
     }
-    router
+    Ok(router
         .fallback(show_way)
+        .layer(from_fn_with_state(served.clone(), hosts::check))
         .layer(map_response_with_state(served.clone(), add_as_of))
-        .with_state(served)
+        .with_state(served))
 }
 
 pub(super) fn as_of(served: &Served) -> Value {
@@ -101,9 +121,16 @@ pub(super) fn as_of_header(tick: Option<u64>) -> HeaderValue {
 }
 
 async fn show_metrics(State(served): State<Arc<Served>>) -> Response {
-    served.subject.refresh_metrics();
-    metrics::refresh_process();
-    answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", served.metrics.render())
+    let (made, text) = oneshot::channel();
+    let of = served.clone();
+    served.scrapes.run(move || {
+        of.subject.refresh_metrics();
+        metrics::refresh_process();
+        // The client may have gone.
+        let _ = made.send(of.metrics.render());
+    });
+    let text = text.await.unwrap_or_default();
+    answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
 }
 
 async fn show_health(State(served): State<Arc<Served>>) -> Response {

@@ -1,5 +1,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, json};
 
@@ -41,7 +43,7 @@ fn ask(server: &Server, request: &str) -> String {
 }
 
 fn get(server: &Server, path: &str) -> String {
-    ask(server, &format!("GET {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n"))
+    ask(server, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
 }
 
 #[test]
@@ -60,7 +62,8 @@ fn every_answer_says_as_of_when() {
             assert!(answer.contains(r#""as_of":"2023-11-14T22:13:20.123Z""#), "{answer}");
         }
     }
-    let answer = ask(&server, "POST /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let answer =
+        ask(&server, "POST /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
     let server = start(Still(false));
     for path in ["/healthz", "/readyz"] {
@@ -73,11 +76,10 @@ fn every_answer_says_as_of_when() {
 #[test]
 fn strangers_do_no_harm() {
     let server = start(Still(true));
-    let silent: Vec<_> =
-        (0..CONNECTIONS_MAX / 2).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    let silent: Vec<_> = (0..32).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
     let noise = ask(&server, "\u{16}\u{3}\u{1} hello?\r\n\r\n");
     assert!(noise.is_empty() || noise.starts_with("HTTP/1.1 400 "), "{noise}");
-    let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(1 << 12));
+    let long = format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "x".repeat(1 << 12));
     assert!(
         ask(&server, &long.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")).contains("404")
     );
@@ -122,7 +124,10 @@ struct Oracle;
 impl Answers for Oracle {
     fn explain(&self, question: Question) -> Answering {
         let answer = match question.at_ms {
-            None => Ok(Answer { as_of: 1_600_000_000_000, object: "{}\n".into() }),
+            None => Ok(Answer {
+                as_of: 1_600_000_000_000,
+                object: Box::new(|out| out.write_all(b"{}\n")),
+            }),
             Some(0) => Err(Refusal::Elsewhere { process: 3 }),
             Some(1) => Err(Refusal::Busy),
             Some(2) => Err(Refusal::NotBegun),
@@ -176,11 +181,168 @@ fn a_question_is_answered_or_refused() {
         assert!(answer.contains(part), "{answer}");
         assert!(answer.contains("\"as_of\":\"2023-11-14T22:13:20.123Z\""), "{answer}");
     }
-    let post = format!("POST {pair} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let post = format!("POST {pair} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     assert!(ask(&server, &post).starts_with("HTTP/1.1 405 "));
     assert!(get(&server, "/elsewhere").contains("/api/v1/explain"));
     drop(server);
     // Where nobody answers there is no such page.
     let answer = get(&start(Still(true)), pair);
     assert!(answer.starts_with("HTTP/1.1 404 ") && !answer.contains("explain"), "{answer}");
+}
+
+/// Answers with what it is told to.
+struct Talker {
+    /// Bytes of each answer.
+    bytes: usize,
+    /// Answers that are being written now, and the most at once.
+    writing: Arc<(AtomicUsize, AtomicUsize)>,
+}
+
+impl Answers for Talker {
+    fn explain(&self, _: Question) -> Answering {
+        let (bytes, writing) = (self.bytes, self.writing.clone());
+        let object = Box::new(move |out: &mut dyn Write| {
+            let now = writing.0.fetch_add(1, Ordering::SeqCst) + 1;
+            writing.1.fetch_max(now, Ordering::SeqCst);
+            let written = (0..bytes / 8).try_for_each(|_| out.write_all(b"12345678"));
+            writing.0.fetch_sub(1, Ordering::SeqCst);
+            written
+        });
+        Box::pin(std::future::ready(Ok(Answer { as_of: 1, object })))
+    }
+}
+
+impl Subject for Talker {
+    fn as_of(&self) -> Option<u64> {
+        Some(1)
+    }
+
+    fn dead(&self) -> Option<String> {
+        None
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness { ready: true, details: Map::new() }
+    }
+
+    fn answers(&self) -> Option<&dyn Answers> {
+        Some(self)
+    }
+
+    fn refresh_metrics(&self) {}
+}
+
+const EXPLAIN: &str = "GET /api/v1/explain?source=10.0.0.1&destination=10.0.0.2 HTTP/1.1\r\n\
+                       host: localhost\r\nconnection: close\r\n\r\n";
+
+fn talker(bytes: usize) -> (Server, Arc<(AtomicUsize, AtomicUsize)>) {
+    let writing = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let talker = Talker { bytes, writing: writing.clone() };
+    (Server::start(any, Arc::new(talker)).expect("it serves"), writing)
+}
+
+/// A probe gets its answer within a second.
+fn probe(server: &Server) {
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let asked = Instant::now();
+        assert!(get(server, path).starts_with("HTTP/1.1 200 OK\r\n"), "{path}");
+        assert!(asked.elapsed() < Duration::from_secs(1), "{path}: {:?}", asked.elapsed());
+    }
+}
+
+#[test]
+fn health_is_answered_while_idle_and_slow_connections_are_open() {
+    let server = start(Still(true));
+    let mut others = Vec::new();
+    for number in 0..300 {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        match number % 3 {
+            // It says nothing.
+            0 => {}
+            // Slowly, byte by byte.
+            1 => stream.write_all(b"GET /healthz HT").unwrap(),
+            // It is kept alive.
+            _ => {
+                stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+                assert!(stream.read(&mut [0; 1000]).unwrap() > 0);
+            }
+        }
+        others.push(stream);
+        if number % 50 == 49 {
+            probe(&server);
+        }
+    }
+    // The first of them have made room.
+    others[0].set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    assert!(matches!(others[0].read(&mut [0; 10]), Ok(0) | Err(_)));
+}
+
+#[test]
+fn health_is_answered_while_nobody_takes_large_answers() {
+    let (server, writing) = talker(64 << 20);
+    let mut slow: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            stream.write_all(EXPLAIN.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    // Some of it has come, so that it is being written.
+    slow[0].read_exact(&mut [0; 10]).unwrap();
+    probe(&server);
+    assert!(writing.1.load(Ordering::SeqCst) <= 2, "not all of them are made at once");
+    // Who takes nothing is not waited for.
+    drop(server);
+}
+
+#[test]
+fn answers_of_any_size_arrive_whole() {
+    for bytes in [8, 64 << 10, 3 << 20] {
+        let (server, _) = talker(bytes);
+        let answer = ask(&server, EXPLAIN);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+        let digits = body.matches("12345678").count();
+        match bytes < 64 << 10 {
+            true => assert!(head.contains(&format!("content-length: {bytes}")), "{head}"),
+            // Lines with the sizes of parts may cut one in two.
+            false => assert!(body.ends_with("\r\n0\r\n\r\n") && digits + 100 > bytes / 8),
+        }
+    }
+}
+
+#[test]
+fn requests_of_any_kind_are_answered_or_refused() {
+    let server = start(Still(true));
+    let host = "host: localhost\r\n";
+    let close = "connection: close\r\n";
+    for (request, expected) in [
+        ("GET /healthz HTTP/1.0\r\n\r\n".to_owned(), "HTTP/1.0 200 OK"),
+        (format!("HEAD /metrics HTTP/1.1\r\n{host}{close}\r\n"), "HTTP/1.1 200 OK"),
+        (format!("GET /healthz HTTP/1.1\r\n{close}\r\n"), "HTTP/1.1 400 Bad Request"),
+        (format!("GET /healthz HTTP/1.1\r\nhost: evil.example\r\n{close}\r\n"), "HTTP/1.1 421 "),
+        (format!("GET /{} HTTP/1.1\r\n{host}{close}\r\n", "x".repeat(20_000)), "HTTP/1.1 4"),
+        (format!("GET / HTTP/1.1\r\n{host}x: {}\r\n\r\n", "x".repeat(20_000)), "HTTP/1.1 431 "),
+        (format!("GET / HTTP/1.1\r\n{host}{}\r\n", "x: y\r\n".repeat(200)), "HTTP/1.1 431 "),
+        // A body that nobody wants, and that never comes.
+        (
+            format!("GET /healthz HTTP/1.1\r\n{host}{close}content-length: 99999999\r\n\r\nx"),
+            "HTTP/1.1 200 OK",
+        ),
+        (
+            format!("POST /metrics HTTP/1.1\r\n{host}{close}transfer-encoding: chunked\r\n\r\n"),
+            "HTTP/1.1 405 ",
+        ),
+    ] {
+        let answer = ask(&server, &request);
+        assert!(answer.starts_with(expected), "{}: {answer}", &request[..request.len().min(80)]);
+    }
+    // Several at once are answered one after the other.
+    let one = format!("GET /healthz HTTP/1.1\r\n{host}\r\n");
+    let answer = ask(
+        &server,
+        &format!("{}{}", one.repeat(20), one.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")),
+    );
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 21, "{answer}");
 }

@@ -8,6 +8,7 @@
 //! a thread of his own. Limits, windows and amounts are those of one tick.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io::Write;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -69,10 +70,10 @@ impl Questions {
             // Without a word, the leader has ended.
             let facts = facts?.await.map_err(|_| Refusal::Ended)??;
             let as_of = facts.tick;
-            let make = move || explanation::json(&explain::explain(&facts), all);
-            // There may be many limits, and others ask, too.
-            let object = tokio::task::spawn_blocking(make).await.map_err(|_| Refusal::Ended)?;
-            Ok(Answer { as_of, object })
+            // There may be many limits, and others ask, too: the server says when it is made.
+            let object =
+                move |out: &mut dyn Write| explanation::write(&explain::explain(&facts), all, out);
+            Ok(Answer { as_of, object: Box::new(object) })
         })
     }
 

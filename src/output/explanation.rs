@@ -1,9 +1,10 @@
 //! Which limits apply to a pair, as a JSON object: what a run serves, and what the command prints.
 
+use std::io::{self, Write};
 use std::net::IpAddr;
 
 use floodmark_dataflows::types::{Bound, Metric, Per};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::change::EntityObject;
 use crate::limits::catalog::LimitSet;
@@ -14,18 +15,27 @@ use crate::limits::value::Value;
 
 /// An explanation, in the order of its fields.
 #[derive(Serialize)]
-struct ExplanationObject<'a> {
+struct ExplanationObject<L, O> {
     as_of: Stamp,
     window_start: Stamp,
     window_end: Stamp,
     window_state: WindowState,
     source: IpAddr,
     destination: IpAddr,
-    limits: Vec<ApplyingObject<'a>>,
+    limits: L,
     #[serde(skip_serializing_if = "Option::is_none")]
     why_none: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    not_applying: Option<Vec<OtherObject<'a>>>,
+    not_applying: Option<O>,
+}
+
+/// A list whose items are made one by one while they are written: there may be very many.
+struct Each<'a, T, F>(&'a [T], F);
+
+impl<'a, T, O: Serialize, F: Fn(&'a T) -> O> Serialize for Each<'a, T, F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(&self.1))
+    }
 }
 
 /// A limit that applies.
@@ -62,14 +72,23 @@ struct OtherObject<'a> {
 }
 
 /// An explanation as a line of JSON; with `all`, the limits that do not apply as well.
-pub fn json<'a>(explanation: &'a Explanation, all: bool) -> String {
+pub fn json(explanation: &Explanation, all: bool) -> String {
+    let mut bytes = Vec::new();
+    write(explanation, all, &mut bytes).expect("memory takes everything");
+    String::from_utf8(bytes).expect("JSON is UTF-8")
+}
+
+/// Writes what [`json`] returns, part by part.
+///
+/// # Errors
+/// Only those of `out`.
+pub fn write<'a>(explanation: &'a Explanation, all: bool, out: &mut dyn Write) -> io::Result<()> {
     let other = |Other { set, name, why }: &'a Other| OtherObject {
         limit_name: name,
         limit_set: *set,
         reason: why.kind(),
         text: why.text(&explanation.pair),
     };
-    let others = explanation.others.iter().map(other);
     let object = ExplanationObject {
         as_of: format_ms(explanation.tick),
         window_start: format_secs(explanation.window.0),
@@ -77,12 +96,13 @@ pub fn json<'a>(explanation: &'a Explanation, all: bool) -> String {
         window_state: explanation.state,
         source: explanation.pair.source(),
         destination: explanation.pair.destination(),
-        limits: explanation.limits.iter().map(applying).collect(),
+        limits: Each(&explanation.limits, applying),
         why_none: explanation.why_none(),
-        not_applying: all.then(|| others.collect()),
+        not_applying: all.then(|| Each(&explanation.others, other)),
     };
-    let object = serde_json::to_string(&object);
-    object.expect("texts, numbers and lists are JSON, and a value is one that was read") + "\n"
+    // Texts, numbers and lists are JSON, and a value is one that was read.
+    serde_json::to_writer(&mut *out, &object).map_err(io::Error::from)?;
+    out.write_all(b"\n")
 }
 
 fn applying(limit: &Applying) -> ApplyingObject<'_> {
