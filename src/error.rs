@@ -20,6 +20,8 @@ pub enum Exit {
     NoInput = 66,
     /// A service can't be reached.
     Unavailable = 69,
+    /// The reader of standard output has gone away, and nobody else gets what is said.
+    OutputClosed = 74,
     /// The right to capture is missing.
     NoPermission = 77,
     /// A configuration, such as a file of limits, is wrong.
@@ -29,7 +31,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    pub(crate) const ALL: [Exit; 10] = [
+    pub(crate) const ALL: [Exit; 11] = [
         Exit::Done,
         Exit::Failed,
         Exit::Violations,
@@ -37,6 +39,7 @@ impl Exit {
         Exit::BadData,
         Exit::NoInput,
         Exit::Unavailable,
+        Exit::OutputClosed,
         Exit::NoPermission,
         Exit::BadConfig,
         Exit::Interrupted,

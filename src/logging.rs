@@ -1,7 +1,9 @@
 //! What a program that runs for long says of itself: text for a terminal, JSON for a collector.
 
+mod stderr;
+
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -74,6 +76,26 @@ pub fn started() -> Option<Logs> {
     STARTED.get().copied()
 }
 
+/// Writes a line to standard error, which is not to be formatted: to the log, if there is one.
+pub fn print(line: &str) {
+    let line = format!("{line}\n");
+    // Without standard error there is nobody to tell.
+    let _ = match started() {
+        Some(_) => stderr::ToStderr.write_all(line.as_bytes()),
+        None => io::stderr().write_all(line.as_bytes()),
+    };
+}
+
+/// Waits a little until what was logged is written: the process ends.
+pub fn flush() {
+    stderr::flush();
+}
+
+/// How many lines of the log were dropped since nobody read them.
+pub fn dropped_lines() -> u64 {
+    stderr::dropped_lines()
+}
+
 impl LogOptions {
     /// Begins to log to standard error.
     pub fn start(&self) {
@@ -85,7 +107,8 @@ impl LogOptions {
             Level::Trace => LevelFilter::TRACE,
         };
         let terminal = io::stderr().is_terminal();
-        let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
+        let log =
+            tracing_subscriber::fmt().with_max_level(level).with_writer(stderr::ToStderr::start());
         let text = match self.log_format {
             LogFormat::Auto => terminal,
             LogFormat::Text => true,

@@ -1,15 +1,17 @@
 //! The `floodmark` program.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use floodmark::cli;
 use floodmark::error::{Exit, Failure};
 use floodmark::logging::{self, Logs};
+use nix::sys::signal::{SigSet, Signal};
 
 fn main() -> ExitCode {
     floodmark::cluster::abort_on_panic();
+    // A file that would exceed `ulimit -f` is an error, as a full disk is. Threads inherit the mask.
+    let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
     let command = match cli::Cli::try_parse() {
         Ok(command) => command,
         Err(error) => {
@@ -19,13 +21,12 @@ fn main() -> ExitCode {
             return if asked_for { Exit::Done } else { Exit::Usage }.into();
         }
     };
-    match cli::run(&command) {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            say(&failure);
-            failure.exit.into()
-        }
-    }
+    let exit = cli::run(&command).unwrap_or_else(|failure| {
+        say(&failure);
+        failure.exit
+    });
+    logging::flush();
+    exit.into()
 }
 
 /// Says why the command failed: the chain of causes, in one line.
@@ -35,7 +36,6 @@ fn say(failure: &Failure) {
         Some(Logs::Json) => {
             tracing::error!(exit_code = failure.exit as i32, "{:#}", failure.error);
         }
-        // Without standard error there is nobody to tell.
-        _ => drop(writeln!(std::io::stderr(), "floodmark: {:#}", failure.error)),
+        _ => logging::print(&format!("floodmark: {:#}", failure.error)),
     }
 }

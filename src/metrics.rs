@@ -6,7 +6,7 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::anyhow;
-use metrics::{Unit, describe_counter, describe_gauge, gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 /// Whether a number only grows, until the program ends.
@@ -59,8 +59,13 @@ const ALL: &[Metric] = &[
     metric("floodmark_violations", Gauge, Unit::Count, "Violations that stand, in all windows held, by set of limits."),
     metric("floodmark_changes_total", Counter, Unit::Count, "What was said of violations, by event, reason and set of limits."),
     metric("floodmark_sink_waiting_messages", Gauge, Unit::Count, "Messages that were given to the sink and are not delivered."),
+    metric("floodmark_sink_waiting_bytes", Gauge, Unit::Bytes, "Bytes that were given to standard output, a FIFO or a file and are not written."),
+    metric("floodmark_sink_blocked_seconds", Gauge, Unit::Seconds, "For how long the sink has taken nothing of what waits for it; 0 while it takes."),
+    metric("floodmark_sink_detached", Gauge, Unit::Count, "Whether nothing more is written to the sink (1), since it would keep the others waiting."),
+    metric("floodmark_sink_unwritten_lines_total", Counter, Unit::Count, "Lines that were not written since their sink is detached or its reader has gone."),
+    metric("floodmark_log_dropped_lines_total", Counter, Unit::Count, "Lines of the log that were dropped since standard error took nothing."),
     metric("floodmark_sink_reachable", Gauge, Unit::Count, "Whether the brokers of the sink can be reached (1) or not (0)."),
-    metric("floodmark_sink_errors_total", Counter, Unit::Count, "How often the sink failed, or could not be reached any more."),
+    metric("floodmark_sink_errors_total", Counter, Unit::Count, "How often the sink failed, was detached, or could not be reached any more."),
     metric("floodmark_capture_frames_total", Counter, Unit::Count, "Frames that a capture has read from its interface."),
     metric("floodmark_capture_packets_total", Counter, Unit::Count, "Frames of a capture that were counted as packets."),
     metric("floodmark_capture_dropped_frames_total", Counter, Unit::Count, "Frames that the kernel or the interface has dropped."),
@@ -120,6 +125,11 @@ pub(crate) fn refresh_process() {
 /// Only Linux tells in this way.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn refresh_process() {}
+
+/// Sets the counters about the log.
+pub(crate) fn refresh_log() {
+    counter!("floodmark_log_dropped_lines_total").absolute(crate::logging::dropped_lines());
+}
 
 #[cfg(test)]
 mod tests {

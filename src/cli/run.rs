@@ -19,10 +19,8 @@ use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, AddressError, Outbox, SCHEME, Start, Topic, Tuning};
 use crate::limits::date::format_ms;
 use crate::limits::feed;
-use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status, SteadyClock};
+use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status, SteadyClock, Stream};
 use crate::logging::LogOptions;
-use crate::output::rotated::RotatedFile;
-use crate::output::{Sink, WriteError};
 use crate::terminal::Interrupt;
 
 /// The options of `floodmark run`.
@@ -37,6 +35,19 @@ pub struct Args {
     /// Default: those in the environment variable FLOODMARK_TO, with blanks between them; else `-`.
     #[arg(long, value_name = "URI")]
     to: Vec<String>,
+
+    /// How long standard output, a FIFO or a file with a full queue may take nothing before it is detached
+    ///
+    /// Only if there is another --to: the others go on, and what is not written is counted. A topic, and
+    /// the last --to that is left, are waited for.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "FLOODMARK_DETACH_AFTER",
+        default_value = "60s",
+        value_parser = values::positive_millis
+    )]
+    detach_after: u64,
 
     /// A topic for the totals of each window that has settled, such as kafka://…/floodmark-totals-v1
     #[arg(long, value_name = "URI", env = "FLOODMARK_PUBLISH")]
@@ -195,11 +206,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let watch = watchdog::start(args.stall.timeout())?;
     status.reads(topic.clone(), watch.clone());
     let options = args.judging.options(args.publish.as_ref().map(|_| HandOn::Settled));
-    let lead = match leads.then(|| lead(args, options.windows, &status)).transpose() {
-        Ok(lead) => lead,
-        Err(WriteError::Closed) => return Ok(Exit::Done),
-        Err(WriteError::Failed(failure)) => return Err(failure),
-    };
+    let lead = leads.then(|| lead(args, options.windows, &status)).transpose()?;
     let interrupt = if follows { Interrupt::default() } else { Interrupt::listen()? };
     let shared = Shared {
         topic,
@@ -218,13 +225,13 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
 }
 
 /// What the first worker leads with.
-fn lead(args: &Args, windows: Windows, status: &Status) -> Result<Lead, WriteError> {
+fn lead(args: &Args, windows: Windows, status: &Status) -> Result<Lead, Failure> {
     let leader = Arc::new(OnceLock::<Thread>::new());
-    let limits = args.judging.limits().map_err(WriteError::Failed)?.into_iter();
+    let limits = args.judging.limits()?.into_iter();
     let limits = limits.map(|limits| {
         Limits::follow(&feed::Options { refresh: args.refresh(), ..limits }, &leader)
     });
-    let limits: Vec<Limits> = limits.collect::<Result<_, _>>().map_err(WriteError::Failed)?;
+    let limits: Vec<Limits> = limits.collect::<Result<_, _>>()?;
     status.leads(limits.iter().map(|limits| (limits.set, limits.health.clone())).collect());
     Ok(Lead {
         limits,
@@ -239,30 +246,31 @@ fn lead(args: &Args, windows: Windows, status: &Status) -> Result<Lead, WriteErr
 }
 
 /// Opens everything that a run writes to.
-fn sinks(args: &Args, windows: floodmark_dataflows::time::Windows) -> Result<Sinks, WriteError> {
-    let failed = WriteError::Failed;
+fn sinks(args: &Args, windows: floodmark_dataflows::time::Windows) -> Result<Sinks, Failure> {
     let state_topic = |address: &Address| {
         topics::find(address, &args.reading.kafka, &Plan::state(-1), args.create_topic)?;
         Outbox::open(address, &args.reading.kafka, Tuning::for_latency())
     };
     let mut alerts = Vec::new();
     for to in &args.to {
-        alerts.push(match topic(to).transpose().map_err(failed)? {
-            Some(address) => Alerts::Topic(state_topic(&address).map_err(failed)?),
-            None if to == "-" => {
-                let sink = Sink::open(Path::new("-")).map_err(failed)?;
-                Alerts::Stream(sink, args.judging.format)
+        alerts.push(match topic(to).transpose()? {
+            Some(address) => Alerts::Topic(state_topic(&address)?),
+            None => {
+                let stream = match to.as_str() {
+                    "-" => Stream::stdout(args.judging.format)?,
+                    path => Stream::open(Path::new(path))?,
+                };
+                Alerts::Stream(stream.detached_after(Duration::from_millis(args.detach_after)))
             }
-            None => Alerts::File(RotatedFile::open(Path::new(to)).map_err(failed)?),
         });
     }
-    let totals = args.publish.as_ref().map(state_topic).transpose().map_err(failed)?;
+    let totals = args.publish.as_ref().map(state_topic).transpose()?;
     let catalog = args.judging.catalog();
     if catalog.sets().len() > 1 && alerts.iter().all(|alerts| matches!(alerts, Alerts::Topic(_))) {
         tracing::warn!(
             "what --what-if leads to goes to no topic: give --to a file, or -, to see it"
         );
     }
-    let sinks = Sinks::new(alerts, totals, windows, catalog)?;
+    let sinks = Sinks::new(alerts, totals, windows, catalog);
     Ok(if args.judging.only_difference { sinks.only_difference() } else { sinks })
 }

@@ -2,9 +2,11 @@
 
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::member::{Report, report};
 use crate::error::Exit;
+use crate::logging;
 use crate::terminal::Messages;
 
 /// The worker that panics, for tests of what that does. Not in release builds.
@@ -13,6 +15,9 @@ pub const PANIC_WORKER: &str = "FLOODMARK_PANIC_WORKER";
 /// A named pipe: that worker panics, by a thread of its own, when somebody opens it to write; else at
 /// once.
 const PANIC_WHEN: &str = "FLOODMARK_PANIC_WHEN";
+
+/// How long it may take to say why a thread has panicked.
+const TELL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn panic_if_asked_to(worker: usize) {
     if !cfg!(debug_assertions) || std::env::var(PANIC_WORKER) != Ok(worker.to_string()) {
@@ -39,9 +44,20 @@ pub fn abort_on_panic() {
             end_without(process, cause);
         }
         report(Report::Panicked);
+        abort_soon();
         tell(panic);
         std::process::abort();
     }));
+}
+
+/// Ends the process in a moment, also if nobody reads what is said of the panic.
+fn abort_soon() {
+    let abort = || {
+        std::thread::sleep(TELL_TIMEOUT);
+        std::process::abort()
+    };
+    // Without a thread for it, it ends when all is said.
+    let _ = std::thread::Builder::new().name("abort".into()).spawn(abort);
 }
 
 fn end_without(process: usize, cause: &str) -> ! {
@@ -57,6 +73,7 @@ fn end_without(process: usize, cause: &str) -> ! {
              too"
         );
         Messages::new().fail(Exit::Failed, why);
+        logging::flush();
     }
     std::process::exit(Exit::Failed as i32);
 }

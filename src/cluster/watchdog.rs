@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::error::Exit;
+use crate::logging;
 use crate::terminal::Messages;
 
 /// What tells the time since some moment. It never goes back.
@@ -69,6 +70,7 @@ fn look_on(watched: &Weak<Shared>, interval: Duration) {
             shared.begin_again();
         } else if let Some(why) = shared.stalled() {
             Messages::new().fail(Exit::Failed, why);
+            logging::flush();
             std::process::exit(Exit::Failed as i32);
         }
     }

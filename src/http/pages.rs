@@ -126,6 +126,7 @@ async fn show_metrics(State(served): State<Arc<Served>>) -> Response {
     served.scrapes.run(move || {
         of.subject.refresh_metrics();
         metrics::refresh_process();
+        metrics::refresh_log();
         // The client may have gone.
         let _ = made.send(of.metrics.render());
     });

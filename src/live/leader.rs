@@ -28,7 +28,6 @@ use crate::kafka::Start;
 use crate::limits::catalog::{LimitSet, in_force};
 use crate::limits::date::format_ms;
 use crate::limits::feed::{self, Edits, Feed, Health};
-use crate::output::WriteError;
 use crate::replay::Filter;
 
 /// Ticks that may be on their way when another one begins. More would only make them older.
@@ -104,8 +103,6 @@ pub struct Lead {
 enum Ending {
     /// Everything is said.
     Asked,
-    /// Whoever read the output has seen enough.
-    Closed,
     Failed(Failure),
 }
 
@@ -229,13 +226,6 @@ impl Leader {
                 tracing::warn!("after \"{:#}\": {:#}", first.error, failure.error);
             }
             _ => self.ending = Some(Ending::Failed(failure)),
-        }
-    }
-
-    fn stop_writing(&mut self, error: WriteError) {
-        match error {
-            WriteError::Closed => self.ending = Some(Ending::Closed),
-            WriteError::Failed(failure) => self.fail(failure),
         }
     }
 
@@ -364,10 +354,8 @@ impl Leader {
         if self.next_date.is_none_or(|date| date <= tick) && !counted {
             self.count_in_force(tick);
         }
-        if !matches!(self.ending, Some(Ending::Closed))
-            && let Err(error) = self.lead.sinks.tick(tick, outcome)
-        {
-            self.stop_writing(error);
+        if let Err(failure) = self.lead.sinks.tick(tick, outcome) {
+            self.fail(failure);
         }
         self.forget(tick);
     }
@@ -409,11 +397,10 @@ impl Leader {
     }
 
     /// Waits until all that was said is delivered, and tells how the run ended.
-    pub(super) fn finish(mut self) -> Outcome {
-        if !matches!(self.ending, Some(Ending::Closed))
-            && let Err(error) = self.lead.sinks.finish(&mut || false)
-        {
-            self.stop_writing(error);
+    pub(super) fn finish(mut self, status: &Status) -> Outcome {
+        let tell = |sinks| status.sinks(sinks);
+        if let Err(failure) = self.lead.sinks.finish(&mut || false, &tell) {
+            self.fail(failure);
         }
         let (standing, dropped) = (self.lead.sinks.standing(), self.lead.sinks.dropped);
         if dropped > 0 {

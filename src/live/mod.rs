@@ -12,7 +12,7 @@
 //! - `ticks`: how the workers agree on ticks.
 //! - `ingest`: from messages to what a tick counts.
 //! - `leader`: when a tick begins, and what it does beside records; `clock`: by which clock.
-//! - `sinks`: where changes go.
+//! - `sinks`: where changes go; `streams`: those of lines; `sink_state`: how each is.
 //! - `questions`: what somebody wants to know, answered at a tick.
 //! - `late`: logs records that are dropped.
 //! - `status`: how the run is, for those who look: whether it is ready (`ready`), how far it is behind
@@ -30,8 +30,10 @@ mod leader;
 mod metrics;
 mod questions;
 mod ready;
+mod sink_state;
 mod sinks;
 mod status;
+mod streams;
 mod ticks;
 
 use std::collections::VecDeque;
@@ -57,9 +59,11 @@ use leader::Leader;
 pub use leader::{Lead, Limits};
 pub use questions::Asked;
 pub use ready::Reason;
+use sink_state::SinkState;
 pub use sinks::{Alerts, Sinks};
+use status::Worker as WorkerStatus;
 pub use status::{Progress, Status};
-use status::{SinkState, Worker as WorkerStatus};
+pub use streams::Stream;
 use ticks::{Announcement, Ticks, Wish};
 
 /// How long after its end a window takes records, unless said otherwise, in milliseconds.
@@ -384,7 +388,7 @@ impl Live<'_> {
 
     fn end(mut self) -> Option<Outcome> {
         let kept = self.ingest.as_mut().map_or(Ok(()), |ingest| ingest.finish(&mut || false));
-        let outcome = self.leader.take().map(Leader::finish);
+        let outcome = self.leader.take().map(|leader| leader.finish(&self.shared.status));
         self.commit(true);
         match (kept, outcome) {
             (Err(failure), Some(Ok(_))) => Some(Err(failure)),

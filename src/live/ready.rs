@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::clock::Unsteady;
+use super::sink_state::{Fault, SinkState};
 use crate::limits::catalog::LimitSet;
 use crate::limits::date::format_ms;
 
@@ -36,8 +37,8 @@ pub(super) struct Facts {
     pub(super) clock: Option<Unsteady>,
     /// Those that this process reads.
     pub(super) partitions: Vec<Partition>,
-    /// Sinks that can't be reached, and for how long.
-    pub(super) sinks: Vec<(String, Duration)>,
+    /// Every sink that this process writes to.
+    pub(super) sinks: Vec<SinkState>,
     /// Sets of limits that can't be read, for how long, and why.
     pub(super) limits: Vec<(LimitSet, (Duration, String))>,
 }
@@ -66,7 +67,7 @@ pub struct Reason {
     pub reason: &'static str,
     /// The same, for people.
     pub text: String,
-    /// How the partition is that it is about.
+    /// How the partition or the sink is that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<&'static str>,
     /// The partition that it is about.
@@ -116,11 +117,7 @@ pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
         let reason = Reason::new("source_unreachable", text).lasting(*lasting);
         reasons.push(Reason { name: Some(topic.clone()), ..reason });
     }
-    for (sink, lasting) in &facts.sinks {
-        let text = format!("sink \"{sink}\" can't be reached for {} s", lasting.as_secs());
-        let reason = Reason::new("sink_unreachable", text).lasting(*lasting);
-        reasons.push(Reason { name: Some(sink.clone()), ..reason });
-    }
+    reasons.extend(facts.sinks.iter().filter_map(sink));
     for (set, (lasting, why)) in &facts.limits {
         let limits = match set {
             LimitSet::Live => "limits",
@@ -130,7 +127,9 @@ pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
         let reason = Reason::new("limits_unreadable", text).lasting(*lasting);
         reasons.push(Reason { limit_set: Some(*set), ..reason });
     }
-    if facts.tick_age.is_some() {
+    // A sink that keeps ticks waiting keeps the partitions waiting, too; they are not at fault.
+    let sink_holds_up = facts.sinks.iter().any(|sink| sink.holds_up);
+    if facts.tick_age.is_some() && !sink_holds_up {
         let held = facts.held_by.and_then(|partition| held(facts, partition));
         let named = held.as_ref().and_then(|reason| reason.partition);
         reasons.extend(held);
@@ -172,6 +171,51 @@ fn clock(unsteady: Unsteady) -> Option<Reason> {
         }
         Unsteady::Back { .. } | Unsteady::Forward { .. } => return None,
     })
+}
+
+/// Why what is said does not get out at a sink, if that is so.
+fn sink(sink: &SinkState) -> Option<Reason> {
+    let SinkState { name, waiting, .. } = sink;
+    let unit = sink.unit();
+    let (reason, state, lasting, text) = match (&sink.unreachable, sink.fault.as_ref()) {
+        (Some(since), _) => {
+            let lasting = since.elapsed();
+            ("sink_unreachable", None, lasting, format!("can't be reached for {} s", secs(lasting)))
+        }
+        (None, Some(Fault::NoReader)) => {
+            let text = format!("waits for a reader of its FIFO for {} s", secs(sink.stands));
+            ("sink_blocked", Some("no_reader"), sink.stands, text)
+        }
+        (None, Some(Fault::Stands)) => {
+            let who = if sink.is_stream { "its reader has" } else { "its brokers have" };
+            let text = format!(
+                "is blocked: {who} taken nothing for {} s, and {waiting} {unit} wait",
+                secs(sink.stands)
+            );
+            ("sink_blocked", Some("not_taken"), sink.stands, text)
+        }
+        (None, Some(Fault::Slow(oldest))) => {
+            let text = format!(
+                "is read too slowly: what is said waits for {} s, {waiting} {unit} of it",
+                secs(*oldest)
+            );
+            ("sink_blocked", Some("slow"), *oldest, text)
+        }
+        (None, Some(Fault::Failed(error))) => {
+            let text = format!(
+                "can't be written for {} s, and {waiting} {unit} wait: {error}",
+                secs(sink.stands)
+            );
+            ("sink_failed", None, sink.stands, text)
+        }
+        (None, None) => return None,
+    };
+    let reason = Reason::new(reason, format!("sink \"{name}\" {text}")).lasting(lasting);
+    Some(Reason { name: Some(name.clone()), state, ..reason })
+}
+
+fn secs(duration: Duration) -> u64 {
+    duration.as_secs()
 }
 
 /// How a partition is that is not as it should be; `None` if it is.

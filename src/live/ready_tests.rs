@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use super::*;
 
 const fn secs(secs: u64) -> Duration {
@@ -55,12 +57,51 @@ fn ticks() {
     check(|facts| facts.tick_age = Some(secs(11)), &[old]);
 }
 
+fn sink(name: &str) -> SinkState {
+    SinkState { name: name.into(), ..SinkState::default() }
+}
+
+#[test]
+fn sink_that_takes_nothing_is_named_and_partitions_are_not() {
+    let blocked = |fault: Fault, holds_up: bool| {
+        move |facts: &mut Facts| {
+            facts.sinks = vec![SinkState {
+                waiting: 70,
+                is_stream: true,
+                stands: secs(12),
+                fault: Some(fault),
+                holds_up,
+                ..sink("-")
+            }];
+            for partition in &mut facts.partitions {
+                partition.behind = secs(1000);
+            }
+        }
+    };
+    let stands = "sink \"-\" is blocked: its reader has taken nothing for 12 s, and 70 bytes wait";
+    check(blocked(Fault::Stands, true), &[("sink_blocked", stands)]);
+    let no_reader = "sink \"-\" waits for a reader of its FIFO for 12 s";
+    check(blocked(Fault::NoReader, true), &[("sink_blocked", no_reader)]);
+    let slow = "sink \"-\" is read too slowly: what is said waits for 40 s, 70 bytes of it";
+    check(blocked(Fault::Slow(secs(40)), true), &[("sink_blocked", slow)]);
+    let full = "sink \"-\" can't be written for 12 s, and 70 bytes wait: no space";
+    check(blocked(Fault::Failed("no space".into()), true), &[("sink_failed", full)]);
+    // Ticks go on: what is wrong with a partition is not the fault of the sink.
+    let mut facts = well();
+    blocked(Fault::Stands, false)(&mut facts);
+    let kinds: Vec<&str> = said(&facts).iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(kinds, ["sink_blocked", "watermark_held", "behind"]);
+}
+
 #[test]
 fn what_can_not_be_reached_or_read() {
     check(
         |facts| {
             facts.source = Some((secs(7), "refused".into()));
-            facts.sinks = vec![("kafka:alerts".into(), secs(8))];
+            facts.sinks = vec![SinkState {
+                unreachable: Instant::now().checked_sub(secs(8)),
+                ..sink("kafka:alerts")
+            }];
             facts.limits = vec![
                 (LimitSet::Live, (secs(9), "no file".into())),
                 (LimitSet::WhatIf, (secs(8), "half a file".into())),

@@ -1,30 +1,37 @@
 //! Where a live run says what it has to say.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Change, Event, Pair, Reason, Volume};
 use metrics::{Counter, counter, gauge};
 
 use super::metrics::{event, reason};
-use super::status::{SinkState, count_sink_error, sink_name};
+use super::sink_state::{SinkState, Stood, count_sink_error, sink_name};
+use super::streams::{Stream, into_memory};
 use crate::computation::Outcome;
 use crate::driver::standing;
 use crate::error::Failure;
 use crate::kafka::{Letter, Outbox};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::output::difference::{Difference, Shown};
-use crate::output::rotated::RotatedFile;
-use crate::output::{Format, Sink, WriteError, change, table, totals};
+use crate::output::{change, totals};
+
+/// How often a run that ends logs what it still waits for.
+const FINISH_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The same for the first time.
+const FINISH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether everything is delivered.
+const FINISH_INTERVAL: Duration = Duration::from_millis(5);
 
 /// One place for changes.
 pub enum Alerts {
-    /// Standard output.
-    Stream(Sink, Format),
-    /// Lines of JSON, by the name of a file.
-    File(RotatedFile),
+    /// Lines on standard output or in a file.
+    Stream(Stream),
     /// A topic, by the id of the violation.
     Topic(Outbox),
 }
@@ -36,6 +43,8 @@ pub struct Sinks {
     totals: Option<Outbox>,
     windows: Windows,
     pub(super) catalog: Arc<Catalog>,
+    /// By name, for how long a topic has taken nothing.
+    stood: BTreeMap<String, Stood>,
     /// Where only the difference of two sets of limits is shown, what is known of it.
     difference: Option<Difference>,
     /// Violations that stand, by the set of their limit.
@@ -51,24 +60,24 @@ impl Sinks {
         totals: Option<Outbox>,
         windows: Windows,
         catalog: Catalog,
-    ) -> Result<Self, WriteError> {
+    ) -> Self {
         let mut sinks = Sinks {
             alerts,
             totals,
             windows,
             catalog: Arc::new(catalog),
+            stood: BTreeMap::new(),
             difference: None,
             standing: BTreeMap::new(),
             dropped: 0,
         };
         sinks.begin_counts();
         for alerts in &mut sinks.alerts {
-            if let Alerts::Stream(sink, Format::Table) = alerts {
-                sink.write(|out| table::write_header(out, &sinks.catalog))?;
-                sink.flush()?;
+            if let Alerts::Stream(stream) = alerts {
+                stream.begin(&sinks.catalog);
             }
         }
-        Ok(sinks)
+        sinks
     }
 
     /// Shows only in what the two sets of limits of the catalog differ. A topic gets what it always does:
@@ -90,38 +99,64 @@ impl Sinks {
     fn outboxes(&mut self) -> impl Iterator<Item = &mut Outbox> {
         let alerts = self.alerts.iter_mut().filter_map(|alerts| match alerts {
             Alerts::Topic(outbox) => Some(outbox),
-            Alerts::Stream(..) | Alerts::File(_) => None,
+            Alerts::Stream(_) => None,
         });
         alerts.chain(&mut self.totals)
     }
 
-    /// Whether there is room for what another tick may lead to.
-    pub(super) fn has_room(&mut self) -> bool {
-        self.outboxes().all(|outbox| outbox.has_room())
-    }
-
-    /// Sends on what can be sent, without waiting.
-    pub(super) fn poll(&mut self) -> Result<(), Failure> {
-        self.outboxes().try_for_each(|outbox| {
-            outbox.poll().inspect_err(|_| count_sink_error(&sink_name(outbox)))
+    fn streams(&self) -> impl Iterator<Item = &Stream> {
+        self.alerts.iter().filter_map(|alerts| match alerts {
+            Alerts::Stream(stream) => Some(stream),
+            Alerts::Topic(_) => None,
         })
     }
 
-    /// How each topic is.
-    pub(super) fn states(&mut self) -> Vec<SinkState> {
-        self.outboxes().map(|outbox| SinkState::of(outbox)).collect()
+    /// Whether there is room for what another tick may lead to.
+    pub(super) fn has_room(&mut self) -> bool {
+        self.streams().all(Stream::has_capacity) && self.outboxes().all(|outbox| outbox.has_room())
     }
 
-    /// Takes what a tick has led to.
-    pub(super) fn tick(&mut self, tick: u64, outcome: Outcome) -> Result<(), WriteError> {
+    /// Sends on what can be sent, without waiting, and looks after streams. Every sink has its turn, also
+    /// after one has failed; the first failure is returned.
+    pub(super) fn poll(&mut self) -> Result<(), Failure> {
+        let mut ended = Ok(());
+        let mut attached = self.alerts.iter().filter(|alerts| alerts.is_attached()).count();
+        for alerts in &mut self.alerts {
+            if let Alerts::Stream(stream) = alerts {
+                let was_attached = stream.is_attached();
+                ended = ended.and(stream.look(attached > 1));
+                attached -= usize::from(was_attached && !stream.is_attached());
+            }
+        }
+        for outbox in self.outboxes() {
+            let polled = outbox.poll().inspect_err(|_| count_sink_error(&sink_name(outbox)));
+            ended = ended.and(polled);
+        }
+        ended
+    }
+
+    /// How each sink is.
+    pub(super) fn states(&mut self) -> Vec<SinkState> {
+        let mut stood = std::mem::take(&mut self.stood);
+        let of_topic = |outbox: &mut Outbox| {
+            let stood = stood.entry(sink_name(outbox)).or_default();
+            let lasting = stood.look(outbox.counts().delivered, outbox.waiting() > 0);
+            SinkState::of_topic(outbox, lasting)
+        };
+        let mut states: Vec<SinkState> = self.outboxes().map(of_topic).collect();
+        self.stood = stood;
+        states.extend(self.streams().map(Stream::state));
+        states
+    }
+
+    /// Accepts the outcome of a tick, without waiting.
+    pub(super) fn tick(&mut self, tick: u64, outcome: Outcome) -> Result<(), Failure> {
         self.count(&outcome);
         let Sinks { alerts, windows, catalog, difference, .. } = self;
         let shown = Shown::of(&outcome, tick, difference.as_mut(), catalog);
         if !(outcome.changes.is_empty() && outcome.top.is_empty()) {
             for alerts in alerts {
-                alerts
-                    .tick(tick, &outcome, &shown, windows, catalog)
-                    .inspect_err(|_| count_sink_error(&alerts.name()))?;
+                alerts.accept(tick, &outcome, &shown, windows, catalog);
             }
         }
         if let Some(outbox) = &mut self.totals {
@@ -131,7 +166,7 @@ impl Sinks {
                 }
             }
         }
-        self.poll().map_err(WriteError::Failed)
+        self.poll()
     }
 
     /// What may be counted is there from the beginning: a rate needs a value before the first event.
@@ -173,14 +208,52 @@ impl Sinks {
         }
     }
 
-    /// Waits until all is delivered, or `give_up` says so.
-    pub(super) fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
-        for alerts in &mut self.alerts {
-            if let Alerts::Stream(sink, _) = alerts {
-                sink.flush()?;
+    /// Waits until all is delivered, or `give_up` says so. A sink that fails keeps nothing from the others.
+    /// `tell` is told again and again how the sinks are.
+    pub(super) fn finish(
+        &mut self,
+        give_up: &mut dyn FnMut() -> bool,
+        tell: &dyn Fn(Vec<SinkState>),
+    ) -> Result<(), Failure> {
+        let (mut said, mut ended) = (Instant::now(), Ok(()));
+        let mut patience = FINISH_PATIENCE;
+        while !self.is_done() && !give_up() {
+            ended = ended.and(self.poll());
+            if said.elapsed() >= patience {
+                (said, patience) = (Instant::now(), FINISH_LOG_INTERVAL);
+                self.log_waiting();
             }
+            tell(self.states());
+            std::thread::sleep(FINISH_INTERVAL);
         }
-        self.outboxes().try_for_each(|outbox| outbox.finish(give_up)).map_err(WriteError::Failed)
+        ended = ended.and(self.poll());
+        for outbox in self.outboxes() {
+            ended = ended.and(outbox.finish(give_up));
+        }
+        ended
+    }
+
+    /// Whether all is delivered, or never will be.
+    fn is_done(&mut self) -> bool {
+        self.streams().all(Stream::is_done)
+            && self.outboxes().all(|outbox| outbox.is_done() || outbox.poll().is_err())
+    }
+
+    /// Logs what the end of the run waits for.
+    fn log_waiting(&mut self) {
+        let waiting: Vec<String> = self
+            .states()
+            .iter()
+            .filter(|state| state.waiting > 0)
+            .map(|state| format!("sink \"{}\" ({} {})", state.name, state.waiting, state.unit()))
+            .collect();
+        if !waiting.is_empty() {
+            tracing::warn!(
+                "the run ends when all is delivered: it waits for {}; a second SIGTERM or SIGINT ends it at \
+                 once, and what waits is lost",
+                waiting.join(", ")
+            );
+        }
     }
 }
 
@@ -188,49 +261,35 @@ impl Alerts {
     /// As the label of a metric.
     fn name(&self) -> String {
         match self {
-            Alerts::Stream(..) => "-".into(),
-            Alerts::File(file) => format!("file:{}", file.path().display()),
+            Alerts::Stream(stream) => stream.name().to_owned(),
             Alerts::Topic(outbox) => sink_name(outbox),
         }
     }
 
-    fn tick(
+    /// Whether changes still go there.
+    fn is_attached(&self) -> bool {
+        match self {
+            Alerts::Stream(stream) => stream.is_attached(),
+            Alerts::Topic(_) => true,
+        }
+    }
+
+    fn accept(
         &mut self,
         tick: u64,
         outcome: &Outcome,
         shown: &Shown<'_>,
         windows: &Windows,
         catalog: &Catalog,
-    ) -> Result<(), WriteError> {
+    ) {
         match self {
-            Alerts::Stream(sink, format) => {
-                sink.write(|out| {
-                    for (tick, said) in shown.iter() {
-                        format.write_change(out, tick, said, catalog, windows)?;
-                    }
-                    outcome.top.iter().try_for_each(|ranked| format.write_ranked(out, ranked))
-                })?;
-                sink.flush()
-            }
-            Alerts::File(file) => {
-                let mut lines = Vec::new();
-                for (tick, said) in shown.iter() {
-                    into_memory(&mut lines, |out| {
-                        change::write_json(out, tick, said, catalog, windows)
-                    });
-                }
-                for ranked in &outcome.top {
-                    into_memory(&mut lines, |out| change::write_ranked_json(out, ranked));
-                }
-                file.write(&lines).map_err(WriteError::Failed)
-            }
+            Alerts::Stream(stream) => stream.accept(tick, outcome, shown, windows, catalog),
             // The state of violations: a ranking is none, and what would be, if, does not stand.
             Alerts::Topic(outbox) => {
                 let is_live = |said: &&Change| catalog.set(said.violation.limit) == LimitSet::Live;
                 for said in outcome.changes.iter().filter(is_live) {
                     outbox.give(alert(tick, said, catalog, windows));
                 }
-                Ok(())
             }
         }
     }
@@ -238,10 +297,6 @@ impl Alerts {
 
 fn changes_total(event: &'static str, reason: &'static str, set: LimitSet) -> Counter {
     counter!("floodmark_changes_total", set.labels([("event", event), ("reason", reason)]))
-}
-
-fn into_memory(bytes: &mut Vec<u8>, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) {
-    write(bytes).expect("memory takes everything");
 }
 
 /// A change as a message: the id is the key, so that a compacted topic holds the last word on each

@@ -10,17 +10,18 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::clock::Holds;
-use metrics::{counter, gauge};
+use metrics::gauge;
 use serde_json::{Map, Value, json};
 
 use super::behind::Behind;
 use super::clock::Unsteady;
 use super::questions::{Asked, Questions};
 use super::ready::{self, Facts, Partition, Reason};
+use super::sink_state::{SinkState, count_sink_error};
 use crate::cluster::watchdog::Watch;
 use crate::computation::EventTimeReached;
 use crate::http::{Answering, Answers, Question, Readiness, Refusal, Subject};
-use crate::kafka::{Outbox, PartitionState, Topic};
+use crate::kafka::{PartitionState, Topic};
 use crate::limits::catalog::LimitSet;
 use crate::limits::date::format_ms;
 use crate::limits::feed::Health;
@@ -63,8 +64,9 @@ struct Known {
     was_ready: bool,
 }
 
-/// What reasons of one kind have in common: their name, and the partition or the limits they are about.
-type Kind = (&'static str, Option<u32>, Option<LimitSet>);
+/// What reasons of one kind have in common: their name, and the partition, the limits, or the topic or sink
+/// they are about.
+type Kind = (&'static str, Option<u32>, Option<LimitSet>, Option<String>);
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,35 +92,6 @@ pub(super) struct Worker {
     pub(super) done: Vec<(i32, i64)>,
     /// Where it keeps what can't be read.
     pub(super) dead_letters: Option<SinkState>,
-}
-
-/// How a sink is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SinkState {
-    pub(super) name: String,
-    /// Messages that are not delivered.
-    pub(super) waiting: u64,
-    pub(super) unreachable: Option<Instant>,
-}
-
-impl SinkState {
-    pub(super) fn of(outbox: &Outbox) -> Self {
-        SinkState {
-            name: sink_name(outbox),
-            waiting: outbox.waiting(),
-            unreachable: outbox.unreachable_since(),
-        }
-    }
-}
-
-/// A topic as the label of a sink. Brokers are left out: there may be passwords in their names.
-pub(super) fn sink_name(outbox: &Outbox) -> String {
-    format!("kafka:{}", outbox.address().topic)
-}
-
-/// Counts that a sink has failed, or can't be reached any more.
-pub(super) fn count_sink_error(name: &str) {
-    counter!("floodmark_sink_errors_total", "sink" => name.to_owned()).increment(1);
 }
 
 impl Status {
@@ -227,8 +200,10 @@ impl Status {
         if !known.was_ready && reasons.iter().all(of_the_past) {
             return;
         }
-        let kind =
-            |reason: &Reason| -> Kind { (reason.reason, reason.partition, reason.limit_set) };
+        let kind = |reason: &Reason| -> Kind {
+            let Reason { reason, partition, limit_set, name, .. } = reason;
+            (reason, *partition, *limit_set, name.clone())
+        };
         let kinds = reasons.iter().map(kind).collect();
         if known.logged.as_ref() == Some(&kinds) {
             return;
@@ -258,11 +233,7 @@ impl Status {
             partitions: self.partitions(known, unanswered, PATIENCE.max(idle_timeout)),
             source,
             clock: known.clock,
-            sinks: known
-                .all_sinks()
-                .into_values()
-                .filter_map(|sink| Some((sink.name, sink.unreachable?.elapsed())))
-                .collect(),
+            sinks: known.all_sinks().into_values().collect(),
             limits: known
                 .limits
                 .iter()
@@ -351,9 +322,7 @@ impl Status {
             gauge!("floodmark_kafka_partition_paused", &labels).set(flag(partition.paused));
         }
         for sink in known.all_sinks().into_values() {
-            let reachable = flag(sink.unreachable.is_none());
-            gauge!("floodmark_sink_reachable", "sink" => sink.name.clone()).set(reachable);
-            gauge!("floodmark_sink_waiting_messages", "sink" => sink.name).set(sink.waiting as f64);
+            sink.export();
         }
     }
 }
@@ -387,10 +356,7 @@ impl Known {
         let dead = self.workers.values().filter_map(|worker| worker.dead_letters.as_ref());
         for sink in self.sinks.iter().chain(dead) {
             match sinks.get_mut(&sink.name) {
-                Some(same) => {
-                    same.waiting += sink.waiting;
-                    same.unreachable = same.unreachable.or(sink.unreachable);
-                }
+                Some(same) => same.add(sink),
                 None => drop(sinks.insert(sink.name.clone(), sink.clone())),
             }
         }
@@ -413,11 +379,14 @@ impl Subject for Status {
         let reasons = ready::reasons(&facts);
         let time = |at: Option<u64>| at.map_or(Value::Null, |at| format_ms(at).to_string().into());
         let watermark = Some(known.event_time.watermark).filter(|watermark| *watermark > 0);
+        let detached: Vec<&String> =
+            facts.sinks.iter().filter(|sink| sink.detached).map(|sink| &sink.name).collect();
         let details = [
             ("as_of", time(self.as_of(&known))),
             ("watermark", time(watermark)),
             ("tick_age_seconds", json!(facts.tick_age.map(|age| age.as_secs_f64()))),
             ("reasons", json!(reasons)),
+            ("detached_sinks", json!(detached)),
         ];
         let details = details.into_iter().map(|(key, value)| (key.to_owned(), value));
         Readiness { ready: reasons.is_empty(), details: Map::from_iter(details) }

@@ -1,10 +1,11 @@
 //! What is said: changes and rankings as JSON or as a table, totals as CSV, explanations as JSON.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::top::Ranked;
 use floodmark_dataflows::types::Change;
@@ -15,9 +16,10 @@ use crate::limits::catalog::Catalog;
 pub mod change;
 pub mod difference;
 pub mod explanation;
-pub mod rotated;
 pub mod table;
+mod target;
 pub mod totals;
+pub mod writer;
 
 /// How changes and rankings are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -66,6 +68,13 @@ pub enum WriteError {
     Closed,
     /// Anything else.
     Failed(Failure),
+}
+
+/// The end of a command that goes on for ever, when nobody reads what it writes any more: whoever looks after
+/// it is to know. A command that ends by itself ends in silence then.
+pub fn reader_has_gone(to: impl Display) -> Failure {
+    let error = anyhow!("{to} can't be written any more: its reader has gone away");
+    Failure::new(Exit::OutputClosed, error)
 }
 
 impl From<Failure> for WriteError {

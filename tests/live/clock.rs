@@ -10,9 +10,8 @@ use floodmark::kafka::{Address, ClientOptions, Outgoing, SourceOptions, Start, T
 use floodmark::limits::catalog::Catalog;
 use floodmark::limits::feed;
 use floodmark::live::{
-    self, Alerts, Clocks, Lead, Limits, Reading, Shared, Sinks, Status, SteadyClock,
+    self, Alerts, Clocks, Lead, Limits, Reading, Shared, Sinks, Status, SteadyClock, Stream,
 };
-use floodmark::output::rotated::RotatedFile;
 use floodmark::replay::Filter;
 use floodmark::terminal::Interrupt;
 use floodmark_dataflows::graph::Options;
@@ -90,14 +89,14 @@ impl Run {
         let options = Options { windows, updates: Updates::Settled, top: None, hand_on: None };
         let leader = Arc::new(OnceLock::new());
         let limits = Limits::follow(&feed::Options::file(limits), &leader);
-        let alerts = RotatedFile::open(&place.path("alerts.jsonl"));
-        let alerts = Alerts::File(alerts.unwrap_or_else(|failure| panic!("{:#}", failure.error)));
+        let alerts = Stream::open(&place.path("alerts.jsonl"));
+        let alerts = Alerts::Stream(alerts.unwrap_or_else(|failure| panic!("{:#}", failure.error)));
         let sinks = Sinks::new(vec![alerts], None, windows, Catalog::new());
         let lead = Lead {
             limits: vec![limits.unwrap_or_else(|failure| panic!("{:#}", failure.error))],
             leader,
             questions: None,
-            sinks: sinks.unwrap_or_else(|_| panic!("a file can be written")),
+            sinks,
             tick,
             clock: Box::new(SteadyClock::over(hand.clone(), 1000)),
             start: Start::Earliest,

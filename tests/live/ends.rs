@@ -103,8 +103,8 @@ fn the_lag_is_right() {
 }
 
 #[test]
-fn whoever_has_read_enough_ends_it() {
-    for workers in ["-w2", "-n2"] {
+fn reader_of_the_only_sink_that_goes_away_ends_it_with_a_code_of_its_own() {
+    for workers in ["-w2", "-n2", "--restart -w2"] {
         let place = Place::new();
         let any = "{\"limit_name\":\"any\",\"limit_value\":0,\"effective_date\":\"1970-01-01\"}\n";
         place.write("limits.jsonl", any);
@@ -119,7 +119,8 @@ fn whoever_has_read_enough_ends_it() {
         run.line();
         run.close_stdout();
         feed.give(1, at(1, "10.0.0.3"));
-        run.finish().expect(0);
+        // A supervisor that starts it again gives it another standard output; --restart has only this one.
+        run.finish().expect(74).says(&["\"-\"", "its reader has gone away", "no other --to"]);
     }
 }
 

@@ -5,6 +5,7 @@
 //!
 //! - `equality`: each format, any number of workers, processes and partitions.
 //! - `sinks`: all places where changes go, totals, and limits that change.
+//! - `streams`: standard output, FIFOs and files that take nothing, fail, or lose their reader.
 //! - `what_if`: a second set of limits beside the first.
 //! - `partitions`: some idle, behind or new; messages that can't be read; where a run begins.
 //! - `outages`: brokers that go away, before and after the run.
@@ -25,4 +26,5 @@ mod kit;
 mod outages;
 mod partitions;
 mod sinks;
+mod streams;
 mod what_if;

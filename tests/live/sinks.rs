@@ -7,6 +7,7 @@ use floodmark::kafka::{Address, ClientOptions};
 use serde_json::Value;
 
 use super::kit::{Answer, Feed, LIMITS, topic_of};
+use super::streams::wait_for_file;
 use crate::common::broker::{Broker, random_name, read_all};
 use crate::common::now_ms;
 use crate::replay::fold::{Object, assert_same, changes, events, text};
@@ -88,18 +89,18 @@ fn started(place: &Place, options: &str) -> (Live, Feed) {
 fn a_file_may_be_moved_away() {
     let place = Place::new();
     place.write("limits.jsonl", LIMITS);
-    // The file is written before standard output.
     let (mut run, mut feed) = started(&place, &format!("{WAITS} --to alerts.jsonl --to -"));
     feed.give(0, packet(BEGIN_MS, "10.0.0.1", "10.0.0.2", 30_000));
     let first = [run.line(), run.line()].concat();
     assert_eq!(sorted(&first), ["raised max 30000", "raised max-pair 30000"]);
-    assert_eq!(place.read("alerts.jsonl"), first);
+    wait_for_file(&place, "alerts.jsonl", |written| written == first);
     fs::rename(place.path("alerts.jsonl"), place.path("alerts.1")).expect("moved");
     feed.give(0, packet(BEGIN_MS + 1, "10.0.0.3", "10.0.0.2", 31_000));
     // Both of the pair and of the host.
     let second = [run.line(), run.line()].concat();
     assert_eq!(sorted(&second), ["raised max-host 61000", "raised max-pair 31000"]);
-    assert_eq!((place.read("alerts.1"), place.read("alerts.jsonl")), (first, second));
+    wait_for_file(&place, "alerts.jsonl", |written| written == second);
+    assert_eq!(place.read("alerts.1"), first);
     feed.close(1);
     feed.answer(&place, "").hold(run);
 }

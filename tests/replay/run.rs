@@ -310,6 +310,11 @@ impl Live {
         }
     }
 
+    /// The id of the process that was started.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The processes that it has started, in the order in which it did.
     fn children(&self) -> Vec<String> {
         let id = self.child.id().to_string();

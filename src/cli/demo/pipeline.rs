@@ -27,7 +27,6 @@ use crate::limits::catalog::Catalog;
 use crate::limits::feed;
 use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status};
 use crate::merge::Merge;
-use crate::output::WriteError;
 use crate::replay::Filter;
 use crate::sniffer::fold::Folding;
 use crate::sniffer::outlet::{Format, Outlet, Sent};
@@ -202,7 +201,7 @@ pub(super) fn run(
         limits: vec![Limits::follow(&feed::Options::file(limits), &leader)?],
         leader,
         questions: None,
-        sinks: sinks.map_err(failure)?,
+        sinks,
         tick: TICK,
         clock: Box::new(timeline.clone()),
         start: Start::Earliest,
@@ -225,14 +224,6 @@ pub(super) fn run(
         live::execute(Cluster::alone(workers), "", &mut || Ok(()), shared, Some(lead))
     };
     Ok(Run { part: Part::start("run", stop, work)?, status })
-}
-
-/// Only standard output can be closed, and nothing is written there.
-fn failure(error: WriteError) -> Failure {
-    match error {
-        WriteError::Closed => anyhow!("the topic of alerts was closed").into(),
-        WriteError::Failed(failure) => failure,
-    }
 }
 
 /// Begins to send the capture; what it comes to is what was sent.

@@ -1,0 +1,342 @@
+//! Standard output, or what a name stands for: a file that is appended to, a FIFO, a device.
+//!
+//! A write never waits for a reader for long, and says what is in its way. A file goes on being written by
+//! its name after it was moved away, as programs that rotate logs do, and holds whole lines: a line that a
+//! full disk has cut is taken back, and one that an earlier run has left is ended first.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, poll};
+
+/// Bytes that a pipe takes as a whole if it can take any (`PIPE_BUF` of Linux): what was written of a pipe
+/// whose reader stops are whole lines, unless one is longer.
+const PIECE: usize = 4096;
+
+/// How long a write waits for a reader, in milliseconds.
+const READER_TIMEOUT_MS: u16 = 100;
+
+/// Why bytes can't be written now.
+#[derive(Debug)]
+pub(super) enum Obstacle {
+    /// Nobody has opened the FIFO to read from it. What was written of the current line is lost.
+    NoReader,
+    /// The reader takes nothing.
+    NotRead,
+    /// The reader has gone, and no other one can take its place.
+    Closed(io::Error),
+    /// Another error, such as a full disk. It may pass.
+    Failed(io::Error),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    File,
+    Fifo,
+    /// A terminal, a socket, a device.
+    Other,
+}
+
+impl Kind {
+    fn of(metadata: &Metadata) -> Self {
+        match metadata.file_type() {
+            kind if kind.is_file() => Kind::File,
+            kind if kind.is_fifo() => Kind::Fifo,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// Standard output or a named target.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// `None` is standard output.
+    path: Option<PathBuf>,
+    /// `None` while a FIFO waits for a reader, or a file can't be opened.
+    opened: Option<Opened>,
+    /// Of what was open last.
+    kind: Kind,
+    /// Whether the last write has failed: the next one looks for space first.
+    failed: bool,
+}
+
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    kind: Kind,
+    /// Device and number of the file.
+    identity: (u64, u64),
+    /// Whether the file ends with a part of a line.
+    cut: bool,
+}
+
+impl Target {
+    /// Standard output.
+    pub(super) fn stdout() -> io::Result<Self> {
+        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let flags = nix::fcntl::fcntl(&file, nix::fcntl::F_GETFL)?;
+        let mut opened = Opened::new(file)?;
+        if OFlag::from_bits_retain(flags).contains(OFlag::O_APPEND) {
+            opened.cut = opened.ends_with_part_of_a_line();
+        }
+        let kind = opened.kind;
+        Ok(Target { path: None, opened: Some(opened), kind, failed: false })
+    }
+
+    /// A file that is made or emptied, or standard output for `-`. It stays the same after it was moved away.
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        if path == Path::new("-") {
+            return Target::stdout();
+        }
+        let opened = Opened::new(File::create(path)?)?;
+        let kind = opened.kind;
+        Ok(Target { path: None, opened: Some(opened), kind, failed: false })
+    }
+
+    /// What a name stands for. A file is made if there is none; a FIFO may wait for a reader.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let (path, kind) = (Some(path.to_owned()), Kind::Fifo);
+        let mut target = Target { path, opened: None, kind, failed: false };
+        match target.follow_name() {
+            Ok(()) | Err(Obstacle::NoReader | Obstacle::NotRead) => Ok(target),
+            Err(Obstacle::Closed(error) | Obstacle::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Whether it is a regular file, which has no reader to wait for.
+    pub(super) fn is_file(&self) -> bool {
+        self.kind == Kind::File
+    }
+
+    /// Writes some of these whole lines. Returns how many bytes are written for good, and what is in the
+    /// way of the others.
+    pub(super) fn write(&mut self, lines: &[u8]) -> (usize, Option<Obstacle>) {
+        if let Err(obstacle) = self.follow_name() {
+            return (0, Some(obstacle));
+        }
+        let Some(opened) = &mut self.opened else { return (0, Some(Obstacle::NoReader)) };
+        let named = self.path.is_some();
+        let (written, error) = match opened.kind {
+            Kind::File => opened.append(lines, named, self.failed),
+            Kind::Fifo | Kind::Other => opened.send(piece(lines, PIECE)),
+        };
+        let obstacle = error.map(|error| self.obstacle(error));
+        self.failed = match &obstacle {
+            None => self.failed && written < lines.len(),
+            Some(obstacle) => matches!(obstacle, Obstacle::Failed(_)),
+        };
+        (written, obstacle)
+    }
+
+    /// Looks at the other end of a pipe while there is nothing to write.
+    pub(super) fn look(&mut self) -> Option<Obstacle> {
+        match &self.opened {
+            None => self.follow_name().err(),
+            Some(opened) if opened.kind == Kind::Fifo && opened.reader_has_gone() => {
+                Some(self.obstacle(Errno::EPIPE.into()))
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Opens what the name stands for, if that is not open.
+    fn follow_name(&mut self) -> Result<(), Obstacle> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let here = std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        if self.opened.as_ref().is_some_and(|opened| Some(opened.identity) == here) {
+            return Ok(());
+        }
+        self.opened = None;
+        // Without the first flag, opening a FIFO waits for a reader.
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create(true).custom_flags(flags.bits()).open(path);
+        let file = file.map_err(|error| {
+            let is_fifo = |found: Metadata| found.file_type().is_fifo();
+            match error.raw_os_error() == Some(Errno::ENXIO as i32)
+                && std::fs::metadata(path).is_ok_and(is_fifo)
+            {
+                true => Obstacle::NoReader,
+                false => Obstacle::Failed(error),
+            }
+        })?;
+        let mut opened = Opened::new(file).map_err(Obstacle::Failed)?;
+        opened.cut = opened.ends_with_part_of_a_line();
+        self.kind = opened.kind;
+        self.opened = Some(opened);
+        Ok(())
+    }
+
+    fn obstacle(&mut self, error: io::Error) -> Obstacle {
+        let gone = match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+            Errno::EAGAIN => return Obstacle::NotRead,
+            Errno::EPIPE if self.kind == Kind::Fifo && self.path.is_some() => {
+                self.opened = None;
+                return Obstacle::NoReader;
+            }
+            Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN | Errno::EBADF => true,
+            // A terminal that was hung up.
+            Errno::EIO | Errno::ENXIO | Errno::ENODEV => self.kind != Kind::File,
+            _ => false,
+        };
+        if gone {
+            return Obstacle::Closed(error);
+        }
+        let is_full = |code| [Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG].contains(&code);
+        if self.path.is_some() && !is_full(Errno::from_raw(error.raw_os_error().unwrap_or(0))) {
+            // What the name stands for may be well again while what is open is not.
+            self.opened = None;
+        }
+        Obstacle::Failed(error)
+    }
+}
+
+/// The first lines of these, of so many bytes at most, or a part of a longer one.
+fn piece(lines: &[u8], bytes_max: usize) -> &[u8] {
+    let Some(first) = lines.get(..bytes_max) else { return lines };
+    match whole(first) {
+        0 => first,
+        whole => &first[..whole],
+    }
+}
+
+/// The length of the whole lines at the beginning of some bytes.
+fn whole(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+}
+
+impl Opened {
+    fn new(file: File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let identity = (metadata.dev(), metadata.ino());
+        Ok(Opened { file, kind: Kind::of(&metadata), identity, cut: false })
+    }
+
+    /// Whether the file ends with a part of a line. False where that can't be read.
+    fn ends_with_part_of_a_line(&self) -> bool {
+        let ends_so = || {
+            let length = self.file.metadata()?.len();
+            if self.kind != Kind::File || length == 0 {
+                return Ok(false);
+            }
+            // The file is open for writing only.
+            let readable = File::open(format!("/dev/fd/{}", self.file.as_raw_fd()))?;
+            let mut last = [0];
+            readable.read_exact_at(&mut last, length - 1)?;
+            Ok::<_, io::Error>(last != *b"\n")
+        };
+        ends_so().unwrap_or(false)
+    }
+
+    /// Appends lines to a file; after a failure only some of them, and only if there is space.
+    fn append(&mut self, lines: &[u8], named: bool, failed: bool) -> (usize, Option<io::Error>) {
+        let lines = if failed { piece(lines, PIECE) } else { lines };
+        if failed
+            && named
+            && let Err(error) = has_space(&self.file, lines.len() + 1)
+        {
+            return (0, Some(error));
+        }
+        if self.cut {
+            if let Err(error) = self.file.write_all(b"\n") {
+                return (0, Some(error));
+            }
+            self.cut = false;
+        }
+        let (written, error) = write_most(&mut self.file, lines);
+        let Some(error) = error else { return (written, None) };
+        if !named {
+            // Others may write to it, too; what is missing of the line comes after what is there.
+            return (written, Some(error));
+        }
+        let whole = whole(&lines[..written]);
+        if written > whole && !self.take_back((written - whole) as u64) {
+            self.cut = self.ends_with_part_of_a_line();
+        }
+        (whole, Some(error))
+    }
+
+    /// Cuts off the last bytes written, unless something else was written after them.
+    fn take_back(&mut self, bytes: u64) -> bool {
+        let mut take_back = || {
+            let end = self.file.stream_position()?;
+            if self.file.metadata()?.len() != end {
+                return Ok(false);
+            }
+            self.file.set_len(end.saturating_sub(bytes))?;
+            Ok::<_, io::Error>(true)
+        };
+        take_back().unwrap_or(false)
+    }
+
+    /// Sends a piece to whoever reads, unless the reader takes nothing for a while.
+    fn send(&mut self, piece: &[u8]) -> (usize, Option<io::Error>) {
+        let mut writable = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+        match poll(&mut writable, READER_TIMEOUT_MS) {
+            Ok(0) => return (0, Some(Errno::EAGAIN.into())),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return (0, Some(error.into())),
+        }
+        loop {
+            match self.file.write(piece) {
+                Ok(0) => return (0, Some(ErrorKind::WriteZero.into())),
+                Ok(written) => return (written, None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return (0, Some(error)),
+            }
+        }
+    }
+
+    fn reader_has_gone(&self) -> bool {
+        let mut state = [PollFd::new(self.file.as_fd(), PollFlags::empty())];
+        let polled = poll(&mut state, 0u16);
+        polled.is_ok() && state[0].revents().is_some_and(|is| is.contains(PollFlags::POLLERR))
+    }
+}
+
+/// Writes as much as it can, and returns how much that was, and why it was not all.
+fn write_most(file: &mut File, bytes: &[u8]) -> (usize, Option<io::Error>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(0) => return (written, Some(ErrorKind::WriteZero.into())),
+            Ok(some) => written += some,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return (written, Some(error)),
+        }
+    }
+    (written, None)
+}
+
+/// Finds out whether a file may grow by so many bytes without writing any: a line that does not fit would
+/// be written in part and taken back again and again, before the eyes of those who follow the file.
+fn has_space(file: &File, bytes: usize) -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit};
+    let end = file.metadata()?.len();
+    let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+    if end.saturating_add(bytes as u64) > limit {
+        return Err(Errno::EFBIG.into());
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use nix::fcntl::{FallocateFlags, fallocate};
+        let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let (end, bytes) = (i64::try_from(end), i64::try_from(bytes));
+        if let (Ok(end), Ok(bytes)) = (end, bytes)
+            && let Err(full @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)) =
+                fallocate(file, keep, end, bytes)
+        {
+            return Err(full.into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "target_tests.rs"]
+mod tests;

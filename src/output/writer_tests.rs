@@ -1,0 +1,108 @@
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// Waits until the state is as it should be. Only a test that fails waits for long.
+fn wait_until(writer: &Writer, holds: impl Fn(&WriterState) -> bool) -> WriterState {
+    let began = Instant::now();
+    loop {
+        let state = writer.state();
+        if holds(&state) {
+            return state;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{state:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn fifo() -> (TempDir, std::path::PathBuf) {
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    (place, path)
+}
+
+/// A pipe holds less than this.
+fn many_lines() -> Vec<u8> {
+    (0..20_000).flat_map(|number| format!("line {number:06}\n").into_bytes()).collect()
+}
+
+#[test]
+fn file_has_all_lines_in_their_order() {
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("alerts");
+    let writer = Writer::open(&path).expect("a file");
+    for tick in 1..=50 {
+        writer.accept(tick, format!("{tick}\n").into_bytes());
+    }
+    let state = wait_until(&writer, |state| state.newest_durable == Some(50));
+    assert_eq!((state.waiting_bytes, state.trouble, state.is_file), (0, None, true));
+    let expected: String = (1..=50).map(|tick| format!("{tick}\n")).collect();
+    assert_eq!(std::fs::read_to_string(&path).expect("the file"), expected);
+}
+
+#[test]
+fn fifo_waits_for_a_reader_and_gives_the_next_one_whole_lines() {
+    let (_place, path) = fifo();
+    let writer = Writer::open(&path).expect("a FIFO");
+    // Known before there is anything to write.
+    wait_until(&writer, |state| state.trouble == Some(Trouble::NoReader));
+    writer.accept(1, many_lines());
+    let mut first = BufReader::new(File::open(&path).expect("the reader"));
+    let mut line = String::new();
+    first.read_line(&mut line).expect("a line");
+    assert_eq!(line, "line 000000\n");
+    wait_until(&writer, |state| state.trouble == Some(Trouble::NotRead));
+    drop(first);
+    wait_until(&writer, |state| state.trouble == Some(Trouble::NoReader));
+    let second = BufReader::new(File::open(&path).expect("the next reader"));
+    let mut lines = second.lines().map(|line| line.expect("a line"));
+    let number = |line: &str| -> u32 {
+        let digits = line.strip_prefix("line ").filter(|digits| digits.len() == 6);
+        digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("cut: {line}"))
+    };
+    let mut last = number(&lines.next().expect("the first line"));
+    while last < 19_999 {
+        let next = number(&lines.next().expect("the next line"));
+        assert_eq!(next, last + 1);
+        last = next;
+    }
+    wait_until(&writer, |state| state.newest_durable == Some(1));
+}
+
+#[test]
+fn writer_that_is_stopped_counts_what_is_not_written() {
+    let (_place, path) = fifo();
+    let writer = Writer::open(&path).expect("a FIFO");
+    writer.accept(1, b"one\ntwo\n".to_vec());
+    writer.accept(2, b"three\n".to_vec());
+    assert_eq!(writer.state().waiting_bytes, 14);
+    assert_eq!(writer.stop(), 3);
+    writer.accept(3, b"four\n".to_vec());
+    assert_eq!(writer.state().waiting_bytes, 0);
+}
+
+#[test]
+fn writer_whose_queue_is_full_has_no_capacity() {
+    let (_place, path) = fifo();
+    let writer = Writer::open(&path).expect("a FIFO");
+    let mut tick = 0;
+    while writer.has_capacity() {
+        tick += 1;
+        writer.accept(tick, [vec![b'x'; (1 << 20) - 1], b"\n".to_vec()].concat());
+    }
+    assert_eq!(tick as usize, QUEUE_BYTES >> 20);
+}
+
+#[test]
+fn failure_is_named_and_tried_again() {
+    let writer = Writer::open(Path::new("/dev/full")).expect("a device");
+    writer.accept(1, b"one\n".to_vec());
+    let state = wait_until(&writer, |state| state.trouble.is_some());
+    let Some(Trouble::Failed(error)) = &state.trouble else { panic!("{state:?}") };
+    assert!(error.contains("No space left"), "{error}");
+    assert_eq!((state.waiting_bytes, state.closed), (4, None));
+}
