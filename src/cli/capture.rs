@@ -17,6 +17,7 @@ use crate::kafka::topics::Plan;
 use crate::kafka::{Address, ClientOptions, SCHEME};
 use crate::logging::LogOptions;
 use crate::merge::{self, Merge};
+use crate::output::reader_has_gone;
 use crate::record::Record;
 use crate::sniffer::fold::Folding;
 use crate::sniffer::meter::Meter;
@@ -404,6 +405,7 @@ fn send(
     let ended = sender.run();
     messages.finish();
     let ended = match ended {
+        Ok(Ended::Closed) if live => return Err(reader_has_gone(settings.to)),
         Ok(Ended::Closed) => return Ok(Exit::Done),
         Ok(ended) => ended,
         Err(failure) => {

@@ -20,7 +20,7 @@ use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, SCHEME, Source, Start, Topic};
 use crate::logging::LogOptions;
-use crate::output::WriteError;
+use crate::output::{WriteError, reader_has_gone};
 use crate::record::Fields;
 use crate::sniffer::outlet::{Format, Lines, Outlet, Sent};
 use crate::sniffer::topic;
@@ -236,6 +236,7 @@ pub fn run(args: &Args) -> Outcome {
     let job = Job { args, from, format };
     cluster::launch_apart(&args.cluster, args.restart, |cluster| match job.process(&cluster) {
         Ok(exit) => Ok(exit),
+        Err(WriteError::Closed) if job.goes_on() => Err(reader_has_gone(&args.to)),
         // Whoever reads the output has seen enough.
         Err(WriteError::Closed) => Ok(Exit::Done),
         Err(WriteError::Failed(failure)) => Err(failure),
@@ -254,6 +255,11 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Whether it ends only when it is asked to.
+    fn goes_on(&self) -> bool {
+        matches!(self.from, From::Topic(_)) && !self.args.until_end
+    }
+
     fn process(&self, cluster: &Cluster) -> Result<Exit, WriteError> {
         let failed = WriteError::Failed;
         match &self.from {

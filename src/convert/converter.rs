@@ -356,9 +356,10 @@ impl Converter {
         let outage = since.is_some_and(|since| since.elapsed() >= SILENT);
         if outage != self.outage {
             self.outage = outage;
-            match outage {
-                true => tracing::warn!("no broker can be reached; records wait"),
-                false => tracing::info!("a broker can be reached again"),
+            match (outage, &letters) {
+                (true, Some(_)) => tracing::warn!("no broker can be reached; records wait"),
+                (true, None) => tracing::warn!("{}; records wait", self.outlet.unreachable()),
+                (false, _) => tracing::info!("records go out again"),
             }
         }
         Ok(())

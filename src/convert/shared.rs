@@ -52,7 +52,16 @@ impl Outlet for Shared {
     }
 
     fn unreachable_since(&self) -> Option<Instant> {
-        None
+        // One of them tells.
+        self.lock().unreachable_since().filter(|_| self.tells)
+    }
+
+    fn unreachable(&self) -> &'static str {
+        self.lock().unreachable()
+    }
+
+    fn reachable(&self) -> &'static str {
+        self.lock().reachable()
     }
 
     fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {

@@ -170,10 +170,10 @@ impl Outage {
         let since = outlet.unreachable_since().filter(|since| since.elapsed() >= SILENT);
         if since.is_some() != self.said {
             self.said = since.is_some();
-            messages.say(match since {
-                Some(_) => "no broker can be reached; records wait",
-                None => "a broker can be reached again",
-            });
+            match since {
+                Some(_) => messages.say(format!("{}; records wait", outlet.unreachable())),
+                None => messages.say(outlet.reachable()),
+            }
         }
     }
 }

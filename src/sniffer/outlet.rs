@@ -3,8 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::error::Failure;
-use crate::output::{Sink, WriteError};
+use anyhow::anyhow;
+
+use crate::error::{Exit, Failure};
+use crate::output::WriteError;
+use crate::output::writer::{Trouble, Writer};
 use crate::record::{Record, write_json, write_kv};
 
 /// How a record is written.
@@ -66,83 +69,142 @@ pub trait Outlet {
     fn is_full(&self) -> bool;
     /// Since when it reaches nobody, if that is so.
     fn unreachable_since(&self) -> Option<Instant>;
+    /// What it is then.
+    fn unreachable(&self) -> &'static str {
+        "no broker can be reached"
+    }
+    /// What it is after that.
+    fn reachable(&self) -> &'static str {
+        "a broker can be reached again"
+    }
     /// Waits until all has arrived. `give_up` is asked from time to time whether to wait on.
     fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError>;
     /// What has left so far.
     fn sent(&self) -> Sent;
 }
 
+/// Bytes of lines that are handed over at once.
+const CHUNK_BYTES: usize = 1 << 16;
+
+/// How often the end looks at whether all is written.
+const FINISH_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How often it asks whether to wait on.
+const GIVE_UP_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Lines in a file, or on standard output.
 pub struct Lines {
-    sink: Sink,
+    writer: Writer,
+    /// The name in messages.
+    name: String,
     format: Format,
     linger: Duration,
-    /// When the first line that was not flushed was written.
+    /// When the first line was taken that is not handed over.
     since: Option<Instant>,
     sent: Sent,
     key: Vec<u8>,
-    line: Vec<u8>,
+    /// Lines that are not handed over.
+    lines: Vec<u8>,
+    /// Bytes written when they last became more, and since when they do not although some wait.
+    written: (u64, Option<Instant>),
 }
 
 impl Lines {
     /// Opens a file for writing, or standard output for `-`. A line waits for at most `linger`.
     pub fn open(path: &Path, format: Format, linger: Duration) -> Result<Self, Failure> {
-        let (sent, since) = (Sent::default(), None);
-        let (key, line) = (Vec::new(), Vec::new());
-        Ok(Lines { sink: Sink::open(path)?, format, linger, since, sent, key, line })
+        let name = match path == Path::new("-") {
+            true => "standard output".to_owned(),
+            false => format!("\"{}\"", path.display()),
+        };
+        Ok(Lines {
+            writer: Writer::create(path)?,
+            name,
+            format,
+            linger,
+            since: None,
+            sent: Sent::default(),
+            key: Vec::new(),
+            lines: Vec::new(),
+            written: (0, None),
+        })
+    }
+
+    /// Counts a record whose line is complete.
+    fn count(&mut self, record: &Record, line_bytes: usize) {
+        self.sent.count(record);
+        self.sent.messages += 1;
+        self.sent.message_bytes += line_bytes as u64;
+        self.since.get_or_insert_with(Instant::now);
+        if self.lines.len() >= CHUNK_BYTES {
+            self.hand_over();
+        }
+    }
+
+    fn hand_over(&mut self) {
+        self.since = None;
+        self.writer.accept(0, std::mem::take(&mut self.lines));
+    }
+
+    /// Looks at what was written. Returns whether that is all.
+    fn look(&mut self) -> Result<bool, WriteError> {
+        let state = self.writer.state();
+        if state.closed.is_some() {
+            return Err(WriteError::Closed);
+        }
+        if let Some(Trouble::Failed(error)) = state.trouble {
+            let error = anyhow!(error).context(format!("writing to {}", self.name));
+            return Err(WriteError::Failed(Failure::new(Exit::Failed, error)));
+        }
+        let waits = state.waiting_bytes > 0;
+        let since = match self.written {
+            (written, since) if waits && written == state.written_bytes => {
+                Some(since.unwrap_or_else(Instant::now))
+            }
+            _ => None,
+        };
+        self.written = (state.written_bytes, since);
+        Ok(!waits)
     }
 }
 
 impl Outlet for Lines {
     fn take(&mut self, records: &[Record]) -> Result<(), WriteError> {
-        let Lines { sink, format, sent, key, line, .. } = self;
         for record in records {
+            let Lines { format, key, lines, .. } = self;
+            let begin = lines.len();
             key.clear();
-            line.clear();
             match format {
-                Format::Json | Format::Packed => write_json(record, key, line),
+                Format::Json | Format::Packed => write_json(record, key, lines),
                 Format::Kv => {
-                    write_kv(record, key, line);
+                    write_kv(record, key, lines);
                     key.push(b' ');
-                    line.splice(0..0, key.iter().copied());
+                    lines.splice(begin..begin, key.iter().copied());
                 }
             }
-            line.push(b'\n');
-            sink.write(|out| out.write_all(line))?;
-            sent.count(record);
-            sent.messages += 1;
-            sent.message_bytes += line.len() as u64;
-        }
-        if !records.is_empty() {
-            self.since.get_or_insert_with(Instant::now);
+            lines.push(b'\n');
+            let line_bytes = lines.len() - begin;
+            self.count(record, line_bytes);
         }
         Ok(())
     }
 
     fn take_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError> {
-        self.sink.write(|out| {
-            out.write_all(text)?;
-            out.write_all(b"\n")
-        })?;
-        self.sent.count(record);
-        self.sent.messages += 1;
-        self.sent.message_bytes += text.len() as u64 + 1;
-        self.since.get_or_insert_with(Instant::now);
+        self.lines.extend_from_slice(text);
+        self.lines.push(b'\n');
+        self.count(record, text.len() + 1);
         Ok(())
     }
 
     fn settle(&mut self) -> Result<bool, WriteError> {
-        self.since = None;
-        self.sink.flush()?;
-        Ok(true)
+        self.hand_over();
+        self.look()
     }
 
     fn poll(&mut self) -> Result<(), WriteError> {
         if self.due().is_some_and(|due| Instant::now() >= due) {
-            self.since = None;
-            self.sink.flush()?;
+            self.hand_over();
         }
-        Ok(())
+        self.look().map(drop)
     }
 
     fn due(&self) -> Option<Instant> {
@@ -150,15 +212,37 @@ impl Outlet for Lines {
     }
 
     fn is_full(&self) -> bool {
-        false
+        !self.writer.has_capacity()
     }
 
     fn unreachable_since(&self) -> Option<Instant> {
-        None
+        self.written.1
     }
 
-    fn finish(&mut self, _: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
-        self.sink.flush()
+    fn unreachable(&self) -> &'static str {
+        "nobody reads the output"
+    }
+
+    fn reachable(&self) -> &'static str {
+        "the output is read again"
+    }
+
+    fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
+        self.hand_over();
+        let mut asked = Instant::now();
+        while !self.look()? {
+            std::thread::sleep(FINISH_INTERVAL);
+            if asked.elapsed() < GIVE_UP_INTERVAL {
+                continue;
+            }
+            asked = Instant::now();
+            if give_up() {
+                let lines = self.writer.stop();
+                let error = anyhow!("{lines} lines could not be written to {}", self.name);
+                return Err(WriteError::Failed(Failure::new(Exit::Failed, error)));
+            }
+        }
+        Ok(())
     }
 
     fn sent(&self) -> Sent {

@@ -1,7 +1,9 @@
 //! What is refused, and how it ends.
 
+use floodmark::kafka::Outgoing;
+
 use super::{lines, pmacct, send};
-use crate::common::broker::{Broker, read_all};
+use crate::common::broker::{Broker, produce, read_all};
 use crate::replay::run::{Place, Whom};
 
 #[test]
@@ -75,4 +77,32 @@ fn a_topic_is_made_that_keeps_what_is_converted() {
     let received = read_all(&to);
     assert_eq!(super::records(&received), super::records_of(&lines(0..30)));
     assert!(received.iter().any(|message| message.partition == 2), "as many partitions");
+}
+
+#[test]
+fn reader_that_goes_away_ends_what_follows_a_topic_with_a_code_of_its_own() {
+    let place = Place::new();
+    let topic = Broker::shared().topic("flows", 1);
+    let record = Outgoing {
+        key: Some(b"192.0.2.1 192.0.2.2"),
+        payload: Some(b"100"),
+        timestamp_ms: Some(1),
+        partition: Some(0),
+        ..Outgoing::default()
+    };
+    produce(&topic, &[record; 2]);
+    for (options, code) in [("", 74), ("--until-end", 0)] {
+        let line = format!("convert --from {topic} --to - {options}");
+        let done = match code {
+            0 => place.floodmark(&line).stdout_closed().run(),
+            _ => {
+                let mut run = place.floodmark(&line).start();
+                run.line();
+                run.close_stdout();
+                run.finish()
+            }
+        };
+        let done = done.expect(code);
+        assert_eq!(done.stderr.contains("its reader has gone away"), code == 74, "{}", done.stderr);
+    }
 }
