@@ -1,8 +1,8 @@
 //! Moments as people write them, and as floodmark does.
 //!
-//! Read: RFC 3339 with an offset, a date-time without one (UTC), a date (midnight UTC). Written: RFC
-//! 3339 in UTC while it has a year of four digits, seconds since 1970 as an integer past that, since
-//! times of captures can lie there.
+//! Read: RFC 3339 with an offset, also as psql, `date` and Python print it (`+02`, `+0200`, a blank before
+//! it), a date-time without one (UTC), a date (midnight UTC). Written: RFC 3339 in UTC while it has a year
+//! of four digits, seconds since 1970 as an integer past that, since times of captures can lie there.
 
 use std::fmt::{self, Display};
 
@@ -20,9 +20,21 @@ const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DateError {
     /// It lies at no time.
-    #[error("{} is no moment; give a date", Quoted(.text))]
+    #[error(
+        "{} is no moment; give a date: 0001-01-01 is before all traffic, 9999-12-31 is after it",
+        Quoted(.text)
+    )]
     Infinite {
-        /// What was given.
+        /// The text given.
+        text: String,
+    },
+    /// Its year is before 0 or after 9999.
+    #[error(
+        "{} is not in the years 0000 to 9999; give 0001-01-01 for \"always\", 9999-12-31 for \"never\"",
+        Quoted(.text)
+    )]
+    Year {
+        /// The text given.
         text: String,
     },
     /// It looks like a date, but no calendar has it.
@@ -45,14 +57,26 @@ pub enum DateError {
 /// Reads a moment, in nanoseconds since 1970-01-01 UTC. Digits beyond nanoseconds are dropped.
 pub fn parse(text: &str) -> Result<i128, DateError> {
     let Some(fields) = Fields::of(text) else {
-        let name = text.trim_start_matches(['+', '-']).to_ascii_lowercase();
-        let text = text.to_owned();
-        return Err(match name.as_str() {
-            "infinity" | "inf" => DateError::Infinite { text },
-            _ => DateError::NotADate { text },
-        });
+        return Err(refusal(text));
     };
     fields.instant().ok_or_else(|| DateError::NoSuchTime { text: text.to_owned() })
+}
+
+/// The reason why a text of another shape is not a moment.
+fn refusal(given: &str) -> DateError {
+    let text = given.to_owned();
+    let name = given.trim_start_matches(['+', '-']).to_ascii_lowercase();
+    if matches!(name.as_str(), "infinity" | "inf") {
+        return DateError::Infinite { text };
+    }
+    // PostgreSQL prints years before 1 with this suffix, and years after 9999 with all their digits.
+    let before_christ = given.strip_suffix(" BC").is_some_and(|rest| Fields::of(rest).is_some());
+    let digits = given.bytes().take_while(u8::is_ascii_digit).count();
+    let last_four = given.get(digits.saturating_sub(4)..).filter(|_| digits > 4);
+    if before_christ || last_four.is_some_and(|rest| Fields::of(rest).is_some()) {
+        return DateError::Year { text };
+    }
+    DateError::NotADate { text }
 }
 
 /// What a text says, of the right shape and not yet checked against the calendar.
@@ -89,6 +113,10 @@ impl Fields {
             fields.nanos = rest.fraction()?;
         }
         if !rest.0.is_empty() {
+            // `date`, git and Ruby put a blank before the offset.
+            if rest.one_of(b" ").is_some() && rest.0.first().is_some_and(u8::is_ascii_alphabetic) {
+                return None;
+            }
             fields.offset_secs = rest.offset()?;
         }
         rest.0.is_empty().then_some(fields)
@@ -138,7 +166,8 @@ impl Rest<'_> {
         (width > 0).then_some(nanos)
     }
 
-    /// `Z` or `±HH:MM`, in seconds.
+    /// `Z`, `±HH`, `±HHMM`, `±HH:MM` or `±HH:MM:SS`, in seconds. psql prints the last one for local times
+    /// of the 19th century.
     fn offset(&mut self) -> Option<i64> {
         let sign = match self.one_of(b"Zz+-")? {
             b'+' => 1,
@@ -146,9 +175,17 @@ impl Rest<'_> {
             _ => return Some(0),
         };
         let hours: i64 = self.number(2)?;
-        self.one_of(b":")?;
-        let minutes: i64 = self.number(2)?;
-        (hours < 24 && minutes < 60).then_some(sign * (hours * 3600 + minutes * 60))
+        let (mut minutes, mut seconds): (i64, i64) = (0, 0);
+        if self.one_of(b":").is_some() {
+            minutes = self.number(2)?;
+            if self.one_of(b":").is_some() {
+                seconds = self.number(2)?;
+            }
+        } else if !self.0.is_empty() {
+            minutes = self.number(2)?;
+        }
+        let is_offset = hours < 24 && minutes < 60 && seconds < 60;
+        is_offset.then_some(sign * (hours * 3600 + minutes * 60 + seconds))
     }
 }
 
@@ -247,6 +284,51 @@ mod tests {
     }
 
     #[test]
+    fn date_as_psql_prints_it_is_read() {
+        const MAY: i128 = 1_714_521_600 * SECOND;
+        for (text, nanos) in [
+            ("2024-05-01 02:00:00+02", MAY),
+            ("2024-04-30 18:30:00-05:30", MAY),
+            ("2024-05-01 05:45:00.123456+05:45", MAY + 123_456_000),
+            ("2024-05-01 02:00:00.5+02", MAY + SECOND / 2),
+            ("2024-05-01T02:00:00+0200", MAY),
+            ("2024-05-01 02:00:00 +0200", MAY),
+            ("2024-05-01 02:00:00.25 +02:00", MAY + SECOND / 4),
+            ("2024-05-01 00:00:00+00", MAY),
+            ("2024-04-30 12:00:00-12", MAY),
+            // Local mean time of Berlin, as psql prints it.
+            ("1880-01-01 00:53:28+00:53:28", -2_840_140_800 * SECOND),
+        ] {
+            assert_eq!(parse(text), Ok(nanos), "{text}");
+        }
+        for text in [
+            "0044-03-15 12:00:00+00 BC",
+            "0044-03-15 BC",
+            "29999-01-01 00:00:00+00",
+            "10000-01-01",
+            "294276-12-31 23:59:59.999999+00",
+        ] {
+            assert_eq!(parse(text), Err(DateError::Year { text: text.into() }), "{text}");
+        }
+        for text in [
+            "2024-05-01 12:00:00+020",
+            "2024-05-01 12:00:00+02000",
+            "2024-05-01 12:00:00+02:0",
+            "2024-05-01 12:00:00+02:00:",
+            "2024-05-01 12:00:00+02 :00",
+            "2024-05-01 12:00:00  +02",
+            "2024-05-01 12:00:00 Z",
+            "2024-05-01 12:00:00 ",
+            "2024-05-01 12:00:00+2",
+            "2024-05-01 +02",
+            "infinity BC",
+            "20240-5-1",
+        ] {
+            assert_eq!(parse(text), Err(DateError::NotADate { text: text.into() }), "{text}");
+        }
+    }
+
+    #[test]
     fn refusals() {
         for text in ["infinity", "-infinity", "Infinity", "inf"] {
             assert_eq!(parse(text), Err(DateError::Infinite { text: text.into() }));
@@ -263,6 +345,7 @@ mod tests {
         ] {
             assert_eq!(parse(text), Err(DateError::NoSuchTime { text: text.into() }));
         }
+        assert_eq!(parse("12024-05-01"), Err(DateError::Year { text: "12024-05-01".into() }));
         for text in [
             "",
             "now",
@@ -283,7 +366,6 @@ mod tests {
             " 2024-05-01",
             "+2024-05-01",
             "-024-05-01",
-            "12024-05-01",
             "2024-05-01_12:00:00",
             "1714521600",
             "２024-05-01",

@@ -68,6 +68,12 @@ pub enum Reason {
         /// What the column takes.
         wanted: &'static str,
     },
+    /// A text or number is longer than a limit may have it.
+    #[error("{column} has more than {} characters; shorten it", super::rows::TEXT_MAX)]
+    TooLong {
+        /// The column.
+        column: &'static str,
+    },
     /// A column that takes one of few words has another.
     #[error("{column} {} is not known; give {}", Quoted(.text), Words(.words))]
     UnknownWord {

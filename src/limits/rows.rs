@@ -45,6 +45,10 @@ pub fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static st
     found.expect("each list of words has all values of its type").0
 }
 
+/// The longest text or number in a column, in characters. Changes carry names and values of limits, and
+/// brokers refuse messages above a megabyte.
+pub const TEXT_MAX: usize = 4096;
+
 /// What stands in a column of a row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cell<'a> {
@@ -75,11 +79,11 @@ pub struct RawRow<'a> {
 }
 
 impl RawRow<'_> {
-    /// The limit's name, if it can be told, for messages.
+    /// The limit's name, if it can be told, for messages. One that is too long for a limit names none.
     pub fn name(&self) -> Option<&str> {
         let cells = self.cells.as_ref().ok()?;
         cells.iter().find_map(|(column, cell)| match cell {
-            Cell::Text(name) if column == "limit_name" => Some(name.as_ref()),
+            Cell::Text(name) if column == "limit_name" && !is_too_long(name) => Some(name.as_ref()),
             _ => None,
         })
     }
@@ -203,6 +207,11 @@ impl<'a> Cells<'a> {
             if cells[index].replace(cell).is_some() {
                 return Err(Reason::RepeatedKey { key: key.to_string() });
             }
+            if let Cell::Text(text) | Cell::Number(text) = cell
+                && is_too_long(text)
+            {
+                return Err(Reason::TooLong { column: COLUMNS[index] });
+            }
         }
         Ok(Cells(cells))
     }
@@ -293,6 +302,11 @@ impl<'a> Cells<'a> {
             words: words.iter().map(|(word, _)| *word).collect(),
         })
     }
+}
+
+/// Whether a text has more than [`TEXT_MAX`] characters.
+fn is_too_long(text: &str) -> bool {
+    text.len() > TEXT_MAX && text.chars().nth(TEXT_MAX).is_some()
 }
 
 fn wrong_type(column: &str, cell: &Cell<'_>, wanted: &'static str) -> Reason {

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::catalog::{Catalog, LimitSet, in_force};
 use super::date;
 use super::json::{self, FileError};
-use super::rows::{Cell, Defaults, RawRow, Row, mistyped_column, nearest_column};
+use super::rows::{Cell, Defaults, RawRow, Row, TEXT_MAX, mistyped_column, nearest_column};
 use super::table::{Ruling, Table};
 
 const PAIRS: Defaults = Defaults { per: Per::Pair };
@@ -210,7 +210,7 @@ fn refused_names_values_and_dates() {
         (
             date,
             r#""effective_date":"infinity""#,
-            r#"effective_date "infinity" is no moment; give a date"#,
+            r#"effective_date "infinity" is no moment; give a date: 0001-01-01 is before all traffic, 9999-12-31 is after it"#,
         ),
         (
             date,
@@ -344,9 +344,12 @@ fn depth_and_size_cost_no_stack() {
     assert!(rulings(&table(&row(&format!(",\"per\":{deep}"))))[0].starts_with("per is an array"));
     let objects = format!("{}1{}", "{\"a\":".repeat(1 << 18), "}".repeat(1 << 18));
     assert!(rulings(&table(&objects))[0].starts_with("unknown key \"a\""));
-    let long = "9".repeat(1 << 20);
-    let value = only(&row("").replace(":1,", &format!(":{long},"))).value.unwrap();
-    assert_eq!((value.text(), value.threshold(Bound::Max)), (long.as_str(), i64::MAX));
+    let number = |digits: usize| row("").replace(":1,", &format!(":{},", "9".repeat(digits)));
+    let value = only(&number(TEXT_MAX)).value.unwrap();
+    assert_eq!(value.text(), "9".repeat(TEXT_MAX));
+    assert_eq!(value.threshold(Bound::Max), i64::MAX);
+    let refused = rulings(&table(&number(1 << 20)));
+    assert_eq!(refused, ["limit_value has more than 4096 characters; shorten it"]);
 }
 
 #[test]

@@ -58,6 +58,53 @@ fn what_is_no_file_of_limits_is_not_touched() {
     );
 }
 
+/// Changes carry names and values, and Kafka refuses messages above a megabyte.
+#[test]
+fn row_with_a_long_text_is_refused_alone_in_files_as_in_tables() {
+    let bench = Bench::new();
+    let row = |name: &str, value: &str| {
+        format!(
+            "{{\"limit_name\":\"{name}\",\"limit_value\":{value},\"effective_date\":\"2024-05-01\"}}\n"
+        )
+    };
+    let (longest, digits) = ("\u{20ac}".repeat(4096), "1".repeat(4097));
+    let rows = [
+        row(&"x".repeat(1_100_000), "1"),
+        row("digits", &digits),
+        row("text", &format!("\"{digits}\"")),
+        row(&longest, "1"),
+        row("good", "1"),
+    ];
+    bench.place.write("limits.json", rows.concat());
+    bench.database.sql(crate::feeds::PLAIN);
+    bench.database.sql(&format!(
+        "insert into traffic_limits values (repeat('x', 1100000), 1, '2024-05-01'),
+            ('digits', repeat('1', 4097)::numeric, '2024-05-01'), ('good', 1, '2024-05-01'),
+            ('{longest}', 1, '2024-05-01')"
+    ));
+    for (place, refused) in [("limits.json", 3), ("READER", 2)] {
+        let check = bench.run(&format!("check {place} --format json")).stdout(65);
+        assert_eq!(check.matches("has more than 4096 characters").count(), refused, "{check}");
+        assert_eq!(check.matches("\"status\":\"holds\"").count(), 2);
+        assert!(check.len() < 40_000, "{}", check.len());
+        let list = bench.run(&format!("list {place}")).run().expect(0);
+        assert_eq!(list.stdout.lines().count(), 3, "{}", list.stdout);
+        list.says(&["limit_name has more than 4096", "limit_value has more than 4096"]);
+    }
+    assert_eq!(bench.run("diff limits.json READER").stdout(0), "no difference\n");
+    let import = bench.run("import limits.json URI").run().expect(65);
+    import.says(&["limit_name has more than 4096 characters", "nothing is written"]);
+    let name = "x".repeat(4097);
+    let set = bench.run(&format!("set {name} 1 --limits limits.json")).run().expect(64);
+    set.says(&["limit_name has more than 4096 characters; shorten it"]);
+    let made = Bench::with_table();
+    let refused = made
+        .database
+        .session("floodmark")
+        .try_sql("insert into traffic_limits values (repeat('x', 4097), 1, '2024-05-01')");
+    assert!(refused.expect_err("too long").contains("limit_name_4096"));
+}
+
 #[test]
 fn many_change_a_file_one_after_the_other() {
     let place = Place::new();
