@@ -1,5 +1,6 @@
 //! What a replay and a live run have in common: limits, windows, and what is said.
 
+use anyhow::anyhow;
 use clap::ValueEnum;
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::orders::HandOn;
@@ -8,7 +9,7 @@ use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Prefix, Updates};
 
 use super::values::{self, LimitRows};
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::feed;
 use crate::output::Format;
@@ -36,6 +37,13 @@ pub struct Judging {
     /// topic still gets all changes of --limits.
     #[arg(long, requires = "what_if")]
     pub only_difference: bool,
+
+    /// End with code 78 if a row of --limits or --what-if is refused when the command starts
+    ///
+    /// Without it the rows that hold are judged by, and a summary at the end names how many are refused. A
+    /// row that is refused later, by an edit, never ends a run.
+    #[arg(long)]
+    strict_limits: bool,
 
     #[command(flatten)]
     limit_rows: LimitRows,
@@ -148,6 +156,16 @@ impl Judging {
         let sets = [(LimitSet::Live, &self.limits), (LimitSet::WhatIf, &self.what_if)];
         let given = sets.into_iter().filter_map(|(set, text)| Some((set, text.as_ref()?)));
         given.map(|(set, text)| Ok(feed::Options { set, ..self.limit_rows.of(text)? })).collect()
+    }
+
+    /// Accepts limits, of some of which rows are refused, unless --strict-limits forbids that. Each refusal
+    /// is a sentence about one set.
+    pub fn accept(&self, refusals: &[String]) -> Result<(), Failure> {
+        if !self.strict_limits || refusals.is_empty() {
+            return Ok(());
+        }
+        let error = anyhow!("--strict-limits: {}", refusals.join("; "));
+        Err(Failure::new(Exit::BadConfig, error))
     }
 
     /// A catalog for them.

@@ -90,6 +90,8 @@ struct Lead {
     cut: Cut,
     versions: BTreeSet<Version>,
     catalog: Catalog,
+    /// A sentence about each set of limits of which rows are refused.
+    refusals: Vec<String>,
     interrupt: Interrupt,
     messages: Messages,
     only_difference: bool,
@@ -116,10 +118,13 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let messages = Messages::new();
     let judging = &args.judging;
     let mut catalog = judging.catalog();
-    let mut versions = BTreeSet::new();
+    let (mut versions, mut refusals) = (BTreeSet::new(), Vec::new());
     for limits in judging.limits()? {
-        versions.extend(read_limits(&limits, &mut catalog, &messages)?);
+        let read = read_limits(&limits, &mut catalog, &messages)?;
+        versions.extend(read.versions);
+        refusals.extend(read.refusal);
     }
+    judging.accept(&refusals)?;
     let readers = merge::open(&args.files)?;
     let messages = Messages::with_progress(merge::size(&readers));
     let interrupt = Interrupt::listen()?;
@@ -135,6 +140,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         cut,
         versions,
         catalog,
+        refusals,
         interrupt,
         messages: messages.clone(),
         only_difference: judging.only_difference,
@@ -177,18 +183,35 @@ fn follow(args: &Args, cluster: Cluster) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Reads limits; rows that are refused are said.
+/// So many refused rows of a set of limits are named; the others are counted.
+const REFUSALS_NAMED: usize = 20;
+
+/// Limits that were read once.
+pub(super) struct ReadLimits {
+    /// The versions that hold.
+    pub(super) versions: BTreeSet<Version>,
+    /// A sentence about the rows that are refused, if there are any.
+    pub(super) refusal: Option<String>,
+}
+
+/// Reads limits, and names rows that are refused.
 pub(super) fn read_limits(
     options: &feed::Options,
     catalog: &mut Catalog,
     messages: &Messages,
-) -> Result<BTreeSet<Version>, Failure> {
+) -> Result<ReadLimits, Failure> {
     let limits = feed::read(options)?;
-    for (verdict, reason) in limits.refusals() {
+    for (verdict, reason) in limits.refusals().take(REFUSALS_NAMED) {
         let (place, position) = (&options.address, verdict.position);
         messages.say(format!("limits \"{place}\", {position}: refused: {reason}"));
     }
-    Ok(catalog.versions(options.set, limits.rows()))
+    let counts = limits.refusal_counts();
+    if let Some(more) = counts.refused.checked_sub(REFUSALS_NAMED).filter(|more| *more > 0) {
+        let place = &options.address;
+        messages.say(format!("limits \"{place}\": {more} other rows are refused"));
+    }
+    let versions = catalog.versions(options.set, limits.rows());
+    Ok(ReadLimits { versions, refusal: options.refusal(counts) })
 }
 
 impl Lead {
@@ -220,9 +243,11 @@ impl Lead {
         }
         let Replayed { end: Some(end), .. } = replayed else {
             messages.say(complete_up_to(replayed.last_tick, tick_ms));
+            warn_of_refusals(&messages, &self.refusals);
             return Ok(Exit::Interrupted);
         };
         say_counts(&messages, &end);
+        warn_of_refusals(&messages, &self.refusals);
         let damaged = if end.damaged { Exit::BadData } else { Exit::Done };
         let violated = if self.fail_on_violation && sinks.standing > 0 {
             Exit::Violations
@@ -242,6 +267,13 @@ fn complete_up_to(last_tick: Option<u64>, tick_ms: u64) -> String {
             format!("interrupted: the answer is complete up to event time {end}")
         }
         None => "interrupted before any tick of event time was complete".into(),
+    }
+}
+
+/// Repeats at the end that rows of limits are refused: the first lines of a long output are forgotten.
+fn warn_of_refusals(messages: &Messages, refusals: &[String]) {
+    for refusal in refusals {
+        messages.warn(format!("WARNING: {refusal}; --strict-limits makes this an error"));
     }
 }
 

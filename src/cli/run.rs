@@ -206,7 +206,8 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let watch = watchdog::start(args.stall.timeout())?;
     status.reads(topic.clone(), watch.clone());
     let options = args.judging.options(args.publish.as_ref().map(|_| HandOn::Settled));
-    let lead = leads.then(|| lead(args, options.windows, &status)).transpose()?;
+    let restarted = cluster.restarted;
+    let lead = leads.then(|| lead(args, options.windows, &status, restarted)).transpose()?;
     let interrupt = if follows { Interrupt::default() } else { Interrupt::listen()? };
     let shared = Shared {
         topic,
@@ -224,14 +225,19 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     live::execute(cluster, &equal, &mut waiting, shared, lead)
 }
 
-/// What the first worker leads with.
-fn lead(args: &Args, windows: Windows, status: &Status) -> Result<Lead, Failure> {
+/// What the first worker leads with. `restarted`: the processes of this run were started again.
+fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Result<Lead, Failure> {
     let leader = Arc::new(OnceLock::<Thread>::new());
     let limits = args.judging.limits()?.into_iter();
     let limits = limits.map(|limits| {
         Limits::follow(&feed::Options { refresh: args.refresh(), ..limits }, &leader)
     });
     let limits: Vec<Limits> = limits.collect::<Result<_, _>>()?;
+    // A restart is no start: a row may have been refused since, by an edit.
+    if !restarted {
+        let refusals = limits.iter().filter_map(|limits| limits.health.refusal());
+        args.judging.accept(&refusals.collect::<Vec<_>>())?;
+    }
     status.leads(limits.iter().map(|limits| (limits.set, limits.health.clone())).collect());
     Ok(Lead {
         limits,

@@ -67,6 +67,7 @@ impl Group {
             let listener = listeners.next();
             let place = Place {
                 process,
+                restarted: start > 1,
                 hosts: hosts.clone(),
                 listener: listener.as_ref().map(AsRawFd::as_raw_fd),
                 secret: secret.bytes().to_vec(),

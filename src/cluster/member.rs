@@ -31,6 +31,8 @@ const HEARTBEAT: Duration = Duration::from_millis(250);
 pub(super) struct Place {
     /// Which one it is.
     pub(super) process: usize,
+    /// Whether all were started again after one had failed.
+    pub(super) restarted: bool,
     /// Where each of them listens.
     pub(super) hosts: Vec<String>,
     /// Where this one listens, already: nobody else can take the port.
@@ -152,6 +154,7 @@ impl Place {
             process: self.process,
             hosts: self.hosts,
             supervised: true,
+            restarted: self.restarted,
             listener,
             secret: Some(Secret::from_bytes(self.secret)),
             ..Cluster::alone(workers)

@@ -63,6 +63,8 @@ pub struct Cluster {
     pub hosts: Vec<String>,
     /// Whether another process of this program has started this one, and looks after it.
     pub supervised: bool,
+    /// Whether the processes were started again after one of them had failed.
+    pub restarted: bool,
     /// Where this one listens already.
     listener: Option<TcpListener>,
     secret: Option<Secret>,
@@ -76,6 +78,7 @@ impl Cluster {
             process: 0,
             hosts: vec![String::new()],
             supervised: false,
+            restarted: false,
             listener: None,
             secret: None,
         }

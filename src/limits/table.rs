@@ -28,6 +28,15 @@ pub enum Ruling {
     Refused(Reason),
 }
 
+/// How many rows of a table are refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// Rows that are refused.
+    pub refused: usize,
+    /// All rows.
+    pub rows: usize,
+}
+
 /// All rows of a table and what became of each. Which rows hold does not depend on their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -61,6 +70,11 @@ impl Table {
             Ruling::Refused(reason) => Some((verdict, reason)),
             _ => None,
         })
+    }
+
+    /// How many rows are refused.
+    pub fn refusal_counts(&self) -> Refusals {
+        Refusals { refused: self.refusals().count(), rows: self.verdicts.len() }
     }
 
     /// What becomes of rows that are good by themselves but not alone with their name and date.

@@ -408,6 +408,9 @@ impl Leader {
                 "{dropped} records came after their window had settled, and are not counted"
             );
         }
+        for refusal in self.lead.limits.iter().filter_map(|limits| limits.health.refusal()) {
+            tracing::error!("at the end {refusal}");
+        }
         match self.ending {
             Some(Ending::Failed(failure)) => Err(failure),
             _ if self.lead.fail_on_violation && standing > 0 => Ok(Exit::Violations),

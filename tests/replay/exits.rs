@@ -48,6 +48,29 @@ fn violations_fail_only_where_asked_and_only_if_they_stand() {
 }
 
 #[test]
+fn refused_rows_end_a_replay_only_with_strict_limits_and_are_repeated_at_its_end() {
+    let place = place();
+    let bad: String =
+        (0..30).map(|n| format!("{{\"limit_name\":\"bad {n}\",\"limit_value\":-1}}\n")).collect();
+    place.write("bad.jsonl", LIMITS.to_owned() + &bad);
+    let strict = "--strict-limits --fail-on-violation";
+    for limits in ["--limits bad.jsonl", "--limits limits.jsonl --what-if bad.jsonl"] {
+        for processes in ["-w1", "-n2"] {
+            let line = format!("replay a.pcap {limits} {processes}");
+            let done = place.floodmark(&format!("{line} {strict}")).run().expect(78);
+            assert_eq!(done.stdout, "");
+            done.says(&["--strict-limits: 30 of 32 rows of limits \"bad.jsonl\" are refused"]);
+            let done = place.floodmark(&line).run().expect(0);
+            assert_eq!(done.stderr.matches("refused:").count(), 20, "{}", done.stderr);
+            let last = done.stderr.lines().last().unwrap_or_default();
+            assert!(last.contains("WARNING: 30 of 32 rows of limits"), "{}", done.stderr);
+        }
+    }
+    place.floodmark(&format!("replay a.pcap --limits limits.jsonl {strict}")).stdout(2);
+    place.floodmark("replay a.pcap --strict-limits").stdout(0);
+}
+
+#[test]
 fn usage_errors() {
     let place = place();
     place.write("hosts", "127.0.0.1:1\n127.0.0.1:2\n");
@@ -196,7 +219,7 @@ fn rows_that_are_refused_are_said_and_the_others_hold() {
         let line = format!("replay a.pcap --limits limits.json {way}");
         let done = place.floodmark(&line).run().expect(0);
         assert_eq!(events(&done.stdout), ["raised max 1200", "updated max 1200"]);
-        let refused = done.stderr.lines().filter(|line| line.contains("refused"));
+        let refused = done.stderr.lines().filter(|line| line.contains("refused: "));
         assert_eq!(refused.count(), 6, "{}", done.stderr);
         done.says(&["row 2", "row 3", "\"source\"", "row 4", "row 5", "row 6", "row 7"]);
     }

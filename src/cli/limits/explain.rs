@@ -209,7 +209,8 @@ fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Fai
         ..usual
     };
     let mut catalog = Catalog::new();
-    let versions = read_limits(&args.rows.of(&limits)?, &mut catalog, &Messages::new())?;
+    let limits = args.rows.of(&limits)?;
+    let versions = read_limits(&limits, &mut catalog, &Messages::new())?.versions;
     let readers = merge::open(&args.capture)?;
     let messages = Messages::with_progress(merge::size(&readers));
     let counting = Counting {

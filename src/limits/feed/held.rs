@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use metrics::{Counter, counter, gauge};
@@ -13,7 +13,7 @@ use super::Options;
 use crate::limits::catalog::LimitSet;
 use crate::limits::quote::Quoted;
 use crate::limits::rows::Row;
-use crate::limits::table::Table;
+use crate::limits::table::{Refusals, Table};
 
 /// Rows that hold from now on (+1), or no longer (-1).
 pub type Edits = Vec<(Row, isize)>;
@@ -27,33 +27,66 @@ const NAMES_LOGGED: usize = 3;
 /// Refused rows that are logged of one reading; `floodmark limits check` shows all.
 const REFUSALS_LOGGED: usize = 20;
 
-/// Since when, and why, limits can't be read, if they can't. Who holds it looks at the thread that reads.
+/// A look at a file that takes longer is trouble: a network mount may never answer.
+const LOOK_STUCK: Duration = Duration::from_secs(30);
+
+/// Since when, and why, limits can't be read, if they can't, and how many rows are refused. Who holds it
+/// looks at the thread that reads.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    trouble: Arc<Mutex<Option<(Instant, String)>>>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+/// The state that the reading thread shares.
+#[derive(Debug, Default)]
+struct Shared {
+    place: String,
+    trouble: Option<(Instant, String)>,
+    /// The start of a look at a file that is under way.
+    look: Option<Instant>,
+    refusals: Refusals,
 }
 
 impl Health {
     /// For how long they could not be read, and why.
     pub fn trouble(&self) -> Option<(Duration, String)> {
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble.as_ref().map(|(since, why)| (since.elapsed(), why.clone()))
+        let shared = self.shared();
+        let stuck = shared.look.filter(|look| look.elapsed() > LOOK_STUCK).map(|look| {
+            let place = &shared.place;
+            (look.elapsed(), format!("reading \"{place}\": the file system does not answer"))
+        });
+        let known = shared.trouble.as_ref().map(|(since, why)| (since.elapsed(), why.clone()));
+        known.or(stuck)
+    }
+
+    /// How many rows the last reading refused.
+    pub fn refusals(&self) -> Refusals {
+        self.shared().refusals
+    }
+
+    /// A sentence about the rows that the last reading refused; `None` if it refused none.
+    pub fn refusal(&self) -> Option<String> {
+        let shared = self.shared();
+        super::refusal(&shared.place, shared.refusals)
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// They could not be read. Returns whether that is news.
     fn failed(&self, complaint: &str) -> bool {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = trouble.take();
+        let mut shared = self.shared();
+        let before = shared.trouble.take();
         let news = before.as_ref().is_none_or(|(_, why)| why != complaint);
         let since = before.map_or_else(Instant::now, |(since, _)| since);
-        *trouble = Some((since, complaint.to_owned()));
+        shared.trouble = Some((since, complaint.to_owned()));
         news
     }
 
     /// They could be read. Returns for how long they could not.
     fn recovered(&self) -> Option<Duration> {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble.take().map(|(since, _)| since.elapsed())
+        self.shared().trouble.take().map(|(since, _)| since.elapsed())
     }
 }
 
@@ -80,6 +113,7 @@ impl Held {
     /// Of what these options name; `kinds` are the words for what can go wrong.
     pub(super) fn new(options: &Options, kinds: &[&'static str]) -> Self {
         let held = Held { place: options.place(), set: options.set, ..Held::default() };
+        held.health.shared().place = options.place();
         for kind in kinds {
             // A rate needs a value before the first error.
             held.errors(kind).increment(0);
@@ -144,7 +178,13 @@ impl Held {
             );
         }
         self.said = said;
+        self.health.shared().refusals = Refusals { refused, rows: table.verdicts.len() };
         self.tell_rows("refused", refused);
+    }
+
+    /// Tells that a look at a file begins, or has ended.
+    pub(super) fn looks(&self, begins: bool) {
+        self.health.shared().look = begins.then(Instant::now);
     }
 
     /// They were read for the first time: nothing has changed yet.
@@ -256,6 +296,18 @@ mod tests {
         let edits = held.take(&table(&(row("a", "1.0") + &row("b", "5") + &row("d", "4"))));
         assert_eq!(shown(&edits), [("a".into(), "1".into(), -1), ("a".into(), "1.0".into(), 1)]);
         assert_eq!(held.take(&table("")).len(), 3);
+    }
+
+    #[test]
+    fn look_that_never_returns_is_trouble() {
+        let held = Held::default();
+        held.looks(true);
+        assert_eq!(held.health().trouble(), None);
+        held.health.shared().look = Instant::now().checked_sub(2 * LOOK_STUCK);
+        let (lasts, why) = held.health().trouble().expect("the look is stuck");
+        assert!(lasts > LOOK_STUCK && why.contains("does not answer"), "{why}");
+        held.looks(false);
+        assert_eq!(held.health().trouble(), None);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! read leaves the limits as they are, and touches nothing else.
 //!
 //! - `file`: a file, with what `watch` is told of it and `stamp` sees of it.
-//! - `table`: a table in PostgreSQL, as often as `pace` says.
+//! - `table`: a table in PostgreSQL, as often as `pace` says; `hearing` checks that notifications arrive,
+//!   and `route` tells.
 //! - `held`: what a feed holds, and what it tells about it.
 
 mod file;
@@ -30,7 +31,7 @@ use super::json;
 use super::postgres::TableName;
 use super::postgres::snapshot::Snapshot;
 use super::rows::Defaults;
-use super::table::Table;
+use super::table::{Refusals, Table};
 use super::{Address, postgres};
 use crate::error::{Exit, Failure};
 
@@ -61,6 +62,11 @@ impl Options {
         }
     }
 
+    /// A sentence about refused rows; `None` if there are none.
+    pub fn refusal(&self, counts: Refusals) -> Option<String> {
+        refusal(&self.place(), counts)
+    }
+
     /// What is read, for messages.
     fn place(&self) -> String {
         match &self.address {
@@ -68,6 +74,17 @@ impl Options {
             Address::Postgres(database) => format!("{database} {}", self.table),
         }
     }
+}
+
+/// A sentence about refused rows of this place; `None` if there are none.
+fn refusal(place: &str, counts: Refusals) -> Option<String> {
+    let Refusals { refused, rows } = counts;
+    (refused > 0).then(|| {
+        format!(
+            "{refused} of {rows} rows of limits \"{place}\" are refused, and nothing is judged by them: \
+             `floodmark limits check` says why"
+        )
+    })
 }
 
 /// Reads limits once: every row, and whether it holds.
