@@ -60,6 +60,31 @@ pub fn read(bytes: &[u8], defaults: Defaults) -> Result<Table, FileError> {
     Ok(Table::new(raw_rows(text(bytes)?)?, defaults))
 }
 
+/// Whether a file that can be read is whole, as far as its text tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Nothing can follow: it is an array, or one object without an end of line behind it.
+    Certain,
+    /// Another line may follow.
+    Open,
+}
+
+/// Reads a file of limits, and tells whether it may be the beginning of a longer one.
+pub(super) fn read_with_ending(
+    bytes: &[u8],
+    defaults: Defaults,
+) -> Result<(Table, Ending), FileError> {
+    let text = text(bytes)?;
+    let cut = Cut::of(text)?;
+    let ending = match cut.form {
+        Form::Array | Form::Single => Ending::Certain,
+        // Whoever writes lines ends the first one before anything else.
+        Form::Lines if cut.values.len() == 1 && !text.ends_with('\n') => Ending::Certain,
+        Form::Empty | Form::Lines => Ending::Open,
+    };
+    Ok((Table::new(cut.bounded_rows()?, defaults), ending))
+}
+
 /// A file as text.
 pub fn text(bytes: &[u8]) -> Result<&str, FileError> {
     str::from_utf8(bytes).map_err(|error| {
@@ -70,11 +95,7 @@ pub fn text(bytes: &[u8]) -> Result<&str, FileError> {
 
 /// Cuts a text into its rows.
 pub fn raw_rows(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
-    let cut = Cut::of(text)?;
-    match cut.values.len() {
-        0..=ROWS_MAX => Ok(cut.raw_rows()),
-        rows => Err(FileError::TooMany { rows }),
-    }
+    Cut::of(text)?.bounded_rows()
 }
 
 /// How the rows of a file are written.
@@ -111,6 +132,13 @@ impl<'a> Cut<'a> {
                 let problem = "expected `[` or `{`".to_owned();
                 Err(FileError::NotJson { line, column, problem })
             }
+        }
+    }
+
+    fn bounded_rows(&self) -> Result<Vec<RawRow<'a>>, FileError> {
+        match self.values.len() {
+            0..=ROWS_MAX => Ok(self.raw_rows()),
+            rows => Err(FileError::TooMany { rows }),
         }
     }
 

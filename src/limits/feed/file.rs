@@ -1,7 +1,9 @@
 //! A file of limits that is followed.
 //!
-//! It is read as soon as it is put in its place or written to its end. What is found by a look alone
-//! may still be being written, so it is read once it has been the same for a while.
+//! It is read as soon as it is put in its place or written to its end. A change that is found by a look
+//! alone, or whose writer has not closed the file, may go on. Such a file is read when it has rested for a
+//! second, if its text tells that it is whole (an array, or one object). JSON lines cut short look like
+//! fewer limits: [`Patience`] says how long they wait.
 
 use std::fs::File;
 use std::io::Read;
@@ -17,15 +19,19 @@ use super::stamp::Stamp;
 use super::watch::{News, Watch};
 use super::{Options, Outlet};
 use crate::error::{Exit, Failure};
-use crate::limits::json::{self, FileError};
+use crate::limits::json::{self, Ending, FileError};
 use crate::limits::rows::Defaults;
 
 /// Without a notification the file is looked at this often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// After so long without a change a file is read although somebody has not closed it, or although nothing
-/// is in it: whoever makes it may take his time between opening and writing it.
+/// So long after its first change a file is read although its writer has not closed it, or although nothing
+/// is in it: a writer may take his time between opening and writing it.
 const WRITTEN_ENOUGH: Duration = Duration::from_secs(60);
+
+/// JSON lines that were changed in place, where nobody tells whether the writer has closed the file, are
+/// read after so long without a change. File systems of other machines show a change some seconds late.
+const UNHEARD_REST: Duration = Duration::from_secs(10);
 
 /// A file that can't be read is looked at this often, whatever the interval.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -46,10 +52,16 @@ enum ReadError {
     TooLarge,
     #[error(transparent)]
     NotLimits(#[from] FileError),
+    #[error(
+        "it has been changing for {} s without a second of rest, and is not read; write the new file \
+         beside it and rename it",
+        WRITTEN_ENOUGH.as_secs()
+    )]
+    BeingWritten,
 }
 
 /// All that [`ReadError::label`] may be.
-const LABELS: [&str; 4] = ["missing", "unreadable", "too_large", "not_json"];
+const LABELS: [&str; 5] = ["missing", "unreadable", "too_large", "not_json", "being_written"];
 
 impl ReadError {
     /// The kind of error, as the label of a metric.
@@ -59,6 +71,7 @@ impl ReadError {
             ReadError::Io(_) => "unreadable",
             ReadError::TooLarge => "too_large",
             ReadError::NotLimits(_) => "not_json",
+            ReadError::BeingWritten => "being_written",
         }
     }
 }
@@ -75,6 +88,12 @@ pub(super) struct FileFeed {
     read: Option<(Stamp, Instant)>,
     /// What it was at the last look, and since when it is.
     seen: Option<(Stamp, Instant)>,
+    /// Since when there is something in it that was not read.
+    unread: Option<Instant>,
+    /// What it was when its text was found to be unfinished, perhaps.
+    unfinished: Option<Stamp>,
+    /// Since when there is no file.
+    missing: Option<Instant>,
     /// Whether what is in it can be used.
     sound: bool,
     /// Whether it was read for a second time since it changed.
@@ -93,6 +112,9 @@ impl FileFeed {
                 && std::fs::metadata(path).is_ok_and(|meta| meta.is_file()),
             read: None,
             seen: None,
+            unread: None,
+            unfinished: None,
+            missing: None,
             sound: true,
             confirmed: true,
         };
@@ -102,7 +124,9 @@ impl FileFeed {
         let (table, stamp) = feed.read_first().and_then(parse).map_err(|error| {
             let exit = match error {
                 ReadError::Io(_) => Exit::NoInput,
-                ReadError::TooLarge | ReadError::NotLimits(_) => Exit::BadConfig,
+                ReadError::TooLarge | ReadError::NotLimits(_) | ReadError::BeingWritten => {
+                    Exit::BadConfig
+                }
             };
             Failure::new(exit, anyhow::Error::new(error).context(reading()))
         })?;
@@ -138,7 +162,9 @@ impl FileFeed {
                 }
             };
             let is_written = watch.as_ref().is_some_and(Watch::is_written);
+            self.held.looks(true);
             let edits = self.look(news, is_written).filter(|edits| !edits.is_empty());
+            self.held.looks(false);
             if edits.is_some_and(|edits| !outlet.give(edits)) {
                 return;
             }
@@ -162,50 +188,69 @@ impl FileFeed {
     fn look(&mut self, news: News, is_written: bool) -> Option<Edits> {
         let stamp = match Stamp::of(&self.path) {
             Ok(stamp) => stamp,
-            Err(error) => {
-                // One that comes back is a new one.
-                (self.read, self.seen) = (None, None);
-                return self.fail(&error.into());
-            }
+            Err(error) => return self.fail_to_find(&error.into()),
         };
-        let unsure = is_written || stamp.len == 0;
-        let wait = if unsure { WRITTEN_ENOUGH } else { LOOK_INTERVAL };
-        let rests = self.refresh.is_some() && stamp.rests_for(wait);
+        self.missing = None;
         let before = self.seen.filter(|(seen, _)| *seen == stamp);
         let (_, since) = *self.seen.insert(before.unwrap_or((stamp, Instant::now())));
-        // A look without news comes a while after the one before.
-        let same = before.is_some() && (!unsure || since.elapsed() >= wait);
-        let settled = news == News::None && same || rests;
-        if let Some((read, when)) = &self.read {
-            let moved = news == News::Around && !read.is_same_file(&stamp) && !unsure;
-            let again = !self.confirmed && when.elapsed() >= READ_AGAIN_AFTER;
-            if *read == stamp && !again {
+        let is_same = self.read.as_ref().is_some_and(|(read, _)| *read == stamp);
+        if is_same {
+            self.unread = None;
+            let again = |(_, when): &(Stamp, Instant)| when.elapsed() >= READ_AGAIN_AFTER;
+            if self.confirmed || !self.read.as_ref().is_some_and(again) {
                 if self.sound {
                     self.held.succeeded();
                 }
                 return None;
             }
-            if !(news == News::Whole || moved || settled) {
-                return None;
+        }
+        let unread = if is_same { since } else { *self.unread.get_or_insert_with(Instant::now) };
+        let has_moved = self.read.as_ref().is_none_or(|(read, _)| !read.is_same_file(&stamp));
+        let is_put_there = news == News::Around && has_moved && !is_written && stamp.len > 0;
+        let patience = match news == News::Whole || is_put_there || is_same {
+            true => Patience::None,
+            false => {
+                // A look without news comes a while after the one before.
+                let rests = news == News::None && before.is_some()
+                    || self.refresh.is_some() && stamp.rests_for(LOOK_INTERVAL);
+                if !rests {
+                    return self.wait_for_rest(unread);
+                }
+                Patience::of(stamp.len == 0 || is_written, has_moved)
             }
-        } else if !(news == News::Whole || news == News::Around && !unsure || settled) {
+        };
+        let is_over = patience.is_over(since, unread)
+            || self.refresh.is_some() && patience.rest().is_some_and(|rest| stamp.rests_for(rest));
+        if self.unfinished == Some(stamp) && !is_over {
             return None;
         }
-        let again = self.read.as_ref().is_some_and(|(read, _)| *read == stamp);
         let read = match self.read() {
             // It was written meanwhile: what was read may be of both.
             Ok((_, after)) if after != stamp => return None,
-            Ok((bytes, _)) => json::read(&bytes, self.defaults).map_err(ReadError::from),
+            Ok((bytes, _)) => json::read_with_ending(&bytes, self.defaults).map_err(Into::into),
             Err(error) => Err(error),
         };
+        let is_unfinished = match &read {
+            Ok((_, ending)) => *ending == Ending::Open,
+            // It may have been cut within a row, or within a character.
+            Err(ReadError::NotLimits(error)) => !matches!(error, FileError::TooMany { .. }),
+            Err(_) => false,
+        };
+        if is_unfinished && !is_over {
+            self.unfinished = Some(stamp);
+            return None;
+        }
+        if is_unfinished && patience == Patience::Writer && read.is_ok() {
+            self.warn_unclosed();
+        }
         match &read {
             // It is not the file's fault, and may work at the next look.
             Err(ReadError::Io(_)) => self.read = None,
             _ => self.has_read(stamp),
         }
-        (self.sound, self.confirmed) = (read.is_ok(), again);
+        (self.sound, self.confirmed) = (read.is_ok(), is_same);
         match read {
-            Ok(table) => {
+            Ok((table, _)) => {
                 let edits = self.held.take(&table);
                 self.held.succeeded();
                 Some(edits)
@@ -214,9 +259,40 @@ impl FileFeed {
         }
     }
 
+    /// There is no file, or none that can be looked at. Editors take a file away for a moment before they
+    /// put another one there, so this is an error only when it lasts.
+    fn fail_to_find(&mut self, error: &ReadError) -> Option<Edits> {
+        // One that comes back is a new one.
+        (self.read, self.seen, self.unfinished) = (None, None, None);
+        let missing = *self.missing.get_or_insert_with(Instant::now);
+        let lasts = missing.elapsed() >= LOOK_INTERVAL / 2 || self.refresh.is_some();
+        if error.label() == "missing" && !lasts {
+            return None;
+        }
+        self.fail(error)
+    }
+
+    /// The file has changed since the last look. It is left alone, but not in silence for ever.
+    fn wait_for_rest(&self, unread: Instant) -> Option<Edits> {
+        match unread.elapsed() >= WRITTEN_ENOUGH {
+            true => self.fail(&ReadError::BeingWritten),
+            false => None,
+        }
+    }
+
+    fn warn_unclosed(&self) {
+        tracing::warn!(
+            place = %self.path.display(),
+            "the limits are read from a file that its writer has not closed for {} s: JSON lines cut short \
+             can't be told from whole ones; write the new file beside it and rename it",
+            WRITTEN_ENOUGH.as_secs()
+        );
+    }
+
     fn has_read(&mut self, stamp: Stamp) {
         self.read = Some((stamp, Instant::now()));
         self.seen = Some((stamp, Instant::now()));
+        (self.unread, self.unfinished) = (None, None);
         self.confirmed = false;
     }
 
@@ -246,6 +322,44 @@ impl FileFeed {
         Stamp::of_file(&file.metadata()?)?;
         let bytes = read_all(&file)?;
         Ok((bytes, Stamp::of_file(&file.metadata()?)?))
+    }
+}
+
+/// How long a file waits whose text does not tell that it is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// It is known to be whole.
+    None,
+    /// Another file has taken its place, while nobody told of it: most likely it was renamed.
+    Moved,
+    /// It was changed in place, and nobody tells whether the writer has closed it.
+    InPlace,
+    /// Its writer has not closed it, or has just emptied it.
+    Writer,
+}
+
+impl Patience {
+    fn of(is_written: bool, has_moved: bool) -> Self {
+        match (is_written, has_moved) {
+            (true, _) => Patience::Writer,
+            (false, true) => Patience::Moved,
+            (false, false) => Patience::InPlace,
+        }
+    }
+
+    /// The time without a change after which it is over.
+    fn rest(self) -> Option<Duration> {
+        match self {
+            Patience::None | Patience::Moved => None,
+            Patience::InPlace => Some(UNHEARD_REST),
+            Patience::Writer => Some(WRITTEN_ENOUGH),
+        }
+    }
+
+    /// Whether it is over for a file that is the same since `since`, and was changed first at `unread`. A
+    /// writer who adds a line now and then is read all the same.
+    fn is_over(self, since: Instant, unread: Instant) -> bool {
+        self.rest().is_none_or(|rest| since.elapsed() >= rest) || unread.elapsed() >= WRITTEN_ENOUGH
     }
 }
 

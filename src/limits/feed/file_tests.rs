@@ -85,6 +85,7 @@ fn a_look_tells_only_what_is_new_and_sound() {
     let (_, why) = feed.health().trouble().expect("it is broken");
     assert!(why.contains("line 1, column 20"), "{why}");
     fs::remove_file(&path).unwrap();
+    feed.missing = Instant::now().checked_sub(LOOK_INTERVAL);
     assert_eq!(feed.look(News::Around, false), None);
     assert!(feed.health().trouble().expect("it is gone").1.contains("No such file"));
     // A row that is no good is refused by itself.
@@ -96,9 +97,8 @@ fn a_look_tells_only_what_is_new_and_sound() {
 #[test]
 fn what_may_still_be_written_waits() {
     let (place, path, mut feed, _) = feed(&row(1));
-    // JSON lines that are cut between two of them look whole.
-    let both = row(2) + "\n" + &row(2).replace("max", "other");
-    fs::write(&path, row(2)).unwrap();
+    let both = format!("[{},{}]", row(2), row(2).replace("max", "other"));
+    fs::write(&path, &both[..both.len() / 2]).unwrap();
     assert_eq!(feed.look(News::None, false), None);
     assert_eq!(feed.look(News::Around, false), None, "something else was moved");
     fs::write(&path, &both).unwrap();
@@ -115,7 +115,7 @@ fn what_may_still_be_written_waits() {
 #[test]
 fn what_somebody_writes_to_waits() {
     let (_place, path, mut feed, _) = feed(&row(1));
-    fs::write(&path, row(2)).unwrap();
+    fs::write(&path, row(2) + "\n").unwrap();
     for _ in 0..3 {
         assert_eq!(feed.look(News::None, true), None);
     }
@@ -126,6 +126,105 @@ fn what_somebody_writes_to_waits() {
         assert_eq!(feed.look(News::None, false), None);
     }
     assert_eq!(feed.look(News::Whole, false).map(|edits| edits.len()), Some(1));
+}
+
+/// The instant so long ago.
+fn ago(long: Duration) -> Instant {
+    Instant::now().checked_sub(long).expect("the machine runs for longer")
+}
+
+#[test]
+fn array_or_object_whose_writer_keeps_it_open_is_read_once_it_rests() {
+    use std::io::Write;
+    let place = Place::new();
+    fs::write(place.at("limits.json"), row(1)).unwrap();
+    let changes = place.follow("limits.json");
+    let mut file = File::create(place.at("limits.json")).unwrap();
+    write!(file, "[{},", row(2)).unwrap();
+    assert!(changes.recv_timeout(3 * LOOK_INTERVAL).is_err(), "half an array is no array");
+    writeln!(file, "{}]", row(3).replace("max", "other")).unwrap();
+    assert_eq!(next(&changes), ["2", "3"]);
+    // The same handle goes on to write one object.
+    file.set_len(0).unwrap();
+    std::io::Seek::rewind(&mut file).unwrap();
+    write!(file, "{}", row(4)).unwrap();
+    assert_eq!(next(&changes), ["4"]);
+}
+
+#[test]
+fn json_lines_whose_writer_keeps_them_open_are_read_after_a_minute() {
+    let (_place, path, mut feed, _) = feed(&row(1));
+    let lines = row(2) + "\n" + &row(2).replace("max", "other") + "\n";
+    fs::write(&path, &lines).unwrap();
+    for _ in 0..3 {
+        assert_eq!(feed.look(News::None, true), None);
+    }
+    // A writer who adds a line now and then is read as late as one who has stopped.
+    feed.unread = Some(ago(WRITTEN_ENOUGH));
+    fs::write(&path, lines.clone() + &row(3).replace("max", "third") + "\n").unwrap();
+    assert_eq!(feed.look(News::None, true), None, "it has just changed");
+    let read = feed.look(News::None, true).map(|edits| values(&edits));
+    assert_eq!(read, Some(vec!["2".into(), "2".into(), "3".into()]));
+    // Half a line is no line, however long it stands there.
+    fs::write(&path, &lines[..lines.len() - 9]).unwrap();
+    assert_eq!(feed.look(News::None, true), None);
+    assert_eq!(feed.look(News::None, true), None);
+    assert_eq!(feed.health().trouble(), None, "the rest of it may come");
+    feed.unread = Some(ago(WRITTEN_ENOUGH));
+    assert_eq!(feed.look(News::None, true), None);
+    assert!(feed.health().trouble().expect("it is broken").1.contains("line 2"));
+}
+
+#[test]
+fn json_lines_on_a_mount_without_notifications_rest_longer_than_arrays() {
+    let (place, path, mut feed, _) = feed(&row(1));
+    let lines = row(2) + "\n" + &row(2).replace("max", "other") + "\n";
+    fs::write(&path, &lines).unwrap();
+    for _ in 0..3 {
+        assert_eq!(feed.look(News::None, false), None);
+    }
+    feed.seen = feed.seen.map(|(stamp, _)| (stamp, ago(UNHEARD_REST)));
+    assert_eq!(feed.look(News::None, false).map(|edits| values(&edits)), Some(vec!["2".into(); 2]));
+    // A file that was renamed into its place, of which nobody tells.
+    place.replace("limits.json", &lines.replace(":2,", ":3,"));
+    assert_eq!(feed.look(News::None, false), None);
+    assert_eq!(feed.look(News::None, false).map(|edits| values(&edits)), Some(vec!["3".into(); 2]));
+}
+
+#[test]
+fn file_that_never_rests_is_trouble_after_a_minute() {
+    let (_place, path, mut feed, _) = feed(&row(1));
+    let grow = |lines: usize| {
+        let text: String = (0..lines).map(|_| row(1) + "\n").collect();
+        fs::write(&path, text).unwrap();
+    };
+    grow(2);
+    assert_eq!(feed.look(News::None, true), None);
+    feed.unread = Some(ago(WRITTEN_ENOUGH));
+    for lines in 3..5 {
+        grow(lines);
+        assert_eq!(feed.look(News::None, true), None);
+        let (_, why) = feed.health().trouble().expect("the limits are old");
+        assert!(why.contains("without a second of rest"), "{why}");
+    }
+    assert_eq!(feed.look(News::None, true), Some(Edits::new()), "it says what it said");
+    assert_eq!(feed.health().trouble(), None);
+}
+
+#[test]
+fn file_taken_away_for_a_moment_is_no_trouble() {
+    let (place, path, mut feed, _) = feed(&row(1));
+    // As editors do that keep the old file as a backup.
+    fs::rename(&path, place.at("limits.json~")).unwrap();
+    assert_eq!(feed.look(News::Around, false), None);
+    assert_eq!(feed.health().trouble(), None);
+    fs::write(&path, row(2)).unwrap();
+    assert_eq!(feed.look(News::Whole, false).map(|edits| values(&edits)), Some(vec!["2".into()]));
+    fs::remove_file(&path).unwrap();
+    assert_eq!(feed.look(News::Around, false), None);
+    feed.missing = feed.missing.map(|_| ago(LOOK_INTERVAL));
+    assert_eq!(feed.look(News::None, false), None);
+    assert!(feed.health().trouble().expect("it stays away").1.contains("No such file"));
 }
 
 #[test]
