@@ -3,6 +3,7 @@
 pub(crate) mod broker;
 mod held;
 pub(crate) mod postgres;
+pub(crate) mod relay;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,6 +14,11 @@ use std::time::SystemTime;
 
 use floodmark::capture::{BUFFER_MAX, Packet, ReadError, Reader, Tally};
 use floodmark_dataflows::time::Windows;
+
+/// A port that is free now.
+pub(crate) fn free_port() -> u16 {
+    held::free_ports(11_000, 1)
+}
 
 /// The time, in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {

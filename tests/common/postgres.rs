@@ -58,10 +58,18 @@ impl Postgres {
 
     /// A fresh database, owned by user `floodmark`.
     pub(crate) fn database(&self) -> Database {
+        self.database_in("UTF8")
+    }
+
+    /// The same in another encoding.
+    pub(crate) fn database_in(&self, encoding: &str) -> Database {
         let name = random_name("test").replace('-', "_");
         let all =
             Database { host: self.host.clone(), port: self.port, name: "postgres".to_owned() };
-        all.sql(&format!("create database {name} owner floodmark"));
+        all.sql(&format!(
+            "create database {name} owner floodmark encoding '{encoding}' lc_collate 'C' lc_ctype 'C'
+             template template0"
+        ));
         let database = Database { name, ..all };
         database.sql("alter schema public owner to floodmark");
         database
@@ -146,6 +154,11 @@ impl Database {
     /// The address of this database for `floodmark` (its owner), `reader` or `postgres`.
     pub(crate) fn uri(&self, user: &str) -> String {
         format!("postgres://{user}@{}:{}/{}", self.host, self.port, self.name)
+    }
+
+    /// Host and port of its server.
+    pub(crate) fn server(&self) -> (String, u16) {
+        (self.host.clone(), self.port)
     }
 
     /// Its name on the server.

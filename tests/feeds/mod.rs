@@ -1,9 +1,13 @@
 //! Limits that are followed while they change, from tables of a real PostgreSQL.
 //!
 //! - `tables`: what is in a table, whatever is in it, and who writes to it.
+//! - `encodings`: databases that are not in UTF-8.
+//! - `pools`: connection pools and firewalls on the way to a table.
 //! - `faults`: servers, connections and tables that go away, or do not answer.
 
+mod encodings;
 mod faults;
+mod pools;
 mod tables;
 
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@ use super::sinks::{WAITS, reasons, sorted};
 use crate::common::broker::Broker;
 use crate::common::now_ms;
 use crate::common::postgres::{Database, Postgres};
+use crate::common::relay::{Listen, Relay};
 use crate::feeds::{PLAIN, tell_changes};
 use crate::replay::fold::{Object, changes, events, text};
 use crate::replay::pcap::packet;
@@ -206,6 +207,80 @@ fn an_outage_is_told_and_touches_nothing_else() {
     run.finish()
         .expect(0)
         .says(&["the limits stay as they are: reaching the database", "can be read again, after"]);
+}
+
+#[test]
+fn notifications_lost_in_a_pool_are_told_and_leave_the_run_ready() {
+    let place = Place::new();
+    let database = database();
+    tell_changes(&database);
+    database.sql("insert into traffic_limits values ('big', 1000, '1970-01-01')");
+    let topic = Broker::shared().topic("flows", 1);
+    let relay = Relay::to(&database, Listen::Passes, false);
+    let notified = |limits: &str, value: &str| {
+        let line = format!("run --from {topic} --limits {limits} {WAITS} --http 127.0.0.1:0");
+        let mut run = place.floodmark(&line).start();
+        let http = server(&mut run);
+        let line = format!("floodmark_limits_notified {value}");
+        ask_until(http, "/metrics", |answer| answer.body.lines().any(|one| one == line));
+        (run, http)
+    };
+    let (run, _) = notified(&database.uri("reader"), "1");
+    run.signal("TERM", Whom::Parent);
+    run.finish().expect(0).says(&["table traffic_limits tells of its changes"]);
+    let (mut run, http) = notified(&relay.uri(&database, "reader"), "0");
+    let mut feed = Feed::to(&topic);
+    feed.give(0, packet(BEGIN_MS, "10.0.0.1", "10.0.0.9", 1500));
+    says(&mut run, "data", &["raised big 1500"]);
+    run.wait_for("is read once a second: its notifications do not arrive");
+    for value in ["2000", "1000"] {
+        database.sql(&format!("update traffic_limits set limit_value = {value}"));
+        let event = if value == "2000" { "cleared big 1500" } else { "raised big 1500" };
+        says(&mut run, "limit_change", &[event]);
+    }
+    ask_until(http, "/readyz", |answer| answer.status == 200);
+    run.signal("TERM", Whom::Parent);
+    let done = run.finish().expect(0);
+    assert_eq!(done.stderr.matches("do not arrive").count(), 1, "{}", done.stderr);
+    assert!(!done.stderr.contains("tells of its changes"), "{}", done.stderr);
+}
+
+#[test]
+fn refused_rows_end_a_run_only_at_its_start_and_with_strict_limits() {
+    let place = Place::new();
+    let database = database();
+    database.sql(
+        "insert into traffic_limits values ('big', 1000, '1970-01-01'), ('bad', -1, '1970-01-01')",
+    );
+    let topic = Broker::shared().topic("flows", 1);
+    let limits = database.uri("reader");
+    let line = format!("run --from {topic} --limits {limits} {WAITS}");
+    let strict = format!("{line} --strict-limits");
+    for processes in ["-w1", "-n2", "-n2 --restart"] {
+        let done = place.floodmark(&format!("{strict} {processes}")).run().expect(78);
+        done.says(&["--strict-limits: 1 of 2 rows of limits", "are refused"]);
+    }
+    // Without it, and with rows that an edit makes, it is said again at the end.
+    let mut feed = Feed::to(&topic);
+    feed.give(0, packet(BEGIN_MS, "10.0.0.1", "10.0.0.9", 1500));
+    for line in [&line, &strict] {
+        if line == &strict {
+            database.sql("delete from traffic_limits where limit_name = 'bad'");
+        }
+        let mut run = place.floodmark(line).start();
+        says(&mut run, "data", &["raised big 1500"]);
+        database.sql(
+            "begin; update traffic_limits set limit_value = 2000 where limit_name = 'big';
+             insert into traffic_limits values ('worse', 'NaN', '1970-01-01'); commit",
+        );
+        says(&mut run, "limit_change", &["cleared big 1500"]);
+        database.sql("update traffic_limits set limit_value = 1000 where limit_name = 'big'");
+        says(&mut run, "limit_change", &["raised big 1500"]);
+        run.signal("TERM", Whom::Parent);
+        let refused = if line == &strict { "1 of 2" } else { "2 of 3" };
+        run.finish().expect(0).says(&[&format!("at the end {refused} rows of limits")]);
+        database.sql("delete from traffic_limits where limit_name = 'worse'");
+    }
 }
 
 #[test]

@@ -10,8 +10,10 @@
 //! - `held`: what a feed holds, and what it tells about it.
 
 mod file;
+mod hearing;
 mod held;
 mod pace;
+mod route;
 mod stamp;
 mod table;
 mod watch;

@@ -18,6 +18,9 @@ const NOTIFIED_APART: Duration = Duration::from_millis(10);
 /// Such readings take at most this part of the time.
 const NOTIFIED_PART: u32 = 4;
 
+/// Some firewalls and address translators forget a connection that is idle for longer.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
 /// Waits after one failure and after many.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(5);
@@ -41,6 +44,11 @@ impl Pace {
     /// Whether notifications are heard.
     pub(super) fn listens(&self) -> bool {
         self.refresh.is_none()
+    }
+
+    /// Whether an idle connection would rest for longer than firewalls remember one.
+    pub(super) fn rests_long(&self) -> bool {
+        self.refresh.is_some_and(|refresh| refresh > FORGOTTEN_AFTER)
     }
 
     /// A reading was good.

@@ -1,15 +1,17 @@
 //! A table of limits in PostgreSQL that is followed.
 //!
-//! Where the table has the trigger that notifies (`floodmark limits init`), it is read when that says
-//! so, and looked at once a second: whether it is still the same table, and the connection still there.
-//! Else it is read once a second.
+//! Where the table has the trigger that notifies (`floodmark limits init`), and its notifications arrive, it
+//! is read when that says so, and looked at once a second: whether it is still the same table, and the
+//! connection still there. Else it is read once a second.
 
 use std::time::Instant;
 
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::sleep_until;
 
+use super::hearing::{Checks, Hearing};
 use super::held::{Edits, Health, Held};
 use super::pace::Pace;
+use super::route::Telling;
 use super::{Options, Outlet, runtime};
 use crate::error::Failure;
 use crate::limits::postgres::snapshot::Shape;
@@ -28,17 +30,13 @@ struct Reader {
     defaults: Defaults,
     held: Held,
     pace: Pace,
-    session: Option<Connected>,
+    session: Option<Session>,
+    checks: Checks,
     /// What the table was when it was read last, unless something has failed since.
     shape: Option<Shape>,
     /// The same, whatever has failed since.
     told: Option<Shape>,
-}
-
-struct Connected {
-    session: Session,
-    /// Whether the server tells of notifications.
-    listens: bool,
+    telling: Telling,
 }
 
 /// What a look has found.
@@ -57,8 +55,10 @@ impl TableFeed {
             held: Held::new(options, &Error::LABELS),
             pace: Pace::new(options.refresh, Instant::now()),
             session: None,
+            checks: Checks::new(address),
             shape: None,
             told: None,
+            telling: Telling::new(&options.table, options.set),
         };
         let edits = runtime.block_on(async {
             reader.connect().await?;
@@ -103,8 +103,9 @@ impl Reader {
         self.held.failed(error.label(), &error.to_string());
         // What may have happened meanwhile is not known.
         self.shape = None;
-        if error.is_final() || self.session.as_ref().is_some_and(|one| one.session.has_ended()) {
+        if error.is_final() || self.session.as_ref().is_some_and(Session::has_ended) {
             self.session = None;
+            self.telling.disconnected();
         }
     }
 
@@ -113,19 +114,28 @@ impl Reader {
         let next_look = self.pace.next_look(Instant::now()).into();
         // What can't be read is not read more often by being changed.
         let listens = self.pace.listens() && !self.pace.fails();
-        let Some(connected) = self.session.as_ref().filter(|_| listens) else {
+        let Some(session) = self.session.as_ref().filter(|_| listens) else {
             sleep_until(next_look).await;
             return false;
         };
-        let notified = timeout_at(next_look, connected.session.notified()).await.is_ok();
-        if notified {
-            sleep_until(self.pace.earliest().into()).await;
+        let notifies = self.shape.as_ref().is_some_and(|shape| shape.notifies);
+        loop {
+            tokio::select! {
+                biased;
+                () = session.notified() => break,
+                () = sleep_until(next_look) => return false,
+                () = self.checks.due(notifies) => {}
+            }
+            // The session is idle: a pool that lends server processes lends it none now.
+            self.checks.attempt(session).await;
+            self.telling.tell(notifies, self.checks.hearing());
         }
-        notified
+        sleep_until(self.pace.earliest().into()).await;
+        true
     }
 
     async fn look(&mut self, notified: bool) -> Result<Look, Error> {
-        if self.session.as_ref().is_none_or(|one| one.session.has_ended()) {
+        if self.session.as_ref().is_none_or(Session::has_ended) {
             self.session = None;
             self.shape = None;
             self.connect().await?;
@@ -138,52 +148,50 @@ impl Reader {
 
     /// Whether nothing can have changed that was not notified.
     async fn is_same(&self) -> Result<bool, Error> {
-        let Some((connected, held)) = self.session.as_ref().zip(self.shape.as_ref()) else {
+        let Some((session, held)) = self.session.as_ref().zip(self.shape.as_ref()) else {
             return Ok(false);
         };
-        if self.pace.reads_anyway(connected.listens && held.notifies, Instant::now()) {
+        let notifies = held.notifies && *self.checks.hearing() == Hearing::Arrives;
+        if self.pace.reads_anyway(notifies, Instant::now()) {
             return Ok(false);
         }
-        Ok(connected.session.shape(&self.table).await?.as_ref() == Some(held))
+        Ok(session.shape(&self.table).await?.as_ref() == Some(held))
     }
 
     async fn connect(&mut self) -> Result<(), Error> {
-        let session = Session::connect(&self.address).await?;
-        // Before the first reading, so that no change comes between the two.
-        let listens = self.pace.listens() && session.listen().await;
-        self.session = Some(Connected { session, listens });
+        self.session = Some(match self.pace.listens() {
+            // Before the first reading, so that no change comes between the two.
+            true => self.checks.connect().await?,
+            false => Session::connect(&self.address).await?,
+        });
         Ok(())
     }
 
     async fn read(&mut self) -> Result<Edits, Error> {
         let began = Instant::now();
-        let connected = self.session.as_ref().expect("who reads has connected");
-        let snapshot = connected.session.snapshot(&self.table).await?;
+        let session = self.session.as_ref().expect("who reads has connected");
+        let snapshot = session.snapshot(&self.table).await?;
         let table = Table::new(snapshot.rows, self.defaults);
         let edits = self.held.take(&table);
         self.tell_shape(&snapshot.shape);
         self.shape = Some(snapshot.shape.clone());
         self.told = Some(snapshot.shape);
         self.pace.read(began);
+        if self.pace.rests_long() {
+            // What lies between would forget an idle connection, and tell nobody.
+            self.session = None;
+        }
         Ok(edits)
     }
 
     /// Says what is to be known of a table that was another one, or none, before.
-    fn tell_shape(&self, shape: &Shape) {
+    fn tell_shape(&mut self, shape: &Shape) {
         let known = |column: &str| self.told.as_ref().is_some_and(|told| told.has(column));
         for column in shape.unknown_columns().filter(|column| !known(column)) {
             tracing::warn!("table {}: column \"{column}\" says nothing of limits", self.table);
         }
-        let notified = self.told.as_ref().map(|told| told.notifies);
-        if self.pace.listens() && notified != Some(shape.notifies) {
-            let table = &self.table;
-            match shape.notifies {
-                true => tracing::info!("table {table} tells of its changes"),
-                false => tracing::info!(
-                    "table {table} does not tell of its changes, and is read once a second: \
-                     `floodmark limits init` adds a trigger that tells"
-                ),
-            }
+        if self.pace.listens() {
+            self.telling.tell(shape.notifies, self.checks.hearing());
         }
     }
 }

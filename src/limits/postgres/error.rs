@@ -230,6 +230,12 @@ pub(super) fn text(error: &tokio_postgres::Error) -> String {
     text
 }
 
+/// Whether a code is of class 08: what a pool answers that does not reach its server, or gives up waiting
+/// for it.
+fn is_connection_fault(code: &SqlState) -> bool {
+    code.code().starts_with("08")
+}
+
 /// Why a connection was not made.
 pub(super) fn connecting(database: String, error: &tokio_postgres::Error) -> Error {
     let why = text(error);
@@ -243,7 +249,9 @@ pub(super) fn connecting(database: String, error: &tokio_postgres::Error) -> Err
     let mut causes = chain.filter_map(|cause| cause.downcast_ref::<std::io::Error>());
     let tls = causes.any(|io| io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()));
     match error.code() {
-        Some(code) if busy.contains(code) => Error::Unreachable { database, why },
+        Some(code) if busy.contains(code) || is_connection_fault(code) => {
+            Error::Unreachable { database, why }
+        }
         Some(_) => Error::Refused { database, why },
         None if tls || why.contains("TLS") => Error::Tls { database, why },
         None if why.contains("authentication") || why.contains("password") => {
@@ -257,7 +265,16 @@ pub(super) fn connecting(database: String, error: &tokio_postgres::Error) -> Err
 pub(super) fn stating(database: &str, table: &TableName, error: &tokio_postgres::Error) -> Error {
     let why = text(error);
     match error.code() {
-        Some(code) if *code == SqlState::ADMIN_SHUTDOWN || *code == SqlState::CRASH_SHUTDOWN => {
+        // The words of pgbouncer, whose code for it is that of a lost connection.
+        Some(code) if why.contains("statement pooling") => {
+            let why = why + "; use a pool in transaction or session mode, or the server itself";
+            Error::Statement { table: table.clone(), why, state: Some(code.clone()) }
+        }
+        Some(code)
+            if *code == SqlState::ADMIN_SHUTDOWN
+                || *code == SqlState::CRASH_SHUTDOWN
+                || is_connection_fault(code) =>
+        {
             Error::Unreachable { database: database.to_owned(), why }
         }
         Some(code) => Error::Statement { table: table.clone(), why, state: Some(code.clone()) },

@@ -2,7 +2,7 @@
 //!
 //! - [`address`] reads what an option says, `passfile` finds the password, `tls` how to trust a server.
 //! - [`session`] connects, and hears notifications.
-//! - [`snapshot`] reads the whole table as rows, at one moment.
+//! - [`snapshot`] reads the whole table as rows, at one moment; `texts` those that are not UTF-8.
 //! - [`schema`] makes a table, and a trigger that tells of its changes; [`write`](mod@write) changes its
 //!   rows.
 //! - [`error`]: what can go wrong, told apart by what one would do about it.
@@ -16,6 +16,7 @@ pub mod schema;
 pub mod session;
 pub mod snapshot;
 pub mod table_name;
+mod texts;
 mod tls;
 pub mod write;
 

@@ -6,7 +6,7 @@ use std::fmt::{self, Display};
 
 use tokio_postgres::types::{ToSql, Type};
 
-use super::session::CHANNEL;
+use super::session::{CHANNEL, begin};
 use super::snapshot::NOTIFIER;
 use super::table_name::quoted;
 use super::{Error, Session, TableName};
@@ -37,14 +37,20 @@ const COLUMNS: [Column; 9] = [
         name: "limit_name",
         kind: "text not null",
         optional: false,
-        constraints: &[("limit_name_not_empty", "limit_name <> ''")],
+        constraints: &[
+            ("limit_name_not_empty", "limit_name <> ''"),
+            ("limit_name_4096_characters_at_most", "char_length(limit_name) <= 4096"),
+        ],
     },
     Column {
         name: "limit_value",
         kind: "numeric",
         optional: false,
         // NaN counts as more than infinity.
-        constraints: &[("limit_value_0_or_more", "limit_value >= 0 and limit_value < 'infinity'")],
+        constraints: &[
+            ("limit_value_0_or_more", "limit_value >= 0 and limit_value < 'infinity'"),
+            ("limit_value_4096_digits_at_most", "char_length(limit_value::text) <= 4096"),
+        ],
     },
     Column {
         name: "effective_date",
@@ -218,7 +224,7 @@ impl Session {
     /// Makes what is missing: the table, if asked for its optional columns, and the trigger that tells
     /// of changes. All of it, or nothing. Columns and constraints that are there stay as they are.
     pub async fn init(&self, table: &TableName, add_columns: bool) -> Result<Vec<Step>, Error> {
-        self.run(table, "beginning", "begin").await?;
+        self.run(table, "beginning", &begin("")).await?;
         let locking = format!("select pg_advisory_xact_lock({LOCK})");
         self.run(table, "waiting for another `floodmark limits init`", &locking).await?;
         let steps = self.make(table, add_columns).await?;
@@ -318,6 +324,8 @@ mod tests {
         assert_eq!(COLUMNS.each_ref().map(|column| column.name), rows::COLUMNS);
         let optional = COLUMNS.iter().filter(|column| column.optional).map(|column| column.name);
         assert_eq!(optional.collect::<Vec<_>>(), draft::OPTIONAL);
+        let bounded = COLUMNS[..2].iter().map(Column::sql);
+        assert!(bounded.into_iter().all(|sql| sql.contains(&format!("<= {}", rows::TEXT_MAX))));
         let words = |words: Vec<&str>| format!("('{}')", words.join("', '"));
         for (column, known) in [
             ("bound", words(rows::BOUNDS.map(|(word, _)| word).to_vec())),

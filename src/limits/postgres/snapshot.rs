@@ -10,7 +10,9 @@ use futures_util::TryStreamExt;
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Row, RowStream};
 
+use super::session::{CHANNEL, begin};
 use super::table_name::quoted;
+use super::texts::{self, Encoding};
 use super::{Error, Session, TableName};
 use crate::limits::json::ROWS_MAX;
 use crate::limits::reason::Position;
@@ -18,9 +20,6 @@ use crate::limits::rows::{COLUMNS, Cell, RawRow, mistyped_column};
 
 /// Columns without which there is no limit.
 const REQUIRED: [&str; 3] = ["limit_name", "limit_value", "effective_date"];
-
-/// The longest text of a column, in characters.
-const TEXT_MAX: usize = 4096;
 
 /// The most bytes of texts in all rows.
 const BYTES_MAX: usize = 256 << 20;
@@ -39,6 +38,8 @@ pub struct Shape {
     columns: Vec<(String, i64)>,
     /// Whether all changes of the table are notified: those of partitions by their own names are not.
     pub notifies: bool,
+    /// The encoding of the database.
+    encoding: String,
 }
 
 /// All rows of a table at one moment.
@@ -50,15 +51,23 @@ pub struct Snapshot {
     pub shape: Shape,
 }
 
+/// The trigger may be disabled, be for some kinds of statements or some columns only, or call a function of
+/// this name that somebody else has written: then not all changes are notified.
 const SHAPE: &str = "
     select c.oid::int8, c.relfilenode::int8,
-        c.relkind = 'r' and not c.relhassubclass and exists (
-            select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+        c.relkind = 'r' and not c.relhassubclass and coalesce((
+            select bit_or(t.tgtype) & 60 = 4 + 8 + 16 + 32
+            from pg_trigger t join pg_proc p on p.oid = t.tgfoid
             where t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled in ('O', 'A')
-                and p.proname = $2
-        ),
+                and t.tgqual is null and t.tgattr::text = ''
+                and p.proname = $2 and position($3 in p.prosrc) > 0
+        ), false),
         array(
-            select a.attname::text from pg_attribute a
+            select convert_to(
+                a.attname::text,
+                case getdatabaseencoding() when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end
+            )
+            from pg_attribute a
             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attnum
         ),
         array(
@@ -73,7 +82,8 @@ const SHAPE: &str = "
             )::int8
             from pg_attribute a
             where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attnum
-        )
+        ),
+        getdatabaseencoding()::text
     from pg_class c where c.oid = to_regclass($1)";
 
 impl Shape {
@@ -140,27 +150,29 @@ impl Snapshot {
 impl Session {
     /// What a table is; `None` if there is none of this name.
     pub async fn shape(&self, table: &TableName) -> Result<Option<Shape>, Error> {
-        let (name, notifier) = (table.sql(), NOTIFIER);
-        let parameters: [(&(dyn ToSql + Sync), Type); 2] =
-            [(&name, Type::TEXT), (&notifier, Type::TEXT)];
+        let (name, notifier, channel) = (table.sql(), NOTIFIER, CHANNEL);
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&name, Type::TEXT), (&notifier, Type::TEXT), (&channel, Type::TEXT)];
         let asked = self.client.query_typed_opt(SHAPE, &parameters);
         let row = self.quick(table, asked).await?;
         Ok(row.map(|row| {
-            let names: Vec<String> = row.get(3);
+            let names: Vec<Vec<u8>> = row.get(3);
+            let names = names.iter().map(|name| String::from_utf8_lossy(name).into_owned());
             let types: Vec<i64> = row.get(4);
             Shape {
                 oid: row.get(0),
                 filenode: row.get(1),
                 notifies: row.get(2),
-                columns: names.into_iter().zip(types).collect(),
+                columns: names.zip(types).collect(),
+                encoding: row.get(5),
             }
         }))
     }
 
     /// Reads a table.
     pub async fn snapshot(&self, table: &TableName) -> Result<Snapshot, Error> {
-        let execute = |sql| self.quick(table, self.client.batch_execute(sql));
-        execute("start transaction isolation level repeatable read, read only").await?;
+        let execute = async |sql: &str| self.quick(table, self.client.batch_execute(sql)).await;
+        execute(&begin("isolation level repeatable read, read only")).await?;
         let read = self.read(table).await;
         // Also after an error: the session goes on.
         let ended = execute("rollback").await;
@@ -193,11 +205,12 @@ impl Session {
     ) -> Result<Shape, Error> {
         let shape = self.readable(table).await?;
         let columns = shape.known();
+        let encoding = Encoding::of(&shape.encoding);
         let list: Vec<String> = columns
             .iter()
             .map(|(column, kind)| match kind {
                 Kind::Moment => quoted(column),
-                Kind::Text => format!("left({}::text, {})", quoted(column), TEXT_MAX + 1),
+                Kind::Text => encoding.sql(&quoted(column)),
             })
             .collect();
         let sql = format!("select {}{more} from {}", list.join(", "), table.sql());
@@ -205,11 +218,21 @@ impl Session {
         let asked = self.client.query_typed_raw(&sql, no_parameters);
         let stream = self.answer(table, asked).await?;
         let mut number = 0;
-        let each = |row: Row| {
+        let mut each = |row: Row, texts: &texts::Reader| {
             number += 1;
-            each(raw_row(number, &columns, &row), &row, columns.len());
+            each(raw_row(number, &columns, &row, texts), &row, columns.len());
         };
-        self.take(table, stream, each).await?;
+        if encoding == Encoding::Utf8 {
+            let texts = texts::Reader::utf8();
+            self.take(table, stream, |row| each(row, &texts)).await?;
+            return Ok(shape);
+        }
+        let mut rows = Vec::new();
+        self.take(table, stream, |row| rows.push(row)).await?;
+        let are_texts = columns.iter().enumerate().filter(|(_, (_, kind))| *kind == Kind::Text);
+        let are_texts: Vec<usize> = are_texts.map(|(at, _)| at).collect();
+        let texts = self.texts_of(table, encoding, &rows, &are_texts).await?;
+        rows.into_iter().for_each(|row| each(row, &texts));
         Ok(shape)
     }
 
@@ -237,26 +260,27 @@ impl Session {
     }
 }
 
-fn raw_row(number: usize, columns: &[(&'static str, Kind)], row: &Row) -> RawRow<'static> {
+fn raw_row(
+    number: usize,
+    columns: &[(&'static str, Kind)],
+    row: &Row,
+    texts: &texts::Reader,
+) -> RawRow<'static> {
     let cells = columns.iter().enumerate().map(|(at, (column, kind))| {
         let cell = match kind {
-            Kind::Moment => row.try_get::<_, Option<Moment>>(at).map(|cell| cell.map(Moment::cell)),
-            Kind::Text => row.try_get::<_, Option<String>>(at).map(|cell| cell.map(text_cell)),
+            Kind::Moment => row
+                .try_get::<_, Option<Moment>>(at)
+                .map_or(UNKNOWN_MOMENT, |cell| cell.map_or(Cell::Null, Moment::cell)),
+            Kind::Text => texts.cell(row, at),
         };
-        let broken = Cell::Other { kind: "a text that is not UTF-8", text: "".into() };
-        let cell = cell.map_or(broken, |cell| cell.unwrap_or(Cell::Null));
         (Cow::Borrowed(*column), cell)
     });
     RawRow { position: Position { row: number, line: None }, cells: Ok(cells.collect()) }
 }
 
-fn text_cell(text: String) -> Cell<'static> {
-    // It was cut off, so it is not what the table says.
-    if text.chars().nth(TEXT_MAX).is_some() {
-        return Cell::Other { kind: "a text of more than 4096 characters", text: text.into() };
-    }
-    Cell::Text(text.into())
-}
+/// A moment in bytes of another length.
+const UNKNOWN_MOMENT: Cell<'static> =
+    Cell::Other { kind: "a moment in another form", text: Cow::Borrowed("") };
 
 /// A moment of any of the types that have some, in nanoseconds since 1970; one without a zone is in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,11 +344,5 @@ mod tests {
         assert_eq!(micros(i64::MAX).unwrap().cell(), Cell::Text("infinity".into()));
         assert_eq!(days(i32::MIN).unwrap().cell(), Cell::Text("-infinity".into()));
         assert!(Moment::from_sql(&Type::DATE, &[0; 8]).is_err());
-    }
-
-    #[test]
-    fn long_texts_are_no_texts() {
-        assert_eq!(text_cell("ä".repeat(TEXT_MAX)), Cell::Text("ä".repeat(TEXT_MAX).into()));
-        assert!(matches!(text_cell("ä".repeat(TEXT_MAX + 1)), Cell::Other { .. }));
     }
 }

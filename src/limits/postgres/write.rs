@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use tokio_postgres::types::{ToSql, Type};
 
+use super::session::begin;
 use super::table_name::quoted;
 use super::{Error, Session, TableName};
 use crate::limits::date;
@@ -50,7 +51,8 @@ impl Plan {
 
 const TYPES: &str = "
     select a.attname::text, format_type(a.atttypid, a.atttypmod) from pg_attribute a
-    where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped";
+    where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped
+        and a.attname = any($2)";
 
 impl Session {
     /// Reads a table that is to be changed.
@@ -59,12 +61,14 @@ impl Session {
         self.found(table).await?;
         let run =
             |sql: String| async move { self.answer(table, self.client.batch_execute(&sql)).await };
-        run("begin".to_owned()).await?;
+        run(begin("")).await?;
         // Readers go on.
         let locking = format!("lock table {} in share row exclusive mode", table.sql());
         run(locking).await.map_err(|error| error.of("keeping others from writing it"))?;
         let name = table.sql();
-        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
+        let known = COLUMNS.as_slice();
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&name, Type::TEXT), (&known, Type::TEXT_ARRAY)];
         let types = self.answer(table, self.client.query_typed(TYPES, &parameters)).await?;
         let types: Vec<(String, String)> =
             types.iter().map(|row| (row.get(0), row.get(1))).collect();
