@@ -156,6 +156,11 @@ impl Database {
         format!("postgres://{user}@{}:{}/{}", self.host, self.port, self.name)
     }
 
+    /// Another database of its server.
+    pub(crate) fn on_server(&self, name: &str) -> Database {
+        Database { host: self.host.clone(), port: self.port, name: name.to_owned() }
+    }
+
     /// Host and port of its server.
     pub(crate) fn server(&self) -> (String, u16) {
         (self.host.clone(), self.port)

@@ -206,7 +206,12 @@ fn table_behind_pgbouncer_is_followed_in_each_mode_that_has_transactions() {
         let timeout = pool_setting(&pool, &database, "statement_timeout");
         assert_eq!(timeout, "0", "{mode}");
     }
+    // A database that the pool does not know is no outage.
     let database = notifying();
+    let pool = PgBouncer::before(&database, "transaction").expect("it was there");
+    let unknown = pool.options(&database.on_server("postgres"));
+    let failure = Feed::open(&unknown).err().expect("no such database");
+    assert_eq!(failure.exit as u8, 78, "{:#}", failure.error);
     let pool = PgBouncer::before(&database, "statement").expect("it was there");
     let failure = Feed::open(&pool.options(&database)).err().expect("no transactions there");
     let said = format!("{:#}", failure.error);

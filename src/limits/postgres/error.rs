@@ -236,6 +236,19 @@ fn is_connection_fault(code: &SqlState) -> bool {
     code.code().starts_with("08")
 }
 
+/// Whether a pool says that it does not know the user, the database or a parameter. It has one code for this
+/// and for a server that it can't reach.
+fn is_configuration(why: &str) -> bool {
+    const WORDS: [&str; 5] = [
+        "unsupported startup parameter",
+        "no such ",
+        "config error",
+        "authentication",
+        "auth failed",
+    ];
+    WORDS.iter().any(|words| why.contains(words))
+}
+
 /// Why a connection was not made.
 pub(super) fn connecting(database: String, error: &tokio_postgres::Error) -> Error {
     let why = text(error);
@@ -249,7 +262,9 @@ pub(super) fn connecting(database: String, error: &tokio_postgres::Error) -> Err
     let mut causes = chain.filter_map(|cause| cause.downcast_ref::<std::io::Error>());
     let tls = causes.any(|io| io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()));
     match error.code() {
-        Some(code) if busy.contains(code) || is_connection_fault(code) => {
+        Some(code)
+            if busy.contains(code) || is_connection_fault(code) && !is_configuration(&why) =>
+        {
             Error::Unreachable { database, why }
         }
         Some(_) => Error::Refused { database, why },
