@@ -20,6 +20,7 @@
 //! - [`output`]: what is said, as JSON, as a table, as CSV.
 //! - [`logging`]: what a program that runs for long says of itself.
 //! - [`generate`]: a workload of any size.
+//! - [`threads`]: room for threads, tried before it is needed.
 //! - [`cli`]: the commands.
 
 pub mod aggregate;
@@ -44,3 +45,4 @@ pub mod replay;
 pub mod scenario;
 pub mod sniffer;
 pub mod terminal;
+pub mod threads;

@@ -37,6 +37,7 @@ pub use panic::{PANIC_WORKER, abort_on_panic};
 
 use crate::error::{Exit, Failure};
 use crate::terminal::{Interrupt, Messages};
+use crate::threads;
 use meeting::Meeting;
 use secret::Secret;
 
@@ -124,6 +125,10 @@ impl Cluster {
         config: WorkerConfig,
         work: impl Fn(&mut Worker) -> T + Send + Sync + 'static,
     ) -> Result<Vec<T>, Failure> {
+        // Some workers without the others would wait for them.
+        let connections = self.hosts.len() - 1;
+        threads::try_room(self.workers + 2 * connections)
+            .map_err(|error| anyhow!(error).context("starting the workers"))?;
         let (builders, others) = if self.hosts.len() == 1 {
             Config::Process(self.workers).try_build().map_err(|error| anyhow!(error))?
         } else {

@@ -23,7 +23,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use super::Context;
+use super::{Context, Error, setup};
 
 /// Messages of one batch. It bounds how long a worker is away from the computation.
 const BATCH: usize = 4096;
@@ -83,8 +83,8 @@ impl Consumer {
         topic: &str,
         config: &ClientConfig,
         wake: impl Fn() + Send + Sync + 'static,
-    ) -> Result<Self, KafkaError> {
-        let mut client: BaseConsumer<Context> = config.create_with_context(Context::new())?;
+    ) -> Result<Self, Error> {
+        let mut client: BaseConsumer<Context> = setup::create(config, Context::new())?;
         client.set_nonempty_callback(wake);
         // SAFETY: the client is valid, and outlives the queue.
         let queue = unsafe { rd_kafka_queue_get_consumer(client.client().native_ptr()) };

@@ -148,8 +148,7 @@ impl Producer {
         // As long as an outage lasts: the queue is bounded, and whoever sends is told.
         config.set("message.timeout.ms", "0");
         let reports = Reports::new(address.topic.clone());
-        let inner =
-            config.create_with_context(reports).map_err(|error| setup::failed(error, &config))?;
+        let inner = setup::create(&config, reports)?;
         Ok(Producer { address: address.clone(), inner, queued: AtomicU64::new(0) })
     }
 

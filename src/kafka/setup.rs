@@ -7,11 +7,14 @@ use std::fmt::Write as _;
 use std::fs::File;
 
 use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::KafkaError;
 
 use super::Error;
 use super::options::is_secret;
 use crate::limits::quote::Quoted;
+use crate::threads;
 
 /// Options whose values are names of files or directories.
 const FILES: &[&str] = &[
@@ -30,8 +33,26 @@ const PASSWORDS: &[(&str, &str)] = &[
     ("ssl.keystore.location", "ssl.keystore.password"),
 ];
 
+/// Threads of a client beside those for brokers: its own, and one for whichever broker coordinates.
+const CLIENT_THREADS: usize = 2;
+
+/// Creates a client with this configuration.
+pub(super) fn create<C, T>(config: &ClientConfig, context: C) -> Result<T, Error>
+where
+    C: ClientContext,
+    T: FromClientConfigAndContext<C>,
+{
+    let brokers = config.get("bootstrap.servers").map_or(1, |named| named.split(',').count());
+    // One for each broker under the name that was given, and one under the name that it gives itself.
+    threads::try_room(CLIENT_THREADS + 2 * brokers).map_err(|error| Error::Failed {
+        doing: "creating a Kafka client".to_owned(),
+        reason: error.to_string(),
+    })?;
+    config.create_with_context(context).map_err(|error| failed(error, config))
+}
+
 /// Returns the error of a client that could not be created with this configuration.
-pub(super) fn failed(error: KafkaError, config: &ClientConfig) -> Error {
+fn failed(error: KafkaError, config: &ClientConfig) -> Error {
     let reason = match error {
         KafkaError::ClientCreation(reason) | KafkaError::ClientConfig(_, reason, ..) => reason,
         other => other.to_string(),

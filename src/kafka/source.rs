@@ -21,7 +21,7 @@ use rdkafka::consumer::CommitMode;
 
 use super::consumer::{Consumer, Polled};
 use super::watch::{Ends, Start, Watch};
-use super::{Address, ClientOptions, client_config, setup};
+use super::{Address, ClientOptions, client_config};
 use crate::error::{Exit, Failure};
 use crate::record::Message;
 
@@ -262,8 +262,7 @@ impl Source {
         if self.consumer.is_none() {
             let wake = self.wake.clone();
             let consumer = Consumer::open(&topic.address.topic, &topic.config, move || wake());
-            let failed = |error| setup::failed(error, &topic.config);
-            self.consumer = Some(consumer.map_err(failed)?);
+            self.consumer = Some(consumer?);
         }
         let consumer = self.consumer.as_ref().expect("it was opened just now");
         consumer.add(&new).with_context(reading)?;

@@ -271,7 +271,7 @@ pub(super) fn lookup(address: &Address, config: &ClientConfig) -> Result<Option<
 }
 
 fn client(config: &ClientConfig) -> Result<BaseConsumer<Context>, Error> {
-    config.create_with_context(Context::new()).map_err(|error| setup::failed(error, config))
+    setup::create(config, Context::new())
 }
 
 /// Asks until a broker answers. No broker creates a topic for a consumer that asks.
@@ -332,7 +332,7 @@ fn found(metadata: &rdkafka::metadata::Metadata, name: &str) -> Found {
 }
 
 fn admin(config: &ClientConfig) -> Result<AdminClient<Context>, Error> {
-    config.create_with_context(Context::new()).map_err(|error| setup::failed(error, config))
+    setup::create(config, Context::new())
 }
 
 /// The error of something that a broker was asked to do.

@@ -88,9 +88,7 @@ impl Watch {
         start: Start,
         interval: Duration,
     ) -> Result<(Self, BTreeMap<i32, i64>), Failure> {
-        let client: BaseConsumer<Context> = config
-            .create_with_context(Context::new())
-            .map_err(|error| setup::failed(error, config))?;
+        let client: BaseConsumer<Context> = setup::create(config, Context::new())?;
         let asker = Asker { topic: address.topic.clone(), client, break_after: 4 * interval };
         let failed = |error: Error| {
             let exit = error.exit();

@@ -1,0 +1,55 @@
+//! Room for threads: tried before clients and workers that would go wrong without it.
+//!
+//! librdkafka ends the process when a broker has no thread, or goes on without that broker; timely leaves
+//! workers behind that wait for one which was never started.
+
+use std::io;
+use std::sync::RwLock;
+
+/// The system does not let the process have the threads that it needs.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this process can't have {threads} more threads: {error}; raise the limit: `ulimit -u`, TasksMax= of a \
+     systemd unit, or pids.max of the cgroup (--pids-limit of a container)"
+)]
+pub struct NoThreads {
+    threads: usize,
+    error: io::Error,
+}
+
+/// The stack of a thread that does nothing.
+const STACK: usize = 64 << 10;
+
+/// Fails if the process can't have so many more threads at once.
+///
+/// # Errors
+/// The limit on threads, or on memory, is reached.
+pub fn try_room(threads: usize) -> Result<(), NoThreads> {
+    try_threads(threads, STACK)
+}
+
+fn try_threads(threads: usize, stack: usize) -> Result<(), NoThreads> {
+    let gate = RwLock::new(());
+    std::thread::scope(|scope| {
+        let _closed = gate.write();
+        let wait = || drop(gate.read());
+        let start = || std::thread::Builder::new().stack_size(stack).spawn_scoped(scope, wait);
+        (0..threads).try_for_each(|_| start().map(drop))
+    })
+    .map_err(|error| NoThreads { threads, error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_for_a_few_threads_is_there_and_for_too_many_an_error() {
+        try_room(0).unwrap();
+        try_room(20).unwrap();
+        // No machine has memory for it.
+        let error = try_threads(7, usize::MAX >> 18).unwrap_err().to_string();
+        assert!(error.starts_with("this process can't have 7 more threads: "), "{error}");
+        assert!(error.contains("`ulimit -u`, TasksMax="), "{error}");
+    }
+}
