@@ -56,6 +56,10 @@ pub(super) struct Consumer {
     batch: Vec<*mut rd_kafka_message_t>,
 }
 
+// SAFETY: the client and its queue may be used by any thread, and the pointers of a batch are null between
+// two calls.
+unsafe impl Send for Consumer {}
+
 struct Queue(*mut rd_kafka_queue_t);
 
 impl Drop for Queue {

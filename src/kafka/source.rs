@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
@@ -30,6 +31,9 @@ const WATCH_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
 /// The greatest answer of a broker to one fetch, unless messages may be larger.
 const FETCH_MAX_BYTES: u64 = 8 << 20;
+
+/// How long the brokers may take to hear that a consumer ends.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Of more partitions at a time the log has only their number, unless it is to have everything.
 const LISTED_MAX: usize = 16;
@@ -395,6 +399,27 @@ impl Source {
         let mode = if last { CommitMode::Sync } else { CommitMode::Async };
         if let Err(error) = consumer.commit(positions, mode) {
             tracing::warn!(%error, "the offsets read were not committed");
+        }
+    }
+
+    /// Commits offsets and closes the consumer, for [`CLOSE_TIMEOUT`] at most: they are for those who look
+    /// at the lag, and an outage must not hold up the end of a run.
+    pub fn close(self, positions: Vec<(i32, i64)>) {
+        let (topic, worker) = (self.topic.address.topic.clone(), self.index);
+        let (ended, end) = channel::<()>();
+        let close = move || {
+            let _ended = ended;
+            self.commit(&positions, true);
+            // By this it leaves the brokers.
+            drop(self);
+        };
+        let closing = std::thread::Builder::new().name("close".into()).spawn(close);
+        if closing.is_ok() && end.recv_timeout(CLOSE_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(
+                topic,
+                worker,
+                "the brokers do not answer: the run ends without a commit of the last offsets"
+            );
         }
     }
 

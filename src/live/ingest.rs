@@ -259,6 +259,11 @@ impl Ingest {
         &self.source
     }
 
+    /// Takes the source out of it, for the end.
+    pub(super) fn into_source(self) -> Source {
+        self.source
+    }
+
     /// Waits until what it has set aside is kept.
     pub(super) fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), Failure> {
         self.dead_letters.as_mut().map_or(Ok(()), |dead_letters| dead_letters.finish(give_up))

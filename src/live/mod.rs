@@ -84,6 +84,10 @@ const TELL_INTERVAL: Duration = Duration::from_millis(100);
 /// Between two looks at whether the run is ready, to log what has changed.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long the end of a run waits for dead letters before it logs that, and then again.
+const DEAD_LETTERS_PATIENCE: Duration = Duration::from_secs(1);
+const DEAD_LETTERS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Between two commits of offsets.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -285,7 +289,7 @@ impl Live<'_> {
         }
         self.bound_skew();
         if self.committed.elapsed() >= COMMIT_INTERVAL {
-            self.commit(false);
+            self.commit();
         }
         if self.told.is_none_or(|told| told.elapsed() >= TELL_INTERVAL) {
             self.tell();
@@ -378,18 +382,20 @@ impl Live<'_> {
         self.last |= last;
     }
 
-    fn commit(&mut self, last: bool) {
+    fn commit(&mut self) {
         let done = std::mem::take(&mut self.done);
         if let Some(ingest) = &self.ingest {
-            ingest.source().commit(&done, last);
+            ingest.source().commit(&done, false);
         }
         self.committed = Instant::now();
     }
 
     fn end(mut self) -> Option<Outcome> {
-        let kept = self.ingest.as_mut().map_or(Ok(()), |ingest| ingest.finish(&mut || false));
+        let kept = self.keep_dead_letters();
         let outcome = self.leader.take().map(|leader| leader.finish(&self.shared.status));
-        self.commit(true);
+        if let Some(ingest) = self.ingest.take() {
+            ingest.into_source().close(std::mem::take(&mut self.done));
+        }
         match (kept, outcome) {
             (Err(failure), Some(Ok(_))) => Some(Err(failure)),
             (Err(failure), None) => {
@@ -398,5 +404,26 @@ impl Live<'_> {
             }
             (_, outcome) => outcome,
         }
+    }
+
+    /// Waits until all dead letters are delivered, and logs that it does.
+    fn keep_dead_letters(&mut self) -> Result<(), Failure> {
+        let Some(ingest) = &mut self.ingest else { return Ok(()) };
+        let Some(SinkState { name, waiting, .. }) = ingest.dead_letters().map(SinkState::of) else {
+            return Ok(());
+        };
+        let mut remind = Instant::now() + DEAD_LETTERS_PATIENCE;
+        ingest.finish(&mut || {
+            if Instant::now() >= remind {
+                remind = Instant::now() + DEAD_LETTERS_LOG_INTERVAL;
+                tracing::warn!(
+                    worker = self.index,
+                    messages = waiting,
+                    "the run ends when all is delivered: it waits for sink \"{name}\" (--dead-letter); a \
+                     second SIGTERM or SIGINT ends it at once, and what waits is lost"
+                );
+            }
+            false
+        })
     }
 }

@@ -7,7 +7,7 @@ use floodmark::kafka::topics;
 use floodmark::kafka::{Address, ClientOptions};
 
 use super::kit::{Feed, LIMITS, committed};
-use crate::common::broker::{Broker, random_name};
+use crate::common::broker::{Broker, Mock, random_name};
 use crate::replay::fold::{changes, fold};
 use crate::replay::pcap::packet;
 use crate::replay::run::{Place, Whom};
@@ -203,4 +203,22 @@ fn what_is_missing_is_named() {
     // The reason of a process that follows reaches the first one.
     let line = format!("run --from {here} --dead-letter {nobody} -n2");
     place.floodmark(&line).run().expect(69).says(&["127.0.0.1:1"]);
+}
+
+/// Offsets are for those who look at the lag: a run does not wait for them.
+#[test]
+fn run_asked_to_end_during_an_outage_ends_and_says_what_was_not_committed() {
+    let (mock, place) = (Mock::new(), Place::new());
+    let topic = mock.topic("flows", 1);
+    place.write("limits.jsonl", COUNT);
+    let mut feed = Feed::to(&topic);
+    feed.give(0, packet(BEGIN_MS, "10.0.0.1", "10.0.0.2", 100));
+    feed.flush();
+    let line = format!("run --from {topic} --limits limits.jsonl --tick 50ms");
+    let mut run = place.floodmark(&line).start();
+    assert!(run.line().contains("raised"));
+    mock.down();
+    run.wait_for("the brokers do not answer");
+    run.signal("TERM", Whom::Parent);
+    run.finish().expect(0).says(&["the run ends without a commit of the last offsets"]);
 }
