@@ -402,7 +402,7 @@ impl Source {
         }
     }
 
-    /// Commits offsets and closes the consumer, for [`CLOSE_TIMEOUT`] at most: they are for those who look
+    /// Commits offsets and closes the consumer, for 5 s at most: they are for those who look
     /// at the lag, and an outage must not hold up the end of a run.
     pub fn close(self, positions: Vec<(i32, i64)>) {
         let (topic, worker) = (self.topic.address.topic.clone(), self.index);
