@@ -214,6 +214,7 @@ mod messages {
             || {
                 let mut count = 0;
                 for (key, payload) in &messages {
+                    let payload = Some(&payload[..]);
                     let message = Message { key: Some(key), payload, timestamp_ms: Some(START_MS) };
                     let mut take = |read| {
                         black_box(read);

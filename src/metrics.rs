@@ -35,8 +35,9 @@ const fn metric(name: &'static str, kind: Kind, unit: Unit, help: &'static str) 
 const ALL: &[Metric] = &[
     metric("floodmark_input_messages_total", Counter, Unit::Count, "Messages taken from the topic."),
     metric("floodmark_input_records_total", Counter, Unit::Count, "Records taken, by format."),
+    metric("floodmark_input_records_without_packets_total", Counter, Unit::Count, "Records taken that state bytes and no packets, and count as one packet each."),
     metric("floodmark_input_errors_total", Counter, Unit::Count, "Records and messages that can't be counted, by reason."),
-    metric("floodmark_input_skipped_total", Counter, Unit::Count, "Records that are no traffic, by reason."),
+    metric("floodmark_input_skipped_total", Counter, Unit::Count, "Messages and records that are no traffic, by reason."),
     metric("floodmark_late_records_total", Counter, Unit::Count, "Records that came after their window had closed: counted, or dropped since it had settled."),
     metric("floodmark_source_reachable", Gauge, Unit::Count, "Whether the brokers of the topic answer (1) or not (0)."),
     metric("floodmark_kafka_lag_messages", Gauge, Unit::Count, "Messages that the broker has and no finished tick has taken; NaN while the broker does not answer."),

@@ -9,6 +9,7 @@ mod feeds;
 mod generated;
 mod goldens;
 mod hostile;
+mod inputs;
 mod kafka;
 mod limits_cli;
 mod live;

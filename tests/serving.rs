@@ -108,7 +108,7 @@ fn scrape(server: SocketAddr) -> BTreeMap<String, f64> {
 }
 
 /// Scrapes until something holds.
-fn scrape_until(
+pub(crate) fn scrape_until(
     server: SocketAddr,
     what: &str,
     holds: impl Fn(&BTreeMap<String, f64>) -> bool,

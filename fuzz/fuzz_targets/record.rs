@@ -9,13 +9,13 @@ use libfuzzer_sys::fuzz_target;
 const CHECKSUM: std::ops::Range<usize> = 40..44;
 
 fn message<'a>(payload: &'a [u8]) -> Message<'a> {
-    Message { key: Some(b"10.0.0.1 10.0.0.2"), payload, timestamp_ms: Some(1_700_000_000_000) }
+    Message { key: Some(b"10.0.0.1 10.0.0.2"), payload: Some(payload), timestamp_ms: Some(1_700_000_000_000) }
 }
 
-fn records(payload: &[u8]) -> (Result<Format, Reason>, Vec<Record>) {
+fn records(payload: &[u8]) -> (Result<Option<Format>, Reason>, Vec<Record>) {
     let mut records = Vec::new();
     let format = Decoder::default().decode(&message(payload), &mut |read| match read {
-        Read::Record(record) => records.push(record),
+        Read::Record(record) | Read::WithoutPackets(record) => records.push(record),
         Read::Bad(reason) => drop(reason.to_string()),
         Read::Skipped(_) => {}
     });
@@ -31,7 +31,7 @@ fn repacked(records: &[Record]) -> Vec<Record> {
     }
     if let Some(packed) = packer.take() {
         let (format, read) = self::records(&packed.payload);
-        assert_eq!(format, Ok(Format::Packed));
+        assert_eq!(format, Ok(Some(Format::Packed)));
         assert_eq!(packed.greatest_ms, read.iter().map(|record| record.time_ms).max().unwrap_or(0));
         again = read;
     }
@@ -47,7 +47,7 @@ fn check(payload: &[u8]) {
     let fields: Fields = "bytes,ip_src,source,_source".parse().expect("fields");
     let mut count = 0;
     let projected = fields.project(&Decoder::default(), &message(payload), &mut |read, object| {
-        if let Read::Record(_) = read {
+        if read.record().is_some() {
             count += 1;
             serde_json_is_sound(object);
         }

@@ -73,8 +73,10 @@ pub struct Counts {
     pub messages: u64,
     /// Records in them that were written.
     pub records: u64,
-    /// What was in them that is rightly no record.
-    pub skipped: u64,
+    /// The records among them that state bytes and no packets, and count as one packet.
+    pub without_packets: u64,
+    /// What was in them that is rightly no record, by reason.
+    pub skipped: BTreeMap<&'static str, u64>,
     /// What was not written, by reason.
     pub bad: BTreeMap<&'static str, u64>,
 }
@@ -84,27 +86,38 @@ impl Counts {
     pub fn add(&mut self, other: &Counts) {
         self.messages += other.messages;
         self.records += other.records;
-        self.skipped += other.skipped;
-        for (reason, count) in &other.bad {
-            *self.bad.entry(reason).or_default() += count;
+        self.without_packets += other.without_packets;
+        for (sum, other) in [(&mut self.skipped, &other.skipped), (&mut self.bad, &other.bad)] {
+            for (reason, count) in other {
+                *sum.entry(reason).or_default() += count;
+            }
         }
     }
 }
 
+/// How many there are, and the number of each reason.
+fn by_reason(counts: &BTreeMap<&'static str, u64>) -> (u64, String) {
+    let reasons: Vec<String> =
+        counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    (counts.values().sum(), reasons.join(", "))
+}
+
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { messages, records, skipped, bad } = self;
+        let Counts { messages, records, without_packets, skipped, bad } = self;
         write!(f, "read {messages} messages, {records} records of them are written")?;
-        if *skipped > 0 {
-            write!(f, "; {skipped} are rightly none")?;
+        if *without_packets > 0 {
+            write!(f, "; {without_packets} state no packets and count as 1 packet each")?;
         }
-        if bad.is_empty() {
-            return Ok(());
+        if !skipped.is_empty() {
+            let (count, reasons) = by_reason(skipped);
+            write!(f, "; {count} are rightly none ({reasons})")?;
         }
-        write!(f, "; not written: {}", bad.values().sum::<u64>())?;
-        let reasons: Vec<String> =
-            bad.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-        write!(f, " ({})", reasons.join(", "))
+        if !bad.is_empty() {
+            let (count, reasons) = by_reason(bad);
+            write!(f, "; not written: {count} ({reasons})")?;
+        }
+        Ok(())
     }
 }
 
@@ -222,34 +235,47 @@ impl Converter {
             *counts.bad.entry(reason.as_str()).or_default() += 1;
             refused.get_or_insert(Refused::Unread(reason));
         };
-        let told = match &rules.fields {
-            None => rules.decoder.decode(message, &mut |read| match read {
-                Read::Record(record) => records.push(record),
-                Read::Skipped(_) => counts.skipped += 1,
+        let mut take = |read: Read, object: &[u8]| {
+            match read {
+                Read::Record(_) => {}
+                Read::WithoutPackets(_) => counts.without_packets += 1,
+                Read::Skipped(skip) => *counts.skipped.entry(skip.as_str()).or_default() += 1,
                 Read::Bad(reason) => bad(reason, counts),
-            }),
-            Some(fields) => {
-                fields.project(&rules.decoder, message, &mut |read, object| match read {
-                    Read::Record(record) => {
-                        records.push(record);
-                        objects.push(object);
-                    }
-                    Read::Skipped(_) => counts.skipped += 1,
-                    Read::Bad(reason) => bad(reason, counts),
-                })
             }
+            if let Some(record) = read.record() {
+                records.push(record);
+                objects.push(object);
+            }
+        };
+        let told = match &rules.fields {
+            None => rules.decoder.decode(message, &mut |read| take(read, &[])),
+            Some(fields) => fields.project(&rules.decoder, message, &mut take),
         };
         if let Err(reason) = told {
             bad(reason, counts);
         }
         let (reached, unwritten) = self.write()?;
         if let Some(why) = refused.or(unwritten) {
-            self.sample(origin, &why);
-            if let Some(dead_letters) = &mut self.dead_letters {
-                dead_letters.give(Letter::dead(message, origin.headers(), why.as_str()));
-            }
+            self.set_aside(origin, message, &why);
         }
         Ok(reached)
+    }
+
+    /// Logs and keeps a message with something in it that is not written.
+    fn set_aside(&mut self, origin: Origin<'_>, message: &Message<'_>, why: &Refused) {
+        self.sample(origin, why);
+        if let Some(dead_letters) = &mut self.dead_letters {
+            dead_letters.give(Letter::dead(message, origin.headers(), why.as_str()));
+        }
+    }
+
+    /// Counts part of a text that is no JSON, where JSON was to go on.
+    pub fn broken(&mut self, origin: Origin<'_>, text: &[u8]) {
+        self.counts.messages += 1;
+        let why = Refused::Unread(Reason::Json);
+        *self.counts.bad.entry(why.as_str()).or_default() += 1;
+        let message = Message { key: None, payload: Some(text), timestamp_ms: None };
+        self.set_aside(origin, &message, &why);
     }
 
     /// Writes a record that was in no message.
@@ -257,7 +283,7 @@ impl Converter {
         if self.rules.fields.is_some() {
             let (mut key, mut object) = (Vec::new(), Vec::new());
             write_json(&record, &mut key, &mut object);
-            let message = Message { key: None, payload: &object, timestamp_ms: None };
+            let message = Message { key: None, payload: Some(&object), timestamp_ms: None };
             self.message(Origin::File { file: "a capture", line: 0 }, &message)?;
             return Ok(());
         }

@@ -135,8 +135,12 @@ fn put(item: Item, converter: &mut Converter) -> Result<(), WriteError> {
     match item {
         Item::Packet(record) => converter.record(record),
         Item::Line { file, line, text: Line::Text(text) } => {
-            let message = Message { key: None, payload: &text, timestamp_ms: None };
+            let message = Message { key: None, payload: Some(&text), timestamp_ms: None };
             converter.message(Origin::File { file: &file, line }, &message).map(drop)
+        }
+        Item::Line { file, line, text: Line::Broken(text) } => {
+            converter.broken(Origin::File { file: &file, line }, &text);
+            Ok(())
         }
         Item::Line { file, line, text: Line::TooLong } => {
             converter.too_long(Origin::File { file: &file, line });
@@ -213,7 +217,7 @@ impl FileReader {
             match next {
                 Ok(Some(text)) => {
                     let bytes = match &text {
-                        Line::Text(bytes) => bytes.len(),
+                        Line::Text(bytes) | Line::Broken(bytes) => bytes.len(),
                         Line::TooLong => 0,
                     };
                     self.push(Item::Line { file: file.clone(), line: texts.line, text }, bytes)?;
@@ -221,7 +225,7 @@ impl FileReader {
                 Ok(None) => return Ok(()),
                 Err(fault) => {
                     end.damaged = true;
-                    let (offset, line) = (texts.offset(), texts.line + 1);
+                    let (offset, line) = (texts.offset(), texts.current_line());
                     tracing::error!(
                         "\"{name}\" can't be read on at byte {offset}, line {line}: {fault}"
                     );

@@ -8,7 +8,8 @@
 //!
 //! - [`converter`]: from a message to what is written of it.
 //! - [`following`]: the partitions of a topic that one worker reads; [`skew`] holds the workers together.
-//! - [`files`]: captures and texts, read by a thread of their own; `texts` cuts them into lines.
+//! - [`files`]: captures and texts, read by a thread of their own; `texts` cuts them into messages, with
+//!   `json_cut` where a JSON value goes over several lines.
 //! - [`shared`]: one file that several workers write to.
 //!
 //! Nothing is read while there is no room in the sink, so an outage of the sink costs time alone. Offsets
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub mod converter;
 pub mod files;
 pub mod following;
+mod json_cut;
 pub mod shared;
 pub mod skew;
 mod texts;

@@ -1,30 +1,86 @@
-//! Texts cut into lines, each a message. A line that is longer than the buffer is passed over.
+//! Texts cut into messages: a line each, JSON that is spread over several lines as one, and of an array
+//! each element. Neither a line nor an element may be longer than the buffer.
+//!
+//! An array is taken to be one where a line begins with `[` and goes on with an object or ends there:
+//! that is how nfdump and `tshark -T json` write files. Its elements are handed over as arrays of one
+//! element, so that they are read as if the array had been read as a whole.
 
+use super::json_cut::{Scanner, Step};
 use crate::capture::{BUFFER_MAX, Fault, Input};
 
-/// A line, or what is in its place.
+/// A message, or what is in its place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// Its bytes, without its end.
+    /// Its bytes, without the end of its line.
     Text(Vec<u8>),
+    /// Part of an array that is not JSON, or an array that does not end.
+    Broken(Vec<u8>),
     /// It was longer than [`BUFFER_MAX`].
     TooLong,
 }
 
-/// The lines of one text.
+/// The part of a text that the bytes at hand belong to.
+#[derive(Debug)]
+enum Part {
+    /// Nothing but blanks of a line so far.
+    LineStart,
+    /// A line.
+    Line,
+    /// The rest of a line that is too long.
+    RestOfLine,
+    /// One or more JSON objects, which end together with a line.
+    Objects(Scanner),
+    /// A line that begins with `[`, which is at this place.
+    Bracket(usize),
+    /// Between two elements of an array.
+    Gap,
+    /// An element of an array.
+    Element(Scanner),
+    /// An element of an array that is too long.
+    RestOfElement(Scanner),
+    /// A number or a word in an array.
+    Word,
+    /// The rest of a line in an array, behind what is broken.
+    Lost,
+    /// The begin of a line in an array, behind what is broken.
+    LostLine,
+}
+
+/// The messages of one text.
 pub(super) struct Texts {
     input: Input,
-    /// Bytes at hand that have no end of a line in them.
+    part: Part,
+    /// Bytes at hand that were looked at.
     searched: usize,
-    /// Whether the rest of a line that is too long is passed over.
-    passing: bool,
-    /// The number of the line that was handed over last.
+    /// Ends of lines before the bytes at hand.
+    passed_lines: u64,
+    /// Lines that begin before this offset are taken one by one: JSON that was to go on over them is
+    /// broken.
+    plain_until: u64,
+    /// The number of the line at which the message begins that was handed over last.
     pub(super) line: u64,
+}
+
+/// What is done about the bytes at hand.
+enum Found {
+    /// A message.
+    Message(Line),
+    /// Look again, at other bytes or in another way.
+    Again,
+    /// More bytes are needed.
+    More,
 }
 
 impl Texts {
     pub(super) fn new(input: Input) -> Self {
-        Texts { input, searched: 0, passing: false, line: 0 }
+        Texts {
+            input,
+            part: Part::LineStart,
+            searched: 0,
+            passed_lines: 0,
+            plain_until: 0,
+            line: 0,
+        }
     }
 
     /// Bytes that precede what was not handed over yet.
@@ -32,87 +88,359 @@ impl Texts {
         self.input.passed()
     }
 
-    /// The next line that is not empty; `None` at the end. `before_read` is called when it must wait for
-    /// more.
+    /// The line that is read now.
+    pub(super) fn current_line(&self) -> u64 {
+        self.passed_lines + 1
+    }
+
+    /// The next message; `None` at the end. `before_read` is called when it must wait for more.
     pub(super) fn next(&mut self, before_read: &mut impl FnMut()) -> Result<Option<Line>, Fault> {
         loop {
-            let bytes = self.input.bytes();
-            if let Some(at) = bytes[self.searched..].iter().position(|byte| *byte == b'\n') {
-                let end = self.searched + at;
-                let line = bytes[..end].to_vec();
-                self.input.pass(end + 1);
-                self.searched = 0;
-                if let Some(line) = self.whole(line) {
-                    return Ok(Some(line));
+            match self.find() {
+                Found::Message(line) => return Ok(Some(line)),
+                Found::Again => {}
+                Found::More => {
+                    before_read();
+                    if !self.input.fill(self.searched + 1)? {
+                        match self.end() {
+                            Found::Message(line) => return Ok(Some(line)),
+                            Found::Again => {}
+                            Found::More => return Ok(None),
+                        }
+                    }
                 }
-                continue;
-            }
-            self.searched = bytes.len();
-            if self.searched >= BUFFER_MAX {
-                self.input.pass(self.searched);
-                self.searched = 0;
-                self.passing = true;
-            }
-            before_read();
-            if !self.input.fill(self.searched + 1)? {
-                let rest = self.input.bytes().to_vec();
-                self.input.pass(rest.len());
-                self.searched = 0;
-                let is_line = self.passing || !rest.is_empty();
-                return Ok(if is_line { self.whole(rest) } else { None });
             }
         }
     }
 
-    /// A line whose end was found. One that holds nothing is none.
-    fn whole(&mut self, line: Vec<u8>) -> Option<Line> {
-        self.line += 1;
-        if std::mem::take(&mut self.passing) {
-            return Some(Line::TooLong);
+    fn find(&mut self) -> Found {
+        match self.part {
+            Part::LineStart => self.line_start(),
+            Part::Line => self.whole_line(),
+            Part::RestOfLine => self.rest_of_line(),
+            Part::Objects(_) => self.objects(),
+            Part::Bracket(at) => self.bracket(at),
+            Part::Gap => self.gap(),
+            Part::Element(_) => self.element(),
+            Part::RestOfElement(_) => self.rest_of_element(),
+            Part::Word => self.word(),
+            Part::Lost => self.lost(),
+            Part::LostLine => self.lost_line(),
         }
-        (!line.trim_ascii().is_empty()).then_some(Line::Text(line))
+    }
+
+    /// Moves on, and counts lines.
+    fn pass(&mut self, count: usize) {
+        let bytes = &self.input.bytes()[..count];
+        self.passed_lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.input.pass(count);
+        self.searched = 0;
+    }
+
+    /// Hands over so many bytes, and passes over `more` after them.
+    fn message(&mut self, length: usize, more: usize, next: Part) -> Found {
+        let text = self.input.bytes()[..length].to_vec();
+        self.hand_over(Line::Text(text), length + more, next)
+    }
+
+    fn hand_over(&mut self, line: Line, passed: usize, next: Part) -> Found {
+        self.line = self.current_line();
+        self.pass(passed);
+        self.part = next;
+        Found::Message(line)
+    }
+
+    /// The place of a byte that is not looked at yet.
+    fn position(&self, wanted: impl Fn(u8) -> bool) -> Option<usize> {
+        let bytes = &self.input.bytes()[self.searched..];
+        bytes.iter().position(|byte| wanted(*byte)).map(|at| self.searched + at)
+    }
+
+    /// More bytes are needed, after all that are there; `full` if there is no place for more.
+    fn more(&mut self, full: impl FnOnce(&mut Self) -> Found) -> Found {
+        self.searched = self.input.bytes().len();
+        if self.searched >= BUFFER_MAX { full(self) } else { Found::More }
+    }
+
+    fn line_start(&mut self) -> Found {
+        // Windows editors put a byte order mark first.
+        const MARK: &[u8] = b"\xef\xbb\xbf";
+        let bytes = self.input.bytes();
+        if self.input.passed() == 0 && MARK.starts_with(&bytes[..bytes.len().min(MARK.len())]) {
+            if bytes.len() < MARK.len() {
+                return Found::More;
+            }
+            self.pass(MARK.len());
+        }
+        let Some(at) = self.position(|byte| !matches!(byte, b' ' | b'\t' | b'\r')) else {
+            return self.more(|texts| {
+                texts.pass(texts.searched);
+                Found::More
+            });
+        };
+        self.searched = at;
+        let plain = self.input.passed() < self.plain_until;
+        self.part = match self.input.bytes()[at] {
+            b'\n' => {
+                self.pass(at + 1);
+                Part::LineStart
+            }
+            b'{' if !plain => Part::Objects(Scanner::new()),
+            b'[' if !plain => Part::Bracket(at),
+            _ => Part::Line,
+        };
+        Found::Again
+    }
+
+    fn whole_line(&mut self) -> Found {
+        match self.position(|byte| byte == b'\n') {
+            Some(end) => {
+                let of_broken = self.input.passed() < self.plain_until;
+                if of_broken && continues(&self.input.bytes()[..end]) {
+                    self.pass(end + 1);
+                    self.part = Part::LineStart;
+                    return Found::Again;
+                }
+                self.message(end, 1, Part::LineStart)
+            }
+            None => self.more(|texts| {
+                texts.line = texts.current_line();
+                texts.pass(texts.searched);
+                texts.part = Part::RestOfLine;
+                Found::Again
+            }),
+        }
+    }
+
+    fn rest_of_line(&mut self) -> Found {
+        match self.position(|byte| byte == b'\n') {
+            Some(end) => {
+                self.pass(end + 1);
+                self.part = Part::LineStart;
+                Found::Message(Line::TooLong)
+            }
+            None => {
+                self.pass(self.input.bytes().len());
+                Found::More
+            }
+        }
+    }
+
+    fn objects(&mut self) -> Found {
+        let Part::Objects(scanner) = &mut self.part else { return Found::Again };
+        let bytes = self.input.bytes();
+        for (at, byte) in bytes.iter().enumerate().skip(self.searched) {
+            if *byte == b'\n' && scanner.is_outside() {
+                return self.message(at, 1, Part::LineStart);
+            }
+            if scanner.step(*byte) == Step::Broken {
+                return self.line_by_line(at);
+            }
+        }
+        self.more(|texts| texts.line_by_line(BUFFER_MAX - 1))
+    }
+
+    /// The JSON at hand is broken at this place: all lines before that of the place are taken one by one,
+    /// that none of them costs another one.
+    fn line_by_line(&mut self, broken: usize) -> Found {
+        let bytes = self.input.bytes();
+        self.part = Part::Line;
+        match bytes[..broken].iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => {
+                self.plain_until = self.input.passed() + end as u64 + 1;
+                self.searched = 0;
+            }
+            None => self.searched = broken,
+        }
+        Found::Again
+    }
+
+    /// Whether a line that begins with `[` is an array that is to be taken element by element.
+    fn bracket(&mut self, at: usize) -> Found {
+        self.searched = self.searched.max(at + 1);
+        match self.position(|byte| !matches!(byte, b' ' | b'\t' | b'\r')) {
+            Some(next) if matches!(self.input.bytes()[next], b'{' | b'\n') => {
+                self.pass(at + 1);
+                self.part = Part::Gap;
+                Found::Again
+            }
+            Some(_) => {
+                self.part = Part::Line;
+                Found::Again
+            }
+            None => self.more(|texts| {
+                texts.part = Part::Line;
+                Found::Again
+            }),
+        }
+    }
+
+    fn gap(&mut self) -> Found {
+        let Some(at) = self.position(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b','))
+        else {
+            self.pass(self.input.bytes().len());
+            return Found::More;
+        };
+        self.pass(at);
+        self.part = match self.input.bytes()[0] {
+            b']' => {
+                self.pass(1);
+                Part::LineStart
+            }
+            b'{' | b'[' | b'"' => Part::Element(Scanner::new()),
+            _ => Part::Word,
+        };
+        Found::Again
+    }
+
+    fn element(&mut self) -> Found {
+        let Part::Element(scanner) = &mut self.part else { return Found::Again };
+        let bytes = self.input.bytes();
+        for (at, byte) in bytes.iter().enumerate().skip(self.searched) {
+            match scanner.step(*byte) {
+                Step::Inside => {}
+                Step::Closed => return self.wrapped(at + 1),
+                Step::Broken => {
+                    // The line that it breaks in may be the begin of the next element.
+                    let line = bytes[..at].iter().rposition(|byte| *byte == b'\n');
+                    let length = line.unwrap_or(at);
+                    let broken = Line::Broken(bytes[..length].to_vec());
+                    return self.hand_over(broken, length, Part::Lost);
+                }
+            }
+        }
+        self.more(|texts| {
+            texts.line = texts.current_line();
+            texts.pass(texts.searched);
+            let Part::Element(scanner) = std::mem::replace(&mut texts.part, Part::Lost) else {
+                return Found::Again;
+            };
+            texts.part = Part::RestOfElement(scanner);
+            Found::Again
+        })
+    }
+
+    fn rest_of_element(&mut self) -> Found {
+        let Part::RestOfElement(scanner) = &mut self.part else { return Found::Again };
+        let found = self.input.bytes().iter().enumerate().find_map(|(at, byte)| {
+            let step = scanner.step(*byte);
+            (step != Step::Inside).then_some((at, step))
+        });
+        match found {
+            Some((at, step)) => {
+                self.pass(at + usize::from(step == Step::Closed));
+                self.part = if step == Step::Closed { Part::Gap } else { Part::Lost };
+                Found::Message(Line::TooLong)
+            }
+            None => {
+                self.pass(self.input.bytes().len());
+                Found::More
+            }
+        }
+    }
+
+    fn word(&mut self) -> Found {
+        match self.position(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b',' | b']')) {
+            Some(end) => self.wrapped(end),
+            None => self.more(|texts| texts.hand_over(Line::TooLong, texts.searched, Part::Lost)),
+        }
+    }
+
+    /// An element of an array, as an array of its own.
+    fn wrapped(&mut self, length: usize) -> Found {
+        let text = [b"[", &self.input.bytes()[..length], b"]"].concat();
+        self.hand_over(Line::Text(text), length, Part::Gap)
+    }
+
+    /// Passes over the rest of a line.
+    fn lost(&mut self) -> Found {
+        let Some(end) = self.position(|byte| byte == b'\n') else {
+            self.pass(self.input.bytes().len());
+            return Found::More;
+        };
+        self.pass(end + 1);
+        self.part = Part::LostLine;
+        Found::Again
+    }
+
+    /// Whether an element begins with this line, or the array ends: ends of arrays within elements are
+    /// indented.
+    fn lost_line(&mut self) -> Found {
+        let Some(at) = self.position(|byte| !matches!(byte, b' ' | b'\t' | b'\r')) else {
+            return self.more(|texts| {
+                texts.part = Part::Lost;
+                Found::Again
+            });
+        };
+        let next = self.input.bytes()[at];
+        self.part = if next == b'{' || next == b']' && at == 0 { Part::Gap } else { Part::Lost };
+        self.searched = 0;
+        Found::Again
+    }
+
+    /// Nothing follows the bytes at hand.
+    fn end(&mut self) -> Found {
+        let length = self.input.bytes().len();
+        match std::mem::replace(&mut self.part, Part::LineStart) {
+            Part::RestOfLine | Part::RestOfElement(_) => {
+                self.pass(length);
+                Found::Message(Line::TooLong)
+            }
+            // The array has no end.
+            Part::Gap => {
+                self.pass(length);
+                self.line = self.current_line();
+                Found::Message(Line::Broken(Vec::new()))
+            }
+            Part::Lost | Part::LostLine => {
+                self.pass(length);
+                Found::More
+            }
+            Part::Element(_) | Part::Word => {
+                let broken = Line::Broken(self.input.bytes().to_vec());
+                self.hand_over(broken, length, Part::LineStart)
+            }
+            Part::Objects(scanner) if !scanner.is_outside() => {
+                match self.input.bytes().contains(&b'\n') {
+                    true => {
+                        let found = self.line_by_line(length);
+                        self.plain_until = self.input.passed() + length as u64;
+                        found
+                    }
+                    false => self.message(length, 0, Part::LineStart),
+                }
+            }
+            Part::Line if length == 0 => Found::More,
+            Part::Line | Part::Objects(_) | Part::Bracket(_) => {
+                let of_broken = self.input.passed() < self.plain_until;
+                if of_broken && continues(self.input.bytes()) {
+                    self.pass(length);
+                    return Found::More;
+                }
+                self.message(length, 0, Part::LineStart)
+            }
+            Part::LineStart if self.input.bytes().trim_ascii().is_empty() => {
+                self.pass(length);
+                Found::More
+            }
+            Part::LineStart => self.message(length, 0, Part::LineStart),
+        }
+    }
+}
+
+/// Whether a line goes on with JSON that has begun before: it holds nothing by itself.
+fn continues(line: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    match line.first() {
+        Some(b'}' | b']' | b',') => true,
+        Some(b'"') => {
+            let end = line[1..].iter().position(|byte| *byte == b'"');
+            end.is_some_and(|end| line[end + 2..].trim_ascii_start().starts_with(b":"))
+        }
+        _ => false,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Cursor;
-
-    use super::*;
-
-    fn lines(bytes: Vec<u8>) -> Vec<(u64, Line)> {
-        let mut texts = Texts::new(Input::from_read(Box::new(Cursor::new(bytes))));
-        let mut lines = Vec::new();
-        while let Some(line) = texts.next(&mut || {}).expect("memory can be read") {
-            lines.push((texts.line, line));
-        }
-        assert_eq!(texts.next(&mut || {}).expect("the end stays"), None);
-        lines
-    }
-
-    fn text(text: &str) -> Line {
-        Line::Text(text.into())
-    }
-
-    #[test]
-    fn lines_have_numbers_and_empty_ones_are_none() {
-        let found = lines(b"a\n\n  \r\nb c\nlast".to_vec());
-        assert_eq!(found, [(1, text("a")), (4, text("b c")), (5, text("last"))]);
-        assert_eq!(lines(Vec::new()), []);
-        assert_eq!(lines(b"\n".to_vec()), []);
-    }
-
-    #[test]
-    fn a_line_that_is_too_long_is_passed_over_and_said() {
-        for too_long in [BUFFER_MAX, 3 * BUFFER_MAX + 7] {
-            let long = vec![b'x'; too_long];
-            let bytes = [b"a\n", &long[..], b"\nb\n", &long[..]].concat();
-            let found = lines(bytes);
-            let expected = [(1, text("a")), (2, Line::TooLong), (3, text("b")), (4, Line::TooLong)];
-            assert_eq!(found, expected, "{too_long}");
-        }
-        let fits = vec![b'x'; BUFFER_MAX - 1];
-        let found = lines([&fits[..], b"\n"].concat());
-        assert_eq!(found, [(1, Line::Text(fits))]);
-    }
-}
+#[path = "texts_tests.rs"]
+mod tests;

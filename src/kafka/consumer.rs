@@ -36,7 +36,7 @@ pub(super) enum Polled<'a> {
         partition: i32,
         offset: i64,
         key: Option<&'a [u8]>,
-        payload: &'a [u8],
+        payload: Option<&'a [u8]>,
         timestamp_ms: Option<u64>,
     },
     /// The partition has nothing at or after this offset, for now.
@@ -197,7 +197,6 @@ unsafe fn polled<'a>(message: &'a rd_kafka_message_s) -> Option<Polled<'a>> {
             let mut kind = rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
             // SAFETY: the message is valid.
             let timestamp = unsafe { rd_kafka_message_timestamp(message, &mut kind) };
-            let payload = payload.unwrap_or_default();
             let timestamp_ms = u64::try_from(timestamp).ok();
             Some(Polled::Message { partition, offset, key, payload, timestamp_ms })
         }

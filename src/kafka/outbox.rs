@@ -39,8 +39,9 @@ impl Letter {
         let mut headers: Vec<_> = origin.into_iter().collect();
         headers.push(("floodmark.error", error.to_owned()));
         let key = message.key.map(|key| &key[..key.len().min(DEAD_KEY_MAX)]);
-        let payload = &message.payload[..message.payload.len().min(DEAD_PAYLOAD_MAX)];
-        let sizes = [message.key.map_or(0, <[u8]>::len), message.payload.len()];
+        let whole = message.payload.unwrap_or_default();
+        let payload = &whole[..whole.len().min(DEAD_PAYLOAD_MAX)];
+        let sizes = [message.key.map_or(0, <[u8]>::len), whole.len()];
         if sizes != [key.map_or(0, <[u8]>::len), payload.len()] {
             headers.push(("floodmark.cut", format!("{} {}", sizes[0], sizes[1])));
         }

@@ -180,16 +180,21 @@ impl Ingest {
             let mut refused = None;
             let mut records = 0;
             let format = decoder.decode(&taken.message, &mut |read| match read {
-                Read::Record(record) => match gathered.add(&record, rules, latest) {
-                    None => {
-                        records += 1;
-                        reached = reached.max(Some(record.time_ms));
+                Read::Record(record) | Read::WithoutPackets(record) => {
+                    match gathered.add(&record, rules, latest) {
+                        None => {
+                            records += 1;
+                            if matches!(read, Read::WithoutPackets(_)) {
+                                gathered.counts.without_packets();
+                            }
+                            reached = reached.max(Some(record.time_ms));
+                        }
+                        Some(why) => {
+                            gathered.counts.refuse(why);
+                            refused.get_or_insert((why, Some(record.time_ms)));
+                        }
                     }
-                    Some(why) => {
-                        gathered.counts.refuse(why);
-                        refused.get_or_insert((why, Some(record.time_ms)));
-                    }
-                },
+                }
                 Read::Skipped(skip) => gathered.counts.skip(skip),
                 Read::Bad(reason) => {
                     gathered.counts.refuse(Refused::Unread(reason));
@@ -197,7 +202,8 @@ impl Ingest {
                 }
             });
             match format {
-                Ok(format) => gathered.counts.count(format, records),
+                Ok(Some(format)) => gathered.counts.count(format, records),
+                Ok(None) => {}
                 Err(reason) => {
                     gathered.counts.refuse(Refused::Unread(reason));
                     refused.get_or_insert((Refused::Unread(reason), None));

@@ -9,13 +9,14 @@ use metrics::{Counter, counter};
 
 use super::ingest::Refused;
 use crate::kafka::Address;
-use crate::record::{Format, Skip};
+use crate::record::{self, Format, Skip};
 
 /// What one worker has read. Handles are kept: looking them up costs more than a record does.
 pub(super) struct InputCounts {
     source: String,
     messages: Counter,
     records: BTreeMap<Format, Counter>,
+    without_packets: Counter,
 }
 
 impl InputCounts {
@@ -23,7 +24,18 @@ impl InputCounts {
         // Brokers are left out: there may be passwords and many hosts in their names.
         let source = format!("kafka:{}", address.topic);
         let messages = counter!("floodmark_input_messages_total", "source" => source.clone());
-        InputCounts { source, messages, records: BTreeMap::new() }
+        let without_packets = counter!(
+            "floodmark_input_records_without_packets_total", "source" => source.clone()
+        );
+        let counts = InputCounts { source, messages, records: BTreeMap::new(), without_packets };
+        // A rate needs a series that was there before the first fault.
+        for error in record::Reason::LABELS.into_iter().chain([Refused::Future.as_str()]) {
+            counts.errors(error).increment(0);
+        }
+        for skip in Skip::ALL {
+            counts.skips(skip).increment(0);
+        }
+        counts
     }
 
     pub(super) fn messages(&self, messages: usize) {
@@ -39,15 +51,27 @@ impl InputCounts {
         counter.increment(records);
     }
 
+    /// Counts a record that states bytes and no packets.
+    pub(super) fn without_packets(&self) {
+        self.without_packets.increment(1);
+    }
+
+    fn errors(&self, error: &'static str) -> Counter {
+        let source = self.source.clone();
+        counter!("floodmark_input_errors_total", "source" => source, "error" => error)
+    }
+
+    fn skips(&self, skip: Skip) -> Counter {
+        let (source, reason) = (self.source.clone(), skip.as_str());
+        counter!("floodmark_input_skipped_total", "source" => source, "reason" => reason)
+    }
+
     pub(super) fn refuse(&self, why: Refused) {
-        let (source, error) = (self.source.clone(), why.as_str());
-        counter!("floodmark_input_errors_total", "source" => source, "error" => error).increment(1);
+        self.errors(why.as_str()).increment(1);
     }
 
     pub(super) fn skip(&self, skip: Skip) {
-        let (source, reason) = (self.source.clone(), skip.as_str());
-        counter!("floodmark_input_skipped_total", "source" => source, "reason" => reason)
-            .increment(1);
+        self.skips(skip).increment(1);
     }
 }
 

@@ -1,8 +1,8 @@
 //! What each tool that writes flow records calls its fields, and what their times count in.
 
 use super::json::{Key, Object};
-use super::value::{self, Unit};
-use super::{Context, Format, Read, Reason, Record, Skip};
+use super::time::{self, Time, Unit};
+use super::{Context, Format, Read, Reason, Record, Skip, value};
 
 /// The fields of a tool. Where it had different names for one thing over time, they are listed in the
 /// order in which they are looked for.
@@ -17,7 +17,7 @@ struct Dialect {
     sampling: Option<Key>,
     /// Ends, then arrivals, then starts.
     times: &'static [(Key, Unit)],
-    /// Whether a time within a day of 1970 is none.
+    /// Whether a time that was never set, such as one within a day of 1970, is none.
     zero_is_none: bool,
 }
 
@@ -126,54 +126,62 @@ impl Context<'_> {
             Format::Nfdump => &NFDUMP,
             _ => &JSON,
         };
-        match self.record(object, dialect) {
-            Ok(Some(record)) => Read::Record(record),
-            Ok(None) => Read::Skipped(Skip::NotIp),
-            Err(reason) => Read::Bad(reason),
-        }
+        self.record(object, dialect).unwrap_or_else(Read::Bad)
     }
 
-    /// `None` if the flow is not one of IP.
-    fn record(&self, object: &Object<'_>, dialect: &Dialect) -> Result<Option<Record>, Reason> {
+    fn record(&self, object: &Object<'_>, dialect: &Dialect) -> Result<Read, Reason> {
         let given = dialect.pairs.iter().find(|pair| object.raw(pair.0).is_some());
         let (source, destination) = *given.unwrap_or(&dialect.pairs[0]);
         let raw = |key: Key| object.raw(key).ok_or(Reason::MissingField { field: key.name() });
         let (source_raw, destination_raw) = (raw(source)?, raw(destination)?);
         if no_address(source_raw) && no_address(destination_raw) {
-            return Ok(None);
+            return Ok(Read::Skipped(Skip::NotIp));
         }
         let pair = value::pair(
             value::address(source_raw, source.name())?,
             value::address(destination_raw, destination.name())?,
             dialect.mapped,
         )?;
-        let amount = |key: Key| value::number(raw(key)?, key.name());
-        let (bytes, packets) = (amount(dialect.bytes)?, amount(dialect.packets)?);
-        let rate = match dialect.sampling.and_then(|key| Some((key, object.raw(key)?))) {
-            Some((key, raw)) if value::scalar(raw).is_some() => value::number(raw, key.name())?,
-            _ => 1,
+        // 0 is how tools say that there are no packets to be told, and firewalls leave them out.
+        let packets = amount(object, dialect.packets)?.filter(|packets| *packets > 0);
+        let missing = Reason::MissingField { field: dialect.bytes.name() };
+        let bytes = match (amount(object, dialect.bytes)?, packets) {
+            (Some(0), None) => return Ok(Read::Skipped(Skip::NoTraffic)),
+            (bytes, _) => bytes.ok_or(missing)?,
+        };
+        let rate = match dialect.sampling {
+            Some(key) => amount(object, key)?.unwrap_or(1),
+            None => 1,
         };
         // 0 is how tools say that nothing was sampled, or that they don't know.
         let rate = rate.max(1);
         let times = |amount: u64| amount.checked_mul(rate).ok_or(Reason::TooLarge);
-        let volume = super::volume(times(bytes)?, times(packets)?)?;
-        Ok(Some(Record { time_ms: self.event_time(object, dialect)?, pair, volume }))
+        let volume = super::volume(times(bytes)?, packets.map_or(Ok(1), times)?)?;
+        let record = Record { time_ms: self.event_time(object, dialect)?, pair, volume };
+        Ok(match packets {
+            Some(_) => Read::Record(record),
+            None => Read::WithoutPackets(record),
+        })
     }
 
     fn event_time(&self, object: &Object<'_>, dialect: &Dialect) -> Result<u64, Reason> {
-        const DAY: i128 = 24 * 3600 * 1_000_000_000;
         for (key, unit) in dialect.times {
-            let Some(text) = object.raw(*key).and_then(value::scalar) else {
+            let Some(raw) = object.raw(*key) else {
                 continue;
             };
-            let nanos = value::moment(&text, *unit, self.zone).ok_or(Reason::BadTime)?;
-            // Some write 0 for a time that they don't have, some of them in local time.
-            if !(dialect.zero_is_none && nanos.abs() < DAY) {
-                return value::event_time(nanos);
+            match time::read(raw, *unit, self.zone, dialect.zero_is_none) {
+                Time::At(ms) => return Ok(ms),
+                Time::Absent => {}
+                Time::Bad(fault) => return Err(Reason::bad_time(key.name(), raw, fault)),
             }
         }
-        self.message.timestamp_ms.ok_or(Reason::BadTime)
+        self.message.timestamp_ms.ok_or(Reason::NoTime)
     }
+}
+
+/// The number of a field; `None` if it is absent, or empty.
+fn amount(object: &Object<'_>, key: Key) -> Result<Option<u64>, Reason> {
+    object.raw(key).map_or(Ok(None), |raw| value::amount(raw, key.name()))
 }
 
 /// What tools have in the place of an address when there is none.

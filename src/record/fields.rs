@@ -60,7 +60,7 @@ impl Fields {
         decoder: &Decoder,
         message: &Message<'_>,
         each: &mut impl FnMut(Read, &[u8]),
-    ) -> Result<Format, Reason> {
+    ) -> Result<Option<Format>, Reason> {
         let mut projection = Projection { fields: self, each, own: Vec::new(), object: Vec::new() };
         decoder.decode_to(message, &mut projection)
     }
@@ -106,7 +106,7 @@ impl<E: FnMut(Read, &[u8])> Take for Projection<'_, '_, E> {
     const SOURCES: bool = true;
 
     fn take(&mut self, read: Read, source: Option<&str>) {
-        let Read::Record(record) = read else {
+        let Some(record) = read.record() else {
             (self.each)(read, &[]);
             return;
         };

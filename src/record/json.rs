@@ -122,6 +122,11 @@ const BY_LENGTH: ([(&str, Key); Key::COUNT], [usize; LENGTHS + 1]) = {
 };
 
 impl Key {
+    /// Whether tools have a single value under this key, not an object.
+    fn is_scalar(self) -> bool {
+        !matches!(self, Key::SourceDocument | Key::Layers | Key::Index | Key::Payload)
+    }
+
     fn of(name: &str) -> Option<Key> {
         static KEYS: [(&str, Key); Key::COUNT] = BY_LENGTH.0;
         static STARTS: [usize; LENGTHS + 1] = BY_LENGTH.1;
@@ -268,7 +273,7 @@ impl Context<'_> {
                 Some(inner) => self.text(&inner, Wrapping::Opened, sink),
                 None => sink.untold(Reason::Json),
             },
-            Some(b'n') | None => sink.untold(Reason::Empty),
+            Some(b'n') | None => sink.skip(Skip::Tombstone),
             _ => self.text(payload, Wrapping::Opened, sink),
         }
     }
@@ -404,6 +409,7 @@ fn gather<'de, A: MapAccess<'de>>(mut map: A) -> Result<Object<'de>, A::Error> {
             continue;
         };
         let raw = map.next_value::<&'de RawValue>()?.get();
+        let raw = if raw.starts_with('{') && key.is_scalar() { value::of_union(raw) } else { raw };
         if object.values[key as usize].replace(raw).is_some() {
             object.repeated = Some(key);
         }

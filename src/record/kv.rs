@@ -18,7 +18,7 @@ pub(super) fn record(message: &Message<'_>, length: u64) -> Result<Record, Reaso
         None => any_pair(key)?,
     };
     let volume = super::volume(length, 1)?;
-    Ok(Record { time_ms: message.timestamp_ms.ok_or(Reason::BadTime)?, pair, volume })
+    Ok(Record { time_ms: message.timestamp_ms.ok_or(Reason::NoTime)?, pair, volume })
 }
 
 impl Context<'_> {

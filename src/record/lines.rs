@@ -4,7 +4,9 @@
 
 use std::net::IpAddr;
 
-use super::value::{self, Decimal, Unit};
+use super::reason::{Excerpt, TimeFault};
+use super::time::{self, Unit};
+use super::value::{self, Decimal};
 use super::{Context, Format, Read, Reason, Record, Sink, Skip, Take};
 
 const ARROWS: [&str; 2] = ["→", "->"];
@@ -50,18 +52,27 @@ impl Context<'_> {
         let absolute = match (line.date, line.time) {
             (Some(date), Some(time)) => {
                 let text = format!("{date} {time}");
-                Some(value::moment(&text, Unit::Seconds, self.zone).ok_or(Reason::BadTime)?)
+                let nanos = time::moment(&text, Unit::Seconds, self.zone);
+                Some(nanos.ok_or_else(|| bad_time(&text, TimeFault::Unreadable))?)
             }
             (None, Some(time)) => Decimal::parse(time)
-                .and_then(|_| value::moment(time, Unit::Seconds, self.zone))
+                .and_then(|_| time::moment(time, Unit::Seconds, self.zone))
                 .filter(|nanos| *nanos >= EPOCH_MIN),
             (_, None) => None,
         };
         match absolute {
-            Some(nanos) => value::event_time(nanos),
-            None => self.message.timestamp_ms.ok_or(Reason::BadTime),
+            Some(nanos) => {
+                let text = [line.date, line.time].map(Option::unwrap_or_default).join(" ");
+                let bad = || bad_time(text.trim_start(), TimeFault::OutOfRange);
+                time::event_time(nanos).ok_or_else(bad)
+            }
+            None => self.message.timestamp_ms.ok_or(Reason::NoTime),
         }
     }
+}
+
+fn bad_time(text: &str, fault: TimeFault) -> Reason {
+    Reason::BadTime { field: "time", value: Excerpt::of(text), fault }
 }
 
 /// What a line shows.

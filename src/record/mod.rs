@@ -6,7 +6,7 @@
 //! - `json`: objects of any dialect: which one it is, and floodmark's own.
 //! - `dialect`: what each tool that writes flow records calls its fields.
 //! - `tshark`: packets in the two JSON forms of tshark; `lines`: its text lines.
-//! - `value`: numbers, times and addresses in texts.
+//! - `value`: numbers and addresses in texts; `time`: times.
 //! - `fields`: chosen fields of a message by their own names.
 //!
 //! [`Decoder`] tells the format of each message from its content; what it takes and refuses is told in
@@ -20,6 +20,7 @@ mod kv;
 mod lines;
 mod packed;
 mod reason;
+mod time;
 mod tshark;
 mod value;
 
@@ -32,7 +33,7 @@ pub use fields::{Fields, FieldsError};
 pub use json::write_json;
 pub use kv::write_kv;
 pub use packed::{Packed, Packer};
-pub use reason::{Reason, Skip};
+pub use reason::{Excerpt, Reason, Skip, TimeFault};
 
 /// The most bytes, and the most packets, that one record may have. Sums of such amounts stay far from
 /// the end of 64 bits.
@@ -54,8 +55,8 @@ pub struct Record {
 pub struct Message<'a> {
     /// The key, if there is one.
     pub key: Option<&'a [u8]>,
-    /// The value.
-    pub payload: &'a [u8],
+    /// The value; `None` for a tombstone of Kafka.
+    pub payload: Option<&'a [u8]>,
     /// The time that the broker has for it, in milliseconds since 1970.
     pub timestamp_ms: Option<u64>,
 }
@@ -122,10 +123,23 @@ impl Format {
 pub enum Read {
     /// A record.
     Record(Record),
+    /// A record of a flow that states bytes and no packets: it counts as one packet, the least that it
+    /// can have had.
+    WithoutPackets(Record),
     /// Rightly none.
     Skipped(Skip),
     /// One that can't be read.
     Bad(Reason),
+}
+
+impl Read {
+    /// The record, if it is one.
+    pub fn record(self) -> Option<Record> {
+        match self {
+            Read::Record(record) | Read::WithoutPackets(record) => Some(record),
+            Read::Skipped(_) | Read::Bad(_) => None,
+        }
+    }
 }
 
 impl From<Result<Record, Reason>> for Read {
@@ -163,7 +177,7 @@ impl Decoder {
     }
 
     /// Hands over what a message holds, one observation at a time, and says in which format it was: of
-    /// several in one message, the first.
+    /// several in one message, the first; `None` if all of it is skipped and of no format.
     ///
     /// # Errors
     /// If the message can't be told, or can't be read as a whole. Of several values in it that can't be
@@ -172,24 +186,32 @@ impl Decoder {
         &self,
         message: &Message<'_>,
         each: &mut impl FnMut(Read),
-    ) -> Result<Format, Reason> {
+    ) -> Result<Option<Format>, Reason> {
         self.decode_to(message, each)
     }
 
-    fn decode_to<T: Take>(&self, message: &Message<'_>, to: &mut T) -> Result<Format, Reason> {
-        if packed::begins(message.payload) {
-            packed::decode(message.payload)?.for_each(|record| to.take(record.into(), None));
-            return Ok(Format::Packed);
+    fn decode_to<T: Take>(
+        &self,
+        message: &Message<'_>,
+        to: &mut T,
+    ) -> Result<Option<Format>, Reason> {
+        let Some(payload) = message.payload else {
+            to.take(Read::Skipped(Skip::Tombstone), None);
+            return Ok(None);
+        };
+        if packed::begins(payload) {
+            packed::decode(payload)?.for_each(|read| to.take(read, None));
+            return Ok(Some(Format::Packed));
         }
         // Nothing but digits: the format of most messages after the packed one.
-        if let Some(length) = value::digits(message.payload) {
+        if let Some(length) = value::digits(payload) {
             to.take(kv::record(message, length).into(), None);
-            return Ok(Format::Kv);
+            return Ok(Some(Format::Kv));
         }
         // tshark writes names as they came over the wire. No record needs what is replaced here.
-        let text = String::from_utf8_lossy(message.payload);
+        let text = String::from_utf8_lossy(payload);
         let context = Context { zone: &self.options.input_timezone, message };
-        let mut sink = Sink { to, format: None, held: None };
+        let mut sink = Sink { to, format: None, held: None, skipped: false };
         context.text(&text, Wrapping::Open, &mut sink);
         sink.finish().map_err(|reason| match text {
             Cow::Borrowed(_) => reason,
@@ -220,6 +242,8 @@ impl Context<'_> {
         match text.as_bytes().first() {
             None => sink.untold(Reason::Empty),
             Some(b'{' | b'[') => self.json(text, wrapping, sink),
+            // A tombstone as converters write it.
+            Some(b'n') if text == "null" => sink.skip(Skip::Tombstone),
             // A text as JSON has it: a converter's way to write what is no JSON.
             Some(b'"') if wrapping == Wrapping::Open => match value::text(text) {
                 Some(inner) => self.text(&inner, Wrapping::Opened, sink),
@@ -252,6 +276,8 @@ struct Sink<'t, T> {
     to: &'t mut T,
     format: Option<Format>,
     held: Option<Reason>,
+    /// Something of no format was rightly skipped.
+    skipped: bool,
 }
 
 impl<T: Take> Sink<'_, T> {
@@ -266,19 +292,28 @@ impl<T: Take> Sink<'_, T> {
         self.held = Some(reason);
     }
 
+    /// Skips a value of no format.
+    fn skip(&mut self, skip: Skip) {
+        self.release();
+        self.skipped = true;
+        self.to.take(Read::Skipped(skip), None);
+    }
+
     fn release(&mut self) {
         if let Some(reason) = self.held.take() {
             self.to.take(Read::Bad(reason), None);
         }
     }
 
-    fn finish(mut self) -> Result<Format, Reason> {
-        match self.format {
-            Some(format) => {
-                self.release();
-                Ok(format)
-            }
-            None => Err(self.held.unwrap_or(Reason::Empty)),
+    fn finish(mut self) -> Result<Option<Format>, Reason> {
+        if self.format.is_some() {
+            self.release();
+            return Ok(self.format);
+        }
+        match self.held {
+            Some(reason) => Err(reason),
+            None if self.skipped => Ok(None),
+            None => Err(Reason::Empty),
         }
     }
 }

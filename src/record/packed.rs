@@ -8,7 +8,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use floodmark_dataflows::types::Pair;
 
-use super::{AMOUNT_MAX, Reason, Record};
+use super::reason::{Excerpt, TimeFault};
+use super::{AMOUNT_MAX, Read, Reason, Record, Skip};
 
 /// No text begins with it: UTF-8 has no byte 0xff.
 const MAGIC: [u8; 4] = *b"\xffFMR";
@@ -255,9 +256,9 @@ pub(super) struct Records<'a> {
 }
 
 impl Iterator for Records<'_> {
-    type Item = Result<Record, Reason>;
+    type Item = Read;
 
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next(&mut self) -> Option<Read> {
         let pair = match self.v4.next() {
             Some((source, destination)) => {
                 Pair::V4(Ipv4Addr::from_octets(source), Ipv4Addr::from_octets(destination))
@@ -273,16 +274,21 @@ impl Iterator for Records<'_> {
     }
 }
 
-fn record(
-    time_ms: Option<u64>,
-    pair: Pair,
-    bytes: Option<u64>,
-    packets: Option<u64>,
-) -> Result<Record, Reason> {
-    let time_ms = time_ms.ok_or(Reason::BadTime)?;
+fn record(time_ms: Option<u64>, pair: Pair, bytes: Option<u64>, packets: Option<u64>) -> Read {
+    let Some(time_ms) = time_ms else {
+        let (value, fault) = (Excerpt::of("2^64 or more"), TimeFault::OutOfRange);
+        return Read::Bad(Reason::BadTime { field: "time", value, fault });
+    };
     let beyond = AMOUNT_MAX + 1;
-    let volume = super::volume(bytes.unwrap_or(beyond), packets.unwrap_or(beyond))?;
-    Ok(Record { time_ms, pair, volume })
+    let (bytes, packets) = (bytes.unwrap_or(beyond), packets.unwrap_or(beyond));
+    match super::volume(bytes, packets) {
+        Ok(volume) => Read::Record(Record { time_ms, pair, volume }),
+        Err(Reason::NoPackets) if bytes == 0 => Read::Skipped(Skip::NoTraffic),
+        Err(Reason::NoPackets) => super::volume(bytes, 1).map_or_else(Read::Bad, |volume| {
+            Read::WithoutPackets(Record { time_ms, pair, volume })
+        }),
+        Err(reason) => Read::Bad(reason),
+    }
 }
 
 /// A column of numbers.

@@ -1,5 +1,10 @@
 //! Why something in a message is no record.
 
+use std::fmt;
+
+use super::value;
+use crate::limits::quote::Shown;
+
 /// Why an observation, or a whole message, can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum Reason {
@@ -47,15 +52,25 @@ pub enum Reason {
         /// The name of the field.
         field: &'static str,
     },
-    /// There is no packet in it.
+    /// A record that is to be written has no packet in it; every record that is read has one.
     #[error("the record has no packets")]
     NoPackets,
     /// Its bytes or packets are beyond what one record can have.
     #[error("the record has more than 2^40 bytes or packets, sampling included")]
     TooLarge,
-    /// Its time can't be read, is absent, or before 1970, or beyond 64 bits of milliseconds.
-    #[error("the time is missing, unreadable, before 1970 or beyond 64 bits of milliseconds")]
-    BadTime,
+    /// The first of its times that is present can't be used.
+    #[error("the time {value} of the field \"{field}\" {fault}")]
+    BadTime {
+        /// The name of the field.
+        field: &'static str,
+        /// The beginning of its value.
+        value: Excerpt,
+        /// The reason why it can't be used.
+        fault: TimeFault,
+    },
+    /// It has no time, and neither has its message.
+    #[error("the record has no time, and neither has its message")]
+    NoTime,
     /// Packed by a version that this program does not know.
     #[error("packed records of version {version} are not known; update floodmark")]
     PackedVersion {
@@ -71,8 +86,15 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every label, to declare metrics.
-    pub const LABELS: [&'static str; 16] = [
+    /// A time can't be used, in a field with this JSON value.
+    #[cold]
+    pub(super) fn bad_time(field: &'static str, raw: &str, fault: TimeFault) -> Self {
+        let content = value::scalar(raw).unwrap_or(raw.into());
+        Reason::BadTime { field, value: Excerpt::of(&content), fault }
+    }
+
+    /// Every label of what can't be read, to declare metrics.
+    pub const LABELS: [&'static str; 15] = [
         "empty",
         "unknown_format",
         "ambiguous",
@@ -83,7 +105,6 @@ impl Reason {
         "bad_address",
         "mixed_family",
         "bad_number",
-        "no_packets",
         "too_large",
         "bad_time",
         "packed_version",
@@ -106,7 +127,7 @@ impl Reason {
             Reason::BadNumber { .. } => "bad_number",
             Reason::NoPackets => "no_packets",
             Reason::TooLarge => "too_large",
-            Reason::BadTime => "bad_time",
+            Reason::BadTime { .. } | Reason::NoTime => "bad_time",
             Reason::PackedVersion { .. } => "packed_version",
             Reason::PackedLength => "packed_length",
             Reason::PackedChecksum => "packed_checksum",
@@ -123,15 +144,101 @@ pub enum Skip {
     Index,
     /// It is about a frame or flow without IP addresses.
     NotIp,
+    /// A flow of 0 bytes and 0 packets.
+    NoTraffic,
+    /// A message without a value: a compacted topic forgets its key (Kafka), or null written as JSON.
+    Tombstone,
 }
 
 impl Skip {
+    /// Every reason to skip, to declare metrics.
+    pub const ALL: [Skip; 5] =
+        [Skip::Purge, Skip::Index, Skip::NotIp, Skip::NoTraffic, Skip::Tombstone];
+
     /// A name for metrics. It does not change between versions.
     pub fn as_str(self) -> &'static str {
         match self {
             Skip::Purge => "purge",
             Skip::Index => "index",
             Skip::NotIp => "not_ip",
+            Skip::NoTraffic => "no_traffic",
+            Skip::Tombstone => "tombstone",
+        }
+    }
+}
+
+/// The reason why a time can't be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TimeFault {
+    /// It is of no form that is read, or in no calendar.
+    Unreadable,
+    /// It is before 1970, or beyond 64 bits of milliseconds.
+    OutOfRange,
+}
+
+impl fmt::Display for TimeFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TimeFault::Unreadable => "is neither a number nor a date and time",
+            TimeFault::OutOfRange => "is before 1970 or beyond 64 bits of milliseconds",
+        })
+    }
+}
+
+/// The beginning of a value that came in a message, for an error that names it. It is displayed in
+/// quotes and escaped.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Excerpt {
+    bytes: [u8; Excerpt::BYTES_MAX],
+    length: u8,
+    cut: bool,
+}
+
+impl Excerpt {
+    /// The most bytes of a value that are kept: a date and time with nanoseconds and an offset fits.
+    const BYTES_MAX: usize = 38;
+
+    /// The beginning of a text, cut between two characters.
+    pub(super) fn of(text: &str) -> Self {
+        let length = text.floor_char_boundary(Excerpt::BYTES_MAX);
+        let mut bytes = [0; Excerpt::BYTES_MAX];
+        bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+        Excerpt { bytes, length: length as u8, cut: length < text.len() }
+    }
+
+    fn text(&self) -> &str {
+        let bytes = &self.bytes[..usize::from(self.length)];
+        str::from_utf8(bytes).expect("it was cut between two characters")
+    }
+}
+
+impl fmt::Display for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}{}\"", Shown(self.text()), if self.cut { "…" } else { "" })
+    }
+}
+
+impl fmt::Debug for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn excerpt_of_a_long_or_hostile_value_is_bounded_and_escaped() {
+        let shown = |text: &str| Excerpt::of(text).to_string();
+        assert_eq!(shown("2018-03-26 05:40"), "\"2018-03-26 05:40\"");
+        assert_eq!(shown(""), "\"\"");
+        assert_eq!(shown("a\u{1b}[31m\n\u{9b}\u{202e}\""), r#""a\u{1b}[31m\n\u{9b}\u{202e}\"""#);
+        assert_eq!(shown(&"9".repeat(1 << 20)), format!("\"{}…\"", "9".repeat(38)));
+        // Never half a character.
+        for shift in 0..4 {
+            let text = "x".repeat(shift) + &"→".repeat(30);
+            assert!(shown(&text).ends_with("→…\""), "{shift}");
         }
     }
 }

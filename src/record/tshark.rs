@@ -9,8 +9,8 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::json::{Key, Object};
-use super::value::{self, Unit};
-use super::{Context, Read, Reason, Record, Skip};
+use super::time::{self, Time, Unit};
+use super::{Context, Read, Reason, Record, Skip, value};
 
 /// The fields that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,16 +209,25 @@ impl Context<'_> {
         };
         let pair = value::pair(address(source)?, address(destination)?, false)?;
         let volume = super::volume(packet.bytes(family)?, 1)?;
-        let times = [(packet.raw(Field::Time), Unit::Seconds), (timestamp, Unit::Milliseconds)];
-        let given = times.into_iter().find_map(|(raw, unit)| Some((value::scalar(raw?)?, unit)));
-        let time_ms = match given {
-            Some((text, unit)) => {
-                let nanos = value::moment(&text, unit, self.zone).ok_or(Reason::BadTime)?;
-                value::event_time(nanos)?
-            }
-            None => self.message.timestamp_ms.ok_or(Reason::BadTime)?,
-        };
+        let time_ms = self.packet_time(packet.raw(Field::Time), timestamp)?;
         Ok(Some(Record { time_ms, pair, volume }))
+    }
+
+    /// The time of a packet, else that of its line, else that of the message.
+    fn packet_time(&self, packet: Option<&str>, line: Option<&str>) -> Result<u64, Reason> {
+        let times =
+            [("frame.time_epoch", packet, Unit::Seconds), ("timestamp", line, Unit::Milliseconds)];
+        for (field, raw, unit) in times {
+            let Some(raw) = raw else {
+                continue;
+            };
+            match time::read(raw, unit, self.zone, false) {
+                Time::At(ms) => return Ok(ms),
+                Time::Absent => {}
+                Time::Bad(fault) => return Err(Reason::bad_time(field, raw, fault)),
+            }
+        }
+        self.message.timestamp_ms.ok_or(Reason::NoTime)
     }
 }
 

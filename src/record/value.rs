@@ -1,4 +1,4 @@
-//! Numbers, times and addresses, as they stand in texts.
+//! Numbers and addresses, as they stand in texts.
 //!
 //! A JSON value is taken as the text that it is (`raw`): numbers keep their digits, and one in quotes
 //! is as good as one without, since tools differ in that.
@@ -7,20 +7,14 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use floodmark_dataflows::types::Pair;
-use jiff::civil::{DateTime, date};
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 use serde_json::value::RawValue;
 
 use super::Reason;
-use crate::limits::date;
+use super::time::Unit;
+use super::tshark::for_each_member;
 
 /// What JSON takes between values.
 pub(super) const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
-
-const SECOND: i128 = 1_000_000_000;
-const MILLISECOND: i128 = 1_000_000;
-const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
 
 /// The content of a JSON text; `None` if it is none, or has half a character in it.
 pub(super) fn text(raw: &str) -> Option<Cow<'_, str>> {
@@ -33,15 +27,59 @@ pub(super) fn text(raw: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The content of a value: of a text within its quotes, of a number itself. `None` for null and the
-/// empty text, with which tools say that they have none, and for whatever can't be one value.
+/// The content of a value: of a text within its quotes, of a number itself. `None` for null, the empty
+/// text and the words with which tools say that they have none, and for whatever can't be one value.
 pub(super) fn scalar(raw: &str) -> Option<Cow<'_, str>> {
     let content = match raw.as_bytes().first()? {
         b'"' => text(raw)?,
         b'n' => return None,
         _ => raw.into(),
     };
-    (!content.is_empty()).then_some(content)
+    (!is_none(&content)).then_some(content)
+}
+
+/// Whether a text stands for a value that is absent.
+fn is_none(content: &str) -> bool {
+    const WORDS: [&str; 11] =
+        ["-", "--", "n/a", "na", "nan", "nat", "nil", "<nil>", "none", "<none>", "null"];
+    match content.as_bytes() {
+        [] => true,
+        // Most values; a negative number is none of the words.
+        [b'0'..=b'9', ..] | [b'-', b'0'..=b'9', ..] => false,
+        _ => WORDS.iter().any(|word| word.eq_ignore_ascii_case(content)),
+    }
+}
+
+/// The value within a union of Avro, as Avro writes it in JSON (`{"long": 2}`); any other value as it
+/// is.
+pub(super) fn of_union(raw: &str) -> &str {
+    // One is within another only by mistake, which must not cost time without end.
+    const DEPTH_MAX: usize = 4;
+    let mut value = raw;
+    for _ in 0..DEPTH_MAX {
+        if !value.starts_with('{') {
+            return value;
+        }
+        let (mut inner, mut members) = (None, 0);
+        let read = for_each_member(value, |name, member| {
+            members += 1;
+            inner = is_avro_type(name).then_some(member);
+            Ok(())
+        });
+        match inner {
+            Some(member) if members == 1 && read.is_ok() => value = member,
+            _ => return value,
+        }
+    }
+    value
+}
+
+/// Whether a name is that of a type of Avro with one value; a logical type may follow
+/// (`long.timestamp-millis`).
+fn is_avro_type(name: &str) -> bool {
+    const TYPES: [&str; 9] =
+        ["null", "boolean", "int", "long", "float", "double", "bytes", "string", "fixed"];
+    TYPES.contains(&name.split('.').next().unwrap_or_default())
 }
 
 /// A text that a converter put into JSON, with or without an envelope.
@@ -81,6 +119,24 @@ pub(super) fn number(raw: &str, field: &'static str) -> Result<u64, Reason> {
     }
     let content = scalar(raw).ok_or(BAD(field))?;
     Decimal::parse(&content).and_then(Decimal::whole).ok_or(BAD(field))?
+}
+
+/// The whole number of a field; `None` if the value is how tools say that they have none.
+pub(super) fn amount(raw: &str, field: &'static str) -> Result<Option<u64>, Reason> {
+    match digits(raw.as_bytes()) {
+        Some(number) => Ok(Some(number)),
+        None if is_absent(raw) => Ok(None),
+        None => number(raw, field).map(Some),
+    }
+}
+
+/// Whether a value is how tools say that they have none, and not one that can't be read.
+fn is_absent(raw: &str) -> bool {
+    match raw.as_bytes() {
+        [b'n', ..] => true,
+        [b'"', ..] => text(raw).is_some_and(|content| is_none(&content)),
+        _ => false,
+    }
 }
 
 /// The number in a text of digits alone that surely fits into 64 bits; `None` for anything else.
@@ -158,7 +214,7 @@ impl Decimal {
     }
 
     /// The number in a unit as nanoseconds, rounded down; `None` beyond what they can be.
-    fn nanos(self, unit: Unit) -> Option<i128> {
+    pub(super) fn nanos(self, unit: Unit) -> Option<i128> {
         let mut nanos = i128::try_from(self.mantissa).ok()?;
         let mut exponent = self.exponent + unit.exponent();
         while exponent > 0 && nanos != 0 {
@@ -183,58 +239,6 @@ fn power(text: &str) -> Option<i32> {
     }
     let power = digits.parse().unwrap_or(EXPONENT_MAX).min(EXPONENT_MAX);
     Some(if negative { -power } else { power })
-}
-
-/// In what a number counts time since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unit {
-    Seconds,
-    Milliseconds,
-    Nanoseconds,
-}
-
-impl Unit {
-    /// The power of ten of nanoseconds.
-    fn exponent(self) -> i32 {
-        match self {
-            Unit::Seconds => 9,
-            Unit::Milliseconds => 6,
-            Unit::Nanoseconds => 0,
-        }
-    }
-}
-
-/// A moment in nanoseconds since 1970, from a number in this unit or from a date and time.
-pub(super) fn moment(text: &str, unit: Unit, zone: &TimeZone) -> Option<i128> {
-    let number = match text.as_bytes() {
-        // Surely no number, and most likely a date.
-        [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b'-', ..] => None,
-        _ => Decimal::parse(text),
-    };
-    match number {
-        Some(number) => number.nanos(unit),
-        None => date_time(text, zone),
-    }
-}
-
-/// A date and time; in the zone given if it states none.
-fn date_time(text: &str, zone: &TimeZone) -> Option<i128> {
-    let nanos = date::parse(text).ok()?;
-    let stated = text.bytes().skip("2024-05-01".len()).any(|byte| b"Zz+-".contains(&byte));
-    if stated || *zone == TimeZone::UTC {
-        return Some(nanos);
-    }
-    // It was read as if it were UTC.
-    let secs = i64::try_from(nanos.div_euclid(SECOND)).ok()?;
-    let local = EPOCH.checked_add(SignedDuration::from_secs(secs)).ok()?;
-    // Of an hour that comes twice, the first; of one that is left out, the one after it.
-    let there: Timestamp = zone.to_ambiguous_timestamp(local).compatible().ok()?;
-    Some(i128::from(there.as_second()) * SECOND + nanos.rem_euclid(SECOND))
-}
-
-/// An event time in milliseconds, if it is one that a record can have.
-pub(super) fn event_time(nanos: i128) -> Result<u64, Reason> {
-    u64::try_from(nanos.div_euclid(MILLISECOND)).map_err(|_| Reason::BadTime)
 }
 
 #[cfg(test)]
@@ -299,43 +303,29 @@ mod tests {
     }
 
     #[test]
-    fn moments() {
-        let utc = TimeZone::UTC;
-        for (text, unit, nanos) in [
-            ("1700000000", Unit::Seconds, 1_700_000_000 * SECOND),
-            ("1700000000.123456", Unit::Seconds, 1_700_000_000_123_456_000),
-            ("1700000000.123456789987654321", Unit::Seconds, 1_700_000_000_123_456_789),
-            ("1.7e9", Unit::Seconds, 1_700_000_000 * SECOND),
-            ("1700000000123", Unit::Milliseconds, 1_700_000_000_123_000_000),
-            ("1700000000123456789", Unit::Nanoseconds, 1_700_000_000_123_456_789),
-            ("-0.5", Unit::Seconds, -SECOND / 2),
-            ("-0.5", Unit::Nanoseconds, -1),
-            ("5e-99999999999", Unit::Seconds, 0),
-            ("1.5e-3", Unit::Seconds, 1_500_000),
-            ("2023-11-14 22:13:20.5", Unit::Nanoseconds, 1_700_000_000 * SECOND + SECOND / 2),
-            ("2023-11-14T23:13:20+01:00", Unit::Seconds, 1_700_000_000 * SECOND),
+    fn value_of_an_avro_union_is_the_one_within_it() {
+        for (raw, value) in [
+            ("2", "2"),
+            ("null", "null"),
+            ("{\"long\":2}", "2"),
+            ("{ \"long\" : 2 }", "2"),
+            ("{\"string\":\"a\"}", "\"a\""),
+            ("{\"null\":null}", "null"),
+            ("{\"double\":1.5e3}", "1.5e3"),
+            ("{\"long.timestamp-millis\":7}", "7"),
+            ("{\"long\":{\"long\":2}}", "2"),
+            ("{\"string\":{\"long\":2,\"int\":3}}", "{\"long\":2,\"int\":3}"),
+            // None of these is a union.
+            ("{}", "{}"),
+            ("{\"bytes_in\":2}", "{\"bytes_in\":2}"),
+            ("{\"long\":2,\"int\":2}", "{\"long\":2,\"int\":2}"),
+            ("{\"value\":2}", "{\"value\":2}"),
+            ("[{\"long\":2}]", "[{\"long\":2}]"),
         ] {
-            assert_eq!(moment(text, unit, &utc), Some(nanos), "{text}");
+            assert_eq!(of_union(raw), value, "{raw}");
         }
-        for text in ["", "now", "1e30", "9e99999999999", "2023-11-14 25:00:00", "22:13:20"] {
-            assert_eq!(moment(text, Unit::Seconds, &utc), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn zones_hold_where_none_is_stated() {
-        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
-        let at = |text| moment(text, Unit::Seconds, &berlin).map(|nanos| nanos / SECOND);
-        let utc = |text| moment(text, Unit::Seconds, &TimeZone::UTC).map(|nanos| nanos / SECOND);
-        assert_eq!(at("2024-01-01 01:00:00"), utc("2024-01-01 00:00:00"));
-        assert_eq!(at("2024-07-01T02:00:00"), utc("2024-07-01 00:00:00"));
-        assert_eq!(at("2024-07-01"), utc("2024-06-30 22:00:00"));
-        assert_eq!(at("2024-07-01T02:00:00Z"), utc("2024-07-01 02:00:00"));
-        assert_eq!(at("2024-07-01 02:00:00-05:00"), utc("2024-07-01 07:00:00"));
-        // Twice, and not at all.
-        assert_eq!(at("2024-10-27 02:30:00"), utc("2024-10-27 00:30:00"));
-        assert_eq!(at("2024-03-31 02:30:00"), utc("2024-03-31 01:30:00"));
-        assert_eq!(at("1700000000"), Some(1_700_000_000));
+        let deep = format!("{}2{}", "{\"long\":".repeat(50_000), "}".repeat(50_000));
+        assert!(of_union(&deep).len() > 100_000);
     }
 
     #[test]
@@ -351,7 +341,8 @@ mod tests {
         #[test]
         fn any_text_is_a_number_or_none(text in "[-+0-9.eE]{0,60}|\\PC*") {
             let _ = whole(&text);
-            let _ = moment(&text, Unit::Seconds, &TimeZone::UTC);
+            let _ = of_union(&text);
+            let _ = scalar(&text);
         }
 
         #[test]

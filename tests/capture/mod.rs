@@ -23,7 +23,7 @@ pub(crate) fn records(lines: &str) -> Vec<Record> {
     let mut decoder = Decoder::new(Options::default());
     let mut records = Vec::new();
     for line in lines.lines() {
-        let message = Message { key: None, payload: line.as_bytes(), timestamp_ms: None };
+        let message = Message { key: None, payload: Some(line.as_bytes()), timestamp_ms: None };
         decode(&mut decoder, &message, &mut records);
     }
     records

@@ -25,7 +25,7 @@ fn records(messages: &[Received]) -> Vec<Record> {
         let mut records = Vec::new();
         let timestamp_ms = message.timestamp_ms.map(|ms| ms as u64);
         let payload = message.payload.as_deref().expect("a payload");
-        let read = Message { key: message.key.as_deref(), payload, timestamp_ms };
+        let read = Message { key: message.key.as_deref(), payload: Some(payload), timestamp_ms };
         decode(&mut decoder, &read, &mut records);
         assert_eq!(records.iter().map(|record| record.time_ms).max(), timestamp_ms);
         all.extend(records);

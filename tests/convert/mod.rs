@@ -68,7 +68,7 @@ fn records<'a>(messages: impl IntoIterator<Item = &'a Received>) -> Vec<Record> 
     for received in messages {
         let message = Message {
             key: received.key.as_deref(),
-            payload: received.payload.as_deref().unwrap_or_default(),
+            payload: received.payload.as_deref(),
             timestamp_ms: received.timestamp_ms.map(|ms| ms as u64),
         };
         let told = decoder.decode(&message, &mut |read| match read {

@@ -118,7 +118,7 @@ impl Alerts {
         let mut alerts = Vec::new();
         let mut bad = None;
         self.source.take(|taken| {
-            match serde_json::from_slice::<Alert>(taken.message.payload) {
+            match serde_json::from_slice::<Alert>(taken.message.payload.unwrap_or_default()) {
                 Ok(alert) => alerts.push(alert),
                 Err(error) => bad = Some(error),
             }

@@ -96,7 +96,6 @@ fn pmacct_that_is_bad() {
     let format = Format::Pmacct;
     bad(r#"{"event_type":"purge","as_src":1,"packets":1,"bytes":1}"#, format, missing("ip_src"));
     bad(&with(PMACCT, "ip_dst", "no_dst"), format, missing("ip_dst"));
-    bad(&with(PMACCT, "\"packets\"", "\"frames\""), format, missing("packets"));
     bad(&with(PMACCT, "\"bytes\"", "\"octets\""), format, missing("bytes"));
     let destination = |text: &str| with(PMACCT, "203.0.113.9", text);
     bad(&destination("2001:db8::1"), format, Reason::MixedFamily);
@@ -109,17 +108,29 @@ fn pmacct_that_is_bad() {
         Reason::BadAddress { field: "ip_dst" },
     );
     let bytes = |text: &str| with(PMACCT, "193,", text);
-    for text in ["-193,", "193.5,", "\"many\",", "null,", "[193],", "{},", "true,", "\"\","] {
+    for text in ["-193,", "193.5,", "\"many\",", "[193],", "{},", "true,"] {
         bad(&bytes(text), format, Reason::BadNumber { field: "bytes" });
+    }
+    for text in ["null,", "\"\",", "\"-\",", "\"N/A\","] {
+        bad(&bytes(text), format, missing("bytes"));
     }
     // The product counts.
     bad(&bytes("1099511628,"), format, Reason::TooLarge);
     bad(&bytes("18446744073709551615,"), format, Reason::TooLarge);
     bad(&bytes("1e400,"), format, Reason::TooLarge);
-    bad(&with(PMACCT, r#""packets": 2"#, r#""packets": 0"#), format, Reason::NoPackets);
+    for text in ["-2", "0.5", "\"few\""] {
+        let packets = with(PMACCT, r#""packets": 2"#, &format!("\"packets\": {text}"));
+        bad(&packets, format, Reason::BadNumber { field: "packets" });
+    }
     bad(&with(PMACCT, "1000", "-1000"), format, Reason::BadNumber { field: "sampling_rate" });
-    for time in ["2018-03-26 05:40", "yesterday", "2018-02-30 05:40:36", "1960-01-01 00:00:00"] {
-        bad(&with(PMACCT, "2018-03-26 05:40:36.992000", time), format, Reason::BadTime);
+    for (time, fault) in [
+        ("2018-03-26 05:40", TimeFault::Unreadable),
+        ("yesterday", TimeFault::Unreadable),
+        ("2018-02-30 05:40:36", TimeFault::Unreadable),
+        ("1960-01-01 00:00:00", TimeFault::OutOfRange),
+    ] {
+        let reason = Reason::bad_time("timestamp_end", time, fault);
+        bad(&with(PMACCT, "2018-03-26 05:40:36.992000", time), format, reason);
     }
     let repeated = with(PMACCT, r#""tos": 0"#, r#""bytes": 7"#);
     bad(&repeated, format, Reason::RepeatedField { field: "bytes" });
@@ -185,7 +196,9 @@ fn goflow2() {
     bad(&with(GOFLOW2, "dst_addr", "no_addr"), Format::Goflow2, missing("dst_addr"));
     // 64 bits of nanoseconds from a writer with a negative clock.
     let negative = with(GOFLOW2, "1767324720123456789", "-1767324720123456789");
-    bad(&negative, Format::Goflow2, Reason::BadTime);
+    let fault = TimeFault::OutOfRange;
+    let reason = Reason::bad_time("time_flow_end_ns", "-1767324720123456789", fault);
+    bad(&negative, Format::Goflow2, reason);
 }
 
 #[test]
@@ -233,11 +246,16 @@ fn our_own() {
     ] {
         check(&own(time), Format::Json, &at(time_ms));
     }
-    for time in ["-1", "\"1969-12-31T23:59:59.999Z\"", "\"\\u0000\"", "18446744073709551616", "{}"]
-    {
-        bad(&own(&format!("\"time\":{time},")), Format::Json, Reason::BadTime);
+    for (time, fault) in [
+        ("-1", TimeFault::OutOfRange),
+        ("\"1969-12-31T23:59:59.999Z\"", TimeFault::OutOfRange),
+        ("\"\\u0000\"", TimeFault::Unreadable),
+        ("18446744073709551616", TimeFault::OutOfRange),
+        ("{}", TimeFault::Unreadable),
+    ] {
+        let reason = Reason::bad_time("time", time, fault);
+        bad(&own(&format!("\"time\":{time},")), Format::Json, reason);
     }
-    bad(&own("").replace("\"packets\":1", "\"packets\":0"), Format::Json, Reason::NoPackets);
     bad(r#"{"source":"10.0.0.1","bytes":1,"packets":1}"#, Format::Json, missing("destination"));
     bad(r#"{"destination":"10.0.0.1","bytes":1,"packets":1}"#, Format::Json, missing("source"));
     // Escapes are as good as what they stand for, in names and values.
@@ -271,7 +289,7 @@ fn several_in_a_message_are_judged_one_by_one() {
     // In one message, of several tools.
     let all = [own, PMACCT, GOFLOW2].join("\n");
     let (format, reads) = read(&Decoder::default(), None, all.as_bytes());
-    assert_eq!(format, Ok(Format::Json));
+    assert_eq!(format, Ok(Some(Format::Json)));
     assert!(reads.len() == 3 && reads.iter().all(|read| matches!(read, Read::Record(_))));
     // Not told at all: the last of them is the error of the message.
     let (format, reads) = read(&Decoder::default(), None, b"{}\n{\n[1]\n}");

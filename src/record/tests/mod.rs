@@ -4,6 +4,7 @@ mod flows;
 mod hostile;
 mod packets;
 mod projections;
+mod unset;
 
 use super::*;
 
@@ -16,13 +17,12 @@ fn record(time_ms: u64, source: &str, destination: &str, bytes: i64, packets: i6
     Record { time_ms, pair, volume: Volume::new(bytes, packets) }
 }
 
-fn read(
-    decoder: &Decoder,
-    key: Option<&[u8]>,
-    payload: &[u8],
-) -> (Result<Format, Reason>, Vec<Read>) {
+/// The format of a message, or why it has none.
+type Told = Result<Option<Format>, Reason>;
+
+fn read(decoder: &Decoder, key: Option<&[u8]>, payload: &[u8]) -> (Told, Vec<Read>) {
     let mut reads = Vec::new();
-    let message = Message { key, payload, timestamp_ms: Some(BROKER_MS) };
+    let message = Message { key, payload: Some(payload), timestamp_ms: Some(BROKER_MS) };
     let format = decoder.decode(&message, &mut |read| reads.push(read));
     (format, reads)
 }
@@ -35,7 +35,7 @@ fn check(payload: &str, format: Format, reads: &[Read]) {
 
 #[track_caller]
 fn check_with(decoder: &Decoder, key: Option<&str>, payload: &str, format: Format, reads: &[Read]) {
-    let expected = (Ok(format), reads.to_vec());
+    let expected = (Ok(Some(format)), reads.to_vec());
     let key = key.map(str::as_bytes);
     assert_eq!(read(decoder, key, payload.as_bytes()), expected, "{payload}");
     let quoted = serde_json::to_string(payload).expect("a text");
@@ -79,9 +79,8 @@ fn names_are_those_of_labels() {
         Reason::BadAddress { field },
         Reason::MixedFamily,
         Reason::BadNumber { field },
-        Reason::NoPackets,
         Reason::TooLarge,
-        Reason::BadTime,
+        Reason::NoTime,
         Reason::PackedVersion { version: 2 },
         Reason::PackedLength,
         Reason::PackedChecksum,
@@ -124,9 +123,10 @@ fn a_pair_and_a_length() {
     let no_text = read(&Decoder::default(), Some(b"\xff \xfe"), b"66").1;
     assert_eq!(no_text, [Read::Bad(Reason::BadAddress { field: "key" })]);
     let mut reads = Vec::new();
-    let message = Message { key: Some(b"10.0.0.1 10.0.0.2"), payload: b"66", timestamp_ms: None };
+    let message =
+        Message { key: Some(b"10.0.0.1 10.0.0.2"), payload: Some(b"66"), timestamp_ms: None };
     let _ = Decoder::default().decode(&message, &mut |read| reads.push(read));
-    assert_eq!(reads, [Read::Bad(Reason::BadTime)]);
+    assert_eq!(reads, [Read::Bad(Reason::NoTime)]);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn what_is_written_is_read_back() {
         let packet =
             Record { time_ms: BROKER_MS, volume: Volume::new(record.volume.bytes, 1), ..record };
         let (format, reads) = read(&Decoder::default(), Some(&key), &value);
-        assert_eq!((format, reads), (Ok(Format::Kv), vec![Read::Record(packet)]));
+        assert_eq!((format, reads), (Ok(Some(Format::Kv)), vec![Read::Record(packet)]));
     }
 }
 
@@ -176,7 +176,6 @@ fn whole_messages_that_are_nothing() {
     refused(b" \r\n\t", Reason::Empty);
     refused(b"\xef\xbb\xbf", Reason::Empty);
     refused(b"\"\"", Reason::Empty);
-    refused(br#"{"payload":null}"#, Reason::Empty);
     refused(b"[]", Reason::Empty);
     refused(b"hello", Reason::UnknownFormat);
     refused(b"\0", Reason::UnknownFormat);
@@ -203,4 +202,33 @@ fn whole_messages_that_are_nothing() {
     refused(br#"{"a":1e}"#, Reason::Json);
     refused(br#"{"src_addr":"10.0.0.1","ip_src":"10.0.0.1"}"#, Reason::Ambiguous);
     refused(br#"{"source":"a","destination":"b","payload":"c"}"#, Reason::Ambiguous);
+}
+
+#[test]
+fn message_without_a_value_is_a_tombstone_and_not_an_error() {
+    let skipped = vec![Read::Skipped(Skip::Tombstone)];
+    let mut reads = Vec::new();
+    let key = Some(&b"10.0.0.1 10.0.0.2"[..]);
+    let message = Message { key, payload: None, timestamp_ms: Some(BROKER_MS) };
+    let format = Decoder::default().decode(&message, &mut |read| reads.push(read));
+    assert_eq!((format, &reads), (Ok(None), &skipped));
+    // As Kafka Connect writes it, and programs that write JSON.
+    for payload in [
+        r#"{"payload":null}"#,
+        r#"{"schema":null,"payload":null}"#,
+        r#"{"schema":{"type":"struct","optional":true},"payload":null}"#,
+        r#"{"payload":"null"}"#,
+        "null",
+        " null\n",
+    ] {
+        let told = read(&Decoder::default(), key, payload.as_bytes());
+        assert_eq!(told, (Ok(None), skipped.clone()), "{payload}");
+    }
+    // It costs the others in its message nothing.
+    let own = r#"{"source":"10.0.0.1","destination":"10.0.0.2","bytes":66,"packets":1}"#;
+    let (format, reads) =
+        read(&Decoder::default(), None, format!("{{\"payload\":null}}\n{own}").as_bytes());
+    assert_eq!((format, reads.len()), (Ok(Some(Format::Json)), 2));
+    // A value of no bytes is one that somebody wrote.
+    refused(b"", Reason::Empty);
 }

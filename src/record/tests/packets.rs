@@ -22,7 +22,7 @@ fn written(name: &str, format: Format) -> (Vec<Record>, usize) {
     let path = format!("{}/tests/data/tshark/{name}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).expect("what tshark wrote");
     let (found, reads) = read(&Decoder::default(), None, text.as_bytes());
-    assert_eq!(found, Ok(format));
+    assert_eq!(found, Ok(Some(format)));
     check(&text, format, &reads);
     let mut records = Vec::new();
     let mut skipped = 0;
@@ -30,7 +30,7 @@ fn written(name: &str, format: Format) -> (Vec<Record>, usize) {
         match read {
             Read::Record(record) => records.push(record),
             Read::Skipped(_) => skipped += 1,
-            Read::Bad(reason) => panic!("{name}: {reason}"),
+            other => panic!("{name}: {other:?}"),
         }
     }
     (records, skipped)
@@ -102,7 +102,10 @@ fn lines_of_text() {
         ("3 0.1 10.0.0.1 → 10.0.0.2 TCP", Read::Bad(Reason::MissingField { field: "length" })),
         ("3 0.1 10.0.0.1 → 10.0.0.2 TCP 99999999999999", Read::Bad(Reason::TooLarge)),
         ("3 0.1 10.0.0.1 → 10.0.0.2 TCP 99999999999999999999", Read::Bad(Reason::TooLarge)),
-        ("2025-08-06 11:99:10 10.0.0.1 → 10.0.0.2 TCP 66", Read::Bad(Reason::BadTime)),
+        (
+            "2025-08-06 11:99:10 10.0.0.1 → 10.0.0.2 TCP 66",
+            Read::Bad(Reason::bad_time("time", "2025-08-06 11:99:10", TimeFault::Unreadable)),
+        ),
     ] {
         check(line, Format::TsharkText, &[read]);
     }
@@ -276,7 +279,8 @@ fn what_is_odd_about_packets() {
     }
     let bad = |payload: &str, format, reason| check(payload, format, &[Read::Bad(reason)]);
     let time = format!("{{\"timestamp\":\"now\",\"layers\":{{{layers}}}}}");
-    bad(&time, Format::TsharkEk, Reason::BadTime);
+    let reason = Reason::bad_time("timestamp", "\"now\"", TimeFault::Unreadable);
+    bad(&time, Format::TsharkEk, reason);
     bad("{\"timestamp\":1,\"layers\":7}", Format::TsharkEk, Reason::UnknownFormat);
     bad("{\"layers\":{\"ip\":7}}", Format::TsharkEk, Reason::UnknownFormat);
     bad("{\"_source\":{}}", Format::TsharkJson, Reason::MissingField { field: "layers" });
@@ -298,5 +302,8 @@ fn what_is_odd_about_packets() {
     let mut bytes = line.into_bytes();
     let at_mark = bytes.iter().position(|byte| *byte == b'?').expect("a mark");
     bytes[at_mark] = 0xfe;
-    assert_eq!(read(&Decoder::default(), None, &bytes), (Ok(Format::TsharkEk), vec![at(FRAME_MS)]));
+    assert_eq!(
+        read(&Decoder::default(), None, &bytes),
+        (Ok(Some(Format::TsharkEk)), vec![at(FRAME_MS)])
+    );
 }

@@ -3,14 +3,19 @@
 use super::*;
 
 #[track_caller]
-fn project(fields: &str, payload: &[u8]) -> (Result<Format, Reason>, Vec<Result<String, Read>>) {
+fn project(fields: &str, payload: &[u8]) -> (Told, Vec<Result<String, Read>>) {
     let fields: Fields = fields.parse().expect("fields");
     let mut found = Vec::new();
-    let message =
-        Message { key: Some(b"10.0.0.1 10.0.0.2"), payload, timestamp_ms: Some(BROKER_MS) };
+    let message = Message {
+        key: Some(b"10.0.0.1 10.0.0.2"),
+        payload: Some(payload),
+        timestamp_ms: Some(BROKER_MS),
+    };
     let format = fields.project(&Decoder::default(), &message, &mut |read, object| {
         found.push(match read {
-            Read::Record(_) => Ok(String::from_utf8(object.to_vec()).expect("text")),
+            Read::Record(_) | Read::WithoutPackets(_) => {
+                Ok(String::from_utf8(object.to_vec()).expect("text"))
+            }
             other => {
                 assert!(object.is_empty());
                 Err(other)
@@ -33,7 +38,7 @@ fn values_stay_byte_for_byte() {
             format!("{{\"payload\":{quoted}}}"),
             quoted,
         ] {
-            let expected = (Ok(Format::Pmacct), vec![Ok(object.to_owned())]);
+            let expected = (Ok(Some(Format::Pmacct)), vec![Ok(object.to_owned())]);
             assert_eq!(project(fields, payload.as_bytes()), expected, "{payload}");
         }
     };
@@ -60,7 +65,7 @@ fn of_what_is_no_json_they_are_our_own() {
         (line.as_bytes(), Format::TsharkText),
         (format!("{{\"payload\":\"{line}\"}}").as_bytes(), Format::TsharkText),
     ] {
-        let expected = (Ok(format), vec![Ok(object.to_owned())]);
+        let expected = (Ok(Some(format)), vec![Ok(object.to_owned())]);
         assert_eq!(project("bytes,time", payload), expected);
     }
 }
@@ -72,7 +77,7 @@ fn only_records_have_them() {
     let missing = |field| Err(Read::Bad(Reason::MissingField { field }));
     let payload = format!("{mark}\n[{FLOW},7]\n{broken}\n{{\n{FLOW}");
     let (format, found) = project("tos", payload.as_bytes());
-    assert_eq!(format, Ok(Format::Pmacct));
+    assert_eq!(format, Ok(Some(Format::Pmacct)));
     let tos = || Ok("{\"tos\":0}".to_owned());
     assert_eq!(
         found,

@@ -1,0 +1,372 @@
+//! The times of records, as numbers and texts have them.
+
+use jiff::civil::{DateTime, date};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+use super::reason::TimeFault;
+use super::value::{Decimal, scalar};
+use crate::limits::date;
+
+const SECOND: i128 = 1_000_000_000;
+const MILLISECOND: i128 = 1_000_000;
+const DAY: i128 = 24 * 3600 * SECOND;
+const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
+
+/// In what a number counts time since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Seconds,
+    Milliseconds,
+    Nanoseconds,
+}
+
+impl Unit {
+    /// The power of ten of nanoseconds.
+    pub(super) fn exponent(self) -> i32 {
+        match self {
+            Unit::Seconds => 9,
+            Unit::Milliseconds => 6,
+            Unit::Nanoseconds => 0,
+        }
+    }
+
+    fn nanos(self) -> i128 {
+        10i128.pow(self.exponent().unsigned_abs())
+    }
+}
+
+/// The value of a field of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Time {
+    /// Milliseconds since 1970.
+    At(u64),
+    /// The writer had no time, and wrote so.
+    Absent,
+    /// It can't be used.
+    Bad(TimeFault),
+}
+
+/// Reads a field of time. With `zero_is_none`, the values that writers have for a time that was never
+/// set count as absent.
+pub(super) fn read(raw: &str, unit: Unit, zone: &TimeZone, zero_is_none: bool) -> Time {
+    let Some(text) = scalar(raw) else {
+        return Time::Absent;
+    };
+    let Some(nanos) = moment(&text, unit, zone) else {
+        return if is_zero_date(&text) { Time::Absent } else { Time::Bad(TimeFault::Unreadable) };
+    };
+    if zero_is_none && is_unset(nanos, unit) {
+        return Time::Absent;
+    }
+    match event_time(nanos) {
+        Some(ms) => Time::At(ms),
+        None => Time::Bad(TimeFault::OutOfRange),
+    }
+}
+
+/// A moment in nanoseconds since 1970, from a number in this unit or from a date and time.
+pub(super) fn moment(text: &str, unit: Unit, zone: &TimeZone) -> Option<i128> {
+    let number = match text.as_bytes() {
+        // Surely no number, and most likely a date.
+        [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b'-', ..] => None,
+        _ => Decimal::parse(text),
+    };
+    match number {
+        Some(number) => number.nanos(unit),
+        None => date_time(text, zone),
+    }
+}
+
+/// An event time in milliseconds, if it is one that a record can have.
+pub(super) fn event_time(nanos: i128) -> Option<u64> {
+    u64::try_from(nanos.div_euclid(MILLISECOND)).ok()
+}
+
+/// Whether a text is the date that pmacct and databases write for none, in any of their forms:
+/// `0000-00-00 00:00:00.000000`, `0000-00-00T00:00:00Z`, `0000-00-00`.
+fn is_zero_date(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("0000-00-00") else {
+        return false;
+    };
+    let (time, zone) = rest.split_at(rest.find(['Z', 'z', '+', '-']).unwrap_or(rest.len()));
+    time.bytes().all(|byte| b"0:., Tt".contains(&byte))
+        && zone.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":+- ".contains(&byte))
+}
+
+/// Whether a moment is what programs write for a time that was never set: a zero of their clocks, with
+/// or without the offset of a time zone, or all bits of an integer.
+fn is_unset(nanos: i128, unit: Unit) -> bool {
+    // 1970-01-01 of Unix; 1900-01-01 of NTP; 0001-01-01 of Go, Java and .NET.
+    const ZEROS: [i128; 3] = [0, -2_208_988_800 * SECOND, -62_135_596_800 * SECOND];
+    if ZEROS.iter().any(|zero| (nanos - zero).abs() < DAY) {
+        return true;
+    }
+    // The zero of Go in nanoseconds does not fit into 64 bits, and becomes this.
+    const GO_ZERO_NANOS: i64 = -6_795_364_578_871_345_152;
+    const BITS: [i128; 5] = [
+        u64::MAX as i128,
+        i64::MAX as i128,
+        i64::MIN as i128,
+        GO_ZERO_NANOS as i128,
+        GO_ZERO_NANOS as u64 as i128,
+    ];
+    let number = nanos / unit.nanos();
+    nanos % unit.nanos() == 0
+        && (BITS.contains(&number) || unit == Unit::Seconds && number == i128::from(u32::MAX))
+}
+
+/// A date and time; in the zone given if it states none.
+fn date_time(text: &str, zone: &TimeZone) -> Option<i128> {
+    let Ok(nanos) = date::parse(text) else {
+        return with_offset(text);
+    };
+    if states_zone(text).is_some() || *zone == TimeZone::UTC {
+        return Some(nanos);
+    }
+    // It was read as if it were UTC.
+    let secs = i64::try_from(nanos.div_euclid(SECOND)).ok()?;
+    let local = EPOCH.checked_add(SignedDuration::from_secs(secs)).ok()?;
+    // Of an hour that comes twice, the first; of one that is left out, the one after it.
+    let there: Timestamp = zone.to_ambiguous_timestamp(local).compatible().ok()?;
+    Some(i128::from(there.as_second()) * SECOND + nanos.rem_euclid(SECOND))
+}
+
+/// The place in a date and time at which its zone begins, if it states one.
+fn states_zone(text: &str) -> Option<usize> {
+    // Behind the sign between date and time.
+    let begin = "2024-05-01T".len();
+    let found =
+        text.bytes().skip(begin).position(|b| b.is_ascii_alphabetic() || b"+-".contains(&b));
+    Some(begin + found?)
+}
+
+/// A date and time whose offset is written otherwise than in RFC 3339: `+02`, `+0200`, `+02:00:00`,
+/// `UTC`, a blank before it, or the name of the zone behind it, as Go writes (`+0200 CEST`).
+fn with_offset(text: &str) -> Option<i128> {
+    let at = states_zone(text)?;
+    let local = text[..at].trim_end_matches(' ');
+    let (offset, name) = text[at..].split_once(' ').unwrap_or((&text[at..], ""));
+    if !name.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+        return None;
+    }
+    let (sign, digits) = match offset.as_bytes() {
+        [sign @ (b'+' | b'-'), ..] => (char::from(*sign), &offset[1..]),
+        _ if offset.eq_ignore_ascii_case("z") || matches!(offset, "UTC" | "GMT") => ('+', "00"),
+        _ => return None,
+    };
+    let (hours, minutes, seconds) = parts(digits)?;
+    let nanos = date::parse(&format!("{local}{sign}{hours}:{minutes}")).ok()?;
+    let seconds = i128::from(seconds.parse::<u8>().ok().filter(|seconds| *seconds < 60)?) * SECOND;
+    Some(if sign == '-' { nanos + seconds } else { nanos - seconds })
+}
+
+/// Hours, minutes and seconds of an offset, two digits each, with colons between them or without.
+fn parts(text: &str) -> Option<(&str, &str, &str)> {
+    let two = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let mut rest = text;
+    let mut parts = ["00"; 3];
+    let colons = text.as_bytes().get(2) == Some(&b':');
+    for (at, part) in parts.iter_mut().enumerate() {
+        if at > 0 {
+            if rest.is_empty() {
+                break;
+            }
+            rest = if colons { rest.strip_prefix(':')? } else { rest };
+        }
+        let (digits, after) = rest.split_at_checked(2)?;
+        *part = two(digits).then_some(digits)?;
+        rest = after;
+    }
+    let [hours, minutes, seconds] = parts;
+    rest.is_empty().then_some((hours, minutes, seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn moments() {
+        let utc = TimeZone::UTC;
+        for (text, unit, nanos) in [
+            ("1700000000", Unit::Seconds, 1_700_000_000 * SECOND),
+            ("1700000000.123456", Unit::Seconds, 1_700_000_000_123_456_000),
+            ("1700000000.123456789987654321", Unit::Seconds, 1_700_000_000_123_456_789),
+            ("1.7e9", Unit::Seconds, 1_700_000_000 * SECOND),
+            ("1700000000123", Unit::Milliseconds, 1_700_000_000_123_000_000),
+            ("1700000000123456789", Unit::Nanoseconds, 1_700_000_000_123_456_789),
+            ("-0.5", Unit::Seconds, -SECOND / 2),
+            ("-0.5", Unit::Nanoseconds, -1),
+            ("5e-99999999999", Unit::Seconds, 0),
+            ("1.5e-3", Unit::Seconds, 1_500_000),
+            ("2023-11-14 22:13:20.5", Unit::Nanoseconds, 1_700_000_000 * SECOND + SECOND / 2),
+            ("2023-11-14T23:13:20+01:00", Unit::Seconds, 1_700_000_000 * SECOND),
+        ] {
+            assert_eq!(moment(text, unit, &utc), Some(nanos), "{text}");
+        }
+        for text in ["", "now", "1e30", "9e99999999999", "2023-11-14 25:00:00", "22:13:20"] {
+            assert_eq!(moment(text, Unit::Seconds, &utc), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn zones_hold_where_none_is_stated() {
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let at = |text| moment(text, Unit::Seconds, &berlin).map(|nanos| nanos / SECOND);
+        let utc = |text| moment(text, Unit::Seconds, &TimeZone::UTC).map(|nanos| nanos / SECOND);
+        assert_eq!(at("2024-01-01 01:00:00"), utc("2024-01-01 00:00:00"));
+        assert_eq!(at("2024-07-01T02:00:00"), utc("2024-07-01 00:00:00"));
+        assert_eq!(at("2024-07-01"), utc("2024-06-30 22:00:00"));
+        assert_eq!(at("2024-07-01T02:00:00Z"), utc("2024-07-01 02:00:00"));
+        assert_eq!(at("2024-07-01 02:00:00-05:00"), utc("2024-07-01 07:00:00"));
+        // Twice, and not at all.
+        assert_eq!(at("2024-10-27 02:30:00"), utc("2024-10-27 00:30:00"));
+        assert_eq!(at("2024-03-31 02:30:00"), utc("2024-03-31 01:30:00"));
+        assert_eq!(at("1700000000"), Some(1_700_000_000));
+    }
+
+    #[test]
+    fn offset_in_any_common_form_is_read() {
+        let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let nine = 1_714_554_000 * SECOND;
+        for text in [
+            "2024-05-01T11:00:00+02:00",
+            "2024-05-01T11:00:00+02",
+            "2024-05-01 11:00:00+0200",
+            "2024-05-01 11:00:00 +0200",
+            "2024-05-01 11:00:00 +02",
+            "2024-05-01T11:00:00+02:00:00",
+            "2024-05-01T11:00:00+020000",
+            "2024-05-01 11:00:00 +0200 CEST",
+            "2024-05-01T04:00:00-05",
+            "2024-05-01T03:30:00-0530",
+            "2024-05-01T09:00:30+00:00:30",
+            "2024-05-01T08:59:30-00:00:30",
+            "2024-05-01 09:00:00 UTC",
+            "2024-05-01 09:00:00 GMT",
+            "2024-05-01 09:00:00 Z",
+            "2024-05-01T09:00:00UTC",
+            "2024-05-01 09:00:00 +0000 UTC",
+        ] {
+            // The zone of the option is for texts that state none.
+            for zone in [&TimeZone::UTC, &berlin] {
+                assert_eq!(moment(text, Unit::Seconds, zone), Some(nine), "{text}");
+            }
+        }
+        let fraction = moment("2024-05-01 11:00:00.250+02", Unit::Seconds, &berlin);
+        assert_eq!(fraction, Some(nine + SECOND / 4));
+        let leap = moment("2017-01-01T00:59:60+01", Unit::Seconds, &berlin);
+        assert_eq!(leap, Some(1_483_228_800 * SECOND));
+        for text in [
+            "2024-05-01T11:00:00+2",
+            "2024-05-01T11:00:00+020",
+            "2024-05-01T11:00:00+02000",
+            "2024-05-01T11:00:00+02:",
+            "2024-05-01T11:00:00+02:0",
+            "2024-05-01T11:00:00+0200:00",
+            "2024-05-01T11:00:00+02:00:60",
+            "2024-05-01T11:00:00+02:60",
+            "2024-05-01T11:00:00+24",
+            "2024-05-01T11:00:00+",
+            "2024-05-01T11:00:00+ab",
+            "2024-05-01T11:00:00 CEST",
+            "2024-05-01T11:00:00+02 (CEST)",
+            "2024-05-01T11:00:00+٠٢",
+            "2024-05-01+02",
+            "2024-05-01 +02",
+        ] {
+            assert_eq!(moment(text, Unit::Seconds, &TimeZone::UTC), None, "{text}");
+        }
+    }
+
+    fn told(raw: &str, unit: Unit) -> Time {
+        read(raw, unit, &TimeZone::UTC, true)
+    }
+
+    #[test]
+    fn time_that_was_never_set_is_absent() {
+        use Unit::{Milliseconds, Nanoseconds, Seconds};
+        for (raw, unit) in [
+            ("null", Seconds),
+            ("\"\"", Seconds),
+            ("\"-\"", Seconds),
+            ("\"N/A\"", Seconds),
+            ("\"None\"", Seconds),
+            ("\"<nil>\"", Nanoseconds),
+            ("\"NaT\"", Seconds),
+            ("\"null\"", Milliseconds),
+            ("\"0000-00-00 00:00:00.000000\"", Seconds),
+            ("\"0000-00-00 00:00:00\"", Seconds),
+            ("\"0000-00-00T00:00:00.000000Z\"", Seconds),
+            ("\"0000-00-00T00:00:00.000000+00:00\"", Seconds),
+            ("\"0000-00-00T00:00:00-05:00\"", Seconds),
+            ("\"0000-00-00\"", Seconds),
+            ("0", Seconds),
+            ("0", Milliseconds),
+            ("0", Nanoseconds),
+            ("-1", Seconds),
+            ("-1", Nanoseconds),
+            ("\"0.000000\"", Seconds),
+            ("3600", Seconds),
+            ("\"1970-01-01T00:00:00.000\"", Seconds),
+            ("\"1970-01-01 01:00:00 +0100 CET\"", Seconds),
+            ("\"1969-12-31 19:00:00\"", Seconds),
+            ("\"1900-01-01T00:00:00Z\"", Seconds),
+            ("-2208988800", Seconds),
+            ("\"0001-01-01T00:00:00Z\"", Seconds),
+            ("\"0001-01-01 00:00:00 +0000 UTC\"", Seconds),
+            ("-62135596800", Seconds),
+            ("-62135596800000", Milliseconds),
+            ("-6795364578871345152", Nanoseconds),
+            ("11651379494838206464", Nanoseconds),
+            ("4294967295", Seconds),
+            ("18446744073709551615", Seconds),
+            ("18446744073709551615", Milliseconds),
+            ("18446744073709551615", Nanoseconds),
+            ("9223372036854775807", Nanoseconds),
+            ("-9223372036854775808", Nanoseconds),
+        ] {
+            assert_eq!(told(raw, unit), Time::Absent, "{raw}");
+        }
+        // A writer that is taken at its word has none of these but words and zero dates.
+        let own = |raw| read(raw, Milliseconds, &TimeZone::UTC, false);
+        assert_eq!(own("0"), Time::At(0));
+        assert_eq!(own("18446744073709551615"), Time::At(u64::MAX));
+        assert_eq!(own("\"0000-00-00 00:00:00\""), Time::Absent);
+        assert_eq!(own("\"0001-01-01T00:00:00Z\""), Time::Bad(TimeFault::OutOfRange));
+    }
+
+    #[test]
+    fn time_that_is_wrong_is_not_absent() {
+        for raw in [
+            "\"yesterday\"",
+            "\"0000-00-01\"",
+            "\"0000-00-00 00:00:01\"",
+            "\"0000-00-00 and more\"",
+            "\"2018-02-30 05:40:36\"",
+            "\"2018-03-26 05:40\"",
+            "{}",
+            "[]",
+            "true",
+            "\"\\u001b[2J\"",
+        ] {
+            assert_eq!(told(raw, Unit::Seconds), Time::Bad(TimeFault::Unreadable), "{raw}");
+        }
+        for raw in ["\"1960-01-01 00:00:00\"", "-1767324720", "1e25"] {
+            assert_eq!(told(raw, Unit::Seconds), Time::Bad(TimeFault::OutOfRange), "{raw}");
+        }
+        assert_eq!(told("4294967296", Unit::Seconds), Time::At(4_294_967_296_000));
+        assert_eq!(told("4294967295", Unit::Milliseconds), Time::At(4_294_967_295));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_time_or_none(text in "[-+0-9.eETZ: ]{0,60}|\\PC*|[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9:]{8}\\PC{0,12}") {
+            let _ = moment(&text, Unit::Seconds, &TimeZone::UTC);
+            let _ = told(&serde_json::to_string(&text).unwrap(), Unit::Nanoseconds);
+        }
+    }
+}
