@@ -18,6 +18,7 @@
 //! - [`kafka`]: Apache Kafka: addresses, options, topics, messages out.
 //! - [`http`]: whether it lives and is ready, and its [`metrics`], for those who ask.
 //! - [`output`]: what is said, as JSON, as a table, as CSV.
+//! - [`shown`]: texts from outside, made fit to be shown.
 //! - [`logging`]: what a program that runs for long says of itself.
 //! - [`generate`]: a workload of any size.
 //! - [`threads`]: room for threads, tried before it is needed.
@@ -43,6 +44,7 @@ pub mod output;
 pub mod record;
 pub mod replay;
 pub mod scenario;
+pub mod shown;
 pub mod sniffer;
 pub mod terminal;
 pub mod threads;

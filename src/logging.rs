@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::debug_fn;
+
+use crate::shown::{self, LogLine};
 
 /// The options about logs.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -76,9 +80,10 @@ pub fn started() -> Option<Logs> {
     STARTED.get().copied()
 }
 
-/// Writes a line to standard error, which is not to be formatted: to the log, if there is one.
+/// Writes a line to standard error, which is not to be formatted: to the log, if there is one. What is
+/// from outside in it is made fit to be shown.
 pub fn print(line: &str) {
-    let line = format!("{line}\n");
+    let line = shown::line(line) + "\n";
     // Without standard error there is nobody to tell.
     let _ = match started() {
         Some(_) => stderr::ToStderr.write_all(line.as_bytes()),
@@ -107,8 +112,8 @@ impl LogOptions {
             Level::Trace => LevelFilter::TRACE,
         };
         let terminal = io::stderr().is_terminal();
-        let log =
-            tracing_subscriber::fmt().with_max_level(level).with_writer(stderr::ToStderr::start());
+        let log = tracing_subscriber::fmt().with_max_level(level);
+        let stderr = stderr::ToStderr::start();
         let text = match self.log_format {
             LogFormat::Auto => terminal,
             LogFormat::Text => true,
@@ -116,8 +121,22 @@ impl LogOptions {
         };
         // A second command in one process, as in tests, goes on with what the first one set.
         let started = match text {
-            true => log.with_ansi(terminal).try_init(),
-            false => log.json().flatten_event(true).try_init(),
+            // Its colours are orders to the terminal, so that what is from outside is escaped before.
+            true => {
+                let field = debug_fn(|out, field, value| {
+                    let value = shown::line(format_args!("{value:?}"));
+                    match field.name() {
+                        "message" => write!(out, "{value}"),
+                        name => write!(out, "{name}={value}"),
+                    }
+                });
+                let log = log.with_writer(stderr).with_ansi(terminal);
+                log.fmt_fields(field.delimited(" ")).try_init()
+            }
+            false => {
+                let writer = move || LogLine(stderr);
+                log.with_writer(writer).json().flatten_event(true).try_init()
+            }
         };
         if started.is_ok() {
             let _ = STARTED.set(if text { Logs::Text } else { Logs::Json });

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use floodmark::cli;
 use floodmark::error::{Exit, Failure};
 use floodmark::logging::{self, Logs};
@@ -12,12 +11,12 @@ fn main() -> ExitCode {
     floodmark::cluster::abort_on_panic();
     // A file that would exceed `ulimit -f` is an error, as a full disk is. Threads inherit the mask.
     let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
-    let command = match cli::Cli::try_parse() {
+    let command = match cli::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {
             // Help and version are what was asked for, and go to standard output.
             let asked_for = !error.use_stderr();
-            let _ = error.print();
+            cli::print(&error);
             return if asked_for { Exit::Done } else { Exit::Usage }.into();
         }
     };

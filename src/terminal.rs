@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::error::Exit;
 use crate::logging;
+use crate::shown;
 
 /// Standard error: lines, and a progress bar below them if it is a terminal.
 #[derive(Clone, Debug)]
@@ -80,7 +81,7 @@ impl Messages {
 
     fn print(&self, line: impl Display) {
         // Nobody can be told that nobody can be told.
-        self.bar.suspend(|| drop(writeln!(io::stderr(), "floodmark: {line}")));
+        self.bar.suspend(|| drop(writeln!(io::stderr(), "floodmark: {}", shown::line(line))));
     }
 }
 

@@ -16,3 +16,4 @@ mod live;
 mod replay;
 mod scenarios;
 mod serving;
+mod shown;

@@ -1,5 +1,7 @@
 //! What a process does when one of its threads panics: it ends.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::Write;
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use super::member::{Report, report};
 use crate::error::Exit;
 use crate::logging;
+use crate::shown;
 use crate::terminal::Messages;
 
 /// The worker that panics, for tests of what that does. Not in release builds.
@@ -38,7 +41,6 @@ pub(super) fn panic_if_asked_to(worker: usize) {
 /// That another process is lost is a panic of a thread of timely's. It is no fault of this program, so
 /// it is a message and exit code 1.
 pub fn abort_on_panic() {
-    let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if let Some((process, cause)) = lost(panic) {
             end_without(process, cause);
@@ -58,6 +60,20 @@ fn abort_soon() {
     };
     // Without a thread for it, it ends when all is said.
     let _ = std::thread::Builder::new().name("abort".into()).spawn(abort);
+}
+
+/// Tells of a panic as the standard library does, but for what its message may have from outside.
+fn tell(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let text = format!("thread '{}' {panic}", thread.name().unwrap_or("<unnamed>"));
+    let backtrace = Backtrace::capture();
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => format!("stack backtrace:\n{backtrace}"),
+        _ => "note: run with `RUST_BACKTRACE=1` to see where".to_owned(),
+    };
+    let text = shown::without_passwords(&text);
+    let text = shown::escaped_lines(&text);
+    drop(writeln!(std::io::stderr(), "\n{text}\n{backtrace}"));
 }
 
 fn end_without(process: usize, cause: &str) -> ! {

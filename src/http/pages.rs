@@ -19,6 +19,7 @@ use super::hosts::{self, Hosts};
 use super::pool::Pool;
 use crate::limits::date::format_ms;
 use crate::metrics;
+use crate::shown;
 
 /// The header of every answer that says for which tick it holds.
 pub(super) const AS_OF: &str = "floodmark-as-of";
@@ -103,7 +104,8 @@ pub(super) fn answer(status: StatusCode, kind: &'static str, body: String) -> Re
 }
 
 pub(super) fn object(status: StatusCode, object: &Value) -> Response {
-    answer(status, "application/json", format!("{object}\n"))
+    // It is shown on terminals, too.
+    answer(status, "application/json", format!("{}\n", shown::escaped(&object.to_string())))
 }
 
 async fn add_as_of(State(served): State<Arc<Served>>, mut response: Response) -> Response {
@@ -139,6 +141,7 @@ async fn show_health(State(served): State<Arc<Served>>) -> Response {
     match served.subject.dead() {
         None => object(StatusCode::OK, &json!({"as_of": as_of, "alive": true})),
         Some(why) => {
+            let why = shown::without_passwords(&why);
             let said = json!({"as_of": as_of, "alive": false, "why": why});
             object(StatusCode::SERVICE_UNAVAILABLE, &said)
         }
@@ -150,7 +153,9 @@ async fn show_readiness(State(served): State<Arc<Served>>) -> Response {
     details.insert("ready".into(), ready.into());
     details.entry("as_of").or_insert_with(|| as_of(&served));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    object(status, &details.into())
+    let text = Value::from(details).to_string();
+    let text = shown::escaped(&shown::without_passwords(&text)).into_owned();
+    answer(status, "application/json", text + "\n")
 }
 
 async fn show_way(State(served): State<Arc<Served>>) -> Response {

@@ -12,6 +12,7 @@ use super::reason::{Position, Reason};
 use super::rows::{self, BOUNDS, Cell, Defaults, METRICS, PERS, RawRow, Row, bound_of_name, word};
 use super::value::Value;
 use super::{date, prefix};
+use crate::shown;
 
 /// The columns that a row may leave out.
 pub const OPTIONAL: [&str; 6] = ["bound", "metric", "per", "source", "destination", "host"];
@@ -160,7 +161,7 @@ impl Draft {
             destination,
             host,
         };
-        serde_json::to_string(&object).expect("texts and numbers can be written")
+        shown::json(&object).expect("texts and numbers can be written")
     }
 }
 

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::date::{Stamp, format_ms, format_ns, format_secs};
 use crate::limits::value::Value;
+use crate::shown;
 
 /// An entity as a JSON object of its addresses.
 pub(super) struct EntityObject(pub(super) Entity);
@@ -148,7 +149,7 @@ pub fn write_json(
         settled: change.settled,
         as_of: format_ms(tick),
     };
-    serde_json::to_writer(&mut *out, &object)?;
+    shown::write_json(out, &object)?;
     out.write_all(b"\n")
 }
 
@@ -170,7 +171,7 @@ pub fn write_ranked_json(out: &mut dyn Write, ranked: &Ranked) -> io::Result<()>
         bytes: ranked.volume.bytes,
         packets: ranked.volume.packets,
     };
-    serde_json::to_writer(&mut *out, &object)?;
+    shown::write_json(out, &object)?;
     out.write_all(b"\n")
 }
 

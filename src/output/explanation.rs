@@ -12,6 +12,7 @@ use crate::limits::date::{Stamp, format_ms, format_ns, format_secs};
 use crate::limits::explain::{Applying, Explanation, Other, WindowState};
 use crate::limits::prefix;
 use crate::limits::value::Value;
+use crate::shown;
 
 /// An explanation, in the order of its fields.
 #[derive(Serialize)]
@@ -101,7 +102,7 @@ pub fn write<'a>(explanation: &'a Explanation, all: bool, out: &mut dyn Write) -
         not_applying: all.then(|| Each(&explanation.others, other)),
     };
     // Texts, numbers and lists are JSON, and a value is one that was read.
-    serde_json::to_writer(&mut *out, &object).map_err(io::Error::from)?;
+    shown::write_json(&mut *out, &object).map_err(io::Error::from)?;
     out.write_all(b"\n")
 }
 

@@ -12,6 +12,7 @@ use floodmark_dataflows::types::Change;
 
 use crate::error::{Exit, Failure};
 use crate::limits::catalog::Catalog;
+use crate::shown;
 
 pub mod change;
 pub mod difference;
@@ -87,7 +88,7 @@ impl Sink {
     /// Opens a file for writing, or standard output for `-`.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let writer: Box<dyn Write + Send> = if path == Path::new("-") {
-            Box::new(io::stdout())
+            shown::stdout()
         } else {
             let file = File::create(path)
                 .with_context(|| format!("creating \"{}\"", path.display()))

@@ -15,6 +15,7 @@ use crate::limits::date::{Stamp, format_ns};
 use crate::limits::quote::Shown;
 use crate::limits::rows::Row;
 use crate::limits::{Address, feed};
+use crate::shown;
 
 /// The options of `floodmark limits diff`.
 #[derive(Clone, Debug, clap::Args)]
@@ -150,7 +151,7 @@ fn json(differences: &[Difference<'_>]) -> serde_json::Result<String> {
             old: difference.old.map(Columns::of),
             new: difference.new.map(Columns::of),
         };
-        Ok(serde_json::to_string(&line)? + "\n")
+        Ok(shown::json(&line)? + "\n")
     });
     lines.collect()
 }

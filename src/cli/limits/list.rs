@@ -14,6 +14,7 @@ use crate::error::{Exit, Outcome};
 use crate::limits::date::{self, format_ns};
 use crate::limits::quote::Shown;
 use crate::limits::rows::Row;
+use crate::shown;
 
 /// The options of `floodmark limits list`.
 #[derive(Clone, Debug, clap::Args)]
@@ -105,7 +106,7 @@ fn text<'a>(versions: impl Iterator<Item = &'a Version<'a>>) -> String {
 }
 
 fn json<'a>(versions: impl Iterator<Item = &'a Version<'a>>) -> serde_json::Result<String> {
-    versions.map(|version| Ok(serde_json::to_string(version)? + "\n")).collect()
+    versions.map(|version| Ok(shown::json(version)? + "\n")).collect()
 }
 
 #[cfg(test)]

@@ -15,12 +15,13 @@ mod set;
 mod transfer;
 mod view;
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::SystemTime;
 
 use clap::{Subcommand, ValueEnum};
 
 use crate::error::{Failure, Outcome};
+use crate::shown;
 
 /// What `floodmark limits` is asked to do.
 #[derive(Clone, Debug, clap::Args)]
@@ -103,8 +104,12 @@ fn now() -> i128 {
     i128::from(since.as_secs()) * 1_000_000_000
 }
 
-/// Writes data.
+/// Writes data; on a terminal, nothing in it acts on it.
 fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
+    let text = match std::io::stdout().is_terminal() {
+        true => shown::escaped_lines(text),
+        false => text.into(),
+    };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Who closed the pipe has read enough; the exit code is for somebody else.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -117,5 +122,5 @@ fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
 /// Says something on standard error.
 fn note(text: &str) {
     // Without standard error there is nobody to tell.
-    drop(writeln!(std::io::stderr(), "floodmark: {text}"));
+    drop(writeln!(std::io::stderr(), "floodmark: {}", shown::line(text)));
 }

@@ -13,6 +13,7 @@ use crate::limits::quote::{Quoted, Shown};
 use crate::limits::rows::{BOUNDS, METRICS, PERS, Row, word};
 use crate::limits::table::{Ruling, Table, Verdict};
 use crate::limits::value::Value;
+use crate::shown;
 
 /// What there is to say about a table of limits at a moment.
 pub(super) struct Report<'a> {
@@ -169,7 +170,7 @@ impl Report<'_> {
                 (line.status, line.content) = ("holds", Some(self.json_content(row)));
             }
         }
-        serde_json::to_string(&line)
+        shown::json(&line)
     }
 
     fn json_content<'a>(&self, row: &'a Row) -> JsonContent<'a> {

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
-use super::passfile::{self, Door};
+use super::passfile::{self, Door, PassFile};
 use super::tls::{Tls, Trust};
 
 /// How long a server may take to answer that somebody wants to connect, unless the URI says otherwise.
@@ -28,7 +28,7 @@ pub struct Address {
     pub(super) config: Config,
     pub(super) tls: Tls,
     /// Where the password is, unless it is known.
-    passfile: Option<PathBuf>,
+    passfile: Option<PassFile>,
     /// Without password and parameters.
     shown: String,
 }
@@ -132,8 +132,12 @@ impl Address {
         fill(&mut config, variable).map_err(bad)?;
         let tls = given.tls(variable("HOME")).map_err(bad)?;
         config.ssl_mode(tls.mode);
-        let home = || passfile::default_path(variable("HOME").as_deref());
-        Ok(Address { config, tls, passfile: given.passfile.or_else(home), shown })
+        let named = given.passfile.map(|path| PassFile { path, named: true });
+        let home = || {
+            let path = passfile::default_path(variable("HOME").as_deref())?;
+            Some(PassFile { path, named: false })
+        };
+        Ok(Address { config, tls, passfile: named.or_else(home), shown })
     }
 }
 
@@ -143,7 +147,7 @@ impl Address {
         let mut config = self.config.clone();
         if config.get_password().is_none()
             && let Some(file) = &self.passfile
-            && let Some(password) = passfile::password(file, &door(&config))
+            && let Some(password) = file.password(&door(&config))
         {
             config.password(password);
         }

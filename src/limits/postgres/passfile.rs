@@ -1,9 +1,14 @@
 //! The password file of PostgreSQL's own programs, `~/.pgpass`: lines of
 //! `host:port:database:user:password`, of which the first counts that fits.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::terminal::Messages;
 
 /// What is to be opened with a password.
 pub(super) struct Door<'a> {
@@ -13,19 +18,63 @@ pub(super) struct Door<'a> {
     pub(super) user: &'a str,
 }
 
-/// The password for a door, if the file has one. A file that others may read is not believed, as those
-/// programs do not believe it.
-pub(super) fn password(file: &Path, door: &Door<'_>) -> Option<String> {
-    let meta = fs::metadata(file).ok()?;
-    if !meta.is_file() {
-        return None;
+/// A password file, and whether somebody has named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PassFile {
+    pub(super) path: PathBuf,
+    /// By an option or in the environment: then it is to be there.
+    pub(super) named: bool,
+}
+
+impl PassFile {
+    /// The password for a door, if the file has one. A file that can't be used is named once, with the
+    /// reason, since without it the server only says that there is no password.
+    pub(super) fn password(&self, door: &Door<'_>) -> Option<String> {
+        match self.read() {
+            Ok(text) => find(&text?, door),
+            Err(why) => {
+                warn_once(&format!("password file \"{}\" is ignored: {why}", self.path.display()));
+                None
+            }
+        }
     }
-    if meta.permissions().mode() & 0o077 != 0 {
-        let file = file.display().to_string();
-        tracing::warn!(file, "others may read the password file, so it is not used: chmod 0600 it");
-        return None;
+
+    /// Its content; `None` if it is not there and need not be.
+    fn read(&self) -> Result<Option<String>, String> {
+        let path = &self.path;
+        let meta = match fs::metadata(path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.named => return Ok(None),
+            Err(error) => return Err(format!("{error}; correct its name or its rights")),
+        };
+        // A null device is how scripts say that there is none.
+        if path == Path::new("/dev/null") {
+            return Ok(None);
+        }
+        if !meta.is_file() {
+            return Err("it is not a plain file".into());
+        }
+        let mode = meta.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            return Err(format!(
+                "others may read or write it (its mode is {mode:04o}); run: chmod 0600 \"{}\"",
+                path.display()
+            ));
+        }
+        match fs::read(path) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) => Err(format!("{error}; its owner is to be the user that runs this")),
+        }
     }
-    find(&fs::read_to_string(file).ok()?, door)
+}
+
+/// Warns of a fault once: a connection that is lost is made again each second.
+fn warn_once(warning: &str) {
+    static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if warned.insert(warning.to_owned()) {
+        Messages::new().warn(format_args!("warning: {warning}"));
+    }
 }
 
 /// Where the file is, unless something else is said.
@@ -81,13 +130,22 @@ mod tests {
     #[test]
     fn a_file_that_others_may_read_is_not_believed() {
         let place = tempfile::tempdir().unwrap();
-        let file = place.path().join("pgpass");
-        fs::write(&file, "*:*:*:*:secret\n").unwrap();
-        for (mode, found) in [(0o600, Some("secret")), (0o640, None), (0o604, None)] {
-            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(password(&file, &DOOR).as_deref(), found, "{mode:o}");
+        let path = place.path().join("pgpass");
+        fs::write(&path, "*:*:*:*:secret\n").unwrap();
+        let file = PassFile { path: path.clone(), named: false };
+        for (mode, found) in [(0o600, Some("secret")), (0o640, None), (0o604, None), (0o602, None)]
+        {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(file.password(&DOOR).as_deref(), found, "{mode:o}");
+            let why = file.read().err().unwrap_or_default();
+            assert_eq!(why.contains(&format!("{mode:04o}")), found.is_none(), "{why}");
         }
-        assert_eq!(password(Path::new("/nowhere"), &DOOR), None);
+        let nowhere = |named| PassFile { path: "/nowhere".into(), named };
+        assert_eq!(nowhere(false).read(), Ok(None));
+        assert!(nowhere(true).read().unwrap_err().contains("No such file"));
+        let directory = PassFile { path: place.path().into(), named: false };
+        assert!(directory.read().unwrap_err().contains("not a plain file"));
+        assert_eq!(PassFile { path: "/dev/null".into(), named: true }.read(), Ok(None));
         assert_eq!(default_path(Some("/home/x")), Some("/home/x/.pgpass".into()));
     }
 }
