@@ -52,7 +52,11 @@ enum Turn {
 
 impl Merge {
     /// Nothing is read yet.
-    pub fn new(readers: Vec<Reader>, messages: Messages) -> Self {
+    pub fn new(mut readers: Vec<Reader>, messages: Messages) -> Self {
+        for reader in &mut readers {
+            let messages = messages.clone();
+            reader.warn_by(Box::new(move |text| messages.warn(text)));
+        }
         let next = readers.iter().map(|_| None).collect();
         let queue = BinaryHeap::with_capacity(readers.len());
         Merge { readers, messages, next, queue, turn: Turn::All, packets: 0, damaged: false }

@@ -8,53 +8,89 @@ use pnet_packet::ipv4::Ipv4Packet;
 use pnet_packet::ipv6::Ipv6Packet;
 
 use super::Uncounted;
+use super::link::{self, LinkType};
+use super::wireless;
 
-/// How frames of an interface begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkType {
-    /// BSD loopback: an address family in either byte order.
-    Loopback,
-    /// Ethernet.
-    Ethernet,
-    /// PPP, with or without address and control bytes, or Cisco HDLC in their place.
-    Ppp,
-    /// Cisco HDLC.
-    CiscoHdlc,
-    /// IP of either version, nothing before it.
-    RawIp,
-    /// IPv4, nothing before it.
-    RawIpv4,
-    /// IPv6, nothing before it.
-    RawIpv6,
-    /// Linux cooked capture, version 1.
-    Cooked,
-    /// Linux cooked capture, version 2.
-    Cooked2,
-    /// One that is not read, by its number.
-    Other(u32),
+/// The bytes of a frame that are still to be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rest<'a> {
+    /// Those that were captured.
+    bytes: &'a [u8],
+    /// How many there were on the wire.
+    wire: u32,
 }
 
-impl LinkType {
-    /// By the number that captures have for it.
-    pub fn new(number: u32) -> Self {
-        match number {
-            0 | 108 => LinkType::Loopback,
-            1 => LinkType::Ethernet,
-            9 | 50 => LinkType::Ppp,
-            12 | 14 | 101 => LinkType::RawIp,
-            104 => LinkType::CiscoHdlc,
-            113 => LinkType::Cooked,
-            228 => LinkType::RawIpv4,
-            229 => LinkType::RawIpv6,
-            276 => LinkType::Cooked2,
-            other => LinkType::Other(other),
-        }
+impl<'a> Rest<'a> {
+    #[inline]
+    pub(super) fn new(bytes: &'a [u8], wire: u32) -> Self {
+        Rest { bytes, wire }
+    }
+
+    /// Steps over bytes, captured or not.
+    #[inline]
+    pub(super) fn skip(&mut self, count: usize) {
+        self.bytes = self.bytes.get(count..).unwrap_or_default();
+        self.wire = self.wire.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
+    /// Leaves out all but so many bytes.
+    pub(super) fn limit(&mut self, count: u32) {
+        self.wire = self.wire.min(count);
+        self.bytes = self.bytes.get(..self.wire as usize).unwrap_or(self.bytes);
+    }
+
+    /// Leaves out so many of the last bytes.
+    pub(super) fn trim(&mut self, count: u32) {
+        self.limit(self.wire.saturating_sub(count));
+    }
+
+    /// Whether nothing more was on the wire.
+    pub(super) fn is_over(&self) -> bool {
+        self.wire == 0
+    }
+
+    #[inline]
+    pub(super) fn byte(&self, at: usize) -> Result<u8, Uncounted> {
+        self.bytes.get(at).copied().ok_or(Uncounted::TruncatedLink)
+    }
+
+    #[inline]
+    pub(super) fn be16(&self, at: usize) -> Result<u16, Uncounted> {
+        self.array(at).map(u16::from_be_bytes)
+    }
+
+    pub(super) fn le16(&self, at: usize) -> Result<u16, Uncounted> {
+        self.array(at).map(u16::from_le_bytes)
+    }
+
+    pub(super) fn be32(&self, at: usize) -> Result<u32, Uncounted> {
+        self.array(at).map(u32::from_be_bytes)
+    }
+
+    pub(super) fn le32(&self, at: usize) -> Result<u32, Uncounted> {
+        self.array(at).map(u32::from_le_bytes)
+    }
+
+    #[inline]
+    pub(super) fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], Uncounted> {
+        let rest = self.bytes.get(at..).and_then(|rest| rest.first_chunk());
+        rest.copied().ok_or(Uncounted::TruncatedLink)
     }
 }
 
-/// What stands at an offset of a frame.
+/// The kind of header that the rest of a frame begins with.
 #[derive(Clone, Copy, Debug)]
-enum Layer {
+pub(super) enum Layer {
+    /// The header of a link type.
+    Link(LinkType),
+    /// IEEE 802.11.
+    Wlan(wireless::Radio),
+    Llc,
+    /// What follows LLC or an NLPID that announce it.
+    Snap {
+        /// Bytes between the header and a bridged Ethernet frame.
+        bridge_padding: usize,
+    },
     /// What an EtherType announces.
     Type(u16),
     /// The same, or an 802.3 length, as after Ethernet and VLAN headers.
@@ -77,7 +113,6 @@ const PPP_IPV4: u16 = 0x0021;
 const PPP_IPV6: u16 = 0x0057;
 const PPP_MPLS: u16 = 0x0281;
 const LENGTH_MAX: u16 = 1500;
-const SNAP: [u8; 6] = [0xaa, 0xaa, 0x03, 0x00, 0x00, 0x00];
 
 /// The pair and the bytes on the wire of the outermost IP packet of a frame.
 #[inline(always)]
@@ -87,120 +122,125 @@ pub(super) fn decode(link: LinkType, frame: &[u8], wire: u32) -> Result<(Pair, u
         && let Some(ethernet) = EthernetPacket::new(frame)
         && ethernet.get_ethertype() == EtherTypes::Ipv4
     {
-        return ipv4(frame, EthernetPacket::minimum_packet_size(), wire);
+        let mut rest = Rest::new(frame, wire);
+        rest.skip(EthernetPacket::minimum_packet_size());
+        return ipv4(rest);
     }
     decode_any(link, frame, wire)
 }
 
+/// Down to IP. Every round but a last one steps over bytes, or goes from a layer to one that does, so
+/// this ends.
 #[inline(never)]
 fn decode_any(link: LinkType, frame: &[u8], wire: u32) -> Result<(Pair, u64), Uncounted> {
-    let (layer, at) = link_header(link, frame)?;
-    walk(layer, at, frame, wire)
-}
-
-/// What follows the header of the link type, and where.
-fn link_header(link: LinkType, frame: &[u8]) -> Result<(Layer, usize), Uncounted> {
-    Ok(match link {
-        LinkType::Loopback => {
-            let family: [u8; 4] = array(frame, 0)?;
-            match u32::from_be_bytes(family).min(u32::from_le_bytes(family)) {
-                2 => (Layer::Ipv4, 4),
-                // What the BSDs, FreeBSD and Darwin call IPv6.
-                24 | 28 | 30 => (Layer::Ipv6, 4),
-                _ => return Err(Uncounted::NotIp),
-            }
-        }
-        LinkType::Ethernet => (Layer::TypeOrLength(be16(frame, 12)?), 14),
-        LinkType::Ppp => match array(frame, 0)? {
-            [0xff, 0x03] => (Layer::Ppp, 2),
-            [0x0f | 0x8f, _] => (Layer::Type(be16(frame, 2)?), 4),
-            _ => (Layer::Ppp, 0),
-        },
-        LinkType::CiscoHdlc => (Layer::Type(be16(frame, 2)?), 4),
-        LinkType::RawIp => (Layer::Ip, 0),
-        LinkType::RawIpv4 => (Layer::Ipv4, 0),
-        LinkType::RawIpv6 => (Layer::Ipv6, 0),
-        LinkType::Cooked => (Layer::Type(be16(frame, 14)?), 16),
-        LinkType::Cooked2 => (Layer::Type(be16(frame, 0)?), 20),
-        LinkType::Other(_) => return Err(Uncounted::LinkType),
-    })
-}
-
-/// Down to IP. Every round but a last one moves on in the frame, so this ends.
-fn walk(
-    mut layer: Layer,
-    mut at: usize,
-    frame: &[u8],
-    wire: u32,
-) -> Result<(Pair, u64), Uncounted> {
+    let mut rest = Rest::new(frame, wire);
+    let mut layer = link::header(link, &mut rest)?;
     loop {
-        (layer, at) = match layer {
-            Layer::Type(kind) => ether_type(kind, frame, at)?,
-            Layer::TypeOrLength(length) if length <= LENGTH_MAX => {
-                if array(frame, at)? != SNAP {
-                    return Err(Uncounted::NotIp);
-                }
-                (Layer::Type(be16(frame, at + 6)?), at + 8)
-            }
-            Layer::TypeOrLength(kind) => (Layer::Type(kind), at),
-            Layer::Ppp => ppp(frame, at)?,
-            Layer::Mpls => mpls(frame, at)?,
-            Layer::Ip => match byte(frame, at)? >> 4 {
-                4 => (Layer::Ipv4, at),
-                6 => (Layer::Ipv6, at),
+        layer = match layer {
+            Layer::Type(kind) => ether_type(kind, &mut rest)?,
+            Layer::TypeOrLength(length) if length <= LENGTH_MAX => Layer::Llc,
+            Layer::TypeOrLength(kind) => Layer::Type(kind),
+            Layer::Ppp => ppp(&mut rest)?,
+            Layer::Mpls => mpls(&mut rest)?,
+            Layer::Llc => llc(&mut rest)?,
+            Layer::Snap { bridge_padding } => snap(bridge_padding, &mut rest)?,
+            Layer::Link(link) => link::header(link, &mut rest)?,
+            Layer::Wlan(radio) => wireless::data(radio, &mut rest)?,
+            Layer::Ip => match rest.byte(0)? >> 4 {
+                4 => Layer::Ipv4,
+                6 => Layer::Ipv6,
                 _ => return Err(Uncounted::BadVersion),
             },
-            Layer::Ipv4 => return ipv4(frame, at, wire),
-            Layer::Ipv6 => return ipv6(frame, at, wire),
+            Layer::Ipv4 => return ipv4(rest),
+            Layer::Ipv6 => return ipv6(rest),
         }
     }
 }
 
 /// What an EtherType announces; headers of a fixed size are stepped over.
-fn ether_type(kind: u16, frame: &[u8], at: usize) -> Result<(Layer, usize), Uncounted> {
-    Ok(match kind {
-        0x0800 => (Layer::Ipv4, at),
-        0x86dd => (Layer::Ipv6, at),
-        VLAN | VLAN_PROVIDER | VLAN_OLD => (Layer::TypeOrLength(be16(frame, at + 2)?), at + 4),
-        MPLS | MPLS_UPSTREAM => (Layer::Mpls, at),
-        PPPOE_SESSION => (Layer::Ppp, at + 6),
+fn ether_type(kind: u16, rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
+    let (layer, length) = match kind {
+        0x0800 => (Layer::Ipv4, 0),
+        0x86dd => (Layer::Ipv6, 0),
+        VLAN | VLAN_PROVIDER | VLAN_OLD => (Layer::TypeOrLength(rest.be16(2)?), 4),
+        MPLS | MPLS_UPSTREAM => (Layer::Mpls, 0),
+        PPPOE_SESSION => (Layer::Ppp, 6),
         _ => return Err(Uncounted::NotIp),
-    })
+    };
+    rest.skip(length);
+    Ok(layer)
 }
 
 /// A PPP protocol number. An odd first byte is the whole number, its zero byte left out.
-fn ppp(frame: &[u8], at: usize) -> Result<(Layer, usize), Uncounted> {
-    let first = byte(frame, at)?;
+fn ppp(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
+    let first = rest.byte(0)?;
     let (protocol, size) = match first & 1 {
         1 => (u16::from(first), 1),
-        _ => (be16(frame, at)?, 2),
+        _ => (rest.be16(0)?, 2),
     };
-    let layer = match protocol {
-        PPP_IPV4 => Layer::Ipv4,
-        PPP_IPV6 => Layer::Ipv6,
-        PPP_MPLS => Layer::Mpls,
-        _ => return Err(Uncounted::NotIp),
-    };
-    Ok((layer, at + size))
+    rest.skip(size);
+    match protocol {
+        PPP_IPV4 => Ok(Layer::Ipv4),
+        PPP_IPV6 => Ok(Layer::Ipv6),
+        PPP_MPLS => Ok(Layer::Mpls),
+        _ => Err(Uncounted::NotIp),
+    }
 }
 
 /// To the bottom of the stack; the labels say nothing about what follows, its first bits do.
-fn mpls(frame: &[u8], at: usize) -> Result<(Layer, usize), Uncounted> {
-    let bottom = byte(frame, at + 2)? & 1 == 1;
-    let next = at + 4;
+fn mpls(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
+    let bottom = rest.byte(2)? & 1 == 1;
+    rest.skip(4);
     match bottom {
-        false => Ok((Layer::Mpls, next)),
-        true => match byte(frame, next)? >> 4 {
-            4 => Ok((Layer::Ipv4, next)),
-            6 => Ok((Layer::Ipv6, next)),
+        false => Ok(Layer::Mpls),
+        true => match rest.byte(0)? >> 4 {
+            4 => Ok(Layer::Ipv4),
+            6 => Ok(Layer::Ipv6),
             _ => Err(Uncounted::Pseudowire),
         },
     }
 }
 
+/// LLC: an unnumbered information frame of SNAP or of IP itself.
+fn llc(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
+    const SNAP: u8 = 0xaa;
+    const IP: u8 = 0x06;
+    const INFORMATION: u8 = 0x03;
+    let layer = match rest.array(0)? {
+        [SNAP, SNAP, INFORMATION] => Layer::Snap { bridge_padding: 2 },
+        [IP, _, INFORMATION] => Layer::Ip,
+        _ => return Err(Uncounted::NotIp),
+    };
+    rest.skip(3);
+    Ok(layer)
+}
+
+/// SNAP: an organization, and a number of its own, which for these is an EtherType.
+fn snap(bridge_padding: usize, rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
+    const ETHERNET: [u8; 3] = [0x00, 0x00, 0x00];
+    const BRIDGE_TUNNEL: [u8; 3] = [0x00, 0x00, 0xf8];
+    const BRIDGED: [u8; 3] = [0x00, 0x80, 0xc2];
+    const WITH_CHECK_SEQUENCE: u16 = 1;
+    const WITHOUT_CHECK_SEQUENCE: u16 = 7;
+    let organization: [u8; 3] = rest.array(0)?;
+    let kind = rest.be16(3)?;
+    rest.skip(5);
+    match (organization, kind) {
+        (ETHERNET | BRIDGE_TUNNEL, _) => Ok(Layer::Type(kind)),
+        (BRIDGED, WITH_CHECK_SEQUENCE | WITHOUT_CHECK_SEQUENCE) => {
+            rest.skip(bridge_padding);
+            if kind == WITH_CHECK_SEQUENCE {
+                rest.trim(4);
+            }
+            Ok(Layer::Link(LinkType::Ethernet))
+        }
+        _ => Err(Uncounted::NotIp),
+    }
+}
+
 #[inline]
-fn ipv4(frame: &[u8], at: usize, wire: u32) -> Result<(Pair, u64), Uncounted> {
-    let header = frame.get(at..).and_then(Ipv4Packet::new).ok_or(Uncounted::TruncatedIp)?;
+fn ipv4(rest: Rest<'_>) -> Result<(Pair, u64), Uncounted> {
+    let header = Ipv4Packet::new(rest.bytes).ok_or(Uncounted::TruncatedIp)?;
     if header.get_version() != 4 {
         return Err(Uncounted::BadVersion);
     }
@@ -210,7 +250,7 @@ fn ipv4(frame: &[u8], at: usize, wire: u32) -> Result<(Pair, u64), Uncounted> {
     }
     let bytes = match header.get_total_length() {
         // The length did not fit, or segmentation was left to the network card.
-        0 => on_wire(wire, at),
+        0 => u64::from(rest.wire),
         length => u64::from(length),
     };
     if bytes < header_length {
@@ -221,8 +261,8 @@ fn ipv4(frame: &[u8], at: usize, wire: u32) -> Result<(Pair, u64), Uncounted> {
 
 const IPV6_HEADER: u64 = 40;
 
-fn ipv6(frame: &[u8], at: usize, wire: u32) -> Result<(Pair, u64), Uncounted> {
-    let header = frame.get(at..).and_then(Ipv6Packet::new).ok_or(Uncounted::TruncatedIp)?;
+fn ipv6(rest: Rest<'_>) -> Result<(Pair, u64), Uncounted> {
+    let header = Ipv6Packet::new(rest.bytes).ok_or(Uncounted::TruncatedIp)?;
     if header.get_version() != 6 {
         return Err(Uncounted::BadVersion);
     }
@@ -230,9 +270,9 @@ fn ipv6(frame: &[u8], at: usize, wire: u32) -> Result<(Pair, u64), Uncounted> {
         (0, 0) => match jumbo(header.packet().get(40..).unwrap_or_default()) {
             Jumbo::Length(length) => IPV6_HEADER + u64::from(length),
             Jumbo::Absent => IPV6_HEADER,
-            Jumbo::NotCaptured => on_wire(wire, at),
+            Jumbo::NotCaptured => u64::from(rest.wire),
         },
-        (0, _) => on_wire(wire, at),
+        (0, _) => u64::from(rest.wire),
         (length, _) => IPV6_HEADER + u64::from(length),
     };
     Ok((Pair::V6(header.get_source(), header.get_destination()), bytes))
@@ -270,28 +310,12 @@ fn jumbo(hop_by_hop: &[u8]) -> Jumbo {
         let value = at + 2;
         at = value + usize::from(*length);
         if *kind == OPTION_JUMBO && *length == 4 && at <= end {
-            return array(hop_by_hop, value)
-                .map_or(Jumbo::NotCaptured, |length| Jumbo::Length(u32::from_be_bytes(length)));
+            let length = hop_by_hop.get(value..).and_then(|rest| rest.first_chunk());
+            return length
+                .map_or(Jumbo::NotCaptured, |length| Jumbo::Length(u32::from_be_bytes(*length)));
         }
     }
     Jumbo::Absent
-}
-
-/// The bytes of a frame on the wire from an offset on.
-fn on_wire(wire: u32, at: usize) -> u64 {
-    u64::from(wire).saturating_sub(at as u64)
-}
-
-fn byte(frame: &[u8], at: usize) -> Result<u8, Uncounted> {
-    frame.get(at).copied().ok_or(Uncounted::TruncatedLink)
-}
-
-fn be16(frame: &[u8], at: usize) -> Result<u16, Uncounted> {
-    array(frame, at).map(u16::from_be_bytes)
-}
-
-fn array<const N: usize>(frame: &[u8], at: usize) -> Result<[u8; N], Uncounted> {
-    frame.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(Uncounted::TruncatedLink)
 }
 
 #[cfg(test)]

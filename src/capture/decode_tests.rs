@@ -53,7 +53,7 @@ fn link_headers() {
     check(229, &[&ip6], 0, Ok(50));
     check(113, &[&[0; 14], &[8, 0], &ip], 0, Ok(77));
     check(276, &[&[8, 0], &[0; 18], &ip], 0, Ok(77));
-    check(105, &[&ip], 0, Err(Uncounted::LinkType));
+    check(147, &[&ip], 0, Err(Uncounted::LinkType));
 }
 
 #[test]

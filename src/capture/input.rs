@@ -9,9 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use flate2::bufread::MultiGzDecoder;
-
 use super::Fault;
+use super::packed::Members;
 
 /// The most bytes of a capture that are held at a time.
 pub const BUFFER_MAX: usize = 512 * 1024;
@@ -20,9 +19,6 @@ pub const BUFFER_MAX: usize = 512 * 1024;
 const BUFFER_START: usize = 256 * 1024;
 
 const COMPRESSED_BUFFER: usize = 64 * 1024;
-
-/// A zstd frame may ask for this much of its past (128 MiB, what the zstd tool grants unasked).
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 type Source = Box<dyn Read + Send>;
 
@@ -195,12 +191,10 @@ impl Input {
         let whole = BufReader::with_capacity(COMPRESSED_BUFFER, seen.chain(source));
         self.source = Some(match magic {
             _ if length < magic.len() => Box::new(whole),
-            [0x1f, 0x8b, ..] => Box::new(Sips(MultiGzDecoder::new(whole))),
+            [0x1f, 0x8b, ..] => Box::new(Sips(Members::gzip(whole))),
             // A frame, or a skippable frame before one.
             [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
-                let mut decoder = zstd::Decoder::with_buffer(whole).map_err(Fault::Compression)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(Fault::Compression)?;
-                Box::new(Sips(decoder))
+                Box::new(Sips(Members::zstd(whole).map_err(Fault::Compression)?))
             }
             // Reads larger than its own buffer pass through a `BufReader`.
             _ => Box::new(whole),
@@ -249,28 +243,73 @@ mod tests {
 
     #[test]
     fn compression_is_recognised_by_content() {
-        use std::io::Write;
         let plain: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
-        let gzip = |part: &[u8]| {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
-            encoder.write_all(part).expect("a vector takes everything");
-            encoder.finish().expect("a vector takes everything")
-        };
-        let zstd = |part: &[u8]| zstd::encode_all(part, 1).expect("a vector takes everything");
         let (one, two) = plain.split_at(70_001);
         assert_eq!(read_all(plain.clone()).ok(), Some(plain.clone()));
         assert_eq!(read_all([gzip(one), gzip(two)].concat()).ok(), Some(plain.clone()));
         assert_eq!(read_all([zstd(one), zstd(two)].concat()).ok(), Some(plain.clone()));
-        let skippable = [0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9];
-        assert_eq!(read_all([&skippable[..], &zstd(one)].concat()).ok(), Some(one.to_vec()));
+        assert_eq!(read_all([&SKIPPABLE[..], &zstd(one)].concat()).ok(), Some(one.to_vec()));
         assert!(matches!(read_all(gzip(one)[..500].to_vec()), Err(Fault::Compression(_))));
         assert!(matches!(read_all(zstd(one)[..500].to_vec()), Err(Fault::Compression(_))));
         assert_eq!(read_all(vec![0x1f]).ok(), Some(vec![0x1f]));
     }
 
+    fn gzip(part: &[u8]) -> Vec<u8> {
+        use std::io::Write;
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        encoder.write_all(part).expect("a vector takes everything");
+        encoder.finish().expect("a vector takes everything")
+    }
+
+    fn zstd(part: &[u8]) -> Vec<u8> {
+        zstd::encode_all(part, 1).expect("a vector takes everything")
+    }
+
+    const SKIPPABLE: [u8; 10] = [0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9];
+
+    #[test]
+    fn zeros_after_a_compressed_member_are_padding() {
+        let plain: Vec<u8> = (0..50_000u32).flat_map(u32::to_le_bytes).collect();
+        let (one, two) = plain.split_at(70_001);
+        for zeros in [1, 511, 200_000] {
+            let padding = vec![0; zeros];
+            for pack in [gzip, zstd] {
+                let padded = [pack(&plain), padding.clone()].concat();
+                assert_eq!(read_all(padded).ok(), Some(plain.clone()));
+                let between = [pack(one), padding.clone(), pack(two), padding.clone()].concat();
+                assert_eq!(read_all(between).ok(), Some(plain.clone()));
+            }
+        }
+        let frames = [&zstd(one)[..], &SKIPPABLE, &[0; 9], &SKIPPABLE, &zstd(two), &SKIPPABLE];
+        assert_eq!(read_all(frames.concat()).ok(), Some(plain));
+    }
+
+    #[test]
+    fn other_bytes_after_a_compressed_member_are_damage() {
+        for pack in [gzip, zstd] {
+            for garbage in [&b"x"[..], b"\0\0x", b"\0\x1f\x8b", b"\0\x28\xb5\x2f\xfd", b"\x28\xb5"]
+            {
+                let bytes = [&pack(b"sound")[..], garbage].concat();
+                assert!(matches!(read_all(bytes), Err(Fault::Compression(_))), "{garbage:?}");
+            }
+        }
+        // A member that lacks its last byte has not ended, whatever comes after it.
+        for pack in [gzip, zstd] {
+            let mut cut = pack(&[7; 100_000]);
+            cut.pop();
+            assert!(matches!(read_all(cut), Err(Fault::Compression(_))));
+        }
+    }
+
+    #[test]
+    fn empty_members_are_nothing() {
+        assert_eq!(read_all([gzip(b""), gzip(b"x"), gzip(b"")].concat()).ok(), Some(b"x".to_vec()));
+        assert_eq!(read_all([zstd(b""), zstd(b"x"), zstd(b"")].concat()).ok(), Some(b"x".to_vec()));
+        assert_eq!(read_all(SKIPPABLE.to_vec()).ok(), Some(Vec::new()));
+    }
+
     #[test]
     fn little_is_lost_before_broken_compressed_data() {
-        use std::io::Write;
         // Noise, so that it stays long, and breaks where it is broken.
         let mut state = 1u64;
         let mut noise = || {
@@ -278,9 +317,7 @@ mod tests {
             (state >> 60) as u8
         };
         let plain: Vec<u8> = (0..400_000).map(|_| noise()).collect();
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
-        encoder.write_all(&plain).expect("a vector takes everything");
-        let gzip = encoder.finish().expect("a vector takes everything");
+        let gzip = gzip(&plain);
         let at = gzip.len() / 2;
         let read = |bytes: Vec<u8>| {
             let mut input = Input::from_read(Box::new(Cursor::new(bytes)));

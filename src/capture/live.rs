@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pcap::{Active, Capture, Device, Precision};
 
 use super::LinkType;
-use super::reader::{Packet, judge};
+use super::reader::{Packet, count_unread, judge};
 use super::tally::Tally;
 use super::time::{EventTime, Timing};
 use crate::error::{Exit, Failure};
@@ -266,7 +266,7 @@ impl Live {
                     tally.count(packet.bytes);
                     each(&packet);
                 }
-                Err(kind) => tally.pass(kind),
+                Err(kind) => count_unread(tally, kind, link, frame.data),
             }
         });
         frames.map_err(|error| self.gone(reason(&error)))

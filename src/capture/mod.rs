@@ -1,10 +1,11 @@
 //! Reading captures: pcap and pcapng, plain or compressed, from files, pipes and standard input.
 //!
 //! - `reader`: [`Reader`], the only part that others need: packets that count, one by one.
-//! - `input`: the bytes: opening, decompression, one bounded buffer.
+//! - `input`: the bytes: opening, decompression (`packed`), one bounded buffer.
 //! - `pcap`, `pcapng`: from that buffer to frames, without I/O.
 //! - `time`: from what a container says to [`EventTime`].
 //! - `decode`: from the bytes of a frame to its pair and length, without I/O.
+//! - `link`: link types, and their headers; `wireless` and `wrapped` have those that take more than a table.
 //! - [`live`]: frames of a network interface, as they pass.
 //! - `tally`: what was read, and why frames were not counted.
 //! - `error`: why reading stopped.
@@ -16,24 +17,60 @@
 mod decode;
 mod error;
 mod input;
+mod link;
 pub mod live;
+mod packed;
 mod pcap;
 mod pcapng;
 mod reader;
 mod tally;
 mod time;
+mod wireless;
+mod wrapped;
 
-pub use decode::LinkType;
 pub use error::{Class, Fault, ReadError};
 pub use input::BUFFER_MAX;
 pub(crate) use input::Input;
-pub use reader::{Packet, Reader};
-pub use tally::{Tally, Uncounted};
+pub use link::LinkType;
+pub use reader::{Packet, Reader, Warn};
+pub use tally::{LINK_TYPES_MAX, Tally, Uncounted};
 pub use time::{EventTime, Timing};
 
 /// The most bytes that one frame may have in a capture; a greater number is damage, since no tool
 /// writes it (it is the limit of the tools that write captures, too).
 pub const CAPTURED_MAX: u32 = 262_144;
+
+/// The byte order of a capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Little,
+    Big,
+}
+
+impl Order {
+    #[inline(always)]
+    fn u16(self, bytes: [u8; 2]) -> u16 {
+        match self {
+            Order::Little => u16::from_le_bytes(bytes),
+            Order::Big => u16::from_be_bytes(bytes),
+        }
+    }
+
+    #[inline(always)]
+    fn u32(self, bytes: [u8; 4]) -> u32 {
+        match self {
+            Order::Little => u32::from_le_bytes(bytes),
+            Order::Big => u32::from_be_bytes(bytes),
+        }
+    }
+
+    fn i64(self, bytes: [u8; 8]) -> i64 {
+        match self {
+            Order::Little => i64::from_le_bytes(bytes),
+            Order::Big => i64::from_be_bytes(bytes),
+        }
+    }
+}
 
 /// A frame as its container holds it.
 #[derive(Clone, Copy, Debug)]

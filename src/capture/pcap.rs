@@ -1,14 +1,14 @@
 //! The classic format: a header, then records.
 
-use pcap_parser::pcap::{
-    parse_pcap_frame, parse_pcap_frame_be, parse_pcap_frame_modified, parse_pcap_header,
-};
-
-use super::{CAPTURED_MAX, EventTime, Fault, Found, Frame, LinkType, Timing};
+use super::{CAPTURED_MAX, EventTime, Fault, Found, Frame, LinkType, Order, Timing};
 
 /// Bytes of the header of a file.
 pub(super) const HEADER: usize = 24;
 
+/// Ixia's software adds a length to it.
+const HEADER_IXIA: usize = 28;
+
+/// Bytes of the header of a record.
 const RECORD: usize = 16;
 
 /// The "modified" format adds interface, protocol and direction to each record.
@@ -17,81 +17,121 @@ const RECORD_MODIFIED: usize = 24;
 /// The link type has 26 bits; the others tell of a frame check sequence.
 const LINK_TYPE_BITS: u32 = 0x03ff_ffff;
 
-/// How the records of a file are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
-    LittleEndian,
-    BigEndian,
-    Modified,
-}
-
 /// What the header of a pcap file says about its records.
 #[derive(Debug)]
 pub(super) struct Pcap {
     link: LinkType,
-    layout: Layout,
+    order: Order,
+    /// Bytes of the header of a record.
+    record: usize,
     nanos_per_unit: u64,
+    lengths: Lengths,
+}
+
+/// The order of the two lengths of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lengths {
+    /// Captured, then on the wire.
+    CapturedFirst,
+    /// Before version 2.4: on the wire, then captured. Not all writers kept to it, so the lesser one is
+    /// the captured one.
+    Either,
+}
+
+/// The variants of the format, which the first four bytes tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Magic {
+    Microseconds,
+    Nanoseconds,
+    /// Kuznetsov's records of 24 bytes, with microseconds.
+    Modified,
+    /// Ixia's header of 28 bytes, with nanoseconds.
+    Ixia,
+}
+
+impl Magic {
+    fn new(bytes: [u8; 4]) -> Option<(Magic, Order)> {
+        let magic = |number| match number {
+            0xa1b2_c3d4u32 => Some(Magic::Microseconds),
+            0xa1b2_3c4d => Some(Magic::Nanoseconds),
+            0xa1b2_cd34 => Some(Magic::Modified),
+            0x1c00_01ac | 0x1c00_01ab => Some(Magic::Ixia),
+            _ => None,
+        };
+        let in_order = |order: Order| magic(order.u32(bytes)).map(|magic| (magic, order));
+        in_order(Order::Little).or_else(|| in_order(Order::Big))
+    }
 }
 
 impl Pcap {
     /// Whether a file that begins so is meant to be a pcap.
     pub(super) fn begins(magic: [u8; 4]) -> bool {
-        matches!(
-            u32::from_le_bytes(magic),
-            0xa1b2_c3d4 | 0xa1b2_3c4d | 0xd4c3_b2a1 | 0x4d3c_b2a1 | 0xa1b2_cd34
-        )
+        Magic::new(magic).is_some()
     }
 
-    pub(super) fn new(header: &[u8; HEADER]) -> Result<Self, Fault> {
-        let Ok((_, header)) = parse_pcap_header(header) else {
-            let [a, b, c, d, ..] = *header;
-            return Err(Fault::Magic([a, b, c, d]));
+    /// The size of the whole header of the file, and what it says.
+    pub(super) fn new(header: &[u8; HEADER]) -> Result<(Self, usize), Fault> {
+        let [m0, m1, m2, m3, a0, a1, i0, i1, .., n0, n1, n2, n3] = *header;
+        let Some((magic, order)) = Magic::new([m0, m1, m2, m3]) else {
+            return Err(Fault::Magic([m0, m1, m2, m3]));
         };
-        if header.version_major != 2 {
-            let (major, minor) = (header.version_major, header.version_minor);
-            return Err(Fault::PcapVersion { major, minor });
-        }
-        let layout = match (header.is_modified_format(), header.is_bigendian()) {
-            (true, _) => Layout::Modified,
-            (false, true) => Layout::BigEndian,
-            (false, false) => Layout::LittleEndian,
+        let (major, minor) = (order.u16([a0, a1]), order.u16([i0, i1]));
+        let lengths = match (major, minor) {
+            // The tcpdump of DG/UX writes version 543.0.
+            (2, 0..=3) | (543, 0) => Lengths::Either,
+            (2, _) => Lengths::CapturedFirst,
+            _ => return Err(Fault::PcapVersion { major, minor }),
         };
-        Ok(Pcap {
-            link: LinkType::new(header.network.0 as u32 & LINK_TYPE_BITS),
-            layout,
-            nanos_per_unit: if header.is_nanosecond_precision() { 1 } else { 1000 },
-        })
+        let number = order.u32([n0, n1, n2, n3]) & LINK_TYPE_BITS;
+        let aix = aix_link(number).filter(|_| (major, minor) == (2, 2));
+        let nanos = aix.is_some() || matches!(magic, Magic::Nanoseconds | Magic::Ixia);
+        let pcap = Pcap {
+            link: aix.unwrap_or_else(|| LinkType::new(number)),
+            order,
+            record: if magic == Magic::Modified { RECORD_MODIFIED } else { RECORD },
+            nanos_per_unit: if nanos { 1 } else { 1000 },
+            lengths,
+        };
+        Ok((pcap, if magic == Magic::Ixia { HEADER_IXIA } else { HEADER }))
     }
 
     /// The record at the start of the bytes.
     #[inline(always)]
     pub(super) fn next<'a>(&self, bytes: &'a [u8]) -> Found<'a> {
-        let Some([.., a, b, c, d]) = bytes.first_chunk::<12>() else {
-            return Found::Need(RECORD);
+        let Some([s0, s1, s2, s3, f0, f1, f2, f3, c0, c1, c2, c3, w0, w1, w2, w3]) =
+            bytes.first_chunk::<RECORD>()
+        else {
+            return Found::Need(self.record);
         };
-        let (captured, header) = match self.layout {
-            Layout::LittleEndian => (u32::from_le_bytes([*a, *b, *c, *d]), RECORD),
-            Layout::BigEndian => (u32::from_be_bytes([*a, *b, *c, *d]), RECORD),
-            Layout::Modified => (u32::from_le_bytes([*a, *b, *c, *d]), RECORD_MODIFIED),
-        };
-        // The parser would wait for any number of bytes.
+        let (mut captured, mut wire) =
+            (self.order.u32([*c0, *c1, *c2, *c3]), self.order.u32([*w0, *w1, *w2, *w3]));
+        if self.lengths == Lengths::Either {
+            (captured, wire) = (captured.min(wire), captured.max(wire));
+        }
         if captured > CAPTURED_MAX {
             return Found::Bad(Fault::CapturedLength { found: captured });
         }
-        let size = header + captured as usize;
-        let record = match self.layout {
-            Layout::LittleEndian => parse_pcap_frame(bytes),
-            Layout::BigEndian => parse_pcap_frame_be(bytes),
-            Layout::Modified => parse_pcap_frame_modified(bytes),
-        };
-        let Ok((_, record)) = record else {
+        let size = self.record + captured as usize;
+        let Some(data) = bytes.get(self.record..size) else {
             return Found::Need(size);
         };
-        let nanos = u64::from(record.ts_usec) * self.nanos_per_unit;
-        let timing =
-            EventTime::from_secs(record.ts_sec.into(), nanos).map_or(Timing::Bad, Timing::At);
-        let frame = Frame { timing, link: self.link, wire: record.origlen, bytes: record.data };
-        Found::Frame(frame, size)
+        let secs = self.order.u32([*s0, *s1, *s2, *s3]);
+        let fraction = self.order.u32([*f0, *f1, *f2, *f3]);
+        let nanos = u64::from(fraction) * self.nanos_per_unit;
+        let timing = EventTime::from_secs(secs.into(), nanos).map_or(Timing::Bad, Timing::At);
+        Found::Frame(Frame { timing, link: self.link, wire, bytes: data }, size)
+    }
+}
+
+/// The link type by a number of AIX, whose tcpdump writes version 2.2, numbers of its own, and
+/// nanoseconds. Where a number is of both, captures of AIX are the likelier ones.
+fn aix_link(number: u32) -> Option<LinkType> {
+    match number {
+        6 => Some(LinkType::Ethernet),
+        9 => Some(LinkType::TokenRing),
+        15 => Some(LinkType::FddiPadded),
+        24 => Some(LinkType::Loopback),
+        _ => None,
     }
 }
 
@@ -99,22 +139,23 @@ impl Pcap {
 mod tests {
     use super::*;
 
-    fn header(magic: u32, big: bool, link: u32) -> Vec<u8> {
-        let words = |word: u32| {
-            if big { word.to_be_bytes() } else { word.to_le_bytes() }
-        };
-        let version: [u8; 4] = if big { [0, 2, 0, 4] } else { [2, 0, 4, 0] };
-        [words(magic), version, [0; 4], [0; 4], [0; 4], words(link)].concat()
+    fn words(big: bool, words: &[u32]) -> Vec<u8> {
+        let word = |word: &u32| if big { word.to_be_bytes() } else { word.to_le_bytes() };
+        words.iter().flat_map(word).collect()
+    }
+
+    fn header(magic: u32, big: bool, version: [u16; 2], link: u32) -> [u8; HEADER] {
+        let half = |half: u16| if big { half.to_be_bytes() } else { half.to_le_bytes() };
+        let version = [half(version[0]), half(version[1])].concat();
+        let parts = [words(big, &[magic]), version, words(big, &[0, 0, 0, link])].concat();
+        *parts.first_chunk().expect("24 bytes")
     }
 
     fn check(magic: u32, big: bool, extra: usize, expected_nanos: u32) {
-        let header = header(magic, big, 0x3000_0001);
+        let header = header(magic, big, [2, 4], 0x3000_0001);
         assert!(Pcap::begins(*header.first_chunk().expect("24 bytes")));
-        let pcap = Pcap::new(header.first_chunk().expect("24 bytes")).expect("a header");
-        let words = |word: u32| {
-            if big { word.to_be_bytes() } else { word.to_le_bytes() }
-        };
-        let mut record = [words(9), words(1_000_001), words(3), words(60)].concat();
+        let (pcap, _) = Pcap::new(&header).expect("a header");
+        let mut record = words(big, &[9, 1_000_001, 3, 60]);
         record.extend(vec![0; extra]);
         record.extend([1, 2, 3]);
         for end in 0..record.len() {
@@ -130,21 +171,64 @@ mod tests {
 
     #[test]
     fn byte_orders_resolutions_and_the_modified_format() {
-        check(0xa1b2_c3d4, false, 0, 1000);
-        check(0xa1b2_c3d4, true, 0, 1000);
-        check(0xa1b2_3c4d, false, 0, 1);
-        check(0xa1b2_3c4d, true, 0, 1);
-        check(0xa1b2_cd34, false, 8, 1000);
+        for big in [false, true] {
+            check(0xa1b2_c3d4, big, 0, 1000);
+            check(0xa1b2_3c4d, big, 0, 1);
+            check(0xa1b2_cd34, big, 8, 1000);
+            check(0x1c00_01ac, big, 0, 1);
+            check(0x1c00_01ab, big, 0, 1);
+        }
+        let size = |magic| Pcap::new(&header(magic, false, [2, 4], 1)).expect("a header").1;
+        assert_eq!((size(0xa1b2_c3d4), size(0x1c00_01ac)), (24, 28));
+    }
+
+    /// Captured length, length on the wire, link type and nanoseconds of a record.
+    fn record(version: [u16; 2], link: u32, lengths: [u32; 2]) -> (usize, u32, LinkType, u32) {
+        let header = header(0xa1b2_c3d4, true, version, link);
+        let (pcap, _) = Pcap::new(&header).expect("a header");
+        let record = [words(true, &[0, 5, lengths[0], lengths[1]]), vec![0; 100]].concat();
+        let Found::Frame(frame, _) = pcap.next(&record) else { panic!("a whole record") };
+        let Timing::At(time) = frame.timing else { panic!("a time") };
+        (frame.bytes.len(), frame.wire, frame.link, time.nanos)
+    }
+
+    #[test]
+    fn lengths_before_version_2_4_are_read_in_either_order() {
+        for version in [[2, 0], [2, 1], [2, 2], [2, 3], [543, 0]] {
+            for lengths in [[90, 60], [60, 90]] {
+                assert_eq!(record(version, 1, lengths), (60, 90, LinkType::Ethernet, 5000));
+            }
+        }
+        // From then on the first one is the captured one, even if it is the greater one.
+        assert_eq!(record([2, 4], 1, [90, 60]), (90, 60, LinkType::Ethernet, 5000));
+    }
+
+    #[test]
+    fn versions_that_no_tool_writes_are_refused() {
+        for version in [[1, 4], [3, 0], [543, 1], [0, 0]] {
+            let header = header(0xa1b2_c3d4, false, version, 1);
+            assert!(matches!(Pcap::new(&header), Err(Fault::PcapVersion { .. })), "{version:?}");
+        }
+    }
+
+    #[test]
+    fn capture_of_aix_has_its_link_types_and_nanoseconds() {
+        assert_eq!(record([2, 2], 6, [60, 60]), (60, 60, LinkType::Ethernet, 5));
+        assert_eq!(record([2, 2], 9, [60, 60]), (60, 60, LinkType::TokenRing, 5));
+        assert_eq!(record([2, 2], 15, [60, 60]), (60, 60, LinkType::FddiPadded, 5));
+        assert_eq!(record([2, 2], 24, [60, 60]), (60, 60, LinkType::Loopback, 5));
+        assert_eq!(record([2, 4], 9, [60, 60]), (60, 60, LinkType::Ppp, 5000));
     }
 
     #[test]
     fn a_hostile_captured_length_is_not_waited_for() {
-        let header = header(0xa1b2_c3d4, false, 1);
-        let pcap = Pcap::new(header.first_chunk().expect("24 bytes")).expect("a header");
-        let mut record = [0; 16];
-        record[8..12].copy_from_slice(&(CAPTURED_MAX + 1).to_le_bytes());
-        assert!(matches!(pcap.next(&record), Found::Bad(Fault::CapturedLength { .. })));
-        record[8..12].copy_from_slice(&CAPTURED_MAX.to_le_bytes());
-        assert!(matches!(pcap.next(&record), Found::Need(_)));
+        for (version, wire) in [([2, 4], 0), ([2, 3], u32::MAX), ([2, 0], u32::MAX)] {
+            let header = header(0xa1b2_c3d4, false, version, 1);
+            let (pcap, _) = Pcap::new(&header).expect("a header");
+            let record = words(false, &[0, 0, CAPTURED_MAX + 1, wire]);
+            assert!(matches!(pcap.next(&record), Found::Bad(Fault::CapturedLength { .. })));
+            let record = words(false, &[0, 0, CAPTURED_MAX, wire]);
+            assert!(matches!(pcap.next(&record), Found::Need(_)));
+        }
     }
 }

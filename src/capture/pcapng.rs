@@ -5,7 +5,7 @@
 //! and blocks of any size passed over without holding them.
 
 use super::time::Clock;
-use super::{BUFFER_MAX, CAPTURED_MAX, Fault, Found, Frame, LinkType, Timing};
+use super::{BUFFER_MAX, CAPTURED_MAX, Fault, Found, Frame, LinkType, Order, Timing};
 
 /// The type of a section header, the same in either byte order; every pcapng begins with it.
 pub(super) const SECTION: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
@@ -25,39 +25,12 @@ const SECTION_SIZE: u32 = 28;
 /// A section that describes more would take our memory, and no tool makes it.
 const INTERFACES_MAX: usize = 65_536;
 
+/// Code and length of an option.
+const OPTION_HEAD: u32 = 4;
 const OPTION_END: u16 = 0;
 const OPTION_RESOLUTION: u16 = 9;
 const OPTION_OFFSET: u16 = 14;
 const MICROSECONDS: u8 = 6;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
-    Little,
-    Big,
-}
-
-impl Order {
-    fn u16(self, bytes: [u8; 2]) -> u16 {
-        match self {
-            Order::Little => u16::from_le_bytes(bytes),
-            Order::Big => u16::from_be_bytes(bytes),
-        }
-    }
-
-    fn u32(self, bytes: [u8; 4]) -> u32 {
-        match self {
-            Order::Little => u32::from_le_bytes(bytes),
-            Order::Big => u32::from_be_bytes(bytes),
-        }
-    }
-
-    fn i64(self, bytes: [u8; 8]) -> i64 {
-        match self {
-            Order::Little => i64::from_le_bytes(bytes),
-            Order::Big => i64::from_be_bytes(bytes),
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Interface {
@@ -72,6 +45,30 @@ struct Passing {
     /// Bytes before its second length.
     left: u32,
     length: u32,
+    /// The interface that the block describes.
+    interface: Option<Description>,
+}
+
+/// An interface whose options are being read. They may be longer than any buffer.
+#[derive(Debug)]
+struct Description {
+    link: LinkType,
+    snap_length: u32,
+    resolution: Option<u8>,
+    offset_secs: Option<i64>,
+    /// Bytes of an option that are being passed over.
+    option_left: u32,
+    /// No options are left.
+    read: bool,
+}
+
+/// Something odd in a block that does no harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Repeated {
+    /// The number of the interface in its section.
+    pub(super) interface: usize,
+    /// The option that it has twice.
+    pub(super) option: &'static str,
 }
 
 /// The state of a section.
@@ -80,6 +77,7 @@ pub(super) struct Pcapng {
     order: Order,
     interfaces: Vec<Interface>,
     passing: Option<Passing>,
+    repeated: Option<Repeated>,
 }
 
 /// A slice that is read from its front.
@@ -107,7 +105,12 @@ impl<'a> Fields<'a> {
 impl Pcapng {
     /// Before the first section.
     pub(super) fn new() -> Self {
-        Pcapng { order: Order::Little, interfaces: Vec::new(), passing: None }
+        Pcapng { order: Order::Little, interfaces: Vec::new(), passing: None, repeated: None }
+    }
+
+    /// The last option that an interface has twice, once.
+    pub(super) fn repeated(&mut self) -> Option<Repeated> {
+        self.repeated.take()
     }
 
     /// Whether the capture may end here, if there is nothing more.
@@ -132,50 +135,69 @@ impl Pcapng {
         let Some(length) = head.u32() else {
             return Found::Need(BLOCK_HEAD);
         };
-        let (least, most) = match kind {
-            INTERFACE => (20, BUFFER_MAX as u32),
-            PACKET_SIMPLE => (16, BUFFER_MAX as u32),
-            PACKET_OBSOLETE | PACKET_ENHANCED => (32, BUFFER_MAX as u32),
-            _ => (12, u32::MAX - 3),
+        let least = match kind {
+            INTERFACE => 20,
+            PACKET_SIMPLE => 16,
+            PACKET_OBSOLETE | PACKET_ENHANCED => 32,
+            _ => 12,
         };
-        if length % 4 != 0 || !(least..=most).contains(&length) {
+        if length % 4 != 0 || length < least {
+            let most = u32::MAX - 3;
             return Found::Bad(Fault::BlockLength { kind, found: length, least, most });
         }
-        if !matches!(kind, INTERFACE | PACKET_SIMPLE | PACKET_OBSOLETE | PACKET_ENHANCED) {
-            return self.start_passing(BLOCK_HEAD, length);
+        let packet = matches!(kind, PACKET_SIMPLE | PACKET_OBSOLETE | PACKET_ENHANCED);
+        match (kind, packet) {
+            (INTERFACE, _) => self.interface(length, bytes),
+            (_, true) if length as usize <= BUFFER_MAX => match bytes.get(..length as usize) {
+                Some(block) => self.packet_block(kind, block).unwrap_or_else(Found::Bad),
+                None => Found::Need(length as usize),
+            },
+            (_, true) => self.long_packet_block(kind, length, bytes).unwrap_or_else(Found::Bad),
+            (_, false) => self.start_passing(BLOCK_HEAD, length, None),
         }
-        let size = length as usize;
-        let Some(block) = bytes.get(..size) else {
-            return Found::Need(size);
-        };
-        self.whole_block(kind, length, block).unwrap_or_else(Found::Bad)
     }
 
-    /// A block that is looked into, from its type to its second length.
+    /// A whole block with a packet.
     #[inline]
-    fn whole_block<'a>(
+    fn packet_block<'a>(&self, kind: u32, block: &'a [u8]) -> Result<Found<'a>, Fault> {
+        let body = block.get(BLOCK_HEAD..block.len() - BLOCK_TAIL).unwrap_or_default();
+        let tail = block.last_chunk().copied().unwrap_or_default();
+        let (found, expected) = (self.order.u32(tail), block.len() as u32);
+        if found != expected {
+            return Err(Fault::Trailer { found, expected });
+        }
+        let mut fields = Fields { rest: body, order: self.order };
+        let (mut frame, captured) = self.packet(kind, &mut fields)?;
+        frame.bytes = captured_bytes(captured, fields.rest)?;
+        Ok(Found::Frame(frame, block.len()))
+    }
+
+    /// A packet in a block that is too long to be held: its options are passed over when the packet has
+    /// been handed over.
+    #[cold]
+    fn long_packet_block<'a>(
         &mut self,
         kind: u32,
         length: u32,
-        block: &'a [u8],
+        bytes: &'a [u8],
     ) -> Result<Found<'a>, Fault> {
-        let body = block.get(BLOCK_HEAD..block.len() - BLOCK_TAIL).unwrap_or_default();
-        let tail = block.last_chunk().copied().unwrap_or_default();
-        let found = self.order.u32(tail);
-        if found != length {
-            return Err(Fault::Trailer { found, expected: length });
-        }
-        let fields = Fields { rest: body, order: self.order };
-        if kind == INTERFACE {
-            self.interface(fields)?;
-            return Ok(Found::Pass(block.len()));
-        }
-        let frame = match kind {
-            PACKET_ENHANCED => self.enhanced(fields),
-            PACKET_OBSOLETE => self.obsolete(fields),
-            _ => self.simple(fields),
+        let fixed = if kind == PACKET_SIMPLE { 4 } else { 20 };
+        let Some(head) = bytes.get(BLOCK_HEAD..BLOCK_HEAD + fixed) else {
+            return Ok(Found::Need(BLOCK_HEAD + fixed));
         };
-        Ok(Found::Frame(frame?, block.len()))
+        let mut fields = Fields { rest: head, order: self.order };
+        let (mut frame, captured) = self.packet(kind, &mut fields)?;
+        // It has room, since the block is longer than that.
+        if captured > CAPTURED_MAX {
+            return Err(Fault::CapturedLength { found: captured });
+        }
+        let used = BLOCK_HEAD + fixed + captured as usize;
+        let Some(captured) = bytes.get(BLOCK_HEAD + fixed..used) else {
+            return Ok(Found::Need(used));
+        };
+        frame.bytes = captured;
+        self.start_passing(used, length, None);
+        Ok(Found::Frame(frame, used))
     }
 
     /// A section header: the byte order comes after the length that is written in it.
@@ -203,12 +225,17 @@ impl Pcapng {
         }
         self.order = order;
         self.interfaces.clear();
-        self.start_passing(FIXED, length)
+        self.start_passing(FIXED, length, None)
     }
 
-    fn start_passing<'a>(&mut self, seen: usize, length: u32) -> Found<'a> {
+    fn start_passing<'a>(
+        &mut self,
+        seen: usize,
+        length: u32,
+        interface: Option<Description>,
+    ) -> Found<'a> {
         let left = length.saturating_sub((seen + BLOCK_TAIL) as u32);
-        self.passing = Some(Passing { left, length });
+        self.passing = Some(Passing { left, length, interface });
         Found::Pass(seen)
     }
 
@@ -218,12 +245,26 @@ impl Pcapng {
             return Found::Pass(0);
         };
         if passing.left > 0 {
-            if bytes.is_empty() {
-                return Found::Need(1);
-            }
-            let count = bytes.len().min(passing.left as usize);
-            passing.left -= count as u32;
-            return Found::Pass(count);
+            let most = match &mut passing.interface {
+                Some(interface) if !interface.read => {
+                    let number = self.interfaces.len();
+                    let options = Fields { rest: bytes, order: self.order };
+                    match interface.option(passing.left, options, number, &mut self.repeated) {
+                        Ok(found) => found,
+                        Err(fault) => return Found::Bad(fault),
+                    }
+                }
+                _ => Step::Over(passing.left),
+            };
+            return match most {
+                Step::Need(need) => Found::Need(need),
+                Step::Over(_) if bytes.is_empty() => Found::Need(1),
+                Step::Over(most) => {
+                    let count = bytes.len().min(most as usize);
+                    passing.left -= count as u32;
+                    Found::Pass(count)
+                }
+            };
         }
         let Some(tail) = bytes.first_chunk() else {
             return Found::Need(BLOCK_TAIL);
@@ -232,58 +273,63 @@ impl Pcapng {
         if found != expected {
             return Found::Bad(Fault::Trailer { found, expected });
         }
-        self.passing = None;
+        let described = self.passing.take().and_then(|passing| passing.interface);
+        self.interfaces.extend(described.map(Description::finish));
         Found::Pass(BLOCK_TAIL)
     }
 
-    fn interface(&mut self, mut fields: Fields<'_>) -> Result<(), Fault> {
+    /// The start of a block that describes an interface.
+    fn interface<'a>(&mut self, length: u32, bytes: &[u8]) -> Found<'a> {
+        const FIXED: usize = BLOCK_HEAD + 8;
+        let Some([.., l0, l1, _, _, s0, s1, s2, s3]) = bytes.first_chunk::<FIXED>() else {
+            return Found::Need(FIXED);
+        };
         if self.interfaces.len() >= INTERFACES_MAX {
-            return Err(Fault::Interfaces { most: INTERFACES_MAX });
+            return Found::Bad(Fault::Interfaces { most: INTERFACES_MAX });
         }
-        let link = fields.u16().unwrap_or_default();
-        let _reserved = fields.u16();
-        let snap_length = fields.u32().unwrap_or_default();
-        let clock = clock(fields)?;
-        self.interfaces.push(Interface { link: LinkType::new(link.into()), snap_length, clock });
-        Ok(())
+        let description = Description {
+            link: LinkType::new(self.order.u16([*l0, *l1]).into()),
+            snap_length: self.order.u32([*s0, *s1, *s2, *s3]),
+            resolution: None,
+            offset_secs: None,
+            option_left: 0,
+            read: false,
+        };
+        self.start_passing(FIXED, length, Some(description))
     }
 
+    /// A packet without its bytes, and how many were captured.
     #[inline]
-    fn enhanced<'a>(&self, mut fields: Fields<'a>) -> Result<Frame<'a>, Fault> {
-        let interface = fields.u32().unwrap_or_default();
-        self.timed(interface, fields)
-    }
-
-    fn obsolete<'a>(&self, mut fields: Fields<'a>) -> Result<Frame<'a>, Fault> {
-        let interface = fields.u16().unwrap_or_default();
-        let _dropped = fields.u16();
-        self.timed(interface.into(), fields)
-    }
-
-    /// What the two kinds of packets with a timestamp have in common.
-    #[inline]
-    fn timed<'a>(&self, interface: u32, mut fields: Fields<'a>) -> Result<Frame<'a>, Fault> {
+    fn packet<'a>(&self, kind: u32, fields: &mut Fields<'_>) -> Result<(Frame<'a>, u32), Fault> {
+        // The least length of the block covers all fields.
+        let interface = match kind {
+            PACKET_ENHANCED => fields.u32().unwrap_or_default(),
+            PACKET_OBSOLETE => {
+                let interface = fields.u16().unwrap_or_default();
+                let _dropped = fields.u16();
+                interface.into()
+            }
+            _ => return self.simple(fields),
+        };
         let interface = self.described(interface)?;
-        // The least length of the block covers these four.
         let high = fields.u32().unwrap_or_default();
         let low = fields.u32().unwrap_or_default();
         let captured = fields.u32().unwrap_or_default();
         let wire = fields.u32().unwrap_or_default();
-        let bytes = captured_bytes(captured, fields.rest)?;
         let ticks = u64::from(high) << 32 | u64::from(low);
-        Ok(Frame { timing: interface.clock.timing(ticks), link: interface.link, wire, bytes })
+        let timing = interface.clock.timing(ticks);
+        Ok((Frame { timing, link: interface.link, wire, bytes: &[] }, captured))
     }
 
     /// A packet without time, and without a captured length of its own.
-    fn simple<'a>(&self, mut fields: Fields<'a>) -> Result<Frame<'a>, Fault> {
+    fn simple<'a>(&self, fields: &mut Fields<'_>) -> Result<(Frame<'a>, u32), Fault> {
         let interface = self.described(0)?;
         let wire = fields.u32().unwrap_or_default();
         let captured = match interface.snap_length {
             0 => wire,
             most => wire.min(most),
         };
-        let bytes = captured_bytes(captured, fields.rest)?;
-        Ok(Frame { timing: Timing::None, link: interface.link, wire, bytes })
+        Ok((Frame { timing: Timing::None, link: interface.link, wire, bytes: &[] }, captured))
     }
 
     #[inline]
@@ -302,29 +348,71 @@ fn captured_bytes(captured: u32, room: &[u8]) -> Result<&[u8], Fault> {
         .ok_or(Fault::FrameRoom { found: captured, room: room.len() as u32 })
 }
 
-/// How an interface counts time, by its options.
-fn clock(mut options: Fields<'_>) -> Result<Clock, Fault> {
-    let (mut resolution, mut offset_secs) = (MICROSECONDS, 0);
-    while let (Some(code), Some(length)) = (options.u16(), options.u16()) {
-        if code == OPTION_END {
-            break;
+/// The next step of reading options.
+#[derive(Debug)]
+enum Step {
+    /// Nothing can be said before so many bytes are there.
+    Need(usize),
+    /// To move on by so many bytes.
+    Over(u32),
+}
+
+impl Description {
+    /// Reads the option at the start of the bytes, of which `left` belong to the block.
+    fn option(
+        &mut self,
+        left: u32,
+        mut options: Fields<'_>,
+        interface: usize,
+        repeated: &mut Option<Repeated>,
+    ) -> Result<Step, Fault> {
+        if self.option_left > 0 {
+            let count = (options.rest.len() as u32).min(self.option_left).max(1);
+            self.option_left -= count.min(self.option_left);
+            return Ok(if options.rest.is_empty() { Step::Need(1) } else { Step::Over(count) });
         }
-        let length = usize::from(length);
-        let misfit = |expected| Fault::Option { code, found: length, expected };
-        let (value, rest) =
-            options.rest.split_at_checked(length).ok_or(misfit(options.rest.len()))?;
+        if left < OPTION_HEAD {
+            self.read = true;
+            return Ok(Step::Over(left));
+        }
+        let (Some(code), Some(length)) = (options.u16(), options.u16()) else {
+            return Ok(Step::Need(OPTION_HEAD as usize));
+        };
+        if code == OPTION_END {
+            self.read = true;
+            return Ok(Step::Over(left));
+        }
+        let (found, room) = (usize::from(length), (left - OPTION_HEAD) as usize);
+        let misfit = |expected| Fault::Option { code, found, expected };
+        if found > room {
+            return Err(misfit(room));
+        }
+        let mut twice = |option| *repeated = Some(Repeated { interface, option });
         match code {
-            OPTION_RESOLUTION => {
-                let [value] = *value.as_array().ok_or(misfit(1))?;
-                resolution = value;
-            }
-            OPTION_OFFSET => offset_secs = options.order.i64(*value.as_array().ok_or(misfit(8))?),
+            OPTION_RESOLUTION if found != 1 => return Err(misfit(1)),
+            OPTION_RESOLUTION => match (options.array(), self.resolution) {
+                (None, _) => return Ok(Step::Need(OPTION_HEAD as usize + found)),
+                (_, Some(_)) => twice("if_tsresol"),
+                (Some([value]), None) => self.resolution = Some(value),
+            },
+            OPTION_OFFSET if found != 8 => return Err(misfit(8)),
+            OPTION_OFFSET => match (options.array(), self.offset_secs) {
+                (None, _) => return Ok(Step::Need(OPTION_HEAD as usize + found)),
+                (_, Some(_)) => twice("if_tsoffset"),
+                (Some(value), None) => self.offset_secs = Some(options.order.i64(value)),
+            },
             _ => {}
         }
-        // Values are padded to four bytes; the last one's padding is the block's concern.
-        options.rest = rest.get(length.next_multiple_of(4) - length..).unwrap_or_default();
+        // Values are padded to four bytes, and so is the block.
+        self.option_left = u32::from(length).next_multiple_of(4);
+        Ok(Step::Over(OPTION_HEAD))
     }
-    Ok(Clock::new(resolution, offset_secs))
+
+    fn finish(self) -> Interface {
+        let resolution = self.resolution.unwrap_or(MICROSECONDS);
+        let clock = Clock::new(resolution, self.offset_secs.unwrap_or_default());
+        Interface { link: self.link, snap_length: self.snap_length, clock }
+    }
 }
 
 #[cfg(test)]

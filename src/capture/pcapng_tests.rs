@@ -120,7 +120,9 @@ fn damage_is_told_apart() {
     assert!(matches!(fault(&huge), Fault::CapturedLength { .. }));
     assert!(matches!(fault(&packet(&[0, 0, 0, 0])), Fault::BlockLength { found: 28, .. }));
     let endless = u32s(order, &[PACKET_ENHANCED, 0xffff_fff0]);
-    assert!(matches!(fault(&endless), Fault::BlockLength { .. }));
+    assert!(matches!(fault(&endless), Fault::Cut { found: 8, expected: 28 }));
+    let endless = u32s(order, &[PACKET_ENHANCED, 0xffff_fff0, 0, 0, 0, CAPTURED_MAX + 1, 0]);
+    assert!(matches!(fault(&endless), Fault::CapturedLength { .. }));
     assert!(matches!(fault(&u32s(order, &[0x4444, 13])), Fault::BlockLength { .. }));
     let mut trailer = block(order, 0x4444, &[]);
     trailer[8] = 13;
@@ -132,4 +134,146 @@ fn damage_is_told_apart() {
     // After a new section the interfaces of the one before are gone.
     let again = [section(order, [1, 0]), packet(&[0, 0, 0, 0, 0])].concat();
     assert!(matches!(fault(&again), Fault::Interface { found: 0, described: 0 }));
+}
+
+/// An option of an interface: padded, and the end of options after the last one is left out.
+fn option(order: Order, code: u16, value: &[u8]) -> Vec<u8> {
+    let padding = vec![0; value.len().next_multiple_of(4) - value.len()];
+    [&u16s(order, &[code, value.len() as u16])[..], value, &padding].concat()
+}
+
+/// More than a buffer of comments.
+fn comments(order: Order) -> Vec<u8> {
+    let comment = option(order, 1, &[b'c'; 60_001]);
+    comment.repeat(BUFFER_MAX / comment.len() + 2)
+}
+
+/// Frames of a capture that is shown in pieces of at most so many bytes, as a buffer would.
+fn frames_in_pieces(capture: &[u8], piece: usize) -> Result<Vec<Seen>, Fault> {
+    let mut pcapng = Pcapng::new();
+    let (mut start, mut end) = (0, 0);
+    let mut frames = Vec::new();
+    loop {
+        let used = match pcapng.next(&capture[start..end]) {
+            Found::Frame(frame, used) => {
+                frames.push((frame.link, frame.timing, frame.wire, frame.bytes.to_vec()));
+                used
+            }
+            Found::Pass(used) => used,
+            Found::Bad(fault) => return Err(fault),
+            Found::Need(_) if end == capture.len() => {
+                assert!(start == end && pcapng.between_blocks(), "it ends at {start}");
+                return Ok(frames);
+            }
+            Found::Need(need) => {
+                assert!(need > end - start && need <= BUFFER_MAX, "{need}");
+                end = (end + piece).min(capture.len());
+                0
+            }
+        };
+        start += used;
+    }
+}
+
+#[test]
+fn block_longer_than_the_buffer_is_streamed_whatever_its_kind() {
+    for order in [Order::Little, Order::Big] {
+        let long = comments(order);
+        let names = [long.clone(), option(order, OPTION_RESOLUTION, &[3]), long.clone()].concat();
+        let enhanced = [&u32s(order, &[0, 0, 7, 3, 60])[..], b"abc\0", &long].concat();
+        let obsolete = [&u16s(order, &[0, 5])[..], &u32s(order, &[0, 8, 1, 61]), b"x\0\0\0", &long];
+        let simple = [&u32s(order, &[2])[..], b"yz\0\0", &long].concat();
+        let body = [u32s(order, &[0x1a2b_3c4d]), u16s(order, &[1, 0]), vec![0xff; 8], long.clone()];
+        let capture = [
+            block(order, 0x0a0d_0d0a, &body.concat()),
+            interface(order, 1, &names),
+            // Names, secrets, statistics, and a kind of somebody's own.
+            block(order, 4, &long),
+            block(order, 10, &long),
+            block(order, 5, &long),
+            block(order, 0x4000_0bad, &long),
+            block(order, PACKET_ENHANCED, &enhanced),
+            block(order, PACKET_OBSOLETE, &obsolete.concat()),
+            block(order, PACKET_SIMPLE, &simple),
+            block(order, PACKET_ENHANCED, &u32s(order, &[0, 0, 9, 0, 62])),
+        ]
+        .concat();
+        let ethernet = LinkType::Ethernet;
+        let expected = [
+            (ethernet, at(7), 60, b"abc".to_vec()),
+            (ethernet, at(8), 61, b"x".to_vec()),
+            (ethernet, Timing::None, 2, b"yz".to_vec()),
+            (ethernet, at(9), 62, Vec::new()),
+        ];
+        assert_eq!(frames(&capture).expect("a sound capture"), expected);
+        for piece in [4096, 65_537, BUFFER_MAX] {
+            assert_eq!(frames_in_pieces(&capture, piece).expect("a sound capture"), expected);
+        }
+    }
+}
+
+#[test]
+fn damage_in_a_long_block_is_found() {
+    let order = Order::Little;
+    let start = [section(order, [1, 0]), interface(order, 1, &[])].concat();
+    let fault = |blocks: &[u8]| frames(&[&start[..], blocks].concat()).expect_err("damage");
+    let long = |captured| [u32s(order, &[0, 0, 7, captured, 60]), comments(order)].concat();
+    let mut trailer = block(order, PACKET_ENHANCED, &long(3));
+    *trailer.last_mut().expect("a byte") = 9;
+    assert!(matches!(fault(&trailer), Fault::Trailer { .. }));
+    let huge = block(order, PACKET_ENHANCED, &long(CAPTURED_MAX + 1));
+    assert!(matches!(fault(&huge), Fault::CapturedLength { .. }));
+    let described = [u32s(order, &[1, 0, 7, 3, 60]), comments(order)].concat();
+    let unknown = block(order, PACKET_ENHANCED, &described);
+    assert!(matches!(fault(&unknown), Fault::Interface { found: 1, described: 1 }));
+    let options = [comments(order), option(order, OPTION_OFFSET, &[0; 7])].concat();
+    let offset = interface(order, 1, &options);
+    assert!(matches!(fault(&offset), Fault::Option { code: 14, found: 7, expected: 8 }));
+    let options = [comments(order), u16s(order, &[1, 5, 0, 0])].concat();
+    let room = interface(order, 1, &options);
+    assert!(matches!(fault(&room), Fault::Option { code: 1, found: 5, expected: 4 }));
+}
+
+#[test]
+fn option_that_is_there_twice_holds_as_the_first_one_says() {
+    for order in [Order::Little, Order::Big] {
+        let secs = |secs: i64| match order {
+            Order::Little => secs.to_le_bytes(),
+            Order::Big => secs.to_be_bytes(),
+        };
+        let options = [
+            option(order, OPTION_RESOLUTION, &[3]),
+            option(order, OPTION_OFFSET, &secs(10)),
+            option(order, OPTION_RESOLUTION, &[9]),
+            option(order, OPTION_OFFSET, &secs(-10)),
+        ];
+        let packet = block(order, PACKET_ENHANCED, &u32s(order, &[0, 0, 7, 0, 60]));
+        for (options, expected) in [
+            (&options[..], Some("if_tsoffset")),
+            (&options[..3], Some("if_tsresol")),
+            (&options[..2], None),
+        ] {
+            let start = [section(order, [1, 0]), interface(order, 1, &options.concat())].concat();
+            let mut pcapng = Pcapng::new();
+            let mut rest = &start[..];
+            while !rest.is_empty() {
+                let Found::Pass(used) = pcapng.next(rest) else { panic!("a sound capture") };
+                rest = &rest[used..];
+            }
+            let repeated = pcapng.repeated();
+            assert_eq!(repeated, expected.map(|option| Repeated { interface: 0, option }));
+            assert_eq!(pcapng.repeated(), None);
+            let Found::Frame(frame, _) = pcapng.next(&packet) else { panic!("a packet") };
+            assert_eq!(frame.timing, at(10_007));
+        }
+    }
+}
+
+#[test]
+fn end_of_options_ends_them() {
+    let order = Order::Little;
+    let options = [option(order, OPTION_END, &[]), option(order, OPTION_RESOLUTION, &[3])].concat();
+    let packet = block(order, PACKET_ENHANCED, &u32s(order, &[0, 0, 7000, 0, 60]));
+    let capture = [section(order, [1, 0]), interface(order, 1, &options), packet].concat();
+    assert_eq!(frames(&capture).expect("a sound capture")[0].1, at(7));
 }

@@ -8,9 +8,11 @@ use floodmark_dataflows::types::Pair;
 
 use super::decode::decode;
 use super::input::Input;
+use super::link::unread_number;
 use super::pcap::{self, Pcap};
-use super::pcapng::{self, Pcapng};
+use super::pcapng::{self, Pcapng, Repeated};
 use super::{EventTime, Fault, Found, LinkType, ReadError, Tally, Timing, Uncounted};
+use crate::limits::quote::Quoted;
 
 /// A packet that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +47,14 @@ pub struct Reader {
     input: Input,
     format: Format,
     tally: Tally,
+    /// Reports oddities that do no harm; without it they go to the log.
+    warn: Option<Warn>,
+    /// The options of which it was warned.
+    warned: Vec<&'static str>,
 }
+
+/// Reports an oddity of a capture.
+pub type Warn = Box<dyn Fn(&str) + Send>;
 
 enum Format {
     /// Not told yet.
@@ -89,7 +98,13 @@ impl Reader {
     }
 
     fn new(name: String, input: Input) -> Self {
-        Reader { name, input, format: Format::Unknown, tally: Tally::default() }
+        let (format, tally) = (Format::Unknown, Tally::default());
+        Reader { name, input, format, tally, warn: None, warned: Vec::new() }
+    }
+
+    /// Reports oddities that do no harm, such as an option that is there twice, by `warn`.
+    pub fn warn_by(&mut self, warn: Warn) {
+        self.warn = Some(warn);
     }
 
     /// The next packet that counts, the frames before it that do not being tallied. `None` at the end
@@ -128,20 +143,24 @@ impl Reader {
             };
             match found {
                 Found::Frame(frame, used) => {
-                    let judged = judge(frame.timing, frame.link, frame.bytes, frame.wire);
-                    let link = frame.link;
-                    self.input.pass(used);
-                    match judged {
+                    match judge(frame.timing, frame.link, frame.bytes, frame.wire) {
                         Ok(packet) => {
+                            self.input.pass(used);
                             self.tally.count(packet.bytes);
                             if let ControlFlow::Break(end) = take(packet) {
                                 return Ok(ControlFlow::Break(end));
                             }
                         }
-                        Err(kind) => self.tally_uncounted(kind, link),
+                        Err(kind) => {
+                            count_unread(&mut self.tally, kind, frame.link, frame.bytes);
+                            self.input.pass(used);
+                        }
                     }
                 }
-                Found::Pass(used) => self.input.pass(used),
+                Found::Pass(used) => {
+                    self.input.pass(used);
+                    self.warn_of_repeated();
+                }
                 Found::Need(need) => match self.input.fill(need) {
                     Ok(true) => {}
                     Ok(false) => {
@@ -155,11 +174,19 @@ impl Reader {
         }
     }
 
-    #[cold]
-    fn tally_uncounted(&mut self, kind: Uncounted, link: LinkType) {
-        match (kind, link) {
-            (Uncounted::LinkType, LinkType::Other(number)) => self.tally.pass_link_type(number),
-            _ => self.tally.pass(kind),
+    /// Warns of an option that an interface has twice, at most once of each option.
+    fn warn_of_repeated(&mut self) {
+        let Format::Pcapng(pcapng) = &mut self.format else { return };
+        let Some(Repeated { interface, option }) = pcapng.repeated() else { return };
+        if self.warned.contains(&option) {
+            return;
+        }
+        self.warned.push(option);
+        let name = Quoted(&self.name);
+        let text = format!("{name}: interface {interface} has {option} twice; the first one holds");
+        match &self.warn {
+            Some(warn) => warn(&text),
+            None => tracing::warn!("{text}"),
         }
     }
 
@@ -237,8 +264,18 @@ fn begin(bytes: &[u8]) -> Begin {
     }
     match bytes.first_chunk().map(Pcap::new) {
         None => Begin::Need(pcap::HEADER),
-        Some(Ok(pcap)) => Begin::Format(Format::Pcap(pcap), pcap::HEADER),
+        Some(Ok((_, size))) if bytes.len() < size => Begin::Need(size),
+        Some(Ok((pcap, size))) => Begin::Format(Format::Pcap(pcap), size),
         Some(Err(fault)) => Begin::Bad(fault),
+    }
+}
+
+/// Counts a frame that is no packet that counts.
+#[cold]
+pub(super) fn count_unread(tally: &mut Tally, kind: Uncounted, link: LinkType, bytes: &[u8]) {
+    match kind {
+        Uncounted::LinkType => tally.pass_link_type(unread_number(link, bytes)),
+        _ => tally.pass(kind),
     }
 }
 

@@ -2,6 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::LinkType;
+
+/// The most numbers of link types that are counted each by itself: hostile captures name any number.
+pub const LINK_TYPES_MAX: usize = 64;
+
 /// Why a frame was not counted. The first reason that applies, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
@@ -16,6 +21,14 @@ pub enum Uncounted {
     NotIp,
     /// After its MPLS labels comes neither IPv4 nor IPv6.
     Pseudowire,
+    /// A data frame of IEEE 802.11 that is encrypted.
+    Encrypted,
+    /// A data frame of IEEE 802.11 that aggregates several packets (A-MSDU).
+    Aggregate,
+    /// A fragment of an IEEE 802.11 frame after the first one, which has the IP header.
+    LinkFragment,
+    /// A header before IP states a length that can't be.
+    BadLink,
     /// Its captured bytes end before the IP header begins.
     TruncatedLink,
     /// Its captured bytes end within the IP header.
@@ -30,12 +43,16 @@ pub enum Uncounted {
 
 impl Uncounted {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Uncounted; 10] = [
+    pub const ALL: [Uncounted; 14] = [
         Uncounted::NoTimestamp,
         Uncounted::BadTime,
         Uncounted::LinkType,
         Uncounted::NotIp,
         Uncounted::Pseudowire,
+        Uncounted::Encrypted,
+        Uncounted::Aggregate,
+        Uncounted::LinkFragment,
+        Uncounted::BadLink,
         Uncounted::TruncatedLink,
         Uncounted::TruncatedIp,
         Uncounted::BadVersion,
@@ -51,6 +68,10 @@ impl Uncounted {
             Uncounted::LinkType => "link_type",
             Uncounted::NotIp => "not_ip",
             Uncounted::Pseudowire => "pseudowire",
+            Uncounted::Encrypted => "encrypted",
+            Uncounted::Aggregate => "aggregate",
+            Uncounted::LinkFragment => "link_fragment",
+            Uncounted::BadLink => "bad_link",
             Uncounted::TruncatedLink => "truncated_link",
             Uncounted::TruncatedIp => "truncated_ip",
             Uncounted::BadVersion => "bad_version",
@@ -67,6 +88,10 @@ impl Uncounted {
             Uncounted::LinkType => "of a link type that is not supported",
             Uncounted::NotIp => "that are not IP",
             Uncounted::Pseudowire => "with MPLS labels and no IP after them",
+            Uncounted::Encrypted => "encrypted by IEEE 802.11",
+            Uncounted::Aggregate => "of several packets each (A-MSDU)",
+            Uncounted::LinkFragment => "that are later fragments of IEEE 802.11 frames",
+            Uncounted::BadLink => "with a link header that can't be",
             Uncounted::TruncatedLink => "cut before the IP header",
             Uncounted::TruncatedIp => "cut within the IP header",
             Uncounted::BadVersion => "with a wrong IP version",
@@ -98,14 +123,34 @@ impl Tally {
     /// How many frames were not counted, by reason, for people.
     pub fn uncounted_texts(&self) -> impl Iterator<Item = String> + '_ {
         let counts = Uncounted::ALL.into_iter().map(|kind| (kind, self.uncounted(kind)));
-        counts
-            .filter(|(_, count)| *count > 0)
-            .map(|(kind, count)| format!("{count} {}", kind.text()))
+        counts.filter(|(_, count)| *count > 0).map(|(kind, count)| {
+            let text = format!("{count} {}", kind.text());
+            match kind {
+                Uncounted::LinkType => format!("{text} ({})", self.link_type_texts()),
+                _ => text,
+            }
+        })
     }
 
-    /// The frames of link types that are not supported, by number.
+    /// The frames of link types that are not supported, by number. Beyond [`LINK_TYPES_MAX`] numbers
+    /// they have none of their own: [`Tally::uncounted`] has their sum.
     pub fn link_types(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
         self.link_types.iter().map(|(number, frames)| (*number, *frames))
+    }
+
+    /// The number, name and frames of each link type that is not supported.
+    fn link_type_texts(&self) -> String {
+        let text = |(number, frames): (u32, u64)| match LinkType::name(number) {
+            Some(name) => format!("{frames} of {number} {name}"),
+            None => format!("{frames} of {number}"),
+        };
+        let mut texts: Vec<String> = self.link_types().map(text).collect();
+        let named: u64 = self.link_types.values().sum();
+        let others = self.uncounted(Uncounted::LinkType).saturating_sub(named);
+        if others > 0 {
+            texts.push(format!("{others} of others"));
+        }
+        texts.join(", ")
     }
 
     /// Adds what another reader read.
@@ -117,7 +162,7 @@ impl Tally {
             *mine += theirs;
         }
         for (number, frames) in other.link_types() {
-            *self.link_types.entry(number).or_default() += frames;
+            self.count_link_type(number, frames);
         }
     }
 
@@ -135,10 +180,19 @@ impl Tally {
         }
     }
 
+    /// Counts a frame of a link type that is not supported.
     pub(super) fn pass_link_type(&mut self, number: u32) {
         self.pass(Uncounted::LinkType);
-        // A pcapng link type has 16 bits and a pcap file has one, so the map stays small.
-        *self.link_types.entry(number).or_default() += 1;
+        self.count_link_type(number, 1);
+    }
+
+    fn count_link_type(&mut self, number: u32, frames: u64) {
+        let room = self.link_types.len() < LINK_TYPES_MAX;
+        match self.link_types.get_mut(&number) {
+            Some(count) => *count += frames,
+            None if room => drop(self.link_types.insert(number, frames)),
+            None => {}
+        }
     }
 }
 
@@ -156,10 +210,33 @@ mod tests {
         one.count(40);
         one.pass(Uncounted::NotIp);
         let mut two = Tally::default();
-        two.pass_link_type(105);
+        two.pass_link_type(147);
         two.merge(&one);
         assert_eq!((two.frames, two.packets, two.bytes), (3, 1, 40));
         assert_eq!(two.uncounted(Uncounted::NotIp), 1);
-        assert_eq!(two.link_types().collect::<Vec<_>>(), [(105, 1)]);
+        assert_eq!(two.link_types().collect::<Vec<_>>(), [(147, 1)]);
+    }
+    #[test]
+    fn link_type_that_is_not_read_is_named_with_its_number() {
+        let mut tally = Tally::default();
+        (0..3).for_each(|_| tally.pass_link_type(147));
+        tally.pass_link_type(70_000);
+        let texts: Vec<String> = tally.uncounted_texts().collect();
+        let expected = "4 of a link type that is not supported \
+                        (3 of 147 USER0, 1 of 70000)";
+        assert_eq!(texts, [expected]);
+    }
+
+    #[test]
+    fn link_types_of_any_number_take_bounded_memory() {
+        let mut one = Tally::default();
+        (1000..2000).for_each(|number| one.pass_link_type(number));
+        let mut two = Tally::default();
+        (3000..3010).for_each(|number| two.pass_link_type(number));
+        two.merge(&one);
+        assert_eq!((one.link_types().count(), two.link_types().count()), (64, 64));
+        assert_eq!(two.uncounted(Uncounted::LinkType), 1010);
+        let texts: Vec<String> = two.uncounted_texts().collect();
+        assert!(texts[0].ends_with(", 946 of others)"), "{texts:?}");
     }
 }

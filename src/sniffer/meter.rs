@@ -32,6 +32,8 @@ struct Known {
     lost: Lost,
     sent: Sent,
     unreachable: Option<Instant>,
+    /// Since when the interface is down.
+    down: Option<Instant>,
 }
 
 impl Meter {
@@ -51,6 +53,11 @@ impl Meter {
         known.looked = Some((Instant::now(), wall.as_millis() as u64));
         (known.frames, known.packets) = (tally.frames, tally.packets);
         (known.drops, known.lost) = (drops, lost);
+    }
+
+    /// Notes that the interface has come up or gone down.
+    pub(super) fn link(&self, up: bool) {
+        self.lock().down = (!up).then(Instant::now);
     }
 
     /// What has gone out.
@@ -79,6 +86,14 @@ impl Subject for Meter {
                 "text": "the capture has not begun yet",
             }));
         }
+        if let Some(since) = known.down {
+            let seconds = since.elapsed().as_secs();
+            reasons.push(json!({
+                "reason": "interface_down",
+                "seconds": seconds,
+                "text": format!("the interface is down for {seconds} s: nothing can be captured"),
+            }));
+        }
         if let Some(since) = known.unreachable {
             let seconds = since.elapsed().as_secs();
             reasons.push(json!({
@@ -100,6 +115,8 @@ impl Subject for Meter {
         for (by, frames) in [("kernel", kernel), ("interface", interface)] {
             counter!("floodmark_capture_dropped_frames_total", "by" => by).absolute(frames);
         }
+        let up = f64::from(u8::from(known.down.is_none()));
+        gauge!("floodmark_capture_interface_up").set(up);
         counter!("floodmark_capture_dropped_records_total").absolute(known.lost.records);
         let sink = self.sink.clone();
         counter!("floodmark_sent_records_total", "sink" => sink.clone())
@@ -125,6 +142,11 @@ mod tests {
         let Readiness { ready, details } = meter.readiness();
         assert!(!ready && details["reasons"][0]["name"] == "kafka:flows", "{details:?}");
         meter.sent(Sent::default(), None);
+        assert!(meter.readiness().ready);
+        meter.link(false);
+        let Readiness { ready, details } = meter.readiness();
+        assert!(!ready && details["reasons"][0]["reason"] == "interface_down", "{details:?}");
+        meter.link(true);
         assert!(meter.readiness().ready);
         let long_ago = Instant::now().checked_sub(2 * LOOK_MAX).expect("a clock that runs");
         meter.lock().looked = Some((long_ago, 0));

@@ -192,7 +192,7 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
 
     fn watch(&mut self) -> Result<(), LiveError> {
         let mut report_at = self.clock.now() + REPORT;
-        let mut link = Link { up: true, look_at: self.clock.now() + QUIET };
+        let mut link = Link { up: true, look_at: self.clock.now() };
         let mut measure_at = Duration::ZERO;
         // When it was asked to stop: by the clock, and as packets have it.
         let mut stop: Option<(Duration, u64)> = None;
@@ -208,6 +208,16 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
             if self.hand_over().is_err() {
                 return Ok(());
             }
+            // Before it is measured: a capture that can see nothing is never ready, not even at first.
+            if let Some(up) = link.look(frames, now, || self.wire.is_up()) {
+                self.meter.link(up);
+                match up {
+                    true => self.messages.say("the interface is up again"),
+                    false => self
+                        .messages
+                        .warn("the interface is down; it is captured again when it is up"),
+                }
+            }
             if now >= measure_at {
                 measure_at = now + MEASURE;
                 let drops = self.wire.drops()?;
@@ -217,12 +227,6 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
                 report_at = now + REPORT;
                 let drops = self.wire.drops()?;
                 self.report(drops);
-            }
-            if let Some(up) = link.look(frames, now, || self.wire.is_up()) {
-                self.messages.say(match up {
-                    true => "the interface is up again",
-                    false => "the interface is down; it is captured again when it is up",
-                });
             }
             match stop {
                 None => {

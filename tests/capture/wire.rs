@@ -163,10 +163,8 @@ fn a_quiet_link_sends_what_it_had_while_it_is_captured() {
     live.finish().expect(0).says(&["counted 1 of 1 frames"]);
 }
 
-#[test]
-fn a_capture_is_seen_while_it_goes_on() {
-    let Some(wire) = Wire::new() else { return };
-    let place = Place::new();
+/// A capture that serves its state over HTTP, and its address.
+fn served(wire: &Wire, place: &Place) -> (Live, String) {
     // The namespace has a loopback interface of its own; this one is of the tests, and of what they
     // start there.
     wire.ip(&format!("-n {} link set lo up", wire.namespace));
@@ -177,17 +175,62 @@ fn a_capture_is_seen_while_it_goes_on() {
     live.wait_for("capturing on");
     let served: serde_json::Value = serde_json::from_str(&served).expect("the log is JSON");
     let address = served["address"].as_str().expect("an address").to_owned();
-    let ask = |page: &str| {
-        let asked = Command::new("ip")
-            .args(["netns", "exec", &wire.namespace, "bash", "-c"])
-            .arg(format!(
-                "exec 3<>/dev/tcp/{} && printf 'GET {page} HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3",
-                address.replace(':', "/")
-            ))
-            .output()
-            .expect("running bash");
-        String::from_utf8(asked.stdout).expect("text")
-    };
+    (live, address)
+}
+
+/// Requests a page from within the namespace.
+fn page(wire: &Wire, address: &str, page: &str) -> String {
+    let asked = Command::new("ip")
+        .args(["netns", "exec", &wire.namespace, "bash", "-c"])
+        .arg(format!(
+            "exec 3<>/dev/tcp/{} && printf 'GET {page} HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3",
+            address.replace(':', "/")
+        ))
+        .output()
+        .expect("running bash");
+    String::from_utf8(asked.stdout).expect("text")
+}
+
+/// Requests a page until it has a text.
+fn page_with(wire: &Wire, address: &str, path: &str, text: &str) -> String {
+    let began = Instant::now();
+    loop {
+        let found = page(wire, address, path);
+        if found.contains(text) {
+            return found;
+        }
+        assert!(began.elapsed().as_secs() < 60, "never {text}: {found}");
+    }
+}
+
+#[test]
+fn capture_is_not_ready_while_its_interface_is_down() {
+    let Some(wire) = Wire::new() else { return };
+    let place = Place::new();
+    let (mut live, address) = served(&wire, &place);
+    page_with(&wire, &address, "/readyz", "\"ready\":true");
+    let there = format!("-n {} link set {}", wire.namespace, wire.there);
+    wire.ip(&format!("{there} down"));
+    let log = live.wait_for("the interface is down");
+    assert!(log.contains("\"level\":\"WARN\""), "{log}");
+    let down = page(&wire, &address, "/readyz");
+    assert!(down.starts_with("HTTP/1.0 503"), "{down}");
+    assert!(down.contains("\"reason\":\"interface_down\""), "{down}");
+    page_with(&wire, &address, "/metrics", "floodmark_capture_interface_up 0\n");
+    wire.ip(&format!("{there} up"));
+    live.wait_for("the interface is up again");
+    assert!(page(&wire, &address, "/readyz").starts_with("HTTP/1.0 200"));
+    page_with(&wire, &address, "/metrics", "floodmark_capture_interface_up 1\n");
+    live.signal("INT", Whom::Parent);
+    live.finish().expect(0);
+}
+
+#[test]
+fn a_capture_is_seen_while_it_goes_on() {
+    let Some(wire) = Wire::new() else { return };
+    let place = Place::new();
+    let (live, address) = served(&wire, &place);
+    let ask = |path: &str| page(&wire, &address, path);
     let mut sender = wire.sender();
     for at in 0..50 {
         sender.sendpacket(frame(at)).expect("sending a frame");
