@@ -120,3 +120,172 @@ fn every_cut_of_a_deep_stack_is_answered() {
         }
     }
 }
+
+/// Little-endian words.
+fn le32s(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+const SNAP_IPV4: [u8; 8] = [0xaa, 0xaa, 3, 0, 0, 0, 8, 0];
+
+/// The header of an 802.11 data frame: subtype, flags, fragment, and what follows three addresses.
+fn wlan(subtype: u8, flags: u8, fragment: u8, more: &[u8]) -> Vec<u8> {
+    let start = [0x08 | subtype << 4, flags, 0, 0];
+    let addresses = [[1u8; 6], [2; 6], [3; 6]].concat();
+    [&start[..], &addresses, &[fragment, 0x12], more].concat()
+}
+
+#[test]
+fn wlan_header_is_as_long_as_its_flags_say() {
+    let ip = [&SNAP_IPV4[..], &v4(77)].concat();
+    let counts = |header: Vec<u8>| check(105, &[&header, &ip], 0, Ok(77));
+    for flags in [0, 1, 2, 0x08, 0x10, 0x20, 0x80] {
+        counts(wlan(0, flags, 0, &[]));
+    }
+    counts(wlan(0, 3, 0, &[4; 6]));
+    counts(wlan(8, 0, 0, &[0, 0]));
+    counts(wlan(8, 3, 0, &[4, 4, 4, 4, 4, 4, 0, 0]));
+    counts(wlan(8, 0x80, 0, &[0, 0, 9, 9, 9, 9]));
+    // Mesh control: flags for no, one and two more addresses.
+    counts(wlan(8, 2, 0, &[0, 1, 0, 9, 9, 9, 9, 9]));
+    counts(wlan(8, 2, 0, &[&[0, 1, 1][..], &[9; 11]].concat()));
+    counts(wlan(8, 2, 0, &[&[0, 1, 2][..], &[9; 17]].concat()));
+    // An Ethernet frame, zeros, or the sequence control before LLC.
+    let ethernet = [[1u8; 6], [9; 6]].concat();
+    check(105, &[&wlan(0, 2, 0, &ethernet), &[8, 0], &v4(77)], 0, Ok(77));
+    counts(wlan(0, 0, 0, &[0, 0]));
+    counts(wlan(0, 0, 0, &[0, 0x12]));
+}
+
+#[test]
+fn wlan_frame_without_a_readable_packet_is_of_its_own_kind() {
+    let ip = [&SNAP_IPV4[..], &v4(77)].concat();
+    let kind = |header: Vec<u8>, kind| check(105, &[&header, &ip], 0, Err(kind));
+    kind(wlan(0, 0x40, 0, &[]), Uncounted::Encrypted);
+    kind(wlan(8, 0x40, 0, &[0x80, 0]), Uncounted::Encrypted);
+    kind(wlan(8, 0, 0, &[0x80, 0]), Uncounted::Aggregate);
+    // The first fragment has the header; a later one has not, unless the radio reassembled it.
+    check(105, &[&wlan(0, 4, 0, &[]), &ip], 0, Ok(77));
+    kind(wlan(0, 4, 1, &[]), Uncounted::LinkFragment);
+    check(105, &[&wlan(0, 0, 1, &[]), &[7; 40]], 0, Err(Uncounted::LinkFragment));
+    check(105, &[&wlan(0, 0, 1, &[]), &ip], 0, Ok(77));
+    // Null, QoS null, management, control, another version.
+    for first in [0x48, 0xc8, 0x80, 0xd4, 0x09] {
+        check(105, &[&[first], &wlan(0, 0, 0, &[])[1..], &ip], 0, Err(Uncounted::NotIp));
+    }
+}
+
+#[test]
+fn radiotap_flags_are_found_behind_all_words_and_the_timer() {
+    let body = [&wlan(8, 0, 0, &[0, 0])[..], &[0, 0], &SNAP_IPV4, &v4(0), &[1, 2, 3, 4]].concat();
+    // Padded to 28 bytes of header; 20 bytes of IP on the wire, and a check sequence.
+    let flags: u8 = 0x10 | 0x20;
+    let one = [&[0u8, 0, 9, 0][..], &le32s(&[2]), &[flags]].concat();
+    let timer = [&[0u8, 0, 17, 0][..], &le32s(&[3]), &[7; 8], &[flags]].concat();
+    let words = [0x8000_0003, 0xa000_0020, 0x20];
+    let words = [&[0u8, 0, 26, 0][..], &le32s(&words), &[7; 8], &[flags, 1]].concat();
+    for header in [one, timer, words] {
+        let wire = (header.len() + body.len()) as u32;
+        check(127, &[&header, &body], wire, Ok(20));
+    }
+    check(127, &[&[0, 0, 7, 0, 0, 0, 0, 0], &body], 0, Err(Uncounted::BadLink));
+    check(127, &[&[0, 0, 8, 0, 0, 0, 0, 0x80], &body], 0, Err(Uncounted::BadLink));
+    let no_frame = [&[0u8, 0, 9, 0][..], &le32s(&[1 << 26]), &[0]].concat();
+    check(127, &[&no_frame, &body], 0, Err(Uncounted::NotIp));
+}
+
+#[test]
+fn metadata_name_the_link_type_of_the_frame_within() {
+    let ip = v4(77);
+    let pktap = |length: u32, link: u32| {
+        let mut header = le32s(&[length, 1, link]);
+        header.resize(length as usize, 0);
+        header
+    };
+    for number in [149, 258] {
+        check(number, &[&pktap(108, 12), &ip], 0, Ok(77));
+        check(number, &[&pktap(156, 258), &pktap(108, 0), &[2, 0, 0, 0], &ip], 0, Ok(77));
+        check(number, &[&pktap(108, 195), &ip], 0, Err(Uncounted::LinkType));
+        let frame = [pktap(108, 195), ip.clone()].concat();
+        assert_eq!(link::unread_number(LinkType::new(number), &frame), 195);
+    }
+    check(258, &[&le32s(&[12, 1, 12]), &ip], 0, Err(Uncounted::BadLink));
+    check(149, &[&le32s(&[12, 1, 12]), &ip], 0, Err(Uncounted::LinkType));
+    assert_eq!(link::unread_number(LinkType::User2, &[0; 60]), 149);
+    assert_eq!(link::unread_number(LinkType::Other(147), &[]), 147);
+    let ppi = [0, 0, 8, 0, 12, 0, 0, 0];
+    check(192, &[&ppi, &ip], 0, Ok(77));
+    check(192, &[&[0, 0, 4, 0, 12, 0, 0, 0], &ip], 0, Err(Uncounted::BadLink));
+    // A frame that is nothing but metadata within metadata ends.
+    let deep = pktap(108, 258).repeat(2000);
+    check(258, &[&deep], 0, Err(Uncounted::TruncatedLink));
+}
+
+#[test]
+fn nflog_attributes_are_read_in_either_byte_order() {
+    let ip = v4(0);
+    let little = |family: u8, more: &[u8]| {
+        [&[family, 0, 0, 5][..], more, &[24, 0, 9, 0], &ip, &[8, 0, 11, 0, 0, 0, 0, 0]].concat()
+    };
+    let named = [8, 0, 1, 0, 8, 0, 0, 0, 7, 0, 10, 0, b'a', b'b', 0, 0];
+    let big = [&[2u8, 0, 0, 5, 0, 7, 0, 10, b'a', b'b', 0, 0, 0, 24, 0, 9][..], &ip].concat();
+    // The length of the attribute stands for the length on the wire.
+    check(239, &[&little(2, &[])], 500, Ok(20));
+    check(239, &[&little(7, &named)], 500, Ok(20));
+    check(239, &[&big], 500, Ok(20));
+    check(239, &[&little(7, &[])], 500, Err(Uncounted::NotIp));
+    check(239, &[&[2, 0, 0, 5, 3, 0, 1, 0]], 500, Err(Uncounted::BadLink));
+    check(239, &[&[2, 0, 0, 5, 8, 0, 5, 0, 0, 0, 0, 0]], 12, Err(Uncounted::NotIp));
+    check(239, &[&[2, 0, 0, 5, 8, 0, 5, 0, 0, 0, 0, 0]], 50, Err(Uncounted::TruncatedLink));
+}
+
+#[test]
+fn frame_relay_has_addresses_of_any_length_and_two_encapsulations() {
+    let ip = v4(77);
+    for address in [&[0x18, 0x41][..], &[0x18, 0x40, 0x11], &[0x18, 0x40, 0x10, 0x21]] {
+        check(107, &[address, &[3, 0xcc], &ip], 0, Ok(77));
+        check(107, &[address, &[3, 0, 0xcc], &ip], 0, Ok(77));
+        check(107, &[address, &[3, 0x8e], &v6(10, 17)], 0, Ok(50));
+        check(107, &[address, &[3, 0xcf, 0, 0x21], &ip], 0, Ok(77));
+        check(107, &[address, &[3, 0x80, 0, 0, 0, 8, 0], &ip], 0, Ok(77));
+        check(107, &[address, &[8, 0], &ip], 0, Ok(77));
+        let bridged = [&[3u8, 0x80, 0, 0x80, 0xc2, 0, 7][..], &MACS, &[8, 0]].concat();
+        check(107, &[address, &bridged, &ip], 0, Ok(77));
+        check(107, &[address, &[3, 8], &ip], 0, Err(Uncounted::NotIp));
+        check(107, &[address, &[0xaf], &ip], 0, Err(Uncounted::NotIp));
+    }
+    check(107, &[&[0, 1, 8, 0], &ip], 0, Err(Uncounted::NotIp));
+    check(107, &[&[0x18, 0x40, 0x10, 0x20, 0x21, 3, 0xcc], &ip], 0, Err(Uncounted::BadLink));
+}
+
+#[test]
+fn bytes_of_any_kind_are_answered_under_every_link_type() {
+    let mut state = 7u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    let starts: [&[u8]; 9] = [
+        &[],
+        &[0x88, 0x02, 0, 0],
+        &[0, 0, 8, 0],
+        &[0x44, 0, 0, 0],
+        &[0x80, 0x21, 0x10, 1, 0, 0, 0, 64],
+        &[108, 0, 0, 0, 1, 0, 0, 0, 127, 0, 0, 0],
+        &[2, 0, 0, 0, 8, 0, 1, 0],
+        &[0x18, 0x41, 3],
+        &SNAP_IPV4,
+    ];
+    for _ in 0..20_000 {
+        let number = random(300) as u32;
+        let mut frame = starts[random(starts.len())].to_vec();
+        frame.resize_with(frame.len() + random(160), || random(256) as u8);
+        for end in [frame.len(), random(frame.len() + 1)] {
+            let link = LinkType::new(number);
+            let found = decode(link, &frame[..end], random(2) as u32 * 2000);
+            if found == Err(Uncounted::LinkType) {
+                link::unread_number(link, &frame[..end]);
+            }
+        }
+    }
+}

@@ -103,6 +103,10 @@ impl LinkType {
 
     /// The name that libpcap has for the number of a link type.
     pub fn name(number: u32) -> Option<String> {
+        const USER: u32 = 147;
+        if (USER..USER + 16).contains(&number) {
+            return Some(format!("USER{}", number - USER));
+        }
         let number = i32::try_from(number).ok()?;
         pcap::Linktype(number).get_name().ok()
     }

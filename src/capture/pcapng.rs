@@ -367,9 +367,12 @@ impl Description {
         repeated: &mut Option<Repeated>,
     ) -> Result<Step, Fault> {
         if self.option_left > 0 {
-            let count = (options.rest.len() as u32).min(self.option_left).max(1);
-            self.option_left -= count.min(self.option_left);
-            return Ok(if options.rest.is_empty() { Step::Need(1) } else { Step::Over(count) });
+            if options.rest.is_empty() {
+                return Ok(Step::Need(1));
+            }
+            let count = self.option_left.min(options.rest.len() as u32);
+            self.option_left -= count;
+            return Ok(Step::Over(count));
         }
         if left < OPTION_HEAD {
             self.read = true;

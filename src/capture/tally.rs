@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::LinkType;
 
 /// The most numbers of link types that are counted each by itself: hostile captures name any number.
-pub const LINK_TYPES_MAX: usize = 64;
+pub const LINK_TYPES_MAX: usize = 16;
 
 /// Why a frame was not counted. The first reason that applies, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -234,9 +234,9 @@ mod tests {
         let mut two = Tally::default();
         (3000..3010).for_each(|number| two.pass_link_type(number));
         two.merge(&one);
-        assert_eq!((one.link_types().count(), two.link_types().count()), (64, 64));
+        assert_eq!((one.link_types().count(), two.link_types().count()), (16, 16));
         assert_eq!(two.uncounted(Uncounted::LinkType), 1010);
         let texts: Vec<String> = two.uncounted_texts().collect();
-        assert!(texts[0].ends_with(", 946 of others)"), "{texts:?}");
+        assert!(texts[0].ends_with(", 994 of others)"), "{texts:?}");
     }
 }

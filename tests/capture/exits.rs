@@ -124,3 +124,39 @@ fn brokers_that_are_not_there_are_unavailable() {
     let line = format!("capture a.pcap --to kafka://127.0.0.1:{port}/floodmark-flows-v1");
     place.floodmark(&line).run().expect(69).says(&[&format!("127.0.0.1:{port}")]);
 }
+
+#[test]
+fn unread_link_type_is_named_with_its_number_and_count() {
+    let place = place();
+    let mut capture = pcap(&[
+        packet(1_000, "10.0.0.1", "10.0.0.2", 1200),
+        packet(2_000, "10.0.0.1", "10.0.0.2", 1200),
+    ]);
+    capture[20..24].copy_from_slice(&147u32.to_le_bytes());
+    place.write("b.pcap", capture);
+    let text = "2 of a link type that is not supported (2 of 147 USER0)";
+    let done = place.floodmark("capture a.pcap b.pcap --to - --log-format text").run().expect(0);
+    done.says(&["counted 1 of 3 frames", text]);
+    place.write("limits.json", "[]");
+    let done = place.floodmark("replay a.pcap b.pcap --limits limits.json").run().expect(0);
+    done.says(&["counted 1 of 3 frames", text]);
+}
+
+#[test]
+fn interface_option_that_is_there_twice_is_warned_of_once() {
+    let place = place();
+    let block = |kind: u32, body: &[u8]| {
+        let length = (body.len() as u32 + 12).to_le_bytes();
+        [&kind.to_le_bytes()[..], &length, body, &length].concat()
+    };
+    let section = [&[0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0][..], &[0xff; 8]].concat();
+    let resolution = [9, 0, 1, 0, 6, 0, 0, 0, 9, 0, 1, 0, 3, 0, 0, 0];
+    let interface = block(1, &[&[1, 0, 0, 0, 0, 0, 0, 0][..], &resolution].concat());
+    let capture = [block(0x0a0d_0d0a, &section), interface.clone(), interface].concat();
+    place.write("twice.pcapng", capture);
+    place.write("limits.json", "[]");
+    let done = place.floodmark("replay twice.pcapng --limits limits.json").run().expect(0);
+    let text = "interface 0 has if_tsresol twice; the first one holds";
+    let done = done.says(&["\"twice.pcapng\"", text]);
+    assert_eq!(done.stderr.matches("if_tsresol").count(), 1, "{}", done.stderr);
+}
