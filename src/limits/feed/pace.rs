@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 /// Without notifications a table is read this often, and with them looked at.
 const POLL: Duration = Duration::from_secs(1);
 
-/// A poll takes at most this part of the time.
+/// A poll takes at most this part of the time, unless it is quick.
 const POLL_PART: u32 = 20;
+
+/// A poll that takes no longer burdens no server, and may have taken longer than usual by chance.
+const QUICK_POLL: Duration = Duration::from_millis(100);
 
 /// Where changes are notified, the table is read at least this often all the same: one who writes may
 /// have turned triggers off.
@@ -74,6 +77,7 @@ impl Pace {
         }
         match self.refresh {
             Some(refresh) => self.began + refresh,
+            None if self.took <= QUICK_POLL => now + POLL,
             None => (now + POLL).max(self.began + self.took * POLL_PART),
         }
     }
@@ -101,9 +105,11 @@ mod tests {
     }
 
     #[test]
-    fn a_poll_takes_a_twentieth_at_most() {
-        let (now, quick) = pace(None, 2 * MS, 0);
-        assert_eq!(quick.next_look(now), now + POLL);
+    fn poll_that_is_not_quick_takes_a_twentieth_at_most() {
+        for took in [2 * MS, QUICK_POLL] {
+            let (now, quick) = pace(None, took, 0);
+            assert_eq!(quick.next_look(now), now + POLL);
+        }
         let (now, slow) = pace(None, 400 * MS, 0);
         assert_eq!(slow.next_look(now), now + 7600 * MS);
         assert!(slow.reads_anyway(false, now) && !slow.reads_anyway(true, now));
