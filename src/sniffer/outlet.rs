@@ -92,6 +92,12 @@ const FINISH_INTERVAL: Duration = Duration::from_millis(5);
 /// How often it asks whether to wait on.
 const GIVE_UP_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long lines may wait until nobody seems to read them.
+const READER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the lines of a command that fails may take to be written yet.
+const DROP_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Lines in a file, or on standard output.
 pub struct Lines {
     writer: Writer,
@@ -167,6 +173,14 @@ impl Lines {
     }
 }
 
+impl Drop for Lines {
+    /// What was taken before something else has failed is still written, if that goes on.
+    fn drop(&mut self) {
+        let began = Instant::now();
+        let _ = self.finish(&mut || began.elapsed() >= DROP_TIMEOUT);
+    }
+}
+
 impl Outlet for Lines {
     fn take(&mut self, records: &[Record]) -> Result<(), WriteError> {
         for record in records {
@@ -216,7 +230,7 @@ impl Outlet for Lines {
     }
 
     fn unreachable_since(&self) -> Option<Instant> {
-        self.written.1
+        self.written.1.filter(|since| since.elapsed() >= READER_PATIENCE)
     }
 
     fn unreachable(&self) -> &'static str {

@@ -1,7 +1,7 @@
 //! Input that keeps coming: what is known is sent, also when nothing more comes.
 
 use super::records;
-use crate::replay::pcap::packet;
+use crate::replay::pcap::{packet, pcap};
 use crate::replay::pipes::Feed;
 use crate::replay::run::{Place, Whom};
 
@@ -44,4 +44,17 @@ fn an_interrupt_sends_what_came_before_it() {
         assert!(sent > 0 && sent <= count as i64, "{sent} of {count}");
         done.says(&[&format!("sent 1 records of {sent} packets")]);
     }
+}
+
+#[test]
+fn output_that_nobody_reads_is_named_and_loses_nothing() {
+    let place = Place::new();
+    // More lines than a pipe holds.
+    let packets: Vec<_> =
+        (0..2000).map(|number| packet(number, "10.0.0.1", "10.0.0.2", 100)).collect();
+    place.write("a.pcap", pcap(&packets));
+    let mut run = place.floodmark("capture a.pcap --to - --aggregate off").start();
+    run.wait_for("waiting until all that was captured has arrived");
+    let done = run.finish().expect(0).says(&["sent 2000 records", "2000 lines"]);
+    assert_eq!(records(&done.stdout).len(), 2000);
 }
