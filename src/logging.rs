@@ -96,7 +96,7 @@ pub fn flush() {
     stderr::flush();
 }
 
-/// How many lines of the log were dropped since nobody read them.
+/// Returns the number of log lines dropped because nobody read them.
 pub fn dropped_lines() -> u64 {
     stderr::dropped_lines()
 }

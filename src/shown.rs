@@ -11,7 +11,7 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
-/// What stands in the place of a password.
+/// The replacement of a hidden password.
 const HIDDEN: &str = "***";
 
 /// Whether a terminal could take a character as an order, or show text in another order than it has:

@@ -1,4 +1,4 @@
-//! What is shown: no password, and nothing that acts on a terminal.
+//! Output for people: no password, and nothing that acts on a terminal.
 
 use std::os::unix::fs::PermissionsExt;
 

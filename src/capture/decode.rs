@@ -16,7 +16,7 @@ use super::wireless;
 pub(super) struct Rest<'a> {
     /// Those that were captured.
     bytes: &'a [u8],
-    /// How many there were on the wire.
+    /// Bytes of the frame on the wire.
     wire: u32,
 }
 
@@ -86,7 +86,7 @@ pub(super) enum Layer {
     /// IEEE 802.11.
     Wlan(wireless::Radio),
     Llc,
-    /// What follows LLC or an NLPID that announce it.
+    /// A SNAP header, announced by LLC or an NLPID.
     Snap {
         /// Bytes between the header and a bridged Ethernet frame.
         bridge_padding: usize,

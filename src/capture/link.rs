@@ -120,7 +120,7 @@ pub(super) fn header(link: LinkType, rest: &mut Rest<'_>) -> Result<Layer, Uncou
             let family: [u8; 4] = rest.array(0)?;
             match u32::from_be_bytes(family).min(u32::from_le_bytes(family)) {
                 2 => fixed(Layer::Ipv4, 4),
-                // What the BSDs, FreeBSD and Darwin call IPv6.
+                // AF_INET6 of the BSDs, FreeBSD and Darwin.
                 24 | 28 | 30 => fixed(Layer::Ipv6, 4),
                 _ => Err(Uncounted::NotIp),
             }

@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "URI")]
     to: Vec<String>,
 
-    /// How long standard output, a FIFO or a file with a full queue may take nothing before it is detached
+    /// Time after which standard output, a FIFO or a file with a full queue that takes nothing is detached
     ///
     /// Only if there is another --to: the others go on, and what is not written is counted. A topic, and
     /// the last --to that is left, are waited for.
@@ -225,7 +225,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     live::execute(cluster, &equal, &mut waiting, shared, lead)
 }
 
-/// What the first worker leads with. `restarted`: the processes of this run were started again.
+/// Opens everything the leader needs. `restarted`: the supervisor has started the processes of this run again.
 fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Result<Lead, Failure> {
     let leader = Arc::new(OnceLock::<Thread>::new());
     let limits = args.judging.limits()?.into_iter();

@@ -429,7 +429,7 @@ impl<'a> Meeting<'a> {
             .map(|(process, host)| format!("{process} at {host}"))
             .collect();
         let seconds = WAIT_FOR_PROCESSES.as_secs();
-        // Who has joined with the right secret was turned away for a mistake that is mended.
+        // A process that joined later with the right secret has had its mistake mended.
         let turned_away =
             self.turned_away.iter().filter(|(process, _)| !joined.contains_key(process));
         let reasons: String = turned_away.map(|(_, why)| format!("; {why}")).collect();

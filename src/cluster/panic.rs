@@ -19,7 +19,7 @@ pub const PANIC_WORKER: &str = "FLOODMARK_PANIC_WORKER";
 /// once.
 const PANIC_WHEN: &str = "FLOODMARK_PANIC_WHEN";
 
-/// How long it may take to say why a thread has panicked.
+/// Time limit for reporting the message of a panic.
 const TELL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn panic_if_asked_to(worker: usize) {

@@ -75,7 +75,7 @@ pub struct Counts {
     pub records: u64,
     /// The records among them that state bytes and no packets, and count as one packet.
     pub without_packets: u64,
-    /// What was in them that is rightly no record, by reason.
+    /// Items in them that are rightly no record, by reason.
     pub skipped: BTreeMap<&'static str, u64>,
     /// What was not written, by reason.
     pub bad: BTreeMap<&'static str, u64>,
@@ -95,7 +95,7 @@ impl Counts {
     }
 }
 
-/// How many there are, and the number of each reason.
+/// Returns the total, and a text with the number of each reason.
 fn by_reason(counts: &BTreeMap<&'static str, u64>) -> (u64, String) {
     let reasons: Vec<String> =
         counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();

@@ -1,4 +1,4 @@
-//! Where a JSON value ends, in bytes that come bit by bit: no more of JSON than that takes.
+//! Finds the end of a JSON value in bytes that arrive in parts. It parses no more of JSON than that takes.
 
 /// A value that is deeper than this is broken. It bounds what a scanner holds.
 const DEPTH_MAX: usize = 1 << 16;

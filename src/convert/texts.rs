@@ -61,7 +61,7 @@ pub(super) struct Texts {
     pub(super) line: u64,
 }
 
-/// What is done about the bytes at hand.
+/// The decision about the buffered bytes.
 enum Found {
     /// A message.
     Message(Line),

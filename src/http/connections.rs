@@ -44,19 +44,19 @@ const ADDRESS_MAX: usize = 128;
 /// The part of the file descriptors of the process that connections may take: one in so many.
 const DESCRIPTORS_PART: u64 = 4;
 
-/// How long the head of a request may take to arrive, and how long a connection may be idle.
+/// Time limit for the head of a request to arrive, and for a connection to be idle.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client may take nothing of its answer.
+/// Time limit for a client that takes nothing of its answer.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection lasts at most.
+/// Greatest lifetime of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Requests of one connection.
 const REQUESTS_MAX: usize = 1000;
 
-/// What is kept at most of the head of a request, and of an answer before its client takes it.
+/// Greatest size of the head of a request, and of the buffered part of an answer, in bytes.
 const BUFFER_MAX: usize = 16 << 10;
 
 /// Connections that the system keeps for the server until they are accepted.
@@ -65,7 +65,7 @@ const BACKLOG: i32 = 1024;
 /// The pause after an error of the listener, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long answers may take to get out when the server ends.
+/// Time limit for answers under way when the server shuts down.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The key of connections that share a bound: an address, or the network of an IPv6 address, of which
@@ -246,7 +246,7 @@ pub(super) async fn serve(
         let connection = graceful.watch(http.serve_connection(io, service));
         let task = tokio::spawn(async move {
             let _place = place;
-            // Whoever has gone, or sent something that is no request, gets no answer.
+            // A client that has disconnected, or sent no HTTP request, gets no answer.
             let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
         });
         table.started(number, task.abort_handle());
@@ -332,7 +332,7 @@ impl Watched {
         self.activity.moved_ms.store(self.table.now_ms(), Ordering::Relaxed);
     }
 
-    /// What became of a write.
+    /// Records the result of a write, for the write timeout.
     fn written<T>(
         &mut self,
         context: &mut Context<'_>,

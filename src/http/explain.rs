@@ -33,7 +33,7 @@ pub(super) const PATH: &str = "/api/v1/explain";
 /// How long an answer may take. It comes with a tick, of which there are many a second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an answer may take to get out. Its client keeps others from being answered meanwhile.
+/// Time limit for a client to take its answer. Others wait for the slot of that answer meanwhile.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The size of a part of an answer, and how many of them wait for the client.

@@ -32,7 +32,7 @@ const WATCH_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// The greatest answer of a broker to one fetch, unless messages may be larger.
 const FETCH_MAX_BYTES: u64 = 8 << 20;
 
-/// How long the brokers may take to hear that a consumer ends.
+/// Time limit for closing a consumer at its brokers.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Of more partitions at a time the log has only their number, unless it is to have everything.

@@ -26,10 +26,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a broker may take to create or to describe a topic.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a topic may be unknown to the broker that is asked: it may have been created just now.
+/// Time for a topic that was created just now to become known to the broker.
 const APPEAR_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long to wait before asking again for a topic that is unknown.
+/// Pause between two requests for a topic that is unknown.
 const APPEAR_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What a topic is to be like that is made.

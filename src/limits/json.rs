@@ -78,7 +78,7 @@ pub(super) fn read_with_ending(
     let cut = Cut::of(text)?;
     let ending = match cut.form {
         Form::Array | Form::Single => Ending::Certain,
-        // Whoever writes lines ends the first one before anything else.
+        // A writer of JSON lines ends the first line before it writes anything else.
         Form::Lines if cut.values.len() == 1 && !text.ends_with('\n') => Ending::Certain,
         Form::Empty | Form::Lines => Ending::Open,
     };

@@ -28,7 +28,7 @@ pub enum Ruling {
     Refused(Reason),
 }
 
-/// How many rows of a table are refused.
+/// The number of refused rows of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refusals {
     /// Rows that are refused.
@@ -72,7 +72,7 @@ impl Table {
         })
     }
 
-    /// How many rows are refused.
+    /// Counts the refused rows.
     pub fn refusal_counts(&self) -> Refusals {
         Refusals { refused: self.refusals().count(), rows: self.verdicts.len() }
     }

@@ -66,7 +66,7 @@ impl Moment {
     }
 }
 
-/// How a wall clock is that can't be followed.
+/// The state of a wall clock that can't be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsteady {
     /// The wall clock shows a time before 2020.
@@ -78,14 +78,14 @@ pub enum Unsteady {
     Back {
         /// By how much it is behind the clock of the run now.
         behind_ms: u64,
-        /// How long ago it was set.
+        /// Time since the clock was set.
         lasting: Duration,
     },
     /// The wall clock was set forward.
     Forward {
         /// By how much it is ahead of the clock of the run now.
         ahead_ms: u64,
-        /// How long ago it was set.
+        /// Time since the clock was set.
         lasting: Duration,
         /// When that is believed.
         believed_in: Duration,
@@ -347,7 +347,7 @@ impl Course {
     }
 }
 
-/// How much later one time is than another, negative if it is earlier.
+/// Returns `time - than`, clamped to 64 bits.
 fn signed(than: u64, time: u64) -> i64 {
     let apart = i64::try_from(time.abs_diff(than)).unwrap_or(i64::MAX);
     if time < than { -apart } else { apart }

@@ -213,7 +213,7 @@ fn clock_set_forward_wrongly_and_back_after_it_was_believed_catches_up() {
     let moment = case.pass(10_000);
     assert!(matches!(moment.unsteady, Some(Unsteady::Back { .. })));
     assert!(moment.now > START + HOUR, "ticks do not go back");
-    // What has come since is no silence.
+    // Records have arrived since, so the partitions are not silent.
     assert_eq!(moment.silence, START + 2 * MINUTE + 10_000 - 30_000);
 }
 

@@ -39,7 +39,7 @@ const EDITS_AHEAD: usize = 2 * TICKS_AHEAD;
 /// The least distance of ticks. Each has a millisecond for its name: more would outrun the clock.
 const APART: Duration = Duration::from_millis(1);
 
-/// How long the leader waits before it looks again whether the wall clock is set.
+/// Pause between two checks of a wall clock that is not set yet.
 const UNSET_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Between two counts of what is held.

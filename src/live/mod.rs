@@ -84,7 +84,7 @@ const TELL_INTERVAL: Duration = Duration::from_millis(100);
 /// Between two looks at whether the run is ready, to log what has changed.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the end of a run waits for dead letters before it logs that, and then again.
+/// Time after which a run that waits for dead letters at its end logs that, and the interval from then on.
 const DEAD_LETTERS_PATIENCE: Duration = Duration::from_secs(1);
 const DEAD_LETTERS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 

@@ -33,7 +33,7 @@ pub(super) struct Facts {
     pub(super) topic: String,
     /// For how long, and why, the brokers of the topic do not answer.
     pub(super) source: Option<(Duration, String)>,
-    /// How the wall clock of the leader is, if it can't be followed.
+    /// The state of the leader's wall clock, if it can't be followed.
     pub(super) clock: Option<Unsteady>,
     /// Those that this process reads.
     pub(super) partitions: Vec<Partition>,
@@ -67,7 +67,7 @@ pub struct Reason {
     pub reason: &'static str,
     /// The same, for people.
     pub text: String,
-    /// How the partition or the sink is that it is about.
+    /// The state of the partition or sink that the reason is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<&'static str>,
     /// The partition that it is about.

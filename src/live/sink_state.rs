@@ -1,4 +1,4 @@
-//! How sinks are, for those who look at a run.
+//! The state of each sink, for metrics and `/readyz`.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use metrics::{counter, gauge};
 use crate::kafka::Outbox;
 use crate::output::writer::{QUEUE_BYTES, Trouble, WriterState};
 
-/// How long a sink may take nothing before that is reported.
+/// Time after which a sink that takes nothing is reported.
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The same of a topic, whose brokers take longer; and how old a line may be that waits.
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest time between two looks that counts as observed: a process that was stopped has seen nothing.
 const OBSERVED_MAX: Duration = Duration::from_secs(1);
 
-/// How a sink is.
+/// The state of a sink.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SinkState {
     pub(super) name: String,
@@ -24,7 +24,7 @@ pub(super) struct SinkState {
     pub(super) waiting: u64,
     pub(super) is_stream: bool,
     pub(super) unreachable: Option<Instant>,
-    /// How long nothing of what waits was taken.
+    /// Time since the sink last took something of its queue.
     pub(super) stands: Duration,
     pub(super) fault: Option<Fault>,
     /// Whether it keeps the ticks of the run waiting, or soon will.
@@ -122,7 +122,7 @@ impl SinkState {
         }
     }
 
-    /// What waits.
+    /// The unit of the queue.
     pub(super) fn unit(&self) -> &'static str {
         if self.is_stream { "bytes" } else { "messages" }
     }

@@ -19,7 +19,7 @@ use crate::limits::catalog::{Catalog, LimitSet};
 use crate::output::difference::{Difference, Shown};
 use crate::output::{change, totals};
 
-/// How often a run that ends logs what it still waits for.
+/// Interval at which a run that shuts down logs the sinks it still waits for.
 const FINISH_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The same for the first time.
@@ -135,7 +135,7 @@ impl Sinks {
         ended
     }
 
-    /// How each sink is.
+    /// Returns the state of each sink.
     pub(super) fn states(&mut self) -> Vec<SinkState> {
         let mut stood = std::mem::take(&mut self.stood);
         let of_topic = |outbox: &mut Outbox| {

@@ -64,8 +64,7 @@ struct Known {
     was_ready: bool,
 }
 
-/// What reasons of one kind have in common: their name, and the partition, the limits, or the topic or sink
-/// they are about.
+/// The identity of a reason: its name, and the partition, the limits, or the topic or sink that it is about.
 type Kind = (&'static str, Option<u32>, Option<LimitSet>, Option<String>);
 
 /// How far a run has come.
@@ -176,7 +175,7 @@ impl Status {
         known.sinks = sinks;
     }
 
-    /// How the leader's wall clock is, if it can't be followed.
+    /// Sets the state of the leader's wall clock, if it can't be followed.
     pub(super) fn clock(&self, clock: Option<Unsteady>) {
         self.lock().clock = clock;
     }

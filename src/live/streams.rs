@@ -16,8 +16,7 @@ use crate::output::difference::Shown;
 use crate::output::writer::{Trouble, Writer, WriterState};
 use crate::output::{Format, table};
 
-/// How long a reader may take nothing before its stream is detached, if the changes go elsewhere, too, unless
-/// said otherwise.
+/// Default time after which a stream that takes nothing is detached, if the changes also go elsewhere.
 const DETACH_AFTER: Duration = Duration::from_secs(60);
 
 /// A stream of lines. It is detached if it would keep the other sinks of a run waiting.

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How long a line may take to be written until the reader counts as absent.
+/// Time limit for writing a line; after it the reader counts as absent.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Bytes of lines that may wait for an absent reader.
 const QUEUE_BYTES: usize = 1 << 20;
 
-/// How long the end of the process waits for lines that are not written.
+/// Time limit for writing the queued lines at the end of the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Lines that were not written and never will be.
@@ -28,7 +28,7 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// How many lines were dropped.
+/// Returns the number of dropped lines.
 pub(super) fn dropped_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
@@ -93,7 +93,7 @@ struct Log {
 struct Queue {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// How many lines were accepted, and how many of them were written or given up.
+    /// Numbers of lines accepted, and of those written or given up.
     accepted: u64,
     handled: u64,
     /// Whether the last line was not written in time.

@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 /// whose reader stops are whole lines, unless one is longer.
 const PIECE: usize = 4096;
 
-/// How long a write waits for a reader, in milliseconds.
+/// Time limit for a write to a reader that takes nothing, in milliseconds.
 const READER_TIMEOUT_MS: u16 = 100;
 
 /// Why bytes can't be written now.
@@ -98,7 +98,7 @@ impl Target {
         Ok(Target { path: None, opened: Some(opened), kind, failed: false })
     }
 
-    /// What a name stands for. A file is made if there is none; a FIFO may wait for a reader.
+    /// Opens the target with this name. Creates a missing file; a FIFO may wait for a reader.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let (path, kind) = (Some(path.to_owned()), Kind::Fifo);
         let mut target = Target { path, opened: None, kind, failed: false };
@@ -189,7 +189,7 @@ impl Target {
         }
         let is_full = |code| [Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG].contains(&code);
         if self.path.is_some() && !is_full(Errno::from_raw(error.raw_os_error().unwrap_or(0))) {
-            // What the name stands for may be well again while what is open is not.
+            // The open file may be broken for good while the name leads to a sound one.
             self.opened = None;
         }
         Obstacle::Failed(error)

@@ -16,13 +16,13 @@ use crate::error::{Exit, Failure};
 /// Bytes that may wait when another tick begins: as many as for a topic.
 pub const QUEUE_BYTES: usize = 64 << 20;
 
-/// How long after a failure the next attempt follows.
+/// Pause between a failure and the next attempt.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the thread looks for a reader.
+/// Interval at which the thread looks for a reader.
 const READER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often the thread looks at the other end of a pipe while there is nothing to write.
+/// Interval at which an idle thread checks the other end of its pipe.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Standard output, a FIFO, a device or a file, written by a thread of its own.
@@ -53,7 +53,7 @@ pub struct WriterState {
     pub newest_durable: Option<u64>,
     /// When the oldest of the waiting lines was accepted.
     pub waiting_since: Option<Instant>,
-    /// What is in the way.
+    /// The reason why nothing is written at the moment.
     pub trouble: Option<Trouble>,
     /// Why nothing can be written any more: the reader has gone.
     pub closed: Option<String>,

@@ -69,11 +69,11 @@ pub trait Outlet {
     fn is_full(&self) -> bool;
     /// Since when it reaches nobody, if that is so.
     fn unreachable_since(&self) -> Option<Instant>;
-    /// What it is then.
+    /// The text logged when the output stops taking anything.
     fn unreachable(&self) -> &'static str {
         "no broker can be reached"
     }
-    /// What it is after that.
+    /// The text logged when the output goes on.
     fn reachable(&self) -> &'static str {
         "a broker can be reached again"
     }
@@ -86,16 +86,16 @@ pub trait Outlet {
 /// Bytes of lines that are handed over at once.
 const CHUNK_BYTES: usize = 1 << 16;
 
-/// How often the end looks at whether all is written.
+/// Interval at which the shutdown checks whether all lines are written.
 const FINISH_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How often it asks whether to wait on.
+/// Interval at which the shutdown checks for an interrupt.
 const GIVE_UP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long lines may wait until nobody seems to read them.
+/// Time after which lines that wait are reported as unread.
 const READER_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long the lines of a command that fails may take to be written yet.
+/// Time limit for writing the remaining lines of a command that fails.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Lines in a file, or on standard output.
@@ -174,7 +174,7 @@ impl Lines {
 }
 
 impl Drop for Lines {
-    /// What was taken before something else has failed is still written, if that goes on.
+    /// Writes the lines accepted before another part failed, as long as the output takes them.
     fn drop(&mut self) {
         let began = Instant::now();
         let _ = self.finish(&mut || began.elapsed() >= DROP_TIMEOUT);

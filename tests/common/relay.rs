@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::postgres::Database;
 
-/// What becomes of LISTEN.
+/// The treatment of LISTEN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Listen {
     Passes,
@@ -32,7 +32,7 @@ struct Shared {
     most: AtomicUsize,
     /// For each connection, whether everything on it is lost from now on.
     forgotten: Mutex<Vec<Arc<AtomicBool>>>,
-    /// What clients have asked: the text of statements, and the names of prepared ones.
+    /// Statements of clients: their texts, and the names of prepared ones.
     statements: Mutex<Vec<String>>,
     names: Mutex<Vec<String>>,
 }

@@ -177,7 +177,7 @@ fn what_is_missing_is_named() {
         let done = place.floodmark(&format!("run {options}")).run().expect(code);
         assert_eq!(done.says(&says).stdout, "");
     }
-    // What librdkafka refuses to begin with: not an end that a restart mends.
+    // librdkafka refuses these options at creation: no restart mends them.
     for (options, says) in [
         ("security.protocol=ssl -X ssl.ca.location=none.pem", ["ssl.ca.location", "none.pem"]),
         ("security.protocol=sasl_plaintext", ["security.protocol", "-X sasl.mechanism="]),

@@ -239,7 +239,7 @@ fn file_that_would_exceed_the_limit_is_an_error_of_every_command() {
     }
 }
 
-/// Whoever collects the log may sleep.
+/// The process that collects the log may sleep.
 #[test]
 fn log_that_nobody_reads_does_not_stop_the_run() {
     let place = Place::new();

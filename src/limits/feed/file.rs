@@ -90,7 +90,7 @@ pub(super) struct FileFeed {
     seen: Option<(Stamp, Instant)>,
     /// Since when there is something in it that was not read.
     unread: Option<Instant>,
-    /// What it was when its text was found to be unfinished, perhaps.
+    /// The stamp of the file when its text seemed unfinished.
     unfinished: Option<Stamp>,
     /// Since when there is no file.
     missing: Option<Instant>,
@@ -325,7 +325,7 @@ impl FileFeed {
     }
 }
 
-/// How long a file waits whose text does not tell that it is whole.
+/// The waiting time for a file whose text does not show that it is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Patience {
     /// It is known to be whole.

@@ -27,7 +27,7 @@ const ATTEMPTS: u32 = 3;
 /// So long the second connection may take.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 
-/// What is known of notifications over a connection.
+/// Whether notifications arrive over a connection, as far as a check has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Hearing {
     /// Nothing yet.
@@ -185,8 +185,8 @@ impl Checks {
                     return;
                 }
                 self.conclude(Hearing::Lost);
-                // Whoever gets this server process from the pool next should not hear for us. It may be
-                // another one; then nothing is lost.
+                // The next client of this server process in the pool must not receive our
+                // notifications. Another server process may answer; then nothing is lost.
                 let _ = session.unlisten().await;
             }
         }

@@ -59,7 +59,7 @@ impl Health {
         known.or(stuck)
     }
 
-    /// How many rows the last reading refused.
+    /// The number of rows that the last reading refused.
     pub fn refusals(&self) -> Refusals {
         self.shared().refusals
     }

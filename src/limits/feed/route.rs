@@ -1,4 +1,4 @@
-//! How changes of a table are noticed, for the log and a metric.
+//! The route by which changes of a table are noticed: logs it, and exports it as a metric.
 
 use metrics::gauge;
 
@@ -6,7 +6,7 @@ use super::hearing::Hearing;
 use crate::limits::catalog::LimitSet;
 use crate::limits::postgres::TableName;
 
-/// How changes of a table are noticed.
+/// The route by which changes of a table are noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Route {
     /// By a reading each second, since the table notifies of nothing.

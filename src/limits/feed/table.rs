@@ -1,8 +1,8 @@
 //! A table of limits in PostgreSQL that is followed.
 //!
-//! Where the table has the trigger that notifies (`floodmark limits init`), and its notifications arrive, it
-//! is read when that says so, and looked at once a second: whether it is still the same table, and the
-//! connection still there. Else it is read once a second.
+//! A table with the trigger that notifies (`floodmark limits init`), whose notifications arrive, is read at
+//! each notification; once a second a cheap look checks that table and connection are still the same. Any
+//! other table is read once a second.
 
 use std::time::Instant;
 
@@ -178,7 +178,7 @@ impl Reader {
         self.told = Some(snapshot.shape);
         self.pace.read(began);
         if self.pace.rests_long() {
-            // What lies between would forget an idle connection, and tell nobody.
+            // A firewall on the path may drop an idle connection without telling either end.
             self.session = None;
         }
         Ok(edits)

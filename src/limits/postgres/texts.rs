@@ -19,7 +19,7 @@ pub(super) const ANY_BYTES: &str = "SQL_ASCII";
 /// So many texts are converted at once.
 const TEXTS_AT_ONCE: usize = 5000;
 
-/// How texts leave the server.
+/// The encoding in which texts leave the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     /// As texts.
@@ -58,7 +58,7 @@ impl Encoding {
 /// Reads the texts of rows.
 pub(super) struct Reader {
     encoding: Encoding,
-    /// What texts that are not ASCII are in UTF-8; `None`: nothing.
+    /// The UTF-8 form of texts that are not ASCII; `None` for a text without one.
     converted: HashMap<Vec<u8>, Option<String>>,
 }
 

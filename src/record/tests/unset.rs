@@ -220,7 +220,7 @@ fn record_in_avro_json_is_read_as_without_unions() {
     check(&members(&|name, value| union(name, &union(name, value))), Format::Pmacct, &expected);
     let mark = r#"{"event_type":{"string":"purge_init"},"writer_id":{"string":"default_kafka/1"}}"#;
     check(mark, Format::Pmacct, &[Read::Skipped(Skip::Purge)]);
-    // What is no union is still no number.
+    // An object that is no union is no number either.
     for value in ["{}", "{\"long\":2,\"int\":2}", "{\"count\":2}", "{\"long\":[2]}"] {
         let text = members(&union).replace("{\"long\":2}", value);
         check(&text, Format::Pmacct, &[Read::Bad(Reason::BadNumber { field: "packets" })]);
