@@ -138,9 +138,12 @@ impl Answers for Oracle {
     }
 }
 
-impl Subject for Oracle {
+/// A process that is ready and has done this tick, with these answers.
+struct Ready<A>(u64, A);
+
+impl<A: Answers + 'static> Subject for Ready<A> {
     fn as_of(&self) -> Option<u64> {
-        Some(1_700_000_000_123)
+        Some(self.0)
     }
 
     fn dead(&self) -> Option<String> {
@@ -152,7 +155,7 @@ impl Subject for Oracle {
     }
 
     fn answers(&self) -> Option<&dyn Answers> {
-        Some(self)
+        Some(&self.1)
     }
 
     fn refresh_metrics(&self) {}
@@ -161,7 +164,7 @@ impl Subject for Oracle {
 #[test]
 fn a_question_is_answered_or_refused() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let server = Server::start(any, Arc::new(Oracle)).expect("it serves");
+    let server = Server::start(any, Arc::new(Ready(1_700_000_000_123, Oracle))).expect("it serves");
     let pair = "/api/v1/explain?source=10.0.0.1&destination=10.0.0.2";
     let answer = get(&server, pair);
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("{}\n"), "{answer}");
@@ -212,26 +215,6 @@ impl Answers for Talker {
     }
 }
 
-impl Subject for Talker {
-    fn as_of(&self) -> Option<u64> {
-        Some(1)
-    }
-
-    fn dead(&self) -> Option<String> {
-        None
-    }
-
-    fn readiness(&self) -> Readiness {
-        Readiness { ready: true, details: Map::new() }
-    }
-
-    fn answers(&self) -> Option<&dyn Answers> {
-        Some(self)
-    }
-
-    fn refresh_metrics(&self) {}
-}
-
 const EXPLAIN: &str = "GET /api/v1/explain?source=10.0.0.1&destination=10.0.0.2 HTTP/1.1\r\n\
                        host: localhost\r\nconnection: close\r\n\r\n";
 
@@ -239,7 +222,7 @@ fn talker(bytes: usize) -> (Server, Arc<(AtomicUsize, AtomicUsize)>) {
     let writing = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let talker = Talker { bytes, writing: writing.clone() };
-    (Server::start(any, Arc::new(talker)).expect("it serves"), writing)
+    (Server::start(any, Arc::new(Ready(1, talker))).expect("it serves"), writing)
 }
 
 /// A probe gets its answer within a second.
@@ -292,7 +275,7 @@ fn health_is_answered_while_nobody_takes_large_answers() {
     slow[0].read_exact(&mut [0; 10]).unwrap();
     probe(&server);
     assert!(writing.1.load(Ordering::SeqCst) <= 2, "not all of them are made at once");
-    // Who takes nothing is not waited for.
+    // The server does not wait for clients that take nothing.
     drop(server);
 }
 
