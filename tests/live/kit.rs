@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use floodmark::kafka::{Address, ClientOptions, Outgoing, Producer, Tuning};
 use rdkafka::ClientConfig;
-use rdkafka::admin::AdminClient;
+use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
@@ -293,4 +293,28 @@ pub(super) fn admin(address: &Address) -> AdminClient<DefaultClientContext> {
 /// Waits for an answer to someone who changes topics.
 pub(super) fn wait<T>(answer: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(answer)
+}
+
+/// Deletes the records of a partition before an offset.
+///
+/// The request is repeated, since librdkafka now and then never answers it: without a bound the test would
+/// wait for ever.
+pub(super) fn delete_records(topic: &Address, partition: i32, before: i64) {
+    let mut until = TopicPartitionList::new();
+    until.add_partition_offset(&topic.topic, partition, Offset::Offset(before)).expect("an offset");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime");
+    for _ in 0..5 {
+        // Kept until the answer has come: a client that is dropped does not pass it on.
+        let admin = admin(topic);
+        let options = AdminOptions::new();
+        let answer = admin.delete_records(&until, &options);
+        let answered =
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), answer).await });
+        if let Ok(deleted) = answered {
+            deleted.expect("the records are deleted");
+            return;
+        }
+    }
+    panic!("no broker has answered to delete records of partition {partition} of {topic}");
 }

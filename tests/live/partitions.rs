@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminOptions, NewPartitions};
-use rdkafka::{Offset, TopicPartitionList};
 
-use super::kit::{Feed, LIMITS, admin, committed, wait};
+use super::kit::{Feed, LIMITS, admin, committed, delete_records, wait};
 use crate::common::broker::{Broker, random_name, read_all};
 use crate::common::now_ms;
 use crate::replay::fold::{changes, events, text};
@@ -346,11 +345,7 @@ fn records_that_expire_before_they_are_read_are_no_answer() {
             feed.give(ahead, packet(BEGIN_MS + minute * 60_000, "10.0.0.1", "10.0.0.2", 30_000));
         }
         feed.flush();
-        let mut until = TopicPartitionList::new();
-        until.add_partition_offset(&topic.topic, ahead, Offset::Offset(105)).expect("an offset");
-        // A client that is dropped does not pass on the answer.
-        let admin = admin(&topic);
-        wait(admin.delete_records(&until, &AdminOptions::new())).expect("they are deleted");
+        delete_records(&topic, ahead, 105);
         feed.close(2);
         run.finish().expect(1).says(&[
             &topic.topic,
