@@ -1,9 +1,12 @@
 //! The log on standard error, written by a thread of its own: a collector that reads no more, or a full
 //! disk, must not stop what is logged about.
 //!
-//! As long as the log is read, whoever logs waits until the line is written, so that nothing is missing at
-//! whatever end. Once a line was not written in time, lines wait in a queue; those beyond its bound are
-//! dropped, counted, and the log says how many when it is read again.
+//! As long as the log is read, the logging thread waits until its line is written, so that no line is missing
+//! however the process ends. Once a line was not written in time, lines wait in a queue; those beyond its
+//! bound are dropped and counted, and the log reports their number when it is read again.
+//!
+//! The non-blocking writer of `tracing-appender` bounds lines, not bytes, and never waits: an abort, as after a
+//! panic of a worker, would lose the lines that say why.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
