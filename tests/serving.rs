@@ -99,7 +99,7 @@ fn series(text: &str) -> BTreeMap<String, f64> {
     series
 }
 
-fn scrape(server: SocketAddr) -> BTreeMap<String, f64> {
+pub(crate) fn scrape(server: SocketAddr) -> BTreeMap<String, f64> {
     let answer = ask(server, "/metrics");
     assert_eq!(answer.status, 200);
     assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
@@ -130,7 +130,7 @@ fn reasons(ready: &Value) -> Vec<&str> {
     reasons.iter().map(|reason| reason["reason"].as_str().expect("a kind")).collect()
 }
 
-fn reason<'a>(ready: &'a Value, kind: &str) -> Option<&'a Value> {
+pub(crate) fn reason<'a>(ready: &'a Value, kind: &str) -> Option<&'a Value> {
     ready["reasons"].as_array()?.iter().find(|reason| reason["reason"] == kind)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::anyhow;
@@ -299,10 +299,11 @@ impl Job<'_> {
         let until: Option<BTreeMap<i32, i64>> = args.until_end.then(|| topic.ends());
         let converters = self.converters(cluster.workers).map_err(WriteError::Failed)?;
         let converters: Vec<Mutex<Converter>> = converters.into_iter().map(Mutex::new).collect();
-        let failed = AtomicBool::new(false);
+        let (failed, left) = (AtomicBool::new(false), AtomicU64::new(0));
         let skew = Skew::new(cluster.workers);
         let interrupt = &listen()?;
-        let together = Together { interrupt, failed: &failed, skew: &skew, until: until.as_ref() };
+        let until = until.as_ref();
+        let together = Together { interrupt, failed: &failed, skew: &skew, until, left: &left };
         let ended = cluster.threads(|worker| {
             let index = worker - cluster.process * cluster.workers;
             // Each worker has its own.
@@ -327,7 +328,26 @@ impl Job<'_> {
             .collect();
         say(&converters, &args.to);
         let first = ended.into_iter().find_map(Result::err);
-        first.map_or(Ok(Exit::Done), Err)
+        if let Some(error) = first {
+            return Err(error);
+        }
+        self.exit_of_left(left.into_inner()).map_err(WriteError::Failed)
+    }
+
+    /// The exit of a conversion that has left messages behind an open transaction, if it has.
+    fn exit_of_left(&self, left: u64) -> Outcome {
+        if left == 0 {
+            return Ok(Exit::Done);
+        }
+        let text = format!(
+            "{left} messages are not written: they are behind a transaction that has been open for \
+             longer than --max-transaction"
+        );
+        if self.args.reading.skip_open_transactions {
+            tracing::warn!(left, "{text}");
+            return Ok(Exit::Done);
+        }
+        Err(Failure::new(Exit::Failed, anyhow!("{text}; the error above names it")))
     }
 
     /// A converter for each worker of this process.

@@ -40,6 +40,25 @@ pub struct Reading {
     )]
     pub max_skew: u64,
 
+    /// How long a transaction may keep a topic's messages back before that is an error
+    ///
+    /// Messages behind an open transaction are not read, and their partition holds the watermark.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "FLOODMARK_MAX_TRANSACTION",
+        default_value = "15m",
+        value_parser = values::positive_millis
+    )]
+    pub max_transaction: u64,
+
+    /// After --max-transaction, go on as if nothing were behind the open transaction
+    ///
+    /// Its partition holds the watermark no longer, and messages that come when the transaction ends may
+    /// be too late.
+    #[arg(long, env = "FLOODMARK_SKIP_OPEN_TRANSACTIONS")]
+    pub skip_open_transactions: bool,
+
     /// The zone of times in records that state none
     #[arg(
         long,
@@ -66,6 +85,8 @@ impl Reading {
             idle_timeout: Duration::from_millis(self.idle_timeout),
             max_skew_ms: self.max_skew,
             group: group.to_owned(),
+            max_transaction: Duration::from_millis(self.max_transaction),
+            skip_open_transactions: self.skip_open_transactions,
         }
     }
 

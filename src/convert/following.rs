@@ -1,7 +1,7 @@
 //! The partitions of a topic that one worker reads, as they are or as they go on.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::FULL;
@@ -33,6 +33,8 @@ pub struct Together<'a> {
     pub skew: &'a Skew,
     /// Where to end, by partition; without it, it goes on for ever.
     pub until: Option<&'a BTreeMap<i32, i64>>,
+    /// Messages before that which were not read: they are behind a transaction that is open for too long.
+    pub left: &'a AtomicU64,
 }
 
 /// One worker.
@@ -70,13 +72,19 @@ impl Following<'_> {
 
     fn read_all(&mut self) -> Result<(), WriteError> {
         let (mut looked, mut committed) = (None::<Instant>, Instant::now());
+        let mut stuck = BTreeSet::new();
         loop {
             self.converter.poll()?;
             if looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
-                self.look()?;
+                stuck = self.stuck();
+                self.look(&stuck)?;
                 looked = Some(Instant::now());
             }
-            if self.is_to_end() || self.is_through() {
+            if self.is_to_end() {
+                return Ok(());
+            }
+            if self.is_through(&stuck) {
+                self.together.left.fetch_add(self.left(), Ordering::SeqCst);
                 return Ok(());
             }
             if committed.elapsed() >= COMMIT_INTERVAL {
@@ -102,20 +110,49 @@ impl Following<'_> {
         self.together.interrupt.pressed() || self.together.failed.load(Ordering::SeqCst)
     }
 
-    /// Whether all of its partitions were read up to where they are to end.
-    fn is_through(&self) -> bool {
+    /// The partitions of which nothing more is waited for, where there is an end: the rest is behind a
+    /// transaction that is open for too long.
+    fn stuck(&self) -> BTreeSet<i32> {
+        if self.together.until.is_none() {
+            return BTreeSet::new();
+        }
+        let positions: BTreeMap<i32, i64> = self.source.positions().into_iter().collect();
+        let answers = self.source.topic().answers();
+        let overdue = answers.iter().filter(|answer| {
+            let read = positions.get(&answer.partition).is_some_and(|next| *next >= answer.stable);
+            read && answer.withheld.is_some_and(|withheld| withheld.overdue)
+        });
+        overdue.map(|answer| answer.partition).collect()
+    }
+
+    /// Whether all of its partitions but those that are `stuck` were read up to where they are to end.
+    fn is_through(&self, stuck: &BTreeSet<i32>) -> bool {
         self.together.until.is_some_and(|until| {
             let positions = self.source.positions();
-            positions.iter().all(|(at, next)| until.get(at).is_none_or(|end| next >= end))
+            positions
+                .iter()
+                .all(|(at, next)| stuck.contains(at) || until.get(at).is_none_or(|end| next >= end))
         })
     }
 
+    /// The messages that were not read up to where its partitions are to end.
+    fn left(&self) -> u64 {
+        let Some(until) = self.together.until else { return 0 };
+        let positions = self.source.positions();
+        let left =
+            positions.iter().filter_map(|(at, next)| u64::try_from(until.get(at)? - next).ok());
+        left.sum()
+    }
+
     /// Finds new partitions, and waits where others are behind.
-    fn look(&mut self) -> Result<(), WriteError> {
+    fn look(&mut self, stuck: &BTreeSet<i32>) -> Result<(), WriteError> {
         let until = self.together.until;
         let ends: BTreeMap<i32, i64> = self.source.positions().into_iter().collect();
         let reads = |partition: &i32| match until {
-            Some(until) => until.get(partition).is_some_and(|end| ends[partition] < *end),
+            Some(until) => {
+                let end = until.get(partition);
+                !stuck.contains(partition) && end.is_some_and(|end| ends[partition] < *end)
+            }
             None => true,
         };
         let slowest = skew::slowest(&self.source.states(), &self.source.topic().ends(), |state| {

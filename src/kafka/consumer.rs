@@ -43,6 +43,8 @@ pub(super) enum Polled<'a> {
     End { partition: i32, offset: i64 },
     /// The offset to be read next is no longer, or not yet, in the partition.
     OutOfRange { partition: i32, why: String },
+    /// The topic, or a partition of it, is not there.
+    Unknown,
     /// The client will not get over this by itself.
     Failed { why: String },
 }
@@ -132,12 +134,22 @@ impl Consumer {
     }
 
     /// Says to the brokers how far the group has come, for those who look at its lag.
+    /// `metadata` is kept with each offset.
     pub(super) fn commit(
         &self,
         offsets: &[(i32, i64)],
+        metadata: Option<&str>,
         mode: CommitMode,
     ) -> Result<(), KafkaError> {
-        self.client.commit(&self.list(offsets, Offset::Offset)?, mode)
+        let list = self.list(offsets, Offset::Offset)?;
+        if let Some(metadata) = metadata {
+            for (partition, _) in offsets {
+                if let Some(mut offset) = list.find_partition(&self.topic, *partition) {
+                    offset.set_metadata(metadata);
+                }
+            }
+        }
+        self.client.commit(&list, mode)
     }
 
     fn list(
@@ -207,6 +219,10 @@ unsafe fn polled<'a>(message: &'a rd_kafka_message_s) -> Option<Polled<'a>> {
             let why = unsafe { error_text(message) };
             Some(Polled::OutOfRange { partition, why })
         }
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+        | RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_ID
+        | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
+        | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION => Some(Polled::Unknown),
         code if fatal(code) => {
             // SAFETY: the message is valid.
             let why = unsafe { error_text(message) };

@@ -10,20 +10,26 @@
 //! that is down; and those that no retry mends, which stop the command and are an [`Error`].
 
 mod address;
+mod asker;
 mod consumer;
 mod context;
+mod ends;
 mod error;
+mod lost;
 mod options;
 mod outbox;
 mod producer;
+mod producers;
 mod setup;
 mod source;
 mod times;
+mod topic_id;
 pub mod topics;
 mod watch;
 
 pub use address::{Address, AddressError, SCHEME};
 pub use context::Context;
+pub use ends::{TRANSACTION_PATIENCE, Withheld};
 pub use error::Error;
 pub use options::{ClientOptions, client_config};
 pub use outbox::{Letter, Outbox, origin};

@@ -20,14 +20,13 @@ use floodmark_dataflows::clock::Holds;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::CommitMode;
 
+use super::asker::commit_metadata;
 use super::consumer::{Consumer, Polled};
-use super::watch::{Ends, Start, Watch};
+use super::ends::{Ends, TRANSACTION_PATIENCE, Withheld};
+use super::watch::{Start, Watch};
 use super::{Address, ClientOptions, client_config};
 use crate::error::{Exit, Failure};
 use crate::record::Message;
-
-/// How often the brokers are asked, at most: an operator sees the lag move.
-const WATCH_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
 /// The greatest answer of a broker to one fetch, unless messages may be larger.
 const FETCH_MAX_BYTES: u64 = 8 << 20;
@@ -49,6 +48,11 @@ pub struct SourceOptions {
     pub max_skew_ms: u64,
     /// The group under which offsets are committed.
     pub group: String,
+    /// How long a transaction may be open before that is an error.
+    pub max_transaction: Duration,
+    /// Whether a partition is read on as if there were nothing behind a transaction that is open for
+    /// longer.
+    pub skip_open_transactions: bool,
 }
 
 /// A topic that was opened: once in each process.
@@ -108,10 +112,7 @@ impl Topic {
         source: SourceOptions,
     ) -> Result<Self, Failure> {
         let config = consumer_config(address, options, &source.group)?;
-        // Several answers within the time that tells idle from quiet.
-        let interval =
-            (source.idle_timeout / 4).clamp(Duration::from_millis(50), WATCH_INTERVAL_MAX);
-        let (watch, starts) = Watch::open(address, &config, source.start, interval)?;
+        let (watch, starts) = Watch::open(address, &config, &source)?;
         Ok(Topic { address: address.clone(), config, options: source, watch, starts })
     }
 
@@ -120,12 +121,28 @@ impl Topic {
         &self.address
     }
 
-    /// The offsets after the last messages that there were, by partition, as far as is known.
+    /// The offsets up to which partitions are to be read, as far as is known: those after the last
+    /// messages that there were, or that there are after those of transactions that are skipped.
     pub fn ends(&self) -> BTreeMap<i32, i64> {
         let known = self.watch.known();
         let ends =
-            known.partitions.iter().map(|(partition, ends)| Some((*partition, (*ends)?.end)));
+            known.partitions.iter().map(|(partition, ends)| Some((*partition, (*ends)?.due())));
         ends.flatten().collect()
+    }
+
+    /// Fails if the topic can't be read on: it was deleted, or is another one by now.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.watch.lost().map_or(Ok(()), |lost| Err(lost.failure(&self.address)))
+    }
+
+    /// Whether the topic can't be read on.
+    pub fn is_lost(&self) -> bool {
+        self.watch.lost().is_some()
+    }
+
+    /// For how long all answers have said that there is no such topic, if they do.
+    pub fn missing(&self) -> Option<Duration> {
+        self.watch.known().missing.map(|since| since.elapsed())
     }
 
     /// How long a partition says nothing before it is idle.
@@ -137,8 +154,9 @@ impl Topic {
     pub fn answers(&self) -> Vec<Answer> {
         let known = self.watch.known();
         let answered = known.partitions.iter().filter_map(|(partition, ends)| {
-            let Ends { end, asked, .. } = (*ends)?;
-            Some(Answer { partition: *partition, end, asked })
+            let ends = (*ends)?;
+            let Ends { end, stable, withheld, asked, .. } = ends;
+            Some(Answer { partition: *partition, end, stable, due: ends.due(), withheld, asked })
         });
         answered.collect()
     }
@@ -169,16 +187,26 @@ impl Partition {
     fn holds(&self, ends: Option<&Ends>, idle_timeout: Duration, now: Instant) -> Holds {
         let recent = ends.filter(|ends| now.saturating_duration_since(ends.asked) <= idle_timeout);
         // Whatever was read since the answer came was more than there was then.
-        let nothing_more = recent.is_some_and(|ends| self.next >= ends.end);
+        let nothing_more = recent.is_some_and(|ends| self.next >= ends.due());
         let quiet = recent.map_or(self.since, |ends| self.since.max(ends.unbroken));
         if nothing_more && now.saturating_duration_since(quiet) >= idle_timeout {
             return Holds::Nothing;
         }
         match self.reached {
             Some(reached) => Holds::At(reached),
-            None if nothing_more => Holds::Empty,
+            None if nothing_more || recent.is_some_and(|ends| self.is_withheld(ends)) => {
+                Holds::Empty
+            }
             None => Holds::Unread,
         }
+    }
+
+    /// Whether all that is to be read is behind a transaction that may well end soon: others need not
+    /// wait for it yet.
+    fn is_withheld(&self, ends: &Ends) -> bool {
+        let age = |withheld: Withheld| ends.asked.saturating_duration_since(withheld.since);
+        self.next >= ends.stable
+            && ends.withheld.is_some_and(|withheld| age(withheld) <= TRANSACTION_PATIENCE)
     }
 }
 
@@ -206,6 +234,12 @@ pub struct Answer {
     pub partition: i32,
     /// The offset after the last one it had.
     pub end: i64,
+    /// The offset up to which consumers get messages: below `end` while a transaction is open.
+    pub stable: i64,
+    /// The offset at which the partition counts as read to its end.
+    pub due: i64,
+    /// The messages that consumers do not get.
+    pub withheld: Option<Withheld>,
     /// When it was asked.
     pub asked: Instant,
 }
@@ -296,6 +330,7 @@ impl Source {
         let Some(consumer) = &mut self.consumer else {
             return Ok(0);
         };
+        self.topic.check()?;
         let (partitions, topic) = (&mut self.partitions, &self.topic);
         let mut failure = None;
         let mut taken = 0;
@@ -317,8 +352,9 @@ impl Source {
             }
             Polled::OutOfRange { partition, why } => {
                 let next = partitions.get(&partition).map_or(0, |state| state.next);
-                failure = Some(expired(topic, partition, next, &why));
+                failure = Some(not_there(topic, partition, next, &why));
             }
+            Polled::Unknown => topic.watch.hurry(),
             Polled::Failed { why } => {
                 let error = anyhow!("{why}").context(format!("reading from \"{}\"", topic.address));
                 failure = Some(Failure::new(Exit::Failed, error));
@@ -330,6 +366,7 @@ impl Source {
     /// What its partitions hold, as far as that has changed since it was asked last; those that are new
     /// are read from now on.
     pub fn holds(&mut self) -> Result<Vec<(i32, Holds)>, Failure> {
+        self.topic.check()?;
         self.find_partitions()?;
         let (topic, now) = (self.topic.clone(), Instant::now());
         let options = &topic.options;
@@ -396,8 +433,13 @@ impl Source {
         let Some(consumer) = self.consumer.as_ref().filter(|_| !positions.is_empty()) else {
             return;
         };
+        // They would be taken for offsets of the topic that has the name now.
+        if self.topic.watch.lost().is_some() {
+            return;
+        }
         let mode = if last { CommitMode::Sync } else { CommitMode::Async };
-        if let Err(error) = consumer.commit(positions, mode) {
+        let metadata = self.topic.watch.topic_id().map(commit_metadata);
+        if let Err(error) = consumer.commit(positions, metadata.as_deref(), mode) {
             tracing::warn!(%error, "the offsets read were not committed");
         }
     }
@@ -437,7 +479,13 @@ impl Source {
     }
 }
 
-fn expired(topic: &Topic, partition: i32, next: i64, why: &str) -> Failure {
+/// The failure of a partition that has no message at `next`.
+fn not_there(topic: &Topic, partition: i32, next: i64, why: &str) -> Failure {
+    // librdkafka reports a cut-back log by the same code as an expired offset.
+    let truncated = why.contains("truncation") || why.contains("No epoch found");
+    if let Some(lost) = topic.watch.missing_offset(partition, next, truncated) {
+        return lost.failure(&topic.address);
+    }
     let known = topic.watch.known();
     let ends = known.partitions.get(&partition).and_then(Option::as_ref);
     let has =

@@ -1,25 +1,30 @@
-//! What the brokers say about a topic, asked again and again: which partitions it has, and where each
-//! begins and ends.
+//! What the brokers say about a topic, asked again and again: which partitions it has, where each begins
+//! and ends, and whether it is still the same topic.
 //!
 //! It is asked for, rather than taken from what a consumer fetches on the way: only an answer tells
 //! "there is nothing more" from "nobody answers".
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
+use super::asker::Asker;
+use super::ends::{Bounds, Ends};
 use super::error::similar_text;
+use super::lost::Lost;
+use super::source::SourceOptions;
+use super::topic_id::{Found, TopicId};
 use super::topics::{self, REACH_TIMEOUT};
-use super::{Address, Context, Error, setup};
+use super::{Address, Error};
 use crate::error::{Exit, Failure};
 use crate::limits::date::format_ms;
+use crate::limits::quote::Quoted;
 
 /// How long an answer may take, once the brokers were reached: a stuck one must not hold up the
 /// questions to the others for long.
@@ -30,6 +35,23 @@ const LATER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to wait before a question that had no answer yet is asked again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// How often the brokers are asked, at most: an operator sees the lag move.
+const INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// The longest time between two requests for the topic's id: for so long, messages of a new topic may be
+/// taken for those of the old one.
+const ID_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The longest time between two requests for the topic's id where there was no answer.
+const ID_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How long the answer to a request for the topic's id may take.
+const ID_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a topic may be missing, or a partition may end before its earlier end, at least: brokers that
+/// have just started, or have just become the leader, may not be up to date.
+const DOUBT: Duration = Duration::from_secs(10);
 
 /// Where to begin in each partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,20 +66,6 @@ pub enum Start {
     Committed,
 }
 
-/// What a broker said of a partition.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ends {
-    /// The first offset it has.
-    pub(super) first: i64,
-    /// The offset after the last one.
-    pub(super) end: i64,
-    /// When it was asked.
-    pub(super) asked: Instant,
-    /// Since when it has answered without a break. When it comes back, those who wrote during the break
-    /// may take longer to come back than we do.
-    pub(super) unbroken: Instant,
-}
-
 /// What is known of a topic.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -65,19 +73,53 @@ pub(super) struct Known {
     pub(super) partitions: BTreeMap<i32, Option<Ends>>,
     /// Since when questions fail, and why, if they do.
     pub(super) trouble: Option<(Instant, String)>,
+    /// The time since which all answers have said that there is no such topic.
+    pub(super) missing: Option<Instant>,
 }
 
-type Shared = Arc<Mutex<Known>>;
+/// The state that the watching thread shares with readers.
+struct Shared {
+    known: Mutex<Known>,
+    /// Why the topic can't be read on.
+    lost: OnceLock<Lost>,
+    /// The id of the topic, from the first answer that had one.
+    id: OnceLock<TopicId>,
+}
+
+impl Shared {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Asks until it is dropped.
 pub(super) struct Watch {
-    known: Shared,
-    /// The thread ends when this does.
-    _stop: Sender<()>,
+    shared: Arc<Shared>,
+    asker: Arc<Asker>,
+    /// Has the thread ask for the topic's id at once. The thread ends when this is dropped.
+    hurry: Sender<()>,
 }
 
-fn lock(known: &Shared) -> MutexGuard<'_, Known> {
-    known.lock().unwrap_or_else(PoisonError::into_inner)
+/// Bounds on what may be seen of a topic.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// The time between two requests about partitions.
+    interval: Duration,
+    /// How long a topic may be missing.
+    missing_max: Duration,
+    transactions: Bounds,
+}
+
+impl Limits {
+    fn of(options: &SourceOptions) -> Self {
+        let SourceOptions { idle_timeout, max_transaction, skip_open_transactions, .. } = *options;
+        Limits {
+            // Several answers within the time that tells idle from quiet.
+            interval: (idle_timeout / 4).clamp(Duration::from_millis(50), INTERVAL_MAX),
+            missing_max: DOUBT.max(idle_timeout),
+            transactions: Bounds { max_transaction, skip: skip_open_transactions },
+        }
+    }
 }
 
 impl Watch {
@@ -85,20 +127,13 @@ impl Watch {
     pub(super) fn open(
         address: &Address,
         config: &ClientConfig,
-        start: Start,
-        interval: Duration,
+        options: &SourceOptions,
     ) -> Result<(Self, BTreeMap<i32, i64>), Failure> {
-        let client: BaseConsumer<Context> = setup::create(config, Context::new())?;
-        let asker = Asker { topic: address.topic.clone(), client, break_after: 4 * interval };
+        let asker = Asker::new(&address.topic, config)?;
         let failed = |error: Error| {
             let exit = error.exit();
             let error = anyhow::Error::new(error).context(format!("reading from \"{address}\""));
             Failure::new(exit, error)
-        };
-        let unreachable = |error: KafkaError| {
-            let why = asker.client.context().last_error().unwrap_or_else(|| error.to_string());
-            let error = anyhow!("{why}").context(format!("reading from \"{address}\""));
-            Failure::new(Exit::Unavailable, error)
         };
         let count = match topics::existing(address, config) {
             Err(Error::UnknownTopic { topic, brokers, similar, .. }) => {
@@ -112,47 +147,145 @@ impl Watch {
             count => count.map_err(failed)?,
         };
         let count = i32::try_from(count).expect("Kafka counts partitions in 32 bits");
-        let mut known = Known { partitions: BTreeMap::new(), trouble: None };
+        // Before any offset is read: of a topic that is replaced meanwhile, offsets mean nothing.
+        let id = match asker.topic_id(REACH_TIMEOUT) {
+            Ok(Found::Id(id)) => Some(id),
+            Ok(Found::NoId | Found::NoTopic) => None,
+            Err(error) => {
+                tracing::debug!(%error, "the broker does not tell the id of the topic");
+                None
+            }
+        };
+        let opening = Opening { address, asker: &asker, options, id: id.as_ref() };
+        let mut known = Known { partitions: BTreeMap::new(), trouble: None, missing: None };
         let mut starts = BTreeMap::new();
         for partition in 0..count {
-            let ends = patiently(|left| asker.ends(partition, left)).map_err(unreachable)?;
-            let at = match start {
-                Start::Earliest => ends.first,
-                Start::Latest => ends.end,
-                Start::At(time) => {
-                    let found = patiently(|left| asker.first_at(partition, time, left));
-                    let found = found.map_err(unreachable)?;
-                    found.unwrap_or(ends.end)
-                }
-                Start::Committed => {
-                    let found = asker.committed(partition).map_err(unreachable)?;
-                    tracing::info!(partition, offset = found, first = ends.first, "goes on");
-                    found.unwrap_or(ends.first)
-                }
-            };
-            if let Start::At(time) = start {
-                tracing::debug!(partition, offset = at, time = %format_ms(time), "begins");
-            }
+            let (ends, at) = opening.partition(partition)?;
             starts.insert(partition, at);
             known.partitions.insert(partition, Some(ends));
         }
-        let known = Arc::new(Mutex::new(known));
-        let (stop, stopped) = channel();
-        let shared = known.clone();
+        let shared =
+            Shared { known: Mutex::new(known), lost: OnceLock::new(), id: OnceLock::new() };
+        if let Some(id) = id {
+            shared.id.get_or_init(|| id);
+        }
+        let (shared, asker) = (Arc::new(shared), Arc::new(asker));
+        let (hurry, hear) = channel();
+        let watcher = Watcher {
+            address: address.clone(),
+            asker: asker.clone(),
+            shared: shared.clone(),
+            limits: Limits::of(options),
+        };
         std::thread::Builder::new()
             .name("topic watch".into())
-            .spawn(move || {
-                while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                    asker.ask(&shared);
-                }
-            })
+            .spawn(move || watcher.run(&hear))
             .context("starting the thread that watches the topic")?;
-        Ok((Watch { known, _stop: stop }, starts))
+        Ok((Watch { shared, asker, hurry }, starts))
     }
 
     /// What is known now.
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
-        lock(&self.known)
+        self.shared.known()
+    }
+
+    /// Why the topic can't be read on, if it can't.
+    pub(super) fn lost(&self) -> Option<&Lost> {
+        self.shared.lost.get()
+    }
+
+    /// The id of the topic, if the brokers give one.
+    pub(super) fn topic_id(&self) -> Option<&TopicId> {
+        self.shared.id.get()
+    }
+
+    /// Has the topic's id compared at once: a consumer has reported that the topic is not there.
+    pub(super) fn hurry(&self) {
+        // The thread ends only after this.
+        let _ = self.hurry.send(());
+    }
+
+    /// Finds out why a partition has no message at `next`, by asking the brokers now; `truncated` is
+    /// whether the leader's log has another history up to there. `None`: the messages have expired.
+    pub(super) fn missing_offset(
+        &self,
+        partition: i32,
+        next: i64,
+        truncated: bool,
+    ) -> Option<Lost> {
+        if let (Some(was), Ok(Found::Id(is))) = (self.topic_id(), self.asker.topic_id(ID_TIMEOUT))
+            && *was != is
+        {
+            return Some(Lost::Replaced { was: was.clone(), is });
+        }
+        let ends = self.asker.ends(partition, None, ID_TIMEOUT).ok()?;
+        let Ends { end, .. } = ends;
+        (truncated || end < next).then_some(Lost::CutBack { partition, was: next, is: end })
+    }
+}
+
+/// A topic that is being opened.
+struct Opening<'a> {
+    address: &'a Address,
+    asker: &'a Asker,
+    options: &'a SourceOptions,
+    id: Option<&'a TopicId>,
+}
+
+impl Opening<'_> {
+    /// The ends of a partition, and the offset to begin with.
+    fn partition(&self, partition: i32) -> Result<(Ends, i64), Failure> {
+        let asker = self.asker;
+        let unreachable = |error: KafkaError| self.unreachable(&error);
+        let ends = patiently(|left| asker.ends(partition, None, left)).map_err(unreachable)?;
+        let at = match self.options.start {
+            Start::Earliest => ends.first,
+            // What an open transaction holds back comes later, when the transaction ends.
+            Start::Latest => ends.stable,
+            Start::At(time) => {
+                let found = patiently(|left| asker.first_at(partition, time, left));
+                let at = found.map_err(unreachable)?.unwrap_or(ends.end);
+                tracing::debug!(partition, offset = at, time = %format_ms(time), "begins");
+                at
+            }
+            Start::Committed => {
+                let found = asker.committed(partition).map_err(unreachable)?;
+                if let Some(committed) = &found
+                    && let (Some(of), Some(is)) = (&committed.topic_id, self.id)
+                    && of != is
+                {
+                    return Err(self.committed_elsewhere(partition, committed.offset, of, is));
+                }
+                let found = found.map(|committed| committed.offset);
+                tracing::info!(partition, offset = found, first = ends.first, "goes on");
+                found.unwrap_or(ends.first)
+            }
+        };
+        Ok((ends, at))
+    }
+
+    fn unreachable(&self, error: &KafkaError) -> Failure {
+        let why = self.asker.last_error().unwrap_or_else(|| error.to_string());
+        let error = anyhow!("{why}").context(format!("reading from \"{}\"", self.address));
+        Failure::new(Exit::Unavailable, error)
+    }
+
+    fn committed_elsewhere(
+        &self,
+        partition: i32,
+        offset: i64,
+        of: &TopicId,
+        is: &TopicId,
+    ) -> Failure {
+        let error = anyhow!(
+            "topic {} at {} was deleted and created again since group {} has committed offset {offset} \
+             of its partition {partition} (its id was {of} and is {is}): the offset says nothing about \
+             the new topic. Give --from-offset earliest once, or a new --group",
+            Quoted(&self.address.topic),
+            self.address.brokers,
+            Quoted(&self.options.group),
+        );
+        Failure::new(Exit::BadConfig, error)
     }
 }
 
@@ -179,120 +312,211 @@ fn patiently<T>(ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, Ka
     }
 }
 
-struct Asker {
-    topic: String,
-    client: BaseConsumer<Context>,
-    /// How long without an answer is a break.
-    break_after: Duration,
+/// Asks again and again, on a thread of its own.
+struct Watcher {
+    address: Address,
+    asker: Arc<Asker>,
+    shared: Arc<Shared>,
+    limits: Limits,
 }
 
-impl Asker {
-    fn count(&self, timeout: Duration) -> Result<i32, KafkaError> {
-        let metadata = self.client.fetch_metadata(Some(&self.topic), timeout)?;
-        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
-        let count = topic.map_or(0, |topic| topic.partitions().len());
-        Ok(i32::try_from(count).expect("Kafka counts partitions in 32 bits"))
-    }
-
-    fn ends(&self, partition: i32, timeout: Duration) -> Result<Ends, KafkaError> {
-        let asked = Instant::now();
-        let (first, end) = self.client.fetch_watermarks(&self.topic, partition, timeout)?;
-        Ok(Ends { first, end, asked, unbroken: asked })
-    }
-
-    /// The first offset at or after a time; `None` if there is none.
-    fn first_at(
-        &self,
-        partition: i32,
-        time: u64,
-        timeout: Duration,
-    ) -> Result<Option<i64>, KafkaError> {
-        let time = i64::try_from(time).unwrap_or(i64::MAX);
-        let mut times = TopicPartitionList::new();
-        times.add_partition_offset(&self.topic, partition, Offset::Offset(time))?;
-        let found = self.client.offsets_for_times(times, timeout)?;
-        let found = found.find_partition(&self.topic, partition).map(|found| found.offset());
-        Ok(found.and_then(|offset| match offset {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        }))
-    }
-
-    /// The offset that was committed last, if any was.
-    fn committed(&self, partition: i32) -> Result<Option<i64>, KafkaError> {
-        let mut wanted = TopicPartitionList::new();
-        wanted.add_partition(&self.topic, partition);
-        let found = self.client.committed_offsets(wanted, REACH_TIMEOUT)?;
-        let found = found.find_partition(&self.topic, partition).map(|found| found.offset());
-        Ok(found.and_then(|offset| match offset {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        }))
-    }
-
-    /// Asks everything once.
-    fn ask(&self, known: &Shared) {
-        // Callbacks, such as those of logs, run in this.
-        drop(self.client.poll(Duration::ZERO));
-        let mut failed = false;
-        match self.count(ANSWER_TIMEOUT) {
-            // A topic that is being deleted has none for a while; those that were there stay known.
-            Ok(count) => {
-                let mut known = lock(known);
-                for partition in 0..count {
-                    known.partitions.entry(partition).or_insert(None);
-                }
+impl Watcher {
+    fn run(&self, hear: &Receiver<()>) {
+        let mut next = Instant::now() + self.limits.interval;
+        // Where the id has no answer, it is asked for less and less often.
+        let (mut next_id, mut pause) = (Instant::now(), ID_INTERVAL);
+        while self.shared.lost.get().is_none() {
+            let left = next.saturating_duration_since(Instant::now());
+            let heard = hear.recv_timeout(left.min(ID_INTERVAL));
+            if heard == Err(RecvTimeoutError::Disconnected) {
+                return;
             }
-            Err(error) => {
-                failed = true;
-                self.trouble(known, &error);
+            // While nobody answers, there is one question at a time.
+            let troubled = self.shared.known().trouble.is_some();
+            let due = heard.is_ok() || Instant::now() >= next_id;
+            let answered = !troubled && due && self.compare_id();
+            if due && !troubled {
+                pause = if answered { ID_INTERVAL } else { (2 * pause).min(ID_PAUSE_MAX) };
+                next_id = Instant::now() + if answered { Duration::ZERO } else { pause };
+            }
+            if Instant::now() >= next || (due && !answered) {
+                self.ask();
+                next = Instant::now() + self.limits.interval;
             }
         }
-        for partition in self.in_turn(known) {
+    }
+
+    fn lose(&self, lost: Lost) {
+        // The first reason is the one that counts.
+        let _ = self.shared.lost.set(lost);
+    }
+
+    /// Compares the topic's id with the one that it had. Returns whether there was an answer.
+    fn compare_id(&self) -> bool {
+        match self.asker.topic_id(ID_TIMEOUT) {
+            Ok(Found::Id(is)) => {
+                self.shared.known().missing = None;
+                let was = self.shared.id.get_or_init(|| is.clone());
+                // One answer may come from a broker that is not up to date.
+                if *was != is && self.asker.topic_id(ID_TIMEOUT) == Ok(Found::Id(is.clone())) {
+                    self.lose(Lost::Replaced { was: was.clone(), is });
+                }
+                true
+            }
+            Ok(Found::NoId) => {
+                self.shared.known().missing = None;
+                true
+            }
+            Ok(Found::NoTopic) => {
+                self.miss();
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the broker does not tell the id of the topic");
+                false
+            }
+        }
+    }
+
+    /// There is no such topic, says a broker.
+    fn miss(&self) {
+        let mut known = self.shared.known();
+        if known.missing.is_none() {
+            tracing::warn!(topic = self.address.topic, "the topic is not there any more");
+        }
+        let lasting = known.missing.get_or_insert_with(Instant::now).elapsed();
+        drop(known);
+        if lasting >= self.limits.missing_max {
+            self.lose(Lost::Deleted { lasting });
+        }
+    }
+
+    /// Asks about all partitions once.
+    fn ask(&self) {
+        self.asker.poll();
+        let mut failed = false;
+        match self.asker.count(ANSWER_TIMEOUT) {
+            Ok(count) => self.count(count),
+            Err(error) => {
+                failed = true;
+                self.trouble(&error);
+            }
+        }
+        // Nobody knows ends of what is not there.
+        let missing = self.shared.known().missing.is_some();
+        for (partition, before) in self.in_turn().into_iter().filter(|_| !missing) {
             // One without a leader says nothing about the others; but where nobody answers, to wait for
             // each takes long.
             let timeout = if failed { LATER_TIMEOUT } else { ANSWER_TIMEOUT };
-            match self.ends(partition, timeout) {
-                Ok(ends) => self.learn(&mut lock(known), partition, ends),
+            match self.asker.ends(partition, before.as_ref(), timeout) {
+                Ok(ends) => self.learn(partition, ends, before.as_ref()),
                 Err(error) => {
                     failed = true;
-                    self.trouble(known, &error);
+                    self.trouble(&error);
                 }
             }
         }
-        let mut known = lock(known);
+        let mut known = self.shared.known();
         if let Some((since, _)) = known.trouble.take_if(|_| !failed) {
-            let (topic, seconds) = (&self.topic, since.elapsed().as_secs());
+            let (topic, seconds) = (&self.address.topic, since.elapsed().as_secs());
             tracing::info!(topic, seconds, "the brokers answer again");
         }
     }
 
-    /// The partitions, those first that have answered last: one that does not is to hold up no other.
-    fn in_turn(&self, known: &Shared) -> Vec<i32> {
-        let known = lock(known);
-        let mut partitions: Vec<(Option<Instant>, i32)> =
-            known.partitions.iter().map(|(at, ends)| (ends.map(|ends| ends.asked), *at)).collect();
-        partitions.sort_by_key(|(asked, partition)| (Reverse(*asked), *partition));
-        partitions.into_iter().map(|(_, partition)| partition).collect()
-    }
-
-    fn learn(&self, known: &mut Known, partition: i32, mut ends: Ends) {
-        let before = known.partitions.get(&partition).copied().flatten();
-        if let Some(before) = before.filter(|_| known.trouble.is_none())
-            && ends.asked.saturating_duration_since(before.asked) <= self.break_after
-        {
-            ends.unbroken = before.unbroken;
+    /// Learns the number of partitions.
+    fn count(&self, count: i32) {
+        let was = i32::try_from(self.shared.known().partitions.len()).unwrap_or(i32::MAX);
+        // A topic that is being deleted has none for a while; those that were there stay known.
+        if count > 0 && count < was {
+            // The id says more, where there is one.
+            self.compare_id();
+            self.lose(Lost::Shrunk { was, is: count });
         }
-        known.partitions.insert(partition, Some(ends));
+        let mut known = self.shared.known();
+        for partition in 0..count {
+            known.partitions.entry(partition).or_insert(None);
+        }
     }
 
-    fn trouble(&self, known: &Shared, error: &KafkaError) {
-        let mut known = lock(known);
+    /// The partitions and their last answers, those first that have answered last: one that does not is
+    /// to hold up no other.
+    fn in_turn(&self) -> Vec<(i32, Option<Ends>)> {
+        let known = self.shared.known();
+        let mut partitions: Vec<(i32, Option<Ends>)> =
+            known.partitions.iter().map(|(partition, ends)| (*partition, *ends)).collect();
+        partitions
+            .sort_by_key(|(partition, ends)| (Reverse(ends.map(|ends| ends.asked)), *partition));
+        partitions
+    }
+
+    fn learn(&self, partition: i32, ends: Ends, before: Option<&Ends>) {
+        let mut known = self.shared.known();
+        let Some(before) = before else {
+            known.partitions.insert(partition, Some(ends));
+            return;
+        };
+        // So long without an answer is a break.
+        let break_after = 4 * self.limits.interval;
+        let connected = known.trouble.is_none()
+            && ends.asked.saturating_duration_since(before.asked) <= break_after;
+        let ends = ends.after(before, connected, self.limits.transactions);
+        known.partitions.insert(partition, Some(ends));
+        drop(known);
+        if ends.cut_back.is_some_and(|since| since.elapsed() >= DOUBT) {
+            self.lose(Lost::CutBack { partition, was: ends.peak, is: ends.end });
+        }
+        self.report_transaction(partition, &ends, before);
+    }
+
+    /// Logs a transaction that has become overdue, or an overdue one that has ended.
+    fn report_transaction(&self, partition: i32, ends: &Ends, before: &Ends) {
+        let overdue = |ends: &Ends| ends.withheld.filter(|withheld| withheld.overdue);
+        let Address { topic, brokers } = &self.address;
+        let (offset, messages) = (ends.stable, ends.end - ends.stable);
+        match (overdue(before), overdue(ends)) {
+            (None, Some(withheld)) => {
+                let seconds = ends.asked.saturating_duration_since(withheld.since).as_secs();
+                let consequence = match withheld.skipped {
+                    true => {
+                        "it counts as read to its end now (--skip-open-transactions), and messages \
+                         that come after all may be too late"
+                    }
+                    false => "it holds the watermark until the transaction ends",
+                };
+                let producer = self.asker.producer(partition, offset);
+                let producer = producer.as_ref();
+                tracing::error!(
+                    topic,
+                    partition,
+                    offset,
+                    messages,
+                    seconds,
+                    producer_id = producer.map(|producer| producer.id),
+                    producer_epoch = producer.map(|producer| producer.epoch),
+                    transactional_id = producer.and_then(|one| one.transactional_id.as_deref()),
+                    "topic \"{topic}\", partition {partition}: a transaction that begins at offset \
+                     {offset} has been open for longer than --max-transaction, and the broker \
+                     withholds all messages from there on; {consequence}. See its producer with \
+                     kafka-transactions.sh --bootstrap-server {brokers} describe-producers --topic \
+                     {topic} --partition {partition}, and end it with kafka-transactions.sh \
+                     --bootstrap-server {brokers} abort --topic {topic} --partition {partition} \
+                     --start-offset {offset}"
+                );
+            }
+            (Some(_), None) => {
+                tracing::info!(topic, partition, offset, "the overdue transaction has ended");
+            }
+            _ => {}
+        }
+    }
+
+    fn trouble(&self, error: &KafkaError) {
+        let mut known = self.shared.known();
         if let Some((_, why)) = &mut known.trouble {
             *why = error.to_string();
             return;
         }
-        let topic = &self.topic;
+        let topic = &self.address.topic;
         tracing::warn!(topic, %error, "the brokers do not answer: nothing closes meanwhile");
         known.trouble = Some((Instant::now(), error.to_string()));
     }

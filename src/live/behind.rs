@@ -41,11 +41,6 @@ impl Behind {
     pub(super) fn caught_up(&self) -> Option<Instant> {
         self.caught_up
     }
-
-    /// The last answer: when it was asked for, and the end.
-    pub(super) fn last(&self) -> Option<(Instant, i64)> {
-        self.last
-    }
 }
 
 #[cfg(test)]
@@ -60,7 +55,7 @@ mod tests {
         let at = |secs| start + Duration::from_secs(secs);
         let mut behind = Behind::default();
         behind.done(100);
-        assert_eq!((behind.caught_up(), behind.last()), (None, None));
+        assert_eq!((behind.caught_up(), behind.last), (None, None));
         behind.answered(at(0), 10);
         behind.answered(at(5), 20);
         behind.done(9);
@@ -69,7 +64,7 @@ mod tests {
         assert_eq!(behind.caught_up(), Some(at(0)));
         // An older answer that comes late says nothing new.
         behind.answered(at(4), 15);
-        assert_eq!(behind.last(), Some((at(5), 20)));
+        assert_eq!(behind.last, Some((at(5), 20)));
         behind.done(25);
         assert_eq!(behind.caught_up(), Some(at(5)));
         // Nothing new came: it is up to date as of the answer.

@@ -225,11 +225,16 @@ impl Ingest {
     /// Puts what is gathered into the current tick.
     pub(super) fn put(&mut self, inputs: &mut Inputs) -> usize {
         let gathered = &mut self.gathered;
-        for window in std::mem::take(&mut gathered.seen) {
-            inputs.mark(Mark::Seen(window));
-        }
+        let seen = std::mem::take(&mut gathered.seen);
         gathered.last_seen = None;
         let parcels = gathered.combiner.take();
+        if self.source.topic().is_lost() {
+            // They may be of another topic, which has the name now.
+            return 0;
+        }
+        for window in seen {
+            inputs.mark(Mark::Seen(window));
+        }
         let updates = parcels.iter().map(Parcel::len).sum();
         inputs.parcels(parcels);
         updates

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::clock::Unsteady;
 use super::sink_state::{Fault, SinkState};
+use crate::kafka::TRANSACTION_PATIENCE;
 use crate::limits::catalog::LimitSet;
 use crate::limits::date::format_ms;
 
@@ -35,6 +36,8 @@ pub(super) struct Facts {
     pub(super) source: Option<(Duration, String)>,
     /// The state of the leader's wall clock, if it can't be followed.
     pub(super) clock: Option<Unsteady>,
+    /// For how long all answers have said that there is no such topic, if they do.
+    pub(super) missing: Option<Duration>,
     /// Those that this process reads.
     pub(super) partitions: Vec<Partition>,
     /// Every sink that this process writes to.
@@ -51,13 +54,29 @@ pub(super) struct Partition {
     pub(super) answered: bool,
     /// Messages that are not in a tick that is done, if the broker answers.
     pub(super) lag: Option<u64>,
-    /// For how long there has been no moment at which all of it was done.
+    /// For how long there has been no moment at which all of it was done, but for messages behind an open
+    /// transaction.
     pub(super) behind: Duration,
+    /// For how long there has been no moment at which all of it was done.
+    pub(super) lag_time: Duration,
+    /// Messages behind an open transaction.
+    pub(super) withheld: Withheld,
     /// Whether there was such a moment at all.
     pub(super) begun: bool,
     /// Whether there is something in it and nothing was read yet.
     pub(super) unread: bool,
     pub(super) paused: bool,
+}
+
+/// Messages of a partition that consumers do not get, since a transaction is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Withheld {
+    /// Offsets from that of the transaction's first message to the end of the partition.
+    pub(super) messages: u64,
+    /// For how long the first of these offsets has been the same.
+    pub(super) lasting: Duration,
+    /// Whether they count as not there.
+    pub(super) skipped: bool,
 }
 
 /// Why a run is not ready.
@@ -108,6 +127,12 @@ pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
         }
         Some(_) => {}
     }
+    if let Some(lasting) = facts.missing {
+        let Facts { topic, .. } = facts;
+        let text = format!("topic \"{topic}\" has not been there for {} s", lasting.as_secs());
+        let reason = Reason::new("topic_missing", text).lasting(lasting);
+        reasons.push(Reason { name: Some(topic.clone()), ..reason });
+    }
     if let Some((lasting, why)) = &facts.source {
         let Facts { topic, .. } = facts;
         let text = format!(
@@ -133,6 +158,7 @@ pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
         let held = facts.held_by.and_then(|partition| held(facts, partition));
         let named = held.as_ref().and_then(|reason| reason.partition);
         reasons.extend(held);
+        reasons.extend(transaction(facts));
         reasons.extend(behind(facts, named));
         reasons.extend(waits(facts));
     }
@@ -250,7 +276,9 @@ fn held(facts: &Facts, number: u32) -> Option<Reason> {
         );
         let reason = Reason::new("watermark_held", text).lasting(stands);
         let reason = Reason { partition: Some(number), state: Some("elsewhere"), ..reason };
-        return (stands > facts.behind_max * 2).then_some(reason);
+        // Behind an open transaction it is not a fault before it has lasted.
+        let stands_max = (facts.behind_max * 2).max(TRANSACTION_PATIENCE);
+        return (stands > stands_max).then_some(reason);
     };
     let state = state(partition, facts.behind_max)?;
     let lasting = partition.behind.max(stands);
@@ -261,6 +289,30 @@ fn held(facts: &Facts, number: u32) -> Option<Reason> {
     );
     let reason = Reason::new("watermark_held", text).lasting(lasting);
     Some(Reason { partition: Some(number), state: Some(state), ..reason })
+}
+
+/// The partition whose messages have been behind one open transaction for the longest time.
+fn transaction(facts: &Facts) -> Option<Reason> {
+    let stuck: Vec<&Partition> = facts
+        .partitions
+        .iter()
+        .filter(|partition| !partition.withheld.skipped)
+        .filter(|partition| partition.withheld.lasting > TRANSACTION_PATIENCE)
+        .collect();
+    let worst = stuck.iter().max_by_key(|partition| partition.withheld.lasting)?;
+    let more = match stuck.len() {
+        1 => String::new(),
+        all => format!(" (and {} more)", all - 1),
+    };
+    let Withheld { messages, lasting, .. } = worst.withheld;
+    let text = format!(
+        "partition {}{more} has {messages} messages behind a transaction that has been open for {} s, \
+         and holds the watermark",
+        worst.number,
+        lasting.as_secs()
+    );
+    let reason = Reason::new("open_transaction", text).lasting(lasting);
+    Some(Reason { partition: Some(worst.number), ..reason })
 }
 
 /// The partition that is furthest behind, beside the one that was `named` already.

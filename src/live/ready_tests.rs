@@ -209,3 +209,56 @@ fn clock_that_was_set_is_a_reason_if_by_more_than_ten_seconds() {
         &[("clock_step", forward)],
     );
 }
+
+/// Messages behind a transaction that has been open for some seconds.
+fn withheld(lasting: u64) -> Withheld {
+    Withheld { messages: 5, lasting: secs(lasting), skipped: false }
+}
+
+#[test]
+fn open_transaction_is_a_reason_only_after_thirty_seconds() {
+    let text = "partition 1 has 5 messages behind a transaction that has been open for 31 s, and holds \
+                the watermark";
+    let hold = |facts: &mut Facts, lasting| {
+        facts.held_by = Some(1);
+        facts.watermark_stands = secs(lasting);
+        facts.partitions[1].withheld = withheld(lasting);
+        // Behind the end, and not behind what consumers get.
+        facts.partitions[1].lag_time = secs(lasting);
+    };
+    check(|facts| hold(facts, 30), &[]);
+    check(|facts| hold(facts, 31), &[("open_transaction", text)]);
+    let more = text.replace("partition 1", "partition 2 (and 1 more)").replace("31 s", "40 s");
+    check(
+        |facts| {
+            hold(facts, 31);
+            facts.partitions[2].withheld = withheld(40);
+        },
+        &[("open_transaction", &more)],
+    );
+}
+
+#[test]
+fn skipped_transaction_is_no_reason() {
+    let skipped = Withheld { skipped: true, ..withheld(9000) };
+    check(|facts| facts.partitions[1].withheld = skipped, &[]);
+}
+
+#[test]
+fn partition_of_another_process_may_wait_for_a_transaction() {
+    let stands = |facts: &mut Facts, seconds| {
+        (facts.behind_max, facts.held_by) = (secs(10), Some(7));
+        facts.watermark_stands = secs(seconds);
+    };
+    check(|facts| stands(facts, 30), &[]);
+    let elsewhere = "partition 7, which another process reads, holds the watermark for 31 s";
+    check(|facts| stands(facts, 31), &[("watermark_held", elsewhere)]);
+}
+
+#[test]
+fn topic_that_is_missing_is_named() {
+    check(
+        |facts| facts.missing = Some(secs(3)),
+        &[("topic_missing", "topic \"flows\" has not been there for 3 s")],
+    );
+}

@@ -16,12 +16,12 @@ use serde_json::{Map, Value, json};
 use super::behind::Behind;
 use super::clock::Unsteady;
 use super::questions::{Asked, Questions};
-use super::ready::{self, Facts, Partition, Reason};
+use super::ready::{self, Facts, Partition, Reason, Withheld};
 use super::sink_state::{SinkState, count_sink_error};
 use crate::cluster::watchdog::Watch;
 use crate::computation::EventTimeReached;
 use crate::http::{Answering, Answers, Question, Readiness, Refusal, Subject};
-use crate::kafka::{PartitionState, Topic};
+use crate::kafka::{Answer, PartitionState, Topic};
 use crate::limits::catalog::LimitSet;
 use crate::limits::date::format_ms;
 use crate::limits::feed::Health;
@@ -57,11 +57,48 @@ struct Known {
     event_time: EventTimeReached,
     /// When the watermark moved last.
     moved: Option<Instant>,
-    behind: BTreeMap<i32, Behind>,
+    behind: BTreeMap<i32, Distance>,
     sinks: Vec<SinkState>,
     /// The kinds of reasons that were logged last; `None`: it was ready, or was never so.
     logged: Option<BTreeSet<Kind>>,
     was_ready: bool,
+}
+
+/// How far a partition is behind.
+#[derive(Clone, Debug, Default)]
+struct Distance {
+    /// Behind all that the broker has.
+    all: Behind,
+    /// Behind what it gives to consumers: without messages behind an open transaction.
+    readable: Behind,
+    /// The last answer of the broker.
+    last: Option<Answer>,
+}
+
+impl Distance {
+    fn answered(&mut self, answer: Answer) {
+        self.all.answered(answer.asked, answer.due);
+        self.readable.answered(answer.asked, answer.stable);
+        self.last = Some(answer);
+    }
+
+    fn done(&mut self, next: i64) {
+        self.all.done(next);
+        self.readable.done(next);
+    }
+
+    fn withheld(&self) -> Withheld {
+        let Some((answer, withheld)) = self.last.and_then(|last| Some((last, last.withheld?)))
+        else {
+            return Withheld::default();
+        };
+        Withheld {
+            messages: u64::try_from(answer.end - answer.stable).unwrap_or(0),
+            // Only answers tell that it lasts.
+            lasting: answer.asked.saturating_duration_since(withheld.since),
+            skipped: withheld.skipped,
+        }
+    }
 }
 
 /// The identity of a reason: its name, and the partition, the limits, or the topic or sink that it is about.
@@ -155,7 +192,7 @@ impl Status {
         for partition in &worker.partitions {
             let behind = known.behind.entry(partition.partition).or_default();
             if let Some(answer) = answers.get(&partition.partition) {
-                behind.answered(answer.asked, answer.end);
+                behind.answered(*answer);
             }
             behind.done(worker.done_of(partition));
         }
@@ -216,7 +253,7 @@ impl Status {
     fn facts(&self, known: &Known) -> Facts {
         let topic = known.topic.as_deref();
         let idle_timeout = topic.map_or(Duration::ZERO, Topic::idle_timeout);
-        let source = topic.and_then(Topic::trouble);
+        let (source, missing) = (topic.and_then(Topic::trouble), topic.and_then(Topic::missing));
         let unanswered = source.as_ref().map(|(lasting, _)| *lasting);
         Facts {
             tick_age: self.as_of(known).and_then(|_| {
@@ -232,6 +269,7 @@ impl Status {
             partitions: self.partitions(known, unanswered, PATIENCE.max(idle_timeout)),
             source,
             clock: known.clock,
+            missing,
             sinks: known.all_sinks().into_values().collect(),
             limits: known
                 .limits
@@ -249,25 +287,29 @@ impl Status {
         unanswered: Option<Duration>,
         answer_max: Duration,
     ) -> Vec<Partition> {
-        let mut partitions = Vec::new();
+        let (mut partitions, nothing) = (Vec::new(), Distance::default());
         for worker in known.workers.values() {
             for state in &worker.partitions {
-                let behind = known.behind.get(&state.partition).cloned().unwrap_or_default();
+                let distance = known.behind.get(&state.partition).unwrap_or(&nothing);
                 let answer_max = unanswered.unwrap_or(answer_max).min(answer_max);
-                let answer = behind.last().filter(|(asked, _)| asked.elapsed() <= answer_max);
+                let answer = distance.last.filter(|answer| answer.asked.elapsed() <= answer_max);
                 // What was read since the answer was there, too.
-                let end = answer.map(|(_, end)| end.max(state.next));
-                let lag = end.map(|end| u64::try_from(end - worker.done_of(state)).unwrap_or(0));
+                let left = |end: i64| u64::try_from(end - worker.done_of(state)).unwrap_or(0);
+                let lag = answer.map(|answer| left(answer.due.max(state.next)));
+                let readable = answer.map(|answer| left(answer.stable.max(state.next)));
                 let unread = matches!(state.holds, Some(Holds::Unread) | None);
+                let since = |moment: Option<Instant>| moment.unwrap_or(self.began).elapsed();
                 partitions.push(Partition {
                     // Kafka counts partitions from 0.
                     number: state.partition.unsigned_abs(),
                     answered: answer.is_some(),
                     lag,
-                    behind: behind.caught_up().unwrap_or(self.began).elapsed(),
-                    begun: behind.caught_up().is_some(),
-                    unread: unread && lag != Some(0),
+                    behind: since(distance.readable.caught_up()),
+                    lag_time: since(distance.all.caught_up()),
+                    begun: distance.readable.caught_up().is_some(),
+                    unread: unread && readable != Some(0),
                     paused: state.paused,
+                    withheld: distance.withheld(),
                 });
             }
         }
@@ -317,8 +359,12 @@ impl Status {
             // Nobody knows, and a number that stands still would look like one that is known.
             let lag = partition.lag.map_or(f64::NAN, |lag| lag as f64);
             gauge!("floodmark_kafka_lag_messages", &labels).set(lag);
-            gauge!("floodmark_kafka_lag_seconds", &labels).set(partition.behind.as_secs_f64());
+            gauge!("floodmark_kafka_lag_seconds", &labels).set(partition.lag_time.as_secs_f64());
             gauge!("floodmark_kafka_partition_paused", &labels).set(flag(partition.paused));
+            let Withheld { messages, lasting, skipped } = partition.withheld;
+            gauge!("floodmark_kafka_withheld_messages", &labels).set(messages as f64);
+            gauge!("floodmark_kafka_open_transaction_seconds", &labels).set(lasting.as_secs_f64());
+            gauge!("floodmark_kafka_open_transaction_skipped", &labels).set(flag(skipped));
         }
         for sink in known.all_sinks().into_values() {
             sink.export();

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use floodmark::kafka::topics::{self, Plan};
 use floodmark::kafka::{Address, ClientOptions, Outgoing, Producer, Sent, Tuning};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::held::{Held, free_ports, script};
@@ -152,6 +154,66 @@ impl Broker {
     /// Goes on after a pause.
     pub(crate) fn resume(&self) {
         self.signal("CONT");
+    }
+}
+
+/// Deletes a topic.
+pub(crate) fn delete(address: &Address) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", &address.brokers)
+        .create()
+        .expect("an admin client");
+    let deleted = admin.delete_topics(&[&address.topic], &AdminOptions::new());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let deleted = runtime.block_on(deleted).expect("an answer");
+    assert!(deleted[0].is_ok(), "{deleted:?}");
+}
+
+/// Creates a topic that was deleted again, once all brokers know that it was.
+pub(crate) fn create_again(address: &Address, plan: &Plan) {
+    let started = Instant::now();
+    let create = || topics::create(address, &ClientOptions::default(), plan).expect("a topic");
+    while create() != topics::Created::New {
+        assert!(started.elapsed() < STUCK_AFTER, "stuck, creating {address}");
+    }
+}
+
+/// A producer with a transaction that is open.
+pub(crate) struct Transaction {
+    topic: String,
+    producer: BaseProducer,
+}
+
+impl Transaction {
+    /// Begins a transaction in a topic. Its producer has the name of the topic.
+    pub(crate) fn begin(address: &Address) -> Self {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &address.brokers)
+            .set("transactional.id", &address.topic)
+            // The broker aborts it later than any test ends.
+            .set("transaction.timeout.ms", "900000")
+            .create()
+            .expect("a producer");
+        producer.init_transactions(STUCK_AFTER).expect("transactions");
+        producer.begin_transaction().expect("a transaction");
+        Transaction { topic: address.topic.clone(), producer }
+    }
+
+    /// Sends a message, and waits until the broker has it.
+    pub(crate) fn give(&self, partition: i32, key: &str, payload: &[u8], ms: u64) {
+        let record = BaseRecord::to(&self.topic).partition(partition).key(key).payload(payload);
+        self.producer.send(record.timestamp(ms as i64)).map_err(|(error, _)| error).expect("room");
+        self.producer.flush(STUCK_AFTER).expect("delivered");
+    }
+
+    /// Commits what was sent.
+    pub(crate) fn commit(&self) {
+        self.producer.commit_transaction(STUCK_AFTER).expect("committed");
+    }
+
+    /// Aborts the transaction.
+    pub(crate) fn abort(&self) {
+        self.producer.abort_transaction(STUCK_AFTER).expect("aborted");
     }
 }
 

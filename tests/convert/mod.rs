@@ -1,9 +1,11 @@
 //! `floodmark convert`, run as a user runs it.
 //!
 //! - `topics`: from a topic to another one or a file, whole, in parts, and through outages.
+//! - `changing`: topics with open transactions, and topics that are deleted and created again.
 //! - `files`: captures and texts.
 //! - `exits`: what is refused, and how it ends.
 
+mod changing;
 mod exits;
 mod files;
 mod topics;
@@ -14,6 +16,8 @@ use std::time::Instant;
 
 use floodmark::kafka::{Address, Outgoing};
 use floodmark::record::{Decoder, Message, Options, Read, Record};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::common::broker::{Received, STUCK_AFTER, produce, read_all};
 
@@ -59,6 +63,20 @@ fn send(topic: &Address, lines: &[String], partitions: i32) {
         })
         .collect();
     produce(topic, &outgoing);
+}
+
+/// Commits an offset of partition 0 for a group, with metadata.
+fn commit(topic: &Address, group: &str, offset: i64, metadata: &str) {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &topic.brokers)
+        .set("group.id", group)
+        .create()
+        .expect("a consumer");
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(&topic.topic, 0, Offset::Offset(offset)).expect("an offset");
+    let mut first = offsets.find_partition(&topic.topic, 0).expect("it was added");
+    first.set_metadata(metadata);
+    consumer.commit(&offsets, CommitMode::Sync).expect("committed");
 }
 
 /// The records in messages, which must all be sound.

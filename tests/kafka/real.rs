@@ -112,7 +112,14 @@ fn passwords_from_a_file_are_taken_or_refused() {
         let group = "tests".to_owned();
         let idle_timeout = Duration::from_secs(1);
         let start = Start::Earliest;
-        let source = SourceOptions { start, idle_timeout, max_skew_ms: 0, group };
+        let source = SourceOptions {
+            start,
+            idle_timeout,
+            max_skew_ms: 0,
+            group,
+            max_transaction: Duration::MAX,
+            skip_open_transactions: false,
+        };
         Topic::open(&address, &options, source)
     };
     std::fs::write(&file, "wrong\n").expect("a file");

@@ -82,6 +82,8 @@ impl Run {
             idle_timeout,
             max_skew_ms: HOUR,
             group: "tests".into(),
+            max_transaction: Duration::MAX,
+            skip_open_transactions: false,
         };
         let topic = Topic::open(&flows, &ClientOptions::default(), source).map(Arc::new);
         let topic = topic.unwrap_or_else(|failure| panic!("{:#}", failure.error));

@@ -12,7 +12,7 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
-use crate::common::broker::{self, Broker, random_name};
+use crate::common::broker::{self, Broker, Transaction, random_name};
 use crate::replay::fold::{self, Object, changes, fold, text};
 use crate::replay::pcap::{Packet, pcap};
 use crate::replay::run::{Done, Live, Place, STUCK_AFTER, Whom};
@@ -139,6 +139,14 @@ impl Feed {
     /// Sends a packet to a partition. It is delivered some time after.
     pub(super) fn give(&mut self, partition: i32, packet: Packet) {
         self.message(partition, &packet);
+        self.sent.push(packet);
+    }
+
+    /// Sends a packet in a transaction, and waits until the broker has it.
+    pub(super) fn give_in(&mut self, transaction: &Transaction, partition: i32, packet: Packet) {
+        let Packet { ms, source, destination, bytes } = packet;
+        let (key, payload) = (format!("{source} {destination}"), bytes.to_string());
+        transaction.give(partition, &key, payload.as_bytes(), ms);
         self.sent.push(packet);
     }
 

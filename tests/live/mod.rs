@@ -8,6 +8,8 @@
 //! - `streams`: standard output, FIFOs and files that take nothing, fail, or lose their reader.
 //! - `what_if`: a second set of limits beside the first.
 //! - `partitions`: some idle, behind or new; messages that can't be read; where a run begins.
+//! - `transactions`: messages behind an open transaction of another producer.
+//! - `recreated`: topics that are deleted while they are read, and created again.
 //! - `outages`: brokers that go away, before and after the run.
 //! - `clock`: clocks that are set while a run goes on.
 //! - `crashes`: processes that die, hang or panic, and are started again.
@@ -25,6 +27,8 @@ mod explain;
 mod kit;
 mod outages;
 mod partitions;
+mod recreated;
 mod sinks;
 mod streams;
+mod transactions;
 mod what_if;

@@ -93,6 +93,8 @@ fn open(address: &Address, client: &ClientOptions, start: Start) -> Result<Sourc
         idle_timeout: Duration::from_secs(1),
         max_skew_ms: u64::MAX,
         group: "floodmark-demo".into(),
+        max_transaction: Duration::MAX,
+        skip_open_transactions: false,
     };
     let topic = Topic::open(address, client, options)?;
     let me = std::thread::current();

@@ -190,6 +190,8 @@ pub(super) fn run(
         idle_timeout: IDLE_TIMEOUT,
         max_skew_ms: u64::MAX,
         group: "floodmark".into(),
+        max_transaction: Duration::MAX,
+        skip_open_transactions: false,
     };
     let topic = Topic::open(&broker.flows(), &client, source)?;
     let updates = if amounts { Updates::Tick } else { Updates::Limit };
