@@ -8,7 +8,7 @@ use anyhow::anyhow;
 
 use super::FULL;
 use crate::error::Failure;
-use crate::kafka::{Letter, Outbox, origin};
+use crate::kafka::{Contents, Letter, Outbox, origin};
 use crate::limits::date::format_ms;
 use crate::logging::Sampler;
 use crate::output::WriteError;
@@ -196,6 +196,8 @@ pub struct Converter {
     /// Of the message under way.
     records: Vec<Record>,
     objects: Objects,
+    /// The same, if it is output of this program and no record: its kind.
+    output: Option<&'static str>,
     since_poll: u32,
     outage: bool,
 }
@@ -211,6 +213,7 @@ impl Converter {
             sampler: Sampler::default(),
             records: Vec::new(),
             objects: Objects::default(),
+            output: None,
             since_poll: 0,
             outage: false,
         }
@@ -254,6 +257,10 @@ impl Converter {
         if let Err(reason) = told {
             bad(reason, counts);
         }
+        self.output = match &refused {
+            Some(Refused::Unread(Reason::OwnOutput { kind })) => Some(*kind),
+            _ => None,
+        };
         let (reached, unwritten) = self.write()?;
         if let Some(why) = refused.or(unwritten) {
             self.set_aside(origin, message, &why);
@@ -276,6 +283,15 @@ impl Converter {
         *self.counts.bad.entry(why.as_str()).or_default() += 1;
         let message = Message { key: None, payload: Some(text), timestamp_ms: None };
         self.set_aside(origin, &message, &why);
+    }
+
+    /// Notes what the last message was, until it is known what its topic holds.
+    pub fn look(&self, contents: &Contents) {
+        match self.output {
+            _ if !self.records.is_empty() => contents.saw_record(),
+            Some(kind) => contents.saw_output(kind),
+            None => {}
+        }
     }
 
     /// Writes a record that was in no message.

@@ -167,6 +167,8 @@ impl Following<'_> {
     fn take(&mut self) -> Result<usize, WriteError> {
         let Following { source, converter, together, .. } = self;
         let topic = source.topic().address().topic.clone();
+        let read = source.topic().clone();
+        let contents = Some(read.contents()).filter(|contents| !contents.is_decided());
         let mut ended = Ok(());
         let failed = || together.failed.load(Ordering::SeqCst);
         let taken = source.take(|taken| {
@@ -181,12 +183,18 @@ impl Following<'_> {
             let converted = converter
                 .wait_for_room(&failed)
                 .and_then(|()| converter.message(origin, &taken.message));
+            if let (Ok(_), Some(contents)) = (&converted, contents) {
+                converter.look(contents);
+            }
             converted.unwrap_or_else(|error| {
                 ended = Err(error);
                 None
             })
         });
         ended?;
+        if let Some(contents) = contents {
+            contents.decide(read.address(), &source.positions()).map_err(WriteError::Failed)?;
+        }
         taken.map_err(WriteError::Failed)
     }
 

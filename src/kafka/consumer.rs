@@ -6,15 +6,16 @@
 #![expect(unsafe_code, reason = "batches are in the C interface of librdkafka alone")]
 
 use std::ffi::{CStr, c_char, c_int};
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 use std::slice;
 use std::sync::OnceLock;
 
 use rdkafka::bindings::{
-    rd_kafka_consume_batch_queue, rd_kafka_err2str, rd_kafka_message_destroy,
-    rd_kafka_message_errstr, rd_kafka_message_s, rd_kafka_message_t, rd_kafka_message_timestamp,
-    rd_kafka_queue_destroy, rd_kafka_queue_get_consumer, rd_kafka_queue_t, rd_kafka_set_logger,
-    rd_kafka_t, rd_kafka_timestamp_type_t,
+    rd_kafka_consume_batch_queue, rd_kafka_err2str, rd_kafka_header_get_last,
+    rd_kafka_message_destroy, rd_kafka_message_errstr, rd_kafka_message_headers,
+    rd_kafka_message_s, rd_kafka_message_t, rd_kafka_message_timestamp, rd_kafka_queue_destroy,
+    rd_kafka_queue_get_consumer, rd_kafka_queue_t, rd_kafka_set_logger, rd_kafka_t,
+    rd_kafka_timestamp_type_t,
 };
 use rdkafka::client::ClientContext as _;
 use rdkafka::config::RDKafkaLogLevel;
@@ -38,6 +39,7 @@ pub(super) enum Polled<'a> {
         key: Option<&'a [u8]>,
         payload: Option<&'a [u8]>,
         timestamp_ms: Option<u64>,
+        headers: Headers<'a>,
     },
     /// The partition has nothing at or after this offset, for now.
     End { partition: i32, offset: i64 },
@@ -47,6 +49,32 @@ pub(super) enum Polled<'a> {
     Unknown,
     /// The client will not get over this by itself.
     Failed { why: String },
+}
+
+/// The headers of a message, which are parsed when they are asked for: most messages have none, and to
+/// find that out costs as much as to read a short record.
+#[derive(Clone, Copy)]
+pub(super) struct Headers<'a>(&'a rd_kafka_message_s);
+
+impl std::fmt::Debug for Headers<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Headers")
+    }
+}
+
+impl Headers<'_> {
+    /// Whether there is a header of this name.
+    pub(super) fn has(&self, name: &CStr) -> bool {
+        let mut headers = null_mut();
+        let (mut value, mut size) = (null(), 0);
+        // SAFETY: the message is valid as long as this, and owns the headers; the name ends with a zero.
+        unsafe {
+            rd_kafka_message_headers(self.0, &raw mut headers)
+                == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+                && rd_kafka_header_get_last(headers, name.as_ptr(), &raw mut value, &raw mut size)
+                    == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+        }
+    }
 }
 
 /// Reads partitions of one topic that are assigned to it, never taken from or given to others.
@@ -210,7 +238,8 @@ unsafe fn polled<'a>(message: &'a rd_kafka_message_s) -> Option<Polled<'a>> {
             // SAFETY: the message is valid.
             let timestamp = unsafe { rd_kafka_message_timestamp(message, &mut kind) };
             let timestamp_ms = u64::try_from(timestamp).ok();
-            Some(Polled::Message { partition, offset, key, payload, timestamp_ms })
+            let headers = Headers(message);
+            Some(Polled::Message { partition, offset, key, payload, timestamp_ms, headers })
         }
         RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => Some(Polled::End { partition, offset }),
         RDKafkaRespErr::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET

@@ -12,6 +12,7 @@
 mod address;
 mod asker;
 mod consumer;
+mod contents;
 mod context;
 mod ends;
 mod error;
@@ -28,6 +29,7 @@ pub mod topics;
 mod watch;
 
 pub use address::{Address, AddressError, SCHEME};
+pub use contents::Contents;
 pub use context::Context;
 pub use ends::{TRANSACTION_PATIENCE, Withheld};
 pub use error::Error;

@@ -21,7 +21,8 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::CommitMode;
 
 use super::asker::commit_metadata;
-use super::consumer::{Consumer, Polled};
+use super::consumer::{Consumer, Headers, Polled};
+use super::contents::Contents;
 use super::ends::{Ends, TRANSACTION_PATIENCE, Withheld};
 use super::watch::{Start, Watch};
 use super::{Address, ClientOptions, client_config};
@@ -62,6 +63,7 @@ pub struct Topic {
     options: SourceOptions,
     watch: Watch,
     starts: BTreeMap<i32, i64>,
+    contents: Contents,
 }
 
 /// The settings of consumers, beside those of every client.
@@ -113,7 +115,15 @@ impl Topic {
     ) -> Result<Self, Failure> {
         let config = consumer_config(address, options, &source.group)?;
         let (watch, starts) = Watch::open(address, &config, &source)?;
-        Ok(Topic { address: address.clone(), config, options: source, watch, starts })
+        let ends = watch.known().partitions.clone();
+        let ends = ends.into_iter().filter_map(|(partition, ends)| Some((partition, ends?.stable)));
+        let contents = Contents::new(&starts, ends);
+        Ok(Topic { address: address.clone(), config, options: source, watch, starts, contents })
+    }
+
+    /// What was found in the topic: records, or this program's own output.
+    pub fn contents(&self) -> &Contents {
+        &self.contents
     }
 
     /// Where the topic is.
@@ -253,6 +263,14 @@ pub struct Taken<'a> {
     pub offset: i64,
     /// The message itself.
     pub message: Message<'a>,
+    headers: Headers<'a>,
+}
+
+impl Taken<'_> {
+    /// Whether it was set aside by this program, as a message that could not be used.
+    pub fn is_dead_letter(&self) -> bool {
+        self.headers.has(c"floodmark.error")
+    }
 }
 
 /// What one worker reads of a topic.
@@ -336,10 +354,10 @@ impl Source {
         let mut taken = 0;
         let now = Instant::now();
         consumer.poll(|polled| match polled {
-            Polled::Message { partition, offset, key, payload, timestamp_ms } => {
+            Polled::Message { partition, offset, key, payload, timestamp_ms, headers } => {
                 let Some(state) = partitions.get_mut(&partition) else { return };
                 let message = Message { key, payload, timestamp_ms };
-                let reached = each(Taken { partition, offset, message });
+                let reached = each(Taken { partition, offset, message, headers });
                 state.reached = state.reached.max(reached);
                 state.next = offset + 1;
                 state.since = now;

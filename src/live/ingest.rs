@@ -12,7 +12,7 @@ use floodmark_dataflows::time::{Window, Windows};
 use super::metrics::InputCounts;
 use crate::computation::EventTimeReached;
 use crate::error::Failure;
-use crate::kafka::{Letter, Outbox, Source, Taken, origin};
+use crate::kafka::{Contents, Letter, Outbox, Source, Taken, origin};
 use crate::limits::date::format_ms;
 use crate::logging::Sampler;
 use crate::record::{Decoder, Read, Reason, Record};
@@ -21,6 +21,9 @@ use crate::replay::Filter;
 /// Updates of (window, pair) that a worker gathers at most before it wants a tick. More would leave the
 /// caches of the processor, and make single ticks long.
 const ROOM: usize = 1 << 16;
+
+/// Messages that a run has set aside: some may be readable by now, or in part, and were counted.
+const DEAD_LETTERS: &str = "dead letters (--dead-letter)";
 
 /// What decides whether and where a record counts.
 #[derive(Clone, Debug)]
@@ -173,12 +176,22 @@ impl Ingest {
         };
         let latest = clock.horizon().saturating_add(self.rules.max_ahead_ms);
         let topic = self.source.topic().address().topic.clone();
+        let read = self.source.topic().clone();
+        // Once it is known that there are records, no message is looked at for this.
+        let contents = Some(read.contents()).filter(|contents| !contents.is_decided());
         let Ingest { source, decoder, rules, gathered, sampler, dead_letters, .. } = self;
         let taken = source.take(|taken| {
             let mut reached = None;
             // Of one message the first is named, and all are counted.
             let mut refused = None;
             let mut records = 0;
+            if contents.is_some_and(|contents| !contents.is_decided() && taken.is_dead_letter()) {
+                let why = Refused::Unread(Reason::OwnOutput { kind: DEAD_LETTERS });
+                gathered.counts.refuse(why);
+                look(contents, Some(why), 0);
+                sample(sampler, &topic, &taken, why, None);
+                return None;
+            }
             let format = decoder.decode(&taken.message, &mut |read| match read {
                 Read::Record(record) | Read::WithoutPackets(record) => {
                     match gathered.add(&record, rules, latest) {
@@ -209,6 +222,7 @@ impl Ingest {
                     refused.get_or_insert((Refused::Unread(reason), None));
                 }
             }
+            look(contents, refused.map(|(why, _)| why), records);
             if let Some((why, time)) = refused {
                 sample(sampler, &topic, &taken, why, time);
                 if let Some(dead_letters) = dead_letters {
@@ -219,6 +233,9 @@ impl Ingest {
             reached
         })?;
         gathered.counts.messages(taken);
+        if let Some(contents) = contents {
+            contents.decide(read.address(), &source.positions())?;
+        }
         Ok(taken)
     }
 
@@ -278,6 +295,18 @@ impl Ingest {
     /// Waits until what it has set aside is kept.
     pub(super) fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), Failure> {
         self.dead_letters.as_mut().map_or(Ok(()), |dead_letters| dead_letters.finish(give_up))
+    }
+}
+
+/// Notes what a message was, until it is known what the topic holds.
+#[inline]
+fn look(contents: Option<&Contents>, refused: Option<Refused>, records: u64) {
+    let Some(contents) = contents else { return };
+    // Some are records, if none that count now.
+    if records > 0 || matches!(refused, Some(Refused::Future | Refused::NoWindow)) {
+        contents.saw_record();
+    } else if let Some(Refused::Unread(Reason::OwnOutput { kind })) = refused {
+        contents.saw_output(kind);
     }
 }
 

@@ -93,6 +93,12 @@ keys! {
     Index = "index",
     // Kafka Connect.
     Payload = "payload",
+    // What this program writes beside records.
+    WindowStart = "window_start",
+    WindowEnd = "window_end",
+    AsOf = "as_of",
+    LimitName = "limit_name",
+    Top = "top",
 }
 
 /// Longer than every key.
@@ -171,6 +177,11 @@ impl<'a> Object<'a> {
                 return Err(Reason::Ambiguous);
             }
         }
+        if told.is_none()
+            && let Some(kind) = self.own_output()
+        {
+            return Err(Reason::OwnOutput { kind });
+        }
         // Common words, which mean something only together, and next to nothing else.
         if self.raw(Key::Source).is_some()
             && self.raw(Key::Destination).is_some()
@@ -201,6 +212,20 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// The kind of output of this program that the object is, if it is any. Totals look like records whose
+    /// time is missing.
+    fn own_output(&self) -> Option<&'static str> {
+        self.raw(Key::WindowStart)?;
+        match () {
+            () if self.raw(Key::Time).is_some() => None,
+            () if self.any(&[Key::Top]) && !self.any(&[Key::Source]) => Some(RANKINGS),
+            () if self.raw(Key::AsOf).is_none() => None,
+            () if self.raw(Key::LimitName).is_some() => Some(CHANGES),
+            () if self.raw(Key::WindowEnd).is_some() => Some(TOTALS),
+            () => None,
+        }
+    }
+
     /// pmacct's kind of record, if it is one that pmacct has.
     fn purge_event(&self) -> Option<Purge> {
         match self.raw(Key::EventType)? {
@@ -216,6 +241,11 @@ enum Purge {
     Record,
     Mark,
 }
+
+/// The kinds of output of this program, with the options that have it written.
+const TOTALS: &str = "totals of windows (--publish)";
+const CHANGES: &str = "changes of violations (--to)";
+const RANKINGS: &str = "rankings (--top)";
 
 /// What an object turned out to be.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -71,6 +71,12 @@ pub enum Reason {
     /// It has no time, and neither has its message.
     #[error("the record has no time, and neither has its message")]
     NoTime,
+    /// It is something that this program itself writes, and no record.
+    #[error("it is one of the {kind} that floodmark itself writes, and no record")]
+    OwnOutput {
+        /// What it is, in the plural.
+        kind: &'static str,
+    },
     /// Packed by a version that this program does not know.
     #[error("packed records of version {version} are not known; update floodmark")]
     PackedVersion {
@@ -94,7 +100,7 @@ impl Reason {
     }
 
     /// Every label of what can't be read, to declare metrics.
-    pub const LABELS: [&'static str; 15] = [
+    pub const LABELS: [&'static str; 16] = [
         "empty",
         "unknown_format",
         "ambiguous",
@@ -107,6 +113,7 @@ impl Reason {
         "bad_number",
         "too_large",
         "bad_time",
+        "own_output",
         "packed_version",
         "packed_length",
         "packed_checksum",
@@ -128,6 +135,7 @@ impl Reason {
             Reason::NoPackets => "no_packets",
             Reason::TooLarge => "too_large",
             Reason::BadTime { .. } | Reason::NoTime => "bad_time",
+            Reason::OwnOutput { .. } => "own_output",
             Reason::PackedVersion { .. } => "packed_version",
             Reason::PackedLength => "packed_length",
             Reason::PackedChecksum => "packed_checksum",

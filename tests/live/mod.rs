@@ -10,6 +10,7 @@
 //! - `partitions`: some idle, behind or new; messages that can't be read; where a run begins.
 //! - `transactions`: messages behind an open transaction of another producer.
 //! - `recreated`: topics that are deleted while they are read, and created again.
+//! - `outputs`: what a run writes is not read back as records.
 //! - `outages`: brokers that go away, before and after the run.
 //! - `clock`: clocks that are set while a run goes on.
 //! - `crashes`: processes that die, hang or panic, and are started again.
@@ -26,6 +27,7 @@ mod equality;
 mod explain;
 mod kit;
 mod outages;
+mod outputs;
 mod partitions;
 mod recreated;
 mod sinks;

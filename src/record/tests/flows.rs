@@ -296,3 +296,43 @@ fn several_in_a_message_are_judged_one_by_one() {
     assert_eq!(format, Err(Reason::Json));
     assert_eq!(reads, [unknown, broken, unknown]);
 }
+
+#[test]
+fn output_of_this_program_is_named_and_is_no_record() {
+    const TOTALS: &str = "totals of windows (--publish)";
+    const CHANGES: &str = "changes of violations (--to)";
+    let total = r#"{"window_start":"2026-01-01T00:00:00Z","window_end":"2026-01-01T00:05:00Z","source":"10.0.0.1","destination":"10.0.0.2","bytes":1500,"packets":3,"as_of":"2026-01-01T00:15:00Z"}"#;
+    let change = r#"{"event":"raised","reason":"data","id":"472df33971ce147b9b73c1ad6baed8a6","limit_name":"max","limit_value":1000000,"effective_date":"2026-01-01T00:00:00Z","bound":"max","metric":"bytes","per":"pair","entity":{"source":"10.0.0.92","destination":"172.16.0.157"},"window_start":"2026-01-01T00:00:00Z","window_end":"2026-01-01T00:05:00Z","bytes":1003502,"packets":1563,"amount":1003502,"settled":false,"as_of":"2026-01-01T00:00:47Z"}"#;
+    let ranked = r#"{"top":1,"window_start":"2026-01-01T00:00:00Z","entity":{"source":"10.0.0.1"},"bytes":1,"packets":1}"#;
+    for (payload, kind) in [(total, TOTALS), (change, CHANGES), (ranked, "rankings (--top)")] {
+        let schema = r#"{"type":"string","optional":false}"#;
+        let enveloped = format!(r#"{{"schema":{schema},"payload":{payload}}}"#);
+        for payload in [payload.to_owned(), enveloped, format!("[{payload}]")] {
+            refused(payload.as_bytes(), Reason::OwnOutput { kind });
+        }
+    }
+    // Of several lines, the records count.
+    let own = r#"{"time":1000,"source":"10.0.0.1","destination":"10.0.0.2","bytes":5,"packets":1}"#;
+    let expected = [
+        Read::Bad(Reason::OwnOutput { kind: TOTALS }),
+        Read::Record(record(1000, "10.0.0.1", "10.0.0.2", 5, 1)),
+    ];
+    let lines = format!("{total}\n{own}");
+    assert_eq!(read(&Decoder::default(), None, lines.as_bytes()).1, expected);
+    // Others may use one of the words: without all marks of ours it is what it was.
+    for more in [
+        r#""window_start":"2026-01-01T00:00:00Z""#,
+        r#""window_start":1,"window_end":2"#,
+        r#""top":1"#,
+        r#""as_of":"2026-01-01T00:00:00Z","window_end":2"#,
+    ] {
+        let payload = own.replace(r#""time":1000"#, more);
+        check(
+            &payload,
+            Format::Json,
+            &[Read::Record(record(BROKER_MS, "10.0.0.1", "10.0.0.2", 5, 1))],
+        );
+    }
+    let timed = total.replace(r#"{"#, r#"{"time":1000,"#);
+    check(&timed, Format::Json, &[Read::Record(record(1000, "10.0.0.1", "10.0.0.2", 1500, 3))]);
+}

@@ -81,6 +81,7 @@ fn names_are_those_of_labels() {
         Reason::BadNumber { field },
         Reason::TooLarge,
         Reason::NoTime,
+        Reason::OwnOutput { kind: "totals" },
         Reason::PackedVersion { version: 2 },
         Reason::PackedLength,
         Reason::PackedChecksum,
