@@ -14,7 +14,7 @@ use crate::capture::live::{self, Live};
 use crate::error::{Exit, Failure, Outcome};
 use crate::http::HttpOptions;
 use crate::kafka::topics::Plan;
-use crate::kafka::{Address, ClientOptions, SCHEME};
+use crate::kafka::{Address, ClientOptions, OnRefusal, SCHEME};
 use crate::logging::LogOptions;
 use crate::merge::{self, Merge};
 use crate::output::reader_has_gone;
@@ -384,7 +384,12 @@ fn outlet(settings: &Settings<'_>, args: &Args) -> Result<Box<dyn Outlet>, Failu
         To::Topic(address) => {
             let (format, linger) = (settings.format, settings.linger);
             let create = settings.create.clone();
-            let options = topic::Options { format, linger, create };
+            // An interface is captured only once; a file can be read again.
+            let on_refusal = match args.interface {
+                Some(_) => OnRefusal::Keep,
+                None => OnRefusal::Fail,
+            };
+            let options = topic::Options { format, linger, create, on_refusal };
             Box::new(Topic::open(address, &args.client, &options)?)
         }
     })
@@ -451,12 +456,16 @@ fn say_counts(messages: &Messages, end: &End, live: bool) {
 }
 
 fn say_sent(messages: &Messages, sent: &Sent, to: &To) {
-    let Sent { records, packets, bytes, messages: arrived, message_bytes, unsendable } = sent;
+    let Sent { records, packets, bytes, messages: arrived, message_bytes, .. } = sent;
+    let Sent { unsendable, refused, .. } = sent;
     let unit = to.unit();
     messages.say(format!(
         "sent {records} records of {packets} packets and {bytes} bytes to {to}: {arrived} {unit}, \
          {message_bytes} bytes"
     ));
+    if *refused > 0 {
+        messages.say(format!("{refused} messages were lost: the broker refused them for good"));
+    }
     if *unsendable > 0 {
         messages.say(format!("{unsendable} records were left out: no reader takes their amounts"));
     }

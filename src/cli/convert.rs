@@ -18,7 +18,7 @@ use crate::convert::shared::Shared;
 use crate::convert::skew::Skew;
 use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::topics::{self, Plan};
-use crate::kafka::{Address, SCHEME, Source, Start, Topic};
+use crate::kafka::{Address, OnRefusal, SCHEME, Source, Start, Topic};
 use crate::logging::LogOptions;
 use crate::output::{WriteError, reader_has_gone};
 use crate::record::Fields;
@@ -371,7 +371,8 @@ impl Job<'_> {
             To::Topic(address) => {
                 let mut create = args.plan(from)?;
                 for _ in 0..workers {
-                    let options = topic::Options { format: *format, linger, create: create.take() };
+                    let (create, on_refusal) = (create.take(), OnRefusal::Fail);
+                    let options = topic::Options { format: *format, linger, create, on_refusal };
                     let topic = topic::Topic::open(address, &args.reading.kafka, &options)?;
                     outlets.push(Box::new(topic));
                 }

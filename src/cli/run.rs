@@ -16,7 +16,7 @@ use crate::cluster::{self, Cluster, Restart, Stall, watchdog};
 use crate::error::{Exit, Failure, Outcome};
 use crate::http::HttpOptions;
 use crate::kafka::topics::{self, Plan};
-use crate::kafka::{Address, AddressError, Outbox, SCHEME, Start, Topic, Tuning};
+use crate::kafka::{Address, AddressError, OnRefusal, Outbox, SCHEME, Start, Topic, Tuning};
 use crate::limits::date::format_ms;
 use crate::limits::feed;
 use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status, SteadyClock, Stream};
@@ -251,16 +251,31 @@ fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Resu
     })
 }
 
+/// Opens a topic whose messages replace each other by their keys.
+fn state_topic(args: &Args, address: &Address) -> Result<Outbox, Failure> {
+    let kafka = &args.reading.kafka;
+    topics::find(address, kafka, &Plan::state(-1), args.create_topic)?;
+    let config = topics::describe_soon(address, kafka)?;
+    if config.told && !config.compacts {
+        tracing::warn!(
+            topic = address.topic,
+            "the topic is not compacted: who reads it from its beginning does not find the last message \
+             of each key after retention.ms, and reads all those before it; docs/kafka.md has the \
+             configuration that fits"
+        );
+    }
+    let outbox = Outbox::open_known(&config, kafka, Tuning::for_latency())?;
+    // One alert must not end all others.
+    Ok(outbox.on_refusal(OnRefusal::Keep))
+}
+
 /// Opens everything that a run writes to.
 fn sinks(args: &Args, windows: floodmark_dataflows::time::Windows) -> Result<Sinks, Failure> {
-    let state_topic = |address: &Address| {
-        topics::find(address, &args.reading.kafka, &Plan::state(-1), args.create_topic)?;
-        Outbox::open(address, &args.reading.kafka, Tuning::for_latency())
-    };
+    let state_topic = |address: &Address| state_topic(args, address);
     let mut alerts = Vec::new();
     for to in &args.to {
         alerts.push(match topic(to).transpose()? {
-            Some(address) => Alerts::Topic(state_topic(&address)?),
+            Some(address) => Alerts::Topic(Box::new(state_topic(&address)?)),
             None => {
                 let stream = match to.as_str() {
                     "-" => Stream::stdout(args.judging.format)?,
@@ -277,6 +292,10 @@ fn sinks(args: &Args, windows: floodmark_dataflows::time::Windows) -> Result<Sin
             "what --what-if leads to goes to no topic: give --to a file, or -, to see it"
         );
     }
-    let sinks = Sinks::new(alerts, totals, windows, catalog);
+    let writes_topics =
+        totals.is_some() || alerts.iter().any(|alerts| matches!(alerts, Alerts::Topic(_)));
+    let dead_letters = args.reading.dead_letters(args.create_topic).filter(|_| writes_topics);
+    let dead_letters = dead_letters.map(|open| open()).transpose()?;
+    let sinks = Sinks::new(alerts, totals, windows, catalog).with_dead_letters(dead_letters);
     Ok(if args.judging.only_difference { sinks.only_difference() } else { sinks })
 }

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use super::values;
 use crate::error::Failure;
 use crate::kafka::topics::{self, Plan};
-use crate::kafka::{Address, ClientOptions, Outbox, SourceOptions, Start, Tuning};
+use crate::kafka::{Address, ClientOptions, OnRefusal, Outbox, SourceOptions, Start, Tuning};
 use crate::limits::date;
 use crate::record::{Decoder, Options};
 
@@ -103,7 +103,9 @@ impl Reading {
             let kafka = self.kafka.clone();
             let open = move || {
                 topics::find(&address, &kafka, &Plan::dead_letters(), create)?;
-                Outbox::open(&address, &kafka, Tuning::for_latency())
+                let outbox = Outbox::open(&address, &kafka, Tuning::for_latency())?;
+                // What is set aside must not end those who set it aside.
+                Ok(outbox.on_refusal(OnRefusal::Cut))
             };
             Arc::new(open) as OpenDeadLetters
         })

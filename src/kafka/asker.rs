@@ -103,8 +103,9 @@ impl Asker {
             asked.map_err(|error| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))?;
         }
         let (client, broker) = (self.client.client(), self.broker.load(Ordering::Relaxed));
+        let client = client.native_ptr();
         // SAFETY: the client is valid.
-        let found = unsafe { topic_id::fetch(client.native_ptr(), broker, &self.topic, timeout) };
+        let found = unsafe { topic_id::fetch(client, Some(broker), &self.topic, timeout) };
         if found.is_err() {
             // Another one may answer.
             self.broker.store(-1, Ordering::Relaxed);

@@ -1,78 +1,134 @@
 //! A producer with room for what it can't take at once, for those who must not wait.
+//!
+//! What a broker does with a message is one of three things. It takes it. It refuses it for good, such as
+//! one that is too large: [`OnRefusal`] says what becomes of it, and the others go on. Or there is no
+//! topic to take it: all that is not delivered waits here, in its order, until the [`Guard`] finds a topic
+//! that fits.
+//!
+//! A broker refuses a whole batch for one of its messages, and a client that knows a topic no more does
+//! not look for it again soon. So in both cases the client gives back all that it holds, and a new client
+//! takes its place: after a refusal one that sends each message in a batch of its own, so that the one at
+//! fault is known.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Address, ClientOptions, Counts, Outgoing, Producer, Sent, Tuning};
+use metrics::counter;
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+
+use super::guard::{Guard, Standing};
+use super::letter::Letter;
+use super::producer::{producer_config, undeliverable, unfit_timestamp};
+use super::reports::{Back, Refusal, Returned};
+use super::topics::{self, TopicConfig};
+use super::{Address, ClientOptions, Counts, Error, Outgoing, Producer, Tuning};
 use crate::error::Failure;
-use crate::record::Message;
-
-/// What is kept at most of a message that can't be used: topics take 1 MB, headers and all, unless they
-/// are told otherwise.
-const DEAD_PAYLOAD_MAX: usize = 800_000;
-const DEAD_KEY_MAX: usize = 100_000;
-
-/// A message of its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Letter {
-    /// The key.
-    pub key: Option<Vec<u8>>,
-    /// The value.
-    pub payload: Vec<u8>,
-    /// Its time, in milliseconds since 1970; `None`: when it is sent.
-    pub timestamp_ms: Option<u64>,
-    /// Its partition, if not by its key.
-    pub partition: Option<i32>,
-    /// What is said about it beside it, by name.
-    pub headers: Vec<(&'static str, String)>,
-}
-
-impl Letter {
-    /// A message with something in it that can't be used: as it came, with where it was and what is wrong
-    /// as its headers. One that is larger than topics take by default is cut, and a header says how large
-    /// it was: it must not end those who set it aside.
-    pub fn dead(
-        message: &Message<'_>,
-        origin: impl IntoIterator<Item = (&'static str, String)>,
-        error: &str,
-    ) -> Self {
-        let mut headers: Vec<_> = origin.into_iter().collect();
-        headers.push(("floodmark.error", error.to_owned()));
-        let key = message.key.map(|key| &key[..key.len().min(DEAD_KEY_MAX)]);
-        let whole = message.payload.unwrap_or_default();
-        let payload = &whole[..whole.len().min(DEAD_PAYLOAD_MAX)];
-        let sizes = [message.key.map_or(0, <[u8]>::len), whole.len()];
-        if sizes != [key.map_or(0, <[u8]>::len), payload.len()] {
-            headers.push(("floodmark.cut", format!("{} {}", sizes[0], sizes[1])));
-        }
-        Letter {
-            key: key.map(<[u8]>::to_vec),
-            payload: payload.to_vec(),
-            timestamp_ms: message.timestamp_ms,
-            partition: None,
-            headers,
-        }
-    }
-}
-
-/// Where a message was, as headers of a letter.
-pub fn origin(topic: &str, partition: i32, offset: i64) -> [(&'static str, String); 3] {
-    [
-        ("floodmark.topic", topic.to_owned()),
-        ("floodmark.partition", partition.to_string()),
-        ("floodmark.offset", offset.to_string()),
-    ]
-}
+use crate::limits::quote::Quoted;
+use crate::logging::Sampler;
 
 /// Between two looks at whether all is sent.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Between two requests to a client to give back what it holds.
+const PURGE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long after a refusal each message is still sent in a batch of its own.
+const ALONE_FOR: Duration = Duration::from_secs(60);
+
+/// How much of a refused message's key is logged, in characters.
+const LOGGED_KEY_MAX: usize = 80;
+
+/// What becomes of a message that a broker refuses for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRefusal {
+    /// It is a failure of the whole.
+    Fail,
+    /// It is counted, logged and kept for [`Outbox::take_refused`].
+    Keep,
+    /// One that is too large is cut until it fits; others are counted and logged.
+    Cut,
+}
+
+/// A message that a broker refuses for good.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// The message.
+    pub letter: Letter,
+    /// The reason.
+    pub refusal: Refusal,
+}
+
+impl Refused {
+    /// The same as an error of this topic.
+    pub fn error(&self, topic: &str) -> Error {
+        let Letter { key, payload, .. } = &self.letter;
+        refusal_error(topic, self.refusal, key.as_ref().map_or(0, Vec::len) + payload.len())
+    }
+}
+
+/// Why messages wait although brokers can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicTrouble {
+    /// Since when.
+    pub since: Instant,
+    /// Whether there is no topic; otherwise there is one that does not fit.
+    pub missing: bool,
+    /// What does not fit, and what mends it.
+    pub why: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// The client takes messages.
+    Sending,
+    /// The client gives back what it holds.
+    Draining { purged: Option<Instant> },
+    /// There is no client to send with.
+    Waiting,
+}
+
 /// Sends messages in their order. What the producer has no room for, it keeps; who asks
 /// [`Outbox::has_room`] before it goes on keeps that bounded.
-#[derive(Debug)]
 pub struct Outbox {
+    config: ClientConfig,
     producer: Producer,
+    guard: Arc<Guard>,
+    /// The topic that messages go to, of all that have had its name.
+    generation: u64,
+    mode: Mode,
+    /// Since when the topic is in doubt: only a later answer clears it.
+    doubted: Option<Instant>,
+    /// The last refusal, as long as each message is to be sent in a batch of its own.
+    alone: Option<Instant>,
+    /// Whether the client sends each message in a batch of its own.
+    sends_alone: bool,
+    /// Messages that came back, until the client has given back all.
+    returned: Vec<Returned>,
     waiting: VecDeque<Letter>,
+    /// Bytes of these.
+    waiting_bytes: usize,
+    messages_max: usize,
+    bytes_max: usize,
+    on_refusal: OnRefusal,
+    refused: Vec<Refused>,
+    refused_total: u64,
+    /// The first refusal, where it is a failure.
+    failure: Option<Error>,
+    /// Counts of earlier clients.
+    earlier: Counts,
+    sampler: Sampler,
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox")
+            .field("producer", &self.producer)
+            .field("mode", &self.mode)
+            .field("waiting", &self.waiting.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Outbox {
@@ -82,8 +138,71 @@ impl Outbox {
         options: &ClientOptions,
         tuning: Tuning,
     ) -> Result<Self, Failure> {
-        let producer = Producer::open(address, options, tuning)?;
-        Ok(Outbox { producer, waiting: VecDeque::new() })
+        let partitions = topics::partitions(address, options)?;
+        Outbox::open_known(&TopicConfig::untold(address.clone(), partitions), options, tuning)
+    }
+
+    /// The same to a topic that was described.
+    pub fn open_known(
+        topic: &TopicConfig,
+        options: &ClientOptions,
+        tuning: Tuning,
+    ) -> Result<Self, Failure> {
+        let mut config = producer_config(&topic.address, options, tuning)?;
+        // A batch that is as large as a broker takes at most is never refused for its size: then it is the
+        // message alone.
+        if let Some(max) = topic.max_message_bytes
+            && config.get("batch.size").is_none()
+            && max < BATCH_SIZE
+        {
+            config.set("batch.size", max.max(1).to_string());
+        }
+        let guard = Guard::of(topic, options)?;
+        let generation = match guard.standing() {
+            Standing::Fit { generation, .. } => generation,
+            // The first poll sees it.
+            Standing::Missing { .. } | Standing::Unfit { .. } => 0,
+        };
+        let number = |name: &str| config.get(name).and_then(|value| value.parse::<usize>().ok());
+        let messages_max = number("queue.buffering.max.messages").filter(|max| *max > 0);
+        Ok(Outbox {
+            producer: Producer::start(&topic.address, &config, true)?,
+            messages_max: messages_max.unwrap_or(tuning.queue_messages as usize),
+            bytes_max: number("queue.buffering.max.kbytes").unwrap_or(tuning.queue_kib as usize)
+                << 10,
+            config,
+            guard,
+            generation,
+            mode: Mode::Sending,
+            doubted: None,
+            alone: None,
+            sends_alone: false,
+            returned: Vec::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            on_refusal: OnRefusal::Fail,
+            refused: Vec::new(),
+            refused_total: 0,
+            failure: None,
+            earlier: Counts::default(),
+            sampler: Sampler::default(),
+        })
+    }
+
+    /// The same, with another fate for messages that a broker refuses.
+    pub fn on_refusal(self, on_refusal: OnRefusal) -> Self {
+        for refusal in Refusal::ALL {
+            self.refused_counter(refusal).increment(0);
+        }
+        Outbox { on_refusal, ..self }
+    }
+
+    fn refused_counter(&self, refusal: Refusal) -> metrics::Counter {
+        let sink = format!("kafka:{}", self.address().topic);
+        counter!(
+            "floodmark_sink_refused_messages_total",
+            "sink" => sink, "error" => refusal.as_str()
+        )
     }
 
     /// Where it sends to.
@@ -91,13 +210,21 @@ impl Outbox {
         self.producer.address()
     }
 
-    /// Whether all that was given could be handed to the producer.
+    /// Whether all that was given could be handed to the producer; while there is no topic to send to,
+    /// whether more may wait.
     pub fn has_room(&self) -> bool {
-        self.waiting.is_empty()
+        match self.mode {
+            Mode::Sending => self.waiting.is_empty(),
+            Mode::Draining { .. } | Mode::Waiting => {
+                self.waiting.len() + self.returned.len() < self.messages_max
+                    && self.waiting_bytes < self.bytes_max
+            }
+        }
     }
 
     /// Takes a message.
     pub fn give(&mut self, letter: Letter) {
+        self.waiting_bytes += letter.size();
         self.waiting.push_back(letter);
     }
 
@@ -106,49 +233,250 @@ impl Outbox {
     /// # Errors
     /// No message is taken any more.
     pub fn send(&mut self, message: &Outgoing<'_>) -> Result<(), Failure> {
-        if self.waiting.is_empty() && self.producer.send(message)? == Sent::Queued {
+        if self.mode == Mode::Sending
+            && self.waiting.is_empty()
+            && self.producer.offer(message).is_ok()
+        {
             return Ok(());
         }
-        self.waiting.push_back(Letter {
+        self.give(Letter {
             key: message.key.map(<[u8]>::to_vec),
             payload: message.payload.unwrap_or_default().to_vec(),
             timestamp_ms: message.timestamp_ms.map(i64::unsigned_abs),
             partition: message.partition,
             headers: message.headers.to_vec(),
         });
-        Ok(())
+        if self.mode == Mode::Sending { self.send_waiting() } else { Ok(()) }
     }
 
     /// What has become of messages so far.
     pub fn counts(&self) -> Counts {
-        self.producer.counts()
+        let now = self.producer.counts();
+        let delivered = self.earlier.delivered + now.delivered;
+        Counts {
+            queued: delivered + self.refused_total + now.waiting(),
+            delivered,
+            failed: self.refused_total,
+            delivered_bytes: self.earlier.delivered_bytes + now.delivered_bytes,
+        }
+    }
+
+    /// Messages that a broker has refused since the last call.
+    pub fn take_refused(&mut self) -> Vec<Refused> {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// Why messages wait although brokers can be reached, if they do.
+    pub fn trouble(&self) -> Option<TopicTrouble> {
+        match self.guard.standing() {
+            Standing::Fit { .. } => None,
+            Standing::Missing { since } => {
+                let why = "it does not exist".to_owned();
+                Some(TopicTrouble { since, missing: true, why })
+            }
+            Standing::Unfit { since, why } => Some(TopicTrouble { since, missing: false, why }),
+        }
     }
 
     /// Sends what it can, without waiting.
     ///
     /// # Errors
-    /// A message can never be delivered, or no message any more.
+    /// A message can never be delivered, where that is a failure, or no message any more.
     pub fn poll(&mut self) -> Result<(), Failure> {
+        self.advance()?;
+        self.failure.clone().map_or(Ok(()), |failure| Err(failure.into()))
+    }
+
+    fn advance(&mut self) -> Result<(), Failure> {
         self.producer.poll();
-        while let Some(letter) = self.waiting.front() {
-            let outgoing = Outgoing {
-                key: letter.key.as_deref(),
-                payload: Some(&letter.payload),
-                timestamp_ms: letter.timestamp_ms.and_then(|ms| i64::try_from(ms).ok()),
-                partition: letter.partition,
-                headers: &letter.headers,
-            };
-            match self.producer.send(&outgoing)? {
-                Sent::Queued => drop(self.waiting.pop_front()),
-                Sent::Full => break,
-            }
+        self.take_back();
+        match self.mode {
+            Mode::Sending => self.check()?,
+            Mode::Draining { purged } => self.drain(purged),
+            Mode::Waiting => {}
+        }
+        if self.mode == Mode::Waiting {
+            self.reopen()?;
+        }
+        if self.mode == Mode::Sending {
+            self.send_waiting()?;
         }
         self.producer.failure().map_or(Ok(()), Err)
     }
 
+    /// Stops sending where the topic is not what it was, or where each message need not go alone any more.
+    fn check(&mut self) -> Result<(), Failure> {
+        let alone_no_more =
+            self.sends_alone && self.alone.is_none_or(|last| last.elapsed() >= ALONE_FOR);
+        if alone_no_more {
+            self.alone = None;
+        }
+        if alone_no_more || !self.guard.is_fit(self.generation) {
+            self.drain(None);
+        }
+        Ok(())
+    }
+
+    /// Has the client give back what it holds. What is under way comes back by itself, or arrives.
+    fn drain(&mut self, mut purged: Option<Instant>) {
+        if purged.is_none_or(|last| last.elapsed() >= PURGE_INTERVAL) {
+            self.producer.purge();
+            self.producer.poll();
+            purged = Some(Instant::now());
+        }
+        self.mode = Mode::Draining { purged };
+        let waits = self.producer.counts().waiting() > 0;
+        self.take_back();
+        if waits {
+            return;
+        }
+        let mut returned = std::mem::take(&mut self.returned);
+        returned.sort_by_key(|returned| returned.number);
+        for Returned { letter, .. } in returned.into_iter().rev() {
+            self.waiting.push_front(letter);
+        }
+        self.mode = Mode::Waiting;
+    }
+
+    /// Takes what the client gives back.
+    fn take_back(&mut self) {
+        for returned in self.producer.take_returned() {
+            match returned.why {
+                Back::Refused(refusal) if self.sends_alone => {
+                    self.alone = Some(Instant::now());
+                    self.refuse(returned.letter, refusal);
+                    continue;
+                }
+                // It is not known which of the batch.
+                Back::Refused(_) | Back::Batch => {
+                    self.alone = Some(Instant::now());
+                    self.stop();
+                }
+                Back::NoTopic => {
+                    self.doubt();
+                    self.stop();
+                }
+                Back::Purged => {}
+            }
+            self.waiting_bytes += returned.letter.size();
+            self.returned.push(returned);
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.mode == Mode::Sending {
+            self.mode = Mode::Draining { purged: None };
+        }
+    }
+
+    fn doubt(&mut self) {
+        if self.doubted.is_none() {
+            self.doubted = Some(Instant::now());
+            self.guard.hurry();
+        }
+    }
+
+    /// Sends again, with a new client, if there is a topic to send to.
+    fn reopen(&mut self) -> Result<(), Failure> {
+        let Standing::Fit { generation, asked } = self.guard.standing() else { return Ok(()) };
+        if self.doubted.is_some_and(|since| asked <= since) {
+            return Ok(());
+        }
+        let mut config = self.config.clone();
+        self.sends_alone = self.alone.is_some();
+        if self.sends_alone {
+            config.set("batch.num.messages", "1");
+        }
+        let new = Producer::start(self.producer.address(), &config, true)?;
+        let old = std::mem::replace(&mut self.producer, new);
+        let counts = old.counts();
+        self.earlier.delivered += counts.delivered;
+        self.earlier.delivered_bytes += counts.delivered_bytes;
+        // Its threads may take a moment to end. Without a thread for that, it is this one that waits.
+        drop(std::thread::Builder::new().name("old client".into()).spawn(move || drop(old)));
+        (self.generation, self.doubted, self.mode) = (generation, None, Mode::Sending);
+        Ok(())
+    }
+
+    fn send_waiting(&mut self) -> Result<(), Failure> {
+        while let Some(letter) = self.waiting.front() {
+            let Err(error) = self.producer.offer(&letter.outgoing()) else {
+                self.pop();
+                continue;
+            };
+            let code = error.rdkafka_error_code();
+            match code.and_then(Back::of) {
+                _ if Producer::is_full(&error) => break,
+                Some(Back::NoTopic) => {
+                    self.doubt();
+                    self.stop();
+                    break;
+                }
+                // This client refuses it by its own bounds, whatever else is in a batch.
+                Some(Back::Refused(refusal)) => {
+                    if let Some(letter) = self.pop() {
+                        self.refuse(letter, refusal);
+                    }
+                }
+                _ => return Err(self.broken(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The failure of a client that takes nothing any more. An earlier failure says more.
+    fn broken(&self, error: &KafkaError) -> Failure {
+        self.producer.failure().unwrap_or_else(|| {
+            let topic = &self.address().topic;
+            undeliverable(topic, error.rdkafka_error_code(), error, 0).into()
+        })
+    }
+
+    fn pop(&mut self) -> Option<Letter> {
+        let letter = self.waiting.pop_front()?;
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(letter.size());
+        Some(letter)
+    }
+
+    /// A message is refused for good.
+    fn refuse(&mut self, letter: Letter, refusal: Refusal) {
+        let bytes = letter.key.as_ref().map_or(0, Vec::len) + letter.payload.len();
+        if self.on_refusal == OnRefusal::Cut
+            && refusal == Refusal::TooLarge
+            && let Some(less) = letter.clone().halved()
+        {
+            self.waiting_bytes += less.size();
+            self.waiting.push_front(less);
+            return;
+        }
+        self.refused_total += 1;
+        self.refused_counter(refusal).increment(1);
+        if self.on_refusal == OnRefusal::Fail {
+            let topic = &self.address().topic;
+            let error = refusal_error(topic, refusal, bytes);
+            self.failure.get_or_insert(error);
+            return;
+        }
+        if self.sampler.takes(refusal.as_str()) {
+            let key = String::from_utf8_lossy(letter.key.as_deref().unwrap_or_default());
+            let key: String = key.chars().take(LOGGED_KEY_MAX).collect();
+            tracing::error!(
+                topic = self.address().topic,
+                error = refusal.as_str(),
+                bytes,
+                key = %Quoted(&key),
+                settings = refusal.settings(),
+                "a message is refused for good and is not delivered"
+            );
+        }
+        if self.on_refusal == OnRefusal::Keep {
+            self.refused.push(Refused { letter, refusal });
+        }
+    }
+
     /// How many messages were given and are not delivered.
     pub fn waiting(&self) -> u64 {
-        self.waiting.len() as u64 + self.producer.counts().waiting()
+        (self.waiting.len() + self.returned.len()) as u64 + self.producer.counts().waiting()
     }
 
     /// Whether everything given was delivered.
@@ -161,13 +489,50 @@ impl Outbox {
         self.producer.unreachable_since()
     }
 
-    /// Waits until everything is delivered, or `give_up` says so.
+    /// Waits until everything is delivered, or `give_up` says so. A message that can't be delivered is an
+    /// error once all others are.
     pub fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), Failure> {
-        self.poll()?;
-        while !self.waiting.is_empty() && !give_up() {
-            std::thread::sleep(LOOK_INTERVAL);
-            self.poll()?;
+        loop {
+            self.advance()?;
+            if self.is_done() {
+                return self.failure.clone().map_or(Ok(()), |failure| Err(failure.into()));
+            }
+            if give_up() {
+                let failure = self.failure.clone();
+                return Err(failure.unwrap_or_else(|| self.undelivered()).into());
+            }
+            match self.mode {
+                Mode::Sending => {
+                    self.producer.flush();
+                }
+                Mode::Draining { .. } | Mode::Waiting => std::thread::sleep(LOOK_INTERVAL),
+            }
         }
-        self.producer.finish(give_up)
+    }
+
+    fn undelivered(&self) -> Error {
+        match self.trouble() {
+            Some(TopicTrouble { why, .. }) => Error::Undelivered {
+                topic: self.address().topic.clone(),
+                messages: self.waiting(),
+                reason: why,
+            },
+            None => self.producer.undelivered(self.waiting()),
+        }
+    }
+}
+
+/// The greatest batch of librdkafka, unless the user says otherwise.
+const BATCH_SIZE: u64 = 1_000_000;
+
+fn refusal_error(topic: &str, refusal: Refusal, bytes: usize) -> Error {
+    match refusal {
+        Refusal::TooLarge => Error::TooLarge { topic: topic.to_owned(), bytes },
+        Refusal::Timestamp => Error::Unfit(unfit_timestamp(topic)),
+        _ => Error::Unfit(format!(
+            "topic {} refuses a message of {bytes} bytes (look at {})",
+            Quoted(topic),
+            refusal.settings()
+        )),
     }
 }

@@ -5,21 +5,17 @@
 //! file) or to count and drop (a live capture). Delivery is known from delivery reports, which are
 //! served when the producer is polled.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{
-    BaseProducer, BaseRecord, DeliveryResult, NoCustomPartitioner, Producer as _, ProducerContext,
-};
-use rdkafka::statistics::Statistics;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 
+use super::reports::{Mark, Reports, Returned};
 use super::topics::{denied, existing};
-use super::{Address, ClientOptions, Context, Error, client_config, setup};
+use super::{Address, ClientOptions, Error, client_config, letter, setup};
 use crate::error::Failure;
 use crate::limits::quote::Quoted;
 
@@ -65,7 +61,7 @@ pub struct Outgoing<'a> {
     /// Its partition, if not by its key.
     pub partition: Option<i32>,
     /// What is said about it beside it, by name.
-    pub headers: &'a [(&'static str, String)],
+    pub headers: &'a [letter::Header],
 }
 
 /// Whether a message was taken.
@@ -105,6 +101,40 @@ pub struct Producer {
     address: Address,
     inner: BaseProducer<Reports>,
     queued: AtomicU64,
+    /// The number of the next message.
+    number: AtomicUsize,
+}
+
+/// The configuration of a producer. The user's options by -X win over the tuning, and nothing over what
+/// must hold.
+pub(super) fn producer_config(
+    address: &Address,
+    options: &ClientOptions,
+    tuning: Tuning,
+) -> Result<ClientConfig, Failure> {
+    let common = client_config(address, options)?;
+    let mut config = common.clone();
+    let mut tune = |key: &str, value: String| {
+        if common.get(key).is_none() {
+            config.set(key, value);
+        }
+    };
+    // These two have another name each.
+    if common.get("queue.buffering.max.ms").is_none() {
+        tune("linger.ms", tuning.linger_ms.to_string());
+    }
+    if common.get("compression.codec").is_none() {
+        tune("compression.type", tuning.compression.to_owned());
+    }
+    tune("queue.buffering.max.kbytes", tuning.queue_kib.to_string());
+    tune("queue.buffering.max.messages", tuning.queue_messages.to_string());
+    // Keys land where the clients in Java put them, so that topics can be joined with theirs.
+    tune("partitioner", "murmur2_random".to_owned());
+    // A retry doubles nothing and keeps the order.
+    config.set("enable.idempotence", "true");
+    // As long as an outage lasts: the queue is bounded, and whoever sends is told.
+    config.set("message.timeout.ms", "0");
+    Ok(config)
 }
 
 impl std::fmt::Debug for Producer {
@@ -123,33 +153,22 @@ impl Producer {
         options: &ClientOptions,
         tuning: Tuning,
     ) -> Result<Self, Failure> {
-        let common = client_config(address, options)?;
-        existing(address, &common)?;
-        // What the user has set by -X wins over the tuning, and nothing over what must hold.
-        let mut config = common.clone();
-        let mut tune = |key: &str, value: String| {
-            if common.get(key).is_none() {
-                config.set(key, value);
-            }
-        };
-        // These two have another name each.
-        if common.get("queue.buffering.max.ms").is_none() {
-            tune("linger.ms", tuning.linger_ms.to_string());
-        }
-        if common.get("compression.codec").is_none() {
-            tune("compression.type", tuning.compression.to_owned());
-        }
-        tune("queue.buffering.max.kbytes", tuning.queue_kib.to_string());
-        tune("queue.buffering.max.messages", tuning.queue_messages.to_string());
-        // Keys land where the clients in Java put them, so that topics can be joined with theirs.
-        tune("partitioner", "murmur2_random".to_owned());
-        // A retry doubles nothing and keeps the order.
-        config.set("enable.idempotence", "true");
-        // As long as an outage lasts: the queue is bounded, and whoever sends is told.
-        config.set("message.timeout.ms", "0");
-        let reports = Reports::new(address.topic.clone());
-        let inner = setup::create(&config, reports)?;
-        Ok(Producer { address: address.clone(), inner, queued: AtomicU64::new(0) })
+        let config = producer_config(address, options, tuning)?;
+        existing(address, &config)?;
+        Ok(Producer::start(address, &config, false)?)
+    }
+
+    /// Sets up a client. If it keeps what comes back, its owner takes that by
+    /// [`Producer::take_returned`]; otherwise a message that comes back is a failure.
+    pub(super) fn start(
+        address: &Address,
+        config: &ClientConfig,
+        keeps: bool,
+    ) -> Result<Self, Error> {
+        let reports = Reports::new(address.topic.clone(), keeps);
+        let inner = setup::create(config, reports)?;
+        let (queued, number) = (AtomicU64::new(0), AtomicUsize::new(0));
+        Ok(Producer { address: address.clone(), inner, queued, number })
     }
 
     /// Where it sends to.
@@ -159,13 +178,34 @@ impl Producer {
 
     /// Takes a message, if there is room; never waits.
     pub fn send(&self, message: &Outgoing<'_>) -> Result<Sent, Failure> {
-        let mut record = BaseRecord::<[u8], [u8]>::to(&self.address.topic);
+        match self.offer(message) {
+            Ok(()) => Ok(Sent::Queued),
+            Err(error) if Producer::is_full(&error) => Ok(Sent::Full),
+            // An earlier failure says more: after a fatal one nothing is taken.
+            Err(error) => Err(self.failure().unwrap_or_else(|| {
+                let bytes =
+                    message.key.map_or(0, <[u8]>::len) + message.payload.map_or(0, <[u8]>::len);
+                let code = error.rdkafka_error_code();
+                undeliverable(&self.address.topic, code, &error, bytes).into()
+            })),
+        }
+    }
+
+    /// The same with the error of the client.
+    pub(super) fn offer(&self, message: &Outgoing<'_>) -> Result<(), KafkaError> {
+        let mark = Box::new(Mark {
+            number: self.number.fetch_add(1, Ordering::Relaxed),
+            partition: message.partition,
+            timestamp_ms: message.timestamp_ms,
+        });
+        let mut record =
+            BaseRecord::<[u8], [u8], Box<Mark>>::with_opaque_to(&self.address.topic, mark);
         record.key = message.key;
         record.payload = message.payload;
         record.partition = message.partition;
         if !message.headers.is_empty() {
             let headers = OwnedHeaders::new_with_capacity(message.headers.len());
-            let add = |headers: OwnedHeaders, (key, value): &(&'static str, String)| {
+            let add = |headers: OwnedHeaders, (key, value): &letter::Header| {
                 headers.insert(Header { key, value: Some(value) })
             };
             record.headers = Some(message.headers.iter().fold(headers, add));
@@ -173,17 +213,25 @@ impl Producer {
         record.timestamp = message.timestamp_ms.map(|ms| ms.max(1));
         // Before it is taken: its report may come first, and counts must not be less than nothing.
         self.queued.fetch_add(1, Ordering::Relaxed);
-        let Err((error, _)) = self.inner.send(record) else { return Ok(Sent::Queued) };
-        self.queued.fetch_sub(1, Ordering::Relaxed);
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::QueueFull) => Ok(Sent::Full),
-            // An earlier failure says more: after a fatal one nothing is taken.
-            code => Err(self.failure().unwrap_or_else(|| {
-                let bytes =
-                    message.key.map_or(0, <[u8]>::len) + message.payload.map_or(0, <[u8]>::len);
-                undeliverable(&self.address.topic, code, &error, bytes).into()
-            })),
-        }
+        self.inner.send(record).map_err(|(error, _)| {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+            error
+        })
+    }
+
+    /// Whether an error says that there is no room.
+    pub(super) fn is_full(error: &KafkaError) -> bool {
+        error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+    }
+
+    /// Has the client give back what it has not sent.
+    pub(super) fn purge(&self) {
+        self.inner.purge(PurgeConfig::default().queue().non_blocking());
+    }
+
+    /// Messages that came back, if the client keeps them.
+    pub(super) fn take_returned(&self) -> Vec<Returned> {
+        self.inner.context().take_returned()
     }
 
     /// Serves what has come, without waiting.
@@ -206,21 +254,15 @@ impl Producer {
 
     /// What has become of messages so far.
     pub fn counts(&self) -> Counts {
-        let reports = self.inner.context();
         // First what is a part, then the whole.
-        let delivered = reports.delivered.load(Ordering::Acquire);
-        let failed = reports.failed.load(Ordering::Acquire);
-        let delivered_bytes = reports.delivered_bytes.load(Ordering::Relaxed);
-        let queued = self.queued.load(Ordering::Relaxed);
-        Counts { queued, delivered, failed, delivered_bytes }
+        let reports = self.inner.context().counts();
+        Counts { queued: self.queued.load(Ordering::Relaxed), ..reports }
     }
 
     /// Why it can't go on, if it can't: the first message that can never be delivered, or the end of
     /// the producer itself.
     pub fn failure(&self) -> Option<Failure> {
-        let reports = self.inner.context();
-        let first = reports.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        first.or_else(|| self.fatal()).map(Failure::from)
+        self.inner.context().failure().or_else(|| self.fatal()).map(Failure::from)
     }
 
     fn fatal(&self) -> Option<Error> {
@@ -242,11 +284,9 @@ impl Producer {
     /// is asked every 100 ms. A message that can't be delivered is an error once all others are.
     pub fn finish(&self, give_up: &mut dyn FnMut() -> bool) -> Result<(), Failure> {
         loop {
-            // While flushing, librdkafka does not wait for batches to fill.
-            let flushed = self.inner.flush(GIVE_UP_INTERVAL);
-            self.poll();
+            let flushed = self.flush();
             let waiting = self.counts().waiting();
-            if flushed.is_ok() && waiting == 0 {
+            if flushed && waiting == 0 {
                 return self.failure().map_or(Ok(()), Err);
             }
             if give_up() {
@@ -255,7 +295,15 @@ impl Producer {
         }
     }
 
-    fn undelivered(&self, messages: u64) -> Error {
+    /// Waits for deliveries for a moment, and says whether nothing is under way. While flushing, librdkafka
+    /// does not wait for batches to fill.
+    pub(super) fn flush(&self) -> bool {
+        let flushed = self.inner.flush(GIVE_UP_INTERVAL);
+        self.poll();
+        flushed.is_ok()
+    }
+
+    pub(super) fn undelivered(&self, messages: u64) -> Error {
         let reason = match (self.reachable(), self.inner.context().context.last_error()) {
             (false, Some(reason)) => reason,
             _ => "they were given up".to_owned(),
@@ -269,7 +317,7 @@ fn sending(topic: &str) -> String {
 }
 
 /// The error of a message that no retry delivers.
-fn undeliverable(
+pub(super) fn undeliverable(
     topic: &str,
     code: Option<RDKafkaErrorCode>,
     error: &KafkaError,
@@ -280,10 +328,7 @@ fn undeliverable(
         Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
             Error::TooLarge { topic: topic.to_owned(), bytes }
         }
-        Some(RDKafkaErrorCode::InvalidTimestamp) => Error::Unfit(format!(
-            "{doing} failed: a timestamp is further from the broker's clock than the topic allows by \
-             message.timestamp.before.max.ms or message.timestamp.after.max.ms"
-        )),
+        Some(RDKafkaErrorCode::InvalidTimestamp) => Error::Unfit(unfit_timestamp(topic)),
         Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
             Error::Failed { doing, reason: "the topic is gone".to_owned() }
         }
@@ -292,64 +337,11 @@ fn undeliverable(
     }
 }
 
-/// Hears what became of messages.
-struct Reports {
-    context: Context,
-    topic: String,
-    delivered: AtomicU64,
-    delivered_bytes: AtomicU64,
-    failed: AtomicU64,
-    failure: Mutex<Option<Error>>,
-}
-
-impl Reports {
-    fn new(topic: String) -> Self {
-        Reports {
-            context: Context::new(),
-            topic,
-            delivered: AtomicU64::new(0),
-            delivered_bytes: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            failure: Mutex::new(None),
-        }
-    }
-}
-
-impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
-        self.context.log(level, kind, text);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        self.context.stats(statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-}
-
-impl ProducerContext<NoCustomPartitioner> for Reports {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, report: &DeliveryResult<'_>, (): ()) {
-        self.context.hear();
-        let (error, message) = match report {
-            Ok(message) => (None, message),
-            Err((error, message)) => (Some(error), message),
-        };
-        let bytes = message.key_len() + message.payload_len();
-        let Some(error) = error else {
-            self.delivered_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-            self.delivered.fetch_add(1, Ordering::Release);
-            self.context.reached();
-            return;
-        };
-        self.failed.fetch_add(1, Ordering::Release);
-        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.is_none() {
-            let code = error.rdkafka_error_code();
-            *first = Some(undeliverable(&self.topic, code, error, bytes));
-        }
-    }
+/// The text of a message whose timestamp a topic refuses.
+pub(super) fn unfit_timestamp(topic: &str) -> String {
+    format!(
+        "{} failed: a timestamp is further from the broker's clock than the topic allows by \
+         message.timestamp.before.max.ms or message.timestamp.after.max.ms",
+        sending(topic)
+    )
 }

@@ -96,6 +96,59 @@ impl TopicConfig {
         .into())
     }
 
+    /// What of another topic of the same name would lose messages that the topic before kept, with what
+    /// mends it; `None` if nothing is known to.
+    pub(super) fn worse_than(&self, before: &TopicConfig) -> Option<String> {
+        if self.partitions < before.partitions {
+            let (now, then) = (self.partitions, before.partitions);
+            let Address { brokers, topic } = &self.address;
+            return Some(format!(
+                "it has {now} partitions and had {then} (kafka-topics.sh --bootstrap-server {brokers} \
+                 --alter --topic {topic} --partitions {then}, or start again, which takes it as it is)"
+            ));
+        }
+        if !(self.told && before.told) {
+            return None;
+        }
+        let policy = |config: &TopicConfig| match (config.compacts, config.deletes) {
+            (true, true) => "compact,delete",
+            (true, false) => "compact",
+            (false, _) => "delete",
+        };
+        let shown = |bound: Option<u64>| bound.map_or("-1".to_owned(), |ms| ms.to_string());
+        let kept = |config: &TopicConfig| config.retention_ms.filter(|_| config.deletes);
+        let time = |config: &TopicConfig| match config.log_append_time {
+            true => "LogAppendTime",
+            false => "CreateTime",
+        };
+        let less = |now: Option<u64>, then: Option<u64>| {
+            now.is_some_and(|now| then.is_none_or(|then| now < then))
+        };
+        let (name, now, then) = if self.compacts != before.compacts {
+            ("cleanup.policy", policy(self).to_owned(), policy(before).to_owned())
+        } else if less(kept(self), kept(before)) {
+            ("retention.ms", shown(kept(self)), shown(kept(before)))
+        } else if self.log_append_time && !before.log_append_time {
+            ("message.timestamp.type", time(self).to_owned(), time(before).to_owned())
+        } else if less(self.timestamp_before_max_ms, before.timestamp_before_max_ms) {
+            let [now, then] = [self, before].map(|config| config.timestamp_before_max_ms);
+            (self.bound_names.0, shown(now), then.unwrap_or(NO_BOUND).to_string())
+        } else if less(self.timestamp_after_max_ms, before.timestamp_after_max_ms) {
+            let [now, then] = [self, before].map(|config| config.timestamp_after_max_ms);
+            (self.bound_names.1, shown(now), then.unwrap_or(NO_BOUND).to_string())
+        } else {
+            return None;
+        };
+        // Of a value that is a list, brackets hold it together.
+        let value = if then.contains(',') { format!("[{then}]") } else { then.clone() };
+        let Address { brokers, topic } = &self.address;
+        Some(format!(
+            "{name} is {now} and was {then} (kafka-configs.sh --bootstrap-server {brokers} --alter \
+             --entity-type topics --entity-name {topic} --add-config {name}={value}, or start again, which \
+             takes it as it is)"
+        ))
+    }
+
     /// The commands that change it, or make another one.
     fn mend(&self, setting: &str) -> String {
         let Address { brokers, topic } = &self.address;
@@ -254,6 +307,37 @@ mod tests {
             let said = refused(&config, oldest, newest);
             assert!(said.contains("message.timestamp.difference.max.ms=3600000"), "{said}");
         }
+    }
+
+    #[test]
+    fn topic_that_replaces_another_and_keeps_less_is_named_with_what_mends_it() {
+        let policy = |policy: &str| told(&[("cleanup.policy", policy), ("retention.ms", "1000")]);
+        let (state, plain) = (policy("compact,delete"), policy("delete"));
+        let said = plain.worse_than(&state).expect("it is not compacted");
+        for part in
+            ["is delete and was compact,delete", "--add-config cleanup.policy=[compact,delete]"]
+        {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        // Records with the same key would replace each other.
+        assert!(state.worse_than(&plain).is_some_and(|said| said.contains("was delete")));
+        let forever = told(&[("cleanup.policy", "delete"), ("retention.ms", "-1")]);
+        let said = plain.worse_than(&forever).expect("it keeps a second");
+        assert!(said.contains("retention.ms is 1000 and was -1"), "{said}");
+        let (one, two) = (plain.clone(), TopicConfig { partitions: 2, ..plain.clone() });
+        assert!(one.worse_than(&two).is_some_and(|said| said.contains("--partitions 2")));
+        let bound =
+            told(&[("cleanup.policy", "delete"), ("retention.ms", "-1"), (BEFORE_MAX, "5")]);
+        let said = bound.worse_than(&forever).expect("it refuses older ones");
+        assert!(said.contains("message.timestamp.before.max.ms is 5"), "{said}");
+        let stamps = told(&[("retention.ms", "-1"), ("message.timestamp.type", "LogAppendTime")]);
+        let keeps = told(&[("retention.ms", "-1")]);
+        assert!(stamps.worse_than(&keeps).is_some_and(|said| said.contains("LogAppendTime")));
+        for (now, before) in [(&forever, &plain), (&two, &one), (&plain, &plain)] {
+            assert_eq!(now.worse_than(before), None);
+        }
+        let untold = TopicConfig::untold(plain.address.clone(), 1);
+        assert_eq!((untold.worse_than(&state), plain.worse_than(&untold)), (None, None));
     }
 
     #[test]

@@ -77,14 +77,14 @@ impl Drop for Event {
     }
 }
 
-/// Requests the id of a topic from a broker. By itself librdkafka would wait for the controller, whom a
-/// cluster may not have for a while.
+/// Requests the id of a topic from a broker; without one, from the controller, whom a cluster may not have
+/// for a while.
 ///
 /// # Safety
 /// The client is valid for the time of the call.
 pub(super) unsafe fn fetch(
     client: *mut rd_kafka_t,
-    broker: i32,
+    broker: Option<i32>,
     topic: &str,
     timeout: Duration,
 ) -> Result<Found, RDKafkaErrorCode> {
@@ -100,7 +100,9 @@ pub(super) unsafe fn fetch(
         );
         // A timeout out of librdkafka's bounds leaves its default, and `queue_poll` bounds the wait.
         rd_kafka_AdminOptions_set_request_timeout(options, millis(timeout), null_mut(), 0);
-        rd_kafka_AdminOptions_set_broker(options, broker, null_mut(), 0);
+        if let Some(broker) = broker {
+            rd_kafka_AdminOptions_set_broker(options, broker, null_mut(), 0);
+        }
         let mut names = [name.as_ptr()];
         let topics = rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
         rd_kafka_DescribeTopics(client, topics, options, queue.0);

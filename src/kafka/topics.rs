@@ -4,7 +4,9 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
@@ -31,6 +33,9 @@ const APPEAR_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pause between two requests for a topic that is unknown.
 const APPEAR_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The same where nobody needs the answer.
+const SOON_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a topic is to be like that is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,34 +196,64 @@ fn create_as(
 pub fn describe(address: &Address, options: &ClientOptions) -> Result<TopicConfig, Failure> {
     let config = client_config(address, options)?;
     let partitions = existing(address, &config)?;
+    match configuration(address, &config, ADMIN_TIMEOUT)? {
+        Ok(resource) => Ok(TopicConfig::read(address.clone(), partitions, Some(&resource))),
+        Err(error) if is_withheld(&error) => Ok(untold(address, partitions, &error)),
+        Err(error) => {
+            let doing = format!("describing topic {}", Quoted(&address.topic));
+            Err(failed(address, doing, &error).into())
+        }
+    }
+}
+
+/// The same where the configuration is of use and not needed: nobody waits long for it.
+pub fn describe_soon(address: &Address, options: &ClientOptions) -> Result<TopicConfig, Failure> {
+    let config = client_config(address, options)?;
+    let partitions = existing(address, &config)?;
+    match configuration(address, &config, SOON_TIMEOUT)? {
+        Ok(resource) => Ok(TopicConfig::read(address.clone(), partitions, Some(&resource))),
+        Err(error) => Ok(untold(address, partitions, &error)),
+    }
+}
+
+fn configuration(
+    address: &Address,
+    config: &ClientConfig,
+    timeout: Duration,
+) -> Result<Result<ConfigResource, KafkaError>, Error> {
     let topic = ResourceSpecifier::Topic(&address.topic);
-    let options = AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT));
-    let answer =
-        wait_for(admin(&config)?.describe_configs([&topic], &options)).and_then(|answers| {
-            match answers.into_iter().next() {
-                Some(answer) => answer.map_err(KafkaError::AdminOp),
-                None => Err(KafkaError::Canceled),
-            }
-        });
-    let resource = match answer {
-        Ok(resource) => Some(resource),
-        Err(error) => match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::TopicAuthorizationFailed
+    let options = AdminOptions::new().request_timeout(Some(timeout));
+    let answers = wait_for(admin(config)?.describe_configs([&topic], &options));
+    Ok(answers.and_then(|answers| match answers.into_iter().next() {
+        Some(answer) => answer.map_err(KafkaError::AdminOp),
+        None => Err(KafkaError::Canceled),
+    }))
+}
+
+/// Whether a broker does not tell a configuration, to this user or to anybody.
+fn is_withheld(error: &KafkaError) -> bool {
+    matches!(
+        code(error),
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::ClusterAuthorizationFailed
-                | RDKafkaErrorCode::UnsupportedFeature,
-            ) => {
-                let topic = &address.topic;
-                tracing::warn!("the broker does not tell the configuration of {topic}: {error}");
-                None
-            }
-            _ => {
-                let doing = format!("describing topic {}", Quoted(&address.topic));
-                return Err(failed(address, doing, &error).into());
-            }
-        },
-    };
-    Ok(TopicConfig::read(address.clone(), partitions, resource.as_ref()))
+                | RDKafkaErrorCode::UnsupportedFeature
+        )
+    )
+}
+
+fn untold(address: &Address, partitions: usize, error: &KafkaError) -> TopicConfig {
+    let topic = &address.topic;
+    tracing::warn!("the broker does not tell the configuration of {topic}: {error}");
+    TopicConfig::untold(address.clone(), partitions)
+}
+
+/// The code of an error, also of one about a topic, where the crate has none.
+fn code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        error => error.rdkafka_error_code(),
+    }
 }
 
 /// Returns the number of partitions of a topic, which must exist, or appear in a moment.
@@ -337,7 +372,7 @@ fn admin(config: &ClientConfig) -> Result<AdminClient<Context>, Error> {
 
 /// The error of something that a broker was asked to do.
 fn failed(address: &Address, doing: String, error: &KafkaError) -> Error {
-    match error.rdkafka_error_code() {
+    match code(error) {
         // A broker was there a moment ago; the one that decides about topics may not be.
         Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut) => {
             let reason = format!("{doing} was not answered");
@@ -385,6 +420,25 @@ mod tests {
         ] {
             assert_eq!(most_similar(name, topics.into_iter()), suggested, "{name}");
         }
+    }
+
+    #[test]
+    fn configuration_that_this_user_may_not_read_is_withheld_and_no_failure() {
+        use RDKafkaErrorCode::*;
+        for (code, withheld) in [
+            (TopicAuthorizationFailed, true),
+            (ClusterAuthorizationFailed, true),
+            (UnsupportedFeature, true),
+            (OperationTimedOut, false),
+            (UnknownTopicOrPartition, false),
+        ] {
+            // The answer about a topic, and that about all.
+            assert_eq!(is_withheld(&KafkaError::AdminOp(code)), withheld, "{code:?}");
+            assert_eq!(is_withheld(&KafkaError::Global(code)), withheld, "{code:?}");
+        }
+        let address = "kafka://host/t".parse().expect("an address");
+        let error = failed(&address, "x".into(), &KafkaError::AdminOp(OperationTimedOut));
+        assert_eq!(error.exit(), crate::error::Exit::Unavailable);
     }
 
     #[test]

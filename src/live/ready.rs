@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::clock::Unsteady;
 use super::sink_state::{Fault, SinkState};
-use crate::kafka::TRANSACTION_PATIENCE;
+use crate::kafka::{TRANSACTION_PATIENCE, TopicTrouble};
 use crate::limits::catalog::LimitSet;
 use crate::limits::date::format_ms;
 
@@ -202,6 +202,9 @@ fn clock(unsteady: Unsteady) -> Option<Reason> {
 /// Why what is said does not get out at a sink, if that is so.
 fn sink(sink: &SinkState) -> Option<Reason> {
     let SinkState { name, waiting, .. } = sink;
+    if let Some(trouble) = &sink.topic {
+        return Some(sink_topic(name, trouble));
+    }
     let unit = sink.unit();
     let (reason, state, lasting, text) = match (&sink.unreachable, sink.fault.as_ref()) {
         (Some(since), _) => {
@@ -238,6 +241,26 @@ fn sink(sink: &SinkState) -> Option<Reason> {
     };
     let reason = Reason::new(reason, format!("sink \"{name}\" {text}")).lasting(lasting);
     Some(Reason { name: Some(name.clone()), state, ..reason })
+}
+
+/// A sink whose messages wait for a topic.
+fn sink_topic(sink: &str, trouble: &TopicTrouble) -> Reason {
+    let lasting = trouble.since.elapsed();
+    let (seconds, why) = (secs(lasting), &trouble.why);
+    let (reason, text) = match trouble.missing {
+        true => (
+            "sink_topic_missing",
+            format!("the topic of sink \"{sink}\" is gone for {seconds} s; messages for it wait"),
+        ),
+        false => (
+            "sink_topic_unfit",
+            format!(
+                "another topic has had the name of sink \"{sink}\" for {seconds} s, and does not fit; \
+                 messages for it wait: {why}"
+            ),
+        ),
+    };
+    Reason { name: Some(sink.to_owned()), ..Reason::new(reason, text).lasting(lasting) }
 }
 
 fn secs(duration: Duration) -> u64 {

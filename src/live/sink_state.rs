@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 
-use crate::kafka::Outbox;
+use crate::kafka::{Outbox, TopicTrouble};
 use crate::output::writer::{QUEUE_BYTES, Trouble, WriterState};
 
 /// Time after which a sink that takes nothing is reported.
@@ -24,6 +24,8 @@ pub(super) struct SinkState {
     pub(super) waiting: u64,
     pub(super) is_stream: bool,
     pub(super) unreachable: Option<Instant>,
+    /// Why messages wait although brokers can be reached.
+    pub(super) topic: Option<TopicTrouble>,
     /// Time since the sink last took something of its queue.
     pub(super) stands: Duration,
     pub(super) fault: Option<Fault>,
@@ -80,6 +82,7 @@ impl SinkState {
             waiting: outbox.waiting(),
             is_stream: false,
             unreachable: outbox.unreachable_since(),
+            topic: outbox.trouble(),
             stands: Duration::ZERO,
             fault: None,
             holds_up: !outbox.has_room(),
@@ -114,6 +117,7 @@ impl SinkState {
             waiting: state.waiting_bytes as u64,
             is_stream: true,
             unreachable: None,
+            topic: None,
             stands: if detached { Duration::ZERO } else { stands },
             fault,
             // It has just room again after each line that a slow reader takes.
@@ -131,6 +135,7 @@ impl SinkState {
     pub(super) fn add(&mut self, other: &SinkState) {
         self.waiting += other.waiting;
         self.unreachable = self.unreachable.or(other.unreachable);
+        self.topic = self.topic.take().or_else(|| other.topic.clone());
         self.holds_up |= other.holds_up;
     }
 
@@ -145,6 +150,8 @@ impl SinkState {
         } else {
             let reachable = flag(unreachable.is_none());
             gauge!("floodmark_sink_reachable", "sink" => name.clone()).set(reachable);
+            let fit = flag(self.topic.is_none());
+            gauge!("floodmark_sink_topic_fit", "sink" => name.clone()).set(fit);
             gauge!("floodmark_sink_waiting_messages", "sink" => name).set(waiting as f64);
         }
     }

@@ -33,7 +33,7 @@ pub enum Alerts {
     /// Lines on standard output or in a file.
     Stream(Stream),
     /// A topic, by the id of the violation.
-    Topic(Outbox),
+    Topic(Box<Outbox>),
 }
 
 /// All places, and what is to be known to write there.
@@ -41,6 +41,8 @@ pub struct Sinks {
     alerts: Vec<Alerts>,
     /// The topic for totals of windows that have settled.
     totals: Option<Outbox>,
+    /// The topic for messages that the brokers of the others refuse.
+    dead_letters: Option<Outbox>,
     windows: Windows,
     pub(super) catalog: Arc<Catalog>,
     /// By name, for how long a topic has taken nothing.
@@ -64,6 +66,7 @@ impl Sinks {
         let mut sinks = Sinks {
             alerts,
             totals,
+            dead_letters: None,
             windows,
             catalog: Arc::new(catalog),
             stood: BTreeMap::new(),
@@ -78,6 +81,11 @@ impl Sinks {
             }
         }
         sinks
+    }
+
+    /// Messages that brokers refuse for good go to `dead_letters`.
+    pub fn with_dead_letters(self, dead_letters: Option<Outbox>) -> Self {
+        Sinks { dead_letters, ..self }
     }
 
     /// Shows only in what the two sets of limits of the catalog differ. A topic gets what it always does:
@@ -98,7 +106,7 @@ impl Sinks {
 
     fn outboxes(&mut self) -> impl Iterator<Item = &mut Outbox> {
         let alerts = self.alerts.iter_mut().filter_map(|alerts| match alerts {
-            Alerts::Topic(outbox) => Some(outbox),
+            Alerts::Topic(outbox) => Some(&mut **outbox),
             Alerts::Stream(_) => None,
         });
         alerts.chain(&mut self.totals)
@@ -113,7 +121,9 @@ impl Sinks {
 
     /// Whether there is room for what another tick may lead to.
     pub(super) fn has_room(&mut self) -> bool {
-        self.streams().all(Stream::has_capacity) && self.outboxes().all(|outbox| outbox.has_room())
+        self.streams().all(Stream::has_capacity)
+            && self.outboxes().all(|outbox| outbox.has_room())
+            && self.dead_letters.as_ref().is_none_or(Outbox::has_room)
     }
 
     /// Sends on what can be sent, without waiting, and looks after streams. Every sink has its turn, also
@@ -132,7 +142,20 @@ impl Sinks {
             let polled = outbox.poll().inspect_err(|_| count_sink_error(&sink_name(outbox)));
             ended = ended.and(polled);
         }
-        ended
+        ended.and(self.set_aside())
+    }
+
+    /// Sets aside what brokers refuse.
+    fn set_aside(&mut self) -> Result<(), Failure> {
+        let mut refused = Vec::new();
+        for outbox in self.outboxes() {
+            let topic = outbox.address().topic.clone();
+            let taken = outbox.take_refused().into_iter();
+            refused.extend(taken.map(|one| one.letter.refused(&topic, one.refusal.as_str())));
+        }
+        let Some(dead_letters) = &mut self.dead_letters else { return Ok(()) };
+        refused.into_iter().for_each(|letter| dead_letters.give(letter));
+        dead_letters.poll()
     }
 
     /// Returns the state of each sink.
@@ -146,6 +169,7 @@ impl Sinks {
         let mut states: Vec<SinkState> = self.outboxes().map(of_topic).collect();
         self.stood = stood;
         states.extend(self.streams().map(Stream::state));
+        states.extend(self.dead_letters.as_ref().map(SinkState::of));
         states
     }
 
@@ -230,7 +254,11 @@ impl Sinks {
         for outbox in self.outboxes() {
             ended = ended.and(outbox.finish(give_up));
         }
-        ended
+        ended = ended.and(self.set_aside());
+        match &mut self.dead_letters {
+            Some(dead_letters) => ended.and(dead_letters.finish(give_up)),
+            None => ended,
+        }
     }
 
     /// Whether all is delivered, or never will be.

@@ -11,6 +11,7 @@ use super::source::Lost;
 use crate::capture::Tally;
 use crate::capture::live::Drops;
 use crate::http::{Readiness, Subject};
+use crate::kafka::TopicTrouble;
 
 /// A capture looks for frames, and stops waiting for some, several times a second.
 const LOOK_MAX: Duration = Duration::from_secs(10);
@@ -22,7 +23,7 @@ pub struct Meter {
     known: Mutex<Known>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Known {
     /// When frames were looked for: by a clock that never goes back, and in milliseconds since 1970.
     looked: Option<(Instant, u64)>,
@@ -34,6 +35,7 @@ struct Known {
     unreachable: Option<Instant>,
     /// Since when the interface is down.
     down: Option<Instant>,
+    trouble: Option<TopicTrouble>,
 }
 
 impl Meter {
@@ -61,9 +63,14 @@ impl Meter {
     }
 
     /// What has gone out.
-    pub(super) fn sent(&self, sent: Sent, unreachable: Option<Instant>) {
+    pub(super) fn sent(
+        &self,
+        sent: Sent,
+        unreachable: Option<Instant>,
+        trouble: Option<TopicTrouble>,
+    ) {
         let mut known = self.lock();
-        (known.sent, known.unreachable) = (sent, unreachable);
+        (known.sent, known.unreachable, known.trouble) = (sent, unreachable, trouble);
     }
 }
 
@@ -78,7 +85,7 @@ impl Subject for Meter {
     }
 
     fn readiness(&self) -> Readiness {
-        let known = *self.lock();
+        let known = self.lock().clone();
         let mut reasons = Vec::new();
         if known.looked.is_none() {
             reasons.push(json!({
@@ -103,12 +110,20 @@ impl Subject for Meter {
                 "text": format!("sink \"{}\" can't be reached for {seconds} s", self.sink),
             }));
         }
+        if let Some(TopicTrouble { since, missing, why }) = &known.trouble {
+            reasons.push(json!({
+                "reason": if *missing { "sink_topic_missing" } else { "sink_topic_unfit" },
+                "name": self.sink,
+                "seconds": since.elapsed().as_secs(),
+                "text": format!("messages for sink \"{}\" wait for its topic: {why}", self.sink),
+            }));
+        }
         let ready = reasons.is_empty();
         Readiness { ready, details: Map::from_iter([("reasons".to_owned(), json!(reasons))]) }
     }
 
     fn refresh_metrics(&self) {
-        let known = *self.lock();
+        let known = self.lock().clone();
         counter!("floodmark_capture_frames_total").absolute(known.frames);
         counter!("floodmark_capture_packets_total").absolute(known.packets);
         let Drops { kernel, interface } = known.drops;
@@ -124,7 +139,9 @@ impl Subject for Meter {
         counter!("floodmark_delivered_messages_total", "sink" => sink.clone())
             .absolute(known.sent.messages);
         let reachable = f64::from(u8::from(known.unreachable.is_none()));
-        gauge!("floodmark_sink_reachable", "sink" => sink).set(reachable);
+        gauge!("floodmark_sink_reachable", "sink" => sink.clone()).set(reachable);
+        let fit = f64::from(u8::from(known.trouble.is_none()));
+        gauge!("floodmark_sink_topic_fit", "sink" => sink).set(fit);
     }
 }
 
@@ -138,10 +155,16 @@ mod tests {
         assert!(!meter.readiness().ready && meter.as_of().is_none() && meter.dead().is_none());
         meter.taken(&Tally::default(), Drops::default(), Lost::default());
         assert!(meter.readiness().ready && meter.as_of().is_some() && meter.dead().is_none());
-        meter.sent(Sent::default(), Some(Instant::now()));
+        meter.sent(Sent::default(), Some(Instant::now()), None);
         let Readiness { ready, details } = meter.readiness();
         assert!(!ready && details["reasons"][0]["name"] == "kafka:flows", "{details:?}");
-        meter.sent(Sent::default(), None);
+        let why = "it does not exist".to_owned();
+        let trouble = TopicTrouble { since: Instant::now(), missing: true, why };
+        meter.sent(Sent::default(), None, Some(trouble));
+        let Readiness { ready, details } = meter.readiness();
+        let reason = &details["reasons"][0]["reason"];
+        assert!(!ready && reason == "sink_topic_missing", "{details:?}");
+        meter.sent(Sent::default(), None, None);
         assert!(meter.readiness().ready);
         meter.link(false);
         let Readiness { ready, details } = meter.readiness();

@@ -107,7 +107,8 @@ impl Sender<'_> {
             self.outlet.poll()?;
             outage.say(self.outlet, &self.messages);
             if let Some(meter) = &self.meter {
-                meter.sent(self.outlet.sent(), self.outlet.unreachable_since());
+                let unreachable = self.outlet.unreachable_since();
+                meter.sent(self.outlet.sent(), unreachable, self.outlet.trouble());
             }
             if self.outlet.is_full() {
                 std::thread::park_timeout(FULL);
@@ -159,10 +160,11 @@ impl Sender<'_> {
     }
 }
 
-/// Whether it was said that nobody can be reached.
+/// Whether it was said that nobody can be reached, or that the topic is not what it was.
 #[derive(Default)]
 struct Outage {
     said: bool,
+    trouble: Option<String>,
 }
 
 impl Outage {
@@ -174,6 +176,16 @@ impl Outage {
                 Some(_) => messages.say(format!("{}; records wait", outlet.unreachable())),
                 None => messages.say(outlet.reachable()),
             }
+        }
+        let trouble = outlet.trouble().map(|trouble| match trouble.missing {
+            true => "the topic is gone; records wait until it is there again".to_owned(),
+            false => {
+                format!("the topic is another one and does not fit; records wait: {}", trouble.why)
+            }
+        });
+        if trouble != self.trouble {
+            messages.say(trouble.as_deref().unwrap_or("the topic can be sent to again"));
+            self.trouble = trouble;
         }
     }
 }

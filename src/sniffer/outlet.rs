@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 
 use crate::error::{Exit, Failure};
+use crate::kafka::TopicTrouble;
 use crate::output::WriteError;
 use crate::output::writer::{Trouble, Writer};
 use crate::record::{Record, write_json, write_kv};
@@ -36,6 +37,8 @@ pub struct Sent {
     pub message_bytes: u64,
     /// Records that are in no message, since no reader would take them.
     pub unsendable: u64,
+    /// Messages that the broker refused for good.
+    pub refused: u64,
 }
 
 impl Sent {
@@ -76,6 +79,10 @@ pub trait Outlet {
     /// The text logged when the output goes on.
     fn reachable(&self) -> &'static str {
         "a broker can be reached again"
+    }
+    /// Why nothing goes out although it could be reached, if that is so.
+    fn trouble(&self) -> Option<TopicTrouble> {
+        None
     }
     /// Waits until all has arrived. `give_up` is asked from time to time whether to wait on.
     fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError>;

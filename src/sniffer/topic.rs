@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::outlet::{Format, Outlet, Sent};
 use crate::error::Failure;
 use crate::kafka::topics::{self, Plan, TopicConfig};
-use crate::kafka::{Address, ClientOptions, Outbox, Outgoing, Tuning};
+use crate::kafka::{Address, ClientOptions, OnRefusal, Outbox, Outgoing, TopicTrouble, Tuning};
 use crate::output::WriteError;
 use crate::record::{Packer, Record, write_json, write_kv};
 
@@ -24,6 +24,8 @@ pub struct Options {
     pub linger: Duration,
     /// The topic is made like this if it is not there.
     pub create: Option<Plan>,
+    /// What becomes of messages that the broker refuses for good.
+    pub on_refusal: OnRefusal,
 }
 
 /// Records that are to become one message.
@@ -86,7 +88,8 @@ impl Topic {
         options: &Options,
         config: TopicConfig,
     ) -> Result<Self, Failure> {
-        let outbox = Outbox::open(&config.address, client, Tuning::for_throughput())?;
+        let outbox = Outbox::open_known(&config, client, Tuning::for_throughput())?
+            .on_refusal(options.on_refusal);
         let partitions = i32::try_from(config.partitions).unwrap_or(i32::MAX).max(1);
         Ok(Topic {
             outbox,
@@ -157,6 +160,19 @@ impl Topic {
             self.turn
         });
         self.send(None, &packed.payload, timestamp_ms, Some(partition))
+    }
+
+    /// Counts messages that were refused where that is no failure. If not even one was delivered, the topic
+    /// is at fault and not the message.
+    fn count_refused(&mut self) -> Result<(), WriteError> {
+        for refused in self.outbox.take_refused() {
+            if self.outbox.counts().delivered == 0 {
+                let topic = &self.config.address.topic;
+                return Err(WriteError::Failed(refused.error(topic).into()));
+            }
+            self.sent.refused += 1;
+        }
+        Ok(())
     }
 
     /// Makes messages of what was packed before this moment.
@@ -250,7 +266,8 @@ impl Outlet for Topic {
         if let Some(before) = Instant::now().checked_sub(self.linger) {
             self.close_since(Some(before))?;
         }
-        Ok(self.outbox.poll()?)
+        self.outbox.poll()?;
+        self.count_refused()
     }
 
     fn due(&self) -> Option<Instant> {
@@ -266,9 +283,15 @@ impl Outlet for Topic {
         self.outbox.unreachable_since()
     }
 
+    fn trouble(&self) -> Option<TopicTrouble> {
+        self.outbox.trouble()
+    }
+
     fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
         self.close_since(None)?;
-        Ok(self.outbox.finish(give_up)?)
+        let finished = self.outbox.finish(give_up);
+        self.count_refused()?;
+        Ok(finished?)
     }
 
     fn sent(&self) -> Sent {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use floodmark::kafka::topics::{self, Plan};
 use floodmark::kafka::{Address, ClientOptions, Outgoing, Producer, Sent, Tuning};
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -112,6 +112,42 @@ impl Broker {
         let created = topics::create(&address, &ClientOptions::default(), plan);
         assert_eq!(created.expect("a topic"), topics::Created::New);
         address
+    }
+
+    fn admin(&self) -> (AdminClient<DefaultClientContext>, tokio::runtime::Runtime) {
+        let admin = ClientConfig::new().set("bootstrap.servers", &self.brokers).create();
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        (admin.expect("an admin client"), runtime.expect("a runtime"))
+    }
+
+    /// Deletes a topic, and waits until it is gone.
+    pub(crate) fn delete(&self, address: &Address) {
+        let (admin, runtime) = self.admin();
+        let deleted = admin.delete_topics(&[&address.topic], &AdminOptions::new());
+        let deleted = runtime.block_on(deleted).expect("an answer");
+        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        let asker: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .create()
+            .expect("a consumer");
+        let began = Instant::now();
+        let is_there = || {
+            let metadata = asker.fetch_metadata(Some(&address.topic), STUCK_AFTER);
+            metadata.expect("metadata").topics().iter().any(|topic| topic.error().is_none())
+        };
+        while is_there() {
+            assert!(began.elapsed() < STUCK_AFTER, "stuck, deleting {address}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Changes a setting of a topic.
+    pub(crate) fn alter(&self, address: &Address, name: &str, value: &str) {
+        let (admin, runtime) = self.admin();
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&address.topic)).set(name, value);
+        let altered = runtime.block_on(admin.alter_configs([&change], &AdminOptions::new()));
+        let altered = altered.expect("an answer");
+        assert!(altered.iter().all(Result::is_ok), "{altered:?}");
     }
 
     fn held(&self) -> &Held {

@@ -1,4 +1,5 @@
 //! Topics, and messages sent to them.
 
 mod mock;
+mod outbox;
 mod real;

@@ -10,7 +10,7 @@
 //! - `partitions`: some idle, behind or new; messages that can't be read; where a run begins.
 //! - `transactions`: messages behind an open transaction of another producer.
 //! - `recreated`: topics that are deleted while they are read, and created again.
-//! - `outputs`: what a run writes is not read back as records.
+//! - `outputs`: topics that a run writes to: not read as records, deleted, and refusing what it sends.
 //! - `outages`: brokers that go away, before and after the run.
 //! - `clock`: clocks that are set while a run goes on.
 //! - `crashes`: processes that die, hang or panic, and are started again.

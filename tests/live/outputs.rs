@@ -1,11 +1,12 @@
-//! What this program writes to topics is not read back as records.
+//! Topics that a run writes to: not read back as records, deleted under it, and refusing what it sends.
 
-use floodmark::kafka::Outgoing;
+use floodmark::kafka::topics::{self, Plan};
+use floodmark::kafka::{ClientOptions, Outgoing};
 
 use super::kit::{Feed, LIMITS};
 use crate::common::broker::{Broker, produce, random_name, read_all};
 use crate::replay::pcap::packet;
-use crate::replay::run::Place;
+use crate::replay::run::{Place, Whom};
 use crate::replay::traffic::BEGIN_MS;
 
 #[test]
@@ -64,4 +65,74 @@ fn stray_total_among_records_is_refused_alone() {
     let run = place.floodmark(&line).start();
     let done = feed.answer(&place, "").hold(run);
     done.says(&["own_output", "one of the totals of windows"]);
+}
+
+/// Changes are larger than this topic takes.
+#[test]
+fn alert_that_the_broker_refuses_is_set_aside_and_the_run_goes_on() {
+    let place = Place::new();
+    place.write("limits.jsonl", LIMITS);
+    let broker = Broker::shared();
+    let topic = broker.topic("flows", 1);
+    let mut plan = Plan::state(1);
+    plan.config.push(("max.message.bytes", "300".to_owned()));
+    let alerts = broker.topic_with("alerts", &plan);
+    let dead = broker.address(&random_name("dead"));
+    let mut feed = Feed::to(&topic);
+    feed.give(0, packet(BEGIN_MS, "10.0.0.1", "10.0.0.2", 30_000));
+    let line = format!(
+        "run --from {topic} --limits limits.jsonl --idle-timeout 1h --lateness 0s --tick 50ms --to - \
+         --to {alerts} --dead-letter {dead} --create-topic -X compression.type=none"
+    );
+    let mut run = place.floodmark(&line).start();
+    run.wait_for("is refused for good");
+    feed.give(0, packet(BEGIN_MS + 1, "10.0.0.3", "10.0.0.2", 31_000));
+    feed.close(1);
+    let done = feed.answer(&place, "").hold(run);
+    assert!(read_all(&alerts).is_empty());
+    let kept = read_all(&dead);
+    let mut texts: Vec<&str> = kept.iter().map(|message| message.text()).collect();
+    let mut said: Vec<&str> = done.stdout.lines().collect();
+    texts.sort_unstable();
+    said.sort_unstable();
+    assert_eq!(texts, said);
+}
+
+#[test]
+fn alert_topic_that_is_deleted_is_named_and_gets_what_has_waited_when_it_is_back() {
+    let place = Place::new();
+    place.write("limits.jsonl", LIMITS);
+    let broker = Broker::shared();
+    let topic = broker.topic("flows", 1);
+    let alerts = broker.topic_with("alerts", &Plan::state(1));
+    let mut feed = Feed::to(&topic);
+    feed.give(0, packet(BEGIN_MS, "10.0.0.1", "10.0.0.2", 30_000));
+    let line = format!(
+        "run --from {topic} --limits limits.jsonl --idle-timeout 1h --lateness 0s --tick 50ms --to - \
+         --to {alerts}"
+    );
+    let mut run = place.floodmark(&line).start();
+    run.line();
+    broker.delete(&alerts);
+    run.wait_for("the topic is gone");
+    run.wait_for(&format!("the topic of sink \\\"kafka:{}\\\" is gone", alerts.topic));
+    feed.give(0, packet(BEGIN_MS + 1, "10.0.0.3", "10.0.0.2", 31_000));
+    feed.close(1);
+    let answer = feed.answer(&place, "");
+    answer.wait_for(&mut run);
+    topics::describe(&alerts, &ClientOptions::default()).expect_err("nobody has created it");
+    // As a client does that lets the broker create it.
+    topics::create(&alerts, &ClientOptions::default(), &Plan::flows(1)).expect("it is created");
+    run.wait_for("does not fit");
+    assert!(read_all(&alerts).is_empty());
+    broker.alter(&alerts, "cleanup.policy", "compact,delete");
+    run.wait_for("messages go to the new one");
+    run.signal("TERM", Whom::Parent);
+    let done = run.finish().expect(0);
+    let waited = read_all(&alerts);
+    assert!(!waited.is_empty());
+    for message in waited {
+        assert!(done.stdout.contains(message.text()), "{}", message.text());
+    }
+    assert!(done.stdout.contains("10.0.0.3") && done.stdout.contains("10.0.0.1"));
 }

@@ -198,7 +198,8 @@ pub(super) fn run(
     let options = Options { windows: windows(), updates, top: None, hand_on: None };
     let leader = Arc::new(OnceLock::new());
     let alerts = Outbox::open(&broker.alerts(), &client, Tuning::for_latency())?;
-    let sinks = Sinks::new(vec![Alerts::Topic(alerts)], None, options.windows, Catalog::new());
+    let sinks =
+        Sinks::new(vec![Alerts::Topic(Box::new(alerts))], None, options.windows, Catalog::new());
     let lead = Lead {
         limits: vec![Limits::follow(&feed::Options::file(limits), &leader)?],
         leader,
@@ -230,8 +231,12 @@ pub(super) fn run(
 
 /// Begins to send the capture; what it comes to is what was sent.
 pub(super) fn send(broker: &Broker, timeline: &Arc<Timeline>) -> Result<Part<Sent>, Failure> {
-    let options =
-        topic::Options { format: Format::Packed, linger: Duration::from_millis(50), create: None };
+    let options = topic::Options {
+        format: Format::Packed,
+        linger: Duration::from_millis(50),
+        create: None,
+        on_refusal: crate::kafka::OnRefusal::Fail,
+    };
     // This broker keeps everything, and can't be asked.
     let config = TopicConfig::untold(broker.flows(), PARTITIONS as usize);
     let mut outlet = topic::Topic::open_known(&ClientOptions::default().apart(), &options, config)?;
