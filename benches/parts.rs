@@ -276,6 +276,7 @@ fn write_change(bencher: Bencher<'_, '_>) {
         metric: Metric::Bytes,
         version: Some(version.id),
         settled: false,
+        partial: false,
     };
     let (mut out, windows) = (Vec::new(), Windows::default());
     bencher.counter(ItemsCount::new(1usize)).bench_local(|| {

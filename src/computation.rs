@@ -56,13 +56,17 @@ pub struct Outcome {
 pub struct Course {
     /// The watermark.
     pub watermark: u64,
+    /// The start of the first window that is whole, in milliseconds; `None` while it is unknown.
+    pub whole_from: Option<u64>,
     /// The windows that exist.
     pub windows: BTreeMap<Window, Existing>,
 }
 
 impl Course {
     fn take(&mut self, passed: Passed) {
-        self.watermark = passed.watermark.unwrap_or(self.watermark);
+        if let Some((watermark, whole_from)) = passed.moved {
+            (self.watermark, self.whole_from) = (watermark, whole_from);
+        }
         // A window that changes goes as it was and comes as it is.
         for (existing, _) in passed.windows.iter().filter(|(_, diff)| **diff < 0) {
             self.windows.remove(&existing.window);
@@ -76,7 +80,8 @@ impl Course {
 /// What time does at one tick.
 #[derive(Default)]
 struct Passed {
-    watermark: Option<u64>,
+    /// The watermark, and the start of the first whole window.
+    moved: Option<(u64, Option<u64>)>,
     windows: BTreeMap<Existing, isize>,
 }
 
@@ -102,6 +107,9 @@ pub struct EventTimeReached {
     pub held_by: Option<u32>,
     /// Which partition is the slowest one, if one is.
     pub slowest_in: Option<u32>,
+    /// The greatest event time that a partition has come to, or the clock where one waits with more to
+    /// read.
+    pub front: u64,
     /// Windows that exist and are not closed.
     pub open_windows: u64,
 }
@@ -137,22 +145,35 @@ fn collect_clock(
             let tick = time.time().tick;
             for event in events.drain(..) {
                 match (event, &by_tick) {
-                    (Clock::Watermark { at, slowest, held_by, slowest_in, open }, by_tick) => {
+                    (
+                        Clock::Watermark {
+                            at,
+                            slowest,
+                            held_by,
+                            slowest_in,
+                            front,
+                            whole_from,
+                            open,
+                        },
+                        by_tick,
+                    ) => {
                         event_time.set(EventTimeReached {
                             watermark: at,
                             slowest,
                             held_by,
                             slowest_in,
+                            front,
                             open_windows: open,
                         });
                         if let Some((passed, _)) = by_tick {
-                            passed.borrow_mut().entry(tick).or_default().watermark = Some(at);
+                            let mut passed = passed.borrow_mut();
+                            passed.entry(tick).or_default().moved = Some((at, whole_from));
                         }
                     }
                     (Clock::Retired(window), Some((_, outcomes))) => {
                         outcomes.borrow_mut().entry(tick).or_default().retired.push(window);
                     }
-                    (Clock::Retired(_) | Clock::Settled(_), _) => {}
+                    (Clock::Partial { .. } | Clock::Retired(_) | Clock::Settled(_), _) => {}
                 }
             }
         });

@@ -48,6 +48,7 @@ const ALL: &[Metric] = &[
     metric("floodmark_kafka_open_transaction_skipped", Gauge, Unit::Count, "Whether the partition counts as read to its end before an open transaction (1)."),
     metric("floodmark_kafka_partition_paused", Gauge, Unit::Count, "Whether the partition waits for others that are behind (1)."),
     metric("floodmark_kafka_withheld_messages", Gauge, Unit::Count, "Messages of the partition behind an open transaction."),
+    metric("floodmark_kafka_partition_straggling", Gauge, Unit::Count, "1 if nobody waits for the partition, since its event time stays behind the others by more than --max-skew."),
     metric("floodmark_frontier_seconds", Gauge, Unit::Seconds, "The last tick that the worker is done with, since 1970."),
     metric("floodmark_tick_age_seconds", Gauge, Unit::Seconds, "How long ago the last tick was that all workers of the process are done with; before the first, since the start."),
     metric("floodmark_watermark_seconds", Gauge, Unit::Seconds, "The watermark, since 1970; 0 while a partition holds it that nothing was read from."),

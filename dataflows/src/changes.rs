@@ -100,6 +100,8 @@ struct Changes {
     windows: Windows,
     updates: Updates,
     watermark: u64,
+    /// Windows that were not observed from their start on.
+    partial: BTreeSet<Window>,
     judging: Judging,
     standing: BTreeMap<Window, BTreeMap<Id, Standing>>,
 }
@@ -212,6 +214,7 @@ impl Changes {
             metric: version.map_or(before.metric, |version| version.scope.metric),
             version: version.map(|version| version.id),
             settled: self.windows.settled(window, self.watermark),
+            partial: self.partial.contains(&window),
         }
     }
 
@@ -231,6 +234,8 @@ impl Changes {
                 Clock::Watermark { at, .. } => self.watermark = self.watermark.max(at),
                 Clock::Settled(window) => drop(tick.settles.insert(window)),
                 Clock::Retired(window) => retired.push(window),
+                Clock::Partial { window, partial: true } => drop(self.partial.insert(window)),
+                Clock::Partial { window, partial: false } => drop(self.partial.remove(&window)),
             }
         }
         self.judge_by(work.intervals, &mut tick);
@@ -247,6 +252,7 @@ impl Changes {
         self.say_updated(candidates, &courses, &tick, &mut say);
         for window in retired {
             self.standing.remove(&window);
+            self.partial.remove(&window);
         }
         changes
     }
@@ -395,9 +401,10 @@ impl Say<'_> {
     fn say(&mut self, what: (Event, Reason), at: (Window, Id), volume: Volume, by: JudgedBy) {
         let ((event, reason), (window, (limit, per, key))) = (what, at);
         let entity = self.addresses.entity(per, key);
-        let JudgedBy { bound, metric, version, settled } = by;
+        let JudgedBy { bound, metric, version, settled, partial } = by;
         let violation = Violation { limit, window, entity, volume };
-        self.changes.push(Change { event, reason, violation, bound, metric, version, settled });
+        let change = Change { event, reason, violation, bound, metric, version, settled, partial };
+        self.changes.push(change);
     }
 }
 
@@ -407,6 +414,7 @@ struct JudgedBy {
     metric: Metric,
     version: Option<VersionId>,
     settled: bool,
+    partial: bool,
 }
 
 /// What becomes of violations, tick by tick.
@@ -454,6 +462,7 @@ pub(crate) fn changes<'scope>(
             windows,
             updates,
             watermark: 0,
+            partial: BTreeSet::new(),
             judging: Judging::default(),
             standing: BTreeMap::new(),
         };

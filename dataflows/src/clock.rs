@@ -19,8 +19,20 @@ use crate::watermark::{Least, Moment, Partitions, passed};
 /// Each tick has a [`Mark::Watermark`], or a [`Mark::Now`] and what holds the watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Mark {
-    /// Observation begins: windows that start before are not [whole](Existing::whole).
+    /// Observation begins, or begins anew: windows that start before are not [whole](Existing::whole).
+    /// The latest of several moments holds.
     Begun(u64),
+    /// Records before the first one read from this partition were not read. Windows up to and including
+    /// that of its first event time are not whole; no window is while that time is unknown.
+    ///
+    /// A partition whose first event time is unknown holds the watermark ([`Holds::Unread`] or
+    /// [`Holds::Empty`]), so that no window closes before it is decided whether the window is whole.
+    Truncated {
+        /// The partition.
+        partition: u32,
+        /// The first event time read from it, if one was.
+        first: Option<u64>,
+    },
     /// A record falls into this window, whether or not a filter lets it through.
     Seen(Window),
     /// The watermark, where the input knows it, also if it does not move.
@@ -50,7 +62,10 @@ pub enum Holds {
     Empty,
     /// At the greatest event time read from it.
     At(u64),
-    /// It is idle: not at all.
+    /// The same, and there is more to read: it has waited for slower partitions since it was last read
+    /// to its end.
+    Waiting(u64),
+    /// It is idle, or straggles: not at all.
     Nothing,
 }
 
@@ -64,7 +79,8 @@ pub struct Existing {
     pub seen: bool,
     /// Whether its end is at or before the watermark.
     pub closed: bool,
-    /// Whether it was observed from its start on. Lower bounds do not judge a part of a window.
+    /// Whether it was observed from its start on. Lower bounds do not judge a part of a window. A window
+    /// that has closed stays what it is.
     pub whole: bool,
 }
 
@@ -82,8 +98,21 @@ pub enum Clock {
         held_by: Option<u32>,
         /// Which partition is the slowest one, in the same way.
         slowest_in: Option<u32>,
+        /// The greatest event time that a partition has come to, at most the clock, at least the
+        /// watermark. Where a partition waits with more to read, it is the clock.
+        front: u64,
+        /// The start of the first window that is whole, in milliseconds; `None` while it is unknown.
+        whole_from: Option<u64>,
         /// How many windows are open: they exist, and are not closed.
         open: u64,
+    },
+    /// The window turned out to be partial, that is, not [whole](Existing::whole), or to be whole after
+    /// all. A window without such an event is whole. At [`Phase::Data`].
+    Partial {
+        /// The window.
+        window: Window,
+        /// Whether it is partial from now on.
+        partial: bool,
     },
     /// No record can change the window any more. At [`Phase::Close`].
     Settled(Window),
@@ -98,13 +127,45 @@ struct Told {
     events: Vec<(Phase, Clock)>,
 }
 
+/// The beginning of observation.
+#[derive(Default)]
+struct Beginning {
+    /// Windows that start before are partial.
+    begun: u64,
+    /// Truncated partitions whose first event time is unknown.
+    unknown: BTreeSet<u32>,
+}
+
+impl Beginning {
+    fn truncated(&mut self, partition: u32, first: Option<u64>) {
+        match first {
+            Some(first) => {
+                self.unknown.remove(&partition);
+                // The window that starts at that very moment may lack records of it, too.
+                self.begun = self.begun.max(first.saturating_add(1));
+            }
+            None => drop(self.unknown.insert(partition)),
+        }
+    }
+
+    /// The start of the first whole window; `None` while it is unknown.
+    fn whole_from(&self, rules: Windows) -> Option<u64> {
+        let from = || match rules.of(self.begun) {
+            Some(window) if window.0.saturating_mul(1000) < self.begun => rules.end_ms(window),
+            _ => self.begun,
+        };
+        self.unknown.is_empty().then(from)
+    }
+}
+
 /// The windows that are held.
 struct Held {
     rules: Windows,
     watermark: u64,
     partitions: Partitions,
-    /// When observation began.
-    begun: u64,
+    beginning: Beginning,
+    /// The start of the first whole window; `None` while it is unknown.
+    whole_from: Option<u64>,
     windows: BTreeMap<Window, Existing>,
     open: BTreeSet<Window>,
     unsettled: BTreeSet<Window>,
@@ -119,7 +180,8 @@ impl Held {
             rules,
             watermark: 0,
             partitions: Partitions::default(),
-            begun: 0,
+            beginning: Beginning::default(),
+            whole_from: Some(0),
             windows: BTreeMap::new(),
             open: BTreeSet::new(),
             unsettled: BTreeSet::new(),
@@ -129,15 +191,42 @@ impl Held {
     }
 
     fn set(&mut self, existing: Existing, phase: Phase) {
-        if let Some(before) = self.windows.insert(existing.window, existing) {
+        let before = self.windows.insert(existing.window, existing);
+        if let Some(before) = before {
             self.told.windows.push((before, phase, -1));
         }
         self.told.windows.push((existing, phase, 1));
+        let (was_partial, partial) = (before.is_some_and(|before| !before.whole), !existing.whole);
+        if was_partial != partial {
+            let event = Clock::Partial { window: existing.window, partial };
+            self.told.events.push((phase, event));
+        }
+    }
+
+    /// Whether a window is whole that has not closed yet.
+    fn is_whole(&self, window: Window) -> bool {
+        self.whole_from.is_some_and(|from| window.0.saturating_mul(1000) >= from)
+    }
+
+    /// Decides anew which windows are whole, of those that have not closed.
+    fn begin(&mut self) {
+        let whole_from = self.beginning.whole_from(self.rules);
+        if std::mem::replace(&mut self.whole_from, whole_from) == whole_from {
+            return;
+        }
+        for window in self.open.clone() {
+            let existing = self.windows[&window];
+            let whole = self.is_whole(window);
+            if existing.whole != whole {
+                self.set(Existing { whole, ..existing }, Phase::Data);
+            }
+        }
     }
 
     /// Opens a window, or marks one as seen that was not.
     fn open(&mut self, window: Window, seen: bool) {
-        let whole = window.0.saturating_mul(1000) >= self.begun;
+        let before = self.windows.get(&window).filter(|before| before.closed);
+        let whole = before.map_or_else(|| self.is_whole(window), |before| before.whole);
         // The window of a late record has closed before: it is that record, and not time, which makes its
         // limits hold.
         let closed = seen && self.rules.closed(window, self.watermark);
@@ -199,7 +288,7 @@ impl Held {
     }
 
     /// Moves the watermark, which closes and settles windows.
-    fn advance(&mut self, watermark: Least, slowest: Least) {
+    fn advance(&mut self, watermark: Least, slowest: Least, front: u64) {
         self.watermark = self.watermark.max(watermark.at);
         while let Some(&window) = self.open.first()
             && self.rules.closed(window, self.watermark)
@@ -213,6 +302,8 @@ impl Held {
             slowest: self.watermark.max(slowest.at),
             held_by: watermark.of,
             slowest_in: slowest.of,
+            front: self.watermark.max(front),
+            whole_from: self.whole_from,
             open: self.open.len() as u64,
         };
         self.told.events.push((Phase::Close, moved));
@@ -242,10 +333,19 @@ impl Held {
         let before = self.watermark;
         let mut watermark = Least { at: before, of: None };
         let mut slowest = Least { at: 0, of: None };
-        let mut moment = None;
-        for mark in marks.into_iter().collect::<BTreeSet<_>>() {
+        let (mut moment, mut front) = (None, 0);
+        let marks: BTreeSet<Mark> = marks.into_iter().collect();
+        for mark in &marks {
+            match *mark {
+                Mark::Begun(at) => self.beginning.begun = self.beginning.begun.max(at),
+                Mark::Truncated { partition, first } => self.beginning.truncated(partition, first),
+                _ => {}
+            }
+        }
+        self.begin();
+        for mark in marks {
             match mark {
-                Mark::Begun(at) => self.begun = at,
+                Mark::Begun(_) | Mark::Truncated { .. } => {}
                 Mark::Seen(window) => self.see(window),
                 Mark::Watermark(mark) => watermark.at = watermark.at.max(mark),
                 Mark::Partition { partition, holds } => self.partitions.set(partition, holds),
@@ -255,9 +355,10 @@ impl Held {
         if let Some(moment) = moment {
             watermark = self.partitions.watermark(moment, before);
             slowest = self.partitions.slowest(moment);
+            front = self.partitions.front(moment);
             self.watch(watermark.at);
         }
-        self.advance(watermark, slowest);
+        self.advance(watermark, slowest, front);
         self.retire(before);
         std::mem::take(&mut self.told)
     }

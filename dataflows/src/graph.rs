@@ -288,7 +288,7 @@ fn compute<'scope>(
     });
     let candidates = scope.concatenate([traffic.top, rollups.top]);
     let top = match options.top {
-        Some(query) => top(candidates, query),
+        Some(query) => top(candidates, clock.clone(), query),
         None => scope.concatenate([]),
     };
     let outputs = Outputs {

@@ -40,7 +40,7 @@ pub enum Read {
 /// When the totals of windows are handed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandOn {
-    /// When no record can change them any more.
+    /// When no record can change them any more, of windows that are whole.
     Settled,
     /// When they leave memory.
     Retired,

@@ -29,6 +29,10 @@ pub struct TickInput {
     pub records: Vec<(Window, Pair, Volume)>,
     /// The windows of the counted records, before the filters.
     pub seen: Vec<Window>,
+    /// Truncated partitions, each with the first event time read from it, if one was.
+    pub truncated: Vec<(u32, Option<u64>)>,
+    /// When observation begins, if that is at this tick, in milliseconds.
+    pub begun: Option<u64>,
     /// The watermark of this tick; it never moves back.
     pub watermark: u64,
 }
@@ -53,9 +57,13 @@ pub struct TickOutput {
     pub held: BTreeMap<(Window, Pair), Volume>,
     /// The totals of the windows that left at this tick.
     pub retired: BTreeMap<(Window, Pair), Volume>,
+    /// The totals of the whole windows that settled at this tick.
+    pub settled: BTreeMap<(Window, Pair), Volume>,
     /// Of the windows that settled at this tick, in order: the entities with the greatest amounts,
     /// with their rank from 1.
     pub top: Vec<(Window, usize, Entity, Volume)>,
+    /// The windows that are held after the tick and were not observed from their start on.
+    pub partial: BTreeSet<Window>,
     /// The windows that are held after the tick.
     pub windows: BTreeMap<Window, Existence>,
     /// The packets of the records that came after their window had settled. Signed as corrections
@@ -77,6 +85,8 @@ struct State {
     windows: BTreeSet<Window>,
     /// Those of them that have closed.
     closed: BTreeSet<Window>,
+    /// Those of them that were observed from their start on.
+    whole: BTreeSet<Window>,
     /// The traffic, also of windows that have retired.
     tables: Tables,
 }
@@ -91,6 +101,9 @@ pub struct Reference {
     updates: Updates,
     top: Option<TopQuery>,
     history: Vec<TickInput>,
+    /// For each number of ticks, the [known windows](Reference::known_windows): a function of the history
+    /// that is needed often.
+    known: Vec<BTreeSet<Window>>,
 }
 
 impl Reference {
@@ -103,7 +116,7 @@ impl Reference {
             top.is_none_or(|top| matches!(top.per, Per::Pair | Per::Source | Per::Destination)),
             "the top is of pairs, sources or destinations"
         );
-        Reference { windows, updates, top, history: Vec::new() }
+        Reference { windows, updates, top, history: Vec::new(), known: vec![BTreeSet::new()] }
     }
 
     /// What the next tick leaves and says.
@@ -115,6 +128,7 @@ impl Reference {
         self.history.push(input);
         let n = self.history.len();
         self.check_input(n);
+        self.known.push(self.known_windows(n));
 
         let before = self.state(n - 1, Phase::Retire);
         let states =
@@ -133,13 +147,18 @@ impl Reference {
             true => Existence::Seen,
             false => Existence::Gap,
         };
+        let settles =
+            |w: &Window| !self.too_late(n, *w) && self.windows.settled(*w, self.watermark(n));
+        let settled = closed.windows.iter().filter(|w| settles(w) && closed.whole.contains(w));
         let standing = self.standing(&left).into_iter();
         TickOutput {
             violations: standing.map(|(id, (volume, _))| violation(id, volume)).collect(),
             changes: self.changes(n, &before, &states),
             held: left.windows.iter().flat_map(totals).collect(),
             retired: retired.flat_map(totals).collect(),
+            settled: settled.flat_map(totals).collect(),
             top: self.top(n, closed),
+            partial: left.windows.difference(&left.whole).copied().collect(),
             windows: left.windows.iter().map(|w| (*w, existence(w))).collect(),
             late_dropped: self.late_dropped(n),
         }
@@ -239,6 +258,30 @@ impl Reference {
         known
     }
 
+    /// The start of the first whole window after `n` ticks, in milliseconds; `None` while it is unknown.
+    fn whole_from(&self, n: usize) -> Option<u64> {
+        let mut firsts = BTreeMap::new();
+        let mut from = 0;
+        for input in &self.history[..n] {
+            from = from.max(input.begun.unwrap_or(0));
+            for (partition, first) in &input.truncated {
+                firsts.insert(*partition, *first);
+                // Not even a window that starts at that moment has all of its records.
+                from = from.max(first.map_or(0, |first| first + 1));
+            }
+        }
+        firsts.values().all(Option::is_some).then_some(from)
+    }
+
+    /// Whether a known window was observed from its start on, by what is known after `n` ticks. What it was
+    /// when it closed it stays; one that a late record brings about has closed already.
+    fn whole(&self, n: usize, window: Window) -> bool {
+        let existed = self.known.partition_point(|known| !known.contains(&window));
+        let closes = (0..=n).find(|n| self.windows.closed(window, self.watermark(*n)));
+        let decided = closes.map_or(n, |closes| closes.max(existed)).min(n);
+        self.whole_from(decided).is_some_and(|from| window.0 * 1000 >= from)
+    }
+
     /// The windows that are held after `n` ticks.
     fn held_windows(&self, n: usize) -> BTreeSet<Window> {
         let mut windows = self.known_windows(n);
@@ -290,10 +333,16 @@ impl Reference {
                 closed.retain(|window| self.windows.closed(*window, self.watermark(n)));
             }
         }
+        let known = match phase {
+            Phase::Rows | Phase::Dates => before,
+            _ => n,
+        };
+        let whole = windows.iter().copied().filter(|window| self.whole(known, *window)).collect();
         State {
             rows: self.rows_in_effect(n, phase),
             windows,
             closed,
+            whole,
             tables: match phase {
                 Phase::Rows | Phase::Dates => self.tables(before),
                 _ => self.tables(n),
@@ -323,7 +372,9 @@ impl Reference {
                         Bound::Max => volume != Volume::default() && amount > value,
                         Bound::Min => {
                             let judged = volume.packets != 0 || entity == Entity::Total;
-                            state.closed.contains(&window) && judged && amount < value
+                            let observed =
+                                state.closed.contains(&window) && state.whole.contains(&window);
+                            observed && judged && amount < value
                         }
                     };
                     if broken {
@@ -348,6 +399,7 @@ impl Reference {
             let (limit, window, entity) = id;
             let settled = self.windows.settled(window, self.watermark(n));
             let was_settled = self.windows.settled(window, self.watermark(n - 1));
+            let partial = !now.whole.contains(&window);
             let of_data = match self.windows.closed(window, self.watermark(n - 1)) {
                 true => Reason::LateData,
                 false => Reason::Data,
@@ -369,6 +421,7 @@ impl Reference {
                     metric: judge.scope.metric,
                     version: Some(judge.id),
                     settled,
+                    partial,
                 },
                 (Some(_), None) => {
                     // What cleared it is what the phase left that did, in the scope in which it
@@ -387,6 +440,7 @@ impl Reference {
                         metric: shown.scope.metric,
                         version: version.map(|version| version.id),
                         settled,
+                        partial,
                     }
                 }
                 (Some((old_volume, old)), Some((volume, judge))) => {
@@ -417,6 +471,7 @@ impl Reference {
                         metric: judge.scope.metric,
                         version: Some(judge.id),
                         settled,
+                        partial,
                     }
                 }
             };

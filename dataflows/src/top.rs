@@ -1,14 +1,15 @@
 //! The greatest entities of each window.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
-use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
+use crate::clock::Clock;
 use crate::gauge::Rollup;
 use crate::stash::Stash;
 use crate::time::{Time, Window};
@@ -44,6 +45,15 @@ pub struct Ranked {
     pub entity: Entity,
     /// How much.
     pub volume: Volume,
+    /// Whether the window was not observed from its start on.
+    pub partial: bool,
+}
+
+/// The work of one tick.
+#[derive(Default)]
+struct Work {
+    offers: Vec<(Window, Entity, Volume)>,
+    clock: Vec<Clock>,
 }
 
 /// The greatest of what was offered; ties go to the lesser entity.
@@ -83,25 +93,38 @@ impl Greatest {
 ///
 /// # In
 /// `candidates`: of each worker, the greatest of the entities that it holds, in the tick in which the
-/// window settles.
+/// window settles. `clock`: the same on every worker.
 ///
 /// # Out
 /// On one worker, in that tick. Entities with nothing of the metric are left out; of equal amounts
 /// the lesser entity is first.
 pub(crate) fn top<'scope>(
     candidates: StreamVec<'scope, Time, (Window, Entity, Volume)>,
+    clock: StreamVec<'scope, Time, Clock>,
     query: TopQuery,
 ) -> StreamVec<'scope, Time, Ranked> {
     let mut builder = OperatorBuilder::new("Top".into(), candidates.scope());
     let mut input = builder.new_input(candidates, Exchange::new(|_| 0));
+    let mut clock = builder.new_input(clock, Pipeline);
     let (output, ranked) = builder.new_output::<Vec<_>>();
     let mut output = OutputBuilder::from(output);
     builder.build(move |_| {
-        let mut stash = Stash::<Vec<(Window, Entity, Volume)>, 1>::default();
+        let mut stash = Stash::<Work, 1>::default();
+        let mut partial = BTreeSet::new();
         move |frontiers| {
-            input.for_each(|capability, offers| stash.at(&capability).append(offers));
+            input.for_each(|at, offers| stash.at(&at).offers.append(offers));
+            clock.for_each(|at, events| stash.at(&at).clock.append(events));
             let mut output = output.activate();
-            while let Some(([capability], offers)) = stash.next(frontiers) {
+            while let Some(([capability], Work { offers, clock })) = stash.next(frontiers) {
+                for event in clock {
+                    match event {
+                        Clock::Partial { window, partial: true } => drop(partial.insert(window)),
+                        Clock::Partial { window, .. } | Clock::Retired(window) => {
+                            partial.remove(&window);
+                        }
+                        Clock::Watermark { .. } | Clock::Settled(_) => {}
+                    }
+                }
                 let mut windows = BTreeMap::<Window, Greatest>::new();
                 for (window, entity, volume) in offers {
                     let greatest = windows.entry(window).or_insert_with(|| Greatest::new(query));
@@ -110,7 +133,8 @@ pub(crate) fn top<'scope>(
                 let mut session = output.session(&capability);
                 for (window, mut greatest) in windows {
                     for (rank, (entity, volume)) in (1..).zip(greatest.take_ranking()) {
-                        session.give(Ranked { window, rank, entity, volume });
+                        let partial = partial.contains(&window);
+                        session.give(Ranked { window, rank, entity, volume, partial });
                     }
                 }
             }

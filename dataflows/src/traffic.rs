@@ -115,6 +115,8 @@ struct Pairs {
     windows: BTreeMap<Window, PairWindow>,
     in_use: InUse,
     watermark: u64,
+    /// Windows that were not observed from their start on.
+    partial: BTreeSet<Window>,
     puts: Puts,
     parcels: Vec<RollupParcel>,
     best: Vec<(Window, Entity, Volume)>,
@@ -186,7 +188,9 @@ impl Pairs {
         match event {
             Clock::Watermark { at, .. } => self.watermark = at,
             Clock::Settled(window) => {
-                if self.options.hand_on == Some(HandOn::Settled) {
+                // The total of a part of a window is no total of the window.
+                let whole = !self.partial.contains(&window);
+                if self.options.hand_on == Some(HandOn::Settled) && whole {
                     jobs.push_back(rows(window));
                 }
                 if let Some(query) = self.options.top.filter(|query| query.per == Per::Pair) {
@@ -194,7 +198,10 @@ impl Pairs {
                     jobs.push_back(Job::Rank { window, greatest, position: 0 });
                 }
             }
+            Clock::Partial { window, partial: true } => drop(self.partial.insert(window)),
+            Clock::Partial { window, partial: false } => drop(self.partial.remove(&window)),
             Clock::Retired(window) => {
+                self.partial.remove(&window);
                 if self.options.hand_on == Some(HandOn::Retired) {
                     jobs.push_back(rows(window));
                 }
@@ -527,6 +534,7 @@ pub(crate) fn traffic<'scope>(
             windows: BTreeMap::new(),
             in_use: InUse::default(),
             watermark: 0,
+            partial: BTreeSet::new(),
             puts: Puts::default(),
             parcels: Vec::new(),
             best: Vec::new(),

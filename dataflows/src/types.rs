@@ -312,6 +312,8 @@ pub struct Change {
     pub version: Option<VersionId>,
     /// Whether the window is settled.
     pub settled: bool,
+    /// Whether the window was not observed from its start on, or that is not known yet.
+    pub partial: bool,
 }
 
 /// Which changes of a standing violation are said before its window settles.

@@ -46,12 +46,23 @@ impl Partitions {
         self.least(moment, None)
     }
 
+    /// The greatest event time that a partition has come to, at most the clock. What a waiting partition
+    /// has more to read is unknown: it may be of any time up to the clock.
+    pub(crate) fn front(&self, moment: Moment) -> u64 {
+        let at = |holds: &Holds| match holds {
+            Holds::At(at) => Some(*at),
+            Holds::Waiting(_) => Some(moment.now),
+            Holds::Unread | Holds::Empty | Holds::Nothing => None,
+        };
+        self.holds.values().filter_map(at).max().unwrap_or(0).min(moment.now)
+    }
+
     fn least(&self, moment: Moment, empty: Option<u64>) -> Least {
         let held = self.holds.iter().filter_map(|(partition, holds)| {
             let at = match holds {
                 Holds::Unread => 0,
                 Holds::Empty => empty?,
-                Holds::At(at) => *at,
+                Holds::At(at) | Holds::Waiting(at) => *at,
                 Holds::Nothing => return None,
             };
             Some((at, *partition))
@@ -103,6 +114,26 @@ mod tests {
         assert_eq!(partitions.watermark(NOON, 900), least(900, Some(1)));
         partitions.set(1, Holds::At(5000));
         assert_eq!(partitions.watermark(NOON, 900), least(1000, None));
+    }
+
+    #[test]
+    fn front_is_the_greatest_event_time_and_the_clock_where_a_partition_waits() {
+        let mut partitions = Partitions::default();
+        partitions.set(0, Holds::Unread);
+        partitions.set(1, Holds::Empty);
+        assert_eq!(partitions.front(NOON), 0);
+        partitions.set(2, Holds::At(300));
+        partitions.set(3, Holds::At(700));
+        assert_eq!(partitions.front(NOON), 700);
+        // It is ahead of the clock: nobody is behind because of that.
+        partitions.set(4, Holds::At(5000));
+        assert_eq!(partitions.front(NOON), 1000);
+        partitions.set(4, Holds::Nothing);
+        partitions.set(3, Holds::Waiting(500));
+        assert_eq!((partitions.front(NOON), partitions.slowest(NOON)), (1000, least(0, Some(0))));
+        partitions.set(0, Holds::Nothing);
+        partitions.set(2, Holds::Nothing);
+        assert_eq!(partitions.slowest(NOON), least(500, Some(3)));
     }
 
     #[test]

@@ -126,6 +126,12 @@ fn the_settled_result_does_not_depend_on_the_way_there() {
         let tick = tick.max(history.windows.end_ms(last)) + 1;
         ticks.push(TickInput { tick, watermark: END_OF_INPUT, ..TickInput::default() });
 
+        // What a window is when it closes, it stays: which windows are whole is known from the first tick on.
+        let begun = ticks.iter_mut().filter_map(|input| input.begun.take()).max();
+        let truncated = ticks.iter_mut().flat_map(|input| std::mem::take(&mut input.truncated));
+        let truncated = truncated.filter(|(_, first)| first.is_some()).collect();
+        (ticks[0].begun, ticks[0].truncated) = (begun, truncated);
+
         let mut rows: BTreeMap<Version, isize> = BTreeMap::new();
         for (row, difference) in ticks.iter().flat_map(|input| &input.edits) {
             *rows.entry(*row).or_default() += difference;
@@ -135,6 +141,8 @@ fn the_settled_result_does_not_depend_on_the_way_there() {
             edits: rows.into_iter().filter(|(_, count)| *count != 0).collect(),
             records: ticks.iter().flat_map(|input| input.records.clone()).rev().collect(),
             seen: ticks.iter().flat_map(|input| input.seen.clone()).collect(),
+            truncated: ticks[0].truncated.clone(),
+            begun: ticks[0].begun,
             watermark: END_OF_INPUT,
         };
         let summary = History { ticks: vec![at_once], ..history.clone() };

@@ -17,6 +17,8 @@ struct Tick {
     now: u64,
     silence: u64,
     begun: Option<u64>,
+    /// Truncated partitions, each with its first event time.
+    truncated: Vec<(u32, Option<u64>)>,
     /// Which partition holds what; partition `p` is read by worker `p % workers`.
     holds: Vec<(u32, Holds)>,
     records: Vec<u64>,
@@ -63,6 +65,11 @@ fn feed(inputs: &mut Inputs, index: usize, peers: usize, at: u64, tick: &Tick) {
     for (partition, holds) in &tick.holds {
         if *partition as usize % peers == index {
             inputs.mark(Mark::Partition { partition: *partition, holds: *holds });
+        }
+    }
+    for (partition, first) in &tick.truncated {
+        if *partition as usize % peers == index {
+            inputs.mark(Mark::Truncated { partition: *partition, first: *first });
         }
     }
     let mut combiner = Combiner::new(peers);
@@ -133,6 +140,7 @@ fn at(minute: u64, holds: &[(u32, Holds)], records: &[u64]) -> Tick {
         now: minute * MINUTE,
         silence: minute * MINUTE - MINUTE / 2,
         begun: None,
+        truncated: Vec::new(),
         holds: holds.to_vec(),
         records: records.to_vec(),
     }
@@ -222,4 +230,33 @@ fn a_part_of_a_window_is_not_undercut() {
     assert_eq!(begun(None), [50, 55, 65]);
     // Observation began within the window before the last.
     assert_eq!(begun(Some(61 * MINUTE)), [65]);
+}
+
+#[test]
+fn windows_up_to_the_latest_first_record_of_truncated_partitions_are_partial() {
+    let raised = |truncated: [&[(u32, Option<u64>)]; 3]| {
+        let mut ticks = [
+            at(60, &[(0, Holds::At(41 * MINUTE)), (1, Holds::Unread)], &[41 * MINUTE]),
+            at(61, &[0, 1].map(|one| (one, Holds::At(56 * MINUTE))), &[56 * MINUTE]),
+            at(71, &[(0, Holds::Nothing), (1, Holds::Nothing)], &[]),
+        ];
+        for (tick, truncated) in ticks.iter_mut().zip(truncated) {
+            tick.truncated = truncated.to_vec();
+        }
+        let said = on_all(&ticks).events.into_iter();
+        said.filter(|(_, event, _)| *event == Event::Raised)
+            .map(|(_, _, window)| window / 60)
+            .collect::<Vec<_>>()
+    };
+    let (first, second) = ((0, Some(41 * MINUTE)), (1, Some(56 * MINUTE)));
+    // Between the windows with records, and after them.
+    assert_eq!(raised([&[], &[], &[]]), [45, 50, 60, 65]);
+    assert_eq!(raised([&[first], &[], &[]]), [45, 50, 60, 65]);
+    assert_eq!(raised([&[first, (1, None)], &[second], &[]]), [60, 65]);
+    // It begins at the very start of a window, and that window may lack records all the same.
+    assert_eq!(raised([&[(1, Some(60 * MINUTE))], &[], &[]]), [65]);
+    // Nothing was left in it: it begins now.
+    assert_eq!(raised([&[(0, None)], &[], &[(0, Some(71 * MINUTE))]]), []);
+    // What is unknown is not whole.
+    assert_eq!(raised([&[(0, None)], &[], &[]]), []);
 }

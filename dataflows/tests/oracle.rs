@@ -1,15 +1,15 @@
 //! Both implementations against the reference, at every tick of random histories.
 //!
 //! Held against each other: the violations that stand, of the graph and of the textbook form; what is
-//! said, in which tick; the totals that are held, that are handed on when a window retires, and that
-//! are refused as too late; the ranking of each window that settles. Records are dealt to all workers;
+//! said, in which tick; the totals that are held, that are handed on when a window settles or retires,
+//! and that are refused as too late; the ranking of each window that settles. Records are dealt to all workers;
 //! how often the frontier moves is up to the seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 
 use differential_dataflow::input::Input;
-use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::clock::{Existing, Mark};
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Options};
 use floodmark_dataflows::orders::{Answer, HandOn, Late, Read};
@@ -31,6 +31,7 @@ enum Seen {
     Answer(Answer),
     Top(Ranked),
     Late(Late),
+    Window(Existing, isize),
 }
 
 /// The answers of one tick, as the reference gives them.
@@ -40,30 +41,45 @@ struct Answers {
     textbook: BTreeSet<Violation>,
     changes: BTreeSet<Change>,
     held: BTreeMap<(Window, Pair), Volume>,
-    retired: BTreeMap<(Window, Pair), Volume>,
+    /// The totals that are handed on.
+    handed_on: BTreeMap<(Window, Pair), Volume>,
+    /// The windows held that are partial.
+    partial: BTreeSet<Window>,
     top: Vec<Ranked>,
     late_packets: i64,
 }
 
-impl From<TickOutput> for Answers {
-    fn from(output: TickOutput) -> Self {
-        let top = output.top.into_iter();
+impl Answers {
+    fn of(output: TickOutput, hand_on: HandOn) -> Self {
+        let partial = output.partial;
+        let ranked = |(window, rank, entity, volume)| Ranked {
+            window,
+            rank: rank as u64,
+            entity,
+            volume,
+            partial: partial.contains(&window),
+        };
         Answers {
             textbook: output.violations.clone(),
             violations: output.violations,
             changes: output.changes,
             held: output.held,
-            retired: output.retired,
-            top: top
-                .map(|(window, rank, entity, volume)| Ranked {
-                    window,
-                    rank: rank as u64,
-                    entity,
-                    volume,
-                })
-                .collect(),
+            handed_on: match hand_on {
+                HandOn::Settled => output.settled,
+                HandOn::Retired => output.retired,
+            },
+            top: output.top.into_iter().map(ranked).collect(),
             late_packets: output.late_dropped,
+            partial,
         }
+    }
+}
+
+/// When a history hands totals on.
+fn hand_on(seed: u64) -> HandOn {
+    match seed % 3 {
+        0 => HandOn::Settled,
+        _ => HandOn::Retired,
     }
 }
 
@@ -77,14 +93,21 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             windows: history.windows,
             updates: history.updates,
             top: history.top,
-            hand_on: Some(HandOn::Retired),
+            hand_on: Some(hand_on(seed)),
         };
         let (mut inputs, mut plain, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
             let (plain, updates) = scope.new_collection();
             let tap = |send: &mpsc::Sender<(Time, Seen)>| send.clone();
-            let (s1, s2, s3, s4, s5, s6) =
-                (tap(&send), tap(&send), tap(&send), tap(&send), tap(&send), tap(&send));
+            let (s1, s2, s3, s4, s5, s6, s7) = (
+                tap(&send),
+                tap(&send),
+                tap(&send),
+                tap(&send),
+                tap(&send),
+                tap(&send),
+                tap(&send),
+            );
             let give = |send: &mpsc::Sender<_>, time, seen| {
                 send.send((time, seen)).expect("the test waits for all");
             };
@@ -102,6 +125,9 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             outputs
                 .answers
                 .inspect_time(move |time, answer| give(&s4, *time, Seen::Answer(answer.clone())));
+            outputs.existing.inspect(move |(existing, time, diff)| {
+                give(&s7, *time, Seen::Window(*existing, *diff));
+            });
             outputs.top.inspect_time(move |time, ranked| give(&s5, *time, Seen::Top(*ranked)));
             outputs.late.inspect_time(move |time, late| give(&s6, *time, Seen::Late(*late)));
             (inputs, plain, probe)
@@ -125,11 +151,19 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
                     inputs.edit(*version, *diff);
                 }
                 inputs.mark(Mark::Watermark(tick.watermark));
+                if let Some(begun) = tick.begun {
+                    inputs.mark(Mark::Begun(begun));
+                }
                 inputs.read(Read::Rows { from: Window(0), until: Window(u64::MAX) });
             }
             let mine = |at: usize| at % worker.peers() == worker.index();
             for (_, window) in tick.seen.iter().enumerate().filter(|(at, _)| mine(*at)) {
                 inputs.mark(Mark::Seen(*window));
+            }
+            for (partition, first) in &tick.truncated {
+                if mine(*partition as usize) {
+                    inputs.mark(Mark::Truncated { partition: *partition, first: *first });
+                }
             }
             for (at, (window, pair, volume)) in tick.records.iter().enumerate() {
                 if mine(at) {
@@ -167,6 +201,7 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
     }
     let mut violations = BTreeMap::<Violation, isize>::new();
     let mut textbook = BTreeMap::<Violation, isize>::new();
+    let mut windows = BTreeMap::<Existing, isize>::new();
     let mut all = Vec::new();
     for TickInput { tick, .. } in &history.ticks {
         let mut answers = Answers::default();
@@ -181,14 +216,15 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
                 }
                 Seen::Answer(Answer::Rows { window, rows }) => {
                     let to = match time.phase {
-                        Phase::Retire => &mut answers.retired,
-                        _ => &mut answers.held,
+                        Phase::Read => &mut answers.held,
+                        _ => &mut answers.handed_on,
                     };
                     for (pair, volume) in rows {
                         assert_eq!(to.insert((window, pair), volume), None, "{pair:?} twice");
                     }
                 }
                 Seen::Answer(other) => panic!("not asked for: {other:?}"),
+                Seen::Window(existing, diff) => *windows.entry(existing).or_default() += diff,
                 Seen::Top(ranked) => answers.top.push(ranked),
                 Seen::Late(late) => answers.late_packets += late.dropped_volume.packets,
             }
@@ -197,6 +233,9 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
             standing.retain(|_, count| *count != 0);
             assert!(standing.values().all(|count| *count == 1), "a violation twice: {standing:?}");
         }
+        windows.retain(|_, count| *count != 0);
+        let partial = windows.keys().filter(|existing| !existing.whole);
+        answers.partial = partial.map(|existing| existing.window).collect();
         answers.violations = violations.keys().copied().collect();
         answers.textbook = textbook.keys().copied().collect();
         answers.top.sort();
@@ -228,7 +267,7 @@ fn check(seed: u64, size: Size, workers: usize) {
     let ours = answers(&history, run(history.clone(), workers, seed));
     let mut reference = Reference::new(history.windows, history.updates, history.top);
     for (input, ours) in history.ticks.iter().zip(ours) {
-        let mut right = Answers::from(reference.tick(input.clone()));
+        let mut right = Answers::of(reference.tick(input.clone()), hand_on(seed));
         right.top.sort();
         if ours != right {
             let sets = [
@@ -238,15 +277,17 @@ fn check(seed: u64, size: Size, workers: usize) {
             ];
             panic!(
                 "seed {seed}, {workers} workers, tick {}: {:?} {:?}\n{}\n  held {:?}\n  right {:?}\n  \
-                 retired {:?}\n  right {:?}\n  top {:?}\n  right {:?}\n  late {} right {}",
+                 handed on {:?}\n  right {:?}\n  partial {:?}\n  right {:?}\n  top {:?}\n  right {:?}\n  late {} right {}",
                 input.tick,
                 history.windows,
                 history.updates,
                 sets.concat(),
                 ours.held,
                 right.held,
-                ours.retired,
-                right.retired,
+                ours.handed_on,
+                right.handed_on,
+                ours.partial,
+                right.partial,
                 ours.top,
                 right.top,
                 ours.late_packets,

@@ -98,6 +98,16 @@ pub struct Args {
     )]
     max_ahead: u64,
 
+    /// How far a record may be behind the greatest time read from its partition; older ones are refused
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "FLOODMARK_MAX_BEHIND",
+        default_value = "7d",
+        value_parser = values::positive_millis
+    )]
+    max_behind: u64,
+
     #[command(flatten)]
     reading: Reading,
 
@@ -214,6 +224,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         options,
         filter: args.judging.filter(),
         max_ahead_ms: args.max_ahead,
+        max_behind_ms: args.max_behind,
         input_timezone: args.reading.input_timezone.clone(),
         dead_letters: args.reading.dead_letters(args.create_topic),
         status,

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Metric, Per, Prefix};
-use jiff::SignedDuration;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Span, SpanRelativeTo};
 
 use crate::error::{Exit, Failure};
 use crate::limits::catalog::LimitSet;
@@ -85,10 +85,14 @@ fn per_parser() -> impl TypedValueParser<Value = Per> {
     })
 }
 
-/// Reads a duration such as `5m`, `1s`, `1h30m` or `500ms`, in milliseconds.
+/// Reads a duration such as `5m`, `1s`, `1h30m`, `7d` or `500ms`, in milliseconds. A day has 24 hours.
 pub fn millis(text: &str) -> Result<u64, String> {
-    let duration = SignedDuration::from_str(text).map_err(|_| {
-        format!("not a duration: \"{text}\" (write it like 5m, 1s, 1h30m or 500ms)")
+    let with_days = || {
+        let span = Span::from_str(text).ok()?;
+        span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()
+    };
+    let duration = SignedDuration::from_str(text).ok().or_else(with_days).ok_or_else(|| {
+        format!("not a duration: \"{text}\" (write it like 5m, 1s, 1h30m, 7d or 500ms)")
     })?;
     let nanos = duration.as_nanos();
     if nanos % 1_000_000 != 0 {
@@ -201,7 +205,9 @@ mod tests {
         assert_eq!(millis("500ms"), Ok(500));
         assert_eq!(millis("0s"), Ok(0));
         assert_eq!(secs("24h"), Ok(86_400));
-        for bad in ["", "5", "m", "-1s", "1us", "5 parsecs"] {
+        assert_eq!(secs("7d"), Ok(7 * 86_400));
+        assert_eq!(millis("1d 12h"), Ok(36 * 3_600_000));
+        for bad in ["", "5", "m", "-1s", "1us", "5 parsecs", "1mo", "-1d"] {
             assert!(millis(bad).is_err(), "{bad}");
         }
         assert!(secs("500ms").is_err());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::FULL;
 use super::converter::{Converter, Origin};
 use super::skew::{self, Skew};
-use crate::kafka::Source;
+use crate::kafka::{Source, Times};
 use crate::output::WriteError;
 use crate::terminal::Interrupt;
 
@@ -159,7 +159,7 @@ impl Following<'_> {
             reads(&state.partition)
         });
         let slowest = self.together.skew.reached(self.index, slowest);
-        self.source.holds().map_err(WriteError::Failed)?;
+        self.source.holds(None).map_err(WriteError::Failed)?;
         self.source.bound_skew(slowest).map_err(WriteError::Failed)
     }
 
@@ -186,10 +186,11 @@ impl Following<'_> {
             if let (Ok(_), Some(contents)) = (&converted, contents) {
                 converter.look(contents);
             }
-            converted.unwrap_or_else(|error| {
+            let greatest = converted.unwrap_or_else(|error| {
                 ended = Err(error);
                 None
-            })
+            });
+            greatest.map(|greatest| Times { first: greatest, greatest })
         });
         ended?;
         if let Some(contents) = contents {

@@ -51,7 +51,8 @@ mod tests {
     use super::*;
 
     fn state(partition: i32, next: i64, reached: Option<u64>) -> PartitionState {
-        PartitionState { partition, first: 0, next, reached, holds: None, paused: false }
+        let (holds, paused, straggles) = (None, false, false);
+        PartitionState { partition, first: 0, next, reached, holds, paused, straggles }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! partition is idle if such an answer is no older than the idle time-out, and for that long the broker
 //! has answered and nothing came: after an outage, those who write to the topic get the time to come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -23,8 +23,10 @@ use rdkafka::consumer::CommitMode;
 use super::asker::commit_metadata;
 use super::consumer::{Consumer, Headers, Polled};
 use super::contents::Contents;
-use super::ends::{Ends, TRANSACTION_PATIENCE, Withheld};
-use super::watch::{Start, Watch};
+use super::ends::{Ends, Withheld};
+use super::partition::{Partition, Times, Truncated, log_straggler};
+use super::straggler::EventTime;
+use super::watch::{SourceOptions, Watch};
 use super::{Address, ClientOptions, client_config};
 use crate::error::{Exit, Failure};
 use crate::record::Message;
@@ -38,24 +40,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of more partitions at a time the log has only their number, unless it is to have everything.
 const LISTED_MAX: usize = 16;
 
-/// How a topic is read.
-#[derive(Clone, Debug)]
-pub struct SourceOptions {
-    /// Where to begin.
-    pub start: Start,
-    /// How long a partition says nothing before it is idle.
-    pub idle_timeout: Duration,
-    /// How far, in milliseconds of event time, a partition may be ahead of the slowest one.
-    pub max_skew_ms: u64,
-    /// The group under which offsets are committed.
-    pub group: String,
-    /// How long a transaction may be open before that is an error.
-    pub max_transaction: Duration,
-    /// Whether a partition is read on as if there were nothing behind a transaction that is open for
-    /// longer.
-    pub skip_open_transactions: bool,
-}
-
 /// A topic that was opened: once in each process.
 pub struct Topic {
     address: Address,
@@ -64,6 +48,8 @@ pub struct Topic {
     watch: Watch,
     starts: BTreeMap<i32, i64>,
     contents: Contents,
+    /// Partitions that had nothing left to read when the topic was opened, and had messages before.
+    spent: BTreeSet<i32>,
 }
 
 /// The settings of consumers, beside those of every client.
@@ -115,10 +101,16 @@ impl Topic {
     ) -> Result<Self, Failure> {
         let config = consumer_config(address, options, &source.group)?;
         let (watch, starts) = Watch::open(address, &config, &source)?;
-        let ends = watch.known().partitions.clone();
-        let ends = ends.into_iter().filter_map(|(partition, ends)| Some((partition, ends?.stable)));
+        let known = watch.known().partitions.clone();
+        let is_spent = |(partition, start): (&i32, &i64)| {
+            let end = known.get(partition).copied().flatten()?.end;
+            (*start > 0 && *start >= end).then_some(*partition)
+        };
+        let spent = starts.iter().filter_map(is_spent).collect();
+        let ends = known.iter().filter_map(|(partition, ends)| Some((*partition, (*ends)?.stable)));
         let contents = Contents::new(&starts, ends);
-        Ok(Topic { address: address.clone(), config, options: source, watch, starts, contents })
+        let (address, options) = (address.clone(), source);
+        Ok(Topic { address, config, options, watch, starts, contents, spent })
     }
 
     /// What was found in the topic: records, or this program's own output.
@@ -178,48 +170,6 @@ impl Topic {
     }
 }
 
-/// What is known of a partition that this worker reads.
-#[derive(Clone, Debug)]
-struct Partition {
-    /// The offset to be read next.
-    next: i64,
-    /// The greatest event time read.
-    reached: Option<u64>,
-    /// When something was read last, or this worker began to.
-    since: Instant,
-    paused: bool,
-    /// What was said of it last.
-    holds: Option<Holds>,
-}
-
-impl Partition {
-    /// How the partition holds the watermark.
-    fn holds(&self, ends: Option<&Ends>, idle_timeout: Duration, now: Instant) -> Holds {
-        let recent = ends.filter(|ends| now.saturating_duration_since(ends.asked) <= idle_timeout);
-        // Whatever was read since the answer came was more than there was then.
-        let nothing_more = recent.is_some_and(|ends| self.next >= ends.due());
-        let quiet = recent.map_or(self.since, |ends| self.since.max(ends.unbroken));
-        if nothing_more && now.saturating_duration_since(quiet) >= idle_timeout {
-            return Holds::Nothing;
-        }
-        match self.reached {
-            Some(reached) => Holds::At(reached),
-            None if nothing_more || recent.is_some_and(|ends| self.is_withheld(ends)) => {
-                Holds::Empty
-            }
-            None => Holds::Unread,
-        }
-    }
-
-    /// Whether all that is to be read is behind a transaction that may well end soon: others need not
-    /// wait for it yet.
-    fn is_withheld(&self, ends: &Ends) -> bool {
-        let age = |withheld: Withheld| ends.asked.saturating_duration_since(withheld.since);
-        self.next >= ends.stable
-            && ends.withheld.is_some_and(|withheld| age(withheld) <= TRANSACTION_PATIENCE)
-    }
-}
-
 /// The state of a partition, for those who look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionState {
@@ -235,6 +185,8 @@ pub struct PartitionState {
     pub holds: Option<Holds>,
     /// Whether it waits for others that are behind.
     pub paused: bool,
+    /// Whether nobody waits for it, since its event time stays behind.
+    pub straggles: bool,
 }
 
 /// What a broker has said of a partition.
@@ -261,6 +213,8 @@ pub struct Taken<'a> {
     pub partition: i32,
     /// Its offset there.
     pub offset: i64,
+    /// The greatest event time read from the partition before.
+    pub reached: Option<u64>,
     /// The message itself.
     pub message: Message<'a>,
     headers: Headers<'a>,
@@ -271,6 +225,15 @@ impl Taken<'_> {
     pub fn is_dead_letter(&self) -> bool {
         self.headers.has(c"floodmark.error")
     }
+}
+
+/// What has changed of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// How it holds the watermark.
+    Holds(Holds),
+    /// Messages before the first one read were not read; the first event time read, once it is known.
+    Truncated(Option<u64>),
 }
 
 /// What one worker reads of a topic.
@@ -332,18 +295,18 @@ impl Source {
             } else {
                 tracing::debug!(partition, offset = next, worker, "reads a partition");
             }
-            let since = Instant::now();
-            let state = Partition { next, reached: None, since, paused: false, holds: None };
-            self.partitions.insert(partition, state);
+            let spent = topic.spent.contains(&partition);
+            let truncated = (next > 0).then_some(Truncated { spent, first: None, reported: None });
+            self.partitions.insert(partition, Partition::new(next, truncated));
         }
         Ok(())
     }
 
-    /// Hands over messages that are there, a batch at most, without waiting; `each` returns the greatest
-    /// event time in the message, if it has one. Returns how many messages that were.
+    /// Hands over messages that are there, a batch at most, without waiting; `each` returns the event
+    /// times in the message, if it has any. Returns how many messages that were.
     pub fn take(
         &mut self,
-        mut each: impl FnMut(Taken<'_>) -> Option<u64>,
+        mut each: impl FnMut(Taken<'_>) -> Option<Times>,
     ) -> Result<usize, Failure> {
         let Some(consumer) = &mut self.consumer else {
             return Ok(0);
@@ -357,8 +320,10 @@ impl Source {
             Polled::Message { partition, offset, key, payload, timestamp_ms, headers } => {
                 let Some(state) = partitions.get_mut(&partition) else { return };
                 let message = Message { key, payload, timestamp_ms };
-                let reached = each(Taken { partition, offset, message, headers });
-                state.reached = state.reached.max(reached);
+                let reached = state.reached;
+                if let Some(times) = each(Taken { partition, offset, reached, message, headers }) {
+                    state.read(times);
+                }
                 state.next = offset + 1;
                 state.since = now;
                 taken += 1;
@@ -381,20 +346,31 @@ impl Source {
         failure.map_or(Ok(taken), Err)
     }
 
-    /// What its partitions hold, as far as that has changed since it was asked last; those that are new
-    /// are read from now on.
-    pub fn holds(&mut self) -> Result<Vec<(i32, Holds)>, Failure> {
+    /// Finds out how its partitions hold the watermark, and which of them straggle if `event_time` is given.
+    /// Returns what has changed since the last time. Partitions that are new are read from now on.
+    pub fn holds(&mut self, event_time: Option<EventTime>) -> Result<Vec<(i32, Changed)>, Failure> {
         self.topic.check()?;
         self.find_partitions()?;
         let (topic, now) = (self.topic.clone(), Instant::now());
-        let options = &topic.options;
         let mut changed = Vec::new();
         let known = topic.watch.known();
         for (partition, state) in &mut self.partitions {
             let ends = known.partitions.get(partition).and_then(Option::as_ref);
-            let holds = state.holds(ends, options.idle_timeout, now);
+            let (holds, straggles) = state.holds(ends, &topic.options, event_time, now);
+            if let Some(straggles) = straggles {
+                log_straggler(*partition, straggles, state.reached);
+            }
             if state.holds.replace(holds) != Some(holds) {
-                changed.push((*partition, holds));
+                changed.push((*partition, Changed::Holds(holds)));
+            }
+            let Some(truncated) = &mut state.truncated else { continue };
+            let now = event_time.map_or(0, |event_time| event_time.now);
+            // What was reported as known stays.
+            if let None | Some(None) = truncated.reported {
+                let first = truncated.first(now, holds == Holds::Nothing);
+                if truncated.reported.replace(first) != Some(first) {
+                    changed.push((*partition, Changed::Truncated(first)));
+                }
             }
         }
         Ok(changed)
@@ -406,7 +382,7 @@ impl Source {
         let state = i32::try_from(partition).ok().and_then(|at| self.partitions.get(&at));
         state.is_some_and(|state| {
             let far = match state.holds {
-                Some(Holds::At(said)) => {
+                Some(Holds::At(said) | Holds::Waiting(said)) => {
                     said.saturating_add((self.topic.options.max_skew_ms / 2).max(1))
                 }
                 _ => 0,
@@ -492,6 +468,7 @@ impl Source {
             reached: state.reached,
             holds: state.holds,
             paused: state.paused,
+            straggles: state.straggler.straggles(),
         };
         self.partitions.iter().map(of).collect()
     }

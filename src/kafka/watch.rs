@@ -18,7 +18,6 @@ use super::asker::Asker;
 use super::ends::{Bounds, Ends};
 use super::error::similar_text;
 use super::lost::Lost;
-use super::source::SourceOptions;
 use super::topic_id::{Found, TopicId};
 use super::topics::{self, REACH_TIMEOUT};
 use super::{Address, Error};
@@ -64,6 +63,24 @@ pub enum Start {
     At(u64),
     /// Where the group has committed that it was; of partitions where it has not, with the first message.
     Committed,
+}
+
+/// How a topic is read.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    /// Where to begin.
+    pub start: Start,
+    /// How long a partition says nothing before it is idle.
+    pub idle_timeout: Duration,
+    /// How far, in milliseconds of event time, a partition may be ahead of the slowest one.
+    pub max_skew_ms: u64,
+    /// The group under which offsets are committed.
+    pub group: String,
+    /// How long a transaction may be open before that is an error.
+    pub max_transaction: Duration,
+    /// Whether a partition is read on as if there were nothing behind a transaction that is open for
+    /// longer.
+    pub skip_open_transactions: bool,
 }
 
 /// What is known of a topic.

@@ -12,10 +12,10 @@ use floodmark_dataflows::time::{Window, Windows};
 use super::metrics::InputCounts;
 use crate::computation::EventTimeReached;
 use crate::error::Failure;
-use crate::kafka::{Contents, Letter, Outbox, Source, Taken, origin};
+use crate::kafka::{Changed, Contents, EventTime, Letter, Outbox, Source, Taken, Times, origin};
 use crate::limits::date::format_ms;
 use crate::logging::Sampler;
-use crate::record::{Decoder, Read, Reason, Record};
+use crate::record::{self, Decoder, Read, Reason, Record};
 use crate::replay::Filter;
 
 /// Updates of (window, pair) that a worker gathers at most before it wants a tick. More would leave the
@@ -32,6 +32,15 @@ pub(super) struct Rules {
     pub(super) filter: Filter,
     /// How far ahead of the clock a record may be, in milliseconds.
     pub(super) max_ahead_ms: u64,
+    /// How far behind the greatest event time of its partition a record may be, in milliseconds.
+    pub(super) max_behind_ms: u64,
+}
+
+/// The event times that count.
+#[derive(Clone, Copy)]
+struct Bounds {
+    earliest: u64,
+    latest: u64,
 }
 
 /// Why a record, or a whole message, does not count.
@@ -41,6 +50,8 @@ pub(super) enum Refused {
     Unread(Reason),
     /// It says that it happened too far in the future.
     Future,
+    /// It is too far behind the greatest event time of its partition.
+    Past,
     /// Its window ends beyond all times.
     NoWindow,
 }
@@ -51,6 +62,7 @@ impl Refused {
         match self {
             Refused::Unread(reason) => reason.as_str(),
             Refused::Future => "future",
+            Refused::Past => "past",
             Refused::NoWindow => "bad_time",
         }
     }
@@ -61,6 +73,9 @@ impl fmt::Display for Refused {
         match self {
             Refused::Unread(reason) => reason.fmt(f),
             Refused::Future => f.write_str("it is further ahead of the clock than --max-ahead"),
+            Refused::Past => {
+                f.write_str("it is further behind others of its partition than --max-behind")
+            }
             Refused::NoWindow => f.write_str("its window ends beyond 64 bits of milliseconds"),
         }
     }
@@ -78,6 +93,9 @@ pub(super) struct Ingest {
     undecided: bool,
     sampler: Sampler,
     dead_letters: Option<Outbox>,
+    /// The records of a message whose event times may be far from each other, each with whether it states
+    /// packets.
+    records: Vec<(Record, bool)>,
 }
 
 /// What is gathered for the next tick.
@@ -104,9 +122,12 @@ impl Clock {
 impl Gathered {
     /// Counts a record. Returns why not, if it doesn't.
     #[inline]
-    fn add(&mut self, record: &Record, rules: &Rules, latest: u64) -> Option<Refused> {
-        if record.time_ms > latest {
+    fn add(&mut self, record: &Record, rules: &Rules, bounds: Bounds) -> Option<Refused> {
+        if record.time_ms > bounds.latest {
             return Some(Refused::Future);
+        }
+        if record.time_ms < bounds.earliest {
+            return Some(Refused::Past);
         }
         let Some(window) = rules.windows.of(record.time_ms) else {
             return Some(Refused::NoWindow);
@@ -119,6 +140,49 @@ impl Gathered {
             self.combiner.add(window, record.pair, record.volume);
         }
         None
+    }
+}
+
+/// What becomes of the records of one message.
+struct Tally<'a> {
+    gathered: &'a mut Gathered,
+    rules: &'a Rules,
+    /// Event times of the records that count.
+    times: Option<Times>,
+    /// How many these are.
+    counted: u64,
+    /// Why the first record that does not count is refused, and its event time. Of one message the first is
+    /// named, and all are counted.
+    refused: Option<(Refused, Option<u64>)>,
+}
+
+impl Tally<'_> {
+    #[inline]
+    fn record(&mut self, record: &Record, has_packets: bool, bounds: Bounds) {
+        match self.gathered.add(record, self.rules, bounds) {
+            None => {
+                if !has_packets {
+                    self.gathered.counts.without_packets();
+                }
+                self.counted += 1;
+                self.times = Some(Times::add(self.times, record.time_ms));
+            }
+            Some(why) => self.refuse(why, Some(record.time_ms)),
+        }
+    }
+
+    fn refuse(&mut self, why: Refused, time: Option<u64>) {
+        self.gathered.counts.refuse(why);
+        self.refused.get_or_insert((why, time));
+    }
+
+    /// Takes what is no record.
+    fn other(&mut self, read: Read) {
+        match read {
+            Read::Record(_) | Read::WithoutPackets(_) => {}
+            Read::Skipped(skip) => self.gathered.counts.skip(skip),
+            Read::Bad(reason) => self.refuse(Refused::Unread(reason), None),
+        }
     }
 }
 
@@ -145,6 +209,7 @@ impl Ingest {
             undecided: false,
             sampler: Sampler::default(),
             dead_letters,
+            records: Vec::new(),
         }
     }
 
@@ -179,50 +244,50 @@ impl Ingest {
         let read = self.source.topic().clone();
         // Once it is known that there are records, no message is looked at for this.
         let contents = Some(read.contents()).filter(|contents| !contents.is_decided());
-        let Ingest { source, decoder, rules, gathered, sampler, dead_letters, .. } = self;
+        let Ingest { source, decoder, rules, gathered, sampler, dead_letters, records, .. } = self;
         let taken = source.take(|taken| {
-            let mut reached = None;
-            // Of one message the first is named, and all are counted.
-            let mut refused = None;
-            let mut records = 0;
+            let mut message = Tally { gathered, rules, times: None, counted: 0, refused: None };
             if contents.is_some_and(|contents| !contents.is_decided() && taken.is_dead_letter()) {
                 let why = Refused::Unread(Reason::OwnOutput { kind: DEAD_LETTERS });
-                gathered.counts.refuse(why);
+                message.refuse(why, None);
                 look(contents, Some(why), 0);
                 sample(sampler, &topic, &taken, why, None);
                 return None;
             }
-            let format = decoder.decode(&taken.message, &mut |read| match read {
-                Read::Record(record) | Read::WithoutPackets(record) => {
-                    match gathered.add(&record, rules, latest) {
-                        None => {
-                            records += 1;
-                            if matches!(read, Read::WithoutPackets(_)) {
-                                gathered.counts.without_packets();
-                            }
-                            reached = reached.max(Some(record.time_ms));
-                        }
-                        Some(why) => {
-                            gathered.counts.refuse(why);
-                            refused.get_or_insert((why, Some(record.time_ms)));
-                        }
-                    }
+            let near =
+                record::span_max(taken.message.payload.unwrap_or_default()) <= rules.max_behind_ms;
+            let format = if near {
+                let earliest = taken.reached.unwrap_or(0).saturating_sub(rules.max_behind_ms);
+                let bounds = Bounds { earliest, latest };
+                decoder.decode(&taken.message, &mut |read| match read {
+                    Read::Record(record) => message.record(&record, true, bounds),
+                    Read::WithoutPackets(record) => message.record(&record, false, bounds),
+                    read => message.other(read),
+                })
+            } else {
+                let format = decoder.decode(&taken.message, &mut |read| match read {
+                    Read::Record(record) => records.push((record, true)),
+                    Read::WithoutPackets(record) => records.push((record, false)),
+                    read => message.other(read),
+                });
+                // The greatest event time counts from the first record of the message on.
+                let times = records.iter().map(|(record, _)| record.time_ms);
+                let greatest = times.filter(|time| *time <= latest).max();
+                let reached = greatest.max(taken.reached).unwrap_or(0);
+                let earliest = reached.saturating_sub(rules.max_behind_ms);
+                let bounds = Bounds { earliest, latest };
+                for (record, has_packets) in records.drain(..) {
+                    message.record(&record, has_packets, bounds);
                 }
-                Read::Skipped(skip) => gathered.counts.skip(skip),
-                Read::Bad(reason) => {
-                    gathered.counts.refuse(Refused::Unread(reason));
-                    refused.get_or_insert((Refused::Unread(reason), None));
-                }
-            });
+                format
+            };
             match format {
-                Ok(Some(format)) => gathered.counts.count(format, records),
+                Ok(Some(format)) => message.gathered.counts.count(format, message.counted),
                 Ok(None) => {}
-                Err(reason) => {
-                    gathered.counts.refuse(Refused::Unread(reason));
-                    refused.get_or_insert((Refused::Unread(reason), None));
-                }
+                Err(reason) => message.refuse(Refused::Unread(reason), None),
             }
-            look(contents, refused.map(|(why, _)| why), records);
+            let Tally { times, refused, counted, .. } = message;
+            look(contents, refused.map(|(why, _)| why), counted);
             if let Some((why, time)) = refused {
                 sample(sampler, &topic, &taken, why, time);
                 if let Some(dead_letters) = dead_letters {
@@ -230,7 +295,7 @@ impl Ingest {
                     dead_letters.give(Letter::dead(&taken.message, origin, why.as_str()));
                 }
             }
-            reached
+            times
         })?;
         gathered.counts.messages(taken);
         if let Some(contents) = contents {
@@ -257,11 +322,22 @@ impl Ingest {
         updates
     }
 
-    /// Says in the current tick what holds the watermark, as far as that has changed.
-    pub(super) fn mark(&mut self, inputs: &mut Inputs) -> Result<(), Failure> {
-        for (partition, holds) in self.source.holds()? {
+    /// Says in the current tick, of the leader's time `now`, what holds the watermark and where reading began,
+    /// as far as that has changed.
+    pub(super) fn mark(
+        &mut self,
+        now: u64,
+        event_time: EventTimeReached,
+        inputs: &mut Inputs,
+    ) -> Result<(), Failure> {
+        let event_time = EventTime { now, front: event_time.front };
+        for (partition, changed) in self.source.holds(Some(event_time))? {
             // Kafka counts partitions from 0.
-            inputs.mark(Mark::Partition { partition: partition.unsigned_abs(), holds });
+            let partition = partition.unsigned_abs();
+            inputs.mark(match changed {
+                Changed::Holds(holds) => Mark::Partition { partition, holds },
+                Changed::Truncated(first) => Mark::Truncated { partition, first },
+            });
         }
         Ok(())
     }

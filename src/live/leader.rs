@@ -138,6 +138,8 @@ pub(super) struct Leader {
     counted: Instant,
     in_force_counted: Option<Instant>,
     ending: Option<Ending>,
+    /// Whether it was logged from when on windows are whole.
+    whole_logged: bool,
     /// Whether the first tick is still to come, and whether the last one was announced.
     first: bool,
     last: bool,
@@ -169,6 +171,7 @@ impl Leader {
             counted: Instant::now(),
             in_force_counted: None,
             ending: None,
+            whole_logged: false,
             first: true,
             last: false,
         };
@@ -343,6 +346,12 @@ impl Leader {
         self.late.add(outcome.late.dropped, &|| format_ms(course.watermark).to_string());
         let amounts = std::mem::take(&mut outcome.amounts);
         self.questions.done(tick, amounts, course, self.windows, &self.filter);
+        if !self.whole_logged
+            && let Some(from) = course.whole_from
+        {
+            self.whole_logged = true;
+            log_whole(from);
+        }
         if let Some(Held { pairs, rollups, addresses }) = outcome.held {
             gauge!("floodmark_pairs").set(pairs as f64);
             for (name, held) in [("pairs", pairs), ("rollups", rollups), ("addresses", addresses)] {
@@ -416,5 +425,17 @@ impl Leader {
             _ if self.lead.fail_on_violation && standing > 0 => Ok(Exit::Violations),
             _ => Ok(Exit::Done),
         }
+    }
+}
+
+/// Logs from when on windows are whole.
+fn log_whole(from: u64) {
+    if from > 0 {
+        let from = format_ms(from).to_string();
+        tracing::info!(
+            from,
+            "windows are whole from this time on; reading began within the topic, so that earlier ones are \
+             partial: no min is judged in them, and their totals are not published"
+        );
     }
 }

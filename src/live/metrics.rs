@@ -29,7 +29,10 @@ impl InputCounts {
         );
         let counts = InputCounts { source, messages, records: BTreeMap::new(), without_packets };
         // A rate needs a series that was there before the first fault.
-        for error in record::Reason::LABELS.into_iter().chain([Refused::Future.as_str()]) {
+        for error in record::Reason::LABELS
+            .into_iter()
+            .chain([Refused::Future, Refused::Past].map(Refused::as_str))
+        {
             counts.errors(error).increment(0);
         }
         for skip in Skip::ALL {

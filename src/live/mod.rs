@@ -15,8 +15,8 @@
 //! - `sinks`: where changes go; `streams`: those of lines; `sink_state`: how each is.
 //! - `questions`: what somebody wants to know, answered at a tick.
 //! - `late`: logs records that are dropped.
-//! - `status`: how the run is, for those who look: whether it is ready (`ready`), how far it is behind
-//!   (`behind`); `metrics`: what it counts.
+//! - `status`: how the run is, for those who look: whether it is ready (`ready`, `ready_log`), how far it is
+//!   behind (`behind`); `metrics`: what it counts.
 //!
 //! A worker gathers no more than it has room for, the leader begins no tick while too many are on their
 //! way or the sinks have no room, and the client of the broker fetches no more than it may hold: so a
@@ -30,6 +30,7 @@ mod leader;
 mod metrics;
 mod questions;
 mod ready;
+mod ready_log;
 mod sink_state;
 mod sinks;
 mod status;
@@ -102,6 +103,8 @@ pub struct Shared {
     pub filter: Filter,
     /// How far ahead of the clock a record may be, in milliseconds.
     pub max_ahead_ms: u64,
+    /// How far behind the greatest event time of its partition a record may be, in milliseconds.
+    pub max_behind_ms: u64,
     /// The zone of times in records that state none.
     pub input_timezone: TimeZone,
     /// Opens the way for messages that can't be read, where they are to be kept.
@@ -234,6 +237,7 @@ impl Live<'_> {
             windows: self.shared.options.windows,
             filter: self.shared.filter.clone(),
             max_ahead_ms: self.shared.max_ahead_ms,
+            max_behind_ms: self.shared.max_behind_ms,
         };
         let open = self.shared.dead_letters.as_ref();
         let dead_letters = open.map(|open| open()).transpose()?;
@@ -327,10 +331,10 @@ impl Live<'_> {
         );
         if let Some(leader) = &mut self.leader {
             leader.tell(status);
-            if self.logged.elapsed() >= LOG_INTERVAL {
-                self.logged = Instant::now();
-                status.log();
-            }
+        }
+        if status.is_logged_by(self.index) && self.logged.elapsed() >= LOG_INTERVAL {
+            self.logged = Instant::now();
+            status.log();
         }
         self.told = Some(Instant::now());
     }
@@ -370,7 +374,8 @@ impl Live<'_> {
             ingest.set_clock(horizon, undecided);
             if records {
                 updates = ingest.put(inputs);
-                let marked = ingest.mark(inputs).and_then(|()| ingest.bound_skew(event_time));
+                let marked = ingest.mark(now, event_time, inputs);
+                let marked = marked.and_then(|()| ingest.bound_skew(event_time));
                 self.positions.push_back((tick, ingest.source().positions()));
                 if let Err(failure) = marked {
                     self.fail(failure);

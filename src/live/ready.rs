@@ -66,6 +66,10 @@ pub(super) struct Partition {
     /// Whether there is something in it and nothing was read yet.
     pub(super) unread: bool,
     pub(super) paused: bool,
+    /// Whether nobody waits for it, since its event time stays behind.
+    pub(super) straggles: bool,
+    /// The greatest event time read.
+    pub(super) reached: Option<u64>,
 }
 
 /// Messages of a partition that consumers do not get, since a transaction is open.
@@ -114,9 +118,17 @@ impl Reason {
     fn lasting(self, lasting: Duration) -> Self {
         Reason { seconds: Some(lasting.as_secs()), ..self }
     }
+
+    /// Whether the run is not ready because of it. All but a straggling partition is judged in time.
+    pub fn is_unready(&self) -> bool {
+        self.reason != STRAGGLING
+    }
 }
 
-/// Why a run is not ready; nothing if it is.
+/// The reason of partitions that straggle.
+const STRAGGLING: &str = "partition_straggling";
+
+/// Why a run is not ready, and what is amiss although it is.
 pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
     let mut reasons = Vec::from_iter(facts.clock.and_then(clock));
     match facts.tick_age {
@@ -161,6 +173,7 @@ pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
         reasons.extend(transaction(facts));
         reasons.extend(behind(facts, named));
         reasons.extend(waits(facts));
+        reasons.extend(straggles(facts));
     }
     reasons
 }
@@ -380,6 +393,22 @@ fn waits(facts: &Facts) -> Option<Reason> {
     );
     let reason = Reason::new("partition_waits", text);
     Some(Reason { partition: Some(first), waits_for: facts.slowest_in, ..reason })
+}
+
+/// Partitions for which nobody waits, since their event time stays behind.
+fn straggles(facts: &Facts) -> impl Iterator<Item = Reason> {
+    let straggling = facts.partitions.iter().filter(|partition| partition.straggles);
+    straggling.map(|Partition { number, reached, .. }| {
+        let at = match reached {
+            Some(reached) => format!("stands at {}", format_ms(*reached)),
+            None => "is unknown: nothing in it could be counted".into(),
+        };
+        let text = format!(
+            "partition {number} stays behind the others by more than --max-skew: its event time {at}; nobody \
+             waits for it, and its records are late"
+        );
+        Reason { partition: Some(*number), ..Reason::new(STRAGGLING, text) }
+    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Workers leave here what they know, a few times a second; whoever asks gets it held against the clock
 //! and the broker's last answers at that moment, so that it is right also when nothing moves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
@@ -17,6 +17,7 @@ use super::behind::Behind;
 use super::clock::Unsteady;
 use super::questions::{Asked, Questions};
 use super::ready::{self, Facts, Partition, Reason, Withheld};
+use super::ready_log::{Line, ReadyLog};
 use super::sink_state::{SinkState, count_sink_error};
 use crate::cluster::watchdog::Watch;
 use crate::computation::EventTimeReached;
@@ -59,9 +60,7 @@ struct Known {
     moved: Option<Instant>,
     behind: BTreeMap<i32, Distance>,
     sinks: Vec<SinkState>,
-    /// The kinds of reasons that were logged last; `None`: it was ready, or was never so.
-    logged: Option<BTreeSet<Kind>>,
-    was_ready: bool,
+    log: ReadyLog,
 }
 
 /// How far a partition is behind.
@@ -100,9 +99,6 @@ impl Distance {
         }
     }
 }
-
-/// The identity of a reason: its name, and the partition, the limits, or the topic or sink that it is about.
-type Kind = (&'static str, Option<u32>, Option<LimitSet>, Option<String>);
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -217,37 +213,24 @@ impl Status {
         self.lock().clock = clock;
     }
 
-    /// Logs whether the run is ready, if that has changed.
+    /// Whether this worker is the one of its process that logs whether the run is ready.
+    pub(super) fn is_logged_by(&self, worker: usize) -> bool {
+        worker == self.process * self.workers
+    }
+
+    /// Logs whether the run is ready, if that is new, or if it has not been for a while.
     pub(super) fn log(&self) {
-        let facts = self.facts(&self.lock());
-        let reasons = ready::reasons(&facts);
-        let mut known = self.lock();
-        if reasons.is_empty() {
-            if !known.was_ready || known.logged.is_some() {
-                tracing::info!("ready: all that the broker has is judged");
+        let reasons = self.reasons();
+        let line = self.lock().log.line(&reasons, Instant::now());
+        // The first process is the run, to those who read its log; others are named.
+        let process = (self.process > 0).then_some(self.process);
+        match line {
+            Some(Line::Ready) => {
+                tracing::info!(process, "ready: all that the broker has is judged");
             }
-            (known.was_ready, known.logged) = (true, None);
-            return;
+            Some(Line::NotReady(why)) => tracing::warn!(process, "not ready: {why}"),
+            None => {}
         }
-        // That it begins with the past goes without saying.
-        let of_the_past = |reason: &Reason| {
-            matches!(reason.reason, "no_tick" | "watermark_held" | "behind" | "partition_waits")
-        };
-        if !known.was_ready && reasons.iter().all(of_the_past) {
-            return;
-        }
-        let kind = |reason: &Reason| -> Kind {
-            let Reason { reason, partition, limit_set, name, .. } = reason;
-            (reason, *partition, *limit_set, name.clone())
-        };
-        let kinds = reasons.iter().map(kind).collect();
-        if known.logged.as_ref() == Some(&kinds) {
-            return;
-        }
-        known.logged = Some(kinds);
-        drop(known);
-        let texts: Vec<&str> = reasons.iter().map(|reason| reason.text.as_str()).collect();
-        tracing::warn!("not ready: {}", texts.join("; "));
     }
 
     fn facts(&self, known: &Known) -> Facts {
@@ -310,6 +293,8 @@ impl Status {
                     unread: unread && readable != Some(0),
                     paused: state.paused,
                     withheld: distance.withheld(),
+                    straggles: state.straggles,
+                    reached: state.reached,
                 });
             }
         }
@@ -324,7 +309,9 @@ impl Status {
 
     /// Why the run is not ready; nothing if it is.
     pub fn reasons(&self) -> Vec<Reason> {
-        ready::reasons(&self.facts(&self.lock()))
+        let mut reasons = ready::reasons(&self.facts(&self.lock()));
+        reasons.retain(Reason::is_unready);
+        reasons
     }
 
     fn export(&self, known: &Known) {
@@ -346,7 +333,7 @@ impl Status {
             gauge!("floodmark_frontier_seconds", "worker" => index.to_string()).set(tick);
             for state in &worker.partitions {
                 let labels = labels(&facts.topic, state.partition);
-                let idle = state.holds == Some(Holds::Nothing);
+                let idle = state.holds == Some(Holds::Nothing) && !state.straggles;
                 gauge!("floodmark_kafka_partition_idle", &labels).set(flag(idle));
                 if let Some(reached) = state.reached {
                     gauge!("floodmark_kafka_partition_event_time_seconds", &labels)
@@ -365,6 +352,7 @@ impl Status {
             gauge!("floodmark_kafka_withheld_messages", &labels).set(messages as f64);
             gauge!("floodmark_kafka_open_transaction_seconds", &labels).set(lasting.as_secs_f64());
             gauge!("floodmark_kafka_open_transaction_skipped", &labels).set(flag(skipped));
+            gauge!("floodmark_kafka_partition_straggling", &labels).set(flag(partition.straggles));
         }
         for sink in known.all_sinks().into_values() {
             sink.export();
@@ -434,7 +422,8 @@ impl Subject for Status {
             ("detached_sinks", json!(detached)),
         ];
         let details = details.into_iter().map(|(key, value)| (key.to_owned(), value));
-        Readiness { ready: reasons.is_empty(), details: Map::from_iter(details) }
+        let ready = !reasons.iter().any(Reason::is_unready);
+        Readiness { ready, details: Map::from_iter(details) }
     }
 
     fn answers(&self) -> Option<&dyn Answers> {

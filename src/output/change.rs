@@ -1,6 +1,7 @@
 //! Changes and rankings as JSON objects, one a line.
 
 use std::io::{self, Write};
+use std::ops::Not;
 
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::top::Ranked;
@@ -115,6 +116,8 @@ struct ChangeObject<'a> {
     packets: i64,
     amount: i64,
     settled: bool,
+    #[serde(skip_serializing_if = "Not::not")]
+    partial: bool,
     as_of: Stamp,
 }
 
@@ -147,6 +150,7 @@ pub fn write_json(
         packets: violation.volume.packets,
         amount: violation.volume.amount(change.metric),
         settled: change.settled,
+        partial: change.partial,
         as_of: format_ms(tick),
     };
     shown::write_json(out, &object)?;
@@ -160,6 +164,8 @@ struct RankedObject {
     entity: EntityObject,
     bytes: i64,
     packets: i64,
+    #[serde(skip_serializing_if = "Not::not")]
+    partial: bool,
 }
 
 /// Writes a place in the ranking of a window.
@@ -170,6 +176,7 @@ pub fn write_ranked_json(out: &mut dyn Write, ranked: &Ranked) -> io::Result<()>
         entity: EntityObject(ranked.entity),
         bytes: ranked.volume.bytes,
         packets: ranked.volume.packets,
+        partial: ranked.partial,
     };
     shown::write_json(out, &object)?;
     out.write_all(b"\n")

@@ -41,6 +41,7 @@ fn change(event: Event, limit: LimitId, bytes: i64) -> Change {
         metric: Metric::Bytes,
         version: None,
         settled: false,
+        partial: false,
     }
 }
 

@@ -51,7 +51,7 @@ pub fn write_change(
     let set = set_column(catalog.named_set(violation.limit).map(LimitSet::as_str));
     writeln!(
         out,
-        "{:<20}  {:<7}  {:<20}  {:<20}  {set}{:<33}  {:>14}  {:<7}  {:>16}  {}{}",
+        "{:<20}  {:<7}  {:<20}  {:<20}  {set}{:<33}  {:>14}  {:<7}  {:>16}  {}{}{}",
         format_ms(tick).to_string(),
         event(change.event),
         format_secs(violation.window.0).to_string(),
@@ -62,6 +62,7 @@ pub fn write_change(
         value,
         reason(change.reason),
         if change.settled { ", settled" } else { "" },
+        if change.partial { ", partial" } else { "" },
     )
 }
 
@@ -69,12 +70,13 @@ pub fn write_change(
 pub fn write_ranked(out: &mut dyn Write, ranked: &Ranked) -> io::Result<()> {
     writeln!(
         out,
-        "top {:>4}  {:<20}  {:<33}  {:>14} bytes  {:>10} packets",
+        "top {:>4}  {:<20}  {:<33}  {:>14} bytes  {:>10} packets{}",
         ranked.rank,
         format_secs(ranked.window.0).to_string(),
         entity(&ranked.entity),
         ranked.volume.bytes,
         ranked.volume.packets,
+        if ranked.partial { "  partial" } else { "" },
     )
 }
 

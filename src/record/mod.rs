@@ -254,6 +254,17 @@ impl Context<'_> {
     }
 }
 
+/// The greatest distance, in milliseconds, that two event times in a message may have, as far as it can be told
+/// without decoding the message.
+pub fn span_max(payload: &[u8]) -> u64 {
+    match payload.len() {
+        _ if packed::begins(payload) => packed::span_max(payload),
+        // No text of two records is as short as this, and a number alone is no longer.
+        ..20 => 0,
+        _ => u64::MAX,
+    }
+}
+
 /// Somebody to whom observations are handed over.
 trait Take {
     /// Whether the JSON objects that they were read from are wanted, too.

@@ -34,6 +34,17 @@ pub(super) fn begins(payload: &[u8]) -> bool {
     payload.starts_with(&MAGIC)
 }
 
+/// The greatest distance that two event times of a packed message may have, by the width of the column.
+pub(super) fn span_max(payload: &[u8]) -> u64 {
+    match payload.get(WIDTHS_AT) {
+        Some(0) => 0,
+        Some(1) => u8::MAX.into(),
+        Some(2) => u16::MAX.into(),
+        Some(4) => u32::MAX.into(),
+        _ => u64::MAX,
+    }
+}
+
 /// Collects records for one message.
 #[derive(Clone, Debug, Default)]
 pub struct Packer {

@@ -166,6 +166,7 @@ mod tests {
             metric: Metric::Bytes,
             version: None,
             settled: false,
+            partial: false,
         };
         changes.iter().map(|(tick, bytes)| Said::of(*tick, &change(*bytes), &catalog)).collect()
     }

@@ -112,6 +112,7 @@ impl Run {
             options,
             filter: Filter::default(),
             max_ahead_ms: 300_000,
+            max_behind_ms: u64::MAX,
             input_timezone: TimeZone::UTC,
             dead_letters: None,
             status: status.clone(),

@@ -11,6 +11,8 @@
 //! - `transactions`: messages behind an open transaction of another producer.
 //! - `recreated`: topics that are deleted while they are read, and created again.
 //! - `outputs`: topics that a run writes to: not read as records, deleted, and refusing what it sends.
+//! - `beginnings`: topics that do not begin with their first record, and windows that are partial.
+//! - `stragglers`: partitions and records with a wrong clock.
 //! - `outages`: brokers that go away, before and after the run.
 //! - `clock`: clocks that are set while a run goes on.
 //! - `crashes`: processes that die, hang or panic, and are started again.
@@ -19,6 +21,7 @@
 //! - `ends`: how a run ends, and what it says then.
 //! - `kit`: topics with traffic in them, and the answers that runs are held to.
 
+mod beginnings;
 mod clock;
 mod crashes;
 mod databases;
@@ -31,6 +34,7 @@ mod outputs;
 mod partitions;
 mod recreated;
 mod sinks;
+mod stragglers;
 mod streams;
 mod transactions;
 mod what_if;

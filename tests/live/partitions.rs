@@ -14,10 +14,10 @@ use crate::replay::run::{Place, Whom};
 use crate::replay::traffic::{self, BEGIN_MS, Random, date};
 
 /// For packets of long ago: nothing settles but by later ones.
-const WAITS: &str = "--limits limits.jsonl --idle-timeout 1h --tick 50ms";
+pub(super) const WAITS: &str = "--limits limits.jsonl --idle-timeout 1h --tick 50ms";
 
 /// Random packets in the order of time.
-fn ordered(seed: u64, count: usize) -> Vec<Packet> {
+pub(super) fn ordered(seed: u64, count: usize) -> Vec<Packet> {
     let mut packets = traffic::packets(&mut Random::new(seed), count, 40 * 60_000);
     packets.sort_by_key(|packet| packet.ms);
     packets
@@ -268,7 +268,15 @@ fn a_run_may_begin_at_a_time() {
     after.close(3);
     let from = date(begin);
     let line = format!("run --from {topic} {WAITS} --lateness 2h --from-offset {from} -w2");
-    after.answer(&place, "").hold(place.floodmark(&line).start());
+    // Each partition has messages from before that time, and its first one after it soon after.
+    let answer = after.answer(&place, "").partial_until(&from);
+    let done = answer.hold(place.floodmark(&line).start());
+    let whole = date(begin + 5 * 60_000);
+    assert!(
+        done.stderr.contains("windows are whole") && done.stderr.contains(&whole),
+        "{}",
+        done.stderr
+    );
 }
 
 #[test]

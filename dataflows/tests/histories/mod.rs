@@ -81,7 +81,35 @@ pub(crate) fn history(seed: u64, size: Size) -> History {
     if rng.percent(80) {
         course.end(rng);
     }
+    if rng.percent(40) {
+        random_beginning(rng, &mut course.ticks, windows);
+    }
     History { windows, updates, top, ticks: course.ticks }
+}
+
+/// Partitions that are truncated, whose first event times come to be known tick by tick, and moments at which
+/// observation begins.
+fn random_beginning(rng: &mut Rng, ticks: &mut [TickInput], windows: Windows) {
+    let last = ticks.len() as u64 - 1;
+    let near = |rng: &mut Rng, ticks: &[TickInput]| {
+        let seen = ticks.iter().flat_map(|tick| &tick.seen).map(|window| window.0 * 1000);
+        let seen: Vec<u64> = seen.collect();
+        let start = if seen.is_empty() { 0 } else { rng.pick(&seen) };
+        start + rng.pick(&[0, 0, 1, windows.width_secs * 1000 - 1])
+    };
+    for partition in 0..rng.below(4) as u32 {
+        let known = rng.below(last.min(8) + 1);
+        let first = near(rng, ticks);
+        ticks[known as usize].truncated.push((partition, Some(first)));
+        // It is told in the tick before at the latest, or at once with the first event time.
+        if known > 0 {
+            ticks[rng.below(known) as usize].truncated.push((partition, None));
+        }
+    }
+    if rng.percent(50) {
+        let (at, begun) = (rng.below(last + 1), near(rng, ticks));
+        ticks[at as usize].begun = Some(begun);
+    }
 }
 
 fn random_windows(rng: &mut Rng) -> Windows {

@@ -217,6 +217,7 @@ pub(super) fn run(
         filter: Filter::default(),
         // It is told the time of the capture only now and then.
         max_ahead_ms: u64::MAX,
+        max_behind_ms: u64::MAX,
         input_timezone: TimeZone::UTC,
         dead_letters: None,
         status: status.clone(),
