@@ -126,7 +126,7 @@ fn the_settled_result_does_not_depend_on_the_way_there() {
         let tick = tick.max(history.windows.end_ms(last)) + 1;
         ticks.push(TickInput { tick, watermark: END_OF_INPUT, ..TickInput::default() });
 
-        // What a window is when it closes, it stays: which windows are whole is known from the first tick on.
+        // A closed window stays whole or partial, so the first tick must decide which windows are whole.
         let begun = ticks.iter_mut().filter_map(|input| input.begun.take()).max();
         let truncated = ticks.iter_mut().flat_map(|input| std::mem::take(&mut input.truncated));
         let truncated = truncated.filter(|(_, first)| first.is_some()).collect();

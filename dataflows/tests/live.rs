@@ -257,6 +257,6 @@ fn windows_up_to_the_latest_first_record_of_truncated_partitions_are_partial() {
     assert_eq!(raised([&[(1, Some(60 * MINUTE))], &[], &[]]), [65]);
     // Nothing was left in it: it begins now.
     assert_eq!(raised([&[(0, None)], &[], &[(0, Some(71 * MINUTE))]]), []);
-    // What is unknown is not whole.
+    // While the first event time is unknown, no window is whole.
     assert_eq!(raised([&[(0, None)], &[], &[]]), []);
 }

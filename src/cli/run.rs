@@ -98,7 +98,7 @@ pub struct Args {
     )]
     max_ahead: u64,
 
-    /// How far a record may be behind the greatest time read from its partition; older ones are refused
+    /// Greatest distance of a record behind the latest time of its partition; older records are refused
     #[arg(
         long,
         value_name = "DURATION",

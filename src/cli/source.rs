@@ -40,7 +40,7 @@ pub struct Reading {
     )]
     pub max_skew: u64,
 
-    /// How long a transaction may keep a topic's messages back before that is an error
+    /// Time after which an open transaction that keeps messages back is an error
     ///
     /// Messages behind an open transaction are not read, and their partition holds the watermark.
     #[arg(
@@ -104,7 +104,7 @@ impl Reading {
             let open = move || {
                 topics::find(&address, &kafka, &Plan::dead_letters(), create)?;
                 let outbox = Outbox::open(&address, &kafka, Tuning::for_latency())?;
-                // What is set aside must not end those who set it aside.
+                // A dead letter that its topic refuses must not end the run.
                 Ok(outbox.on_refusal(OnRefusal::Cut))
             };
             Arc::new(open) as OpenDeadLetters

@@ -17,7 +17,7 @@ use super::{Context, Error, setup};
 /// The option that decides whether a consumer gets messages of open and aborted transactions.
 const ISOLATION: &str = "isolation.level";
 
-/// How long a broker may take to name the leader of a partition whose transaction is overdue.
+/// Time limit for naming the leader of a partition whose transaction is overdue.
 const PRODUCER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The prefix of a topic's id in the metadata of a committed offset.

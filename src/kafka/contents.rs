@@ -16,7 +16,7 @@ use crate::error::{Exit, Failure};
 /// still to be read.
 const OUTPUT_MIN: u64 = 16;
 
-/// What the workers of a process have found in a topic, until a record is among it.
+/// The kinds of messages that the workers of a process have found in a topic, until the first record.
 #[derive(Debug)]
 pub struct Contents {
     decided: AtomicBool,

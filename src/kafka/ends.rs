@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long the last stable offset may stand below the high watermark before that is a fault:
+/// Time that the last stable offset may stand below the high watermark before that is a fault:
 /// transactional producers always have some transaction open.
 pub const TRANSACTION_PATIENCE: Duration = Duration::from_secs(30);
 

@@ -24,7 +24,7 @@ use crate::error::Failure;
 /// taken the place of the one before.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a request for the topic's id may take.
+/// Time limit for a request for the topic's id.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The pause between two looks at the configuration of a topic that does not fit.
@@ -39,7 +39,7 @@ const ABSENT_MIN: u32 = 2;
 pub(super) enum Standing {
     /// It can be sent to.
     Fit {
-        /// How often another topic has taken its name.
+        /// The number of topics that have taken its name since.
         generation: u64,
         /// When a broker was last asked.
         asked: Instant,

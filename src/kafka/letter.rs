@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use super::Outgoing;
 use crate::record::Message;
 
-/// What is kept at most of a message that can't be used: topics take 1 MB, headers and all, unless they
-/// are told otherwise.
+/// Greatest sizes of the payload and key of a dead letter: by default a topic accepts 1 MB, headers
+/// included.
 const DEAD_PAYLOAD_MAX: usize = 800_000;
 const DEAD_KEY_MAX: usize = 100_000;
 
@@ -27,7 +27,7 @@ pub struct Letter {
     pub timestamp_ms: Option<u64>,
     /// Its partition, if not by its key.
     pub partition: Option<i32>,
-    /// What is said about it beside it, by name.
+    /// Its headers, by name.
     pub headers: Vec<Header>,
 }
 
@@ -114,7 +114,7 @@ impl Letter {
     }
 }
 
-/// Where a message was, as headers of a letter.
+/// Returns the place of a message as headers of a letter.
 pub fn origin(topic: &str, partition: i32, offset: i64) -> [(&'static str, String); 3] {
     [
         ("floodmark.topic", topic.to_owned()),

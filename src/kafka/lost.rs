@@ -22,7 +22,7 @@ pub(super) enum Lost {
     },
     /// There is no topic of this name any more.
     Deleted {
-        /// How long all answers have said so.
+        /// Time since all answers have said so.
         lasting: Duration,
     },
     /// There are fewer partitions than before.

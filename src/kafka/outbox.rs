@@ -1,9 +1,9 @@
 //! A producer with room for what it can't take at once, for those who must not wait.
 //!
-//! What a broker does with a message is one of three things. It takes it. It refuses it for good, such as
-//! one that is too large: [`OnRefusal`] says what becomes of it, and the others go on. Or there is no
-//! topic to take it: all that is not delivered waits here, in its order, until the [`Guard`] finds a topic
-//! that fits.
+//! A broker does one of three things with a message. It accepts the message. It refuses the message for good,
+//! such as one that is too large: [`OnRefusal`] decides about that message, and the others go on. Or there is
+//! no topic for the message: all undelivered messages wait here, in their order, until the [`Guard`] finds a
+//! topic that fits.
 //!
 //! A broker refuses a whole batch for one of its messages, and a client that knows a topic no more does
 //! not look for it again soon. So in both cases the client gives back all that it holds, and a new client
@@ -34,13 +34,13 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// Between two requests to a client to give back what it holds.
 const PURGE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long after a refusal each message is still sent in a batch of its own.
+/// Time after a refusal during which each message is sent in a batch of its own.
 const ALONE_FOR: Duration = Duration::from_secs(60);
 
-/// How much of a refused message's key is logged, in characters.
+/// Greatest length of the logged key of a refused message, in characters.
 const LOGGED_KEY_MAX: usize = 80;
 
-/// What becomes of a message that a broker refuses for good.
+/// The treatment of a message that a broker refuses for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnRefusal {
     /// It is a failure of the whole.
@@ -75,7 +75,7 @@ pub struct TopicTrouble {
     pub since: Instant,
     /// Whether there is no topic; otherwise there is one that does not fit.
     pub missing: bool,
-    /// What does not fit, and what mends it.
+    /// The setting that does not fit, and the remedy.
     pub why: String,
 }
 

@@ -28,7 +28,7 @@ impl Times {
     }
 }
 
-/// What is known of a partition that this worker reads.
+/// The state of a partition that this worker reads.
 #[derive(Clone, Debug)]
 pub(super) struct Partition {
     /// The offset to be read next.
@@ -45,7 +45,7 @@ pub(super) struct Partition {
     pub(super) straggler: Straggler,
     /// `None` if it is read from its first message on.
     pub(super) truncated: Option<Truncated>,
-    /// What was said of it last.
+    /// The hold on the watermark reported last.
     pub(super) holds: Option<Holds>,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Truncated {
     pub(super) spent: bool,
     /// The first event time read.
     pub(super) first: Option<u64>,
-    /// What was reported last, if anything was.
+    /// The first event time reported last, if a report was made.
     pub(super) reported: Option<Option<u64>>,
 }
 
@@ -89,7 +89,8 @@ impl Partition {
         }
     }
 
-    /// How the partition holds the watermark; by `event_time`, whether it straggles.
+    /// Returns the partition's hold on the watermark, and whether it has begun or ceased to straggle, judged
+    /// by `event_time`.
     pub(super) fn holds(
         &mut self,
         ends: Option<&Ends>,

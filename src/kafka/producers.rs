@@ -8,7 +8,7 @@ use std::io::{Error, ErrorKind, Read as _, Result, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
-/// How long one step of a connection may take.
+/// Time limit for one step of a connection.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The largest response that is read: a partition has some dozens of producers.

@@ -115,7 +115,7 @@ pub(super) struct Returned {
     pub(super) letter: Letter,
 }
 
-/// What is to be known of a message that comes back, and librdkafka does not return.
+/// The data of a message that its delivery report lacks.
 #[derive(Debug)]
 pub(super) struct Mark {
     /// Its place among all messages that were sent.

@@ -113,7 +113,7 @@ impl Topic {
         Ok(Topic { address, config, options, watch, starts, contents, spent })
     }
 
-    /// What was found in the topic: records, or this program's own output.
+    /// Returns the kinds of messages found in the topic: records, or this program's own output.
     pub fn contents(&self) -> &Contents {
         &self.contents
     }
@@ -227,10 +227,10 @@ impl Taken<'_> {
     }
 }
 
-/// What has changed of a partition.
+/// A change in the state of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// How it holds the watermark.
+    /// Its hold on the watermark.
     Holds(Holds),
     /// Messages before the first one read were not read; the first event time read, once it is known.
     Truncated(Option<u64>),
@@ -365,7 +365,7 @@ impl Source {
             }
             let Some(truncated) = &mut state.truncated else { continue };
             let now = event_time.map_or(0, |event_time| event_time.now);
-            // What was reported as known stays.
+            // A first event time that was reported does not change.
             if let None | Some(None) = truncated.reported {
                 let first = truncated.first(now, holds == Holds::Nothing);
                 if truncated.reported.replace(first) != Some(first) {

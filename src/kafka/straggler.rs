@@ -4,9 +4,9 @@
 //! is read to its end, has been behind the others by more than `--max-skew` for `--idle-timeout`, and has not
 //! come nearer to them during that time. Nobody waits for it then, until it is within `--max-skew` again.
 //!
-//! How near it comes is measured against the clock: a partition that waits for a slower one stands still
-//! at some event time, but what is written to it goes on. A partition that is behind and catches up, as
-//! after an outage of its writer, comes nearer to the clock; a wrong clock does not.
+//! The distance is measured to the clock, not to other partitions: one that waits for a slower partition
+//! stands still in event time, though its writer goes on. A partition that is behind and catches up, as after
+//! an outage of its writer, comes nearer to the clock; a wrong clock does not.
 
 use std::time::{Duration, Instant};
 
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn partition_that_returns_from_an_outage_of_its_writer_is_waited_for() {
-        // What was written during 40 minutes without a record comes at ten times the speed.
+        // The records of 40 minutes of silence arrive at ten times their speed.
         let found = changes(3000, 0, |second, _, look| {
             look.idle = (30..2400).contains(&second);
             let caught_up = second.saturating_sub(2400) * 10;

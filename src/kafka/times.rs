@@ -96,8 +96,8 @@ impl TopicConfig {
         .into())
     }
 
-    /// What of another topic of the same name would lose messages that the topic before kept, with what
-    /// mends it; `None` if nothing is known to.
+    /// Returns the setting by which a new topic of the same name would lose messages that the earlier topic
+    /// kept, with the remedy; `None` if no such setting is known.
     pub(super) fn worse_than(&self, before: &TopicConfig) -> Option<String> {
         if self.partitions < before.partitions {
             let (now, then) = (self.partitions, before.partitions);

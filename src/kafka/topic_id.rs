@@ -26,7 +26,7 @@ use rdkafka::bindings::{
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 
-/// How much longer than the request librdkafka may take to report that the request timed out.
+/// Time that librdkafka may take, beyond the timeout of a request, to report it.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The id of a topic, written as Kafka's own tools write it.

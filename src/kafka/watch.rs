@@ -1,8 +1,7 @@
-//! What the brokers say about a topic, asked again and again: which partitions it has, where each begins
-//! and ends, and whether it is still the same topic.
+//! Watches a topic by asking its brokers again and again for its partitions, their first and last offsets,
+//! and its id.
 //!
-//! It is asked for, rather than taken from what a consumer fetches on the way: only an answer tells
-//! "there is nothing more" from "nobody answers".
+//! A consumer's fetches would not do: only an answer tells "there is nothing more" from "nobody answers".
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -35,7 +34,7 @@ const LATER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait before a question that had no answer yet is asked again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// How often the brokers are asked, at most: an operator sees the lag move.
+/// Greatest interval between two requests about partitions: an operator sees the lag move.
 const INTERVAL_MAX: Duration = Duration::from_secs(5);
 
 /// The longest time between two requests for the topic's id: for so long, messages of a new topic may be
@@ -45,11 +44,11 @@ const ID_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest time between two requests for the topic's id where there was no answer.
 const ID_PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// How long the answer to a request for the topic's id may take.
+/// Time limit for the answer to a request for the topic's id.
 const ID_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a topic may be missing, or a partition may end before its earlier end, at least: brokers that
-/// have just started, or have just become the leader, may not be up to date.
+/// Least time for which a topic must be missing, or a partition end before its earlier end, to count as lost:
+/// a broker that has just started, or has just become the leader, may not be up to date.
 const DOUBT: Duration = Duration::from_secs(10);
 
 /// Where to begin in each partition.
@@ -65,18 +64,18 @@ pub enum Start {
     Committed,
 }
 
-/// How a topic is read.
+/// The options for reading a topic.
 #[derive(Clone, Debug)]
 pub struct SourceOptions {
-    /// Where to begin.
+    /// The first message to read.
     pub start: Start,
-    /// How long a partition says nothing before it is idle.
+    /// Time of silence after which a partition is idle.
     pub idle_timeout: Duration,
-    /// How far, in milliseconds of event time, a partition may be ahead of the slowest one.
+    /// Greatest lead of a partition over the slowest one, in milliseconds of event time.
     pub max_skew_ms: u64,
     /// The group under which offsets are committed.
     pub group: String,
-    /// How long a transaction may be open before that is an error.
+    /// Time after which an open transaction is an error.
     pub max_transaction: Duration,
     /// Whether a partition is read on as if there were nothing behind a transaction that is open for
     /// longer.
@@ -122,7 +121,7 @@ pub(super) struct Watch {
 struct Limits {
     /// The time between two requests about partitions.
     interval: Duration,
-    /// How long a topic may be missing.
+    /// Time for which a topic may be missing.
     missing_max: Duration,
     transactions: Bounds,
 }
@@ -257,7 +256,7 @@ impl Opening<'_> {
         let ends = patiently(|left| asker.ends(partition, None, left)).map_err(unreachable)?;
         let at = match self.options.start {
             Start::Earliest => ends.first,
-            // What an open transaction holds back comes later, when the transaction ends.
+            // Messages behind an open transaction arrive later, when the transaction ends.
             Start::Latest => ends.stable,
             Start::At(time) => {
                 let found = patiently(|left| asker.first_at(partition, time, left));
@@ -340,7 +339,7 @@ struct Watcher {
 impl Watcher {
     fn run(&self, hear: &Receiver<()>) {
         let mut next = Instant::now() + self.limits.interval;
-        // Where the id has no answer, it is asked for less and less often.
+        // A broker that does not answer for the id is asked less and less often.
         let (mut next_id, mut pause) = (Instant::now(), ID_INTERVAL);
         while self.shared.lost.get().is_none() {
             let left = next.saturating_duration_since(Instant::now());

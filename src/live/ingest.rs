@@ -32,7 +32,7 @@ pub(super) struct Rules {
     pub(super) filter: Filter,
     /// How far ahead of the clock a record may be, in milliseconds.
     pub(super) max_ahead_ms: u64,
-    /// How far behind the greatest event time of its partition a record may be, in milliseconds.
+    /// Greatest distance of a record behind the latest event time of its partition, in milliseconds.
     pub(super) max_behind_ms: u64,
 }
 
@@ -143,13 +143,13 @@ impl Gathered {
     }
 }
 
-/// What becomes of the records of one message.
+/// The results for the records of one message.
 struct Tally<'a> {
     gathered: &'a mut Gathered,
     rules: &'a Rules,
     /// Event times of the records that count.
     times: Option<Times>,
-    /// How many these are.
+    /// The number of these records.
     counted: u64,
     /// Why the first record that does not count is refused, and its event time. Of one message the first is
     /// named, and all are counted.

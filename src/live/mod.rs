@@ -103,7 +103,7 @@ pub struct Shared {
     pub filter: Filter,
     /// How far ahead of the clock a record may be, in milliseconds.
     pub max_ahead_ms: u64,
-    /// How far behind the greatest event time of its partition a record may be, in milliseconds.
+    /// Greatest distance of a record behind the latest event time of its partition, in milliseconds.
     pub max_behind_ms: u64,
     /// The zone of times in records that state none.
     pub input_timezone: TimeZone,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::ready::Reason;
 use crate::limits::catalog::LimitSet;
 
-/// How often a kind of reason that comes and goes makes a line, at most.
+/// Least interval between two lines about a kind of reason that comes and goes.
 const APART: Duration = Duration::from_secs(10);
 
 /// When reasons that last are logged again the first time; each time after that it takes twice as long.
@@ -16,7 +16,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// The longest time between two lines about reasons that last.
 const AGAIN_MAX: Duration = Duration::from_secs(600);
 
-/// What reasons of one kind have in common: the partition only where it does not change all the time.
+/// The identity of a reason, with the partition only where that does not change all the time.
 type Kind = (&'static str, Option<LimitSet>, Option<String>, Option<u32>);
 
 fn kind(reason: &Reason) -> Kind {

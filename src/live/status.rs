@@ -63,7 +63,7 @@ struct Known {
     log: ReadyLog,
 }
 
-/// How far a partition is behind.
+/// The distance of a partition from the end of its topic.
 #[derive(Clone, Debug, Default)]
 struct Distance {
     /// Behind all that the broker has.

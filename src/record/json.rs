@@ -93,7 +93,7 @@ keys! {
     Index = "index",
     // Kafka Connect.
     Payload = "payload",
-    // What this program writes beside records.
+    // Fields of this program's outputs that are no records.
     WindowStart = "window_start",
     WindowEnd = "window_end",
     AsOf = "as_of",

@@ -74,7 +74,7 @@ pub enum Reason {
     /// It is something that this program itself writes, and no record.
     #[error("it is one of the {kind} that floodmark itself writes, and no record")]
     OwnOutput {
-        /// What it is, in the plural.
+        /// The kind of output, in the plural.
         kind: &'static str,
     },
     /// Packed by a version that this program does not know.

@@ -24,7 +24,7 @@ pub struct Options {
     pub linger: Duration,
     /// The topic is made like this if it is not there.
     pub create: Option<Plan>,
-    /// What becomes of messages that the broker refuses for good.
+    /// The treatment of messages that the broker refuses for good.
     pub on_refusal: OnRefusal,
 }
 

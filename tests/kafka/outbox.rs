@@ -1,4 +1,4 @@
-//! What an outbox does when its topic goes, comes back as another one, or refuses a message.
+//! An outbox whose topic is deleted, comes back as another one, or refuses a message.
 
 use std::time::{Duration, Instant};
 
