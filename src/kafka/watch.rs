@@ -466,22 +466,21 @@ impl Watcher {
     }
 
     fn learn(&self, partition: i32, ends: Ends, before: Option<&Ends>) {
-        let mut known = self.shared.known();
         let Some(before) = before else {
-            known.partitions.insert(partition, Some(ends));
+            self.shared.known().partitions.insert(partition, Some(ends));
             return;
         };
         // So long without an answer is a break.
         let break_after = 4 * self.limits.interval;
-        let connected = known.trouble.is_none()
+        let connected = self.shared.known().trouble.is_none()
             && ends.asked.saturating_duration_since(before.asked) <= break_after;
         let ends = ends.after(before, connected, self.limits.transactions);
-        known.partitions.insert(partition, Some(ends));
-        drop(known);
+        // The log names an overdue transaction before a reader can end because of it.
+        self.report_transaction(partition, &ends, before);
+        self.shared.known().partitions.insert(partition, Some(ends));
         if ends.cut_back.is_some_and(|since| since.elapsed() >= DOUBT) {
             self.lose(Lost::CutBack { partition, was: ends.peak, is: ends.end });
         }
-        self.report_transaction(partition, &ends, before);
     }
 
     /// Logs a transaction that has become overdue, or an overdue one that has ended.
