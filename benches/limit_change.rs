@@ -30,7 +30,9 @@ use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Inputs, Options};
 use floodmark_dataflows::textbook;
 use floodmark_dataflows::time::{Phase, Time, Window};
-use floodmark_dataflows::types::{LimitId, Pair, Prefix, Scope, Version, VersionId, Volume};
+use floodmark_dataflows::types::{
+    LimitId, Pair, Prefix, Scope, Version, VersionId, Volume, WideVolume,
+};
 use ipnet::Ipv4Net;
 use timely::dataflow::operators::{Inspect, probe};
 use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
@@ -76,7 +78,7 @@ enum Scopes {
 struct Running<'w> {
     worker: &'w mut Worker,
     inputs: Inputs,
-    plain: Option<InputSession<Time, (Window, Pair), Volume>>,
+    plain: Option<InputSession<Time, (Window, Pair), WideVolume>>,
     probe: probe::Handle<Time>,
     said: Rc<RefCell<usize>>,
     longest: Longest,
@@ -168,7 +170,7 @@ impl Running<'_> {
             match &mut self.plain {
                 Some(plain) => {
                     let time = Time::new(self.inputs.tick(), Phase::Data);
-                    plain.update_at((window, pair), time, volume);
+                    plain.update_at((window, pair), time, WideVolume::from(volume));
                 }
                 None => combiner.add(window, pair, volume),
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use differential_dataflow::Config as DifferentialConfig;
 use floodmark_dataflows::clock::{Clock, Existing};
 use floodmark_dataflows::graph::{self, Inputs, Options, Outputs};
-use floodmark_dataflows::orders::{Amounts, Answer, Late};
+use floodmark_dataflows::orders::{Amounts, Answer, Late, Saturated};
 use floodmark_dataflows::time::{Time, Window};
 use floodmark_dataflows::top::Ranked;
 use floodmark_dataflows::types::{Change, Pair, Volume};
@@ -47,6 +47,8 @@ pub struct Outcome {
     pub amounts: Amounts,
     /// Records that came after their window had closed.
     pub late: Late,
+    /// Totals that have reached the end of 64 bits.
+    pub saturated: Vec<Saturated>,
     /// Windows that have left memory: nothing more will be said of them.
     pub retired: Vec<Window>,
 }
@@ -214,7 +216,7 @@ impl<'w> Computation<'w> {
         let event_time = Rc::new(Cell::new(EventTimeReached::default()));
         let (inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
-            let Outputs { changes, top, answers, late, clock, existing, .. } = outputs;
+            let Outputs { changes, top, answers, late, saturated, clock, existing, .. } = outputs;
             let to = first.then(|| (passed.clone(), outbox.clone()));
             collect_clock(clock, event_time.clone(), to);
             collect(existing.inner, "Collect: windows", &passed, |to, (existing, _, diff)| {
@@ -228,6 +230,9 @@ impl<'w> Computation<'w> {
                 to.late.counted += late.counted;
                 to.late.dropped += late.dropped;
             });
+            collect(saturated, "Collect: saturated", &outbox, |to, total| {
+                to.saturated.push(total);
+            });
             collect(answers, "Collect: answers", &outbox, |to, answer| match answer {
                 Answer::Rows { window, rows } => to.rows.entry(window).or_default().extend(rows),
                 Answer::Held { pairs, rollups, addresses } => {
@@ -238,8 +243,7 @@ impl<'w> Computation<'w> {
                 }
                 Answer::Amount { window, rollup, entity, volume } => {
                     let sum = to.amounts.entry((window, rollup, entity)).or_default();
-                    sum.bytes = sum.bytes.saturating_add(volume.bytes);
-                    sum.packets = sum.packets.saturating_add(volume.packets);
+                    *sum = sum.saturating_add(volume);
                 }
             });
             (inputs, probe)

@@ -62,6 +62,7 @@ const ALL: &[Metric] = &[
     metric("floodmark_limits_notified", Gauge, Unit::Count, "1 while changes of the table of limits are noticed at once; 0 while the table is read once a second instead."),
     metric("floodmark_limits_errors_total", Counter, Unit::Count, "Readings of limits that failed, by what went wrong."),
     metric("floodmark_limits_last_reload_success_timestamp_seconds", Gauge, Unit::Seconds, "When the limits were last read without error, changed or not, since 1970."),
+    metric("floodmark_saturated_totals_total", Counter, Unit::Count, "Totals that have reached 2^63-1 and are not counted further."),
     metric("floodmark_violations", Gauge, Unit::Count, "Violations that stand, in all windows held, by set of limits."),
     metric("floodmark_changes_total", Counter, Unit::Count, "What was said of violations, by event, reason and set of limits."),
     metric("floodmark_sink_waiting_messages", Gauge, Unit::Count, "Messages that were given to the sink and are not delivered."),

@@ -101,6 +101,9 @@ pub(crate) fn route_address(address: IpAddr, peers: usize) -> u64 {
 struct Sums<K> {
     places: HashTable<u32>,
     sums: Vec<(K, Volume)>,
+    /// Sums that the next record would have taken beyond 64 bits. A part is never clamped: only the
+    /// table that holds the total sees the whole.
+    full: Vec<(K, Volume)>,
     /// Records that are not looked up yet.
     waiting: Vec<(K, Volume)>,
     hasher: RandomState,
@@ -114,6 +117,7 @@ impl<K> Default for Sums<K> {
         Sums {
             places: HashTable::new(),
             sums: Vec::new(),
+            full: Vec::new(),
             waiting: Vec::new(),
             hasher: RandomState::default(),
         }
@@ -122,18 +126,18 @@ impl<K> Default for Sums<K> {
 
 impl<K: Copy + Eq + Hash> Sums<K> {
     /// Adds to a sum, by and by. Returns of how many records it is known by now that their sum was there
-    /// before, or the key of a sum that leaves 64 bits.
+    /// before.
     #[inline]
-    fn add(&mut self, key: K, volume: Volume) -> Result<usize, K> {
+    fn add(&mut self, key: K, volume: Volume) -> usize {
         self.waiting.push((key, volume));
-        if self.waiting.len() < TOGETHER { Ok(0) } else { self.add_waiting() }
+        if self.waiting.len() < TOGETHER { 0 } else { self.add_waiting() }
     }
 
     /// Adds what waits.
     #[inline(never)]
-    fn add_waiting(&mut self) -> Result<usize, K> {
-        let (before, added) = (self.sums.len(), self.waiting.len());
-        let Sums { places, sums, waiting, hasher } = self;
+    fn add_waiting(&mut self) -> usize {
+        let (before, added) = (self.sums.len() + self.full.len(), self.waiting.len());
+        let Sums { places, sums, full, waiting, hasher } = self;
         let mut found = [(0, None); TOGETHER];
         for ((hash, place), (key, _)) in found.iter_mut().zip(&*waiting) {
             *hash = hasher.hash_one(key);
@@ -155,9 +159,12 @@ impl<K: Copy + Eq + Hash> Sums<K> {
                 }
             };
             let sum = &mut sums[place as usize].1;
-            *sum = sum.checked_add(volume).ok_or(key)?;
+            match sum.checked_add(volume) {
+                Some(whole) => *sum = whole,
+                None => full.push((key, std::mem::replace(sum, volume))),
+            }
         }
-        Ok(added - (self.sums.len() - before))
+        added - (self.sums.len() + self.full.len() - before)
     }
 
     /// All sums, by the worker that holds their key.
@@ -165,7 +172,8 @@ impl<K: Copy + Eq + Hash> Sums<K> {
         self.places.clear();
         // The next tick brings about as much.
         let like_this = Vec::with_capacity(self.sums.len());
-        let sums = std::mem::replace(&mut self.sums, like_this);
+        let mut sums = std::mem::replace(&mut self.sums, like_this);
+        sums.append(&mut self.full);
         if peers == 1 {
             return vec![sums];
         }
@@ -238,11 +246,7 @@ impl Combiner {
         self.windows.is_empty()
     }
 
-    /// Counts a record.
-    ///
-    /// # Panics
-    /// If a sum leaves 64 bits, naming window and pair: no record may be greater than 2^40, so this
-    /// takes more records than a tick can hold.
+    /// Counts a record. A sum that the record would take beyond 64 bits becomes two updates.
     #[inline]
     pub fn add(&mut self, window: Window, pair: Pair, volume: Volume) {
         if self.windows.get(self.last).is_none_or(|held| held.0 != window) {
@@ -255,12 +259,11 @@ impl Combiner {
         self.len -= match pair {
             Pair::V4(source, destination) => {
                 let bits = u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits());
-                sums.v4.add(bits, volume).unwrap_or_else(|bits| overflow(window, &pair_v4(bits)))
+                sums.v4.add(bits, volume)
             }
-            Pair::V6(source, destination) => sums
-                .v6
-                .add((source.to_bits(), destination.to_bits()), volume)
-                .unwrap_or_else(|bits| overflow(window, &pair_v6(bits))),
+            Pair::V6(source, destination) => {
+                sums.v6.add((source.to_bits(), destination.to_bits()), volume)
+            }
         };
     }
 
@@ -275,9 +278,8 @@ impl Combiner {
     pub fn take(&mut self) -> Vec<Parcel> {
         let (mut parcels, peers) = (Vec::new(), self.peers);
         for (window, mut sums) in self.windows.drain(..) {
-            let v4 = sums.v4.add_waiting().map_err(pair_v4);
-            let v6 = sums.v6.add_waiting().map_err(pair_v6);
-            v4.and(v6).unwrap_or_else(|pair| overflow(window, &pair));
+            sums.v4.add_waiting();
+            sums.v6.add_waiting();
             let v4 = sums.v4.take(peers, |bits| route(bits.into(), peers));
             let v6 = sums.v6.take(peers, |bits| route(bits.0 ^ bits.1.rotate_left(32), peers));
             for (to, (v4, v6)) in (0..).zip(v4.into_iter().zip(v6)) {
@@ -297,12 +299,6 @@ impl Combiner {
         (self.last, self.len) = (0, 0);
         parcels
     }
-}
-
-/// Ends the run: a wrapped sum would be a wrong answer.
-#[cold]
-pub(crate) fn overflow(window: Window, who: &dyn std::fmt::Debug) -> ! {
-    panic!("the sum for {who:?} in the window that starts at {} leaves 64 bits", window.0)
 }
 
 #[cfg(test)]
@@ -386,11 +382,19 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "leaves 64 bits")]
-    fn a_sum_that_leaves_64_bits_ends_the_run() {
-        let mut combiner = Combiner::new(1);
-        combiner.add(Window(0), pair_v4(1), Volume::new(i64::MAX, 1));
-        combiner.add(Window(0), pair_v4(1), Volume::new(1, 1));
-        combiner.take();
+    fn sum_beyond_64_bits_becomes_two_updates() {
+        for pair in [pair_v4(1), pair_v6((1, 2))] {
+            let mut combiner = Combiner::new(1);
+            let most = Volume::new(i64::MAX - 5, 1);
+            let added = [most, Volume::new(5, 1), Volume::new(7, 1), Volume::new(1, 1)];
+            added.iter().for_each(|volume| combiner.add(Window(0), pair, *volume));
+            assert_eq!(combiner.len(), added.len(), "records that wait count one each");
+            let parcels = combiner.take();
+            let updates: Vec<_> = parcels.iter().flat_map(Parcel::updates).collect();
+            let expected = [(pair, Volume::new(8, 2)), (pair, Volume::new(i64::MAX, 2))];
+            assert_eq!(updates, expected);
+            assert_eq!(parcels.iter().map(|parcel| parcel.records).sum::<u64>(), 4);
+            assert!(combiner.take().is_empty());
+        }
     }
 }

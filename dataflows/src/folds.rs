@@ -35,6 +35,9 @@ pub(crate) const TOTAL: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 struct RollupSums {
     v4: HashMap<Ipv4Addr, Volume, RandomState>,
     v6: HashMap<Ipv6Addr, Volume, RandomState>,
+    /// Sums that the next update would have taken beyond 64 bits. A part is never clamped: only the
+    /// worker that owns the entity sees the whole.
+    full: Vec<(IpAddr, Volume)>,
 }
 
 impl RollupSums {
@@ -59,9 +62,10 @@ impl RollupSums {
             IpAddr::V4(address) => self.v4.entry(address).or_default(),
             IpAddr::V6(address) => self.v6.entry(address).or_default(),
         };
-        *sum = sum
-            .checked_add(volume)
-            .unwrap_or_else(|| panic!("the sum for {address} within one tick leaves 64 bits"));
+        match sum.checked_add(volume) {
+            Some(whole) => *sum = whole,
+            None => self.full.push((address, std::mem::replace(sum, volume))),
+        }
     }
 
     /// The sums as parcels for the workers that own the entities.
@@ -76,7 +80,7 @@ impl RollupSums {
             .collect();
         let v4 = self.v4.into_iter().map(|(address, volume)| (IpAddr::V4(address), volume));
         let v6 = self.v6.into_iter().map(|(address, volume)| (IpAddr::V6(address), volume));
-        for (address, volume) in v4.chain(v6) {
+        for (address, volume) in v4.chain(v6).chain(self.full) {
             let to = match rollup.per {
                 Per::Total => owner(window, peers),
                 _ => route_address(address, peers),

@@ -341,7 +341,7 @@ impl Gauged {
             && volume.packets >= self.ceilings.packets
     }
 
-    /// Adds to an entry that was looked for, and puts out what that changes. `None` on overflow.
+    /// Adds to an entry that was looked for, and puts out what that changes.
     #[inline]
     pub(crate) fn add(
         &mut self,
@@ -350,12 +350,12 @@ impl Gauged {
         place: impl FnOnce() -> Pair,
         delta: Volume,
         out: &mut impl PutOut,
-    ) -> Option<Updated> {
-        let updated = self.table.add_found(found, key, delta)?;
+    ) -> Updated {
+        let updated = self.table.add_found(found, key, delta);
         if !(self.within_cuts(updated.old) && self.within_cuts(updated.new)) {
             self.show(key, place(), updated, out);
         }
-        Some(updated)
+        updated
     }
 
     #[inline(never)]

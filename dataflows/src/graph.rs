@@ -16,7 +16,7 @@ use crate::combine::Parcel;
 use crate::floors::{InForce, floors};
 use crate::gauge::Rollup;
 use crate::limits::{Schedule, in_force, intervals};
-use crate::orders::{Answer, HandOn, Late, Order, Read};
+use crate::orders::{Answer, HandOn, Late, Order, Read, Saturated};
 use crate::rollups::rollups;
 use crate::threshold_join::threshold_join;
 use crate::time::{Phase, Time, Windows};
@@ -69,6 +69,8 @@ pub struct Outputs<'scope> {
     pub answers: StreamVec<'scope, Time, Answer>,
     /// What came after its window had closed.
     pub late: StreamVec<'scope, Time, Late>,
+    /// Totals that have reached the end of 64 bits, and stay there.
+    pub saturated: StreamVec<'scope, Time, Saturated>,
     /// What becomes of time and windows: the same on every worker, not on the first alone.
     pub clock: StreamVec<'scope, Time, Clock>,
 }
@@ -299,6 +301,7 @@ fn compute<'scope>(
         top,
         answers: scope.concatenate([traffic.answers, rollups.answers]).exchange(|_| 0),
         late: traffic.late.exchange(|_| 0),
+        saturated: scope.concatenate([traffic.saturated, rollups.saturated]).exchange(|_| 0),
         clock,
     };
     probe_all(outputs, downstream)
@@ -314,6 +317,7 @@ fn probe_all<'scope>(outputs: Outputs<'scope>, probe: &probe::Handle<Time>) -> O
         top: outputs.top.probe_with(probe),
         answers: outputs.answers.probe_with(probe),
         late: outputs.late.probe_with(probe),
+        saturated: outputs.saturated.probe_with(probe),
         clock: outputs.clock.probe_with(probe),
     }
 }

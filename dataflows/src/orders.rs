@@ -93,6 +93,17 @@ pub struct Late {
     pub dropped_volume: Volume,
 }
 
+/// A total that has reached the end of 64 bits ([`Volume::is_saturated`]). It stays there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Saturated {
+    /// The window of the total.
+    pub window: Window,
+    /// The rollup of the total; `None` for the total of a pair.
+    pub rollup: Option<Rollup>,
+    /// The entity of the total.
+    pub entity: Entity,
+}
+
 /// What concerns tables, in one stream, so that an operator has it in the order of time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Order {

@@ -11,11 +11,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use differential_dataflow::difference::Semigroup;
+
 use crate::time::{Phase, Window, Windows};
 use crate::top::TopQuery;
 use crate::types::{
     Bound, Change, Entity, Event, LimitId, Pair, Per, Reason, Scope, Updates, Version, Violation,
-    Volume,
+    Volume, WideVolume,
 };
 
 /// What enters at a tick.
@@ -25,7 +27,8 @@ pub struct TickInput {
     pub tick: u64,
     /// Rows of limits that differ from those held: +1 for one that came, -1 for one that went.
     pub edits: Vec<(Version, isize)>,
-    /// What was counted and passed the filters. Corrections are negative.
+    /// What was counted and passed the filters. Corrections are negative; none follows a sum beyond 64
+    /// bits.
     pub records: Vec<(Window, Pair, Volume)>,
     /// The windows of the counted records, before the filters.
     pub seen: Vec<Window>,
@@ -122,8 +125,8 @@ impl Reference {
     /// What the next tick leaves and says.
     ///
     /// # Panics
-    /// If the tick or the watermark moves back, a row comes that is held or goes that is not, two
-    /// rows share limit and effective date, or a sum leaves 64 bits.
+    /// If the tick or the watermark moves back, a row comes that is held or goes that is not, or two
+    /// rows share limit and effective date.
     pub fn tick(&mut self, input: TickInput) -> TickOutput {
         self.history.push(input);
         let n = self.history.len();
@@ -292,18 +295,15 @@ impl Reference {
 
     /// The totals of all that was counted in `n` ticks.
     fn tables(&self, n: usize) -> Tables {
-        let mut tables = Tables::new();
+        let mut sums = BTreeMap::<Window, BTreeMap<Pair, WideVolume>>::new();
         for (tick, input) in (1..).zip(&self.history[..n]) {
             for (window, pair, volume) in &input.records {
                 if !self.too_late(tick, *window) {
-                    add(tables.entry(*window).or_default(), *pair, *volume);
+                    add(sums.entry(*window).or_default(), *pair, *volume);
                 }
             }
         }
-        for table in tables.values_mut() {
-            table.retain(|_, volume| *volume != Volume::default());
-        }
-        tables
+        sums.into_iter().map(|(window, sums)| (window, saturate(sums))).collect()
     }
 
     /// The state after a phase of the `n`th tick.
@@ -508,7 +508,7 @@ impl Reference {
         records
             .filter(|(window, _, _)| self.too_late(n, *window))
             .map(|(_, _, volume)| volume.packets)
-            .sum()
+            .fold(0, i64::saturating_add)
     }
 }
 
@@ -555,14 +555,20 @@ fn volumes(scope: &Scope, table: Option<&BTreeMap<Pair, Volume>>) -> BTreeMap<En
             }
         }
     }
-    sums.retain(|_, volume| *volume != Volume::default());
-    sums
+    saturate(sums)
 }
 
 /// Adds to the sum of a key.
-fn add<K: Ord>(sums: &mut BTreeMap<K, Volume>, key: K, volume: Volume) {
-    let sum = sums.entry(key).or_default();
-    *sum = sum.checked_add(volume).expect("sums stay within 64 bits");
+fn add<K: Ord>(sums: &mut BTreeMap<K, WideVolume>, key: K, volume: Volume) {
+    sums.entry(key).or_default().plus_equals(&WideVolume::from(volume));
+}
+
+/// The sums in 64 bits, without zeroes.
+fn saturate<K: Ord>(sums: BTreeMap<K, WideVolume>) -> BTreeMap<K, Volume> {
+    let mut volumes: BTreeMap<K, Volume> =
+        sums.into_iter().map(|(key, sum)| (key, sum.saturate())).collect();
+    volumes.retain(|_, volume| *volume != Volume::default());
+    volumes
 }
 
 fn violation((limit, window, entity): Id, volume: Volume) -> Violation {

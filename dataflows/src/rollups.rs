@@ -14,10 +14,9 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::addresses::Key;
 use crate::clock::Clock;
-use crate::combine::overflow;
 use crate::folds::{RollupParcel, TOTAL, owner};
 use crate::gauge::{CutChange, Gauge, Gauged, Moves, Rollup, Total};
-use crate::orders::{Answer, InUse, Order, Puts, Read, TotalUpdate, Use};
+use crate::orders::{Answer, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
 use crate::time::{Time, Window};
 use crate::top::{Greatest, TopQuery};
@@ -55,6 +54,7 @@ struct Rollups {
     puts: Puts,
     best: Vec<(Window, Entity, Volume)>,
     answers: Vec<Answer>,
+    saturated: Vec<Saturated>,
 }
 
 impl Rollups {
@@ -240,9 +240,12 @@ impl Rollups {
                 Per::Total => Key::TOTAL,
                 _ => addresses.address_key(address),
             };
-            let updated = gauged
-                .add(gauged.table.find(key), key, || itself(address), volume, &mut puts)
-                .unwrap_or_else(|| overflow(window, &addresses.entity(rollup.per, key)));
+            let found = gauged.table.find(key);
+            let updated = gauged.add(found, key, || itself(address), volume, &mut puts);
+            if updated.saturates() {
+                let entity = addresses.entity(rollup.per, key);
+                self.saturated.push(Saturated { window, rollup: Some(rollup), entity });
+            }
             addresses.follow(rollup.per, key, updated.entry, time);
         }
         budget.spend(PUT_COST * (sums.len() + self.puts.len() - before));
@@ -255,6 +258,7 @@ pub(crate) struct RollupStreams<'scope> {
     pub(crate) fallen: StreamVec<'scope, Time, ((Gauge, Window), Total)>,
     pub(crate) top: StreamVec<'scope, Time, (Window, Entity, Volume)>,
     pub(crate) answers: StreamVec<'scope, Time, Answer>,
+    pub(crate) saturated: StreamVec<'scope, Time, Saturated>,
 }
 
 /// The whole sums of the rollups in use, as far as they are beyond a cut.
@@ -281,13 +285,15 @@ pub(crate) fn rollups<'scope>(
     let (fallen_output, fallen) = builder.new_output::<Vec<_>>();
     let (top_output, top_stream) = builder.new_output::<Vec<_>>();
     let (answers_output, answers) = builder.new_output::<Vec<_>>();
+    let (saturated_output, saturated) = builder.new_output::<Vec<_>>();
     let mut totals_output = OutputBuilder::from(totals_output);
     let mut fallen_output = OutputBuilder::from(fallen_output);
     let mut top_output = OutputBuilder::from(top_output);
     let mut answers_output = OutputBuilder::from(answers_output);
+    let mut saturated_output = OutputBuilder::from(saturated_output);
     let activator = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
-        let mut stepper = Stepper::<Rollups, 4>::new(Rollups {
+        let mut stepper = Stepper::<Rollups, 5>::new(Rollups {
             shared,
             top,
             tables: BTreeMap::new(),
@@ -295,6 +301,7 @@ pub(crate) fn rollups<'scope>(
             puts: Puts::default(),
             best: Vec::new(),
             answers: Vec::new(),
+            saturated: Vec::new(),
         });
         move |frontiers| {
             parcels.for_each(|time, data| stepper.stash.at(&time).parcels.append(data));
@@ -303,17 +310,19 @@ pub(crate) fn rollups<'scope>(
             let mut fallen = fallen_output.activate();
             let mut top = top_output.activate();
             let mut answers = answers_output.activate();
+            let mut saturated = saturated_output.activate();
             let more = stepper.run(frontiers, |capabilities, state| {
-                let [at_totals, at_fallen, at_top, at_answers] = capabilities;
+                let [at_totals, at_fallen, at_top, at_answers, at_saturated] = capabilities;
                 totals.session(at_totals).give_container(&mut state.puts.totals);
                 fallen.session(at_fallen).give_container(&mut state.puts.fallen);
                 top.session(at_top).give_container(&mut state.best);
                 answers.session(at_answers).give_container(&mut state.answers);
+                saturated.session(at_saturated).give_container(&mut state.saturated);
             });
             if more {
                 activator.activate();
             }
         }
     });
-    RollupStreams { totals, fallen, top: top_stream, answers }
+    RollupStreams { totals, fallen, top: top_stream, answers, saturated }
 }

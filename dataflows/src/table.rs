@@ -59,6 +59,14 @@ pub(crate) struct Found {
     bucket: Option<usize>,
 }
 
+impl Updated {
+    /// Whether the update took the sum to the end of 64 bits.
+    #[inline]
+    pub(crate) fn saturates(&self) -> bool {
+        self.new.is_saturated() && !self.old.is_saturated()
+    }
+}
+
 impl Table {
     /// The number of entries.
     pub fn len(&self) -> usize {
@@ -90,10 +98,10 @@ impl Table {
         Found { hash, bucket: slots.find_bucket_index(hash, |slot| slot.0 == key.id) }
     }
 
-    /// Adds a volume to an entry that was looked for; updates in between do no harm. `None` if the sum
-    /// leaves 64 bits; the table is as before then.
+    /// Adds a volume to an entry that was looked for; updates in between do no harm. A sum that would
+    /// leave 64 bits [saturates](Volume::is_saturated) and stays so.
     #[inline]
-    pub(crate) fn add_found(&mut self, found: Found, key: Key, delta: Volume) -> Option<Updated> {
+    pub(crate) fn add_found(&mut self, found: Found, key: Key, delta: Volume) -> Updated {
         let slots = match key.family {
             Family::V4 => &mut self.v4,
             Family::V6 => &mut self.v6,
@@ -102,16 +110,16 @@ impl Table {
             && slot.0 == key.id
         {
             let old = slot.1;
-            let new = old.checked_add(delta)?;
+            let new = old.saturating_add(delta);
             if new != Volume::default() {
                 slot.1 = new;
-                return Some(Updated { old, new, entry: EntryChange::Kept });
+                return Updated { old, new, entry: EntryChange::Kept };
             }
         }
         self.add_hashed(found.hash, key, delta)
     }
 
-    fn add_hashed(&mut self, hash: u64, key: Key, delta: Volume) -> Option<Updated> {
+    fn add_hashed(&mut self, hash: u64, key: Key, delta: Volume) -> Updated {
         let Table { v4, v6, hasher } = self;
         let slots = match key.family {
             Family::V4 => v4,
@@ -120,13 +128,13 @@ impl Table {
         match slots.entry(hash, |slot| slot.0 == key.id, |slot| hasher.hash_one(slot.0)) {
             Entry::Occupied(mut occupied) => {
                 let old = occupied.get().1;
-                let new = old.checked_add(delta)?;
+                let new = old.saturating_add(delta);
                 if new == Volume::default() {
                     occupied.remove();
-                    return Some(Updated { old, new, entry: EntryChange::Removed });
+                    return Updated { old, new, entry: EntryChange::Removed };
                 }
                 occupied.get_mut().1 = new;
-                Some(Updated { old, new, entry: EntryChange::Kept })
+                Updated { old, new, entry: EntryChange::Kept }
             }
             Entry::Vacant(vacant) => {
                 let entry = if delta == Volume::default() {
@@ -135,7 +143,7 @@ impl Table {
                     vacant.insert((key.id, delta));
                     EntryChange::Added
                 };
-                Some(Updated { old: Volume::default(), new: delta, entry })
+                Updated { old: Volume::default(), new: delta, entry }
             }
         }
     }
@@ -234,7 +242,7 @@ mod tests {
                 let [old, new] = [old, *held].map(|bytes| Volume::new(bytes, 0));
                 let updated = table.add_found(found, key(*number), delta);
                 let expected = Updated { old, new, entry };
-                assert_eq!(updated, Some(expected), "round {round}, number {number}");
+                assert_eq!(updated, expected, "round {round}, number {number}");
             }
             model.retain(|_, bytes| *bytes != 0);
             assert_eq!(table.len(), model.len(), "round {round}");

@@ -10,13 +10,13 @@ use differential_dataflow::operators::CountTotal;
 
 use crate::floors::InForce;
 use crate::time::{Time, Window};
-use crate::types::{Bound, Entity, Pair, Per, Scope, Violation, Volume};
+use crate::types::{Bound, Entity, Pair, Per, Scope, Violation, Volume, WideVolume};
 
 /// The violations of `in_force` limits by the sums of `updates`.
 ///
 /// # In
-/// `updates`: one record's pair and window, its volume as the difference; a correction is negative.
-/// Late ones are left out by the caller. `in_force`: as from [`in_force`](crate::limits::in_force).
+/// `updates`: one record's pair and window, its volume as the difference; a correction is negative, and
+/// none follows a sum beyond 64 bits. Late ones are left out by the caller. `in_force`: as from [`in_force`](crate::limits::in_force).
 ///
 /// # Out
 /// Each violation once. A window that no limit holds any more has none.
@@ -27,7 +27,7 @@ use crate::types::{Bound, Entity, Pair, Per, Scope, Violation, Volume};
 /// # Costs
 /// Per changed limit the totals of its windows and scope, per update the scopes in force.
 pub fn violations<'scope>(
-    updates: VecCollection<'scope, Time, (Window, Pair), Volume>,
+    updates: VecCollection<'scope, Time, (Window, Pair), WideVolume>,
     in_force: VecCollection<'scope, Time, InForce, isize>,
 ) -> VecCollection<'scope, Time, Violation, isize> {
     let scopes = in_force.clone().map(|row| (row.window, row.scope)).distinct();
@@ -37,7 +37,7 @@ pub fn violations<'scope>(
             entities(&at.1, pair).into_iter().flatten().map(move |entity| (at, entity))
         })
         .count_total()
-        .map(|((at, entity), volume)| (at, (entity, volume)));
+        .map(|((at, entity), sum)| (at, (entity, sum.saturate())));
 
     // The total of a scope is there even if nothing is in it.
     let occupied = totals.clone().filter(|((_, scope), _)| scope.per == Per::Total);

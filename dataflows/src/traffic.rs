@@ -17,10 +17,12 @@ use timely::dataflow::operators::probe;
 
 use crate::addresses::{Addresses, Family, Key};
 use crate::clock::Clock;
-use crate::combine::{Parcel, overflow, pair_v6};
+use crate::combine::{Parcel, pair_v6};
 use crate::folds::{Folds, RollupParcel};
 use crate::gauge::{CutChange, Gauge, Gauged, Moves, Rollup, Total};
-use crate::orders::{Answer, HandOn, InUse, Late, Order, Puts, PutsOf, Read, TotalUpdate, Use};
+use crate::orders::{
+    Answer, HandOn, InUse, Late, Order, Puts, PutsOf, Read, Saturated, TotalUpdate, Use,
+};
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
 use crate::table::Found;
 use crate::time::{Phase, Time, Window, Windows};
@@ -63,6 +65,8 @@ pub(crate) struct Traffic<'scope> {
     pub(crate) top: StreamVec<'scope, Time, (Window, Entity, Volume)>,
     pub(crate) answers: StreamVec<'scope, Time, Answer>,
     pub(crate) late: StreamVec<'scope, Time, Late>,
+    /// Totals of pairs that have reached the end of 64 bits.
+    pub(crate) saturated: StreamVec<'scope, Time, Saturated>,
 }
 
 /// Rows of an answer that travel together.
@@ -122,6 +126,7 @@ struct Pairs {
     best: Vec<(Window, Entity, Volume)>,
     answers: Vec<Answer>,
     late: Late,
+    saturated: Vec<Saturated>,
 }
 
 impl Pairs {
@@ -137,8 +142,7 @@ impl Pairs {
         late.dropped += parcel.records;
         let sum = &mut late.dropped_volume;
         for (_, volume) in parcel.updates() {
-            sum.bytes = sum.bytes.saturating_add(volume.bytes);
-            sum.packets = sum.packets.saturating_add(volume.packets);
+            *sum = sum.saturating_add(volume);
         }
         false
     }
@@ -253,9 +257,7 @@ impl Pairs {
             let pair = addresses.pair(key);
             for (rollup, entity, sum) in &mut *sums {
                 if rollup.counts(&pair, entity) {
-                    // Nothing is judged by it, so it may not end the run either.
-                    sum.bytes = sum.bytes.saturating_add(volume.bytes);
-                    sum.packets = sum.packets.saturating_add(volume.packets);
+                    *sum = sum.saturating_add(volume);
                 }
             }
             sums.len()
@@ -267,7 +269,8 @@ impl Pairs {
         let PairWindow { pairs, folds } = self.windows.entry(window).or_default();
         let before = self.puts.len();
         let mut addresses = self.shared.addresses.borrow_mut();
-        let mut counting = Counting { time, window, pairs, folds, folded: 0 };
+        let saturated = &mut self.saturated;
+        let mut counting = Counting { time, window, pairs, folds, folded: 0, saturated };
         let mut puts = self.puts.of(time, window, None);
         let mut keyed = [(Key::MIN, Volume::default()); FOUND_AT_ONCE];
         for updates in parcel.v4.chunks(FOUND_AT_ONCE) {
@@ -318,6 +321,7 @@ struct Counting<'a> {
     folds: &'a mut Folds,
     /// Sums of rollups that updates went into.
     folded: usize,
+    saturated: &'a mut Vec<Saturated>,
 }
 
 impl Counting<'_> {
@@ -329,10 +333,11 @@ impl Counting<'_> {
             *found = self.pairs.table.find(*key);
         }
         for (found, &(key, volume)) in found.iter().zip(updates) {
-            let updated = self
-                .pairs
-                .add(*found, key, || addresses.pair(key), volume, puts)
-                .unwrap_or_else(|| overflow(self.window, &addresses.pair(key)));
+            let updated = self.pairs.add(*found, key, || addresses.pair(key), volume, puts);
+            if updated.saturates() {
+                let entity = Entity::Pair(addresses.pair(key));
+                self.saturated.push(Saturated { window: self.window, rollup: None, entity });
+            }
             if key.family == Family::V6 {
                 addresses.follow(Per::Pair, key, updated.entry, self.time);
             }
@@ -493,7 +498,7 @@ impl Steps for Pairs {
 ///
 /// # Out
 /// At each complete time, totals are what all updates up to then sum to, for each gauge those beyond
-/// its cut, each once.
+/// its cut, each once. A sum that reaches the end of 64 bits stays there, and is reported.
 ///
 /// # Keeps
 /// Per window about 40 bytes a pair, which its retirement frees.
@@ -501,9 +506,6 @@ impl Steps for Pairs {
 /// # Costs
 /// A hash look-up per update. A cut that moves walks the table of its window, in steps of a few
 /// milliseconds; no update of a later time begins meanwhile.
-///
-/// # Panics
-/// If a sum leaves 64 bits, naming window and pair.
 pub(crate) fn traffic<'scope>(
     parcels: StreamVec<'scope, Time, Parcel>,
     orders: StreamVec<'scope, Time, Order>,
@@ -520,15 +522,17 @@ pub(crate) fn traffic<'scope>(
     let (top_output, top) = builder.new_output::<Vec<_>>();
     let (answers_output, answers) = builder.new_output::<Vec<_>>();
     let (late_output, late) = builder.new_output::<Vec<_>>();
+    let (saturated_output, saturated) = builder.new_output::<Vec<_>>();
     let mut totals_output = OutputBuilder::from(totals_output);
     let mut fallen_output = OutputBuilder::from(fallen_output);
     let mut rollups_output = OutputBuilder::from(rollups_output);
     let mut top_output = OutputBuilder::from(top_output);
     let mut answers_output = OutputBuilder::from(answers_output);
     let mut late_output = OutputBuilder::from(late_output);
+    let mut saturated_output = OutputBuilder::from(saturated_output);
     let activator = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
-        let mut stepper = Stepper::<Pairs, 6>::new(Pairs {
+        let mut stepper = Stepper::<Pairs, 7>::new(Pairs {
             shared,
             options,
             windows: BTreeMap::new(),
@@ -540,6 +544,7 @@ pub(crate) fn traffic<'scope>(
             best: Vec::new(),
             answers: Vec::new(),
             late: Late::default(),
+            saturated: Vec::new(),
         });
         move |frontiers| {
             parcels.for_each(|time, data| stepper.stash.at(&time).parcels.append(data));
@@ -550,8 +555,10 @@ pub(crate) fn traffic<'scope>(
             let mut top = top_output.activate();
             let mut answers = answers_output.activate();
             let mut late = late_output.activate();
+            let mut saturated = saturated_output.activate();
             let more = stepper.run(frontiers, |capabilities, state| {
-                let [at_totals, at_fallen, at_rollups, at_top, at_answers, at_late] = capabilities;
+                let [at_totals, at_fallen, at_rollups, at_top, at_answers, at_late, at_saturated] =
+                    capabilities;
                 totals.session(at_totals).give_container(&mut state.puts.totals);
                 fallen.session(at_fallen).give_container(&mut state.puts.fallen);
                 rollups.session(at_rollups).give_container(&mut state.parcels);
@@ -561,11 +568,12 @@ pub(crate) fn traffic<'scope>(
                 if came != Late::default() {
                     late.session(at_late).give(came);
                 }
+                saturated.session(at_saturated).give_container(&mut state.saturated);
             });
             if more {
                 activator.activate();
             }
         }
     });
-    Traffic { totals, fallen, rollups, top, answers, late }
+    Traffic { totals, fallen, rollups, top, answers, late, saturated }
 }

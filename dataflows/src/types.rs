@@ -63,11 +63,37 @@ impl Volume {
     }
 
     /// The sum, or `None` if it leaves 64 bits.
+    #[inline]
     pub fn checked_add(self, other: Volume) -> Option<Volume> {
         Some(Volume {
             bytes: self.bytes.checked_add(other.bytes)?,
             packets: self.packets.checked_add(other.packets)?,
         })
+    }
+
+    /// The sum, each part of which stays at `i64::MAX` once it has reached it: a total that is
+    /// [saturated](Volume::is_saturated) never looks exact again.
+    #[inline]
+    pub fn saturating_add(self, other: Volume) -> Volume {
+        match self.checked_add(other) {
+            Some(sum) if !self.is_saturated() => sum,
+            _ => self.saturating_add_parts(other),
+        }
+    }
+
+    #[cold]
+    fn saturating_add_parts(self, other: Volume) -> Volume {
+        let add = |sum: i64, more: i64| match sum {
+            i64::MAX => i64::MAX,
+            sum => sum.saturating_add(more),
+        };
+        Volume { bytes: add(self.bytes, other.bytes), packets: add(self.packets, other.packets) }
+    }
+
+    /// Whether a part has reached `i64::MAX`: the traffic is at least that, and the excess is unknown.
+    #[inline]
+    pub fn is_saturated(&self) -> bool {
+        self.bytes == i64::MAX || self.packets == i64::MAX
     }
 
     /// The part that a metric counts.
@@ -79,43 +105,62 @@ impl Volume {
     }
 }
 
-impl IsZero for Volume {
+/// A sum of volumes in 128 bits, which no traffic can leave: the difference type of the
+/// [textbook](crate::textbook) form, and the arithmetic of the [reference](crate::reference).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct WideVolume {
+    bytes: i128,
+    packets: i128,
+}
+
+impl From<Volume> for WideVolume {
+    fn from(volume: Volume) -> Self {
+        WideVolume { bytes: volume.bytes.into(), packets: volume.packets.into() }
+    }
+}
+
+impl WideVolume {
+    /// The volume of 64 bits, [saturated](Volume::is_saturated) where the sum is beyond them.
+    pub fn saturate(&self) -> Volume {
+        let clamp = |sum: i128| sum.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+        Volume { bytes: clamp(self.bytes), packets: clamp(self.packets) }
+    }
+}
+
+impl IsZero for WideVolume {
     fn is_zero(&self) -> bool {
         self.bytes == 0 && self.packets == 0
     }
 }
 
-impl Semigroup for Volume {
-    /// # Panics
-    /// On overflow: a wrapped sum would be a wrong answer.
+impl Semigroup for WideVolume {
     fn plus_equals(&mut self, other: &Self) {
-        *self = self.checked_add(*other).expect("a sum of volumes stays within 64 bits");
+        self.bytes += other.bytes;
+        self.packets += other.packets;
     }
 }
 
-impl Monoid for Volume {
+impl Monoid for WideVolume {
     fn zero() -> Self {
-        Volume::default()
+        WideVolume::default()
     }
 }
 
-impl Abelian for Volume {
+impl Abelian for WideVolume {
     fn negate(&mut self) {
         self.bytes = -self.bytes;
         self.packets = -self.packets;
     }
 }
 
-impl Multiply<isize> for Volume {
-    type Output = Volume;
+impl Multiply<isize> for WideVolume {
+    type Output = WideVolume;
 
-    /// # Panics
-    /// On overflow.
-    fn multiply(self, times: &isize) -> Volume {
-        let product = |part: i64| part.checked_mul(*times as i64);
-        let volume = product(self.bytes).zip(product(self.packets));
-        let (bytes, packets) = volume.expect("a multiple of a volume stays within 64 bits");
-        Volume { bytes, packets }
+    fn multiply(self, times: &isize) -> WideVolume {
+        let times = *times as i128;
+        WideVolume { bytes: self.bytes * times, packets: self.packets * times }
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use floodmark_dataflows::reference::{Existence, Reference, TickInput, TickOutput};
 use floodmark_dataflows::time::{END_OF_INPUT, Window};
 use floodmark_dataflows::types::{
-    Change, Entity, Event, LimitId, Reason, Updates, Version, Violation,
+    Change, Entity, Event, LimitId, Reason, Updates, Version, Violation, Volume,
 };
 
 use crate::histories::{History, Size, history};
@@ -201,6 +201,7 @@ fn the_histories_reach_everything() {
                 ("retired", !output.retired.is_empty()),
                 ("top", !output.top.is_empty()),
                 ("too late", output.late_dropped > 0),
+                ("saturated", output.held.values().any(Volume::is_saturated)),
             ];
             for (what, _) in happened.iter().filter(|(_, happened)| *happened) {
                 count((*what).to_owned());
@@ -217,7 +218,7 @@ fn the_histories_reach_everything() {
         let settled = ["LimitChange settled", "Schedule settled"];
         expected.extend(settled.map(|what| format!("{event} {what}")));
     }
-    let others = ["Cleared for good", "seen after all", "retired", "top", "too late"];
+    let others = ["Cleared for good", "seen after all", "retired", "top", "too late", "saturated"];
     expected.extend(others.map(str::to_owned));
     for what in expected {
         let times = counts.get(&what).copied().unwrap_or_default();

@@ -8,4 +8,5 @@ mod live;
 mod oracle;
 mod reference;
 mod retirement;
+mod saturation;
 mod threshold_join;

@@ -17,7 +17,7 @@ use floodmark_dataflows::reference::{Reference, TickInput, TickOutput};
 use floodmark_dataflows::textbook;
 use floodmark_dataflows::time::{Phase, Time, Window};
 use floodmark_dataflows::top::Ranked;
-use floodmark_dataflows::types::{Change, Pair, Violation, Volume};
+use floodmark_dataflows::types::{Change, Pair, Violation, Volume, WideVolume};
 use timely::dataflow::operators::Inspect;
 
 use crate::histories::rng::Rng;
@@ -170,7 +170,7 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
                     combiner.add(*window, *pair, *volume);
                     if !history.windows.settled(*window, watermark) {
                         let time = Time::new(tick.tick, Phase::Data);
-                        plain.update_at((*window, *pair), time, *volume);
+                        plain.update_at((*window, *pair), time, WideVolume::from(*volume));
                     }
                 }
             }
@@ -226,7 +226,9 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
                 Seen::Answer(other) => panic!("not asked for: {other:?}"),
                 Seen::Window(existing, diff) => *windows.entry(existing).or_default() += diff,
                 Seen::Top(ranked) => answers.top.push(ranked),
-                Seen::Late(late) => answers.late_packets += late.dropped_volume.packets,
+                Seen::Late(Late { dropped_volume: Volume { packets, .. }, .. }) => {
+                    answers.late_packets = answers.late_packets.saturating_add(packets);
+                }
             }
         }
         for standing in [&mut violations, &mut textbook] {

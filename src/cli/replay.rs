@@ -22,7 +22,7 @@ use crate::limits::date::format_ms;
 use crate::limits::{Address as LimitsAddress, feed};
 use crate::merge;
 use crate::output::difference::{Difference, Shown};
-use crate::output::{Format, Sink, WriteError, table, totals};
+use crate::output::{Format, Sink, WriteError, overflow, table, totals};
 use crate::replay::{self, Cut, End};
 use crate::terminal::{Interrupt, Messages};
 
@@ -306,6 +306,7 @@ struct Files {
     standing: u64,
     /// Packets that came too late.
     dropped: u64,
+    messages: Messages,
 }
 
 impl Files {
@@ -326,7 +327,17 @@ impl Files {
         }
         let (format, catalog) = (lead.format, lead.catalog.clone());
         let difference = lead.only_difference.then(Difference::default);
-        Ok(Files { windows, format, catalog, changes, totals, difference, standing: 0, dropped: 0 })
+        Ok(Files {
+            windows,
+            format,
+            catalog,
+            changes,
+            totals,
+            difference,
+            standing: 0,
+            dropped: 0,
+            messages: lead.messages.clone(),
+        })
     }
 
     fn flush(&mut self) -> Result<(), WriteError> {
@@ -360,6 +371,7 @@ impl Sinks for Files {
         let is_live = |said: &&Change| self.catalog.set(said.violation.limit) == LimitSet::Live;
         self.standing = driver::standing(self.standing, outcome.changes.iter().filter(is_live));
         self.dropped += outcome.late.dropped;
+        overflow::lines(&outcome.saturated).for_each(|line| self.messages.warn(line));
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::orders::Read;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Version;
-use metrics::gauge;
+use metrics::{Counter, counter, gauge};
 
 use super::Shared;
 use super::clock::{Clock, Moment, Unsteady};
@@ -28,6 +28,7 @@ use crate::kafka::Start;
 use crate::limits::catalog::{LimitSet, in_force};
 use crate::limits::date::format_ms;
 use crate::limits::feed::{self, Edits, Feed, Health};
+use crate::output::overflow;
 use crate::replay::Filter;
 
 /// Ticks that may be on their way when another one begins. More would only make them older.
@@ -47,6 +48,11 @@ const HELD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Between two counts of the limits in force, at least.
 const IN_FORCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Totals that have reached the end of 64 bits.
+fn saturated_total() -> Counter {
+    counter!("floodmark_saturated_totals_total")
+}
 
 /// The limits of a run, of one set.
 pub struct Limits {
@@ -175,6 +181,8 @@ impl Leader {
             first: true,
             last: false,
         };
+        // A rate needs a value before the first event.
+        saturated_total().increment(0);
         // Only one worker leads, and only once.
         let _ = leader.lead.leader.set(std::thread::current());
         let limits = leader.lead.limits.iter_mut();
@@ -352,6 +360,8 @@ impl Leader {
             self.whole_logged = true;
             log_whole(from);
         }
+        overflow::lines(&outcome.saturated).for_each(|line| tracing::error!("{line}"));
+        saturated_total().increment(outcome.saturated.len() as u64);
         if let Some(Held { pairs, rollups, addresses }) = outcome.held {
             gauge!("floodmark_pairs").set(pairs as f64);
             for (name, held) in [("pairs", pairs), ("rollups", rollups), ("addresses", addresses)] {

@@ -115,6 +115,8 @@ struct ChangeObject<'a> {
     bytes: i64,
     packets: i64,
     amount: i64,
+    #[serde(skip_serializing_if = "Not::not")]
+    overflow: bool,
     settled: bool,
     #[serde(skip_serializing_if = "Not::not")]
     partial: bool,
@@ -149,6 +151,7 @@ pub fn write_json(
         bytes: violation.volume.bytes,
         packets: violation.volume.packets,
         amount: violation.volume.amount(change.metric),
+        overflow: violation.volume.is_saturated(),
         settled: change.settled,
         partial: change.partial,
         as_of: format_ms(tick),
@@ -166,6 +169,8 @@ struct RankedObject {
     packets: i64,
     #[serde(skip_serializing_if = "Not::not")]
     partial: bool,
+    #[serde(skip_serializing_if = "Not::not")]
+    overflow: bool,
 }
 
 /// Writes a place in the ranking of a window.
@@ -177,6 +182,7 @@ pub fn write_ranked_json(out: &mut dyn Write, ranked: &Ranked) -> io::Result<()>
         bytes: ranked.volume.bytes,
         packets: ranked.volume.packets,
         partial: ranked.partial,
+        overflow: ranked.volume.is_saturated(),
     };
     shown::write_json(out, &object)?;
     out.write_all(b"\n")

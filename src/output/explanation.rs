@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::ops::Not;
 
 use floodmark_dataflows::types::{Bound, Metric, Per};
 use serde::{Serialize, Serializer};
@@ -55,6 +56,8 @@ struct ApplyingObject<'a> {
     host: String,
     entity: EntityObject,
     amount: Option<i64>,
+    #[serde(skip_serializing_if = "Not::not")]
+    overflow: bool,
     headroom: Option<i128>,
     violated: Option<bool>,
     judged_from: Stamp,
@@ -121,6 +124,7 @@ fn applying(limit: &Applying) -> ApplyingObject<'_> {
         host: prefix::text(row.scope.host),
         entity: EntityObject(*entity),
         amount: *amount,
+        overflow: *amount == Some(i64::MAX),
         headroom: *headroom,
         violated: *violated,
         judged_from: format_secs(*judged_from),

@@ -17,6 +17,7 @@ use crate::shown;
 pub mod change;
 pub mod difference;
 pub mod explanation;
+pub mod overflow;
 pub mod table;
 mod target;
 pub mod totals;

@@ -51,7 +51,7 @@ pub fn write_change(
     let set = set_column(catalog.named_set(violation.limit).map(LimitSet::as_str));
     writeln!(
         out,
-        "{:<20}  {:<7}  {:<20}  {:<20}  {set}{:<33}  {:>14}  {:<7}  {:>16}  {}{}{}",
+        "{:<20}  {:<7}  {:<20}  {:<20}  {set}{:<33}  {:>14}  {:<7}  {:>16}  {}{}{}{}",
         format_ms(tick).to_string(),
         event(change.event),
         format_secs(violation.window.0).to_string(),
@@ -61,6 +61,7 @@ pub fn write_change(
         metric(change.metric),
         value,
         reason(change.reason),
+        if violation.volume.is_saturated() { ", overflow" } else { "" },
         if change.settled { ", settled" } else { "" },
         if change.partial { ", partial" } else { "" },
     )

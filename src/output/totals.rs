@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::ops::Not;
 
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Pair, Volume};
@@ -43,6 +44,8 @@ struct TotalObject {
     destination: IpAddr,
     bytes: i64,
     packets: i64,
+    #[serde(skip_serializing_if = "Not::not")]
+    overflow: bool,
     as_of: Stamp,
 }
 
@@ -62,6 +65,7 @@ pub fn write_json(
         destination: pair.destination(),
         bytes: volume.bytes,
         packets: volume.packets,
+        overflow: volume.is_saturated(),
         as_of: format_ms(tick),
     };
     Ok(serde_json::to_writer(out, &object)?)
