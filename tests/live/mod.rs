@@ -11,6 +11,7 @@
 //! - `transactions`: messages behind an open transaction of another producer.
 //! - `recreated`: topics that are deleted while they are read, and created again.
 //! - `outputs`: topics that a run writes to: not read as records, deleted, and refusing what it sends.
+//! - `overflow`: sums beyond 64 bits.
 //! - `beginnings`: topics that do not begin with their first record, and windows that are partial.
 //! - `stragglers`: partitions and records with a wrong clock.
 //! - `outages`: brokers that go away, before and after the run.
@@ -31,6 +32,7 @@ mod explain;
 mod kit;
 mod outages;
 mod outputs;
+mod overflow;
 mod partitions;
 mod recreated;
 mod sinks;

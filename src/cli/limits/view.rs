@@ -48,11 +48,13 @@ fn scope(limit: &Value) -> String {
 }
 
 fn state(limit: &Value) -> String {
-    match (&limit["violated"], cell(limit, "not_judged")) {
+    let state = match (&limit["violated"], cell(limit, "not_judged")) {
         (Value::Bool(true), _) => "broken".into(),
         (_, why) if !why.is_empty() => format!("not judged: {why}"),
         _ => "kept".into(),
-    }
+    };
+    let overflow = if limit["overflow"] == true { "overflow" } else { "" };
+    joined([state, overflow.into()])
 }
 
 /// The values of limits, in the letters in which they were written.
