@@ -1,7 +1,7 @@
 //! The first worker of the first process: it begins ticks, edits limits, has everything said, and
 //! answers.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -17,6 +17,7 @@ use metrics::{Counter, counter, gauge};
 
 use super::Shared;
 use super::clock::{Clock, Moment, Unsteady};
+use super::gone::Gone;
 use super::late::LateLog;
 use super::questions::{Asked, Pending};
 use super::sinks::Sinks;
@@ -27,7 +28,7 @@ use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::Start;
 use crate::limits::catalog::{LimitSet, in_force};
 use crate::limits::date::format_ms;
-use crate::limits::feed::{self, Edits, Feed, Health};
+use crate::limits::feed::{self, Changes, Edits, Feed, Health};
 use crate::output::overflow;
 use crate::replay::Filter;
 
@@ -61,7 +62,7 @@ pub struct Limits {
     /// Those to begin with.
     pub rows: Edits,
     /// What changes of them later.
-    pub changes: Option<Receiver<Edits>>,
+    pub changes: Option<Changes>,
     /// Whether they can be read.
     pub health: Health,
 }
@@ -129,8 +130,8 @@ pub(super) struct Leader {
     questions: Pending,
     /// When another set of them may be in force, in milliseconds; `None`: that is to be found out.
     next_date: Option<u64>,
-    /// Versions that hold no longer, by the tick from which on they do not.
-    gone: VecDeque<(u64, Version)>,
+    /// Versions that hold no longer.
+    gone: Gone,
     /// What is to change, at the next tick.
     edits: Vec<(Version, isize)>,
     /// The last tick that was announced, and the one that was heard of.
@@ -167,7 +168,7 @@ impl Leader {
             versions: Arc::default(),
             questions,
             next_date: None,
-            gone: VecDeque::new(),
+            gone: Gone::default(),
             edits: Vec::new(),
             announced: 0,
             heard: 0,
@@ -189,6 +190,22 @@ impl Leader {
         let rows = limits.map(|limits| (limits.set, std::mem::take(&mut limits.rows))).collect();
         leader.change(rows);
         leader
+    }
+
+    /// Whether limits are to change at the next tick.
+    fn has_edits(&self) -> bool {
+        let mut changes = self.lead.limits.iter().filter_map(|limits| limits.changes.as_ref());
+        !self.edits.is_empty() || changes.any(Changes::are_waiting)
+    }
+
+    /// Takes the edits that wait at the feeds. Only a tick does so: while none can begin, the feeds merge
+    /// edits, and hold no more than the newest rows.
+    fn take_edits(&mut self) {
+        let limits = self.lead.limits.iter();
+        let feeds = limits.filter_map(|limits| Some((limits.set, limits.changes.as_ref()?)));
+        let taken = feeds.map(|(set, changes)| (set, changes.take()));
+        let taken = taken.filter(|(_, edits)| !edits.is_empty()).collect();
+        self.change(taken);
     }
 
     /// Rows that hold, or no longer, from the next tick on.
@@ -216,7 +233,7 @@ impl Leader {
         }
         let apart =
             self.began.map_or(Duration::ZERO, |began| APART.saturating_sub(began.elapsed()));
-        match self.wanted || !self.edits.is_empty() || self.ending.is_some() {
+        match self.wanted || self.has_edits() || self.ending.is_some() {
             true => apart,
             false => {
                 let next = self.next.saturating_duration_since(Instant::now());
@@ -259,16 +276,9 @@ impl Leader {
         }
     }
 
-    /// Hears limits and wishes, and begins a tick if it is time.
+    /// Hears questions and wishes, and begins a tick if it is time.
     pub(super) fn turn(&mut self, ticks: &mut Ticks, computation: &Computation<'_>) {
         self.read_clock();
-        let limits = self.lead.limits.iter();
-        let feeds = limits.filter_map(|limits| Some((limits.set, limits.changes.as_ref()?)));
-        let heard = |(set, edits): (LimitSet, &Receiver<Edits>)| {
-            edits.try_iter().map(move |edits| (set, edits)).collect::<Vec<_>>()
-        };
-        let changes = feeds.flat_map(heard).collect();
-        self.change(changes);
         self.questions.hear();
         while let Some(wish) = ticks.next_wish() {
             match wish {
@@ -294,8 +304,7 @@ impl Leader {
         let due = self.wanted || self.next <= Instant::now();
         if due && ahead < TICKS_AHEAD {
             self.announce(ticks, true, false);
-        } else if !(self.edits.is_empty() && self.questions.until_tick().is_none())
-            && ahead < EDITS_AHEAD
+        } else if (self.has_edits() || self.questions.until_tick().is_some()) && ahead < EDITS_AHEAD
         {
             self.announce(ticks, false, false);
         }
@@ -335,10 +344,11 @@ impl Leader {
                 Start::At(time) => inputs.mark(Mark::Begun(time)),
             }
         }
+        self.take_edits();
         for (version, diff) in std::mem::take(&mut self.edits) {
             inputs.edit(version, diff);
             if diff < 0 {
-                self.gone.push_back((inputs.tick(), version));
+                self.gone.add(inputs.tick(), version);
             }
         }
         let catalog = &self.lead.sinks.catalog;
@@ -379,15 +389,15 @@ impl Leader {
         self.forget(tick);
     }
 
-    /// Forgets the rows that nobody is judged by any more, now that all up to this tick is written: edits
-    /// go on for as long as the run does.
+    /// Forgets the rows that nobody is judged by any more, now that all up to this tick is written.
     fn forget(&mut self, tick: u64) {
-        while let Some((_, version)) = self.gone.pop_front_if(|(gone, _)| *gone <= tick) {
-            // One may have come back meanwhile, or be shown yet.
-            if !self.versions.contains(&version) && !self.lead.sinks.shows_later() {
-                Arc::make_mut(&mut self.lead.sinks.catalog).forget(&version);
-            }
+        if self.gone.is_empty() {
+            return;
         }
+        let Sinks { catalog, difference, .. } = &mut self.lead.sinks;
+        let named = difference.as_ref().map(|difference| || difference.versions());
+        let named = named.as_ref().map(|named| named as &dyn Fn() -> _);
+        self.gone.forget(tick, &self.versions, named, Arc::make_mut(catalog));
     }
 
     /// Counts the limits in force, which are the same until a row changes or its date comes.

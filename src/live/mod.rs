@@ -14,6 +14,7 @@
 //! - `leader`: when a tick begins, and what it does beside records; `clock`: by which clock.
 //! - `sinks`: where changes go; `streams`: those of lines; `sink_state`: how each is.
 //! - `questions`: what somebody wants to know, answered at a tick.
+//! - `gone`: rows of limits that no longer hold, until they can be forgotten.
 //! - `late`: logs records that are dropped.
 //! - `status`: how the run is, for those who look: whether it is ready (`ready`, `ready_log`), how far it is
 //!   behind (`behind`); `metrics`: what it counts.
@@ -24,6 +25,7 @@
 
 mod behind;
 mod clock;
+mod gone;
 mod ingest;
 mod late;
 mod leader;

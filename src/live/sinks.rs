@@ -48,7 +48,7 @@ pub struct Sinks {
     /// By name, for how long a topic has taken nothing.
     stood: BTreeMap<String, Stood>,
     /// Where only the difference of two sets of limits is shown, what is known of it.
-    difference: Option<Difference>,
+    pub(super) difference: Option<Difference>,
     /// Violations that stand, by the set of their limit.
     standing: BTreeMap<LimitSet, u64>,
     /// Records that came too late.
@@ -92,11 +92,6 @@ impl Sinks {
     /// the state of the live one.
     pub fn only_difference(self) -> Self {
         Sinks { difference: Some(Difference::default()), ..self }
-    }
-
-    /// Whether what was said may be shown at a later tick, when what it differs from changes.
-    pub(super) fn shows_later(&self) -> bool {
-        self.difference.is_some()
     }
 
     /// Violations that stand, of limits that hold.

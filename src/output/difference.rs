@@ -8,10 +8,10 @@
 //! So whoever folds what is shown by `id` holds, after every tick, each violation that stands alone as it
 //! was last said, and beside these only such that stand in both sets, of which it holds both.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use floodmark_dataflows::time::Window;
-use floodmark_dataflows::types::{Change, Entity, Event, LimitId};
+use floodmark_dataflows::types::{Change, Entity, Event, LimitId, VersionId};
 
 use crate::computation::Outcome;
 use crate::limits::catalog::Catalog;
@@ -103,6 +103,13 @@ impl Difference {
         caught_up.sort_by_key(|(tick, _)| *tick);
         caught_up.append(&mut shown);
         caught_up
+    }
+
+    /// Returns the versions that changes name which may be shown later.
+    pub fn versions(&self) -> HashSet<VersionId> {
+        let standing = self.standing.values().flat_map(HashMap::values);
+        let unsaid = standing.filter_map(|standing| standing.unsaid.as_ref());
+        unsaid.filter_map(|(_, change)| change.version).collect()
     }
 
     /// Windows have left memory: nothing more is said of them.

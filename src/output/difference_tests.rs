@@ -186,3 +186,24 @@ proptest! {
         }
     }
 }
+
+/// What is shown later names the row of the version that judged when it was said.
+#[test]
+fn version_of_a_change_that_is_not_shown_is_named_until_it_is_shown() {
+    use floodmark_dataflows::types::VersionId;
+    let (catalog, [a, _, _, other, ..]) = catalog();
+    let mut difference = Difference::default();
+    let by = |event, limit, version| Change {
+        version: Some(VersionId(version)),
+        ..change(event, limit, 1)
+    };
+    let show = |difference: &mut Difference, tick, said: &[Change]| {
+        difference.show(tick, said, &catalog);
+        difference.versions().into_iter().map(|version| version.0).collect::<BTreeSet<u32>>()
+    };
+    let standing = [by(Raised, a, 7), by(Raised, other, 8)];
+    assert_eq!(show(&mut difference, 1, &standing), [7, 8].into());
+    assert_eq!(show(&mut difference, 2, &[by(Updated, other, 9)]), [7, 9].into());
+    // The violation that stands alone is shown, as it was said.
+    assert_eq!(show(&mut difference, 3, &[by(Cleared, other, 9)]), [].into());
+}

@@ -11,11 +11,10 @@ mod pools;
 mod tables;
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use floodmark::limits::Address;
-use floodmark::limits::feed::{self, Edits, Feed, Health, Options};
+use floodmark::limits::feed::{self, Changes, Edits, Feed, Health, Options};
 use floodmark::limits::postgres::schema::{State, Step, What};
 use floodmark::limits::postgres::{self, Session, TableName};
 
@@ -47,7 +46,7 @@ type Rows = BTreeMap<(String, i128), String>;
 
 /// A feed, and what it has handed over.
 struct Followed {
-    changes: Receiver<Edits>,
+    changes: Changes,
     health: Health,
     rows: Rows,
     /// How many edits were handed over.
@@ -86,9 +85,9 @@ impl Followed {
     /// Waits until the rows are as they should be.
     fn until(&mut self, what: &str, holds: impl Fn(&Rows) -> bool) {
         while !holds(&self.rows) {
-            match self.changes.recv_timeout(STUCK_AFTER) {
-                Ok(edits) => self.take(edits),
-                Err(error) => panic!("{error} while waiting for {what}: {:?}", self.rows),
+            match self.changes.next(STUCK_AFTER) {
+                Some(edits) => self.take(edits),
+                None => panic!("stuck while waiting for {what}: {:?}", self.rows),
             }
         }
     }

@@ -18,11 +18,13 @@
 //! - `clock`: clocks that are set while a run goes on.
 //! - `crashes`: processes that die, hang or panic, and are started again.
 //! - `databases`: limits from a table, which change, begin by themselves, and can't be read for a while.
+//! - `bounds`: what waits takes no more memory the longer it waits.
 //! - `explain`: which limits apply to a pair, asked while records and limits come.
 //! - `ends`: how a run ends, and what it says then.
 //! - `kit`: topics with traffic in them, and the answers that runs are held to.
 
 mod beginnings;
+mod bounds;
 mod clock;
 mod crashes;
 mod databases;

@@ -1,8 +1,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 
-use super::super::Feed;
+use super::super::{Changes, Feed};
 use super::*;
 
 const ROW: &str = r#"{"limit_name":"max","limit_value":VALUE,"effective_date":"2026-01-01"}"#;
@@ -40,7 +40,7 @@ impl Place {
         fs::rename(self.at("next"), self.at(name)).unwrap();
     }
 
-    fn follow(&self, name: &str) -> Receiver<Edits> {
+    fn follow(&self, name: &str) -> Changes {
         let (feed, _) = Feed::open(&Options::file(self.at(name))).ok().unwrap();
         feed.follow(|| ()).unwrap()
     }
@@ -54,8 +54,8 @@ fn feed(text: &str) -> (Place, PathBuf, FileFeed, Edits) {
     (place, path, feed, edits)
 }
 
-fn next(changes: &Receiver<Edits>) -> Vec<String> {
-    values(&changes.recv_timeout(STUCK_AFTER).expect("the change is told"))
+fn next(changes: &Changes) -> Vec<String> {
+    values(&changes.next(STUCK_AFTER).expect("the change is told"))
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn array_or_object_whose_writer_keeps_it_open_is_read_once_it_rests() {
     let changes = place.follow("limits.json");
     let mut file = File::create(place.at("limits.json")).unwrap();
     write!(file, "[{},", row(2)).unwrap();
-    assert!(changes.recv_timeout(3 * LOOK_INTERVAL).is_err(), "half an array is no array");
+    assert!(changes.next(3 * LOOK_INTERVAL).is_none(), "half an array is no array");
     writeln!(file, "{}]", row(3).replace("max", "other")).unwrap();
     assert_eq!(next(&changes), ["2", "3"]);
     // The same handle goes on to write one object.
@@ -235,9 +235,9 @@ fn a_slow_writer_deletes_nothing() {
     let changes = place.follow("limits.json");
     // As a shell does for a command that takes its time.
     let mut file = File::create(place.at("limits.json")).unwrap();
-    assert!(changes.recv_timeout(3 * LOOK_INTERVAL).is_err());
+    assert!(changes.next(3 * LOOK_INTERVAL).is_none());
     writeln!(file, "{}", row(2)).unwrap();
-    assert!(changes.recv_timeout(3 * LOOK_INTERVAL).is_err());
+    assert!(changes.next(3 * LOOK_INTERVAL).is_none());
     writeln!(file, "{}", row(3).replace("max", "other")).unwrap();
     drop(file);
     assert_eq!(next(&changes), ["2", "3"]);

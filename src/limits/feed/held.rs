@@ -238,7 +238,7 @@ impl Held {
 }
 
 /// What turns sorted rows into others. A value in other letters is a change, too: it is shown so.
-fn difference(before: &[Row], after: &[Row]) -> Edits {
+pub(super) fn difference(before: &[Row], after: &[Row]) -> Edits {
     let mut edits = Edits::new();
     let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
     loop {
@@ -248,18 +248,23 @@ fn difference(before: &[Row], after: &[Row]) -> Edits {
             (None, Some(_)) => Ordering::Greater,
             (Some(old), Some(new)) => old.cmp(new),
         };
-        let text = |row: &Row| row.value.as_ref().map(|value| value.text().to_owned());
         match order {
             Ordering::Less => edits.extend(before.next().map(|row| (row.clone(), -1))),
             Ordering::Greater => edits.extend(after.next().map(|row| (row.clone(), 1))),
             Ordering::Equal => {
                 let pair = before.next().zip(after.next());
-                if let Some((old, new)) = pair.filter(|(old, new)| text(old) != text(new)) {
+                if let Some((old, new)) = pair.filter(|(old, new)| !same_text(old, new)) {
                     edits.extend([(old.clone(), -1), (new.clone(), 1)]);
                 }
             }
         }
     }
+}
+
+/// Whether equal rows are written alike.
+pub(super) fn same_text(one: &Row, other: &Row) -> bool {
+    let text = |row: &'_ Row| row.value.as_ref().map(|value| value.text().to_owned());
+    text(one) == text(other)
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@
 //! - `table`: a table in PostgreSQL, as often as `pace` says; `hearing` checks that notifications arrive,
 //!   and `route` tells.
 //! - `held`: what a feed holds, and what it tells about it.
+//! - `handover`: the edits that a run has not taken yet, merged.
 
 mod file;
+mod handover;
 mod hearing;
 mod held;
 mod pace;
@@ -19,13 +21,14 @@ mod table;
 mod watch;
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::Context;
 
 use self::file::FileFeed;
 pub use self::file::contents;
+pub use self::handover::Changes;
+use self::handover::{Outlet, handover};
 pub use self::held::{Edits, Health};
 use self::table::TableFeed;
 use super::catalog::LimitSet;
@@ -133,21 +136,6 @@ enum Kind {
     Table(Box<TableFeed>),
 }
 
-/// Hands on what a feed finds out.
-struct Outlet {
-    edits: Sender<Edits>,
-    wake: Box<dyn Fn() + Send>,
-}
-
-impl Outlet {
-    /// Hands on an edit. `false` if nobody listens any more.
-    fn give(&self, edits: Edits) -> bool {
-        let heard = self.edits.send(edits).is_ok();
-        (self.wake)();
-        heard
-    }
-}
-
 impl Feed {
     /// Reads limits for the first time: those that hold, as edits of none.
     ///
@@ -176,9 +164,8 @@ impl Feed {
 
     /// Follows them on a thread of its own, until the receiver is dropped. `wake` is called after each
     /// edit that is handed over.
-    pub fn follow(self, wake: impl Fn() + Send + 'static) -> anyhow::Result<Receiver<Edits>> {
-        let (edits, handed_over) = channel();
-        let outlet = Outlet { edits, wake: Box::new(wake) };
+    pub fn follow(self, wake: impl Fn() + Send + 'static) -> anyhow::Result<Changes> {
+        let (outlet, changes) = handover(wake);
         std::thread::Builder::new()
             .name("limits".into())
             .spawn(move || match self.0 {
@@ -186,6 +173,6 @@ impl Feed {
                 Kind::Table(feed) => feed.run(&outlet),
             })
             .context("starting the thread that follows the limits")?;
-        Ok(handed_over)
+        Ok(changes)
     }
 }
