@@ -48,3 +48,6 @@ pub mod shown;
 pub mod sniffer;
 pub mod terminal;
 pub mod threads;
+
+/// The version, and behind it a digest of the sources that this program was built from.
+pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("FLOODMARK_BUILD"));

@@ -9,6 +9,7 @@ use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Prefix, Updates};
 
 use super::values::{self, LimitRows};
+use crate::cluster::{Given, Settings};
 use crate::error::{Exit, Failure};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::feed;
@@ -149,6 +150,48 @@ impl Judging {
             top: self.top,
             hand_on,
         }
+    }
+
+    /// Adds the options that decide about the answer.
+    pub fn add_settings(&self, settings: Settings) -> Result<Settings, Failure> {
+        let Judging {
+            limits: _,
+            what_if: _,
+            only_difference,
+            strict_limits,
+            limit_rows,
+            window,
+            tick,
+            lateness,
+            retention,
+            max_gap,
+            source,
+            destination,
+            updates,
+            top,
+            format,
+            fail_on_violation,
+        } = self;
+        let limits = self.limits()?;
+        let place = |set| limits.iter().find(|limits| limits.set == set).map(feed::Options::place);
+        let secs = |secs: &u64| values::shown_millis(secs.saturating_mul(1000));
+        let settings = settings
+            .with_leaders("--limits", place(LimitSet::Live))
+            .with_leaders("--what-if", place(LimitSet::WhatIf))
+            .with_leaders("--only-difference", Given::when(*only_difference))
+            .with_leaders("--strict-limits", Given::when(*strict_limits))
+            .with_leaders("--fail-on-violation", Given::when(*fail_on_violation))
+            .with("--window", secs(window))
+            .with("--tick", values::shown_millis(*tick))
+            .with_optional("--lateness", lateness.map(values::shown_millis))
+            .with_optional("--retention", retention.map(values::shown_millis))
+            .with("--max-gap", secs(max_gap))
+            .with_optional("--source", values::shown_networks(source))
+            .with_optional("--destination", values::shown_networks(destination))
+            .with("--updates", values::shown_choice(*updates))
+            .with_optional("--top", top.as_ref().map(values::shown_top))
+            .with("--format", values::shown_choice(*format));
+        Ok(limit_rows.add_settings(settings))
     }
 
     /// Where the limits come from that are given, of each set.

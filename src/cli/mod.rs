@@ -6,6 +6,7 @@ use std::io::Write;
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::BUILD;
 use crate::error::Outcome;
 use crate::shown;
 
@@ -28,7 +29,7 @@ pub mod values;
 /// floodmark sums the bytes and packets of every source and destination in windows of 5 minutes, joins
 /// them with limits that may change at any time, and says which limits are broken.
 #[derive(Debug, Parser)]
-#[command(name = "floodmark", version, propagate_version = true)]
+#[command(name = "floodmark", version, long_version = BUILD, propagate_version = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -126,6 +127,10 @@ pub fn print(error: &clap::Error) {
         false => write!(std::io::stderr(), "{fit}"),
     });
 }
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;
 
 /// Runs a command.
 pub fn run(cli: &Cli) -> Outcome {

@@ -13,7 +13,7 @@ use floodmark_dataflows::types::{Change, Version};
 use super::judging::Judging;
 use crate::capture::Tally;
 use crate::cluster::watchdog::{self, Watch};
-use crate::cluster::{self, Cluster, Restart, Stall};
+use crate::cluster::{self, Cluster, Given, Restart, Settings, Stall};
 use crate::computation::{self, Computation, Outcome as TickOutcome};
 use crate::driver::{self, Replayed, Sinks};
 use crate::error::{Exit, Failure, Outcome};
@@ -79,6 +79,18 @@ impl Args {
         Ok(())
     }
 
+    /// The settings that all processes must have in common.
+    pub(super) fn settings(&self) -> Result<Settings, Failure> {
+        let Args { files, judging, totals, changes: _, cluster: _, stall: _ } = self;
+        // Their order makes no difference.
+        let files: BTreeSet<_> = files.iter().map(|file| file.to_string_lossy()).collect();
+        let files: Vec<_> = files.into_iter().collect();
+        let settings = Settings::of("replay")
+            .with("FILE", files.join(" "))
+            .with_optional("--totals", Given::when(totals.is_some()));
+        judging.add_settings(settings)
+    }
+
     fn options(&self) -> Options {
         self.judging.options(self.totals.as_ref().map(|_| HandOn::Retired))
     }
@@ -115,6 +127,7 @@ pub fn run(args: &Args) -> Outcome {
 /// The process that reads and writes.
 fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let options = args.options();
+    let settings = args.settings()?;
     let messages = Messages::new();
     let judging = &args.judging;
     let mut catalog = judging.catalog();
@@ -153,7 +166,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
     // The first worker takes it.
     let lead = Arc::new(Mutex::new(Some(lead)));
     let outcomes = cluster.execute(
-        &format!("{options:?}"),
+        &settings,
         &messages,
         &mut waiting,
         computation::worker_config(),
@@ -174,7 +187,7 @@ fn follow(args: &Args, cluster: Cluster) -> Outcome {
         Interrupt::ignore()?;
     }
     cluster.execute(
-        &format!("{options:?}"),
+        &args.settings()?,
         &Messages::new(),
         &mut || Ok(()),
         computation::worker_config(),

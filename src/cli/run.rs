@@ -12,7 +12,7 @@ use floodmark_dataflows::time::Windows;
 use super::judging::Judging;
 use super::source::{self, Reading};
 use super::values;
-use crate::cluster::{self, Cluster, Restart, Stall, watchdog};
+use crate::cluster::{self, Cluster, Given, Restart, Settings, Stall, watchdog};
 use crate::error::{Exit, Failure, Outcome};
 use crate::http::HttpOptions;
 use crate::kafka::topics::{self, Plan};
@@ -142,6 +142,44 @@ impl Args {
         self.limits_refresh.map(Duration::from_millis)
     }
 
+    /// The settings that all processes must have in common, with what was found out about the topic.
+    pub(super) fn settings(
+        &self,
+        topic_id: Option<String>,
+        isolation: &str,
+    ) -> Result<Settings, Failure> {
+        let Args {
+            from,
+            to: _,
+            detach_after: _,
+            publish,
+            create_topic: _,
+            judging,
+            limits_refresh,
+            from_offset,
+            group,
+            max_ahead,
+            max_behind,
+            reading,
+            cluster: _,
+            stall: _,
+            restart: _,
+            http: _,
+            log: _,
+        } = self;
+        let settings = Settings::of("run")
+            .with("--from", from.sorted())
+            .with_known("id of the topic of --from", topic_id)
+            .with("--from-offset", source::shown_start(*from_offset))
+            .with("--group", group)
+            .with("-X isolation.level", isolation)
+            .with("--max-ahead", values::shown_millis(*max_ahead))
+            .with("--max-behind", values::shown_millis(*max_behind))
+            .with_optional("--publish", Given::when(publish.is_some()))
+            .with_leaders("--limits-refresh", limits_refresh.map(values::shown_millis));
+        judging.add_settings(reading.add_settings(settings))
+    }
+
     /// What would go round in circles, or be lost, is refused.
     fn check(&self) -> Result<(), Failure> {
         let named = |address: &Option<Address>| address.as_ref().map(ToString::to_string);
@@ -213,6 +251,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let _server = args.http.serve(above, status.clone())?;
     let source = args.reading.source(args.from_offset, &args.group);
     let topic = Arc::new(Topic::open(&args.from, &args.reading.kafka, source)?);
+    let settings = args.settings(topic.id(), topic.isolation())?;
     let watch = watchdog::start(args.stall.timeout())?;
     status.reads(topic.clone(), watch.clone());
     let options = args.judging.options(args.publish.as_ref().map(|_| HandOn::Settled));
@@ -232,8 +271,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         watch,
     };
     let mut waiting = cluster::unless_interrupted(&interrupt);
-    let equal = format!("{options:?} {} {}", args.from, args.judging.tick);
-    live::execute(cluster, &equal, &mut waiting, shared, lead)
+    live::execute(cluster, &settings, &mut waiting, shared, lead)
 }
 
 /// Opens everything the leader needs. `restarted`: the supervisor has started the processes of this run again.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::values;
+use crate::cluster::{Given, Settings};
 use crate::error::Failure;
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, ClientOptions, OnRefusal, Outbox, SourceOptions, Start, Tuning};
@@ -90,6 +91,26 @@ impl Reading {
         }
     }
 
+    /// Adds the options that decide which records are read, and when their windows close.
+    pub fn add_settings(&self, settings: Settings) -> Settings {
+        let Reading {
+            dead_letter,
+            idle_timeout,
+            max_skew,
+            max_transaction,
+            skip_open_transactions,
+            input_timezone,
+            kafka: _,
+        } = self;
+        settings
+            .with_optional("--dead-letter", Given::when(dead_letter.is_some()))
+            .with("--idle-timeout", values::shown_millis(*idle_timeout))
+            .with("--max-skew", values::shown_millis(*max_skew))
+            .with("--max-transaction", values::shown_millis(*max_transaction))
+            .with_optional("--skip-open-transactions", Given::when(*skip_open_transactions))
+            .with("--input-timezone", values::shown_zone(input_timezone))
+    }
+
     /// How messages are read.
     pub fn decoder(&self) -> Decoder {
         Decoder::new(Options { input_timezone: self.input_timezone.clone() })
@@ -127,6 +148,16 @@ pub fn start(text: &str) -> Result<Start, String> {
                 .map(Start::At)
                 .map_err(|_| format!("\"{time}\" is before 1970"))
         }
+    }
+}
+
+/// A place to begin at, as it may be given.
+pub fn shown_start(start: Start) -> String {
+    match start {
+        Start::Earliest => "earliest".to_owned(),
+        Start::Latest => "latest".to_owned(),
+        Start::Committed => "committed".to_owned(),
+        Start::At(ms) => date::format_ms(ms).to_string(),
     }
 }
 

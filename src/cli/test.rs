@@ -9,7 +9,7 @@ use floodmark_dataflows::graph::Options;
 use walkdir::WalkDir;
 
 use crate::cluster::watchdog::{self, Watch};
-use crate::cluster::{self, Cluster, Restart, Stall};
+use crate::cluster::{self, Cluster, Restart, Settings, Stall};
 use crate::computation::{self, Computation};
 use crate::error::{Exit, Failure, Outcome};
 use crate::output::{Sink, WriteError};
@@ -77,11 +77,27 @@ impl Cases {
         Ok(Cases { cases, broken })
     }
 
+    /// The settings that all processes must have in common: the first cases by themselves, the others
+    /// together.
+    fn settings(&self) -> Settings {
+        let text = |case: &Scenario| format!("{}: {:?}", case.title(), case.options());
+        let (first, others) = self.cases.split_at(self.cases.len().min(CASES_NAMED));
+        let settings = Settings::of("test").with("number of cases", self.cases.len());
+        let settings = first.iter().enumerate().fold(settings, |settings, (index, case)| {
+            settings.with(format!("case {}", index + 1), text(case))
+        });
+        let others: Vec<String> = others.iter().map(text).collect();
+        settings.with("further cases", others.join("; "))
+    }
+
     /// What their computations are built with, which all processes must have in common.
     fn options(&self) -> Vec<Options> {
         self.cases.iter().map(Scenario::options).collect()
     }
 }
+
+/// So many cases are named one by one if they differ between processes.
+const CASES_NAMED: usize = 64;
 
 /// The most bytes that a file of cases has.
 const FILE_MAX: u64 = 64 << 20;
@@ -147,10 +163,9 @@ struct Lead {
 /// The process that plays the cases.
 fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
     let messages = Messages::new();
-    let (options, peers) = (cases.options(), cluster.peers());
+    let (others, settings, peers) = (cases.options(), cases.settings(), cluster.peers());
     let interrupt = Interrupt::listen()?;
     let mut waiting = cluster::unless_interrupted(&interrupt);
-    let others = options.clone();
     let lead = Lead {
         cases,
         peers,
@@ -162,7 +177,7 @@ fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
     // The first worker takes it.
     let lead = Arc::new(Mutex::new(Some(lead)));
     let outcomes = cluster.execute(
-        &format!("{options:?}"),
+        &settings,
         &messages,
         &mut waiting,
         computation::worker_config(),
@@ -186,14 +201,13 @@ fn follow(cases: Cases, cluster: Cluster) -> Outcome {
     if cluster.supervised {
         Interrupt::ignore()?;
     }
-    let options = cases.options();
-    let others = options.clone();
+    let (options, settings) = (cases.options(), cases.settings());
     cluster.execute(
-        &format!("{options:?}"),
+        &settings,
         &Messages::new(),
         &mut || Ok(()),
         computation::worker_config(),
-        move |worker| others.iter().for_each(|options| Computation::follow(worker, *options)),
+        move |worker| options.iter().for_each(|options| Computation::follow(worker, *options)),
     )?;
     Ok(Exit::Done)
 }

@@ -1,17 +1,20 @@
 //! Values of options: durations, networks, and what to rank.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
+use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Metric, Per, Prefix};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 
+use crate::cluster::Settings;
 use crate::error::{Exit, Failure};
 use crate::limits::catalog::LimitSet;
 use crate::limits::postgres::TableName;
-use crate::limits::rows::{Defaults, PERS};
+use crate::limits::rows::{Defaults, METRICS, PERS, word};
 use crate::limits::{Address, feed, prefix};
 
 /// What rows of limits mean where they don't say.
@@ -52,6 +55,12 @@ pub struct LimitRows {
 }
 
 impl LimitRows {
+    /// Adds the options that decide how limits are read.
+    pub fn add_settings(&self, settings: Settings) -> Settings {
+        let LimitRows { defaults: LimitDefaults { limits_per }, limits_table } = self;
+        settings.with("--limits-per", word(&PERS, limits_per)).with("--limits-table", limits_table)
+    }
+
     /// As a feed takes them, of limits that hold and are read when they change, wherever this text says
     /// that they are. A database may have its table behind it, as `…/DATABASE#TABLE`.
     ///
@@ -121,6 +130,31 @@ pub fn secs(text: &str) -> Result<u64, String> {
     Ok(millis / 1000)
 }
 
+/// A duration of so many milliseconds, as it may be given.
+pub fn shown_millis(millis: u64) -> String {
+    match i64::try_from(millis) {
+        Ok(millis) => format!("{:#}", SignedDuration::from_millis(millis)),
+        Err(_) => format!("{millis}ms"),
+    }
+}
+
+/// The networks of which one must match, in an order of their own; `None` if any address matches.
+pub fn shown_networks(networks: &[Prefix]) -> Option<String> {
+    let texts: BTreeSet<String> = networks.iter().map(|network| prefix::text(*network)).collect();
+    let any = texts.is_empty() || texts.contains(prefix::ANY);
+    (!any).then(|| texts.into_iter().collect::<Vec<_>>().join(","))
+}
+
+/// A ranking, as it may be given.
+pub fn shown_top(top: &TopQuery) -> String {
+    format!("{},{},{}", top.n, word(&PERS, &top.per), word(&METRICS, &top.metric))
+}
+
+/// The word for one of the values of an option.
+pub fn shown_choice(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
 /// Reads the name of a time zone, such as `Europe/Berlin`.
 pub fn zone(text: &str) -> Result<TimeZone, String> {
     match text {
@@ -130,6 +164,14 @@ pub fn zone(text: &str) -> Result<TimeZone, String> {
                 "\"{text}\" is no time zone of this machine (write it like UTC or Europe/Berlin)"
             )
         }),
+    }
+}
+
+/// A time zone, by its name.
+pub fn shown_zone(zone: &TimeZone) -> String {
+    match zone.iana_name() {
+        Some(name) => name.to_owned(),
+        None => format!("{zone:?}"),
     }
 }
 
@@ -230,6 +272,26 @@ mod tests {
         for bad in ["", "MiB", "-1", "1.5MB", "1 MiBB", "99999999999GiB", "1é"] {
             assert!(size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn shown_values_are_those_that_were_given() {
+        for (text, shown) in [("5m", "5m"), ("0.3s", "300ms"), ("90m", "1h 30m"), ("7d", "168h")] {
+            let value = millis(text).expect(text);
+            assert_eq!(shown_millis(value), shown);
+            assert_eq!(millis(shown), Ok(value));
+        }
+        assert_eq!(shown_millis(u64::MAX), format!("{}ms", u64::MAX));
+        let networks = |texts: &[&str]| {
+            let networks: Vec<Prefix> =
+                texts.iter().map(|text| network(text).expect("a network")).collect();
+            shown_networks(&networks)
+        };
+        let one = networks(&["192.0.2.0/24", "10.1.2.3/8", "10.0.0.0/8"]);
+        assert_eq!(one.as_deref(), Some("10.0.0.0/8,192.0.2.0/24"));
+        assert_eq!(networks(&[]), None);
+        assert_eq!(networks(&["10.0.0.0/8", "any"]), None);
+        assert_eq!(shown_top(&top("3,packets,source").expect("a ranking")), "3,source,packets");
     }
 
     #[test]

@@ -6,21 +6,25 @@
 //!                    ◀────────   hello
 //!   proof            ────────▶
 //!                    ◀────────   verdict, proof
+//!   settings         ────────▶
+//!                    ◀────────   verdict, and if it is a mismatch settings
 //! ```
 //!
-//! A hello says who it is and what it was started for, with a number that was never used before. A
+//! A hello says who it is and announces its settings, with a number that was never used before. A
 //! proof is a keyed hash of both hellos: it shows that its maker knows the secret and means this
 //! conversation, since both have put a new number into it, and the two proofs differ, so that none can
 //! be sent back as an answer. Without a secret, proofs only show that the hellos have arrived whole.
+//! Settings are told only to who has proved to know the secret.
 
 use std::io;
 
-use sha2::{Digest, Sha256};
-
 use super::secret::{self, Proof, Secret};
+use super::settings::Fingerprint;
+use crate::BUILD;
 
 const MAGIC: [u8; 8] = *b"floodmrk";
 const VERSION_BYTES: usize = 16;
+const _: () = assert!(BUILD.len() <= VERSION_BYTES, "a hello has room for the whole build");
 const NONCE_BYTES: usize = 32;
 /// The bytes of a hello: as many in all versions, so that processes of different ones can say so.
 pub(super) const HELLO_BYTES: usize = MAGIC.len() + VERSION_BYTES + 6 * 8 + NONCE_BYTES;
@@ -32,8 +36,8 @@ pub(super) struct Hello {
     pub(super) process: u64,
     processes: u64,
     workers: u64,
-    /// Of the options that the computation is built from.
-    options: u64,
+    /// Announces the settings that follow.
+    pub(super) settings: Fingerprint,
     /// Which of the meetings that process 0 has called it goes to; 0 if it does not know yet.
     pub(super) generation: u64,
     has_secret: bool,
@@ -60,12 +64,14 @@ pub(super) enum Verdict {
     Taken = 4,
     /// It was started for another computation.
     Mismatch = 5,
+    /// It knows the secret, and is to tell its settings.
+    Known = 6,
 }
 
 impl Verdict {
     pub(super) fn from_byte(byte: u8) -> Option<Verdict> {
-        use Verdict::{Mismatch, OtherGeneration, Taken, Welcome, WrongSecret};
-        let all = [Welcome, WrongSecret, OtherGeneration, Taken, Mismatch];
+        use Verdict::{Known, Mismatch, OtherGeneration, Taken, Welcome, WrongSecret};
+        let all = [Welcome, WrongSecret, OtherGeneration, Taken, Mismatch, Known];
         all.into_iter().find(|verdict| *verdict as u8 == byte)
     }
 }
@@ -90,19 +96,17 @@ impl Hello {
         process: usize,
         processes: usize,
         workers: usize,
-        options: &str,
+        settings: Fingerprint,
         has_secret: bool,
     ) -> Self {
         let mut version = [0; VERSION_BYTES];
-        version.iter_mut().zip(env!("CARGO_PKG_VERSION").bytes()).for_each(|(to, byte)| *to = byte);
-        let digest = Sha256::digest(options);
-        let digest = digest.first_chunk().expect("the hash has more than 8 bytes");
+        version.iter_mut().zip(BUILD.bytes()).for_each(|(to, byte)| *to = byte);
         Hello {
             version,
             process: process as u64,
             processes: processes as u64,
             workers: workers as u64,
-            options: u64::from_be_bytes(*digest),
+            settings,
             generation: 0,
             has_secret,
             nonce: [0; NONCE_BYTES],
@@ -119,7 +123,7 @@ impl Hello {
             self.process,
             self.processes,
             self.workers,
-            self.options,
+            self.settings,
             self.generation,
             u64::from(self.has_secret),
         ];
@@ -144,7 +148,7 @@ impl Hello {
             process: next(),
             processes: next(),
             workers: next(),
-            options: next(),
+            settings: next(),
             generation: next(),
             has_secret: next() != 0,
             nonce: *nonce,
@@ -156,7 +160,7 @@ impl Hello {
         text.escape_ascii().to_string()
     }
 
-    /// Why the other process can't be one of this computation.
+    /// Why the other process can't be one of this computation, as far as hellos tell.
     pub(super) fn mismatch(&self, other: &Hello) -> Option<String> {
         let who = format!("process {}", other.process);
         let differs = |what: &str, theirs: u64, ours: u64| {
@@ -168,8 +172,6 @@ impl Hello {
             Some(differs("-n", other.processes, self.processes))
         } else if other.workers != self.workers {
             Some(differs("-w", other.workers, self.workers))
-        } else if other.options != self.options {
-            Some(format!("{who} was started with other options"))
         } else if other.process == self.process || other.process >= self.processes {
             Some(format!("{who} was started twice: each process needs a -p of its own"))
         } else {
@@ -226,14 +228,14 @@ mod tests {
     use super::*;
 
     fn hello(process: usize) -> Hello {
-        Hello::new(process, 3, 2, "options", true).of_conversation(7).unwrap()
+        Hello::new(process, 3, 2, 77, true).of_conversation(7).unwrap()
     }
 
     #[test]
     fn bytes_there_and_back() {
         let hello = hello(1);
         assert_eq!(Hello::from_bytes(&hello.to_bytes()).unwrap(), hello);
-        assert_eq!(hello.version(), env!("CARGO_PKG_VERSION"));
+        assert_eq!(hello.version(), BUILD);
         let mut bytes = hello.to_bytes();
         bytes[0] ^= 1;
         assert!(Hello::from_bytes(&bytes).is_err());
@@ -241,7 +243,7 @@ mod tests {
         for byte in 0..=u8::MAX {
             let verdict = Verdict::from_byte(byte);
             assert!(verdict.is_none_or(|verdict| verdict as u8 == byte));
-            assert_eq!(verdict.is_some(), (1..=5).contains(&byte));
+            assert_eq!(verdict.is_some(), (1..=6).contains(&byte));
         }
     }
 
@@ -254,13 +256,16 @@ mod tests {
         let other = |other: Hello| one.mismatch(&other).unwrap();
         assert!(other(Hello { processes: 4, ..hello(1) }).contains("-n 4, this one with -n 3"));
         assert!(other(Hello { workers: 1, ..hello(1) }).contains("-w 1, this one with -w 2"));
-        assert!(other(Hello { options: 1, ..hello(1) }).contains("other options"));
         assert!(other(hello(0)).contains("started twice"));
         assert!(other(hello(3)).contains("started twice"));
         let version = *b"9.9\n\0\0\0\0\0\0\0\0\0\0\0\0";
-        let ours = env!("CARGO_PKG_VERSION");
-        let says = format!("process 1 is of version 9.9\\n, this one of {ours}");
+        let says = format!("process 1 is of version 9.9\\n, this one of {BUILD}");
         assert_eq!(other(Hello { version, ..hello(1) }), says);
+        // The same version, built from other sources.
+        let mut build = hello(1);
+        build.version[BUILD.len() - 1] ^= 1;
+        let why = other(build);
+        assert!(why.starts_with("process 1 is of version ") && why.contains('+'), "{why}");
     }
 
     #[test]

@@ -30,9 +30,10 @@ use nix::poll::{PollFd, PollFlags, poll};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::Cluster;
-use super::greeting::{Greeting, Progress};
+use super::greeting::{Greeting, PATIENCE, Progress, settings_length};
 use super::hello::{HELLO_BYTES, Hello, Hellos, Role, Verdict};
 use super::secret::{self, PROOF_BYTES, Secret};
+use super::settings::Settings;
 use crate::error::Failure;
 use crate::terminal::Messages;
 
@@ -47,6 +48,8 @@ const WAIT_FOR_ADDRESS: Duration = Duration::from_secs(2);
 const OUT_OF_REACH: Duration = Duration::from_secs(30);
 /// Connections that may be saying who they are at once. More wait.
 const GREETINGS: usize = 256;
+/// The error about an answer that no process of this build gives.
+const NO_SENSE: &str = "its answer makes no sense";
 /// Connections that were dropped, and are told one by one. More are counted.
 const TOLD: u64 = 10;
 
@@ -55,6 +58,7 @@ pub(super) type Waiting<'a> = &'a mut dyn FnMut() -> Result<(), Failure>;
 
 pub(super) struct Meeting<'a> {
     cluster: &'a Cluster,
+    settings: &'a Settings,
     hello: Hello,
     listener: TcpListener,
     messages: &'a Messages,
@@ -92,7 +96,7 @@ impl<'a> Meeting<'a> {
     pub(super) fn new(
         cluster: &'a Cluster,
         listener: Option<TcpListener>,
-        options: &str,
+        settings: &'a Settings,
         messages: &'a Messages,
         waiting: Waiting<'a>,
     ) -> anyhow::Result<Self> {
@@ -107,12 +111,22 @@ impl<'a> Meeting<'a> {
             cluster.process,
             cluster.hosts.len(),
             cluster.workers,
-            options,
+            settings.fingerprint(),
             cluster.secret.is_some(),
         );
         let until = Instant::now() + WAIT_FOR_PROCESSES;
         let turned_away = BTreeMap::new();
-        Ok(Meeting { cluster, hello, listener, messages, waiting, until, dropped: 0, turned_away })
+        Ok(Meeting {
+            cluster,
+            settings,
+            hello,
+            listener,
+            messages,
+            waiting,
+            until,
+            dropped: 0,
+            turned_away,
+        })
     }
 
     /// A socket for each other process, when all are there.
@@ -246,16 +260,75 @@ impl<'a> Meeting<'a> {
             .context(reach())
             .into());
         }
+        // Both would have seen a mismatch.
+        if verdict != Some(Verdict::Known) {
+            return Err(anyhow!(NO_SENSE).context(reach()).into());
+        }
+        self.tell_settings(stream, other, joined)
+    }
+
+    /// Tells the process that listens the settings of this one, and hears what comes of it. The inner error
+    /// may be gone another time.
+    fn tell_settings(
+        &mut self,
+        mut stream: TcpStream,
+        other: Hello,
+        joined: &Joined,
+    ) -> Result<io::Result<(TcpStream, Hello)>, Stop> {
+        let told = stream.set_write_timeout(Some(PATIENCE));
+        let told = told.and_then(|()| stream.write_all(&self.settings.to_bytes()));
+        if let Err(error) = told.and_then(|()| stream.set_write_timeout(None)) {
+            return Ok(Err(error));
+        }
+        let mut verdict = [0];
+        if let Err(error) = self.read_patiently(&mut stream, &mut verdict, joined)? {
+            return Ok(Err(error));
+        }
         let again = |why: &str| Ok(Err(io::Error::other(why.to_owned())));
-        match verdict {
+        match Verdict::from_byte(verdict[0]) {
             Some(Verdict::Welcome) => Ok(Ok((stream, other))),
             Some(Verdict::Taken) => again("there is a process with the number of this one already"),
             Some(Verdict::OtherGeneration) => again("it waits for processes of another start"),
-            // Both would have seen the mismatch.
-            Some(Verdict::Mismatch | Verdict::WrongSecret) | None => {
-                Err(anyhow!("its answer makes no sense").context(reach()).into())
+            Some(Verdict::Mismatch) => match self.read_settings(&mut stream, &other, joined)? {
+                Ok(theirs) => {
+                    let why = self.misfit(&theirs, other.process);
+                    let why = why.unwrap_or_else(|| NO_SENSE.to_owned());
+                    Err(anyhow!(why).into())
+                }
+                Err(error) => Ok(Err(error)),
+            },
+            Some(Verdict::WrongSecret | Verdict::Known) | None => {
+                let from = format!("reaching process {}", other.process);
+                Err(anyhow!(NO_SENSE).context(from).into())
             }
         }
+    }
+
+    /// Reads the settings of the process that listens. The inner error may be gone another time.
+    fn read_settings(
+        &mut self,
+        stream: &mut TcpStream,
+        other: &Hello,
+        joined: &Joined,
+    ) -> Result<io::Result<Settings>, Stop> {
+        let mut length = [0; 4];
+        if let Err(error) = self.read_patiently(stream, &mut length, joined)? {
+            return Ok(Err(error));
+        }
+        let mut json = match settings_length(length) {
+            Ok(length) => vec![0; length],
+            Err(error) => return Ok(Err(error)),
+        };
+        if let Err(error) = self.read_patiently(stream, &mut json, joined)? {
+            return Ok(Err(error));
+        }
+        Ok(Settings::from_json(&json, other.settings))
+    }
+
+    /// Why a process with these settings can't be one of this computation.
+    fn misfit(&self, theirs: &Settings, process: u64) -> Option<String> {
+        let differences = self.settings.differences(self.hello.process, theirs, process)?;
+        Some(format!("process {process} was started with other options: {differences}"))
     }
 
     /// Reads all of these bytes. The inner error is one of the connection.
@@ -300,7 +373,10 @@ impl<'a> Meeting<'a> {
                     Progress::Waits => greetings.push(greeting),
                     Progress::Stranger(error) => self.tell_dropped(&greeting, error),
                     Progress::Knows { hellos, proved } => {
-                        self.admit(greeting, &hellos, proved, joined)?;
+                        greetings.extend(self.admit(greeting, &hellos, proved, now)?);
+                    }
+                    Progress::Tells { hellos, settings } => {
+                        self.join(greeting, &hellos, &settings, joined)?;
                     }
                 }
             }
@@ -343,60 +419,79 @@ impl<'a> Meeting<'a> {
         Ok(())
     }
 
-    /// Decides about a connection that has said who it is.
+    /// Decides about a connection that has said who it is. Returns it if it goes on.
     fn admit(
         &mut self,
         mut greeting: Greeting,
         hellos: &Hellos,
         proved: bool,
+        now: Instant,
+    ) -> Result<Option<Greeting>, Stop> {
+        let Hellos { dials: other, listens: own } = hellos;
+        let process = usize::try_from(other.process).unwrap_or(usize::MAX);
+        if !proved {
+            let why = own.secrets(other);
+            // The connection is dropped anyway.
+            let _ = greeting.answer(hellos, self.secret(), Verdict::WrongSecret);
+            self.turn_away(&greeting, process, why);
+            return Ok(None);
+        }
+        // Only of a process that knows the secret: a stranger can't end this one.
+        let mismatch = own.mismatch(other).or_else(|| {
+            let number = self.cluster.process;
+            (process < number).then(|| {
+                format!(
+                    "process {process} took this one, {number}, for one before it: all must have the \
+                     same host file"
+                )
+            })
+        });
+        if let Some(why) = mismatch {
+            // This process ends anyway.
+            let _ = greeting.answer(hellos, self.secret(), Verdict::Mismatch);
+            return Err(anyhow!(why).into());
+        }
+        match greeting.ask_settings(hellos, self.secret(), now) {
+            Ok(()) => Ok(Some(greeting)),
+            Err(error) => {
+                self.tell_dropped(&greeting, error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Decides about a process of this computation that has told its settings.
+    fn join(
+        &mut self,
+        mut greeting: Greeting,
+        hellos: &Hellos,
+        settings: &Settings,
         joined: &mut Joined,
     ) -> Result<(), Stop> {
         let Hellos { dials: other, listens: own } = hellos;
-        let process = usize::try_from(other.process).unwrap_or(usize::MAX);
-        // What they were started for is asked only of those who know the secret: a stranger can't end
-        // this process.
-        let mismatch = own.mismatch(other).filter(|_| proved);
-        let expected = if self.cluster.process == 0 { 0 } else { own.generation };
-        let (verdict, why) = if !proved {
-            (Verdict::WrongSecret, own.secrets(other))
-        } else if let Some(why) = mismatch {
-            (Verdict::Mismatch, why)
-        } else if process < self.cluster.process {
-            let why = format!(
-                "process {process} took this one, {}, for one before it: all must have the same host \
-                 file",
-                self.cluster.process
-            );
-            (Verdict::Mismatch, why)
-        } else if other.generation != expected {
-            (Verdict::OtherGeneration, format!("process {process} is of another start"))
-        } else if joined.contains_key(&process) {
-            (Verdict::Taken, format!("there is a process {process} already"))
-        } else {
-            (Verdict::Welcome, String::new())
-        };
-        let answered = greeting.answer(hellos, self.secret(), verdict);
-        match verdict {
-            Verdict::Mismatch => Err(anyhow!(why).into()),
-            Verdict::Welcome => match answered {
-                Ok(()) => {
-                    joined.insert(process, greeting.stream);
-                    Ok(())
-                }
-                Err(error) => {
-                    self.tell_dropped(&greeting, error);
-                    Ok(())
-                }
-            },
-            Verdict::WrongSecret => {
-                self.turn_away(&greeting, process, why);
-                Ok(())
-            }
-            Verdict::OtherGeneration | Verdict::Taken => {
-                self.tell_dropped(&greeting, why);
-                Ok(())
-            }
+        if let Some(why) = self.misfit(settings, other.process) {
+            // This process ends anyway.
+            let _ = greeting.refuse(self.settings);
+            return Err(anyhow!(why).into());
         }
+        let process = usize::try_from(other.process).unwrap_or(usize::MAX);
+        let expected = if self.cluster.process == 0 { 0 } else { own.generation };
+        let refused = if other.generation != expected {
+            Some((Verdict::OtherGeneration, format!("process {process} is of another start")))
+        } else if joined.contains_key(&process) {
+            Some((Verdict::Taken, format!("there is a process {process} already")))
+        } else {
+            None
+        };
+        let (verdict, why) = refused.unwrap_or((Verdict::Welcome, String::new()));
+        match greeting.conclude(verdict) {
+            Ok(()) if verdict == Verdict::Welcome => {
+                joined.insert(process, greeting.stream);
+            }
+            Ok(()) => self.tell_dropped(&greeting, why),
+            Err(error) => self.tell_dropped(&greeting, error),
+        }
+        Ok(())
     }
 
     /// Reports a process that has another secret. Its number is only claimed: it may be a stranger, and

@@ -8,6 +8,13 @@ use std::thread::{self, JoinHandle};
 use super::*;
 use crate::error::Exit;
 
+const WINDOW: &str = "5m";
+
+/// The settings of a process with windows of this width.
+fn settings(window: &str) -> Settings {
+    Settings::of("test").with("--window", window)
+}
+
 /// Where processes listen. The ports are held for as long as this lives.
 struct Hosts {
     listeners: Vec<TcpListener>,
@@ -32,7 +39,7 @@ impl Hosts {
         self.listeners.iter().map(address).collect()
     }
 
-    fn start_as(&self, cluster: Cluster, options: &'static str) -> Process {
+    fn start_as(&self, cluster: Cluster, window: &'static str) -> Process {
         let process = cluster.process;
         let listener = self.listeners[process].try_clone().unwrap();
         let leave = Arc::new(AtomicBool::new(false));
@@ -43,7 +50,8 @@ impl Hosts {
                 false => Ok(()),
             };
             let messages = Messages::new();
-            Meeting::new(&cluster, Some(listener), options, &messages, &mut waiting)?.sockets()
+            let settings = settings(window);
+            Meeting::new(&cluster, Some(listener), &settings, &messages, &mut waiting)?.sockets()
         });
         Process { leave, meeting }
     }
@@ -54,7 +62,7 @@ impl Hosts {
     }
 
     fn start(&self, process: usize) -> Process {
-        self.start_as(self.cluster(process), "options")
+        self.start_as(self.cluster(process), WINDOW)
     }
 
     /// Dials as a process would, and returns the verdict.
@@ -82,12 +90,19 @@ impl Hosts {
         let verdict = Verdict::from_byte(answer[0])?;
         let proved = hellos.is_proof(self.secret.as_ref(), Role::Listens, &answer[1..]);
         assert_eq!(proved, verdict != Verdict::WrongSecret, "who knows no secret gets no proof");
-        Some((verdict, (stream, listens)))
+        if verdict != Verdict::Known {
+            return Some((verdict, (stream, listens)));
+        }
+        stream.write_all(&settings(WINDOW).to_bytes()).ok()?;
+        let mut verdict = [0];
+        stream.read_exact(&mut verdict).ok()?;
+        Some((Verdict::from_byte(verdict[0])?, (stream, listens)))
     }
 
     /// What a process says of itself in a conversation.
     fn hello(&self, process: usize, generation: u64) -> Hello {
-        let hello = Hello::new(process, self.listeners.len(), 2, "options", self.secret.is_some());
+        let announced = settings(WINDOW).fingerprint();
+        let hello = Hello::new(process, self.listeners.len(), 2, announced, self.secret.is_some());
         hello.of_conversation(generation).unwrap()
     }
 }
@@ -171,7 +186,7 @@ fn who_does_not_know_the_secret_is_dropped() {
     let hosts = Hosts::new(2);
     let first = hosts.start(0);
     // A stranger that says it was started for something else does not end the process either.
-    let liar = Hello::new(1, 9, 9, "other", true).of_conversation(0).unwrap();
+    let liar = Hello::new(1, 9, 9, 1, true).of_conversation(0).unwrap();
     for secret in [None, Some(&Secret::drawn().unwrap())] {
         for hello in [hosts.hello(1, 0), liar] {
             assert_eq!(hosts.dial(0, hello, secret), Some(Verdict::WrongSecret));
@@ -179,9 +194,9 @@ fn who_does_not_know_the_secret_is_dropped() {
     }
     let with = |secret| Cluster { secret, ..hosts.cluster(1) };
     let wrong = Some(Secret::drawn().unwrap());
-    let failure = hosts.start_as(with(wrong), "options").failure();
+    let failure = hosts.start_as(with(wrong), WINDOW).failure();
     assert!(failure.contains("process 0 has another secret"), "{failure}");
-    let failure = hosts.start_as(with(None), "options").failure();
+    let failure = hosts.start_as(with(None), WINDOW).failure();
     assert!(failure.contains("process 0 was started with --cluster-secret"), "{failure}");
     are_connected(vec![first, hosts.start(1)]);
 }
@@ -189,9 +204,39 @@ fn who_does_not_know_the_secret_is_dropped() {
 #[test]
 fn a_process_with_other_options_ends_both() {
     let hosts = Hosts::new(2);
-    let (first, second) = (hosts.start(0), hosts.start_as(hosts.cluster(1), "others"));
-    assert!(second.failure().contains("process 0 was started with other options"));
-    assert!(first.failure().contains("process 1 was started with other options"));
+    let (first, second) = (hosts.start(0), hosts.start_as(hosts.cluster(1), "1m"));
+    let says = "process 0 was started with other options: --window 5m there, 1m here";
+    assert_eq!(second.failure(), says);
+    let says = "process 1 was started with other options: --window 1m there, 5m here";
+    assert_eq!(first.failure(), says);
+}
+
+#[test]
+fn process_that_does_not_tell_its_settings_holds_nobody_up() {
+    let hosts = Hosts::new(2);
+    let first = hosts.start(0);
+    let secret = hosts.secret.as_ref();
+    let tell = |told: &[u8]| {
+        let mut stream = TcpStream::connect(&hosts.addresses()[0]).unwrap();
+        let hello = hosts.hello(1, 0);
+        stream.write_all(&hello.to_bytes()).unwrap();
+        let mut bytes = [0; HELLO_BYTES];
+        stream.read_exact(&mut bytes).unwrap();
+        let hellos = Hellos { dials: hello, listens: Hello::from_bytes(&bytes).unwrap() };
+        stream.write_all(&hellos.prove(secret, Role::Dials)).unwrap();
+        let mut answer = [0; 1 + PROOF_BYTES];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(Verdict::from_byte(answer[0]), Some(Verdict::Known));
+        stream.write_all(told).unwrap();
+        stream
+    };
+    let frame =
+        |json: &[u8]| [&u32::try_from(json.len()).unwrap().to_be_bytes()[..], json].concat();
+    let other = settings("1m").to_bytes();
+    // Nothing, a part, too much, no JSON, and settings other than those announced.
+    let said = [vec![], other[..20].to_vec(), vec![0xff; 4], frame(b"{"), other];
+    let _strangers: Vec<TcpStream> = said.iter().map(|told| tell(told)).collect();
+    are_connected(vec![first, hosts.start(1)]);
 }
 
 #[test]
@@ -201,7 +246,7 @@ fn host_files_that_differ_are_noticed() {
     // The third process takes the second one for the first.
     let mut third = hosts.cluster(2);
     third.hosts.swap(0, 1);
-    let failure = hosts.start_as(third, "options").failure();
+    let failure = hosts.start_as(third, WINDOW).failure();
     assert!(failure.contains("it is process 1 that is there"), "{failure}");
     first.leave();
     second.leave();
@@ -266,7 +311,7 @@ fn wrong_secret_is_named_by_both_processes() {
         (None, "process 1 was started without --cluster-secret, this one with it"),
     ] {
         let hosts = Hosts::new(2);
-        let other = hosts.start_as(Cluster { secret: with, ..hosts.cluster(1) }, "options");
+        let other = hosts.start_as(Cluster { secret: with, ..hosts.cluster(1) }, WINDOW);
         let cluster = hosts.cluster(0);
         let listener = hosts.listeners[0].try_clone().unwrap();
         let messages = Messages::new();
@@ -275,7 +320,8 @@ fn wrong_secret_is_named_by_both_processes() {
             true => Err(anyhow!("the other one is gone").into()),
             false => Ok(()),
         };
-        let meeting = Meeting::new(&cluster, Some(listener), "options", &messages, &mut waiting);
+        let settings = settings(WINDOW);
+        let meeting = Meeting::new(&cluster, Some(listener), &settings, &messages, &mut waiting);
         let mut meeting = meeting.unwrap();
         assert!(meeting.meet().is_err());
         let why = meeting.missing(&Joined::new()).to_string();

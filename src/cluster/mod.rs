@@ -4,7 +4,8 @@
 //! processes were started with different options until it is too late. So the sockets are made here:
 //!
 //! - `args`: the options, and who does what.
-//! - `meeting`: processes connect, by what they say to each other (`hello`, `greeting`, `secret`).
+//! - `meeting`: processes connect, by what they say to each other (`hello`, `greeting`, `secret`), and
+//!   compare their `settings`.
 //! - `supervisor`: starts the processes of this machine (`group`), and ends all when one fails, or
 //!   starts them again (`backoff`); `member` is the other side of that.
 //! - [`watchdog`]: ends a process whose computation stands still.
@@ -29,11 +30,13 @@ mod meeting;
 mod member;
 mod panic;
 mod secret;
+mod settings;
 mod supervisor;
 pub mod watchdog;
 
 pub use args::{Args, Restart, Stall, launch, launch_apart};
 pub use panic::{PANIC_WORKER, abort_on_panic};
+pub use settings::{Given, Settings};
 
 use crate::error::{Exit, Failure};
 use crate::terminal::{Interrupt, Messages};
@@ -114,12 +117,12 @@ impl Cluster {
 
     /// Starts the workers of this process, together with those of the others, and waits for them.
     ///
-    /// `options` must be equal in all processes: it is what the computation is built from.
+    /// `settings` must fit those of all other processes.
     /// `waiting` is called again and again while other processes are waited for; an error of its ends
     /// that.
     pub fn execute<T: Send + 'static>(
         mut self,
-        options: &str,
+        settings: &Settings,
         messages: &Messages,
         waiting: &mut dyn FnMut() -> Result<(), Failure>,
         config: WorkerConfig,
@@ -133,7 +136,7 @@ impl Cluster {
             Config::Process(self.workers).try_build().map_err(|error| anyhow!(error))?
         } else {
             let listener = self.listener.take();
-            let meeting = Meeting::new(&self, listener, options, messages, waiting)?;
+            let meeting = Meeting::new(&self, listener, settings, messages, waiting)?;
             let sockets = meeting.sockets()?;
             let hooks = Hooks::default();
             let process =

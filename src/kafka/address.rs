@@ -123,6 +123,17 @@ fn broker(text: &str) -> Result<String, AddressError> {
     Ok(format!("{host}:{port}"))
 }
 
+impl Address {
+    /// The same address with its brokers in an order of their own: which of them is asked first makes no
+    /// difference.
+    pub fn sorted(&self) -> Address {
+        let mut brokers: Vec<&str> = self.brokers.split(',').collect();
+        brokers.sort_unstable();
+        brokers.dedup();
+        Address { brokers: brokers.join(","), topic: self.topic.clone() }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Address { brokers, topic } = self;

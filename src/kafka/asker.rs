@@ -17,6 +17,19 @@ use super::{Context, Error, setup};
 /// The option that decides whether a consumer gets messages of open and aborted transactions.
 const ISOLATION: &str = "isolation.level";
 
+/// The values of that option; the first is librdkafka's default.
+const COMMITTED: &str = "read_committed";
+const UNCOMMITTED: &str = "read_uncommitted";
+
+/// The messages that a consumer with this configuration gets, by the value of the option that decides it.
+pub(super) fn isolation(config: &ClientConfig) -> &'static str {
+    let level = config.get(ISOLATION);
+    match level.is_some_and(|level| level.eq_ignore_ascii_case(UNCOMMITTED)) {
+        true => UNCOMMITTED,
+        false => COMMITTED,
+    }
+}
+
 /// Time limit for naming the leader of a partition whose transaction is overdue.
 const PRODUCER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -53,11 +66,8 @@ impl Asker {
     /// Sets up the clients; `config` is that of consumers of the topic.
     pub(super) fn new(topic: &str, config: &ClientConfig) -> Result<Self, Error> {
         let mut all = config.clone();
-        all.set(ISOLATION, "read_uncommitted");
-        // read_committed is librdkafka's default.
-        let committed = config
-            .get(ISOLATION)
-            .is_none_or(|level| !level.eq_ignore_ascii_case("read_uncommitted"));
+        all.set(ISOLATION, UNCOMMITTED);
+        let committed = isolation(config) == COMMITTED;
         let open = |config: &ClientConfig| setup::create(config, Context::new());
         let stable = committed.then(|| open(config)).transpose()?;
         let protocol = config.get("security.protocol");

@@ -20,7 +20,7 @@ use floodmark_dataflows::clock::Holds;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::CommitMode;
 
-use super::asker::commit_metadata;
+use super::asker::{commit_metadata, isolation};
 use super::consumer::{Consumer, Headers, Polled};
 use super::contents::Contents;
 use super::ends::{Ends, Withheld};
@@ -116,6 +116,16 @@ impl Topic {
     /// Returns the kinds of messages found in the topic: records, or this program's own output.
     pub fn contents(&self) -> &Contents {
         &self.contents
+    }
+
+    /// The id of the topic, if the brokers have told one.
+    pub fn id(&self) -> Option<String> {
+        self.watch.topic_id().map(ToString::to_string)
+    }
+
+    /// The kind of messages that are read as to transactions, as `isolation.level` names it.
+    pub fn isolation(&self) -> &str {
+        isolation(&self.config)
     }
 
     /// Where the topic is.

@@ -47,8 +47,8 @@ use floodmark_dataflows::graph::Options;
 use jiff::tz::TimeZone;
 use timely::worker::Worker;
 
-use crate::cluster::Cluster;
 use crate::cluster::watchdog::Watch;
+use crate::cluster::{Cluster, Settings};
 use crate::computation::{self, Computation};
 use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::{Outbox, Source, Topic};
@@ -121,17 +121,17 @@ pub struct Shared {
 
 /// Runs the workers of this process until the run ends; the first one of all takes `lead`.
 ///
-/// `options` and `waiting` are those of [`Cluster::execute`].
+/// `settings` and `waiting` are those of [`Cluster::execute`].
 pub fn execute(
     cluster: Cluster,
-    options: &str,
+    settings: &Settings,
     waiting: &mut dyn FnMut() -> Result<(), Failure>,
     shared: Shared,
     lead: Option<Lead>,
 ) -> Outcome {
     let lead = Mutex::new(lead);
     let outcomes = cluster.execute(
-        options,
+        settings,
         &Messages::new(),
         waiting,
         computation::worker_config(),

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use floodmark::cluster::{Cluster, watchdog};
+use floodmark::cluster::{Cluster, Settings, watchdog};
 use floodmark::error::{Exit, Outcome};
 use floodmark::kafka::{Address, ClientOptions, Outgoing, SourceOptions, Start, Topic};
 use floodmark::limits::catalog::Catalog;
@@ -119,7 +119,15 @@ impl Run {
             interrupt: stop.clone(),
             watch,
         };
-        let work = move || live::execute(Cluster::alone(1), "", &mut || Ok(()), shared, Some(lead));
+        let work = move || {
+            live::execute(
+                Cluster::alone(1),
+                &Settings::default(),
+                &mut || Ok(()),
+                shared,
+                Some(lead),
+            )
+        };
         let thread = std::thread::spawn(work);
         Run { hand, flows, _mock: mock, place, status, stop, thread }
     }

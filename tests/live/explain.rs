@@ -350,3 +350,35 @@ fn ticks_that_stand_answer_nothing() {
     end(runs.remove(0));
     runs.remove(0).finish().expect(0);
 }
+
+/// Each worker of each process filters and dates the records that it reads: one process with other options
+/// would change the answer.
+#[test]
+fn run_with_another_option_in_one_process_is_refused_by_both() {
+    let (mock, place) = (Mock::new(), Place::new());
+    let flows = mock.topic("flows", 2);
+    place.write("limits.jsonl", limits(1));
+    let line = format!("run --from {flows} {OPTIONS} -n2 --hostfile hosts --log-format text");
+    for (option, one, other) in [
+        ("--source", "10.0.0.0/8", "192.0.2.0/24"),
+        ("--max-ahead", "5m", "1m"),
+        ("--input-timezone", "UTC", "Europe/Berlin"),
+        ("--from-offset", "earliest", "latest"),
+        ("--idle-timeout", "2h", "3h"),
+        ("-X", "isolation.level=read_committed", "isolation.level=read_uncommitted"),
+    ] {
+        place.write("hosts", crate::replay::processes::hosts(2));
+        let line = line.replace("--idle-timeout 1h", "");
+        let start = |process, value| {
+            place.floodmark(&format!("{line} -p{process} {option} {value}")).start()
+        };
+        let both = [start(0, one), start(1, other)];
+        for (done, (theirs, ours)) in both.into_iter().zip([(other, one), (one, other)]) {
+            let says = format!("started with other options: {option} {theirs} there, {ours} here");
+            // The value of an option for the client has a name of its own.
+            let says =
+                says.replace("isolation.level=read", "read").replace("-X", "-X isolation.level");
+            done.finish().expect(1).says(&[&says]);
+        }
+    }
+}

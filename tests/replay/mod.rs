@@ -14,7 +14,7 @@ mod interrupt;
 mod oracle;
 pub(crate) mod pcap;
 pub(crate) mod pipes;
-mod processes;
+pub(crate) mod processes;
 pub(crate) mod run;
 pub(crate) mod sets;
 mod strangers;

@@ -8,7 +8,7 @@ use super::run::{Done, Place, Whom};
 use super::traffic::{self, Random, json_lines};
 
 /// So many ports of this machine that were free a moment ago, as a host file.
-pub(super) fn hosts(count: usize) -> String {
+pub(crate) fn hosts(count: usize) -> String {
     let listeners: Vec<TcpListener> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
     let address = |listener: &TcpListener| listener.local_addr().expect("an address").to_string();
@@ -90,6 +90,51 @@ fn different_options() {
     }
     misfits("-n2 --lateness 1m", "-n2 --lateness 1m --retention 1m", &[says, says]);
     misfits("-n2 --totals t.csv", "-n2", &[says, says]);
+}
+
+/// Each option that decides about the answer, with another value in the other process: both name it, and
+/// both values.
+#[test]
+fn option_that_differs_is_named_with_both_values_by_both_processes() {
+    for (option, one, other) in [
+        ("--source", "10.0.0.0/8", "192.0.2.0/24"),
+        ("--tick", "1s", "2m"),
+        ("--limits", "limits.jsonl", "others.jsonl"),
+        ("--limits-per", "source", "host"),
+        ("--format", "json", "table"),
+        ("--retention", "1h", ""),
+    ] {
+        let given = |value: &str| match value {
+            "" => String::new(),
+            value => format!(" {option} {value}"),
+        };
+        let shown = |value: &'static str| if value.is_empty() { "not given" } else { value };
+        let [one, other] = [one, other].map(|value| (given(value), shown(value)));
+        let options = "-n2 --lateness 1m";
+        misfits(
+            &format!("{options}{}", one.0),
+            &format!("{options}{}", other.0),
+            &[
+                ["process 1", &format!("options: {option} {} there, {} here", other.1, one.1)],
+                ["process 0", &format!("options: {option} {} there, {} here", one.1, other.1)],
+            ],
+        );
+    }
+    // A flag of which process 0 knows nothing.
+    let says = "options: --fail-on-violation given there, not given here";
+    misfits("-n2", "-n2 --fail-on-violation", &[["process 1", says], ["process 0", "options"]]);
+}
+
+#[test]
+fn options_that_name_places_or_connections_may_differ() {
+    let place = place();
+    place.write("hosts", hosts(2));
+    let alone = place.floodmark("replay a.pcap --limits limits.jsonl").stdout(0);
+    let first = "-n2 --limits limits.jsonl --window 5m --stall-timeout 50s";
+    let second = "-n2 --window 300s --hang-timeout 20s --changes unused";
+    let mut both = run(&place, &[first, second]);
+    assert_same(&both.remove(0).expect(0).stdout, &alone, || "process 0".into());
+    both.remove(0).expect(0);
 }
 
 #[test]

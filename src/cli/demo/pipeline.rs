@@ -19,7 +19,7 @@ use rdkafka::producer::DefaultProducerContext;
 
 use super::timeline::{Span, Timeline};
 use crate::capture::Reader;
-use crate::cluster::{Cluster, watchdog};
+use crate::cluster::{Cluster, Settings, watchdog};
 use crate::error::{Failure, Outcome};
 use crate::kafka::topics::TopicConfig;
 use crate::kafka::{Address, ClientOptions, Outbox, SourceOptions, Start, Topic, Tuning};
@@ -225,7 +225,13 @@ pub(super) fn run(
         watch: watchdog::start(STALL_TIMEOUT)?,
     };
     let work = move || -> Outcome {
-        live::execute(Cluster::alone(workers), "", &mut || Ok(()), shared, Some(lead))
+        live::execute(
+            Cluster::alone(workers),
+            &Settings::default(),
+            &mut || Ok(()),
+            shared,
+            Some(lead),
+        )
     };
     Ok(Run { part: Part::start("run", stop, work)?, status })
 }

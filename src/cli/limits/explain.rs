@@ -18,7 +18,7 @@ use super::view;
 use crate::capture::Reader;
 use crate::cli::replay::{read_limits, say_counts};
 use crate::cli::values::{self, LimitRows};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Settings};
 use crate::computation::{self, Computation, Outcome as TickOutcome};
 use crate::driver::{Replay, Sinks};
 use crate::error::{Exit, Failure, Outcome};
@@ -227,7 +227,7 @@ fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Fai
     // The only worker takes it.
     let counting = Mutex::new(Some(counting));
     let outcomes = Cluster::alone(1).execute(
-        "",
+        &Settings::default(),
         &messages,
         &mut || Ok(()),
         computation::worker_config(),

@@ -72,8 +72,8 @@ impl Options {
         refusal(&self.place(), counts)
     }
 
-    /// What is read, for messages.
-    fn place(&self) -> String {
+    /// The file, or the database and its table, for messages. A password is not in it.
+    pub fn place(&self) -> String {
         match &self.address {
             Address::File(path) => path.display().to_string(),
             Address::Postgres(database) => format!("{database} {}", self.table),
