@@ -146,7 +146,9 @@ fn with_totals<R: Send + Sync + 'static>(
             let plain = (form == Form::Textbook).then(|| {
                 let (plain, updates) = scope.new_collection();
                 let count = said.clone();
-                textbook::violations(updates, outputs.in_force)
+                let windows = Options::default().windows;
+                let in_force = textbook::in_force(outputs.versions, outputs.existing, windows);
+                textbook::violations(updates, in_force)
                     .inspect(move |_| *count.borrow_mut() += 1)
                     .probe_with(&probe);
                 plain

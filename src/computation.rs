@@ -175,7 +175,13 @@ fn collect_clock(
                     (Clock::Retired(window), Some((_, outcomes))) => {
                         outcomes.borrow_mut().entry(tick).or_default().retired.push(window);
                     }
-                    (Clock::Partial { .. } | Clock::Retired(_) | Clock::Settled(_), _) => {}
+                    (
+                        Clock::Partial { .. }
+                        | Clock::Observed(_)
+                        | Clock::Retired(_)
+                        | Clock::Settled(_),
+                        _,
+                    ) => {}
                 }
             }
         });

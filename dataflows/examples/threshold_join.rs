@@ -36,12 +36,9 @@ fn main() {
         });
 
         for amount in 0..1_000_000i64 {
-            amounts.insert((7u32, amount));
+            amounts.insert((7u32, (0, amount)));
         }
-        let max = |value| {
-            let (limit, bound) = ('L', Bound::Max);
-            (7u32, Threshold { limit, bound, value })
-        };
+        let max = |value| (7u32, Threshold::everywhere('L', Bound::Max, value));
         let mut value = 2_000_000;
         limits.insert(max(value));
         for (at, next) in (1..).zip([2_000_000, 1_000_000, 999_990, 999_000, 999_995, 500_000]) {

@@ -16,14 +16,13 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use crate::addresses::{Addresses, Key};
 use crate::clock::Clock;
 use crate::gauge::{Gauge, Total};
-use crate::limits::{Interval, Judging};
+use crate::limits::{Judge, Judging, Ruling};
 use crate::orders::TotalUpdate;
 use crate::stash::Stash;
 use crate::time::{Phase, Time, Window, Windows};
 use crate::traffic::Shared;
 use crate::types::{
-    Bound, Change, Event, LimitId, Metric, Per, Reason, Updates, Version, VersionId, Violation,
-    Volume,
+    Bound, Change, Event, LimitId, Metric, Per, Reason, Updates, VersionId, Violation, Volume,
 };
 
 /// A violation as the worker that holds its total knows it.
@@ -45,7 +44,7 @@ struct Work {
     judged: Vec<(Judged, Time, isize)>,
     totals: Vec<TotalUpdate>,
     fallen: Vec<((Gauge, Window), Total)>,
-    intervals: Vec<(Interval, Time, isize)>,
+    rulings: Vec<(Ruling, Time, isize)>,
     clock: Vec<Clock>,
 }
 
@@ -117,35 +116,25 @@ struct Tick {
 }
 
 impl Changes {
-    fn version(&self, limit: LimitId, window: Window) -> Option<&Version> {
-        self.judging.version(limit, window, &self.windows)
+    fn version(&self, limit: LimitId, window: Window) -> Option<&Judge> {
+        self.judging.judge(limit, window)
     }
 
     /// Takes the changes of versions, and notes what they may change of what stands.
-    fn judge_by(&mut self, intervals: Vec<(Interval, Time, isize)>, tick: &mut Tick) {
-        let limits: BTreeSet<LimitId> =
-            intervals.iter().map(|(interval, ..)| interval.version.limit).collect();
-        let (rows, rest): (Vec<_>, Vec<_>) =
-            intervals.into_iter().partition(|(_, time, _)| time.phase == Phase::Rows);
-        self.update_judging(rows);
+    fn judge_by(&mut self, rulings: &RulingsOfTick, tick: &mut Tick) {
+        self.judging.update(&rulings.rows);
+        let changes = rulings.rows.iter().chain(&rulings.dates);
+        let limits: BTreeSet<LimitId> = changes.map(|(ruling, _)| ruling.limit).collect();
         for (window, ids) in &self.standing {
             for limit in &limits {
                 let first = (*limit, Per::Pair, Key::MIN);
                 if ids.range(first..).next().is_some_and(|((held, ..), _)| held == limit) {
-                    let version = self.version(*limit, *window).map(|version| version.id);
+                    let version = self.version(*limit, *window).map(|judge| judge.version);
                     tick.after_rows.insert((*limit, *window), version);
                 }
             }
         }
-        self.update_judging(rest);
-    }
-
-    fn update_judging(&mut self, mut intervals: Vec<(Interval, Time, isize)>) {
-        // Of one version two intervals may follow each other within a tick.
-        intervals.sort_unstable_by_key(|(_, time, diff)| (*time, *diff));
-        for (interval, _, diff) in intervals {
-            self.judging.update(interval, diff);
-        }
+        self.judging.update(&rulings.dates);
     }
 
     /// How each id that was judged anew went through the tick.
@@ -211,8 +200,8 @@ impl Changes {
         let version = self.version(limit, window);
         JudgedBy {
             bound: version.map_or(before.bound, |version| version.bound),
-            metric: version.map_or(before.metric, |version| version.scope.metric),
-            version: version.map(|version| version.id),
+            metric: version.map_or(before.metric, |version| version.metric),
+            version: version.map(|version| version.version),
             settled: self.windows.settled(window, self.watermark),
             partial: self.partial.contains(&window),
         }
@@ -234,11 +223,13 @@ impl Changes {
                 Clock::Watermark { at, .. } => self.watermark = self.watermark.max(at),
                 Clock::Settled(window) => drop(tick.settles.insert(window)),
                 Clock::Retired(window) => retired.push(window),
+                Clock::Observed(_) => {}
                 Clock::Partial { window, partial: true } => drop(self.partial.insert(window)),
                 Clock::Partial { window, partial: false } => drop(self.partial.remove(&window)),
             }
         }
-        self.judge_by(work.intervals, &mut tick);
+        let rulings = RulingsOfTick::new(work.rulings);
+        self.judge_by(&rulings, &mut tick);
         let courses = self.courses(work.judged);
         let records = Records { totals: work.totals, fallen: work.fallen };
 
@@ -250,6 +241,7 @@ impl Changes {
         self.say_cleared(&courses, &records, &tick, &mut say);
         self.say_raised(&courses, &tick, &mut say);
         self.say_updated(candidates, &courses, &tick, &mut say);
+        self.judging.update(&rulings.retired);
         for window in retired {
             self.standing.remove(&window);
             self.partial.remove(&window);
@@ -357,6 +349,30 @@ impl Changes {
     }
 }
 
+/// The changes of rulings at a tick, by phase.
+#[derive(Default)]
+struct RulingsOfTick {
+    rows: Vec<(Ruling, isize)>,
+    dates: Vec<(Ruling, isize)>,
+    /// Of those that left with the last window that they judged.
+    retired: Vec<(Ruling, isize)>,
+}
+
+impl RulingsOfTick {
+    fn new(rulings: Vec<(Ruling, Time, isize)>) -> Self {
+        let mut of_tick = RulingsOfTick::default();
+        for (ruling, time, diff) in rulings {
+            let of_phase = match time.phase {
+                Phase::Rows => &mut of_tick.rows,
+                Phase::Retire => &mut of_tick.retired,
+                _ => &mut of_tick.dates,
+            };
+            of_phase.push((ruling, diff));
+        }
+        of_tick
+    }
+}
+
 /// What the records of a tick made of totals that were beyond a cut.
 struct Records {
     totals: Vec<TotalUpdate>,
@@ -421,7 +437,7 @@ struct JudgedBy {
 ///
 /// # In
 /// `violations` as the worker knows them that holds their totals, and on the same worker `totals` and
-/// `fallen` that they were found in, which tell the volume that cleared one. `intervals` and `clock`:
+/// `fallen` that they were found in, which tell the volume that cleared one. `rulings` and `clock`:
 /// the same on every worker.
 ///
 /// # Time
@@ -442,7 +458,7 @@ pub(crate) fn changes<'scope>(
     violations: VecCollection<'scope, Time, Judged, isize>,
     totals: StreamVec<'scope, Time, TotalUpdate>,
     fallen: StreamVec<'scope, Time, ((Gauge, Window), Total)>,
-    intervals: VecCollection<'scope, Time, Interval, isize>,
+    rulings: VecCollection<'scope, Time, Ruling, isize>,
     clock: StreamVec<'scope, Time, Clock>,
     shared: Shared,
     (windows, updates): (Windows, Updates),
@@ -451,7 +467,7 @@ pub(crate) fn changes<'scope>(
     let mut violations = builder.new_input(violations.inner, Pipeline);
     let mut totals = builder.new_input(totals, Pipeline);
     let mut fallen = builder.new_input(fallen, Pipeline);
-    let mut intervals = builder.new_input(intervals.inner, Pipeline);
+    let mut rulings = builder.new_input(rulings.inner, Pipeline);
     let mut clock = builder.new_input(clock, Pipeline);
     let (output, stream) = builder.new_output::<Vec<_>>();
     let mut output = OutputBuilder::from(output);
@@ -472,9 +488,9 @@ pub(crate) fn changes<'scope>(
                     stash.at_tick(&capability, &update.1).judged.push(update);
                 }
             });
-            intervals.for_each(|capability, updates| {
+            rulings.for_each(|capability, updates| {
                 for update in updates.drain(..) {
-                    stash.at_tick(&capability, &update.1).intervals.push(update);
+                    stash.at_tick(&capability, &update.1).rulings.push(update);
                 }
             });
             // Messages of these are of one time each.

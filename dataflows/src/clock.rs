@@ -114,6 +114,9 @@ pub enum Clock {
         /// Whether it is partial from now on.
         partial: bool,
     },
+    /// The window has closed and is whole, so that lower bounds judge it from now on. At [`Phase::Close`], or
+    /// at [`Phase::Data`] where it is a late record that brings it about.
+    Observed(Window),
     /// No record can change the window any more. At [`Phase::Close`].
     Settled(Window),
     /// The window leaves memory. At [`Phase::Retire`].
@@ -196,6 +199,9 @@ impl Held {
             self.told.windows.push((before, phase, -1));
         }
         self.told.windows.push((existing, phase, 1));
+        if existing.closed && existing.whole && before.is_none_or(|before| !before.closed) {
+            self.told.events.push((phase, Clock::Observed(existing.window)));
+        }
         let (was_partial, partial) = (before.is_some_and(|before| !before.whole), !existing.whole);
         if was_partial != partial {
             let event = Clock::Partial { window: existing.window, partial };

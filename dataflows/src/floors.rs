@@ -1,205 +1,257 @@
-//! From the thresholds in force to the cuts of gauges: which totals are worth putting out.
+//! From rules to the cuts of gauges: which totals are worth putting out.
 
-use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 
 use differential_dataflow::{AsCollection, VecCollection};
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
-use serde::{Deserialize, Serialize};
+use hashbrown::HashTable;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::gauge::{CutChange, Gauge, cut};
+use crate::gauge::{CutChange, Gauge, cut, outermost};
+use crate::limits::Rule;
+use crate::ranges::{Steps, WindowRange};
 use crate::stash::Stash;
 use crate::threshold_join::Threshold;
-use crate::time::{Time, Window};
-use crate::types::{Bound, LimitId, Scope};
+use crate::time::Time;
+use crate::types::{Bound, LimitId, Per, Scope};
 
-/// A limit holds a window to a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct InForce {
-    /// The window judged.
-    pub window: Window,
-    /// By which limit.
-    pub limit: LimitId,
-    /// On which side.
-    pub bound: Bound,
-    /// What is counted, and over what.
-    pub scope: Scope,
-    /// The value.
-    pub value: i64,
-}
-
-/// Values held to in one window through one gauge.
+/// The cuts that the limits of one gauge need, and in which windows.
 #[derive(Default)]
-struct Held {
-    /// A value with the number of limits that have it; none if that is 0. Most gauges have no other.
-    one: (i64, isize),
-    /// The other values.
-    others: BTreeMap<i64, isize>,
-    cut: Option<i64>,
+enum Needs {
+    #[default]
+    Nothing,
+    /// Most gauges have one limit, and that one version.
+    One(i64, WindowRange),
+    /// By cut, the number of rules that need it.
+    Many(Vec<(i64, Steps<u32>)>),
 }
 
-impl Held {
-    fn update(&mut self, value: i64, diff: isize) {
-        let (one, limits) = &mut self.one;
-        if *limits == 0 && !self.others.contains_key(&value) {
-            *one = value;
-        }
-        if *one == value && !self.others.contains_key(&value) {
-            *limits += diff;
-            return;
-        }
-        let count = self.others.entry(value).or_default();
-        *count += diff;
-        if *count == 0 {
-            self.others.remove(&value);
+impl Needs {
+    fn update(&mut self, cut: i64, windows: WindowRange, diff: isize) {
+        match self {
+            Needs::Nothing if diff == 1 => *self = Needs::One(cut, windows),
+            Needs::One(one, range) if diff == -1 && (*one, *range) == (cut, windows) => {
+                *self = Needs::Nothing;
+            }
+            _ => {
+                let needs = self.many();
+                let at = needs.iter().position(|(other, _)| *other == cut).unwrap_or_else(|| {
+                    needs.push((cut, Steps::default()));
+                    needs.len() - 1
+                });
+                let add = |rules: u32| rules.wrapping_add_signed(diff as i32);
+                needs[at].1.change(windows, add);
+                if needs[at].1.is_default() {
+                    needs.swap_remove(at);
+                }
+                if needs.is_empty() {
+                    *self = Needs::Nothing;
+                }
+            }
         }
     }
 
-    fn nearest(&self, bound: Bound) -> Option<i64> {
-        let (one, limits) = self.one;
-        let one = (limits != 0).then_some(one);
-        let others = match bound {
-            Bound::Max => self.others.first_key_value(),
-            Bound::Min => self.others.last_key_value(),
+    fn many(&mut self) -> &mut Vec<(i64, Steps<u32>)> {
+        if !matches!(self, Needs::Many(_)) {
+            let mut needs = Vec::new();
+            if let Needs::One(cut, windows) = *self {
+                let mut rules = Steps::default();
+                rules.change(windows, |_| 1);
+                needs.push((cut, rules));
+            }
+            *self = Needs::Many(needs);
+        }
+        match self {
+            Needs::Many(needs) => needs,
+            _ => unreachable!("it was just made so"),
+        }
+    }
+
+    /// The cut of each window of a range: the outermost that some rule needs.
+    fn cuts(&self, bound: Bound, range: WindowRange) -> Steps<Option<i64>> {
+        let mut cuts = Steps::default();
+        let mut need = |cut: i64, windows: WindowRange| {
+            let outer =
+                |other: Option<i64>| Some(other.map_or(cut, |other| outermost(bound, other, cut)));
+            cuts.change(windows.and(range), outer);
         };
-        let others = others.map(|(value, _)| *value);
-        match bound {
-            Bound::Max => one.into_iter().chain(others).min(),
-            Bound::Min => one.into_iter().chain(others).max(),
+        match self {
+            Needs::Nothing => {}
+            Needs::One(cut, windows) => need(*cut, *windows),
+            Needs::Many(needs) => {
+                for (cut, rules) in needs {
+                    let pieces = rules.pieces(range).filter(|(_, rules)| *rules > 0);
+                    pieces.for_each(|(windows, _)| need(*cut, windows));
+                }
+            }
         }
-    }
-
-    /// The cut that the values need, no further inward than the one there is: a cut that moved
-    /// inward would have to move out again with the next limit.
-    fn needed(&self, bound: Bound) -> Option<i64> {
-        let needed = cut(bound, self.nearest(bound)?);
-        Some(match (bound, self.cut) {
-            (_, None) => needed,
-            (Bound::Max, Some(cut)) => needed.min(cut),
-            (Bound::Min, Some(cut)) => needed.max(cut),
-        })
+        cuts
     }
 }
 
-/// A gauge, and what it is held to by window.
+/// A gauge, and the cuts that its limits need.
 struct InUse {
     gauge: Gauge,
     scope: Scope,
-    windows: HashMap<Window, Held, RandomState>,
+    needs: Needs,
 }
 
 /// Gauges by their number.
 #[derive(Default)]
 struct Gauges {
-    numbers: HashMap<(Scope, Bound), u32, RandomState>,
+    numbers: HashTable<u32>,
+    hasher: RandomState,
     /// Free numbers have `None`.
     in_use: Vec<Option<InUse>>,
     free: Vec<u32>,
 }
 
 impl Gauges {
-    fn update(&mut self, row: &InForce, diff: isize) -> Gauge {
-        let Gauges { numbers, in_use, free } = self;
-        let number = *numbers.entry((row.scope, row.bound)).or_insert_with(|| {
-            let id = free.pop().unwrap_or_else(|| {
-                in_use.push(None);
-                u32::try_from(in_use.len() - 1).expect("fewer than 2^32 gauges in use")
-            });
-            let Scope { per, metric, .. } = row.scope;
-            let gauge = Gauge { id, per, metric, bound: row.bound };
-            let windows = HashMap::default();
-            in_use[id as usize] = Some(InUse { gauge, scope: row.scope, windows });
-            id
-        });
-        let in_use = in_use[number as usize].as_mut().expect("a number that is given is in use");
-        in_use.windows.entry(row.window).or_default().update(row.value, diff);
-        in_use.gauge
+    fn hash(&self, number: u32) -> u64 {
+        let in_use = self.in_use[number as usize].as_ref();
+        in_use.map_or(0, |in_use| self.hasher.hash_one((in_use.scope, in_use.gauge.bound)))
     }
 
-    /// The new cut of a gauge that was updated, if it has one that differs.
-    fn moved(&mut self, id: u32, window: Window) -> Option<CutChange> {
-        let in_use = self.in_use[id as usize].as_mut()?;
-        let InUse { gauge, scope, ref mut windows } = *in_use;
-        let held = windows.get_mut(&window)?;
-        let (from, to) = (held.cut, held.needed(gauge.bound));
-        held.cut = to;
-        if to.is_none() {
-            windows.remove(&window);
-            if windows.is_empty() {
-                self.numbers.remove(&(scope, gauge.bound));
-                self.in_use[id as usize] = None;
-                self.free.push(id);
-            }
+    /// The number of a gauge, which is a new one if the gauge was not in use.
+    fn number(&mut self, scope: Scope, bound: Bound) -> u32 {
+        let hash = self.hasher.hash_one((scope, bound));
+        let is_it = |number: &u32| {
+            let in_use = self.in_use[*number as usize].as_ref();
+            in_use.is_some_and(|held| held.scope == scope && held.gauge.bound == bound)
+        };
+        if let Some(number) = self.numbers.find(hash, is_it) {
+            return *number;
         }
-        (from != to).then_some(CutChange { gauge, scope, window, from, to })
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.in_use.push(None);
+            u32::try_from(self.in_use.len() - 1).expect("fewer than 2^32 gauges in use")
+        });
+        let gauge = Gauge { id, per: scope.per, metric: scope.metric, bound };
+        self.in_use[id as usize] = Some(InUse { gauge, scope, needs: Needs::Nothing });
+        let Gauges { numbers, hasher, in_use, .. } = self;
+        numbers.insert_unique(hash, id, |number| {
+            let in_use = in_use[*number as usize].as_ref();
+            in_use.map_or(0, |held| hasher.hash_one((held.scope, held.gauge.bound)))
+        });
+        id
+    }
+
+    /// Takes the changes of the rules of one gauge at one time, and tells which cuts that moves.
+    fn update(
+        &mut self,
+        scope: Scope,
+        bound: Bound,
+        rules: &[(Rule, isize)],
+        moved: &mut Vec<CutChange>,
+    ) -> Gauge {
+        let number = self.number(scope, bound);
+        let held = self.in_use[number as usize].as_mut().expect("a number in use");
+        let gauge = held.gauge;
+        let hull = WindowRange::hull(rules.iter().map(|(rule, _)| rule.windows));
+        let mut cuts = held.needs.cuts(bound, hull);
+        for (rule, diff) in rules {
+            held.needs.update(cut(bound, rule.value), rule.windows, *diff);
+        }
+        let after = held.needs.cuts(bound, hull);
+        for (piece, to) in after.pieces(hull) {
+            cuts.update(
+                piece,
+                |_| to,
+                |windows, from, to| {
+                    moved.push(CutChange { gauge, scope, windows, from, to });
+                },
+            );
+        }
+        if matches!(held.needs, Needs::Nothing) {
+            let hash = self.hash(number);
+            if let Ok(entry) = self.numbers.find_entry(hash, |other| *other == number) {
+                entry.remove();
+            }
+            self.in_use[number as usize] = None;
+            self.free.push(number);
+        }
+        gauge
     }
 }
 
-/// Thresholds by the gauge that they read.
-pub type Thresholds<'scope> =
-    VecCollection<'scope, Time, ((Gauge, Window), Threshold<LimitId>), isize>;
+/// The streams of [`floors`].
+pub struct Floors<'scope> {
+    /// Thresholds by the gauge that they read.
+    pub thresholds: VecCollection<'scope, Time, (Gauge, Threshold<LimitId>), isize>,
+    /// Moves of the cuts of gauges that look at pairs.
+    pub of_pairs: StreamVec<'scope, Time, CutChange>,
+    /// Moves of the others.
+    pub of_rollups: StreamVec<'scope, Time, CutChange>,
+}
 
 /// The thresholds under the gauge that they read, and each move of a gauge's cut.
 ///
 /// # In
-/// `in_force`: the limits that hold each window, the same on every worker. A `min` must be in it only
-/// once its window has closed.
+/// `rules`: the same on every worker.
 ///
 /// # Out
-/// Thresholds keyed by (gauge, window), for the [`threshold_join`](mod@crate::threshold_join), and cuts for the
-/// traffic tables, at the same times; a cut that does not move is not repeated. Gauges are numbered
-/// by each worker for itself: neither output may be exchanged.
+/// Thresholds keyed by gauge, for the [`threshold_join`](mod@crate::threshold_join), and cuts for the traffic
+/// tables, at the same times; a cut that does not move is not repeated. Gauges are numbered by each worker
+/// for itself: no output may be exchanged.
 ///
 /// # Keeps
-/// The values in force, by gauge and window; they leave with their windows.
+/// For each gauge the cuts that its rules need, by ranges of windows.
 ///
 /// # Costs
-/// Per changed row a look-up among the values that its gauge has in that window.
-pub fn floors<'scope>(
-    in_force: VecCollection<'scope, Time, InForce, isize>,
-) -> (Thresholds<'scope>, StreamVec<'scope, Time, CutChange>) {
-    let mut builder = OperatorBuilder::new("Floors".into(), in_force.inner.scope());
-    let mut input = builder.new_input(in_force.inner, Pipeline);
+/// Per changed rule a look-up, and the ranges that its gauge has within its own.
+pub fn floors<'scope>(rules: VecCollection<'scope, Time, Rule, isize>) -> Floors<'scope> {
+    let mut builder = OperatorBuilder::new("Floors".into(), rules.inner.scope());
+    let mut input = builder.new_input(rules.inner, Pipeline);
     let (thresholds_output, thresholds) = builder.new_output::<Vec<_>>();
-    let (cuts_output, cuts) = builder.new_output::<Vec<_>>();
+    let (pairs_output, of_pairs) = builder.new_output::<Vec<_>>();
+    let (rollups_output, of_rollups) = builder.new_output::<Vec<_>>();
     let mut thresholds_output = OutputBuilder::from(thresholds_output);
-    let mut cuts_output = OutputBuilder::from(cuts_output);
+    let mut pairs_output = OutputBuilder::from(pairs_output);
+    let mut rollups_output = OutputBuilder::from(rollups_output);
     builder.build(move |_| {
-        let mut stash = Stash::<Vec<(InForce, Time, isize)>, 2>::default();
+        let mut stash = Stash::<Vec<(Rule, isize)>, 3>::default();
         let mut gauges = Gauges::default();
         move |frontiers| {
-            input.for_each(|capability, rows| {
-                for row in rows.drain(..) {
-                    stash.at_time(&capability, row.1).push(row);
+            input.for_each(|capability, rules| {
+                for (rule, time, diff) in rules.drain(..) {
+                    stash.at_time(&capability, time).push((rule, diff));
                 }
             });
             let mut thresholds_output = thresholds_output.activate();
-            let mut cuts_output = cuts_output.activate();
-            while let Some((capabilities, mut rows)) = stash.next(frontiers) {
-                differential_dataflow::consolidation::consolidate_updates(&mut rows);
-                let mut session = thresholds_output.session(&capabilities[0]);
-                let mut touched = Vec::with_capacity(rows.len());
-                for (row, time, diff) in rows {
-                    let gauge = gauges.update(&row, diff);
-                    let threshold =
-                        Threshold { bound: row.bound, value: row.value, limit: row.limit };
-                    session.give((((gauge, row.window), threshold), time, diff));
-                    touched.push((gauge.id, row.window));
-                }
-                touched.sort_unstable();
-                touched.dedup();
-                let mut session = cuts_output.session(&capabilities[1]);
-                for (gauge, window) in touched {
-                    if let Some(change) = gauges.moved(gauge, window) {
-                        session.give(change);
+            let mut pairs_output = pairs_output.activate();
+            let mut rollups_output = rollups_output.activate();
+            while let Some((capabilities, mut rules)) = stash.next(frontiers) {
+                let time = *capabilities[0].time();
+                let gauge = |(rule, _): &(Rule, isize)| (rule.scope, rule.bound);
+                // What goes first: one rule for another leaves a gauge with one.
+                rules.sort_unstable_by_key(|change| (gauge(change), change.1));
+                let mut thresholds = thresholds_output.session(&capabilities[0]);
+                let mut of_pairs = pairs_output.session(&capabilities[1]);
+                let mut of_rollups = rollups_output.session(&capabilities[2]);
+                let mut moved = Vec::new();
+                for rules in rules.chunk_by(|one, other| gauge(one) == gauge(other)) {
+                    let (scope, bound) = gauge(&rules[0]);
+                    let gauge = gauges.update(scope, bound, rules, &mut moved);
+                    for (Rule { limit, bound, value, windows, .. }, diff) in rules {
+                        let threshold = Threshold {
+                            limit: *limit,
+                            bound: *bound,
+                            value: *value,
+                            from: windows.from.0,
+                            until: windows.until.0,
+                        };
+                        thresholds.give(((gauge, threshold), time, *diff));
+                    }
+                    match scope.per {
+                        Per::Pair => of_pairs.give_iterator(moved.drain(..)),
+                        _ => of_rollups.give_iterator(moved.drain(..)),
                     }
                 }
             }
         }
     });
-    (thresholds.as_collection(), cuts)
+    Floors { thresholds: thresholds.as_collection(), of_pairs, of_rollups }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::combine::{route, route_address};
 use crate::gauge::Rollup;
 use crate::prefix_index::{PrefixIndex, Ranked};
+use crate::ranges::WindowRange;
 use crate::time::Window;
 use crate::types::{Pair, Per, Volume};
 
@@ -91,64 +92,89 @@ impl RollupSums {
     }
 }
 
-/// A rollup in use, as its window numbers it.
-#[derive(Clone, Copy, PartialEq)]
+/// A rollup in use, in a range of windows.
+#[derive(Clone, Copy)]
 struct Slot {
-    number: u32,
+    number: u64,
     per: Per,
+    windows: WindowRange,
 }
 
 impl Ranked for Slot {}
 
-/// The rollups in use in one window, and what is to be sent to each.
+/// The rollups that a pair is folded for, in which windows.
 #[derive(Default)]
-pub(crate) struct Folds {
+pub(crate) struct FoldIndex {
     /// By the prefixes that a pair must be in.
     index: PrefixIndex<Slot>,
-    slots: HashMap<Rollup, Slot, RandomState>,
-    rollups: HashMap<u32, Rollup, RandomState>,
-    begun: u32,
-    sums: HashMap<u32, RollupSums, RandomState>,
+    numbers: HashMap<Rollup, u64, RandomState>,
+    rollups: HashMap<u64, Rollup, RandomState>,
+    numbered: u64,
+}
+
+impl FoldIndex {
+    /// Whether no rollup is in use.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    /// Sets the windows in which a rollup is in use, as ranges that do not touch.
+    pub(crate) fn set(&mut self, rollup: Rollup, windows: &[WindowRange]) {
+        let Rollup { per, source, destination } = rollup;
+        if let Some(number) = self.numbers.remove(&rollup) {
+            self.rollups.remove(&number);
+            let is_it = |slot: &Slot| slot.number == number;
+            while self.index.remove(source, destination, is_it).is_some() {}
+        }
+        if windows.is_empty() {
+            return;
+        }
+        let number = self.numbered;
+        self.numbered += 1;
+        self.numbers.insert(rollup, number);
+        self.rollups.insert(number, rollup);
+        for &windows in windows {
+            self.index.insert(source, destination, Slot { number, per, windows });
+        }
+    }
+}
+
+/// Updates of the pairs of one window folded for rollups.
+#[derive(Default)]
+pub(crate) struct Folds {
+    sums: HashMap<u64, RollupSums, RandomState>,
 }
 
 impl Folds {
-    /// A rollup comes into use.
-    pub(crate) fn begin(&mut self, rollup: Rollup) {
-        let slot = Slot { number: self.begun, per: rollup.per };
-        self.begun += 1;
-        self.slots.insert(rollup, slot);
-        self.rollups.insert(slot.number, rollup);
-        self.index.insert(rollup.source, rollup.destination, slot);
-    }
-
-    /// A rollup is not used any more.
-    pub(crate) fn end(&mut self, rollup: &Rollup) {
-        if let Some(slot) = self.slots.remove(rollup) {
-            self.rollups.remove(&slot.number);
-            self.index.remove(rollup.source, rollup.destination, |held| *held == slot);
-        }
-    }
-
-    /// Whether no rollup is in use.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
-    }
-
     /// Folds an update of a pair. Returns the number of sums it went into.
     #[inline]
-    pub(crate) fn add(&mut self, pair: Pair, volume: Volume) -> usize {
+    pub(crate) fn add(
+        &mut self,
+        index: &FoldIndex,
+        window: Window,
+        pair: Pair,
+        volume: Volume,
+    ) -> usize {
         let mut matches = 0;
-        self.index.containing(pair, |slot| {
-            matches += 1;
-            self.sums.entry(slot.number).or_default().add(slot.per, pair, volume);
+        index.index.containing(pair, |slot| {
+            if slot.windows.contains(window) {
+                matches += 1;
+                self.sums.entry(slot.number).or_default().add(slot.per, pair, volume);
+            }
         });
         matches
     }
 
     /// What was folded, as parcels for the workers that own the entities.
-    pub(crate) fn take(&mut self, window: Window, peers: usize, parcels: &mut Vec<RollupParcel>) {
+    pub(crate) fn take(
+        &mut self,
+        index: &FoldIndex,
+        window: Window,
+        peers: usize,
+        parcels: &mut Vec<RollupParcel>,
+    ) {
         for (number, sums) in self.sums.drain() {
-            parcels.extend(sums.send(window, self.rollups[&number], peers));
+            parcels.extend(sums.send(window, index.rollups[&number], peers));
         }
     }
 }

@@ -13,9 +13,9 @@ use crate::addresses::Addresses;
 use crate::changes::changes;
 use crate::clock::{Clock, Existing, Mark, clock};
 use crate::combine::Parcel;
-use crate::floors::{InForce, floors};
+use crate::floors::{Floors, floors};
 use crate::gauge::Rollup;
-use crate::limits::{Schedule, in_force, intervals};
+use crate::limits::{Ruling, Schedule, rules};
 use crate::orders::{Answer, HandOn, Late, Order, Read, Saturated};
 use crate::rollups::rollups;
 use crate::threshold_join::threshold_join;
@@ -59,8 +59,8 @@ pub struct Outputs<'scope> {
     pub changes: StreamVec<'scope, Time, Change>,
     /// The violations that stand, each on the worker that holds its total.
     pub violations: VecCollection<'scope, Time, Violation, isize>,
-    /// Which limits hold which windows to what.
-    pub in_force: VecCollection<'scope, Time, InForce, isize>,
+    /// The rows of limits that have taken effect, on the worker at which they entered.
+    pub versions: VecCollection<'scope, Time, Version, isize>,
     /// The windows that exist.
     pub existing: VecCollection<'scope, Time, Existing, isize>,
     /// The greatest entities of windows, in the tick in which they settle.
@@ -236,26 +236,20 @@ fn compute<'scope>(
 ) -> Outputs<'scope> {
     let Incoming { parcels, marks, versions, views, reads } = incoming;
 
-    // On one worker: windows, and from them and the rows what is in force. Derived before it is
-    // broadcast: an exchange by key of something that every worker has would multiply it.
+    // On one worker: windows, and the rules of limits. Derived before they are broadcast: an exchange by key
+    // of something that every worker has would multiply it.
     let (existing, clock) = clock(marks, options.windows);
-    let intervals = intervals(versions);
-    let in_force = in_force(intervals.clone(), existing.clone(), options.windows);
-    let views = views
-        .map(|rollup| ((), rollup))
-        .join_map(existing.clone().map(|existing| ((), existing.window)), |(), rollup, window| {
-            (*rollup, *window)
-        });
+    let rules = rules(versions.clone(), clock.clone(), options.windows);
 
     // On every worker.
     let clock = clock.broadcast();
-    let intervals = intervals.inner.broadcast().as_collection();
+    let rules = rules.inner.broadcast().as_collection();
     // A message may hold updates of later times; an order has that of its message.
     let views = views.inner.broadcast().delay(|(_, time, _), _| *time);
-    let (thresholds, cuts) = floors(in_force.clone().inner.broadcast().as_collection());
+    let rulings = rules.clone().map(Ruling::from);
+    let Floors { thresholds, of_pairs, of_rollups } = floors(rules);
     let orders = scope.concatenate([
-        cuts.map(Order::Cut),
-        views.map(|((rollup, window), _, diff)| Order::View(rollup, window, diff)),
+        views.map(|(rollup, _, diff)| Order::View(rollup, diff)),
         clock.clone().map(Order::Clock),
         reads.broadcast().map(Order::Read),
     ]);
@@ -269,17 +263,22 @@ fn compute<'scope>(
     };
     let traffic = traffic(
         parcels,
+        scope.concatenate([of_pairs, of_rollups.clone()]),
         orders.clone(),
         shared.clone(),
         TrafficOptions { windows: options.windows, top: options.top, hand_on: options.hand_on },
     );
-    let rollups = rollups(traffic.rollups, orders, shared.clone(), options.top);
+    let rollups = rollups(traffic.rollups, of_rollups, orders, shared.clone(), options.top);
     let totals = scope.concatenate([traffic.totals, rollups.totals]);
     let fallen = scope.concatenate([traffic.fallen, rollups.fallen]);
-    let judged = threshold_join(totals.clone().as_collection(), thresholds);
-    let rules = (options.windows, options.updates);
+    let by_gauge = totals
+        .clone()
+        .map(|(((gauge, window), total), time, diff)| ((gauge, (window, total)), time, diff));
+    let judged = threshold_join(by_gauge.as_collection(), thresholds)
+        .map(|(gauge, (window, total), limit)| ((gauge, window), total, limit));
+    let settings = (options.windows, options.updates);
     let changes =
-        changes(judged.clone(), totals, fallen, intervals, clock.clone(), shared.clone(), rules);
+        changes(judged.clone(), totals, fallen, rulings, clock.clone(), shared.clone(), settings);
 
     let addresses = shared.addresses;
     let violations = judged.map(move |((gauge, window), total, limit)| Violation {
@@ -296,7 +295,7 @@ fn compute<'scope>(
     let outputs = Outputs {
         changes: changes.exchange(|_| 0),
         violations,
-        in_force,
+        versions,
         existing,
         top,
         answers: scope.concatenate([traffic.answers, rollups.answers]).exchange(|_| 0),
@@ -312,7 +311,7 @@ fn probe_all<'scope>(outputs: Outputs<'scope>, probe: &probe::Handle<Time>) -> O
     Outputs {
         changes: outputs.changes.probe_with(probe),
         violations: outputs.violations.inner.probe_with(probe).as_collection(),
-        in_force: outputs.in_force,
+        versions: outputs.versions,
         existing: outputs.existing.inner.probe_with(probe).as_collection(),
         top: outputs.top.probe_with(probe),
         answers: outputs.answers.probe_with(probe),

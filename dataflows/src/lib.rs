@@ -30,10 +30,9 @@
 //! | --- | --- | --- | --- |
 //! | versions | [`Version`](types::Version) | the row has taken effect | worker that read it |
 //! | existing | [`Existing`](clock::Existing) | the window exists, seen or in a gap, open or closed | first worker |
-//! | intervals | [`Interval`](limits::Interval) | the version, and the date of the next one | by limit, then all |
-//! | in force | [`InForce`](floors::InForce) | the limit holds the window to the value | one, then all |
-//! | thresholds | ((gauge, window), [`Threshold`](threshold_join::Threshold)) | the same, by gauge | all |
-//! | totals | ((gauge, window), [`Total`](gauge::Total)) | the total is beyond the cut | owner of the entity |
+//! | rules | [`Rule`](limits::Rule) | the version, and the windows that it judges | one, then all |
+//! | thresholds | (gauge, [`Threshold`](threshold_join::Threshold)) | the same, by gauge | all |
+//! | totals | (gauge, (window, [`Total`](gauge::Total))) | the total is beyond the cut | owner of the entity |
 //! | violations | [`Violation`](types::Violation) | the total breaks the limit | owner of the entity |
 //!
 //! [`textbook`] computes the violations in plain differential dataflow, and [`mod@reference`] everything
@@ -45,13 +44,16 @@ pub mod addresses;
 pub(crate) mod changes;
 pub mod clock;
 pub mod combine;
+pub(crate) mod cuts;
 pub mod floors;
 pub(crate) mod folds;
 pub mod gauge;
 pub mod graph;
 pub mod limits;
 pub mod orders;
+pub(crate) mod pieces;
 pub(crate) mod prefix_index;
+pub mod ranges;
 pub mod reference;
 pub(crate) mod rollups;
 pub(crate) mod stash;

@@ -1,30 +1,37 @@
-//! Limits in force: from dated rows to the values that hold each window.
+//! Limits as ranges of windows: from dated rows to the version that judges each window.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included};
 
-use differential_dataflow::VecCollection;
+use differential_dataflow::{AsCollection, VecCollection};
 use serde::{Deserialize, Serialize};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::clock::Existing;
-use crate::floors::InForce;
-use crate::time::{Time, Window, Windows};
-use crate::types::{Bound, LimitId, Per, Version};
+use crate::clock::Clock;
+use crate::ranges::WindowRange;
+use crate::stash::Stash;
+use crate::time::{Phase, Time, Window, Windows};
+use crate::types::{Bound, LimitId, Metric, Scope, Version, VersionId};
 
-/// A version with the date on which another one of its name follows it.
+/// A version with the windows that it judges: those that end after its date, up to the date of the next
+/// version of its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Interval {
+pub struct Rule {
+    /// The limit.
+    pub limit: LimitId,
     /// The version.
-    pub version: Version,
-    /// The effective date of the next one, if there is one.
-    pub until: Option<i128>,
-}
-
-impl Interval {
-    /// Whether it is this version that judges a window: it is the last one dated before its end.
-    pub fn judges(&self, window: Window, windows: &Windows) -> bool {
-        let end = i128::from(windows.end_secs(window)) * 1_000_000_000;
-        self.version.effective < end && self.until.is_none_or(|until| end <= until)
-    }
+    pub version: VersionId,
+    /// The side of the value on which amounts break the limit.
+    pub bound: Bound,
+    /// The scope of the limit.
+    pub scope: Scope,
+    /// The value.
+    pub value: i64,
+    /// The windows.
+    pub windows: WindowRange,
 }
 
 /// Rows that wait for their date.
@@ -77,99 +84,240 @@ impl Schedule {
     }
 }
 
-/// Each version, with the date of the next.
+/// A row in effect.
+struct Row {
+    id: VersionId,
+    bound: Bound,
+    scope: Scope,
+    /// `None`: from its date on the limit does not exist.
+    value: Option<i64>,
+}
+
+/// The rows in effect, and the rules that follow from them.
+struct Rows {
+    windows: Windows,
+    rows: BTreeMap<(LimitId, i128), Row>,
+    /// The ends of rules that another version of their limit follows, of those that hold.
+    ends: BTreeSet<(Window, LimitId, i128)>,
+    /// The watermark of the tick before.
+    watermark: u64,
+    /// Windows before are no more: a rule that judges none of the others does not hold.
+    horizon: Window,
+}
+
+impl Rows {
+    fn new(windows: Windows) -> Self {
+        Rows {
+            windows,
+            rows: BTreeMap::new(),
+            ends: BTreeSet::new(),
+            watermark: 0,
+            horizon: Window(0),
+        }
+    }
+
+    /// The rule of a row, given the date of the next row of its limit. `None` if it judges no window.
+    fn rule(&self, (limit, date): (LimitId, i128), row: &Row, next: Option<i128>) -> Option<Rule> {
+        let until = next.map_or(WindowRange::ALL.until, |next| self.windows.judged_from(next));
+        let windows = WindowRange { from: self.windows.judged_from(date), until };
+        let Row { id, bound, scope, value } = *row;
+        let rule = Rule { limit, version: id, bound, scope, value: value?, windows };
+        (!windows.is_empty()).then_some(rule)
+    }
+
+    /// Says that the rule of a row holds from now on (+1), or no longer (-1).
+    fn say(
+        &mut self,
+        at: (LimitId, i128),
+        next: Option<i128>,
+        diff: isize,
+        changes: &mut Vec<(Rule, isize)>,
+    ) {
+        let Some(rule) = self.rows.get(&at).and_then(|row| self.rule(at, row, next)) else {
+            return;
+        };
+        let until = rule.windows.until;
+        if until <= self.horizon {
+            return;
+        }
+        if until != WindowRange::ALL.until {
+            match diff > 0 {
+                true => self.ends.insert((until, at.0, at.1)),
+                false => self.ends.remove(&(until, at.0, at.1)),
+            };
+        }
+        changes.push((rule, diff));
+    }
+
+    /// The dates of the rows of a limit on either side of a date.
+    fn neighbours(&self, (limit, date): (LimitId, i128)) -> (Option<i128>, Option<i128>) {
+        let before = self.rows.range((limit, i128::MIN)..(limit, date)).next_back();
+        let after = (Excluded((limit, date)), Included((limit, i128::MAX)));
+        let after = self.rows.range(after).next();
+        (before.map(|((_, date), _)| *date), after.map(|((_, date), _)| *date))
+    }
+
+    /// Takes a row in (+1) or out (-1).
+    fn edit(&mut self, version: Version, diff: isize, changes: &mut Vec<(Rule, isize)>) {
+        let at = (version.limit, version.effective);
+        let (before, after) = self.neighbours(at);
+        let Version { id, bound, scope, value, .. } = version;
+        if diff > 0 {
+            if let Some(before) = before {
+                self.say((at.0, before), after, -1, changes);
+                self.say((at.0, before), Some(at.1), 1, changes);
+            }
+            self.rows.insert(at, Row { id, bound, scope, value });
+            self.say(at, after, 1, changes);
+        } else {
+            self.say(at, after, -1, changes);
+            self.rows.remove(&at);
+            if let Some(before) = before {
+                self.say((at.0, before), Some(at.1), -1, changes);
+                self.say((at.0, before), after, 1, changes);
+            }
+        }
+    }
+
+    /// Takes the edits of one time.
+    fn edits(&mut self, mut edits: Vec<(Version, isize)>) -> Vec<(Rule, isize)> {
+        differential_dataflow::consolidation::consolidate(&mut edits);
+        // What goes makes room for what comes under its date.
+        edits.sort_by_key(|(_, diff)| *diff);
+        let mut changes = Vec::with_capacity(edits.len());
+        for (version, diff) in edits {
+            self.edit(version, diff, &mut changes);
+        }
+        differential_dataflow::consolidation::consolidate(&mut changes);
+        changes
+    }
+
+    /// Moves the watermark, by which the windows retire at the end of the next tick. Returned are the
+    /// rules that judge no window any more once those of this tick have.
+    fn advance(&mut self, watermark: u64) -> Vec<(Rule, isize)> {
+        let before = std::mem::replace(&mut self.watermark, watermark);
+        let horizon = self.windows.first_held(before);
+        let mut changes = Vec::new();
+        while let Some(&(until, limit, date)) = self.ends.first()
+            && until <= horizon
+        {
+            let (_, next) = self.neighbours((limit, date));
+            self.say((limit, date), next, -1, &mut changes);
+        }
+        self.horizon = self.horizon.max(horizon);
+        changes
+    }
+}
+
+#[derive(Default)]
+struct Work {
+    edits: Vec<(Version, isize)>,
+    watermark: Option<u64>,
+}
+
+/// The versions of limits, each with the windows that it judges.
 ///
 /// # In
 /// `versions`: rows that have taken effect: entered at the later of the tick of reading and their
-/// date ([`Schedule`]). No two rows of a limit share a date.
+/// date ([`Schedule`]). No two rows of a limit share a date. `clock`: the watermark.
 ///
 /// # Out
-/// One interval for each version, those without a value included.
-pub fn intervals<'scope>(
-    versions: VecCollection<'scope, Time, Version, isize>,
-) -> VecCollection<'scope, Time, Interval, isize> {
-    versions
-        .map(|version| (version.limit, version))
-        .reduce_named("Intervals", |_, versions, intervals: &mut Vec<(Interval, isize)>| {
-            // In the order of their dates.
-            for (at, (version, _)) in versions.iter().enumerate() {
-                let until = versions.get(at + 1).map(|(next, _)| next.effective);
-                intervals.push((Interval { version: **version, until }, 1));
-            }
-        })
-        .map(|(_, interval)| interval)
-}
-
-/// The values to which limits hold windows.
-///
-/// # In
-/// `intervals` of versions, and the windows that exist.
-///
-/// # Out
-/// A `max` holds a window from the moment it exists, a `min` from the moment it has closed. A window
-/// without a record of its own is held only by a `min` of a total, and one that was not observed from
-/// its start on by no `min`.
+/// One rule for each version that has a value and judges a window, on one worker. An edit, and a date that
+/// comes, change the rule of their row and the end of that of the row before; a window that opens, closes
+/// or retires changes none. A rule goes, at [`Phase::Retire`], with the last window that it judges.
 ///
 /// # Keeps
-/// Both inputs.
+/// The rows.
 ///
 /// # Costs
-/// Per changed version the number of windows held, per new or closing window the number of versions.
-pub fn in_force<'scope>(
-    intervals: VecCollection<'scope, Time, Interval, isize>,
-    existing: VecCollection<'scope, Time, Existing, isize>,
+/// Per row that comes or goes a look-up, whatever the number of windows, and of other rows.
+pub fn rules<'scope>(
+    versions: VecCollection<'scope, Time, Version, isize>,
+    clock: StreamVec<'scope, Time, Clock>,
     windows: Windows,
-) -> VecCollection<'scope, Time, InForce, isize> {
-    let existing = existing.map(|existing| ((), existing)).arrange_by_key_named("Windows");
-    intervals
-        .map(|interval| ((), interval))
-        .arrange_by_key_named("Versions")
-        .join_core(existing, move |(), interval, existing| {
-            in_force_at(interval, existing, &windows)
-        })
-}
-
-fn in_force_at(interval: &Interval, existing: &Existing, windows: &Windows) -> Option<InForce> {
-    let Version { limit, bound, scope, value, .. } = interval.version;
-    let judged = match bound {
-        Bound::Max => existing.seen,
-        Bound::Min => {
-            existing.closed && existing.whole && (existing.seen || scope.per == Per::Total)
+) -> VecCollection<'scope, Time, Rule, isize> {
+    let mut builder = OperatorBuilder::new("Rules".into(), clock.scope());
+    let mut versions = builder.new_input(versions.inner, Exchange::new(|_| 0));
+    let mut clock = builder.new_input(clock, Exchange::new(|_| 0));
+    let (output, rules) = builder.new_output::<Vec<_>>();
+    let mut output = OutputBuilder::from(output);
+    builder.build(move |_| {
+        let mut stash = Stash::<Work, 1>::default();
+        let mut rows = Rows::new(windows);
+        move |frontiers| {
+            versions.for_each(|capability, updates| {
+                for (version, time, diff) in updates.drain(..) {
+                    stash.at_time(&capability, time).edits.push((version, diff));
+                }
+            });
+            clock.for_each(|capability, events| {
+                for event in events.drain(..) {
+                    if let Clock::Watermark { at, .. } = event {
+                        stash.at(&capability).watermark = Some(at);
+                    }
+                }
+            });
+            let mut output = output.activate();
+            while let Some(([capability], work)) = stash.next(frontiers) {
+                let time = *capability.time();
+                let mut session = output.session(&capability);
+                let edits = rows.edits(work.edits);
+                session.give_iterator(edits.into_iter().map(|(rule, diff)| (rule, time, diff)));
+                let retire = Time::new(time.tick, Phase::Retire);
+                let left = work.watermark.map(|at| rows.advance(at)).unwrap_or_default();
+                session.give_iterator(left.into_iter().map(|(rule, diff)| (rule, retire, diff)));
+            }
         }
-    };
-    let value = value.filter(|_| judged && interval.judges(existing.window, windows))?;
-    Some(InForce { window: existing.window, limit, bound, scope, value })
+    });
+    rules.as_collection()
 }
 
-/// Which version judges which window, for those who write about it.
+/// A version, as far as it is needed to write about what it judges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Judge {
+    pub(crate) version: VersionId,
+    pub(crate) bound: Bound,
+    pub(crate) metric: Metric,
+}
+
+/// The same, with the limit and the windows: a rule without what amounts are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Ruling {
+    pub(crate) limit: LimitId,
+    pub(crate) windows: WindowRange,
+    pub(crate) judge: Judge,
+}
+
+impl From<Rule> for Ruling {
+    fn from(rule: Rule) -> Self {
+        let Rule { limit, version, bound, scope, windows, .. } = rule;
+        Ruling { limit, windows, judge: Judge { version, bound, metric: scope.metric } }
+    }
+}
+
+/// The version of each limit that judges a window, for those who write about it.
 #[derive(Default)]
-pub struct Judging {
-    /// By limit and date. Of one version there may be two intervals, or for a moment none or one too
-    /// many, while the changes of a tick come in.
-    intervals: BTreeMap<(LimitId, i128), Vec<Interval>>,
+pub(crate) struct Judging {
+    /// By limit and first window, with the first window that it does not judge.
+    rulings: BTreeMap<(LimitId, Window), (Window, Judge)>,
 }
 
 impl Judging {
-    /// Takes a change of the intervals.
-    pub fn update(&mut self, interval: Interval, diff: isize) {
-        let at = (interval.version.limit, interval.version.effective);
-        let held = self.intervals.entry(at).or_default();
-        if diff > 0 {
-            held.push(interval);
-        } else {
-            held.retain(|other| *other != interval);
+    /// Takes the changes of one time.
+    pub(crate) fn update(&mut self, changes: &[(Ruling, isize)]) {
+        let at = |ruling: &Ruling| (ruling.limit, ruling.windows.from);
+        for (ruling, _) in changes.iter().filter(|(_, diff)| *diff < 0) {
+            self.rulings.remove(&at(ruling));
         }
-        if held.is_empty() {
-            self.intervals.remove(&at);
+        for (ruling, _) in changes.iter().filter(|(_, diff)| *diff > 0) {
+            self.rulings.insert(at(ruling), (ruling.windows.until, ruling.judge));
         }
     }
 
     /// The version of a limit that judges a window; `None` if none does.
-    pub fn version(&self, limit: LimitId, window: Window, windows: &Windows) -> Option<&Version> {
-        // The one dated last before the window ends.
-        let end = i128::from(windows.end_secs(window)) * 1_000_000_000;
-        let (_, held) = self.intervals.range((limit, i128::MIN)..(limit, end)).next_back()?;
-        let interval = held.iter().find(|interval| interval.judges(window, windows))?;
-        Some(&interval.version).filter(|version| version.value.is_some())
+    pub(crate) fn judge(&self, limit: LimitId, window: Window) -> Option<&Judge> {
+        let (_, (until, judge)) =
+            self.rulings.range((limit, Window(0))..=(limit, window)).next_back()?;
+        (window < *until).then_some(judge)
     }
 }

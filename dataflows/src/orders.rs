@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::addresses::Key;
 use crate::clock::Clock;
-use crate::gauge::{CutChange, Gauge, PutOut, Rollup, Total};
+use crate::cuts::PutOut;
+use crate::gauge::{CutChange, Gauge, Rollup, Total};
+use crate::ranges::{Steps, WindowRange};
 use crate::table::Table;
 use crate::time::{Time, Window};
 use crate::types::{Entity, Pair, Volume};
@@ -104,65 +106,83 @@ pub struct Saturated {
     pub entity: Entity,
 }
 
-/// What concerns tables, in one stream, so that an operator has it in the order of time.
+/// What concerns tables, beside cuts, in one stream, so that an operator has it in the order of time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Order {
-    Cut(CutChange),
-    /// A view needs a rollup of a window (+1), or no longer does (-1).
-    View(Rollup, Window, isize),
+    /// A view needs a rollup of each window (+1), or no longer does (-1).
+    View(Rollup, isize),
     Clock(Clock),
     Read(Read),
 }
 
-/// Which rollups of which windows somebody needs.
+/// Rollups that limits and views need, with the windows in which they do.
 #[derive(Default)]
 pub(crate) struct InUse {
-    users: BTreeMap<(Window, Rollup), isize>,
+    /// The number of gauges and views that need it, by window.
+    users: BTreeMap<Rollup, Steps<u32>>,
 }
 
-/// A rollup of a window comes into use, or out of it.
+/// A rollup comes into use in some windows, or out of it.
+#[derive(Clone, Copy)]
 pub(crate) enum Use {
-    Begins(Window, Rollup),
-    Ends(Window, Rollup),
+    Begins(WindowRange, Rollup),
+    Ends(WindowRange, Rollup),
 }
 
 impl InUse {
     /// Whether somebody needs a rollup of a window.
     pub(crate) fn uses(&self, window: Window, rollup: Rollup) -> bool {
-        self.users.get(&(window, rollup)).is_some_and(|users| *users > 0)
+        self.users.get(&rollup).is_some_and(|users| users.at(window) > 0)
     }
 
-    /// Takes the orders of a time, and tells what they change.
-    pub(crate) fn update(&mut self, orders: &[Order]) -> Vec<Use> {
-        let mut before = BTreeMap::new();
-        for order in orders {
-            let (window, rollup, diff) = match order {
-                Order::Cut(CutChange { scope, window, from, to, .. }) => {
-                    let Some(rollup) = Rollup::of(scope) else {
-                        continue;
-                    };
-                    (*window, rollup, isize::from(to.is_some()) - isize::from(from.is_some()))
-                }
-                Order::View(rollup, window, diff) => (*window, *rollup, *diff),
-                Order::Clock(_) | Order::Read(_) => continue,
-            };
-            let users = self.users.entry((window, rollup)).or_default();
-            before.entry((window, rollup)).or_insert(*users > 0);
-            *users += diff;
-        }
-        let mut uses = Vec::new();
-        for ((window, rollup), was) in before {
-            let is = self.users[&(window, rollup)] > 0;
-            if !is {
-                self.users.remove(&(window, rollup));
+    /// The windows in which somebody needs a rollup, as ranges that do not touch.
+    pub(crate) fn windows(&self, rollup: &Rollup) -> Vec<WindowRange> {
+        let mut ranges = Vec::<WindowRange>::new();
+        for (range, _) in self.users.get(rollup).into_iter().flat_map(Steps::ranges) {
+            match ranges.last_mut() {
+                Some(last) if last.until == range.from => last.until = range.until,
+                _ => ranges.push(range),
             }
-            match (was, is) {
-                (false, true) => uses.push(Use::Begins(window, rollup)),
-                (true, false) => uses.push(Use::Ends(window, rollup)),
-                _ => {}
+        }
+        ranges
+    }
+
+    /// Takes the changes of cuts, and the orders, of a time, and tells what they change.
+    pub(crate) fn update(&mut self, cuts: &[CutChange], orders: &[Order]) -> Vec<Use> {
+        let of_cuts = cuts.iter().filter_map(|change| {
+            let CutChange { ref scope, windows, from, to, .. } = *change;
+            let diff = i32::from(to.is_some()) - i32::from(from.is_some());
+            Some((windows, Rollup::of(scope)?, diff))
+        });
+        let of_views = orders.iter().filter_map(|order| match order {
+            Order::View(rollup, diff) => Some((WindowRange::ALL, *rollup, *diff as i32)),
+            Order::Clock(_) | Order::Read(_) => None,
+        });
+        let of_both = of_cuts.chain(of_views);
+        let mut uses = Vec::new();
+        // What begins is counted before what ends, so that a rollup that goes from one user to another is
+        // in use throughout.
+        for sign in [1, -1] {
+            for (windows, rollup, diff) in
+                of_both.clone().filter(|(.., diff)| diff.signum() == sign)
+            {
+                self.count(windows, rollup, diff, &mut uses);
             }
         }
         uses
+    }
+
+    fn count(&mut self, windows: WindowRange, rollup: Rollup, diff: i32, uses: &mut Vec<Use>) {
+        let users = self.users.entry(rollup).or_default();
+        let add = |users: u32| users.saturating_add_signed(diff);
+        users.update(windows, add, |piece, old, new| match (old, new) {
+            (0, _) => uses.push(Use::Begins(piece, rollup)),
+            (_, 0) => uses.push(Use::Ends(piece, rollup)),
+            _ => {}
+        });
+        if users.is_default() {
+            self.users.remove(&rollup);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use crate::types::{Pair, Prefix};
 
 /// What an index holds.
-pub(crate) trait Ranked: Copy {
+pub(crate) trait Ranked: Clone {
     /// Its rank, the same as long as it is held.
     fn rank(&self) -> i64 {
         i64::MIN
@@ -30,7 +30,9 @@ impl Ranked for u32 {}
 /// Values by rank, at least one, and seldom more: so the rest is out of the way.
 struct Few<T> {
     first: T,
-    rest: Vec<T>,
+    // One word where nothing else is held, which is nearly everywhere.
+    #[allow(clippy::box_collection)]
+    rest: Option<Box<Vec<T>>>,
 }
 
 impl<T: Ranked> Few<T> {
@@ -38,16 +40,36 @@ impl<T: Ranked> Few<T> {
         if value.rank() < self.first.rank() {
             std::mem::swap(&mut value, &mut self.first);
         }
-        let at = self.rest.partition_point(|held| held.rank() < value.rank());
-        self.rest.insert(at, value);
+        let rest = self.rest.get_or_insert_default();
+        let at = rest.partition_point(|held| held.rank() < value.rank());
+        rest.insert(at, value);
+    }
+
+    /// Takes out the first value that is it. `Err` if it was the only one.
+    fn remove(&mut self, is_it: impl Fn(&T) -> bool) -> Result<Option<T>, ()> {
+        let Some(rest) = &mut self.rest else {
+            return if is_it(&self.first) { Err(()) } else { Ok(None) };
+        };
+        let removed = match is_it(&self.first) {
+            true => std::mem::replace(&mut self.first, rest.remove(0)),
+            false => match rest.iter().position(is_it) {
+                Some(at) => rest.remove(at),
+                None => return Ok(None),
+            },
+        };
+        if rest.is_empty() {
+            self.rest = None;
+        }
+        Ok(Some(removed))
     }
 
     /// Visits values up to a rank.
     #[inline]
-    fn visit(&self, to: i64, mut found: impl FnMut(T)) {
+    fn visit(&self, to: i64, mut found: impl FnMut(&T)) {
         if self.first.rank() <= to {
-            found(self.first);
-            self.rest.iter().take_while(|held| held.rank() <= to).for_each(|held| found(*held));
+            found(&self.first);
+            let rest = self.rest.iter().flat_map(|rest| rest.iter());
+            rest.take_while(|held| held.rank() <= to).for_each(found);
         }
     }
 }
@@ -76,33 +98,21 @@ impl<K: Eq + Hash, T: Ranked> Groups<K, T> {
             self.0.len() - 1
         });
         let group = &mut self.0[at];
+        *group.ranks.entry(value.rank()).or_default() += 1;
         match group.members.entry(bits) {
             Entry::Occupied(mut held) => held.get_mut().insert(value),
-            Entry::Vacant(place) => drop(place.insert(Few { first: value, rest: Vec::new() })),
+            Entry::Vacant(place) => drop(place.insert(Few { first: value, rest: None })),
         }
-        *group.ranks.entry(value.rank()).or_default() += 1;
         self.order(at);
     }
 
-    fn remove(&mut self, lengths: (u8, u8), bits: &K, is_it: impl Fn(&T) -> bool) {
-        let Some(at) = self.0.iter().position(|group| group.lengths == lengths) else {
-            return;
-        };
+    fn remove(&mut self, lengths: (u8, u8), bits: &K, is_it: impl Fn(&T) -> bool) -> Option<T> {
+        let at = self.0.iter().position(|group| group.lengths == lengths)?;
         let group = &mut self.0[at];
-        let Some(held) = group.members.get_mut(bits) else {
-            return;
-        };
-        let removed = if !is_it(&held.first) {
-            let Some(at) = held.rest.iter().position(is_it) else {
-                return;
-            };
-            held.rest.remove(at)
-        } else if held.rest.is_empty() {
-            let removed = held.first;
-            group.members.remove(bits);
-            removed
-        } else {
-            std::mem::replace(&mut held.first, held.rest.remove(0))
+        let held = group.members.get_mut(bits)?;
+        let removed = match held.remove(is_it) {
+            Ok(removed) => removed?,
+            Err(()) => group.members.remove(bits)?.first,
         };
         if let Some(count) = group.ranks.get_mut(&removed.rank()) {
             *count -= 1;
@@ -111,6 +121,7 @@ impl<K: Eq + Hash, T: Ranked> Groups<K, T> {
             }
         }
         self.order(at);
+        Some(removed)
     }
 
     /// The members of a group have changed.
@@ -131,7 +142,7 @@ impl<K: Eq + Hash, T: Ranked> Groups<K, T> {
     }
 
     #[inline]
-    fn visit(&self, to: i64, key: impl Fn((u8, u8)) -> K, mut found: impl FnMut(T)) {
+    fn visit(&self, to: i64, key: impl Fn((u8, u8)) -> K, mut found: impl FnMut(&T)) {
         for group in self.0.iter().take_while(|group| group.least <= to) {
             if let Some(held) = group.members.get(&key(group.lengths)) {
                 held.visit(to, &mut found);
@@ -199,25 +210,28 @@ impl<T: Ranked> PrefixIndex<T> {
     pub(crate) fn insert(&mut self, source: Prefix, destination: Prefix, value: T) {
         for (v4, lengths, bits) in places(source, destination) {
             match v4 {
-                true => self.v4.insert(lengths, v4_key(bits), value),
-                false => self.v6.insert(lengths, bits, value),
+                true => self.v4.insert(lengths, v4_key(bits), value.clone()),
+                false => self.v6.insert(lengths, bits, value.clone()),
             }
         }
     }
 
-    /// Removes the first value that is it.
+    /// Takes out the first value that is it.
     pub(crate) fn remove(
         &mut self,
         source: Prefix,
         destination: Prefix,
         is_it: impl Fn(&T) -> bool,
-    ) {
+    ) -> Option<T> {
+        let mut removed = None;
         for (v4, lengths, bits) in places(source, destination) {
-            match v4 {
+            let one = match v4 {
                 true => self.v4.remove(lengths, &v4_key(bits), &is_it),
                 false => self.v6.remove(lengths, &bits, &is_it),
-            }
+            };
+            removed = one.or(removed);
         }
+        removed
     }
 
     /// The least rank held; the greatest there is if nothing is.
@@ -227,13 +241,13 @@ impl<T: Ranked> PrefixIndex<T> {
 
     /// Calls `found` with each value whose prefixes contain the pair.
     #[inline]
-    pub(crate) fn containing(&self, pair: Pair, found: impl FnMut(T)) {
+    pub(crate) fn containing(&self, pair: Pair, found: impl FnMut(&T)) {
         self.containing_to(i64::MAX, pair, found);
     }
 
     /// The same, of the values up to a rank.
     #[inline]
-    pub(crate) fn containing_to(&self, to: i64, pair: Pair, found: impl FnMut(T)) {
+    pub(crate) fn containing_to(&self, to: i64, pair: Pair, found: impl FnMut(&T)) {
         match pair {
             Pair::V4(source, destination) => {
                 let (source, destination) = (source.to_bits().into(), destination.to_bits().into());
@@ -309,7 +323,8 @@ mod tests {
                         continue;
                     }
                     let mut found = Vec::new();
-                    index.containing(pair(source, destination), |value| found.push(value as usize));
+                    index
+                        .containing(pair(source, destination), |value| found.push(*value as usize));
                     found.sort();
                     let gone = |value: usize| match removed {
                         Some(33) => value == 0 || value == 33,
@@ -363,7 +378,7 @@ mod tests {
             assert_eq!(index.least_rank(), least.unwrap_or(i64::MAX));
             for to in -1..7 {
                 let mut found = Vec::new();
-                index.containing_to(to, asked, |value| found.push(value));
+                index.containing_to(to, asked, |value| found.push(*value));
                 found.sort();
                 let contains = |scope: &str| prefix(scope).contains(asked.source());
                 let mut expected: Vec<Numbered> = held

@@ -6,32 +6,40 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::addresses::Key;
+use crate::addresses::{Addresses, Key};
 use crate::clock::Clock;
+use crate::cuts::{CutChanges, CutIndex, Gauged, Moves};
 use crate::folds::{RollupParcel, TOTAL, owner};
-use crate::gauge::{CutChange, Gauge, Gauged, Moves, Rollup, Total};
+use crate::gauge::{CutChange, Gauge, Rollup, Total};
 use crate::orders::{Answer, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
+use crate::ranges::WindowRange;
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
 use crate::time::{Time, Window};
 use crate::top::{Greatest, TopQuery};
 use crate::traffic::Shared;
-use crate::types::{Entity, Pair, Per, Volume};
+use crate::types::{Bound, Entity, Pair, Per, Volume};
 
 #[derive(Default)]
 struct Work {
     parcels: Vec<RollupParcel>,
+    cuts: Vec<CutChange>,
     orders: Vec<Order>,
 }
 
 enum Job {
     /// Puts out what moved cuts change.
     Walk { window: Window, rollup: Rollup, moves: Moves, position: usize },
+    /// Puts out what lower bounds look at in a window that they judge from now on.
+    Observe { window: Window, rollup: Rollup, position: usize },
+    /// Takes back what a table has put out.
+    TakeBack { window: Window, rollup: Rollup, position: usize },
     /// Drops a table.
     Drop { window: Window, rollup: Rollup, position: usize },
     /// Counts a parcel of updates.
@@ -50,7 +58,15 @@ struct Rollups {
     shared: Shared,
     top: Option<TopQuery>,
     tables: BTreeMap<(Window, Rollup), Gauged>,
+    /// Of the rollups that some gauge looks at.
+    cuts: BTreeMap<Rollup, CutIndex>,
+    /// Of the rollups that nobody but a view looks at.
+    no_cuts: CutIndex,
     in_use: InUse,
+    /// Rollups of totals that some lower bound looks at.
+    judged_totals: BTreeSet<Rollup>,
+    /// Windows that lower bounds judge.
+    observed: BTreeSet<Window>,
     puts: Puts,
     best: Vec<(Window, Entity, Volume)>,
     answers: Vec<Answer>,
@@ -64,18 +80,97 @@ impl Rollups {
         rollup.per != Per::Total || owner(window, self.shared.peers) == self.shared.index as u64
     }
 
-    /// The cuts that move, by table.
-    fn cuts(&self, orders: &[Order]) -> BTreeMap<(Window, Rollup), Vec<CutChange>> {
-        let mut cuts = BTreeMap::<_, Vec<_>>::new();
-        for order in orders {
-            if let Order::Cut(change) = order
-                && let Some(rollup) = Rollup::of(&change.scope)
-                && self.may_hold(change.window, &rollup)
-            {
-                cuts.entry((change.window, rollup)).or_default().push(*change);
+    /// The table of a rollup in a window.
+    fn table(&mut self, window: Window, rollup: Rollup) -> &mut Gauged {
+        let observed = &self.observed;
+        self.tables
+            .entry((window, rollup))
+            .or_insert_with(|| Gauged::new(window, observed.contains(&window)))
+    }
+
+    /// The windows within a range that have a table of a rollup.
+    fn windows(&self, rollup: Rollup, range: WindowRange) -> BTreeSet<Window> {
+        // Tables are by window first: that of each window that has tables at all is looked up.
+        let mut windows = BTreeSet::new();
+        let mut next = range.from;
+        while let Some((&(window, _), _)) = self.tables.range((next, Rollup::FIRST)..).next()
+            && window < range.until
+        {
+            if self.tables.contains_key(&(window, rollup)) {
+                windows.insert(window);
+            }
+            next = Window(window.0 + 1);
+        }
+        windows
+    }
+
+    /// Sets the cuts; what they move is put out by walks.
+    fn set_cuts(&mut self, cuts: Vec<CutChange>, jobs: &mut VecDeque<Job>) {
+        let mut changes = BTreeMap::<Rollup, Vec<CutChange>>::new();
+        for change in cuts {
+            if let Some(rollup) = Rollup::of(&change.scope) {
+                changes.entry(rollup).or_default().push(change);
             }
         }
-        cuts
+        for (rollup, changes) in changes {
+            let cuts = self.cuts.entry(rollup).or_default();
+            cuts.set(&changes);
+            if rollup.per == Per::Total {
+                match cuts.has_lower_bounds() {
+                    true => self.judged_totals.insert(rollup),
+                    false => self.judged_totals.remove(&rollup),
+                };
+            }
+            self.move_cuts(rollup, CutChanges::new(changes), jobs);
+            if self.in_use.windows(&rollup).is_empty() {
+                self.cuts.remove(&rollup);
+            }
+        }
+    }
+
+    /// Plans the walks for changes of cuts that look at one rollup.
+    fn move_cuts(&mut self, rollup: Rollup, changes: Rc<CutChanges>, jobs: &mut VecDeque<Job>) {
+        let mut windows = self.windows(rollup, changes.hull());
+        if self.judged_totals.contains(&rollup) {
+            // They look at a total even where there is nothing.
+            let range = changes.hull_of(Bound::Min);
+            let observed = self.observed.range(range.from..range.until);
+            windows.extend(observed.filter(|window| self.may_hold(**window, &rollup)));
+        }
+        for window in windows {
+            self.table(window, rollup);
+            let (Some(gauged), Some(cuts)) =
+                (self.tables.get_mut(&(window, rollup)), self.cuts.get(&rollup))
+            else {
+                continue;
+            };
+            let holds = rollup.per == Per::Total || !gauged.table.is_empty();
+            if let Some(moves) = gauged.move_cuts(cuts, &changes, holds) {
+                jobs.push_back(Job::Walk { window, rollup, moves, position: 0 });
+            }
+        }
+    }
+
+    /// Lower bounds judge a window from now on.
+    fn observe(&mut self, window: Window, jobs: &mut VecDeque<Job>) {
+        self.observed.insert(window);
+        let tables = self.tables.range_mut((window, Rollup::FIRST)..);
+        let mut rollups = BTreeSet::new();
+        for ((_, rollup), gauged) in tables.take_while(|((at, _), _)| *at == window) {
+            gauged.observe();
+            if self.cuts.get(rollup).is_some_and(|cuts| cuts.has_ceilings(window)) {
+                rollups.insert(*rollup);
+            }
+        }
+        for rollup in &self.judged_totals {
+            if self.may_hold(window, rollup) && self.cuts[rollup].has_ceilings(window) {
+                rollups.insert(*rollup);
+            }
+        }
+        for rollup in rollups {
+            self.table(window, rollup);
+            jobs.push_back(Job::Observe { window, rollup, position: 0 });
+        }
     }
 }
 
@@ -86,25 +181,20 @@ impl Steps for Rollups {
     fn plan(&mut self, _: Time, work: Work) -> VecDeque<Job> {
         self.shared.reclaim_addresses();
         let mut jobs = VecDeque::new();
-        let mut ended = Vec::new();
-        for change in self.in_use.update(&work.orders) {
-            match change {
-                Use::Begins(window, rollup) if self.may_hold(window, &rollup) => {
-                    self.tables.insert((window, rollup), Gauged::new());
-                }
-                Use::Ends(window, rollup) if self.may_hold(window, &rollup) => {
-                    ended.push(Job::Drop { window, rollup, position: 0 });
-                }
-                _ => {}
+        let uses = self.in_use.update(&work.cuts, &work.orders);
+        self.set_cuts(work.cuts, &mut jobs);
+        for change in uses {
+            if let Use::Ends(windows, rollup) = change {
+                let windows = self.windows(rollup, windows);
+                let drop = |window| Job::Drop { window, rollup, position: 0 };
+                jobs.extend(windows.into_iter().map(drop));
             }
         }
-        for ((window, rollup), changes) in self.cuts(&work.orders) {
-            if let Some(table) = self.tables.get_mut(&(window, rollup)) {
-                let moves = table.set(&changes);
-                jobs.push_back(Job::Walk { window, rollup, moves, position: 0 });
+        for order in &work.orders {
+            if let Order::Clock(Clock::Observed(window)) = order {
+                self.observe(*window, &mut jobs);
             }
         }
-        jobs.extend(ended);
         jobs.extend(work.parcels.into_iter().map(|parcel| Job::Count { parcel }));
         jobs.push_back(Job::LookUpFallen);
         let mut reads = BTreeSet::new();
@@ -118,6 +208,7 @@ impl Steps for Rollups {
                         jobs.push_back(Job::Rank { window, rollup, greatest, position: 0 });
                     }
                 }
+                Order::Clock(Clock::Retired(window)) => self.retire(window, &mut jobs),
                 Order::Read(read) => drop(reads.insert(read)),
                 _ => {}
             }
@@ -141,14 +232,37 @@ impl Steps for Rollups {
                 };
                 let addresses = self.shared.addresses.borrow();
                 let mut puts = self.puts.of(time, *window, Some(*rollup));
-                if rollup.per == Per::Total {
-                    // A total is there even if nothing is in it.
-                    let volume = gauged.table.get(Key::TOTAL).unwrap_or_default();
-                    moves.show(|| Pair::V4(TOTAL, TOTAL), Key::TOTAL, volume, &mut puts);
+                show_all(gauged, *rollup, position, budget, &addresses, |place, key, volume| {
+                    moves.show(|| place, key, volume, &mut puts)
+                })
+            }
+            Job::Observe { window, rollup, position } => {
+                let (Some(gauged), Some(cuts)) =
+                    (self.tables.get_mut(&(*window, *rollup)), self.cuts.get(rollup))
+                else {
+                    return true;
+                };
+                gauged.refresh(cuts);
+                let addresses = self.shared.addresses.borrow();
+                let mut puts = self.puts.of(time, *window, Some(*rollup));
+                show_all(gauged, *rollup, position, budget, &addresses, |place, key, volume| {
+                    gauged.show_ceilings(cuts, || place, key, volume, &mut puts)
+                })
+            }
+            Job::TakeBack { window, rollup, position } => {
+                let (Some(gauged), Some(cuts)) =
+                    (self.tables.get_mut(&(*window, *rollup)), self.cuts.get(rollup))
+                else {
+                    return true;
+                };
+                gauged.refresh(cuts);
+                if gauged.shows_nothing() {
                     return true;
                 }
-                gauged.table.walk(position, budget, |key, volume| {
-                    PUT_COST * moves.show(|| itself(addresses.ip(key)), key, volume, &mut puts)
+                let addresses = self.shared.addresses.borrow();
+                let mut puts = self.puts.of(time, *window, Some(*rollup));
+                show_all(gauged, *rollup, position, budget, &addresses, |place, key, volume| {
+                    gauged.take_back(cuts, || place, key, volume, &mut puts)
                 })
             }
             Job::Drop { window, rollup, position } => {
@@ -207,6 +321,26 @@ impl Steps for Rollups {
     }
 }
 
+/// Shows the entries of a table, one after another; `show` returns how many updates it makes.
+fn show_all(
+    gauged: &Gauged,
+    rollup: Rollup,
+    position: &mut usize,
+    budget: &mut Budget,
+    addresses: &Addresses,
+    mut show: impl FnMut(Pair, Key, Volume) -> usize,
+) -> bool {
+    if rollup.per == Per::Total {
+        // A total is there even if nothing is in it.
+        let volume = gauged.table.get(Key::TOTAL).unwrap_or_default();
+        show(Pair::V4(TOTAL, TOTAL), Key::TOTAL, volume);
+        return true;
+    }
+    gauged.table.walk(position, budget, |key, volume| {
+        PUT_COST * show(itself(addresses.ip(key)), key, volume)
+    })
+}
+
 /// The place of an address, for filters that look at one.
 fn itself(address: IpAddr) -> Pair {
     Pair::new(address, address).expect("an address is of its own family")
@@ -226,12 +360,25 @@ impl Rollups {
         table.get(self.shared.addresses.borrow().known_address_key(address)?)
     }
 
+    /// A window leaves memory.
+    fn retire(&mut self, window: Window, jobs: &mut VecDeque<Job>) {
+        self.observed.remove(&window);
+        let tables = self.tables.range((window, Rollup::FIRST)..);
+        for (&(_, rollup), _) in tables.take_while(|((at, _), _)| *at == window) {
+            jobs.push_back(Job::TakeBack { window, rollup, position: 0 });
+            jobs.push_back(Job::Drop { window, rollup, position: 0 });
+        }
+    }
+
     fn count(&mut self, time: Time, parcel: &RollupParcel, budget: &mut Budget) {
         let RollupParcel { window, rollup, ref sums, .. } = *parcel;
+        debug_assert!(self.in_use.uses(window, rollup), "an update for a rollup not in use");
+        self.table(window, rollup);
         let Some(gauged) = self.tables.get_mut(&(window, rollup)) else {
-            debug_assert!(false, "an update for a rollup that is not in use");
             return;
         };
+        let cuts = self.cuts.get(&rollup).unwrap_or(&self.no_cuts);
+        gauged.refresh(cuts);
         let mut addresses = self.shared.addresses.borrow_mut();
         let before = self.puts.len();
         let mut puts = self.puts.of(time, window, Some(rollup));
@@ -241,7 +388,7 @@ impl Rollups {
                 _ => addresses.address_key(address),
             };
             let found = gauged.table.find(key);
-            let updated = gauged.add(found, key, || itself(address), volume, &mut puts);
+            let updated = gauged.add(cuts, found, key, || itself(address), volume, &mut puts);
             if updated.saturates() {
                 let entity = addresses.entity(rollup.per, key);
                 self.saturated.push(Saturated { window, rollup: Some(rollup), entity });
@@ -264,15 +411,18 @@ pub(crate) struct RollupStreams<'scope> {
 /// The whole sums of the rollups in use, as far as they are beyond a cut.
 ///
 /// # In
-/// `parcels`: the updates of all workers' pairs, folded. `orders`: the same on every worker.
+/// `parcels`: the updates of all workers' pairs, folded. `cuts`, of rollups alone, and `orders`: the same on
+/// every worker.
 ///
 /// # Keeps
-/// A table for each (rollup, window) in use, which goes when the last limit or view that used it does.
+/// A table for each window and rollup in use in it that has traffic, or is a total that a lower bound looks
+/// at. It goes with its window, or when the last limit or view that used it does.
 ///
 /// # Costs
 /// As those of pairs: a look-up per update, a walk of the table when a cut moves.
 pub(crate) fn rollups<'scope>(
     parcels: StreamVec<'scope, Time, RollupParcel>,
+    cuts: StreamVec<'scope, Time, CutChange>,
     orders: StreamVec<'scope, Time, Order>,
     shared: Shared,
     top: Option<TopQuery>,
@@ -280,6 +430,7 @@ pub(crate) fn rollups<'scope>(
     let scope = parcels.scope();
     let mut builder = OperatorBuilder::new("Rollups".into(), scope);
     let mut parcels = builder.new_input(parcels, Exchange::new(|parcel: &RollupParcel| parcel.to));
+    let mut cuts = builder.new_input(cuts, Pipeline);
     let mut orders = builder.new_input(orders, Pipeline);
     let (totals_output, totals) = builder.new_output::<Vec<_>>();
     let (fallen_output, fallen) = builder.new_output::<Vec<_>>();
@@ -297,7 +448,11 @@ pub(crate) fn rollups<'scope>(
             shared,
             top,
             tables: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            no_cuts: CutIndex::default(),
             in_use: InUse::default(),
+            judged_totals: BTreeSet::new(),
+            observed: BTreeSet::new(),
             puts: Puts::default(),
             best: Vec::new(),
             answers: Vec::new(),
@@ -305,6 +460,7 @@ pub(crate) fn rollups<'scope>(
         });
         move |frontiers| {
             parcels.for_each(|time, data| stepper.stash.at(&time).parcels.append(data));
+            cuts.for_each(|time, data| stepper.stash.at(&time).cuts.append(data));
             orders.for_each(|time, data| stepper.stash.at(&time).orders.append(data));
             let mut totals = totals_output.activate();
             let mut fallen = fallen_output.activate();

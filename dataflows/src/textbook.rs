@@ -7,16 +7,98 @@
 
 use differential_dataflow::VecCollection;
 use differential_dataflow::operators::CountTotal;
+use serde::{Deserialize, Serialize};
 
-use crate::floors::InForce;
-use crate::time::{Time, Window};
-use crate::types::{Bound, Entity, Pair, Per, Scope, Violation, Volume, WideVolume};
+use crate::clock::Existing;
+use crate::time::{Time, Window, Windows};
+use crate::types::{
+    Bound, Entity, LimitId, Pair, Per, Scope, Version, Violation, Volume, WideVolume,
+};
+
+/// A limit holds a window to a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InForce {
+    /// The window judged.
+    pub window: Window,
+    /// The limit that judges it.
+    pub limit: LimitId,
+    /// The side on which amounts break it.
+    pub bound: Bound,
+    /// The scope of the amounts.
+    pub scope: Scope,
+    /// The value.
+    pub value: i64,
+}
+
+/// A version with the date on which another one of its name follows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+struct Interval {
+    version: Version,
+    /// The effective date of the next one, if there is one.
+    until: Option<i128>,
+}
+
+impl Interval {
+    /// Whether it is this version that judges a window: it is the last one dated before its end.
+    fn judges(&self, window: Window, windows: &Windows) -> bool {
+        let end = i128::from(windows.end_secs(window)) * 1_000_000_000;
+        self.version.effective < end && self.until.is_none_or(|until| end <= until)
+    }
+}
+
+/// The values to which limits hold windows.
+///
+/// # In
+/// `versions`: rows that have taken effect. `existing`: the windows that exist.
+///
+/// # Out
+/// A `max` holds a window from the moment it exists, a `min` from the moment it has closed. A window
+/// without a record of its own is held only by a `min` of a total, and one that was not observed from
+/// its start on by no `min`.
+///
+/// # Keeps
+/// Both inputs.
+///
+/// # Costs
+/// Per changed version the number of windows held, per new or closing window the number of versions.
+pub fn in_force<'scope>(
+    versions: VecCollection<'scope, Time, Version, isize>,
+    existing: VecCollection<'scope, Time, Existing, isize>,
+    windows: Windows,
+) -> VecCollection<'scope, Time, InForce, isize> {
+    let existing = existing.map(|existing| ((), existing));
+    versions
+        .map(|version| (version.limit, version))
+        .reduce_named("Intervals", |_, versions, intervals: &mut Vec<(Interval, isize)>| {
+            // In the order of their dates.
+            for (at, (version, _)) in versions.iter().enumerate() {
+                let until = versions.get(at + 1).map(|(next, _)| next.effective);
+                intervals.push((Interval { version: **version, until }, 1));
+            }
+        })
+        .map(|(_, interval)| ((), interval))
+        .join_core(existing.arrange_by_key(), move |(), interval, existing| {
+            in_force_at(interval, existing, &windows)
+        })
+}
+
+fn in_force_at(interval: &Interval, existing: &Existing, windows: &Windows) -> Option<InForce> {
+    let Version { limit, bound, scope, value, .. } = interval.version;
+    let judged = match bound {
+        Bound::Max => existing.seen,
+        Bound::Min => {
+            existing.closed && existing.whole && (existing.seen || scope.per == Per::Total)
+        }
+    };
+    let value = value.filter(|_| judged && interval.judges(existing.window, windows))?;
+    Some(InForce { window: existing.window, limit, bound, scope, value })
+}
 
 /// The violations of `in_force` limits by the sums of `updates`.
 ///
 /// # In
 /// `updates`: one record's pair and window, its volume as the difference; a correction is negative, and
-/// none follows a sum beyond 64 bits. Late ones are left out by the caller. `in_force`: as from [`in_force`](crate::limits::in_force).
+/// none follows a sum beyond 64 bits. Late ones are left out by the caller. `in_force`: as from [`in_force`].
 ///
 /// # Out
 /// Each violation once. A window that no limit holds any more has none.

@@ -1,16 +1,18 @@
 //! The join of amounts with thresholds that costs what it puts out.
 //!
-//! Per key, one side holds values ordered by amount, the other thresholds. What the changes of one
-//! limit at one time do to the output is a step function of the amount: a `max` of `v` adds its
-//! difference from `v + 1` on, a `min` of `v` everywhere below `v`. When a limit moves from `v` to
-//! `v'` most of the two steps cancels, and what is left is the *piece* between `v` and `v'`. So the
-//! join consolidates the steps into pieces `[from, until)` with a coefficient, and sweeps over them in
-//! order of amount, seeking over amounts that no piece covers. Fresh values against held thresholds
-//! and fresh thresholds against held values are the same sweep.
+//! Under a key, an amount is at a place, and a threshold holds for a range of places. Per key, one side has
+//! its values in the order of place and amount, the other its thresholds in the order of the ends of their
+//! ranges. What the changes of one limit at one time do to the output of a place is a step function of the
+//! amount: a `max` of `v` adds its difference from `v + 1` on, a `min` of `v` everywhere below `v`. When a
+//! limit moves from `v` to `v'` most of the two steps cancels, and what is left is the *piece* between `v`
+//! and `v'`. So the join consolidates the steps that hold for a place into pieces `[from, until)` with a
+//! coefficient, and sweeps over them in order of amount, seeking over amounts that no piece covers, and
+//! over places that have no piece. Fresh values against held thresholds and fresh thresholds against held
+//! values are the same sweep.
 //!
 //! In plain differential dataflow this is
 //! ```text
-//! amounts.join(&thresholds).filter(|(_, (value, threshold))| threshold.is_broken_by(value.amount()))
+//! amounts.join(&thresholds).filter(|(_, (value, threshold))| threshold.is_broken_by(value))
 //! ```
 //! which looks at each amount under a key whenever a threshold of that key changes.
 
@@ -30,38 +32,54 @@ use timely::order::TotalOrder;
 use timely::progress::Timestamp;
 
 use crate::gauge::Total;
+use crate::pieces::{Change, Here};
+use crate::time::Window;
 use crate::types::Bound;
 
-/// A value whose order begins with an amount.
+/// A value whose order begins with a place, and then an amount.
 pub trait Amount: Copy + Ord {
+    /// The place.
+    fn place(&self) -> u64;
     /// The amount.
     fn amount(&self) -> i64;
-    /// The least value of an amount, in this order.
-    fn least(amount: i64) -> Self;
+    /// The least value of a place and an amount, in this order.
+    fn least(place: u64, amount: i64) -> Self;
 }
 
-impl Amount for Total {
+impl Amount for (Window, Total) {
+    fn place(&self) -> u64 {
+        self.0.0
+    }
     fn amount(&self) -> i64 {
-        self.amount
+        self.1.amount
     }
-    fn least(amount: i64) -> Self {
-        Total { amount, key: crate::addresses::Key::MIN, other: i64::MIN }
+    fn least(place: u64, amount: i64) -> Self {
+        (Window(place), Total { amount, key: crate::addresses::Key::MIN, other: i64::MIN })
     }
 }
 
-impl Amount for i64 {
+impl Amount for (u64, i64) {
+    fn place(&self) -> u64 {
+        self.0
+    }
     fn amount(&self) -> i64 {
-        *self
+        self.1
     }
-    fn least(amount: i64) -> Self {
-        amount
+    fn least(place: u64, amount: i64) -> Self {
+        (place, amount)
     }
 }
 
-/// A limit holds to a value.
+/// A limit holds a range of places to a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Threshold<L> {
-    /// Who does.
+    // The order of thresholds begins with the end of the range, so that those that end before a place are
+    // together, and passed over at once.
+    /// The first place beyond the range; `u64::MAX`: there is none.
+    pub until: u64,
+    /// The first place of the range.
+    pub from: u64,
+    /// The limit.
     pub limit: L,
     /// On which side of the value amounts break it.
     pub bound: Bound,
@@ -70,12 +88,18 @@ pub struct Threshold<L> {
 }
 
 impl<L> Threshold<L> {
-    /// Whether an amount breaks it.
-    pub fn is_broken_by(&self, amount: i64) -> bool {
-        match self.bound {
+    /// A threshold that holds for every place.
+    pub fn everywhere(limit: L, bound: Bound, value: i64) -> Self {
+        Threshold { until: u64::MAX, from: 0, limit, bound, value }
+    }
+
+    /// Whether an amount at a place breaks it.
+    pub fn is_broken_by(&self, place: u64, amount: i64) -> bool {
+        let beyond = match self.bound {
             Bound::Max => amount > self.value,
             Bound::Min => amount < self.value,
-        }
+        };
+        beyond && self.from <= place && place < self.until
     }
 }
 
@@ -93,8 +117,9 @@ impl<L> Threshold<L> {
 /// Both inputs, ordered; they compact as the other side's frontier advances.
 ///
 /// # Costs
-/// Per changed threshold: its output changes, and a logarithmic seek for each gap between them. Per
-/// changed amount: the thresholds of its key.
+/// Per changed threshold: its output changes, and a logarithmic seek for each gap between them and for
+/// each place in its range that has amounts. Per changed amount: the thresholds of its key whose range
+/// ends after its place.
 ///
 /// # Examples
 /// ```
@@ -111,9 +136,9 @@ impl<L> Threshold<L> {
 ///         let broken = threshold_join(amounts, limits);
 ///         (amounts_input, limits_input, broken.consolidate().inner.capture())
 ///     });
-///     let max = |value| (7u32, Threshold { limit: 'a', bound: Bound::Max, value });
+///     let max = |value| (7u32, Threshold::everywhere('a', Bound::Max, value));
 ///     for amount in [10i64, 20, 30] {
-///         amounts.insert((7, amount));
+///         amounts.insert((7, (0, amount)));
 ///     }
 ///     limits.insert(max(25));
 ///     for time in 1..3 {
@@ -123,7 +148,7 @@ impl<L> Threshold<L> {
 ///             limits.remove(max(25));
 ///             limits.insert(max(15)); // 20 comes to be over it
 ///         } else {
-///             amounts.remove((7, 30)); // and 30 is gone
+///             amounts.remove((7, (0, 30))); // and 30 is gone
 ///         }
 ///     }
 ///     drop((amounts, limits));
@@ -132,9 +157,9 @@ impl<L> Threshold<L> {
 /// let mut changes: Vec<_> = changes.extract().into_iter().flat_map(|(_, updates)| updates).collect();
 /// changes.sort_by_key(|(_, time, _)| *time);
 /// assert_eq!(changes, [
-///     ((7, 30, 'a'), 0, 1),
-///     ((7, 20, 'a'), 1, 1),
-///     ((7, 30, 'a'), 2, -1),
+///     ((7, (0, 30), 'a'), 0, 1),
+///     ((7, (0, 20), 'a'), 1, 1),
+///     ((7, (0, 30), 'a'), 2, -1),
 /// ]);
 /// ```
 pub fn threshold_join<'scope, T, K, V, L>(
@@ -216,8 +241,8 @@ where
             meet,
             fresh,
             key: None,
-            pieces: Vec::new(),
-            active: Vec::new(),
+            ahead: Vec::new(),
+            here: Here::default(),
             updates: Vec::new(),
         })
     }
@@ -289,16 +314,6 @@ impl<B: BatchReader + Navigable> Side<B> {
     }
 }
 
-/// Amounts in `[from, until)` gain `diff` times their multiplicity at `time`.
-struct Piece<L, T> {
-    from: i64,
-    /// `None`: up to the greatest amount, inclusive.
-    until: Option<i64>,
-    limit: L,
-    time: T,
-    diff: isize,
-}
-
 struct Sweep<B0: Navigable, B1: Navigable, K, V, L, T> {
     amounts: Side<B0>,
     thresholds: Side<B1>,
@@ -306,10 +321,9 @@ struct Sweep<B0: Navigable, B1: Navigable, K, V, L, T> {
     fresh: Fresh,
     /// The key under way.
     key: Option<K>,
-    /// Its pieces that are not reached yet, the next one last.
-    pieces: Vec<Piece<L, T>>,
-    /// Those that cover the current amount.
-    active: Vec<Piece<L, T>>,
+    /// Its thresholds whose ranges begin later on, the next one last.
+    ahead: Vec<Change<L, T>>,
+    here: Here<L, T>,
     updates: Updates<K, V, L, T>,
 }
 
@@ -340,29 +354,40 @@ where
         }
     }
 
-    /// The pieces of a key, the one that begins at the least amount last.
-    fn load_pieces(&mut self, key: K) {
+    /// The least value that is left of the key.
+    fn value(&mut self, key: K) -> Option<V> {
+        self.amounts.on(key).filter_map(|(batch, cursor)| cursor.get_val(batch).copied()).min()
+    }
+
+    /// Loads the thresholds of a key that hold for its first place or a later one.
+    fn load_thresholds(&mut self, key: K) {
+        let first = self.value(key).map_or(0, |value| value.place());
         let meet = matches!(self.fresh, Fresh::Input0).then_some(&self.meet);
-        let mut steps = Steps::default();
-        for (batch, cursor) in self.thresholds.on(key) {
+        let Sweep { thresholds, ahead, .. } = self;
+        for (batch, cursor) in thresholds.on(key) {
+            if let Some(&threshold) = cursor.get_val(batch)
+                && threshold.until <= first
+            {
+                // Whatever ends there: no range begins at the last place of all.
+                cursor.seek_val(batch, &Threshold { until: first, from: u64::MAX, ..threshold });
+            }
             while let Some(&threshold) = cursor.get_val(batch) {
                 cursor.map_times(batch, |time, diff| {
                     let mut time = B1::Cursor::owned_time(time);
                     if let Some(meet) = meet {
                         time.join_assign(meet);
                     }
-                    steps.add(threshold, time, B1::Cursor::owned_diff(diff));
+                    ahead.push((threshold, time, B1::Cursor::owned_diff(diff)));
                 });
                 cursor.step_val(batch);
             }
         }
-        self.pieces = steps.into_pieces();
-        self.pieces.sort_unstable_by_key(|piece| Reverse(piece.from));
+        ahead.sort_unstable_by_key(|(threshold, ..)| Reverse(threshold.from));
     }
 
-    /// Moves every cursor on the key to the least amount that the next piece covers.
-    fn seek_amount(&mut self, key: K, amount: i64) {
-        let least = V::least(amount);
+    /// Moves every cursor on the key to the least value at or after a place and an amount.
+    fn seek(&mut self, key: K, place: u64, amount: i64) {
+        let least = V::least(place, amount);
         for (batch, cursor) in self.amounts.on(key) {
             if cursor.get_val(batch).is_some_and(|value| *value < least) {
                 cursor.seek_val(batch, &least);
@@ -370,27 +395,34 @@ where
         }
     }
 
-    /// Puts out what the next value of the key adds. `false` if no value of it is left to look at.
+    /// Puts out what the next value of the key adds, or seeks it. `false` if no value of it is left to look
+    /// at.
     fn sweep_value(&mut self, key: K) -> bool {
-        if self.active.is_empty() {
-            let Some(next) = self.pieces.last() else {
-                return false;
-            };
-            let from = next.from;
-            self.seek_amount(key, from);
-        }
-        let values =
-            self.amounts.on(key).filter_map(|(batch, cursor)| cursor.get_val(batch).copied());
-        let Some(value) = values.min() else {
+        let Some(value) = self.value(key) else {
             return false;
         };
-        let amount = value.amount();
-        while let Some(piece) = self.pieces.pop_if(|piece| piece.from <= amount) {
-            self.active.push(piece);
+        let (place, amount) = (value.place(), value.amount());
+        if self.here.place != Some(place) {
+            self.here.move_to(place, &mut self.ahead);
         }
-        self.active.retain(|piece| piece.until.is_none_or(|until| amount < until));
-        if !self.active.is_empty() {
+        if !self.here.is_covered() {
+            let Some(next) = self.here.next_change(&self.ahead) else {
+                return false;
+            };
+            self.seek(key, next, i64::MIN);
+            return true;
+        }
+        self.here.reach(amount);
+        if self.here.active().next().is_some() {
             self.put_out(key, value);
+            return true;
+        }
+        match self.here.next_amount() {
+            Some(from) => self.seek(key, place, from),
+            None => match place.checked_add(1) {
+                Some(next) => self.seek(key, next, i64::MIN),
+                None => return false,
+            },
         }
         true
     }
@@ -414,59 +446,11 @@ where
         }
         differential_dataflow::consolidation::consolidate(&mut edits);
         for (time, diff) in &edits {
-            for piece in &self.active {
+            for piece in self.here.active() {
                 let time = time.join(&piece.time);
                 self.updates.push(((key, value, piece.limit), time, diff * piece.diff));
             }
         }
-    }
-}
-
-/// The step functions of a key's thresholds, by limit and time.
-struct Steps<L, T> {
-    steps: Vec<((L, T, i64), isize)>,
-}
-
-impl<L, T> Default for Steps<L, T> {
-    fn default() -> Self {
-        Steps { steps: Vec::new() }
-    }
-}
-
-impl<L: Ord + Copy, T: Ord + Clone> Steps<L, T> {
-    fn add(&mut self, threshold: Threshold<L>, time: T, diff: isize) {
-        let Threshold { limit, bound, value } = threshold;
-        match bound {
-            // Nothing is over the greatest amount.
-            Bound::Max => {
-                if let Some(from) = value.checked_add(1) {
-                    self.steps.push(((limit, time, from), diff));
-                }
-            }
-            Bound::Min => {
-                self.steps.push(((limit, time.clone(), i64::MIN), diff));
-                self.steps.push(((limit, time, value), -diff));
-            }
-        }
-    }
-
-    fn into_pieces(mut self) -> Vec<Piece<L, T>> {
-        differential_dataflow::consolidation::consolidate(&mut self.steps);
-        let mut pieces: Vec<Piece<L, T>> = Vec::new();
-        let mut height = 0;
-        let mut steps = self.steps.into_iter().peekable();
-        while let Some(((limit, time, from), diff)) = steps.next() {
-            height += diff;
-            let same = |other: &((L, T, i64), isize)| other.0.0 == limit && other.0.1 == time;
-            let until = steps.peek().filter(|next| same(next)).map(|next| next.0.2);
-            if height != 0 {
-                pieces.push(Piece { from, until, limit, time, diff: height });
-            }
-            if until.is_none() {
-                height = 0;
-            }
-        }
-        pieces
     }
 }
 
@@ -489,14 +473,15 @@ where
                 Some(key) => key,
                 None => {
                     let Some(key) = self.next_key() else { break };
-                    self.load_pieces(key);
+                    self.load_thresholds(key);
                     *self.key.insert(key)
                 }
             };
             if !self.sweep_value(key) {
                 self.amounts.step_key(key);
                 self.thresholds.step_key(key);
-                self.active.clear();
+                self.ahead.clear();
+                self.here = Here::default();
                 self.key = None;
             }
         }

@@ -163,6 +163,26 @@ impl Windows {
         self.end_ms(window).saturating_add(self.lateness_ms.unwrap_or(u64::MAX)) <= watermark
     }
 
+    /// The first window that a version with this date judges, in nanoseconds: the one in which the date
+    /// lies, which ends after it.
+    pub fn judged_from(&self, date: i128) -> Window {
+        let secs = u64::try_from(date.div_euclid(1_000_000_000).max(0)).unwrap_or(u64::MAX);
+        Window(secs - secs % self.width_secs)
+    }
+
+    /// The first window that has not retired. `watermark` is that of the tick before.
+    pub fn first_held(&self, watermark: u64) -> Window {
+        let Some(retention) = self.retention_ms else {
+            return Window(0);
+        };
+        if watermark == END_OF_INPUT {
+            return Window(u64::MAX);
+        }
+        let lateness = self.lateness_ms.unwrap_or(u64::MAX);
+        let ends = watermark.saturating_sub(lateness.saturating_add(retention)) / 1000;
+        Window(ends - ends % self.width_secs)
+    }
+
     /// The window leaves memory. `watermark` is that of the tick before.
     pub fn retired(&self, window: Window, watermark: u64) -> bool {
         self.retention_ms.is_some_and(|retention| {

@@ -122,7 +122,7 @@ pub(crate) fn top<'scope>(
                         Clock::Partial { window, .. } | Clock::Retired(window) => {
                             partial.remove(&window);
                         }
-                        Clock::Watermark { .. } | Clock::Settled(_) => {}
+                        Clock::Watermark { .. } | Clock::Observed(_) | Clock::Settled(_) => {}
                     }
                 }
                 let mut windows = BTreeMap::<Window, Greatest>::new();

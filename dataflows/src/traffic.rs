@@ -18,11 +18,13 @@ use timely::dataflow::operators::probe;
 use crate::addresses::{Addresses, Family, Key};
 use crate::clock::Clock;
 use crate::combine::{Parcel, pair_v6};
-use crate::folds::{Folds, RollupParcel};
-use crate::gauge::{CutChange, Gauge, Gauged, Moves, Rollup, Total};
+use crate::cuts::{CutChanges, CutIndex, Gauged, Moves};
+use crate::folds::{FoldIndex, Folds, RollupParcel};
+use crate::gauge::{CutChange, Gauge, Rollup, Total};
 use crate::orders::{
     Answer, HandOn, InUse, Late, Order, Puts, PutsOf, Read, Saturated, TotalUpdate, Use,
 };
+use crate::ranges::WindowRange;
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
 use crate::table::Found;
 use crate::time::{Phase, Time, Window, Windows};
@@ -75,6 +77,7 @@ const ROWS: usize = 16 * 1024;
 #[derive(Default)]
 struct Work {
     parcels: Vec<Parcel>,
+    cuts: Vec<CutChange>,
     orders: Vec<Order>,
 }
 
@@ -84,17 +87,13 @@ struct PairWindow {
     folds: Folds,
 }
 
-impl Default for PairWindow {
-    fn default() -> Self {
-        PairWindow { pairs: Gauged::new(), folds: Folds::default() }
-    }
-}
-
 enum Job {
     /// Puts out what moved cuts change.
     Walk { window: Window, moves: Moves, position: usize },
+    /// Puts out what lower bounds look at in a window that they judge from now on.
+    Observe { window: Window, position: usize },
     /// Sums what is held for rollups that come into use.
-    BackFill { window: Window, begun: Folds, position: usize },
+    BackFill { window: Window, begun: Rc<FoldIndex>, position: usize },
     /// Counts a parcel of updates.
     Count { parcel: Parcel },
     /// All is counted: sends the sums of the rollups, and looks up what has fallen.
@@ -109,6 +108,8 @@ enum Job {
     Amount { window: Window, pair: Pair },
     /// Sums for reads what no rollup in use sums.
     Sum { window: Window, sums: Vec<(Rollup, Entity, Volume)>, position: usize },
+    /// Takes back what the table of a window has put out.
+    TakeBack { window: Window, position: usize },
     /// Drops the table of a window.
     Retire { window: Window, position: usize },
 }
@@ -117,10 +118,14 @@ struct Pairs {
     shared: Shared,
     options: TrafficOptions,
     windows: BTreeMap<Window, PairWindow>,
+    cuts: CutIndex,
     in_use: InUse,
+    fold_index: FoldIndex,
     watermark: u64,
     /// Windows that were not observed from their start on.
     partial: BTreeSet<Window>,
+    /// Windows that lower bounds judge.
+    observed: BTreeSet<Window>,
     puts: Puts,
     parcels: Vec<RollupParcel>,
     best: Vec<(Window, Entity, Volume)>,
@@ -148,42 +153,61 @@ impl Pairs {
     }
 
     /// Brings rollups into use and out of it; what comes into use is filled from what is held.
-    fn use_rollups(&mut self, orders: &[Order], jobs: &mut VecDeque<Job>) {
-        let mut begun = BTreeMap::<Window, Folds>::new();
-        for change in self.in_use.update(orders) {
-            match change {
-                Use::Begins(window, rollup) => {
-                    let held = self.windows.entry(window).or_default();
-                    held.folds.begin(rollup);
-                    if !held.pairs.table.is_empty() {
-                        begun.entry(window).or_default().begin(rollup);
-                    }
-                }
-                Use::Ends(window, rollup) => {
-                    if let Some(held) = self.windows.get_mut(&window) {
-                        held.folds.end(&rollup);
-                    }
-                }
+    fn use_rollups(&mut self, cuts: &[CutChange], orders: &[Order], jobs: &mut VecDeque<Job>) {
+        let mut begun = BTreeMap::<Rollup, Vec<WindowRange>>::new();
+        let mut changed = BTreeSet::new();
+        for change in self.in_use.update(cuts, orders) {
+            let (Use::Begins(_, rollup) | Use::Ends(_, rollup)) = change;
+            changed.insert(rollup);
+            if let Use::Begins(windows, rollup) = change {
+                begun.entry(rollup).or_default().push(windows);
             }
         }
-        for (window, begun) in begun {
-            jobs.push_back(Job::BackFill { window, begun, position: 0 });
+        for rollup in changed {
+            self.fold_index.set(rollup, &self.in_use.windows(&rollup));
+        }
+        let mut back_fill = BTreeSet::new();
+        let mut index = FoldIndex::default();
+        for (rollup, windows) in begun {
+            for range in &windows {
+                let held = self.windows.range(range.from..range.until);
+                let held = held.filter(|(_, held)| !held.pairs.table.is_empty());
+                back_fill.extend(held.map(|(window, _)| *window));
+            }
+            index.set(rollup, &windows);
+        }
+        let index = Rc::new(index);
+        for window in back_fill {
+            jobs.push_back(Job::BackFill { window, begun: index.clone(), position: 0 });
         }
     }
 
     /// Sets the cuts of pairs; what they move is put out by walks.
-    fn set_cuts(&mut self, orders: &[Order], jobs: &mut VecDeque<Job>) {
-        let mut cuts = BTreeMap::<Window, Vec<CutChange>>::new();
-        for order in orders {
-            if let Order::Cut(change) = order
-                && change.scope.per == Per::Pair
-            {
-                cuts.entry(change.window).or_default().push(*change);
+    fn set_cuts(&mut self, mut changes: Vec<CutChange>, jobs: &mut VecDeque<Job>) {
+        changes.retain(|change| change.scope.per == Per::Pair);
+        if changes.is_empty() {
+            return;
+        }
+        self.cuts.set(&changes);
+        let changes = CutChanges::new(changes);
+        let hull = changes.hull();
+        for (&window, held) in self.windows.range_mut(hull.from..hull.until) {
+            let holds = !held.pairs.table.is_empty();
+            if let Some(moves) = held.pairs.move_cuts(&self.cuts, &changes, holds) {
+                jobs.push_back(Job::Walk { window, moves, position: 0 });
             }
         }
-        for (window, changes) in cuts {
-            let moves = self.windows.entry(window).or_default().pairs.set(&changes);
-            jobs.push_back(Job::Walk { window, moves, position: 0 });
+    }
+
+    /// Lower bounds judge a window from now on.
+    fn observe(&mut self, window: Window, jobs: &mut VecDeque<Job>) {
+        self.observed.insert(window);
+        if let Some(held) = self.windows.get_mut(&window) {
+            held.pairs.observe();
+            held.pairs.refresh(&self.cuts);
+            if self.cuts.has_ceilings(window) {
+                jobs.push_back(Job::Observe { window, position: 0 });
+            }
         }
     }
 
@@ -204,11 +228,15 @@ impl Pairs {
             }
             Clock::Partial { window, partial: true } => drop(self.partial.insert(window)),
             Clock::Partial { window, partial: false } => drop(self.partial.remove(&window)),
+            // It is planned before records are counted.
+            Clock::Observed(_) => {}
             Clock::Retired(window) => {
                 self.partial.remove(&window);
+                self.observed.remove(&window);
                 if self.options.hand_on == Some(HandOn::Retired) {
                     jobs.push_back(rows(window));
                 }
+                jobs.push_back(Job::TakeBack { window, position: 0 });
                 jobs.push_back(Job::Retire { window, position: 0 });
             }
         }
@@ -266,11 +294,24 @@ impl Pairs {
 
     fn count(&mut self, time: Time, parcel: &Parcel, budget: &mut Budget) {
         let window = parcel.window;
-        let PairWindow { pairs, folds } = self.windows.entry(window).or_default();
+        let PairWindow { pairs, folds } =
+            self.windows.entry(window).or_insert_with(|| PairWindow {
+                pairs: Gauged::new(window, self.observed.contains(&window)),
+                folds: Folds::default(),
+            });
+        pairs.refresh(&self.cuts);
         let before = self.puts.len();
         let mut addresses = self.shared.addresses.borrow_mut();
-        let saturated = &mut self.saturated;
-        let mut counting = Counting { time, window, pairs, folds, folded: 0, saturated };
+        let mut counting = Counting {
+            time,
+            window,
+            pairs,
+            cuts: &self.cuts,
+            folds,
+            fold_index: &self.fold_index,
+            folded: 0,
+            saturated: &mut self.saturated,
+        };
         let mut puts = self.puts.of(time, window, None);
         let mut keyed = [(Key::MIN, Volume::default()); FOUND_AT_ONCE];
         for updates in parcel.v4.chunks(FOUND_AT_ONCE) {
@@ -318,7 +359,9 @@ struct Counting<'a> {
     time: Time,
     window: Window,
     pairs: &'a mut Gauged,
+    cuts: &'a CutIndex,
     folds: &'a mut Folds,
+    fold_index: &'a FoldIndex,
     /// Sums of rollups that updates went into.
     folded: usize,
     saturated: &'a mut Vec<Saturated>,
@@ -333,7 +376,8 @@ impl Counting<'_> {
             *found = self.pairs.table.find(*key);
         }
         for (found, &(key, volume)) in found.iter().zip(updates) {
-            let updated = self.pairs.add(*found, key, || addresses.pair(key), volume, puts);
+            let place = || addresses.pair(key);
+            let updated = self.pairs.add(self.cuts, *found, key, place, volume, puts);
             if updated.saturates() {
                 let entity = Entity::Pair(addresses.pair(key));
                 self.saturated.push(Saturated { window: self.window, rollup: None, entity });
@@ -341,8 +385,9 @@ impl Counting<'_> {
             if key.family == Family::V6 {
                 addresses.follow(Per::Pair, key, updated.entry, self.time);
             }
-            if !self.folds.is_empty() {
-                self.folded += self.folds.add(addresses.pair(key), volume);
+            if !self.fold_index.is_empty() {
+                let pair = addresses.pair(key);
+                self.folded += self.folds.add(self.fold_index, self.window, pair, volume);
             }
         }
     }
@@ -357,8 +402,13 @@ impl Steps for Pairs {
     fn plan(&mut self, _: Time, work: Work) -> VecDeque<Job> {
         self.shared.reclaim_addresses();
         let mut jobs = VecDeque::new();
-        self.use_rollups(&work.orders, &mut jobs);
-        self.set_cuts(&work.orders, &mut jobs);
+        self.use_rollups(&work.cuts, &work.orders, &mut jobs);
+        self.set_cuts(work.cuts, &mut jobs);
+        for order in &work.orders {
+            if let Order::Clock(Clock::Observed(window)) = order {
+                self.observe(*window, &mut jobs);
+            }
+        }
         let mut counted = BTreeSet::new();
         for parcel in work.parcels {
             if self.takes(&parcel) {
@@ -372,7 +422,7 @@ impl Steps for Pairs {
             match order {
                 Order::Clock(event) => self.plan_clock(event, &mut jobs),
                 Order::Read(read) => drop(reads.insert(read)),
-                Order::Cut(_) | Order::View(..) => {}
+                Order::View(..) => {}
             }
         }
         self.plan_reads(reads, &mut jobs);
@@ -389,13 +439,24 @@ impl Steps for Pairs {
                     PUT_COST * moves.show(|| addresses.pair(key), key, volume, &mut puts)
                 })
             }
-            Job::BackFill { window, begun, position } => {
+            Job::Observe { window, position } => {
                 let addresses = self.shared.addresses.borrow();
-                let table = &self.windows[window].pairs.table;
-                let done = table.walk(position, budget, |key, volume| {
-                    PUT_COST * begun.add(addresses.pair(key), volume)
+                let pairs = &self.windows[window].pairs;
+                let mut puts = self.puts.of(time, *window, None);
+                pairs.table.walk(position, budget, |key, volume| {
+                    let place = || addresses.pair(key);
+                    PUT_COST * pairs.show_ceilings(&self.cuts, place, key, volume, &mut puts)
+                })
+            }
+            Job::BackFill { window, begun, position } => {
+                let Some(PairWindow { pairs, folds }) = self.windows.get_mut(window) else {
+                    return true;
+                };
+                let addresses = self.shared.addresses.borrow();
+                let done = pairs.table.walk(position, budget, |key, volume| {
+                    PUT_COST * folds.add(begun, *window, addresses.pair(key), volume)
                 });
-                begun.take(*window, self.shared.peers, &mut self.parcels);
+                folds.take(begun, *window, self.shared.peers, &mut self.parcels);
                 done
             }
             Job::Count { parcel } => {
@@ -405,7 +466,8 @@ impl Steps for Pairs {
             Job::Send { windows } => {
                 for window in &*windows {
                     if let Some(held) = self.windows.get_mut(window) {
-                        held.folds.take(*window, self.shared.peers, &mut self.parcels);
+                        let peers = self.shared.peers;
+                        held.folds.take(&self.fold_index, *window, peers, &mut self.parcels);
                     }
                 }
                 let windows = &self.windows;
@@ -468,6 +530,21 @@ impl Steps for Pairs {
                 }));
                 true
             }
+            Job::TakeBack { window, position } => {
+                let Some(PairWindow { pairs, .. }) = self.windows.get_mut(window) else {
+                    return true;
+                };
+                pairs.refresh(&self.cuts);
+                if pairs.shows_nothing() {
+                    return true;
+                }
+                let addresses = self.shared.addresses.borrow();
+                let mut puts = self.puts.of(time, *window, None);
+                pairs.table.walk(position, budget, |key, volume| {
+                    let place = || addresses.pair(key);
+                    PUT_COST * pairs.take_back(&self.cuts, place, key, volume, &mut puts)
+                })
+            }
             Job::Retire { window, position } => {
                 if let Some(held) = self.windows.get(window) {
                     let mut addresses = self.shared.addresses.borrow_mut();
@@ -489,8 +566,8 @@ impl Steps for Pairs {
 /// The whole sums of pairs, as far as they are beyond a cut, and the updates that rollups need.
 ///
 /// # In
-/// `parcels`: updates of pairs, combined by worker and tick. `orders`: cuts, views, the clock and
-/// reads, the same on every worker.
+/// `parcels`: updates of pairs, combined by worker and tick. `cuts`, of pairs and of rollups, and `orders`:
+/// the same on every worker.
 ///
 /// # Time
 /// All input of a time is complete before any of it counts. An update for a window that the
@@ -504,10 +581,12 @@ impl Steps for Pairs {
 /// Per window about 40 bytes a pair, which its retirement frees.
 ///
 /// # Costs
-/// A hash look-up per update. A cut that moves walks the table of its window, in steps of a few
-/// milliseconds; no update of a later time begins meanwhile.
+/// A hash look-up per update. A cut that moves walks the tables of its windows, in steps of a few
+/// milliseconds; no update of a later time begins meanwhile. So does a window that lower bounds come to
+/// judge, and one that retires.
 pub(crate) fn traffic<'scope>(
     parcels: StreamVec<'scope, Time, Parcel>,
+    cuts: StreamVec<'scope, Time, CutChange>,
     orders: StreamVec<'scope, Time, Order>,
     shared: Shared,
     options: TrafficOptions,
@@ -515,6 +594,7 @@ pub(crate) fn traffic<'scope>(
     let scope = parcels.scope();
     let mut builder = OperatorBuilder::new("Traffic".into(), scope);
     let mut parcels = builder.new_input(parcels, Exchange::new(|parcel: &Parcel| parcel.to));
+    let mut cuts = builder.new_input(cuts, Pipeline);
     let mut orders = builder.new_input(orders, Pipeline);
     let (totals_output, totals) = builder.new_output::<Vec<_>>();
     let (fallen_output, fallen) = builder.new_output::<Vec<_>>();
@@ -536,9 +616,12 @@ pub(crate) fn traffic<'scope>(
             shared,
             options,
             windows: BTreeMap::new(),
+            cuts: CutIndex::default(),
             in_use: InUse::default(),
+            fold_index: FoldIndex::default(),
             watermark: 0,
             partial: BTreeSet::new(),
+            observed: BTreeSet::new(),
             puts: Puts::default(),
             parcels: Vec::new(),
             best: Vec::new(),
@@ -548,6 +631,7 @@ pub(crate) fn traffic<'scope>(
         });
         move |frontiers| {
             parcels.for_each(|time, data| stepper.stash.at(&time).parcels.append(data));
+            cuts.for_each(|time, data| stepper.stash.at(&time).cuts.append(data));
             orders.for_each(|time, data| stepper.stash.at(&time).orders.append(data));
             let mut totals = totals_output.activate();
             let mut fallen = fallen_output.activate();

@@ -20,8 +20,14 @@ use floodmark_dataflows::types::{
 use timely::dataflow::operators::Inspect;
 
 /// Runs a check at each size.
-fn grow(check: impl Fn(u32)) {
-    for size in [1, 10, 100, 1000, 10_000, 100_000] {
+pub(crate) fn grow(check: impl Fn(u32)) {
+    grow_to(100_000, check);
+}
+
+/// Runs a check at each size up to one.
+pub(crate) fn grow_to(greatest: u32, check: impl Fn(u32)) {
+    let sizes = [1, 10, 100, 1000, 10_000, 100_000].into_iter();
+    for size in sizes.take_while(|size| *size <= greatest) {
         let start = Instant::now();
         check(size);
         let took = start.elapsed();
@@ -34,7 +40,7 @@ fn grow(check: impl Fn(u32)) {
 
 /// How records get into the dataflow.
 #[derive(Clone, Copy, PartialEq)]
-enum Enter {
+pub(crate) enum Enter {
     /// Those of a tick combined, as a source does it.
     Combined,
     /// Each by itself.
@@ -42,7 +48,12 @@ enum Enter {
 }
 
 /// What is said in each tick. Records and windows seen are dealt to the workers in turn.
-fn said(workers: usize, windows: Windows, enter: Enter, ticks: Vec<TickInput>) -> Vec<Vec<Change>> {
+pub(crate) fn said(
+    workers: usize,
+    windows: Windows,
+    enter: Enter,
+    ticks: Vec<TickInput>,
+) -> Vec<Vec<Change>> {
     let (send, receive) = mpsc::channel();
     let send = Arc::new(std::sync::Mutex::new(send));
     let order: BTreeMap<u64, usize> = (0..).zip(&ticks).map(|(at, tick)| (tick.tick, at)).collect();
@@ -96,7 +107,7 @@ fn said(workers: usize, windows: Windows, enter: Enter, ticks: Vec<TickInput>) -
 }
 
 /// The limits that something became of; nothing became of one twice.
-fn limits(changes: &[Change], event: Event) -> BTreeSet<u32> {
+pub(crate) fn limits(changes: &[Change], event: Event) -> BTreeSet<u32> {
     let of_event = changes.iter().filter(|change| change.event == event);
     let limits = of_event.map(|change| change.violation.limit.0);
     let mut once = BTreeSet::new();
@@ -124,7 +135,7 @@ fn sources(changes: &[Change], event: Event) -> BTreeSet<u32> {
 const TO: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// The pair number `n`.
-fn pair(n: u32) -> Pair {
+pub(crate) fn pair(n: u32) -> Pair {
     Pair::V4(Ipv4Addr::from_bits(n), TO)
 }
 
@@ -134,7 +145,7 @@ fn record(n: u32, bytes: u32) -> (Window, Pair, Volume) {
 }
 
 /// A `max` in bytes.
-fn max(limit: u32, value: u32) -> Version {
+pub(crate) fn max(limit: u32, value: u32) -> Version {
     Version {
         limit: LimitId(limit),
         id: VersionId(limit),
@@ -144,7 +155,7 @@ fn max(limit: u32, value: u32) -> Version {
 }
 
 /// Edits that make rows hold, or not hold.
-fn edits(rows: &[Version], diff: isize) -> Vec<(Version, isize)> {
+pub(crate) fn edits(rows: &[Version], diff: isize) -> Vec<(Version, isize)> {
     rows.iter().map(|row| (*row, diff)).collect()
 }
 

@@ -6,6 +6,7 @@ mod histories;
 mod laws;
 mod live;
 mod oracle;
+mod products;
 mod reference;
 mod retirement;
 mod saturation;

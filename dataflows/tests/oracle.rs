@@ -114,11 +114,11 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             outputs.violations.inspect(move |(violation, time, diff)| {
                 give(&s1, *time, Seen::Violation(*violation, *diff));
             });
-            textbook::violations(updates, outputs.in_force).inspect(
-                move |(violation, time, diff)| {
-                    give(&s2, *time, Seen::Textbook(*violation, *diff));
-                },
-            );
+            let in_force =
+                textbook::in_force(outputs.versions, outputs.existing.clone(), history.windows);
+            textbook::violations(updates, in_force).inspect(move |(violation, time, diff)| {
+                give(&s2, *time, Seen::Textbook(*violation, *diff));
+            });
             outputs
                 .changes
                 .inspect_time(move |time, change| give(&s3, *time, Seen::Change(*change)));
@@ -318,6 +318,16 @@ fn two_workers_agree_with_the_reference() {
 #[test]
 fn four_workers_agree_with_the_reference() {
     seeds(50).for_each(|seed| check(2_000_000 + seed, Size::SMALL, 4));
+}
+
+#[test]
+fn windows_far_apart_agree_with_the_reference() {
+    seeds(30).for_each(|seed| check(4_000_000 + seed, Size::FAR, 1 + seed as usize % 2));
+}
+
+#[test]
+fn many_limits_agree_with_the_reference() {
+    seeds(10).for_each(|seed| check(5_000_000 + seed, Size::CROWDED, 1 + seed as usize % 3));
 }
 
 #[test]

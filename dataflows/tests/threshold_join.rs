@@ -1,6 +1,6 @@
 //! The threshold join against the join that it stands for, on what tables and limits never do.
 //!
-//! Several thresholds under one key, of both bounds; multiplicities above one, and negative; amounts
+//! Several thresholds under one key, of both bounds, for ranges of places that overlap, touch, or are empty; multiplicities above one, and negative; amounts
 //! and values at the ends of 64 bits; several times in one batch; one input ahead of the other, so
 //! that the two traces compact differently; either input closed early.
 
@@ -13,18 +13,21 @@ use timely::dataflow::operators::probe::Handle;
 
 use crate::histories::rng::Rng;
 
-type Amounts = BTreeMap<(u8, i64), isize>;
+type Amounts = BTreeMap<(u8, (u64, i64)), isize>;
 type Thresholds = BTreeMap<(u8, Threshold<u8>), isize>;
-type Joined = BTreeMap<(u8, i64, u8), isize>;
+type Joined = BTreeMap<(u8, (u64, i64), u8), isize>;
+
+const PLACES: [u64; 6] = [0, 1, 2, 7, u64::MAX - 2, u64::MAX - 1];
 
 const ENDS: [i64; 9] = [i64::MIN, i64::MIN + 1, -1, 0, 1, 2, 3, i64::MAX - 1, i64::MAX];
 
 fn by_definition(amounts: &Amounts, thresholds: &Thresholds) -> Joined {
     let mut joined = Joined::new();
-    for ((key, amount), times) in amounts {
+    for ((key, (place, amount)), times) in amounts {
         for ((other, threshold), others) in thresholds {
-            if key == other && threshold.is_broken_by(*amount) {
-                *joined.entry((*key, *amount, threshold.limit)).or_default() += times * others;
+            if key == other && threshold.is_broken_by(*place, *amount) {
+                *joined.entry((*key, (*place, *amount), threshold.limit)).or_default() +=
+                    times * others;
             }
         }
     }
@@ -71,12 +74,18 @@ fn check(seed: u64) {
         let last = rng.between(3, 20);
         for time in 0..last {
             edit(rng, &mut held_amounts, &mut amounts, time, |rng| {
-                (rng.below(3) as u8, rng.pick(&ENDS))
+                (rng.below(3) as u8, (rng.pick(&PLACES), rng.pick(&ENDS)))
             });
             edit(rng, &mut held_thresholds, &mut thresholds, time, |rng| {
                 let bound = rng.pick(&[Bound::Max, Bound::Min]);
                 let (limit, value) = (rng.below(3) as u8, rng.pick(&ENDS));
-                (rng.below(3) as u8, Threshold { limit, bound, value })
+                let (from, until) = match rng.percent(40) {
+                    true => (0, u64::MAX),
+                    false => {
+                        (rng.pick(&PLACES), rng.pick(&[1, 2, 3, 7, 8, u64::MAX - 1, u64::MAX]))
+                    }
+                };
+                (rng.below(3) as u8, Threshold { until, from, limit, bound, value })
             });
             right.push(by_definition(&held_amounts, &held_thresholds));
             // One side may be ahead of the other, and several times may be in one batch.
@@ -118,5 +127,5 @@ fn check(seed: u64) {
 
 #[test]
 fn is_the_join_filtered_by_its_thresholds() {
-    (0..400).for_each(check);
+    (0..600).for_each(check);
 }

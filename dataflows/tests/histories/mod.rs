@@ -30,13 +30,19 @@ pub(crate) struct Size {
     pub(crate) records: u64,
     /// Names of limits.
     pub(crate) limits: u32,
+    /// Windows that the clock may leap over at once.
+    pub(crate) leap: u64,
 }
 
 impl Size {
     /// Hundreds of these run in a second.
-    pub(crate) const SMALL: Size = Size { ticks: 40, records: 20, limits: 8 };
+    pub(crate) const SMALL: Size = Size { ticks: 40, records: 20, limits: 8, leap: 8 };
     /// A few of these do.
-    pub(crate) const LARGE: Size = Size { ticks: 120, records: 80, limits: 20 };
+    pub(crate) const LARGE: Size = Size { ticks: 120, records: 80, limits: 20, leap: 8 };
+    /// Windows with a thousand others between them, and versions dated in between.
+    pub(crate) const FAR: Size = Size { ticks: 16, records: 12, limits: 8, leap: 1200 };
+    /// Hundreds of limits, most of which share their scopes with others.
+    pub(crate) const CROWDED: Size = Size { ticks: 8, records: 60, limits: 150, leap: 8 };
 }
 
 /// What enters, and how it is to be taken.
@@ -192,7 +198,7 @@ impl Course {
             _ => rng.between(1, self.stride),
         };
         if rng.percent(self.leaps) {
-            step += rng.between(1, 8) * self.width_ms();
+            step += rng.between(1, self.size.leap) * self.width_ms();
         }
         let tick = self.last_tick() + step;
         if rng.percent(80) {

@@ -1,0 +1,576 @@
+//! The cuts of all gauges, at hand where totals change: which gauges look at an entry, and beyond what.
+//!
+//! All windows share one [`CutIndex`] for each kind of table: a cut is in it once, with the windows that it
+//! is for. So a limit costs the same however many windows there are. A window whose totals were put out by
+//! a cut that has moved inward since keeps that one ([`Kept`]): to move inward costs a walk of the table,
+//! and outward again with the next limit another one.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::rc::Rc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use crate::addresses::Key;
+use crate::gauge::{CutChange, Gauge, Total, outermost};
+use crate::prefix_index::{PrefixIndex, Ranked};
+use crate::ranges::{Steps, WindowRange};
+use crate::table::{Found, Table, Updated};
+use crate::time::Window;
+use crate::types::{Bound, Metric, Pair, Per, Prefix, Scope, Volume};
+
+/// Takes what tables put out.
+pub(crate) trait PutOut {
+    /// A total comes to be beyond a cut (+1), or no longer is (-1).
+    fn put(&mut self, gauge: Gauge, total: Total, diff: isize);
+    /// An update took a total from beyond a cut to within.
+    fn fell(&mut self, gauge: Gauge, key: Key);
+}
+
+/// An amount or a cut, so that amounts greater than a cut are those beyond it.
+fn toward(bound: Bound, amount: i64) -> i64 {
+    match bound {
+        Bound::Max => amount,
+        Bound::Min => !amount,
+    }
+}
+
+/// The part of a scope that chooses among the entries of its table.
+///
+/// The prefixes of a scope either choose what is summed, and then the table itself is under them, or
+/// which of the entries are looked at: the filter of a gauge. An address has the place (itself, itself).
+fn filter(scope: &Scope) -> (Prefix, Prefix) {
+    match scope.per {
+        Per::Pair => (scope.source, scope.destination),
+        Per::Source => (scope.source, Prefix::ANY),
+        Per::Destination => (scope.destination, Prefix::ANY),
+        Per::Host => (scope.host, Prefix::ANY),
+        Per::Total => (Prefix::ANY, Prefix::ANY),
+    }
+}
+
+/// The windows of a cut. Nearly all gauges have one cut in one range, which takes no more than two words.
+#[derive(Clone)]
+enum Where {
+    /// The outermost cut, in these windows: not those before the first, nor from the second on.
+    Once(u64, NonZeroU64),
+    /// By window.
+    Steps(Rc<Steps<Option<i64>>>),
+}
+
+/// The cuts of a gauge.
+#[derive(Clone)]
+struct Cuts {
+    gauge: Gauge,
+    /// The outermost of them.
+    outermost: i64,
+    at: Where,
+}
+
+impl Ranked for Cuts {
+    /// The sooner an amount is beyond a cut, the lower its rank: that of a ceiling falls as it rises.
+    fn rank(&self) -> i64 {
+        toward(self.gauge.bound, self.outermost)
+    }
+}
+
+impl Cuts {
+    /// The cuts as they are by window; `None` if there is none.
+    fn new(gauge: Gauge, steps: Steps<Option<i64>>) -> Option<Self> {
+        let cuts = steps.ranges().filter_map(|(_, cut)| cut);
+        let outermost = cuts.reduce(|one, other| outermost(gauge.bound, one, other))?;
+        let mut ranges = steps.ranges();
+        let at = match (ranges.next(), ranges.next()) {
+            (Some((WindowRange { from, until }, _)), None) => {
+                Where::Once(from.0, NonZeroU64::new(until.0)?)
+            }
+            _ => Where::Steps(Rc::new(steps.clone())),
+        };
+        Some(Cuts { gauge, outermost, at })
+    }
+
+    #[inline]
+    fn at(&self, window: Window) -> Option<i64> {
+        match &self.at {
+            Where::Once(from, until) => {
+                (*from <= window.0 && window.0 < until.get()).then_some(self.outermost)
+            }
+            Where::Steps(steps) => steps.at(window),
+        }
+    }
+
+    fn into_steps(self) -> Steps<Option<i64>> {
+        match self.at {
+            Where::Once(from, until) => {
+                let mut steps = Steps::default();
+                let windows = WindowRange { from: Window(from), until: Window(until.get()) };
+                steps.change(windows, |_| Some(self.outermost));
+                steps
+            }
+            Where::Steps(steps) => Rc::unwrap_or_clone(steps),
+        }
+    }
+}
+
+/// The cuts of one bound and metric.
+struct Kind {
+    bound: Bound,
+    index: PrefixIndex<Cuts>,
+    /// By rank, how many cuts have it, by window.
+    ranks: BTreeMap<i64, Steps<u32>>,
+}
+
+impl Kind {
+    /// The least rank of a window; the greatest there is if it has no cut.
+    fn least_rank(&self, window: Window) -> i64 {
+        let mut ranks = self.ranks.iter();
+        ranks.find(|(_, cuts)| cuts.at(window) > 0).map_or(i64::MAX, |(rank, _)| *rank)
+    }
+
+    fn count(&mut self, cut: i64, windows: WindowRange, diff: i32) {
+        let rank = toward(self.bound, cut);
+        let cuts = self.ranks.entry(rank).or_default();
+        cuts.change(windows, |cuts| cuts.wrapping_add_signed(diff));
+        if cuts.is_default() {
+            self.ranks.remove(&rank);
+        }
+    }
+
+    fn set(&mut self, change: &CutChange) {
+        let CutChange { gauge, ref scope, windows, from, to } = *change;
+        let (sources, destinations) = filter(scope);
+        let held = self.index.remove(sources, destinations, |held| held.gauge.id == gauge.id);
+        let mut steps = held.map(Cuts::into_steps).unwrap_or_default();
+        steps.change(windows, |_| to);
+        if let Some(cuts) = Cuts::new(gauge, steps) {
+            self.index.insert(sources, destinations, cuts);
+        }
+        if let Some(cut) = from {
+            self.count(cut, windows, -1);
+        }
+        if let Some(cut) = to {
+            self.count(cut, windows, 1);
+        }
+    }
+}
+
+/// The order of the kinds, everywhere.
+const KINDS: [(Bound, Metric); 4] = [
+    (Bound::Max, Metric::Bytes),
+    (Bound::Max, Metric::Packets),
+    (Bound::Min, Metric::Bytes),
+    (Bound::Min, Metric::Packets),
+];
+
+fn kind_of(gauge: Gauge) -> usize {
+    let kind = (gauge.bound, gauge.metric);
+    KINDS.iter().position(|other| *other == kind).expect("each kind is one of them")
+}
+
+/// The cuts of all gauges that look at tables of one kind: of pairs, or of one rollup.
+pub(crate) struct CutIndex {
+    /// Apart by bound and metric, so that each has its cuts in the order in which amounts pass them: an
+    /// update looks at those that it passes, not at all that concern its entry.
+    kinds: [Kind; 4],
+    /// How many times it has changed.
+    generation: u64,
+}
+
+impl Default for CutIndex {
+    fn default() -> Self {
+        let kind =
+            |(bound, _)| Kind { bound, index: PrefixIndex::default(), ranks: BTreeMap::new() };
+        // Tables begin at generation 0, and have not looked at their cuts then.
+        CutIndex { kinds: KINDS.map(kind), generation: 1 }
+    }
+}
+
+impl CutIndex {
+    /// Sets the cuts that limits need.
+    pub(crate) fn set(&mut self, changes: &[CutChange]) {
+        for change in changes {
+            self.kinds[kind_of(change.gauge)].set(change);
+        }
+        self.generation += 1;
+    }
+
+    /// Whether a lower bound looks at any window.
+    pub(crate) fn has_lower_bounds(&self) -> bool {
+        self.kinds[2..].iter().any(|kind| !kind.ranks.is_empty())
+    }
+
+    /// Whether lower bounds look at a window.
+    pub(crate) fn has_ceilings(&self, window: Window) -> bool {
+        self.kinds[2..].iter().any(|kind| kind.least_rank(window) < i64::MAX)
+    }
+}
+
+/// Cuts further outward than limits need, by gauge: those that a window has put out totals by.
+#[derive(Default)]
+struct Kept {
+    cuts: HashMap<u32, i64, RandomState>,
+    kinds: [PrefixIndex<Cuts>; 4],
+}
+
+impl Kept {
+    fn keep(&mut self, gauge: Gauge, scope: &Scope, cut: Option<i64>) {
+        let (sources, destinations) = filter(scope);
+        let index = &mut self.kinds[kind_of(gauge)];
+        if self.cuts.remove(&gauge.id).is_some() {
+            index.remove(sources, destinations, |held| held.gauge.id == gauge.id);
+        }
+        if let Some(cut) = cut {
+            self.cuts.insert(gauge.id, cut);
+            let at = Where::Once(0, NonZeroU64::MAX);
+            index.insert(sources, destinations, Cuts { gauge, outermost: cut, at });
+        }
+    }
+}
+
+/// A table, with what it puts out.
+pub(crate) struct Gauged {
+    pub(crate) table: Table,
+    window: Window,
+    /// Whether lower bounds judge the window.
+    observed: bool,
+    /// Of the index, when the bounds below were taken from it.
+    generation: u64,
+    /// No cut is below (bytes, packets), so what stays at or under both needs no look at the cuts.
+    floors: Volume,
+    /// The same from above, for ceilings.
+    ceilings: Volume,
+    kept: Option<Box<Kept>>,
+}
+
+impl Gauged {
+    /// The table of a window.
+    pub(crate) fn new(window: Window, observed: bool) -> Self {
+        Gauged {
+            table: Table::default(),
+            window,
+            observed,
+            generation: 0,
+            floors: Volume::default(),
+            ceilings: Volume::default(),
+            kept: None,
+        }
+    }
+
+    /// Lower bounds judge the window from now on. What they look at must be put out by
+    /// [`Gauged::show_ceilings`] of each entry before the next update.
+    pub(crate) fn observe(&mut self) {
+        self.observed = true;
+        self.generation = 0;
+    }
+
+    /// Takes from the index what the next updates are compared with.
+    #[inline]
+    pub(crate) fn refresh(&mut self, index: &CutIndex) {
+        if self.generation != index.generation {
+            self.bound_cuts(index);
+        }
+    }
+
+    fn bound_cuts(&mut self, index: &CutIndex) {
+        let mut ranks = index.kinds.each_ref().map(|kind| kind.least_rank(self.window));
+        if let Some(kept) = &self.kept {
+            for (rank, kept) in ranks.iter_mut().zip(&kept.kinds) {
+                *rank = (*rank).min(kept.least_rank());
+            }
+        }
+        if !self.observed {
+            ranks[2..].fill(i64::MAX);
+        }
+        let [floor_bytes, floor_packets, ceiling_bytes, ceiling_packets] = ranks;
+        let ceiling = |rank| toward(Bound::Min, rank);
+        self.floors = Volume::new(floor_bytes, floor_packets);
+        self.ceilings = Volume::new(ceiling(ceiling_bytes), ceiling(ceiling_packets));
+        self.generation = index.generation;
+    }
+
+    #[inline]
+    fn within_cuts(&self, volume: Volume) -> bool {
+        volume.bytes <= self.floors.bytes
+            && volume.packets <= self.floors.packets
+            && volume.bytes >= self.ceilings.bytes
+            && volume.packets >= self.ceilings.packets
+    }
+
+    /// Adds to an entry that was looked for, and puts out what that changes.
+    #[inline]
+    pub(crate) fn add(
+        &mut self,
+        index: &CutIndex,
+        found: Found,
+        key: Key,
+        place: impl FnOnce() -> Pair,
+        delta: Volume,
+        out: &mut impl PutOut,
+    ) -> Updated {
+        let updated = self.table.add_found(found, key, delta);
+        if !(self.within_cuts(updated.old) && self.within_cuts(updated.new)) {
+            self.show(index, key, place(), updated, out);
+        }
+        updated
+    }
+
+    /// Visits each gauge that looks at a place, with its cut here, and maybe some that amounts up to a rank
+    /// do not pass.
+    #[inline]
+    fn cuts(
+        &self,
+        index: &CutIndex,
+        kind: usize,
+        to: i64,
+        place: Pair,
+        mut found: impl FnMut(Gauge, i64),
+    ) {
+        if kind >= 2 && !self.observed {
+            return;
+        }
+        let kept = self.kept.as_deref();
+        index.kinds[kind].index.containing_to(to, place, |cuts| {
+            if let Some(cut) = cuts.at(self.window)
+                && kept.is_none_or(|kept| !kept.cuts.contains_key(&cuts.gauge.id))
+            {
+                found(cuts.gauge, cut);
+            }
+        });
+        if let Some(kept) = kept {
+            kept.kinds[kind].containing_to(to, place, |cuts| found(cuts.gauge, cuts.outermost));
+        }
+    }
+
+    #[inline(never)]
+    fn show(
+        &self,
+        index: &CutIndex,
+        key: Key,
+        place: Pair,
+        updated: Updated,
+        out: &mut impl PutOut,
+    ) {
+        let Updated { old, new, .. } = updated;
+        if old == new {
+            return;
+        }
+        for (kind, (bound, metric)) in KINDS.into_iter().enumerate() {
+            let [was, is] = [old, new].map(|volume| toward(bound, volume.amount(metric)));
+            self.cuts(index, kind, was.max(is).saturating_sub(1), place, |gauge, cut| {
+                let before = gauge.puts_out(cut, old);
+                let after = gauge.puts_out(cut, new);
+                if before {
+                    out.put(gauge, gauge.total(key, old), -1);
+                }
+                if after {
+                    out.put(gauge, gauge.total(key, new), 1);
+                } else if before {
+                    out.fell(gauge, key);
+                }
+            });
+        }
+    }
+
+    /// Puts out (+1) or takes back (-1) an entry for some kinds. Returns how many updates that are.
+    fn show_kinds(
+        &self,
+        index: &CutIndex,
+        kinds: std::ops::Range<usize>,
+        (place, key, volume): (impl FnOnce() -> Pair, Key, Volume),
+        diff: isize,
+        out: &mut impl PutOut,
+    ) -> usize {
+        if self.within_cuts(volume) {
+            return 0;
+        }
+        let place = place();
+        let mut updates = 0;
+        for kind in kinds {
+            let (bound, metric) = KINDS[kind];
+            let to = toward(bound, volume.amount(metric)).saturating_sub(1);
+            self.cuts(index, kind, to, place, |gauge, cut| {
+                if gauge.puts_out(cut, volume) {
+                    out.put(gauge, gauge.total(key, volume), diff);
+                    updates += 1;
+                }
+            });
+        }
+        updates
+    }
+
+    /// Puts out an entry to the gauges of lower bounds, of a table that is [observed](Gauged::observe) anew.
+    pub(crate) fn show_ceilings(
+        &self,
+        index: &CutIndex,
+        place: impl FnOnce() -> Pair,
+        key: Key,
+        volume: Volume,
+        out: &mut impl PutOut,
+    ) -> usize {
+        self.show_kinds(index, 2..4, (place, key, volume), 1, out)
+    }
+
+    /// Takes back what was put out of an entry.
+    pub(crate) fn take_back(
+        &self,
+        index: &CutIndex,
+        place: impl FnOnce() -> Pair,
+        key: Key,
+        volume: Volume,
+        out: &mut impl PutOut,
+    ) -> usize {
+        self.show_kinds(index, 0..4, (place, key, volume), -1, out)
+    }
+
+    /// Whether nothing was put out of this table.
+    pub(crate) fn shows_nothing(&self) -> bool {
+        let (floors, ceilings) = (self.floors, self.ceilings);
+        let none = Volume::new(i64::MAX, i64::MAX);
+        floors == none && ceilings == Volume::new(i64::MIN, i64::MIN)
+    }
+
+    /// Takes the changes of cuts that concern this window, which are in the index already. What the returned
+    /// moves show of each entry must be put out before the next update.
+    ///
+    /// A cut that would move inward stays where it is as long as `holds` says that the table has totals.
+    pub(crate) fn move_cuts(
+        &mut self,
+        index: &CutIndex,
+        changes: &Rc<CutChanges>,
+        holds: bool,
+    ) -> Option<Moves> {
+        let mut exceptions = HashMap::default();
+        let mut moves = false;
+        for (at, change) in (0..).zip(&changes.changes) {
+            let CutChange { gauge, ref scope, windows, from, to } = *change;
+            if !windows.contains(self.window) {
+                continue;
+            }
+            let kept = self.kept.as_ref().and_then(|kept| kept.cuts.get(&gauge.id)).copied();
+            let before = kept.or(from);
+            let shows = holds && (gauge.bound == Bound::Max || self.observed);
+            let after = match (before, to) {
+                (Some(before), Some(to)) if shows => Some(outermost(gauge.bound, before, to)),
+                _ => to,
+            };
+            if kept.is_some() || after != to {
+                let kept = self.kept.get_or_insert_default();
+                kept.keep(gauge, scope, after.filter(|_| after != to));
+            }
+            if (before, after) != (from, to) {
+                exceptions.insert(at, (before, after));
+            }
+            moves |= shows && before != after;
+        }
+        if self.kept.as_ref().is_some_and(|kept| kept.cuts.is_empty()) {
+            self.kept = None;
+        }
+        self.bound_cuts(index);
+        let (window, observed) = (self.window, self.observed);
+        moves.then(|| Moves { changes: changes.clone(), window, observed, exceptions })
+    }
+}
+
+/// Changes of cuts at one time in tables of one kind, and how to find those that concern an entry.
+pub(crate) struct CutChanges {
+    changes: Vec<CutChange>,
+    /// Made when the first entry is looked at.
+    index: OnceCell<PrefixIndex<u32>>,
+}
+
+impl CutChanges {
+    pub(crate) fn new(changes: Vec<CutChange>) -> Rc<Self> {
+        Rc::new(CutChanges { changes, index: OnceCell::new() })
+    }
+
+    /// The windows from the first to the last that some change concerns.
+    pub(crate) fn hull(&self) -> WindowRange {
+        WindowRange::hull(self.changes.iter().map(|change| change.windows))
+    }
+
+    /// The same, of the changes of cuts of one bound.
+    pub(crate) fn hull_of(&self, bound: Bound) -> WindowRange {
+        let changes = self.changes.iter().filter(|change| change.gauge.bound == bound);
+        WindowRange::hull(changes.map(|change| change.windows))
+    }
+
+    fn index(&self) -> &PrefixIndex<u32> {
+        self.index.get_or_init(|| {
+            let mut index = PrefixIndex::default();
+            for (at, change) in (0..).zip(&self.changes) {
+                let (sources, destinations) = filter(&change.scope);
+                index.insert(sources, destinations, at);
+            }
+            index
+        })
+    }
+}
+
+/// Up to here it is cheaper to ask each change than to look them up.
+const CHANGES_ASKED_IN_TURN: usize = 8;
+
+/// The cuts that move in one table.
+pub(crate) struct Moves {
+    changes: Rc<CutChanges>,
+    window: Window,
+    observed: bool,
+    /// Changes that move the cut here from and to elsewhere than limits need.
+    exceptions: HashMap<u32, (Option<i64>, Option<i64>), RandomState>,
+}
+
+impl Moves {
+    /// Puts out what the moves change of one entry, and returns how many updates that are. `place` is
+    /// asked only where it matters.
+    #[inline]
+    pub(crate) fn show(
+        &self,
+        place: impl Fn() -> Pair,
+        key: Key,
+        volume: Volume,
+        out: &mut impl PutOut,
+    ) -> usize {
+        let changes = &self.changes.changes;
+        if changes.len() <= CHANGES_ASKED_IN_TURN {
+            return (0..changes.len() as u32)
+                .map(|at| self.show_one(at, &place, key, volume, out))
+                .sum();
+        }
+        let place = place();
+        let mut updates = 0;
+        self.changes.index().containing(place, |at| {
+            updates += self.show_one(*at, || place, key, volume, out);
+        });
+        updates
+    }
+
+    fn show_one(
+        &self,
+        at: u32,
+        place: impl FnOnce() -> Pair,
+        key: Key,
+        volume: Volume,
+        out: &mut impl PutOut,
+    ) -> usize {
+        let CutChange { gauge, ref scope, windows, from, to } = self.changes.changes[at as usize];
+        if !windows.contains(self.window) || (gauge.bound == Bound::Min && !self.observed) {
+            return 0;
+        }
+        let (from, to) = match self.exceptions.is_empty() {
+            true => (from, to),
+            false => self.exceptions.get(&at).copied().unwrap_or((from, to)),
+        };
+        let before = from.is_some_and(|cut| gauge.puts_out(cut, volume));
+        let after = to.is_some_and(|cut| gauge.puts_out(cut, volume));
+        if before == after {
+            return 0;
+        }
+        let (place, (sources, destinations)) = (place(), filter(scope));
+        if !(sources.contains(place.source()) && destinations.contains(place.destination())) {
+            return 0;
+        }
+        out.put(gauge, gauge.total(key, volume), if after { 1 } else { -1 });
+        1
+    }
+}

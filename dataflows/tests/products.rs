@@ -1,0 +1,158 @@
+//! Two things grow together, and the cost with their sum, not with their product.
+//!
+//! At ten thousand of each a step for every one of both would be a hundred million: it shows as a hang, as
+//! in [`growth`](crate::growth).
+
+use floodmark_dataflows::reference::TickInput;
+use floodmark_dataflows::time::{END_OF_INPUT, Window, Windows};
+use floodmark_dataflows::types::{
+    Bound, Change, Event, LimitId, Per, Prefix, Scope, Version, VersionId, Volume,
+};
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::growth::{Enter, edits, grow_to, limits, max, pair, said};
+
+const GREATEST: u32 = 10_000;
+
+/// Windows of a second that leave memory soon.
+const RULES: Windows =
+    Windows { width_secs: 1, lateness_ms: Some(0), retention_ms: Some(2000), max_gap_secs: 10 };
+
+/// One tick for each window: in window `n` the pair `n` sends `n` bytes, and the window before closes.
+fn a_window_a_tick(n: u32) -> Vec<TickInput> {
+    let tick = |second: u32| TickInput {
+        tick: u64::from(second) * 1000 + 500,
+        records: vec![(Window(second.into()), pair(second), Volume::new(second.into(), 1))],
+        watermark: u64::from(second) * 1000,
+        ..TickInput::default()
+    };
+    (0..n).map(tick).collect()
+}
+
+fn source(n: u32) -> Prefix {
+    Prefix::new(IpAddr::from(Ipv4Addr::from_bits(n)).into())
+}
+
+/// Everything that came to be, or was, in any tick.
+fn all(said: &[Vec<Change>], event: Event) -> Vec<Change> {
+    said.iter().flatten().filter(|change| change.event == event).copied().collect()
+}
+
+/// As many limits as windows, each on a source of its own.
+fn limits_by_windows(workers: usize, per: Per, bound: Bound) {
+    grow_to(GREATEST, |n| {
+        let row = |limit: u32| Version {
+            bound,
+            scope: Scope { per, source: source(limit), ..Scope::default() },
+            // The amount of the source, in the only window in which it sends, is on the wrong side.
+            value: Some(i64::from(limit) + if bound == Bound::Max { -1 } else { 1 }),
+            ..max(limit, 0)
+        };
+        let rows: Vec<Version> = (1..=n).map(row).collect();
+        let mut ticks = a_window_a_tick(n + 1);
+        ticks[0].edits = edits(&rows, 1);
+        ticks.push(TickInput { tick: 1 << 40, watermark: END_OF_INPUT, ..TickInput::default() });
+        let said = said(workers, RULES, Enter::Combined, ticks);
+        let raised = all(&said, Event::Raised);
+        assert_eq!(limits(&raised, Event::Raised), (1..=n).collect());
+        for change in raised {
+            assert_eq!(change.violation.window, Window(change.violation.limit.0.into()));
+        }
+    });
+}
+
+#[test]
+fn limits_on_pairs_by_windows() {
+    limits_by_windows(1, Per::Pair, Bound::Max);
+}
+
+#[test]
+fn limits_on_sources_by_windows_on_two_workers() {
+    limits_by_windows(2, Per::Source, Bound::Max);
+}
+
+#[test]
+fn lower_bounds_on_pairs_by_windows() {
+    limits_by_windows(1, Per::Pair, Bound::Min);
+}
+
+/// One name with a version for each window, which are read before the windows come, or in their time.
+fn versions_by_windows(read_at_once: bool, windows: Windows) {
+    grow_to(GREATEST, |n| {
+        // The amount of a window is over the value of every third.
+        let row = |second: u32| Version {
+            id: VersionId(second),
+            effective: i128::from(second) * 1_000_000_000,
+            value: Some(i64::from(second) - i64::from(second.is_multiple_of(3))),
+            ..max(1, 0)
+        };
+        let mut ticks = a_window_a_tick(n + 1);
+        let rows: Vec<Version> = (1..=n).map(row).collect();
+        if read_at_once {
+            // All of their dates have come.
+            ticks.iter_mut().for_each(|tick| tick.tick += 1 << 30);
+            ticks[0].edits = edits(&rows, 1);
+        } else {
+            for (tick, row) in ticks[1..].iter_mut().zip(&rows) {
+                tick.edits = edits(&[*row], 1);
+            }
+        }
+        let said = said(1, windows, Enter::Combined, ticks);
+        let raised = all(&said, Event::Raised);
+        let over: Vec<u64> = (1..=u64::from(n)).filter(|second| second % 3 == 0).collect();
+        let windows: Vec<u64> = raised.iter().map(|change| change.violation.window.0).collect();
+        assert_eq!(windows, over);
+        assert!(raised.iter().all(|change| {
+            change.version.map(|version| u64::from(version.0)) == Some(change.violation.window.0)
+        }));
+    });
+}
+
+#[test]
+fn versions_by_windows_that_retire() {
+    versions_by_windows(false, RULES);
+}
+
+#[test]
+fn versions_by_windows_that_stay() {
+    versions_by_windows(true, Windows { width_secs: 1, ..Windows::default() });
+}
+
+/// A limit that is set low for a moment, and as many windows before and after: those that hold totals keep
+/// what they put out, the others do not.
+#[test]
+fn a_low_limit_withdrawn_by_windows() {
+    grow_to(GREATEST, |n| {
+        let windows = Windows { width_secs: 1, ..Windows::default() };
+        let high = max(1, u32::MAX);
+        let low = Version { id: VersionId(2), ..max(1, 0) };
+        let mut ticks = a_window_a_tick(2 * n + 2);
+        ticks[0].edits = edits(&[high], 1);
+        let at = n as usize + 1;
+        ticks[at].edits = vec![(high, -1), (low, 1)];
+        ticks[at + 1].edits = vec![(low, -1), (high, 1)];
+        let said = said(1, windows, Enter::Combined, ticks);
+        // Window 0 has a record of no bytes.
+        assert_eq!(said[at].len(), at, "{:?}", said[at].first());
+        assert_eq!(said[at + 1].iter().filter(|change| change.event == Event::Cleared).count(), at);
+        assert_eq!(said.iter().flatten().count(), 2 * at);
+    });
+}
+
+/// As many limits with a rollup each as windows; only the sums with traffic exist.
+#[test]
+fn rollups_by_windows() {
+    grow_to(GREATEST, |n| {
+        let row = |limit: u32| Version {
+            limit: LimitId(limit),
+            scope: Scope { per: Per::Destination, source: source(limit), ..Scope::default() },
+            value: Some(i64::from(limit) - 1),
+            ..max(limit, 0)
+        };
+        let rows: Vec<Version> = (1..=n).map(row).collect();
+        let mut ticks = a_window_a_tick(n + 1);
+        ticks[0].edits = edits(&rows, 1);
+        let said = said(2, RULES, Enter::Combined, ticks);
+        assert_eq!(limits(&all(&said, Event::Raised), Event::Raised), (1..=n).collect());
+    });
+}
