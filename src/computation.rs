@@ -12,6 +12,7 @@ use differential_dataflow::Config as DifferentialConfig;
 use floodmark_dataflows::clock::{Clock, Existing};
 use floodmark_dataflows::graph::{self, Inputs, Options, Outputs};
 use floodmark_dataflows::orders::{Amounts, Answer, Late, Saturated};
+use floodmark_dataflows::ranges::WindowRange;
 use floodmark_dataflows::time::{Time, Window};
 use floodmark_dataflows::top::Ranked;
 use floodmark_dataflows::types::{Change, Pair, Volume};
@@ -50,7 +51,7 @@ pub struct Outcome {
     /// Totals that have reached the end of 64 bits.
     pub saturated: Vec<Saturated>,
     /// Windows that have left memory: nothing more will be said of them.
-    pub retired: Vec<Window>,
+    pub retired: Vec<WindowRange>,
 }
 
 /// What time has done up to a tick, as the first worker knows it.
@@ -60,21 +61,27 @@ pub struct Course {
     pub watermark: u64,
     /// The start of the first window that is whole, in milliseconds; `None` while it is unknown.
     pub whole_from: Option<u64>,
-    /// The windows that exist.
-    pub windows: BTreeMap<Window, Existing>,
+    /// The windows that exist, by the first of those that are alike.
+    windows: BTreeMap<Window, Existing>,
 }
 
 impl Course {
+    /// What is known of a window; `None`: it does not exist, or no longer.
+    pub fn existing(&self, window: Window) -> Option<Existing> {
+        let (_, existing) = self.windows.range(..=window).next_back()?;
+        existing.windows.contains(window).then_some(*existing)
+    }
+
     fn take(&mut self, passed: Passed) {
         if let Some((watermark, whole_from)) = passed.moved {
             (self.watermark, self.whole_from) = (watermark, whole_from);
         }
         // A window that changes goes as it was and comes as it is.
         for (existing, _) in passed.windows.iter().filter(|(_, diff)| **diff < 0) {
-            self.windows.remove(&existing.window);
+            self.windows.remove(&existing.windows.from);
         }
         for (existing, _) in passed.windows.iter().filter(|(_, diff)| **diff > 0) {
-            self.windows.insert(existing.window, *existing);
+            self.windows.insert(existing.windows.from, *existing);
         }
     }
 }
@@ -172,8 +179,8 @@ fn collect_clock(
                             passed.entry(tick).or_default().moved = Some((at, whole_from));
                         }
                     }
-                    (Clock::Retired(window), Some((_, outcomes))) => {
-                        outcomes.borrow_mut().entry(tick).or_default().retired.push(window);
+                    (Clock::Retired(windows), Some((_, outcomes))) => {
+                        outcomes.borrow_mut().entry(tick).or_default().retired.push(windows);
                     }
                     (
                         Clock::Partial { .. }

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::gauge::{Gauge, Total};
 use crate::limits::{Judge, Judging, Ruling};
 use crate::orders::TotalUpdate;
+use crate::ranges::{WindowRange, WindowSet};
 use crate::stash::Stash;
 use crate::time::{Phase, Time, Window, Windows};
 use crate::traffic::Shared;
@@ -100,7 +101,7 @@ struct Changes {
     updates: Updates,
     watermark: u64,
     /// Windows that were not observed from their start on.
-    partial: BTreeSet<Window>,
+    partial: WindowSet,
     judging: Judging,
     standing: BTreeMap<Window, BTreeMap<Id, Standing>>,
 }
@@ -109,7 +110,7 @@ struct Changes {
 struct Tick {
     /// The watermark of the tick before.
     watermark_before: u64,
-    settles: BTreeSet<Window>,
+    settles: WindowSet,
     /// For limits whose versions change, and windows in which they are violated: the version that
     /// judged once the rows were read.
     after_rows: BTreeMap<(LimitId, Window), Option<VersionId>>,
@@ -180,7 +181,7 @@ impl Changes {
         after: &Standing,
         tick: &Tick,
     ) -> Option<Reason> {
-        let settles = tick.settles.contains(&window);
+        let settles = tick.settles.contains(window);
         let was_settled = self.windows.settled(window, tick.watermark_before);
         let version_counts = was_settled || self.updates >= Updates::Limit;
         if version_counts && before.version != after.version {
@@ -203,7 +204,7 @@ impl Changes {
             metric: version.map_or(before.metric, |version| version.metric),
             version: version.map(|version| version.version),
             settled: self.windows.settled(window, self.watermark),
-            partial: self.partial.contains(&window),
+            partial: self.partial.contains(window),
         }
     }
 
@@ -214,18 +215,18 @@ impl Changes {
     fn tick(&mut self, work: Work) -> Vec<Change> {
         let mut tick = Tick {
             watermark_before: self.watermark,
-            settles: BTreeSet::new(),
+            settles: WindowSet::default(),
             after_rows: BTreeMap::new(),
         };
         let mut retired = Vec::new();
         for event in work.clock {
             match event {
                 Clock::Watermark { at, .. } => self.watermark = self.watermark.max(at),
-                Clock::Settled(window) => drop(tick.settles.insert(window)),
-                Clock::Retired(window) => retired.push(window),
+                Clock::Settled(windows) => tick.settles.insert(windows),
+                Clock::Retired(windows) => retired.push(windows),
                 Clock::Observed(_) => {}
-                Clock::Partial { window, partial: true } => drop(self.partial.insert(window)),
-                Clock::Partial { window, partial: false } => drop(self.partial.remove(&window)),
+                Clock::Partial { windows, partial: true } => self.partial.insert(windows),
+                Clock::Partial { windows, partial: false } => self.partial.remove(windows),
             }
         }
         let rulings = RulingsOfTick::new(work.rulings);
@@ -242,9 +243,12 @@ impl Changes {
         self.say_raised(&courses, &tick, &mut say);
         self.say_updated(candidates, &courses, &tick, &mut say);
         self.judging.update(&rulings.retired);
-        for window in retired {
-            self.standing.remove(&window);
-            self.partial.remove(&window);
+        for windows in retired {
+            let held = self.standing.range(windows.from..windows.until);
+            for window in held.map(|(window, _)| *window).collect::<Vec<_>>() {
+                self.standing.remove(&window);
+            }
+            self.partial.remove(windows);
         }
         changes
     }
@@ -307,9 +311,10 @@ impl Changes {
         let stood = |(window, id): &(Window, Id)| self.standing(*window, id).is_some();
         let judged = courses.iter().map(|(at, _)| *at);
         let mut candidates: Vec<_> = judged.filter(stood).collect();
-        for window in &tick.settles {
-            let ids = self.standing.get(window).into_iter().flatten();
-            candidates.extend(ids.map(|(id, _)| (*window, *id)));
+        for windows in tick.settles.within(WindowRange::ALL) {
+            for (window, ids) in self.standing.range(windows.from..windows.until) {
+                candidates.extend(ids.keys().map(|id| (*window, *id)));
+            }
         }
         for (limit, window) in tick.after_rows.keys() {
             let ids = self.standing.get(window).into_iter();
@@ -478,7 +483,7 @@ pub(crate) fn changes<'scope>(
             windows,
             updates,
             watermark: 0,
-            partial: BTreeSet::new(),
+            partial: WindowSet::default(),
             judging: Judging::default(),
             standing: BTreeMap::new(),
         };

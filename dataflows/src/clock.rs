@@ -1,7 +1,6 @@
 //! Which windows exist, and where the watermark is: decided once, and told to every worker.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound::{Excluded, Unbounded};
+use std::collections::BTreeSet;
 
 use differential_dataflow::{AsCollection, VecCollection};
 use serde::{Deserialize, Serialize};
@@ -10,6 +9,8 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
+use crate::ranges::WindowRange;
+use crate::spans::Spans;
 use crate::stash::Stash;
 use crate::time::{Phase, Time, Window, Windows};
 use crate::watermark::{Least, Moment, Partitions, passed};
@@ -69,18 +70,18 @@ pub enum Holds {
     Nothing,
 }
 
-/// A window that exists.
+/// Windows that exist, and are alike: one that was seen, or any number of silent ones on end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Existing {
-    /// Which.
-    pub window: Window,
-    /// Whether it has a record of its own; else it lies between two windows that do, not too far
+    /// The windows.
+    pub windows: WindowRange,
+    /// Whether the window has a record of its own. Silent ones lie between two windows that do, not too far
     /// apart.
     pub seen: bool,
-    /// Whether its end is at or before the watermark.
+    /// Whether their ends are at or before the watermark.
     pub closed: bool,
-    /// Whether it was observed from its start on. Lower bounds do not judge a part of a window. A window
-    /// that has closed stays what it is.
+    /// Whether they were observed from their starts on. Lower bounds do not judge a part of a window. A
+    /// window that has closed stays what it is.
     pub whole: bool,
 }
 
@@ -106,28 +107,21 @@ pub enum Clock {
         /// How many windows are open: they exist, and are not closed.
         open: u64,
     },
-    /// The window turned out to be partial, that is, not [whole](Existing::whole), or to be whole after
+    /// The windows turned out to be partial, that is, not [whole](Existing::whole), or to be whole after
     /// all. A window without such an event is whole. At [`Phase::Data`].
     Partial {
-        /// The window.
-        window: Window,
-        /// Whether it is partial from now on.
+        /// The windows.
+        windows: WindowRange,
+        /// Whether they are partial from now on.
         partial: bool,
     },
-    /// The window has closed and is whole, so that lower bounds judge it from now on. At [`Phase::Close`], or
-    /// at [`Phase::Data`] where it is a late record that brings it about.
-    Observed(Window),
-    /// No record can change the window any more. At [`Phase::Close`].
-    Settled(Window),
-    /// The window leaves memory. At [`Phase::Retire`].
-    Retired(Window),
-}
-
-/// What one tick does to windows.
-#[derive(Default)]
-struct Told {
-    windows: Vec<(Existing, Phase, isize)>,
-    events: Vec<(Phase, Clock)>,
+    /// The windows have closed and are whole, so that lower bounds judge them from now on. At
+    /// [`Phase::Close`], or at [`Phase::Data`] where it is a late record that brings a window about.
+    Observed(WindowRange),
+    /// No record can change the windows any more. At [`Phase::Close`].
+    Settled(WindowRange),
+    /// The windows leave memory. At [`Phase::Retire`].
+    Retired(WindowRange),
 }
 
 /// The beginning of observation.
@@ -169,12 +163,14 @@ struct Held {
     beginning: Beginning,
     /// The start of the first whole window; `None` while it is unknown.
     whole_from: Option<u64>,
-    windows: BTreeMap<Window, Existing>,
-    open: BTreeSet<Window>,
-    unsettled: BTreeSet<Window>,
+    windows: Spans,
+    /// Windows that are not closed.
+    open: u64,
+    /// Silent windows that this tick has opened.
+    opened: Vec<WindowRange>,
     /// The last window with a record that has retired; a gap may reach back to it.
     last_retired: Option<Window>,
-    told: Told,
+    events: Vec<(Phase, Clock)>,
 }
 
 impl Held {
@@ -185,33 +181,33 @@ impl Held {
             partitions: Partitions::default(),
             beginning: Beginning::default(),
             whole_from: Some(0),
-            windows: BTreeMap::new(),
-            open: BTreeSet::new(),
-            unsettled: BTreeSet::new(),
+            windows: Spans::default(),
+            open: 0,
+            opened: Vec::new(),
             last_retired: None,
-            told: Told::default(),
+            events: Vec::new(),
         }
     }
 
-    fn set(&mut self, existing: Existing, phase: Phase) {
-        let before = self.windows.insert(existing.window, existing);
-        if let Some(before) = before {
-            self.told.windows.push((before, phase, -1));
-        }
-        self.told.windows.push((existing, phase, 1));
-        if existing.closed && existing.whole && before.is_none_or(|before| !before.closed) {
-            self.told.events.push((phase, Clock::Observed(existing.window)));
-        }
-        let (was_partial, partial) = (before.is_some_and(|before| !before.whole), !existing.whole);
-        if was_partial != partial {
-            let event = Clock::Partial { window: existing.window, partial };
-            self.told.events.push((phase, event));
-        }
+    fn tell(&mut self, phase: Phase, event: Clock) {
+        self.events.push((phase, event));
     }
 
-    /// Whether a window is whole that has not closed yet.
-    fn is_whole(&self, window: Window) -> bool {
-        self.whole_from.is_some_and(|from| window.0.saturating_mul(1000) >= from)
+    /// The number of windows in a range.
+    fn count(&self, windows: WindowRange) -> u64 {
+        (windows.until.0 - windows.from.0) / self.rules.width_secs
+    }
+
+    /// The parts of a range that are not whole, and that are, of windows that have not closed yet.
+    fn whole_parts(
+        &self,
+        windows: WindowRange,
+    ) -> impl Iterator<Item = (WindowRange, bool)> + use<> {
+        let whole_from =
+            self.whole_from.map_or(WindowRange::ALL.until, |from| self.rules.first_from(from));
+        let partial = WindowRange { until: windows.until.min(whole_from), ..windows };
+        let whole = WindowRange { from: windows.from.max(whole_from), ..windows };
+        [(partial, false), (whole, true)].into_iter().filter(|(part, _)| !part.is_empty())
     }
 
     /// Decides anew which windows are whole, of those that have not closed.
@@ -220,28 +216,31 @@ impl Held {
         if std::mem::replace(&mut self.whole_from, whole_from) == whole_from {
             return;
         }
-        for window in self.open.clone() {
-            let existing = self.windows[&window];
-            let whole = self.is_whole(window);
-            if existing.whole != whole {
-                self.set(Existing { whole, ..existing }, Phase::Data);
+        let open: Vec<Existing> = self.windows.open().copied().collect();
+        for span in open {
+            for (windows, whole) in self.whole_parts(span.windows) {
+                if span.whole != whole {
+                    self.windows.take(windows, Phase::Data);
+                    self.windows.put(Existing { windows, whole, ..span }, Phase::Data);
+                    self.tell(Phase::Data, Clock::Partial { windows, partial: !whole });
+                }
             }
         }
     }
 
-    /// Opens a window, or marks one as seen that was not.
-    fn open(&mut self, window: Window, seen: bool) {
-        let before = self.windows.get(&window).filter(|before| before.closed);
-        let whole = before.map_or_else(|| self.is_whole(window), |before| before.whole);
-        // The window of a late record has closed before: it is that record, and not time, which makes its
-        // limits hold.
-        let closed = seen && self.rules.closed(window, self.watermark);
-        self.set(Existing { window, seen, closed, whole }, Phase::Data);
-        match closed {
-            true => self.open.remove(&window),
-            false => self.open.insert(window),
-        };
-        self.unsettled.insert(window);
+    /// Opens the silent windows of a range that do not exist yet.
+    fn open(&mut self, range: WindowRange) {
+        for missing in self.windows.missing(range) {
+            for (windows, whole) in self.whole_parts(missing) {
+                let span = Existing { windows, seen: false, closed: false, whole };
+                self.windows.put(span, Phase::Data);
+                self.open += self.count(windows);
+                self.opened.push(windows);
+                if !whole {
+                    self.tell(Phase::Data, Clock::Partial { windows, partial: true });
+                }
+            }
+        }
     }
 
     /// A record falls into the window.
@@ -250,16 +249,35 @@ impl Held {
         if self.rules.settled(window, self.watermark) {
             return;
         }
-        match self.windows.get(&window) {
-            Some(existing) if existing.seen => return,
-            // It lies in a gap between two seen ones, and all of the gap is open already.
-            Some(_) => return self.open(window, true),
-            None => self.open(window, true),
+        let before = self.windows.get(window).copied();
+        if before.is_some_and(|before| before.seen) {
+            return;
         }
-        let seen = |(window, existing): (&Window, &Existing)| existing.seen.then_some(*window);
-        let before = self.windows.range(..window).rev().find_map(seen).or(self.last_retired);
-        let after = self.windows.range((Excluded(window), Unbounded)).find_map(seen);
-        if let Some(before) = before {
+        let windows = self.rules.only(window);
+        let was_closed = before.is_some_and(|before| before.closed);
+        let whole = match before {
+            Some(before) if before.closed => before.whole,
+            _ => self.whole_parts(windows).all(|(_, whole)| whole),
+        };
+        // The window of a late record has closed before: it is that record, and not time, which makes its
+        // limits hold.
+        let closed = self.rules.closed(window, self.watermark);
+        self.windows.take(windows, Phase::Data);
+        self.windows.put(Existing { windows, seen: true, closed, whole }, Phase::Data);
+        let was_open = before.is_some_and(|before| !before.closed);
+        self.open = self.open - u64::from(was_open) + u64::from(!closed);
+        if closed && whole && !was_closed {
+            self.tell(Phase::Data, Clock::Observed(windows));
+        }
+        if before.is_some() {
+            // It lies in a gap between two seen ones, and all of the gap is open already.
+            return;
+        }
+        if !whole {
+            self.tell(Phase::Data, Clock::Partial { windows, partial: true });
+        }
+        let (before, after) = self.windows.seen_around(window);
+        if let Some(before) = before.or(self.last_retired) {
             self.fill_gap(before, window);
         }
         if let Some(after) = after {
@@ -269,40 +287,29 @@ impl Held {
 
     /// Opens the windows between two seen ones, unless that is a break in observation.
     fn fill_gap(&mut self, from: Window, until: Window) {
-        if until.0 - from.0 > self.rules.max_gap_secs {
+        if until.0.saturating_sub(from.0) > self.rules.max_gap_secs {
             return;
         }
-        let mut window = Window(self.rules.end_secs(from));
-        while window < until {
-            if !self.rules.retired(window, self.watermark) && !self.windows.contains_key(&window) {
-                self.open(window, false);
-            }
-            window = Window(self.rules.end_secs(window));
-        }
+        let first = Window(self.rules.end_secs(from)).max(self.rules.first_held(self.watermark));
+        self.open(WindowRange { from: first, until });
     }
 
     /// Opens the windows without a record that end while a live watermark moves: silence that is
     /// watched as it passes. Those before the last seen one are gaps.
     fn watch(&mut self, watermark: u64) {
-        let seen = self.windows.values().rev().find(|existing| existing.seen);
-        let last = seen.map(|existing| existing.window).max(self.last_retired);
-        for window in passed(self.rules, self.watermark, watermark) {
-            if last.is_none_or(|last| window > last) && !self.windows.contains_key(&window) {
-                self.open(window, false);
-            }
+        let mut passed = passed(self.rules, self.watermark, watermark);
+        let last = self.windows.last_seen().max(self.last_retired);
+        if let Some(last) = last {
+            passed.from = passed.from.max(Window(self.rules.end_secs(last)));
         }
+        self.open(passed);
     }
 
     /// Moves the watermark, which closes and settles windows.
     fn advance(&mut self, watermark: Least, slowest: Least, front: u64) {
+        let settled = self.rules.first_unsettled(self.watermark);
         self.watermark = self.watermark.max(watermark.at);
-        while let Some(&window) = self.open.first()
-            && self.rules.closed(window, self.watermark)
-        {
-            self.open.pop_first();
-            let existing = self.windows[&window];
-            self.set(Existing { closed: true, ..existing }, Phase::Close);
-        }
+        self.close();
         let moved = Clock::Watermark {
             at: self.watermark,
             slowest: self.watermark.max(slowest.at),
@@ -310,32 +317,55 @@ impl Held {
             slowest_in: slowest.of,
             front: self.watermark.max(front),
             whole_from: self.whole_from,
-            open: self.open.len() as u64,
+            open: self.open,
         };
-        self.told.events.push((Phase::Close, moved));
-        while let Some(&window) = self.unsettled.first()
-            && self.rules.settled(window, self.watermark)
+        self.tell(Phase::Close, moved);
+        // Gaps may open where windows have settled.
+        let before = WindowRange { from: Window(0), until: settled };
+        for opened in std::mem::take(&mut self.opened) {
+            let windows = opened.and(before);
+            if !windows.is_empty() {
+                self.tell(Phase::Close, Clock::Settled(windows));
+            }
+        }
+        let settles = self.rules.first_unsettled(self.watermark);
+        let spans = self.windows.within(WindowRange { from: settled, until: settles });
+        let events = spans.map(|span| (Phase::Close, Clock::Settled(span.windows)));
+        self.events.extend(events);
+    }
+
+    /// Closes the windows that end at or before the watermark.
+    fn close(&mut self) {
+        let first = self.rules.first_open(self.watermark);
+        while let Some(span) = self.windows.first_open().copied()
+            && span.windows.from < first
         {
-            self.unsettled.pop_first();
-            self.told.events.push((Phase::Close, Clock::Settled(window)));
+            let windows = WindowRange { until: span.windows.until.min(first), ..span.windows };
+            self.windows.take(windows, Phase::Close);
+            self.windows.put(Existing { windows, closed: true, ..span }, Phase::Close);
+            self.open -= self.count(windows);
+            if span.whole {
+                self.tell(Phase::Close, Clock::Observed(windows));
+            }
         }
     }
 
     /// Lets go of windows that `watermark`, the one of the tick before, says are done with.
     fn retire(&mut self, watermark: u64) {
-        while let Some((&window, &existing)) = self.windows.first_key_value()
-            && self.rules.retired(window, watermark)
+        let first = self.rules.first_held(watermark);
+        while let Some(span) = self.windows.first().copied()
+            && span.windows.from < first
         {
-            self.windows.pop_first();
-            if existing.seen {
-                self.last_retired = self.last_retired.max(Some(window));
+            let windows = WindowRange { until: span.windows.until.min(first), ..span.windows };
+            self.windows.take(windows, Phase::Retire);
+            if span.seen {
+                self.last_retired = self.last_retired.max(Some(windows.from));
             }
-            self.told.windows.push((existing, Phase::Retire, -1));
-            self.told.events.push((Phase::Retire, Clock::Retired(window)));
+            self.tell(Phase::Retire, Clock::Retired(windows));
         }
     }
 
-    fn tick(&mut self, marks: Vec<Mark>) -> Told {
+    fn tick(&mut self, marks: Vec<Mark>) {
         let before = self.watermark;
         let mut watermark = Least { at: before, of: None };
         let mut slowest = Least { at: 0, of: None };
@@ -366,7 +396,6 @@ impl Held {
         }
         self.advance(watermark, slowest, front);
         self.retire(before);
-        std::mem::take(&mut self.told)
     }
 }
 
@@ -382,12 +411,12 @@ impl Held {
 /// tick before has settled is ignored, as the record behind it is.
 ///
 /// # Out
-/// The windows as a collection, and events, both on one worker. A window opens at [`Phase::Data`], closes
+/// The windows as a collection, silent ones by ranges, and events, both on one worker. A window opens at [`Phase::Data`], closes
 /// and settles at [`Phase::Close`], and leaves at [`Phase::Retire`], each once and in this order; that of
 /// a late record is closed when it opens. Broadcast them; nothing else decides about windows.
 ///
 /// # Keeps
-/// The windows that are not retired.
+/// The seen windows that are not retired, and the ranges of silent ones between them.
 pub fn clock<'scope>(
     marks: StreamVec<'scope, Time, Mark>,
     rules: Windows,
@@ -408,15 +437,18 @@ pub fn clock<'scope>(
             while let Some(([windows_capability, events_capability], marks)) = stash.next(frontiers)
             {
                 let tick = events_capability.time().tick;
-                let told = held.tick(marks);
+                held.tick(marks);
                 let mut session = windows_output.session(&windows_capability);
-                for (existing, phase, diff) in told.windows {
+                for ((existing, phase), diff) in held.windows.changes() {
                     session.give((existing, Time::new(tick, phase), diff));
                 }
-                for (phase, event) in told.events {
-                    let capability = events_capability.delayed(&Time::new(tick, phase));
-                    events_output.session(&capability).give(event);
+                // One session for each phase: each makes a message, and that a buffer.
+                for events in held.events.chunk_by(|one, other| one.0 == other.0) {
+                    let capability = events_capability.delayed(&Time::new(tick, events[0].0));
+                    let mut session = events_output.session(&capability);
+                    session.give_iterator(events.iter().map(|(_, event)| *event));
                 }
+                held.events.clear();
             }
         }
     });

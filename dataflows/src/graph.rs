@@ -268,7 +268,13 @@ fn compute<'scope>(
         shared.clone(),
         TrafficOptions { windows: options.windows, top: options.top, hand_on: options.hand_on },
     );
-    let rollups = rollups(traffic.rollups, of_rollups, orders, shared.clone(), options.top);
+    let rollups = rollups(
+        traffic.rollups,
+        of_rollups,
+        orders,
+        shared.clone(),
+        (options.windows, options.top),
+    );
     let totals = scope.concatenate([traffic.totals, rollups.totals]);
     let fallen = scope.concatenate([traffic.fallen, rollups.fallen]);
     let by_gauge = totals

@@ -29,7 +29,7 @@
 //! | collection | record | meaning | where |
 //! | --- | --- | --- | --- |
 //! | versions | [`Version`](types::Version) | the row has taken effect | worker that read it |
-//! | existing | [`Existing`](clock::Existing) | the window exists, seen or in a gap, open or closed | first worker |
+//! | existing | [`Existing`](clock::Existing) | the window, or each of a range, exists, seen or in a gap, open or closed | first worker |
 //! | rules | [`Rule`](limits::Rule) | the version, and the windows that it judges | one, then all |
 //! | thresholds | (gauge, [`Threshold`](threshold_join::Threshold)) | the same, by gauge | all |
 //! | totals | (gauge, (window, [`Total`](gauge::Total))) | the total is beyond the cut | owner of the entity |
@@ -56,6 +56,7 @@ pub(crate) mod prefix_index;
 pub mod ranges;
 pub mod reference;
 pub(crate) mod rollups;
+pub(crate) mod spans;
 pub(crate) mod stash;
 pub mod table;
 pub mod textbook;

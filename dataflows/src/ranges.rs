@@ -131,6 +131,34 @@ impl<V: Copy + Default + PartialEq> Steps<V> {
     }
 }
 
+/// Windows, as ranges.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WindowSet(Steps<bool>);
+
+impl WindowSet {
+    /// Whether a window is in the set.
+    #[inline]
+    pub(crate) fn contains(&self, window: Window) -> bool {
+        self.0.at(window)
+    }
+
+    /// Takes windows in.
+    pub(crate) fn insert(&mut self, windows: WindowRange) {
+        self.0.change(windows, |_| true);
+    }
+
+    /// Takes windows out.
+    pub(crate) fn remove(&mut self, windows: WindowRange) {
+        self.0.change(windows, |_| false);
+    }
+
+    /// The ranges of the set within a range.
+    pub(crate) fn within(&self, windows: WindowRange) -> impl Iterator<Item = WindowRange> {
+        let pieces = (!windows.is_empty()).then(|| self.0.pieces(windows));
+        pieces.into_iter().flatten().filter(|(_, is_in)| *is_in).map(|(range, _)| range)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

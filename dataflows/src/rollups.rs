@@ -19,9 +19,9 @@ use crate::cuts::{CutChanges, CutIndex, Gauged, Moves};
 use crate::folds::{RollupParcel, TOTAL, owner};
 use crate::gauge::{CutChange, Gauge, Rollup, Total};
 use crate::orders::{Answer, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
-use crate::ranges::WindowRange;
+use crate::ranges::{WindowRange, WindowSet};
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
-use crate::time::{Time, Window};
+use crate::time::{Time, Window, Windows};
 use crate::top::{Greatest, TopQuery};
 use crate::traffic::Shared;
 use crate::types::{Bound, Entity, Pair, Per, Volume};
@@ -56,6 +56,7 @@ enum Job {
 
 struct Rollups {
     shared: Shared,
+    rules: Windows,
     top: Option<TopQuery>,
     tables: BTreeMap<(Window, Rollup), Gauged>,
     /// Of the rollups that some gauge looks at.
@@ -66,7 +67,7 @@ struct Rollups {
     /// Rollups of totals that some lower bound looks at.
     judged_totals: BTreeSet<Rollup>,
     /// Windows that lower bounds judge.
-    observed: BTreeSet<Window>,
+    observed: WindowSet,
     puts: Puts,
     best: Vec<(Window, Entity, Volume)>,
     answers: Vec<Answer>,
@@ -85,7 +86,7 @@ impl Rollups {
         let observed = &self.observed;
         self.tables
             .entry((window, rollup))
-            .or_insert_with(|| Gauged::new(window, observed.contains(&window)))
+            .or_insert_with(|| Gauged::new(window, observed.contains(window)))
     }
 
     /// The windows within a range that have a table of a rollup.
@@ -133,9 +134,9 @@ impl Rollups {
         let mut windows = self.windows(rollup, changes.hull());
         if self.judged_totals.contains(&rollup) {
             // They look at a total even where there is nothing.
-            let range = changes.hull_of(Bound::Min);
-            let observed = self.observed.range(range.from..range.until);
-            windows.extend(observed.filter(|window| self.may_hold(**window, &rollup)));
+            let observed = self.observed.within(changes.hull_of(Bound::Min));
+            let observed = observed.flat_map(|range| self.rules.each(range));
+            windows.extend(observed.filter(|window| self.may_hold(*window, &rollup)));
         }
         for window in windows {
             self.table(window, rollup);
@@ -151,23 +152,25 @@ impl Rollups {
         }
     }
 
-    /// Lower bounds judge a window from now on.
-    fn observe(&mut self, window: Window, jobs: &mut VecDeque<Job>) {
-        self.observed.insert(window);
-        let tables = self.tables.range_mut((window, Rollup::FIRST)..);
-        let mut rollups = BTreeSet::new();
-        for ((_, rollup), gauged) in tables.take_while(|((at, _), _)| *at == window) {
+    /// Lower bounds judge windows from now on.
+    fn observe(&mut self, windows: WindowRange, jobs: &mut VecDeque<Job>) {
+        self.observed.insert(windows);
+        let (from, until) = ((windows.from, Rollup::FIRST), (windows.until, Rollup::FIRST));
+        let mut judged = BTreeSet::new();
+        for (&(window, rollup), gauged) in self.tables.range_mut(from..until) {
             gauged.observe();
-            if self.cuts.get(rollup).is_some_and(|cuts| cuts.has_ceilings(window)) {
-                rollups.insert(*rollup);
+            if self.cuts.get(&rollup).is_some_and(|cuts| cuts.has_ceilings(window)) {
+                judged.insert((window, rollup));
             }
         }
         for rollup in &self.judged_totals {
-            if self.may_hold(window, rollup) && self.cuts[rollup].has_ceilings(window) {
-                rollups.insert(*rollup);
-            }
+            let windows = self.rules.each(windows);
+            let windows = windows.filter(|window| {
+                self.may_hold(*window, rollup) && self.cuts[rollup].has_ceilings(*window)
+            });
+            judged.extend(windows.map(|window| (window, *rollup)));
         }
-        for rollup in rollups {
+        for (window, rollup) in judged {
             self.table(window, rollup);
             jobs.push_back(Job::Observe { window, rollup, position: 0 });
         }
@@ -191,8 +194,8 @@ impl Steps for Rollups {
             }
         }
         for order in &work.orders {
-            if let Order::Clock(Clock::Observed(window)) = order {
-                self.observe(*window, &mut jobs);
+            if let Order::Clock(Clock::Observed(windows)) = order {
+                self.observe(*windows, &mut jobs);
             }
         }
         jobs.extend(work.parcels.into_iter().map(|parcel| Job::Count { parcel }));
@@ -200,15 +203,17 @@ impl Steps for Rollups {
         let mut reads = BTreeSet::new();
         for order in work.orders {
             match order {
-                Order::Clock(Clock::Settled(window)) => {
+                Order::Clock(Clock::Settled(windows)) => {
                     if let Some((query, rollup)) =
                         self.top.and_then(|query| Some((query, query.rollup()?)))
                     {
-                        let greatest = Greatest::new(query);
-                        jobs.push_back(Job::Rank { window, rollup, greatest, position: 0 });
+                        for window in self.windows(rollup, windows) {
+                            let greatest = Greatest::new(query);
+                            jobs.push_back(Job::Rank { window, rollup, greatest, position: 0 });
+                        }
                     }
                 }
-                Order::Clock(Clock::Retired(window)) => self.retire(window, &mut jobs),
+                Order::Clock(Clock::Retired(windows)) => self.retire(windows, &mut jobs),
                 Order::Read(read) => drop(reads.insert(read)),
                 _ => {}
             }
@@ -360,11 +365,11 @@ impl Rollups {
         table.get(self.shared.addresses.borrow().known_address_key(address)?)
     }
 
-    /// A window leaves memory.
-    fn retire(&mut self, window: Window, jobs: &mut VecDeque<Job>) {
-        self.observed.remove(&window);
-        let tables = self.tables.range((window, Rollup::FIRST)..);
-        for (&(_, rollup), _) in tables.take_while(|((at, _), _)| *at == window) {
+    /// Windows leave memory.
+    fn retire(&mut self, windows: WindowRange, jobs: &mut VecDeque<Job>) {
+        self.observed.remove(windows);
+        let (from, until) = ((windows.from, Rollup::FIRST), (windows.until, Rollup::FIRST));
+        for &(window, rollup) in self.tables.range(from..until).map(|(at, _)| at) {
             jobs.push_back(Job::TakeBack { window, rollup, position: 0 });
             jobs.push_back(Job::Drop { window, rollup, position: 0 });
         }
@@ -425,7 +430,7 @@ pub(crate) fn rollups<'scope>(
     cuts: StreamVec<'scope, Time, CutChange>,
     orders: StreamVec<'scope, Time, Order>,
     shared: Shared,
-    top: Option<TopQuery>,
+    (rules, top): (Windows, Option<TopQuery>),
 ) -> RollupStreams<'scope> {
     let scope = parcels.scope();
     let mut builder = OperatorBuilder::new("Rollups".into(), scope);
@@ -446,13 +451,14 @@ pub(crate) fn rollups<'scope>(
     builder.build(move |_| {
         let mut stepper = Stepper::<Rollups, 5>::new(Rollups {
             shared,
+            rules,
             top,
             tables: BTreeMap::new(),
             cuts: BTreeMap::new(),
             no_cuts: CutIndex::default(),
             in_use: InUse::default(),
             judged_totals: BTreeSet::new(),
-            observed: BTreeSet::new(),
+            observed: WindowSet::default(),
             puts: Puts::default(),
             best: Vec::new(),
             answers: Vec::new(),

@@ -78,11 +78,18 @@ pub fn in_force<'scope>(
         })
         .map(|(_, interval)| ((), interval))
         .join_core(existing.arrange_by_key(), move |(), interval, existing| {
-            in_force_at(interval, existing, &windows)
+            let (interval, existing) = (*interval, *existing);
+            let each = windows.each(existing.windows);
+            each.filter_map(move |window| in_force_at(&interval, &existing, window, &windows))
         })
 }
 
-fn in_force_at(interval: &Interval, existing: &Existing, windows: &Windows) -> Option<InForce> {
+fn in_force_at(
+    interval: &Interval,
+    existing: &Existing,
+    window: Window,
+    windows: &Windows,
+) -> Option<InForce> {
     let Version { limit, bound, scope, value, .. } = interval.version;
     let judged = match bound {
         Bound::Max => existing.seen,
@@ -90,8 +97,8 @@ fn in_force_at(interval: &Interval, existing: &Existing, windows: &Windows) -> O
             existing.closed && existing.whole && (existing.seen || scope.per == Per::Total)
         }
     };
-    let value = value.filter(|_| judged && interval.judges(existing.window, windows))?;
-    Some(InForce { window: existing.window, limit, bound, scope, value })
+    let value = value.filter(|_| judged && interval.judges(window, windows))?;
+    Some(InForce { window, limit, bound, scope, value })
 }
 
 /// The violations of `in_force` limits by the sums of `updates`.

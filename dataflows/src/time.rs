@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use timely::order::{PartialOrder, TotalOrder};
 use timely::progress::timestamp::{Refines, Timestamp};
 
+use crate::ranges::WindowRange;
+
 /// What happens at a moment within a tick, in this order.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -153,6 +155,45 @@ impl Windows {
         self.end_secs(window).saturating_mul(1000)
     }
 
+    /// The range of one window.
+    pub fn only(&self, window: Window) -> WindowRange {
+        WindowRange { from: window, until: Window(self.end_secs(window)) }
+    }
+
+    /// The windows of a range, one by one.
+    pub fn each(&self, range: WindowRange) -> impl Iterator<Item = Window> + use<> {
+        let width = usize::try_from(self.width_secs).unwrap_or(usize::MAX);
+        (range.from.0..range.until.0).step_by(width).map(Window)
+    }
+
+    /// The first window that starts at or after a time in milliseconds.
+    pub fn first_from(&self, ms: u64) -> Window {
+        let windows = ms.div_ceil(1000).div_ceil(self.width_secs);
+        Window(windows.saturating_mul(self.width_secs))
+    }
+
+    /// The first window that ends after a time in milliseconds.
+    fn first_ending_after(&self, ms: u64) -> Window {
+        Window(ms / 1000 / self.width_secs * self.width_secs)
+    }
+
+    /// The first window that is not [closed](Windows::closed).
+    pub fn first_open(&self, watermark: u64) -> Window {
+        match watermark {
+            END_OF_INPUT => WindowRange::ALL.until,
+            _ => self.first_ending_after(watermark),
+        }
+    }
+
+    /// The first window that is not [settled](Windows::settled).
+    pub fn first_unsettled(&self, watermark: u64) -> Window {
+        match (watermark, self.lateness_ms) {
+            (END_OF_INPUT, _) => WindowRange::ALL.until,
+            (_, None) => Window(0),
+            (_, Some(lateness)) => self.first_ending_after(watermark.saturating_sub(lateness)),
+        }
+    }
+
     /// No record before the watermark is outstanding: the end of the window has passed.
     pub fn closed(&self, window: Window, watermark: u64) -> bool {
         self.end_ms(window) <= watermark
@@ -170,17 +211,16 @@ impl Windows {
         Window(secs - secs % self.width_secs)
     }
 
-    /// The first window that has not retired. `watermark` is that of the tick before.
+    /// The first window that has not [retired](Windows::retired).
     pub fn first_held(&self, watermark: u64) -> Window {
-        let Some(retention) = self.retention_ms else {
-            return Window(0);
-        };
-        if watermark == END_OF_INPUT {
-            return Window(u64::MAX);
+        match (watermark, self.lateness_ms, self.retention_ms) {
+            (END_OF_INPUT, _, Some(_)) => WindowRange::ALL.until,
+            (_, Some(lateness), Some(retention)) => {
+                let held = lateness.saturating_add(retention);
+                self.first_ending_after(watermark.saturating_sub(held))
+            }
+            _ => Window(0),
         }
-        let lateness = self.lateness_ms.unwrap_or(u64::MAX);
-        let ends = watermark.saturating_sub(lateness.saturating_add(retention)) / 1000;
-        Window(ends - ends % self.width_secs)
     }
 
     /// The window leaves memory. `watermark` is that of the tick before.

@@ -1,7 +1,7 @@
 //! The greatest entities of each window.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
@@ -11,6 +11,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::clock::Clock;
 use crate::gauge::Rollup;
+use crate::ranges::WindowSet;
 use crate::stash::Stash;
 use crate::time::{Time, Window};
 use crate::types::{Entity, Metric, Per, Prefix, Volume};
@@ -110,7 +111,7 @@ pub(crate) fn top<'scope>(
     let mut output = OutputBuilder::from(output);
     builder.build(move |_| {
         let mut stash = Stash::<Work, 1>::default();
-        let mut partial = BTreeSet::new();
+        let mut partial = WindowSet::default();
         move |frontiers| {
             input.for_each(|at, offers| stash.at(&at).offers.append(offers));
             clock.for_each(|at, events| stash.at(&at).clock.append(events));
@@ -118,9 +119,9 @@ pub(crate) fn top<'scope>(
             while let Some(([capability], Work { offers, clock })) = stash.next(frontiers) {
                 for event in clock {
                     match event {
-                        Clock::Partial { window, partial: true } => drop(partial.insert(window)),
-                        Clock::Partial { window, .. } | Clock::Retired(window) => {
-                            partial.remove(&window);
+                        Clock::Partial { windows, partial: true } => partial.insert(windows),
+                        Clock::Partial { windows, .. } | Clock::Retired(windows) => {
+                            partial.remove(windows);
                         }
                         Clock::Watermark { .. } | Clock::Observed(_) | Clock::Settled(_) => {}
                     }
@@ -133,7 +134,7 @@ pub(crate) fn top<'scope>(
                 let mut session = output.session(&capability);
                 for (window, mut greatest) in windows {
                     for (rank, (entity, volume)) in (1..).zip(greatest.take_ranking()) {
-                        let partial = partial.contains(&window);
+                        let partial = partial.contains(window);
                         session.give(Ranked { window, rank, entity, volume, partial });
                     }
                 }

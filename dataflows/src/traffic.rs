@@ -24,7 +24,7 @@ use crate::gauge::{CutChange, Gauge, Rollup, Total};
 use crate::orders::{
     Answer, HandOn, InUse, Late, Order, Puts, PutsOf, Read, Saturated, TotalUpdate, Use,
 };
-use crate::ranges::WindowRange;
+use crate::ranges::{WindowRange, WindowSet};
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
 use crate::table::Found;
 use crate::time::{Phase, Time, Window, Windows};
@@ -123,9 +123,9 @@ struct Pairs {
     fold_index: FoldIndex,
     watermark: u64,
     /// Windows that were not observed from their start on.
-    partial: BTreeSet<Window>,
+    partial: WindowSet,
     /// Windows that lower bounds judge.
-    observed: BTreeSet<Window>,
+    observed: WindowSet,
     puts: Puts,
     parcels: Vec<RollupParcel>,
     best: Vec<(Window, Entity, Volume)>,
@@ -199,10 +199,10 @@ impl Pairs {
         }
     }
 
-    /// Lower bounds judge a window from now on.
-    fn observe(&mut self, window: Window, jobs: &mut VecDeque<Job>) {
-        self.observed.insert(window);
-        if let Some(held) = self.windows.get_mut(&window) {
+    /// Lower bounds judge windows from now on.
+    fn observe(&mut self, windows: WindowRange, jobs: &mut VecDeque<Job>) {
+        self.observed.insert(windows);
+        for (&window, held) in self.windows.range_mut(windows.from..windows.until) {
             held.pairs.observe();
             held.pairs.refresh(&self.cuts);
             if self.cuts.has_ceilings(window) {
@@ -211,34 +211,49 @@ impl Pairs {
         }
     }
 
+    /// The windows of a range that have a table.
+    fn held(&self, windows: WindowRange) -> Vec<Window> {
+        let held = self.windows.range(windows.from..windows.until);
+        held.map(|(window, _)| *window).collect()
+    }
+
     fn plan_clock(&mut self, event: Clock, jobs: &mut VecDeque<Job>) {
         let rows = |window| Job::Rows { windows: VecDeque::from([window]), position: 0 };
         match event {
             Clock::Watermark { at, .. } => self.watermark = at,
-            Clock::Settled(window) => {
-                // The total of a part of a window is no total of the window.
-                let whole = !self.partial.contains(&window);
-                if self.options.hand_on == Some(HandOn::Settled) && whole {
-                    jobs.push_back(rows(window));
-                }
-                if let Some(query) = self.options.top.filter(|query| query.per == Per::Pair) {
-                    let greatest = Greatest::new(query);
-                    jobs.push_back(Job::Rank { window, greatest, position: 0 });
+            Clock::Settled(windows) => {
+                for window in self.held(windows) {
+                    self.plan_settled(window, jobs);
                 }
             }
-            Clock::Partial { window, partial: true } => drop(self.partial.insert(window)),
-            Clock::Partial { window, partial: false } => drop(self.partial.remove(&window)),
+            Clock::Partial { windows, partial: true } => self.partial.insert(windows),
+            Clock::Partial { windows, partial: false } => self.partial.remove(windows),
             // It is planned before records are counted.
             Clock::Observed(_) => {}
-            Clock::Retired(window) => {
-                self.partial.remove(&window);
-                self.observed.remove(&window);
-                if self.options.hand_on == Some(HandOn::Retired) {
-                    jobs.push_back(rows(window));
+            Clock::Retired(windows) => {
+                self.partial.remove(windows);
+                self.observed.remove(windows);
+                for window in self.held(windows) {
+                    if self.options.hand_on == Some(HandOn::Retired) {
+                        jobs.push_back(rows(window));
+                    }
+                    jobs.push_back(Job::TakeBack { window, position: 0 });
+                    jobs.push_back(Job::Retire { window, position: 0 });
                 }
-                jobs.push_back(Job::TakeBack { window, position: 0 });
-                jobs.push_back(Job::Retire { window, position: 0 });
             }
+        }
+    }
+
+    /// Hands on the totals of a window that has settled, and ranks them.
+    fn plan_settled(&self, window: Window, jobs: &mut VecDeque<Job>) {
+        // The total of a part of a window is no total of the window.
+        let whole = !self.partial.contains(window);
+        if self.options.hand_on == Some(HandOn::Settled) && whole {
+            jobs.push_back(Job::Rows { windows: VecDeque::from([window]), position: 0 });
+        }
+        if let Some(query) = self.options.top.filter(|query| query.per == Per::Pair) {
+            let greatest = Greatest::new(query);
+            jobs.push_back(Job::Rank { window, greatest, position: 0 });
         }
     }
 
@@ -296,7 +311,7 @@ impl Pairs {
         let window = parcel.window;
         let PairWindow { pairs, folds } =
             self.windows.entry(window).or_insert_with(|| PairWindow {
-                pairs: Gauged::new(window, self.observed.contains(&window)),
+                pairs: Gauged::new(window, self.observed.contains(window)),
                 folds: Folds::default(),
             });
         pairs.refresh(&self.cuts);
@@ -405,8 +420,8 @@ impl Steps for Pairs {
         self.use_rollups(&work.cuts, &work.orders, &mut jobs);
         self.set_cuts(work.cuts, &mut jobs);
         for order in &work.orders {
-            if let Order::Clock(Clock::Observed(window)) = order {
-                self.observe(*window, &mut jobs);
+            if let Order::Clock(Clock::Observed(windows)) = order {
+                self.observe(*windows, &mut jobs);
             }
         }
         let mut counted = BTreeSet::new();
@@ -620,8 +635,8 @@ pub(crate) fn traffic<'scope>(
             in_use: InUse::default(),
             fold_index: FoldIndex::default(),
             watermark: 0,
-            partial: BTreeSet::new(),
-            observed: BTreeSet::new(),
+            partial: WindowSet::default(),
+            observed: WindowSet::default(),
             puts: Puts::default(),
             parcels: Vec::new(),
             best: Vec::new(),

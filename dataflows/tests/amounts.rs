@@ -171,10 +171,12 @@ fn check(seed: u64, workers: usize) -> usize {
 
         changed.into_iter().for_each(|(window, diff)| *existing.entry(window).or_default() += diff);
         existing.retain(|_, count| *count != 0);
-        let ours = existing.iter().map(|(one, count)| {
+        let ours = existing.iter().flat_map(|(one, count)| {
             assert_eq!(*count, 1, "{}: {one:?}", what());
-            assert_eq!(one.closed, history.windows.closed(one.window, input.watermark));
-            (one.window, if one.seen { Existence::Seen } else { Existence::Gap })
+            history.windows.each(one.windows).map(|window| {
+                assert_eq!(one.closed, history.windows.closed(window, input.watermark));
+                (window, if one.seen { Existence::Seen } else { Existence::Gap })
+            })
         });
         assert_eq!(ours.collect::<BTreeMap<_, _>>(), right.windows, "{}", what());
     }

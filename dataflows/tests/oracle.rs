@@ -237,7 +237,8 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
         }
         windows.retain(|_, count| *count != 0);
         let partial = windows.keys().filter(|existing| !existing.whole);
-        answers.partial = partial.map(|existing| existing.window).collect();
+        answers.partial =
+            partial.flat_map(|existing| history.windows.each(existing.windows)).collect();
         answers.violations = violations.keys().copied().collect();
         answers.textbook = textbook.keys().copied().collect();
         answers.top.sort();

@@ -26,7 +26,7 @@ fn facts(pair: Pair, limits: &str) -> Facts {
     assert_eq!(table.refusals().count(), 0, "{limits}");
     let mut catalog = Catalog::new();
     let versions = catalog.versions(LimitSet::Live, table.rows());
-    let existing = Existing { window: WINDOW, seen: true, closed: false, whole: true };
+    let existing = Existing { windows: RULES.only(WINDOW), seen: true, closed: false, whole: true };
     Facts {
         tick: WITHIN,
         rules: RULES,
@@ -236,7 +236,8 @@ fn a_min_is_judged_as_the_computation_does() {
             }
         );
         let part = |facts: Facts, existing| Facts { existing, ..facts };
-        let existing = Existing { window: WINDOW, seen: true, closed: true, whole: false };
+        let existing =
+            Existing { windows: RULES.only(WINDOW), seen: true, closed: true, whole: false };
         let begun_within = part(closed(some.clone()), Some(existing));
         assert_eq!(judged(&begun_within).2, Some(NotJudged::NotWhole));
         let gap = Existing { seen: false, whole: true, ..existing };

@@ -189,7 +189,7 @@ impl Pending {
                 pair,
                 counted: filter.admits(&pair),
                 window,
-                existing: course.windows.get(&window).copied(),
+                existing: course.existing(window),
                 versions: round.versions.clone(),
                 catalog: round.catalog.clone(),
                 amounts: amounts.clone(),

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use floodmark_dataflows::ranges::WindowRange;
 use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::{Change, Entity, Event, LimitId, VersionId};
 
@@ -113,9 +114,10 @@ impl Difference {
     }
 
     /// Windows have left memory: nothing more is said of them.
-    pub fn forget(&mut self, retired: &[Window]) {
-        for window in retired {
-            self.standing.remove(window);
+    pub fn forget(&mut self, retired: &[WindowRange]) {
+        let has_left = |window: &Window| retired.iter().any(|range| range.contains(*window));
+        if !retired.is_empty() {
+            self.standing.retain(|window, _| !has_left(window));
         }
     }
 

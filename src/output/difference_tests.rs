@@ -120,7 +120,7 @@ fn a_window_that_has_retired_is_forgotten() {
     // Also what is said at that very tick.
     outcome = Outcome {
         changes: vec![change(Updated, a, 2)],
-        retired: vec![WINDOW, Window(900)],
+        retired: vec![WindowRange { from: WINDOW, until: Window(WINDOW.0 + 600) }],
         ..Outcome::default()
     };
     assert_eq!(Shown::of(&outcome, 2, Some(&mut difference), &catalog).iter().count(), 1);

@@ -287,7 +287,7 @@ impl Counting {
             pair,
             counted: true,
             window,
-            existing: course.windows.get(&window).copied(),
+            existing: course.existing(window),
             versions: Arc::new(self.versions),
             catalog: Arc::new(self.catalog),
             amounts: Arc::new(replay.sinks().amounts.clone()),

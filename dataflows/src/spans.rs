@@ -1,0 +1,200 @@
+//! The windows that exist, those that are alike in one piece.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
+
+use crate::clock::Existing;
+use crate::ranges::WindowRange;
+use crate::time::{Phase, Window};
+
+/// Windows that exist, by their starts: a seen one is a span of its own, silent ones that touch and are
+/// alike are one together. A silence of any length costs the same.
+#[derive(Default)]
+pub(crate) struct Spans {
+    spans: BTreeMap<Window, Existing>,
+    seen: BTreeSet<Window>,
+    /// The starts of spans that have not closed.
+    open: BTreeSet<Window>,
+    /// The changes of the spans since they were last [taken](Spans::changes).
+    changes: Vec<((Existing, Phase), isize)>,
+}
+
+impl Spans {
+    /// The span of a window.
+    pub(crate) fn get(&self, window: Window) -> Option<&Existing> {
+        let (_, span) = self.spans.range(..=window).next_back()?;
+        span.windows.contains(window).then_some(span)
+    }
+
+    /// The first span.
+    pub(crate) fn first(&self) -> Option<&Existing> {
+        self.spans.first_key_value().map(|(_, span)| span)
+    }
+
+    /// The first span that has not closed.
+    pub(crate) fn first_open(&self) -> Option<&Existing> {
+        self.spans.get(self.open.first()?)
+    }
+
+    /// The spans that have not closed.
+    pub(crate) fn open(&self) -> impl Iterator<Item = &Existing> {
+        self.open.iter().filter_map(|start| self.spans.get(start))
+    }
+
+    /// The seen windows next to a window on either side.
+    pub(crate) fn seen_around(&self, window: Window) -> (Option<Window>, Option<Window>) {
+        let before = self.seen.range(..window).next_back();
+        let after = self.seen.range((Excluded(window), Unbounded)).next();
+        (before.copied(), after.copied())
+    }
+
+    /// The last seen window.
+    pub(crate) fn last_seen(&self) -> Option<Window> {
+        self.seen.last().copied()
+    }
+
+    /// The parts of spans that are within a range, in order.
+    pub(crate) fn within(&self, range: WindowRange) -> impl Iterator<Item = Existing> {
+        let first = self.get(range.from).map_or(range.from, |span| span.windows.from);
+        let spans = self.spans.range(first..range.until.max(first));
+        spans.map(move |(_, span)| Existing { windows: span.windows.and(range), ..*span })
+    }
+
+    /// The parts of a range of which no window exists.
+    pub(crate) fn missing(&self, range: WindowRange) -> Vec<WindowRange> {
+        let mut missing = Vec::new();
+        let mut from = range.from;
+        for span in self.within(range) {
+            missing.push(WindowRange { from, until: span.windows.from });
+            from = span.windows.until;
+        }
+        missing.push(WindowRange { from, until: range.until });
+        missing.retain(|part| !part.is_empty());
+        missing
+    }
+
+    /// Puts in windows of which none exists.
+    pub(crate) fn put(&mut self, mut span: Existing, phase: Phase) {
+        let alike = |other: &Existing| {
+            (other.seen, other.closed, other.whole) == (false, span.closed, span.whole)
+        };
+        if !span.seen {
+            let before = self.spans.range(..span.windows.from).next_back().map(|(_, span)| *span);
+            let after = self.spans.get(&span.windows.until).copied();
+            let before = before.filter(|before| before.windows.until == span.windows.from);
+            for neighbour in before.into_iter().chain(after).filter(alike) {
+                self.remove(&neighbour, phase);
+                span.windows.from = span.windows.from.min(neighbour.windows.from);
+                span.windows.until = span.windows.until.max(neighbour.windows.until);
+            }
+        }
+        self.insert(span, phase);
+    }
+
+    /// Takes out the windows of a range.
+    pub(crate) fn take(&mut self, range: WindowRange, phase: Phase) {
+        let parts: Vec<Existing> = self.within(range).collect();
+        for part in parts {
+            let Some(span) = self.get(part.windows.from).copied() else {
+                continue;
+            };
+            self.remove(&span, phase);
+            let WindowRange { from, until } = span.windows;
+            let rest = [
+                WindowRange { from, until: part.windows.from },
+                WindowRange { from: part.windows.until, until },
+            ];
+            for windows in rest.into_iter().filter(|rest| !rest.is_empty()) {
+                self.insert(Existing { windows, ..span }, phase);
+            }
+        }
+    }
+
+    fn insert(&mut self, span: Existing, phase: Phase) {
+        let start = span.windows.from;
+        self.spans.insert(start, span);
+        if span.seen {
+            self.seen.insert(start);
+        }
+        if !span.closed {
+            self.open.insert(start);
+        }
+        self.changes.push(((span, phase), 1));
+    }
+
+    fn remove(&mut self, span: &Existing, phase: Phase) {
+        let start = span.windows.from;
+        self.spans.remove(&start);
+        self.seen.remove(&start);
+        self.open.remove(&start);
+        self.changes.push(((*span, phase), -1));
+    }
+
+    /// The changes of the spans since the last call.
+    pub(crate) fn changes(&mut self) -> Vec<((Existing, Phase), isize)> {
+        let mut changes = std::mem::take(&mut self.changes);
+        differential_dataflow::consolidation::consolidate(&mut changes);
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END: u64 = 24;
+
+    /// Against a map of single windows, for any order of what comes and goes.
+    #[test]
+    fn spans_are_their_windows_one_by_one() {
+        let mut state = 5u64;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % below
+        };
+        for _ in 0..300 {
+            let mut spans = Spans::default();
+            let mut model = BTreeMap::<u64, (bool, bool, bool)>::new();
+            let mut told = BTreeMap::<Existing, isize>::new();
+            for _ in 0..20 {
+                let from = random(END);
+                let seen = random(3) == 0;
+                let until = if seen { from + 1 } else { (from + 1 + random(8)).min(END) };
+                let windows = WindowRange { from: Window(from), until: Window(until) };
+                spans.take(windows, Phase::Data);
+                model.retain(|window, _| !(from..until).contains(window));
+                if random(4) > 0 {
+                    let (closed, whole) = (random(2) == 0, random(2) == 0);
+                    let missing = spans.missing(windows);
+                    assert_eq!(missing, [windows]);
+                    spans.put(Existing { windows, seen, closed, whole }, Phase::Data);
+                    model.extend((from..until).map(|window| (window, (seen, closed, whole))));
+                }
+                for ((span, _), diff) in spans.changes() {
+                    *told.entry(span).or_default() += diff;
+                }
+                told.retain(|_, diff| *diff != 0);
+                assert!(told.values().all(|diff| *diff == 1));
+                assert!(told.keys().eq(spans.spans.values().collect::<BTreeSet<_>>()));
+                let flags = |span: &Existing| (span.seen, span.closed, span.whole);
+                for window in 0..END {
+                    let held = spans.get(Window(window)).map(flags);
+                    assert_eq!(held, model.get(&window).copied());
+                }
+                let ordered: Vec<&Existing> = spans.spans.values().collect();
+                for two in ordered.windows(2) {
+                    let touch = two[0].windows.until == two[1].windows.from;
+                    let alike = flags(two[0]) == flags(two[1]) && !two[0].seen;
+                    assert!(!(touch && alike), "{two:?}");
+                }
+                let all = WindowRange { from: Window(0), until: Window(END) };
+                let missing = spans.missing(all);
+                let is_missing =
+                    |window: u64| missing.iter().any(|part| part.contains(Window(window)));
+                assert!((0..END).all(|window| is_missing(window) != model.contains_key(&window)));
+                let open: Vec<Window> = spans.open().map(|span| span.windows.from).collect();
+                assert!(open.iter().all(|start| !model[&start.0].1));
+            }
+        }
+    }
+}
