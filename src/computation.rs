@@ -17,9 +17,10 @@ use floodmark_dataflows::time::{Time, Window};
 use floodmark_dataflows::top::Ranked;
 use floodmark_dataflows::types::{Change, Pair, Volume};
 use timely::WorkerConfig;
-use timely::dataflow::StreamVec;
+use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::{Operator, probe};
+use timely::dataflow::operators::{Concatenate, Operator, Probe, probe};
+use timely::dataflow::{Scope, StreamVec};
 use timely::worker::Worker;
 
 use crate::cluster::watchdog::Watch;
@@ -126,73 +127,136 @@ pub struct EventTimeReached {
 /// By tick.
 type Outbox<O> = Rc<RefCell<BTreeMap<u64, O>>>;
 
-fn collect<T: 'static, O: Default + 'static>(
-    stream: StreamVec<'_, Time, T>,
-    name: &str,
-    outbox: &Outbox<O>,
-    take: impl Fn(&mut O, T) + 'static,
-) {
-    let outbox = outbox.clone();
-    stream.sink(Pipeline, name, move |(input, _)| {
-        input.for_each(|time, data| {
+/// The last operators of the computation: they take the outputs of each tick out of the dataflow.
+#[derive(Default)]
+struct Collecting<'scope> {
+    /// The outputs of these operators, on which nothing is ever sent. The frontier of such an output passes a
+    /// tick when its operator has taken the last batch of it, in whatever order operators are scheduled.
+    taken: Vec<StreamVec<'scope, Time, ()>>,
+}
+
+impl<'scope> Collecting<'scope> {
+    /// Takes each batch of a stream, with its tick.
+    fn each<T: 'static>(
+        &mut self,
+        stream: StreamVec<'scope, Time, T>,
+        name: &str,
+        mut take: impl FnMut(u64, &mut Vec<T>) + 'static,
+    ) {
+        type Nothing = CapacityContainerBuilder<Vec<()>>;
+        let taken = stream.unary::<Nothing, _, _, _>(Pipeline, name, |_, _| {
+            move |input, _| input.for_each(|time, data| take(time.time().tick, data))
+        });
+        self.taken.push(taken);
+    }
+
+    /// Takes what a stream says of each tick into the tick's entry of an outbox.
+    fn collect<T: 'static, O: Default + 'static>(
+        &mut self,
+        stream: StreamVec<'scope, Time, T>,
+        name: &str,
+        outbox: &Outbox<O>,
+        take: impl Fn(&mut O, T) + 'static,
+    ) {
+        let outbox = outbox.clone();
+        self.each(stream, name, move |tick, data| {
             let mut outbox = outbox.borrow_mut();
-            let outcome = outbox.entry(time.time().tick).or_default();
+            let outcome = outbox.entry(tick).or_default();
             data.drain(..).for_each(|item| take(outcome, item));
         });
-    });
+    }
+
+    /// Lets a probe pass a tick only when all operators have taken their outputs of it.
+    fn probe_with(self, scope: Scope<'scope, Time>, probe: &probe::Handle<Time>) {
+        scope.concatenate(self.taken).probe_with(probe);
+    }
 }
 
 /// Takes what becomes of time and windows. All workers know; what is by ticks is for the first one alone,
 /// since others may never take out what a tick led to.
-fn collect_clock(
-    clock: StreamVec<'_, Time, Clock>,
+fn collect_clock<'scope>(
+    collecting: &mut Collecting<'scope>,
+    clock: StreamVec<'scope, Time, Clock>,
     event_time: Rc<Cell<EventTimeReached>>,
     by_tick: Option<(Outbox<Passed>, Outbox<Outcome>)>,
 ) {
-    clock.sink(Pipeline, "Collect: clock", move |(input, _)| {
-        input.for_each(|time, events| {
-            let tick = time.time().tick;
-            for event in events.drain(..) {
-                match (event, &by_tick) {
-                    (
-                        Clock::Watermark {
-                            at,
-                            slowest,
-                            held_by,
-                            slowest_in,
-                            front,
-                            whole_from,
-                            open,
-                        },
-                        by_tick,
-                    ) => {
-                        event_time.set(EventTimeReached {
-                            watermark: at,
-                            slowest,
-                            held_by,
-                            slowest_in,
-                            front,
-                            open_windows: open,
-                        });
-                        if let Some((passed, _)) = by_tick {
-                            let mut passed = passed.borrow_mut();
-                            passed.entry(tick).or_default().moved = Some((at, whole_from));
-                        }
+    collecting.each(clock, "Collect: clock", move |tick, events| {
+        for event in events.drain(..) {
+            match (event, &by_tick) {
+                (
+                    Clock::Watermark { at, slowest, held_by, slowest_in, front, whole_from, open },
+                    by_tick,
+                ) => {
+                    event_time.set(EventTimeReached {
+                        watermark: at,
+                        slowest,
+                        held_by,
+                        slowest_in,
+                        front,
+                        open_windows: open,
+                    });
+                    if let Some((passed, _)) = by_tick {
+                        let mut passed = passed.borrow_mut();
+                        passed.entry(tick).or_default().moved = Some((at, whole_from));
                     }
-                    (Clock::Retired(windows), Some((_, outcomes))) => {
-                        outcomes.borrow_mut().entry(tick).or_default().retired.push(windows);
-                    }
-                    (
-                        Clock::Partial { .. }
-                        | Clock::Observed(_)
-                        | Clock::Retired(_)
-                        | Clock::Settled(_),
-                        _,
-                    ) => {}
                 }
+                (Clock::Retired(windows), Some((_, outcomes))) => {
+                    outcomes.borrow_mut().entry(tick).or_default().retired.push(windows);
+                }
+                (
+                    Clock::Partial { .. }
+                    | Clock::Observed(_)
+                    | Clock::Retired(_)
+                    | Clock::Settled(_),
+                    _,
+                ) => {}
             }
-        });
+        }
     });
+}
+
+/// Takes all other outputs.
+fn collect<'scope>(
+    collecting: &mut Collecting<'scope>,
+    outputs: Outputs<'scope>,
+    passed: &Outbox<Passed>,
+    outbox: &Outbox<Outcome>,
+) {
+    let Outputs { changes, top, answers, late, saturated, existing, .. } = outputs;
+    let count = |to: &mut Passed, (window, _, diff): (Existing, Time, isize)| {
+        *to.windows.entry(window).or_default() += diff;
+    };
+    collecting.collect(existing.inner, "Collect: windows", passed, count);
+    let said = |to: &mut Outcome, change| to.changes.push(change);
+    collecting.collect(changes, "Collect: changes", outbox, said);
+    let rank = |to: &mut Outcome, ranked| to.top.push(ranked);
+    collecting.collect(top, "Collect: top", outbox, rank);
+    let late_ones = |to: &mut Outcome, late: Late| {
+        to.late.counted += late.counted;
+        to.late.dropped += late.dropped;
+    };
+    collecting.collect(late, "Collect: late", outbox, late_ones);
+    let saturate = |to: &mut Outcome, total| to.saturated.push(total);
+    collecting.collect(saturated, "Collect: saturated", outbox, saturate);
+    collecting.collect(answers, "Collect: answers", outbox, Outcome::answer);
+}
+
+impl Outcome {
+    fn answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Rows { window, rows } => self.rows.entry(window).or_default().extend(rows),
+            Answer::Held { pairs, rollups, addresses } => {
+                let held = self.held.get_or_insert_default();
+                held.pairs += pairs;
+                held.rollups += rollups;
+                held.addresses += addresses;
+            }
+            Answer::Amount { window, rollup, entity, volume } => {
+                let sum = self.amounts.entry((window, rollup, entity)).or_default();
+                *sum = sum.saturating_add(volume);
+            }
+        }
+    }
 }
 
 /// The computation on this worker.
@@ -200,6 +264,7 @@ pub struct Computation<'w> {
     worker: &'w mut Worker,
     /// Where the leader puts what it has.
     pub inputs: Inputs,
+    /// Has passed a tick when all outputs of the tick are in the outboxes.
     probe: probe::Handle<Time>,
     outbox: Outbox<Outcome>,
     passed: Outbox<Passed>,
@@ -229,36 +294,11 @@ impl<'w> Computation<'w> {
         let event_time = Rc::new(Cell::new(EventTimeReached::default()));
         let (inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
-            let Outputs { changes, top, answers, late, saturated, clock, existing, .. } = outputs;
             let to = first.then(|| (passed.clone(), outbox.clone()));
-            collect_clock(clock, event_time.clone(), to);
-            collect(existing.inner, "Collect: windows", &passed, |to, (existing, _, diff)| {
-                *to.windows.entry(existing).or_default() += diff;
-            });
-            collect(changes, "Collect: changes", &outbox, |to: &mut Outcome, change| {
-                to.changes.push(change)
-            });
-            collect(top, "Collect: top", &outbox, |to, ranked| to.top.push(ranked));
-            collect(late, "Collect: late", &outbox, |to, late| {
-                to.late.counted += late.counted;
-                to.late.dropped += late.dropped;
-            });
-            collect(saturated, "Collect: saturated", &outbox, |to, total| {
-                to.saturated.push(total);
-            });
-            collect(answers, "Collect: answers", &outbox, |to, answer| match answer {
-                Answer::Rows { window, rows } => to.rows.entry(window).or_default().extend(rows),
-                Answer::Held { pairs, rollups, addresses } => {
-                    let held = to.held.get_or_insert_default();
-                    held.pairs += pairs;
-                    held.rollups += rollups;
-                    held.addresses += addresses;
-                }
-                Answer::Amount { window, rollup, entity, volume } => {
-                    let sum = to.amounts.entry((window, rollup, entity)).or_default();
-                    *sum = sum.saturating_add(volume);
-                }
-            });
+            let mut collecting = Collecting::default();
+            collect_clock(&mut collecting, outputs.clock.clone(), event_time.clone(), to);
+            collect(&mut collecting, outputs, &passed, &outbox);
+            collecting.probe_with(scope, &probe);
             (inputs, probe)
         });
         Computation {
@@ -359,5 +399,68 @@ impl<'w> Computation<'w> {
             watch.input_waits(!self.in_flight.is_empty());
         }
         self.worker.step_or_park(Some(at_most));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use floodmark_dataflows::time::Phase;
+    use timely::dataflow::operators::{Input, Operator, Probe};
+
+    use super::*;
+
+    /// Puts an operator before the collecting one that keeps each batch for many schedulings, as an
+    /// operator does that is scheduled late: a probe beside it has passed the tick long before.
+    #[test]
+    fn tick_is_done_only_when_its_outputs_are_collected() {
+        timely::execute_directly(|worker| {
+            let outbox = Outbox::<Vec<u64>>::default();
+            let (mut input, beside, done) = worker.dataflow::<Time, _, _>(|scope| {
+                let (input, stream) = scope.new_input::<Vec<u64>>();
+                let (beside, stream) = stream.probe();
+                let slow = stream.unary::<CapacityContainerBuilder<Vec<u64>>, _, _, _>(
+                    Pipeline,
+                    "Slow",
+                    |_, info| {
+                        let again = scope.activator_for(info.address);
+                        let mut kept = VecDeque::new();
+                        let mut schedulings = 0;
+                        move |input, output| {
+                            input.for_each_time(|time, data| {
+                                let data: Vec<u64> = data.flat_map(std::mem::take).collect();
+                                kept.push_back((time.retain(0), data));
+                            });
+                            schedulings += 1;
+                            if schedulings % 20 == 0
+                                && let Some((time, mut data)) = kept.pop_front()
+                            {
+                                output.session(&time).give_container(&mut data);
+                            }
+                            if !kept.is_empty() {
+                                again.activate();
+                            }
+                        }
+                    },
+                );
+                let done = probe::Handle::new();
+                let mut collecting = Collecting::default();
+                collecting.collect(slow, "Collect", &outbox, |to, item| to.push(item));
+                collecting.probe_with(scope, &done);
+                (input, beside, done)
+            });
+            let mut waited = 0;
+            for tick in 0..5 {
+                input.advance_to(Time { phase: Phase::Data, ..Time::start(tick) });
+                input.send(tick * 10);
+                let next = Time::start(tick + 1);
+                input.advance_to(next);
+                while done.less_than(&next) {
+                    worker.step();
+                    waited += usize::from(!beside.less_than(&next));
+                }
+                assert_eq!(outbox.borrow_mut().remove(&tick), Some(vec![tick * 10]));
+            }
+            assert!(waited > 5, "the operator has kept nothing");
+        });
     }
 }

@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     hostfile: Option<PathBuf>,
 
-    /// Listen at the address of the host file even if other machines reach it
+    /// Listen at the address of the host file even if other machines reach it; needs --cluster-secret
     ///
     /// What processes say to each other is not encrypted: only in a private network.
     #[arg(long)]
@@ -112,6 +112,13 @@ impl Args {
             return Err(usage(anyhow!(
                 "--restart starts all processes again, and --process is one of many that others \
                  started: leave --restart to what has started them, such as systemd"
+            )));
+        }
+        if self.listen_any && self.cluster_secret.is_none() {
+            return Err(usage(anyhow!(
+                "--listen-any needs --cluster-secret FILE, the same secret for all processes: without it \
+                 every machine that reaches the address could take part in the computation, or end it; \
+                 make one by openssl rand -hex 32"
             )));
         }
         match (self.process, &self.hostfile) {
@@ -230,7 +237,7 @@ fn refuse_public(own: &str) -> Result<(), Failure> {
         if !address.ip().is_loopback() {
             return Err(usage(anyhow!(
                 "other machines may reach \"{own}\", and what processes say to each other is not \
-                 encrypted: give --listen-any if that network is private, and --cluster-secret"
+                 encrypted: give --listen-any and --cluster-secret FILE if that network is private"
             )));
         }
     }

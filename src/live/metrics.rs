@@ -27,8 +27,12 @@ impl InputCounts {
         let without_packets = counter!(
             "floodmark_input_records_without_packets_total", "source" => source.clone()
         );
-        let counts = InputCounts { source, messages, records: BTreeMap::new(), without_packets };
-        // A rate needs a series that was there before the first fault.
+        let mut counts =
+            InputCounts { source, messages, records: BTreeMap::new(), without_packets };
+        // A rate needs a series that was there before the first record, or fault.
+        for format in Format::ALL {
+            counts.count(format, 0);
+        }
         for error in record::Reason::LABELS
             .into_iter()
             .chain([Refused::Future, Refused::Past].map(Refused::as_str))

@@ -100,8 +100,26 @@ fn an_address_that_others_reach_must_be_wanted() {
     let done = place.floodmark(line).run().expect(64);
     assert!(!place.path("t.csv").exists());
     done.says(&[&format!("\"{any}\""), "not encrypted", "--listen-any", "private"]);
-    let run = place.floodmark(&format!("{line} --listen-any")).start();
+    place.write("secret", "what all processes know\n");
+    let run = place.floodmark(&format!("{line} --listen-any --cluster-secret secret")).start();
     // That of another process is not its business.
-    second(&place, "--totals unused.csv").finish().expect(0);
+    second(&place, "--totals unused.csv --cluster-secret secret").finish().expect(0);
     run.finish().expect(0);
+}
+
+#[test]
+fn listen_any_without_a_secret_is_refused() {
+    let place = place();
+    place.write("hosts", hosts(2));
+    place.write("secret", "what all processes know\n");
+    for way in ["-n2 --hostfile hosts -p0", "-n2 --hostfile hosts -p1", "-n2", "-n1"] {
+        let line = format!("replay a.pcap --totals t.csv --listen-any {way}");
+        let done = place.floodmark(&line).run().expect(64);
+        assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
+        done.says(&["--listen-any needs --cluster-secret FILE", "openssl rand -hex 32"]);
+        assert!(!place.path("t.csv").exists());
+    }
+    // From the environment it is as good.
+    let line = "replay a.pcap --totals t.csv --listen-any -n2";
+    place.floodmark(line).env("FLOODMARK_CLUSTER_SECRET", "secret").run().expect(0);
 }

@@ -130,12 +130,14 @@ pub enum Error {
 
 impl Error {
     /// All that [`Error::label`] may be.
-    pub const LABELS: [&str; 8] = [
+    pub const LABELS: [&str; 10] = [
         "unreachable",
         "refused",
         "tls",
         "no_table",
         "columns",
+        "not_a_table",
+        "not_kept",
         "too_large",
         "timeout",
         "statement",
@@ -294,5 +296,49 @@ pub(super) fn stating(database: &str, table: &TableName, error: &tokio_postgres:
         }
         Some(code) => Error::Statement { table: table.clone(), why, state: Some(code.clone()) },
         None => Error::Unreachable { database: database.to_owned(), why },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::date::format_ms;
+
+    fn one_of_each() -> Vec<Error> {
+        let text = String::new;
+        let table = TableName::default;
+        let statement = |state| Error::Statement { table: table(), why: text(), state };
+        vec![
+            Error::Unreachable { database: text(), why: text() },
+            Error::Refused { database: text(), why: text() },
+            Error::Tls { database: text(), why: text() },
+            Error::NoTable { database: text(), table: table() },
+            Error::NoColumn { table: table(), column: "per" },
+            Error::Mistyped { table: table(), column: text(), meant: "per" },
+            Error::Lacks { table: table(), column: "per" },
+            Error::NotATable { table: table(), kind: "a view" },
+            Error::NotKept { table: table(), name: text(), date: format_ms(0) },
+            Error::TooLarge { table: table(), most: text() },
+            Error::Timeout { table: table(), seconds: 1 },
+            statement(None),
+            statement(Some(SqlState::QUERY_CANCELED)),
+        ]
+    }
+
+    #[test]
+    fn label_of_each_error_has_a_series_and_is_documented() {
+        let page = include_str!("../../../docs/operating.md");
+        let row = page.lines().find(|line| line.starts_with("| `floodmark_limits_errors_total"));
+        let row = row.expect("the page has the metric");
+        let mut labels: Vec<&str> = one_of_each().iter().map(Error::label).collect();
+        for label in &labels {
+            assert!(row.contains(&format!("`{label}`")), "docs/operating.md: {label}");
+        }
+        // No label without an error, and no error without a label.
+        labels.sort_unstable();
+        labels.dedup();
+        let mut declared = Error::LABELS;
+        declared.sort_unstable();
+        assert_eq!(labels, declared);
     }
 }
