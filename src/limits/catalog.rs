@@ -45,8 +45,8 @@ impl LimitSet {
     }
 }
 
-/// Names and rows by number. A number means one thing for the life of the program, and what nobody asks
-/// for any more can be [forgotten](Catalog::forget).
+/// Names and rows by number. A number means one thing until that is [forgotten](Catalog::forget); then it
+/// may be given to another name or row, after all other numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     compares: bool,
@@ -56,9 +56,39 @@ pub struct Catalog {
     rows: HashMap<VersionId, Arc<Row>>,
     /// By set, too: equal rows of the two may be written differently.
     versions: [HashMap<Arc<Row>, VersionId>; 2],
-    /// The numbers given so far.
-    named: u32,
-    numbered: u32,
+    limit_numbers: Numbers,
+    version_numbers: Numbers,
+}
+
+/// Gives numbers that are free, in a circle: a number that was freed comes last.
+#[derive(Clone, Copy, Debug)]
+struct Numbers {
+    next: u32,
+    /// How many numbers there are, from 0 on.
+    count: u32,
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Numbers { next: 0, count: u32::MAX }
+    }
+}
+
+impl Numbers {
+    /// Gives a number that is not taken; so many are.
+    ///
+    /// # Panics
+    /// If all are taken, for which the memory of no machine is large enough, unless a test has fewer.
+    fn give(&mut self, taken: usize, is_taken: impl Fn(u32) -> bool) -> u32 {
+        assert!(taken < self.count as usize, "all {} numbers of limits are taken", self.count);
+        loop {
+            let number = self.next;
+            self.next = (number + 1) % self.count;
+            if !is_taken(number) {
+                return number;
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +108,12 @@ impl Catalog {
     /// The same, for two sets of limits. What is said of a limit says of which set it is then.
     pub fn of_two_sets() -> Self {
         Catalog { compares: true, ..Catalog::default() }
+    }
+
+    /// The same, with so many numbers for names and as many for rows.
+    pub fn with_numbers(self, count: u32) -> Self {
+        let numbers = Numbers { next: 0, count };
+        Catalog { limit_numbers: numbers, version_numbers: numbers, ..self }
     }
 
     /// The sets of limits there are.
@@ -165,10 +201,14 @@ impl Catalog {
 
     /// Forgets a row that holds no longer, and its name with the last row of that.
     ///
-    /// Only when all is written that was said up to the tick at which it ceased to hold: after that nobody
-    /// is judged by it.
+    /// Only when all is written that was said up to the last tick at which it ceased to hold: after that
+    /// nobody is judged by it, and its number may be that of another row.
     pub fn forget(&mut self, version: &Version) {
         let Some(row) = self.rows.remove(&version.id) else { return };
+        debug_assert_eq!(
+            (row.effective, row.bound, row.scope),
+            (version.effective, version.bound, version.scope)
+        );
         let set = self.set(version.limit) as usize;
         self.versions[set].remove(&row);
         let name = self.names.get_mut(&version.limit).expect("a row has a name");
@@ -190,7 +230,9 @@ impl Catalog {
     }
 
     fn add_name(&mut self, set: LimitSet, name: &str) -> LimitId {
-        let id = LimitId(next(&mut self.named));
+        let names = &self.names;
+        let is_taken = |number| names.contains_key(&LimitId(number));
+        let id = LimitId(self.limit_numbers.give(names.len(), is_taken));
         let name: Arc<str> = name.into();
         self.names.insert(id, Name { set, name: name.clone(), rows: 0 });
         self.limits[set as usize].insert(name, id);
@@ -198,19 +240,15 @@ impl Catalog {
     }
 
     fn add_row(&mut self, set: LimitSet, limit: LimitId, row: &Row) -> VersionId {
-        let id = VersionId(next(&mut self.numbered));
+        let rows = &self.rows;
+        let is_taken = |number| rows.contains_key(&VersionId(number));
+        let id = VersionId(self.version_numbers.give(rows.len(), is_taken));
         let row = Arc::new(row.clone());
         self.rows.insert(id, row.clone());
         self.versions[set as usize].insert(row, id);
         self.names.get_mut(&limit).expect("its name has a number").rows += 1;
         id
     }
-}
-
-fn next(given: &mut u32) -> u32 {
-    let number = *given;
-    *given = number.checked_add(1).expect("the program ends before four thousand million edits");
-    number
 }
 
 /// The versions of one limit around a moment.

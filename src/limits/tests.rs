@@ -1,6 +1,6 @@
 //! Tables of limits from text to versions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use floodmark_dataflows::types::{Bound, Metric, Per, Scope, Version};
@@ -483,6 +483,39 @@ fn what_holds_no_longer_is_forgotten() {
     // Nothing is mistaken for what had its number.
     let again = *catalog.versions(live, table(&row("")).rows()).first().unwrap();
     assert!(again.id > last.id && again.limit > last.limit);
+}
+
+/// Names and rows come and go in a catalog that has hardly more numbers than rows are known at once.
+#[test]
+fn numbers_of_forgotten_names_and_rows_are_given_again() {
+    let mut catalog = Catalog::of_two_sets().with_numbers(7);
+    let sets = [LimitSet::Live, LimitSet::WhatIf];
+    let mut held: VecDeque<(LimitSet, String, Version)> = VecDeque::new();
+    let mut given = BTreeSet::new();
+    for round in 0..500 {
+        if held.len() > round % 7 {
+            let (_, _, oldest) = held.pop_front().unwrap();
+            catalog.forget(&oldest);
+        }
+        // A name may have several rows, and may be in both sets.
+        let (set, name) = (sets[round % 2], format!("name {}", round / 3));
+        let text = row("").replace("\"a\"", &format!("{name:?}"));
+        let text = text.replace(":1,", &format!(":{round},"));
+        let version = *catalog.versions(set, table(&text).rows()).first().unwrap();
+        held.push_back((set, name, version));
+        given.insert((version.id, version.limit));
+        assert_eq!(catalog.len(), held.len());
+        let ids: BTreeSet<_> = held.iter().map(|(.., version)| version.id).collect();
+        assert_eq!(ids.len(), held.len(), "each row has a number of its own");
+        for (set, name, version) in &held {
+            assert_eq!(catalog.name(version.limit), name);
+            assert_eq!(catalog.set(version.limit), *set);
+            assert_eq!(catalog.limit(*set, name), Some(version.limit));
+            let row = catalog.row(version.id);
+            assert_eq!((&row.name, catalog.clone().version(*set, row)), (name, *version));
+        }
+    }
+    assert!(given.iter().all(|(id, limit)| id.0 < 7 && limit.0 < 7) && given.len() > 7);
 }
 
 /// Rows that are good, broken, or rivals of each other, about equally often.

@@ -1,7 +1,7 @@
 //! Rows of limits that no longer hold, until nothing written later can name them: then the catalog forgets
 //! them. Edits go on for as long as the run does.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use floodmark_dataflows::types::{Version, VersionId};
 
@@ -15,6 +15,8 @@ const SWEEP_MIN: usize = 1024;
 pub(super) struct Gone {
     /// Each with the tick from which on it does not hold.
     leaving: VecDeque<(u64, Version)>,
+    /// The last of these ticks for each: a row may come back, and leave again, before the first is written.
+    last: HashMap<VersionId, u64>,
     /// Rows that changes which are not shown yet may name.
     lingering: BTreeSet<Version>,
     sweep_at: usize,
@@ -24,6 +26,7 @@ impl Gone {
     /// A row does not hold from this tick on.
     pub(super) fn add(&mut self, tick: u64, version: Version) {
         self.leaving.push_back((tick, version));
+        self.last.insert(version.id, tick);
     }
 
     /// Forgets the rows of ticks up to this one, all of whose changes are written. Rows that `held` has
@@ -36,7 +39,12 @@ impl Gone {
         named: Option<&dyn Fn() -> HashSet<VersionId>>,
         catalog: &mut Catalog,
     ) {
-        while let Some((_, version)) = self.leaving.pop_front_if(|(gone, _)| *gone <= tick) {
+        while let Some((gone, version)) = self.leaving.pop_front_if(|(gone, _)| *gone <= tick) {
+            // Changes of the ticks in between name it.
+            if self.last.get(&version.id).is_some_and(|last| *last > gone) {
+                continue;
+            }
+            self.last.remove(&version.id);
             match named {
                 _ if held.contains(&version) => {}
                 Some(_) => drop(self.lingering.insert(version)),
@@ -46,11 +54,10 @@ impl Gone {
         if let Some(named) = named.filter(|_| self.lingering.len() >= self.sweep_at.max(SWEEP_MIN))
         {
             let named = named();
-            let leaving: BTreeSet<Version> =
-                self.leaving.iter().map(|(_, version)| *version).collect();
+            let leaving = &self.last;
             self.lingering.retain(|version| {
                 // Of these the turn comes later.
-                let comes_later = held.contains(version) || leaving.contains(version);
+                let comes_later = held.contains(version) || leaving.contains_key(&version.id);
                 let lingers = named.contains(&version.id);
                 if !comes_later && !lingers {
                     catalog.forget(version);
@@ -106,6 +113,30 @@ mod tests {
         }
         assert_eq!(catalog.limit(LimitSet::Live, "a"), Some(held.limit));
         assert!(version(&mut catalog, 0).id > held.id, "the row was forgotten");
+    }
+
+    #[test]
+    fn row_that_leaves_twice_is_forgotten_after_the_second_time() {
+        let (mut catalog, mut gone) = (Catalog::new().with_numbers(2), Gone::default());
+        let one = version(&mut catalog, 1);
+        // It left at tick 1, came back at tick 2, and left at tick 3, before tick 1 was written.
+        gone.add(1, one);
+        gone.add(3, one);
+        for tick in 1..3 {
+            gone.forget(tick, &BTreeSet::new(), None, &mut catalog);
+            assert_eq!(catalog.row(one.id).name, "a", "changes of tick 2 name it");
+        }
+        let other = version(&mut catalog, 2);
+        gone.forget(3, &BTreeSet::from([other]), None, &mut catalog);
+        assert_eq!((catalog.len(), catalog.row(other.id).name.as_str()), (1, "a"));
+        assert!(gone.is_empty());
+        // A third row has the number of the first one, and stays when the second one leaves.
+        let third = version(&mut catalog, 3);
+        assert_eq!(third.id, one.id);
+        gone.add(4, other);
+        gone.forget(4, &BTreeSet::from([third]), None, &mut catalog);
+        assert_eq!(catalog.len(), 1);
+        assert_eq!(catalog.row(third.id).value.as_ref().map(|value| value.text()), Some("3"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::common::broker::{Mock, produce};
 use crate::replay::run::{Place, STUCK_AFTER};
 
 /// The noon of a day, at which runs start.
-const NOON: u64 = 1_780_315_200_000;
+pub(super) const NOON: u64 = 1_780_315_200_000;
 const HOUR: u64 = 3_600_000;
 
 /// Each record breaks the first; the second is broken by windows without records.
@@ -57,11 +57,11 @@ impl Hand {
 }
 
 /// A run in this process over a topic of its own.
-struct Run {
+pub(super) struct Run {
     hand: Hand,
     flows: Address,
     _mock: Mock,
-    place: Place,
+    pub(super) place: Place,
     status: Arc<Status>,
     stop: Interrupt,
     thread: JoinHandle<Outcome>,
@@ -70,10 +70,20 @@ struct Run {
 impl Run {
     /// Starts a run whose wall clock shows a time, over these records.
     fn starting(wall_ms: u64, records: &[(&str, u64)]) -> Self {
+        Run::by(LIMITS, Catalog::new(), wall_ms, records)
+    }
+
+    /// The same by other limits, in `limits.json`, and with this catalog of them.
+    pub(super) fn by(
+        limits: &str,
+        catalog: Catalog,
+        wall_ms: u64,
+        records: &[(&str, u64)],
+    ) -> Self {
         let (mock, place) = (Mock::new(), Place::new());
         let flows = mock.topic("flows", 1);
         send(&flows, records);
-        let limits = place.write("limits.json", LIMITS);
+        let limits = place.write("limits.json", limits);
         let hand = Hand(Arc::new(Mutex::new(Reading { wall_ms, elapsed_ms: 0 })));
         let tick = Duration::from_millis(20);
         let idle_timeout = Duration::from_secs(1);
@@ -93,7 +103,7 @@ impl Run {
         let limits = Limits::follow(&feed::Options::file(limits), &leader);
         let alerts = Stream::open(&place.path("alerts.jsonl"));
         let alerts = Alerts::Stream(alerts.unwrap_or_else(|failure| panic!("{:#}", failure.error)));
-        let sinks = Sinks::new(vec![alerts], None, windows, Catalog::new());
+        let sinks = Sinks::new(vec![alerts], None, windows, catalog);
         let lead = Lead {
             limits: vec![limits.unwrap_or_else(|failure| panic!("{:#}", failure.error))],
             leader,
@@ -132,7 +142,7 @@ impl Run {
         Run { hand, flows, _mock: mock, place, status, stop, thread }
     }
 
-    fn wait(&self, what: &str, mut holds: impl FnMut() -> bool) {
+    pub(super) fn wait(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let started = Instant::now();
         while !holds() {
             let reasons = self.status.reasons();
@@ -145,7 +155,7 @@ impl Run {
         }
     }
 
-    fn alerts(&self) -> String {
+    pub(super) fn alerts(&self) -> String {
         self.place.read("alerts.jsonl")
     }
 
@@ -172,7 +182,7 @@ impl Run {
     }
 
     /// Ends the run, and returns all alerts.
-    fn end(self) -> String {
+    pub(super) fn end(self) -> String {
         self.stop.press();
         let outcome = self.thread.join().expect("no panic");
         assert_eq!(outcome.unwrap_or_else(|failure| panic!("{:#}", failure.error)), Exit::Done);

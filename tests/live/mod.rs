@@ -32,6 +32,7 @@ mod ends;
 mod equality;
 mod explain;
 mod kit;
+mod numbers;
 mod outages;
 mod outputs;
 mod overflow;

@@ -20,7 +20,8 @@ pub(crate) struct Limits {
     rows: BTreeMap<(LimitId, i128), Version>,
     /// Rows that were deleted, which may return.
     gone: Vec<Version>,
-    /// The number of each content, so that the same row has the same number when it returns.
+    /// The number of each content that is held, or was at the tick before. A row that is gone for longer
+    /// leaves its number to the next new one: there are no more numbers than rows.
     numbers: BTreeMap<Version, VersionId>,
 }
 
@@ -50,6 +51,8 @@ impl Limits {
         count: u64,
     ) -> Vec<(Version, isize)> {
         let before: BTreeSet<Version> = self.rows.values().copied().collect();
+        let held: BTreeSet<VersionId> = before.iter().map(|row| row.id).collect();
+        self.numbers.retain(|_, number| held.contains(number));
         for _ in 0..count {
             self.edit(rng, around);
         }
@@ -110,8 +113,9 @@ impl Limits {
 
     fn insert(&mut self, mut row: Version) {
         row.id = VersionId(0);
-        let next = VersionId(self.numbers.len() as u32 + 1);
-        row.id = *self.numbers.entry(row).or_insert(next);
+        let taken: BTreeSet<VersionId> = self.numbers.values().copied().collect();
+        let free = (1..).map(VersionId).find(|number| !taken.contains(number));
+        row.id = *self.numbers.entry(row).or_insert(free.expect("there are fewer rows"));
         if let Some(old) = self.rows.insert((row.limit, row.effective), row) {
             self.gone.push(old);
         }
