@@ -9,10 +9,14 @@ use crate::capture::{EventTime, Packet, ReadError, Reader, Tally};
 use crate::error::{Exit, Failure};
 use crate::terminal::Messages;
 
-/// Opens all captures, so that a missing one is known before anything starts.
-pub fn open(files: &[PathBuf]) -> Result<Vec<Reader>, Failure> {
-    let open =
-        |file: &PathBuf| Reader::open(file).map_err(|error| Failure::new(error.exit(), error));
+/// Opens all captures, so that a missing one is known before anything starts. Of each of them strays are
+/// dropped: packets more than `max_ahead_ms` ahead of the next one.
+pub fn open(files: &[PathBuf], max_ahead_ms: u64) -> Result<Vec<Reader>, Failure> {
+    let open = |file: &PathBuf| {
+        let mut reader = Reader::open(file).map_err(|error| Failure::new(error.exit(), error))?;
+        reader.drop_strays(max_ahead_ms);
+        Ok(reader)
+    };
     if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
         let error = anyhow::anyhow!("standard input \"-\" is named twice, and can be read once");
         return Err(Failure::new(Exit::Usage, error));
@@ -72,15 +76,15 @@ impl Merge {
     #[inline]
     pub fn each<B>(&mut self, mut take: impl FnMut(&Packet) -> ControlFlow<B>) -> ControlFlow<B> {
         loop {
-            match self.turn {
-                Turn::All => (0..self.readers.len()).for_each(|file| self.enqueue(file)),
+            match (self.turn, self.queue.peek()) {
+                (Turn::All, _) => (0..self.readers.len()).for_each(|file| self.enqueue(file)),
                 // Only this one is left, and nothing needs to be compared.
-                Turn::One(file) if self.queue.is_empty() => match self.rest(file, &mut take) {
-                    ControlFlow::Continue(()) => self.turn = Turn::Nobody,
-                    stop => return stop,
-                },
-                Turn::One(file) => self.enqueue(file),
-                Turn::Nobody => {}
+                (Turn::One(file), None) => self.read_on(file, |_| false, &mut take)?,
+                (Turn::One(file), Some(Reverse(other))) => {
+                    let other = *other;
+                    self.read_on(file, |packet| (packet.time, file) > other, &mut take)?;
+                }
+                (Turn::Nobody, _) => {}
             }
             let Some(Reverse((_, file))) = self.queue.pop() else {
                 self.turn = Turn::Nobody;
@@ -94,16 +98,22 @@ impl Merge {
         }
     }
 
-    /// The packets of the only capture that is left.
+    /// The packets of one capture, until it ends, or comes to a packet before which it is another one's turn.
+    /// That packet is queued.
     #[inline]
-    fn rest<B>(
+    fn read_on<B>(
         &mut self,
         file: usize,
+        is_later: impl Fn(&Packet) -> bool,
         take: &mut impl FnMut(&Packet) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         loop {
-            let packets = &mut self.packets;
+            let (packets, next) = (&mut self.packets, &mut self.next[file]);
             let read = self.readers[file].each(|packet| {
+                if is_later(&packet) {
+                    *next = Some(packet);
+                    return ControlFlow::Break(None);
+                }
                 *packets += 1;
                 match take(&packet) {
                     ControlFlow::Break(end) => ControlFlow::Break(Some(end)),
@@ -115,7 +125,13 @@ impl Merge {
             });
             match read {
                 Ok(ControlFlow::Break(Some(end))) => return ControlFlow::Break(end),
-                Ok(ControlFlow::Break(None)) => self.show_progress(),
+                Ok(ControlFlow::Break(None)) => match &self.next[file] {
+                    Some(packet) => {
+                        self.queue.push(Reverse((packet.time, file)));
+                        return ControlFlow::Continue(());
+                    }
+                    None => self.show_progress(),
+                },
                 Ok(ControlFlow::Continue(())) => return ControlFlow::Continue(()),
                 Err(error) => {
                     self.drop_out(error);

@@ -3,14 +3,17 @@
 //! Each refill is one `read`, and whatever it brought is looked at before the next one: a pipe that
 //! stays open must not hold back the packets it has already carried.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::Fault;
 use super::packed::Members;
+use super::wait::Wait;
 
 /// The most bytes of a capture that are held at a time.
 pub const BUFFER_MAX: usize = 512 * 1024;
@@ -34,6 +37,8 @@ pub(crate) struct Input {
     end: usize,
     /// Bytes before `start`.
     passed: u64,
+    /// Whether the last call of [`Input::fill`] waited in vain.
+    late: bool,
 }
 
 /// What happened below the decompression.
@@ -42,15 +47,21 @@ struct Raw {
     bytes: AtomicU64,
     /// An error came from there, so that an error above it is not the data's fault.
     failed: AtomicBool,
+    wait: Wait,
 }
 
 struct Watched {
     source: Source,
     raw: Arc<Raw>,
+    /// The source again, where it may make wait: a pipe, a terminal, a socket.
+    pipe: Option<OwnedFd>,
 }
 
 impl Read for Watched {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(pipe) = &self.pipe {
+            self.raw.wait.until_readable(pipe.as_fd())?;
+        }
         let result = self.source.read(buffer);
         match &result {
             Ok(count) => {
@@ -66,27 +77,40 @@ impl Read for Watched {
 impl Input {
     /// A file, a FIFO, or `-` for standard input.
     pub(crate) fn open(path: &Path) -> Result<Self, Fault> {
-        if path.as_os_str() == "-" {
-            return Ok(Input::from_read(Box::new(io::stdin())));
-        }
         let fault = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => Fault::Missing,
             _ => Fault::Io(error),
         };
-        let kind = fs::metadata(path).map_err(fault)?;
-        if kind.is_dir() {
-            return Err(Fault::Directory);
-        }
-        let file = File::open(path).map_err(fault)?;
-        let mut input = Input::from_read(Box::new(file));
-        input.size_hint = kind.is_file().then_some(kind.len());
+        let is_stdin = path.as_os_str() == "-";
+        let file = match is_stdin {
+            // Without the buffer of `Stdin`, which would hide from `poll` that there is more to read.
+            true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
+            false => {
+                if path.metadata().map_err(fault)?.is_dir() {
+                    return Err(Fault::Directory);
+                }
+                File::open(path)
+            }
+        };
+        let file = file.map_err(fault)?;
+        let kind = file.metadata().map_err(fault)?;
+        let pipe = match kind.is_file() {
+            true => None,
+            false => Some(OwnedFd::from(file.try_clone().map_err(fault)?)),
+        };
+        let mut input = Input::from(Box::new(file), pipe);
+        input.size_hint = (kind.is_file() && !is_stdin).then_some(kind.len());
         Ok(input)
     }
 
     pub(crate) fn from_read(source: Source) -> Self {
+        Input::from(source, None)
+    }
+
+    fn from(source: Source, pipe: Option<OwnedFd>) -> Self {
         let raw = Arc::new(Raw::default());
         Input {
-            source: Some(Box::new(Watched { source, raw: raw.clone() })),
+            source: Some(Box::new(Watched { source, raw: raw.clone(), pipe })),
             sniffed: false,
             raw,
             size_hint: None,
@@ -94,7 +118,19 @@ impl Input {
             start: 0,
             end: 0,
             passed: 0,
+            late: false,
         }
+    }
+
+    /// From now on, reads wait for so long in all, where the source is none that is read to its end without
+    /// waiting. `None`: as long as it takes.
+    pub(super) fn wait_at_most(&mut self, time: Option<Duration>) {
+        self.raw.wait.at_most(time);
+    }
+
+    /// Whether the last call of [`Input::fill`] waited in vain for as long as [`Input::wait_at_most`] says.
+    pub(super) fn is_late(&self) -> bool {
+        self.late
     }
 
     /// What is there and was not passed yet.
@@ -137,7 +173,8 @@ impl Input {
         (self.start, self.end) = (0, 0);
     }
 
-    /// One read. `need` bytes from `start` on must find room, at most [`BUFFER_MAX`]. False at the end.
+    /// One read. `need` bytes from `start` on must find room, at most [`BUFFER_MAX`]. False at the end. It
+    /// brings nothing if it [is late](Input::is_late).
     pub(crate) fn fill(&mut self, need: usize) -> Result<bool, Fault> {
         if !self.sniffed {
             self.sniff()?;
@@ -147,11 +184,15 @@ impl Input {
             return Ok(false);
         };
         let room = self.buffer.get_mut(self.end..).unwrap_or_default();
-        let count =
-            read_once(source, room).map_err(|error| match self.raw.failed.load(Relaxed) {
-                true => Fault::Io(error),
-                false => Fault::Compression(error),
-            })?;
+        let read = read_once(source, room);
+        self.late = read.is_err() && self.raw.wait.was_in_vain();
+        if self.late {
+            return Ok(true);
+        }
+        let count = read.map_err(|error| match self.raw.failed.load(Relaxed) {
+            true => Fault::Io(error),
+            false => Fault::Compression(error),
+        })?;
         self.end += count;
         Ok(count > 0)
     }

@@ -2,11 +2,13 @@
 //!
 //! - `reader`: [`Reader`], the only part that others need: packets that count, one by one.
 //! - `input`: the bytes: opening, decompression (`packed`), one bounded buffer.
+//! - `wait`: how long a read waits for a pipe.
 //! - `pcap`, `pcapng`: from that buffer to frames, without I/O.
 //! - `time`: from what a container says to [`EventTime`].
 //! - `decode`: from the bytes of a frame to its pair and length, without I/O.
 //! - `link`: link types, and their headers; `wireless` and `wrapped` have those that take more than a table.
 //! - [`live`]: frames of a network interface, as they pass.
+//! - `strays`: packets far ahead of the one after them.
 //! - `tally`: what was read, and why frames were not counted.
 //! - `error`: why reading stopped.
 //!
@@ -23,8 +25,10 @@ mod packed;
 mod pcap;
 mod pcapng;
 mod reader;
+mod strays;
 mod tally;
 mod time;
+mod wait;
 mod wireless;
 mod wrapped;
 

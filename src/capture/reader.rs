@@ -3,15 +3,19 @@
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use floodmark_dataflows::types::Pair;
+use jiff::SignedDuration;
 
 use super::decode::decode;
 use super::input::Input;
 use super::link::unread_number;
 use super::pcap::{self, Pcap};
 use super::pcapng::{self, Pcapng, Repeated};
+use super::strays::{Stray, Strays};
 use super::{EventTime, Fault, Found, LinkType, ReadError, Tally, Timing, Uncounted};
+use crate::limits::date::format_ms;
 use crate::limits::quote::Quoted;
 
 /// A packet that counts.
@@ -47,6 +51,9 @@ pub struct Reader {
     input: Input,
     format: Format,
     tally: Tally,
+    strays: Strays,
+    /// Why reading ended, until it is returned.
+    error: Option<ReadError>,
     /// Reports oddities that do no harm; without it they go to the log.
     warn: Option<Warn>,
     /// The options of which it was warned.
@@ -55,6 +62,12 @@ pub struct Reader {
 
 /// Reports an oddity of a capture.
 pub type Warn = Box<dyn Fn(&str) + Send>;
+
+/// How many strays of a capture are named.
+const STRAYS_NAMED: u64 = 20;
+
+/// How long a packet of a pipe that may be a stray waits for the next one.
+const STRAY_WAIT: Duration = Duration::from_secs(1);
 
 enum Format {
     /// Not told yet.
@@ -98,8 +111,17 @@ impl Reader {
     }
 
     fn new(name: String, input: Input) -> Self {
-        let (format, tally) = (Format::Unknown, Tally::default());
-        Reader { name, input, format, tally, warn: None, warned: Vec::new() }
+        let (format, tally, strays) = (Format::Unknown, Tally::default(), Strays::believed());
+        Reader { name, input, format, tally, strays, error: None, warn: None, warned: Vec::new() }
+    }
+
+    /// Drops strays: packets with a time more than this after that of the next packet. Without a call all
+    /// packets are believed.
+    ///
+    /// A packet that moves the clock of the capture by more than that is handed over when the next one has
+    /// come, or after a second in which none came through a pipe. The last packet is no stray.
+    pub fn drop_strays(&mut self, max_ahead_ms: u64) {
+        self.strays = Strays::beyond(max_ahead_ms);
     }
 
     /// Reports oddities that do no harm, such as an option that is there twice, by `warn`.
@@ -127,6 +149,11 @@ impl Reader {
         &mut self,
         mut take: impl FnMut(Packet) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, ReadError> {
+        if self.strays.has_some()
+            && let ControlFlow::Break(end) = self.resume(&mut take)
+        {
+            return Ok(ControlFlow::Break(end));
+        }
         loop {
             let found = match &mut self.format {
                 Format::Pcap(pcap) => pcap.next(self.input.bytes()),
@@ -139,7 +166,7 @@ impl Reader {
                     Begin::Need(need) => Found::Need(need),
                     Begin::Bad(fault) => Found::Bad(fault),
                 },
-                Format::Over => return Ok(ControlFlow::Continue(())),
+                Format::Over => return self.over(&mut take),
             };
             match found {
                 Found::Frame(frame, used) => {
@@ -147,7 +174,11 @@ impl Reader {
                         Ok(packet) => {
                             self.input.pass(used);
                             self.tally.count(packet.bytes);
-                            if let ControlFlow::Break(end) = take(packet) {
+                            let taken = match self.strays.pass(packet.time.ms) {
+                                true => take(packet),
+                                false => self.look(packet, &mut take),
+                            };
+                            if let ControlFlow::Break(end) = taken {
                                 return Ok(ControlFlow::Break(end));
                             }
                         }
@@ -162,15 +193,98 @@ impl Reader {
                     self.warn_of_repeated();
                 }
                 Found::Need(need) => match self.input.fill(need) {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        self.end(need)?;
-                        return Ok(ControlFlow::Continue(()));
+                    Ok(true) if self.input.is_late() => {
+                        if let ControlFlow::Break(end) = self.release(&mut take) {
+                            return Ok(ControlFlow::Break(end));
+                        }
                     }
-                    Err(fault) => return Err(self.fail(fault)),
+                    Ok(true) => {}
+                    Ok(false) => self.end(need),
+                    Err(fault) => self.fail(fault),
                 },
-                Found::Bad(fault) => return Err(self.fail(fault)),
+                Found::Bad(fault) => self.fail(fault),
             }
+        }
+    }
+
+    /// Hands over packets that are ready since the last call.
+    #[cold]
+    fn resume<B>(&mut self, take: &mut impl FnMut(Packet) -> ControlFlow<B>) -> ControlFlow<B> {
+        // The time between two calls is no waiting for the next packet.
+        self.bound_waiting();
+        self.hand_over(take)
+    }
+
+    fn hand_over<B>(&mut self, take: &mut impl FnMut(Packet) -> ControlFlow<B>) -> ControlFlow<B> {
+        while let Some(packet) = self.strays.ready() {
+            take(packet)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Looks at a packet beside the one that is held.
+    #[cold]
+    fn look<B>(
+        &mut self,
+        packet: Packet,
+        take: &mut impl FnMut(Packet) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        if let Some(stray) = self.strays.look(packet, self.tally.frames) {
+            self.tally.withdraw_stray(stray.packet.bytes);
+            self.name_stray(&stray, &packet);
+        }
+        self.bound_waiting();
+        self.hand_over(take)
+    }
+
+    /// Hands over the packet that is held, since no next one comes.
+    #[cold]
+    fn release<B>(&mut self, take: &mut impl FnMut(Packet) -> ControlFlow<B>) -> ControlFlow<B> {
+        self.strays.release();
+        self.bound_waiting();
+        self.hand_over(take)
+    }
+
+    /// Ends reading, after the packet that is held. An error is returned once.
+    #[cold]
+    fn over<B>(
+        &mut self,
+        take: &mut impl FnMut(Packet) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, ReadError> {
+        if let ControlFlow::Break(end) = self.release(take) {
+            return Ok(ControlFlow::Break(end));
+        }
+        self.error.take().map_or(Ok(ControlFlow::Continue(())), Err)
+    }
+
+    /// Bounds the waiting for the next packet, if one is held until it comes.
+    #[inline]
+    fn bound_waiting(&mut self) {
+        self.input.wait_at_most(self.strays.holds().then_some(STRAY_WAIT));
+    }
+
+    fn name_stray(&self, stray: &Stray, next: &Packet) {
+        let name = Quoted(&self.name);
+        match self.tally.uncounted(Uncounted::Stray) {
+            ..=STRAYS_NAMED => self.warn(&format!(
+                "{name}: frame {} is dropped as a stray: its time {} is more than {} ahead of that of the \
+                 next packet, {}; a greater --max-ahead keeps it",
+                stray.frame,
+                format_ms(stray.packet.time.ms),
+                format_span(self.strays.max_ahead_ms()),
+                format_ms(next.time.ms),
+            )),
+            count if count == STRAYS_NAMED + 1 => {
+                self.warn(&format!("{name}: further strays are counted, and not named"));
+            }
+            _ => {}
+        }
+    }
+
+    fn warn(&self, text: &str) {
+        match &self.warn {
+            Some(warn) => warn(text),
+            None => tracing::warn!("{text}"),
         }
     }
 
@@ -184,35 +298,28 @@ impl Reader {
         self.warned.push(option);
         let name = Quoted(&self.name);
         let text = format!("{name}: interface {interface} has {option} twice; the first one holds");
-        match &self.warn {
-            Some(warn) => warn(&text),
-            None => tracing::warn!("{text}"),
-        }
+        self.warn(&text);
     }
 
     /// The input has ended while so many bytes were needed.
-    fn end(&mut self, need: usize) -> Result<(), ReadError> {
+    #[cold]
+    fn end(&mut self, need: usize) {
         let found = self.input.bytes().len();
         let fault = match &self.format {
             Format::Unknown if found == 0 => Fault::Empty,
-            Format::Pcapng(pcapng) if found == 0 && pcapng.between_blocks() => {
-                self.close();
-                return Ok(());
-            }
-            Format::Pcap(_) if found == 0 => {
-                self.close();
-                return Ok(());
-            }
+            Format::Pcapng(pcapng) if found == 0 && pcapng.between_blocks() => return self.close(),
+            Format::Pcap(_) if found == 0 => return self.close(),
             _ => Fault::Cut { found, expected: need },
         };
-        Err(self.fail(fault))
+        self.fail(fault);
     }
 
+    /// Ends reading. The error is returned after the packet that is held.
     #[cold]
-    fn fail(&mut self, fault: Fault) -> ReadError {
+    fn fail(&mut self, fault: Fault) {
         let error = ReadError::new(&self.name, self.tally.frames + 1, self.input.passed(), fault);
+        self.error = Some(error);
         self.close();
-        error
     }
 
     fn close(&mut self) {
@@ -244,6 +351,10 @@ impl Reader {
     pub fn buffer_capacity(&self) -> usize {
         self.input.capacity()
     }
+}
+
+fn format_span(ms: u64) -> impl std::fmt::Display {
+    format!("{:#}", SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX)))
 }
 
 enum Begin {

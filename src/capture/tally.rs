@@ -39,11 +39,13 @@ pub enum Uncounted {
     BadHeader,
     /// Its IPv4 length is below its header length.
     BadLength,
+    /// It is further ahead of the next packet than its reader was told to believe.
+    Stray,
 }
 
 impl Uncounted {
     /// Every kind, in the order of the enum.
-    pub const ALL: [Uncounted; 14] = [
+    pub const ALL: [Uncounted; 15] = [
         Uncounted::NoTimestamp,
         Uncounted::BadTime,
         Uncounted::LinkType,
@@ -58,6 +60,7 @@ impl Uncounted {
         Uncounted::BadVersion,
         Uncounted::BadHeader,
         Uncounted::BadLength,
+        Uncounted::Stray,
     ];
 
     /// A name for metrics and machine-readable output. It does not change between versions.
@@ -77,6 +80,7 @@ impl Uncounted {
             Uncounted::BadVersion => "bad_version",
             Uncounted::BadHeader => "bad_header",
             Uncounted::BadLength => "bad_length",
+            Uncounted::Stray => "stray",
         }
     }
 
@@ -97,6 +101,7 @@ impl Uncounted {
             Uncounted::BadVersion => "with a wrong IP version",
             Uncounted::BadHeader => "with an IPv4 header length below 20",
             Uncounted::BadLength => "with an IPv4 length below the header length",
+            Uncounted::Stray => "that are strays, more than --max-ahead after the next packet",
         }
     }
 }
@@ -171,6 +176,14 @@ impl Tally {
         self.packets += 1;
         // Only absurd jumbo lengths get there, and a tally is no reason to stop.
         self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Takes back a packet that was counted, and counts its frame as a stray.
+    pub(super) fn withdraw_stray(&mut self, bytes: u64) {
+        self.frames -= 1;
+        self.packets -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.pass(Uncounted::Stray);
     }
 
     pub(super) fn pass(&mut self, kind: Uncounted) {

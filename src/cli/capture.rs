@@ -89,6 +89,14 @@ pub struct Args {
     )]
     speed: Speed,
 
+    /// Drop a packet with a time more than this after that of the next packet of its capture
+    ///
+    /// Such a stray is counted and named. A jump in time that the next packet confirms is believed, and so is
+    /// the last packet of a capture. Default: 24h with a --speed, which would wait for its time; else none is
+    /// dropped.
+    #[arg(long, value_name = "DURATION", value_parser = values::millis)]
+    max_ahead: Option<u64>,
+
     /// Where to: kafka://host:9092/floodmark-flows-v1, a file, or `-` for standard output
     #[arg(long, value_name = "WHERE", env = "FLOODMARK_TO", required_unless_present = "list")]
     to: Option<To>,
@@ -231,6 +239,10 @@ fn usage(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Usage, error)
 }
 
+/// How far a packet may be ahead of the next one of its capture where packets are waited for, if no option
+/// says otherwise.
+const MAX_AHEAD_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// The options, where they depend on each other.
 struct Settings<'a> {
     to: &'a To,
@@ -257,6 +269,9 @@ impl Args {
             }
             _ if self.interface.is_some() && self.speed != Speed::Max => {
                 Err(usage(anyhow!("--speed is for captures, and an --interface is given")))
+            }
+            _ if self.interface.is_some() && self.max_ahead.is_some() => {
+                Err(usage(anyhow!("--max-ahead is for captures, and an --interface is given")))
             }
             _ => Ok(()),
         }
@@ -303,6 +318,11 @@ impl Args {
         });
         let linger = self.sending.linger();
         Ok(Settings { to, format, bucket_ms, linger, room, create })
+    }
+
+    fn max_ahead_ms(&self) -> u64 {
+        let usual = if self.speed == Speed::Max { u64::MAX } else { MAX_AHEAD_MS };
+        self.max_ahead.unwrap_or(usual)
     }
 
     fn live(&self, interface: &str) -> live::Options {
@@ -356,7 +376,7 @@ pub fn run(args: &Args) -> Outcome {
             )
         }
         None => {
-            let readers = merge::open(&args.files)?;
+            let readers = merge::open(&args.files, args.max_ahead_ms())?;
             let size = merge::size(&readers);
             let mut outlet = outlet(&settings, args)?;
             let interrupt = Interrupt::listen()?;

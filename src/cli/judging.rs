@@ -216,6 +216,11 @@ impl Judging {
         if self.what_if.is_some() { Catalog::of_two_sets() } else { Catalog::new() }
     }
 
+    /// The longest gap that is silence, in milliseconds.
+    pub fn max_gap_ms(&self) -> u64 {
+        self.max_gap.saturating_mul(1000)
+    }
+
     /// What is counted.
     pub fn filter(&self) -> Filter {
         Filter { sources: self.source.clone(), destinations: self.destination.clone() }

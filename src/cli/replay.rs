@@ -11,6 +11,7 @@ use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::{Change, Version};
 
 use super::judging::Judging;
+use super::values;
 use crate::capture::Tally;
 use crate::cluster::watchdog::{self, Watch};
 use crate::cluster::{self, Cluster, Given, Restart, Settings, Stall};
@@ -35,6 +36,13 @@ pub struct Args {
 
     #[command(flatten)]
     judging: Judging,
+
+    /// Drop a packet with a time more than this after that of the next packet of its capture
+    ///
+    /// Such a stray is counted and named. A jump in time that the next packet confirms is believed, and so is
+    /// the last packet of a capture. Default: what --max-gap says.
+    #[arg(long, value_name = "DURATION", value_parser = values::millis)]
+    max_ahead: Option<u64>,
 
     /// Write the totals of all pairs and windows, as CSV; `-` is standard output
     #[arg(long, value_name = "FILE.csv")]
@@ -81,14 +89,19 @@ impl Args {
 
     /// The settings that all processes must have in common.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
-        let Args { files, judging, totals, changes: _, cluster: _, stall: _ } = self;
+        let Args { files, judging, max_ahead, totals, changes: _, cluster: _, stall: _ } = self;
         // Their order makes no difference.
         let files: BTreeSet<_> = files.iter().map(|file| file.to_string_lossy()).collect();
         let files: Vec<_> = files.into_iter().collect();
         let settings = Settings::of("replay")
             .with("FILE", files.join(" "))
+            .with_optional("--max-ahead", max_ahead.map(values::shown_millis))
             .with_optional("--totals", Given::when(totals.is_some()));
         judging.add_settings(settings)
+    }
+
+    fn max_ahead_ms(&self) -> u64 {
+        self.max_ahead.unwrap_or(self.judging.max_gap_ms())
     }
 
     fn options(&self) -> Options {
@@ -138,7 +151,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         refusals.extend(read.refusal);
     }
     judging.accept(&refusals)?;
-    let readers = merge::open(&args.files)?;
+    let readers = merge::open(&args.files, args.max_ahead_ms())?;
     let messages = Messages::with_progress(merge::size(&readers));
     let interrupt = Interrupt::listen()?;
     let mut waiting = cluster::unless_interrupted(&interrupt);

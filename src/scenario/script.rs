@@ -123,7 +123,9 @@ fn begin(case: &Case, directory: &Path) -> Result<u64, Problem> {
 fn open(case: &Case, directory: &Path) -> Result<Vec<Reader>, Problem> {
     let open = |Placed { line, what }: &Placed<PathBuf>| {
         let reader = Reader::open(&directory.join(what));
-        reader.map_err(|error| problem(*line, error.to_string()))
+        let mut reader = reader.map_err(|error| problem(*line, error.to_string()))?;
+        reader.drop_strays(case.settings.max_ahead_ms());
+        Ok(reader)
     };
     case.settings.captures.iter().map(open).collect()
 }

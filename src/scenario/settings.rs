@@ -41,6 +41,7 @@ pub(super) struct Settings {
     lateness: Option<u64>,
     retention: Option<u64>,
     max_gap: Option<u64>,
+    max_ahead: Option<u64>,
     updates: Option<Updates>,
     latest: Option<bool>,
     defaults: Option<Defaults>,
@@ -51,7 +52,7 @@ pub(super) struct Settings {
     pub(super) captures: Vec<Placed<PathBuf>>,
 }
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "clock",
     "begin",
     "window",
@@ -59,6 +60,7 @@ const NAMES: [&str; 13] = [
     "lateness",
     "retention",
     "max-gap",
+    "max-ahead",
     "updates",
     "from-offset",
     "limits-per",
@@ -101,6 +103,7 @@ impl Settings {
             "lateness" => self.lateness = Some(values::millis(text)?),
             "retention" => self.retention = Some(values::millis(text)?),
             "max-gap" => self.max_gap = Some(values::secs(text)?),
+            "max-ahead" => self.max_ahead = Some(values::millis(text)?),
             "updates" => self.updates = Some(one_of("a kind of updates", &UPDATES, text)?),
             "from-offset" => self.latest = Some(one_of("an offset", &OFFSETS, text)?),
             "limits-per" => {
@@ -138,6 +141,7 @@ impl Settings {
         self.lateness = self.lateness.or(common.lateness);
         self.retention = self.retention.or(common.retention);
         self.max_gap = self.max_gap.or(common.max_gap);
+        self.max_ahead = self.max_ahead.or(common.max_ahead);
         self.updates = self.updates.or(common.updates);
         self.latest = self.latest.or(common.latest);
         self.defaults = self.defaults.or(common.defaults);
@@ -174,6 +178,12 @@ impl Settings {
 
     pub(super) fn tick_ms(&self) -> u64 {
         self.tick.unwrap_or(1000)
+    }
+
+    /// How far a packet of a capture may be ahead of the next one, in milliseconds.
+    pub(super) fn max_ahead_ms(&self) -> u64 {
+        let max_gap_secs = self.options().windows.max_gap_secs;
+        self.max_ahead.unwrap_or(max_gap_secs.saturating_mul(1000))
     }
 
     /// Whether a run begins with what comes, so that the window in which it begins is not whole.

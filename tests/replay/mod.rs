@@ -18,6 +18,7 @@ pub(crate) mod processes;
 pub(crate) mod run;
 pub(crate) mod sets;
 mod strangers;
+mod strays;
 mod supervised;
 mod totals;
 pub(crate) mod traffic;

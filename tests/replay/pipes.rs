@@ -17,12 +17,17 @@ pub(crate) struct Feed {
 impl Feed {
     /// Opens it, once the program has, and begins a capture.
     pub(crate) fn open(path: &Path) -> Self {
+        Feed::open_with(path, &header())
+    }
+
+    /// Opens it, once the program has, and writes these bytes.
+    pub(crate) fn open_with(path: &Path, bytes: &[u8]) -> Self {
         let (opened, wait) = channel();
         let name: PathBuf = path.to_owned();
         std::thread::spawn(move || opened.send(File::options().write(true).open(name)));
         let pipe = wait.recv_timeout(STUCK_AFTER).expect("the program opens the pipe");
         let mut feed = Feed { pipe: pipe.expect("opening the pipe") };
-        feed.write(&header());
+        feed.write(bytes);
         feed
     }
 

@@ -99,6 +99,7 @@ fn option_that_differs_is_named_with_both_values_by_both_processes() {
     for (option, one, other) in [
         ("--source", "10.0.0.0/8", "192.0.2.0/24"),
         ("--tick", "1s", "2m"),
+        ("--max-ahead", "1h", "2h"),
         ("--limits", "limits.jsonl", "others.jsonl"),
         ("--limits-per", "source", "host"),
         ("--format", "json", "table"),

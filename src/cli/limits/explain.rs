@@ -81,6 +81,12 @@ pub(super) struct Explain {
     #[arg(long, value_name = "DURATION", value_parser = values::secs, conflicts_with = "from")]
     max_gap: Option<u64>,
 
+    /// With --capture: drop a packet with a time more than this after that of the next packet of its capture
+    ///
+    /// Default: what --max-gap says.
+    #[arg(long, value_name = "DURATION", value_parser = values::millis, conflicts_with = "from")]
+    max_ahead: Option<u64>,
+
     /// Show also the limits that do not apply, and why
     #[arg(long)]
     all: bool,
@@ -211,7 +217,8 @@ fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Fai
     let mut catalog = Catalog::new();
     let limits = args.rows.of(&limits)?;
     let versions = read_limits(&limits, &mut catalog, &Messages::new())?.versions;
-    let readers = merge::open(&args.capture)?;
+    let max_ahead = args.max_ahead.unwrap_or(rules.max_gap_secs.saturating_mul(1000));
+    let readers = merge::open(&args.capture, max_ahead)?;
     let messages = Messages::with_progress(merge::size(&readers));
     let counting = Counting {
         readers,
