@@ -32,12 +32,22 @@ pub(crate) struct Sample {
 ///
 /// # Panics
 /// If it can't be started, or fails.
-#[expect(clippy::zombie_processes, reason = "it is waited for by its number")]
 pub(crate) fn run(command: &mut Command) -> Cost {
+    let (status, cost) = attempt(command);
+    assert!(status.success(), "{command:?}: {status}");
+    cost
+}
+
+/// Runs a command that may fail.
+///
+/// # Panics
+/// If it can't be started.
+#[expect(clippy::zombie_processes, reason = "it is waited for by its number")]
+pub(crate) fn attempt(command: &mut Command) -> (ExitStatus, Cost) {
     let begun = Instant::now();
     let child = start(command);
     let (status, used) = wait(&child, 0).expect("the end of a child").expect("it was waited for");
-    finished(command, begun, status, &used)
+    (status, cost(begun, &used))
 }
 
 /// Runs a command, and looks at it from time to time.
@@ -52,7 +62,8 @@ pub(crate) fn run_watched(command: &mut Command) -> (Cost, Vec<Sample>) {
     let mut samples = Vec::new();
     loop {
         if let Some((status, used)) = wait(&child, libc::WNOHANG).expect("the end of a child") {
-            return (finished(command, begun, status, &used), samples);
+            assert!(status.success(), "{command:?}: {status}");
+            return (cost(begun, &used), samples);
         }
         let resident_mb = usage(&process).resident_mb;
         if resident_mb > 0.0 {
@@ -66,12 +77,10 @@ fn start(command: &mut Command) -> Child {
     command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-fn finished(command: &Command, begun: Instant, status: ExitStatus, used: &libc::rusage) -> Cost {
-    let wall = begun.elapsed().as_secs_f64();
-    assert!(status.success(), "{command:?}: {status}");
+fn cost(begun: Instant, used: &libc::rusage) -> Cost {
     let secs = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
     Cost {
-        wall,
+        wall: begun.elapsed().as_secs_f64(),
         cpu: secs(used.ru_utime) + secs(used.ru_stime),
         peak_mb: used.ru_maxrss as f64 * 1024.0 / 1e6,
     }

@@ -11,11 +11,13 @@
 //! - `limits`: the same packets held to 10,000 limits of disjoint pairs of networks, which are found by an
 //!   index: at most a third more CPU than with one.
 //! - `memory`: what a live total takes, and whether a replay that is ten times as long takes more.
+//! - `limits-by-windows`: thousands of limits, windows far apart, many violations, many workers; beside
+//!   another build of floodmark if `--baseline` names one.
 //! - `peers`: DuckDB and Polars sum the same records from Parquet, with two threads, and join the sums
 //!   with the limits. They say what holds at the end and nothing before.
 //!
 //! `scripts/bench` calls `cargo bench --bench whole -- [--quick] --packets N --floodmark PROGRAM --decode
-//! PROGRAM --work DIRECTORY [--python PROGRAM] SECTION...`.
+//! PROGRAM --work DIRECTORY [--python PROGRAM] [--baseline PROGRAM] [--brokers HOST:PORT] SECTION...`.
 
 // The tables are the result.
 #![allow(clippy::print_stdout)]
@@ -27,6 +29,8 @@ mod memory;
 mod peers;
 mod replay;
 mod runs;
+mod windows;
+mod windows_live;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -39,7 +43,11 @@ pub(crate) struct Bench {
     pub(crate) decode: PathBuf,
     /// A Python that has the peers.
     pub(crate) python: Option<PathBuf>,
-    /// Where files may be, of about 1.5 GB.
+    /// Another build of floodmark, to be run beside.
+    pub(crate) baseline: Option<PathBuf>,
+    /// A broker, for rows about topics.
+    pub(crate) brokers: Option<String>,
+    /// Where files may be, of about 2.5 GB.
     pub(crate) work: PathBuf,
     /// Of the standard workload.
     pub(crate) packets: u64,
@@ -66,6 +74,8 @@ fn main() {
         floodmark: PathBuf::new(),
         decode: PathBuf::new(),
         python: None,
+        baseline: None,
+        brokers: None,
         work: PathBuf::new(),
         packets: 10_000_000,
         runs: 5,
@@ -83,6 +93,8 @@ fn main() {
             "--floodmark" => bench.floodmark = value().into(),
             "--decode" => bench.decode = value().into(),
             "--python" => bench.python = Some(value().into()),
+            "--baseline" => bench.baseline = Some(value().into()),
+            "--brokers" => bench.brokers = Some(value()),
             "--work" => bench.work = value().into(),
             _ => sections.push(argument),
         }
@@ -95,6 +107,7 @@ fn main() {
             "replay" => replay::measure(&bench),
             "limits" => limits::measure(&bench),
             "memory" => memory::measure(&bench),
+            "limits-by-windows" => windows::measure(&bench),
             "peers" => peers::measure(&bench),
             _ => panic!("no section \"{section}\""),
         }

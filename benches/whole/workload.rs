@@ -42,14 +42,24 @@ pub(crate) fn spread(bench: &Bench) -> (PathBuf, u64) {
 }
 
 fn write(bench: &Bench, name: &str, map: fn(Packet) -> Packet) -> (PathBuf, u64) {
-    let path = bench.place(name);
-    if !path.exists() {
-        let packets = standard(bench).packets().expect("the standard workload exists");
-        let file = BufWriter::new(File::create(&path).expect("a file for the workload"));
-        write_pcap(packets.map(map), file).expect("room for the workload");
-    }
+    let packets = || standard(bench).packets().expect("the standard workload exists").map(map);
+    let path = write_once(bench, name, packets);
     let bytes = fs::metadata(&path).expect("it was written").len();
     (path, bytes / 1_000_000)
+}
+
+/// A capture of these packets, which is made if it is not there yet.
+pub(crate) fn write_once<I: Iterator<Item = Packet>>(
+    bench: &Bench,
+    name: &str,
+    packets: impl FnOnce() -> I,
+) -> PathBuf {
+    let path = bench.place(name);
+    if !path.exists() {
+        let file = BufWriter::new(File::create(&path).expect("a file for the workload"));
+        write_pcap(packets(), file).expect("room for the workload");
+    }
+    path
 }
 
 /// The host numbers of the workload have 14 bits at most, of which the lower ones say which network.
