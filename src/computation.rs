@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use differential_dataflow::Config as DifferentialConfig;
 use floodmark_dataflows::clock::{Clock, Existing};
+use floodmark_dataflows::delivery::CHANGES_AHEAD;
 use floodmark_dataflows::graph::{self, Inputs, Options, Outputs};
 use floodmark_dataflows::orders::{Amounts, Answer, Late, Saturated};
 use floodmark_dataflows::ranges::WindowRange;
@@ -34,11 +35,17 @@ pub fn worker_config() -> WorkerConfig {
     config
 }
 
-/// What a tick led to.
+/// Output of a tick.
+pub enum Output {
+    /// Some of the changes. Those of a tick come in their order, and none comes after its outcome.
+    Changes(Vec<Change>),
+    /// All else: the tick is done.
+    Done(Outcome),
+}
+
+/// What a tick led to, beside changes.
 #[derive(Default)]
 pub struct Outcome {
-    /// What is said, sorted.
-    pub changes: Vec<Change>,
     /// The rankings of the windows that settled.
     pub top: Vec<Ranked>,
     /// Totals of windows that retired, or that were asked for.
@@ -123,6 +130,9 @@ pub struct EventTimeReached {
     /// Windows that exist and are not closed.
     pub open_windows: u64,
 }
+
+/// Changes that wait to be taken, with their ticks.
+type Changes = Rc<RefCell<VecDeque<(u64, Vec<Change>)>>>;
 
 /// By tick.
 type Outbox<O> = Rc<RefCell<BTreeMap<u64, O>>>;
@@ -221,14 +231,17 @@ fn collect<'scope>(
     outputs: Outputs<'scope>,
     passed: &Outbox<Passed>,
     outbox: &Outbox<Outcome>,
+    ready: &Changes,
 ) {
     let Outputs { changes, top, answers, late, saturated, existing, .. } = outputs;
     let count = |to: &mut Passed, (window, _, diff): (Existing, Time, isize)| {
         *to.windows.entry(window).or_default() += diff;
     };
     collecting.collect(existing.inner, "Collect: windows", passed, count);
-    let said = |to: &mut Outcome, change| to.changes.push(change);
-    collecting.collect(changes, "Collect: changes", outbox, said);
+    let ready = ready.clone();
+    collecting.each(changes, "Collect: changes", move |tick, changes| {
+        ready.borrow_mut().push_back((tick, std::mem::take(changes)));
+    });
     let rank = |to: &mut Outcome, ranked| to.top.push(ranked);
     collecting.collect(top, "Collect: top", outbox, rank);
     let late_ones = |to: &mut Outcome, late: Late| {
@@ -267,6 +280,7 @@ pub struct Computation<'w> {
     /// Has passed a tick when all outputs of the tick are in the outboxes.
     probe: probe::Handle<Time>,
     outbox: Outbox<Outcome>,
+    changes: Changes,
     passed: Outbox<Passed>,
     course: Course,
     event_time: Rc<Cell<EventTimeReached>>,
@@ -288,7 +302,10 @@ const NAP: Duration = Duration::from_millis(100);
 impl<'w> Computation<'w> {
     /// Builds the computation. Each worker must do so.
     pub fn build(worker: &'w mut Worker, options: Options) -> Self {
+        let options =
+            Options { changes_ahead: Some(CHANGES_AHEAD), without_violations: true, ..options };
         let outbox = Outbox::<Outcome>::default();
+        let ready = Changes::default();
         let passed = Outbox::<Passed>::default();
         let first = worker.index() == 0;
         let event_time = Rc::new(Cell::new(EventTimeReached::default()));
@@ -297,7 +314,7 @@ impl<'w> Computation<'w> {
             let to = first.then(|| (passed.clone(), outbox.clone()));
             let mut collecting = Collecting::default();
             collect_clock(&mut collecting, outputs.clock.clone(), event_time.clone(), to);
-            collect(&mut collecting, outputs, &passed, &outbox);
+            collect(&mut collecting, outputs, &passed, &outbox, &ready);
             collecting.probe_with(scope, &probe);
             (inputs, probe)
         });
@@ -306,6 +323,7 @@ impl<'w> Computation<'w> {
             inputs,
             probe,
             outbox,
+            changes: ready,
             passed,
             course: Course::default(),
             event_time,
@@ -335,7 +353,7 @@ impl<'w> Computation<'w> {
         }
     }
 
-    /// Ends the current tick; what it leads to will be [taken](Computation::take_done) when done.
+    /// Ends the current tick; what it leads to will be [taken](Computation::take) when done.
     pub fn end_tick(&mut self, updates: usize) {
         self.inputs.end_tick();
         self.in_flight.push_back(self.inputs.tick());
@@ -348,9 +366,24 @@ impl<'w> Computation<'w> {
             && self.updates_in_flight.iter().sum::<usize>() < UPDATES_IN_FLIGHT
     }
 
-    /// The next tick that is done, with what it led to.
-    pub fn take_done(&mut self) -> Option<(u64, Outcome)> {
+    /// Whether the next output is changes.
+    pub fn has_changes(&self) -> bool {
+        let of_next =
+            |(tick, _): &(u64, _)| self.in_flight.front().is_some_and(|next| next == tick);
+        self.changes.borrow().front().is_some_and(of_next)
+    }
+
+    /// The next output, of the first tick that is not done. Until changes are taken, few more are made.
+    pub fn take(&mut self) -> Option<(u64, Output)> {
         let tick = *self.in_flight.front()?;
+        if self.has_changes() {
+            let (_, changes) = self.changes.borrow_mut().pop_front()?;
+            self.inputs.taken(changes.len());
+            if let Some(watch) = &self.watch {
+                watch.input_waits(false);
+            }
+            return Some((tick, Output::Changes(changes)));
+        }
         if self.probe.less_than(&Time::start(tick + 1)) {
             return None;
         }
@@ -365,12 +398,8 @@ impl<'w> Computation<'w> {
         self.course.take(passed);
         let mut outcome = self.outbox.borrow_mut().remove(&tick).unwrap_or_default();
         // Which worker says what first is chance.
-        outcome.changes.sort_unstable_by_key(|change| {
-            let violation = &change.violation;
-            (violation.window, violation.limit, violation.entity, change.event)
-        });
         outcome.top.sort_unstable();
-        Some((tick, outcome))
+        Some((tick, Output::Done(outcome)))
     }
 
     /// What time has done up to the last tick that was taken.
@@ -396,7 +425,9 @@ impl<'w> Computation<'w> {
     /// Works a little, or sleeps so long at most until there is something to do.
     pub fn step_or_sleep(&mut self, at_most: Duration) {
         if let Some(watch) = &self.watch {
-            watch.input_waits(!self.in_flight.is_empty());
+            // Nor does it stand still where changes wait for their reader.
+            let waits = !self.inputs.consumer_waits() && self.changes.borrow().is_empty();
+            watch.input_waits(waits && !self.in_flight.is_empty());
         }
         self.worker.step_or_park(Some(at_most));
     }

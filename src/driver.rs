@@ -11,14 +11,16 @@ use floodmark_dataflows::orders::Read;
 use floodmark_dataflows::time::{END_OF_INPUT, Window};
 use floodmark_dataflows::types::{Change, Event, Version};
 
-use crate::computation::{Computation, Course, Outcome};
+use crate::computation::{Computation, Course, Outcome, Output};
 use crate::output::WriteError;
 use crate::replay::{End, Event as SourceEvent, Events, Tick};
 use crate::terminal::Interrupt;
 
 /// Takes what ticks lead to, in their order.
 pub trait Sinks {
-    /// Writes the outcome of a tick.
+    /// Writes some changes of a tick. They come in their order.
+    fn changes(&mut self, tick: u64, changes: Vec<Change>) -> Result<(), WriteError>;
+    /// Writes what else a tick has led to, after all its changes.
     fn tick(&mut self, tick: u64, outcome: Outcome) -> Result<(), WriteError>;
     /// Whether the totals of windows are wanted.
     fn wants_totals(&self) -> bool;
@@ -153,9 +155,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
                 }
             }
             self.computation.step();
-            while let Some((tick, outcome)) = self.computation.take_done() {
-                self.sinks.tick(tick, outcome)?;
-            }
+            write(&mut self.computation, self.sinks)?;
         }
     }
 
@@ -221,9 +221,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
     pub fn make_room(&mut self) -> Result<(), WriteError> {
         while !self.computation.has_room() {
             self.computation.step();
-            while let Some((tick, outcome)) = self.computation.take_done() {
-                self.sinks.tick(tick, outcome)?;
-            }
+            write(&mut self.computation, self.sinks)?;
         }
         Ok(())
     }
@@ -293,9 +291,21 @@ fn finish(computation: &mut Computation<'_>, sinks: &mut impl Sinks) -> Result<u
     let mut rows = 0;
     while computation.ticks_in_flight() > 0 {
         computation.step();
-        while let Some((tick, outcome)) = computation.take_done() {
-            rows += outcome.rows.values().map(Vec::len).sum::<usize>();
-            sinks.tick(tick, outcome)?;
+        rows += write(computation, sinks)?;
+    }
+    Ok(rows)
+}
+
+/// Writes what is ready. Returns how many rows of totals that were.
+fn write(computation: &mut Computation<'_>, sinks: &mut impl Sinks) -> Result<usize, WriteError> {
+    let mut rows = 0;
+    while let Some((tick, output)) = computation.take() {
+        match output {
+            Output::Changes(changes) => sinks.changes(tick, changes)?,
+            Output::Done(outcome) => {
+                rows += outcome.rows.values().map(Vec::len).sum::<usize>();
+                sinks.tick(tick, outcome)?;
+            }
         }
     }
     Ok(rows)

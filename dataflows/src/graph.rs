@@ -10,9 +10,10 @@ use timely::dataflow::operators::{Concatenate, Exchange, Probe, probe};
 use timely::dataflow::{Scope, StreamVec};
 
 use crate::addresses::Addresses;
-use crate::changes::changes;
+use crate::changes::{Judged, Moved, Rules, changes};
 use crate::clock::{Clock, Existing, Mark, clock};
 use crate::combine::Parcel;
+use crate::delivery::{CHANGES_AHEAD, Consumer, Notice, Notices, deliver};
 use crate::floors::{Floors, floors};
 use crate::gauge::Rollup;
 use crate::limits::{Ruling, Schedule, rules};
@@ -35,6 +36,10 @@ pub struct Options {
     pub top: Option<TopQuery>,
     /// When the totals of a window are handed on as an [`Answer`] without being asked for, if ever.
     pub hand_on: Option<HandOn>,
+    /// Changes that may wait for a consumer that [takes](Inputs::taken) them; `None`: any number.
+    pub changes_ahead: Option<usize>,
+    /// Whether nobody reads [`Outputs::violations`]: there are none then.
+    pub without_violations: bool,
 }
 
 /// The inputs of one worker.
@@ -47,6 +52,7 @@ pub struct Inputs {
     versions: InputSession<Time, Version, isize>,
     views: InputSession<Time, Rollup, isize>,
     reads: InputHandle<Time, Read>,
+    consumer: Consumer,
     schedule: Schedule,
     tick: u64,
     ended: bool,
@@ -55,7 +61,8 @@ pub struct Inputs {
 /// The outputs of one worker. Streams are on the first worker alone if not said otherwise, collections
 /// wherever they arise.
 pub struct Outputs<'scope> {
-    /// What is said about violations, in the tick at which it is.
+    /// What is said about violations, in the tick at which it is, in the order of windows, limits and
+    /// entities.
     pub changes: StreamVec<'scope, Time, Change>,
     /// The violations that stand, each on the worker that holds its total.
     pub violations: VecCollection<'scope, Time, Violation, isize>,
@@ -112,6 +119,16 @@ impl Inputs {
     pub fn read(&mut self, read: Read) {
         self.reads.advance_to(Time::new(self.tick, Phase::Read));
         self.reads.send(read);
+    }
+
+    /// The consumer of [`Outputs::changes`] has taken so many.
+    pub fn taken(&mut self, changes: usize) {
+        self.consumer.taken(changes);
+    }
+
+    /// Whether the computation waits for the consumer of changes. Every worker knows.
+    pub fn consumer_waits(&self) -> bool {
+        self.consumer.holds_up.get()
     }
 
     /// The next date that a row of limits waits for, in milliseconds.
@@ -203,19 +220,21 @@ pub fn build<'scope>(
     let (versions_input, versions) = scope.new_collection();
     let (views_input, views) = scope.new_collection();
     let (reads_input, reads) = scope.new_input();
+    let consumer = Consumer::default();
+    let downstream = probe::Handle::new();
+    let incoming = Incoming { parcels, marks, versions, views, reads };
+    let outputs = compute(scope, incoming, options, (&downstream, &consumer));
     let inputs = Inputs {
         parcels: parcels_input,
         marks: marks_input,
         versions: versions_input,
         views: views_input,
         reads: reads_input,
+        consumer,
         schedule: Schedule::default(),
         tick: 0,
         ended: false,
     };
-    let downstream = probe::Handle::new();
-    let incoming = Incoming { parcels, marks, versions, views, reads };
-    let outputs = compute(scope, incoming, options, &downstream);
     (inputs, outputs, downstream)
 }
 
@@ -232,7 +251,7 @@ fn compute<'scope>(
     scope: Scope<'scope, Time>,
     incoming: Incoming<'scope>,
     options: Options,
-    downstream: &probe::Handle<Time>,
+    (downstream, consumer): (&probe::Handle<Time>, &Consumer),
 ) -> Outputs<'scope> {
     let Incoming { parcels, marks, versions, views, reads } = incoming;
 
@@ -282,24 +301,27 @@ fn compute<'scope>(
         .map(|(((gauge, window), total), time, diff)| ((gauge, (window, total)), time, diff));
     let judged = threshold_join(by_gauge.as_collection(), thresholds)
         .map(|(gauge, (window, total), limit)| ((gauge, window), total, limit));
-    let settings = (options.windows, options.updates);
-    let changes =
-        changes(judged.clone(), totals, fallen, rulings, clock.clone(), shared.clone(), settings);
-
-    let addresses = shared.addresses;
-    let violations = judged.map(move |((gauge, window), total, limit)| Violation {
-        limit,
-        window,
-        entity: addresses.borrow().entity(gauge.per, total.key),
-        volume: total.volume(gauge.metric),
-    });
+    let settings = Rules {
+        windows: options.windows,
+        updates: options.updates,
+        parts_ahead: options.changes_ahead.unwrap_or(CHANGES_AHEAD),
+    };
+    let violations = match options.without_violations {
+        true => scope.concatenate([]).as_collection(),
+        false => violations(judged.clone(), shared.addresses.clone()),
+    };
+    let (notices_input, notices) = scope.new_input::<(usize, Notice)>();
+    let notices = Notices { notices, consumer_waits: consumer.holds_up.clone() };
+    let moved = Moved { totals, fallen };
+    let parts = changes(judged, moved, rulings, clock.clone(), notices, shared, settings);
+    let changes = deliver(parts, notices_input, options.changes_ahead, consumer);
     let candidates = scope.concatenate([traffic.top, rollups.top]);
     let top = match options.top {
         Some(query) => top(candidates, clock.clone(), query),
         None => scope.concatenate([]),
     };
     let outputs = Outputs {
-        changes: changes.exchange(|_| 0),
+        changes,
         violations,
         versions,
         existing,
@@ -310,6 +332,19 @@ fn compute<'scope>(
         clock,
     };
     probe_all(outputs, downstream)
+}
+
+/// The violations that a worker knows of, with their entities.
+fn violations<'scope>(
+    judged: VecCollection<'scope, Time, Judged, isize>,
+    addresses: Rc<RefCell<Addresses>>,
+) -> VecCollection<'scope, Time, Violation, isize> {
+    judged.map(move |((gauge, window), total, limit)| Violation {
+        limit,
+        window,
+        entity: addresses.borrow().entity(gauge.per, total.key),
+        volume: total.volume(gauge.metric),
+    })
 }
 
 /// Lets the probe see every output: a number of an address is free when no output may resolve it.

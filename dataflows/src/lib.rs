@@ -45,6 +45,7 @@ pub(crate) mod changes;
 pub mod clock;
 pub mod combine;
 pub(crate) mod cuts;
+pub mod delivery;
 pub mod floors;
 pub(crate) mod folds;
 pub mod gauge;

@@ -49,6 +49,17 @@ impl<W: Default, const N: usize> Stash<W, N> {
         if frontiers.iter().any(|frontier| frontier.less_equal(time)) {
             return None;
         }
+        self.remove_first()
+    }
+
+    /// The work at the earliest time, whether or not more may come.
+    pub(crate) fn first(&mut self) -> Option<(&[Capability<Time>; N], &mut W)> {
+        let (_, work) = self.pending.iter_mut().next()?;
+        Some((self.held.as_ref()?, work))
+    }
+
+    /// Takes the work at the earliest time.
+    pub(crate) fn remove_first(&mut self) -> Option<([Capability<Time>; N], W)> {
         let (_, work) = self.pending.pop_first()?;
         let capabilities = self.held.take()?;
         if let Some((next, _)) = self.pending.first_key_value() {
@@ -79,6 +90,11 @@ impl Budget {
         self.0 = self.0.saturating_sub(units);
     }
 
+    /// Ends the step: there is nothing to do before an input comes.
+    pub(crate) fn exhaust(&mut self) {
+        self.0 = 0;
+    }
+
     pub(crate) fn is_spent(&self) -> bool {
         self.0 == 0
     }
@@ -101,7 +117,7 @@ type Current<J, const N: usize> = ([Capability<Time>; N], VecDeque<J>);
 
 /// Does the work of complete times in their order, a budget at a time.
 pub(crate) struct Stepper<S: Steps, const N: usize> {
-    state: S,
+    pub(crate) state: S,
     pub(crate) stash: Stash<S::Work, N>,
     current: Option<Current<S::Job, N>>,
 }
@@ -116,7 +132,7 @@ impl<S: Steps, const N: usize> Stepper<S, N> {
     pub(crate) fn run(
         &mut self,
         frontiers: &[MutableAntichain<Time>],
-        mut deliver: impl FnMut(&[Capability<Time>; N], &mut S),
+        mut deliver: impl FnMut(&mut [Capability<Time>; N], &mut S),
     ) -> bool {
         let mut budget = Budget::new(Budget::STEP);
         loop {

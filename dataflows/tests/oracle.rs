@@ -5,7 +5,9 @@
 //! and that are refused as too late; the ranking of each window that settles. Records are dealt to all workers;
 //! how often the frontier moves is up to the seed.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 
 use differential_dataflow::input::Input;
@@ -83,6 +85,11 @@ fn hand_on(seed: u64) -> HandOn {
     }
 }
 
+/// Few changes may wait, so that those of many ticks do.
+fn changes_ahead(seed: u64) -> Option<usize> {
+    [None, Some(1), Some(2), Some(5)][(seed % 4) as usize]
+}
+
 /// Runs a history through the graph and the textbook form, and returns all that left.
 fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
     let (send, receive) = mpsc::channel();
@@ -94,8 +101,10 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             updates: history.updates,
             top: history.top,
             hand_on: Some(hand_on(seed)),
+            changes_ahead: changes_ahead(seed),
+            ..Options::default()
         };
-        let (mut inputs, mut plain, probe) = worker.dataflow(|scope| {
+        let (mut inputs, mut plain, probe, to_take) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
             let (plain, updates) = scope.new_collection();
             let tap = |send: &mpsc::Sender<(Time, Seen)>| send.clone();
@@ -119,9 +128,12 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             textbook::violations(updates, in_force).inspect(move |(violation, time, diff)| {
                 give(&s2, *time, Seen::Textbook(*violation, *diff));
             });
-            outputs
-                .changes
-                .inspect_time(move |time, change| give(&s3, *time, Seen::Change(*change)));
+            let to_take = Rc::new(Cell::new(0));
+            let given = to_take.clone();
+            outputs.changes.inspect_time(move |time, change| {
+                given.set(given.get() + 1);
+                give(&s3, *time, Seen::Change(*change));
+            });
             outputs
                 .answers
                 .inspect_time(move |time, answer| give(&s4, *time, Seen::Answer(answer.clone())));
@@ -130,7 +142,7 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             });
             outputs.top.inspect_time(move |time, ranked| give(&s5, *time, Seen::Top(*ranked)));
             outputs.late.inspect_time(move |time, late| give(&s6, *time, Seen::Late(*late)));
-            (inputs, plain, probe)
+            (inputs, plain, probe, to_take)
         });
         let rng = &mut Rng::new(seed);
         let burst = rng.between(1, 4);
@@ -184,7 +196,12 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
         inputs.advance_to(last + 1);
         plain.advance_to(Time::start(last + 1));
         plain.flush();
-        worker.step_while(|| probe.less_than(&Time::start(last + 1)));
+        while probe.less_than(&Time::start(last + 1)) {
+            worker.step();
+            let some = rng.below(to_take.get() as u64 + 1) as usize;
+            to_take.set(to_take.get() - some);
+            inputs.taken(some);
+        }
     })
     .expect("workers start");
     for result in guards.join() {
@@ -205,6 +222,7 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
     let mut all = Vec::new();
     for TickInput { tick, .. } in &history.ticks {
         let mut answers = Answers::default();
+        let mut last_place = None;
         for (time, seen) in by_tick.remove(tick).into_iter().flatten() {
             match seen {
                 Seen::Violation(violation, diff) => {
@@ -212,6 +230,10 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
                 }
                 Seen::Textbook(violation, diff) => *textbook.entry(violation).or_default() += diff,
                 Seen::Change(change) => {
+                    let Violation { window, limit, entity, .. } = change.violation;
+                    let place = Some((window, limit, entity));
+                    assert!(last_place < place, "out of order: {change:?}");
+                    last_place = place;
                     assert!(answers.changes.insert(change), "said twice: {change:?}");
                 }
                 Seen::Answer(Answer::Rows { window, rows }) => {

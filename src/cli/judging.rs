@@ -149,6 +149,7 @@ impl Judging {
             },
             top: self.top,
             hand_on,
+            ..Options::default()
         }
     }
 

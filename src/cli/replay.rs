@@ -325,6 +325,8 @@ struct Files {
     format: Format,
     catalog: Catalog,
     changes: Sink,
+    /// Whether changes of the tick under way were written.
+    unflushed: bool,
     totals: Option<Sink>,
     /// Where only the difference of two sets of limits is shown, what is known of it.
     difference: Option<Difference>,
@@ -358,12 +360,25 @@ impl Files {
             format,
             catalog,
             changes,
+            unflushed: false,
             totals,
             difference,
             standing: 0,
             dropped: 0,
             messages: lead.messages.clone(),
         })
+    }
+
+    fn show(&mut self, shown: &Shown<'_>) -> Result<(), WriteError> {
+        let Files { windows, format, catalog, .. } = self;
+        self.changes.write(|out| {
+            for (tick, said) in shown.iter() {
+                format.write_change(out, tick, said, catalog, windows)?;
+            }
+            Ok(())
+        })?;
+        self.unflushed |= !shown.is_empty();
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), WriteError> {
@@ -373,20 +388,29 @@ impl Files {
 }
 
 impl Sinks for Files {
+    fn changes(&mut self, tick: u64, changes: Vec<Change>) -> Result<(), WriteError> {
+        let is_live = |said: &&Change| self.catalog.set(said.violation.limit) == LimitSet::Live;
+        self.standing = driver::standing(self.standing, changes.iter().filter(is_live));
+        match &mut self.difference {
+            Some(difference) => difference.accept(changes),
+            None => self.show(&Shown::All(tick, &changes))?,
+        }
+        Ok(())
+    }
+
     fn tick(&mut self, tick: u64, outcome: TickOutcome) -> Result<(), WriteError> {
-        let Files { windows, format, catalog, .. } = self;
-        let shown = Shown::of(&outcome, tick, self.difference.as_mut(), catalog);
-        let says = !(shown.is_empty() && outcome.top.is_empty());
+        if let Some(difference) = &mut self.difference {
+            let chosen = difference.end_tick(tick, &outcome.retired, &self.catalog);
+            self.show(&Shown::Chosen(chosen))?;
+        }
+        let Files { format, .. } = self;
         self.changes.write(|out| {
-            for (tick, said) in shown.iter() {
-                format.write_change(out, tick, said, catalog, windows)?;
-            }
             for ranked in &outcome.top {
                 format.write_ranked(out, ranked)?;
             }
             Ok(())
         })?;
-        if says {
+        if std::mem::take(&mut self.unflushed) || !outcome.top.is_empty() {
             self.changes.flush()?;
         }
         if let Some(totals) = &mut self.totals {
@@ -394,8 +418,6 @@ impl Sinks for Files {
                 totals.write(|out| totals::write_window(out, window, rows))?;
             }
         }
-        let is_live = |said: &&Change| self.catalog.set(said.violation.limit) == LimitSet::Live;
-        self.standing = driver::standing(self.standing, outcome.changes.iter().filter(is_live));
         self.dropped += outcome.late.dropped;
         overflow::lines(&outcome.saturated).for_each(|line| self.messages.warn(line));
         Ok(())

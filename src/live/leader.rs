@@ -12,7 +12,7 @@ use floodmark_dataflows::clock::Mark;
 use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::orders::Read;
 use floodmark_dataflows::time::Windows;
-use floodmark_dataflows::types::Version;
+use floodmark_dataflows::types::{Change, Version};
 use metrics::{Counter, counter, gauge};
 
 use super::Shared;
@@ -359,7 +359,19 @@ impl Leader {
         }
     }
 
-    /// Says what a tick has led to, and answers what was asked in it; `course` is that of the tick.
+    /// Whether there is room for more changes.
+    pub(super) fn has_room(&mut self) -> bool {
+        self.lead.sinks.has_room()
+    }
+
+    /// Publishes changes of a tick.
+    pub(super) fn changes(&mut self, tick: u64, changes: Vec<Change>) {
+        if let Err(failure) = self.lead.sinks.changes(tick, changes) {
+            self.fail(failure);
+        }
+    }
+
+    /// Says what else a tick has led to, and answers what was asked in it; `course` is that of the tick.
     pub(super) fn done(&mut self, tick: u64, mut outcome: TickOutcome, course: &Course) {
         self.late.add(outcome.late.dropped, &|| format_ms(course.watermark).to_string());
         let amounts = std::mem::take(&mut outcome.amounts);

@@ -49,7 +49,7 @@ use timely::worker::Worker;
 
 use crate::cluster::watchdog::Watch;
 use crate::cluster::{Cluster, Settings};
-use crate::computation::{self, Computation};
+use crate::computation::{self, Computation, Output};
 use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::{Outbox, Source, Topic};
 use crate::record::{self, Decoder};
@@ -279,7 +279,17 @@ impl Live<'_> {
             self.put(announcement);
             busy = true;
         }
-        while let Some((tick, outcome)) = self.computation.take_done() {
+        while let Some((tick, output)) = self.take_output() {
+            busy = true;
+            let outcome = match (output, &mut self.leader) {
+                (Output::Changes(changes), Some(leader)) => {
+                    leader.changes(tick, changes);
+                    continue;
+                }
+                // The first worker has them.
+                (Output::Changes(_), None) => continue,
+                (Output::Done(outcome), _) => outcome,
+            };
             while self.positions.front().is_some_and(|(read, _)| *read <= tick) {
                 self.done = self.positions.pop_front().map(|(_, at)| at).unwrap_or_default();
                 self.processed.clone_from(&self.done);
@@ -291,7 +301,6 @@ impl Live<'_> {
             if let Some(leader) = &mut self.leader {
                 leader.done(tick, outcome, self.computation.course());
             }
-            busy = true;
         }
         self.bound_skew();
         if self.committed.elapsed() >= COMMIT_INTERVAL {
@@ -301,6 +310,13 @@ impl Live<'_> {
             self.tell();
         }
         busy
+    }
+
+    /// The next output of the computation. Changes wait there until sinks have room for them.
+    fn take_output(&mut self) -> Option<(u64, Output)> {
+        let changes = self.computation.has_changes();
+        let waits = changes && self.leader.as_mut().is_some_and(|leader| !leader.has_room());
+        if waits { None } else { self.computation.take() }
     }
 
     /// Has partitions wait, or go on, as soon as event time has moved: with nothing to read, the next tick

@@ -1,9 +1,10 @@
 //! Where a live run says what it has to say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use floodmark_dataflows::orders::Late;
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Change, Event, Pair, Reason, Volume};
 use metrics::{Counter, counter, gauge};
@@ -114,7 +115,7 @@ impl Sinks {
         })
     }
 
-    /// Whether there is room for what another tick may lead to.
+    /// Whether there is room for another tick, or for more changes of one.
     pub(super) fn has_room(&mut self) -> bool {
         self.streams().all(Stream::has_capacity)
             && self.outboxes().all(|outbox| outbox.has_room())
@@ -168,14 +169,47 @@ impl Sinks {
         states
     }
 
-    /// Accepts the outcome of a tick, without waiting.
-    pub(super) fn tick(&mut self, tick: u64, outcome: Outcome) -> Result<(), Failure> {
-        self.count(&outcome);
+    /// Accepts changes of a tick, without waiting.
+    pub(super) fn changes(&mut self, tick: u64, changes: Vec<Change>) -> Result<(), Failure> {
+        self.count_changes(&changes);
         let Sinks { alerts, windows, catalog, difference, .. } = self;
-        let shown = Shown::of(&outcome, tick, difference.as_mut(), catalog);
-        if !(outcome.changes.is_empty() && outcome.top.is_empty()) {
-            for alerts in alerts {
-                alerts.accept(tick, &outcome, &shown, windows, catalog);
+        for alerts in alerts {
+            match alerts {
+                Alerts::Stream(stream) if difference.is_none() => {
+                    stream.accept(&Shown::All(tick, &changes), windows, catalog);
+                }
+                Alerts::Stream(_) => {}
+                // The state of violations: what would be, if, does not stand.
+                Alerts::Topic(outbox) => {
+                    let is_live =
+                        |said: &&Change| catalog.set(said.violation.limit) == LimitSet::Live;
+                    for said in changes.iter().filter(is_live) {
+                        outbox.give(alert(tick, said, catalog, windows));
+                    }
+                }
+            }
+        }
+        if let Some(difference) = difference {
+            difference.accept(changes);
+        }
+        self.poll()
+    }
+
+    /// Accepts the outcome of a tick, without waiting; all its changes come before.
+    pub(super) fn tick(&mut self, tick: u64, outcome: Outcome) -> Result<(), Failure> {
+        self.count_late(&outcome.late);
+        let Sinks { alerts, windows, catalog, difference, .. } = self;
+        let chosen = difference.as_mut().map(|difference| {
+            let chosen = difference.end_tick(tick, &outcome.retired, catalog);
+            Shown::Chosen(chosen)
+        });
+        for alerts in alerts {
+            // A ranking is no state, so that no topic has it.
+            if let Alerts::Stream(stream) = alerts {
+                if let Some(chosen) = &chosen {
+                    stream.accept(chosen, windows, catalog);
+                }
+                stream.end_tick(tick, &outcome.top);
             }
         }
         if let Some(outbox) = &mut self.totals {
@@ -203,27 +237,33 @@ impl Sinks {
                 }
             }
         }
-        self.count(&Outcome::default());
+        self.count_changes(&[]);
+        self.count_late(&Late::default());
     }
 
-    fn count(&mut self, outcome: &Outcome) {
-        self.dropped += outcome.late.dropped;
+    fn count_changes(&mut self, changes: &[Change]) {
         let set_of = |said: &Change| self.catalog.set(said.violation.limit);
         for set in self.catalog.sets() {
-            let of_set = outcome.changes.iter().filter(|said| set_of(said) == *set);
+            let of_set = changes.iter().filter(|said| set_of(said) == *set);
             let before = self.standing.entry(*set).or_default();
             *before = standing(*before, of_set);
             gauge!("floodmark_violations", set.labels([("status", "standing")]))
                 .set(*before as f64);
         }
-        for (disposition, records) in
-            [("counted", outcome.late.counted), ("dropped", outcome.late.dropped)]
-        {
+        let mut counts = HashMap::new();
+        for said in changes {
+            *counts.entry((said.event, said.reason, set_of(said))).or_insert(0) += 1;
+        }
+        for ((event_is, reason_is, set), count) in counts {
+            changes_total(event(event_is), reason(reason_is), set).increment(count);
+        }
+    }
+
+    fn count_late(&mut self, late: &Late) {
+        self.dropped += late.dropped;
+        for (disposition, records) in [("counted", late.counted), ("dropped", late.dropped)] {
             counter!("floodmark_late_records_total", "disposition" => disposition)
                 .increment(records);
-        }
-        for said in &outcome.changes {
-            changes_total(event(said.event), reason(said.reason), set_of(said)).increment(1);
         }
     }
 
@@ -294,26 +334,6 @@ impl Alerts {
         match self {
             Alerts::Stream(stream) => stream.is_attached(),
             Alerts::Topic(_) => true,
-        }
-    }
-
-    fn accept(
-        &mut self,
-        tick: u64,
-        outcome: &Outcome,
-        shown: &Shown<'_>,
-        windows: &Windows,
-        catalog: &Catalog,
-    ) {
-        match self {
-            Alerts::Stream(stream) => stream.accept(tick, outcome, shown, windows, catalog),
-            // The state of violations: a ranking is none, and what would be, if, does not stand.
-            Alerts::Topic(outbox) => {
-                let is_live = |said: &&Change| catalog.set(said.violation.limit) == LimitSet::Live;
-                for said in outcome.changes.iter().filter(is_live) {
-                    outbox.give(alert(tick, said, catalog, windows));
-                }
-            }
         }
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use floodmark_dataflows::time::Windows;
+use floodmark_dataflows::top::Ranked;
 use metrics::{Counter, counter};
 
 use super::sink_state::{SinkState, Stood, count_sink_error};
-use crate::computation::Outcome;
 use crate::error::{Exit, Failure};
 use crate::limits::catalog::Catalog;
 use crate::output::difference::Shown;
@@ -67,21 +67,15 @@ impl Stream {
         if self.format == Format::Table {
             let mut header = Vec::new();
             into_memory(&mut header, |out| table::write_header(out, catalog));
-            self.writer.accept(0, header);
+            self.writer.accept(header);
+            self.writer.end_tick(0);
         }
     }
 
-    /// Accepts the outcome of a tick, without waiting.
-    pub(super) fn accept(
-        &mut self,
-        tick: u64,
-        outcome: &Outcome,
-        shown: &Shown<'_>,
-        windows: &Windows,
-        catalog: &Catalog,
-    ) {
+    /// Accepts changes of a tick, without waiting.
+    pub(super) fn accept(&mut self, shown: &Shown<'_>, windows: &Windows, catalog: &Catalog) {
         if self.detached {
-            self.unwritten.increment((shown.iter().count() + outcome.top.len()) as u64);
+            self.unwritten.increment(shown.iter().count() as u64);
             return;
         }
         let mut lines = Vec::new();
@@ -90,10 +84,21 @@ impl Stream {
                 self.format.write_change(out, tick, change, catalog, windows)
             });
         }
-        for ranked in &outcome.top {
+        self.writer.accept(lines);
+    }
+
+    /// Accepts the rankings of a tick, of which no line comes after that.
+    pub(super) fn end_tick(&mut self, tick: u64, top: &[Ranked]) {
+        if self.detached {
+            self.unwritten.increment(top.len() as u64);
+            return;
+        }
+        let mut lines = Vec::new();
+        for ranked in top {
             into_memory(&mut lines, |out| self.format.write_ranked(out, ranked));
         }
-        self.writer.accept(tick, lines);
+        self.writer.accept(lines);
+        self.writer.end_tick(tick);
     }
 
     /// Whether another tick may begin.

@@ -14,7 +14,6 @@ use floodmark_dataflows::ranges::WindowRange;
 use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::{Change, Entity, Event, LimitId, VersionId};
 
-use crate::computation::Outcome;
 use crate::limits::catalog::Catalog;
 
 /// A change, and the tick at which it was said.
@@ -24,6 +23,8 @@ pub type Said = (u64, Change);
 #[derive(Debug, Default)]
 pub struct Difference {
     standing: BTreeMap<Window, HashMap<(LimitId, Entity), Standing>>,
+    /// All changes of the tick under way: sets are compared as they are before and after it.
+    tick: Vec<Change>,
 }
 
 /// A violation of one set that stands.
@@ -35,31 +36,16 @@ struct Standing {
     unsaid: Option<Said>,
 }
 
-/// What is to be shown of what a tick has led to.
+/// Changes to be shown.
 #[derive(Debug)]
 pub enum Shown<'a> {
-    /// All that was said at the tick.
+    /// Changes of one tick.
     All(u64, &'a [Change]),
     /// The difference of two sets.
     Chosen(Vec<Said>),
 }
 
-impl<'a> Shown<'a> {
-    /// The difference where there is one to look at, else all.
-    pub fn of(
-        outcome: &'a Outcome,
-        tick: u64,
-        difference: Option<&mut Difference>,
-        catalog: &Catalog,
-    ) -> Self {
-        let Some(difference) = difference else {
-            return Shown::All(tick, &outcome.changes);
-        };
-        let shown = difference.show(tick, &outcome.changes, catalog);
-        difference.forget(&outcome.retired);
-        Shown::Chosen(shown)
-    }
-
+impl Shown<'_> {
     /// Each change, and the tick at which it was said.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Change)> {
         let (tick, all, chosen): (u64, &[Change], &[Said]) = match self {
@@ -77,6 +63,19 @@ impl<'a> Shown<'a> {
 }
 
 impl Difference {
+    /// Accepts changes of the tick under way.
+    pub fn accept(&mut self, mut changes: Vec<Change>) {
+        self.tick.append(&mut changes);
+    }
+
+    /// What is to be shown of a tick whose changes have all been accepted.
+    pub fn end_tick(&mut self, tick: u64, retired: &[WindowRange], catalog: &Catalog) -> Vec<Said> {
+        let changes = std::mem::take(&mut self.tick);
+        let shown = self.show(tick, &changes, catalog);
+        self.forget(retired);
+        shown
+    }
+
     /// What is to be shown of all that was said at a tick, in the order in which it is to be.
     pub fn show(&mut self, tick: u64, changes: &[Change], catalog: &Catalog) -> Vec<Said> {
         let differed: Vec<bool> =

@@ -114,16 +114,13 @@ fn a_name_of_one_set_is_always_shown() {
 fn a_window_that_has_retired_is_forgotten() {
     let (catalog, [a, ..]) = catalog();
     let mut difference = Difference::default();
-    let mut outcome = Outcome { changes: vec![change(Raised, a, 1)], ..Outcome::default() };
-    assert_eq!(Shown::of(&outcome, 1, Some(&mut difference), &catalog).iter().count(), 1);
+    difference.accept(vec![change(Raised, a, 1)]);
+    assert_eq!(difference.end_tick(1, &[], &catalog).len(), 1);
     assert_eq!(difference.standing.len(), 1);
     // Also what is said at that very tick.
-    outcome = Outcome {
-        changes: vec![change(Updated, a, 2)],
-        retired: vec![WindowRange { from: WINDOW, until: Window(WINDOW.0 + 600) }],
-        ..Outcome::default()
-    };
-    assert_eq!(Shown::of(&outcome, 2, Some(&mut difference), &catalog).iter().count(), 1);
+    difference.accept(vec![change(Updated, a, 2)]);
+    let retired = WindowRange { from: WINDOW, until: Window(WINDOW.0 + 600) };
+    assert_eq!(difference.end_tick(2, &[retired], &catalog).len(), 1);
     assert!(difference.standing.is_empty());
 }
 

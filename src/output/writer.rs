@@ -72,15 +72,18 @@ struct Queue {
     chunks: VecDeque<Chunk>,
     /// Bytes of the first chunk that are written.
     begun: usize,
+    /// Lines were accepted since the last tick ended.
+    tick_has_lines: bool,
     /// Nobody wants the lines any more.
     stopped: bool,
     state: WriterState,
 }
 
-/// The lines of one tick.
+/// Some lines of one tick.
 #[derive(Debug)]
 struct Chunk {
-    tick: u64,
+    /// The tick that ends with them.
+    ends: Option<u64>,
     lines: Arc<Vec<u8>>,
     accepted: Instant,
 }
@@ -117,16 +120,30 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Accepts the lines of a tick, without waiting. Ticks come in their order.
-    pub fn accept(&self, tick: u64, lines: Vec<u8>) {
+    /// Accepts lines, without waiting.
+    pub fn accept(&self, lines: Vec<u8>) {
         let mut queue = self.shared.lock();
         if queue.stopped || lines.is_empty() {
             return;
         }
         queue.state.waiting_bytes += lines.len();
-        queue.chunks.push_back(Chunk { tick, lines: Arc::new(lines), accepted: Instant::now() });
+        let (ends, accepted) = (None, Instant::now());
+        queue.chunks.push_back(Chunk { ends, lines: Arc::new(lines), accepted });
+        queue.tick_has_lines = true;
         drop(queue);
         self.shared.changed.notify_all();
+    }
+
+    /// All lines of a tick were accepted. Ticks come in their order.
+    pub fn end_tick(&self, tick: u64) {
+        let mut queue = self.shared.lock();
+        if !std::mem::take(&mut queue.tick_has_lines) {
+            return;
+        }
+        match queue.chunks.back_mut() {
+            Some(chunk) => chunk.ends = Some(tick),
+            None => queue.state.newest_durable = Some(tick),
+        }
     }
 
     /// Whether the lines of another tick may be accepted.
@@ -203,7 +220,8 @@ impl Shared {
         }
         if queue.chunks.front().is_some_and(|chunk| chunk.lines.len() == queue.begun) {
             queue.begun = 0;
-            queue.state.newest_durable = queue.chunks.pop_front().map(|chunk| chunk.tick);
+            let ends = queue.chunks.pop_front().and_then(|chunk| chunk.ends);
+            queue.state.newest_durable = ends.or(queue.state.newest_durable);
         }
         let pause = queue.hindered(obstacle);
         self.pause(queue, pause, |_| false);

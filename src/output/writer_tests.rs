@@ -25,6 +25,12 @@ fn fifo() -> (TempDir, std::path::PathBuf) {
     (place, path)
 }
 
+/// Accepts all lines of a tick.
+fn accept(writer: &Writer, tick: u64, lines: Vec<u8>) {
+    writer.accept(lines);
+    writer.end_tick(tick);
+}
+
 /// A pipe holds less than this.
 fn many_lines() -> Vec<u8> {
     (0..20_000).flat_map(|number| format!("line {number:06}\n").into_bytes()).collect()
@@ -36,7 +42,7 @@ fn file_has_all_lines_in_their_order() {
     let path = place.path().join("alerts");
     let writer = Writer::open(&path).expect("a file");
     for tick in 1..=50 {
-        writer.accept(tick, format!("{tick}\n").into_bytes());
+        accept(&writer, tick, format!("{tick}\n").into_bytes());
     }
     let state = wait_until(&writer, |state| state.newest_durable == Some(50));
     assert_eq!((state.waiting_bytes, state.trouble, state.is_file), (0, None, true));
@@ -50,7 +56,7 @@ fn fifo_waits_for_a_reader_and_gives_the_next_one_whole_lines() {
     let writer = Writer::open(&path).expect("a FIFO");
     // Known before there is anything to write.
     wait_until(&writer, |state| state.trouble == Some(Trouble::NoReader));
-    writer.accept(1, many_lines());
+    accept(&writer, 1, many_lines());
     let mut first = BufReader::new(File::open(&path).expect("the reader"));
     let mut line = String::new();
     first.read_line(&mut line).expect("a line");
@@ -77,11 +83,11 @@ fn fifo_waits_for_a_reader_and_gives_the_next_one_whole_lines() {
 fn writer_that_is_stopped_counts_what_is_not_written() {
     let (_place, path) = fifo();
     let writer = Writer::open(&path).expect("a FIFO");
-    writer.accept(1, b"one\ntwo\n".to_vec());
-    writer.accept(2, b"three\n".to_vec());
+    accept(&writer, 1, b"one\ntwo\n".to_vec());
+    accept(&writer, 2, b"three\n".to_vec());
     assert_eq!(writer.state().waiting_bytes, 14);
     assert_eq!(writer.stop(), 3);
-    writer.accept(3, b"four\n".to_vec());
+    accept(&writer, 3, b"four\n".to_vec());
     assert_eq!(writer.state().waiting_bytes, 0);
 }
 
@@ -92,7 +98,7 @@ fn writer_whose_queue_is_full_has_no_capacity() {
     let mut tick = 0;
     while writer.has_capacity() {
         tick += 1;
-        writer.accept(tick, [vec![b'x'; (1 << 20) - 1], b"\n".to_vec()].concat());
+        accept(&writer, tick, [vec![b'x'; (1 << 20) - 1], b"\n".to_vec()].concat());
     }
     assert_eq!(tick as usize, QUEUE_BYTES >> 20);
 }
@@ -100,7 +106,7 @@ fn writer_whose_queue_is_full_has_no_capacity() {
 #[test]
 fn failure_is_named_and_tried_again() {
     let writer = Writer::open(Path::new("/dev/full")).expect("a device");
-    writer.accept(1, b"one\n".to_vec());
+    accept(&writer, 1, b"one\n".to_vec());
     let state = wait_until(&writer, |state| state.trouble.is_some());
     let Some(Trouble::Failed(error)) = &state.trouble else { panic!("{state:?}") };
     assert!(error.contains("No space left"), "{error}");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::time::{Window, Windows};
+use floodmark_dataflows::types::Change;
 
 use super::said::Said;
 use super::script::{Counted, Happening, Script};
@@ -244,9 +245,12 @@ struct Heard {
 }
 
 impl Sinks for Heard {
-    fn tick(&mut self, tick: u64, outcome: Outcome) -> Result<(), WriteError> {
-        let said = outcome.changes.iter().map(|change| Said::of(tick, change, &self.catalog));
-        self.said.extend(said);
+    fn changes(&mut self, tick: u64, changes: Vec<Change>) -> Result<(), WriteError> {
+        self.said.extend(changes.iter().map(|change| Said::of(tick, change, &self.catalog)));
+        Ok(())
+    }
+
+    fn tick(&mut self, _: u64, _: Outcome) -> Result<(), WriteError> {
         Ok(())
     }
 

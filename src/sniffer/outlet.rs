@@ -155,7 +155,7 @@ impl Lines {
 
     fn hand_over(&mut self) {
         self.since = None;
-        self.writer.accept(0, std::mem::take(&mut self.lines));
+        self.writer.accept(std::mem::take(&mut self.lines));
     }
 
     /// Looks at what was written. Returns whether that is all.

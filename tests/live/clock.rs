@@ -98,7 +98,7 @@ impl Run {
         let topic = Topic::open(&flows, &ClientOptions::default(), source).map(Arc::new);
         let topic = topic.unwrap_or_else(|failure| panic!("{:#}", failure.error));
         let windows = Windows { width_secs: 10, lateness_ms: Some(60_000), ..Windows::default() };
-        let options = Options { windows, updates: Updates::Settled, top: None, hand_on: None };
+        let options = Options { windows, updates: Updates::Settled, ..Options::default() };
         let leader = Arc::new(OnceLock::new());
         let limits = Limits::follow(&feed::Options::file(limits), &leader);
         let alerts = Stream::open(&place.path("alerts.jsonl"));

@@ -195,7 +195,7 @@ pub(super) fn run(
     };
     let topic = Topic::open(&broker.flows(), &client, source)?;
     let updates = if amounts { Updates::Tick } else { Updates::Limit };
-    let options = Options { windows: windows(), updates, top: None, hand_on: None };
+    let options = Options { windows: windows(), updates, ..Options::default() };
     let leader = Arc::new(OnceLock::new());
     let alerts = Outbox::open(&broker.alerts(), &client, Tuning::for_latency())?;
     let sinks =

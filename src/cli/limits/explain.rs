@@ -11,7 +11,7 @@ use clap::{ArgGroup, ValueEnum};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::orders::Amounts;
 use floodmark_dataflows::time::Windows;
-use floodmark_dataflows::types::{Pair, Version};
+use floodmark_dataflows::types::{Change, Pair, Version};
 use serde_json::Value;
 
 use super::view;
@@ -312,6 +312,10 @@ struct Kept {
 }
 
 impl Sinks for Kept {
+    fn changes(&mut self, _: u64, _: Vec<Change>) -> Result<(), WriteError> {
+        Ok(())
+    }
+
     fn tick(&mut self, tick: u64, outcome: TickOutcome) -> Result<(), WriteError> {
         (self.tick, self.amounts) = (tick, outcome.amounts);
         Ok(())

@@ -1,0 +1,503 @@
+//! What is said about violations at each tick: raised, updated, cleared, and why.
+//!
+//! A tick is a sequence of phases, and the violations are known after each. An entity that stood
+//! before the tick and stands after it may get an update, one of which only one is true was raised or
+//! cleared, whatever happened in between. The first phase after which that was so tells the reason:
+//! the rows were read, or a date came, or records were counted, or the window closed.
+//!
+//! There may be as many changes as there are totals. So a tick is worked on in steps of a few
+//! milliseconds, window by window and in the order in which changes are published, and what is ready goes
+//! to the first worker in [parts](crate::delivery) before the rest is made.
+
+mod judged;
+mod records;
+mod standing;
+mod versions;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use differential_dataflow::VecCollection;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use self::judged::{Merge, Runs, Step};
+use self::records::Records;
+use self::standing::{AllStanding, Id, Standing};
+use self::versions::{Changed, RulingsOfTick, Versions};
+use crate::clock::Clock;
+use crate::delivery::{Allowance, Notice, Notices, Part};
+use crate::gauge::{Gauge, Total};
+use crate::limits::{Judge, Ruling};
+use crate::orders::TotalUpdate;
+use crate::ranges::{WindowRange, WindowSet};
+use crate::stash::{Budget, COPY_COST, Stepper, Steps};
+use crate::time::{Phase, Time, Window, Windows};
+use crate::traffic::Shared;
+use crate::types::{Change, Event, LimitId, Reason, Updates, Violation};
+
+/// A violation as the worker that holds its total knows it.
+pub(crate) type Judged = ((Gauge, Window), Total, LimitId);
+
+/// Cost of following a violation through a tick.
+const FOLLOW_COST: usize = 48;
+
+#[derive(Default)]
+struct Work {
+    judged: BTreeMap<Window, Runs>,
+    records: Records,
+    rulings: Vec<(Ruling, Time, isize)>,
+    clock: Vec<Clock>,
+}
+
+/// The way of one violation through the phases of a tick.
+struct Course {
+    /// The state after the last phase.
+    after: Option<(Gauge, Total)>,
+    /// The first phase after which it stood, or did not, other than before the tick.
+    turned: Option<Phase>,
+    /// The state before that phase.
+    before_turn: Option<(Gauge, Total)>,
+}
+
+impl Course {
+    /// Goes through all updates of a violation, which are in the order of their phases. `now` is a buffer.
+    fn through(
+        before: Option<(Gauge, Total)>,
+        steps: &[Step],
+        now: &mut Vec<((Gauge, Total), isize)>,
+    ) -> Self {
+        now.clear();
+        now.extend(before.map(|judged| (judged, 1)));
+        let mut course = Course { after: before, turned: None, before_turn: None };
+        for steps in steps.chunk_by(|a, b| a.phase == b.phase) {
+            let stood = course.after;
+            now.extend(steps.iter().map(Step::update));
+            differential_dataflow::consolidation::consolidate(now);
+            course.after = now.first().map(|(judged, _)| *judged);
+            if course.turned.is_none() && stood.is_some() != course.after.is_some() {
+                (course.turned, course.before_turn) = (Some(steps[0].phase), stood);
+            }
+        }
+        course
+    }
+}
+
+/// The tick that is worked on.
+#[derive(Default)]
+struct Tick {
+    /// The watermark of the tick before.
+    watermark_before: u64,
+    settles: WindowSet,
+    changed: Changed,
+    records: Records,
+    /// Rulings that leave with the last window that they judged.
+    retired: Vec<(Ruling, isize)>,
+    /// Whether all jobs are done.
+    is_done: bool,
+}
+
+enum Job {
+    /// Finds the violations of a window that stand and may have to be published anew, and follows them and
+    /// all that were judged anew through the tick.
+    Window { window: Window, look_at: Option<Id>, merge: Merge, steps: Vec<Step> },
+    /// Drops the violations of windows.
+    Retire { windows: WindowRange },
+    /// The end of the tick.
+    End,
+}
+
+/// The rules of publishing.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules {
+    pub(crate) windows: Windows,
+    pub(crate) updates: Updates,
+    /// Changes of one worker that may be on their way to the first one.
+    pub(crate) parts_ahead: usize,
+}
+
+struct Changes {
+    shared: Shared,
+    windows: Windows,
+    updates: Updates,
+    watermark: u64,
+    /// Windows that were not observed from their start on.
+    partial: WindowSet,
+    versions: Versions,
+    standing: AllStanding,
+    tick: Tick,
+    /// Changes that are ready.
+    ready: Vec<Change>,
+    allowance: Allowance,
+    /// A buffer.
+    now: Vec<((Gauge, Total), isize)>,
+}
+
+impl Changes {
+    fn new(shared: Shared, rules: Rules) -> Self {
+        let Rules { windows, updates, parts_ahead } = rules;
+        Changes {
+            shared,
+            windows,
+            updates,
+            watermark: 0,
+            partial: WindowSet::default(),
+            versions: Versions::default(),
+            standing: AllStanding::default(),
+            tick: Tick::default(),
+            ready: Vec::new(),
+            allowance: Allowance::new(parts_ahead),
+            now: Vec::new(),
+        }
+    }
+
+    /// The reason that a phase is, for a window.
+    fn reason(&self, phase: Phase, window: Window) -> Reason {
+        match phase {
+            Phase::Rows => Reason::LimitChange,
+            Phase::Data if self.windows.closed(window, self.tick.watermark_before) => {
+                Reason::LateData
+            }
+            Phase::Data => Reason::Data,
+            _ => Reason::Schedule,
+        }
+    }
+
+    /// The update, if any, of what stood before the tick and stands after it.
+    fn updated(
+        &mut self,
+        (window, id): (Window, Id),
+        before: &Standing,
+        after: &Standing,
+    ) -> Option<Reason> {
+        let was_settled = self.windows.settled(window, self.tick.watermark_before);
+        let version_counts = was_settled || self.updates >= Updates::Limit;
+        if version_counts && before.version != after.version {
+            let after_rows = self.versions.after_rows(&self.tick.changed, id.limit, window);
+            let by_rows = after_rows != Some(before.version);
+            return Some(if by_rows { Reason::LimitChange } else { Reason::Schedule });
+        }
+        if self.tick.settles.contains(window) {
+            return Some(Reason::Schedule);
+        }
+        let moved = before.total(id).amount != after.total(id).amount;
+        (self.updates == Updates::Tick && moved).then(|| self.reason(Phase::Data, window))
+    }
+
+    /// Finds violations of a window that stand and may have to be published anew, from an id on: all if the
+    /// window settles, else those of limits whose versions changed. `true` when all are found.
+    fn look_at(
+        &self,
+        window: Window,
+        from: &mut Option<Id>,
+        merge: &mut Merge,
+        budget: &mut Budget,
+    ) -> bool {
+        let settles = self.tick.settles.contains(window);
+        let limits = &self.tick.changed.limits;
+        while let Some(at) = *from {
+            let mut next = None;
+            for (id, standing) in self.standing.range_from(window, at) {
+                budget.spend(COPY_COST);
+                if budget.is_spent() {
+                    *from = Some(id);
+                    return false;
+                }
+                if settles || limits.contains(&id.limit) {
+                    let total = standing.total(id);
+                    merge.push(Step::new(standing.gauge, total, id.limit, Phase::Rows, 0));
+                } else {
+                    next = limits.range(id.limit..).next().map(|limit| Id::first(*limit));
+                    break;
+                }
+            }
+            *from = next;
+        }
+        true
+    }
+
+    /// Publishes what becomes of one violation, and keeps what stands. `false` if the totals that records
+    /// moved have to be indexed first.
+    fn follow(&mut self, window: Window, steps: &[Step], budget: &mut Budget) -> bool {
+        let id = steps[0].id();
+        let before = self.standing.get(window, id);
+        let stood = before.map(|before| (before.gauge, before.total(id)));
+        let course = Course::through(stood, steps, &mut self.now);
+        match (before, course.after) {
+            (None, None) => {}
+            (None, Some((gauge, total))) => {
+                let phase = course.turned.expect("it did not stand before");
+                let judge = self.versions.version(id.limit, window);
+                let judge = judge.expect("what stands is judged by a version");
+                let what = (Event::Raised, self.reason(phase, window));
+                self.say(what, (window, id), gauge, total, Some(judge));
+                let standing = Standing::new(gauge, total, judge.version);
+                self.standing.insert(window, id, standing);
+            }
+            (Some(_), None) => {
+                let phase = course.turned.expect("it stood before");
+                let (gauge, total) = course.before_turn.expect("it stood before");
+                let total = match phase {
+                    Phase::Data if !self.tick.records.index(budget) => return false,
+                    Phase::Data => self.tick.records.find(gauge, window, total.key),
+                    _ => None,
+                }
+                .unwrap_or(total);
+                let what = (Event::Cleared, self.reason(phase, window));
+                let judge = self.versions.version(id.limit, window);
+                self.say(what, (window, id), gauge, total, judge);
+                self.standing.remove(window, id);
+            }
+            (Some(before), Some((gauge, total))) => {
+                let judge = self.versions.version(id.limit, window);
+                let judge = judge.expect("what stands is judged by a version");
+                let after = Standing::new(gauge, total, judge.version);
+                if let Some(reason) = self.updated((window, id), &before, &after) {
+                    let what = (Event::Updated, reason);
+                    self.say(what, (window, id), gauge, total, Some(judge));
+                }
+                if before != after {
+                    self.standing.insert(window, id, after);
+                }
+            }
+        }
+        true
+    }
+
+    /// Publishes a change. A violation whose limit is gone keeps the bound and the metric it had.
+    fn say(
+        &mut self,
+        (event, reason): (Event, Reason),
+        (window, id): (Window, Id),
+        gauge: Gauge,
+        total: Total,
+        judge: Option<Judge>,
+    ) {
+        let entity = self.shared.addresses.borrow().entity(id.per, id.key());
+        let volume = total.volume(gauge.metric);
+        self.ready.push(Change {
+            event,
+            reason,
+            violation: Violation { limit: id.limit, window, entity, volume },
+            bound: judge.map_or(gauge.bound, |judge| judge.bound),
+            metric: judge.map_or(gauge.metric, |judge| judge.metric),
+            version: judge.map(|judge| judge.version),
+            settled: self.windows.settled(window, self.watermark),
+            partial: self.partial.contains(window),
+        });
+    }
+
+    /// Goes on with a window. `true` when all of it is published.
+    fn window(
+        &mut self,
+        window: Window,
+        (look_at, merge, steps): (&mut Option<Id>, &mut Merge, &mut Vec<Step>),
+        budget: &mut Budget,
+    ) -> bool {
+        if !self.look_at(window, look_at, merge, budget) {
+            return false;
+        }
+        let addresses = self.shared.addresses.clone();
+        if !merge.sort(&addresses.borrow(), budget) {
+            return false;
+        }
+        loop {
+            if budget.is_spent() {
+                return false;
+            }
+            if !self.allowance.allows(self.ready.len()) {
+                // The first worker has to take some before.
+                budget.exhaust();
+                return false;
+            }
+            if steps.is_empty() {
+                merge.next(&addresses.borrow(), steps);
+            }
+            if steps.is_empty() {
+                return true;
+            }
+            budget.spend(FOLLOW_COST * steps.len());
+            if self.follow(window, steps, budget) {
+                steps.clear();
+            }
+        }
+    }
+
+    /// The changes that are ready, to be sent to the first worker.
+    fn part(&mut self) -> Part {
+        let changes = std::mem::take(&mut self.ready);
+        self.allowance.spend(changes.len());
+        Part { worker: self.shared.index, is_last: self.tick.is_done, changes }
+    }
+}
+
+impl Steps for Changes {
+    type Work = Work;
+    type Job = Job;
+
+    fn plan(&mut self, _: Time, work: Work) -> VecDeque<Job> {
+        let mut tick =
+            Tick { watermark_before: self.watermark, records: work.records, ..Tick::default() };
+        let mut retired = Vec::new();
+        for event in work.clock {
+            match event {
+                Clock::Watermark { at, .. } => self.watermark = self.watermark.max(at),
+                Clock::Settled(windows) => tick.settles.insert(windows),
+                Clock::Retired(windows) => retired.push(windows),
+                Clock::Observed(_) => {}
+                Clock::Partial { windows, partial: true } => self.partial.insert(windows),
+                Clock::Partial { windows, partial: false } => self.partial.remove(windows),
+            }
+        }
+        let standing = &self.standing;
+        let RulingsOfTick { rows, dates, retired: retired_rulings } =
+            RulingsOfTick::new(work.rulings);
+        tick.changed = self.versions.update(&rows, &dates, |limit| standing.violated(limit));
+        tick.retired = retired_rulings;
+        let mut windows = work.judged;
+        let first = tick.changed.limits.first().copied();
+        let look_at = match first {
+            Some(_) => vec![WindowRange::ALL],
+            None => tick.settles.within(WindowRange::ALL).collect(),
+        };
+        for window in look_at.into_iter().flat_map(|windows| standing.windows(windows)) {
+            windows.entry(window).or_default();
+        }
+        let look_from = |window: &Window| match tick.settles.contains(*window) {
+            true => Some(Id::first(LimitId(0))),
+            false => first.map(Id::first),
+        };
+        let jobs = windows.into_iter().map(|(window, runs)| {
+            let (look_at, merge) = (look_from(&window), Merge::new(runs));
+            Job::Window { window, look_at, merge, steps: Vec::new() }
+        });
+        let mut jobs: VecDeque<Job> = jobs.collect();
+        jobs.extend(retired.into_iter().map(|windows| Job::Retire { windows }));
+        jobs.push_back(Job::End);
+        self.tick = tick;
+        jobs
+    }
+
+    fn step(&mut self, _: Time, job: &mut Job, budget: &mut Budget) -> bool {
+        match job {
+            Job::Window { window, look_at, merge, steps } => {
+                self.window(*window, (look_at, merge, steps), budget)
+            }
+            Job::Retire { windows } => {
+                self.partial.remove(*windows);
+                self.standing.retire(*windows, budget)
+            }
+            Job::End => {
+                self.versions.retire(&self.tick.retired);
+                self.tick = Tick { is_done: true, ..Tick::default() };
+                true
+            }
+        }
+    }
+}
+
+/// The totals beyond cuts, and those that records took to within, as they are at the end of the tick.
+pub(crate) struct Moved<'scope> {
+    pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
+    pub(crate) fallen: StreamVec<'scope, Time, ((Gauge, Window), Total)>,
+}
+
+/// What becomes of violations, tick by tick.
+///
+/// # In
+/// `violations` as the worker knows them that holds their totals, and on the same worker the totals that
+/// they were found in, which tell the volume that cleared one. `rulings` and `clock`:
+/// the same on every worker. `notices` of the first worker about changes that it has forwarded.
+///
+/// # Time
+/// Said when all of a tick is known: what is ready at once at its [`Phase::Retire`], the rest at its
+/// [`Phase::Read`].
+///
+/// # Out
+/// At most one change for each (limit, window, entity) and tick: never both raised and cleared.
+/// Folding them gives the violations that stand. That a window retires is no change: what was said
+/// last stands. Those of a worker are in the order of windows, limits and entities. No more than
+/// `parts_ahead` of a worker are on their way.
+///
+/// # Keeps
+/// The violations that stand in windows held.
+///
+/// # Costs
+/// The violations that change; for a changed version those of its limit, for a window that settles
+/// those in it.
+pub(crate) fn changes<'scope>(
+    violations: VecCollection<'scope, Time, Judged, isize>,
+    Moved { totals, fallen }: Moved<'scope>,
+    rulings: VecCollection<'scope, Time, Ruling, isize>,
+    clock: StreamVec<'scope, Time, Clock>,
+    Notices { notices, consumer_waits }: Notices<'scope>,
+    shared: Shared,
+    rules: Rules,
+) -> StreamVec<'scope, Time, Part> {
+    let scope = totals.scope();
+    let mut builder = OperatorBuilder::new("Changes".into(), scope);
+    let mut violations = builder.new_input(violations.inner, Pipeline);
+    let mut totals = builder.new_input(totals, Pipeline);
+    let mut fallen = builder.new_input(fallen, Pipeline);
+    let mut rulings = builder.new_input(rulings.inner, Pipeline);
+    let mut clock = builder.new_input(clock, Pipeline);
+    let (output, stream) = builder.new_output::<Vec<_>>();
+    // No change has the time of a notice.
+    let to_worker = Exchange::new(|(worker, _): &(usize, Notice)| *worker as u64);
+    let mut notices = builder.new_input_connection(notices, to_worker, []);
+    let mut output = OutputBuilder::from(output);
+    let activator = scope.activator_for(builder.operator_info().address);
+    builder.build(move |_| {
+        let mut stepper = Stepper::<Changes, 1>::new(Changes::new(shared, rules));
+        move |frontiers| {
+            let stash = &mut stepper.stash;
+            violations.for_each(|capability, updates| {
+                for (((gauge, window), total, limit), time, diff) in updates.drain(..) {
+                    if time.phase != Phase::Retire {
+                        let step = Step::new(gauge, total, limit, time.phase, diff);
+                        let work = stash.at_tick(&capability, &time);
+                        work.judged.entry(window).or_default().push(step);
+                    }
+                }
+            });
+            rulings.for_each(|capability, updates| {
+                for update in updates.drain(..) {
+                    stash.at_tick(&capability, &update.1).rulings.push(update);
+                }
+            });
+            // Messages of these are of one time each.
+            totals.for_each(|at, data| stash.at_tick(&at, at.time()).records.keep(data));
+            fallen.for_each(|at, data| stash.at_tick(&at, at.time()).records.fallen.append(data));
+            clock.for_each(|at, data| stash.at_tick(&at, at.time()).clock.append(data));
+            notices.for_each(|_, data| {
+                for (_, notice) in data.drain(..) {
+                    match notice {
+                        Notice::Forwarded(changes) => stepper.state.allowance.give_back(changes),
+                        Notice::ConsumerWaits(waits) => consumer_waits.set(waits),
+                    }
+                }
+            });
+            let mut output = output.activate();
+            let more = stepper.run(&frontiers[..5], |capabilities, state| {
+                let part = state.part();
+                let [capability] = capabilities;
+                let is_first = capability.time().phase == Phase::Retire;
+                let says = !part.changes.is_empty() || part.is_last != is_first;
+                let is_last = part.is_last;
+                if says {
+                    output.session(capability).give(part);
+                }
+                if !is_last {
+                    // The first worker knows by now that more of this tick comes from this one.
+                    let tick = capability.time().tick;
+                    capability.downgrade(&Time::new(tick, Phase::Read));
+                }
+            });
+            if more && stepper.state.allowance.allows(0) {
+                activator.activate();
+            }
+        }
+    });
+    stream
+}

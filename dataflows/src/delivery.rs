@@ -1,0 +1,318 @@
+//! The changes of all workers as one ordered stream on the first worker.
+//!
+//! One tick may bring about as many changes as there are totals, and whoever writes them may be slow. So
+//! they travel in parts: each worker has an allowance of changes on their way, and gets it back as the
+//! first worker forwards them; the first worker forwards as many as the consumer has taken.
+//!
+//! Each worker sends its changes in the order in which they are published, so that they are only merged
+//! here. For that it must be known which workers have more: a worker that is not done with a tick says so
+//! at the tick's [`Phase::Retire`], and sends the rest at its [`Phase::Read`].
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::vec::input::Handle;
+use timely::scheduling::Activator;
+
+use crate::stash::{Budget, COPY_COST, Stash};
+use crate::time::{Phase, Time};
+use crate::types::Change;
+
+/// Changes that may wait for a consumer that [takes](crate::graph::Inputs::taken) them, and that may be on
+/// their way from each worker to the first one, if the [options](crate::graph::Options) say nothing else.
+pub const CHANGES_AHEAD: usize = 32 * 1024;
+
+/// Changes of one worker and tick.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) worker: usize,
+    /// Whether the worker has no more of this tick.
+    pub(crate) is_last: bool,
+    pub(crate) changes: Vec<Change>,
+}
+
+/// A message of the first worker to another one, or to itself.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Notice {
+    /// So many changes of the worker were forwarded.
+    Forwarded(usize),
+    /// Whether changes wait for their consumer.
+    ConsumerWaits(bool),
+}
+
+/// The notices to a worker.
+pub(crate) struct Notices<'scope> {
+    pub(crate) notices: StreamVec<'scope, Time, (usize, Notice)>,
+    /// Set to the last [`Notice::ConsumerWaits`].
+    pub(crate) consumer_waits: Rc<Cell<bool>>,
+}
+
+/// The changes that a worker may still send.
+pub(crate) struct Allowance(usize);
+
+impl Allowance {
+    pub(crate) fn new(changes: usize) -> Self {
+        Allowance(changes)
+    }
+
+    /// Whether another change may be sent beside those that are ready.
+    pub(crate) fn allows(&self, ready: usize) -> bool {
+        self.0 > ready
+    }
+
+    pub(crate) fn spend(&mut self, changes: usize) {
+        self.0 -= changes;
+    }
+
+    pub(crate) fn give_back(&mut self, changes: usize) {
+        self.0 += changes;
+    }
+}
+
+/// The side of the consumer, on the first worker.
+#[derive(Default)]
+pub(crate) struct Consumer {
+    /// Changes that were forwarded and not taken.
+    waiting: Rc<Cell<usize>>,
+    is_gone: Rc<Cell<bool>>,
+    /// Whether changes wait for the consumer, as every worker knows it.
+    pub(crate) holds_up: Rc<Cell<bool>>,
+    activator: Rc<RefCell<Option<Activator>>>,
+}
+
+impl Consumer {
+    /// The consumer has taken so many changes.
+    pub(crate) fn taken(&self, changes: usize) {
+        self.waiting.set(self.waiting.get().saturating_sub(changes));
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(activator) = &*self.activator.borrow() {
+            activator.activate();
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.is_gone.set(true);
+        self.wake();
+    }
+}
+
+/// The parts of one worker, in one tick.
+#[derive(Default)]
+struct Lane {
+    changes: VecDeque<std::vec::IntoIter<Change>>,
+    has_more: bool,
+}
+
+impl Lane {
+    fn first(&mut self) -> Option<&Change> {
+        while self.changes.front().is_some_and(|part| part.as_slice().is_empty()) {
+            self.changes.pop_front();
+        }
+        self.changes.front().and_then(|part| part.as_slice().first())
+    }
+
+    fn next(&mut self) -> Option<Change> {
+        self.changes.front_mut()?.next()
+    }
+}
+
+/// The parts of a tick, by worker.
+#[derive(Default)]
+struct Lanes(Vec<Lane>);
+
+/// The reason why no change is forwarded at the moment.
+#[derive(PartialEq)]
+enum Pause {
+    /// All of the tick is forwarded.
+    Done,
+    /// Others are to run.
+    Budget,
+    /// The consumer has not taken the changes before.
+    Consumer,
+    /// The next part of a worker is not there yet.
+    Parts,
+}
+
+impl Lanes {
+    fn accept(&mut self, part: Part) {
+        if self.0.len() <= part.worker {
+            self.0.resize_with(part.worker + 1, Lane::default);
+        }
+        let lane = &mut self.0[part.worker];
+        lane.has_more = !part.is_last;
+        lane.changes.push_back(part.changes.into_iter());
+    }
+
+    /// The worker with the next change.
+    fn least(&mut self) -> Result<usize, Pause> {
+        let place = |change: &Change| {
+            let violation = &change.violation;
+            (violation.window, violation.limit, violation.entity)
+        };
+        let mut least = None;
+        for (worker, lane) in self.0.iter_mut().enumerate() {
+            let has_more = lane.has_more;
+            match lane.first().map(place) {
+                Some(at) => least = least.into_iter().chain([(at, worker)]).min(),
+                None if has_more => return Err(Pause::Parts),
+                None => {}
+            }
+        }
+        least.map(|(_, worker)| worker).ok_or(Pause::Done)
+    }
+}
+
+/// Forwards changes, on the first worker.
+struct Delivery {
+    notices: Option<Handle<Time, (usize, Notice)>>,
+    /// As in [`Options`](crate::graph::Options).
+    changes_ahead: Option<usize>,
+    waiting: Rc<Cell<usize>>,
+    is_gone: Rc<Cell<bool>>,
+    /// Changes of each worker that were forwarded, of which it does not know yet.
+    forwarded: Vec<usize>,
+    holds_up: bool,
+}
+
+impl Delivery {
+    fn has_room(&self, ready: usize) -> bool {
+        let fits = |ahead| self.is_gone.get() || self.waiting.get() + ready < ahead;
+        self.changes_ahead.is_none_or(fits)
+    }
+
+    /// Merges parts into `ready`.
+    fn merge(&mut self, lanes: &mut Lanes, ready: &mut Vec<Change>, budget: &mut Budget) -> Pause {
+        loop {
+            let worker = match lanes.least() {
+                Ok(worker) => worker,
+                Err(pause) => return pause,
+            };
+            if !self.has_room(ready.len()) {
+                return Pause::Consumer;
+            }
+            if budget.is_spent() {
+                return Pause::Budget;
+            }
+            ready.extend(lanes.0[worker].next());
+            self.forwarded[worker] += 1;
+            budget.spend(COPY_COST + lanes.0.len());
+        }
+    }
+
+    fn notice(&mut self, worker: usize, notice: Notice) {
+        if let Some(notices) = &mut self.notices {
+            notices.send((worker, notice));
+        }
+    }
+
+    /// Sends notices that are due.
+    fn notify(&mut self, holds_up: bool) {
+        let mut any = false;
+        let due = self.changes_ahead.unwrap_or(CHANGES_AHEAD).div_ceil(2);
+        for worker in 0..self.forwarded.len() {
+            if self.forwarded[worker] >= due {
+                let changes = std::mem::take(&mut self.forwarded[worker]);
+                self.notice(worker, Notice::Forwarded(changes));
+                any = true;
+            }
+            if holds_up != self.holds_up {
+                self.notice(worker, Notice::ConsumerWaits(holds_up));
+                any = true;
+            }
+        }
+        self.holds_up = holds_up;
+        if let Some(notices) = self.notices.as_mut().filter(|_| any) {
+            // To flush is not enough: an exchange sends what it has when a time is over.
+            let next = Time::start(notices.time().tick + 1);
+            notices.advance_to(next);
+        }
+    }
+}
+
+/// Merges the changes of all workers.
+///
+/// # In
+/// `parts`: of each worker in the order of windows, limits and entities. `notices`: an input by which the
+/// first worker reaches those that send parts; it is closed when no more parts come.
+///
+/// # Out
+/// On the first worker, all changes of a tick in that order, tick after tick, at the tick's
+/// [`Phase::Read`]. No more than `changes_ahead` that the consumer has not taken; none for a consumer that
+/// has gone.
+///
+/// # Keeps
+/// At most as many changes of each worker as it may have on their way.
+pub(crate) fn deliver<'scope>(
+    parts: StreamVec<'scope, Time, Part>,
+    notices: Handle<Time, (usize, Notice)>,
+    changes_ahead: Option<usize>,
+    consumer: &Consumer,
+) -> StreamVec<'scope, Time, Change> {
+    let scope = parts.scope();
+    let is_first = scope.index() == 0;
+    let mut builder = OperatorBuilder::new("Deliver changes".into(), scope);
+    let mut parts = builder.new_input(parts, Exchange::new(|_| 0));
+    let (output, stream) = builder.new_output::<Vec<_>>();
+    let mut output = OutputBuilder::from(output);
+    let activator = scope.activator_for(builder.operator_info().address);
+    *consumer.activator.borrow_mut() = Some(activator.clone());
+    let mut delivery = Delivery {
+        notices: Some(notices).filter(|_| is_first),
+        changes_ahead,
+        waiting: consumer.waiting.clone(),
+        is_gone: consumer.is_gone.clone(),
+        forwarded: vec![0; scope.peers()],
+        holds_up: false,
+    };
+    builder.build(move |_| {
+        let mut stash = Stash::<Lanes, 1>::default();
+        move |frontiers| {
+            parts.for_each(|capability, parts| {
+                let end = Time::new(capability.time().tick, Phase::Read);
+                for part in parts.drain(..) {
+                    stash.at_time(&capability, end).accept(part);
+                }
+            });
+            let mut output = output.activate();
+            let mut budget = Budget::new(Budget::STEP);
+            let mut ready = Vec::new();
+            let mut pause = Pause::Done;
+            while let Some(([capability], lanes)) = stash.first() {
+                let all_spoke = Time::new(capability.time().tick, Phase::Retire);
+                if frontiers[0].less_equal(&all_spoke) {
+                    break;
+                }
+                pause = delivery.merge(lanes, &mut ready, &mut budget);
+                if delivery.is_gone.get() && changes_ahead.is_some() {
+                    ready.clear();
+                }
+                delivery.waiting.set(delivery.waiting.get() + ready.len());
+                output.session(capability).give_container(&mut ready);
+                ready.clear();
+                if pause != Pause::Done {
+                    break;
+                }
+                stash.remove_first();
+            }
+            delivery.notify(pause == Pause::Consumer);
+            if pause == Pause::Budget {
+                activator.activate();
+            }
+            if frontiers[0].is_empty() && stash.first().is_none() {
+                delivery.notices = None;
+            }
+        }
+    });
+    stream
+}
