@@ -13,7 +13,7 @@ use divan::{Bencher, black_box};
 use floodmark::capture::Reader;
 use floodmark::limits::catalog::{Catalog, LimitSet};
 use floodmark::limits::{json, rows::Defaults};
-use floodmark::output::change;
+use floodmark::output::lines::Lines;
 use floodmark::record::{Decoder, Message, Packer, Record, write_json, write_kv};
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::time::{Window, Windows};
@@ -281,7 +281,8 @@ fn write_change(bencher: Bencher<'_, '_>) {
     let (mut out, windows) = (Vec::new(), Windows::default());
     bencher.counter(ItemsCount::new(1usize)).bench_local(|| {
         out.clear();
-        change::write_json(&mut out, START_MS, black_box(&change), &catalog, &windows)
+        Lines::new(&catalog, &windows)
+            .write(&mut out, START_MS, black_box(&change))
             .expect("memory takes what it is given");
         out.len()
     });

@@ -371,12 +371,7 @@ impl Files {
 
     fn show(&mut self, shown: &Shown<'_>) -> Result<(), WriteError> {
         let Files { windows, format, catalog, .. } = self;
-        self.changes.write(|out| {
-            for (tick, said) in shown.iter() {
-                format.write_change(out, tick, said, catalog, windows)?;
-            }
-            Ok(())
-        })?;
+        self.changes.write(|out| format.write_changes(out, shown.iter(), catalog, windows))?;
         self.unflushed |= !shown.is_empty();
         Ok(())
     }

@@ -18,7 +18,8 @@ use crate::error::Failure;
 use crate::kafka::{Letter, Outbox};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::output::difference::{Difference, Shown};
-use crate::output::{change, totals};
+use crate::output::lines::Lines;
+use crate::output::totals;
 
 /// Interval at which a run that shuts down logs the sinks it still waits for.
 const FINISH_LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -183,8 +184,9 @@ impl Sinks {
                 Alerts::Topic(outbox) => {
                     let is_live =
                         |said: &&Change| catalog.set(said.violation.limit) == LimitSet::Live;
+                    let mut lines = Lines::new(catalog, windows);
                     for said in changes.iter().filter(is_live) {
-                        outbox.give(alert(tick, said, catalog, windows));
+                        outbox.give(alert(tick, said, &mut lines));
                     }
                 }
             }
@@ -344,12 +346,11 @@ fn changes_total(event: &'static str, reason: &'static str, set: LimitSet) -> Co
 
 /// A change as a message: the id is the key, so that a compacted topic holds the last word on each
 /// violation.
-fn alert(tick: u64, said: &Change, catalog: &Catalog, windows: &Windows) -> Letter {
-    let id = change::id_of(said, catalog, windows);
+fn alert(tick: u64, said: &Change, lines: &mut Lines<'_>) -> Letter {
     let mut payload = Vec::with_capacity(512);
-    into_memory(&mut payload, |out| change::write_json(out, tick, said, catalog, windows));
+    let id = lines.write(&mut payload, tick, said).expect("memory takes everything");
     payload.truncate(payload.trim_ascii_end().len());
-    Letter { key: Some(id.into_bytes()), payload, timestamp_ms: Some(tick), ..Letter::default() }
+    Letter { key: Some(id.to_vec()), payload, timestamp_ms: Some(tick), ..Letter::default() }
 }
 
 fn total(windows: &Windows, window: Window, pair: Pair, volume: Volume, tick: u64) -> Letter {

@@ -79,11 +79,9 @@ impl Stream {
             return;
         }
         let mut lines = Vec::new();
-        for (tick, change) in shown.iter() {
-            into_memory(&mut lines, |out| {
-                self.format.write_change(out, tick, change, catalog, windows)
-            });
-        }
+        into_memory(&mut lines, |out| {
+            self.format.write_changes(out, shown.iter(), catalog, windows)
+        });
         self.writer.accept(lines);
     }
 

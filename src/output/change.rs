@@ -5,16 +5,14 @@ use std::ops::Not;
 
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::top::Ranked;
-use floodmark_dataflows::types::{
-    Bound, Change, Entity, Event, Metric, Pair, Per, Reason, Violation,
-};
+use floodmark_dataflows::types::{Entity, Per};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use crate::limits::catalog::{Catalog, LimitSet};
-use crate::limits::date::{Stamp, format_ms, format_ns, format_secs};
-use crate::limits::value::Value;
+use super::lines::{self, Addresses};
+use crate::limits::catalog::LimitSet;
+use crate::limits::date::{Stamp, format_secs};
 use crate::shown;
 
 /// An entity as a JSON object of its addresses.
@@ -48,6 +46,17 @@ pub fn per(entity: &Entity) -> Per {
     }
 }
 
+/// What a limit is counted for, in the text of an id.
+pub(super) fn per_text(per: Per) -> &'static str {
+    match per {
+        Per::Pair => "pair",
+        Per::Source => "source",
+        Per::Destination => "destination",
+        Per::Host => "host",
+        Per::Total => "total",
+    }
+}
+
 /// The id of a violation: the first 16 bytes, in hexadecimal, of the SHA-256 of these lines, each
 /// ended by a line feed: `floodmark violation 1`, the limit's name as a JSON string, the start and the
 /// end of the window in seconds since 1970, `per`, and the addresses of the entity in canonical text;
@@ -61,103 +70,11 @@ pub fn id(
     windows: &Windows,
     entity: &Entity,
 ) -> String {
-    let mut text = String::from("floodmark violation 1\n");
-    let mut line = |line: String| {
-        text.push_str(&line);
-        text.push('\n');
-    };
-    line(serde_json::Value::from(limit).to_string());
-    line(window.0.to_string());
-    line(windows.end_secs(window).to_string());
-    match entity {
-        Entity::Pair(Pair::V4(source, destination)) => {
-            line(format!("pair\n{source}\n{destination}"));
-        }
-        Entity::Pair(Pair::V6(source, destination)) => {
-            line(format!("pair\n{source}\n{destination}"));
-        }
-        Entity::Source(address) => line(format!("source\n{address}")),
-        Entity::Destination(address) => line(format!("destination\n{address}")),
-        Entity::Host(address) => line(format!("host\n{address}")),
-        Entity::Total => line("total".into()),
-    }
-    // A live one is the same whether or not there is another set: topics hold its state by it.
-    if set == LimitSet::WhatIf {
-        line(set.as_str().into());
-    }
-    let digest = Sha256::digest(text.as_bytes());
-    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The [`id`] of the violation that a change is about.
-pub fn id_of(change: &Change, catalog: &Catalog, windows: &Windows) -> String {
-    let Violation { limit, window, entity, .. } = &change.violation;
-    id(catalog.set(*limit), catalog.name(*limit), *window, windows, entity)
-}
-
-/// A change, in the order of its fields.
-#[derive(Serialize)]
-struct ChangeObject<'a> {
-    event: Event,
-    reason: Reason,
-    id: String,
-    limit_name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit_set: Option<LimitSet>,
-    limit_value: Option<&'a Value>,
-    effective_date: Option<Stamp>,
-    bound: Bound,
-    metric: Metric,
-    per: Per,
-    entity: EntityObject,
-    window_start: Stamp,
-    window_end: Stamp,
-    bytes: i64,
-    packets: i64,
-    amount: i64,
-    #[serde(skip_serializing_if = "Not::not")]
-    overflow: bool,
-    settled: bool,
-    #[serde(skip_serializing_if = "Not::not")]
-    partial: bool,
-    as_of: Stamp,
-}
-
-/// Writes a change that was said at a tick.
-pub fn write_json(
-    out: &mut dyn Write,
-    tick: u64,
-    change: &Change,
-    catalog: &Catalog,
-    windows: &Windows,
-) -> io::Result<()> {
-    let violation = &change.violation;
-    let limit_name = catalog.name(violation.limit);
-    let row = change.version.map(|version| catalog.row(version));
-    let object = ChangeObject {
-        event: change.event,
-        reason: change.reason,
-        id: id_of(change, catalog, windows),
-        limit_name,
-        limit_set: catalog.named_set(violation.limit),
-        limit_value: row.and_then(|row| row.value.as_ref()),
-        effective_date: row.map(|row| format_ns(row.effective)),
-        bound: change.bound,
-        metric: change.metric,
-        per: per(&violation.entity),
-        entity: EntityObject(violation.entity),
-        window_start: format_secs(violation.window.0),
-        window_end: format_secs(windows.end_secs(violation.window)),
-        bytes: violation.volume.bytes,
-        packets: violation.volume.packets,
-        amount: violation.volume.amount(change.metric),
-        overflow: violation.volume.is_saturated(),
-        settled: change.settled,
-        partial: change.partial,
-        as_of: format_ms(tick),
-    };
-    shown::write_json(out, &object)?;
-    out.write_all(b"\n")
+    let prefix = lines::id_prefix(limit, window, windows, per(entity));
+    let mut addresses = Addresses::default();
+    addresses.set(entity);
+    let id = lines::finish_id(Sha256::new_with_prefix(prefix), set, &addresses);
+    String::from_utf8(id.to_vec()).expect("digits are text")
 }
 
 #[derive(Serialize)]
@@ -191,6 +108,8 @@ pub fn write_ranked_json(out: &mut dyn Write, ranked: &Ranked) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+
+    use floodmark_dataflows::types::Pair;
 
     use super::*;
 

@@ -13,15 +13,20 @@ use floodmark_dataflows::types::Change;
 use crate::error::{Exit, Failure};
 use crate::limits::catalog::Catalog;
 use crate::shown;
+use lines::Lines;
 
 pub mod change;
 pub mod difference;
 pub mod explanation;
+pub mod lines;
 pub mod overflow;
 pub mod table;
 mod target;
 pub mod totals;
 pub mod writer;
+
+/// Bytes of lines that are written together.
+const WRITTEN_AT_ONCE: usize = 32 << 10;
 
 /// How changes and rankings are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -33,19 +38,26 @@ pub enum Format {
 }
 
 impl Format {
-    /// Writes a change that was said at a tick.
-    pub fn write_change(
+    /// Writes changes, each with the tick at which it was said.
+    pub fn write_changes<'c>(
         self,
         out: &mut dyn Write,
-        tick: u64,
-        said: &Change,
+        changes: impl IntoIterator<Item = (u64, &'c Change)>,
         catalog: &Catalog,
         windows: &Windows,
     ) -> io::Result<()> {
-        match self {
-            Format::Json => change::write_json(out, tick, said, catalog, windows),
-            Format::Table => table::write_change(out, tick, said, catalog),
+        let (mut lines, mut text) = (Lines::new(catalog, windows), Vec::new());
+        for (tick, said) in changes {
+            match self {
+                Format::Json => drop(lines.write(&mut text, tick, said)?),
+                Format::Table => table::write_change(&mut text, tick, said, catalog)?,
+            }
+            if text.len() >= WRITTEN_AT_ONCE {
+                out.write_all(&text)?;
+                text.clear();
+            }
         }
+        out.write_all(&text)
     }
 
     /// Writes a place in the ranking of a window.

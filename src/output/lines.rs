@@ -1,0 +1,267 @@
+//! Changes as lines of JSON, many at a time: of one tick there may be millions, most of which differ in
+//! their entities and amounts alone.
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::ops::Not;
+
+use floodmark_dataflows::time::{Window, Windows};
+use floodmark_dataflows::types::{
+    Bound, Change, Entity, Event, LimitId, Metric, Per, Reason, VersionId, Violation,
+};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::change::{per, per_text};
+use crate::limits::catalog::{Catalog, LimitSet};
+use crate::limits::date::{Stamp, format_ms, format_ns, format_secs};
+use crate::limits::value::Value;
+use crate::shown;
+
+/// The beginning of the text that an [`id`](super::change::id) is the hash of, up to `per`.
+pub(super) fn id_prefix(limit: &str, window: Window, windows: &Windows, per: Per) -> String {
+    let (name, end) = (serde_json::Value::from(limit), windows.end_secs(window));
+    format!("floodmark violation 1\n{name}\n{}\n{end}\n{}\n", window.0, per_text(per))
+}
+
+/// Hashes the rest of that text: the addresses of the entity, and the set if it is not the live one.
+pub(super) fn finish_id(mut prefix: Sha256, set: LimitSet, addresses: &Addresses) -> [u8; 32] {
+    for text in addresses.texts() {
+        prefix.update(text);
+        prefix.update(b"\n");
+    }
+    // A live one is the same whether or not there is another set: topics hold its state by it.
+    if set == LimitSet::WhatIf {
+        prefix.update(set.as_str());
+        prefix.update(b"\n");
+    }
+    let digest = prefix.finalize();
+    let mut id = [0; 32];
+    for (digits, byte) in id.chunks_exact_mut(2).zip(digest) {
+        digits[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        digits[1] = b"0123456789abcdef"[usize::from(byte & 15)];
+    }
+    id
+}
+
+/// The addresses of an entity as canonical text.
+#[derive(Default)]
+pub(super) struct Addresses {
+    text: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+impl Addresses {
+    pub(super) fn set(&mut self, entity: &Entity) {
+        self.text.clear();
+        self.ends.clear();
+        match entity {
+            Entity::Pair(pair) => {
+                self.push(pair.source());
+                self.push(pair.destination());
+            }
+            Entity::Source(address) | Entity::Destination(address) | Entity::Host(address) => {
+                self.push(*address);
+            }
+            Entity::Total => {}
+        }
+    }
+
+    fn push(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => {
+                let mut digits = itoa::Buffer::new();
+                for (number, octet) in address.octets().into_iter().enumerate() {
+                    if number > 0 {
+                        self.text.push(b'.');
+                    }
+                    self.text.extend(digits.format(octet).as_bytes());
+                }
+            }
+            IpAddr::V6(address) => {
+                write!(self.text, "{address}").expect("memory takes everything");
+            }
+        }
+        self.ends.push(self.text.len());
+    }
+
+    fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = [0].into_iter().chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.text[start..*end])
+    }
+
+    /// Writes the entity as an object.
+    fn write_json(&self, out: &mut Vec<u8>, per: Per) {
+        let fields: &[&str] = match per {
+            Per::Pair => &["{\"source\":\"", "\",\"destination\":\""],
+            Per::Source => &["{\"source\":\""],
+            Per::Destination => &["{\"destination\":\""],
+            Per::Host => &["{\"host\":\""],
+            Per::Total => {
+                out.extend(b"{}");
+                return;
+            }
+        };
+        for (field, text) in fields.iter().zip(self.texts()) {
+            out.extend(field.as_bytes());
+            out.extend(text);
+        }
+        out.extend(b"\"}");
+    }
+}
+
+/// The fields of a change that are the same in most changes of a tick.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Kind {
+    tick: u64,
+    event: Event,
+    reason: Reason,
+    limit: LimitId,
+    window: Window,
+    per: Per,
+    bound: Bound,
+    metric: Metric,
+    version: Option<VersionId>,
+    settled: bool,
+    partial: bool,
+}
+
+impl Kind {
+    fn of(tick: u64, change: &Change) -> Self {
+        let Change { event, reason, violation, bound, metric, version, settled, partial } = *change;
+        let Violation { limit, window, entity, .. } = violation;
+        let per = per(&entity);
+        Kind { tick, event, reason, limit, window, per, bound, metric, version, settled, partial }
+    }
+}
+
+#[derive(Serialize)]
+struct Turn {
+    event: Event,
+    reason: Reason,
+}
+
+#[derive(Serialize)]
+struct Judged<'a> {
+    limit_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_set: Option<LimitSet>,
+    limit_value: Option<&'a Value>,
+    effective_date: Option<Stamp>,
+    bound: Bound,
+    metric: Metric,
+    per: Per,
+}
+
+#[derive(Serialize)]
+struct Span {
+    window_start: Stamp,
+    window_end: Stamp,
+}
+
+#[derive(Serialize)]
+struct State {
+    settled: bool,
+    #[serde(skip_serializing_if = "Not::not")]
+    partial: bool,
+    as_of: Stamp,
+}
+
+/// The fields of an object as JSON, without its braces.
+fn fields(object: &impl Serialize) -> io::Result<String> {
+    let json = shown::json(object)?;
+    Ok(json[1..json.len() - 1].to_owned())
+}
+
+/// The parts of lines of one kind.
+struct Template {
+    kind: Kind,
+    set: LimitSet,
+    id: Sha256,
+    before_id: String,
+    before_entity: String,
+    before_bytes: String,
+    end: String,
+}
+
+impl Template {
+    fn new(kind: Kind, catalog: &Catalog, windows: &Windows) -> io::Result<Self> {
+        let Kind { limit, window, per, bound, metric, settled, partial, .. } = kind;
+        let limit_name = catalog.name(limit);
+        let row = kind.version.map(|version| catalog.row(version));
+        let turn = Turn { event: kind.event, reason: kind.reason };
+        let judged = Judged {
+            limit_name,
+            limit_set: catalog.named_set(limit),
+            limit_value: row.and_then(|row| row.value.as_ref()),
+            effective_date: row.map(|row| format_ns(row.effective)),
+            bound,
+            metric,
+            per,
+        };
+        let span = Span {
+            window_start: format_secs(window.0),
+            window_end: format_secs(windows.end_secs(window)),
+        };
+        let state = State { settled, partial, as_of: format_ms(kind.tick) };
+        let prefix = id_prefix(limit_name, window, windows, per);
+        Ok(Template {
+            kind,
+            set: catalog.set(limit),
+            id: Sha256::new_with_prefix(prefix),
+            before_id: format!("{{{},\"id\":\"", fields(&turn)?),
+            before_entity: format!("\",{},\"entity\":", fields(&judged)?),
+            before_bytes: format!(",{},\"bytes\":", fields(&span)?),
+            end: format!(",{}}}\n", fields(&state)?),
+        })
+    }
+}
+
+/// Writes changes as lines. The catalog stays as it is meanwhile.
+pub struct Lines<'a> {
+    catalog: &'a Catalog,
+    windows: &'a Windows,
+    template: Option<Template>,
+    addresses: Addresses,
+}
+
+impl<'a> Lines<'a> {
+    /// Lines about limits of this catalog.
+    pub fn new(catalog: &'a Catalog, windows: &'a Windows) -> Self {
+        Lines { catalog, windows, template: None, addresses: Addresses::default() }
+    }
+
+    /// Writes a change of a tick. Returns the [`id`](super::change::id) of its violation.
+    pub fn write(&mut self, out: &mut Vec<u8>, tick: u64, change: &Change) -> io::Result<[u8; 32]> {
+        let kind = Kind::of(tick, change);
+        let template = match self.template.take().filter(|template| template.kind == kind) {
+            Some(template) => template,
+            None => Template::new(kind, self.catalog, self.windows)?,
+        };
+        let template = &*self.template.insert(template);
+        let volume = change.violation.volume;
+        self.addresses.set(&change.violation.entity);
+        let id = finish_id(template.id.clone(), template.set, &self.addresses);
+        out.extend(template.before_id.as_bytes());
+        out.extend(id);
+        out.extend(template.before_entity.as_bytes());
+        self.addresses.write_json(out, kind.per);
+        out.extend(template.before_bytes.as_bytes());
+        let mut digits = itoa::Buffer::new();
+        out.extend(digits.format(volume.bytes).as_bytes());
+        out.extend(b",\"packets\":");
+        out.extend(digits.format(volume.packets).as_bytes());
+        out.extend(b",\"amount\":");
+        out.extend(digits.format(volume.amount(change.metric)).as_bytes());
+        if volume.is_saturated() {
+            out.extend(b",\"overflow\":true");
+        }
+        out.extend(template.end.as_bytes());
+        Ok(id)
+    }
+}
+
+#[cfg(test)]
+#[path = "lines_tests.rs"]
+mod tests;
