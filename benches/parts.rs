@@ -261,7 +261,7 @@ fn read_limits(bencher: Bencher<'_, '_>, count: usize) {
 fn write_change(bencher: Bencher<'_, '_>) {
     let table = json::read(limits(1).as_bytes(), Defaults::default()).expect("a row");
     let mut catalog = Catalog::new();
-    let versions = catalog.versions(LimitSet::Live, table.rows());
+    let versions = catalog.versions(LimitSet::Live, table.held());
     let version = versions.first().expect("the row is a version");
     let change = Change {
         event: Event::Raised,

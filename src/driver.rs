@@ -66,11 +66,11 @@ impl<'a, S: Sinks> Replay<'a, S> {
     pub fn new(
         mut computation: Computation<'a>,
         options: Options,
-        versions: &BTreeSet<Version>,
+        versions: impl IntoIterator<Item = Version>,
         sinks: &'a mut S,
     ) -> Self {
         for version in versions {
-            computation.inputs.edit(*version, 1);
+            computation.inputs.edit(version, 1);
         }
         if let Some(rollup) = options.top.and_then(|query| query.rollup()) {
             computation.inputs.view(rollup, 1);

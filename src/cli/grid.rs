@@ -1,6 +1,7 @@
 //! Columns under each other, for people.
 
 use std::fmt::{self, Display};
+use std::io::{self, Write};
 
 /// Lines of cells, the first the heading. Each column is as wide as its widest cell.
 #[derive(Clone, Debug)]
@@ -14,28 +15,61 @@ impl<const COLUMNS: usize> Grid<COLUMNS> {
         Grid { lines: vec![heading.map(str::to_owned)] }
     }
 
-    /// Adds a line; an empty cell becomes `-`, so that columns can be counted.
+    /// Adds a line; an empty cell becomes `-`.
     pub fn push(&mut self, cells: [String; COLUMNS]) {
-        self.lines.push(cells.map(|cell| if cell.is_empty() { "-".to_owned() } else { cell }));
-    }
-
-    fn width(&self, column: usize) -> usize {
-        self.lines.iter().map(|cells| cells[column].chars().count()).max().unwrap_or(0)
+        self.lines.push(filled(cells));
     }
 }
 
 impl<const COLUMNS: usize> Display for Grid<COLUMNS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let widths: [usize; COLUMNS] = std::array::from_fn(|column| self.width(column));
-        for cells in &self.lines {
-            let mut line = String::new();
-            for (cell, width) in cells.iter().zip(widths) {
-                line += &format!("{cell:width$}  ");
-            }
-            writeln!(f, "{}", line.trim_end())?;
-        }
-        Ok(())
+        let mut widths = [0; COLUMNS];
+        self.lines.iter().for_each(|cells| widen(&mut widths, cells));
+        self.lines.iter().try_for_each(|cells| writeln!(f, "{}", line(cells, &widths)))
     }
+}
+
+fn widen<const COLUMNS: usize>(widths: &mut [usize; COLUMNS], cells: &[String; COLUMNS]) {
+    for (width, cell) in widths.iter_mut().zip(cells) {
+        *width = cell.chars().count().max(*width);
+    }
+}
+
+fn line<const COLUMNS: usize>(cells: &[String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
+    let mut line = String::new();
+    for (cell, width) in cells.iter().zip(widths) {
+        line += &format!("{cell:width$}  ");
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
+/// Writes what a grid of these lines shows, without keeping them: each is made once for the widths of columns,
+/// and once more to be written. Nothing is written if there are none.
+pub fn write_lines<const COLUMNS: usize, L: Iterator<Item = [String; COLUMNS]>>(
+    out: &mut dyn Write,
+    title: &str,
+    heading: [&str; COLUMNS],
+    lines: impl Fn() -> L,
+) -> io::Result<()> {
+    let heading = heading.map(str::to_owned);
+    let mut widths = [0; COLUMNS];
+    widen(&mut widths, &heading);
+    let mut count = 0;
+    for cells in lines() {
+        widen(&mut widths, &filled(cells));
+        count += 1;
+    }
+    if count == 0 {
+        return Ok(());
+    }
+    writeln!(out, "{title}\n{}", line(&heading, &widths))?;
+    lines().try_for_each(|cells| writeln!(out, "{}", line(&filled(cells), &widths)))
+}
+
+/// An empty cell becomes `-`, so that columns can be counted.
+fn filled<const COLUMNS: usize>(cells: [String; COLUMNS]) -> [String; COLUMNS] {
+    cells.map(|cell| if cell.is_empty() { "-".to_owned() } else { cell })
 }
 
 #[cfg(test)]
@@ -48,5 +82,13 @@ mod tests {
         grid.push(["größer".into(), "1".into()]);
         grid.push([String::new(), "22".into()]);
         assert_eq!(grid.to_string(), "name    n\ngrößer  1\n-       22\n");
+        let lines =
+            || [["größer".to_owned(), "1".into()], [String::new(), "22".into()]].into_iter();
+        let mut out = Vec::new();
+        write_lines(&mut out, "title", ["name", "n"], lines).expect("memory");
+        assert_eq!(out, format!("title\n{grid}").as_bytes());
+        out.clear();
+        write_lines(&mut out, "title", ["name", "n"], || [].into_iter()).expect("memory");
+        assert_eq!(out, b"");
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::orders::HandOn;
 use floodmark_dataflows::time::Windows;
-use floodmark_dataflows::types::{Change, Version};
+use floodmark_dataflows::types::Change;
 
 use super::judging::Judging;
 use super::values;
@@ -113,8 +113,7 @@ impl Args {
 struct Lead {
     readers: Vec<crate::capture::Reader>,
     cut: Cut,
-    versions: BTreeSet<Version>,
-    catalog: Catalog,
+    catalog: Arc<Catalog>,
     /// A sentence about each set of limits of which rows are refused.
     refusals: Vec<String>,
     interrupt: Interrupt,
@@ -144,11 +143,9 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let messages = Messages::new();
     let judging = &args.judging;
     let mut catalog = judging.catalog();
-    let (mut versions, mut refusals) = (BTreeSet::new(), Vec::new());
+    let mut refusals = Vec::new();
     for limits in judging.limits()? {
-        let read = read_limits(&limits, &mut catalog, &messages)?;
-        versions.extend(read.versions);
-        refusals.extend(read.refusal);
+        refusals.extend(read_limits(&limits, &mut catalog, &messages)?);
     }
     judging.accept(&refusals)?;
     let readers = merge::open(&args.files, args.max_ahead_ms())?;
@@ -164,8 +161,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let lead = Lead {
         readers,
         cut,
-        versions,
-        catalog,
+        catalog: Arc::new(catalog),
         refusals,
         interrupt,
         messages: messages.clone(),
@@ -212,20 +208,13 @@ fn follow(args: &Args, cluster: Cluster) -> Outcome {
 /// So many refused rows of a set of limits are named; the others are counted.
 const REFUSALS_NAMED: usize = 20;
 
-/// Limits that were read once.
-pub(super) struct ReadLimits {
-    /// The versions that hold.
-    pub(super) versions: BTreeSet<Version>,
-    /// A sentence about the rows that are refused, if there are any.
-    pub(super) refusal: Option<String>,
-}
-
-/// Reads limits, and names rows that are refused.
+/// Reads limits into a catalog, and names rows that are refused. Returns a sentence about them, if there are
+/// any.
 pub(super) fn read_limits(
     options: &feed::Options,
     catalog: &mut Catalog,
     messages: &Messages,
-) -> Result<ReadLimits, Failure> {
+) -> Result<Option<String>, Failure> {
     let limits = feed::read(options)?;
     for (verdict, reason) in limits.refusals().take(REFUSALS_NAMED) {
         let (place, position) = (&options.address, verdict.position);
@@ -236,21 +225,22 @@ pub(super) fn read_limits(
         let place = &options.address;
         messages.say(format!("limits \"{place}\": {more} other rows are refused"));
     }
-    let versions = catalog.versions(options.set, limits.rows());
-    Ok(ReadLimits { versions, refusal: options.refusal(counts) })
+    catalog.add(options.set, limits.held());
+    Ok(options.refusal(counts))
 }
 
 impl Lead {
     fn run(self, computation: Computation<'_>, options: Options) -> Outcome {
         let mut sinks = Files::open(&self, options.windows)?;
-        let (versions, interrupt, messages) = (self.versions, self.interrupt, self.messages);
+        let (interrupt, messages) = (self.interrupt, self.messages);
         let computation = computation.watched(self.watch);
         let tick_ms = self.cut.tick_ms;
         let me = std::thread::current();
         let source = replay::start(self.readers, self.cut, messages.clone(), move || me.unpark())
             .context("starting the thread that reads")?;
         interrupt.wake_me();
-        let mut replay = driver::Replay::new(computation, options, &versions, &mut sinks);
+        let versions = self.catalog.all();
+        let mut replay = driver::Replay::new(computation, options, versions, &mut sinks);
         let replayed = match replay.run(&source, &interrupt).and_then(|replayed| {
             sinks.flush()?;
             Ok(replayed)
@@ -323,7 +313,7 @@ pub(super) fn say_counts(messages: &Messages, end: &End) {
 struct Files {
     windows: Windows,
     format: Format,
-    catalog: Catalog,
+    catalog: Arc<Catalog>,
     changes: Sink,
     /// Whether changes of the tick under way were written.
     unflushed: bool,

@@ -1,13 +1,18 @@
 //! The owner of names and rows: the dataflow knows both as small numbers only.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use floodmark_dataflows::types::{LimitId, Version, VersionId};
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 use metrics::Label;
 use serde::Serialize;
 
 use super::rows::Row;
+use super::slots::Slots;
+use super::text::Text;
 
 /// Which of the sets of limits a limit is in. A name may be in both: it is a limit of each then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -50,12 +55,14 @@ impl LimitSet {
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     compares: bool,
-    // Texts are shared with copies: one who is being answered keeps the catalog of his tick.
-    names: HashMap<LimitId, Name>,
-    limits: [HashMap<Arc<str>, LimitId>; 2],
-    rows: HashMap<VersionId, Arc<Row>>,
+    // Most of this is shared with copies: one who is being answered keeps the catalog of his tick.
+    names: Slots<Name>,
+    rows: Slots<Numbered>,
+    /// Numbers by set and by what they stand for, which is in the lists above alone.
+    limits: [HashTable<LimitId>; 2],
     /// By set, too: equal rows of the two may be written differently.
-    versions: [HashMap<Arc<Row>, VersionId>; 2],
+    versions: [HashTable<VersionId>; 2],
+    hasher: RandomState,
     limit_numbers: Numbers,
     version_numbers: Numbers,
 }
@@ -94,10 +101,20 @@ impl Numbers {
 #[derive(Clone, Debug)]
 struct Name {
     set: LimitSet,
-    name: Arc<str>,
+    name: Text,
     /// Rows of this name.
-    rows: usize,
+    rows: u32,
 }
+
+#[derive(Clone, Debug)]
+struct Numbered {
+    limit: LimitId,
+    /// Shared with whoever has read it.
+    row: Arc<Row>,
+}
+
+// There may be a million of each.
+const _: () = assert!(size_of::<Option<Name>>() <= 32 && size_of::<Option<Numbered>>() <= 16);
 
 impl Catalog {
     /// A catalog of nothing.
@@ -129,16 +146,26 @@ impl Catalog {
         self.compares.then(|| self.set(limit))
     }
 
-    /// The versions that rows of a set are. Equal rows are equal versions, whenever they were read; the
-    /// order of the rows makes no difference.
-    pub fn versions<'a>(
-        &mut self,
-        set: LimitSet,
-        rows: impl IntoIterator<Item = &'a Row>,
-    ) -> BTreeSet<Version> {
-        // Sorted, so that numbers do not depend on the order in a file, and runs can be compared.
-        let sorted: BTreeSet<&Row> = rows.into_iter().collect();
-        sorted.into_iter().map(|row| self.version(set, row)).collect()
+    /// The versions that rows of a set are, which are sorted. Equal rows are equal versions, whenever they
+    /// were read.
+    pub fn versions(&mut self, set: LimitSet, sorted: &[Arc<Row>]) -> BTreeSet<Version> {
+        sorted.iter().map(|row| self.version(set, row)).collect()
+    }
+
+    /// Numbers rows of a set, which are sorted: so numbers do not depend on the order in a file, and runs can
+    /// be compared.
+    pub fn add(&mut self, set: LimitSet, sorted: &[Arc<Row>]) {
+        let Catalog { versions, rows, hasher, .. } = self;
+        versions[set as usize]
+            .reserve(sorted.len(), |id| hasher.hash_one(&*numbered(rows, *id).row));
+        for row in sorted {
+            self.version(set, row);
+        }
+    }
+
+    /// The versions that all rows are, by their numbers.
+    pub fn all(&self) -> impl Iterator<Item = Version> {
+        self.rows.iter().map(|(id, numbered)| as_version(VersionId(id), numbered))
     }
 
     /// The name of a limit.
@@ -146,7 +173,7 @@ impl Catalog {
     /// # Panics
     /// If the number is not from this catalog.
     pub fn name(&self, limit: LimitId) -> &str {
-        &self.names[&limit].name
+        &self.named(limit).name
     }
 
     /// The set that a limit is in.
@@ -154,7 +181,7 @@ impl Catalog {
     /// # Panics
     /// If the number is not from this catalog.
     pub fn set(&self, limit: LimitId) -> LimitSet {
-        self.names[&limit].set
+        self.named(limit).set
     }
 
     /// The limit of the same name in the other set, if a row there has had it.
@@ -170,33 +197,27 @@ impl Catalog {
     /// # Panics
     /// If the number is not from this catalog.
     pub fn row(&self, version: VersionId) -> &Row {
-        &self.rows[&version]
+        &numbered(&self.rows, version).row
     }
 
     /// The number of a limit, if a row of the set has had its name.
     pub fn limit(&self, set: LimitSet, name: &str) -> Option<LimitId> {
-        self.limits[set as usize].get(name).copied()
+        let is_it = |id: &LimitId| self.named(*id).name == *name;
+        self.limits[set as usize].find(self.hasher.hash_one(name), is_it).copied()
     }
 
     /// The version that a row of a set is.
-    pub fn version(&mut self, set: LimitSet, row: &Row) -> Version {
-        let limit = self.limit(set, &row.name).unwrap_or_else(|| self.add_name(set, &row.name));
-        let held = self.versions[set as usize].get(row).copied();
-        let id = held.unwrap_or_else(|| self.add_row(set, limit, row));
+    pub fn version(&mut self, set: LimitSet, row: &Arc<Row>) -> Version {
+        let hash = self.hasher.hash_one(&**row);
+        let is_it = |id: &VersionId| numbered(&self.rows, *id).row == *row;
+        let known = self.versions[set as usize].find(hash, is_it).copied();
+        let id = known.unwrap_or_else(|| self.add_row(set, row, hash));
+        let known = self.rows.get(id.0).expect("each row that has a number is here");
         // 5 may have become 5.0, which is the same value in other letters.
-        let known = self.rows.get_mut(&id).expect("each row that has a number is here");
-        let text = |row: &Row| row.value.as_ref().map(|value| value.text().to_owned());
-        if text(known) != text(row) {
-            *known = Arc::new(row.clone());
+        if !known.row.is_written_as(row) {
+            self.rows.get_mut(id.0).expect("it was here").row = row.clone();
         }
-        Version {
-            limit,
-            effective: row.effective,
-            id,
-            bound: row.bound,
-            scope: row.scope,
-            value: row.value.as_ref().map(|value| value.threshold(row.bound)),
-        }
+        as_version(id, numbered(&self.rows, id))
     }
 
     /// Forgets a row that holds no longer, and its name with the last row of that.
@@ -204,18 +225,18 @@ impl Catalog {
     /// Only when all is written that was said up to the last tick at which it ceased to hold: after that
     /// nobody is judged by it, and its number may be that of another row.
     pub fn forget(&mut self, version: &Version) {
-        let Some(row) = self.rows.remove(&version.id) else { return };
+        let Some(Numbered { row, limit }) = self.rows.remove(version.id.0) else { return };
         debug_assert_eq!(
             (row.effective, row.bound, row.scope),
             (version.effective, version.bound, version.scope)
         );
-        let set = self.set(version.limit) as usize;
-        self.versions[set].remove(&row);
-        let name = self.names.get_mut(&version.limit).expect("a row has a name");
+        let set = self.set(limit) as usize;
+        remove(&mut self.versions[set], self.hasher.hash_one(&*row), version.id);
+        let name = self.names.get_mut(limit.0).expect("a row has a name");
         name.rows -= 1;
         if name.rows == 0 {
-            self.limits[set].remove(&name.name);
-            self.names.remove(&version.limit);
+            remove(&mut self.limits[set], self.hasher.hash_one(&name.name), limit);
+            self.names.remove(limit.0);
         }
     }
 
@@ -226,31 +247,60 @@ impl Catalog {
 
     /// Whether no row is known.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.rows.len() == 0
     }
 
-    fn add_name(&mut self, set: LimitSet, name: &str) -> LimitId {
+    fn named(&self, limit: LimitId) -> &Name {
+        self.names.get(limit.0).expect("the number is from this catalog")
+    }
+
+    fn add_name(&mut self, set: LimitSet, name: &Text) -> LimitId {
         let names = &self.names;
-        let is_taken = |number| names.contains_key(&LimitId(number));
+        let is_taken = |number| names.get(number).is_some();
         let id = LimitId(self.limit_numbers.give(names.len(), is_taken));
-        let name: Arc<str> = name.into();
-        self.names.insert(id, Name { set, name: name.clone(), rows: 0 });
-        self.limits[set as usize].insert(name, id);
+        self.names.insert(id.0, Name { set, name: name.clone(), rows: 0 });
+        let Catalog { limits, names, hasher, .. } = self;
+        let hash = |id: &LimitId| {
+            hasher.hash_one(&names.get(id.0).expect("a name that has a number is here").name)
+        };
+        limits[set as usize].insert_unique(hash(&id), id, hash);
         id
     }
 
-    fn add_row(&mut self, set: LimitSet, limit: LimitId, row: &Row) -> VersionId {
+    fn add_row(&mut self, set: LimitSet, row: &Arc<Row>, hash: u64) -> VersionId {
+        let limit = self.limit(set, &row.name).unwrap_or_else(|| self.add_name(set, &row.name));
         let rows = &self.rows;
-        let is_taken = |number| rows.contains_key(&VersionId(number));
+        let is_taken = |number| rows.get(number).is_some();
         let id = VersionId(self.version_numbers.give(rows.len(), is_taken));
-        let row = Arc::new(row.clone());
-        self.rows.insert(id, row.clone());
-        self.versions[set as usize].insert(row, id);
-        self.names.get_mut(&limit).expect("its name has a number").rows += 1;
+        self.rows.insert(id.0, Numbered { limit, row: row.clone() });
+        let Catalog { versions, rows, hasher, .. } = self;
+        let rehash = |id: &VersionId| hasher.hash_one(&*numbered(rows, *id).row);
+        versions[set as usize].insert_unique(hash, id, rehash);
+        self.names.get_mut(limit.0).expect("its name has a number").rows += 1;
         id
     }
 }
 
+fn numbered(rows: &Slots<Numbered>, version: VersionId) -> &Numbered {
+    rows.get(version.0).expect("the number is from this catalog")
+}
+
+fn as_version(id: VersionId, Numbered { limit, row }: &Numbered) -> Version {
+    Version {
+        limit: *limit,
+        effective: row.effective,
+        id,
+        bound: row.bound,
+        scope: row.scope,
+        value: row.value.as_ref().map(|value| value.threshold(row.bound)),
+    }
+}
+
+fn remove<T: PartialEq>(table: &mut HashTable<T>, hash: u64, number: T) {
+    if let Ok(entry) = table.find_entry(hash, |other| *other == number) {
+        entry.remove();
+    }
+}
 /// The versions of one limit around a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing<'a> {

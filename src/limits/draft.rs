@@ -78,7 +78,7 @@ impl Draft {
         let metric = (scope.metric != Metric::default()).then(|| word(&METRICS, &scope.metric));
         let per = said("per").then(|| word(&PERS, &scope.per));
         Draft {
-            name: row.name.clone(),
+            name: row.name.to_string(),
             value: row.value.clone(),
             effective: row.effective,
             optional: [

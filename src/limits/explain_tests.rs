@@ -25,7 +25,7 @@ fn facts(pair: Pair, limits: &str) -> Facts {
     let table = json::read(limits.as_bytes(), Defaults::default()).unwrap();
     assert_eq!(table.refusals().count(), 0, "{limits}");
     let mut catalog = Catalog::new();
-    let versions = catalog.versions(LimitSet::Live, table.rows());
+    let versions = catalog.versions(LimitSet::Live, table.held());
     let existing = Existing { windows: RULES.only(WINDOW), seen: true, closed: false, whole: true };
     Facts {
         tick: WITHIN,
@@ -326,7 +326,7 @@ fn limits_are_in_the_order_of_their_names() {
     let mut facts = facts(v4(), &limits);
     // A name that came later has a greater number.
     let late = json::read(row("aa", "1", "").as_bytes(), Defaults::default()).unwrap();
-    let more = Arc::make_mut(&mut facts.catalog).versions(LimitSet::Live, late.rows());
+    let more = Arc::make_mut(&mut facts.catalog).versions(LimitSet::Live, late.held());
     Arc::make_mut(&mut facts.versions).extend(more);
     let explanation = explain(&facts);
     let names: Vec<&str> = explanation.limits.iter().map(|limit| &*limit.row.name).collect();
@@ -340,7 +340,7 @@ fn of_two_sets_each_has_its_reasons() {
     let mut versions = BTreeSet::new();
     let mut add = |set, rows: String| {
         let table = json::read(rows.as_bytes(), Defaults::default()).unwrap();
-        versions.extend(catalog.versions(set, table.rows()));
+        versions.extend(catalog.versions(set, table.held()));
     };
     let later = row("both", "5", "").replace("2024-01-01", "2030-01-01");
     add(LimitSet::Live, later + &row("six", "5", ",\"source\":\"::/0\""));

@@ -9,13 +9,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::reason::{Position, Reason};
-use super::rows::{Cell, Defaults, RawRow};
-use super::table::Table;
+use super::rows::{COLUMNS, Cell, Defaults, RawRow, Row};
+use super::table::{Builder, Table};
 
 /// What JSON takes between values.
 const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
@@ -57,7 +59,7 @@ pub enum FileError {
 
 /// Reads a file of limits. An empty one has none.
 pub fn read(bytes: &[u8], defaults: Defaults) -> Result<Table, FileError> {
-    Ok(Table::new(raw_rows(text(bytes)?)?, defaults))
+    Ok(table(text(bytes)?, Builder::new(defaults, &[]))?.0)
 }
 
 /// Whether a file that can be read is whole, as far as its text tells.
@@ -69,20 +71,35 @@ pub(super) enum Ending {
     Open,
 }
 
-/// Reads a file of limits, and tells whether it may be the beginning of a longer one.
+/// Reads a file of limits, and tells whether it may be the beginning of a longer one. Rows that are among
+/// `known` are shared with them.
 pub(super) fn read_with_ending(
     bytes: &[u8],
     defaults: Defaults,
+    known: &[Arc<Row>],
 ) -> Result<(Table, Ending), FileError> {
-    let text = text(bytes)?;
-    let cut = Cut::of(text)?;
-    let ending = match cut.form {
+    table(text(bytes)?, Builder::new(defaults, known))
+}
+
+fn table(text: &str, mut builder: Builder<'_>) -> Result<(Table, Ending), FileError> {
+    let mut rows = 0;
+    let form = cut(text, |line, value| {
+        rows += 1;
+        match rows {
+            ..=ROWS_MAX => builder.push(&raw_row(rows, line, value)),
+            _ => builder.clear(),
+        }
+    })?;
+    if rows > ROWS_MAX {
+        return Err(FileError::TooMany { rows });
+    }
+    let ending = match form {
         Form::Array | Form::Single => Ending::Certain,
         // A writer of JSON lines ends the first line before it writes anything else.
-        Form::Lines if cut.values.len() == 1 && !text.ends_with('\n') => Ending::Certain,
+        Form::Lines if rows == 1 && !text.ends_with('\n') => Ending::Certain,
         Form::Empty | Form::Lines => Ending::Open,
     };
-    Ok((Table::new(cut.bounded_rows()?, defaults), ending))
+    Ok((builder.finish(), ending))
 }
 
 /// A file as text.
@@ -120,19 +137,9 @@ pub(super) struct Cut<'a> {
 
 impl<'a> Cut<'a> {
     pub(super) fn of(text: &'a str) -> Result<Self, FileError> {
-        // Windows editors put a byte order mark first.
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let content = text.trim_start_matches(BLANKS);
-        match content.bytes().next() {
-            None => Ok(Cut { form: Form::Empty, values: Vec::new() }),
-            Some(b'[') => array(text),
-            Some(b'{') => objects(text),
-            Some(_) => {
-                let (line, column) = place(&text.as_bytes()[..text.len() - content.len()]);
-                let problem = "expected `[` or `{`".to_owned();
-                Err(FileError::NotJson { line, column, problem })
-            }
-        }
+        let mut values = Vec::new();
+        let form = cut(text, |line, value| values.push((line, value)))?;
+        Ok(Cut { form, values })
     }
 
     fn bounded_rows(&self) -> Result<Vec<RawRow<'a>>, FileError> {
@@ -148,30 +155,70 @@ impl<'a> Cut<'a> {
     }
 }
 
-fn array(text: &str) -> Result<Cut<'_>, FileError> {
-    let values: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| not_json(&error, 1))?;
+/// Hands over each row of a text, with the line it begins on, from 1. An error may come after some rows.
+fn cut<'a>(text: &'a str, each: impl FnMut(usize, &'a str)) -> Result<Form, FileError> {
+    // Windows editors put a byte order mark first.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let content = text.trim_start_matches(BLANKS);
+    match content.bytes().next() {
+        None => Ok(Form::Empty),
+        Some(b'[') => array(text, each),
+        Some(b'{') => objects(text, each),
+        Some(_) => {
+            let (line, column) = place(&text.as_bytes()[..text.len() - content.len()]);
+            let problem = "expected `[` or `{`".to_owned();
+            Err(FileError::NotJson { line, column, problem })
+        }
+    }
+}
+
+fn array<'a>(text: &'a str, mut each: impl FnMut(usize, &'a str)) -> Result<Form, FileError> {
     let (mut line, mut counted) = (1, 0);
-    let values = values.into_iter().map(|value| {
-        let start = value.get().as_ptr() as usize - text.as_ptr() as usize;
+    let elements = Elements(|value: &'a str| {
+        let start = value.as_ptr() as usize - text.as_ptr() as usize;
         line += newlines(&text.as_bytes()[counted..start]);
         counted = start;
-        (line, value.get())
+        each(line, value);
     });
-    Ok(Cut { form: Form::Array, values: values.collect() })
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let read = reader.deserialize_seq(elements).and_then(|()| reader.end());
+    read.map_err(|error| not_json(&error, 1))?;
+    Ok(Form::Array)
+}
+
+/// The elements of an array, handed over one by one.
+struct Elements<F>(F);
+
+impl<'de, F: FnMut(&'de str)> Visitor<'de> for Elements<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
+        while let Some(element) = elements.next_element::<&RawValue>()? {
+            (self.0)(element.get());
+        }
+        Ok(())
+    }
 }
 
 /// Objects one a line if the first line with something on it is a whole one, else a single object
 /// over several lines.
-fn objects(text: &str) -> Result<Cut<'_>, FileError> {
+fn objects<'a>(text: &'a str, mut each: impl FnMut(usize, &'a str)) -> Result<Form, FileError> {
     let lines = text.split('\n').map(|line| line.trim_end_matches(BLANKS)).enumerate();
     let mut lines = lines.filter(|(_, line)| !line.is_empty()).peekable();
     let single = lines.peek().is_none_or(|(_, line)| value(line, 1).is_err());
     if single {
         let first = lines.peek().map_or(0, |(before, _)| *before);
-        return Ok(Cut { form: Form::Single, values: vec![(first + 1, value(text, 1)?)] });
+        each(first + 1, value(text, 1)?);
+        return Ok(Form::Single);
     }
-    let values = lines.map(|(before, line)| Ok((before + 1, value(line, before + 1)?)));
-    Ok(Cut { form: Form::Lines, values: values.collect::<Result<_, FileError>>()? })
+    for (before, line) in lines {
+        each(before + 1, value(line, before + 1)?);
+    }
+    Ok(Form::Lines)
 }
 
 /// The one JSON value of a text that begins on `line`.
@@ -185,7 +232,7 @@ fn raw_row(row: usize, line: usize, text: &str) -> RawRow<'_> {
         "an object" => cells(text),
         kind => Err(Reason::NotAnObject { kind, text: text.to_owned() }),
     };
-    RawRow { position: Position { row, line: Some(line) }, cells }
+    RawRow { position: Position::new(row, Some(line)), cells }
 }
 
 /// The keys and values of an object, repeated keys included.
@@ -194,9 +241,9 @@ fn cells(object: &str) -> Result<Vec<(Cow<'_, str>, Cell<'_>)>, Reason> {
     let members = reader.deserialize_map(Members).map_err(|_| broken_text("a key", object))?;
     members
         .into_iter()
-        .map(|(key, value)| {
+        .map(|(Key(key), value)| {
             let cell = cell(&key, value.get())?;
-            Ok((Cow::Owned(key), cell))
+            Ok((key, cell))
         })
         .collect()
 }
@@ -206,8 +253,16 @@ fn cell<'a>(key: &str, text: &'a str) -> Result<Cell<'a>, Reason> {
         "null" => Cell::Null,
         "a number" => Cell::Number(text.into()),
         "a text" => {
-            let content: String = serde_json::from_str(text).map_err(|_| broken_text(key, text))?;
-            Cell::Text(content.into())
+            // It was found to be a JSON text, in which all but escapes stands for itself.
+            let plain = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+            match plain.filter(|plain| !plain.contains('\\')) {
+                Some(plain) => Cell::Text(plain.into()),
+                None => {
+                    let content: String =
+                        serde_json::from_str(text).map_err(|_| broken_text(key, text))?;
+                    Cell::Text(content.into())
+                }
+            }
         }
         kind => Cell::Other { kind, text: text.into() },
     })
@@ -238,15 +293,20 @@ fn broken_text(column: &str, text: &str) -> Reason {
 /// An object as the list of its members: a map would drop repeated keys in silence.
 struct Members;
 
+/// A key, which stays where it is unless it has escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
 impl<'de> Visitor<'de> for Members {
-    type Value = Vec<(String, &'de RawValue)>;
+    type Value = Vec<(Key<'de>, &'de RawValue)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
+        let mut members = Vec::with_capacity(COLUMNS.len());
         while let Some(member) = map.next_entry()? {
             members.push(member);
         }

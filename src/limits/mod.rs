@@ -9,6 +9,7 @@
 //! - [`rows`] knows columns, defaults and refusals; [`value`], [`date`] and [`prefix`] read what stands
 //!   in a column.
 //! - [`table`] decides among rows that share name and date, and keeps what became of each row.
+//! - [`text`] keeps short texts without an allocation.
 //! - [`catalog`] numbers names and rows, and says what is in force when.
 //! - [`explain`] tells which limits apply to a pair in a window, and why others do not.
 //! - [`feed`] follows either while it changes.
@@ -29,10 +30,14 @@ pub mod prefix;
 pub(crate) mod quote;
 pub mod reason;
 pub mod rows;
+mod slots;
 pub mod table;
+pub mod text;
 pub mod value;
 
 pub use address::Address;
 
+#[cfg(test)]
+mod growth_tests;
 #[cfg(test)]
 mod tests;

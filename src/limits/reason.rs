@@ -1,6 +1,7 @@
 //! Where a row stands, and why it may not hold.
 
 use std::fmt::{self, Display};
+use std::num::NonZeroU32;
 
 use super::date::{DateError, Stamp};
 use super::prefix::PrefixError;
@@ -10,10 +11,27 @@ use super::value::ValueError;
 /// Where a row stands in what was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
+    row: u32,
+    line: Option<NonZeroU32>,
+}
+
+impl Position {
+    /// A row of this number, and the line of the file on which it begins, both from 1; a table has no lines.
+    pub fn new(row: usize, line: Option<usize>) -> Self {
+        // No file has as many bytes, nor do more rows hold.
+        let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Position { row: small(row), line: line.and_then(|line| NonZeroU32::new(small(line))) }
+    }
+
     /// Its number among the rows, from 1.
-    pub row: usize,
+    pub fn row(self) -> usize {
+        self.row as usize
+    }
+
     /// The line of the file it begins on, from 1; a table has none.
-    pub line: Option<usize>,
+    pub fn line(self) -> Option<usize> {
+        self.line.map(|line| line.get() as usize)
+    }
 }
 
 impl Display for Position {

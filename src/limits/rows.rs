@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use floodmark_dataflows::types::{Bound, Metric, Per, Prefix, Scope};
 
 use super::reason::{Position, Reason};
+use super::text::Text;
 use super::value::Value;
 use super::{date, prefix};
 
@@ -117,7 +118,7 @@ pub struct Defaults {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row {
     /// The limit's name.
-    pub name: String,
+    pub name: Text,
     /// From when on, in nanoseconds since 1970.
     pub effective: i128,
     /// On which side the value is broken.
@@ -126,6 +127,19 @@ pub struct Row {
     pub scope: Scope,
     /// The value; `None`: from the effective date on, the limit does not exist.
     pub value: Option<Value>,
+}
+
+// There may be a million rows.
+const _: () = assert!(size_of::<Row>() <= 128);
+
+impl Row {
+    /// Whether an equal row is also written alike: 5 may have become 5.0, which is the same value.
+    pub fn is_written_as(&self, other: &Row) -> bool {
+        match (&self.value, &other.value) {
+            (Some(one), Some(other)) => one.text() == other.text(),
+            (one, other) => one.is_none() == other.is_none(),
+        }
+    }
 }
 
 /// The column that an unknown one may have been meant as: one within two letters of it.
@@ -180,7 +194,7 @@ pub fn check(raw: &RawRow<'_>, defaults: Defaults) -> Result<Row, Reason> {
         effective: cells.effective()?,
         bound,
         scope: cells.scope(per)?,
-        name: name.to_owned(),
+        name: name.into(),
     })
 }
 

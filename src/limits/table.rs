@@ -1,18 +1,21 @@
 //! A table of limits: which of its rows hold.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 use super::date;
 use super::reason::{Position, Reason};
 use super::rows::{self, Defaults, RawRow, Row};
+use super::text::Text;
 
 /// What became of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Where the row stands.
     pub position: Position,
-    /// The limit's name, if it can be told.
-    pub name: Option<String>,
     /// Whether it holds.
     pub ruling: Ruling,
 }
@@ -21,11 +24,28 @@ pub struct Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ruling {
     /// It does.
-    Holds(Row),
+    Holds(Arc<Row>),
     /// Another row says the same of the same name and date, and counts for both.
-    Duplicate(Position),
+    Duplicate {
+        /// Where the other row stands.
+        of: Position,
+        /// The other row.
+        row: Arc<Row>,
+    },
     /// It does not.
-    Refused(Reason),
+    Refused(Box<Refused>),
+}
+
+// There may be a million rows.
+const _: () = assert!(size_of::<Verdict>() <= 32);
+
+/// A row that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The limit's name, if it can be told.
+    pub name: Option<Text>,
+    /// Why it does not hold.
+    pub reason: Reason,
 }
 
 /// The number of refused rows of a table.
@@ -42,32 +62,44 @@ pub struct Refusals {
 pub struct Table {
     /// One for each row, in the order read.
     pub verdicts: Vec<Verdict>,
+    /// The rows that hold, sorted: of each name and date one.
+    held: Vec<Arc<Row>>,
 }
 
 impl Table {
     /// Checks rows, each by itself and then against those of the same name and date.
     pub fn new<'a>(raws: impl IntoIterator<Item = RawRow<'a>>, defaults: Defaults) -> Self {
-        let judge = |raw: RawRow<'a>| Verdict {
-            position: raw.position,
-            name: raw.name().map(str::to_owned),
-            ruling: rows::check(&raw, defaults).map_or_else(Ruling::Refused, Ruling::Holds),
-        };
-        let mut table = Table { verdicts: raws.into_iter().map(judge).collect() };
-        for (index, ruling) in table.rivals() {
-            table.verdicts[index].ruling = ruling;
-        }
-        table
+        let mut builder = Builder::new(defaults, &[]);
+        raws.into_iter().for_each(|raw| builder.push(&raw));
+        builder.finish()
     }
 
-    /// The rows that hold.
+    /// The same of rows that are also needed as they were read.
+    pub fn of(raws: &[RawRow<'_>], defaults: Defaults) -> Self {
+        let mut builder = Builder::new(defaults, &[]);
+        raws.iter().for_each(|raw| builder.push(raw));
+        builder.finish()
+    }
+
+    /// The rows that hold, in the order read.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.verdicts.iter().filter_map(Verdict::row)
+    }
+
+    /// The rows that hold, sorted.
+    pub fn held(&self) -> &[Arc<Row>] {
+        &self.held
+    }
+
+    /// The same of a table that is not needed any more.
+    pub fn into_held(self) -> Vec<Arc<Row>> {
+        self.held
     }
 
     /// The rows that do not, and why.
     pub fn refusals(&self) -> impl Iterator<Item = (&Verdict, &Reason)> {
         self.verdicts.iter().filter_map(|verdict| match &verdict.ruling {
-            Ruling::Refused(reason) => Some((verdict, reason)),
+            Ruling::Refused(refused) => Some((verdict, &refused.reason)),
             _ => None,
         })
     }
@@ -76,30 +108,154 @@ impl Table {
     pub fn refusal_counts(&self) -> Refusals {
         Refusals { refused: self.refusals().count(), rows: self.verdicts.len() }
     }
-
-    /// What becomes of rows that are good by themselves but not alone with their name and date.
-    fn rivals(&self) -> Vec<(usize, Ruling)> {
-        let mut groups: HashMap<(&str, i128), Vec<Rival<'_>>> = HashMap::new();
-        for (index, verdict) in self.verdicts.iter().enumerate() {
-            if let Some(row) = verdict.row() {
-                let rivals = groups.entry((&row.name, row.effective)).or_default();
-                rivals.push(Rival { index, position: verdict.position, row });
-            }
-        }
-        groups
-            .into_values()
-            .filter(|group| group.len() > 1)
-            .flat_map(|group| rulings(&group))
-            .collect()
-    }
 }
 
 impl Verdict {
+    /// The limit's name, if it can be told.
+    pub fn name(&self) -> Option<&str> {
+        match &self.ruling {
+            Ruling::Holds(row) | Ruling::Duplicate { row, .. } => Some(&row.name),
+            Ruling::Refused(refused) => refused.name.as_deref(),
+        }
+    }
+
     /// The row, if it holds.
     pub fn row(&self) -> Option<&Row> {
+        self.held().map(|row| &**row)
+    }
+
+    fn held(&self) -> Option<&Arc<Row>> {
         match &self.ruling {
             Ruling::Holds(row) => Some(row),
             _ => None,
+        }
+    }
+}
+
+/// Makes a table of rows that come one by one, so that none is kept as it was read.
+pub struct Builder<'k> {
+    defaults: Defaults,
+    known: Known<'k>,
+    verdicts: Vec<Verdict>,
+}
+
+impl<'k> Builder<'k> {
+    /// A table without rows. A row that is among `known` is shared with them, instead of kept once more.
+    pub fn new(defaults: Defaults, known: &'k [Arc<Row>]) -> Self {
+        Builder { defaults, known: Known::new(known), verdicts: Vec::new() }
+    }
+
+    /// Checks a row by itself.
+    pub fn push(&mut self, raw: &RawRow<'_>) {
+        let ruling = match rows::check(raw, self.defaults) {
+            Ok(row) => Ruling::Holds(self.known.share(row)),
+            Err(reason) => {
+                Ruling::Refused(Box::new(Refused { name: raw.name().map(Text::from), reason }))
+            }
+        };
+        self.verdicts.push(Verdict { position: raw.position, ruling });
+    }
+
+    /// Forgets the rows so far: they are too many to be limits.
+    pub fn clear(&mut self) {
+        self.verdicts = Vec::new();
+    }
+
+    /// Checks the rows against those of the same name and date.
+    pub fn finish(self) -> Table {
+        let mut verdicts = self.verdicts;
+        verdicts.shrink_to_fit();
+        let mut order = sorted(&verdicts);
+        let same =
+            |one: &u32, other: &u32| match (row_at(&verdicts, *one), row_at(&verdicts, *other)) {
+                (Some(one), Some(other)) => {
+                    one.effective == other.effective && one.name == other.name
+                }
+                _ => false,
+            };
+        let rivals: Vec<(usize, Ruling)> = order
+            .chunk_by(same)
+            .filter(|group| group.len() > 1)
+            .flat_map(|group| {
+                let rival = |index: &u32| {
+                    let (index, verdict) = (*index as usize, &verdicts[*index as usize]);
+                    let row = verdict.held().expect("rows in this order are good by themselves");
+                    Rival { index, position: verdict.position, row }
+                };
+                rulings(&group.iter().map(rival).collect::<Vec<_>>())
+            })
+            .collect();
+        for (index, ruling) in rivals {
+            verdicts[index].ruling = ruling;
+        }
+        order.retain(|index| row_at(&verdicts, *index).is_some());
+        let held = order.iter().filter_map(|index| row_at(&verdicts, *index).cloned()).collect();
+        Table { verdicts, held }
+    }
+}
+
+fn row_at(verdicts: &[Verdict], index: u32) -> Option<&Arc<Row>> {
+    verdicts[index as usize].held()
+}
+
+/// The indexes of the rows that are good by themselves, by name, date and index.
+fn sorted(verdicts: &[Verdict]) -> Vec<u32> {
+    let names = || verdicts.iter().filter_map(|verdict| Some(verdict.row()?.name.as_bytes()));
+    let first = names().next().unwrap_or_default();
+    let common = names().fold(first.len(), |common, name| {
+        let pairs = first[..common].iter().zip(name);
+        pairs.take_while(|(one, other)| one == other).count()
+    });
+    // Eight bytes behind the common start decide most comparisons without a look at the rows, which lie all
+    // over memory. A shorter name is filled with zeros, and may be equal in this to one that has some.
+    let start = |name: &[u8]| {
+        let mut start = [0; 8];
+        name[common..].iter().zip(&mut start).for_each(|(byte, start)| *start = *byte);
+        u64::from_be_bytes(start)
+    };
+    let indexes = (0_u32..).zip(verdicts);
+    let mut order: Vec<(u64, u32)> = indexes
+        .filter_map(|(index, verdict)| Some((start(verdict.row()?.name.as_bytes()), index)))
+        .collect();
+    let key = |index: u32| row_at(verdicts, index).map(|row| (&row.name, row.effective, index));
+    order.sort_unstable_by(|one, other| {
+        one.0.cmp(&other.0).then_with(|| key(one.1).cmp(&key(other.1)))
+    });
+    order.into_iter().map(|(_, index)| index).collect()
+}
+
+/// Rows that were there before, to be found by what they say.
+struct Known<'k> {
+    rows: &'k [Arc<Row>],
+    /// Their indexes, by name and date.
+    places: HashTable<u32>,
+    hasher: RandomState,
+}
+
+impl<'k> Known<'k> {
+    fn new(rows: &'k [Arc<Row>]) -> Self {
+        let hasher = RandomState::default();
+        let mut places = HashTable::with_capacity(rows.len());
+        let hash = |row: &Row| hasher.hash_one((&row.name, row.effective));
+        for (index, row) in (0..).zip(rows) {
+            places.insert_unique(hash(row), index, |index: &u32| hash(&rows[*index as usize]));
+        }
+        Known { rows, places, hasher }
+    }
+
+    /// A row as it was before, if it is the same in the same letters.
+    fn share(&self, row: Row) -> Arc<Row> {
+        if self.rows.is_empty() {
+            return Arc::new(row);
+        }
+        let is_same = |index: &u32| {
+            let known = &self.rows[*index as usize];
+            **known == row && known.is_written_as(&row)
+        };
+        let hash = self.hasher.hash_one((&row.name, row.effective));
+        match self.places.find(hash, is_same) {
+            Some(index) => self.rows[*index as usize].clone(),
+            None => Arc::new(row),
         }
     }
 }
@@ -109,15 +265,15 @@ struct Rival<'a> {
     /// Its place among the verdicts.
     index: usize,
     position: Position,
-    row: &'a Row,
+    row: &'a Arc<Row>,
 }
 
 /// What becomes of the rows of one name and date, save for the one that goes on holding.
-fn rulings(group: &[Rival<'_>]) -> Vec<(usize, Ruling)> {
+fn rulings<'a>(group: &[Rival<'a>]) -> Vec<(usize, Ruling)> {
     // Of equal rows the one with the shortest value text holds (5, not 5.0), so that what is printed
     // does not depend on the order either.
-    let text = |rival: &&Rival<'_>| {
-        rival.row.value.as_ref().map(|value| (value.text().len(), value.text().to_owned()))
+    let text = |rival: &&Rival<'a>| {
+        rival.row.value.as_ref().map(|value| (value.text().len(), value.text()))
     };
     let Some(first) = group.iter().min_by_key(text) else {
         return Vec::new();
@@ -130,7 +286,8 @@ fn rulings(group: &[Rival<'_>]) -> Vec<(usize, Ruling)> {
 
 fn duplicates(group: &[Rival<'_>], first: &Rival<'_>) -> Vec<(usize, Ruling)> {
     let others = group.iter().filter(|rival| rival.index != first.index);
-    others.map(|rival| (rival.index, Ruling::Duplicate(first.position))).collect()
+    let ruling = || Ruling::Duplicate { of: first.position, row: first.row.clone() };
+    others.map(|rival| (rival.index, ruling())).collect()
 }
 
 /// Refuses all; each names a row that differs from it.
@@ -142,7 +299,8 @@ fn conflicts(
     let effective = date::format_ns(first.row.effective);
     let refused = |rival: &Rival<'_>| {
         let other = if rival.row == first.row { different.position } else { first.position };
-        (rival.index, Ruling::Refused(Reason::Conflict { other, effective }))
+        let (name, reason) = (rival.row.name.clone(), Reason::Conflict { other, effective });
+        (rival.index, Ruling::Refused(Box::new(Refused { name: Some(name), reason })))
     };
     group.iter().map(refused).collect()
 }

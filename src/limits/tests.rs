@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use floodmark_dataflows::types::{Bound, Metric, Per, Scope, Version};
 use proptest::prelude::*;
@@ -34,8 +35,8 @@ fn only(text: &str) -> Row {
 fn rulings(table: &Table) -> Vec<String> {
     let ruling = |ruling: &Ruling| match ruling {
         Ruling::Holds(_) => "holds".to_owned(),
-        Ruling::Duplicate(of) => format!("as {}", of.row),
-        Ruling::Refused(reason) => reason.to_string(),
+        Ruling::Duplicate { of, .. } => format!("as {}", of.row()),
+        Ruling::Refused(refused) => refused.reason.to_string(),
     };
     table.verdicts.iter().map(|verdict| ruling(&verdict.ruling)).collect()
 }
@@ -277,10 +278,10 @@ fn layouts_of_a_file() {
         (format!("{one}\n{two}"), vec![1, 2]),
     ] {
         let table = table(&text);
-        let found: Vec<_> = table.verdicts.iter().map(|verdict| verdict.position.line).collect();
+        let found: Vec<_> = table.verdicts.iter().map(|verdict| verdict.position.line()).collect();
         assert_eq!(found, lines.into_iter().map(Some).collect::<Vec<_>>(), "{text}");
         assert_eq!(table.rows().count(), found.len(), "{text}");
-        let rows: Vec<_> = table.verdicts.iter().map(|verdict| verdict.position.row).collect();
+        let rows: Vec<_> = table.verdicts.iter().map(|verdict| verdict.position.row()).collect();
         assert_eq!(rows, (1..=found.len()).collect::<Vec<_>>());
     }
 }
@@ -398,9 +399,9 @@ fn other_feeds_hand_in_rows_of_their_own() {
 #[test]
 fn equal_rows_are_equal_versions_whenever_they_are_read() {
     let mut catalog = Catalog::new();
-    let first = catalog.versions(LimitSet::Live, table(&row("")).rows());
-    let other = catalog.versions(LimitSet::Live, table(&row("").replace(":1,", ":2,")).rows());
-    let again = catalog.versions(LimitSet::Live, table(&row("").replace(":1,", ":1.0,")).rows());
+    let first = catalog.versions(LimitSet::Live, table(&row("")).held());
+    let other = catalog.versions(LimitSet::Live, table(&row("").replace(":1,", ":2,")).held());
+    let again = catalog.versions(LimitSet::Live, table(&row("").replace(":1,", ":1.0,")).held());
     assert_eq!(first, again);
     let (first, other) = (*first.first().unwrap(), *other.first().unwrap());
     assert_eq!(first.limit, other.limit);
@@ -417,10 +418,10 @@ fn equal_rows_are_equal_versions_whenever_they_are_read() {
 fn a_name_in_both_sets_is_two_limits() {
     let (live, what_if) = (LimitSet::Live, LimitSet::WhatIf);
     let mut catalog = Catalog::of_two_sets();
-    let one = *catalog.versions(live, table(&row("")).rows()).first().unwrap();
+    let one = *catalog.versions(live, table(&row("")).held()).first().unwrap();
     assert_eq!(catalog.counterpart(one.limit), None);
     let other = row("").replace(":1,", ":1.0,");
-    let other = *catalog.versions(what_if, table(&other).rows()).first().unwrap();
+    let other = *catalog.versions(what_if, table(&other).held()).first().unwrap();
     assert_ne!(one.limit, other.limit);
     assert_eq!((catalog.set(one.limit), catalog.set(other.limit)), (live, what_if));
     assert_eq!(catalog.counterpart(one.limit), Some(other.limit));
@@ -433,7 +434,7 @@ fn a_name_in_both_sets_is_two_limits() {
     assert_eq!(catalog.sets(), [live, what_if]);
 
     let mut catalog = Catalog::new();
-    let one = *catalog.versions(live, table(&row("")).rows()).first().unwrap();
+    let one = *catalog.versions(live, table(&row("")).held()).first().unwrap();
     assert_eq!((catalog.named_set(one.limit), catalog.sets()), (None, &[live][..]));
 }
 
@@ -441,7 +442,7 @@ fn a_name_in_both_sets_is_two_limits() {
 fn the_latest_version_that_has_begun_is_in_force() {
     let dates = ["2024-03-01", "2024-01-01", "2024-02-01", "2024-04-01"];
     let rows: Vec<String> = dates.map(|date| row("").replace("2024-05-01", date)).into();
-    let versions = Catalog::new().versions(LimitSet::Live, table(&rows.join("\n")).rows());
+    let versions = Catalog::new().versions(LimitSet::Live, table(&rows.join("\n")).held());
     for (at, now, next) in [
         ("2023-12-31", None, Some("2024-01-01")),
         ("2024-01-01", Some("2024-01-01"), Some("2024-02-01")),
@@ -466,7 +467,7 @@ fn what_holds_no_longer_is_forgotten() {
     let mut held = BTreeSet::new();
     for value in 0..1000 {
         let text = row("").replace(":1,", &format!(":{value},"));
-        let versions = catalog.versions(live, table(&text).rows());
+        let versions = catalog.versions(live, table(&text).held());
         // The new one is there before the old one goes.
         for gone in held.difference(&versions) {
             catalog.forget(gone);
@@ -481,7 +482,7 @@ fn what_holds_no_longer_is_forgotten() {
     assert!(catalog.is_empty());
     assert_eq!(catalog.limit(live, &name), None);
     // Nothing is mistaken for what had its number.
-    let again = *catalog.versions(live, table(&row("")).rows()).first().unwrap();
+    let again = *catalog.versions(live, table(&row("")).held()).first().unwrap();
     assert!(again.id > last.id && again.limit > last.limit);
 }
 
@@ -501,7 +502,7 @@ fn numbers_of_forgotten_names_and_rows_are_given_again() {
         let (set, name) = (sets[round % 2], format!("name {}", round / 3));
         let text = row("").replace("\"a\"", &format!("{name:?}"));
         let text = text.replace(":1,", &format!(":{round},"));
-        let version = *catalog.versions(set, table(&text).rows()).first().unwrap();
+        let version = *catalog.versions(set, table(&text).held()).first().unwrap();
         held.push_back((set, name, version));
         given.insert((version.id, version.limit));
         assert_eq!(catalog.len(), held.len());
@@ -511,8 +512,9 @@ fn numbers_of_forgotten_names_and_rows_are_given_again() {
             assert_eq!(catalog.name(version.limit), name);
             assert_eq!(catalog.set(version.limit), *set);
             assert_eq!(catalog.limit(*set, name), Some(version.limit));
-            let row = catalog.row(version.id);
-            assert_eq!((&row.name, catalog.clone().version(*set, row)), (name, *version));
+            let row = Arc::new(catalog.row(version.id).clone());
+            let again = catalog.clone().version(*set, &row);
+            assert_eq!((&*row.name, again), (name.as_str(), *version));
         }
     }
     assert!(given.iter().all(|(id, limit)| id.0 < 7 && limit.0 < 7) && given.len() > 7);
@@ -539,8 +541,8 @@ proptest! {
         let (one, other) = (table(&rows.join("\n")), table(&format!("[{}]", shuffled.join(","))));
         prop_assert_eq!(one.refusals().count(), other.refusals().count());
         let (mut one_catalog, mut other_catalog) = (Catalog::new(), Catalog::new());
-        let versions = one_catalog.versions(LimitSet::Live, one.rows());
-        prop_assert_eq!(&versions, &other_catalog.versions(LimitSet::Live, other.rows()));
+        let versions = one_catalog.versions(LimitSet::Live, one.held());
+        prop_assert_eq!(&versions, &other_catalog.versions(LimitSet::Live, other.held()));
         for version in versions {
             let text = |catalog: &Catalog| {
                 catalog.row(version.id).value.as_ref().map(|value| value.text().to_owned())

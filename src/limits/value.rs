@@ -1,10 +1,11 @@
 //! The value of a limit: a decimal of any length, read exactly from its text.
 //!
 //! A value never passes through a float: `9007199254740993` is not `9007199254740992`. It is kept as
-//! its significant digits and the place of the decimal point, so that an exponent costs nothing
-//! however large it is, and comes down to the one integer that amounts are compared with.
+//! its text, of which only digits and the place of the decimal point are read, so that an exponent costs
+//! nothing however large it is, and comes down to the one integer that amounts are compared with.
 
 use std::cmp::Ordering;
+use std::fmt::{self, Debug};
 use std::hash::{Hash, Hasher};
 
 use floodmark_dataflows::types::Bound;
@@ -12,14 +13,20 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::quote::Quoted;
+use super::text::Text;
 
 /// A decimal number, 0 or more. Equal numbers are equal, however they are written.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Value {
-    /// As a JSON number: as it was given if that is one.
-    text: Box<str>,
-    /// The digits without zeros at either end; empty for 0.
-    digits: Box<str>,
+    /// As a JSON number: as it was given if that is one. All else is read from it when needed, so that a
+    /// value takes no more memory than its text.
+    text: Text,
+}
+
+/// A number taken apart.
+struct Number<'a> {
+    /// The digits before and after the decimal point, without zeros at either end; both empty for 0.
+    digits: [&'a [u8]; 2],
     /// The value is 0.`digits` × 10^`point`. Exponents beyond 64 bits count as the outermost ones.
     point: i64,
 }
@@ -58,22 +65,10 @@ impl Value {
                 _ => ValueError::NotANumber { text },
             });
         };
-        let all = [parts.whole, parts.fraction].concat();
-        let significant = all.trim_start_matches('0');
-        let leading_zeros = all.len() - significant.len();
-        let digits = significant.trim_end_matches('0');
-        if digits.is_empty() {
-            return Ok(Value { text: parts.json(text), digits: Box::default(), point: 0 });
-        }
-        if parts.negative {
+        if parts.negative && !parts.number().is_zero() {
             return Err(ValueError::Negative { text: text.to_owned() });
         }
-        let point = parts.whole.len() as i64 - leading_zeros as i64;
-        Ok(Value {
-            text: parts.json(text),
-            digits: digits.into(),
-            point: point.saturating_add(exponent(parts.exponent)),
-        })
+        Ok(Value { text: parts.json(text) })
     }
 
     /// The value as a JSON number.
@@ -83,10 +78,11 @@ impl Value {
 
     /// How many signs the value takes when it is written without an exponent.
     pub fn plain_width(&self) -> u64 {
-        let digits = self.digits.len() as u64;
-        match u64::try_from(self.point) {
+        let number = self.number();
+        let digits = number.len() as u64;
+        match u64::try_from(number.point) {
             // A point, and a zero before it, beside the digits.
-            Err(_) | Ok(0) => digits.saturating_add(self.point.unsigned_abs()).saturating_add(2),
+            Err(_) | Ok(0) => digits.saturating_add(number.point.unsigned_abs()).saturating_add(2),
             Ok(point) if point < digits => digits + 1,
             Ok(point) => point,
         }
@@ -96,37 +92,60 @@ impl Value {
     /// are integers, so it is the value rounded down for `max` and up for `min`, and at most the
     /// greatest amount that can be.
     pub fn threshold(&self, bound: Bound) -> i64 {
+        let number = self.number();
         // 19 digits fit in 64 unsigned bits, and 20 are past the greatest amount.
-        if self.point > 19 {
+        if number.point > 19 {
             return i64::MAX;
         }
-        let places = usize::try_from(self.point).unwrap_or(0);
-        let padded = self.digits.bytes().chain(std::iter::repeat(b'0'));
+        let places = usize::try_from(number.point).unwrap_or(0);
+        let padded = number.digits().chain(std::iter::repeat(b'0'));
         let whole = padded.take(places).fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
-        let up = bound == Bound::Min && self.digits.len() > places;
+        let up = bound == Bound::Min && number.len() > places;
         i64::try_from(whole + u64::from(up)).unwrap_or(i64::MAX)
     }
 
     /// The same without an upper bound, but of numbers beyond 10^38, which no difference is exact to.
     pub fn whole(&self, bound: Bound) -> Option<i128> {
-        if self.point > 38 {
+        let number = self.number();
+        if number.point > 38 {
             return None;
         }
-        let places = usize::try_from(self.point).unwrap_or(0);
-        let padded = self.digits.bytes().chain(std::iter::repeat(b'0'));
+        let places = usize::try_from(number.point).unwrap_or(0);
+        let padded = number.digits().chain(std::iter::repeat(b'0'));
         let whole = padded.take(places).fold(0, |sum, digit| sum * 10 + i128::from(digit - b'0'));
-        Some(whole + i128::from(bound == Bound::Min && self.digits.len() > places))
+        Some(whole + i128::from(bound == Bound::Min && number.len() > places))
     }
 
-    /// What equality and order look at; 0 is before all others.
-    fn number(&self) -> (bool, i64, &str) {
-        (!self.digits.is_empty(), self.point, &self.digits)
+    fn number(&self) -> Number<'_> {
+        Parts::of(&self.text).expect("it was read before").number()
+    }
+}
+
+impl<'a> Number<'a> {
+    fn digits(&self) -> impl Iterator<Item = u8> + use<'a> {
+        let [whole, fraction] = self.digits;
+        whole.iter().chain(fraction).copied()
+    }
+
+    /// The number of digits.
+    fn len(&self) -> usize {
+        self.digits.iter().map(|digits| digits.len()).sum()
+    }
+
+    fn is_zero(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Value({})", self.text)
     }
 }
 
 impl PartialEq for Value {
     fn eq(&self, other: &Self) -> bool {
-        self.number() == other.number()
+        self.text == other.text || self.cmp(other).is_eq()
     }
 }
 
@@ -134,7 +153,10 @@ impl Eq for Value {}
 
 impl Ord for Value {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.number().cmp(&other.number())
+        let (one, other) = (self.number(), other.number());
+        // 0 is before all others.
+        let size = |number: &Number<'_>| (!number.is_zero(), number.point);
+        size(&one).cmp(&size(&other)).then_with(|| one.digits().cmp(other.digits()))
     }
 }
 
@@ -146,7 +168,9 @@ impl PartialOrd for Value {
 
 impl Hash for Value {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.number().hash(state);
+        let number = self.number();
+        number.point.hash(state);
+        number.digits().for_each(|digit| digit.hash(state));
     }
 }
 
@@ -188,10 +212,39 @@ impl<'a> Parts<'a> {
         (digits && any).then_some(Parts { negative, whole, fraction, exponent })
     }
 
+    fn number(&self) -> Number<'a> {
+        let [mut whole, mut fraction] = [self.whole, self.fraction].map(str::as_bytes);
+        let (mut point, mut zeros) = (whole.len() as i64, 0);
+        while let Some((b'0', rest)) = whole.split_first() {
+            (whole, zeros) = (rest, zeros + 1);
+        }
+        while let Some((b'0', rest)) = fraction.split_first().filter(|_| whole.is_empty()) {
+            (fraction, zeros) = (rest, zeros + 1);
+        }
+        while let Some((b'0', rest)) = fraction.split_last() {
+            fraction = rest;
+        }
+        while let Some((b'0', rest)) = whole.split_last().filter(|_| fraction.is_empty()) {
+            whole = rest;
+        }
+        point = match whole.is_empty() && fraction.is_empty() {
+            true => 0,
+            false => (point - zeros).saturating_add(exponent(self.exponent)),
+        };
+        Number { digits: [whole, fraction], point }
+    }
+
+    /// Whether JSON has the number in these letters.
+    fn is_json(&self, text: &str) -> bool {
+        let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+        let whole = self.whole == "0" || !self.whole.starts_with('0') && !self.whole.is_empty();
+        whole && !text.starts_with('+') && !mantissa.ends_with('.')
+    }
+
     /// The text itself if JSON takes it as a number, else the same digits as JSON writes them.
-    fn json(&self, text: &str) -> Box<str> {
+    fn json(&self, text: &str) -> Text {
         // A zero may have come with a sign, which would read as a negative limit.
-        if !self.negative && RawValue::from_string(text.to_owned()).is_ok() {
+        if !self.negative && self.is_json(text) {
             return text.into();
         }
         let whole = match self.whole.trim_start_matches('0') {
@@ -199,7 +252,7 @@ impl<'a> Parts<'a> {
             whole => whole,
         };
         let (dot, e) = (mark(".", self.fraction), mark("e", self.exponent));
-        [whole, dot, self.fraction, e, self.exponent].concat().into()
+        [whole, dot, self.fraction, e, self.exponent].concat().as_str().into()
     }
 }
 
@@ -356,6 +409,14 @@ mod tests {
             let again = Value::parse(value.text()).unwrap();
             prop_assert_eq!(again.text(), value.text());
             prop_assert_eq!(again, value);
+        }
+
+        #[test]
+        fn text_stays_exactly_if_json_has_it(text in "[-+]?[0-9]{0,3}[.]?[0-9]{0,3}(e[-+]?[0-9]{1,2})?") {
+            if let Ok(value) = Value::parse(&text) {
+                let is_json = RawValue::from_string(text.clone()).is_ok();
+                prop_assert_eq!(value.text() == text, is_json && !text.starts_with('-'));
+            }
         }
 
         #[test]

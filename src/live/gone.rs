@@ -87,7 +87,7 @@ mod tests {
             "{{\"limit_name\":\"a\",\"limit_value\":{value},\"effective_date\":\"2026-01-01\"}}"
         );
         let table = json::read(text.as_bytes(), Defaults::default()).expect("a row");
-        *catalog.versions(LimitSet::Live, table.rows()).first().expect("one row")
+        *catalog.versions(LimitSet::Live, table.held()).first().expect("one row")
     }
 
     #[test]

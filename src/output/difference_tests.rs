@@ -20,7 +20,7 @@ fn catalog() -> (Catalog, [LimitId; 6]) {
                 "{{\"limit_name\":\"{name}\",\"limit_value\":1,\"effective_date\":\"2026-01-01\"}}"
             );
             let table = json::read(row.as_bytes(), Defaults::default()).expect("a row");
-            let versions = catalog.versions(set, table.rows());
+            let versions = catalog.versions(set, table.held());
             limits.extend(versions.into_iter().map(|version| version.limit));
         }
     }

@@ -80,7 +80,7 @@ fn catalog(two_sets: bool) -> (Catalog, Vec<(LimitId, VersionId)>) {
                  \"effective_date\":\"2026-01-01T00:00:00.5\"}}"
             );
             let table = json::read(row.as_bytes(), Defaults::default()).expect("a row");
-            let versions = catalog.versions(*set, table.rows());
+            let versions = catalog.versions(*set, table.held());
             limits.extend(versions.into_iter().map(|version| (version.limit, version.id)));
         }
     }

@@ -45,7 +45,7 @@ pub(super) fn play(
     // A run looks at the clock from its beginning on.
     ticks.entry(begin).or_default();
     let mut heard = Heard { catalog, said: Vec::new() };
-    let replay = Replay::new(computation, options, &versions, &mut heard).by(settings.clock());
+    let replay = Replay::new(computation, options, versions, &mut heard).by(settings.clock());
     let mut player = Player {
         replay,
         settings,

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::{Pair, Version, Volume};
@@ -17,6 +18,7 @@ use crate::limits::date::{format_ms, format_ns};
 use crate::limits::quote::Quoted;
 use crate::limits::reason::Position;
 use crate::limits::rows::{self, Cell, RawRow, Row};
+use crate::limits::text::Text;
 use crate::limits::{Address, feed, json};
 use crate::merge::Merge;
 use crate::terminal::Messages;
@@ -262,7 +264,7 @@ impl Making<'_> {
             ));
         }
         let mut rows = Rows::default();
-        table.rows().for_each(|row| rows.put(row.clone()));
+        table.into_held().into_iter().for_each(|row| rows.put(row));
         Ok(rows)
     }
 
@@ -297,11 +299,12 @@ impl Making<'_> {
 
 /// Rows of limits by name and effective date.
 #[derive(Clone, Debug, Default)]
-struct Rows(BTreeMap<(String, i128), Row>);
+struct Rows(BTreeMap<(Text, i128), Arc<Row>>);
 
 impl Rows {
     /// A row appears, or takes the place of that of its name and date.
-    fn put(&mut self, row: Row) {
+    fn put(&mut self, row: impl Into<Arc<Row>>) {
+        let row: Arc<Row> = row.into();
         self.0.insert((row.name.clone(), row.effective), row);
     }
 
@@ -309,15 +312,15 @@ impl Rows {
     fn delete(&mut self, name: &str, date: Option<i128>) -> bool {
         let before = self.0.len();
         self.0.retain(|(other, effective), _| {
-            other != name || date.is_some_and(|date| date != *effective)
+            *other != *name || date.is_some_and(|date| date != *effective)
         });
         self.0.len() < before
     }
 
     /// What must come and go to make these into others.
-    fn difference<'a>(&'a self, after: &'a Rows) -> impl Iterator<Item = (&'a Row, isize)> {
+    fn difference<'a>(&'a self, after: &'a Rows) -> impl Iterator<Item = (&'a Arc<Row>, isize)> {
         let not_in = |rows: &'a Rows| {
-            move |(key, row): &(&(String, i128), &Row)| rows.0.get(*key) != Some(*row)
+            move |(key, row): &(&(Text, i128), &Arc<Row>)| rows.0.get(*key) != Some(*row)
         };
         let gone = self.0.iter().filter(not_in(after)).map(|(_, row)| (row, -1));
         let come = after.0.iter().filter(not_in(self)).map(|(_, row)| (row, 1));

@@ -146,7 +146,7 @@ mod tests {
         let table = crate::limits::json::read(row.as_bytes(), Defaults::default());
         let table = table.expect("one row");
         let mut catalog = Catalog::new();
-        let versions = catalog.versions(LimitSet::Live, table.rows());
+        let versions = catalog.versions(LimitSet::Live, table.held());
         (catalog, versions.first().expect("one version").limit)
     }
 

@@ -13,7 +13,7 @@ const TEXTS: &str =
 /// The names that hold, and what is said of rows that are refused.
 fn read(database: &Database) -> (Vec<String>, Vec<String>) {
     let table = feed::read(&options(database)).unwrap_or_else(|why| panic!("{:#}", why.error));
-    let mut names: Vec<String> = table.rows().map(|row| row.name.clone()).collect();
+    let mut names: Vec<String> = table.rows().map(|row| row.name.to_string()).collect();
     names.sort_unstable();
     let mut refused: Vec<String> = table.refusals().map(|(_, reason)| reason.to_string()).collect();
     refused.sort_unstable();

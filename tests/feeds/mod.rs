@@ -68,7 +68,7 @@ impl Followed {
         self.edits += 1;
         for (row, diff) in edits {
             let value = row.value.as_ref().map_or("null".to_owned(), |v| v.text().to_owned());
-            let at = (row.name, row.effective);
+            let at = (row.name.to_string(), row.effective);
             if diff > 0 {
                 self.rows.insert(at, value);
             } else if self.rows.get(&at) == Some(&value) {

@@ -155,7 +155,8 @@ fn dates_are_moments_whatever_the_zone_of_the_server() {
     assert_eq!(found("as_text", "zone"), date("2025-10-26T00:30:00Z"));
     let refused = |table: &str| {
         let rows = rows(table);
-        let names = rows.refusals().map(|(verdict, _)| verdict.name.clone().unwrap_or_default());
+        let names =
+            rows.refusals().map(|(verdict, _)| verdict.name().unwrap_or_default().to_owned());
         let mut names: Vec<_> = names.collect();
         names.sort_unstable();
         names
@@ -192,10 +193,10 @@ fn garbage_harms_only_itself() {
     let table = feed::read(&options(&database)).unwrap_or_else(|why| panic!("{:#}", why.error));
     assert_eq!(table.refusals().count(), 15);
     let duplicates =
-        table.verdicts.iter().filter(|one| matches!(one.ruling, Ruling::Duplicate(_))).count();
+        table.verdicts.iter().filter(|one| matches!(one.ruling, Ruling::Duplicate { .. })).count();
     assert_eq!(duplicates, 1);
     for (verdict, reason) in table.refusals() {
-        let said = format!("{:?} {reason}", verdict.name.as_ref().map(String::len));
+        let said = format!("{:?} {reason}", verdict.name().map(str::len));
         assert!(said.len() < 1000, "{said}");
     }
     database.sql("delete from traffic_limits where limit_name <> 'good' or limit_name is null");

@@ -107,7 +107,7 @@ pub(super) fn limits(rows: &[Row]) -> Grid<5> {
     for row in rows {
         let value = row.value.as_ref().map_or("none", |value| value.text());
         grid.push([
-            row.name.clone(),
+            row.name.to_string(),
             format!("{} {value}", word(&BOUNDS, &row.bound)),
             word(&METRICS, &row.scope.metric).into(),
             word(&PERS, &row.scope.per).into(),

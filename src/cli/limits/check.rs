@@ -1,16 +1,14 @@
 //! `floodmark limits check`: which rows hold, and which do not.
 
-use std::io::Write;
-
-use anyhow::Context;
+use std::io::{BufWriter, Write};
 
 use super::reading::Read;
 use super::report::Report;
-use super::{Format, note, now, print};
+use super::{Format, note, now, printed};
 use crate::cli::values::LimitRows;
 use crate::error::{Exit, Outcome};
-use crate::limits::catalog::{Catalog, LimitSet, in_force};
 use crate::limits::date;
+use crate::shown;
 
 /// The options of `floodmark limits check`.
 #[derive(Clone, Debug, clap::Args)]
@@ -39,31 +37,24 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(&self) -> Outcome {
         let read = Read::of(&self.rows.of(&self.place)?)?;
-        self.tell(&read, self.at.unwrap_or_else(now), &mut std::io::stdout().lock())
+        let mut out = BufWriter::new(shown::stdout());
+        self.tell(&read, self.at.unwrap_or_else(now), &mut out)
     }
 
     /// All of it but reading and the clock.
     fn tell(&self, read: &Read, at: i128, out: &mut dyn Write) -> Outcome {
         let table = &read.table;
-        let mut catalog = Catalog::new();
-        let versions = catalog.versions(LimitSet::Live, table.rows());
-        let report = Report {
-            table,
-            catalog: &catalog,
-            at,
-            limits: in_force(&versions, at).collect(),
-            unknown_columns: &read.unknown_columns,
-        };
-        let text = match self.format {
-            Format::Table => report.text(),
+        let report = Report { table, at, unknown_columns: &read.unknown_columns };
+        let written = match self.format {
+            Format::Table => report.write_text(out),
             Format::Json => {
                 for column in &read.unknown_columns {
                     note(&format!("column \"{column}\" says nothing of limits"));
                 }
-                report.json().context("writing rows as JSON")?
+                report.write_json(out)
             }
         };
-        print(out, &text)?;
+        printed(written.and_then(|()| out.flush()))?;
         let refused = table.refusals().next().is_some();
         Ok(if refused { Exit::BadData } else { Exit::Done })
     }

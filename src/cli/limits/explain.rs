@@ -216,7 +216,8 @@ fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Fai
     };
     let mut catalog = Catalog::new();
     let limits = args.rows.of(&limits)?;
-    let versions = read_limits(&limits, &mut catalog, &Messages::new())?.versions;
+    read_limits(&limits, &mut catalog, &Messages::new())?;
+    let versions = catalog.all().collect();
     let max_ahead = args.max_ahead.unwrap_or(rules.max_gap_secs.saturating_mul(1000));
     let readers = merge::open(&args.capture, max_ahead)?;
     let messages = Messages::with_progress(merge::size(&readers));
@@ -265,7 +266,8 @@ impl Counting {
             .context("starting the thread that reads")?;
         interrupt.wake_me();
         let mut kept = Kept::default();
-        let mut replay = Replay::new(computation, options, &self.versions, &mut kept);
+        let mut replay =
+            Replay::new(computation, options, self.versions.iter().copied(), &mut kept);
         let replayed = replay.run(&source, &interrupt).map_err(failed)?;
         messages.finish();
         let Some(end) = replayed.end else {

@@ -15,7 +15,7 @@ mod set;
 mod transfer;
 mod view;
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::time::SystemTime;
 
 use clap::{Subcommand, ValueEnum};
@@ -110,7 +110,12 @@ fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
         true => shown::escaped_lines(text),
         false => text.into(),
     };
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Whether what was written could not be. It is no fault that a pipe was closed.
+fn printed(written: io::Result<()>) -> Result<(), Failure> {
+    match written {
         // Who closed the pipe has read enough; the exit code is for somebody else.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(anyhow::Error::new(error).context("writing to standard output").into())

@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::Context;
-
 use super::note;
 use super::report::{count, label};
 use crate::error::{Exit, Failure};
 use crate::limits::draft::Draft;
 use crate::limits::feed::{self, Options, contents};
+use crate::limits::json::FileError;
+use crate::limits::postgres::snapshot::Snapshot;
 use crate::limits::quote::Quoted;
 use crate::limits::rows::{Defaults, RawRow};
 use crate::limits::table::Table;
-use crate::limits::{Address, json};
+use crate::limits::{Address, json, postgres};
 
 /// So many refused rows are named; the others are counted.
 const NAMED_MAX: usize = 10;
@@ -20,8 +20,6 @@ const NAMED_MAX: usize = 10;
 /// What was read.
 pub(super) struct Read {
     pub(super) table: Table,
-    /// The rows that hold, as they would be written.
-    pub(super) drafts: Vec<Draft>,
     /// Columns of a table that limits don't know.
     pub(super) unknown_columns: Vec<String>,
 }
@@ -32,28 +30,17 @@ impl Read {
         match &options.address {
             Address::File(path) => Read::of_bytes(&contents(path)?, path, options.defaults),
             Address::Postgres(database) => {
-                let mut snapshot = feed::snapshot(database, &options.table)?;
-                snapshot.sort();
+                let snapshot = sorted_snapshot(database, options)?;
                 let unknown_columns = snapshot.shape.unknown_columns().map(str::to_owned).collect();
-                Ok(Read { unknown_columns, ..Read::judge(&snapshot.rows, options.defaults) })
+                Ok(Read { table: Table::new(snapshot.rows, options.defaults), unknown_columns })
             }
         }
     }
 
     /// Takes what was read from a file.
     pub(super) fn of_bytes(bytes: &[u8], path: &Path, defaults: Defaults) -> Result<Self, Failure> {
-        let rows = json::text(bytes).and_then(json::raw_rows);
-        let rows = rows
-            .with_context(|| format!("reading limits from {}", Quoted(&path.to_string_lossy())))
-            .map_err(|error| Failure::new(Exit::BadConfig, error))?;
-        Ok(Read::judge(&rows, defaults))
-    }
-
-    fn judge(rows: &[RawRow<'_>], defaults: Defaults) -> Self {
-        let table = Table::new(rows.iter().cloned(), defaults);
-        let held = rows.iter().zip(&table.verdicts);
-        let drafts = held.filter_map(|(raw, verdict)| Some(Draft::of(raw, verdict.row()?)));
-        Read { drafts: drafts.collect(), unknown_columns: Vec::new(), table }
+        let table = json::read(bytes, defaults).map_err(|error| no_limits(error, path))?;
+        Ok(Read { table, unknown_columns: Vec::new() })
     }
 
     /// Names the rows that are refused on standard error. `of` says where they stand, if that is not
@@ -67,6 +54,51 @@ impl Read {
         note_capped(of, &refused);
         !refused.is_empty()
     }
+}
+
+/// What was read to be written elsewhere.
+pub(super) struct ReadDrafts {
+    pub(super) read: Read,
+    /// The rows that hold, as they would be written.
+    pub(super) drafts: Vec<Draft>,
+}
+
+impl ReadDrafts {
+    /// Reads a file, standard input or a table.
+    pub(super) fn of(options: &Options) -> Result<Self, Failure> {
+        match &options.address {
+            Address::File(path) => ReadDrafts::of_bytes(&contents(path)?, path, options.defaults),
+            Address::Postgres(database) => {
+                let rows = sorted_snapshot(database, options)?.rows;
+                Ok(ReadDrafts::judge(&rows, options.defaults))
+            }
+        }
+    }
+
+    /// Takes what was read from a file.
+    pub(super) fn of_bytes(bytes: &[u8], path: &Path, defaults: Defaults) -> Result<Self, Failure> {
+        let rows = json::text(bytes).and_then(json::raw_rows);
+        Ok(ReadDrafts::judge(&rows.map_err(|error| no_limits(error, path))?, defaults))
+    }
+
+    fn judge(rows: &[RawRow<'_>], defaults: Defaults) -> Self {
+        let table = Table::of(rows, defaults);
+        let held = rows.iter().zip(&table.verdicts);
+        let drafts = held.filter_map(|(raw, verdict)| Some(Draft::of(raw, verdict.row()?)));
+        let drafts = drafts.collect();
+        ReadDrafts { read: Read { table, unknown_columns: Vec::new() }, drafts }
+    }
+}
+
+fn sorted_snapshot(database: &postgres::Address, options: &Options) -> Result<Snapshot, Failure> {
+    let mut snapshot = feed::snapshot(database, &options.table)?;
+    snapshot.sort();
+    Ok(snapshot)
+}
+
+fn no_limits(error: FileError, path: &Path) -> Failure {
+    let reading = format!("reading limits from {}", Quoted(&path.to_string_lossy()));
+    Failure::new(Exit::BadConfig, anyhow::Error::new(error).context(reading))
 }
 
 /// Says the first of some lines on standard error, and how many more there are.

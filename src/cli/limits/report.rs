@@ -1,12 +1,12 @@
 //! What `floodmark limits check` prints.
 
-use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::Arc;
 
-use floodmark_dataflows::types::{LimitId, Prefix, Version};
+use floodmark_dataflows::types::Prefix;
 use serde::Serialize;
 
-use crate::cli::grid::Grid;
-use crate::limits::catalog::{Catalog, LimitSet, Standing};
+use crate::cli::grid;
 use crate::limits::date::{Stamp, format_ns};
 use crate::limits::prefix;
 use crate::limits::quote::{Quoted, Shown};
@@ -15,30 +15,39 @@ use crate::limits::table::{Ruling, Table, Verdict};
 use crate::limits::value::Value;
 use crate::shown;
 
-/// What there is to say about a table of limits at a moment.
+/// What there is to say about a table of limits at a moment. It is written as it is made: there may be a
+/// million rows.
 pub(super) struct Report<'a> {
     pub(super) table: &'a Table,
-    pub(super) catalog: &'a Catalog,
     /// In nanoseconds since 1970.
     pub(super) at: i128,
-    pub(super) limits: BTreeMap<LimitId, Standing<'a>>,
     /// Columns of a table that limits don't know.
     pub(super) unknown_columns: &'a [String],
 }
 
+/// The versions of one limit around a moment.
+#[derive(Clone, Copy)]
+struct Standing<'a> {
+    /// The one in force; it may say that the limit does not exist.
+    now: Option<&'a Row>,
+    /// The first one after the moment.
+    next: Option<&'a Row>,
+}
+
 impl Report<'_> {
-    /// Aligned columns under headings, and a summary.
-    pub(super) fn text(&self) -> String {
-        let parts =
-            [self.holding(), self.duplicates(), self.refused(), self.unknown(), self.in_force()];
-        let mut text: String =
-            parts.iter().filter(|part| !part.is_empty()).map(|part| format!("{part}\n")).collect();
-        text += &self.summary();
-        text
+    /// Writes aligned columns under headings, and a summary.
+    pub(super) fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut parts = Parts { out, any: false };
+        parts.add(|out| self.write_holding(out))?;
+        parts.add(|out| self.write_duplicates(out))?;
+        parts.add(|out| self.write_refused(out))?;
+        parts.add(|out| self.write_unknown(out))?;
+        parts.add(|out| self.write_in_force(out))?;
+        write!(out, "{}", self.summary())
     }
 
-    fn holding(&self) -> String {
-        let mut grid = Grid::new([
+    fn write_holding(&self, out: &mut dyn Write) -> io::Result<()> {
+        let heading = [
             "row",
             "line",
             "limit_name",
@@ -51,75 +60,70 @@ impl Report<'_> {
             "host",
             "effective_date",
             "state",
-        ]);
-        for (verdict, row) in self.held() {
-            grid.push([
-                verdict.position.row.to_string(),
-                verdict.position.line.map(|line| line.to_string()).unwrap_or_default(),
-                Shown(&row.name).to_string(),
-                word(&BOUNDS, &row.bound).to_owned(),
-                value_text(row),
-                word(&METRICS, &row.scope.metric).to_owned(),
-                word(&PERS, &row.scope.per).to_owned(),
-                prefix::text(row.scope.source),
-                prefix::text(row.scope.destination),
-                prefix::text(row.scope.host),
-                format_ns(row.effective).to_string(),
-                self.state(row).to_owned(),
-            ]);
-        }
-        section("rows that hold", self.held().count(), &grid.to_string())
+        ];
+        grid::write_lines(out, "rows that hold", heading, || {
+            self.held().map(|(verdict, row)| {
+                [
+                    verdict.position.row().to_string(),
+                    verdict.position.line().map(|line| line.to_string()).unwrap_or_default(),
+                    Shown(&row.name).to_string(),
+                    word(&BOUNDS, &row.bound).to_owned(),
+                    value_text(row),
+                    word(&METRICS, &row.scope.metric).to_owned(),
+                    word(&PERS, &row.scope.per).to_owned(),
+                    prefix::text(row.scope.source),
+                    prefix::text(row.scope.destination),
+                    prefix::text(row.scope.host),
+                    format_ns(row.effective).to_string(),
+                    self.state(row).to_owned(),
+                ]
+            })
+        })
     }
 
-    fn duplicates(&self) -> String {
-        let duplicates = self.table.verdicts.iter().filter_map(|verdict| match verdict.ruling {
-            Ruling::Duplicate(of) => Some(format!("{} says the same as {of}\n", label(verdict))),
+    fn write_duplicates(&self, out: &mut dyn Write) -> io::Result<()> {
+        let duplicates = self.table.verdicts.iter().filter_map(|verdict| match &verdict.ruling {
+            Ruling::Duplicate { of, .. } => {
+                Some(format!("{} says the same as {of}", label(verdict)))
+            }
             _ => None,
         });
-        let lines: Vec<String> = duplicates.collect();
-        section("rows given more than once, which count once", lines.len(), &lines.concat())
+        write_section(out, "rows given more than once, which count once", duplicates)
     }
 
-    fn refused(&self) -> String {
+    fn write_refused(&self, out: &mut dyn Write) -> io::Result<()> {
         let refused = self.table.refusals();
-        let lines: Vec<String> =
-            refused.map(|(verdict, reason)| format!("{}: {reason}\n", label(verdict))).collect();
-        section("rows that are refused", lines.len(), &lines.concat())
+        let lines = refused.map(|(verdict, reason)| format!("{}: {reason}", label(verdict)));
+        write_section(out, "rows that are refused", lines)
     }
 
-    fn unknown(&self) -> String {
-        let lines: Vec<String> =
-            self.unknown_columns.iter().map(|column| format!("{}\n", Shown(column))).collect();
-        section("columns that say nothing of limits", lines.len(), &lines.concat())
+    fn write_unknown(&self, out: &mut dyn Write) -> io::Result<()> {
+        let lines = self.unknown_columns.iter().map(|column| Shown(column).to_string());
+        write_section(out, "columns that say nothing of limits", lines)
     }
 
-    fn in_force(&self) -> String {
-        let mut grid = Grid::new(["limit_name", "now", "since", "next", "from"]);
-        for (limit, standing) in &self.limits {
-            let rule = |version: Option<&Version>| {
-                version.map(|version| rule(self.catalog.row(version.id)))
-            };
-            let date = |version: Option<&Version>| {
-                version.map(|version| format_ns(version.effective).to_string())
-            };
-            grid.push([
-                Shown(self.catalog.name(*limit)).to_string(),
-                rule(standing.now).unwrap_or_default(),
-                date(standing.now).unwrap_or_default(),
-                rule(standing.next).unwrap_or_default(),
-                date(standing.next).unwrap_or_default(),
-            ]);
-        }
-        let heading = format!("in force at {}", format_ns(self.at));
-        section(&heading, self.limits.len(), &grid.to_string())
+    fn write_in_force(&self, out: &mut dyn Write) -> io::Result<()> {
+        let title = format!("in force at {}", format_ns(self.at));
+        grid::write_lines(out, &title, ["limit_name", "now", "since", "next", "from"], || {
+            self.limits().map(|(name, Standing { now, next })| {
+                let date = |row: Option<&Row>| row.map(|row| format_ns(row.effective).to_string());
+                [
+                    Shown(name).to_string(),
+                    now.map(rule).unwrap_or_default(),
+                    date(now).unwrap_or_default(),
+                    next.map(rule).unwrap_or_default(),
+                    date(next).unwrap_or_default(),
+                ]
+            })
+        })
     }
 
     fn summary(&self) -> String {
-        let (rows, held) = (self.table.verdicts.len(), self.held().count());
+        let (rows, held) = (self.table.verdicts.len(), self.table.held().len());
         let refused = self.table.refusals().count();
         let duplicates = rows - held - refused;
-        let valid = |standing: &&Standing<'_>| standing.now.is_some_and(|now| now.value.is_some());
-        let limits = self.limits.values().filter(valid).count();
+        let exists = |standing: &Standing<'_>| standing.now.is_some_and(|now| now.value.is_some());
+        let limits = self.limits().filter(|(_, standing)| exists(standing)).count();
         format!(
             "{}: {held} held, {duplicates} duplicate, {refused} refused; {} in force at {}\n",
             count(rows, "row"),
@@ -132,11 +136,26 @@ impl Report<'_> {
         self.table.verdicts.iter().filter_map(|verdict| Some((verdict, verdict.row()?)))
     }
 
+    /// The limits, by name.
+    fn limits(&self) -> impl Iterator<Item = (&str, Standing<'_>)> {
+        let limits = self.table.held().chunk_by(|one, other| one.name == other.name);
+        limits.map(|versions| (versions[0].name.as_str(), self.standing(versions)))
+    }
+
+    /// The versions around the moment, of all of one limit by their dates.
+    fn standing<'r>(&self, versions: &'r [Arc<Row>]) -> Standing<'r> {
+        let begun = versions.partition_point(|row| row.effective <= self.at);
+        let version = |at: usize| versions.get(at).map(|row| &**row);
+        Standing { now: begun.checked_sub(1).and_then(version), next: version(begun) }
+    }
+
     /// Where a row stands among those of its name: past, now, next or later.
     fn state(&self, row: &Row) -> &'static str {
-        let limit = self.catalog.limit(LimitSet::Live, &row.name);
-        let standing = limit.and_then(|limit| self.limits.get(&limit)).copied().unwrap_or_default();
-        let dated = |version: Option<&Version>| {
+        let held = self.table.held();
+        let begin = held.partition_point(|other| other.name < row.name);
+        let versions = held[begin..].chunk_by(|one, other| one.name == other.name).next();
+        let standing = self.standing(versions.unwrap_or_default());
+        let dated = |version: Option<&Row>| {
             version.is_some_and(|version| version.effective == row.effective)
         };
         match row.effective <= self.at {
@@ -147,34 +166,64 @@ impl Report<'_> {
         }
     }
 
-    /// One JSON object a row.
-    pub(super) fn json(&self) -> Result<String, serde_json::Error> {
-        let lines = self.table.verdicts.iter().map(|verdict| self.json_line(verdict));
-        lines.map(|line| Ok(line? + "\n")).collect()
+    /// Writes one JSON object a row.
+    pub(super) fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
+        for verdict in &self.table.verdicts {
+            shown::write_json(out, &self.json_row(verdict))?;
+            writeln!(out)?;
+        }
+        Ok(())
     }
 
-    fn json_line(&self, verdict: &Verdict) -> Result<String, serde_json::Error> {
+    fn json_row<'v>(&self, verdict: &'v Verdict) -> JsonRow<'v> {
         let mut line = JsonRow {
-            row: verdict.position.row,
-            line: verdict.position.line,
+            row: verdict.position.row(),
+            line: verdict.position.line(),
             status: "refused",
-            limit_name: verdict.name.as_deref(),
+            limit_name: verdict.name(),
             reason: None,
             same_as: None,
             content: None,
         };
         match &verdict.ruling {
-            Ruling::Refused(reason) => line.reason = Some(reason.to_string()),
-            Ruling::Duplicate(of) => (line.status, line.same_as) = ("duplicate", Some(of.row)),
+            Ruling::Refused(refused) => line.reason = Some(refused.reason.to_string()),
+            Ruling::Duplicate { of, .. } => {
+                (line.status, line.same_as) = ("duplicate", Some(of.row()));
+            }
             Ruling::Holds(row) => {
                 (line.status, line.content) = ("holds", Some(self.json_content(row)));
             }
         }
-        shown::json(&line)
+        line
     }
 
     fn json_content<'a>(&self, row: &'a Row) -> JsonContent<'a> {
         JsonContent { columns: Columns::of(row), at: format_ns(self.at), state: self.state(row) }
+    }
+}
+
+/// Parts of a report, with an empty line behind each that is not empty.
+struct Parts<'a> {
+    out: &'a mut dyn Write,
+    any: bool,
+}
+
+impl Parts<'_> {
+    fn add(&mut self, part: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+        self.any = false;
+        part(self)?;
+        if self.any { self.out.write_all(b"\n") } else { Ok(()) }
+    }
+}
+
+impl Write for Parts<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.any |= !bytes.is_empty();
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
@@ -247,14 +296,22 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// A heading over lines, unless there are none.
-fn section(heading: &str, count: usize, lines: &str) -> String {
-    if count == 0 { String::new() } else { format!("{heading}\n{lines}") }
+/// Writes a heading over lines, unless there are none.
+fn write_section(
+    out: &mut dyn Write,
+    heading: &str,
+    lines: impl Iterator<Item = String>,
+) -> io::Result<()> {
+    let mut lines = lines.peekable();
+    if lines.peek().is_some() {
+        writeln!(out, "{heading}")?;
+    }
+    lines.try_for_each(|line| writeln!(out, "{line}"))
 }
 
 /// Which row it is, by place and name.
 pub(super) fn label(verdict: &Verdict) -> String {
-    let name = verdict.name.as_deref().map(|name| format!(", {}", Quoted(name)));
+    let name = verdict.name().map(|name| format!(", {}", Quoted(name)));
     format!("{}{}", verdict.position, name.unwrap_or_default())
 }
 

@@ -114,7 +114,7 @@ impl Set {
         defaults: Defaults,
         effective: i128,
     ) -> Result<Change, Failure> {
-        let table = Table::new(rows.iter().cloned(), defaults);
+        let table = Table::of(rows, defaults);
         let versions = Versions::of(rows, &table, &self.name, effective);
         let base = versions.there.or(versions.before).map(|(at, row)| Draft::of(&rows[at], row));
         let raw = self.raw(base.as_ref(), effective);
@@ -185,7 +185,7 @@ impl Delete {
     }
 
     fn decide(&self, rows: &[RawRow<'_>], defaults: Defaults) -> Result<Change, Failure> {
-        let table = Table::new(rows.iter().cloned(), defaults);
+        let table = Table::of(rows, defaults);
         let versions = Versions::of(rows, &table, &self.name, self.effective);
         let (name, from) = (Quoted(&self.name), format_ns(self.effective));
         if versions.rows.is_empty() {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::init::database;
-use super::reading::{Read, note_capped};
+use super::reading::{ReadDrafts, note_capped};
 use super::report::count;
 use super::{file, print};
 use crate::cli::values::LimitRows;
@@ -39,9 +39,9 @@ impl Import {
     pub(super) fn run(&self) -> Outcome {
         let database = database(&self.rows, &self.database, "import")?;
         let defaults = self.rows.of(&self.database)?.defaults;
-        let read = Read::of_bytes(&contents(&self.file)?, &self.file, defaults)?;
+        let read = ReadDrafts::of_bytes(&contents(&self.file)?, &self.file, defaults)?;
         let unfit = note_unfit(&read.drafts, Draft::fits_table);
-        if read.note_refused("") || unfit {
+        if read.read.note_refused("") || unfit {
             let error = anyhow::anyhow!("rows are refused, so nothing is written");
             return Err(Failure::new(Exit::BadData, error));
         }
@@ -143,9 +143,9 @@ pub(super) struct Export {
 
 impl Export {
     pub(super) fn run(&self) -> Outcome {
-        let mut read = Read::of(&self.rows.of(&self.place)?)?;
+        let mut read = ReadDrafts::of(&self.rows.of(&self.place)?)?;
         let unfit = note_unfit(&read.drafts, Draft::fits_file);
-        let refused = read.note_refused("");
+        let refused = read.read.note_refused("");
         read.drafts.retain(|draft| draft.fits_file().is_ok());
         read.drafts
             .sort_by(|one, other| (&one.name, one.effective).cmp(&(&other.name, other.effective)));
@@ -191,7 +191,7 @@ mod tests {
         ]
         .concat();
         let defaults = Defaults::default();
-        let read = Read::of_bytes(file.as_bytes(), "f".as_ref(), defaults).unwrap();
+        let read = ReadDrafts::of_bytes(file.as_bytes(), "f".as_ref(), defaults).unwrap();
         let table = json::raw_rows(&table).unwrap();
         let with = plan(&table, &read.drafts, defaults, false);
         let [new, _, twice, bad] = &read.drafts[..] else { panic!("four rows") };

@@ -130,7 +130,7 @@ impl FileFeed {
             };
             Failure::new(exit, anyhow::Error::new(error).context(reading()))
         })?;
-        let edits = feed.held.take(&table);
+        let edits = feed.held.take(table);
         feed.held.begin();
         feed.has_read(stamp);
         Ok((feed, edits))
@@ -227,7 +227,9 @@ impl FileFeed {
         let read = match self.read() {
             // It was written meanwhile: what was read may be of both.
             Ok((_, after)) if after != stamp => return None,
-            Ok((bytes, _)) => json::read_with_ending(&bytes, self.defaults).map_err(Into::into),
+            Ok((bytes, _)) => {
+                json::read_with_ending(&bytes, self.defaults, self.held.rows()).map_err(Into::into)
+            }
             Err(error) => Err(error),
         };
         let is_unfinished = match &read {
@@ -251,7 +253,7 @@ impl FileFeed {
         (self.sound, self.confirmed) = (read.is_ok(), is_same);
         match read {
             Ok((table, _)) => {
-                let edits = self.held.take(&table);
+                let edits = self.held.take(table);
                 self.held.succeeded();
                 Some(edits)
             }

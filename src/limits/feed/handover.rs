@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::held::{Edits, same_text};
+use super::held::Edits;
 use crate::limits::rows::Row;
 
 /// The reading thread's end.
@@ -102,7 +102,7 @@ impl Drop for Changes {
 /// The difference between the rows taken last and the rows read last.
 #[derive(Default)]
 struct Pending {
-    rows: BTreeMap<Row, Edit>,
+    rows: BTreeMap<Arc<Row>, Edit>,
 }
 
 /// The edit of a row.
@@ -112,11 +112,11 @@ enum Edit {
     /// The row is to be added.
     Addition,
     /// The row is to be replaced by this one, which is equal and written differently.
-    Rewriting(Row),
+    Rewriting(Arc<Row>),
 }
 
 impl Pending {
-    fn add(&mut self, row: Row, diff: isize) {
+    fn add(&mut self, row: Arc<Row>, diff: isize) {
         let Some(edit) = self.rows.get_mut(&row) else {
             self.rows.insert(row, if diff > 0 { Edit::Addition } else { Edit::Removal });
             return;
@@ -124,7 +124,7 @@ impl Pending {
         match (&*edit, diff > 0) {
             (Edit::Removal, true) => {
                 let held = self.rows.remove_entry(&row);
-                if let Some((held, _)) = held.filter(|(held, _)| !same_text(held, &row)) {
+                if let Some((held, _)) = held.filter(|(held, _)| !held.is_written_as(&row)) {
                     self.rows.insert(held, Edit::Rewriting(row));
                 }
             }
@@ -165,7 +165,7 @@ mod tests {
     use crate::limits::rows::Defaults;
 
     /// Rows of JSON: some names, two dates, values in several letters; each name and date once.
-    fn rows() -> impl Strategy<Value = Vec<Row>> {
+    fn rows() -> impl Strategy<Value = Vec<Arc<Row>>> {
         let value = prop::sample::select(vec!["1", "1.0", "2", "null"]);
         let held = prop::collection::btree_map(("[a-d]", 1..3u8), value, 0..6);
         held.prop_map(|rows| {
@@ -176,14 +176,12 @@ mod tests {
             };
             let text: String = rows.into_iter().map(row).collect();
             let table = json::read(text.as_bytes(), Defaults::default()).expect("JSON");
-            let mut rows: Vec<Row> = table.rows().cloned().collect();
-            rows.sort_unstable();
-            rows
+            table.into_held()
         })
     }
 
     /// Rows as they are shown: equal values in other letters differ.
-    fn shown(rows: &[Row]) -> BTreeSet<String> {
+    fn shown(rows: &[Arc<Row>]) -> BTreeSet<String> {
         rows.iter().map(|row| format!("{row:?}")).collect()
     }
 
@@ -194,7 +192,7 @@ mod tests {
             tables in prop::collection::vec((rows(), any::<bool>()), 1..12)
         ) {
             let (outlet, changes) = handover(|| ());
-            let (mut read, mut held) = (Vec::<Row>::new(), BTreeSet::<String>::new());
+            let (mut read, mut held) = (Vec::<Arc<Row>>::new(), BTreeSet::<String>::new());
             let mut taken = 0;
             let last = tables.len() - 1;
             for (at, (rows, takes)) in tables.into_iter().enumerate() {

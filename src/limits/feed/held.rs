@@ -14,9 +14,10 @@ use crate::limits::catalog::LimitSet;
 use crate::limits::quote::Quoted;
 use crate::limits::rows::Row;
 use crate::limits::table::{Refusals, Table};
+use crate::limits::text::Text;
 
 /// Rows that hold from now on (+1), or no longer (-1).
-pub type Edits = Vec<(Row, isize)>;
+pub type Edits = Vec<(Arc<Row>, isize)>;
 
 /// Between two lines of the log that say what has changed.
 const BETWEEN_LOGS: Duration = Duration::from_secs(1);
@@ -93,11 +94,11 @@ impl Health {
 /// The rows that hold.
 #[derive(Default)]
 pub(super) struct Held {
-    /// Sorted; no two have one name and date.
-    rows: Vec<Row>,
+    /// Sorted; no two have one name and date. Shared with the catalog of a run.
+    rows: Vec<Arc<Row>>,
     /// Rows that came or went since that was logged, and some of their names; and when it was.
     changed: usize,
-    changed_names: BTreeSet<String>,
+    changed_names: BTreeSet<Text>,
     told: Option<Instant>,
     /// What was said about refused rows, as hashes.
     said: HashSet<u64>,
@@ -133,11 +134,15 @@ impl Held {
         self.health.clone()
     }
 
+    /// The rows that hold.
+    pub(super) fn rows(&self) -> &[Arc<Row>] {
+        &self.rows
+    }
+
     /// Takes what was read: tells what is refused and was not before, and what has changed.
-    pub(super) fn take(&mut self, table: &Table) -> Edits {
-        self.tell_refused(table);
-        let mut rows: Vec<Row> = table.rows().cloned().collect();
-        rows.sort_unstable();
+    pub(super) fn take(&mut self, table: Table) -> Edits {
+        self.tell_refused(&table);
+        let rows = table.into_held();
         self.tell_rows("held", rows.len());
         let edits = difference(&self.rows, &rows);
         self.rows = rows;
@@ -158,7 +163,7 @@ impl Held {
         for (verdict, reason) in table.refusals() {
             refused += 1;
             // A row may come to stand elsewhere, and there may be a great many.
-            let name = verdict.name.as_deref().unwrap_or_default();
+            let name = verdict.name().unwrap_or_default();
             let what = self.hasher.hash_one((name, reason.to_string()));
             said.insert(what);
             if self.said.contains(&what) {
@@ -238,14 +243,19 @@ impl Held {
 }
 
 /// What turns sorted rows into others. A value in other letters is a change, too: it is shown so.
-pub(super) fn difference(before: &[Row], after: &[Row]) -> Edits {
+pub(super) fn difference(before: &[Arc<Row>], after: &[Arc<Row>]) -> Edits {
     let mut edits = Edits::new();
+    if before.is_empty() {
+        edits.reserve_exact(after.len());
+    }
     let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
     loop {
         let order = match (before.peek(), after.peek()) {
             (None, None) => return edits,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
+            // A row that was there before is shared with those read now.
+            (Some(old), Some(new)) if Arc::ptr_eq(old, new) => Ordering::Equal,
             (Some(old), Some(new)) => old.cmp(new),
         };
         match order {
@@ -253,18 +263,12 @@ pub(super) fn difference(before: &[Row], after: &[Row]) -> Edits {
             Ordering::Greater => edits.extend(after.next().map(|row| (row.clone(), 1))),
             Ordering::Equal => {
                 let pair = before.next().zip(after.next());
-                if let Some((old, new)) = pair.filter(|(old, new)| !same_text(old, new)) {
+                if let Some((old, new)) = pair.filter(|(old, new)| !old.is_written_as(new)) {
                     edits.extend([(old.clone(), -1), (new.clone(), 1)]);
                 }
             }
         }
     }
-}
-
-/// Whether equal rows are written alike.
-pub(super) fn same_text(one: &Row, other: &Row) -> bool {
-    let text = |row: &'_ Row| row.value.as_ref().map(|value| value.text().to_owned());
-    text(one) == text(other)
 }
 
 #[cfg(test)]
@@ -285,22 +289,22 @@ mod tests {
     /// Name, value and difference of edits.
     fn shown(edits: &Edits) -> Vec<(String, String, isize)> {
         let value = |row: &Row| row.value.as_ref().map_or("null".into(), |v| v.text().to_owned());
-        edits.iter().map(|(row, diff)| (row.name.clone(), value(row), *diff)).collect()
+        edits.iter().map(|(row, diff)| (row.name.to_string(), value(row), *diff)).collect()
     }
 
     #[test]
     fn only_what_differs_is_handed_on() {
         let mut held = Held::default();
-        let edits = held.take(&table(&(row("a", "1") + &row("b", "2") + &row("c", "3"))));
+        let edits = held.take(table(&(row("a", "1") + &row("b", "2") + &row("c", "3"))));
         assert_eq!(edits.len(), 3);
         assert!(edits.iter().all(|(_, diff)| *diff == 1));
-        assert!(held.take(&table(&(row("c", "3") + &row("b", "2") + &row("a", "1")))).is_empty());
-        let edits = held.take(&table(&(row("a", "1") + &row("b", "5") + &row("d", "4"))));
+        assert!(held.take(table(&(row("c", "3") + &row("b", "2") + &row("a", "1")))).is_empty());
+        let edits = held.take(table(&(row("a", "1") + &row("b", "5") + &row("d", "4"))));
         let expected = [("b", "2", -1), ("b", "5", 1), ("c", "3", -1), ("d", "4", 1)];
         assert_eq!(shown(&edits), expected.map(|(n, v, d)| (n.into(), v.into(), d)));
-        let edits = held.take(&table(&(row("a", "1.0") + &row("b", "5") + &row("d", "4"))));
+        let edits = held.take(table(&(row("a", "1.0") + &row("b", "5") + &row("d", "4"))));
         assert_eq!(shown(&edits), [("a".into(), "1".into(), -1), ("a".into(), "1.0".into(), 1)]);
-        assert_eq!(held.take(&table("")).len(), 3);
+        assert_eq!(held.take(table("")).len(), 3);
     }
 
     #[test]

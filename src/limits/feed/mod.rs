@@ -105,16 +105,27 @@ pub fn read(options: &Options) -> Result<Table, Failure> {
                 .map_err(|error| Failure::new(Exit::BadConfig, error))
         }
         Address::Postgres(database) => {
-            Ok(Table::new(snapshot(database, &options.table)?.rows, options.defaults))
+            let read = one_session(database, async |session| {
+                session.checked(&options.table, options.defaults, &[]).await
+            });
+            Ok(read?.0)
         }
     }
 }
 
 /// Reads a table once, as it is.
 pub fn snapshot(database: &postgres::Address, table: &TableName) -> Result<Snapshot, Failure> {
+    one_session(database, async |session| session.snapshot(table).await)
+}
+
+/// Reads in a session of its own.
+fn one_session<T>(
+    database: &postgres::Address,
+    read: impl AsyncFnOnce(&postgres::Session) -> Result<T, postgres::Error>,
+) -> Result<T, Failure> {
     let read = runtime()?.block_on(async {
         let session = postgres::Session::connect(database).await?;
-        session.snapshot(table).await
+        read(&session).await
     });
     read.map_err(|error| error.in_step("reading limits"))
 }

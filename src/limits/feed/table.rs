@@ -17,7 +17,6 @@ use crate::error::Failure;
 use crate::limits::postgres::snapshot::Shape;
 use crate::limits::postgres::{Address, Error, Session, TableName};
 use crate::limits::rows::Defaults;
-use crate::limits::table::Table;
 
 pub(super) struct TableFeed {
     runtime: tokio::runtime::Runtime,
@@ -170,12 +169,12 @@ impl Reader {
     async fn read(&mut self) -> Result<Edits, Error> {
         let began = Instant::now();
         let session = self.session.as_ref().expect("who reads has connected");
-        let snapshot = session.snapshot(&self.table).await?;
-        let table = Table::new(snapshot.rows, self.defaults);
-        let edits = self.held.take(&table);
-        self.tell_shape(&snapshot.shape);
-        self.shape = Some(snapshot.shape.clone());
-        self.told = Some(snapshot.shape);
+        let read = session.checked(&self.table, self.defaults, self.held.rows()).await?;
+        let (table, shape) = read;
+        let edits = self.held.take(table);
+        self.tell_shape(&shape);
+        self.shape = Some(shape.clone());
+        self.told = Some(shape);
         self.pace.read(began);
         if self.pace.rests_long() {
             // A firewall on the path may drop an idle connection without telling either end.

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use tokio_postgres::types::{FromSql, ToSql, Type};
@@ -16,7 +17,8 @@ use super::texts::{self, Encoding};
 use super::{Error, Session, TableName};
 use crate::limits::json::ROWS_MAX;
 use crate::limits::reason::Position;
-use crate::limits::rows::{COLUMNS, Cell, RawRow, mistyped_column};
+use crate::limits::rows::{COLUMNS, Cell, Defaults, RawRow, Row as Checked, mistyped_column};
+use crate::limits::table::{Builder, Table};
 
 /// Columns without which there is no limit.
 const REQUIRED: [&str; 3] = ["limit_name", "limit_value", "effective_date"];
@@ -142,7 +144,7 @@ impl Snapshot {
         }
         self.rows.sort_by(|one, other| by(one).cmp(&by(other)));
         for (index, row) in self.rows.iter_mut().enumerate() {
-            row.position.row = index + 1;
+            row.position = Position::new(index + 1, None);
         }
     }
 }
@@ -169,21 +171,45 @@ impl Session {
         }))
     }
 
-    /// Reads a table.
+    /// Reads a table as it is.
     pub async fn snapshot(&self, table: &TableName) -> Result<Snapshot, Error> {
-        let execute = async |sql: &str| self.quick(table, self.client.batch_execute(sql)).await;
-        execute(&begin("isolation level repeatable read, read only")).await?;
-        let read = self.read(table).await;
-        // Also after an error: the session goes on.
-        let ended = execute("rollback").await;
-        let snapshot = read?;
-        ended.map(|()| snapshot)
+        self.at_one_moment(table, async {
+            let mut rows = Vec::new();
+            let shape = self.read_each(table, "", |raw, _, _| rows.push(raw)).await?;
+            Ok(Snapshot { rows, shape })
+        })
+        .await
     }
 
-    async fn read(&self, table: &TableName) -> Result<Snapshot, Error> {
-        let mut rows = Vec::new();
-        let shape = self.read_each(table, "", |raw, _, _| rows.push(raw)).await?;
-        Ok(Snapshot { rows, shape })
+    /// Reads a table, and checks its rows as they come: none is kept as it was read. Rows that are among
+    /// `known` are shared with them.
+    pub async fn checked(
+        &self,
+        table: &TableName,
+        defaults: Defaults,
+        known: &[Arc<Checked>],
+    ) -> Result<(Table, Shape), Error> {
+        self.at_one_moment(table, async {
+            let mut builder = Builder::new(defaults, known);
+            let shape = self.read_each(table, "", |raw, _, _| builder.push(&raw)).await?;
+            Ok((builder.finish(), shape))
+        })
+        .await
+    }
+
+    /// Reads in a transaction that sees one moment, and writes nothing.
+    async fn at_one_moment<T>(
+        &self,
+        table: &TableName,
+        read: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let execute = async |sql: &str| self.quick(table, self.client.batch_execute(sql)).await;
+        execute(&begin("isolation level repeatable read, read only")).await?;
+        let read = read.await;
+        // Also after an error: the session goes on.
+        let ended = execute("rollback").await;
+        let read = read?;
+        ended.map(|()| read)
     }
 
     /// The shape of a table that limits can be read from.
@@ -275,7 +301,7 @@ fn raw_row(
         };
         (Cow::Borrowed(*column), cell)
     });
-    RawRow { position: Position { row: number, line: None }, cells: Ok(cells.collect()) }
+    RawRow { position: Position::new(number, None), cells: Ok(cells.collect()) }
 }
 
 /// A moment in bytes of another length.
