@@ -69,13 +69,12 @@ impl Schedule {
     }
 
     /// The rows whose date has come by `tick`.
-    pub fn due(&mut self, tick: u64) -> Vec<(Version, isize)> {
-        let mut due = Vec::new();
-        while let Some(entry) = self.waiting.first_entry().filter(|entry| entry.key().0 <= tick) {
+    pub fn due(&mut self, tick: u64) -> impl Iterator<Item = (Version, isize)> {
+        std::iter::from_fn(move || {
+            let entry = self.waiting.first_entry().filter(|entry| entry.key().0 <= tick)?;
             let ((_, version), count) = entry.remove_entry();
-            due.push((version, count));
-        }
-        due
+            Some((version, count))
+        })
     }
 
     /// The next date that a row waits for, in milliseconds.
