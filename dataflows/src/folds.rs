@@ -3,17 +3,22 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map};
 use serde::{Deserialize, Serialize};
 
-use crate::combine::{route, route_address};
+use crate::combine::{PARCEL_UPDATES, route, route_address};
 use crate::gauge::Rollup;
 use crate::prefix_index::{PrefixIndex, Ranked};
 use crate::ranges::WindowRange;
+use crate::stash::{Budget, PUT_COST};
 use crate::time::Window;
 use crate::types::{Pair, Per, Volume};
 
-/// Updates of one rollup in one window, for one worker.
+/// Sums that a worker folds for one window at most, up to those of one parcel, before it sends them.
+pub(crate) const SUMS_MAX: usize = 1 << 16;
+
+/// Updates of one rollup in one window, for one worker: at most [`PARCEL_UPDATES`], so that no operator works
+/// long on one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RollupParcel {
     pub(crate) to: u64,
@@ -42,8 +47,10 @@ struct RollupSums {
 }
 
 impl RollupSums {
-    fn add(&mut self, per: Per, pair: Pair, volume: Volume) {
+    /// Adds an update of a pair. Returns the number of sums that are new.
+    fn add(&mut self, per: Per, pair: Pair, volume: Volume) -> usize {
         let (source, destination) = (pair.source(), pair.destination());
+        let before = self.len();
         match per {
             Per::Total => self.add_to(TOTAL.into(), volume),
             Per::Source => self.add_to(source, volume),
@@ -56,6 +63,11 @@ impl RollupSums {
             }
             Per::Pair => unreachable!("pairs are not rolled up"),
         }
+        self.len() - before
+    }
+
+    fn len(&self) -> usize {
+        self.v4.len() + self.v6.len() + self.full.len()
     }
 
     fn add_to(&mut self, address: IpAddr, volume: Volume) {
@@ -68,27 +80,49 @@ impl RollupSums {
             None => self.full.push((address, std::mem::replace(sum, volume))),
         }
     }
+}
 
-    /// The sums as parcels for the workers that own the entities.
-    fn send(
-        self,
-        window: Window,
-        rollup: Rollup,
-        peers: usize,
-    ) -> impl Iterator<Item = RollupParcel> {
-        let mut parcels: Vec<RollupParcel> = (0..peers as u64)
-            .map(|to| RollupParcel { to, window, rollup, sums: Vec::new() })
-            .collect();
-        let v4 = self.v4.into_iter().map(|(address, volume)| (IpAddr::V4(address), volume));
-        let v6 = self.v6.into_iter().map(|(address, volume)| (IpAddr::V6(address), volume));
-        for (address, volume) in v4.chain(v6).chain(self.full) {
+/// The sums of one rollup on their way to the workers that own the entities.
+struct Leaving {
+    rollup: Rollup,
+    v4: hash_map::IntoIter<Ipv4Addr, Volume>,
+    v6: hash_map::IntoIter<Ipv6Addr, Volume>,
+    full: std::vec::IntoIter<(IpAddr, Volume)>,
+}
+
+impl Leaving {
+    fn new(rollup: Rollup, sums: RollupSums) -> Self {
+        let RollupSums { v4, v6, full } = sums;
+        Leaving { rollup, v4: v4.into_iter(), v6: v6.into_iter(), full: full.into_iter() }
+    }
+
+    /// Sends the next [`PARCEL_UPDATES`] sums. Returns their number.
+    fn send(&mut self, window: Window, peers: usize, parcels: &mut Vec<RollupParcel>) -> usize {
+        let rollup = self.rollup;
+        let new = |to| RollupParcel { to, window, rollup, sums: Vec::new() };
+        let mut shares: Vec<RollupParcel> = (0..peers as u64).map(new).collect();
+        let mut sent = 0;
+        for (address, volume) in self.by_ref().take(PARCEL_UPDATES) {
             let to = match rollup.per {
                 Per::Total => owner(window, peers),
                 _ => route_address(address, peers),
             };
-            parcels[to as usize].sums.push((address, volume));
+            shares[to as usize].sums.push((address, volume));
+            sent += 1;
         }
-        parcels.into_iter().filter(|parcel| !parcel.sums.is_empty())
+        parcels.extend(shares.into_iter().filter(|parcel| !parcel.sums.is_empty()));
+        sent
+    }
+}
+
+impl Iterator for Leaving {
+    type Item = (IpAddr, Volume);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let v4 = self.v4.next().map(|(address, volume)| (IpAddr::V4(address), volume));
+        let v6 = || self.v6.next().map(|(address, volume)| (IpAddr::V6(address), volume));
+        v4.or_else(v6).or_else(|| self.full.next())
     }
 }
 
@@ -143,6 +177,11 @@ impl FoldIndex {
 #[derive(Default)]
 pub(crate) struct Folds {
     sums: HashMap<u64, RollupSums, RandomState>,
+    /// The number of sums that were folded and are not being sent.
+    folded: usize,
+    /// Sums that are being sent: those of one rollup, and those of others.
+    leaving: Option<Leaving>,
+    next: hash_map::IntoIter<u64, RollupSums>,
 }
 
 impl Folds {
@@ -159,22 +198,136 @@ impl Folds {
         index.index.containing(pair, |slot| {
             if slot.windows.contains(window) {
                 matches += 1;
-                self.sums.entry(slot.number).or_default().add(slot.per, pair, volume);
+                let sums = self.sums.entry(slot.number).or_default();
+                self.folded += sums.add(slot.per, pair, volume);
             }
         });
         matches
     }
 
-    /// What was folded, as parcels for the workers that own the entities.
-    pub(crate) fn take(
+    /// Whether so much is folded that it is to be sent before more is.
+    pub(crate) fn is_full(&self) -> bool {
+        self.folded >= SUMS_MAX
+    }
+
+    /// Whether sums are being sent.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.is_some() || self.next.len() > 0
+    }
+
+    /// Whether nothing is left to be sent.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.folded == 0 && !self.is_leaving()
+    }
+
+    /// Sends what was folded to the workers that own the entities, in parcels of bounded size, until all is
+    /// sent, and then is `true`, or until the budget is spent. Nothing may be folded in between.
+    pub(crate) fn send(
         &mut self,
         index: &FoldIndex,
         window: Window,
         peers: usize,
+        budget: &mut Budget,
         parcels: &mut Vec<RollupParcel>,
-    ) {
-        for (number, sums) in self.sums.drain() {
-            parcels.extend(sums.send(window, index.rollups[&number], peers));
+    ) -> bool {
+        while !self.is_sent() {
+            if budget.is_spent() {
+                return false;
+            }
+            let Some(leaving) = &mut self.leaving else {
+                if self.next.len() == 0 {
+                    self.next = std::mem::take(&mut self.sums).into_iter();
+                    self.folded = 0;
+                }
+                let next = self.next.next();
+                self.leaving =
+                    next.map(|(number, sums)| Leaving::new(index.rollups[&number], sums));
+                continue;
+            };
+            let sent = leaving.send(window, peers, parcels);
+            budget.spend(PUT_COST * (1 + sent));
+            if sent < PARCEL_UPDATES {
+                self.leaving = None;
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::types::Scope;
+
+    fn pair(number: u32) -> Pair {
+        match number.is_multiple_of(3) {
+            true => Pair::V6(
+                Ipv6Addr::from_bits((number / 2).into()),
+                Ipv6Addr::from_bits((number % 7).into()),
+            ),
+            false => Pair::V4(Ipv4Addr::from_bits(number / 2), Ipv4Addr::from_bits(number % 7)),
+        }
+    }
+
+    /// Each step sends about as much as its budget, and no parcel is larger than another operator may have
+    /// to work on at once.
+    #[test]
+    fn sums_of_a_tick_leave_in_parcels_of_bounded_size() {
+        const PAIRS: u32 = 100_000;
+        for peers in [1, 3] {
+            let (mut folds, mut index) = (Folds::default(), FoldIndex::default());
+            let pers = [Per::Source, Per::Destination, Per::Host, Per::Total];
+            for per in pers {
+                let scope = Scope { per, ..Scope::default() };
+                index.set(Rollup::of(&scope).expect("not pairs"), &[WindowRange::ALL]);
+            }
+            let mut expected = BTreeMap::<(Per, IpAddr), i64>::new();
+            for number in 0..PAIRS {
+                let pair = pair(number);
+                assert_eq!(
+                    folds.add(&index, Window(0), pair, Volume::new(number.into(), 1)),
+                    pers.len()
+                );
+                let mut add = |per, address| {
+                    *expected.entry((per, address)).or_default() += i64::from(number);
+                };
+                let (source, destination) = (pair.source(), pair.destination());
+                add(Per::Source, source);
+                add(Per::Destination, destination);
+                add(Per::Total, TOTAL.into());
+                add(Per::Host, source);
+                if source != destination {
+                    add(Per::Host, destination);
+                }
+            }
+            assert!(folds.is_full());
+            let (mut sent, mut steps) = (BTreeMap::new(), 0);
+            loop {
+                let mut parcels = Vec::new();
+                let mut budget = Budget::new(10 * PUT_COST * PARCEL_UPDATES / 4);
+                let done = folds.send(&index, Window(0), peers, &mut budget, &mut parcels);
+                let sums: usize = parcels.iter().map(|parcel| parcel.sums.len()).sum();
+                assert!(sums <= 4 * PARCEL_UPDATES, "{sums} sums in one step");
+                for RollupParcel { to, window, rollup, sums } in parcels {
+                    assert!((1..=PARCEL_UPDATES).contains(&sums.len()), "{}", sums.len());
+                    for (address, volume) in sums {
+                        let owned = match rollup.per {
+                            Per::Total => owner(window, peers),
+                            _ => route_address(address, peers),
+                        };
+                        assert_eq!(to, owned);
+                        assert_eq!(sent.insert((rollup.per, address), volume.bytes), None);
+                    }
+                }
+                steps += 1;
+                if done {
+                    break;
+                }
+            }
+            assert!(steps > 4 && folds.is_sent() && !folds.is_full(), "{steps} steps");
+            assert_eq!(sent, expected);
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::cuts::PutOut;
 use crate::gauge::{CutChange, Gauge, Rollup, Total};
 use crate::ranges::{Steps, WindowRange};
+use crate::stash::{Budget, PUT_COST};
 use crate::table::Table;
 use crate::time::{Time, Window};
 use crate::types::{Entity, Pair, Volume};
@@ -208,15 +209,20 @@ impl Puts {
         PutsOf { puts: self, time, window, rollup }
     }
 
-    /// Looks up what has fallen in this time, which is all counted.
+    /// Looks up what has fallen in this time, which is all counted, until that is done, and then is `true`,
+    /// or until the budget is spent.
     pub(crate) fn look_up_fallen<'t>(
         &mut self,
+        budget: &mut Budget,
         table: impl Fn(Window, Option<Rollup>) -> Option<&'t Table>,
-    ) {
-        for (window, rollup, gauge, key) in std::mem::take(&mut self.fell) {
+    ) -> bool {
+        while !budget.is_spent() {
+            let Some((window, rollup, gauge, key)) = self.fell.pop_first() else { return true };
             let volume = table(window, rollup).and_then(|table| table.get(key)).unwrap_or_default();
             self.fallen.push(((gauge, window), gauge.total(key, volume)));
+            budget.spend(PUT_COST);
         }
+        false
     }
 }
 

@@ -290,9 +290,9 @@ impl Steps for Rollups {
             }
             Job::LookUpFallen => {
                 let tables = &self.tables;
-                self.puts
-                    .look_up_fallen(|window, rollup| Some(&tables.get(&(window, rollup?))?.table));
-                true
+                self.puts.look_up_fallen(budget, |window, rollup| {
+                    Some(&tables.get(&(window, rollup?))?.table)
+                })
             }
             Job::Rank { window, rollup, greatest, position } => {
                 let Some(gauged) = self.tables.get(&(*window, *rollup)) else {

@@ -93,9 +93,11 @@ enum Job {
     /// Puts out what lower bounds look at in a window that they judge from now on.
     Observe { window: Window, position: usize },
     /// Sums what is held for rollups that come into use.
-    BackFill { window: Window, begun: Rc<FoldIndex>, position: usize },
+    BackFill { window: Window, begun: Rc<FoldIndex>, position: usize, walked: bool },
     /// Counts a parcel of updates.
     Count { parcel: Parcel },
+    /// Sends the sums of the rollups of a window early, if there are many.
+    SendFull { window: Window },
     /// All is counted: sends the sums of the rollups, and looks up what has fallen.
     Send { windows: BTreeSet<Window> },
     /// Finds the greatest pairs of a window.
@@ -178,7 +180,8 @@ impl Pairs {
         }
         let index = Rc::new(index);
         for window in back_fill {
-            jobs.push_back(Job::BackFill { window, begun: index.clone(), position: 0 });
+            let begun = index.clone();
+            jobs.push_back(Job::BackFill { window, begun, position: 0, walked: false });
         }
     }
 
@@ -345,6 +348,14 @@ impl Pairs {
         budget.spend(PUT_COST * (parcel.len() + folded + self.puts.len() - before));
     }
 
+    /// Sends what was folded for rollups in a window. `true` when all is sent.
+    fn send(&mut self, window: Window, budget: &mut Budget) -> bool {
+        self.windows.get_mut(&window).is_none_or(|held| {
+            let (index, peers) = (&self.fold_index, self.shared.peers);
+            held.folds.send(index, window, peers, budget, &mut self.parcels)
+        })
+    }
+
     /// Copies rows of one window into answers. `true` when all are.
     fn copy_rows(&mut self, window: Window, position: &mut usize, budget: &mut Budget) -> bool {
         let Some(held) = self.windows.get(&window) else {
@@ -427,8 +438,10 @@ impl Steps for Pairs {
         let mut counted = BTreeSet::new();
         for parcel in work.parcels {
             if self.takes(&parcel) {
-                counted.insert(parcel.window);
+                let window = parcel.window;
+                counted.insert(window);
                 jobs.push_back(Job::Count { parcel });
+                jobs.push_back(Job::SendFull { window });
             }
         }
         jobs.push_back(Job::Send { windows: counted });
@@ -463,31 +476,39 @@ impl Steps for Pairs {
                     PUT_COST * pairs.show_ceilings(&self.cuts, place, key, volume, &mut puts)
                 })
             }
-            Job::BackFill { window, begun, position } => {
+            Job::BackFill { window, begun, position, walked } => {
                 let Some(PairWindow { pairs, folds }) = self.windows.get_mut(window) else {
                     return true;
                 };
-                let addresses = self.shared.addresses.borrow();
-                let done = pairs.table.walk(position, budget, |key, volume| {
-                    PUT_COST * folds.add(begun, *window, addresses.pair(key), volume)
-                });
-                folds.take(begun, *window, self.shared.peers, &mut self.parcels);
-                done
+                if !*walked && folds.is_sent() {
+                    let addresses = self.shared.addresses.borrow();
+                    *walked = pairs.table.walk(position, budget, |key, volume| {
+                        PUT_COST * folds.add(begun, *window, addresses.pair(key), volume)
+                    });
+                }
+                let peers = self.shared.peers;
+                folds.send(begun, *window, peers, budget, &mut self.parcels) && *walked
             }
             Job::Count { parcel } => {
                 self.count(time, parcel, budget);
                 true
             }
+            Job::SendFull { window } => {
+                let folds = self.windows.get(window).map(|held| &held.folds);
+                let sends = folds.is_some_and(|folds| folds.is_full() || folds.is_leaving());
+                !sends || self.send(*window, budget)
+            }
             Job::Send { windows } => {
-                for window in &*windows {
-                    if let Some(held) = self.windows.get_mut(window) {
-                        let peers = self.shared.peers;
-                        held.folds.take(&self.fold_index, *window, peers, &mut self.parcels);
+                while let Some(window) = windows.first().copied() {
+                    if !self.send(window, budget) {
+                        return false;
                     }
+                    windows.pop_first();
+                    budget.spend(1);
                 }
                 let windows = &self.windows;
-                self.puts.look_up_fallen(|window, _| Some(&windows.get(&window)?.pairs.table));
-                true
+                self.puts
+                    .look_up_fallen(budget, |window, _| Some(&windows.get(&window)?.pairs.table))
             }
             Job::Rank { window, greatest, position } => {
                 let Some(held) = self.windows.get(window) else {

@@ -385,3 +385,42 @@ fn updates_of_one_entity_from_several_workers() {
         assert_eq!(volumes(2, Event::Cleared), [Volume::default(); 2]);
     });
 }
+
+/// Sums for each source: of a limit that was there before the records came, and of one that comes into use
+/// when all is counted. Workers exchange them in parcels.
+#[test]
+fn entities_of_rollups() {
+    grow(|n| {
+        let per_source = Scope { per: Per::Source, ..Scope::default() };
+        let before = Version { scope: per_source, ..max(1, n) };
+        let network = Prefix::new(IpAddr::from(TO).into());
+        let later =
+            Version { scope: Scope { destination: network, ..per_source }, ..max(2, n / 2) };
+        let ticks = vec![
+            TickInput { edits: vec![(before, 1)], ..TickInput::default() },
+            TickInput {
+                tick: 1,
+                records: (0..n).map(|source| record(source, source)).collect(),
+                ..TickInput::default()
+            },
+            TickInput {
+                tick: 2,
+                records: (0..n).map(|source| record(source, n)).collect(),
+                ..TickInput::default()
+            },
+            TickInput { tick: 3, edits: vec![(later, 1)], ..TickInput::default() },
+        ];
+        let said = said(2, Windows::default(), Enter::Combined, ticks);
+        let sources = |tick: usize| -> BTreeSet<u32> {
+            let raised = said[tick].iter().map(|change| match change.violation.entity {
+                Entity::Source(IpAddr::V4(source)) => source.to_bits(),
+                other => panic!("no source: {other:?}"),
+            });
+            raised.collect()
+        };
+        assert_eq!(said[1], []);
+        // Both records of a source together are beyond the limit, but for the source whose first has no bytes.
+        assert_eq!(sources(2), (1..n).collect());
+        assert_eq!((said[3].len(), sources(3)), (n as usize, (0..n).collect()));
+    });
+}
