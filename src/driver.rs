@@ -188,7 +188,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
             self.computation.inputs.mark(Mark::Seen(*window));
             self.last_window = self.last_window.max(Some(*window));
         }
-        self.updates += parcels.iter().map(Parcel::len).sum::<usize>();
+        self.updates += parcels.iter().map(Parcel::len).sum::<usize>().max(seen.len());
         self.computation.inputs.parcels(parcels);
         self.watermark = self.watermark.max(greatest);
     }

@@ -1,6 +1,7 @@
 //! The partitions of a topic that one worker reads, as they are or as they go on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -176,7 +177,7 @@ impl Following<'_> {
                 until.get(&taken.partition).is_none_or(|end| taken.offset >= *end)
             });
             if beyond || ended.is_err() {
-                return None;
+                return ControlFlow::Continue(None);
             }
             let (partition, offset) = (taken.partition, taken.offset);
             let origin = Origin::Topic { topic: &topic, partition, offset };
@@ -190,7 +191,7 @@ impl Following<'_> {
                 ended = Err(error);
                 None
             });
-            greatest.map(|greatest| Times { first: greatest, greatest })
+            ControlFlow::Continue(greatest.map(|greatest| Times { first: greatest, greatest }))
         });
         ended?;
         if let Some(contents) = contents {

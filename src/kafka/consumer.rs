@@ -5,7 +5,9 @@
 //! batches, so this one place calls the library itself.
 #![expect(unsafe_code, reason = "batches are in the C interface of librdkafka alone")]
 
+use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_int};
+use std::ops::ControlFlow;
 use std::ptr::{null, null_mut};
 use std::slice;
 use std::sync::OnceLock;
@@ -27,7 +29,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use super::{Context, Error, setup};
 
 /// Messages of one batch. It bounds how long a worker is away from the computation.
-const BATCH: usize = 4096;
+pub(super) const BATCH: usize = 4096;
 
 /// What a poll found.
 #[derive(Debug)]
@@ -80,14 +82,16 @@ impl Headers<'_> {
 /// Reads partitions of one topic that are assigned to it, never taken from or given to others.
 pub(super) struct Consumer {
     topic: String,
+    /// The rest of a batch whose reader has no capacity for more. Before the client, which must outlive it.
+    unread: VecDeque<Borrowed>,
     // Before the client, which must outlive it.
     queue: Queue,
     client: BaseConsumer<Context>,
     batch: Vec<*mut rd_kafka_message_t>,
 }
 
-// SAFETY: the client and its queue may be used by any thread, and the pointers of a batch are null between
-// two calls.
+// SAFETY: the client, its queue and its messages may be used by any thread, one at a time; the pointers of a
+// batch are not used between two calls.
 unsafe impl Send for Consumer {}
 
 struct Queue(*mut rd_kafka_queue_t);
@@ -125,26 +129,34 @@ impl Consumer {
         // SAFETY: the client is valid. Batches are taken without the crate, which would hear of logs.
         unsafe { rd_kafka_set_logger(client.client().native_ptr(), Some(log)) };
         assert!(!queue.is_null(), "a consumer with a group has a queue");
-        let batch = vec![null_mut(); BATCH];
-        Ok(Consumer { topic: topic.into(), queue: Queue(queue), client, batch })
+        let (unread, batch) = (VecDeque::new(), vec![null_mut(); BATCH]);
+        Ok(Consumer { topic: topic.into(), unread, queue: Queue(queue), client, batch })
     }
 
-    /// Hands over what is there, at most a batch, without waiting. Returns how much that was.
-    pub(super) fn poll(&mut self, mut each: impl FnMut(Polled<'_>)) -> usize {
+    /// Hands over what is there, at most a batch, without waiting, until `each` breaks: the rest is for the
+    /// next call.
+    pub(super) fn poll(&mut self, mut each: impl FnMut(Polled<'_>) -> ControlFlow<()>) {
+        if self.unread.is_empty() {
+            self.fetch();
+        }
+        while let Some(message) = self.unread.pop_front() {
+            // SAFETY: the message is valid until it is given back.
+            let polled = unsafe { polled(&*message.0) };
+            if polled.is_some_and(|polled| each(polled).is_break()) {
+                return;
+            }
+        }
+    }
+
+    /// Takes the next batch from the client.
+    fn fetch(&mut self) {
         // SAFETY: the queue is valid, and the array has room for as many messages as are asked for.
         let count = unsafe {
             rd_kafka_consume_batch_queue(self.queue.0, 0, self.batch.as_mut_ptr(), self.batch.len())
         };
         let count = usize::try_from(count).unwrap_or(0);
         // All at once: a panic on the way gives all of them back.
-        let messages: Vec<Borrowed> = self.batch[..count].iter().copied().map(Borrowed).collect();
-        for message in &messages {
-            // SAFETY: the message is valid until it is given back.
-            if let Some(polled) = unsafe { polled(&*message.0) } {
-                each(polled);
-            }
-        }
-        count
+        self.unread.extend(self.batch[..count].iter().copied().map(Borrowed));
     }
 
     /// Reads these partitions from now on, from these offsets, beside those it reads already.
@@ -157,7 +169,9 @@ impl Consumer {
     ///
     /// The client's own pause would go on by itself where it thinks it was, which is one too far after a
     /// batch that has said [`Polled::End`].
-    pub(super) fn remove(&self, partition: i32) -> Result<(), KafkaError> {
+    pub(super) fn remove(&mut self, partition: i32) -> Result<(), KafkaError> {
+        // SAFETY: the message is valid until it is given back.
+        self.unread.retain(|message| unsafe { (*message.0).partition } != partition);
         self.client.incremental_unassign(&self.list(&[(partition, 0)], |_| Offset::Invalid)?)
     }
 

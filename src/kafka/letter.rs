@@ -95,7 +95,7 @@ impl Letter {
     }
 
     /// Bytes in memory, about.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
         size_of::<Letter>()
             + self.key.as_ref().map_or(0, Vec::len)

@@ -11,6 +11,7 @@
 //! has answered and nothing came: after an outage, those who write to the topic get the time to come back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -313,10 +314,11 @@ impl Source {
     }
 
     /// Hands over messages that are there, a batch at most, without waiting; `each` returns the event
-    /// times in the message, if it has any. Returns how many messages that were.
+    /// times in the message, if it has any. Where `each` breaks, it has read the message and has no capacity
+    /// for another one: the rest of the batch is for the next call. Returns how many messages were read.
     pub fn take(
         &mut self,
-        mut each: impl FnMut(Taken<'_>) -> Option<Times>,
+        mut each: impl FnMut(Taken<'_>) -> ControlFlow<Option<Times>, Option<Times>>,
     ) -> Result<usize, Failure> {
         let Some(consumer) = &mut self.consumer else {
             return Ok(0);
@@ -326,32 +328,41 @@ impl Source {
         let mut failure = None;
         let mut taken = 0;
         let now = Instant::now();
-        consumer.poll(|polled| match polled {
-            Polled::Message { partition, offset, key, payload, timestamp_ms, headers } => {
-                let Some(state) = partitions.get_mut(&partition) else { return };
-                let message = Message { key, payload, timestamp_ms };
-                let reached = state.reached;
-                if let Some(times) = each(Taken { partition, offset, reached, message, headers }) {
-                    state.read(times);
+        consumer.poll(|polled| {
+            match polled {
+                Polled::Message { partition, offset, key, payload, timestamp_ms, headers } => {
+                    let Some(state) = partitions.get_mut(&partition) else {
+                        return ControlFlow::Continue(());
+                    };
+                    let message = Message { key, payload, timestamp_ms };
+                    let reached = state.reached;
+                    let read = each(Taken { partition, offset, reached, message, headers });
+                    let (ControlFlow::Continue(times) | ControlFlow::Break(times)) = read;
+                    if let Some(times) = times {
+                        state.read(times);
+                    }
+                    state.next = offset + 1;
+                    state.since = now;
+                    taken += 1;
+                    return read.map_break(|_| ()).map_continue(|_| ());
                 }
-                state.next = offset + 1;
-                state.since = now;
-                taken += 1;
-            }
-            Polled::End { partition, offset } => {
-                if let Some(state) = partitions.get_mut(&partition) {
-                    state.next = state.next.max(offset);
+                Polled::End { partition, offset } => {
+                    if let Some(state) = partitions.get_mut(&partition) {
+                        state.next = state.next.max(offset);
+                    }
+                }
+                Polled::OutOfRange { partition, why } => {
+                    let next = partitions.get(&partition).map_or(0, |state| state.next);
+                    failure = Some(not_there(topic, partition, next, &why));
+                }
+                Polled::Unknown => topic.watch.hurry(),
+                Polled::Failed { why } => {
+                    let error =
+                        anyhow!("{why}").context(format!("reading from \"{}\"", topic.address));
+                    failure = Some(Failure::new(Exit::Failed, error));
                 }
             }
-            Polled::OutOfRange { partition, why } => {
-                let next = partitions.get(&partition).map_or(0, |state| state.next);
-                failure = Some(not_there(topic, partition, next, &why));
-            }
-            Polled::Unknown => topic.watch.hurry(),
-            Polled::Failed { why } => {
-                let error = anyhow!("{why}").context(format!("reading from \"{}\"", topic.address));
-                failure = Some(Failure::new(Exit::Failed, error));
-            }
+            ControlFlow::Continue(())
         });
         failure.map_or(Ok(taken), Err)
     }
@@ -404,7 +415,7 @@ impl Source {
     /// Pauses partitions that are too far ahead of this event time, that of the slowest one, until it has
     /// come up.
     pub fn bound_skew(&mut self, slowest: u64) -> Result<(), Failure> {
-        let Some(consumer) = &self.consumer else {
+        let Some(consumer) = &mut self.consumer else {
             return Ok(());
         };
         let bound = slowest.saturating_add(self.topic.options.max_skew_ms);

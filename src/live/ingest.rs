@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use floodmark_dataflows::clock::Mark;
@@ -18,9 +19,16 @@ use crate::logging::Sampler;
 use crate::record::{self, Decoder, Read, Reason, Record};
 use crate::replay::Filter;
 
-/// Updates of (window, pair) that a worker gathers at most before it wants a tick. More would leave the
-/// caches of the processor, and make single ticks long.
-const ROOM: usize = 1 << 16;
+/// Updates of (window, pair) that a worker gathers at most before it wants a tick, up to the records of one
+/// message ([`record::RECORDS_MAX`]) beyond. More would leave the caches of the processor, and make single
+/// ticks long.
+const TICK_UPDATES_MAX: usize = 1 << 16;
+
+/// Bytes of dead letters that may be set aside between two looks at whether the sink has capacity.
+const SET_ASIDE_BYTES: usize = 1 << 20;
+
+/// Records of one message whose space is kept for the next ones.
+const RECORDS_KEPT: usize = 1 << 14;
 
 /// Messages that a run has set aside: some may be readable by now, or in part, and were counted.
 const DEAD_LETTERS: &str = "dead letters (--dead-letter)";
@@ -120,6 +128,12 @@ impl Clock {
 }
 
 impl Gathered {
+    /// Whether it holds as much as a tick should. Windows of records that are not counted (`--source`,
+    /// `--destination`) are part of a tick, too.
+    fn is_full(&self) -> bool {
+        self.combiner.len().max(self.seen.len()) >= TICK_UPDATES_MAX
+    }
+
     /// Counts a record. Returns why not, if it doesn't.
     #[inline]
     fn add(&mut self, record: &Record, rules: &Rules, bounds: Bounds) -> Option<Refused> {
@@ -215,7 +229,7 @@ impl Ingest {
 
     /// Whether it has gathered as much as a tick should hold.
     pub(super) fn is_full(&self) -> bool {
-        self.gathered.combiner.len() >= ROOM
+        self.gathered.is_full()
     }
 
     /// Learns the leader's clock.
@@ -224,8 +238,8 @@ impl Ingest {
         self.undecided = undecided;
     }
 
-    /// Takes messages that are there, a batch at most, if there is room for what they hold. Returns how
-    /// many.
+    /// Takes messages that are there, a batch at most, as long as there is room for what they hold. Returns
+    /// how many.
     pub(super) fn take(&mut self) -> Result<usize, Failure> {
         if let Some(dead_letters) = &mut self.dead_letters {
             dead_letters.poll()?;
@@ -245,6 +259,7 @@ impl Ingest {
         // Once it is known that there are records, no message is looked at for this.
         let contents = Some(read.contents()).filter(|contents| !contents.is_decided());
         let Ingest { source, decoder, rules, gathered, sampler, dead_letters, records, .. } = self;
+        let mut set_aside = 0;
         let taken = source.take(|taken| {
             let mut message = Tally { gathered, rules, times: None, counted: 0, refused: None };
             if contents.is_some_and(|contents| !contents.is_decided() && taken.is_dead_letter()) {
@@ -252,7 +267,7 @@ impl Ingest {
                 message.refuse(why, None);
                 look(contents, Some(why), 0);
                 sample(sampler, &topic, &taken, why, None);
-                return None;
+                return ControlFlow::Continue(None);
             }
             let near =
                 record::span_max(taken.message.payload.unwrap_or_default()) <= rules.max_behind_ms;
@@ -279,6 +294,7 @@ impl Ingest {
                 for (record, has_packets) in records.drain(..) {
                     message.record(&record, has_packets, bounds);
                 }
+                records.shrink_to(RECORDS_KEPT);
                 format
             };
             match format {
@@ -292,10 +308,15 @@ impl Ingest {
                 sample(sampler, &topic, &taken, why, time);
                 if let Some(dead_letters) = dead_letters {
                     let origin = origin(&topic, taken.partition, taken.offset);
-                    dead_letters.give(Letter::dead(&taken.message, origin, why.as_str()));
+                    let letter = Letter::dead(&taken.message, origin, why.as_str());
+                    set_aside += letter.size();
+                    dead_letters.give(letter);
                 }
             }
-            times
+            match gathered.is_full() || set_aside >= SET_ASIDE_BYTES {
+                true => ControlFlow::Break(times),
+                false => ControlFlow::Continue(times),
+            }
         })?;
         gathered.counts.messages(taken);
         if let Some(contents) = contents {
@@ -402,3 +423,7 @@ fn sample(sampler: &mut Sampler, topic: &str, taken: &Taken<'_>, why: Refused, t
         "a record is not counted: {why}"
     );
 }
+
+#[cfg(test)]
+#[path = "ingest_tests.rs"]
+mod tests;

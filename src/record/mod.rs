@@ -39,6 +39,10 @@ pub use reason::{Excerpt, Reason, Skip, TimeFault};
 /// the end of 64 bits.
 pub const AMOUNT_MAX: u64 = 1 << 40;
 
+/// The most records that one message may have: more than fit into the 1,000,000 bytes that clients and brokers
+/// accept by default. A message enters a tick as a whole, so that this bounds a tick.
+pub const RECORDS_MAX: usize = 1 << 18;
+
 /// One observation: what a captured packet or a flow record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Record {
@@ -180,7 +184,8 @@ impl Decoder {
     /// several in one message, the first; `None` if all of it is skipped and of no format.
     ///
     /// # Errors
-    /// If the message can't be told, or can't be read as a whole. Of several values in it that can't be
+    /// If the message can't be told, or can't be read as a whole, or after [`RECORDS_MAX`] observations that
+    /// were handed over. Of several values in it that can't be
     /// told, the last one is the error, if no other was told; all else was handed over.
     pub fn decode(
         &self,
@@ -200,8 +205,12 @@ impl Decoder {
             return Ok(None);
         };
         if packed::begins(payload) {
-            packed::decode(payload)?.for_each(|read| to.take(read, None));
-            return Ok(Some(Format::Packed));
+            let mut records = packed::decode(payload)?;
+            records.by_ref().take(RECORDS_MAX).for_each(|read| to.take(read, None));
+            return match records.is_empty() {
+                true => Ok(Some(Format::Packed)),
+                false => Err(Reason::TooManyRecords),
+            };
         }
         // Nothing but digits: the format of most messages after the packed one.
         if let Some(length) = value::digits(payload) {
@@ -211,7 +220,7 @@ impl Decoder {
         // tshark writes names as they came over the wire. No record needs what is replaced here.
         let text = String::from_utf8_lossy(payload);
         let context = Context { zone: &self.options.input_timezone, message };
-        let mut sink = Sink { to, format: None, held: None, skipped: false };
+        let mut sink = Sink { to, format: None, held: None, skipped: false, told: 0 };
         context.text(&text, Wrapping::Open, &mut sink);
         sink.finish().map_err(|reason| match text {
             Cow::Borrowed(_) => reason,
@@ -289,10 +298,16 @@ struct Sink<'t, T> {
     held: Option<Reason>,
     /// Something of no format was rightly skipped.
     skipped: bool,
+    /// The number of values whose format could be told.
+    told: usize,
 }
 
 impl<T: Take> Sink<'_, T> {
     fn told(&mut self, format: Format, read: Read, source: Option<&str>) {
+        self.told += 1;
+        if self.told > RECORDS_MAX {
+            return;
+        }
         self.release();
         self.format.get_or_insert(format);
         self.to.take(read, source);
@@ -317,6 +332,9 @@ impl<T: Take> Sink<'_, T> {
     }
 
     fn finish(mut self) -> Result<Option<Format>, Reason> {
+        if self.told > RECORDS_MAX {
+            return Err(Reason::TooManyRecords);
+        }
         if self.format.is_some() {
             self.release();
             return Ok(self.format);

@@ -266,6 +266,13 @@ pub(super) struct Records<'a> {
     v6: Sides<'a, 16>,
 }
 
+impl Records<'_> {
+    /// Whether no record is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.v4.sources.is_empty() && self.v6.sources.is_empty()
+    }
+}
+
 impl Iterator for Records<'_> {
     type Item = Read;
 

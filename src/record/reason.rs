@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::value;
+use super::{RECORDS_MAX, value};
 use crate::limits::quote::Shown;
 
 /// Why an observation, or a whole message, can't be read.
@@ -89,6 +89,12 @@ pub enum Reason {
     /// Packed records were changed on their way.
     #[error("packed records whose checksum does not fit")]
     PackedChecksum,
+    /// It holds more records than one message may.
+    #[error(
+        "the message has more than {RECORDS_MAX} records: the first {RECORDS_MAX} count; write more and smaller \
+         messages"
+    )]
+    TooManyRecords,
 }
 
 impl Reason {
@@ -100,7 +106,7 @@ impl Reason {
     }
 
     /// Every label of what can't be read, to declare metrics.
-    pub const LABELS: [&'static str; 16] = [
+    pub const LABELS: [&'static str; 17] = [
         "empty",
         "unknown_format",
         "ambiguous",
@@ -117,6 +123,7 @@ impl Reason {
         "packed_version",
         "packed_length",
         "packed_checksum",
+        "too_many_records",
     ];
 
     /// A name for metrics. It does not change between versions.
@@ -139,6 +146,7 @@ impl Reason {
             Reason::PackedVersion { .. } => "packed_version",
             Reason::PackedLength => "packed_length",
             Reason::PackedChecksum => "packed_checksum",
+            Reason::TooManyRecords => "too_many_records",
         }
     }
 }

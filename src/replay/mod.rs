@@ -62,6 +62,13 @@ pub struct Tick {
     pub seen: BTreeSet<Window>,
 }
 
+impl Tick {
+    /// How many updates it brings, those of windows included.
+    pub fn updates(&self) -> usize {
+        self.parcels.iter().map(Parcel::len).sum::<usize>().max(self.seen.len())
+    }
+}
+
 /// What was read, when all is.
 #[derive(Debug)]
 pub struct End {
@@ -83,10 +90,11 @@ pub enum Event {
 }
 
 impl Event {
-    /// How many updates it brings.
+    /// How many updates it brings. Windows that nothing is counted in (`--source`, `--destination`) take
+    /// memory, too.
     fn updates(&self) -> usize {
         match self {
-            Event::Tick(tick) => tick.parcels.iter().map(Parcel::len).sum(),
+            Event::Tick(tick) => tick.updates(),
             Event::End(_) => 0,
         }
     }

@@ -1,6 +1,7 @@
 //! What a reader of the topic of alerts knows: which violations stand, and what a change of limits did.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -124,7 +125,7 @@ impl Alerts {
                 Ok(alert) => alerts.push(alert),
                 Err(error) => bad = Some(error),
             }
-            None
+            ControlFlow::Continue(None)
         })?;
         if let Some(error) = bad {
             let error = anyhow::Error::new(error).context("reading an alert from the topic");

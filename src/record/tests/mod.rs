@@ -85,6 +85,7 @@ fn names_are_those_of_labels() {
         Reason::PackedVersion { version: 2 },
         Reason::PackedLength,
         Reason::PackedChecksum,
+        Reason::TooManyRecords,
     ];
     assert_eq!(reasons.map(Reason::as_str), Reason::LABELS);
     assert_eq!(
@@ -232,4 +233,29 @@ fn message_without_a_value_is_a_tombstone_and_not_an_error() {
     assert_eq!((format, reads.len()), (Ok(Some(Format::Json)), 2));
     // A value of no bytes is one that somebody wrote.
     refused(b"", Reason::Empty);
+}
+
+/// Whatever the format, the records of one message are bounded, and the rest of them is refused.
+#[test]
+fn message_of_too_many_records_counts_the_first_ones_and_is_refused() {
+    let records = RECORDS_MAX as u32;
+    let packed = |count: u32| {
+        let mut packer = Packer::new();
+        for number in 0..count {
+            let pair = Pair::V4(number.into(), number.into());
+            let record = Record { time_ms: 1, pair, volume: Volume::new(1, 1) };
+            packer.push(&record).expect("a volume that a record may have");
+        }
+        packer.take().expect("records").payload
+    };
+    let object = r#"{"time":1,"source":"::1","destination":"::2","bytes":1}"#;
+    let lines = |count: u32| vec![object; count as usize].join("\n").into_bytes();
+    for (payload, format) in [(packed(records), Format::Packed), (lines(records), Format::Json)] {
+        let (told, reads) = read(&Decoder::default(), None, &payload);
+        assert_eq!((told, reads.len()), (Ok(Some(format)), RECORDS_MAX));
+    }
+    for payload in [packed(records + 1), lines(records + 5)] {
+        let (told, reads) = read(&Decoder::default(), None, &payload);
+        assert_eq!((told, reads.len()), (Err(Reason::TooManyRecords), RECORDS_MAX));
+    }
 }
