@@ -1,6 +1,7 @@
 //! The tests of the program, in one binary: what it links, it links once.
 #![expect(clippy::print_stdout, reason = "tests say how much they compared, and their seeds")]
 
+mod bounds;
 mod capture;
 mod common;
 mod convert;

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -45,7 +45,7 @@ impl Group {
         processes: usize,
         start: u64,
         command: &dyn Fn() -> Command,
-        events: &Sender<Event>,
+        events: &SyncSender<Event>,
     ) -> anyhow::Result<Self> {
         // A port is held from now on until its process listens there: nobody else can get it.
         let mut listeners = Vec::new();
@@ -155,7 +155,7 @@ impl Member {
     }
 }
 
-fn hear(mut lifeline: UnixStream, start: u64, process: usize, events: &Sender<Event>) {
+fn hear(mut lifeline: UnixStream, start: u64, process: usize, events: &SyncSender<Event>) {
     let mut bytes = [0; REPORT_BYTES];
     while lifeline.read_exact(&mut bytes).is_ok() {
         if let Some(report) = Report::from_bytes(bytes)

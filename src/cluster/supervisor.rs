@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -54,7 +54,7 @@ pub(super) fn supervise(
     work: Work,
 ) -> Outcome {
     let program = std::env::current_exe().context("finding this program")?;
-    let (sender, events) = channel();
+    let (sender, events) = sync_channel(EVENTS_MAX);
     let interrupts = sender.clone();
     ctrlc::set_handler(move || drop(interrupts.send(Event::Interrupt)))
         .context("listening for the interrupt key")?;
@@ -70,6 +70,10 @@ pub(super) fn supervise(
     supervisor.run()
 }
 
+/// Events of processes that may wait for the supervisor, which may itself wait for the reader of its messages:
+/// a few minutes of them.
+pub(super) const EVENTS_MAX: usize = 1024;
+
 pub(super) struct Supervisor<C> {
     processes: usize,
     hang_timeout: Duration,
@@ -77,7 +81,7 @@ pub(super) struct Supervisor<C> {
     work: Work,
     /// How a process is started.
     command: C,
-    sender: Sender<Event>,
+    sender: SyncSender<Event>,
     events: Receiver<Event>,
     messages: Messages,
     /// How often they were started.
@@ -128,7 +132,7 @@ impl<C: Fn() -> Command> Supervisor<C> {
         processes: usize,
         hang_timeout: Duration,
         command: C,
-        (sender, events): (Sender<Event>, Receiver<Event>),
+        (sender, events): (SyncSender<Event>, Receiver<Event>),
     ) -> Self {
         Supervisor {
             processes,

@@ -44,7 +44,7 @@ impl Scripts {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             command
         };
-        Supervisor::new(processes, hang_timeout, command, channel())
+        Supervisor::new(processes, hang_timeout, command, sync_channel(EVENTS_MAX))
     }
 
     /// How often the script has written its line.

@@ -5,7 +5,7 @@
 //! brings it back with the broker's default configuration. Such a topic has another id.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -65,7 +65,7 @@ struct State {
 /// Watches one topic for all senders of the process. The thread ends with the last of them.
 pub(super) struct Guard {
     state: Arc<Mutex<State>>,
-    hurry: Sender<()>,
+    hurry: SyncSender<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -103,7 +103,7 @@ impl Guard {
         let sink = format!("kafka:{}", address.topic);
         let replaced = counter!("floodmark_sink_topic_replaced_total", "sink" => sink);
         replaced.increment(0);
-        let (hurry, hurried) = channel();
+        let (hurry, hurried) = sync_channel(1);
         let watcher = Watcher { address, options: options.clone(), client, replaced };
         let shared = Arc::downgrade(&state);
         std::thread::Builder::new()
@@ -124,8 +124,8 @@ impl Guard {
 
     /// Has the topic looked at now.
     pub(super) fn hurry(&self) {
-        // The thread lives as long as this.
-        let _ = self.hurry.send(());
+        // The thread lives as long as this, and one request that waits is enough.
+        let _ = self.hurry.try_send(());
     }
 }
 

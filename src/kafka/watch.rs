@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -113,7 +113,7 @@ pub(super) struct Watch {
     shared: Arc<Shared>,
     asker: Arc<Asker>,
     /// Has the thread ask for the topic's id at once. The thread ends when this is dropped.
-    hurry: Sender<()>,
+    hurry: SyncSender<()>,
 }
 
 /// Bounds on what may be seen of a topic.
@@ -186,7 +186,7 @@ impl Watch {
             shared.id.get_or_init(|| id);
         }
         let (shared, asker) = (Arc::new(shared), Arc::new(asker));
-        let (hurry, hear) = channel();
+        let (hurry, hear) = sync_channel(1);
         let watcher = Watcher {
             address: address.clone(),
             asker: asker.clone(),
@@ -217,8 +217,8 @@ impl Watch {
 
     /// Has the topic's id compared at once: a consumer has reported that the topic is not there.
     pub(super) fn hurry(&self) {
-        // The thread ends only after this.
-        let _ = self.hurry.send(());
+        // The thread ends only after this, and one request that waits is enough.
+        let _ = self.hurry.try_send(());
     }
 
     /// Finds out why a partition has no message at `next`, by asking the brokers now; `truncated` is

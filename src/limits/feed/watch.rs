@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -42,6 +41,58 @@ enum Heard {
 /// The names that lead to the file.
 type Names = Arc<Mutex<Vec<OsString>>>;
 
+/// All that was heard since the last look, merged: the file system may not answer the look for hours, while
+/// files beside this one come and go.
+#[derive(Default)]
+struct Ear {
+    state: Mutex<EarState>,
+    heard: Condvar,
+}
+
+#[derive(Clone, Copy)]
+struct EarState {
+    news: News,
+    is_written: bool,
+}
+
+impl Default for EarState {
+    fn default() -> Self {
+        EarState { news: News::None, is_written: false }
+    }
+}
+
+impl Ear {
+    fn state(&self) -> MutexGuard<'_, EarState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self, heard: Heard) {
+        let mut state = self.state();
+        let EarState { news, is_written } = *state;
+        let (news, is_written) = match heard {
+            // What was whole before is no longer.
+            Heard::Written => (News::None, true),
+            Heard::Whole => (News::Whole, false),
+            Heard::Around if news == News::None => (News::Around, is_written),
+            Heard::Around => (news, is_written),
+            Heard::Lost => (News::Around, false),
+        };
+        *state = EarState { news, is_written };
+        drop(state);
+        self.heard.notify_all();
+    }
+
+    /// Waits for news, for so long at most, and takes them.
+    fn wait(&self, at_most: Duration) -> EarState {
+        let silent = |state: &mut EarState| state.news == News::None;
+        let waited = self.heard.wait_timeout_while(self.state(), at_most, silent);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let taken = *state;
+        state.news = News::None;
+        taken
+    }
+}
+
 pub(super) struct Watch {
     path: PathBuf,
     /// `None`: this system has no notifications, or no more of them.
@@ -49,24 +100,21 @@ pub(super) struct Watch {
     names: Names,
     /// Directories, and which ones they were when they began to be watched.
     watched: BTreeMap<PathBuf, (u64, u64)>,
-    heard: Receiver<Heard>,
-    /// Keeps the channel open where there is no watcher.
-    _open: Sender<Heard>,
+    ear: Arc<Ear>,
     /// Whether somebody has begun to write to the file, and not closed it.
     is_written: bool,
 }
 
 impl Watch {
     pub(super) fn of(path: &Path) -> Self {
-        let (heard_out, heard) = channel();
-        let names = Names::default();
-        let (to, known) = (heard_out.clone(), names.clone());
+        let (ear, names) = (Arc::<Ear>::default(), Names::default());
+        let (to, known) = (ear.clone(), names.clone());
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let known = known.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(heard) =
                 event.as_ref().map_or(Some(Heard::Lost), |event| tells(event, &known))
             {
-                let _ = to.send(heard);
+                to.hear(heard);
             }
         });
         let watcher = watcher.inspect_err(|error| {
@@ -77,8 +125,7 @@ impl Watch {
             watcher: watcher.ok(),
             names,
             watched: BTreeMap::new(),
-            heard,
-            _open: heard_out,
+            ear,
             is_written: false,
         };
         watch.follow_links();
@@ -118,33 +165,9 @@ impl Watch {
 
     /// Waits for news, for so long at most. One answer is for all that there is.
     pub(super) fn wait(&mut self, at_most: Duration) -> News {
-        let until = Instant::now() + at_most;
-        let mut news = News::None;
-        while news == News::None {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.heard.recv_timeout(left) {
-                Ok(heard) => self.hear(heard, &mut news),
-                Err(RecvTimeoutError::Timeout) => return News::None,
-                Err(RecvTimeoutError::Disconnected) => {
-                    unreachable!("one end of the channel is held here")
-                }
-            }
-            while let Ok(heard) = self.heard.try_recv() {
-                self.hear(heard, &mut news);
-            }
-        }
+        let EarState { news, is_written } = self.ear.wait(at_most);
+        self.is_written = is_written;
         news
-    }
-
-    fn hear(&mut self, heard: Heard, news: &mut News) {
-        match heard {
-            // What was whole before is no longer.
-            Heard::Written => (self.is_written, *news) = (true, News::None),
-            Heard::Whole => (self.is_written, *news) = (false, News::Whole),
-            Heard::Around if *news == News::None => *news = News::Around,
-            Heard::Around => {}
-            Heard::Lost => (self.is_written, *news) = (false, News::Around),
-        }
     }
 
     /// Whether somebody has begun to write to the file, and not closed it.
@@ -237,6 +260,25 @@ mod tests {
         assert_eq!(told(EventKind::Remove(RemoveKind::File), ours), Some(Heard::Around));
         let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
         assert_eq!(tells(&lost, &names), Some(Heard::Lost));
+    }
+
+    /// As the channel that was here did, one after another.
+    #[test]
+    fn news_are_merged_and_taken_once() {
+        let ear = Ear::default();
+        let heard = |all: &[Heard]| {
+            all.iter().for_each(|heard| ear.hear(*heard));
+            let EarState { news, is_written } = ear.wait(Duration::ZERO);
+            (news, is_written)
+        };
+        assert_eq!(heard(&[]), (News::None, false));
+        assert_eq!(heard(&[Heard::Around; 100_000]), (News::Around, false));
+        assert_eq!(heard(&[Heard::Whole, Heard::Around]), (News::Whole, false));
+        assert_eq!(heard(&[Heard::Whole, Heard::Written]), (News::None, true));
+        assert_eq!(heard(&[]), (News::None, true), "it is not closed yet");
+        assert_eq!(heard(&[Heard::Around]), (News::Around, true));
+        assert_eq!(heard(&[Heard::Lost, Heard::Whole]), (News::Whole, false));
+        assert_eq!(heard(&[]), (News::None, false));
     }
 
     #[test]
