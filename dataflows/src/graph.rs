@@ -18,11 +18,13 @@ use crate::floors::{Floors, floors};
 use crate::gauge::Rollup;
 use crate::limits::{Ruling, Schedule, rules};
 use crate::orders::{Answer, HandOn, Late, Order, Read, Saturated};
+use crate::pairs::TrafficOptions;
 use crate::rollups::rollups;
+use crate::shared::Shared;
 use crate::threshold_join::threshold_join;
 use crate::time::{Phase, Time, Windows};
 use crate::top::{Ranked, TopQuery, top};
-use crate::traffic::{Shared, TrafficOptions, traffic};
+use crate::traffic::traffic;
 use crate::types::{Change, Updates, Version, Violation};
 
 /// What the computation is to do.

@@ -20,10 +20,10 @@ use crate::folds::{RollupParcel, TOTAL, owner};
 use crate::gauge::{CutChange, Gauge, Rollup, Total};
 use crate::orders::{Answer, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
 use crate::ranges::{WindowRange, WindowSet};
+use crate::shared::Shared;
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
 use crate::time::{Time, Window, Windows};
 use crate::top::{Greatest, TopQuery};
-use crate::traffic::Shared;
 use crate::types::{Bound, Entity, Pair, Per, Volume};
 
 #[derive(Default)]

@@ -32,9 +32,9 @@ use crate::gauge::{Gauge, Total};
 use crate::limits::{Judge, Ruling};
 use crate::orders::TotalUpdate;
 use crate::ranges::{WindowRange, WindowSet};
+use crate::shared::Shared;
 use crate::stash::{Budget, COPY_COST, Stepper, Steps};
 use crate::time::{Phase, Time, Window, Windows};
-use crate::traffic::Shared;
 use crate::types::{Change, Event, LimitId, Reason, Updates, Violation};
 
 /// A violation as the worker that holds its total knows it.

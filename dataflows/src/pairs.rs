@@ -1,0 +1,577 @@
+//! The tables of pairs of one worker: their state, and the work of one time as jobs in steps.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use crate::addresses::{Addresses, Family, Key};
+use crate::clock::Clock;
+use crate::combine::{Parcel, pair_v6};
+use crate::cuts::{CutChanges, CutIndex, Gauged, Moves};
+use crate::folds::{FoldIndex, Folds, RollupParcel};
+use crate::gauge::{CutChange, Rollup};
+use crate::orders::{Answer, HandOn, InUse, Late, Order, Puts, PutsOf, Read, Saturated, Use};
+use crate::ranges::{WindowRange, WindowSet};
+use crate::shared::Shared;
+use crate::stash::{Budget, COPY_COST, PUT_COST, Steps};
+use crate::table::Found;
+use crate::time::{Time, Window, Windows};
+use crate::top::{Greatest, TopQuery};
+use crate::types::{Entity, Pair, Per, Volume};
+
+/// What the traffic operator is to do beside judging.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TrafficOptions {
+    pub(crate) windows: Windows,
+    pub(crate) top: Option<TopQuery>,
+    pub(crate) hand_on: Option<HandOn>,
+}
+
+/// Rows of an answer that travel together.
+const ROWS: usize = 16 * 1024;
+
+/// The input of one time.
+#[derive(Default)]
+pub(crate) struct Work {
+    pub(crate) parcels: Vec<Parcel>,
+    pub(crate) cuts: Vec<CutChange>,
+    pub(crate) orders: Vec<Order>,
+}
+
+/// The pairs of one window.
+struct PairWindow {
+    pairs: Gauged,
+    folds: Folds,
+}
+
+pub(crate) enum Job {
+    /// Puts out what moved cuts change.
+    Walk { window: Window, moves: Moves, position: usize },
+    /// Puts out what lower bounds look at in a window that they judge from now on.
+    Observe { window: Window, position: usize },
+    /// Sums what is held for rollups that come into use.
+    BackFill { window: Window, begun: Rc<FoldIndex>, position: usize, walked: bool },
+    /// Counts a parcel of updates.
+    Count { parcel: Parcel },
+    /// Sends the sums of the rollups of a window early, if there are many.
+    SendFull { window: Window },
+    /// All is counted: sends the sums of the rollups, and looks up what has fallen.
+    Send { windows: BTreeSet<Window> },
+    /// Finds the greatest pairs of a window.
+    Rank { window: Window, greatest: Greatest, position: usize },
+    /// Answers a read, window by window, or hands on the rows of a window that retires.
+    Rows { windows: VecDeque<Window>, position: usize },
+    /// Tells how much is held.
+    CountHeld,
+    /// Tells the total of a pair.
+    Amount { window: Window, pair: Pair },
+    /// Sums for reads what no rollup in use sums.
+    Sum { window: Window, sums: Vec<(Rollup, Entity, Volume)>, position: usize },
+    /// Takes back what the table of a window has put out.
+    TakeBack { window: Window, position: usize },
+    /// Drops the table of a window.
+    Retire { window: Window, position: usize },
+}
+
+/// The tables of pairs of one worker, and what they put out at the time under way.
+pub(crate) struct Pairs {
+    shared: Shared,
+    options: TrafficOptions,
+    windows: BTreeMap<Window, PairWindow>,
+    cuts: CutIndex,
+    in_use: InUse,
+    fold_index: FoldIndex,
+    watermark: u64,
+    /// Windows that were not observed from their start on.
+    partial: WindowSet,
+    /// Windows that lower bounds judge.
+    observed: WindowSet,
+    pub(crate) puts: Puts,
+    pub(crate) parcels: Vec<RollupParcel>,
+    pub(crate) best: Vec<(Window, Entity, Volume)>,
+    pub(crate) answers: Vec<Answer>,
+    pub(crate) late: Late,
+    pub(crate) saturated: Vec<Saturated>,
+}
+
+impl Pairs {
+    pub(crate) fn new(shared: Shared, options: TrafficOptions) -> Self {
+        Pairs {
+            shared,
+            options,
+            windows: BTreeMap::new(),
+            cuts: CutIndex::default(),
+            in_use: InUse::default(),
+            fold_index: FoldIndex::default(),
+            watermark: 0,
+            partial: WindowSet::default(),
+            observed: WindowSet::default(),
+            puts: Puts::default(),
+            parcels: Vec::new(),
+            best: Vec::new(),
+            answers: Vec::new(),
+            late: Late::default(),
+            saturated: Vec::new(),
+        }
+    }
+
+    /// Whether records of a parcel still count, by the watermark of the tick before.
+    fn takes(&mut self, parcel: &Parcel) -> bool {
+        let (window, late) = (parcel.window, &mut self.late);
+        if !self.options.windows.settled(window, self.watermark) {
+            if self.options.windows.closed(window, self.watermark) {
+                late.counted += parcel.records;
+            }
+            return true;
+        }
+        late.dropped += parcel.records;
+        let sum = &mut late.dropped_volume;
+        for (_, volume) in parcel.updates() {
+            *sum = sum.saturating_add(volume);
+        }
+        false
+    }
+
+    /// Brings rollups into use and out of it; what comes into use is filled from what is held.
+    fn use_rollups(&mut self, cuts: &[CutChange], orders: &[Order], jobs: &mut VecDeque<Job>) {
+        let mut begun = BTreeMap::<Rollup, Vec<WindowRange>>::new();
+        let mut changed = BTreeSet::new();
+        for change in self.in_use.update(cuts, orders) {
+            let (Use::Begins(_, rollup) | Use::Ends(_, rollup)) = change;
+            changed.insert(rollup);
+            if let Use::Begins(windows, rollup) = change {
+                begun.entry(rollup).or_default().push(windows);
+            }
+        }
+        for rollup in changed {
+            self.fold_index.set(rollup, &self.in_use.windows(&rollup));
+        }
+        let mut back_fill = BTreeSet::new();
+        let mut index = FoldIndex::default();
+        for (rollup, windows) in begun {
+            for range in &windows {
+                let held = self.windows.range(range.from..range.until);
+                let held = held.filter(|(_, held)| !held.pairs.table.is_empty());
+                back_fill.extend(held.map(|(window, _)| *window));
+            }
+            index.set(rollup, &windows);
+        }
+        let index = Rc::new(index);
+        for window in back_fill {
+            let begun = index.clone();
+            jobs.push_back(Job::BackFill { window, begun, position: 0, walked: false });
+        }
+    }
+
+    /// Sets the cuts of pairs; what they move is put out by walks.
+    fn set_cuts(&mut self, mut changes: Vec<CutChange>, jobs: &mut VecDeque<Job>) {
+        changes.retain(|change| change.scope.per == Per::Pair);
+        if changes.is_empty() {
+            return;
+        }
+        self.cuts.set(&changes);
+        let changes = CutChanges::new(changes);
+        let hull = changes.hull();
+        for (&window, held) in self.windows.range_mut(hull.from..hull.until) {
+            let holds = !held.pairs.table.is_empty();
+            if let Some(moves) = held.pairs.move_cuts(&self.cuts, &changes, holds) {
+                jobs.push_back(Job::Walk { window, moves, position: 0 });
+            }
+        }
+    }
+
+    /// Lower bounds judge windows from now on.
+    fn observe(&mut self, windows: WindowRange, jobs: &mut VecDeque<Job>) {
+        self.observed.insert(windows);
+        for (&window, held) in self.windows.range_mut(windows.from..windows.until) {
+            held.pairs.observe();
+            held.pairs.refresh(&self.cuts);
+            if self.cuts.has_ceilings(window) {
+                jobs.push_back(Job::Observe { window, position: 0 });
+            }
+        }
+    }
+
+    /// The windows of a range that have a table.
+    fn held(&self, windows: WindowRange) -> Vec<Window> {
+        let held = self.windows.range(windows.from..windows.until);
+        held.map(|(window, _)| *window).collect()
+    }
+
+    fn plan_clock(&mut self, event: Clock, jobs: &mut VecDeque<Job>) {
+        let rows = |window| Job::Rows { windows: VecDeque::from([window]), position: 0 };
+        match event {
+            Clock::Watermark { at, .. } => self.watermark = at,
+            Clock::Settled(windows) => {
+                for window in self.held(windows) {
+                    self.plan_settled(window, jobs);
+                }
+            }
+            Clock::Partial { windows, partial: true } => self.partial.insert(windows),
+            Clock::Partial { windows, partial: false } => self.partial.remove(windows),
+            // It is planned before records are counted.
+            Clock::Observed(_) => {}
+            Clock::Retired(windows) => {
+                self.partial.remove(windows);
+                self.observed.remove(windows);
+                for window in self.held(windows) {
+                    if self.options.hand_on == Some(HandOn::Retired) {
+                        jobs.push_back(rows(window));
+                    }
+                    jobs.push_back(Job::TakeBack { window, position: 0 });
+                    jobs.push_back(Job::Retire { window, position: 0 });
+                }
+            }
+        }
+    }
+
+    /// Hands on the totals of a window that has settled, and ranks them.
+    fn plan_settled(&self, window: Window, jobs: &mut VecDeque<Job>) {
+        // The total of a part of a window is no total of the window.
+        let whole = !self.partial.contains(window);
+        if self.options.hand_on == Some(HandOn::Settled) && whole {
+            jobs.push_back(Job::Rows { windows: VecDeque::from([window]), position: 0 });
+        }
+        if let Some(query) = self.options.top.filter(|query| query.per == Per::Pair) {
+            let greatest = Greatest::new(query);
+            jobs.push_back(Job::Rank { window, greatest, position: 0 });
+        }
+    }
+
+    /// Answers each read once, however often it is asked.
+    fn plan_reads(&self, reads: BTreeSet<Read>, jobs: &mut VecDeque<Job>) {
+        let mut sums = BTreeMap::<Window, Vec<(Rollup, Entity, Volume)>>::new();
+        for read in reads {
+            match read {
+                Read::Rows { from, until } => {
+                    let windows = self.windows.range(from..until).map(|(window, _)| *window);
+                    jobs.push_back(Job::Rows { windows: windows.collect(), position: 0 });
+                }
+                Read::Held => jobs.push_back(Job::CountHeld),
+                Read::Amount { window, rollup: None, entity: Entity::Pair(pair) } => {
+                    jobs.push_back(Job::Amount { window, pair });
+                }
+                Read::Amount { window, rollup: Some(rollup), entity }
+                    if !self.in_use.uses(window, rollup) =>
+                {
+                    sums.entry(window).or_default().push((rollup, entity, Volume::default()));
+                }
+                // There is a table for it, or nothing is.
+                Read::Amount { .. } => {}
+            }
+        }
+        for (window, sums) in sums {
+            jobs.push_back(Job::Sum { window, sums, position: 0 });
+        }
+    }
+
+    /// Adds up, for reads, the pairs of a window. `true` when all are.
+    fn sum(
+        &self,
+        window: Window,
+        sums: &mut [(Rollup, Entity, Volume)],
+        position: &mut usize,
+        budget: &mut Budget,
+    ) -> bool {
+        let Some(held) = self.windows.get(&window) else {
+            return true;
+        };
+        let addresses = self.shared.addresses.borrow();
+        held.pairs.table.walk(position, budget, |key, volume| {
+            let pair = addresses.pair(key);
+            for (rollup, entity, sum) in &mut *sums {
+                if rollup.counts(&pair, entity) {
+                    *sum = sum.saturating_add(volume);
+                }
+            }
+            sums.len()
+        })
+    }
+
+    fn count(&mut self, time: Time, parcel: &Parcel, budget: &mut Budget) {
+        let window = parcel.window;
+        let PairWindow { pairs, folds } =
+            self.windows.entry(window).or_insert_with(|| PairWindow {
+                pairs: Gauged::new(window, self.observed.contains(window)),
+                folds: Folds::default(),
+            });
+        pairs.refresh(&self.cuts);
+        let before = self.puts.len();
+        let mut addresses = self.shared.addresses.borrow_mut();
+        let mut counting = Counting {
+            time,
+            window,
+            pairs,
+            cuts: &self.cuts,
+            folds,
+            fold_index: &self.fold_index,
+            folded: 0,
+            saturated: &mut self.saturated,
+        };
+        let mut puts = self.puts.of(time, window, None);
+        let mut keyed = [(Key::MIN, Volume::default()); FOUND_AT_ONCE];
+        for updates in parcel.v4.chunks(FOUND_AT_ONCE) {
+            for (keyed, &(bits, volume)) in keyed.iter_mut().zip(updates) {
+                *keyed = (Key::v4(bits), volume);
+            }
+            counting.add(&keyed[..updates.len()], &mut addresses, &mut puts);
+        }
+        for updates in parcel.v6.chunks(FOUND_AT_ONCE) {
+            for (keyed, &(bits, volume)) in keyed.iter_mut().zip(updates) {
+                *keyed = (addresses.pair_key(pair_v6(bits)), volume);
+            }
+            counting.add(&keyed[..updates.len()], &mut addresses, &mut puts);
+        }
+        let folded = counting.folded;
+        budget.spend(PUT_COST * (parcel.len() + folded + self.puts.len() - before));
+    }
+
+    /// Sends what was folded for rollups in a window. `true` when all is sent.
+    fn send(&mut self, window: Window, budget: &mut Budget) -> bool {
+        self.windows.get_mut(&window).is_none_or(|held| {
+            let (index, peers) = (&self.fold_index, self.shared.peers);
+            held.folds.send(index, window, peers, budget, &mut self.parcels)
+        })
+    }
+
+    /// Copies rows of one window into answers. `true` when all are.
+    fn copy_rows(&mut self, window: Window, position: &mut usize, budget: &mut Budget) -> bool {
+        let Some(held) = self.windows.get(&window) else {
+            return true;
+        };
+        let addresses = self.shared.addresses.borrow();
+        let mut rows = Vec::new();
+        let done = held.pairs.table.walk(position, budget, |key, volume| {
+            rows.push((addresses.pair(key), volume));
+            COPY_COST
+        });
+        while !rows.is_empty() {
+            let rest = rows.split_off(rows.len().min(ROWS));
+            self.answers.push(Answer::Rows { window, rows });
+            rows = rest;
+        }
+        done
+    }
+}
+
+/// How many entries are looked for before they are added to: enough to wait for memory once for all of
+/// them.
+const FOUND_AT_ONCE: usize = 32;
+
+/// What updates of one window at one time go into.
+struct Counting<'a> {
+    time: Time,
+    window: Window,
+    pairs: &'a mut Gauged,
+    cuts: &'a CutIndex,
+    folds: &'a mut Folds,
+    fold_index: &'a FoldIndex,
+    /// Sums of rollups that updates went into.
+    folded: usize,
+    saturated: &'a mut Vec<Saturated>,
+}
+
+impl Counting<'_> {
+    /// Counts at most [`FOUND_AT_ONCE`] updates.
+    #[inline]
+    fn add(&mut self, updates: &[(Key, Volume)], addresses: &mut Addresses, puts: &mut PutsOf<'_>) {
+        let mut found = [Found::default(); FOUND_AT_ONCE];
+        for (found, (key, _)) in found.iter_mut().zip(updates) {
+            *found = self.pairs.table.find(*key);
+        }
+        for (found, &(key, volume)) in found.iter().zip(updates) {
+            let place = || addresses.pair(key);
+            let updated = self.pairs.add(self.cuts, *found, key, place, volume, puts);
+            if updated.saturates() {
+                let entity = Entity::Pair(addresses.pair(key));
+                self.saturated.push(Saturated { window: self.window, rollup: None, entity });
+            }
+            if key.family == Family::V6 {
+                addresses.follow(Per::Pair, key, updated.entry, self.time);
+            }
+            if !self.fold_index.is_empty() {
+                let pair = addresses.pair(key);
+                self.folded += self.folds.add(self.fold_index, self.window, pair, volume);
+            }
+        }
+    }
+}
+
+impl Steps for Pairs {
+    type Work = Work;
+    type Job = Job;
+
+    /// The order within a time: rollups and cuts see the state before it, then updates count, then
+    /// windows settle and retire, then reads are answered.
+    fn plan(&mut self, _: Time, work: Work) -> VecDeque<Job> {
+        self.shared.reclaim_addresses();
+        let mut jobs = VecDeque::new();
+        self.use_rollups(&work.cuts, &work.orders, &mut jobs);
+        self.set_cuts(work.cuts, &mut jobs);
+        for order in &work.orders {
+            if let Order::Clock(Clock::Observed(windows)) = order {
+                self.observe(*windows, &mut jobs);
+            }
+        }
+        let mut counted = BTreeSet::new();
+        for parcel in work.parcels {
+            if self.takes(&parcel) {
+                let window = parcel.window;
+                counted.insert(window);
+                jobs.push_back(Job::Count { parcel });
+                jobs.push_back(Job::SendFull { window });
+            }
+        }
+        jobs.push_back(Job::Send { windows: counted });
+        let mut reads = BTreeSet::new();
+        for order in work.orders {
+            match order {
+                Order::Clock(event) => self.plan_clock(event, &mut jobs),
+                Order::Read(read) => drop(reads.insert(read)),
+                Order::View(..) => {}
+            }
+        }
+        self.plan_reads(reads, &mut jobs);
+        jobs
+    }
+
+    fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {
+        match job {
+            Job::Walk { window, moves, position } => {
+                let addresses = self.shared.addresses.borrow();
+                let table = &self.windows[window].pairs.table;
+                let mut puts = self.puts.of(time, *window, None);
+                table.walk(position, budget, |key, volume| {
+                    PUT_COST * moves.show(|| addresses.pair(key), key, volume, &mut puts)
+                })
+            }
+            Job::Observe { window, position } => {
+                let addresses = self.shared.addresses.borrow();
+                let pairs = &self.windows[window].pairs;
+                let mut puts = self.puts.of(time, *window, None);
+                pairs.table.walk(position, budget, |key, volume| {
+                    let place = || addresses.pair(key);
+                    PUT_COST * pairs.show_ceilings(&self.cuts, place, key, volume, &mut puts)
+                })
+            }
+            Job::BackFill { window, begun, position, walked } => {
+                let Some(PairWindow { pairs, folds }) = self.windows.get_mut(window) else {
+                    return true;
+                };
+                if !*walked && folds.is_sent() {
+                    let addresses = self.shared.addresses.borrow();
+                    *walked = pairs.table.walk(position, budget, |key, volume| {
+                        PUT_COST * folds.add(begun, *window, addresses.pair(key), volume)
+                    });
+                }
+                let peers = self.shared.peers;
+                folds.send(begun, *window, peers, budget, &mut self.parcels) && *walked
+            }
+            Job::Count { parcel } => {
+                self.count(time, parcel, budget);
+                true
+            }
+            Job::SendFull { window } => {
+                let folds = self.windows.get(window).map(|held| &held.folds);
+                let sends = folds.is_some_and(|folds| folds.is_full() || folds.is_leaving());
+                !sends || self.send(*window, budget)
+            }
+            Job::Send { windows } => {
+                while let Some(window) = windows.first().copied() {
+                    if !self.send(window, budget) {
+                        return false;
+                    }
+                    windows.pop_first();
+                    budget.spend(1);
+                }
+                let windows = &self.windows;
+                self.puts
+                    .look_up_fallen(budget, |window, _| Some(&windows.get(&window)?.pairs.table))
+            }
+            Job::Rank { window, greatest, position } => {
+                let Some(held) = self.windows.get(window) else {
+                    return true;
+                };
+                let addresses = self.shared.addresses.borrow();
+                let done = held.pairs.table.walk(position, budget, |key, volume| {
+                    greatest.offer(volume, || Entity::Pair(addresses.pair(key)));
+                    0
+                });
+                if done {
+                    let ranking = greatest.take_ranking();
+                    self.best
+                        .extend(ranking.into_iter().map(|(who, volume)| (*window, who, volume)));
+                }
+                done
+            }
+            Job::Rows { windows, position } => {
+                while let Some(window) = windows.front().copied() {
+                    if !self.copy_rows(window, position, budget) {
+                        return false;
+                    }
+                    windows.pop_front();
+                    *position = 0;
+                }
+                true
+            }
+            Job::CountHeld => {
+                let tables = self.windows.values().map(|held| &held.pairs.table);
+                let pairs = tables.map(|table| table.len() as u64).sum();
+                self.answers.push(Answer::Held {
+                    pairs,
+                    rollups: 0,
+                    addresses: self.shared.addresses.borrow().len() as u64,
+                });
+                true
+            }
+            Job::Amount { window, pair } => {
+                let key = self.shared.addresses.borrow().known_pair_key(*pair);
+                let table = self.windows.get(window).map(|held| &held.pairs.table);
+                if let Some(volume) = table.zip(key).and_then(|(table, key)| table.get(key)) {
+                    let (window, entity) = (*window, Entity::Pair(*pair));
+                    self.answers.push(Answer::Amount { window, rollup: None, entity, volume });
+                }
+                true
+            }
+            Job::Sum { window, sums, position } => {
+                let window = *window;
+                if !self.sum(window, sums, position, budget) {
+                    return false;
+                }
+                sums.retain(|(_, _, volume)| *volume != Volume::default());
+                self.answers.extend(sums.drain(..).map(|(rollup, entity, volume)| {
+                    Answer::Amount { window, rollup: Some(rollup), entity, volume }
+                }));
+                true
+            }
+            Job::TakeBack { window, position } => {
+                let Some(PairWindow { pairs, .. }) = self.windows.get_mut(window) else {
+                    return true;
+                };
+                pairs.refresh(&self.cuts);
+                if pairs.shows_nothing() {
+                    return true;
+                }
+                let addresses = self.shared.addresses.borrow();
+                let mut puts = self.puts.of(time, *window, None);
+                pairs.table.walk(position, budget, |key, volume| {
+                    let place = || addresses.pair(key);
+                    PUT_COST * pairs.take_back(&self.cuts, place, key, volume, &mut puts)
+                })
+            }
+            Job::Retire { window, position } => {
+                if let Some(held) = self.windows.get(window) {
+                    let mut addresses = self.shared.addresses.borrow_mut();
+                    let done = held.pairs.table.walk_v6(position, budget, |key, _| {
+                        addresses.release(Per::Pair, key, time);
+                        COPY_COST
+                    });
+                    if !done {
+                        return false;
+                    }
+                    self.windows.remove(window);
+                }
+                true
+            }
+        }
+    }
+}

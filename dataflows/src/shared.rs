@@ -1,0 +1,27 @@
+//! The parts that the tables of one worker have in common.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use timely::dataflow::operators::probe;
+
+use crate::addresses::Addresses;
+use crate::time::{Phase, Time};
+
+/// Addresses by number, the worker's place among the others, and how far the computation has come.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) addresses: Rc<RefCell<Addresses>>,
+    /// Of what is furthest downstream of whatever puts out keys.
+    pub(crate) downstream: probe::Handle<Time>,
+    pub(crate) index: usize,
+    pub(crate) peers: usize,
+}
+
+impl Shared {
+    pub(crate) fn reclaim_addresses(&self) {
+        // What is said of a tick is said when all of it is known.
+        let done = |time: &Time| !self.downstream.less_equal(&Time::new(time.tick, Phase::Read));
+        self.addresses.borrow_mut().reclaim(done);
+    }
+}
