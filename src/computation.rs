@@ -43,7 +43,7 @@ pub enum Output {
     Done(Outcome),
 }
 
-/// What a tick led to, beside changes.
+/// The outcome of a tick, beside changes.
 #[derive(Default)]
 pub struct Outcome {
     /// The rankings of the windows that settled.
@@ -74,7 +74,7 @@ pub struct Course {
 }
 
 impl Course {
-    /// What is known of a window; `None`: it does not exist, or no longer.
+    /// The state of a window; `None`: it does not exist, or no longer.
     pub fn existing(&self, window: Window) -> Option<Existing> {
         let (_, existing) = self.windows.range(..=window).next_back()?;
         existing.windows.contains(window).then_some(*existing)

@@ -46,7 +46,7 @@ struct Row {
 #[derive(Default)]
 struct Side {
     costs: Vec<Cost>,
-    /// How a run failed. It was the last one.
+    /// The failure of a run, its last one.
     failed: Option<String>,
 }
 

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::common::{Usage, free_address, scrape, usage};
 use crate::{Bench, windows};
 
-/// How many records each topic of recent traffic has.
+/// Records of each topic of recent traffic.
 const RECORDS: u64 = 100_000;
 
-/// How long a run is looked at when it has read everything.
+/// The time for which a run is looked at when it has read everything.
 const AFTER: Duration = Duration::from_secs(10);
 
 /// A run that has not read everything by then is given up.

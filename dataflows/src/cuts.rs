@@ -174,7 +174,7 @@ pub(crate) struct CutIndex {
     /// Apart by bound and metric, so that each has its cuts in the order in which amounts pass them: an
     /// update looks at those that it passes, not at all that concern its entry.
     kinds: [Kind; 4],
-    /// How many times it has changed.
+    /// The number of times it has changed.
     generation: u64,
 }
 
@@ -490,7 +490,7 @@ impl CutChanges {
         WindowRange::hull(self.changes.iter().map(|change| change.windows))
     }
 
-    /// The same, of the changes of cuts of one bound.
+    /// As [`hull`](CutChanges::hull), of the changes of cuts of one bound.
     pub(crate) fn hull_of(&self, bound: Bound) -> WindowRange {
         let changes = self.changes.iter().filter(|change| change.gauge.bound == bound);
         WindowRange::hull(changes.map(|change| change.windows))

@@ -226,7 +226,7 @@ pub fn floors<'scope>(rules: VecCollection<'scope, Time, Rule, isize>) -> Floors
             while let Some((capabilities, mut rules)) = stash.next(frontiers) {
                 let time = *capabilities[0].time();
                 let gauge = |(rule, _): &(Rule, isize)| (rule.scope, rule.bound);
-                // What goes first: one rule for another leaves a gauge with one.
+                // Removals first: one rule for another leaves a gauge with one.
                 rules.sort_unstable_by_key(|change| (gauge(change), change.1));
                 let mut thresholds = thresholds_output.session(&capabilities[0]);
                 let mut of_pairs = pairs_output.session(&capabilities[1]);

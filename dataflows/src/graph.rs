@@ -63,7 +63,7 @@ pub struct Inputs {
 /// The outputs of one worker. Streams are on the first worker alone if not said otherwise, collections
 /// wherever they arise.
 pub struct Outputs<'scope> {
-    /// What is said about violations, in the tick at which it is, in the order of windows, limits and
+    /// Changes of violations, in the tick at which they happen, in the order of windows, limits and
     /// entities.
     pub changes: StreamVec<'scope, Time, Change>,
     /// The violations that stand, each on the worker that holds its total.

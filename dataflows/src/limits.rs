@@ -181,7 +181,7 @@ impl Rows {
     /// Takes the edits of one time.
     fn edits(&mut self, mut edits: Vec<(Version, isize)>) -> Vec<(Rule, isize)> {
         differential_dataflow::consolidation::consolidate(&mut edits);
-        // What goes makes room for what comes under its date.
+        // Removals make room for rows that come under their dates.
         edits.sort_by_key(|(_, diff)| *diff);
         let mut changes = Vec::with_capacity(edits.len());
         for (version, diff) in edits {
@@ -279,7 +279,7 @@ pub(crate) struct Judge {
     pub(crate) metric: Metric,
 }
 
-/// The same, with the limit and the windows: a rule without what amounts are compared with.
+/// A [`Judge`] with its limit and windows: a rule without the scope and value that amounts are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Ruling {
     pub(crate) limit: LimitId,

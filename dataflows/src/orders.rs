@@ -107,7 +107,7 @@ pub struct Saturated {
     pub entity: Entity,
 }
 
-/// What concerns tables, beside cuts, in one stream, so that an operator has it in the order of time.
+/// Events that concern tables, beside cuts, in one stream, so that an operator has them in the order of time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Order {
     /// A view needs a rollup of each window (+1), or no longer does (-1).
@@ -161,7 +161,7 @@ impl InUse {
         });
         let of_both = of_cuts.chain(of_views);
         let mut uses = Vec::new();
-        // What begins is counted before what ends, so that a rollup that goes from one user to another is
+        // Beginnings are counted before ends, so that a rollup that goes from one user to another is
         // in use throughout.
         for sign in [1, -1] {
             for (windows, rollup, diff) in

@@ -18,7 +18,7 @@ use crate::time::{Time, Window, Windows};
 use crate::top::{Greatest, TopQuery};
 use crate::types::{Entity, Pair, Per, Volume};
 
-/// What the traffic operator is to do beside judging.
+/// Tasks of the traffic operator beside judging.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TrafficOptions {
     pub(crate) windows: Windows,
@@ -353,11 +353,11 @@ impl Pairs {
     }
 }
 
-/// How many entries are looked for before they are added to: enough to wait for memory once for all of
+/// Entries that are looked for before they are added to: enough to wait for memory once for all of
 /// them.
 const FOUND_AT_ONCE: usize = 32;
 
-/// What updates of one window at one time go into.
+/// The tables and sums that updates of one window at one time go into.
 struct Counting<'a> {
     time: Time,
     window: Window,

@@ -23,9 +23,9 @@ pub(crate) struct Here<L, T> {
     thresholds: Vec<Change<L, T>>,
     /// Their pieces, in the order of the amounts from which on they cover.
     pieces: Vec<Piece<L, T>>,
-    /// How many of the pieces have been reached.
+    /// The number of pieces that have been reached.
     reached: usize,
-    /// Which of these cover the current amount.
+    /// Those of these that cover the current amount.
     active: Vec<usize>,
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn reclaim_addresses(&self) {
-        // What is said of a tick is said when all of it is known.
+        // The changes of a tick are published when all of it is known.
         let done = |time: &Time| !self.downstream.less_equal(&Time::new(time.tick, Phase::Read));
         self.addresses.borrow_mut().reclaim(done);
     }

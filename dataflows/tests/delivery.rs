@@ -17,7 +17,7 @@ const PAIRS: u64 = 20_000;
 
 const WINDOW: Window = Window(0);
 
-/// What the consumer sees of three ticks: a limit that all pairs break, one that none does, and the end.
+/// The consumer's view of three ticks: a limit that all pairs break, one that none does, and the end.
 #[derive(Default)]
 struct Seen {
     changes: Vec<(u64, Change)>,

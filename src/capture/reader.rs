@@ -63,10 +63,10 @@ pub struct Reader {
 /// Reports an oddity of a capture.
 pub type Warn = Box<dyn Fn(&str) + Send>;
 
-/// How many strays of a capture are named.
+/// Strays of a capture that are named.
 const STRAYS_NAMED: u64 = 20;
 
-/// How long a packet of a pipe that may be a stray waits for the next one.
+/// The time for which a packet of a pipe that may be a stray waits for the next one.
 const STRAY_WAIT: Duration = Duration::from_secs(1);
 
 enum Format {

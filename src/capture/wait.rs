@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How long reads may wait, in all.
+/// The time for which reads may wait, in all.
 #[derive(Default)]
 pub(super) struct Wait {
     bound: Mutex<Bound>,

@@ -239,8 +239,8 @@ fn usage(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Usage, error)
 }
 
-/// How far a packet may be ahead of the next one of its capture where packets are waited for, if no option
-/// says otherwise.
+/// The distance by which a packet may be ahead of the next one of its capture where packets are waited
+/// for, if no option says otherwise.
 const MAX_AHEAD_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// The options, where they depend on each other.

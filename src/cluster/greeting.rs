@@ -10,7 +10,7 @@ use super::hello::{HELLO_BYTES, Hello, Hellos, Role, Verdict, check_magic};
 use super::secret::{PROOF_BYTES, Secret};
 use super::settings::{SETTINGS_MAX, Settings};
 
-/// How long a connection may take to say who it is, and then to tell its settings.
+/// The time that a connection has to say who it is, and then to tell its settings.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The bytes read at once.

@@ -71,7 +71,7 @@ pub struct Catalog {
 #[derive(Clone, Copy, Debug)]
 struct Numbers {
     next: u32,
-    /// How many numbers there are, from 0 on.
+    /// The number of numbers there are, from 0 on.
     count: u32,
 }
 
@@ -127,7 +127,7 @@ impl Catalog {
         Catalog { compares: true, ..Catalog::default() }
     }
 
-    /// The same, with so many numbers for names and as many for rows.
+    /// A catalog with so many numbers for names and as many for rows.
     pub fn with_numbers(self, count: u32) -> Self {
         let numbers = Numbers { next: 0, count };
         Catalog { limit_numbers: numbers, version_numbers: numbers, ..self }

@@ -63,7 +63,7 @@ impl<T: Clone> Slots<T> {
         Some(thing)
     }
 
-    /// How many things there are.
+    /// The number of things.
     pub(super) fn len(&self) -> usize {
         self.len
     }

@@ -27,7 +27,7 @@ pub enum Ruling {
     Holds(Arc<Row>),
     /// Another row says the same of the same name and date, and counts for both.
     Duplicate {
-        /// Where the other row stands.
+        /// The position of the other row.
         of: Position,
         /// The other row.
         row: Arc<Row>,

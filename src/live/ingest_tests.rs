@@ -11,7 +11,7 @@ use crate::kafka::{
 };
 use crate::record::Packer;
 
-/// How long messages may take to arrive. None comes near it, however busy the machine.
+/// The time that messages may take to arrive. None comes near it, however busy the machine.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// A topic within this process.

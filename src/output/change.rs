@@ -46,7 +46,7 @@ pub fn per(entity: &Entity) -> Per {
     }
 }
 
-/// What a limit is counted for, in the text of an id.
+/// The entity of a limit, in the text of an id.
 pub(super) fn per_text(per: Per) -> &'static str {
     match per {
         Per::Pair => "pair",

@@ -68,7 +68,7 @@ impl Difference {
         self.tick.append(&mut changes);
     }
 
-    /// What is to be shown of a tick whose changes have all been accepted.
+    /// The differences to be shown of a tick whose changes have all been accepted.
     pub fn end_tick(&mut self, tick: u64, retired: &[WindowRange], catalog: &Catalog) -> Vec<Said> {
         let changes = std::mem::take(&mut self.tick);
         let shown = self.show(tick, &changes, catalog);

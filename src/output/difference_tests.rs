@@ -184,7 +184,7 @@ proptest! {
     }
 }
 
-/// What is shown later names the row of the version that judged when it was said.
+/// A change that is shown later names the row of the version that judged when it was made.
 #[test]
 fn version_of_a_change_that_is_not_shown_is_named_until_it_is_shown() {
     use floodmark_dataflows::types::VersionId;

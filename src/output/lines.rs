@@ -48,7 +48,7 @@ pub(super) fn finish_id(mut prefix: Sha256, set: LimitSet, addresses: &Addresses
 #[derive(Default)]
 pub(super) struct Addresses {
     text: Vec<u8>,
-    /// Where each ends.
+    /// The end of each.
     ends: Vec<usize>,
 }
 

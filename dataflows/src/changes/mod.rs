@@ -1,4 +1,4 @@
-//! What is said about violations at each tick: raised, updated, cleared, and why.
+//! Changes of violations at each tick: raised, updated, cleared, and why.
 //!
 //! A tick is a sequence of phases, and the violations are known after each. An entity that stood
 //! before the tick and stands after it may get an update, one of which only one is true was raised or
@@ -403,7 +403,7 @@ pub(crate) struct Moved<'scope> {
     pub(crate) fallen: StreamVec<'scope, Time, ((Gauge, Window), Total)>,
 }
 
-/// What becomes of violations, tick by tick.
+/// The changes of violations, tick by tick.
 ///
 /// # In
 /// `violations` as the worker knows them that holds their totals, and on the same worker the totals that

@@ -34,7 +34,7 @@ impl RulingsOfTick {
 #[derive(Default)]
 pub(super) struct Changed {
     pub(super) limits: BTreeSet<LimitId>,
-    /// Where versions changed after the rows were read (a date came): the version that judged a window
+    /// For versions that changed after the rows were read (a date came): the version that judged a window
     /// before that.
     after_rows: BTreeMap<(LimitId, Window), Option<VersionId>>,
 }

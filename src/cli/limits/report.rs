@@ -15,7 +15,7 @@ use crate::limits::table::{Ruling, Table, Verdict};
 use crate::limits::value::Value;
 use crate::shown;
 
-/// What there is to say about a table of limits at a moment. It is written as it is made: there may be a
+/// The report on a table of limits at a moment. It is written as it is made: there may be a
 /// million rows.
 pub(super) struct Report<'a> {
     pub(super) table: &'a Table,

@@ -70,7 +70,7 @@ impl Ear {
         let mut state = self.state();
         let EarState { news, is_written } = *state;
         let (news, is_written) = match heard {
-            // What was whole before is no longer.
+            // A window that was whole is no longer.
             Heard::Written => (News::None, true),
             Heard::Whole => (News::Whole, false),
             Heard::Around if news == News::None => (News::Around, is_written),
