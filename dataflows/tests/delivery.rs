@@ -120,8 +120,8 @@ fn check(seen: &Seen, what: &str) {
 fn changes_of_one_tick_are_made_in_steps() {
     let seen = run(1, None);
     check(&seen, "one worker");
-    // A few milliseconds of work.
-    assert!(seen.most_at_once <= 20_000, "{} at once", seen.most_at_once);
+    // Less than all of a tick, by what a step may cost.
+    assert!(seen.most_at_once <= PAIRS as usize * 3 / 4, "{} at once", seen.most_at_once);
 }
 
 #[test]

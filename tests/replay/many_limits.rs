@@ -8,7 +8,7 @@ use super::run::Place;
 
 /// Bytes of memory that one more row of limits may take until all are read, at the peak. The text of these
 /// rows has 125 bytes each.
-const BYTES_A_ROW: f64 = 450.0;
+const BYTES_A_ROW: f64 = 380.0;
 
 const FEW: usize = 20_000;
 const MANY: usize = 80_000;
