@@ -47,7 +47,7 @@ pub(crate) struct Bench {
     pub(crate) baseline: Option<PathBuf>,
     /// A broker, for rows about topics.
     pub(crate) brokers: Option<String>,
-    /// Where files may be, of about 2.5 GB.
+    /// The directory for files, of about 2.5 GB.
     pub(crate) work: PathBuf,
     /// Of the standard workload.
     pub(crate) packets: u64,

@@ -27,7 +27,7 @@ pub struct TickInput {
     pub tick: u64,
     /// Rows of limits that differ from those held: +1 for one that came, -1 for one that went.
     pub edits: Vec<(Version, isize)>,
-    /// What was counted and passed the filters. Corrections are negative; none follows a sum beyond 64
+    /// Records that were counted and passed the filters. Corrections are negative; none follows a sum beyond 64
     /// bits.
     pub records: Vec<(Window, Pair, Volume)>,
     /// The windows of the counted records, before the filters.

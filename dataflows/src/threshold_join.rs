@@ -368,7 +368,7 @@ where
             if let Some(&threshold) = cursor.get_val(batch)
                 && threshold.until <= first
             {
-                // Whatever ends there: no range begins at the last place of all.
+                // After all that end there: no range begins at the last place of all.
                 cursor.seek_val(batch, &Threshold { until: first, from: u64::MAX, ..threshold });
             }
             while let Some(&threshold) = cursor.get_val(batch) {

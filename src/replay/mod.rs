@@ -63,7 +63,7 @@ pub struct Tick {
 }
 
 impl Tick {
-    /// How many updates it brings, those of windows included.
+    /// The number of updates it brings, those of windows included.
     pub fn updates(&self) -> usize {
         self.parcels.iter().map(Parcel::len).sum::<usize>().max(self.seen.len())
     }
@@ -90,7 +90,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// How many updates it brings. Windows that nothing is counted in (`--source`, `--destination`) take
+    /// The number of updates it brings. Windows that nothing is counted in (`--source`, `--destination`) take
     /// memory, too.
     fn updates(&self) -> usize {
         match self {

@@ -180,7 +180,7 @@ impl Settings {
         self.tick.unwrap_or(1000)
     }
 
-    /// How far a packet of a capture may be ahead of the next one, in milliseconds.
+    /// The most by which a packet of a capture may be ahead of the next one, in milliseconds.
     pub(super) fn max_ahead_ms(&self) -> u64 {
         let max_gap_secs = self.options().windows.max_gap_secs;
         self.max_ahead.unwrap_or(max_gap_secs.saturating_mul(1000))

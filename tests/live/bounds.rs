@@ -1,4 +1,4 @@
-//! What waits in a run that can't go on takes no more memory the longer that lasts.
+//! The memory of things that wait in a run that can't go on, which must not grow as that lasts.
 
 use std::fs;
 use std::net::SocketAddr;

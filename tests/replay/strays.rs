@@ -46,7 +46,7 @@ fn place() -> Place {
     place
 }
 
-/// What a replay of these files writes: changes and totals.
+/// The output of a replay of these files: changes and totals.
 fn replay(place: &Place, files: &str, says: &[&str]) -> (String, String) {
     let done = place.floodmark(&format!("replay {files} {STRICT}")).run().expect(0).says(says);
     (done.stdout, place.read("totals.csv"))
@@ -314,6 +314,6 @@ fn stray_is_not_waited_for_by_capture_and_sent_where_nothing_waits() {
     }
     let line = "capture --interface lo --to - --max-ahead 1d";
     place.floodmark(line).run().expect(64).says(&["--max-ahead is for captures"]);
-    // What is converted is what there is.
+    // A conversion keeps all there is.
     assert!(place.floodmark("convert --from a.pcap").stdout(0).contains("10.0.0.7"));
 }

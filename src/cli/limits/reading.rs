@@ -56,7 +56,7 @@ impl Read {
     }
 }
 
-/// What was read to be written elsewhere.
+/// Rows that were read to be written elsewhere.
 pub(super) struct ReadDrafts {
     pub(super) read: Read,
     /// The rows that hold, as they would be written.

@@ -186,7 +186,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever applies what is taken, whenever that is, has the rows that were read last.
+        /// A run that applies the edits it takes, at any moments, has the rows that were read last.
         #[test]
         fn edits_taken_at_any_time_lead_to_the_rows_read_last(
             tables in prop::collection::vec((rows(), any::<bool>()), 1..12)

@@ -235,7 +235,7 @@ fn message_without_a_value_is_a_tombstone_and_not_an_error() {
     refused(b"", Reason::Empty);
 }
 
-/// Whatever the format, the records of one message are bounded, and the rest of them is refused.
+/// The records of one message are bounded in every format, and the rest of them is refused.
 #[test]
 fn message_of_too_many_records_counts_the_first_ones_and_is_refused() {
     let records = RECORDS_MAX as u32;
