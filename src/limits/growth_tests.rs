@@ -42,7 +42,7 @@ fn work(count: usize) -> Duration {
     assert_eq!(table.held().len(), 3 * (count / 5) + 1);
     let mut catalog = Catalog::new();
     catalog.add(LimitSet::Live, table.held());
-    let read = json::read_with_ending(changed.as_bytes(), Defaults::default(), table.held());
+    let read = json::read_from(changed.as_bytes(), Defaults::default(), table.held());
     let new = read.expect("rows").0;
     let after = catalog.versions(LimitSet::Live, new.held());
     assert_eq!((after.len(), catalog.len()), (3 * (count / 5) + 1, 4 * (count / 5) + 1));

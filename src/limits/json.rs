@@ -9,18 +9,23 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::Read;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::incoming::{Incoming, ReadError};
 use super::reason::{Position, Reason};
 use super::rows::{COLUMNS, Cell, Defaults, RawRow, Row};
 use super::table::{Builder, Table};
 
-/// What JSON takes between values.
+/// The characters that JSON allows between values.
 const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
+
+/// The byte order mark, with which editors of Windows begin a file.
+const MARK: &str = "\u{feff}";
 
 /// The most rows of limits, in a file or in a table.
 pub const ROWS_MAX: usize = 1_000_000;
@@ -57,9 +62,13 @@ pub enum FileError {
     },
 }
 
-/// Reads a file of limits. An empty one has none.
+/// Reads a text of limits. An empty one has none.
 pub fn read(bytes: &[u8], defaults: Defaults) -> Result<Table, FileError> {
-    Ok(table(text(bytes)?, Builder::new(defaults, &[]))?.0)
+    match read_from(bytes, defaults, &[]) {
+        Ok((table, _)) => Ok(table),
+        Err(ReadError::NotLimits(error)) => Err(error),
+        Err(ReadError::Io(_) | ReadError::TooLarge) => unreachable!("it is in memory"),
+    }
 }
 
 /// Whether a file that can be read is whole, as far as its text tells.
@@ -71,32 +80,33 @@ pub(super) enum Ending {
     Open,
 }
 
-/// Reads a file of limits, and tells whether it may be the beginning of a longer one. Rows that are among
-/// `known` are shared with them.
-pub(super) fn read_with_ending(
-    bytes: &[u8],
+/// Reads a file of limits row by row. Returns also whether it may be the beginning of a longer one. Rows that are
+/// among `known` are shared with them.
+pub(super) fn read_from(
+    from: impl Read,
     defaults: Defaults,
     known: &[Arc<Row>],
-) -> Result<(Table, Ending), FileError> {
-    table(text(bytes)?, Builder::new(defaults, known))
-}
-
-fn table(text: &str, mut builder: Builder<'_>) -> Result<(Table, Ending), FileError> {
+) -> Result<(Table, Ending), ReadError> {
+    let mut incoming = Incoming::new(from);
+    let mut builder = Builder::new(defaults, known);
     let mut rows = 0;
-    let form = cut(text, |line, value| {
+    let read = stream(&mut incoming, |line, value| {
         rows += 1;
         match rows {
             ..=ROWS_MAX => builder.push(&raw_row(rows, line, value)),
             _ => builder.clear(),
         }
-    })?;
-    if rows > ROWS_MAX {
-        return Err(FileError::TooMany { rows });
-    }
+    });
+    let read = match read {
+        Ok(_) if rows > ROWS_MAX => Err(FileError::TooMany { rows }),
+        read => read,
+    };
+    let last = incoming.last();
+    let form = incoming.end(read)?;
     let ending = match form {
         Form::Array | Form::Single => Ending::Certain,
         // A writer of JSON lines ends the first line before it writes anything else.
-        Form::Lines if rows == 1 && !text.ends_with('\n') => Ending::Certain,
+        Form::Lines if rows == 1 && last != Some(b'\n') => Ending::Certain,
         Form::Empty | Form::Lines => Ending::Open,
     };
     Ok((builder.finish(), ending))
@@ -157,19 +167,20 @@ impl<'a> Cut<'a> {
 
 /// Hands over each row of a text, with the line it begins on, from 1. An error may come after some rows.
 fn cut<'a>(text: &'a str, each: impl FnMut(usize, &'a str)) -> Result<Form, FileError> {
-    // Windows editors put a byte order mark first.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.strip_prefix(MARK).unwrap_or(text);
     let content = text.trim_start_matches(BLANKS);
     match content.bytes().next() {
         None => Ok(Form::Empty),
         Some(b'[') => array(text, each),
         Some(b'{') => objects(text, each),
-        Some(_) => {
-            let (line, column) = place(&text.as_bytes()[..text.len() - content.len()]);
-            let problem = "expected `[` or `{`".to_owned();
-            Err(FileError::NotJson { line, column, problem })
-        }
+        Some(_) => Err(neither(&text.as_bytes()[..text.len() - content.len()])),
     }
+}
+
+/// Returns the error of a text that is neither an array nor objects, behind its leading blanks.
+fn neither(blanks: &[u8]) -> FileError {
+    let (line, column) = place(blanks);
+    FileError::NotJson { line, column, problem: "expected `[` or `{`".to_owned() }
 }
 
 fn array<'a>(text: &'a str, mut each: impl FnMut(usize, &'a str)) -> Result<Form, FileError> {
@@ -219,6 +230,204 @@ fn objects<'a>(text: &'a str, mut each: impl FnMut(usize, &'a str)) -> Result<Fo
         each(before + 1, value(line, before + 1)?);
     }
     Ok(Form::Lines)
+}
+
+/// Hands over each row of a text that is read piece by piece, as [`cut`] does. `from` keeps the error that ends
+/// a text early, and the caller prefers it to the error that is returned.
+fn stream(
+    from: &mut Incoming<impl Read>,
+    each: impl FnMut(usize, &str),
+) -> Result<Form, FileError> {
+    from.more();
+    if from.ready().starts_with(MARK.as_bytes()) {
+        from.consume(MARK.len());
+    }
+    loop {
+        let blanks = leading_blanks(from.ready());
+        match from.ready().get(blanks).copied() {
+            Some(b'[') => return stream_array(from, blanks, each),
+            Some(b'{') => return stream_objects(from, blanks, each),
+            Some(_) => return Err(neither(&from.ready()[..blanks])),
+            None if from.more() => {}
+            None => return Ok(Form::Empty),
+        }
+    }
+}
+
+/// Returns the number of blanks at the start of a text.
+fn leading_blanks(text: &[u8]) -> usize {
+    let is_blank = |byte: &&u8| BLANKS.contains(&char::from(**byte));
+    text.iter().take_while(is_blank).count()
+}
+
+/// The newest part of an array that was consumed.
+#[derive(Clone, Copy)]
+enum Part {
+    Start,
+    Element,
+    Comma,
+    End,
+}
+
+impl Part {
+    /// The shortest text that ends with this part.
+    fn shortest(self) -> &'static str {
+        match self {
+            Part::Start => "[",
+            Part::Element => "[{}",
+            Part::Comma => "[{},",
+            Part::End => "[]",
+        }
+    }
+}
+
+fn stream_array(
+    from: &mut Incoming<impl Read>,
+    blanks: usize,
+    mut each: impl FnMut(usize, &str),
+) -> Result<Form, FileError> {
+    let mut consumed = Consumed::default();
+    consumed.take(from, blanks + 1);
+    let mut part = Part::Start;
+    loop {
+        consumed.take(from, leading_blanks(from.ready()));
+        let ready = from.ready();
+        let step = match (part, ready.first()) {
+            (Part::Start | Part::Element, Some(b']')) => Step::Consume(1, Part::End),
+            (Part::Element, Some(b',')) => Step::Consume(1, Part::Comma),
+            (Part::Start | Part::Comma, Some(_)) => match first_value(ready) {
+                Ok(Some(value)) => {
+                    each(consumed.lines + 1, value);
+                    Step::Consume(value.len(), Part::Element)
+                }
+                Ok(None) => Step::Read,
+                Err(_) => Step::Fail,
+            },
+            (Part::Element | Part::End, Some(_)) => Step::Fail,
+            (_, None) => Step::Read,
+        };
+        match (step, part) {
+            (Step::Consume(bytes, next), _) => {
+                consumed.take(from, bytes);
+                part = next;
+            }
+            (Step::Read, _) if from.more() => {}
+            (Step::Read, Part::End) => return Ok(Form::Array),
+            (Step::Read | Step::Fail, _) => return Err(consumed.error(part, from)),
+        }
+    }
+}
+
+/// The next step through an array.
+enum Step {
+    /// Consume so many bytes, which are this part.
+    Consume(usize, Part),
+    /// Read on.
+    Read,
+    /// Fail: the array is broken.
+    Fail,
+}
+
+/// Returns the JSON value at the start of a text; `None` if the end of the text may cut it.
+fn first_value(text: &[u8]) -> serde_json::Result<Option<&str>> {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>();
+    match values.next() {
+        // The parser reports a number that the end cuts as an invalid one.
+        Some(Err(error))
+            if !error.is_eof() && place(text) != (error.line(), error.column() + 1) =>
+        {
+            Err(error)
+        }
+        Some(Ok(value)) if value.get().len() < text.len() => Ok(Some(value.get())),
+        _ => Ok(None),
+    }
+}
+
+/// The bytes of an array that were consumed: their newlines, and the bytes behind the last one.
+#[derive(Default)]
+struct Consumed {
+    lines: usize,
+    column: usize,
+}
+
+impl Consumed {
+    fn take(&mut self, from: &mut Incoming<impl Read>, bytes: usize) {
+        let text = &from.ready()[..bytes];
+        match text.iter().rposition(|byte| *byte == b'\n') {
+            Some(newline) => {
+                self.lines += newlines(text);
+                self.column = bytes - newline - 1;
+            }
+            None => self.column += bytes,
+        }
+        from.consume(bytes);
+    }
+
+    /// Returns the error of an array whose rest is broken, with its place in the whole text.
+    fn error(&self, part: Part, from: &mut Incoming<impl Read>) -> FileError {
+        let before = part.shortest();
+        from.put_before(before.as_bytes());
+        match array(checked(from.ready()), |_, _| ()) {
+            Err(FileError::NotJson { line, column, problem }) => FileError::NotJson {
+                line: self.lines + line,
+                column: match line {
+                    1 => (self.column + column).saturating_sub(before.len()).max(1),
+                    _ => column,
+                },
+                problem,
+            },
+            other => unreachable!("the array is broken: {other:?}"),
+        }
+    }
+}
+
+fn stream_objects(
+    from: &mut Incoming<impl Read>,
+    blanks: usize,
+    mut each: impl FnMut(usize, &str),
+) -> Result<Form, FileError> {
+    let blank_lines = from.ready()[..blanks].iter().rposition(|byte| *byte == b'\n');
+    let blank_lines = blank_lines.map_or(0, |newline| newline + 1);
+    let first = newlines(&from.ready()[..blank_lines]) + 1;
+    from.consume(blank_lines);
+    for number in first.. {
+        let line = next_line(from);
+        if line == 0 {
+            break;
+        }
+        let text = trimmed(&from.ready()[..line]);
+        if number == first && value(text, 1).is_err() {
+            while from.more() {}
+            each(number, value(checked(from.ready()), number)?);
+            return Ok(Form::Single);
+        }
+        if !text.is_empty() {
+            each(number, value(text, number)?);
+        }
+        from.consume(line);
+    }
+    Ok(Form::Lines)
+}
+
+/// Reads a line. Returns its length in bytes, with the newline.
+fn next_line(from: &mut Incoming<impl Read>) -> usize {
+    loop {
+        match from.ready().iter().position(|byte| *byte == b'\n') {
+            Some(newline) => return newline + 1,
+            None if from.more() => {}
+            None => return from.ready().len(),
+        }
+    }
+}
+
+/// Returns a line without the blanks at its end.
+fn trimmed(line: &[u8]) -> &str {
+    checked(line).trim_end_matches(BLANKS)
+}
+
+/// Returns bytes of a text that [`Incoming`] has checked.
+fn checked(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).expect("lines of a checked text are UTF-8")
 }
 
 /// The one JSON value of a text that begins on `line`.

@@ -4,8 +4,8 @@
 //! file  ──json─────▶ raw rows ──rows::check──▶ checked rows ──table──▶ rows that hold ──catalog──▶ versions
 //! table ──postgres─▶            value, date, prefix      one per name and date      numbers for names
 //! ```
-//! - [`address`] says where limits are. [`json`] cuts a file into rows, [`postgres`] reads those of a
-//!   table.
+//! - [`address`] says where limits are. [`incoming`] reads a file piece by piece, [`json`] cuts it into
+//!   rows, [`postgres`] reads those of a table.
 //! - [`rows`] knows columns, defaults and refusals; [`value`], [`date`] and [`prefix`] read what stands
 //!   in a column.
 //! - [`table`] decides among rows that share name and date, and keeps what became of each row.
@@ -24,6 +24,7 @@ pub mod draft;
 pub mod edit;
 pub mod explain;
 pub mod feed;
+pub mod incoming;
 pub mod json;
 pub mod postgres;
 pub mod prefix;
@@ -39,5 +40,7 @@ pub use address::Address;
 
 #[cfg(test)]
 mod growth_tests;
+#[cfg(test)]
+mod pieces_tests;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use super::report::{count, label};
 use crate::error::{Exit, Failure};
 use crate::limits::draft::Draft;
 use crate::limits::feed::{self, Options, contents};
+use crate::limits::incoming::ReadError;
 use crate::limits::json::FileError;
 use crate::limits::postgres::snapshot::Snapshot;
 use crate::limits::quote::Quoted;
@@ -14,13 +15,13 @@ use crate::limits::rows::{Defaults, RawRow};
 use crate::limits::table::Table;
 use crate::limits::{Address, json, postgres};
 
-/// So many refused rows are named; the others are counted.
+/// The most refused rows that are named; the others are counted.
 const NAMED_MAX: usize = 10;
 
-/// What was read.
+/// Limits as they were read.
 pub(super) struct Read {
     pub(super) table: Table,
-    /// Columns of a table that limits don't know.
+    /// Columns of a table in a database that limits don't have.
     pub(super) unknown_columns: Vec<String>,
 }
 
@@ -28,7 +29,13 @@ impl Read {
     /// Reads a file, standard input or a table.
     pub(super) fn of(options: &Options) -> Result<Self, Failure> {
         match &options.address {
-            Address::File(path) => Read::of_bytes(&contents(path)?, path, options.defaults),
+            Address::File(path) => {
+                let table = feed::limits(path, options.defaults).map_err(|error| match error {
+                    ReadError::NotLimits(error) => no_limits(error, path),
+                    error => feed::unreadable(path, error),
+                })?;
+                Ok(Read { table, unknown_columns: Vec::new() })
+            }
             Address::Postgres(database) => {
                 let snapshot = sorted_snapshot(database, options)?;
                 let unknown_columns = snapshot.shape.unknown_columns().map(str::to_owned).collect();
@@ -37,10 +44,41 @@ impl Read {
         }
     }
 
-    /// Takes what was read from a file.
+    /// Reads the bytes of a file.
+    #[cfg(test)]
     pub(super) fn of_bytes(bytes: &[u8], path: &Path, defaults: Defaults) -> Result<Self, Failure> {
         let table = json::read(bytes, defaults).map_err(|error| no_limits(error, path))?;
         Ok(Read { table, unknown_columns: Vec::new() })
+    }
+
+    /// Reads a file, standard input or a table. Returns also the rows that hold, as they would be written.
+    pub(super) fn with_drafts(options: &Options) -> Result<(Self, Vec<Draft>), Failure> {
+        match &options.address {
+            Address::File(path) => Read::file_with_drafts(path, options.defaults),
+            Address::Postgres(database) => {
+                let rows = sorted_snapshot(database, options)?.rows;
+                Ok(Read::of_rows(&rows, options.defaults))
+            }
+        }
+    }
+
+    /// The same of a file, or of standard input (`-`).
+    pub(super) fn file_with_drafts(
+        path: &Path,
+        defaults: Defaults,
+    ) -> Result<(Self, Vec<Draft>), Failure> {
+        let bytes = contents(path)?;
+        let rows = json::text(&bytes).and_then(json::raw_rows);
+        Ok(Read::of_rows(&rows.map_err(|error| no_limits(error, path))?, defaults))
+    }
+
+    /// Returns also the rows that hold, as they would be written.
+    pub(super) fn of_rows(rows: &[RawRow<'_>], defaults: Defaults) -> (Self, Vec<Draft>) {
+        let table = Table::of(rows, defaults);
+        let held = rows.iter().zip(&table.verdicts);
+        let drafts = held.filter_map(|(raw, verdict)| Some(Draft::of(raw, verdict.row()?)));
+        let drafts = drafts.collect();
+        (Read { table, unknown_columns: Vec::new() }, drafts)
     }
 
     /// Names the rows that are refused on standard error. `of` says where they stand, if that is not
@@ -53,40 +91,6 @@ impl Read {
             .collect();
         note_capped(of, &refused);
         !refused.is_empty()
-    }
-}
-
-/// Rows that were read to be written elsewhere.
-pub(super) struct ReadDrafts {
-    pub(super) read: Read,
-    /// The rows that hold, as they would be written.
-    pub(super) drafts: Vec<Draft>,
-}
-
-impl ReadDrafts {
-    /// Reads a file, standard input or a table.
-    pub(super) fn of(options: &Options) -> Result<Self, Failure> {
-        match &options.address {
-            Address::File(path) => ReadDrafts::of_bytes(&contents(path)?, path, options.defaults),
-            Address::Postgres(database) => {
-                let rows = sorted_snapshot(database, options)?.rows;
-                Ok(ReadDrafts::judge(&rows, options.defaults))
-            }
-        }
-    }
-
-    /// Takes what was read from a file.
-    pub(super) fn of_bytes(bytes: &[u8], path: &Path, defaults: Defaults) -> Result<Self, Failure> {
-        let rows = json::text(bytes).and_then(json::raw_rows);
-        Ok(ReadDrafts::judge(&rows.map_err(|error| no_limits(error, path))?, defaults))
-    }
-
-    fn judge(rows: &[RawRow<'_>], defaults: Defaults) -> Self {
-        let table = Table::of(rows, defaults);
-        let held = rows.iter().zip(&table.verdicts);
-        let drafts = held.filter_map(|(raw, verdict)| Some(Draft::of(raw, verdict.row()?)));
-        let drafts = drafts.collect();
-        ReadDrafts { read: Read { table, unknown_columns: Vec::new() }, drafts }
     }
 }
 

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::init::database;
-use super::reading::{ReadDrafts, note_capped};
+use super::reading::{Read, note_capped};
 use super::report::count;
 use super::{file, print};
 use crate::cli::values::LimitRows;
 use crate::error::{Exit, Failure, Outcome};
 use crate::limits::draft::{Draft, Unfit};
-use crate::limits::feed::{contents, runtime};
+use crate::limits::feed::runtime;
 use crate::limits::postgres::Session;
 use crate::limits::postgres::write::Plan;
 use crate::limits::quote::Quoted;
@@ -39,17 +39,17 @@ impl Import {
     pub(super) fn run(&self) -> Outcome {
         let database = database(&self.rows, &self.database, "import")?;
         let defaults = self.rows.of(&self.database)?.defaults;
-        let read = ReadDrafts::of_bytes(&contents(&self.file)?, &self.file, defaults)?;
-        let unfit = note_unfit(&read.drafts, Draft::fits_table);
-        if read.read.note_refused("") || unfit {
+        let (read, drafts) = Read::file_with_drafts(&self.file, defaults)?;
+        let unfit = note_unfit(&drafts, Draft::fits_table);
+        if read.note_refused("") || unfit {
             let error = anyhow::anyhow!("rows are refused, so nothing is written");
             return Err(Failure::new(Exit::BadData, error));
         }
         let said = runtime()?.block_on(async {
             let session = Session::connect(&database).await?;
             let locked = session.lock(&self.rows.limits_table).await?;
-            let plan = plan(locked.rows(), &read.drafts, defaults, self.replace);
-            let said = self.said(&read.drafts, &plan);
+            let plan = plan(locked.rows(), &drafts, defaults, self.replace);
+            let said = self.said(&drafts, &plan);
             if !plan.is_empty() {
                 locked.commit(&plan, defaults).await?;
             }
@@ -143,13 +143,13 @@ pub(super) struct Export {
 
 impl Export {
     pub(super) fn run(&self) -> Outcome {
-        let mut read = ReadDrafts::of(&self.rows.of(&self.place)?)?;
-        let unfit = note_unfit(&read.drafts, Draft::fits_file);
-        let refused = read.read.note_refused("");
-        read.drafts.retain(|draft| draft.fits_file().is_ok());
-        read.drafts
+        let (read, mut drafts) = Read::with_drafts(&self.rows.of(&self.place)?)?;
+        let unfit = note_unfit(&drafts, Draft::fits_file);
+        let refused = read.note_refused("");
+        drafts.retain(|draft| draft.fits_file().is_ok());
+        drafts
             .sort_by(|one, other| (&one.name, one.effective).cmp(&(&other.name, other.effective)));
-        let rows: Vec<String> = read.drafts.iter().map(Draft::json).collect();
+        let rows: Vec<String> = drafts.iter().map(Draft::json).collect();
         let text = match rows.is_empty() {
             true => "[]\n".to_owned(),
             false => format!("[\n{}\n]\n", rows.join(",\n")),
@@ -191,14 +191,14 @@ mod tests {
         ]
         .concat();
         let defaults = Defaults::default();
-        let read = ReadDrafts::of_bytes(file.as_bytes(), "f".as_ref(), defaults).unwrap();
+        let (_, drafts) = Read::of_rows(&json::raw_rows(&file).unwrap(), defaults);
         let table = json::raw_rows(&table).unwrap();
-        let with = plan(&table, &read.drafts, defaults, false);
-        let [new, _, twice, bad] = &read.drafts[..] else { panic!("four rows") };
+        let with = plan(&table, &drafts, defaults, false);
+        let [new, _, twice, bad] = &drafts[..] else { panic!("four rows") };
         assert_eq!(with.added, std::slice::from_ref(new));
         assert_eq!(with.changed, [(1, twice.clone()), (3, bad.clone())]);
         assert_eq!(with.gone, [2]);
-        assert_eq!(plan(&table, &read.drafts, defaults, true).gone, [2, 4, 5]);
+        assert_eq!(plan(&table, &drafts, defaults, true).gone, [2, 4, 5]);
         assert!(plan(&table, &[], defaults, false).is_empty());
     }
 }

@@ -6,7 +6,7 @@
 //! fewer limits: [`Patience`] says how long they wait.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,8 +19,10 @@ use super::stamp::Stamp;
 use super::watch::{News, Watch};
 use super::{Options, Outlet};
 use crate::error::{Exit, Failure};
+use crate::limits::incoming::{BYTES_MAX, ReadError};
 use crate::limits::json::{self, Ending, FileError};
 use crate::limits::rows::Defaults;
+use crate::limits::table::Table;
 
 /// Without a notification the file is looked at this often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,18 +42,14 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// systems count whole seconds. So it is read again after so long.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
-/// No file of limits is larger.
-const BYTES_MAX: u64 = 256 << 20;
+/// The most readings of a file that changes while it is read for the first time.
+const ATTEMPTS: usize = 3;
 
-/// Why a file can't be read as limits.
+/// A reason not to read limits from a file.
 #[derive(Debug, thiserror::Error)]
-enum ReadError {
+enum Trouble {
     #[error(transparent)]
-    Io(#[from] std::io::Error),
-    #[error("it has more than {BYTES_MAX} bytes: so many can't be limits")]
-    TooLarge,
-    #[error(transparent)]
-    NotLimits(#[from] FileError),
+    Read(#[from] ReadError),
     #[error(
         "it has been changing for {} s without a second of rest, and is not read; write the new file \
          beside it and rename it",
@@ -60,18 +58,26 @@ enum ReadError {
     BeingWritten,
 }
 
-/// All that [`ReadError::label`] may be.
+/// The labels of [`Trouble`].
 const LABELS: [&str; 5] = ["missing", "unreadable", "too_large", "not_json", "being_written"];
 
-impl ReadError {
-    /// The kind of error, as the label of a metric.
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        ReadError::from(error).into()
+    }
+}
+
+impl Trouble {
+    /// The kind of trouble, as the label of a metric.
     fn label(&self) -> &'static str {
         match self {
-            ReadError::Io(error) if error.kind() == std::io::ErrorKind::NotFound => "missing",
-            ReadError::Io(_) => "unreadable",
-            ReadError::TooLarge => "too_large",
-            ReadError::NotLimits(_) => "not_json",
-            ReadError::BeingWritten => "being_written",
+            Trouble::Read(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                "missing"
+            }
+            Trouble::Read(ReadError::Io(_)) => "unreadable",
+            Trouble::Read(ReadError::TooLarge) => "too_large",
+            Trouble::Read(ReadError::NotLimits(_)) => "not_json",
+            Trouble::BeingWritten => "being_written",
         }
     }
 }
@@ -102,7 +108,6 @@ pub(super) struct FileFeed {
 
 impl FileFeed {
     pub(super) fn open(path: &Path, options: &Options) -> Result<(Self, Edits), Failure> {
-        let reading = || format!("reading limits from \"{}\"", path.display());
         let mut feed = FileFeed {
             path: path.to_owned(),
             defaults: options.defaults,
@@ -118,17 +123,12 @@ impl FileFeed {
             sound: true,
             confirmed: true,
         };
-        let parse = |(bytes, stamp): (Vec<u8>, Stamp)| {
-            Ok::<_, ReadError>((json::read(&bytes, options.defaults)?, stamp))
-        };
-        let (table, stamp) = feed.read_first().and_then(parse).map_err(|error| {
+        let (table, stamp) = read_once(path, options.defaults).map_err(|error| {
             let exit = match error {
                 ReadError::Io(_) => Exit::NoInput,
-                ReadError::TooLarge | ReadError::NotLimits(_) | ReadError::BeingWritten => {
-                    Exit::BadConfig
-                }
+                ReadError::TooLarge | ReadError::NotLimits(_) => Exit::BadConfig,
             };
-            Failure::new(exit, anyhow::Error::new(error).context(reading()))
+            Failure::new(exit, anyhow::Error::new(error).context(reading(path)))
         })?;
         let edits = feed.held.take(table);
         feed.held.begin();
@@ -226,16 +226,16 @@ impl FileFeed {
         }
         let read = match self.read() {
             // It was written meanwhile: what was read may be of both.
-            Ok((_, after)) if after != stamp => return None,
-            Ok((bytes, _)) => {
-                json::read_with_ending(&bytes, self.defaults, self.held.rows()).map_err(Into::into)
-            }
-            Err(error) => Err(error),
+            Ok(reading) if reading.stamp != stamp => return None,
+            Ok(reading) => reading.limits.map_err(ReadError::from).map_err(Trouble::from),
+            Err(error) => Err(error.into()),
         };
         let is_unfinished = match &read {
             Ok((_, ending)) => *ending == Ending::Open,
             // It may have been cut within a row, or within a character.
-            Err(ReadError::NotLimits(error)) => !matches!(error, FileError::TooMany { .. }),
+            Err(Trouble::Read(ReadError::NotLimits(error))) => {
+                !matches!(error, FileError::TooMany { .. })
+            }
             Err(_) => false,
         };
         if is_unfinished && !is_over {
@@ -247,7 +247,7 @@ impl FileFeed {
         }
         match &read {
             // It is not the file's fault, and may work at the next look.
-            Err(ReadError::Io(_)) => self.read = None,
+            Err(Trouble::Read(ReadError::Io(_))) => self.read = None,
             _ => self.has_read(stamp),
         }
         (self.sound, self.confirmed) = (read.is_ok(), is_same);
@@ -263,7 +263,7 @@ impl FileFeed {
 
     /// There is no file, or none that can be looked at. Editors take a file away for a moment before they
     /// put another one there, so this is an error only when it lasts.
-    fn fail_to_find(&mut self, error: &ReadError) -> Option<Edits> {
+    fn fail_to_find(&mut self, error: &Trouble) -> Option<Edits> {
         // One that comes back is a new one.
         (self.read, self.seen, self.unfinished) = (None, None, None);
         let missing = *self.missing.get_or_insert_with(Instant::now);
@@ -277,7 +277,7 @@ impl FileFeed {
     /// The file has changed since the last look. It is left alone, but not in silence for ever.
     fn wait_for_rest(&self, unread: Instant) -> Option<Edits> {
         match unread.elapsed() >= WRITTEN_ENOUGH {
-            true => self.fail(&ReadError::BeingWritten),
+            true => self.fail(&Trouble::BeingWritten),
             false => None,
         }
     }
@@ -298,33 +298,29 @@ impl FileFeed {
         self.confirmed = false;
     }
 
-    fn fail(&self, error: &ReadError) -> Option<Edits> {
+    fn fail(&self, error: &Trouble) -> Option<Edits> {
         self.held.failed(error.label(), &format!("reading \"{}\": {error}", self.path.display()));
         None
     }
 
-    /// What is in the file at first, which may also be a pipe.
-    fn read_first(&self) -> Result<(Vec<u8>, Stamp), ReadError> {
-        let bytes = match self.path == Path::new("-") {
-            true => read_all(std::io::stdin().lock())?,
-            false => {
-                let file = File::open(&self.path)?;
-                let bytes = read_all(&file)?;
-                return Ok((bytes, Stamp::from(&file.metadata()?)));
-            }
-        };
-        Ok((bytes, Stamp::from(&std::fs::metadata("/dev/null")?)))
-    }
-
-    /// What is in the file, and what the file was after that.
-    fn read(&self) -> Result<(Vec<u8>, Stamp), ReadError> {
-        // Whatever has taken its place since it was looked at, nobody waits for it.
+    fn read(&self) -> Result<Reading, ReadError> {
+        // A pipe may have taken the place of the file, and to open it must not wait for its other end.
         let flags = OFlag::O_NONBLOCK.bits();
         let file = File::options().read(true).custom_flags(flags).open(&self.path)?;
         Stamp::of_file(&file.metadata()?)?;
-        let bytes = read_all(&file)?;
-        Ok((bytes, Stamp::of_file(&file.metadata()?)?))
+        let limits = match json::read_from(&file, self.defaults, self.held.rows()) {
+            Err(ReadError::NotLimits(error)) => Err(error),
+            limits => Ok(limits?),
+        };
+        Ok(Reading { limits, stamp: Stamp::of_file(&file.metadata()?)? })
     }
+}
+
+/// A file that was read as far as its system allows.
+struct Reading {
+    limits: Result<(Table, Ending), FileError>,
+    /// The stamp of the file after it was read.
+    stamp: Stamp,
 }
 
 /// The waiting time for a file whose text does not show that it is whole.
@@ -374,15 +370,64 @@ fn read_all(from: impl Read) -> Result<Vec<u8>, ReadError> {
     }
 }
 
-/// What is in a file, or comes in on standard input (`-`).
+/// Reads all bytes of a file, or of standard input (`-`).
 pub fn contents(path: &Path) -> Result<Vec<u8>, Failure> {
-    let read = if path == Path::new("-") {
-        read_all(std::io::stdin().lock())
-    } else {
-        File::open(path).map_err(ReadError::from).and_then(read_all)
+    let read = open(path).map_err(ReadError::from).and_then(read_all);
+    read.with_context(|| reading(path)).map_err(|error| Failure::new(Exit::NoInput, error))
+}
+
+/// Reads the limits in a file, or on standard input (`-`), once.
+pub fn limits(path: &Path, defaults: Defaults) -> Result<Table, ReadError> {
+    Ok(read_once(path, defaults)?.0)
+}
+
+/// The same. Returns also the stamp of the file after that.
+fn read_once(path: &Path, defaults: Defaults) -> Result<(Table, Stamp), ReadError> {
+    if path == Path::new("-") {
+        let (table, _) = json::read_from(std::io::stdin().lock(), defaults, &[])?;
+        return Ok((table, Stamp::from(&std::fs::metadata("/dev/null")?)));
+    }
+    at_rest(path, |file| Ok(json::read_from(file, defaults, &[])?.0))
+}
+
+/// Reads a file, and reads it again if it has changed meanwhile, up to [`ATTEMPTS`] times in all. Returns also
+/// the stamp of the file after that.
+fn at_rest<T>(
+    path: &Path,
+    mut read: impl FnMut(&File) -> Result<T, ReadError>,
+) -> Result<(T, Stamp), ReadError> {
+    let mut attempt = 1;
+    loop {
+        let file = File::open(path)?;
+        let before = file.metadata()?;
+        let read = read(&file);
+        let after = Stamp::from(&file.metadata()?);
+        // A pipe can be read only once.
+        if !before.is_file() || after == Stamp::from(&before) || attempt == ATTEMPTS {
+            return Ok((read?, after));
+        }
+        attempt += 1;
+    }
+}
+
+/// Returns the failure of a command that needs these limits.
+pub fn unreadable(path: &Path, error: ReadError) -> Failure {
+    let exit = match error {
+        ReadError::NotLimits(_) => Exit::BadConfig,
+        ReadError::Io(_) | ReadError::TooLarge => Exit::NoInput,
     };
-    read.with_context(|| format!("reading limits from \"{}\"", path.display()))
-        .map_err(|error| Failure::new(Exit::NoInput, error))
+    Failure::new(exit, anyhow::Error::new(error).context(reading(path)))
+}
+
+fn open(path: &Path) -> io::Result<Box<dyn Read>> {
+    Ok(match path == Path::new("-") {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(File::open(path)?),
+    })
+}
+
+fn reading(path: &Path) -> String {
+    format!("reading limits from \"{}\"", path.display())
 }
 
 #[cfg(test)]

@@ -54,6 +54,27 @@ fn feed(text: &str) -> (Place, PathBuf, FileFeed, Edits) {
     (place, path, feed, edits)
 }
 
+#[test]
+fn file_that_changes_while_it_is_read_first_is_read_again() {
+    let place = Place::new();
+    let path = place.at("limits.json");
+    for (changes, readings) in [(0, 1), (1, 2), (usize::MAX, ATTEMPTS)] {
+        fs::write(&path, row(1)).unwrap();
+        let mut count = 0;
+        let (len, stamp) = at_rest(&path, |file| {
+            count += 1;
+            let len = file.metadata()?.len();
+            if count <= changes {
+                fs::write(&path, row(1) + &" ".repeat(count))?;
+            }
+            Ok(len)
+        })
+        .unwrap();
+        assert_eq!(count, readings);
+        assert_eq!(len == stamp.len, changes < ATTEMPTS, "{changes} changes");
+    }
+}
+
 fn next(changes: &Changes) -> Vec<String> {
     values(&changes.next(STUCK_AFTER).expect("the change is told"))
 }

@@ -26,19 +26,18 @@ use std::time::Duration;
 use anyhow::Context;
 
 use self::file::FileFeed;
-pub use self::file::contents;
+pub use self::file::{contents, limits, unreadable};
 pub use self::handover::Changes;
 use self::handover::{Outlet, handover};
 pub use self::held::{Edits, Health};
 use self::table::TableFeed;
 use super::catalog::LimitSet;
-use super::json;
 use super::postgres::TableName;
 use super::postgres::snapshot::Snapshot;
 use super::rows::Defaults;
 use super::table::{Refusals, Table};
 use super::{Address, postgres};
-use crate::error::{Exit, Failure};
+use crate::error::Failure;
 
 /// Where limits come from, and how they are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,10 +98,7 @@ fn refusal(place: &str, counts: Refusals) -> Option<String> {
 pub fn read(options: &Options) -> Result<Table, Failure> {
     match &options.address {
         Address::File(path) => {
-            let bytes = contents(path)?;
-            json::read(&bytes, options.defaults)
-                .with_context(|| format!("reading limits from \"{}\"", path.display()))
-                .map_err(|error| Failure::new(Exit::BadConfig, error))
+            limits(path, options.defaults).map_err(|error| unreadable(path, error))
         }
         Address::Postgres(database) => {
             let read = one_session(database, async |session| {

@@ -1,0 +1,157 @@
+//! Texts that are read piece by piece, so that a file of limits is never in memory as a whole.
+
+use std::io::{self, Read};
+
+use super::json::FileError;
+
+/// The most bytes of a file of limits.
+pub(super) const BYTES_MAX: u64 = 256 << 20;
+
+/// The bytes of a piece: in tests so few that pieces end anywhere.
+const PIECE: usize = if cfg!(test) { 7 } else { 64 << 10 };
+
+/// The bytes of a piece of which only the length counts.
+const UNUSED_PIECE: usize = 64 << 10;
+
+/// Why a file can't be read as limits.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file system fails.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The file has more than the allowed bytes.
+    #[error("it has more than {BYTES_MAX} bytes: so many can't be limits")]
+    TooLarge,
+    /// The text is no text of limits.
+    #[error(transparent)]
+    NotLimits(#[from] FileError),
+}
+
+/// A text that is read piece by piece, as far as it is UTF-8. A fault ends it early, and [`Incoming::end`] returns
+/// the fault.
+pub(super) struct Incoming<R> {
+    from: R,
+    /// Bytes that were read; those from `begin` to `checked` are UTF-8 and not consumed.
+    buffer: Vec<u8>,
+    begin: usize,
+    checked: usize,
+    /// The number of bytes that were read.
+    bytes: u64,
+    last: Option<u8>,
+    /// The newlines before the bytes that are checked next, and the bytes before them in their line.
+    lines: usize,
+    column: usize,
+    fault: Option<ReadError>,
+}
+
+impl<R: Read> Incoming<R> {
+    pub(super) fn new(from: R) -> Self {
+        Incoming {
+            from,
+            buffer: Vec::new(),
+            begin: 0,
+            checked: 0,
+            bytes: 0,
+            last: None,
+            lines: 0,
+            column: 0,
+            fault: None,
+        }
+    }
+
+    /// The bytes that were read and not consumed. They end between two characters.
+    pub(super) fn ready(&self) -> &[u8] {
+        &self.buffer[self.begin..self.checked]
+    }
+
+    /// Drops so many of the bytes that are ready.
+    pub(super) fn consume(&mut self, bytes: usize) {
+        self.begin += bytes;
+    }
+
+    /// Puts bytes before those that are ready.
+    pub(super) fn put_before(&mut self, bytes: &[u8]) {
+        self.buffer.splice(..self.begin, bytes.iter().copied());
+        self.checked = self.checked - self.begin + bytes.len();
+        self.begin = 0;
+    }
+
+    /// Reads on. Returns whether more bytes are ready than before. The bytes that are ready double, so that a caller
+    /// that scans all of them each time does linear work.
+    pub(super) fn more(&mut self) -> bool {
+        let before = self.ready().len();
+        while self.fault.is_none() && self.ready().len() == before {
+            let is_end = self.read_piece(before.max(PIECE));
+            self.check(is_end);
+            if is_end {
+                break;
+            }
+        }
+        self.ready().len() > before
+    }
+
+    /// The last byte that was read.
+    pub(super) fn last(&self) -> Option<u8> {
+        self.last
+    }
+
+    /// Reads the rest, since all of a file must be sound. Returns the first of these errors: one of the whole
+    /// file, one of its encoding, the one of `read`.
+    pub(super) fn end<T>(mut self, read: Result<T, FileError>) -> Result<T, ReadError> {
+        self.begin = self.checked;
+        while self.more() {
+            self.begin = self.checked;
+        }
+        if matches!(self.fault, Some(ReadError::NotLimits(_))) {
+            self.buffer.clear();
+            (self.begin, self.checked) = (0, 0);
+            while !self.read_piece(UNUSED_PIECE) {
+                self.buffer.clear();
+            }
+        }
+        match self.fault {
+            Some(fault) => Err(fault),
+            None => Ok(read?),
+        }
+    }
+
+    /// Reads so many bytes in the place of those that were consumed. Returns whether there are none.
+    fn read_piece(&mut self, bytes: usize) -> bool {
+        self.buffer.drain(..self.begin);
+        self.checked -= self.begin;
+        self.begin = 0;
+        let before = self.buffer.len();
+        let at_most = (bytes as u64).min(BYTES_MAX + 1 - self.bytes);
+        match (&mut self.from).take(at_most).read_to_end(&mut self.buffer) {
+            Ok(read) => self.bytes += read as u64,
+            Err(error) => self.fault = Some(error.into()),
+        }
+        if self.bytes > BYTES_MAX {
+            self.fault = Some(ReadError::TooLarge);
+        }
+        self.last = self.buffer.last().copied().or(self.last);
+        self.buffer.len() == before
+            || matches!(self.fault, Some(ReadError::Io(_) | ReadError::TooLarge))
+    }
+
+    /// Checks the bytes that were read last.
+    fn check(&mut self, is_end: bool) {
+        let (valid, is_broken) = match str::from_utf8(&self.buffer[self.checked..]) {
+            Ok(text) => (text.len(), false),
+            Err(error) => (error.valid_up_to(), is_end || error.error_len().is_some()),
+        };
+        let text = &self.buffer[self.checked..self.checked + valid];
+        match text.iter().rposition(|byte| *byte == b'\n') {
+            Some(newline) => {
+                self.lines += text.iter().filter(|byte| **byte == b'\n').count();
+                self.column = valid - newline - 1;
+            }
+            None => self.column += valid,
+        }
+        self.checked += valid;
+        if is_broken && self.fault.is_none() {
+            let (line, column) = (self.lines + 1, self.column + 1);
+            self.fault = Some(FileError::NotUtf8 { line, column }.into());
+        }
+    }
+}
