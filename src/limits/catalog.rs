@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use super::rows::Row;
 use super::slots::Slots;
-use super::text::Text;
 
 /// Which of the sets of limits a limit is in. A name may be in both: it is a limit of each then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -101,20 +100,23 @@ impl Numbers {
 #[derive(Clone, Debug)]
 struct Name {
     set: LimitSet,
-    name: Text,
-    /// Rows of this name.
+    /// The newest row of this name, for the name in it.
+    row: Arc<Row>,
+    /// The number of rows of this name.
     rows: u32,
 }
 
 #[derive(Clone, Debug)]
 struct Numbered {
     limit: LimitId,
+    /// Whether the row holds. A row that does not is forgotten later.
+    holds: bool,
     /// Shared with whoever has read it.
     row: Arc<Row>,
 }
 
 // There may be a million of each.
-const _: () = assert!(size_of::<Option<Name>>() <= 32 && size_of::<Option<Numbered>>() <= 16);
+const _: () = assert!(size_of::<Option<Name>>() <= 16 && size_of::<Option<Numbered>>() <= 16);
 
 impl Catalog {
     /// A catalog of nothing.
@@ -155,12 +157,17 @@ impl Catalog {
     /// Numbers rows of a set, which are sorted: so numbers do not depend on the order in a file, and runs can
     /// be compared.
     pub fn add(&mut self, set: LimitSet, sorted: &[Arc<Row>]) {
-        let Catalog { versions, rows, hasher, .. } = self;
-        versions[set as usize]
-            .reserve(sorted.len(), |id| hasher.hash_one(&*numbered(rows, *id).row));
+        self.reserve(set, sorted.len());
         for row in sorted {
             self.version(set, row);
         }
+    }
+
+    /// Reserves capacity for so many more rows of a set: a hash table that grows hashes all of them again.
+    pub fn reserve(&mut self, set: LimitSet, more: usize) {
+        let Catalog { limits, versions, names, rows, hasher, .. } = self;
+        limits[set as usize].reserve(more, |id| hash_of_name(hasher, names, *id));
+        versions[set as usize].reserve(more, |id| hasher.hash_one(&*numbered(rows, *id).row));
     }
 
     /// The versions that all rows are, by their numbers.
@@ -173,7 +180,7 @@ impl Catalog {
     /// # Panics
     /// If the number is not from this catalog.
     pub fn name(&self, limit: LimitId) -> &str {
-        &self.named(limit).name
+        &self.named(limit).row.name
     }
 
     /// The set that a limit is in.
@@ -202,7 +209,7 @@ impl Catalog {
 
     /// The number of a limit, if a row of the set has had its name.
     pub fn limit(&self, set: LimitSet, name: &str) -> Option<LimitId> {
-        let is_it = |id: &LimitId| self.named(*id).name == *name;
+        let is_it = |id: &LimitId| self.named(*id).row.name == *name;
         self.limits[set as usize].find(self.hasher.hash_one(name), is_it).copied()
     }
 
@@ -215,27 +222,56 @@ impl Catalog {
         let known = self.rows.get(id.0).expect("each row that has a number is here");
         // 5 may have become 5.0, which is the same value in other letters.
         if !known.row.is_written_as(row) {
-            self.rows.get_mut(id.0).expect("it was here").row = row.clone();
+            let known = self.rows.get_mut(id.0).expect("it was here");
+            known.row = row.clone();
+            self.names.get_mut(known.limit.0).expect("a row has a name").row = row.clone();
         }
         as_version(id, numbered(&self.rows, id))
+    }
+
+    /// Whether the row of a version holds. A new row does, until [`Catalog::hold`] changes that.
+    pub fn holds(&self, version: VersionId) -> bool {
+        self.rows.get(version.0).is_some_and(|row| row.holds)
+    }
+
+    /// Sets whether the row of a version holds.
+    pub fn hold(&mut self, version: VersionId, holds: bool) {
+        if self.holds(version) != holds
+            && let Some(row) = self.rows.get_mut(version.0)
+        {
+            row.holds = holds;
+        }
+    }
+
+    /// Returns the row of each limit that is in force at a moment, in nanoseconds since 1970, and the next one, of
+    /// the rows that hold. They come in the order of the limits.
+    pub fn in_force(&self, at: i128) -> impl Iterator<Item = (LimitId, Standing<'_>)> {
+        let held = self.rows.iter().filter(|(_, row)| row.holds);
+        let mut held: Vec<(LimitId, &Row)> = held.map(|(_, row)| (row.limit, &*row.row)).collect();
+        held.sort_unstable_by_key(|(limit, _)| *limit);
+        let mut held = held.into_iter().peekable();
+        std::iter::from_fn(move || {
+            let (limit, _) = *held.peek()?;
+            let mut standing = Standing::default();
+            while let Some((_, row)) = held.next_if(|(of, _)| *of == limit) {
+                standing.add(row, at);
+            }
+            Some((limit, standing))
+        })
     }
 
     /// Forgets a row that holds no longer, and its name with the last row of that.
     ///
     /// Only when all is written that was said up to the last tick at which it ceased to hold: after that
     /// nobody is judged by it, and its number may be that of another row.
-    pub fn forget(&mut self, version: &Version) {
-        let Some(Numbered { row, limit }) = self.rows.remove(version.id.0) else { return };
-        debug_assert_eq!(
-            (row.effective, row.bound, row.scope),
-            (version.effective, version.bound, version.scope)
-        );
+    pub fn forget(&mut self, version: VersionId) {
+        let Some(Numbered { row, limit, .. }) = self.rows.remove(version.0) else { return };
         let set = self.set(limit) as usize;
-        remove(&mut self.versions[set], self.hasher.hash_one(&*row), version.id);
+        remove(&mut self.versions[set], self.hasher.hash_one(&*row), version);
         let name = self.names.get_mut(limit.0).expect("a row has a name");
         name.rows -= 1;
         if name.rows == 0 {
-            remove(&mut self.limits[set], self.hasher.hash_one(&name.name), limit);
+            remove(&mut self.limits[set], self.hasher.hash_one(&row.name), limit);
             self.names.remove(limit.0);
         }
     }
@@ -254,38 +290,43 @@ impl Catalog {
         self.names.get(limit.0).expect("the number is from this catalog")
     }
 
-    fn add_name(&mut self, set: LimitSet, name: &Text) -> LimitId {
+    fn add_name(&mut self, set: LimitSet, row: &Arc<Row>) -> LimitId {
         let names = &self.names;
         let is_taken = |number| names.get(number).is_some();
         let id = LimitId(self.limit_numbers.give(names.len(), is_taken));
-        self.names.insert(id.0, Name { set, name: name.clone(), rows: 0 });
+        self.names.insert(id.0, Name { set, row: row.clone(), rows: 0 });
         let Catalog { limits, names, hasher, .. } = self;
-        let hash = |id: &LimitId| {
-            hasher.hash_one(&names.get(id.0).expect("a name that has a number is here").name)
-        };
+        let hash = |id: &LimitId| hash_of_name(hasher, names, *id);
         limits[set as usize].insert_unique(hash(&id), id, hash);
         id
     }
 
     fn add_row(&mut self, set: LimitSet, row: &Arc<Row>, hash: u64) -> VersionId {
-        let limit = self.limit(set, &row.name).unwrap_or_else(|| self.add_name(set, &row.name));
+        let limit = self.limit(set, &row.name).unwrap_or_else(|| self.add_name(set, row));
         let rows = &self.rows;
         let is_taken = |number| rows.get(number).is_some();
         let id = VersionId(self.version_numbers.give(rows.len(), is_taken));
-        self.rows.insert(id.0, Numbered { limit, row: row.clone() });
+        self.rows.insert(id.0, Numbered { limit, holds: true, row: row.clone() });
         let Catalog { versions, rows, hasher, .. } = self;
         let rehash = |id: &VersionId| hasher.hash_one(&*numbered(rows, *id).row);
         versions[set as usize].insert_unique(hash, id, rehash);
-        self.names.get_mut(limit.0).expect("its name has a number").rows += 1;
+        let name = self.names.get_mut(limit.0).expect("its name has a number");
+        name.row = row.clone();
+        name.rows += 1;
         id
     }
+}
+
+fn hash_of_name(hasher: &RandomState, names: &Slots<Name>, limit: LimitId) -> u64 {
+    let name = names.get(limit.0).expect("a name that has a number is here");
+    hasher.hash_one(&name.row.name)
 }
 
 fn numbered(rows: &Slots<Numbered>, version: VersionId) -> &Numbered {
     rows.get(version.0).expect("the number is from this catalog")
 }
 
-fn as_version(id: VersionId, Numbered { limit, row }: &Numbered) -> Version {
+fn as_version(id: VersionId, Numbered { limit, row, .. }: &Numbered) -> Version {
     Version {
         limit: *limit,
         effective: row.effective,
@@ -301,34 +342,26 @@ fn remove<T: PartialEq>(table: &mut HashTable<T>, hash: u64, number: T) {
         entry.remove();
     }
 }
-/// The versions of one limit around a moment.
+
+/// The rows of one limit around a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing<'a> {
     /// The one in force: with the greatest effective date up to the moment. It may say that the limit
     /// does not exist.
-    pub now: Option<&'a Version>,
+    pub now: Option<&'a Row>,
     /// The first one after the moment.
-    pub next: Option<&'a Version>,
+    pub next: Option<&'a Row>,
 }
 
-/// What of each limit is in force at a moment, in nanoseconds since 1970, and what follows; in the order
-/// of the limits.
-pub fn in_force(
-    versions: &BTreeSet<Version>,
-    at: i128,
-) -> impl Iterator<Item = (LimitId, Standing<'_>)> {
-    // They are in the order of their limits, and of their dates in that.
-    let mut versions = versions.iter().peekable();
-    std::iter::from_fn(move || {
-        let limit = versions.peek()?.limit;
-        let mut standing = Standing::default();
-        while let Some(version) = versions.next_if(|version| version.limit == limit) {
-            if version.effective <= at {
-                standing.now = Some(version);
-            } else if standing.next.is_none() {
-                standing.next = Some(version);
-            }
+impl<'a> Standing<'a> {
+    /// Adds a row of the limit.
+    fn add(&mut self, row: &'a Row, at: i128) {
+        if row.effective <= at {
+            let now = self.now.filter(|now| now.effective > row.effective);
+            self.now = now.or(Some(row));
+        } else {
+            let next = self.next.filter(|next| next.effective < row.effective);
+            self.next = next.or(Some(row));
         }
-        Some((limit, standing))
-    })
+    }
 }

@@ -1,7 +1,7 @@
 //! Which limits apply to a pair in a window, how far each is from being broken, and why others do not
 //! apply.
 //!
-//! Everything here is a function of [`Facts`], which are all of one tick: the versions that hold, what
+//! Everything here is a function of [`Facts`], which are all of one tick: the rows that hold, what
 //! time has done, and what the tables have. [`reads`] says what to ask the tables for, and [`explain`]
 //! makes the answer of it.
 
@@ -14,15 +14,14 @@ use floodmark_dataflows::clock::Existing;
 use floodmark_dataflows::gauge::Rollup;
 use floodmark_dataflows::orders::{Amounts, Read};
 use floodmark_dataflows::time::{Window, Windows};
-use floodmark_dataflows::types::{
-    Bound, Entity, LimitId, Pair, Per, Prefix, Scope, Version, Volume,
-};
+use floodmark_dataflows::types::{Bound, Entity, LimitId, Pair, Per, Prefix, Scope, Volume};
 
-use super::catalog::{Catalog, LimitSet, Standing, in_force};
+use super::catalog::{Catalog, LimitSet, Standing};
 use super::date::format_ns;
 use super::prefix;
 use super::quote::Quoted;
 use super::rows::Row;
+use super::text::Text;
 
 /// How many limits the reason names for which none applies.
 const NAMED_MAX: usize = 20;
@@ -44,9 +43,7 @@ pub struct Facts {
     pub window: Window,
     /// What is known of the window; `None`: it does not exist, or no longer.
     pub existing: Option<Existing>,
-    /// The versions that hold.
-    pub versions: Arc<BTreeSet<Version>>,
-    /// Their names and rows.
+    /// The rows that hold.
     pub catalog: Arc<Catalog>,
     /// What the tables have of what [`reads`] asks for.
     pub amounts: Arc<Amounts>,
@@ -97,7 +94,7 @@ pub struct Other {
     /// The set that it is in, if there are several.
     pub set: Option<LimitSet>,
     /// Its name.
-    pub name: String,
+    pub name: Text,
     /// Why it does not.
     pub why: WhyNot,
 }
@@ -292,18 +289,16 @@ pub fn explain(facts: &Facts) -> Explanation {
     let at = judged_at(&facts.rules, facts.window, facts.tick);
     let state = facts.state();
     let (mut limits, mut others) = (Vec::new(), Vec::new());
-    for (limit, standing) in in_force(&facts.versions, at) {
+    for (limit, standing) in facts.catalog.in_force(at) {
+        let (set, name) = (facts.catalog.named_set(limit), facts.catalog.name(limit));
+        let mut other = |why| others.push(Other { set, name: name.into(), why });
         match facts.judge(&standing) {
-            Ok(_) if !facts.counted => {
-                let (set, name) = (facts.catalog.named_set(limit), facts.catalog.name(limit));
-                others.push(Other { set, name: name.to_owned(), why: WhyNot::NotCounted });
+            Ok(_) if !facts.counted => other(WhyNot::NotCounted),
+            Ok((row, entities)) => {
+                let entities = entities.into_iter();
+                limits.extend(entities.map(|entity| facts.applying(set, row, entity, state)));
             }
-            Ok((version, entities)) => limits
-                .extend(entities.into_iter().map(|entity| facts.applying(version, entity, state))),
-            Err(why) => {
-                let (set, name) = (facts.catalog.named_set(limit), facts.catalog.name(limit));
-                others.push(Other { set, name: name.to_owned(), why });
-            }
+            Err(why) => other(why),
         }
     }
     // Stable: of one limit, the source is before the destination.
@@ -334,8 +329,8 @@ impl Facts {
         }
     }
 
-    /// The version that judges the window, and whom of the pair.
-    fn judge<'a>(&self, standing: &Standing<'a>) -> Result<(&'a Version, Vec<Entity>), WhyNot> {
+    /// The row that judges the window, and the entities of the pair that it judges.
+    fn judge<'a>(&self, standing: &Standing<'a>) -> Result<(&'a Row, Vec<Entity>), WhyNot> {
         let Some(now) = standing.now else {
             let begins = standing.next.map_or(i128::MAX, |next| next.effective);
             let end = i128::from(self.rules.end_secs(self.window)) * 1_000_000_000;
@@ -347,27 +342,33 @@ impl Facts {
         Ok((now, entities(&now.scope, &self.pair)?))
     }
 
-    fn applying(&self, version: &Version, entity: Entity, state: WindowState) -> Applying {
-        let Version { scope, bound, .. } = *version;
+    fn applying(
+        &self,
+        set: Option<LimitSet>,
+        row: &Row,
+        entity: Entity,
+        state: WindowState,
+    ) -> Applying {
+        let Row { scope, bound, .. } = *row;
         let key = (self.window, Rollup::of(&scope), entity);
         let volume = (state != WindowState::Retired)
             .then(|| self.amounts.get(&key).copied().unwrap_or_default());
         let amount = volume.map(|volume| volume.amount(scope.metric));
-        let row = self.catalog.row(version.id).clone();
         let whole = row.value.as_ref().and_then(|value| value.whole(bound));
         let headroom = amount.zip(whole).map(|(amount, value)| match bound {
             Bound::Max => value - i128::from(amount),
             Bound::Min => i128::from(amount) - value,
         });
-        let not_judged = self.not_judged(version, volume);
+        let not_judged = self.not_judged(row, volume);
         // By the number that judges in the computation, too.
-        let broken = amount.zip(version.value).map(|(amount, value)| match bound {
+        let threshold = row.value.as_ref().map(|value| value.threshold(bound));
+        let broken = amount.zip(threshold).map(|(amount, value)| match bound {
             Bound::Max => amount > value,
             Bound::Min => amount < value,
         });
         Applying {
-            set: self.catalog.named_set(version.limit),
-            row,
+            set,
+            row: row.clone(),
             entity,
             amount,
             headroom,
@@ -380,14 +381,14 @@ impl Facts {
         }
     }
 
-    fn not_judged(&self, version: &Version, volume: Option<Volume>) -> Option<NotJudged> {
+    fn not_judged(&self, row: &Row, volume: Option<Volume>) -> Option<NotJudged> {
         let Some(volume) = volume else {
             return Some(NotJudged::Retired);
         };
-        if version.bound == Bound::Max {
+        if row.bound == Bound::Max {
             return None;
         }
-        let total = version.scope.per == Per::Total;
+        let total = row.scope.per == Per::Total;
         match self.existing {
             None if self.rules.closed(self.window, self.watermark) => Some(NotJudged::NoWindow),
             None | Some(Existing { closed: false, .. }) => Some(NotJudged::Open),

@@ -25,7 +25,7 @@ fn facts(pair: Pair, limits: &str) -> Facts {
     let table = json::read(limits.as_bytes(), Defaults::default()).unwrap();
     assert_eq!(table.refusals().count(), 0, "{limits}");
     let mut catalog = Catalog::new();
-    let versions = catalog.versions(LimitSet::Live, table.held());
+    catalog.add(LimitSet::Live, table.held());
     let existing = Existing { windows: RULES.only(WINDOW), seen: true, closed: false, whole: true };
     Facts {
         tick: WITHIN,
@@ -35,7 +35,6 @@ fn facts(pair: Pair, limits: &str) -> Facts {
         counted: true,
         window: WINDOW,
         existing: Some(existing),
-        versions: Arc::new(versions),
         catalog: Arc::new(catalog),
         amounts: Arc::default(),
     }
@@ -58,7 +57,7 @@ fn row(name: &str, value: &str, more: &str) -> String {
 /// With what the tables have: of each scope that is asked for, the entity has this volume.
 fn with_volume(facts: Facts, volume: Volume) -> Facts {
     let at = judged_at(&facts.rules, facts.window, facts.tick);
-    let reads = reads(in_force(&facts.versions, at), &facts.pair, facts.window);
+    let reads = reads(facts.catalog.in_force(at), &facts.pair, facts.window);
     let amounts = reads.into_iter().map(|read| match read {
         Read::Amount { window, rollup, entity } => ((window, rollup, entity), volume),
         other => panic!("{other:?} is not asked for"),
@@ -195,7 +194,7 @@ fn reads_are_of_the_sums_that_limits_are_judged_by() {
         + &row("d", "null", ",\"per\":\"host\"")
         + &row("e", "1", ",\"per\":\"destination\",\"source\":\"10.0.0.9\"");
     let facts = facts(v4(), &limits);
-    let limits = in_force(&facts.versions, i128::from(WITHIN) * 1_000_000);
+    let limits = facts.catalog.in_force(i128::from(WITHIN) * 1_000_000);
     let any = Prefix::ANY;
     let rollup = |per, source, destination| Some(Rollup { per, source, destination });
     let two = prefix::parse("10.0.0.2").unwrap();
@@ -326,8 +325,7 @@ fn limits_are_in_the_order_of_their_names() {
     let mut facts = facts(v4(), &limits);
     // A name that came later has a greater number.
     let late = json::read(row("aa", "1", "").as_bytes(), Defaults::default()).unwrap();
-    let more = Arc::make_mut(&mut facts.catalog).versions(LimitSet::Live, late.held());
-    Arc::make_mut(&mut facts.versions).extend(more);
+    Arc::make_mut(&mut facts.catalog).add(LimitSet::Live, late.held());
     let explanation = explain(&facts);
     let names: Vec<&str> = explanation.limits.iter().map(|limit| &*limit.row.name).collect();
     assert_eq!(names, ["a", "aa", "b", "c", "c"]);
@@ -337,15 +335,14 @@ fn limits_are_in_the_order_of_their_names() {
 fn of_two_sets_each_has_its_reasons() {
     let mut facts = facts(v4(), "");
     let mut catalog = Catalog::of_two_sets();
-    let mut versions = BTreeSet::new();
     let mut add = |set, rows: String| {
         let table = json::read(rows.as_bytes(), Defaults::default()).unwrap();
-        versions.extend(catalog.versions(set, table.held()));
+        catalog.add(set, table.held());
     };
     let later = row("both", "5", "").replace("2024-01-01", "2030-01-01");
     add(LimitSet::Live, later + &row("six", "5", ",\"source\":\"::/0\""));
     add(LimitSet::WhatIf, row("both", "5", ""));
-    (facts.catalog, facts.versions) = (Arc::new(catalog), Arc::new(versions));
+    facts.catalog = Arc::new(catalog);
     let explanation = explain(&facts);
     let applying: Vec<_> =
         explanation.limits.iter().map(|one| (one.set, one.row.name.as_str())).collect();

@@ -47,7 +47,7 @@ fn work(count: usize) -> Duration {
     let after = catalog.versions(LimitSet::Live, new.held());
     assert_eq!((after.len(), catalog.len()), (3 * (count / 5) + 1, 4 * (count / 5) + 1));
     for version in &catalog.all().collect::<Vec<_>>() {
-        catalog.forget(version);
+        catalog.forget(version.id);
     }
     assert!(catalog.is_empty());
     processor_time() - began

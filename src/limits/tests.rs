@@ -1,13 +1,13 @@
 //! Tables of limits from text to versions.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use floodmark_dataflows::types::{Bound, Metric, Per, Scope, Version};
 use proptest::prelude::*;
 
-use super::catalog::{Catalog, LimitSet, in_force};
+use super::catalog::{Catalog, LimitSet};
 use super::date;
 use super::json::{self, FileError};
 use super::rows::{Cell, Defaults, RawRow, Row, TEXT_MAX, mistyped_column, nearest_column};
@@ -442,7 +442,8 @@ fn a_name_in_both_sets_is_two_limits() {
 fn the_latest_version_that_has_begun_is_in_force() {
     let dates = ["2024-03-01", "2024-01-01", "2024-02-01", "2024-04-01"];
     let rows: Vec<String> = dates.map(|date| row("").replace("2024-05-01", date)).into();
-    let versions = Catalog::new().versions(LimitSet::Live, table(&rows.join("\n")).held());
+    let mut catalog = Catalog::new();
+    let versions = catalog.versions(LimitSet::Live, table(&rows.join("\n")).held());
     for (at, now, next) in [
         ("2023-12-31", None, Some("2024-01-01")),
         ("2024-01-01", Some("2024-01-01"), Some("2024-02-01")),
@@ -450,14 +451,16 @@ fn the_latest_version_that_has_begun_is_in_force() {
         ("2024-03-01", Some("2024-03-01"), Some("2024-04-01")),
         ("2025-01-01", Some("2024-04-01"), None),
     ] {
-        let mut limits = in_force(&versions, date::parse(at).unwrap());
+        let mut limits = catalog.in_force(date::parse(at).unwrap());
         let standing = limits.next().unwrap().1;
-        let effective = |version: Option<&Version>| version.map(|version| version.effective);
+        let effective = |row: Option<&Row>| row.map(|row| row.effective);
         let date = |date: Option<&str>| date.map(|date| date::parse(date).unwrap());
         assert_eq!(effective(standing.now), date(now), "{at}");
         assert_eq!(effective(standing.next), date(next), "{at}");
     }
-    assert!(in_force(&BTreeSet::new(), 0).next().is_none());
+    versions.iter().for_each(|version| catalog.hold(version.id, false));
+    assert!(catalog.in_force(i128::MAX).next().is_none(), "no row holds");
+    assert!(Catalog::new().in_force(0).next().is_none());
 }
 
 #[test]
@@ -470,7 +473,7 @@ fn what_holds_no_longer_is_forgotten() {
         let versions = catalog.versions(live, table(&text).held());
         // The new one is there before the old one goes.
         for gone in held.difference(&versions) {
-            catalog.forget(gone);
+            catalog.forget(gone.id);
         }
         held = versions;
         assert_eq!(catalog.len(), 1);
@@ -478,7 +481,7 @@ fn what_holds_no_longer_is_forgotten() {
     let last = *held.first().unwrap();
     let name = catalog.name(last.limit).to_owned();
     assert_eq!(catalog.limit(live, &name), Some(last.limit));
-    catalog.forget(&last);
+    catalog.forget(last.id);
     assert!(catalog.is_empty());
     assert_eq!(catalog.limit(live, &name), None);
     // Nothing is mistaken for what had its number.
@@ -496,7 +499,7 @@ fn numbers_of_forgotten_names_and_rows_are_given_again() {
     for round in 0..500 {
         if held.len() > round % 7 {
             let (_, _, oldest) = held.pop_front().unwrap();
-            catalog.forget(&oldest);
+            catalog.forget(oldest.id);
         }
         // A name may have several rows, and may be in both sets.
         let (set, name) = (sets[round % 2], format!("name {}", round / 3));
@@ -549,6 +552,36 @@ proptest! {
             };
             prop_assert_eq!(text(&one_catalog), text(&other_catalog));
         }
+    }
+
+    #[test]
+    fn rows_in_force_are_those_of_a_scan(
+        steps in prop::collection::vec(("[a-c]", 1..6_u8, any::<bool>(), any::<bool>()), 0..30),
+        day in 0..7_u8,
+    ) {
+        let mut catalog = Catalog::of_two_sets();
+        let date = |day: u8| i128::from(day) * 86_400_000_000_000;
+        let mut held = BTreeMap::<_, BTreeSet<i128>>::new();
+        for (name, day, is_live, holds) in steps {
+            let set = if is_live { LimitSet::Live } else { LimitSet::WhatIf };
+            let text = row("").replace("\"a\"", &format!("{name:?}"));
+            let text = text.replace("2024-05-01", &date::format_ns(date(day)).to_string());
+            let version = *catalog.versions(set, table(&text).held()).first().unwrap();
+            catalog.hold(version.id, holds);
+            let dates = held.entry(version.limit).or_default();
+            if holds { dates.insert(date(day)) } else { dates.remove(&date(day)) };
+        }
+        held.retain(|_, dates| !dates.is_empty());
+        let effective = |row: Option<&Row>| row.map(|row| row.effective);
+        let found = catalog.in_force(date(day)).map(|(limit, standing)| {
+            (limit, effective(standing.now), effective(standing.next))
+        });
+        let expected = held.iter().map(|(limit, dates)| {
+            let now = dates.range(..=date(day)).next_back().copied();
+            let next = dates.range(date(day) + 1..).next().copied();
+            (*limit, now, next)
+        });
+        prop_assert_eq!(found.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The first worker of the first process: it begins ticks, edits limits, has everything said, and
 //! answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -12,7 +12,7 @@ use floodmark_dataflows::clock::Mark;
 use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::orders::Read;
 use floodmark_dataflows::time::Windows;
-use floodmark_dataflows::types::{Change, Version};
+use floodmark_dataflows::types::Change;
 use metrics::{Counter, counter, gauge};
 
 use super::Shared;
@@ -26,7 +26,7 @@ use super::ticks::{Announcement, Ticks, Wish};
 use crate::computation::{Computation, Course, Held, Outcome as TickOutcome};
 use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::Start;
-use crate::limits::catalog::{LimitSet, in_force};
+use crate::limits::catalog::LimitSet;
 use crate::limits::date::format_ms;
 use crate::limits::feed::{self, Changes, Edits, Feed, Health};
 use crate::output::overflow;
@@ -125,15 +125,11 @@ pub(super) struct Leader {
     /// When observation began anew, for the next tick.
     begun: Option<u64>,
     late: LateLog,
-    /// The versions that hold, of all sets.
-    versions: Arc<BTreeSet<Version>>,
     questions: Pending,
     /// When another set of them may be in force, in milliseconds; `None`: that is to be found out.
     next_date: Option<u64>,
-    /// Versions that hold no longer.
+    /// Rows that hold no longer.
     gone: Gone,
-    /// What is to change, at the next tick.
-    edits: Vec<(Version, isize)>,
     /// The last tick that was announced, and the one that was heard of.
     announced: u64,
     heard: u64,
@@ -156,7 +152,7 @@ impl Leader {
     pub(super) fn new(mut lead: Lead, shared: &Shared) -> Self {
         let questions = Pending::new(lead.questions.take());
         let moment = lead.clock.read();
-        let mut leader = Leader {
+        let leader = Leader {
             lead,
             windows: shared.options.windows,
             filter: shared.filter.clone(),
@@ -165,11 +161,9 @@ impl Leader {
             announced_moment: moment,
             begun: None,
             late: LateLog::default(),
-            versions: Arc::default(),
             questions,
             next_date: None,
             gone: Gone::default(),
-            edits: Vec::new(),
             announced: 0,
             heard: 0,
             next: Instant::now(),
@@ -186,41 +180,36 @@ impl Leader {
         saturated_total().increment(0);
         // Only one worker leads, and only once.
         let _ = leader.lead.leader.set(std::thread::current());
-        let limits = leader.lead.limits.iter_mut();
-        let rows = limits.map(|limits| (limits.set, std::mem::take(&mut limits.rows))).collect();
-        leader.change(rows);
         leader
     }
 
     /// Whether limits are to change at the next tick.
     fn has_edits(&self) -> bool {
-        let mut changes = self.lead.limits.iter().filter_map(|limits| limits.changes.as_ref());
-        !self.edits.is_empty() || changes.any(Changes::are_waiting)
+        self.lead.limits.iter().any(|limits| {
+            let waits = limits.changes.as_ref().is_some_and(Changes::are_waiting);
+            waits || !limits.rows.is_empty()
+        })
     }
 
-    /// Takes the edits that wait at the feeds. Only a tick does so: while none can begin, the feeds merge
-    /// edits, and hold no more than the newest rows.
-    fn take_edits(&mut self) {
-        let limits = self.lead.limits.iter();
-        let feeds = limits.filter_map(|limits| Some((limits.set, limits.changes.as_ref()?)));
-        let taken = feeds.map(|(set, changes)| (set, changes.take()));
-        let taken = taken.filter(|(_, edits)| !edits.is_empty()).collect();
-        self.change(taken);
-    }
-
-    /// Rows that hold, or no longer, from the next tick on.
-    fn change(&mut self, changes: Vec<(LimitSet, Edits)>) {
-        for (set, edits) in changes {
-            // Whoever is being answered keeps what was.
+    /// Puts edits of limits into the current tick: at first all rows, then the edits that wait at the feeds. Only a
+    /// tick takes these: while none can begin, the feeds merge edits, and hold no more than the newest rows.
+    fn put_edits(&mut self, inputs: &mut Inputs) {
+        for limits in &mut self.lead.limits {
+            let first = std::mem::take(&mut limits.rows);
+            let later = limits.changes.as_ref().map(Changes::take).unwrap_or_default();
+            if first.is_empty() && later.is_empty() {
+                continue;
+            }
+            // Requests that are being answered keep the catalog of their tick.
             let catalog = Arc::make_mut(&mut self.lead.sinks.catalog);
-            let held = Arc::make_mut(&mut self.versions);
-            for (row, diff) in edits {
-                let version = catalog.version(set, &row);
-                match diff > 0 {
-                    true => held.insert(version),
-                    false => held.remove(&version),
-                };
-                self.edits.push((version, diff));
+            catalog.reserve(limits.set, first.len());
+            for (row, diff) in first.into_iter().chain(later) {
+                let version = catalog.version(limits.set, &row);
+                catalog.hold(version.id, diff > 0);
+                inputs.edit(version, diff);
+                if diff < 0 {
+                    self.gone.add(inputs.tick(), version.id);
+                }
             }
             self.next_date = None;
         }
@@ -344,15 +333,8 @@ impl Leader {
                 Start::At(time) => inputs.mark(Mark::Begun(time)),
             }
         }
-        self.take_edits();
-        for (version, diff) in std::mem::take(&mut self.edits) {
-            inputs.edit(version, diff);
-            if diff < 0 {
-                self.gone.add(inputs.tick(), version);
-            }
-        }
-        let catalog = &self.lead.sinks.catalog;
-        self.questions.put(inputs, &self.windows, &self.versions, catalog);
+        self.put_edits(inputs);
+        self.questions.put(inputs, &self.windows, &self.lead.sinks.catalog);
         if self.counted.elapsed() >= HELD_INTERVAL {
             self.counted = Instant::now();
             inputs.read(Read::Held);
@@ -409,7 +391,7 @@ impl Leader {
         let Sinks { catalog, difference, .. } = &mut self.lead.sinks;
         let named = difference.as_ref().map(|difference| || difference.versions());
         let named = named.as_ref().map(|named| named as &dyn Fn() -> _);
-        self.gone.forget(tick, &self.versions, named, Arc::make_mut(catalog));
+        self.gone.forget(tick, named, Arc::make_mut(catalog));
     }
 
     /// Counts the limits in force, which are the same until a row changes or its date comes.
@@ -418,10 +400,10 @@ impl Leader {
         let now = i128::from(tick) * 1_000_000;
         let catalog = &self.lead.sinks.catalog;
         let (mut held, mut next) = (BTreeMap::new(), None::<i128>);
-        for (limit, standing) in in_force(&self.versions, now) {
+        for (limit, standing) in catalog.in_force(now) {
             let exists = standing.now.is_some_and(|now| now.value.is_some());
             *held.entry(catalog.set(limit)).or_insert(0) += u32::from(exists);
-            next = standing.next.map(|version| version.effective).into_iter().chain(next).min();
+            next = standing.next.map(|row| row.effective).into_iter().chain(next).min();
         }
         for set in catalog.sets() {
             let held = held.get(set).copied().unwrap_or(0);

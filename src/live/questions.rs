@@ -17,12 +17,11 @@ use std::time::{Duration, Instant};
 use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::orders::Amounts;
 use floodmark_dataflows::time::{Window, Windows};
-use floodmark_dataflows::types::Version;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::computation::Course;
 use crate::http::{Answer, Answering, Question, Refusal};
-use crate::limits::catalog::{Catalog, in_force};
+use crate::limits::catalog::Catalog;
 use crate::limits::explain::{self, Facts};
 use crate::output::explanation;
 use crate::replay::Filter;
@@ -108,7 +107,6 @@ pub(super) struct Pending {
 struct Round {
     tick: u64,
     asked: Vec<(Asked, Window)>,
-    versions: Arc<BTreeSet<Version>>,
     catalog: Arc<Catalog>,
 }
 
@@ -137,13 +135,7 @@ impl Pending {
     }
 
     /// Asks in the current tick, whose limits these are.
-    pub(super) fn put(
-        &mut self,
-        inputs: &mut Inputs,
-        rules: &Windows,
-        versions: &Arc<BTreeSet<Version>>,
-        catalog: &Arc<Catalog>,
-    ) {
+    pub(super) fn put(&mut self, inputs: &mut Inputs, rules: &Windows, catalog: &Arc<Catalog>) {
         self.hear();
         if self.waiting.is_empty() {
             return;
@@ -156,14 +148,13 @@ impl Pending {
                 let _ = asked.reply.send(Err(Refusal::NoWindow));
                 continue;
             };
-            let limits = in_force(versions, explain::judged_at(rules, window, tick));
+            let limits = catalog.in_force(explain::judged_at(rules, window, tick));
             reads.extend(explain::reads(limits, &asked.question.pair, window));
             round.push((asked, window));
         }
         self.taken = Some((began, began.elapsed()));
         reads.into_iter().for_each(|read| inputs.read(read));
-        let (versions, catalog) = (versions.clone(), catalog.clone());
-        self.rounds.push_back(Round { tick, asked: round, versions, catalog });
+        self.rounds.push_back(Round { tick, asked: round, catalog: catalog.clone() });
     }
 
     /// A tick is done, with these amounts.
@@ -190,7 +181,6 @@ impl Pending {
                 counted: filter.admits(&pair),
                 window,
                 existing: course.existing(window),
-                versions: round.versions.clone(),
                 catalog: round.catalog.clone(),
                 amounts: amounts.clone(),
             }));

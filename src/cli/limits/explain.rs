@@ -1,6 +1,5 @@
 //! `floodmark limits explain`: which limits apply to a pair, by captures or by a run.
 
-use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,7 +10,7 @@ use clap::{ArgGroup, ValueEnum};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::orders::Amounts;
 use floodmark_dataflows::time::Windows;
-use floodmark_dataflows::types::{Change, Pair, Version};
+use floodmark_dataflows::types::{Change, Pair};
 use serde_json::Value;
 
 use super::view;
@@ -23,7 +22,7 @@ use crate::computation::{self, Computation, Outcome as TickOutcome};
 use crate::driver::{Replay, Sinks};
 use crate::error::{Exit, Failure, Outcome};
 use crate::http::client::Server;
-use crate::limits::catalog::{Catalog, in_force};
+use crate::limits::catalog::Catalog;
 use crate::limits::explain::{self as explaining, Facts};
 use crate::limits::{date, prefix};
 use crate::merge;
@@ -194,7 +193,6 @@ struct Counting {
     pair: Pair,
     at_ms: Option<u64>,
     all: bool,
-    versions: BTreeSet<Version>,
     catalog: Catalog,
     rules: Windows,
     interrupt: Interrupt,
@@ -217,7 +215,6 @@ fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Fai
     let mut catalog = Catalog::new();
     let limits = args.rows.of(&limits)?;
     read_limits(&limits, &mut catalog, &Messages::new())?;
-    let versions = catalog.all().collect();
     let max_ahead = args.max_ahead.unwrap_or(rules.max_gap_secs.saturating_mul(1000));
     let readers = merge::open(&args.capture, max_ahead)?;
     let messages = Messages::with_progress(merge::size(&readers));
@@ -226,7 +223,6 @@ fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Fai
         pair,
         at_ms: args.at,
         all: args.all,
-        versions,
         catalog,
         rules,
         interrupt: Interrupt::listen()?,
@@ -266,8 +262,7 @@ impl Counting {
             .context("starting the thread that reads")?;
         interrupt.wake_me();
         let mut kept = Kept::default();
-        let mut replay =
-            Replay::new(computation, options, self.versions.iter().copied(), &mut kept);
+        let mut replay = Replay::new(computation, options, self.catalog.all(), &mut kept);
         let replayed = replay.run(&source, &interrupt).map_err(failed)?;
         messages.finish();
         let Some(end) = replayed.end else {
@@ -285,7 +280,7 @@ impl Counting {
             ))
         })?;
         let tick = replay.sinks().tick + 1;
-        let limits = in_force(&self.versions, explaining::judged_at(&rules, window, tick));
+        let limits = self.catalog.in_force(explaining::judged_at(&rules, window, tick));
         let reads = explaining::reads(limits, &pair, window);
         replay.read_all(reads).map_err(failed)?;
         let course = replay.course();
@@ -297,7 +292,6 @@ impl Counting {
             counted: true,
             window,
             existing: course.existing(window),
-            versions: Arc::new(self.versions),
             catalog: Arc::new(self.catalog),
             amounts: Arc::new(replay.sinks().amounts.clone()),
         };
