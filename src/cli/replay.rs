@@ -225,7 +225,7 @@ pub(super) fn read_limits(
         let place = &options.address;
         messages.say(format!("limits \"{place}\": {more} other rows are refused"));
     }
-    catalog.add(options.set, limits.held());
+    catalog.add(options.set, &limits.into_held());
     Ok(options.refusal(counts))
 }
 

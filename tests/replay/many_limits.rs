@@ -8,7 +8,7 @@ use super::run::Place;
 
 /// Bytes of memory that one more row of limits may take until all are read, at the peak. The text of these
 /// rows has 125 bytes each.
-const BYTES_A_ROW: f64 = 380.0;
+const BYTES_A_ROW: f64 = 290.0;
 
 const FEW: usize = 20_000;
 const MANY: usize = 80_000;
@@ -30,8 +30,13 @@ fn rows(count: usize, separator: &str) -> String {
     rows
 }
 
-/// The most memory that a replay has had, in bytes, when it has read its limits and opens the capture.
+/// The least of three peaks: on a busy machine the replay has gone on when its peak is read.
 fn peak(options: &str, files: &[(&str, String)]) -> f64 {
+    (0..3).map(|_| one_peak(options, files)).fold(f64::INFINITY, f64::min)
+}
+
+/// The most memory that a replay has had, in bytes, when it has read its limits and opens the capture.
+fn one_peak(options: &str, files: &[(&str, String)]) -> f64 {
     let place = Place::new();
     let pipe = place.fifo("pipe");
     files.iter().for_each(|(name, text)| drop(place.write(name, text)));
