@@ -128,7 +128,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
 
     /// The same of several things, at one tick.
     pub fn read_all(&mut self, reads: impl IntoIterator<Item = Read>) -> Result<usize, WriteError> {
-        self.computation.inputs.advance_to(self.computation.inputs.tick() + 1);
+        self.computation.inputs.begin_tick(self.computation.inputs.tick() + 1);
         reads.into_iter().for_each(|read| self.computation.inputs.read(read));
         self.computation.end_tick(0);
         self.finish()
@@ -173,7 +173,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
     pub fn begin(&mut self, tick: u64) {
         // It begins with tick 0.
         if tick > self.computation.inputs.tick() {
-            self.computation.inputs.advance_to(tick);
+            self.computation.inputs.begin_tick(tick);
         }
     }
 

@@ -29,7 +29,7 @@ fn main() {
     timely::execute_directly(move |worker| {
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, Options::default());
-            outputs.changes.inspect_time(|time, change| {
+            outputs.changes.inspect(|(change, time)| {
                 println!(
                     "  at {} s: {:?} because of {:?}: {:?} with {} bytes{}",
                     time.tick / 1000,

@@ -6,13 +6,12 @@ use differential_dataflow::{AsCollection, VecCollection};
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::ranges::WindowRange;
 use crate::spans::Spans;
-use crate::stash::Stash;
-use crate::time::{Phase, Time, Window, Windows};
+use crate::stash::{Stash, send};
+use crate::time::{Phase, Time, Timed, Window, Windows};
 use crate::watermark::{Least, Moment, Partitions, passed};
 
 /// What sources say of a tick, at its [`Phase::Data`]. Times are milliseconds of event time.
@@ -418,38 +417,39 @@ impl Held {
 /// # Keeps
 /// The seen windows that are not retired, and the ranges of silent ones between them.
 pub fn clock<'scope>(
-    marks: StreamVec<'scope, Time, Mark>,
+    marks: StreamVec<'scope, Time, Timed<Mark>>,
     rules: Windows,
-) -> (VecCollection<'scope, Time, Existing, isize>, StreamVec<'scope, Time, Clock>) {
+) -> (VecCollection<'scope, Time, Existing, isize>, StreamVec<'scope, Time, Timed<Clock>>) {
     let mut builder = OperatorBuilder::new("Clock".into(), marks.scope());
     let mut input = builder.new_input(marks, Exchange::new(|_| 0));
-    let (windows_output, windows) = builder.new_output::<Vec<_>>();
-    let (events_output, events) = builder.new_output::<Vec<_>>();
-    let mut windows_output = OutputBuilder::from(windows_output);
-    let mut events_output = OutputBuilder::from(events_output);
+    let (mut windows_output, windows) = builder.new_output::<Vec<_>>();
+    let (mut events_output, events) = builder.new_output::<Vec<_>>();
     builder.build(move |_| {
         let mut stash = Stash::<Vec<Mark>, 2>::default();
         let mut held = Held::new(rules);
         move |frontiers| {
-            input.for_each(|capability, marks| stash.at(&capability).append(marks));
-            let mut windows_output = windows_output.activate();
-            let mut events_output = events_output.activate();
-            while let Some(([windows_capability, events_capability], marks)) = stash.next(frontiers)
-            {
-                let tick = events_capability.time().tick;
+            input.for_each(|capability, marks| {
+                for (mark, time) in marks.drain(..) {
+                    stash.at(&capability, time).push(mark);
+                }
+            });
+            let (mut windows, mut events) = (Vec::new(), Vec::new());
+            while let Some((Time { tick, .. }, marks)) = stash.next(frontiers) {
                 held.tick(marks);
-                let mut session = windows_output.session(&windows_capability);
-                for ((existing, phase), diff) in held.windows.changes() {
-                    session.give((existing, Time::new(tick, phase), diff));
-                }
-                // One session for each phase: each makes a message, and that a buffer.
-                for events in held.events.chunk_by(|one, other| one.0 == other.0) {
-                    let capability = events_capability.delayed(&Time::new(tick, events[0].0));
-                    let mut session = events_output.session(&capability);
-                    session.give_iterator(events.iter().map(|(_, event)| *event));
-                }
-                held.events.clear();
+                let changes = held.windows.changes().into_iter();
+                windows.extend(
+                    changes
+                        .map(|((existing, phase), diff)| (existing, Time::new(tick, phase), diff)),
+                );
+                let told = held.events.drain(..);
+                events.extend(told.map(|(phase, event)| (event, Time::new(tick, phase))));
             }
+            if !(windows.is_empty() && events.is_empty()) {
+                let [to_windows, to_events] = stash.capabilities();
+                send(&mut windows_output, to_windows, &mut windows);
+                send(&mut events_output, to_events, &mut events);
+            }
+            stash.follow(None);
         }
     });
     (windows.as_collection(), events)

@@ -15,13 +15,12 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::vec::input::Handle;
 use timely::scheduling::Activator;
 
-use crate::stash::{Budget, COPY_COST, Stash};
-use crate::time::{Phase, Time};
+use crate::stash::{Budget, COPY_COST, Stash, send};
+use crate::time::{Phase, Time, Timed};
 use crate::types::Change;
 
 /// Changes that may wait for a consumer that [takes](crate::graph::Inputs::taken) them, and that may be on
@@ -192,7 +191,13 @@ impl Delivery {
     }
 
     /// Merges parts into `ready`.
-    fn merge(&mut self, lanes: &mut Lanes, ready: &mut Vec<Change>, budget: &mut Budget) -> Pause {
+    fn merge(
+        &mut self,
+        time: Time,
+        lanes: &mut Lanes,
+        ready: &mut Vec<Timed<Change>>,
+        budget: &mut Budget,
+    ) -> Pause {
         loop {
             let worker = match lanes.least() {
                 Ok(worker) => worker,
@@ -204,7 +209,7 @@ impl Delivery {
             if budget.is_spent() {
                 return Pause::Budget;
             }
-            ready.extend(lanes.0[worker].next());
+            ready.extend(lanes.0[worker].next().map(|change| (change, time)));
             self.forwarded[worker] += 1;
             budget.spend(COPY_COST + lanes.0.len());
         }
@@ -254,17 +259,16 @@ impl Delivery {
 /// # Keeps
 /// At most as many changes of each worker as it may have on their way.
 pub(crate) fn deliver<'scope>(
-    parts: StreamVec<'scope, Time, Part>,
+    parts: StreamVec<'scope, Time, Timed<Part>>,
     notices: Handle<Time, (usize, Notice)>,
     changes_ahead: Option<usize>,
     consumer: &Consumer,
-) -> StreamVec<'scope, Time, Change> {
+) -> StreamVec<'scope, Time, Timed<Change>> {
     let scope = parts.scope();
     let is_first = scope.index() == 0;
     let mut builder = OperatorBuilder::new("Deliver changes".into(), scope);
     let mut parts = builder.new_input(parts, Exchange::new(|_| 0));
-    let (output, stream) = builder.new_output::<Vec<_>>();
-    let mut output = OutputBuilder::from(output);
+    let (mut output, stream) = builder.new_output::<Vec<_>>();
     let activator = scope.activator_for(builder.operator_info().address);
     *consumer.activator.borrow_mut() = Some(activator.clone());
     let mut delivery = Delivery {
@@ -279,32 +283,36 @@ pub(crate) fn deliver<'scope>(
         let mut stash = Stash::<Lanes, 1>::default();
         move |frontiers| {
             parts.for_each(|capability, parts| {
-                let end = Time::new(capability.time().tick, Phase::Read);
-                for part in parts.drain(..) {
-                    stash.at_time(&capability, end).accept(part);
+                for (part, time) in parts.drain(..) {
+                    stash.at(&capability, Time::new(time.tick, Phase::Read)).accept(part);
                 }
             });
-            let mut output = output.activate();
             let mut budget = Budget::new(Budget::STEP);
             let mut ready = Vec::new();
             let mut pause = Pause::Done;
-            while let Some(([capability], lanes)) = stash.first() {
-                let all_spoke = Time::new(capability.time().tick, Phase::Retire);
-                if frontiers[0].less_equal(&all_spoke) {
+            let mut under_way = None;
+            while let Some((time, lanes)) = stash.first() {
+                if frontiers[0].less_equal(&Time::new(time.tick, Phase::Retire)) {
+                    // Some worker has not spoken of this tick yet.
                     break;
                 }
-                pause = delivery.merge(lanes, &mut ready, &mut budget);
+                pause = delivery.merge(time, lanes, &mut ready, &mut budget);
                 if delivery.is_gone.get() && changes_ahead.is_some() {
                     ready.clear();
                 }
-                delivery.waiting.set(delivery.waiting.get() + ready.len());
-                output.session(capability).give_container(&mut ready);
-                ready.clear();
                 if pause != Pause::Done {
+                    // The ticks before are done with: the consumer may wait for that.
+                    under_way = Some(time);
                     break;
                 }
                 stash.remove_first();
             }
+            delivery.waiting.set(delivery.waiting.get() + ready.len());
+            if !ready.is_empty() {
+                let [capability] = stash.capabilities();
+                send(&mut output, capability, &mut ready);
+            }
+            stash.follow(under_way);
             delivery.notify(pause == Pause::Consumer);
             if pause == Pause::Budget {
                 activator.activate();

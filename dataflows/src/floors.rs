@@ -7,15 +7,14 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::gauge::{CutChange, Gauge, cut, outermost};
 use crate::limits::Rule;
 use crate::ranges::{Steps, WindowRange};
-use crate::stash::Stash;
+use crate::stash::{Stash, send};
 use crate::threshold_join::Threshold;
-use crate::time::Time;
+use crate::time::{Time, Timed};
 use crate::types::{Bound, LimitId, Per, Scope};
 
 /// The cuts that the limits of one gauge need, and in which windows.
@@ -182,9 +181,9 @@ pub struct Floors<'scope> {
     /// Thresholds by the gauge that they read.
     pub thresholds: VecCollection<'scope, Time, (Gauge, Threshold<LimitId>), isize>,
     /// Moves of the cuts of gauges that look at pairs.
-    pub of_pairs: StreamVec<'scope, Time, CutChange>,
+    pub of_pairs: StreamVec<'scope, Time, Timed<CutChange>>,
     /// Moves of the others.
-    pub of_rollups: StreamVec<'scope, Time, CutChange>,
+    pub of_rollups: StreamVec<'scope, Time, Timed<CutChange>>,
 }
 
 /// The thresholds under the gauge that they read, and each move of a gauge's cut.
@@ -205,32 +204,24 @@ pub struct Floors<'scope> {
 pub fn floors<'scope>(rules: VecCollection<'scope, Time, Rule, isize>) -> Floors<'scope> {
     let mut builder = OperatorBuilder::new("Floors".into(), rules.inner.scope());
     let mut input = builder.new_input(rules.inner, Pipeline);
-    let (thresholds_output, thresholds) = builder.new_output::<Vec<_>>();
-    let (pairs_output, of_pairs) = builder.new_output::<Vec<_>>();
-    let (rollups_output, of_rollups) = builder.new_output::<Vec<_>>();
-    let mut thresholds_output = OutputBuilder::from(thresholds_output);
-    let mut pairs_output = OutputBuilder::from(pairs_output);
-    let mut rollups_output = OutputBuilder::from(rollups_output);
+    let (mut thresholds_output, thresholds) = builder.new_output::<Vec<_>>();
+    let (mut pairs_output, of_pairs) = builder.new_output::<Vec<_>>();
+    let (mut rollups_output, of_rollups) = builder.new_output::<Vec<_>>();
     builder.build(move |_| {
         let mut stash = Stash::<Vec<(Rule, isize)>, 3>::default();
         let mut gauges = Gauges::default();
         move |frontiers| {
             input.for_each(|capability, rules| {
                 for (rule, time, diff) in rules.drain(..) {
-                    stash.at_time(&capability, time).push((rule, diff));
+                    stash.at(&capability, time).push((rule, diff));
                 }
             });
-            let mut thresholds_output = thresholds_output.activate();
-            let mut pairs_output = pairs_output.activate();
-            let mut rollups_output = rollups_output.activate();
-            while let Some((capabilities, mut rules)) = stash.next(frontiers) {
-                let time = *capabilities[0].time();
+            let (mut thresholds, mut of_pairs, mut of_rollups) =
+                (Vec::new(), Vec::new(), Vec::new());
+            while let Some((time, mut rules)) = stash.next(frontiers) {
                 let gauge = |(rule, _): &(Rule, isize)| (rule.scope, rule.bound);
                 // Removals first: one rule for another leaves a gauge with one.
                 rules.sort_unstable_by_key(|change| (gauge(change), change.1));
-                let mut thresholds = thresholds_output.session(&capabilities[0]);
-                let mut of_pairs = pairs_output.session(&capabilities[1]);
-                let mut of_rollups = rollups_output.session(&capabilities[2]);
                 let mut moved = Vec::new();
                 for rules in rules.chunk_by(|one, other| gauge(one) == gauge(other)) {
                     let (scope, bound) = gauge(&rules[0]);
@@ -243,14 +234,22 @@ pub fn floors<'scope>(rules: VecCollection<'scope, Time, Rule, isize>) -> Floors
                             from: windows.from.0,
                             until: windows.until.0,
                         };
-                        thresholds.give(((gauge, threshold), time, *diff));
+                        thresholds.push(((gauge, threshold), time, *diff));
                     }
-                    match scope.per {
-                        Per::Pair => of_pairs.give_iterator(moved.drain(..)),
-                        _ => of_rollups.give_iterator(moved.drain(..)),
-                    }
+                    let cuts: &mut Vec<_> = match scope.per {
+                        Per::Pair => &mut of_pairs,
+                        _ => &mut of_rollups,
+                    };
+                    cuts.extend(moved.drain(..).map(|cut| (cut, time)));
                 }
             }
+            if !thresholds.is_empty() {
+                let [to_join, to_pairs, to_rollups] = stash.capabilities();
+                send(&mut thresholds_output, to_join, &mut thresholds);
+                send(&mut pairs_output, to_pairs, &mut of_pairs);
+                send(&mut rollups_output, to_rollups, &mut of_rollups);
+            }
+            stash.follow(None);
         }
     });
     Floors { thresholds: thresholds.as_collection(), of_pairs, of_rollups }

@@ -11,7 +11,7 @@ use crate::gauge::Rollup;
 use crate::prefix_index::{PrefixIndex, Ranked};
 use crate::ranges::WindowRange;
 use crate::stash::{Budget, PUT_COST};
-use crate::time::Window;
+use crate::time::{Time, Timed, Window};
 use crate::types::{Pair, Per, Volume};
 
 /// Sums that a worker folds for one window at most, up to those of one parcel, before it sends them.
@@ -25,6 +25,14 @@ pub(crate) struct RollupParcel {
     pub(crate) window: Window,
     pub(crate) rollup: Rollup,
     pub(crate) sums: Vec<(IpAddr, Volume)>,
+}
+
+/// The way of the sums of a window to the workers that own the entities.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) time: Time,
+    pub(crate) window: Window,
+    pub(crate) peers: usize,
+    pub(crate) parcels: &'a mut Vec<Timed<RollupParcel>>,
 }
 
 /// Which worker owns the totals of a window. It is one for all rollups, since a limit may go from one
@@ -97,7 +105,8 @@ impl Leaving {
     }
 
     /// Sends the next [`PARCEL_UPDATES`] sums. Returns their number.
-    fn send(&mut self, window: Window, peers: usize, parcels: &mut Vec<RollupParcel>) -> usize {
+    fn send(&mut self, outgoing: &mut Outgoing<'_>) -> usize {
+        let Outgoing { time, window, peers, .. } = *outgoing;
         let rollup = self.rollup;
         let new = |to| RollupParcel { to, window, rollup, sums: Vec::new() };
         let mut shares: Vec<RollupParcel> = (0..peers as u64).map(new).collect();
@@ -110,7 +119,8 @@ impl Leaving {
             shares[to as usize].sums.push((address, volume));
             sent += 1;
         }
-        parcels.extend(shares.into_iter().filter(|parcel| !parcel.sums.is_empty()));
+        let parcels = shares.into_iter().filter(|parcel| !parcel.sums.is_empty());
+        outgoing.parcels.extend(parcels.map(|parcel| (parcel, time)));
         sent
     }
 }
@@ -225,10 +235,8 @@ impl Folds {
     pub(crate) fn send(
         &mut self,
         index: &FoldIndex,
-        window: Window,
-        peers: usize,
+        mut outgoing: Outgoing<'_>,
         budget: &mut Budget,
-        parcels: &mut Vec<RollupParcel>,
     ) -> bool {
         while !self.is_sent() {
             if budget.is_spent() {
@@ -244,7 +252,7 @@ impl Folds {
                     next.map(|(number, sums)| Leaving::new(index.rollups[&number], sums));
                 continue;
             };
-            let sent = leaving.send(window, peers, parcels);
+            let sent = leaving.send(&mut outgoing);
             budget.spend(PUT_COST * (1 + sent));
             if sent < PARCEL_UPDATES {
                 self.leaving = None;
@@ -307,10 +315,17 @@ mod tests {
             loop {
                 let mut parcels = Vec::new();
                 let mut budget = Budget::new(10 * PUT_COST * PARCEL_UPDATES / 4);
-                let done = folds.send(&index, Window(0), peers, &mut budget, &mut parcels);
-                let sums: usize = parcels.iter().map(|parcel| parcel.sums.len()).sum();
+                let outgoing = Outgoing {
+                    time: Time::start(7),
+                    window: Window(0),
+                    peers,
+                    parcels: &mut parcels,
+                };
+                let done = folds.send(&index, outgoing, &mut budget);
+                let sums: usize = parcels.iter().map(|(parcel, _)| parcel.sums.len()).sum();
                 assert!(sums <= 4 * PARCEL_UPDATES, "{sums} sums in one step");
-                for RollupParcel { to, window, rollup, sums } in parcels {
+                for (RollupParcel { to, window, rollup, sums }, time) in parcels {
+                    assert_eq!(time, Time::start(7));
                     assert!((1..=PARCEL_UPDATES).contains(&sums.len()), "{}", sums.len());
                     for (address, volume) in sums {
                         let owned = match rollup.per {

@@ -5,7 +5,7 @@ use differential_dataflow::{AsCollection, VecCollection};
 use std::cell::RefCell;
 use std::rc::Rc;
 use timely::dataflow::operators::vec::input::Handle as InputHandle;
-use timely::dataflow::operators::vec::{Broadcast, Delay, Input as _, Map};
+use timely::dataflow::operators::vec::{Broadcast, Input as _, Map};
 use timely::dataflow::operators::{Concatenate, Exchange, Probe, probe};
 use timely::dataflow::{Scope, StreamVec};
 
@@ -22,7 +22,7 @@ use crate::pairs::TrafficOptions;
 use crate::rollups::rollups;
 use crate::shared::Shared;
 use crate::threshold_join::threshold_join;
-use crate::time::{Phase, Time, Windows};
+use crate::time::{Phase, Time, Timed, Windows};
 use crate::top::{Ranked, TopQuery, top};
 use crate::traffic::traffic;
 use crate::types::{Change, Updates, Version, Violation};
@@ -46,26 +46,51 @@ pub struct Options {
 
 /// The inputs of one worker.
 ///
-/// Every worker advances its inputs or drops them. Records, and the windows they fall into, may enter at
+/// Every worker ends its rounds or drops its inputs. Records, and the windows they fall into, may enter at
 /// any of them; everything else at one. It begins with tick 0.
+///
+/// All workers agree on what is complete round by round, and a round has any number of ticks: what each of
+/// them leads to does not depend on it.
 pub struct Inputs {
-    parcels: InputHandle<Time, Parcel>,
-    marks: InputHandle<Time, Mark>,
+    parcels: RoundInput<Parcel>,
+    marks: RoundInput<Mark>,
     versions: InputSession<Time, Version, isize>,
     views: InputSession<Time, Rollup, isize>,
-    reads: InputHandle<Time, Read>,
+    reads: RoundInput<Read>,
     consumer: Consumer,
     schedule: Schedule,
     tick: u64,
-    ended: bool,
+    tick_ended: bool,
+    round_ended: bool,
+}
+
+/// An input that sends all of a round at its end.
+///
+/// When an input is flushed, an exchange behind it hands on its last records only if the input has sent some
+/// since it was scheduled last. Those sent before the worker stepped could stay there for ever.
+struct RoundInput<D: Clone + 'static> {
+    handle: InputHandle<Time, Timed<D>>,
+    round: Vec<Timed<D>>,
+}
+
+impl<D: Clone + 'static> RoundInput<D> {
+    fn new(handle: InputHandle<Time, Timed<D>>) -> Self {
+        RoundInput { handle, round: Vec::new() }
+    }
+
+    fn advance_to(&mut self, time: Time) {
+        self.handle.send_batch(&mut self.round);
+        self.round.clear();
+        self.handle.advance_to(time);
+    }
 }
 
 /// The outputs of one worker. Streams are on the first worker alone if not said otherwise, collections
-/// wherever they arise.
+/// wherever they arise. Messages may be earlier than what they hold, which has a time of its own.
 pub struct Outputs<'scope> {
     /// Changes of violations, in the tick at which they happen, in the order of windows, limits and
     /// entities.
-    pub changes: StreamVec<'scope, Time, Change>,
+    pub changes: StreamVec<'scope, Time, Timed<Change>>,
     /// The violations that stand, each on the worker that holds its total.
     pub violations: VecCollection<'scope, Time, Violation, isize>,
     /// The rows of limits that have taken effect, on the worker at which they entered.
@@ -73,15 +98,15 @@ pub struct Outputs<'scope> {
     /// The windows that exist.
     pub existing: VecCollection<'scope, Time, Existing, isize>,
     /// The greatest entities of windows, in the tick in which they settle.
-    pub top: StreamVec<'scope, Time, Ranked>,
+    pub top: StreamVec<'scope, Time, Timed<Ranked>>,
     /// Parts of answers to reads, and the rows of windows that retire.
-    pub answers: StreamVec<'scope, Time, Answer>,
+    pub answers: StreamVec<'scope, Time, Timed<Answer>>,
     /// What came after its window had closed.
-    pub late: StreamVec<'scope, Time, Late>,
+    pub late: StreamVec<'scope, Time, Timed<Late>>,
     /// Totals that have reached the end of 64 bits, and stay there.
-    pub saturated: StreamVec<'scope, Time, Saturated>,
+    pub saturated: StreamVec<'scope, Time, Timed<Saturated>>,
     /// What becomes of time and windows: the same on every worker, not on the first alone.
-    pub clock: StreamVec<'scope, Time, Clock>,
+    pub clock: StreamVec<'scope, Time, Timed<Clock>>,
 }
 
 impl Inputs {
@@ -92,16 +117,13 @@ impl Inputs {
 
     /// Takes records that the current tick counts.
     pub fn parcels(&mut self, parcels: impl IntoIterator<Item = Parcel>) {
-        self.parcels.advance_to(Time::new(self.tick, Phase::Data));
-        for parcel in parcels {
-            self.parcels.send(parcel);
-        }
+        let time = Time::new(self.tick, Phase::Data);
+        self.parcels.round.extend(parcels.into_iter().map(|parcel| (parcel, time)));
     }
 
     /// Tells the clock.
     pub fn mark(&mut self, mark: Mark) {
-        self.marks.advance_to(Time::new(self.tick, Phase::Data));
-        self.marks.send(mark);
+        self.marks.round.push((mark, Time::new(self.tick, Phase::Data)));
     }
 
     /// Takes an edit of the rows of limits, read in the current tick. A row whose date is to come
@@ -119,8 +141,7 @@ impl Inputs {
 
     /// Asks for what is held at the end of the current tick.
     pub fn read(&mut self, read: Read) {
-        self.reads.advance_to(Time::new(self.tick, Phase::Read));
-        self.reads.send(read);
+        self.reads.round.push((read, Time::new(self.tick, Phase::Read)));
     }
 
     /// The consumer of [`Outputs::changes`] has taken so many.
@@ -138,27 +159,39 @@ impl Inputs {
         self.schedule.next_date()
     }
 
-    /// Ends the current tick: all of it has been said. Until a later one begins, nothing may be.
+    /// Ends the current tick: all of it has been said. Until a later one begins, nothing may be. Nothing
+    /// comes of it before its round ends.
     pub fn end_tick(&mut self) {
+        if std::mem::replace(&mut self.tick_ended, true) {
+            return;
+        }
         let by_date = Time::new(self.tick, Phase::Dates);
         for (version, diff) in self.schedule.due(self.tick) {
             self.versions.update_at(version, by_date, diff);
         }
-        self.ended = true;
-        self.advance_handles(self.tick + 1);
     }
 
-    /// Begins a later tick; ends the current one, if that is to be done yet.
+    /// Begins a later tick of the round, or of the next one if the round has ended; ends the current tick, if
+    /// that is to be done yet.
     ///
     /// # Panics
     /// If it is not later.
-    pub fn advance_to(&mut self, tick: u64) {
+    pub fn begin_tick(&mut self, tick: u64) {
         assert!(tick > self.tick, "tick {tick} is not after tick {}", self.tick);
-        if !self.ended {
-            self.end_tick();
+        self.end_tick();
+        (self.tick, self.tick_ended) = (tick, false);
+        if std::mem::replace(&mut self.round_ended, false) {
+            self.advance_handles(tick);
         }
-        (self.tick, self.ended) = (tick, false);
-        self.advance_handles(tick);
+    }
+
+    /// Ends the current tick and its round: what they lead to is computed.
+    pub fn end_round(&mut self) {
+        self.end_tick();
+        if std::mem::replace(&mut self.round_ended, true) {
+            return;
+        }
+        self.advance_handles(self.tick + 1);
     }
 
     fn advance_handles(&mut self, tick: u64) {
@@ -170,6 +203,15 @@ impl Inputs {
         self.views.advance_to(time);
         self.views.flush();
         self.reads.advance_to(time);
+    }
+
+    /// Ends the current tick and its round, and begins a later tick.
+    ///
+    /// # Panics
+    /// If it is not later.
+    pub fn advance_to(&mut self, tick: u64) {
+        self.end_round();
+        self.begin_tick(tick);
     }
 }
 
@@ -208,8 +250,8 @@ impl Inputs {
 /// let said: Vec<_> = changes
 ///     .extract()
 ///     .into_iter()
-///     .flat_map(|(time, changes)| changes.into_iter().map(move |change| (time.tick, change)))
-///     .map(|(tick, change)| (tick, change.event, change.violation.volume.bytes, change.settled))
+///     .flat_map(|(_, changes)| changes)
+///     .map(|(change, time)| (time.tick, change.event, change.violation.volume.bytes, change.settled))
 ///     .collect();
 /// assert_eq!(said, [(2000, Event::Raised, 120, false), (300_000, Event::Updated, 120, true)]);
 /// ```
@@ -227,26 +269,27 @@ pub fn build<'scope>(
     let incoming = Incoming { parcels, marks, versions, views, reads };
     let outputs = compute(scope, incoming, options, (&downstream, &consumer));
     let inputs = Inputs {
-        parcels: parcels_input,
-        marks: marks_input,
+        parcels: RoundInput::new(parcels_input),
+        marks: RoundInput::new(marks_input),
         versions: versions_input,
         views: views_input,
-        reads: reads_input,
+        reads: RoundInput::new(reads_input),
         consumer,
         schedule: Schedule::default(),
         tick: 0,
-        ended: false,
+        tick_ended: false,
+        round_ended: false,
     };
     (inputs, outputs, downstream)
 }
 
 /// What comes in, as streams.
 struct Incoming<'scope> {
-    parcels: StreamVec<'scope, Time, Parcel>,
-    marks: StreamVec<'scope, Time, Mark>,
+    parcels: StreamVec<'scope, Time, Timed<Parcel>>,
+    marks: StreamVec<'scope, Time, Timed<Mark>>,
     versions: VecCollection<'scope, Time, Version, isize>,
     views: VecCollection<'scope, Time, Rollup, isize>,
-    reads: StreamVec<'scope, Time, Read>,
+    reads: StreamVec<'scope, Time, Timed<Read>>,
 }
 
 fn compute<'scope>(
@@ -260,19 +303,19 @@ fn compute<'scope>(
     // On one worker: windows, and the rules of limits. Derived before they are broadcast: an exchange by key
     // of something that every worker has would multiply it.
     let (existing, clock) = clock(marks, options.windows);
-    let rules = rules(versions.clone(), clock.clone(), options.windows);
+    // Rows are sent as they are entered: an operator stands between their input and an exchange (`RoundInput`).
+    let rows = versions.clone().map(|version| version);
+    let rules = rules(rows, clock.clone(), options.windows);
 
     // On every worker.
     let clock = clock.broadcast();
     let rules = rules.inner.broadcast().as_collection();
-    // A message may hold updates of later times; an order has that of its message.
-    let views = views.inner.broadcast().delay(|(_, time, _), _| *time);
     let rulings = rules.clone().map(Ruling::from);
     let Floors { thresholds, of_pairs, of_rollups } = floors(rules);
     let orders = scope.concatenate([
-        views.map(|(rollup, _, diff)| Order::View(rollup, diff)),
-        clock.clone().map(Order::Clock),
-        reads.broadcast().map(Order::Read),
+        views.inner.broadcast().map(|(rollup, time, diff)| (Order::View(rollup, diff), time)),
+        clock.clone().map(|(event, time)| (Order::Clock(event), time)),
+        reads.broadcast().map(|(read, time)| (Order::Read(read), time)),
     ]);
 
     // On the worker that holds the pair or the entity.

@@ -7,13 +7,12 @@ use differential_dataflow::{AsCollection, VecCollection};
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::clock::Clock;
 use crate::ranges::WindowRange;
-use crate::stash::Stash;
-use crate::time::{Phase, Time, Window, Windows};
+use crate::stash::{Stash, send};
+use crate::time::{Phase, Time, Timed, Window, Windows};
 use crate::types::{Bound, LimitId, Metric, Scope, Version, VersionId};
 
 /// A version with the windows that it judges: those that end after its date, up to the date of the next
@@ -232,40 +231,42 @@ struct Work {
 /// Per row that comes or goes a look-up, whatever the number of windows, and of other rows.
 pub fn rules<'scope>(
     versions: VecCollection<'scope, Time, Version, isize>,
-    clock: StreamVec<'scope, Time, Clock>,
+    clock: StreamVec<'scope, Time, Timed<Clock>>,
     windows: Windows,
 ) -> VecCollection<'scope, Time, Rule, isize> {
     let mut builder = OperatorBuilder::new("Rules".into(), clock.scope());
     let mut versions = builder.new_input(versions.inner, Exchange::new(|_| 0));
     let mut clock = builder.new_input(clock, Exchange::new(|_| 0));
-    let (output, rules) = builder.new_output::<Vec<_>>();
-    let mut output = OutputBuilder::from(output);
+    let (mut output, rules) = builder.new_output::<Vec<_>>();
     builder.build(move |_| {
         let mut stash = Stash::<Work, 1>::default();
         let mut rows = Rows::new(windows);
         move |frontiers| {
             versions.for_each(|capability, updates| {
                 for (version, time, diff) in updates.drain(..) {
-                    stash.at_time(&capability, time).edits.push((version, diff));
+                    stash.at(&capability, time).edits.push((version, diff));
                 }
             });
             clock.for_each(|capability, events| {
-                for event in events.drain(..) {
+                for (event, time) in events.drain(..) {
                     if let Clock::Watermark { at, .. } = event {
-                        stash.at(&capability).watermark = Some(at);
+                        stash.at(&capability, time).watermark = Some(at);
                     }
                 }
             });
-            let mut output = output.activate();
-            while let Some(([capability], work)) = stash.next(frontiers) {
-                let time = *capability.time();
-                let mut session = output.session(&capability);
-                let edits = rows.edits(work.edits);
-                session.give_iterator(edits.into_iter().map(|(rule, diff)| (rule, time, diff)));
+            let mut changes = Vec::new();
+            while let Some((time, work)) = stash.next(frontiers) {
+                let edits = rows.edits(work.edits).into_iter();
+                changes.extend(edits.map(|(rule, diff)| (rule, time, diff)));
                 let retire = Time::new(time.tick, Phase::Retire);
                 let left = work.watermark.map(|at| rows.advance(at)).unwrap_or_default();
-                session.give_iterator(left.into_iter().map(|(rule, diff)| (rule, retire, diff)));
+                changes.extend(left.into_iter().map(|(rule, diff)| (rule, retire, diff)));
             }
+            if !changes.is_empty() {
+                let [capability] = stash.capabilities();
+                send(&mut output, capability, &mut changes);
+            }
+            stash.follow(None);
         }
     });
     rules.as_collection()

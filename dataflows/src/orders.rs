@@ -11,7 +11,7 @@ use crate::gauge::{CutChange, Gauge, Rollup, Total};
 use crate::ranges::{Steps, WindowRange};
 use crate::stash::{Budget, PUT_COST};
 use crate::table::Table;
-use crate::time::{Time, Window};
+use crate::time::{Time, Timed, Window};
 use crate::types::{Entity, Pair, Volume};
 
 /// A question about what is held at the end of a tick, asked at its
@@ -196,7 +196,7 @@ pub(crate) struct Puts {
     /// What fell from beyond a cut, to be looked up when all of the time is counted.
     fell: BTreeSet<(Window, Option<Rollup>, Gauge, Key)>,
     /// The same, as it is then.
-    pub(crate) fallen: Vec<((Gauge, Window), Total)>,
+    pub(crate) fallen: Vec<Timed<((Gauge, Window), Total)>>,
 }
 
 impl Puts {
@@ -213,13 +213,14 @@ impl Puts {
     /// or until the budget is spent.
     pub(crate) fn look_up_fallen<'t>(
         &mut self,
+        time: Time,
         budget: &mut Budget,
         table: impl Fn(Window, Option<Rollup>) -> Option<&'t Table>,
     ) -> bool {
         while !budget.is_spent() {
             let Some((window, rollup, gauge, key)) = self.fell.pop_first() else { return true };
             let volume = table(window, rollup).and_then(|table| table.get(key)).unwrap_or_default();
-            self.fallen.push(((gauge, window), gauge.total(key, volume)));
+            self.fallen.push((((gauge, window), gauge.total(key, volume)), time));
             budget.spend(PUT_COST);
         }
         false

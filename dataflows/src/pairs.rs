@@ -7,15 +7,15 @@ use crate::addresses::{Addresses, Family, Key};
 use crate::clock::Clock;
 use crate::combine::{Parcel, pair_v6};
 use crate::cuts::{CutChanges, CutIndex, Gauged, Moves};
-use crate::folds::{FoldIndex, Folds, RollupParcel};
+use crate::folds::{FoldIndex, Folds, Outgoing, RollupParcel};
 use crate::gauge::{CutChange, Rollup};
 use crate::orders::{Answer, HandOn, InUse, Late, Order, Puts, PutsOf, Read, Saturated, Use};
 use crate::ranges::{WindowRange, WindowSet};
 use crate::shared::Shared;
 use crate::stash::{Budget, COPY_COST, PUT_COST, Steps};
 use crate::table::Found;
-use crate::time::{Time, Window, Windows};
-use crate::top::{Greatest, TopQuery};
+use crate::time::{Time, Timed, Window, Windows};
+use crate::top::{Candidate, Greatest, TopQuery};
 use crate::types::{Entity, Pair, Per, Volume};
 
 /// Tasks of the traffic operator beside judging.
@@ -86,11 +86,11 @@ pub(crate) struct Pairs {
     /// Windows that lower bounds judge.
     observed: WindowSet,
     pub(crate) puts: Puts,
-    pub(crate) parcels: Vec<RollupParcel>,
-    pub(crate) best: Vec<(Window, Entity, Volume)>,
-    pub(crate) answers: Vec<Answer>,
-    pub(crate) late: Late,
-    pub(crate) saturated: Vec<Saturated>,
+    pub(crate) parcels: Vec<Timed<RollupParcel>>,
+    pub(crate) best: Vec<Timed<Candidate>>,
+    pub(crate) answers: Vec<Timed<Answer>>,
+    pub(crate) late: Vec<Timed<Late>>,
+    pub(crate) saturated: Vec<Timed<Saturated>>,
 }
 
 impl Pairs {
@@ -109,14 +109,14 @@ impl Pairs {
             parcels: Vec::new(),
             best: Vec::new(),
             answers: Vec::new(),
-            late: Late::default(),
+            late: Vec::new(),
             saturated: Vec::new(),
         }
     }
 
     /// Whether records of a parcel still count, by the watermark of the tick before.
-    fn takes(&mut self, parcel: &Parcel) -> bool {
-        let (window, late) = (parcel.window, &mut self.late);
+    fn takes(&self, parcel: &Parcel, late: &mut Late) -> bool {
+        let window = parcel.window;
         if !self.options.windows.settled(window, self.watermark) {
             if self.options.windows.closed(window, self.watermark) {
                 late.counted += parcel.records;
@@ -326,15 +326,22 @@ impl Pairs {
     }
 
     /// Sends what was folded for rollups in a window. `true` when all is sent.
-    fn send(&mut self, window: Window, budget: &mut Budget) -> bool {
+    fn send(&mut self, time: Time, window: Window, budget: &mut Budget) -> bool {
         self.windows.get_mut(&window).is_none_or(|held| {
-            let (index, peers) = (&self.fold_index, self.shared.peers);
-            held.folds.send(index, window, peers, budget, &mut self.parcels)
+            let to =
+                Outgoing { time, window, peers: self.shared.peers, parcels: &mut self.parcels };
+            held.folds.send(&self.fold_index, to, budget)
         })
     }
 
     /// Copies rows of one window into answers. `true` when all are.
-    fn copy_rows(&mut self, window: Window, position: &mut usize, budget: &mut Budget) -> bool {
+    fn copy_rows(
+        &mut self,
+        time: Time,
+        window: Window,
+        position: &mut usize,
+        budget: &mut Budget,
+    ) -> bool {
         let Some(held) = self.windows.get(&window) else {
             return true;
         };
@@ -346,7 +353,7 @@ impl Pairs {
         });
         while !rows.is_empty() {
             let rest = rows.split_off(rows.len().min(ROWS));
-            self.answers.push(Answer::Rows { window, rows });
+            self.answers.push((Answer::Rows { window, rows }, time));
             rows = rest;
         }
         done
@@ -367,7 +374,7 @@ struct Counting<'a> {
     fold_index: &'a FoldIndex,
     /// Sums of rollups that updates went into.
     folded: usize,
-    saturated: &'a mut Vec<Saturated>,
+    saturated: &'a mut Vec<Timed<Saturated>>,
 }
 
 impl Counting<'_> {
@@ -383,7 +390,8 @@ impl Counting<'_> {
             let updated = self.pairs.add(self.cuts, *found, key, place, volume, puts);
             if updated.saturates() {
                 let entity = Entity::Pair(addresses.pair(key));
-                self.saturated.push(Saturated { window: self.window, rollup: None, entity });
+                let total = Saturated { window: self.window, rollup: None, entity };
+                self.saturated.push((total, self.time));
             }
             if key.family == Family::V6 {
                 addresses.follow(Per::Pair, key, updated.entry, self.time);
@@ -402,7 +410,7 @@ impl Steps for Pairs {
 
     /// The order within a time: rollups and cuts see the state before it, then updates count, then
     /// windows settle and retire, then reads are answered.
-    fn plan(&mut self, _: Time, work: Work) -> VecDeque<Job> {
+    fn plan(&mut self, time: Time, work: Work) -> VecDeque<Job> {
         self.shared.reclaim_addresses();
         let mut jobs = VecDeque::new();
         self.use_rollups(&work.cuts, &work.orders, &mut jobs);
@@ -412,16 +420,21 @@ impl Steps for Pairs {
                 self.observe(*windows, &mut jobs);
             }
         }
-        let mut counted = BTreeSet::new();
+        let (mut counted, mut late) = (BTreeSet::new(), Late::default());
         for parcel in work.parcels {
-            if self.takes(&parcel) {
+            if self.takes(&parcel, &mut late) {
                 let window = parcel.window;
                 counted.insert(window);
                 jobs.push_back(Job::Count { parcel });
                 jobs.push_back(Job::SendFull { window });
             }
         }
-        jobs.push_back(Job::Send { windows: counted });
+        if late != Late::default() {
+            self.late.push((late, time));
+        }
+        if !counted.is_empty() {
+            jobs.push_back(Job::Send { windows: counted });
+        }
         let mut reads = BTreeSet::new();
         for order in work.orders {
             match order {
@@ -463,8 +476,9 @@ impl Steps for Pairs {
                         PUT_COST * folds.add(begun, *window, addresses.pair(key), volume)
                     });
                 }
-                let peers = self.shared.peers;
-                folds.send(begun, *window, peers, budget, &mut self.parcels) && *walked
+                let (window, peers) = (*window, self.shared.peers);
+                let to = Outgoing { time, window, peers, parcels: &mut self.parcels };
+                folds.send(begun, to, budget) && *walked
             }
             Job::Count { parcel } => {
                 self.count(time, parcel, budget);
@@ -473,19 +487,20 @@ impl Steps for Pairs {
             Job::SendFull { window } => {
                 let folds = self.windows.get(window).map(|held| &held.folds);
                 let sends = folds.is_some_and(|folds| folds.is_full() || folds.is_leaving());
-                !sends || self.send(*window, budget)
+                !sends || self.send(time, *window, budget)
             }
             Job::Send { windows } => {
                 while let Some(window) = windows.first().copied() {
-                    if !self.send(window, budget) {
+                    if !self.send(time, window, budget) {
                         return false;
                     }
                     windows.pop_first();
                     budget.spend(1);
                 }
                 let windows = &self.windows;
-                self.puts
-                    .look_up_fallen(budget, |window, _| Some(&windows.get(&window)?.pairs.table))
+                self.puts.look_up_fallen(time, budget, |window, _| {
+                    Some(&windows.get(&window)?.pairs.table)
+                })
             }
             Job::Rank { window, greatest, position } => {
                 let Some(held) = self.windows.get(window) else {
@@ -497,15 +512,15 @@ impl Steps for Pairs {
                     0
                 });
                 if done {
-                    let ranking = greatest.take_ranking();
-                    self.best
-                        .extend(ranking.into_iter().map(|(who, volume)| (*window, who, volume)));
+                    let ranking = greatest.take_ranking().into_iter();
+                    let candidates = ranking.map(|(who, volume)| ((*window, who, volume), time));
+                    self.best.extend(candidates);
                 }
                 done
             }
             Job::Rows { windows, position } => {
                 while let Some(window) = windows.front().copied() {
-                    if !self.copy_rows(window, position, budget) {
+                    if !self.copy_rows(time, window, position, budget) {
                         return false;
                     }
                     windows.pop_front();
@@ -516,11 +531,8 @@ impl Steps for Pairs {
             Job::CountHeld => {
                 let tables = self.windows.values().map(|held| &held.pairs.table);
                 let pairs = tables.map(|table| table.len() as u64).sum();
-                self.answers.push(Answer::Held {
-                    pairs,
-                    rollups: 0,
-                    addresses: self.shared.addresses.borrow().len() as u64,
-                });
+                let addresses = self.shared.addresses.borrow().len() as u64;
+                self.answers.push((Answer::Held { pairs, rollups: 0, addresses }, time));
                 true
             }
             Job::Amount { window, pair } => {
@@ -528,7 +540,8 @@ impl Steps for Pairs {
                 let table = self.windows.get(window).map(|held| &held.pairs.table);
                 if let Some(volume) = table.zip(key).and_then(|(table, key)| table.get(key)) {
                     let (window, entity) = (*window, Entity::Pair(*pair));
-                    self.answers.push(Answer::Amount { window, rollup: None, entity, volume });
+                    let answer = Answer::Amount { window, rollup: None, entity, volume };
+                    self.answers.push((answer, time));
                 }
                 true
             }
@@ -539,7 +552,7 @@ impl Steps for Pairs {
                 }
                 sums.retain(|(_, _, volume)| *volume != Volume::default());
                 self.answers.extend(sums.drain(..).map(|(rollup, entity, volume)| {
-                    Answer::Amount { window, rollup: Some(rollup), entity, volume }
+                    (Answer::Amount { window, rollup: Some(rollup), entity, volume }, time)
                 }));
                 true
             }

@@ -10,7 +10,6 @@ use std::rc::Rc;
 
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::addresses::{Addresses, Key};
@@ -21,9 +20,9 @@ use crate::gauge::{CutChange, Gauge, Rollup, Total};
 use crate::orders::{Answer, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
 use crate::ranges::{WindowRange, WindowSet};
 use crate::shared::Shared;
-use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps};
-use crate::time::{Time, Window, Windows};
-use crate::top::{Greatest, TopQuery};
+use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps, send};
+use crate::time::{Time, Timed, Window, Windows};
+use crate::top::{Candidate, Greatest, TopQuery};
 use crate::types::{Bound, Entity, Pair, Per, Volume};
 
 #[derive(Default)]
@@ -69,9 +68,9 @@ struct Rollups {
     /// Windows that lower bounds judge.
     observed: WindowSet,
     puts: Puts,
-    best: Vec<(Window, Entity, Volume)>,
-    answers: Vec<Answer>,
-    saturated: Vec<Saturated>,
+    best: Vec<Timed<Candidate>>,
+    answers: Vec<Timed<Answer>>,
+    saturated: Vec<Timed<Saturated>>,
 }
 
 impl Rollups {
@@ -290,7 +289,7 @@ impl Steps for Rollups {
             }
             Job::LookUpFallen => {
                 let tables = &self.tables;
-                self.puts.look_up_fallen(budget, |window, rollup| {
+                self.puts.look_up_fallen(time, budget, |window, rollup| {
                     Some(&tables.get(&(window, rollup?))?.table)
                 })
             }
@@ -304,21 +303,21 @@ impl Steps for Rollups {
                     0
                 });
                 if done {
-                    let ranking = greatest.take_ranking();
-                    self.best
-                        .extend(ranking.into_iter().map(|(who, volume)| (*window, who, volume)));
+                    let ranking = greatest.take_ranking().into_iter();
+                    let candidates = ranking.map(|(who, volume)| ((*window, who, volume), time));
+                    self.best.extend(candidates);
                 }
                 done
             }
             Job::CountHeld => {
                 let rollups = self.tables.values().map(|gauged| gauged.table.len() as u64).sum();
-                self.answers.push(Answer::Held { pairs: 0, rollups, addresses: 0 });
+                self.answers.push((Answer::Held { pairs: 0, rollups, addresses: 0 }, time));
                 true
             }
             Job::Amount { window, rollup, entity } => {
                 if let Some(volume) = self.amount(*window, *rollup, entity) {
                     let (window, rollup, entity) = (*window, Some(*rollup), *entity);
-                    self.answers.push(Answer::Amount { window, rollup, entity, volume });
+                    self.answers.push((Answer::Amount { window, rollup, entity, volume }, time));
                 }
                 true
             }
@@ -344,6 +343,11 @@ fn show_all(
     gauged.table.walk(position, budget, |key, volume| {
         PUT_COST * show(itself(addresses.ip(key)), key, volume)
     })
+}
+
+/// Whether an order does. Most say that the watermark moves.
+fn concerns_rollups(order: &Order) -> bool {
+    !matches!(order, Order::Clock(Clock::Watermark { .. } | Clock::Partial { .. }))
 }
 
 /// The place of an address, for filters that look at one.
@@ -396,7 +400,7 @@ impl Rollups {
             let updated = gauged.add(cuts, found, key, || itself(address), volume, &mut puts);
             if updated.saturates() {
                 let entity = addresses.entity(rollup.per, key);
-                self.saturated.push(Saturated { window, rollup: Some(rollup), entity });
+                self.saturated.push((Saturated { window, rollup: Some(rollup), entity }, time));
             }
             addresses.follow(rollup.per, key, updated.entry, time);
         }
@@ -407,10 +411,10 @@ impl Rollups {
 /// The streams that leave the rollups. None of them is exchanged yet.
 pub(crate) struct RollupStreams<'scope> {
     pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
-    pub(crate) fallen: StreamVec<'scope, Time, ((Gauge, Window), Total)>,
-    pub(crate) top: StreamVec<'scope, Time, (Window, Entity, Volume)>,
-    pub(crate) answers: StreamVec<'scope, Time, Answer>,
-    pub(crate) saturated: StreamVec<'scope, Time, Saturated>,
+    pub(crate) fallen: StreamVec<'scope, Time, Timed<((Gauge, Window), Total)>>,
+    pub(crate) top: StreamVec<'scope, Time, Timed<Candidate>>,
+    pub(crate) answers: StreamVec<'scope, Time, Timed<Answer>>,
+    pub(crate) saturated: StreamVec<'scope, Time, Timed<Saturated>>,
 }
 
 /// The whole sums of the rollups in use, as far as they are beyond a cut.
@@ -426,27 +430,23 @@ pub(crate) struct RollupStreams<'scope> {
 /// # Costs
 /// As those of pairs: a look-up per update, a walk of the table when a cut moves.
 pub(crate) fn rollups<'scope>(
-    parcels: StreamVec<'scope, Time, RollupParcel>,
-    cuts: StreamVec<'scope, Time, CutChange>,
-    orders: StreamVec<'scope, Time, Order>,
+    parcels: StreamVec<'scope, Time, Timed<RollupParcel>>,
+    cuts: StreamVec<'scope, Time, Timed<CutChange>>,
+    orders: StreamVec<'scope, Time, Timed<Order>>,
     shared: Shared,
     (rules, top): (Windows, Option<TopQuery>),
 ) -> RollupStreams<'scope> {
     let scope = parcels.scope();
     let mut builder = OperatorBuilder::new("Rollups".into(), scope);
-    let mut parcels = builder.new_input(parcels, Exchange::new(|parcel: &RollupParcel| parcel.to));
+    let to_owner = Exchange::new(|(parcel, _): &Timed<RollupParcel>| parcel.to);
+    let mut parcels = builder.new_input(parcels, to_owner);
     let mut cuts = builder.new_input(cuts, Pipeline);
     let mut orders = builder.new_input(orders, Pipeline);
-    let (totals_output, totals) = builder.new_output::<Vec<_>>();
-    let (fallen_output, fallen) = builder.new_output::<Vec<_>>();
-    let (top_output, top_stream) = builder.new_output::<Vec<_>>();
-    let (answers_output, answers) = builder.new_output::<Vec<_>>();
-    let (saturated_output, saturated) = builder.new_output::<Vec<_>>();
-    let mut totals_output = OutputBuilder::from(totals_output);
-    let mut fallen_output = OutputBuilder::from(fallen_output);
-    let mut top_output = OutputBuilder::from(top_output);
-    let mut answers_output = OutputBuilder::from(answers_output);
-    let mut saturated_output = OutputBuilder::from(saturated_output);
+    let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
+    let (mut fallen_output, fallen) = builder.new_output::<Vec<_>>();
+    let (mut top_output, top_stream) = builder.new_output::<Vec<_>>();
+    let (mut answers_output, answers) = builder.new_output::<Vec<_>>();
+    let (mut saturated_output, saturated) = builder.new_output::<Vec<_>>();
     let activator = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
         let mut stepper = Stepper::<Rollups, 5>::new(Rollups {
@@ -465,21 +465,29 @@ pub(crate) fn rollups<'scope>(
             saturated: Vec::new(),
         });
         move |frontiers| {
-            parcels.for_each(|time, data| stepper.stash.at(&time).parcels.append(data));
-            cuts.for_each(|time, data| stepper.stash.at(&time).cuts.append(data));
-            orders.for_each(|time, data| stepper.stash.at(&time).orders.append(data));
-            let mut totals = totals_output.activate();
-            let mut fallen = fallen_output.activate();
-            let mut top = top_output.activate();
-            let mut answers = answers_output.activate();
-            let mut saturated = saturated_output.activate();
+            let stash = &mut stepper.stash;
+            parcels.for_each(|capability, data| {
+                for (parcel, time) in data.drain(..) {
+                    stash.at(&capability, time).parcels.push(parcel);
+                }
+            });
+            cuts.for_each(|capability, data| {
+                for (change, time) in data.drain(..) {
+                    stash.at(&capability, time).cuts.push(change);
+                }
+            });
+            orders.for_each(|capability, data| {
+                for (order, time) in data.drain(..).filter(|(order, _)| concerns_rollups(order)) {
+                    stash.at(&capability, time).orders.push(order);
+                }
+            });
             let more = stepper.run(frontiers, |capabilities, state| {
                 let [at_totals, at_fallen, at_top, at_answers, at_saturated] = capabilities;
-                totals.session(at_totals).give_container(&mut state.puts.totals);
-                fallen.session(at_fallen).give_container(&mut state.puts.fallen);
-                top.session(at_top).give_container(&mut state.best);
-                answers.session(at_answers).give_container(&mut state.answers);
-                saturated.session(at_saturated).give_container(&mut state.saturated);
+                send(&mut totals_output, at_totals, &mut state.puts.totals);
+                send(&mut fallen_output, at_fallen, &mut state.puts.fallen);
+                send(&mut top_output, at_top, &mut state.best);
+                send(&mut answers_output, at_answers, &mut state.answers);
+                send(&mut saturated_output, at_saturated, &mut state.saturated);
             });
             if more {
                 activator.activate();

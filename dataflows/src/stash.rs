@@ -3,14 +3,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use timely::dataflow::channels::pushers::Output;
 use timely::dataflow::operators::{Capability, InputCapability};
 use timely::progress::frontier::MutableAntichain;
 
 use crate::time::{Phase, Time};
 
 /// Input by time, with a capability for each of `N` outputs.
+///
+/// What operators send has times of its own, and a message has the time of the round in which its input
+/// came: each time that a message has is agreed on by all workers.
 pub(crate) struct Stash<W, const N: usize> {
-    pending: BTreeMap<Time, W>,
+    /// Work, with the time of the first message that it came in.
+    pending: BTreeMap<Time, (Time, W)>,
     /// For the earliest of them. It covers the others, and one for each would be said to every worker.
     held: Option<[Capability<Time>; N]>,
 }
@@ -22,29 +27,24 @@ impl<W, const N: usize> Default for Stash<W, N> {
 }
 
 impl<W: Default, const N: usize> Stash<W, N> {
-    /// The work at the time of an input message.
-    pub(crate) fn at(&mut self, capability: &InputCapability<Time>) -> &mut W {
-        self.at_time(capability, *capability.time())
-    }
-
-    /// The work at the time of an update, which may be later than that of the message it came in.
-    pub(crate) fn at_time(&mut self, capability: &InputCapability<Time>, time: Time) -> &mut W {
-        if self.pending.first_key_value().is_none_or(|(first, _)| time < *first) {
-            self.held = Some(std::array::from_fn(|output| capability.delayed(&time, output)));
+    /// The work at a time, which may be later than that of the message it came in.
+    pub(crate) fn at(&mut self, capability: &InputCapability<Time>, time: Time) -> &mut W {
+        if self.held.as_ref().is_none_or(|held| time < *held[0].time()) {
+            self.held = Some(std::array::from_fn(|output| capability.retain(output)));
         }
-        self.pending.entry(time).or_default()
+        let of_message = *capability.time();
+        let (first, work) = self.pending.entry(time).or_insert_with(|| (of_message, W::default()));
+        *first = of_message.min(*first);
+        work
     }
 
     /// The work of the whole tick of an update: it is complete when the tick has nothing left to say.
-    pub(crate) fn at_tick(&mut self, capability: &InputCapability<Time>, time: &Time) -> &mut W {
-        self.at_time(capability, Time::new(time.tick, Phase::Retire))
+    pub(crate) fn at_tick(&mut self, capability: &InputCapability<Time>, time: Time) -> &mut W {
+        self.at(capability, Time::new(time.tick, Phase::Retire))
     }
 
-    /// The work at the earliest time, if no input can add to it any more.
-    pub(crate) fn next(
-        &mut self,
-        frontiers: &[MutableAntichain<Time>],
-    ) -> Option<([Capability<Time>; N], W)> {
+    /// Takes the work at the earliest time, if no input can add to it any more.
+    pub(crate) fn next(&mut self, frontiers: &[MutableAntichain<Time>]) -> Option<(Time, W)> {
         let (time, _) = self.pending.first_key_value()?;
         if frontiers.iter().any(|frontier| frontier.less_equal(time)) {
             return None;
@@ -53,19 +53,49 @@ impl<W: Default, const N: usize> Stash<W, N> {
     }
 
     /// The work at the earliest time, whether or not more may come.
-    pub(crate) fn first(&mut self) -> Option<(&[Capability<Time>; N], &mut W)> {
-        let (_, work) = self.pending.iter_mut().next()?;
-        Some((self.held.as_ref()?, work))
+    pub(crate) fn first(&mut self) -> Option<(Time, &mut W)> {
+        let (time, (_, work)) = self.pending.iter_mut().next()?;
+        Some((*time, work))
     }
 
     /// Takes the work at the earliest time.
-    pub(crate) fn remove_first(&mut self) -> Option<([Capability<Time>; N], W)> {
-        let (_, work) = self.pending.pop_first()?;
-        let capabilities = self.held.take()?;
-        if let Some((next, _)) = self.pending.first_key_value() {
-            self.held = Some(capabilities.each_ref().map(|held| held.delayed(next)));
+    pub(crate) fn remove_first(&mut self) -> Option<(Time, W)> {
+        let (time, (_, work)) = self.pending.pop_first()?;
+        Some((time, work))
+    }
+
+    /// The capabilities for what came of the work that was taken since they [followed](Stash::follow) last,
+    /// and of all that is here.
+    ///
+    /// # Panics
+    /// If there is no such work.
+    pub(crate) fn capabilities(&self) -> &[Capability<Time>; N] {
+        self.held.as_ref().expect("there is a capability where there is work")
+    }
+
+    /// Lets the capabilities follow the work, when what came of all that was taken is sent: to the work that
+    /// is left, or to the time that is worked on.
+    pub(crate) fn follow(&mut self, under_way: Option<Time>) {
+        let left = self.pending.first_key_value().map(|(_, (first, _))| *first);
+        let Some((next, held)) = under_way.or(left).zip(self.held.as_mut()) else {
+            self.held = None;
+            return;
+        };
+        if next > *held[0].time() {
+            held.iter_mut().for_each(|held| held.downgrade(&next));
         }
-        Some((capabilities, work))
+    }
+}
+
+/// Sends what an operator has made, and leaves nothing of it.
+pub(crate) fn send<D: Clone + 'static>(
+    output: &mut Output<Time, Vec<D>>,
+    capability: &Capability<Time>,
+    data: &mut Vec<D>,
+) {
+    if !data.is_empty() {
+        output.activate().give(capability, data);
+        data.clear();
     }
 }
 
@@ -110,16 +140,20 @@ pub(crate) trait Steps {
 
     /// Goes on with a job until it is done, and then is `true`, or until the budget is spent.
     fn step(&mut self, time: Time, job: &mut Self::Job, budget: &mut Budget) -> bool;
-}
 
-/// The jobs left of the time that is worked on.
-type Current<J, const N: usize> = ([Capability<Time>; N], VecDeque<J>);
+    /// Pauses: what came of the work is sent, and others get a turn. `under_way` is the time that is not done
+    /// with, if one is. Returned is the earliest time of what may still come of it.
+    fn pause(&mut self, under_way: Option<Time>) -> Option<Time> {
+        under_way
+    }
+}
 
 /// Does the work of complete times in their order, a budget at a time.
 pub(crate) struct Stepper<S: Steps, const N: usize> {
     pub(crate) state: S,
     pub(crate) stash: Stash<S::Work, N>,
-    current: Option<Current<S::Job, N>>,
+    /// The time that is worked on, with the jobs that are left.
+    current: Option<(Time, VecDeque<S::Job>)>,
 }
 
 impl<S: Steps, const N: usize> Stepper<S, N> {
@@ -127,35 +161,52 @@ impl<S: Steps, const N: usize> Stepper<S, N> {
         Stepper { state, stash: Stash::default(), current: None }
     }
 
-    /// Works for one budget, and hands what came of it to `deliver`. `true` if work is left that
+    /// Works for one budget, and then hands what came of it to `deliver`. `true` if work is left that
     /// could go on at once.
     pub(crate) fn run(
         &mut self,
         frontiers: &[MutableAntichain<Time>],
-        mut deliver: impl FnMut(&mut [Capability<Time>; N], &mut S),
+        deliver: impl FnOnce(&[Capability<Time>; N], &mut S),
     ) -> bool {
         let mut budget = Budget::new(Budget::STEP);
-        loop {
-            let Some((capabilities, jobs)) = &mut self.current else {
-                let Some((capabilities, work)) = self.stash.next(frontiers) else {
-                    return false;
-                };
-                let jobs = self.state.plan(*capabilities[0].time(), work);
-                self.current = Some((capabilities, jobs));
-                continue;
-            };
-            let time = *capabilities[0].time();
+        let mut worked = false;
+        while self.current.is_some() || self.begin(frontiers) {
+            worked = true;
+            if !self.work(&mut budget) {
+                break;
+            }
+        }
+        if !worked {
+            return false;
+        }
+        let under_way = self.state.pause(self.current.as_ref().map(|(time, _)| *time));
+        deliver(self.stash.capabilities(), &mut self.state);
+        self.stash.follow(under_way);
+        self.current.is_some()
+    }
+
+    /// Begins with the next time, if that is complete.
+    fn begin(&mut self, frontiers: &[MutableAntichain<Time>]) -> bool {
+        let Some((time, work)) = self.stash.next(frontiers) else {
+            return false;
+        };
+        self.current = Some((time, self.state.plan(time, work)));
+        true
+    }
+
+    /// Goes on with the current time. `true` when it is done with.
+    fn work(&mut self, budget: &mut Budget) -> bool {
+        if let Some((time, jobs)) = &mut self.current {
             while let Some(job) = jobs.front_mut() {
                 if budget.is_spent() {
-                    deliver(capabilities, &mut self.state);
-                    return true;
+                    return false;
                 }
-                if self.state.step(time, job, &mut budget) {
+                if self.state.step(*time, job, budget) {
                     jobs.pop_front();
                 }
             }
-            deliver(capabilities, &mut self.state);
-            self.current = None;
         }
+        self.current = None;
+        true
     }
 }

@@ -57,6 +57,9 @@ impl Time {
     }
 }
 
+/// A value with its time, which may be later than that of the message in which it travels.
+pub type Timed<D> = (D, Time);
+
 impl PartialOrder for Time {
     fn less_equal(&self, other: &Self) -> bool {
         self <= other

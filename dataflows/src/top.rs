@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, BinaryHeap};
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::clock::Clock;
 use crate::gauge::Rollup;
 use crate::ranges::WindowSet;
-use crate::stash::Stash;
-use crate::time::{Time, Window};
+use crate::stash::{Stash, send};
+use crate::time::{Time, Timed, Window};
 use crate::types::{Entity, Metric, Per, Prefix, Volume};
 
 /// Which entities to rank, by what, and how many.
@@ -50,10 +49,13 @@ pub struct Ranked {
     pub partial: bool,
 }
 
+/// An entity that may be among the greatest of its window.
+pub(crate) type Candidate = (Window, Entity, Volume);
+
 /// The work of one tick.
 #[derive(Default)]
 struct Work {
-    offers: Vec<(Window, Entity, Volume)>,
+    offers: Vec<Candidate>,
     clock: Vec<Clock>,
 }
 
@@ -100,23 +102,30 @@ impl Greatest {
 /// On one worker, in that tick. Entities with nothing of the metric are left out; of equal amounts
 /// the lesser entity is first.
 pub(crate) fn top<'scope>(
-    candidates: StreamVec<'scope, Time, (Window, Entity, Volume)>,
-    clock: StreamVec<'scope, Time, Clock>,
+    candidates: StreamVec<'scope, Time, Timed<Candidate>>,
+    clock: StreamVec<'scope, Time, Timed<Clock>>,
     query: TopQuery,
-) -> StreamVec<'scope, Time, Ranked> {
+) -> StreamVec<'scope, Time, Timed<Ranked>> {
     let mut builder = OperatorBuilder::new("Top".into(), candidates.scope());
     let mut input = builder.new_input(candidates, Exchange::new(|_| 0));
     let mut clock = builder.new_input(clock, Pipeline);
-    let (output, ranked) = builder.new_output::<Vec<_>>();
-    let mut output = OutputBuilder::from(output);
+    let (mut output, stream) = builder.new_output::<Vec<_>>();
     builder.build(move |_| {
         let mut stash = Stash::<Work, 1>::default();
         let mut partial = WindowSet::default();
         move |frontiers| {
-            input.for_each(|at, offers| stash.at(&at).offers.append(offers));
-            clock.for_each(|at, events| stash.at(&at).clock.append(events));
-            let mut output = output.activate();
-            while let Some(([capability], Work { offers, clock })) = stash.next(frontiers) {
+            input.for_each(|capability, offers| {
+                for (offer, time) in offers.drain(..) {
+                    stash.at(&capability, time).offers.push(offer);
+                }
+            });
+            clock.for_each(|capability, events| {
+                for (event, time) in events.drain(..) {
+                    stash.at(&capability, time).clock.push(event);
+                }
+            });
+            let mut ranked = Vec::new();
+            while let Some((time, Work { offers, clock })) = stash.next(frontiers) {
                 for event in clock {
                     match event {
                         Clock::Partial { windows, partial: true } => partial.insert(windows),
@@ -131,15 +140,19 @@ pub(crate) fn top<'scope>(
                     let greatest = windows.entry(window).or_insert_with(|| Greatest::new(query));
                     greatest.offer(volume, || entity);
                 }
-                let mut session = output.session(&capability);
                 for (window, mut greatest) in windows {
                     for (rank, (entity, volume)) in (1..).zip(greatest.take_ranking()) {
                         let partial = partial.contains(window);
-                        session.give(Ranked { window, rank, entity, volume, partial });
+                        ranked.push((Ranked { window, rank, entity, volume, partial }, time));
                     }
                 }
             }
+            if !ranked.is_empty() {
+                let [capability] = stash.capabilities();
+                send(&mut output, capability, &mut ranked);
+            }
+            stash.follow(None);
         }
     });
-    ranked
+    stream
 }

@@ -7,7 +7,6 @@
 
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::combine::Parcel;
@@ -16,22 +15,22 @@ use crate::gauge::{CutChange, Gauge, Total};
 use crate::orders::{Answer, Late, Order, Saturated, TotalUpdate};
 use crate::pairs::{Pairs, TrafficOptions};
 use crate::shared::Shared;
-use crate::stash::Stepper;
-use crate::time::{Time, Window};
-use crate::types::{Entity, Volume};
+use crate::stash::{Stepper, send};
+use crate::time::{Time, Timed, Window};
+use crate::top::Candidate;
 
 /// The streams that leave the traffic operator. None of them is exchanged yet.
 pub(crate) struct Traffic<'scope> {
     pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
     /// Totals that an update took from beyond a cut to within, as they are now.
-    pub(crate) fallen: StreamVec<'scope, Time, ((Gauge, Window), Total)>,
+    pub(crate) fallen: StreamVec<'scope, Time, Timed<((Gauge, Window), Total)>>,
     /// The same updates by the rollups in use.
-    pub(crate) rollups: StreamVec<'scope, Time, RollupParcel>,
-    pub(crate) top: StreamVec<'scope, Time, (Window, Entity, Volume)>,
-    pub(crate) answers: StreamVec<'scope, Time, Answer>,
-    pub(crate) late: StreamVec<'scope, Time, Late>,
+    pub(crate) rollups: StreamVec<'scope, Time, Timed<RollupParcel>>,
+    pub(crate) top: StreamVec<'scope, Time, Timed<Candidate>>,
+    pub(crate) answers: StreamVec<'scope, Time, Timed<Answer>>,
+    pub(crate) late: StreamVec<'scope, Time, Timed<Late>>,
     /// Totals of pairs that have reached the end of 64 bits.
-    pub(crate) saturated: StreamVec<'scope, Time, Saturated>,
+    pub(crate) saturated: StreamVec<'scope, Time, Timed<Saturated>>,
 }
 
 /// The whole sums of pairs, as far as they are beyond a cut, and the updates that rollups need.
@@ -56,58 +55,55 @@ pub(crate) struct Traffic<'scope> {
 /// milliseconds; no update of a later time begins meanwhile. So does a window that lower bounds come to
 /// judge, and one that retires.
 pub(crate) fn traffic<'scope>(
-    parcels: StreamVec<'scope, Time, Parcel>,
-    cuts: StreamVec<'scope, Time, CutChange>,
-    orders: StreamVec<'scope, Time, Order>,
+    parcels: StreamVec<'scope, Time, Timed<Parcel>>,
+    cuts: StreamVec<'scope, Time, Timed<CutChange>>,
+    orders: StreamVec<'scope, Time, Timed<Order>>,
     shared: Shared,
     options: TrafficOptions,
 ) -> Traffic<'scope> {
     let scope = parcels.scope();
     let mut builder = OperatorBuilder::new("Traffic".into(), scope);
-    let mut parcels = builder.new_input(parcels, Exchange::new(|parcel: &Parcel| parcel.to));
+    let mut parcels =
+        builder.new_input(parcels, Exchange::new(|(parcel, _): &Timed<Parcel>| parcel.to));
     let mut cuts = builder.new_input(cuts, Pipeline);
     let mut orders = builder.new_input(orders, Pipeline);
-    let (totals_output, totals) = builder.new_output::<Vec<_>>();
-    let (fallen_output, fallen) = builder.new_output::<Vec<_>>();
-    let (rollups_output, rollups) = builder.new_output::<Vec<_>>();
-    let (top_output, top) = builder.new_output::<Vec<_>>();
-    let (answers_output, answers) = builder.new_output::<Vec<_>>();
-    let (late_output, late) = builder.new_output::<Vec<_>>();
-    let (saturated_output, saturated) = builder.new_output::<Vec<_>>();
-    let mut totals_output = OutputBuilder::from(totals_output);
-    let mut fallen_output = OutputBuilder::from(fallen_output);
-    let mut rollups_output = OutputBuilder::from(rollups_output);
-    let mut top_output = OutputBuilder::from(top_output);
-    let mut answers_output = OutputBuilder::from(answers_output);
-    let mut late_output = OutputBuilder::from(late_output);
-    let mut saturated_output = OutputBuilder::from(saturated_output);
+    let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
+    let (mut fallen_output, fallen) = builder.new_output::<Vec<_>>();
+    let (mut rollups_output, rollups) = builder.new_output::<Vec<_>>();
+    let (mut top_output, top) = builder.new_output::<Vec<_>>();
+    let (mut answers_output, answers) = builder.new_output::<Vec<_>>();
+    let (mut late_output, late) = builder.new_output::<Vec<_>>();
+    let (mut saturated_output, saturated) = builder.new_output::<Vec<_>>();
     let activator = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
         let mut stepper = Stepper::<Pairs, 7>::new(Pairs::new(shared, options));
         move |frontiers| {
-            parcels.for_each(|time, data| stepper.stash.at(&time).parcels.append(data));
-            cuts.for_each(|time, data| stepper.stash.at(&time).cuts.append(data));
-            orders.for_each(|time, data| stepper.stash.at(&time).orders.append(data));
-            let mut totals = totals_output.activate();
-            let mut fallen = fallen_output.activate();
-            let mut rollups = rollups_output.activate();
-            let mut top = top_output.activate();
-            let mut answers = answers_output.activate();
-            let mut late = late_output.activate();
-            let mut saturated = saturated_output.activate();
+            let stash = &mut stepper.stash;
+            parcels.for_each(|capability, data| {
+                for (parcel, time) in data.drain(..) {
+                    stash.at(&capability, time).parcels.push(parcel);
+                }
+            });
+            cuts.for_each(|capability, data| {
+                for (change, time) in data.drain(..) {
+                    stash.at(&capability, time).cuts.push(change);
+                }
+            });
+            orders.for_each(|capability, data| {
+                for (order, time) in data.drain(..) {
+                    stash.at(&capability, time).orders.push(order);
+                }
+            });
             let more = stepper.run(frontiers, |capabilities, state| {
                 let [at_totals, at_fallen, at_rollups, at_top, at_answers, at_late, at_saturated] =
                     capabilities;
-                totals.session(at_totals).give_container(&mut state.puts.totals);
-                fallen.session(at_fallen).give_container(&mut state.puts.fallen);
-                rollups.session(at_rollups).give_container(&mut state.parcels);
-                top.session(at_top).give_container(&mut state.best);
-                answers.session(at_answers).give_container(&mut state.answers);
-                let came = std::mem::take(&mut state.late);
-                if came != Late::default() {
-                    late.session(at_late).give(came);
-                }
-                saturated.session(at_saturated).give_container(&mut state.saturated);
+                send(&mut totals_output, at_totals, &mut state.puts.totals);
+                send(&mut fallen_output, at_fallen, &mut state.puts.fallen);
+                send(&mut rollups_output, at_rollups, &mut state.parcels);
+                send(&mut top_output, at_top, &mut state.best);
+                send(&mut answers_output, at_answers, &mut state.answers);
+                send(&mut late_output, at_late, &mut state.late);
+                send(&mut saturated_output, at_saturated, &mut state.saturated);
             });
             if more {
                 activator.activate();

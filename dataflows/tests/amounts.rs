@@ -78,7 +78,7 @@ fn run(history: Arc<History>, asked: Arc<Vec<Vec<Asked>>>, workers: usize) -> BT
         let mut inputs = worker.dataflow(|scope| {
             let (inputs, outputs, _) = graph::build(scope, options);
             let answers = send.clone();
-            outputs.answers.inspect_time(move |time, answer| {
+            outputs.answers.inspect(move |(answer, time)| {
                 assert_eq!(time.phase, Phase::Read);
                 answers.send((time.tick, Ok(answer.clone()))).expect("the test waits for all");
             });

@@ -47,7 +47,7 @@ fn run(workers: usize, changes_ahead: Option<usize>) -> Seen {
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
             let seen = seen.clone();
-            outputs.changes.inspect_time(move |time, change| {
+            outputs.changes.inspect(move |(change, time)| {
                 seen.borrow_mut().push((time.tick, *change));
             });
             (inputs, probe)

@@ -63,7 +63,7 @@ pub(crate) fn said(
         let options = Options { windows, ..Options::default() };
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
-            outputs.changes.inspect_time(move |time, change| {
+            outputs.changes.inspect(move |(change, time)| {
                 send.send((time.tick, *change)).expect("the test waits");
             });
             (inputs, probe)

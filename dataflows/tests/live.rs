@@ -91,12 +91,12 @@ fn run(workers: usize, ticks: Vec<Tick>) -> Said {
         let (clocks, changes) = (send.clone(), send.clone());
         let mut inputs = worker.dataflow(|scope| {
             let (inputs, outputs, _) = graph::build(scope, options);
-            outputs.clock.inspect_time(move |time, clock| {
+            outputs.clock.inspect(move |(clock, time)| {
                 if let (0, Clock::Watermark { at, slowest, .. }) = (index, clock) {
                     clocks.send(Ok((time.tick, *at, *slowest))).expect("somebody listens");
                 }
             });
-            outputs.changes.inspect_time(move |time, change| {
+            outputs.changes.inspect(move |(change, time)| {
                 let said = (time.tick, change.event, change.violation.window.0);
                 changes.send(Err(said)).expect("somebody listens");
             });

@@ -10,5 +10,6 @@ mod oracle;
 mod products;
 mod reference;
 mod retirement;
+mod rounds;
 mod saturation;
 mod threshold_join;

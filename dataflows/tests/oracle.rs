@@ -130,22 +130,24 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             });
             let to_take = Rc::new(Cell::new(0));
             let given = to_take.clone();
-            outputs.changes.inspect_time(move |time, change| {
+            outputs.changes.inspect(move |(change, time)| {
                 given.set(given.get() + 1);
                 give(&s3, *time, Seen::Change(*change));
             });
             outputs
                 .answers
-                .inspect_time(move |time, answer| give(&s4, *time, Seen::Answer(answer.clone())));
+                .inspect(move |(answer, time)| give(&s4, *time, Seen::Answer(answer.clone())));
             outputs.existing.inspect(move |(existing, time, diff)| {
                 give(&s7, *time, Seen::Window(*existing, *diff));
             });
-            outputs.top.inspect_time(move |time, ranked| give(&s5, *time, Seen::Top(*ranked)));
-            outputs.late.inspect_time(move |time, late| give(&s6, *time, Seen::Late(*late)));
+            outputs.top.inspect(move |(ranked, time)| give(&s5, *time, Seen::Top(*ranked)));
+            outputs.late.inspect(move |(late, time)| give(&s6, *time, Seen::Late(*late)));
             (inputs, plain, probe, to_take)
         });
         let rng = &mut Rng::new(seed);
         let burst = rng.between(1, 4);
+        // Rounds of a single tick, of a few, and of whole histories.
+        let round = rng.pick(&[1, 1, 2, 5, 1000]);
         if let Some(rollup) = history.top.and_then(|top| top.rollup())
             && worker.index() == 0
         {
@@ -155,7 +157,7 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
         let mut combiner = Combiner::new(worker.peers());
         for (tick, number) in history.ticks.iter().zip(1..) {
             if tick.tick > 0 {
-                inputs.advance_to(tick.tick);
+                inputs.begin_tick(tick.tick);
                 plain.advance_to(Time::start(tick.tick));
             }
             if worker.index() == 0 {
@@ -188,6 +190,9 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             }
             inputs.parcels(combiner.take());
             watermark = watermark.max(tick.watermark);
+            if rng.below(round) == 0 {
+                inputs.end_round();
+            }
             if number % burst == 0 {
                 worker.step();
             }

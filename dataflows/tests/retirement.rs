@@ -130,11 +130,11 @@ fn run() -> (Left, Vec<isize>) {
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
             let to = left.clone();
-            outputs.changes.inspect_time(move |time, change| {
+            outputs.changes.inspect(move |(change, time)| {
                 to.borrow_mut().changes.push((time.tick, *change));
             });
             let to = left.clone();
-            outputs.answers.inspect_time(move |time, answer| {
+            outputs.answers.inspect(move |(answer, time)| {
                 let mut to = to.borrow_mut();
                 match answer {
                     Answer::Rows { window, rows } => {

@@ -34,10 +34,10 @@ fn run(workers: usize, ticks: &'static [&'static [(u8, i64)]]) -> Output {
         let (saturated_to, changes_to) = (saturated_to.clone(), changes_to.clone());
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, Options::default());
-            outputs.saturated.inspect_time(move |time, total| {
+            outputs.saturated.inspect(move |(total, time)| {
                 saturated_to.send((time.tick, *total)).expect("the test listens");
             });
-            outputs.changes.inspect_time(move |time, change| {
+            outputs.changes.inspect(move |(change, time)| {
                 changes_to.send((time.tick, *change)).expect("the test listens");
             });
             (inputs, probe)

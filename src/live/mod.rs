@@ -383,7 +383,7 @@ impl Live<'_> {
         self.begun.push_back((tick, Instant::now()));
         let event_time = self.computation.event_time();
         let inputs = &mut self.computation.inputs;
-        inputs.advance_to(tick);
+        inputs.begin_tick(tick);
         if let Some(leader) = &mut self.leader {
             leader.put(now, inputs);
         }

@@ -19,7 +19,6 @@ use std::collections::{BTreeMap, VecDeque};
 use differential_dataflow::VecCollection;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use self::judged::{Merge, Runs, Step};
@@ -33,8 +32,8 @@ use crate::limits::{Judge, Ruling};
 use crate::orders::TotalUpdate;
 use crate::ranges::{WindowRange, WindowSet};
 use crate::shared::Shared;
-use crate::stash::{Budget, COPY_COST, Stepper, Steps};
-use crate::time::{Phase, Time, Window, Windows};
+use crate::stash::{Budget, COPY_COST, Stepper, Steps, send};
+use crate::time::{Phase, Time, Timed, Window, Windows};
 use crate::types::{Change, Event, LimitId, Reason, Updates, Violation};
 
 /// A violation as the worker that holds its total knows it.
@@ -94,8 +93,8 @@ struct Tick {
     records: Records,
     /// Rulings that leave with the last window that they judged.
     retired: Vec<(Ruling, isize)>,
-    /// Whether all jobs are done.
-    is_done: bool,
+    /// Whether a part of it was sent, so that the first worker waits for the last one.
+    is_begun: bool,
 }
 
 enum Job {
@@ -127,8 +126,9 @@ struct Changes {
     versions: Versions,
     standing: AllStanding,
     tick: Tick,
-    /// Changes that are ready.
+    /// Changes of the tick that are ready.
     ready: Vec<Change>,
+    parts: Vec<Timed<Part>>,
     allowance: Allowance,
     /// A buffer.
     now: Vec<((Gauge, Total), isize)>,
@@ -147,6 +147,7 @@ impl Changes {
             standing: AllStanding::default(),
             tick: Tick::default(),
             ready: Vec::new(),
+            parts: Vec::new(),
             allowance: Allowance::new(parts_ahead),
             now: Vec::new(),
         }
@@ -324,11 +325,14 @@ impl Changes {
         }
     }
 
-    /// The changes that are ready, to be sent to the first worker.
-    fn part(&mut self) -> Part {
+    /// Sends the changes that are ready to the first worker.
+    fn send(&mut self, time: Time, is_last: bool) {
         let changes = std::mem::take(&mut self.ready);
         self.allowance.spend(changes.len());
-        Part { worker: self.shared.index, is_last: self.tick.is_done, changes }
+        if !changes.is_empty() || self.tick.is_begun == is_last {
+            self.parts.push((Part { worker: self.shared.index, is_last, changes }, time));
+            self.tick.is_begun = true;
+        }
     }
 }
 
@@ -379,7 +383,7 @@ impl Steps for Changes {
         jobs
     }
 
-    fn step(&mut self, _: Time, job: &mut Job, budget: &mut Budget) -> bool {
+    fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {
         match job {
             Job::Window { window, look_at, merge, steps } => {
                 self.window(*window, (look_at, merge, steps), budget)
@@ -390,17 +394,25 @@ impl Steps for Changes {
             }
             Job::End => {
                 self.versions.retire(&self.tick.retired);
-                self.tick = Tick { is_done: true, ..Tick::default() };
+                self.send(time, true);
+                self.tick = Tick::default();
                 true
             }
         }
+    }
+
+    /// The first worker knows from the part that is sent here that more of the tick is to come.
+    fn pause(&mut self, under_way: Option<Time>) -> Option<Time> {
+        let time = under_way?;
+        self.send(time, false);
+        Some(Time::new(time.tick, Phase::Read))
     }
 }
 
 /// The totals beyond cuts, and those that records took to within, as they are at the end of the tick.
 pub(crate) struct Moved<'scope> {
     pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
-    pub(crate) fallen: StreamVec<'scope, Time, ((Gauge, Window), Total)>,
+    pub(crate) fallen: StreamVec<'scope, Time, Timed<((Gauge, Window), Total)>>,
 }
 
 /// The changes of violations, tick by tick.
@@ -430,11 +442,11 @@ pub(crate) fn changes<'scope>(
     violations: VecCollection<'scope, Time, Judged, isize>,
     Moved { totals, fallen }: Moved<'scope>,
     rulings: VecCollection<'scope, Time, Ruling, isize>,
-    clock: StreamVec<'scope, Time, Clock>,
+    clock: StreamVec<'scope, Time, Timed<Clock>>,
     Notices { notices, consumer_waits }: Notices<'scope>,
     shared: Shared,
     rules: Rules,
-) -> StreamVec<'scope, Time, Part> {
+) -> StreamVec<'scope, Time, Timed<Part>> {
     let scope = totals.scope();
     let mut builder = OperatorBuilder::new("Changes".into(), scope);
     let mut violations = builder.new_input(violations.inner, Pipeline);
@@ -442,11 +454,10 @@ pub(crate) fn changes<'scope>(
     let mut fallen = builder.new_input(fallen, Pipeline);
     let mut rulings = builder.new_input(rulings.inner, Pipeline);
     let mut clock = builder.new_input(clock, Pipeline);
-    let (output, stream) = builder.new_output::<Vec<_>>();
+    let (mut output, stream) = builder.new_output::<Vec<_>>();
     // No change has the time of a notice.
     let to_worker = Exchange::new(|(worker, _): &(usize, Notice)| *worker as u64);
     let mut notices = builder.new_input_connection(notices, to_worker, []);
-    let mut output = OutputBuilder::from(output);
     let activator = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
         let mut stepper = Stepper::<Changes, 1>::new(Changes::new(shared, rules));
@@ -456,20 +467,31 @@ pub(crate) fn changes<'scope>(
                 for (((gauge, window), total, limit), time, diff) in updates.drain(..) {
                     if time.phase != Phase::Retire {
                         let step = Step::new(gauge, total, limit, time.phase, diff);
-                        let work = stash.at_tick(&capability, &time);
+                        let work = stash.at_tick(&capability, time);
                         work.judged.entry(window).or_default().push(step);
                     }
                 }
             });
             rulings.for_each(|capability, updates| {
                 for update in updates.drain(..) {
-                    stash.at_tick(&capability, &update.1).rulings.push(update);
+                    stash.at_tick(&capability, update.1).rulings.push(update);
                 }
             });
-            // Messages of these are of one time each.
-            totals.for_each(|at, data| stash.at_tick(&at, at.time()).records.keep(data));
-            fallen.for_each(|at, data| stash.at_tick(&at, at.time()).records.fallen.append(data));
-            clock.for_each(|at, data| stash.at_tick(&at, at.time()).clock.append(data));
+            totals.for_each(|capability, data| {
+                for updates in data.chunk_by(|(_, one, _), (_, other, _)| one == other) {
+                    stash.at_tick(&capability, updates[0].1).records.keep(updates);
+                }
+            });
+            fallen.for_each(|capability, data| {
+                for (total, time) in data.drain(..) {
+                    stash.at_tick(&capability, time).records.fallen.push(total);
+                }
+            });
+            clock.for_each(|capability, data| {
+                for (event, time) in data.drain(..) {
+                    stash.at_tick(&capability, time).clock.push(event);
+                }
+            });
             notices.for_each(|_, data| {
                 for (_, notice) in data.drain(..) {
                     match notice {
@@ -478,21 +500,8 @@ pub(crate) fn changes<'scope>(
                     }
                 }
             });
-            let mut output = output.activate();
-            let more = stepper.run(&frontiers[..5], |capabilities, state| {
-                let part = state.part();
-                let [capability] = capabilities;
-                let is_first = capability.time().phase == Phase::Retire;
-                let says = !part.changes.is_empty() || part.is_last != is_first;
-                let is_last = part.is_last;
-                if says {
-                    output.session(capability).give(part);
-                }
-                if !is_last {
-                    // The first worker knows by now that more of this tick comes from this one.
-                    let tick = capability.time().tick;
-                    capability.downgrade(&Time::new(tick, Phase::Read));
-                }
+            let more = stepper.run(&frontiers[..5], |[capability], state| {
+                send(&mut output, capability, &mut state.parts);
             });
             if more && stepper.state.allowance.allows(0) {
                 activator.activate();

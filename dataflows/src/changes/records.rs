@@ -27,8 +27,8 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Keeps the totals of a message that moved: a table retracts such a total, and emits it anew right
-    /// behind that.
+    /// Keeps the totals that moved at one time: a table retracts such a total, and emits it anew right behind
+    /// that.
     pub(super) fn keep(&mut self, updates: &[TotalUpdate]) {
         for pair in updates.windows(2) {
             let [((from, old), _, -1), ((at, new), time, 1)] = pair else { continue };

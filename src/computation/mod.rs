@@ -1,7 +1,9 @@
 //! The computation on one worker, as those drive it who have input for it: a replay, a live run.
 //!
 //! Whoever drives it ends ticks, a bounded number ahead, steps, and takes what each tick led to when it
-//! is done.
+//! is done. All workers agree on many ticks at once ([`rounds`]).
+
+mod rounds;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -14,7 +16,7 @@ use floodmark_dataflows::delivery::CHANGES_AHEAD;
 use floodmark_dataflows::graph::{self, Inputs, Options, Outputs};
 use floodmark_dataflows::orders::{Amounts, Answer, Late, Saturated};
 use floodmark_dataflows::ranges::WindowRange;
-use floodmark_dataflows::time::{Time, Window};
+use floodmark_dataflows::time::{Time, Timed, Window};
 use floodmark_dataflows::top::Ranked;
 use floodmark_dataflows::types::{Change, Pair, Volume};
 use timely::WorkerConfig;
@@ -24,6 +26,7 @@ use timely::dataflow::operators::{Concatenate, Operator, Probe, probe};
 use timely::dataflow::{Scope, StreamVec};
 use timely::worker::Worker;
 
+use self::rounds::Rounds;
 use crate::cluster::watchdog::Watch;
 
 /// The settings of workers that this computation wants.
@@ -146,16 +149,16 @@ struct Collecting<'scope> {
 }
 
 impl<'scope> Collecting<'scope> {
-    /// Takes each batch of a stream, with its tick.
+    /// Takes each batch of a stream.
     fn each<T: 'static>(
         &mut self,
         stream: StreamVec<'scope, Time, T>,
         name: &str,
-        mut take: impl FnMut(u64, &mut Vec<T>) + 'static,
+        mut take: impl FnMut(&mut Vec<T>) + 'static,
     ) {
         type Nothing = CapacityContainerBuilder<Vec<()>>;
         let taken = stream.unary::<Nothing, _, _, _>(Pipeline, name, |_, _| {
-            move |input, _| input.for_each(|time, data| take(time.time().tick, data))
+            move |input, _| input.for_each(|_, data| take(data))
         });
         self.taken.push(taken);
     }
@@ -163,16 +166,17 @@ impl<'scope> Collecting<'scope> {
     /// Takes what a stream says of each tick into the tick's entry of an outbox.
     fn collect<T: 'static, O: Default + 'static>(
         &mut self,
-        stream: StreamVec<'scope, Time, T>,
+        stream: StreamVec<'scope, Time, Timed<T>>,
         name: &str,
         outbox: &Outbox<O>,
         take: impl Fn(&mut O, T) + 'static,
     ) {
         let outbox = outbox.clone();
-        self.each(stream, name, move |tick, data| {
+        self.each(stream, name, move |data| {
             let mut outbox = outbox.borrow_mut();
-            let outcome = outbox.entry(tick).or_default();
-            data.drain(..).for_each(|item| take(outcome, item));
+            for (item, time) in data.drain(..) {
+                take(outbox.entry(time.tick).or_default(), item);
+            }
         });
     }
 
@@ -186,12 +190,12 @@ impl<'scope> Collecting<'scope> {
 /// since others may never take out what a tick led to.
 fn collect_clock<'scope>(
     collecting: &mut Collecting<'scope>,
-    clock: StreamVec<'scope, Time, Clock>,
+    clock: StreamVec<'scope, Time, Timed<Clock>>,
     event_time: Rc<Cell<EventTimeReached>>,
     by_tick: Option<(Outbox<Passed>, Outbox<Outcome>)>,
 ) {
-    collecting.each(clock, "Collect: clock", move |tick, events| {
-        for event in events.drain(..) {
+    collecting.each(clock, "Collect: clock", move |events| {
+        for (event, Time { tick, .. }) in events.drain(..) {
             match (event, &by_tick) {
                 (
                     Clock::Watermark { at, slowest, held_by, slowest_in, front, whole_from, open },
@@ -234,13 +238,20 @@ fn collect<'scope>(
     ready: &Changes,
 ) {
     let Outputs { changes, top, answers, late, saturated, existing, .. } = outputs;
-    let count = |to: &mut Passed, (window, _, diff): (Existing, Time, isize)| {
-        *to.windows.entry(window).or_default() += diff;
-    };
-    collecting.collect(existing.inner, "Collect: windows", passed, count);
+    let passed = passed.clone();
+    collecting.each(existing.inner, "Collect: windows", move |changes| {
+        let mut passed = passed.borrow_mut();
+        for (windows, time, diff) in changes.drain(..) {
+            *passed.entry(time.tick).or_default().windows.entry(windows).or_default() += diff;
+        }
+    });
     let ready = ready.clone();
-    collecting.each(changes, "Collect: changes", move |tick, changes| {
-        ready.borrow_mut().push_back((tick, std::mem::take(changes)));
+    collecting.each(changes, "Collect: changes", move |changes| {
+        let of_ticks = changes.chunk_by(|(_, one), (_, other)| one.tick == other.tick);
+        ready.borrow_mut().extend(of_ticks.map(|changes| {
+            let tick = changes[0].1.tick;
+            (tick, changes.iter().map(|(change, _)| *change).collect())
+        }));
     });
     let rank = |to: &mut Outcome, ranked| to.top.push(ranked);
     collecting.collect(top, "Collect: top", outbox, rank);
@@ -284,17 +295,9 @@ pub struct Computation<'w> {
     passed: Outbox<Passed>,
     course: Course,
     event_time: Rc<Cell<EventTimeReached>>,
-    /// Ticks that are ended and not done.
-    in_flight: VecDeque<u64>,
-    /// Updates in them.
-    updates_in_flight: VecDeque<usize>,
+    rounds: Rounds,
     watch: Option<Watch>,
 }
-
-/// Ticks, and updates, that may be on their way at once. A few are needed to move frontiers in
-/// groups, which halves what progress costs.
-const TICKS_IN_FLIGHT: usize = 64;
-const UPDATES_IN_FLIGHT: usize = 200_000;
 
 /// How long the leader sleeps at most when there is nothing to do. It is woken for input.
 const NAP: Duration = Duration::from_millis(100);
@@ -327,8 +330,7 @@ impl<'w> Computation<'w> {
             passed,
             course: Course::default(),
             event_time,
-            in_flight: VecDeque::new(),
-            updates_in_flight: VecDeque::new(),
+            rounds: Rounds::default(),
             watch: None,
         }
     }
@@ -356,26 +358,23 @@ impl<'w> Computation<'w> {
     /// Ends the current tick; what it leads to will be [taken](Computation::take) when done.
     pub fn end_tick(&mut self, updates: usize) {
         self.inputs.end_tick();
-        self.in_flight.push_back(self.inputs.tick());
-        self.updates_in_flight.push_back(updates);
+        self.rounds.add(self.inputs.tick(), updates);
     }
 
-    /// Whether another tick may be begun.
+    /// Whether another tick may be begun before the next [step](Computation::step).
     pub fn has_room(&self) -> bool {
-        self.in_flight.len() < TICKS_IN_FLIGHT
-            && self.updates_in_flight.iter().sum::<usize>() < UPDATES_IN_FLIGHT
+        self.rounds.has_room()
     }
 
     /// Whether the next output is changes.
     pub fn has_changes(&self) -> bool {
-        let of_next =
-            |(tick, _): &(u64, _)| self.in_flight.front().is_some_and(|next| next == tick);
+        let of_next = |(tick, _): &(u64, _)| self.rounds.first() == Some(*tick);
         self.changes.borrow().front().is_some_and(of_next)
     }
 
     /// The next output, of the first tick that is not done. Until changes are taken, few more are made.
     pub fn take(&mut self) -> Option<(u64, Output)> {
-        let tick = *self.in_flight.front()?;
+        let tick = self.rounds.first()?;
         if self.has_changes() {
             let (_, changes) = self.changes.borrow_mut().pop_front()?;
             self.inputs.taken(changes.len());
@@ -387,8 +386,7 @@ impl<'w> Computation<'w> {
         if self.probe.less_than(&Time::start(tick + 1)) {
             return None;
         }
-        self.in_flight.pop_front();
-        self.updates_in_flight.pop_front();
+        self.rounds.done();
         if let Some(watch) = &self.watch {
             watch.moved(tick);
             // Whoever reads the output may take his time.
@@ -409,7 +407,7 @@ impl<'w> Computation<'w> {
 
     /// How many ticks are ended and not done.
     pub fn ticks_in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.rounds.len()
     }
 
     /// How far event time has come.
@@ -424,10 +422,13 @@ impl<'w> Computation<'w> {
 
     /// Works a little, or sleeps so long at most until there is something to do.
     pub fn step_or_sleep(&mut self, at_most: Duration) {
+        if self.rounds.end() {
+            self.inputs.end_round();
+        }
         if let Some(watch) = &self.watch {
             // Nor does it stand still where changes wait for their reader.
             let waits = !self.inputs.consumer_waits() && self.changes.borrow().is_empty();
-            watch.input_waits(waits && !self.in_flight.is_empty());
+            watch.input_waits(waits && self.rounds.len() > 0);
         }
         self.worker.step_or_park(Some(at_most));
     }
@@ -435,7 +436,11 @@ impl<'w> Computation<'w> {
 
 #[cfg(test)]
 mod tests {
-    use floodmark_dataflows::time::Phase;
+    use floodmark_dataflows::clock::Mark;
+    use floodmark_dataflows::combine::Combiner;
+    use floodmark_dataflows::time::{END_OF_INPUT, Phase, Windows};
+    use floodmark_dataflows::types::Version;
+    use timely::dataflow::operators::vec::Map;
     use timely::dataflow::operators::{Input, Operator, Probe};
 
     use super::*;
@@ -475,6 +480,7 @@ mod tests {
                 );
                 let done = probe::Handle::new();
                 let mut collecting = Collecting::default();
+                let slow = slow.map(|item| (item, Time::start(item / 10)));
                 collecting.collect(slow, "Collect", &outbox, |to, item| to.push(item));
                 collecting.probe_with(scope, &done);
                 (input, beside, done)
@@ -493,5 +499,69 @@ mod tests {
             }
             assert!(waited > 5, "the operator has kept nothing");
         });
+    }
+
+    /// Changes of a tick are taken only when the ticks before it are done, and all ticks of a round are done
+    /// at once unless something waits.
+    #[test]
+    fn round_with_more_changes_than_may_wait_is_taken_tick_by_tick() {
+        const PAIRS: u32 = 3 * CHANGES_AHEAD as u32 / 2;
+        for workers in [1, 3] {
+            let (to, taken) = std::sync::mpsc::channel();
+            let to = std::sync::Mutex::new(to);
+            let guards = timely::execute(timely::Config::process(workers), move |worker| {
+                let windows = Windows { lateness_ms: Some(0), ..Windows::default() };
+                let options = Options { windows, ..Options::default() };
+                if worker.index() > 0 {
+                    return Computation::follow(worker, options);
+                }
+                let mut combiner = Combiner::new(worker.peers());
+                let mut computation = Computation::build(worker, options);
+                computation.inputs.edit(Version { value: Some(0), ..Version::default() }, 1);
+                for tick in 1..=3 {
+                    computation.inputs.begin_tick(tick);
+                    for number in 0..PAIRS {
+                        let pair = Pair::V4((number | tick as u32 % 3 << 30).into(), [0; 4].into());
+                        combiner.add(Window(0), pair, Volume::new(1, 1));
+                    }
+                    computation.inputs.parcels(combiner.take());
+                    computation.inputs.mark(Mark::Seen(Window(0)));
+                    computation.inputs.mark(Mark::Watermark(tick));
+                    computation.end_tick(0);
+                }
+                computation.inputs.begin_tick(4);
+                computation.inputs.mark(Mark::Watermark(END_OF_INPUT));
+                computation.end_tick(0);
+                let to = to.lock().expect("one worker leads");
+                while computation.ticks_in_flight() > 0 {
+                    computation.step();
+                    while let Some((tick, output)) = computation.take() {
+                        let changes = match output {
+                            Output::Changes(changes) => Some(changes.len()),
+                            Output::Done(_) => None,
+                        };
+                        to.send((tick, changes)).expect("the test waits");
+                    }
+                }
+                computation.close();
+            })
+            .expect("workers start");
+            drop(guards);
+            let taken: Vec<_> = taken.try_iter().collect();
+            assert!(taken.is_sorted_by_key(|(tick, changes)| (*tick, changes.is_none())));
+            let count = |at: u64| -> usize {
+                taken
+                    .iter()
+                    .filter(|(tick, _)| *tick == at)
+                    .filter_map(|(_, changes)| *changes)
+                    .sum()
+            };
+            let pairs = PAIRS as usize;
+            assert_eq!(
+                [1, 2, 3, 4].map(count),
+                [pairs, pairs, pairs, 3 * pairs],
+                "{workers} workers"
+            );
+        }
     }
 }

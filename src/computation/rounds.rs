@@ -1,0 +1,130 @@
+//! Ticks on their way, and the rounds in which workers agree on them.
+//!
+//! To agree on what is complete costs the same for one tick and for many, so ticks that are ready together go
+//! together. While rounds are on their way, the next one grows: ticks that come one by one would otherwise each
+//! be a round.
+
+use std::collections::VecDeque;
+
+/// Ticks, and updates, that may be on their way at once.
+const TICKS_IN_FLIGHT: usize = 256;
+const UPDATES_IN_FLIGHT: usize = 200_000;
+
+/// Ticks, and updates, after which no tick is added to a round: workers wait for a round as a whole.
+const ROUND_TICKS: usize = 64;
+const ROUND_UPDATES: usize = 1 << 16;
+
+/// Rounds on their way: workers have the next one when they are done with one.
+const ROUNDS_IN_FLIGHT: usize = 2;
+
+/// Ticks that are ended and not done.
+#[derive(Default)]
+pub(super) struct Rounds {
+    /// With the number of their updates.
+    ticks: VecDeque<(u64, usize)>,
+    /// Updates in all of them.
+    updates: usize,
+    /// Rounds that are ended and not done, by their last ticks.
+    ended: VecDeque<u64>,
+    /// Ticks of the round under way, and updates in them.
+    round_ticks: usize,
+    round_updates: usize,
+}
+
+impl Rounds {
+    /// Adds a tick to the round under way.
+    pub(super) fn add(&mut self, tick: u64, updates: usize) {
+        self.ticks.push_back((tick, updates));
+        self.updates += updates;
+        self.round_ticks += 1;
+        self.round_updates += updates;
+    }
+
+    /// Whether another tick may be begun.
+    pub(super) fn has_room(&self) -> bool {
+        self.round_ticks < ROUND_TICKS
+            && self.round_updates < ROUND_UPDATES
+            && self.ticks.len() < TICKS_IN_FLIGHT
+            && self.updates < UPDATES_IN_FLIGHT
+    }
+
+    /// Ends the round under way, if there is one and it is time for it.
+    pub(super) fn end(&mut self) -> bool {
+        let ends = self.round_ticks > 0 && self.ended.len() < ROUNDS_IN_FLIGHT;
+        if ends {
+            self.ended.extend(self.ticks.back().map(|(tick, _)| *tick));
+            (self.round_ticks, self.round_updates) = (0, 0);
+        }
+        ends
+    }
+
+    /// The first tick that is not done.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.ticks.front().map(|(tick, _)| *tick)
+    }
+
+    /// The first tick is done.
+    pub(super) fn done(&mut self) {
+        let Some((tick, updates)) = self.ticks.pop_front() else { return };
+        self.updates -= updates;
+        while self.ended.front().is_some_and(|last| *last <= tick) {
+            self.ended.pop_front();
+        }
+    }
+
+    /// The number of ticks.
+    pub(super) fn len(&self) -> usize {
+        self.ticks.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(rounds: &mut Rounds, from: u64, updates: usize) -> u64 {
+        let mut tick = from;
+        while rounds.has_room() {
+            rounds.add(tick, updates);
+            tick += 1;
+        }
+        tick - from
+    }
+
+    #[test]
+    fn round_that_is_ready_while_others_are_on_their_way_waits_and_grows() {
+        let mut rounds = Rounds::default();
+        assert!(!rounds.end(), "there is no tick");
+        for tick in 1..=2 {
+            rounds.add(tick, 1);
+            assert!(rounds.end());
+        }
+        for tick in 3..=5 {
+            rounds.add(tick, 1);
+            assert!(!rounds.end(), "tick {tick} waits for the others");
+        }
+        rounds.done();
+        assert!(rounds.end());
+        (0..4).for_each(|_| rounds.done());
+        assert_eq!((rounds.len(), rounds.first()), (0, None));
+        rounds.add(6, 1);
+        assert!(rounds.end());
+    }
+
+    #[test]
+    fn ticks_and_updates_on_their_way_are_bounded() {
+        for (updates, in_round, in_flight) in
+            [(0, ROUND_TICKS as u64, 3 * ROUND_TICKS), (ROUND_UPDATES / 4, 4, 12), (1 << 20, 1, 1)]
+        {
+            let mut rounds = Rounds::default();
+            let mut next = 1;
+            while rounds.has_room() {
+                let added = fill(&mut rounds, next, updates);
+                assert!(added <= in_round, "{added} ticks of {updates} updates");
+                next += added;
+                rounds.end();
+            }
+            assert_eq!(rounds.len(), in_flight, "ticks of {updates} updates");
+        }
+    }
+}
