@@ -1,15 +1,16 @@
 //! What the reading thread hands over, and how far ahead of the computation it may be.
 //!
 //! A tick may be a few packets or a whole window of them. So the reader waits when there is much to be
-//! taken: many ticks, since each is looked after by itself, or few large ones, since they take memory.
+//! taken: many ticks, since each is looked after by itself, or few large ones, since they take memory. It goes
+//! on when half of that is taken: to be woken for each tick would cost more than most ticks do.
 
 use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Event;
 
-/// How many ticks may wait to be taken. With fewer the reader stops, and is started again, more often.
-const TICKS_AHEAD: usize = 64;
+/// How many ticks may wait to be taken: enough for a round while the next ones are read.
+const TICKS_AHEAD: usize = 256;
 
 /// How many updates may wait to be taken before another tick is: some megabytes.
 const UPDATES_AHEAD: usize = 200_000;
@@ -35,8 +36,17 @@ pub(super) struct Unwanted;
 struct Ahead {
     ticks: usize,
     updates: usize,
+    /// The reader waits until there is room.
+    reader_waits: bool,
     /// Nobody takes anything any more.
     unwanted: bool,
+}
+
+impl Ahead {
+    /// Whether there is as much as a share of what may wait.
+    fn reaches(&self, share: usize) -> bool {
+        self.ticks >= TICKS_AHEAD / share || self.updates >= UPDATES_AHEAD / share
+    }
 }
 
 #[derive(Default)]
@@ -59,11 +69,10 @@ impl Gate {
 
     /// Waits until there is room, and takes that of an event.
     fn enter(&self, event: &Event) -> Result<(), Unwanted> {
-        let full = |ahead: &mut Ahead| {
-            let full = ahead.ticks >= TICKS_AHEAD || ahead.updates >= UPDATES_AHEAD;
-            full && !ahead.unwanted
-        };
-        let waited = self.room.wait_while(self.ahead(), full);
+        let mut ahead = self.ahead();
+        ahead.reader_waits = ahead.reaches(1);
+        let waits = |ahead: &mut Ahead| ahead.reader_waits && !ahead.unwanted;
+        let waited = self.room.wait_while(ahead, waits);
         let mut ahead = waited.unwrap_or_else(PoisonError::into_inner);
         if ahead.unwanted {
             return Err(Unwanted);
@@ -77,7 +86,10 @@ impl Gate {
         let mut ahead = self.ahead();
         ahead.ticks -= 1;
         ahead.updates -= event.updates();
-        self.room.notify_one();
+        if ahead.reader_waits && !ahead.reaches(2) {
+            ahead.reader_waits = false;
+            self.room.notify_one();
+        }
     }
 }
 
@@ -145,14 +157,13 @@ mod tests {
 
     impl Handing {
         fn is_full(&self) -> bool {
-            let ahead = self.gate.ahead();
-            ahead.ticks >= TICKS_AHEAD || ahead.updates >= UPDATES_AHEAD
+            self.gate.ahead().reaches(1)
         }
     }
 
     #[test]
     fn many_small_ticks_or_few_large_ones_wait() {
-        for (updates, expected) in [(1, 64), (50_000, 4), (1_000_000, 1)] {
+        for (updates, expected) in [(1, 256), (50_000, 4), (1_000_000, 1)] {
             let (handing, events) = handing();
             assert_eq!(fill(&handing, updates), expected);
             let waiting = std::thread::spawn(move || handing.give(tick(expected, updates)).is_ok());
