@@ -327,7 +327,7 @@ fn work(
         let to = said.clone();
         outputs.changes.inspect_batch(move |_, changes| to.set(to.get() + changes.len()));
         let to = held.clone();
-        outputs.answers.inspect(move |answer| {
+        outputs.answers.inspect(move |(answer, _)| {
             if let Answer::Held { pairs, rollups, .. } = answer {
                 to.set(to.get() + pairs + rollups);
             }

@@ -189,6 +189,9 @@ impl InUse {
 
 pub(crate) type TotalUpdate = (((Gauge, Window), Total), Time, isize);
 
+/// A total that fell from beyond a cut, as it is now.
+pub(crate) type Fallen = ((Gauge, Window), Total);
+
 /// What tables put out at one time.
 #[derive(Default)]
 pub(crate) struct Puts {
@@ -196,7 +199,7 @@ pub(crate) struct Puts {
     /// What fell from beyond a cut, to be looked up when all of the time is counted.
     fell: BTreeSet<(Window, Option<Rollup>, Gauge, Key)>,
     /// The same, as it is then.
-    pub(crate) fallen: Vec<Timed<((Gauge, Window), Total)>>,
+    pub(crate) fallen: Vec<Timed<Fallen>>,
 }
 
 impl Puts {

@@ -16,8 +16,8 @@ use crate::addresses::{Addresses, Key};
 use crate::clock::Clock;
 use crate::cuts::{CutChanges, CutIndex, Gauged, Moves};
 use crate::folds::{RollupParcel, TOTAL, owner};
-use crate::gauge::{CutChange, Gauge, Rollup, Total};
-use crate::orders::{Answer, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
+use crate::gauge::{CutChange, Rollup};
+use crate::orders::{Answer, Fallen, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
 use crate::ranges::{WindowRange, WindowSet};
 use crate::shared::Shared;
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps, send};
@@ -411,7 +411,7 @@ impl Rollups {
 /// The streams that leave the rollups. None of them is exchanged yet.
 pub(crate) struct RollupStreams<'scope> {
     pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
-    pub(crate) fallen: StreamVec<'scope, Time, Timed<((Gauge, Window), Total)>>,
+    pub(crate) fallen: StreamVec<'scope, Time, Timed<Fallen>>,
     pub(crate) top: StreamVec<'scope, Time, Timed<Candidate>>,
     pub(crate) answers: StreamVec<'scope, Time, Timed<Answer>>,
     pub(crate) saturated: StreamVec<'scope, Time, Timed<Saturated>>,

@@ -11,19 +11,19 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::combine::Parcel;
 use crate::folds::RollupParcel;
-use crate::gauge::{CutChange, Gauge, Total};
-use crate::orders::{Answer, Late, Order, Saturated, TotalUpdate};
+use crate::gauge::CutChange;
+use crate::orders::{Answer, Fallen, Late, Order, Saturated, TotalUpdate};
 use crate::pairs::{Pairs, TrafficOptions};
 use crate::shared::Shared;
 use crate::stash::{Stepper, send};
-use crate::time::{Time, Timed, Window};
+use crate::time::{Time, Timed};
 use crate::top::Candidate;
 
 /// The streams that leave the traffic operator. None of them is exchanged yet.
 pub(crate) struct Traffic<'scope> {
     pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
     /// Totals that an update took from beyond a cut to within, as they are now.
-    pub(crate) fallen: StreamVec<'scope, Time, Timed<((Gauge, Window), Total)>>,
+    pub(crate) fallen: StreamVec<'scope, Time, Timed<Fallen>>,
     /// The same updates by the rollups in use.
     pub(crate) rollups: StreamVec<'scope, Time, Timed<RollupParcel>>,
     pub(crate) top: StreamVec<'scope, Time, Timed<Candidate>>,

@@ -521,7 +521,8 @@ mod tests {
                 for tick in 1..=3 {
                     computation.inputs.begin_tick(tick);
                     for number in 0..PAIRS {
-                        let pair = Pair::V4((number | tick as u32 % 3 << 30).into(), [0; 4].into());
+                        let pair =
+                            Pair::V4((number | ((tick as u32 % 3) << 30)).into(), [0; 4].into());
                         combiner.add(Window(0), pair, Volume::new(1, 1));
                     }
                     computation.inputs.parcels(combiner.take());

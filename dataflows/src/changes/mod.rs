@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::delivery::{Allowance, Notice, Notices, Part};
 use crate::gauge::{Gauge, Total};
 use crate::limits::{Judge, Ruling};
-use crate::orders::TotalUpdate;
+use crate::orders::{Fallen, TotalUpdate};
 use crate::ranges::{WindowRange, WindowSet};
 use crate::shared::Shared;
 use crate::stash::{Budget, COPY_COST, Stepper, Steps, send};
@@ -412,7 +412,7 @@ impl Steps for Changes {
 /// The totals beyond cuts, and those that records took to within, as they are at the end of the tick.
 pub(crate) struct Moved<'scope> {
     pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
-    pub(crate) fallen: StreamVec<'scope, Time, Timed<((Gauge, Window), Total)>>,
+    pub(crate) fallen: StreamVec<'scope, Time, Timed<Fallen>>,
 }
 
 /// The changes of violations, tick by tick.
