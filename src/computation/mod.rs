@@ -1,7 +1,7 @@
 //! The computation on one worker, as those drive it who have input for it: a replay, a live run.
 //!
 //! Whoever drives it ends ticks, a bounded number ahead, steps, and takes what each tick led to when it
-//! is done. All workers agree on many ticks at once ([`rounds`]).
+//! is done. All workers agree on many ticks at once (`rounds.rs`).
 
 mod rounds;
 
