@@ -85,6 +85,13 @@ impl<D: Clone + 'static> RoundInput<D> {
     }
 }
 
+/// The last round ends with its input.
+impl<D: Clone + 'static> Drop for RoundInput<D> {
+    fn drop(&mut self) {
+        self.handle.send_batch(&mut self.round);
+    }
+}
+
 /// The outputs of one worker. Streams are on the first worker alone if not said otherwise, collections
 /// wherever they arise. Messages may be earlier than what they hold, which has a time of its own.
 pub struct Outputs<'scope> {
