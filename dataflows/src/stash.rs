@@ -11,8 +11,8 @@ use crate::time::{Phase, Time};
 
 /// Input by time, with a capability for each of `N` outputs.
 ///
-/// What operators send has times of its own, and a message has the time of the round in which its input
-/// came: each time that a message has is agreed on by all workers.
+/// Data that operators send have times of their own, and a message has the time of the round in which its
+/// input came: each time that a message has is agreed on by all workers.
 pub(crate) struct Stash<W, const N: usize> {
     /// Work, with the time of the first message that it came in.
     pending: BTreeMap<Time, (Time, W)>,

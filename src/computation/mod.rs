@@ -1,7 +1,6 @@
 //! The computation on one worker, as those drive it who have input for it: a replay, a live run.
 //!
-//! Whoever drives it ends ticks, a bounded number ahead, steps, and takes what each tick led to when it
-//! is done. All workers agree on many ticks at once (`rounds.rs`).
+//! A driver ends ticks, a bounded number ahead, steps, and takes the output of each tick when it is done. All workers agree on many ticks at once (`rounds.rs`).
 
 mod rounds;
 
@@ -53,9 +52,9 @@ pub struct Outcome {
     pub top: Vec<Ranked>,
     /// Totals of windows that retired, or that were asked for.
     pub rows: BTreeMap<Window, Vec<(Pair, Volume)>>,
-    /// How much is held, where asked for.
+    /// The totals and addresses that are held, where asked for.
     pub held: Option<Held>,
-    /// What entities come to that were asked for.
+    /// The amounts of entities that were asked for.
     pub amounts: Amounts,
     /// Records that came after their window had closed.
     pub late: Late,
@@ -65,7 +64,7 @@ pub struct Outcome {
     pub retired: Vec<WindowRange>,
 }
 
-/// What time has done up to a tick, as the first worker knows it.
+/// The watermark and the windows at the end of a tick, as the first worker knows them.
 #[derive(Clone, Debug, Default)]
 pub struct Course {
     /// The watermark.
@@ -97,7 +96,7 @@ impl Course {
     }
 }
 
-/// What time does at one tick.
+/// The changes of the watermark and of windows at one tick.
 #[derive(Default)]
 struct Passed {
     /// The watermark, and the start of the first whole window.
@@ -105,7 +104,7 @@ struct Passed {
     windows: BTreeMap<Existing, isize>,
 }
 
-/// What all workers hold in memory.
+/// The totals and addresses that all workers hold in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// Totals of pairs.
@@ -116,16 +115,16 @@ pub struct Held {
     pub addresses: u64,
 }
 
-/// How far event time has come, as every worker knows it.
+/// The progress of event time, as every worker knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventTimeReached {
     /// The watermark.
     pub watermark: u64,
-    /// Where the slowest partition is that has something to read.
+    /// The event time of the slowest partition that has something to read.
     pub slowest: u64,
-    /// Which partition holds the watermark, if one does.
+    /// The partition that holds the watermark, if one does.
     pub held_by: Option<u32>,
-    /// Which partition is the slowest one, if one is.
+    /// The slowest partition, if one is.
     pub slowest_in: Option<u32>,
     /// The greatest event time that a partition has come to, or the clock where one waits with more to
     /// read.
@@ -286,7 +285,7 @@ impl Outcome {
 /// The computation on this worker.
 pub struct Computation<'w> {
     worker: &'w mut Worker,
-    /// Where the leader puts what it has.
+    /// The inputs, of the leader or of each worker of a run.
     pub inputs: Inputs,
     /// Has passed a tick when all outputs of the tick are in the outboxes.
     probe: probe::Handle<Time>,
@@ -299,7 +298,7 @@ pub struct Computation<'w> {
     watch: Option<Watch>,
 }
 
-/// How long the leader sleeps at most when there is nothing to do. It is woken for input.
+/// The longest sleep of the leader when there is nothing to do. It is woken for input.
 const NAP: Duration = Duration::from_millis(100);
 
 impl<'w> Computation<'w> {
@@ -400,17 +399,17 @@ impl<'w> Computation<'w> {
         Some((tick, Output::Done(outcome)))
     }
 
-    /// What time has done up to the last tick that was taken.
+    /// The watermark and the windows at the end of the last tick that was taken.
     pub fn course(&self) -> &Course {
         &self.course
     }
 
-    /// How many ticks are ended and not done.
+    /// The number of ticks that are ended and not done.
     pub fn ticks_in_flight(&self) -> usize {
         self.rounds.len()
     }
 
-    /// How far event time has come.
+    /// The progress of event time.
     pub fn event_time(&self) -> EventTimeReached {
         self.event_time.get()
     }
