@@ -199,7 +199,7 @@ impl<C: Fn() -> Command> Supervisor<C> {
     /// Waits until it is known how it ends.
     fn look_after(&mut self, group: &mut Group) -> anyhow::Result<Ending> {
         let (hang_timeout, work) = (self.hang_timeout, self.work);
-        let mut watch = Look { hang_timeout, work, answer: None, lost: None };
+        let mut watch = Look { hang_timeout, work, answer: None, lost: None, signalled: None };
         let mut awake = Instant::now();
         loop {
             // This process sleeps for less. It was stopped too, and has heard of nobody.
@@ -236,6 +236,9 @@ impl<C: Fn() -> Command> Supervisor<C> {
                         Work::Together => 1,
                         Work::Apart => self.processes,
                     });
+                    if watch.signalled.is_some() {
+                        return Ok(Ending::Answer(Exit::Interrupted));
+                    }
                 }
                 Event::Member { start, .. } if start != self.start => {}
                 Event::Member { process, seen, .. } => {
@@ -262,6 +265,9 @@ struct Look {
     answer: Option<(Exit, Option<Instant>)>,
     /// Which process has lost which, and until when it may become clear why.
     lost: Option<(usize, usize, Instant)>,
+    /// How a process was ended by a signal that interrupts, in words, and until when this process may hear
+    /// of the same: a terminal sends it to all of them, and nobody knows who gets it first.
+    signalled: Option<(String, Instant)>,
 }
 
 impl Look {
@@ -270,10 +276,19 @@ impl Look {
         let silent = group.longest_silent().map(|(_, heard)| heard + self.hang_timeout);
         let lost = self.lost.map(|(_, _, until)| until);
         let answer = self.answer.and_then(|(_, until)| until);
-        silent.map(|silent| [Some(silent), lost, answer].into_iter().flatten().min())?
+        let signalled = self.signalled.as_ref().map(|(_, until)| *until);
+        if silent.is_none() {
+            return signalled;
+        }
+        [silent, lost, answer, signalled].into_iter().flatten().min()
     }
 
     fn timed_out(&self, group: &Group, now: Instant) -> Ending {
+        if let Some((cause, until)) = &self.signalled
+            && *until <= now
+        {
+            return failed(cause.clone());
+        }
         if self.lost.is_some_and(|(_, _, until)| until <= now) {
             return self.ending();
         }
@@ -309,10 +324,16 @@ impl Look {
         status: ExitStatus,
         interrupted: bool,
     ) -> Option<Ending> {
+        let cause = || format!("process {process} {}", in_words(status));
         let signals = [Signal::SIGINT as i32, Signal::SIGTERM as i32];
-        if interrupted && status.signal().is_some_and(|signal| signals.contains(&signal)) {
+        if status.signal().is_some_and(|signal| signals.contains(&signal)) {
             // It was interrupted before it could listen for that.
-            return Some(Ending::Answer(Exit::Interrupted));
+            if interrupted {
+                return Some(Ending::Answer(Exit::Interrupted));
+            }
+            let until = Instant::now() + FIRST_CAUSE;
+            self.signalled.get_or_insert_with(|| (cause(), until));
+            return None;
         }
         let reports = group.reports(process);
         if reports.contains(&Report::Panicked) {
@@ -329,7 +350,6 @@ impl Look {
             return None;
         }
         let exit = status.code().and_then(Exit::of_code);
-        let cause = || format!("process {process} {}", in_words(status));
         match exit {
             Some(exit @ (Exit::Done | Exit::Violations | Exit::BadData | Exit::Interrupted))
                 if self.work == Work::Apart =>

@@ -190,6 +190,30 @@ fn pressed_twice_it_ends_them_at_once() {
     assert_eq!(supervisor.run().expect("it ends"), Exit::Interrupted);
 }
 
+/// A terminal interrupts all processes, and the supervisor may be the last to hear of it.
+#[test]
+fn process_that_is_interrupted_before_the_supervisor_is_no_failure() {
+    for processes in [1, 3] {
+        let scripts = Scripts::new();
+        let mut supervisor = scripts.supervisor(processes, NEVER, "kill -TERM $$; exec sleep 600");
+        let (terminal, heard) = sync_channel(EVENTS_MAX);
+        let seen = std::mem::replace(&mut supervisor.events, heard);
+        let relay = std::thread::spawn(move || {
+            for event in seen {
+                let ended = matches!(event, Event::Member { seen: Seen::Cut, .. });
+                terminal.send(event).unwrap();
+                if ended {
+                    return terminal.send(Event::Interrupt).unwrap();
+                }
+            }
+        });
+        assert_eq!(supervisor.run().expect("it was interrupted"), Exit::Interrupted);
+        relay.join().unwrap();
+    }
+    let says = "process 0 was killed by signal 15 (SIGTERM)";
+    assert_eq!(failure(1, NEVER, "kill -TERM $$; exec sleep 600"), says);
+}
+
 #[test]
 fn who_is_interrupted_is_not_started_again() {
     let scripts = Scripts::new();
