@@ -3,9 +3,9 @@
 //! All windows share one [`CutIndex`] for each kind of table: a cut is in it once, with the windows that it
 //! is for. So a limit costs the same however many windows there are. A window whose totals were put out by
 //! a cut that has moved inward since keeps that one ([`Kept`]): to move inward costs a walk of the table,
-//! and outward again with the next limit another one.
+//! and outward again with the next limit another one. What moves within a cell stays as it was put out
+//! ([`Stale`]).
 
-use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::rc::Rc;
@@ -14,19 +14,25 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::addresses::Key;
-use crate::gauge::{CutChange, Gauge, Total, outermost};
+use crate::gauge::{ABOVE_ROOF, Amounts, Cut, CutChange, Gauge, Rejudged, Total, outermost};
+use crate::moves::{CutChanges, Exceptions, Moves};
 use crate::prefix_index::{PrefixIndex, Ranked};
 use crate::ranges::{Steps, WindowRange};
+use crate::stale::{Move, Renewal, Stale};
 use crate::table::{Found, Table, Updated};
 use crate::time::Window;
-use crate::types::{Bound, Metric, Pair, Per, Prefix, Scope, Volume};
+use crate::types::{Bound, Metric, Pair, Per, Prefix, Scope, Updates, Volume};
 
 /// Takes what tables put out.
 pub(crate) trait PutOut {
+    /// The tick in which they do.
+    fn tick(&self) -> u64;
     /// A total comes to be beyond a cut (+1), or no longer is (-1).
     fn put(&mut self, gauge: Gauge, total: Total, diff: isize);
-    /// An update took a total from beyond a cut to within.
-    fn fell(&mut self, gauge: Gauge, key: Key);
+    /// An update moved a total from beyond a cut to within, or toward that.
+    fn recedes(&mut self, gauge: Gauge, key: Key);
+    /// A total above a roof is put out as it is.
+    fn renews(&mut self, gauge: Gauge, total: Total);
 }
 
 /// An amount or a cut, so that amounts greater than a cut are those beyond it.
@@ -41,7 +47,7 @@ fn toward(bound: Bound, amount: i64) -> i64 {
 ///
 /// The prefixes of a scope either choose what is summed, and then the table itself is under them, or
 /// which of the entries are looked at: the filter of a gauge. An address has the place (itself, itself).
-fn filter(scope: &Scope) -> (Prefix, Prefix) {
+pub(crate) fn filter(scope: &Scope) -> (Prefix, Prefix) {
     match scope.per {
         Per::Pair => (scope.source, scope.destination),
         Per::Source => (scope.source, Prefix::ANY),
@@ -51,62 +57,65 @@ fn filter(scope: &Scope) -> (Prefix, Prefix) {
     }
 }
 
-/// The windows of a cut. Nearly all gauges have one cut in one range, which takes no more than two words.
+/// The windows of a cut. Nearly all gauges have the cut of one limit in one range, which takes no more than two
+/// words.
 #[derive(Clone)]
 enum Where {
-    /// The outermost cut, in these windows: not those before the first, nor from the second on.
+    /// The cut of the place, in these windows: not those before the first, nor from the second on.
     Once(u64, NonZeroU64),
     /// By window.
-    Steps(Rc<Steps<Option<i64>>>),
+    Steps(Rc<Steps<Option<Cut>>>),
 }
 
 /// The cuts of a gauge.
 #[derive(Clone)]
 struct Cuts {
     gauge: Gauge,
-    /// The outermost of them.
-    outermost: i64,
+    /// A [place](Cut::place) that needs the outermost of them, and the only one if they are [one](Where::Once).
+    place: i64,
     at: Where,
 }
 
 impl Ranked for Cuts {
     /// The sooner an amount is beyond a cut, the lower its rank: that of a ceiling falls as it rises.
     fn rank(&self) -> i64 {
-        toward(self.gauge.bound, self.outermost)
+        toward(self.gauge.bound, Cut::of(self.gauge.bound, self.place).at)
     }
 }
 
 impl Cuts {
     /// The cuts as they are by window; `None` if there is none.
-    fn new(gauge: Gauge, steps: Steps<Option<i64>>) -> Option<Self> {
+    fn new(gauge: Gauge, steps: Steps<Option<Cut>>) -> Option<Self> {
         let cuts = steps.ranges().filter_map(|(_, cut)| cut);
-        let outermost = cuts.reduce(|one, other| outermost(gauge.bound, one, other))?;
+        let all = cuts.reduce(|one, other| one.and(gauge.bound, other))?;
         let mut ranges = steps.ranges();
-        let at = match (ranges.next(), ranges.next()) {
-            (Some((WindowRange { from, until }, _)), None) => {
-                Where::Once(from.0, NonZeroU64::new(until.0)?)
+        let (place, at) = match (ranges.next(), ranges.next(), all.only_place(gauge.bound)) {
+            (Some((WindowRange { from, until }, _)), None, Some(place)) => {
+                (place, Where::Once(from.0, NonZeroU64::new(until.0)?))
             }
-            _ => Where::Steps(Rc::new(steps.clone())),
+            _ => (all.at, Where::Steps(Rc::new(steps.clone()))),
         };
-        Some(Cuts { gauge, outermost, at })
+        Some(Cuts { gauge, place, at })
     }
 
     #[inline]
-    fn at(&self, window: Window) -> Option<i64> {
+    fn at(&self, window: Window) -> Option<Cut> {
         match &self.at {
             Where::Once(from, until) => {
-                (*from <= window.0 && window.0 < until.get()).then_some(self.outermost)
+                let holds = *from <= window.0 && window.0 < until.get();
+                holds.then(|| Cut::of(self.gauge.bound, self.place))
             }
             Where::Steps(steps) => steps.at(window),
         }
     }
 
-    fn into_steps(self) -> Steps<Option<i64>> {
+    fn into_steps(self) -> Steps<Option<Cut>> {
         match self.at {
             Where::Once(from, until) => {
                 let mut steps = Steps::default();
                 let windows = WindowRange { from: Window(from), until: Window(until.get()) };
-                steps.change(windows, |_| Some(self.outermost));
+                let cut = Cut::of(self.gauge.bound, self.place);
+                steps.change(windows, |_| Some(cut));
                 steps
             }
             Where::Steps(steps) => Rc::unwrap_or_clone(steps),
@@ -129,8 +138,8 @@ impl Kind {
         ranks.find(|(_, cuts)| cuts.at(window) > 0).map_or(i64::MAX, |(rank, _)| *rank)
     }
 
-    fn count(&mut self, cut: i64, windows: WindowRange, diff: i32) {
-        let rank = toward(self.bound, cut);
+    fn count(&mut self, cut: Cut, windows: WindowRange, diff: i32) {
+        let rank = toward(self.bound, cut.at);
         let cuts = self.ranks.entry(rank).or_default();
         cuts.change(windows, |cuts| cuts.wrapping_add_signed(diff));
         if cuts.is_default() {
@@ -176,18 +185,67 @@ pub(crate) struct CutIndex {
     kinds: [Kind; 4],
     /// The number of times it has changed.
     generation: u64,
+    /// Whether totals above a roof may be stale.
+    has_roofs: bool,
+    rejudged: RejudgedInTick,
 }
 
-impl Default for CutIndex {
-    fn default() -> Self {
-        let kind =
-            |(bound, _)| Kind { bound, index: PrefixIndex::default(), ranks: BTreeMap::new() };
-        // Tables begin at generation 0, and have not looked at their cuts then.
-        CutIndex { kinds: KINDS.map(kind), generation: 1 }
-    }
+/// Gauges that look at amounts otherwise since a tick, in some windows: their totals are exact in it, if they
+/// have such amounts.
+#[derive(Default)]
+struct RejudgedInTick {
+    tick: u64,
+    gauges: HashMap<u32, (WindowRange, Amounts), RandomState>,
 }
 
 impl CutIndex {
+    /// An index without cuts.
+    pub(crate) fn new(updates: Updates) -> Self {
+        let kind =
+            |(bound, _)| Kind { bound, index: PrefixIndex::default(), ranks: BTreeMap::new() };
+        CutIndex {
+            kinds: KINDS.map(kind),
+            // Tables begin at generation 0, and have not looked at their cuts then.
+            generation: 1,
+            has_roofs: updates < Updates::Tick,
+            rejudged: RejudgedInTick::default(),
+        }
+    }
+
+    /// Takes note that gauges look at amounts otherwise since a tick.
+    pub(crate) fn rejudge(&mut self, tick: u64, cuts: &CutChanges, rejudged: &[Rejudged]) {
+        if self.rejudged.tick != tick {
+            self.rejudged = RejudgedInTick { tick, gauges: HashMap::default() };
+        }
+        let rejudged = rejudged.iter().map(|of| (of.gauge, of.windows, of.amounts));
+        let new = cuts.changes.iter().filter(|cut| cut.from.is_none());
+        let new = new.map(|cut| (cut.gauge, cut.windows, Amounts::ALL));
+        for (gauge, windows, amounts) in new.chain(rejudged) {
+            let at = self.rejudged.gauges.entry(gauge.id).or_insert((windows, amounts));
+            *at = (WindowRange::hull([at.0, windows].into_iter()), at.1.hull(amounts));
+        }
+    }
+
+    /// A cut as totals are held to it.
+    #[inline]
+    fn cut(&self, cut: Cut) -> Cut {
+        match self.has_roofs {
+            true => cut,
+            false => Cut { roof: i64::MAX, ..cut },
+        }
+    }
+
+    /// The amounts of a gauge that are exact in a tick.
+    #[inline]
+    fn exact(&self, tick: u64, gauge: Gauge, window: Window) -> Option<Amounts> {
+        let RejudgedInTick { tick: at, gauges } = &self.rejudged;
+        if *at != tick {
+            return None;
+        }
+        let (windows, amounts) = gauges.get(&gauge.id)?;
+        windows.contains(window).then_some(*amounts)
+    }
+
     /// Sets the cuts that limits need.
     pub(crate) fn set(&mut self, changes: &[CutChange]) {
         for change in changes {
@@ -210,12 +268,12 @@ impl CutIndex {
 /// Cuts further outward than limits need, by gauge: those that a window has put out totals by.
 #[derive(Default)]
 struct Kept {
-    cuts: HashMap<u32, i64, RandomState>,
+    cuts: HashMap<u32, Cut, RandomState>,
     kinds: [PrefixIndex<Cuts>; 4],
 }
 
 impl Kept {
-    fn keep(&mut self, gauge: Gauge, scope: &Scope, cut: Option<i64>) {
+    fn keep(&mut self, gauge: Gauge, scope: &Scope, cut: Option<Cut>) {
         let (sources, destinations) = filter(scope);
         let index = &mut self.kinds[kind_of(gauge)];
         if self.cuts.remove(&gauge.id).is_some() {
@@ -223,8 +281,11 @@ impl Kept {
         }
         if let Some(cut) = cut {
             self.cuts.insert(gauge.id, cut);
-            let at = Where::Once(0, NonZeroU64::MAX);
-            index.insert(sources, destinations, Cuts { gauge, outermost: cut, at });
+            let mut steps = Steps::default();
+            steps.change(WindowRange::ALL, |_| Some(cut));
+            if let Some(cuts) = Cuts::new(gauge, steps) {
+                index.insert(sources, destinations, cuts);
+            }
         }
     }
 }
@@ -242,6 +303,7 @@ pub(crate) struct Gauged {
     /// The same from above, for ceilings.
     ceilings: Volume,
     kept: Option<Box<Kept>>,
+    stale: Option<Box<Stale>>,
 }
 
 impl Gauged {
@@ -255,6 +317,7 @@ impl Gauged {
             floors: Volume::default(),
             ceilings: Volume::default(),
             kept: None,
+            stale: None,
         }
     }
 
@@ -311,7 +374,7 @@ impl Gauged {
     ) -> Updated {
         let updated = self.table.add_found(found, key, delta);
         if !(self.within_cuts(updated.old) && self.within_cuts(updated.new)) {
-            self.show(index, key, place(), updated, out);
+            self.show(index, key, place, updated, out);
         }
         updated
     }
@@ -325,7 +388,7 @@ impl Gauged {
         kind: usize,
         to: i64,
         place: Pair,
-        mut found: impl FnMut(Gauge, i64),
+        mut found: impl FnMut(Gauge, Cut),
     ) {
         if kind >= 2 && !self.observed {
             return;
@@ -339,16 +402,20 @@ impl Gauged {
             }
         });
         if let Some(kept) = kept {
-            kept.kinds[kind].containing_to(to, place, |cuts| found(cuts.gauge, cuts.outermost));
+            kept.kinds[kind].containing_to(to, place, |cuts| {
+                if let Some(cut) = cuts.at(self.window) {
+                    found(cuts.gauge, cut);
+                }
+            });
         }
     }
 
     #[inline(never)]
     fn show(
-        &self,
+        &mut self,
         index: &CutIndex,
         key: Key,
-        place: Pair,
+        place: impl FnOnce() -> Pair,
         updated: Updated,
         out: &mut impl PutOut,
     ) {
@@ -356,21 +423,57 @@ impl Gauged {
         if old == new {
             return;
         }
+        let place = place();
+        let mut stale = self.stale.take();
+        let (tick, window) = (out.tick(), self.window);
         for (kind, (bound, metric)) in KINDS.into_iter().enumerate() {
             let [was, is] = [old, new].map(|volume| toward(bound, volume.amount(metric)));
+            let outermost = match bound {
+                Bound::Max => self.floors,
+                Bound::Min => self.ceilings,
+            };
+            if was.max(is) <= toward(bound, outermost.amount(metric)) {
+                continue;
+            }
             self.cuts(index, kind, was.max(is).saturating_sub(1), place, |gauge, cut| {
-                let before = gauge.puts_out(cut, old);
-                let after = gauge.puts_out(cut, new);
+                let before = gauge.puts_out(cut.at, old);
+                let after = gauge.puts_out(cut.at, new);
+                let mut put_before = old;
+                let cut = index.cut(cut);
+                if before && cut.cell(was).is_some() || after && cut.cell(is) == Some(ABOVE_ROOF) {
+                    let exact = index.exact(tick, gauge, window);
+                    let exact = exact.is_some_and(|amounts| amounts.contain(was));
+                    let stale = stale.get_or_insert_default();
+                    match stale.follow(tick, Move { gauge, cut, key, old, new }, exact) {
+                        Some(volume) => put_before = volume,
+                        None => return,
+                    }
+                }
                 if before {
-                    out.put(gauge, gauge.total(key, old), -1);
+                    out.put(gauge, gauge.total(key, put_before), -1);
                 }
                 if after {
                     out.put(gauge, gauge.total(key, new), 1);
-                } else if before {
-                    out.fell(gauge, key);
+                }
+                if before && (!after || is < was) {
+                    out.recedes(gauge, key);
                 }
             });
         }
+        self.stale = stale;
+    }
+
+    /// Takes what is stale where gauges look otherwise since a tick. It must be put out before the next
+    /// update.
+    pub(crate) fn renew_rejudged(&mut self, index: &CutIndex, tick: u64) -> Option<Renewal> {
+        let window = self.window;
+        self.stale.as_mut()?.renew(|gauge| index.exact(tick, gauge, window))
+    }
+
+    /// Takes what is stale above roofs, in the same way.
+    pub(crate) fn renew_above_roofs(&mut self) -> Option<Renewal> {
+        let above = Amounts { from: ABOVE_ROOF, to: ABOVE_ROOF };
+        self.stale.as_mut()?.renew(|_| Some(above))
     }
 
     /// Puts out (+1) or takes back (-1) an entry for some kinds. Returns how many updates that are.
@@ -391,8 +494,11 @@ impl Gauged {
             let (bound, metric) = KINDS[kind];
             let to = toward(bound, volume.amount(metric)).saturating_sub(1);
             self.cuts(index, kind, to, place, |gauge, cut| {
-                if gauge.puts_out(cut, volume) {
-                    out.put(gauge, gauge.total(key, volume), diff);
+                if gauge.puts_out(cut.at, volume) {
+                    let stale = self.stale.as_ref().filter(|_| diff < 0);
+                    let stale =
+                        stale.and_then(|held| held.put_before(gauge, index.cut(cut), key, volume));
+                    out.put(gauge, gauge.total(key, stale.unwrap_or(volume)), diff);
                     updates += 1;
                 }
             });
@@ -441,7 +547,7 @@ impl Gauged {
         changes: &Rc<CutChanges>,
         holds: bool,
     ) -> Option<Moves> {
-        let mut exceptions = HashMap::default();
+        let mut exceptions = Exceptions::default();
         let mut moves = false;
         for (at, change) in (0..).zip(&changes.changes) {
             let CutChange { gauge, ref scope, windows, from, to } = *change;
@@ -452,7 +558,9 @@ impl Gauged {
             let before = kept.or(from);
             let shows = holds && (gauge.bound == Bound::Max || self.observed);
             let after = match (before, to) {
-                (Some(before), Some(to)) if shows => Some(outermost(gauge.bound, before, to)),
+                (Some(before), Some(to)) if shows => {
+                    Some(Cut { at: outermost(gauge.bound, before.at, to.at), ..to })
+                }
                 _ => to,
             };
             if kept.is_some() || after != to {
@@ -462,7 +570,7 @@ impl Gauged {
             if (before, after) != (from, to) {
                 exceptions.insert(at, (before, after));
             }
-            moves |= shows && before != after;
+            moves |= shows && before.map(|cut| cut.at) != after.map(|cut| cut.at);
         }
         if self.kept.as_ref().is_some_and(|kept| kept.cuts.is_empty()) {
             self.kept = None;
@@ -470,107 +578,5 @@ impl Gauged {
         self.bound_cuts(index);
         let (window, observed) = (self.window, self.observed);
         moves.then(|| Moves { changes: changes.clone(), window, observed, exceptions })
-    }
-}
-
-/// Changes of cuts at one time in tables of one kind, and how to find those that concern an entry.
-pub(crate) struct CutChanges {
-    changes: Vec<CutChange>,
-    /// Made when the first entry is looked at.
-    index: OnceCell<PrefixIndex<u32>>,
-}
-
-impl CutChanges {
-    pub(crate) fn new(changes: Vec<CutChange>) -> Rc<Self> {
-        Rc::new(CutChanges { changes, index: OnceCell::new() })
-    }
-
-    /// The windows from the first to the last that some change concerns.
-    pub(crate) fn hull(&self) -> WindowRange {
-        WindowRange::hull(self.changes.iter().map(|change| change.windows))
-    }
-
-    /// As [`hull`](CutChanges::hull), of the changes of cuts of one bound.
-    pub(crate) fn hull_of(&self, bound: Bound) -> WindowRange {
-        let changes = self.changes.iter().filter(|change| change.gauge.bound == bound);
-        WindowRange::hull(changes.map(|change| change.windows))
-    }
-
-    fn index(&self) -> &PrefixIndex<u32> {
-        self.index.get_or_init(|| {
-            let mut index = PrefixIndex::default();
-            for (at, change) in (0..).zip(&self.changes) {
-                let (sources, destinations) = filter(&change.scope);
-                index.insert(sources, destinations, at);
-            }
-            index
-        })
-    }
-}
-
-/// Up to here it is cheaper to ask each change than to look them up.
-const CHANGES_ASKED_IN_TURN: usize = 8;
-
-/// The cuts that move in one table.
-pub(crate) struct Moves {
-    changes: Rc<CutChanges>,
-    window: Window,
-    observed: bool,
-    /// Changes that move the cut here from and to elsewhere than limits need.
-    exceptions: HashMap<u32, (Option<i64>, Option<i64>), RandomState>,
-}
-
-impl Moves {
-    /// Puts out what the moves change of one entry, and returns how many updates that are. `place` is
-    /// asked only where it matters.
-    #[inline]
-    pub(crate) fn show(
-        &self,
-        place: impl Fn() -> Pair,
-        key: Key,
-        volume: Volume,
-        out: &mut impl PutOut,
-    ) -> usize {
-        let changes = &self.changes.changes;
-        if changes.len() <= CHANGES_ASKED_IN_TURN {
-            return (0..changes.len() as u32)
-                .map(|at| self.show_one(at, &place, key, volume, out))
-                .sum();
-        }
-        let place = place();
-        let mut updates = 0;
-        self.changes.index().containing(place, |at| {
-            updates += self.show_one(*at, || place, key, volume, out);
-        });
-        updates
-    }
-
-    fn show_one(
-        &self,
-        at: u32,
-        place: impl FnOnce() -> Pair,
-        key: Key,
-        volume: Volume,
-        out: &mut impl PutOut,
-    ) -> usize {
-        let CutChange { gauge, ref scope, windows, from, to } = self.changes.changes[at as usize];
-        if !windows.contains(self.window) || (gauge.bound == Bound::Min && !self.observed) {
-            return 0;
-        }
-        let (from, to) = match self.exceptions.is_empty() {
-            true => (from, to),
-            false => self.exceptions.get(&at).copied().unwrap_or((from, to)),
-        };
-        let before = from.is_some_and(|cut| gauge.puts_out(cut, volume));
-        let after = to.is_some_and(|cut| gauge.puts_out(cut, volume));
-        if before == after {
-            return 0;
-        }
-        let (place, (sources, destinations)) = (place(), filter(scope));
-        if !(sources.contains(place.source()) && destinations.contains(place.destination())) {
-            return 0;
-        }
-        out.put(gauge, gauge.total(key, volume), if after { 1 } else { -1 });
-        1
     }
 }

@@ -9,36 +9,36 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::gauge::{CutChange, Gauge, cut, outermost};
+use crate::gauge::{Amounts, Cut, CutChange, Gauge, GaugeChange, Rejudged};
 use crate::limits::Rule;
 use crate::ranges::{Steps, WindowRange};
 use crate::stash::{Stash, send};
 use crate::threshold_join::Threshold;
 use crate::time::{Time, Timed};
-use crate::types::{Bound, LimitId, Per, Scope};
+use crate::types::{Bound, LimitId, Per, Scope, Updates};
 
-/// The cuts that the limits of one gauge need, and in which windows.
+/// The [places](Cut::place) at which the limits of one gauge need cuts, and in which windows.
 #[derive(Default)]
 enum Needs {
     #[default]
     Nothing,
     /// Most gauges have one limit, and that one version.
     One(i64, WindowRange),
-    /// By cut, the number of rules that need it.
+    /// By place, the number of rules that need it.
     Many(Vec<(i64, Steps<u32>)>),
 }
 
 impl Needs {
-    fn update(&mut self, cut: i64, windows: WindowRange, diff: isize) {
+    fn update(&mut self, place: i64, windows: WindowRange, diff: isize) {
         match self {
-            Needs::Nothing if diff == 1 => *self = Needs::One(cut, windows),
-            Needs::One(one, range) if diff == -1 && (*one, *range) == (cut, windows) => {
+            Needs::Nothing if diff == 1 => *self = Needs::One(place, windows),
+            Needs::One(one, range) if diff == -1 && (*one, *range) == (place, windows) => {
                 *self = Needs::Nothing;
             }
             _ => {
                 let needs = self.many();
-                let at = needs.iter().position(|(other, _)| *other == cut).unwrap_or_else(|| {
-                    needs.push((cut, Steps::default()));
+                let at = needs.iter().position(|(other, _)| *other == place).unwrap_or_else(|| {
+                    needs.push((place, Steps::default()));
                     needs.len() - 1
                 });
                 let add = |rules: u32| rules.wrapping_add_signed(diff as i32);
@@ -56,10 +56,10 @@ impl Needs {
     fn many(&mut self) -> &mut Vec<(i64, Steps<u32>)> {
         if !matches!(self, Needs::Many(_)) {
             let mut needs = Vec::new();
-            if let Needs::One(cut, windows) = *self {
+            if let Needs::One(place, windows) = *self {
                 let mut rules = Steps::default();
                 rules.change(windows, |_| 1);
-                needs.push((cut, rules));
+                needs.push((place, rules));
             }
             *self = Needs::Many(needs);
         }
@@ -69,21 +69,21 @@ impl Needs {
         }
     }
 
-    /// The cut of each window of a range: the outermost that some rule needs.
-    fn cuts(&self, bound: Bound, range: WindowRange) -> Steps<Option<i64>> {
+    /// The cut of each window of a range: that of all rules that judge it.
+    fn cuts(&self, bound: Bound, range: WindowRange) -> Steps<Option<Cut>> {
         let mut cuts = Steps::default();
-        let mut need = |cut: i64, windows: WindowRange| {
-            let outer =
-                |other: Option<i64>| Some(other.map_or(cut, |other| outermost(bound, other, cut)));
-            cuts.change(windows.and(range), outer);
+        let mut need = |place: i64, windows: WindowRange| {
+            let cut = Cut::of(bound, place);
+            let both = |other: Option<Cut>| Some(other.map_or(cut, |other| other.and(bound, cut)));
+            cuts.change(windows.and(range), both);
         };
         match self {
             Needs::Nothing => {}
-            Needs::One(cut, windows) => need(*cut, *windows),
+            Needs::One(place, windows) => need(*place, *windows),
             Needs::Many(needs) => {
-                for (cut, rules) in needs {
+                for (place, rules) in needs {
                     let pieces = rules.pieces(range).filter(|(_, rules)| *rules > 0);
-                    pieces.for_each(|(windows, _)| need(*cut, windows));
+                    pieces.for_each(|(windows, _)| need(*place, windows));
                 }
             }
         }
@@ -106,6 +106,9 @@ struct Gauges {
     /// Free numbers have `None`.
     in_use: Vec<Option<InUse>>,
     free: Vec<u32>,
+    /// Numbers that the tick has freed: nothing else has one of them before it ends.
+    leaving: Vec<u32>,
+    tick: u64,
 }
 
 impl Gauges {
@@ -138,21 +141,37 @@ impl Gauges {
         id
     }
 
-    /// Takes the changes of the rules of one gauge at one time, and tells which cuts that moves.
+    /// Begins with a time.
+    fn begin(&mut self, time: Time) {
+        if time.tick > self.tick {
+            self.tick = time.tick;
+            self.free.append(&mut self.leaving);
+        }
+    }
+
+    /// Takes the changes of the rules of one gauge at one time, and tells what they change.
     fn update(
         &mut self,
         scope: Scope,
         bound: Bound,
         rules: &[(Rule, isize)],
-        moved: &mut Vec<CutChange>,
+        updates: Updates,
+        changes: &mut Vec<GaugeChange>,
     ) -> Gauge {
         let number = self.number(scope, bound);
         let held = self.in_use[number as usize].as_mut().expect("a number in use");
         let gauge = held.gauge;
         let hull = WindowRange::hull(rules.iter().map(|(rule, _)| rule.windows));
+        let mut rejudge = |windows: WindowRange, amounts: Amounts| {
+            changes.push(GaugeChange::Rejudged(Rejudged { gauge, scope, windows, amounts }));
+        };
+        if bound == Bound::Max && !matches!(held.needs, Needs::Nothing) {
+            rejudged_by(rules, updates, &mut rejudge);
+        }
+        let mut moved = Vec::new();
         let mut cuts = held.needs.cuts(bound, hull);
         for (rule, diff) in rules {
-            held.needs.update(cut(bound, rule.value), rule.windows, *diff);
+            held.needs.update(Cut::place(bound, rule.value), rule.windows, *diff);
         }
         let after = held.needs.cuts(bound, hull);
         for (piece, to) in after.pieces(hull) {
@@ -160,19 +179,70 @@ impl Gauges {
                 piece,
                 |_| to,
                 |windows, from, to| {
+                    match (from, to) {
+                        // What was above is told apart now.
+                        (Some(from), Some(to)) if from.roof < to.roof => {
+                            rejudge(windows, Amounts { from: from.roof, to: to.roof });
+                        }
+                        (Some(_), None) => rejudge(windows, Amounts::ALL),
+                        _ => {}
+                    }
                     moved.push(CutChange { gauge, scope, windows, from, to });
                 },
             );
         }
+        changes.extend(moved.into_iter().map(GaugeChange::Cut));
         if matches!(held.needs, Needs::Nothing) {
             let hash = self.hash(number);
             if let Ok(entry) = self.numbers.find_entry(hash, |other| *other == number) {
                 entry.remove();
             }
             self.in_use[number as usize] = None;
-            self.free.push(number);
+            self.leaving.push(number);
         }
         gauge
+    }
+}
+
+/// Tells of which windows limits come to look at which amounts, or cease to. Another version of a limit, with
+/// the same value, does if that is published before a window settles.
+fn rejudged_by(
+    rules: &[(Rule, isize)],
+    updates: Updates,
+    rejudge: &mut impl FnMut(WindowRange, Amounts),
+) {
+    let mut of_limits: Vec<_> = rules.iter().collect();
+    of_limits.sort_unstable_by_key(|(rule, _)| rule.limit);
+    for rules in of_limits.chunk_by(|(one, _), (other, _)| one.limit == other.limit) {
+        let (mut before, mut after) = (Steps::default(), Steps::default());
+        for (rule, diff) in rules {
+            let values = if *diff < 0 { &mut before } else { &mut after };
+            values.change(rule.windows, |_| Some(rule.value));
+        }
+        let hull = WindowRange::hull(rules.iter().map(|(rule, _)| rule.windows));
+        for (windows, after) in after.pieces(hull) {
+            for (windows, before) in before.pieces(windows) {
+                if let Some(amounts) = amounts_rejudged(before, after, updates) {
+                    rejudge(windows, amounts);
+                }
+            }
+        }
+    }
+}
+
+/// The amounts at which a limit looks otherwise when its value changes.
+fn amounts_rejudged(before: Option<i64>, after: Option<i64>, updates: Updates) -> Option<Amounts> {
+    let cut = |value| Cut::of(Bound::Max, Cut::place(Bound::Max, value));
+    match (before, after) {
+        (None, None) => None,
+        (Some(before), Some(after)) if updates == Updates::Settled => {
+            let both = cut(before).and(Bound::Max, cut(after));
+            (before != after).then_some(Amounts { from: both.floor, to: both.roof })
+        }
+        (one, other) => {
+            let least = one.into_iter().chain(other).min()?;
+            Some(Amounts { from: cut(least).floor, to: i64::MAX })
+        }
     }
 }
 
@@ -180,10 +250,10 @@ impl Gauges {
 pub struct Floors<'scope> {
     /// Thresholds by the gauge that they read.
     pub thresholds: VecCollection<'scope, Time, (Gauge, Threshold<LimitId>), isize>,
-    /// Moves of the cuts of gauges that look at pairs.
-    pub of_pairs: StreamVec<'scope, Time, Timed<CutChange>>,
-    /// Moves of the others.
-    pub of_rollups: StreamVec<'scope, Time, Timed<CutChange>>,
+    /// Changes of gauges that look at pairs.
+    pub of_pairs: StreamVec<'scope, Time, Timed<GaugeChange>>,
+    /// Changes of the others.
+    pub of_rollups: StreamVec<'scope, Time, Timed<GaugeChange>>,
 }
 
 /// The thresholds under the gauge that they read, and each move of a gauge's cut.
@@ -193,15 +263,19 @@ pub struct Floors<'scope> {
 ///
 /// # Out
 /// Thresholds keyed by gauge, for the [`threshold_join`](mod@crate::threshold_join), and cuts for the traffic
-/// tables, at the same times; a cut that does not move is not repeated. Gauges are numbered by each worker
-/// for itself: no output may be exchanged.
+/// tables, at the same times; a cut that does not move is not repeated. Where limits judge totals anew that may
+/// have grown above a roof, tables are told ([`Rejudged`]). Gauges are numbered by each worker for itself: no
+/// output may be exchanged.
 ///
 /// # Keeps
 /// For each gauge the cuts that its rules need, by ranges of windows.
 ///
 /// # Costs
 /// Per changed rule a look-up, and the ranges that its gauge has within its own.
-pub fn floors<'scope>(rules: VecCollection<'scope, Time, Rule, isize>) -> Floors<'scope> {
+pub fn floors<'scope>(
+    rules: VecCollection<'scope, Time, Rule, isize>,
+    updates: Updates,
+) -> Floors<'scope> {
     let mut builder = OperatorBuilder::new("Floors".into(), rules.inner.scope());
     let mut input = builder.new_input(rules.inner, Pipeline);
     let (mut thresholds_output, thresholds) = builder.new_output::<Vec<_>>();
@@ -219,13 +293,14 @@ pub fn floors<'scope>(rules: VecCollection<'scope, Time, Rule, isize>) -> Floors
             let (mut thresholds, mut of_pairs, mut of_rollups) =
                 (Vec::new(), Vec::new(), Vec::new());
             while let Some((time, mut rules)) = stash.next(frontiers) {
+                gauges.begin(time);
                 let gauge = |(rule, _): &(Rule, isize)| (rule.scope, rule.bound);
                 // Removals first: one rule for another leaves a gauge with one.
                 rules.sort_unstable_by_key(|change| (gauge(change), change.1));
-                let mut moved = Vec::new();
+                let mut changes = Vec::new();
                 for rules in rules.chunk_by(|one, other| gauge(one) == gauge(other)) {
                     let (scope, bound) = gauge(&rules[0]);
-                    let gauge = gauges.update(scope, bound, rules, &mut moved);
+                    let gauge = gauges.update(scope, bound, rules, updates, &mut changes);
                     for (Rule { limit, bound, value, windows, .. }, diff) in rules {
                         let threshold = Threshold {
                             limit: *limit,
@@ -236,11 +311,11 @@ pub fn floors<'scope>(rules: VecCollection<'scope, Time, Rule, isize>) -> Floors
                         };
                         thresholds.push(((gauge, threshold), time, *diff));
                     }
-                    let cuts: &mut Vec<_> = match scope.per {
+                    let of_gauges: &mut Vec<_> = match scope.per {
                         Per::Pair => &mut of_pairs,
                         _ => &mut of_rollups,
                     };
-                    cuts.extend(moved.drain(..).map(|cut| (cut, time)));
+                    of_gauges.extend(changes.drain(..).map(|change| (change, time)));
                 }
             }
             if !thresholds.is_empty() {

@@ -3,7 +3,9 @@
 //! A limit can only be broken by totals on one side of its value. So of each table only the totals
 //! beyond a *cut* are put out: above a floor for `max`, below a ceiling for `min`. A [`Gauge`] is
 //! one (scope, bound); its cut in a window lies at a power of two, so that a limit may move without
-//! moving it. `cuts.rs` has the cuts of all gauges at hand where totals change.
+//! moving it. Beyond the cut, amounts are divided into cells, and a total that grows within one need not be
+//! put out again unless a value lies there. Above the *roof*, which no value reaches, is one cell: a `max` is
+//! broken there, and stays so. `cuts.rs` has the cuts of all gauges at hand where totals change.
 
 use serde::{Deserialize, Serialize};
 
@@ -47,14 +49,114 @@ impl Gauge {
     }
 }
 
-/// The cut for limits whose nearest value is `value`: the next power of two outward.
-pub(crate) fn cut(bound: Bound, value: i64) -> i64 {
-    if value <= 0 {
-        return value;
+/// Where the limits of a gauge look in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Totals beyond are put out: the next power of two outward of the nearest value.
+    pub at: i64,
+    /// No value of a `max` is below: the cell of the least begins here.
+    pub floor: i64,
+    /// Amounts above break every `max`: the cell of the greatest value ends here. `i64::MAX` if there is no
+    /// such amount.
+    pub roof: i64,
+}
+
+/// Cells of an octave.
+const CELLS: u32 = 8;
+
+/// The cell above every roof.
+pub(crate) const ABOVE_ROOF: i64 = i64::MAX;
+
+/// The least amount of the cell of an amount, by which cells are named.
+fn cell(amount: i64) -> i64 {
+    let shift = cell_bits(amount);
+    amount >> shift << shift
+}
+
+/// A cell has two to the power of this amounts.
+fn cell_bits(amount: i64) -> u32 {
+    amount.checked_ilog2().unwrap_or(0).saturating_sub(CELLS.ilog2())
+}
+
+impl Cut {
+    /// What [`Cut::of`] needs to know of a value: values of a cell have one cut.
+    pub(crate) fn place(bound: Bound, value: i64) -> i64 {
+        match bound {
+            Bound::Max => cell(value),
+            Bound::Min if value <= 0 => value,
+            Bound::Min => value.unsigned_abs().next_power_of_two().try_into().unwrap_or(i64::MAX),
+        }
     }
-    match bound {
-        Bound::Max => 1 << value.ilog2(),
-        Bound::Min => value.unsigned_abs().next_power_of_two().try_into().unwrap_or(i64::MAX),
+
+    /// The cut that values at one [place](Cut::place) need.
+    #[inline]
+    pub(crate) fn of(bound: Bound, place: i64) -> Self {
+        match bound {
+            Bound::Max => Cut {
+                at: if place <= 0 { place } else { 1 << place.ilog2() },
+                floor: place,
+                roof: place.checked_add(1 << cell_bits(place)).unwrap_or(i64::MAX),
+            },
+            // All that it puts out is exact.
+            Bound::Min => Cut { at: place, floor: i64::MIN, roof: i64::MAX },
+        }
+    }
+
+    /// The place whose cut it is; `None` if it is that of several.
+    pub(crate) fn only_place(&self, bound: Bound) -> Option<i64> {
+        let place = match bound {
+            Bound::Max => self.floor,
+            Bound::Min => self.at,
+        };
+        (Cut::of(bound, place) == *self).then_some(place)
+    }
+
+    /// The cut of the limits of both.
+    pub(crate) fn and(self, bound: Bound, other: Cut) -> Cut {
+        Cut {
+            at: outermost(bound, self.at, other.at),
+            floor: self.floor.min(other.floor),
+            roof: self.roof.max(other.roof),
+        }
+    }
+
+    /// The cell of an amount, all of whose amounts break the same limits; `None` if values may tell them apart.
+    #[inline]
+    pub(crate) fn cell(&self, amount: i64) -> Option<i64> {
+        if amount > self.roof {
+            return Some(ABOVE_ROOF);
+        }
+        (amount < self.floor).then(|| cell(amount))
+    }
+}
+
+/// Amounts from one to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amounts {
+    /// The least.
+    pub from: i64,
+    /// The greatest; `i64::MAX` includes all above a roof.
+    pub to: i64,
+}
+
+impl Amounts {
+    /// Any.
+    pub(crate) const ALL: Amounts = Amounts { from: i64::MIN, to: i64::MAX };
+
+    /// Whether the cells of some of the amounts include one.
+    pub(crate) fn touch(&self, other: i64) -> bool {
+        cell(self.from) <= other && other <= self.to
+    }
+
+    /// Whether an amount is one of them.
+    #[inline]
+    pub(crate) fn contain(&self, amount: i64) -> bool {
+        self.from <= amount && amount <= self.to
+    }
+
+    /// The amounts of both, and between.
+    pub(crate) fn hull(self, other: Amounts) -> Amounts {
+        Amounts { from: self.from.min(other.from), to: self.to.max(other.to) }
     }
 }
 
@@ -99,9 +201,53 @@ pub struct CutChange {
     /// The windows.
     pub windows: WindowRange,
     /// The cut until now; `None`: the gauge was not in use there.
-    pub from: Option<i64>,
+    pub from: Option<Cut>,
     /// The new cut; `None`: no limit uses the gauge there any more.
-    pub to: Option<i64>,
+    pub to: Option<Cut>,
+}
+
+/// Limits look at amounts otherwise in some windows, or come to, or cease to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejudged {
+    /// The gauge.
+    pub gauge: Gauge,
+    /// The scope of the totals it looks at.
+    pub scope: Scope,
+    /// The windows.
+    pub windows: WindowRange,
+    /// The amounts.
+    pub amounts: Amounts,
+}
+
+/// What tables are told about a gauge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GaugeChange {
+    /// Its cut moves.
+    Cut(CutChange),
+    /// Its limits look at amounts otherwise. For a gauge that comes into use, nothing is said but its cuts.
+    Rejudged(Rejudged),
+}
+
+impl GaugeChange {
+    /// The scope of the totals that the gauge looks at.
+    pub(crate) fn scope(&self) -> &Scope {
+        match self {
+            GaugeChange::Cut(change) => &change.scope,
+            GaugeChange::Rejudged(change) => &change.scope,
+        }
+    }
+
+    /// Each kind for itself.
+    pub(crate) fn split(changes: Vec<GaugeChange>) -> (Vec<CutChange>, Vec<Rejudged>) {
+        let (mut cuts, mut rejudged) = (Vec::new(), Vec::new());
+        for change in changes {
+            match change {
+                GaugeChange::Cut(change) => cuts.push(change),
+                GaugeChange::Rejudged(change) => rejudged.push(change),
+            }
+        }
+        (cuts, rejudged)
+    }
 }
 
 /// A sum over pairs that some limit or view asks for: the addresses or the total of the pairs between
@@ -152,15 +298,19 @@ impl Rollup {
 mod tests {
     use super::*;
 
+    fn cut(bound: Bound, value: i64) -> Cut {
+        Cut::of(bound, Cut::place(bound, value))
+    }
+
     #[test]
     fn cuts_are_powers_of_two_outward() {
         let floors = [(0, 0), (1, 1), (2, 2), (3, 2), (1023, 512), (i64::MAX, 1 << 62)];
         for (value, floor) in floors {
-            assert_eq!(cut(Bound::Max, value), floor, "max {value}");
+            assert_eq!(cut(Bound::Max, value).at, floor, "max {value}");
         }
         let ceilings = [(0, 0), (1, 1), (2, 2), (3, 4), (1025, 2048), (i64::MAX, i64::MAX)];
         for (value, ceiling) in ceilings {
-            assert_eq!(cut(Bound::Min, value), ceiling, "min {value}");
+            assert_eq!(cut(Bound::Min, value).at, ceiling, "min {value}");
         }
     }
 
@@ -171,9 +321,41 @@ mod tests {
             for amount in (0..80).chain([i64::MAX - 1, i64::MAX]) {
                 let volume = Volume::new(amount, 1);
                 let (max, min) = (gauge(Bound::Max), gauge(Bound::Min));
-                assert!(amount <= value || max.puts_out(cut(Bound::Max, value), volume));
-                assert!(amount >= value || min.puts_out(cut(Bound::Min, value), volume));
+                let [floor, ceiling] = [Bound::Max, Bound::Min].map(|bound| cut(bound, value));
+                assert!(amount <= value || max.puts_out(floor.at, volume));
+                assert!(amount >= value || min.puts_out(ceiling.at, volume));
+                assert_eq!(ceiling.cell(amount), None);
             }
         }
+    }
+
+    /// Whether a limit is broken is the same for all amounts of a cell.
+    #[test]
+    fn no_value_lies_within_a_cell() {
+        let values = [0, 1, 7, 8, 15, 16, 17, 100, 1000, 1023, 1024, 1 << 40, i64::MAX - 1];
+        for one in values {
+            for other in values {
+                let cut = cut(Bound::Max, one).and(Bound::Max, cut(Bound::Max, other));
+                let mut amounts: Vec<i64> = (0..1100).collect();
+                amounts.extend([1 << 39, 1 << 40, (1 << 40) + 1, 1 << 41, i64::MAX - 1, i64::MAX]);
+                let mut broken_in = std::collections::BTreeMap::new();
+                for amount in amounts {
+                    if let Some(cell) = cut.cell(amount) {
+                        let broken = (amount > one, amount > other);
+                        assert_eq!(*broken_in.entry(cell).or_insert(broken), broken, "{amount}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn cells_are_eighths_of_an_octave() {
+        let cut = cut(Bound::Max, 100_000);
+        assert_eq!((cut.at, cut.floor, cut.roof), (65_536, 98_304, 106_496));
+        let cells = [65_537, 73_727, 73_728, 98_303].map(|amount| cut.cell(amount));
+        assert_eq!(cells, [65_536, 65_536, 73_728, 90_112].map(Some));
+        assert_eq!([98_304, 100_000, 106_496].map(|amount| cut.cell(amount)), [None; 3]);
+        assert_eq!([106_497, 1 << 50].map(|amount| cut.cell(amount)), [Some(ABOVE_ROOF); 2]);
     }
 }

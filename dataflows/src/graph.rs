@@ -10,7 +10,7 @@ use timely::dataflow::operators::{Concatenate, Exchange, Probe, probe};
 use timely::dataflow::{Scope, StreamVec};
 
 use crate::addresses::Addresses;
-use crate::changes::{Judged, Moved, Rules, changes};
+use crate::changes::{Rules, Said, changes};
 use crate::clock::{Clock, Existing, Mark, clock};
 use crate::combine::Parcel;
 use crate::delivery::{CHANGES_AHEAD, Consumer, Notice, Notices, deliver};
@@ -98,7 +98,7 @@ pub struct Outputs<'scope> {
     /// Changes of violations, in the tick at which they happen, in the order of windows, limits and
     /// entities.
     pub changes: StreamVec<'scope, Time, Timed<Change>>,
-    /// The violations that stand, each on the worker that holds its total.
+    /// The violations that stand, as the changes said them last, each on the worker that holds its total.
     pub violations: VecCollection<'scope, Time, Violation, isize>,
     /// The rows of limits that have taken effect, on the worker at which they entered.
     pub versions: VecCollection<'scope, Time, Version, isize>,
@@ -318,7 +318,7 @@ fn compute<'scope>(
     let clock = clock.broadcast();
     let rules = rules.inner.broadcast().as_collection();
     let rulings = rules.clone().map(Ruling::from);
-    let Floors { thresholds, of_pairs, of_rollups } = floors(rules);
+    let Floors { thresholds, of_pairs, of_rollups } = floors(rules, options.updates);
     let orders = scope.concatenate([
         views.inner.broadcast().map(|(rollup, time, diff)| (Order::View(rollup, diff), time)),
         clock.clone().map(|(event, time)| (Order::Clock(event), time)),
@@ -332,40 +332,33 @@ fn compute<'scope>(
         index: scope.index(),
         peers: scope.peers(),
     };
+    let traffic_options = TrafficOptions {
+        windows: options.windows,
+        top: options.top,
+        hand_on: options.hand_on,
+        updates: options.updates,
+    };
     let traffic = traffic(
         parcels,
         scope.concatenate([of_pairs, of_rollups.clone()]),
         orders.clone(),
         shared.clone(),
-        TrafficOptions { windows: options.windows, top: options.top, hand_on: options.hand_on },
+        traffic_options,
     );
-    let rollups = rollups(
-        traffic.rollups,
-        of_rollups,
-        orders,
-        shared.clone(),
-        (options.windows, options.top),
-    );
+    let rollups = rollups(traffic.rollups, of_rollups, orders, shared.clone(), traffic_options);
     let totals = scope.concatenate([traffic.totals, rollups.totals]);
-    let fallen = scope.concatenate([traffic.fallen, rollups.fallen]);
-    let by_gauge = totals
-        .clone()
-        .map(|(((gauge, window), total), time, diff)| ((gauge, (window, total)), time, diff));
-    let judged = threshold_join(by_gauge.as_collection(), thresholds)
-        .map(|(gauge, (window, total), limit)| ((gauge, window), total, limit));
+    let endings = scope.concatenate([traffic.endings, rollups.endings]);
+    let judged = threshold_join(totals.as_collection(), thresholds);
     let settings = Rules {
         windows: options.windows,
         updates: options.updates,
         parts_ahead: options.changes_ahead.unwrap_or(CHANGES_AHEAD),
-    };
-    let violations = match options.without_violations {
-        true => scope.concatenate([]).as_collection(),
-        false => violations(judged.clone(), shared.addresses.clone()),
+        without_violations: options.without_violations,
     };
     let (notices_input, notices) = scope.new_input::<(usize, Notice)>();
     let notices = Notices { notices, consumer_waits: consumer.holds_up.clone() };
-    let moved = Moved { totals, fallen };
-    let parts = changes(judged, moved, rulings, clock.clone(), notices, shared, settings);
+    let Said { parts, violations } =
+        changes(judged, endings, rulings, clock.clone(), notices, shared, settings);
     let changes = deliver(parts, notices_input, options.changes_ahead, consumer);
     let candidates = scope.concatenate([traffic.top, rollups.top]);
     let top = match options.top {
@@ -384,19 +377,6 @@ fn compute<'scope>(
         clock,
     };
     probe_all(outputs, downstream)
-}
-
-/// The violations that a worker knows of, with their entities.
-fn violations<'scope>(
-    judged: VecCollection<'scope, Time, Judged, isize>,
-    addresses: Rc<RefCell<Addresses>>,
-) -> VecCollection<'scope, Time, Violation, isize> {
-    judged.map(move |((gauge, window), total, limit)| Violation {
-        limit,
-        window,
-        entity: addresses.borrow().entity(gauge.per, total.key),
-        volume: total.volume(gauge.metric),
-    })
 }
 
 /// Lets the probe see every output: a number of an address is free when no output may resolve it.

@@ -18,7 +18,8 @@
 //! | limit | a name with dated [versions](types::Version) |
 //! | [violation](types::Violation) | an amount over a `max`, or under a `min` once the window has closed |
 //! | watermark | no record before it is expected: [closed, settled, retired](time::Windows) follow from it |
-//! | [gauge](gauge::Gauge) | what the limits of one scope and bound look at; its *cut* is where they begin to |
+//! | [gauge](gauge::Gauge) | what the limits of one scope and bound look at; its *cut* is where they begin to, its *roof* where each `max` is broken |
+//! | [cell](gauge::Cut) | amounts that no limit of a gauge tells apart |
 //! | [rollup](gauge::Rollup) | a sum over pairs that some limit or view asks for |
 //! | held | not retired |
 //!
@@ -32,8 +33,8 @@
 //! | existing | [`Existing`](clock::Existing) | the window, or each of a range, exists, seen or in a gap, open or closed | first worker |
 //! | rules | [`Rule`](limits::Rule) | the version, and the windows that it judges | one, then all |
 //! | thresholds | (gauge, [`Threshold`](threshold_join::Threshold)) | the same, by gauge | all |
-//! | totals | (gauge, (window, [`Total`](gauge::Total))) | the total is beyond the cut | owner of the entity |
-//! | violations | [`Violation`](types::Violation) | the total breaks the limit | owner of the entity |
+//! | totals | (gauge, (window, [`Total`](gauge::Total))) | the total is beyond the cut; it may have grown since, within its cell | owner of the entity |
+//! | violations | [`Violation`](types::Violation) | the total breaks the limit, with the amount published last | owner of the entity |
 //!
 //! [`textbook`] computes the violations in plain differential dataflow, and [`mod@reference`] everything
 //! from scratch; the tests hold all three against each other.
@@ -44,6 +45,7 @@ pub mod addresses;
 pub(crate) mod changes;
 pub mod clock;
 pub mod combine;
+pub(crate) mod counting;
 pub(crate) mod cuts;
 pub mod delivery;
 pub mod floors;
@@ -51,6 +53,7 @@ pub(crate) mod folds;
 pub mod gauge;
 pub mod graph;
 pub mod limits;
+pub(crate) mod moves;
 pub mod orders;
 pub(crate) mod pairs;
 pub(crate) mod pieces;
@@ -60,6 +63,7 @@ pub mod reference;
 pub(crate) mod rollups;
 pub(crate) mod shared;
 pub(crate) mod spans;
+pub(crate) mod stale;
 pub(crate) mod stash;
 pub mod table;
 pub mod textbook;

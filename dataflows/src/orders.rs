@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 use crate::addresses::Key;
 use crate::clock::Clock;
 use crate::cuts::PutOut;
-use crate::gauge::{CutChange, Gauge, Rollup, Total};
+use crate::gauge::{CutChange, Gauge, GaugeChange, Rollup, Total};
 use crate::ranges::{Steps, WindowRange};
 use crate::stash::{Budget, PUT_COST};
 use crate::table::Table;
-use crate::time::{Time, Timed, Window};
+use crate::time::{Phase, Time, Timed, Window};
 use crate::types::{Entity, Pair, Volume};
 
 /// A question about what is held at the end of a tick, asked at its
-/// [`Phase::Read`](crate::time::Phase::Read).
+/// [`Phase::Read`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Read {
     /// The totals of pairs in the windows that start within `from..until`.
@@ -149,9 +149,11 @@ impl InUse {
     }
 
     /// Takes the changes of cuts, and the orders, of a time, and tells what they change.
-    pub(crate) fn update(&mut self, cuts: &[CutChange], orders: &[Order]) -> Vec<Use> {
-        let of_cuts = cuts.iter().filter_map(|change| {
-            let CutChange { ref scope, windows, from, to, .. } = *change;
+    pub(crate) fn update(&mut self, gauges: &[GaugeChange], orders: &[Order]) -> Vec<Use> {
+        let of_cuts = gauges.iter().filter_map(|change| {
+            let GaugeChange::Cut(CutChange { ref scope, windows, from, to, .. }) = *change else {
+                return None;
+            };
             let diff = i32::from(to.is_some()) - i32::from(from.is_some());
             Some((windows, Rollup::of(scope)?, diff))
         });
@@ -187,19 +189,19 @@ impl InUse {
     }
 }
 
-pub(crate) type TotalUpdate = (((Gauge, Window), Total), Time, isize);
+pub(crate) type TotalUpdate = ((Gauge, (Window, Total)), Time, isize);
 
-/// A total that fell from beyond a cut, as it is now.
-pub(crate) type Fallen = ((Gauge, Window), Total);
+/// A total with which violations may end. If records moved it toward its cut, it is told as it is when all of
+/// the time is counted; if limits change that judge it above a roof, as it is before that.
+pub(crate) type Ending = ((Gauge, Window), Total);
 
 /// What tables put out at one time.
 #[derive(Default)]
 pub(crate) struct Puts {
     pub(crate) totals: Vec<TotalUpdate>,
-    /// What fell from beyond a cut, to be looked up when all of the time is counted.
-    fell: BTreeSet<(Window, Option<Rollup>, Gauge, Key)>,
-    /// The same, as it is then.
-    pub(crate) fallen: Vec<Timed<Fallen>>,
+    /// What moved toward its cut, to be looked up when all of the time is counted.
+    receded: BTreeSet<(Window, Option<Rollup>, Gauge, Key)>,
+    pub(crate) endings: Vec<Timed<Ending>>,
 }
 
 impl Puts {
@@ -212,18 +214,18 @@ impl Puts {
         PutsOf { puts: self, time, window, rollup }
     }
 
-    /// Looks up what has fallen in this time, which is all counted, until that is done, and then is `true`,
+    /// Looks up what has receded in this time, which is all counted, until that is done, and then is `true`,
     /// or until the budget is spent.
-    pub(crate) fn look_up_fallen<'t>(
+    pub(crate) fn look_up_receded<'t>(
         &mut self,
         time: Time,
         budget: &mut Budget,
         table: impl Fn(Window, Option<Rollup>) -> Option<&'t Table>,
     ) -> bool {
         while !budget.is_spent() {
-            let Some((window, rollup, gauge, key)) = self.fell.pop_first() else { return true };
+            let Some((window, rollup, gauge, key)) = self.receded.pop_first() else { return true };
             let volume = table(window, rollup).and_then(|table| table.get(key)).unwrap_or_default();
-            self.fallen.push((((gauge, window), gauge.total(key, volume)), time));
+            self.endings.push((((gauge, window), gauge.total(key, volume)), time));
             budget.spend(PUT_COST);
         }
         false
@@ -238,11 +240,22 @@ pub(crate) struct PutsOf<'a> {
 }
 
 impl PutOut for PutsOf<'_> {
-    fn put(&mut self, gauge: Gauge, total: Total, diff: isize) {
-        self.puts.totals.push((((gauge, self.window), total), self.time, diff));
+    fn tick(&self) -> u64 {
+        self.time.tick
     }
 
-    fn fell(&mut self, gauge: Gauge, key: Key) {
-        self.puts.fell.insert((self.window, self.rollup, gauge, key));
+    fn put(&mut self, gauge: Gauge, total: Total, diff: isize) {
+        self.puts.totals.push(((gauge, (self.window, total)), self.time, diff));
+    }
+
+    fn recedes(&mut self, gauge: Gauge, key: Key) {
+        self.puts.receded.insert((self.window, self.rollup, gauge, key));
+    }
+
+    fn renews(&mut self, gauge: Gauge, total: Total) {
+        // Nothing is published with an end that time brings about.
+        if self.time.phase < Phase::Data {
+            self.puts.endings.push((((gauge, self.window), total), self.time));
+        }
     }
 }

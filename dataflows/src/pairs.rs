@@ -3,20 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use crate::addresses::{Addresses, Family, Key};
 use crate::clock::Clock;
-use crate::combine::{Parcel, pair_v6};
-use crate::cuts::{CutChanges, CutIndex, Gauged, Moves};
+use crate::combine::Parcel;
+use crate::counting::Counting;
+use crate::cuts::{CutIndex, Gauged};
 use crate::folds::{FoldIndex, Folds, Outgoing, RollupParcel};
-use crate::gauge::{CutChange, Rollup};
-use crate::orders::{Answer, HandOn, InUse, Late, Order, Puts, PutsOf, Read, Saturated, Use};
+use crate::gauge::{GaugeChange, Rollup};
+use crate::moves::{CutChanges, Moves};
+use crate::orders::{Answer, HandOn, InUse, Late, Order, Puts, Read, Saturated, Use};
 use crate::ranges::{WindowRange, WindowSet};
 use crate::shared::Shared;
+use crate::stale::Renewal;
 use crate::stash::{Budget, COPY_COST, PUT_COST, Steps};
-use crate::table::Found;
 use crate::time::{Time, Timed, Window, Windows};
 use crate::top::{Candidate, Greatest, TopQuery};
-use crate::types::{Entity, Pair, Per, Volume};
+use crate::types::{Entity, Pair, Per, Updates, Volume};
 
 /// Tasks of the traffic operator beside judging.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +25,7 @@ pub(crate) struct TrafficOptions {
     pub(crate) windows: Windows,
     pub(crate) top: Option<TopQuery>,
     pub(crate) hand_on: Option<HandOn>,
+    pub(crate) updates: Updates,
 }
 
 /// Rows of an answer that travel together.
@@ -33,7 +35,7 @@ const ROWS: usize = 16 * 1024;
 #[derive(Default)]
 pub(crate) struct Work {
     pub(crate) parcels: Vec<Parcel>,
-    pub(crate) cuts: Vec<CutChange>,
+    pub(crate) gauges: Vec<GaugeChange>,
     pub(crate) orders: Vec<Order>,
 }
 
@@ -44,6 +46,8 @@ struct PairWindow {
 }
 
 pub(crate) enum Job {
+    /// Puts out anew what is above a roof.
+    Renew { window: Window, renewal: Renewal },
     /// Puts out what moved cuts change.
     Walk { window: Window, moves: Moves, position: usize },
     /// Puts out what lower bounds look at in a window that they judge from now on.
@@ -54,7 +58,7 @@ pub(crate) enum Job {
     Count { parcel: Parcel },
     /// Sends the sums of the rollups of a window early, if there are many.
     SendFull { window: Window },
-    /// All is counted: sends the sums of the rollups, and looks up what has fallen.
+    /// All is counted: sends the sums of the rollups, and looks up what has receded.
     Send { windows: BTreeSet<Window> },
     /// Finds the greatest pairs of a window.
     Rank { window: Window, greatest: Greatest, position: usize },
@@ -99,7 +103,7 @@ impl Pairs {
             shared,
             options,
             windows: BTreeMap::new(),
-            cuts: CutIndex::default(),
+            cuts: CutIndex::new(options.updates),
             in_use: InUse::default(),
             fold_index: FoldIndex::default(),
             watermark: 0,
@@ -132,10 +136,10 @@ impl Pairs {
     }
 
     /// Brings rollups into use and out of it; what comes into use is filled from what is held.
-    fn use_rollups(&mut self, cuts: &[CutChange], orders: &[Order], jobs: &mut VecDeque<Job>) {
+    fn use_rollups(&mut self, gauges: &[GaugeChange], orders: &[Order], jobs: &mut VecDeque<Job>) {
         let mut begun = BTreeMap::<Rollup, Vec<WindowRange>>::new();
         let mut changed = BTreeSet::new();
-        for change in self.in_use.update(cuts, orders) {
+        for change in self.in_use.update(gauges, orders) {
             let (Use::Begins(_, rollup) | Use::Ends(_, rollup)) = change;
             changed.insert(rollup);
             if let Use::Begins(windows, rollup) = change {
@@ -162,16 +166,21 @@ impl Pairs {
         }
     }
 
-    /// Sets the cuts of pairs; what they move is put out by walks.
-    fn set_cuts(&mut self, mut changes: Vec<CutChange>, jobs: &mut VecDeque<Job>) {
-        changes.retain(|change| change.scope.per == Per::Pair);
-        if changes.is_empty() {
+    /// Sets the cuts of pairs. What is stale where gauges look otherwise is put out by renewals, what cuts move
+    /// by walks.
+    fn set_cuts(&mut self, tick: u64, changes: Vec<GaugeChange>, jobs: &mut VecDeque<Job>) {
+        let (cuts, rejudged) = GaugeChange::split(changes);
+        self.cuts.set(&cuts);
+        let changes = CutChanges::new(cuts);
+        let hull = changes.hull_with(&rejudged);
+        if self.windows.range(hull.from..hull.until).next().is_none() {
             return;
         }
-        self.cuts.set(&changes);
-        let changes = CutChanges::new(changes);
-        let hull = changes.hull();
+        self.cuts.rejudge(tick, &changes, &rejudged);
         for (&window, held) in self.windows.range_mut(hull.from..hull.until) {
+            if let Some(renewal) = held.pairs.renew_rejudged(&self.cuts, tick) {
+                jobs.push_back(Job::Renew { window, renewal });
+            }
             let holds = !held.pairs.table.is_empty();
             if let Some(moves) = held.pairs.move_cuts(&self.cuts, &changes, holds) {
                 jobs.push_back(Job::Walk { window, moves, position: 0 });
@@ -203,6 +212,10 @@ impl Pairs {
             Clock::Watermark { at, .. } => self.watermark = at,
             Clock::Settled(windows) => {
                 for window in self.held(windows) {
+                    let held = self.windows.get_mut(&window);
+                    if let Some(renewal) = held.and_then(|held| held.pairs.renew_above_roofs()) {
+                        jobs.push_back(Job::Renew { window, renewal });
+                    }
                     self.plan_settled(window, jobs);
                 }
             }
@@ -307,20 +320,7 @@ impl Pairs {
             folded: 0,
             saturated: &mut self.saturated,
         };
-        let mut puts = self.puts.of(time, window, None);
-        let mut keyed = [(Key::MIN, Volume::default()); FOUND_AT_ONCE];
-        for updates in parcel.v4.chunks(FOUND_AT_ONCE) {
-            for (keyed, &(bits, volume)) in keyed.iter_mut().zip(updates) {
-                *keyed = (Key::v4(bits), volume);
-            }
-            counting.add(&keyed[..updates.len()], &mut addresses, &mut puts);
-        }
-        for updates in parcel.v6.chunks(FOUND_AT_ONCE) {
-            for (keyed, &(bits, volume)) in keyed.iter_mut().zip(updates) {
-                *keyed = (addresses.pair_key(pair_v6(bits)), volume);
-            }
-            counting.add(&keyed[..updates.len()], &mut addresses, &mut puts);
-        }
+        counting.parcel(parcel, &mut addresses, &mut self.puts.of(time, window, None));
         let folded = counting.folded;
         budget.spend(PUT_COST * (parcel.len() + folded + self.puts.len() - before));
     }
@@ -360,50 +360,6 @@ impl Pairs {
     }
 }
 
-/// Entries that are looked for before they are added to: enough to wait for memory once for all of
-/// them.
-const FOUND_AT_ONCE: usize = 32;
-
-/// The tables and sums that updates of one window at one time go into.
-struct Counting<'a> {
-    time: Time,
-    window: Window,
-    pairs: &'a mut Gauged,
-    cuts: &'a CutIndex,
-    folds: &'a mut Folds,
-    fold_index: &'a FoldIndex,
-    /// Sums of rollups that updates went into.
-    folded: usize,
-    saturated: &'a mut Vec<Timed<Saturated>>,
-}
-
-impl Counting<'_> {
-    /// Counts at most [`FOUND_AT_ONCE`] updates.
-    #[inline]
-    fn add(&mut self, updates: &[(Key, Volume)], addresses: &mut Addresses, puts: &mut PutsOf<'_>) {
-        let mut found = [Found::default(); FOUND_AT_ONCE];
-        for (found, (key, _)) in found.iter_mut().zip(updates) {
-            *found = self.pairs.table.find(*key);
-        }
-        for (found, &(key, volume)) in found.iter().zip(updates) {
-            let place = || addresses.pair(key);
-            let updated = self.pairs.add(self.cuts, *found, key, place, volume, puts);
-            if updated.saturates() {
-                let entity = Entity::Pair(addresses.pair(key));
-                let total = Saturated { window: self.window, rollup: None, entity };
-                self.saturated.push((total, self.time));
-            }
-            if key.family == Family::V6 {
-                addresses.follow(Per::Pair, key, updated.entry, self.time);
-            }
-            if !self.fold_index.is_empty() {
-                let pair = addresses.pair(key);
-                self.folded += self.folds.add(self.fold_index, self.window, pair, volume);
-            }
-        }
-    }
-}
-
 impl Steps for Pairs {
     type Work = Work;
     type Job = Job;
@@ -413,8 +369,9 @@ impl Steps for Pairs {
     fn plan(&mut self, time: Time, work: Work) -> VecDeque<Job> {
         self.shared.reclaim_addresses();
         let mut jobs = VecDeque::new();
-        self.use_rollups(&work.cuts, &work.orders, &mut jobs);
-        self.set_cuts(work.cuts, &mut jobs);
+        self.use_rollups(&work.gauges, &work.orders, &mut jobs);
+        let of_pairs = work.gauges.into_iter().filter(|change| change.scope().per == Per::Pair);
+        self.set_cuts(time.tick, of_pairs.collect(), &mut jobs);
         for order in &work.orders {
             if let Order::Clock(Clock::Observed(windows)) = order {
                 self.observe(*windows, &mut jobs);
@@ -449,6 +406,11 @@ impl Steps for Pairs {
 
     fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {
         match job {
+            Job::Renew { window, renewal } => {
+                let table = &self.windows[window].pairs.table;
+                let mut puts = self.puts.of(time, *window, None);
+                renewal.put_out(table, budget, &mut puts)
+            }
             Job::Walk { window, moves, position } => {
                 let addresses = self.shared.addresses.borrow();
                 let table = &self.windows[window].pairs.table;
@@ -498,7 +460,7 @@ impl Steps for Pairs {
                     budget.spend(1);
                 }
                 let windows = &self.windows;
-                self.puts.look_up_fallen(time, budget, |window, _| {
+                self.puts.look_up_receded(time, budget, |window, _| {
                     Some(&windows.get(&window)?.pairs.table)
                 })
             }

@@ -14,25 +14,30 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::addresses::{Addresses, Key};
 use crate::clock::Clock;
-use crate::cuts::{CutChanges, CutIndex, Gauged, Moves};
+use crate::cuts::{CutIndex, Gauged};
 use crate::folds::{RollupParcel, TOTAL, owner};
-use crate::gauge::{CutChange, Rollup};
-use crate::orders::{Answer, Fallen, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
+use crate::gauge::{GaugeChange, Rejudged, Rollup};
+use crate::moves::{CutChanges, Moves};
+use crate::orders::{Answer, Ending, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
+use crate::pairs::TrafficOptions;
 use crate::ranges::{WindowRange, WindowSet};
 use crate::shared::Shared;
+use crate::stale::Renewal;
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps, send};
 use crate::time::{Time, Timed, Window, Windows};
 use crate::top::{Candidate, Greatest, TopQuery};
-use crate::types::{Bound, Entity, Pair, Per, Volume};
+use crate::types::{Bound, Entity, Pair, Per, Updates, Volume};
 
 #[derive(Default)]
 struct Work {
     parcels: Vec<RollupParcel>,
-    cuts: Vec<CutChange>,
+    gauges: Vec<GaugeChange>,
     orders: Vec<Order>,
 }
 
 enum Job {
+    /// Puts out anew what is above a roof.
+    Renew { window: Window, rollup: Rollup, renewal: Renewal },
     /// Puts out what moved cuts change.
     Walk { window: Window, rollup: Rollup, moves: Moves, position: usize },
     /// Puts out what lower bounds look at in a window that they judge from now on.
@@ -43,8 +48,8 @@ enum Job {
     Drop { window: Window, rollup: Rollup, position: usize },
     /// Counts a parcel of updates.
     Count { parcel: RollupParcel },
-    /// All is counted: looks up what has fallen.
-    LookUpFallen,
+    /// All is counted: looks up what has receded.
+    LookUpReceded,
     /// Finds the greatest entities of a window.
     Rank { window: Window, rollup: Rollup, greatest: Greatest, position: usize },
     /// Tells how many totals are held.
@@ -57,6 +62,7 @@ struct Rollups {
     shared: Shared,
     rules: Windows,
     top: Option<TopQuery>,
+    updates: Updates,
     tables: BTreeMap<(Window, Rollup), Gauged>,
     /// Of the rollups that some gauge looks at.
     cuts: BTreeMap<Rollup, CutIndex>,
@@ -104,16 +110,18 @@ impl Rollups {
         windows
     }
 
-    /// Sets the cuts; what they move is put out by walks.
-    fn set_cuts(&mut self, cuts: Vec<CutChange>, jobs: &mut VecDeque<Job>) {
-        let mut changes = BTreeMap::<Rollup, Vec<CutChange>>::new();
-        for change in cuts {
-            if let Some(rollup) = Rollup::of(&change.scope) {
-                changes.entry(rollup).or_default().push(change);
+    /// Sets the cuts. What is stale where gauges look otherwise is put out by renewals, what cuts move by walks.
+    fn set_cuts(&mut self, tick: u64, changes: Vec<GaugeChange>, jobs: &mut VecDeque<Job>) {
+        let mut of_rollups = BTreeMap::<Rollup, Vec<GaugeChange>>::new();
+        for change in changes {
+            if let Some(rollup) = Rollup::of(change.scope()) {
+                of_rollups.entry(rollup).or_default().push(change);
             }
         }
-        for (rollup, changes) in changes {
-            let cuts = self.cuts.entry(rollup).or_default();
+        for (rollup, changes) in of_rollups {
+            let (changes, rejudged) = GaugeChange::split(changes);
+            let updates = self.updates;
+            let cuts = self.cuts.entry(rollup).or_insert_with(|| CutIndex::new(updates));
             cuts.set(&changes);
             if rollup.per == Per::Total {
                 match cuts.has_lower_bounds() {
@@ -121,33 +129,59 @@ impl Rollups {
                     false => self.judged_totals.remove(&rollup),
                 };
             }
-            self.move_cuts(rollup, CutChanges::new(changes), jobs);
+            let changes = CutChanges::new(changes);
+            let windows = self.windows_moved(rollup, &changes, &rejudged);
+            if !windows.is_empty()
+                && let Some(cuts) = self.cuts.get_mut(&rollup)
+            {
+                cuts.rejudge(tick, &changes, &rejudged);
+            }
+            for window in windows {
+                self.move_cuts(tick, (window, rollup), &changes, jobs);
+            }
             if self.in_use.windows(&rollup).is_empty() {
                 self.cuts.remove(&rollup);
             }
         }
     }
 
-    /// Plans the walks for changes of cuts that look at one rollup.
-    fn move_cuts(&mut self, rollup: Rollup, changes: Rc<CutChanges>, jobs: &mut VecDeque<Job>) {
-        let mut windows = self.windows(rollup, changes.hull());
+    /// The windows whose tables look at a rollup, or will, by cuts that change.
+    fn windows_moved(
+        &self,
+        rollup: Rollup,
+        changes: &CutChanges,
+        rejudged: &[Rejudged],
+    ) -> BTreeSet<Window> {
+        let mut windows = self.windows(rollup, changes.hull_with(rejudged));
         if self.judged_totals.contains(&rollup) {
             // They look at a total even where there is nothing.
             let observed = self.observed.within(changes.hull_of(Bound::Min));
             let observed = observed.flat_map(|range| self.rules.each(range));
             windows.extend(observed.filter(|window| self.may_hold(*window, &rollup)));
         }
-        for window in windows {
-            self.table(window, rollup);
-            let (Some(gauged), Some(cuts)) =
-                (self.tables.get_mut(&(window, rollup)), self.cuts.get(&rollup))
-            else {
-                continue;
-            };
-            let holds = rollup.per == Per::Total || !gauged.table.is_empty();
-            if let Some(moves) = gauged.move_cuts(cuts, &changes, holds) {
-                jobs.push_back(Job::Walk { window, rollup, moves, position: 0 });
-            }
+        windows
+    }
+
+    /// Plans what changes of cuts do to one table.
+    fn move_cuts(
+        &mut self,
+        tick: u64,
+        (window, rollup): (Window, Rollup),
+        changes: &Rc<CutChanges>,
+        jobs: &mut VecDeque<Job>,
+    ) {
+        self.table(window, rollup);
+        let (Some(gauged), Some(cuts)) =
+            (self.tables.get_mut(&(window, rollup)), self.cuts.get(&rollup))
+        else {
+            return;
+        };
+        if let Some(renewal) = gauged.renew_rejudged(cuts, tick) {
+            jobs.push_back(Job::Renew { window, rollup, renewal });
+        }
+        let holds = rollup.per == Per::Total || !gauged.table.is_empty();
+        if let Some(moves) = gauged.move_cuts(cuts, changes, holds) {
+            jobs.push_back(Job::Walk { window, rollup, moves, position: 0 });
         }
     }
 
@@ -180,11 +214,11 @@ impl Steps for Rollups {
     type Work = Work;
     type Job = Job;
 
-    fn plan(&mut self, _: Time, work: Work) -> VecDeque<Job> {
+    fn plan(&mut self, time: Time, work: Work) -> VecDeque<Job> {
         self.shared.reclaim_addresses();
         let mut jobs = VecDeque::new();
-        let uses = self.in_use.update(&work.cuts, &work.orders);
-        self.set_cuts(work.cuts, &mut jobs);
+        let uses = self.in_use.update(&work.gauges, &work.orders);
+        self.set_cuts(time.tick, work.gauges, &mut jobs);
         for change in uses {
             if let Use::Ends(windows, rollup) = change {
                 let windows = self.windows(rollup, windows);
@@ -198,11 +232,12 @@ impl Steps for Rollups {
             }
         }
         jobs.extend(work.parcels.into_iter().map(|parcel| Job::Count { parcel }));
-        jobs.push_back(Job::LookUpFallen);
+        jobs.push_back(Job::LookUpReceded);
         let mut reads = BTreeSet::new();
         for order in work.orders {
             match order {
                 Order::Clock(Clock::Settled(windows)) => {
+                    self.renew(windows, &mut jobs);
                     if let Some((query, rollup)) =
                         self.top.and_then(|query| Some((query, query.rollup()?)))
                     {
@@ -230,6 +265,13 @@ impl Steps for Rollups {
 
     fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {
         match job {
+            Job::Renew { window, rollup, renewal } => {
+                let Some(gauged) = self.tables.get(&(*window, *rollup)) else {
+                    return true;
+                };
+                let mut puts = self.puts.of(time, *window, Some(*rollup));
+                renewal.put_out(&gauged.table, budget, &mut puts)
+            }
             Job::Walk { window, rollup, moves, position } => {
                 let Some(gauged) = self.tables.get(&(*window, *rollup)) else {
                     return true;
@@ -287,9 +329,9 @@ impl Steps for Rollups {
                 self.count(time, parcel, budget);
                 true
             }
-            Job::LookUpFallen => {
+            Job::LookUpReceded => {
                 let tables = &self.tables;
-                self.puts.look_up_fallen(time, budget, |window, rollup| {
+                self.puts.look_up_receded(time, budget, |window, rollup| {
                     Some(&tables.get(&(window, rollup?))?.table)
                 })
             }
@@ -369,6 +411,16 @@ impl Rollups {
         table.get(self.shared.addresses.borrow().known_address_key(address)?)
     }
 
+    /// Nothing more comes to windows.
+    fn renew(&mut self, windows: WindowRange, jobs: &mut VecDeque<Job>) {
+        let (from, until) = ((windows.from, Rollup::FIRST), (windows.until, Rollup::FIRST));
+        for (&(window, rollup), gauged) in self.tables.range_mut(from..until) {
+            if let Some(renewal) = gauged.renew_above_roofs() {
+                jobs.push_back(Job::Renew { window, rollup, renewal });
+            }
+        }
+    }
+
     /// Windows leave memory.
     fn retire(&mut self, windows: WindowRange, jobs: &mut VecDeque<Job>) {
         self.observed.remove(windows);
@@ -411,7 +463,7 @@ impl Rollups {
 /// The streams that leave the rollups. None of them is exchanged yet.
 pub(crate) struct RollupStreams<'scope> {
     pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
-    pub(crate) fallen: StreamVec<'scope, Time, Timed<Fallen>>,
+    pub(crate) endings: StreamVec<'scope, Time, Timed<Ending>>,
     pub(crate) top: StreamVec<'scope, Time, Timed<Candidate>>,
     pub(crate) answers: StreamVec<'scope, Time, Timed<Answer>>,
     pub(crate) saturated: StreamVec<'scope, Time, Timed<Saturated>>,
@@ -420,7 +472,7 @@ pub(crate) struct RollupStreams<'scope> {
 /// The whole sums of the rollups in use, as far as they are beyond a cut.
 ///
 /// # In
-/// `parcels`: the updates of all workers' pairs, folded. `cuts`, of rollups alone, and `orders`: the same on
+/// `parcels`: the updates of all workers' pairs, folded. `gauges`, of rollups alone, and `orders`: the same on
 /// every worker.
 ///
 /// # Keeps
@@ -431,19 +483,19 @@ pub(crate) struct RollupStreams<'scope> {
 /// As those of pairs: a look-up per update, a walk of the table when a cut moves.
 pub(crate) fn rollups<'scope>(
     parcels: StreamVec<'scope, Time, Timed<RollupParcel>>,
-    cuts: StreamVec<'scope, Time, Timed<CutChange>>,
+    gauges: StreamVec<'scope, Time, Timed<GaugeChange>>,
     orders: StreamVec<'scope, Time, Timed<Order>>,
     shared: Shared,
-    (rules, top): (Windows, Option<TopQuery>),
+    options: TrafficOptions,
 ) -> RollupStreams<'scope> {
     let scope = parcels.scope();
     let mut builder = OperatorBuilder::new("Rollups".into(), scope);
     let to_owner = Exchange::new(|(parcel, _): &Timed<RollupParcel>| parcel.to);
     let mut parcels = builder.new_input(parcels, to_owner);
-    let mut cuts = builder.new_input(cuts, Pipeline);
+    let mut gauges = builder.new_input(gauges, Pipeline);
     let mut orders = builder.new_input(orders, Pipeline);
     let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
-    let (mut fallen_output, fallen) = builder.new_output::<Vec<_>>();
+    let (mut endings_output, endings) = builder.new_output::<Vec<_>>();
     let (mut top_output, top_stream) = builder.new_output::<Vec<_>>();
     let (mut answers_output, answers) = builder.new_output::<Vec<_>>();
     let (mut saturated_output, saturated) = builder.new_output::<Vec<_>>();
@@ -451,11 +503,12 @@ pub(crate) fn rollups<'scope>(
     builder.build(move |_| {
         let mut stepper = Stepper::<Rollups, 5>::new(Rollups {
             shared,
-            rules,
-            top,
+            rules: options.windows,
+            top: options.top,
+            updates: options.updates,
             tables: BTreeMap::new(),
             cuts: BTreeMap::new(),
-            no_cuts: CutIndex::default(),
+            no_cuts: CutIndex::new(options.updates),
             in_use: InUse::default(),
             judged_totals: BTreeSet::new(),
             observed: WindowSet::default(),
@@ -471,9 +524,9 @@ pub(crate) fn rollups<'scope>(
                     stash.at(&capability, time).parcels.push(parcel);
                 }
             });
-            cuts.for_each(|capability, data| {
+            gauges.for_each(|capability, data| {
                 for (change, time) in data.drain(..) {
-                    stash.at(&capability, time).cuts.push(change);
+                    stash.at(&capability, time).gauges.push(change);
                 }
             });
             orders.for_each(|capability, data| {
@@ -482,9 +535,9 @@ pub(crate) fn rollups<'scope>(
                 }
             });
             let more = stepper.run(frontiers, |capabilities, state| {
-                let [at_totals, at_fallen, at_top, at_answers, at_saturated] = capabilities;
+                let [at_totals, at_endings, at_top, at_answers, at_saturated] = capabilities;
                 send(&mut totals_output, at_totals, &mut state.puts.totals);
-                send(&mut fallen_output, at_fallen, &mut state.puts.fallen);
+                send(&mut endings_output, at_endings, &mut state.puts.endings);
                 send(&mut top_output, at_top, &mut state.best);
                 send(&mut answers_output, at_answers, &mut state.answers);
                 send(&mut saturated_output, at_saturated, &mut state.saturated);
@@ -494,5 +547,5 @@ pub(crate) fn rollups<'scope>(
             }
         }
     });
-    RollupStreams { totals, fallen, top: top_stream, answers, saturated }
+    RollupStreams { totals, endings, top: top_stream, answers, saturated }
 }

@@ -11,8 +11,8 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::combine::Parcel;
 use crate::folds::RollupParcel;
-use crate::gauge::CutChange;
-use crate::orders::{Answer, Fallen, Late, Order, Saturated, TotalUpdate};
+use crate::gauge::GaugeChange;
+use crate::orders::{Answer, Ending, Late, Order, Saturated, TotalUpdate};
 use crate::pairs::{Pairs, TrafficOptions};
 use crate::shared::Shared;
 use crate::stash::{Stepper, send};
@@ -22,8 +22,7 @@ use crate::top::Candidate;
 /// The streams that leave the traffic operator. None of them is exchanged yet.
 pub(crate) struct Traffic<'scope> {
     pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
-    /// Totals that an update took from beyond a cut to within, as they are now.
-    pub(crate) fallen: StreamVec<'scope, Time, Timed<Fallen>>,
+    pub(crate) endings: StreamVec<'scope, Time, Timed<Ending>>,
     /// The same updates by the rollups in use.
     pub(crate) rollups: StreamVec<'scope, Time, Timed<RollupParcel>>,
     pub(crate) top: StreamVec<'scope, Time, Timed<Candidate>>,
@@ -36,7 +35,7 @@ pub(crate) struct Traffic<'scope> {
 /// The whole sums of pairs, as far as they are beyond a cut, and the updates that rollups need.
 ///
 /// # In
-/// `parcels`: updates of pairs, combined by worker and tick. `cuts`, of pairs and of rollups, and `orders`:
+/// `parcels`: updates of pairs, combined by worker and tick. `gauges`, of pairs and of rollups, and `orders`:
 /// the same on every worker.
 ///
 /// # Time
@@ -45,10 +44,12 @@ pub(crate) struct Traffic<'scope> {
 ///
 /// # Out
 /// At each complete time, totals are what all updates up to then sum to, for each gauge those beyond
-/// its cut, each once. A sum that reaches the end of 64 bits stays there, and is reported.
+/// its cut, each once. They may be less, within a cell, where nothing is published of them. A sum that reaches
+/// the end of 64 bits stays there, and is reported.
 ///
 /// # Keeps
-/// Per window about 40 bytes a pair, which its retirement frees.
+/// Per window about 40 bytes a pair, and as many for one that grew since it was put out, which its retirement
+/// frees.
 ///
 /// # Costs
 /// A hash look-up per update. A cut that moves walks the tables of its windows, in steps of a few
@@ -56,7 +57,7 @@ pub(crate) struct Traffic<'scope> {
 /// judge, and one that retires.
 pub(crate) fn traffic<'scope>(
     parcels: StreamVec<'scope, Time, Timed<Parcel>>,
-    cuts: StreamVec<'scope, Time, Timed<CutChange>>,
+    gauges: StreamVec<'scope, Time, Timed<GaugeChange>>,
     orders: StreamVec<'scope, Time, Timed<Order>>,
     shared: Shared,
     options: TrafficOptions,
@@ -65,10 +66,10 @@ pub(crate) fn traffic<'scope>(
     let mut builder = OperatorBuilder::new("Traffic".into(), scope);
     let mut parcels =
         builder.new_input(parcels, Exchange::new(|(parcel, _): &Timed<Parcel>| parcel.to));
-    let mut cuts = builder.new_input(cuts, Pipeline);
+    let mut gauges = builder.new_input(gauges, Pipeline);
     let mut orders = builder.new_input(orders, Pipeline);
     let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
-    let (mut fallen_output, fallen) = builder.new_output::<Vec<_>>();
+    let (mut endings_output, endings) = builder.new_output::<Vec<_>>();
     let (mut rollups_output, rollups) = builder.new_output::<Vec<_>>();
     let (mut top_output, top) = builder.new_output::<Vec<_>>();
     let (mut answers_output, answers) = builder.new_output::<Vec<_>>();
@@ -84,9 +85,9 @@ pub(crate) fn traffic<'scope>(
                     stash.at(&capability, time).parcels.push(parcel);
                 }
             });
-            cuts.for_each(|capability, data| {
+            gauges.for_each(|capability, data| {
                 for (change, time) in data.drain(..) {
-                    stash.at(&capability, time).cuts.push(change);
+                    stash.at(&capability, time).gauges.push(change);
                 }
             });
             orders.for_each(|capability, data| {
@@ -95,10 +96,10 @@ pub(crate) fn traffic<'scope>(
                 }
             });
             let more = stepper.run(frontiers, |capabilities, state| {
-                let [at_totals, at_fallen, at_rollups, at_top, at_answers, at_late, at_saturated] =
+                let [at_totals, at_endings, at_rollups, at_top, at_answers, at_late, at_saturated] =
                     capabilities;
                 send(&mut totals_output, at_totals, &mut state.puts.totals);
-                send(&mut fallen_output, at_fallen, &mut state.puts.fallen);
+                send(&mut endings_output, at_endings, &mut state.puts.endings);
                 send(&mut rollups_output, at_rollups, &mut state.parcels);
                 send(&mut top_output, at_top, &mut state.best);
                 send(&mut answers_output, at_answers, &mut state.answers);
@@ -110,5 +111,5 @@ pub(crate) fn traffic<'scope>(
             }
         }
     });
-    Traffic { totals, fallen, rollups, top, answers, late, saturated }
+    Traffic { totals, endings, rollups, top, answers, late, saturated }
 }

@@ -1,7 +1,7 @@
 //! Both implementations against the reference, at every tick of random histories.
 //!
-//! Held against each other: the violations that stand, of the graph and of the textbook form; what is
-//! said, in which tick; the totals that are held, that are handed on when a window settles or retires,
+//! Held against each other: the violations that stand, of the textbook form as they are, of the graph as they
+//! were published last; what is said, in which tick; the totals that are held, that are handed on when a window settles or retires,
 //! and that are refused as too late; the ranking of each window that settles. Records are dealt to all workers;
 //! how often the frontier moves is up to the seed.
 
@@ -19,7 +19,9 @@ use floodmark_dataflows::reference::{Reference, TickInput, TickOutput};
 use floodmark_dataflows::textbook;
 use floodmark_dataflows::time::{Phase, Time, Window};
 use floodmark_dataflows::top::Ranked;
-use floodmark_dataflows::types::{Change, Pair, Violation, Volume, WideVolume};
+use floodmark_dataflows::types::{
+    Change, Entity, Event, LimitId, Pair, Violation, Volume, WideVolume,
+};
 use timely::dataflow::operators::Inspect;
 
 use crate::histories::rng::Rng;
@@ -51,8 +53,19 @@ struct Answers {
     late_packets: i64,
 }
 
+type Published = BTreeMap<(Window, LimitId, Entity), Violation>;
+
 impl Answers {
-    fn of(output: TickOutput, hand_on: HandOn) -> Self {
+    /// `published` are the violations as they were said last, which the tick changes.
+    fn of(output: TickOutput, published: &mut Published, hand_on: HandOn) -> Self {
+        for Change { event, violation, .. } in &output.changes {
+            let id = (violation.window, violation.limit, violation.entity);
+            match event {
+                Event::Raised | Event::Updated => published.insert(id, *violation),
+                Event::Cleared => published.remove(&id),
+            };
+        }
+        published.retain(|(window, ..), _| output.windows.contains_key(window));
         let partial = output.partial;
         let ranked = |(window, rank, entity, volume)| Ranked {
             window,
@@ -62,8 +75,8 @@ impl Answers {
             partial: partial.contains(&window),
         };
         Answers {
-            textbook: output.violations.clone(),
-            violations: output.violations,
+            textbook: output.violations,
+            violations: published.values().copied().collect(),
             changes: output.changes,
             held: output.held,
             handed_on: match hand_on {
@@ -296,8 +309,9 @@ fn check(seed: u64, size: Size, workers: usize) {
     let history = Arc::new(history(seed, size));
     let ours = answers(&history, run(history.clone(), workers, seed));
     let mut reference = Reference::new(history.windows, history.updates, history.top);
+    let mut published = Published::new();
     for (input, ours) in history.ticks.iter().zip(ours) {
-        let mut right = Answers::of(reference.tick(input.clone()), hand_on(seed));
+        let mut right = Answers::of(reference.tick(input.clone()), &mut published, hand_on(seed));
         right.top.sort();
         if ours != right {
             let sets = [

@@ -9,27 +9,29 @@
 //! milliseconds, window by window and in the order in which changes are published, and what is ready goes
 //! to the first worker in [parts](crate::delivery) before the rest is made.
 
+mod endings;
 mod judged;
-mod records;
+mod published;
 mod standing;
 mod versions;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use differential_dataflow::VecCollection;
+use differential_dataflow::{AsCollection, VecCollection};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
+use self::endings::Endings;
 use self::judged::{Merge, Runs, Step};
-use self::records::Records;
+use self::published::Published;
 use self::standing::{AllStanding, Id, Standing};
 use self::versions::{Changed, RulingsOfTick, Versions};
 use crate::clock::Clock;
 use crate::delivery::{Allowance, Notice, Notices, Part};
 use crate::gauge::{Gauge, Total};
 use crate::limits::{Judge, Ruling};
-use crate::orders::{Fallen, TotalUpdate};
+use crate::orders::Ending;
 use crate::ranges::{WindowRange, WindowSet};
 use crate::shared::Shared;
 use crate::stash::{Budget, COPY_COST, Stepper, Steps, send};
@@ -37,7 +39,7 @@ use crate::time::{Phase, Time, Timed, Window, Windows};
 use crate::types::{Change, Event, LimitId, Reason, Updates, Violation};
 
 /// A violation as the worker that holds its total knows it.
-pub(crate) type Judged = ((Gauge, Window), Total, LimitId);
+pub(crate) type Judged = (Gauge, (Window, Total), LimitId);
 
 /// Cost of following a violation through a tick.
 const FOLLOW_COST: usize = 48;
@@ -45,7 +47,7 @@ const FOLLOW_COST: usize = 48;
 #[derive(Default)]
 struct Work {
     judged: BTreeMap<Window, Runs>,
-    records: Records,
+    endings: Endings,
     rulings: Vec<(Ruling, Time, isize)>,
     clock: Vec<Clock>,
 }
@@ -86,11 +88,12 @@ impl Course {
 /// The tick that is worked on.
 #[derive(Default)]
 struct Tick {
+    tick: u64,
     /// The watermark of the tick before.
     watermark_before: u64,
     settles: WindowSet,
     changed: Changed,
-    records: Records,
+    endings: Endings,
     /// Rulings that leave with the last window that they judged.
     retired: Vec<(Ruling, isize)>,
     /// Whether a part of it was sent, so that the first worker waits for the last one.
@@ -114,6 +117,8 @@ pub(crate) struct Rules {
     pub(crate) updates: Updates,
     /// Changes of one worker that may be on their way to the first one.
     pub(crate) parts_ahead: usize,
+    /// Whether nobody reads the violations that stand.
+    pub(crate) without_violations: bool,
 }
 
 struct Changes {
@@ -125,6 +130,8 @@ struct Changes {
     partial: WindowSet,
     versions: Versions,
     standing: AllStanding,
+    /// The same as published, if somebody reads it.
+    published: Option<Published>,
     tick: Tick,
     /// Changes of the tick that are ready.
     ready: Vec<Change>,
@@ -136,7 +143,7 @@ struct Changes {
 
 impl Changes {
     fn new(shared: Shared, rules: Rules) -> Self {
-        let Rules { windows, updates, parts_ahead } = rules;
+        let Rules { windows, updates, parts_ahead, without_violations } = rules;
         Changes {
             shared,
             windows,
@@ -145,6 +152,7 @@ impl Changes {
             partial: WindowSet::default(),
             versions: Versions::default(),
             standing: AllStanding::default(),
+            published: (!without_violations).then(Published::default),
             tick: Tick::default(),
             ready: Vec::new(),
             parts: Vec::new(),
@@ -218,8 +226,8 @@ impl Changes {
         true
     }
 
-    /// Publishes what becomes of one violation, and keeps what stands. `false` if the totals that records
-    /// moved have to be indexed first.
+    /// Publishes what becomes of one violation, and keeps what stands. `false` if the totals with which
+    /// violations may end have to be indexed first.
     fn follow(&mut self, window: Window, steps: &[Step], budget: &mut Budget) -> bool {
         let id = steps[0].id();
         let before = self.standing.get(window, id);
@@ -239,12 +247,11 @@ impl Changes {
             (Some(_), None) => {
                 let phase = course.turned.expect("it stood before");
                 let (gauge, total) = course.before_turn.expect("it stood before");
-                let total = match phase {
-                    Phase::Data if !self.tick.records.index(budget) => return false,
-                    Phase::Data => self.tick.records.find(gauge, window, total.key),
-                    _ => None,
+                let endings = &mut self.tick.endings;
+                if !endings.index(phase, budget) {
+                    return false;
                 }
-                .unwrap_or(total);
+                let total = endings.find(phase, gauge, window, total.key).unwrap_or(total);
                 let what = (Event::Cleared, self.reason(phase, window));
                 let judge = self.versions.version(id.limit, window);
                 self.say(what, (window, id), gauge, total, judge);
@@ -277,7 +284,7 @@ impl Changes {
     ) {
         let entity = self.shared.addresses.borrow().entity(id.per, id.key());
         let volume = total.volume(gauge.metric);
-        self.ready.push(Change {
+        let change = Change {
             event,
             reason,
             violation: Violation { limit: id.limit, window, entity, volume },
@@ -286,7 +293,11 @@ impl Changes {
             version: judge.map(|judge| judge.version),
             settled: self.windows.settled(window, self.watermark),
             partial: self.partial.contains(window),
-        });
+        };
+        if let Some(published) = &mut self.published {
+            published.say(self.tick.tick, id, &change);
+        }
+        self.ready.push(change);
     }
 
     /// Goes on with a window. `true` when all of it is published.
@@ -340,9 +351,13 @@ impl Steps for Changes {
     type Work = Work;
     type Job = Job;
 
-    fn plan(&mut self, _: Time, work: Work) -> VecDeque<Job> {
-        let mut tick =
-            Tick { watermark_before: self.watermark, records: work.records, ..Tick::default() };
+    fn plan(&mut self, time: Time, work: Work) -> VecDeque<Job> {
+        let mut tick = Tick {
+            tick: time.tick,
+            watermark_before: self.watermark,
+            endings: work.endings,
+            ..Tick::default()
+        };
         let mut retired = Vec::new();
         for event in work.clock {
             match event {
@@ -390,7 +405,9 @@ impl Steps for Changes {
             }
             Job::Retire { windows } => {
                 self.partial.remove(*windows);
-                self.standing.retire(*windows, budget)
+                let published = self.published.as_mut();
+                published.is_none_or(|held| held.retire(time.tick, *windows, budget))
+                    && self.standing.retire(*windows, budget)
             }
             Job::End => {
                 self.versions.retire(&self.tick.retired);
@@ -409,18 +426,18 @@ impl Steps for Changes {
     }
 }
 
-/// The totals beyond cuts, and those that records took to within, as they are at the end of the tick.
-pub(crate) struct Moved<'scope> {
-    pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
-    pub(crate) fallen: StreamVec<'scope, Time, Timed<Fallen>>,
+/// What the computation says of violations.
+pub(crate) struct Said<'scope> {
+    pub(crate) parts: StreamVec<'scope, Time, Timed<Part>>,
+    /// Those that stand, as they were published last.
+    pub(crate) violations: VecCollection<'scope, Time, Violation, isize>,
 }
 
 /// The changes of violations, tick by tick.
 ///
 /// # In
-/// `violations` as the worker knows them that holds their totals, and on the same worker the totals that
-/// they were found in, which tell the volume that cleared one. `rulings` and `clock`:
-/// the same on every worker. `notices` of the first worker about changes that it has forwarded.
+/// `violations` as the worker knows them that holds their totals, and on the same worker `endings`, which tell
+/// the volume that cleared one. `rulings` and `clock`: the same on every worker. `notices` of the first worker about changes that it has forwarded.
 ///
 /// # Time
 /// Said when all of a tick is known: what is ready at once at its [`Phase::Retire`], the rest at its
@@ -440,31 +457,31 @@ pub(crate) struct Moved<'scope> {
 /// those in it.
 pub(crate) fn changes<'scope>(
     violations: VecCollection<'scope, Time, Judged, isize>,
-    Moved { totals, fallen }: Moved<'scope>,
+    endings: StreamVec<'scope, Time, Timed<Ending>>,
     rulings: VecCollection<'scope, Time, Ruling, isize>,
     clock: StreamVec<'scope, Time, Timed<Clock>>,
     Notices { notices, consumer_waits }: Notices<'scope>,
     shared: Shared,
     rules: Rules,
-) -> StreamVec<'scope, Time, Timed<Part>> {
-    let scope = totals.scope();
+) -> Said<'scope> {
+    let scope = endings.scope();
     let mut builder = OperatorBuilder::new("Changes".into(), scope);
     let mut violations = builder.new_input(violations.inner, Pipeline);
-    let mut totals = builder.new_input(totals, Pipeline);
-    let mut fallen = builder.new_input(fallen, Pipeline);
+    let mut endings = builder.new_input(endings, Pipeline);
     let mut rulings = builder.new_input(rulings.inner, Pipeline);
     let mut clock = builder.new_input(clock, Pipeline);
-    let (mut output, stream) = builder.new_output::<Vec<_>>();
+    let (mut output, parts) = builder.new_output::<Vec<_>>();
+    let (mut published_output, published) = builder.new_output::<Vec<_>>();
     // No change has the time of a notice.
     let to_worker = Exchange::new(|(worker, _): &(usize, Notice)| *worker as u64);
     let mut notices = builder.new_input_connection(notices, to_worker, []);
     let activator = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
-        let mut stepper = Stepper::<Changes, 1>::new(Changes::new(shared, rules));
+        let mut stepper = Stepper::<Changes, 2>::new(Changes::new(shared, rules));
         move |frontiers| {
             let stash = &mut stepper.stash;
             violations.for_each(|capability, updates| {
-                for (((gauge, window), total, limit), time, diff) in updates.drain(..) {
+                for ((gauge, (window, total), limit), time, diff) in updates.drain(..) {
                     if time.phase != Phase::Retire {
                         let step = Step::new(gauge, total, limit, time.phase, diff);
                         let work = stash.at_tick(&capability, time);
@@ -477,14 +494,9 @@ pub(crate) fn changes<'scope>(
                     stash.at_tick(&capability, update.1).rulings.push(update);
                 }
             });
-            totals.for_each(|capability, data| {
-                for updates in data.chunk_by(|(_, one, _), (_, other, _)| one == other) {
-                    stash.at_tick(&capability, updates[0].1).records.keep(updates);
-                }
-            });
-            fallen.for_each(|capability, data| {
-                for (total, time) in data.drain(..) {
-                    stash.at_tick(&capability, time).records.fallen.push(total);
+            endings.for_each(|capability, data| {
+                for ending in data.drain(..) {
+                    stash.at_tick(&capability, ending.1).endings.keep(ending);
                 }
             });
             clock.for_each(|capability, data| {
@@ -500,13 +512,16 @@ pub(crate) fn changes<'scope>(
                     }
                 }
             });
-            let more = stepper.run(&frontiers[..5], |[capability], state| {
-                send(&mut output, capability, &mut state.parts);
+            let more = stepper.run(&frontiers[..4], |[at_parts, at_published], state| {
+                send(&mut output, at_parts, &mut state.parts);
+                if let Some(published) = &mut state.published {
+                    send(&mut published_output, at_published, &mut published.updates);
+                }
             });
             if more && stepper.state.allowance.allows(0) {
                 activator.activate();
             }
         }
     });
-    stream
+    Said { parts, violations: published.as_collection() }
 }

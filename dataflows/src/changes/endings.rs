@@ -1,0 +1,72 @@
+//! What violations end with: of each total that may end one, the volume that is published then.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+use crate::addresses::Key;
+use crate::gauge::{Gauge, Total};
+use crate::orders::Ending;
+use crate::stash::{Budget, PUT_COST};
+use crate::time::{Phase, Timed, Window};
+
+/// The endings of one tick.
+#[derive(Default)]
+pub(super) struct Endings {
+    /// If records end a violation, the volume is that of the end of the tick.
+    by_records: Lookup,
+    /// If limits end one, it is that before; of totals that were put out as they are, nothing is told.
+    by_limits: Lookup,
+}
+
+impl Endings {
+    pub(super) fn keep(&mut self, (ending, time): Timed<Ending>) {
+        self.of(time.phase).endings.push(ending);
+    }
+
+    fn of(&mut self, phase: Phase) -> &mut Lookup {
+        match phase {
+            Phase::Rows | Phase::Dates => &mut self.by_limits,
+            _ => &mut self.by_records,
+        }
+    }
+
+    /// Makes what is needed to [find](Endings::find) those of a phase. `true` when it is made.
+    pub(super) fn index(&mut self, phase: Phase, budget: &mut Budget) -> bool {
+        self.of(phase).index(budget)
+    }
+
+    /// The total with which a phase ended a violation, if it was told.
+    pub(super) fn find(
+        &mut self,
+        phase: Phase,
+        gauge: Gauge,
+        window: Window,
+        key: Key,
+    ) -> Option<Total> {
+        self.of(phase).index.get(&(gauge, window, key)).copied()
+    }
+}
+
+/// Endings, of which a later one replaces an earlier one.
+#[derive(Default)]
+struct Lookup {
+    endings: Vec<Ending>,
+    /// Made when the first one is looked up: most ticks end no violation.
+    index: HashMap<(Gauge, Window, Key), Total, RandomState>,
+    indexed: usize,
+}
+
+impl Lookup {
+    fn index(&mut self, budget: &mut Budget) -> bool {
+        for ((gauge, window), total) in &self.endings[self.indexed..] {
+            if budget.is_spent() {
+                return false;
+            }
+            self.index.insert((*gauge, *window, total.key), *total);
+            self.indexed += 1;
+            budget.spend(PUT_COST);
+        }
+        true
+    }
+}

@@ -1,0 +1,52 @@
+//! The violations that stand, as they were published last, for those who want them as a collection.
+
+use std::collections::BTreeMap;
+
+use super::standing::Id;
+use crate::ranges::WindowRange;
+use crate::stash::{Budget, COPY_COST};
+use crate::time::{Phase, Time, Window};
+use crate::types::{Change, Event, Violation};
+
+/// An update of the collection.
+pub(super) type ViolationUpdate = (Violation, Time, isize);
+
+/// The collection, and how it changes.
+#[derive(Default)]
+pub(super) struct Published {
+    windows: BTreeMap<Window, BTreeMap<Id, Violation>>,
+    pub(super) updates: Vec<ViolationUpdate>,
+}
+
+impl Published {
+    /// Takes what is said of a violation at a tick.
+    pub(super) fn say(&mut self, tick: u64, id: Id, change: &Change) {
+        let violation = change.violation;
+        let ids = self.windows.entry(violation.window).or_default();
+        let before = match change.event {
+            Event::Raised | Event::Updated => ids.insert(id, violation),
+            Event::Cleared => ids.remove(&id),
+        };
+        let time = Time::new(tick, Phase::Read);
+        self.updates.extend(before.map(|before| (before, time, -1)));
+        if change.event != Event::Cleared {
+            self.updates.push((violation, time, 1));
+        }
+    }
+
+    /// Drops the violations of windows. `true` when all are.
+    pub(super) fn retire(&mut self, tick: u64, windows: WindowRange, budget: &mut Budget) -> bool {
+        while let Some((window, ids)) = self.windows.range_mut(windows.from..windows.until).next() {
+            let window = *window;
+            while let Some((_, violation)) = ids.pop_first() {
+                self.updates.push((violation, Time::new(tick, Phase::Read), -1));
+                budget.spend(COPY_COST);
+                if budget.is_spent() {
+                    return false;
+                }
+            }
+            self.windows.remove(&window);
+        }
+        true
+    }
+}

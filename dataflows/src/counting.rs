@@ -1,0 +1,76 @@
+//! The inner loop of the computation: updates of pairs, counted in the table of their window.
+
+use crate::addresses::{Addresses, Family, Key};
+use crate::combine::{Parcel, pair_v6};
+use crate::cuts::{CutIndex, Gauged};
+use crate::folds::{FoldIndex, Folds};
+use crate::orders::{PutsOf, Saturated};
+use crate::table::Found;
+use crate::time::{Time, Timed, Window};
+use crate::types::{Entity, Per, Volume};
+
+/// Entries that are looked for before they are added to: enough to wait for memory once for all of
+/// them.
+const FOUND_AT_ONCE: usize = 32;
+
+/// The tables and sums that updates of one window at one time go into.
+pub(crate) struct Counting<'a> {
+    pub(crate) time: Time,
+    pub(crate) window: Window,
+    pub(crate) pairs: &'a mut Gauged,
+    pub(crate) cuts: &'a CutIndex,
+    pub(crate) folds: &'a mut Folds,
+    pub(crate) fold_index: &'a FoldIndex,
+    /// Sums of rollups that updates went into.
+    pub(crate) folded: usize,
+    pub(crate) saturated: &'a mut Vec<Timed<Saturated>>,
+}
+
+impl Counting<'_> {
+    /// Counts the updates of a parcel.
+    pub(crate) fn parcel(
+        &mut self,
+        parcel: &Parcel,
+        addresses: &mut Addresses,
+        puts: &mut PutsOf<'_>,
+    ) {
+        let mut keyed = [(Key::MIN, Volume::default()); FOUND_AT_ONCE];
+        for updates in parcel.v4.chunks(FOUND_AT_ONCE) {
+            for (keyed, &(bits, volume)) in keyed.iter_mut().zip(updates) {
+                *keyed = (Key::v4(bits), volume);
+            }
+            self.add(&keyed[..updates.len()], addresses, puts);
+        }
+        for updates in parcel.v6.chunks(FOUND_AT_ONCE) {
+            for (keyed, &(bits, volume)) in keyed.iter_mut().zip(updates) {
+                *keyed = (addresses.pair_key(pair_v6(bits)), volume);
+            }
+            self.add(&keyed[..updates.len()], addresses, puts);
+        }
+    }
+
+    /// Counts at most [`FOUND_AT_ONCE`] updates.
+    #[inline]
+    fn add(&mut self, updates: &[(Key, Volume)], addresses: &mut Addresses, puts: &mut PutsOf<'_>) {
+        let mut found = [Found::default(); FOUND_AT_ONCE];
+        for (found, (key, _)) in found.iter_mut().zip(updates) {
+            *found = self.pairs.table.find(*key);
+        }
+        for (found, &(key, volume)) in found.iter().zip(updates) {
+            let place = || addresses.pair(key);
+            let updated = self.pairs.add(self.cuts, *found, key, place, volume, puts);
+            if updated.saturates() {
+                let entity = Entity::Pair(addresses.pair(key));
+                let total = Saturated { window: self.window, rollup: None, entity };
+                self.saturated.push((total, self.time));
+            }
+            if key.family == Family::V6 {
+                addresses.follow(Per::Pair, key, updated.entry, self.time);
+            }
+            if !self.fold_index.is_empty() {
+                let pair = addresses.pair(key);
+                self.folded += self.folds.add(self.fold_index, self.window, pair, volume);
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Totals that grew since they were put out, where no limit looks.
+//!
+//! Amounts that no limit of a gauge tells apart are a [cell](Cut::cell). While a total grows within one, what was
+//! put out of it stays, until limits come to look into the cell. Those above the roof break every limit: they
+//! are put out anew as well when their amounts may be published, which is when limits change for them, and when
+//! their window settles; in the tick of such a change, and in the one in which they come there, whenever they
+//! grow.
+
+use foldhash::fast::RandomState;
+use hashbrown::hash_map::IntoIter;
+use hashbrown::{HashMap, HashSet};
+
+use crate::addresses::Key;
+use crate::cuts::PutOut;
+use crate::gauge::{ABOVE_ROOF, Amounts, Cut, Gauge};
+use crate::stash::{Budget, PUT_COST};
+use crate::table::Table;
+use crate::types::Volume;
+
+/// Volumes that were put out, by key.
+type PutBefore = HashMap<Key, Volume, RandomState>;
+
+/// The stale totals of one table.
+#[derive(Default)]
+pub(crate) struct Stale {
+    /// By the number of the gauge, and the cell.
+    cells: HashMap<(u32, i64), (Gauge, PutBefore), RandomState>,
+    /// What came to be above its roof in the tick, or grew there and was put out.
+    rose: HashSet<(u32, Key), RandomState>,
+    tick: u64,
+}
+
+/// What moves.
+#[derive(Clone, Copy)]
+pub(crate) struct Move {
+    pub(crate) gauge: Gauge,
+    pub(crate) cut: Cut,
+    pub(crate) key: Key,
+    pub(crate) old: Volume,
+    pub(crate) new: Volume,
+}
+
+impl Stale {
+    /// A total moves in a tick. Returned is the volume that was put out of it; `None` if that stays, which it
+    /// can only if the total need not be exact.
+    pub(crate) fn follow(&mut self, tick: u64, total: Move, is_exact: bool) -> Option<Volume> {
+        let Move { gauge, cut, key, old, new } = total;
+        if self.tick != tick {
+            self.tick = tick;
+            self.rose.clear();
+        }
+        let [from, to] = [old, new].map(|volume| cut.cell(volume.amount(gauge.metric)));
+        let grows = old.amount(gauge.metric) <= new.amount(gauge.metric);
+        if let Some(cell) = from
+            && from == to
+            && grows
+            && !(is_exact || cell == ABOVE_ROOF && self.rose.contains(&(gauge.id, key)))
+        {
+            let of_cell = self.cells.entry((gauge.id, cell));
+            let (_, put_before) = of_cell.or_insert_with(|| (gauge, PutBefore::default()));
+            put_before.entry(key).or_insert(old);
+            return None;
+        }
+        if to == Some(ABOVE_ROOF) {
+            self.rose.insert((gauge.id, key));
+        }
+        Some(from.and_then(|cell| self.take(gauge, cell, key)).unwrap_or(old))
+    }
+
+    fn take(&mut self, gauge: Gauge, cell: i64, key: Key) -> Option<Volume> {
+        let (_, put_before) = self.cells.get_mut(&(gauge.id, cell))?;
+        let volume = put_before.remove(&key);
+        if put_before.is_empty() {
+            self.cells.remove(&(gauge.id, cell));
+        }
+        volume
+    }
+
+    /// The volume that was put out of a total, if it is another one.
+    pub(crate) fn put_before(
+        &self,
+        gauge: Gauge,
+        cut: Cut,
+        key: Key,
+        volume: Volume,
+    ) -> Option<Volume> {
+        let cell = cut.cell(volume.amount(gauge.metric))?;
+        self.cells.get(&(gauge.id, cell))?.1.get(&key).copied()
+    }
+
+    /// Takes the totals of some amounts of each gauge, which are to be put out anew before the next update.
+    pub(crate) fn renew(&mut self, of: impl Fn(Gauge) -> Option<Amounts>) -> Option<Renewal> {
+        let mut totals = Vec::new();
+        self.cells.retain(|(_, cell), (gauge, put_before)| {
+            let Some(amounts) = of(*gauge) else { return true };
+            if *cell == ABOVE_ROOF && amounts.to < ABOVE_ROOF {
+                // A total only grew since it was put out.
+                let some = put_before.extract_if(|_, v| v.amount(gauge.metric) <= amounts.to);
+                let some: PutBefore = some.collect();
+                totals.push((*gauge, some.into_iter()));
+            } else if amounts.touch(*cell) {
+                totals.push((*gauge, std::mem::take(put_before).into_iter()));
+            }
+            !put_before.is_empty()
+        });
+        (!totals.is_empty()).then_some(Renewal { totals })
+    }
+}
+
+/// Stale totals that are put out as they are.
+pub(crate) struct Renewal {
+    totals: Vec<(Gauge, IntoIter<Key, Volume>)>,
+}
+
+impl Renewal {
+    /// Goes on until all are put out, and then is `true`, or until the budget is spent.
+    pub(crate) fn put_out(
+        &mut self,
+        table: &Table,
+        budget: &mut Budget,
+        out: &mut impl PutOut,
+    ) -> bool {
+        while let Some((gauge, totals)) = self.totals.last_mut() {
+            for (key, before) in totals {
+                let total = gauge.total(key, table.get(key).unwrap_or_default());
+                out.put(*gauge, gauge.total(key, before), -1);
+                out.put(*gauge, total, 1);
+                out.renews(*gauge, total);
+                budget.spend(2 * PUT_COST);
+                if budget.is_spent() {
+                    return false;
+                }
+            }
+            self.totals.pop();
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuts::{CutIndex, Gauged};
+    use crate::gauge::{CutChange, Total};
+    use crate::moves::CutChanges;
+    use crate::ranges::WindowRange;
+    use crate::time::Window;
+    use crate::types::{Bound, Pair, Scope, Updates};
+
+    #[derive(Default)]
+    struct Puts {
+        tick: u64,
+        puts: Vec<(i64, isize)>,
+    }
+
+    impl PutOut for Puts {
+        fn tick(&self) -> u64 {
+            self.tick
+        }
+
+        fn put(&mut self, _: Gauge, total: Total, diff: isize) {
+            self.puts.push((total.amount, diff));
+        }
+
+        fn recedes(&mut self, _: Gauge, _: Key) {}
+
+        fn renews(&mut self, _: Gauge, _: Total) {}
+    }
+
+    const PAIR: Pair = Pair::V4(std::net::Ipv4Addr::LOCALHOST, std::net::Ipv4Addr::LOCALHOST);
+
+    /// A table with one entry, under a limit of 1000: the cut is 512, the cell of the limit 960 to 1024.
+    struct One {
+        index: CutIndex,
+        gauged: Gauged,
+        out: Puts,
+    }
+
+    impl One {
+        fn new(updates: Updates) -> Self {
+            let mut index = CutIndex::new(updates);
+            let to = Some(Cut::of(Bound::Max, Cut::place(Bound::Max, 1000)));
+            let (gauge, windows) = (Gauge::default(), WindowRange::ALL);
+            let cut = CutChange { gauge, scope: Scope::default(), windows, from: None, to };
+            index.set(&[cut]);
+            let mut gauged = Gauged::new(Window(0), false);
+            gauged.move_cuts(&index, &CutChanges::new(vec![cut]), false);
+            One { index, gauged, out: Puts::default() }
+        }
+
+        /// What is put out when the total comes to an amount in the next tick.
+        fn grow_to(&mut self, amount: i64) -> Vec<(i64, isize)> {
+            self.out.tick += 1;
+            self.move_to(amount)
+        }
+
+        /// The same in the same tick.
+        fn move_to(&mut self, amount: i64) -> Vec<(i64, isize)> {
+            let key = Key::MIN;
+            let before = self.gauged.table.get(key).unwrap_or_default().bytes;
+            let delta = Volume::new(amount - before, 1);
+            let found = self.gauged.table.find(key);
+            self.gauged.add(&self.index, found, key, || PAIR, delta, &mut self.out);
+            std::mem::take(&mut self.out.puts)
+        }
+    }
+
+    #[test]
+    fn total_that_grows_within_a_cell_is_put_out_once() {
+        let mut one = One::new(Updates::Settled);
+        assert_eq!(one.grow_to(512), []);
+        assert_eq!(one.grow_to(520), [(520, 1)]);
+        assert_eq!(one.grow_to(575), []);
+        assert_eq!(one.grow_to(576), [(520, -1), (576, 1)]);
+        // Where the value lies, each amount counts.
+        assert_eq!(one.grow_to(1000), [(576, -1), (1000, 1)]);
+        assert_eq!(one.grow_to(1001), [(1000, -1), (1001, 1)]);
+        assert_eq!(one.grow_to(1024), [(1001, -1), (1024, 1)]);
+    }
+
+    #[test]
+    fn total_far_over_a_limit_is_put_out_in_the_tick_in_which_it_comes_there() {
+        let mut one = One::new(Updates::Settled);
+        assert_eq!(one.grow_to(2000), [(2000, 1)]);
+        assert_eq!(one.move_to(2001), [(2000, -1), (2001, 1)]);
+        for amount in [3000, 1 << 20, 1 << 40] {
+            assert_eq!(one.grow_to(amount), []);
+        }
+        // A correction is told at once.
+        assert_eq!(one.grow_to(5000), [(2001, -1), (5000, 1)]);
+        assert_eq!(one.grow_to(800), [(5000, -1), (800, 1)]);
+    }
+
+    #[test]
+    fn total_above_a_roof_is_put_out_anew_when_its_window_settles() {
+        let mut one = One::new(Updates::Settled);
+        for amount in [2000, 3000, 4000] {
+            one.grow_to(amount);
+        }
+        let mut renewal = one.gauged.renew_above_roofs().expect("it is stale");
+        let mut budget = Budget::new(Budget::STEP);
+        assert!(renewal.put_out(&one.gauged.table, &mut budget, &mut one.out));
+        assert_eq!(one.out.puts, [(2000, -1), (4000, 1)]);
+        assert!(one.gauged.renew_above_roofs().is_none());
+    }
+
+    #[test]
+    fn with_updates_of_each_tick_no_violation_is_stale() {
+        let mut one = One::new(Updates::Tick);
+        assert_eq!(one.grow_to(2000), [(2000, 1)]);
+        assert_eq!(one.grow_to(3000), [(2000, -1), (3000, 1)]);
+    }
+}
