@@ -114,9 +114,13 @@ pub enum Clock {
         /// Whether they are partial from now on.
         partial: bool,
     },
-    /// The windows have closed and are whole, so that lower bounds judge them from now on. At
-    /// [`Phase::Close`], or at [`Phase::Data`] where it is a late record that brings a window about.
+    /// The windows have records, have closed and are whole, so that lower bounds judge them from now on. At
+    /// [`Phase::Close`], or at [`Phase::Data`] where it is a late record that brings a window about, or comes
+    /// to a silent one.
     Observed(WindowRange),
+    /// The windows have closed and are whole, and no record falls into them: lower bounds of totals judge them
+    /// from now on. At [`Phase::Close`].
+    Silent(WindowRange),
     /// No record can change the windows any more. At [`Phase::Close`].
     Settled(WindowRange),
     /// The windows leave memory. At [`Phase::Retire`].
@@ -253,7 +257,6 @@ impl Held {
             return;
         }
         let windows = self.rules.only(window);
-        let was_closed = before.is_some_and(|before| before.closed);
         let whole = match before {
             Some(before) if before.closed => before.whole,
             _ => self.whole_parts(windows).all(|(_, whole)| whole),
@@ -265,7 +268,7 @@ impl Held {
         self.windows.put(Existing { windows, seen: true, closed, whole }, Phase::Data);
         let was_open = before.is_some_and(|before| !before.closed);
         self.open = self.open - u64::from(was_open) + u64::from(!closed);
-        if closed && whole && !was_closed {
+        if closed && whole {
             self.tell(Phase::Data, Clock::Observed(windows));
         }
         if before.is_some() {
@@ -344,7 +347,8 @@ impl Held {
             self.windows.put(Existing { windows, closed: true, ..span }, Phase::Close);
             self.open -= self.count(windows);
             if span.whole {
-                self.tell(Phase::Close, Clock::Observed(windows));
+                let judged = if span.seen { Clock::Observed } else { Clock::Silent };
+                self.tell(Phase::Close, judged(windows));
             }
         }
     }

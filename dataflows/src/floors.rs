@@ -10,7 +10,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::gauge::{Amounts, Cut, CutChange, Gauge, GaugeChange, Rejudged};
-use crate::limits::Rule;
+use crate::limits::{Judge, Rule, Ruling};
 use crate::ranges::{Steps, WindowRange};
 use crate::stash::{Stash, send};
 use crate::threshold_join::Threshold;
@@ -250,6 +250,8 @@ fn amounts_rejudged(before: Option<i64>, after: Option<i64>, updates: Updates) -
 pub struct Floors<'scope> {
     /// Thresholds by the gauge that they read.
     pub thresholds: VecCollection<'scope, Time, (Gauge, Threshold<LimitId>), isize>,
+    /// The rules as those need them who write about violations.
+    pub rulings: VecCollection<'scope, Time, Ruling, isize>,
     /// Changes of gauges that look at pairs.
     pub of_pairs: StreamVec<'scope, Time, Timed<GaugeChange>>,
     /// Changes of the others.
@@ -279,10 +281,11 @@ pub fn floors<'scope>(
     let mut builder = OperatorBuilder::new("Floors".into(), rules.inner.scope());
     let mut input = builder.new_input(rules.inner, Pipeline);
     let (mut thresholds_output, thresholds) = builder.new_output::<Vec<_>>();
+    let (mut rulings_output, rulings) = builder.new_output::<Vec<_>>();
     let (mut pairs_output, of_pairs) = builder.new_output::<Vec<_>>();
     let (mut rollups_output, of_rollups) = builder.new_output::<Vec<_>>();
     builder.build(move |_| {
-        let mut stash = Stash::<Vec<(Rule, isize)>, 3>::default();
+        let mut stash = Stash::<Vec<(Rule, isize)>, 4>::default();
         let mut gauges = Gauges::default();
         move |frontiers| {
             input.for_each(|capability, rules| {
@@ -290,8 +293,8 @@ pub fn floors<'scope>(
                     stash.at(&capability, time).push((rule, diff));
                 }
             });
-            let (mut thresholds, mut of_pairs, mut of_rollups) =
-                (Vec::new(), Vec::new(), Vec::new());
+            let (mut thresholds, mut rulings) = (Vec::new(), Vec::new());
+            let (mut of_pairs, mut of_rollups) = (Vec::new(), Vec::new());
             while let Some((time, mut rules)) = stash.next(frontiers) {
                 gauges.begin(time);
                 let gauge = |(rule, _): &(Rule, isize)| (rule.scope, rule.bound);
@@ -301,7 +304,11 @@ pub fn floors<'scope>(
                 for rules in rules.chunk_by(|one, other| gauge(one) == gauge(other)) {
                     let (scope, bound) = gauge(&rules[0]);
                     let gauge = gauges.update(scope, bound, rules, updates, &mut changes);
-                    for (Rule { limit, bound, value, windows, .. }, diff) in rules {
+                    for (rule, diff) in rules {
+                        let Rule { limit, bound, value, windows, .. } = rule;
+                        let judge = Judge::new(rule, gauge);
+                        let ruling = Ruling { limit: *limit, windows: *windows, judge };
+                        rulings.push((ruling, time, *diff));
                         let threshold = Threshold {
                             limit: *limit,
                             bound: *bound,
@@ -319,13 +326,15 @@ pub fn floors<'scope>(
                 }
             }
             if !thresholds.is_empty() {
-                let [to_join, to_pairs, to_rollups] = stash.capabilities();
+                let [to_join, to_changes, to_pairs, to_rollups] = stash.capabilities();
                 send(&mut thresholds_output, to_join, &mut thresholds);
+                send(&mut rulings_output, to_changes, &mut rulings);
                 send(&mut pairs_output, to_pairs, &mut of_pairs);
                 send(&mut rollups_output, to_rollups, &mut of_rollups);
             }
             stash.follow(None);
         }
     });
-    Floors { thresholds: thresholds.as_collection(), of_pairs, of_rollups }
+    let (thresholds, rulings) = (thresholds.as_collection(), rulings.as_collection());
+    Floors { thresholds, rulings, of_pairs, of_rollups }
 }

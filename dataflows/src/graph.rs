@@ -16,7 +16,7 @@ use crate::combine::Parcel;
 use crate::delivery::{CHANGES_AHEAD, Consumer, Notice, Notices, deliver};
 use crate::floors::{Floors, floors};
 use crate::gauge::Rollup;
-use crate::limits::{Ruling, Schedule, rules};
+use crate::limits::{Schedule, rules};
 use crate::orders::{Answer, HandOn, Late, Order, Read, Saturated};
 use crate::pairs::TrafficOptions;
 use crate::rollups::rollups;
@@ -317,8 +317,7 @@ fn compute<'scope>(
     // On every worker.
     let clock = clock.broadcast();
     let rules = rules.inner.broadcast().as_collection();
-    let rulings = rules.clone().map(Ruling::from);
-    let Floors { thresholds, of_pairs, of_rollups } = floors(rules, options.updates);
+    let Floors { thresholds, rulings, of_pairs, of_rollups } = floors(rules, options.updates);
     let orders = scope.concatenate([
         views.inner.broadcast().map(|(rollup, time, diff)| (Order::View(rollup, diff), time)),
         clock.clone().map(|(event, time)| (Order::Clock(event), time)),

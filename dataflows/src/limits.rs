@@ -10,10 +10,11 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::clock::Clock;
+use crate::gauge::Gauge;
 use crate::ranges::WindowRange;
 use crate::stash::{Stash, send};
 use crate::time::{Phase, Time, Timed, Window, Windows};
-use crate::types::{Bound, LimitId, Metric, Scope, Version, VersionId};
+use crate::types::{Bound, LimitId, Metric, Per, Scope, Version, VersionId};
 
 /// A version with the windows that it judges: those that end after its date, up to the date of the next
 /// version of its limit.
@@ -272,27 +273,39 @@ pub fn rules<'scope>(
     rules.as_collection()
 }
 
-/// A version, as far as it is needed to write about what it judges.
+/// A version, as far as it is needed to write about what it judges. As small as can be: there is one of each on
+/// every worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(crate) struct Judge {
+pub struct Judge {
     pub(crate) version: VersionId,
+    /// The number of the gauge through which it looks.
+    gauge: u32,
+    per: Per,
     pub(crate) bound: Bound,
     pub(crate) metric: Metric,
+    /// Whether a window in which nothing was heard breaks it: a lower bound of a total.
+    pub(crate) silence_breaks: bool,
+}
+
+impl Judge {
+    pub(crate) fn new(rule: &Rule, gauge: Gauge) -> Self {
+        let Gauge { id: gauge, per, metric, bound } = gauge;
+        let silence_breaks = bound == Bound::Min && per == Per::Total && rule.value > 0;
+        Judge { version: rule.version, gauge, per, bound, metric, silence_breaks }
+    }
+
+    pub(crate) fn gauge(&self) -> Gauge {
+        let Judge { gauge: id, per, metric, bound, .. } = *self;
+        Gauge { id, per, metric, bound }
+    }
 }
 
 /// A [`Judge`] with its limit and windows: a rule without the scope and value that amounts are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(crate) struct Ruling {
+pub struct Ruling {
     pub(crate) limit: LimitId,
     pub(crate) windows: WindowRange,
     pub(crate) judge: Judge,
-}
-
-impl From<Rule> for Ruling {
-    fn from(rule: Rule) -> Self {
-        let Rule { limit, version, bound, scope, windows, .. } = rule;
-        Ruling { limit, windows, judge: Judge { version, bound, metric: scope.metric } }
-    }
 }
 
 /// The version of each limit that judges a window, for those who write about it.
@@ -312,6 +325,13 @@ impl Judging {
         for (ruling, _) in changes.iter().filter(|(_, diff)| *diff > 0) {
             self.rulings.insert(at(ruling), (ruling.windows.until, ruling.judge));
         }
+    }
+
+    /// The versions of a limit, with the windows that they judge.
+    pub(crate) fn judges(&self, limit: LimitId) -> impl Iterator<Item = (WindowRange, Judge)> {
+        let of_limit = self.rulings.range((limit, Window(0))..=(limit, Window(u64::MAX)));
+        of_limit
+            .map(|((_, from), (until, judge))| (WindowRange { from: *from, until: *until }, *judge))
     }
 
     /// The version of a limit that judges a window; `None` if none does.

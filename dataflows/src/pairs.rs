@@ -87,7 +87,7 @@ pub(crate) struct Pairs {
     watermark: u64,
     /// Windows that were not observed from their start on.
     partial: WindowSet,
-    /// Windows that lower bounds judge.
+    /// Windows that lower bounds judge, but silent ones.
     observed: WindowSet,
     pub(crate) puts: Puts,
     pub(crate) parcels: Vec<Timed<RollupParcel>>,
@@ -223,6 +223,7 @@ impl Pairs {
             Clock::Partial { windows, partial: false } => self.partial.remove(windows),
             // It is planned before records are counted.
             Clock::Observed(_) => {}
+            Clock::Silent(_) => {}
             Clock::Retired(windows) => {
                 self.partial.remove(windows);
                 self.observed.remove(windows);

@@ -152,6 +152,11 @@ impl WindowSet {
         self.0.change(windows, |_| false);
     }
 
+    /// The pieces of a range that is not empty, each with whether it is in the set.
+    pub(crate) fn pieces(&self, windows: WindowRange) -> impl Iterator<Item = (WindowRange, bool)> {
+        self.0.pieces(windows)
+    }
+
     /// The ranges of the set within a range.
     pub(crate) fn within(&self, windows: WindowRange) -> impl Iterator<Item = WindowRange> {
         let pieces = (!windows.is_empty()).then(|| self.0.pieces(windows));

@@ -71,7 +71,7 @@ struct Rollups {
     in_use: InUse,
     /// Rollups of totals that some lower bound looks at.
     judged_totals: BTreeSet<Rollup>,
-    /// Windows that lower bounds judge.
+    /// Windows that lower bounds judge, but silent ones.
     observed: WindowSet,
     puts: Puts,
     best: Vec<Timed<Candidate>>,
@@ -389,7 +389,10 @@ fn show_all(
 
 /// Whether an order does. Most say that the watermark moves.
 fn concerns_rollups(order: &Order) -> bool {
-    !matches!(order, Order::Clock(Clock::Watermark { .. } | Clock::Partial { .. }))
+    !matches!(
+        order,
+        Order::Clock(Clock::Watermark { .. } | Clock::Partial { .. } | Clock::Silent(_))
+    )
 }
 
 /// The place of an address, for filters that look at one.

@@ -132,7 +132,10 @@ pub(crate) fn top<'scope>(
                         Clock::Partial { windows, .. } | Clock::Retired(windows) => {
                             partial.remove(windows);
                         }
-                        Clock::Watermark { .. } | Clock::Observed(_) | Clock::Settled(_) => {}
+                        Clock::Watermark { .. }
+                        | Clock::Observed(_)
+                        | Clock::Silent(_)
+                        | Clock::Settled(_) => {}
                     }
                 }
                 let mut windows = BTreeMap::<Window, Greatest>::new();

@@ -6,7 +6,8 @@
 use floodmark_dataflows::reference::TickInput;
 use floodmark_dataflows::time::{END_OF_INPUT, Window, Windows};
 use floodmark_dataflows::types::{
-    Bound, Change, Event, LimitId, Per, Prefix, Scope, Version, VersionId, Volume,
+    Bound, Change, Event, LimitId, Pair, Per, Prefix, Reason, Scope, Version, VersionId, Violation,
+    Volume,
 };
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -154,5 +155,91 @@ fn rollups_by_windows() {
         ticks[0].edits = edits(&rows, 1);
         let said = said(2, RULES, Enter::Combined, ticks);
         assert_eq!(limits(&all(&said, Event::Raised), Event::Raised), (1..=n).collect());
+    });
+}
+
+/// A lower bound of a total, all of whose versions are 1 or more.
+fn floor(version: u32) -> Version {
+    Version {
+        id: VersionId(version),
+        bound: Bound::Min,
+        scope: Scope { per: Per::Total, source: source(1 << 30), ..Scope::default() },
+        ..max(1, version)
+    }
+}
+
+/// The first and the last window have a record, those between are silent and close, and do not settle before
+/// the end.
+fn silent_windows(n: u32) -> Vec<TickInput> {
+    let heard = |second: u32| (Window(second.into()), pair(0), Volume::new(1, 1));
+    let watermark = u64::from(n + 1) * 1000;
+    let records = vec![heard(0), heard(n)];
+    vec![TickInput { tick: watermark, records, watermark, ..TickInput::default() }]
+}
+
+const SILENT: Windows =
+    Windows { width_secs: 1, lateness_ms: None, retention_ms: None, max_gap_secs: u64::MAX };
+
+/// A version of a limit for each tick, and as many silent windows that break it. Nothing is said of another
+/// version before windows settle.
+#[test]
+fn versions_of_a_lower_bound_by_silent_windows() {
+    grow_to(GREATEST, |n| {
+        let mut ticks = silent_windows(n);
+        ticks[0].edits = edits(&[floor(1)], 1);
+        let first = ticks[0].tick;
+        ticks.extend((1..=n).map(|version| TickInput {
+            tick: first + u64::from(version),
+            edits: vec![(floor(version), -1), (floor(version + 1), 1)],
+            watermark: first,
+            ..TickInput::default()
+        }));
+        ticks.push(TickInput {
+            tick: 1 << 40,
+            edits: vec![(floor(n + 1), -1)],
+            watermark: first,
+            ..TickInput::default()
+        });
+        for workers in [1, 2] {
+            let said = said(workers, SILENT, Enter::Combined, ticks.clone());
+            let windows = |tick: &[Change]| -> Vec<u64> {
+                tick.iter().map(|change| change.violation.window.0).collect()
+            };
+            // The two that are not silent lack what the limit looks at, too.
+            let all: Vec<u64> = (0..=n.into()).collect();
+            assert_eq!(windows(&said[0]), all);
+            assert!(said[1..=n as usize].iter().all(Vec::is_empty));
+            assert_eq!(windows(&said[n as usize + 1]), all);
+        }
+    });
+}
+
+/// As many ticks in which a record comes late to a silent window as there are such windows, each of which a lower
+/// bound judges until then.
+#[test]
+fn late_records_by_silent_windows() {
+    grow_to(GREATEST, |n| {
+        let mut ticks = silent_windows(n + 1);
+        ticks[0].edits = edits(&[floor(1)], 1);
+        let first = ticks[0].tick;
+        let source = Ipv4Addr::from_bits(1 << 30);
+        let heard = |window: u32| {
+            let pair = Pair::V4(source, source);
+            (Window(window.into()), pair, Volume::new(1, 1))
+        };
+        ticks.extend((1..=n).map(|window| TickInput {
+            tick: first + u64::from(window),
+            records: vec![heard(window)],
+            watermark: first,
+            ..TickInput::default()
+        }));
+        let said = said(2, SILENT, Enter::Combined, ticks);
+        assert_eq!(said[0].len(), n as usize + 2);
+        for (window, said) in (1..).zip(&said[1..]) {
+            let [change] = said[..] else { panic!("window {window}: {said:?}") };
+            let Violation { window: at, volume, .. } = change.violation;
+            assert_eq!((change.event, change.reason), (Event::Cleared, Reason::LateData));
+            assert_eq!((at, volume), (Window(window), Volume::new(1, 1)));
+        }
     });
 }

@@ -219,6 +219,7 @@ fn collect_clock<'scope>(
                 (
                     Clock::Partial { .. }
                     | Clock::Observed(_)
+                    | Clock::Silent(_)
                     | Clock::Retired(_)
                     | Clock::Settled(_),
                     _,

@@ -9,9 +9,11 @@
 //! milliseconds, window by window and in the order in which changes are published, and what is ready goes
 //! to the first worker in [parts](crate::delivery) before the rest is made.
 
+mod course;
 mod endings;
 mod judged;
 mod published;
+mod silence;
 mod standing;
 mod versions;
 
@@ -22,13 +24,16 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
+use self::course::Course;
 use self::endings::Endings;
 use self::judged::{Merge, Runs, Step};
 use self::published::Published;
+use self::silence::{Moment, NOTHING, Silence, Sweep};
 use self::standing::{AllStanding, Id, Standing};
 use self::versions::{Changed, RulingsOfTick, Versions};
 use crate::clock::Clock;
 use crate::delivery::{Allowance, Notice, Notices, Part};
+use crate::folds::owner;
 use crate::gauge::{Gauge, Total};
 use crate::limits::{Judge, Ruling};
 use crate::orders::Ending;
@@ -52,39 +57,6 @@ struct Work {
     clock: Vec<Clock>,
 }
 
-/// The way of one violation through the phases of a tick.
-struct Course {
-    /// The state after the last phase.
-    after: Option<(Gauge, Total)>,
-    /// The first phase after which it stood, or did not, other than before the tick.
-    turned: Option<Phase>,
-    /// The state before that phase.
-    before_turn: Option<(Gauge, Total)>,
-}
-
-impl Course {
-    /// Goes through all updates of a violation, which are in the order of their phases. `now` is a buffer.
-    fn through(
-        before: Option<(Gauge, Total)>,
-        steps: &[Step],
-        now: &mut Vec<((Gauge, Total), isize)>,
-    ) -> Self {
-        now.clear();
-        now.extend(before.map(|judged| (judged, 1)));
-        let mut course = Course { after: before, turned: None, before_turn: None };
-        for steps in steps.chunk_by(|a, b| a.phase == b.phase) {
-            let stood = course.after;
-            now.extend(steps.iter().map(Step::update));
-            differential_dataflow::consolidation::consolidate(now);
-            course.after = now.first().map(|(judged, _)| *judged);
-            if course.turned.is_none() && stood.is_some() != course.after.is_some() {
-                (course.turned, course.before_turn) = (Some(steps[0].phase), stood);
-            }
-        }
-        course
-    }
-}
-
 /// The tick that is worked on.
 #[derive(Default)]
 struct Tick {
@@ -96,6 +68,8 @@ struct Tick {
     endings: Endings,
     /// Rulings that leave with the last window that they judged.
     retired: Vec<(Ruling, isize)>,
+    /// What is said of silent windows.
+    silence: Sweep,
     /// Whether a part of it was sent, so that the first worker waits for the last one.
     is_begun: bool,
 }
@@ -104,6 +78,8 @@ enum Job {
     /// Finds the violations of a window that stand and may have to be published anew, and follows them and
     /// all that were judged anew through the tick.
     Window { window: Window, look_at: Option<Id>, merge: Merge, steps: Vec<Step> },
+    /// Publishes what is said of silent windows before one.
+    Silence { until: Window },
     /// Drops the violations of windows.
     Retire { windows: WindowRange },
     /// The end of the tick.
@@ -130,6 +106,8 @@ struct Changes {
     partial: WindowSet,
     versions: Versions,
     standing: AllStanding,
+    /// Those of silent windows.
+    silence: Silence,
     /// The same as published, if somebody reads it.
     published: Option<Published>,
     tick: Tick,
@@ -152,6 +130,7 @@ impl Changes {
             partial: WindowSet::default(),
             versions: Versions::default(),
             standing: AllStanding::default(),
+            silence: Silence::default(),
             published: (!without_violations).then(Published::default),
             tick: Tick::default(),
             ready: Vec::new(),
@@ -336,6 +315,56 @@ impl Changes {
         }
     }
 
+    /// Records come to windows that were silent.
+    fn hear(
+        &mut self,
+        heard: &[WindowRange],
+        changed: &Changed,
+        judged: &mut BTreeMap<Window, Runs>,
+    ) {
+        for windows in heard {
+            let window = windows.from;
+            if self.owns_total(window) {
+                let judge = |limit| self.versions.judge(limit, window);
+                let to = (&mut self.standing, judged.entry(window).or_default());
+                self.silence.hear(*windows, &changed.broken, judge, to);
+            } else {
+                self.silence.retire(*windows);
+            }
+        }
+    }
+
+    /// Whether this worker holds the totals of a window.
+    fn owns_total(&self, window: Window) -> bool {
+        owner(window, self.shared.peers) == self.shared.index as u64
+    }
+
+    /// Goes on with what is said of silent windows before one. `true` when all is published.
+    fn silence(&mut self, until: Window, budget: &mut Budget) -> bool {
+        loop {
+            if budget.is_spent() {
+                return false;
+            }
+            if !self.allowance.allows(self.ready.len()) {
+                // The first worker has to take some before.
+                budget.exhaust();
+                return false;
+            }
+            let Some((window, piece)) = self.tick.silence.next(until, self.windows) else {
+                return true;
+            };
+            if !self.owns_total(window) {
+                budget.spend(1);
+                self.tick.silence.skip();
+                continue;
+            }
+            let judge = self.versions.version(piece.limit, window);
+            let what = (piece.event, piece.reason);
+            self.say(what, (window, silence::id(piece.limit)), piece.gauge, NOTHING, judge);
+            budget.spend(FOLLOW_COST);
+        }
+    }
+
     /// Sends the changes that are ready to the first worker.
     fn send(&mut self, time: Time, is_last: bool) {
         let changes = std::mem::take(&mut self.ready);
@@ -358,40 +387,60 @@ impl Steps for Changes {
             endings: work.endings,
             ..Tick::default()
         };
-        let mut retired = Vec::new();
+        let (mut retired, mut heard, mut fall_silent) = (Vec::new(), Vec::new(), Vec::new());
         for event in work.clock {
             match event {
                 Clock::Watermark { at, .. } => self.watermark = self.watermark.max(at),
                 Clock::Settled(windows) => tick.settles.insert(windows),
                 Clock::Retired(windows) => retired.push(windows),
-                Clock::Observed(_) => {}
+                Clock::Observed(windows) => heard.push(windows),
+                Clock::Silent(windows) => fall_silent.push(windows),
                 Clock::Partial { windows, partial: true } => self.partial.insert(windows),
                 Clock::Partial { windows, partial: false } => self.partial.remove(windows),
             }
         }
+        heard.retain(|windows| self.silence.contains(windows.from));
         let standing = &self.standing;
         let RulingsOfTick { rows, dates, retired: retired_rulings } =
             RulingsOfTick::new(work.rulings);
-        tick.changed = self.versions.update(&rows, &dates, |limit| standing.violated(limit));
+        tick.changed = self.versions.update(&rows, &dates, |limit| {
+            let mut windows = standing.violated(limit);
+            windows.extend(heard.iter().map(|windows| windows.from));
+            windows
+        });
         tick.retired = retired_rulings;
         let mut windows = work.judged;
+        self.hear(&heard, &tick.changed, &mut windows);
+        let moment = Moment {
+            windows: self.windows,
+            updates: self.updates,
+            watermark_before: tick.watermark_before,
+            settles: &tick.settles,
+        };
+        let broken = |limit| self.versions.broken(limit);
+        tick.silence = self.silence.tick(&moment, &tick.changed.broken, broken, &fall_silent);
+        for rulings in [&rows, &dates] {
+            self.silence.follow(rulings, |limit| self.versions.is_broken(limit));
+        }
         let first = tick.changed.limits.first().copied();
         let look_at = match first {
             Some(_) => vec![WindowRange::ALL],
             None => tick.settles.within(WindowRange::ALL).collect(),
         };
-        for window in look_at.into_iter().flat_map(|windows| standing.windows(windows)) {
+        for window in look_at.into_iter().flat_map(|windows| self.standing.windows(windows)) {
             windows.entry(window).or_default();
         }
         let look_from = |window: &Window| match tick.settles.contains(*window) {
             true => Some(Id::first(LimitId(0))),
             false => first.map(Id::first),
         };
-        let jobs = windows.into_iter().map(|(window, runs)| {
+        let mut jobs = VecDeque::new();
+        for (window, runs) in windows {
+            jobs.push_back(Job::Silence { until: window });
             let (look_at, merge) = (look_from(&window), Merge::new(runs));
-            Job::Window { window, look_at, merge, steps: Vec::new() }
-        });
-        let mut jobs: VecDeque<Job> = jobs.collect();
+            jobs.push_back(Job::Window { window, look_at, merge, steps: Vec::new() });
+        }
+        jobs.push_back(Job::Silence { until: WindowRange::ALL.until });
         jobs.extend(retired.into_iter().map(|windows| Job::Retire { windows }));
         jobs.push_back(Job::End);
         self.tick = tick;
@@ -403,14 +452,17 @@ impl Steps for Changes {
             Job::Window { window, look_at, merge, steps } => {
                 self.window(*window, (look_at, merge, steps), budget)
             }
+            Job::Silence { until } => self.silence(*until, budget),
             Job::Retire { windows } => {
                 self.partial.remove(*windows);
+                self.silence.retire(*windows);
                 let published = self.published.as_mut();
                 published.is_none_or(|held| held.retire(time.tick, *windows, budget))
                     && self.standing.retire(*windows, budget)
             }
             Job::End => {
                 self.versions.retire(&self.tick.retired);
+                self.silence.follow(&self.tick.retired, |limit| self.versions.is_broken(limit));
                 self.send(time, true);
                 self.tick = Tick::default();
                 true

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::silence::{At, Broken};
 use crate::limits::{Judge, Judging, Ruling};
 use crate::time::{Phase, Time, Window};
 use crate::types::{LimitId, VersionId};
@@ -37,6 +38,8 @@ pub(super) struct Changed {
     /// For versions that changed after the rows were read (a date came): the version that judged a window
     /// before that.
     after_rows: BTreeMap<(LimitId, Window), Option<VersionId>>,
+    /// Of limits that silence breaks, or broke.
+    pub(super) broken: BTreeMap<LimitId, Broken>,
 }
 
 /// The versions in force.
@@ -73,6 +76,28 @@ impl Versions {
         }
     }
 
+    /// The same, for one who asks once.
+    pub(super) fn judge(&self, limit: LimitId, window: Window) -> Option<Judge> {
+        self.judging.judge(limit, window).copied()
+    }
+
+    /// The versions of a limit that silence breaks, if no change of the tick concerns it.
+    pub(super) fn broken(&self, limit: LimitId) -> Broken {
+        Broken::always(self.judging.judges(limit))
+    }
+
+    /// Whether silence breaks a limit in any window.
+    pub(super) fn is_broken(&self, limit: LimitId) -> bool {
+        self.judging.judges(limit).any(|(_, judge)| judge.silence_breaks)
+    }
+
+    /// Takes the versions, at a moment of a tick, of limits that silence breaks.
+    fn set_broken(&self, at: At, broken: &mut BTreeMap<LimitId, Broken>) {
+        for (limit, broken) in broken {
+            broken.set(at, self.judging.judges(*limit));
+        }
+    }
+
     /// Accepts the changes of a tick, but for those of rulings that retire. `violated` lists the windows in
     /// which a limit is violated.
     pub(super) fn update(
@@ -85,7 +110,13 @@ impl Versions {
             rulings.iter().map(|(ruling, _)| ruling.limit).collect()
         };
         let mut changed = Changed { limits: limits(rows), ..Changed::default() };
+        let rulings = rows.iter().chain(dates);
+        for (ruling, _) in rulings.filter(|(ruling, _)| ruling.judge.silence_breaks) {
+            changed.broken.entry(ruling.limit).or_default();
+        }
+        self.set_broken(At::Begin, &mut changed.broken);
         self.apply(rows);
+        self.set_broken(At::Rows, &mut changed.broken);
         for limit in limits(dates) {
             for window in violated(limit) {
                 let version = self.version(limit, window).map(|judge| judge.version);
@@ -94,6 +125,7 @@ impl Versions {
             changed.limits.insert(limit);
         }
         self.apply(dates);
+        self.set_broken(At::Dates, &mut changed.broken);
         changed
     }
 

@@ -1,0 +1,38 @@
+//! What becomes of one violation in a tick.
+
+use super::judged::Step;
+use crate::gauge::{Gauge, Total};
+use crate::time::Phase;
+
+/// The way of one violation through the phases of a tick.
+pub(super) struct Course {
+    /// The state after the last phase.
+    pub(super) after: Option<(Gauge, Total)>,
+    /// The first phase after which it stood, or did not, other than before the tick.
+    pub(super) turned: Option<Phase>,
+    /// The state before that phase.
+    pub(super) before_turn: Option<(Gauge, Total)>,
+}
+
+impl Course {
+    /// Goes through all updates of a violation, which are in the order of their phases. `now` is a buffer.
+    pub(super) fn through(
+        before: Option<(Gauge, Total)>,
+        steps: &[Step],
+        now: &mut Vec<((Gauge, Total), isize)>,
+    ) -> Self {
+        now.clear();
+        now.extend(before.map(|judged| (judged, 1)));
+        let mut course = Course { after: before, turned: None, before_turn: None };
+        for steps in steps.chunk_by(|a, b| a.phase == b.phase) {
+            let stood = course.after;
+            now.extend(steps.iter().map(Step::update));
+            differential_dataflow::consolidation::consolidate(now);
+            course.after = now.first().map(|(judged, _)| *judged);
+            if course.turned.is_none() && stood.is_some() != course.after.is_some() {
+                (course.turned, course.before_turn) = (Some(steps[0].phase), stood);
+            }
+        }
+        course
+    }
+}

@@ -1,0 +1,288 @@
+//! Violations of silence: a lower bound of a total is broken in a window in which nothing was heard.
+//!
+//! There may be any number of silent windows, and they are alike. So nothing is kept of each: what stands is
+//! every limit that silence breaks in every silent window that it judges. What a tick changes is found range by
+//! range, and made window by window as it is published. A window in which a record comes late is silent no
+//! more, and its violations are followed as those of other windows are, from the one of nothing on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
+
+use super::judged::{Runs, Step};
+use super::standing::{AllStanding, Id, Standing};
+use crate::addresses::Key;
+use crate::gauge::{Gauge, Total};
+use crate::limits::{Judge, Ruling};
+use crate::ranges::{Steps, WindowRange, WindowSet};
+use crate::time::{Phase, Window, Windows};
+use crate::types::{Event, LimitId, Per, Reason, Updates};
+
+/// The total of a silent window.
+pub(super) const NOTHING: Total = Total { amount: 0, key: Key::TOTAL, other: 0 };
+
+/// A violation by the total.
+pub(super) fn id(limit: LimitId) -> Id {
+    Id::new(limit, Per::Total, Key::TOTAL)
+}
+
+/// A moment of a tick at which a version may have come to judge, or ceased to.
+#[derive(Clone, Copy)]
+pub(super) enum At {
+    Begin,
+    Rows,
+    Dates,
+}
+
+/// The versions of a limit that silence breaks, at each [moment](At), by window.
+#[derive(Default)]
+pub(super) struct Broken(Steps<[Option<Judge>; 3]>);
+
+impl Broken {
+    /// Those of a limit that the tick does not change.
+    pub(super) fn always(judges: impl Iterator<Item = (WindowRange, Judge)>) -> Self {
+        let mut broken = Broken::default();
+        for (windows, judge) in judges.filter(|(_, judge)| judge.silence_breaks) {
+            broken.0.change(windows, |_| [Some(judge); 3]);
+        }
+        broken
+    }
+
+    /// Takes the versions at one moment.
+    pub(super) fn set(&mut self, at: At, judges: impl Iterator<Item = (WindowRange, Judge)>) {
+        for (windows, judge) in judges.filter(|(_, judge)| judge.silence_breaks) {
+            self.0.change(windows, |mut moments| {
+                moments[at as usize] = Some(judge);
+                moments
+            });
+        }
+    }
+}
+
+/// What a tick says of a limit in silent windows.
+#[derive(Clone, Copy)]
+pub(super) struct Piece {
+    windows: WindowRange,
+    pub(super) limit: LimitId,
+    /// The one through which it looks, or did.
+    pub(super) gauge: Gauge,
+    pub(super) event: Event,
+    pub(super) reason: Reason,
+}
+
+/// The rules by which a tick is published, as far as silence is concerned.
+pub(super) struct Moment<'a> {
+    pub(super) windows: Windows,
+    pub(super) updates: Updates,
+    /// The watermark of the tick before.
+    pub(super) watermark_before: u64,
+    pub(super) settles: &'a WindowSet,
+}
+
+/// The silent windows that are judged, and the limits that silence breaks.
+#[derive(Default)]
+pub(super) struct Silence {
+    windows: WindowSet,
+    limits: BTreeSet<LimitId>,
+}
+
+impl Silence {
+    pub(super) fn contains(&self, window: Window) -> bool {
+        self.windows.contains(window)
+    }
+
+    /// Follows the limits that silence breaks: `breaks` tells of one whether it does.
+    pub(super) fn follow(&mut self, rulings: &[(Ruling, isize)], breaks: impl Fn(LimitId) -> bool) {
+        for (ruling, _) in rulings.iter().filter(|(ruling, _)| ruling.judge.silence_breaks) {
+            match breaks(ruling.limit) {
+                true => self.limits.insert(ruling.limit),
+                false => self.limits.remove(&ruling.limit),
+            };
+        }
+    }
+
+    /// Lets go of windows.
+    pub(super) fn retire(&mut self, windows: WindowRange) {
+        self.windows.remove(windows);
+    }
+
+    /// A record comes to a silent window: what stood there stands as of a total of nothing, and with the records
+    /// of the tick that total goes. `changed` has the limits that the tick changes, `judge` the version of others.
+    pub(super) fn hear(
+        &mut self,
+        window: WindowRange,
+        changed: &BTreeMap<LimitId, Broken>,
+        judge: impl Fn(LimitId) -> Option<Judge>,
+        (standing, runs): (&mut AllStanding, &mut Runs),
+    ) {
+        self.windows.remove(window);
+        let window = window.from;
+        let limits: BTreeSet<LimitId> = self.limits.iter().chain(changed.keys()).copied().collect();
+        for limit in limits {
+            let moments = match changed.get(&limit) {
+                Some(Broken(moments)) => moments.at(window),
+                None => [judge(limit).filter(|judge| judge.silence_breaks); 3],
+            };
+            let [before, rows, dates] = moments;
+            // It is records of the gauge that looks at the total then which may end what stands.
+            let Some(gauge) = dates.or(rows).or(before).map(|judge| judge.gauge()) else {
+                continue;
+            };
+            if let Some(judge) = before {
+                standing.insert(window, id(limit), Standing::new(gauge, NOTHING, judge.version));
+            }
+            let stands = [before, rows, dates, None].map(|judge| isize::from(judge.is_some()));
+            for (phase, stands) in
+                [Phase::Rows, Phase::Dates, Phase::Data].into_iter().zip(stands.windows(2))
+            {
+                let diff = stands[1] - stands[0];
+                if diff != 0 {
+                    runs.push(Step::new(gauge, NOTHING, limit, phase, diff));
+                }
+            }
+        }
+    }
+
+    /// What a tick says. `changed` has the limits that it changes, `broken` tells the versions of others; `fall` are
+    /// the windows that are silent from now on.
+    pub(super) fn tick(
+        &mut self,
+        moment: &Moment<'_>,
+        changed: &BTreeMap<LimitId, Broken>,
+        broken: impl Fn(LimitId) -> Broken,
+        fall: &[WindowRange],
+    ) -> Sweep {
+        let mut pieces = Vec::new();
+        let held = |windows| self.windows.within(windows);
+        let settling: Vec<_> = moment.settles.within(WindowRange::ALL).flat_map(held).collect();
+        let others = !(settling.is_empty() && fall.is_empty());
+        let unchanged = self.limits.iter().filter(|limit| others && !changed.contains_key(limit));
+        for &limit in unchanged {
+            let broken = broken(limit);
+            for windows in &settling {
+                of_limit(moment, limit, &broken, *windows, &mut pieces);
+            }
+            raised(limit, &broken, fall, &mut pieces);
+        }
+        for (&limit, broken) in changed {
+            for windows in held(WindowRange::ALL) {
+                of_limit(moment, limit, broken, windows, &mut pieces);
+            }
+            raised(limit, broken, fall, &mut pieces);
+        }
+        for windows in fall {
+            self.windows.insert(*windows);
+        }
+        pieces.sort_unstable_by_key(|piece| std::cmp::Reverse(piece.windows.from));
+        Sweep { pieces, ..Sweep::default() }
+    }
+}
+
+/// What a tick says of a limit in windows that were silent before.
+fn of_limit(
+    moment: &Moment<'_>,
+    limit: LimitId,
+    broken: &Broken,
+    windows: WindowRange,
+    pieces: &mut Vec<Piece>,
+) {
+    let settled = moment.windows.first_unsettled(moment.watermark_before);
+    let by_settled = [
+        (WindowRange { until: windows.until.min(settled), ..windows }, true),
+        (WindowRange { from: windows.from.max(settled), ..windows }, false),
+    ];
+    for (windows, was_settled) in by_settled.into_iter().filter(|(part, _)| !part.is_empty()) {
+        let says_versions = was_settled || moment.updates >= Updates::Limit;
+        for (windows, settles) in moment.settles.pieces(windows) {
+            for (windows, moments) in broken.0.pieces(windows) {
+                let said = said(moments, says_versions, settles);
+                pieces.extend(said.map(|(event, reason, judge)| {
+                    let gauge = judge.gauge();
+                    Piece { windows, limit, gauge, event, reason }
+                }));
+            }
+        }
+    }
+}
+
+/// What is said of a violation that the versions of three moments of a tick make, end or keep, and the version
+/// that judges it then, or did.
+fn said(
+    [before, rows, dates]: [Option<Judge>; 3],
+    says_versions: bool,
+    settles: bool,
+) -> Option<(Event, Reason, Judge)> {
+    let by_limit = |by_rows| if by_rows { Reason::LimitChange } else { Reason::Schedule };
+    let turned = by_limit(before.is_some() != rows.is_some());
+    match (before, dates) {
+        (None, None) => None,
+        (None, Some(judge)) => Some((Event::Raised, turned, judge)),
+        (Some(judge), None) => Some((Event::Cleared, turned, judge)),
+        (Some(before), Some(judge)) if says_versions && before.version != judge.version => {
+            let by_rows = rows.is_none_or(|rows| rows.version != before.version);
+            Some((Event::Updated, by_limit(by_rows), judge))
+        }
+        (Some(_), Some(judge)) => settles.then_some((Event::Updated, Reason::Schedule, judge)),
+    }
+}
+
+/// What is said of a limit in windows that are silent from now on.
+fn raised(limit: LimitId, broken: &Broken, fall: &[WindowRange], pieces: &mut Vec<Piece>) {
+    for windows in fall {
+        for (windows, [_, _, judge]) in broken.0.pieces(*windows) {
+            let (event, reason) = (Event::Raised, Reason::Schedule);
+            let gauge = judge.map(|judge| judge.gauge());
+            pieces.extend(gauge.map(|gauge| Piece { windows, limit, gauge, event, reason }));
+        }
+    }
+}
+
+/// The way through all that a tick says of silent windows, by window and limit.
+#[derive(Default)]
+pub(super) struct Sweep {
+    /// Those ahead, the next one last.
+    pieces: Vec<Piece>,
+    /// Those that have been reached.
+    active: BTreeMap<LimitId, Piece>,
+    window: Window,
+    /// The limit that the window was left at.
+    limit: Option<LimitId>,
+}
+
+impl Sweep {
+    /// The next that is said of a window before one.
+    pub(super) fn next(&mut self, until: Window, windows: Windows) -> Option<(Window, Piece)> {
+        loop {
+            let from = self.limit.map_or(Unbounded, Excluded);
+            if let Some((limit, piece)) = self.active.range((from, Unbounded)).next()
+                && self.window < until
+            {
+                self.limit = Some(*limit);
+                return Some((self.window, *piece));
+            }
+            self.step(until, windows)?;
+        }
+    }
+
+    /// Passes over all that is left to be said of the window.
+    pub(super) fn skip(&mut self) {
+        self.limit = self.active.last_key_value().map(|(limit, _)| *limit);
+    }
+
+    /// Leaves the window, for the next one of which something is said.
+    fn step(&mut self, until: Window, windows: Windows) -> Option<()> {
+        let mut next = Window(windows.end_secs(self.window));
+        self.active.retain(|_, piece| piece.windows.contains(next));
+        if self.active.is_empty() {
+            next = self.pieces.last()?.windows.from;
+        }
+        if next >= until {
+            // It is left again when the sweep goes on.
+            return None;
+        }
+        (self.window, self.limit) = (next, None);
+        while let Some(piece) = self.pieces.pop_if(|piece| piece.windows.from <= next) {
+            self.active.insert(piece.limit, piece);
+        }
+        Some(())
+    }
+}
