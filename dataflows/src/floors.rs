@@ -204,8 +204,8 @@ impl Gauges {
     }
 }
 
-/// Tells of which windows limits come to look at which amounts, or cease to. Another version of a limit, with
-/// the same value, does if that is published before a window settles.
+/// Tells at which amounts of which windows limits look otherwise. Another version of a limit with the same value
+/// does, too, if that is published before a window settles.
 fn rejudged_by(
     rules: &[(Rule, isize)],
     updates: Updates,
@@ -265,9 +265,9 @@ pub struct Floors<'scope> {
 ///
 /// # Out
 /// Thresholds keyed by gauge, for the [`threshold_join`](mod@crate::threshold_join), and cuts for the traffic
-/// tables, at the same times; a cut that does not move is not repeated. Where limits judge totals anew that may
-/// have grown above a roof, tables are told ([`Rejudged`]). Gauges are numbered by each worker for itself: no
-/// output may be exchanged.
+/// tables, at the same times; a cut that does not move is not repeated. Tables are told as well at which amounts
+/// limits look otherwise ([`Rejudged`]). Gauges are numbered by each worker for itself: no output may be
+/// exchanged.
 ///
 /// # Keeps
 /// For each gauge the cuts that its rules need, by ranges of windows.
