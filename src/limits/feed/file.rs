@@ -98,6 +98,9 @@ pub(super) struct FileFeed {
     unread: Option<Instant>,
     /// The stamp of the file when its text seemed unfinished.
     unfinished: Option<Stamp>,
+    /// Its stamp when it was found empty at the end of some writing. That may have been the writing before:
+    /// whoever writes in place empties the file first.
+    emptied: Option<Stamp>,
     /// Since when there is no file.
     missing: Option<Instant>,
     /// Whether what is in it can be used.
@@ -119,6 +122,7 @@ impl FileFeed {
             seen: None,
             unread: None,
             unfinished: None,
+            emptied: None,
             missing: None,
             sound: true,
             confirmed: true,
@@ -207,7 +211,12 @@ impl FileFeed {
         let unread = if is_same { since } else { *self.unread.get_or_insert_with(Instant::now) };
         let has_moved = self.read.as_ref().is_none_or(|(read, _)| !read.is_same_file(&stamp));
         let is_put_there = news == News::Around && has_moved && !is_written && stamp.len > 0;
-        let patience = match news == News::Whole || is_put_there || is_same {
+        if news == News::Whole && stamp.len == 0 && before.is_none() {
+            self.emptied = Some(stamp);
+            return self.wait_for_rest(unread);
+        }
+        let is_whole = news == News::Whole || self.emptied == Some(stamp);
+        let patience = match is_whole || is_put_there || is_same {
             true => Patience::None,
             false => {
                 // A look without news comes a while after the one before.
@@ -265,7 +274,7 @@ impl FileFeed {
     /// put another one there, so this is an error only when it lasts.
     fn fail_to_find(&mut self, error: &Trouble) -> Option<Edits> {
         // One that comes back is a new one.
-        (self.read, self.seen, self.unfinished) = (None, None, None);
+        (self.read, self.seen, self.unfinished, self.emptied) = (None, None, None, None);
         let missing = *self.missing.get_or_insert_with(Instant::now);
         let lasts = missing.elapsed() >= LOOK_INTERVAL / 2 || self.refresh.is_some();
         if error.label() == "missing" && !lasts {
@@ -294,7 +303,7 @@ impl FileFeed {
     fn has_read(&mut self, stamp: Stamp) {
         self.read = Some((stamp, Instant::now()));
         self.seen = Some((stamp, Instant::now()));
-        (self.unread, self.unfinished) = (None, None);
+        (self.unread, self.unfinished, self.emptied) = (None, None, None);
         self.confirmed = false;
     }
 

@@ -149,6 +149,20 @@ fn what_somebody_writes_to_waits() {
     assert_eq!(feed.look(News::Whole, false).map(|edits| edits.len()), Some(1));
 }
 
+/// Somebody writes in place, which empties the file, and only then the end of the writing before is heard of.
+#[test]
+fn file_that_was_emptied_at_this_moment_is_looked_at_once_more() {
+    let (_place, path, mut feed, _) = feed(&row(1));
+    fs::write(&path, "").unwrap();
+    assert_eq!(feed.look(News::Whole, false), None);
+    fs::write(&path, row(2)).unwrap();
+    assert_eq!(feed.look(News::Whole, false).map(|edits| values(&edits)), Some(vec!["2".into()]));
+    // Nobody writes: it was meant.
+    fs::write(&path, "").unwrap();
+    assert_eq!(feed.look(News::Whole, false), None);
+    assert_eq!(feed.look(News::None, false).map(|edits| edits.len()), Some(1));
+}
+
 /// The instant so long ago.
 fn ago(long: Duration) -> Instant {
     Instant::now().checked_sub(long).expect("the machine runs for longer")
