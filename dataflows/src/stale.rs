@@ -7,7 +7,7 @@
 //! grow.
 
 use foldhash::fast::RandomState;
-use hashbrown::hash_map::IntoIter;
+use hashbrown::hash_map::{Entry, IntoIter};
 use hashbrown::{HashMap, HashSet};
 
 use crate::addresses::Key;
@@ -17,8 +17,44 @@ use crate::stash::{Budget, PUT_COST};
 use crate::table::Table;
 use crate::types::Volume;
 
-/// Volumes that were put out, by key.
-type PutBefore = HashMap<Key, Volume, RandomState>;
+/// Volumes that were put out of the totals of one cell, at least one. Where each pair has a limit of its own,
+/// there is seldom another.
+enum PutBefore {
+    One(Key, Volume),
+    Many(Box<HashMap<Key, Volume, RandomState>>),
+}
+
+impl PutBefore {
+    fn get(&self, key: Key) -> Option<Volume> {
+        match self {
+            PutBefore::One(held, volume) => (*held == key).then_some(*volume),
+            PutBefore::Many(many) => many.get(&key).copied(),
+        }
+    }
+
+    /// Takes a total in, unless it is there.
+    fn insert(&mut self, key: Key, volume: Volume) {
+        match self {
+            PutBefore::One(held, _) if *held == key => {}
+            PutBefore::One(held, before) => {
+                let both = [(*held, *before), (key, volume)].into_iter().collect();
+                *self = PutBefore::Many(Box::new(both));
+            }
+            PutBefore::Many(many) => {
+                many.entry(key).or_insert(volume);
+            }
+        }
+    }
+
+    /// Takes a total out, and tells whether none is left.
+    fn remove(&mut self, key: Key) -> (Option<Volume>, bool) {
+        match self {
+            PutBefore::One(held, volume) if *held == key => (Some(*volume), true),
+            PutBefore::One(..) => (None, false),
+            PutBefore::Many(many) => (many.remove(&key), many.is_empty()),
+        }
+    }
+}
 
 /// The stale totals of one table.
 #[derive(Default)]
@@ -56,9 +92,10 @@ impl Stale {
             && grows
             && !(is_exact || cell == ABOVE_ROOF && self.rose.contains(&(gauge.id, key)))
         {
-            let of_cell = self.cells.entry((gauge.id, cell));
-            let (_, put_before) = of_cell.or_insert_with(|| (gauge, PutBefore::default()));
-            put_before.entry(key).or_insert(old);
+            match self.cells.entry((gauge.id, cell)) {
+                Entry::Occupied(mut held) => held.get_mut().1.insert(key, old),
+                Entry::Vacant(place) => drop(place.insert((gauge, PutBefore::One(key, old)))),
+            }
             return None;
         }
         if to == Some(ABOVE_ROOF) {
@@ -69,8 +106,8 @@ impl Stale {
 
     fn take(&mut self, gauge: Gauge, cell: i64, key: Key) -> Option<Volume> {
         let (_, put_before) = self.cells.get_mut(&(gauge.id, cell))?;
-        let volume = put_before.remove(&key);
-        if put_before.is_empty() {
+        let (volume, is_last) = put_before.remove(key);
+        if is_last {
             self.cells.remove(&(gauge.id, cell));
         }
         volume
@@ -85,34 +122,61 @@ impl Stale {
         volume: Volume,
     ) -> Option<Volume> {
         let cell = cut.cell(volume.amount(gauge.metric))?;
-        self.cells.get(&(gauge.id, cell))?.1.get(&key).copied()
+        self.cells.get(&(gauge.id, cell))?.1.get(key)
     }
 
     /// Takes the totals of some amounts of each gauge, which are to be put out anew before the next update.
     pub(crate) fn renew(&mut self, of: impl Fn(Gauge) -> Option<Amounts>) -> Option<Renewal> {
-        let mut totals = Vec::new();
+        let mut renewal = Renewal::default();
         self.cells.retain(|(_, cell), (gauge, put_before)| {
             let Some(amounts) = of(*gauge) else { return true };
-            if *cell == ABOVE_ROOF && amounts.to < ABOVE_ROOF {
-                // A total only grew since it was put out.
-                let some = put_before.extract_if(|_, v| v.amount(gauge.metric) <= amounts.to);
-                let some: PutBefore = some.collect();
-                totals.push((*gauge, some.into_iter()));
-            } else if amounts.touch(*cell) {
-                totals.push((*gauge, std::mem::take(put_before).into_iter()));
+            let gauge = *gauge;
+            let of_part = *cell == ABOVE_ROOF && amounts.to < ABOVE_ROOF;
+            if !of_part && !amounts.touch(*cell) {
+                return true;
             }
-            !put_before.is_empty()
+            // A total only grew since it was put out.
+            let leaves = |volume: &Volume| !of_part || volume.amount(gauge.metric) <= amounts.to;
+            match put_before {
+                PutBefore::One(key, volume) if leaves(volume) => {
+                    renewal.ones.push((gauge, *key, *volume));
+                    false
+                }
+                PutBefore::One(..) => true,
+                PutBefore::Many(many) if !of_part => {
+                    renewal.many.push((gauge, std::mem::take(&mut **many).into_iter()));
+                    false
+                }
+                PutBefore::Many(many) => {
+                    let some = many.extract_if(|_, volume| leaves(volume));
+                    renewal.ones.extend(some.map(|(key, volume)| (gauge, key, volume)));
+                    !many.is_empty()
+                }
+            }
         });
-        (!totals.is_empty()).then_some(Renewal { totals })
+        let is_empty = renewal.ones.is_empty() && renewal.many.is_empty();
+        (!is_empty).then_some(renewal)
     }
 }
 
 /// Stale totals that are put out as they are.
+#[derive(Default)]
 pub(crate) struct Renewal {
-    totals: Vec<(Gauge, IntoIter<Key, Volume>)>,
+    ones: Vec<(Gauge, Key, Volume)>,
+    many: Vec<(Gauge, IntoIter<Key, Volume>)>,
 }
 
 impl Renewal {
+    fn next(&mut self) -> Option<(Gauge, Key, Volume)> {
+        while let Some((gauge, totals)) = self.many.last_mut() {
+            if let Some((key, volume)) = totals.next() {
+                return Some((*gauge, key, volume));
+            }
+            self.many.pop();
+        }
+        self.ones.pop()
+    }
+
     /// Goes on until all are put out, and then is `true`, or until the budget is spent.
     pub(crate) fn put_out(
         &mut self,
@@ -120,20 +184,17 @@ impl Renewal {
         budget: &mut Budget,
         out: &mut impl PutOut,
     ) -> bool {
-        while let Some((gauge, totals)) = self.totals.last_mut() {
-            for (key, before) in totals {
-                let total = gauge.total(key, table.get(key).unwrap_or_default());
-                out.put(*gauge, gauge.total(key, before), -1);
-                out.put(*gauge, total, 1);
-                out.renews(*gauge, total);
-                budget.spend(2 * PUT_COST);
-                if budget.is_spent() {
-                    return false;
-                }
-            }
-            self.totals.pop();
+        while !budget.is_spent() {
+            let Some((gauge, key, before)) = self.next() else {
+                return true;
+            };
+            let total = gauge.total(key, table.get(key).unwrap_or_default());
+            out.put(gauge, gauge.total(key, before), -1);
+            out.put(gauge, total, 1);
+            out.renews(gauge, total);
+            budget.spend(2 * PUT_COST);
         }
-        true
+        false
     }
 }
 
