@@ -6,6 +6,8 @@
 //! their window settles; in the tick of such a change, and in the one in which they come there, whenever they
 //! grow.
 
+use std::hash::BuildHasher;
+
 use foldhash::fast::RandomState;
 use hashbrown::hash_map::{Entry, IntoIter};
 use hashbrown::{HashMap, HashSet};
@@ -61,9 +63,37 @@ impl PutBefore {
 pub(crate) struct Stale {
     /// By the number of the gauge, and the cell.
     cells: HashMap<(u32, i64), (Gauge, PutBefore), RandomState>,
-    /// What came to be above its roof in the tick, or grew there and was put out.
-    rose: HashSet<(u32, Key), RandomState>,
+    rose: Rose,
+}
+
+/// What came to be above its roof in a tick, or grew there and was put out. There may be as many as there are
+/// totals, so that only a part of a hash is kept of each. Where two have the same, one is put out for nothing.
+#[derive(Default)]
+struct Rose {
     tick: u64,
+    parts: HashSet<u32, RandomState>,
+    hasher: RandomState,
+}
+
+impl Rose {
+    fn begin(&mut self, tick: u64) {
+        if self.tick != tick {
+            self.tick = tick;
+            self.parts = HashSet::default();
+        }
+    }
+
+    fn part(&self, gauge: Gauge, key: Key) -> u32 {
+        self.hasher.hash_one((gauge.id, key)) as u32
+    }
+
+    fn insert(&mut self, gauge: Gauge, key: Key) {
+        self.parts.insert(self.part(gauge, key));
+    }
+
+    fn contains(&self, gauge: Gauge, key: Key) -> bool {
+        !self.parts.is_empty() && self.parts.contains(&self.part(gauge, key))
+    }
 }
 
 /// What moves.
@@ -81,16 +111,13 @@ impl Stale {
     /// can only if the total need not be exact.
     pub(crate) fn follow(&mut self, tick: u64, total: Move, is_exact: bool) -> Option<Volume> {
         let Move { gauge, cut, key, old, new } = total;
-        if self.tick != tick {
-            self.tick = tick;
-            self.rose.clear();
-        }
+        self.rose.begin(tick);
         let [from, to] = [old, new].map(|volume| cut.cell(volume.amount(gauge.metric)));
         let grows = old.amount(gauge.metric) <= new.amount(gauge.metric);
         if let Some(cell) = from
             && from == to
             && grows
-            && !(is_exact || cell == ABOVE_ROOF && self.rose.contains(&(gauge.id, key)))
+            && !(is_exact || cell == ABOVE_ROOF && self.rose.contains(gauge, key))
         {
             match self.cells.entry((gauge.id, cell)) {
                 Entry::Occupied(mut held) => held.get_mut().1.insert(key, old),
@@ -99,7 +126,7 @@ impl Stale {
             return None;
         }
         if to == Some(ABOVE_ROOF) {
-            self.rose.insert((gauge.id, key));
+            self.rose.insert(gauge, key);
         }
         Some(from.and_then(|cell| self.take(gauge, cell, key)).unwrap_or(old))
     }
