@@ -293,15 +293,7 @@ impl Changes {
         if !merge.sort(&addresses.borrow(), budget) {
             return false;
         }
-        loop {
-            if budget.is_spent() {
-                return false;
-            }
-            if !self.allowance.allows(self.ready.len()) {
-                // The first worker has to take some before.
-                budget.exhaust();
-                return false;
-            }
+        while self.may_go_on(budget) {
             if steps.is_empty() {
                 merge.next(&addresses.borrow(), steps);
             }
@@ -313,6 +305,16 @@ impl Changes {
                 steps.clear();
             }
         }
+        false
+    }
+
+    /// Whether another change may be made in this step.
+    fn may_go_on(&self, budget: &mut Budget) -> bool {
+        if !self.allowance.allows(self.ready.len()) {
+            // The first worker has to take some before.
+            budget.exhaust();
+        }
+        !budget.is_spent()
     }
 
     /// Records come to windows that were silent.
@@ -341,15 +343,7 @@ impl Changes {
 
     /// Goes on with what is said of silent windows before one. `true` when all is published.
     fn silence(&mut self, until: Window, budget: &mut Budget) -> bool {
-        loop {
-            if budget.is_spent() {
-                return false;
-            }
-            if !self.allowance.allows(self.ready.len()) {
-                // The first worker has to take some before.
-                budget.exhaust();
-                return false;
-            }
+        while self.may_go_on(budget) {
             let Some((window, piece)) = self.tick.silence.next(until, self.windows) else {
                 return true;
             };
@@ -363,6 +357,7 @@ impl Changes {
             self.say(what, (window, silence::id(piece.limit)), piece.gauge, NOTHING, judge);
             budget.spend(FOLLOW_COST);
         }
+        false
     }
 
     /// Sends the changes that are ready to the first worker.
