@@ -31,6 +31,8 @@ impl Published {
         self.updates.extend(before.map(|before| (before, time, -1)));
         if change.event != Event::Cleared {
             self.updates.push((violation, time, 1));
+        } else if ids.is_empty() {
+            self.windows.remove(&violation.window);
         }
     }
 
