@@ -12,21 +12,12 @@ use crate::gauge::{GaugeChange, Rollup};
 use crate::moves::{CutChanges, Moves};
 use crate::orders::{Answer, HandOn, InUse, Late, Order, Puts, Read, Saturated, Use};
 use crate::ranges::{WindowRange, WindowSet};
-use crate::shared::Shared;
+use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
 use crate::stash::{Budget, COPY_COST, PUT_COST, Steps};
-use crate::time::{Time, Timed, Window, Windows};
-use crate::top::{Candidate, Greatest, TopQuery};
-use crate::types::{Entity, Pair, Per, Updates, Volume};
-
-/// Tasks of the traffic operator beside judging.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TrafficOptions {
-    pub(crate) windows: Windows,
-    pub(crate) top: Option<TopQuery>,
-    pub(crate) hand_on: Option<HandOn>,
-    pub(crate) updates: Updates,
-}
+use crate::time::{Time, Timed, Window};
+use crate::top::{Candidate, Greatest};
+use crate::types::{Entity, Pair, Per, Volume};
 
 /// Rows of an answer that travel together.
 const ROWS: usize = 16 * 1024;

@@ -6,7 +6,10 @@ use std::rc::Rc;
 use timely::dataflow::operators::probe;
 
 use crate::addresses::Addresses;
-use crate::time::{Phase, Time};
+use crate::orders::HandOn;
+use crate::time::{Phase, Time, Windows};
+use crate::top::TopQuery;
+use crate::types::Updates;
 
 /// Addresses by number, the worker's place among the others, and how far the computation has come.
 #[derive(Clone)]
@@ -24,4 +27,13 @@ impl Shared {
         let done = |time: &Time| !self.downstream.less_equal(&Time::new(time.tick, Phase::Read));
         self.addresses.borrow_mut().reclaim(done);
     }
+}
+
+/// The options of the tables of pairs and of rollups.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TrafficOptions {
+    pub(crate) windows: Windows,
+    pub(crate) top: Option<TopQuery>,
+    pub(crate) hand_on: Option<HandOn>,
+    pub(crate) updates: Updates,
 }
