@@ -180,7 +180,7 @@ impl Gauges {
                 |_| to,
                 |windows, from, to| {
                     match (from, to) {
-                        // What was above is told apart now.
+                        // Amounts above the old roof are told apart now.
                         (Some(from), Some(to)) if from.roof < to.roof => {
                             rejudge(windows, Amounts { from: from.roof, to: to.roof });
                         }

@@ -49,7 +49,7 @@ impl Gauge {
     }
 }
 
-/// Where the limits of a gauge look in a window.
+/// The bounds of the amounts at which the limits of a gauge look in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {
     /// Totals beyond are put out: the next power of two outward of the nearest value.
@@ -79,7 +79,7 @@ fn cell_bits(amount: i64) -> u32 {
 }
 
 impl Cut {
-    /// What [`Cut::of`] needs to know of a value: values of a cell have one cut.
+    /// The place of a value, from which [`Cut::of`] follows: values of one place have one cut.
     pub(crate) fn place(bound: Bound, value: i64) -> i64 {
         match bound {
             Bound::Max => cell(value),

@@ -1,4 +1,4 @@
-//! What becomes of one violation in a tick.
+//! The course of one violation through a tick.
 
 use super::judged::Step;
 use crate::gauge::{Gauge, Total};

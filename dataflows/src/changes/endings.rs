@@ -1,4 +1,4 @@
-//! What violations end with: of each total that may end one, the volume that is published then.
+//! The volumes that are published with the ends of violations, one of each total that may end one.
 
 use std::collections::HashMap;
 

@@ -68,7 +68,7 @@ struct Tick {
     endings: Endings,
     /// Rulings that leave with the last window that they judged.
     retired: Vec<(Ruling, isize)>,
-    /// What is said of silent windows.
+    /// The changes of silent windows.
     silence: Sweep,
     /// Whether a part of it was sent, so that the first worker waits for the last one.
     is_begun: bool,
@@ -473,7 +473,7 @@ impl Steps for Changes {
     }
 }
 
-/// What the computation says of violations.
+/// Changes of violations, and the violations themselves.
 pub(crate) struct Said<'scope> {
     pub(crate) parts: StreamVec<'scope, Time, Timed<Part>>,
     /// Those that stand, as they were published last.

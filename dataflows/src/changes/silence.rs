@@ -58,7 +58,7 @@ impl Broken {
     }
 }
 
-/// What a tick says of a limit in silent windows.
+/// A change that a tick makes for one limit in each of some silent windows.
 #[derive(Clone, Copy)]
 pub(super) struct Piece {
     windows: WindowRange,
@@ -142,8 +142,8 @@ impl Silence {
         }
     }
 
-    /// What a tick says. `changed` has the limits that it changes, `broken` tells the versions of others; `fall` are
-    /// the windows that are silent from now on.
+    /// The changes of a tick. `changed` has the limits that it changes, `broken` tells the versions of others;
+    /// `fall` are the windows that are silent from now on.
     pub(super) fn tick(
         &mut self,
         moment: &Moment<'_>,
@@ -177,7 +177,7 @@ impl Silence {
     }
 }
 
-/// What a tick says of a limit in windows that were silent before.
+/// The changes for a limit in windows that were silent before.
 fn of_limit(
     moment: &Moment<'_>,
     limit: LimitId,
@@ -204,8 +204,8 @@ fn of_limit(
     }
 }
 
-/// What is said of a violation that the versions of three moments of a tick make, end or keep, and the version
-/// that judges it then, or did.
+/// The change of a violation, given the versions at three moments of a tick, and the version that judges it after
+/// that, or did before.
 fn said(
     [before, rows, dates]: [Option<Judge>; 3],
     says_versions: bool,
@@ -225,7 +225,7 @@ fn said(
     }
 }
 
-/// What is said of a limit in windows that are silent from now on.
+/// The changes for a limit in windows that are silent from now on.
 fn raised(limit: LimitId, broken: &Broken, fall: &[WindowRange], pieces: &mut Vec<Piece>) {
     for windows in fall {
         for (windows, [_, _, judge]) in broken.0.pieces(*windows) {
