@@ -38,6 +38,7 @@ const ALL: &[Metric] = &[
     metric("floodmark_input_records_without_packets_total", Counter, Unit::Count, "Records taken that state bytes and no packets, and count as one packet each."),
     metric("floodmark_input_errors_total", Counter, Unit::Count, "Records and messages that can't be counted, by reason."),
     metric("floodmark_input_skipped_total", Counter, Unit::Count, "Messages and records that are no traffic, by reason."),
+    metric("floodmark_input_consumers_reopened_total", Counter, Unit::Count, "Consumers that brought nothing while their brokers had messages, and were opened anew."),
     metric("floodmark_late_records_total", Counter, Unit::Count, "Records that came after their window had closed: counted, or dropped since it had settled."),
     metric("floodmark_source_reachable", Gauge, Unit::Count, "Whether the brokers of the topic answer (1) or not (0)."),
     metric("floodmark_kafka_lag_messages", Gauge, Unit::Count, "Messages that the broker has and no finished tick has taken; NaN while the broker does not answer."),

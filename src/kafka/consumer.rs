@@ -88,6 +88,8 @@ pub(super) struct Consumer {
     queue: Queue,
     client: BaseConsumer<Context>,
     batch: Vec<*mut rd_kafka_message_t>,
+    /// Whether the last batch was all that the client had.
+    drained: bool,
 }
 
 // SAFETY: the client, its queue and its messages may be used by any thread, one at a time; the pointers of a
@@ -130,22 +132,25 @@ impl Consumer {
         unsafe { rd_kafka_set_logger(client.client().native_ptr(), Some(log)) };
         assert!(!queue.is_null(), "a consumer with a group has a queue");
         let (unread, batch) = (VecDeque::new(), vec![null_mut(); BATCH]);
-        Ok(Consumer { topic: topic.into(), unread, queue: Queue(queue), client, batch })
+        let topic = topic.into();
+        Ok(Consumer { topic, unread, queue: Queue(queue), client, batch, drained: false })
     }
 
     /// Hands over what is there, at most a batch, without waiting, until `each` breaks: the rest is for the
-    /// next call.
-    pub(super) fn poll(&mut self, mut each: impl FnMut(Polled<'_>) -> ControlFlow<()>) {
-        if self.unread.is_empty() {
+    /// next call. Returns whether all that was there at this call was handed over.
+    pub(super) fn poll(&mut self, mut each: impl FnMut(Polled<'_>) -> ControlFlow<()>) -> bool {
+        let fetches = self.unread.is_empty();
+        if fetches {
             self.fetch();
         }
         while let Some(message) = self.unread.pop_front() {
             // SAFETY: the message is valid until it is given back.
             let polled = unsafe { polled(&*message.0) };
             if polled.is_some_and(|polled| each(polled).is_break()) {
-                return;
+                return false;
             }
         }
+        fetches && self.drained
     }
 
     /// Takes the next batch from the client.
@@ -155,6 +160,7 @@ impl Consumer {
             rd_kafka_consume_batch_queue(self.queue.0, 0, self.batch.as_mut_ptr(), self.batch.len())
         };
         let count = usize::try_from(count).unwrap_or(0);
+        self.drained = count < self.batch.len();
         // All at once: a panic on the way gives all of them back.
         self.unread.extend(self.batch[..count].iter().copied().map(Borrowed));
     }

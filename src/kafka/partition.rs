@@ -1,6 +1,6 @@
 //! One partition as its worker reads it: how it holds the watermark, and from where on it was read.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use floodmark_dataflows::clock::Holds;
 
@@ -8,6 +8,14 @@ use super::ends::{Ends, TRANSACTION_PATIENCE, Withheld};
 use super::straggler::{EventTime, Look, Straggler};
 use super::watch::SourceOptions;
 use crate::limits::date::format_ms;
+
+/// Time for which a consumer may bring nothing of a partition whose broker has messages: several requests
+/// with their pauses. It doubles as long as consumers that were opened anew bring nothing either: messages
+/// of aborted transactions are fetched, and not handed over.
+const STALLED_AFTER: Duration = Duration::from_secs(30);
+
+/// Time between two answers of brokers from which on they count as interrupted.
+const ANSWERS_BREAK: Duration = Duration::from_secs(15);
 
 /// The event times of the records of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +55,19 @@ pub(super) struct Partition {
     pub(super) truncated: Option<Truncated>,
     /// The hold on the watermark reported last.
     pub(super) holds: Option<Holds>,
+    /// The time in which the broker has had messages that were not brought, if it has.
+    behind: Option<Behind>,
+    /// The last time its consumer was opened anew, and the patience that had come to its end.
+    reopened: Option<(Instant, Duration)>,
+}
+
+/// A time in which all answers of a broker, without a break, had messages that were not brought.
+#[derive(Clone, Copy, Debug)]
+struct Behind {
+    /// The time of the first request.
+    since: Instant,
+    /// The time of the last request.
+    until: Instant,
 }
 
 /// A partition that is not read from its first message on.
@@ -86,6 +107,8 @@ impl Partition {
             straggler: Straggler::default(),
             truncated,
             holds: None,
+            behind: None,
+            reopened: None,
         }
     }
 
@@ -129,6 +152,34 @@ impl Partition {
         (holds, changed)
     }
 
+    /// Whether its consumer is stuck: it brings nothing though it is asked to, and the broker has messages.
+    /// At `drained`, all that the consumer had brought had been taken.
+    pub(super) fn stalls(&mut self, ends: Option<&Ends>, drained: Instant) -> bool {
+        let Some(ends) = ends.filter(|ends| !self.paused && self.next < ends.stable) else {
+            self.behind = None;
+            return false;
+        };
+        let connected =
+            |behind: &Behind| ends.asked.saturating_duration_since(behind.until) <= ANSWERS_BREAK;
+        let since = self.behind.filter(connected).map_or(ends.asked, |behind| behind.since);
+        self.behind = Some(Behind { since, until: ends.asked });
+        let since = since.max(self.since);
+        let patience = match self.reopened {
+            Some((at, patience)) if at >= self.since => patience.saturating_mul(2),
+            _ => STALLED_AFTER,
+        };
+        let stalls = ends.asked.min(drained).saturating_duration_since(since) >= patience;
+        if stalls {
+            self.reopened = Some((drained, patience));
+        }
+        stalls
+    }
+
+    /// Begins anew to wait for messages, from another consumer.
+    pub(super) fn reopened(&mut self) {
+        self.behind = None;
+    }
+
     /// Takes the event times of a message.
     pub(super) fn read(&mut self, times: Times) {
         self.reached = self.reached.max(Some(times.greatest));
@@ -161,5 +212,95 @@ pub(super) fn log_straggler(partition: i32, straggles: bool, reached: Option<u64
             event_time,
             "a partition is within --max-skew of the others again, and is waited for"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A partition, and answers that it has messages to be read.
+    struct Case {
+        start: Instant,
+        partition: Partition,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            let partition = Partition::new(5, None);
+            Case { start: partition.since, partition }
+        }
+
+        /// Whether its consumer is stuck by what was answered and taken at this second.
+        fn stalls(&mut self, second: u64) -> bool {
+            let at = self.start + Duration::from_secs(second);
+            self.partition.stalls(Some(&Ends::new(0, 9, 9, at)), at)
+        }
+
+        /// The seconds of this range at which it is stuck; there is an answer each 5 s.
+        fn stalled(&mut self, seconds: std::ops::Range<u64>) -> Vec<u64> {
+            seconds.step_by(5).filter(|second| self.reopens(*second)).collect()
+        }
+
+        fn reopens(&mut self, second: u64) -> bool {
+            let stalls = self.stalls(second);
+            if stalls {
+                self.partition.reopened();
+            }
+            stalls
+        }
+
+        fn read(&mut self, second: u64) {
+            self.partition.next += 1;
+            self.partition.since = self.start + Duration::from_secs(second);
+        }
+    }
+
+    #[test]
+    fn patience_doubles_until_something_is_brought() {
+        let mut case = Case::new();
+        assert_eq!(case.stalled(0..700), [30, 95, 220, 465]);
+        case.read(702);
+        assert_eq!(case.stalled(705..800), [735]);
+    }
+
+    #[test]
+    fn partition_that_brings_something_now_and_then_is_not_stuck() {
+        let mut case = Case::new();
+        assert_eq!(case.stalled(0..30), [0; 0]);
+        case.read(29);
+        case.partition.next = 5;
+        assert_eq!(case.stalled(30..55), [0; 0]);
+        assert!(case.stalls(60));
+    }
+
+    #[test]
+    fn outage_is_no_time_of_being_stuck() {
+        let mut case = Case::new();
+        assert_eq!(case.stalled(0..20), [0; 0]);
+        assert_eq!(case.stalled(300..330), [0; 0]);
+        assert!(case.stalls(330));
+    }
+
+    #[test]
+    fn nothing_is_missed_by_who_waits_or_has_read_all() {
+        let mut case = Case::new();
+        case.partition.paused = true;
+        assert_eq!(case.stalled(0..100), [0; 0]);
+        case.partition.paused = false;
+        case.partition.next = 9;
+        assert_eq!(case.stalled(100..200), [0; 0]);
+        case.partition.next = 8;
+        assert_eq!(case.stalled(200..235), [230]);
+    }
+
+    /// Messages that its worker has no capacity for have been brought.
+    #[test]
+    fn consumer_that_nobody_takes_from_is_not_stuck() {
+        let mut case = Case::new();
+        for second in (0..100).step_by(5) {
+            let at = case.start + Duration::from_secs(second);
+            assert!(!case.partition.stalls(Some(&Ends::new(0, 9, 9, at)), case.start));
+        }
     }
 }

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use floodmark_dataflows::clock::Holds;
+use metrics::{Counter, counter};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::CommitMode;
 
@@ -28,7 +29,7 @@ use super::ends::{Ends, Withheld};
 use super::partition::{Partition, Times, Truncated, log_straggler};
 use super::straggler::EventTime;
 use super::watch::{SourceOptions, Watch};
-use super::{Address, ClientOptions, client_config};
+use super::{Address, ClientOptions, Error, client_config};
 use crate::error::{Exit, Failure};
 use crate::record::Message;
 
@@ -127,6 +128,11 @@ impl Topic {
     /// The kind of messages that are read as to transactions, as `isolation.level` names it.
     pub fn isolation(&self) -> &str {
         isolation(&self.config)
+    }
+
+    /// What an error is about.
+    fn reading(&self) -> String {
+        format!("reading from \"{}\"", self.address)
     }
 
     /// Where the topic is.
@@ -254,8 +260,12 @@ pub struct Source {
     peers: usize,
     /// As soon as there is a partition to read.
     consumer: Option<Consumer>,
+    /// When all that the consumer had brought had been taken.
+    drained: Instant,
     wake: Arc<dyn Fn() + Send + Sync>,
     partitions: BTreeMap<i32, Partition>,
+    /// Consumers that were replaced.
+    reopened: Counter,
 }
 
 impl Source {
@@ -267,10 +277,53 @@ impl Source {
         peers: usize,
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Self, Failure> {
+        let (consumer, drained, partitions) = (None, Instant::now(), BTreeMap::new());
+        let label = format!("kafka:{}", topic.address.topic);
+        let reopened = counter!("floodmark_input_consumers_reopened_total", "source" => label);
+        reopened.increment(0);
         let mut source =
-            Source { topic, index, peers, consumer: None, wake, partitions: BTreeMap::new() };
+            Source { topic, index, peers, consumer, drained, wake, partitions, reopened };
         source.find_partitions()?;
         Ok(source)
+    }
+
+    /// A consumer that reads nothing yet.
+    fn open_consumer(&self) -> Result<Consumer, Error> {
+        let (topic, wake) = (&self.topic, self.wake.clone());
+        Consumer::open(&topic.address.topic, &topic.config, move || wake())
+    }
+
+    /// Goes on with another consumer, from where it is. librdkafka's may fetch nothing more after brokers
+    /// were away, while other clients get answers.
+    fn reopen(&mut self, stalled: &[i32]) -> Result<(), Failure> {
+        let (topic, worker) = (&self.topic.address.topic, self.index);
+        let consumer = match self.open_consumer() {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                tracing::warn!(topic, worker, %error, "a stuck consumer was not opened anew");
+                return Ok(());
+            }
+        };
+        tracing::warn!(
+            topic,
+            worker,
+            partitions = ?&stalled[..stalled.len().min(LISTED_MAX)],
+            "a consumer brings nothing though the brokers have messages: it is opened anew"
+        );
+        self.reopened.increment(1);
+        let read = self.partitions.iter_mut().filter(|(_, state)| !state.paused);
+        let read = read.map(|(partition, state)| {
+            state.reopened();
+            (*partition, state.next)
+        });
+        consumer.add(&read.collect::<Vec<_>>()).with_context(|| self.topic.reading())?;
+        let stuck = self.consumer.replace(consumer);
+        // It may wait for its brokers.
+        let dropping = std::thread::Builder::new().name("close".into()).spawn(|| drop(stuck));
+        if let Err(error) = dropping {
+            tracing::debug!(%error, "a stuck consumer was closed by its worker");
+        }
+        Ok(())
     }
 
     /// Begins to read the partitions that are new.
@@ -288,14 +341,11 @@ impl Source {
         if new.is_empty() {
             return Ok(());
         }
-        let reading = || format!("reading from \"{}\"", topic.address);
         if self.consumer.is_none() {
-            let wake = self.wake.clone();
-            let consumer = Consumer::open(&topic.address.topic, &topic.config, move || wake());
-            self.consumer = Some(consumer?);
+            self.consumer = Some(self.open_consumer()?);
         }
         let consumer = self.consumer.as_ref().expect("it was opened just now");
-        consumer.add(&new).with_context(reading)?;
+        consumer.add(&new).with_context(|| topic.reading())?;
         let (worker, listed) = (self.index, new.len() <= LISTED_MAX);
         if !listed {
             tracing::info!(worker, partitions = new.len(), "reads more partitions");
@@ -328,7 +378,7 @@ impl Source {
         let mut failure = None;
         let mut taken = 0;
         let now = Instant::now();
-        consumer.poll(|polled| {
+        let drained = consumer.poll(|polled| {
             match polled {
                 Polled::Message { partition, offset, key, payload, timestamp_ms, headers } => {
                     let Some(state) = partitions.get_mut(&partition) else {
@@ -357,26 +407,32 @@ impl Source {
                 }
                 Polled::Unknown => topic.watch.hurry(),
                 Polled::Failed { why } => {
-                    let error =
-                        anyhow!("{why}").context(format!("reading from \"{}\"", topic.address));
+                    let error = anyhow!("{why}").context(topic.reading());
                     failure = Some(Failure::new(Exit::Failed, error));
                 }
             }
             ControlFlow::Continue(())
         });
+        if drained {
+            self.drained = now;
+        }
         failure.map_or(Ok(taken), Err)
     }
 
     /// Finds out how its partitions hold the watermark, and which of them straggle if `event_time` is given.
-    /// Returns what has changed since the last time. Partitions that are new are read from now on.
+    /// Returns what has changed since the last time. Partitions that are new are read from now on, and a
+    /// consumer that is stuck is replaced.
     pub fn holds(&mut self, event_time: Option<EventTime>) -> Result<Vec<(i32, Changed)>, Failure> {
         self.topic.check()?;
         self.find_partitions()?;
         let (topic, now) = (self.topic.clone(), Instant::now());
-        let mut changed = Vec::new();
+        let (mut changed, mut stalled) = (Vec::new(), Vec::new());
         let known = topic.watch.known();
         for (partition, state) in &mut self.partitions {
             let ends = known.partitions.get(partition).and_then(Option::as_ref);
+            if state.stalls(ends, self.drained) {
+                stalled.push(*partition);
+            }
             let (holds, straggles) = state.holds(ends, &topic.options, event_time, now);
             if let Some(straggles) = straggles {
                 log_straggler(*partition, straggles, state.reached);
@@ -393,6 +449,10 @@ impl Source {
                     changed.push((*partition, Changed::Truncated(first)));
                 }
             }
+        }
+        drop(known);
+        if !stalled.is_empty() {
+            self.reopen(&stalled)?;
         }
         Ok(changed)
     }

@@ -2,19 +2,14 @@
 
 use std::collections::HashSet;
 use std::net::TcpListener;
-use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use floodmark::error::{Exit, Failure};
 use floodmark::kafka::topics::{self, REACH_TIMEOUT};
-use floodmark::kafka::{
-    Address, ClientOptions, Error, Outgoing, Producer, Sent, Source, SourceOptions, Start, Times,
-    Topic, Tuning,
-};
+use floodmark::kafka::{Address, ClientOptions, Error, Outgoing, Producer, Sent, Tuning};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::common::broker::{Mock, STUCK_AFTER, finish, poll_until, produce, read_all, send};
+use crate::common::broker::{Mock, finish, poll_until, produce, read_all, send};
 
 fn open(address: &Address, tuning: Tuning) -> Producer {
     Producer::open(address, &ClientOptions::default(), tuning)
@@ -241,57 +236,4 @@ fn nobody_there_is_said_in_time() {
     assert!(said.contains(&brokers) && said.contains("Connection refused"), "{said}");
     let waited = started.elapsed();
     assert!(waited >= REACH_TIMEOUT && waited < 2 * REACH_TIMEOUT, "{waited:?}");
-}
-
-/// A reader without capacity stops within a batch; messages of a partition that is paused meanwhile come
-/// again from where it has stopped.
-#[test]
-fn batch_that_is_broken_off_goes_on_with_the_next_message() {
-    const COUNT: i64 = 500;
-    let mock = Mock::new();
-    let address = mock.topic("flows", 2);
-    let numbers: Vec<String> = (0..COUNT).map(|number| number.to_string()).collect();
-    let of = |partition| {
-        let message = move |number| Outgoing { partition: Some(partition), ..text(number) };
-        numbers.iter().map(String::as_str).map(message)
-    };
-    produce(&address, &of(0).chain(of(1)).collect::<Vec<_>>());
-    let options = SourceOptions {
-        start: Start::Earliest,
-        idle_timeout: Duration::from_secs(1),
-        max_skew_ms: 0,
-        group: "tests".into(),
-        max_transaction: Duration::MAX,
-        skip_open_transactions: false,
-    };
-    let topic = Topic::open(&address, &ClientOptions::default(), options);
-    let topic = topic.unwrap_or_else(|failure| panic!("{:#}", failure.error));
-    let source = Source::open(topic.into(), 0, 1, Arc::new(|| ()));
-    let mut source = source.unwrap_or_else(|failure| panic!("{:#}", failure.error));
-    let (mut read, began) = ([Vec::new(), Vec::new()], Instant::now());
-    let mut calls = 0;
-    while read.iter().any(|read| read.len() < numbers.len()) {
-        assert!(began.elapsed() < STUCK_AFTER, "stuck: {} and {}", read[0].len(), read[1].len());
-        let mut taken = 0;
-        let count = source.take(|one| {
-            read[one.partition as usize].push(one.offset);
-            taken += 1;
-            // The event time is the number of the call: a partition that is read runs ahead.
-            let times = Some(Times { first: calls, greatest: calls });
-            match taken % 7 {
-                0 => ControlFlow::Break(times),
-                _ => ControlFlow::Continue(times),
-            }
-        });
-        assert_eq!(count.unwrap_or_else(|failure| panic!("{:#}", failure.error)), taken);
-        assert!(taken <= 7, "{taken} messages of one call");
-        if taken == 0 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        calls += 1;
-        // Now and then all that have been read at all wait, and at the next call they go on.
-        let slowest = if calls % 5 == 0 { 0 } else { u64::MAX };
-        source.bound_skew(slowest).unwrap_or_else(|failure| panic!("{:#}", failure.error));
-    }
-    assert!(read.iter().all(|read| read.iter().copied().eq(0..COUNT)), "{read:?}");
 }

@@ -3,3 +3,4 @@
 mod mock;
 mod outbox;
 mod real;
+mod source;
