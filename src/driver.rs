@@ -173,6 +173,9 @@ impl<'a, S: Sinks> Replay<'a, S> {
     pub fn begin(&mut self, tick: u64) {
         // It begins with tick 0.
         if tick > self.computation.inputs.tick() {
+            if self.last_window.is_none() {
+                self.computation.take_first_rows(tick);
+            }
             self.computation.inputs.begin_tick(tick);
         }
     }

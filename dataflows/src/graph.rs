@@ -165,14 +165,25 @@ impl Inputs {
         self.schedule.next_date()
     }
 
+    /// The number of rows of limits that wait for a date which has come by `tick`.
+    pub fn count_due(&self, tick: u64) -> usize {
+        self.schedule.count_due(tick)
+    }
+
     /// Ends the current tick: all of it has been said. Until a later one begins, nothing may be. Nothing
     /// comes of it before its round ends.
     pub fn end_tick(&mut self) {
+        self.end_tick_with(usize::MAX);
+    }
+
+    /// Ends the current tick, in which at most `rows` whose date has come take effect; the others do at a later
+    /// tick. For ticks before the first window, where it makes no difference.
+    pub fn end_tick_with(&mut self, rows: usize) {
         if std::mem::replace(&mut self.tick_ended, true) {
             return;
         }
         let by_date = Time::new(self.tick, Phase::Dates);
-        for (version, diff) in self.schedule.due(self.tick) {
+        for (version, diff) in self.schedule.due(self.tick).take(rows) {
             self.versions.update_at(version, by_date, diff);
         }
     }

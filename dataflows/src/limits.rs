@@ -68,7 +68,12 @@ impl Schedule {
         None
     }
 
-    /// The rows whose date has come by `tick`.
+    /// The number of rows whose date has come by `tick`.
+    pub fn count_due(&self, tick: u64) -> usize {
+        self.waiting.keys().take_while(|(due, _)| *due <= tick).count()
+    }
+
+    /// The rows whose date has come by `tick`, as far as they are asked for.
     pub fn due(&mut self, tick: u64) -> impl Iterator<Item = (Version, isize)> {
         std::iter::from_fn(move || {
             let entry = self.waiting.first_entry().filter(|entry| entry.key().0 <= tick)?;

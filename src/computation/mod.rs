@@ -28,6 +28,10 @@ use timely::worker::Worker;
 use self::rounds::Rounds;
 use crate::cluster::watchdog::Watch;
 
+/// Rows of limits that take effect at one tick before the first window. All at once, a million rows would be in
+/// the memory of each operator at once.
+pub const FIRST_ROWS: usize = 1 << 16;
+
 /// The settings of workers that this computation wants.
 pub fn worker_config() -> WorkerConfig {
     let mut config = WorkerConfig::default();
@@ -359,6 +363,23 @@ impl<'w> Computation<'w> {
     pub fn end_tick(&mut self, updates: usize) {
         self.inputs.end_tick();
         self.rounds.add(self.inputs.tick(), updates);
+    }
+
+    /// Before the first window, and the tick of its first record: lets rows of limits that are in effect by then
+    /// take effect at ticks of their own, until few enough are left.
+    pub fn take_first_rows(&mut self, tick: u64) {
+        let ticks = self.inputs.count_due(tick) / FIRST_ROWS;
+        let after = self.inputs.tick() + 1;
+        for early in tick.saturating_sub(ticks as u64).max(after)..tick {
+            self.inputs.begin_tick(early);
+            self.inputs.end_tick_with(FIRST_ROWS);
+            self.rounds.add(early, FIRST_ROWS);
+            while self.ticks_in_flight() > 0 {
+                self.step();
+                // Nothing comes of them.
+                while self.take().is_some() {}
+            }
+        }
     }
 
     /// Whether another tick may be begun before the next [step](Computation::step).

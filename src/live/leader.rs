@@ -23,7 +23,7 @@ use super::questions::{Asked, Pending};
 use super::sinks::Sinks;
 use super::status::Status;
 use super::ticks::{Announcement, Ticks, Wish};
-use crate::computation::{Computation, Course, Held, Outcome as TickOutcome};
+use crate::computation::{Computation, Course, FIRST_ROWS, Held, Outcome as TickOutcome};
 use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::Start;
 use crate::limits::catalog::LimitSet;
@@ -183,26 +183,38 @@ impl Leader {
         leader
     }
 
-    /// Whether limits are to change at the next tick.
-    fn has_edits(&self) -> bool {
-        self.lead.limits.iter().any(|limits| {
-            let waits = limits.changes.as_ref().is_some_and(Changes::are_waiting);
-            waits || !limits.rows.is_empty()
-        })
+    /// Whether rows to begin with are left.
+    pub(super) fn has_first_rows(&self) -> bool {
+        self.lead.limits.iter().any(|limits| !limits.rows.is_empty())
     }
 
-    /// Puts edits of limits into the current tick: at first all rows, then the edits that wait at the feeds. Only a
-    /// tick takes these: while none can begin, the feeds merge edits, and hold no more than the newest rows.
+    /// Whether limits are to change at the next tick.
+    fn has_edits(&self) -> bool {
+        let are_waiting = |changes: &Changes| changes.are_waiting();
+        let waits = |limits: &Limits| limits.changes.as_ref().is_some_and(are_waiting);
+        self.has_first_rows() || self.lead.limits.iter().any(waits)
+    }
+
+    /// Puts edits of limits into the current tick: at first all rows, some at a tick, then the edits that wait at
+    /// the feeds. Only a tick takes these: while none can begin, the feeds merge edits, and hold no more than the
+    /// newest rows.
     fn put_edits(&mut self, inputs: &mut Inputs) {
+        // The last tick has records.
+        let mut first_max = if self.last { usize::MAX } else { FIRST_ROWS };
         for limits in &mut self.lead.limits {
-            let first = std::mem::take(&mut limits.rows);
-            let later = limits.changes.as_ref().map(Changes::take).unwrap_or_default();
+            let first: Edits = limits.rows.drain(..first_max.min(limits.rows.len())).collect();
+            first_max -= first.len();
+            let changes = limits.changes.as_ref().filter(|_| limits.rows.is_empty());
+            let later = changes.map(Changes::take).unwrap_or_default();
+            if limits.rows.is_empty() {
+                limits.rows = Edits::new();
+            }
             if first.is_empty() && later.is_empty() {
                 continue;
             }
             // Requests that are being answered keep the catalog of their tick.
             let catalog = Arc::make_mut(&mut self.lead.sinks.catalog);
-            catalog.reserve(limits.set, first.len());
+            catalog.reserve(limits.set, first.len() + limits.rows.len());
             for (row, diff) in first.into_iter().chain(later) {
                 let version = catalog.version(limits.set, &row);
                 catalog.hold(version.id, diff > 0);
@@ -288,6 +300,14 @@ impl Leader {
         }
         let ahead = computation.ticks_in_flight();
         if !self.lead.sinks.has_room() {
+            return;
+        }
+        if self.began.is_some() && self.has_first_rows() {
+            // No record is judged before all are known. Partitions are: they hold the watermark since the
+            // first tick.
+            if ahead == 0 {
+                self.announce(ticks, false, false);
+            }
             return;
         }
         let due = self.wanted || self.next <= Instant::now();

@@ -297,7 +297,10 @@ impl Live<'_> {
             while let Some((_, began)) = self.begun.pop_front_if(|(begun, _)| *begun <= tick) {
                 self.tick_began = Some(began);
             }
-            self.tick = Some(tick);
+            // Nobody is judged before all limits are known.
+            if !self.leader.as_ref().is_some_and(Leader::has_first_rows) {
+                self.tick = Some(tick);
+            }
             if let Some(leader) = &mut self.leader {
                 leader.done(tick, outcome, self.computation.course());
             }

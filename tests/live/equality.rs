@@ -6,6 +6,7 @@ use std::path::Path;
 use super::kit::{Answer, LIMITS, capture, topic_of};
 use crate::common::broker::Broker;
 use crate::common::data;
+use crate::replay::many_limits;
 use crate::replay::pcap::pcap;
 use crate::replay::run::Place;
 use crate::replay::traffic::{self, Random, json_lines};
@@ -70,6 +71,15 @@ fn packed() {
             answer.hold(place.floodmark(&line).start());
         }
     }
+}
+
+/// Limits take effect at several ticks, and no record is judged before all have.
+#[test]
+fn more_limits_than_take_effect_at_one_tick() {
+    let place = made(711);
+    let few = place.read("limits.jsonl");
+    place.write("limits.jsonl", many_limits::rows(140_000, "\n") + "\n" + &few);
+    check(&place, "made.pcap", "", &[("", 3, &["-w1", "-n2"])]);
 }
 
 #[test]

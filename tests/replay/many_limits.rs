@@ -1,27 +1,32 @@
-//! A great many limits: the memory that they take before the first packet is read.
+//! A great many limits: the memory that they take, and that each is in effect when the first packet is judged.
 
 use std::fmt::Write;
 use std::fs;
 
+use super::pcap::{packet, pcap};
 use super::pipes::Feed;
-use super::run::Place;
+use super::run::{Live, Place};
+use super::traffic::{BEGIN_MS, date};
 
 /// Bytes of memory that one more row of limits may take until all are read, at the peak. The text of these
 /// rows has 125 bytes each.
 const BYTES_A_ROW: f64 = 290.0;
 
+/// Bytes of memory that one more row may take once it is in effect, at the peak.
+const BYTES_A_ROW_IN_EFFECT: f64 = 900.0;
+
 const FEW: usize = 20_000;
 const MANY: usize = 80_000;
 
-/// Limits of one pair each.
-fn rows(count: usize, separator: &str) -> String {
+/// Limits of one pair each, which no packet breaks.
+pub(crate) fn rows(count: usize, separator: &str) -> String {
     let mut rows = String::new();
     for number in 0..count {
-        let (high, low) = (number / 256 % 256, number % 256);
+        let (top, high, low) = (number / 65536, number / 256 % 256, number % 256);
         write!(
             rows,
             "{}{{\"limit_name\":\"pair-{number}\",\"limit_value\":{},\"effective_date\":\"2000-01-01\",\
-             \"source\":\"10.0.{high}.{low}/32\",\"destination\":\"172.16.{low}.{high}/32\"}}",
+             \"source\":\"10.{top}.{high}.{low}/32\",\"destination\":\"172.16.{low}.{high}/32\"}}",
             if number > 0 { separator } else { "" },
             1_000_000 + number
         )
@@ -42,11 +47,17 @@ fn one_peak(options: &str, files: &[(&str, String)]) -> f64 {
     files.iter().for_each(|(name, text)| drop(place.write(name, text)));
     let run = place.floodmark(&format!("replay pipe -w1 {options}")).start();
     let feed = Feed::open(&pipe);
+    let peak = most_memory(&run);
+    drop(feed);
+    run.finish().expect(0).says(&["counted 0 of 0 frames"]);
+    peak
+}
+
+/// The most memory that a process has had until now, in bytes.
+fn most_memory(run: &Live) -> f64 {
     let status = fs::read_to_string(format!("/proc/{}/status", run.id())).expect("a process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its memory");
     let kb: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    drop(feed);
-    run.finish().expect(0).says(&["counted 0 of 0 frames"]);
     kb * 1024.0
 }
 
@@ -75,4 +86,54 @@ fn rows_in_two_sets_take_few_bytes_each() {
     let many = peak("--limits a.json --what-if b.json", &files(MANY / 2));
     let each = (many - few) / (MANY - FEW) as f64;
     assert!(each < BYTES_A_ROW, "{each:.0} bytes a row");
+}
+
+#[test]
+fn rows_in_effect_take_few_bytes_each() {
+    let peak = |count| {
+        let place = Place::new();
+        let pipe = place.fifo("pipe");
+        let any = r#"{"limit_name":"any","limit_value":0,"effective_date":"1970-01-01"}"#;
+        place.write("limits.json", rows(count, "\n") + "\n" + any);
+        let mut run = place.floodmark("replay pipe -w1 --limits limits.json").start();
+        let mut feed = Feed::open(&pipe);
+        feed.packet(packet(BEGIN_MS, "10.0.0.1", "10.0.0.2", 100));
+        feed.packet(packet(BEGIN_MS + 10_000, "10.0.0.1", "10.0.0.2", 100));
+        run.line();
+        let peak = most_memory(&run);
+        drop(feed);
+        run.finish().expect(0);
+        peak
+    };
+    let each = (peak(3 * MANY) - peak(MANY)) / (2 * MANY) as f64;
+    assert!(each < BYTES_A_ROW_IN_EFFECT, "{each:.0} bytes a row");
+}
+
+/// More rows than take effect at one tick are as they would be without the others, to the millisecond.
+#[test]
+fn each_of_many_rows_is_in_effect_when_the_first_packet_is_judged() {
+    let place = Place::new();
+    let mut broken = String::new();
+    for (number, ms) in (BEGIN_MS - 4..BEGIN_MS + 4).enumerate() {
+        let date = date(ms);
+        writeln!(
+            broken,
+            "{{\"limit_name\":\"ms-{number}\",\"limit_value\":{number},\"effective_date\":\"{date}\"}}\n\
+             {{\"limit_name\":\"later\",\"limit_value\":{number},\"effective_date\":\"{date}\"}}"
+        )
+        .expect("memory");
+    }
+    let packets: Vec<_> =
+        (0..9).map(|n| packet(BEGIN_MS + n, "10.0.0.1", "172.16.1.0", 100)).collect();
+    place.write("made.pcap", pcap(&packets));
+    place.write("few.json", &broken);
+    place.write("many.json", rows(2 * MANY, "\n") + "\n" + &broken);
+    for way in ["--tick 1ms -w1", "--tick 1ms -w2", "--tick 3ms -w1"] {
+        let changes = |limits: &str| {
+            place.floodmark(&format!("replay made.pcap --limits {limits} {way}")).stdout(0)
+        };
+        let few = changes("few.json");
+        assert!(few.lines().count() >= 16, "{few}");
+        assert!(few == changes("many.json"), "{way}");
+    }
 }

@@ -11,7 +11,7 @@ mod explain;
 mod files;
 pub(crate) mod fold;
 mod interrupt;
-mod many_limits;
+pub(crate) mod many_limits;
 mod oracle;
 pub(crate) mod pcap;
 pub(crate) mod pipes;
