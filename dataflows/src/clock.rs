@@ -87,9 +87,13 @@ pub struct Existing {
 /// What the clock tells every worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Clock {
-    /// The watermark from now on. At [`Phase::Close`].
-    Watermark {
-        /// Where it is.
+    /// The watermark, at ticks from which on other windows are open, unsettled or held by it, and at the tick
+    /// after each. By watermarks in between, all windows are as by this one. At [`Phase::Close`].
+    Watermark(u64),
+    /// The progress of event time, at each tick, for those who show it: nothing is computed from it. At
+    /// [`Phase::Close`].
+    EventTime {
+        /// The watermark.
         at: u64,
         /// Where the slowest partition is that has something to read: the others need not wait for
         /// any but this. It is the watermark unless that waits for an empty partition.
@@ -127,6 +131,13 @@ pub enum Clock {
     Retired(WindowRange),
 }
 
+impl Clock {
+    /// Whether windows, and what is said of them, depend on it.
+    pub(crate) fn concerns_windows(&self) -> bool {
+        !matches!(self, Clock::EventTime { .. })
+    }
+}
+
 /// The beginning of observation.
 #[derive(Default)]
 struct Beginning {
@@ -162,6 +173,10 @@ impl Beginning {
 struct Held {
     rules: Windows,
     watermark: u64,
+    /// The windows that the watermark divides from those before.
+    bounds: [Window; 3],
+    /// Whether they have changed at the last tick.
+    crossed: bool,
     partitions: Partitions,
     beginning: Beginning,
     /// The start of the first whole window; `None` while it is unknown.
@@ -181,6 +196,8 @@ impl Held {
         Held {
             rules,
             watermark: 0,
+            bounds: rules.bounds(0),
+            crossed: false,
             partitions: Partitions::default(),
             beginning: Beginning::default(),
             whole_from: Some(0),
@@ -312,7 +329,13 @@ impl Held {
         let settled = self.rules.first_unsettled(self.watermark);
         self.watermark = self.watermark.max(watermark.at);
         self.close();
-        let moved = Clock::Watermark {
+        let bounds = self.rules.bounds(self.watermark);
+        let crosses = std::mem::replace(&mut self.bounds, bounds) != bounds;
+        // What the tick before has decided is done at this one.
+        if std::mem::replace(&mut self.crossed, crosses) || crosses {
+            self.tell(Phase::Close, Clock::Watermark(self.watermark));
+        }
+        let reached = Clock::EventTime {
             at: self.watermark,
             slowest: self.watermark.max(slowest.at),
             held_by: watermark.of,
@@ -321,7 +344,7 @@ impl Held {
             whole_from: self.whole_from,
             open: self.open,
         };
-        self.tell(Phase::Close, moved);
+        self.tell(Phase::Close, reached);
         // Gaps may open where windows have settled.
         let before = WindowRange { from: Window(0), until: settled };
         for opened in std::mem::take(&mut self.opened) {

@@ -330,7 +330,9 @@ fn compute<'scope>(
     let Floors { thresholds, rulings, of_pairs, of_rollups } = floors(rules, options.updates);
     let orders = scope.concatenate([
         views.inner.broadcast().map(|(rollup, time, diff)| (Order::View(rollup, diff), time)),
-        clock.clone().map(|(event, time)| (Order::Clock(event), time)),
+        clock.clone().flat_map(|(event, time)| {
+            event.concerns_windows().then_some((Order::Clock(event), time))
+        }),
         reads.broadcast().map(|(read, time)| (Order::Read(read), time)),
     ]);
 

@@ -255,8 +255,8 @@ pub fn rules<'scope>(
             });
             clock.for_each(|capability, events| {
                 for (event, time) in events.drain(..) {
-                    if let Clock::Watermark { at, .. } = event {
-                        stash.at(&capability, time).watermark = Some(at);
+                    if let Clock::Watermark(watermark) = event {
+                        stash.at(&capability, time).watermark = Some(watermark);
                     }
                 }
             });

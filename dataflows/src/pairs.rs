@@ -200,7 +200,7 @@ impl Pairs {
     fn plan_clock(&mut self, event: Clock, jobs: &mut VecDeque<Job>) {
         let rows = |window| Job::Rows { windows: VecDeque::from([window]), position: 0 };
         match event {
-            Clock::Watermark { at, .. } => self.watermark = at,
+            Clock::Watermark(watermark) => self.watermark = watermark,
             Clock::Settled(windows) => {
                 for window in self.held(windows) {
                     let held = self.windows.get_mut(&window);
@@ -212,9 +212,8 @@ impl Pairs {
             }
             Clock::Partial { windows, partial: true } => self.partial.insert(windows),
             Clock::Partial { windows, partial: false } => self.partial.remove(windows),
-            // It is planned before records are counted.
-            Clock::Observed(_) => {}
-            Clock::Silent(_) => {}
+            // What is observed is planned before records are counted.
+            Clock::Observed(_) | Clock::Silent(_) | Clock::EventTime { .. } => {}
             Clock::Retired(windows) => {
                 self.partial.remove(windows);
                 self.observed.remove(windows);

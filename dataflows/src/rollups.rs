@@ -386,12 +386,9 @@ fn show_all(
     })
 }
 
-/// Whether an order does. Most say that the watermark moves.
+/// Whether an order does.
 fn concerns_rollups(order: &Order) -> bool {
-    !matches!(
-        order,
-        Order::Clock(Clock::Watermark { .. } | Clock::Partial { .. } | Clock::Silent(_))
-    )
+    !matches!(order, Order::Clock(Clock::Watermark(_) | Clock::Partial { .. } | Clock::Silent(_)))
 }
 
 /// The place of an address, for filters that look at one.

@@ -226,6 +226,12 @@ impl Windows {
         }
     }
 
+    /// The first windows that are not closed, not settled and not retired: watermarks with the same are alike
+    /// to all windows.
+    pub(crate) fn bounds(&self, watermark: u64) -> [Window; 3] {
+        [self.first_open(watermark), self.first_unsettled(watermark), self.first_held(watermark)]
+    }
+
     /// The window leaves memory. `watermark` is that of the tick before.
     pub fn retired(&self, window: Window, watermark: u64) -> bool {
         self.retention_ms.is_some_and(|retention| {

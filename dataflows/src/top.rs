@@ -120,7 +120,8 @@ pub(crate) fn top<'scope>(
                 }
             });
             clock.for_each(|capability, events| {
-                for (event, time) in events.drain(..) {
+                for (event, time) in events.drain(..).filter(|(event, _)| event.concerns_windows())
+                {
                     stash.at(&capability, time).clock.push(event);
                 }
             });
@@ -132,7 +133,8 @@ pub(crate) fn top<'scope>(
                         Clock::Partial { windows, .. } | Clock::Retired(windows) => {
                             partial.remove(windows);
                         }
-                        Clock::Watermark { .. }
+                        Clock::Watermark(_)
+                        | Clock::EventTime { .. }
                         | Clock::Observed(_)
                         | Clock::Silent(_)
                         | Clock::Settled(_) => {}

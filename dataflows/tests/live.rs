@@ -92,7 +92,7 @@ fn run(workers: usize, ticks: Vec<Tick>) -> Said {
         let mut inputs = worker.dataflow(|scope| {
             let (inputs, outputs, _) = graph::build(scope, options);
             outputs.clock.inspect(move |(clock, time)| {
-                if let (0, Clock::Watermark { at, slowest, .. }) = (index, clock) {
+                if let (0, Clock::EventTime { at, slowest, .. }) = (index, clock) {
                     clocks.send(Ok((time.tick, *at, *slowest))).expect("somebody listens");
                 }
             });

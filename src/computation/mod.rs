@@ -201,7 +201,7 @@ fn collect_clock<'scope>(
         for (event, Time { tick, .. }) in events.drain(..) {
             match (event, &by_tick) {
                 (
-                    Clock::Watermark { at, slowest, held_by, slowest_in, front, whole_from, open },
+                    Clock::EventTime { at, slowest, held_by, slowest_in, front, whole_from, open },
                     by_tick,
                 ) => {
                     event_time.set(EventTimeReached {
@@ -221,7 +221,8 @@ fn collect_clock<'scope>(
                     outcomes.borrow_mut().entry(tick).or_default().retired.push(windows);
                 }
                 (
-                    Clock::Partial { .. }
+                    Clock::Watermark(_)
+                    | Clock::Partial { .. }
                     | Clock::Observed(_)
                     | Clock::Silent(_)
                     | Clock::Retired(_)

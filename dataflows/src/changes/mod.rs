@@ -385,7 +385,8 @@ impl Steps for Changes {
         let (mut retired, mut heard, mut fall_silent) = (Vec::new(), Vec::new(), Vec::new());
         for event in work.clock {
             match event {
-                Clock::Watermark { at, .. } => self.watermark = self.watermark.max(at),
+                Clock::Watermark(watermark) => self.watermark = watermark,
+                Clock::EventTime { .. } => {}
                 Clock::Settled(windows) => tick.settles.insert(windows),
                 Clock::Retired(windows) => retired.push(windows),
                 Clock::Observed(windows) => heard.push(windows),
@@ -547,7 +548,7 @@ pub(crate) fn changes<'scope>(
                 }
             });
             clock.for_each(|capability, data| {
-                for (event, time) in data.drain(..) {
+                for (event, time) in data.drain(..).filter(|(event, _)| event.concerns_windows()) {
                     stash.at_tick(&capability, time).clock.push(event);
                 }
             });
