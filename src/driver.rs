@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc::TryRecvError;
+use std::time::Duration;
 
 use floodmark_dataflows::clock::Mark;
 use floodmark_dataflows::combine::Parcel;
@@ -95,7 +96,9 @@ impl<'a, S: Sinks> Replay<'a, S> {
 
     /// Takes all of the source.
     pub fn run(&mut self, source: &Events, interrupt: &Interrupt) -> Result<Replayed, WriteError> {
+        self.computation.set_patience(PATIENCE);
         let end = self.take_source(source, interrupt)?;
+        self.computation.set_patience(Duration::ZERO);
         self.finish()?;
         if end.is_some() {
             self.end_input()?;
@@ -313,6 +316,9 @@ fn write(computation: &mut Computation<'_>, sinks: &mut impl Sinks) -> Result<us
     }
     Ok(rows)
 }
+
+/// How long ticks wait for others to be read: nobody sees it, and with many workers single ticks cost.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// Between the ticks after the end of the input, in milliseconds.
 const END_STEP_MS: u64 = 1000;

@@ -178,7 +178,9 @@ impl<K: Copy + Eq + Hash> Sums<K> {
             return vec![sums];
         }
         let share = sums.len() / peers;
-        let mut shares = vec![Vec::with_capacity(share + share / 8); peers];
+        // Not cloned: a clone of an empty vector has no capacity.
+        let mut shares: Vec<_> =
+            (0..peers).map(|_| Vec::with_capacity(share + share / 8)).collect();
         for (key, volume) in sums {
             shares[to(key) as usize].push((key, volume));
         }

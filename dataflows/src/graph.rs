@@ -5,11 +5,12 @@ use differential_dataflow::{AsCollection, VecCollection};
 use std::cell::RefCell;
 use std::rc::Rc;
 use timely::dataflow::operators::vec::input::Handle as InputHandle;
-use timely::dataflow::operators::vec::{Broadcast, Input as _, Map};
+use timely::dataflow::operators::vec::{Input as _, Map};
 use timely::dataflow::operators::{Concatenate, Exchange, Probe, probe};
 use timely::dataflow::{Scope, StreamVec};
 
 use crate::addresses::Addresses;
+use crate::broadcast::broadcast;
 use crate::changes::{Rules, Said, changes};
 use crate::clock::{Clock, Existing, Mark, clock};
 use crate::combine::Parcel;
@@ -54,8 +55,7 @@ pub struct Inputs {
     parcels: RoundInput<Parcel>,
     marks: RoundInput<Mark>,
     versions: InputSession<Time, Version, isize>,
-    views: InputSession<Time, Rollup, isize>,
-    reads: RoundInput<Read>,
+    orders: RoundInput<Order>,
     consumer: Consumer,
     schedule: Schedule,
     tick: u64,
@@ -115,6 +115,23 @@ pub struct Outputs<'scope> {
     pub clock: StreamVec<'scope, Time, Timed<Clock>>,
 }
 
+impl Outputs<'_> {
+    /// The same, seen by a probe.
+    fn probe_with(self, probe: &probe::Handle<Time>) -> Self {
+        Outputs {
+            changes: self.changes.probe_with(probe),
+            violations: self.violations.inner.probe_with(probe).as_collection(),
+            versions: self.versions,
+            existing: self.existing.inner.probe_with(probe).as_collection(),
+            top: self.top.probe_with(probe),
+            answers: self.answers.probe_with(probe),
+            late: self.late.probe_with(probe),
+            saturated: self.saturated.probe_with(probe),
+            clock: self.clock.probe_with(probe),
+        }
+    }
+}
+
 impl Inputs {
     /// The current tick.
     pub fn tick(&self) -> u64 {
@@ -142,12 +159,13 @@ impl Inputs {
 
     /// Begins (+1) or ends (-1) the need for a rollup of each window.
     pub fn view(&mut self, rollup: Rollup, diff: isize) {
-        self.views.update_at(rollup, Time::new(self.tick, Phase::Rows), diff);
+        let at = Time::new(self.tick, Phase::Rows);
+        self.orders.round.push((Order::View(rollup, diff), at));
     }
 
     /// Asks for what is held at the end of the current tick.
     pub fn read(&mut self, read: Read) {
-        self.reads.round.push((read, Time::new(self.tick, Phase::Read)));
+        self.orders.round.push((Order::Read(read), Time::new(self.tick, Phase::Read)));
     }
 
     /// The consumer of [`Outputs::changes`] has taken so many.
@@ -217,9 +235,7 @@ impl Inputs {
         self.marks.advance_to(time);
         self.versions.advance_to(time);
         self.versions.flush();
-        self.views.advance_to(time);
-        self.views.flush();
-        self.reads.advance_to(time);
+        self.orders.advance_to(time);
     }
 
     /// Ends the current tick and its round, and begins a later tick.
@@ -276,21 +292,29 @@ pub fn build<'scope>(
     scope: Scope<'scope, Time>,
     options: Options,
 ) -> (Inputs, Outputs<'scope>, probe::Handle<Time>) {
+    let (inputs, outputs, probe) = build_unprobed(scope, options);
+    (inputs, outputs.probe_with(&probe), probe)
+}
+
+/// The computation of [`build`], where the caller has the probe see all outputs, behind whoever takes them: a
+/// number of an address is free when no output may resolve it.
+pub fn build_unprobed<'scope>(
+    scope: Scope<'scope, Time>,
+    options: Options,
+) -> (Inputs, Outputs<'scope>, probe::Handle<Time>) {
     let (parcels_input, parcels) = scope.new_input();
     let (marks_input, marks) = scope.new_input();
     let (versions_input, versions) = scope.new_collection();
-    let (views_input, views) = scope.new_collection();
-    let (reads_input, reads) = scope.new_input();
+    let (orders_input, orders) = scope.new_input();
     let consumer = Consumer::default();
     let downstream = probe::Handle::new();
-    let incoming = Incoming { parcels, marks, versions, views, reads };
+    let incoming = Incoming { parcels, marks, versions, orders };
     let outputs = compute(scope, incoming, options, (&downstream, &consumer));
     let inputs = Inputs {
         parcels: RoundInput::new(parcels_input),
         marks: RoundInput::new(marks_input),
         versions: versions_input,
-        views: views_input,
-        reads: RoundInput::new(reads_input),
+        orders: RoundInput::new(orders_input),
         consumer,
         schedule: Schedule::default(),
         tick: 0,
@@ -305,8 +329,8 @@ struct Incoming<'scope> {
     parcels: StreamVec<'scope, Time, Timed<Parcel>>,
     marks: StreamVec<'scope, Time, Timed<Mark>>,
     versions: VecCollection<'scope, Time, Version, isize>,
-    views: VecCollection<'scope, Time, Rollup, isize>,
-    reads: StreamVec<'scope, Time, Timed<Read>>,
+    /// Views and reads.
+    orders: StreamVec<'scope, Time, Timed<Order>>,
 }
 
 fn compute<'scope>(
@@ -315,7 +339,7 @@ fn compute<'scope>(
     options: Options,
     (downstream, consumer): (&probe::Handle<Time>, &Consumer),
 ) -> Outputs<'scope> {
-    let Incoming { parcels, marks, versions, views, reads } = incoming;
+    let Incoming { parcels, marks, versions, orders } = incoming;
 
     // On one worker: windows, and the rules of limits. Derived before they are broadcast: an exchange by key
     // of something that every worker has would multiply it.
@@ -325,16 +349,14 @@ fn compute<'scope>(
     let rules = rules(rows, clock.clone(), options.windows);
 
     // On every worker.
-    let clock = clock.broadcast();
-    let rules = rules.inner.broadcast().as_collection();
+    let rules = broadcast(rules.inner).as_collection();
     let Floors { thresholds, rulings, of_pairs, of_rollups } = floors(rules, options.updates);
-    let orders = scope.concatenate([
-        views.inner.broadcast().map(|(rollup, time, diff)| (Order::View(rollup, diff), time)),
-        clock.clone().flat_map(|(event, time)| {
-            event.concerns_windows().then_some((Order::Clock(event), time))
-        }),
-        reads.broadcast().map(|(read, time)| (Order::Read(read), time)),
-    ]);
+    let clock = clock.map(|(event, time)| (Order::Clock(event), time));
+    let orders = broadcast(scope.concatenate([orders, clock]));
+    let clock = orders.clone().flat_map(|(order, time)| match order {
+        Order::Clock(event) => Some((event, time)),
+        _ => None,
+    });
 
     // On the worker that holds the pair or the entity.
     let shared = Shared {
@@ -376,7 +398,7 @@ fn compute<'scope>(
         Some(query) => top(candidates, clock.clone(), query),
         None => scope.concatenate([]),
     };
-    let outputs = Outputs {
+    Outputs {
         changes,
         violations,
         versions,
@@ -386,21 +408,5 @@ fn compute<'scope>(
         late: traffic.late.exchange(|_| 0),
         saturated: scope.concatenate([traffic.saturated, rollups.saturated]).exchange(|_| 0),
         clock,
-    };
-    probe_all(outputs, downstream)
-}
-
-/// Lets the probe see every output: a number of an address is free when no output may resolve it.
-fn probe_all<'scope>(outputs: Outputs<'scope>, probe: &probe::Handle<Time>) -> Outputs<'scope> {
-    Outputs {
-        changes: outputs.changes.probe_with(probe),
-        violations: outputs.violations.inner.probe_with(probe).as_collection(),
-        versions: outputs.versions,
-        existing: outputs.existing.inner.probe_with(probe).as_collection(),
-        top: outputs.top.probe_with(probe),
-        answers: outputs.answers.probe_with(probe),
-        late: outputs.late.probe_with(probe),
-        saturated: outputs.saturated.probe_with(probe),
-        clock: outputs.clock.probe_with(probe),
     }
 }

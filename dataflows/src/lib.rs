@@ -42,6 +42,7 @@
 //! [`threshold_join()`]: threshold_join::threshold_join
 
 pub mod addresses;
+mod broadcast;
 pub(crate) mod changes;
 pub mod clock;
 pub mod combine;

@@ -107,13 +107,20 @@ pub struct Saturated {
     pub entity: Entity,
 }
 
-/// Events that concern tables, beside cuts, in one stream, so that an operator has them in the order of time.
-#[derive(Clone, Copy, Debug)]
+/// What every worker is told, beside limits, in one stream, so that an operator has it in the order of time.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// A view needs a rollup of each window (+1), or no longer does (-1).
     View(Rollup, isize),
     Clock(Clock),
     Read(Read),
+}
+
+impl Order {
+    /// Whether anything depends on it.
+    pub(crate) fn concerns_windows(&self) -> bool {
+        !matches!(self, Order::Clock(event) if !event.concerns_windows())
+    }
 }
 
 /// Rollups that limits and views need, with the windows in which they do.

@@ -128,9 +128,13 @@ impl Pairs {
 
     /// Brings rollups into use and out of it; what comes into use is filled from what is held.
     fn use_rollups(&mut self, gauges: &[GaugeChange], orders: &[Order], jobs: &mut VecDeque<Job>) {
+        let uses = self.in_use.update(gauges, orders);
+        if uses.is_empty() {
+            return;
+        }
         let mut begun = BTreeMap::<Rollup, Vec<WindowRange>>::new();
         let mut changed = BTreeSet::new();
-        for change in self.in_use.update(gauges, orders) {
+        for change in uses {
             let (Use::Begins(_, rollup) | Use::Ends(_, rollup)) = change;
             changed.insert(rollup);
             if let Use::Begins(windows, rollup) = change {
@@ -160,6 +164,9 @@ impl Pairs {
     /// Sets the cuts of pairs. What is stale where gauges look otherwise is put out by renewals, what cuts move
     /// by walks.
     fn set_cuts(&mut self, tick: u64, changes: Vec<GaugeChange>, jobs: &mut VecDeque<Job>) {
+        if changes.is_empty() {
+            return;
+        }
         let (cuts, rejudged) = GaugeChange::split(changes);
         self.cuts.set(&cuts);
         let changes = CutChanges::new(cuts);
@@ -357,15 +364,14 @@ impl Steps for Pairs {
 
     /// The order within a time: rollups and cuts see the state before it, then updates count, then
     /// windows settle and retire, then reads are answered.
-    fn plan(&mut self, time: Time, work: Work) -> VecDeque<Job> {
+    fn plan(&mut self, time: Time, work: Work, jobs: &mut VecDeque<Job>) {
         self.shared.reclaim_addresses();
-        let mut jobs = VecDeque::new();
-        self.use_rollups(&work.gauges, &work.orders, &mut jobs);
+        self.use_rollups(&work.gauges, &work.orders, jobs);
         let of_pairs = work.gauges.into_iter().filter(|change| change.scope().per == Per::Pair);
-        self.set_cuts(time.tick, of_pairs.collect(), &mut jobs);
+        self.set_cuts(time.tick, of_pairs.collect(), jobs);
         for order in &work.orders {
             if let Order::Clock(Clock::Observed(windows)) = order {
-                self.observe(*windows, &mut jobs);
+                self.observe(*windows, jobs);
             }
         }
         let (mut counted, mut late) = (BTreeSet::new(), Late::default());
@@ -386,13 +392,12 @@ impl Steps for Pairs {
         let mut reads = BTreeSet::new();
         for order in work.orders {
             match order {
-                Order::Clock(event) => self.plan_clock(event, &mut jobs),
+                Order::Clock(event) => self.plan_clock(event, jobs),
                 Order::Read(read) => drop(reads.insert(read)),
                 Order::View(..) => {}
             }
         }
-        self.plan_reads(reads, &mut jobs);
-        jobs
+        self.plan_reads(reads, jobs);
     }
 
     fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {

@@ -213,11 +213,10 @@ impl Steps for Rollups {
     type Work = Work;
     type Job = Job;
 
-    fn plan(&mut self, time: Time, work: Work) -> VecDeque<Job> {
+    fn plan(&mut self, time: Time, work: Work, jobs: &mut VecDeque<Job>) {
         self.shared.reclaim_addresses();
-        let mut jobs = VecDeque::new();
         let uses = self.in_use.update(&work.gauges, &work.orders);
-        self.set_cuts(time.tick, work.gauges, &mut jobs);
+        self.set_cuts(time.tick, work.gauges, jobs);
         for change in uses {
             if let Use::Ends(windows, rollup) = change {
                 let windows = self.windows(rollup, windows);
@@ -227,7 +226,7 @@ impl Steps for Rollups {
         }
         for order in &work.orders {
             if let Order::Clock(Clock::Observed(windows)) = order {
-                self.observe(*windows, &mut jobs);
+                self.observe(*windows, jobs);
             }
         }
         jobs.extend(work.parcels.into_iter().map(|parcel| Job::Count { parcel }));
@@ -236,7 +235,7 @@ impl Steps for Rollups {
         for order in work.orders {
             match order {
                 Order::Clock(Clock::Settled(windows)) => {
-                    self.renew(windows, &mut jobs);
+                    self.renew(windows, jobs);
                     if let Some((query, rollup)) =
                         self.top.and_then(|query| Some((query, query.rollup()?)))
                     {
@@ -246,7 +245,7 @@ impl Steps for Rollups {
                         }
                     }
                 }
-                Order::Clock(Clock::Retired(windows)) => self.retire(windows, &mut jobs),
+                Order::Clock(Clock::Retired(windows)) => self.retire(windows, jobs),
                 Order::Read(read) => drop(reads.insert(read)),
                 _ => {}
             }
@@ -259,7 +258,6 @@ impl Steps for Rollups {
             }
             Read::Rows { .. } => None,
         }));
-        jobs
     }
 
     fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {
@@ -388,7 +386,12 @@ fn show_all(
 
 /// Whether an order does.
 fn concerns_rollups(order: &Order) -> bool {
-    !matches!(order, Order::Clock(Clock::Watermark(_) | Clock::Partial { .. } | Clock::Silent(_)))
+    match order {
+        Order::Clock(event) => {
+            matches!(event, Clock::Observed(_) | Clock::Settled(_) | Clock::Retired(_))
+        }
+        Order::View(..) | Order::Read(_) => true,
+    }
 }
 
 /// The place of an address, for filters that look at one.

@@ -130,13 +130,16 @@ impl Budget {
     }
 }
 
+/// Jobs whose space is kept for the next time.
+const JOBS_KEPT: usize = 64;
+
 /// A state to which the work of each time is done in turn, in steps.
 pub(crate) trait Steps {
     type Work: Default;
     type Job;
 
     /// Splits the work of a time into jobs, to be done in this order before the next time begins.
-    fn plan(&mut self, time: Time, work: Self::Work) -> VecDeque<Self::Job>;
+    fn plan(&mut self, time: Time, work: Self::Work, jobs: &mut VecDeque<Self::Job>);
 
     /// Goes on with a job until it is done, and then is `true`, or until the budget is spent.
     fn step(&mut self, time: Time, job: &mut Self::Job, budget: &mut Budget) -> bool;
@@ -152,13 +155,15 @@ pub(crate) trait Steps {
 pub(crate) struct Stepper<S: Steps, const N: usize> {
     pub(crate) state: S,
     pub(crate) stash: Stash<S::Work, N>,
-    /// The time that is worked on, with the jobs that are left.
-    current: Option<(Time, VecDeque<S::Job>)>,
+    /// The time that is worked on.
+    current: Option<Time>,
+    /// What is left to be done for it.
+    jobs: VecDeque<S::Job>,
 }
 
 impl<S: Steps, const N: usize> Stepper<S, N> {
     pub(crate) fn new(state: S) -> Self {
-        Stepper { state, stash: Stash::default(), current: None }
+        Stepper { state, stash: Stash::default(), current: None, jobs: VecDeque::new() }
     }
 
     /// Works for one budget, and then hands what came of it to `deliver`. `true` if work is left that
@@ -179,7 +184,7 @@ impl<S: Steps, const N: usize> Stepper<S, N> {
         if !worked {
             return false;
         }
-        let under_way = self.state.pause(self.current.as_ref().map(|(time, _)| *time));
+        let under_way = self.state.pause(self.current);
         deliver(self.stash.capabilities(), &mut self.state);
         self.stash.follow(under_way);
         self.current.is_some()
@@ -190,21 +195,23 @@ impl<S: Steps, const N: usize> Stepper<S, N> {
         let Some((time, work)) = self.stash.next(frontiers) else {
             return false;
         };
-        self.current = Some((time, self.state.plan(time, work)));
+        self.current = Some(time);
+        self.state.plan(time, work, &mut self.jobs);
         true
     }
 
     /// Goes on with the current time. `true` when it is done with.
     fn work(&mut self, budget: &mut Budget) -> bool {
-        if let Some((time, jobs)) = &mut self.current {
-            while let Some(job) = jobs.front_mut() {
+        if let Some(time) = self.current {
+            while let Some(job) = self.jobs.front_mut() {
                 if budget.is_spent() {
                     return false;
                 }
-                if self.state.step(*time, job, budget) {
-                    jobs.pop_front();
+                if self.state.step(time, job, budget) {
+                    self.jobs.pop_front();
                 }
             }
+            self.jobs.shrink_to(JOBS_KEPT);
         }
         self.current = None;
         true

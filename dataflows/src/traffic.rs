@@ -91,7 +91,7 @@ pub(crate) fn traffic<'scope>(
                 }
             });
             orders.for_each(|capability, data| {
-                for (order, time) in data.drain(..) {
+                for (order, time) in data.drain(..).filter(|(order, _)| order.concerns_windows()) {
                     stash.at(&capability, time).orders.push(order);
                 }
             });

@@ -2,16 +2,17 @@
 //!
 //! To agree on what is complete costs the same for one tick and for many, so ticks that are ready together go
 //! together. While rounds are on their way, the next one grows: ticks that come one by one would otherwise each
-//! be a round.
+//! be a round. Where ticks come faster than anybody waits for them, a round waits a little for more.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 /// Ticks, and updates, that may be on their way at once.
-const TICKS_IN_FLIGHT: usize = 256;
+const TICKS_IN_FLIGHT: usize = 1024;
 const UPDATES_IN_FLIGHT: usize = 200_000;
 
 /// Ticks, and updates, after which no tick is added to a round: workers wait for a round as a whole.
-const ROUND_TICKS: usize = 64;
+const ROUND_TICKS: usize = 256;
 const ROUND_UPDATES: usize = 1 << 16;
 
 /// Rounds on their way: workers have the next one when they are done with one.
@@ -29,6 +30,10 @@ pub(super) struct Rounds {
     /// Ticks of the round under way, and updates in them.
     round_ticks: usize,
     round_updates: usize,
+    /// The time of the first of them.
+    round_began: Option<Instant>,
+    /// How long a round waits for more ticks.
+    patience: Duration,
 }
 
 impl Rounds {
@@ -38,6 +43,21 @@ impl Rounds {
         self.updates += updates;
         self.round_ticks += 1;
         self.round_updates += updates;
+        if !self.patience.is_zero() {
+            self.round_began.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Lets rounds wait so long for more ticks from now on.
+    pub(super) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// How long the round under way waits yet for more ticks.
+    pub(super) fn waits(&self) -> Duration {
+        let is_full = self.round_ticks >= ROUND_TICKS || self.round_updates >= ROUND_UPDATES;
+        let began = self.round_began.filter(|_| !is_full);
+        began.map_or(Duration::ZERO, |began| self.patience.saturating_sub(began.elapsed()))
     }
 
     /// Whether another tick may be begun.
@@ -50,10 +70,11 @@ impl Rounds {
 
     /// Ends the round under way, if there is one and it is time for it.
     pub(super) fn end(&mut self) -> bool {
-        let ends = self.round_ticks > 0 && self.ended.len() < ROUNDS_IN_FLIGHT;
+        let ends =
+            self.round_ticks > 0 && self.ended.len() < ROUNDS_IN_FLIGHT && self.waits().is_zero();
         if ends {
             self.ended.extend(self.ticks.back().map(|(tick, _)| *tick));
-            (self.round_ticks, self.round_updates) = (0, 0);
+            (self.round_ticks, self.round_updates, self.round_began) = (0, 0, None);
         }
         ends
     }
@@ -109,6 +130,24 @@ mod tests {
         assert_eq!((rounds.len(), rounds.first()), (0, None));
         rounds.add(6, 1);
         assert!(rounds.end());
+    }
+
+    #[test]
+    fn round_waits_for_more_ticks_unless_it_is_full_or_patience_ends() {
+        let mut rounds = Rounds::default();
+        rounds.set_patience(Duration::from_secs(3600));
+        rounds.add(1, 1);
+        assert!(!rounds.end() && !rounds.waits().is_zero());
+        fill(&mut rounds, 2, 0);
+        assert!(rounds.end() && rounds.waits().is_zero());
+        rounds.add(1000, ROUND_UPDATES);
+        assert!(rounds.end());
+        (0..=ROUND_TICKS).for_each(|_| rounds.done());
+        rounds.add(1001, 1);
+        assert!(!rounds.end());
+        rounds.set_patience(Duration::ZERO);
+        assert!(rounds.end());
+        assert!(!rounds.end(), "nothing is left");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use super::Event;
 
 /// How many ticks may wait to be taken: enough for a round while the next ones are read.
-const TICKS_AHEAD: usize = 256;
+const TICKS_AHEAD: usize = 512;
 
 /// How many updates may wait to be taken before another tick is: some megabytes.
 const UPDATES_AHEAD: usize = 200_000;
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn many_small_ticks_or_few_large_ones_wait() {
-        for (updates, expected) in [(1, 256), (50_000, 4), (1_000_000, 1)] {
+        for (updates, expected) in [(1, 512), (50_000, 4), (1_000_000, 1)] {
             let (handing, events) = handing();
             assert_eq!(fill(&handing, updates), expected);
             let waiting = std::thread::spawn(move || handing.give(tick(expected, updates)).is_ok());

@@ -375,7 +375,7 @@ impl Steps for Changes {
     type Work = Work;
     type Job = Job;
 
-    fn plan(&mut self, time: Time, work: Work) -> VecDeque<Job> {
+    fn plan(&mut self, time: Time, work: Work, jobs: &mut VecDeque<Job>) {
         let mut tick = Tick {
             tick: time.tick,
             watermark_before: self.watermark,
@@ -430,7 +430,6 @@ impl Steps for Changes {
             true => Some(Id::first(LimitId(0))),
             false => first.map(Id::first),
         };
-        let mut jobs = VecDeque::new();
         for (window, runs) in windows {
             jobs.push_back(Job::Silence { until: window });
             let (look_at, merge) = (look_from(&window), Merge::new(runs));
@@ -440,7 +439,6 @@ impl Steps for Changes {
         jobs.extend(retired.into_iter().map(|windows| Job::Retire { windows }));
         jobs.push_back(Job::End);
         self.tick = tick;
-        jobs
     }
 
     fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {

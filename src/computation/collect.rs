@@ -1,0 +1,241 @@
+//! The last operator of the computation: it takes the outputs of each tick out of the dataflow.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use floodmark_dataflows::clock::Clock;
+use floodmark_dataflows::graph::Outputs;
+use floodmark_dataflows::orders::Late;
+use floodmark_dataflows::time::{Time, Timed};
+use floodmark_dataflows::types::Change;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::{Probe, probe};
+use timely::dataflow::{Scope, StreamVec};
+
+use super::outcome::{EventTimeReached, Outcome, Passed};
+
+/// Changes that wait to be taken, with their ticks.
+pub(super) type Changes = Rc<RefCell<VecDeque<(u64, Vec<Change>)>>>;
+
+/// By tick.
+pub(super) type Outbox<O> = Rc<RefCell<BTreeMap<u64, O>>>;
+
+/// The operator, while its inputs are connected. There is one for all outputs, since all workers agree on the
+/// progress of each operator.
+struct Collecting<'scope> {
+    builder: OperatorBuilder<'scope, Time>,
+    inputs: Vec<Box<dyn FnMut()>>,
+}
+
+impl<'scope> Collecting<'scope> {
+    fn new(scope: Scope<'scope, Time>) -> Self {
+        let builder = OperatorBuilder::new("Collect".into(), scope);
+        Collecting { builder, inputs: Vec::new() }
+    }
+
+    /// Takes each batch of a stream.
+    fn each<T: Clone + 'static>(
+        &mut self,
+        stream: StreamVec<'scope, Time, T>,
+        mut take: impl FnMut(&mut Vec<T>) + 'static,
+    ) {
+        let mut input = self.builder.new_input(stream, Pipeline);
+        self.inputs.push(Box::new(move || input.for_each(|_, data| take(data))));
+    }
+
+    /// Takes what a stream says of each tick into the tick's entry of an outbox.
+    fn collect<T: Clone + 'static, O: Default + 'static>(
+        &mut self,
+        stream: StreamVec<'scope, Time, Timed<T>>,
+        outbox: &Outbox<O>,
+        take: impl Fn(&mut O, T) + 'static,
+    ) {
+        let outbox = outbox.clone();
+        self.each(stream, move |data| {
+            let mut outbox = outbox.borrow_mut();
+            for (item, time) in data.drain(..) {
+                take(outbox.entry(time.tick).or_default(), item);
+            }
+        });
+    }
+
+    /// Lets a probe pass a tick only when all outputs of it are taken, in whatever order operators are
+    /// scheduled: it sees an output of this one, on which nothing is ever sent.
+    fn probe_with(self, probe: &probe::Handle<Time>) {
+        let Collecting { mut builder, mut inputs } = self;
+        let (_, taken) = builder.new_output::<Vec<()>>();
+        builder.build(move |_| move |_| inputs.iter_mut().for_each(|take| take()));
+        taken.probe_with(probe);
+    }
+}
+
+/// Takes all outputs on this worker; the probe passes a tick when all of it is taken.
+pub(super) fn collect<'scope>(
+    scope: Scope<'scope, Time>,
+    outputs: Outputs<'scope>,
+    probe: &probe::Handle<Time>,
+    to: &Taken,
+) {
+    let mut collecting = Collecting::new(scope);
+    let first = scope.index() == 0;
+    let by_tick = first.then(|| (to.passed.clone(), to.outcomes.clone()));
+    collect_clock(&mut collecting, outputs.clock.clone(), to.event_time.clone(), by_tick);
+    collect_others(&mut collecting, outputs, to);
+    collecting.probe_with(probe);
+}
+
+/// What was taken.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) outcomes: Outbox<Outcome>,
+    pub(super) changes: Changes,
+    pub(super) passed: Outbox<Passed>,
+    pub(super) event_time: Rc<Cell<EventTimeReached>>,
+}
+
+/// Takes what becomes of time and windows. All workers know; what is by ticks is for the first one alone,
+/// since others may never take out what a tick led to.
+fn collect_clock<'scope>(
+    collecting: &mut Collecting<'scope>,
+    clock: StreamVec<'scope, Time, Timed<Clock>>,
+    event_time: Rc<Cell<EventTimeReached>>,
+    by_tick: Option<(Outbox<Passed>, Outbox<Outcome>)>,
+) {
+    collecting.each(clock, move |events| {
+        for (event, Time { tick, .. }) in events.drain(..) {
+            match (event, &by_tick) {
+                (
+                    Clock::EventTime { at, slowest, held_by, slowest_in, front, whole_from, open },
+                    by_tick,
+                ) => {
+                    event_time.set(EventTimeReached {
+                        watermark: at,
+                        slowest,
+                        held_by,
+                        slowest_in,
+                        front,
+                        open_windows: open,
+                    });
+                    if let Some((passed, _)) = by_tick {
+                        let mut passed = passed.borrow_mut();
+                        passed.entry(tick).or_default().moved = Some((at, whole_from));
+                    }
+                }
+                (Clock::Retired(windows), Some((_, outcomes))) => {
+                    outcomes.borrow_mut().entry(tick).or_default().retired.push(windows);
+                }
+                (
+                    Clock::Watermark(_)
+                    | Clock::Partial { .. }
+                    | Clock::Observed(_)
+                    | Clock::Silent(_)
+                    | Clock::Retired(_)
+                    | Clock::Settled(_),
+                    _,
+                ) => {}
+            }
+        }
+    });
+}
+
+/// Takes all other outputs.
+fn collect_others<'scope>(
+    collecting: &mut Collecting<'scope>,
+    outputs: Outputs<'scope>,
+    Taken { outcomes: outbox, changes: ready, passed, .. }: &Taken,
+) {
+    let Outputs { changes, top, answers, late, saturated, existing, .. } = outputs;
+    let passed = passed.clone();
+    collecting.each(existing.inner, move |changes| {
+        let mut passed = passed.borrow_mut();
+        for (windows, time, diff) in changes.drain(..) {
+            *passed.entry(time.tick).or_default().windows.entry(windows).or_default() += diff;
+        }
+    });
+    let ready = ready.clone();
+    collecting.each(changes, move |changes| {
+        let of_ticks = changes.chunk_by(|(_, one), (_, other)| one.tick == other.tick);
+        ready.borrow_mut().extend(of_ticks.map(|changes| {
+            let tick = changes[0].1.tick;
+            (tick, changes.iter().map(|(change, _)| *change).collect())
+        }));
+    });
+    let rank = |to: &mut Outcome, ranked| to.top.push(ranked);
+    collecting.collect(top, outbox, rank);
+    let late_ones = |to: &mut Outcome, late: Late| {
+        to.late.counted += late.counted;
+        to.late.dropped += late.dropped;
+    };
+    collecting.collect(late, outbox, late_ones);
+    let saturate = |to: &mut Outcome, total| to.saturated.push(total);
+    collecting.collect(saturated, outbox, saturate);
+    collecting.collect(answers, outbox, Outcome::answer);
+}
+
+#[cfg(test)]
+mod tests {
+    use floodmark_dataflows::time::Phase;
+    use timely::container::CapacityContainerBuilder;
+    use timely::dataflow::operators::vec::Map;
+    use timely::dataflow::operators::{Input, Operator};
+
+    use super::*;
+
+    /// Puts an operator before the collecting one that keeps each batch for many schedulings, as an
+    /// operator does that is scheduled late: a probe beside it has passed the tick long before.
+    #[test]
+    fn tick_is_done_only_when_its_outputs_are_collected() {
+        timely::execute_directly(|worker| {
+            let outbox = Outbox::<Vec<u64>>::default();
+            let (mut input, beside, done) = worker.dataflow::<Time, _, _>(|scope| {
+                let (input, stream) = scope.new_input::<Vec<u64>>();
+                let (beside, stream) = stream.probe();
+                let slow = stream.unary::<CapacityContainerBuilder<Vec<u64>>, _, _, _>(
+                    Pipeline,
+                    "Slow",
+                    |_, info| {
+                        let again = scope.activator_for(info.address);
+                        let mut kept = VecDeque::new();
+                        let mut schedulings = 0;
+                        move |input, output| {
+                            input.for_each_time(|time, data| {
+                                let data: Vec<u64> = data.flat_map(std::mem::take).collect();
+                                kept.push_back((time.retain(0), data));
+                            });
+                            schedulings += 1;
+                            if schedulings % 20 == 0
+                                && let Some((time, mut data)) = kept.pop_front()
+                            {
+                                output.session(&time).give_container(&mut data);
+                            }
+                            if !kept.is_empty() {
+                                again.activate();
+                            }
+                        }
+                    },
+                );
+                let done = probe::Handle::new();
+                let mut collecting = Collecting::new(scope);
+                let slow = slow.map(|item| (item, Time::start(item / 10)));
+                collecting.collect(slow, &outbox, |to, item| to.push(item));
+                collecting.probe_with(&done);
+                (input, beside, done)
+            });
+            let mut waited = 0;
+            for tick in 0..5 {
+                input.advance_to(Time { phase: Phase::Data, ..Time::start(tick) });
+                input.send(tick * 10);
+                let next = Time::start(tick + 1);
+                input.advance_to(next);
+                while done.less_than(&next) {
+                    worker.step();
+                    waited += usize::from(!beside.less_than(&next));
+                }
+                assert_eq!(outbox.borrow_mut().remove(&tick), Some(vec![tick * 10]));
+            }
+            assert!(waited > 5, "the operator has kept nothing");
+        });
+    }
+}

@@ -1,0 +1,124 @@
+//! What ticks lead to, as a driver takes it.
+
+use std::collections::BTreeMap;
+
+use floodmark_dataflows::clock::Existing;
+use floodmark_dataflows::orders::{Amounts, Answer, Late, Saturated};
+use floodmark_dataflows::ranges::WindowRange;
+use floodmark_dataflows::time::Window;
+use floodmark_dataflows::top::Ranked;
+use floodmark_dataflows::types::{Change, Pair, Volume};
+
+/// Output of a tick.
+pub enum Output {
+    /// Some of the changes. Those of a tick come in their order, and none comes after its outcome.
+    Changes(Vec<Change>),
+    /// All else: the tick is done.
+    Done(Outcome),
+}
+
+/// The outcome of a tick, beside changes.
+#[derive(Default)]
+pub struct Outcome {
+    /// The rankings of the windows that settled.
+    pub top: Vec<Ranked>,
+    /// Totals of windows that retired, or that were asked for.
+    pub rows: BTreeMap<Window, Vec<(Pair, Volume)>>,
+    /// The totals and addresses that are held, where asked for.
+    pub held: Option<Held>,
+    /// The amounts of entities that were asked for.
+    pub amounts: Amounts,
+    /// Records that came after their window had closed.
+    pub late: Late,
+    /// Totals that have reached the end of 64 bits.
+    pub saturated: Vec<Saturated>,
+    /// Windows that have left memory: nothing more will be said of them.
+    pub retired: Vec<WindowRange>,
+}
+
+/// The watermark and the windows at the end of a tick, as the first worker knows them.
+#[derive(Clone, Debug, Default)]
+pub struct Course {
+    /// The watermark.
+    pub watermark: u64,
+    /// The start of the first window that is whole, in milliseconds; `None` while it is unknown.
+    pub whole_from: Option<u64>,
+    /// The windows that exist, by the first of those that are alike.
+    windows: BTreeMap<Window, Existing>,
+}
+
+impl Course {
+    /// The state of a window; `None`: it does not exist, or no longer.
+    pub fn existing(&self, window: Window) -> Option<Existing> {
+        let (_, existing) = self.windows.range(..=window).next_back()?;
+        existing.windows.contains(window).then_some(*existing)
+    }
+
+    pub(super) fn take(&mut self, passed: Passed) {
+        if let Some((watermark, whole_from)) = passed.moved {
+            (self.watermark, self.whole_from) = (watermark, whole_from);
+        }
+        // A window that changes goes as it was and comes as it is.
+        for (existing, _) in passed.windows.iter().filter(|(_, diff)| **diff < 0) {
+            self.windows.remove(&existing.windows.from);
+        }
+        for (existing, _) in passed.windows.iter().filter(|(_, diff)| **diff > 0) {
+            self.windows.insert(existing.windows.from, *existing);
+        }
+    }
+}
+
+/// The changes of the watermark and of windows at one tick.
+#[derive(Default)]
+pub(super) struct Passed {
+    /// The watermark, and the start of the first whole window.
+    pub(super) moved: Option<(u64, Option<u64>)>,
+    pub(super) windows: BTreeMap<Existing, isize>,
+}
+
+/// The totals and addresses that all workers hold in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Totals of pairs.
+    pub pairs: u64,
+    /// Totals of rollups.
+    pub rollups: u64,
+    /// IPv6 addresses that they use.
+    pub addresses: u64,
+}
+
+/// The progress of event time, as every worker knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventTimeReached {
+    /// The watermark.
+    pub watermark: u64,
+    /// The event time of the slowest partition that has something to read.
+    pub slowest: u64,
+    /// The partition that holds the watermark, if one does.
+    pub held_by: Option<u32>,
+    /// The slowest partition, if one is.
+    pub slowest_in: Option<u32>,
+    /// The greatest event time that a partition has come to, or the clock where one waits with more to
+    /// read.
+    pub front: u64,
+    /// Windows that exist and are not closed.
+    pub open_windows: u64,
+}
+
+impl Outcome {
+    pub(super) fn answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Rows { window, rows } => self.rows.entry(window).or_default().extend(rows),
+            Answer::Held { pairs, rollups, addresses } => {
+                let held = self.held.get_or_insert_default();
+                held.pairs += pairs;
+                held.rollups += rollups;
+                held.addresses += addresses;
+            }
+            Answer::Amount { window, rollup, entity, volume } => {
+                let sum = self.amounts.entry((window, rollup, entity)).or_default();
+                *sum = sum.saturating_add(volume);
+            }
+        }
+    }
+}
