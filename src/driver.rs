@@ -1,7 +1,7 @@
 //! The leader of a replay: takes ticks from a source, puts them into the computation, and writes what
 //! each has led to as soon as the computation is done with it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
@@ -55,8 +55,8 @@ pub struct Replay<'a, S> {
     clock: Clock,
     /// Updates of the current tick.
     updates: usize,
-    /// Windows with records, whose totals are not written yet.
-    seen: BTreeSet<Window>,
+    /// Windows with records, whose totals are not written yet, with at least as many updates as each has totals.
+    seen: BTreeMap<Window, usize>,
     last_window: Option<Window>,
     last_tick: Option<u64>,
     watermark: u64,
@@ -82,7 +82,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
             options,
             clock: Clock::default(),
             updates: 0,
-            seen: BTreeSet::new(),
+            seen: BTreeMap::new(),
             last_window: None,
             last_tick: None,
             watermark: 0,
@@ -165,7 +165,12 @@ impl<'a, S: Sinks> Replay<'a, S> {
     fn take_tick(&mut self, tick: Tick) {
         self.begin(tick.tick);
         if self.sinks.wants_totals() {
-            self.seen.extend(&tick.seen);
+            for window in &tick.seen {
+                *self.seen.entry(*window).or_default() += 1;
+            }
+            for parcel in &tick.parcels {
+                *self.seen.entry(parcel.window).or_default() += parcel.len();
+            }
         }
         self.records(tick.parcels, &tick.seen, tick.tick);
         self.end();
@@ -276,16 +281,13 @@ impl<'a, S: Sinks> Replay<'a, S> {
     /// Writes the totals of windows that are held, in their order: some windows at a time, so that
     /// few rows are in flight at once.
     fn write_held_totals(&mut self) -> Result<(), WriteError> {
-        let mut windows: VecDeque<Window> = self.seen.iter().copied().collect();
-        let mut at_once = 1;
-        while let Some(&from) = windows.front() {
-            let count = windows.len().min(at_once);
-            let until = windows.get(count).copied().unwrap_or(Window(u64::MAX));
-            windows.drain(..count);
-            at_once = match self.read(Read::Rows { from, until })? {
-                0..ROWS_AT_ONCE => at_once * 2,
-                _ => (at_once / 2).max(1),
-            };
+        let mut windows = std::mem::take(&mut self.seen).into_iter().peekable();
+        while let Some((from, mut rows)) = windows.next() {
+            while let Some((_, more)) = windows.next_if(|(_, more)| rows + more <= ROWS_AT_ONCE) {
+                rows += more;
+            }
+            let until = windows.peek().map_or(Window(u64::MAX), |(window, _)| *window);
+            self.read(Read::Rows { from, until })?;
         }
         Ok(())
     }
@@ -323,7 +325,7 @@ const PATIENCE: Duration = Duration::from_millis(5);
 /// Between the ticks after the end of the input, in milliseconds.
 const END_STEP_MS: u64 = 1000;
 
-/// About how many rows of totals are read at once.
+/// Rows of totals that are read at once, unless a window has more.
 const ROWS_AT_ONCE: usize = 200_000;
 
 /// How many violations stand after some changes, given how many stood before.
@@ -333,4 +335,67 @@ pub fn standing<'a>(before: u64, changes: impl IntoIterator<Item = &'a Change>) 
         Event::Cleared => standing - 1,
         Event::Updated => standing,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use floodmark_dataflows::combine::Combiner;
+    use floodmark_dataflows::types::{Pair, Volume};
+
+    use super::*;
+
+    /// Counts the rows that come at once.
+    #[derive(Default)]
+    struct Rows(Vec<usize>);
+
+    impl Sinks for Rows {
+        fn changes(&mut self, _: u64, _: Vec<Change>) -> Result<(), WriteError> {
+            Ok(())
+        }
+
+        fn tick(&mut self, _: u64, outcome: Outcome) -> Result<(), WriteError> {
+            self.0.push(outcome.rows.values().map(Vec::len).sum());
+            Ok(())
+        }
+
+        fn wants_totals(&self) -> bool {
+            true
+        }
+    }
+
+    /// A great many windows with little in them are read at once, and large ones that follow are not.
+    #[test]
+    fn rows_of_totals_that_are_read_at_once_are_bounded() {
+        const LARGE: u32 = 120_000;
+        let sizes: Vec<u32> = std::iter::repeat_n(1, 300).chain([LARGE; 5]).collect();
+        let mut rows = Rows::default();
+        let sent = std::thread::spawn(move || {
+            timely::execute_directly(move |worker| {
+                let options = Options::default();
+                let computation = Computation::build(worker, options);
+                let mut replay = Replay::new(computation, options, [], &mut rows);
+                let mut combiner = Combiner::new(1);
+                for (number, size) in (1..).zip(sizes) {
+                    let window = Window(number * 300);
+                    for host in 0..size {
+                        let pair = Pair::V4(host.into(), Ipv4Addr::LOCALHOST);
+                        combiner.add(window, pair, Volume::new(1, 1));
+                    }
+                    let (tick, parcels) = (number * 300_000, combiner.take());
+                    replay.take_tick(Tick { tick, parcels, seen: BTreeSet::from([window]) });
+                    replay.make_room().map_err(|_| "the sinks take all")?;
+                }
+                replay.finish().map_err(|_| "the sinks take all")?;
+                replay.write_held_totals().map_err(|_| "the sinks take all")?;
+                replay.close();
+                Ok::<_, &str>(rows.0)
+            })
+        });
+        let read = sent.join().expect("a replay").expect("rows");
+        assert_eq!(read.iter().sum::<usize>(), 300 + 5 * LARGE as usize);
+        assert!(read.iter().all(|rows| *rows <= ROWS_AT_ONCE), "{read:?}");
+        assert!(read.iter().filter(|rows| **rows > 0).count() <= 6, "{read:?}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The integration tests of the dataflows, as one binary.
 
 mod amounts;
+mod answers;
 mod delivery;
 mod growth;
 mod histories;

@@ -40,3 +40,42 @@ impl Pool {
         let _ = self.jobs.send(Box::new(job));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+
+    use super::*;
+
+    #[test]
+    fn no_more_answers_are_made_at_once_than_there_are_threads() {
+        const THREADS: usize = 2;
+        const JOBS: usize = 7;
+        let pool = Pool::start("test", THREADS).expect("threads");
+        let (began, begins) = channel();
+        let (goes, go): (Sender<()>, Receiver<()>) = channel();
+        let go = Arc::new(Mutex::new(go));
+        let under_way = Arc::new(Mutex::new((0, 0)));
+        for _ in 0..JOBS {
+            let (began, go, under_way) = (began.clone(), go.clone(), under_way.clone());
+            pool.run(move || {
+                let count = |diff: isize| {
+                    let mut under_way = under_way.lock().expect("no job panics");
+                    under_way.0 += diff;
+                    under_way.1 = under_way.1.max(under_way.0);
+                };
+                count(1);
+                began.send(()).expect("the test waits");
+                go.lock().expect("no job panics").recv().expect("the test says so");
+                count(-1);
+            });
+        }
+        for _ in 0..JOBS {
+            begins.recv().expect("a job begins");
+            goes.send(()).expect("a job waits");
+        }
+        drop(pool);
+        let (_, most) = *under_way.lock().expect("no job panics");
+        assert!((1..=THREADS as isize).contains(&most), "{most} at once");
+    }
+}

@@ -41,6 +41,10 @@ impl Mock {
     }
 
     fn ingest(&self, filter: Filter) -> Ingest {
+        self.ingest_with(filter, None)
+    }
+
+    fn ingest_with(&self, filter: Filter, dead_letters: Option<Outbox>) -> Ingest {
         let options = SourceOptions {
             start: Start::Earliest,
             idle_timeout: Duration::from_secs(1),
@@ -55,7 +59,7 @@ impl Mock {
         let source = source.unwrap_or_else(|failure| panic!("{:#}", failure.error));
         let windows = Windows { width_secs: 1, ..Windows::default() };
         let rules = Rules { windows, filter, max_ahead_ms: 0, max_behind_ms: u64::MAX };
-        let mut ingest = Ingest::new(source, Decoder::default(), rules, 1, None);
+        let mut ingest = Ingest::new(source, Decoder::default(), rules, 1, dead_letters);
         ingest.set_clock(u64::MAX, false);
         ingest
     }
@@ -119,4 +123,28 @@ fn windows_of_records_that_are_filtered_out_fill_a_tick() {
     let sizes = ticks(&mut mock.ingest(filter), MESSAGES, |gathered| gathered.seen.len());
     assert!(sizes.iter().all(|size| *size <= bound), "{sizes:?}");
     assert_eq!(sizes.iter().sum::<usize>(), MESSAGES * Packer::RECORDS_MAX);
+}
+
+/// All are in one batch of the client, and none can be read.
+#[test]
+fn letters_of_a_batch_are_set_aside_up_to_the_bound_and_one_message() {
+    const BYTES: usize = 100_000;
+    let mock = Mock::of((0..MESSAGES).map(|_| vec![b'x'; BYTES]));
+    let aside = Mock::of([]);
+    let options = ClientOptions::default();
+    let letters = Outbox::open(&aside.address, &options, Tuning::for_latency());
+    let letters = letters.unwrap_or_else(|failure| panic!("{:#}", failure.error));
+    let mut ingest = mock.ingest_with(Filter::default(), Some(letters));
+    let (mut taken, began) = (0, Instant::now());
+    let most = SET_ASIDE_BYTES.div_ceil(BYTES);
+    while taken < MESSAGES {
+        assert!(began.elapsed() < STUCK_AFTER, "stuck after {taken} messages");
+        let took = ingest.take().unwrap_or_else(|failure| panic!("{:#}", failure.error));
+        assert!(took <= most, "{took} letters at once");
+        taken += took;
+        if took == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    assert_eq!(taken, MESSAGES);
 }

@@ -311,11 +311,9 @@ impl Leader {
             return;
         }
         let due = self.wanted || self.next <= Instant::now();
-        if due && ahead < TICKS_AHEAD {
-            self.announce(ticks, true, false);
-        } else if (self.has_edits() || self.questions.until_tick().is_some()) && ahead < EDITS_AHEAD
-        {
-            self.announce(ticks, false, false);
+        let asked = self.has_edits() || self.questions.until_tick().is_some();
+        if let Some(records) = next_tick(ahead, due, asked) {
+            self.announce(ticks, records, false);
         }
     }
 
@@ -462,6 +460,13 @@ impl Leader {
     }
 }
 
+/// The tick to be begun when so many are on their way, if one is: whether it takes records. `due`: there is one
+/// to be begun for records; `asked`: there are edits of limits, or questions.
+fn next_tick(ahead: usize, due: bool, asked: bool) -> Option<bool> {
+    let with_records = due && ahead < TICKS_AHEAD;
+    (with_records || asked && ahead < EDITS_AHEAD).then_some(with_records)
+}
+
 /// Logs from when on windows are whole.
 fn log_whole(from: u64) {
     if from > 0 {
@@ -471,5 +476,24 @@ fn log_whole(from: u64) {
             "windows are whole from this time on; reading began within the topic, so that earlier ones are \
              partial: no min is judged in them, and their totals are not published"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing is done, and each tick that may be begun is.
+    #[test]
+    fn ticks_on_their_way_are_bounded_and_those_for_edits_by_more() {
+        let begin = |due, asked| {
+            let ticks = (0..).map_while(|ahead| next_tick(ahead, due, asked));
+            let (records, edits): (Vec<_>, Vec<_>) = ticks.partition(|records| *records);
+            (records.len(), edits.len())
+        };
+        assert_eq!(begin(false, false), (0, 0));
+        assert_eq!(begin(true, false), (TICKS_AHEAD, 0));
+        assert_eq!(begin(false, true), (0, EDITS_AHEAD));
+        assert_eq!(begin(true, true), (TICKS_AHEAD, EDITS_AHEAD - TICKS_AHEAD));
     }
 }

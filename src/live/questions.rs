@@ -187,3 +187,28 @@ impl Pending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use floodmark_dataflows::types::Pair;
+
+    use super::*;
+
+    #[test]
+    fn questions_beyond_the_bound_are_refused_until_others_are_gone() {
+        let (questions, asked) = Questions::new(Arc::default());
+        let ask = || {
+            let pair = Pair::V4([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+            questions.hand_over(Question { pair, at_ms: None, all: false })
+        };
+        let mut waiting: Vec<_> = (0..QUESTIONS_MAX).map(|_| ask().expect("a place")).collect();
+        let mut pending = Pending::new(Some(asked));
+        pending.hear();
+        assert!(matches!(ask(), Err(Refusal::Busy)));
+        assert_eq!(pending.waiting.len(), QUESTIONS_MAX);
+        drop(waiting.pop());
+        pending.hear();
+        waiting.push(ask().expect("the place of the one that has gone"));
+        assert!(matches!(ask(), Err(Refusal::Busy)));
+    }
+}
