@@ -577,6 +577,6 @@ impl Gauged {
         }
         self.bound_cuts(index);
         let (window, observed) = (self.window, self.observed);
-        moves.then(|| Moves { changes: changes.clone(), window, observed, exceptions })
+        moves.then(|| Moves::new(changes.clone(), window, observed, exceptions))
     }
 }

@@ -29,15 +29,21 @@ pub struct Gauge {
 }
 
 impl Gauge {
-    /// Whether an entry is beyond the cut. An entity without packets is not judged by a `min`,
-    /// except that the total of a scope is there even if nothing is in it.
+    /// Whether an entry is beyond the cut.
     #[inline]
     pub(crate) fn puts_out(&self, cut: i64, volume: Volume) -> bool {
         let amount = volume.amount(self.metric);
         match self.bound {
             Bound::Max => amount > cut,
-            Bound::Min => amount < cut && (volume.packets != 0 || self.per == Per::Total),
+            Bound::Min => amount < cut && self.judges(volume),
         }
+    }
+
+    /// Whether an entry is judged at all. An entity without packets is not judged by a `min`, except that the
+    /// total of a scope is there even if nothing is in it.
+    #[inline]
+    pub(crate) fn judges(&self, volume: Volume) -> bool {
+        self.bound == Bound::Max || volume.packets != 0 || self.per == Per::Total
     }
 
     pub(crate) fn total(&self, key: Key, volume: Volume) -> Total {
