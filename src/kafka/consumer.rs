@@ -5,7 +5,6 @@
 //! batches, so this one place calls the library itself.
 #![expect(unsafe_code, reason = "batches are in the C interface of librdkafka alone")]
 
-use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_int};
 use std::ops::ControlFlow;
 use std::ptr::{null, null_mut};
@@ -82,8 +81,11 @@ impl Headers<'_> {
 /// Reads partitions of one topic that are assigned to it, never taken from or given to others.
 pub(super) struct Consumer {
     topic: String,
-    /// The rest of a batch whose reader has no capacity for more. Before the client, which must outlive it.
-    unread: VecDeque<Borrowed>,
+    /// The messages of a batch, until all are read: given back one by one, they would contend with the thread of
+    /// the client for its memory. Before the client, which must outlive them.
+    messages: Vec<Borrowed>,
+    /// The first of them that is not read.
+    next: usize,
     // Before the client, which must outlive it.
     queue: Queue,
     client: BaseConsumer<Context>,
@@ -131,25 +133,29 @@ impl Consumer {
         // SAFETY: the client is valid. Batches are taken without the crate, which would hear of logs.
         unsafe { rd_kafka_set_logger(client.client().native_ptr(), Some(log)) };
         assert!(!queue.is_null(), "a consumer with a group has a queue");
-        let (unread, batch) = (VecDeque::new(), vec![null_mut(); BATCH]);
+        let (messages, batch) = (Vec::new(), vec![null_mut(); BATCH]);
         let topic = topic.into();
-        Ok(Consumer { topic, unread, queue: Queue(queue), client, batch, drained: false })
+        let queue = Queue(queue);
+        Ok(Consumer { topic, messages, next: 0, queue, client, batch, drained: false })
     }
 
     /// Hands over what is there, at most a batch, without waiting, until `each` breaks: the rest is for the
     /// next call. Returns whether all that was there at this call was handed over.
     pub(super) fn poll(&mut self, mut each: impl FnMut(Polled<'_>) -> ControlFlow<()>) -> bool {
-        let fetches = self.unread.is_empty();
+        let fetches = self.messages.is_empty();
         if fetches {
             self.fetch();
         }
-        while let Some(message) = self.unread.pop_front() {
+        while let Some(message) = self.messages.get(self.next) {
+            self.next += 1;
             // SAFETY: the message is valid until it is given back.
             let polled = unsafe { polled(&*message.0) };
             if polled.is_some_and(|polled| each(polled).is_break()) {
                 return false;
             }
         }
+        self.messages.clear();
+        self.next = 0;
         fetches && self.drained
     }
 
@@ -162,7 +168,7 @@ impl Consumer {
         let count = usize::try_from(count).unwrap_or(0);
         self.drained = count < self.batch.len();
         // All at once: a panic on the way gives all of them back.
-        self.unread.extend(self.batch[..count].iter().copied().map(Borrowed));
+        self.messages.extend(self.batch[..count].iter().copied().map(Borrowed));
     }
 
     /// Reads these partitions from now on, from these offsets, beside those it reads already.
@@ -176,8 +182,10 @@ impl Consumer {
     /// The client's own pause would go on by itself where it thinks it was, which is one too far after a
     /// batch that has said [`Polled::End`].
     pub(super) fn remove(&mut self, partition: i32) -> Result<(), KafkaError> {
+        self.messages.drain(..self.next);
+        self.next = 0;
         // SAFETY: the message is valid until it is given back.
-        self.unread.retain(|message| unsafe { (*message.0).partition } != partition);
+        self.messages.retain(|message| unsafe { (*message.0).partition } != partition);
         self.client.incremental_unassign(&self.list(&[(partition, 0)], |_| Offset::Invalid)?)
     }
 
