@@ -331,7 +331,7 @@ impl Held {
         self.close();
         let bounds = self.rules.bounds(self.watermark);
         let crosses = std::mem::replace(&mut self.bounds, bounds) != bounds;
-        // What the tick before has decided is done at this one.
+        // Rules leave at the tick after the one in which the watermark passes their windows.
         if std::mem::replace(&mut self.crossed, crosses) || crosses {
             self.tell(Phase::Close, Clock::Watermark(self.watermark));
         }

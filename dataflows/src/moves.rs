@@ -121,7 +121,7 @@ impl Moves {
         moves
     }
 
-    /// What a change moves in this table.
+    /// The move that a change makes in this table, if it makes one.
     fn of(&self, at: u32) -> Option<Move> {
         let CutChange { gauge, windows, from, to, .. } = self.changes.changes[at as usize];
         if !windows.contains(self.window) || (gauge.bound == Bound::Min && !self.observed) {

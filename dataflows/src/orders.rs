@@ -107,7 +107,8 @@ pub struct Saturated {
     pub entity: Entity,
 }
 
-/// What every worker is told, beside limits, in one stream, so that an operator has it in the order of time.
+/// Control events for every worker, beside limits, in one stream, so that an operator has them in the order of
+/// time.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// A view needs a rollup of each window (+1), or no longer does (-1).

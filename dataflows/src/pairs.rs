@@ -219,7 +219,7 @@ impl Pairs {
             }
             Clock::Partial { windows, partial: true } => self.partial.insert(windows),
             Clock::Partial { windows, partial: false } => self.partial.remove(windows),
-            // What is observed is planned before records are counted.
+            // Jobs for observed windows are planned before records are counted.
             Clock::Observed(_) | Clock::Silent(_) | Clock::EventTime { .. } => {}
             Clock::Retired(windows) => {
                 self.partial.remove(windows);

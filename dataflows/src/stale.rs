@@ -66,7 +66,7 @@ pub(crate) struct Stale {
     rose: Rose,
 }
 
-/// What came to be above its roof in a tick, or grew there and was put out. There may be as many as there are
+/// Totals that rose above their roof in a tick, or grew there and were put out. There may be as many as there are
 /// totals, so that only a part of a hash is kept of each. Where two have the same, one is put out for nothing.
 #[derive(Default)]
 struct Rose {

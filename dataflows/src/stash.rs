@@ -157,7 +157,7 @@ pub(crate) struct Stepper<S: Steps, const N: usize> {
     pub(crate) stash: Stash<S::Work, N>,
     /// The time that is worked on.
     current: Option<Time>,
-    /// What is left to be done for it.
+    /// The jobs of that time that are not done.
     jobs: VecDeque<S::Job>,
 }
 

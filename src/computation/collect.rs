@@ -86,7 +86,7 @@ pub(super) fn collect<'scope>(
     collecting.probe_with(probe);
 }
 
-/// What was taken.
+/// The outputs that wait for the driver.
 #[derive(Default)]
 pub(super) struct Taken {
     pub(super) outcomes: Outbox<Outcome>,

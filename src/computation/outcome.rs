@@ -1,4 +1,4 @@
-//! What ticks lead to, as a driver takes it.
+//! The outputs of ticks, as a driver takes them.
 
 use std::collections::BTreeMap;
 

@@ -32,7 +32,7 @@ pub(super) struct Rounds {
     round_updates: usize,
     /// The time of the first of them.
     round_began: Option<Instant>,
-    /// How long a round waits for more ticks.
+    /// The time that a round waits for more ticks.
     patience: Duration,
 }
 
@@ -53,7 +53,7 @@ impl Rounds {
         self.patience = patience;
     }
 
-    /// How long the round under way waits yet for more ticks.
+    /// The time that the round under way waits yet for more ticks.
     pub(super) fn waits(&self) -> Duration {
         let is_full = self.round_ticks >= ROUND_TICKS || self.round_updates >= ROUND_UPDATES;
         let began = self.round_began.filter(|_| !is_full);

@@ -130,7 +130,7 @@ impl Topic {
         isolation(&self.config)
     }
 
-    /// What an error is about.
+    /// The context of an error of reading.
     fn reading(&self) -> String {
         format!("reading from \"{}\"", self.address)
     }
