@@ -124,13 +124,8 @@ impl<'a, S: Sinks> Replay<'a, S> {
         self.computation.course()
     }
 
-    /// Asks for what is held. The sinks get the answer; returned is how many rows it has.
-    pub fn read(&mut self, read: Read) -> Result<usize, WriteError> {
-        self.read_all([read])
-    }
-
-    /// The same of several things, at one tick.
-    pub fn read_all(&mut self, reads: impl IntoIterator<Item = Read>) -> Result<usize, WriteError> {
+    /// Reads retained values at a tick of its own. The sinks get the answers.
+    pub fn read(&mut self, reads: impl IntoIterator<Item = Read>) -> Result<(), WriteError> {
         self.computation.inputs.begin_tick(self.computation.inputs.tick() + 1);
         reads.into_iter().for_each(|read| self.computation.inputs.read(read));
         self.computation.end_tick(0);
@@ -237,8 +232,8 @@ impl<'a, S: Sinks> Replay<'a, S> {
         Ok(())
     }
 
-    /// Works until all ticks that are ended are done. Returns how many rows of totals they led to.
-    pub fn finish(&mut self) -> Result<usize, WriteError> {
+    /// Works until all ticks that are ended are done.
+    pub fn finish(&mut self) -> Result<(), WriteError> {
         finish(&mut self.computation, self.sinks)
     }
 
@@ -251,8 +246,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
     fn pass_time(&mut self, tick: u64) -> Result<(), WriteError> {
         self.begin(tick);
         self.end();
-        self.finish()?;
-        Ok(())
+        self.finish()
     }
 
     /// The clock moves past the last window: first what becomes effective before its end does, then
@@ -287,39 +281,33 @@ impl<'a, S: Sinks> Replay<'a, S> {
                 rows += more;
             }
             let until = windows.peek().map_or(Window(u64::MAX), |(window, _)| *window);
-            self.read(Read::Rows { from, until })?;
+            self.read([Read::Rows { from, until }])?;
         }
         Ok(())
     }
 }
 
-/// Works until all ticks that are ended are done, and writes what they led to. Returns how many rows of
-/// totals that were.
-fn finish(computation: &mut Computation<'_>, sinks: &mut impl Sinks) -> Result<usize, WriteError> {
-    let mut rows = 0;
+/// Works until all ticks that are ended are done, and writes their outputs.
+fn finish(computation: &mut Computation<'_>, sinks: &mut impl Sinks) -> Result<(), WriteError> {
     while computation.ticks_in_flight() > 0 {
         computation.step();
-        rows += write(computation, sinks)?;
+        write(computation, sinks)?;
     }
-    Ok(rows)
+    Ok(())
 }
 
-/// Writes what is ready. Returns how many rows of totals that were.
-fn write(computation: &mut Computation<'_>, sinks: &mut impl Sinks) -> Result<usize, WriteError> {
-    let mut rows = 0;
+/// Writes the outputs that are ready.
+fn write(computation: &mut Computation<'_>, sinks: &mut impl Sinks) -> Result<(), WriteError> {
     while let Some((tick, output)) = computation.take() {
         match output {
             Output::Changes(changes) => sinks.changes(tick, changes)?,
-            Output::Done(outcome) => {
-                rows += outcome.rows.values().map(Vec::len).sum::<usize>();
-                sinks.tick(tick, outcome)?;
-            }
+            Output::Done(outcome) => sinks.tick(tick, outcome)?,
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
-/// How long ticks wait for others to be read: nobody sees it, and with many workers single ticks cost.
+/// The time that ticks wait for more to be read: too short to be seen, and with many workers each round costs.
 const PATIENCE: Duration = Duration::from_millis(5);
 
 /// Between the ticks after the end of the input, in milliseconds.

@@ -282,7 +282,7 @@ impl Counting {
         let tick = replay.sinks().tick + 1;
         let limits = self.catalog.in_force(explaining::judged_at(&rules, window, tick));
         let reads = explaining::reads(limits, &pair, window);
-        replay.read_all(reads).map_err(failed)?;
+        replay.read(reads).map_err(failed)?;
         let course = replay.course();
         let facts = Facts {
             tick: replay.sinks().tick,
