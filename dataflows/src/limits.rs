@@ -1,9 +1,12 @@
 //! Limits as ranges of windows: from dated rows to the version that judges each window.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound::{Excluded, Included};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use differential_dataflow::{AsCollection, VecCollection};
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
+use indexmap::map::Entry;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
@@ -89,6 +92,7 @@ impl Schedule {
 }
 
 /// A row in effect.
+#[derive(Clone, Copy)]
 struct Row {
     id: VersionId,
     bound: Bound,
@@ -97,10 +101,61 @@ struct Row {
     value: Option<i64>,
 }
 
+/// The rows of a limit by date, at least one.
+enum Dated {
+    // Most limits have one row, and there may be a million limits.
+    One(i128, Row),
+    Many(BTreeMap<i128, Row>),
+}
+
+impl Dated {
+    fn get(&self, date: i128) -> Option<&Row> {
+        match self {
+            Dated::One(only, row) => (*only == date).then_some(row),
+            Dated::Many(rows) => rows.get(&date),
+        }
+    }
+
+    fn insert(&mut self, date: i128, row: Row) {
+        match self {
+            Dated::One(only, held) => {
+                let rows = BTreeMap::from([(*only, *held), (date, row)]);
+                *self = Dated::Many(rows);
+            }
+            Dated::Many(rows) => drop(rows.insert(date, row)),
+        }
+    }
+
+    /// Takes out the row of a date. Returns whether no row is left.
+    fn remove(&mut self, date: i128) -> bool {
+        match self {
+            Dated::One(only, _) => *only == date,
+            Dated::Many(rows) => {
+                rows.remove(&date);
+                rows.is_empty()
+            }
+        }
+    }
+
+    /// The dates on either side of a date.
+    fn neighbours(&self, date: i128) -> (Option<i128>, Option<i128>) {
+        match self {
+            Dated::One(only, _) => {
+                ((*only < date).then_some(*only), (*only > date).then_some(*only))
+            }
+            Dated::Many(rows) => {
+                let before = rows.range(..date).next_back();
+                let after = rows.range((Excluded(date), Unbounded)).next();
+                (before.map(|(date, _)| *date), after.map(|(date, _)| *date))
+            }
+        }
+    }
+}
+
 /// The rows in effect, and the rules that follow from them.
 struct Rows {
     windows: Windows,
-    rows: BTreeMap<(LimitId, i128), Row>,
+    limits: IndexMap<LimitId, Dated, RandomState>,
     /// The ends of rules that another version of their limit follows, of those that hold.
     ends: BTreeSet<(Window, LimitId, i128)>,
     /// The watermark of the tick before.
@@ -113,10 +168,29 @@ impl Rows {
     fn new(windows: Windows) -> Self {
         Rows {
             windows,
-            rows: BTreeMap::new(),
+            limits: IndexMap::default(),
             ends: BTreeSet::new(),
             watermark: 0,
             horizon: Window(0),
+        }
+    }
+
+    fn row(&self, (limit, date): (LimitId, i128)) -> Option<&Row> {
+        self.limits.get(&limit)?.get(date)
+    }
+
+    fn insert(&mut self, (limit, date): (LimitId, i128), row: Row) {
+        match self.limits.entry(limit) {
+            Entry::Occupied(mut rows) => rows.get_mut().insert(date, row),
+            Entry::Vacant(place) => {
+                place.insert(Dated::One(date, row));
+            }
+        }
+    }
+
+    fn remove(&mut self, (limit, date): (LimitId, i128)) {
+        if self.limits.get_mut(&limit).is_some_and(|rows| rows.remove(date)) {
+            self.limits.swap_remove(&limit);
         }
     }
 
@@ -137,7 +211,7 @@ impl Rows {
         diff: isize,
         changes: &mut Vec<(Rule, isize)>,
     ) {
-        let Some(rule) = self.rows.get(&at).and_then(|row| self.rule(at, row, next)) else {
+        let Some(rule) = self.row(at).and_then(|row| self.rule(at, row, next)) else {
             return;
         };
         let until = rule.windows.until;
@@ -155,10 +229,7 @@ impl Rows {
 
     /// The dates of the rows of a limit on either side of a date.
     fn neighbours(&self, (limit, date): (LimitId, i128)) -> (Option<i128>, Option<i128>) {
-        let before = self.rows.range((limit, i128::MIN)..(limit, date)).next_back();
-        let after = (Excluded((limit, date)), Included((limit, i128::MAX)));
-        let after = self.rows.range(after).next();
-        (before.map(|((_, date), _)| *date), after.map(|((_, date), _)| *date))
+        self.limits.get(&limit).map(|rows| rows.neighbours(date)).unwrap_or_default()
     }
 
     /// Takes a row in (+1) or out (-1).
@@ -171,11 +242,11 @@ impl Rows {
                 self.say((at.0, before), after, -1, changes);
                 self.say((at.0, before), Some(at.1), 1, changes);
             }
-            self.rows.insert(at, Row { id, bound, scope, value });
+            self.insert(at, Row { id, bound, scope, value });
             self.say(at, after, 1, changes);
         } else {
             self.say(at, after, -1, changes);
-            self.rows.remove(&at);
+            self.remove(at);
             if let Some(before) = before {
                 self.say((at.0, before), Some(at.1), -1, changes);
                 self.say((at.0, before), after, 1, changes);

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::hash::Hash;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
+use indexmap::IndexMap;
+use indexmap::map::Entry;
 use ipnet::IpNet;
 
 use crate::types::{Pair, Prefix};
@@ -77,7 +77,8 @@ impl<T: Ranked> Few<T> {
 /// The prefixes of two lengths.
 struct Group<K, T> {
     lengths: (u8, u8),
-    members: HashMap<K, Few<T>, RandomState>,
+    // In a list, whose growth costs no room for members to come: a million are many bytes.
+    members: IndexMap<K, Few<T>, RandomState>,
     /// How many members have which rank, and the least of these.
     ranks: BTreeMap<i64, usize>,
     least: i64,
@@ -91,7 +92,7 @@ impl<K: Eq + Hash, T: Ranked> Groups<K, T> {
         let at = self.0.iter().position(|group| group.lengths == lengths).unwrap_or_else(|| {
             self.0.push(Group {
                 lengths,
-                members: HashMap::default(),
+                members: IndexMap::default(),
                 ranks: BTreeMap::new(),
                 least: i64::MAX,
             });
@@ -101,7 +102,9 @@ impl<K: Eq + Hash, T: Ranked> Groups<K, T> {
         *group.ranks.entry(value.rank()).or_default() += 1;
         match group.members.entry(bits) {
             Entry::Occupied(mut held) => held.get_mut().insert(value),
-            Entry::Vacant(place) => drop(place.insert(Few { first: value, rest: None })),
+            Entry::Vacant(place) => {
+                place.insert(Few { first: value, rest: None });
+            }
         }
         self.order(at);
     }
@@ -112,7 +115,7 @@ impl<K: Eq + Hash, T: Ranked> Groups<K, T> {
         let held = group.members.get_mut(bits)?;
         let removed = match held.remove(is_it) {
             Ok(removed) => removed?,
-            Err(()) => group.members.remove(bits)?.first,
+            Err(()) => group.members.swap_remove(bits)?.first,
         };
         if let Some(count) = group.ranks.get_mut(&removed.rank()) {
             *count -= 1;
