@@ -12,10 +12,10 @@ use floodmark_dataflows::orders::Read;
 use floodmark_dataflows::time::{END_OF_INPUT, Window};
 use floodmark_dataflows::types::{Change, Event, Version};
 
+use crate::base::terminal::Interrupt;
 use crate::computation::{Computation, Course, Outcome, Output};
 use crate::output::WriteError;
 use crate::replay::{End, Event as SourceEvent, Events, Tick};
-use crate::terminal::Interrupt;
 
 /// Takes what ticks lead to, in their order.
 pub trait Sinks {

@@ -25,29 +25,25 @@
 //! - [`cli`]: the commands.
 
 pub mod aggregate;
+pub mod base;
 pub mod capture;
 pub mod cli;
 pub mod cluster;
 pub mod computation;
 pub mod convert;
 pub mod driver;
-pub mod error;
 pub mod generate;
 pub mod http;
 pub mod kafka;
 pub mod limits;
 pub mod live;
-pub mod logging;
 pub mod merge;
 pub mod metrics;
 pub mod output;
 pub mod record;
 pub mod replay;
 pub mod scenario;
-pub mod shown;
 pub mod sniffer;
-pub mod terminal;
-pub mod threads;
 
 /// The version, and behind it a digest of the sources that this program was built from.
 pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("FLOODMARK_BUILD"));

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
+use floodmark::base::error::{Exit, Failure};
+use floodmark::base::logging::{self, Logs};
 use floodmark::cli;
-use floodmark::error::{Exit, Failure};
-use floodmark::logging::{self, Logs};
 use nix::sys::signal::{SigSet, Signal};
 
 fn main() -> ExitCode {

@@ -140,7 +140,7 @@ pub(crate) fn refresh_process() {}
 
 /// Sets the counters about the log.
 pub(crate) fn refresh_log() {
-    counter!("floodmark_log_dropped_lines_total").absolute(crate::logging::dropped_lines());
+    counter!("floodmark_log_dropped_lines_total").absolute(crate::base::logging::dropped_lines());
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::CAPTURED_MAX;
-use crate::error::{Exit, Failure};
+use crate::base::error::{Exit, Failure};
 
 /// Why reading stopped, in which file, and where. Everything before that place was handed over.
 #[derive(Debug)]

@@ -17,8 +17,8 @@ use super::LinkType;
 use super::reader::{Packet, count_unread, judge};
 use super::tally::Tally;
 use super::time::{EventTime, Timing};
-use crate::error::{Exit, Failure};
-use crate::limits::quote::Quoted;
+use crate::base::error::{Exit, Failure};
+use crate::base::quote::Quoted;
 
 /// How long the kernel may keep frames to fill a block.
 pub const BLOCK_MS: u16 = 100;

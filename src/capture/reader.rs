@@ -15,8 +15,8 @@ use super::pcap::{self, Pcap};
 use super::pcapng::{self, Pcapng, Repeated};
 use super::strays::{Stray, Strays};
 use super::{EventTime, Fault, Found, LinkType, ReadError, Tally, Timing, Uncounted};
-use crate::limits::date::format_ms;
-use crate::limits::quote::Quoted;
+use crate::base::date::format_ms;
+use crate::base::quote::Quoted;
 
 /// A packet that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,13 +9,15 @@ use anyhow::{Context, anyhow};
 
 use super::grid::Grid;
 use super::sending::Sending;
-use super::values;
+use crate::base::duration;
+use crate::base::error::{Exit, Failure, Outcome};
+use crate::base::logging::LogOptions;
+use crate::base::size;
+use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::live::{self, Live};
-use crate::error::{Exit, Failure, Outcome};
 use crate::http::HttpOptions;
 use crate::kafka::topics::Plan;
 use crate::kafka::{Address, ClientOptions, OnRefusal, SCHEME};
-use crate::logging::LogOptions;
 use crate::merge::{self, Merge};
 use crate::output::reader_has_gone;
 use crate::record::Record;
@@ -26,7 +28,6 @@ use crate::sniffer::pace::{Monotonic, Pace, Speed};
 use crate::sniffer::source::{self, End, Reading, Source, Watch, dropped};
 use crate::sniffer::topic::{self, Topic};
 use crate::sniffer::{Ended, Sender};
-use crate::terminal::{Interrupt, Messages};
 
 /// The options of `floodmark capture`.
 #[derive(Clone, Debug, clap::Args)]
@@ -76,7 +77,7 @@ pub struct Args {
     #[arg(
         long,
         value_name = "DURATION",
-        value_parser = values::positive_millis
+        value_parser = duration::positive_millis
     )]
     duration: Option<u64>,
 
@@ -94,7 +95,7 @@ pub struct Args {
     /// Such a stray is counted and named. A jump in time that the next packet confirms is believed, and so is
     /// the last packet of a capture. Default: 24h with a --speed, which would wait for its time; else none is
     /// dropped.
-    #[arg(long, value_name = "DURATION", value_parser = values::millis)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::millis)]
     max_ahead: Option<u64>,
 
     /// Where to: kafka://host:9092/floodmark-flows-v1, a file, or `-` for standard output
@@ -120,7 +121,7 @@ pub struct Args {
         value_name = "DURATION",
         env = "FLOODMARK_WINDOW",
         default_value = "5m",
-        value_parser = values::secs
+        value_parser = duration::secs
     )]
     window: u64,
 
@@ -131,7 +132,7 @@ pub struct Args {
         value_name = "SIZE",
         env = "FLOODMARK_QUEUE",
         default_value = "64MiB",
-        value_parser = values::size
+        value_parser = size::parse
     )]
     queue: u64,
 
@@ -211,7 +212,7 @@ impl std::str::FromStr for Buckets {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "off" => Ok(Buckets(None)),
-            text => values::positive_millis(text).map(|millis| Buckets(Some(millis))),
+            text => duration::positive_millis(text).map(|millis| Buckets(Some(millis))),
         }
     }
 }
@@ -219,7 +220,7 @@ impl std::str::FromStr for Buckets {
 /// What libpcap takes for the length of frames; the least that has an IP header in it.
 fn snaplen(text: &str) -> Result<u32, String> {
     const RANGE: std::ops::RangeInclusive<u64> = 64..=262_144;
-    let bytes = values::size(text)?;
+    let bytes = size::parse(text)?;
     u32::try_from(bytes).ok().filter(|_| RANGE.contains(&bytes)).ok_or_else(|| {
         format!("\"{text}\" is not between {} and {} bytes", RANGE.start(), RANGE.end())
     })
@@ -228,7 +229,7 @@ fn snaplen(text: &str) -> Result<u32, String> {
 /// What libpcap takes for its buffer.
 fn buffer(text: &str) -> Result<u32, String> {
     const RANGE: std::ops::RangeInclusive<u64> = 1 << 16..=(1 << 31) - 1;
-    let bytes = values::size(text)?;
+    let bytes = size::parse(text)?;
     u32::try_from(bytes)
         .ok()
         .filter(|_| RANGE.contains(&bytes))

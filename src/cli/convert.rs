@@ -8,23 +8,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::anyhow;
 
 use super::capture::To;
+use super::cluster::Restart;
 use super::sending::Sending;
 use super::source::{self, Reading};
-use crate::cluster::{self, Cluster, Restart};
+use crate::base::error::{Exit, Failure, Outcome};
+use crate::base::logging::LogOptions;
+use crate::base::terminal::Interrupt;
+use crate::cluster::{self, Cluster};
 use crate::convert::converter::{Converter, Counts, Rules};
 use crate::convert::files::{self, End};
 use crate::convert::following::{Following, Together};
 use crate::convert::shared::Shared;
 use crate::convert::skew::Skew;
-use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, OnRefusal, SCHEME, Source, Start, Topic};
-use crate::logging::LogOptions;
 use crate::output::{WriteError, reader_has_gone};
 use crate::record::Fields;
 use crate::sniffer::outlet::{Format, Lines, Outlet, Sent};
 use crate::sniffer::topic;
-use crate::terminal::Interrupt;
 
 /// The options of `floodmark convert`.
 #[derive(Clone, Debug, clap::Args)]
@@ -81,7 +82,7 @@ pub struct Args {
     reading: Reading,
 
     #[command(flatten)]
-    cluster: cluster::Args,
+    cluster: super::cluster::Args,
 
     #[command(flatten)]
     restart: Restart,
@@ -234,12 +235,14 @@ pub fn run(args: &Args) -> Outcome {
     args.check(&from)?;
     args.log.start();
     let job = Job { args, from, format };
-    cluster::launch_apart(&args.cluster, args.restart, |cluster| match job.process(&cluster) {
-        Ok(exit) => Ok(exit),
-        Err(WriteError::Closed) if job.goes_on() => Err(reader_has_gone(&args.to)),
-        // Whoever reads the output has seen enough.
-        Err(WriteError::Closed) => Ok(Exit::Done),
-        Err(WriteError::Failed(failure)) => Err(failure),
+    cluster::launch_apart(&args.cluster.plan_with(args.restart), |cluster| {
+        match job.process(&cluster) {
+            Ok(exit) => Ok(exit),
+            Err(WriteError::Closed) if job.goes_on() => Err(reader_has_gone(&args.to)),
+            // Whoever reads the output has seen enough.
+            Err(WriteError::Closed) => Ok(Exit::Done),
+            Err(WriteError::Failed(failure)) => Err(failure),
+        }
     })
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::error::{Exit, Failure, Outcome};
+use crate::base::error::{Exit, Failure, Outcome};
 use crate::generate::{Workload, write_pcap};
 
 /// Write a capture with a made-up workload: few busy pairs, many quiet ones.

@@ -9,8 +9,10 @@ use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Prefix, Updates};
 
 use super::values::{self, LimitRows};
+use crate::base::duration;
+use crate::base::error::{Exit, Failure};
+use crate::base::network;
 use crate::cluster::{Given, Settings};
-use crate::error::{Exit, Failure};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::feed;
 use crate::output::Format;
@@ -55,7 +57,7 @@ pub struct Judging {
         value_name = "DURATION",
         env = "FLOODMARK_WINDOW",
         default_value = "5m",
-        value_parser = values::secs
+        value_parser = duration::secs
     )]
     window: u64,
 
@@ -65,7 +67,7 @@ pub struct Judging {
         value_name = "DURATION",
         env = "FLOODMARK_TICK",
         default_value = "1s",
-        value_parser = values::positive_millis
+        value_parser = duration::positive_millis
     )]
     pub tick: u64,
 
@@ -73,13 +75,13 @@ pub struct Judging {
     ///
     /// Default: live 10m; a replay always, so that a file is counted whole whatever the order of its
     /// packets.
-    #[arg(long, value_name = "DURATION", env = "FLOODMARK_LATENESS", value_parser = values::millis)]
+    #[arg(long, value_name = "DURATION", env = "FLOODMARK_LATENESS", value_parser = duration::millis)]
     pub lateness: Option<u64>,
 
     /// How long a window is held in memory after that
     ///
     /// Default: live 1h; a replay until its end, and it needs --lateness, too.
-    #[arg(long, value_name = "DURATION", env = "FLOODMARK_RETENTION", value_parser = values::millis)]
+    #[arg(long, value_name = "DURATION", env = "FLOODMARK_RETENTION", value_parser = duration::millis)]
     pub retention: Option<u64>,
 
     /// Windows without records, between two with records that are no further apart, are silence; with
@@ -89,16 +91,16 @@ pub struct Judging {
         value_name = "DURATION",
         env = "FLOODMARK_MAX_GAP",
         default_value = "24h",
-        value_parser = values::secs
+        value_parser = duration::secs
     )]
     max_gap: u64,
 
     /// Count only records from this network; repeated, from any of them
-    #[arg(long, value_name = "CIDR", value_parser = values::network)]
+    #[arg(long, value_name = "CIDR", value_parser = network::parse)]
     source: Vec<Prefix>,
 
     /// Count only records to this network; repeated, to any of them
-    #[arg(long, value_name = "CIDR", value_parser = values::network)]
+    #[arg(long, value_name = "CIDR", value_parser = network::parse)]
     destination: Vec<Prefix>,
 
     /// Which updates of standing violations to say before their window settles
@@ -175,7 +177,7 @@ impl Judging {
         } = self;
         let limits = self.limits()?;
         let place = |set| limits.iter().find(|limits| limits.set == set).map(feed::Options::place);
-        let secs = |secs: &u64| values::shown_millis(secs.saturating_mul(1000));
+        let secs = |secs: &u64| duration::text(secs.saturating_mul(1000));
         let settings = settings
             .with_leaders("--limits", place(LimitSet::Live))
             .with_leaders("--what-if", place(LimitSet::WhatIf))
@@ -183,9 +185,9 @@ impl Judging {
             .with_leaders("--strict-limits", Given::when(*strict_limits))
             .with_leaders("--fail-on-violation", Given::when(*fail_on_violation))
             .with("--window", secs(window))
-            .with("--tick", values::shown_millis(*tick))
-            .with_optional("--lateness", lateness.map(values::shown_millis))
-            .with_optional("--retention", retention.map(values::shown_millis))
+            .with("--tick", duration::text(*tick))
+            .with_optional("--lateness", lateness.map(duration::text))
+            .with_optional("--retention", retention.map(duration::text))
             .with("--max-gap", secs(max_gap))
             .with_optional("--source", values::shown_networks(source))
             .with_optional("--destination", values::shown_networks(destination))

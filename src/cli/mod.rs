@@ -7,10 +7,11 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::BUILD;
-use crate::error::Outcome;
-use crate::shown;
+use crate::base::error::Outcome;
+use crate::base::shown;
 
 pub mod capture;
+pub mod cluster;
 pub mod convert;
 pub mod demo;
 pub mod generate;

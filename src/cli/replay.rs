@@ -10,22 +10,23 @@ use floodmark_dataflows::orders::HandOn;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Change;
 
+use super::cluster::Stall;
 use super::judging::Judging;
-use super::values;
+use crate::base::date::format_ms;
+use crate::base::duration;
+use crate::base::error::{Exit, Failure, Outcome};
+use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::Tally;
 use crate::cluster::watchdog::{self, Watch};
-use crate::cluster::{self, Cluster, Given, Restart, Settings, Stall};
+use crate::cluster::{self, Cluster, Given, Settings};
 use crate::computation::{self, Computation, Outcome as TickOutcome};
 use crate::driver::{self, Replayed, Sinks};
-use crate::error::{Exit, Failure, Outcome};
 use crate::limits::catalog::{Catalog, LimitSet};
-use crate::limits::date::format_ms;
 use crate::limits::{Address as LimitsAddress, feed};
 use crate::merge;
 use crate::output::difference::{Difference, Shown};
 use crate::output::{Format, Sink, WriteError, overflow, table, totals};
 use crate::replay::{self, Cut, End};
-use crate::terminal::{Interrupt, Messages};
 
 /// The options of `floodmark replay`.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,7 +42,7 @@ pub struct Args {
     ///
     /// Such a stray is counted and named. A jump in time that the next packet confirms is believed, and so is
     /// the last packet of a capture. Default: what --max-gap says.
-    #[arg(long, value_name = "DURATION", value_parser = values::millis)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::millis)]
     max_ahead: Option<u64>,
 
     /// Write the totals of all pairs and windows, as CSV; `-` is standard output
@@ -53,7 +54,7 @@ pub struct Args {
     changes: Option<PathBuf>,
 
     #[command(flatten)]
-    cluster: cluster::Args,
+    cluster: super::cluster::Args,
 
     #[command(flatten)]
     stall: Stall,
@@ -95,7 +96,7 @@ impl Args {
         let files: Vec<_> = files.into_iter().collect();
         let settings = Settings::of("replay")
             .with("FILE", files.join(" "))
-            .with_optional("--max-ahead", max_ahead.map(values::shown_millis))
+            .with_optional("--max-ahead", max_ahead.map(duration::text))
             .with_optional("--totals", Given::when(totals.is_some()));
         judging.add_settings(settings)
     }
@@ -130,7 +131,7 @@ struct Lead {
 pub fn run(args: &Args) -> Outcome {
     args.check()?;
     // Started again, it would say what it has said.
-    cluster::launch(&args.cluster, Restart::default(), |cluster| match cluster.process {
+    cluster::launch(&args.cluster.plan(), |cluster| match cluster.process {
         0 => lead(args, cluster),
         _ => follow(args, cluster),
     })

@@ -9,19 +9,20 @@ use anyhow::anyhow;
 use floodmark_dataflows::orders::HandOn;
 use floodmark_dataflows::time::Windows;
 
+use super::cluster::{Restart, Stall};
 use super::judging::Judging;
 use super::source::{self, Reading};
-use super::values;
-use crate::cluster::{self, Cluster, Given, Restart, Settings, Stall, watchdog};
-use crate::error::{Exit, Failure, Outcome};
+use crate::base::date::format_ms;
+use crate::base::duration;
+use crate::base::error::{Exit, Failure, Outcome};
+use crate::base::logging::LogOptions;
+use crate::base::terminal::Interrupt;
+use crate::cluster::{self, Cluster, Given, Settings, watchdog};
 use crate::http::HttpOptions;
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, AddressError, OnRefusal, Outbox, SCHEME, Start, Topic, Tuning};
-use crate::limits::date::format_ms;
 use crate::limits::feed;
 use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status, SteadyClock, Stream};
-use crate::logging::LogOptions;
-use crate::terminal::Interrupt;
 
 /// The options of `floodmark run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,7 +46,7 @@ pub struct Args {
         value_name = "DURATION",
         env = "FLOODMARK_DETACH_AFTER",
         default_value = "60s",
-        value_parser = values::positive_millis
+        value_parser = duration::positive_millis
     )]
     detach_after: u64,
 
@@ -70,7 +71,7 @@ pub struct Args {
         long,
         value_name = "DURATION",
         env = "FLOODMARK_LIMITS_REFRESH",
-        value_parser = values::positive_millis
+        value_parser = duration::positive_millis
     )]
     limits_refresh: Option<u64>,
 
@@ -94,7 +95,7 @@ pub struct Args {
         value_name = "DURATION",
         env = "FLOODMARK_MAX_AHEAD",
         default_value = "5m",
-        value_parser = values::millis
+        value_parser = duration::millis
     )]
     max_ahead: u64,
 
@@ -104,7 +105,7 @@ pub struct Args {
         value_name = "DURATION",
         env = "FLOODMARK_MAX_BEHIND",
         default_value = "7d",
-        value_parser = values::positive_millis
+        value_parser = duration::positive_millis
     )]
     max_behind: u64,
 
@@ -112,7 +113,7 @@ pub struct Args {
     reading: Reading,
 
     #[command(flatten)]
-    cluster: cluster::Args,
+    cluster: super::cluster::Args,
 
     #[command(flatten)]
     stall: Stall,
@@ -173,10 +174,10 @@ impl Args {
             .with("--from-offset", source::shown_start(*from_offset))
             .with("--group", group)
             .with("-X isolation.level", isolation)
-            .with("--max-ahead", values::shown_millis(*max_ahead))
-            .with("--max-behind", values::shown_millis(*max_behind))
+            .with("--max-ahead", duration::text(*max_ahead))
+            .with("--max-behind", duration::text(*max_behind))
             .with_optional("--publish", Given::when(publish.is_some()))
-            .with_leaders("--limits-refresh", limits_refresh.map(values::shown_millis));
+            .with_leaders("--limits-refresh", limits_refresh.map(duration::text));
         judging.add_settings(reading.add_settings(settings))
     }
 
@@ -233,7 +234,7 @@ pub fn run(args: &Args) -> Outcome {
     }
     args.check()?;
     args.log.start();
-    cluster::launch(&args.cluster, args.restart, |cluster| process(&args, cluster))
+    cluster::launch(&args.cluster.plan_with(args.restart), |cluster| process(&args, cluster))
 }
 
 /// One process of a run.

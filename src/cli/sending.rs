@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::values;
+use crate::base::duration;
 
 /// How records are sent, and to what topic, if it has to be made.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -14,7 +14,7 @@ pub struct Sending {
         value_name = "DURATION",
         env = "FLOODMARK_LINGER",
         default_value = "200ms",
-        value_parser = values::millis
+        value_parser = duration::millis
     )]
     linger: u64,
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::values;
+use crate::base::date;
+use crate::base::duration;
+use crate::base::error::Failure;
 use crate::cluster::{Given, Settings};
-use crate::error::Failure;
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, ClientOptions, OnRefusal, Outbox, SourceOptions, Start, Tuning};
-use crate::limits::date;
 use crate::record::{Decoder, Options};
 
 /// The options about reading a topic.
@@ -27,7 +28,7 @@ pub struct Reading {
         value_name = "DURATION",
         env = "FLOODMARK_IDLE_TIMEOUT",
         default_value = "30s",
-        value_parser = values::positive_millis
+        value_parser = duration::positive_millis
     )]
     pub idle_timeout: u64,
 
@@ -37,7 +38,7 @@ pub struct Reading {
         value_name = "DURATION",
         env = "FLOODMARK_MAX_SKEW",
         default_value = "15m",
-        value_parser = values::millis
+        value_parser = duration::millis
     )]
     pub max_skew: u64,
 
@@ -49,7 +50,7 @@ pub struct Reading {
         value_name = "DURATION",
         env = "FLOODMARK_MAX_TRANSACTION",
         default_value = "15m",
-        value_parser = values::positive_millis
+        value_parser = duration::positive_millis
     )]
     pub max_transaction: u64,
 
@@ -104,9 +105,9 @@ impl Reading {
         } = self;
         settings
             .with_optional("--dead-letter", Given::when(dead_letter.is_some()))
-            .with("--idle-timeout", values::shown_millis(*idle_timeout))
-            .with("--max-skew", values::shown_millis(*max_skew))
-            .with("--max-transaction", values::shown_millis(*max_transaction))
+            .with("--idle-timeout", duration::text(*idle_timeout))
+            .with("--max-skew", duration::text(*max_skew))
+            .with("--max-transaction", duration::text(*max_transaction))
             .with_optional("--skip-open-transactions", Given::when(*skip_open_transactions))
             .with("--input-timezone", values::shown_zone(input_timezone))
     }

@@ -8,13 +8,14 @@ use anyhow::{Context, anyhow};
 use floodmark_dataflows::graph::Options;
 use walkdir::WalkDir;
 
+use super::cluster::Stall;
+use crate::base::error::{Exit, Failure, Outcome};
+use crate::base::terminal::{Interrupt, Messages};
 use crate::cluster::watchdog::{self, Watch};
-use crate::cluster::{self, Cluster, Restart, Settings, Stall};
+use crate::cluster::{self, Cluster, Settings};
 use crate::computation::{self, Computation};
-use crate::error::{Exit, Failure, Outcome};
 use crate::output::{Sink, WriteError};
 use crate::scenario::{self, Difference, EXTENSION, Mismatch, Played, Scenario};
-use crate::terminal::{Interrupt, Messages};
 
 /// The options of `floodmark test`.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,7 +33,7 @@ pub struct Args {
     verbose: bool,
 
     #[command(flatten)]
-    cluster: cluster::Args,
+    cluster: super::cluster::Args,
 
     #[command(flatten)]
     stall: Stall,
@@ -40,7 +41,7 @@ pub struct Args {
 
 /// Runs `floodmark test`.
 pub fn run(args: &Args) -> Outcome {
-    cluster::launch(&args.cluster, Restart::default(), |cluster| {
+    cluster::launch(&args.cluster.plan(), |cluster| {
         let cases = Cases::read(args)?;
         match cluster.process {
             0 => lead(args, cases, cluster),

@@ -1,21 +1,20 @@
-//! Values of options: durations, networks, and what to rank.
+//! Values of options: limits, networks, time zones, and what to rank.
 
 use std::collections::BTreeSet;
-use std::str::FromStr;
 
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Metric, Per, Prefix};
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Span, SpanRelativeTo};
 
+use crate::base::error::{Exit, Failure};
+use crate::base::network;
 use crate::cluster::Settings;
-use crate::error::{Exit, Failure};
 use crate::limits::catalog::LimitSet;
 use crate::limits::postgres::TableName;
 use crate::limits::rows::{Defaults, METRICS, PERS, word};
-use crate::limits::{Address, feed, prefix};
+use crate::limits::{Address, feed};
 
 /// What rows of limits mean where they don't say.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -94,54 +93,10 @@ fn per_parser() -> impl TypedValueParser<Value = Per> {
     })
 }
 
-/// Reads a duration such as `5m`, `1s`, `1h30m`, `7d` or `500ms`, in milliseconds. A day has 24 hours.
-pub fn millis(text: &str) -> Result<u64, String> {
-    let with_days = || {
-        let span = Span::from_str(text).ok()?;
-        span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()
-    };
-    let duration = SignedDuration::from_str(text).ok().or_else(with_days).ok_or_else(|| {
-        format!("not a duration: \"{text}\" (write it like 5m, 1s, 1h30m, 7d or 500ms)")
-    })?;
-    let nanos = duration.as_nanos();
-    if nanos % 1_000_000 != 0 {
-        return Err(format!("\"{text}\" is not a whole number of milliseconds"));
-    }
-    u64::try_from(nanos / 1_000_000).map_err(|_| match nanos {
-        ..0 => format!("\"{text}\" is negative"),
-        _ => format!("\"{text}\" is longer than any time"),
-    })
-}
-
-/// Reads a duration of at least a millisecond.
-pub fn positive_millis(text: &str) -> Result<u64, String> {
-    match millis(text)? {
-        0 => Err(format!("\"{text}\" is no time at all")),
-        millis => Ok(millis),
-    }
-}
-
-/// Reads a duration of whole seconds, at least one.
-pub fn secs(text: &str) -> Result<u64, String> {
-    let millis = positive_millis(text)?;
-    if millis % 1000 != 0 {
-        return Err(format!("\"{text}\" is not a whole number of seconds"));
-    }
-    Ok(millis / 1000)
-}
-
-/// A duration of so many milliseconds, as it may be given.
-pub fn shown_millis(millis: u64) -> String {
-    match i64::try_from(millis) {
-        Ok(millis) => format!("{:#}", SignedDuration::from_millis(millis)),
-        Err(_) => format!("{millis}ms"),
-    }
-}
-
 /// The networks of which one must match, in an order of their own; `None` if any address matches.
 pub fn shown_networks(networks: &[Prefix]) -> Option<String> {
-    let texts: BTreeSet<String> = networks.iter().map(|network| prefix::text(*network)).collect();
-    let any = texts.is_empty() || texts.contains(prefix::ANY);
+    let texts: BTreeSet<String> = networks.iter().map(|network| network::text(*network)).collect();
+    let any = texts.is_empty() || texts.contains(network::ANY);
     (!any).then(|| texts.into_iter().collect::<Vec<_>>().join(","))
 }
 
@@ -173,38 +128,6 @@ pub fn shown_zone(zone: &TimeZone) -> String {
         Some(name) => name.to_owned(),
         None => format!("{zone:?}"),
     }
-}
-
-/// Reads a size such as `32MiB`, `1GB` or `512k`, in bytes; a bare number is bytes.
-pub fn size(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, u64); 12] = [
-        ("", 1),
-        ("b", 1),
-        ("k", 1000),
-        ("kb", 1000),
-        ("m", 1_000_000),
-        ("mb", 1_000_000),
-        ("g", 1_000_000_000),
-        ("gb", 1_000_000_000),
-        ("kib", 1 << 10),
-        ("mib", 1 << 20),
-        ("gib", 1 << 30),
-        ("tib", 1 << 40),
-    ];
-    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
-    let unit = text.strip_prefix(digits).unwrap_or_default().trim().to_ascii_lowercase();
-    let unit = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, bytes)| *bytes);
-    digits
-        .parse::<u64>()
-        .ok()
-        .zip(unit)
-        .and_then(|(number, unit)| number.checked_mul(unit))
-        .ok_or_else(|| format!("\"{text}\" is not a size (write it like 32MiB, 1GB or 65536)"))
-}
-
-/// Reads a network, as in limits.
-pub fn network(text: &str) -> Result<Prefix, String> {
-    prefix::parse(text).map_err(|error| error.to_string())
 }
 
 /// Reads `N[,pair|source|destination][,bytes|packets]`.
@@ -241,50 +164,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_units() {
-        assert_eq!(millis("5m"), Ok(300_000));
-        assert_eq!(millis("1h30m"), Ok(5_400_000));
-        assert_eq!(millis("500ms"), Ok(500));
-        assert_eq!(millis("0s"), Ok(0));
-        assert_eq!(secs("24h"), Ok(86_400));
-        assert_eq!(secs("7d"), Ok(7 * 86_400));
-        assert_eq!(millis("1d 12h"), Ok(36 * 3_600_000));
-        for bad in ["", "5", "m", "-1s", "1us", "5 parsecs", "1mo", "-1d"] {
-            assert!(millis(bad).is_err(), "{bad}");
-        }
-        assert!(secs("500ms").is_err());
-        assert!(millis("-1s").is_err_and(|error| error.contains("negative")));
-        assert!(positive_millis("0s").is_err());
-    }
-
-    #[test]
-    fn sizes_have_units_or_are_bytes() {
-        for (text, bytes) in [
-            ("65536", 65_536),
-            ("0", 0),
-            ("32MiB", 32 << 20),
-            ("1 GB", 1_000_000_000),
-            ("512k", 512_000),
-            ("2gib", 2 << 30),
-        ] {
-            assert_eq!(size(text), Ok(bytes), "{text}");
-        }
-        for bad in ["", "MiB", "-1", "1.5MB", "1 MiBB", "99999999999GiB", "1é"] {
-            assert!(size(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn shown_values_are_those_that_were_given() {
-        for (text, shown) in [("5m", "5m"), ("0.3s", "300ms"), ("90m", "1h 30m"), ("7d", "168h")] {
-            let value = millis(text).expect(text);
-            assert_eq!(shown_millis(value), shown);
-            assert_eq!(millis(shown), Ok(value));
-        }
-        assert_eq!(shown_millis(u64::MAX), format!("{}ms", u64::MAX));
         let networks = |texts: &[&str]| {
             let networks: Vec<Prefix> =
-                texts.iter().map(|text| network(text).expect("a network")).collect();
+                texts.iter().map(|text| network::parse(text).expect("a network")).collect();
             shown_networks(&networks)
         };
         let one = networks(&["192.0.2.0/24", "10.1.2.3/8", "10.0.0.0/8"]);

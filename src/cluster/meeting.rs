@@ -34,8 +34,8 @@ use super::greeting::{Greeting, PATIENCE, Progress, settings_length};
 use super::hello::{HELLO_BYTES, Hello, Hellos, Role, Verdict};
 use super::secret::{self, PROOF_BYTES, Secret};
 use super::settings::Settings;
-use crate::error::Failure;
-use crate::terminal::Messages;
+use crate::base::error::Failure;
+use crate::base::terminal::Messages;
 
 /// How long a process waits for the others to come up.
 const WAIT_FOR_PROCESSES: Duration = Duration::from_secs(60);

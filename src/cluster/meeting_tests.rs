@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use super::*;
-use crate::error::Exit;
+use crate::base::error::Exit;
 
 const WINDOW: &str = "5m";
 

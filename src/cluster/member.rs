@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::Cluster;
 use super::inherit;
 use super::secret::Secret;
-use crate::error::{Exit, Failure};
-use crate::terminal;
+use crate::base::error::{Exit, Failure};
+use crate::base::terminal;
 
 /// The variable that says at which descriptor the lifeline is.
 pub(super) const LIFELINE: &str = "FLOODMARK_LIFELINE";

@@ -3,7 +3,7 @@
 //! timely's own bootstrap retries for ever, believes whoever connects, and does not notice that
 //! processes were started with different options until it is too late. So the sockets are made here:
 //!
-//! - `args`: the options, and who does what.
+//! - `launch`: which process does what.
 //! - `meeting`: processes connect, by what they say to each other (`hello`, `greeting`, `secret`), and
 //!   compare their `settings`.
 //! - `supervisor`: starts the processes of this machine (`group`), and ends all when one fails, or
@@ -20,12 +20,12 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::{Config, Hooks};
 use timely::worker::Worker;
 
-mod args;
 mod backoff;
 mod greeting;
 mod group;
 mod hello;
 mod inherit;
+mod launch;
 mod meeting;
 mod member;
 mod panic;
@@ -34,13 +34,13 @@ mod settings;
 mod supervisor;
 pub mod watchdog;
 
-pub use args::{Args, Restart, Stall, launch, launch_apart};
+pub use launch::{Plan, launch, launch_apart};
 pub use panic::{PANIC_WORKER, abort_on_panic};
 pub use settings::{Given, Settings};
 
-use crate::error::{Exit, Failure};
-use crate::terminal::{Interrupt, Messages};
-use crate::threads;
+use crate::base::error::{Exit, Failure};
+use crate::base::terminal::{Interrupt, Messages};
+use crate::base::threads;
 use meeting::Meeting;
 use secret::Secret;
 

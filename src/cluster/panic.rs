@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::member::{Report, report};
-use crate::error::Exit;
-use crate::logging;
-use crate::shown;
-use crate::terminal::Messages;
+use crate::base::error::Exit;
+use crate::base::logging;
+use crate::base::shown;
+use crate::base::terminal::Messages;
 
 /// The worker that panics, for tests of what that does. Not in release builds.
 pub const PANIC_WORKER: &str = "FLOODMARK_PANIC_WORKER";

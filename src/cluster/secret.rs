@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::error::{Exit, Failure};
+use crate::base::error::{Exit, Failure};
 
 /// Bytes that no other program knows.
 #[derive(Clone, PartialEq, Eq)]

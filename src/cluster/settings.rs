@@ -9,7 +9,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::shown;
+use crate::base::shown;
 
 /// The longest value that is told whole, in bytes. Of a longer one its start and a digest are told.
 const VALUE_MAX: usize = 512;

@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use nix::sys::signal::Signal;
 
-use super::args::Restart;
 use super::backoff::Backoff;
 use super::group::{Group, Seen};
 use super::member::Report;
-use crate::error::{Exit, Failure, Outcome};
-use crate::terminal::Messages;
+use crate::base::error::{Exit, Failure, Outcome};
+use crate::base::terminal::Messages;
 
 /// What the supervisor hears of.
 #[derive(Debug)]
@@ -50,7 +49,7 @@ pub(super) enum Work {
 pub(super) fn supervise(
     processes: usize,
     hang_timeout: Duration,
-    restart: Restart,
+    restart: bool,
     work: Work,
 ) -> Outcome {
     let program = std::env::current_exe().context("finding this program")?;
@@ -63,7 +62,7 @@ pub(super) fn supervise(
         command.args(std::env::args_os().skip(1)).stdin(Stdio::inherit());
         command
     };
-    let restarts = restart.restart.then(Backoff::new);
+    let restarts = restart.then(Backoff::new);
     let mut supervisor = Supervisor::new(processes, hang_timeout, command, (sender, events));
     supervisor.restarts = restarts;
     supervisor.work = work;

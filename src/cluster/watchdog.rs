@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::error::Exit;
-use crate::logging;
-use crate::terminal::Messages;
+use crate::base::error::Exit;
+use crate::base::logging;
+use crate::base::terminal::Messages;
 
 /// What tells the time since some moment. It never goes back.
 type Clock = Box<dyn Fn() -> Duration + Send + Sync>;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 
 use super::FULL;
-use crate::error::Failure;
+use crate::base::date::format_ms;
+use crate::base::error::Failure;
+use crate::base::logging::Sampler;
 use crate::kafka::{Contents, Letter, Outbox, origin};
-use crate::limits::date::format_ms;
-use crate::logging::Sampler;
 use crate::output::WriteError;
 use crate::record::{Decoder, Fields, Message, Read, Reason, Record, write_json};
 use crate::sniffer::outlet::{Format, Outlet, Sent};

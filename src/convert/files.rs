@@ -11,13 +11,13 @@ use anyhow::{Context, anyhow};
 use super::FULL;
 use super::converter::{Converter, Origin};
 use super::texts::{Line, Texts};
+use crate::base::error::{Exit, Failure};
+use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::{Fault, Input, ReadError, Reader, Tally};
-use crate::error::{Exit, Failure};
 use crate::merge::Merge;
 use crate::output::WriteError;
 use crate::record::{Message, Record};
 use crate::sniffer::source::record;
-use crate::terminal::{Interrupt, Messages};
 
 /// What goes over to the other thread together, at most: items, and bytes of texts. Together with the
 /// number of batches they bound what waits there.

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use super::FULL;
 use super::converter::{Converter, Origin};
 use super::skew::{self, Skew};
+use crate::base::terminal::Interrupt;
 use crate::kafka::{Source, Times};
 use crate::output::WriteError;
-use crate::terminal::Interrupt;
 
 /// How long to sleep at most when nothing comes. The source wakes it.
 const NAP: Duration = Duration::from_millis(50);

@@ -33,7 +33,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
-use crate::logging::Sampler;
+use crate::base::logging::Sampler;
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 512;

@@ -24,8 +24,8 @@ use serde_json::json;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::pages::{AS_OF, Served, answer, as_of, as_of_header, object};
-use crate::limits::quote::Quoted;
-use crate::limits::{date, prefix};
+use crate::base::quote::Quoted;
+use crate::base::{date, network};
 
 /// Where it is served.
 pub(super) const PATH: &str = "/api/v1/explain";
@@ -137,10 +137,10 @@ fn question(query: &str) -> Result<Question, Fault> {
             let text = format!("parameter \"{parameter}\" is missing: give an address");
             Fault { parameter: parameter.into(), value: None, text }
         })?;
-        prefix::address(value).map_err(|error| fault(parameter, value, &error))
+        network::address(value).map_err(|error| fault(parameter, value, &error))
     };
     let (source, destination) = (address("source")?, address("destination")?);
-    let pair = prefix::pair(source, destination)
+    let pair = network::pair(source, destination)
         .map_err(|error| fault("destination", &destination.to_string(), &error))?;
     let at_ms = given.get("at").map(|text| {
         let nanos = date::parse(text).map_err(|error| error.to_string());

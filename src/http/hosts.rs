@@ -16,7 +16,7 @@ use axum::response::Response;
 use serde_json::json;
 
 use super::pages::{Served, as_of, object};
-use crate::limits::quote::Quoted;
+use crate::base::quote::Quoted;
 
 /// Names of this server, in small letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

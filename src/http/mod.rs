@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, channel};
 use anyhow::{Context, anyhow};
 use tokio::sync::oneshot;
 
-use crate::error::{Exit, Failure};
+use crate::base::error::{Exit, Failure};
 use crate::metrics;
 
 pub mod client;

@@ -17,9 +17,9 @@ use tokio::sync::oneshot;
 use super::explain::{self, Answers};
 use super::hosts::{self, Hosts};
 use super::pool::Pool;
-use crate::limits::date::format_ms;
+use crate::base::date::format_ms;
+use crate::base::shown;
 use crate::metrics;
-use crate::shown;
 
 /// The header of every answer that says for which tick it holds.
 pub(super) const AS_OF: &str = "floodmark-as-of";

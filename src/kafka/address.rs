@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use crate::limits::quote::Quoted;
+use crate::base::quote::Quoted;
 
 /// How an address begins.
 pub const SCHEME: &str = "kafka://";

@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use anyhow::anyhow;
 
 use super::Address;
-use crate::error::{Exit, Failure};
+use crate::base::error::{Exit, Failure};
 
 /// Messages of output, before any record, from which on a topic is one of output, however much of it is
 /// still to be read.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::error::{Exit, Failure};
-use crate::limits::quote::Quoted;
+use crate::base::error::{Exit, Failure};
+use crate::base::quote::Quoted;
 
 /// Why something with Kafka can't go on. What librdkafka retries by itself is none of these.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

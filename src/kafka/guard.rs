@@ -18,7 +18,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::topic_id::{self, Found, TopicId};
 use super::topics::{self, TopicConfig};
 use super::{Address, ClientOptions, Context, client_config, setup};
-use crate::error::Failure;
+use crate::base::error::Failure;
 
 /// The pause between two requests for the topic's id. For so long, messages may go to a topic that has
 /// taken the place of the one before.

@@ -7,8 +7,8 @@ use anyhow::anyhow;
 
 use super::Address;
 use super::topic_id::TopicId;
-use crate::error::{Exit, Failure};
-use crate::limits::quote::Quoted;
+use crate::base::error::{Exit, Failure};
+use crate::base::quote::Quoted;
 
 /// Why a topic can't be read on.
 #[derive(Clone, Debug, PartialEq, Eq)]

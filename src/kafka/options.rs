@@ -16,8 +16,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
 use super::{Address, Error};
-use crate::error::Failure;
-use crate::limits::quote::Quoted;
+use crate::base::error::Failure;
+use crate::base::quote::Quoted;
 
 /// How the names of variables begin that hold options.
 const VARIABLE_PREFIX: &str = "FLOODMARK_KAFKA_";

@@ -24,9 +24,9 @@ use super::producer::{producer_config, undeliverable, unfit_timestamp};
 use super::reports::{Back, Refusal, Returned};
 use super::topics::{self, TopicConfig};
 use super::{Address, ClientOptions, Counts, Error, Outgoing, Producer, Tuning};
-use crate::error::Failure;
-use crate::limits::quote::Quoted;
-use crate::logging::Sampler;
+use crate::base::error::Failure;
+use crate::base::logging::Sampler;
+use crate::base::quote::Quoted;
 
 /// Between two looks at whether all is sent.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);

@@ -7,7 +7,7 @@ use floodmark_dataflows::clock::Holds;
 use super::ends::{Ends, TRANSACTION_PATIENCE, Withheld};
 use super::straggler::{EventTime, Look, Straggler};
 use super::watch::SourceOptions;
-use crate::limits::date::format_ms;
+use crate::base::date::format_ms;
 
 /// Time for which a consumer may bring nothing of a partition whose broker has messages: several requests
 /// with their pauses. It doubles as long as consumers that were opened anew bring nothing either: messages

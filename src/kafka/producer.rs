@@ -16,8 +16,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use super::reports::{Mark, Reports, Returned};
 use super::topics::{denied, existing};
 use super::{Address, ClientOptions, Error, client_config, letter, setup};
-use crate::error::Failure;
-use crate::limits::quote::Quoted;
+use crate::base::error::Failure;
+use crate::base::quote::Quoted;
 
 /// How long to wait for reports before asking again whether to go on.
 const GIVE_UP_INTERVAL: Duration = Duration::from_millis(100);

@@ -13,8 +13,8 @@ use rdkafka::error::KafkaError;
 
 use super::Error;
 use super::options::is_secret;
-use crate::limits::quote::Quoted;
-use crate::threads;
+use crate::base::quote::Quoted;
+use crate::base::threads;
 
 /// Options whose values are names of files or directories.
 const FILES: &[&str] = &[
@@ -158,7 +158,7 @@ mod tests {
     use rdkafka::producer::BaseProducer;
 
     use super::*;
-    use crate::error::Exit;
+    use crate::base::error::Exit;
 
     type Setting<'a> = (&'a str, &'a str);
 

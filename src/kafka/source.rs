@@ -30,7 +30,7 @@ use super::partition::{Partition, Times, Truncated, log_straggler};
 use super::straggler::EventTime;
 use super::watch::{SourceOptions, Watch};
 use super::{Address, ClientOptions, Error, client_config};
-use crate::error::{Exit, Failure};
+use crate::base::error::{Exit, Failure};
 use crate::record::Message;
 
 /// The greatest answer of a broker to one fetch, unless messages may be larger.

@@ -7,9 +7,9 @@
 use rdkafka::admin::ConfigResource;
 
 use super::{Address, Error};
-use crate::error::Failure;
-use crate::limits::date::format_ms;
-use crate::limits::quote::Quoted;
+use crate::base::date::format_ms;
+use crate::base::error::Failure;
+use crate::base::quote::Quoted;
 
 /// The bounds of Kafka 3.6 and later on how far a timestamp is behind or ahead of the broker's clock,
 /// and the one that earlier versions have instead of both.
@@ -229,7 +229,7 @@ mod tests {
     use rdkafka::admin::{ConfigEntry, ConfigSource, OwnedResourceSpecifier};
 
     use super::*;
-    use crate::error::Exit;
+    use crate::base::error::Exit;
 
     const DAY: u64 = 86_400_000;
     const NOW: u64 = 20_000 * DAY;

@@ -13,8 +13,8 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::times::{AFTER_MAX, BEFORE_MAX, DIFFERENCE_MAX, NO_BOUND};
 use super::{Address, ClientOptions, Context, Error, client_config, setup};
-use crate::error::Failure;
-use crate::limits::quote::Quoted;
+use crate::base::error::Failure;
+use crate::base::quote::Quoted;
 
 pub use super::times::{TopicConfig, check_times};
 
@@ -438,7 +438,7 @@ mod tests {
         }
         let address = "kafka://host/t".parse().expect("an address");
         let error = failed(&address, "x".into(), &KafkaError::AdminOp(OperationTimedOut));
-        assert_eq!(error.exit(), crate::error::Exit::Unavailable);
+        assert_eq!(error.exit(), crate::base::error::Exit::Unavailable);
     }
 
     #[test]

@@ -20,9 +20,9 @@ use super::lost::Lost;
 use super::topic_id::{Found, TopicId};
 use super::topics::{self, REACH_TIMEOUT};
 use super::{Address, Error};
-use crate::error::{Exit, Failure};
-use crate::limits::date::format_ms;
-use crate::limits::quote::Quoted;
+use crate::base::date::format_ms;
+use crate::base::error::{Exit, Failure};
+use crate::base::quote::Quoted;
 
 /// How long an answer may take, once the brokers were reached: a stuck one must not hold up the
 /// questions to the others for long.

@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::reason::{Position, Reason};
 use super::rows::{self, BOUNDS, Cell, Defaults, METRICS, PERS, RawRow, Row, bound_of_name, word};
 use super::value::Value;
-use super::{date, prefix};
-use crate::shown;
+use crate::base::shown;
+use crate::base::{date, network};
 
 /// The columns that a row may leave out.
 pub const OPTIONAL: [&str; 6] = ["bound", "metric", "per", "source", "destination", "host"];
@@ -73,7 +73,7 @@ impl Draft {
     pub fn of(raw: &RawRow<'_>, row: &Row) -> Self {
         let said = |column: &str| matches!(raw.cell(column), Some(Cell::Text(_)));
         let scope = row.scope;
-        let network = |given: Prefix| (given != Prefix::ANY).then(|| prefix::text(given));
+        let network = |given: Prefix| (given != Prefix::ANY).then(|| network::text(given));
         let bound = (row.bound != bound_of_name(&row.name)).then(|| word(&BOUNDS, &row.bound));
         let metric = (scope.metric != Metric::default()).then(|| word(&METRICS, &scope.metric));
         let per = said("per").then(|| word(&PERS, &scope.per));

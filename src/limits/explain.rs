@@ -17,11 +17,11 @@ use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Bound, Entity, LimitId, Pair, Per, Prefix, Scope, Volume};
 
 use super::catalog::{Catalog, LimitSet, Standing};
-use super::date::format_ns;
-use super::prefix;
-use super::quote::Quoted;
 use super::rows::Row;
 use super::text::Text;
+use crate::base::date::format_ns;
+use crate::base::network;
+use crate::base::quote::Quoted;
 
 /// How many limits the reason names for which none applies.
 const NAMED_MAX: usize = 20;
@@ -213,18 +213,18 @@ impl WhyNot {
             }
             WhyNot::Family { column, network } => format!(
                 "it is for {column} {}, which is {}, and the pair is {of_pair}",
-                prefix::text(*network),
+                network::text(*network),
                 family(!pair.source().is_ipv4()),
             ),
             WhyNot::Outside { column: "host", network } => format!(
                 "neither {} nor {} is in host {}",
                 pair.source(),
                 pair.destination(),
-                prefix::text(*network)
+                network::text(*network)
             ),
             WhyNot::Outside { column, network } => {
                 let address = if *column == "source" { pair.source() } else { pair.destination() };
-                format!("{address} is not in {column} {}", prefix::text(*network))
+                format!("{address} is not in {column} {}", network::text(*network))
             }
         }
     }

@@ -13,7 +13,7 @@ const RULES: Windows = Windows {
 };
 
 fn pair(source: &str, destination: &str) -> Pair {
-    prefix::pair(source.parse().unwrap(), destination.parse().unwrap()).unwrap()
+    network::pair(source.parse().unwrap(), destination.parse().unwrap()).unwrap()
 }
 
 fn v4() -> Pair {
@@ -197,7 +197,7 @@ fn reads_are_of_the_sums_that_limits_are_judged_by() {
     let limits = facts.catalog.in_force(i128::from(WITHIN) * 1_000_000);
     let any = Prefix::ANY;
     let rollup = |per, source, destination| Some(Rollup { per, source, destination });
-    let two = prefix::parse("10.0.0.2").unwrap();
+    let two = network::parse("10.0.0.2").unwrap();
     let read = |rollup, entity| Read::Amount { window: WINDOW, rollup, entity };
     // That of `a` and `b` is one, since a source is in the network of `a` as a whole.
     assert_eq!(

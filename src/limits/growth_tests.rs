@@ -25,7 +25,7 @@ fn rows(count: usize) -> String {
             3 => ("contradiction".into(), number, 0),
             _ => (format!("{long}{number}"), 1, 0),
         };
-        let date = super::date::format_ms(86_400_000 * day as u64);
+        let date = crate::base::date::format_ms(86_400_000 * day as u64);
         format!(
             "{{\"limit_name\":\"{name}\",\"limit_value\":{value},\"effective_date\":\"{date}\"}}\n"
         )

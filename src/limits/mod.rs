@@ -6,8 +6,8 @@
 //! ```
 //! - [`address`] says where limits are. [`incoming`] reads a file piece by piece, [`json`] cuts it into
 //!   rows, [`postgres`] reads those of a table.
-//! - [`rows`] knows columns, defaults and refusals; [`value`], [`date`] and [`prefix`] read what stands
-//!   in a column.
+//! - [`rows`] knows columns, defaults and refusals; [`value`] reads the value of a limit, and
+//!   [`date`](crate::base::date) and [`network`](crate::base::network) the other columns.
 //! - [`table`] decides among rows that share name and date, and keeps what became of each row.
 //! - [`text`] keeps short texts without an allocation.
 //! - [`catalog`] numbers names and rows, and says what is in force when.
@@ -19,7 +19,6 @@
 
 pub mod address;
 pub mod catalog;
-pub mod date;
 pub mod draft;
 pub mod edit;
 pub mod explain;
@@ -27,8 +26,6 @@ pub mod feed;
 pub mod incoming;
 pub mod json;
 pub mod postgres;
-pub mod prefix;
-pub(crate) mod quote;
 pub mod reason;
 pub mod rows;
 mod slots;

@@ -3,10 +3,10 @@
 use std::fmt::{self, Display};
 use std::num::NonZeroU32;
 
-use super::date::{DateError, Stamp};
-use super::prefix::PrefixError;
-use super::quote::Quoted;
 use super::value::ValueError;
+use crate::base::date::{DateError, Stamp};
+use crate::base::network::PrefixError;
+use crate::base::quote::Quoted;
 
 /// Where a row stands in what was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,7 +10,7 @@ use floodmark_dataflows::types::{Bound, Metric, Per, Prefix, Scope};
 use super::reason::{Position, Reason};
 use super::text::Text;
 use super::value::Value;
-use super::{date, prefix};
+use crate::base::{date, network};
 
 /// The columns of `traffic_limits`.
 pub const COLUMNS: [&str; 9] = [
@@ -289,7 +289,7 @@ impl<'a> Cells<'a> {
             return Err(Reason::Families { source_prefix, destination });
         }
         if scope.host != Prefix::ANY && per != Per::Host {
-            let host = prefix::text(scope.host);
+            let host = network::text(scope.host);
             return Err(Reason::HostWithoutPerHost { host, per: word(&PERS, &per) });
         }
         Ok(scope)
@@ -297,7 +297,7 @@ impl<'a> Cells<'a> {
 
     fn prefix(&self, column: &'static str) -> Result<Prefix, Reason> {
         let text = self.text(column, "a text like 10.0.0.0/8, or null")?.unwrap_or_default();
-        prefix::parse(text).map_err(|error| Reason::Prefix { column, error })
+        network::parse(text).map_err(|error| Reason::Prefix { column, error })
     }
 
     fn word<T: Copy>(

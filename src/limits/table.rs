@@ -6,10 +6,10 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use super::date;
 use super::reason::{Position, Reason};
 use super::rows::{self, Defaults, RawRow, Row};
 use super::text::Text;
+use crate::base::date;
 
 /// What became of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]

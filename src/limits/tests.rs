@@ -8,10 +8,10 @@ use floodmark_dataflows::types::{Bound, Metric, Per, Scope, Version};
 use proptest::prelude::*;
 
 use super::catalog::{Catalog, LimitSet};
-use super::date;
 use super::json::{self, FileError};
 use super::rows::{Cell, Defaults, RawRow, Row, TEXT_MAX, mistyped_column, nearest_column};
 use super::table::{Ruling, Table};
+use crate::base::date;
 
 const PAIRS: Defaults = Defaults { per: Per::Pair };
 

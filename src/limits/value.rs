@@ -12,8 +12,8 @@ use floodmark_dataflows::types::Bound;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::quote::Quoted;
 use super::text::Text;
+use crate::base::quote::Quoted;
 
 /// A decimal number, 0 or more. Equal numbers are equal, however they are written.
 #[derive(Clone)]

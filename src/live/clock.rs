@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use metrics::counter;
 
-use crate::limits::date::format_ms;
+use crate::base::date::format_ms;
 
 /// The wall clock may part from the elapsed time by so much without a step: a leap second, a correction
 /// by slewing.

@@ -11,11 +11,11 @@ use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::time::{Window, Windows};
 
 use super::metrics::InputCounts;
+use crate::base::date::format_ms;
+use crate::base::error::Failure;
+use crate::base::logging::Sampler;
 use crate::computation::EventTimeReached;
-use crate::error::Failure;
 use crate::kafka::{Changed, Contents, EventTime, Letter, Outbox, Source, Taken, Times, origin};
-use crate::limits::date::format_ms;
-use crate::logging::Sampler;
 use crate::record::{self, Decoder, Read, Reason, Record};
 use crate::replay::Filter;
 

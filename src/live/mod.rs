@@ -47,14 +47,14 @@ use floodmark_dataflows::graph::Options;
 use jiff::tz::TimeZone;
 use timely::worker::Worker;
 
+use crate::base::error::{Exit, Failure, Outcome};
+use crate::base::terminal::{Interrupt, Messages};
 use crate::cluster::watchdog::Watch;
 use crate::cluster::{Cluster, Settings};
 use crate::computation::{self, Computation, Output};
-use crate::error::{Exit, Failure, Outcome};
 use crate::kafka::{Outbox, Source, Topic};
 use crate::record::{self, Decoder};
 use crate::replay::Filter;
-use crate::terminal::{Interrupt, Messages};
 
 pub use clock::{Clock, Clocks, MachineClocks, Moment, Reading, SteadyClock, Unsteady, wall_ms};
 use ingest::{Ingest, Rules};

@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::clock::Unsteady;
 use super::sink_state::{Fault, SinkState};
+use crate::base::date::format_ms;
 use crate::kafka::{TRANSACTION_PATIENCE, TopicTrouble};
 use crate::limits::catalog::LimitSet;
-use crate::limits::date::format_ms;
 
 /// A step of the clock that is no greater does not matter for readiness.
 const STEP_MAX_MS: u64 = 10_000;

@@ -19,12 +19,12 @@ use super::questions::{Asked, Questions};
 use super::ready::{self, Facts, Partition, Reason, Withheld};
 use super::ready_log::{Line, ReadyLog};
 use super::sink_state::{SinkState, count_sink_error};
+use crate::base::date::format_ms;
 use crate::cluster::watchdog::Watch;
 use crate::computation::EventTimeReached;
 use crate::http::{Answering, Answers, Question, Readiness, Refusal, Subject};
 use crate::kafka::{Answer, PartitionState, Topic};
 use crate::limits::catalog::LimitSet;
-use crate::limits::date::format_ms;
 use crate::limits::feed::Health;
 
 /// Nothing is called old, or behind, that is no older than this: a busy machine is not out of order.

@@ -10,7 +10,7 @@ use floodmark_dataflows::top::Ranked;
 use metrics::{Counter, counter};
 
 use super::sink_state::{SinkState, Stood, count_sink_error};
-use crate::error::{Exit, Failure};
+use crate::base::error::{Exit, Failure};
 use crate::limits::catalog::Catalog;
 use crate::output::difference::Shown;
 use crate::output::writer::{Trouble, Writer, WriterState};

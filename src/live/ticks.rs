@@ -15,7 +15,7 @@ use timely::dataflow::operators::vec::input::Handle;
 use timely::dataflow::operators::vec::{Broadcast, Input};
 use timely::worker::Worker;
 
-use crate::error::Exit;
+use crate::base::error::Exit;
 
 /// A tick begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

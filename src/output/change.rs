@@ -11,9 +11,9 @@ use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use super::lines::{self, Addresses};
+use crate::base::date::{Stamp, format_secs};
+use crate::base::shown;
 use crate::limits::catalog::LimitSet;
-use crate::limits::date::{Stamp, format_secs};
-use crate::shown;
 
 /// An entity as a JSON object of its addresses.
 pub(super) struct EntityObject(pub(super) Entity);

@@ -8,12 +8,12 @@ use floodmark_dataflows::types::{Bound, Metric, Per};
 use serde::{Serialize, Serializer};
 
 use super::change::EntityObject;
+use crate::base::date::{Stamp, format_ms, format_ns, format_secs};
+use crate::base::network;
+use crate::base::shown;
 use crate::limits::catalog::LimitSet;
-use crate::limits::date::{Stamp, format_ms, format_ns, format_secs};
 use crate::limits::explain::{Applying, Explanation, Other, WindowState};
-use crate::limits::prefix;
 use crate::limits::value::Value;
-use crate::shown;
 
 /// An explanation, in the order of its fields.
 #[derive(Serialize)]
@@ -119,9 +119,9 @@ fn applying(limit: &Applying) -> ApplyingObject<'_> {
         bound: row.bound,
         metric: row.scope.metric,
         per: row.scope.per,
-        source: prefix::text(row.scope.source),
-        destination: prefix::text(row.scope.destination),
-        host: prefix::text(row.scope.host),
+        source: network::text(row.scope.source),
+        destination: network::text(row.scope.destination),
+        host: network::text(row.scope.host),
         entity: EntityObject(*entity),
         amount: *amount,
         overflow: *amount == Some(i64::MAX),

@@ -13,10 +13,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::change::{per, per_text};
+use crate::base::date::{Stamp, format_ms, format_ns, format_secs};
+use crate::base::shown;
 use crate::limits::catalog::{Catalog, LimitSet};
-use crate::limits::date::{Stamp, format_ms, format_ns, format_secs};
 use crate::limits::value::Value;
-use crate::shown;
 
 /// The beginning of the text that an [`id`](super::change::id) is the hash of, up to `per`.
 pub(super) fn id_prefix(limit: &str, window: Window, windows: &Windows, per: Per) -> String {

@@ -10,9 +10,9 @@ use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::top::Ranked;
 use floodmark_dataflows::types::Change;
 
-use crate::error::{Exit, Failure};
+use crate::base::error::{Exit, Failure};
+use crate::base::shown;
 use crate::limits::catalog::Catalog;
-use crate::shown;
 use lines::Lines;
 
 pub mod change;

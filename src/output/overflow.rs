@@ -3,7 +3,7 @@
 use floodmark_dataflows::orders::Saturated;
 
 use super::table;
-use crate::limits::date::format_secs;
+use crate::base::date::format_secs;
 
 /// Totals of one tick that are named; the others are counted.
 const NAMED_MAX: usize = 10;

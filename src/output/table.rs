@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use floodmark_dataflows::top::Ranked;
 use floodmark_dataflows::types::{Bound, Change, Entity, Event, Metric, Reason};
 
+use crate::base::date::{format_ms, format_secs};
+use crate::base::quote::Shown;
 use crate::limits::catalog::{Catalog, LimitSet};
-use crate::limits::date::{format_ms, format_secs};
-use crate::limits::quote::Shown;
 
 /// An entity in words.
 pub fn entity(entity: &Entity) -> String {

@@ -8,7 +8,7 @@ use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Pair, Volume};
 use serde::Serialize;
 
-use crate::limits::date::{Stamp, format_ms, format_secs};
+use crate::base::date::{Stamp, format_ms, format_secs};
 
 /// The header of the CSV.
 pub const HEADER: &str = "window_start,source,destination,bytes,packets";

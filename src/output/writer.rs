@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::target::{Obstacle, Target};
-use crate::error::{Exit, Failure};
+use crate::base::error::{Exit, Failure};
 
 /// Bytes that may wait when another tick begins: as many as for a topic.
 pub const QUEUE_BYTES: usize = 64 << 20;

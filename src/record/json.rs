@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::value::{self, BLANKS};
 use super::{Context, Format, Read, Reason, Record, Sink, Skip, Take, Wrapping, kv};
-use crate::limits::date::format_ms;
+use crate::base::date::format_ms;
 
 macro_rules! keys {
     ($($key:ident = $name:literal,)*) => {

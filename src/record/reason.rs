@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{RECORDS_MAX, value};
-use crate::limits::quote::Shown;
+use crate::base::quote::Shown;
 
 /// Why an observation, or a whole message, can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::reason::TimeFault;
 use super::value::{Decimal, scalar};
-use crate::limits::date;
+use crate::base::date;
 
 const SECOND: i128 = 1_000_000_000;
 const MILLISECOND: i128 = 1_000_000;

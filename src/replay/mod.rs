@@ -12,9 +12,9 @@ use floodmark_dataflows::combine::{Combiner, Parcel};
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Pair, Prefix, Volume};
 
+use crate::base::terminal::Messages;
 use crate::capture::{Packet, Reader, Tally};
 use crate::merge::Merge;
-use crate::terminal::Messages;
 use events::{Handing, Unwanted};
 
 pub use events::Events;

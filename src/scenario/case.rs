@@ -11,9 +11,9 @@ use super::moment::Moment;
 use super::said::Expected;
 use super::settings::Settings;
 use super::words::{Word, Words};
-use crate::cli::values;
+use crate::base::duration;
+use crate::base::quote::Quoted;
 use crate::driver::Clock;
-use crate::limits::quote::Quoted;
 use crate::limits::rows::Cell;
 use crate::record::AMOUNT_MAX;
 
@@ -327,9 +327,9 @@ fn traffic(source: &Word<'_>, words: &mut Words<'_>) -> Result<Traffic, String> 
                 traffic.time = Some(Moment::parse(time)?);
             }
             _ if word.is("every") && traffic.every.is_none() => {
-                let every = values::positive_millis(&words.need("a duration")?.text)?;
+                let every = duration::positive_millis(&words.need("a duration")?.text)?;
                 words.expect("for")?;
-                let during = values::positive_millis(&words.need("a duration")?.text)?;
+                let during = duration::positive_millis(&words.need("a duration")?.text)?;
                 traffic.every = Some((every, during));
             }
             _ => {

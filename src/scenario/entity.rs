@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use floodmark_dataflows::types::{Entity, Pair};
 
 use super::words::{Word, Words};
-use crate::limits::prefix;
-use crate::limits::quote::Quoted;
+use crate::base::network;
+use crate::base::quote::Quoted;
 
 /// Reads a pair whose source was read already.
 pub(super) fn pair(source: &Word<'_>, words: &mut Words<'_>) -> Result<Pair, String> {
     let source = address(source)?;
     words.expect(">")?;
     let destination = address(&words.need("the destination's address")?)?;
-    prefix::pair(source, destination)
+    network::pair(source, destination)
 }
 
 /// Reads an entity.
@@ -41,7 +41,7 @@ fn unknown(word: &Word<'_>) -> String {
 }
 
 fn address(word: &Word<'_>) -> Result<IpAddr, String> {
-    prefix::address(&word.text)
+    network::address(&word.text)
 }
 
 /// An entity as it is read.

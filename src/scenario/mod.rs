@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 
 use floodmark_dataflows::graph::Options;
 
+use crate::base::terminal::Interrupt;
 use crate::computation::Computation;
-use crate::terminal::Interrupt;
 use case::Case;
 use play::Unplayed;
 

@@ -1,8 +1,8 @@
 //! Moments of a scenario: counted from its beginning, or absolute.
 
-use crate::cli::values;
-use crate::limits::date::{self, format_ms, format_ns};
-use crate::limits::quote::Quoted;
+use crate::base::date::{self, format_ms, format_ns};
+use crate::base::duration;
+use crate::base::quote::Quoted;
 
 const MS: i128 = 1_000_000;
 
@@ -18,7 +18,7 @@ pub(super) enum Moment {
 impl Moment {
     /// Reads `2m30s`, counted from the beginning, or a date as in rows of limits.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        if let Ok(after) = values::millis(text) {
+        if let Ok(after) = duration::millis(text) {
             return Ok(Moment::After(after));
         }
         date::parse(text).map(Moment::At).map_err(|_| {

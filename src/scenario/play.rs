@@ -9,14 +9,14 @@ use floodmark_dataflows::types::Change;
 use super::said::Said;
 use super::script::{Counted, Happening, Script};
 use super::settings::{Settings, WINDOWS_MAX};
+use crate::base::date::format_ms;
+use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::Reader;
 use crate::computation::{Computation, Outcome};
 use crate::driver::{Clock, Replay, Sinks};
 use crate::limits::catalog::Catalog;
-use crate::limits::date::format_ms;
 use crate::output::WriteError;
 use crate::replay::{self, Cut, Event, Events, Tick};
-use crate::terminal::{Interrupt, Messages};
 
 /// Why a case was not played to its end.
 pub(super) enum Unplayed {

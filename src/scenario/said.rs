@@ -8,9 +8,9 @@ use floodmark_dataflows::types::{Bound, Change, Entity, Event, Metric, Reason, V
 use super::entity::{self, Named};
 use super::moment::{self, Moment};
 use super::words::Words;
+use crate::base::date::format_ns;
+use crate::base::quote::Quoted;
 use crate::limits::catalog::Catalog;
-use crate::limits::date::format_ns;
-use crate::limits::quote::Quoted;
 use crate::limits::rows::{BOUNDS, METRICS, word};
 use crate::limits::value::Value;
 

@@ -12,16 +12,16 @@ use super::case::{Case, Edit, Placed, Traffic, When};
 use super::moment::Moment;
 use super::said::Expected;
 use super::settings::BEGIN_MS;
+use crate::base::date::{format_ms, format_ns};
+use crate::base::quote::Quoted;
+use crate::base::terminal::Messages;
 use crate::capture::Reader;
 use crate::limits::catalog::{Catalog, LimitSet};
-use crate::limits::date::{format_ms, format_ns};
-use crate::limits::quote::Quoted;
 use crate::limits::reason::Position;
 use crate::limits::rows::{self, Cell, RawRow, Row};
 use crate::limits::text::Text;
 use crate::limits::{Address, feed, json};
 use crate::merge::Merge;
-use crate::terminal::Messages;
 
 /// How many records the lines of one case may make.
 const RECORDS_MAX: u64 = 1_000_000;

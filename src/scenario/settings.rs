@@ -10,10 +10,11 @@ use floodmark_dataflows::types::Updates;
 use super::case::Placed;
 use super::said::one_of;
 use super::words::Words;
-use crate::cli::values;
+use crate::base::date;
+use crate::base::duration;
+use crate::base::network;
+use crate::base::quote::Quoted;
 use crate::driver::Clock;
-use crate::limits::date;
-use crate::limits::quote::Quoted;
 use crate::limits::rows::{Defaults, PERS};
 use crate::live;
 use crate::replay::Filter;
@@ -98,19 +99,24 @@ impl Settings {
         match name {
             "clock" => self.clock = Some(one_of("a clock", &CLOCKS, text)?),
             "begin" => self.begin = Some(begin(text)?),
-            "window" => self.window = Some(values::secs(text)?),
-            "tick" => self.tick = Some(values::positive_millis(text)?),
-            "lateness" => self.lateness = Some(values::millis(text)?),
-            "retention" => self.retention = Some(values::millis(text)?),
-            "max-gap" => self.max_gap = Some(values::secs(text)?),
-            "max-ahead" => self.max_ahead = Some(values::millis(text)?),
+            "window" => self.window = Some(duration::secs(text)?),
+            "tick" => self.tick = Some(duration::positive_millis(text)?),
+            "lateness" => self.lateness = Some(duration::millis(text)?),
+            "retention" => self.retention = Some(duration::millis(text)?),
+            "max-gap" => self.max_gap = Some(duration::secs(text)?),
+            "max-ahead" => self.max_ahead = Some(duration::millis(text)?),
             "updates" => self.updates = Some(one_of("a kind of updates", &UPDATES, text)?),
             "from-offset" => self.latest = Some(one_of("an offset", &OFFSETS, text)?),
             "limits-per" => {
                 self.defaults = Some(Defaults { per: one_of("what limits are per", &PERS, text)? });
             }
-            "source" => self.filter.sources.push(values::network(text)?),
-            "destination" => self.filter.destinations.push(values::network(text)?),
+            "source" => {
+                self.filter.sources.push(network::parse(text).map_err(|error| error.to_string())?)
+            }
+            "destination" => self
+                .filter
+                .destinations
+                .push(network::parse(text).map_err(|error| error.to_string())?),
             "capture" if text == "-" => {
                 return Err("a case is read more than once, so it takes no capture from standard \
                             input: give a file"

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use crate::limits::quote::Quoted;
+use crate::base::quote::Quoted;
 
 /// A word of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,9 +21,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::Failure;
+use crate::base::error::Failure;
+use crate::base::terminal::{Interrupt, Messages};
 use crate::output::WriteError;
-use crate::terminal::{Interrupt, Messages};
 
 pub mod fold;
 pub mod meter;

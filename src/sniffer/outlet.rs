@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-use crate::error::{Exit, Failure};
+use crate::base::error::{Exit, Failure};
 use crate::kafka::TopicTrouble;
 use crate::output::WriteError;
 use crate::output::writer::{Trouble, Writer};

@@ -11,12 +11,12 @@ use super::fold::Folding;
 use super::meter::Meter;
 use super::pace::{Clock, Pace};
 use super::queue::{Entrance, Exit, Refused, queue};
+use crate::base::date::format_ms;
+use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::live::{BLOCK_MS, Drops, Live, LiveError};
 use crate::capture::{Packet, Tally};
-use crate::limits::date::format_ms;
 use crate::merge::Merge;
 use crate::record::Record;
-use crate::terminal::{Interrupt, Messages};
 
 /// Records that go into the queue together.
 pub const BATCH: usize = 4096;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::outlet::{Format, Outlet, Sent};
-use crate::error::Failure;
+use crate::base::error::Failure;
 use crate::kafka::topics::{self, Plan, TopicConfig};
 use crate::kafka::{Address, ClientOptions, OnRefusal, Outbox, Outgoing, TopicTrouble, Tuning};
 use crate::output::WriteError;

@@ -120,5 +120,5 @@ impl Followed {
 
 /// The moment that a text names.
 fn date(text: &str) -> i128 {
-    floodmark::limits::date::parse(text).expect("a date")
+    floodmark::base::date::parse(text).expect("a date")
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::TcpListener;
 use std::time::Instant;
 
-use floodmark::error::{Exit, Failure};
+use floodmark::base::error::{Exit, Failure};
 use floodmark::kafka::topics::{self, REACH_TIMEOUT};
 use floodmark::kafka::{Address, ClientOptions, Error, Outgoing, Producer, Sent, Tuning};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use floodmark::error::Exit;
+use floodmark::base::error::Exit;
 use floodmark::kafka::topics::{self, Created, Plan, check_times};
 use floodmark::kafka::{
     Address, ClientOptions, Error, Outgoing, Producer, SourceOptions, Start, Topic, Tuning,

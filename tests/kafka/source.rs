@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use floodmark::error::Failure;
+use floodmark::base::error::Failure;
 use floodmark::kafka::{
     Address, ClientOptions, Outgoing, Source, SourceOptions, Start, Times, Topic,
 };

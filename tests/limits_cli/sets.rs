@@ -49,7 +49,7 @@ fn rows(random: &mut Random) -> Vec<String> {
             2 => format!("2024-10-27 0{}:30:00", random.below(4)),
             _ => format!("2024-03-31T0{}:30:00+02:00", random.below(9)),
         };
-        let nanos = floodmark::limits::date::parse(&date).expect("a date");
+        let nanos = floodmark::base::date::parse(&date).expect("a date");
         if dates.insert((name, nanos)) {
             rows.push(row(random, name, &date));
         }

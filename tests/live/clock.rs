@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use floodmark::base::error::{Exit, Outcome};
+use floodmark::base::terminal::Interrupt;
 use floodmark::cluster::{Cluster, Settings, watchdog};
-use floodmark::error::{Exit, Outcome};
 use floodmark::kafka::{Address, ClientOptions, Outgoing, SourceOptions, Start, Topic};
 use floodmark::limits::catalog::Catalog;
 use floodmark::limits::feed;
@@ -13,7 +14,6 @@ use floodmark::live::{
     self, Alerts, Clocks, Lead, Limits, Reading, Shared, Sinks, Status, SteadyClock, Stream,
 };
 use floodmark::replay::Filter;
-use floodmark::terminal::Interrupt;
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Updates;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use floodmark_dataflows::types::{Bound, Event, Metric, Reason};
 use serde::Deserialize;
 
-use crate::error::Failure;
+use crate::base::error::Failure;
 use crate::kafka::{Address, ClientOptions, Source, SourceOptions, Start, Topic};
 
 /// An alert, as it is on the topic.

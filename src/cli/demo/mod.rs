@@ -22,14 +22,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use floodmark_dataflows::types::Per;
 
-use crate::error::{Exit, Failure, Outcome};
-use crate::limits::date::format_ms;
+use crate::base::date::format_ms;
+use crate::base::error::{Exit, Failure, Outcome};
+use crate::base::terminal::Interrupt;
 use crate::limits::json;
 use crate::limits::rows::{Defaults, Row};
 use crate::output::WriteError;
 use crate::sniffer::outlet::Sent;
 use crate::sniffer::pace::Speed;
-use crate::terminal::Interrupt;
 
 use alerts::Alerts;
 use pipeline::{Broker, Part, Recording, Run};

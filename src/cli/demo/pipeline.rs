@@ -18,9 +18,10 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
 use super::timeline::{Span, Timeline};
+use crate::base::error::{Failure, Outcome};
+use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::Reader;
 use crate::cluster::{Cluster, Settings, watchdog};
-use crate::error::{Failure, Outcome};
 use crate::kafka::topics::TopicConfig;
 use crate::kafka::{Address, ClientOptions, Outbox, SourceOptions, Start, Topic, Tuning};
 use crate::limits::catalog::Catalog;
@@ -33,7 +34,6 @@ use crate::sniffer::outlet::{Format, Outlet, Sent};
 use crate::sniffer::pace::{Pace, Speed};
 use crate::sniffer::source::{BATCH, Reading, read};
 use crate::sniffer::{Ended, Sender, topic};
-use crate::terminal::{Interrupt, Messages};
 
 const CAPTURE: &[u8] = include_bytes!("../../demo/office-lan.pcapng.zst");
 
@@ -172,7 +172,7 @@ impl<T: Send + 'static> Part<T> {
 
 /// A run that reads records and says alerts.
 pub(super) struct Run {
-    pub(super) part: Part<crate::error::Exit>,
+    pub(super) part: Part<crate::base::error::Exit>,
     pub(super) status: Arc<Status>,
 }
 

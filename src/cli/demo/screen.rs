@@ -8,9 +8,9 @@ use std::path::Path;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::alerts::Alert;
+use crate::base::error::Failure;
+use crate::base::network;
 use crate::cli::grid::Grid;
-use crate::error::Failure;
-use crate::limits::prefix;
 use crate::limits::rows::{BOUNDS, METRICS, PERS, Row, word};
 use crate::output::{Sink, WriteError, table};
 
@@ -111,7 +111,7 @@ pub(super) fn limits(rows: &[Row]) -> Grid<5> {
             format!("{} {value}", word(&BOUNDS, &row.bound)),
             word(&METRICS, &row.scope.metric).into(),
             word(&PERS, &row.scope.per).into(),
-            prefix::text(row.scope.destination),
+            network::text(row.scope.destination),
         ]);
     }
     grid

@@ -5,10 +5,10 @@ use std::io::{BufWriter, Write};
 use super::reading::Read;
 use super::report::Report;
 use super::{Format, note, now, printed};
+use crate::base::date;
+use crate::base::error::{Exit, Outcome};
+use crate::base::shown;
 use crate::cli::values::LimitRows;
-use crate::error::{Exit, Outcome};
-use crate::limits::date;
-use crate::shown;
 
 /// The options of `floodmark limits check`.
 #[derive(Clone, Debug, clap::Args)]

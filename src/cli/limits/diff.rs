@@ -8,14 +8,14 @@ use serde::Serialize;
 use super::reading::Read;
 use super::report::{Columns, count, rule};
 use super::{Format, print};
+use crate::base::date::{Stamp, format_ns};
+use crate::base::error::{Exit, Failure, Outcome};
+use crate::base::quote::Shown;
+use crate::base::shown;
 use crate::cli::grid::Grid;
 use crate::cli::values::LimitRows;
-use crate::error::{Exit, Failure, Outcome};
-use crate::limits::date::{Stamp, format_ns};
-use crate::limits::quote::Shown;
 use crate::limits::rows::Row;
 use crate::limits::{Address, feed};
-use crate::shown;
 
 /// The options of `floodmark limits diff`.
 #[derive(Clone, Debug, clap::Args)]

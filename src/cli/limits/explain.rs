@@ -14,32 +14,33 @@ use floodmark_dataflows::types::{Change, Pair};
 use serde_json::Value;
 
 use super::view;
+use crate::base::duration;
+use crate::base::error::{Exit, Failure, Outcome};
+use crate::base::terminal::{Interrupt, Messages};
+use crate::base::{date, network};
 use crate::capture::Reader;
 use crate::cli::replay::{read_limits, say_counts};
-use crate::cli::values::{self, LimitRows};
+use crate::cli::values::LimitRows;
 use crate::cluster::{Cluster, Settings};
 use crate::computation::{self, Computation, Outcome as TickOutcome};
 use crate::driver::{Replay, Sinks};
-use crate::error::{Exit, Failure, Outcome};
 use crate::http::client::Server;
 use crate::limits::catalog::Catalog;
 use crate::limits::explain::{self as explaining, Facts};
-use crate::limits::{date, prefix};
 use crate::merge;
 use crate::output::{WriteError, explanation};
 use crate::replay::{self, Cut, Filter};
-use crate::terminal::{Interrupt, Messages};
 
 /// The options of `floodmark limits explain`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(group(ArgGroup::new("input").args(["capture", "from"]).required(true)))]
 pub(super) struct Explain {
     /// The address that sends
-    #[arg(value_parser = prefix::address)]
+    #[arg(value_parser = network::address)]
     source: IpAddr,
 
     /// The address that is sent to
-    #[arg(value_parser = prefix::address)]
+    #[arg(value_parser = network::address)]
     destination: IpAddr,
 
     /// A capture to count: pcap or pcapng, also in gzip or zstd; `-` is standard input; repeated, all of
@@ -70,20 +71,20 @@ pub(super) struct Explain {
     /// With --capture: the width of windows, in whole seconds
     ///
     /// Default: what the environment variable FLOODMARK_WINDOW says, else 5m.
-    #[arg(long, value_name = "DURATION", value_parser = values::secs, conflicts_with = "from")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::secs, conflicts_with = "from")]
     window: Option<u64>,
 
     /// With --capture: windows without records are silence between two with records that are no
     /// further apart
     ///
     /// Default: what the environment variable FLOODMARK_MAX_GAP says, else 24h.
-    #[arg(long, value_name = "DURATION", value_parser = values::secs, conflicts_with = "from")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::secs, conflicts_with = "from")]
     max_gap: Option<u64>,
 
     /// With --capture: drop a packet with a time more than this after that of the next packet of its capture
     ///
     /// Default: what --max-gap says.
-    #[arg(long, value_name = "DURATION", value_parser = values::millis, conflicts_with = "from")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::millis, conflicts_with = "from")]
     max_ahead: Option<u64>,
 
     /// Show also the limits that do not apply, and why
@@ -137,7 +138,7 @@ fn or_variable<T>(
 /// Runs `floodmark limits explain`.
 pub(super) fn run(args: &Explain) -> Outcome {
     let pair =
-        prefix::pair(args.source, args.destination).map_err(|error| usage(anyhow!(error)))?;
+        network::pair(args.source, args.destination).map_err(|error| usage(anyhow!(error)))?;
     let (object, exit) = match &args.from {
         Some(server) => (ask(args, server, &pair)?, Exit::Done),
         None => match of_captures(args, pair)? {
@@ -205,8 +206,8 @@ fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Fai
     let limits =
         limits.ok_or_else(|| usage(anyhow!("without limits none applies: give --limits FILE")))?;
     let usual = Windows::default();
-    let window = or_variable(args.window, "FLOODMARK_WINDOW", values::secs)?;
-    let max_gap = or_variable(args.max_gap, "FLOODMARK_MAX_GAP", values::secs)?;
+    let window = or_variable(args.window, "FLOODMARK_WINDOW", duration::secs)?;
+    let max_gap = or_variable(args.max_gap, "FLOODMARK_MAX_GAP", duration::secs)?;
     let rules = Windows {
         width_secs: window.unwrap_or(usual.width_secs),
         max_gap_secs: max_gap.unwrap_or(usual.max_gap_secs),

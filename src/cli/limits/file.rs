@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::error::{Exit, Failure};
+use crate::base::error::{Exit, Failure};
 
 /// Replaces the text of a file by what becomes of it; `None` leaves it. Those who do so at the same
 /// time do it one after the other.

@@ -3,8 +3,8 @@
 use anyhow::anyhow;
 
 use super::print;
+use crate::base::error::{Exit, Failure, Outcome};
 use crate::cli::values::LimitRows;
-use crate::error::{Exit, Failure, Outcome};
 use crate::limits::feed::runtime;
 use crate::limits::postgres::{Session, schema};
 use crate::limits::{Address, postgres};

@@ -8,13 +8,13 @@ use serde::Serialize;
 use super::reading::Read;
 use super::report::{Columns, rule};
 use super::{Format, now, print};
+use crate::base::date::{self, format_ns};
+use crate::base::error::{Exit, Outcome};
+use crate::base::quote::Shown;
+use crate::base::shown;
 use crate::cli::grid::Grid;
 use crate::cli::values::LimitRows;
-use crate::error::{Exit, Outcome};
-use crate::limits::date::{self, format_ns};
-use crate::limits::quote::Shown;
 use crate::limits::rows::Row;
-use crate::shown;
 
 /// The options of `floodmark limits list`.
 #[derive(Clone, Debug, clap::Args)]

@@ -20,8 +20,8 @@ use std::time::SystemTime;
 
 use clap::{Subcommand, ValueEnum};
 
-use crate::error::{Failure, Outcome};
-use crate::shown;
+use crate::base::error::{Failure, Outcome};
+use crate::base::shown;
 
 /// What `floodmark limits` is asked to do.
 #[derive(Clone, Debug, clap::Args)]

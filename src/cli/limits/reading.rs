@@ -4,13 +4,13 @@ use std::path::Path;
 
 use super::note;
 use super::report::{count, label};
-use crate::error::{Exit, Failure};
+use crate::base::error::{Exit, Failure};
+use crate::base::quote::Quoted;
 use crate::limits::draft::Draft;
 use crate::limits::feed::{self, Options, contents};
 use crate::limits::incoming::ReadError;
 use crate::limits::json::FileError;
 use crate::limits::postgres::snapshot::Snapshot;
-use crate::limits::quote::Quoted;
 use crate::limits::rows::{Defaults, RawRow};
 use crate::limits::table::Table;
 use crate::limits::{Address, json, postgres};

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use floodmark_dataflows::types::Prefix;
 use serde::Serialize;
 
+use crate::base::date::{Stamp, format_ns};
+use crate::base::network;
+use crate::base::quote::{Quoted, Shown};
+use crate::base::shown;
 use crate::cli::grid;
-use crate::limits::date::{Stamp, format_ns};
-use crate::limits::prefix;
-use crate::limits::quote::{Quoted, Shown};
 use crate::limits::rows::{BOUNDS, METRICS, PERS, Row, word};
 use crate::limits::table::{Ruling, Table, Verdict};
 use crate::limits::value::Value;
-use crate::shown;
 
 /// The report on a table of limits at a moment. It is written as it is made: there may be a
 /// million rows.
@@ -71,9 +71,9 @@ impl Report<'_> {
                     value_text(row),
                     word(&METRICS, &row.scope.metric).to_owned(),
                     word(&PERS, &row.scope.per).to_owned(),
-                    prefix::text(row.scope.source),
-                    prefix::text(row.scope.destination),
-                    prefix::text(row.scope.host),
+                    network::text(row.scope.source),
+                    network::text(row.scope.destination),
+                    network::text(row.scope.host),
                     format_ns(row.effective).to_string(),
                     self.state(row).to_owned(),
                 ]
@@ -239,7 +239,7 @@ pub(super) fn rule(row: &Row) -> String {
         [("source", scope.source), ("destination", scope.destination), ("host", scope.host)];
     let narrowed = prefixes.iter().filter(|(_, prefix)| *prefix != Prefix::ANY);
     let narrowed: String =
-        narrowed.map(|(name, given)| format!(", {name} {}", prefix::text(*given))).collect();
+        narrowed.map(|(name, given)| format!(", {name} {}", network::text(*given))).collect();
     format!("{bound} {value} {metric} per {per}{narrowed}")
 }
 
@@ -289,9 +289,9 @@ impl<'a> Columns<'a> {
             bound: word(&BOUNDS, &row.bound),
             metric: word(&METRICS, &row.scope.metric),
             per: word(&PERS, &row.scope.per),
-            source: prefix::text(row.scope.source),
-            destination: prefix::text(row.scope.destination),
-            host: prefix::text(row.scope.host),
+            source: network::text(row.scope.source),
+            destination: network::text(row.scope.destination),
+            host: network::text(row.scope.host),
         }
     }
 }

@@ -7,15 +7,16 @@ use super::init::database;
 use super::reading::{Read, note_capped};
 use super::report::count;
 use super::{file, print};
+use crate::base::date;
+use crate::base::error::{Exit, Failure, Outcome};
+use crate::base::quote::Quoted;
 use crate::cli::values::LimitRows;
-use crate::error::{Exit, Failure, Outcome};
 use crate::limits::draft::{Draft, Unfit};
 use crate::limits::feed::runtime;
+use crate::limits::postgres;
 use crate::limits::postgres::Session;
 use crate::limits::postgres::write::Plan;
-use crate::limits::quote::Quoted;
 use crate::limits::rows::{self, Defaults, RawRow};
-use crate::limits::{date, postgres};
 
 /// The options of `floodmark limits import`.
 #[derive(Clone, Debug, clap::Args)]

@@ -3,8 +3,8 @@
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::base::quote::Shown;
 use crate::cli::grid::Grid;
-use crate::limits::quote::Shown;
 
 /// The parts of a text, with a comma between, but for those that are empty.
 fn joined(parts: impl IntoIterator<Item = String>) -> String {

@@ -18,7 +18,7 @@ use super::held::{Edits, Health, Held};
 use super::stamp::Stamp;
 use super::watch::{News, Watch};
 use super::{Options, Outlet};
-use crate::error::{Exit, Failure};
+use crate::base::error::{Exit, Failure};
 use crate::limits::incoming::{BYTES_MAX, ReadError};
 use crate::limits::json::{self, Ending, FileError};
 use crate::limits::rows::Defaults;

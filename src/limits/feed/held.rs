@@ -10,8 +10,8 @@ use metrics::{Counter, counter, gauge};
 
 use super::Options;
 
+use crate::base::quote::Quoted;
 use crate::limits::catalog::LimitSet;
-use crate::limits::quote::Quoted;
 use crate::limits::rows::Row;
 use crate::limits::table::{Refusals, Table};
 use crate::limits::text::Text;

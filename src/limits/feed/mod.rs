@@ -37,7 +37,7 @@ use super::postgres::snapshot::Snapshot;
 use super::rows::Defaults;
 use super::table::{Refusals, Table};
 use super::{Address, postgres};
-use crate::error::Failure;
+use crate::base::error::Failure;
 
 /// Where limits come from, and how they are read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::held::{Edits, Health, Held};
 use super::pace::Pace;
 use super::route::Telling;
 use super::{Options, Outlet, runtime};
-use crate::error::Failure;
+use crate::base::error::Failure;
 use crate::limits::postgres::snapshot::Shape;
 use crate::limits::postgres::{Address, Error, Session, TableName};
 use crate::limits::rows::Defaults;

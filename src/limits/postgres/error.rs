@@ -3,8 +3,8 @@
 use tokio_postgres::error::SqlState;
 
 use super::TableName;
-use crate::error::{Exit, Failure};
-use crate::limits::date::Stamp;
+use crate::base::date::Stamp;
+use crate::base::error::{Exit, Failure};
 
 /// Why a table can't be read, or written.
 #[derive(Debug, thiserror::Error)]
@@ -302,7 +302,7 @@ pub(super) fn stating(database: &str, table: &TableName, error: &tokio_postgres:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::date::format_ms;
+    use crate::base::date::format_ms;
 
     fn one_of_each() -> Vec<Error> {
         let text = String::new;

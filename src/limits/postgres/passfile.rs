@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::terminal::Messages;
+use crate::base::terminal::Messages;
 
 /// What is to be opened with a password.
 pub(super) struct Door<'a> {

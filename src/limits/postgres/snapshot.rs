@@ -357,7 +357,7 @@ impl<'a> FromSql<'a> for Moment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::date;
+    use crate::base::date;
 
     #[test]
     fn moments_are_exact() {

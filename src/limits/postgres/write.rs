@@ -11,7 +11,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::session::begin;
 use super::table_name::quoted;
 use super::{Error, Session, TableName};
-use crate::limits::date;
+use crate::base::date;
 use crate::limits::draft::{Draft, OPTIONAL};
 use crate::limits::rows::{COLUMNS, Defaults, RawRow, Row};
 use crate::limits::table::Table;

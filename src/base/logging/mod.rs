@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::debug_fn;
 
-use crate::shown::{self, LogLine};
+use crate::base::shown::{self, LogLine};
 
 /// The options about logs.
 #[derive(Clone, Copy, Debug, clap::Args)]

@@ -9,9 +9,9 @@ use std::thread::Thread;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::error::Exit;
-use crate::logging;
-use crate::shown;
+use crate::base::error::Exit;
+use crate::base::logging;
+use crate::base::shown;
 
 /// Standard error: lines, and a progress bar below them if it is a terminal.
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! The options that say which workers and processes there are.
+//! From the workers and processes that a command asks for to the role of this process.
 
 use std::collections::BTreeSet;
 use std::net::ToSocketAddrs;
@@ -10,78 +10,26 @@ use anyhow::{Context, anyhow};
 use super::secret::Secret;
 use super::supervisor::{self, Work};
 use super::{Cluster, member};
-use crate::cli::values;
-use crate::error::{Exit, Failure, Outcome};
+use crate::base::error::{Exit, Failure, Outcome};
 
-/// The options of a command that computes, about where it does so.
-#[derive(Clone, Debug, clap::Args)]
-#[group(id = "cluster")]
-pub struct Args {
-    /// Worker threads of each process
-    #[arg(short, long, value_name = "N", env = "FLOODMARK_WORKERS", default_value_t = 1)]
-    workers: usize,
-
-    /// Processes; without --process all are started on this machine
-    #[arg(short = 'n', long, value_name = "N", env = "FLOODMARK_PROCESSES", default_value_t = 1)]
-    processes: usize,
-
-    /// Which of the processes this one is, from 0; needs --hostfile
-    #[arg(short, long, value_name = "P")]
-    process: Option<usize>,
-
-    /// The addresses of the processes, one host:port a line
-    #[arg(long, value_name = "FILE")]
-    hostfile: Option<PathBuf>,
-
-    /// Listen at the address of the host file even if other machines reach it; needs --cluster-secret
-    ///
-    /// What processes say to each other is not encrypted: only in a private network.
-    #[arg(long)]
-    listen_any: bool,
-
-    /// A file with a secret that all processes must know, at least 16 bytes
-    #[arg(long, value_name = "FILE", env = "FLOODMARK_CLUSTER_SECRET")]
-    cluster_secret: Option<PathBuf>,
-
-    /// With -n: a process that gives no sign of life for so long ends them all
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "FLOODMARK_HANG_TIMEOUT",
-        default_value = "10s",
-        value_parser = values::positive_millis
-    )]
-    hang_timeout: u64,
-}
-
-/// The option of a command whose ticks are watched.
-#[derive(Clone, Copy, Debug, clap::Args)]
-#[group(id = "stalling")]
-pub struct Stall {
-    /// A process whose tick does not move for so long, while input waits, ends
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "FLOODMARK_STALL_TIMEOUT",
-        default_value = "60s",
-        value_parser = values::positive_millis
-    )]
-    stall_timeout: u64,
-}
-
-impl Stall {
-    /// How long a tick may stand still while input waits.
-    pub fn timeout(&self) -> Duration {
-        Duration::from_millis(self.stall_timeout)
-    }
-}
-
-/// The options of a command that runs for weeks.
-#[derive(Clone, Copy, Debug, Default, clap::Args)]
-#[group(id = "restarting")]
-pub struct Restart {
-    /// Start all processes of this machine again when one of them fails
-    #[arg(long, env = "FLOODMARK_RESTART")]
+/// The workers and processes of a command, as asked for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Worker threads of each process.
+    pub workers: usize,
+    /// Processes in all.
+    pub processes: usize,
+    /// The number of this process. `None`: all processes are started on this machine.
+    pub process: Option<usize>,
+    /// A file with the addresses of the processes, one host:port a line.
+    pub hostfile: Option<PathBuf>,
+    /// Whether this process may listen at an address that other machines reach.
+    pub listen_any: bool,
+    /// A file with the secret that all processes must know.
+    pub secret: Option<PathBuf>,
+    /// The time without a sign of life after which a process is taken for dead.
+    pub hang_timeout: Duration,
+    /// Whether all processes of this machine are started again when one of them fails.
     pub restart: bool,
 }
 
@@ -92,29 +40,24 @@ fn usage(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Usage, error)
 }
 
-impl Args {
-    /// How many workers there are in all, and how many processes.
-    pub fn size(&self) -> (usize, usize) {
-        (self.workers.saturating_mul(self.processes), self.processes)
-    }
-
-    fn check(&self, restart: Restart) -> Result<(), Failure> {
+impl Plan {
+    fn check(&self) -> Result<(), Failure> {
         if self.workers == 0 || self.processes == 0 {
             return Err(usage(anyhow!("at least one worker and one process are needed")));
         }
-        if Duration::from_millis(self.hang_timeout) < LEAST_HANG_TIMEOUT {
+        if self.hang_timeout < LEAST_HANG_TIMEOUT {
             return Err(usage(anyhow!(
                 "--hang-timeout is at least {} s: a busy machine is silent for less",
                 LEAST_HANG_TIMEOUT.as_secs()
             )));
         }
-        if restart.restart && self.process.is_some() {
+        if self.restart && self.process.is_some() {
             return Err(usage(anyhow!(
                 "--restart starts all processes again, and --process is one of many that others \
                  started: leave --restart to what has started them, such as systemd"
             )));
         }
-        if self.listen_any && self.cluster_secret.is_none() {
+        if self.listen_any && self.secret.is_none() {
             return Err(usage(anyhow!(
                 "--listen-any needs --cluster-secret FILE, the same secret for all processes: without it \
                  every machine that reaches the address could take part in the computation, or end it; \
@@ -136,7 +79,7 @@ impl Args {
         }
     }
 
-    /// The process that these options alone describe.
+    /// The process that the plan alone describes.
     fn cluster(&self) -> Result<Cluster, Failure> {
         let mut cluster = match (self.process, &self.hostfile) {
             (Some(process), Some(file)) if self.processes > 1 => {
@@ -148,7 +91,7 @@ impl Args {
             }
             _ => Cluster::alone(self.workers),
         };
-        cluster.secret = self.cluster_secret.as_deref().map(Secret::read).transpose()?;
+        cluster.secret = self.secret.as_deref().map(Secret::read).transpose()?;
         Ok(cluster)
     }
 }
@@ -157,35 +100,25 @@ impl Args {
 ///
 /// With plain `-n N`, or to be restarted, the processes are this program started again with the same
 /// arguments; each of them comes here too and gets its role, and this one only looks after them.
-pub fn launch(args: &Args, restart: Restart, role: impl FnOnce(Cluster) -> Outcome) -> Outcome {
-    launch_to(Work::Together, args, restart, role)
+pub fn launch(plan: &Plan, role: impl FnOnce(Cluster) -> Outcome) -> Outcome {
+    launch_to(Work::Together, plan, role)
 }
 
 /// The same for work that falls into parts, of which each process has its own: they say nothing to each
 /// other, each ends when its part is done, and the interrupt key reaches all.
-pub fn launch_apart(
-    args: &Args,
-    restart: Restart,
-    role: impl FnOnce(Cluster) -> Outcome,
-) -> Outcome {
-    launch_to(Work::Apart, args, restart, role)
+pub fn launch_apart(plan: &Plan, role: impl FnOnce(Cluster) -> Outcome) -> Outcome {
+    launch_to(Work::Apart, plan, role)
 }
 
-fn launch_to(
-    work: Work,
-    args: &Args,
-    restart: Restart,
-    role: impl FnOnce(Cluster) -> Outcome,
-) -> Outcome {
-    args.check(restart)?;
+fn launch_to(work: Work, plan: &Plan, role: impl FnOnce(Cluster) -> Outcome) -> Outcome {
+    plan.check()?;
     if let Some(place) = member::take_place()? {
-        return role(place.cluster(args.workers)?);
+        return role(place.cluster(plan.workers)?);
     }
     // A secret is of no use to those who are started here, but a mistake in it is one.
-    let cluster = args.cluster()?;
-    if args.process.is_none() && (args.processes > 1 || restart.restart) {
-        let hang_timeout = Duration::from_millis(args.hang_timeout);
-        return supervisor::supervise(args.processes, hang_timeout, restart, work);
+    let cluster = plan.cluster()?;
+    if plan.process.is_none() && (plan.processes > 1 || plan.restart) {
+        return supervisor::supervise(plan.processes, plan.hang_timeout, plan.restart, work);
     }
     role(cluster)
 }

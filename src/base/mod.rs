@@ -1,0 +1,18 @@
+//! Texts, times, errors and messages: knows no other part of the program.
+//!
+//! - [`date`] reads and writes times, [`duration`] durations, [`size`] sizes, [`network`] networks and
+//!   addresses.
+//! - [`quote`] and [`shown`] make texts from outside fit to be read.
+//! - [`error`] has the exit codes, [`terminal`] messages to people and the interrupt key, [`logging`] the log.
+//! - [`threads`] tries whether the process can have more threads.
+
+pub mod date;
+pub mod duration;
+pub mod error;
+pub mod logging;
+pub mod network;
+pub(crate) mod quote;
+pub mod shown;
+pub mod size;
+pub mod terminal;
+pub mod threads;
