@@ -18,6 +18,7 @@ use timely::dataflow::operators::Inspect;
 
 use crate::histories::rng::Rng;
 use crate::histories::{History, Size, history};
+use crate::workers;
 
 /// What is asked for: a window, a sum over pairs, and whose.
 type Asked = (Window, Option<Rollup>, Entity);
@@ -68,10 +69,15 @@ fn questions(history: &History, seed: u64) -> Vec<Vec<Asked>> {
 }
 
 /// Runs a history, asking, and returns what left by tick.
-fn run(history: Arc<History>, asked: Arc<Vec<Vec<Asked>>>, workers: usize) -> BTreeMap<u64, Left> {
+fn run(
+    history: Arc<History>,
+    asked: Arc<Vec<Vec<Asked>>>,
+    workers: usize,
+    seed: u64,
+) -> BTreeMap<u64, Left> {
     let (send, receive) = mpsc::channel();
     let send = Mutex::new(send);
-    let guards = timely::execute(timely::Config::process(workers), move |worker| {
+    let guards = workers::execute(workers, format!("seed {seed}"), move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
         let send = send.lock().expect("no worker panics with the lock").clone();
         let options = Options { windows: history.windows, ..Options::default() };
@@ -155,7 +161,7 @@ fn amount(held: &BTreeMap<(Window, Pair), Volume>, asked: &Asked) -> Volume {
 fn check(seed: u64, workers: usize) -> usize {
     let history = Arc::new(history(seed, Size::SMALL));
     let asked = Arc::new(questions(&history, seed));
-    let mut left = run(history.clone(), asked.clone(), workers);
+    let mut left = run(history.clone(), asked.clone(), workers, seed);
     let mut reference = Reference::new(history.windows, history.updates, history.top);
     let (mut existing, mut found) = (BTreeMap::<Existing, isize>::new(), 0);
     for (input, asked) in history.ticks.iter().zip(&*asked) {

@@ -12,6 +12,8 @@ use floodmark_dataflows::time::{END_OF_INPUT, Time, Window, Windows};
 use floodmark_dataflows::types::{Change, Event, LimitId, Pair, Version, VersionId, Volume};
 use timely::dataflow::operators::Inspect;
 
+use crate::workers;
+
 /// Pairs, each with one record.
 const PAIRS: u64 = 20_000;
 
@@ -39,62 +41,63 @@ fn pair(number: u64) -> Pair {
 fn run(workers: usize, changes_ahead: Option<usize>) -> Seen {
     let (to, from) = mpsc::channel();
     let to = Mutex::new(to);
-    let guards = timely::execute(timely::Config::process(workers), move |worker| {
-        let to = to.lock().expect("no worker panics with it").clone();
-        let windows = Windows { lateness_ms: Some(0), ..Windows::default() };
-        let options = Options { windows, changes_ahead, ..Options::default() };
-        let seen = Rc::new(RefCell::new(Vec::new()));
-        let (mut inputs, probe) = worker.dataflow(|scope| {
-            let (inputs, outputs, probe) = graph::build(scope, options);
-            let seen = seen.clone();
-            outputs.changes.inspect(move |(change, time)| {
-                seen.borrow_mut().push((time.tick, *change));
+    let guards =
+        workers::execute(workers, format!("changes ahead {changes_ahead:?}"), move |worker| {
+            let to = to.lock().expect("no worker panics with it").clone();
+            let windows = Windows { lateness_ms: Some(0), ..Windows::default() };
+            let options = Options { windows, changes_ahead, ..Options::default() };
+            let seen = Rc::new(RefCell::new(Vec::new()));
+            let (mut inputs, probe) = worker.dataflow(|scope| {
+                let (inputs, outputs, probe) = graph::build(scope, options);
+                let seen = seen.clone();
+                outputs.changes.inspect(move |(change, time)| {
+                    seen.borrow_mut().push((time.tick, *change));
+                });
+                (inputs, probe)
             });
-            (inputs, probe)
-        });
-        let (index, peers) = (worker.index() as u64, worker.peers() as u64);
-        let mut combiner = Combiner::new(worker.peers());
-        for number in (0..PAIRS).filter(|number| number % peers == index) {
-            combiner.add(WINDOW, pair(number), Volume::new(100 + number as i64, 1));
-        }
-        inputs.advance_to(1);
-        inputs.parcels(combiner.take());
-        let version = |id, value| Version { id: VersionId(id), value, ..Version::default() };
-        if index == 0 {
-            inputs.mark(Mark::Seen(WINDOW));
-            inputs.mark(Mark::Watermark(1));
-        }
-        inputs.advance_to(2);
-        if index == 0 {
-            inputs.edit(version(1, Some(0)), 1);
-        }
-        inputs.advance_to(3);
-        if index == 0 {
-            inputs.mark(Mark::Watermark(END_OF_INPUT));
-        }
-        inputs.advance_to(4);
-        if index == 0 {
-            inputs.edit(version(1, Some(0)), -1);
-            inputs.edit(version(2, Some(1 << 40)), 1);
-        }
-        inputs.advance_to(5);
-        let mut result = Seen::default();
-        while probe.less_than(&Time::start(5)) {
-            worker.step();
-            let mut seen = seen.borrow_mut();
-            result.most_at_once = result.most_at_once.max(seen.len());
-            result.most_waiting = result.most_waiting.max(seen.len());
-            // The consumer takes a part, if it has anything to take.
-            let some = changes_ahead.map_or(seen.len(), |ahead| seen.len().min(ahead / 3 + 1));
-            result.changes.extend(seen.drain(..some));
-            inputs.taken(some);
-        }
-        result.changes.append(&mut seen.borrow_mut());
-        if index == 0 {
-            to.send(result).expect("the test waits");
-        }
-    })
-    .expect("workers start");
+            let (index, peers) = (worker.index() as u64, worker.peers() as u64);
+            let mut combiner = Combiner::new(worker.peers());
+            for number in (0..PAIRS).filter(|number| number % peers == index) {
+                combiner.add(WINDOW, pair(number), Volume::new(100 + number as i64, 1));
+            }
+            inputs.advance_to(1);
+            inputs.parcels(combiner.take());
+            let version = |id, value| Version { id: VersionId(id), value, ..Version::default() };
+            if index == 0 {
+                inputs.mark(Mark::Seen(WINDOW));
+                inputs.mark(Mark::Watermark(1));
+            }
+            inputs.advance_to(2);
+            if index == 0 {
+                inputs.edit(version(1, Some(0)), 1);
+            }
+            inputs.advance_to(3);
+            if index == 0 {
+                inputs.mark(Mark::Watermark(END_OF_INPUT));
+            }
+            inputs.advance_to(4);
+            if index == 0 {
+                inputs.edit(version(1, Some(0)), -1);
+                inputs.edit(version(2, Some(1 << 40)), 1);
+            }
+            inputs.advance_to(5);
+            let mut result = Seen::default();
+            while probe.less_than(&Time::start(5)) {
+                worker.step();
+                let mut seen = seen.borrow_mut();
+                result.most_at_once = result.most_at_once.max(seen.len());
+                result.most_waiting = result.most_waiting.max(seen.len());
+                // The consumer takes a part, if it has anything to take.
+                let some = changes_ahead.map_or(seen.len(), |ahead| seen.len().min(ahead / 3 + 1));
+                result.changes.extend(seen.drain(..some));
+                inputs.taken(some);
+            }
+            result.changes.append(&mut seen.borrow_mut());
+            if index == 0 {
+                to.send(result).expect("the test waits");
+            }
+        })
+        .expect("workers start");
     drop(guards.join());
     from.recv().expect("the first worker ran")
 }

@@ -19,6 +19,8 @@ use floodmark_dataflows::types::{
 };
 use timely::dataflow::operators::Inspect;
 
+use crate::workers;
+
 /// Runs a check at each size.
 pub(crate) fn grow(check: impl Fn(u32)) {
     grow_to(100_000, check);
@@ -58,7 +60,7 @@ pub(crate) fn said(
     let send = Arc::new(std::sync::Mutex::new(send));
     let order: BTreeMap<u64, usize> = (0..).zip(&ticks).map(|(at, tick)| (tick.tick, at)).collect();
     let ticks = Arc::new(ticks);
-    let guards = timely::execute(timely::Config::process(workers), move |worker| {
+    let guards = workers::execute(workers, "growth".to_owned(), move |worker| {
         let send = send.lock().expect("no worker panics with the lock").clone();
         let options = Options { windows, ..Options::default() };
         let (mut inputs, probe) = worker.dataflow(|scope| {

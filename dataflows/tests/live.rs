@@ -11,6 +11,8 @@ use floodmark_dataflows::types::{
 };
 use timely::dataflow::operators::Inspect;
 
+use crate::workers;
+
 /// What a tick brings, with the worker that brings it.
 #[derive(Clone, Default)]
 struct Tick {
@@ -85,7 +87,7 @@ fn feed(inputs: &mut Inputs, index: usize, peers: usize, at: u64, tick: &Tick) {
 
 fn run(workers: usize, ticks: Vec<Tick>) -> Said {
     let (send, receive) = mpsc::channel();
-    timely::execute(timely::Config::process(workers), move |worker| {
+    workers::execute(workers, "live".to_owned(), move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
         let options = Options { windows: RULES, ..Options::default() };
         let (clocks, changes) = (send.clone(), send.clone());

@@ -14,3 +14,4 @@ mod retirement;
 mod rounds;
 mod saturation;
 mod threshold_join;
+mod workers;

@@ -26,6 +26,7 @@ use timely::dataflow::operators::Inspect;
 
 use crate::histories::rng::Rng;
 use crate::histories::{History, Size, history};
+use crate::workers;
 
 /// What a worker saw leave, with the time at which it did.
 enum Seen {
@@ -107,7 +108,7 @@ fn changes_ahead(seed: u64) -> Option<usize> {
 fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
     let (send, receive) = mpsc::channel();
     let send = Arc::new(std::sync::Mutex::new(send));
-    let guards = timely::execute(timely::Config::process(workers), move |worker| {
+    let guards = workers::execute(workers, format!("seed {seed}"), move |worker| {
         let send = send.lock().expect("no worker panics with the lock").clone();
         let options = Options {
             windows: history.windows,
@@ -370,6 +371,12 @@ fn windows_far_apart_agree_with_the_reference() {
 #[test]
 fn many_limits_agree_with_the_reference() {
     seeds(10).for_each(|seed| check(5_000_000 + seed, Size::CROWDED, 1 + seed as usize % 3));
+}
+
+/// A gauge that goes takes back what it put out, and so does a total that grew above a roof which rises.
+#[test]
+fn totals_that_grow_slowly_under_limits_that_move_agree_with_the_reference() {
+    seeds(300).for_each(|seed| check(6_000_000 + seed, Size::GROWING, 1 + seed as usize % 2));
 }
 
 #[test]

@@ -11,6 +11,8 @@ use floodmark_dataflows::time::{Time, Window};
 use floodmark_dataflows::types::{LimitId, Version, VersionId, Volume};
 use timely::dataflow::operators::Inspect;
 
+use crate::workers;
+
 const WORKERS: u64 = 2;
 
 /// Steps in which a round is done with many times over.
@@ -22,7 +24,7 @@ const STEPS_MAX: usize = 10_000_000;
 fn round_that_fills_a_buffer_exactly_leaves_nothing_behind() {
     let parcels = 1..=200;
     let rows = [1, 1023, 1024, 1025, 2048];
-    let guards = timely::execute(timely::Config::process(WORKERS as usize), move |worker| {
+    let guards = workers::execute(WORKERS as usize, "rounds".to_owned(), move |worker| {
         let held = Rc::new(Cell::new(0));
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, Options::default());

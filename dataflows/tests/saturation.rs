@@ -13,6 +13,8 @@ use floodmark_dataflows::types::{
 };
 use timely::dataflow::operators::Inspect;
 
+use crate::workers;
+
 const WINDOW: Window = Window(0);
 
 fn pair(last: u8) -> Pair {
@@ -30,7 +32,7 @@ struct Output {
 fn run(workers: usize, ticks: &'static [&'static [(u8, i64)]]) -> Output {
     let (saturated_to, saturated) = mpsc::channel();
     let (changes_to, changes) = mpsc::channel();
-    let guards = timely::execute(timely::Config::process(workers), move |worker| {
+    let guards = workers::execute(workers, "saturation".to_owned(), move |worker| {
         let (saturated_to, changes_to) = (saturated_to.clone(), changes_to.clone());
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, Options::default());

@@ -16,6 +16,8 @@ const NS: u64 = 1_000_000_000;
 pub(crate) struct Limits {
     /// How many names there are.
     names: u32,
+    /// Whether few scopes have limits, of values around totals that grow slowly.
+    few_scopes: bool,
     /// The rows held, by what identifies one.
     rows: BTreeMap<(LimitId, i128), Version>,
     /// Rows that were deleted, which may return.
@@ -39,8 +41,9 @@ pub(crate) struct Around<'a> {
 
 impl Limits {
     /// None yet, of at most so many names.
-    pub(crate) fn new(names: u32) -> Self {
-        Limits { names, rows: BTreeMap::new(), gone: Vec::new(), numbers: BTreeMap::new() }
+    pub(crate) fn new(names: u32, few_scopes: bool) -> Self {
+        let (rows, gone, numbers) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        Limits { names, few_scopes, rows, gone, numbers }
     }
 
     /// Changes the rows `count` times and returns the difference that this made.
@@ -99,15 +102,22 @@ impl Limits {
                     true => row.effective + i128::from(rng.next() % (around.width_secs * NS)),
                     false => soon(rng, around),
                 };
-                alter(rng, &mut row, around);
+                self.alter(rng, &mut row, around);
                 self.insert(row);
             }
             // Another content at the same date.
             _ => {
                 self.remove(row);
-                alter(rng, &mut row, around);
+                self.alter(rng, &mut row, around);
                 self.insert(row);
             }
+        }
+    }
+
+    fn alter(&self, rng: &mut Rng, row: &mut Version, around: &Around<'_>) {
+        match self.few_scopes && rng.percent(80) {
+            true => simplify(rng, row, around),
+            false => alter(rng, row, around),
         }
     }
 
@@ -134,11 +144,27 @@ impl Limits {
             scope: scope(rng),
             value: Some(value(rng, around)),
         };
+        if self.few_scopes {
+            simplify(rng, &mut row, around);
+        }
         if rng.percent(10) {
             row.value = None;
         }
         row
     }
+}
+
+/// Makes a row one of few scopes, with a value around an amount that occurs, cells and octaves from it.
+fn simplify(rng: &mut Rng, row: &mut Version, around: &Around<'_>) {
+    row.scope = Scope { per: rng.pick(&[Per::Pair, Per::Pair, Per::Total]), ..Scope::default() };
+    row.bound = rng.pick(&[Bound::Max, Bound::Max, Bound::Max, Bound::Min]);
+    let amount = match around.amounts {
+        [] => 1000,
+        amounts => rng.pick(amounts),
+    };
+    let (times, parts) =
+        rng.pick(&[(1, 1), (1, 1), (15, 16), (17, 16), (9, 8), (5, 4), (2, 1), (1, 2), (8, 1)]);
+    row.value = Some(amount.saturating_mul(times) / parts);
 }
 
 /// Changes one or more columns of a row.

@@ -32,17 +32,26 @@ pub(crate) struct Size {
     pub(crate) limits: u32,
     /// Windows that the clock may leap over at once.
     pub(crate) leap: u64,
+    /// Whether totals grow by little in a few windows, and few scopes have limits.
+    pub(crate) grows: bool,
 }
 
 impl Size {
     /// Hundreds of these run in a second.
-    pub(crate) const SMALL: Size = Size { ticks: 40, records: 20, limits: 8, leap: 8 };
+    pub(crate) const SMALL: Size =
+        Size { ticks: 40, records: 20, limits: 8, leap: 8, grows: false };
     /// A few of these do.
-    pub(crate) const LARGE: Size = Size { ticks: 120, records: 80, limits: 20, leap: 8 };
+    pub(crate) const LARGE: Size =
+        Size { ticks: 120, records: 80, limits: 20, leap: 8, grows: false };
     /// Windows with a thousand others between them, and versions dated in between.
-    pub(crate) const FAR: Size = Size { ticks: 16, records: 12, limits: 8, leap: 1200 };
+    pub(crate) const FAR: Size =
+        Size { ticks: 16, records: 12, limits: 8, leap: 1200, grows: false };
     /// Hundreds of limits, most of which share their scopes with others.
-    pub(crate) const CROWDED: Size = Size { ticks: 8, records: 60, limits: 150, leap: 8 };
+    pub(crate) const CROWDED: Size =
+        Size { ticks: 8, records: 60, limits: 150, leap: 8, grows: false };
+    /// Totals grow slowly past cells, cuts and roofs, while limits come, move and go.
+    pub(crate) const GROWING: Size =
+        Size { ticks: 60, records: 4, limits: 5, leap: 1, grows: true };
 }
 
 /// What enters, and how it is to be taken.
@@ -167,14 +176,17 @@ impl Course {
                 2 => Pace::Lags(rng.below(3 * width_ms)),
                 _ => Pace::Jumps,
             },
-            stride: rng.pick(&[width_ms / 8, width_ms / 2, width_ms, 2 * width_ms]),
-            edits: rng.pick(&[5, 20, 20, 50]),
+            stride: match size.grows {
+                true => (width_ms / 40).max(1),
+                false => rng.pick(&[width_ms / 8, width_ms / 2, width_ms, 2 * width_ms]),
+            },
+            edits: if size.grows { 50 } else { rng.pick(&[5, 20, 20, 50]) },
             behind: (rng.pick(&[0, 10, 40]), rng.pick(&[1, 3, 8])),
-            leaps: rng.pick(&[0, 10, 25]),
+            leaps: if size.grows { 0 } else { rng.pick(&[0, 10, 25]) },
             // The first window of all, one of today, and one past 32 bits of seconds.
             front: rng.pick(&[0, 1_789_000_000, 5_000_000_100]) * 1000,
-            limits: Limits::new(rng.between(1, u64::from(size.limits)) as u32),
-            traffic: Traffic::new(rng),
+            limits: Limits::new(rng.between(1, u64::from(size.limits)) as u32, size.grows),
+            traffic: Traffic::new(rng, size.grows),
             ticks: Vec::new(),
         }
     }

@@ -41,18 +41,25 @@ pub(crate) struct Traffic {
     corrections: u64,
     /// Whether sums go beyond 64 bits. Nothing is corrected then.
     heavy: bool,
+    /// Whether totals begin large and grow by little.
+    grows: bool,
 }
 
 impl Traffic {
     /// None yet, of a random kind.
-    pub(crate) fn new(rng: &mut Rng) -> Self {
-        let heavy = rng.percent(15);
+    pub(crate) fn new(rng: &mut Rng, grows: bool) -> Self {
+        let heavy = !grows && rng.percent(15);
         Traffic {
             sums: BTreeMap::new(),
-            addresses: rng.pick(&[1, 2, 3, 6, 6]),
+            addresses: if grows { 1 } else { rng.pick(&[1, 2, 3, 6, 6]) },
             v4: rng.pick(&[0, 50, 70, 100]),
-            corrections: if heavy { 0 } else { rng.pick(&[0, 5, 15, 35]) },
+            corrections: match (heavy, grows) {
+                (true, _) => 0,
+                (_, true) => rng.pick(&[0, 0, 5]),
+                _ => rng.pick(&[0, 5, 15, 35]),
+            },
             heavy,
+            grows,
         }
     }
 
@@ -65,6 +72,8 @@ impl Traffic {
         }
         let bytes = match rng.below(8) {
             0 => 0,
+            _ if self.grows && self.sums.contains_key(&window) => rng.between(1, 40),
+            _ if self.grows => rng.between(500, 3000),
             1..4 => 1 << rng.below(8),
             4 => 1 << rng.pick(&[16, 32, 40]),
             _ => rng.between(1, 60),
