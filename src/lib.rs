@@ -3,6 +3,7 @@
 //! The computation is in [`floodmark_dataflows`]; here is everything that touches a file, a socket, a
 //! clock or a terminal:
 //!
+//! - [`base`]: times, networks, texts, errors, messages, the log: what all others use.
 //! - [`capture`]: captures in, packets out.
 //! - [`record`]: messages of a topic in any format in, records out, and back.
 //! - [`aggregate`]: packets folded per pair and bucket of time.
@@ -18,10 +19,7 @@
 //! - [`kafka`]: Apache Kafka: addresses, options, topics, messages out.
 //! - [`http`]: whether it lives and is ready, and its [`metrics`], for those who ask.
 //! - [`output`]: what is said, as JSON, as a table, as CSV.
-//! - [`shown`]: texts from outside, made fit to be shown.
-//! - [`logging`]: what a program that runs for long says of itself.
 //! - [`generate`]: a workload of any size.
-//! - [`threads`]: room for threads, tried before it is needed.
 //! - [`cli`]: the commands.
 
 pub mod aggregate;

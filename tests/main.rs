@@ -12,6 +12,7 @@ mod goldens;
 mod hostile;
 mod inputs;
 mod kafka;
+mod layers;
 mod limits_cli;
 mod live;
 mod replay;

@@ -12,7 +12,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use differential_dataflow::input::Input;
-use floodmark_dataflows::threshold_join::{Threshold, threshold_join};
+use floodmark_dataflows::threshold::Threshold;
+use floodmark_dataflows::threshold_join::threshold_join;
 use floodmark_dataflows::types::Bound;
 use timely::dataflow::operators::Probe;
 

@@ -8,11 +8,10 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::ranges::WindowRange;
-use crate::spans::Spans;
+use crate::spans::{Existing, Spans};
 use crate::stash::{Stash, send};
-use crate::time::{Phase, Time, Timed, Window, Windows};
-use crate::watermark::{Least, Moment, Partitions, passed};
+use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
+use crate::watermark::{Holds, Least, Moment, Partitions, passed};
 
 /// What sources say of a tick, at its [`Phase::Data`]. Times are milliseconds of event time.
 ///
@@ -51,37 +50,6 @@ pub enum Mark {
         /// Where the watermark is if all partitions are idle.
         silence: u64,
     },
-}
-
-/// How a partition holds the watermark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Holds {
-    /// There is something in it, or there may be, and nothing was read yet: wherever it is.
-    Unread,
-    /// There is nothing in it, for now: the same, but nobody needs to wait for what it has.
-    Empty,
-    /// At the greatest event time read from it.
-    At(u64),
-    /// The same, and there is more to read: it has waited for slower partitions since it was last read
-    /// to its end.
-    Waiting(u64),
-    /// It is idle, or straggles: not at all.
-    Nothing,
-}
-
-/// Windows that exist, and are alike: one that was seen, or any number of silent ones on end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Existing {
-    /// The windows.
-    pub windows: WindowRange,
-    /// Whether the window has a record of its own. Silent ones lie between two windows that do, not too far
-    /// apart.
-    pub seen: bool,
-    /// Whether their ends are at or before the watermark.
-    pub closed: bool,
-    /// Whether they were observed from their starts on. Lower bounds do not judge a part of a window. A
-    /// window that has closed stays what it is.
-    pub whole: bool,
 }
 
 /// What the clock tells every worker.

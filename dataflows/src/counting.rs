@@ -1,9 +1,10 @@
 //! The inner loop of the computation: updates of pairs, counted in the table of their window.
 
-use crate::addresses::{Addresses, Family, Key};
+use crate::addresses::Addresses;
 use crate::combine::{Parcel, pair_v6};
 use crate::cuts::{CutIndex, Gauged};
 use crate::folds::{FoldIndex, Folds};
+use crate::key::{Family, Key};
 use crate::orders::{PutsOf, Saturated};
 use crate::table::Found;
 use crate::time::{Time, Timed, Window};

@@ -13,47 +13,22 @@ use std::rc::Rc;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use crate::addresses::Key;
-use crate::gauge::{ABOVE_ROOF, Amounts, Cut, CutChange, Gauge, Rejudged, Total, outermost};
+use crate::gauge::{ABOVE_ROOF, Amounts, Cut, CutChange, Gauge, Rejudged, outermost};
+use crate::key::Key;
 use crate::moves::{CutChanges, Exceptions, Moves};
 use crate::prefix_index::{PrefixIndex, Ranked};
-use crate::ranges::{Steps, WindowRange};
+use crate::put_out::{PutOut, filter};
+use crate::ranges::Steps;
 use crate::stale::{Move, Renewal, Stale};
 use crate::table::{Found, Table, Updated};
-use crate::time::Window;
-use crate::types::{Bound, Metric, Pair, Per, Prefix, Scope, Updates, Volume};
-
-/// Takes what tables put out.
-pub(crate) trait PutOut {
-    /// The tick in which they do.
-    fn tick(&self) -> u64;
-    /// A total comes to be beyond a cut (+1), or no longer is (-1).
-    fn put(&mut self, gauge: Gauge, total: Total, diff: isize);
-    /// An update moved a total from beyond a cut to within, or toward that.
-    fn recedes(&mut self, gauge: Gauge, key: Key);
-    /// A total above a roof is put out as it is.
-    fn renews(&mut self, gauge: Gauge, total: Total);
-}
+use crate::time::{Window, WindowRange};
+use crate::types::{Bound, Metric, Pair, Scope, Updates, Volume};
 
 /// An amount or a cut, so that amounts greater than a cut are those beyond it.
 fn toward(bound: Bound, amount: i64) -> i64 {
     match bound {
         Bound::Max => amount,
         Bound::Min => !amount,
-    }
-}
-
-/// The part of a scope that chooses among the entries of its table.
-///
-/// The prefixes of a scope either choose what is summed, and then the table itself is under them, or
-/// which of the entries are looked at: the filter of a gauge. An address has the place (itself, itself).
-pub(crate) fn filter(scope: &Scope) -> (Prefix, Prefix) {
-    match scope.per {
-        Per::Pair => (scope.source, scope.destination),
-        Per::Source => (scope.source, Prefix::ANY),
-        Per::Destination => (scope.destination, Prefix::ANY),
-        Per::Host => (scope.host, Prefix::ANY),
-        Per::Total => (Prefix::ANY, Prefix::ANY),
     }
 }
 

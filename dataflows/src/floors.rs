@@ -11,10 +11,10 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::gauge::{Amounts, Cut, CutChange, Gauge, GaugeChange, Rejudged};
 use crate::limits::{Judge, Rule, Ruling};
-use crate::ranges::{Steps, WindowRange};
+use crate::ranges::Steps;
 use crate::stash::{Stash, send};
-use crate::threshold_join::Threshold;
-use crate::time::{Time, Timed};
+use crate::threshold::Threshold;
+use crate::time::{Time, Timed, WindowRange};
 use crate::types::{Bound, LimitId, Per, Scope, Updates};
 
 /// The [places](Cut::place) at which the limits of one gauge need cuts, and in which windows.

@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::combine::{PARCEL_UPDATES, route, route_address};
 use crate::gauge::Rollup;
 use crate::prefix_index::{PrefixIndex, Ranked};
-use crate::ranges::WindowRange;
 use crate::stash::{Budget, PUT_COST};
-use crate::time::{Time, Timed, Window};
+use crate::time::{Time, Timed, Window, WindowRange};
 use crate::types::{Pair, Per, Volume};
 
 /// Sums that a worker folds for one window at most, up to those of one parcel, before it sends them.

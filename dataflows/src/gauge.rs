@@ -9,8 +9,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::addresses::Key;
-use crate::ranges::WindowRange;
+use crate::key::Key;
+use crate::threshold_join::Amount;
+use crate::time::{Window, WindowRange};
 use crate::types::{Bound, Entity, Metric, Pair, Per, Prefix, Scope, Volume};
 
 /// A (scope, bound) in use, as one worker numbers it.
@@ -194,6 +195,18 @@ impl Total {
             Metric::Bytes => Volume::new(self.amount, self.other),
             Metric::Packets => Volume::new(self.other, self.amount),
         }
+    }
+}
+
+impl Amount for (Window, Total) {
+    fn place(&self) -> u64 {
+        self.0.0
+    }
+    fn amount(&self) -> i64 {
+        self.1.amount
+    }
+    fn least(place: u64, amount: i64) -> Self {
+        (Window(place), Total { amount, key: Key::MIN, other: i64::MIN })
     }
 }
 

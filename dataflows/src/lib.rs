@@ -30,9 +30,9 @@
 //! | collection | record | meaning | where |
 //! | --- | --- | --- | --- |
 //! | versions | [`Version`](types::Version) | the row has taken effect | worker that read it |
-//! | existing | [`Existing`](clock::Existing) | the window, or each of a range, exists, seen or in a gap, open or closed | first worker |
+//! | existing | [`Existing`](spans::Existing) | the window, or each of a range, exists, seen or in a gap, open or closed | first worker |
 //! | rules | [`Rule`](limits::Rule) | the version, and the windows that it judges | one, then all |
-//! | thresholds | (gauge, [`Threshold`](threshold_join::Threshold)) | the same, by gauge | all |
+//! | thresholds | (gauge, [`Threshold`](threshold::Threshold)) | the same, by gauge | all |
 //! | totals | (gauge, (window, [`Total`](gauge::Total))) | the total is beyond the cut; it may have grown since, within its cell | owner of the entity |
 //! | violations | [`Violation`](types::Violation) | the total breaks the limit, with the amount published last | owner of the entity |
 //!
@@ -53,24 +53,27 @@ pub mod floors;
 pub(crate) mod folds;
 pub mod gauge;
 pub mod graph;
+pub mod key;
 pub mod limits;
 pub(crate) mod moves;
 pub mod orders;
 pub(crate) mod pairs;
 pub(crate) mod pieces;
 pub(crate) mod prefix_index;
+pub(crate) mod put_out;
 pub mod ranges;
 pub mod reference;
 pub(crate) mod rollups;
 pub(crate) mod shared;
-pub(crate) mod spans;
+pub mod spans;
 pub(crate) mod stale;
 pub(crate) mod stash;
 pub mod table;
 pub mod textbook;
+pub mod threshold;
 pub mod threshold_join;
 pub mod time;
 pub mod top;
 pub(crate) mod traffic;
 pub mod types;
-pub(crate) mod watermark;
+pub mod watermark;

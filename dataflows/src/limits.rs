@@ -14,9 +14,8 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::clock::Clock;
 use crate::gauge::Gauge;
-use crate::ranges::WindowRange;
 use crate::stash::{Stash, send};
-use crate::time::{Phase, Time, Timed, Window, Windows};
+use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::types::{Bound, LimitId, Metric, Per, Scope, Version, VersionId};
 
 /// A version with the windows that it judges: those that end after its date, up to the date of the next

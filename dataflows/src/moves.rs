@@ -6,12 +6,11 @@ use std::rc::Rc;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use crate::addresses::Key;
-use crate::cuts::{PutOut, filter};
 use crate::gauge::{Cut, CutChange, Gauge, Rejudged};
+use crate::key::Key;
 use crate::prefix_index::PrefixIndex;
-use crate::ranges::WindowRange;
-use crate::time::Window;
+use crate::put_out::{PutOut, filter};
+use crate::time::{Window, WindowRange};
 use crate::types::{Bound, Pair, Volume};
 
 /// Changes of cuts at one time in tables of one kind, and how to find those that concern an entry.

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::addresses::Key;
 use crate::clock::Clock;
-use crate::cuts::PutOut;
 use crate::gauge::{CutChange, Gauge, GaugeChange, Rollup, Total};
-use crate::ranges::{Steps, WindowRange};
+use crate::key::Key;
+use crate::put_out::PutOut;
+use crate::ranges::Steps;
 use crate::stash::{Budget, PUT_COST};
 use crate::table::Table;
-use crate::time::{Phase, Time, Timed, Window};
+use crate::time::{Phase, Time, Timed, Window, WindowRange};
 use crate::types::{Entity, Pair, Volume};
 
 /// A question about what is held at the end of a tick, asked at its

@@ -11,11 +11,11 @@ use crate::folds::{FoldIndex, Folds, Outgoing, RollupParcel};
 use crate::gauge::{GaugeChange, Rollup};
 use crate::moves::{CutChanges, Moves};
 use crate::orders::{Answer, HandOn, InUse, Late, Order, Puts, Read, Saturated, Use};
-use crate::ranges::{WindowRange, WindowSet};
+use crate::ranges::WindowSet;
 use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
 use crate::stash::{Budget, COPY_COST, PUT_COST, Steps};
-use crate::time::{Time, Timed, Window};
+use crate::time::{Time, Timed, Window, WindowRange};
 use crate::top::{Candidate, Greatest};
 use crate::types::{Entity, Pair, Per, Volume};
 

@@ -1,6 +1,6 @@
 //! The pieces of the range of amounts in which changed thresholds change the output of the threshold join.
 
-use crate::threshold_join::Threshold;
+use crate::threshold::Threshold;
 use crate::types::Bound;
 
 /// Amounts in `[from, until)` gain `diff` times their multiplicity at `time`.

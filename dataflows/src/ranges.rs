@@ -1,51 +1,9 @@
-//! Ranges of windows, and values that change from one range to the next.
+//! Values that change from one range of windows to the next.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::Excluded;
 
-use serde::{Deserialize, Serialize};
-
-use crate::time::Window;
-
-/// The windows that start at or after one moment and before another.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-pub struct WindowRange {
-    /// The first window.
-    pub from: Window,
-    /// The first window that is not in the range any more.
-    pub until: Window,
-}
-
-impl WindowRange {
-    /// Every window: none starts as late as its end.
-    pub const ALL: WindowRange = WindowRange { from: Window(0), until: Window(u64::MAX) };
-
-    /// Whether no window is in the range.
-    pub fn is_empty(&self) -> bool {
-        self.from >= self.until
-    }
-
-    /// Whether a window is in the range.
-    pub fn contains(&self, window: Window) -> bool {
-        self.from <= window && window < self.until
-    }
-
-    /// The windows from the first to the last that is in one of several ranges.
-    pub(crate) fn hull(ranges: impl Iterator<Item = WindowRange>) -> WindowRange {
-        let hull = ranges.reduce(|one, other| WindowRange {
-            from: one.from.min(other.from),
-            until: one.until.max(other.until),
-        });
-        hull.unwrap_or_default()
-    }
-
-    /// The windows that are in both.
-    pub fn and(self, other: WindowRange) -> WindowRange {
-        WindowRange { from: self.from.max(other.from), until: self.until.min(other.until) }
-    }
-}
+use crate::time::{Window, WindowRange};
 
 /// A value for every window: the default before the first step, and from each step on its value.
 ///

@@ -12,18 +12,19 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::addresses::{Addresses, Key};
+use crate::addresses::Addresses;
 use crate::clock::Clock;
 use crate::cuts::{CutIndex, Gauged};
 use crate::folds::{RollupParcel, TOTAL, owner};
 use crate::gauge::{GaugeChange, Rejudged, Rollup};
+use crate::key::Key;
 use crate::moves::{CutChanges, Moves};
 use crate::orders::{Answer, Ending, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
-use crate::ranges::{WindowRange, WindowSet};
+use crate::ranges::WindowSet;
 use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
 use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps, send};
-use crate::time::{Time, Timed, Window, Windows};
+use crate::time::{Time, Timed, Window, WindowRange, Windows};
 use crate::top::{Candidate, Greatest, TopQuery};
 use crate::types::{Bound, Entity, Pair, Per, Updates, Volume};
 

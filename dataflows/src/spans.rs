@@ -3,9 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
-use crate::clock::Existing;
-use crate::ranges::WindowRange;
-use crate::time::{Phase, Window};
+use serde::{Deserialize, Serialize};
+
+use crate::time::{Phase, Window, WindowRange};
+
+/// Windows that exist, and are alike: one that was seen, or any number of silent ones on end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Existing {
+    /// The windows.
+    pub windows: WindowRange,
+    /// Whether the window has a record of its own. Silent ones lie between two windows that do, not too far
+    /// apart.
+    pub seen: bool,
+    /// Whether their ends are at or before the watermark.
+    pub closed: bool,
+    /// Whether they were observed from their starts on. Lower bounds do not judge a part of a window. A
+    /// window that has closed stays what it is.
+    pub whole: bool,
+}
 
 /// Windows that exist, by their starts: a seen one is a span of its own, silent ones that touch and are
 /// alike are one together. A silence of any length costs the same.

@@ -12,9 +12,9 @@ use foldhash::fast::RandomState;
 use hashbrown::hash_map::{Entry, IntoIter};
 use hashbrown::{HashMap, HashSet};
 
-use crate::addresses::Key;
-use crate::cuts::PutOut;
 use crate::gauge::{ABOVE_ROOF, Amounts, Cut, Gauge};
+use crate::key::Key;
+use crate::put_out::PutOut;
 use crate::stash::{Budget, PUT_COST};
 use crate::table::Table;
 use crate::types::Volume;
@@ -231,8 +231,8 @@ mod tests {
     use crate::cuts::{CutIndex, Gauged};
     use crate::gauge::{CutChange, Total};
     use crate::moves::CutChanges;
-    use crate::ranges::WindowRange;
     use crate::time::Window;
+    use crate::time::WindowRange;
     use crate::types::{Bound, Pair, Scope, Updates};
 
     #[derive(Default)]

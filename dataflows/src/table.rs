@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use crate::addresses::{Family, Key};
+use crate::key::{Family, Key};
 use crate::stash::Budget;
 use crate::types::Volume;
 

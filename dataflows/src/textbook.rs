@@ -9,7 +9,7 @@ use differential_dataflow::VecCollection;
 use differential_dataflow::operators::CountTotal;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Existing;
+use crate::spans::Existing;
 use crate::time::{Time, Window, Windows};
 use crate::types::{
     Bound, Entity, LimitId, Pair, Per, Scope, Version, Violation, Volume, WideVolume,

@@ -26,15 +26,12 @@ use differential_dataflow::trace::implementations::{
 };
 use differential_dataflow::trace::{BatchReader, Cursor, Navigable};
 use differential_dataflow::{AsCollection, Data, ExchangeData, VecCollection};
-use serde::{Deserialize, Serialize};
 use timely::dataflow::channels::pact::Pipeline;
 use timely::order::TotalOrder;
 use timely::progress::Timestamp;
 
-use crate::gauge::Total;
 use crate::pieces::{Change, Here};
-use crate::time::Window;
-use crate::types::Bound;
+use crate::threshold::Threshold;
 
 /// A value whose order begins with a place, and then an amount.
 pub trait Amount: Copy + Ord {
@@ -46,18 +43,6 @@ pub trait Amount: Copy + Ord {
     fn least(place: u64, amount: i64) -> Self;
 }
 
-impl Amount for (Window, Total) {
-    fn place(&self) -> u64 {
-        self.0.0
-    }
-    fn amount(&self) -> i64 {
-        self.1.amount
-    }
-    fn least(place: u64, amount: i64) -> Self {
-        (Window(place), Total { amount, key: crate::addresses::Key::MIN, other: i64::MIN })
-    }
-}
-
 impl Amount for (u64, i64) {
     fn place(&self) -> u64 {
         self.0
@@ -67,39 +52,6 @@ impl Amount for (u64, i64) {
     }
     fn least(place: u64, amount: i64) -> Self {
         (place, amount)
-    }
-}
-
-/// A limit holds a range of places to a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Threshold<L> {
-    // The order of thresholds begins with the end of the range, so that those that end before a place are
-    // together, and passed over at once.
-    /// The first place beyond the range; `u64::MAX`: there is none.
-    pub until: u64,
-    /// The first place of the range.
-    pub from: u64,
-    /// The limit.
-    pub limit: L,
-    /// On which side of the value amounts break it.
-    pub bound: Bound,
-    /// The value.
-    pub value: i64,
-}
-
-impl<L> Threshold<L> {
-    /// A threshold that holds for every place.
-    pub fn everywhere(limit: L, bound: Bound, value: i64) -> Self {
-        Threshold { until: u64::MAX, from: 0, limit, bound, value }
-    }
-
-    /// Whether an amount at a place breaks it.
-    pub fn is_broken_by(&self, place: u64, amount: i64) -> bool {
-        let beyond = match self.bound {
-            Bound::Max => amount > self.value,
-            Bound::Min => amount < self.value,
-        };
-        beyond && self.from <= place && place < self.until
     }
 }
 
@@ -124,7 +76,8 @@ impl<L> Threshold<L> {
 /// # Examples
 /// ```
 /// use differential_dataflow::input::Input;
-/// use floodmark_dataflows::threshold_join::{Threshold, threshold_join};
+/// use floodmark_dataflows::threshold::Threshold;
+/// use floodmark_dataflows::threshold_join::threshold_join;
 /// use floodmark_dataflows::types::Bound;
 /// use timely::dataflow::operators::capture::{Capture, Extract};
 /// use timely::dataflow::operators::Inspect;

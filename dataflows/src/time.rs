@@ -11,8 +11,6 @@ use serde::{Deserialize, Serialize};
 use timely::order::{PartialOrder, TotalOrder};
 use timely::progress::timestamp::{Refines, Timestamp};
 
-use crate::ranges::WindowRange;
-
 /// What happens at a moment within a tick, in this order.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -238,5 +236,44 @@ impl Windows {
             let settled = self.end_ms(window).saturating_add(self.lateness_ms.unwrap_or(u64::MAX));
             settled.saturating_add(retention) <= watermark
         })
+    }
+}
+/// The windows that start at or after one moment and before another.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct WindowRange {
+    /// The first window.
+    pub from: Window,
+    /// The first window that is not in the range any more.
+    pub until: Window,
+}
+
+impl WindowRange {
+    /// Every window: none starts as late as its end.
+    pub const ALL: WindowRange = WindowRange { from: Window(0), until: Window(u64::MAX) };
+
+    /// Whether no window is in the range.
+    pub fn is_empty(&self) -> bool {
+        self.from >= self.until
+    }
+
+    /// Whether a window is in the range.
+    pub fn contains(&self, window: Window) -> bool {
+        self.from <= window && window < self.until
+    }
+
+    /// The windows from the first to the last that is in one of several ranges.
+    pub(crate) fn hull(ranges: impl Iterator<Item = WindowRange>) -> WindowRange {
+        let hull = ranges.reduce(|one, other| WindowRange {
+            from: one.from.min(other.from),
+            until: one.until.max(other.until),
+        });
+        hull.unwrap_or_default()
+    }
+
+    /// The windows that are in both.
+    pub fn and(self, other: WindowRange) -> WindowRange {
+        WindowRange { from: self.from.max(other.from), until: self.until.min(other.until) }
     }
 }

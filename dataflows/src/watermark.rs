@@ -2,9 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use crate::clock::Holds;
-use crate::ranges::WindowRange;
-use crate::time::Windows;
+use serde::{Deserialize, Serialize};
+
+use crate::time::{WindowRange, Windows};
+
+/// How a partition holds the watermark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Holds {
+    /// There is something in it, or there may be, and nothing was read yet: wherever it is.
+    Unread,
+    /// There is nothing in it, for now: the same, but nobody needs to wait for what it has.
+    Empty,
+    /// At the greatest event time read from it.
+    At(u64),
+    /// The same, and there is more to read: it has waited for slower partitions since it was last read
+    /// to its end.
+    Waiting(u64),
+    /// It is idle, or straggles: not at all.
+    Nothing,
+}
 
 /// The time of a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

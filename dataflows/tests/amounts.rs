@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, mpsc};
 
-use floodmark_dataflows::clock::{Existing, Mark};
+use floodmark_dataflows::clock::Mark;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::gauge::Rollup;
 use floodmark_dataflows::graph::{self, Options};
 use floodmark_dataflows::orders::{Answer, Read};
 use floodmark_dataflows::reference::{Existence, Reference};
+use floodmark_dataflows::spans::Existing;
 use floodmark_dataflows::time::{Phase, Window};
 use floodmark_dataflows::types::{Entity, Pair, Per, Prefix, Scope, Volume};
 use timely::dataflow::operators::Inspect;

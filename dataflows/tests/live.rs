@@ -2,13 +2,14 @@
 
 use std::sync::mpsc;
 
-use floodmark_dataflows::clock::{Clock, Holds, Mark};
+use floodmark_dataflows::clock::{Clock, Mark};
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Inputs, Options};
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::{
     Bound, Event, LimitId, Metric, Pair, Per, Scope, Version, VersionId, Volume,
 };
+use floodmark_dataflows::watermark::Holds;
 use timely::dataflow::operators::Inspect;
 
 use crate::workers;

@@ -11,11 +11,12 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 
 use differential_dataflow::input::Input;
-use floodmark_dataflows::clock::{Existing, Mark};
+use floodmark_dataflows::clock::Mark;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Options};
 use floodmark_dataflows::orders::{Answer, HandOn, Late, Read};
 use floodmark_dataflows::reference::{Reference, TickInput, TickOutput};
+use floodmark_dataflows::spans::Existing;
 use floodmark_dataflows::textbook;
 use floodmark_dataflows::time::{Phase, Time, Window};
 use floodmark_dataflows::top::Ranked;

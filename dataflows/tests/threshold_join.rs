@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use differential_dataflow::input::{Input, InputSession};
-use floodmark_dataflows::threshold_join::{Threshold, threshold_join};
+use floodmark_dataflows::threshold::Threshold;
+use floodmark_dataflows::threshold_join::threshold_join;
 use floodmark_dataflows::types::Bound;
 use timely::dataflow::operators::probe::Handle;
 

@@ -2,7 +2,7 @@
 //!
 //! - [`date`] reads and writes times, [`duration`] durations, [`size`] sizes, [`network`] networks and
 //!   addresses.
-//! - [`quote`] and [`shown`] make texts from outside fit to be read.
+//! - `quote` and [`shown`] make texts from outside fit to be read.
 //! - [`error`] has the exit codes, [`terminal`] messages to people and the interrupt key, [`logging`] the log.
 //! - [`threads`] tries whether the process can have more threads.
 

@@ -14,7 +14,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pcap::{Active, Capture, Device, Precision};
 
 use super::LinkType;
-use super::reader::{Packet, count_unread, judge};
+use super::packet::Packet;
+use super::reader::{count_unread, judge};
 use super::tally::Tally;
 use super::time::{EventTime, Timing};
 use crate::base::error::{Exit, Failure};

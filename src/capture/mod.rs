@@ -5,8 +5,9 @@
 //! - `wait`: how long a read waits for a pipe.
 //! - `pcap`, `pcapng`: from that buffer to frames, without I/O.
 //! - `time`: from what a container says to [`EventTime`].
-//! - `decode`: from the bytes of a frame to its pair and length, without I/O.
-//! - `link`: link types, and their headers; `wireless` and `wrapped` have those that take more than a table.
+//! - `decode`: from the bytes of a frame to its pair and length, without I/O; `layer` is how far it has come.
+//! - `link_type` has the link types, `link` their headers; `wireless` and `wrapped` have those that take more
+//!   than a table.
 //! - [`live`]: frames of a network interface, as they pass.
 //! - `strays`: packets far ahead of the one after them.
 //! - `tally`: what was read, and why frames were not counted.
@@ -19,9 +20,12 @@
 mod decode;
 mod error;
 mod input;
+mod layer;
 mod link;
+mod link_type;
 pub mod live;
 mod packed;
+mod packet;
 mod pcap;
 mod pcapng;
 mod reader;
@@ -35,8 +39,9 @@ mod wrapped;
 pub use error::{Class, Fault, ReadError};
 pub use input::BUFFER_MAX;
 pub(crate) use input::Input;
-pub use link::LinkType;
-pub use reader::{Packet, Reader, Warn};
+pub use link_type::LinkType;
+pub use packet::Packet;
+pub use reader::{Reader, Warn};
 pub use tally::{LINK_TYPES_MAX, Tally, Uncounted};
 pub use time::{EventTime, Timing};
 

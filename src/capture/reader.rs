@@ -5,29 +5,18 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use floodmark_dataflows::types::Pair;
 use jiff::SignedDuration;
 
 use super::decode::decode;
 use super::input::Input;
 use super::link::unread_number;
+use super::packet::Packet;
 use super::pcap::{self, Pcap};
 use super::pcapng::{self, Pcapng, Repeated};
 use super::strays::{Stray, Strays};
-use super::{EventTime, Fault, Found, LinkType, ReadError, Tally, Timing, Uncounted};
+use super::{Fault, Found, LinkType, ReadError, Tally, Timing, Uncounted};
 use crate::base::date::format_ms;
 use crate::base::quote::Quoted;
-
-/// A packet that counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
-    /// When it was captured.
-    pub time: EventTime,
-    /// The addresses of its outermost IP header.
-    pub pair: Pair,
-    /// Its bytes on the wire, from that header on.
-    pub bytes: u64,
-}
 
 /// Reads one capture, whatever its format and compression.
 ///

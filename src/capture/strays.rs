@@ -13,7 +13,7 @@
 
 use std::collections::VecDeque;
 
-use super::Packet;
+use super::packet::Packet;
 
 /// Decides which packets of one capture are strays.
 pub(super) struct Strays {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::LinkType;
+use super::link_type::LinkType;
 
 /// The most numbers of link types that are counted each by itself: hostile captures name any number.
 pub const LINK_TYPES_MAX: usize = 16;

@@ -3,17 +3,8 @@
 //! The fields of all these headers are little endian, those of AVS big endian.
 
 use super::Uncounted;
-use super::decode::{Layer, Rest};
-use super::link::LinkType;
-
-/// The facts about a frame that its radio header tells.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Radio {
-    /// The frame ends with its check sequence.
-    check_sequence: bool,
-    /// The header of the frame is padded to a multiple of four bytes.
-    padded: bool,
-}
+use super::layer::{Layer, Radio, Rest};
+use super::link_type::LinkType;
 
 const CHECK_SEQUENCE: u32 = 4;
 

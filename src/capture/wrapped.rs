@@ -2,8 +2,8 @@
 //! metadata that name the link type of the frame after them.
 
 use super::Uncounted;
-use super::decode::{Layer, Rest};
-use super::link::LinkType;
+use super::layer::{Layer, Rest};
+use super::link_type::LinkType;
 
 /// An unnumbered frame of HDLC, the only one with a network protocol in it.
 const UNNUMBERED: u8 = 0x03;

@@ -13,7 +13,15 @@ use anyhow::Context;
 use super::inherit;
 use super::member::{self, INTERRUPT, LIFELINE, Place, REPORT_BYTES, Report};
 use super::secret::Secret;
-use super::supervisor::Event;
+
+/// What the supervisor hears of.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Of a process, in which start of them all.
+    Member { start: u64, process: usize, seen: Seen },
+    /// The interrupt key was pressed, or the supervisor was asked to end.
+    Interrupt,
+}
 
 /// What was seen of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

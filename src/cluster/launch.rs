@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 
+use super::member;
+use super::role::Cluster;
 use super::secret::Secret;
 use super::supervisor::{self, Work};
-use super::{Cluster, member};
 use crate::base::error::{Exit, Failure, Outcome};
 
 /// The workers and processes of a command, as asked for.

@@ -29,9 +29,9 @@ use anyhow::{Context, anyhow};
 use nix::poll::{PollFd, PollFlags, poll};
 use socket2::{SockRef, TcpKeepalive};
 
-use super::Cluster;
 use super::greeting::{Greeting, PATIENCE, Progress, settings_length};
 use super::hello::{HELLO_BYTES, Hello, Hellos, Role, Verdict};
+use super::role::Cluster;
 use super::secret::{self, PROOF_BYTES, Secret};
 use super::settings::Settings;
 use crate::base::error::Failure;

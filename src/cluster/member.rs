@@ -14,8 +14,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
 
-use super::Cluster;
 use super::inherit;
+use super::role::Cluster;
 use super::secret::Secret;
 use crate::base::error::{Exit, Failure};
 use crate::base::terminal;

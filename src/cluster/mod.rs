@@ -11,8 +11,6 @@
 //! - [`watchdog`]: ends a process whose computation stands still.
 //! - `panic`: ends a process that has lost a thread or another process.
 
-use std::net::TcpListener;
-
 use anyhow::{Context, anyhow};
 use timely::WorkerConfig;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
@@ -29,6 +27,7 @@ mod launch;
 mod meeting;
 mod member;
 mod panic;
+mod role;
 mod secret;
 mod settings;
 mod supervisor;
@@ -36,13 +35,13 @@ pub mod watchdog;
 
 pub use launch::{Plan, launch, launch_apart};
 pub use panic::{PANIC_WORKER, abort_on_panic};
+pub use role::Cluster;
 pub use settings::{Given, Settings};
 
 use crate::base::error::{Exit, Failure};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::base::threads;
 use meeting::Meeting;
-use secret::Secret;
 
 /// What is done while other processes are waited for: nothing, until somebody wants no more.
 pub fn unless_interrupted(interrupt: &Interrupt) -> impl FnMut() -> Result<(), Failure> + use<> {
@@ -56,43 +55,7 @@ pub fn unless_interrupted(interrupt: &Interrupt) -> impl FnMut() -> Result<(), F
     }
 }
 
-/// The workers of a computation, as one process sees them.
-#[derive(Debug)]
-pub struct Cluster {
-    /// Worker threads of each process.
-    pub workers: usize,
-    /// Which of the processes this one is.
-    pub process: usize,
-    /// The address of each process; one and unused if there is only this one.
-    pub hosts: Vec<String>,
-    /// Whether another process of this program has started this one, and looks after it.
-    pub supervised: bool,
-    /// Whether the processes were started again after one of them had failed.
-    pub restarted: bool,
-    /// Where this one listens already.
-    listener: Option<TcpListener>,
-    secret: Option<Secret>,
-}
-
 impl Cluster {
-    /// One process.
-    pub fn alone(workers: usize) -> Self {
-        Cluster {
-            workers,
-            process: 0,
-            hosts: vec![String::new()],
-            supervised: false,
-            restarted: false,
-            listener: None,
-            secret: None,
-        }
-    }
-
-    /// The number of all workers.
-    pub fn peers(&self) -> usize {
-        self.workers * self.hosts.len()
-    }
-
     /// Runs a thread for each worker of this process, and waits for them. They get their numbers among all
     /// workers. Nothing joins them, or the processes, to each other.
     pub fn threads<T: Send>(&self, work: impl Fn(usize) -> T + Sync) -> anyhow::Result<Vec<T>> {

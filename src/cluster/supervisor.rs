@@ -14,19 +14,10 @@ use anyhow::{Context, anyhow};
 use nix::sys::signal::Signal;
 
 use super::backoff::Backoff;
-use super::group::{Group, Seen};
+use super::group::{Event, Group};
 use super::member::Report;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::Messages;
-
-/// What the supervisor hears of.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// Of a process, in which start of them all.
-    Member { start: u64, process: usize, seen: Seen },
-    /// The interrupt key was pressed, or the supervisor was asked to end.
-    Interrupt,
-}
 
 /// How long the first cause may come after its effects.
 const FIRST_CAUSE: Duration = Duration::from_secs(2);

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use super::super::group::Seen;
 use super::*;
 
 /// What each script can use: the number of its process, and a word to the supervisor.

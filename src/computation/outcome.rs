@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use floodmark_dataflows::clock::Existing;
 use floodmark_dataflows::orders::{Amounts, Answer, Late, Saturated};
-use floodmark_dataflows::ranges::WindowRange;
-use floodmark_dataflows::time::Window;
+use floodmark_dataflows::spans::Existing;
+use floodmark_dataflows::time::{Window, WindowRange};
 use floodmark_dataflows::top::Ranked;
 use floodmark_dataflows::types::{Change, Pair, Volume};
 

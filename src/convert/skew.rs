@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use floodmark_dataflows::clock::Holds;
+use floodmark_dataflows::watermark::Holds;
 
 use crate::kafka::PartitionState;
 

@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,13 +16,13 @@ use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use floodmark_dataflows::types::Pair;
 use hyper::body::{Bytes, Frame};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::pages::{AS_OF, Served, answer, as_of, as_of_header, object};
+use super::question::{Answer, Question, Refusal, WriteObject};
+use super::served::{AS_OF, Served, answer, as_of, as_of_header, object};
 use crate::base::quote::Quoted;
 use crate::base::{date, network};
 
@@ -39,69 +38,6 @@ const TAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The size of a part of an answer, and how many of them wait for the client.
 const PART: usize = 64 << 10;
 const PARTS_WAITING: usize = 2;
-
-/// Someone wants to know which limits apply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// To which pair.
-    pub pair: Pair,
-    /// In the window that holds this time, in milliseconds; `None`: now.
-    pub at_ms: Option<u64>,
-    /// Whether those that do not apply are to be told as well.
-    pub all: bool,
-}
-
-/// Writes a JSON object, part by part.
-pub type WriteObject = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
-
-/// The answer to a question.
-pub struct Answer {
-    /// The tick for which it holds.
-    pub as_of: u64,
-    /// Writes the answer, on a thread that may wait.
-    pub object: WriteObject,
-}
-
-impl fmt::Debug for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer").field("as_of", &self.as_of).finish_non_exhaustive()
-    }
-}
-
-/// Why a question is not answered.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Another process knows.
-    #[error(
-        "this is process {process}, and only process 0 knows the limits: ask it (with plain -n it \
-         serves at the port of this process less {process})"
-    )]
-    Elsewhere {
-        /// Which process this is.
-        process: usize,
-    },
-    /// There is nothing to be asked yet.
-    #[error("the run has not begun yet: ask again in a moment")]
-    NotBegun,
-    /// Too many questions wait.
-    #[error("too many questions wait for their answers: ask again in a moment")]
-    Busy,
-    /// No window holds the time.
-    #[error("no window holds the time of \"at\": give one that records can have")]
-    NoWindow,
-    /// The run ends.
-    #[error("the run ends, and answers nothing any more")]
-    Ended,
-}
-
-/// An answer on its way.
-pub type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
-
-/// Who answers questions about what a computation holds.
-pub trait Answers: Send + Sync {
-    /// Begins to answer. Whoever lets go of it wants no answer any more.
-    fn explain(&self, question: Question) -> Answering;
-}
 
 /// What is wrong with a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -286,6 +222,8 @@ fn refuse(served: &Served, refusal: &Refusal) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use floodmark_dataflows::types::Pair;
+
     use super::*;
 
     #[test]

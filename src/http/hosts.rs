@@ -7,15 +7,10 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{StatusCode, Version, header, uri::Authority};
-use axum::middleware::Next;
-use axum::response::Response;
-use serde_json::json;
 
-use super::pages::{Served, as_of, object};
 use crate::base::quote::Quoted;
 
 /// Names of this server, in small letters.
@@ -24,9 +19,9 @@ pub(super) struct Hosts(BTreeSet<String>);
 
 /// The reason why a request is refused.
 #[derive(Debug, PartialEq, Eq)]
-struct Refused {
-    status: StatusCode,
-    text: String,
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) text: String,
 }
 
 fn normal(name: &str) -> String {
@@ -66,7 +61,7 @@ impl Hosts {
         is_address || self.0.contains(&normal(host))
     }
 
-    fn check(&self, request: &Request) -> Result<(), Refused> {
+    pub(super) fn check(&self, request: &Request) -> Result<(), Refused> {
         let bad = |text: &str| Refused { status: StatusCode::BAD_REQUEST, text: text.to_owned() };
         let mut given = request.headers().get_all(header::HOST).iter();
         let host = match (given.next(), given.next()) {
@@ -92,20 +87,6 @@ impl Hosts {
             }
         }
         Ok(())
-    }
-}
-
-/// Answers requests to names of this server alone.
-pub(super) async fn check(
-    State(served): State<Arc<Served>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match served.hosts.check(&request) {
-        Ok(()) => next.run(request).await,
-        Err(Refused { status, text }) => {
-            object(status, &json!({"as_of": as_of(&served), "error": text}))
-        }
     }
 }
 

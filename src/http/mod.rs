@@ -22,11 +22,13 @@ mod explain;
 mod hosts;
 mod pages;
 mod pool;
+mod question;
+mod served;
 
 use connections::END_TIMEOUT;
-pub use explain::{Answer, Answering, Answers, Question, Refusal, WriteObject};
 use hosts::Hosts;
-pub use pages::{Readiness, Subject};
+pub use question::{Answer, Answering, Answers, Question, Refusal, WriteObject};
+pub use served::{Readiness, Subject};
 
 /// The options of a command that can be asked how it is.
 #[derive(Clone, Debug, Default, clap::Args)]

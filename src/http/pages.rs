@@ -4,64 +4,21 @@ use std::io;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{from_fn_with_state, map_response_with_state};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state, map_response_with_state};
 use axum::response::Response;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::explain::{self, Answers};
-use super::hosts::{self, Hosts};
+use super::explain;
+use super::hosts::{Hosts, Refused};
 use super::pool::Pool;
-use crate::base::date::format_ms;
+use super::served::{AS_OF, Readiness, Served, Subject, answer, as_of, as_of_header, object};
 use crate::base::shown;
 use crate::metrics;
-
-/// The header of every answer that says for which tick it holds.
-pub(super) const AS_OF: &str = "floodmark-as-of";
-
-/// What those who ask are told about.
-pub trait Subject: Send + Sync + 'static {
-    /// The tick, in milliseconds, up to which all is done; `None` before the first one.
-    fn as_of(&self) -> Option<u64>;
-
-    /// Why the process is not alive although it answers, if so.
-    fn dead(&self) -> Option<String>;
-
-    /// Whether it does what it is for.
-    fn readiness(&self) -> Readiness;
-
-    /// Who answers questions about what it holds, if somebody does.
-    fn answers(&self) -> Option<&dyn Answers> {
-        None
-    }
-
-    /// Sets the gauges that would be stale if they were set only when something happens.
-    fn refresh_metrics(&self);
-}
-
-/// Whether a process does what it is for, with all that is to be said of it.
-#[derive(Clone, Debug)]
-pub struct Readiness {
-    /// If it does.
-    pub ready: bool,
-    /// More of it, beside `as_of`.
-    pub details: Map<String, Value>,
-}
-
-pub(super) struct Served {
-    pub(super) subject: Arc<dyn Subject>,
-    pub(super) hosts: Hosts,
-    metrics: PrometheusHandle,
-    /// Makes the page of metrics, which may be long, so that a probe need not wait for it.
-    scrapes: Pool,
-    /// Makes explanations. Each takes memory for all limits, so that there are few threads.
-    pub(super) explanations: Option<Pool>,
-}
 
 /// Explanations that are made at a time.
 const EXPLANATIONS: usize = 2;
@@ -85,27 +42,9 @@ pub(super) fn pages(
     }
     Ok(router
         .fallback(show_way)
-        .layer(from_fn_with_state(served.clone(), hosts::check))
+        .layer(from_fn_with_state(served.clone(), check_host))
         .layer(map_response_with_state(served.clone(), add_as_of))
         .with_state(served))
-}
-
-pub(super) fn as_of(served: &Served) -> Value {
-    served.subject.as_of().map_or(Value::Null, |tick| format_ms(tick).to_string().into())
-}
-
-pub(super) fn answer(status: StatusCode, kind: &'static str, body: String) -> Response {
-    let mut answer = Response::new(Body::from(body));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    // It is true now.
-    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
-}
-
-pub(super) fn object(status: StatusCode, object: &Value) -> Response {
-    // It is shown on terminals, too.
-    answer(status, "application/json", format!("{}\n", shown::escaped(&object.to_string())))
 }
 
 async fn add_as_of(State(served): State<Arc<Served>>, mut response: Response) -> Response {
@@ -114,12 +53,6 @@ async fn add_as_of(State(served): State<Arc<Served>>, mut response: Response) ->
         response.headers_mut().insert(AS_OF, as_of_header(served.subject.as_of()));
     }
     response
-}
-
-pub(super) fn as_of_header(tick: Option<u64>) -> HeaderValue {
-    let tick = tick.map(|tick| format_ms(tick).to_string());
-    let value = HeaderValue::from_str(tick.as_deref().unwrap_or("none"));
-    value.expect("a time has no line breaks")
 }
 
 async fn show_metrics(State(served): State<Arc<Served>>) -> Response {
@@ -166,4 +99,14 @@ async fn show_way(State(served): State<Arc<Served>>) -> Response {
         None => "there is no such page: there are /metrics, /healthz and /readyz",
     };
     object(StatusCode::NOT_FOUND, &json!({"as_of": as_of(&served), "error": error}))
+}
+
+/// Answers requests to names of this server alone.
+async fn check_host(State(served): State<Arc<Served>>, request: Request, next: Next) -> Response {
+    match served.hosts.check(&request) {
+        Ok(()) => next.run(request).await,
+        Err(Refused { status, text }) => {
+            object(status, &json!({"as_of": as_of(&served), "error": text}))
+        }
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use super::Outgoing;
 use crate::record::Message;
 
 /// Greatest sizes of the payload and key of a dead letter: by default a topic accepts 1 MB, headers
@@ -15,6 +14,22 @@ const CUT: &str = "floodmark.cut";
 
 /// A header of a message: its name and its value.
 pub type Header = (Cow<'static, str>, String);
+
+/// A message to be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outgoing<'a> {
+    /// What it is about: messages of one key go to one partition.
+    pub key: Option<&'a [u8]>,
+    /// What it says; without it, it removes its key from a compacted topic.
+    pub payload: Option<&'a [u8]>,
+    /// Its timestamp; without it, the time of sending. 0 is what librdkafka takes for "without", so
+    /// 1 is sent instead.
+    pub timestamp_ms: Option<i64>,
+    /// Its partition, if not by its key.
+    pub partition: Option<i32>,
+    /// What is said about it beside it, by name.
+    pub headers: &'a [Header],
+}
 
 /// A message of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

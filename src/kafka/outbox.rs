@@ -20,8 +20,9 @@ use rdkafka::error::KafkaError;
 
 use super::guard::{Guard, Standing};
 use super::letter::Letter;
-use super::producer::{producer_config, undeliverable, unfit_timestamp};
+use super::producer::producer_config;
 use super::reports::{Back, Refusal, Returned};
+use super::reports::{undeliverable, unfit_timestamp};
 use super::topics::{self, TopicConfig};
 use super::{Address, ClientOptions, Counts, Error, Outgoing, Producer, Tuning};
 use crate::base::error::Failure;

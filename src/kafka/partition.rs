@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use floodmark_dataflows::clock::Holds;
+use floodmark_dataflows::watermark::Holds;
 
 use super::ends::{Ends, TRANSACTION_PATIENCE, Withheld};
 use super::straggler::{EventTime, Look, Straggler};

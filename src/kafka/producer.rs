@@ -13,11 +13,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 
-use super::reports::{Mark, Reports, Returned};
-use super::topics::{denied, existing};
+use super::letter::Outgoing;
+use super::reports::{Counts, Mark, Reports, Returned, sending, undeliverable};
+use super::topics::existing;
 use super::{Address, ClientOptions, Error, client_config, letter, setup};
 use crate::base::error::Failure;
-use crate::base::quote::Quoted;
 
 /// How long to wait for reports before asking again whether to go on.
 const GIVE_UP_INTERVAL: Duration = Duration::from_millis(100);
@@ -48,22 +48,6 @@ impl Tuning {
     }
 }
 
-/// A message to be sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outgoing<'a> {
-    /// What it is about: messages of one key go to one partition.
-    pub key: Option<&'a [u8]>,
-    /// What it says; without it, it removes its key from a compacted topic.
-    pub payload: Option<&'a [u8]>,
-    /// Its timestamp; without it, the time of sending. 0 is what librdkafka takes for "without", so
-    /// 1 is sent instead.
-    pub timestamp_ms: Option<i64>,
-    /// Its partition, if not by its key.
-    pub partition: Option<i32>,
-    /// What is said about it beside it, by name.
-    pub headers: &'a [letter::Header],
-}
-
 /// Whether a message was taken.
 #[must_use = "a message that was not taken must be sent again, or counted as dropped"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,26 +56,6 @@ pub enum Sent {
     Queued,
     /// There is no room: poll ([`Producer::poll_for`] waits meanwhile), and send it again.
     Full,
-}
-
-/// What has become of messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Taken, since the producer was opened.
-    pub queued: u64,
-    /// Of these, those that a broker has confirmed.
-    pub delivered: u64,
-    /// Of these, those that can never be delivered.
-    pub failed: u64,
-    /// Keys and values of what was delivered.
-    pub delivered_bytes: u64,
-}
-
-impl Counts {
-    /// Messages of which nothing is known yet.
-    pub fn waiting(&self) -> u64 {
-        self.queued.saturating_sub(self.delivered.saturating_add(self.failed))
-    }
 }
 
 /// Sends messages to one topic. Threads may share it.
@@ -310,38 +274,4 @@ impl Producer {
         };
         Error::Undelivered { topic: self.address.topic.clone(), messages, reason }
     }
-}
-
-fn sending(topic: &str) -> String {
-    format!("sending to topic {}", Quoted(topic))
-}
-
-/// The error of a message that no retry delivers.
-pub(super) fn undeliverable(
-    topic: &str,
-    code: Option<RDKafkaErrorCode>,
-    error: &KafkaError,
-    bytes: usize,
-) -> Error {
-    let doing = sending(topic);
-    match code {
-        Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
-            Error::TooLarge { topic: topic.to_owned(), bytes }
-        }
-        Some(RDKafkaErrorCode::InvalidTimestamp) => Error::Unfit(unfit_timestamp(topic)),
-        Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
-            Error::Failed { doing, reason: "the topic is gone".to_owned() }
-        }
-        Some(code) => denied(doing, code),
-        None => Error::Failed { doing, reason: error.to_string() },
-    }
-}
-
-/// The text of a message whose timestamp a topic refuses.
-pub(super) fn unfit_timestamp(topic: &str) -> String {
-    format!(
-        "{} failed: a timestamp is further from the broker's clock than the topic allows by \
-         message.timestamp.before.max.ms or message.timestamp.after.max.ms",
-        sending(topic)
-    )
 }

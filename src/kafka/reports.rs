@@ -12,8 +12,63 @@ use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, ProducerContext};
 use rdkafka::statistics::Statistics;
 
 use super::letter::Letter;
-use super::producer::{Counts, undeliverable};
+use super::topics::denied;
 use super::{Context, Error};
+use crate::base::quote::Quoted;
+
+/// What has become of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Taken, since the producer was opened.
+    pub queued: u64,
+    /// Of these, those that a broker has confirmed.
+    pub delivered: u64,
+    /// Of these, those that can never be delivered.
+    pub failed: u64,
+    /// Keys and values of what was delivered.
+    pub delivered_bytes: u64,
+}
+
+impl Counts {
+    /// Messages of which nothing is known yet.
+    pub fn waiting(&self) -> u64 {
+        self.queued.saturating_sub(self.delivered.saturating_add(self.failed))
+    }
+}
+
+pub(super) fn sending(topic: &str) -> String {
+    format!("sending to topic {}", Quoted(topic))
+}
+
+/// The error of a message that no retry delivers.
+pub(super) fn undeliverable(
+    topic: &str,
+    code: Option<RDKafkaErrorCode>,
+    error: &KafkaError,
+    bytes: usize,
+) -> Error {
+    let doing = sending(topic);
+    match code {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+            Error::TooLarge { topic: topic.to_owned(), bytes }
+        }
+        Some(RDKafkaErrorCode::InvalidTimestamp) => Error::Unfit(unfit_timestamp(topic)),
+        Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
+            Error::Failed { doing, reason: "the topic is gone".to_owned() }
+        }
+        Some(code) => denied(doing, code),
+        None => Error::Failed { doing, reason: error.to_string() },
+    }
+}
+
+/// The text of a message whose timestamp a topic refuses.
+pub(super) fn unfit_timestamp(topic: &str) -> String {
+    format!(
+        "{} failed: a timestamp is further from the broker's clock than the topic allows by \
+         message.timestamp.before.max.ms or message.timestamp.after.max.ms",
+        sending(topic)
+    )
+}
 
 /// The reason why a broker, or librdkafka itself, refuses a message for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

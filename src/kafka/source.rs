@@ -17,7 +17,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use floodmark_dataflows::clock::Holds;
+use floodmark_dataflows::watermark::Holds;
 use metrics::{Counter, counter};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::CommitMode;

@@ -1,6 +1,7 @@
 //! Changes of a file of limits that leave the rows that are not meant byte for byte as they are.
 
-use super::json::{Cut, FileError, Form};
+use super::file_error::FileError;
+use super::json::{Cut, Form};
 use super::rows::RawRow;
 
 /// The text of a file of limits, to be changed.

@@ -10,9 +10,9 @@ use std::fmt::{self, Display};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use floodmark_dataflows::clock::Existing;
 use floodmark_dataflows::gauge::Rollup;
 use floodmark_dataflows::orders::{Amounts, Read};
+use floodmark_dataflows::spans::Existing;
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Bound, Entity, LimitId, Pair, Per, Prefix, Scope, Volume};
 

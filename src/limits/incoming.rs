@@ -1,31 +1,14 @@
 //! Texts that are read piece by piece, so that a file of limits is never in memory as a whole.
 
-use std::io::{self, Read};
+use std::io::Read;
 
-use super::json::FileError;
-
-/// The most bytes of a file of limits.
-pub(super) const BYTES_MAX: u64 = 256 << 20;
+use super::file_error::{BYTES_MAX, FileError, ReadError};
 
 /// The bytes of a piece: in tests so few that pieces end anywhere.
 const PIECE: usize = if cfg!(test) { 7 } else { 64 << 10 };
 
 /// The bytes of a piece of which only the length counts.
 const UNUSED_PIECE: usize = 64 << 10;
-
-/// Why a file can't be read as limits.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The file system fails.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The file has more than the allowed bytes.
-    #[error("it has more than {BYTES_MAX} bytes: so many can't be limits")]
-    TooLarge,
-    /// The text is no text of limits.
-    #[error(transparent)]
-    NotLimits(#[from] FileError),
-}
 
 /// A text that is read piece by piece, as far as it is UTF-8. A fault ends it early, and [`Incoming::end`] returns
 /// the fault.

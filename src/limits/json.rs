@@ -16,7 +16,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::incoming::{Incoming, ReadError};
+use super::file_error::{FileError, ROWS_MAX, ReadError};
+use super::incoming::Incoming;
 use super::reason::{Position, Reason};
 use super::rows::{COLUMNS, Cell, Defaults, RawRow, Row};
 use super::table::{Builder, Table};
@@ -26,41 +27,6 @@ const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
 /// The byte order mark, with which editors of Windows begin a file.
 const MARK: &str = "\u{feff}";
-
-/// The most rows of limits, in a file or in a table.
-pub const ROWS_MAX: usize = 1_000_000;
-
-/// Why a file is no file of limits.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FileError {
-    /// It is not text.
-    #[error("line {line}, column {column}: not UTF-8; save the file as UTF-8")]
-    NotUtf8 {
-        /// The line of the first byte that can't be read, from 1.
-        line: usize,
-        /// Its column in bytes, from 1.
-        column: usize,
-    },
-    /// It is not JSON, or ends in the midst of it.
-    #[error(
-        "line {line}, column {column}: {problem}; \
-         a file of limits is a JSON array of objects, or JSON objects one a line"
-    )]
-    NotJson {
-        /// The line on which reading failed, from 1.
-        line: usize,
-        /// The column in bytes, from 1.
-        column: usize,
-        /// What was found or missed.
-        problem: String,
-    },
-    /// It has more rows than there are ever limits: it is something else.
-    #[error("it has {rows} rows, and more than {ROWS_MAX} can't be limits")]
-    TooMany {
-        /// How many.
-        rows: usize,
-    },
-}
 
 /// Reads a text of limits. An empty one has none.
 pub fn read(bytes: &[u8], defaults: Defaults) -> Result<Table, FileError> {

@@ -23,6 +23,7 @@ pub mod draft;
 pub mod edit;
 pub mod explain;
 pub mod feed;
+pub mod file_error;
 pub mod incoming;
 pub mod json;
 pub mod postgres;

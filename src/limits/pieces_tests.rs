@@ -4,8 +4,9 @@ use std::io::Read;
 
 use proptest::prelude::*;
 
-use super::incoming::ReadError;
-use super::json::{self, FileError};
+use super::file_error::FileError;
+use super::file_error::ReadError;
+use super::json;
 use super::rows::Defaults;
 use super::table::Table;
 

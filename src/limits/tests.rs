@@ -8,7 +8,8 @@ use floodmark_dataflows::types::{Bound, Metric, Per, Scope, Version};
 use proptest::prelude::*;
 
 use super::catalog::{Catalog, LimitSet};
-use super::json::{self, FileError};
+use super::file_error::FileError;
+use super::json;
 use super::rows::{Cell, Defaults, RawRow, Row, TEXT_MAX, mistyped_column, nearest_column};
 use super::table::{Ruling, Table};
 use crate::base::date;

@@ -1,7 +1,6 @@
 //! From messages of a topic to what a tick counts, on one worker.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::time::{Window, Windows};
 
 use super::metrics::InputCounts;
+use super::refused::Refused;
 use crate::base::date::format_ms;
 use crate::base::error::Failure;
 use crate::base::logging::Sampler;
@@ -49,44 +49,6 @@ pub(super) struct Rules {
 struct Bounds {
     earliest: u64,
     latest: u64,
-}
-
-/// Why a record, or a whole message, does not count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Refused {
-    /// It can't be read.
-    Unread(Reason),
-    /// It says that it happened too far in the future.
-    Future,
-    /// It is too far behind the greatest event time of its partition.
-    Past,
-    /// Its window ends beyond all times.
-    NoWindow,
-}
-
-impl Refused {
-    /// The label of a metric.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Refused::Unread(reason) => reason.as_str(),
-            Refused::Future => "future",
-            Refused::Past => "past",
-            Refused::NoWindow => "bad_time",
-        }
-    }
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refused::Unread(reason) => reason.fmt(f),
-            Refused::Future => f.write_str("it is further ahead of the clock than --max-ahead"),
-            Refused::Past => {
-                f.write_str("it is further behind others of its partition than --max-behind")
-            }
-            Refused::NoWindow => f.write_str("its window ends beyond 64 bits of milliseconds"),
-        }
-    }
 }
 
 /// What one worker reads.

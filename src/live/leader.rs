@@ -15,11 +15,11 @@ use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Change;
 use metrics::{Counter, counter, gauge};
 
-use super::Shared;
 use super::clock::{Clock, Moment, Unsteady};
 use super::gone::Gone;
 use super::late::LateLog;
 use super::questions::{Asked, Pending};
+use super::shared::Shared;
 use super::sinks::Sinks;
 use super::status::Status;
 use super::ticks::{Announcement, Ticks, Wish};

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use floodmark_dataflows::types::{Event, Reason};
 use metrics::{Counter, counter};
 
-use super::ingest::Refused;
+use super::refused::Refused;
 use crate::kafka::Address;
 use crate::record::{self, Format, Skip};
 

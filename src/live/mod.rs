@@ -33,6 +33,8 @@ mod metrics;
 mod questions;
 mod ready;
 mod ready_log;
+mod refused;
+mod shared;
 mod sink_state;
 mod sinks;
 mod status;
@@ -43,18 +45,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use floodmark_dataflows::graph::Options;
-use jiff::tz::TimeZone;
 use timely::worker::Worker;
 
 use crate::base::error::{Exit, Failure, Outcome};
-use crate::base::terminal::{Interrupt, Messages};
-use crate::cluster::watchdog::Watch;
+use crate::base::terminal::Messages;
 use crate::cluster::{Cluster, Settings};
 use crate::computation::{self, Computation, Output};
-use crate::kafka::{Outbox, Source, Topic};
+use crate::kafka::Source;
 use crate::record::{self, Decoder};
-use crate::replay::Filter;
 
 pub use clock::{Clock, Clocks, MachineClocks, Moment, Reading, SteadyClock, Unsteady, wall_ms};
 use ingest::{Ingest, Rules};
@@ -62,6 +60,7 @@ use leader::Leader;
 pub use leader::{Lead, Limits};
 pub use questions::Asked;
 pub use ready::Reason;
+pub use shared::Shared;
 use sink_state::SinkState;
 pub use sinks::{Alerts, Sinks};
 use status::Worker as WorkerStatus;
@@ -93,31 +92,6 @@ const DEAD_LETTERS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Between two commits of offsets.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(2);
-
-/// What all workers of a process are told.
-#[derive(Clone)]
-pub struct Shared {
-    /// The topic they read.
-    pub topic: Arc<Topic>,
-    /// What the computation is to do.
-    pub options: Options,
-    /// What is counted.
-    pub filter: Filter,
-    /// How far ahead of the clock a record may be, in milliseconds.
-    pub max_ahead_ms: u64,
-    /// Greatest distance of a record behind the latest event time of its partition, in milliseconds.
-    pub max_behind_ms: u64,
-    /// The zone of times in records that state none.
-    pub input_timezone: TimeZone,
-    /// Opens the way for messages that can't be read, where they are to be kept.
-    pub dead_letters: Option<Arc<dyn Fn() -> Result<Outbox, Failure> + Send + Sync>>,
-    /// How the run is.
-    pub status: Arc<Status>,
-    /// Whether this process was asked to end.
-    pub interrupt: Interrupt,
-    /// Sees whether ticks move.
-    pub watch: Watch,
-}
 
 /// Runs the workers of this process until the run ends; the first one of all takes `lead`.
 ///

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use floodmark_dataflows::clock::Holds;
+use floodmark_dataflows::watermark::Holds;
 use metrics::gauge;
 use serde_json::{Map, Value, json};
 

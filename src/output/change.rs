@@ -5,12 +5,12 @@ use std::ops::Not;
 
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::top::Ranked;
-use floodmark_dataflows::types::{Entity, Per};
+use floodmark_dataflows::types::Entity;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::lines::{self, Addresses};
+use super::lines::{self, Addresses, per};
 use crate::base::date::{Stamp, format_secs};
 use crate::base::shown;
 use crate::limits::catalog::LimitSet;
@@ -32,28 +32,6 @@ impl Serialize for EntityObject {
             Entity::Total => {}
         }
         map.end()
-    }
-}
-
-/// What a limit is counted for, if this is who.
-pub fn per(entity: &Entity) -> Per {
-    match entity {
-        Entity::Pair(_) => Per::Pair,
-        Entity::Source(_) => Per::Source,
-        Entity::Destination(_) => Per::Destination,
-        Entity::Host(_) => Per::Host,
-        Entity::Total => Per::Total,
-    }
-}
-
-/// The entity of a limit, in the text of an id.
-pub(super) fn per_text(per: Per) -> &'static str {
-    match per {
-        Per::Pair => "pair",
-        Per::Source => "source",
-        Per::Destination => "destination",
-        Per::Host => "host",
-        Per::Total => "total",
     }
 }
 

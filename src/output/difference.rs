@@ -10,8 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use floodmark_dataflows::ranges::WindowRange;
-use floodmark_dataflows::time::Window;
+use floodmark_dataflows::time::{Window, WindowRange};
 use floodmark_dataflows::types::{Change, Entity, Event, LimitId, VersionId};
 
 use crate::limits::catalog::Catalog;

@@ -12,16 +12,27 @@ use floodmark_dataflows::types::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::change::{per, per_text};
 use crate::base::date::{Stamp, format_ms, format_ns, format_secs};
 use crate::base::shown;
 use crate::limits::catalog::{Catalog, LimitSet};
+use crate::limits::rows::{PERS, word};
 use crate::limits::value::Value;
+
+/// What a limit is counted for, if this is who.
+pub fn per(entity: &Entity) -> Per {
+    match entity {
+        Entity::Pair(_) => Per::Pair,
+        Entity::Source(_) => Per::Source,
+        Entity::Destination(_) => Per::Destination,
+        Entity::Host(_) => Per::Host,
+        Entity::Total => Per::Total,
+    }
+}
 
 /// The beginning of the text that an [`id`](super::change::id) is the hash of, up to `per`.
 pub(super) fn id_prefix(limit: &str, window: Window, windows: &Windows, per: Per) -> String {
     let (name, end) = (serde_json::Value::from(limit), windows.end_secs(window));
-    format!("floodmark violation 1\n{name}\n{}\n{end}\n{}\n", window.0, per_text(per))
+    format!("floodmark violation 1\n{name}\n{}\n{end}\n{}\n", window.0, word(&PERS, &per))
 }
 
 /// Hashes the rest of that text: the addresses of the entity, and the set if it is not the live one.

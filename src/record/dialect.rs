@@ -1,8 +1,13 @@
 //! What each tool that writes flow records calls its fields, and what their times count in.
 
+use super::context::Context;
 use super::json::{Key, Object};
-use super::time::{self, Time, Unit};
-use super::{Context, Format, Read, Reason, Record, Skip, value};
+use super::message;
+use super::message::{Format, Read, Record};
+use super::reason::{Reason, Skip};
+use super::time::{self, Time};
+use super::value;
+use super::value::Unit;
 
 /// The fields of a tool. Where it had different names for one thing over time, they are listed in the
 /// order in which they are looked for.
@@ -156,7 +161,7 @@ impl Context<'_> {
         // 0 is how tools say that nothing was sampled, or that they don't know.
         let rate = rate.max(1);
         let times = |amount: u64| amount.checked_mul(rate).ok_or(Reason::TooLarge);
-        let volume = super::volume(times(bytes)?, packets.map_or(Ok(1), times)?)?;
+        let volume = message::volume(times(bytes)?, packets.map_or(Ok(1), times)?)?;
         let record = Record { time_ms: self.event_time(object, dialect)?, pair, volume };
         Ok(match packets {
             Some(_) => Read::Record(record),

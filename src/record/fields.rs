@@ -3,8 +3,12 @@
 
 use std::str::FromStr;
 
-use super::tshark::for_each_member;
-use super::{Decoder, Format, Message, Read, Reason, Take, json};
+use super::decoder::Decoder;
+use super::json;
+use super::members::for_each_member;
+use super::message::{Format, Message, Read};
+use super::reason::Reason;
+use super::sink::Take;
 
 /// Names of fields, in the order in which they are to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,8 +10,12 @@ use serde::de::{
 };
 use serde_json::value::RawValue;
 
+use super::context::{Context, Wrapping};
+use super::kv;
+use super::message::{Format, Read, Record};
+use super::reason::{Reason, Skip};
+use super::sink::{Sink, Take};
 use super::value::{self, BLANKS};
-use super::{Context, Format, Read, Reason, Record, Sink, Skip, Take, Wrapping, kv};
 use crate::base::date::format_ms;
 
 macro_rules! keys {

@@ -5,8 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use floodmark_dataflows::types::Pair;
 
+use super::context::Context;
+use super::message;
+use super::message::{Message, Read, Record};
+use super::reason::Reason;
 use super::value::{self, BLANKS};
-use super::{Context, Message, Read, Reason, Record};
 
 const BAD: Reason = Reason::BadAddress { field: "key" };
 
@@ -17,7 +20,7 @@ pub(super) fn record(message: &Message<'_>, length: u64) -> Result<Record, Reaso
         Some(pair) => pair,
         None => any_pair(key)?,
     };
-    let volume = super::volume(length, 1)?;
+    let volume = message::volume(length, 1)?;
     Ok(Record { time_ms: message.timestamp_ms.ok_or(Reason::NoTime)?, pair, volume })
 }
 

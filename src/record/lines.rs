@@ -4,10 +4,14 @@
 
 use std::net::IpAddr;
 
+use super::context::Context;
+use super::message;
+use super::message::{Format, Read, Record};
 use super::reason::{Excerpt, TimeFault};
-use super::time::{self, Unit};
-use super::value::{self, Decimal};
-use super::{Context, Format, Read, Reason, Record, Sink, Skip, Take};
+use super::reason::{Reason, Skip};
+use super::sink::{Sink, Take};
+use super::time;
+use super::value::{self, Decimal, Unit};
 
 const ARROWS: [&str; 2] = ["→", "->"];
 
@@ -40,7 +44,7 @@ impl Context<'_> {
         let destination = address(line.destination, "destination")?;
         let pair = value::pair(source, destination, false)?;
         let length = line.length.ok_or(Reason::MissingField { field: "length" })?;
-        let volume = super::volume(length?, 1)?;
+        let volume = message::volume(length?, 1)?;
         Ok(Record { time_ms: self.line_time(line)?, pair, volume })
     }
 

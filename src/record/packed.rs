@@ -8,8 +8,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use floodmark_dataflows::types::Pair;
 
+use super::bounds::AMOUNT_MAX;
+use super::message;
+use super::message::{Read, Record};
 use super::reason::{Excerpt, TimeFault};
-use super::{AMOUNT_MAX, Read, Reason, Record, Skip};
+use super::reason::{Reason, Skip};
 
 /// No text begins with it: UTF-8 has no byte 0xff.
 const MAGIC: [u8; 4] = *b"\xffFMR";
@@ -159,7 +162,7 @@ fn columns(record: &Record) -> Result<[u64; COLUMNS], Reason> {
     let amount = |value: i64| u64::try_from(value).ok();
     let volume = amount(record.volume.bytes).zip(amount(record.volume.packets));
     let (bytes, packets) = volume.ok_or(Reason::BadNumber { field: "volume" })?;
-    super::volume(bytes, packets)?;
+    message::volume(bytes, packets)?;
     Ok([record.time_ms, bytes, packets])
 }
 
@@ -299,10 +302,10 @@ fn record(time_ms: Option<u64>, pair: Pair, bytes: Option<u64>, packets: Option<
     };
     let beyond = AMOUNT_MAX + 1;
     let (bytes, packets) = (bytes.unwrap_or(beyond), packets.unwrap_or(beyond));
-    match super::volume(bytes, packets) {
+    match message::volume(bytes, packets) {
         Ok(volume) => Read::Record(Record { time_ms, pair, volume }),
         Err(Reason::NoPackets) if bytes == 0 => Read::Skipped(Skip::NoTraffic),
-        Err(Reason::NoPackets) => super::volume(bytes, 1).map_or_else(Read::Bad, |volume| {
+        Err(Reason::NoPackets) => message::volume(bytes, 1).map_or_else(Read::Bad, |volume| {
             Read::WithoutPackets(Record { time_ms, pair, volume })
         }),
         Err(reason) => Read::Bad(reason),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{RECORDS_MAX, value};
+use super::bounds::RECORDS_MAX;
 use crate::base::quote::Shown;
 
 /// Why an observation, or a whole message, can't be read.
@@ -98,13 +98,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// A time can't be used, in a field with this JSON value.
-    #[cold]
-    pub(super) fn bad_time(field: &'static str, raw: &str, fault: TimeFault) -> Self {
-        let content = value::scalar(raw).unwrap_or(raw.into());
-        Reason::BadTime { field, value: Excerpt::of(&content), fault }
-    }
-
     /// Every label of what can't be read, to declare metrics.
     pub const LABELS: [&'static str; 17] = [
         "empty",

@@ -5,36 +5,13 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::reason::TimeFault;
-use super::value::{Decimal, scalar};
+use super::value::{Decimal, Unit, scalar};
 use crate::base::date;
 
 const SECOND: i128 = 1_000_000_000;
 const MILLISECOND: i128 = 1_000_000;
 const DAY: i128 = 24 * 3600 * SECOND;
 const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
-
-/// In what a number counts time since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unit {
-    Seconds,
-    Milliseconds,
-    Nanoseconds,
-}
-
-impl Unit {
-    /// The power of ten of nanoseconds.
-    pub(super) fn exponent(self) -> i32 {
-        match self {
-            Unit::Seconds => 9,
-            Unit::Milliseconds => 6,
-            Unit::Nanoseconds => 0,
-        }
-    }
-
-    fn nanos(self) -> i128 {
-        10i128.pow(self.exponent().unsigned_abs())
-    }
-}
 
 /// The value of a field of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

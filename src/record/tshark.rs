@@ -2,15 +2,20 @@
 //! chosen fields alone. A protocol or a field that occurs several times in a packet comes as several
 //! members of one name, or as an array; the first is the outermost.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::context::Context;
 use super::json::{Key, Object};
-use super::time::{self, Time, Unit};
-use super::{Context, Read, Reason, Record, Skip, value};
+use super::members::for_each_member;
+use super::message;
+use super::message::{Read, Record};
+use super::reason::{Reason, Skip};
+use super::time::{self, Time};
+use super::value;
+use super::value::Unit;
 
 /// The fields that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,7 +213,7 @@ impl Context<'_> {
             value::address(raw, name)
         };
         let pair = value::pair(address(source)?, address(destination)?, false)?;
-        let volume = super::volume(packet.bytes(family)?, 1)?;
+        let volume = message::volume(packet.bytes(family)?, 1)?;
         let time_ms = self.packet_time(packet.raw(Field::Time), timestamp)?;
         Ok(Some(Record { time_ms, pair, volume }))
     }
@@ -230,46 +235,6 @@ impl Context<'_> {
         self.message.timestamp_ms.ok_or(Reason::NoTime)
     }
 }
-
-/// Goes through the members of an object in their order.
-pub(super) fn for_each_member<'a>(
-    object: &'a str,
-    each: impl FnMut(&str, &'a str) -> Result<(), Reason>,
-) -> Result<(), Reason> {
-    let mut outcome = Ok(());
-    let members = Members { each, outcome: &mut outcome };
-    serde_json::Deserializer::from_str(object)
-        .deserialize_map(members)
-        .map_err(|_| Reason::UnknownFormat)?;
-    outcome
-}
-
-struct Members<'o, E> {
-    each: E,
-    outcome: &'o mut Result<(), Reason>,
-}
-
-impl<'de, E: FnMut(&str, &'de str) -> Result<(), Reason>> Visitor<'de> for Members<'_, E> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some((Borrowed(name), raw)) = map.next_entry::<Borrowed<'de>, &'de RawValue>()? {
-            if self.outcome.is_ok() {
-                *self.outcome = (self.each)(&name, raw.get());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A name that is copied only if it is written with escapes.
-#[derive(serde::Deserialize)]
-#[serde(transparent)]
-struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The first element of an array, or the value itself; `None` if there is no element.
 fn first(raw: &str) -> Option<&str> {

@@ -9,12 +9,20 @@ use std::net::IpAddr;
 use floodmark_dataflows::types::Pair;
 use serde_json::value::RawValue;
 
-use super::Reason;
-use super::time::Unit;
-use super::tshark::for_each_member;
+use super::members::for_each_member;
+use super::reason::{Excerpt, Reason, TimeFault};
 
 /// What JSON takes between values.
 pub(super) const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
+
+impl Reason {
+    /// A time can't be used, in a field with this JSON value.
+    #[cold]
+    pub(super) fn bad_time(field: &'static str, raw: &str, fault: TimeFault) -> Self {
+        let content = scalar(raw).unwrap_or(raw.into());
+        Reason::BadTime { field, value: Excerpt::of(&content), fault }
+    }
+}
 
 /// The content of a JSON text; `None` if it is none, or has half a character in it.
 pub(super) fn text(raw: &str) -> Option<Cow<'_, str>> {
@@ -146,6 +154,29 @@ pub(super) fn digits(text: &[u8]) -> Option<u64> {
     }
     text.iter()
         .try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0')))
+}
+
+/// In what a number counts time since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Seconds,
+    Milliseconds,
+    Nanoseconds,
+}
+
+impl Unit {
+    /// The power of ten of nanoseconds.
+    pub(super) fn exponent(self) -> i32 {
+        match self {
+            Unit::Seconds => 9,
+            Unit::Milliseconds => 6,
+            Unit::Nanoseconds => 0,
+        }
+    }
+
+    pub(super) fn nanos(self) -> i128 {
+        10i128.pow(self.exponent().unsigned_abs())
+    }
 }
 
 /// A decimal number as it is written, exactly: `mantissa * 10^exponent`.

@@ -4,10 +4,64 @@
 //! taken: many ticks, since each is looked after by itself, or few large ones, since they take memory. It goes
 //! on when half of that is taken: to be woken for each tick would cost more than most ticks do.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::Event;
+use floodmark_dataflows::combine::Parcel;
+use floodmark_dataflows::time::Window;
+use floodmark_dataflows::types::Volume;
+
+use crate::capture::Tally;
+
+/// What a tick brings.
+#[derive(Debug)]
+pub struct Tick {
+    /// When. It is the watermark, too.
+    pub tick: u64,
+    /// What is counted.
+    pub parcels: Vec<Parcel>,
+    /// The windows of all packets, counted or not.
+    pub seen: BTreeSet<Window>,
+}
+
+impl Tick {
+    /// The number of updates it brings, those of windows included.
+    pub fn updates(&self) -> usize {
+        self.parcels.iter().map(Parcel::len).sum::<usize>().max(self.seen.len())
+    }
+}
+
+/// What was read, when all is.
+#[derive(Debug)]
+pub struct End {
+    /// What counted and what did not.
+    pub tally: Tally,
+    /// What of it was, after all, at times too far in the future for a window to end.
+    pub without_window: Volume,
+    /// Whether any file was damaged.
+    pub damaged: bool,
+}
+
+/// What the reading thread hands over.
+#[derive(Debug)]
+pub enum Event {
+    /// A tick is complete.
+    Tick(Tick),
+    /// The last tick was.
+    End(End),
+}
+
+impl Event {
+    /// The number of updates it brings. Windows that nothing is counted in (`--source`, `--destination`) take
+    /// memory, too.
+    fn updates(&self) -> usize {
+        match self {
+            Event::Tick(tick) => tick.updates(),
+            Event::End(_) => 0,
+        }
+    }
+}
 
 /// How many ticks may wait to be taken: enough for a round while the next ones are read.
 const TICKS_AHEAD: usize = 512;

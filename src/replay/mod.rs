@@ -8,16 +8,16 @@ mod events;
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 
-use floodmark_dataflows::combine::{Combiner, Parcel};
+use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Pair, Prefix, Volume};
 
 use crate::base::terminal::Messages;
-use crate::capture::{Packet, Reader, Tally};
+use crate::capture::{Packet, Reader};
 use crate::merge::Merge;
 use events::{Handing, Unwanted};
 
-pub use events::Events;
+pub use events::{End, Event, Events, Tick};
 
 /// Which pairs to count, beside all windows to see. Of several prefixes one must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,55 +49,6 @@ pub struct Cut {
     pub filter: Filter,
     /// The number of workers of the computation.
     pub peers: usize,
-}
-
-/// What a tick brings.
-#[derive(Debug)]
-pub struct Tick {
-    /// When. It is the watermark, too.
-    pub tick: u64,
-    /// What is counted.
-    pub parcels: Vec<Parcel>,
-    /// The windows of all packets, counted or not.
-    pub seen: BTreeSet<Window>,
-}
-
-impl Tick {
-    /// The number of updates it brings, those of windows included.
-    pub fn updates(&self) -> usize {
-        self.parcels.iter().map(Parcel::len).sum::<usize>().max(self.seen.len())
-    }
-}
-
-/// What was read, when all is.
-#[derive(Debug)]
-pub struct End {
-    /// What counted and what did not.
-    pub tally: Tally,
-    /// What of it was, after all, at times too far in the future for a window to end.
-    pub without_window: Volume,
-    /// Whether any file was damaged.
-    pub damaged: bool,
-}
-
-/// What the reading thread hands over.
-#[derive(Debug)]
-pub enum Event {
-    /// A tick is complete.
-    Tick(Tick),
-    /// The last tick was.
-    End(End),
-}
-
-impl Event {
-    /// The number of updates it brings. Windows that nothing is counted in (`--source`, `--destination`) take
-    /// memory, too.
-    fn updates(&self) -> usize {
-        match self {
-            Event::Tick(tick) => tick.updates(),
-            Event::End(_) => 0,
-        }
-    }
 }
 
 /// Reads captures on a thread of its own. `wake` is called after each event. The thread ends when the

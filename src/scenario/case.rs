@@ -10,7 +10,7 @@ use super::entity;
 use super::moment::Moment;
 use super::said::Expected;
 use super::settings::Settings;
-use super::words::{Word, Words};
+use super::words::{Placed, Word, Words};
 use crate::base::duration;
 use crate::base::quote::Quoted;
 use crate::driver::Clock;
@@ -29,13 +29,6 @@ pub(super) struct Case {
     /// The same of this one, after them.
     pub(super) rows: Vec<Placed<Edit>>,
     pub(super) steps: Vec<Step>,
-}
-
-/// Something, and the line of the file on which it stands.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Placed<T> {
-    pub(super) line: usize,
-    pub(super) what: T,
 }
 
 /// What happens at a moment, and what is to have been said since the one before.

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::{Pair, Version, Volume};
 
-use super::case::{Case, Edit, Placed, Traffic, When};
+use super::case::{Case, Edit, Traffic, When};
 use super::moment::Moment;
 use super::said::Expected;
 use super::settings::BEGIN_MS;
+use super::words::Placed;
 use crate::base::date::{format_ms, format_ns};
 use crate::base::quote::Quoted;
 use crate::base::terminal::Messages;

@@ -7,9 +7,8 @@ use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Updates;
 
-use super::case::Placed;
 use super::said::one_of;
-use super::words::Words;
+use super::words::{Placed, Words};
 use crate::base::date;
 use crate::base::duration;
 use crate::base::network;

@@ -9,6 +9,13 @@ use serde_json::value::RawValue;
 
 use crate::base::quote::Quoted;
 
+/// Something, and the line of the file on which it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Placed<T> {
+    pub(super) line: usize,
+    pub(super) what: T,
+}
+
 /// A word of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Word<'a> {

@@ -3,15 +3,24 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use floodmark_dataflows::types::Volume;
 use metrics::{counter, gauge};
 use serde_json::{Map, json};
 
 use super::outlet::Sent;
-use super::source::Lost;
 use crate::capture::Tally;
 use crate::capture::live::Drops;
 use crate::http::{Readiness, Subject};
 use crate::kafka::TopicTrouble;
+
+/// Records for which there was no room in the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// How many.
+    pub records: u64,
+    /// Their sum.
+    pub volume: Volume,
+}
 
 /// A capture looks for frames, and stops waiting for some, several times a second.
 const LOOK_MAX: Duration = Duration::from_secs(10);

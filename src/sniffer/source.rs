@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use floodmark_dataflows::types::Volume;
 
 use super::fold::Folding;
-use super::meter::Meter;
+use super::meter::{Lost, Meter};
 use super::pace::{Clock, Pace};
 use super::queue::{Entrance, Exit, Refused, queue};
 use crate::base::date::format_ms;
@@ -32,15 +32,6 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// How often what came in is counted for those who ask.
 const MEASURE: Duration = Duration::from_millis(500);
-
-/// Records for which there was no room in the queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lost {
-    /// How many.
-    pub records: u64,
-    /// Their sum.
-    pub volume: Volume,
-}
 
 /// What there is to say when no more comes in.
 #[derive(Debug, Default)]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
-use crate::addresses::Key;
 use crate::gauge::{Gauge, Total};
+use crate::key::Key;
 use crate::orders::Ending;
 use crate::stash::{Budget, PUT_COST};
 use crate::time::{Phase, Timed, Window};

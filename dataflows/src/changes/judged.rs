@@ -7,8 +7,9 @@ use std::collections::binary_heap::PeekMut;
 use std::net::IpAddr;
 
 use super::standing::Id;
-use crate::addresses::{Addresses, Family, Key};
+use crate::addresses::Addresses;
 use crate::gauge::{Gauge, Total};
+use crate::key::{Family, Key};
 use crate::stash::Budget;
 use crate::time::Phase;
 use crate::types::{Entity, LimitId, Pair, Per};

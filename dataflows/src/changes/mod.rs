@@ -37,10 +37,10 @@ use crate::folds::owner;
 use crate::gauge::{Gauge, Total};
 use crate::limits::{Judge, Ruling};
 use crate::orders::Ending;
-use crate::ranges::{WindowRange, WindowSet};
+use crate::ranges::WindowSet;
 use crate::shared::Shared;
 use crate::stash::{Budget, COPY_COST, Stepper, Steps, send};
-use crate::time::{Phase, Time, Timed, Window, Windows};
+use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::types::{Change, Event, LimitId, Reason, Updates, Violation};
 
 /// A violation as the worker that holds its total knows it.

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::standing::Id;
-use crate::ranges::WindowRange;
 use crate::stash::{Budget, COPY_COST};
-use crate::time::{Phase, Time, Window};
+use crate::time::{Phase, Time, Window, WindowRange};
 use crate::types::{Change, Event, Violation};
 
 /// An update of the collection.

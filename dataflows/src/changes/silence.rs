@@ -10,11 +10,11 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use super::judged::{Runs, Step};
 use super::standing::{AllStanding, Id, Standing};
-use crate::addresses::Key;
 use crate::gauge::{Gauge, Total};
+use crate::key::Key;
 use crate::limits::{Judge, Ruling};
-use crate::ranges::{Steps, WindowRange, WindowSet};
-use crate::time::{Phase, Window, Windows};
+use crate::ranges::{Steps, WindowSet};
+use crate::time::{Phase, Window, WindowRange, Windows};
 use crate::types::{Event, LimitId, Per, Reason, Updates};
 
 /// The total of a silent window.

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::addresses::{Family, Key};
 use crate::gauge::{Gauge, Total};
-use crate::ranges::WindowRange;
+use crate::key::{Family, Key};
 use crate::stash::{Budget, COPY_COST};
-use crate::time::Window;
+use crate::time::{Window, WindowRange};
 use crate::types::{LimitId, Per, VersionId};
 
 /// A violation within its window.

@@ -2,9 +2,9 @@
 
 use std::io::{BufWriter, Write};
 
+use super::console::{Format, note, now, printed};
 use super::reading::Read;
 use super::report::Report;
-use super::{Format, note, now, printed};
 use crate::base::date;
 use crate::base::error::{Exit, Outcome};
 use crate::base::shown;

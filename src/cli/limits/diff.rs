@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use serde::Serialize;
 
+use super::console::{Format, print};
 use super::reading::Read;
 use super::report::{Columns, count, rule};
-use super::{Format, print};
 use crate::base::date::{Stamp, format_ns};
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::quote::Shown;

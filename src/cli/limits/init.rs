@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 
-use super::print;
+use super::console::print;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::cli::values::LimitRows;
 use crate::limits::feed::runtime;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use serde::Serialize;
 
+use super::console::{Format, now, print};
 use super::reading::Read;
 use super::report::{Columns, rule};
-use super::{Format, now, print};
 use crate::base::date::{self, format_ns};
 use crate::base::error::{Exit, Outcome};
 use crate::base::quote::Shown;

@@ -4,6 +4,7 @@
 //! words what rows say, `file` puts a file in the place of another.
 
 mod check;
+mod console;
 mod diff;
 mod explain;
 mod file;
@@ -15,13 +16,9 @@ mod set;
 mod transfer;
 mod view;
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::time::SystemTime;
+use clap::Subcommand;
 
-use clap::{Subcommand, ValueEnum};
-
-use crate::base::error::{Failure, Outcome};
-use crate::base::shown;
+use crate::base::error::Outcome;
 
 /// What `floodmark limits` is asked to do.
 #[derive(Clone, Debug, clap::Args)]
@@ -74,14 +71,6 @@ enum Command {
     Export(transfer::Export),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// Aligned columns, for people
-    Table,
-    /// One JSON object a row
-    Json,
-}
-
 /// Runs `floodmark limits`.
 pub fn run(args: &Args) -> Outcome {
     match &args.command {
@@ -95,37 +84,4 @@ pub fn run(args: &Args) -> Outcome {
         Command::Import(import) => import.run(),
         Command::Export(export) => export.run(),
     }
-}
-
-/// The clock, in nanoseconds since 1970, to the second: more digits would only be noise to read.
-fn now() -> i128 {
-    // A clock before 1970 is set wrong; 1970 is as good an answer as any then.
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i128::from(since.as_secs()) * 1_000_000_000
-}
-
-/// Writes data; on a terminal, nothing in it acts on it.
-fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
-    let text = match std::io::stdout().is_terminal() {
-        true => shown::escaped_lines(text),
-        false => text.into(),
-    };
-    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
-}
-
-/// Whether what was written could not be. It is no fault that a pipe was closed.
-fn printed(written: io::Result<()>) -> Result<(), Failure> {
-    match written {
-        // Who closed the pipe has read enough; the exit code is for somebody else.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(anyhow::Error::new(error).context("writing to standard output").into())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Says something on standard error.
-fn note(text: &str) {
-    // Without standard error there is nobody to tell.
-    drop(writeln!(std::io::stderr(), "floodmark: {}", shown::line(text)));
 }

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::note;
+use super::console::note;
 use super::report::{count, label};
 use crate::base::error::{Exit, Failure};
 use crate::base::quote::Quoted;
 use crate::limits::draft::Draft;
 use crate::limits::feed::{self, Options, contents};
-use crate::limits::incoming::ReadError;
-use crate::limits::json::FileError;
+use crate::limits::file_error::FileError;
+use crate::limits::file_error::ReadError;
 use crate::limits::postgres::snapshot::Snapshot;
 use crate::limits::rows::{Defaults, RawRow};
 use crate::limits::table::Table;

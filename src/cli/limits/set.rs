@@ -6,9 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 
+use super::console::{now, print};
+use super::file;
 use super::report::rule;
 use super::transfer::writing;
-use super::{file, now, print};
 use crate::base::date::{self, format_ns};
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::quote::Quoted;

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::console::print;
+use super::file;
 use super::init::database;
 use super::reading::{Read, note_capped};
 use super::report::count;
-use super::{file, print};
 use crate::base::date;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::quote::Quoted;

@@ -14,13 +14,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use nix::fcntl::OFlag;
 
+use super::handover::Outlet;
 use super::held::{Edits, Health, Held};
+use super::options::Options;
 use super::stamp::Stamp;
 use super::watch::{News, Watch};
-use super::{Options, Outlet};
 use crate::base::error::{Exit, Failure};
-use crate::limits::incoming::{BYTES_MAX, ReadError};
-use crate::limits::json::{self, Ending, FileError};
+use crate::limits::file_error::FileError;
+use crate::limits::file_error::{BYTES_MAX, ReadError};
+use crate::limits::json::{self, Ending};
 use crate::limits::rows::Defaults;
 use crate::limits::table::Table;
 

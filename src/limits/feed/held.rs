@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use metrics::{Counter, counter, gauge};
 
-use super::Options;
+use super::options::{self, Options};
 
 use crate::base::quote::Quoted;
 use crate::limits::catalog::LimitSet;
@@ -68,7 +68,7 @@ impl Health {
     /// A sentence about the rows that the last reading refused; `None` if it refused none.
     pub fn refusal(&self) -> Option<String> {
         let shared = self.shared();
-        super::refusal(&shared.place, shared.refusals)
+        options::refusal(&shared.place, shared.refusals)
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {

@@ -14,82 +14,27 @@ mod file;
 mod handover;
 mod hearing;
 mod held;
+mod options;
 mod pace;
 mod route;
 mod stamp;
 mod table;
 mod watch;
 
-use std::path::Path;
-use std::time::Duration;
-
 use anyhow::Context;
 
 use self::file::FileFeed;
 pub use self::file::{contents, limits, unreadable};
 pub use self::handover::Changes;
-use self::handover::{Outlet, handover};
+use self::handover::handover;
 pub use self::held::{Edits, Health};
+pub use self::options::{Options, runtime};
 use self::table::TableFeed;
-use super::catalog::LimitSet;
 use super::postgres::TableName;
 use super::postgres::snapshot::Snapshot;
-use super::rows::Defaults;
-use super::table::{Refusals, Table};
+use super::table::Table;
 use super::{Address, postgres};
 use crate::base::error::Failure;
-
-/// Where limits come from, and how they are read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// The file, or the database.
-    pub address: Address,
-    /// The table of the database.
-    pub table: TableName,
-    /// What rows mean that leave something out.
-    pub defaults: Defaults,
-    /// Which set of limits they are.
-    pub set: LimitSet,
-    /// Read at this interval and not in between; `None`: as soon as something changes.
-    pub refresh: Option<Duration>,
-}
-
-impl Options {
-    /// A file that is followed.
-    pub fn file(path: impl AsRef<Path>) -> Self {
-        Options {
-            address: Address::file(path),
-            table: TableName::default(),
-            defaults: Defaults::default(),
-            set: LimitSet::Live,
-            refresh: None,
-        }
-    }
-
-    /// A sentence about refused rows; `None` if there are none.
-    pub fn refusal(&self, counts: Refusals) -> Option<String> {
-        refusal(&self.place(), counts)
-    }
-
-    /// The file, or the database and its table, for messages. A password is not in it.
-    pub fn place(&self) -> String {
-        match &self.address {
-            Address::File(path) => path.display().to_string(),
-            Address::Postgres(database) => format!("{database} {}", self.table),
-        }
-    }
-}
-
-/// A sentence about refused rows of this place; `None` if there are none.
-fn refusal(place: &str, counts: Refusals) -> Option<String> {
-    let Refusals { refused, rows } = counts;
-    (refused > 0).then(|| {
-        format!(
-            "{refused} of {rows} rows of limits \"{place}\" are refused, and nothing is judged by them: \
-             `floodmark limits check` says why"
-        )
-    })
-}
 
 /// Reads limits once: every row, and whether it holds.
 ///
@@ -124,15 +69,6 @@ fn one_session<T>(
         read(&session).await
     });
     read.map_err(|error| error.in_step("reading limits"))
-}
-
-/// What waits for answers of a database, on the thread that asks.
-pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .context("setting up connections to databases")
 }
 
 /// Limits that are followed.

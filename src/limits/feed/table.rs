@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use tokio::time::sleep_until;
 
+use super::handover::Outlet;
 use super::hearing::{Checks, Hearing};
 use super::held::{Edits, Health, Held};
+use super::options::{Options, runtime};
 use super::pace::Pace;
 use super::route::Telling;
-use super::{Options, Outlet, runtime};
 use crate::base::error::Failure;
 use crate::limits::postgres::snapshot::Shape;
 use crate::limits::postgres::{Address, Error, Session, TableName};

@@ -15,7 +15,7 @@ use super::session::{CHANNEL, begin};
 use super::table_name::quoted;
 use super::texts::{self, Encoding};
 use super::{Error, Session, TableName};
-use crate::limits::json::ROWS_MAX;
+use crate::limits::file_error::ROWS_MAX;
 use crate::limits::reason::Position;
 use crate::limits::rows::{COLUMNS, Cell, Defaults, RawRow, Row as Checked, mistyped_column};
 use crate::limits::table::{Builder, Table};

@@ -6,6 +6,8 @@ mod packets;
 mod projections;
 mod unset;
 
+use floodmark_dataflows::types::{Pair, Volume};
+
 use super::*;
 
 /// What the broker says of every message here: 2023-11-14T22:13:20.500Z.

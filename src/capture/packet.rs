@@ -1,0 +1,16 @@
+//! What reading a capture hands over.
+
+use floodmark_dataflows::types::Pair;
+
+use super::time::EventTime;
+
+/// A packet that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// When it was captured.
+    pub time: EventTime,
+    /// The addresses of its outermost IP header.
+    pub pair: Pair,
+    /// Its bytes on the wire, from that header on.
+    pub bytes: u64,
+}

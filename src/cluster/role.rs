@@ -1,0 +1,43 @@
+//! The part of a process in a computation.
+
+use std::net::TcpListener;
+
+use super::secret::Secret;
+
+/// The workers of a computation, as one process sees them.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Worker threads of each process.
+    pub workers: usize,
+    /// Which of the processes this one is.
+    pub process: usize,
+    /// The address of each process; one and unused if there is only this one.
+    pub hosts: Vec<String>,
+    /// Whether another process of this program has started this one, and looks after it.
+    pub supervised: bool,
+    /// Whether the processes were started again after one of them had failed.
+    pub restarted: bool,
+    /// Where this one listens already.
+    pub(super) listener: Option<TcpListener>,
+    pub(super) secret: Option<Secret>,
+}
+
+impl Cluster {
+    /// One process.
+    pub fn alone(workers: usize) -> Self {
+        Cluster {
+            workers,
+            process: 0,
+            hosts: vec![String::new()],
+            supervised: false,
+            restarted: false,
+            listener: None,
+            secret: None,
+        }
+    }
+
+    /// The number of all workers.
+    pub fn peers(&self) -> usize {
+        self.workers * self.hosts.len()
+    }
+}
