@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
@@ -19,7 +19,7 @@ fn section() -> String {
 }
 
 /// All source files of a directory.
-fn sources(directory: &str) -> Vec<PathBuf> {
+pub(crate) fn sources(directory: &str) -> Vec<PathBuf> {
     let (mut files, mut directories) = (Vec::new(), vec![root().join(directory)]);
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(&directory).expect("a directory") {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, ItemMod, ItemUse, UseTree, Visibility};
 
+use crate::bounds::{root, sources};
+
 /// The modules of `src/`, from the bottom up: each uses only those of its own layer and of lower ones.
 const LAYERS: [&[&str]; 6] = [
     &["base"],
@@ -182,10 +184,6 @@ fn circles(uses: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<String>> {
     circles.into_iter().filter(|members| !members.is_empty()).collect()
 }
 
-fn root() -> PathBuf {
-    env!("CARGO_MANIFEST_DIR").into()
-}
-
 #[test]
 fn modules_use_only_those_of_their_layer_and_lower_ones() {
     let uses = Crate::read(&root().join("src")).uses();
@@ -217,5 +215,14 @@ fn no_files_form_a_circle() {
             println!();
         }
         assert!(circles.is_empty(), "{} circles in {source}", circles.len());
+    }
+}
+
+#[test]
+fn command_line_is_parsed_in_cli_alone() {
+    let cli = root().join("src/cli");
+    for path in sources("src").iter().filter(|path| !path.starts_with(&cli)) {
+        let code = fs::read_to_string(path).expect("a file");
+        assert!(!code.contains("clap::"), "{} uses clap", path.display());
     }
 }

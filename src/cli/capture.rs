@@ -11,13 +11,11 @@ use super::grid::Grid;
 use super::sending::Sending;
 use crate::base::duration;
 use crate::base::error::{Exit, Failure, Outcome};
-use crate::base::logging::LogOptions;
 use crate::base::size;
 use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::live::{self, Live};
-use crate::http::HttpOptions;
 use crate::kafka::topics::Plan;
-use crate::kafka::{Address, ClientOptions, OnRefusal, SCHEME};
+use crate::kafka::{Address, OnRefusal, SCHEME};
 use crate::merge::{self, Merge};
 use crate::output::reader_has_gone;
 use crate::record::Record;
@@ -140,14 +138,14 @@ pub struct Args {
     sending: Sending,
 
     #[command(flatten)]
-    client: ClientOptions,
+    client: super::kafka::Args,
 
     #[command(flatten)]
-    http: HttpOptions,
+    http: super::http::Args,
 
     /// How an --interface is logged; about captures, lines for people are said.
     #[command(flatten)]
-    log: LogOptions,
+    log: super::logging::Args,
 }
 
 /// Where records go.
@@ -411,7 +409,7 @@ fn outlet(settings: &Settings<'_>, args: &Args) -> Result<Box<dyn Outlet>, Failu
                 None => OnRefusal::Fail,
             };
             let options = topic::Options { format, linger, create, on_refusal };
-            Box::new(Topic::open(address, &args.client, &options)?)
+            Box::new(Topic::open(address, &args.client.client(), &options)?)
         }
     })
 }

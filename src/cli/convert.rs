@@ -12,7 +12,6 @@ use super::cluster::Restart;
 use super::sending::Sending;
 use super::source::{self, Reading};
 use crate::base::error::{Exit, Failure, Outcome};
-use crate::base::logging::LogOptions;
 use crate::base::terminal::Interrupt;
 use crate::cluster::{self, Cluster};
 use crate::convert::converter::{Converter, Counts, Rules};
@@ -88,7 +87,7 @@ pub struct Args {
     restart: Restart,
 
     #[command(flatten)]
-    log: LogOptions,
+    log: super::logging::Args,
 }
 
 /// The group, unless said otherwise. It is not that of a run, whose lag is its own.
@@ -210,7 +209,7 @@ impl Args {
         let partitions = match (self.sending.partitions, from) {
             (Some(partitions), _) => partitions,
             (None, From::Topic(address)) => {
-                let partitions = topics::partitions(address, &self.reading.kafka)?;
+                let partitions = topics::partitions(address, &self.reading.kafka.client())?;
                 i32::try_from(partitions).unwrap_or(i32::MAX)
             }
             (None, From::Files(_)) => -1,
@@ -297,7 +296,7 @@ impl Job<'_> {
         let args = self.args;
         let start = args.from_offset.unwrap_or(Start::Earliest);
         let options = args.reading.source(start, args.group.as_deref().unwrap_or(GROUP));
-        let opened = Topic::open(address, &args.reading.kafka, options);
+        let opened = Topic::open(address, &args.reading.kafka.client(), options);
         let topic = Arc::new(opened.map_err(WriteError::Failed)?);
         let until: Option<BTreeMap<i32, i64>> = args.until_end.then(|| topic.ends());
         let converters = self.converters(cluster.workers).map_err(WriteError::Failed)?;
@@ -376,7 +375,8 @@ impl Job<'_> {
                 for _ in 0..workers {
                     let (create, on_refusal) = (create.take(), OnRefusal::Fail);
                     let options = topic::Options { format: *format, linger, create, on_refusal };
-                    let topic = topic::Topic::open(address, &args.reading.kafka, &options)?;
+                    let topic =
+                        topic::Topic::open(address, &args.reading.kafka.client(), &options)?;
                     outlets.push(Box::new(topic));
                 }
             }

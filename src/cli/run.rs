@@ -15,10 +15,8 @@ use super::source::{self, Reading};
 use crate::base::date::format_ms;
 use crate::base::duration;
 use crate::base::error::{Exit, Failure, Outcome};
-use crate::base::logging::LogOptions;
 use crate::base::terminal::Interrupt;
 use crate::cluster::{self, Cluster, Given, Settings, watchdog};
-use crate::http::HttpOptions;
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, AddressError, OnRefusal, Outbox, SCHEME, Start, Topic, Tuning};
 use crate::limits::feed;
@@ -122,10 +120,10 @@ pub struct Args {
     restart: Restart,
 
     #[command(flatten)]
-    http: HttpOptions,
+    http: super::http::Args,
 
     #[command(flatten)]
-    log: LogOptions,
+    log: super::logging::Args,
 }
 
 fn usage(error: anyhow::Error) -> Failure {
@@ -251,7 +249,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let above = if cluster.supervised { cluster.process } else { 0 };
     let _server = args.http.serve(above, status.clone())?;
     let source = args.reading.source(args.from_offset, &args.group);
-    let topic = Arc::new(Topic::open(&args.from, &args.reading.kafka, source)?);
+    let topic = Arc::new(Topic::open(&args.from, &args.reading.kafka.client(), source)?);
     let settings = args.settings(topic.id(), topic.isolation())?;
     let watch = watchdog::start(args.stall.timeout())?;
     status.reads(topic.clone(), watch.clone());
@@ -303,7 +301,7 @@ fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Resu
 
 /// Opens a topic whose messages replace each other by their keys.
 fn state_topic(args: &Args, address: &Address) -> Result<Outbox, Failure> {
-    let kafka = &args.reading.kafka;
+    let kafka = &args.reading.kafka.client();
     topics::find(address, kafka, &Plan::state(-1), args.create_topic)?;
     let config = topics::describe_soon(address, kafka)?;
     if config.told && !config.compacts {

@@ -11,7 +11,7 @@ use crate::base::duration;
 use crate::base::error::Failure;
 use crate::cluster::{Given, Settings};
 use crate::kafka::topics::{self, Plan};
-use crate::kafka::{Address, ClientOptions, OnRefusal, Outbox, SourceOptions, Start, Tuning};
+use crate::kafka::{Address, OnRefusal, Outbox, SourceOptions, Start, Tuning};
 use crate::record::{Decoder, Options};
 
 /// The options about reading a topic.
@@ -73,7 +73,7 @@ pub struct Reading {
 
     /// What the Kafka client is told.
     #[command(flatten)]
-    pub kafka: ClientOptions,
+    pub kafka: super::kafka::Args,
 }
 
 /// Opens the way for messages that are to be kept.
@@ -122,7 +122,7 @@ impl Reading {
     /// A topic that is missing is made with `create`, and is an error without.
     pub fn dead_letters(&self, create: bool) -> Option<OpenDeadLetters> {
         self.dead_letter.clone().map(|address| {
-            let kafka = self.kafka.clone();
+            let kafka = self.kafka.client();
             let open = move || {
                 topics::find(&address, &kafka, &Plan::dead_letters(), create)?;
                 let outbox = Outbox::open(&address, &kafka, Tuning::for_latency())?;

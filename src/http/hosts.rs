@@ -28,8 +28,8 @@ fn normal(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// Reads the value of `--http-host`.
-pub(super) fn name(text: &str) -> Result<String, String> {
+/// Reads a name under which the server is asked.
+pub fn name(text: &str) -> Result<String, String> {
     let is_name = !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
     match is_name {

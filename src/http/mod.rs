@@ -27,68 +27,44 @@ mod served;
 
 use connections::END_TIMEOUT;
 use hosts::Hosts;
+pub use hosts::name;
 pub use question::{Answer, Answering, Answers, Question, Refusal, WriteObject};
 pub use served::{Readiness, Subject};
 
-/// The options of a command that can be asked how it is.
-#[derive(Clone, Debug, Default, clap::Args)]
-#[group(id = "serving")]
-pub struct HttpOptions {
-    /// Serve /metrics, /healthz and /readyz here, such as 127.0.0.1:9464; port 0 is any free one
-    ///
-    /// A run also serves /api/v1/explain, which `floodmark limits explain --from` asks.
-    ///
-    /// Where one command starts several processes (-n), process P serves at the port P above. Nothing is
-    /// served without this option.
-    #[arg(long, value_name = "HOST:PORT", env = "FLOODMARK_HTTP")]
-    http: Option<String>,
-
-    /// Another name under which --http is asked, such as floodmark.example.org; repeated, any of them
-    ///
-    /// It is always answered under IP addresses, localhost, the host of --http and the name of this
-    /// machine. Other names are refused, since a web page could use its own to read what is served.
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "FLOODMARK_HTTP_HOST",
-        value_delimiter = ',',
-        value_parser = hosts::name
-    )]
-    http_host: Vec<String>,
+/// Where to serve, and under which names.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// HOST:PORT; port 0 is any free one.
+    pub address: String,
+    /// Names of this server beside those that it knows.
+    pub names: Vec<String>,
 }
 
-impl HttpOptions {
-    /// Whether anything is to be served.
-    pub fn is_given(&self) -> bool {
-        self.http.is_some()
+/// Serves from now on, until the server is dropped. `above` is added to the port.
+///
+/// What is counted before is not counted.
+///
+/// # Errors
+/// The address is none, is taken, or not one of this machine.
+pub fn serve(
+    options: &Options,
+    above: usize,
+    subject: Arc<dyn Subject>,
+) -> Result<Server, Failure> {
+    let Options { address: text, names } = options;
+    let address = address(text, above).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let server = Server::start_as(address, Hosts::new(text, names), subject)?;
+    let own = server.address();
+    if is_loopback(own.ip()) {
+        tracing::info!(address = %own, "serves /metrics, /healthz and /readyz");
+    } else {
+        tracing::warn!(
+            address = %own,
+            "serves /metrics, /healthz and /readyz where other machines may reach it, without a \
+             password"
+        );
     }
-
-    /// Serves from now on, until the server is dropped, if that is wanted. `above` is added to the port.
-    ///
-    /// What is counted before is not counted.
-    pub fn serve(
-        &self,
-        above: usize,
-        subject: Arc<dyn Subject>,
-    ) -> Result<Option<Server>, Failure> {
-        let Some(text) = &self.http else {
-            return Ok(None);
-        };
-        let address = address(text, above).map_err(|error| Failure::new(Exit::Usage, error))?;
-        let hosts = Hosts::new(text, &self.http_host);
-        let server = Server::start_as(address, hosts, subject)?;
-        let own = server.address();
-        if is_loopback(own.ip()) {
-            tracing::info!(address = %own, "serves /metrics, /healthz and /readyz");
-        } else {
-            tracing::warn!(
-                address = %own,
-                "serves /metrics, /healthz and /readyz where other machines may reach it, without a \
-                 password"
-            );
-        }
-        Ok(Some(server))
-    }
+    Ok(server)
 }
 
 fn is_loopback(ip: IpAddr) -> bool {

@@ -39,7 +39,7 @@ pub use context::Context;
 pub use ends::{TRANSACTION_PATIENCE, Withheld};
 pub use error::Error;
 pub use letter::{Header, Letter, Outgoing, origin};
-pub use options::{ClientOptions, client_config};
+pub use options::{ClientOptions, Setting, client_config};
 pub use outbox::{OnRefusal, Outbox, Refused, TopicTrouble};
 pub use partition::Times;
 pub use producer::{Producer, Sent, Tuning};

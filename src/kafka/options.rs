@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -29,23 +30,16 @@ const VALUE_FILE_MAX: u64 = 1 << 20;
 const RECONNECT_BACKOFF_MAX_MS: u64 = 1000;
 
 /// Options of librdkafka.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default)]
 pub struct ClientOptions {
-    /// An option for the Kafka client librdkafka, such as -X security.protocol=ssl
-    ///
-    /// KEY=@FILE takes the value from a file. Passwords and keys come from a file, or from the
-    /// environment: FLOODMARK_KAFKA_SASL_PASSWORD is sasl.password, and so on for every option.
-    #[arg(short = 'X', long = "kafka-option", value_name = "KEY=VALUE", value_parser = setting)]
     options: Vec<Setting>,
-
     /// Whether the environment is left aside.
-    #[arg(skip)]
     apart: bool,
 }
 
 /// An option, and where its value is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Setting {
+pub struct Setting {
     key: String,
     value: Value,
 }
@@ -108,29 +102,33 @@ fn variable(key: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", key.to_ascii_uppercase().replace('.', "_"))
 }
 
-/// Reads `KEY=VALUE`.
-fn setting(text: &str) -> Result<Setting, String> {
-    let (key, value) = text.split_once('=').unwrap_or((text, ""));
-    if key.is_empty() || !text.contains('=') {
-        // What there is may be a secret whose key was forgotten.
-        return Err("an option for librdkafka is written KEY=VALUE".into());
+impl FromStr for Setting {
+    type Err = String;
+
+    /// Reads `KEY=VALUE`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        if key.is_empty() || !text.contains('=') {
+            // What there is may be a secret whose key was forgotten.
+            return Err("an option for librdkafka is written KEY=VALUE".into());
+        }
+        check_key(key)?;
+        let value = match value.strip_prefix('@') {
+            Some(path) => Value::File(path.into()),
+            None if is_secret(key) && !value.is_empty() => {
+                return Err(format!(
+                    "everyone on this machine can read a command line: give {key} as -X {key}=@FILE, or \
+                     in the environment as {}",
+                    variable(key)
+                ));
+            }
+            None => {
+                check_value(key, value)?;
+                Value::Text(value.into())
+            }
+        };
+        Ok(Setting { key: key.into(), value })
     }
-    check_key(key)?;
-    let value = match value.strip_prefix('@') {
-        Some(path) => Value::File(path.into()),
-        None if is_secret(key) && !value.is_empty() => {
-            return Err(format!(
-                "everyone on this machine can read a command line: give {key} as -X {key}=@FILE, or \
-                 in the environment as {}",
-                variable(key)
-            ));
-        }
-        None => {
-            check_value(key, value)?;
-            Value::Text(value.into())
-        }
-    };
-    Ok(Setting { key: key.into(), value })
 }
 
 /// Whether librdkafka has this option, and it is for users to set.
@@ -165,8 +163,13 @@ fn conf(key: &str, value: &str) -> Result<(), (RDKafkaConfRes, String)> {
 impl ClientOptions {
     /// Options from texts as they stand after `-X`.
     pub fn new<'a>(settings: impl IntoIterator<Item = &'a str>) -> Result<Self, Failure> {
-        let options: Result<_, String> = settings.into_iter().map(setting).collect();
-        Ok(ClientOptions { options: options.map_err(Error::Option)?, apart: false })
+        let options: Result<_, String> = settings.into_iter().map(str::parse).collect();
+        Ok(ClientOptions::of(options.map_err(Error::Option)?))
+    }
+
+    /// These options.
+    pub fn of(options: Vec<Setting>) -> Self {
+        ClientOptions { options, apart: false }
     }
 
     /// These alone, whatever the environment says: for brokers that this program has started itself.
@@ -261,21 +264,11 @@ fn base_config(address: &Address, options: &BTreeMap<String, String>) -> ClientC
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
-    #[derive(Debug, Parser)]
-    struct Command {
-        #[command(flatten)]
-        options: ClientOptions,
-    }
-
-    fn parse(words: &[&str]) -> Result<ClientOptions, String> {
-        let words = ["test"].iter().chain(words);
-        Command::try_parse_from(words)
-            .map(|command| command.options)
-            .map_err(|error| error.to_string())
+    fn parse(options: &[&str]) -> Result<ClientOptions, String> {
+        let options: Result<_, String> = options.iter().map(|option| option.parse()).collect();
+        options.map(ClientOptions::of)
     }
 
     fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
@@ -284,7 +277,7 @@ mod tests {
 
     #[test]
     fn options_are_passed_on() {
-        let words = ["-X", "security.protocol=ssl", "--kafka-option", "client.id=a=b"];
+        let words = ["security.protocol=ssl", "client.id=a=b"];
         let resolved = parse(&words).unwrap().resolve(environment(&[])).unwrap();
         let address = "kafka://host/t".parse().unwrap();
         let config = base_config(&address, &resolved);
@@ -310,11 +303,9 @@ mod tests {
             ("sasl.password=hunter2", "FLOODMARK_KAFKA_SASL_PASSWORD"),
             ("ssl.key.pem=hunter2", "FLOODMARK_KAFKA_SSL_KEY_PEM"),
         ] {
-            let error = parse(&["-X", option]).expect_err(option);
+            let error = parse(&[option]).expect_err(option);
             assert!(error.contains(said), "{option}: {error}");
-            // clap repeats the argument that it was given; what we add does not.
-            let ours = setting(option).expect_err(option);
-            assert!(!ours.contains("hunter2"), "{ours}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 
@@ -335,7 +326,7 @@ mod tests {
         assert_eq!(resolved["sasl.password"], "@from environment");
         assert_eq!(resolved["sasl.username"], "user");
         assert_eq!(resolved.len(), 2);
-        let options = parse(&["-X", &option]).unwrap();
+        let options = parse(&[&option]).unwrap();
         assert_eq!(options.resolve(variables).unwrap()["sasl.password"], "from file");
         fs::remove_file(path).unwrap();
         let error = options.resolve([]).expect_err("the file is gone");
@@ -367,9 +358,9 @@ mod tests {
 
     #[test]
     fn an_option_given_twice_is_said() {
-        let twice = parse(&["-X", "client.id=a", "-X", "client.id=b"]).unwrap();
+        let twice = parse(&["client.id=a", "client.id=b"]).unwrap();
         assert!(twice.resolve([]).expect_err("two values").contains("client.id is given twice"));
-        let same = parse(&["-X", "client.id=a", "-X", "client.id=a"]).unwrap();
+        let same = parse(&["client.id=a", "client.id=a"]).unwrap();
         assert_eq!(same.resolve([]).unwrap()["client.id"], "a");
     }
 }

@@ -29,11 +29,11 @@ pub mod writer;
 const WRITTEN_AT_ONCE: usize = 32 << 10;
 
 /// How changes and rankings are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a line
+    /// One JSON object a line.
     Json,
-    /// Aligned columns, for people
+    /// Aligned columns, for people.
     Table,
 }
 

@@ -12,13 +12,13 @@ use crate::output::writer::{Trouble, Writer};
 use crate::record::{Record, write_json, write_kv};
 
 /// How a record is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Many records in one message: compact and fast; only to a topic
+    /// Many records in one message: compact and fast; only to a topic.
     Packed,
-    /// One record a message: the key is source and destination, the value the length
+    /// One record a message: the key is source and destination, the value the length.
     Kv,
-    /// One record a message or a line, as a JSON object
+    /// One record a message or a line, as a JSON object.
     Json,
 }
 

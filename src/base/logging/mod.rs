@@ -7,40 +7,25 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::debug_fn;
 
 use crate::base::shown::{self, LogLine};
 
-/// The options about logs.
-#[derive(Clone, Copy, Debug, clap::Args)]
-#[group(id = "logging")]
-pub struct LogOptions {
-    /// The least important messages to log
-    #[arg(long, value_enum, env = "FLOODMARK_LOG_LEVEL", default_value_t = Level::Info)]
-    log_level: Level,
-
-    /// How to log; auto is text on a terminal, and JSON otherwise
-    #[arg(long, value_enum, env = "FLOODMARK_LOG_FORMAT", default_value_t = LogFormat::Auto)]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Level {
+/// The least important messages to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Errors alone.
     Error,
+    /// Warnings, too.
     Warn,
+    /// The course of the program, too.
     Info,
+    /// What helps to find a fault, too.
     Debug,
+    /// Everything.
     Trace,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Auto,
-    Text,
-    Json,
 }
 
 /// How often one kind of what comes by thousands is logged.
@@ -101,45 +86,39 @@ pub fn dropped_lines() -> u64 {
     stderr::dropped_lines()
 }
 
-impl LogOptions {
-    /// Begins to log to standard error.
-    pub fn start(&self) {
-        let level = match self.log_level {
-            Level::Error => LevelFilter::ERROR,
-            Level::Warn => LevelFilter::WARN,
-            Level::Info => LevelFilter::INFO,
-            Level::Debug => LevelFilter::DEBUG,
-            Level::Trace => LevelFilter::TRACE,
-        };
-        let terminal = io::stderr().is_terminal();
-        let log = tracing_subscriber::fmt().with_max_level(level);
-        let stderr = stderr::ToStderr::start();
-        let text = match self.log_format {
-            LogFormat::Auto => terminal,
-            LogFormat::Text => true,
-            LogFormat::Json => false,
-        };
-        // A second command in one process, as in tests, goes on with what the first one set.
-        let started = match text {
-            // Its colours are orders to the terminal, so that what is from outside is escaped before.
-            true => {
-                let field = debug_fn(|out, field, value| {
-                    let value = shown::line(format_args!("{value:?}"));
-                    match field.name() {
-                        "message" => write!(out, "{value}"),
-                        name => write!(out, "{name}={value}"),
-                    }
-                });
-                let log = log.with_writer(stderr).with_ansi(terminal);
-                log.fmt_fields(field.delimited(" ")).try_init()
-            }
-            false => {
-                let writer = move || LogLine(stderr);
-                log.with_writer(writer).json().flatten_event(true).try_init()
-            }
-        };
-        if started.is_ok() {
-            let _ = STARTED.set(if text { Logs::Text } else { Logs::Json });
+/// Begins to log to standard error. Without a format: text to a terminal, and JSON otherwise.
+pub fn start(level: Level, format: Option<Logs>) {
+    let level = match level {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    };
+    let terminal = io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_max_level(level);
+    let stderr = stderr::ToStderr::start();
+    let text = format.map_or(terminal, |format| format == Logs::Text);
+    // A second command in one process, as in tests, goes on with what the first one set.
+    let started = match text {
+        // Its colours are orders to the terminal, so that what is from outside is escaped before.
+        true => {
+            let field = debug_fn(|out, field, value| {
+                let value = shown::line(format_args!("{value:?}"));
+                match field.name() {
+                    "message" => write!(out, "{value}"),
+                    name => write!(out, "{name}={value}"),
+                }
+            });
+            let log = log.with_writer(stderr).with_ansi(terminal);
+            log.fmt_fields(field.delimited(" ")).try_init()
         }
+        false => {
+            let writer = move || LogLine(stderr);
+            log.with_writer(writer).json().flatten_event(true).try_init()
+        }
+    };
+    if started.is_ok() {
+        let _ = STARTED.set(if text { Logs::Text } else { Logs::Json });
     }
 }
