@@ -33,8 +33,8 @@ use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use common::table::{median, spread};
-use floodmark_dataflows::clock::Mark;
-use floodmark_dataflows::combine::{Combiner, Parcel};
+use floodmark_dataflows::clock::SourceProgress;
+use floodmark_dataflows::combine::{Combiner, UpdateBatch};
 use floodmark_dataflows::graph::{self, Options};
 use floodmark_dataflows::orders::{Answer, Read};
 use floodmark_dataflows::time::{Time, Window};
@@ -353,18 +353,18 @@ fn work(
         for record in now {
             let window = record.window();
             if last != Some(window) {
-                inputs.mark(Mark::Seen(window));
+                inputs.mark(SourceProgress::Seen(window));
                 last = Some(window);
             }
             combiner.add(window, record.pair(shape.addresses), record.volume());
         }
-        let parcels = combiner.take();
-        updates += parcels.iter().map(Parcel::len).sum::<usize>();
+        let update_batches = combiner.take();
+        updates += update_batches.iter().map(UpdateBatch::len).sum::<usize>();
         if !shape.folded_only {
-            inputs.parcels(parcels);
+            inputs.batches(update_batches);
         }
         if first {
-            inputs.mark(Mark::Watermark(tick));
+            inputs.mark(SourceProgress::Watermark(tick));
         }
         worker.step();
         let awaited = tick.saturating_sub((TICKS_AHEAD - 1) * shape.tick_ms);

@@ -25,7 +25,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use differential_dataflow::input::{Input, InputSession};
-use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Inputs, Options};
 use floodmark_dataflows::textbook;
@@ -178,16 +178,16 @@ impl Running<'_> {
             }
         }
         for window in 0..WINDOWS {
-            self.inputs.mark(Mark::Seen(Window(window * 300)));
+            self.inputs.mark(SourceProgress::Seen(Window(window * 300)));
         }
-        self.inputs.parcels(combiner.take());
+        self.inputs.batches(combiner.take());
         self.tick();
         self.rest();
     }
 
     /// Ends a tick and waits until all of it has been said.
     fn tick(&mut self) {
-        self.inputs.mark(Mark::Watermark(0));
+        self.inputs.mark(SourceProgress::Watermark(0));
         let next = self.inputs.tick() + 1;
         self.inputs.advance_to(next);
         if let Some(plain) = &mut self.plain {

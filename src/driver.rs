@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
-use floodmark_dataflows::clock::Mark;
-use floodmark_dataflows::combine::Parcel;
+use floodmark_dataflows::clock::SourceProgress;
+use floodmark_dataflows::combine::UpdateBatch;
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::orders::Read;
 use floodmark_dataflows::time::{END_OF_INPUT, Window};
@@ -163,11 +163,11 @@ impl<'a, S: Sinks> Replay<'a, S> {
             for window in &tick.seen {
                 *self.seen.entry(*window).or_default() += 1;
             }
-            for parcel in &tick.parcels {
-                *self.seen.entry(parcel.window).or_default() += parcel.len();
+            for update_batch in &tick.update_batches {
+                *self.seen.entry(update_batch.window).or_default() += update_batch.len();
             }
         }
-        self.records(tick.parcels, &tick.seen, tick.tick);
+        self.records(tick.update_batches, &tick.seen, tick.tick);
         self.end();
         self.last_tick = Some(tick.tick);
     }
@@ -189,29 +189,34 @@ impl<'a, S: Sinks> Replay<'a, S> {
     }
 
     /// Takes what the current tick counts, the windows it falls into, and its greatest event time.
-    pub fn records(&mut self, parcels: Vec<Parcel>, seen: &BTreeSet<Window>, greatest: u64) {
+    pub fn records(
+        &mut self,
+        update_batches: Vec<UpdateBatch>,
+        seen: &BTreeSet<Window>,
+        greatest: u64,
+    ) {
         for window in seen {
-            self.computation.inputs.mark(Mark::Seen(*window));
+            self.computation.inputs.mark(SourceProgress::Seen(*window));
             self.last_window = self.last_window.max(Some(*window));
         }
-        self.updates += parcels.iter().map(Parcel::len).sum::<usize>().max(seen.len());
-        self.computation.inputs.parcels(parcels);
+        self.updates += update_batches.iter().map(UpdateBatch::len).sum::<usize>().max(seen.len());
+        self.computation.inputs.batches(update_batches);
         self.watermark = self.watermark.max(greatest);
     }
 
     /// Observation begins now: windows that began before are not whole.
     pub fn begin_observation(&mut self) {
         let now = self.computation.inputs.tick();
-        self.computation.inputs.mark(Mark::Begun(now));
+        self.computation.inputs.mark(SourceProgress::Begun(now));
     }
 
     /// Ends the current tick.
     pub fn end(&mut self) {
         let mark = match self.clock {
-            Clock::Replay => Mark::Watermark(self.watermark),
+            Clock::Replay => SourceProgress::Watermark(self.watermark),
             Clock::Live => {
                 let now = self.computation.inputs.tick();
-                Mark::Now { now, silence: now }
+                SourceProgress::Now { now, silence: now }
             }
         };
         self.computation.inputs.mark(mark);
@@ -371,8 +376,8 @@ mod tests {
                         let pair = Pair::V4(host.into(), Ipv4Addr::LOCALHOST);
                         combiner.add(window, pair, Volume::new(1, 1));
                     }
-                    let (tick, parcels) = (number * 300_000, combiner.take());
-                    replay.take_tick(Tick { tick, parcels, seen: BTreeSet::from([window]) });
+                    let (tick, update_batches) = (number * 300_000, combiner.take());
+                    replay.take_tick(Tick { tick, update_batches, seen: BTreeSet::from([window]) });
                     replay.make_room().map_err(|_| "the sinks take all")?;
                 }
                 replay.finish().map_err(|_| "the sinks take all")?;

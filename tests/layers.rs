@@ -80,8 +80,8 @@ impl Crate {
             } else if self.modules.contains_key(&child) {
                 at = child;
             } else {
-                let handed_on = self.reexports.get(&at).and_then(|names| names.get(name));
-                return match handed_on {
+                let emitted_totals = self.reexports.get(&at).and_then(|names| names.get(name));
+                return match emitted_totals {
                     Some(path) => self.resolve(&at, path).or(Some(at)),
                     None => Some(at),
                 };

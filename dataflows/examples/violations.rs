@@ -9,7 +9,7 @@
 
 use std::net::Ipv4Addr;
 
-use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Options};
 use floodmark_dataflows::time::{END_OF_INPUT, Time, Window};
@@ -65,10 +65,10 @@ fn main() {
             for (host, bytes) in records {
                 // Records are folded by pair; each makes its window one that is seen.
                 combiner.add(window, pair(host), Volume::new(bytes, 1));
-                inputs.mark(Mark::Seen(window));
+                inputs.mark(SourceProgress::Seen(window));
             }
-            inputs.parcels(combiner.take());
-            inputs.mark(Mark::Watermark(watermark));
+            inputs.batches(combiner.take());
+            inputs.mark(SourceProgress::Watermark(watermark));
             // What a tick leads to is known when no later input can belong to it.
             inputs.advance_to(tick + 1);
             worker.step_while(|| probe.less_than(&Time::start(tick + 1)));

@@ -8,24 +8,24 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
+use crate::pending::{PendingByTime, send};
 use crate::spans::{Existing, Spans};
-use crate::stash::{Stash, send};
 use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
-use crate::watermark::{Holds, Least, Moment, Partitions, passed};
+use crate::watermark::{Least, Moment, PartitionProgress, Partitions, passed};
 
 /// What sources say of a tick, at its [`Phase::Data`]. Times are milliseconds of event time.
 ///
-/// Each tick has a [`Mark::Watermark`], or a [`Mark::Now`] and what holds the watermark.
+/// Each tick has a [`SourceProgress::Watermark`], or a [`SourceProgress::Now`] and what holds the watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Mark {
+pub enum SourceProgress {
     /// Observation begins, or begins anew: windows that start before are not [whole](Existing::whole).
     /// The latest of several moments holds.
     Begun(u64),
     /// Records before the first one read from this partition were not read. Windows up to and including
     /// that of its first event time are not whole; no window is while that time is unknown.
     ///
-    /// A partition whose first event time is unknown holds the watermark ([`Holds::Unread`] or
-    /// [`Holds::Empty`]), so that no window closes before it is decided whether the window is whole.
+    /// A partition whose first event time is unknown holds the watermark ([`PartitionProgress::Unknown`] or
+    /// [`PartitionProgress::Empty`]), so that no window closes before it is decided whether the window is whole.
     Truncated {
         /// The partition.
         partition: u32,
@@ -41,7 +41,7 @@ pub enum Mark {
         /// Which.
         partition: u32,
         /// Where it holds the watermark.
-        holds: Holds,
+        holds: PartitionProgress,
     },
     /// The clock of a live input.
     Now {
@@ -54,7 +54,7 @@ pub enum Mark {
 
 /// What the clock tells every worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Clock {
+pub enum WindowEvent {
     /// The watermark, at ticks from which on other windows are open, unsettled or held by it, and at the tick
     /// after each. By watermarks in between, all windows are as by this one. At [`Phase::Close`].
     Watermark(u64),
@@ -99,10 +99,10 @@ pub enum Clock {
     Retired(WindowRange),
 }
 
-impl Clock {
+impl WindowEvent {
     /// Whether windows, and what is said of them, depend on it.
     pub(crate) fn concerns_windows(&self) -> bool {
-        !matches!(self, Clock::EventTime { .. })
+        !matches!(self, WindowEvent::EventTime { .. })
     }
 }
 
@@ -156,7 +156,7 @@ struct Held {
     opened: Vec<WindowRange>,
     /// The last window with a record that has retired; a gap may reach back to it.
     last_retired: Option<Window>,
-    events: Vec<(Phase, Clock)>,
+    events: Vec<(Phase, WindowEvent)>,
 }
 
 impl Held {
@@ -177,7 +177,7 @@ impl Held {
         }
     }
 
-    fn tell(&mut self, phase: Phase, event: Clock) {
+    fn tell(&mut self, phase: Phase, event: WindowEvent) {
         self.events.push((phase, event));
     }
 
@@ -210,7 +210,7 @@ impl Held {
                 if span.whole != whole {
                     self.windows.take(windows, Phase::Data);
                     self.windows.put(Existing { windows, whole, ..span }, Phase::Data);
-                    self.tell(Phase::Data, Clock::Partial { windows, partial: !whole });
+                    self.tell(Phase::Data, WindowEvent::Partial { windows, partial: !whole });
                 }
             }
         }
@@ -225,7 +225,7 @@ impl Held {
                 self.open += self.count(windows);
                 self.opened.push(windows);
                 if !whole {
-                    self.tell(Phase::Data, Clock::Partial { windows, partial: true });
+                    self.tell(Phase::Data, WindowEvent::Partial { windows, partial: true });
                 }
             }
         }
@@ -254,14 +254,14 @@ impl Held {
         let was_open = before.is_some_and(|before| !before.closed);
         self.open = self.open - u64::from(was_open) + u64::from(!closed);
         if closed && whole {
-            self.tell(Phase::Data, Clock::Observed(windows));
+            self.tell(Phase::Data, WindowEvent::Observed(windows));
         }
         if before.is_some() {
             // It lies in a gap between two seen ones, and all of the gap is open already.
             return;
         }
         if !whole {
-            self.tell(Phase::Data, Clock::Partial { windows, partial: true });
+            self.tell(Phase::Data, WindowEvent::Partial { windows, partial: true });
         }
         let (before, after) = self.windows.seen_around(window);
         if let Some(before) = before.or(self.last_retired) {
@@ -301,9 +301,9 @@ impl Held {
         let crosses = std::mem::replace(&mut self.bounds, bounds) != bounds;
         // Rules leave at the tick after the one in which the watermark passes their windows.
         if std::mem::replace(&mut self.crossed, crosses) || crosses {
-            self.tell(Phase::Close, Clock::Watermark(self.watermark));
+            self.tell(Phase::Close, WindowEvent::Watermark(self.watermark));
         }
-        let reached = Clock::EventTime {
+        let reached = WindowEvent::EventTime {
             at: self.watermark,
             slowest: self.watermark.max(slowest.at),
             held_by: watermark.of,
@@ -318,12 +318,12 @@ impl Held {
         for opened in std::mem::take(&mut self.opened) {
             let windows = opened.and(before);
             if !windows.is_empty() {
-                self.tell(Phase::Close, Clock::Settled(windows));
+                self.tell(Phase::Close, WindowEvent::Settled(windows));
             }
         }
         let settles = self.rules.first_unsettled(self.watermark);
         let spans = self.windows.within(WindowRange { from: settled, until: settles });
-        let events = spans.map(|span| (Phase::Close, Clock::Settled(span.windows)));
+        let events = spans.map(|span| (Phase::Close, WindowEvent::Settled(span.windows)));
         self.events.extend(events);
     }
 
@@ -338,7 +338,7 @@ impl Held {
             self.windows.put(Existing { windows, closed: true, ..span }, Phase::Close);
             self.open -= self.count(windows);
             if span.whole {
-                let judged = if span.seen { Clock::Observed } else { Clock::Silent };
+                let judged = if span.seen { WindowEvent::Observed } else { WindowEvent::Silent };
                 self.tell(Phase::Close, judged(windows));
             }
         }
@@ -355,31 +355,35 @@ impl Held {
             if span.seen {
                 self.last_retired = self.last_retired.max(Some(windows.from));
             }
-            self.tell(Phase::Retire, Clock::Retired(windows));
+            self.tell(Phase::Retire, WindowEvent::Retired(windows));
         }
     }
 
-    fn tick(&mut self, marks: Vec<Mark>) {
+    fn tick(&mut self, marks: Vec<SourceProgress>) {
         let before = self.watermark;
         let mut watermark = Least { at: before, of: None };
         let mut slowest = Least { at: 0, of: None };
         let (mut moment, mut front) = (None, 0);
-        let marks: BTreeSet<Mark> = marks.into_iter().collect();
+        let marks: BTreeSet<SourceProgress> = marks.into_iter().collect();
         for mark in &marks {
             match *mark {
-                Mark::Begun(at) => self.beginning.begun = self.beginning.begun.max(at),
-                Mark::Truncated { partition, first } => self.beginning.truncated(partition, first),
+                SourceProgress::Begun(at) => self.beginning.begun = self.beginning.begun.max(at),
+                SourceProgress::Truncated { partition, first } => {
+                    self.beginning.truncated(partition, first)
+                }
                 _ => {}
             }
         }
         self.begin();
         for mark in marks {
             match mark {
-                Mark::Begun(_) | Mark::Truncated { .. } => {}
-                Mark::Seen(window) => self.see(window),
-                Mark::Watermark(mark) => watermark.at = watermark.at.max(mark),
-                Mark::Partition { partition, holds } => self.partitions.set(partition, holds),
-                Mark::Now { now, silence } => moment = Some(Moment { now, silence }),
+                SourceProgress::Begun(_) | SourceProgress::Truncated { .. } => {}
+                SourceProgress::Seen(window) => self.see(window),
+                SourceProgress::Watermark(mark) => watermark.at = watermark.at.max(mark),
+                SourceProgress::Partition { partition, holds } => {
+                    self.partitions.set(partition, holds)
+                }
+                SourceProgress::Now { now, silence } => moment = Some(Moment { now, silence }),
             }
         }
         if let Some(moment) = moment {
@@ -412,24 +416,24 @@ impl Held {
 /// # Keeps
 /// The seen windows that are not retired, and the ranges of silent ones between them.
 pub fn clock<'scope>(
-    marks: StreamVec<'scope, Time, Timed<Mark>>,
+    marks: StreamVec<'scope, Time, Timed<SourceProgress>>,
     rules: Windows,
-) -> (VecCollection<'scope, Time, Existing, isize>, StreamVec<'scope, Time, Timed<Clock>>) {
+) -> (VecCollection<'scope, Time, Existing, isize>, StreamVec<'scope, Time, Timed<WindowEvent>>) {
     let mut builder = OperatorBuilder::new("Clock".into(), marks.scope());
     let mut input = builder.new_input(marks, Exchange::new(|_| 0));
     let (mut windows_output, windows) = builder.new_output::<Vec<_>>();
     let (mut events_output, events) = builder.new_output::<Vec<_>>();
     builder.build(move |_| {
-        let mut stash = Stash::<Vec<Mark>, 2>::default();
+        let mut pending = PendingByTime::<Vec<SourceProgress>, 2>::default();
         let mut held = Held::new(rules);
         move |frontiers| {
             input.for_each(|capability, marks| {
                 for (mark, time) in marks.drain(..) {
-                    stash.at(&capability, time).push(mark);
+                    pending.at(&capability, time).push(mark);
                 }
             });
             let (mut windows, mut events) = (Vec::new(), Vec::new());
-            while let Some((Time { tick, .. }, marks)) = stash.next(frontiers) {
+            while let Some((Time { tick, .. }, marks)) = pending.next(frontiers) {
                 held.tick(marks);
                 let changes = held.windows.changes().into_iter();
                 windows.extend(
@@ -440,11 +444,11 @@ pub fn clock<'scope>(
                 events.extend(told.map(|(phase, event)| (event, Time::new(tick, phase))));
             }
             if !(windows.is_empty() && events.is_empty()) {
-                let [to_windows, to_events] = stash.capabilities();
+                let [to_windows, to_events] = pending.capabilities();
                 send(&mut windows_output, to_windows, &mut windows);
                 send(&mut events_output, to_events, &mut events);
             }
-            stash.follow(None);
+            pending.follow(None);
         }
     });
     (windows.as_collection(), events)

@@ -10,18 +10,18 @@ use serde::{Deserialize, Serialize};
 use crate::time::Window;
 use crate::types::{Pair, Volume};
 
-/// How many updates a parcel holds at most, so that no operator works long on one.
-pub const PARCEL_UPDATES: usize = 8192;
+/// How many updates a batch holds at most, so that no operator works long on one.
+pub const BATCH_UPDATES: usize = 8192;
 
 /// Updates of one window for one worker. Families lie apart: an IPv4 update is a third of an IPv6
 /// one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parcel {
+pub struct UpdateBatch {
     /// The worker that holds these pairs.
     pub to: u64,
     /// The window they count in.
     pub window: Window,
-    /// How many records are in them and in those parcels of the window and the tick that say 0.
+    /// How many records are in them and in those batches of the window and the tick that say 0.
     pub records: u64,
     /// IPv4 pairs, source in the upper half.
     pub v4: Vec<(u64, Volume)>,
@@ -29,7 +29,7 @@ pub struct Parcel {
     pub v6: Vec<((u128, u128), Volume)>,
 }
 
-impl Parcel {
+impl UpdateBatch {
     /// All updates.
     pub fn updates(&self) -> impl Iterator<Item = (Pair, Volume)> {
         let v4 = self.v4.iter().map(|&(bits, volume)| (pair_v4(bits), volume));
@@ -47,19 +47,19 @@ impl Parcel {
         self.len() == 0
     }
 
-    /// Gives it in parts of at most [`PARCEL_UPDATES`], none of which is empty.
-    fn split(self, mut give: impl FnMut(Parcel)) {
+    /// Gives it in parts of at most [`BATCH_UPDATES`], none of which is empty.
+    fn split(self, mut give: impl FnMut(UpdateBatch)) {
         match self.len() {
             0 => {}
-            1..=PARCEL_UPDATES => give(self),
+            1..=BATCH_UPDATES => give(self),
             _ => {
-                let Parcel { to, window, records, v4, v6 } = self;
-                let empty = Parcel { to, window, records, ..Parcel::default() };
-                for v4 in v4.chunks(PARCEL_UPDATES) {
-                    give(Parcel { v4: v4.to_vec(), ..empty.clone() });
+                let UpdateBatch { to, window, records, v4, v6 } = self;
+                let empty = UpdateBatch { to, window, records, ..UpdateBatch::default() };
+                for v4 in v4.chunks(BATCH_UPDATES) {
+                    give(UpdateBatch { v4: v4.to_vec(), ..empty.clone() });
                 }
-                for v6 in v6.chunks(PARCEL_UPDATES) {
-                    give(Parcel { v6: v6.to_vec(), ..empty.clone() });
+                for v6 in v6.chunks(BATCH_UPDATES) {
+                    give(UpdateBatch { v6: v6.to_vec(), ..empty.clone() });
                 }
             }
         }
@@ -196,7 +196,7 @@ struct WindowSums {
     v6: Sums<(u128, u128)>,
 }
 
-/// Folds records into [`Parcel`]s, one tick at a time.
+/// Folds records into [`UpdateBatch`]s, one tick at a time.
 ///
 /// # Examples
 /// ```
@@ -208,9 +208,9 @@ struct WindowSums {
 /// let mut combiner = Combiner::new(1);
 /// combiner.add(Window(0), pair, Volume::new(100, 1));
 /// combiner.add(Window(0), pair, Volume::new(60, 1));
-/// let parcels = combiner.take();
-/// assert_eq!(parcels.len(), 1);
-/// assert_eq!(parcels[0].updates().collect::<Vec<_>>(), [(pair, Volume::new(160, 2))]);
+/// let batches = combiner.take();
+/// assert_eq!(batches.len(), 1);
+/// assert_eq!(batches[0].updates().collect::<Vec<_>>(), [(pair, Volume::new(160, 2))]);
 /// assert!(combiner.take().is_empty());
 /// ```
 pub struct Combiner {
@@ -277,19 +277,19 @@ impl Combiner {
     }
 
     /// The updates since the last call, for each worker and window.
-    pub fn take(&mut self) -> Vec<Parcel> {
-        let (mut parcels, peers) = (Vec::new(), self.peers);
+    pub fn take(&mut self) -> Vec<UpdateBatch> {
+        let (mut batches, peers) = (Vec::new(), self.peers);
         for (window, mut sums) in self.windows.drain(..) {
             sums.v4.add_waiting();
             sums.v6.add_waiting();
             let v4 = sums.v4.take(peers, |bits| route(bits.into(), peers));
             let v6 = sums.v6.take(peers, |bits| route(bits.0 ^ bits.1.rotate_left(32), peers));
             for (to, (v4, v6)) in (0..).zip(v4.into_iter().zip(v6)) {
-                let parcel = Parcel { to, window, records: 0, v4, v6 };
-                parcel.split(|parcel| parcels.push(parcel));
+                let batch = UpdateBatch { to, window, records: 0, v4, v6 };
+                batch.split(|batch| batches.push(batch));
             }
-            // A window is entered for a record, so it has a parcel, and what it has comes last.
-            let last = parcels.last_mut().expect("a window with a record has a parcel");
+            // A window is entered for a record, so it has a batch, and what it has comes last.
+            let last = batches.last_mut().expect("a window with a record has a batch");
             last.records = std::mem::take(&mut sums.records);
             // A burst must not make every later tick clear its capacity.
             if sums.v4.places.capacity() + sums.v6.places.capacity() <= 16 * (self.len + 1024) {
@@ -299,7 +299,7 @@ impl Combiner {
         self.spare.truncate(4);
         self.places.clear();
         (self.last, self.len) = (0, 0);
-        parcels
+        batches
     }
 }
 
@@ -350,14 +350,14 @@ mod tests {
                 }
                 let mut counted = 0;
                 let mut sums = BTreeMap::new();
-                for parcel in combiner.take() {
-                    counted += parcel.records;
-                    assert!((1..=PARCEL_UPDATES).contains(&parcel.len()), "seed {seed}");
-                    for (pair, volume) in parcel.updates() {
-                        let twice = sums.insert((parcel.window, pair), volume);
+                for batch in combiner.take() {
+                    counted += batch.records;
+                    assert!((1..=BATCH_UPDATES).contains(&batch.len()), "seed {seed}");
+                    for (pair, volume) in batch.updates() {
+                        let twice = sums.insert((batch.window, pair), volume);
                         assert_eq!(twice, None, "seed {seed}: {pair:?} is in two sums");
-                        let route = *routes.entry(pair).or_insert(parcel.to);
-                        assert_eq!(route, parcel.to, "seed {seed}: {pair:?} goes two ways");
+                        let route = *routes.entry(pair).or_insert(batch.to);
+                        assert_eq!(route, batch.to, "seed {seed}: {pair:?} goes two ways");
                     }
                 }
                 assert_eq!((counted, sums), (records, expected), "seed {seed}");
@@ -379,7 +379,7 @@ mod tests {
         combiner.take();
         (0..1000).for_each(|_| combiner.add(Window(0), pair_v4(1), Volume::new(1, 1)));
         assert!((1..=TOGETHER).contains(&combiner.len()), "{}", combiner.len());
-        let updates: usize = combiner.take().iter().map(Parcel::len).sum();
+        let updates: usize = combiner.take().iter().map(UpdateBatch::len).sum();
         assert_eq!((updates, combiner.len()), (1, 0));
     }
 
@@ -391,11 +391,11 @@ mod tests {
             let added = [most, Volume::new(5, 1), Volume::new(7, 1), Volume::new(1, 1)];
             added.iter().for_each(|volume| combiner.add(Window(0), pair, *volume));
             assert_eq!(combiner.len(), added.len(), "records that wait count one each");
-            let parcels = combiner.take();
-            let updates: Vec<_> = parcels.iter().flat_map(Parcel::updates).collect();
+            let batches = combiner.take();
+            let updates: Vec<_> = batches.iter().flat_map(UpdateBatch::updates).collect();
             let expected = [(pair, Volume::new(8, 2)), (pair, Volume::new(i64::MAX, 2))];
             assert_eq!(updates, expected);
-            assert_eq!(parcels.iter().map(|parcel| parcel.records).sum::<u64>(), 4);
+            assert_eq!(batches.iter().map(|batch| batch.records).sum::<u64>(), 4);
             assert!(combiner.take().is_empty());
         }
     }

@@ -1,7 +1,7 @@
 //! The inner loop of the computation: updates of pairs, counted in the table of their window.
 
 use crate::addresses::Addresses;
-use crate::combine::{Parcel, pair_v6};
+use crate::combine::{UpdateBatch, pair_v6};
 use crate::cuts::{CutIndex, Gauged};
 use crate::folds::{FoldIndex, Folds};
 use crate::key::{Family, Key};
@@ -28,21 +28,21 @@ pub(crate) struct Counting<'a> {
 }
 
 impl Counting<'_> {
-    /// Counts the updates of a parcel.
-    pub(crate) fn parcel(
+    /// Counts the updates of a batch.
+    pub(crate) fn batch(
         &mut self,
-        parcel: &Parcel,
+        batch: &UpdateBatch,
         addresses: &mut Addresses,
         puts: &mut PutsOf<'_>,
     ) {
         let mut keyed = [(Key::MIN, Volume::default()); FOUND_AT_ONCE];
-        for updates in parcel.v4.chunks(FOUND_AT_ONCE) {
+        for updates in batch.v4.chunks(FOUND_AT_ONCE) {
             for (keyed, &(bits, volume)) in keyed.iter_mut().zip(updates) {
                 *keyed = (Key::v4(bits), volume);
             }
             self.add(&keyed[..updates.len()], addresses, puts);
         }
-        for updates in parcel.v6.chunks(FOUND_AT_ONCE) {
+        for updates in batch.v6.chunks(FOUND_AT_ONCE) {
             for (keyed, &(bits, volume)) in keyed.iter_mut().zip(updates) {
                 *keyed = (addresses.pair_key(pair_v6(bits)), volume);
             }

@@ -19,7 +19,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::vec::input::Handle;
 use timely::scheduling::Activator;
 
-use crate::stash::{Budget, COPY_COST, Stash, send};
+use crate::pending::{COPY_COST, Fuel, PendingByTime, send};
 use crate::time::{Phase, Time, Timed};
 use crate::types::Change;
 
@@ -136,7 +136,7 @@ enum Pause {
     /// All of the tick is forwarded.
     Done,
     /// Others are to run.
-    Budget,
+    Fuel,
     /// The consumer has not taken the changes before.
     Consumer,
     /// The next part of a worker is not there yet.
@@ -196,7 +196,7 @@ impl Delivery {
         time: Time,
         lanes: &mut Lanes,
         ready: &mut Vec<Timed<Change>>,
-        budget: &mut Budget,
+        fuel: &mut Fuel,
     ) -> Pause {
         loop {
             let worker = match lanes.least() {
@@ -206,12 +206,12 @@ impl Delivery {
             if !self.has_room(ready.len()) {
                 return Pause::Consumer;
             }
-            if budget.is_spent() {
-                return Pause::Budget;
+            if fuel.is_spent() {
+                return Pause::Fuel;
             }
             ready.extend(lanes.0[worker].next().map(|change| (change, time)));
             self.forwarded[worker] += 1;
-            budget.spend(COPY_COST + lanes.0.len());
+            fuel.spend(COPY_COST + lanes.0.len());
         }
     }
 
@@ -280,23 +280,23 @@ pub(crate) fn deliver<'scope>(
         holds_up: false,
     };
     builder.build(move |_| {
-        let mut stash = Stash::<Lanes, 1>::default();
+        let mut pending = PendingByTime::<Lanes, 1>::default();
         move |frontiers| {
             parts.for_each(|capability, parts| {
                 for (part, time) in parts.drain(..) {
-                    stash.at(&capability, Time::new(time.tick, Phase::Read)).accept(part);
+                    pending.at(&capability, Time::new(time.tick, Phase::Read)).accept(part);
                 }
             });
-            let mut budget = Budget::new(Budget::STEP);
+            let mut fuel = Fuel::new(Fuel::STEP);
             let mut ready = Vec::new();
             let mut pause = Pause::Done;
             let mut under_way = None;
-            while let Some((time, lanes)) = stash.first() {
+            while let Some((time, lanes)) = pending.first() {
                 if frontiers[0].less_equal(&Time::new(time.tick, Phase::Retire)) {
                     // Some worker has not spoken of this tick yet.
                     break;
                 }
-                pause = delivery.merge(time, lanes, &mut ready, &mut budget);
+                pause = delivery.merge(time, lanes, &mut ready, &mut fuel);
                 if delivery.is_gone.get() && changes_ahead.is_some() {
                     ready.clear();
                 }
@@ -305,19 +305,19 @@ pub(crate) fn deliver<'scope>(
                     under_way = Some(time);
                     break;
                 }
-                stash.remove_first();
+                pending.remove_first();
             }
             delivery.waiting.set(delivery.waiting.get() + ready.len());
             if !ready.is_empty() {
-                let [capability] = stash.capabilities();
+                let [capability] = pending.capabilities();
                 send(&mut output, capability, &mut ready);
             }
-            stash.follow(under_way);
+            pending.follow(under_way);
             delivery.notify(pause == Pause::Consumer);
-            if pause == Pause::Budget {
+            if pause == Pause::Fuel {
                 activator.activate();
             }
-            if frontiers[0].is_empty() && stash.first().is_none() {
+            if frontiers[0].is_empty() && pending.first().is_none() {
                 delivery.notices = None;
             }
         }

@@ -11,8 +11,8 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::gauge::{Amounts, Cut, CutChange, Gauge, GaugeChange, Rejudged};
 use crate::limits::{Judge, Rule, Ruling};
+use crate::pending::{PendingByTime, send};
 use crate::ranges::Steps;
-use crate::stash::{Stash, send};
 use crate::threshold::Threshold;
 use crate::time::{Time, Timed, WindowRange};
 use crate::types::{Bound, LimitId, Per, Scope, Updates};
@@ -285,17 +285,17 @@ pub fn floors<'scope>(
     let (mut pairs_output, of_pairs) = builder.new_output::<Vec<_>>();
     let (mut rollups_output, of_rollups) = builder.new_output::<Vec<_>>();
     builder.build(move |_| {
-        let mut stash = Stash::<Vec<(Rule, isize)>, 4>::default();
+        let mut pending = PendingByTime::<Vec<(Rule, isize)>, 4>::default();
         let mut gauges = Gauges::default();
         move |frontiers| {
             input.for_each(|capability, rules| {
                 for (rule, time, diff) in rules.drain(..) {
-                    stash.at(&capability, time).push((rule, diff));
+                    pending.at(&capability, time).push((rule, diff));
                 }
             });
             let (mut thresholds, mut rulings) = (Vec::new(), Vec::new());
             let (mut of_pairs, mut of_rollups) = (Vec::new(), Vec::new());
-            while let Some((time, mut rules)) = stash.next(frontiers) {
+            while let Some((time, mut rules)) = pending.next(frontiers) {
                 gauges.begin(time);
                 let gauge = |(rule, _): &(Rule, isize)| (rule.scope, rule.bound);
                 // Removals first: one rule for another leaves a gauge with one.
@@ -326,13 +326,13 @@ pub fn floors<'scope>(
                 }
             }
             if !thresholds.is_empty() {
-                let [to_join, to_changes, to_pairs, to_rollups] = stash.capabilities();
+                let [to_join, to_changes, to_pairs, to_rollups] = pending.capabilities();
                 send(&mut thresholds_output, to_join, &mut thresholds);
                 send(&mut rulings_output, to_changes, &mut rulings);
                 send(&mut pairs_output, to_pairs, &mut of_pairs);
                 send(&mut rollups_output, to_rollups, &mut of_rollups);
             }
-            stash.follow(None);
+            pending.follow(None);
         }
     });
     let (thresholds, rulings) = (thresholds.as_collection(), rulings.as_collection());

@@ -6,17 +6,17 @@ use foldhash::fast::RandomState;
 use hashbrown::{HashMap, hash_map};
 use serde::{Deserialize, Serialize};
 
-use crate::combine::{PARCEL_UPDATES, route, route_address};
+use crate::combine::{BATCH_UPDATES, route, route_address};
 use crate::gauge::Rollup;
+use crate::pending::{Fuel, PUT_COST};
 use crate::prefix_index::{PrefixIndex, Ranked};
-use crate::stash::{Budget, PUT_COST};
 use crate::time::{Time, Timed, Window, WindowRange};
 use crate::types::{Pair, Per, Volume};
 
-/// Sums that a worker folds for one window at most, up to those of one parcel, before it sends them.
+/// Sums that a worker folds for one window at most, up to those of one batch, before it sends them.
 pub(crate) const SUMS_MAX: usize = 1 << 16;
 
-/// Updates of one rollup in one window, for one worker: at most [`PARCEL_UPDATES`], so that no operator works
+/// Updates of one rollup in one window, for one worker: at most [`BATCH_UPDATES`], so that no operator works
 /// long on one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RollupParcel {
@@ -31,7 +31,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) time: Time,
     pub(crate) window: Window,
     pub(crate) peers: usize,
-    pub(crate) parcels: &'a mut Vec<Timed<RollupParcel>>,
+    pub(crate) batches: &'a mut Vec<Timed<RollupParcel>>,
 }
 
 /// Which worker owns the totals of a window. It is one for all rollups, since a limit may go from one
@@ -103,14 +103,14 @@ impl Leaving {
         Leaving { rollup, v4: v4.into_iter(), v6: v6.into_iter(), full: full.into_iter() }
     }
 
-    /// Sends the next [`PARCEL_UPDATES`] sums. Returns their number.
+    /// Sends the next [`BATCH_UPDATES`] sums. Returns their number.
     fn send(&mut self, outgoing: &mut Outgoing<'_>) -> usize {
         let Outgoing { time, window, peers, .. } = *outgoing;
         let rollup = self.rollup;
         let new = |to| RollupParcel { to, window, rollup, sums: Vec::new() };
         let mut shares: Vec<RollupParcel> = (0..peers as u64).map(new).collect();
         let mut sent = 0;
-        for (address, volume) in self.by_ref().take(PARCEL_UPDATES) {
+        for (address, volume) in self.by_ref().take(BATCH_UPDATES) {
             let to = match rollup.per {
                 Per::Total => owner(window, peers),
                 _ => route_address(address, peers),
@@ -118,8 +118,8 @@ impl Leaving {
             shares[to as usize].sums.push((address, volume));
             sent += 1;
         }
-        let parcels = shares.into_iter().filter(|parcel| !parcel.sums.is_empty());
-        outgoing.parcels.extend(parcels.map(|parcel| (parcel, time)));
+        let batches = shares.into_iter().filter(|batch| !batch.sums.is_empty());
+        outgoing.batches.extend(batches.map(|batch| (batch, time)));
         sent
     }
 }
@@ -229,16 +229,16 @@ impl Folds {
         self.folded == 0 && !self.is_leaving()
     }
 
-    /// Sends what was folded to the workers that own the entities, in parcels of bounded size, until all is
-    /// sent, and then is `true`, or until the budget is spent. Nothing may be folded in between.
+    /// Sends what was folded to the workers that own the entities, in batches of bounded size, until all is
+    /// sent, and then is `true`, or until the fuel is spent. Nothing may be folded in between.
     pub(crate) fn send(
         &mut self,
         index: &FoldIndex,
         mut outgoing: Outgoing<'_>,
-        budget: &mut Budget,
+        fuel: &mut Fuel,
     ) -> bool {
         while !self.is_sent() {
-            if budget.is_spent() {
+            if fuel.is_spent() {
                 return false;
             }
             let Some(leaving) = &mut self.leaving else {
@@ -252,8 +252,8 @@ impl Folds {
                 continue;
             };
             let sent = leaving.send(&mut outgoing);
-            budget.spend(PUT_COST * (1 + sent));
-            if sent < PARCEL_UPDATES {
+            fuel.spend(PUT_COST * (1 + sent));
+            if sent < BATCH_UPDATES {
                 self.leaving = None;
             }
         }
@@ -278,10 +278,10 @@ mod tests {
         }
     }
 
-    /// Each step sends about as much as its budget, and no parcel is larger than another operator may have
+    /// Each step sends about as much as its fuel, and no batch is larger than another operator may have
     /// to work on at once.
     #[test]
-    fn sums_of_a_tick_leave_in_parcels_of_bounded_size() {
+    fn sums_of_a_tick_leave_in_batches_of_bounded_size() {
         const PAIRS: u32 = 100_000;
         for peers in [1, 3] {
             let (mut folds, mut index) = (Folds::default(), FoldIndex::default());
@@ -312,20 +312,20 @@ mod tests {
             assert!(folds.is_full());
             let (mut sent, mut steps) = (BTreeMap::new(), 0);
             loop {
-                let mut parcels = Vec::new();
-                let mut budget = Budget::new(10 * PUT_COST * PARCEL_UPDATES / 4);
+                let mut batches = Vec::new();
+                let mut fuel = Fuel::new(10 * PUT_COST * BATCH_UPDATES / 4);
                 let outgoing = Outgoing {
                     time: Time::start(7),
                     window: Window(0),
                     peers,
-                    parcels: &mut parcels,
+                    batches: &mut batches,
                 };
-                let done = folds.send(&index, outgoing, &mut budget);
-                let sums: usize = parcels.iter().map(|(parcel, _)| parcel.sums.len()).sum();
-                assert!(sums <= 4 * PARCEL_UPDATES, "{sums} sums in one step");
-                for (RollupParcel { to, window, rollup, sums }, time) in parcels {
+                let done = folds.send(&index, outgoing, &mut fuel);
+                let sums: usize = batches.iter().map(|(batch, _)| batch.sums.len()).sum();
+                assert!(sums <= 4 * BATCH_UPDATES, "{sums} sums in one step");
+                for (RollupParcel { to, window, rollup, sums }, time) in batches {
                     assert_eq!(time, Time::start(7));
-                    assert!((1..=PARCEL_UPDATES).contains(&sums.len()), "{}", sums.len());
+                    assert!((1..=BATCH_UPDATES).contains(&sums.len()), "{}", sums.len());
                     for (address, volume) in sums {
                         let owned = match rollup.per {
                             Per::Total => owner(window, peers),

@@ -12,13 +12,13 @@ use timely::dataflow::{Scope, StreamVec};
 use crate::addresses::Addresses;
 use crate::broadcast::broadcast;
 use crate::changes::{Rules, Said, changes};
-use crate::clock::{Clock, Mark, clock};
-use crate::combine::Parcel;
+use crate::clock::{SourceProgress, WindowEvent, clock};
+use crate::combine::UpdateBatch;
 use crate::delivery::{CHANGES_AHEAD, Consumer, Notice, Notices, deliver};
 use crate::floors::{Floors, floors};
 use crate::gauge::Rollup;
 use crate::limits::{Schedule, rules};
-use crate::orders::{Answer, HandOn, Late, Order, Read, Saturated};
+use crate::orders::{Answer, EmitTotals, Late, Order, Read, Saturated};
 use crate::rollups::rollups;
 use crate::shared::{Shared, TrafficOptions};
 use crate::spans::Existing;
@@ -37,8 +37,8 @@ pub struct Options {
     pub updates: Updates,
     /// Which entities of each window are ranked when it settles, if any.
     pub top: Option<TopQuery>,
-    /// When the totals of a window are handed on as an [`Answer`] without being asked for, if ever.
-    pub hand_on: Option<HandOn>,
+    /// When the totals of a window are emitted as an [`Answer`] that nobody asked for, if ever.
+    pub emit_totals: Option<EmitTotals>,
     /// Changes that may wait for a consumer that [takes](Inputs::taken) them; `None`: any number.
     pub changes_ahead: Option<usize>,
     /// Whether nobody reads [`Outputs::violations`]: there are none then.
@@ -53,8 +53,8 @@ pub struct Options {
 /// All workers agree on what is complete round by round, and a round has any number of ticks: what each of
 /// them leads to does not depend on it.
 pub struct Inputs {
-    parcels: RoundInput<Parcel>,
-    marks: RoundInput<Mark>,
+    batches: RoundInput<UpdateBatch>,
+    marks: RoundInput<SourceProgress>,
     versions: InputSession<Time, Version, isize>,
     orders: RoundInput<Order>,
     consumer: Consumer,
@@ -113,7 +113,7 @@ pub struct Outputs<'scope> {
     /// Totals that have reached the end of 64 bits, and stay there.
     pub saturated: StreamVec<'scope, Time, Timed<Saturated>>,
     /// What becomes of time and windows: the same on every worker, not on the first alone.
-    pub clock: StreamVec<'scope, Time, Timed<Clock>>,
+    pub clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
 }
 
 impl Outputs<'_> {
@@ -140,13 +140,13 @@ impl Inputs {
     }
 
     /// Takes records that the current tick counts.
-    pub fn parcels(&mut self, parcels: impl IntoIterator<Item = Parcel>) {
+    pub fn batches(&mut self, batches: impl IntoIterator<Item = UpdateBatch>) {
         let time = Time::new(self.tick, Phase::Data);
-        self.parcels.round.extend(parcels.into_iter().map(|parcel| (parcel, time)));
+        self.batches.round.extend(batches.into_iter().map(|batch| (batch, time)));
     }
 
     /// Tells the clock.
-    pub fn mark(&mut self, mark: Mark) {
+    pub fn mark(&mut self, mark: SourceProgress) {
         self.marks.round.push((mark, Time::new(self.tick, Phase::Data)));
     }
 
@@ -232,7 +232,7 @@ impl Inputs {
 
     fn advance_handles(&mut self, tick: u64) {
         let time = Time::start(tick);
-        self.parcels.advance_to(time);
+        self.batches.advance_to(time);
         self.marks.advance_to(time);
         self.versions.advance_to(time);
         self.versions.flush();
@@ -253,7 +253,7 @@ impl Inputs {
 ///
 /// # Examples
 /// ```
-/// use floodmark_dataflows::clock::Mark;
+/// use floodmark_dataflows::clock::SourceProgress;
 /// use floodmark_dataflows::combine::Combiner;
 /// use floodmark_dataflows::graph::{self, Options};
 /// use floodmark_dataflows::time::{END_OF_INPUT, Window};
@@ -273,12 +273,12 @@ impl Inputs {
 ///         let mut combiner = Combiner::new(1);
 ///         let pair = Pair::V4([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
 ///         combiner.add(Window(0), pair, Volume::new(bytes, 1));
-///         inputs.parcels(combiner.take());
-///         inputs.mark(Mark::Seen(Window(0)));
-///         inputs.mark(Mark::Watermark(tick));
+///         inputs.batches(combiner.take());
+///         inputs.mark(SourceProgress::Seen(Window(0)));
+///         inputs.mark(SourceProgress::Watermark(tick));
 ///     }
 ///     inputs.advance_to(300_000);
-///     inputs.mark(Mark::Watermark(END_OF_INPUT));
+///     inputs.mark(SourceProgress::Watermark(END_OF_INPUT));
 ///     changes
 /// });
 /// let said: Vec<_> = changes
@@ -303,16 +303,16 @@ pub fn build_unprobed<'scope>(
     scope: Scope<'scope, Time>,
     options: Options,
 ) -> (Inputs, Outputs<'scope>, probe::Handle<Time>) {
-    let (parcels_input, parcels) = scope.new_input();
+    let (batches_input, batches) = scope.new_input();
     let (marks_input, marks) = scope.new_input();
     let (versions_input, versions) = scope.new_collection();
     let (orders_input, orders) = scope.new_input();
     let consumer = Consumer::default();
     let downstream = probe::Handle::new();
-    let incoming = Incoming { parcels, marks, versions, orders };
+    let incoming = Incoming { batches, marks, versions, orders };
     let outputs = compute(scope, incoming, options, (&downstream, &consumer));
     let inputs = Inputs {
-        parcels: RoundInput::new(parcels_input),
+        batches: RoundInput::new(batches_input),
         marks: RoundInput::new(marks_input),
         versions: versions_input,
         orders: RoundInput::new(orders_input),
@@ -327,8 +327,8 @@ pub fn build_unprobed<'scope>(
 
 /// What comes in, as streams.
 struct Incoming<'scope> {
-    parcels: StreamVec<'scope, Time, Timed<Parcel>>,
-    marks: StreamVec<'scope, Time, Timed<Mark>>,
+    batches: StreamVec<'scope, Time, Timed<UpdateBatch>>,
+    marks: StreamVec<'scope, Time, Timed<SourceProgress>>,
     versions: VecCollection<'scope, Time, Version, isize>,
     /// Views and reads.
     orders: StreamVec<'scope, Time, Timed<Order>>,
@@ -340,7 +340,7 @@ fn compute<'scope>(
     options: Options,
     (downstream, consumer): (&probe::Handle<Time>, &Consumer),
 ) -> Outputs<'scope> {
-    let Incoming { parcels, marks, versions, orders } = incoming;
+    let Incoming { batches, marks, versions, orders } = incoming;
 
     // On one worker: windows, and the rules of limits. Derived before they are broadcast: an exchange by key
     // of something that every worker has would multiply it.
@@ -352,10 +352,10 @@ fn compute<'scope>(
     // On every worker.
     let rules = broadcast(rules.inner).as_collection();
     let Floors { thresholds, rulings, of_pairs, of_rollups } = floors(rules, options.updates);
-    let clock = clock.map(|(event, time)| (Order::Clock(event), time));
+    let clock = clock.map(|(event, time)| (Order::WindowEvent(event), time));
     let orders = broadcast(scope.concatenate([orders, clock]));
     let clock = orders.clone().flat_map(|(order, time)| match order {
-        Order::Clock(event) => Some((event, time)),
+        Order::WindowEvent(event) => Some((event, time)),
         _ => None,
     });
 
@@ -369,11 +369,11 @@ fn compute<'scope>(
     let traffic_options = TrafficOptions {
         windows: options.windows,
         top: options.top,
-        hand_on: options.hand_on,
+        emit_totals: options.emit_totals,
         updates: options.updates,
     };
     let traffic = traffic(
-        parcels,
+        batches,
         scope.concatenate([of_pairs, of_rollups.clone()]),
         orders.clone(),
         shared.clone(),

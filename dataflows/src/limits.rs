@@ -12,9 +12,9 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::clock::Clock;
+use crate::clock::WindowEvent;
 use crate::gauge::Gauge;
-use crate::stash::{Stash, send};
+use crate::pending::{PendingByTime, send};
 use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::types::{Bound, LimitId, Metric, Per, Scope, Version, VersionId};
 
@@ -307,7 +307,7 @@ struct Work {
 /// Per row that comes or goes a look-up, whatever the number of windows, and of other rows.
 pub fn rules<'scope>(
     versions: VecCollection<'scope, Time, Version, isize>,
-    clock: StreamVec<'scope, Time, Timed<Clock>>,
+    clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
     windows: Windows,
 ) -> VecCollection<'scope, Time, Rule, isize> {
     let mut builder = OperatorBuilder::new("Rules".into(), clock.scope());
@@ -315,23 +315,23 @@ pub fn rules<'scope>(
     let mut clock = builder.new_input(clock, Exchange::new(|_| 0));
     let (mut output, rules) = builder.new_output::<Vec<_>>();
     builder.build(move |_| {
-        let mut stash = Stash::<Work, 1>::default();
+        let mut pending = PendingByTime::<Work, 1>::default();
         let mut rows = Rows::new(windows);
         move |frontiers| {
             versions.for_each(|capability, updates| {
                 for (version, time, diff) in updates.drain(..) {
-                    stash.at(&capability, time).edits.push((version, diff));
+                    pending.at(&capability, time).edits.push((version, diff));
                 }
             });
             clock.for_each(|capability, events| {
                 for (event, time) in events.drain(..) {
-                    if let Clock::Watermark(watermark) = event {
-                        stash.at(&capability, time).watermark = Some(watermark);
+                    if let WindowEvent::Watermark(watermark) = event {
+                        pending.at(&capability, time).watermark = Some(watermark);
                     }
                 }
             });
             let mut changes = Vec::new();
-            while let Some((time, work)) = stash.next(frontiers) {
+            while let Some((time, work)) = pending.next(frontiers) {
                 let edits = rows.edits(work.edits).into_iter();
                 changes.extend(edits.map(|(rule, diff)| (rule, time, diff)));
                 let retire = Time::new(time.tick, Phase::Retire);
@@ -339,10 +339,10 @@ pub fn rules<'scope>(
                 changes.extend(left.into_iter().map(|(rule, diff)| (rule, retire, diff)));
             }
             if !changes.is_empty() {
-                let [capability] = stash.capabilities();
+                let [capability] = pending.capabilities();
                 send(&mut output, capability, &mut changes);
             }
-            stash.follow(None);
+            pending.follow(None);
         }
     });
     rules.as_collection()
@@ -385,12 +385,12 @@ pub struct Ruling {
 
 /// The version of each limit that judges a window, for those who write about it.
 #[derive(Default)]
-pub(crate) struct Judging {
+pub(crate) struct EffectiveVersions {
     /// By limit and first window, with the first window that it does not judge.
     rulings: BTreeMap<(LimitId, Window), (Window, Judge)>,
 }
 
-impl Judging {
+impl EffectiveVersions {
     /// Takes the changes of one time.
     pub(crate) fn update(&mut self, changes: &[(Ruling, isize)]) {
         let at = |ruling: &Ruling| (ruling.limit, ruling.windows.from);

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Clock;
+use crate::clock::WindowEvent;
 use crate::gauge::{CutChange, Gauge, GaugeChange, Rollup, Total};
 use crate::key::Key;
+use crate::pending::{Fuel, PUT_COST};
 use crate::put_out::PutOut;
 use crate::ranges::Steps;
-use crate::stash::{Budget, PUT_COST};
 use crate::table::Table;
 use crate::time::{Phase, Time, Timed, Window, WindowRange};
 use crate::types::{Entity, Pair, Volume};
@@ -40,19 +40,19 @@ pub enum Read {
     },
 }
 
-/// When the totals of windows are handed on.
+/// When the operator of the pairs emits the totals of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HandOn {
-    /// When no record can change them any more, of windows that are whole.
-    Settled,
-    /// When they leave memory.
-    Retired,
+pub enum EmitTotals {
+    /// When the window settles: no record changes them any more. Windows that are not whole are left out.
+    OnSettle,
+    /// When the window retires: they leave memory.
+    OnRetire,
 }
 
 /// A part of an answer. It is whole when the tick of its question is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// Totals of pairs: asked for, or [handed on](HandOn).
+    /// Totals of pairs: asked for, or [emitted](EmitTotals).
     Rows {
         /// The window.
         window: Window,
@@ -113,14 +113,14 @@ pub struct Saturated {
 pub(crate) enum Order {
     /// A view needs a rollup of each window (+1), or no longer does (-1).
     View(Rollup, isize),
-    Clock(Clock),
+    WindowEvent(WindowEvent),
     Read(Read),
 }
 
 impl Order {
     /// Whether anything depends on it.
     pub(crate) fn concerns_windows(&self) -> bool {
-        !matches!(self, Order::Clock(event) if !event.concerns_windows())
+        !matches!(self, Order::WindowEvent(event) if !event.concerns_windows())
     }
 }
 
@@ -167,7 +167,7 @@ impl InUse {
         });
         let of_views = orders.iter().filter_map(|order| match order {
             Order::View(rollup, diff) => Some((WindowRange::ALL, *rollup, *diff as i32)),
-            Order::Clock(_) | Order::Read(_) => None,
+            Order::WindowEvent(_) | Order::Read(_) => None,
         });
         let of_both = of_cuts.chain(of_views);
         let mut uses = Vec::new();
@@ -223,18 +223,18 @@ impl Puts {
     }
 
     /// Looks up what has receded in this time, which is all counted, until that is done, and then is `true`,
-    /// or until the budget is spent.
+    /// or until the fuel is spent.
     pub(crate) fn look_up_receded<'t>(
         &mut self,
         time: Time,
-        budget: &mut Budget,
+        fuel: &mut Fuel,
         table: impl Fn(Window, Option<Rollup>) -> Option<&'t Table>,
     ) -> bool {
-        while !budget.is_spent() {
+        while !fuel.is_spent() {
             let Some((window, rollup, gauge, key)) = self.receded.pop_first() else { return true };
             let volume = table(window, rollup).and_then(|table| table.get(key)).unwrap_or_default();
             self.endings.push((((gauge, window), gauge.total(key, volume)), time));
-            budget.spend(PUT_COST);
+            fuel.spend(PUT_COST);
         }
         false
     }

@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use crate::clock::Clock;
-use crate::combine::Parcel;
+use crate::clock::WindowEvent;
+use crate::combine::UpdateBatch;
 use crate::counting::Counting;
 use crate::cuts::{CutIndex, Gauged};
 use crate::folds::{FoldIndex, Folds, Outgoing, RollupParcel};
 use crate::gauge::{GaugeChange, Rollup};
 use crate::moves::{CutChanges, Moves};
-use crate::orders::{Answer, HandOn, InUse, Late, Order, Puts, Read, Saturated, Use};
+use crate::orders::{Answer, EmitTotals, InUse, Late, Order, Puts, Read, Saturated, Use};
+use crate::pending::{COPY_COST, Fuel, PUT_COST, Steps};
 use crate::ranges::WindowSet;
 use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
-use crate::stash::{Budget, COPY_COST, PUT_COST, Steps};
 use crate::time::{Time, Timed, Window, WindowRange};
 use crate::top::{Candidate, Greatest};
 use crate::types::{Entity, Pair, Per, Volume};
@@ -25,7 +25,7 @@ const ROWS: usize = 16 * 1024;
 /// The input of one time.
 #[derive(Default)]
 pub(crate) struct Work {
-    pub(crate) parcels: Vec<Parcel>,
+    pub(crate) batches: Vec<UpdateBatch>,
     pub(crate) gauges: Vec<GaugeChange>,
     pub(crate) orders: Vec<Order>,
 }
@@ -45,8 +45,8 @@ pub(crate) enum Job {
     Observe { window: Window, position: usize },
     /// Sums what is held for rollups that come into use.
     BackFill { window: Window, begun: Rc<FoldIndex>, position: usize, walked: bool },
-    /// Counts a parcel of updates.
-    Count { parcel: Parcel },
+    /// Counts a batch of updates.
+    Count { batch: UpdateBatch },
     /// Sends the sums of the rollups of a window early, if there are many.
     SendFull { window: Window },
     /// All is counted: sends the sums of the rollups, and looks up what has receded.
@@ -81,7 +81,7 @@ pub(crate) struct Pairs {
     /// Windows that lower bounds judge, but silent ones.
     observed: WindowSet,
     pub(crate) puts: Puts,
-    pub(crate) parcels: Vec<Timed<RollupParcel>>,
+    pub(crate) batches: Vec<Timed<RollupParcel>>,
     pub(crate) best: Vec<Timed<Candidate>>,
     pub(crate) answers: Vec<Timed<Answer>>,
     pub(crate) late: Vec<Timed<Late>>,
@@ -101,7 +101,7 @@ impl Pairs {
             partial: WindowSet::default(),
             observed: WindowSet::default(),
             puts: Puts::default(),
-            parcels: Vec::new(),
+            batches: Vec::new(),
             best: Vec::new(),
             answers: Vec::new(),
             late: Vec::new(),
@@ -109,18 +109,18 @@ impl Pairs {
         }
     }
 
-    /// Whether records of a parcel still count, by the watermark of the tick before.
-    fn takes(&self, parcel: &Parcel, late: &mut Late) -> bool {
-        let window = parcel.window;
+    /// Whether records of a batch still count, by the watermark of the tick before.
+    fn takes(&self, batch: &UpdateBatch, late: &mut Late) -> bool {
+        let window = batch.window;
         if !self.options.windows.settled(window, self.watermark) {
             if self.options.windows.closed(window, self.watermark) {
-                late.counted += parcel.records;
+                late.counted += batch.records;
             }
             return true;
         }
-        late.dropped += parcel.records;
+        late.dropped += batch.records;
         let sum = &mut late.dropped_volume;
-        for (_, volume) in parcel.updates() {
+        for (_, volume) in batch.updates() {
             *sum = sum.saturating_add(volume);
         }
         false
@@ -204,11 +204,11 @@ impl Pairs {
         held.map(|(window, _)| *window).collect()
     }
 
-    fn plan_clock(&mut self, event: Clock, jobs: &mut VecDeque<Job>) {
+    fn plan_clock(&mut self, event: WindowEvent, jobs: &mut VecDeque<Job>) {
         let rows = |window| Job::Rows { windows: VecDeque::from([window]), position: 0 };
         match event {
-            Clock::Watermark(watermark) => self.watermark = watermark,
-            Clock::Settled(windows) => {
+            WindowEvent::Watermark(watermark) => self.watermark = watermark,
+            WindowEvent::Settled(windows) => {
                 for window in self.held(windows) {
                     let held = self.windows.get_mut(&window);
                     if let Some(renewal) = held.and_then(|held| held.pairs.renew_above_roofs()) {
@@ -217,15 +217,15 @@ impl Pairs {
                     self.plan_settled(window, jobs);
                 }
             }
-            Clock::Partial { windows, partial: true } => self.partial.insert(windows),
-            Clock::Partial { windows, partial: false } => self.partial.remove(windows),
+            WindowEvent::Partial { windows, partial: true } => self.partial.insert(windows),
+            WindowEvent::Partial { windows, partial: false } => self.partial.remove(windows),
             // Jobs for observed windows are planned before records are counted.
-            Clock::Observed(_) | Clock::Silent(_) | Clock::EventTime { .. } => {}
-            Clock::Retired(windows) => {
+            WindowEvent::Observed(_) | WindowEvent::Silent(_) | WindowEvent::EventTime { .. } => {}
+            WindowEvent::Retired(windows) => {
                 self.partial.remove(windows);
                 self.observed.remove(windows);
                 for window in self.held(windows) {
-                    if self.options.hand_on == Some(HandOn::Retired) {
+                    if self.options.emit_totals == Some(EmitTotals::OnRetire) {
                         jobs.push_back(rows(window));
                     }
                     jobs.push_back(Job::TakeBack { window, position: 0 });
@@ -239,7 +239,7 @@ impl Pairs {
     fn plan_settled(&self, window: Window, jobs: &mut VecDeque<Job>) {
         // The total of a part of a window is no total of the window.
         let whole = !self.partial.contains(window);
-        if self.options.hand_on == Some(HandOn::Settled) && whole {
+        if self.options.emit_totals == Some(EmitTotals::OnSettle) && whole {
             jobs.push_back(Job::Rows { windows: VecDeque::from([window]), position: 0 });
         }
         if let Some(query) = self.options.top.filter(|query| query.per == Per::Pair) {
@@ -281,13 +281,13 @@ impl Pairs {
         window: Window,
         sums: &mut [(Rollup, Entity, Volume)],
         position: &mut usize,
-        budget: &mut Budget,
+        fuel: &mut Fuel,
     ) -> bool {
         let Some(held) = self.windows.get(&window) else {
             return true;
         };
         let addresses = self.shared.addresses.borrow();
-        held.pairs.table.walk(position, budget, |key, volume| {
+        held.pairs.table.walk(position, fuel, |key, volume| {
             let pair = addresses.pair(key);
             for (rollup, entity, sum) in &mut *sums {
                 if rollup.counts(&pair, entity) {
@@ -298,8 +298,8 @@ impl Pairs {
         })
     }
 
-    fn count(&mut self, time: Time, parcel: &Parcel, budget: &mut Budget) {
-        let window = parcel.window;
+    fn count(&mut self, time: Time, batch: &UpdateBatch, fuel: &mut Fuel) {
+        let window = batch.window;
         let PairWindow { pairs, folds } =
             self.windows.entry(window).or_insert_with(|| PairWindow {
                 pairs: Gauged::new(window, self.observed.contains(window)),
@@ -318,17 +318,17 @@ impl Pairs {
             folded: 0,
             saturated: &mut self.saturated,
         };
-        counting.parcel(parcel, &mut addresses, &mut self.puts.of(time, window, None));
+        counting.batch(batch, &mut addresses, &mut self.puts.of(time, window, None));
         let folded = counting.folded;
-        budget.spend(PUT_COST * (parcel.len() + folded + self.puts.len() - before));
+        fuel.spend(PUT_COST * (batch.len() + folded + self.puts.len() - before));
     }
 
     /// Sends what was folded for rollups in a window. `true` when all is sent.
-    fn send(&mut self, time: Time, window: Window, budget: &mut Budget) -> bool {
+    fn send(&mut self, time: Time, window: Window, fuel: &mut Fuel) -> bool {
         self.windows.get_mut(&window).is_none_or(|held| {
             let to =
-                Outgoing { time, window, peers: self.shared.peers, parcels: &mut self.parcels };
-            held.folds.send(&self.fold_index, to, budget)
+                Outgoing { time, window, peers: self.shared.peers, batches: &mut self.batches };
+            held.folds.send(&self.fold_index, to, fuel)
         })
     }
 
@@ -338,14 +338,14 @@ impl Pairs {
         time: Time,
         window: Window,
         position: &mut usize,
-        budget: &mut Budget,
+        fuel: &mut Fuel,
     ) -> bool {
         let Some(held) = self.windows.get(&window) else {
             return true;
         };
         let addresses = self.shared.addresses.borrow();
         let mut rows = Vec::new();
-        let done = held.pairs.table.walk(position, budget, |key, volume| {
+        let done = held.pairs.table.walk(position, fuel, |key, volume| {
             rows.push((addresses.pair(key), volume));
             COPY_COST
         });
@@ -370,16 +370,16 @@ impl Steps for Pairs {
         let of_pairs = work.gauges.into_iter().filter(|change| change.scope().per == Per::Pair);
         self.set_cuts(time.tick, of_pairs.collect(), jobs);
         for order in &work.orders {
-            if let Order::Clock(Clock::Observed(windows)) = order {
+            if let Order::WindowEvent(WindowEvent::Observed(windows)) = order {
                 self.observe(*windows, jobs);
             }
         }
         let (mut counted, mut late) = (BTreeSet::new(), Late::default());
-        for parcel in work.parcels {
-            if self.takes(&parcel, &mut late) {
-                let window = parcel.window;
+        for batch in work.batches {
+            if self.takes(&batch, &mut late) {
+                let window = batch.window;
                 counted.insert(window);
-                jobs.push_back(Job::Count { parcel });
+                jobs.push_back(Job::Count { batch });
                 jobs.push_back(Job::SendFull { window });
             }
         }
@@ -392,7 +392,7 @@ impl Steps for Pairs {
         let mut reads = BTreeSet::new();
         for order in work.orders {
             match order {
-                Order::Clock(event) => self.plan_clock(event, jobs),
+                Order::WindowEvent(event) => self.plan_clock(event, jobs),
                 Order::Read(read) => drop(reads.insert(read)),
                 Order::View(..) => {}
             }
@@ -400,18 +400,18 @@ impl Steps for Pairs {
         self.plan_reads(reads, jobs);
     }
 
-    fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {
+    fn step(&mut self, time: Time, job: &mut Job, fuel: &mut Fuel) -> bool {
         match job {
             Job::Renew { window, renewal } => {
                 let table = &self.windows[window].pairs.table;
                 let mut puts = self.puts.of(time, *window, None);
-                renewal.put_out(table, budget, &mut puts)
+                renewal.put_out(table, fuel, &mut puts)
             }
             Job::Walk { window, moves, position } => {
                 let addresses = self.shared.addresses.borrow();
                 let table = &self.windows[window].pairs.table;
                 let mut puts = self.puts.of(time, *window, None);
-                table.walk(position, budget, |key, volume| {
+                table.walk(position, fuel, |key, volume| {
                     PUT_COST * moves.show(|| addresses.pair(key), key, volume, &mut puts)
                 })
             }
@@ -419,7 +419,7 @@ impl Steps for Pairs {
                 let addresses = self.shared.addresses.borrow();
                 let pairs = &self.windows[window].pairs;
                 let mut puts = self.puts.of(time, *window, None);
-                pairs.table.walk(position, budget, |key, volume| {
+                pairs.table.walk(position, fuel, |key, volume| {
                     let place = || addresses.pair(key);
                     PUT_COST * pairs.show_ceilings(&self.cuts, place, key, volume, &mut puts)
                 })
@@ -430,33 +430,33 @@ impl Steps for Pairs {
                 };
                 if !*walked && folds.is_sent() {
                     let addresses = self.shared.addresses.borrow();
-                    *walked = pairs.table.walk(position, budget, |key, volume| {
+                    *walked = pairs.table.walk(position, fuel, |key, volume| {
                         PUT_COST * folds.add(begun, *window, addresses.pair(key), volume)
                     });
                 }
                 let (window, peers) = (*window, self.shared.peers);
-                let to = Outgoing { time, window, peers, parcels: &mut self.parcels };
-                folds.send(begun, to, budget) && *walked
+                let to = Outgoing { time, window, peers, batches: &mut self.batches };
+                folds.send(begun, to, fuel) && *walked
             }
-            Job::Count { parcel } => {
-                self.count(time, parcel, budget);
+            Job::Count { batch } => {
+                self.count(time, batch, fuel);
                 true
             }
             Job::SendFull { window } => {
                 let folds = self.windows.get(window).map(|held| &held.folds);
                 let sends = folds.is_some_and(|folds| folds.is_full() || folds.is_leaving());
-                !sends || self.send(time, *window, budget)
+                !sends || self.send(time, *window, fuel)
             }
             Job::Send { windows } => {
                 while let Some(window) = windows.first().copied() {
-                    if !self.send(time, window, budget) {
+                    if !self.send(time, window, fuel) {
                         return false;
                     }
                     windows.pop_first();
-                    budget.spend(1);
+                    fuel.spend(1);
                 }
                 let windows = &self.windows;
-                self.puts.look_up_receded(time, budget, |window, _| {
+                self.puts.look_up_receded(time, fuel, |window, _| {
                     Some(&windows.get(&window)?.pairs.table)
                 })
             }
@@ -465,7 +465,7 @@ impl Steps for Pairs {
                     return true;
                 };
                 let addresses = self.shared.addresses.borrow();
-                let done = held.pairs.table.walk(position, budget, |key, volume| {
+                let done = held.pairs.table.walk(position, fuel, |key, volume| {
                     greatest.offer(volume, || Entity::Pair(addresses.pair(key)));
                     0
                 });
@@ -478,7 +478,7 @@ impl Steps for Pairs {
             }
             Job::Rows { windows, position } => {
                 while let Some(window) = windows.front().copied() {
-                    if !self.copy_rows(time, window, position, budget) {
+                    if !self.copy_rows(time, window, position, fuel) {
                         return false;
                     }
                     windows.pop_front();
@@ -505,7 +505,7 @@ impl Steps for Pairs {
             }
             Job::Sum { window, sums, position } => {
                 let window = *window;
-                if !self.sum(window, sums, position, budget) {
+                if !self.sum(window, sums, position, fuel) {
                     return false;
                 }
                 sums.retain(|(_, _, volume)| *volume != Volume::default());
@@ -524,7 +524,7 @@ impl Steps for Pairs {
                 }
                 let addresses = self.shared.addresses.borrow();
                 let mut puts = self.puts.of(time, *window, None);
-                pairs.table.walk(position, budget, |key, volume| {
+                pairs.table.walk(position, fuel, |key, volume| {
                     let place = || addresses.pair(key);
                     PUT_COST * pairs.take_back(&self.cuts, place, key, volume, &mut puts)
                 })
@@ -532,7 +532,7 @@ impl Steps for Pairs {
             Job::Retire { window, position } => {
                 if let Some(held) = self.windows.get(window) {
                     let mut addresses = self.shared.addresses.borrow_mut();
-                    let done = held.pairs.table.walk_v6(position, budget, |key, _| {
+                    let done = held.pairs.table.walk_v6(position, fuel, |key, _| {
                         addresses.release(Per::Pair, key, time);
                         COPY_COST
                     });

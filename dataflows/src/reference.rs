@@ -95,7 +95,7 @@ struct State {
 }
 
 /// Who is over or under, with what, and by which version.
-type Standing = BTreeMap<Id, (Volume, Version)>;
+type ActiveViolation = BTreeMap<Id, (Volume, Version)>;
 
 /// The computation, from the whole history at every tick.
 #[derive(Clone, Debug)]
@@ -351,9 +351,9 @@ impl Reference {
     }
 
     /// Every violation of a state.
-    fn standing(&self, state: &State) -> Standing {
+    fn standing(&self, state: &State) -> ActiveViolation {
         let limits: BTreeSet<LimitId> = state.rows.iter().map(|row| row.limit).collect();
-        let mut standing = Standing::new();
+        let mut standing = ActiveViolation::new();
         for &window in &state.windows {
             for &limit in &limits {
                 let Some(version) = in_force(&state.rows, limit, window, &self.windows) else {

@@ -13,24 +13,24 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::addresses::Addresses;
-use crate::clock::Clock;
+use crate::clock::WindowEvent;
 use crate::cuts::{CutIndex, Gauged};
 use crate::folds::{RollupParcel, TOTAL, owner};
 use crate::gauge::{GaugeChange, Rejudged, Rollup};
 use crate::key::Key;
 use crate::moves::{CutChanges, Moves};
 use crate::orders::{Answer, Ending, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
+use crate::pending::{COPY_COST, Fuel, FueledOperator, PUT_COST, Steps, send};
 use crate::ranges::WindowSet;
 use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
-use crate::stash::{Budget, COPY_COST, PUT_COST, Stepper, Steps, send};
 use crate::time::{Time, Timed, Window, WindowRange, Windows};
 use crate::top::{Candidate, Greatest, TopQuery};
 use crate::types::{Bound, Entity, Pair, Per, Updates, Volume};
 
 #[derive(Default)]
 struct Work {
-    parcels: Vec<RollupParcel>,
+    batches: Vec<RollupParcel>,
     gauges: Vec<GaugeChange>,
     orders: Vec<Order>,
 }
@@ -46,8 +46,8 @@ enum Job {
     TakeBack { window: Window, rollup: Rollup, position: usize },
     /// Drops a table.
     Drop { window: Window, rollup: Rollup, position: usize },
-    /// Counts a parcel of updates.
-    Count { parcel: RollupParcel },
+    /// Counts a batch of updates.
+    Count { batch: RollupParcel },
     /// All is counted: looks up what has receded.
     LookUpReceded,
     /// Finds the greatest entities of a window.
@@ -226,16 +226,16 @@ impl Steps for Rollups {
             }
         }
         for order in &work.orders {
-            if let Order::Clock(Clock::Observed(windows)) = order {
+            if let Order::WindowEvent(WindowEvent::Observed(windows)) = order {
                 self.observe(*windows, jobs);
             }
         }
-        jobs.extend(work.parcels.into_iter().map(|parcel| Job::Count { parcel }));
+        jobs.extend(work.batches.into_iter().map(|batch| Job::Count { batch }));
         jobs.push_back(Job::LookUpReceded);
         let mut reads = BTreeSet::new();
         for order in work.orders {
             match order {
-                Order::Clock(Clock::Settled(windows)) => {
+                Order::WindowEvent(WindowEvent::Settled(windows)) => {
                     self.renew(windows, jobs);
                     if let Some((query, rollup)) =
                         self.top.and_then(|query| Some((query, query.rollup()?)))
@@ -246,7 +246,7 @@ impl Steps for Rollups {
                         }
                     }
                 }
-                Order::Clock(Clock::Retired(windows)) => self.retire(windows, jobs),
+                Order::WindowEvent(WindowEvent::Retired(windows)) => self.retire(windows, jobs),
                 Order::Read(read) => drop(reads.insert(read)),
                 _ => {}
             }
@@ -261,14 +261,14 @@ impl Steps for Rollups {
         }));
     }
 
-    fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {
+    fn step(&mut self, time: Time, job: &mut Job, fuel: &mut Fuel) -> bool {
         match job {
             Job::Renew { window, rollup, renewal } => {
                 let Some(gauged) = self.tables.get(&(*window, *rollup)) else {
                     return true;
                 };
                 let mut puts = self.puts.of(time, *window, Some(*rollup));
-                renewal.put_out(&gauged.table, budget, &mut puts)
+                renewal.put_out(&gauged.table, fuel, &mut puts)
             }
             Job::Walk { window, rollup, moves, position } => {
                 let Some(gauged) = self.tables.get(&(*window, *rollup)) else {
@@ -276,7 +276,7 @@ impl Steps for Rollups {
                 };
                 let addresses = self.shared.addresses.borrow();
                 let mut puts = self.puts.of(time, *window, Some(*rollup));
-                show_all(gauged, *rollup, position, budget, &addresses, |place, key, volume| {
+                show_all(gauged, *rollup, position, fuel, &addresses, |place, key, volume| {
                     moves.show(|| place, key, volume, &mut puts)
                 })
             }
@@ -289,7 +289,7 @@ impl Steps for Rollups {
                 gauged.refresh(cuts);
                 let addresses = self.shared.addresses.borrow();
                 let mut puts = self.puts.of(time, *window, Some(*rollup));
-                show_all(gauged, *rollup, position, budget, &addresses, |place, key, volume| {
+                show_all(gauged, *rollup, position, fuel, &addresses, |place, key, volume| {
                     gauged.show_ceilings(cuts, || place, key, volume, &mut puts)
                 })
             }
@@ -305,14 +305,14 @@ impl Steps for Rollups {
                 }
                 let addresses = self.shared.addresses.borrow();
                 let mut puts = self.puts.of(time, *window, Some(*rollup));
-                show_all(gauged, *rollup, position, budget, &addresses, |place, key, volume| {
+                show_all(gauged, *rollup, position, fuel, &addresses, |place, key, volume| {
                     gauged.take_back(cuts, || place, key, volume, &mut puts)
                 })
             }
             Job::Drop { window, rollup, position } => {
                 if let Some(gauged) = self.tables.get(&(*window, *rollup)) {
                     let mut addresses = self.shared.addresses.borrow_mut();
-                    let done = gauged.table.walk_v6(position, budget, |key, _| {
+                    let done = gauged.table.walk_v6(position, fuel, |key, _| {
                         addresses.release(rollup.per, key, time);
                         COPY_COST
                     });
@@ -323,13 +323,13 @@ impl Steps for Rollups {
                 }
                 true
             }
-            Job::Count { parcel } => {
-                self.count(time, parcel, budget);
+            Job::Count { batch } => {
+                self.count(time, batch, fuel);
                 true
             }
             Job::LookUpReceded => {
                 let tables = &self.tables;
-                self.puts.look_up_receded(time, budget, |window, rollup| {
+                self.puts.look_up_receded(time, fuel, |window, rollup| {
                     Some(&tables.get(&(window, rollup?))?.table)
                 })
             }
@@ -338,7 +338,7 @@ impl Steps for Rollups {
                     return true;
                 };
                 let addresses = self.shared.addresses.borrow();
-                let done = gauged.table.walk(position, budget, |key, volume| {
+                let done = gauged.table.walk(position, fuel, |key, volume| {
                     greatest.offer(volume, || addresses.entity(rollup.per, key));
                     0
                 });
@@ -370,7 +370,7 @@ fn show_all(
     gauged: &Gauged,
     rollup: Rollup,
     position: &mut usize,
-    budget: &mut Budget,
+    fuel: &mut Fuel,
     addresses: &Addresses,
     mut show: impl FnMut(Pair, Key, Volume) -> usize,
 ) -> bool {
@@ -380,16 +380,19 @@ fn show_all(
         show(Pair::V4(TOTAL, TOTAL), Key::TOTAL, volume);
         return true;
     }
-    gauged.table.walk(position, budget, |key, volume| {
-        PUT_COST * show(itself(addresses.ip(key)), key, volume)
-    })
+    gauged
+        .table
+        .walk(position, fuel, |key, volume| PUT_COST * show(itself(addresses.ip(key)), key, volume))
 }
 
 /// Whether an order does.
 fn concerns_rollups(order: &Order) -> bool {
     match order {
-        Order::Clock(event) => {
-            matches!(event, Clock::Observed(_) | Clock::Settled(_) | Clock::Retired(_))
+        Order::WindowEvent(event) => {
+            matches!(
+                event,
+                WindowEvent::Observed(_) | WindowEvent::Settled(_) | WindowEvent::Retired(_)
+            )
         }
         Order::View(..) | Order::Read(_) => true,
     }
@@ -434,8 +437,8 @@ impl Rollups {
         }
     }
 
-    fn count(&mut self, time: Time, parcel: &RollupParcel, budget: &mut Budget) {
-        let RollupParcel { window, rollup, ref sums, .. } = *parcel;
+    fn count(&mut self, time: Time, batch: &RollupParcel, fuel: &mut Fuel) {
+        let RollupParcel { window, rollup, ref sums, .. } = *batch;
         debug_assert!(self.in_use.uses(window, rollup), "an update for a rollup not in use");
         self.table(window, rollup);
         let Some(gauged) = self.tables.get_mut(&(window, rollup)) else {
@@ -459,7 +462,7 @@ impl Rollups {
             }
             addresses.follow(rollup.per, key, updated.entry, time);
         }
-        budget.spend(PUT_COST * (sums.len() + self.puts.len() - before));
+        fuel.spend(PUT_COST * (sums.len() + self.puts.len() - before));
     }
 }
 
@@ -475,7 +478,7 @@ pub(crate) struct RollupStreams<'scope> {
 /// The whole sums of the rollups in use, as far as they are beyond a cut.
 ///
 /// # In
-/// `parcels`: the updates of all workers' pairs, folded. `gauges`, of rollups alone, and `orders`: the same on
+/// `batches`: the updates of all workers' pairs, folded. `gauges`, of rollups alone, and `orders`: the same on
 /// every worker.
 ///
 /// # Keeps
@@ -485,16 +488,16 @@ pub(crate) struct RollupStreams<'scope> {
 /// # Costs
 /// As those of pairs: a look-up per update, a walk of the table when a cut moves.
 pub(crate) fn rollups<'scope>(
-    parcels: StreamVec<'scope, Time, Timed<RollupParcel>>,
+    batches: StreamVec<'scope, Time, Timed<RollupParcel>>,
     gauges: StreamVec<'scope, Time, Timed<GaugeChange>>,
     orders: StreamVec<'scope, Time, Timed<Order>>,
     shared: Shared,
     options: TrafficOptions,
 ) -> RollupStreams<'scope> {
-    let scope = parcels.scope();
+    let scope = batches.scope();
     let mut builder = OperatorBuilder::new("Rollups".into(), scope);
-    let to_owner = Exchange::new(|(parcel, _): &Timed<RollupParcel>| parcel.to);
-    let mut parcels = builder.new_input(parcels, to_owner);
+    let to_owner = Exchange::new(|(batch, _): &Timed<RollupParcel>| batch.to);
+    let mut batches = builder.new_input(batches, to_owner);
     let mut gauges = builder.new_input(gauges, Pipeline);
     let mut orders = builder.new_input(orders, Pipeline);
     let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
@@ -504,7 +507,7 @@ pub(crate) fn rollups<'scope>(
     let (mut saturated_output, saturated) = builder.new_output::<Vec<_>>();
     let activator = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
-        let mut stepper = Stepper::<Rollups, 5>::new(Rollups {
+        let mut stepper = FueledOperator::<Rollups, 5>::new(Rollups {
             shared,
             rules: options.windows,
             top: options.top,
@@ -521,20 +524,20 @@ pub(crate) fn rollups<'scope>(
             saturated: Vec::new(),
         });
         move |frontiers| {
-            let stash = &mut stepper.stash;
-            parcels.for_each(|capability, data| {
-                for (parcel, time) in data.drain(..) {
-                    stash.at(&capability, time).parcels.push(parcel);
+            let pending = &mut stepper.pending;
+            batches.for_each(|capability, data| {
+                for (batch, time) in data.drain(..) {
+                    pending.at(&capability, time).batches.push(batch);
                 }
             });
             gauges.for_each(|capability, data| {
                 for (change, time) in data.drain(..) {
-                    stash.at(&capability, time).gauges.push(change);
+                    pending.at(&capability, time).gauges.push(change);
                 }
             });
             orders.for_each(|capability, data| {
                 for (order, time) in data.drain(..).filter(|(order, _)| concerns_rollups(order)) {
-                    stash.at(&capability, time).orders.push(order);
+                    pending.at(&capability, time).orders.push(order);
                 }
             });
             let more = stepper.run(frontiers, |capabilities, state| {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use timely::dataflow::operators::probe;
 
 use crate::addresses::Addresses;
-use crate::orders::HandOn;
+use crate::orders::EmitTotals;
 use crate::time::{Phase, Time, Windows};
 use crate::top::TopQuery;
 use crate::types::Updates;
@@ -34,6 +34,6 @@ impl Shared {
 pub(crate) struct TrafficOptions {
     pub(crate) windows: Windows,
     pub(crate) top: Option<TopQuery>,
-    pub(crate) hand_on: Option<HandOn>,
+    pub(crate) emit_totals: Option<EmitTotals>,
     pub(crate) updates: Updates,
 }

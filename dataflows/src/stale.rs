@@ -14,8 +14,8 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::gauge::{ABOVE_ROOF, Amounts, Cut, Gauge};
 use crate::key::Key;
+use crate::pending::{Fuel, PUT_COST};
 use crate::put_out::PutOut;
-use crate::stash::{Budget, PUT_COST};
 use crate::table::Table;
 use crate::types::Volume;
 
@@ -204,14 +204,14 @@ impl Renewal {
         self.ones.pop()
     }
 
-    /// Goes on until all are put out, and then is `true`, or until the budget is spent.
+    /// Goes on until all are put out, and then is `true`, or until the fuel is spent.
     pub(crate) fn put_out(
         &mut self,
         table: &Table,
-        budget: &mut Budget,
+        fuel: &mut Fuel,
         out: &mut impl PutOut,
     ) -> bool {
-        while !budget.is_spent() {
+        while !fuel.is_spent() {
             let Some((gauge, key, before)) = self.next() else {
                 return true;
             };
@@ -219,7 +219,7 @@ impl Renewal {
             out.put(gauge, gauge.total(key, before), -1);
             out.put(gauge, total, 1);
             out.renews(gauge, total);
-            budget.spend(2 * PUT_COST);
+            fuel.spend(2 * PUT_COST);
         }
         false
     }
@@ -326,8 +326,8 @@ mod tests {
             one.grow_to(amount);
         }
         let mut renewal = one.gauged.renew_above_roofs().expect("it is stale");
-        let mut budget = Budget::new(Budget::STEP);
-        assert!(renewal.put_out(&one.gauged.table, &mut budget, &mut one.out));
+        let mut fuel = Fuel::new(Fuel::STEP);
+        assert!(renewal.put_out(&one.gauged.table, &mut fuel, &mut one.out));
         assert_eq!(one.out.puts, [(2000, -1), (4000, 1)]);
         assert!(one.gauged.renew_above_roofs().is_none());
     }

@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use crate::key::{Family, Key};
-use crate::stash::Budget;
+use crate::pending::Fuel;
 use crate::types::Volume;
 
 type Slot = (u64, Volume);
@@ -149,17 +149,18 @@ impl Table {
     }
 
     /// Visits entries from a position on until all are visited, and then is `true`, or until the
-    /// budget is spent, from which goes also what each visit says that it cost. A walk can go on from where it stopped as long as no update comes between.
+    /// fuel is spent. Each visit returns its cost, which is taken from the fuel, too. A walk can resume where it
+    /// stopped as long as no update came in between.
     pub(crate) fn walk(
         &self,
         position: &mut usize,
-        budget: &mut Budget,
+        fuel: &mut Fuel,
         mut visit: impl FnMut(Key, Volume) -> usize,
     ) -> bool {
         let v4 = self.v4.num_buckets();
-        walk(&self.v4, 0, position, budget, |id, volume| {
+        walk(&self.v4, 0, position, fuel, |id, volume| {
             visit(Key { family: Family::V4, id }, volume)
-        }) && walk(&self.v6, v4, position, budget, |id, volume| {
+        }) && walk(&self.v6, v4, position, fuel, |id, volume| {
             visit(Key { family: Family::V6, id }, volume)
         })
     }
@@ -168,10 +169,10 @@ impl Table {
     pub(crate) fn walk_v6(
         &self,
         position: &mut usize,
-        budget: &mut Budget,
+        fuel: &mut Fuel,
         mut visit: impl FnMut(Key, Volume) -> usize,
     ) -> bool {
-        walk(&self.v6, 0, position, budget, |id, volume| {
+        walk(&self.v6, 0, position, fuel, |id, volume| {
             visit(Key { family: Family::V6, id }, volume)
         })
     }
@@ -182,12 +183,12 @@ fn walk(
     slots: &HashTable<Slot>,
     first: usize,
     position: &mut usize,
-    budget: &mut Budget,
+    fuel: &mut Fuel,
     mut visit: impl FnMut(u64, Volume) -> usize,
 ) -> bool {
     let end = first + slots.num_buckets();
     while *position < end {
-        if budget.is_spent() {
+        if fuel.is_spent() {
             return false;
         }
         let chunk = end.min(*position + WALK_CHUNK);
@@ -197,13 +198,13 @@ fn walk(
                 cost += visit(id, volume);
             }
         }
-        budget.spend(chunk - *position + cost);
+        fuel.spend(chunk - *position + cost);
         *position = chunk;
     }
     true
 }
 
-/// Positions between two looks at the budget.
+/// Positions between two looks at the fuel.
 const WALK_CHUNK: usize = 4096;
 
 #[cfg(test)]

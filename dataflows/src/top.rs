@@ -8,10 +8,10 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::clock::Clock;
+use crate::clock::WindowEvent;
 use crate::gauge::Rollup;
+use crate::pending::{PendingByTime, send};
 use crate::ranges::WindowSet;
-use crate::stash::{Stash, send};
 use crate::time::{Time, Timed, Window};
 use crate::types::{Entity, Metric, Per, Prefix, Volume};
 
@@ -56,7 +56,7 @@ pub(crate) type Candidate = (Window, Entity, Volume);
 #[derive(Default)]
 struct Work {
     offers: Vec<Candidate>,
-    clock: Vec<Clock>,
+    clock: Vec<WindowEvent>,
 }
 
 /// The greatest of what was offered; ties go to the lesser entity.
@@ -103,7 +103,7 @@ impl Greatest {
 /// the lesser entity is first.
 pub(crate) fn top<'scope>(
     candidates: StreamVec<'scope, Time, Timed<Candidate>>,
-    clock: StreamVec<'scope, Time, Timed<Clock>>,
+    clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
     query: TopQuery,
 ) -> StreamVec<'scope, Time, Timed<Ranked>> {
     let mut builder = OperatorBuilder::new("Top".into(), candidates.scope());
@@ -111,33 +111,33 @@ pub(crate) fn top<'scope>(
     let mut clock = builder.new_input(clock, Pipeline);
     let (mut output, stream) = builder.new_output::<Vec<_>>();
     builder.build(move |_| {
-        let mut stash = Stash::<Work, 1>::default();
+        let mut pending = PendingByTime::<Work, 1>::default();
         let mut partial = WindowSet::default();
         move |frontiers| {
             input.for_each(|capability, offers| {
                 for (offer, time) in offers.drain(..) {
-                    stash.at(&capability, time).offers.push(offer);
+                    pending.at(&capability, time).offers.push(offer);
                 }
             });
             clock.for_each(|capability, events| {
                 for (event, time) in events.drain(..).filter(|(event, _)| event.concerns_windows())
                 {
-                    stash.at(&capability, time).clock.push(event);
+                    pending.at(&capability, time).clock.push(event);
                 }
             });
             let mut ranked = Vec::new();
-            while let Some((time, Work { offers, clock })) = stash.next(frontiers) {
+            while let Some((time, Work { offers, clock })) = pending.next(frontiers) {
                 for event in clock {
                     match event {
-                        Clock::Partial { windows, partial: true } => partial.insert(windows),
-                        Clock::Partial { windows, .. } | Clock::Retired(windows) => {
+                        WindowEvent::Partial { windows, partial: true } => partial.insert(windows),
+                        WindowEvent::Partial { windows, .. } | WindowEvent::Retired(windows) => {
                             partial.remove(windows);
                         }
-                        Clock::Watermark(_)
-                        | Clock::EventTime { .. }
-                        | Clock::Observed(_)
-                        | Clock::Silent(_)
-                        | Clock::Settled(_) => {}
+                        WindowEvent::Watermark(_)
+                        | WindowEvent::EventTime { .. }
+                        | WindowEvent::Observed(_)
+                        | WindowEvent::Silent(_)
+                        | WindowEvent::Settled(_) => {}
                     }
                 }
                 let mut windows = BTreeMap::<Window, Greatest>::new();
@@ -153,10 +153,10 @@ pub(crate) fn top<'scope>(
                 }
             }
             if !ranked.is_empty() {
-                let [capability] = stash.capabilities();
+                let [capability] = pending.capabilities();
                 send(&mut output, capability, &mut ranked);
             }
-            stash.follow(None);
+            pending.follow(None);
         }
     });
     stream

@@ -9,13 +9,13 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::combine::Parcel;
+use crate::combine::UpdateBatch;
 use crate::folds::RollupParcel;
 use crate::gauge::GaugeChange;
 use crate::orders::{Answer, Ending, Late, Order, Saturated, TotalUpdate};
 use crate::pairs::Pairs;
+use crate::pending::{FueledOperator, send};
 use crate::shared::{Shared, TrafficOptions};
-use crate::stash::{Stepper, send};
 use crate::time::{Time, Timed};
 use crate::top::Candidate;
 
@@ -35,7 +35,7 @@ pub(crate) struct Traffic<'scope> {
 /// The whole sums of pairs, as far as they are beyond a cut, and the updates that rollups need.
 ///
 /// # In
-/// `parcels`: updates of pairs, combined by worker and tick. `gauges`, of pairs and of rollups, and `orders`:
+/// `batches`: updates of pairs, combined by worker and tick. `gauges`, of pairs and of rollups, and `orders`:
 /// the same on every worker.
 ///
 /// # Time
@@ -56,16 +56,16 @@ pub(crate) struct Traffic<'scope> {
 /// milliseconds; no update of a later time begins meanwhile. So does a window that lower bounds come to
 /// judge, and one that retires.
 pub(crate) fn traffic<'scope>(
-    parcels: StreamVec<'scope, Time, Timed<Parcel>>,
+    batches: StreamVec<'scope, Time, Timed<UpdateBatch>>,
     gauges: StreamVec<'scope, Time, Timed<GaugeChange>>,
     orders: StreamVec<'scope, Time, Timed<Order>>,
     shared: Shared,
     options: TrafficOptions,
 ) -> Traffic<'scope> {
-    let scope = parcels.scope();
+    let scope = batches.scope();
     let mut builder = OperatorBuilder::new("Traffic".into(), scope);
-    let mut parcels =
-        builder.new_input(parcels, Exchange::new(|(parcel, _): &Timed<Parcel>| parcel.to));
+    let mut batches =
+        builder.new_input(batches, Exchange::new(|(batch, _): &Timed<UpdateBatch>| batch.to));
     let mut gauges = builder.new_input(gauges, Pipeline);
     let mut orders = builder.new_input(orders, Pipeline);
     let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
@@ -77,22 +77,22 @@ pub(crate) fn traffic<'scope>(
     let (mut saturated_output, saturated) = builder.new_output::<Vec<_>>();
     let activator = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
-        let mut stepper = Stepper::<Pairs, 7>::new(Pairs::new(shared, options));
+        let mut stepper = FueledOperator::<Pairs, 7>::new(Pairs::new(shared, options));
         move |frontiers| {
-            let stash = &mut stepper.stash;
-            parcels.for_each(|capability, data| {
-                for (parcel, time) in data.drain(..) {
-                    stash.at(&capability, time).parcels.push(parcel);
+            let pending = &mut stepper.pending;
+            batches.for_each(|capability, data| {
+                for (batch, time) in data.drain(..) {
+                    pending.at(&capability, time).batches.push(batch);
                 }
             });
             gauges.for_each(|capability, data| {
                 for (change, time) in data.drain(..) {
-                    stash.at(&capability, time).gauges.push(change);
+                    pending.at(&capability, time).gauges.push(change);
                 }
             });
             orders.for_each(|capability, data| {
                 for (order, time) in data.drain(..).filter(|(order, _)| order.concerns_windows()) {
-                    stash.at(&capability, time).orders.push(order);
+                    pending.at(&capability, time).orders.push(order);
                 }
             });
             let more = stepper.run(frontiers, |capabilities, state| {
@@ -100,7 +100,7 @@ pub(crate) fn traffic<'scope>(
                     capabilities;
                 send(&mut totals_output, at_totals, &mut state.puts.totals);
                 send(&mut endings_output, at_endings, &mut state.puts.endings);
-                send(&mut rollups_output, at_rollups, &mut state.parcels);
+                send(&mut rollups_output, at_rollups, &mut state.batches);
                 send(&mut top_output, at_top, &mut state.best);
                 send(&mut answers_output, at_answers, &mut state.answers);
                 send(&mut late_output, at_late, &mut state.late);

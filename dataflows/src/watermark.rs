@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::{WindowRange, Windows};
 
-/// How a partition holds the watermark.
+/// How far a partition of a live input has come, and whether it holds the watermark there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Holds {
-    /// There is something in it, or there may be, and nothing was read yet: wherever it is.
-    Unread,
-    /// There is nothing in it, for now: the same, but nobody needs to wait for what it has.
+pub enum PartitionProgress {
+    /// It has records, or may have, and none was read: it holds the watermark wherever that is.
+    Unknown,
+    /// It has no record for now: it holds the watermark, and no faster partition needs to wait for it.
     Empty,
-    /// At the greatest event time read from it.
+    /// The greatest event time that was read from it.
     At(u64),
-    /// The same, and there is more to read: it has waited for slower partitions since it was last read
-    /// to its end.
+    /// As [`PartitionProgress::At`], while it has more records to read: it has waited for slower partitions since it
+    /// was last read to its end.
     Waiting(u64),
-    /// It is idle, or straggles: not at all.
-    Nothing,
+    /// It is idle or straggles: it does not hold the watermark.
+    Idle,
 }
 
 /// The time of a tick.
@@ -42,12 +42,12 @@ pub(crate) struct Least {
 /// What holds the watermark.
 #[derive(Debug, Default)]
 pub(crate) struct Partitions {
-    holds: BTreeMap<u32, Holds>,
+    holds: BTreeMap<u32, PartitionProgress>,
 }
 
 impl Partitions {
     /// A partition holds this, until it says something else.
-    pub(crate) fn set(&mut self, partition: u32, holds: Holds) {
+    pub(crate) fn set(&mut self, partition: u32, holds: PartitionProgress) {
         self.holds.insert(partition, holds);
     }
 
@@ -66,10 +66,10 @@ impl Partitions {
     /// The greatest event time that a partition has come to, at most the clock. What a waiting partition
     /// has more to read is unknown: it may be of any time up to the clock.
     pub(crate) fn front(&self, moment: Moment) -> u64 {
-        let at = |holds: &Holds| match holds {
-            Holds::At(at) => Some(*at),
-            Holds::Waiting(_) => Some(moment.now),
-            Holds::Unread | Holds::Empty | Holds::Nothing => None,
+        let at = |holds: &PartitionProgress| match holds {
+            PartitionProgress::At(at) => Some(*at),
+            PartitionProgress::Waiting(_) => Some(moment.now),
+            PartitionProgress::Unknown | PartitionProgress::Empty | PartitionProgress::Idle => None,
         };
         self.holds.values().filter_map(at).max().unwrap_or(0).min(moment.now)
     }
@@ -77,10 +77,10 @@ impl Partitions {
     fn least(&self, moment: Moment, empty: Option<u64>) -> Least {
         let held = self.holds.iter().filter_map(|(partition, holds)| {
             let at = match holds {
-                Holds::Unread => 0,
-                Holds::Empty => empty?,
-                Holds::At(at) | Holds::Waiting(at) => *at,
-                Holds::Nothing => return None,
+                PartitionProgress::Unknown => 0,
+                PartitionProgress::Empty => empty?,
+                PartitionProgress::At(at) | PartitionProgress::Waiting(at) => *at,
+                PartitionProgress::Idle => return None,
             };
             Some((at, *partition))
         });
@@ -115,42 +115,42 @@ mod tests {
     #[test]
     fn the_partition_furthest_behind_holds_it() {
         let mut partitions = Partitions::default();
-        partitions.set(0, Holds::At(700));
-        partitions.set(1, Holds::Empty);
+        partitions.set(0, PartitionProgress::At(700));
+        partitions.set(1, PartitionProgress::Empty);
         assert_eq!(partitions.watermark(NOON, 0), least(0, Some(1)));
         assert_eq!(partitions.slowest(NOON), least(700, Some(0)));
-        partitions.set(1, Holds::Unread);
+        partitions.set(1, PartitionProgress::Unknown);
         assert_eq!(partitions.watermark(NOON, 0), least(0, Some(1)));
         assert_eq!(partitions.slowest(NOON), least(0, Some(1)));
-        partitions.set(1, Holds::At(500));
+        partitions.set(1, PartitionProgress::At(500));
         assert_eq!(partitions.watermark(NOON, 0), least(500, Some(1)));
-        partitions.set(1, Holds::Nothing);
+        partitions.set(1, PartitionProgress::Idle);
         assert_eq!(partitions.watermark(NOON, 0), least(700, Some(0)));
-        partitions.set(0, Holds::Nothing);
+        partitions.set(0, PartitionProgress::Idle);
         assert_eq!(partitions.watermark(NOON, 0), least(900, None));
-        partitions.set(1, Holds::At(500));
+        partitions.set(1, PartitionProgress::At(500));
         assert_eq!(partitions.watermark(NOON, 900), least(900, Some(1)));
-        partitions.set(1, Holds::At(5000));
+        partitions.set(1, PartitionProgress::At(5000));
         assert_eq!(partitions.watermark(NOON, 900), least(1000, None));
     }
 
     #[test]
     fn front_is_the_greatest_event_time_and_the_clock_where_a_partition_waits() {
         let mut partitions = Partitions::default();
-        partitions.set(0, Holds::Unread);
-        partitions.set(1, Holds::Empty);
+        partitions.set(0, PartitionProgress::Unknown);
+        partitions.set(1, PartitionProgress::Empty);
         assert_eq!(partitions.front(NOON), 0);
-        partitions.set(2, Holds::At(300));
-        partitions.set(3, Holds::At(700));
+        partitions.set(2, PartitionProgress::At(300));
+        partitions.set(3, PartitionProgress::At(700));
         assert_eq!(partitions.front(NOON), 700);
         // It is ahead of the clock: nobody is behind because of that.
-        partitions.set(4, Holds::At(5000));
+        partitions.set(4, PartitionProgress::At(5000));
         assert_eq!(partitions.front(NOON), 1000);
-        partitions.set(4, Holds::Nothing);
-        partitions.set(3, Holds::Waiting(500));
+        partitions.set(4, PartitionProgress::Idle);
+        partitions.set(3, PartitionProgress::Waiting(500));
         assert_eq!((partitions.front(NOON), partitions.slowest(NOON)), (1000, least(0, Some(0))));
-        partitions.set(0, Holds::Nothing);
-        partitions.set(2, Holds::Nothing);
+        partitions.set(0, PartitionProgress::Idle);
+        partitions.set(2, PartitionProgress::Idle);
         assert_eq!(partitions.slowest(NOON), least(500, Some(3)));
     }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, mpsc};
 
-use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::gauge::Rollup;
 use floodmark_dataflows::graph::{self, Options};
@@ -101,8 +101,8 @@ fn run(
             }
             if index == 0 {
                 tick.edits.iter().for_each(|(version, diff)| inputs.edit(*version, *diff));
-                inputs.mark(Mark::Watermark(tick.watermark));
-                tick.seen.iter().for_each(|window| inputs.mark(Mark::Seen(*window)));
+                inputs.mark(SourceProgress::Watermark(tick.watermark));
+                tick.seen.iter().for_each(|window| inputs.mark(SourceProgress::Seen(*window)));
                 for &(window, rollup, entity) in asked {
                     inputs.read(Read::Amount { window, rollup, entity });
                 }
@@ -112,7 +112,7 @@ fn run(
                     combiner.add(*window, *pair, *volume);
                 }
             }
-            inputs.parcels(combiner.take());
+            inputs.batches(combiner.take());
             worker.step();
         }
     })
@@ -158,7 +158,7 @@ fn amount(held: &BTreeMap<(Window, Pair), Volume>, asked: &Asked) -> Volume {
         .fold(Volume::default(), |sum, (_, volume)| sum.saturating_add(*volume))
 }
 
-/// Holds a history to the reference. Returns how many amounts were not 0.
+/// PartitionProgress a history to the reference. Returns how many amounts were not 0.
 fn check(seed: u64, workers: usize) -> usize {
     let history = Arc::new(history(seed, Size::SMALL));
     let asked = Arc::new(questions(&history, seed));

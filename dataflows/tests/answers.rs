@@ -30,7 +30,7 @@ fn rows_of_a_window_travel_in_messages_of_bounded_size() {
             combiner.add(Window(0), pair, Volume::new(1, 1));
         }
         inputs.advance_to(1);
-        inputs.parcels(combiner.take());
+        inputs.batches(combiner.take());
         inputs.read(Read::Rows { from: Window(0), until: Window(1) });
         drop(inputs);
         while worker.step() {}

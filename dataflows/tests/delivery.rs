@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Mutex, mpsc};
 
-use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Options};
 use floodmark_dataflows::time::{END_OF_INPUT, Time, Window, Windows};
@@ -61,11 +61,11 @@ fn run(workers: usize, changes_ahead: Option<usize>) -> Seen {
                 combiner.add(WINDOW, pair(number), Volume::new(100 + number as i64, 1));
             }
             inputs.advance_to(1);
-            inputs.parcels(combiner.take());
+            inputs.batches(combiner.take());
             let version = |id, value| Version { id: VersionId(id), value, ..Version::default() };
             if index == 0 {
-                inputs.mark(Mark::Seen(WINDOW));
-                inputs.mark(Mark::Watermark(1));
+                inputs.mark(SourceProgress::Seen(WINDOW));
+                inputs.mark(SourceProgress::Watermark(1));
             }
             inputs.advance_to(2);
             if index == 0 {
@@ -73,7 +73,7 @@ fn run(workers: usize, changes_ahead: Option<usize>) -> Seen {
             }
             inputs.advance_to(3);
             if index == 0 {
-                inputs.mark(Mark::Watermark(END_OF_INPUT));
+                inputs.mark(SourceProgress::Watermark(END_OF_INPUT));
             }
             inputs.advance_to(4);
             if index == 0 {
@@ -102,7 +102,7 @@ fn run(workers: usize, changes_ahead: Option<usize>) -> Seen {
     from.recv().expect("the first worker ran")
 }
 
-/// Holds what was seen to all changes of all ticks, in their order.
+/// PartitionProgress what was seen to all changes of all ticks, in their order.
 fn check(seen: &Seen, what: &str) {
     let place = |(tick, change): &(u64, Change)| {
         let violation = change.violation;

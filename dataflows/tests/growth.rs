@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Options};
 use floodmark_dataflows::reference::TickInput;
@@ -80,18 +80,18 @@ pub(crate) fn said(
                 for (version, diff) in &tick.edits {
                     inputs.edit(*version, *diff);
                 }
-                inputs.mark(Mark::Watermark(tick.watermark));
+                inputs.mark(SourceProgress::Watermark(tick.watermark));
             }
             for (at, (window, pair, volume)) in tick.records.iter().enumerate() {
                 if mine(at) {
-                    inputs.mark(Mark::Seen(*window));
+                    inputs.mark(SourceProgress::Seen(*window));
                     combiner.add(*window, *pair, *volume);
                     if enter == Enter::Apart {
-                        inputs.parcels(combiner.take());
+                        inputs.batches(combiner.take());
                     }
                 }
             }
-            inputs.parcels(combiner.take());
+            inputs.batches(combiner.take());
         }
         let end = inputs.tick() + 1;
         inputs.advance_to(end);
@@ -389,7 +389,7 @@ fn updates_of_one_entity_from_several_workers() {
 }
 
 /// Sums for each source: of a limit that was there before the records came, and of one that comes into use
-/// when all is counted. Workers exchange them in parcels.
+/// when all is counted. Workers exchange them in batches.
 #[test]
 fn entities_of_rollups() {
     grow(|n| {

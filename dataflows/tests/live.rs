@@ -2,14 +2,14 @@
 
 use std::sync::mpsc;
 
-use floodmark_dataflows::clock::{Clock, Mark};
+use floodmark_dataflows::clock::{SourceProgress, WindowEvent};
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Inputs, Options};
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::{
     Bound, Event, LimitId, Metric, Pair, Per, Scope, Version, VersionId, Volume,
 };
-use floodmark_dataflows::watermark::Holds;
+use floodmark_dataflows::watermark::PartitionProgress;
 use timely::dataflow::operators::Inspect;
 
 use crate::workers;
@@ -23,7 +23,7 @@ struct Tick {
     /// Truncated partitions, each with its first event time.
     truncated: Vec<(u32, Option<u64>)>,
     /// Which partition holds what; partition `p` is read by worker `p % workers`.
-    holds: Vec<(u32, Holds)>,
+    holds: Vec<(u32, PartitionProgress)>,
     records: Vec<u64>,
 }
 
@@ -60,30 +60,30 @@ const RULES: Windows = Windows {
 fn feed(inputs: &mut Inputs, index: usize, peers: usize, at: u64, tick: &Tick) {
     inputs.advance_to(at);
     if index == 0 {
-        inputs.mark(Mark::Now { now: tick.now, silence: tick.silence });
+        inputs.mark(SourceProgress::Now { now: tick.now, silence: tick.silence });
         if let Some(begun) = tick.begun {
-            inputs.mark(Mark::Begun(begun));
+            inputs.mark(SourceProgress::Begun(begun));
         }
     }
     for (partition, holds) in &tick.holds {
         if *partition as usize % peers == index {
-            inputs.mark(Mark::Partition { partition: *partition, holds: *holds });
+            inputs.mark(SourceProgress::Partition { partition: *partition, holds: *holds });
         }
     }
     for (partition, first) in &tick.truncated {
         if *partition as usize % peers == index {
-            inputs.mark(Mark::Truncated { partition: *partition, first: *first });
+            inputs.mark(SourceProgress::Truncated { partition: *partition, first: *first });
         }
     }
     let mut combiner = Combiner::new(peers);
     for (n, record) in tick.records.iter().enumerate() {
         if n % peers == index {
             let window = RULES.of(*record).expect("a window");
-            inputs.mark(Mark::Seen(window));
+            inputs.mark(SourceProgress::Seen(window));
             combiner.add(window, pair(), Volume::new(100, 1));
         }
     }
-    inputs.parcels(combiner.take());
+    inputs.batches(combiner.take());
 }
 
 fn run(workers: usize, ticks: Vec<Tick>) -> Said {
@@ -95,7 +95,7 @@ fn run(workers: usize, ticks: Vec<Tick>) -> Said {
         let mut inputs = worker.dataflow(|scope| {
             let (inputs, outputs, _) = graph::build(scope, options);
             outputs.clock.inspect(move |(clock, time)| {
-                if let (0, Clock::EventTime { at, slowest, .. }) = (index, clock) {
+                if let (0, WindowEvent::EventTime { at, slowest, .. }) = (index, clock) {
                     clocks.send(Ok((time.tick, *at, *slowest))).expect("somebody listens");
                 }
             });
@@ -138,7 +138,7 @@ fn on_all(ticks: &[Tick]) -> Said {
 const MINUTE: u64 = 60_000;
 
 /// A tick at a minute, with what its partitions hold; silence is half a minute behind.
-fn at(minute: u64, holds: &[(u32, Holds)], records: &[u64]) -> Tick {
+fn at(minute: u64, holds: &[(u32, PartitionProgress)], records: &[u64]) -> Tick {
     Tick {
         now: minute * MINUTE,
         silence: minute * MINUTE - MINUTE / 2,
@@ -152,14 +152,26 @@ fn at(minute: u64, holds: &[(u32, Holds)], records: &[u64]) -> Tick {
 #[test]
 fn the_watermark_waits_for_the_partition_behind() {
     let ticks = [
-        at(60, &[(0, Holds::Unread), (1, Holds::Unread), (2, Holds::Empty)], &[]),
-        at(61, &[(0, Holds::At(59 * MINUTE))], &[59 * MINUTE]),
-        at(62, &[(1, Holds::At(50 * MINUTE))], &[50 * MINUTE]),
-        at(63, &[(2, Holds::Nothing)], &[]),
-        at(64, &[(1, Holds::At(90 * MINUTE))], &[]),
-        at(65, &[(0, Holds::Nothing), (1, Holds::Nothing)], &[]),
-        at(66, &[(1, Holds::At(3 * MINUTE))], &[]),
-        at(67, &[(0, Holds::At(80 * MINUTE)), (1, Holds::At(80 * MINUTE))], &[]),
+        at(
+            60,
+            &[
+                (0, PartitionProgress::Unknown),
+                (1, PartitionProgress::Unknown),
+                (2, PartitionProgress::Empty),
+            ],
+            &[],
+        ),
+        at(61, &[(0, PartitionProgress::At(59 * MINUTE))], &[59 * MINUTE]),
+        at(62, &[(1, PartitionProgress::At(50 * MINUTE))], &[50 * MINUTE]),
+        at(63, &[(2, PartitionProgress::Idle)], &[]),
+        at(64, &[(1, PartitionProgress::At(90 * MINUTE))], &[]),
+        at(65, &[(0, PartitionProgress::Idle), (1, PartitionProgress::Idle)], &[]),
+        at(66, &[(1, PartitionProgress::At(3 * MINUTE))], &[]),
+        at(
+            67,
+            &[(0, PartitionProgress::At(80 * MINUTE)), (1, PartitionProgress::At(80 * MINUTE))],
+            &[],
+        ),
     ];
     let said = on_all(&ticks);
     let minutes: Vec<_> = said
@@ -188,9 +200,9 @@ fn the_watermark_waits_for_the_partition_behind() {
 
 #[test]
 fn silence_that_is_watched_is_judged() {
-    let idle = [(0, Holds::Nothing)];
+    let idle = [(0, PartitionProgress::Idle)];
     let ticks = [
-        at(60, &[(0, Holds::At(59 * MINUTE))], &[59 * MINUTE]),
+        at(60, &[(0, PartitionProgress::At(59 * MINUTE))], &[59 * MINUTE]),
         at(65, &idle, &[]),
         at(71, &[], &[]),
         at(77, &[], &[]),
@@ -210,8 +222,8 @@ fn silence_that_is_watched_is_judged() {
 fn nobody_watched_what_the_watermark_jumped_over() {
     // A recorded topic that ends, long ago.
     let ticks = [
-        at(1000, &[(0, Holds::At(59 * MINUTE))], &[59 * MINUTE]),
-        at(1001, &[(0, Holds::Nothing)], &[]),
+        at(1000, &[(0, PartitionProgress::At(59 * MINUTE))], &[59 * MINUTE]),
+        at(1001, &[(0, PartitionProgress::Idle)], &[]),
         at(1002, &[], &[]),
     ];
     assert_eq!(on_all(&ticks).events, []);
@@ -220,9 +232,11 @@ fn nobody_watched_what_the_watermark_jumped_over() {
 #[test]
 fn a_part_of_a_window_is_not_undercut() {
     let begun = |begun| {
-        let first =
-            Tick { begun, ..at(62, &[(0, Holds::At(62 * MINUTE))], &[62 * MINUTE, 48 * MINUTE]) };
-        let last = at(72, &[(0, Holds::Nothing)], &[]);
+        let first = Tick {
+            begun,
+            ..at(62, &[(0, PartitionProgress::At(62 * MINUTE))], &[62 * MINUTE, 48 * MINUTE])
+        };
+        let last = at(72, &[(0, PartitionProgress::Idle)], &[]);
         let said = on_all(&[first, last]).events;
         said.iter()
             .filter(|(_, event, _)| *event == Event::Raised)
@@ -239,9 +253,13 @@ fn a_part_of_a_window_is_not_undercut() {
 fn windows_up_to_the_latest_first_record_of_truncated_partitions_are_partial() {
     let raised = |truncated: [&[(u32, Option<u64>)]; 3]| {
         let mut ticks = [
-            at(60, &[(0, Holds::At(41 * MINUTE)), (1, Holds::Unread)], &[41 * MINUTE]),
-            at(61, &[0, 1].map(|one| (one, Holds::At(56 * MINUTE))), &[56 * MINUTE]),
-            at(71, &[(0, Holds::Nothing), (1, Holds::Nothing)], &[]),
+            at(
+                60,
+                &[(0, PartitionProgress::At(41 * MINUTE)), (1, PartitionProgress::Unknown)],
+                &[41 * MINUTE],
+            ),
+            at(61, &[0, 1].map(|one| (one, PartitionProgress::At(56 * MINUTE))), &[56 * MINUTE]),
+            at(71, &[(0, PartitionProgress::Idle), (1, PartitionProgress::Idle)], &[]),
         ];
         for (tick, truncated) in ticks.iter_mut().zip(truncated) {
             tick.truncated = truncated.to_vec();

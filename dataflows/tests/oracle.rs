@@ -11,10 +11,10 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 
 use differential_dataflow::input::Input;
-use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Options};
-use floodmark_dataflows::orders::{Answer, HandOn, Late, Read};
+use floodmark_dataflows::orders::{Answer, EmitTotals, Late, Read};
 use floodmark_dataflows::reference::{Reference, TickInput, TickOutput};
 use floodmark_dataflows::spans::Existing;
 use floodmark_dataflows::textbook;
@@ -48,7 +48,7 @@ struct Answers {
     changes: BTreeSet<Change>,
     held: BTreeMap<(Window, Pair), Volume>,
     /// The totals that are handed on.
-    handed_on: BTreeMap<(Window, Pair), Volume>,
+    emitted_totals: BTreeMap<(Window, Pair), Volume>,
     /// The windows held that are partial.
     partial: BTreeSet<Window>,
     top: Vec<Ranked>,
@@ -59,7 +59,7 @@ type Published = BTreeMap<(Window, LimitId, Entity), Violation>;
 
 impl Answers {
     /// `published` are the violations as they were said last, which the tick changes.
-    fn of(output: TickOutput, published: &mut Published, hand_on: HandOn) -> Self {
+    fn of(output: TickOutput, published: &mut Published, emit_totals: EmitTotals) -> Self {
         for Change { event, violation, .. } in &output.changes {
             let id = (violation.window, violation.limit, violation.entity);
             match event {
@@ -81,9 +81,9 @@ impl Answers {
             violations: published.values().copied().collect(),
             changes: output.changes,
             held: output.held,
-            handed_on: match hand_on {
-                HandOn::Settled => output.settled,
-                HandOn::Retired => output.retired,
+            emitted_totals: match emit_totals {
+                EmitTotals::OnSettle => output.settled,
+                EmitTotals::OnRetire => output.retired,
             },
             top: output.top.into_iter().map(ranked).collect(),
             late_packets: output.late_dropped,
@@ -93,10 +93,10 @@ impl Answers {
 }
 
 /// When a history hands totals on.
-fn hand_on(seed: u64) -> HandOn {
+fn emit_totals(seed: u64) -> EmitTotals {
     match seed % 3 {
-        0 => HandOn::Settled,
-        _ => HandOn::Retired,
+        0 => EmitTotals::OnSettle,
+        _ => EmitTotals::OnRetire,
     }
 }
 
@@ -115,7 +115,7 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             windows: history.windows,
             updates: history.updates,
             top: history.top,
-            hand_on: Some(hand_on(seed)),
+            emit_totals: Some(emit_totals(seed)),
             changes_ahead: changes_ahead(seed),
             ..Options::default()
         };
@@ -179,19 +179,19 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
                 for (version, diff) in &tick.edits {
                     inputs.edit(*version, *diff);
                 }
-                inputs.mark(Mark::Watermark(tick.watermark));
+                inputs.mark(SourceProgress::Watermark(tick.watermark));
                 if let Some(begun) = tick.begun {
-                    inputs.mark(Mark::Begun(begun));
+                    inputs.mark(SourceProgress::Begun(begun));
                 }
                 inputs.read(Read::Rows { from: Window(0), until: Window(u64::MAX) });
             }
             let mine = |at: usize| at % worker.peers() == worker.index();
             for (_, window) in tick.seen.iter().enumerate().filter(|(at, _)| mine(*at)) {
-                inputs.mark(Mark::Seen(*window));
+                inputs.mark(SourceProgress::Seen(*window));
             }
             for (partition, first) in &tick.truncated {
                 if mine(*partition as usize) {
-                    inputs.mark(Mark::Truncated { partition: *partition, first: *first });
+                    inputs.mark(SourceProgress::Truncated { partition: *partition, first: *first });
                 }
             }
             for (at, (window, pair, volume)) in tick.records.iter().enumerate() {
@@ -203,7 +203,7 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
                     }
                 }
             }
-            inputs.parcels(combiner.take());
+            inputs.batches(combiner.take());
             watermark = watermark.max(tick.watermark);
             if rng.below(round) == 0 {
                 inputs.end_round();
@@ -259,7 +259,7 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
                 Seen::Answer(Answer::Rows { window, rows }) => {
                     let to = match time.phase {
                         Phase::Read => &mut answers.held,
-                        _ => &mut answers.handed_on,
+                        _ => &mut answers.emitted_totals,
                     };
                     for (pair, volume) in rows {
                         assert_eq!(to.insert((window, pair), volume), None, "{pair:?} twice");
@@ -306,14 +306,15 @@ fn difference<T: Ord + std::fmt::Debug>(
     }
 }
 
-/// Holds a history against the reference.
+/// PartitionProgress a history against the reference.
 fn check(seed: u64, size: Size, workers: usize) {
     let history = Arc::new(history(seed, size));
     let ours = answers(&history, run(history.clone(), workers, seed));
     let mut reference = Reference::new(history.windows, history.updates, history.top);
     let mut published = Published::new();
     for (input, ours) in history.ticks.iter().zip(ours) {
-        let mut right = Answers::of(reference.tick(input.clone()), &mut published, hand_on(seed));
+        let mut right =
+            Answers::of(reference.tick(input.clone()), &mut published, emit_totals(seed));
         right.top.sort();
         if ours != right {
             let sets = [
@@ -330,8 +331,8 @@ fn check(seed: u64, size: Size, workers: usize) {
                 sets.concat(),
                 ours.held,
                 right.held,
-                ours.handed_on,
-                right.handed_on,
+                ours.emitted_totals,
+                right.emitted_totals,
                 ours.partial,
                 right.partial,
                 ours.top,

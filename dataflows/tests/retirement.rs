@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
-use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Inputs, Options};
-use floodmark_dataflows::orders::{Answer, HandOn, Read};
+use floodmark_dataflows::orders::{Answer, EmitTotals, Read};
 use floodmark_dataflows::time::{END_OF_INPUT, Phase, Time, Window, Windows};
 use floodmark_dataflows::types::{
     Bound, Change, Event, LimitId, Pair, Per, Scope, Version, VersionId, Volume,
@@ -125,8 +125,11 @@ fn run() -> (Left, Vec<isize>) {
             retired: BTreeMap::new(),
             held: BTreeMap::new(),
         }));
-        let options =
-            Options { windows: RULES, hand_on: Some(HandOn::Retired), ..Options::default() };
+        let options = Options {
+            windows: RULES,
+            emit_totals: Some(EmitTotals::OnRetire),
+            ..Options::default()
+        };
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
             let to = left.clone();
@@ -176,9 +179,9 @@ fn run() -> (Left, Vec<isize>) {
                     let (window, pair, volume) = record(window, n);
                     combiner.add(window, pair, volume);
                 }
-                inputs.parcels(combiner.take());
-                inputs.mark(Mark::Seen(record(window, 0).0));
-                inputs.mark(Mark::Watermark(at));
+                inputs.batches(combiner.take());
+                inputs.mark(SourceProgress::Seen(record(window, 0).0));
+                inputs.mark(SourceProgress::Watermark(at));
                 tick(&mut inputs, at);
             }
             bytes.push(LIVE.get() - empty);
@@ -187,7 +190,7 @@ fn run() -> (Left, Vec<isize>) {
         for _ in 0..10 {
             let at = inputs.tick() + 1;
             inputs.advance_to(at);
-            inputs.mark(Mark::Watermark(END_OF_INPUT));
+            inputs.mark(SourceProgress::Watermark(END_OF_INPUT));
             tick(&mut inputs, at);
         }
         drop(combiner);

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use floodmark_dataflows::clock::Mark;
-use floodmark_dataflows::combine::Parcel;
+use floodmark_dataflows::clock::SourceProgress;
+use floodmark_dataflows::combine::UpdateBatch;
 use floodmark_dataflows::graph::{self, Options};
 use floodmark_dataflows::orders::{Answer, Read};
 use floodmark_dataflows::time::{Time, Window};
@@ -22,7 +22,7 @@ const STEPS_MAX: usize = 10_000_000;
 /// must not matter that nothing is left to be sent then.
 #[test]
 fn round_that_fills_a_buffer_exactly_leaves_nothing_behind() {
-    let parcels = 1..=200;
+    let batches = 1..=200;
     let rows = [1, 1023, 1024, 1025, 2048];
     let guards = workers::execute(WORKERS as usize, "rounds".to_owned(), move |worker| {
         let held = Rc::new(Cell::new(0));
@@ -38,17 +38,17 @@ fn round_that_fills_a_buffer_exactly_leaves_nothing_behind() {
         });
         let leads = worker.index() == 0;
         let (mut pairs, mut limits) = (0, 0);
-        let rounds = parcels.clone().map(|parcels| (parcels, 0));
-        for (parcels, rows) in rounds.chain(rows.map(|rows| (0, rows))) {
+        let rounds = batches.clone().map(|batches| (batches, 0));
+        for (batches, rows) in rounds.chain(rows.map(|rows| (0, rows))) {
             inputs.begin_tick(inputs.tick() + 1);
             if leads {
-                inputs.parcels((0..parcels).map(|number| {
+                inputs.batches((0..batches).map(|number| {
                     pairs += 1;
                     let v4 = vec![(pairs, Volume::new(1, 1))];
-                    Parcel { to: number % WORKERS, records: 1, v4, ..Parcel::default() }
+                    UpdateBatch { to: number % WORKERS, records: 1, v4, ..UpdateBatch::default() }
                 }));
-                for _ in 0..parcels {
-                    inputs.mark(Mark::Seen(Window(0)));
+                for _ in 0..batches {
+                    inputs.mark(SourceProgress::Seen(Window(0)));
                 }
                 for _ in 0..rows {
                     limits += 1;
@@ -63,7 +63,7 @@ fn round_that_fills_a_buffer_exactly_leaves_nothing_behind() {
             while probe.less_than(&next) {
                 worker.step();
                 steps += 1;
-                assert!(steps < STEPS_MAX, "a round of {parcels} parcels and {rows} rows is stuck");
+                assert!(steps < STEPS_MAX, "a round of {batches} batches and {rows} rows is stuck");
             }
         }
         inputs.begin_tick(inputs.tick() + 1);

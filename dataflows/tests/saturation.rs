@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 
-use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::gauge::Rollup;
 use floodmark_dataflows::graph::{self, Options};
@@ -60,10 +60,10 @@ fn run(workers: usize, ticks: &'static [&'static [(u8, i64)]]) -> Output {
                     combiner.add(WINDOW, pair(*last), Volume::new(*bytes, 1));
                 }
             }
-            inputs.parcels(combiner.take());
+            inputs.batches(combiner.take());
             if first {
-                inputs.mark(Mark::Seen(WINDOW));
-                inputs.mark(Mark::Watermark(tick));
+                inputs.mark(SourceProgress::Seen(WINDOW));
+                inputs.mark(SourceProgress::Watermark(tick));
             }
         }
         inputs.advance_to(1000);

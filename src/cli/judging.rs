@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use clap::ValueEnum;
 use floodmark_dataflows::graph::Options;
-use floodmark_dataflows::orders::HandOn;
+use floodmark_dataflows::orders::EmitTotals;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Prefix, Updates};
@@ -136,7 +136,7 @@ enum UpdatesArg {
 
 impl Judging {
     /// What the computation is to do. Totals are handed on when `hand_on` says.
-    pub fn options(&self, hand_on: Option<HandOn>) -> Options {
+    pub fn options(&self, emit_totals: Option<EmitTotals>) -> Options {
         Options {
             windows: Windows {
                 width_secs: self.window,
@@ -150,7 +150,7 @@ impl Judging {
                 UpdatesArg::Tick => Updates::Tick,
             },
             top: self.top,
-            hand_on,
+            emit_totals,
             ..Options::default()
         }
     }

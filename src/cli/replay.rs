@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow};
 use floodmark_dataflows::graph::Options;
-use floodmark_dataflows::orders::HandOn;
+use floodmark_dataflows::orders::EmitTotals;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Change;
 
@@ -106,7 +106,7 @@ impl Args {
     }
 
     fn options(&self) -> Options {
-        self.judging.options(self.totals.as_ref().map(|_| HandOn::Retired))
+        self.judging.options(self.totals.as_ref().map(|_| EmitTotals::OnRetire))
     }
 }
 

@@ -6,7 +6,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use floodmark_dataflows::orders::HandOn;
+use floodmark_dataflows::orders::EmitTotals;
 use floodmark_dataflows::time::Windows;
 
 use super::cluster::{Restart, Stall};
@@ -253,7 +253,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let settings = args.settings(topic.id(), topic.isolation())?;
     let watch = watchdog::start(args.stall.timeout())?;
     status.reads(topic.clone(), watch.clone());
-    let options = args.judging.options(args.publish.as_ref().map(|_| HandOn::Settled));
+    let options = args.judging.options(args.publish.as_ref().map(|_| EmitTotals::OnSettle));
     let restarted = cluster.restarted;
     let lead = leads.then(|| lead(args, options.windows, &status, restarted)).transpose()?;
     let interrupt = if follows { Interrupt::default() } else { Interrupt::listen()? };

@@ -146,9 +146,9 @@ impl Member {
         let (mut lifeline, theirs) = UnixStream::pair().context("making its lifeline")?;
         // It fits into the buffer of the socket, so that nobody need read it yet.
         lifeline.write_all(&member::place_line(place)).context("telling it its place")?;
-        inherit::hand_on(&theirs).context("handing on its lifeline")?;
+        inherit::emit_totals(&theirs).context("handing on its lifeline")?;
         if let Some(listener) = &listener {
-            inherit::hand_on(listener).context("handing on its listener")?;
+            inherit::emit_totals(listener).context("handing on its listener")?;
         }
         // Only the first process reads and writes.
         if place.process > 0 {

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use floodmark_dataflows::clock::Clock;
+use floodmark_dataflows::clock::WindowEvent;
 use floodmark_dataflows::graph::Outputs;
 use floodmark_dataflows::orders::Late;
 use floodmark_dataflows::time::{Time, Timed};
@@ -99,7 +99,7 @@ pub(super) struct Taken {
 /// since others may never take out what a tick led to.
 fn collect_clock<'scope>(
     collecting: &mut Collecting<'scope>,
-    clock: StreamVec<'scope, Time, Timed<Clock>>,
+    clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
     event_time: Rc<Cell<EventTimeReached>>,
     by_tick: Option<(Outbox<Passed>, Outbox<Outcome>)>,
 ) {
@@ -107,7 +107,15 @@ fn collect_clock<'scope>(
         for (event, Time { tick, .. }) in events.drain(..) {
             match (event, &by_tick) {
                 (
-                    Clock::EventTime { at, slowest, held_by, slowest_in, front, whole_from, open },
+                    WindowEvent::EventTime {
+                        at,
+                        slowest,
+                        held_by,
+                        slowest_in,
+                        front,
+                        whole_from,
+                        open,
+                    },
                     by_tick,
                 ) => {
                     event_time.set(EventTimeReached {
@@ -123,16 +131,16 @@ fn collect_clock<'scope>(
                         passed.entry(tick).or_default().moved = Some((at, whole_from));
                     }
                 }
-                (Clock::Retired(windows), Some((_, outcomes))) => {
+                (WindowEvent::Retired(windows), Some((_, outcomes))) => {
                     outcomes.borrow_mut().entry(tick).or_default().retired.push(windows);
                 }
                 (
-                    Clock::Watermark(_)
-                    | Clock::Partial { .. }
-                    | Clock::Observed(_)
-                    | Clock::Silent(_)
-                    | Clock::Retired(_)
-                    | Clock::Settled(_),
+                    WindowEvent::Watermark(_)
+                    | WindowEvent::Partial { .. }
+                    | WindowEvent::Observed(_)
+                    | WindowEvent::Silent(_)
+                    | WindowEvent::Retired(_)
+                    | WindowEvent::Settled(_),
                     _,
                 ) => {}
             }

@@ -198,7 +198,7 @@ impl<'w> Computation<'w> {
 
 #[cfg(test)]
 mod tests {
-    use floodmark_dataflows::clock::Mark;
+    use floodmark_dataflows::clock::SourceProgress;
     use floodmark_dataflows::combine::Combiner;
     use floodmark_dataflows::time::{END_OF_INPUT, Window, Windows};
     use floodmark_dataflows::types::{Pair, Version, Volume};
@@ -229,13 +229,13 @@ mod tests {
                             Pair::V4((number | ((tick as u32 % 3) << 30)).into(), [0; 4].into());
                         combiner.add(Window(0), pair, Volume::new(1, 1));
                     }
-                    computation.inputs.parcels(combiner.take());
-                    computation.inputs.mark(Mark::Seen(Window(0)));
-                    computation.inputs.mark(Mark::Watermark(tick));
+                    computation.inputs.batches(combiner.take());
+                    computation.inputs.mark(SourceProgress::Seen(Window(0)));
+                    computation.inputs.mark(SourceProgress::Watermark(tick));
                     computation.end_tick(0);
                 }
                 computation.inputs.begin_tick(4);
-                computation.inputs.mark(Mark::Watermark(END_OF_INPUT));
+                computation.inputs.mark(SourceProgress::Watermark(END_OF_INPUT));
                 computation.end_tick(0);
                 let to = to.lock().expect("one worker leads");
                 while computation.ticks_in_flight() > 0 {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use floodmark_dataflows::watermark::Holds;
+use floodmark_dataflows::watermark::PartitionProgress;
 
 use crate::kafka::PartitionState;
 
@@ -40,7 +40,7 @@ pub fn slowest(
 ) -> Option<u64> {
     let more = |state: &&PartitionState| {
         let end = ends.get(&state.partition);
-        state.holds != Some(Holds::Nothing) && end.is_none_or(|end| state.next < *end)
+        state.holds != Some(PartitionProgress::Idle) && end.is_none_or(|end| state.next < *end)
     };
     let behind = states.iter().filter(more);
     behind.filter(|state| counts(state)).map(|state| state.reached.unwrap_or(0)).min()
@@ -65,7 +65,7 @@ mod tests {
         assert_eq!(slowest(&[state(0, 8, None)], &ends, |_| true), Some(0));
         // Of one that is new it is not known.
         assert_eq!(slowest(&[state(7, 8, None)], &ends, |_| true), Some(0));
-        let idle = PartitionState { holds: Some(Holds::Nothing), ..state(7, 8, None) };
+        let idle = PartitionState { holds: Some(PartitionProgress::Idle), ..state(7, 8, None) };
         assert_eq!(slowest(&[idle], &ends, |_| true), None);
     }
 

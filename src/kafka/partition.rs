@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use floodmark_dataflows::watermark::Holds;
+use floodmark_dataflows::watermark::PartitionProgress;
 
 use super::ends::{Ends, TRANSACTION_PATIENCE, Withheld};
 use super::straggler::{EventTime, Look, Straggler};
@@ -54,7 +54,7 @@ pub(super) struct Partition {
     /// `None` if it is read from its first message on.
     pub(super) truncated: Option<Truncated>,
     /// The hold on the watermark reported last.
-    pub(super) holds: Option<Holds>,
+    pub(super) holds: Option<PartitionProgress>,
     /// The time in which the broker has had messages that were not brought, if it has.
     behind: Option<Behind>,
     /// The last time its consumer was opened anew, and the patience that had come to its end.
@@ -120,7 +120,7 @@ impl Partition {
         options: &SourceOptions,
         event_time: Option<EventTime>,
         now: Instant,
-    ) -> (Holds, Option<bool>) {
+    ) -> (PartitionProgress, Option<bool>) {
         let SourceOptions { idle_timeout, max_skew_ms, .. } = *options;
         let recent = ends.filter(|ends| now.saturating_duration_since(ends.asked) <= idle_timeout);
         // Whatever was read since the answer came was more than there was then.
@@ -141,13 +141,13 @@ impl Partition {
         let look = event_time.map(look);
         let changed = look.and_then(|look| self.straggler.look(look, max_skew_ms, idle_timeout));
         let holds = match self.reached {
-            _ if idle || self.straggler.straggles() => Holds::Nothing,
-            Some(reached) if self.waited => Holds::Waiting(reached),
-            Some(reached) => Holds::At(reached),
+            _ if idle || self.straggler.straggles() => PartitionProgress::Idle,
+            Some(reached) if self.waited => PartitionProgress::Waiting(reached),
+            Some(reached) => PartitionProgress::At(reached),
             None if nothing_more || recent.is_some_and(|ends| self.is_withheld(ends)) => {
-                Holds::Empty
+                PartitionProgress::Empty
             }
-            None => Holds::Unread,
+            None => PartitionProgress::Unknown,
         };
         (holds, changed)
     }

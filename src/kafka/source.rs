@@ -17,7 +17,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use floodmark_dataflows::watermark::Holds;
+use floodmark_dataflows::watermark::PartitionProgress;
 use metrics::{Counter, counter};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::CommitMode;
@@ -199,7 +199,7 @@ pub struct PartitionState {
     /// The greatest event time read.
     pub reached: Option<u64>,
     /// How it holds the watermark, as was said last.
-    pub holds: Option<Holds>,
+    pub holds: Option<PartitionProgress>,
     /// Whether it waits for others that are behind.
     pub paused: bool,
     /// Whether nobody waits for it, since its event time stays behind.
@@ -248,7 +248,7 @@ impl Taken<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
     /// Its hold on the watermark.
-    Holds(Holds),
+    Progress(PartitionProgress),
     /// Messages before the first one read were not read; the first event time read, once it is known.
     Truncated(Option<u64>),
 }
@@ -438,13 +438,13 @@ impl Source {
                 log_straggler(*partition, straggles, state.reached);
             }
             if state.holds.replace(holds) != Some(holds) {
-                changed.push((*partition, Changed::Holds(holds)));
+                changed.push((*partition, Changed::Progress(holds)));
             }
             let Some(truncated) = &mut state.truncated else { continue };
             let now = event_time.map_or(0, |event_time| event_time.now);
             // A first event time that was reported does not change.
             if let None | Some(None) = truncated.reported {
-                let first = truncated.first(now, holds == Holds::Nothing);
+                let first = truncated.first(now, holds == PartitionProgress::Idle);
                 if truncated.reported.replace(first) != Some(first) {
                     changed.push((*partition, Changed::Truncated(first)));
                 }
@@ -463,7 +463,7 @@ impl Source {
         let state = i32::try_from(partition).ok().and_then(|at| self.partitions.get(&at));
         state.is_some_and(|state| {
             let far = match state.holds {
-                Some(Holds::At(said) | Holds::Waiting(said)) => {
+                Some(PartitionProgress::At(said) | PartitionProgress::Waiting(said)) => {
                     said.saturating_add((self.topic.options.max_skew_ms / 2).max(1))
                 }
                 _ => 0,

@@ -24,7 +24,7 @@ pub struct Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ruling {
     /// It does.
-    Holds(Arc<Row>),
+    PartitionProgress(Arc<Row>),
     /// Another row says the same of the same name and date, and counts for both.
     Duplicate {
         /// The position of the other row.
@@ -114,7 +114,7 @@ impl Verdict {
     /// The limit's name, if it can be told.
     pub fn name(&self) -> Option<&str> {
         match &self.ruling {
-            Ruling::Holds(row) | Ruling::Duplicate { row, .. } => Some(&row.name),
+            Ruling::PartitionProgress(row) | Ruling::Duplicate { row, .. } => Some(&row.name),
             Ruling::Refused(refused) => refused.name.as_deref(),
         }
     }
@@ -126,7 +126,7 @@ impl Verdict {
 
     fn held(&self) -> Option<&Arc<Row>> {
         match &self.ruling {
-            Ruling::Holds(row) => Some(row),
+            Ruling::PartitionProgress(row) => Some(row),
             _ => None,
         }
     }
@@ -148,7 +148,7 @@ impl<'k> Builder<'k> {
     /// Checks a row by itself.
     pub fn push(&mut self, raw: &RawRow<'_>) {
         let ruling = match rows::check(raw, self.defaults) {
-            Ok(row) => Ruling::Holds(self.known.share(row)),
+            Ok(row) => Ruling::PartitionProgress(self.known.share(row)),
             Err(reason) => {
                 Ruling::Refused(Box::new(Refused { name: raw.name().map(Text::from), reason }))
             }

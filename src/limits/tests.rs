@@ -35,7 +35,7 @@ fn only(text: &str) -> Row {
 /// Each row as `holds`, `as N` or the message of its refusal.
 fn rulings(table: &Table) -> Vec<String> {
     let ruling = |ruling: &Ruling| match ruling {
-        Ruling::Holds(_) => "holds".to_owned(),
+        Ruling::PartitionProgress(_) => "holds".to_owned(),
         Ruling::Duplicate { of, .. } => format!("as {}", of.row()),
         Ruling::Refused(refused) => refused.reason.to_string(),
     };

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use floodmark_dataflows::clock::Mark;
-use floodmark_dataflows::combine::{Combiner, Parcel};
+use floodmark_dataflows::clock::SourceProgress;
+use floodmark_dataflows::combine::{Combiner, UpdateBatch};
 use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::time::{Window, Windows};
 
@@ -292,16 +292,16 @@ impl Ingest {
         let gathered = &mut self.gathered;
         let seen = std::mem::take(&mut gathered.seen);
         gathered.last_seen = None;
-        let parcels = gathered.combiner.take();
+        let update_batches = gathered.combiner.take();
         if self.source.topic().is_lost() {
             // They may be of another topic, which has the name now.
             return 0;
         }
         for window in seen {
-            inputs.mark(Mark::Seen(window));
+            inputs.mark(SourceProgress::Seen(window));
         }
-        let updates = parcels.iter().map(Parcel::len).sum();
-        inputs.parcels(parcels);
+        let updates = update_batches.iter().map(UpdateBatch::len).sum();
+        inputs.batches(update_batches);
         updates
     }
 
@@ -318,8 +318,8 @@ impl Ingest {
             // Kafka counts partitions from 0.
             let partition = partition.unsigned_abs();
             inputs.mark(match changed {
-                Changed::Holds(holds) => Mark::Partition { partition, holds },
-                Changed::Truncated(first) => Mark::Truncated { partition, first },
+                Changed::Progress(holds) => SourceProgress::Partition { partition, holds },
+                Changed::Truncated(first) => SourceProgress::Truncated { partition, first },
             });
         }
         Ok(())

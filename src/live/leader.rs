@@ -8,7 +8,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use floodmark_dataflows::clock::Mark;
+use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::orders::Read;
 use floodmark_dataflows::time::Windows;
@@ -335,11 +335,11 @@ impl Leader {
     /// Puts into the current tick what is the leader's: the clock, edits of limits, and questions.
     pub(super) fn put(&mut self, now: u64, inputs: &mut Inputs) {
         self.heard = inputs.tick();
-        inputs.mark(Mark::Now { now, silence: self.announced_moment.silence });
+        inputs.mark(SourceProgress::Now { now, silence: self.announced_moment.silence });
         if let Some(begun) = self.begun.take() {
             let time = format_ms(begun).to_string();
             tracing::warn!(time, "min limits judge no window that starts before this time");
-            inputs.mark(Mark::Begun(begun));
+            inputs.mark(SourceProgress::Begun(begun));
         }
         if self.first {
             self.first = false;
@@ -347,8 +347,8 @@ impl Leader {
                 // Offsets that were committed are no option of a run: it has no state to go with them.
                 Start::Earliest | Start::Committed => {}
                 // All processes are here, and know by now what is the latest.
-                Start::Latest => inputs.mark(Mark::Begun(now)),
-                Start::At(time) => inputs.mark(Mark::Begun(time)),
+                Start::Latest => inputs.mark(SourceProgress::Begun(now)),
+                Start::At(time) => inputs.mark(SourceProgress::Begun(time)),
             }
         }
         self.put_edits(inputs);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use floodmark_dataflows::watermark::Holds;
+use floodmark_dataflows::watermark::PartitionProgress;
 use metrics::gauge;
 use serde_json::{Map, Value, json};
 
@@ -280,7 +280,7 @@ impl Status {
                 let left = |end: i64| u64::try_from(end - worker.done_of(state)).unwrap_or(0);
                 let lag = answer.map(|answer| left(answer.due.max(state.next)));
                 let readable = answer.map(|answer| left(answer.stable.max(state.next)));
-                let unread = matches!(state.holds, Some(Holds::Unread) | None);
+                let unread = matches!(state.holds, Some(PartitionProgress::Unknown) | None);
                 let since = |moment: Option<Instant>| moment.unwrap_or(self.began).elapsed();
                 partitions.push(Partition {
                     // Kafka counts partitions from 0.
@@ -333,7 +333,7 @@ impl Status {
             gauge!("floodmark_frontier_seconds", "worker" => index.to_string()).set(tick);
             for state in &worker.partitions {
                 let labels = labels(&facts.topic, state.partition);
-                let idle = state.holds == Some(Holds::Nothing) && !state.straggles;
+                let idle = state.holds == Some(PartitionProgress::Idle) && !state.straggles;
                 gauge!("floodmark_kafka_partition_idle", &labels).set(flag(idle));
                 if let Some(reached) = state.reached {
                     gauge!("floodmark_kafka_partition_event_time_seconds", &labels)

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use floodmark_dataflows::combine::Parcel;
+use floodmark_dataflows::combine::UpdateBatch;
 use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::Volume;
 
@@ -20,7 +20,7 @@ pub struct Tick {
     /// When. It is the watermark, too.
     pub tick: u64,
     /// What is counted.
-    pub parcels: Vec<Parcel>,
+    pub update_batches: Vec<UpdateBatch>,
     /// The windows of all packets, counted or not.
     pub seen: BTreeSet<Window>,
 }
@@ -28,7 +28,7 @@ pub struct Tick {
 impl Tick {
     /// The number of updates it brings, those of windows included.
     pub fn updates(&self) -> usize {
-        self.parcels.iter().map(Parcel::len).sum::<usize>().max(self.seen.len())
+        self.update_batches.iter().map(UpdateBatch::len).sum::<usize>().max(self.seen.len())
     }
 }
 
@@ -178,15 +178,16 @@ impl Drop for Events {
 mod tests {
     use std::collections::BTreeSet;
 
-    use floodmark_dataflows::combine::Parcel;
+    use floodmark_dataflows::combine::UpdateBatch;
     use floodmark_dataflows::types::Volume;
 
     use super::*;
     use crate::replay::Tick;
 
     fn tick(tick: u64, updates: usize) -> Event {
-        let parcel = Parcel { v4: vec![(0, Volume::default()); updates], ..Parcel::default() };
-        Event::Tick(Tick { tick, parcels: vec![parcel], seen: BTreeSet::new() })
+        let update_batch =
+            UpdateBatch { v4: vec![(0, Volume::default()); updates], ..UpdateBatch::default() };
+        Event::Tick(Tick { tick, update_batches: vec![update_batch], seen: BTreeSet::new() })
     }
 
     fn ticks(events: &Events) -> Vec<u64> {

@@ -150,9 +150,9 @@ impl<W: Fn()> Replay<W> {
         let Some(tick) = self.tick.take() else {
             return Ok(());
         };
-        let (parcels, seen) = (self.combiner.take(), std::mem::take(&mut self.seen));
+        let (update_batches, seen) = (self.combiner.take(), std::mem::take(&mut self.seen));
         self.last_seen = None;
-        self.give(Event::Tick(Tick { tick, parcels, seen }))
+        self.give(Event::Tick(Tick { tick, update_batches, seen }))
     }
 
     fn give(&self, event: Event) -> Result<(), Unwanted> {

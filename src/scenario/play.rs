@@ -143,8 +143,8 @@ impl Player<'_> {
                 .captured
                 .as_mut()
                 .and_then(|captured| captured.next.take_if(|next| next.tick == tick));
-            if let Some(Tick { tick, parcels, seen }) = captured {
-                self.replay.records(parcels, &seen, tick);
+            if let Some(Tick { tick, update_batches, seen }) = captured {
+                self.replay.records(update_batches, &seen, tick);
             }
             self.end()?;
         }
@@ -173,8 +173,8 @@ impl Player<'_> {
             }
         }
         if let Some(greatest) = records.iter().map(|record| record.time).max() {
-            let parcels = self.combiner.take();
-            self.replay.records(parcels, &seen, greatest);
+            let update_batches = self.combiner.take();
+            self.replay.records(update_batches, &seen, greatest);
         }
     }
 

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use crate::gauge::{Gauge, Total};
 use crate::key::Key;
 use crate::orders::Ending;
-use crate::stash::{Budget, PUT_COST};
+use crate::pending::{Fuel, PUT_COST};
 use crate::time::{Phase, Timed, Window};
 
 /// The endings of one tick.
@@ -32,8 +32,8 @@ impl Endings {
     }
 
     /// Makes what is needed to [find](Endings::find) those of a phase. `true` when it is made.
-    pub(super) fn index(&mut self, phase: Phase, budget: &mut Budget) -> bool {
-        self.of(phase).index(budget)
+    pub(super) fn index(&mut self, phase: Phase, fuel: &mut Fuel) -> bool {
+        self.of(phase).index(fuel)
     }
 
     /// The total with which a phase ended a violation, if it was told.
@@ -58,14 +58,14 @@ struct Lookup {
 }
 
 impl Lookup {
-    fn index(&mut self, budget: &mut Budget) -> bool {
+    fn index(&mut self, fuel: &mut Fuel) -> bool {
         for ((gauge, window), total) in &self.endings[self.indexed..] {
-            if budget.is_spent() {
+            if fuel.is_spent() {
                 return false;
             }
             self.index.insert((*gauge, *window, total.key), *total);
             self.indexed += 1;
-            budget.spend(PUT_COST);
+            fuel.spend(PUT_COST);
         }
         true
     }

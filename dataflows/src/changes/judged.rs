@@ -6,11 +6,11 @@ use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::net::IpAddr;
 
-use super::standing::Id;
+use super::active::Id;
 use crate::addresses::Addresses;
 use crate::gauge::{Gauge, Total};
 use crate::key::{Family, Key};
-use crate::stash::Budget;
+use crate::pending::Fuel;
 use crate::time::Phase;
 use crate::types::{Entity, LimitId, Pair, Per};
 
@@ -181,16 +181,16 @@ impl Merge {
     }
 
     /// Sorts runs. `true` when all are.
-    pub(super) fn sort(&mut self, addresses: &Addresses, budget: &mut Budget) -> bool {
+    pub(super) fn sort(&mut self, addresses: &Addresses, fuel: &mut Fuel) -> bool {
         while let Some(run) = self.unsorted.pop() {
-            budget.spend(SORT_COST * run.len());
+            fuel.spend(SORT_COST * run.len());
             let sorted = Sorted::new(run, addresses);
             if let Some(first) = sorted.first() {
                 let number = u32::try_from(self.sorted.len()).expect("fewer than 2^46 updates");
                 self.heads.push(Reverse((first.place(addresses), number)));
                 self.sorted.push(sorted);
             }
-            if budget.is_spent() {
+            if fuel.is_spent() {
                 return self.unsorted.is_empty();
             }
         }

@@ -9,12 +9,12 @@
 //! milliseconds, window by window and in the order in which changes are published, and what is ready goes
 //! to the first worker in [parts](crate::delivery) before the rest is made.
 
-mod course;
+mod active;
 mod endings;
 mod judged;
 mod published;
 mod silence;
-mod standing;
+mod transition;
 mod versions;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,22 +24,22 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use self::course::Course;
+use self::active::{ActiveViolation, ActiveViolations, Id};
 use self::endings::Endings;
 use self::judged::{Merge, Runs, Step};
 use self::published::Published;
 use self::silence::{Moment, NOTHING, Silence, Sweep};
-use self::standing::{AllStanding, Id, Standing};
+use self::transition::Transition;
 use self::versions::{Changed, RulingsOfTick, Versions};
-use crate::clock::Clock;
+use crate::clock::WindowEvent;
 use crate::delivery::{Allowance, Notice, Notices, Part};
 use crate::folds::owner;
 use crate::gauge::{Gauge, Total};
 use crate::limits::{Judge, Ruling};
 use crate::orders::Ending;
+use crate::pending::{COPY_COST, Fuel, FueledOperator, Steps, send};
 use crate::ranges::WindowSet;
 use crate::shared::Shared;
-use crate::stash::{Budget, COPY_COST, Stepper, Steps, send};
 use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::types::{Change, Event, LimitId, Reason, Updates, Violation};
 
@@ -54,7 +54,7 @@ struct Work {
     judged: BTreeMap<Window, Runs>,
     endings: Endings,
     rulings: Vec<(Ruling, Time, isize)>,
-    clock: Vec<Clock>,
+    clock: Vec<WindowEvent>,
 }
 
 /// The tick that is worked on.
@@ -105,7 +105,7 @@ struct Changes {
     /// Windows that were not observed from their start on.
     partial: WindowSet,
     versions: Versions,
-    standing: AllStanding,
+    standing: ActiveViolations,
     /// Those of silent windows.
     silence: Silence,
     /// The same as published, if somebody reads it.
@@ -129,7 +129,7 @@ impl Changes {
             watermark: 0,
             partial: WindowSet::default(),
             versions: Versions::default(),
-            standing: AllStanding::default(),
+            standing: ActiveViolations::default(),
             silence: Silence::default(),
             published: (!without_violations).then(Published::default),
             tick: Tick::default(),
@@ -156,8 +156,8 @@ impl Changes {
     fn updated(
         &mut self,
         (window, id): (Window, Id),
-        before: &Standing,
-        after: &Standing,
+        before: &ActiveViolation,
+        after: &ActiveViolation,
     ) -> Option<Reason> {
         let was_settled = self.windows.settled(window, self.tick.watermark_before);
         let version_counts = was_settled || self.updates >= Updates::Limit;
@@ -180,15 +180,15 @@ impl Changes {
         window: Window,
         from: &mut Option<Id>,
         merge: &mut Merge,
-        budget: &mut Budget,
+        fuel: &mut Fuel,
     ) -> bool {
         let settles = self.tick.settles.contains(window);
         let limits = &self.tick.changed.limits;
         while let Some(at) = *from {
             let mut next = None;
             for (id, standing) in self.standing.range_from(window, at) {
-                budget.spend(COPY_COST);
-                if budget.is_spent() {
+                fuel.spend(COPY_COST);
+                if fuel.is_spent() {
                     *from = Some(id);
                     return false;
                 }
@@ -207,11 +207,11 @@ impl Changes {
 
     /// Publishes what becomes of one violation, and keeps what stands. `false` if the totals with which
     /// violations may end have to be indexed first.
-    fn follow(&mut self, window: Window, steps: &[Step], budget: &mut Budget) -> bool {
+    fn follow(&mut self, window: Window, steps: &[Step], fuel: &mut Fuel) -> bool {
         let id = steps[0].id();
         let before = self.standing.get(window, id);
         let stood = before.map(|before| (before.gauge, before.total(id)));
-        let course = Course::through(stood, steps, &mut self.now);
+        let course = Transition::through(stood, steps, &mut self.now);
         match (before, course.after) {
             (None, None) => {}
             (None, Some((gauge, total))) => {
@@ -220,14 +220,14 @@ impl Changes {
                 let judge = judge.expect("what stands is judged by a version");
                 let what = (Event::Raised, self.reason(phase, window));
                 self.say(what, (window, id), gauge, total, Some(judge));
-                let standing = Standing::new(gauge, total, judge.version);
+                let standing = ActiveViolation::new(gauge, total, judge.version);
                 self.standing.insert(window, id, standing);
             }
             (Some(_), None) => {
                 let phase = course.turned.expect("it stood before");
                 let (gauge, total) = course.before_turn.expect("it stood before");
                 let endings = &mut self.tick.endings;
-                if !endings.index(phase, budget) {
+                if !endings.index(phase, fuel) {
                     return false;
                 }
                 let total = endings.find(phase, gauge, window, total.key).unwrap_or(total);
@@ -239,7 +239,7 @@ impl Changes {
             (Some(before), Some((gauge, total))) => {
                 let judge = self.versions.version(id.limit, window);
                 let judge = judge.expect("what stands is judged by a version");
-                let after = Standing::new(gauge, total, judge.version);
+                let after = ActiveViolation::new(gauge, total, judge.version);
                 if let Some(reason) = self.updated((window, id), &before, &after) {
                     let what = (Event::Updated, reason);
                     self.say(what, (window, id), gauge, total, Some(judge));
@@ -284,24 +284,24 @@ impl Changes {
         &mut self,
         window: Window,
         (look_at, merge, steps): (&mut Option<Id>, &mut Merge, &mut Vec<Step>),
-        budget: &mut Budget,
+        fuel: &mut Fuel,
     ) -> bool {
-        if !self.look_at(window, look_at, merge, budget) {
+        if !self.look_at(window, look_at, merge, fuel) {
             return false;
         }
         let addresses = self.shared.addresses.clone();
-        if !merge.sort(&addresses.borrow(), budget) {
+        if !merge.sort(&addresses.borrow(), fuel) {
             return false;
         }
-        while self.may_go_on(budget) {
+        while self.may_go_on(fuel) {
             if steps.is_empty() {
                 merge.next(&addresses.borrow(), steps);
             }
             if steps.is_empty() {
                 return true;
             }
-            budget.spend(FOLLOW_COST * steps.len());
-            if self.follow(window, steps, budget) {
+            fuel.spend(FOLLOW_COST * steps.len());
+            if self.follow(window, steps, fuel) {
                 steps.clear();
             }
         }
@@ -309,12 +309,12 @@ impl Changes {
     }
 
     /// Whether another change may be made in this step.
-    fn may_go_on(&self, budget: &mut Budget) -> bool {
+    fn may_go_on(&self, fuel: &mut Fuel) -> bool {
         if !self.allowance.allows(self.ready.len()) {
             // The first worker has to take some before.
-            budget.exhaust();
+            fuel.exhaust();
         }
-        !budget.is_spent()
+        !fuel.is_spent()
     }
 
     /// Records come to windows that were silent.
@@ -342,20 +342,20 @@ impl Changes {
     }
 
     /// Goes on with what is said of silent windows before one. `true` when all is published.
-    fn silence(&mut self, until: Window, budget: &mut Budget) -> bool {
-        while self.may_go_on(budget) {
+    fn silence(&mut self, until: Window, fuel: &mut Fuel) -> bool {
+        while self.may_go_on(fuel) {
             let Some((window, piece)) = self.tick.silence.next(until, self.windows) else {
                 return true;
             };
             if !self.owns_total(window) {
-                budget.spend(1);
+                fuel.spend(1);
                 self.tick.silence.skip();
                 continue;
             }
             let judge = self.versions.version(piece.limit, window);
             let what = (piece.event, piece.reason);
             self.say(what, (window, silence::id(piece.limit)), piece.gauge, NOTHING, judge);
-            budget.spend(FOLLOW_COST);
+            fuel.spend(FOLLOW_COST);
         }
         false
     }
@@ -385,14 +385,14 @@ impl Steps for Changes {
         let (mut retired, mut heard, mut fall_silent) = (Vec::new(), Vec::new(), Vec::new());
         for event in work.clock {
             match event {
-                Clock::Watermark(watermark) => self.watermark = watermark,
-                Clock::EventTime { .. } => {}
-                Clock::Settled(windows) => tick.settles.insert(windows),
-                Clock::Retired(windows) => retired.push(windows),
-                Clock::Observed(windows) => heard.push(windows),
-                Clock::Silent(windows) => fall_silent.push(windows),
-                Clock::Partial { windows, partial: true } => self.partial.insert(windows),
-                Clock::Partial { windows, partial: false } => self.partial.remove(windows),
+                WindowEvent::Watermark(watermark) => self.watermark = watermark,
+                WindowEvent::EventTime { .. } => {}
+                WindowEvent::Settled(windows) => tick.settles.insert(windows),
+                WindowEvent::Retired(windows) => retired.push(windows),
+                WindowEvent::Observed(windows) => heard.push(windows),
+                WindowEvent::Silent(windows) => fall_silent.push(windows),
+                WindowEvent::Partial { windows, partial: true } => self.partial.insert(windows),
+                WindowEvent::Partial { windows, partial: false } => self.partial.remove(windows),
             }
         }
         heard.retain(|windows| self.silence.contains(windows.from));
@@ -441,18 +441,18 @@ impl Steps for Changes {
         self.tick = tick;
     }
 
-    fn step(&mut self, time: Time, job: &mut Job, budget: &mut Budget) -> bool {
+    fn step(&mut self, time: Time, job: &mut Job, fuel: &mut Fuel) -> bool {
         match job {
             Job::Window { window, look_at, merge, steps } => {
-                self.window(*window, (look_at, merge, steps), budget)
+                self.window(*window, (look_at, merge, steps), fuel)
             }
-            Job::Silence { until } => self.silence(*until, budget),
+            Job::Silence { until } => self.silence(*until, fuel),
             Job::Retire { windows } => {
                 self.partial.remove(*windows);
                 self.silence.retire(*windows);
                 let published = self.published.as_mut();
-                published.is_none_or(|held| held.retire(time.tick, *windows, budget))
-                    && self.standing.retire(*windows, budget)
+                published.is_none_or(|held| held.retire(time.tick, *windows, fuel))
+                    && self.standing.retire(*windows, fuel)
             }
             Job::End => {
                 self.versions.retire(&self.tick.retired);
@@ -505,7 +505,7 @@ pub(crate) fn changes<'scope>(
     violations: VecCollection<'scope, Time, Judged, isize>,
     endings: StreamVec<'scope, Time, Timed<Ending>>,
     rulings: VecCollection<'scope, Time, Ruling, isize>,
-    clock: StreamVec<'scope, Time, Timed<Clock>>,
+    clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
     Notices { notices, consumer_waits }: Notices<'scope>,
     shared: Shared,
     rules: Rules,
@@ -523,31 +523,31 @@ pub(crate) fn changes<'scope>(
     let mut notices = builder.new_input_connection(notices, to_worker, []);
     let activator = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
-        let mut stepper = Stepper::<Changes, 2>::new(Changes::new(shared, rules));
+        let mut stepper = FueledOperator::<Changes, 2>::new(Changes::new(shared, rules));
         move |frontiers| {
-            let stash = &mut stepper.stash;
+            let pending = &mut stepper.pending;
             violations.for_each(|capability, updates| {
                 for ((gauge, (window, total), limit), time, diff) in updates.drain(..) {
                     if time.phase != Phase::Retire {
                         let step = Step::new(gauge, total, limit, time.phase, diff);
-                        let work = stash.at_tick(&capability, time);
+                        let work = pending.at_tick(&capability, time);
                         work.judged.entry(window).or_default().push(step);
                     }
                 }
             });
             rulings.for_each(|capability, updates| {
                 for update in updates.drain(..) {
-                    stash.at_tick(&capability, update.1).rulings.push(update);
+                    pending.at_tick(&capability, update.1).rulings.push(update);
                 }
             });
             endings.for_each(|capability, data| {
                 for ending in data.drain(..) {
-                    stash.at_tick(&capability, ending.1).endings.keep(ending);
+                    pending.at_tick(&capability, ending.1).endings.keep(ending);
                 }
             });
             clock.for_each(|capability, data| {
                 for (event, time) in data.drain(..).filter(|(event, _)| event.concerns_windows()) {
-                    stash.at_tick(&capability, time).clock.push(event);
+                    pending.at_tick(&capability, time).clock.push(event);
                 }
             });
             notices.for_each(|_, data| {

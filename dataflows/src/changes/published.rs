@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::standing::Id;
-use crate::stash::{Budget, COPY_COST};
+use super::active::Id;
+use crate::pending::{COPY_COST, Fuel};
 use crate::time::{Phase, Time, Window, WindowRange};
 use crate::types::{Change, Event, Violation};
 
@@ -36,13 +36,13 @@ impl Published {
     }
 
     /// Drops the violations of windows. `true` when all are.
-    pub(super) fn retire(&mut self, tick: u64, windows: WindowRange, budget: &mut Budget) -> bool {
+    pub(super) fn retire(&mut self, tick: u64, windows: WindowRange, fuel: &mut Fuel) -> bool {
         while let Some((window, ids)) = self.windows.range_mut(windows.from..windows.until).next() {
             let window = *window;
             while let Some((_, violation)) = ids.pop_first() {
                 self.updates.push((violation, Time::new(tick, Phase::Read), -1));
-                budget.spend(COPY_COST);
-                if budget.is_spent() {
+                fuel.spend(COPY_COST);
+                if fuel.is_spent() {
                     return false;
                 }
             }

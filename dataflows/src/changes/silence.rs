@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
+use super::active::{ActiveViolation, ActiveViolations, Id};
 use super::judged::{Runs, Step};
-use super::standing::{AllStanding, Id, Standing};
 use crate::gauge::{Gauge, Total};
 use crate::key::Key;
 use crate::limits::{Judge, Ruling};
@@ -112,7 +112,7 @@ impl Silence {
         window: WindowRange,
         changed: &BTreeMap<LimitId, Broken>,
         judge: impl Fn(LimitId) -> Option<Judge>,
-        (standing, runs): (&mut AllStanding, &mut Runs),
+        (standing, runs): (&mut ActiveViolations, &mut Runs),
     ) {
         self.windows.remove(window);
         let window = window.from;
@@ -128,7 +128,11 @@ impl Silence {
                 continue;
             };
             if let Some(judge) = before {
-                standing.insert(window, id(limit), Standing::new(gauge, NOTHING, judge.version));
+                standing.insert(
+                    window,
+                    id(limit),
+                    ActiveViolation::new(gauge, NOTHING, judge.version),
+                );
             }
             let stands = [before, rows, dates, None].map(|judge| isize::from(judge.is_some()));
             for (phase, stands) in

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::silence::{At, Broken};
-use crate::limits::{Judge, Judging, Ruling};
+use crate::limits::{EffectiveVersions, Judge, Ruling};
 use crate::time::{Phase, Time, Window};
 use crate::types::{LimitId, VersionId};
 
@@ -45,7 +45,7 @@ pub(super) struct Changed {
 /// The versions in force.
 #[derive(Default)]
 pub(super) struct Versions {
-    judging: Judging,
+    judging: EffectiveVersions,
     /// The answer given last: changes come by limit and window.
     last: Option<((LimitId, Window), Option<Judge>)>,
 }

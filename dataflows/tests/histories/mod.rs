@@ -88,7 +88,7 @@ pub(crate) fn history(seed: u64, size: Size) -> History {
         per: rng.pick(&[Per::Pair, Per::Source, Per::Destination]),
         metric: rng.pick(&[Metric::Bytes, Metric::Packets]),
     });
-    let mut course = Course::new(rng, windows, size);
+    let mut course = Transition::new(rng, windows, size);
     let ticks = rng.between(5, size.ticks);
     for _ in 0..ticks {
         course.step(rng);
@@ -146,7 +146,7 @@ fn random_windows(rng: &mut Rng) -> Windows {
 }
 
 /// A history in the making.
-struct Course {
+struct Transition {
     windows: Windows,
     size: Size,
     pace: Pace,
@@ -165,10 +165,10 @@ struct Course {
     ticks: Vec<TickInput>,
 }
 
-impl Course {
+impl Transition {
     fn new(rng: &mut Rng, windows: Windows, size: Size) -> Self {
         let width_ms = windows.width_secs * 1000;
-        Course {
+        Transition {
             windows,
             size,
             pace: match rng.below(4) {

@@ -190,7 +190,7 @@ impl Report<'_> {
             Ruling::Duplicate { of, .. } => {
                 (line.status, line.same_as) = ("duplicate", Some(of.row()));
             }
-            Ruling::Holds(row) => {
+            Ruling::PartitionProgress(row) => {
                 (line.status, line.content) = ("holds", Some(self.json_content(row)));
             }
         }

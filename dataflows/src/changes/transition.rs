@@ -5,7 +5,7 @@ use crate::gauge::{Gauge, Total};
 use crate::time::Phase;
 
 /// The way of one violation through the phases of a tick.
-pub(super) struct Course {
+pub(super) struct Transition {
     /// The state after the last phase.
     pub(super) after: Option<(Gauge, Total)>,
     /// The first phase after which it stood, or did not, other than before the tick.
@@ -14,7 +14,7 @@ pub(super) struct Course {
     pub(super) before_turn: Option<(Gauge, Total)>,
 }
 
-impl Course {
+impl Transition {
     /// Goes through all updates of a violation, which are in the order of their phases. `now` is a buffer.
     pub(super) fn through(
         before: Option<(Gauge, Total)>,
@@ -23,7 +23,7 @@ impl Course {
     ) -> Self {
         now.clear();
         now.extend(before.map(|judged| (judged, 1)));
-        let mut course = Course { after: before, turned: None, before_turn: None };
+        let mut course = Transition { after: before, turned: None, before_turn: None };
         for steps in steps.chunk_by(|a, b| a.phase == b.phase) {
             let stood = course.after;
             now.extend(steps.iter().map(Step::update));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::gauge::{Gauge, Total};
 use crate::key::{Family, Key};
-use crate::stash::{Budget, COPY_COST};
+use crate::pending::{COPY_COST, Fuel};
 use crate::time::{Window, WindowRange};
 use crate::types::{LimitId, Per, VersionId};
 
@@ -34,16 +34,16 @@ impl Id {
 
 /// The state of a violation as it was published last, or would have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct ActiveViolation {
     pub(super) gauge: Gauge,
     amount: i64,
     other: i64,
     pub(super) version: VersionId,
 }
 
-impl Standing {
+impl ActiveViolation {
     pub(super) fn new(gauge: Gauge, total: Total, version: VersionId) -> Self {
-        Standing { gauge, amount: total.amount, other: total.other, version }
+        ActiveViolation { gauge, amount: total.amount, other: total.other, version }
     }
 
     pub(super) fn total(&self, id: Id) -> Total {
@@ -53,16 +53,16 @@ impl Standing {
 
 /// The violations that stand. There may be as many as there are totals.
 #[derive(Default)]
-pub(super) struct AllStanding {
-    windows: BTreeMap<Window, BTreeMap<Id, Standing>>,
+pub(super) struct ActiveViolations {
+    windows: BTreeMap<Window, BTreeMap<Id, ActiveViolation>>,
 }
 
-impl AllStanding {
-    pub(super) fn get(&self, window: Window, id: Id) -> Option<Standing> {
+impl ActiveViolations {
+    pub(super) fn get(&self, window: Window, id: Id) -> Option<ActiveViolation> {
         self.windows.get(&window)?.get(&id).copied()
     }
 
-    pub(super) fn insert(&mut self, window: Window, id: Id, standing: Standing) {
+    pub(super) fn insert(&mut self, window: Window, id: Id, standing: ActiveViolation) {
         self.windows.entry(window).or_default().insert(id, standing);
     }
 
@@ -85,7 +85,7 @@ impl AllStanding {
         &self,
         window: Window,
         id: Id,
-    ) -> impl Iterator<Item = (Id, Standing)> {
+    ) -> impl Iterator<Item = (Id, ActiveViolation)> {
         let ids = self.windows.get(&window).into_iter().flat_map(move |ids| ids.range(id..));
         ids.map(|(id, standing)| (*id, *standing))
     }
@@ -101,12 +101,12 @@ impl AllStanding {
     }
 
     /// Drops the violations of windows. `true` when all are.
-    pub(super) fn retire(&mut self, windows: WindowRange, budget: &mut Budget) -> bool {
+    pub(super) fn retire(&mut self, windows: WindowRange, fuel: &mut Fuel) -> bool {
         while let Some((window, ids)) = self.windows.range_mut(windows.from..windows.until).next() {
             let window = *window;
             while ids.pop_first().is_some() {
-                budget.spend(COPY_COST);
-                if budget.is_spent() {
+                fuel.spend(COPY_COST);
+                if fuel.is_spent() {
                     return false;
                 }
             }

@@ -1,5 +1,5 @@
-//! What stateful operators share: input by time until the time is complete, and a bound on how long
-//! they work before others get a turn.
+//! Work of stateful operators: held by time until the time is complete, and done in portions of fuel, so that no
+//! operator keeps the others waiting.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,20 +13,20 @@ use crate::time::{Phase, Time};
 ///
 /// Data that operators send have times of their own, and a message has the time of the round in which its
 /// input came: each time that a message has is agreed on by all workers.
-pub(crate) struct Stash<W, const N: usize> {
+pub(crate) struct PendingByTime<W, const N: usize> {
     /// Work, with the time of the first message that it came in.
     pending: BTreeMap<Time, (Time, W)>,
     /// For the earliest of them. It covers the others, and one for each would be said to every worker.
     held: Option<[Capability<Time>; N]>,
 }
 
-impl<W, const N: usize> Default for Stash<W, N> {
+impl<W, const N: usize> Default for PendingByTime<W, N> {
     fn default() -> Self {
-        Stash { pending: BTreeMap::new(), held: None }
+        PendingByTime { pending: BTreeMap::new(), held: None }
     }
 }
 
-impl<W: Default, const N: usize> Stash<W, N> {
+impl<W: Default, const N: usize> PendingByTime<W, N> {
     /// The work at a time, which may be later than that of the message it came in.
     pub(crate) fn at(&mut self, capability: &InputCapability<Time>, time: Time) -> &mut W {
         if self.held.as_ref().is_none_or(|held| time < *held[0].time()) {
@@ -64,7 +64,7 @@ impl<W: Default, const N: usize> Stash<W, N> {
         Some((time, work))
     }
 
-    /// The capabilities for what came of the work that was taken since they [followed](Stash::follow) last,
+    /// The capabilities for what came of the work that was taken since they [followed](PendingByTime::follow) last,
     /// and of all that is here.
     ///
     /// # Panics
@@ -99,21 +99,21 @@ pub(crate) fn send<D: Clone + 'static>(
     }
 }
 
-/// How much an operator does before it lets others run, in units of about 10 ns: an entry looked
-/// at is one, an update made a few.
-pub(crate) struct Budget(usize);
+/// The work that an operator may do before it yields, in units of about 10 ns: a scanned entry costs one, an
+/// update a few.
+pub(crate) struct Fuel(usize);
 
 /// What it costs to put out an update, or to make one.
 pub(crate) const PUT_COST: usize = 8;
 /// What it costs to copy an entry, or to let go of its addresses.
 pub(crate) const COPY_COST: usize = 4;
 
-impl Budget {
+impl Fuel {
     /// Some milliseconds.
     pub(crate) const STEP: usize = 400_000;
 
     pub(crate) fn new(units: usize) -> Self {
-        Budget(units)
+        Fuel(units)
     }
 
     pub(crate) fn spend(&mut self, units: usize) {
@@ -133,7 +133,7 @@ impl Budget {
 /// Jobs whose space is kept for the next time.
 const JOBS_KEPT: usize = 64;
 
-/// A state to which the work of each time is done in turn, in steps.
+/// The state of an operator that works through one time after another, in steps.
 pub(crate) trait Steps {
     type Work: Default;
     type Job;
@@ -141,8 +141,8 @@ pub(crate) trait Steps {
     /// Splits the work of a time into jobs, to be done in this order before the next time begins.
     fn plan(&mut self, time: Time, work: Self::Work, jobs: &mut VecDeque<Self::Job>);
 
-    /// Goes on with a job until it is done, and then is `true`, or until the budget is spent.
-    fn step(&mut self, time: Time, job: &mut Self::Job, budget: &mut Budget) -> bool;
+    /// Goes on with a job until it is done, and then is `true`, or until the fuel is spent.
+    fn step(&mut self, time: Time, job: &mut Self::Job, fuel: &mut Fuel) -> bool;
 
     /// Pauses: what came of the work is sent, and others get a turn. `under_way` is the time that is not done
     /// with, if one is. Returned is the earliest time of what may still come of it.
@@ -151,33 +151,38 @@ pub(crate) trait Steps {
     }
 }
 
-/// Does the work of complete times in their order, a budget at a time.
-pub(crate) struct Stepper<S: Steps, const N: usize> {
+/// Does the work of complete times in their order, one portion of fuel at a time.
+pub(crate) struct FueledOperator<S: Steps, const N: usize> {
     pub(crate) state: S,
-    pub(crate) stash: Stash<S::Work, N>,
+    pub(crate) pending: PendingByTime<S::Work, N>,
     /// The time that is worked on.
     current: Option<Time>,
     /// The jobs of that time that are not done.
     jobs: VecDeque<S::Job>,
 }
 
-impl<S: Steps, const N: usize> Stepper<S, N> {
+impl<S: Steps, const N: usize> FueledOperator<S, N> {
     pub(crate) fn new(state: S) -> Self {
-        Stepper { state, stash: Stash::default(), current: None, jobs: VecDeque::new() }
+        FueledOperator {
+            state,
+            pending: PendingByTime::default(),
+            current: None,
+            jobs: VecDeque::new(),
+        }
     }
 
-    /// Works for one budget, and then hands what came of it to `deliver`. `true` if work is left that
+    /// Works for one portion of fuel, and then hands what came of it to `deliver`. `true` if work is left that
     /// could go on at once.
     pub(crate) fn run(
         &mut self,
         frontiers: &[MutableAntichain<Time>],
         deliver: impl FnOnce(&[Capability<Time>; N], &mut S),
     ) -> bool {
-        let mut budget = Budget::new(Budget::STEP);
+        let mut fuel = Fuel::new(Fuel::STEP);
         let mut worked = false;
         while self.current.is_some() || self.begin(frontiers) {
             worked = true;
-            if !self.work(&mut budget) {
+            if !self.work(&mut fuel) {
                 break;
             }
         }
@@ -185,14 +190,14 @@ impl<S: Steps, const N: usize> Stepper<S, N> {
             return false;
         }
         let under_way = self.state.pause(self.current);
-        deliver(self.stash.capabilities(), &mut self.state);
-        self.stash.follow(under_way);
+        deliver(self.pending.capabilities(), &mut self.state);
+        self.pending.follow(under_way);
         self.current.is_some()
     }
 
     /// Begins with the next time, if that is complete.
     fn begin(&mut self, frontiers: &[MutableAntichain<Time>]) -> bool {
-        let Some((time, work)) = self.stash.next(frontiers) else {
+        let Some((time, work)) = self.pending.next(frontiers) else {
             return false;
         };
         self.current = Some(time);
@@ -201,13 +206,13 @@ impl<S: Steps, const N: usize> Stepper<S, N> {
     }
 
     /// Goes on with the current time. `true` when it is done with.
-    fn work(&mut self, budget: &mut Budget) -> bool {
+    fn work(&mut self, fuel: &mut Fuel) -> bool {
         if let Some(time) = self.current {
             while let Some(job) = self.jobs.front_mut() {
-                if budget.is_spent() {
+                if fuel.is_spent() {
                     return false;
                 }
-                if self.state.step(time, job, budget) {
+                if self.state.step(time, job, fuel) {
                     self.jobs.pop_front();
                 }
             }
