@@ -409,9 +409,9 @@ impl Held {
 /// tick before has settled is ignored, as the record behind it is.
 ///
 /// # Out
-/// The windows as a collection, silent ones by ranges, and events, both on one worker. A window opens at [`Phase::Data`], closes
-/// and settles at [`Phase::Close`], and leaves at [`Phase::Retire`], each once and in this order; that of
-/// a late record is closed when it opens. Broadcast them; nothing else decides about windows.
+/// The windows as a collection, silent ones by ranges, and events, both on one worker. A window opens at
+/// [`Phase::Data`], closes and settles at [`Phase::Close`], and leaves at [`Phase::Retire`], each once and in this
+/// order; that of a late record is closed when it opens. Broadcast them; nothing else decides about windows.
 ///
 /// # Keeps
 /// The seen windows that are not retired, and the ranges of silent ones between them.

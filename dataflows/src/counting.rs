@@ -2,7 +2,7 @@
 
 use crate::addresses::Addresses;
 use crate::combine::{UpdateBatch, pair_v6};
-use crate::cuts::{CutIndex, Gauged};
+use crate::emit_bounds::{EmitBoundIndex, MonitoredTable};
 use crate::folds::{FoldIndex, Folds};
 use crate::key::{Family, Key};
 use crate::orders::{PutsOf, Saturated};
@@ -18,8 +18,8 @@ const FOUND_AT_ONCE: usize = 32;
 pub(crate) struct Counting<'a> {
     pub(crate) time: Time,
     pub(crate) window: Window,
-    pub(crate) pairs: &'a mut Gauged,
-    pub(crate) cuts: &'a CutIndex,
+    pub(crate) pairs: &'a mut MonitoredTable,
+    pub(crate) emit_bounds: &'a EmitBoundIndex,
     pub(crate) folds: &'a mut Folds,
     pub(crate) fold_index: &'a FoldIndex,
     /// Sums of rollups that updates went into.
@@ -59,7 +59,7 @@ impl Counting<'_> {
         }
         for (found, &(key, volume)) in found.iter().zip(updates) {
             let place = || addresses.pair(key);
-            let updated = self.pairs.add(self.cuts, *found, key, place, volume, puts);
+            let updated = self.pairs.add(self.emit_bounds, *found, key, place, volume, puts);
             if updated.saturates() {
                 let entity = Entity::Pair(addresses.pair(key));
                 let total = Saturated { window: self.window, rollup: None, entity };

@@ -1,4 +1,4 @@
-//! From rules to the cuts of gauges: which totals are worth putting out.
+//! From rules to the emit bounds of monitored scopes: which totals are worth emitting.
 
 use std::hash::BuildHasher;
 
@@ -9,20 +9,22 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::gauge::{Amounts, Cut, CutChange, Gauge, GaugeChange, Rejudged};
 use crate::limits::{Judge, Rule, Ruling};
+use crate::monitored::{
+    Amounts, EmitBound, EmitBoundChange, MonitoredScope, Rejudged, ScopeChange,
+};
 use crate::pending::{PendingByTime, send};
 use crate::ranges::Steps;
 use crate::threshold::Threshold;
 use crate::time::{Time, Timed, WindowRange};
 use crate::types::{Bound, LimitId, Per, Scope, Updates};
 
-/// The [places](Cut::place) at which the limits of one gauge need cuts, and in which windows.
+/// The [places](EmitBound::place) at which the limits of one monitored scope need emit bounds, and in which windows.
 #[derive(Default)]
 enum Needs {
     #[default]
     Nothing,
-    /// Most gauges have one limit, and that one version.
+    /// Most monitored scopes have one limit, and that one version.
     One(i64, WindowRange),
     /// By place, the number of rules that need it.
     Many(Vec<(i64, Steps<u32>)>),
@@ -69,13 +71,15 @@ impl Needs {
         }
     }
 
-    /// The cut of each window of a range: that of all rules that judge it.
-    fn cuts(&self, bound: Bound, range: WindowRange) -> Steps<Option<Cut>> {
-        let mut cuts = Steps::default();
+    /// The emit bound of each window of a range: that of all rules that judge it.
+    fn emit_bounds(&self, bound: Bound, range: WindowRange) -> Steps<Option<EmitBound>> {
+        let mut emit_bounds = Steps::default();
         let mut need = |place: i64, windows: WindowRange| {
-            let cut = Cut::of(bound, place);
-            let both = |other: Option<Cut>| Some(other.map_or(cut, |other| other.and(bound, cut)));
-            cuts.change(windows.and(range), both);
+            let emit_bound = EmitBound::of(bound, place);
+            let both = |other: Option<EmitBound>| {
+                Some(other.map_or(emit_bound, |other| other.and(bound, emit_bound)))
+            };
+            emit_bounds.change(windows.and(range), both);
         };
         match self {
             Needs::Nothing => {}
@@ -87,20 +91,20 @@ impl Needs {
                 }
             }
         }
-        cuts
+        emit_bounds
     }
 }
 
-/// A gauge, and the cuts that its limits need.
+/// A monitored scope, and the emit bounds that its limits need.
 struct InUse {
-    gauge: Gauge,
+    monitored: MonitoredScope,
     scope: Scope,
     needs: Needs,
 }
 
-/// Gauges by their number.
+/// Monitored scopes by their number.
 #[derive(Default)]
-struct Gauges {
+struct MonitoredScopes {
     numbers: HashTable<u32>,
     hasher: RandomState,
     /// Free numbers have `None`.
@@ -111,32 +115,32 @@ struct Gauges {
     tick: u64,
 }
 
-impl Gauges {
+impl MonitoredScopes {
     fn hash(&self, number: u32) -> u64 {
         let in_use = self.in_use[number as usize].as_ref();
-        in_use.map_or(0, |in_use| self.hasher.hash_one((in_use.scope, in_use.gauge.bound)))
+        in_use.map_or(0, |in_use| self.hasher.hash_one((in_use.scope, in_use.monitored.bound)))
     }
 
-    /// The number of a gauge, which is a new one if the gauge was not in use.
+    /// The number of a monitored scope: a new number if none of its limits was in use.
     fn number(&mut self, scope: Scope, bound: Bound) -> u32 {
         let hash = self.hasher.hash_one((scope, bound));
         let is_it = |number: &u32| {
             let in_use = self.in_use[*number as usize].as_ref();
-            in_use.is_some_and(|held| held.scope == scope && held.gauge.bound == bound)
+            in_use.is_some_and(|held| held.scope == scope && held.monitored.bound == bound)
         };
         if let Some(number) = self.numbers.find(hash, is_it) {
             return *number;
         }
         let id = self.free.pop().unwrap_or_else(|| {
             self.in_use.push(None);
-            u32::try_from(self.in_use.len() - 1).expect("fewer than 2^32 gauges in use")
+            u32::try_from(self.in_use.len() - 1).expect("fewer than 2^32 monitored_scopes in use")
         });
-        let gauge = Gauge { id, per: scope.per, metric: scope.metric, bound };
-        self.in_use[id as usize] = Some(InUse { gauge, scope, needs: Needs::Nothing });
-        let Gauges { numbers, hasher, in_use, .. } = self;
+        let monitored = MonitoredScope { id, per: scope.per, metric: scope.metric, bound };
+        self.in_use[id as usize] = Some(InUse { monitored, scope, needs: Needs::Nothing });
+        let MonitoredScopes { numbers, hasher, in_use, .. } = self;
         numbers.insert_unique(hash, id, |number| {
             let in_use = in_use[*number as usize].as_ref();
-            in_use.map_or(0, |held| hasher.hash_one((held.scope, held.gauge.bound)))
+            in_use.map_or(0, |held| hasher.hash_one((held.scope, held.monitored.bound)))
         });
         id
     }
@@ -149,33 +153,33 @@ impl Gauges {
         }
     }
 
-    /// Takes the changes of the rules of one gauge at one time, and tells what they change.
+    /// Takes the changes of the rules of one monitored scope at one time, and tells what they change.
     fn update(
         &mut self,
         scope: Scope,
         bound: Bound,
         rules: &[(Rule, isize)],
         updates: Updates,
-        changes: &mut Vec<GaugeChange>,
-    ) -> Gauge {
+        changes: &mut Vec<ScopeChange>,
+    ) -> MonitoredScope {
         let number = self.number(scope, bound);
         let held = self.in_use[number as usize].as_mut().expect("a number in use");
-        let gauge = held.gauge;
+        let monitored = held.monitored;
         let hull = WindowRange::hull(rules.iter().map(|(rule, _)| rule.windows));
         let mut rejudge = |windows: WindowRange, amounts: Amounts| {
-            changes.push(GaugeChange::Rejudged(Rejudged { gauge, scope, windows, amounts }));
+            changes.push(ScopeChange::Rejudged(Rejudged { monitored, scope, windows, amounts }));
         };
         if bound == Bound::Max && !matches!(held.needs, Needs::Nothing) {
             rejudged_by(rules, updates, &mut rejudge);
         }
         let mut moved = Vec::new();
-        let mut cuts = held.needs.cuts(bound, hull);
+        let mut emit_bounds = held.needs.emit_bounds(bound, hull);
         for (rule, diff) in rules {
-            held.needs.update(Cut::place(bound, rule.value), rule.windows, *diff);
+            held.needs.update(EmitBound::place(bound, rule.value), rule.windows, *diff);
         }
-        let after = held.needs.cuts(bound, hull);
+        let after = held.needs.emit_bounds(bound, hull);
         for (piece, to) in after.pieces(hull) {
-            cuts.update(
+            emit_bounds.update(
                 piece,
                 |_| to,
                 |windows, from, to| {
@@ -187,11 +191,11 @@ impl Gauges {
                         (Some(_), None) => rejudge(windows, Amounts::ALL),
                         _ => {}
                     }
-                    moved.push(CutChange { gauge, scope, windows, from, to });
+                    moved.push(EmitBoundChange { monitored, scope, windows, from, to });
                 },
             );
         }
-        changes.extend(moved.into_iter().map(GaugeChange::Cut));
+        changes.extend(moved.into_iter().map(ScopeChange::EmitBound));
         if matches!(held.needs, Needs::Nothing) {
             let hash = self.hash(number);
             if let Ok(entry) = self.numbers.find_entry(hash, |other| *other == number) {
@@ -200,7 +204,7 @@ impl Gauges {
             self.in_use[number as usize] = None;
             self.leaving.push(number);
         }
-        gauge
+        monitored
     }
 }
 
@@ -232,48 +236,48 @@ fn rejudged_by(
 
 /// The amounts at which a limit looks otherwise when its value changes.
 fn amounts_rejudged(before: Option<i64>, after: Option<i64>, updates: Updates) -> Option<Amounts> {
-    let cut = |value| Cut::of(Bound::Max, Cut::place(Bound::Max, value));
+    let emit_bound = |value| EmitBound::of(Bound::Max, EmitBound::place(Bound::Max, value));
     match (before, after) {
         (None, None) => None,
         (Some(before), Some(after)) if updates == Updates::Settled => {
-            let both = cut(before).and(Bound::Max, cut(after));
+            let both = emit_bound(before).and(Bound::Max, emit_bound(after));
             (before != after).then_some(Amounts { from: both.floor, to: both.roof })
         }
         (one, other) => {
             let least = one.into_iter().chain(other).min()?;
-            Some(Amounts { from: cut(least).floor, to: i64::MAX })
+            Some(Amounts { from: emit_bound(least).floor, to: i64::MAX })
         }
     }
 }
 
 /// The streams of [`floors`].
 pub struct Floors<'scope> {
-    /// Thresholds by the gauge that they read.
-    pub thresholds: VecCollection<'scope, Time, (Gauge, Threshold<LimitId>), isize>,
+    /// Thresholds by the monitored scope that they read.
+    pub thresholds: VecCollection<'scope, Time, (MonitoredScope, Threshold<LimitId>), isize>,
     /// The rules as those need them who write about violations.
     pub rulings: VecCollection<'scope, Time, Ruling, isize>,
-    /// Changes of gauges that look at pairs.
-    pub of_pairs: StreamVec<'scope, Time, Timed<GaugeChange>>,
+    /// Changes of monitored scopes that look at pairs.
+    pub of_pairs: StreamVec<'scope, Time, Timed<ScopeChange>>,
     /// Changes of the others.
-    pub of_rollups: StreamVec<'scope, Time, Timed<GaugeChange>>,
+    pub of_rollups: StreamVec<'scope, Time, Timed<ScopeChange>>,
 }
 
-/// The thresholds under the gauge that they read, and each move of a gauge's cut.
+/// The thresholds under the monitored scope that they read, and each move of a monitored scope's emit bound.
 ///
 /// # In
 /// `rules`: the same on every worker.
 ///
 /// # Out
-/// Thresholds keyed by gauge, for the [`threshold_join`](mod@crate::threshold_join), and cuts for the traffic
-/// tables, at the same times; a cut that does not move is not repeated. Tables are told as well at which amounts
-/// limits look otherwise ([`Rejudged`]). Gauges are numbered by each worker for itself: no output may be
-/// exchanged.
+/// Thresholds keyed by monitored scope, for the [`threshold_join`](mod@crate::threshold_join), and emit bounds for
+/// the traffic tables, at the same times; an emit bound that does not move is not repeated. Tables are told as well
+/// at which amounts limits look otherwise ([`Rejudged`]). Monitored scopes are numbered by each worker for itself: no
+/// output may be exchanged.
 ///
 /// # Keeps
-/// For each gauge the cuts that its rules need, by ranges of windows.
+/// For each monitored scope the emit bounds that its rules need, by ranges of windows.
 ///
 /// # Costs
-/// Per changed rule a look-up, and the ranges that its gauge has within its own.
+/// Per changed rule a look-up, and the ranges that its monitored scope has within its own.
 pub fn floors<'scope>(
     rules: VecCollection<'scope, Time, Rule, isize>,
     updates: Updates,
@@ -286,7 +290,7 @@ pub fn floors<'scope>(
     let (mut rollups_output, of_rollups) = builder.new_output::<Vec<_>>();
     builder.build(move |_| {
         let mut pending = PendingByTime::<Vec<(Rule, isize)>, 4>::default();
-        let mut gauges = Gauges::default();
+        let mut monitored_scopes = MonitoredScopes::default();
         move |frontiers| {
             input.for_each(|capability, rules| {
                 for (rule, time, diff) in rules.drain(..) {
@@ -296,17 +300,18 @@ pub fn floors<'scope>(
             let (mut thresholds, mut rulings) = (Vec::new(), Vec::new());
             let (mut of_pairs, mut of_rollups) = (Vec::new(), Vec::new());
             while let Some((time, mut rules)) = pending.next(frontiers) {
-                gauges.begin(time);
-                let gauge = |(rule, _): &(Rule, isize)| (rule.scope, rule.bound);
-                // Removals first: one rule for another leaves a gauge with one.
-                rules.sort_unstable_by_key(|change| (gauge(change), change.1));
+                monitored_scopes.begin(time);
+                let monitored = |(rule, _): &(Rule, isize)| (rule.scope, rule.bound);
+                // Removals first: one rule for another leaves a monitored scope with one.
+                rules.sort_unstable_by_key(|change| (monitored(change), change.1));
                 let mut changes = Vec::new();
-                for rules in rules.chunk_by(|one, other| gauge(one) == gauge(other)) {
-                    let (scope, bound) = gauge(&rules[0]);
-                    let gauge = gauges.update(scope, bound, rules, updates, &mut changes);
+                for rules in rules.chunk_by(|one, other| monitored(one) == monitored(other)) {
+                    let (scope, bound) = monitored(&rules[0]);
+                    let monitored =
+                        monitored_scopes.update(scope, bound, rules, updates, &mut changes);
                     for (rule, diff) in rules {
                         let Rule { limit, bound, value, windows, .. } = rule;
-                        let judge = Judge::new(rule, gauge);
+                        let judge = Judge::new(rule, monitored);
                         let ruling = Ruling { limit: *limit, windows: *windows, judge };
                         rulings.push((ruling, time, *diff));
                         let threshold = Threshold {
@@ -316,13 +321,13 @@ pub fn floors<'scope>(
                             from: windows.from.0,
                             until: windows.until.0,
                         };
-                        thresholds.push(((gauge, threshold), time, *diff));
+                        thresholds.push(((monitored, threshold), time, *diff));
                     }
-                    let of_gauges: &mut Vec<_> = match scope.per {
+                    let of_scopes: &mut Vec<_> = match scope.per {
                         Per::Pair => &mut of_pairs,
                         _ => &mut of_rollups,
                     };
-                    of_gauges.extend(changes.drain(..).map(|change| (change, time)));
+                    of_scopes.extend(changes.drain(..).map(|change| (change, time)));
                 }
             }
             if !thresholds.is_empty() {

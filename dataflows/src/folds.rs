@@ -7,8 +7,8 @@ use hashbrown::{HashMap, hash_map};
 use serde::{Deserialize, Serialize};
 
 use crate::combine::{BATCH_UPDATES, route, route_address};
-use crate::gauge::Rollup;
-use crate::pending::{Fuel, PUT_COST};
+use crate::monitored::Rollup;
+use crate::pending::{EMIT_COST, Fuel};
 use crate::prefix_index::{PrefixIndex, Ranked};
 use crate::time::{Time, Timed, Window, WindowRange};
 use crate::types::{Pair, Per, Volume};
@@ -252,7 +252,7 @@ impl Folds {
                 continue;
             };
             let sent = leaving.send(&mut outgoing);
-            fuel.spend(PUT_COST * (1 + sent));
+            fuel.spend(EMIT_COST * (1 + sent));
             if sent < BATCH_UPDATES {
                 self.leaving = None;
             }
@@ -313,7 +313,7 @@ mod tests {
             let (mut sent, mut steps) = (BTreeMap::new(), 0);
             loop {
                 let mut batches = Vec::new();
-                let mut fuel = Fuel::new(10 * PUT_COST * BATCH_UPDATES / 4);
+                let mut fuel = Fuel::new(10 * EMIT_COST * BATCH_UPDATES / 4);
                 let outgoing = Outgoing {
                     time: Time::start(7),
                     window: Window(0),

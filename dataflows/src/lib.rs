@@ -18,9 +18,9 @@
 //! | limit | a name with dated [versions](types::Version) |
 //! | [violation](types::Violation) | an amount over a `max`, or under a `min` once the window has closed |
 //! | watermark | no record before it is expected: [closed, settled, retired](time::Windows) follow from it |
-//! | [gauge](gauge::Gauge) | what the limits of one scope and bound look at; its *cut* is where they begin to, its *roof* where each `max` is broken |
-//! | [cell](gauge::Cut) | amounts that no limit of a gauge tells apart |
-//! | [rollup](gauge::Rollup) | a sum over pairs that some limit or view asks for |
+//! | [monitored scope](monitored::MonitoredScope) | what the limits of one scope and bound look at; its *emit bound* is where they begin to, its *roof* where each `max` is broken |
+//! | [cell](monitored::EmitBound) | amounts that no limit of a monitored scope tells apart |
+//! | [rollup](monitored::Rollup) | a sum over pairs that some limit or view asks for |
 //! | held | not retired |
 //!
 //! # Collections
@@ -32,8 +32,8 @@
 //! | versions | [`Version`](types::Version) | the row has taken effect | worker that read it |
 //! | existing | [`Existing`](spans::Existing) | the window, or each of a range, exists, seen or in a gap, open or closed | first worker |
 //! | rules | [`Rule`](limits::Rule) | the version, and the windows that it judges | one, then all |
-//! | thresholds | (gauge, [`Threshold`](threshold::Threshold)) | the same, by gauge | all |
-//! | totals | (gauge, (window, [`Total`](gauge::Total))) | the total is beyond the cut; it may have grown since, within its cell | owner of the entity |
+//! | thresholds | (monitored scope, [`Threshold`](threshold::Threshold)) | the same, by monitored scope | all |
+//! | totals | (monitored scope, (window, [`Total`](monitored::Total))) | the total is beyond the emit bound; it may have grown since, within its cell | owner of the entity |
 //! | violations | [`Violation`](types::Violation) | the total breaks the limit, with the amount published last | owner of the entity |
 //!
 //! [`textbook`] computes the violations in plain differential dataflow, and [`mod@reference`] everything
@@ -47,21 +47,21 @@ pub(crate) mod changes;
 pub mod clock;
 pub mod combine;
 pub(crate) mod counting;
-pub(crate) mod cuts;
 pub mod delivery;
+pub(crate) mod emit;
+pub(crate) mod emit_bounds;
 pub mod floors;
 pub(crate) mod folds;
-pub mod gauge;
 pub mod graph;
 pub mod key;
 pub mod limits;
+pub mod monitored;
 pub(crate) mod moves;
 pub mod orders;
 pub(crate) mod pairs;
 pub(crate) mod pending;
 pub(crate) mod pieces;
 pub(crate) mod prefix_index;
-pub(crate) mod put_out;
 pub mod ranges;
 pub mod reference;
 pub(crate) mod rollups;

@@ -13,7 +13,7 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::clock::WindowEvent;
-use crate::gauge::Gauge;
+use crate::monitored::MonitoredScope;
 use crate::pending::{PendingByTime, send};
 use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::types::{Bound, LimitId, Metric, Per, Scope, Version, VersionId};
@@ -353,8 +353,8 @@ pub fn rules<'scope>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Judge {
     pub(crate) version: VersionId,
-    /// The number of the gauge through which it looks.
-    gauge: u32,
+    /// The number of the monitored scope through which it looks.
+    monitored: u32,
     per: Per,
     pub(crate) bound: Bound,
     pub(crate) metric: Metric,
@@ -363,15 +363,15 @@ pub struct Judge {
 }
 
 impl Judge {
-    pub(crate) fn new(rule: &Rule, gauge: Gauge) -> Self {
-        let Gauge { id: gauge, per, metric, bound } = gauge;
+    pub(crate) fn new(rule: &Rule, monitored: MonitoredScope) -> Self {
+        let MonitoredScope { id: monitored, per, metric, bound } = monitored;
         let silence_breaks = bound == Bound::Min && per == Per::Total && rule.value > 0;
-        Judge { version: rule.version, gauge, per, bound, metric, silence_breaks }
+        Judge { version: rule.version, monitored, per, bound, metric, silence_breaks }
     }
 
-    pub(crate) fn gauge(&self) -> Gauge {
-        let Judge { gauge: id, per, metric, bound, .. } = *self;
-        Gauge { id, per, metric, bound }
+    pub(crate) fn monitored(&self) -> MonitoredScope {
+        let Judge { monitored: id, per, metric, bound, .. } = *self;
+        MonitoredScope { id, per, metric, bound }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Cuts that move, and what that puts out of each entry of a table.
+//! Emit bounds that move, and what that emits of each entry of a table.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -6,34 +6,35 @@ use std::rc::Rc;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use crate::gauge::{Cut, CutChange, Gauge, Rejudged};
+use crate::emit::{Emit, filter};
 use crate::key::Key;
+use crate::monitored::{EmitBound, EmitBoundChange, MonitoredScope, Rejudged};
 use crate::prefix_index::PrefixIndex;
-use crate::put_out::{PutOut, filter};
 use crate::time::{Window, WindowRange};
 use crate::types::{Bound, Pair, Volume};
 
-/// Changes of cuts at one time in tables of one kind, and how to find those that concern an entry.
-pub(crate) struct CutChanges {
-    pub(crate) changes: Vec<CutChange>,
+/// Changes of emit bounds at one time in tables of one kind, and how to find those that concern an entry.
+pub(crate) struct EmitBoundChanges {
+    pub(crate) changes: Vec<EmitBoundChange>,
     /// Made when the first entry is looked at.
     index: OnceCell<PrefixIndex<u32>>,
 }
 
-impl CutChanges {
-    pub(crate) fn new(changes: Vec<CutChange>) -> Rc<Self> {
-        Rc::new(CutChanges { changes, index: OnceCell::new() })
+impl EmitBoundChanges {
+    pub(crate) fn new(changes: Vec<EmitBoundChange>) -> Rc<Self> {
+        Rc::new(EmitBoundChanges { changes, index: OnceCell::new() })
     }
 
-    /// The windows from the first to the last that some change concerns, of cuts or of what gauges look at.
+    /// The windows from the first to the last that some change concerns, of emit bounds or of what monitored scopes
+    /// look at.
     pub(crate) fn hull_with(&self, rejudged: &[Rejudged]) -> WindowRange {
-        let of_cuts = self.changes.iter().map(|change| change.windows);
-        WindowRange::hull(of_cuts.chain(rejudged.iter().map(|change| change.windows)))
+        let of_bounds = self.changes.iter().map(|change| change.windows);
+        WindowRange::hull(of_bounds.chain(rejudged.iter().map(|change| change.windows)))
     }
 
-    /// The same, of the changes of cuts of one bound.
+    /// The same, of the changes of emit bounds of one bound.
     pub(crate) fn hull_of(&self, bound: Bound) -> WindowRange {
-        let changes = self.changes.iter().filter(|change| change.gauge.bound == bound);
+        let changes = self.changes.iter().filter(|change| change.monitored.bound == bound);
         WindowRange::hull(changes.map(|change| change.windows))
     }
 
@@ -52,52 +53,53 @@ impl CutChanges {
 /// Up to here it is cheaper to ask each change than to look them up.
 const CHANGES_ASKED_IN_TURN: usize = 8;
 
-/// Changes that move the cut of a window from and to elsewhere than limits need.
-pub(crate) type Exceptions = HashMap<u32, (Option<Cut>, Option<Cut>), RandomState>;
+/// Changes that move the emit bound of a window from and to elsewhere than limits need.
+pub(crate) type Exceptions = HashMap<u32, (Option<EmitBound>, Option<EmitBound>), RandomState>;
 
-/// A cut that moves in a table.
+/// An emit bound that moves in a table.
 #[derive(Clone, Copy)]
 struct Move {
     /// The number of the change.
     at: u32,
-    gauge: Gauge,
-    /// The least and the greatest amount that lies beyond one of the two cuts only.
+    monitored: MonitoredScope,
+    /// The least and the greatest amount that lies beyond one of the two emit bounds only.
     amounts: (i64, i64),
-    /// Whether these are put out from now on, or no longer.
+    /// Whether these are emitted from now on, or no longer.
     enters: bool,
 }
 
 impl Move {
-    /// The move of a gauge from one cut to another; `None`: it puts out nothing. `None` if no amount lies between.
-    fn new(at: u32, gauge: Gauge, from: Option<i64>, to: Option<i64>) -> Option<Self> {
-        let innermost = match gauge.bound {
+    /// The move of a monitored scope from one emit bound to another; `None`: it emits nothing. `None` if no amount
+    /// lies between.
+    fn new(at: u32, monitored: MonitoredScope, from: Option<i64>, to: Option<i64>) -> Option<Self> {
+        let innermost = match monitored.bound {
             Bound::Max => i64::MAX,
             Bound::Min => i64::MIN,
         };
-        let [from, to] = [from, to].map(|cut| cut.unwrap_or(innermost));
+        let [from, to] = [from, to].map(|emit_bound| emit_bound.unwrap_or(innermost));
         let (least, most) = (from.min(to), from.max(to));
         if least == most {
             return None;
         }
-        let (amounts, enters) = match gauge.bound {
+        let (amounts, enters) = match monitored.bound {
             Bound::Max => ((least + 1, most), to == least),
             Bound::Min => ((least, most - 1), to == most),
         };
-        Some(Move { at, gauge, amounts, enters })
+        Some(Move { at, monitored, amounts, enters })
     }
 
-    /// Whether the move changes what is put out of an entry in the scope of the gauge.
+    /// Whether the move changes what is emitted of an entry in the monitored scope.
     #[inline]
     fn changes(&self, volume: Volume) -> bool {
         let (least, most) = self.amounts;
-        let amount = volume.amount(self.gauge.metric);
-        least <= amount && amount <= most && self.gauge.judges(volume)
+        let amount = volume.amount(self.monitored.metric);
+        least <= amount && amount <= most && self.monitored.judges(volume)
     }
 }
 
-/// The cuts that move in one table.
+/// The emit bounds that move in one table.
 pub(crate) struct Moves {
-    changes: Rc<CutChanges>,
+    changes: Rc<EmitBoundChanges>,
     window: Window,
     observed: bool,
     exceptions: Exceptions,
@@ -107,7 +109,7 @@ pub(crate) struct Moves {
 
 impl Moves {
     pub(crate) fn new(
-        changes: Rc<CutChanges>,
+        changes: Rc<EmitBoundChanges>,
         window: Window,
         observed: bool,
         exceptions: Exceptions,
@@ -122,19 +124,20 @@ impl Moves {
 
     /// The move that a change makes in this table, if it makes one.
     fn of(&self, at: u32) -> Option<Move> {
-        let CutChange { gauge, windows, from, to, .. } = self.changes.changes[at as usize];
-        if !windows.contains(self.window) || (gauge.bound == Bound::Min && !self.observed) {
+        let EmitBoundChange { monitored, windows, from, to, .. } =
+            self.changes.changes[at as usize];
+        if !windows.contains(self.window) || (monitored.bound == Bound::Min && !self.observed) {
             return None;
         }
         let (from, to) = match self.exceptions.is_empty() {
             true => (from, to),
             false => self.exceptions.get(&at).copied().unwrap_or((from, to)),
         };
-        let [from, to] = [from, to].map(|cut| cut.map(|cut| cut.at));
-        Move::new(at, gauge, from, to)
+        let [from, to] = [from, to].map(|emit_bound| emit_bound.map(|emit_bound| emit_bound.at));
+        Move::new(at, monitored, from, to)
     }
 
-    /// Puts out what the moves change of one entry, and returns how many updates that are. `place` is
+    /// Emits what the moves change of one entry, and returns how many updates that are. `place` is
     /// asked only where it matters.
     #[inline]
     pub(crate) fn show(
@@ -142,7 +145,7 @@ impl Moves {
         place: impl Fn() -> Pair,
         key: Key,
         volume: Volume,
-        out: &mut impl PutOut,
+        out: &mut impl Emit,
     ) -> usize {
         let mut updates = 0;
         if self.changes.changes.len() <= CHANGES_ASKED_IN_TURN {
@@ -162,19 +165,19 @@ impl Moves {
         updates
     }
 
-    /// Puts out an entry, or takes it back, if it is in the scope of the gauge.
+    /// Emits an entry, or takes it back, if it is in the monitored scope.
     fn put(
         &self,
         moved: &Move,
         (place, key, volume): (Pair, Key, Volume),
-        out: &mut impl PutOut,
+        out: &mut impl Emit,
     ) -> usize {
         let (sources, destinations) = filter(&self.changes.changes[moved.at as usize].scope);
         if !(sources.contains(place.source()) && destinations.contains(place.destination())) {
             return 0;
         }
-        let gauge = moved.gauge;
-        out.put(gauge, gauge.total(key, volume), if moved.enters { 1 } else { -1 });
+        let monitored = moved.monitored;
+        out.put(monitored, monitored.total(key, volume), if moved.enters { 1 } else { -1 });
         1
     }
 }
@@ -184,23 +187,27 @@ mod tests {
     use super::*;
     use crate::types::Per;
 
-    /// A move changes what lies beyond one of its cuts only, and is none if nothing does.
+    /// A move changes what lies beyond one of its emit bounds only, and is none if nothing does.
     #[test]
-    fn what_a_move_changes_is_beyond_one_of_its_cuts() {
-        let cuts = [None, Some(i64::MIN), Some(-1), Some(0), Some(1), Some(8), Some(i64::MAX)];
+    fn what_a_move_changes_is_beyond_one_of_its_bounds() {
+        let emit_bounds =
+            [None, Some(i64::MIN), Some(-1), Some(0), Some(1), Some(8), Some(i64::MAX)];
         let amounts = [i64::MIN, -2, -1, 0, 1, 2, 7, 8, 9, i64::MAX - 1, i64::MAX];
         for bound in [Bound::Max, Bound::Min] {
             for per in [Per::Pair, Per::Total] {
-                let gauge = Gauge { bound, per, ..Gauge::default() };
-                for (from, to) in cuts.iter().flat_map(|from| cuts.map(|to| (*from, to))) {
-                    let moved = Move::new(0, gauge, from, to);
+                let monitored = MonitoredScope { bound, per, ..MonitoredScope::default() };
+                for (from, to) in
+                    emit_bounds.iter().flat_map(|from| emit_bounds.map(|to| (*from, to)))
+                {
+                    let moved = Move::new(0, monitored, from, to);
                     for volume in amounts.iter().flat_map(|a| [0, 1].map(|p| Volume::new(*a, p))) {
-                        let puts_out =
-                            |cut: Option<i64>| cut.is_some_and(|cut| gauge.puts_out(cut, volume));
-                        let expected = i32::from(puts_out(to)) - i32::from(puts_out(from));
+                        let emits = |emit_bound: Option<i64>| {
+                            emit_bound.is_some_and(|emit_bound| monitored.emits(emit_bound, volume))
+                        };
+                        let expected = i32::from(emits(to)) - i32::from(emits(from));
                         let changed = moved.filter(|moved| moved.changes(volume));
                         let change = changed.map_or(0, |moved| if moved.enters { 1 } else { -1 });
-                        assert_eq!(change, expected, "{gauge:?} {from:?} {to:?} {volume:?}");
+                        assert_eq!(change, expected, "{monitored:?} {from:?} {to:?} {volume:?}");
                     }
                 }
             }

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::WindowEvent;
-use crate::gauge::{CutChange, Gauge, GaugeChange, Rollup, Total};
+use crate::emit::Emit;
 use crate::key::Key;
-use crate::pending::{Fuel, PUT_COST};
-use crate::put_out::PutOut;
+use crate::monitored::{EmitBoundChange, MonitoredScope, Rollup, ScopeChange, Total};
+use crate::pending::{EMIT_COST, Fuel};
 use crate::ranges::Steps;
 use crate::table::Table;
 use crate::time::{Phase, Time, Timed, Window, WindowRange};
@@ -127,7 +127,7 @@ impl Order {
 /// Rollups that limits and views need, with the windows in which they do.
 #[derive(Default)]
 pub(crate) struct InUse {
-    /// The number of gauges and views that need it, by window.
+    /// The number of monitored scopes and views that need it, by window.
     users: BTreeMap<Rollup, Steps<u32>>,
 }
 
@@ -156,10 +156,16 @@ impl InUse {
         ranges
     }
 
-    /// Takes the changes of cuts, and the orders, of a time, and tells what they change.
-    pub(crate) fn update(&mut self, gauges: &[GaugeChange], orders: &[Order]) -> Vec<Use> {
-        let of_cuts = gauges.iter().filter_map(|change| {
-            let GaugeChange::Cut(CutChange { ref scope, windows, from, to, .. }) = *change else {
+    /// Takes the changes of emit bounds, and the orders, of a time, and tells what they change.
+    pub(crate) fn update(
+        &mut self,
+        monitored_scopes: &[ScopeChange],
+        orders: &[Order],
+    ) -> Vec<Use> {
+        let of_bounds = monitored_scopes.iter().filter_map(|change| {
+            let ScopeChange::EmitBound(EmitBoundChange { ref scope, windows, from, to, .. }) =
+                *change
+            else {
                 return None;
             };
             let diff = i32::from(to.is_some()) - i32::from(from.is_some());
@@ -169,7 +175,7 @@ impl InUse {
             Order::View(rollup, diff) => Some((WindowRange::ALL, *rollup, *diff as i32)),
             Order::WindowEvent(_) | Order::Read(_) => None,
         });
-        let of_both = of_cuts.chain(of_views);
+        let of_both = of_bounds.chain(of_views);
         let mut uses = Vec::new();
         // Beginnings are counted before ends, so that a rollup that goes from one user to another is
         // in use throughout.
@@ -197,18 +203,18 @@ impl InUse {
     }
 }
 
-pub(crate) type TotalUpdate = ((Gauge, (Window, Total)), Time, isize);
+pub(crate) type TotalUpdate = ((MonitoredScope, (Window, Total)), Time, isize);
 
-/// A total with which violations may end. If records moved it toward its cut, it is told as it is when all of
+/// A total with which violations may end. If records moved it toward its emit bound, it is told as it is when all of
 /// the time is counted; if limits change that judge it above a roof, as it is before that.
-pub(crate) type Ending = ((Gauge, Window), Total);
+pub(crate) type Ending = ((MonitoredScope, Window), Total);
 
-/// What tables put out at one time.
+/// What tables emitted at one time.
 #[derive(Default)]
 pub(crate) struct Puts {
     pub(crate) totals: Vec<TotalUpdate>,
-    /// What moved toward its cut, to be looked up when all of the time is counted.
-    receded: BTreeSet<(Window, Option<Rollup>, Gauge, Key)>,
+    /// What moved toward its emit bound, to be looked up when all of the time is counted.
+    receded: BTreeSet<(Window, Option<Rollup>, MonitoredScope, Key)>,
     pub(crate) endings: Vec<Timed<Ending>>,
 }
 
@@ -231,10 +237,12 @@ impl Puts {
         table: impl Fn(Window, Option<Rollup>) -> Option<&'t Table>,
     ) -> bool {
         while !fuel.is_spent() {
-            let Some((window, rollup, gauge, key)) = self.receded.pop_first() else { return true };
+            let Some((window, rollup, monitored, key)) = self.receded.pop_first() else {
+                return true;
+            };
             let volume = table(window, rollup).and_then(|table| table.get(key)).unwrap_or_default();
-            self.endings.push((((gauge, window), gauge.total(key, volume)), time));
-            fuel.spend(PUT_COST);
+            self.endings.push((((monitored, window), monitored.total(key, volume)), time));
+            fuel.spend(EMIT_COST);
         }
         false
     }
@@ -247,23 +255,23 @@ pub(crate) struct PutsOf<'a> {
     rollup: Option<Rollup>,
 }
 
-impl PutOut for PutsOf<'_> {
+impl Emit for PutsOf<'_> {
     fn tick(&self) -> u64 {
         self.time.tick
     }
 
-    fn put(&mut self, gauge: Gauge, total: Total, diff: isize) {
-        self.puts.totals.push(((gauge, (self.window, total)), self.time, diff));
+    fn put(&mut self, monitored: MonitoredScope, total: Total, diff: isize) {
+        self.puts.totals.push(((monitored, (self.window, total)), self.time, diff));
     }
 
-    fn recedes(&mut self, gauge: Gauge, key: Key) {
-        self.puts.receded.insert((self.window, self.rollup, gauge, key));
+    fn recedes(&mut self, monitored: MonitoredScope, key: Key) {
+        self.puts.receded.insert((self.window, self.rollup, monitored, key));
     }
 
-    fn renews(&mut self, gauge: Gauge, total: Total) {
+    fn renews(&mut self, monitored: MonitoredScope, total: Total) {
         // Nothing is published with an end that time brings about.
         if self.time.phase < Phase::Data {
-            self.puts.endings.push((((gauge, self.window), total), self.time));
+            self.puts.endings.push((((monitored, self.window), total), self.time));
         }
     }
 }

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use crate::clock::WindowEvent;
 use crate::combine::UpdateBatch;
 use crate::counting::Counting;
-use crate::cuts::{CutIndex, Gauged};
+use crate::emit_bounds::{EmitBoundIndex, MonitoredTable};
 use crate::folds::{FoldIndex, Folds, Outgoing, RollupParcel};
-use crate::gauge::{GaugeChange, Rollup};
-use crate::moves::{CutChanges, Moves};
+use crate::monitored::{Rollup, ScopeChange};
+use crate::moves::{EmitBoundChanges, Moves};
 use crate::orders::{Answer, EmitTotals, InUse, Late, Order, Puts, Read, Saturated, Use};
-use crate::pending::{COPY_COST, Fuel, PUT_COST, Steps};
+use crate::pending::{COPY_COST, EMIT_COST, Fuel, Steps};
 use crate::ranges::WindowSet;
 use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
@@ -26,22 +26,22 @@ const ROWS: usize = 16 * 1024;
 #[derive(Default)]
 pub(crate) struct Work {
     pub(crate) batches: Vec<UpdateBatch>,
-    pub(crate) gauges: Vec<GaugeChange>,
+    pub(crate) monitored_scopes: Vec<ScopeChange>,
     pub(crate) orders: Vec<Order>,
 }
 
 /// The pairs of one window.
 struct PairWindow {
-    pairs: Gauged,
+    pairs: MonitoredTable,
     folds: Folds,
 }
 
 pub(crate) enum Job {
-    /// Puts out anew what is above a roof.
+    /// Emits anew what is above a roof.
     Renew { window: Window, renewal: Renewal },
-    /// Puts out what moved cuts change.
+    /// Emits what moved emit bounds change.
     Walk { window: Window, moves: Moves, position: usize },
-    /// Puts out what lower bounds look at in a window that they judge from now on.
+    /// Emits what lower bounds look at in a window that they judge from now on.
     Observe { window: Window, position: usize },
     /// Sums what is held for rollups that come into use.
     BackFill { window: Window, begun: Rc<FoldIndex>, position: usize, walked: bool },
@@ -61,18 +61,18 @@ pub(crate) enum Job {
     Amount { window: Window, pair: Pair },
     /// Sums for reads what no rollup in use sums.
     Sum { window: Window, sums: Vec<(Rollup, Entity, Volume)>, position: usize },
-    /// Takes back what the table of a window has put out.
+    /// Takes back what the table of a window has emitted.
     TakeBack { window: Window, position: usize },
     /// Drops the table of a window.
     Retire { window: Window, position: usize },
 }
 
-/// The tables of pairs of one worker, and what they put out at the time under way.
+/// The tables of pairs of one worker, and what they emitted at the time under way.
 pub(crate) struct Pairs {
     shared: Shared,
     options: TrafficOptions,
     windows: BTreeMap<Window, PairWindow>,
-    cuts: CutIndex,
+    emit_bounds: EmitBoundIndex,
     in_use: InUse,
     fold_index: FoldIndex,
     watermark: u64,
@@ -94,7 +94,7 @@ impl Pairs {
             shared,
             options,
             windows: BTreeMap::new(),
-            cuts: CutIndex::new(options.updates),
+            emit_bounds: EmitBoundIndex::new(options.updates),
             in_use: InUse::default(),
             fold_index: FoldIndex::default(),
             watermark: 0,
@@ -127,8 +127,13 @@ impl Pairs {
     }
 
     /// Brings rollups into use and out of it; what comes into use is filled from what is held.
-    fn use_rollups(&mut self, gauges: &[GaugeChange], orders: &[Order], jobs: &mut VecDeque<Job>) {
-        let uses = self.in_use.update(gauges, orders);
+    fn use_rollups(
+        &mut self,
+        monitored_scopes: &[ScopeChange],
+        orders: &[Order],
+        jobs: &mut VecDeque<Job>,
+    ) {
+        let uses = self.in_use.update(monitored_scopes, orders);
         if uses.is_empty() {
             return;
         }
@@ -161,26 +166,26 @@ impl Pairs {
         }
     }
 
-    /// Sets the cuts of pairs. What is stale where gauges look otherwise is put out by renewals, what cuts move
-    /// by walks.
-    fn set_cuts(&mut self, tick: u64, changes: Vec<GaugeChange>, jobs: &mut VecDeque<Job>) {
+    /// Sets the emit bounds of pairs. What is stale where monitored scopes look otherwise is emitted by renewals,
+    /// what emit bounds move by walks.
+    fn set_bounds(&mut self, tick: u64, changes: Vec<ScopeChange>, jobs: &mut VecDeque<Job>) {
         if changes.is_empty() {
             return;
         }
-        let (cuts, rejudged) = GaugeChange::split(changes);
-        self.cuts.set(&cuts);
-        let changes = CutChanges::new(cuts);
+        let (emit_bounds, rejudged) = ScopeChange::split(changes);
+        self.emit_bounds.set(&emit_bounds);
+        let changes = EmitBoundChanges::new(emit_bounds);
         let hull = changes.hull_with(&rejudged);
         if self.windows.range(hull.from..hull.until).next().is_none() {
             return;
         }
-        self.cuts.rejudge(tick, &changes, &rejudged);
+        self.emit_bounds.rejudge(tick, &changes, &rejudged);
         for (&window, held) in self.windows.range_mut(hull.from..hull.until) {
-            if let Some(renewal) = held.pairs.renew_rejudged(&self.cuts, tick) {
+            if let Some(renewal) = held.pairs.renew_rejudged(&self.emit_bounds, tick) {
                 jobs.push_back(Job::Renew { window, renewal });
             }
             let holds = !held.pairs.table.is_empty();
-            if let Some(moves) = held.pairs.move_cuts(&self.cuts, &changes, holds) {
+            if let Some(moves) = held.pairs.move_bounds(&self.emit_bounds, &changes, holds) {
                 jobs.push_back(Job::Walk { window, moves, position: 0 });
             }
         }
@@ -191,8 +196,8 @@ impl Pairs {
         self.observed.insert(windows);
         for (&window, held) in self.windows.range_mut(windows.from..windows.until) {
             held.pairs.observe();
-            held.pairs.refresh(&self.cuts);
-            if self.cuts.has_ceilings(window) {
+            held.pairs.refresh(&self.emit_bounds);
+            if self.emit_bounds.has_ceilings(window) {
                 jobs.push_back(Job::Observe { window, position: 0 });
             }
         }
@@ -302,17 +307,17 @@ impl Pairs {
         let window = batch.window;
         let PairWindow { pairs, folds } =
             self.windows.entry(window).or_insert_with(|| PairWindow {
-                pairs: Gauged::new(window, self.observed.contains(window)),
+                pairs: MonitoredTable::new(window, self.observed.contains(window)),
                 folds: Folds::default(),
             });
-        pairs.refresh(&self.cuts);
+        pairs.refresh(&self.emit_bounds);
         let before = self.puts.len();
         let mut addresses = self.shared.addresses.borrow_mut();
         let mut counting = Counting {
             time,
             window,
             pairs,
-            cuts: &self.cuts,
+            emit_bounds: &self.emit_bounds,
             folds,
             fold_index: &self.fold_index,
             folded: 0,
@@ -320,7 +325,7 @@ impl Pairs {
         };
         counting.batch(batch, &mut addresses, &mut self.puts.of(time, window, None));
         let folded = counting.folded;
-        fuel.spend(PUT_COST * (batch.len() + folded + self.puts.len() - before));
+        fuel.spend(EMIT_COST * (batch.len() + folded + self.puts.len() - before));
     }
 
     /// Sends what was folded for rollups in a window. `true` when all is sent.
@@ -362,13 +367,14 @@ impl Steps for Pairs {
     type Work = Work;
     type Job = Job;
 
-    /// The order within a time: rollups and cuts see the state before it, then updates count, then
+    /// The order within a time: rollups and emit bounds see the state before it, then updates count, then
     /// windows settle and retire, then reads are answered.
     fn plan(&mut self, time: Time, work: Work, jobs: &mut VecDeque<Job>) {
         self.shared.reclaim_addresses();
-        self.use_rollups(&work.gauges, &work.orders, jobs);
-        let of_pairs = work.gauges.into_iter().filter(|change| change.scope().per == Per::Pair);
-        self.set_cuts(time.tick, of_pairs.collect(), jobs);
+        self.use_rollups(&work.monitored_scopes, &work.orders, jobs);
+        let of_pairs =
+            work.monitored_scopes.into_iter().filter(|change| change.scope().per == Per::Pair);
+        self.set_bounds(time.tick, of_pairs.collect(), jobs);
         for order in &work.orders {
             if let Order::WindowEvent(WindowEvent::Observed(windows)) = order {
                 self.observe(*windows, jobs);
@@ -405,14 +411,14 @@ impl Steps for Pairs {
             Job::Renew { window, renewal } => {
                 let table = &self.windows[window].pairs.table;
                 let mut puts = self.puts.of(time, *window, None);
-                renewal.put_out(table, fuel, &mut puts)
+                renewal.emit(table, fuel, &mut puts)
             }
             Job::Walk { window, moves, position } => {
                 let addresses = self.shared.addresses.borrow();
                 let table = &self.windows[window].pairs.table;
                 let mut puts = self.puts.of(time, *window, None);
                 table.walk(position, fuel, |key, volume| {
-                    PUT_COST * moves.show(|| addresses.pair(key), key, volume, &mut puts)
+                    EMIT_COST * moves.show(|| addresses.pair(key), key, volume, &mut puts)
                 })
             }
             Job::Observe { window, position } => {
@@ -421,7 +427,8 @@ impl Steps for Pairs {
                 let mut puts = self.puts.of(time, *window, None);
                 pairs.table.walk(position, fuel, |key, volume| {
                     let place = || addresses.pair(key);
-                    PUT_COST * pairs.show_ceilings(&self.cuts, place, key, volume, &mut puts)
+                    EMIT_COST
+                        * pairs.show_ceilings(&self.emit_bounds, place, key, volume, &mut puts)
                 })
             }
             Job::BackFill { window, begun, position, walked } => {
@@ -431,7 +438,7 @@ impl Steps for Pairs {
                 if !*walked && folds.is_sent() {
                     let addresses = self.shared.addresses.borrow();
                     *walked = pairs.table.walk(position, fuel, |key, volume| {
-                        PUT_COST * folds.add(begun, *window, addresses.pair(key), volume)
+                        EMIT_COST * folds.add(begun, *window, addresses.pair(key), volume)
                     });
                 }
                 let (window, peers) = (*window, self.shared.peers);
@@ -518,7 +525,7 @@ impl Steps for Pairs {
                 let Some(PairWindow { pairs, .. }) = self.windows.get_mut(window) else {
                     return true;
                 };
-                pairs.refresh(&self.cuts);
+                pairs.refresh(&self.emit_bounds);
                 if pairs.shows_nothing() {
                     return true;
                 }
@@ -526,7 +533,7 @@ impl Steps for Pairs {
                 let mut puts = self.puts.of(time, *window, None);
                 pairs.table.walk(position, fuel, |key, volume| {
                     let place = || addresses.pair(key);
-                    PUT_COST * pairs.take_back(&self.cuts, place, key, volume, &mut puts)
+                    EMIT_COST * pairs.take_back(&self.emit_bounds, place, key, volume, &mut puts)
                 })
             }
             Job::Retire { window, position } => {

@@ -103,8 +103,8 @@ pub(crate) fn send<D: Clone + 'static>(
 /// update a few.
 pub(crate) struct Fuel(usize);
 
-/// What it costs to put out an update, or to make one.
-pub(crate) const PUT_COST: usize = 8;
+/// What it costs to emit an update, or to make one.
+pub(crate) const EMIT_COST: usize = 8;
 /// What it costs to copy an entry, or to let go of its addresses.
 pub(crate) const COPY_COST: usize = 4;
 

@@ -1,6 +1,6 @@
 //! The sums over pairs that limits and views ask for: per source, destination, host, or in total.
 //!
-//! Only where all parts of a sum meet is the whole known, and only whole sums are compared with a cut.
+//! Only where all parts of a sum meet is the whole known, and only whole sums are compared with an emit bound.
 //! So each worker folds its updates of pairs by (rollup, window, entity) and sends these to the
 //! worker that owns the entity, at the same time.
 
@@ -14,13 +14,13 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::addresses::Addresses;
 use crate::clock::WindowEvent;
-use crate::cuts::{CutIndex, Gauged};
+use crate::emit_bounds::{EmitBoundIndex, MonitoredTable};
 use crate::folds::{RollupParcel, TOTAL, owner};
-use crate::gauge::{GaugeChange, Rejudged, Rollup};
 use crate::key::Key;
-use crate::moves::{CutChanges, Moves};
+use crate::monitored::{Rejudged, Rollup, ScopeChange};
+use crate::moves::{EmitBoundChanges, Moves};
 use crate::orders::{Answer, Ending, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
-use crate::pending::{COPY_COST, Fuel, FueledOperator, PUT_COST, Steps, send};
+use crate::pending::{COPY_COST, EMIT_COST, Fuel, FueledOperator, Steps, send};
 use crate::ranges::WindowSet;
 use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
@@ -31,18 +31,18 @@ use crate::types::{Bound, Entity, Pair, Per, Updates, Volume};
 #[derive(Default)]
 struct Work {
     batches: Vec<RollupParcel>,
-    gauges: Vec<GaugeChange>,
+    monitored_scopes: Vec<ScopeChange>,
     orders: Vec<Order>,
 }
 
 enum Job {
-    /// Puts out anew what is above a roof.
+    /// Emits anew what is above a roof.
     Renew { window: Window, rollup: Rollup, renewal: Renewal },
-    /// Puts out what moved cuts change.
+    /// Emits what moved emit bounds change.
     Walk { window: Window, rollup: Rollup, moves: Moves, position: usize },
-    /// Puts out what lower bounds look at in a window that they judge from now on.
+    /// Emits what lower bounds look at in a window that they judge from now on.
     Observe { window: Window, rollup: Rollup, position: usize },
-    /// Takes back what a table has put out.
+    /// Takes back what a table has emitted.
     TakeBack { window: Window, rollup: Rollup, position: usize },
     /// Drops a table.
     Drop { window: Window, rollup: Rollup, position: usize },
@@ -63,11 +63,11 @@ struct Rollups {
     rules: Windows,
     top: Option<TopQuery>,
     updates: Updates,
-    tables: BTreeMap<(Window, Rollup), Gauged>,
-    /// Of the rollups that some gauge looks at.
-    cuts: BTreeMap<Rollup, CutIndex>,
+    tables: BTreeMap<(Window, Rollup), MonitoredTable>,
+    /// Of the rollups that some monitored scope looks at.
+    emit_bounds: BTreeMap<Rollup, EmitBoundIndex>,
     /// Of the rollups that nobody but a view looks at.
-    no_cuts: CutIndex,
+    no_bounds: EmitBoundIndex,
     in_use: InUse,
     /// Rollups of totals that some lower bound looks at.
     judged_totals: BTreeSet<Rollup>,
@@ -87,11 +87,11 @@ impl Rollups {
     }
 
     /// The table of a rollup in a window.
-    fn table(&mut self, window: Window, rollup: Rollup) -> &mut Gauged {
+    fn table(&mut self, window: Window, rollup: Rollup) -> &mut MonitoredTable {
         let observed = &self.observed;
         self.tables
             .entry((window, rollup))
-            .or_insert_with(|| Gauged::new(window, observed.contains(window)))
+            .or_insert_with(|| MonitoredTable::new(window, observed.contains(window)))
     }
 
     /// The windows within a range that have a table of a rollup.
@@ -110,46 +110,48 @@ impl Rollups {
         windows
     }
 
-    /// Sets the cuts. What is stale where gauges look otherwise is put out by renewals, what cuts move by walks.
-    fn set_cuts(&mut self, tick: u64, changes: Vec<GaugeChange>, jobs: &mut VecDeque<Job>) {
-        let mut of_rollups = BTreeMap::<Rollup, Vec<GaugeChange>>::new();
+    /// Sets the emit bounds. What is stale where monitored scopes look otherwise is emitted by renewals, what emit
+    /// bounds move by walks.
+    fn set_bounds(&mut self, tick: u64, changes: Vec<ScopeChange>, jobs: &mut VecDeque<Job>) {
+        let mut of_rollups = BTreeMap::<Rollup, Vec<ScopeChange>>::new();
         for change in changes {
             if let Some(rollup) = Rollup::of(change.scope()) {
                 of_rollups.entry(rollup).or_default().push(change);
             }
         }
         for (rollup, changes) in of_rollups {
-            let (changes, rejudged) = GaugeChange::split(changes);
+            let (changes, rejudged) = ScopeChange::split(changes);
             let updates = self.updates;
-            let cuts = self.cuts.entry(rollup).or_insert_with(|| CutIndex::new(updates));
-            cuts.set(&changes);
+            let emit_bounds =
+                self.emit_bounds.entry(rollup).or_insert_with(|| EmitBoundIndex::new(updates));
+            emit_bounds.set(&changes);
             if rollup.per == Per::Total {
-                match cuts.has_lower_bounds() {
+                match emit_bounds.has_lower_bounds() {
                     true => self.judged_totals.insert(rollup),
                     false => self.judged_totals.remove(&rollup),
                 };
             }
-            let changes = CutChanges::new(changes);
+            let changes = EmitBoundChanges::new(changes);
             let windows = self.windows_moved(rollup, &changes, &rejudged);
             if !windows.is_empty()
-                && let Some(cuts) = self.cuts.get_mut(&rollup)
+                && let Some(emit_bounds) = self.emit_bounds.get_mut(&rollup)
             {
-                cuts.rejudge(tick, &changes, &rejudged);
+                emit_bounds.rejudge(tick, &changes, &rejudged);
             }
             for window in windows {
-                self.move_cuts(tick, (window, rollup), &changes, jobs);
+                self.move_bounds(tick, (window, rollup), &changes, jobs);
             }
             if self.in_use.windows(&rollup).is_empty() {
-                self.cuts.remove(&rollup);
+                self.emit_bounds.remove(&rollup);
             }
         }
     }
 
-    /// The windows whose tables look at a rollup, or will, by cuts that change.
+    /// The windows whose tables look at a rollup, or will, by emit bounds that change.
     fn windows_moved(
         &self,
         rollup: Rollup,
-        changes: &CutChanges,
+        changes: &EmitBoundChanges,
         rejudged: &[Rejudged],
     ) -> BTreeSet<Window> {
         let mut windows = self.windows(rollup, changes.hull_with(rejudged));
@@ -162,25 +164,25 @@ impl Rollups {
         windows
     }
 
-    /// Plans what changes of cuts do to one table.
-    fn move_cuts(
+    /// Plans what changes of emit bounds do to one table.
+    fn move_bounds(
         &mut self,
         tick: u64,
         (window, rollup): (Window, Rollup),
-        changes: &Rc<CutChanges>,
+        changes: &Rc<EmitBoundChanges>,
         jobs: &mut VecDeque<Job>,
     ) {
         self.table(window, rollup);
-        let (Some(gauged), Some(cuts)) =
-            (self.tables.get_mut(&(window, rollup)), self.cuts.get(&rollup))
+        let (Some(monitored_table), Some(emit_bounds)) =
+            (self.tables.get_mut(&(window, rollup)), self.emit_bounds.get(&rollup))
         else {
             return;
         };
-        if let Some(renewal) = gauged.renew_rejudged(cuts, tick) {
+        if let Some(renewal) = monitored_table.renew_rejudged(emit_bounds, tick) {
             jobs.push_back(Job::Renew { window, rollup, renewal });
         }
-        let holds = rollup.per == Per::Total || !gauged.table.is_empty();
-        if let Some(moves) = gauged.move_cuts(cuts, changes, holds) {
+        let holds = rollup.per == Per::Total || !monitored_table.table.is_empty();
+        if let Some(moves) = monitored_table.move_bounds(emit_bounds, changes, holds) {
             jobs.push_back(Job::Walk { window, rollup, moves, position: 0 });
         }
     }
@@ -190,16 +192,20 @@ impl Rollups {
         self.observed.insert(windows);
         let (from, until) = ((windows.from, Rollup::FIRST), (windows.until, Rollup::FIRST));
         let mut judged = BTreeSet::new();
-        for (&(window, rollup), gauged) in self.tables.range_mut(from..until) {
-            gauged.observe();
-            if self.cuts.get(&rollup).is_some_and(|cuts| cuts.has_ceilings(window)) {
+        for (&(window, rollup), monitored_table) in self.tables.range_mut(from..until) {
+            monitored_table.observe();
+            if self
+                .emit_bounds
+                .get(&rollup)
+                .is_some_and(|emit_bounds| emit_bounds.has_ceilings(window))
+            {
                 judged.insert((window, rollup));
             }
         }
         for rollup in &self.judged_totals {
             let windows = self.rules.each(windows);
             let windows = windows.filter(|window| {
-                self.may_hold(*window, rollup) && self.cuts[rollup].has_ceilings(*window)
+                self.may_hold(*window, rollup) && self.emit_bounds[rollup].has_ceilings(*window)
             });
             judged.extend(windows.map(|window| (window, *rollup)));
         }
@@ -216,8 +222,8 @@ impl Steps for Rollups {
 
     fn plan(&mut self, time: Time, work: Work, jobs: &mut VecDeque<Job>) {
         self.shared.reclaim_addresses();
-        let uses = self.in_use.update(&work.gauges, &work.orders);
-        self.set_cuts(time.tick, work.gauges, jobs);
+        let uses = self.in_use.update(&work.monitored_scopes, &work.orders);
+        self.set_bounds(time.tick, work.monitored_scopes, jobs);
         for change in uses {
             if let Use::Ends(windows, rollup) = change {
                 let windows = self.windows(rollup, windows);
@@ -264,55 +270,74 @@ impl Steps for Rollups {
     fn step(&mut self, time: Time, job: &mut Job, fuel: &mut Fuel) -> bool {
         match job {
             Job::Renew { window, rollup, renewal } => {
-                let Some(gauged) = self.tables.get(&(*window, *rollup)) else {
+                let Some(monitored_table) = self.tables.get(&(*window, *rollup)) else {
                     return true;
                 };
                 let mut puts = self.puts.of(time, *window, Some(*rollup));
-                renewal.put_out(&gauged.table, fuel, &mut puts)
+                renewal.emit(&monitored_table.table, fuel, &mut puts)
             }
             Job::Walk { window, rollup, moves, position } => {
-                let Some(gauged) = self.tables.get(&(*window, *rollup)) else {
+                let Some(monitored_table) = self.tables.get(&(*window, *rollup)) else {
                     return true;
                 };
                 let addresses = self.shared.addresses.borrow();
                 let mut puts = self.puts.of(time, *window, Some(*rollup));
-                show_all(gauged, *rollup, position, fuel, &addresses, |place, key, volume| {
-                    moves.show(|| place, key, volume, &mut puts)
-                })
+                show_all(
+                    monitored_table,
+                    *rollup,
+                    position,
+                    fuel,
+                    &addresses,
+                    |place, key, volume| moves.show(|| place, key, volume, &mut puts),
+                )
             }
             Job::Observe { window, rollup, position } => {
-                let (Some(gauged), Some(cuts)) =
-                    (self.tables.get_mut(&(*window, *rollup)), self.cuts.get(rollup))
+                let (Some(monitored_table), Some(emit_bounds)) =
+                    (self.tables.get_mut(&(*window, *rollup)), self.emit_bounds.get(rollup))
                 else {
                     return true;
                 };
-                gauged.refresh(cuts);
+                monitored_table.refresh(emit_bounds);
                 let addresses = self.shared.addresses.borrow();
                 let mut puts = self.puts.of(time, *window, Some(*rollup));
-                show_all(gauged, *rollup, position, fuel, &addresses, |place, key, volume| {
-                    gauged.show_ceilings(cuts, || place, key, volume, &mut puts)
-                })
+                show_all(
+                    monitored_table,
+                    *rollup,
+                    position,
+                    fuel,
+                    &addresses,
+                    |place, key, volume| {
+                        monitored_table.show_ceilings(emit_bounds, || place, key, volume, &mut puts)
+                    },
+                )
             }
             Job::TakeBack { window, rollup, position } => {
-                let (Some(gauged), Some(cuts)) =
-                    (self.tables.get_mut(&(*window, *rollup)), self.cuts.get(rollup))
+                let (Some(monitored_table), Some(emit_bounds)) =
+                    (self.tables.get_mut(&(*window, *rollup)), self.emit_bounds.get(rollup))
                 else {
                     return true;
                 };
-                gauged.refresh(cuts);
-                if gauged.shows_nothing() {
+                monitored_table.refresh(emit_bounds);
+                if monitored_table.shows_nothing() {
                     return true;
                 }
                 let addresses = self.shared.addresses.borrow();
                 let mut puts = self.puts.of(time, *window, Some(*rollup));
-                show_all(gauged, *rollup, position, fuel, &addresses, |place, key, volume| {
-                    gauged.take_back(cuts, || place, key, volume, &mut puts)
-                })
+                show_all(
+                    monitored_table,
+                    *rollup,
+                    position,
+                    fuel,
+                    &addresses,
+                    |place, key, volume| {
+                        monitored_table.take_back(emit_bounds, || place, key, volume, &mut puts)
+                    },
+                )
             }
             Job::Drop { window, rollup, position } => {
-                if let Some(gauged) = self.tables.get(&(*window, *rollup)) {
+                if let Some(monitored_table) = self.tables.get(&(*window, *rollup)) {
                     let mut addresses = self.shared.addresses.borrow_mut();
-                    let done = gauged.table.walk_v6(position, fuel, |key, _| {
+                    let done = monitored_table.table.walk_v6(position, fuel, |key, _| {
                         addresses.release(rollup.per, key, time);
                         COPY_COST
                     });
@@ -334,11 +359,11 @@ impl Steps for Rollups {
                 })
             }
             Job::Rank { window, rollup, greatest, position } => {
-                let Some(gauged) = self.tables.get(&(*window, *rollup)) else {
+                let Some(monitored_table) = self.tables.get(&(*window, *rollup)) else {
                     return true;
                 };
                 let addresses = self.shared.addresses.borrow();
-                let done = gauged.table.walk(position, fuel, |key, volume| {
+                let done = monitored_table.table.walk(position, fuel, |key, volume| {
                     greatest.offer(volume, || addresses.entity(rollup.per, key));
                     0
                 });
@@ -350,7 +375,11 @@ impl Steps for Rollups {
                 done
             }
             Job::CountHeld => {
-                let rollups = self.tables.values().map(|gauged| gauged.table.len() as u64).sum();
+                let rollups = self
+                    .tables
+                    .values()
+                    .map(|monitored_table| monitored_table.table.len() as u64)
+                    .sum();
                 self.answers.push((Answer::Held { pairs: 0, rollups, addresses: 0 }, time));
                 true
             }
@@ -367,7 +396,7 @@ impl Steps for Rollups {
 
 /// Shows the entries of a table, one after another; `show` returns how many updates it makes.
 fn show_all(
-    gauged: &Gauged,
+    monitored_table: &MonitoredTable,
     rollup: Rollup,
     position: &mut usize,
     fuel: &mut Fuel,
@@ -376,13 +405,13 @@ fn show_all(
 ) -> bool {
     if rollup.per == Per::Total {
         // A total is there even if nothing is in it.
-        let volume = gauged.table.get(Key::TOTAL).unwrap_or_default();
+        let volume = monitored_table.table.get(Key::TOTAL).unwrap_or_default();
         show(Pair::V4(TOTAL, TOTAL), Key::TOTAL, volume);
         return true;
     }
-    gauged
-        .table
-        .walk(position, fuel, |key, volume| PUT_COST * show(itself(addresses.ip(key)), key, volume))
+    monitored_table.table.walk(position, fuel, |key, volume| {
+        EMIT_COST * show(itself(addresses.ip(key)), key, volume)
+    })
 }
 
 /// Whether an order does.
@@ -420,8 +449,8 @@ impl Rollups {
     /// Nothing more comes to windows.
     fn renew(&mut self, windows: WindowRange, jobs: &mut VecDeque<Job>) {
         let (from, until) = ((windows.from, Rollup::FIRST), (windows.until, Rollup::FIRST));
-        for (&(window, rollup), gauged) in self.tables.range_mut(from..until) {
-            if let Some(renewal) = gauged.renew_above_roofs() {
+        for (&(window, rollup), monitored_table) in self.tables.range_mut(from..until) {
+            if let Some(renewal) = monitored_table.renew_above_roofs() {
                 jobs.push_back(Job::Renew { window, rollup, renewal });
             }
         }
@@ -441,11 +470,11 @@ impl Rollups {
         let RollupParcel { window, rollup, ref sums, .. } = *batch;
         debug_assert!(self.in_use.uses(window, rollup), "an update for a rollup not in use");
         self.table(window, rollup);
-        let Some(gauged) = self.tables.get_mut(&(window, rollup)) else {
+        let Some(monitored_table) = self.tables.get_mut(&(window, rollup)) else {
             return;
         };
-        let cuts = self.cuts.get(&rollup).unwrap_or(&self.no_cuts);
-        gauged.refresh(cuts);
+        let emit_bounds = self.emit_bounds.get(&rollup).unwrap_or(&self.no_bounds);
+        monitored_table.refresh(emit_bounds);
         let mut addresses = self.shared.addresses.borrow_mut();
         let before = self.puts.len();
         let mut puts = self.puts.of(time, window, Some(rollup));
@@ -454,15 +483,16 @@ impl Rollups {
                 Per::Total => Key::TOTAL,
                 _ => addresses.address_key(address),
             };
-            let found = gauged.table.find(key);
-            let updated = gauged.add(cuts, found, key, || itself(address), volume, &mut puts);
+            let found = monitored_table.table.find(key);
+            let updated =
+                monitored_table.add(emit_bounds, found, key, || itself(address), volume, &mut puts);
             if updated.saturates() {
                 let entity = addresses.entity(rollup.per, key);
                 self.saturated.push((Saturated { window, rollup: Some(rollup), entity }, time));
             }
             addresses.follow(rollup.per, key, updated.entry, time);
         }
-        fuel.spend(PUT_COST * (sums.len() + self.puts.len() - before));
+        fuel.spend(EMIT_COST * (sums.len() + self.puts.len() - before));
     }
 }
 
@@ -475,21 +505,21 @@ pub(crate) struct RollupStreams<'scope> {
     pub(crate) saturated: StreamVec<'scope, Time, Timed<Saturated>>,
 }
 
-/// The whole sums of the rollups in use, as far as they are beyond a cut.
+/// The whole sums of the rollups in use, as far as they are beyond an emit bound.
 ///
 /// # In
-/// `batches`: the updates of all workers' pairs, folded. `gauges`, of rollups alone, and `orders`: the same on
-/// every worker.
+/// `batches`: the updates of all workers' pairs, folded. `monitored_scopes`, of rollups alone, and `orders`: the same
+/// on every worker.
 ///
 /// # Keeps
 /// A table for each window and rollup in use in it that has traffic, or is a total that a lower bound looks
 /// at. It goes with its window, or when the last limit or view that used it does.
 ///
 /// # Costs
-/// As those of pairs: a look-up per update, a walk of the table when a cut moves.
+/// As those of pairs: a look-up per update, a walk of the table when an emit bound moves.
 pub(crate) fn rollups<'scope>(
     batches: StreamVec<'scope, Time, Timed<RollupParcel>>,
-    gauges: StreamVec<'scope, Time, Timed<GaugeChange>>,
+    monitored_scopes: StreamVec<'scope, Time, Timed<ScopeChange>>,
     orders: StreamVec<'scope, Time, Timed<Order>>,
     shared: Shared,
     options: TrafficOptions,
@@ -498,7 +528,7 @@ pub(crate) fn rollups<'scope>(
     let mut builder = OperatorBuilder::new("Rollups".into(), scope);
     let to_owner = Exchange::new(|(batch, _): &Timed<RollupParcel>| batch.to);
     let mut batches = builder.new_input(batches, to_owner);
-    let mut gauges = builder.new_input(gauges, Pipeline);
+    let mut monitored_scopes = builder.new_input(monitored_scopes, Pipeline);
     let mut orders = builder.new_input(orders, Pipeline);
     let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
     let (mut endings_output, endings) = builder.new_output::<Vec<_>>();
@@ -513,8 +543,8 @@ pub(crate) fn rollups<'scope>(
             top: options.top,
             updates: options.updates,
             tables: BTreeMap::new(),
-            cuts: BTreeMap::new(),
-            no_cuts: CutIndex::new(options.updates),
+            emit_bounds: BTreeMap::new(),
+            no_bounds: EmitBoundIndex::new(options.updates),
             in_use: InUse::default(),
             judged_totals: BTreeSet::new(),
             observed: WindowSet::default(),
@@ -530,9 +560,9 @@ pub(crate) fn rollups<'scope>(
                     pending.at(&capability, time).batches.push(batch);
                 }
             });
-            gauges.for_each(|capability, data| {
+            monitored_scopes.for_each(|capability, data| {
                 for (change, time) in data.drain(..) {
-                    pending.at(&capability, time).gauges.push(change);
+                    pending.at(&capability, time).monitored_scopes.push(change);
                 }
             });
             orders.for_each(|capability, data| {

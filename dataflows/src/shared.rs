@@ -15,7 +15,7 @@ use crate::types::Updates;
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) addresses: Rc<RefCell<Addresses>>,
-    /// Of what is furthest downstream of whatever puts out keys.
+    /// Of what is furthest downstream of whatever emits keys.
     pub(crate) downstream: probe::Handle<Time>,
     pub(crate) index: usize,
     pub(crate) peers: usize,

@@ -1,10 +1,10 @@
-//! Totals that grew since they were put out, where no limit looks.
+//! Totals that grew since they were emitted, where no limit looks.
 //!
-//! Amounts that no limit of a gauge tells apart are a [cell](Cut::cell). While a total grows within one, what was
-//! put out of it stays, until limits come to look into the cell. Those above the roof break every limit: they
-//! are put out anew as well when their amounts may be published, which is when limits change for them, and when
-//! their window settles; in the tick of such a change, and in the one in which they come there, whenever they
-//! grow.
+//! Amounts that no limit of a monitored scope tells apart are a [cell](EmitBound::cell). While a total grows within
+//! one, what was emitted of it stays, until limits come to look into the cell. Those above the roof break every
+//! limit: they are emitted anew as well when their amounts may be published, which is when limits change for them,
+//! and when their window settles; in the tick of such a change, and in the one in which they come there, whenever
+//! they grow.
 
 use std::hash::BuildHasher;
 
@@ -12,37 +12,37 @@ use foldhash::fast::RandomState;
 use hashbrown::hash_map::{Entry, IntoIter};
 use hashbrown::{HashMap, HashSet};
 
-use crate::gauge::{ABOVE_ROOF, Amounts, Cut, Gauge};
+use crate::emit::Emit;
 use crate::key::Key;
-use crate::pending::{Fuel, PUT_COST};
-use crate::put_out::PutOut;
+use crate::monitored::{ABOVE_ROOF, Amounts, EmitBound, MonitoredScope};
+use crate::pending::{EMIT_COST, Fuel};
 use crate::table::Table;
 use crate::types::Volume;
 
-/// Volumes that were put out of the totals of one cell, at least one. Where each pair has a limit of its own,
+/// Volumes that were emitted of the totals of one cell, at least one. Where each pair has a limit of its own,
 /// there is seldom another.
-enum PutBefore {
+enum EmittedBefore {
     One(Key, Volume),
     Many(Box<HashMap<Key, Volume, RandomState>>),
 }
 
-impl PutBefore {
+impl EmittedBefore {
     fn get(&self, key: Key) -> Option<Volume> {
         match self {
-            PutBefore::One(held, volume) => (*held == key).then_some(*volume),
-            PutBefore::Many(many) => many.get(&key).copied(),
+            EmittedBefore::One(held, volume) => (*held == key).then_some(*volume),
+            EmittedBefore::Many(many) => many.get(&key).copied(),
         }
     }
 
     /// Takes a total in, unless it is there.
     fn insert(&mut self, key: Key, volume: Volume) {
         match self {
-            PutBefore::One(held, _) if *held == key => {}
-            PutBefore::One(held, before) => {
+            EmittedBefore::One(held, _) if *held == key => {}
+            EmittedBefore::One(held, before) => {
                 let both = [(*held, *before), (key, volume)].into_iter().collect();
-                *self = PutBefore::Many(Box::new(both));
+                *self = EmittedBefore::Many(Box::new(both));
             }
-            PutBefore::Many(many) => {
+            EmittedBefore::Many(many) => {
                 many.entry(key).or_insert(volume);
             }
         }
@@ -51,9 +51,9 @@ impl PutBefore {
     /// Takes a total out, and tells whether none is left.
     fn remove(&mut self, key: Key) -> (Option<Volume>, bool) {
         match self {
-            PutBefore::One(held, volume) if *held == key => (Some(*volume), true),
-            PutBefore::One(..) => (None, false),
-            PutBefore::Many(many) => (many.remove(&key), many.is_empty()),
+            EmittedBefore::One(held, volume) if *held == key => (Some(*volume), true),
+            EmittedBefore::One(..) => (None, false),
+            EmittedBefore::Many(many) => (many.remove(&key), many.is_empty()),
         }
     }
 }
@@ -61,13 +61,13 @@ impl PutBefore {
 /// The stale totals of one table.
 #[derive(Default)]
 pub(crate) struct Stale {
-    /// By the number of the gauge, and the cell.
-    cells: HashMap<(u32, i64), (Gauge, PutBefore), RandomState>,
+    /// By the number of the monitored scope, and the cell.
+    cells: HashMap<(u32, i64), (MonitoredScope, EmittedBefore), RandomState>,
     rose: Rose,
 }
 
-/// Totals that rose above their roof in a tick, or grew there and were put out. There may be as many as there are
-/// totals, so that only a part of a hash is kept of each. Where two have the same, one is put out for nothing.
+/// Totals that rose above their roof in a tick, or grew there and were emitted. There may be as many as there are
+/// totals, so that only a part of a hash is kept of each. Where two have the same, one is emitted for nothing.
 #[derive(Default)]
 struct Rose {
     tick: u64,
@@ -83,100 +83,106 @@ impl Rose {
         }
     }
 
-    fn part(&self, gauge: Gauge, key: Key) -> u32 {
-        self.hasher.hash_one((gauge.id, key)) as u32
+    fn part(&self, monitored: MonitoredScope, key: Key) -> u32 {
+        self.hasher.hash_one((monitored.id, key)) as u32
     }
 
-    fn insert(&mut self, gauge: Gauge, key: Key) {
-        self.parts.insert(self.part(gauge, key));
+    fn insert(&mut self, monitored: MonitoredScope, key: Key) {
+        self.parts.insert(self.part(monitored, key));
     }
 
-    fn contains(&self, gauge: Gauge, key: Key) -> bool {
-        !self.parts.is_empty() && self.parts.contains(&self.part(gauge, key))
+    fn contains(&self, monitored: MonitoredScope, key: Key) -> bool {
+        !self.parts.is_empty() && self.parts.contains(&self.part(monitored, key))
     }
 }
 
 /// What moves.
 #[derive(Clone, Copy)]
 pub(crate) struct Move {
-    pub(crate) gauge: Gauge,
-    pub(crate) cut: Cut,
+    pub(crate) monitored: MonitoredScope,
+    pub(crate) emit_bound: EmitBound,
     pub(crate) key: Key,
     pub(crate) old: Volume,
     pub(crate) new: Volume,
 }
 
 impl Stale {
-    /// A total moves in a tick. Returned is the volume that was put out of it; `None` if that stays, which it
+    /// A total moves in a tick. Returned is the volume that was emitted of it; `None` if that stays, which it
     /// can only if the total need not be exact.
     pub(crate) fn follow(&mut self, tick: u64, total: Move, is_exact: bool) -> Option<Volume> {
-        let Move { gauge, cut, key, old, new } = total;
+        let Move { monitored, emit_bound, key, old, new } = total;
         self.rose.begin(tick);
-        let [from, to] = [old, new].map(|volume| cut.cell(volume.amount(gauge.metric)));
-        let grows = old.amount(gauge.metric) <= new.amount(gauge.metric);
+        let [from, to] = [old, new].map(|volume| emit_bound.cell(volume.amount(monitored.metric)));
+        let grows = old.amount(monitored.metric) <= new.amount(monitored.metric);
         if let Some(cell) = from
             && from == to
             && grows
-            && !(is_exact || cell == ABOVE_ROOF && self.rose.contains(gauge, key))
+            && !(is_exact || cell == ABOVE_ROOF && self.rose.contains(monitored, key))
         {
-            match self.cells.entry((gauge.id, cell)) {
+            match self.cells.entry((monitored.id, cell)) {
                 Entry::Occupied(mut held) => held.get_mut().1.insert(key, old),
-                Entry::Vacant(place) => drop(place.insert((gauge, PutBefore::One(key, old)))),
+                Entry::Vacant(place) => {
+                    place.insert((monitored, EmittedBefore::One(key, old)));
+                }
             }
             return None;
         }
         if to == Some(ABOVE_ROOF) {
-            self.rose.insert(gauge, key);
+            self.rose.insert(monitored, key);
         }
-        Some(from.and_then(|cell| self.take(gauge, cell, key)).unwrap_or(old))
+        Some(from.and_then(|cell| self.take(monitored, cell, key)).unwrap_or(old))
     }
 
-    fn take(&mut self, gauge: Gauge, cell: i64, key: Key) -> Option<Volume> {
-        let (_, put_before) = self.cells.get_mut(&(gauge.id, cell))?;
-        let (volume, is_last) = put_before.remove(key);
+    fn take(&mut self, monitored: MonitoredScope, cell: i64, key: Key) -> Option<Volume> {
+        let (_, emitted_before) = self.cells.get_mut(&(monitored.id, cell))?;
+        let (volume, is_last) = emitted_before.remove(key);
         if is_last {
-            self.cells.remove(&(gauge.id, cell));
+            self.cells.remove(&(monitored.id, cell));
         }
         volume
     }
 
-    /// The volume that was put out of a total, if it is another one.
-    pub(crate) fn put_before(
+    /// The volume that was emitted of a total, if it is another one.
+    pub(crate) fn emitted_before(
         &self,
-        gauge: Gauge,
-        cut: Cut,
+        monitored: MonitoredScope,
+        emit_bound: EmitBound,
         key: Key,
         volume: Volume,
     ) -> Option<Volume> {
-        let cell = cut.cell(volume.amount(gauge.metric))?;
-        self.cells.get(&(gauge.id, cell))?.1.get(key)
+        let cell = emit_bound.cell(volume.amount(monitored.metric))?;
+        self.cells.get(&(monitored.id, cell))?.1.get(key)
     }
 
-    /// Takes the totals of some amounts of each gauge, which are to be put out anew before the next update.
-    pub(crate) fn renew(&mut self, of: impl Fn(Gauge) -> Option<Amounts>) -> Option<Renewal> {
+    /// Takes the totals of some amounts of each monitored scope, which are to be emitted anew before the next update.
+    pub(crate) fn renew(
+        &mut self,
+        of: impl Fn(MonitoredScope) -> Option<Amounts>,
+    ) -> Option<Renewal> {
         let mut renewal = Renewal::default();
-        self.cells.retain(|(_, cell), (gauge, put_before)| {
-            let Some(amounts) = of(*gauge) else { return true };
-            let gauge = *gauge;
+        self.cells.retain(|(_, cell), (monitored, emitted_before)| {
+            let Some(amounts) = of(*monitored) else { return true };
+            let monitored = *monitored;
             let of_part = *cell == ABOVE_ROOF && amounts.to < ABOVE_ROOF;
             if !of_part && !amounts.touch(*cell) {
                 return true;
             }
-            // A total only grew since it was put out.
-            let leaves = |volume: &Volume| !of_part || volume.amount(gauge.metric) <= amounts.to;
-            match put_before {
-                PutBefore::One(key, volume) if leaves(volume) => {
-                    renewal.ones.push((gauge, *key, *volume));
+            // A total only grew since it was emitted.
+            let leaves =
+                |volume: &Volume| !of_part || volume.amount(monitored.metric) <= amounts.to;
+            match emitted_before {
+                EmittedBefore::One(key, volume) if leaves(volume) => {
+                    renewal.ones.push((monitored, *key, *volume));
                     false
                 }
-                PutBefore::One(..) => true,
-                PutBefore::Many(many) if !of_part => {
-                    renewal.many.push((gauge, std::mem::take(&mut **many).into_iter()));
+                EmittedBefore::One(..) => true,
+                EmittedBefore::Many(many) if !of_part => {
+                    renewal.many.push((monitored, std::mem::take(&mut **many).into_iter()));
                     false
                 }
-                PutBefore::Many(many) => {
+                EmittedBefore::Many(many) => {
                     let some = many.extract_if(|_, volume| leaves(volume));
-                    renewal.ones.extend(some.map(|(key, volume)| (gauge, key, volume)));
+                    renewal.ones.extend(some.map(|(key, volume)| (monitored, key, volume)));
                     !many.is_empty()
                 }
             }
@@ -186,40 +192,35 @@ impl Stale {
     }
 }
 
-/// Stale totals that are put out as they are.
+/// Stale totals that are emitted as they are.
 #[derive(Default)]
 pub(crate) struct Renewal {
-    ones: Vec<(Gauge, Key, Volume)>,
-    many: Vec<(Gauge, IntoIter<Key, Volume>)>,
+    ones: Vec<(MonitoredScope, Key, Volume)>,
+    many: Vec<(MonitoredScope, IntoIter<Key, Volume>)>,
 }
 
 impl Renewal {
-    fn next(&mut self) -> Option<(Gauge, Key, Volume)> {
-        while let Some((gauge, totals)) = self.many.last_mut() {
+    fn next(&mut self) -> Option<(MonitoredScope, Key, Volume)> {
+        while let Some((monitored, totals)) = self.many.last_mut() {
             if let Some((key, volume)) = totals.next() {
-                return Some((*gauge, key, volume));
+                return Some((*monitored, key, volume));
             }
             self.many.pop();
         }
         self.ones.pop()
     }
 
-    /// Goes on until all are put out, and then is `true`, or until the fuel is spent.
-    pub(crate) fn put_out(
-        &mut self,
-        table: &Table,
-        fuel: &mut Fuel,
-        out: &mut impl PutOut,
-    ) -> bool {
+    /// Goes on until all are emitted, and then is `true`, or until the fuel is spent.
+    pub(crate) fn emit(&mut self, table: &Table, fuel: &mut Fuel, out: &mut impl Emit) -> bool {
         while !fuel.is_spent() {
-            let Some((gauge, key, before)) = self.next() else {
+            let Some((monitored, key, before)) = self.next() else {
                 return true;
             };
-            let total = gauge.total(key, table.get(key).unwrap_or_default());
-            out.put(gauge, gauge.total(key, before), -1);
-            out.put(gauge, total, 1);
-            out.renews(gauge, total);
-            fuel.spend(2 * PUT_COST);
+            let total = monitored.total(key, table.get(key).unwrap_or_default());
+            out.put(monitored, monitored.total(key, before), -1);
+            out.put(monitored, total, 1);
+            out.renews(monitored, total);
+            fuel.spend(2 * EMIT_COST);
         }
         false
     }
@@ -228,9 +229,9 @@ impl Renewal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuts::{CutIndex, Gauged};
-    use crate::gauge::{CutChange, Total};
-    use crate::moves::CutChanges;
+    use crate::emit_bounds::{EmitBoundIndex, MonitoredTable};
+    use crate::monitored::{EmitBoundChange, Total};
+    use crate::moves::EmitBoundChanges;
     use crate::time::Window;
     use crate::time::WindowRange;
     use crate::types::{Bound, Pair, Scope, Updates};
@@ -241,42 +242,43 @@ mod tests {
         puts: Vec<(i64, isize)>,
     }
 
-    impl PutOut for Puts {
+    impl Emit for Puts {
         fn tick(&self) -> u64 {
             self.tick
         }
 
-        fn put(&mut self, _: Gauge, total: Total, diff: isize) {
+        fn put(&mut self, _: MonitoredScope, total: Total, diff: isize) {
             self.puts.push((total.amount, diff));
         }
 
-        fn recedes(&mut self, _: Gauge, _: Key) {}
+        fn recedes(&mut self, _: MonitoredScope, _: Key) {}
 
-        fn renews(&mut self, _: Gauge, _: Total) {}
+        fn renews(&mut self, _: MonitoredScope, _: Total) {}
     }
 
     const PAIR: Pair = Pair::V4(std::net::Ipv4Addr::LOCALHOST, std::net::Ipv4Addr::LOCALHOST);
 
-    /// A table with one entry, under a limit of 1000: the cut is 512, the cell of the limit 960 to 1024.
+    /// A table with one entry, under a limit of 1000: the emit bound is 512, the cell of the limit 960 to 1024.
     struct One {
-        index: CutIndex,
-        gauged: Gauged,
+        index: EmitBoundIndex,
+        monitored_table: MonitoredTable,
         out: Puts,
     }
 
     impl One {
         fn new(updates: Updates) -> Self {
-            let mut index = CutIndex::new(updates);
-            let to = Some(Cut::of(Bound::Max, Cut::place(Bound::Max, 1000)));
-            let (gauge, windows) = (Gauge::default(), WindowRange::ALL);
-            let cut = CutChange { gauge, scope: Scope::default(), windows, from: None, to };
-            index.set(&[cut]);
-            let mut gauged = Gauged::new(Window(0), false);
-            gauged.move_cuts(&index, &CutChanges::new(vec![cut]), false);
-            One { index, gauged, out: Puts::default() }
+            let mut index = EmitBoundIndex::new(updates);
+            let to = Some(EmitBound::of(Bound::Max, EmitBound::place(Bound::Max, 1000)));
+            let (monitored, windows) = (MonitoredScope::default(), WindowRange::ALL);
+            let emit_bound =
+                EmitBoundChange { monitored, scope: Scope::default(), windows, from: None, to };
+            index.set(&[emit_bound]);
+            let mut monitored_table = MonitoredTable::new(Window(0), false);
+            monitored_table.move_bounds(&index, &EmitBoundChanges::new(vec![emit_bound]), false);
+            One { index, monitored_table, out: Puts::default() }
         }
 
-        /// What is put out when the total comes to an amount in the next tick.
+        /// What is emitted when the total comes to an amount in the next tick.
         fn grow_to(&mut self, amount: i64) -> Vec<(i64, isize)> {
             self.out.tick += 1;
             self.move_to(amount)
@@ -285,10 +287,10 @@ mod tests {
         /// The same in the same tick.
         fn move_to(&mut self, amount: i64) -> Vec<(i64, isize)> {
             let key = Key::MIN;
-            let before = self.gauged.table.get(key).unwrap_or_default().bytes;
+            let before = self.monitored_table.table.get(key).unwrap_or_default().bytes;
             let delta = Volume::new(amount - before, 1);
-            let found = self.gauged.table.find(key);
-            self.gauged.add(&self.index, found, key, || PAIR, delta, &mut self.out);
+            let found = self.monitored_table.table.find(key);
+            self.monitored_table.add(&self.index, found, key, || PAIR, delta, &mut self.out);
             std::mem::take(&mut self.out.puts)
         }
     }
@@ -325,11 +327,11 @@ mod tests {
         for amount in [2000, 3000, 4000] {
             one.grow_to(amount);
         }
-        let mut renewal = one.gauged.renew_above_roofs().expect("it is stale");
+        let mut renewal = one.monitored_table.renew_above_roofs().expect("it is stale");
         let mut fuel = Fuel::new(Fuel::STEP);
-        assert!(renewal.put_out(&one.gauged.table, &mut fuel, &mut one.out));
+        assert!(renewal.emit(&one.monitored_table.table, &mut fuel, &mut one.out));
         assert_eq!(one.out.puts, [(2000, -1), (4000, 1)]);
-        assert!(one.gauged.renew_above_roofs().is_none());
+        assert!(one.monitored_table.renew_above_roofs().is_none());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The join of amounts with thresholds that costs what it puts out.
+//! The join of amounts with thresholds that costs what it emits.
 //!
 //! Under a key, an amount is at a place, and a threshold holds for a range of places. Per key, one side has
 //! its values in the order of place and amount, the other its thresholds in the order of the ends of their
@@ -186,7 +186,7 @@ where
         fresh: Fresh,
         meet: T,
     ) -> Box<dyn Iterator<Item = Updates<K, V, L, T>>> {
-        // The held side is advanced, so that what cancelled since is not put out as a pair of
+        // The held side is advanced, so that what cancelled since is not emitted as a pair of
         // opposites; the fresh side lies at or beyond the meet anyway.
         Box::new(Sweep {
             amounts: Side::new(amounts),
@@ -280,7 +280,7 @@ struct Sweep<B0: Navigable, B1: Navigable, K, V, L, T> {
     updates: Updates<K, V, L, T>,
 }
 
-/// How many updates are put out at once, at least.
+/// How many updates are emitted at once, at least.
 const UPDATES: usize = 1024;
 
 impl<B0, B1, K, V, L, T> Sweep<B0, B1, K, V, L, T>
@@ -348,7 +348,7 @@ where
         }
     }
 
-    /// Puts out what the next value of the key adds, or seeks it. `false` if no value of it is left to look
+    /// Emits what the next value of the key adds, or seeks it. `false` if no value of it is left to look
     /// at.
     fn sweep_value(&mut self, key: K) -> bool {
         let Some(value) = self.value(key) else {
@@ -367,7 +367,7 @@ where
         }
         self.here.reach(amount);
         if self.here.active().next().is_some() {
-            self.put_out(key, value);
+            self.emit(key, value);
             return true;
         }
         match self.here.next_amount() {
@@ -381,7 +381,7 @@ where
     }
 
     /// Multiplies one value, over all batches that have it, with the active pieces, and steps past it.
-    fn put_out(&mut self, key: K, value: V) {
+    fn emit(&mut self, key: K, value: V) {
         let meet = matches!(self.fresh, Fresh::Input1).then_some(&self.meet);
         let mut edits: Vec<(T, isize)> = Vec::new();
         for (batch, cursor) in self.amounts.on(key) {

@@ -9,7 +9,7 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::clock::WindowEvent;
-use crate::gauge::Rollup;
+use crate::monitored::Rollup;
 use crate::pending::{PendingByTime, send};
 use crate::ranges::WindowSet;
 use crate::time::{Time, Timed, Window};

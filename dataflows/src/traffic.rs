@@ -1,9 +1,9 @@
-//! The traffic of pairs: per window a table pair → volume, and what it puts out.
+//! The traffic of pairs: per window a table pair → volume, and what it emits.
 //!
 //! This is the arrangement of the computation, and our own: differential dataflow would keep every
-//! update of every total, ordered, where limits concern only the few totals beyond a cut
-//! ([`gauge`](crate::gauge)). The operator takes all its input time by time, so that at each complete
-//! time its tables, and with them all that it puts out, are a function of the input.
+//! update of every total, ordered, where limits concern only the few totals beyond an emit bound
+//! ([`monitored`](crate::monitored)). The operator takes all its input time by time, so that at each complete
+//! time its tables, and with them all that it emits, are a function of the input.
 
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -11,7 +11,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::combine::UpdateBatch;
 use crate::folds::RollupParcel;
-use crate::gauge::GaugeChange;
+use crate::monitored::ScopeChange;
 use crate::orders::{Answer, Ending, Late, Order, Saturated, TotalUpdate};
 use crate::pairs::Pairs;
 use crate::pending::{FueledOperator, send};
@@ -32,10 +32,10 @@ pub(crate) struct Traffic<'scope> {
     pub(crate) saturated: StreamVec<'scope, Time, Timed<Saturated>>,
 }
 
-/// The whole sums of pairs, as far as they are beyond a cut, and the updates that rollups need.
+/// The whole sums of pairs, as far as they are beyond an emit bound, and the updates that rollups need.
 ///
 /// # In
-/// `batches`: updates of pairs, combined by worker and tick. `gauges`, of pairs and of rollups, and `orders`:
+/// `batches`: updates of pairs, combined by worker and tick. `monitored_scopes`, of pairs and of rollups, and `orders`:
 /// the same on every worker.
 ///
 /// # Time
@@ -43,21 +43,21 @@ pub(crate) struct Traffic<'scope> {
 /// watermark of the tick before has settled is dropped.
 ///
 /// # Out
-/// At each complete time, totals are what all updates up to then sum to, for each gauge those beyond
-/// its cut, each once. They may be less, within a cell, where nothing is published of them. A sum that reaches
+/// At each complete time, totals are what all updates up to then sum to, for each monitored scope those beyond
+/// its emit bound, each once. They may be less, within a cell, where nothing is published of them. A sum that reaches
 /// the end of 64 bits stays there, and is reported.
 ///
 /// # Keeps
-/// Per window about 40 bytes a pair, and as many for one that grew since it was put out, which its retirement
+/// Per window about 40 bytes a pair, and as many for one that grew since it was emitted, which its retirement
 /// frees.
 ///
 /// # Costs
-/// A hash look-up per update. A cut that moves walks the tables of its windows, in steps of a few
+/// A hash look-up per update. An emit bound that moves walks the tables of its windows, in steps of a few
 /// milliseconds; no update of a later time begins meanwhile. So does a window that lower bounds come to
 /// judge, and one that retires.
 pub(crate) fn traffic<'scope>(
     batches: StreamVec<'scope, Time, Timed<UpdateBatch>>,
-    gauges: StreamVec<'scope, Time, Timed<GaugeChange>>,
+    monitored_scopes: StreamVec<'scope, Time, Timed<ScopeChange>>,
     orders: StreamVec<'scope, Time, Timed<Order>>,
     shared: Shared,
     options: TrafficOptions,
@@ -66,7 +66,7 @@ pub(crate) fn traffic<'scope>(
     let mut builder = OperatorBuilder::new("Traffic".into(), scope);
     let mut batches =
         builder.new_input(batches, Exchange::new(|(batch, _): &Timed<UpdateBatch>| batch.to));
-    let mut gauges = builder.new_input(gauges, Pipeline);
+    let mut monitored_scopes = builder.new_input(monitored_scopes, Pipeline);
     let mut orders = builder.new_input(orders, Pipeline);
     let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
     let (mut endings_output, endings) = builder.new_output::<Vec<_>>();
@@ -85,9 +85,9 @@ pub(crate) fn traffic<'scope>(
                     pending.at(&capability, time).batches.push(batch);
                 }
             });
-            gauges.for_each(|capability, data| {
+            monitored_scopes.for_each(|capability, data| {
                 for (change, time) in data.drain(..) {
-                    pending.at(&capability, time).gauges.push(change);
+                    pending.at(&capability, time).monitored_scopes.push(change);
                 }
             });
             orders.for_each(|capability, data| {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
-use floodmark_dataflows::gauge::Rollup;
 use floodmark_dataflows::graph::{self, Options};
+use floodmark_dataflows::monitored::Rollup;
 use floodmark_dataflows::orders::{Answer, Read};
 use floodmark_dataflows::reference::{Existence, Reference};
 use floodmark_dataflows::spans::Existing;

@@ -1,9 +1,9 @@
 //! Both implementations against the reference, at every tick of random histories.
 //!
 //! Held against each other: the violations that stand, of the textbook form as they are, of the graph as they
-//! were published last; what is said, in which tick; the totals that are held, that are handed on when a window settles or retires,
-//! and that are refused as too late; the ranking of each window that settles. Records are dealt to all workers;
-//! how often the frontier moves is up to the seed.
+//! were published last; what is said, in which tick; the totals that are held, that are handed on when a window
+//! settles or retires, and that are refused as too late; the ranking of each window that settles. Records are dealt
+//! to all workers; how often the frontier moves is up to the seed.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -375,7 +375,7 @@ fn many_limits_agree_with_the_reference() {
     seeds(10).for_each(|seed| check(5_000_000 + seed, Size::CROWDED, 1 + seed as usize % 3));
 }
 
-/// A gauge that goes takes back what it put out, and so does a total that grew above a roof which rises.
+/// A monitored scope that goes takes back what it emitted, and so does a total that grew above a roof which rises.
 #[test]
 fn totals_that_grow_slowly_under_limits_that_move_agree_with_the_reference() {
     seeds(300).for_each(|seed| check(6_000_000 + seed, Size::GROWING, 1 + seed as usize % 2));

@@ -120,7 +120,7 @@ fn versions_by_windows_that_stay() {
 }
 
 /// A limit that is set low for a moment, and as many windows before and after: those that hold totals keep
-/// what they put out, the others do not.
+/// what they emitted, the others do not.
 #[test]
 fn a_low_limit_withdrawn_by_windows() {
     grow_to(GREATEST, |n| {

@@ -4,8 +4,8 @@ use std::sync::mpsc;
 
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
-use floodmark_dataflows::gauge::Rollup;
 use floodmark_dataflows::graph::{self, Options};
+use floodmark_dataflows::monitored::Rollup;
 use floodmark_dataflows::orders::Saturated;
 use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::{

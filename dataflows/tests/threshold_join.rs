@@ -1,8 +1,8 @@
 //! The threshold join against the join that it stands for, on what tables and limits never do.
 //!
-//! Several thresholds under one key, of both bounds, for ranges of places that overlap, touch, or are empty; multiplicities above one, and negative; amounts
-//! and values at the ends of 64 bits; several times in one batch; one input ahead of the other, so
-//! that the two traces compact differently; either input closed early.
+//! Several thresholds under one key, of both bounds, for ranges of places that overlap, touch, or are empty;
+//! multiplicities above one, and negative; amounts and values at the ends of 64 bits; several times in one batch; one
+//! input ahead of the other, so that the two traces compact differently; either input closed early.
 
 use std::collections::BTreeMap;
 

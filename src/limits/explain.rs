@@ -10,7 +10,7 @@ use std::fmt::{self, Display};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use floodmark_dataflows::gauge::Rollup;
+use floodmark_dataflows::monitored::Rollup;
 use floodmark_dataflows::orders::{Amounts, Read};
 use floodmark_dataflows::spans::Existing;
 use floodmark_dataflows::time::{Window, Windows};

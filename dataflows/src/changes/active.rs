@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::gauge::{Gauge, Total};
 use crate::key::{Family, Key};
+use crate::monitored::{MonitoredScope, Total};
 use crate::pending::{COPY_COST, Fuel};
 use crate::time::{Window, WindowRange};
 use crate::types::{LimitId, Per, VersionId};
@@ -35,15 +35,15 @@ impl Id {
 /// The state of a violation as it was published last, or would have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ActiveViolation {
-    pub(super) gauge: Gauge,
+    pub(super) monitored: MonitoredScope,
     amount: i64,
     other: i64,
     pub(super) version: VersionId,
 }
 
 impl ActiveViolation {
-    pub(super) fn new(gauge: Gauge, total: Total, version: VersionId) -> Self {
-        ActiveViolation { gauge, amount: total.amount, other: total.other, version }
+    pub(super) fn new(monitored: MonitoredScope, total: Total, version: VersionId) -> Self {
+        ActiveViolation { monitored, amount: total.amount, other: total.other, version }
     }
 
     pub(super) fn total(&self, id: Id) -> Total {

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
-use crate::gauge::{Gauge, Total};
 use crate::key::Key;
+use crate::monitored::{MonitoredScope, Total};
 use crate::orders::Ending;
-use crate::pending::{Fuel, PUT_COST};
+use crate::pending::{EMIT_COST, Fuel};
 use crate::time::{Phase, Timed, Window};
 
 /// The endings of one tick.
@@ -15,7 +15,7 @@ use crate::time::{Phase, Timed, Window};
 pub(super) struct Endings {
     /// If records end a violation, the volume is that of the end of the tick.
     by_records: Lookup,
-    /// If limits end one, it is that before; of totals that were put out as they are, nothing is told.
+    /// If limits end one, it is that before; of totals that were emitted as they are, nothing is told.
     by_limits: Lookup,
 }
 
@@ -40,11 +40,11 @@ impl Endings {
     pub(super) fn find(
         &mut self,
         phase: Phase,
-        gauge: Gauge,
+        monitored: MonitoredScope,
         window: Window,
         key: Key,
     ) -> Option<Total> {
-        self.of(phase).index.get(&(gauge, window, key)).copied()
+        self.of(phase).index.get(&(monitored, window, key)).copied()
     }
 }
 
@@ -53,19 +53,19 @@ impl Endings {
 struct Lookup {
     endings: Vec<Ending>,
     /// Made when the first one is looked up: most ticks end no violation.
-    index: HashMap<(Gauge, Window, Key), Total, RandomState>,
+    index: HashMap<(MonitoredScope, Window, Key), Total, RandomState>,
     indexed: usize,
 }
 
 impl Lookup {
     fn index(&mut self, fuel: &mut Fuel) -> bool {
-        for ((gauge, window), total) in &self.endings[self.indexed..] {
+        for ((monitored, window), total) in &self.endings[self.indexed..] {
             if fuel.is_spent() {
                 return false;
             }
-            self.index.insert((*gauge, *window, total.key), *total);
+            self.index.insert((*monitored, *window, total.key), *total);
             self.indexed += 1;
-            fuel.spend(PUT_COST);
+            fuel.spend(EMIT_COST);
         }
         true
     }

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use super::active::Id;
 use crate::addresses::Addresses;
-use crate::gauge::{Gauge, Total};
 use crate::key::{Family, Key};
+use crate::monitored::{MonitoredScope, Total};
 use crate::pending::Fuel;
 use crate::time::Phase;
 use crate::types::{Entity, LimitId, Pair, Per};
@@ -20,7 +20,7 @@ pub(super) struct Step {
     number: u64,
     amount: i64,
     other: i64,
-    gauge: Gauge,
+    monitored: MonitoredScope,
     limit: LimitId,
     /// 0 for a violation that only has to be looked at.
     diff: i16,
@@ -32,7 +32,7 @@ impl Step {
     /// # Panics
     /// If a violation is there more than once: a total is emitted once, and a threshold is set once.
     pub(super) fn new(
-        gauge: Gauge,
+        monitored: MonitoredScope,
         total: Total,
         limit: LimitId,
         phase: Phase,
@@ -40,11 +40,11 @@ impl Step {
     ) -> Self {
         let Total { amount, key: Key { family, id: number }, other } = total;
         let diff = i16::try_from(diff).expect("a violation comes and goes once at a time");
-        Step { number, amount, other, gauge, limit, diff, phase, family }
+        Step { number, amount, other, monitored, limit, diff, phase, family }
     }
 
     pub(super) fn id(&self) -> Id {
-        Id::new(self.limit, self.gauge.per, self.key())
+        Id::new(self.limit, self.monitored.per, self.key())
     }
 
     fn key(&self) -> Key {
@@ -52,9 +52,9 @@ impl Step {
     }
 
     /// The violation, and how often it comes.
-    pub(super) fn update(&self) -> ((Gauge, Total), isize) {
+    pub(super) fn update(&self) -> ((MonitoredScope, Total), isize) {
         let total = Total { amount: self.amount, key: self.key(), other: self.other };
-        ((self.gauge, total), self.diff.into())
+        ((self.monitored, total), self.diff.into())
     }
 
     fn place(&self, addresses: &Addresses) -> Place {
@@ -64,7 +64,7 @@ impl Step {
         };
         let entity = match self.family {
             Family::V4 => (self.number.into(), 0),
-            Family::V6 => match addresses.entity(self.gauge.per, self.key()) {
+            Family::V6 => match addresses.entity(self.monitored.per, self.key()) {
                 Entity::Pair(Pair::V6(source, destination)) => {
                     (source.to_bits(), destination.to_bits())
                 }
@@ -74,7 +74,7 @@ impl Step {
                 }
             },
         };
-        Place { limit: self.limit, per: self.gauge.per, family: self.family, entity }
+        Place { limit: self.limit, per: self.monitored.per, family: self.family, entity }
     }
 }
 
@@ -127,7 +127,7 @@ impl Sorted {
     fn new(mut run: Vec<Step>, addresses: &Addresses) -> Self {
         if run.iter().all(|step| step.family == Family::V4) {
             run.sort_unstable_by_key(|step| {
-                Reverse((step.limit, step.gauge.per, step.family, step.number))
+                Reverse((step.limit, step.monitored.per, step.family, step.number))
             });
         } else {
             run.sort_by_cached_key(|step| Reverse(step.place(addresses)));

@@ -34,8 +34,8 @@ use self::versions::{Changed, RulingsOfTick, Versions};
 use crate::clock::WindowEvent;
 use crate::delivery::{Allowance, Notice, Notices, Part};
 use crate::folds::owner;
-use crate::gauge::{Gauge, Total};
 use crate::limits::{Judge, Ruling};
+use crate::monitored::{MonitoredScope, Total};
 use crate::orders::Ending;
 use crate::pending::{COPY_COST, Fuel, FueledOperator, Steps, send};
 use crate::ranges::WindowSet;
@@ -44,7 +44,7 @@ use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::types::{Change, Event, LimitId, Reason, Updates, Violation};
 
 /// A violation as the worker that holds its total knows it.
-pub(crate) type Judged = (Gauge, (Window, Total), LimitId);
+pub(crate) type Judged = (MonitoredScope, (Window, Total), LimitId);
 
 /// Cost of following a violation through a tick.
 const FOLLOW_COST: usize = 48;
@@ -116,7 +116,7 @@ struct Changes {
     parts: Vec<Timed<Part>>,
     allowance: Allowance,
     /// A buffer.
-    now: Vec<((Gauge, Total), isize)>,
+    now: Vec<((MonitoredScope, Total), isize)>,
 }
 
 impl Changes {
@@ -194,7 +194,7 @@ impl Changes {
                 }
                 if settles || limits.contains(&id.limit) {
                     let total = standing.total(id);
-                    merge.push(Step::new(standing.gauge, total, id.limit, Phase::Rows, 0));
+                    merge.push(Step::new(standing.monitored, total, id.limit, Phase::Rows, 0));
                 } else {
                     next = limits.range(id.limit..).next().map(|limit| Id::first(*limit));
                     break;
@@ -210,39 +210,39 @@ impl Changes {
     fn follow(&mut self, window: Window, steps: &[Step], fuel: &mut Fuel) -> bool {
         let id = steps[0].id();
         let before = self.standing.get(window, id);
-        let stood = before.map(|before| (before.gauge, before.total(id)));
+        let stood = before.map(|before| (before.monitored, before.total(id)));
         let course = Transition::through(stood, steps, &mut self.now);
         match (before, course.after) {
             (None, None) => {}
-            (None, Some((gauge, total))) => {
+            (None, Some((monitored, total))) => {
                 let phase = course.turned.expect("it did not stand before");
                 let judge = self.versions.version(id.limit, window);
                 let judge = judge.expect("what stands is judged by a version");
                 let what = (Event::Raised, self.reason(phase, window));
-                self.say(what, (window, id), gauge, total, Some(judge));
-                let standing = ActiveViolation::new(gauge, total, judge.version);
+                self.say(what, (window, id), monitored, total, Some(judge));
+                let standing = ActiveViolation::new(monitored, total, judge.version);
                 self.standing.insert(window, id, standing);
             }
             (Some(_), None) => {
                 let phase = course.turned.expect("it stood before");
-                let (gauge, total) = course.before_turn.expect("it stood before");
+                let (monitored, total) = course.before_turn.expect("it stood before");
                 let endings = &mut self.tick.endings;
                 if !endings.index(phase, fuel) {
                     return false;
                 }
-                let total = endings.find(phase, gauge, window, total.key).unwrap_or(total);
+                let total = endings.find(phase, monitored, window, total.key).unwrap_or(total);
                 let what = (Event::Cleared, self.reason(phase, window));
                 let judge = self.versions.version(id.limit, window);
-                self.say(what, (window, id), gauge, total, judge);
+                self.say(what, (window, id), monitored, total, judge);
                 self.standing.remove(window, id);
             }
-            (Some(before), Some((gauge, total))) => {
+            (Some(before), Some((monitored, total))) => {
                 let judge = self.versions.version(id.limit, window);
                 let judge = judge.expect("what stands is judged by a version");
-                let after = ActiveViolation::new(gauge, total, judge.version);
+                let after = ActiveViolation::new(monitored, total, judge.version);
                 if let Some(reason) = self.updated((window, id), &before, &after) {
                     let what = (Event::Updated, reason);
-                    self.say(what, (window, id), gauge, total, Some(judge));
+                    self.say(what, (window, id), monitored, total, Some(judge));
                 }
                 if before != after {
                     self.standing.insert(window, id, after);
@@ -257,18 +257,18 @@ impl Changes {
         &mut self,
         (event, reason): (Event, Reason),
         (window, id): (Window, Id),
-        gauge: Gauge,
+        monitored: MonitoredScope,
         total: Total,
         judge: Option<Judge>,
     ) {
         let entity = self.shared.addresses.borrow().entity(id.per, id.key());
-        let volume = total.volume(gauge.metric);
+        let volume = total.volume(monitored.metric);
         let change = Change {
             event,
             reason,
             violation: Violation { limit: id.limit, window, entity, volume },
-            bound: judge.map_or(gauge.bound, |judge| judge.bound),
-            metric: judge.map_or(gauge.metric, |judge| judge.metric),
+            bound: judge.map_or(monitored.bound, |judge| judge.bound),
+            metric: judge.map_or(monitored.metric, |judge| judge.metric),
             version: judge.map(|judge| judge.version),
             settled: self.windows.settled(window, self.watermark),
             partial: self.partial.contains(window),
@@ -354,7 +354,7 @@ impl Changes {
             }
             let judge = self.versions.version(piece.limit, window);
             let what = (piece.event, piece.reason);
-            self.say(what, (window, silence::id(piece.limit)), piece.gauge, NOTHING, judge);
+            self.say(what, (window, silence::id(piece.limit)), piece.monitored, NOTHING, judge);
             fuel.spend(FOLLOW_COST);
         }
         false
@@ -483,7 +483,8 @@ pub(crate) struct Said<'scope> {
 ///
 /// # In
 /// `violations` as the worker knows them that holds their totals, and on the same worker `endings`, which tell
-/// the volume that cleared one. `rulings` and `clock`: the same on every worker. `notices` of the first worker about changes that it has forwarded.
+/// the volume that cleared one. `rulings` and `clock`: the same on every worker. `notices` of the first worker about
+/// changes that it has forwarded.
 ///
 /// # Time
 /// Said when all of a tick is known: what is ready at once at its [`Phase::Retire`], the rest at its
@@ -527,9 +528,9 @@ pub(crate) fn changes<'scope>(
         move |frontiers| {
             let pending = &mut stepper.pending;
             violations.for_each(|capability, updates| {
-                for ((gauge, (window, total), limit), time, diff) in updates.drain(..) {
+                for ((monitored, (window, total), limit), time, diff) in updates.drain(..) {
                     if time.phase != Phase::Retire {
-                        let step = Step::new(gauge, total, limit, time.phase, diff);
+                        let step = Step::new(monitored, total, limit, time.phase, diff);
                         let work = pending.at_tick(&capability, time);
                         work.judged.entry(window).or_default().push(step);
                     }

@@ -10,9 +10,9 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use super::active::{ActiveViolation, ActiveViolations, Id};
 use super::judged::{Runs, Step};
-use crate::gauge::{Gauge, Total};
 use crate::key::Key;
 use crate::limits::{Judge, Ruling};
+use crate::monitored::{MonitoredScope, Total};
 use crate::ranges::{Steps, WindowSet};
 use crate::time::{Phase, Window, WindowRange, Windows};
 use crate::types::{Event, LimitId, Per, Reason, Updates};
@@ -64,7 +64,7 @@ pub(super) struct Piece {
     windows: WindowRange,
     pub(super) limit: LimitId,
     /// The one through which it looks, or did.
-    pub(super) gauge: Gauge,
+    pub(super) monitored: MonitoredScope,
     pub(super) event: Event,
     pub(super) reason: Reason,
 }
@@ -123,15 +123,15 @@ impl Silence {
                 None => [judge(limit).filter(|judge| judge.silence_breaks); 3],
             };
             let [before, rows, dates] = moments;
-            // It is records of the gauge that looks at the total then which may end what stands.
-            let Some(gauge) = dates.or(rows).or(before).map(|judge| judge.gauge()) else {
+            // It is records of the monitored scope that looks at the total then which may end what stands.
+            let Some(monitored) = dates.or(rows).or(before).map(|judge| judge.monitored()) else {
                 continue;
             };
             if let Some(judge) = before {
                 standing.insert(
                     window,
                     id(limit),
-                    ActiveViolation::new(gauge, NOTHING, judge.version),
+                    ActiveViolation::new(monitored, NOTHING, judge.version),
                 );
             }
             let stands = [before, rows, dates, None].map(|judge| isize::from(judge.is_some()));
@@ -140,7 +140,7 @@ impl Silence {
             {
                 let diff = stands[1] - stands[0];
                 if diff != 0 {
-                    runs.push(Step::new(gauge, NOTHING, limit, phase, diff));
+                    runs.push(Step::new(monitored, NOTHING, limit, phase, diff));
                 }
             }
         }
@@ -200,8 +200,8 @@ fn of_limit(
             for (windows, moments) in broken.0.pieces(windows) {
                 let said = said(moments, says_versions, settles);
                 pieces.extend(said.map(|(event, reason, judge)| {
-                    let gauge = judge.gauge();
-                    Piece { windows, limit, gauge, event, reason }
+                    let monitored = judge.monitored();
+                    Piece { windows, limit, monitored, event, reason }
                 }));
             }
         }
@@ -234,8 +234,14 @@ fn raised(limit: LimitId, broken: &Broken, fall: &[WindowRange], pieces: &mut Ve
     for windows in fall {
         for (windows, [_, _, judge]) in broken.0.pieces(*windows) {
             let (event, reason) = (Event::Raised, Reason::Schedule);
-            let gauge = judge.map(|judge| judge.gauge());
-            pieces.extend(gauge.map(|gauge| Piece { windows, limit, gauge, event, reason }));
+            let monitored = judge.map(|judge| judge.monitored());
+            pieces.extend(monitored.map(|monitored| Piece {
+                windows,
+                limit,
+                monitored,
+                event,
+                reason,
+            }));
         }
     }
 }

@@ -1,25 +1,25 @@
 //! The course of one violation through a tick.
 
 use super::judged::Step;
-use crate::gauge::{Gauge, Total};
+use crate::monitored::{MonitoredScope, Total};
 use crate::time::Phase;
 
 /// The way of one violation through the phases of a tick.
 pub(super) struct Transition {
     /// The state after the last phase.
-    pub(super) after: Option<(Gauge, Total)>,
+    pub(super) after: Option<(MonitoredScope, Total)>,
     /// The first phase after which it stood, or did not, other than before the tick.
     pub(super) turned: Option<Phase>,
     /// The state before that phase.
-    pub(super) before_turn: Option<(Gauge, Total)>,
+    pub(super) before_turn: Option<(MonitoredScope, Total)>,
 }
 
 impl Transition {
     /// Goes through all updates of a violation, which are in the order of their phases. `now` is a buffer.
     pub(super) fn through(
-        before: Option<(Gauge, Total)>,
+        before: Option<(MonitoredScope, Total)>,
         steps: &[Step],
-        now: &mut Vec<((Gauge, Total), isize)>,
+        now: &mut Vec<((MonitoredScope, Total), isize)>,
     ) -> Self {
         now.clear();
         now.extend(before.map(|judged| (judged, 1)));

@@ -49,7 +49,7 @@ impl Size {
     /// Hundreds of limits, most of which share their scopes with others.
     pub(crate) const CROWDED: Size =
         Size { ticks: 8, records: 60, limits: 150, leap: 8, grows: false };
-    /// Totals grow slowly past cells, cuts and roofs, while limits come, move and go.
+    /// Totals grow slowly past cells, emit bounds and roofs, while limits come, move and go.
     pub(crate) const GROWING: Size =
         Size { ticks: 60, records: 4, limits: 5, leap: 1, grows: true };
 }

@@ -1,11 +1,12 @@
-//! Gauges: what limits of one scope and bound look at, and the cut below which they need not look.
+//! Monitored scopes: what limits of one scope and bound look at, and the emit bound below which they need not look.
 //!
 //! A limit can only be broken by totals on one side of its value. So of each table only the totals
-//! beyond a *cut* are put out: above a floor for `max`, below a ceiling for `min`. A [`Gauge`] is
-//! one (scope, bound); its cut in a window lies at a power of two, so that a limit may move without
-//! moving it. Beyond the cut, amounts are divided into cells, and a total that grows within one need not be
-//! put out again unless a value lies there. Above the *roof*, which no value reaches, is one cell: a `max` is
-//! broken there, and stays so. `cuts.rs` has the cuts of all gauges at hand where totals change.
+//! beyond an *emit bound* are emitted: above a floor for `max`, below a ceiling for `min`. A [`MonitoredScope`] is
+//! one (scope, bound); its emit bound in a window lies at a power of two, so that a limit may move without
+//! moving it. Beyond the emit bound, amounts are divided into cells, and a total that grows within one need not be
+//! emitted again unless a value lies there. Above the *roof*, which no value reaches, is one cell: a `max` is
+//! broken there, and stays so. `emit_bounds.rs` has the emit bounds of all monitored scopes at hand where totals
+//! change.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,25 +19,25 @@ use crate::types::{Bound, Entity, Metric, Pair, Per, Prefix, Scope, Volume};
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
-pub struct Gauge {
-    /// Its number; free for another gauge when no limit uses it any more.
+pub struct MonitoredScope {
+    /// Its number; free for another monitored scope when no limit uses it any more.
     pub id: u32,
     /// What the totals are of.
     pub per: Per,
     /// Which part of a volume is the amount.
     pub metric: Metric,
-    /// Whether the cut is a floor or a ceiling.
+    /// Whether the emit bound is a floor or a ceiling.
     pub bound: Bound,
 }
 
-impl Gauge {
-    /// Whether an entry is beyond the cut.
+impl MonitoredScope {
+    /// Whether an entry is beyond the emit bound.
     #[inline]
-    pub(crate) fn puts_out(&self, cut: i64, volume: Volume) -> bool {
+    pub(crate) fn emits(&self, emit_bound: i64, volume: Volume) -> bool {
         let amount = volume.amount(self.metric);
         match self.bound {
-            Bound::Max => amount > cut,
-            Bound::Min => amount < cut && self.judges(volume),
+            Bound::Max => amount > emit_bound,
+            Bound::Min => amount < emit_bound && self.judges(volume),
         }
     }
 
@@ -56,10 +57,10 @@ impl Gauge {
     }
 }
 
-/// The bounds of the amounts at which the limits of a gauge look in a window.
+/// The bounds of the amounts at which the limits of a monitored scope look in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cut {
-    /// Totals beyond are put out: the next power of two outward of the nearest value.
+pub struct EmitBound {
+    /// Totals beyond are emitted: the next power of two outward of the nearest value.
     pub at: i64,
     /// No value of a `max` is below: the cell of the least begins here.
     pub floor: i64,
@@ -85,8 +86,8 @@ fn cell_bits(amount: i64) -> u32 {
     amount.checked_ilog2().unwrap_or(0).saturating_sub(CELLS.ilog2())
 }
 
-impl Cut {
-    /// The place of a value, from which [`Cut::of`] follows: values of one place have one cut.
+impl EmitBound {
+    /// The place of a value, from which [`EmitBound::of`] follows: values of one place have one emit bound.
     pub(crate) fn place(bound: Bound, value: i64) -> i64 {
         match bound {
             Bound::Max => cell(value),
@@ -95,32 +96,32 @@ impl Cut {
         }
     }
 
-    /// The cut that values at one [place](Cut::place) need.
+    /// The emit bound that values at one [place](EmitBound::place) need.
     #[inline]
     pub(crate) fn of(bound: Bound, place: i64) -> Self {
         match bound {
-            Bound::Max => Cut {
+            Bound::Max => EmitBound {
                 at: if place <= 0 { place } else { 1 << place.ilog2() },
                 floor: place,
                 roof: place.checked_add(1 << cell_bits(place)).unwrap_or(i64::MAX),
             },
-            // All that it puts out is exact.
-            Bound::Min => Cut { at: place, floor: i64::MIN, roof: i64::MAX },
+            // All that it emits is exact.
+            Bound::Min => EmitBound { at: place, floor: i64::MIN, roof: i64::MAX },
         }
     }
 
-    /// The place whose cut it is; `None` if it is that of several.
+    /// The place whose emit bound it is; `None` if it is that of several.
     pub(crate) fn only_place(&self, bound: Bound) -> Option<i64> {
         let place = match bound {
             Bound::Max => self.floor,
             Bound::Min => self.at,
         };
-        (Cut::of(bound, place) == *self).then_some(place)
+        (EmitBound::of(bound, place) == *self).then_some(place)
     }
 
-    /// The cut of the limits of both.
-    pub(crate) fn and(self, bound: Bound, other: Cut) -> Cut {
-        Cut {
+    /// The emit bound of the limits of both.
+    pub(crate) fn and(self, bound: Bound, other: EmitBound) -> EmitBound {
+        EmitBound {
             at: outermost(bound, self.at, other.at),
             floor: self.floor.min(other.floor),
             roof: self.roof.max(other.roof),
@@ -167,7 +168,7 @@ impl Amounts {
     }
 }
 
-/// The one of two cuts that is further outward.
+/// The one of two emit bounds that is further outward.
 pub(crate) fn outermost(bound: Bound, one: i64, other: i64) -> i64 {
     match bound {
         Bound::Max => one.min(other),
@@ -175,12 +176,12 @@ pub(crate) fn outermost(bound: Bound, one: i64, other: i64) -> i64 {
     }
 }
 
-/// What a gauge shows of an entity. Ordered by amount first.
+/// What a monitored scope shows of an entity. Ordered by amount first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Total {
-    /// In the gauge's metric.
+    /// In the monitored scope's metric.
     pub amount: i64,
     /// Who.
     pub key: Key,
@@ -210,26 +211,26 @@ impl Amount for (Window, Total) {
     }
 }
 
-/// The cut that the limits of a gauge need in some windows, from now on.
+/// The emit bound that the limits of a monitored scope need in some windows, from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CutChange {
-    /// The gauge.
-    pub gauge: Gauge,
+pub struct EmitBoundChange {
+    /// The monitored scope.
+    pub monitored: MonitoredScope,
     /// The scope of the totals it looks at.
     pub scope: Scope,
     /// The windows.
     pub windows: WindowRange,
-    /// The cut until now; `None`: the gauge was not in use there.
-    pub from: Option<Cut>,
-    /// The new cut; `None`: no limit uses the gauge there any more.
-    pub to: Option<Cut>,
+    /// The emit bound until now; `None`: the monitored scope was not in use there.
+    pub from: Option<EmitBound>,
+    /// The new emit bound; `None`: no limit uses the monitored scope there any more.
+    pub to: Option<EmitBound>,
 }
 
 /// Limits look at amounts otherwise in some windows, or come to, or cease to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejudged {
-    /// The gauge.
-    pub gauge: Gauge,
+    /// The monitored scope.
+    pub monitored: MonitoredScope,
     /// The scope of the totals it looks at.
     pub scope: Scope,
     /// The windows.
@@ -238,34 +239,35 @@ pub struct Rejudged {
     pub amounts: Amounts,
 }
 
-/// What tables are told about a gauge.
+/// What tables are told about a monitored scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum GaugeChange {
-    /// Its cut moves.
-    Cut(CutChange),
-    /// Its limits look at amounts otherwise. For a gauge that comes into use, nothing is said but its cuts.
+pub enum ScopeChange {
+    /// Its emit bound moves.
+    EmitBound(EmitBoundChange),
+    /// Its limits look at amounts otherwise. For a monitored scope that comes into use, nothing is said but its emit
+    /// bounds.
     Rejudged(Rejudged),
 }
 
-impl GaugeChange {
-    /// The scope of the totals that the gauge looks at.
+impl ScopeChange {
+    /// The scope of the totals that the monitored scope looks at.
     pub(crate) fn scope(&self) -> &Scope {
         match self {
-            GaugeChange::Cut(change) => &change.scope,
-            GaugeChange::Rejudged(change) => &change.scope,
+            ScopeChange::EmitBound(change) => &change.scope,
+            ScopeChange::Rejudged(change) => &change.scope,
         }
     }
 
     /// Each kind for itself.
-    pub(crate) fn split(changes: Vec<GaugeChange>) -> (Vec<CutChange>, Vec<Rejudged>) {
-        let (mut cuts, mut rejudged) = (Vec::new(), Vec::new());
+    pub(crate) fn split(changes: Vec<ScopeChange>) -> (Vec<EmitBoundChange>, Vec<Rejudged>) {
+        let (mut emit_bounds, mut rejudged) = (Vec::new(), Vec::new());
         for change in changes {
             match change {
-                GaugeChange::Cut(change) => cuts.push(change),
-                GaugeChange::Rejudged(change) => rejudged.push(change),
+                ScopeChange::EmitBound(change) => emit_bounds.push(change),
+                ScopeChange::Rejudged(change) => rejudged.push(change),
             }
         }
-        (cuts, rejudged)
+        (emit_bounds, rejudged)
     }
 }
 
@@ -317,32 +319,33 @@ impl Rollup {
 mod tests {
     use super::*;
 
-    fn cut(bound: Bound, value: i64) -> Cut {
-        Cut::of(bound, Cut::place(bound, value))
+    fn emit_bound(bound: Bound, value: i64) -> EmitBound {
+        EmitBound::of(bound, EmitBound::place(bound, value))
     }
 
     #[test]
-    fn cuts_are_powers_of_two_outward() {
+    fn bounds_are_powers_of_two_outward() {
         let floors = [(0, 0), (1, 1), (2, 2), (3, 2), (1023, 512), (i64::MAX, 1 << 62)];
         for (value, floor) in floors {
-            assert_eq!(cut(Bound::Max, value).at, floor, "max {value}");
+            assert_eq!(emit_bound(Bound::Max, value).at, floor, "max {value}");
         }
         let ceilings = [(0, 0), (1, 1), (2, 2), (3, 4), (1025, 2048), (i64::MAX, i64::MAX)];
         for (value, ceiling) in ceilings {
-            assert_eq!(cut(Bound::Min, value).at, ceiling, "min {value}");
+            assert_eq!(emit_bound(Bound::Min, value).at, ceiling, "min {value}");
         }
     }
 
     #[test]
-    fn no_total_that_breaks_a_limit_is_within_its_cut() {
-        let gauge = |bound| Gauge { bound, ..Gauge::default() };
+    fn no_total_that_breaks_a_limit_is_within_its_bound() {
+        let monitored = |bound| MonitoredScope { bound, ..MonitoredScope::default() };
         for value in (0..70).chain([i64::MAX - 1, i64::MAX]) {
             for amount in (0..80).chain([i64::MAX - 1, i64::MAX]) {
                 let volume = Volume::new(amount, 1);
-                let (max, min) = (gauge(Bound::Max), gauge(Bound::Min));
-                let [floor, ceiling] = [Bound::Max, Bound::Min].map(|bound| cut(bound, value));
-                assert!(amount <= value || max.puts_out(floor.at, volume));
-                assert!(amount >= value || min.puts_out(ceiling.at, volume));
+                let (max, min) = (monitored(Bound::Max), monitored(Bound::Min));
+                let [floor, ceiling] =
+                    [Bound::Max, Bound::Min].map(|bound| emit_bound(bound, value));
+                assert!(amount <= value || max.emits(floor.at, volume));
+                assert!(amount >= value || min.emits(ceiling.at, volume));
                 assert_eq!(ceiling.cell(amount), None);
             }
         }
@@ -354,12 +357,13 @@ mod tests {
         let values = [0, 1, 7, 8, 15, 16, 17, 100, 1000, 1023, 1024, 1 << 40, i64::MAX - 1];
         for one in values {
             for other in values {
-                let cut = cut(Bound::Max, one).and(Bound::Max, cut(Bound::Max, other));
+                let emit_bound =
+                    emit_bound(Bound::Max, one).and(Bound::Max, emit_bound(Bound::Max, other));
                 let mut amounts: Vec<i64> = (0..1100).collect();
                 amounts.extend([1 << 39, 1 << 40, (1 << 40) + 1, 1 << 41, i64::MAX - 1, i64::MAX]);
                 let mut broken_in = std::collections::BTreeMap::new();
                 for amount in amounts {
-                    if let Some(cell) = cut.cell(amount) {
+                    if let Some(cell) = emit_bound.cell(amount) {
                         let broken = (amount > one, amount > other);
                         assert_eq!(*broken_in.entry(cell).or_insert(broken), broken, "{amount}");
                     }
@@ -370,11 +374,11 @@ mod tests {
 
     #[test]
     fn cells_are_eighths_of_an_octave() {
-        let cut = cut(Bound::Max, 100_000);
-        assert_eq!((cut.at, cut.floor, cut.roof), (65_536, 98_304, 106_496));
-        let cells = [65_537, 73_727, 73_728, 98_303].map(|amount| cut.cell(amount));
+        let emit_bound = emit_bound(Bound::Max, 100_000);
+        assert_eq!((emit_bound.at, emit_bound.floor, emit_bound.roof), (65_536, 98_304, 106_496));
+        let cells = [65_537, 73_727, 73_728, 98_303].map(|amount| emit_bound.cell(amount));
         assert_eq!(cells, [65_536, 65_536, 73_728, 90_112].map(Some));
-        assert_eq!([98_304, 100_000, 106_496].map(|amount| cut.cell(amount)), [None; 3]);
-        assert_eq!([106_497, 1 << 50].map(|amount| cut.cell(amount)), [Some(ABOVE_ROOF); 2]);
+        assert_eq!([98_304, 100_000, 106_496].map(|amount| emit_bound.cell(amount)), [None; 3]);
+        assert_eq!([106_497, 1 << 50].map(|amount| emit_bound.cell(amount)), [Some(ABOVE_ROOF); 2]);
     }
 }
