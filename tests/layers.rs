@@ -80,8 +80,8 @@ impl Crate {
             } else if self.modules.contains_key(&child) {
                 at = child;
             } else {
-                let emitted_totals = self.reexports.get(&at).and_then(|names| names.get(name));
-                return match emitted_totals {
+                let reexported = self.reexports.get(&at).and_then(|names| names.get(name));
+                return match reexported {
                     Some(path) => self.resolve(&at, path).or(Some(at)),
                     None => Some(at),
                 };

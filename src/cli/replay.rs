@@ -111,7 +111,7 @@ impl Args {
 }
 
 /// What only the first process has.
-struct Lead {
+struct Leader {
     readers: Vec<crate::capture::Reader>,
     cut: Cut,
     catalog: Arc<Catalog>,
@@ -159,7 +159,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         filter: judging.filter(),
         peers: cluster.peers(),
     };
-    let lead = Lead {
+    let lead = Leader {
         readers,
         cut,
         catalog: Arc::new(catalog),
@@ -230,7 +230,7 @@ pub(super) fn read_limits(
     Ok(options.refusal(counts))
 }
 
-impl Lead {
+impl Leader {
     fn run(self, computation: Computation<'_>, options: Options) -> Outcome {
         let mut sinks = Files::open(&self, options.windows)?;
         let (interrupt, messages) = (self.interrupt, self.messages);
@@ -329,7 +329,7 @@ struct Files {
 }
 
 impl Files {
-    fn open(lead: &Lead, windows: Windows) -> Result<Self, Failure> {
+    fn open(lead: &Leader, windows: Windows) -> Result<Self, Failure> {
         let fail = |error| match error {
             WriteError::Closed => {
                 Failure::new(Exit::Failed, anyhow!("the output was closed before it began"))

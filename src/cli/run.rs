@@ -18,9 +18,11 @@ use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::Interrupt;
 use crate::cluster::{self, Cluster, Given, Settings, watchdog};
 use crate::kafka::topics::{self, Plan};
-use crate::kafka::{Address, AddressError, OnRefusal, Outbox, SCHEME, Start, Topic, Tuning};
+use crate::kafka::{
+    Address, AddressError, BufferedProducer, OnRefusal, SCHEME, Start, Topic, Tuning,
+};
 use crate::limits::feed;
-use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status, SteadyClock, Stream};
+use crate::live::{self, Alerts, LeaderConfig, Limits, Shared, Sinks, Status, SteadyClock, Stream};
 
 /// The options of `floodmark run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -274,7 +276,12 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
 }
 
 /// Opens everything the leader needs. `restarted`: the supervisor has started the processes of this run again.
-fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Result<Lead, Failure> {
+fn lead(
+    args: &Args,
+    windows: Windows,
+    status: &Status,
+    restarted: bool,
+) -> Result<LeaderConfig, Failure> {
     let leader = Arc::new(OnceLock::<Thread>::new());
     let limits = args.judging.limits()?.into_iter();
     let limits = limits.map(|limits| {
@@ -287,7 +294,7 @@ fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Resu
         args.judging.accept(&refusals.collect::<Vec<_>>())?;
     }
     status.leads(limits.iter().map(|limits| (limits.set, limits.health.clone())).collect());
-    Ok(Lead {
+    Ok(LeaderConfig {
         limits,
         questions: Some(status.takes_questions(&leader)),
         leader,
@@ -300,7 +307,7 @@ fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Resu
 }
 
 /// Opens a topic whose messages replace each other by their keys.
-fn state_topic(args: &Args, address: &Address) -> Result<Outbox, Failure> {
+fn state_topic(args: &Args, address: &Address) -> Result<BufferedProducer, Failure> {
     let kafka = &args.reading.kafka.client();
     topics::find(address, kafka, &Plan::state(-1), args.create_topic)?;
     let config = topics::describe_soon(address, kafka)?;
@@ -312,9 +319,9 @@ fn state_topic(args: &Args, address: &Address) -> Result<Outbox, Failure> {
              configuration that fits"
         );
     }
-    let outbox = Outbox::open_known(&config, kafka, Tuning::for_latency())?;
+    let buffered = BufferedProducer::open_known(&config, kafka, Tuning::for_latency())?;
     // One alert must not end all others.
-    Ok(outbox.on_refusal(OnRefusal::Keep))
+    Ok(buffered.on_refusal(OnRefusal::Keep))
 }
 
 /// Opens everything that a run writes to.

@@ -11,7 +11,7 @@ use crate::base::duration;
 use crate::base::error::Failure;
 use crate::cluster::{Given, Settings};
 use crate::kafka::topics::{self, Plan};
-use crate::kafka::{Address, OnRefusal, Outbox, SourceOptions, Start, Tuning};
+use crate::kafka::{Address, BufferedProducer, OnRefusal, SourceOptions, Start, Tuning};
 use crate::record::{Decoder, Options};
 
 /// The options about reading a topic.
@@ -77,7 +77,7 @@ pub struct Reading {
 }
 
 /// Opens the way for messages that are to be kept.
-pub type OpenDeadLetters = Arc<dyn Fn() -> Result<Outbox, Failure> + Send + Sync>;
+pub type OpenDeadLetters = Arc<dyn Fn() -> Result<BufferedProducer, Failure> + Send + Sync>;
 
 impl Reading {
     /// How a topic is read.
@@ -125,9 +125,9 @@ impl Reading {
             let kafka = self.kafka.client();
             let open = move || {
                 topics::find(&address, &kafka, &Plan::dead_letters(), create)?;
-                let outbox = Outbox::open(&address, &kafka, Tuning::for_latency())?;
+                let buffered = BufferedProducer::open(&address, &kafka, Tuning::for_latency())?;
                 // A dead letter that its topic refuses must not end the run.
-                Ok(outbox.on_refusal(OnRefusal::Cut))
+                Ok(buffered.on_refusal(OnRefusal::Cut))
             };
             Arc::new(open) as OpenDeadLetters
         })

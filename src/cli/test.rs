@@ -152,7 +152,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// What only the first process has.
-struct Lead {
+struct Leader {
     cases: Cases,
     peers: usize,
     verbose: bool,
@@ -167,7 +167,7 @@ fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
     let (others, settings, peers) = (cases.options(), cases.settings(), cluster.peers());
     let interrupt = Interrupt::listen()?;
     let mut waiting = cluster::unless_interrupted(&interrupt);
-    let lead = Lead {
+    let lead = Leader {
         cases,
         peers,
         verbose: args.verbose,
@@ -221,7 +221,7 @@ struct Count {
     broken: usize,
 }
 
-impl Lead {
+impl Leader {
     fn run(self, worker: &mut timely::worker::Worker) -> Outcome {
         self.interrupt.wake_me();
         let mut count = Count::default();

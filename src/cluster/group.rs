@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::Context;
 
 use super::inherit;
-use super::member::{self, INTERRUPT, LIFELINE, Place, REPORT_BYTES, Report};
+use super::member::{self, ChildRole, INTERRUPT, REPORT_BYTES, Report, SUPERVISOR_PIPE};
 use super::secret::Secret;
 
 /// What the supervisor hears of.
@@ -28,7 +28,7 @@ pub(super) enum Event {
 pub(super) enum Seen {
     /// It said something.
     Said(Report),
-    /// It has closed its lifeline, which it does by ending.
+    /// It has closed its supervisor pipe, which it does by ending.
     Cut,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Group {
 
 struct Member {
     child: Child,
-    lifeline: UnixStream,
+    supervisor_pipe: UnixStream,
     /// When it was heard of last.
     heard: Instant,
     /// What it said of itself, other than that it lives.
@@ -73,7 +73,7 @@ impl Group {
         let mut listeners = listeners.into_iter();
         for process in 0..processes {
             let listener = listeners.next();
-            let place = Place {
+            let role = ChildRole {
                 process,
                 restarted: start > 1,
                 hosts: hosts.clone(),
@@ -81,13 +81,13 @@ impl Group {
                 secret: secret.bytes().to_vec(),
             };
             let starting = || format!("starting process {process}");
-            let member = Member::start(&place, listener, command()).with_context(starting)?;
-            let lifeline = member.lifeline.try_clone().with_context(starting)?;
+            let member = Member::start(&role, listener, command()).with_context(starting)?;
+            let supervisor_pipe = member.supervisor_pipe.try_clone().with_context(starting)?;
             group.members.push(member);
             let events = events.clone();
             std::thread::Builder::new()
-                .name(format!("lifeline: {process}"))
-                .spawn(move || hear(lifeline, start, process, &events))
+                .name(format!("pipe: {process}"))
+                .spawn(move || hear(supervisor_pipe, start, process, &events))
                 .with_context(starting)?;
         }
         Ok(group)
@@ -120,7 +120,7 @@ impl Group {
     pub(super) fn interrupt(&mut self, first: usize) {
         for member in self.members.iter_mut().take(first) {
             // It may have ended.
-            let _ = member.lifeline.write_all(&[INTERRUPT]);
+            let _ = member.supervisor_pipe.write_all(&[INTERRUPT]);
         }
     }
 
@@ -139,33 +139,39 @@ impl Group {
 
 impl Member {
     fn start(
-        place: &Place,
+        role: &ChildRole,
         listener: Option<TcpListener>,
         mut command: Command,
     ) -> anyhow::Result<Member> {
-        let (mut lifeline, theirs) = UnixStream::pair().context("making its lifeline")?;
+        let (mut supervisor_pipe, theirs) = UnixStream::pair().context("making its pipe")?;
         // It fits into the buffer of the socket, so that nobody need read it yet.
-        lifeline.write_all(&member::place_line(place)).context("telling it its place")?;
-        inherit::emit_totals(&theirs).context("handing on its lifeline")?;
+        supervisor_pipe.write_all(&member::role_line(role)).context("telling it its role")?;
+        inherit::pass_on(&theirs).context("passing its pipe on")?;
         if let Some(listener) = &listener {
-            inherit::emit_totals(listener).context("handing on its listener")?;
+            inherit::pass_on(listener).context("handing on its listener")?;
         }
         // Only the first process reads and writes.
-        if place.process > 0 {
+        if role.process > 0 {
             command.stdin(Stdio::null()).stdout(Stdio::null());
         }
         let child = command
-            .env(LIFELINE, theirs.as_raw_fd().to_string())
+            .env(SUPERVISOR_PIPE, theirs.as_raw_fd().to_string())
             .spawn()
             .with_context(|| format!("running {}", command.get_program().display()))?;
         // Its own ends are closed here by the end of this function, before the next one is started.
-        Ok(Member { child, lifeline, heard: Instant::now(), reports: Vec::new(), ended: false })
+        Ok(Member {
+            child,
+            supervisor_pipe,
+            heard: Instant::now(),
+            reports: Vec::new(),
+            ended: false,
+        })
     }
 }
 
-fn hear(mut lifeline: UnixStream, start: u64, process: usize, events: &SyncSender<Event>) {
+fn hear(mut supervisor_pipe: UnixStream, start: u64, process: usize, events: &SyncSender<Event>) {
     let mut bytes = [0; REPORT_BYTES];
-    while lifeline.read_exact(&mut bytes).is_ok() {
+    while supervisor_pipe.read_exact(&mut bytes).is_ok() {
         if let Some(report) = Report::from_bytes(bytes)
             && events.send(Event::Member { start, process, seen: Seen::Said(report) }).is_err()
         {

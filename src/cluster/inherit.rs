@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 /// Lets the next process that is started have this descriptor too.
-pub(super) fn emit_totals(descriptor: impl AsFd) -> io::Result<()> {
+pub(super) fn pass_on(descriptor: impl AsFd) -> io::Result<()> {
     fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(())
 }

@@ -113,8 +113,8 @@ pub fn launch_apart(plan: &Plan, role: impl FnOnce(Cluster) -> Outcome) -> Outco
 
 fn launch_to(work: Work, plan: &Plan, role: impl FnOnce(Cluster) -> Outcome) -> Outcome {
     plan.check()?;
-    if let Some(place) = member::take_place()? {
-        return role(place.cluster(plan.workers)?);
+    if let Some(child) = member::take_role()? {
+        return role(child.cluster(plan.workers)?);
     }
     // A secret is of no use to those who are started here, but a mistake in it is one.
     let cluster = plan.cluster()?;

@@ -1,6 +1,6 @@
 //! A process that was started by another one of this program, as it sees itself.
 //!
-//! The two are joined by a socket, the lifeline. Over it the process learns its place, shows that it
+//! The two are joined by a socket, the supervisor pipe. Over it the process learns its place, shows that it
 //! lives, says what has happened to it, and hears of the interrupt key. When it is cut, the one that
 //! started it is gone, and the process ends too.
 
@@ -20,15 +20,15 @@ use super::secret::Secret;
 use crate::base::error::{Exit, Failure};
 use crate::base::terminal;
 
-/// The variable that says at which descriptor the lifeline is.
-pub(super) const LIFELINE: &str = "FLOODMARK_LIFELINE";
+/// The variable that says at which descriptor the supervisor pipe is.
+pub(super) const SUPERVISOR_PIPE: &str = "FLOODMARK_LIFELINE";
 
 /// Between two signs of life.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// How a process takes part, as it is told in a line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct ChildRole {
     /// Which one it is.
     pub(super) process: usize,
     /// Whether all were started again after one had failed.
@@ -41,7 +41,7 @@ pub(super) struct Place {
     pub(super) secret: Vec<u8>,
 }
 
-/// What a process says over its lifeline.
+/// What a process says over its supervisor pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Report {
     /// It lives.
@@ -76,7 +76,7 @@ impl Report {
     }
 }
 
-/// What is said over the lifeline to a process: that the interrupt key was pressed.
+/// What is said over the supervisor pipe to a process: that the interrupt key was pressed.
 pub(super) const INTERRUPT: u8 = b'I';
 
 static TO_SUPERVISOR: OnceLock<UnixStream> = OnceLock::new();
@@ -84,9 +84,9 @@ static TO_SUPERVISOR: OnceLock<UnixStream> = OnceLock::new();
 /// Says something to the process that has started this one. Without one, returns false.
 pub(super) fn report(report: Report) -> bool {
     match TO_SUPERVISOR.get() {
-        Some(mut lifeline) => {
+        Some(mut supervisor_pipe) => {
             // If it is cut, the thread that listens ends this process.
-            let _ = lifeline.write_all(&report.to_bytes());
+            let _ = supervisor_pipe.write_all(&report.to_bytes());
             true
         }
         None => false,
@@ -94,31 +94,36 @@ pub(super) fn report(report: Report) -> bool {
 }
 
 /// The place that this process was started for, if one of this program has started it.
-pub(super) fn take_place() -> Result<Option<Place>, Failure> {
-    let Some(descriptor) = std::env::var_os(LIFELINE) else {
+pub(super) fn take_role() -> Result<Option<ChildRole>, Failure> {
+    let Some(descriptor) = std::env::var_os(SUPERVISOR_PIPE) else {
         return Ok(None);
     };
     let strange = || {
         let value = descriptor.display();
-        format!("{LIFELINE} is \"{value}\": it is set by this program alone, take it away")
+        format!("{SUPERVISOR_PIPE} is \"{value}\": it is set by this program alone, take it away")
     };
     let usage = |error: anyhow::Error| Failure::new(Exit::Usage, error);
     let number = descriptor.to_str().and_then(|text| text.parse().ok());
     let number = number.ok_or_else(|| usage(anyhow!(strange())))?;
-    let lifeline = inherit::stream(number).with_context(strange).map_err(usage)?;
-    let mut orders = BufReader::new(lifeline.try_clone().with_context(strange).map_err(usage)?);
+    let supervisor_pipe = inherit::stream(number).with_context(strange).map_err(usage)?;
+    let mut orders =
+        BufReader::new(supervisor_pipe.try_clone().with_context(strange).map_err(usage)?);
     let mut line = String::new();
     orders.read_line(&mut line).with_context(strange).map_err(usage)?;
-    let place = serde_json::from_str(&line).with_context(strange).map_err(usage)?;
-    // A process that is stopped does not see that its lifeline is cut.
+    let role = serde_json::from_str(&line).with_context(strange).map_err(usage)?;
+    // A process that is stopped does not see that its supervisor pipe is cut.
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
         .context("asking to end with the process that has started this one")?;
-    TO_SUPERVISOR.set(lifeline).map_err(|_| anyhow!("this process was given two places"))?;
+    TO_SUPERVISOR.set(supervisor_pipe).map_err(|_| anyhow!("this process was given two places"))?;
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-    thread("lifeline: out").spawn(beat).context("starting the thread that gives signs of life")?;
-    thread("lifeline: in").spawn(|| listen(orders)).context("starting the thread that listens")?;
-    Ok(Some(place))
+    thread("supervisor: out")
+        .spawn(beat)
+        .context("starting the thread that gives signs of life")?;
+    thread("supervisor: in")
+        .spawn(|| listen(orders))
+        .context("starting the thread that listens")?;
+    Ok(Some(role))
 }
 
 fn beat() {
@@ -140,7 +145,7 @@ fn listen(orders: BufReader<UnixStream>) {
     std::process::exit(Exit::Failed as i32);
 }
 
-impl Place {
+impl ChildRole {
     /// The part of the computation that this place is.
     pub(super) fn cluster(self, workers: usize) -> Result<Cluster, Failure> {
         let listener = match self.listener {
@@ -163,8 +168,8 @@ impl Place {
 }
 
 /// As a line for the process whose place it is.
-pub(super) fn place_line(place: &Place) -> Vec<u8> {
-    let mut line = serde_json::to_vec(place).expect("numbers and texts can be written as JSON");
+pub(super) fn role_line(role: &ChildRole) -> Vec<u8> {
+    let mut line = serde_json::to_vec(role).expect("numbers and texts can be written as JSON");
     line.push(b'\n');
     line
 }

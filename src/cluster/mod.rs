@@ -4,7 +4,7 @@
 //! processes were started with different options until it is too late. So the sockets are made here:
 //!
 //! - `launch`: which process does what.
-//! - `meeting`: processes connect, by what they say to each other (`hello`, `greeting`, `secret`), and
+//! - `rendezvous`: processes connect, by what they say to each other (`handshake`, `pending_peer`, `secret`), and
 //!   compare their `settings`.
 //! - `supervisor`: starts the processes of this machine (`group`), and ends all when one fails, or
 //!   starts them again (`backoff`); `member` is the other side of that.
@@ -19,14 +19,14 @@ use timely::communication::{Config, Hooks};
 use timely::worker::Worker;
 
 mod backoff;
-mod greeting;
 mod group;
-mod hello;
+mod handshake;
 mod inherit;
 mod launch;
-mod meeting;
 mod member;
 mod panic;
+mod pending_peer;
+mod rendezvous;
 mod role;
 mod secret;
 mod settings;
@@ -41,7 +41,7 @@ pub use settings::{Given, Settings};
 use crate::base::error::{Exit, Failure};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::base::threads;
-use meeting::Meeting;
+use rendezvous::Rendezvous;
 
 /// What is done while other processes are waited for: nothing, until somebody wants no more.
 pub fn unless_interrupted(interrupt: &Interrupt) -> impl FnMut() -> Result<(), Failure> + use<> {
@@ -99,8 +99,8 @@ impl Cluster {
             Config::Process(self.workers).try_build().map_err(|error| anyhow!(error))?
         } else {
             let listener = self.listener.take();
-            let meeting = Meeting::new(&self, listener, settings, messages, waiting)?;
-            let sockets = meeting.sockets()?;
+            let rendezvous = Rendezvous::new(&self, listener, settings, messages, waiting)?;
+            let sockets = rendezvous.sockets()?;
             let hooks = Hooks::default();
             let process =
                 ProcessBuilder::new_typed_vector(self.workers, hooks.refill.clone(), None);

@@ -150,7 +150,7 @@ fn each_start_has_a_secret_and_ports_of_its_own() {
     let secrets: Vec<Vec<u8>> = places
         .lines()
         .map(|line| {
-            let place: crate::cluster::member::Place = serde_json::from_str(line).unwrap();
+            let place: crate::cluster::member::ChildRole = serde_json::from_str(line).unwrap();
             place.secret
         })
         .collect();

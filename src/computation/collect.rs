@@ -19,8 +19,8 @@ use super::outcome::{EventTimeReached, Outcome, Passed};
 /// Changes that wait to be taken, with their ticks.
 pub(super) type Changes = Rc<RefCell<VecDeque<(u64, Vec<Change>)>>>;
 
-/// By tick.
-pub(super) type Outbox<O> = Rc<RefCell<BTreeMap<u64, O>>>;
+/// Outputs that wait to be taken, by tick.
+pub(super) type ByTick<O> = Rc<RefCell<BTreeMap<u64, O>>>;
 
 /// The operator, while its inputs are connected. There is one for all outputs, since all workers agree on the
 /// progress of each operator.
@@ -45,18 +45,18 @@ impl<'scope> Collecting<'scope> {
         self.inputs.push(Box::new(move || input.for_each(|_, data| take(data))));
     }
 
-    /// Takes what a stream says of each tick into the tick's entry of an outbox.
+    /// Adds the items of a stream to what is held of their ticks.
     fn collect<T: Clone + 'static, O: Default + 'static>(
         &mut self,
         stream: StreamVec<'scope, Time, Timed<T>>,
-        outbox: &Outbox<O>,
+        held: &ByTick<O>,
         take: impl Fn(&mut O, T) + 'static,
     ) {
-        let outbox = outbox.clone();
+        let held = held.clone();
         self.each(stream, move |data| {
-            let mut outbox = outbox.borrow_mut();
+            let mut held = held.borrow_mut();
             for (item, time) in data.drain(..) {
-                take(outbox.entry(time.tick).or_default(), item);
+                take(held.entry(time.tick).or_default(), item);
             }
         });
     }
@@ -89,9 +89,9 @@ pub(super) fn collect<'scope>(
 /// The outputs that wait for the driver.
 #[derive(Default)]
 pub(super) struct Taken {
-    pub(super) outcomes: Outbox<Outcome>,
+    pub(super) outcomes: ByTick<Outcome>,
     pub(super) changes: Changes,
-    pub(super) passed: Outbox<Passed>,
+    pub(super) passed: ByTick<Passed>,
     pub(super) event_time: Rc<Cell<EventTimeReached>>,
 }
 
@@ -101,7 +101,7 @@ fn collect_clock<'scope>(
     collecting: &mut Collecting<'scope>,
     clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
     event_time: Rc<Cell<EventTimeReached>>,
-    by_tick: Option<(Outbox<Passed>, Outbox<Outcome>)>,
+    by_tick: Option<(ByTick<Passed>, ByTick<Outcome>)>,
 ) {
     collecting.each(clock, move |events| {
         for (event, Time { tick, .. }) in events.drain(..) {
@@ -152,7 +152,7 @@ fn collect_clock<'scope>(
 fn collect_others<'scope>(
     collecting: &mut Collecting<'scope>,
     outputs: Outputs<'scope>,
-    Taken { outcomes: outbox, changes: ready, passed, .. }: &Taken,
+    Taken { outcomes: held, changes: ready, passed, .. }: &Taken,
 ) {
     let Outputs { changes, top, answers, late, saturated, existing, .. } = outputs;
     let passed = passed.clone();
@@ -171,15 +171,15 @@ fn collect_others<'scope>(
         }));
     });
     let rank = |to: &mut Outcome, ranked| to.top.push(ranked);
-    collecting.collect(top, outbox, rank);
+    collecting.collect(top, held, rank);
     let late_ones = |to: &mut Outcome, late: Late| {
         to.late.counted += late.counted;
         to.late.dropped += late.dropped;
     };
-    collecting.collect(late, outbox, late_ones);
+    collecting.collect(late, held, late_ones);
     let saturate = |to: &mut Outcome, total| to.saturated.push(total);
-    collecting.collect(saturated, outbox, saturate);
-    collecting.collect(answers, outbox, Outcome::answer);
+    collecting.collect(saturated, held, saturate);
+    collecting.collect(answers, held, Outcome::answer);
 }
 
 #[cfg(test)]
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn tick_is_done_only_when_its_outputs_are_collected() {
         timely::execute_directly(|worker| {
-            let outbox = Outbox::<Vec<u64>>::default();
+            let held = ByTick::<Vec<u64>>::default();
             let (mut input, beside, done) = worker.dataflow::<Time, _, _>(|scope| {
                 let (input, stream) = scope.new_input::<Vec<u64>>();
                 let (beside, stream) = stream.probe();
@@ -227,7 +227,7 @@ mod tests {
                 let done = probe::Handle::new();
                 let mut collecting = Collecting::new(scope);
                 let slow = slow.map(|item| (item, Time::start(item / 10)));
-                collecting.collect(slow, &outbox, |to, item| to.push(item));
+                collecting.collect(slow, &held, |to, item| to.push(item));
                 collecting.probe_with(&done);
                 (input, beside, done)
             });
@@ -241,7 +241,7 @@ mod tests {
                     worker.step();
                     waited += usize::from(!beside.less_than(&next));
                 }
-                assert_eq!(outbox.borrow_mut().remove(&tick), Some(vec![tick * 10]));
+                assert_eq!(held.borrow_mut().remove(&tick), Some(vec![tick * 10]));
             }
             assert!(waited > 5, "the operator has kept nothing");
         });

@@ -10,7 +10,7 @@ use super::FULL;
 use crate::base::date::format_ms;
 use crate::base::error::Failure;
 use crate::base::logging::Sampler;
-use crate::kafka::{Contents, Letter, Outbox, origin};
+use crate::kafka::{BufferedProducer, Contents, OwnedMessage, origin};
 use crate::output::WriteError;
 use crate::record::{Decoder, Fields, Message, Read, Reason, Record, write_json};
 use crate::sniffer::outlet::{Format, Outlet, Sent};
@@ -190,7 +190,7 @@ impl Objects {
 pub struct Converter {
     rules: Rules,
     outlet: Box<dyn Outlet + Send>,
-    dead_letters: Option<Outbox>,
+    dead_letters: Option<BufferedProducer>,
     counts: Counts,
     sampler: Sampler,
     /// Of the message under way.
@@ -204,7 +204,11 @@ pub struct Converter {
 
 impl Converter {
     /// To an outlet. Messages with something in them that is not written go to `dead_letters`, too.
-    pub fn new(rules: Rules, outlet: Box<dyn Outlet + Send>, dead_letters: Option<Outbox>) -> Self {
+    pub fn new(
+        rules: Rules,
+        outlet: Box<dyn Outlet + Send>,
+        dead_letters: Option<BufferedProducer>,
+    ) -> Self {
         Converter {
             rules,
             outlet,
@@ -272,7 +276,7 @@ impl Converter {
     fn set_aside(&mut self, origin: Origin<'_>, message: &Message<'_>, why: &Refused) {
         self.sample(origin, why);
         if let Some(dead_letters) = &mut self.dead_letters {
-            dead_letters.give(Letter::dead(message, origin.headers(), why.as_str()));
+            dead_letters.give(OwnedMessage::dead(message, origin.headers(), why.as_str()));
         }
     }
 
@@ -393,7 +397,7 @@ impl Converter {
         if let Some(dead_letters) = &mut self.dead_letters {
             dead_letters.poll().map_err(WriteError::Failed)?;
         }
-        let letters = self.dead_letters.as_ref().and_then(Outbox::unreachable_since);
+        let letters = self.dead_letters.as_ref().and_then(BufferedProducer::unreachable_since);
         let since = self.outlet.unreachable_since().or(letters);
         let outage = since.is_some_and(|since| since.elapsed() >= SILENT);
         if outage != self.outage {
@@ -409,7 +413,7 @@ impl Converter {
 
     /// Whether more may come.
     pub fn has_room(&self) -> bool {
-        !self.outlet.is_full() && self.dead_letters.as_ref().is_none_or(Outbox::has_room)
+        !self.outlet.is_full() && self.dead_letters.as_ref().is_none_or(BufferedProducer::has_room)
     }
 
     /// Waits until more may come, unless `give_up` says otherwise.
@@ -438,7 +442,7 @@ impl Converter {
     pub fn settle(&mut self) -> Result<bool, WriteError> {
         let settled = self.outlet.settle()?;
         self.poll()?;
-        Ok(settled && self.dead_letters.as_ref().is_none_or(Outbox::is_done))
+        Ok(settled && self.dead_letters.as_ref().is_none_or(BufferedProducer::is_done))
     }
 
     /// Waits until all has arrived, unless `give_up` says otherwise.

@@ -11,16 +11,16 @@
 
 mod address;
 mod asker;
+mod buffered;
 mod consumer;
 mod contents;
 mod context;
 mod ends;
 mod error;
 mod guard;
-mod letter;
 mod lost;
+mod message;
 mod options;
-mod outbox;
 mod partition;
 mod producer;
 mod producers;
@@ -34,13 +34,13 @@ pub mod topics;
 mod watch;
 
 pub use address::{Address, AddressError, SCHEME};
+pub use buffered::{BufferedProducer, OnRefusal, Refused, TopicTrouble};
 pub use contents::Contents;
 pub use context::Context;
 pub use ends::{TRANSACTION_PATIENCE, Withheld};
 pub use error::Error;
-pub use letter::{Header, Letter, Outgoing, origin};
+pub use message::{Header, Outgoing, OwnedMessage, origin};
 pub use options::{ClientOptions, Setting, client_config};
-pub use outbox::{OnRefusal, Outbox, Refused, TopicTrouble};
 pub use partition::Times;
 pub use producer::{Producer, Sent, Tuning};
 pub use reports::{Counts, Refusal};

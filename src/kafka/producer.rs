@@ -13,10 +13,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 
-use super::letter::Outgoing;
+use super::message::Outgoing;
 use super::reports::{Counts, Mark, Reports, Returned, sending, undeliverable};
 use super::topics::existing;
-use super::{Address, ClientOptions, Error, client_config, letter, setup};
+use super::{Address, ClientOptions, Error, client_config, message, setup};
 use crate::base::error::Failure;
 
 /// How long to wait for reports before asking again whether to go on.
@@ -169,7 +169,7 @@ impl Producer {
         record.partition = message.partition;
         if !message.headers.is_empty() {
             let headers = OwnedHeaders::new_with_capacity(message.headers.len());
-            let add = |headers: OwnedHeaders, (key, value): &letter::Header| {
+            let add = |headers: OwnedHeaders, (key, value): &message::Header| {
                 headers.insert(Header { key, value: Some(value) })
             };
             record.headers = Some(message.headers.iter().fold(headers, add));

@@ -11,7 +11,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, ProducerContext};
 use rdkafka::statistics::Statistics;
 
-use super::letter::Letter;
+use super::message::OwnedMessage;
 use super::topics::denied;
 use super::{Context, Error};
 use crate::base::quote::Quoted;
@@ -167,7 +167,7 @@ pub(super) struct Returned {
     /// Its place among all messages that were sent.
     pub(super) number: usize,
     pub(super) why: Back,
-    pub(super) letter: Letter,
+    pub(super) letter: OwnedMessage,
 }
 
 /// The data of a message that its delivery report lacks.
@@ -238,7 +238,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A message as it was sent.
-fn letter(message: &BorrowedMessage<'_>, mark: &Mark) -> Letter {
+fn letter(message: &BorrowedMessage<'_>, mark: &Mark) -> OwnedMessage {
     let headers = message.headers().map(|headers| {
         let text =
             |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
@@ -247,7 +247,7 @@ fn letter(message: &BorrowedMessage<'_>, mark: &Mark) -> Letter {
             .map(|header| (Cow::Owned(header.key.to_owned()), text(header.value)))
             .collect()
     });
-    Letter {
+    OwnedMessage {
         key: message.key().map(<[u8]>::to_vec),
         payload: message.payload().unwrap_or_default().to_vec(),
         timestamp_ms: mark.timestamp_ms.and_then(|ms| u64::try_from(ms).ok()),

@@ -15,7 +15,9 @@ use crate::base::date::format_ms;
 use crate::base::error::Failure;
 use crate::base::logging::Sampler;
 use crate::computation::EventTimeReached;
-use crate::kafka::{Changed, Contents, EventTime, Letter, Outbox, Source, Taken, Times, origin};
+use crate::kafka::{
+    BufferedProducer, Changed, Contents, EventTime, OwnedMessage, Source, Taken, Times, origin,
+};
 use crate::record::{self, Decoder, Read, Reason, Record};
 use crate::replay::Filter;
 
@@ -62,7 +64,7 @@ pub(super) struct Ingest {
     /// Nothing is read, since the leader's clock was set forward and may be wrong.
     undecided: bool,
     sampler: Sampler,
-    dead_letters: Option<Outbox>,
+    dead_letters: Option<BufferedProducer>,
     /// The records of a message whose event times may be far from each other, each with whether it states
     /// packets.
     records: Vec<(Record, bool)>,
@@ -168,7 +170,7 @@ impl Ingest {
         decoder: Decoder,
         rules: Rules,
         peers: usize,
-        dead_letters: Option<Outbox>,
+        dead_letters: Option<BufferedProducer>,
     ) -> Self {
         let counts = InputCounts::new(source.topic().address());
         Ingest {
@@ -270,7 +272,7 @@ impl Ingest {
                 sample(sampler, &topic, &taken, why, time);
                 if let Some(dead_letters) = dead_letters {
                     let origin = origin(&topic, taken.partition, taken.offset);
-                    let letter = Letter::dead(&taken.message, origin, why.as_str());
+                    let letter = OwnedMessage::dead(&taken.message, origin, why.as_str());
                     set_aside += letter.size();
                     dead_letters.give(letter);
                 }
@@ -326,7 +328,7 @@ impl Ingest {
     }
 
     /// Where messages go that can't be read, if they are kept.
-    pub(super) fn dead_letters(&self) -> Option<&Outbox> {
+    pub(super) fn dead_letters(&self) -> Option<&BufferedProducer> {
         self.dead_letters.as_ref()
     }
 

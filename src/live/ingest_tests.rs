@@ -44,7 +44,7 @@ impl Mock {
         self.ingest_with(filter, None)
     }
 
-    fn ingest_with(&self, filter: Filter, dead_letters: Option<Outbox>) -> Ingest {
+    fn ingest_with(&self, filter: Filter, dead_letters: Option<BufferedProducer>) -> Ingest {
         let options = SourceOptions {
             start: Start::Earliest,
             idle_timeout: Duration::from_secs(1),
@@ -132,7 +132,7 @@ fn letters_of_a_batch_are_set_aside_up_to_the_bound_and_one_message() {
     let mock = Mock::of((0..MESSAGES).map(|_| vec![b'x'; BYTES]));
     let aside = Mock::of([]);
     let options = ClientOptions::default();
-    let letters = Outbox::open(&aside.address, &options, Tuning::for_latency());
+    let letters = BufferedProducer::open(&aside.address, &options, Tuning::for_latency());
     let letters = letters.unwrap_or_else(|failure| panic!("{:#}", failure.error));
     let mut ingest = mock.ingest_with(Filter::default(), Some(letters));
     let (mut taken, began) = (0, Instant::now());

@@ -22,7 +22,7 @@ use super::questions::{Asked, Pending};
 use super::shared::Shared;
 use super::sinks::Sinks;
 use super::status::Status;
-use super::ticks::{Announcement, Ticks, Wish};
+use super::ticks::{Announcement, TickRequest, Ticks};
 use crate::base::date::format_ms;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::computation::{Computation, Course, FIRST_ROWS, Held, Outcome as TickOutcome};
@@ -86,7 +86,7 @@ impl Limits {
 }
 
 /// What the leader of a run begins with.
-pub struct Lead {
+pub struct LeaderConfig {
     /// The limits of each set.
     pub limits: Vec<Limits>,
     /// Where the leader says which thread it is, for those who wake it.
@@ -114,7 +114,7 @@ enum Ending {
 }
 
 pub(super) struct Leader {
-    lead: Lead,
+    lead: LeaderConfig,
     /// The rules of time, and what is counted.
     windows: Windows,
     filter: Filter,
@@ -149,7 +149,7 @@ pub(super) struct Leader {
 }
 
 impl Leader {
-    pub(super) fn new(mut lead: Lead, shared: &Shared) -> Self {
+    pub(super) fn new(mut lead: LeaderConfig, shared: &Shared) -> Self {
         let questions = Pending::new(lead.questions.take());
         let moment = lead.clock.read();
         let leader = Leader {
@@ -281,11 +281,11 @@ impl Leader {
     pub(super) fn turn(&mut self, ticks: &mut Ticks, computation: &Computation<'_>) {
         self.read_clock();
         self.questions.hear();
-        while let Some(wish) = ticks.next_wish() {
-            match wish {
-                Wish::Tick => self.wanted = true,
-                Wish::End => self.end(),
-                Wish::Failure { exit, why } => self.fail(Failure::new(exit, anyhow!(why))),
+        while let Some(request) = ticks.next_wish() {
+            match request {
+                TickRequest::Tick => self.wanted = true,
+                TickRequest::End => self.end(),
+                TickRequest::Failure { exit, why } => self.fail(Failure::new(exit, anyhow!(why))),
             }
         }
         if let Err(failure) = self.lead.sinks.poll() {

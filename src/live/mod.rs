@@ -57,7 +57,7 @@ use crate::record::{self, Decoder};
 pub use clock::{Clock, Clocks, MachineClocks, Moment, Reading, SteadyClock, Unsteady, wall_ms};
 use ingest::{Ingest, Rules};
 use leader::Leader;
-pub use leader::{Lead, Limits};
+pub use leader::{LeaderConfig, Limits};
 pub use questions::Asked;
 pub use ready::Reason;
 pub use shared::Shared;
@@ -66,7 +66,7 @@ pub use sinks::{Alerts, Sinks};
 use status::Worker as WorkerStatus;
 pub use status::{Progress, Status};
 pub use streams::Stream;
-use ticks::{Announcement, Ticks, Wish};
+use ticks::{Announcement, TickRequest, Ticks};
 
 /// How long after its end a window takes records, unless said otherwise, in milliseconds.
 pub const LATENESS_MS: u64 = 10 * 60 * 1000;
@@ -101,7 +101,7 @@ pub fn execute(
     settings: &Settings,
     waiting: &mut dyn FnMut() -> Result<(), Failure>,
     shared: Shared,
-    lead: Option<Lead>,
+    lead: Option<LeaderConfig>,
 ) -> Outcome {
     let lead = Mutex::new(lead);
     let outcomes = cluster.execute(
@@ -119,7 +119,7 @@ pub fn execute(
 }
 
 /// Runs one worker until the run ends. The leader, which has `lead`, returns how it ended.
-pub fn run(worker: &mut Worker, shared: &Shared, lead: Option<Lead>) -> Option<Outcome> {
+pub fn run(worker: &mut Worker, shared: &Shared, lead: Option<LeaderConfig>) -> Option<Outcome> {
     let (index, peers) = (worker.index(), worker.peers());
     let ticks = Ticks::build(worker);
     let computation = Computation::build(worker, shared.options).watched(shared.watch.clone());
@@ -227,7 +227,7 @@ impl Live<'_> {
             Some(leader) => leader.fail(failure),
             None => {
                 let why = format!("worker {}: {:#}", self.index, failure.error);
-                self.ticks.wish(Wish::Failure { exit: failure.exit, why });
+                self.ticks.request(TickRequest::Failure { exit: failure.exit, why });
             }
         }
     }
@@ -245,7 +245,7 @@ impl Live<'_> {
             // A process of its own may be asked to end, too.
             None if self.reading && self.shared.interrupt.pressed() => {
                 self.reading = false;
-                self.ticks.wish(Wish::End);
+                self.ticks.request(TickRequest::End);
             }
             None => {}
         }
@@ -343,7 +343,7 @@ impl Live<'_> {
         let wants = ingest.is_full() || ingest.is_waited_for(self.computation.event_time());
         if wants && !self.wished {
             self.wished = true;
-            self.ticks.wish(Wish::Tick);
+            self.ticks.request(TickRequest::Tick);
         }
         match taken {
             Ok(taken) => taken > 0,

@@ -9,7 +9,7 @@ use super::status::Status;
 use crate::base::error::Failure;
 use crate::base::terminal::Interrupt;
 use crate::cluster::watchdog::Watch;
-use crate::kafka::{Outbox, Topic};
+use crate::kafka::{BufferedProducer, Topic};
 use crate::replay::Filter;
 
 /// What all workers of a process are told.
@@ -28,7 +28,7 @@ pub struct Shared {
     /// The zone of times in records that state none.
     pub input_timezone: TimeZone,
     /// Opens the way for messages that can't be read, where they are to be kept.
-    pub dead_letters: Option<Arc<dyn Fn() -> Result<Outbox, Failure> + Send + Sync>>,
+    pub dead_letters: Option<Arc<dyn Fn() -> Result<BufferedProducer, Failure> + Send + Sync>>,
     /// How the run is.
     pub status: Arc<Status>,
     /// Whether this process was asked to end.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 
-use crate::kafka::{Outbox, TopicTrouble};
+use crate::kafka::{BufferedProducer, TopicTrouble};
 use crate::output::writer::{QUEUE_BYTES, Trouble, WriterState};
 
 /// Time after which a sink that takes nothing is reported.
@@ -76,24 +76,24 @@ impl Stood {
 
 impl SinkState {
     /// Of a topic.
-    pub(super) fn of(outbox: &Outbox) -> Self {
+    pub(super) fn of(buffered: &BufferedProducer) -> Self {
         SinkState {
-            name: sink_name(outbox),
-            waiting: outbox.waiting(),
+            name: sink_name(buffered),
+            waiting: buffered.waiting(),
             is_stream: false,
-            unreachable: outbox.unreachable_since(),
-            topic: outbox.trouble(),
+            unreachable: buffered.unreachable_since(),
+            topic: buffered.trouble(),
             stands: Duration::ZERO,
             fault: None,
-            holds_up: !outbox.has_room(),
+            holds_up: !buffered.has_room(),
             detached: false,
         }
     }
 
     /// Of a topic that has taken nothing for so long.
-    pub(super) fn of_topic(outbox: &Outbox, stands: Duration) -> Self {
+    pub(super) fn of_topic(buffered: &BufferedProducer, stands: Duration) -> Self {
         let fault = (stands >= PATIENCE).then_some(Fault::Stands);
-        SinkState { stands, fault, ..SinkState::of(outbox) }
+        SinkState { stands, fault, ..SinkState::of(buffered) }
     }
 
     /// Of a stream that has taken nothing for so long.
@@ -158,8 +158,8 @@ impl SinkState {
 }
 
 /// A topic as the label of a sink. Brokers are left out: there may be passwords in their names.
-pub(super) fn sink_name(outbox: &Outbox) -> String {
-    format!("kafka:{}", outbox.address().topic)
+pub(super) fn sink_name(buffered: &BufferedProducer) -> String {
+    format!("kafka:{}", buffered.address().topic)
 }
 
 /// Counts that a sink has failed, or can't be reached any more.

@@ -15,7 +15,7 @@ use super::streams::{Stream, into_memory};
 use crate::base::error::Failure;
 use crate::computation::Outcome;
 use crate::driver::standing;
-use crate::kafka::{Letter, Outbox};
+use crate::kafka::{BufferedProducer, OwnedMessage};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::output::difference::{Difference, Shown};
 use crate::output::lines::Lines;
@@ -35,16 +35,16 @@ pub enum Alerts {
     /// Lines on standard output or in a file.
     Stream(Stream),
     /// A topic, by the id of the violation.
-    Topic(Box<Outbox>),
+    Topic(Box<BufferedProducer>),
 }
 
 /// All places, and what is to be known to write there.
 pub struct Sinks {
     alerts: Vec<Alerts>,
     /// The topic for totals of windows that have settled.
-    totals: Option<Outbox>,
+    totals: Option<BufferedProducer>,
     /// The topic for messages that the brokers of the others refuse.
-    dead_letters: Option<Outbox>,
+    dead_letters: Option<BufferedProducer>,
     windows: Windows,
     pub(super) catalog: Arc<Catalog>,
     /// By name, for how long a topic has taken nothing.
@@ -61,7 +61,7 @@ impl Sinks {
     /// Changes go to `alerts`, totals of windows that have settled to `totals`.
     pub fn new(
         alerts: Vec<Alerts>,
-        totals: Option<Outbox>,
+        totals: Option<BufferedProducer>,
         windows: Windows,
         catalog: Catalog,
     ) -> Self {
@@ -86,7 +86,7 @@ impl Sinks {
     }
 
     /// Messages that brokers refuse for good go to `dead_letters`.
-    pub fn with_dead_letters(self, dead_letters: Option<Outbox>) -> Self {
+    pub fn with_dead_letters(self, dead_letters: Option<BufferedProducer>) -> Self {
         Sinks { dead_letters, ..self }
     }
 
@@ -101,9 +101,9 @@ impl Sinks {
         self.standing.get(&LimitSet::Live).copied().unwrap_or(0)
     }
 
-    fn outboxes(&mut self) -> impl Iterator<Item = &mut Outbox> {
+    fn buffered_producers(&mut self) -> impl Iterator<Item = &mut BufferedProducer> {
         let alerts = self.alerts.iter_mut().filter_map(|alerts| match alerts {
-            Alerts::Topic(outbox) => Some(&mut **outbox),
+            Alerts::Topic(buffered) => Some(&mut **buffered),
             Alerts::Stream(_) => None,
         });
         alerts.chain(&mut self.totals)
@@ -119,8 +119,8 @@ impl Sinks {
     /// Whether there is room for another tick, or for more changes of one.
     pub(super) fn has_room(&mut self) -> bool {
         self.streams().all(Stream::has_capacity)
-            && self.outboxes().all(|outbox| outbox.has_room())
-            && self.dead_letters.as_ref().is_none_or(Outbox::has_room)
+            && self.buffered_producers().all(|buffered| buffered.has_room())
+            && self.dead_letters.as_ref().is_none_or(BufferedProducer::has_room)
     }
 
     /// Sends on what can be sent, without waiting, and looks after streams. Every sink has its turn, also
@@ -135,8 +135,8 @@ impl Sinks {
                 attached -= usize::from(was_attached && !stream.is_attached());
             }
         }
-        for outbox in self.outboxes() {
-            let polled = outbox.poll().inspect_err(|_| count_sink_error(&sink_name(outbox)));
+        for buffered in self.buffered_producers() {
+            let polled = buffered.poll().inspect_err(|_| count_sink_error(&sink_name(buffered)));
             ended = ended.and(polled);
         }
         ended.and(self.set_aside())
@@ -145,9 +145,9 @@ impl Sinks {
     /// Sets aside what brokers refuse.
     fn set_aside(&mut self) -> Result<(), Failure> {
         let mut refused = Vec::new();
-        for outbox in self.outboxes() {
-            let topic = outbox.address().topic.clone();
-            let taken = outbox.take_refused().into_iter();
+        for buffered in self.buffered_producers() {
+            let topic = buffered.address().topic.clone();
+            let taken = buffered.take_refused().into_iter();
             refused.extend(taken.map(|one| one.letter.refused(&topic, one.refusal.as_str())));
         }
         let Some(dead_letters) = &mut self.dead_letters else { return Ok(()) };
@@ -158,12 +158,12 @@ impl Sinks {
     /// Returns the state of each sink.
     pub(super) fn states(&mut self) -> Vec<SinkState> {
         let mut stood = std::mem::take(&mut self.stood);
-        let of_topic = |outbox: &mut Outbox| {
-            let stood = stood.entry(sink_name(outbox)).or_default();
-            let lasting = stood.look(outbox.counts().delivered, outbox.waiting() > 0);
-            SinkState::of_topic(outbox, lasting)
+        let of_topic = |buffered: &mut BufferedProducer| {
+            let stood = stood.entry(sink_name(buffered)).or_default();
+            let lasting = stood.look(buffered.counts().delivered, buffered.waiting() > 0);
+            SinkState::of_topic(buffered, lasting)
         };
-        let mut states: Vec<SinkState> = self.outboxes().map(of_topic).collect();
+        let mut states: Vec<SinkState> = self.buffered_producers().map(of_topic).collect();
         self.stood = stood;
         states.extend(self.streams().map(Stream::state));
         states.extend(self.dead_letters.as_ref().map(SinkState::of));
@@ -181,12 +181,12 @@ impl Sinks {
                 }
                 Alerts::Stream(_) => {}
                 // The state of violations: what would be, if, does not stand.
-                Alerts::Topic(outbox) => {
+                Alerts::Topic(buffered) => {
                     let is_live =
                         |said: &&Change| catalog.set(said.violation.limit) == LimitSet::Live;
                     let mut lines = Lines::new(catalog, windows);
                     for said in changes.iter().filter(is_live) {
-                        outbox.give(alert(tick, said, &mut lines));
+                        buffered.give(alert(tick, said, &mut lines));
                     }
                 }
             }
@@ -214,10 +214,10 @@ impl Sinks {
                 stream.end_tick(tick, &outcome.top);
             }
         }
-        if let Some(outbox) = &mut self.totals {
+        if let Some(buffered) = &mut self.totals {
             for (window, rows) in outcome.rows {
                 for (pair, volume) in rows {
-                    outbox.give(total(windows, window, pair, volume, tick));
+                    buffered.give(total(windows, window, pair, volume, tick));
                 }
             }
         }
@@ -288,8 +288,8 @@ impl Sinks {
             std::thread::sleep(FINISH_INTERVAL);
         }
         ended = ended.and(self.poll());
-        for outbox in self.outboxes() {
-            ended = ended.and(outbox.finish(give_up));
+        for buffered in self.buffered_producers() {
+            ended = ended.and(buffered.finish(give_up));
         }
         ended = ended.and(self.set_aside());
         match &mut self.dead_letters {
@@ -301,7 +301,9 @@ impl Sinks {
     /// Whether all is delivered, or never will be.
     fn is_done(&mut self) -> bool {
         self.streams().all(Stream::is_done)
-            && self.outboxes().all(|outbox| outbox.is_done() || outbox.poll().is_err())
+            && self
+                .buffered_producers()
+                .all(|buffered| buffered.is_done() || buffered.poll().is_err())
     }
 
     /// Logs what the end of the run waits for.
@@ -327,7 +329,7 @@ impl Alerts {
     fn name(&self) -> String {
         match self {
             Alerts::Stream(stream) => stream.name().to_owned(),
-            Alerts::Topic(outbox) => sink_name(outbox),
+            Alerts::Topic(buffered) => sink_name(buffered),
         }
     }
 
@@ -346,21 +348,26 @@ fn changes_total(event: &'static str, reason: &'static str, set: LimitSet) -> Co
 
 /// A change as a message: the id is the key, so that a compacted topic holds the last word on each
 /// violation.
-fn alert(tick: u64, said: &Change, lines: &mut Lines<'_>) -> Letter {
+fn alert(tick: u64, said: &Change, lines: &mut Lines<'_>) -> OwnedMessage {
     let mut payload = Vec::with_capacity(512);
     let id = lines.write(&mut payload, tick, said).expect("memory takes everything");
     payload.truncate(payload.trim_ascii_end().len());
-    Letter { key: Some(id.to_vec()), payload, timestamp_ms: Some(tick), ..Letter::default() }
+    OwnedMessage {
+        key: Some(id.to_vec()),
+        payload,
+        timestamp_ms: Some(tick),
+        ..OwnedMessage::default()
+    }
 }
 
-fn total(windows: &Windows, window: Window, pair: Pair, volume: Volume, tick: u64) -> Letter {
+fn total(windows: &Windows, window: Window, pair: Pair, volume: Volume, tick: u64) -> OwnedMessage {
     let key = totals::key(window, &pair).into_bytes();
     let mut payload = Vec::with_capacity(192);
     into_memory(&mut payload, |out| totals::write_json(out, windows, window, &pair, volume, tick));
-    Letter {
+    OwnedMessage {
         key: Some(key),
         payload,
         timestamp_ms: Some(windows.end_ms(window)),
-        ..Letter::default()
+        ..OwnedMessage::default()
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Announcement {
 
 /// What a worker wants of the leader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Wish {
+pub(super) enum TickRequest {
     /// A tick, now: it has no room for more records, or others wait for what it has read.
     Tick,
     /// An end: the process was asked to end.
@@ -51,9 +51,9 @@ type Heard<T> = Rc<RefCell<VecDeque<T>>>;
 /// A worker's part in the agreement.
 pub(super) struct Ticks {
     announcements: Handle<u64, Announcement>,
-    wishes: Handle<u64, Wish>,
+    wishes: Handle<u64, TickRequest>,
     announced: Heard<Announcement>,
-    wished: Heard<Wish>,
+    wished: Heard<TickRequest>,
 }
 
 impl Ticks {
@@ -89,15 +89,15 @@ impl Ticks {
     }
 
     /// Tells the leader.
-    pub(super) fn wish(&mut self, wish: Wish) {
-        self.wishes.send(wish);
+    pub(super) fn request(&mut self, request: TickRequest) {
+        self.wishes.send(request);
         // To flush is not enough: the exchange that follows hands on when a time is over.
         let next = self.wishes.time() + 1;
         self.wishes.advance_to(next);
     }
 
-    /// The next wish of a worker, for the leader.
-    pub(super) fn next_wish(&mut self) -> Option<Wish> {
+    /// The next request of a worker, for the leader.
+    pub(super) fn next_wish(&mut self) -> Option<TickRequest> {
         self.wished.borrow_mut().pop_front()
     }
 }

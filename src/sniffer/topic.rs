@@ -1,9 +1,9 @@
 //! Records to a topic of Kafka.
 //!
 //! Packed messages have no key, and go to the partitions in turn: a reader waits for the one whose event
-//! time is furthest behind, and a client left to choose sends many in a row to one. Those of one record have the pair as their key, so that a pair is in one
-//! partition. A message's timestamp is the greatest event time in it, which the broker judges it by: so
-//! before a message leaves, the topic is held against the times in it.
+//! time is furthest behind, and a client left to choose sends many in a row to one. Those of one record have the pair
+//! as their key, so that a pair is in one partition. A message's timestamp is the greatest event time in it, which
+//! the broker judges it by: so before a message leaves, the topic is held against the times in it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,7 +11,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::outlet::{Format, Outlet, Sent};
 use crate::base::error::Failure;
 use crate::kafka::topics::{self, Plan, TopicConfig};
-use crate::kafka::{Address, ClientOptions, OnRefusal, Outbox, Outgoing, TopicTrouble, Tuning};
+use crate::kafka::{
+    Address, BufferedProducer, ClientOptions, OnRefusal, Outgoing, TopicTrouble, Tuning,
+};
 use crate::output::WriteError;
 use crate::record::{Packer, Record, write_json, write_kv};
 
@@ -47,7 +49,7 @@ struct Times {
 
 /// A topic that records are sent to.
 pub struct Topic {
-    outbox: Outbox,
+    buffered: BufferedProducer,
     config: TopicConfig,
     /// How many partitions it had when it was opened.
     partitions: i32,
@@ -88,11 +90,11 @@ impl Topic {
         options: &Options,
         config: TopicConfig,
     ) -> Result<Self, Failure> {
-        let outbox = Outbox::open_known(&config, client, Tuning::for_throughput())?
+        let buffered = BufferedProducer::open_known(&config, client, Tuning::for_throughput())?
             .on_refusal(options.on_refusal);
         let partitions = i32::try_from(config.partitions).unwrap_or(i32::MAX).max(1);
         Ok(Topic {
-            outbox,
+            buffered,
             config,
             partitions,
             format: options.format,
@@ -165,8 +167,8 @@ impl Topic {
     /// Counts messages that were refused where that is no failure. If not even one was delivered, the topic
     /// is at fault and not the message.
     fn count_refused(&mut self) -> Result<(), WriteError> {
-        for refused in self.outbox.take_refused() {
-            if self.outbox.counts().delivered == 0 {
+        for refused in self.buffered.take_refused() {
+            if self.buffered.counts().delivered == 0 {
                 let topic = &self.config.address.topic;
                 return Err(WriteError::Failed(refused.error(topic).into()));
             }
@@ -218,7 +220,7 @@ impl Topic {
     ) -> Result<(), WriteError> {
         let (payload, timestamp_ms) = (Some(payload), Some(timestamp_ms));
         let message = Outgoing { key, payload, timestamp_ms, partition, ..Outgoing::default() };
-        Ok(self.outbox.send(&message)?)
+        Ok(self.buffered.send(&message)?)
     }
 }
 
@@ -259,14 +261,14 @@ impl Outlet for Topic {
     fn settle(&mut self) -> Result<bool, WriteError> {
         self.close_since(None)?;
         self.poll()?;
-        Ok(self.outbox.is_done())
+        Ok(self.buffered.is_done())
     }
 
     fn poll(&mut self) -> Result<(), WriteError> {
         if let Some(before) = Instant::now().checked_sub(self.linger) {
             self.close_since(Some(before))?;
         }
-        self.outbox.poll()?;
+        self.buffered.poll()?;
         self.count_refused()
     }
 
@@ -276,26 +278,26 @@ impl Outlet for Topic {
     }
 
     fn is_full(&self) -> bool {
-        !self.outbox.has_room()
+        !self.buffered.has_room()
     }
 
     fn unreachable_since(&self) -> Option<Instant> {
-        self.outbox.unreachable_since()
+        self.buffered.unreachable_since()
     }
 
     fn trouble(&self) -> Option<TopicTrouble> {
-        self.outbox.trouble()
+        self.buffered.trouble()
     }
 
     fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
         self.close_since(None)?;
-        let finished = self.outbox.finish(give_up);
+        let finished = self.buffered.finish(give_up);
         self.count_refused()?;
         Ok(finished?)
     }
 
     fn sent(&self) -> Sent {
-        let counts = self.outbox.counts();
+        let counts = self.buffered.counts();
         Sent { messages: counts.delivered, message_bytes: counts.delivered_bytes, ..self.sent }
     }
 }

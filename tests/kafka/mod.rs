@@ -1,6 +1,6 @@
 //! Topics, and messages sent to them.
 
+mod buffered;
 mod mock;
-mod outbox;
 mod real;
 mod source;

@@ -11,7 +11,7 @@ use floodmark::kafka::{Address, ClientOptions, Outgoing, SourceOptions, Start, T
 use floodmark::limits::catalog::Catalog;
 use floodmark::limits::feed;
 use floodmark::live::{
-    self, Alerts, Clocks, Lead, Limits, Reading, Shared, Sinks, Status, SteadyClock, Stream,
+    self, Alerts, Clocks, LeaderConfig, Limits, Reading, Shared, Sinks, Status, SteadyClock, Stream,
 };
 use floodmark::replay::Filter;
 use floodmark_dataflows::graph::Options;
@@ -104,7 +104,7 @@ impl Run {
         let alerts = Stream::open(&place.path("alerts.jsonl"));
         let alerts = Alerts::Stream(alerts.unwrap_or_else(|failure| panic!("{:#}", failure.error)));
         let sinks = Sinks::new(vec![alerts], None, windows, catalog);
-        let lead = Lead {
+        let lead = LeaderConfig {
             limits: vec![limits.unwrap_or_else(|failure| panic!("{:#}", failure.error))],
             leader,
             questions: None,

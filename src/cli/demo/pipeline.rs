@@ -23,10 +23,10 @@ use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::Reader;
 use crate::cluster::{Cluster, Settings, watchdog};
 use crate::kafka::topics::TopicConfig;
-use crate::kafka::{Address, ClientOptions, Outbox, SourceOptions, Start, Topic, Tuning};
+use crate::kafka::{Address, BufferedProducer, ClientOptions, SourceOptions, Start, Topic, Tuning};
 use crate::limits::catalog::Catalog;
 use crate::limits::feed;
-use crate::live::{self, Alerts, Lead, Limits, Shared, Sinks, Status};
+use crate::live::{self, Alerts, LeaderConfig, Limits, Shared, Sinks, Status};
 use crate::merge::Merge;
 use crate::replay::Filter;
 use crate::sniffer::fold::Folding;
@@ -197,10 +197,10 @@ pub(super) fn run(
     let updates = if amounts { Updates::Tick } else { Updates::Limit };
     let options = Options { windows: windows(), updates, ..Options::default() };
     let leader = Arc::new(OnceLock::new());
-    let alerts = Outbox::open(&broker.alerts(), &client, Tuning::for_latency())?;
+    let alerts = BufferedProducer::open(&broker.alerts(), &client, Tuning::for_latency())?;
     let sinks =
         Sinks::new(vec![Alerts::Topic(Box::new(alerts))], None, options.windows, Catalog::new());
-    let lead = Lead {
+    let lead = LeaderConfig {
         limits: vec![Limits::follow(&feed::Options::file(limits), &leader)?],
         leader,
         questions: None,

@@ -33,7 +33,7 @@ pub struct Outgoing<'a> {
 
 /// A message of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Letter {
+pub struct OwnedMessage {
     /// The key.
     pub key: Option<Vec<u8>>,
     /// The value.
@@ -46,7 +46,7 @@ pub struct Letter {
     pub headers: Vec<Header>,
 }
 
-impl Letter {
+impl OwnedMessage {
     /// A message with something in it that can't be used: as it came, with where it was and what is wrong
     /// as its headers. One that is larger than topics take by default is cut, and a header says how large
     /// it was: it must not end those who set it aside.
@@ -55,7 +55,7 @@ impl Letter {
         origin: impl IntoIterator<Item = (&'static str, String)>,
         error: &str,
     ) -> Self {
-        let mut letter = Letter {
+        let mut letter = OwnedMessage {
             key: None,
             payload: Vec::new(),
             timestamp_ms: message.timestamp_ms,
@@ -69,10 +69,10 @@ impl Letter {
 
     /// A message that the broker of a sink refuses, for those who look for what is missing there.
     pub fn refused(self, sink: &str, error: &str) -> Self {
-        let Letter { key, payload, timestamp_ms, mut headers, .. } = self;
+        let OwnedMessage { key, payload, timestamp_ms, mut headers, .. } = self;
         headers.push(("floodmark.sink".into(), sink.to_owned()));
         headers.push(("floodmark.error".into(), error.to_owned()));
-        let mut letter = Letter { timestamp_ms, headers, ..Letter::default() };
+        let mut letter = OwnedMessage { timestamp_ms, headers, ..OwnedMessage::default() };
         letter.fill(key.as_deref(), &payload);
         letter
     }
@@ -112,7 +112,7 @@ impl Letter {
     /// Bytes in memory, about.
     pub(crate) fn size(&self) -> usize {
         let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
-        size_of::<Letter>()
+        size_of::<OwnedMessage>()
             + self.key.as_ref().map_or(0, Vec::len)
             + self.payload.len()
             + headers.sum::<usize>()
@@ -149,7 +149,7 @@ mod tests {
             payload: Some(&[b'x'; 5000]),
             timestamp_ms: None,
         };
-        let mut letter = Letter::dead(&message, [], "json");
+        let mut letter = OwnedMessage::dead(&message, [], "json");
         let mut sizes = Vec::new();
         while let Some(less) = letter.clone().halved() {
             letter = less;

@@ -1,21 +1,21 @@
-//! An outbox whose topic is deleted, comes back as another one, or refuses a message.
+//! An buffered producer whose topic is deleted, comes back as another one, or refuses a message.
 
 use std::time::{Duration, Instant};
 
 use floodmark::kafka::topics::{self, Plan};
 use floodmark::kafka::{
-    Address, ClientOptions, Letter, OnRefusal, Outbox, Outgoing, Refusal, Tuning,
+    Address, BufferedProducer, ClientOptions, OnRefusal, Outgoing, OwnedMessage, Refusal, Tuning,
 };
 
 use crate::common::broker::{Broker, STUCK_AFTER, read_all};
 use crate::common::now_ms;
 
 /// Batches fill, and are not compressed, so that sizes are what they seem.
-fn open(address: &Address) -> Outbox {
+fn open(address: &Address) -> BufferedProducer {
     let options = ["compression.type=none", "linger.ms=50"];
     let options = ClientOptions::new(options).expect("options");
     let topic = topics::describe(address, &options).expect("described");
-    Outbox::open_known(&topic, &options, Tuning::for_throughput())
+    BufferedProducer::open_known(&topic, &options, Tuning::for_throughput())
         .unwrap_or_else(|failure| panic!("{:#}", failure.error))
 }
 
@@ -24,25 +24,29 @@ fn time_ms() -> i64 {
     now_ms() as i64 / 60_000 * 60_000
 }
 
-fn send(outbox: &mut Outbox, payload: &str) {
+fn send(buffered: &mut BufferedProducer, payload: &str) {
     let payload = Some(payload.as_bytes());
     let timestamp_ms = Some(time_ms());
     let message = Outgoing { key: Some(b"key"), payload, timestamp_ms, ..Outgoing::default() };
-    outbox.send(&message).unwrap_or_else(|failure| panic!("{:#}", failure.error));
+    buffered.send(&message).unwrap_or_else(|failure| panic!("{:#}", failure.error));
 }
 
-fn poll_until(outbox: &mut Outbox, what: &str, mut holds: impl FnMut(&mut Outbox) -> bool) {
+fn poll_until(
+    buffered: &mut BufferedProducer,
+    what: &str,
+    mut holds: impl FnMut(&mut BufferedProducer) -> bool,
+) {
     let began = Instant::now();
-    while !holds(outbox) {
-        assert!(began.elapsed() < STUCK_AFTER, "stuck, waiting until {what}: {outbox:?}");
-        outbox.poll().unwrap_or_else(|failure| panic!("{:#}", failure.error));
+    while !holds(buffered) {
+        assert!(began.elapsed() < STUCK_AFTER, "stuck, waiting until {what}: {buffered:?}");
+        buffered.poll().unwrap_or_else(|failure| panic!("{:#}", failure.error));
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn finish(outbox: &mut Outbox) {
+fn finish(buffered: &mut BufferedProducer) {
     let began = Instant::now();
-    let ended = outbox.finish(&mut || began.elapsed() > STUCK_AFTER);
+    let ended = buffered.finish(&mut || began.elapsed() > STUCK_AFTER);
     ended.unwrap_or_else(|failure| panic!("{:#}", failure.error));
 }
 
@@ -62,30 +66,30 @@ fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
 fn deleted_topic_is_not_created_by_its_producer_and_messages_wait() {
     let broker = Broker::shared();
     let address = broker.topic_with("alerts", &Plan::state(1));
-    let mut outbox = open(&address);
-    numbers(0..10).iter().for_each(|number| send(&mut outbox, number));
-    poll_until(&mut outbox, "all has arrived", |outbox| outbox.is_done());
+    let mut buffered = open(&address);
+    numbers(0..10).iter().for_each(|number| send(&mut buffered, number));
+    poll_until(&mut buffered, "all has arrived", |buffered| buffered.is_done());
     broker.delete(&address);
     // Those under way when that is noticed, and those that come later.
     let mut sent = 10;
-    poll_until(&mut outbox, "the end of the topic is noticed", |outbox| {
+    poll_until(&mut buffered, "the end of the topic is noticed", |buffered| {
         if sent < 200 {
-            send(outbox, &sent.to_string());
+            send(buffered, &sent.to_string());
             sent += 1;
         }
-        outbox.trouble().is_some_and(|trouble| trouble.missing)
+        buffered.trouble().is_some_and(|trouble| trouble.missing)
     });
-    numbers(sent..sent + 50).iter().for_each(|number| send(&mut outbox, number));
-    assert!(outbox.has_room());
+    numbers(sent..sent + 50).iter().for_each(|number| send(&mut buffered, number));
+    assert!(buffered.has_room());
     let asked = Instant::now();
-    poll_until(&mut outbox, "some time has passed", |_| asked.elapsed() > Duration::from_secs(2));
+    poll_until(&mut buffered, "some time has passed", |_| asked.elapsed() > Duration::from_secs(2));
     topics::describe(&address, &ClientOptions::default()).expect_err("nobody has created it");
-    assert_eq!((outbox.waiting(), outbox.counts().delivered), (u64::from(sent) + 40, 10));
+    assert_eq!((buffered.waiting(), buffered.counts().delivered), (u64::from(sent) + 40, 10));
     topics::create(&address, &ClientOptions::default(), &Plan::state(1)).expect("it is created");
-    finish(&mut outbox);
-    assert_eq!(outbox.trouble(), None);
+    finish(&mut buffered);
+    assert_eq!(buffered.trouble(), None);
     assert_eq!(texts(&address), numbers(10..sent + 50));
-    assert_eq!(outbox.counts().delivered, u64::from(sent) + 50);
+    assert_eq!(buffered.counts().delivered, u64::from(sent) + 50);
 }
 
 /// As by another client that asks for it, with what is the broker's default.
@@ -93,28 +97,28 @@ fn deleted_topic_is_not_created_by_its_producer_and_messages_wait() {
 fn topic_created_again_that_keeps_less_gets_no_messages_until_it_fits() {
     let broker = Broker::shared();
     let address = broker.topic_with("alerts", &Plan::state(2));
-    let mut outbox = open(&address);
-    send(&mut outbox, "before");
-    poll_until(&mut outbox, "it has arrived", |outbox| outbox.is_done());
+    let mut buffered = open(&address);
+    send(&mut buffered, "before");
+    poll_until(&mut buffered, "it has arrived", |buffered| buffered.is_done());
     broker.delete(&address);
     topics::create(&address, &ClientOptions::default(), &Plan::flows(1)).expect("it is created");
-    poll_until(&mut outbox, "the other topic is noticed", |outbox| {
-        outbox
+    poll_until(&mut buffered, "the other topic is noticed", |buffered| {
+        buffered
             .trouble()
             .is_some_and(|trouble| trouble.why.contains("it has 1 partitions and had 2"))
     });
-    send(&mut outbox, "after");
+    send(&mut buffered, "after");
     broker.delete(&address);
     let plain = Plan { config: vec![("cleanup.policy", "delete".into())], ..Plan::flows(2) };
     topics::create(&address, &ClientOptions::default(), &plain).expect("it is created");
-    poll_until(&mut outbox, "its configuration is read", |outbox| {
-        outbox.trouble().is_some_and(|trouble| {
+    poll_until(&mut buffered, "its configuration is read", |buffered| {
+        buffered.trouble().is_some_and(|trouble| {
             !trouble.missing && trouble.why.contains("cleanup.policy is delete")
         })
     });
-    assert_eq!((texts(&address), outbox.waiting()), (vec![], 1));
+    assert_eq!((texts(&address), buffered.waiting()), (vec![], 1));
     broker.alter(&address, "cleanup.policy", "compact,delete");
-    finish(&mut outbox);
+    finish(&mut buffered);
     assert_eq!(texts(&address), ["after"]);
 }
 
@@ -131,28 +135,30 @@ fn message_refused_by_the_broker_is_kept_apart_and_others_arrive_in_order() {
         let mut plan = Plan::flows(1);
         plan.config.push((name, value.to_owned()));
         let address = Broker::shared().topic_with("refusing", &plan);
-        let mut outbox = open(&address).on_refusal(OnRefusal::Keep);
-        numbers(0..20).iter().for_each(|number| send(&mut outbox, number));
+        let mut buffered = open(&address).on_refusal(OnRefusal::Keep);
+        numbers(0..20).iter().for_each(|number| send(&mut buffered, number));
         let refused = match refusal {
-            Refusal::TooLarge => {
-                Letter { key: Some(b"k".into()), payload: long.clone().into(), ..Letter::default() }
-            }
-            Refusal::Timestamp => Letter {
+            Refusal::TooLarge => OwnedMessage {
+                key: Some(b"k".into()),
+                payload: long.clone().into(),
+                ..OwnedMessage::default()
+            },
+            Refusal::Timestamp => OwnedMessage {
                 key: Some(b"k".into()),
                 payload: b"old".into(),
                 timestamp_ms: Some(old),
-                ..Letter::default()
+                ..OwnedMessage::default()
             },
-            _ => Letter { payload: b"no key".into(), ..Letter::default() },
+            _ => OwnedMessage { payload: b"no key".into(), ..OwnedMessage::default() },
         };
-        outbox.give(refused.clone());
-        numbers(20..40).iter().for_each(|number| send(&mut outbox, number));
-        finish(&mut outbox);
-        let kept = outbox.take_refused();
+        buffered.give(refused.clone());
+        numbers(20..40).iter().for_each(|number| send(&mut buffered, number));
+        finish(&mut buffered);
+        let kept = buffered.take_refused();
         assert_eq!(kept.iter().map(|kept| kept.refusal).collect::<Vec<_>>(), [refusal], "{name}");
         assert_eq!(kept[0].letter.payload, refused.payload);
         assert_eq!(texts(&address), numbers(0..40), "{name}");
-        let counts = outbox.counts();
+        let counts = buffered.counts();
         assert_eq!((counts.delivered, counts.failed, counts.waiting()), (40, 1, 0), "{name}");
     }
 }
@@ -162,11 +168,11 @@ fn message_refused_where_that_is_a_failure_is_named_after_all_others_have_arrive
     let mut plan = Plan::flows(1);
     plan.config.push(("max.message.bytes", "2000".to_owned()));
     let address = Broker::shared().topic_with("refusing", &plan);
-    let mut outbox = open(&address);
-    send(&mut outbox, "0");
-    send(&mut outbox, &"x".repeat(5000));
-    send(&mut outbox, "1");
-    let failure = outbox.finish(&mut || false).expect_err("it is refused");
+    let mut buffered = open(&address);
+    send(&mut buffered, "0");
+    send(&mut buffered, &"x".repeat(5000));
+    send(&mut buffered, "1");
+    let failure = buffered.finish(&mut || false).expect_err("it is refused");
     let said = format!("{:#}", failure.error);
     assert!(said.contains("5003 bytes") && said.contains("max.message.bytes"), "{said}");
     assert_eq!(texts(&address), ["0", "1"]);
@@ -177,19 +183,19 @@ fn dead_letter_too_large_for_its_topic_is_cut_until_it_fits() {
     let mut plan = Plan::dead_letters();
     plan.config.push(("max.message.bytes", "2000".to_owned()));
     let address = Broker::shared().topic_with("dead", &plan);
-    let mut outbox = open(&address).on_refusal(OnRefusal::Cut);
+    let mut buffered = open(&address).on_refusal(OnRefusal::Cut);
     let key = Some(b"10.0.0.1 10.0.0.2".to_vec());
     // One that the client refuses by itself, one that the broker refuses, and one that fits.
     for size in [1_500_000, 5000, 100] {
         let payload = vec![b'x'; size];
-        outbox.give(Letter { key: key.clone(), payload, ..Letter::default() });
+        buffered.give(OwnedMessage { key: key.clone(), payload, ..OwnedMessage::default() });
     }
-    finish(&mut outbox);
+    finish(&mut buffered);
     let received = read_all(&address);
     let mut sizes: Vec<usize> = received.iter().map(|message| message.text().len()).collect();
     sizes.sort_unstable();
     assert!(sizes.len() == 3 && sizes[0] == 100, "{sizes:?}");
     assert!(sizes[1..].iter().all(|size| (500..2000).contains(size)), "{sizes:?}");
     assert!(received.iter().all(|message| message.key == key));
-    assert_eq!((outbox.counts().delivered, outbox.counts().failed), (3, 0));
+    assert_eq!((buffered.counts().delivered, buffered.counts().failed), (3, 0));
 }

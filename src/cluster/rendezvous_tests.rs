@@ -24,7 +24,7 @@ struct Hosts {
 /// A process that meets the others.
 struct Process {
     leave: Arc<AtomicBool>,
-    meeting: JoinHandle<Result<Vec<Option<TcpStream>>, Failure>>,
+    rendezvous: JoinHandle<Result<Vec<Option<TcpStream>>, Failure>>,
 }
 
 impl Hosts {
@@ -44,16 +44,16 @@ impl Hosts {
         let listener = self.listeners[process].try_clone().unwrap();
         let leave = Arc::new(AtomicBool::new(false));
         let asked = leave.clone();
-        let meeting = thread::spawn(move || {
+        let rendezvous = thread::spawn(move || {
             let mut waiting = || match asked.load(Ordering::SeqCst) {
                 true => Err(Failure::new(Exit::Interrupted, anyhow!("asked to leave"))),
                 false => Ok(()),
             };
             let messages = Messages::new();
             let settings = settings(window);
-            Meeting::new(&cluster, Some(listener), &settings, &messages, &mut waiting)?.sockets()
+            Rendezvous::new(&cluster, Some(listener), &settings, &messages, &mut waiting)?.sockets()
         });
-        Process { leave, meeting }
+        Process { leave, rendezvous }
     }
 
     fn cluster(&self, process: usize) -> Cluster {
@@ -66,29 +66,29 @@ impl Hosts {
     }
 
     /// Dials as a process would, and returns the verdict.
-    fn dial(&self, at: usize, hello: Hello, secret: Option<&Secret>) -> Option<Verdict> {
-        self.speak(at, hello, secret).map(|(verdict, _)| verdict)
+    fn dial(&self, at: usize, handshake: Handshake, secret: Option<&Secret>) -> Option<Verdict> {
+        self.speak(at, handshake, secret).map(|(verdict, _)| verdict)
     }
 
-    /// Dials, and returns the verdict and the other's hello.
+    /// Dials, and returns the verdict and the other's handshake.
     fn speak(
         &self,
         at: usize,
-        hello: Hello,
+        handshake: Handshake,
         secret: Option<&Secret>,
-    ) -> Option<(Verdict, (TcpStream, Hello))> {
+    ) -> Option<(Verdict, (TcpStream, Handshake))> {
         let mut stream = TcpStream::connect(&self.addresses()[at]).unwrap();
-        stream.write_all(&hello.to_bytes()).unwrap();
-        let mut bytes = [0; HELLO_BYTES];
+        stream.write_all(&handshake.to_bytes()).unwrap();
+        let mut bytes = [0; HANDSHAKE_BYTES];
         // It drops all connections when it begins again.
         stream.read_exact(&mut bytes).ok()?;
-        let listens = Hello::from_bytes(&bytes).unwrap();
-        let hellos = Hellos { dials: hello, listens };
-        stream.write_all(&hellos.prove(secret, Role::Dials)).ok()?;
+        let listens = Handshake::from_bytes(&bytes).unwrap();
+        let handshakes = Handshakes { dials: handshake, listens };
+        stream.write_all(&handshakes.prove(secret, Role::Dials)).ok()?;
         let mut answer = [0; 1 + PROOF_BYTES];
         stream.read_exact(&mut answer).ok()?;
         let verdict = Verdict::from_byte(answer[0])?;
-        let proved = hellos.is_proof(self.secret.as_ref(), Role::Listens, &answer[1..]);
+        let proved = handshakes.is_proof(self.secret.as_ref(), Role::Listens, &answer[1..]);
         assert_eq!(proved, verdict != Verdict::WrongSecret, "who knows no secret gets no proof");
         if verdict != Verdict::Known {
             return Some((verdict, (stream, listens)));
@@ -100,20 +100,21 @@ impl Hosts {
     }
 
     /// What a process says of itself in a conversation.
-    fn hello(&self, process: usize, generation: u64) -> Hello {
+    fn handshake(&self, process: usize, generation: u64) -> Handshake {
         let announced = settings(WINDOW).fingerprint();
-        let hello = Hello::new(process, self.listeners.len(), 2, announced, self.secret.is_some());
-        hello.of_conversation(generation).unwrap()
+        let handshake =
+            Handshake::new(process, self.listeners.len(), 2, announced, self.secret.is_some());
+        handshake.of_conversation(generation).unwrap()
     }
 }
 
 impl Process {
     fn sockets(self) -> Vec<Option<TcpStream>> {
-        self.meeting.join().unwrap().unwrap_or_else(|failure| panic!("{:#}", failure.error))
+        self.rendezvous.join().unwrap().unwrap_or_else(|failure| panic!("{:#}", failure.error))
     }
 
     fn failure(self) -> String {
-        format!("{:#}", self.meeting.join().unwrap().expect_err("it must fail").error)
+        format!("{:#}", self.rendezvous.join().unwrap().expect_err("it must fail").error)
     }
 
     fn leave(self) {
@@ -168,8 +169,8 @@ fn strangers_hold_nobody_up() {
         let sent = match number % 5 {
             0 => stranger.write_all(b"GET / HTTP/1.1\r\n\r\n"),
             1 => stranger.write_all(&[0xff; 10_000]),
-            2 => stranger.write_all(&hosts.hello(1, 0).to_bytes()[..40]),
-            3 => stranger.write_all(&hosts.hello(1, 0).to_bytes()),
+            2 => stranger.write_all(&hosts.handshake(1, 0).to_bytes()[..40]),
+            3 => stranger.write_all(&hosts.handshake(1, 0).to_bytes()),
             _ => Ok(()),
         };
         // It may have been dropped already.
@@ -186,10 +187,10 @@ fn who_does_not_know_the_secret_is_dropped() {
     let hosts = Hosts::new(2);
     let first = hosts.start(0);
     // A stranger that says it was started for something else does not end the process either.
-    let liar = Hello::new(1, 9, 9, 1, true).of_conversation(0).unwrap();
+    let liar = Handshake::new(1, 9, 9, 1, true).of_conversation(0).unwrap();
     for secret in [None, Some(&Secret::drawn().unwrap())] {
-        for hello in [hosts.hello(1, 0), liar] {
-            assert_eq!(hosts.dial(0, hello, secret), Some(Verdict::WrongSecret));
+        for handshake in [hosts.handshake(1, 0), liar] {
+            assert_eq!(hosts.dial(0, handshake, secret), Some(Verdict::WrongSecret));
         }
     }
     let with = |secret| Cluster { secret, ..hosts.cluster(1) };
@@ -218,12 +219,13 @@ fn process_that_does_not_tell_its_settings_holds_nobody_up() {
     let secret = hosts.secret.as_ref();
     let tell = |told: &[u8]| {
         let mut stream = TcpStream::connect(&hosts.addresses()[0]).unwrap();
-        let hello = hosts.hello(1, 0);
-        stream.write_all(&hello.to_bytes()).unwrap();
-        let mut bytes = [0; HELLO_BYTES];
+        let handshake = hosts.handshake(1, 0);
+        stream.write_all(&handshake.to_bytes()).unwrap();
+        let mut bytes = [0; HANDSHAKE_BYTES];
         stream.read_exact(&mut bytes).unwrap();
-        let hellos = Hellos { dials: hello, listens: Hello::from_bytes(&bytes).unwrap() };
-        stream.write_all(&hellos.prove(secret, Role::Dials)).unwrap();
+        let handshakes =
+            Handshakes { dials: handshake, listens: Handshake::from_bytes(&bytes).unwrap() };
+        stream.write_all(&handshakes.prove(secret, Role::Dials)).unwrap();
         let mut answer = [0; 1 + PROOF_BYTES];
         stream.read_exact(&mut answer).unwrap();
         assert_eq!(Verdict::from_byte(answer[0]), Some(Verdict::Known));
@@ -257,19 +259,19 @@ fn a_generation_has_one_of_each() {
     let hosts = Hosts::new(3);
     let first = hosts.start(0);
     let secret = hosts.secret.as_ref();
-    let (verdict, (held, hello)) = hosts.speak(0, hosts.hello(1, 0), secret).unwrap();
+    let (verdict, (held, handshake)) = hosts.speak(0, hosts.handshake(1, 0), secret).unwrap();
     assert_eq!(verdict, Verdict::Welcome);
-    assert_eq!(hosts.dial(0, hosts.hello(1, 0), secret), Some(Verdict::Taken));
-    // It ends before all are there: whoever has joined must come again, to another meeting.
+    assert_eq!(hosts.dial(0, hosts.handshake(1, 0), secret), Some(Verdict::Taken));
+    // It ends before all are there: whoever has joined must come again, to another rendezvous.
     drop(held);
     let again = loop {
-        match hosts.speak(0, hosts.hello(1, 0), secret) {
+        match hosts.speak(0, hosts.handshake(1, 0), secret) {
             Some((Verdict::Welcome, (_, again))) => break again,
             Some((verdict, _)) => assert_eq!(verdict, Verdict::Taken),
             None => {}
         }
     };
-    assert_ne!(again.generation, hello.generation);
+    assert_ne!(again.generation, handshake.generation);
     first.leave();
 }
 
@@ -279,12 +281,12 @@ fn a_process_of_an_earlier_start_is_refused() {
     let hosts = Hosts::new(4);
     let (first, second) = (hosts.start(0), hosts.start(1));
     let secret = hosts.secret.as_ref();
-    let (verdict, (held, hello)) = hosts.speak(0, hosts.hello(2, 0), secret).unwrap();
+    let (verdict, (held, handshake)) = hosts.speak(0, hosts.handshake(2, 0), secret).unwrap();
     assert_eq!(verdict, Verdict::Welcome);
     // As one would that had learnt it from a first process that is gone.
-    let old = hosts.hello(2, hello.generation ^ 2);
+    let old = hosts.handshake(2, handshake.generation ^ 2);
     assert_eq!(hosts.dial(1, old, secret), Some(Verdict::OtherGeneration));
-    assert_eq!(hosts.dial(1, hosts.hello(2, 0), secret), Some(Verdict::OtherGeneration));
+    assert_eq!(hosts.dial(1, hosts.handshake(2, 0), secret), Some(Verdict::OtherGeneration));
     drop(held);
     are_connected(vec![first, second, hosts.start(2), hosts.start(3)]);
 }
@@ -295,7 +297,7 @@ fn who_is_started_again_joins_the_others() {
         let hosts = Hosts::new(3);
         let mut both = vec![hosts.start(0), hosts.start(1)];
         // The second one answers when it has joined the first.
-        let verdict = hosts.dial(1, hosts.hello(2, 0), hosts.secret.as_ref());
+        let verdict = hosts.dial(1, hosts.handshake(2, 0), hosts.secret.as_ref());
         assert_eq!(verdict, Some(Verdict::OtherGeneration));
         both.remove(gone).leave();
         both.insert(gone, hosts.start(gone));
@@ -316,18 +318,19 @@ fn wrong_secret_is_named_by_both_processes() {
         let listener = hosts.listeners[0].try_clone().unwrap();
         let messages = Messages::new();
         // Process 0 waits until process 1 has given up.
-        let mut waiting = || match other.meeting.is_finished() {
+        let mut waiting = || match other.rendezvous.is_finished() {
             true => Err(anyhow!("the other one is gone").into()),
             false => Ok(()),
         };
         let settings = settings(WINDOW);
-        let meeting = Meeting::new(&cluster, Some(listener), &settings, &messages, &mut waiting);
-        let mut meeting = meeting.unwrap();
-        assert!(meeting.meet().is_err());
-        let why = meeting.missing(&Joined::new()).to_string();
+        let rendezvous =
+            Rendezvous::new(&cluster, Some(listener), &settings, &messages, &mut waiting);
+        let mut rendezvous = rendezvous.unwrap();
+        assert!(rendezvous.meet().is_err());
+        let why = rendezvous.missing(&Joined::new()).to_string();
         assert!(why.starts_with("no process 1 at 127.0.0.1:") && why.contains(says), "{why}");
-        drop(meeting);
-        let failure = format!("{:#}", other.meeting.join().unwrap().unwrap_err().error);
+        drop(rendezvous);
+        let failure = format!("{:#}", other.rendezvous.join().unwrap().unwrap_err().error);
         assert!(failure.contains("secret"), "{failure}");
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! A process may end while others still wait, and be started again at once. The others must not take
 //! the new one for the old: they would compute with connections to the dead. So process 0 calls a
-//! meeting by a number that it draws, the generation, and
+//! rendezvous by a number that it draws, the generation, and
 //!
 //! - process 0 admits each number of a process once in a generation;
 //! - the others learn the generation from process 0, whom they dial first, and keep a connection to
@@ -16,7 +16,7 @@
 //!   draws another number.
 //!
 //! So the connections of a generation all lead to the processes that process 0 has admitted, and of
-//! each of them there is one. A meeting that is complete no longer listens: nobody joins a group that
+//! each of them there is one. A rendezvous that is complete no longer listens: nobody joins a group that
 //! computes, or that is dying.
 
 use std::collections::BTreeMap;
@@ -29,8 +29,8 @@ use anyhow::{Context, anyhow};
 use nix::poll::{PollFd, PollFlags, poll};
 use socket2::{SockRef, TcpKeepalive};
 
-use super::greeting::{Greeting, PATIENCE, Progress, settings_length};
-use super::hello::{HELLO_BYTES, Hello, Hellos, Role, Verdict};
+use super::handshake::{HANDSHAKE_BYTES, Handshake, Handshakes, Role, Verdict};
+use super::pending_peer::{PATIENCE, PendingPeer, Progress, settings_length};
 use super::role::Cluster;
 use super::secret::{self, PROOF_BYTES, Secret};
 use super::settings::Settings;
@@ -56,10 +56,10 @@ const TOLD: u64 = 10;
 /// Called while others are waited for. An error ends that.
 pub(super) type Waiting<'a> = &'a mut dyn FnMut() -> Result<(), Failure>;
 
-pub(super) struct Meeting<'a> {
+pub(super) struct Rendezvous<'a> {
     cluster: &'a Cluster,
     settings: &'a Settings,
-    hello: Hello,
+    handshake: Handshake,
     listener: TcpListener,
     messages: &'a Messages,
     waiting: Waiting<'a>,
@@ -72,7 +72,7 @@ pub(super) struct Meeting<'a> {
 /// Processes that have joined.
 type Joined = BTreeMap<usize, TcpStream>;
 
-/// Why a meeting does not go on.
+/// Why a rendezvous does not go on.
 enum Stop {
     /// Somebody who had joined is gone.
     BeginAgain,
@@ -91,7 +91,7 @@ impl From<anyhow::Error> for Stop {
     }
 }
 
-impl<'a> Meeting<'a> {
+impl<'a> Rendezvous<'a> {
     /// Listens, so that others can come.
     pub(super) fn new(
         cluster: &'a Cluster,
@@ -107,7 +107,7 @@ impl<'a> Meeting<'a> {
             None => TcpListener::bind(own.as_str()).with_context(listening)?,
         };
         listener.set_nonblocking(true).with_context(listening)?;
-        let hello = Hello::new(
+        let handshake = Handshake::new(
             cluster.process,
             cluster.hosts.len(),
             cluster.workers,
@@ -116,10 +116,10 @@ impl<'a> Meeting<'a> {
         );
         let until = Instant::now() + WAIT_FOR_PROCESSES;
         let turned_away = BTreeMap::new();
-        Ok(Meeting {
+        Ok(Rendezvous {
             cluster,
             settings,
-            hello,
+            handshake,
             listener,
             messages,
             waiting,
@@ -161,9 +161,9 @@ impl<'a> Meeting<'a> {
         let mut generation = u64::from_be_bytes(secret::draw()?) | 1;
         for process in 0..self.cluster.process {
             let knows = if process == 0 { 0 } else { generation };
-            let (stream, hello) = self.dial(process, knows, &joined)?;
+            let (stream, handshake) = self.dial(process, knows, &joined)?;
             if process == 0 {
-                generation = hello.generation;
+                generation = handshake.generation;
             }
             joined.insert(process, stream);
         }
@@ -194,15 +194,15 @@ impl<'a> Meeting<'a> {
         process: usize,
         generation: u64,
         joined: &Joined,
-    ) -> Result<(TcpStream, Hello), Stop> {
+    ) -> Result<(TcpStream, Handshake), Stop> {
         let host = &self.cluster.hosts[process];
         let reach = || format!("reaching process {process} at \"{host}\"");
         loop {
             self.look_around(joined)?;
             let error = match connect(host) {
                 Ok(stream) => {
-                    let hello = self.hello.of_conversation(generation)?;
-                    match self.introduce(process, stream, hello, joined)? {
+                    let handshake = self.handshake.of_conversation(generation)?;
+                    match self.introduce(process, stream, handshake, joined)? {
                         Ok(found) => return Ok(found),
                         Err(error) => error,
                     }
@@ -221,12 +221,12 @@ impl<'a> Meeting<'a> {
         &mut self,
         process: usize,
         mut stream: TcpStream,
-        own: Hello,
+        own: Handshake,
         joined: &Joined,
-    ) -> Result<io::Result<(TcpStream, Hello)>, Stop> {
+    ) -> Result<io::Result<(TcpStream, Handshake)>, Stop> {
         let host = &self.cluster.hosts[process];
         let reach = || format!("reaching process {process} at \"{host}\"");
-        let mut bytes = [0; HELLO_BYTES];
+        let mut bytes = [0; HANDSHAKE_BYTES];
         let heard = stream.set_read_timeout(Some(RETRY)).and(stream.write_all(&own.to_bytes()));
         if let Err(error) = heard {
             return Ok(Err(error));
@@ -235,17 +235,17 @@ impl<'a> Meeting<'a> {
         if let Err(error) = self.read_patiently(&mut stream, &mut bytes, joined)? {
             return Ok(Err(error));
         }
-        let other = Hello::from_bytes(&bytes).with_context(reach)?;
-        let hellos = Hellos { dials: own, listens: other };
+        let other = Handshake::from_bytes(&bytes).with_context(reach)?;
+        let handshakes = Handshakes { dials: own, listens: other };
         let mut answer = [0; 1 + PROOF_BYTES];
-        if let Err(error) = stream.write_all(&hellos.prove(self.secret(), Role::Dials)) {
+        if let Err(error) = stream.write_all(&handshakes.prove(self.secret(), Role::Dials)) {
             return Ok(Err(error));
         }
         if let Err(error) = self.read_patiently(&mut stream, &mut answer, joined)? {
             return Ok(Err(error));
         }
         let (verdict, proof) = (Verdict::from_byte(answer[0]), &answer[1..]);
-        let proved = hellos.is_proof(self.secret(), Role::Listens, proof);
+        let proved = handshakes.is_proof(self.secret(), Role::Listens, proof);
         if verdict == Some(Verdict::WrongSecret) || !proved {
             return Err(anyhow!(own.secrets(&other)).context(reach()).into());
         }
@@ -272,9 +272,9 @@ impl<'a> Meeting<'a> {
     fn tell_settings(
         &mut self,
         mut stream: TcpStream,
-        other: Hello,
+        other: Handshake,
         joined: &Joined,
-    ) -> Result<io::Result<(TcpStream, Hello)>, Stop> {
+    ) -> Result<io::Result<(TcpStream, Handshake)>, Stop> {
         let told = stream.set_write_timeout(Some(PATIENCE));
         let told = told.and_then(|()| stream.write_all(&self.settings.to_bytes()));
         if let Err(error) = told.and_then(|()| stream.set_write_timeout(None)) {
@@ -308,7 +308,7 @@ impl<'a> Meeting<'a> {
     fn read_settings(
         &mut self,
         stream: &mut TcpStream,
-        other: &Hello,
+        other: &Handshake,
         joined: &Joined,
     ) -> Result<io::Result<Settings>, Stop> {
         let mut length = [0; 4];
@@ -327,7 +327,7 @@ impl<'a> Meeting<'a> {
 
     /// Why a process with these settings can't be one of this computation.
     fn misfit(&self, theirs: &Settings, process: u64) -> Option<String> {
-        let differences = self.settings.differences(self.hello.process, theirs, process)?;
+        let differences = self.settings.differences(self.handshake.process, theirs, process)?;
         Some(format!("process {process} was started with other options: {differences}"))
     }
 
@@ -359,24 +359,24 @@ impl<'a> Meeting<'a> {
 
     /// Waits for the processes after this one.
     fn welcome(&mut self, generation: u64, joined: &mut Joined) -> Result<(), Stop> {
-        let mut greetings: Vec<Greeting> = Vec::new();
+        let mut pending_peers: Vec<PendingPeer> = Vec::new();
         while joined.len() + 1 < self.cluster.hosts.len() {
             self.look_around(joined)?;
             if self.is_too_late() {
                 return Err(self.missing(joined).into());
             }
-            self.wait_for_word(&greetings)?;
-            self.accept(generation, &mut greetings)?;
+            self.wait_for_word(&pending_peers)?;
+            self.accept(generation, &mut pending_peers)?;
             let now = Instant::now();
-            for mut greeting in std::mem::take(&mut greetings) {
-                match greeting.advance(self.secret(), now) {
-                    Progress::Waits => greetings.push(greeting),
-                    Progress::Stranger(error) => self.tell_dropped(&greeting, error),
-                    Progress::Knows { hellos, proved } => {
-                        greetings.extend(self.admit(greeting, &hellos, proved, now)?);
+            for mut pending_peer in std::mem::take(&mut pending_peers) {
+                match pending_peer.advance(self.secret(), now) {
+                    Progress::Waits => pending_peers.push(pending_peer),
+                    Progress::Stranger(error) => self.tell_dropped(&pending_peer, error),
+                    Progress::Knows { handshakes, proved } => {
+                        pending_peers.extend(self.admit(pending_peer, &handshakes, proved, now)?);
                     }
-                    Progress::Tells { hellos, settings } => {
-                        self.join(greeting, &hellos, &settings, joined)?;
+                    Progress::Tells { handshakes, settings } => {
+                        self.join(pending_peer, &handshakes, &settings, joined)?;
                     }
                 }
             }
@@ -385,12 +385,12 @@ impl<'a> Meeting<'a> {
     }
 
     /// Sleeps until something may have come.
-    fn wait_for_word(&self, greetings: &[Greeting]) -> anyhow::Result<()> {
-        let mut awaited = Vec::with_capacity(1 + greetings.len());
-        if greetings.len() < GREETINGS {
+    fn wait_for_word(&self, pending_peers: &[PendingPeer]) -> anyhow::Result<()> {
+        let mut awaited = Vec::with_capacity(1 + pending_peers.len());
+        if pending_peers.len() < GREETINGS {
             awaited.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
         }
-        let streams = greetings.iter().map(|greeting| greeting.stream.as_fd());
+        let streams = pending_peers.iter().map(|pending_peer| pending_peer.stream.as_fd());
         awaited.extend(streams.map(|stream| PollFd::new(stream, PollFlags::POLLIN)));
         let nap = u16::try_from(RETRY.as_millis()).expect("it is short");
         match poll(&mut awaited, nap) {
@@ -399,14 +399,14 @@ impl<'a> Meeting<'a> {
         }
     }
 
-    fn accept(&self, generation: u64, greetings: &mut Vec<Greeting>) -> anyhow::Result<()> {
-        while greetings.len() < GREETINGS {
+    fn accept(&self, generation: u64, pending_peers: &mut Vec<PendingPeer>) -> anyhow::Result<()> {
+        while pending_peers.len() < GREETINGS {
             match self.listener.accept() {
                 Ok((stream, from)) => {
-                    let own = self.hello.of_conversation(generation)?;
+                    let own = self.handshake.of_conversation(generation)?;
                     // It may be gone again.
-                    if let Ok(greeting) = Greeting::new(stream, from, own, Instant::now()) {
-                        greetings.push(greeting);
+                    if let Ok(pending_peer) = PendingPeer::new(stream, from, own, Instant::now()) {
+                        pending_peers.push(pending_peer);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -422,18 +422,18 @@ impl<'a> Meeting<'a> {
     /// Decides about a connection that has said who it is. Returns it if it goes on.
     fn admit(
         &mut self,
-        mut greeting: Greeting,
-        hellos: &Hellos,
+        mut pending_peer: PendingPeer,
+        handshakes: &Handshakes,
         proved: bool,
         now: Instant,
-    ) -> Result<Option<Greeting>, Stop> {
-        let Hellos { dials: other, listens: own } = hellos;
+    ) -> Result<Option<PendingPeer>, Stop> {
+        let Handshakes { dials: other, listens: own } = handshakes;
         let process = usize::try_from(other.process).unwrap_or(usize::MAX);
         if !proved {
             let why = own.secrets(other);
             // The connection is dropped anyway.
-            let _ = greeting.answer(hellos, self.secret(), Verdict::WrongSecret);
-            self.turn_away(&greeting, process, why);
+            let _ = pending_peer.answer(handshakes, self.secret(), Verdict::WrongSecret);
+            self.turn_away(&pending_peer, process, why);
             return Ok(None);
         }
         // Only of a process that knows the secret: a stranger can't end this one.
@@ -448,13 +448,13 @@ impl<'a> Meeting<'a> {
         });
         if let Some(why) = mismatch {
             // This process ends anyway.
-            let _ = greeting.answer(hellos, self.secret(), Verdict::Mismatch);
+            let _ = pending_peer.answer(handshakes, self.secret(), Verdict::Mismatch);
             return Err(anyhow!(why).into());
         }
-        match greeting.ask_settings(hellos, self.secret(), now) {
-            Ok(()) => Ok(Some(greeting)),
+        match pending_peer.ask_settings(handshakes, self.secret(), now) {
+            Ok(()) => Ok(Some(pending_peer)),
             Err(error) => {
-                self.tell_dropped(&greeting, error);
+                self.tell_dropped(&pending_peer, error);
                 Ok(None)
             }
         }
@@ -463,15 +463,15 @@ impl<'a> Meeting<'a> {
     /// Decides about a process of this computation that has told its settings.
     fn join(
         &mut self,
-        mut greeting: Greeting,
-        hellos: &Hellos,
+        mut pending_peer: PendingPeer,
+        handshakes: &Handshakes,
         settings: &Settings,
         joined: &mut Joined,
     ) -> Result<(), Stop> {
-        let Hellos { dials: other, listens: own } = hellos;
+        let Handshakes { dials: other, listens: own } = handshakes;
         if let Some(why) = self.misfit(settings, other.process) {
             // This process ends anyway.
-            let _ = greeting.refuse(self.settings);
+            let _ = pending_peer.refuse(self.settings);
             return Err(anyhow!(why).into());
         }
         let process = usize::try_from(other.process).unwrap_or(usize::MAX);
@@ -484,34 +484,34 @@ impl<'a> Meeting<'a> {
             None
         };
         let (verdict, why) = refused.unwrap_or((Verdict::Welcome, String::new()));
-        match greeting.conclude(verdict) {
+        match pending_peer.conclude(verdict) {
             Ok(()) if verdict == Verdict::Welcome => {
-                joined.insert(process, greeting.stream);
+                joined.insert(process, pending_peer.stream);
             }
-            Ok(()) => self.tell_dropped(&greeting, why),
-            Err(error) => self.tell_dropped(&greeting, error),
+            Ok(()) => self.tell_dropped(&pending_peer, why),
+            Err(error) => self.tell_dropped(&pending_peer, error),
         }
         Ok(())
     }
 
     /// Reports a process that has another secret. Its number is only claimed: it may be a stranger, and
     /// can't end this process.
-    fn turn_away(&mut self, greeting: &Greeting, process: usize, why: String) {
+    fn turn_away(&mut self, pending_peer: &PendingPeer, process: usize, why: String) {
         if process < self.cluster.hosts.len() {
-            let from = greeting.from;
+            let from = pending_peer.from;
             // The first time it is reported whatever else was dropped before.
             if self.turned_away.insert(process, format!("{why} (from {from})")).is_none() {
                 self.messages.warn(format!("dropped a connection from {from}: {why}"));
                 return;
             }
         }
-        self.tell_dropped(greeting, why);
+        self.tell_dropped(pending_peer, why);
     }
 
-    fn tell_dropped(&mut self, greeting: &Greeting, why: impl std::fmt::Display) {
+    fn tell_dropped(&mut self, pending_peer: &PendingPeer, why: impl std::fmt::Display) {
         self.dropped += 1;
         if self.dropped <= TOLD {
-            let from = greeting.from;
+            let from = pending_peer.from;
             self.messages.warn(format!("dropped a connection from {from}: {why}"));
         }
     }
@@ -581,5 +581,5 @@ fn settle(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 #[cfg(test)]
-#[path = "meeting_tests.rs"]
+#[path = "rendezvous_tests.rs"]
 mod tests;

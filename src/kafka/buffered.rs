@@ -19,7 +19,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
 use super::guard::{Guard, Standing};
-use super::letter::Letter;
+use super::message::OwnedMessage;
 use super::producer::producer_config;
 use super::reports::{Back, Refusal, Returned};
 use super::reports::{undeliverable, unfit_timestamp};
@@ -46,7 +46,7 @@ const LOGGED_KEY_MAX: usize = 80;
 pub enum OnRefusal {
     /// It is a failure of the whole.
     Fail,
-    /// It is counted, logged and kept for [`Outbox::take_refused`].
+    /// It is counted, logged and kept for [`BufferedProducer::take_refused`].
     Keep,
     /// One that is too large is cut until it fits; others are counted and logged.
     Cut,
@@ -56,7 +56,7 @@ pub enum OnRefusal {
 #[derive(Clone, Debug)]
 pub struct Refused {
     /// The message.
-    pub letter: Letter,
+    pub letter: OwnedMessage,
     /// The reason.
     pub refusal: Refusal,
 }
@@ -64,7 +64,7 @@ pub struct Refused {
 impl Refused {
     /// The same as an error of this topic.
     pub fn error(&self, topic: &str) -> Error {
-        let Letter { key, payload, .. } = &self.letter;
+        let OwnedMessage { key, payload, .. } = &self.letter;
         refusal_error(topic, self.refusal, key.as_ref().map_or(0, Vec::len) + payload.len())
     }
 }
@@ -91,8 +91,8 @@ enum Mode {
 }
 
 /// Sends messages in their order. What the producer has no room for, it keeps; who asks
-/// [`Outbox::has_room`] before it goes on keeps that bounded.
-pub struct Outbox {
+/// [`BufferedProducer::has_room`] before it goes on keeps that bounded.
+pub struct BufferedProducer {
     config: ClientConfig,
     producer: Producer,
     guard: Arc<Guard>,
@@ -107,7 +107,7 @@ pub struct Outbox {
     sends_alone: bool,
     /// Messages that came back, until the client has given back all.
     returned: Vec<Returned>,
-    waiting: VecDeque<Letter>,
+    waiting: VecDeque<OwnedMessage>,
     /// Bytes of these.
     waiting_bytes: usize,
     messages_max: usize,
@@ -122,9 +122,9 @@ pub struct Outbox {
     sampler: Sampler,
 }
 
-impl std::fmt::Debug for Outbox {
+impl std::fmt::Debug for BufferedProducer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outbox")
+        f.debug_struct("BufferedProducer")
             .field("producer", &self.producer)
             .field("mode", &self.mode)
             .field("waiting", &self.waiting.len())
@@ -132,7 +132,7 @@ impl std::fmt::Debug for Outbox {
     }
 }
 
-impl Outbox {
+impl BufferedProducer {
     /// To a topic that exists, at a broker that can be reached.
     pub fn open(
         address: &Address,
@@ -140,7 +140,11 @@ impl Outbox {
         tuning: Tuning,
     ) -> Result<Self, Failure> {
         let partitions = topics::partitions(address, options)?;
-        Outbox::open_known(&TopicConfig::untold(address.clone(), partitions), options, tuning)
+        BufferedProducer::open_known(
+            &TopicConfig::untold(address.clone(), partitions),
+            options,
+            tuning,
+        )
     }
 
     /// The same to a topic that was described.
@@ -166,7 +170,7 @@ impl Outbox {
         };
         let number = |name: &str| config.get(name).and_then(|value| value.parse::<usize>().ok());
         let messages_max = number("queue.buffering.max.messages").filter(|max| *max > 0);
-        Ok(Outbox {
+        Ok(BufferedProducer {
             producer: Producer::start(&topic.address, &config, true)?,
             messages_max: messages_max.unwrap_or(tuning.queue_messages as usize),
             bytes_max: number("queue.buffering.max.kbytes").unwrap_or(tuning.queue_kib as usize)
@@ -195,7 +199,7 @@ impl Outbox {
         for refusal in Refusal::ALL {
             self.refused_counter(refusal).increment(0);
         }
-        Outbox { on_refusal, ..self }
+        BufferedProducer { on_refusal, ..self }
     }
 
     fn refused_counter(&self, refusal: Refusal) -> metrics::Counter {
@@ -224,7 +228,7 @@ impl Outbox {
     }
 
     /// Takes a message.
-    pub fn give(&mut self, letter: Letter) {
+    pub fn give(&mut self, letter: OwnedMessage) {
         self.waiting_bytes += letter.size();
         self.waiting.push_back(letter);
     }
@@ -240,7 +244,7 @@ impl Outbox {
         {
             return Ok(());
         }
-        self.give(Letter {
+        self.give(OwnedMessage {
             key: message.key.map(<[u8]>::to_vec),
             payload: message.payload.unwrap_or_default().to_vec(),
             timestamp_ms: message.timestamp_ms.map(i64::unsigned_abs),
@@ -433,14 +437,14 @@ impl Outbox {
         })
     }
 
-    fn pop(&mut self) -> Option<Letter> {
+    fn pop(&mut self) -> Option<OwnedMessage> {
         let letter = self.waiting.pop_front()?;
         self.waiting_bytes = self.waiting_bytes.saturating_sub(letter.size());
         Some(letter)
     }
 
     /// A message is refused for good.
-    fn refuse(&mut self, letter: Letter, refusal: Refusal) {
+    fn refuse(&mut self, letter: OwnedMessage, refusal: Refusal) {
         let bytes = letter.key.as_ref().map_or(0, Vec::len) + letter.payload.len();
         if self.on_refusal == OnRefusal::Cut
             && refusal == Refusal::TooLarge

@@ -2,18 +2,18 @@
 //!
 //! ```text
 //! who dials                      who listens
-//!   hello            ────────▶
-//!                    ◀────────   hello
+//!   handshake            ────────▶
+//!                    ◀────────   handshake
 //!   proof            ────────▶
 //!                    ◀────────   verdict, proof
 //!   settings         ────────▶
 //!                    ◀────────   verdict, and if it is a mismatch settings
 //! ```
 //!
-//! A hello says who it is and announces its settings, with a number that was never used before. A
-//! proof is a keyed hash of both hellos: it shows that its maker knows the secret and means this
+//! A handshake says who it is and announces its settings, with a number that was never used before. A
+//! proof is a keyed hash of both handshakes: it shows that its maker knows the secret and means this
 //! conversation, since both have put a new number into it, and the two proofs differ, so that none can
-//! be sent back as an answer. Without a secret, proofs only show that the hellos have arrived whole.
+//! be sent back as an answer. Without a secret, proofs only show that the handshakes have arrived whole.
 //! Settings are told only to who has proved to know the secret.
 
 use std::io;
@@ -24,14 +24,14 @@ use crate::BUILD;
 
 const MAGIC: [u8; 8] = *b"floodmrk";
 const VERSION_BYTES: usize = 16;
-const _: () = assert!(BUILD.len() <= VERSION_BYTES, "a hello has room for the whole build");
+const _: () = assert!(BUILD.len() <= VERSION_BYTES, "a handshake has room for the whole build");
 const NONCE_BYTES: usize = 32;
-/// The bytes of a hello: as many in all versions, so that processes of different ones can say so.
-pub(super) const HELLO_BYTES: usize = MAGIC.len() + VERSION_BYTES + 6 * 8 + NONCE_BYTES;
+/// The bytes of a handshake: as many in all versions, so that processes of different ones can say so.
+pub(super) const HANDSHAKE_BYTES: usize = MAGIC.len() + VERSION_BYTES + 6 * 8 + NONCE_BYTES;
 
 /// What a process says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Hello {
+pub(super) struct Handshake {
     version: [u8; VERSION_BYTES],
     pub(super) process: u64,
     processes: u64,
@@ -58,7 +58,7 @@ pub(super) enum Verdict {
     Welcome = 1,
     /// It does not know the secret.
     WrongSecret = 2,
-    /// It goes to another meeting; one of the two will soon know better.
+    /// It goes to another rendezvous; one of the two will soon know better.
     OtherGeneration = 3,
     /// There is such a process already.
     Taken = 4,
@@ -80,7 +80,7 @@ fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
 }
 
-/// Whether bytes that have come so far may be the beginning of a hello.
+/// Whether bytes that have come so far may be the beginning of a handshake.
 pub(super) fn check_magic(bytes: &[u8]) -> io::Result<()> {
     let length = bytes.len().min(MAGIC.len());
     if bytes[..length] == MAGIC[..length] {
@@ -90,7 +90,7 @@ pub(super) fn check_magic(bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-impl Hello {
+impl Handshake {
     /// What a process of this program says, before it has drawn the number of a conversation.
     pub(super) fn new(
         process: usize,
@@ -101,7 +101,7 @@ impl Hello {
     ) -> Self {
         let mut version = [0; VERSION_BYTES];
         version.iter_mut().zip(BUILD.bytes()).for_each(|(to, byte)| *to = byte);
-        Hello {
+        Handshake {
             version,
             process: process as u64,
             processes: processes as u64,
@@ -115,10 +115,10 @@ impl Hello {
 
     /// The same, for one conversation.
     pub(super) fn of_conversation(self, generation: u64) -> anyhow::Result<Self> {
-        Ok(Hello { generation, nonce: secret::draw()?, ..self })
+        Ok(Handshake { generation, nonce: secret::draw()?, ..self })
     }
 
-    pub(super) fn to_bytes(self) -> [u8; HELLO_BYTES] {
+    pub(super) fn to_bytes(self) -> [u8; HANDSHAKE_BYTES] {
         let numbers = [
             self.process,
             self.processes,
@@ -129,21 +129,21 @@ impl Hello {
         ];
         let numbers = numbers.into_iter().flat_map(u64::to_be_bytes);
         let all = MAGIC.into_iter().chain(self.version).chain(numbers).chain(self.nonce);
-        let mut bytes = [0; HELLO_BYTES];
+        let mut bytes = [0; HANDSHAKE_BYTES];
         bytes.iter_mut().zip(all).for_each(|(to, byte)| *to = byte);
         bytes
     }
 
-    pub(super) fn from_bytes(bytes: &[u8; HELLO_BYTES]) -> io::Result<Self> {
+    pub(super) fn from_bytes(bytes: &[u8; HANDSHAKE_BYTES]) -> io::Result<Self> {
         check_magic(bytes)?;
-        let whole = "the parts of a hello add up to its length";
+        let whole = "the parts of a handshake add up to its length";
         let (version, rest) = bytes[MAGIC.len()..].split_first_chunk().expect(whole);
         let (numbers, nonce) = rest.split_last_chunk().expect(whole);
         let mut numbers = numbers.chunks_exact(8).map(|chunk| {
             u64::from_be_bytes(chunk.try_into().expect("a chunk of 8 bytes has 8 bytes"))
         });
         let mut next = || numbers.next().expect(whole);
-        Ok(Hello {
+        Ok(Handshake {
             version: *version,
             process: next(),
             processes: next(),
@@ -160,8 +160,8 @@ impl Hello {
         text.escape_ascii().to_string()
     }
 
-    /// Why the other process can't be one of this computation, as far as hellos tell.
-    pub(super) fn mismatch(&self, other: &Hello) -> Option<String> {
+    /// Why the other process can't be one of this computation, as far as handshakes tell.
+    pub(super) fn mismatch(&self, other: &Handshake) -> Option<String> {
         let who = format!("process {}", other.process);
         let differs = |what: &str, theirs: u64, ours: u64| {
             format!("{who} was started with {what} {theirs}, this one with {what} {ours}")
@@ -180,7 +180,7 @@ impl Hello {
     }
 
     /// Why the other process has another secret.
-    pub(super) fn secrets(&self, other: &Hello) -> String {
+    pub(super) fn secrets(&self, other: &Handshake) -> String {
         let who = format!("process {}", other.process);
         match (self.has_secret, other.has_secret) {
             (true, false) => {
@@ -194,14 +194,14 @@ impl Hello {
     }
 }
 
-/// Both hellos, as both sides have them.
+/// Both handshakes, as both sides have them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hellos {
-    pub(super) dials: Hello,
-    pub(super) listens: Hello,
+pub(super) struct Handshakes {
+    pub(super) dials: Handshake,
+    pub(super) listens: Handshake,
 }
 
-impl Hellos {
+impl Handshakes {
     /// The proof of one side.
     pub(super) fn prove(&self, secret: Option<&Secret>, role: Role) -> Proof {
         let (label, dials, listens) = self.parts(role);
@@ -214,7 +214,7 @@ impl Hellos {
         secret::is_proof(secret, &[label, &dials, &listens], proof)
     }
 
-    fn parts(&self, role: Role) -> (&'static [u8], [u8; HELLO_BYTES], [u8; HELLO_BYTES]) {
+    fn parts(&self, role: Role) -> (&'static [u8], [u8; HANDSHAKE_BYTES], [u8; HANDSHAKE_BYTES]) {
         let label: &[u8] = match role {
             Role::Dials => b"dials",
             Role::Listens => b"listens",
@@ -227,18 +227,18 @@ impl Hellos {
 mod tests {
     use super::*;
 
-    fn hello(process: usize) -> Hello {
-        Hello::new(process, 3, 2, 77, true).of_conversation(7).unwrap()
+    fn handshake(process: usize) -> Handshake {
+        Handshake::new(process, 3, 2, 77, true).of_conversation(7).unwrap()
     }
 
     #[test]
     fn bytes_there_and_back() {
-        let hello = hello(1);
-        assert_eq!(Hello::from_bytes(&hello.to_bytes()).unwrap(), hello);
-        assert_eq!(hello.version(), BUILD);
-        let mut bytes = hello.to_bytes();
+        let handshake = handshake(1);
+        assert_eq!(Handshake::from_bytes(&handshake.to_bytes()).unwrap(), handshake);
+        assert_eq!(handshake.version(), BUILD);
+        let mut bytes = handshake.to_bytes();
         bytes[0] ^= 1;
-        assert!(Hello::from_bytes(&bytes).is_err());
+        assert!(Handshake::from_bytes(&bytes).is_err());
         assert!(check_magic(b"floo").is_ok() && check_magic(b"GET ").is_err());
         for byte in 0..=u8::MAX {
             let verdict = Verdict::from_byte(byte);
@@ -249,20 +249,24 @@ mod tests {
 
     #[test]
     fn what_does_not_fit() {
-        let one = hello(0);
-        assert_eq!(one.mismatch(&hello(2)), None);
-        // Another meeting is no mistake of who started it.
-        assert_eq!(one.mismatch(&hello(2).of_conversation(8).unwrap()), None);
-        let other = |other: Hello| one.mismatch(&other).unwrap();
-        assert!(other(Hello { processes: 4, ..hello(1) }).contains("-n 4, this one with -n 3"));
-        assert!(other(Hello { workers: 1, ..hello(1) }).contains("-w 1, this one with -w 2"));
-        assert!(other(hello(0)).contains("started twice"));
-        assert!(other(hello(3)).contains("started twice"));
+        let one = handshake(0);
+        assert_eq!(one.mismatch(&handshake(2)), None);
+        // Another rendezvous is no mistake of who started it.
+        assert_eq!(one.mismatch(&handshake(2).of_conversation(8).unwrap()), None);
+        let other = |other: Handshake| one.mismatch(&other).unwrap();
+        assert!(
+            other(Handshake { processes: 4, ..handshake(1) }).contains("-n 4, this one with -n 3")
+        );
+        assert!(
+            other(Handshake { workers: 1, ..handshake(1) }).contains("-w 1, this one with -w 2")
+        );
+        assert!(other(handshake(0)).contains("started twice"));
+        assert!(other(handshake(3)).contains("started twice"));
         let version = *b"9.9\n\0\0\0\0\0\0\0\0\0\0\0\0";
         let says = format!("process 1 is of version 9.9\\n, this one of {BUILD}");
-        assert_eq!(other(Hello { version, ..hello(1) }), says);
+        assert_eq!(other(Handshake { version, ..handshake(1) }), says);
         // The same version, built from other sources.
-        let mut build = hello(1);
+        let mut build = handshake(1);
         build.version[BUILD.len() - 1] ^= 1;
         let why = other(build);
         assert!(why.starts_with("process 1 is of version ") && why.contains('+'), "{why}");
@@ -271,15 +275,16 @@ mod tests {
     #[test]
     fn a_proof_is_of_one_side_in_one_conversation() {
         let secret = &Secret::drawn().unwrap();
-        let hellos = Hellos { dials: hello(1), listens: hello(0) };
-        let proof = hellos.prove(Some(secret), Role::Dials);
-        assert!(hellos.is_proof(Some(secret), Role::Dials, &proof));
-        assert!(!hellos.is_proof(Some(secret), Role::Listens, &proof));
-        assert!(!hellos.is_proof(None, Role::Dials, &proof));
+        let handshakes = Handshakes { dials: handshake(1), listens: handshake(0) };
+        let proof = handshakes.prove(Some(secret), Role::Dials);
+        assert!(handshakes.is_proof(Some(secret), Role::Dials, &proof));
+        assert!(!handshakes.is_proof(Some(secret), Role::Listens, &proof));
+        assert!(!handshakes.is_proof(None, Role::Dials, &proof));
         // Said again in another conversation, or with other words.
-        let again = Hellos { listens: hello(0), ..hellos };
+        let again = Handshakes { listens: handshake(0), ..handshakes };
         assert!(!again.is_proof(Some(secret), Role::Dials, &proof));
-        let changed = Hellos { dials: Hello { workers: 9, ..hellos.dials }, ..hellos };
+        let changed =
+            Handshakes { dials: Handshake { workers: 9, ..handshakes.dials }, ..handshakes };
         assert!(!changed.is_proof(Some(secret), Role::Dials, &proof));
     }
 }

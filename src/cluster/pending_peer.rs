@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::hello::{HELLO_BYTES, Hello, Hellos, Role, Verdict, check_magic};
+use super::handshake::{HANDSHAKE_BYTES, Handshake, Handshakes, Role, Verdict, check_magic};
 use super::secret::{PROOF_BYTES, Secret};
 use super::settings::{SETTINGS_MAX, Settings};
 
@@ -17,16 +17,16 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 const READ_BYTES: usize = 4096;
 
 /// A connection, as the process that listens has it.
-pub(super) struct Greeting {
+pub(super) struct PendingPeer {
     pub(super) stream: TcpStream,
     pub(super) from: SocketAddr,
     until: Instant,
     /// What this process says of itself.
-    own: Hello,
+    own: Handshake,
     /// What has come so far.
     bytes: Vec<u8>,
-    /// Once both have said hello.
-    hellos: Option<Hellos>,
+    /// Once both have sent their handshakes.
+    handshakes: Option<Handshakes>,
     /// Whether it has proved to know the secret, so that its settings are awaited.
     proved: bool,
 }
@@ -36,25 +36,25 @@ pub(super) struct Greeting {
 pub(super) enum Progress {
     /// Nothing yet.
     Waits,
-    /// Both hellos, and whether the other side has proved to know the secret.
-    Knows { hellos: Hellos, proved: bool },
-    /// Both hellos, and the settings of the other side, which has proved to know the secret.
-    Tells { hellos: Hellos, settings: Settings },
+    /// Both handshakes, and whether the other side has proved to know the secret.
+    Knows { handshakes: Handshakes, proved: bool },
+    /// Both handshakes, and the settings of the other side, which has proved to know the secret.
+    Tells { handshakes: Handshakes, settings: Settings },
     /// It is nobody.
     Stranger(io::Error),
 }
 
-impl Greeting {
+impl PendingPeer {
     pub(super) fn new(
         stream: TcpStream,
         from: SocketAddr,
-        own: Hello,
+        own: Handshake,
         now: Instant,
     ) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         let (until, bytes) = (now + PATIENCE, Vec::new());
-        Ok(Greeting { stream, from, until, own, bytes, hellos: None, proved: false })
+        Ok(PendingPeer { stream, from, until, own, bytes, handshakes: None, proved: false })
     }
 
     /// Takes what has come.
@@ -72,33 +72,34 @@ impl Greeting {
     }
 
     fn try_advance(&mut self, secret: Option<&Secret>) -> io::Result<Option<Progress>> {
-        if !self.read(HELLO_BYTES)? {
+        if !self.read(HANDSHAKE_BYTES)? {
             return Ok(None);
         }
-        let hellos = match self.hellos {
-            Some(hellos) => hellos,
+        let handshakes = match self.handshakes {
+            Some(handshakes) => handshakes,
             None => {
-                let hello = self.bytes[..].try_into().expect("a whole hello was read");
-                let hellos = Hellos { dials: Hello::from_bytes(hello)?, listens: self.own };
+                let handshake = self.bytes[..].try_into().expect("a whole handshake was read");
+                let handshakes =
+                    Handshakes { dials: Handshake::from_bytes(handshake)?, listens: self.own };
                 // Its buffer is empty, so all of this fits.
                 self.stream.write_all(&self.own.to_bytes())?;
-                *self.hellos.insert(hellos)
+                *self.handshakes.insert(handshakes)
             }
         };
-        if !self.read(HELLO_BYTES + PROOF_BYTES)? {
+        if !self.read(HANDSHAKE_BYTES + PROOF_BYTES)? {
             return Ok(None);
         }
         if self.proved {
-            let settings = self.read_settings(&hellos)?;
-            return Ok(settings.map(|settings| Progress::Tells { hellos, settings }));
+            let settings = self.read_settings(&handshakes)?;
+            return Ok(settings.map(|settings| Progress::Tells { handshakes, settings }));
         }
-        let proved = hellos.is_proof(secret, Role::Dials, &self.bytes[HELLO_BYTES..]);
-        Ok(Some(Progress::Knows { hellos, proved }))
+        let proved = handshakes.is_proof(secret, Role::Dials, &self.bytes[HANDSHAKE_BYTES..]);
+        Ok(Some(Progress::Knows { handshakes, proved }))
     }
 
     /// Reads the settings that follow the proof, once they are whole.
-    fn read_settings(&mut self, hellos: &Hellos) -> io::Result<Option<Settings>> {
-        const LENGTH_AT: usize = HELLO_BYTES + PROOF_BYTES;
+    fn read_settings(&mut self, handshakes: &Handshakes) -> io::Result<Option<Settings>> {
+        const LENGTH_AT: usize = HANDSHAKE_BYTES + PROOF_BYTES;
         const JSON_AT: usize = LENGTH_AT + size_of::<u32>();
         if !self.read(JSON_AT)? {
             return Ok(None);
@@ -109,19 +110,19 @@ impl Greeting {
             return Ok(None);
         }
         let json = &self.bytes[JSON_AT..JSON_AT + length];
-        Settings::from_json(json, hellos.dials.settings).map(Some)
+        Settings::from_json(json, handshakes.dials.settings).map(Some)
     }
 
     /// Asks the other side, which has proved to know the secret, for its settings.
     pub(super) fn ask_settings(
         &mut self,
-        hellos: &Hellos,
+        handshakes: &Handshakes,
         secret: Option<&Secret>,
         now: Instant,
     ) -> io::Result<()> {
         self.proved = true;
         self.until = now + PATIENCE;
-        self.answer(hellos, secret, Verdict::Known)
+        self.answer(handshakes, secret, Verdict::Known)
     }
 
     /// Reads up to so many bytes in all, and tells if they are there.
@@ -148,7 +149,7 @@ impl Greeting {
     /// Says what comes of the proof.
     pub(super) fn answer(
         &mut self,
-        hellos: &Hellos,
+        handshakes: &Handshakes,
         secret: Option<&Secret>,
         verdict: Verdict,
     ) -> io::Result<()> {
@@ -156,7 +157,7 @@ impl Greeting {
         // Who knows no secret is given no proof.
         match verdict {
             Verdict::WrongSecret => answer.extend([0; PROOF_BYTES]),
-            _ => answer.extend(hellos.prove(secret, Role::Listens)),
+            _ => answer.extend(handshakes.prove(secret, Role::Listens)),
         }
         self.stream.write_all(&answer)
     }
