@@ -40,7 +40,7 @@ pub struct Computation<'w> {
     worker: &'w mut Worker,
     /// The inputs, of the leader or of each worker of a run.
     pub inputs: Inputs,
-    /// Has passed a tick when all outputs of the tick are in the outboxes.
+    /// Has passed a tick when all outputs of the tick wait to be taken.
     probe: probe::Handle<Time>,
     taken: Taken,
     course: Course,
