@@ -19,7 +19,7 @@ use crate::types::{Entity, Pair, Per};
 struct Slot {
     address: u128,
     users: u32,
-    /// Since when nobody uses it.
+    /// The time since which no table uses the number.
     idle_since: Option<Time>,
 }
 
@@ -33,7 +33,7 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// How many addresses have a number.
+    /// The number of addresses that have a number.
     pub fn len(&self) -> usize {
         self.numbers.len()
     }
@@ -85,7 +85,7 @@ impl Addresses {
         }
     }
 
-    /// The key of a pair that a table may hold; `None`: none does. Nothing gets a number.
+    /// The key of a pair that a table may hold; `None`: no table does. No address gets a number by this.
     pub fn known_pair_key(&self, pair: Pair) -> Option<Key> {
         let halves =
             |source: u32, destination: u32| u64::from(source) << 32 | u64::from(destination);
@@ -100,7 +100,7 @@ impl Addresses {
         })
     }
 
-    /// The same of an address.
+    /// The key of an address that a table may hold; `None`: no table does. The address gets no number by this.
     pub fn known_address_key(&self, address: IpAddr) -> Option<Key> {
         Some(match address {
             IpAddr::V4(address) => Key { family: Family::V4, id: address.to_bits().into() },
@@ -150,7 +150,7 @@ impl Addresses {
         used.into_iter().flatten()
     }
 
-    /// A table of `per` has taken in an entry under `key`.
+    /// Takes note that a table of `per` has a new entry under `key`.
     pub fn hold(&mut self, per: Per, key: Key) {
         for number in Self::numbers(per, key) {
             let slot = &mut self.slots[number as usize];
@@ -159,7 +159,7 @@ impl Addresses {
         }
     }
 
-    /// A table of `per` has let go of the entry under `key`, at `time`.
+    /// Takes note that a table of `per` has removed the entry under `key`, at `time`.
     pub fn release(&mut self, per: Per, key: Key, time: Time) {
         for number in Self::numbers(per, key) {
             let slot = &mut self.slots[number as usize];
@@ -171,7 +171,7 @@ impl Addresses {
         }
     }
 
-    /// An update has done this to the entry under `key` in a table of `per`.
+    /// Takes note of the effect of an update on the entry under `key` in a table of `per`.
     pub(crate) fn follow(&mut self, per: Per, key: Key, entry: EntryChange, time: Time) {
         match entry {
             EntryChange::Added => self.hold(per, key),
@@ -185,7 +185,7 @@ impl Addresses {
         }
     }
 
-    /// Frees the numbers that nobody has used since a time that `done` says is past downstream.
+    /// Frees the numbers that no table has used since a time for which `done` returns that it is past downstream.
     pub fn reclaim(&mut self, done: impl Fn(&Time) -> bool) {
         while let Some((time, number)) = self.idle.front().copied().filter(|(time, _)| done(time)) {
             self.idle.pop_front();
@@ -197,7 +197,7 @@ impl Addresses {
                 self.free.push(number);
             }
         }
-        // As many as there ever were leave room that nobody may need again.
+        // The slots of a past peak would stay allocated, though no address may ever need them again.
         if self.numbers.is_empty() && self.idle.is_empty() && !self.slots.is_empty() {
             *self = Addresses::default();
         }

@@ -1,4 +1,4 @@
-//! Which windows exist, and where the watermark is: decided once, and told to every worker.
+//! The windows that exist, and the watermark: decided on one worker, and then broadcast to every worker.
 
 use std::collections::BTreeSet;
 
@@ -13,9 +13,9 @@ use crate::spans::{Existing, Spans};
 use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::watermark::{Least, Moment, PartitionProgress, Partitions, passed};
 
-/// What sources say of a tick, at its [`Phase::Data`]. Times are milliseconds of event time.
+/// A report of a source about a tick, at its [`Phase::Data`]. Times are milliseconds of event time.
 ///
-/// Each tick has a [`SourceProgress::Watermark`], or a [`SourceProgress::Now`] and what holds the watermark.
+/// Each tick has a [`SourceProgress::Watermark`], or a [`SourceProgress::Now`] beside the progress of partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum SourceProgress {
     /// Observation begins, or begins anew: windows that start before are not [whole](Existing::whole).
@@ -34,48 +34,47 @@ pub enum SourceProgress {
     },
     /// A record falls into this window, whether or not a filter lets it through.
     Seen(Window),
-    /// The watermark, where the input knows it, also if it does not move.
+    /// The watermark of an input that knows it, also if it does not move.
     Watermark(u64),
-    /// What a partition of a live input holds, until it says something else.
+    /// The progress of a partition of a live input, until the next report about the partition.
     Partition {
-        /// Which.
+        /// The partition.
         partition: u32,
-        /// Where it holds the watermark.
+        /// Its progress, by which it holds the watermark or not.
         holds: PartitionProgress,
     },
     /// The clock of a live input.
     Now {
-        /// The watermark is never after it.
+        /// The time of the clock; the watermark is never after it.
         now: u64,
-        /// Where the watermark is if all partitions are idle.
+        /// The watermark if all partitions are idle.
         silence: u64,
     },
 }
 
-/// What the clock tells every worker.
+/// An event of the clock, for every worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum WindowEvent {
-    /// The watermark, at ticks from which on other windows are open, unsettled or held by it, and at the tick
-    /// after each. By watermarks in between, all windows are as by this one. At [`Phase::Close`].
+    /// The watermark, at each tick from which on other windows are open, unsettled or held by it, and at the tick
+    /// after. The watermarks in between have the same effect on every window. At [`Phase::Close`].
     Watermark(u64),
-    /// The progress of event time, at each tick, for those who show it: nothing is computed from it. At
-    /// [`Phase::Close`].
+    /// The progress of event time, at each tick, for display: nothing is computed from it. At [`Phase::Close`].
     EventTime {
         /// The watermark.
         at: u64,
-        /// Where the slowest partition is that has something to read: the others need not wait for
-        /// any but this. It is the watermark unless that waits for an empty partition.
+        /// The event time of the slowest partition that has something to read: the other partitions need not wait
+        /// for any but this. It is the watermark unless the watermark waits for an empty partition.
         slowest: u64,
-        /// Which partition holds the watermark; `None`: none does.
+        /// The partition that holds the watermark; `None`: no partition does.
         held_by: Option<u32>,
-        /// Which partition is the slowest one, in the same way.
+        /// The slowest partition that has something to read; `None`: no such partition is behind the clock.
         slowest_in: Option<u32>,
         /// The greatest event time that a partition has come to, at most the clock, at least the
         /// watermark. Where a partition waits with more to read, it is the clock.
         front: u64,
         /// The start of the first window that is whole, in milliseconds; `None` while it is unknown.
         whole_from: Option<u64>,
-        /// How many windows are open: they exist, and are not closed.
+        /// The number of open windows: they exist, and are not closed.
         open: u64,
     },
     /// The windows turned out to be partial, that is, not [whole](Existing::whole), or to be whole after
@@ -87,8 +86,8 @@ pub enum WindowEvent {
         partial: bool,
     },
     /// The windows have records, have closed and are whole, so that lower bounds judge them from now on. At
-    /// [`Phase::Close`], or at [`Phase::Data`] where it is a late record that brings a window about, or comes
-    /// to a silent one.
+    /// [`Phase::Close`], or at [`Phase::Data`] if a late record brings a window about, or comes to a silent
+    /// window.
     Observed(WindowRange),
     /// The windows have closed and are whole, and no record falls into them: lower bounds of totals judge them
     /// from now on. At [`Phase::Close`].
@@ -100,7 +99,7 @@ pub enum WindowEvent {
 }
 
 impl WindowEvent {
-    /// Whether windows, and what is said of them, depend on it.
+    /// Whether windows, or changes that are published of them, depend on the event.
     pub(crate) fn concerns_windows(&self) -> bool {
         !matches!(self, WindowEvent::EventTime { .. })
     }
@@ -141,9 +140,9 @@ impl Beginning {
 struct Held {
     rules: Windows,
     watermark: u64,
-    /// The windows that the watermark divides from those before.
+    /// The first windows that are open, unsettled and held by the watermark.
     bounds: [Window; 3],
-    /// Whether they have changed at the last tick.
+    /// Whether `bounds` changed at the last tick.
     crossed: bool,
     partitions: Partitions,
     beginning: Beginning,
@@ -186,7 +185,8 @@ impl Held {
         (windows.until.0 - windows.from.0) / self.rules.width_secs
     }
 
-    /// The parts of a range that are not whole, and that are, of windows that have not closed yet.
+    /// Splits a range of windows that have not closed into the part that is not whole (`false`) and the part that
+    /// is (`true`); an empty part is left out.
     fn whole_parts(
         &self,
         windows: WindowRange,
@@ -231,7 +231,7 @@ impl Held {
         }
     }
 
-    /// A record falls into the window.
+    /// Takes note that a record falls into the window.
     fn see(&mut self, window: Window) {
         // Too late: the record is not counted, so it makes no window.
         if self.rules.settled(window, self.watermark) {
@@ -246,8 +246,8 @@ impl Held {
             Some(before) if before.closed => before.whole,
             _ => self.whole_parts(windows).all(|(_, whole)| whole),
         };
-        // The window of a late record has closed before: it is that record, and not time, which makes its
-        // limits hold.
+        // The window of a late record has closed before: the record, and not time, makes the limits judge the
+        // window.
         let closed = self.rules.closed(window, self.watermark);
         self.windows.take(windows, Phase::Data);
         self.windows.put(Existing { windows, seen: true, closed, whole }, Phase::Data);
@@ -257,7 +257,7 @@ impl Held {
             self.tell(Phase::Data, WindowEvent::Observed(windows));
         }
         if before.is_some() {
-            // It lies in a gap between two seen ones, and all of the gap is open already.
+            // The window lies in a gap between two seen windows, and all of the gap is open already.
             return;
         }
         if !whole {
@@ -281,8 +281,8 @@ impl Held {
         self.open(WindowRange { from: first, until });
     }
 
-    /// Opens the windows without a record that end while a live watermark moves: silence that is
-    /// watched as it passes. Those before the last seen one are gaps.
+    /// Opens the windows without a record that end while a live watermark moves: silence that is watched as it
+    /// passes. Windows before the last seen one are gaps.
     fn watch(&mut self, watermark: u64) {
         let mut passed = passed(self.rules, self.watermark, watermark);
         let last = self.windows.last_seen().max(self.last_retired);
@@ -344,7 +344,7 @@ impl Held {
         }
     }
 
-    /// Lets go of windows that `watermark`, the one of the tick before, says are done with.
+    /// Retires the windows that are past their retention by `watermark`, which is that of the tick before.
     fn retire(&mut self, watermark: u64) {
         let first = self.rules.first_held(watermark);
         while let Some(span) = self.windows.first().copied()
@@ -397,12 +397,12 @@ impl Held {
     }
 }
 
-/// The windows that exist, and what becomes of them.
+/// The windows that exist, and the events of their life.
 ///
 /// # In
-/// `marks`: from every worker the windows in which its records fall and what its partitions hold, and
-/// from one of them the watermark or the clock, each at [`Phase::Data`] of its tick. Of one partition a
-/// tick says one thing.
+/// `marks`: from every worker the windows in which its records fall and the progress of its partitions, and from
+/// one worker the watermark or the clock, each at [`Phase::Data`] of its tick. A tick has no more than one mark of
+/// the progress of a partition.
 ///
 /// # Time
 /// Complete for a tick when all marks of the tick are. A mark for a window that the watermark of the

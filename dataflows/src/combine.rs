@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::time::Window;
 use crate::types::{Pair, Volume};
 
-/// How many updates a batch holds at most, so that no operator works long on one.
+/// Upper bound on the updates of a batch, so that no operator works long on one batch.
 pub const BATCH_UPDATES: usize = 8192;
 
 /// Updates of one window for one worker. Families lie apart: an IPv4 update is a third of an IPv6
@@ -21,7 +21,8 @@ pub struct UpdateBatch {
     pub to: u64,
     /// The window they count in.
     pub window: Window,
-    /// How many records are in them and in those batches of the window and the tick that say 0.
+    /// Records folded into all batches of the window and tick; only the last of these batches has the number, the
+    /// others have 0.
     pub records: u64,
     /// IPv4 pairs, source in the upper half.
     pub v4: Vec<(u64, Volume)>,
@@ -47,7 +48,8 @@ impl UpdateBatch {
         self.len() == 0
     }
 
-    /// Gives it in parts of at most [`BATCH_UPDATES`], none of which is empty.
+    /// Splits the batch into parts of at most [`BATCH_UPDATES`], none of which is empty, and passes each to
+    /// `give`.
     fn split(self, mut give: impl FnMut(UpdateBatch)) {
         match self.len() {
             0 => {}
@@ -74,14 +76,14 @@ pub(crate) fn pair_v6((source, destination): (u128, u128)) -> Pair {
     Pair::V6(Ipv6Addr::from_bits(source), Ipv6Addr::from_bits(destination))
 }
 
-/// Which of `peers` workers holds what is keyed by these bits. The same in every process, hence
-/// unseeded.
+/// Returns the one of `peers` workers that holds the entries keyed by these bits. Every process must return the
+/// same worker, so the hash has no seed.
 pub(crate) fn route(bits: u128, peers: usize) -> u64 {
     if peers == 1 {
         return 0;
     }
     let folded = (bits ^ (bits >> 64)) as u64;
-    // Of 32 bits, the share of the range that they stand for: a division costs more.
+    // Scales a hash of 32 bits to the number of workers by a multiplication: a division costs more.
     ((folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * peers as u64) >> 32
 }
 
@@ -93,11 +95,11 @@ pub(crate) fn route_address(address: IpAddr, peers: usize) -> u64 {
     }
 }
 
-/// Sums by key, in the order in which the keys came. What is looked up are their places, which are small:
-/// the sums of a tick are then near at hand, and leave as they are.
+/// Sums by key, in the order in which the keys came. The hash table stores `u32` indexes into `sums`, so that it
+/// stays small enough for a cache, and `sums` leaves as it is.
 ///
-/// In a long tick there are more than fit into a cache, and a look-up mostly waits for memory. So records
-/// wait for each other, and are looked up together: that waits once.
+/// A long tick has more sums than fit into a cache, and a look-up then mostly waits for memory. So records are
+/// collected and looked up together: their waits overlap.
 struct Sums<K> {
     places: HashTable<u32>,
     sums: Vec<(K, Volume)>,
@@ -109,7 +111,7 @@ struct Sums<K> {
     hasher: RandomState,
 }
 
-/// How many records are looked up together.
+/// Records that are looked up together.
 const TOGETHER: usize = 32;
 
 impl<K> Default for Sums<K> {
@@ -125,15 +127,15 @@ impl<K> Default for Sums<K> {
 }
 
 impl<K: Copy + Eq + Hash> Sums<K> {
-    /// Adds to a sum, by and by. Returns of how many records it is known by now that their sum was there
-    /// before.
+    /// Adds to a sum, now or with a later call. Returns the number of records, of those looked up in this call,
+    /// that needed no new sum.
     #[inline]
     fn add(&mut self, key: K, volume: Volume) -> usize {
         self.waiting.push((key, volume));
         if self.waiting.len() < TOGETHER { 0 } else { self.add_waiting() }
     }
 
-    /// Adds what waits.
+    /// Adds the records that wait to their sums. Returns the number of these records that needed no new sum.
     #[inline(never)]
     fn add_waiting(&mut self) -> usize {
         let (before, added) = (self.sums.len() + self.full.len(), self.waiting.len());
@@ -144,7 +146,7 @@ impl<K: Copy + Eq + Hash> Sums<K> {
             *place = places.find(*hash, |place| sums[*place as usize].0 == *key).copied();
         }
         for ((hash, place), (key, volume)) in found.into_iter().zip(waiting.drain(..)) {
-            // A key that was not there may have come with one of these.
+            // An earlier one of these records may have brought a key that was not found.
             let same = |place: &u32| sums[*place as usize].0 == key;
             let place = match place.or_else(|| places.find(hash, same).copied()) {
                 Some(place) => place,
@@ -170,7 +172,7 @@ impl<K: Copy + Eq + Hash> Sums<K> {
     /// All sums, by the worker that holds their key.
     fn take(&mut self, peers: usize, to: impl Fn(K) -> u64) -> Vec<Vec<(K, Volume)>> {
         self.places.clear();
-        // The next tick brings about as much.
+        // The next tick brings about as many sums.
         let like_this = Vec::with_capacity(self.sums.len());
         let mut sums = std::mem::replace(&mut self.sums, like_this);
         sums.append(&mut self.full);
@@ -218,7 +220,7 @@ pub struct Combiner {
     /// Windows of this tick; most records fall into the one used last.
     windows: Vec<(Window, WindowSums)>,
     last: usize,
-    /// Where each is. There are few, unless the times of a file jump.
+    /// The index of each window in `windows`. There are few windows, unless the times of a file jump.
     places: HashMap<Window, usize, RandomState>,
     spare: Vec<WindowSums>,
     len: usize,
@@ -237,8 +239,8 @@ impl Combiner {
         }
     }
 
-    /// The number of updates that would be taken, or some more: records that were not looked up yet count
-    /// for one each.
+    /// The number of updates that [`Combiner::take`] would return, or some more: each record that is not looked up
+    /// yet counts as one update.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -256,7 +258,7 @@ impl Combiner {
         }
         let sums = &mut self.windows[self.last].1;
         sums.records += 1;
-        // Until it is known better each is a sum of its own: there may be many windows, each with few.
+        // Until its look-up a record counts as a sum of its own: there may be many windows, each with few records.
         self.len += 1;
         self.len -= match pair {
             Pair::V4(source, destination) => {
@@ -288,7 +290,7 @@ impl Combiner {
                 let batch = UpdateBatch { to, window, records: 0, v4, v6 };
                 batch.split(|batch| batches.push(batch));
             }
-            // A window is entered for a record, so it has a batch, and what it has comes last.
+            // A window is added for a record, so it has a batch, and its batches come last.
             let last = batches.last_mut().expect("a window with a record has a batch");
             last.records = std::mem::take(&mut sums.records);
             // A burst must not make every later tick clear its capacity.
@@ -335,7 +337,7 @@ mod tests {
             let random = &mut Random(seed);
             let mut combiner = Combiner::new(peers);
             let mut routes = BTreeMap::new();
-            // What waits in one tick must not get into another.
+            // Records that wait in one tick must not get into another tick.
             for records in [1, 31, 32, 33, 1000, 50_000, 0, 7] {
                 let mut expected = BTreeMap::<(Window, Pair), Volume>::new();
                 for _ in 0..records {
@@ -368,7 +370,8 @@ mod tests {
         }
     }
 
-    /// Who bounds memory by it must not be deceived by records that are all in windows of their own.
+    /// A caller that bounds memory by [`Combiner::len`] must not get too small a number where each record is in a
+    /// window of its own.
     #[test]
     fn what_waits_is_counted() {
         let mut combiner = Combiner::new(1);

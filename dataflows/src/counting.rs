@@ -10,8 +10,7 @@ use crate::table::Found;
 use crate::time::{Time, Timed, Window};
 use crate::types::{Entity, Per, Volume};
 
-/// Entries that are looked for before they are added to: enough to wait for memory once for all of
-/// them.
+/// Entries that are looked up before any of them is added to, so that their waits for memory overlap.
 const FOUND_AT_ONCE: usize = 32;
 
 /// The tables and sums that updates of one window at one time go into.

@@ -1,12 +1,12 @@
 //! The changes of all workers as one ordered stream on the first worker.
 //!
-//! One tick may bring about as many changes as there are totals, and whoever writes them may be slow. So
-//! they travel in parts: each worker has an allowance of changes on their way, and gets it back as the
-//! first worker forwards them; the first worker forwards as many as the consumer has taken.
+//! One tick may bring about as many changes as there are totals, and their consumer may be slow. So changes travel
+//! in parts: each worker has an allowance of changes on their way, and the first worker gives it back as it
+//! forwards the changes; the first worker forwards as many as the consumer has taken.
 //!
-//! Each worker sends its changes in the order in which they are published, so that they are only merged
-//! here. For that it must be known which workers have more: a worker that is not done with a tick says so
-//! at the tick's [`Phase::Retire`], and sends the rest at its [`Phase::Read`].
+//! Each worker sends its changes in the order in which they are published, so that the first worker only merges
+//! them. For that it must know which workers have more: a worker that is not done with a tick sends a part at the
+//! tick's [`Phase::Retire`] that says so, and the rest at its [`Phase::Read`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -86,7 +86,7 @@ pub(crate) struct Consumer {
 }
 
 impl Consumer {
-    /// The consumer has taken so many changes.
+    /// Takes note that the consumer has taken so many changes.
     pub(crate) fn taken(&self, changes: usize) {
         self.waiting.set(self.waiting.get().saturating_sub(changes));
         self.wake();
@@ -135,7 +135,7 @@ struct Lanes(Vec<Lane>);
 enum Pause {
     /// All of the tick is forwarded.
     Done,
-    /// Others are to run.
+    /// The fuel is spent: other operators have their turn.
     Fuel,
     /// The consumer has not taken the changes before.
     Consumer,
@@ -179,7 +179,7 @@ struct Delivery {
     changes_ahead: Option<usize>,
     waiting: Rc<Cell<usize>>,
     is_gone: Rc<Cell<bool>>,
-    /// Changes of each worker that were forwarded, of which it does not know yet.
+    /// Changes of each worker that were forwarded since the last notice to the worker.
     forwarded: Vec<usize>,
     holds_up: bool,
 }
@@ -238,7 +238,7 @@ impl Delivery {
         }
         self.holds_up = holds_up;
         if let Some(notices) = self.notices.as_mut().filter(|_| any) {
-            // To flush is not enough: an exchange sends what it has when a time is over.
+            // A flush is not enough: an exchange sends the rest of its data when a time is over.
             let next = Time::start(notices.time().tick + 1);
             notices.advance_to(next);
         }
@@ -248,13 +248,12 @@ impl Delivery {
 /// Merges the changes of all workers.
 ///
 /// # In
-/// `parts`: of each worker in the order of windows, limits and entities. `notices`: an input by which the
-/// first worker reaches those that send parts; it is closed when no more parts come.
+/// `parts`: of each worker in the order of windows, limits and entities. `notices`: an input by which the first
+/// worker reaches the workers that send parts; it is closed when no more parts come.
 ///
 /// # Out
-/// On the first worker, all changes of a tick in that order, tick after tick, at the tick's
-/// [`Phase::Read`]. No more than `changes_ahead` that the consumer has not taken; none for a consumer that
-/// has gone.
+/// On the first worker, all changes of a tick in that order, tick after tick, at the tick's [`Phase::Read`]. No
+/// more than `changes_ahead` that the consumer has not taken; none for a consumer that was dropped.
 ///
 /// # Keeps
 /// At most as many changes of each worker as it may have on their way.
@@ -293,7 +292,7 @@ pub(crate) fn deliver<'scope>(
             let mut under_way = None;
             while let Some((time, lanes)) = pending.first() {
                 if frontiers[0].less_equal(&Time::new(time.tick, Phase::Retire)) {
-                    // Some worker has not spoken of this tick yet.
+                    // A worker may still send its first part of this tick.
                     break;
                 }
                 pause = delivery.merge(time, lanes, &mut ready, &mut fuel);

@@ -8,11 +8,11 @@ use crate::types::{Per, Prefix, Scope};
 pub(crate) trait Emit {
     /// The tick in which they emit.
     fn tick(&self) -> u64;
-    /// A total comes to be beyond an emit bound (+1), or no longer is (-1).
+    /// Receives a total that comes to lie beyond an emit bound (+1), or no longer does (-1).
     fn put(&mut self, monitored: MonitoredScope, total: Total, diff: isize);
-    /// An update moved a total from beyond an emit bound to within, or toward that.
+    /// Receives the key of a total that an update moved from beyond an emit bound to within, or toward that.
     fn recedes(&mut self, monitored: MonitoredScope, key: Key);
-    /// A total above a roof is emitted as it is.
+    /// Receives a stale total that is emitted anew, with its current amount.
     fn renews(&mut self, monitored: MonitoredScope, total: Total);
 }
 

@@ -103,7 +103,7 @@ impl EmitBounds {
 struct Kind {
     bound: Bound,
     index: PrefixIndex<EmitBounds>,
-    /// By rank, how many emit bounds have it, by window.
+    /// By rank and window, the number of emit bounds that have the rank.
     ranks: BTreeMap<i64, Steps<u32>>,
 }
 
@@ -281,7 +281,7 @@ pub(crate) struct MonitoredTable {
     window: Window,
     /// Whether lower bounds judge the window.
     observed: bool,
-    /// Of the index, when the bounds below were taken from it.
+    /// The generation of the index from which `floors` and `ceilings` were taken.
     generation: u64,
     /// No emit bound is below (bytes, packets), so what stays at or under both needs no look at the emit bounds.
     floors: Volume,
@@ -346,7 +346,7 @@ impl MonitoredTable {
             && volume.packets >= self.ceilings.packets
     }
 
-    /// Adds to an entry that was looked for, and emits what that changes.
+    /// Adds to an entry that was looked up, and emits the updates that this makes.
     #[inline]
     pub(crate) fn add(
         &mut self,
@@ -473,7 +473,7 @@ impl MonitoredTable {
         self.stale.as_mut()?.renew(|_| Some(above))
     }
 
-    /// Emits (+1) or takes back (-1) an entry for some kinds. Returns how many updates that are.
+    /// Emits (+1) or takes back (-1) an entry for some kinds. Returns the number of updates.
     fn show_kinds(
         &self,
         index: &EmitBoundIndex,

@@ -1,4 +1,4 @@
-//! From rules to the emit bounds of monitored scopes: which totals are worth emitting.
+//! Derives the emit bounds of monitored scopes from rules: they decide which totals are emitted.
 
 use std::hash::BuildHasher;
 
@@ -145,7 +145,7 @@ impl MonitoredScopes {
         id
     }
 
-    /// Begins with a time.
+    /// Begins with the work of a time: the numbers that an earlier tick has freed may be used again.
     fn begin(&mut self, time: Time) {
         if time.tick > self.tick {
             self.tick = time.tick;
@@ -153,7 +153,8 @@ impl MonitoredScopes {
         }
     }
 
-    /// Takes the changes of the rules of one monitored scope at one time, and tells what they change.
+    /// Applies the changes of the rules of one monitored scope at one time, and appends their effects to
+    /// `changes`.
     fn update(
         &mut self,
         scope: Scope,
@@ -184,7 +185,7 @@ impl MonitoredScopes {
                 |_| to,
                 |windows, from, to| {
                     match (from, to) {
-                        // Amounts above the old roof are told apart now.
+                        // Limits tell amounts above the old roof apart now.
                         (Some(from), Some(to)) if from.roof < to.roof => {
                             rejudge(windows, Amounts { from: from.roof, to: to.roof });
                         }
@@ -208,8 +209,8 @@ impl MonitoredScopes {
     }
 }
 
-/// Tells at which amounts of which windows limits look otherwise. Another version of a limit with the same value
-/// does, too, if that is published before a window settles.
+/// Calls `rejudge` with the windows and amounts that limits judge otherwise from now on. Another version of a
+/// limit with the same value counts, too, if it is published before a window settles.
 fn rejudged_by(
     rules: &[(Rule, isize)],
     updates: Updates,
@@ -234,7 +235,7 @@ fn rejudged_by(
     }
 }
 
-/// The amounts at which a limit looks otherwise when its value changes.
+/// The amounts that a limit judges otherwise when its value changes.
 fn amounts_rejudged(before: Option<i64>, after: Option<i64>, updates: Updates) -> Option<Amounts> {
     let emit_bound = |value| EmitBound::of(Bound::Max, EmitBound::place(Bound::Max, value));
     match (before, after) {
@@ -254,11 +255,11 @@ fn amounts_rejudged(before: Option<i64>, after: Option<i64>, updates: Updates) -
 pub struct Floors<'scope> {
     /// Thresholds by the monitored scope that they read.
     pub thresholds: VecCollection<'scope, Time, (MonitoredScope, Threshold<LimitId>), isize>,
-    /// The rules as those need them who write about violations.
+    /// The rules in the form that the changes operator needs.
     pub rulings: VecCollection<'scope, Time, Ruling, isize>,
     /// Changes of monitored scopes that look at pairs.
     pub of_pairs: StreamVec<'scope, Time, Timed<ScopeChange>>,
-    /// Changes of the others.
+    /// Changes of monitored scopes that look at rollups.
     pub of_rollups: StreamVec<'scope, Time, Timed<ScopeChange>>,
 }
 
@@ -269,9 +270,9 @@ pub struct Floors<'scope> {
 ///
 /// # Out
 /// Thresholds keyed by monitored scope, for the [`threshold_join`](mod@crate::threshold_join), and emit bounds for
-/// the traffic tables, at the same times; an emit bound that does not move is not repeated. Tables are told as well
-/// at which amounts limits look otherwise ([`Rejudged`]). Monitored scopes are numbered by each worker for itself: no
-/// output may be exchanged.
+/// the traffic tables, at the same times; an emit bound that does not move is not repeated. The tables also
+/// receive the amounts that limits judge otherwise ([`Rejudged`]). Each worker numbers monitored scopes for
+/// itself: no output may be exchanged.
 ///
 /// # Keeps
 /// For each monitored scope the emit bounds that its rules need, by ranges of windows.

@@ -13,7 +13,7 @@ use crate::prefix_index::{PrefixIndex, Ranked};
 use crate::time::{Time, Timed, Window, WindowRange};
 use crate::types::{Pair, Per, Volume};
 
-/// Sums that a worker folds for one window at most, up to those of one batch, before it sends them.
+/// Upper bound on the sums that a worker folds for one window before it sends them, beside those of one batch.
 pub(crate) const SUMS_MAX: usize = 1 << 16;
 
 /// Updates of one rollup in one window, for one worker: at most [`BATCH_UPDATES`], so that no operator works
@@ -34,8 +34,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) batches: &'a mut Vec<Timed<RollupParcel>>,
 }
 
-/// Which worker owns the totals of a window. It is one for all rollups, since a limit may go from one
-/// to another, and what becomes of its violation is told where both are seen.
+/// Returns the worker that owns the totals of a window. All rollups have the same owner: a limit may move from one
+/// rollup to another, and the worker that publishes the changes of its violation must see both.
 pub(crate) fn owner(window: Window, peers: usize) -> u64 {
     route(window.0.into(), peers)
 }
@@ -214,7 +214,7 @@ impl Folds {
         matches
     }
 
-    /// Whether so much is folded that it is to be sent before more is.
+    /// Whether so many sums are folded that they must be sent before more updates are folded.
     pub(crate) fn is_full(&self) -> bool {
         self.folded >= SUMS_MAX
     }

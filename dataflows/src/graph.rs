@@ -28,16 +28,16 @@ use crate::top::{Ranked, TopQuery, top};
 use crate::traffic::traffic;
 use crate::types::{Change, Updates, Version, Violation};
 
-/// What the computation is to do.
+/// The options of the computation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// The rules of time.
     pub windows: Windows,
-    /// Which updates of standing violations are said.
+    /// The updates of standing violations that are published.
     pub updates: Updates,
-    /// Which entities of each window are ranked when it settles, if any.
+    /// The ranking of each window's entities that is emitted when the window settles, if any.
     pub top: Option<TopQuery>,
-    /// When the totals of a window are emitted as an [`Answer`] that nobody asked for, if ever.
+    /// The moment at which the totals of a window are emitted as an [`Answer`] without a read; `None`: never.
     pub emit_totals: Option<EmitTotals>,
     /// Changes that may wait for a consumer that [takes](Inputs::taken) them; `None`: any number.
     pub changes_ahead: Option<usize>,
@@ -50,8 +50,8 @@ pub struct Options {
 /// Every worker ends its rounds or drops its inputs. Records, and the windows they fall into, may enter at
 /// any of them; everything else at one. It begins with tick 0.
 ///
-/// All workers agree on what is complete round by round, and a round has any number of ticks: what each of
-/// them leads to does not depend on it.
+/// All workers agree on the progress of each round, and a round has any number of ticks: the outputs of a tick do
+/// not depend on its round.
 pub struct Inputs {
     batches: RoundInput<UpdateBatch>,
     marks: RoundInput<SourceProgress>,
@@ -66,8 +66,8 @@ pub struct Inputs {
 
 /// An input that sends all of a round at its end.
 ///
-/// When an input is flushed, an exchange behind it hands on its last records only if the input has sent some
-/// since it was scheduled last. Those sent before the worker stepped could stay there for ever.
+/// When an input is flushed, an exchange behind it forwards its last records only if the input has sent some since
+/// it was scheduled last. Records sent before the worker stepped could stay in the exchange for ever.
 struct RoundInput<D: Clone + 'static> {
     handle: InputHandle<Time, Timed<D>>,
     round: Vec<Timed<D>>,
@@ -92,13 +92,14 @@ impl<D: Clone + 'static> Drop for RoundInput<D> {
     }
 }
 
-/// The outputs of one worker. Streams are on the first worker alone if not said otherwise, collections
-/// wherever they arise. Messages may be earlier than what they hold, which has a time of its own.
+/// The outputs of one worker. Streams are on the first worker alone if not said otherwise, collections on the
+/// workers on which their records arise. A message may have an earlier time than its contents, which have times of
+/// their own.
 pub struct Outputs<'scope> {
     /// Changes of violations, in the tick at which they happen, in the order of windows, limits and
     /// entities.
     pub changes: StreamVec<'scope, Time, Timed<Change>>,
-    /// The violations that stand, as the changes said them last, each on the worker that holds its total.
+    /// The violations that stand, as they were published last, each on the worker that holds its total.
     pub violations: VecCollection<'scope, Time, Violation, isize>,
     /// The rows of limits that have taken effect, on the worker at which they entered.
     pub versions: VecCollection<'scope, Time, Version, isize>,
@@ -106,18 +107,18 @@ pub struct Outputs<'scope> {
     pub existing: VecCollection<'scope, Time, Existing, isize>,
     /// The greatest entities of windows, in the tick in which they settle.
     pub top: StreamVec<'scope, Time, Timed<Ranked>>,
-    /// Parts of answers to reads, and the rows of windows that retire.
+    /// Parts of responses to reads, and the rows of windows that settle or retire.
     pub answers: StreamVec<'scope, Time, Timed<Answer>>,
-    /// What came after its window had closed.
+    /// Counts of the records that came after their window had closed.
     pub late: StreamVec<'scope, Time, Timed<Late>>,
     /// Totals that have reached the end of 64 bits, and stay there.
     pub saturated: StreamVec<'scope, Time, Timed<Saturated>>,
-    /// What becomes of time and windows: the same on every worker, not on the first alone.
+    /// Events of time and windows, on every worker and not on the first one alone.
     pub clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
 }
 
 impl Outputs<'_> {
-    /// The same, seen by a probe.
+    /// Attaches a probe to the outputs that the computation derives: all but `versions`.
     fn probe_with(self, probe: &probe::Handle<Time>) -> Self {
         Outputs {
             changes: self.changes.probe_with(probe),
@@ -139,19 +140,18 @@ impl Inputs {
         self.tick
     }
 
-    /// Takes records that the current tick counts.
+    /// Accepts records that the current tick counts.
     pub fn batches(&mut self, batches: impl IntoIterator<Item = UpdateBatch>) {
         let time = Time::new(self.tick, Phase::Data);
         self.batches.round.extend(batches.into_iter().map(|batch| (batch, time)));
     }
 
-    /// Tells the clock.
+    /// Reports the progress of a source to the clock, in the current tick.
     pub fn mark(&mut self, mark: SourceProgress) {
         self.marks.round.push((mark, Time::new(self.tick, Phase::Data)));
     }
 
-    /// Takes an edit of the rows of limits, read in the current tick. A row whose date is to come
-    /// waits for it.
+    /// Accepts an edit of the rows of limits, read in the current tick. A row whose date is to come waits for it.
     pub fn edit(&mut self, version: Version, diff: isize) {
         if let Some((version, diff)) = self.schedule.edit(self.tick, version, diff) {
             self.versions.update_at(version, Time::new(self.tick, Phase::Rows), diff);
@@ -164,17 +164,17 @@ impl Inputs {
         self.orders.round.push((Order::View(rollup, diff), at));
     }
 
-    /// Asks for what is held at the end of the current tick.
+    /// Requests a read of the state at the end of the current tick; [`Outputs::answers`] has the response.
     pub fn read(&mut self, read: Read) {
         self.orders.round.push((Order::Read(read), Time::new(self.tick, Phase::Read)));
     }
 
-    /// The consumer of [`Outputs::changes`] has taken so many.
+    /// Takes note that the consumer of [`Outputs::changes`] has taken so many.
     pub fn taken(&mut self, changes: usize) {
         self.consumer.taken(changes);
     }
 
-    /// Whether the computation waits for the consumer of changes. Every worker knows.
+    /// Whether the computation waits for the consumer of changes. Every worker learns this, with a short delay.
     pub fn consumer_waits(&self) -> bool {
         self.consumer.holds_up.get()
     }
@@ -189,14 +189,14 @@ impl Inputs {
         self.schedule.count_due(tick)
     }
 
-    /// Ends the current tick: all of it has been said. Until a later one begins, nothing may be. Nothing
-    /// comes of it before its round ends.
+    /// Ends the current tick. The caller enters nothing more until it begins a later tick. The outputs of the tick
+    /// follow when its round ends.
     pub fn end_tick(&mut self) {
         self.end_tick_with(usize::MAX);
     }
 
     /// Ends the current tick, in which at most `rows` whose date has come take effect; the others do at a later
-    /// tick. For ticks before the first window, where it makes no difference.
+    /// tick. For ticks before the first window, where the tick of effect makes no difference.
     pub fn end_tick_with(&mut self, rows: usize) {
         if std::mem::replace(&mut self.tick_ended, true) {
             return;
@@ -207,8 +207,8 @@ impl Inputs {
         }
     }
 
-    /// Begins a later tick of the round, or of the next one if the round has ended; ends the current tick, if
-    /// that is to be done yet.
+    /// Begins a later tick of the round, or of the next round if the round has ended; ends the current tick, if it
+    /// has not ended yet.
     ///
     /// # Panics
     /// If it is not later.
@@ -221,7 +221,7 @@ impl Inputs {
         }
     }
 
-    /// Ends the current tick and its round: what they lead to is computed.
+    /// Ends the current tick and its round: the workers compute the outputs of its ticks.
     pub fn end_round(&mut self) {
         self.end_tick();
         if std::mem::replace(&mut self.round_ended, true) {
@@ -297,8 +297,9 @@ pub fn build<'scope>(
     (inputs, outputs.probe_with(&probe), probe)
 }
 
-/// The computation of [`build`], where the caller has the probe see all outputs, behind whoever takes them: a
-/// number of an address is free when no output may resolve it.
+/// Builds the computation as [`build`] does, but leaves it to the caller to attach the probe to all outputs,
+/// behind the operators that consume them: the number of an address is reused once no output may resolve it any
+/// more.
 pub fn build_unprobed<'scope>(
     scope: Scope<'scope, Time>,
     options: Options,
@@ -325,12 +326,12 @@ pub fn build_unprobed<'scope>(
     (inputs, outputs, downstream)
 }
 
-/// What comes in, as streams.
+/// The inputs as streams.
 struct Incoming<'scope> {
     batches: StreamVec<'scope, Time, Timed<UpdateBatch>>,
     marks: StreamVec<'scope, Time, Timed<SourceProgress>>,
     versions: VecCollection<'scope, Time, Version, isize>,
-    /// Views and reads.
+    /// Views and reads of the tables.
     orders: StreamVec<'scope, Time, Timed<Order>>,
 }
 

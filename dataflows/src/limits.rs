@@ -38,9 +38,9 @@ pub struct Rule {
 
 /// Rows that wait for their date.
 ///
-/// A row takes effect at the later of the tick at which it is read and its date. It stays in here
-/// until then: given to a collection ahead of time it would be looked at at each tick, and would
-/// come into force when the input ends, whatever its date.
+/// A row takes effect at the later of the tick at which it is read and its date. Until then the row stays in here:
+/// a collection that was given the row ahead of time would consider it at each tick, and would bring it into force
+/// when the input ends, whatever its date.
 #[derive(Default)]
 pub struct Schedule {
     /// Rows that are not due, by the millisecond at which they will be.
@@ -55,8 +55,8 @@ fn due_ms(version: &Version) -> u64 {
 }
 
 impl Schedule {
-    /// Takes an edit of the rows, read at `tick`, before [`Schedule::due`] is asked for that tick.
-    /// Returned if it takes effect at once.
+    /// Accepts an edit of the rows, read at `tick`, before [`Schedule::due`] is called for that tick. Returns the
+    /// edit if it takes effect at once.
     pub fn edit(&mut self, tick: u64, version: Version, diff: isize) -> Option<(Version, isize)> {
         let due = due_ms(&version);
         if due <= tick && !self.waiting.contains_key(&(due, version)) {
@@ -75,7 +75,7 @@ impl Schedule {
         self.waiting.keys().take_while(|(due, _)| *due <= tick).count()
     }
 
-    /// The rows whose date has come by `tick`, as far as they are asked for.
+    /// Removes and returns rows whose date has come by `tick`, one at each step of the iterator.
     pub fn due(&mut self, tick: u64) -> impl Iterator<Item = (Version, isize)> {
         std::iter::from_fn(move || {
             let entry = self.waiting.first_entry().filter(|entry| entry.key().0 <= tick)?;
@@ -155,11 +155,11 @@ impl Dated {
 struct Rows {
     windows: Windows,
     limits: IndexMap<LimitId, Dated, RandomState>,
-    /// The ends of rules that another version of their limit follows, of those that hold.
+    /// The ends of the rules that hold and that another version of their limit follows.
     ends: BTreeSet<(Window, LimitId, i128)>,
     /// The watermark of the tick before.
     watermark: u64,
-    /// Windows before are no more: a rule that judges none of the others does not hold.
+    /// The first window that has not retired: a rule that judges only earlier windows does not hold.
     horizon: Window,
 }
 
@@ -202,7 +202,7 @@ impl Rows {
         (!windows.is_empty()).then_some(rule)
     }
 
-    /// Says that the rule of a row holds from now on (+1), or no longer (-1).
+    /// Appends to `changes` that the rule of a row holds from now on (+1), or no longer (-1).
     fn say(
         &mut self,
         at: (LimitId, i128),
@@ -231,7 +231,7 @@ impl Rows {
         self.limits.get(&limit).map(|rows| rows.neighbours(date)).unwrap_or_default()
     }
 
-    /// Takes a row in (+1) or out (-1).
+    /// Adds (+1) or removes (-1) a row.
     fn edit(&mut self, version: Version, diff: isize, changes: &mut Vec<(Rule, isize)>) {
         let at = (version.limit, version.effective);
         let (before, after) = self.neighbours(at);
@@ -253,10 +253,10 @@ impl Rows {
         }
     }
 
-    /// Takes the edits of one time.
+    /// Applies the edits of one time.
     fn edits(&mut self, mut edits: Vec<(Version, isize)>) -> Vec<(Rule, isize)> {
         differential_dataflow::consolidation::consolidate(&mut edits);
-        // Removals make room for rows that come under their dates.
+        // Removals first: an added row may have the date of a removed one.
         edits.sort_by_key(|(_, diff)| *diff);
         let mut changes = Vec::with_capacity(edits.len());
         for (version, diff) in edits {
@@ -266,8 +266,8 @@ impl Rows {
         changes
     }
 
-    /// Moves the watermark, by which the windows retire at the end of the next tick. Returned are the
-    /// rules that judge no window any more once those of this tick have.
+    /// Moves the watermark, by which the windows retire at the end of the next tick. Returns the removals of the
+    /// rules that judge no window any more once the windows of this tick have retired.
     fn advance(&mut self, watermark: u64) -> Vec<(Rule, isize)> {
         let before = std::mem::replace(&mut self.watermark, watermark);
         let horizon = self.windows.first_held(before);
@@ -296,15 +296,15 @@ struct Work {
 /// date ([`Schedule`]). No two rows of a limit share a date. `clock`: the watermark.
 ///
 /// # Out
-/// One rule for each version that has a value and judges a window, on one worker. An edit, and a date that
-/// comes, change the rule of their row and the end of that of the row before; a window that opens, closes
-/// or retires changes none. A rule goes, at [`Phase::Retire`], with the last window that it judges.
+/// One rule for each version that has a value and judges a window, on one worker. An edit, and a date that comes,
+/// change the rule of their row and the end of the rule of the row before; a window that opens, closes or retires
+/// changes no rule. A rule is removed, at [`Phase::Retire`], with the last window that it judges.
 ///
 /// # Keeps
 /// The rows.
 ///
 /// # Costs
-/// Per row that comes or goes a look-up, whatever the number of windows, and of other rows.
+/// Per row that is added or removed a look-up, whatever the number of windows, and of other rows.
 pub fn rules<'scope>(
     versions: VecCollection<'scope, Time, Version, isize>,
     clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
@@ -348,17 +348,17 @@ pub fn rules<'scope>(
     rules.as_collection()
 }
 
-/// A version, as far as it is needed to write about what it judges. As small as can be: there is one of each on
-/// every worker.
+/// A version, reduced to the fields by which changes of its violations are published. As small as can be: every
+/// worker has one of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Judge {
     pub(crate) version: VersionId,
-    /// The number of the monitored scope through which it looks.
+    /// The number of the monitored scope whose totals the version judges.
     monitored: u32,
     per: Per,
     pub(crate) bound: Bound,
     pub(crate) metric: Metric,
-    /// Whether a window in which nothing was heard breaks it: a lower bound of a total.
+    /// Whether a window without a record breaks it: a lower bound of a total.
     pub(crate) silence_breaks: bool,
 }
 
@@ -383,7 +383,7 @@ pub struct Ruling {
     pub(crate) judge: Judge,
 }
 
-/// The version of each limit that judges a window, for those who write about it.
+/// The versions of limits with the windows that they judge, for the changes operator.
 #[derive(Default)]
 pub(crate) struct EffectiveVersions {
     /// By limit and first window, with the first window that it does not judge.
@@ -391,7 +391,7 @@ pub(crate) struct EffectiveVersions {
 }
 
 impl EffectiveVersions {
-    /// Takes the changes of one time.
+    /// Applies the changes of one time.
     pub(crate) fn update(&mut self, changes: &[(Ruling, isize)]) {
         let at = |ruling: &Ruling| (ruling.limit, ruling.windows.from);
         for (ruling, _) in changes.iter().filter(|(_, diff)| *diff < 0) {

@@ -1,4 +1,5 @@
-//! Monitored scopes: what limits of one scope and bound look at, and the emit bound below which they need not look.
+//! Monitored scopes: the totals that limits of one scope and bound judge, and the emit bound within which no total
+//! breaks a limit.
 //!
 //! A limit can only be broken by totals on one side of its value. So of each table only the totals
 //! beyond an *emit bound* are emitted: above a floor for `max`, below a ceiling for `min`. A [`MonitoredScope`] is
@@ -22,9 +23,9 @@ use crate::types::{Bound, Entity, Metric, Pair, Per, Prefix, Scope, Volume};
 pub struct MonitoredScope {
     /// Its number; free for another monitored scope when no limit uses it any more.
     pub id: u32,
-    /// What the totals are of.
+    /// The kind of entity that has the totals.
     pub per: Per,
-    /// Which part of a volume is the amount.
+    /// The part of a volume that is the amount.
     pub metric: Metric,
     /// Whether the emit bound is a floor or a ceiling.
     pub bound: Bound,
@@ -81,7 +82,7 @@ fn cell(amount: i64) -> i64 {
     amount >> shift << shift
 }
 
-/// A cell has two to the power of this amounts.
+/// Returns the binary logarithm of the number of amounts in the cell of an amount.
 fn cell_bits(amount: i64) -> u32 {
     amount.checked_ilog2().unwrap_or(0).saturating_sub(CELLS.ilog2())
 }
@@ -105,7 +106,7 @@ impl EmitBound {
                 floor: place,
                 roof: place.checked_add(1 << cell_bits(place)).unwrap_or(i64::MAX),
             },
-            // All that it emits is exact.
+            // There is no cell: each emitted total is exact.
             Bound::Min => EmitBound { at: place, floor: i64::MIN, roof: i64::MAX },
         }
     }
@@ -148,7 +149,7 @@ pub struct Amounts {
 }
 
 impl Amounts {
-    /// Any.
+    /// All amounts.
     pub(crate) const ALL: Amounts = Amounts { from: i64::MIN, to: i64::MAX };
 
     /// Whether the cells of some of the amounts include one.
@@ -176,21 +177,21 @@ pub(crate) fn outermost(bound: Bound, one: i64, other: i64) -> i64 {
     }
 }
 
-/// What a monitored scope shows of an entity. Ordered by amount first.
+/// The total of an entity, as a monitored scope shows it. Ordered by amount first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Total {
-    /// In the monitored scope's metric.
+    /// The amount in the monitored scope's metric.
     pub amount: i64,
-    /// Who.
+    /// The entity.
     pub key: Key,
-    /// In the other metric.
+    /// The amount in the other metric.
     pub other: i64,
 }
 
 impl Total {
-    /// The volume, given which metric the amount is in.
+    /// The volume, given the metric of the amount.
     pub fn volume(&self, metric: Metric) -> Volume {
         match metric {
             Metric::Bytes => Volume::new(self.amount, self.other),
@@ -226,7 +227,7 @@ pub struct EmitBoundChange {
     pub to: Option<EmitBound>,
 }
 
-/// Limits look at amounts otherwise in some windows, or come to, or cease to.
+/// Amounts that limits judge otherwise from now on in some windows: limits were added, changed or removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejudged {
     /// The monitored scope.
@@ -239,13 +240,13 @@ pub struct Rejudged {
     pub amounts: Amounts,
 }
 
-/// What tables are told about a monitored scope.
+/// A change of a monitored scope, for the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ScopeChange {
     /// Its emit bound moves.
     EmitBound(EmitBoundChange),
-    /// Its limits look at amounts otherwise. For a monitored scope that comes into use, nothing is said but its emit
-    /// bounds.
+    /// Its limits judge amounts otherwise. A monitored scope that comes into use has no such change, only changes
+    /// of its emit bounds.
     Rejudged(Rejudged),
 }
 
@@ -258,7 +259,7 @@ impl ScopeChange {
         }
     }
 
-    /// Each kind for itself.
+    /// Splits changes by kind.
     pub(crate) fn split(changes: Vec<ScopeChange>) -> (Vec<EmitBoundChange>, Vec<Rejudged>) {
         let (mut emit_bounds, mut rejudged) = (Vec::new(), Vec::new());
         for change in changes {
@@ -275,7 +276,7 @@ impl ScopeChange {
 /// two prefixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Rollup {
-    /// What is summed for; not [`Per::Pair`].
+    /// The kind of entity that is summed for; not [`Per::Pair`].
     pub per: Per,
     /// Only pairs whose source is in here are summed.
     pub source: Prefix,

@@ -1,4 +1,4 @@
-//! Emit bounds that move, and what that emits of each entry of a table.
+//! Emit bounds that move, and the updates that this makes for each entry of a table.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -13,10 +13,10 @@ use crate::prefix_index::PrefixIndex;
 use crate::time::{Window, WindowRange};
 use crate::types::{Bound, Pair, Volume};
 
-/// Changes of emit bounds at one time in tables of one kind, and how to find those that concern an entry.
+/// Changes of emit bounds at one time in tables of one kind, with an index to look up those that concern an entry.
 pub(crate) struct EmitBoundChanges {
     pub(crate) changes: Vec<EmitBoundChange>,
-    /// Made when the first entry is looked at.
+    /// Built when the first entry is looked up.
     index: OnceCell<PrefixIndex<u32>>,
 }
 
@@ -32,7 +32,7 @@ impl EmitBoundChanges {
         WindowRange::hull(of_bounds.chain(rejudged.iter().map(|change| change.windows)))
     }
 
-    /// The same, of the changes of emit bounds of one bound.
+    /// The windows from the first to the last that some change of the emit bounds of one [`Bound`] concerns.
     pub(crate) fn hull_of(&self, bound: Bound) -> WindowRange {
         let changes = self.changes.iter().filter(|change| change.monitored.bound == bound);
         WindowRange::hull(changes.map(|change| change.windows))
@@ -50,10 +50,11 @@ impl EmitBoundChanges {
     }
 }
 
-/// Up to here it is cheaper to ask each change than to look them up.
+/// Up to so many changes, testing each of them is cheaper than a look-up.
 const CHANGES_ASKED_IN_TURN: usize = 8;
 
-/// Changes that move the emit bound of a window from and to elsewhere than limits need.
+/// Changes that move the emit bound of a window otherwise than limits need: by the number of the change, the emit
+/// bound before and after it.
 pub(crate) type Exceptions = HashMap<u32, (Option<EmitBound>, Option<EmitBound>), RandomState>;
 
 /// An emit bound that moves in a table.
@@ -64,7 +65,7 @@ struct Move {
     monitored: MonitoredScope,
     /// The least and the greatest amount that lies beyond one of the two emit bounds only.
     amounts: (i64, i64),
-    /// Whether these are emitted from now on, or no longer.
+    /// Whether these amounts are emitted from now on, or no longer.
     enters: bool,
 }
 
@@ -103,7 +104,7 @@ pub(crate) struct Moves {
     window: Window,
     observed: bool,
     exceptions: Exceptions,
-    /// The moves, where it is cheaper to ask each than to look them up.
+    /// The moves, if they are few enough to test each of them.
     in_turn: Vec<Move>,
 }
 
@@ -137,8 +138,8 @@ impl Moves {
         Move::new(at, monitored, from, to)
     }
 
-    /// Emits what the moves change of one entry, and returns how many updates that are. `place` is
-    /// asked only where it matters.
+    /// Emits the updates that the moves make for one entry, and returns their number. `place` is called only if
+    /// its result matters.
     #[inline]
     pub(crate) fn show(
         &self,
@@ -187,7 +188,8 @@ mod tests {
     use super::*;
     use crate::types::Per;
 
-    /// A move changes what lies beyond one of its emit bounds only, and is none if nothing does.
+    /// A move changes the amounts beyond one of its two emit bounds only, and there is no move without such an
+    /// amount.
     #[test]
     fn what_a_move_changes_is_beyond_one_of_its_bounds() {
         let emit_bounds =

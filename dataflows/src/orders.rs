@@ -1,4 +1,4 @@
-//! What the tables of all workers are told, beside traffic.
+//! Control messages to the tables of all workers, beside traffic and limits, and the outputs of the tables.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,85 +14,85 @@ use crate::table::Table;
 use crate::time::{Phase, Time, Timed, Window, WindowRange};
 use crate::types::{Entity, Pair, Volume};
 
-/// A question about what is held at the end of a tick, asked at its
-/// [`Phase::Read`].
+/// A request for state that is retained at the end of a tick, entered at its [`Phase::Read`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Read {
     /// The totals of pairs in the windows that start within `from..until`.
     Rows {
         /// The first window.
         from: Window,
-        /// Before the first one that is left out.
+        /// The first window after these.
         until: Window,
     },
-    /// How much is held.
+    /// The numbers of live entries.
     Held,
-    /// What an entity comes to in a window.
+    /// The volume of an entity in a window.
     ///
-    /// A rollup that nobody uses there is summed for the answer, which walks the pairs of the window.
+    /// The sum of a rollup that is not in use there is computed for the response, by a walk of the window's pairs.
     Amount {
         /// The window.
         window: Window,
-        /// The sum over pairs that is meant; `None`: the total of a pair.
+        /// The sum over pairs to read; `None`: the total of a pair.
         rollup: Option<Rollup>,
-        /// Whose: a pair without a rollup, else what the rollup is for.
+        /// The entity: a pair without a rollup, else one that the rollup is for.
         entity: Entity,
     },
 }
 
-/// When the operator of the pairs emits the totals of a window.
+/// The moment at which the operator of the pairs emits the totals of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmitTotals {
-    /// When the window settles: no record changes them any more. Windows that are not whole are left out.
+    /// At the tick at which the window settles: no record changes the totals any more. Windows that are not whole
+    /// are left out.
     OnSettle,
-    /// When the window retires: they leave memory.
+    /// At the tick at which the window retires: the totals leave memory.
     OnRetire,
 }
 
-/// A part of an answer. It is whole when the tick of its question is.
+/// A part of a response. The response is complete when the tick of its read is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// Totals of pairs: asked for, or [emitted](EmitTotals).
+    /// Totals of pairs: for a read, or [emitted](EmitTotals) without one.
     Rows {
         /// The window.
         window: Window,
         /// In no order.
         rows: Vec<(Pair, Volume)>,
     },
-    /// How much a worker holds, in parts to be added.
+    /// The numbers of live entries of a worker, in parts to be added.
     Held {
         /// Totals of pairs.
         pairs: u64,
         /// Totals of rollups.
         rollups: u64,
-        /// IPv6 addresses that totals use, or that somebody downstream may still ask for.
+        /// IPv6 addresses that totals use, or that an operator downstream may still resolve.
         addresses: u64,
     },
-    /// What an entity comes to, in parts to be added; none at all if nothing of it is held.
+    /// The volume of an entity, in parts to be added; there is no part if nothing of the entity is retained.
     Amount {
         /// The window.
         window: Window,
         /// The sum over pairs; `None`: the total of a pair.
         rollup: Option<Rollup>,
-        /// Whose.
+        /// The entity.
         entity: Entity,
-        /// How much.
+        /// The volume of this part.
         volume: Volume,
     },
 }
 
-/// What entities come to in windows, by a sum over pairs or as a pair: the parts of answers to
-/// [`Read::Amount`] added. Of what is not there nothing is held.
+/// The volumes of entities in windows, by a sum over pairs or as a pair: the added parts of responses to
+/// [`Read::Amount`]. A key that is absent has nothing retained.
 pub type Amounts = BTreeMap<(Window, Option<Rollup>, Entity), Volume>;
 
 /// Records that came after their window had closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Late {
-    /// Before it had settled: they count, and revise what was said.
+    /// Records that came before their window had settled: they count, and revise published changes.
     pub counted: u64,
-    /// After it had settled: they are not counted.
+    /// Records that came after their window had settled: they are not counted.
     pub dropped: u64,
-    /// What is not counted.
+    /// The volume of the dropped records.
     pub dropped_volume: Volume,
 }
 
@@ -118,7 +118,7 @@ pub(crate) enum Order {
 }
 
 impl Order {
-    /// Whether anything depends on it.
+    /// Whether an operator depends on the order: some events are for display alone.
     pub(crate) fn concerns_windows(&self) -> bool {
         !matches!(self, Order::WindowEvent(event) if !event.concerns_windows())
     }
@@ -139,12 +139,12 @@ pub(crate) enum Use {
 }
 
 impl InUse {
-    /// Whether somebody needs a rollup of a window.
+    /// Whether a limit or a view needs a rollup of a window.
     pub(crate) fn uses(&self, window: Window, rollup: Rollup) -> bool {
         self.users.get(&rollup).is_some_and(|users| users.at(window) > 0)
     }
 
-    /// The windows in which somebody needs a rollup, as ranges that do not touch.
+    /// The windows in which a limit or a view needs a rollup, as ranges that do not touch.
     pub(crate) fn windows(&self, rollup: &Rollup) -> Vec<WindowRange> {
         let mut ranges = Vec::<WindowRange>::new();
         for (range, _) in self.users.get(rollup).into_iter().flat_map(Steps::ranges) {
@@ -156,7 +156,7 @@ impl InUse {
         ranges
     }
 
-    /// Takes the changes of emit bounds, and the orders, of a time, and tells what they change.
+    /// Applies the changes of emit bounds, and the orders, of a time, and returns the uses that begin and end.
     pub(crate) fn update(
         &mut self,
         monitored_scopes: &[ScopeChange],
@@ -205,15 +205,15 @@ impl InUse {
 
 pub(crate) type TotalUpdate = ((MonitoredScope, (Window, Total)), Time, isize);
 
-/// A total with which violations may end. If records moved it toward its emit bound, it is told as it is when all of
-/// the time is counted; if limits change that judge it above a roof, as it is before that.
+/// A total with which violations may end. If records moved the total toward its emit bound, the total after all
+/// records of the time; if limits change that judge it above a roof, the total before the records of the tick.
 pub(crate) type Ending = ((MonitoredScope, Window), Total);
 
-/// What tables emitted at one time.
+/// The updates that tables emitted at one time.
 #[derive(Default)]
 pub(crate) struct Puts {
     pub(crate) totals: Vec<TotalUpdate>,
-    /// What moved toward its emit bound, to be looked up when all of the time is counted.
+    /// Totals that moved toward their emit bound, to be looked up when all records of the time are counted.
     receded: BTreeSet<(Window, Option<Rollup>, MonitoredScope, Key)>,
     pub(crate) endings: Vec<Timed<Ending>>,
 }
@@ -223,13 +223,13 @@ impl Puts {
         self.totals.len()
     }
 
-    /// The same, for one table; `None` is the one of pairs.
+    /// Returns the receiver for the updates of one table; `None` is the table of pairs.
     pub(crate) fn of(&mut self, time: Time, window: Window, rollup: Option<Rollup>) -> PutsOf<'_> {
         PutsOf { puts: self, time, window, rollup }
     }
 
-    /// Looks up what has receded in this time, which is all counted, until that is done, and then is `true`,
-    /// or until the fuel is spent.
+    /// Looks up the totals that have receded in this time, whose records are all counted. Returns `true` when all
+    /// are looked up, `false` when the fuel is spent.
     pub(crate) fn look_up_receded<'t>(
         &mut self,
         time: Time,
@@ -269,7 +269,7 @@ impl Emit for PutsOf<'_> {
     }
 
     fn renews(&mut self, monitored: MonitoredScope, total: Total) {
-        // Nothing is published with an end that time brings about.
+        // Windows that close, settle or retire publish no end of a violation, so none needs a volume.
         if self.time.phase < Phase::Data {
             self.puts.endings.push((((monitored, self.window), total), self.time));
         }

@@ -37,31 +37,31 @@ struct PairWindow {
 }
 
 pub(crate) enum Job {
-    /// Emits anew what is above a roof.
+    /// Emits stale totals anew.
     Renew { window: Window, renewal: Renewal },
-    /// Emits what moved emit bounds change.
+    /// Emits the updates that moved emit bounds make.
     Walk { window: Window, moves: Moves, position: usize },
-    /// Emits what lower bounds look at in a window that they judge from now on.
+    /// Emits the totals that lower bounds look at in a window that they judge from now on.
     Observe { window: Window, position: usize },
-    /// Sums what is held for rollups that come into use.
+    /// Sums the retained pairs of a window for rollups that come into use.
     BackFill { window: Window, begun: Rc<FoldIndex>, position: usize, walked: bool },
     /// Counts a batch of updates.
     Count { batch: UpdateBatch },
     /// Sends the sums of the rollups of a window early, if there are many.
     SendFull { window: Window },
-    /// All is counted: sends the sums of the rollups, and looks up what has receded.
+    /// Sends the sums of the rollups, and looks up the totals that have receded, when all batches are counted.
     Send { windows: BTreeSet<Window> },
     /// Finds the greatest pairs of a window.
     Rank { window: Window, greatest: Greatest, position: usize },
-    /// Answers a read, window by window, or hands on the rows of a window that retires.
+    /// Emits the rows of windows one window after another: for a read, or of a window that settles or retires.
     Rows { windows: VecDeque<Window>, position: usize },
-    /// Tells how much is held.
+    /// Emits the numbers of live entries.
     CountHeld,
-    /// Tells the total of a pair.
+    /// Emits the total of a pair, for a read.
     Amount { window: Window, pair: Pair },
-    /// Sums for reads what no rollup in use sums.
+    /// Sums the pairs of a window for reads of rollups that are not in use.
     Sum { window: Window, sums: Vec<(Rollup, Entity, Volume)>, position: usize },
-    /// Takes back what the table of a window has emitted.
+    /// Retracts the totals that the table of a window has emitted.
     TakeBack { window: Window, position: usize },
     /// Drops the table of a window.
     Retire { window: Window, position: usize },
@@ -78,7 +78,7 @@ pub(crate) struct Pairs {
     watermark: u64,
     /// Windows that were not observed from their start on.
     partial: WindowSet,
-    /// Windows that lower bounds judge, but silent ones.
+    /// Windows that lower bounds judge, except silent ones.
     observed: WindowSet,
     pub(crate) puts: Puts,
     pub(crate) batches: Vec<Timed<RollupParcel>>,
@@ -109,7 +109,7 @@ impl Pairs {
         }
     }
 
-    /// Whether records of a batch still count, by the watermark of the tick before.
+    /// Whether records of a batch still count, by the watermark of the tick before. Adds the late ones to `late`.
     fn takes(&self, batch: &UpdateBatch, late: &mut Late) -> bool {
         let window = batch.window;
         if !self.options.windows.settled(window, self.watermark) {
@@ -126,7 +126,7 @@ impl Pairs {
         false
     }
 
-    /// Brings rollups into use and out of it; what comes into use is filled from what is held.
+    /// Brings rollups into use and out of it; a rollup that comes into use is filled from the retained totals.
     fn use_rollups(
         &mut self,
         monitored_scopes: &[ScopeChange],
@@ -166,8 +166,8 @@ impl Pairs {
         }
     }
 
-    /// Sets the emit bounds of pairs. What is stale where monitored scopes look otherwise is emitted by renewals,
-    /// what emit bounds move by walks.
+    /// Sets the emit bounds of pairs. Renewals emit stale totals that limits judge otherwise from now on, walks
+    /// emit the totals that a moved emit bound passes.
     fn set_bounds(&mut self, tick: u64, changes: Vec<ScopeChange>, jobs: &mut VecDeque<Job>) {
         if changes.is_empty() {
             return;
@@ -191,7 +191,7 @@ impl Pairs {
         }
     }
 
-    /// Lower bounds judge windows from now on.
+    /// Plans the updates of windows that lower bounds judge from now on.
     fn observe(&mut self, windows: WindowRange, jobs: &mut VecDeque<Job>) {
         self.observed.insert(windows);
         for (&window, held) in self.windows.range_mut(windows.from..windows.until) {
@@ -240,7 +240,7 @@ impl Pairs {
         }
     }
 
-    /// Hands on the totals of a window that has settled, and ranks them.
+    /// Plans to emit the totals of a window that has settled, and to rank them.
     fn plan_settled(&self, window: Window, jobs: &mut VecDeque<Job>) {
         // The total of a part of a window is no total of the window.
         let whole = !self.partial.contains(window);
@@ -253,7 +253,7 @@ impl Pairs {
         }
     }
 
-    /// Answers each read once, however often it is asked.
+    /// Plans the responses to reads.
     fn plan_reads(&self, reads: BTreeSet<Read>, jobs: &mut VecDeque<Job>) {
         let mut sums = BTreeMap::<Window, Vec<(Rollup, Entity, Volume)>>::new();
         for read in reads {
@@ -271,7 +271,7 @@ impl Pairs {
                 {
                     sums.entry(window).or_default().push((rollup, entity, Volume::default()));
                 }
-                // There is a table for it, or nothing is.
+                // The operator of the rollups responds from its table, if it has one.
                 Read::Amount { .. } => {}
             }
         }

@@ -11,12 +11,13 @@ use crate::time::{Phase, Time};
 
 /// Input by time, with a capability for each of `N` outputs.
 ///
-/// Data that operators send have times of their own, and a message has the time of the round in which its
-/// input came: each time that a message has is agreed on by all workers.
+/// Data have times of their own, and the message that carries them has the time of the round in which their input
+/// came: all workers must agree on the progress of each time that a message has.
 pub(crate) struct PendingByTime<W, const N: usize> {
     /// Work, with the time of the first message that it came in.
     pending: BTreeMap<Time, (Time, W)>,
-    /// For the earliest of them. It covers the others, and one for each would be said to every worker.
+    /// Capabilities for the earliest of these times. They cover the later times; one per time would add progress
+    /// traffic to every worker.
     held: Option<[Capability<Time>; N]>,
 }
 
@@ -38,7 +39,8 @@ impl<W: Default, const N: usize> PendingByTime<W, N> {
         work
     }
 
-    /// The work of the whole tick of an update: it is complete when the tick has nothing left to say.
+    /// The work of the whole tick of an update: it is complete when no input can add to the tick's
+    /// [`Phase::Retire`].
     pub(crate) fn at_tick(&mut self, capability: &InputCapability<Time>, time: Time) -> &mut W {
         self.at(capability, Time::new(time.tick, Phase::Retire))
     }
@@ -64,8 +66,8 @@ impl<W: Default, const N: usize> PendingByTime<W, N> {
         Some((time, work))
     }
 
-    /// The capabilities for what came of the work that was taken since they [followed](PendingByTime::follow) last,
-    /// and of all that is here.
+    /// The capabilities for the outputs of the work that was taken since they [followed](PendingByTime::follow)
+    /// last, and of the work that is left.
     ///
     /// # Panics
     /// If there is no such work.
@@ -73,8 +75,8 @@ impl<W: Default, const N: usize> PendingByTime<W, N> {
         self.held.as_ref().expect("there is a capability where there is work")
     }
 
-    /// Lets the capabilities follow the work, when what came of all that was taken is sent: to the work that
-    /// is left, or to the time that is worked on.
+    /// Downgrades the capabilities, when the outputs of all work that was taken are sent: to the time that is
+    /// under way, or else to the work that is left.
     pub(crate) fn follow(&mut self, under_way: Option<Time>) {
         let left = self.pending.first_key_value().map(|(_, (first, _))| *first);
         let Some((next, held)) = under_way.or(left).zip(self.held.as_mut()) else {
@@ -87,7 +89,7 @@ impl<W: Default, const N: usize> PendingByTime<W, N> {
     }
 }
 
-/// Sends what an operator has made, and leaves nothing of it.
+/// Sends the data that an operator has made, and empties `data`.
 pub(crate) fn send<D: Clone + 'static>(
     output: &mut Output<Time, Vec<D>>,
     capability: &Capability<Time>,
@@ -103,9 +105,9 @@ pub(crate) fn send<D: Clone + 'static>(
 /// update a few.
 pub(crate) struct Fuel(usize);
 
-/// What it costs to emit an update, or to make one.
+/// Cost of emitting an update, or of making one.
 pub(crate) const EMIT_COST: usize = 8;
-/// What it costs to copy an entry, or to let go of its addresses.
+/// Cost of copying an entry, or of releasing its addresses.
 pub(crate) const COPY_COST: usize = 4;
 
 impl Fuel {
@@ -141,11 +143,11 @@ pub(crate) trait Steps {
     /// Splits the work of a time into jobs, to be done in this order before the next time begins.
     fn plan(&mut self, time: Time, work: Self::Work, jobs: &mut VecDeque<Self::Job>);
 
-    /// Goes on with a job until it is done, and then is `true`, or until the fuel is spent.
+    /// Continues a job. Returns `true` when the job is done, `false` when the fuel is spent.
     fn step(&mut self, time: Time, job: &mut Self::Job, fuel: &mut Fuel) -> bool;
 
-    /// Pauses: what came of the work is sent, and others get a turn. `under_way` is the time that is not done
-    /// with, if one is. Returned is the earliest time of what may still come of it.
+    /// Prepares for a pause, in which outputs are sent and other operators get a turn. `under_way` is the time
+    /// whose work is not done, if there is one. Returns the earliest time of the outputs that may still follow.
     fn pause(&mut self, under_way: Option<Time>) -> Option<Time> {
         under_way
     }
@@ -171,8 +173,8 @@ impl<S: Steps, const N: usize> FueledOperator<S, N> {
         }
     }
 
-    /// Works for one portion of fuel, and then hands what came of it to `deliver`. `true` if work is left that
-    /// could go on at once.
+    /// Works for one portion of fuel, and then passes the outputs to `deliver`. `true` if work is left that could
+    /// continue at once.
     pub(crate) fn run(
         &mut self,
         frontiers: &[MutableAntichain<Time>],
@@ -205,7 +207,7 @@ impl<S: Steps, const N: usize> FueledOperator<S, N> {
         true
     }
 
-    /// Goes on with the current time. `true` when it is done with.
+    /// Continues the work of the current time. `true` when it is done.
     fn work(&mut self, fuel: &mut Fuel) -> bool {
         if let Some(time) = self.current {
             while let Some(job) = self.jobs.front_mut() {

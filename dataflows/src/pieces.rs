@@ -25,7 +25,7 @@ pub(crate) struct Here<L, T> {
     pieces: Vec<Piece<L, T>>,
     /// The number of pieces that have been reached.
     reached: usize,
-    /// Those of these that cover the current amount.
+    /// The reached pieces that cover the current amount.
     active: Vec<usize>,
 }
 

@@ -1,11 +1,12 @@
-//! Which of many (source prefix, destination prefix) contain a pair, without looking at each.
+//! An index of many (source prefix, destination prefix) that finds those which contain a pair, without testing
+//! each.
 //!
 //! Prefixes are grouped by their two lengths; one hash look-up a group finds those that contain a
 //! pair. So the cost follows the number of different lengths in use, which is small, and the number
 //! of matches, not the number of prefixes.
 //!
-//! What is held has a rank, and who asks only for low ranks does not even look into a group that has
-//! none of them, nor past them in one that has.
+//! Each value has a rank, and groups are sorted by their least rank. So a query for values up to a rank skips the
+//! groups that have none, and stops at the first greater rank in the others.
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
@@ -17,9 +18,9 @@ use ipnet::IpNet;
 
 use crate::types::{Pair, Prefix};
 
-/// What an index holds.
+/// A value of an index.
 pub(crate) trait Ranked: Clone {
-    /// Its rank, the same as long as it is held.
+    /// Its rank, which does not change while the index holds the value.
     fn rank(&self) -> i64 {
         i64::MIN
     }
@@ -27,10 +28,10 @@ pub(crate) trait Ranked: Clone {
 
 impl Ranked for u32 {}
 
-/// Values by rank, at least one, and seldom more: so the rest is out of the way.
+/// One or more values by rank. There is seldom more than one, so the rest is on the heap.
 struct Few<T> {
     first: T,
-    // One word where nothing else is held, which is nearly everywhere.
+    // One word if there is only one value, as nearly everywhere.
     #[allow(clippy::box_collection)]
     rest: Option<Box<Vec<T>>>,
 }
@@ -45,7 +46,7 @@ impl<T: Ranked> Few<T> {
         rest.insert(at, value);
     }
 
-    /// Takes out the first value that is it. `Err` if it was the only one.
+    /// Removes the first value for which `is_it` holds. `Err` if it was the only value.
     fn remove(&mut self, is_it: impl Fn(&T) -> bool) -> Result<Option<T>, ()> {
         let Some(rest) = &mut self.rest else {
             return if is_it(&self.first) { Err(()) } else { Ok(None) };
@@ -77,9 +78,10 @@ impl<T: Ranked> Few<T> {
 /// The prefixes of two lengths.
 struct Group<K, T> {
     lengths: (u8, u8),
-    // In a list, whose growth costs no room for members to come: a million are many bytes.
+    // In the list of an `IndexMap`, whose growth takes no space for members to come: a million members take many
+    // bytes.
     members: IndexMap<K, Few<T>, RandomState>,
-    /// How many members have which rank, and the least of these.
+    /// The number of values by rank; `least` is the least of these ranks.
     ranks: BTreeMap<i64, usize>,
     least: i64,
 }
@@ -127,7 +129,8 @@ impl<K: Eq + Hash, T: Ranked> Groups<K, T> {
         Some(removed)
     }
 
-    /// The members of a group have changed.
+    /// Updates the least rank of a group whose members have changed, and the order of the groups; drops an empty
+    /// group.
     fn order(&mut self, at: usize) {
         let group = &mut self.0[at];
         let Some((least, _)) = group.ranks.first_key_value() else {
@@ -191,8 +194,8 @@ fn in_family(prefix: Prefix, v4: bool) -> Option<(u8, u128)> {
     }
 }
 
-/// Where two prefixes are kept, among the pairs of each family that they admit: whether that is IPv4,
-/// their lengths, and their bits.
+/// Returns, for each address family of which both prefixes admit addresses: whether it is IPv4, the two lengths,
+/// and the leading bits.
 fn places(
     source: Prefix,
     destination: Prefix,
@@ -219,7 +222,7 @@ impl<T: Ranked> PrefixIndex<T> {
         }
     }
 
-    /// Takes out the first value that is it.
+    /// Removes the first value for which `is_it` holds.
     pub(crate) fn remove(
         &mut self,
         source: Prefix,
@@ -237,7 +240,7 @@ impl<T: Ranked> PrefixIndex<T> {
         removed
     }
 
-    /// The least rank held; the greatest there is if nothing is.
+    /// The least rank of all values; `i64::MAX` if there is no value.
     pub(crate) fn least_rank(&self) -> i64 {
         self.v4.least().min(self.v6.least())
     }
@@ -248,7 +251,7 @@ impl<T: Ranked> PrefixIndex<T> {
         self.containing_to(i64::MAX, pair, found);
     }
 
-    /// The same, of the values up to a rank.
+    /// Calls `found` with each value up to a rank whose prefixes contain the pair.
     #[inline]
     pub(crate) fn containing_to(&self, to: i64, pair: Pair, found: impl FnMut(&T)) {
         match pair {

@@ -48,8 +48,8 @@ impl<V: Copy + Default + PartialEq> Steps<V> {
         self.pieces(WindowRange::ALL).filter(|(_, value)| *value != V::default())
     }
 
-    /// Changes the values of a range, and tells `changed` each piece of it whose value differs now, with
-    /// the value before and after.
+    /// Changes the values of a range, and passes to `changed` each piece of it whose value differs now, with the
+    /// value before and after.
     pub(crate) fn update(
         &mut self,
         range: WindowRange,
@@ -100,12 +100,12 @@ impl WindowSet {
         self.0.at(window)
     }
 
-    /// Takes windows in.
+    /// Adds windows to the set.
     pub(crate) fn insert(&mut self, windows: WindowRange) {
         self.0.change(windows, |_| true);
     }
 
-    /// Takes windows out.
+    /// Removes windows from the set.
     pub(crate) fn remove(&mut self, windows: WindowRange) {
         self.0.change(windows, |_| false);
     }

@@ -1,13 +1,12 @@
-//! What the computation says, from scratch at every tick: for tests only.
+//! The outputs of the computation, derived from scratch at every tick: for tests only.
 //!
-//! [`Reference`] keeps every input it was given and, at each tick, derives the answer from all of
-//! them with maps and loops. Nothing is carried from tick to tick but the inputs, so there is no
-//! state that could go wrong; the price is work that grows with the square of the history. The
-//! incremental computation must say the same.
+//! [`Reference`] keeps every input it was given and, at each tick, derives the outputs from all of them with maps
+//! and loops. Nothing is carried from tick to tick but the inputs, so there is no state that could go wrong; the
+//! price is work that grows with the square of the history. The incremental computation must have equal outputs.
 //!
-//! Read [`Reference::tick`] first: it forms the states that the phases of a tick leave
-//! ([`Phase`]), judges each of them alike, and compares. Ticks are counted from 1 in here, so
-//! that "after `n` ticks" and "after the `n`th tick" are the same, and 0 is before the first.
+//! Read [`Reference::tick`] first: it forms the states that the phases of a tick leave ([`Phase`]), judges each of
+//! them alike, and compares. Ticks are counted from 1 in here, so that "after `n` ticks" and "after the `n`th
+//! tick" are the same, and 0 is before the first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,12 +19,12 @@ use crate::types::{
     Volume, WideVolume,
 };
 
-/// What enters at a tick.
+/// The input of one tick.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TickInput {
     /// Milliseconds; strictly increasing.
     pub tick: u64,
-    /// Rows of limits that differ from those held: +1 for one that came, -1 for one that went.
+    /// Rows of limits that differ from those held: +1 for an added row, -1 for a removed one.
     pub edits: Vec<(Version, isize)>,
     /// Records that were counted and passed the filters. Corrections are negative; none follows a sum beyond 64
     /// bits.
@@ -34,13 +33,13 @@ pub struct TickInput {
     pub seen: Vec<Window>,
     /// Truncated partitions, each with the first event time read from it, if one was.
     pub truncated: Vec<(u32, Option<u64>)>,
-    /// When observation begins, if that is at this tick, in milliseconds.
+    /// The moment at which observation begins, if that is at this tick, in milliseconds.
     pub begun: Option<u64>,
     /// The watermark of this tick; it never moves back.
     pub watermark: u64,
 }
 
-/// What is known of a window that exists.
+/// The reason why a window exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existence {
     /// A counted record falls into it.
@@ -49,12 +48,12 @@ pub enum Existence {
     Gap,
 }
 
-/// What a tick leaves and says.
+/// The outputs of one tick, and the state after it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TickOutput {
     /// The violations that stand, in the windows that are held after the tick.
     pub violations: BTreeSet<Violation>,
-    /// What is said at this tick; at most one change of each (limit, window, entity).
+    /// The changes published at this tick; at most one of each (limit, window, entity).
     pub changes: BTreeSet<Change>,
     /// The totals that are held after the tick; none is zero.
     pub held: BTreeMap<(Window, Pair), Volume>,
@@ -69,32 +68,32 @@ pub struct TickOutput {
     pub partial: BTreeSet<Window>,
     /// The windows that are held after the tick.
     pub windows: BTreeMap<Window, Existence>,
-    /// The packets of the records that came after their window had settled. Signed as corrections
-    /// are, so that it does not depend on which records were added up before they were refused.
+    /// The packets of the records that came after their window had settled. Signed as corrections are, so that the
+    /// sum does not depend on which records were added up before they were dropped.
     pub late_dropped: i64,
 }
 
-/// Whose violation it is: what its `id` is a function of.
+/// The identity of a violation: its `id` is a function of these.
 type Id = (LimitId, Window, Entity);
 
 /// The traffic of each window, without zeroes.
 type Tables = BTreeMap<Window, BTreeMap<Pair, Volume>>;
 
-/// What the judgement of violations depends on, at one moment.
+/// The inputs to the judgement of violations, at one moment.
 struct State {
     /// The rows that have taken effect.
     rows: BTreeSet<Version>,
     /// The windows that exist and have not retired.
     windows: BTreeSet<Window>,
-    /// Those of them that have closed.
+    /// The windows among these that have closed.
     closed: BTreeSet<Window>,
-    /// Those of them that were observed from their start on.
+    /// The windows among these that were observed from their start on.
     whole: BTreeSet<Window>,
     /// The traffic, also of windows that have retired.
     tables: Tables,
 }
 
-/// Who is over or under, with what, and by which version.
+/// The violations of a state: the volume of each entity over or under, and the version that judges it.
 type ActiveViolation = BTreeMap<Id, (Volume, Version)>;
 
 /// The computation, from the whole history at every tick.
@@ -110,10 +109,10 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// A computation to which nothing has been said yet.
+    /// A computation without any input yet.
     ///
     /// # Panics
-    /// If the top is asked for by host or in total.
+    /// If `top` ranks hosts or totals.
     pub fn new(windows: Windows, updates: Updates, top: Option<TopQuery>) -> Self {
         assert!(
             top.is_none_or(|top| matches!(top.per, Per::Pair | Per::Source | Per::Destination)),
@@ -122,10 +121,10 @@ impl Reference {
         Reference { windows, updates, top, history: Vec::new(), known: vec![BTreeSet::new()] }
     }
 
-    /// What the next tick leaves and says.
+    /// Accepts the input of the next tick, and returns its outputs and the state after it.
     ///
     /// # Panics
-    /// If the tick or the watermark moves back, a row comes that is held or goes that is not, or two
+    /// If the tick or the watermark moves back, a row is added that is held or removed that is not, or two
     /// rows share limit and effective date.
     pub fn tick(&mut self, input: TickInput) -> TickOutput {
         self.history.push(input);
@@ -167,7 +166,7 @@ impl Reference {
         }
     }
 
-    /// The obligations of the caller, for the `n`th tick.
+    /// Checks the obligations of the caller, for the `n`th tick.
     fn check_input(&self, n: usize) {
         let input = &self.history[n - 1];
         if n > 1 {
@@ -276,8 +275,8 @@ impl Reference {
         firsts.values().all(Option::is_some).then_some(from)
     }
 
-    /// Whether a known window was observed from its start on, by what is known after `n` ticks. What it was
-    /// when it closed it stays; one that a late record brings about has closed already.
+    /// Whether a known window was observed from its start on, by the state after `n` ticks. A window stays what it
+    /// was when it closed; a window that a late record brings about has closed already.
     fn whole(&self, n: usize, window: Window) -> bool {
         let existed = self.known.partition_point(|known| !known.contains(&window));
         let closes = (0..=n).find(|n| self.windows.closed(window, self.watermark(*n)));
@@ -313,8 +312,8 @@ impl Reference {
         let left = self.held_windows(n);
         let windows = match phase {
             Phase::Rows | Phase::Dates => existed.clone(),
-            // What newly exists is held after the tick as well: it would not come to exist if it
-            // were to retire at once.
+            // A window that newly exists is held after the tick as well: it would not come to exist if it were to
+            // retire at once.
             Phase::Data | Phase::Close => existed.union(&left).copied().collect(),
             Phase::Retire | Phase::Read => left,
         };
@@ -386,7 +385,7 @@ impl Reference {
         standing
     }
 
-    /// What is said at the `n`th tick, given the state before it and those after its phases.
+    /// Returns the changes at the `n`th tick, given the state before it and the states after its phases.
     fn changes(&self, n: usize, before: &State, states: &[State; 4]) -> BTreeSet<Change> {
         let now = &states[3];
         let stood = self.standing(before);
@@ -424,8 +423,8 @@ impl Reference {
                     partial,
                 },
                 (Some(_), None) => {
-                    // What cleared it is what the phase left that did, in the scope in which it
-                    // stood until then.
+                    // The clearing volume is the one that the clearing phase left, in the scope in which the
+                    // violation stood until then.
                     let phase = first(false);
                     let until_then = phase.checked_sub(1).map_or(&stood, |last| &standing[last]);
                     let (_, judge) = &until_then[&id];
@@ -517,8 +516,8 @@ fn due_ms(effective: i128) -> i128 {
     effective.div_euclid(1_000_000) + i128::from(effective.rem_euclid(1_000_000) != 0)
 }
 
-/// Of the rows of a limit that have taken effect: the last one that is dated before the end of the
-/// window, unless it says that there is no such limit.
+/// The version of a limit that judges a window: of the rows that have taken effect, the last one that is dated
+/// before the end of the window. `None` if there is none, or if it removes the limit.
 fn in_force(
     rows: &BTreeSet<Version>,
     limit: LimitId,

@@ -36,25 +36,25 @@ struct Work {
 }
 
 enum Job {
-    /// Emits anew what is above a roof.
+    /// Emits stale totals anew.
     Renew { window: Window, rollup: Rollup, renewal: Renewal },
-    /// Emits what moved emit bounds change.
+    /// Emits the updates that moved emit bounds make.
     Walk { window: Window, rollup: Rollup, moves: Moves, position: usize },
-    /// Emits what lower bounds look at in a window that they judge from now on.
+    /// Emits the totals that lower bounds look at in a window that they judge from now on.
     Observe { window: Window, rollup: Rollup, position: usize },
-    /// Takes back what a table has emitted.
+    /// Retracts the totals that a table has emitted.
     TakeBack { window: Window, rollup: Rollup, position: usize },
     /// Drops a table.
     Drop { window: Window, rollup: Rollup, position: usize },
     /// Counts a batch of updates.
     Count { batch: RollupParcel },
-    /// All is counted: looks up what has receded.
+    /// Looks up the totals that have receded, when all batches are counted.
     LookUpReceded,
     /// Finds the greatest entities of a window.
     Rank { window: Window, rollup: Rollup, greatest: Greatest, position: usize },
-    /// Tells how many totals are held.
+    /// Emits the number of live totals.
     CountHeld,
-    /// Tells what an entity comes to.
+    /// Emits the volume of an entity, for a read.
     Amount { window: Window, rollup: Rollup, entity: Entity },
 }
 
@@ -64,14 +64,14 @@ struct Rollups {
     top: Option<TopQuery>,
     updates: Updates,
     tables: BTreeMap<(Window, Rollup), MonitoredTable>,
-    /// Of the rollups that some monitored scope looks at.
+    /// The emit bounds of the rollups that some monitored scope looks at.
     emit_bounds: BTreeMap<Rollup, EmitBoundIndex>,
-    /// Of the rollups that nobody but a view looks at.
+    /// An index without emit bounds, for the rollups that only views use.
     no_bounds: EmitBoundIndex,
     in_use: InUse,
     /// Rollups of totals that some lower bound looks at.
     judged_totals: BTreeSet<Rollup>,
-    /// Windows that lower bounds judge, but silent ones.
+    /// Windows that lower bounds judge, except silent ones.
     observed: WindowSet,
     puts: Puts,
     best: Vec<Timed<Candidate>>,
@@ -96,7 +96,7 @@ impl Rollups {
 
     /// The windows within a range that have a table of a rollup.
     fn windows(&self, rollup: Rollup, range: WindowRange) -> BTreeSet<Window> {
-        // Tables are by window first: that of each window that has tables at all is looked up.
+        // Tables are sorted by window first: this looks up the rollup's table in each window that has any table.
         let mut windows = BTreeSet::new();
         let mut next = range.from;
         while let Some((&(window, _), _)) = self.tables.range((next, Rollup::FIRST)..).next()
@@ -110,8 +110,8 @@ impl Rollups {
         windows
     }
 
-    /// Sets the emit bounds. What is stale where monitored scopes look otherwise is emitted by renewals, what emit
-    /// bounds move by walks.
+    /// Sets the emit bounds. Renewals emit stale totals that limits judge otherwise from now on, walks emit the
+    /// totals that a moved emit bound passes.
     fn set_bounds(&mut self, tick: u64, changes: Vec<ScopeChange>, jobs: &mut VecDeque<Job>) {
         let mut of_rollups = BTreeMap::<Rollup, Vec<ScopeChange>>::new();
         for change in changes {
@@ -147,7 +147,7 @@ impl Rollups {
         }
     }
 
-    /// The windows whose tables look at a rollup, or will, by emit bounds that change.
+    /// The windows in which a rollup has a table, or is to have one, that changes of its emit bounds concern.
     fn windows_moved(
         &self,
         rollup: Rollup,
@@ -156,7 +156,7 @@ impl Rollups {
     ) -> BTreeSet<Window> {
         let mut windows = self.windows(rollup, changes.hull_with(rejudged));
         if self.judged_totals.contains(&rollup) {
-            // They look at a total even where there is nothing.
+            // Lower bounds judge a total even in a window without traffic in the rollup.
             let observed = self.observed.within(changes.hull_of(Bound::Min));
             let observed = observed.flat_map(|range| self.rules.each(range));
             windows.extend(observed.filter(|window| self.may_hold(*window, &rollup)));
@@ -164,7 +164,7 @@ impl Rollups {
         windows
     }
 
-    /// Plans what changes of emit bounds do to one table.
+    /// Plans the updates that changes of emit bounds make for one table.
     fn move_bounds(
         &mut self,
         tick: u64,
@@ -187,7 +187,7 @@ impl Rollups {
         }
     }
 
-    /// Lower bounds judge windows from now on.
+    /// Plans the updates of windows that lower bounds judge from now on.
     fn observe(&mut self, windows: WindowRange, jobs: &mut VecDeque<Job>) {
         self.observed.insert(windows);
         let (from, until) = ((windows.from, Rollup::FIRST), (windows.until, Rollup::FIRST));
@@ -257,7 +257,7 @@ impl Steps for Rollups {
                 _ => {}
             }
         }
-        // Each is answered once, however often it is asked.
+        // `reads` is a set, so that each read is processed once, however often it was requested.
         jobs.extend(reads.into_iter().filter_map(|read| match read {
             Read::Held => Some(Job::CountHeld),
             Read::Amount { window, rollup, entity } => {
@@ -394,7 +394,8 @@ impl Steps for Rollups {
     }
 }
 
-/// Shows the entries of a table, one after another; `show` returns how many updates it makes.
+/// Passes the entries of a table to `show`, one after another; `show` returns the number of updates that it makes.
+/// `true` when all entries are shown, `false` when the fuel is spent.
 fn show_all(
     monitored_table: &MonitoredTable,
     rollup: Rollup,
@@ -414,7 +415,7 @@ fn show_all(
     })
 }
 
-/// Whether an order does.
+/// Whether an order concerns rollups.
 fn concerns_rollups(order: &Order) -> bool {
     match order {
         Order::WindowEvent(event) => {
@@ -427,13 +428,13 @@ fn concerns_rollups(order: &Order) -> bool {
     }
 }
 
-/// The place of an address, for filters that look at one.
+/// An address as the pair of itself with itself, so that filters of pairs apply to it.
 fn itself(address: IpAddr) -> Pair {
     Pair::new(address, address).expect("an address is of its own family")
 }
 
 impl Rollups {
-    /// What an entity comes to, if the rollup is in use and this worker holds the entity.
+    /// The volume of an entity, if the rollup is in use and this worker holds the entity.
     fn amount(&self, window: Window, rollup: Rollup, entity: &Entity) -> Option<Volume> {
         let table = &self.tables.get(&(window, rollup))?.table;
         let address = match (rollup.per, *entity) {
@@ -446,7 +447,7 @@ impl Rollups {
         table.get(self.shared.addresses.borrow().known_address_key(address)?)
     }
 
-    /// Nothing more comes to windows.
+    /// Plans to emit the stale totals above roofs of windows that settle.
     fn renew(&mut self, windows: WindowRange, jobs: &mut VecDeque<Job>) {
         let (from, until) = ((windows.from, Rollup::FIRST), (windows.until, Rollup::FIRST));
         for (&(window, rollup), monitored_table) in self.tables.range_mut(from..until) {
@@ -456,7 +457,7 @@ impl Rollups {
         }
     }
 
-    /// Windows leave memory.
+    /// Plans to drop the tables of windows that retire.
     fn retire(&mut self, windows: WindowRange, jobs: &mut VecDeque<Job>) {
         self.observed.remove(windows);
         let (from, until) = ((windows.from, Rollup::FIRST), (windows.until, Rollup::FIRST));

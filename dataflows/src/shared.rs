@@ -11,11 +11,11 @@ use crate::time::{Phase, Time, Windows};
 use crate::top::TopQuery;
 use crate::types::Updates;
 
-/// Addresses by number, the worker's place among the others, and how far the computation has come.
+/// The addresses by number, the worker's index among its peers, and the progress of the computation.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) addresses: Rc<RefCell<Addresses>>,
-    /// Of what is furthest downstream of whatever emits keys.
+    /// The probe behind all operators that consume keys.
     pub(crate) downstream: probe::Handle<Time>,
     pub(crate) index: usize,
     pub(crate) peers: usize,

@@ -1,4 +1,4 @@
-//! The windows that exist, those that are alike in one piece.
+//! The windows that exist, with neighbours that are alike merged into one span.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::{Phase, Window, WindowRange};
 
-/// Windows that exist, and are alike: one that was seen, or any number of silent ones on end.
+/// Windows that exist, and are alike: a seen one, or any number of silent ones next to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Existing {
     /// The windows.
     pub windows: WindowRange,
-    /// Whether the window has a record of its own. Silent ones lie between two windows that do, not too far
-    /// apart.
+    /// Whether the window has a record of its own. A silent window lies between two windows that do, not too far
+    /// apart, or ended while a live watermark moved past it.
     pub seen: bool,
     /// Whether their ends are at or before the watermark.
     pub closed: bool,
@@ -22,8 +22,8 @@ pub struct Existing {
     pub whole: bool,
 }
 
-/// Windows that exist, by their starts: a seen one is a span of its own, silent ones that touch and are
-/// alike are one together. A silence of any length costs the same.
+/// Windows that exist, by their starts: a seen window is a span of its own, silent windows that touch and are
+/// alike form one span. A silence of any length costs the same.
 #[derive(Default)]
 pub(crate) struct Spans {
     spans: BTreeMap<Window, Existing>,
@@ -88,7 +88,7 @@ impl Spans {
         missing
     }
 
-    /// Puts in windows of which none exists.
+    /// Inserts windows none of which exists.
     pub(crate) fn put(&mut self, mut span: Existing, phase: Phase) {
         let alike = |other: &Existing| {
             (other.seen, other.closed, other.whole) == (false, span.closed, span.whole)
@@ -106,7 +106,7 @@ impl Spans {
         self.insert(span, phase);
     }
 
-    /// Takes out the windows of a range.
+    /// Removes the windows of a range.
     pub(crate) fn take(&mut self, range: WindowRange, phase: Phase) {
         let parts: Vec<Existing> = self.within(range).collect();
         for part in parts {
@@ -159,7 +159,7 @@ mod tests {
 
     const END: u64 = 24;
 
-    /// Against a map of single windows, for any order of what comes and goes.
+    /// Compares spans with a map of single windows, for any order of insertions and removals.
     #[test]
     fn spans_are_their_windows_one_by_one() {
         let mut state = 5u64;

@@ -1,10 +1,10 @@
-//! Totals that grew since they were emitted, where no limit looks.
+//! Stale totals: they have grown since they were emitted, but no limit tells the two amounts apart.
 //!
-//! Amounts that no limit of a monitored scope tells apart are a [cell](EmitBound::cell). While a total grows within
-//! one, what was emitted of it stays, until limits come to look into the cell. Those above the roof break every
-//! limit: they are emitted anew as well when their amounts may be published, which is when limits change for them,
-//! and when their window settles; in the tick of such a change, and in the one in which they come there, whenever
-//! they grow.
+//! A [cell](EmitBound::cell) is a range of amounts that no limit of a monitored scope tells apart. While a total
+//! grows within a cell, its emitted volume stays, until limits change that judge amounts of the cell. Totals above
+//! the roof break every limit. They are emitted anew also when their amounts may be published: when limits change
+//! for them, and when their window settles. In the tick of such a change, and in the tick in which a total rises
+//! above the roof, it is emitted whenever it grows.
 
 use std::hash::BuildHasher;
 
@@ -19,8 +19,8 @@ use crate::pending::{EMIT_COST, Fuel};
 use crate::table::Table;
 use crate::types::Volume;
 
-/// Volumes that were emitted of the totals of one cell, at least one. Where each pair has a limit of its own,
-/// there is seldom another.
+/// Volumes that were emitted of the stale totals of one cell, at least one. Where each pair has a limit of its
+/// own, there is seldom another.
 enum EmittedBefore {
     One(Key, Volume),
     Many(Box<HashMap<Key, Volume, RandomState>>),
@@ -34,7 +34,7 @@ impl EmittedBefore {
         }
     }
 
-    /// Takes a total in, unless it is there.
+    /// Adds a total, unless it is there.
     fn insert(&mut self, key: Key, volume: Volume) {
         match self {
             EmittedBefore::One(held, _) if *held == key => {}
@@ -48,7 +48,7 @@ impl EmittedBefore {
         }
     }
 
-    /// Takes a total out, and tells whether none is left.
+    /// Removes a total. Returns its volume, and whether no total is left.
     fn remove(&mut self, key: Key) -> (Option<Volume>, bool) {
         match self {
             EmittedBefore::One(held, volume) if *held == key => (Some(*volume), true),
@@ -67,7 +67,8 @@ pub(crate) struct Stale {
 }
 
 /// Totals that rose above their roof in a tick, or grew there and were emitted. There may be as many as there are
-/// totals, so that only a part of a hash is kept of each. Where two have the same, one is emitted for nothing.
+/// totals, so that only a part of a hash is kept of each. If two totals have the same part, one of them is emitted
+/// without need.
 #[derive(Default)]
 struct Rose {
     tick: u64,
@@ -96,7 +97,7 @@ impl Rose {
     }
 }
 
-/// What moves.
+/// A total that an update moves, with the emit bound in its window.
 #[derive(Clone, Copy)]
 pub(crate) struct Move {
     pub(crate) monitored: MonitoredScope,
@@ -107,8 +108,8 @@ pub(crate) struct Move {
 }
 
 impl Stale {
-    /// A total moves in a tick. Returned is the volume that was emitted of it; `None` if that stays, which it
-    /// can only if the total need not be exact.
+    /// Follows a total that moves in a tick. Returns the volume that was emitted of it last; `None` if that volume
+    /// stays emitted, as it may only if the total need not be exact.
     pub(crate) fn follow(&mut self, tick: u64, total: Move, is_exact: bool) -> Option<Volume> {
         let Move { monitored, emit_bound, key, old, new } = total;
         self.rose.begin(tick);
@@ -142,7 +143,7 @@ impl Stale {
         volume
     }
 
-    /// The volume that was emitted of a total, if it is another one.
+    /// The volume that was emitted of a total, if it differs from the current one.
     pub(crate) fn emitted_before(
         &self,
         monitored: MonitoredScope,
@@ -154,7 +155,8 @@ impl Stale {
         self.cells.get(&(monitored.id, cell))?.1.get(key)
     }
 
-    /// Takes the totals of some amounts of each monitored scope, which are to be emitted anew before the next update.
+    /// Removes the totals of some amounts of each monitored scope. The caller emits them anew before the next
+    /// update.
     pub(crate) fn renew(
         &mut self,
         of: impl Fn(MonitoredScope) -> Option<Amounts>,
@@ -192,7 +194,7 @@ impl Stale {
     }
 }
 
-/// Stale totals that are emitted as they are.
+/// Stale totals that are emitted anew, with their current volumes.
 #[derive(Default)]
 pub(crate) struct Renewal {
     ones: Vec<(MonitoredScope, Key, Volume)>,
@@ -210,7 +212,7 @@ impl Renewal {
         self.ones.pop()
     }
 
-    /// Goes on until all are emitted, and then is `true`, or until the fuel is spent.
+    /// Continues to emit the totals. Returns `true` when all are emitted, `false` when the fuel is spent.
     pub(crate) fn emit(&mut self, table: &Table, fuel: &mut Fuel, out: &mut impl Emit) -> bool {
         while !fuel.is_spent() {
             let Some((monitored, key, before)) = self.next() else {
@@ -278,13 +280,13 @@ mod tests {
             One { index, monitored_table, out: Puts::default() }
         }
 
-        /// What is emitted when the total comes to an amount in the next tick.
+        /// Moves the total to an amount in the next tick, and returns the updates that the table emits.
         fn grow_to(&mut self, amount: i64) -> Vec<(i64, isize)> {
             self.out.tick += 1;
             self.move_to(amount)
         }
 
-        /// The same in the same tick.
+        /// Moves the total to an amount in the same tick, and returns the updates that the table emits.
         fn move_to(&mut self, amount: i64) -> Vec<(i64, isize)> {
             let key = Key::MIN;
             let before = self.monitored_table.table.get(key).unwrap_or_default().bytes;
@@ -302,7 +304,7 @@ mod tests {
         assert_eq!(one.grow_to(520), [(520, 1)]);
         assert_eq!(one.grow_to(575), []);
         assert_eq!(one.grow_to(576), [(520, -1), (576, 1)]);
-        // Where the value lies, each amount counts.
+        // In the cell of the limit's value, the table emits each amount.
         assert_eq!(one.grow_to(1000), [(576, -1), (1000, 1)]);
         assert_eq!(one.grow_to(1001), [(1000, -1), (1001, 1)]);
         assert_eq!(one.grow_to(1024), [(1001, -1), (1024, 1)]);
@@ -316,7 +318,7 @@ mod tests {
         for amount in [3000, 1 << 20, 1 << 40] {
             assert_eq!(one.grow_to(amount), []);
         }
-        // A correction is told at once.
+        // The table emits a correction at once.
         assert_eq!(one.grow_to(5000), [(2001, -1), (5000, 1)]);
         assert_eq!(one.grow_to(800), [(5000, -1), (800, 1)]);
     }

@@ -1,7 +1,7 @@
 //! One table of one window: key → volume, in about 25 bytes a slot.
 //!
-//! A table does not fit into a cache, so what an update costs is mostly waiting for memory. Who has many
-//! updates finds the entries of some of them first (`Table::find`), which waits for all at once.
+//! A table does not fit into a cache, so an update mostly waits for memory. A caller with many updates looks up
+//! the entries of several of them first (`Table::find`), so that these waits overlap.
 
 use std::hash::BuildHasher;
 
@@ -20,39 +20,40 @@ type Slot = (u64, Volume);
 pub struct Table {
     v4: HashTable<Slot>,
     v6: HashTable<Slot>,
-    // Seeded, since addresses come from whoever sends packets.
+    // Seeded: whoever sends packets chooses their addresses, and could make them collide.
     hasher: RandomState,
 }
 
-/// What an update did to an entry; `Volume::default()` where there is none.
+/// The effect of an update on an entry; a volume is `Volume::default()` where there is no entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Updated {
-    /// Before.
+    /// The volume before the update.
     pub old: Volume,
-    /// After.
+    /// The volume after the update.
     pub new: Volume,
-    /// What became of the entry.
+    /// The effect on the existence of the entry.
     pub entry: EntryChange,
 }
 
-/// What became of an entry.
+/// The effect of an update on the existence of an entry.
 ///
-/// As wide as what surrounds it: written as one byte and read back with the padding, it would make every
-/// update wait for the write.
+/// As wide as the fields next to it: a single byte that is written, and then read back with its padding, would
+/// make every update wait for the write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum EntryChange {
     /// The entry is new.
     Added,
-    /// The entry has left.
+    /// The entry was removed.
     Removed,
-    /// There was one, and there is.
+    /// There was an entry, and there still is.
     Kept,
-    /// There was none, and there is none.
+    /// There was no entry, and there is none.
     Absent,
 }
 
-/// Where an entry was when it was looked for. It need not be there any more.
+/// The result of a look-up: the bucket of the entry, if there was one. The entry may have moved or been removed
+/// since.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Found {
     hash: u64,
@@ -87,7 +88,7 @@ impl Table {
         slots.find(self.hasher.hash_one(key.id), |slot| slot.0 == key.id).map(|slot| slot.1)
     }
 
-    /// Looks for an entry that is about to be added to.
+    /// Looks up an entry that is about to be added to.
     #[inline]
     pub(crate) fn find(&self, key: Key) -> Found {
         let slots = match key.family {
@@ -98,8 +99,8 @@ impl Table {
         Found { hash, bucket: slots.find_bucket_index(hash, |slot| slot.0 == key.id) }
     }
 
-    /// Adds a volume to an entry that was looked for; updates in between do no harm. A sum that would
-    /// leave 64 bits [saturates](Volume::is_saturated) and stays so.
+    /// Adds a volume to an entry that was looked up; other updates in between do no harm. A sum that would leave
+    /// 64 bits [saturates](Volume::is_saturated) and stays so.
     #[inline]
     pub(crate) fn add_found(&mut self, found: Found, key: Key, delta: Volume) -> Updated {
         let slots = match key.family {
@@ -148,9 +149,9 @@ impl Table {
         }
     }
 
-    /// Visits entries from a position on until all are visited, and then is `true`, or until the
-    /// fuel is spent. Each visit returns its cost, which is taken from the fuel, too. A walk can resume where it
-    /// stopped as long as no update came in between.
+    /// Visits entries from a position on. Returns `true` when all are visited, `false` when the fuel is spent.
+    /// Each visit returns its cost, which is taken from the fuel, too. A walk can resume where it stopped as long
+    /// as no update came in between.
     pub(crate) fn walk(
         &self,
         position: &mut usize,
@@ -165,7 +166,7 @@ impl Table {
         })
     }
 
-    /// The same, of IPv6 entries alone.
+    /// As [`Table::walk`], for IPv6 entries alone.
     pub(crate) fn walk_v6(
         &self,
         position: &mut usize,
@@ -204,7 +205,7 @@ fn walk(
     true
 }
 
-/// Positions between two looks at the fuel.
+/// Positions that a walk visits before it checks the fuel again.
 const WALK_CHUNK: usize = 4096;
 
 #[cfg(test)]
@@ -218,7 +219,7 @@ mod tests {
         Key { family, id: number }
     }
 
-    /// What was looked for may have moved, left, or come, before it is added to.
+    /// An entry may move, be removed or be added between its look-up and the addition.
     #[test]
     fn entries_may_change_after_they_were_looked_for() {
         let mut table = Table::default();

@@ -1,9 +1,9 @@
-//! The same violations in plain differential dataflow: what is computed, without how to be fast.
+//! The violations of the computation in plain differential dataflow: a definition of the result that ignores
+//! speed.
 //!
-//! Volumes are summed as differences, counted into data, and joined with the limits of their window
-//! and scope. It reads all totals of a window when one of its limits changes, and keeps every update
-//! of every total; [`graph`](crate::graph) does neither. The two are held against each other in the
-//! tests.
+//! Volumes are summed as differences, counted into data, and joined with the limits of their window and scope.
+//! This form reads all totals of a window when one of its limits changes, and keeps every update of every total;
+//! [`graph`](crate::graph) does neither. The tests compare the two.
 
 use differential_dataflow::VecCollection;
 use differential_dataflow::operators::CountTotal;
@@ -15,14 +15,14 @@ use crate::types::{
     Bound, Entity, LimitId, Pair, Per, Scope, Version, Violation, Volume, WideVolume,
 };
 
-/// A limit holds a window to a value.
+/// A window that a limit judges, with the limit's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct InForce {
     /// The window judged.
     pub window: Window,
     /// The limit that judges it.
     pub limit: LimitId,
-    /// The side on which amounts break it.
+    /// The side of the value on which amounts break the limit.
     pub bound: Bound,
     /// The scope of the amounts.
     pub scope: Scope,
@@ -39,7 +39,7 @@ struct Interval {
 }
 
 impl Interval {
-    /// Whether it is this version that judges a window: it is the last one dated before its end.
+    /// Whether this version judges a window: it is the last one dated before the window's end.
     fn judges(&self, window: Window, windows: &Windows) -> bool {
         let end = i128::from(windows.end_secs(window)) * 1_000_000_000;
         self.version.effective < end && self.until.is_none_or(|until| end <= until)
@@ -158,7 +158,7 @@ fn breaks(row: &InForce, volume: Volume) -> bool {
     }
 }
 
-/// What a pair counts for in a scope.
+/// The entities of a scope for which a pair counts.
 fn entities(scope: &Scope, pair: Pair) -> [Option<Entity>; 2] {
     let (source, destination) = (pair.source(), pair.destination());
     if !(scope.source.contains(source) && scope.destination.contains(destination)) {

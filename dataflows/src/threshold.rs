@@ -1,10 +1,10 @@
-//! What amounts are held to: a value for a range of places.
+//! Thresholds: values with which amounts are compared, each for a range of places.
 
 use serde::{Deserialize, Serialize};
 
 use crate::types::Bound;
 
-/// A limit holds a range of places to a value.
+/// The value that a limit sets for the amounts of a range of places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Threshold<L> {
     // The order of thresholds begins with the end of the range, so that those that end before a place are
@@ -15,7 +15,7 @@ pub struct Threshold<L> {
     pub from: u64,
     /// The limit.
     pub limit: L,
-    /// On which side of the value amounts break it.
+    /// The side of the value on which amounts break the limit.
     pub bound: Bound,
     /// The value.
     pub value: i64,
@@ -27,7 +27,7 @@ impl<L> Threshold<L> {
         Threshold { until: u64::MAX, from: 0, limit, bound, value }
     }
 
-    /// Whether an amount at a place breaks it.
+    /// Whether an amount at a place breaks the limit.
     pub fn is_broken_by(&self, place: u64, amount: i64) -> bool {
         let beyond = match self.bound {
             Bound::Max => amount > self.value,

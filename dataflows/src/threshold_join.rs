@@ -130,7 +130,7 @@ where
 
 type Arrangement<'scope, T, K, V> = Arranged<'scope, TraceAgent<ValSpine<K, V, T, isize>>>;
 
-/// A collection arranged where it is.
+/// Arranges a collection without an exchange.
 fn arrange<'scope, T, K, V>(
     collection: VecCollection<'scope, T, (K, V), isize>,
     name: &str,
@@ -280,7 +280,7 @@ struct Sweep<B0: Navigable, B1: Navigable, K, V, L, T> {
     updates: Updates<K, V, L, T>,
 }
 
-/// How many updates are emitted at once, at least.
+/// The least number of updates in a container, except the last one.
 const UPDATES: usize = 1024;
 
 impl<B0, B1, K, V, L, T> Sweep<B0, B1, K, V, L, T>

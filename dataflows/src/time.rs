@@ -1,17 +1,16 @@
-//! When things happen: ticks, their phases, and windows of event time.
+//! Ticks, their phases, and windows of event time.
 //!
-//! The computation runs in [`Time`], a tick and a phase. The tick is what the outside sees
-//! (`as_of`); the phases give a tick its inner order: rows, then dates, then data, then closing, then
-//! retirement, then reads. So "limits first, then the tick's traffic, then what time does" is not a
-//! convention among operators but the order of the timestamps, and the phase in which a violation
-//! came up says why it did.
+//! The computation runs in [`Time`], a tick and a phase. Consumers see the tick (`as_of`); the phases give a tick
+//! its inner order: rows, then dates, then data, then closing, then retirement, then reads. So "limits first, then
+//! the tick's traffic, then what time does" is not a convention among operators but the order of the timestamps,
+//! and the phase in which a violation is raised gives the reason.
 
 use differential_dataflow::lattice::Lattice;
 use serde::{Deserialize, Serialize};
 use timely::order::{PartialOrder, TotalOrder};
 use timely::progress::timestamp::{Refines, Timestamp};
 
-/// What happens at a moment within a tick, in this order.
+/// A step of a tick. The phases of a tick are in this order.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -26,9 +25,9 @@ pub enum Phase {
     Data = 2,
     /// The watermark moves: windows close and settle.
     Close = 3,
-    /// Windows leave memory. Nothing is said about it.
+    /// Windows leave memory. No change is published about it.
     Retire = 4,
-    /// Reads are answered, from what the tick left.
+    /// Operators respond to reads, from the state that the tick has left.
     Read = 5,
 }
 
@@ -106,15 +105,15 @@ impl Refines<()> for Time {
 )]
 pub struct Window(pub u64);
 
-/// The rules of time: how wide windows are, how late a record may be, how long a window is held.
+/// The rules of time: the width of windows, the lateness of records, and the retention of windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
     /// Width of a window in seconds, at least 1.
     pub width_secs: u64,
-    /// How long after its end a window takes late records, in milliseconds; `None`: always, until
-    /// the end of the input.
+    /// Time after its end during which a window accepts late records, in milliseconds; `None`: until the end of
+    /// the input.
     pub lateness_ms: Option<u64>,
-    /// How long a settled window is held, in milliseconds; `None`: as long as the program runs.
+    /// Time for which a settled window is held, in milliseconds; `None`: as long as the program runs.
     pub retention_ms: Option<u64>,
     /// The greatest distance between the starts of two successive seen windows, in seconds, across
     /// which the windows between them count as silence rather than as a break in observation.
@@ -131,7 +130,7 @@ impl Default for Windows {
 /// and settled, whatever the lateness.
 pub const END_OF_INPUT: u64 = u64::MAX;
 
-/// What must be left of 64-bit milliseconds after the end of any window.
+/// The least distance from the end of a window to the end of 64-bit milliseconds.
 const TICKS_AFTER_END_MS: u64 = 60_000;
 
 impl Windows {
@@ -195,12 +194,12 @@ impl Windows {
         }
     }
 
-    /// No record before the watermark is outstanding: the end of the window has passed.
+    /// Whether the window is closed: its end has passed, so no record of it is expected any more.
     pub fn closed(&self, window: Window, watermark: u64) -> bool {
         self.end_ms(window) <= watermark
     }
 
-    /// No record can change the window any more.
+    /// Whether the window is settled: no record can change it any more.
     pub fn settled(&self, window: Window, watermark: u64) -> bool {
         self.end_ms(window).saturating_add(self.lateness_ms.unwrap_or(u64::MAX)) <= watermark
     }
@@ -224,13 +223,13 @@ impl Windows {
         }
     }
 
-    /// The first windows that are not closed, not settled and not retired: watermarks with the same are alike
-    /// to all windows.
+    /// The first windows that are not closed, not settled and not retired. Watermarks with equal bounds have the
+    /// same effect on every window.
     pub(crate) fn bounds(&self, watermark: u64) -> [Window; 3] {
         [self.first_open(watermark), self.first_unsettled(watermark), self.first_held(watermark)]
     }
 
-    /// The window leaves memory. `watermark` is that of the tick before.
+    /// Whether the window has left memory. `watermark` is that of the tick before.
     pub fn retired(&self, window: Window, watermark: u64) -> bool {
         self.retention_ms.is_some_and(|retention| {
             let settled = self.end_ms(window).saturating_add(self.lateness_ms.unwrap_or(u64::MAX));
@@ -238,6 +237,7 @@ impl Windows {
         })
     }
 }
+
 /// The windows that start at or after one moment and before another.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

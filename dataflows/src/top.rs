@@ -15,14 +15,14 @@ use crate::ranges::WindowSet;
 use crate::time::{Time, Timed, Window};
 use crate::types::{Entity, Metric, Per, Prefix, Volume};
 
-/// Which entities to rank, by what, and how many.
+/// A query for the greatest entities of each window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopQuery {
-    /// How many of each window.
+    /// The greatest number of entities of each window.
     pub n: usize,
-    /// What to rank: pairs, sources or destinations, over all traffic.
+    /// The kind of entity to rank: pairs, sources or destinations, over all traffic.
     pub per: Per,
-    /// By bytes or by packets.
+    /// The metric to rank by.
     pub metric: Metric,
 }
 
@@ -39,11 +39,11 @@ impl TopQuery {
 pub struct Ranked {
     /// The window.
     pub window: Window,
-    /// Its place, from 1.
+    /// The entity's rank in the window, from 1.
     pub rank: u64,
-    /// Who.
+    /// The entity.
     pub entity: Entity,
-    /// How much.
+    /// The entity's volume.
     pub volume: Volume,
     /// Whether the window was not observed from its start on.
     pub partial: bool,
@@ -62,7 +62,7 @@ struct Work {
 /// The greatest of what was offered; ties go to the lesser entity.
 pub(crate) struct Greatest {
     query: TopQuery,
-    /// The least on top.
+    /// The greatest candidates so far, the least of them on top of the heap.
     heap: BinaryHeap<Reverse<(i64, Reverse<Entity>, Volume)>>,
 }
 
@@ -71,7 +71,7 @@ impl Greatest {
         Greatest { query, heap: BinaryHeap::new() }
     }
 
-    /// Considers an entity. `entity` is asked for only if it may be among the greatest.
+    /// Considers an entity. `entity` is called only if the volume may be among the greatest.
     pub(crate) fn offer(&mut self, volume: Volume, entity: impl FnOnce() -> Entity) {
         let amount = volume.amount(self.query.metric);
         let full = self.heap.len() >= self.query.n;
@@ -85,7 +85,7 @@ impl Greatest {
         }
     }
 
-    /// The greatest, in order; none is left.
+    /// Removes and returns the greatest, in order of rank.
     pub(crate) fn take_ranking(&mut self) -> Vec<(Entity, Volume)> {
         let ranking = std::mem::take(&mut self.heap).into_sorted_vec();
         ranking.into_iter().map(|Reverse((_, Reverse(entity), volume))| (entity, volume)).collect()

@@ -1,9 +1,9 @@
-//! The traffic of pairs: per window a table pair → volume, and what it emits.
+//! The traffic of pairs: per window a table pair → volume, and the totals that it emits.
 //!
-//! This is the arrangement of the computation, and our own: differential dataflow would keep every
-//! update of every total, ordered, where limits concern only the few totals beyond an emit bound
-//! ([`monitored`](crate::monitored)). The operator takes all its input time by time, so that at each complete
-//! time its tables, and with them all that it emits, are a function of the input.
+//! The tables take the place of an arrangement: differential dataflow would keep every update of every total,
+//! ordered, where limits concern only the few totals beyond an emit bound ([`monitored`](crate::monitored)). The
+//! operator consumes all its input time by time, so that at each complete time its tables, and with them all that
+//! it emits, are a function of the input.
 
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -23,7 +23,7 @@ use crate::top::Candidate;
 pub(crate) struct Traffic<'scope> {
     pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
     pub(crate) endings: StreamVec<'scope, Time, Timed<Ending>>,
-    /// The same updates by the rollups in use.
+    /// The updates of pairs, folded for the rollups in use.
     pub(crate) rollups: StreamVec<'scope, Time, Timed<RollupParcel>>,
     pub(crate) top: StreamVec<'scope, Time, Timed<Candidate>>,
     pub(crate) answers: StreamVec<'scope, Time, Timed<Answer>>,
@@ -43,9 +43,9 @@ pub(crate) struct Traffic<'scope> {
 /// watermark of the tick before has settled is dropped.
 ///
 /// # Out
-/// At each complete time, totals are what all updates up to then sum to, for each monitored scope those beyond
-/// its emit bound, each once. They may be less, within a cell, where nothing is published of them. A sum that reaches
-/// the end of 64 bits stays there, and is reported.
+/// At each complete time, totals are the sums of all updates up to then, for each monitored scope those beyond its
+/// emit bound, each once. A total may be less than its sum, within a cell, while its amount is not published. A
+/// sum that reaches the end of 64 bits stays there, and is reported.
 ///
 /// # Keeps
 /// Per window about 40 bytes a pair, and as many for one that grew since it was emitted, which its retirement

@@ -164,7 +164,7 @@ impl Multiply<isize> for WideVolume {
     }
 }
 
-/// What a limit counts.
+/// The part of a volume that a limit counts.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -177,7 +177,7 @@ pub enum Metric {
     Packets,
 }
 
-/// What a limit is counted for.
+/// The kind of entity that a limit is counted for.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -196,7 +196,7 @@ pub enum Per {
     Total,
 }
 
-/// On which side of its value a limit is broken.
+/// The side of its value on which a limit is broken.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -235,20 +235,20 @@ impl Prefix {
     }
 }
 
-/// What a limit counts, and over which pairs.
+/// The traffic that a limit counts: a metric of some pairs, summed for each entity of a kind.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Scope {
-    /// What the limit is counted for.
+    /// The kind of entity that the limit is counted for.
     pub per: Per,
-    /// What is counted.
+    /// The part of a volume that is counted.
     pub metric: Metric,
     /// Only pairs whose source is in here are counted.
     pub source: Prefix,
     /// Only pairs whose destination is in here are counted.
     pub destination: Prefix,
-    /// With [`Per::Host`]: which hosts are judged. Else [`Prefix::ANY`].
+    /// With [`Per::Host`]: the hosts that are judged. Else [`Prefix::ANY`].
     pub host: Prefix,
 }
 
@@ -279,8 +279,8 @@ pub struct LimitId(pub u32);
 )]
 pub struct VersionId(pub u32);
 
-/// One row of limits: from its effective date on, and until the next one of its name, the limit is
-/// what it says.
+/// One row of limits. It defines the limit from its effective date on, until that of the next row of the same
+/// limit.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -289,43 +289,43 @@ pub struct Version {
     pub limit: LimitId,
     /// Nanoseconds since the Unix epoch. Two rows of one limit never share it.
     pub effective: i128,
-    /// The row itself; different content has a different number.
+    /// The number of the row; different content has a different number.
     pub id: VersionId,
-    /// On which side the value is broken.
+    /// The side of the value on which amounts break the limit.
     pub bound: Bound,
-    /// What is counted, and over which pairs.
+    /// The traffic that is counted.
     pub scope: Scope,
     /// `max` is broken by an amount above it, `min` by one below it; `None`: from the effective date
     /// on, the limit does not exist.
     pub value: Option<i64>,
 }
 
-/// The amount of an entity is over a `max`, or under a `min` of a closed window.
+/// A broken limit: the amount of an entity is over a `max`, or under a `min` of a closed window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Violation {
     /// The broken limit.
     pub limit: LimitId,
-    /// The window it is broken in.
+    /// The window in which the limit is broken.
     pub window: Window,
-    /// Who breaks it.
+    /// The entity that breaks the limit.
     pub entity: Entity,
     /// The entity's traffic in the limit's scope; the limit's metric says which part is judged.
     pub volume: Volume,
 }
 
-/// What became of a violation.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Event {
-    /// It came to be.
+    /// The violation is new.
     Raised,
-    /// It stands, with another amount, version or settledness.
+    /// The violation stands, with another amount, version or settledness.
     Updated,
-    /// It is no more.
+    /// The violation has ended.
     Cleared,
 }
 
-/// Why it did; of several reasons the first that was enough.
+/// The reason of a change; of several reasons the first that was enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -333,42 +333,42 @@ pub enum Reason {
     LimitChange,
     /// Time passed: a version's date came, or the window closed or settled.
     Schedule,
-    /// A record after its window had closed.
+    /// A record came after its window had closed.
     LateData,
-    /// A record before.
+    /// A record came before its window had closed.
     Data,
 }
 
-/// What is said about a violation at a tick.
+/// A change of a violation, as a tick publishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Change {
-    /// What became of it.
+    /// The kind of the change.
     pub event: Event,
-    /// Why.
+    /// The reason of the change.
     pub reason: Reason,
-    /// Whose limit, when, who, how much. For `cleared`, the volume that cleared it.
+    /// The violation: limit, window, entity and volume. For `cleared`, the volume that cleared it.
     pub violation: Violation,
-    /// What is counted for and how: of the version that judges now, or of the last one if none does;
-    /// `per` is always that of the entity.
+    /// The side of the value on which the limit is broken: that of the version that judges now, or of the last one
+    /// that did if none does.
     pub bound: Bound,
-    /// The metric judged.
+    /// The metric that is judged, of the same version.
     pub metric: Metric,
-    /// The version that judges now; `None` if the limit is gone.
+    /// The version that judges now; `None` if none does.
     pub version: Option<VersionId>,
     /// Whether the window is settled.
     pub settled: bool,
-    /// Whether the window was not observed from its start on, or that is not known yet.
+    /// Whether the window was not observed from its start on, or whether it was is not known yet.
     pub partial: bool,
 }
 
-/// Which changes of a standing violation are said before its window settles.
+/// The changes of a standing violation that are published before its window settles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Updates {
     /// None.
     #[default]
     Settled,
-    /// Another version judges.
+    /// A change to another version that judges.
     Limit,
-    /// That, and each tick with a new amount.
+    /// As [`Updates::Limit`], and a new amount at each tick.
     Tick,
 }

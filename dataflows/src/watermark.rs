@@ -1,4 +1,4 @@
-//! How far event time has come, live: what each partition of the input says, and the clock.
+//! The progress of live event time, from the progress of each partition of the input and from the clock.
 
 use std::collections::BTreeMap;
 
@@ -6,47 +6,47 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::{WindowRange, Windows};
 
-/// How far a partition of a live input has come, and whether it holds the watermark there.
+/// The progress of a partition of a live input, and whether the partition holds the watermark there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum PartitionProgress {
-    /// It has records, or may have, and none was read: it holds the watermark wherever that is.
+    /// The partition has records, or may have, but none was read yet: it holds the watermark wherever that is.
     Unknown,
-    /// It has no record for now: it holds the watermark, and no faster partition needs to wait for it.
+    /// The partition has no record for now: it holds the watermark, and no faster partition needs to wait for it.
     Empty,
     /// The greatest event time that was read from it.
     At(u64),
-    /// As [`PartitionProgress::At`], while it has more records to read: it has waited for slower partitions since it
-    /// was last read to its end.
+    /// As [`PartitionProgress::At`], while the partition has more records to read: it has waited for slower
+    /// partitions since it was last read to its end.
     Waiting(u64),
-    /// It is idle or straggles: it does not hold the watermark.
+    /// The partition is idle or straggles: it does not hold the watermark.
     Idle,
 }
 
 /// The time of a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
-    /// The watermark is never after it.
+    /// The time of the clock; the watermark is never after it.
     pub(crate) now: u64,
-    /// Where the watermark is if no partition holds it.
+    /// The watermark if no partition holds it.
     pub(crate) silence: u64,
 }
 
-/// How far the slowest of several partitions is.
+/// The progress of the slowest of several partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Least {
     pub(crate) at: u64,
-    /// Which one that is; `None` if it is none of them, but the clock.
+    /// The slowest partition; `None` if no partition is behind the clock.
     pub(crate) of: Option<u32>,
 }
 
-/// What holds the watermark.
+/// The partitions with their progress, by which they hold the watermark.
 #[derive(Debug, Default)]
 pub(crate) struct Partitions {
     holds: BTreeMap<u32, PartitionProgress>,
 }
 
 impl Partitions {
-    /// A partition holds this, until it says something else.
+    /// Sets the progress of a partition, until it is set again.
     pub(crate) fn set(&mut self, partition: u32, holds: PartitionProgress) {
         self.holds.insert(partition, holds);
     }
@@ -58,13 +58,13 @@ impl Partitions {
         Least { at: least.at.max(before), ..least }
     }
 
-    /// How far the slowest partition is that has something.
+    /// The progress of the slowest partition, of those that are not empty.
     pub(crate) fn slowest(&self, moment: Moment) -> Least {
         self.least(moment, None)
     }
 
-    /// The greatest event time that a partition has come to, at most the clock. What a waiting partition
-    /// has more to read is unknown: it may be of any time up to the clock.
+    /// The greatest event time that a partition has come to, at most the clock. The unread records of a waiting
+    /// partition may be of any time up to the clock.
     pub(crate) fn front(&self, moment: Moment) -> u64 {
         let at = |holds: &PartitionProgress| match holds {
             PartitionProgress::At(at) => Some(*at),
@@ -92,8 +92,8 @@ impl Partitions {
     }
 }
 
-/// The windows that end while the watermark moves, if it was watched on its way: a longer step than a
-/// break in observation was no watching.
+/// The windows that end while the watermark moves. None if it did not move before (`from` is 0), or if the step is
+/// longer than the greatest gap: such a step is a break in observation, not silence that was watched.
 pub(crate) fn passed(rules: Windows, from: u64, to: u64) -> WindowRange {
     let watched = from > 0 && to.saturating_sub(from) <= rules.max_gap_secs.saturating_mul(1000);
     match rules.of(from).filter(|_| watched) {
@@ -143,7 +143,7 @@ mod tests {
         partitions.set(2, PartitionProgress::At(300));
         partitions.set(3, PartitionProgress::At(700));
         assert_eq!(partitions.front(NOON), 700);
-        // It is ahead of the clock: nobody is behind because of that.
+        // A partition ahead of the clock: no other partition is behind because of that.
         partitions.set(4, PartitionProgress::At(5000));
         assert_eq!(partitions.front(NOON), 1000);
         partitions.set(4, PartitionProgress::Idle);

@@ -13,9 +13,10 @@ use crate::time::{Phase, Timed, Window};
 /// The endings of one tick.
 #[derive(Default)]
 pub(super) struct Endings {
-    /// If records end a violation, the volume is that of the end of the tick.
+    /// For violations that records end: volumes at the end of the tick.
     by_records: Lookup,
-    /// If limits end one, it is that before; of totals that were emitted as they are, nothing is told.
+    /// For violations that limits end: volumes before the records of the tick count. There is no ending of a total
+    /// that was emitted with its exact volume.
     by_limits: Lookup,
 }
 
@@ -31,12 +32,12 @@ impl Endings {
         }
     }
 
-    /// Makes what is needed to [find](Endings::find) those of a phase. `true` when it is made.
+    /// Builds the index by which to [find](Endings::find) the endings of a phase. `true` when it is built.
     pub(super) fn index(&mut self, phase: Phase, fuel: &mut Fuel) -> bool {
         self.of(phase).index(fuel)
     }
 
-    /// The total with which a phase ended a violation, if it was told.
+    /// The total with which a phase ended a violation, if there is an ending for it.
     pub(super) fn find(
         &mut self,
         phase: Phase,

@@ -1,5 +1,5 @@
-//! The updates of violations of one tick and window, sorted in parts: there may be as many as there are
-//! totals, and nobody else runs while they are sorted.
+//! The updates of violations of one tick and window, sorted in parts: there may be as many as there are totals,
+//! and no other operator runs while a part is sorted.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,7 +22,7 @@ pub(super) struct Step {
     other: i64,
     monitored: MonitoredScope,
     limit: LimitId,
-    /// 0 for a violation that only has to be looked at.
+    /// 0 for a violation that did not change, and that may have to be published anew.
     diff: i16,
     pub(super) phase: Phase,
     family: Family,
@@ -51,7 +51,7 @@ impl Step {
         Key { family: self.family, id: self.number }
     }
 
-    /// The violation, and how often it comes.
+    /// The violation, and its difference.
     pub(super) fn update(&self) -> ((MonitoredScope, Total), isize) {
         let total = Total { amount: self.amount, key: self.key(), other: self.other };
         ((self.monitored, total), self.diff.into())
@@ -173,7 +173,7 @@ impl Merge {
         Merge { unsorted: runs.0, ..Merge::default() }
     }
 
-    /// Adds an update; all come before the first one is taken.
+    /// Adds an update; all updates must be added before the first one is taken.
     pub(super) fn push(&mut self, step: Step) {
         let mut runs = Runs(std::mem::take(&mut self.unsorted));
         runs.push(step);
@@ -197,8 +197,8 @@ impl Merge {
         true
     }
 
-    /// Takes all updates of the next violation, in the order of their phases. None is left if there are
-    /// none.
+    /// Moves all updates of the next violation to `steps`, in the order of their phases; `steps` is empty if there
+    /// are none.
     pub(super) fn next(&mut self, addresses: &Addresses, steps: &mut Vec<Step>) {
         steps.clear();
         let Some(Reverse((place, _))) = self.heads.peek().copied() else { return };

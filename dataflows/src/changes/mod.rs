@@ -1,9 +1,9 @@
 //! Changes of violations at each tick: raised, updated, cleared, and why.
 //!
-//! A tick is a sequence of phases, and the violations are known after each. An entity that stood
-//! before the tick and stands after it may get an update, one of which only one is true was raised or
-//! cleared, whatever happened in between. The first phase after which that was so tells the reason:
-//! the rows were read, or a date came, or records were counted, or the window closed.
+//! A tick is a sequence of phases, and the operator knows the violations after each of them. A violation that is
+//! active before and after the tick may be `updated`; one that is active only after it is `raised`, and one that
+//! is active only before it is `cleared`, whatever happened in between. The first phase that raised or cleared the
+//! violation is the reason: rows of limits were read, a date came, records were counted, or the window closed.
 //!
 //! There may be as many changes as there are totals. So a tick is worked on in steps of a few
 //! milliseconds, window by window and in the order in which changes are published, and what is ready goes
@@ -70,7 +70,7 @@ struct Tick {
     retired: Vec<(Ruling, isize)>,
     /// The changes of silent windows.
     silence: Sweep,
-    /// Whether a part of it was sent, so that the first worker waits for the last one.
+    /// Whether a part of the tick was sent, so that the first worker waits for the last part.
     is_begun: bool,
 }
 
@@ -78,7 +78,7 @@ enum Job {
     /// Finds the violations of a window that stand and may have to be published anew, and follows them and
     /// all that were judged anew through the tick.
     Window { window: Window, look_at: Option<Id>, merge: Merge, steps: Vec<Step> },
-    /// Publishes what is said of silent windows before one.
+    /// Publishes the changes of silent windows before `until`.
     Silence { until: Window },
     /// Drops the violations of windows.
     Retire { windows: WindowRange },
@@ -106,16 +106,16 @@ struct Changes {
     partial: WindowSet,
     versions: Versions,
     standing: ActiveViolations,
-    /// Those of silent windows.
+    /// The violations of silent windows.
     silence: Silence,
-    /// The same as published, if somebody reads it.
+    /// The violations as they were published last; `None` if nobody reads them.
     published: Option<Published>,
     tick: Tick,
     /// Changes of the tick that are ready.
     ready: Vec<Change>,
     parts: Vec<Timed<Part>>,
     allowance: Allowance,
-    /// A buffer.
+    /// A buffer for [`Transition::through`].
     now: Vec<((MonitoredScope, Total), isize)>,
 }
 
@@ -140,7 +140,7 @@ impl Changes {
         }
     }
 
-    /// The reason that a phase is, for a window.
+    /// The reason of a change that a phase makes in a window.
     fn reason(&self, phase: Phase, window: Window) -> Reason {
         match phase {
             Phase::Rows => Reason::LimitChange,
@@ -205,8 +205,8 @@ impl Changes {
         true
     }
 
-    /// Publishes what becomes of one violation, and keeps what stands. `false` if the totals with which
-    /// violations may end have to be indexed first.
+    /// Publishes the change of one violation, and updates the violations that stand. `false` if the totals with
+    /// which violations may end have to be indexed first.
     fn follow(&mut self, window: Window, steps: &[Step], fuel: &mut Fuel) -> bool {
         let id = steps[0].id();
         let before = self.standing.get(window, id);
@@ -252,7 +252,7 @@ impl Changes {
         true
     }
 
-    /// Publishes a change. A violation whose limit is gone keeps the bound and the metric it had.
+    /// Publishes a change. A violation whose limit was removed keeps the bound and the metric it had.
     fn say(
         &mut self,
         (event, reason): (Event, Reason),
@@ -317,7 +317,7 @@ impl Changes {
         !fuel.is_spent()
     }
 
-    /// Records come to windows that were silent.
+    /// Ends the silence of windows to which records come.
     fn hear(
         &mut self,
         heard: &[WindowRange],
@@ -341,7 +341,7 @@ impl Changes {
         owner(window, self.shared.peers) == self.shared.index as u64
     }
 
-    /// Goes on with what is said of silent windows before one. `true` when all is published.
+    /// Continues to publish the changes of silent windows before `until`. `true` when all are published.
     fn silence(&mut self, until: Window, fuel: &mut Fuel) -> bool {
         while self.may_go_on(fuel) {
             let Some((window, piece)) = self.tick.silence.next(until, self.windows) else {
@@ -464,7 +464,7 @@ impl Steps for Changes {
         }
     }
 
-    /// The first worker knows from the part that is sent here that more of the tick is to come.
+    /// Sends a part of the tick, by which the first worker knows that more parts are to come.
     fn pause(&mut self, under_way: Option<Time>) -> Option<Time> {
         let time = under_way?;
         self.send(time, false);
@@ -475,25 +475,25 @@ impl Steps for Changes {
 /// Changes of violations, and the violations themselves.
 pub(crate) struct Said<'scope> {
     pub(crate) parts: StreamVec<'scope, Time, Timed<Part>>,
-    /// Those that stand, as they were published last.
+    /// The violations that stand, as they were published last.
     pub(crate) violations: VecCollection<'scope, Time, Violation, isize>,
 }
 
 /// The changes of violations, tick by tick.
 ///
 /// # In
-/// `violations` as the worker knows them that holds their totals, and on the same worker `endings`, which tell
-/// the volume that cleared one. `rulings` and `clock`: the same on every worker. `notices` of the first worker about
-/// changes that it has forwarded.
+/// `violations`, on the worker that holds their totals, and on the same worker `endings`, the volumes that cleared
+/// violations. `rulings` and `clock`: the same on every worker. `notices` of the first worker about changes that
+/// it has forwarded.
 ///
 /// # Time
-/// Said when all of a tick is known: what is ready at once at its [`Phase::Retire`], the rest at its
-/// [`Phase::Read`].
+/// The operator publishes a tick when all input of the tick is complete: the changes that are ready at once at its
+/// [`Phase::Retire`], the rest at its [`Phase::Read`].
 ///
 /// # Out
 /// At most one change for each (limit, window, entity) and tick: never both raised and cleared.
-/// Folding them gives the violations that stand. That a window retires is no change: what was said
-/// last stands. Those of a worker are in the order of windows, limits and entities. No more than
+/// Folding them gives the violations that stand. The retirement of a window is no change: the violations that were
+/// published last stand. The changes of a worker are in the order of windows, limits and entities. No more than
 /// `parts_ahead` of a worker are on their way.
 ///
 /// # Keeps

@@ -1,4 +1,4 @@
-//! The violations that stand, as they were published last, for those who want them as a collection.
+//! The violations that stand, as they were published last, in the form of a collection.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::types::{Change, Event, Violation};
 /// An update of the collection.
 pub(super) type ViolationUpdate = (Violation, Time, isize);
 
-/// The collection, and how it changes.
+/// The collection, and its updates that are not sent yet.
 #[derive(Default)]
 pub(super) struct Published {
     windows: BTreeMap<Window, BTreeMap<Id, Violation>>,
@@ -18,7 +18,7 @@ pub(super) struct Published {
 }
 
 impl Published {
-    /// Takes what is said of a violation at a tick.
+    /// Applies a change that is published at a tick.
     pub(super) fn say(&mut self, tick: u64, id: Id, change: &Change) {
         let violation = change.violation;
         let ids = self.windows.entry(violation.window).or_default();

@@ -1,9 +1,10 @@
-//! Violations of silence: a lower bound of a total is broken in a window in which nothing was heard.
+//! Violations of silence: a lower bound of a total is broken in a window without a record.
 //!
-//! There may be any number of silent windows, and they are alike. So nothing is kept of each: what stands is
-//! every limit that silence breaks in every silent window that it judges. What a tick changes is found range by
-//! range, and made window by window as it is published. A window in which a record comes late is silent no
-//! more, and its violations are followed as those of other windows are, from the one of nothing on.
+//! There may be any number of silent windows, and they are alike. So nothing is kept of each: every limit that
+//! silence breaks is violated in every silent window that the limit judges. The operator finds the changes of a
+//! tick range by range, and makes them window by window as it publishes them. A window in which a record comes
+//! late is silent no more. From then on its violations are followed as those of other windows are, starting with a
+//! total of nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -38,7 +39,7 @@ pub(super) enum At {
 pub(super) struct Broken(Steps<[Option<Judge>; 3]>);
 
 impl Broken {
-    /// Those of a limit that the tick does not change.
+    /// The versions of a limit that the tick does not change.
     pub(super) fn always(judges: impl Iterator<Item = (WindowRange, Judge)>) -> Self {
         let mut broken = Broken::default();
         for (windows, judge) in judges.filter(|(_, judge)| judge.silence_breaks) {
@@ -63,7 +64,7 @@ impl Broken {
 pub(super) struct Piece {
     windows: WindowRange,
     pub(super) limit: LimitId,
-    /// The one through which it looks, or did.
+    /// The monitored scope in which the limit judges, or did.
     pub(super) monitored: MonitoredScope,
     pub(super) event: Event,
     pub(super) reason: Reason,
@@ -90,7 +91,7 @@ impl Silence {
         self.windows.contains(window)
     }
 
-    /// Follows the limits that silence breaks: `breaks` tells of one whether it does.
+    /// Updates the set of limits that silence breaks: `breaks` returns whether it breaks a limit.
     pub(super) fn follow(&mut self, rulings: &[(Ruling, isize)], breaks: impl Fn(LimitId) -> bool) {
         for (ruling, _) in rulings.iter().filter(|(ruling, _)| ruling.judge.silence_breaks) {
             match breaks(ruling.limit) {
@@ -100,13 +101,14 @@ impl Silence {
         }
     }
 
-    /// Lets go of windows.
+    /// Drops windows.
     pub(super) fn retire(&mut self, windows: WindowRange) {
         self.windows.remove(windows);
     }
 
-    /// A record comes to a silent window: what stood there stands as of a total of nothing, and with the records
-    /// of the tick that total goes. `changed` has the limits that the tick changes, `judge` the version of others.
+    /// Ends the silence of a window to which a record comes: its violations stand with a total of nothing, and
+    /// that total is removed with the records of the tick. `changed` has the limits that the tick changes, `judge`
+    /// returns the version of others.
     pub(super) fn hear(
         &mut self,
         window: WindowRange,
@@ -123,7 +125,7 @@ impl Silence {
                 None => [judge(limit).filter(|judge| judge.silence_breaks); 3],
             };
             let [before, rows, dates] = moments;
-            // It is records of the monitored scope that looks at the total then which may end what stands.
+            // Records end the violation in the last monitored scope in which the limit judges in this tick.
             let Some(monitored) = dates.or(rows).or(before).map(|judge| judge.monitored()) else {
                 continue;
             };
@@ -146,8 +148,8 @@ impl Silence {
         }
     }
 
-    /// The changes of a tick. `changed` has the limits that it changes, `broken` tells the versions of others;
-    /// `fall` are the windows that are silent from now on.
+    /// The changes of a tick. `changed` has the limits that the tick changes, `broken` returns the versions of
+    /// others; `fall` are the windows that are silent from now on.
     pub(super) fn tick(
         &mut self,
         moment: &Moment<'_>,
@@ -246,20 +248,20 @@ fn raised(limit: LimitId, broken: &Broken, fall: &[WindowRange], pieces: &mut Ve
     }
 }
 
-/// The way through all that a tick says of silent windows, by window and limit.
+/// An iteration over the changes of a tick in silent windows, by window and limit.
 #[derive(Default)]
 pub(super) struct Sweep {
-    /// Those ahead, the next one last.
+    /// The pieces ahead, the next one last.
     pieces: Vec<Piece>,
-    /// Those that have been reached.
+    /// The pieces that cover the window.
     active: BTreeMap<LimitId, Piece>,
     window: Window,
-    /// The limit that the window was left at.
+    /// The limit of the last change returned; `None` at the start of the window.
     limit: Option<LimitId>,
 }
 
 impl Sweep {
-    /// The next that is said of a window before one.
+    /// Returns the next change in a window before `until`.
     pub(super) fn next(&mut self, until: Window, windows: Windows) -> Option<(Window, Piece)> {
         loop {
             let from = self.limit.map_or(Unbounded, Excluded);
@@ -273,12 +275,12 @@ impl Sweep {
         }
     }
 
-    /// Passes over all that is left to be said of the window.
+    /// Skips the remaining changes of the window.
     pub(super) fn skip(&mut self) {
         self.limit = self.active.last_key_value().map(|(limit, _)| *limit);
     }
 
-    /// Leaves the window, for the next one of which something is said.
+    /// Moves to the next window that has a change.
     fn step(&mut self, until: Window, windows: Windows) -> Option<()> {
         let mut next = Window(windows.end_secs(self.window));
         self.active.retain(|_, piece| piece.windows.contains(next));
@@ -286,7 +288,7 @@ impl Sweep {
             next = self.pieces.last()?.windows.from;
         }
         if next >= until {
-            // It is left again when the sweep goes on.
+            // The next call moves on from the same window.
             return None;
         }
         (self.window, self.limit) = (next, None);

@@ -8,7 +8,7 @@ use crate::time::Phase;
 pub(super) struct Transition {
     /// The state after the last phase.
     pub(super) after: Option<(MonitoredScope, Total)>,
-    /// The first phase after which it stood, or did not, other than before the tick.
+    /// The first phase that raised or cleared the violation; `None`: no phase did.
     pub(super) turned: Option<Phase>,
     /// The state before that phase.
     pub(super) before_turn: Option<(MonitoredScope, Total)>,

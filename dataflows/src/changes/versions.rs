@@ -1,4 +1,4 @@
-//! The versions that judge windows, as those know them who write about violations.
+//! The versions that judge windows, as the changes operator needs them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::types::{LimitId, VersionId};
 pub(super) struct RulingsOfTick {
     pub(super) rows: Vec<(Ruling, isize)>,
     pub(super) dates: Vec<(Ruling, isize)>,
-    /// Of those that left with the last window that they judged.
+    /// Removals of rulings that left with the last window that they judged.
     pub(super) retired: Vec<(Ruling, isize)>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Changed {
     /// For versions that changed after the rows were read (a date came): the version that judged a window
     /// before that.
     after_rows: BTreeMap<(LimitId, Window), Option<VersionId>>,
-    /// Of limits that silence breaks, or broke.
+    /// The versions of limits that silence breaks, or broke.
     pub(super) broken: BTreeMap<LimitId, Broken>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Changed {
 #[derive(Default)]
 pub(super) struct Versions {
     judging: EffectiveVersions,
-    /// The answer given last: changes come by limit and window.
+    /// The last result of [`Versions::version`]: changes come by limit and window.
     last: Option<((LimitId, Window), Option<Judge>)>,
 }
 
@@ -76,7 +76,7 @@ impl Versions {
         }
     }
 
-    /// The same, for one who asks once.
+    /// As [`Versions::version`], without remembering the result.
     pub(super) fn judge(&self, limit: LimitId, window: Window) -> Option<Judge> {
         self.judging.judge(limit, window).copied()
     }
