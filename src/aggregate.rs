@@ -1,9 +1,9 @@
 //! Packets folded per pair before they are sent: one record for what a pair sent in a bucket of time.
 //!
-//! Buckets are aligned to 1970, as windows are, and divide them, so no record is of two windows. A
-//! record carries the time of its last packet. A bucket ends when a packet of a later one comes, or
-//! when whoever feeds it says so; a packet that comes after the end of its bucket makes another record
-//! of it. So sums never depend on the order of packets, only the number of records does.
+//! Buckets are aligned to 1970, as windows are, and divide windows, so no record is of two windows. A record
+//! carries the time of its last packet. A bucket ends when a packet of a later bucket comes, or when the caller
+//! ends it ([`Aggregate::end`]); a packet that comes after the end of its bucket makes another record of it. So
+//! sums never depend on the order of packets, only the number of records does.
 
 use std::hash::Hash;
 
@@ -19,7 +19,7 @@ const ENTRIES_MAX: usize = 1 << 18;
 /// No record may be greater: readers refuse it.
 const AMOUNT_MAX: i64 = 1 << 40;
 
-/// What a pair has sent in a bucket so far.
+/// The amount that a pair has sent in a bucket so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
     last_ms: u64,
@@ -27,7 +27,7 @@ struct Sum {
 }
 
 impl Sum {
-    /// Adds a record, or puts out what was there if the two together are too great for one.
+    /// Adds a record, or emits the earlier sum if the two together are too great for one record.
     #[inline]
     fn add(&mut self, record: &Record, out: &mut Vec<Record>) {
         let sum = self.volume.checked_add(record.volume);
@@ -53,16 +53,16 @@ pub struct Aggregate {
     bucket_ms: u64,
     /// The start of the latest bucket that has begun.
     front: Option<u64>,
-    /// Of that bucket. Families lie apart: the keys of most pairs are small.
+    /// The sums of the bucket at `front`. Families lie apart: the keys of most pairs are small.
     v4: HashMap<u64, Sum, RandomState>,
     v6: HashMap<(u128, u128), Sum, RandomState>,
-    /// Of earlier buckets, by their start.
+    /// The sums of earlier buckets, by the start of the bucket and the pair.
     late: HashMap<(u64, Pair), Sum, RandomState>,
     entries_max: usize,
 }
 
 impl Aggregate {
-    /// With buckets of so many milliseconds, at least one.
+    /// Creates an aggregate with buckets of so many milliseconds, at least one.
     pub fn new(bucket_ms: u64) -> Self {
         Aggregate {
             bucket_ms: bucket_ms.max(1),
@@ -74,7 +74,7 @@ impl Aggregate {
         }
     }
 
-    /// Takes a record in. What that ends is put out.
+    /// Adds a record. If it ends the bucket, the records of that bucket are appended to `out`.
     #[inline]
     pub fn add(&mut self, record: &Record, out: &mut Vec<Record>) {
         let start = record.time_ms - record.time_ms % self.bucket_ms;
@@ -95,7 +95,7 @@ impl Aggregate {
         sum.add(record, out);
     }
 
-    /// Puts out all there is, by time and pair.
+    /// Appends all records to `out`, by time and pair, and forgets them.
     pub fn end(&mut self, out: &mut Vec<Record>) {
         let from = out.len();
         drain(&mut self.v4, |key| Pair::V4(((key >> 32) as u32).into(), (key as u32).into()), out);
@@ -105,11 +105,11 @@ impl Aggregate {
             out,
         );
         drain(&mut self.late, |(_, pair)| pair, out);
-        // The order of hash tables differs between runs, and what is written should not.
+        // The order of hash tables differs between runs, and the output should not.
         out[from..].sort_unstable_by_key(|record| (record.time_ms, record.pair));
     }
 
-    /// The end of the latest bucket, if anything is held.
+    /// Returns the end of the latest bucket; `None` if there are no entries.
     pub fn open_until(&self) -> Option<u64> {
         let front = self.front.filter(|_| !self.is_empty())?;
         Some(front.saturating_add(self.bucket_ms))

@@ -1,5 +1,5 @@
-//! The leader of a replay: takes ticks from a source, puts them into the computation, and writes what
-//! each has led to as soon as the computation is done with it.
+//! The leader of a replay: takes ticks from a source, puts them into the computation, and writes the outputs of
+//! each tick as soon as the computation is done with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::TryRecvError;
@@ -17,31 +17,30 @@ use crate::computation::{Computation, Course, Outcome, Output};
 use crate::output::WriteError;
 use crate::replay::{End, Event as SourceEvent, Events, Tick};
 
-/// Takes what ticks lead to, in their order.
+/// Accepts the outputs of ticks, in the order of ticks.
 pub trait Sinks {
-    /// Writes some changes of a tick. They come in their order.
+    /// Writes some changes of a tick, in the order in which the computation emits them.
     fn changes(&mut self, tick: u64, changes: Vec<Change>) -> Result<(), WriteError>;
-    /// Writes what else a tick has led to, after all its changes.
+    /// Writes the other outputs of a tick, after all its changes.
     fn tick(&mut self, tick: u64, outcome: Outcome) -> Result<(), WriteError>;
     /// Whether the totals of windows are wanted.
     fn wants_totals(&self) -> bool;
 }
 
-/// What moves the watermark, and with it windows.
+/// The clock that moves the watermark, and with it closes windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Clock {
-    /// Time itself, as in a run whose partitions have nothing to read but what comes: windows close when
-    /// their end has come.
+    /// The wall clock, as in a run whose partitions have no backlog: windows close when their end has come.
     Live,
-    /// Records: windows close when a later record comes, or when the input ends.
+    /// The event times of records: windows close when a later record comes, or when the input ends.
     #[default]
     Replay,
 }
 
-/// How a replay ended.
+/// The result of a replay.
 #[derive(Debug)]
 pub struct Replayed {
-    /// What was read; `None` if it was interrupted.
+    /// The summary of the input; `None` if the replay was interrupted.
     pub end: Option<End>,
     /// The last tick that is done.
     pub last_tick: Option<u64>,
@@ -63,7 +62,7 @@ pub struct Replay<'a, S> {
 }
 
 impl<'a, S: Sinks> Replay<'a, S> {
-    /// A replay that begins with these limits.
+    /// Creates a replay that starts with these limits.
     pub fn new(
         mut computation: Computation<'a>,
         options: Options,
@@ -89,12 +88,12 @@ impl<'a, S: Sinks> Replay<'a, S> {
         }
     }
 
-    /// The same, by this clock.
+    /// Sets the clock that moves the watermark.
     pub fn by(self, clock: Clock) -> Self {
         Replay { clock, ..self }
     }
 
-    /// Takes all of the source.
+    /// Takes all ticks of the source, ends the input, and writes the totals if the sinks want them.
     pub fn run(&mut self, source: &Events, interrupt: &Interrupt) -> Result<Replayed, WriteError> {
         self.computation.set_patience(PATIENCE);
         let end = self.take_source(source, interrupt)?;
@@ -109,7 +108,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
         Ok(Replayed { end, last_tick: self.last_tick })
     }
 
-    /// Where everything goes.
+    /// Returns the sinks that the outputs go to.
     pub fn sinks(&self) -> &S {
         self.sinks
     }
@@ -119,7 +118,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
         self.last_window
     }
 
-    /// What time has done up to the last tick that is done.
+    /// Returns the watermark and the windows after the last tick that is done.
     pub fn course(&self) -> &Course {
         self.computation.course()
     }
@@ -188,7 +187,7 @@ impl<'a, S: Sinks> Replay<'a, S> {
         self.computation.inputs.edit(version, diff);
     }
 
-    /// Takes what the current tick counts, the windows it falls into, and its greatest event time.
+    /// Adds the updates of the current tick, the windows it falls into, and its greatest event time.
     pub fn records(
         &mut self,
         update_batches: Vec<UpdateBatch>,
@@ -247,15 +246,15 @@ impl<'a, S: Sinks> Replay<'a, S> {
         self.computation.close();
     }
 
-    /// One tick that only time passes in.
+    /// Runs one tick in which only time passes.
     fn pass_time(&mut self, tick: u64) -> Result<(), WriteError> {
         self.begin(tick);
         self.end();
         self.finish()
     }
 
-    /// The clock moves past the last window: first what becomes effective before its end does, then
-    /// every window closes, then every window settles.
+    /// Moves the clock past the last window: first to each date up to its end at which rows of limits take
+    /// effect, then to where every window closes, then to where every window settles.
     pub fn end_input(&mut self) -> Result<(), WriteError> {
         let Some(last) = self.last_window else {
             return Ok(());
@@ -315,13 +314,13 @@ fn write(computation: &mut Computation<'_>, sinks: &mut impl Sinks) -> Result<()
 /// The time that ticks wait for more to be read: too short to be seen, and with many workers each round costs.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// Between the ticks after the end of the input, in milliseconds.
+/// Time between the ticks after the end of the input, in milliseconds.
 const END_STEP_MS: u64 = 1000;
 
 /// Rows of totals that are read at once, unless a window has more.
 const ROWS_AT_ONCE: usize = 200_000;
 
-/// How many violations stand after some changes, given how many stood before.
+/// Returns how many violations are active after some changes, given how many were active before.
 pub fn standing<'a>(before: u64, changes: impl IntoIterator<Item = &'a Change>) -> u64 {
     changes.into_iter().fold(before, |standing, change| match change.event {
         Event::Raised => standing + 1,

@@ -18,21 +18,21 @@ use crate::capture::{EventTime, Packet};
 /// The parameters of a workload.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Workload {
-    /// How many packets.
+    /// The number of packets.
     pub packets: u64,
-    /// How many pairs they are drawn from, of both families together.
+    /// The number of pairs that the packets are drawn from, of both families together.
     pub pairs: u32,
     /// The time of the first packet, in microseconds since 1970, give or take the jitter.
     pub start_micros: u64,
-    /// Over how many microseconds the packets are spread.
+    /// The time over which the packets are spread, in microseconds.
     pub span_micros: u64,
-    /// What all random choices follow from.
+    /// The seed of all random choices.
     pub seed: u64,
     /// The share of packets that are IPv6, and of pairs.
     pub ipv6: f64,
 }
 
-/// Why there is no such workload.
+/// The reason why a workload can't be generated.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum WorkloadError {
     /// Packets need a pair.
@@ -78,7 +78,8 @@ impl Workload {
         })
     }
 
-    /// How many pairs are IPv4 and IPv6. A family that has a share of the packets has a pair.
+    /// Returns the numbers of IPv4 and IPv6 pairs. A family that has a share of the packets has at least one
+    /// pair if there are two.
     fn families(&self) -> (u32, u32) {
         let v6 = (f64::from(self.pairs) * self.ipv6 + 0.5) as u32;
         let v6 = match self.ipv6 > 0.0 && self.ipv6 < 1.0 && self.pairs > 1 {
@@ -148,7 +149,7 @@ fn length(class: u16, within: u16) -> u16 {
 /// The pairs of one address family.
 #[derive(Clone, Copy, Debug)]
 struct Family {
-    /// Of the number of pairs and one.
+    /// The binary logarithm of the number of pairs plus one.
     log2: f64,
     pairs: u32,
     /// Half of the bits of a pair's number are its source, half its destination.

@@ -3,7 +3,7 @@
 //! The computation is in [`floodmark_dataflows`]; here is everything that touches a file, a socket, a
 //! clock or a terminal:
 //!
-//! - [`base`]: times, networks, texts, errors, messages, the log: what all others use.
+//! - [`base`]: times, networks, texts, errors, messages, the log: used by all other modules.
 //! - [`capture`]: captures in, packets out.
 //! - [`record`]: messages of a topic in any format in, records out, and back.
 //! - [`aggregate`]: packets folded per pair and bucket of time.
@@ -13,12 +13,12 @@
 //! - [`merge`]: several captures as one input, by time.
 //! - [`replay`]: that input, cut into ticks.
 //! - [`computation`]: the computation on one worker; [`driver`] is the leader of a replay of it.
-//! - [`scenario`]: limits and traffic at times, and what is to be said of them, from files.
+//! - [`scenario`]: cases of limits, traffic and expected alerts, from files.
 //! - [`live`]: a run over a topic: ticks by the clock, limits that change, alerts.
 //! - [`cluster`]: workers and processes, and how they find each other.
 //! - [`kafka`]: Apache Kafka: addresses, options, topics, messages out.
-//! - [`http`]: whether it lives and is ready, and its [`metrics`], for those who ask.
-//! - [`output`]: what is said, as JSON, as a table, as CSV.
+//! - [`http`]: health and readiness, and [`metrics`], over HTTP.
+//! - [`output`]: changes and rankings as JSON or as a table, totals as CSV.
 //! - [`generate`]: a workload of any size.
 //! - [`cli`]: the commands.
 

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {
-            // Help and version are what was asked for, and go to standard output.
+            // Help and version were requested, so they go to standard output, without an error.
             let asked_for = !error.use_stderr();
             cli::print(&error);
             return if asked_for { Exit::Done } else { Exit::Usage }.into();
@@ -28,10 +28,10 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-/// Says why the command failed: the chain of causes, in one line.
+/// Reports why the command failed: the chain of causes, in one line.
 fn say(failure: &Failure) {
     match logging::started() {
-        // Who collects the log takes objects, and nothing else.
+        // Programs that collect the log accept JSON objects only.
         Some(Logs::Json) => {
             tracing::error!(exit_code = failure.exit as i32, "{:#}", failure.error);
         }

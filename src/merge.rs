@@ -24,7 +24,7 @@ pub fn open(files: &[PathBuf], max_ahead_ms: u64) -> Result<Vec<Reader>, Failure
     files.iter().map(open).collect()
 }
 
-/// How many bytes the captures have, if all are files.
+/// Returns the number of bytes of the captures; `None` if one of them is a pipe or standard input.
 pub fn size(readers: &[Reader]) -> Option<u64> {
     readers.iter().map(Reader::size_hint).sum()
 }
@@ -32,8 +32,8 @@ pub fn size(readers: &[Reader]) -> Option<u64> {
 /// Packets between two moves of the progress bar.
 const PROGRESS_PACKETS: u64 = 8192;
 
-/// The packets of several captures, by time; of equal times the first capture's. A capture that is
-/// damaged drops out there, as one that ends does, and that is said.
+/// The packets of several captures, by time; of equal times the first capture's. A damaged capture drops out at
+/// the damage, as one that ends does, and the error is reported.
 pub struct Merge {
     readers: Vec<Reader>,
     messages: Messages,
@@ -45,8 +45,8 @@ pub struct Merge {
     damaged: bool,
 }
 
-/// Whose next packet has not been read yet. It is read only when it is wanted: a pipe may make wait for
-/// it.
+/// The captures whose next packet has not been read yet. It is read only when it is wanted, since reading from
+/// a pipe may wait for it.
 #[derive(Clone, Copy)]
 enum Turn {
     All,
@@ -55,7 +55,7 @@ enum Turn {
 }
 
 impl Merge {
-    /// Nothing is read yet.
+    /// Creates a merge that has read nothing yet.
     pub fn new(mut readers: Vec<Reader>, messages: Messages) -> Self {
         for reader in &mut readers {
             let messages = messages.clone();
@@ -98,8 +98,8 @@ impl Merge {
         }
     }
 
-    /// The packets of one capture, until it ends, or comes to a packet before which it is another one's turn.
-    /// That packet is queued.
+    /// Takes the packets of one capture until it ends, or until its next packet is later than that of another
+    /// capture. That packet is queued.
     #[inline]
     fn read_on<B>(
         &mut self,
@@ -167,7 +167,7 @@ impl Merge {
         self.next[file] = packet;
     }
 
-    /// What was read, and what of it was not counted.
+    /// Returns the counts of packets read, and of frames that were not counted.
     pub fn tally(&self) -> Tally {
         let mut tally = Tally::default();
         self.readers.iter().for_each(|reader| tally.merge(reader.tally()));

@@ -91,7 +91,7 @@ const ALL: &[Metric] = &[
     metric("process_open_fds", Gauge, Unit::Count, "Open file descriptors."),
 ];
 
-/// Exports what is counted from now on. Returns what renders it.
+/// Exports metrics that are recorded from now on. Returns the handle that renders them.
 pub fn install() -> anyhow::Result<PrometheusHandle> {
     static INSTALLED: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
     let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,7 +122,7 @@ pub(crate) fn refresh_process() {
         let cpu = (stat.utime + stat.stime) as f64 / ticks_per_second;
         gauge!("process_cpu_seconds_total").set(cpu);
         gauge!("process_resident_memory_bytes").set((stat.rss * procfs::page_size()) as f64);
-        // It stays as it is, and takes a file that is long where there are many CPUs.
+        // The boot time does not change, and reading it takes a file that is long where there are many CPUs.
         static BOOT: OnceLock<Option<u64>> = OnceLock::new();
         if let Some(boot) = BOOT.get_or_init(|| procfs::boot_time_secs().ok()) {
             let started = *boot as f64 + stat.starttime as f64 / ticks_per_second;
@@ -134,7 +134,7 @@ pub(crate) fn refresh_process() {
     }
 }
 
-/// Only Linux tells in this way.
+/// Does nothing: only Linux has `/proc`.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn refresh_process() {}
 
@@ -154,7 +154,7 @@ mod tests {
         let names: BTreeSet<&str> = ALL.iter().map(|metric| metric.name).collect();
         assert_eq!(names.len(), ALL.len());
         for Metric { name, kind, unit, help } in ALL {
-            // What counts CPU time is a float, which counters are not here.
+            // CPU time is a float, and counters of the crate are integers, so it is exported as a gauge.
             let total = name.ends_with("_total") && *name != "process_cpu_seconds_total";
             assert_eq!(total, *kind == Counter, "{name}");
             assert_eq!(name.contains("_seconds"), *unit == Unit::Seconds, "{name}");

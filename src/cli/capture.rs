@@ -143,12 +143,12 @@ pub struct Args {
     #[command(flatten)]
     http: super::http::Args,
 
-    /// How an --interface is logged; about captures, lines for people are said.
+    /// Log options of an --interface; about captures the command prints lines for people.
     #[command(flatten)]
     log: super::logging::Args,
 }
 
-/// Where records go.
+/// The destination of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum To {
     Topic(Address),
@@ -181,7 +181,7 @@ impl To {
         }
     }
 
-    /// What arrives there.
+    /// The counts of records that arrived there.
     fn unit(&self) -> &'static str {
         match self {
             To::Topic(_) => "messages",
@@ -215,7 +215,7 @@ impl std::str::FromStr for Buckets {
     }
 }
 
-/// What libpcap takes for the length of frames; the least that has an IP header in it.
+/// Reads the length of frames: at least an IP header, at most the maximum of libpcap.
 fn snaplen(text: &str) -> Result<u32, String> {
     const RANGE: std::ops::RangeInclusive<u64> = 64..=262_144;
     let bytes = size::parse(text)?;
@@ -224,7 +224,7 @@ fn snaplen(text: &str) -> Result<u32, String> {
     })
 }
 
-/// What libpcap takes for its buffer.
+/// Reads a size that libpcap takes for its buffer.
 fn buffer(text: &str) -> Result<u32, String> {
     const RANGE: std::ops::RangeInclusive<u64> = 1 << 16..=(1 << 31) - 1;
     let bytes = size::parse(text)?;
@@ -253,7 +253,7 @@ struct Settings<'a> {
 }
 
 impl Args {
-    /// What is for an interface is not for captures, and the other way round.
+    /// Rejects options of an interface with captures, and options of captures with an interface.
     fn check_source(&self) -> Result<(), Failure> {
         let for_interface = [
             ("--filter", self.filter.is_some()),
@@ -433,7 +433,7 @@ fn send(
         Ok(Ended::Closed) => return Ok(Exit::Done),
         Ok(ended) => ended,
         Err(failure) => {
-            // What was handed over may not have arrived.
+            // Records that were handed over may not have arrived.
             let Sent { messages: arrived, message_bytes, .. } = outlet.sent();
             let (unit, to) = (settings.to.unit(), settings.to);
             messages.say(format!("{arrived} {unit}, {message_bytes} bytes, have arrived at {to}"));

@@ -48,7 +48,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// How many workers there are in all, and how many processes.
+    /// Returns the number of workers in all, and of processes.
     pub fn size(&self) -> (usize, usize) {
         (self.workers.saturating_mul(self.processes), self.processes)
     }
@@ -89,7 +89,7 @@ pub struct Stall {
 }
 
 impl Stall {
-    /// How long a tick may stand still while input waits.
+    /// Returns the longest time that a tick may stand still while input waits.
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.stall_timeout)
     }

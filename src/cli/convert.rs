@@ -93,7 +93,7 @@ pub struct Args {
 /// The group, unless said otherwise. It is not that of a run, whose lag is its own.
 const GROUP: &str = "floodmark-convert";
 
-/// Where records come from.
+/// The source of records.
 #[derive(Clone, Debug)]
 enum From {
     Topic(Address),
@@ -201,7 +201,7 @@ impl Args {
         Err(usage(anyhow!(problem)))
     }
 
-    /// What the topic that is written to is made like.
+    /// Returns the plan of the topic, if the command has to make it.
     fn plan(&self, from: &From) -> Result<Option<Plan>, Failure> {
         if !self.sending.create_topic {
             return Ok(None);
@@ -238,7 +238,7 @@ pub fn run(args: &Args) -> Outcome {
         match job.process(&cluster) {
             Ok(exit) => Ok(exit),
             Err(WriteError::Closed) if job.goes_on() => Err(reader_has_gone(&args.to)),
-            // Whoever reads the output has seen enough.
+            // The reader of the output has seen enough.
             Err(WriteError::Closed) => Ok(Exit::Done),
             Err(WriteError::Failed(failure)) => Err(failure),
         }
@@ -249,7 +249,7 @@ fn listen() -> Result<Interrupt, WriteError> {
     Interrupt::listen().map_err(|error| WriteError::Failed(error.into()))
 }
 
-/// What one process does.
+/// The work of one process.
 struct Job<'a> {
     args: &'a Args,
     from: From,

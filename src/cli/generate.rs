@@ -63,7 +63,7 @@ pub fn run(args: &Args) -> Outcome {
         }
     };
     match written {
-        // Whoever reads has enough.
+        // The reader closed the pipe: it has read enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Done),
         written => {
             written.with_context(|| format!("can't write \"{name}\""))?;

@@ -1,4 +1,4 @@
-//! What a replay and a live run have in common: limits, windows, and what is said.
+//! The options that `replay` and `run` share: limits, windows, and output.
 
 use anyhow::anyhow;
 use clap::ValueEnum;
@@ -135,7 +135,7 @@ enum UpdatesArg {
 }
 
 impl Judging {
-    /// What the computation is to do. Totals are handed on when `hand_on` says.
+    /// Returns the options of the computation, which emits totals when `emit_totals` says.
     pub fn options(&self, emit_totals: Option<EmitTotals>) -> Options {
         Options {
             windows: Windows {
@@ -197,7 +197,7 @@ impl Judging {
         Ok(limit_rows.add_settings(settings))
     }
 
-    /// Where the limits come from that are given, of each set.
+    /// Returns the options of the feed of each set of limits that is given.
     pub fn limits(&self) -> Result<Vec<feed::Options>, Failure> {
         let sets = [(LimitSet::Live, &self.limits), (LimitSet::WhatIf, &self.what_if)];
         let given = sets.into_iter().filter_map(|(set, text)| Some((set, text.as_ref()?)));
@@ -224,7 +224,7 @@ impl Judging {
         self.max_gap.saturating_mul(1000)
     }
 
-    /// What is counted.
+    /// Returns the filter of records.
     pub fn filter(&self) -> Filter {
         Filter { sources: self.source.clone(), destinations: self.destination.clone() }
     }

@@ -110,7 +110,7 @@ impl Args {
     }
 }
 
-/// What only the first process has.
+/// The state of the first process.
 struct Leader {
     readers: Vec<crate::capture::Reader>,
     cut: Cut,
@@ -247,7 +247,7 @@ impl Leader {
             Ok(replayed)
         }) {
             Ok(replayed) => replayed,
-            // Whoever read the output has seen enough.
+            // The reader of the output has seen enough.
             Err(WriteError::Closed) => return Ok(Exit::Done),
             Err(WriteError::Failed(failure)) => return Err(failure),
         };
@@ -275,7 +275,7 @@ impl Leader {
     }
 }
 
-/// How far an answer goes that was interrupted.
+/// Returns a sentence about an interrupted answer: up to which tick it holds.
 fn complete_up_to(last_tick: Option<u64>, tick_ms: u64) -> String {
     match last_tick {
         // It was handed over when a packet of a later one came.
@@ -319,7 +319,7 @@ struct Files {
     /// Whether changes of the tick under way were written.
     unflushed: bool,
     totals: Option<Sink>,
-    /// Where only the difference of two sets of limits is shown, what is known of it.
+    /// The state of the difference, where only the difference of two sets of limits is shown.
     difference: Option<Difference>,
     /// Violations that stand, of limits that hold.
     standing: u64,

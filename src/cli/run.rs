@@ -181,7 +181,7 @@ impl Args {
         judging.add_settings(reading.add_settings(settings))
     }
 
-    /// What would go round in circles, or be lost, is refused.
+    /// Rejects outputs that would be read again as input, or lost.
     fn check(&self) -> Result<(), Failure> {
         let named = |address: &Option<Address>| address.as_ref().map(ToString::to_string);
         let mut ways: Vec<(&str, String)> = vec![("--from", self.from.to_string())];

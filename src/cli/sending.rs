@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::base::duration;
 
-/// How records are sent, and to what topic, if it has to be made.
+/// Options of sending records, and of making their topic.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(id = "sending")]
 pub struct Sending {
@@ -37,7 +37,7 @@ pub struct Sending {
 }
 
 impl Sending {
-    /// How long a record may wait.
+    /// Returns the longest time that a record may wait.
     pub fn linger(&self) -> Duration {
         Duration::from_millis(self.linger)
     }

@@ -1,4 +1,4 @@
-//! What commands that read a topic have in common.
+//! The options of commands that read a topic.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub struct Reading {
     )]
     pub input_timezone: TimeZone,
 
-    /// What the Kafka client is told.
+    /// Options of the Kafka client.
     #[command(flatten)]
     pub kafka: super::kafka::Args,
 }
@@ -80,7 +80,7 @@ pub struct Reading {
 pub type OpenDeadLetters = Arc<dyn Fn() -> Result<BufferedProducer, Failure> + Send + Sync>;
 
 impl Reading {
-    /// How a topic is read.
+    /// Returns the options for reading a topic.
     pub fn source(&self, start: Start, group: &str) -> SourceOptions {
         SourceOptions {
             start,
@@ -112,7 +112,7 @@ impl Reading {
             .with("--input-timezone", values::shown_zone(input_timezone))
     }
 
-    /// How messages are read.
+    /// Returns a decoder for messages.
     pub fn decoder(&self) -> Decoder {
         Decoder::new(Options { input_timezone: self.input_timezone.clone() })
     }
@@ -162,7 +162,7 @@ pub fn shown_start(start: Start) -> String {
     }
 }
 
-/// The same for those who can go on where they were.
+/// Reads `earliest`, `latest`, a time, or `committed`.
 pub fn start_or_committed(text: &str) -> Result<Start, String> {
     match text {
         "committed" => Ok(Start::Committed),

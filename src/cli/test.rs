@@ -91,7 +91,7 @@ impl Cases {
         settings.with("further cases", others.join("; "))
     }
 
-    /// What their computations are built with, which all processes must have in common.
+    /// Returns the options of the computations of all cases, which all processes must have in common.
     fn options(&self) -> Vec<Options> {
         self.cases.iter().map(Scenario::options).collect()
     }
@@ -151,7 +151,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
-/// What only the first process has.
+/// The state of the first process.
 struct Leader {
     cases: Cases,
     peers: usize,
@@ -213,7 +213,7 @@ fn follow(cases: Cases, cluster: Cluster) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// How many cases went how.
+/// Numbers of cases by verdict.
 #[derive(Default)]
 struct Count {
     as_expected: usize,
@@ -299,7 +299,7 @@ impl Leader {
     }
 }
 
-/// What differs at a time.
+/// Prints the differences at one time.
 fn show(mismatch: &Mismatch, file: &Path) -> String {
     let Mismatch { line, when, differences } = mismatch;
     let mut text = match line {

@@ -16,7 +16,7 @@ use crate::limits::postgres::TableName;
 use crate::limits::rows::{Defaults, METRICS, PERS, word};
 use crate::limits::{Address, feed};
 
-/// What rows of limits mean where they don't say.
+/// Defaults of rows of limits.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct LimitDefaults {
     /// What a limit is counted for if its row does not say

@@ -95,8 +95,8 @@ pub(super) struct Taken {
     pub(super) event_time: Rc<Cell<EventTimeReached>>,
 }
 
-/// Takes what becomes of time and windows. All workers know; what is by ticks is for the first one alone,
-/// since others may never take out what a tick led to.
+/// Collects the progress of event time, on all workers, and of windows, by tick, on the first worker alone: the
+/// others may never take the outputs of a tick.
 fn collect_clock<'scope>(
     collecting: &mut Collecting<'scope>,
     clock: StreamVec<'scope, Time, Timed<WindowEvent>>,

@@ -1,4 +1,4 @@
-//! The computation on one worker, as those drive it who have input for it: a replay, a live run.
+//! The computation on one worker, as its drivers use it: a replay, or a live run.
 //!
 //! A driver ends ticks, a bounded number ahead, steps, and takes the output of each tick when it is done. All
 //! workers agree on many ticks at once (`rounds.rs`).
@@ -26,7 +26,7 @@ use crate::cluster::watchdog::Watch;
 /// the memory of each operator at once.
 pub const FIRST_ROWS: usize = 1 << 16;
 
-/// The settings of workers that this computation wants.
+/// Returns the settings of workers that this computation needs.
 pub fn worker_config() -> WorkerConfig {
     let mut config = WorkerConfig::default();
     // Merging while idle keeps the next change of a limit from paying for it.
@@ -73,12 +73,13 @@ impl<'w> Computation<'w> {
         }
     }
 
-    /// Lets a watchdog see whether what is ended gets done.
+    /// Has a watchdog check that ticks get done.
     pub fn watched(self, watch: Watch) -> Self {
         Computation { watch: Some(watch), ..self }
     }
 
-    /// The same on a worker that has no input of its own, until all workers let go of it.
+    /// Builds the computation on a worker that has no input of its own, and works until all workers let go of
+    /// it.
     pub fn follow(worker: &'w mut Worker, options: Options) {
         Self::build(worker, options).close();
     }
@@ -93,14 +94,14 @@ impl<'w> Computation<'w> {
         }
     }
 
-    /// Ends the current tick; what it leads to will be [taken](Computation::take) when done.
+    /// Ends the current tick; [`take`](Computation::take) returns its outputs when it is done.
     pub fn end_tick(&mut self, updates: usize) {
         self.inputs.end_tick();
         self.rounds.add(self.inputs.tick(), updates);
     }
 
-    /// Before the first window, and the tick of its first record: lets rows of limits that are in effect by then
-    /// take effect at ticks of their own, until few enough are left.
+    /// Gives rows of limits that are in effect by the tick of the first record ticks of their own before it,
+    /// until few enough are left. To be called before the first window.
     pub fn take_first_rows(&mut self, tick: u64) {
         let ticks = self.inputs.count_due(tick) / FIRST_ROWS;
         let after = self.inputs.tick() + 1;
@@ -110,7 +111,7 @@ impl<'w> Computation<'w> {
             self.rounds.add(early, FIRST_ROWS);
             while self.ticks_in_flight() > 0 {
                 self.step();
-                // Nothing comes of them.
+                // These ticks have no outputs that matter.
                 while self.take().is_some() {}
             }
         }
@@ -127,7 +128,7 @@ impl<'w> Computation<'w> {
         self.taken.changes.borrow().front().is_some_and(of_next)
     }
 
-    /// The next output, of the first tick that is not done. Until changes are taken, few more are made.
+    /// Returns the next output, of the first tick that is not done. Until changes are taken, few more are made.
     pub fn take(&mut self) -> Option<(u64, Output)> {
         let tick = self.rounds.first()?;
         if self.has_changes() {
@@ -144,13 +145,13 @@ impl<'w> Computation<'w> {
         self.rounds.done();
         if let Some(watch) = &self.watch {
             watch.moved(tick);
-            // Whoever reads the output may take his time.
+            // The caller may take its time to write the output.
             watch.input_waits(false);
         }
         let passed = self.taken.passed.borrow_mut().remove(&tick).unwrap_or_default();
         self.course.take(passed);
         let mut outcome = self.taken.outcomes.borrow_mut().remove(&tick).unwrap_or_default();
-        // Which worker says what first is chance.
+        // The order in which workers report rankings is random.
         outcome.top.sort_unstable();
         Some((tick, Output::Done(outcome)))
     }
@@ -170,7 +171,7 @@ impl<'w> Computation<'w> {
         self.taken.event_time.get()
     }
 
-    /// Lets ticks wait so long from now on for others with which all workers can agree on them.
+    /// Sets the time that ticks wait, from now on, for others with which all workers can agree on them.
     pub fn set_patience(&mut self, patience: Duration) {
         self.rounds.set_patience(patience);
     }
@@ -186,7 +187,7 @@ impl<'w> Computation<'w> {
             self.inputs.end_round();
         }
         if let Some(watch) = &self.watch {
-            // Nor does it stand still where changes wait for their reader.
+            // The computation does not stand still either while changes wait for the driver.
             let waits = !self.inputs.consumer_waits() && self.taken.changes.borrow().is_empty();
             watch.input_waits(waits && self.rounds.len() > 0);
         }

@@ -31,7 +31,7 @@ pub struct Outcome {
     pub late: Late,
     /// Totals that have reached the end of 64 bits.
     pub saturated: Vec<Saturated>,
-    /// Windows that have left memory: nothing more will be said of them.
+    /// Windows that have left memory: there are no more outputs about them.
     pub retired: Vec<WindowRange>,
 }
 

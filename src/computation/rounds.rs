@@ -15,7 +15,7 @@ const UPDATES_IN_FLIGHT: usize = 200_000;
 const ROUND_TICKS: usize = 256;
 const ROUND_UPDATES: usize = 1 << 16;
 
-/// Rounds on their way: workers have the next one when they are done with one.
+/// Rounds on their way: with two, workers have the next one as soon as they are done with one.
 const ROUNDS_IN_FLIGHT: usize = 2;
 
 /// Ticks that are ended and not done.

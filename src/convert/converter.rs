@@ -1,4 +1,4 @@
-//! From a message to what is written of it.
+//! Converts messages, and writes their records to an outlet.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,26 +15,26 @@ use crate::output::WriteError;
 use crate::record::{Decoder, Fields, Message, Read, Reason, Record, write_json};
 use crate::sniffer::outlet::{Format, Outlet, Sent};
 
-/// How long an outlet may reach nobody before that is said.
+/// Time for which an outlet may be unreachable before the log reports it.
 const SILENT: Duration = Duration::from_secs(5);
 
-/// Messages that came and went between two looks at what has become of them.
+/// Number of messages between two polls of the outlet.
 const POLL_MESSAGES: u32 = 256;
 
-/// What is made of messages.
+/// The rules for converting messages.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// Reads them.
+    /// The reader of messages.
     pub decoder: Decoder,
-    /// What records are written as.
+    /// The format in which records are written.
     pub format: Format,
-    /// What is written of them, if not floodmark's own object; only as [`Format::Json`].
+    /// The fields of records to write, if not floodmark's own object; only as [`Format::Json`].
     pub fields: Option<Fields>,
-    /// Write records of several packets in a format that has no room for their number.
+    /// Whether to write records of several packets in a format that has no field for their number.
     pub bytes_only: bool,
 }
 
-/// Where a message was.
+/// The place of a message.
 #[derive(Clone, Copy, Debug)]
 pub enum Origin<'a> {
     /// In a topic.
@@ -66,7 +66,7 @@ impl Origin<'_> {
     }
 }
 
-/// What was read.
+/// Numbers of messages and records that were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Messages, lines and packets.
@@ -77,12 +77,12 @@ pub struct Counts {
     pub without_packets: u64,
     /// Items in them that are rightly no record, by reason.
     pub skipped: BTreeMap<&'static str, u64>,
-    /// What was not written, by reason.
+    /// Messages and items that were not written, by reason.
     pub bad: BTreeMap<&'static str, u64>,
 }
 
 impl Counts {
-    /// Adds those of another part.
+    /// Adds the counts of another part.
     pub fn add(&mut self, other: &Counts) {
         self.messages += other.messages;
         self.records += other.records;
@@ -121,14 +121,14 @@ impl fmt::Display for Counts {
     }
 }
 
-/// Why a record, or a whole message, is not written.
+/// The reason why a record, or a whole message, is not written.
 #[derive(Debug)]
 enum Refused {
     /// It can't be read.
     Unread(Reason),
-    /// It is of several packets, and the format knows only one.
+    /// It is of several packets, and the format can only state one.
     Packets(i64),
-    /// The sink does not take or keep its time.
+    /// The sink does not accept or keep its time.
     Time(u64, Failure),
     /// The line is longer than any message may be.
     TooLong,
@@ -186,24 +186,24 @@ impl Objects {
     }
 }
 
-/// Writes what messages hold to one outlet.
+/// Writes the records of messages to one outlet.
 pub struct Converter {
     rules: Rules,
     outlet: Box<dyn Outlet + Send>,
     dead_letters: Option<BufferedProducer>,
     counts: Counts,
     sampler: Sampler,
-    /// Of the message under way.
+    /// The records of the message under way.
     records: Vec<Record>,
     objects: Objects,
-    /// The same, if it is output of this program and no record: its kind.
+    /// The kind of output of this program that the message under way is, if it is such output and no record.
     output: Option<&'static str>,
     since_poll: u32,
     outage: bool,
 }
 
 impl Converter {
-    /// To an outlet. Messages with something in them that is not written go to `dead_letters`, too.
+    /// Creates a converter to an outlet. Messages with a part that is not written go to `dead_letters`, too.
     pub fn new(
         rules: Rules,
         outlet: Box<dyn Outlet + Send>,
@@ -223,7 +223,7 @@ impl Converter {
         }
     }
 
-    /// Writes what a message holds, and returns the greatest event time in it.
+    /// Writes the records of a message, and returns the greatest event time in it.
     pub fn message(
         &mut self,
         origin: Origin<'_>,
@@ -236,7 +236,7 @@ impl Converter {
         counts.messages += 1;
         records.clear();
         objects.clear();
-        // Of one message the first is named, and all are counted.
+        // The log names the first fault of a message; the counts have all of them.
         let mut refused = None;
         let mut bad = |reason: Reason, counts: &mut Counts| {
             *counts.bad.entry(reason.as_str()).or_default() += 1;
@@ -272,7 +272,7 @@ impl Converter {
         Ok(reached)
     }
 
-    /// Logs and keeps a message with something in it that is not written.
+    /// Logs a message with a part that is not written, and sends it to the dead letters.
     fn set_aside(&mut self, origin: Origin<'_>, message: &Message<'_>, why: &Refused) {
         self.sample(origin, why);
         if let Some(dead_letters) = &mut self.dead_letters {
@@ -289,7 +289,7 @@ impl Converter {
         self.set_aside(origin, &message, &why);
     }
 
-    /// Notes what the last message was, until it is known what its topic holds.
+    /// Notes whether the last message held records or output of this program, by which its topic is judged.
     pub fn look(&self, contents: &Contents) {
         match self.output {
             _ if !self.records.is_empty() => contents.saw_record(),
@@ -345,7 +345,7 @@ impl Converter {
                 return false;
             }
             if let Some(failure) = outlet.unfit(record.time_ms) {
-                // If not even the first one fits, the sink is at fault and not the record.
+                // If not even the first record fits, the sink is at fault and not the record.
                 match counts.records {
                     0 => drop(failed.get_or_insert(failure)),
                     _ => refuse(Refused::Time(record.time_ms, failure), counts),
@@ -374,7 +374,7 @@ impl Converter {
         }
     }
 
-    /// Logs what is not written, each kind now and then, and where it was.
+    /// Logs a record that is not written, with its place: of each reason a few, now and then.
     fn sample(&mut self, origin: Origin<'_>, why: &Refused) {
         let error = why.as_str();
         if !self.sampler.takes(error) {
@@ -390,7 +390,7 @@ impl Converter {
         }
     }
 
-    /// Goes on with what is under way, without waiting. To be called often.
+    /// Serves the outlet and the dead letters, without waiting. To be called often.
     pub fn poll(&mut self) -> Result<(), WriteError> {
         self.since_poll = 0;
         self.outlet.poll()?;
@@ -411,12 +411,12 @@ impl Converter {
         Ok(())
     }
 
-    /// Whether more may come.
+    /// Whether the outlet and the dead letters have capacity.
     pub fn has_room(&self) -> bool {
         !self.outlet.is_full() && self.dead_letters.as_ref().is_none_or(BufferedProducer::has_room)
     }
 
-    /// Waits until more may come, unless `give_up` says otherwise.
+    /// Waits until they have capacity, unless `give_up` returns true.
     pub fn wait_for_room(&mut self, give_up: &dyn Fn() -> bool) -> Result<(), WriteError> {
         self.since_poll += 1;
         if self.since_poll >= POLL_MESSAGES {
@@ -433,19 +433,19 @@ impl Converter {
         Ok(())
     }
 
-    /// When it wants to be polled.
+    /// Returns the time at which the outlet is to be polled, if there is one.
     pub fn due(&self) -> Option<Instant> {
         self.outlet.due()
     }
 
-    /// Sends off all it holds, without waiting, and says whether all that it was given has arrived.
+    /// Sends all that is buffered, without waiting, and returns whether everything has arrived.
     pub fn settle(&mut self) -> Result<bool, WriteError> {
         let settled = self.outlet.settle()?;
         self.poll()?;
         Ok(settled && self.dead_letters.as_ref().is_none_or(BufferedProducer::is_done))
     }
 
-    /// Waits until all has arrived, unless `give_up` says otherwise.
+    /// Waits until everything has arrived, unless `give_up` returns true.
     pub fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
         self.outlet.finish(give_up)?;
         self.dead_letters
@@ -454,12 +454,12 @@ impl Converter {
             .map_err(WriteError::Failed)
     }
 
-    /// What was read so far.
+    /// Returns the numbers of messages and records read so far.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// What has left so far.
+    /// Returns the numbers of records and messages written so far.
     pub fn sent(&self) -> Sent {
         self.outlet.sent()
     }

@@ -1,5 +1,5 @@
-//! Captures and texts, read by a thread of their own: captures by time as one, then texts line by line, in
-//! the order in which they were named. Which is which shows in the first bytes.
+//! Reads captures and texts on a thread of its own: captures by time as one, then texts line by line, in the
+//! order in which they were named. The first bytes of a file show which kind it is.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,17 +19,17 @@ use crate::output::WriteError;
 use crate::record::{Message, Record};
 use crate::sniffer::source::record;
 
-/// What goes over to the other thread together, at most: items, and bytes of texts. Together with the
-/// number of batches they bound what waits there.
+/// Greatest size of a batch for the other thread: items, and bytes of texts. Together with the number of
+/// batches they bound the memory of batches that wait.
 const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 1 << 20;
 const BATCHES: usize = 16;
 
-/// How often to look around when nothing comes.
+/// Interval at which the loop checks for an interrupt while nothing comes.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long a file that was asked to stop may take before it is given up: a pipe that says nothing can't
-/// be told.
+/// Time for which a file may go on after an interrupt before it is given up: a thread that waits for a silent
+/// pipe does not see the interrupt.
 const STOP_MAX: Duration = Duration::from_secs(1);
 
 /// Something that was read.
@@ -38,24 +38,24 @@ enum Item {
     Line { file: Arc<str>, line: u64, text: Line },
 }
 
-/// What there is to say of files at their end.
+/// The summary of all files after they were read.
 #[derive(Debug, Default)]
 pub struct End {
-    /// Of captures, what was seen, and what of it was not counted.
+    /// The frames of captures, and those of them that were not counted.
     pub tally: Tally,
-    /// Whether one was damaged, or could not be read to its end.
+    /// Whether a file was damaged, or could not be read to its end.
     pub damaged: bool,
-    /// Whether the user ended it.
+    /// Whether the user has interrupted the reading.
     pub interrupted: bool,
 }
 
-/// What the thread that reads sends.
+/// A message from the thread that reads.
 enum Said {
     Items(Vec<Item>),
     End(Box<End>),
 }
 
-/// Opens all, so that a missing one is known before anything starts.
+/// Opens all files, so that a missing one is reported before anything starts.
 pub fn open(files: &[PathBuf]) -> Result<Vec<Opened>, Failure> {
     if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
         let error = anyhow!("standard input \"-\" is named twice, and can be read once");
@@ -78,7 +78,7 @@ pub struct Opened {
     input: Input,
 }
 
-/// Reads all of them, and writes what they hold.
+/// Reads all files, and writes the records in them.
 pub fn convert(
     files: Vec<Opened>,
     converter: &mut Converter,
@@ -92,8 +92,8 @@ pub fn convert(
         .context("starting the thread that reads")
         .map_err(|error| WriteError::Failed(error.into()))?;
     let end = take_all(&receive, converter, interrupt)?;
-    // Pressed once, it has ended the reading; what was read is still sent, and waits for as long as that
-    // takes. Of a second time, the process ends by itself.
+    // A first interrupt has ended the reading; the records that were read are still sent, for as long as that
+    // takes. On a second interrupt, the process exits by itself.
     converter.finish(&mut || false)?;
     Ok(end)
 }
@@ -125,7 +125,7 @@ fn take_all(
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
-            // Its end comes first, unless it has panicked, which ends the process.
+            // The thread sends its end first, unless it has panicked, which ends the process.
             Err(RecvTimeoutError::Disconnected) => return Ok(End::default()),
         }
     }
@@ -156,7 +156,7 @@ struct FileReader {
     interrupt: Interrupt,
 }
 
-/// Nobody takes any more, or the user has ended it.
+/// The receiver has gone, or the user has interrupted the reading.
 struct Ended;
 
 impl FileReader {
@@ -254,7 +254,7 @@ impl FileReader {
     }
 }
 
-/// Reads as much as it takes to tell.
+/// Reads as many bytes as it takes to recognize a capture.
 fn begins_as_capture(input: &mut Input) -> Result<bool, Fault> {
     const ENOUGH: usize = 4;
     while input.bytes().len() < ENOUGH {

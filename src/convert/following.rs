@@ -1,4 +1,4 @@
-//! The partitions of a topic that one worker reads, as they are or as they go on.
+//! One worker that reads partitions of a topic, to the ends that they had at the start or for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -12,46 +12,47 @@ use crate::base::terminal::Interrupt;
 use crate::kafka::{Source, Times};
 use crate::output::WriteError;
 
-/// How long to sleep at most when nothing comes. The source wakes it.
+/// Greatest sleep while nothing comes. The source wakes the worker for messages.
 const NAP: Duration = Duration::from_millis(50);
 
-/// Between two looks at what there is to read, and at how far the others have come.
+/// Interval between two checks for new partitions and for the progress of the other workers.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Between two commits of offsets.
+/// Interval between two commits of offsets.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a worker waits for its deliveries after another one has failed.
+/// Time for which a worker waits for its deliveries after another worker has failed.
 const GIVE_UP: Duration = Duration::from_secs(10);
 
-/// What the workers of a process have in common.
+/// The state that the workers of a process share.
 pub struct Together<'a> {
-    /// Asks all to end, with what they have read delivered.
+    /// Asks all workers to finish; each delivers the records of the messages that it has read.
     pub interrupt: &'a Interrupt,
-    /// One of them can't go on.
+    /// Set once one of the workers can't go on.
     pub failed: &'a AtomicBool,
-    /// How far they have come.
+    /// The event times that the workers have reached.
     pub skew: &'a Skew,
-    /// Where to end, by partition; without it, it goes on for ever.
+    /// The offset at which to stop, by partition; without it, workers go on for ever.
     pub until: Option<&'a BTreeMap<i32, i64>>,
-    /// Messages before that which were not read: they are behind a transaction that is open for too long.
+    /// The number of messages before those offsets that were not read: they are behind a transaction that has
+    /// been open for too long.
     pub left: &'a AtomicU64,
 }
 
 /// One worker.
 pub struct Following<'a> {
-    /// What it reads.
+    /// The partitions that the worker reads.
     pub source: Source,
-    /// What becomes of it.
+    /// Converts and writes their messages.
     pub converter: &'a mut Converter,
-    /// Its number among those of this process.
+    /// The worker's number among those of this process.
     pub index: usize,
-    /// What it has in common with them.
+    /// The state shared with the other workers.
     pub together: &'a Together<'a>,
 }
 
 impl Following<'_> {
-    /// Runs until it is asked to end, or there is nothing more.
+    /// Runs until the process asks the worker to finish, or there is nothing more to read.
     ///
     /// # Errors
     /// It can't read, or can't write, and is the first of which that is so. What is not known to have
@@ -60,7 +61,7 @@ impl Following<'_> {
         let ended = self.read_all().and_then(|()| self.finish());
         self.together.skew.reached(self.index, None);
         match ended {
-            // What came first is what others follow from.
+            // The first failure causes the later ones, so it is the one that is returned.
             Err(error) if self.together.failed.swap(true, Ordering::SeqCst) => {
                 if let WriteError::Failed(failure) = error {
                     tracing::error!(worker = self.index, "{:#}", failure.error);
@@ -89,7 +90,7 @@ impl Following<'_> {
                 return Ok(());
             }
             if committed.elapsed() >= COMMIT_INTERVAL {
-                // It reads no more until all has arrived: only then is it known which part has.
+                // It reads no more until all has arrived: which part has arrived is only known then.
                 if !self.converter.settle()? {
                     std::thread::park_timeout(FULL);
                     continue;
@@ -111,8 +112,8 @@ impl Following<'_> {
         self.together.interrupt.pressed() || self.together.failed.load(Ordering::SeqCst)
     }
 
-    /// The partitions of which nothing more is waited for, where there is an end: the rest is behind a
-    /// transaction that is open for too long.
+    /// Returns the partitions that need not be waited for, where there is an offset at which to stop: their
+    /// remaining messages are behind a transaction that has been open for too long.
     fn stuck(&self) -> BTreeSet<i32> {
         if self.together.until.is_none() {
             return BTreeSet::new();
@@ -126,7 +127,7 @@ impl Following<'_> {
         overdue.map(|answer| answer.partition).collect()
     }
 
-    /// Whether all of its partitions but those that are `stuck` were read up to where they are to end.
+    /// Whether all partitions but those that are `stuck` were read up to the offsets at which to stop.
     fn is_through(&self, stuck: &BTreeSet<i32>) -> bool {
         self.together.until.is_some_and(|until| {
             let positions = self.source.positions();
@@ -136,7 +137,7 @@ impl Following<'_> {
         })
     }
 
-    /// The messages that were not read up to where its partitions are to end.
+    /// Returns the number of messages between the positions and the offsets at which to stop.
     fn left(&self) -> u64 {
         let Some(until) = self.together.until else { return 0 };
         let positions = self.source.positions();
@@ -145,7 +146,7 @@ impl Following<'_> {
         left.sum()
     }
 
-    /// Finds new partitions, and waits where others are behind.
+    /// Finds new partitions, and pauses those that are too far ahead of others.
     fn look(&mut self, stuck: &BTreeSet<i32>) -> Result<(), WriteError> {
         let until = self.together.until;
         let ends: BTreeMap<i32, i64> = self.source.positions().into_iter().collect();
@@ -164,7 +165,7 @@ impl Following<'_> {
         self.source.bound_skew(slowest).map_err(WriteError::Failed)
     }
 
-    /// Takes a batch, and returns how much that was.
+    /// Converts a batch of messages, and returns their number.
     fn take(&mut self) -> Result<usize, WriteError> {
         let Following { source, converter, together, .. } = self;
         let topic = source.topic().address().topic.clone();

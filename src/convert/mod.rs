@@ -1,4 +1,4 @@
-//! From any source of records to any sink, in another format: what `floodmark convert` does.
+//! Converts records from any source to any sink, in another format: the work of `floodmark convert`.
 //!
 //! ```text
 //!  topic ─▶ Following, one a worker ─▶ ┌───────────┐     ┌────────┐
@@ -6,13 +6,13 @@
 //!  files ─▶ reader thread ───────────▶ └───────────┘     └────────┘
 //! ```
 //!
-//! - [`converter`]: from a message to what is written of it.
-//! - [`following`]: the partitions of a topic that one worker reads; [`skew`] holds the workers together.
+//! - [`converter`]: converts each message and writes it to an outlet.
+//! - [`following`]: one worker that reads partitions of a topic; [`skew`] bounds the distance between workers.
 //! - [`files`]: captures and texts, read by a thread of their own; `texts` cuts them into messages, with
 //!   `json_cut` where a JSON value goes over several lines.
 //! - [`shared`]: one file that several workers write to.
 //!
-//! Nothing is read while there is no room in the sink, so an outage of the sink costs time alone. Offsets
+//! The workers read nothing while the sink has no capacity, so an outage of the sink costs time alone. Offsets
 //! are committed when everything before them has arrived.
 
 use std::time::Duration;
@@ -25,5 +25,5 @@ pub mod shared;
 pub mod skew;
 mod texts;
 
-/// How long to wait for room in the sink before looking again.
+/// Pause before the capacity of the sink is checked again.
 const FULL: Duration = Duration::from_millis(5);

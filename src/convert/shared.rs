@@ -10,7 +10,7 @@ use crate::sniffer::outlet::{Lines, Outlet, Sent};
 /// The part of one worker.
 pub struct Shared {
     lines: Arc<Mutex<Lines>>,
-    /// One of them tells what has left.
+    /// Whether this part reports what was sent: one of them does, for all.
     tells: bool,
 }
 
@@ -52,7 +52,7 @@ impl Outlet for Shared {
     }
 
     fn unreachable_since(&self) -> Option<Instant> {
-        // One of them tells.
+        // One part reports an outage, for all.
         self.lock().unreachable_since().filter(|_| self.tells)
     }
 

@@ -1,6 +1,6 @@
-//! Workers that read partitions of one topic at their own speeds, and must not get far from each other:
-//! what is written by pair mixes partitions, and a record that is written long after later ones is late
-//! for whoever reads them.
+//! Bounds the distance in event time between workers that read partitions of one topic at their own speeds.
+//! Output by pair mixes partitions, and a record that is written long after later ones is late for those who
+//! read the output.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use floodmark_dataflows::watermark::PartitionProgress;
 
 use crate::kafka::PartitionState;
 
-/// How far the workers of a process have come.
+/// The event times that the workers of a process have reached.
 #[derive(Debug)]
 pub struct Skew {
     /// By worker, the least event time that one of its partitions has come to; `None` if all of them are
@@ -18,12 +18,13 @@ pub struct Skew {
 }
 
 impl Skew {
-    /// Of so many workers, which hold each other up from the beginning.
+    /// Creates the state of so many workers, which hold each other up from the start.
     pub fn new(workers: usize) -> Self {
         Skew { slowest: Mutex::new(vec![Some(0); workers]) }
     }
 
-    /// Says how far a worker has come, and returns the event time that nobody may be too far ahead of.
+    /// Notes the event time that a worker has reached, and returns the one that no worker may be too far ahead
+    /// of.
     pub fn reached(&self, worker: usize, slowest: Option<u64>) -> u64 {
         let mut all = self.slowest.lock().unwrap_or_else(PoisonError::into_inner);
         all[worker] = slowest;
@@ -31,8 +32,8 @@ impl Skew {
     }
 }
 
-/// The least event time that one of these partitions has come to, of those that have more to read; `ends`
-/// says up to where.
+/// Returns the least event time that one of these partitions has reached, among those that have more to read
+/// before their `ends`, and for which `counts` is true.
 pub fn slowest(
     states: &[PartitionState],
     ends: &BTreeMap<i32, i64>,

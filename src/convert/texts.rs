@@ -1,5 +1,5 @@
-//! Texts cut into messages: a line each, JSON that is spread over several lines as one, and of an array
-//! each element. Neither a line nor an element may be longer than the buffer.
+//! Cuts texts into messages: each line is one, as is JSON that is spread over several lines, and each element
+//! of an array. Neither a line nor an element may be longer than the buffer.
 //!
 //! An array is taken to be one where a line begins with `[` and goes on with an object or ends there:
 //! that is how nfdump and `tshark -T json` write files. Its elements are handed over as arrays of one
@@ -8,14 +8,14 @@
 use super::json_cut::{Scanner, Step};
 use crate::capture::{BUFFER_MAX, Fault, Input};
 
-/// A message, or what is in its place.
+/// A message, or the fault in its place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     /// Its bytes, without the end of its line.
     Text(Vec<u8>),
     /// Part of an array that is not JSON, or an array that does not end.
     Broken(Vec<u8>),
-    /// It was longer than [`BUFFER_MAX`].
+    /// The message was longer than [`BUFFER_MAX`].
     TooLong,
 }
 
@@ -40,9 +40,9 @@ enum Part {
     RestOfElement(Scanner),
     /// A number or a word in an array.
     Word,
-    /// The rest of a line in an array, behind what is broken.
+    /// The rest of a line in an array, behind a fault.
     Lost,
-    /// The begin of a line in an array, behind what is broken.
+    /// The beginning of a line in an array, behind a fault.
     LostLine,
 }
 
@@ -50,14 +50,14 @@ enum Part {
 pub(super) struct Texts {
     input: Input,
     part: Part,
-    /// Bytes at hand that were looked at.
+    /// Bytes at hand that were scanned.
     searched: usize,
     /// Ends of lines before the bytes at hand.
     passed_lines: u64,
     /// Lines that begin before this offset are taken one by one: JSON that was to go on over them is
     /// broken.
     plain_until: u64,
-    /// The number of the line at which the message begins that was handed over last.
+    /// The number of the line at which the last message begins.
     pub(super) line: u64,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Texts {
 enum Found {
     /// A message.
     Message(Line),
-    /// Look again, at other bytes or in another way.
+    /// Search again, at other bytes or as another part.
     Again,
     /// More bytes are needed.
     More,
@@ -83,7 +83,7 @@ impl Texts {
         }
     }
 
-    /// Bytes that precede what was not handed over yet.
+    /// Returns the number of bytes before those that were not handed over yet.
     pub(super) fn offset(&self) -> u64 {
         self.input.passed()
     }
@@ -93,7 +93,7 @@ impl Texts {
         self.passed_lines + 1
     }
 
-    /// The next message; `None` at the end. `before_read` is called when it must wait for more.
+    /// Returns the next message; `None` at the end. `before_read` is called when it must wait for more bytes.
     pub(super) fn next(&mut self, before_read: &mut impl FnMut()) -> Result<Option<Line>, Fault> {
         loop {
             match self.find() {
@@ -137,7 +137,7 @@ impl Texts {
         self.searched = 0;
     }
 
-    /// Hands over so many bytes, and passes over `more` after them.
+    /// Returns a message of so many bytes, and passes over `more` after them.
     fn message(&mut self, length: usize, more: usize, next: Part) -> Found {
         let text = self.input.bytes()[..length].to_vec();
         self.hand_over(Line::Text(text), length + more, next)
@@ -150,13 +150,13 @@ impl Texts {
         Found::Message(line)
     }
 
-    /// The place of a byte that is not looked at yet.
+    /// Returns the position of the first wanted byte that was not scanned yet.
     fn position(&self, wanted: impl Fn(u8) -> bool) -> Option<usize> {
         let bytes = &self.input.bytes()[self.searched..];
         bytes.iter().position(|byte| wanted(*byte)).map(|at| self.searched + at)
     }
 
-    /// More bytes are needed, after all that are there; `full` if there is no place for more.
+    /// Requests more bytes behind those at hand; calls `full` if the buffer has no space for more.
     fn more(&mut self, full: impl FnOnce(&mut Self) -> Found) -> Found {
         self.searched = self.input.bytes().len();
         if self.searched >= BUFFER_MAX { full(self) } else { Found::More }
@@ -240,8 +240,8 @@ impl Texts {
         self.more(|texts| texts.line_by_line(BUFFER_MAX - 1))
     }
 
-    /// The JSON at hand is broken at this place: all lines before that of the place are taken one by one,
-    /// that none of them costs another one.
+    /// Takes all lines before that of this place one by one: the JSON at hand is broken there, and no line must
+    /// make another one unreadable.
     fn line_by_line(&mut self, broken: usize) -> Found {
         let bytes = self.input.bytes();
         self.part = Part::Line;

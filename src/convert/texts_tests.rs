@@ -24,7 +24,7 @@ impl Read for Drops {
     }
 }
 
-/// The messages, which do not depend on how the bytes come.
+/// Returns the messages, and checks that they do not depend on how the bytes are split.
 fn lines(bytes: Vec<u8>) -> Vec<(u64, Line)> {
     let whole = lines_of(Cursor::new(bytes.clone()));
     if bytes.len() < 10_000 {
@@ -143,7 +143,7 @@ fn array_of_any_length_takes_no_more_than_the_buffer() {
     }
 }
 
-/// The same bytes over and over.
+/// Some bytes, repeated.
 struct Repeated {
     unit: Vec<u8>,
     at: usize,

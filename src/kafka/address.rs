@@ -1,4 +1,4 @@
-//! Where a topic is: `kafka://host:9092,host2/topic`.
+//! The address of a topic: `kafka://host:9092,host2/topic`.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::base::quote::Quoted;
 
-/// How an address begins.
+/// The prefix of every address.
 pub const SCHEME: &str = "kafka://";
 
 /// The port of a broker whose port is not given.
@@ -59,14 +59,14 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let rest = text.strip_prefix(SCHEME).ok_or_else(|| {
-            // It is not a text to repeat, whatever comes before.
+            // The text must not be repeated in an error: before the `@` may be a password.
             if text.contains('@') {
                 AddressError::Credentials
             } else {
                 AddressError::Scheme(text.to_owned())
             }
         })?;
-        // Not in a message, nor in a log: before anything else of it is looked at.
+        // Checked first, so that no credentials get into an error or a log.
         if rest.contains('@') {
             return Err(AddressError::Credentials);
         }
@@ -124,8 +124,8 @@ fn broker(text: &str) -> Result<String, AddressError> {
 }
 
 impl Address {
-    /// The same address with its brokers in an order of their own: which of them is asked first makes no
-    /// difference.
+    /// Returns the address with its brokers sorted and without duplicates: the order of brokers makes no
+    /// difference to a client.
     pub fn sorted(&self) -> Address {
         let mut brokers: Vec<&str> = self.brokers.split(',').collect();
         brokers.sort_unstable();

@@ -1,14 +1,14 @@
-//! A producer with room for what it can't take at once, for those who must not wait.
+//! A producer with a queue for messages that its client can't accept at once, for senders that must not wait.
 //!
 //! A broker does one of three things with a message. It accepts the message. It refuses the message for good,
 //! such as one that is too large: [`OnRefusal`] decides about that message, and the others go on. Or there is
 //! no topic for the message: all undelivered messages wait here, in their order, until the [`Guard`] finds a
 //! topic that fits.
 //!
-//! A broker refuses a whole batch for one of its messages, and a client that knows a topic no more does
-//! not look for it again soon. So in both cases the client gives back all that it holds, and a new client
-//! takes its place: after a refusal one that sends each message in a batch of its own, so that the one at
-//! fault is known.
+//! A broker refuses a whole batch for one of its messages, and a client for which a topic has vanished does not
+//! look for it again soon. So in both cases the client gives back all that it holds, and a new client takes its
+//! place: after a refusal one that sends each message in a batch of its own, so that the message at fault is
+//! known.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,10 +29,10 @@ use crate::base::error::Failure;
 use crate::base::logging::Sampler;
 use crate::base::quote::Quoted;
 
-/// Between two looks at whether all is sent.
+/// Interval at which [`BufferedProducer::finish`] checks whether all is sent, while no client sends.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Between two requests to a client to give back what it holds.
+/// Interval between two requests to a client to give back its messages.
 const PURGE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Time after a refusal during which each message is sent in a batch of its own.
@@ -62,7 +62,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// The same as an error of this topic.
+    /// Returns the error of a topic that refuses this message.
     pub fn error(&self, topic: &str) -> Error {
         let OwnedMessage { key, payload, .. } = &self.letter;
         refusal_error(topic, self.refusal, key.as_ref().map_or(0, Vec::len) + payload.len())
@@ -72,7 +72,7 @@ impl Refused {
 /// Why messages wait although brokers can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicTrouble {
-    /// Since when.
+    /// The time of the first response that said so.
     pub since: Instant,
     /// Whether there is no topic; otherwise there is one that does not fit.
     pub missing: bool,
@@ -90,13 +90,13 @@ enum Mode {
     Waiting,
 }
 
-/// Sends messages in their order. What the producer has no room for, it keeps; who asks
-/// [`BufferedProducer::has_room`] before it goes on keeps that bounded.
+/// Sends messages in their order, and queues those that the producer has no capacity for. The queue stays
+/// bounded if the sender checks [`BufferedProducer::has_room`] before it goes on.
 pub struct BufferedProducer {
     config: ClientConfig,
     producer: Producer,
     guard: Arc<Guard>,
-    /// The topic that messages go to, of all that have had its name.
+    /// The generation of the topic that messages go to, among all topics that have had its name.
     generation: u64,
     mode: Mode,
     /// Since when the topic is in doubt: only a later answer clears it.
@@ -133,7 +133,7 @@ impl std::fmt::Debug for BufferedProducer {
 }
 
 impl BufferedProducer {
-    /// To a topic that exists, at a broker that can be reached.
+    /// Opens a producer to a topic that exists, at a broker that can be reached.
     pub fn open(
         address: &Address,
         options: &ClientOptions,
@@ -147,15 +147,15 @@ impl BufferedProducer {
         )
     }
 
-    /// The same to a topic that was described.
+    /// Opens a producer to a topic whose configuration was read before.
     pub fn open_known(
         topic: &TopicConfig,
         options: &ClientOptions,
         tuning: Tuning,
     ) -> Result<Self, Failure> {
         let mut config = producer_config(&topic.address, options, tuning)?;
-        // A batch that is as large as a broker takes at most is never refused for its size: then it is the
-        // message alone.
+        // A batch no larger than the broker's maximum is never refused for its size: if one is, the fault is
+        // with a single message.
         if let Some(max) = topic.max_message_bytes
             && config.get("batch.size").is_none()
             && max < BATCH_SIZE
@@ -165,7 +165,7 @@ impl BufferedProducer {
         let guard = Guard::of(topic, options)?;
         let generation = match guard.standing() {
             Standing::Fit { generation, .. } => generation,
-            // The first poll sees it.
+            // The first poll notices it, and messages wait.
             Standing::Missing { .. } | Standing::Unfit { .. } => 0,
         };
         let number = |name: &str| config.get(name).and_then(|value| value.parse::<usize>().ok());
@@ -194,7 +194,7 @@ impl BufferedProducer {
         })
     }
 
-    /// The same, with another fate for messages that a broker refuses.
+    /// Sets the treatment of messages that a broker refuses for good.
     pub fn on_refusal(self, on_refusal: OnRefusal) -> Self {
         for refusal in Refusal::ALL {
             self.refused_counter(refusal).increment(0);
@@ -210,13 +210,13 @@ impl BufferedProducer {
         )
     }
 
-    /// Where it sends to.
+    /// Returns the address of the topic.
     pub fn address(&self) -> &Address {
         self.producer.address()
     }
 
-    /// Whether all that was given could be handed to the producer; while there is no topic to send to,
-    /// whether more may wait.
+    /// Whether the producer has accepted all messages that were given; while no client sends, whether the queue
+    /// has capacity for more.
     pub fn has_room(&self) -> bool {
         match self.mode {
             Mode::Sending => self.waiting.is_empty(),
@@ -227,13 +227,13 @@ impl BufferedProducer {
         }
     }
 
-    /// Takes a message.
+    /// Accepts a message.
     pub fn give(&mut self, letter: OwnedMessage) {
         self.waiting_bytes += letter.size();
         self.waiting.push_back(letter);
     }
 
-    /// Takes a message, and copies it only if the producer has no room.
+    /// Accepts a message, and copies it only if the producer has no capacity.
     ///
     /// # Errors
     /// No message is taken any more.
@@ -254,7 +254,8 @@ impl BufferedProducer {
         if self.mode == Mode::Sending { self.send_waiting() } else { Ok(()) }
     }
 
-    /// What has become of messages so far.
+    /// Returns the numbers of messages by their outcome, over all clients. Messages in this queue are not among
+    /// them.
     pub fn counts(&self) -> Counts {
         let now = self.producer.counts();
         let delivered = self.earlier.delivered + now.delivered;
@@ -283,7 +284,7 @@ impl BufferedProducer {
         }
     }
 
-    /// Sends what it can, without waiting.
+    /// Sends as many messages as it can, without waiting.
     ///
     /// # Errors
     /// A message can never be delivered, where that is a failure, or no message any more.
@@ -343,7 +344,7 @@ impl BufferedProducer {
         self.mode = Mode::Waiting;
     }
 
-    /// Takes what the client gives back.
+    /// Takes the messages that the client gives back.
     fn take_back(&mut self) {
         for returned in self.producer.take_returned() {
             match returned.why {
@@ -352,7 +353,7 @@ impl BufferedProducer {
                     self.refuse(returned.letter, refusal);
                     continue;
                 }
-                // It is not known which of the batch.
+                // Which message of the batch is at fault is unknown.
                 Back::Refused(_) | Back::Batch => {
                     self.alone = Some(Instant::now());
                     self.stop();
@@ -397,7 +398,8 @@ impl BufferedProducer {
         let counts = old.counts();
         self.earlier.delivered += counts.delivered;
         self.earlier.delivered_bytes += counts.delivered_bytes;
-        // Its threads may take a moment to end. Without a thread for that, it is this one that waits.
+        // Its threads may take a moment to end, so another thread drops it; if none can be started, this one
+        // waits.
         drop(std::thread::Builder::new().name("old client".into()).spawn(move || drop(old)));
         (self.generation, self.doubted, self.mode) = (generation, None, Mode::Sending);
         Ok(())
@@ -443,7 +445,7 @@ impl BufferedProducer {
         Some(letter)
     }
 
-    /// A message is refused for good.
+    /// Treats a message that is refused for good.
     fn refuse(&mut self, letter: OwnedMessage, refusal: Refusal) {
         let bytes = letter.key.as_ref().map_or(0, Vec::len) + letter.payload.len();
         if self.on_refusal == OnRefusal::Cut
@@ -479,7 +481,7 @@ impl BufferedProducer {
         }
     }
 
-    /// How many messages were given and are not delivered.
+    /// Returns the number of messages that were given and are not delivered.
     pub fn waiting(&self) -> u64 {
         (self.waiting.len() + self.returned.len()) as u64 + self.producer.counts().waiting()
     }

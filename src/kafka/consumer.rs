@@ -30,7 +30,7 @@ use super::{Context, Error, setup};
 /// Messages of one batch. It bounds how long a worker is away from the computation.
 pub(super) const BATCH: usize = 4096;
 
-/// What a poll found.
+/// The result of polling one item of the consumer's queue.
 #[derive(Debug)]
 pub(super) enum Polled<'a> {
     /// A message.
@@ -176,7 +176,7 @@ impl Consumer {
         self.client.incremental_assign(&self.list(partitions, Offset::Offset)?)
     }
 
-    /// Reads no more of a partition, and forgets what was fetched of it. It is read again when it is
+    /// Stops reading a partition, and forgets its fetched messages. It is read again when it is
     /// [added](Consumer::add).
     ///
     /// The client's own pause would go on by itself where it thinks it was, which is one too far after a
@@ -189,8 +189,8 @@ impl Consumer {
         self.client.incremental_unassign(&self.list(&[(partition, 0)], |_| Offset::Invalid)?)
     }
 
-    /// Says to the brokers how far the group has come, for those who look at its lag.
-    /// `metadata` is kept with each offset.
+    /// Commits the offsets that the group has come to, so that others can see its lag. `metadata` is kept with
+    /// each offset.
     pub(super) fn commit(
         &self,
         offsets: &[(i32, i64)],
@@ -247,7 +247,8 @@ unsafe extern "C" fn log(
     context.log(level, &kind.to_string_lossy(), &text.to_string_lossy());
 }
 
-/// What librdkafka says in a message.
+/// Converts a message of librdkafka: a record, the end of a partition, or an error. `None` for an error that
+/// the client retries by itself.
 ///
 /// # Safety
 /// The message is valid, and outlives what is returned.
@@ -295,7 +296,7 @@ unsafe fn polled<'a>(message: &'a rd_kafka_message_s) -> Option<Polled<'a>> {
     }
 }
 
-/// What no retry mends.
+/// Whether the client never gets over this error by itself.
 fn fatal(code: RDKafkaRespErr) -> bool {
     matches!(
         code,

@@ -119,7 +119,7 @@ mod tests {
         let said = decide(&contents, &[(2, 3)]).expect_err("there is nothing else");
         assert!(said.contains(TOTALS) && said.contains("kafka://host:9092/totals"), "{said}");
         assert!(said.contains("first 2 messages"), "{said}");
-        // It is said once.
+        // The error is returned once.
         assert_eq!(decide(&contents, &[]), Ok(()));
     }
 

@@ -1,4 +1,4 @@
-//! What librdkafka says of itself: its log, and whether brokers can be reached.
+//! Events of a librdkafka client: lines for the log, and whether brokers can be reached.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -12,19 +12,19 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 
-/// Lines of the same kind come no more often: a broker that is away says so several times a second.
+/// Least time between two logged lines of one kind: a client whose broker is away logs several a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Kinds of lines that are remembered; librdkafka has a few dozen.
 const LOG_KINDS_MAX: usize = 64;
 
-/// Hears what a client of librdkafka says. Whoever owns the client polls it, which is when this hears.
+/// Receives the events of a client of librdkafka. They arrive when the client's owner polls it.
 #[derive(Debug, Default)]
 pub struct Context {
     health: Mutex<Health>,
     lines: Mutex<HashMap<String, Line>>,
     heard: AtomicU64,
-    /// Whether there is anything that an answer of a broker would change: asked for every message.
+    /// Whether a response of a broker would change `health`: read for every message, without the lock.
     troubled: AtomicBool,
 }
 
@@ -42,18 +42,18 @@ struct Line {
     left_out: u64,
 }
 
-/// What was said is whole even if who said it has panicked.
+/// Locks, also after a panic of another thread: every update leaves the data whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Context {
-    /// A context that has heard nothing.
+    /// Creates a context without events.
     pub fn new() -> Self {
         Context::default()
     }
 
-    /// Since when no broker can be reached, if none can.
+    /// Returns the time since which no broker can be reached, if none can.
     pub fn unreachable_since(&self) -> Option<Instant> {
         lock(&self.health).unreachable_since
     }
@@ -69,7 +69,7 @@ impl Context {
         lock(&self.health).refused.clone()
     }
 
-    /// Says that a broker has answered.
+    /// Notes that a broker has responded.
     pub fn reached(&self) {
         if !self.troubled.load(Ordering::Relaxed) {
             return;
@@ -80,7 +80,7 @@ impl Context {
         health.refused = None;
     }
 
-    /// How often this has heard something, by which its owner sees that there may be more.
+    /// Returns the number of events so far. Its owner polls until this no longer grows.
     pub(super) fn heard(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
     }
@@ -89,11 +89,11 @@ impl Context {
         self.heard.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The text to log now, if any: what was left out before is told with it.
+    /// Returns the line to log now, if any: with the number of lines of its kind that were left out before.
     fn worth_a_line(&self, level: RDKafkaLogLevel, kind: &str, text: &str) -> Option<String> {
         let mut shown = format!("{kind}: {text}");
         if matches!(level, RDKafkaLogLevel::Debug) {
-            // It was asked for.
+            // The user has requested debug lines, so none is left out.
             return Some(shown);
         }
         let now = Instant::now();
@@ -140,7 +140,7 @@ impl ClientContext for Context {
 
     fn stats(&self, statistics: Statistics) {
         self.hear();
-        // An outage can end without anything being sent, which only this tells.
+        // An outage can end without any message being sent; then only the statistics show it.
         if statistics.brokers.values().any(|broker| broker.state == "UP") {
             self.reached();
         }
@@ -148,7 +148,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.hear();
-        // Its line of the log has come already.
+        // librdkafka has logged the same error already.
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
         let mut health = lock(&self.health);
         self.troubled.store(true, Ordering::Relaxed);
@@ -162,7 +162,7 @@ impl ClientContext for Context {
                 | RDKafkaErrorCode::SaslAuthenticationFailed
                 | RDKafkaErrorCode::SSL,
             ) => true,
-            // What a broker says that takes no certificate of ours, or wants one.
+            // A broker that rejects our certificate, or requires one, reports that as a TLS alert.
             _ => reason.contains("SSL alert number"),
         };
         if refused {

@@ -1,11 +1,11 @@
-//! What goes wrong with Kafka, as far as no retry mends it.
+//! Errors of Kafka that no retry mends.
 
 use std::time::Duration;
 
 use crate::base::error::{Exit, Failure};
 use crate::base::quote::Quoted;
 
-/// Why something with Kafka can't go on. What librdkafka retries by itself is none of these.
+/// The reason why a command can't use Kafka. Errors that librdkafka retries by itself are not among them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No broker answered in time.
@@ -17,9 +17,9 @@ pub enum Error {
     Unreachable {
         /// The brokers that were asked.
         brokers: String,
-        /// How long.
+        /// The time for which the command has waited for a response.
         waited: Duration,
-        /// What librdkafka said last.
+        /// The last error that librdkafka reported.
         reason: String,
     },
     /// A broker was reached, and refused the credentials, or its own were refused.
@@ -30,13 +30,13 @@ pub enum Error {
     Refused {
         /// The brokers that were asked.
         brokers: String,
-        /// What librdkafka said.
+        /// The error that librdkafka reported.
         reason: String,
     },
-    /// This user may not do that.
+    /// This user lacks the rights for an operation.
     #[error("{doing} is not allowed to this user (grant it with kafka-acls, or use another user)")]
     Forbidden {
-        /// What was tried.
+        /// The operation.
         doing: String,
     },
     /// There is no such topic.
@@ -65,7 +65,7 @@ pub enum Error {
     /// A topic is not what the records need.
     #[error("{0}")]
     Unfit(String),
-    /// A message is larger than what is taken.
+    /// A message is larger than the broker or the client accepts.
     #[error(
         "a message of {bytes} bytes is too large for topic {} (raise its max.message.bytes, and \
          -X message.max.bytes)",
@@ -74,23 +74,23 @@ pub enum Error {
     TooLarge {
         /// The name of the topic.
         topic: String,
-        /// Key and value.
+        /// The size of key and value together.
         bytes: usize,
     },
     /// The broker refused something for a reason of its own.
     #[error("{doing} failed: {reason}")]
     Failed {
-        /// What was tried.
+        /// The operation.
         doing: String,
-        /// What the broker said.
+        /// The reason that the broker or librdkafka gave.
         reason: String,
     },
-    /// It was given up before all was delivered.
+    /// The command gave up before all messages were delivered.
     #[error("{messages} messages to topic {} were not delivered: {reason}", Quoted(topic))]
     Undelivered {
         /// The name of the topic.
         topic: String,
-        /// How many.
+        /// The number of undelivered messages.
         messages: u64,
         /// Why, as far as is known.
         reason: String,

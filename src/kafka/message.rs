@@ -18,16 +18,16 @@ pub type Header = (Cow<'static, str>, String);
 /// A message to be sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outgoing<'a> {
-    /// What it is about: messages of one key go to one partition.
+    /// The key. Messages with the same key go to one partition.
     pub key: Option<&'a [u8]>,
-    /// What it says; without it, it removes its key from a compacted topic.
+    /// The value. `None` is a tombstone: it removes the key from a compacted topic.
     pub payload: Option<&'a [u8]>,
     /// Its timestamp; without it, the time of sending. 0 is what librdkafka takes for "without", so
     /// 1 is sent instead.
     pub timestamp_ms: Option<i64>,
     /// Its partition, if not by its key.
     pub partition: Option<i32>,
-    /// What is said about it beside it, by name.
+    /// The headers.
     pub headers: &'a [Header],
 }
 

@@ -1,10 +1,10 @@
-//! Apache Kafka: where topics are, how a client is set up, sending, and what topics must be like.
+//! Apache Kafka: addresses, settings of clients, sending and reading messages, and requirements on topics.
 //!
 //! - [`Address`]: brokers and topic, as `kafka://host:9092,host2/topic`.
-//! - [`ClientOptions`]: what users pass on to librdkafka, and what they may not.
-//! - [`Context`]: what librdkafka says: into the log, and into "reachable or not".
-//! - [`Producer`]: sends messages, each once, and says what became of them.
-//! - [`topics`]: topics made, described, and held against the records that are to be sent.
+//! - [`ClientOptions`]: the options of users for librdkafka, checked.
+//! - [`Context`]: the events of a client: lines for the log, and whether brokers can be reached.
+//! - [`Producer`]: sends messages, each once, and counts them by outcome.
+//! - [`topics`]: creates and describes topics, and checks them against the records that are to be sent.
 //!
 //! Of failures there are two kinds: those that librdkafka retries by itself, for ever, such as a broker
 //! that is down; and those that no retry mends, which stop the command and are an [`Error`].

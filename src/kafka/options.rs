@@ -1,9 +1,9 @@
-//! What users pass on to librdkafka, and what every client is set to.
+//! The options of users for librdkafka, and the settings of every client.
 //!
 //! Options come from the command line (`-X key=value`, `-X key=@file`) and from the environment
-//! (`FLOODMARK_KAFKA_SASL_PASSWORD` is `sasl.password`); the command line wins. A command line can be
-//! read by everyone on the machine, so a secret on it is refused. So is an option whose value the
-//! program depends on: it would break a promise in silence.
+//! (`FLOODMARK_KAFKA_SASL_PASSWORD` is `sasl.password`); the command line wins. A command line can be read by
+//! everyone on the machine, so a secret on it is refused. An option whose value the program depends on is
+//! refused, too: it would break a promise in silence.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,7 +20,7 @@ use super::{Address, Error};
 use crate::base::error::Failure;
 use crate::base::quote::Quoted;
 
-/// How the names of variables begin that hold options.
+/// The prefix of the environment variables that set options.
 const VARIABLE_PREFIX: &str = "FLOODMARK_KAFKA_";
 
 /// The greatest file that holds the value of an option: a chain of certificates fits many times.
@@ -33,11 +33,11 @@ const RECONNECT_BACKOFF_MAX_MS: u64 = 1000;
 #[derive(Clone, Debug, Default)]
 pub struct ClientOptions {
     options: Vec<Setting>,
-    /// Whether the environment is left aside.
+    /// Whether the environment is ignored.
     apart: bool,
 }
 
-/// An option, and where its value is.
+/// An option and its value, or the file that holds the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     key: String,
@@ -50,7 +50,7 @@ enum Value {
     File(PathBuf),
 }
 
-/// Options that the program sets itself, or that something else says, and why.
+/// Options that are not for users to set, with the reason: the program sets them, or another option does.
 const OWNED: &[(&[&str], &str)] = &[
     (&["bootstrap.servers", "metadata.broker.list"], "the address kafka://… names the brokers"),
     (
@@ -109,7 +109,7 @@ impl FromStr for Setting {
     fn from_str(text: &str) -> Result<Self, String> {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
         if key.is_empty() || !text.contains('=') {
-            // What there is may be a secret whose key was forgotten.
+            // The text is not repeated in the error: it may be a secret whose key was forgotten.
             return Err("an option for librdkafka is written KEY=VALUE".into());
         }
         check_key(key)?;
@@ -172,7 +172,7 @@ impl ClientOptions {
         ClientOptions { options, apart: false }
     }
 
-    /// These alone, whatever the environment says: for brokers that this program has started itself.
+    /// Ignores the environment: for brokers that this program has started itself.
     pub fn apart(self) -> Self {
         ClientOptions { apart: true, ..self }
     }
@@ -186,7 +186,7 @@ impl ClientOptions {
         for (name, value) in environment {
             let name = name.to_string_lossy();
             let Some(key) = name.strip_prefix(VARIABLE_PREFIX) else { continue };
-            // So that a file of variables can leave some out.
+            // An empty variable sets nothing, so that a file of variables can leave options out.
             if value.is_empty() {
                 continue;
             }
@@ -226,7 +226,7 @@ fn from_file(path: &Path) -> Result<String, String> {
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// How every client of a topic is set up; producers and consumers add what is theirs.
+/// Returns the settings of every client of a topic; producers and consumers add their own.
 pub fn client_config(address: &Address, options: &ClientOptions) -> Result<ClientConfig, Failure> {
     let environment = std::env::vars_os().filter(|_| !options.apart);
     let options = options.resolve(environment).map_err(Error::Option)?;
@@ -236,17 +236,17 @@ pub fn client_config(address: &Address, options: &ClientOptions) -> Result<Clien
 fn base_config(address: &Address, options: &BTreeMap<String, String>) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &address.brokers);
-    // Brokers name it in their logs, metrics and quotas.
+    // Brokers name the client by this in their logs, metrics and quotas.
     config.set("client.id", "floodmark");
     // A broker that is back is found within a second; by default it may take ten.
     config.set("reconnect.backoff.max.ms", RECONNECT_BACKOFF_MAX_MS.to_string());
-    // The end of a connection is noticed even if no packet says so.
+    // Keepalive notices the end of a connection even if no packet announces it.
     config.set("socket.keepalive.enable", "true");
-    // librdkafka collects messages itself: what it sends should go.
+    // librdkafka batches messages itself, so Nagle's algorithm would only delay them.
     config.set("socket.nagle.disable", "true");
-    // Which brokers are connected is known from its statistics.
+    // The statistics tell which brokers are connected.
     config.set("statistics.interval.ms", "1000");
-    // What it logs comes through our context, where the level is decided.
+    // The lines of librdkafka's log pass through our context, which filters them by level.
     let verbose = options.contains_key("debug");
     config.set_log_level(if verbose { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
     // librdkafka's producers let a broker create a topic that they ask for, unless they are told not to.

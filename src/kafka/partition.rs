@@ -123,7 +123,8 @@ impl Partition {
     ) -> (PartitionProgress, Option<bool>) {
         let SourceOptions { idle_timeout, max_skew_ms, .. } = *options;
         let recent = ends.filter(|ends| now.saturating_duration_since(ends.asked) <= idle_timeout);
-        // Whatever was read since the answer came was more than there was then.
+        // `next` may lie beyond the end in the response: the worker has then read messages that arrived after
+        // it.
         let nothing_more = recent.is_some_and(|ends| self.next >= ends.due());
         let quiet = recent.map_or(self.since, |ends| self.since.max(ends.unbroken));
         let idle = nothing_more && now.saturating_duration_since(quiet) >= idle_timeout;

@@ -1,9 +1,9 @@
-//! Messages out: each delivered once, none lost in silence.
+//! Sends messages: each is delivered once, and none is lost in silence.
 //!
-//! The producer never blocks and never gives a message up: what it has taken waits for its broker in a
-//! queue of bounded size, and when that is full it says so. Whoever sends decides whether to wait (a
-//! file) or to count and drop (a live capture). Delivery is known from delivery reports, which are
-//! served when the producer is polled.
+//! The producer never blocks and never gives a message up: accepted messages wait for their broker in a queue
+//! of bounded size, and [`Producer::send`] returns [`Sent::Full`] when the queue is full. The sender decides
+//! whether to wait (a file) or to count and drop (a live capture). Delivery is known from delivery reports,
+//! which are served when the producer is polled.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -19,25 +19,24 @@ use super::topics::existing;
 use super::{Address, ClientOptions, Error, client_config, message, setup};
 use crate::base::error::Failure;
 
-/// How long to wait for reports before asking again whether to go on.
+/// Time limit for one wait for delivery reports, before `give_up` is called again.
 const GIVE_UP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a producer is made for. Users can override each of it by `-X`.
+/// The settings of a producer for its purpose. Users can override each of them by `-X`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// How long a message may wait for others that go with it.
+    /// Greatest time that a message waits for others of its batch, in milliseconds.
     pub linger_ms: u32,
-    /// How messages that go together are compressed: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+    /// The compression of batches: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
     pub compression: &'static str,
-    /// How many KiB of messages may wait to be delivered.
+    /// Greatest size of all undelivered messages, in KiB.
     pub queue_kib: u32,
-    /// How many messages may wait to be delivered. Each takes a few hundred bytes beside its own.
+    /// Greatest number of undelivered messages. Each takes a few hundred bytes beside its own.
     pub queue_messages: u32,
 }
 
 impl Tuning {
-    /// For alerts: each goes at once. Of many at a time those that wait for the ones before go
-    /// together.
+    /// For alerts: each is sent at once. While earlier ones are on their way, those that wait share a batch.
     pub const fn for_latency() -> Self {
         Tuning { linger_ms: 0, compression: "lz4", queue_kib: 64 << 10, queue_messages: 100_000 }
     }
@@ -48,7 +47,7 @@ impl Tuning {
     }
 }
 
-/// Whether a message was taken.
+/// Whether the producer has accepted a message.
 #[must_use = "a message that was not taken must be sent again, or counted as dropped"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -69,8 +68,8 @@ pub struct Producer {
     number: AtomicUsize,
 }
 
-/// The configuration of a producer. The user's options by -X win over the tuning, and nothing over what
-/// must hold.
+/// Returns the configuration of a producer. The user's options by -X win over the tuning, but not over the
+/// settings that delivery depends on.
 pub(super) fn producer_config(
     address: &Address,
     options: &ClientOptions,
@@ -96,7 +95,7 @@ pub(super) fn producer_config(
     tune("partitioner", "murmur2_random".to_owned());
     // A retry doubles nothing and keeps the order.
     config.set("enable.idempotence", "true");
-    // As long as an outage lasts: the queue is bounded, and whoever sends is told.
+    // A message waits as long as an outage lasts: the queue is bounded, and the sender sees when it is full.
     config.set("message.timeout.ms", "0");
     Ok(config)
 }
@@ -122,7 +121,7 @@ impl Producer {
         Ok(Producer::start(address, &config, false)?)
     }
 
-    /// Sets up a client. If it keeps what comes back, its owner takes that by
+    /// Starts a client. With `keeps`, it keeps messages that come back, and its owner takes them by
     /// [`Producer::take_returned`]; otherwise a message that comes back is a failure.
     pub(super) fn start(
         address: &Address,
@@ -135,12 +134,12 @@ impl Producer {
         Ok(Producer { address: address.clone(), inner, queued, number })
     }
 
-    /// Where it sends to.
+    /// Returns the address of the topic.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Takes a message, if there is room; never waits.
+    /// Accepts a message, if the queue has capacity; never waits.
     pub fn send(&self, message: &Outgoing<'_>) -> Result<Sent, Failure> {
         match self.offer(message) {
             Ok(()) => Ok(Sent::Queued),
@@ -155,7 +154,7 @@ impl Producer {
         }
     }
 
-    /// The same with the error of the client.
+    /// Accepts a message as [`Producer::send`] does, but returns the error of the client as it is.
     pub(super) fn offer(&self, message: &Outgoing<'_>) -> Result<(), KafkaError> {
         let mark = Box::new(Mark {
             number: self.number.fetch_add(1, Ordering::Relaxed),
@@ -175,7 +174,8 @@ impl Producer {
             record.headers = Some(message.headers.iter().fold(headers, add));
         }
         record.timestamp = message.timestamp_ms.map(|ms| ms.max(1));
-        // Before it is taken: its report may come first, and counts must not be less than nothing.
+        // Counted before the client accepts it: its delivery report may come at once, and no more messages may
+        // be delivered than are queued.
         self.queued.fetch_add(1, Ordering::Relaxed);
         self.inner.send(record).map_err(|(error, _)| {
             self.queued.fetch_sub(1, Ordering::Relaxed);
@@ -198,12 +198,12 @@ impl Producer {
         self.inner.context().take_returned()
     }
 
-    /// Serves what has come, without waiting.
+    /// Serves all events that are there, without waiting.
     pub fn poll(&self) {
         let reports = &self.inner.context().context;
         loop {
             let heard = reports.heard();
-            // This serves one event, and does not say whether there was one.
+            // One call serves one event, and does not tell whether there was one.
             self.inner.poll(Duration::ZERO);
             if reports.heard() == heard {
                 return;
@@ -211,14 +211,14 @@ impl Producer {
         }
     }
 
-    /// Serves what comes for so long: for whoever has nothing to do until there is room again.
+    /// Serves events for so long: for a sender that has nothing to do until the queue has capacity again.
     pub fn poll_for(&self, duration: Duration) {
         self.inner.poll(duration);
     }
 
-    /// What has become of messages so far.
+    /// Returns the numbers of messages by their outcome.
     pub fn counts(&self) -> Counts {
-        // First what is a part, then the whole.
+        // The parts are read before the whole, so that they never exceed it.
         let reports = self.inner.context().counts();
         Counts { queued: self.queued.load(Ordering::Relaxed), ..reports }
     }

@@ -16,10 +16,10 @@ use super::topics::denied;
 use super::{Context, Error};
 use crate::base::quote::Quoted;
 
-/// What has become of messages.
+/// Numbers of messages by their outcome, since the producer was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Taken, since the producer was opened.
+    /// Messages that the producer has accepted.
     pub queued: u64,
     /// Of these, those that a broker has confirmed.
     pub delivered: u64,

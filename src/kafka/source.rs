@@ -1,5 +1,5 @@
-//! A topic as a source of records: which worker reads which partition, from where, and what of it holds
-//! the watermark.
+//! A topic as a source of records: assigns partitions to workers, chooses the first offset of each, and decides
+//! which partitions hold the watermark.
 //!
 //! Partition `p` is read by worker `p % workers`, for as long as the program runs; no group of consumers
 //! ever moves it. Offsets are committed so that others can see the lag, and never read back. What "first"
@@ -39,7 +39,7 @@ const FETCH_MAX_BYTES: u64 = 8 << 20;
 /// Time limit for closing a consumer at its brokers.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Of more partitions at a time the log has only their number, unless it is to have everything.
+/// Greatest number of partitions that the log lists one by one at level info; of more it has the number.
 const LISTED_MAX: usize = 16;
 
 /// A topic that was opened: once in each process.
@@ -61,7 +61,7 @@ fn consumer_config(
     group: &str,
 ) -> Result<ClientConfig, Failure> {
     let mut config = client_config(address, options)?;
-    // Nobody else looks at them: what a broker has is asked for.
+    // No code reads the statistics of consumers: the state of the brokers comes from requests.
     config.set("statistics.interval.ms", "0");
     // Only offsets are kept under it; no partition is ever assigned by it.
     config.set("group.id", group);
@@ -74,7 +74,7 @@ fn consumer_config(
     // librdkafka refuses an answer smaller than a message that the user allows.
     let message_max = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
     let fetch_max = FETCH_MAX_BYTES.max(message_max.unwrap_or(0)).to_string();
-    // What the user has set by -X wins.
+    // An option that the user has set by -X takes precedence.
     let mut tune = |key: &str, value: &str| {
         if config.get(key).is_none() {
             config.set(key, value);
@@ -135,7 +135,7 @@ impl Topic {
         format!("reading from \"{}\"", self.address)
     }
 
-    /// Where the topic is.
+    /// Returns the address of the topic.
     pub fn address(&self) -> &Address {
         &self.address
     }
@@ -164,12 +164,12 @@ impl Topic {
         self.watch.known().missing.map(|since| since.elapsed())
     }
 
-    /// How long a partition says nothing before it is idle.
+    /// Returns the time without messages after which a partition is idle.
     pub fn idle_timeout(&self) -> Duration {
         self.options.idle_timeout
     }
 
-    /// What the brokers have last said of each partition that they were asked about.
+    /// Returns the last response about each partition that has one.
     pub fn answers(&self) -> Vec<Answer> {
         let known = self.watch.known();
         let answered = known.partitions.iter().filter_map(|(partition, ends)| {
@@ -190,15 +190,15 @@ impl Topic {
 /// The state of a partition, for those who look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionState {
-    /// Which.
+    /// The number of the partition.
     pub partition: i32,
-    /// The offset that was begun with.
+    /// The offset at which reading began.
     pub first: i64,
     /// The offset to be read next.
     pub next: i64,
     /// The greatest event time read.
     pub reached: Option<u64>,
-    /// How it holds the watermark, as was said last.
+    /// The hold on the watermark that was reported last; `None` before the first report.
     pub holds: Option<PartitionProgress>,
     /// Whether it waits for others that are behind.
     pub paused: bool,
@@ -206,12 +206,12 @@ pub struct PartitionState {
     pub straggles: bool,
 }
 
-/// What a broker has said of a partition.
+/// The last response of a broker about a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Which.
+    /// The number of the partition.
     pub partition: i32,
-    /// The offset after the last one it had.
+    /// The high watermark: the offset after the last message.
     pub end: i64,
     /// The offset up to which consumers get messages: below `end` while a transaction is open.
     pub stable: i64,
@@ -219,7 +219,7 @@ pub struct Answer {
     pub due: i64,
     /// The messages that consumers do not get.
     pub withheld: Option<Withheld>,
-    /// When it was asked.
+    /// The time of the request.
     pub asked: Instant,
 }
 
@@ -253,12 +253,12 @@ pub enum Changed {
     Truncated(Option<u64>),
 }
 
-/// What one worker reads of a topic.
+/// The partitions of a topic that one worker reads.
 pub struct Source {
     topic: Arc<Topic>,
     index: usize,
     peers: usize,
-    /// As soon as there is a partition to read.
+    /// `None` until there is a partition to read.
     consumer: Option<Consumer>,
     /// When all that the consumer had brought had been taken.
     drained: Instant,
@@ -269,7 +269,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// The partitions of worker `index` among `peers`. `wake` is called, from another thread, when there
+    /// Opens the partitions of worker `index` among `peers`. `wake` is called, from another thread, when there
     /// is something to take.
     pub fn open(
         topic: Arc<Topic>,
@@ -457,8 +457,8 @@ impl Source {
         Ok(changed)
     }
 
-    /// Whether this partition, for which others may wait, has come on a good deal since it was asked last
-    /// what it holds.
+    /// Whether this partition, which others may wait for, has come on by half of `max_skew_ms` or more since
+    /// its hold on the watermark was last reported.
     pub fn has_come_on(&self, partition: u32) -> bool {
         let state = i32::try_from(partition).ok().and_then(|at| self.partitions.get(&at));
         state.is_some_and(|state| {
@@ -493,7 +493,7 @@ impl Source {
         Ok(())
     }
 
-    /// The topic it reads.
+    /// Returns the topic.
     pub fn topic(&self) -> &Arc<Topic> {
         &self.topic
     }

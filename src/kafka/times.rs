@@ -1,8 +1,9 @@
-//! What a topic does with the times of messages, held against those of the records for it.
+//! The settings of a topic for the times of messages, checked against the times of the records to be sent to
+//! it.
 //!
-//! A broker deletes messages that are older than the topic keeps them, by their own timestamps, and
-//! refuses messages whose timestamps are too far from its clock. Records of a capture are as old as the
-//! capture: so what a topic does with time is read, and compared, before anything is sent.
+//! A broker deletes messages that are older than the topic keeps them, by their own timestamps, and refuses
+//! messages whose timestamps are too far from its clock. Records of a capture are as old as the capture: so the
+//! settings are read, and checked, before anything is sent.
 
 use rdkafka::admin::ConfigResource;
 
@@ -20,17 +21,17 @@ pub(super) const DIFFERENCE_MAX: &str = "message.timestamp.difference.max.ms";
 /// The value by which Kafka says: no bound.
 pub(super) const NO_BOUND: u64 = i64::MAX as u64;
 
-/// What a topic does with the time of messages.
+/// The configuration of a topic as to the times and sizes of messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicConfig {
-    /// Which topic it is.
+    /// The address of the topic.
     pub address: Address,
-    /// How many partitions it has.
+    /// The number of partitions.
     pub partitions: usize,
-    /// Whether the broker has told its configuration. If not, nothing below is known, and as if there
-    /// were no bounds.
+    /// Whether the broker has told the configuration. If not, the fields below are unknown and as if there were
+    /// no bounds.
     pub told: bool,
-    /// How old a message gets before it is deleted; `None` is for ever.
+    /// Age at which a message is deleted, in milliseconds; `None`: never.
     pub retention_ms: Option<u64>,
     /// Whether old messages are deleted.
     pub deletes: bool,
@@ -38,13 +39,13 @@ pub struct TopicConfig {
     pub compacts: bool,
     /// Whether the broker replaces timestamps by the time of their arrival.
     pub log_append_time: bool,
-    /// How far behind the broker's clock a timestamp may be.
+    /// Greatest distance of a timestamp behind the broker's clock, in milliseconds; `None`: no bound.
     pub timestamp_before_max_ms: Option<u64>,
-    /// How far ahead of the broker's clock a timestamp may be.
+    /// Greatest distance of a timestamp ahead of the broker's clock, in milliseconds; `None`: no bound.
     pub timestamp_after_max_ms: Option<u64>,
-    /// How large a batch of messages may be, compressed.
+    /// Greatest size of a compressed batch of messages, in bytes; `None`: unknown or no bound.
     pub max_message_bytes: Option<u64>,
-    /// What the two bounds are called there.
+    /// The names of the settings behind the two bounds on timestamps, which depend on the broker's version.
     bound_names: (&'static str, &'static str),
 }
 
@@ -76,7 +77,7 @@ impl TopicConfig {
         }
     }
 
-    /// That of a topic whose broker tells nothing, as if there were no bounds.
+    /// Returns the configuration of a topic whose broker tells nothing: as if there were no bounds.
     pub fn untold(address: Address, partitions: usize) -> Self {
         TopicConfig::read(address, partitions, None)
     }

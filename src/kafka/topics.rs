@@ -1,4 +1,4 @@
-//! Topics: found, made and described. What they do with time is in [`TopicConfig`].
+//! Finds, creates and describes topics. [`TopicConfig`] has their settings for times.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -18,14 +18,14 @@ use crate::base::quote::Quoted;
 
 pub use super::times::{TopicConfig, check_times};
 
-/// How long a broker may take to answer before it counts as unreachable. One that is being started
-/// together with us gets the time to come up.
+/// Time limit for a broker to respond before it counts as unreachable. A broker that is started together with
+/// this program gets the time to come up.
 pub const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait for an answer before looking at what librdkafka has said meanwhile.
+/// Time limit for one request of metadata, before the errors that librdkafka has reported meanwhile are read.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long a broker may take to create or to describe a topic.
+/// Time limit for a broker to create or to describe a topic.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Time for a topic that was created just now to become known to the broker.
@@ -34,17 +34,17 @@ const APPEAR_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause between two requests for a topic that is unknown.
 const APPEAR_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The same where nobody needs the answer.
+/// Time limit for describing a topic where the description is not needed.
 const SOON_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a topic is to be like that is made.
+/// The settings of a topic that is to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// How many partitions; -1 for as many as the broker gives a topic.
+    /// The number of partitions; -1 for the broker's default.
     pub partitions: i32,
-    /// How many copies; -1 for as many as the broker gives a topic.
+    /// The number of replicas; -1 for the broker's default.
     pub replication: i32,
-    /// Its configuration, as far as it is not the broker's.
+    /// The configuration, as far as it differs from the broker's default.
     pub config: Vec<(&'static str, String)>,
 }
 
@@ -69,7 +69,7 @@ impl Plan {
     /// For messages that could not be used: each is kept by itself, as long as the broker keeps messages.
     pub fn dead_letters() -> Self {
         let mut plan = Plan::flows(-1);
-        // Whatever the broker's default is: of two messages with one key, both are kept.
+        // A broker whose default is compaction would keep one of two messages with the same key.
         plan.config.push(("cleanup.policy", "delete".to_owned()));
         plan
     }
@@ -87,7 +87,7 @@ impl Plan {
         let mut command =
             format!("kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic}");
         for (name, value) in &self.config {
-            // The default of every broker.
+            // Every broker has it as its default.
             if value != "CreateTime" {
                 command += &format!(" --config {name}={value}");
             }
@@ -95,7 +95,8 @@ impl Plan {
         command
     }
 
-    /// The same for brokers that have one bound on timestamps instead of two.
+    /// Returns the plan for brokers that have one bound on timestamps instead of two; `None` if the plan sets
+    /// no bound.
     fn for_older_brokers(&self) -> Option<Self> {
         let new = |name: &str| name == BEFORE_MAX || name == AFTER_MAX;
         let bound = self.config.iter().find(|(name, _)| new(name))?.1.clone();
@@ -106,16 +107,16 @@ impl Plan {
     }
 }
 
-/// What making a topic came to.
+/// The outcome of creating a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
-    /// It was made.
+    /// The topic was created.
     New,
-    /// It was there already, and is as it was.
+    /// The topic existed before, and is unchanged.
     Existed,
 }
 
-/// How many partitions a topic has.
+/// Returns the number of partitions of a topic.
 pub fn partitions(address: &Address, options: &ClientOptions) -> Result<usize, Failure> {
     let config = client_config(address, options)?;
     Ok(existing(address, &config)?)
@@ -142,7 +143,7 @@ pub fn find(
     }
 }
 
-/// Makes a topic, if it is not there.
+/// Creates a topic, if it does not exist.
 pub fn create(address: &Address, options: &ClientOptions, plan: &Plan) -> Result<Created, Failure> {
     let config = client_config(address, options)?;
     if lookup(address, &config)?.is_some() {
@@ -158,11 +159,11 @@ pub fn create(address: &Address, options: &ClientOptions, plan: &Plan) -> Result
     let doing = format!("creating topic {}", Quoted(&address.topic));
     match made {
         Ok(()) => {}
-        // Somebody else was faster.
+        // Another client has created it meanwhile.
         Err(RDKafkaErrorCode::TopicAlreadyExists) => return Ok(Created::Existed),
         Err(code) => return Err(denied(doing, code).into()),
     }
-    // The controller has made it; the brokers hear of it a little later.
+    // The controller has created it; the brokers learn of it a little later.
     let until = Instant::now() + REACH_TIMEOUT;
     while lookup(address, &config)?.is_none() {
         if Instant::now() >= until {
@@ -190,9 +191,9 @@ fn create_as(
     Ok(answers.into_iter().try_for_each(|answer| answer.map(drop).map_err(|(_, code)| code)))
 }
 
-/// Reads what a topic does with time. The topic must be there.
+/// Reads the settings of a topic for times. The topic must exist.
 ///
-/// If the broker does not tell (this user may send but not describe), that is so in the answer.
+/// If the broker does not tell them (this user may send but not describe), [`TopicConfig::told`] is false.
 pub fn describe(address: &Address, options: &ClientOptions) -> Result<TopicConfig, Failure> {
     let config = client_config(address, options)?;
     let partitions = existing(address, &config)?;
@@ -206,7 +207,8 @@ pub fn describe(address: &Address, options: &ClientOptions) -> Result<TopicConfi
     }
 }
 
-/// The same where the configuration is of use and not needed: nobody waits long for it.
+/// Describes a topic as [`describe`] does, where the configuration is useful but not needed: waits at most 2 s
+/// for it, and treats every failure to read it as a broker that does not tell.
 pub fn describe_soon(address: &Address, options: &ClientOptions) -> Result<TopicConfig, Failure> {
     let config = client_config(address, options)?;
     let partitions = existing(address, &config)?;
@@ -315,7 +317,7 @@ fn ask(client: &BaseConsumer<Context>, address: &Address) -> Result<Option<usize
     let until = Instant::now() + REACH_TIMEOUT;
     loop {
         let answer = client.fetch_metadata(Some(&address.topic), LOOK_INTERVAL);
-        // What was said comes only when polled. An error is also in the context, by its reason.
+        // Events of librdkafka arrive only when the client is polled; the context keeps the reason of an error.
         loop {
             let heard = context.heard();
             let _said = client.poll(Duration::ZERO);
@@ -370,7 +372,7 @@ fn admin(config: &ClientConfig) -> Result<AdminClient<Context>, Error> {
     setup::create(config, Context::new())
 }
 
-/// The error of something that a broker was asked to do.
+/// Returns the error of an admin request that failed.
 fn failed(address: &Address, doing: String, error: &KafkaError) -> Error {
     match code(error) {
         // A broker was there a moment ago; the one that decides about topics may not be.
@@ -384,7 +386,7 @@ fn failed(address: &Address, doing: String, error: &KafkaError) -> Error {
     }
 }
 
-/// The same by its code.
+/// Returns the error of an operation that failed with this code.
 pub(super) fn denied(doing: String, code: RDKafkaErrorCode) -> Error {
     match code {
         RDKafkaErrorCode::TopicAuthorizationFailed
@@ -393,7 +395,7 @@ pub(super) fn denied(doing: String, code: RDKafkaErrorCode) -> Error {
     }
 }
 
-/// Waits for an answer of an admin client, whose own thread brings it.
+/// Waits for the response to an admin client, which is delivered by the client's own thread.
 fn wait_for<T>(answer: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .build()

@@ -1,7 +1,7 @@
-//! Watches a topic by asking its brokers again and again for its partitions, their first and last offsets,
-//! and its id.
+//! Watches a topic: a thread requests its partitions, their first and last offsets, and its id from the brokers
+//! again and again.
 //!
-//! A consumer's fetches would not do: only an answer tells "there is nothing more" from "nobody answers".
+//! A consumer's fetches would not do: only a response tells "there is nothing more" from "no broker responds".
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -24,14 +24,14 @@ use crate::base::date::format_ms;
 use crate::base::error::{Exit, Failure};
 use crate::base::quote::Quoted;
 
-/// How long an answer may take, once the brokers were reached: a stuck one must not hold up the
-/// questions to the others for long.
+/// Time limit for a response, once the brokers were reached: a stuck broker must not delay the requests to the
+/// others for long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long one may take after another had none in the same round.
+/// Time limit for a response after another request of the same round had none.
 const LATER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long to wait before a question that had no answer yet is asked again.
+/// Pause before a request is repeated while the leader of its partition is unknown.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Greatest interval between two requests about partitions: an operator sees the lag move.
@@ -51,16 +51,16 @@ const ID_TIMEOUT: Duration = Duration::from_secs(2);
 /// a broker that has just started, or has just become the leader, may not be up to date.
 const DOUBT: Duration = Duration::from_secs(10);
 
-/// Where to begin in each partition.
+/// The position at which reading starts in each partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// With what the broker has first.
+    /// The first message that the broker has.
     Earliest,
-    /// With what comes after this program has started.
+    /// The first message that arrives after this program has started.
     Latest,
-    /// With the first message at or after this time, in milliseconds since 1970.
+    /// The first message at or after this time, in milliseconds since 1970.
     At(u64),
-    /// Where the group has committed that it was; of partitions where it has not, with the first message.
+    /// The offset that the group has committed; in partitions where it has committed none, the first message.
     Committed,
 }
 
@@ -82,12 +82,12 @@ pub struct SourceOptions {
     pub skip_open_transactions: bool,
 }
 
-/// What is known of a topic.
+/// The state of a topic as the brokers have reported it.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// By partition. What the answers said, not when they failed to come.
+    /// By partition, the last response; `None` before the first one. A request that fails changes nothing here.
     pub(super) partitions: BTreeMap<i32, Option<Ends>>,
-    /// Since when questions fail, and why, if they do.
+    /// While requests fail: the time of the first failure, and the latest error.
     pub(super) trouble: Option<(Instant, String)>,
     /// The time since which all answers have said that there is no such topic.
     pub(super) missing: Option<Instant>,
@@ -96,7 +96,7 @@ pub(super) struct Known {
 /// The state that the watching thread shares with readers.
 struct Shared {
     known: Mutex<Known>,
-    /// Why the topic can't be read on.
+    /// The reason why the topic can't be read on, once there is one.
     lost: OnceLock<Lost>,
     /// The id of the topic, from the first answer that had one.
     id: OnceLock<TopicId>,
@@ -108,7 +108,7 @@ impl Shared {
     }
 }
 
-/// Asks until it is dropped.
+/// Watches the topic on a thread of its own, until this is dropped.
 pub(super) struct Watch {
     shared: Arc<Shared>,
     asker: Arc<Asker>,
@@ -116,7 +116,7 @@ pub(super) struct Watch {
     hurry: SyncSender<()>,
 }
 
-/// Bounds on what may be seen of a topic.
+/// Time limits and intervals for watching a topic.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     /// The time between two requests about partitions.
@@ -130,7 +130,7 @@ impl Limits {
     fn of(options: &SourceOptions) -> Self {
         let SourceOptions { idle_timeout, max_transaction, skip_open_transactions, .. } = *options;
         Limits {
-            // Several answers within the time that tells idle from quiet.
+            // Several responses must fit into the idle timeout, by which a partition counts as idle.
             interval: (idle_timeout / 4).clamp(Duration::from_millis(50), INTERVAL_MAX),
             missing_max: DOUBT.max(idle_timeout),
             transactions: Bounds { max_transaction, skip: skip_open_transactions },
@@ -200,7 +200,7 @@ impl Watch {
         Ok((Watch { shared, asker, hurry }, starts))
     }
 
-    /// What is known now.
+    /// Locks and returns the state now.
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         self.shared.known()
     }
@@ -305,8 +305,8 @@ impl Opening<'_> {
     }
 }
 
-/// Asks again, for as long as a broker may take to answer, while it is not known yet who leads a
-/// partition: as for a moment after a topic was made, or a broker was started.
+/// Repeats a request, for as long as a broker may take to respond, while the leader of a partition is unknown:
+/// as for a moment after a topic was created, or a broker was started.
 fn patiently<T>(ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, KafkaError> {
     let until = Instant::now() + REACH_TIMEOUT;
     loop {
@@ -328,7 +328,7 @@ fn patiently<T>(ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, Ka
     }
 }
 
-/// Asks again and again, on a thread of its own.
+/// Sends the requests, on a thread of its own.
 struct Watcher {
     address: Address,
     asker: Arc<Asker>,
@@ -339,7 +339,7 @@ struct Watcher {
 impl Watcher {
     fn run(&self, hear: &Receiver<()>) {
         let mut next = Instant::now() + self.limits.interval;
-        // A broker that does not answer for the id is asked less and less often.
+        // A broker that does not respond with the id is asked less and less often.
         let (mut next_id, mut pause) = (Instant::now(), ID_INTERVAL);
         while self.shared.lost.get().is_none() {
             let left = next.saturating_duration_since(Instant::now());
@@ -347,7 +347,7 @@ impl Watcher {
             if heard == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
-            // While nobody answers, there is one question at a time.
+            // While no broker responds, there is one request at a time.
             let troubled = self.shared.known().trouble.is_some();
             let due = heard.is_ok() || Instant::now() >= next_id;
             let answered = !troubled && due && self.compare_id();
@@ -394,7 +394,7 @@ impl Watcher {
         }
     }
 
-    /// There is no such topic, says a broker.
+    /// Notes that a broker has no such topic.
     fn miss(&self) {
         let mut known = self.shared.known();
         if known.missing.is_none() {
@@ -407,7 +407,7 @@ impl Watcher {
         }
     }
 
-    /// Asks about all partitions once.
+    /// Requests the ends of all partitions once.
     fn ask(&self) {
         self.asker.poll();
         let mut failed = false;
@@ -418,11 +418,11 @@ impl Watcher {
                 self.trouble(&error);
             }
         }
-        // Nobody knows ends of what is not there.
+        // While the topic is missing, no broker knows the ends of its partitions.
         let missing = self.shared.known().missing.is_some();
         for (partition, before) in self.in_turn().into_iter().filter(|_| !missing) {
-            // One without a leader says nothing about the others; but where nobody answers, to wait for
-            // each takes long.
+            // A partition without a leader says nothing about the others; but where no broker responds, waiting
+            // for each partition takes long.
             let timeout = if failed { LATER_TIMEOUT } else { ANSWER_TIMEOUT };
             match self.asker.ends(partition, before.as_ref(), timeout) {
                 Ok(ends) => self.learn(partition, ends, before.as_ref()),
@@ -439,10 +439,10 @@ impl Watcher {
         }
     }
 
-    /// Learns the number of partitions.
+    /// Takes a new number of partitions.
     fn count(&self, count: i32) {
         let was = i32::try_from(self.shared.known().partitions.len()).unwrap_or(i32::MAX);
-        // A topic that is being deleted has none for a while; those that were there stay known.
+        // A topic that is being deleted has none for a while; the partitions that were there stay known.
         if count > 0 && count < was {
             // The id says more, where there is one.
             self.compare_id();
@@ -454,8 +454,8 @@ impl Watcher {
         }
     }
 
-    /// The partitions and their last answers, those first that have answered last: one that does not is
-    /// to hold up no other.
+    /// Returns the partitions and their last responses, those with the latest responses first: a partition
+    /// without a response must not delay the others.
     fn in_turn(&self) -> Vec<(i32, Option<Ends>)> {
         let known = self.shared.known();
         let mut partitions: Vec<(i32, Option<Ends>)> =
@@ -470,7 +470,7 @@ impl Watcher {
             self.shared.known().partitions.insert(partition, Some(ends));
             return;
         };
-        // So long without an answer is a break.
+        // A longer time without a response counts as a break.
         let break_after = 4 * self.limits.interval;
         let connected = self.shared.known().trouble.is_none()
             && ends.asked.saturating_duration_since(before.asked) <= break_after;

@@ -1,12 +1,14 @@
-//! Of what is said of two sets of limits, what tells in what they differ.
+//! Selects, from the changes of two sets of limits, those that show where the sets differ.
 //!
-//! They differ in a violation (limit name, window, entity) when it stands in one of the sets and not in
-//! the other. Its changes are shown in each tick before or after which they differ. What was not shown
-//! may come to matter: of a violation that comes to stand alone the last word is shown then, as it was
-//! said; and one that was shown is shown to be cleared, also where both sets clear it at once.
+//! The sets differ in a violation (limit name, window, entity) when it is active in one of them and not in the
+//! other. Its changes are shown in each tick before or after which the sets differ. A change that was not shown
+//! may come to matter: when a violation comes to be active in one set alone, its last change is shown then, as
+//! it was published at its tick; and a violation that was shown is shown to be cleared, also where both sets
+//! clear it at once.
 //!
-//! So whoever folds what is shown by `id` holds, after every tick, each violation that stands alone as it
-//! was last said, and beside these only such that stand in both sets, of which it holds both.
+//! So a reader who folds the shown changes by `id` holds, after every tick, the last change of each violation
+//! that is active in one set alone, and beside these only violations that are active in both sets, of which the
+//! reader holds both.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -15,10 +17,10 @@ use floodmark_dataflows::types::{Change, Entity, Event, LimitId, VersionId};
 
 use crate::limits::catalog::Catalog;
 
-/// A change, and the tick at which it was said.
+/// A change, and the tick at which it was made.
 pub type Said = (u64, Change);
 
-/// Chooses what is shown. It holds the violations that stand, until they are forgotten with their window.
+/// Selects the changes to show. It holds the active violations, until they are forgotten with their window.
 #[derive(Debug, Default)]
 pub struct Difference {
     standing: BTreeMap<Window, HashMap<(LimitId, Entity), Standing>>,
@@ -26,12 +28,12 @@ pub struct Difference {
     tick: Vec<Change>,
 }
 
-/// A violation of one set that stands.
+/// An active violation of one set.
 #[derive(Debug, Default)]
 struct Standing {
-    /// Whether it was shown, so that those who fold what is shown hold it.
+    /// Whether it was shown, so that readers who fold the shown changes hold it.
     shown: bool,
-    /// The last word on it, unless that was shown.
+    /// The last change of it, unless that one was shown.
     unsaid: Option<Said>,
 }
 
@@ -45,7 +47,7 @@ pub enum Shown<'a> {
 }
 
 impl Shown<'_> {
-    /// Each change, and the tick at which it was said.
+    /// Returns each change, and the tick at which it was made.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Change)> {
         let (tick, all, chosen): (u64, &[Change], &[Said]) = match self {
             Shown::All(tick, all) => (*tick, all, &[]),
@@ -55,7 +57,7 @@ impl Shown<'_> {
         all.iter().map(move |change| (tick, change)).chain(chosen)
     }
 
-    /// Whether there is nothing.
+    /// Whether there are no changes.
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
     }
@@ -67,7 +69,7 @@ impl Difference {
         self.tick.append(&mut changes);
     }
 
-    /// The differences to be shown of a tick whose changes have all been accepted.
+    /// Returns the changes to show of a tick whose changes have all been accepted.
     pub fn end_tick(&mut self, tick: u64, retired: &[WindowRange], catalog: &Catalog) -> Vec<Said> {
         let changes = std::mem::take(&mut self.tick);
         let shown = self.show(tick, &changes, catalog);
@@ -75,7 +77,7 @@ impl Difference {
         shown
     }
 
-    /// What is to be shown of all that was said at a tick, in the order in which it is to be.
+    /// Returns the changes to show of all changes of a tick, in the order in which they are shown.
     pub fn show(&mut self, tick: u64, changes: &[Change], catalog: &Catalog) -> Vec<Said> {
         let differed: Vec<bool> =
             changes.iter().map(|change| self.alone(change, catalog).is_some()).collect();
@@ -90,7 +92,7 @@ impl Difference {
                 }
             }
         }
-        // What is said of one set may leave a violation of the other one alone.
+        // A change of one set may leave a violation of the other set alone.
         let mut caught_up = Vec::new();
         for change in changes {
             let alone = self.alone(change, catalog);
@@ -111,7 +113,7 @@ impl Difference {
         unsaid.filter_map(|(_, change)| change.version).collect()
     }
 
-    /// Windows have left memory: nothing more is said of them.
+    /// Forgets windows that have left memory: there are no more changes of them.
     pub fn forget(&mut self, retired: &[WindowRange]) {
         let has_left = |window: &Window| retired.iter().any(|range| range.contains(*window));
         if !retired.is_empty() {
@@ -119,7 +121,7 @@ impl Difference {
         }
     }
 
-    /// Takes a change. Returns whether what it is about was shown before.
+    /// Applies a change. Returns whether its violation was shown before.
     fn take(&mut self, tick: u64, change: &Change) -> bool {
         let violation = &change.violation;
         let window = self.standing.entry(violation.window).or_default();
@@ -132,7 +134,7 @@ impl Difference {
         standing.shown
     }
 
-    /// The limit of which the violation stands that a change is about, if it stands in one set only.
+    /// Returns the limit of the active violation that a change is about, if it is active in one set only.
     fn alone(&self, change: &Change, catalog: &Catalog) -> Option<LimitId> {
         let violation = &change.violation;
         let window = self.standing.get(&violation.window)?;
@@ -141,7 +143,7 @@ impl Difference {
         stands(violation.limit).xor(catalog.counterpart(violation.limit).and_then(stands))
     }
 
-    /// The violation that a change is about, of a limit of either set.
+    /// Returns the violation that a change is about, of this limit, which may be of either set.
     fn of(&mut self, change: &Change, limit: LimitId) -> Option<&mut Standing> {
         let violation = &change.violation;
         self.standing.get_mut(&violation.window)?.get_mut(&(limit, violation.entity))

@@ -45,7 +45,7 @@ fn change(event: Event, limit: LimitId, bytes: i64) -> Change {
     }
 }
 
-/// What is shown of some ticks, as (tick, event, limit) each.
+/// Returns the changes shown for some ticks, as (tick, event, limit) each.
 fn show(ticks: &[&[(Event, LimitId)]]) -> Vec<Vec<(u64, Event, LimitId)>> {
     let (catalog, _) = catalog();
     let mut difference = Difference::default();
@@ -76,7 +76,7 @@ fn what_stands_in_both_is_shown_while_it_stands_in_one() {
         &[(2, Updated, a)],
         &[(3, Raised, other)],
         &[],
-        // It stands alone again, and this was said of it meanwhile.
+        // The violation stands alone again; this change of it was made meanwhile.
         &[(4, Updated, other), (5, Cleared, a)],
         &[(6, Cleared, other)],
     ];
@@ -94,7 +94,7 @@ fn what_comes_to_both_at_once_is_shown_when_they_part() {
         &[],
         &[(1, Raised, a), (2, Cleared, other)],
         &[(3, Raised, other)],
-        // They are as one before and after; but they were shown to stand.
+        // The sets agree before and after; but the violations were shown to be active.
         &[(4, Cleared, a), (4, Cleared, other)],
         &[(5, Raised, a)],
     ];
@@ -117,14 +117,14 @@ fn a_window_that_has_retired_is_forgotten() {
     difference.accept(vec![change(Raised, a, 1)]);
     assert_eq!(difference.end_tick(1, &[], &catalog).len(), 1);
     assert_eq!(difference.standing.len(), 1);
-    // Also what is said at that very tick.
+    // The changes of that very tick are forgotten, too.
     difference.accept(vec![change(Updated, a, 2)]);
     let retired = WindowRange { from: WINDOW, until: Window(WINDOW.0 + 600) };
     assert_eq!(difference.end_tick(2, &[retired], &catalog).len(), 1);
     assert!(difference.standing.is_empty());
 }
 
-/// What a reader holds who folds: the last word on each limit, and when it was said.
+/// The violations held by a reader who folds: for each limit the tick and the bytes of its last change.
 type Held = BTreeMap<LimitId, (u64, i64)>;
 
 fn fold(held: &mut Held, said: &[Said]) {
@@ -138,7 +138,7 @@ fn fold(held: &mut Held, said: &[Said]) {
 }
 
 proptest! {
-    /// Of each limit, what becomes of it at each tick: 0 and 1 nothing, else it turns, or is updated.
+    /// The turn of each limit at each tick: 0 and 1 leave it, else it is raised, cleared or updated.
     #[test]
     fn who_folds_what_is_shown_holds_what_differs(
         history in prop::collection::vec(prop::array::uniform6(0u8..4), 1..40),
@@ -201,6 +201,6 @@ fn version_of_a_change_that_is_not_shown_is_named_until_it_is_shown() {
     let standing = [by(Raised, a, 7), by(Raised, other, 8)];
     assert_eq!(show(&mut difference, 1, &standing), [7, 8].into());
     assert_eq!(show(&mut difference, 2, &[by(Updated, other, 9)]), [7, 9].into());
-    // The violation that stands alone is shown, as it was said.
+    // The violation that stands alone is shown, with the change as it was made.
     assert_eq!(show(&mut difference, 3, &[by(Cleared, other, 9)]), [].into());
 }

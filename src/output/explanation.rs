@@ -1,4 +1,4 @@
-//! Which limits apply to a pair, as a JSON object: what a run serves, and what the command prints.
+//! The limits that apply to a pair, as a JSON object: served by a run, and printed by the command.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -65,7 +65,7 @@ struct ApplyingObject<'a> {
     not_judged: Option<String>,
 }
 
-/// A limit that does not.
+/// A limit that does not apply.
 #[derive(Serialize)]
 struct OtherObject<'a> {
     limit_name: &'a str,

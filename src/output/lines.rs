@@ -18,7 +18,7 @@ use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::rows::{PERS, word};
 use crate::limits::value::Value;
 
-/// What a limit is counted for, if this is who.
+/// Returns the kind of entity, as limits name it.
 pub fn per(entity: &Entity) -> Per {
     match entity {
         Entity::Pair(_) => Per::Pair,
@@ -41,7 +41,7 @@ pub(super) fn finish_id(mut prefix: Sha256, set: LimitSet, addresses: &Addresses
         prefix.update(text);
         prefix.update(b"\n");
     }
-    // A live one is the same whether or not there is another set: topics hold its state by it.
+    // The id of a live violation is the same whether or not there is another set: topics hold its state by it.
     if set == LimitSet::WhatIf {
         prefix.update(set.as_str());
         prefix.update(b"\n");

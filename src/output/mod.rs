@@ -1,4 +1,4 @@
-//! What is said: changes and rankings as JSON or as a table, totals as CSV, explanations as JSON.
+//! Writes changes and rankings as JSON or as a table, totals as CSV, and explanations as JSON.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -28,7 +28,7 @@ pub mod writer;
 /// Bytes of lines that are written together.
 const WRITTEN_AT_ONCE: usize = 32 << 10;
 
-/// How changes and rankings are written.
+/// The format of changes and rankings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// One JSON object a line.
@@ -38,7 +38,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Writes changes, each with the tick at which it was said.
+    /// Writes changes, each with the tick at which it was made.
     pub fn write_changes<'c>(
         self,
         out: &mut dyn Write,
@@ -75,7 +75,7 @@ pub struct Sink {
     writer: BufWriter<Box<dyn Write + Send>>,
 }
 
-/// Why nothing more can be written.
+/// The reason why nothing more can be written.
 #[derive(Debug)]
 pub enum WriteError {
     /// The reader of a pipe has gone: it has read what it wanted.
@@ -84,8 +84,8 @@ pub enum WriteError {
     Failed(Failure),
 }
 
-/// The end of a command that goes on for ever, when nobody reads what it writes any more: whoever looks after
-/// it is to know. A command that ends by itself ends in silence then.
+/// Returns the error that ends a run when the reader of its output has gone: its supervisor must learn of it. A
+/// command that ends by itself exits in silence then.
 pub fn reader_has_gone(to: impl Display) -> Failure {
     let error = anyhow!("{to} can't be written any more: its reader has gone away");
     Failure::new(Exit::OutputClosed, error)
@@ -112,7 +112,7 @@ impl Sink {
         Ok(Sink { name: path.to_owned(), writer })
     }
 
-    /// Writes, and turns what went wrong into an error that names the sink.
+    /// Writes, and turns a failure into an error that names the sink.
     pub fn write(
         &mut self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -120,7 +120,7 @@ impl Sink {
         write(&mut self.writer).map_err(|error| self.error(error))
     }
 
-    /// Lets go of all that was written.
+    /// Passes everything that is buffered to the system.
     pub fn flush(&mut self) -> Result<(), WriteError> {
         self.writer.flush().map_err(|error| self.error(error))
     }

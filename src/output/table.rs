@@ -35,7 +35,7 @@ pub fn write_header(out: &mut dyn Write, catalog: &Catalog) -> io::Result<()> {
     )
 }
 
-/// Writes a change that was said at a tick.
+/// Writes a change of a tick.
 pub fn write_change(
     out: &mut dyn Write,
     tick: u64,

@@ -1,8 +1,8 @@
-//! Standard output, or what a name stands for: a file that is appended to, a FIFO, a device.
+//! Standard output, or the target of a name: a file that is appended to, a FIFO, a device.
 //!
-//! A write never waits for a reader for long, and says what is in its way. A file goes on being written by
-//! its name after it was moved away, as programs that rotate logs do, and holds whole lines: a line that a
-//! full disk has cut is taken back, and one that an earlier run has left is ended first.
+//! A write never waits for a reader for long, and returns the obstacle in its way. A file is written by its
+//! name, also after a program that rotates logs has moved the file away, and holds whole lines: a line that a
+//! full disk has cut is taken back, and a part of a line that an earlier run has left is ended first.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Seek, Write};
@@ -14,14 +14,14 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
 
-/// Bytes that a pipe takes as a whole if it can take any (`PIPE_BUF` of Linux): what was written of a pipe
-/// whose reader stops are whole lines, unless one is longer.
+/// Greatest number of bytes that a pipe takes as a whole if it can take any (`PIPE_BUF` of Linux). So the bytes
+/// in a pipe whose reader stops are whole lines, unless a line is longer.
 const PIECE: usize = 4096;
 
 /// Time limit for a write to a reader that takes nothing, in milliseconds.
 const READER_TIMEOUT_MS: u16 = 100;
 
-/// Why bytes can't be written now.
+/// The reason why bytes can't be written now.
 #[derive(Debug)]
 pub(super) enum Obstacle {
     /// Nobody has opened the FIFO to read from it. What was written of the current line is lost.
@@ -59,7 +59,7 @@ pub(super) struct Target {
     path: Option<PathBuf>,
     /// `None` while a FIFO waits for a reader, or a file can't be opened.
     opened: Option<Opened>,
-    /// Of what was open last.
+    /// The kind of the file that was open last.
     kind: Kind,
     /// Whether the last write has failed: the next one looks for space first.
     failed: bool,
@@ -113,8 +113,8 @@ impl Target {
         self.kind == Kind::File
     }
 
-    /// Writes some of these whole lines. Returns how many bytes are written for good, and what is in the
-    /// way of the others.
+    /// Writes some of these whole lines. Returns the number of bytes that are written for good, and the
+    /// obstacle to the others.
     pub(super) fn write(&mut self, lines: &[u8]) -> (usize, Option<Obstacle>) {
         if let Err(obstacle) = self.follow_name() {
             return (0, Some(obstacle));
@@ -144,7 +144,7 @@ impl Target {
         }
     }
 
-    /// Opens what the name stands for, if that is not open.
+    /// Opens the file that the name stands for, unless it is open.
     fn follow_name(&mut self) -> Result<(), Obstacle> {
         let Some(path) = &self.path else { return Ok(()) };
         let here = std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
@@ -251,7 +251,8 @@ impl Opened {
         let (written, error) = write_most(&mut self.file, lines);
         let Some(error) = error else { return (written, None) };
         if !named {
-            // Others may write to it, too; what is missing of the line comes after what is there.
+            // Other programs may write to the file, too; the rest of the line is written behind the bytes that
+            // are there.
             return (written, Some(error));
         }
         let whole = whole(&lines[..written]);
@@ -274,7 +275,7 @@ impl Opened {
         take_back().unwrap_or(false)
     }
 
-    /// Sends a piece to whoever reads, unless the reader takes nothing for a while.
+    /// Sends a piece to the reader, unless the reader takes nothing for a while.
     fn send(&mut self, piece: &[u8]) -> (usize, Option<io::Error>) {
         let mut writable = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
         match poll(&mut writable, READER_TIMEOUT_MS) {
@@ -299,7 +300,7 @@ impl Opened {
     }
 }
 
-/// Writes as much as it can, and returns how much that was, and why it was not all.
+/// Writes as many bytes as it can. Returns their number, and the error that has stopped it.
 fn write_most(file: &mut File, bytes: &[u8]) -> (usize, Option<io::Error>) {
     let mut written = 0;
     while written < bytes.len() {
@@ -313,8 +314,8 @@ fn write_most(file: &mut File, bytes: &[u8]) -> (usize, Option<io::Error>) {
     (written, None)
 }
 
-/// Finds out whether a file may grow by so many bytes without writing any: a line that does not fit would
-/// be written in part and taken back again and again, before the eyes of those who follow the file.
+/// Checks whether a file may grow by so many bytes, without writing any: a line that does not fit would be
+/// written in part and taken back again and again, in view of programs that follow the file.
 fn has_space(file: &File, bytes: usize) -> io::Result<()> {
     use nix::sys::resource::{Resource, getrlimit};
     let end = file.metadata()?.len();

@@ -1,7 +1,7 @@
-//! A byte stream that is written by a thread of its own, so that whoever has lines for it never waits.
+//! A byte stream that is written by a thread of its own, so that its users never wait.
 //!
-//! Lines wait in a queue of bounded size: whoever asks [`Writer::has_capacity`] before the next tick keeps
-//! the bound. The thread writes them in their order, and tries again for as long as something is in its way.
+//! Lines wait in a queue, which stays bounded if its users check [`Writer::has_capacity`] before the next tick.
+//! The thread writes them in their order, and tries again for as long as something is in its way.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub struct Writer {
     shared: Arc<Shared>,
 }
 
-/// Why nothing is written although lines wait, as far as is known.
+/// The reason why nothing is written although lines wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// A FIFO has no reader; known also while no line waits.
@@ -55,7 +55,7 @@ pub struct WriterState {
     pub waiting_since: Option<Instant>,
     /// The reason why nothing is written at the moment.
     pub trouble: Option<Trouble>,
-    /// Why nothing can be written any more: the reader has gone.
+    /// The error after which nothing can be written any more: the reader has gone.
     pub closed: Option<String>,
     /// Whether it is a regular file, which has no reader.
     pub is_file: bool,
@@ -72,9 +72,9 @@ struct Queue {
     chunks: VecDeque<Chunk>,
     /// Bytes of the first chunk that are written.
     begun: usize,
-    /// Lines were accepted since the last tick ended.
+    /// Whether lines were accepted since the last tick ended.
     tick_has_lines: bool,
-    /// Nobody wants the lines any more.
+    /// Whether the writer was stopped: the lines are no longer needed.
     stopped: bool,
     state: WriterState,
 }
@@ -82,7 +82,7 @@ struct Queue {
 /// Some lines of one tick.
 #[derive(Debug)]
 struct Chunk {
-    /// The tick that ends with them.
+    /// The tick whose last lines these are, if it has ended.
     ends: Option<u64>,
     lines: Arc<Vec<u8>>,
     accepted: Instant,
@@ -95,8 +95,8 @@ impl Writer {
         Writer::start(target.map_err(|error| Failure::new(Exit::Failed, error))?)
     }
 
-    /// Writes to what a name stands for, and goes on by that name when it stands for another file. A FIFO
-    /// may be without a reader.
+    /// Writes to the target of a name, and follows the name when it stands for another file. A FIFO may be
+    /// without a reader.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let target = Target::open(path).with_context(|| format!("opening \"{}\"", path.display()));
         Writer::start(target.map_err(|error| Failure::new(Exit::Failed, error))?)
@@ -134,7 +134,7 @@ impl Writer {
         self.shared.changed.notify_all();
     }
 
-    /// All lines of a tick were accepted. Ticks come in their order.
+    /// Notes that all lines of a tick were accepted. Ticks come in their order.
     pub fn end_tick(&self, tick: u64) {
         let mut queue = self.shared.lock();
         if !std::mem::take(&mut queue.tick_has_lines) {
@@ -151,7 +151,7 @@ impl Writer {
         self.shared.lock().state.waiting_bytes < QUEUE_BYTES
     }
 
-    /// The state now.
+    /// Returns the state now.
     pub fn state(&self) -> WriterState {
         let queue = self.shared.lock();
         let waiting_since = queue.chunks.front().map(|chunk| chunk.accepted);
@@ -186,7 +186,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The work of the thread.
+    /// Writes lines until the writer is stopped or the reader has gone: the work of the thread.
     fn write_all(&self, target: &mut Target) {
         loop {
             let queue = self.lock();
@@ -205,7 +205,7 @@ impl Shared {
         }
     }
 
-    /// Notes what came of a write, and waits if something is in its way.
+    /// Notes the result of a write, and pauses if there was an obstacle.
     fn advance(&self, written: usize, obstacle: Option<Obstacle>, is_file: bool) {
         let mut queue = self.lock();
         if queue.stopped {
@@ -237,7 +237,7 @@ impl Shared {
         self.pause(queue, pause, |queue| !queue.chunks.is_empty());
     }
 
-    /// Sleeps, unless nobody wants the lines any more.
+    /// Sleeps for `pause`, or until the writer is stopped, the reader has gone, or `is_over` returns true.
     fn pause(
         &self,
         mut queue: MutexGuard<'_, Queue>,
@@ -257,7 +257,7 @@ impl Shared {
 }
 
 impl Queue {
-    /// Notes what is in the way. Returns how long to wait before the next attempt.
+    /// Notes the obstacle, if any. Returns how long to wait before the next attempt.
     fn hindered(&mut self, obstacle: Option<Obstacle>) -> Duration {
         let (trouble, pause) = match obstacle {
             None => (None, Duration::ZERO),
@@ -276,7 +276,7 @@ impl Queue {
         pause
     }
 
-    /// The next reader gets the current line from its beginning.
+    /// Returns to the beginning of the current line, so that the next reader gets all of it.
     fn repeat_line(&mut self) {
         let Some(chunk) = self.chunks.front() else { return };
         let begun = &chunk.lines[..self.begun];

@@ -1,4 +1,4 @@
-//! How large records and messages may be.
+//! Bounds on the sizes of records and messages.
 
 /// The most bytes, and the most packets, that one record may have. Sums of such amounts stay far from
 /// the end of 64 bits.

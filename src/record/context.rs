@@ -1,17 +1,17 @@
-//! What a value in a message is read with.
+//! The surroundings that a value in a message is read with.
 
 use jiff::tz::TimeZone;
 
 use super::message::Message;
 
-/// What a value in a message is read with.
+/// The time zone and the message that a value is read with.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) zone: &'a TimeZone,
     pub(super) message: &'a Message<'a>,
 }
 
-/// Whether a value may be an envelope. Only one is opened, so that none can be nested without end.
+/// Whether a value may be an envelope. Only one envelope is opened, so that nesting can't go on without end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wrapping {
     Open,

@@ -1,4 +1,4 @@
-//! From a message of any format to its records.
+//! Reads the records in a message of any format.
 
 use std::borrow::Cow;
 
@@ -11,10 +11,10 @@ use super::reason::{Reason, Skip};
 use super::sink::{Sink, Take};
 use super::{kv, packed, value};
 
-/// How messages are read.
+/// The options of a [`Decoder`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where times are at home that state no zone.
+    /// The time zone of times that state none.
     pub input_timezone: TimeZone,
 }
 
@@ -24,20 +24,20 @@ impl Default for Options {
     }
 }
 
-/// Reads messages of any format, each told by its content.
+/// Reads messages of any format, which it recognizes by their content.
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
     options: Options,
 }
 
 impl Decoder {
-    /// A decoder with these options.
+    /// Creates a decoder with these options.
     pub fn new(options: Options) -> Self {
         Decoder { options }
     }
 
-    /// Hands over what a message holds, one observation at a time, and says in which format it was: of
-    /// several in one message, the first; `None` if all of it is skipped and of no format.
+    /// Calls `each` with every observation in a message, and returns the format of the message: of several
+    /// formats, the first; `None` if all of the message is skipped and of no format.
     ///
     /// # Errors
     /// If the message can't be told, or can't be read as a whole, or after [`RECORDS_MAX`] observations that
@@ -68,12 +68,12 @@ impl Decoder {
                 false => Err(Reason::TooManyRecords),
             };
         }
-        // Nothing but digits: the format of most messages after the packed one.
+        // A value of digits alone is of format `kv`, the most common one after the packed format.
         if let Some(length) = value::digits(payload) {
             to.take(kv::record(message, length).into(), None);
             return Ok(Some(Format::Kv));
         }
-        // tshark writes names as they came over the wire. No record needs what is replaced here.
+        // tshark writes names as they were on the wire. No record needs the characters that are replaced here.
         let text = String::from_utf8_lossy(payload);
         let context = Context { zone: &self.options.input_timezone, message };
         let mut sink = Sink { to, format: None, held: None, skipped: false, told: 0 };
@@ -95,7 +95,7 @@ impl Context<'_> {
             Some(b'{' | b'[') => self.json(text, wrapping, sink),
             // A tombstone as converters write it.
             Some(b'n') if text == "null" => sink.skip(Skip::Tombstone),
-            // A text as JSON has it: a converter's way to write what is no JSON.
+            // A converter writes text that is no JSON as a JSON text.
             Some(b'"') if wrapping == Wrapping::Open => match value::text(text) {
                 Some(inner) => self.text(&inner, Wrapping::Opened, sink),
                 None => sink.untold(Reason::Json),
@@ -105,12 +105,12 @@ impl Context<'_> {
     }
 }
 
-/// The greatest distance, in milliseconds, that two event times in a message may have, as far as it can be told
-/// without decoding the message.
+/// Returns the greatest distance, in milliseconds, that two event times in a message may have, as far as it is
+/// known without decoding the message.
 pub fn span_max(payload: &[u8]) -> u64 {
     match payload.len() {
         _ if packed::begins(payload) => packed::span_max(payload),
-        // No text of two records is as short as this, and a number alone is no longer.
+        // No text of two records is as short as this, and no number alone is longer.
         ..20 => 0,
         _ => u64::MAX,
     }

@@ -1,4 +1,4 @@
-//! What each tool that writes flow records calls its fields, and what their times count in.
+//! The field names of each tool that writes flow records, and the units of their times.
 
 use super::context::Context;
 use super::json::{Key, Object};
@@ -9,8 +9,8 @@ use super::time::{self, Time};
 use super::value;
 use super::value::Unit;
 
-/// The fields of a tool. Where it had different names for one thing over time, they are listed in the
-/// order in which they are looked for.
+/// The fields of a tool. Where the names of a field have changed over time, they are listed in the order in
+/// which they are read.
 struct Dialect {
     /// Source and destination.
     pairs: &'static [(Key, Key)],
@@ -18,11 +18,11 @@ struct Dialect {
     mapped: bool,
     bytes: Key,
     packets: Key,
-    /// By what bytes and packets are to be multiplied.
+    /// The factor of sampling, by which bytes and packets are multiplied.
     sampling: Option<Key>,
     /// Ends, then arrivals, then starts.
     times: &'static [(Key, Unit)],
-    /// Whether a time that was never set, such as one within a day of 1970, is none.
+    /// Whether a time that was never set, such as one within a day of 1970, counts as absent.
     zero_is_none: bool,
 }
 
@@ -33,7 +33,7 @@ const JSON: Dialect = Dialect {
     packets: Key::Packets,
     sampling: None,
     times: &[(Key::Time, Unit::Milliseconds)],
-    // It is our own: what it says is what was meant.
+    // It is our own format: a time of zero is meant.
     zero_is_none: false,
 };
 
@@ -74,7 +74,7 @@ const GOFLOW2: Dialect = Dialect {
     zero_is_none: true,
 };
 
-/// As goflow2 wrote it before its version 2.
+/// The names of goflow2 before its version 2.
 const GOFLOW2_CAMEL: Dialect = Dialect {
     pairs: &[(Key::CamelSrcAddr, Key::CamelDstAddr)],
     mapped: false,
@@ -147,7 +147,7 @@ impl Context<'_> {
             value::address(destination_raw, destination.name())?,
             dialect.mapped,
         )?;
-        // 0 is how tools say that there are no packets to be told, and firewalls leave them out.
+        // Tools write 0 where they have no number of packets, and firewalls leave it out.
         let packets = amount(object, dialect.packets)?.filter(|packets| *packets > 0);
         let missing = Reason::MissingField { field: dialect.bytes.name() };
         let bytes = match (amount(object, dialect.bytes)?, packets) {
@@ -158,7 +158,7 @@ impl Context<'_> {
             Some(key) => amount(object, key)?.unwrap_or(1),
             None => 1,
         };
-        // 0 is how tools say that nothing was sampled, or that they don't know.
+        // Tools write 0 where nothing was sampled, or the rate is unknown.
         let rate = rate.max(1);
         let times = |amount: u64| amount.checked_mul(rate).ok_or(Reason::TooLarge);
         let volume = message::volume(times(bytes)?, packets.map_or(Ok(1), times)?)?;
@@ -184,12 +184,12 @@ impl Context<'_> {
     }
 }
 
-/// The number of a field; `None` if it is absent, or empty.
+/// Returns the number in a field; `None` if it is absent, or empty.
 fn amount(object: &Object<'_>, key: Key) -> Result<Option<u64>, Reason> {
     object.raw(key).map_or(Ok(None), |raw| value::amount(raw, key.name()))
 }
 
-/// What tools have in the place of an address when there is none.
+/// Whether a value stands for "no address" in some tool.
 fn no_address(raw: &str) -> bool {
     matches!(raw, "null" | "\"\"" | "\"<nil>\"" | "\"invalid IP\"")
 }

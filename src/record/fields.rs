@@ -1,5 +1,5 @@
-//! Chosen fields of a message, by the names that they have in it: what is left of a record when the
-//! rest is of no use.
+//! Chosen fields of a message, by the names that they have in it: for those who need only a part of each
+//! record.
 
 use std::str::FromStr;
 
@@ -14,7 +14,7 @@ use super::sink::Take;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fields(Vec<String>);
 
-/// Why a list of fields is none.
+/// The reason why a list of fields can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FieldsError {
     /// A name in it is empty, or the whole list.
@@ -52,10 +52,10 @@ impl FromStr for Fields {
 }
 
 impl Fields {
-    /// Reads a message as [`Decoder::decode`] does, and hands over with every record a JSON object of
-    /// the chosen fields: of the object that the record was read from, their values byte for byte as
-    /// they are there; of a message that is no JSON, those of floodmark's own format of objects. A field
-    /// that is absent is left out. With what is no record comes no object.
+    /// Reads a message as [`Decoder::decode`] does, and calls `each` with every record and a JSON object of the
+    /// chosen fields: those of the object that the record was read from, with their values byte for byte; for a
+    /// message that is no JSON, those of floodmark's own format of objects. An absent field is left out. An
+    /// observation that is no record comes without an object.
     ///
     /// # Errors
     /// As [`Decoder::decode`].
@@ -74,7 +74,7 @@ impl Fields {
         let mut values = vec![None; self.0.len()];
         for_each_member(source, |name, raw| {
             if let Some(at) = self.0.iter().position(|field| field == name) {
-                // Of several with one name the last, as readers of JSON have it.
+                // Of several members with one name the last one counts, as in other readers of JSON.
                 values[at] = Some(raw);
             }
             Ok(())
@@ -98,7 +98,7 @@ impl Fields {
     }
 }
 
-/// Hands on what is read, with the chosen fields.
+/// Passes observations on, with the chosen fields.
 struct Projection<'f, 'e, E> {
     fields: &'f Fields,
     each: &'e mut E,

@@ -1,6 +1,5 @@
-//! JSON: from a text to objects, and from an object to the tool that wrote it. Each object is gone
-//! through once, and of its values only those are kept that some tool has a use for, as the texts that
-//! they are.
+//! JSON: reads a text as objects, and recognizes the tool that wrote each object. Each object is parsed once,
+//! and of its values only those are kept that some tool's format needs, as their JSON texts.
 
 use std::fmt;
 
@@ -108,8 +107,8 @@ keys! {
 /// Longer than every key.
 const LENGTHS: usize = 24;
 
-/// The keys in the order of their lengths, and where those of each length begin: most keys of a flow
-/// record are nobody's, and are to be told so at once.
+/// The keys in the order of their lengths, and the position at which those of each length begin: most keys of a
+/// flow record are of no use, and must be recognized as such at once.
 const BY_LENGTH: ([(&str, Key); Key::COUNT], [usize; LENGTHS + 1]) = {
     let mut keys = Key::ALL;
     let mut starts = [0; LENGTHS + 1];
@@ -152,7 +151,7 @@ pub(super) struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// The value of a key, as the text that it is.
+    /// Returns the value of a key, as its JSON text.
     pub(super) fn raw(&self, key: Key) -> Option<&'a str> {
         self.values[key as usize]
     }
@@ -161,7 +160,7 @@ impl<'a> Object<'a> {
         keys.iter().any(|key| self.raw(*key).is_some())
     }
 
-    /// Whose object this is, by the keys that only one tool has.
+    /// Returns the format of the object, by the keys that only one tool has.
     fn told(&self) -> Result<Told, Reason> {
         const SIGNS: [(Told, &[Key]); 7] = [
             (Told::Format(Format::TsharkJson), &[Key::SourceDocument]),
@@ -186,7 +185,7 @@ impl<'a> Object<'a> {
         {
             return Err(Reason::OwnOutput { kind });
         }
-        // Common words, which mean something only together, and next to nothing else.
+        // Both words are common: they count only together, and next to no other mark.
         if self.raw(Key::Source).is_some()
             && self.raw(Key::Destination).is_some()
             && told.replace(Told::Format(Format::Json)).is_some()
@@ -216,8 +215,8 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The kind of output of this program that the object is, if it is any. Totals look like records whose
-    /// time is missing.
+    /// Returns the kind of output of this program that the object is, if it is any. Totals look like records
+    /// without a time.
     fn own_output(&self) -> Option<&'static str> {
         self.raw(Key::WindowStart)?;
         match () {
@@ -230,7 +229,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// pmacct's kind of record, if it is one that pmacct has.
+    /// Returns pmacct's kind of record, if it is a known one.
     fn purge_event(&self) -> Option<Purge> {
         match self.raw(Key::EventType)? {
             "\"purge\"" => Some(Purge::Record),
@@ -246,12 +245,12 @@ enum Purge {
     Mark,
 }
 
-/// The kinds of output of this program, with the options that have it written.
+/// The kinds of output of this program, with the options that write them.
 const TOTALS: &str = "totals of windows (--publish)";
 const CHANGES: &str = "changes of violations (--to)";
 const RANKINGS: &str = "rankings (--top)";
 
-/// What an object turned out to be.
+/// The format of an object, or that it is an envelope of Kafka Connect.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Told {
     Format(Format),
@@ -276,13 +275,13 @@ impl Context<'_> {
                     line_after(rest, place(rest, &error))
                 }
             };
-            // What was read was not empty, so this ends.
+            // Each round drops at least one byte, or all that is left, so the loop ends.
             let next = next.filter(|next| *next > 0).and_then(|next| rest.get(next..));
             rest = next.unwrap_or_default().trim_start_matches(BLANKS);
         }
     }
 
-    /// Reads an object, which was cut out of the message as `source` if that is wanted.
+    /// Reads an object; `source` is its JSON text, if the receiver needs it.
     fn object<T: Take>(
         &self,
         object: &Object<'_>,
@@ -300,7 +299,7 @@ impl Context<'_> {
         }
     }
 
-    /// Reads what Kafka Connect put into its envelope.
+    /// Reads the payload of an envelope of Kafka Connect.
     fn envelope<T: Take>(&self, payload: &str, sink: &mut Sink<'_, T>) {
         match payload.as_bytes().first() {
             Some(b'"') => match value::text(payload) {
@@ -327,13 +326,13 @@ impl Context<'_> {
     }
 }
 
-/// Where reading stopped, in bytes from the start.
+/// Returns the place at which reading stopped, in bytes from the start.
 fn place(text: &str, error: &serde_json::Error) -> usize {
     let lines = text.split_inclusive('\n').take(error.line().saturating_sub(1));
     lines.map(str::len).sum::<usize>() + error.column().saturating_sub(1)
 }
 
-/// Where the line begins that may be read after an error at this place.
+/// Returns the start of the line that may be read after an error at this place; `None` if there is none.
 fn line_after(text: &str, place: usize) -> Option<usize> {
     let bytes = text.as_bytes();
     let place = place.min(bytes.len());
@@ -361,7 +360,7 @@ impl<'de, T: Take> DeserializeSeed<'de> for Value<'_, '_, '_, T> {
         if self.elements || !T::SOURCES {
             return reader.deserialize_any(self);
         }
-        // Once to its end, to have it as a text; then what it says.
+        // The value is read to its end for its text, and then parsed.
         let raw = <&RawValue>::deserialize(reader)?.get();
         if !raw.starts_with('{') {
             self.sink.untold(Reason::UnknownFormat);
@@ -413,7 +412,7 @@ impl<'de, T: Take> Visitor<'de> for Value<'_, '_, '_, T> {
         self.neither()
     }
 
-    // Numbers come as these or, with all their digits, as an object with one key.
+    // serde_json visits numbers as these or, with all their digits, as an object with one key.
     fn visit_u64<E>(self, _: u64) -> Result<(), E> {
         self.neither()
     }
@@ -428,7 +427,7 @@ impl<'de, T: Take> Visitor<'de> for Value<'_, '_, '_, T> {
 }
 
 impl<T: Take> Value<'_, '_, '_, T> {
-    /// It is neither an object nor an array of them.
+    /// Rejects a value that is neither an object nor an array of objects.
     fn neither<E>(self) -> Result<(), E> {
         self.sink.untold(Reason::UnknownFormat);
         Ok(())
@@ -468,7 +467,7 @@ fn cut_object(raw: &str) -> Option<Object<'_>> {
     serde_json::Deserializer::from_str(raw).deserialize_map(Whole).ok()
 }
 
-/// A key, if some tool has a use for it. It is looked at where it stands.
+/// A key, if some tool's format needs it. It is compared without a copy.
 struct Name(Option<Key>);
 
 impl<'de> Deserialize<'de> for Name {
@@ -498,7 +497,7 @@ pub fn write_json(record: &Record, key: &mut Vec<u8>, value: &mut Vec<u8>) {
 /// The last millisecond of the year 9999.
 const RFC_3339_MAX_MS: u64 = 253_402_300_799_999;
 
-/// The object alone.
+/// Appends the object of a record, without a key.
 pub(super) fn write_object(record: &Record, out: &mut Vec<u8>) {
     let Record { time_ms, pair, volume } = record;
     if *time_ms <= RFC_3339_MAX_MS {

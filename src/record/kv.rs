@@ -1,5 +1,5 @@
-//! The pair as the key (`10.0.0.1 10.0.0.2`), the length as the value (`1500`): a packet a message,
-//! which happened when the message says.
+//! Messages of one packet: the pair as the key (`10.0.0.1 10.0.0.2`), the length as the value (`1500`). The
+//! event time is the message's timestamp.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -69,7 +69,7 @@ fn quad(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
 fn any_pair(key: &[u8]) -> Result<Pair, Reason> {
     let key = str::from_utf8(key).map_err(|_| BAD)?;
     match key.as_bytes().first() {
-        // What a converter to JSON makes of a key.
+        // A converter to JSON writes a key as a JSON text, or puts it into an envelope.
         Some(b'{' | b'"') => pair(&value::unwrapped(key).ok_or(Reason::Json)?),
         _ => pair(key),
     }
@@ -91,8 +91,8 @@ pub(super) fn append(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     std::io::Write::write_fmt(out, text).expect("a vector takes all that is written");
 }
 
-/// Appends a record as a message of this format. What the format has no room for is lost: its time must
-/// become the message's timestamp, and it is read back as one packet.
+/// Appends a record as a message of this format. The format has no fields for the rest of the record: its time
+/// must become the message's timestamp, and it is read back as one packet.
 pub fn write_kv(record: &Record, key: &mut Vec<u8>, value: &mut Vec<u8>) {
     write_key(&record.pair, key);
     append(value, format_args!("{}", record.volume.bytes));

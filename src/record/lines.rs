@@ -1,6 +1,6 @@
-//! The text lines of tshark: `  12   0.001565   172.16.1.2 → 10.88.0.2    TCP 66 36330 → 80 [ACK]`.
-//! What they hold depends on its columns; the addresses are around the first arrow in any case, and the
-//! time, if it is shown, before them.
+//! The text lines of tshark: `  12   0.001565   172.16.1.2 → 10.88.0.2    TCP 66 36330 → 80 [ACK]`. The columns
+//! that tshark shows differ; in any case the addresses are around the first arrow, and the time, if tshark
+//! shows it, is before them.
 
 use std::net::IpAddr;
 
@@ -48,7 +48,7 @@ impl Context<'_> {
         Ok(Record { time_ms: self.line_time(line)?, pair, volume })
     }
 
-    /// The time that the line shows, if it can stand alone; else that of the message.
+    /// Returns the time in the line, if it needs no other one; else that of the message.
     fn line_time(&self, line: &Line<'_>) -> Result<u64, Reason> {
         // A number below this counts from the start of the capture or from the frame before. As seconds
         // since 1970 it would be in 1973, when there was nothing to capture.
@@ -79,7 +79,7 @@ fn bad_time(text: &str, fault: TimeFault) -> Reason {
     Reason::BadTime { field: "time", value: Excerpt::of(text), fault }
 }
 
-/// What a line shows.
+/// The words of a line that a record needs.
 struct Line<'a> {
     date: Option<&'a str>,
     time: Option<&'a str>,
@@ -92,7 +92,7 @@ impl<'a> Line<'a> {
     /// `None` if there is no arrow between two things.
     fn of(line: &'a str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
-        // What stands before the arrow, the nearest last.
+        // The last three words before the arrow, the nearest last.
         let mut before = [None; 3];
         let source = loop {
             let word = words.next()?;
@@ -118,8 +118,8 @@ fn is_date(word: &str) -> bool {
     bytes.len() == 10 && bytes[4] == b'-' && bytes[7] == b'-'
 }
 
-/// Whether a word is how tshark shows a hardware address, which is the source of every frame that has
-/// no IP address: `00:53:00:12:34:56` or, with the name of its vendor, `Vendor_12:34:56`.
+/// Whether tshark writes hardware addresses like this word. One is the source of every frame that has no IP
+/// address: `00:53:00:12:34:56` or, with the name of its vendor, `Vendor_12:34:56`.
 fn is_hardware(word: &str) -> bool {
     let octets = |text: &str, count| {
         let octet = |part: &str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());

@@ -5,14 +5,14 @@ use floodmark_dataflows::types::{Pair, Volume};
 use super::bounds::AMOUNT_MAX;
 use super::reason::{Reason, Skip};
 
-/// One observation: what a captured packet or a flow record says.
+/// One observation, from a captured packet or a flow record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Record {
     /// Event time in milliseconds since 1970.
     pub time_ms: u64,
-    /// Who sent to whom.
+    /// The source and the destination.
     pub pair: Pair,
-    /// How much: at least one packet, at most [`AMOUNT_MAX`] bytes and packets.
+    /// The bytes and the packets: at least one packet, at most [`AMOUNT_MAX`] of each.
     pub volume: Volume,
 }
 
@@ -23,11 +23,11 @@ pub struct Message<'a> {
     pub key: Option<&'a [u8]>,
     /// The value; `None` for a tombstone of Kafka.
     pub payload: Option<&'a [u8]>,
-    /// The time that the broker has for it, in milliseconds since 1970.
+    /// The timestamp that the broker has for the message, in milliseconds since 1970.
     pub timestamp_ms: Option<u64>,
 }
 
-/// How a record is written in a message.
+/// The format of the records in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Format {
     /// Many records in columns.
@@ -36,19 +36,19 @@ pub enum Format {
     Kv,
     /// An object with `time`, `source`, `destination`, `bytes` and `packets`.
     Json,
-    /// What pmacct writes.
+    /// Objects of pmacct.
     Pmacct,
-    /// What goflow2 writes.
+    /// Objects of goflow2.
     Goflow2,
-    /// What akvorado writes.
+    /// Objects of akvorado.
     Akvorado,
-    /// What `nfdump -o json` and `-o ndjson` write.
+    /// Objects of `nfdump -o json` and `-o ndjson`.
     Nfdump,
     /// The text lines of tshark.
     TsharkText,
-    /// What `tshark -T json` writes.
+    /// Objects of `tshark -T json`.
     TsharkJson,
-    /// What `tshark -T ek` writes.
+    /// Lines of `tshark -T ek`.
     TsharkEk,
 }
 
@@ -84,7 +84,7 @@ impl Format {
     }
 }
 
-/// What one observation in a message turned out to be.
+/// The result of reading one observation in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
     /// A record.
@@ -92,9 +92,9 @@ pub enum Read {
     /// A record of a flow that states bytes and no packets: it counts as one packet, the least that it
     /// can have had.
     WithoutPackets(Record),
-    /// Rightly none.
+    /// An observation that is rightly no record.
     Skipped(Skip),
-    /// One that can't be read.
+    /// An observation that can't be read.
     Bad(Reason),
 }
 
@@ -117,7 +117,7 @@ impl From<Result<Record, Reason>> for Read {
     }
 }
 
-/// A volume within what a record may have.
+/// Returns a volume, if it is within the bounds of a record.
 pub(super) fn volume(bytes: u64, packets: u64) -> Result<Volume, Reason> {
     if packets == 0 {
         return Err(Reason::NoPackets);

@@ -2,16 +2,16 @@
 //! each, as floodmark and other tools write them.
 //!
 //! - `packed`: the default: columns of many records, behind a header and a checksum.
-//! - `kv`: the pair as the key, the length as the value: what older producers write.
-//! - `json`: objects of any dialect: which one it is, and floodmark's own.
-//! - `dialect`: what each tool that writes flow records calls its fields.
+//! - `kv`: the pair as the key, the length as the value, as older producers write it.
+//! - `json`: objects of any dialect, which it recognizes, and floodmark's own.
+//! - `dialect`: the field names of each tool that writes flow records.
 //! - `tshark`: packets in the two JSON forms of tshark; `lines`: its text lines.
 //! - `value`: numbers and addresses in texts; `time`: times.
 //! - `fields`: chosen fields of a message by their own names.
 //!
-//! [`Decoder`] tells the format of each message from its content; what it takes and refuses is told in
-//! `docs/records.md`. It does no I/O. Nothing in a message can make it panic, or take more memory or
-//! time than in proportion to its length.
+//! [`Decoder`] recognizes the format of each message by its content; `docs/records.md` lists the messages that
+//! it accepts and refuses. It does no I/O. Nothing in a message can make it panic, or take more memory or time
+//! than in proportion to its length.
 
 mod bounds;
 mod context;

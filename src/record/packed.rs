@@ -1,8 +1,8 @@
-//! The default format: many records in one message, column by column, so that a compressor finds what
-//! is alike side by side, and a reader needs a few nanoseconds a record.
+//! The default format: many records in one message, column by column, so that similar values lie side by side
+//! for the compressor, and a reader needs a few nanoseconds a record.
 //!
-//! The layout is told byte by byte in `docs/records.md`, and frozen by a test. All integers are little
-//! endian. It is not compressed here: the client does that for whole batches.
+//! `docs/records.md` describes the layout byte by byte, and a test freezes it. All integers are little endian.
+//! The message is not compressed here: the client compresses whole batches.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -29,10 +29,10 @@ const HEADER: usize = 44;
 const V4_BYTES: usize = 8;
 const V6_BYTES: usize = 32;
 
-/// Time, bytes, packets.
+/// The columns are time, bytes and packets.
 const COLUMNS: usize = 3;
 
-/// Whether a message says of itself that it is packed.
+/// Whether a message begins as a packed one does.
 pub(super) fn begins(payload: &[u8]) -> bool {
     payload.starts_with(&MAGIC)
 }
@@ -63,24 +63,24 @@ pub struct Packed {
     pub payload: Vec<u8>,
     /// Its timestamp: the greatest event time in it, in milliseconds since 1970.
     pub greatest_ms: u64,
-    /// How many records it holds.
+    /// The number of records in the message.
     pub records: usize,
 }
 
 impl Packer {
-    /// As many records as fit, whatever they are, into [`Packer::BYTES_MAX`].
+    /// The number of records that fit into [`Packer::BYTES_MAX`], whatever their values are.
     pub const RECORDS_MAX: usize = 16_000;
 
-    /// What a message of [`Packer::RECORDS_MAX`] records has at most. With a message's own header it is
+    /// Greatest size of a message of [`Packer::RECORDS_MAX`] records. With the header that Kafka adds, it is
     /// below the 1,000,000 bytes that clients and brokers accept by default.
     pub const BYTES_MAX: usize = HEADER + Packer::RECORDS_MAX * (V6_BYTES + COLUMNS * 8);
 
-    /// An empty one.
+    /// Creates a packer without records.
     pub fn new() -> Self {
         Packer::default()
     }
 
-    /// Takes a record. In the message, those of IPv4 come before those of IPv6; else the order stays.
+    /// Adds a record. In the message, records of IPv4 come before those of IPv6; else the order stays.
     ///
     /// # Errors
     /// If its volume is not one that a record may have: nobody could read it.
@@ -96,12 +96,12 @@ impl Packer {
         Ok(())
     }
 
-    /// How many records it holds.
+    /// Returns the number of records since the last message.
     pub fn len(&self) -> usize {
         self.v4.len() + self.v6.len()
     }
 
-    /// Whether it holds none.
+    /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -111,7 +111,7 @@ impl Packer {
         self.len() >= Packer::RECORDS_MAX
     }
 
-    /// The message of what was pushed since the last one, if anything was.
+    /// Returns the message of the records that were pushed since the last one; `None` if there are none.
     pub fn take(&mut self) -> Option<Packed> {
         if self.is_empty() {
             return None;
@@ -166,7 +166,7 @@ fn columns(record: &Record) -> Result<[u64; COLUMNS], Reason> {
     Ok([record.time_ms, bytes, packets])
 }
 
-/// The values of a column lie between these.
+/// The least and the greatest value of a column.
 #[derive(Clone, Copy, Debug)]
 struct Range {
     least: u64,
@@ -197,7 +197,7 @@ impl Range {
     }
 }
 
-/// The length of a message, if there is such a one.
+/// Returns the length of a message; `None` if it is beyond 64 bits.
 fn size(widths: [u8; COLUMNS], v4: u64, v6: u64) -> Option<u64> {
     let numbers = widths.into_iter().map(u64::from).sum::<u64>();
     let columns = v4.checked_add(v6)?.checked_mul(numbers)?;
@@ -354,7 +354,7 @@ impl<const N: usize> Sides<'_, N> {
     }
 }
 
-/// So many bytes of a header that is known to be there.
+/// Returns `N` bytes of a header that is known to be whole.
 fn array<const N: usize>(payload: &[u8], at: usize) -> [u8; N] {
     payload[at..].first_chunk().copied().expect("the header is whole")
 }

@@ -74,7 +74,7 @@ fn a_full_message_fits_whatever_is_in_it() {
     const { assert!(Packer::BYTES_MAX < 900_000) };
     assert_eq!(unpack(&packed.payload).unwrap().len(), Packer::RECORDS_MAX);
     assert!(packer.is_empty());
-    // What was before has no part in the next message.
+    // The records of the last message are not in the next one.
     packer.push(&three()[0]).unwrap();
     assert_eq!(packer.take(), Some(pack(&three()[..1])));
 }

@@ -1,11 +1,11 @@
-//! Why something in a message is no record.
+//! Reasons why something in a message is no record.
 
 use std::fmt;
 
 use super::bounds::RECORDS_MAX;
 use crate::base::quote::Shown;
 
-/// Why an observation, or a whole message, can't be read.
+/// The reason why an observation, or a whole message, can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum Reason {
     /// There is nothing in it.
@@ -71,7 +71,7 @@ pub enum Reason {
     /// It has no time, and neither has its message.
     #[error("the record has no time, and neither has its message")]
     NoTime,
-    /// It is something that this program itself writes, and no record.
+    /// It is output of this program itself, and no record.
     #[error("it is one of the {kind} that floodmark itself writes, and no record")]
     OwnOutput {
         /// The kind of output, in the plural.
@@ -83,7 +83,7 @@ pub enum Reason {
         /// The version found.
         version: u8,
     },
-    /// The length of packed records is not what their header says.
+    /// The length of packed records does not fit their header.
     #[error("packed records whose length does not fit their header")]
     PackedLength,
     /// Packed records were changed on their way.
@@ -98,7 +98,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every label of what can't be read, to declare metrics.
+    /// Every label of a reason, to declare metrics.
     pub const LABELS: [&'static str; 17] = [
         "empty",
         "unknown_format",
@@ -144,12 +144,12 @@ impl Reason {
     }
 }
 
-/// Why an observation is rightly no record.
+/// The reason why an observation is rightly no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Skip {
-    /// It tells that a tool begins or ends to write out its records (pmacct).
+    /// A mark of pmacct that it begins or ends to write out its records.
     Purge,
-    /// It tells a database where to put the next one (tshark for Elasticsearch).
+    /// A line that tells Elasticsearch where to put the next one (tshark).
     Index,
     /// It is about a frame or flow without IP addresses.
     NotIp,

@@ -1,12 +1,12 @@
-//! Who takes what is found in a message.
+//! Receivers of the observations in a message.
 
 use super::bounds::RECORDS_MAX;
 use super::message::{Format, Read};
 use super::reason::{Reason, Skip};
 
-/// Somebody to whom observations are handed over.
+/// A receiver of observations.
 pub(super) trait Take {
-    /// Whether the JSON objects that they were read from are wanted, too.
+    /// Whether it also needs the JSON objects that the observations were read from.
     const SOURCES: bool;
 
     fn take(&mut self, read: Read, source: Option<&str>);
@@ -20,15 +20,15 @@ impl<F: FnMut(Read)> Take for F {
     }
 }
 
-/// Takes what is found in a message. A value whose format can't be told is held back until it is clear
+/// Passes the observations of a message on. A value whose format is unknown is held back until it is clear
 /// whether it stands for the whole message.
 pub(super) struct Sink<'t, T> {
     pub(super) to: &'t mut T,
     pub(super) format: Option<Format>,
     pub(super) held: Option<Reason>,
-    /// Something of no format was rightly skipped.
+    /// Whether a value of no format was rightly skipped.
     pub(super) skipped: bool,
-    /// The number of values whose format could be told.
+    /// The number of values whose format was recognized.
     pub(super) told: usize,
 }
 

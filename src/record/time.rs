@@ -1,4 +1,4 @@
-//! The times of records, as numbers and texts have them.
+//! The times of records, as numbers and as texts.
 
 use jiff::civil::{DateTime, date};
 use jiff::tz::TimeZone;
@@ -18,14 +18,14 @@ const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
 pub(super) enum Time {
     /// Milliseconds since 1970.
     At(u64),
-    /// The writer had no time, and wrote so.
+    /// The writer had no time, and its value says so.
     Absent,
     /// It can't be used.
     Bad(TimeFault),
 }
 
-/// Reads a field of time. With `zero_is_none`, the values that writers have for a time that was never
-/// set count as absent.
+/// Reads a field of time. With `zero_is_none`, the values that programs write for a time that was never set
+/// count as absent.
 pub(super) fn read(raw: &str, unit: Unit, zone: &TimeZone, zero_is_none: bool) -> Time {
     let Some(text) = scalar(raw) else {
         return Time::Absent;
@@ -45,7 +45,7 @@ pub(super) fn read(raw: &str, unit: Unit, zone: &TimeZone, zero_is_none: bool) -
 /// A moment in nanoseconds since 1970, from a number in this unit or from a date and time.
 pub(super) fn moment(text: &str, unit: Unit, zone: &TimeZone) -> Option<i128> {
     let number = match text.as_bytes() {
-        // Surely no number, and most likely a date.
+        // No number begins like this, and most dates do.
         [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b'-', ..] => None,
         _ => Decimal::parse(text),
     };
@@ -71,15 +71,15 @@ fn is_zero_date(text: &str) -> bool {
         && zone.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":+- ".contains(&byte))
 }
 
-/// Whether a moment is what programs write for a time that was never set: a zero of their clocks, with
-/// or without the offset of a time zone, or all bits of an integer.
+/// Whether programs write this moment for a time that was never set: a zero of their clocks, with or without
+/// the offset of a time zone, or all bits of an integer.
 fn is_unset(nanos: i128, unit: Unit) -> bool {
     // 1970-01-01 of Unix; 1900-01-01 of NTP; 0001-01-01 of Go, Java and .NET.
     const ZEROS: [i128; 3] = [0, -2_208_988_800 * SECOND, -62_135_596_800 * SECOND];
     if ZEROS.iter().any(|zero| (nanos - zero).abs() < DAY) {
         return true;
     }
-    // The zero of Go in nanoseconds does not fit into 64 bits, and becomes this.
+    // The zero of Go in nanoseconds does not fit into 64 bits, and wraps to this number.
     const GO_ZERO_NANOS: i64 = -6_795_364_578_871_345_152;
     const BITS: [i128; 5] = [
         u64::MAX as i128,
@@ -101,10 +101,10 @@ fn date_time(text: &str, zone: &TimeZone) -> Option<i128> {
     if states_zone(text).is_some() || *zone == TimeZone::UTC {
         return Some(nanos);
     }
-    // It was read as if it were UTC.
+    // `date::parse` has read it as UTC.
     let secs = i64::try_from(nanos.div_euclid(SECOND)).ok()?;
     let local = EPOCH.checked_add(SignedDuration::from_secs(secs)).ok()?;
-    // Of an hour that comes twice, the first; of one that is left out, the one after it.
+    // Of an hour that comes twice, the first is meant; of an hour that is left out, the one after it.
     let there: Timestamp = zone.to_ambiguous_timestamp(local).compatible().ok()?;
     Some(i128::from(there.as_second()) * SECOND + nanos.rem_euclid(SECOND))
 }

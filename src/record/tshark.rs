@@ -17,7 +17,7 @@ use super::time::{self, Time};
 use super::value;
 use super::value::Unit;
 
-/// The fields that are used.
+/// The fields of a packet that a record needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Field {
     Time,
@@ -34,7 +34,8 @@ enum Field {
 impl Field {
     const COUNT: usize = 9;
 
-    /// By the name in either form: `-T ek` puts the protocol first, and with `-e` only replaces dots.
+    /// Returns the field with this name in either form: `-T ek` puts the protocol first, and with `-e` only
+    /// replaces dots.
     fn of(name: &str) -> Option<Field> {
         Some(match name {
             "frame.time_epoch" | "frame_frame_time_epoch" | "frame_time_epoch" => Field::Time,
@@ -57,7 +58,7 @@ enum Family {
     V6,
 }
 
-/// A packet as far as it is used.
+/// The fields of a packet that a record needs.
 #[derive(Default)]
 struct Packet<'a> {
     fields: [Option<&'a str>; Field::COUNT],
@@ -108,7 +109,7 @@ impl<'a> Packet<'a> {
         self.fields[field as usize]
     }
 
-    /// Which IP header is the outermost one; `None` if there is none.
+    /// Returns the family of the outermost IP header; `None` if the packet has no IP header.
     fn family(&self) -> Result<Option<Family>, Reason> {
         if self.outermost.is_some() {
             return Ok(self.outermost);
@@ -136,7 +137,7 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// The length by its IP header; of the frame, if that does not say.
+    /// Returns the length by the IP header; that of the frame, if the IP header does not state one.
     fn bytes(&self, family: Family) -> Result<u64, Reason> {
         const V4_HEADER: u64 = 20;
         const V6_HEADER: u64 = 40;

@@ -1,7 +1,7 @@
 //! Numbers and addresses, as they stand in texts.
 //!
-//! A JSON value is taken as the text that it is (`raw`): numbers keep their digits, and one in quotes
-//! is as good as one without, since tools differ in that.
+//! A JSON value is kept as its text (`raw`): numbers keep their digits, and a number in quotes is as good as
+//! one without, since tools differ in that.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -12,11 +12,11 @@ use serde_json::value::RawValue;
 use super::members::for_each_member;
 use super::reason::{Excerpt, Reason, TimeFault};
 
-/// What JSON takes between values.
+/// The characters that JSON allows between values.
 pub(super) const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
 impl Reason {
-    /// A time can't be used, in a field with this JSON value.
+    /// Returns the reason why the time in a field with this JSON value can't be used.
     #[cold]
     pub(super) fn bad_time(field: &'static str, raw: &str, fault: TimeFault) -> Self {
         let content = scalar(raw).unwrap_or(raw.into());
@@ -61,7 +61,7 @@ fn is_none(content: &str) -> bool {
 /// The value within a union of Avro, as Avro writes it in JSON (`{"long": 2}`); any other value as it
 /// is.
 pub(super) fn of_union(raw: &str) -> &str {
-    // One is within another only by mistake, which must not cost time without end.
+    // Unions lie within each other only by mistake, which must not take unbounded time.
     const DEPTH_MAX: usize = 4;
     let mut value = raw;
     for _ in 0..DEPTH_MAX {
@@ -156,7 +156,7 @@ pub(super) fn digits(text: &[u8]) -> Option<u64> {
         .try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0')))
 }
 
-/// In what a number counts time since 1970.
+/// The unit in which a number counts time since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {
     Seconds,
@@ -165,7 +165,7 @@ pub(super) enum Unit {
 }
 
 impl Unit {
-    /// The power of ten of nanoseconds.
+    /// Returns the power of ten of nanoseconds.
     pub(super) fn exponent(self) -> i32 {
         match self {
             Unit::Seconds => 9,
@@ -208,7 +208,7 @@ impl Decimal {
         }
         let whole = whole.trim_start_matches('0');
         if whole.len() > DIGITS_MAX {
-            // Beyond everything that is counted, like this.
+            // Too large for every use, as this value is.
             return Some(Decimal { negative, mantissa: 1, exponent: EXPONENT_MAX });
         }
         let fraction = fraction.trim_end_matches('0');
@@ -258,7 +258,7 @@ impl Decimal {
     }
 }
 
-/// Beyond every number that is looked at, and far from the end of 32 bits.
+/// Beyond the exponent of every number in use, and far from the end of 32 bits.
 const EXPONENT_MAX: i32 = 1_000_000;
 
 /// The exponent of a number, which may have any number of digits.

@@ -1,8 +1,8 @@
-//! What the reading thread hands over, and how far ahead of the computation it may be.
+//! The events from the thread that reads to the leader, and the bound on how far it reads ahead.
 //!
-//! A tick may be a few packets or a whole window of them. So the reader waits when there is much to be
-//! taken: many ticks, since each is looked after by itself, or few large ones, since they take memory. It goes
-//! on when half of that is taken: to be woken for each tick would cost more than most ticks do.
+//! A tick may be a few packets or a whole window of them. So the reader waits when much is queued: many ticks,
+//! since each takes work of its own, or few large ones, since they take memory. It goes on when half of the
+//! queue is taken: waking it for each tick would cost more than most ticks do.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
@@ -14,47 +14,47 @@ use floodmark_dataflows::types::Volume;
 
 use crate::capture::Tally;
 
-/// What a tick brings.
+/// The input of one tick.
 #[derive(Debug)]
 pub struct Tick {
-    /// When. It is the watermark, too.
+    /// The tick, in milliseconds since 1970. It is the watermark, too.
     pub tick: u64,
-    /// What is counted.
+    /// The updates of the pairs that are counted.
     pub update_batches: Vec<UpdateBatch>,
     /// The windows of all packets, counted or not.
     pub seen: BTreeSet<Window>,
 }
 
 impl Tick {
-    /// The number of updates it brings, those of windows included.
+    /// Returns the number of updates in the tick, those of windows included.
     pub fn updates(&self) -> usize {
         self.update_batches.iter().map(UpdateBatch::len).sum::<usize>().max(self.seen.len())
     }
 }
 
-/// What was read, when all is.
+/// The summary of the captures, once all are read.
 #[derive(Debug)]
 pub struct End {
-    /// What counted and what did not.
+    /// The frames of the captures, and those of them that were not counted.
     pub tally: Tally,
-    /// What of it was, after all, at times too far in the future for a window to end.
+    /// The packets and bytes in the tally whose times are too far in the future for a window to end.
     pub without_window: Volume,
     /// Whether any file was damaged.
     pub damaged: bool,
 }
 
-/// What the reading thread hands over.
+/// An event from the thread that reads.
 #[derive(Debug)]
 pub enum Event {
     /// A tick is complete.
     Tick(Tick),
-    /// The last tick was.
+    /// All captures are read; no tick follows.
     End(End),
 }
 
 impl Event {
-    /// The number of updates it brings. Windows that nothing is counted in (`--source`, `--destination`) take
-    /// memory, too.
+    /// Returns the number of updates in the event. A window in which nothing is counted (`--source`,
+    /// `--destination`) takes memory, too.
     fn updates(&self) -> usize {
         match self {
             Event::Tick(tick) => tick.updates(),
@@ -63,10 +63,10 @@ impl Event {
     }
 }
 
-/// How many ticks may wait to be taken: enough for a round while the next ones are read.
+/// Number of queued ticks at which the reader waits: enough for a round while the next ones are read.
 const TICKS_AHEAD: usize = 512;
 
-/// How many updates may wait to be taken before another tick is: some megabytes.
+/// Number of queued updates at which the reader waits: some megabytes.
 const UPDATES_AHEAD: usize = 200_000;
 
 /// The receiving end: ticks, and then the end.
@@ -81,23 +81,23 @@ pub(super) struct Handing {
     gate: Arc<Gate>,
 }
 
-/// Nobody takes events any more.
+/// The receiver has gone.
 #[derive(Debug)]
 pub(super) struct Unwanted;
 
-/// What waits to be taken.
+/// The number of ticks and updates that are queued.
 #[derive(Default)]
 struct Ahead {
     ticks: usize,
     updates: usize,
-    /// The reader waits until there is room.
+    /// Whether the reader waits for capacity.
     reader_waits: bool,
-    /// Nobody takes anything any more.
+    /// Whether the receiver has gone.
     unwanted: bool,
 }
 
 impl Ahead {
-    /// Whether there is as much as a share of what may wait.
+    /// Whether the queue is filled to this share of its bounds: 1 is all, 2 is half.
     fn reaches(&self, share: usize) -> bool {
         self.ticks >= TICKS_AHEAD / share || self.updates >= UPDATES_AHEAD / share
     }
@@ -121,7 +121,7 @@ impl Gate {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there is room, and takes that of an event.
+    /// Waits until the queue has capacity, and counts the event.
     fn enter(&self, event: &Event) -> Result<(), Unwanted> {
         let mut ahead = self.ahead();
         ahead.reader_waits = ahead.reaches(1);
@@ -148,7 +148,7 @@ impl Gate {
 }
 
 impl Handing {
-    /// Hands an event over, as soon as there is room.
+    /// Sends an event, as soon as the queue has capacity.
     pub(super) fn give(&self, event: Event) -> Result<(), Unwanted> {
         self.gate.enter(&event)?;
         self.send.send(event).map_err(|_| Unwanted)
@@ -156,12 +156,12 @@ impl Handing {
 }
 
 impl Events {
-    /// The next event, if there is one by now.
+    /// Returns the next event, if there is one by now.
     pub fn try_next(&self) -> Result<Event, TryRecvError> {
         self.receive.try_recv().inspect(|event| self.gate.leave(event))
     }
 
-    /// The next event, as soon as there is one.
+    /// Waits for the next event.
     pub fn next(&self) -> Result<Event, RecvError> {
         self.receive.recv().inspect(|event| self.gate.leave(event))
     }
@@ -200,7 +200,7 @@ mod tests {
             .collect()
     }
 
-    /// Fills the queue; whoever gives one more has to wait.
+    /// Fills the queue; the next sender has to wait.
     fn fill(handing: &Handing, updates: usize) -> u64 {
         let mut given = 0;
         while !handing.is_full() {

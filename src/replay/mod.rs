@@ -1,7 +1,8 @@
-//! Captures on their own clock: one input, cut into ticks, combined.
+//! Replays captures on their own clock: merges them, cuts them into ticks, and combines the packets of each
+//! tick.
 //!
-//! A thread of its own reads, so that a pipe that says nothing for a while holds up nobody. A tick is
-//! the greatest event time taken so far, rounded down; it is handed over when the next one begins.
+//! A thread of its own reads, so that a silent pipe delays nobody else. A tick is the greatest event time read
+//! so far, rounded down; it is sent when the next one begins.
 
 mod events;
 
@@ -19,7 +20,7 @@ use events::{Handing, Unwanted};
 
 pub use events::{End, Event, Events, Tick};
 
-/// Which pairs to count, beside all windows to see. Of several prefixes one must match.
+/// The pairs to count; the others count as nothing, but still open windows. Of several prefixes one must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Of the source; empty: any.
@@ -38,14 +39,14 @@ impl Filter {
     }
 }
 
-/// How captures become ticks.
+/// The rules by which captures are cut into ticks.
 #[derive(Clone, Debug)]
 pub struct Cut {
     /// The distance of ticks, in milliseconds.
     pub tick_ms: u64,
     /// The windows.
     pub windows: Windows,
-    /// What is counted.
+    /// The pairs to count.
     pub filter: Filter,
     /// The number of workers of the computation.
     pub peers: usize,
@@ -82,10 +83,10 @@ struct Replay<W> {
     cut: Cut,
     combiner: Combiner,
     tick: Option<u64>,
-    /// When the next one begins; at 0 the first.
+    /// The time from which on a packet begins the next tick; 0 before the first one.
     next_tick: u64,
     seen: BTreeSet<Window>,
-    /// The last one put into `seen`, and its times.
+    /// The last window put into `seen`, and its times.
     last_seen: Option<(Window, Range<u64>)>,
     without_window: Volume,
 }
@@ -110,7 +111,7 @@ impl<W: Fn()> Replay<W> {
     #[inline]
     fn take(&mut self, packet: &Packet) -> Result<(), Unwanted> {
         let bytes = i64::try_from(packet.bytes).expect("a packet has fewer than 2^63 bytes");
-        // Nearly all packets are of the window and the tick of the one before, which no division tells.
+        // Nearly all packets are of the window and the tick of the one before: comparing saves two divisions.
         let window = match self.last_seen {
             Some((window, ref times)) if times.contains(&packet.time.ms) => window,
             _ => match self.cut.windows.of(packet.time.ms) {
@@ -138,7 +139,7 @@ impl<W: Fn()> Replay<W> {
         Ok(())
     }
 
-    /// Decoded, so in the tally, but in no window.
+    /// Counts a packet that is in the tally, but in no window.
     #[cold]
     fn take_without_window(&mut self, bytes: i64) {
         self.without_window.packets += 1;

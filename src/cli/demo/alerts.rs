@@ -1,4 +1,4 @@
-//! What a reader of the topic of alerts knows: which violations stand, and what a change of limits did.
+//! A reader of the topic of alerts: the violations that stand, and the effect of a change of limits.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -68,7 +68,7 @@ impl Alert {
     }
 }
 
-/// What a change of limits has led to, as far as it has arrived.
+/// The effect of a change of limits, as far as its alerts have arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Effect {
     /// Changes in all.
@@ -151,7 +151,7 @@ impl Alerts {
         }
     }
 
-    /// How many alerts there are on the topic by now. Nobody must be adding more.
+    /// Returns the number of alerts on the topic. Nobody must be adding more.
     pub(super) fn end(&self) -> Result<Vec<(i32, i64)>, Failure> {
         Ok(open(&self.address, &self.client, Start::Latest)?.positions())
     }
@@ -170,7 +170,7 @@ impl Alerts {
         standing
     }
 
-    /// What changes of limits have led to.
+    /// Returns the effect of the change of the limit.
     pub(super) fn effect(&self) -> Effect {
         self.effect
     }

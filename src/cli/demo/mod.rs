@@ -40,7 +40,7 @@ const LIMITS: &str = include_str!("../../demo/limits.jsonl");
 /// The limit that changes, and to what.
 const CHANGED: (&str, &str, &str) = ("pair-max", "30000", "17000");
 
-/// How often to draw, and to look whether something has come about.
+/// The interval of drawing, and of looking for new alerts.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The options of `floodmark demo`.
@@ -171,7 +171,7 @@ impl Play<'_> {
         if !wait(self, &read)? {
             return Ok(false);
         }
-        // What was read is in the tick that begins next, at the latest.
+        // The rows that were read are in the tick that begins next, at the latest.
         let tick = || run.status.progress().tick;
         let read_at = tick();
         if speed == Speed::Max && !wait(self, &|_| tick() >= read_at + 3)? {
@@ -238,7 +238,7 @@ impl Play<'_> {
         Ok(())
     }
 
-    /// What the change of the limit has led to.
+    /// The effect of the change of the limit.
     fn effect(&self) -> Option<String> {
         let effect = self.alerts.effect();
         let took = effect.last?.saturating_duration_since(self.written?);
@@ -276,7 +276,7 @@ impl Play<'_> {
     }
 }
 
-/// What to try next.
+/// Commands to try next.
 const NEXT: &str = "
 The same with a broker and a network of your own:
   floodmark capture -i eth0 --to kafka://HOST/floodmark-flows-v1 --create-topic

@@ -37,24 +37,24 @@ use crate::sniffer::{Ended, Sender, topic};
 
 const CAPTURE: &[u8] = include_bytes!("../../demo/office-lan.pcapng.zst");
 
-/// What is sent, and what is said of it.
+/// The topic of records, and the topic of alerts.
 const FLOWS: &str = "floodmark-flows-v1";
 const ALERTS: &str = "floodmark-alerts-v1";
 
 /// Of records; one for each of two workers.
 const PARTITIONS: i32 = 2;
 
-/// How long a partition says nothing before nobody waits for it.
+/// The time after which a silent partition no longer holds the watermark.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The distance of ticks. A second would be a minute of the capture.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How long after its end a window takes records. It is less than a window: so the last one settles
+/// The time after its end in which a window takes records. It is less than a window: so the last window settles
 /// before another one, without a packet, would have ended.
 const LATENESS_MS: u64 = 4 * 60 * 1000;
 
-/// How long a tick may stand still: long enough for a machine that is busy with something else.
+/// The longest time that a tick may stand still: long enough for a machine that is busy with something else.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The windows of the demo. All are held to its end, so that a limit that changes judges them again.
@@ -70,7 +70,7 @@ fn reader() -> Reader {
     Reader::from_read("office-lan.pcapng.zst", Box::new(Cursor::new(CAPTURE)))
 }
 
-/// What is known of the capture before it is sent.
+/// Facts about the capture, before it is sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Recording {
     pub(super) span: Span,
@@ -145,7 +145,7 @@ impl<T: Send + 'static> Part<T> {
         stop: Interrupt,
         work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
     ) -> anyhow::Result<Self> {
-        // Who waits for its end is told.
+        // The thread that waits for the end of this part is woken then.
         let waiting = std::thread::current();
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
             let result = work();
@@ -164,7 +164,7 @@ impl<T: Send + 'static> Part<T> {
         self.stop.press();
     }
 
-    /// What it came to.
+    /// Waits for the end of the part, and returns its result.
     pub(super) fn join(self) -> Result<T, Failure> {
         self.thread.join().unwrap_or_else(|_| Err(anyhow!("a part of the demo panicked").into()))
     }

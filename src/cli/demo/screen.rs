@@ -1,4 +1,4 @@
-//! What the demo shows: text that stays, and on a terminal a table that is drawn again and again below
+//! The screen of the demo: text that stays, and on a terminal a table that is drawn again and again below
 //! it.
 
 use std::fmt::Display;
@@ -26,7 +26,7 @@ const DRAWN_MAX: usize = 14;
 /// Standard output.
 pub(super) struct Screen {
     out: Sink,
-    /// What is drawn again, if this is a terminal.
+    /// The table that is drawn again, if this is a terminal.
     live: Option<ProgressBar>,
 }
 

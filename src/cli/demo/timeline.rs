@@ -1,4 +1,4 @@
-//! What time it is in the demo: the time of the capture, which passes faster than ours.
+//! The clock of the demo: the time of the capture, which passes faster than ours.
 //!
 //! The sender waits for packets by it, and the run takes it as its clock, so that windows close as they
 //! did then. At full speed it leaps from packet to packet, and waits only half-way, until the limit is
@@ -13,7 +13,7 @@ use crate::sniffer::pace::{self, Speed};
 /// At full speed, how often to look whether anybody still wants to wait.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How fast time passes while it leaps. Any number does.
+/// The speed of time while it leaps. Any number does.
 const LEAPING: f64 = 60.0;
 
 /// The times of a capture, in milliseconds since 1970.
@@ -37,7 +37,7 @@ pub(super) struct Timeline {
     span: Span,
     speed: Speed,
     state: Mutex<State>,
-    /// Whoever waits half-way.
+    /// Wakes the thread that waits half-way.
     waiting: Condvar,
 }
 
@@ -48,7 +48,7 @@ struct State {
     leapt: Duration,
     /// Whether it may go on at half time.
     second_half: bool,
-    /// Where it is when all packets were sent.
+    /// The time when all packets are sent.
     over_ms: Option<u64>,
 }
 
@@ -58,7 +58,7 @@ impl Timeline {
         Arc::new(Timeline { span, speed, state, waiting })
     }
 
-    /// How many times faster than ours its time is; this is also what packets are paced by.
+    /// Returns the speed of its time, as a multiple of ours; packets are paced by it, too.
     pub(super) fn times(&self) -> f64 {
         match self.speed {
             Speed::Max => LEAPING,
@@ -134,14 +134,14 @@ impl pace::Clock for Arc<Timeline> {
         } else if state.leapt < half {
             state.leapt = half;
         } else {
-            // Whoever waits for a packet looks around meanwhile.
+            // The reader waits here; the sniffer looks around meanwhile.
             drop(self.waiting.wait_timeout(state, LOOK));
         }
     }
 }
 
 impl live::Clock for Arc<Timeline> {
-    /// What was sent may still be on its way to a partition that says nothing: only when all has arrived
+    /// Records that were sent may still be on their way to a partition that says nothing: only when all has arrived
     /// does silence mean something.
     fn read(&mut self) -> live::Moment {
         live::Moment::steady(self.now_ms(), self.state().over_ms.unwrap_or(0))

@@ -35,7 +35,7 @@ pub(super) fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
 /// Whether what was written could not be. It is no fault that a pipe was closed.
 pub(super) fn printed(written: io::Result<()>) -> Result<(), Failure> {
     match written {
-        // Who closed the pipe has read enough; the exit code is for somebody else.
+        // The reader closed the pipe, since it has read enough; the exit code is for somebody else.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(anyhow::Error::new(error).context("writing to standard output").into())
         }

@@ -47,7 +47,7 @@ impl Diff {
     pub(super) fn run(&self) -> Outcome {
         let read = |place: &str| {
             let read = Read::of(&self.options(place)?)?;
-            // What may be a password is not to be shown, so the place is not.
+            // The place may contain a password, so it is not shown.
             let side = if place == self.old { "old limits: " } else { "new limits: " };
             read.note_refused(side);
             Ok::<_, Failure>(read)

@@ -118,7 +118,7 @@ fn moment(text: &str) -> Result<u64, String> {
     ms.map_err(|_| format!("\"{text}\" is before 1970; give a later time"))
 }
 
-/// What was given, or what the environment says. With `--from` neither is looked at: the variables
+/// The value of the option, or of the environment variable. With `--from` neither is looked at: the variables
 /// may be those that the run itself was started with.
 fn or_variable<T>(
     given: Option<T>,
@@ -152,7 +152,7 @@ pub(super) fn run(args: &Explain) -> Outcome {
     };
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Who closed the pipe has read enough.
+        // The reader closed the pipe: it has read enough.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(anyhow::Error::new(error).context("writing to standard output").into())
         }
@@ -188,7 +188,7 @@ fn ask(args: &Explain, server: &Server, pair: &Pair) -> Result<String, Failure> 
     }
 }
 
-/// What one worker counts captures with.
+/// Everything that one worker needs to count captures.
 struct Counting {
     readers: Vec<Reader>,
     pair: Pair,
@@ -301,7 +301,7 @@ impl Counting {
     }
 }
 
-/// What the last tick led to.
+/// The outputs of the last tick.
 #[derive(Default)]
 struct Kept {
     tick: u64,

@@ -40,7 +40,7 @@ fn open(path: &Path) -> std::io::Result<(PathBuf, File, Metadata)> {
             ));
         }
         let file = File::open(&target)?;
-        // Where files can't be locked, there is nobody to wait for.
+        // A file system without locks: there is nobody to wait for.
         let _ = file.lock();
         let metadata = file.metadata()?;
         // While this waited, another file may have taken its place.
@@ -74,7 +74,7 @@ fn writing(path: &Path) -> String {
 fn replace(path: &Path, bytes: &[u8], like: Option<&Metadata>) -> Result<(), Failure> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let write = || {
-        // What the process may not give to others is taken away from the mode of a new file.
+        // The umask of the process is taken away from the mode of a new file.
         let mode = like.map_or(0o666, |like| like.permissions().mode());
         let mut new = tempfile::Builder::new()
             .prefix(".floodmark-")

@@ -20,7 +20,7 @@ use clap::Subcommand;
 
 use crate::base::error::Outcome;
 
-/// What `floodmark limits` is asked to do.
+/// The arguments of `floodmark limits`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]

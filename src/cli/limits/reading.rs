@@ -62,7 +62,7 @@ impl Read {
         }
     }
 
-    /// The same of a file, or of standard input (`-`).
+    /// Reads limits with their rows as they were written, from a file or from standard input (`-`).
     pub(super) fn file_with_drafts(
         path: &Path,
         defaults: Defaults,

@@ -1,4 +1,4 @@
-//! What `floodmark limits check` prints.
+//! The output of `floodmark limits check`.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -149,7 +149,7 @@ impl Report<'_> {
         Standing { now: begun.checked_sub(1).and_then(version), next: version(begun) }
     }
 
-    /// Where a row stands among those of its name: past, now, next or later.
+    /// The position of a row among those of its name: past, now, next or later.
     fn state(&self, row: &Row) -> &'static str {
         let held = self.table.held();
         let begin = held.partition_point(|other| other.name < row.name);
@@ -258,7 +258,7 @@ struct JsonRow<'a> {
     content: Option<JsonContent<'a>>,
 }
 
-/// What a row that holds says, and where it stands.
+/// The content of a row that holds, and its position.
 #[derive(Serialize)]
 struct JsonContent<'a> {
     #[serde(flatten)]

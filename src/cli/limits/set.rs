@@ -91,7 +91,7 @@ pub(super) struct Delete {
     target: Target,
 }
 
-/// What is to become of the rows of one name and date.
+/// The change to the rows of one name and date.
 struct Change {
     /// These rows,
     rows: Vec<usize>,
@@ -99,7 +99,7 @@ struct Change {
     new: Option<Draft>,
     /// Whether all is so already.
     idle: bool,
-    /// What there is to say of it.
+    /// A sentence about it, for people.
     said: String,
 }
 
@@ -339,7 +339,7 @@ mod tests {
 {"limit_name":"b","limit_value":3,"effective_date":"2025-06-01"}
 "#;
 
-    /// What is written and said, or why not.
+    /// Returns the text of the file and the message after `limits set`, or the error.
     fn set(words: &str) -> Result<(String, String), String> {
         let line = ["set"].into_iter().chain(words.split(' ')).chain(["--limits", "f"]);
         let set = Cli::try_parse_from(line).map_err(|error| error.to_string())?.set;

@@ -96,7 +96,7 @@ fn note_unfit(drafts: &[Draft], fits: impl Fn(&Draft) -> Result<(), Unfit>) -> b
     !unfit.is_empty()
 }
 
-/// What makes a table say what these rows say.
+/// Returns the changes that give a table the content of these rows.
 fn plan(table: &[RawRow<'_>], drafts: &[Draft], defaults: Defaults, replace: bool) -> Plan {
     let mut there = HashMap::<(&str, i128), Vec<usize>>::new();
     let mut plan = Plan::default();

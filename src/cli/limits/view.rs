@@ -29,7 +29,7 @@ fn name(limit: &Value) -> String {
     }
 }
 
-/// Who is judged.
+/// The entity that is judged.
 fn who(limit: &Value) -> String {
     let entity = &limit["entity"];
     match cell(limit, "per").as_str() {

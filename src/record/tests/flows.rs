@@ -237,7 +237,7 @@ fn our_own() {
         format!(r#"{{{time}"source":"10.0.0.1","destination":"10.0.0.2","bytes":66,"packets":1}}"#)
     };
     let at = |time_ms| [Read::Record(record(time_ms, "10.0.0.1", "10.0.0.2", 66, 1))];
-    // It says what was meant, also at the start of 1970.
+    // A time in our own format is meant as written, also at the start of 1970.
     for (time, time_ms) in [
         (r#""time":"1970-01-01T00:00:00.001Z","#, 1),
         (r#""time":1,"#, 1),

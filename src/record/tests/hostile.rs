@@ -1,4 +1,4 @@
-//! Any bytes at all: every message is answered, in time, and what one part of it does leaves the others
+//! Arbitrary bytes: every message gets a result in bounded time, and a fault in one part leaves the others
 //! alone.
 
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ fn survive(payload: &[u8]) -> Vec<Read> {
         again += usize::from(read.record().is_some() || is_choice(&read));
         assert!(object.is_empty() || serde_json::from_slice::<serde_json::Value>(object).is_ok());
     });
-    // How many parts broken JSON falls into is not promised, only that it costs no record.
+    // The number of parts that broken JSON falls into may differ, but no record may be lost.
     let records = reads.iter().filter(|read| read.record().is_some()).count();
     assert_eq!((projected.ok(), again), (format.ok(), records));
     reads
@@ -128,7 +128,7 @@ fn depth_harms_nobody_else() {
     let own = r#"{"source":"10.0.0.1","destination":"10.0.0.2","bytes":66,"packets":1}"#;
     let good = Read::Record(record(BROKER_MS, "10.0.0.1", "10.0.0.2", 66, 1));
     let deep = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-    // What nobody looks at may be as deep as it likes.
+    // A value that no format needs may be nested to any depth.
     let tagged = own.replace("{\"source", &format!("{{\"tags\":{},\"source", deep(10_000)));
     assert_eq!(survive(tagged.as_bytes()), [good]);
     let next = format!("{}\n{own}", deep(10_000));

@@ -10,7 +10,7 @@ use floodmark_dataflows::types::{Pair, Volume};
 
 use super::*;
 
-/// What the broker says of every message here: 2023-11-14T22:13:20.500Z.
+/// The timestamp of every message here: 2023-11-14T22:13:20.500Z.
 const BROKER_MS: u64 = 1_700_000_000_500;
 
 fn record(time_ms: u64, source: &str, destination: &str, bytes: i64, packets: i64) -> Record {
@@ -216,7 +216,7 @@ fn message_without_a_value_is_a_tombstone_and_not_an_error() {
     let message = Message { key, payload: None, timestamp_ms: Some(BROKER_MS) };
     let format = Decoder::default().decode(&message, &mut |read| reads.push(read));
     assert_eq!((format, &reads), (Ok(None), &skipped));
-    // As Kafka Connect writes it, and programs that write JSON.
+    // Kafka Connect, and programs that write JSON, write tombstones like this.
     for payload in [
         r#"{"payload":null}"#,
         r#"{"schema":null,"payload":null}"#,

@@ -1,5 +1,5 @@
-//! Packets, as tshark writes them. What it made of two captures is compared with what the captures say;
-//! the rest is in the shapes of tshark 4.0 and of its manual, cut down to what matters.
+//! Packets as tshark writes them. tshark's output for two captures is compared with the captures; the other
+//! messages have the shapes of tshark 4.0 and of its manual, cut down to the fields that matter.
 
 use super::*;
 use crate::capture::Reader;
@@ -199,7 +199,7 @@ fn the_outermost_header_counts() {
         format!("{outer},\"gre\":{{}},{inner}"),
         format!("\"ip\":[{},{}]", &outer[5..], &inner[5..]),
         format!("{outer},{}", v6("ipv6.", r#","ipv6.plen":"9""#)),
-        // What an ICMP error quotes is within its layer.
+        // An ICMP error quotes a header within its own layer.
         format!("{outer},\"icmp\":{{{inner}}}"),
     ];
     for layers in layers {

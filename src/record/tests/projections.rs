@@ -48,7 +48,7 @@ fn values_stay_byte_for_byte() {
         " ip_src , xy,label",
         r#"{"ip_src":"10.0.0.1","xy":[ 1, {"a":"b"} ],"label":"\u00e9 \"q\""}"#,
     );
-    // What is absent is left out.
+    // A field that the object lacks is left out.
     one("port_src,tos", r#"{"tos":0}"#);
 }
 
@@ -91,7 +91,7 @@ fn only_records_have_them() {
         ]
     );
     assert_eq!(project("tos", b"{}"), (Err(Reason::UnknownFormat), vec![]));
-    // Nothing of what was chosen: a mistyped name is not to be hidden by empty objects.
+    // None of the chosen fields is there: empty objects must not hide a mistyped name.
     let (_, found) = project("byte", FLOW.as_bytes());
     assert_eq!(found, [missing("any of the chosen ones")]);
 }

@@ -1,5 +1,5 @@
-//! Fields that writers leave out, or fill with something that means none: times that were never set,
-//! packets that nobody counted, unions of Avro.
+//! Fields that writers leave out, or fill with a value that means none: times that were never set, packets that
+//! no device counted, unions of Avro.
 
 use super::*;
 
