@@ -5,7 +5,7 @@ use crate::combine::{UpdateBatch, pair_v6};
 use crate::emit_bounds::{EmitBoundIndex, MonitoredTable};
 use crate::folds::{FoldIndex, Folds};
 use crate::key::{Family, Key};
-use crate::orders::{PutsOf, Saturated};
+use crate::orders::{EmittedOf, Saturated};
 use crate::table::Found;
 use crate::time::{Time, Timed, Window};
 use crate::types::{Entity, Per, Volume};
@@ -32,33 +32,38 @@ impl Counting<'_> {
         &mut self,
         batch: &UpdateBatch,
         addresses: &mut Addresses,
-        puts: &mut PutsOf<'_>,
+        emitted: &mut EmittedOf<'_>,
     ) {
         let mut keyed = [(Key::MIN, Volume::default()); FOUND_AT_ONCE];
         for updates in batch.v4.chunks(FOUND_AT_ONCE) {
             for (keyed, &(bits, volume)) in keyed.iter_mut().zip(updates) {
                 *keyed = (Key::v4(bits), volume);
             }
-            self.add(&keyed[..updates.len()], addresses, puts);
+            self.add(&keyed[..updates.len()], addresses, emitted);
         }
         for updates in batch.v6.chunks(FOUND_AT_ONCE) {
             for (keyed, &(bits, volume)) in keyed.iter_mut().zip(updates) {
                 *keyed = (addresses.pair_key(pair_v6(bits)), volume);
             }
-            self.add(&keyed[..updates.len()], addresses, puts);
+            self.add(&keyed[..updates.len()], addresses, emitted);
         }
     }
 
     /// Counts at most [`FOUND_AT_ONCE`] updates.
     #[inline]
-    fn add(&mut self, updates: &[(Key, Volume)], addresses: &mut Addresses, puts: &mut PutsOf<'_>) {
+    fn add(
+        &mut self,
+        updates: &[(Key, Volume)],
+        addresses: &mut Addresses,
+        emitted: &mut EmittedOf<'_>,
+    ) {
         let mut found = [Found::default(); FOUND_AT_ONCE];
         for (found, (key, _)) in found.iter_mut().zip(updates) {
             *found = self.pairs.table.find(*key);
         }
         for (found, &(key, volume)) in found.iter().zip(updates) {
             let place = || addresses.pair(key);
-            let updated = self.pairs.add(self.emit_bounds, *found, key, place, volume, puts);
+            let updated = self.pairs.add(self.emit_bounds, *found, key, place, volume, emitted);
             if updated.saturates() {
                 let entity = Entity::Pair(addresses.pair(key));
                 let total = Saturated { window: self.window, rollup: None, entity };

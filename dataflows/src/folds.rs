@@ -19,7 +19,7 @@ pub(crate) const SUMS_MAX: usize = 1 << 16;
 /// Updates of one rollup in one window, for one worker: at most [`BATCH_UPDATES`], so that no operator works
 /// long on one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct RollupParcel {
+pub(crate) struct RollupBatch {
     pub(crate) to: u64,
     pub(crate) window: Window,
     pub(crate) rollup: Rollup,
@@ -31,7 +31,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) time: Time,
     pub(crate) window: Window,
     pub(crate) peers: usize,
-    pub(crate) batches: &'a mut Vec<Timed<RollupParcel>>,
+    pub(crate) batches: &'a mut Vec<Timed<RollupBatch>>,
 }
 
 /// Returns the worker that owns the totals of a window. All rollups have the same owner: a limit may move from one
@@ -107,8 +107,8 @@ impl Leaving {
     fn send(&mut self, outgoing: &mut Outgoing<'_>) -> usize {
         let Outgoing { time, window, peers, .. } = *outgoing;
         let rollup = self.rollup;
-        let new = |to| RollupParcel { to, window, rollup, sums: Vec::new() };
-        let mut shares: Vec<RollupParcel> = (0..peers as u64).map(new).collect();
+        let new = |to| RollupBatch { to, window, rollup, sums: Vec::new() };
+        let mut shares: Vec<RollupBatch> = (0..peers as u64).map(new).collect();
         let mut sent = 0;
         for (address, volume) in self.by_ref().take(BATCH_UPDATES) {
             let to = match rollup.per {
@@ -323,7 +323,7 @@ mod tests {
                 let done = folds.send(&index, outgoing, &mut fuel);
                 let sums: usize = batches.iter().map(|(batch, _)| batch.sums.len()).sum();
                 assert!(sums <= 4 * BATCH_UPDATES, "{sums} sums in one step");
-                for (RollupParcel { to, window, rollup, sums }, time) in batches {
+                for (RollupBatch { to, window, rollup, sums }, time) in batches {
                     assert_eq!(time, Time::start(7));
                     assert!((1..=BATCH_UPDATES).contains(&sums.len()), "{}", sums.len());
                     for (address, volume) in sums {

@@ -211,21 +211,26 @@ pub(crate) type Ending = ((MonitoredScope, Window), Total);
 
 /// The updates that tables emitted at one time.
 #[derive(Default)]
-pub(crate) struct Puts {
+pub(crate) struct Emitted {
     pub(crate) totals: Vec<TotalUpdate>,
     /// Totals that moved toward their emit bound, to be looked up when all records of the time are counted.
     receded: BTreeSet<(Window, Option<Rollup>, MonitoredScope, Key)>,
     pub(crate) endings: Vec<Timed<Ending>>,
 }
 
-impl Puts {
+impl Emitted {
     pub(crate) fn len(&self) -> usize {
         self.totals.len()
     }
 
     /// Returns the receiver for the updates of one table; `None` is the table of pairs.
-    pub(crate) fn of(&mut self, time: Time, window: Window, rollup: Option<Rollup>) -> PutsOf<'_> {
-        PutsOf { puts: self, time, window, rollup }
+    pub(crate) fn of(
+        &mut self,
+        time: Time,
+        window: Window,
+        rollup: Option<Rollup>,
+    ) -> EmittedOf<'_> {
+        EmittedOf { emitted: self, time, window, rollup }
     }
 
     /// Looks up the totals that have receded in this time, whose records are all counted. Returns `true` when all
@@ -248,30 +253,30 @@ impl Puts {
     }
 }
 
-pub(crate) struct PutsOf<'a> {
-    puts: &'a mut Puts,
+pub(crate) struct EmittedOf<'a> {
+    emitted: &'a mut Emitted,
     time: Time,
     window: Window,
     rollup: Option<Rollup>,
 }
 
-impl Emit for PutsOf<'_> {
+impl Emit for EmittedOf<'_> {
     fn tick(&self) -> u64 {
         self.time.tick
     }
 
     fn put(&mut self, monitored: MonitoredScope, total: Total, diff: isize) {
-        self.puts.totals.push(((monitored, (self.window, total)), self.time, diff));
+        self.emitted.totals.push(((monitored, (self.window, total)), self.time, diff));
     }
 
     fn recedes(&mut self, monitored: MonitoredScope, key: Key) {
-        self.puts.receded.insert((self.window, self.rollup, monitored, key));
+        self.emitted.receded.insert((self.window, self.rollup, monitored, key));
     }
 
     fn renews(&mut self, monitored: MonitoredScope, total: Total) {
         // Windows that close, settle or retire publish no end of a violation, so none needs a volume.
         if self.time.phase < Phase::Data {
-            self.puts.endings.push((((monitored, self.window), total), self.time));
+            self.emitted.endings.push((((monitored, self.window), total), self.time));
         }
     }
 }

@@ -7,10 +7,10 @@ use crate::clock::WindowEvent;
 use crate::combine::UpdateBatch;
 use crate::counting::Counting;
 use crate::emit_bounds::{EmitBoundIndex, MonitoredTable};
-use crate::folds::{FoldIndex, Folds, Outgoing, RollupParcel};
+use crate::folds::{FoldIndex, Folds, Outgoing, RollupBatch};
 use crate::monitored::{Rollup, ScopeChange};
 use crate::moves::{EmitBoundChanges, Moves};
-use crate::orders::{Answer, EmitTotals, InUse, Late, Order, Puts, Read, Saturated, Use};
+use crate::orders::{Answer, EmitTotals, Emitted, InUse, Late, Order, Read, Saturated, Use};
 use crate::pending::{COPY_COST, EMIT_COST, Fuel, Steps};
 use crate::ranges::WindowSet;
 use crate::shared::{Shared, TrafficOptions};
@@ -80,8 +80,8 @@ pub(crate) struct Pairs {
     partial: WindowSet,
     /// Windows that lower bounds judge, except silent ones.
     observed: WindowSet,
-    pub(crate) puts: Puts,
-    pub(crate) batches: Vec<Timed<RollupParcel>>,
+    pub(crate) emitted: Emitted,
+    pub(crate) batches: Vec<Timed<RollupBatch>>,
     pub(crate) best: Vec<Timed<Candidate>>,
     pub(crate) answers: Vec<Timed<Answer>>,
     pub(crate) late: Vec<Timed<Late>>,
@@ -100,7 +100,7 @@ impl Pairs {
             watermark: 0,
             partial: WindowSet::default(),
             observed: WindowSet::default(),
-            puts: Puts::default(),
+            emitted: Emitted::default(),
             batches: Vec::new(),
             best: Vec::new(),
             answers: Vec::new(),
@@ -311,7 +311,7 @@ impl Pairs {
                 folds: Folds::default(),
             });
         pairs.refresh(&self.emit_bounds);
-        let before = self.puts.len();
+        let before = self.emitted.len();
         let mut addresses = self.shared.addresses.borrow_mut();
         let mut counting = Counting {
             time,
@@ -323,9 +323,9 @@ impl Pairs {
             folded: 0,
             saturated: &mut self.saturated,
         };
-        counting.batch(batch, &mut addresses, &mut self.puts.of(time, window, None));
+        counting.batch(batch, &mut addresses, &mut self.emitted.of(time, window, None));
         let folded = counting.folded;
-        fuel.spend(EMIT_COST * (batch.len() + folded + self.puts.len() - before));
+        fuel.spend(EMIT_COST * (batch.len() + folded + self.emitted.len() - before));
     }
 
     /// Sends what was folded for rollups in a window. `true` when all is sent.
@@ -410,25 +410,25 @@ impl Steps for Pairs {
         match job {
             Job::Renew { window, renewal } => {
                 let table = &self.windows[window].pairs.table;
-                let mut puts = self.puts.of(time, *window, None);
-                renewal.emit(table, fuel, &mut puts)
+                let mut emitted = self.emitted.of(time, *window, None);
+                renewal.emit(table, fuel, &mut emitted)
             }
             Job::Walk { window, moves, position } => {
                 let addresses = self.shared.addresses.borrow();
                 let table = &self.windows[window].pairs.table;
-                let mut puts = self.puts.of(time, *window, None);
+                let mut emitted = self.emitted.of(time, *window, None);
                 table.walk(position, fuel, |key, volume| {
-                    EMIT_COST * moves.show(|| addresses.pair(key), key, volume, &mut puts)
+                    EMIT_COST * moves.show(|| addresses.pair(key), key, volume, &mut emitted)
                 })
             }
             Job::Observe { window, position } => {
                 let addresses = self.shared.addresses.borrow();
                 let pairs = &self.windows[window].pairs;
-                let mut puts = self.puts.of(time, *window, None);
+                let mut emitted = self.emitted.of(time, *window, None);
                 pairs.table.walk(position, fuel, |key, volume| {
                     let place = || addresses.pair(key);
                     EMIT_COST
-                        * pairs.show_ceilings(&self.emit_bounds, place, key, volume, &mut puts)
+                        * pairs.show_ceilings(&self.emit_bounds, place, key, volume, &mut emitted)
                 })
             }
             Job::BackFill { window, begun, position, walked } => {
@@ -463,7 +463,7 @@ impl Steps for Pairs {
                     fuel.spend(1);
                 }
                 let windows = &self.windows;
-                self.puts.look_up_receded(time, fuel, |window, _| {
+                self.emitted.look_up_receded(time, fuel, |window, _| {
                     Some(&windows.get(&window)?.pairs.table)
                 })
             }
@@ -530,10 +530,10 @@ impl Steps for Pairs {
                     return true;
                 }
                 let addresses = self.shared.addresses.borrow();
-                let mut puts = self.puts.of(time, *window, None);
+                let mut emitted = self.emitted.of(time, *window, None);
                 pairs.table.walk(position, fuel, |key, volume| {
                     let place = || addresses.pair(key);
-                    EMIT_COST * pairs.take_back(&self.emit_bounds, place, key, volume, &mut puts)
+                    EMIT_COST * pairs.take_back(&self.emit_bounds, place, key, volume, &mut emitted)
                 })
             }
             Job::Retire { window, position } => {

@@ -94,7 +94,7 @@ struct State {
 }
 
 /// The violations of a state: the volume of each entity over or under, and the version that judges it.
-type ActiveViolation = BTreeMap<Id, (Volume, Version)>;
+type ActiveViolations = BTreeMap<Id, (Volume, Version)>;
 
 /// The computation, from the whole history at every tick.
 #[derive(Clone, Debug)]
@@ -350,9 +350,9 @@ impl Reference {
     }
 
     /// Every violation of a state.
-    fn standing(&self, state: &State) -> ActiveViolation {
+    fn standing(&self, state: &State) -> ActiveViolations {
         let limits: BTreeSet<LimitId> = state.rows.iter().map(|row| row.limit).collect();
-        let mut standing = ActiveViolation::new();
+        let mut standing = ActiveViolations::new();
         for &window in &state.windows {
             for &limit in &limits {
                 let Some(version) = in_force(&state.rows, limit, window, &self.windows) else {

@@ -15,11 +15,11 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use crate::addresses::Addresses;
 use crate::clock::WindowEvent;
 use crate::emit_bounds::{EmitBoundIndex, MonitoredTable};
-use crate::folds::{RollupParcel, TOTAL, owner};
+use crate::folds::{RollupBatch, TOTAL, owner};
 use crate::key::Key;
 use crate::monitored::{Rejudged, Rollup, ScopeChange};
 use crate::moves::{EmitBoundChanges, Moves};
-use crate::orders::{Answer, Ending, InUse, Order, Puts, Read, Saturated, TotalUpdate, Use};
+use crate::orders::{Answer, Emitted, Ending, InUse, Order, Read, Saturated, TotalUpdate, Use};
 use crate::pending::{COPY_COST, EMIT_COST, Fuel, FueledOperator, Steps, send};
 use crate::ranges::WindowSet;
 use crate::shared::{Shared, TrafficOptions};
@@ -30,7 +30,7 @@ use crate::types::{Bound, Entity, Pair, Per, Updates, Volume};
 
 #[derive(Default)]
 struct Work {
-    batches: Vec<RollupParcel>,
+    batches: Vec<RollupBatch>,
     monitored_scopes: Vec<ScopeChange>,
     orders: Vec<Order>,
 }
@@ -47,7 +47,7 @@ enum Job {
     /// Drops a table.
     Drop { window: Window, rollup: Rollup, position: usize },
     /// Counts a batch of updates.
-    Count { batch: RollupParcel },
+    Count { batch: RollupBatch },
     /// Looks up the totals that have receded, when all batches are counted.
     LookUpReceded,
     /// Finds the greatest entities of a window.
@@ -73,7 +73,7 @@ struct Rollups {
     judged_totals: BTreeSet<Rollup>,
     /// Windows that lower bounds judge, except silent ones.
     observed: WindowSet,
-    puts: Puts,
+    emitted: Emitted,
     best: Vec<Timed<Candidate>>,
     answers: Vec<Timed<Answer>>,
     saturated: Vec<Timed<Saturated>>,
@@ -273,22 +273,22 @@ impl Steps for Rollups {
                 let Some(monitored_table) = self.tables.get(&(*window, *rollup)) else {
                     return true;
                 };
-                let mut puts = self.puts.of(time, *window, Some(*rollup));
-                renewal.emit(&monitored_table.table, fuel, &mut puts)
+                let mut emitted = self.emitted.of(time, *window, Some(*rollup));
+                renewal.emit(&monitored_table.table, fuel, &mut emitted)
             }
             Job::Walk { window, rollup, moves, position } => {
                 let Some(monitored_table) = self.tables.get(&(*window, *rollup)) else {
                     return true;
                 };
                 let addresses = self.shared.addresses.borrow();
-                let mut puts = self.puts.of(time, *window, Some(*rollup));
+                let mut emitted = self.emitted.of(time, *window, Some(*rollup));
                 show_all(
                     monitored_table,
                     *rollup,
                     position,
                     fuel,
                     &addresses,
-                    |place, key, volume| moves.show(|| place, key, volume, &mut puts),
+                    |place, key, volume| moves.show(|| place, key, volume, &mut emitted),
                 )
             }
             Job::Observe { window, rollup, position } => {
@@ -299,7 +299,7 @@ impl Steps for Rollups {
                 };
                 monitored_table.refresh(emit_bounds);
                 let addresses = self.shared.addresses.borrow();
-                let mut puts = self.puts.of(time, *window, Some(*rollup));
+                let mut emitted = self.emitted.of(time, *window, Some(*rollup));
                 show_all(
                     monitored_table,
                     *rollup,
@@ -307,7 +307,13 @@ impl Steps for Rollups {
                     fuel,
                     &addresses,
                     |place, key, volume| {
-                        monitored_table.show_ceilings(emit_bounds, || place, key, volume, &mut puts)
+                        monitored_table.show_ceilings(
+                            emit_bounds,
+                            || place,
+                            key,
+                            volume,
+                            &mut emitted,
+                        )
                     },
                 )
             }
@@ -322,7 +328,7 @@ impl Steps for Rollups {
                     return true;
                 }
                 let addresses = self.shared.addresses.borrow();
-                let mut puts = self.puts.of(time, *window, Some(*rollup));
+                let mut emitted = self.emitted.of(time, *window, Some(*rollup));
                 show_all(
                     monitored_table,
                     *rollup,
@@ -330,7 +336,7 @@ impl Steps for Rollups {
                     fuel,
                     &addresses,
                     |place, key, volume| {
-                        monitored_table.take_back(emit_bounds, || place, key, volume, &mut puts)
+                        monitored_table.take_back(emit_bounds, || place, key, volume, &mut emitted)
                     },
                 )
             }
@@ -354,7 +360,7 @@ impl Steps for Rollups {
             }
             Job::LookUpReceded => {
                 let tables = &self.tables;
-                self.puts.look_up_receded(time, fuel, |window, rollup| {
+                self.emitted.look_up_receded(time, fuel, |window, rollup| {
                     Some(&tables.get(&(window, rollup?))?.table)
                 })
             }
@@ -467,8 +473,8 @@ impl Rollups {
         }
     }
 
-    fn count(&mut self, time: Time, batch: &RollupParcel, fuel: &mut Fuel) {
-        let RollupParcel { window, rollup, ref sums, .. } = *batch;
+    fn count(&mut self, time: Time, batch: &RollupBatch, fuel: &mut Fuel) {
+        let RollupBatch { window, rollup, ref sums, .. } = *batch;
         debug_assert!(self.in_use.uses(window, rollup), "an update for a rollup not in use");
         self.table(window, rollup);
         let Some(monitored_table) = self.tables.get_mut(&(window, rollup)) else {
@@ -477,23 +483,29 @@ impl Rollups {
         let emit_bounds = self.emit_bounds.get(&rollup).unwrap_or(&self.no_bounds);
         monitored_table.refresh(emit_bounds);
         let mut addresses = self.shared.addresses.borrow_mut();
-        let before = self.puts.len();
-        let mut puts = self.puts.of(time, window, Some(rollup));
+        let before = self.emitted.len();
+        let mut emitted = self.emitted.of(time, window, Some(rollup));
         for &(address, volume) in sums {
             let key = match rollup.per {
                 Per::Total => Key::TOTAL,
                 _ => addresses.address_key(address),
             };
             let found = monitored_table.table.find(key);
-            let updated =
-                monitored_table.add(emit_bounds, found, key, || itself(address), volume, &mut puts);
+            let updated = monitored_table.add(
+                emit_bounds,
+                found,
+                key,
+                || itself(address),
+                volume,
+                &mut emitted,
+            );
             if updated.saturates() {
                 let entity = addresses.entity(rollup.per, key);
                 self.saturated.push((Saturated { window, rollup: Some(rollup), entity }, time));
             }
             addresses.follow(rollup.per, key, updated.entry, time);
         }
-        fuel.spend(EMIT_COST * (sums.len() + self.puts.len() - before));
+        fuel.spend(EMIT_COST * (sums.len() + self.emitted.len() - before));
     }
 }
 
@@ -519,7 +531,7 @@ pub(crate) struct RollupStreams<'scope> {
 /// # Costs
 /// As those of pairs: a look-up per update, a walk of the table when an emit bound moves.
 pub(crate) fn rollups<'scope>(
-    batches: StreamVec<'scope, Time, Timed<RollupParcel>>,
+    batches: StreamVec<'scope, Time, Timed<RollupBatch>>,
     monitored_scopes: StreamVec<'scope, Time, Timed<ScopeChange>>,
     orders: StreamVec<'scope, Time, Timed<Order>>,
     shared: Shared,
@@ -527,7 +539,7 @@ pub(crate) fn rollups<'scope>(
 ) -> RollupStreams<'scope> {
     let scope = batches.scope();
     let mut builder = OperatorBuilder::new("Rollups".into(), scope);
-    let to_owner = Exchange::new(|(batch, _): &Timed<RollupParcel>| batch.to);
+    let to_owner = Exchange::new(|(batch, _): &Timed<RollupBatch>| batch.to);
     let mut batches = builder.new_input(batches, to_owner);
     let mut monitored_scopes = builder.new_input(monitored_scopes, Pipeline);
     let mut orders = builder.new_input(orders, Pipeline);
@@ -549,7 +561,7 @@ pub(crate) fn rollups<'scope>(
             in_use: InUse::default(),
             judged_totals: BTreeSet::new(),
             observed: WindowSet::default(),
-            puts: Puts::default(),
+            emitted: Emitted::default(),
             best: Vec::new(),
             answers: Vec::new(),
             saturated: Vec::new(),
@@ -573,8 +585,8 @@ pub(crate) fn rollups<'scope>(
             });
             let more = stepper.run(frontiers, |capabilities, state| {
                 let [at_totals, at_endings, at_top, at_answers, at_saturated] = capabilities;
-                send(&mut totals_output, at_totals, &mut state.puts.totals);
-                send(&mut endings_output, at_endings, &mut state.puts.endings);
+                send(&mut totals_output, at_totals, &mut state.emitted.totals);
+                send(&mut endings_output, at_endings, &mut state.emitted.endings);
                 send(&mut top_output, at_top, &mut state.best);
                 send(&mut answers_output, at_answers, &mut state.answers);
                 send(&mut saturated_output, at_saturated, &mut state.saturated);

@@ -239,18 +239,18 @@ mod tests {
     use crate::types::{Bound, Pair, Scope, Updates};
 
     #[derive(Default)]
-    struct Puts {
+    struct Emitted {
         tick: u64,
-        puts: Vec<(i64, isize)>,
+        emitted: Vec<(i64, isize)>,
     }
 
-    impl Emit for Puts {
+    impl Emit for Emitted {
         fn tick(&self) -> u64 {
             self.tick
         }
 
         fn put(&mut self, _: MonitoredScope, total: Total, diff: isize) {
-            self.puts.push((total.amount, diff));
+            self.emitted.push((total.amount, diff));
         }
 
         fn recedes(&mut self, _: MonitoredScope, _: Key) {}
@@ -264,7 +264,7 @@ mod tests {
     struct One {
         index: EmitBoundIndex,
         monitored_table: MonitoredTable,
-        out: Puts,
+        out: Emitted,
     }
 
     impl One {
@@ -277,7 +277,7 @@ mod tests {
             index.set(&[emit_bound]);
             let mut monitored_table = MonitoredTable::new(Window(0), false);
             monitored_table.move_bounds(&index, &EmitBoundChanges::new(vec![emit_bound]), false);
-            One { index, monitored_table, out: Puts::default() }
+            One { index, monitored_table, out: Emitted::default() }
         }
 
         /// Moves the total to an amount in the next tick, and returns the updates that the table emits.
@@ -293,12 +293,12 @@ mod tests {
             let delta = Volume::new(amount - before, 1);
             let found = self.monitored_table.table.find(key);
             self.monitored_table.add(&self.index, found, key, || PAIR, delta, &mut self.out);
-            std::mem::take(&mut self.out.puts)
+            std::mem::take(&mut self.out.emitted)
         }
     }
 
     #[test]
-    fn total_that_grows_within_a_cell_is_put_out_once() {
+    fn total_that_grows_within_a_cell_is_emitted_once() {
         let mut one = One::new(Updates::Settled);
         assert_eq!(one.grow_to(512), []);
         assert_eq!(one.grow_to(520), [(520, 1)]);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn total_far_over_a_limit_is_put_out_in_the_tick_in_which_it_comes_there() {
+    fn total_far_over_a_limit_is_emitted_in_the_tick_in_which_it_comes_there() {
         let mut one = One::new(Updates::Settled);
         assert_eq!(one.grow_to(2000), [(2000, 1)]);
         assert_eq!(one.move_to(2001), [(2000, -1), (2001, 1)]);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn total_above_a_roof_is_put_out_anew_when_its_window_settles() {
+    fn total_above_a_roof_is_emitted_anew_when_its_window_settles() {
         let mut one = One::new(Updates::Settled);
         for amount in [2000, 3000, 4000] {
             one.grow_to(amount);
@@ -332,7 +332,7 @@ mod tests {
         let mut renewal = one.monitored_table.renew_above_roofs().expect("it is stale");
         let mut fuel = Fuel::new(Fuel::STEP);
         assert!(renewal.emit(&one.monitored_table.table, &mut fuel, &mut one.out));
-        assert_eq!(one.out.puts, [(2000, -1), (4000, 1)]);
+        assert_eq!(one.out.emitted, [(2000, -1), (4000, 1)]);
         assert!(one.monitored_table.renew_above_roofs().is_none());
     }
 

@@ -10,7 +10,7 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::combine::UpdateBatch;
-use crate::folds::RollupParcel;
+use crate::folds::RollupBatch;
 use crate::monitored::ScopeChange;
 use crate::orders::{Answer, Ending, Late, Order, Saturated, TotalUpdate};
 use crate::pairs::Pairs;
@@ -24,7 +24,7 @@ pub(crate) struct Traffic<'scope> {
     pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
     pub(crate) endings: StreamVec<'scope, Time, Timed<Ending>>,
     /// The updates of pairs, folded for the rollups in use.
-    pub(crate) rollups: StreamVec<'scope, Time, Timed<RollupParcel>>,
+    pub(crate) rollups: StreamVec<'scope, Time, Timed<RollupBatch>>,
     pub(crate) top: StreamVec<'scope, Time, Timed<Candidate>>,
     pub(crate) answers: StreamVec<'scope, Time, Timed<Answer>>,
     pub(crate) late: StreamVec<'scope, Time, Timed<Late>>,
@@ -98,8 +98,8 @@ pub(crate) fn traffic<'scope>(
             let more = stepper.run(frontiers, |capabilities, state| {
                 let [at_totals, at_endings, at_rollups, at_top, at_answers, at_late, at_saturated] =
                     capabilities;
-                send(&mut totals_output, at_totals, &mut state.puts.totals);
-                send(&mut endings_output, at_endings, &mut state.puts.endings);
+                send(&mut totals_output, at_totals, &mut state.emitted.totals);
+                send(&mut endings_output, at_endings, &mut state.emitted.endings);
                 send(&mut rollups_output, at_rollups, &mut state.batches);
                 send(&mut top_output, at_top, &mut state.best);
                 send(&mut answers_output, at_answers, &mut state.answers);

@@ -45,7 +45,7 @@ pub(super) struct Changed {
 /// The versions in force.
 #[derive(Default)]
 pub(super) struct Versions {
-    judging: EffectiveVersions,
+    effective: EffectiveVersions,
     /// The last result of [`Versions::version`]: changes come by limit and window.
     last: Option<((LimitId, Window), Option<Judge>)>,
 }
@@ -56,7 +56,7 @@ impl Versions {
         match self.last {
             Some((at, judge)) if at == (limit, window) => judge,
             _ => {
-                let judge = self.judging.judge(limit, window).copied();
+                let judge = self.effective.judge(limit, window).copied();
                 self.last = Some(((limit, window), judge));
                 judge
             }
@@ -78,23 +78,23 @@ impl Versions {
 
     /// As [`Versions::version`], without remembering the result.
     pub(super) fn judge(&self, limit: LimitId, window: Window) -> Option<Judge> {
-        self.judging.judge(limit, window).copied()
+        self.effective.judge(limit, window).copied()
     }
 
     /// The versions of a limit that silence breaks, if no change of the tick concerns it.
     pub(super) fn broken(&self, limit: LimitId) -> Broken {
-        Broken::always(self.judging.judges(limit))
+        Broken::always(self.effective.judges(limit))
     }
 
     /// Whether silence breaks a limit in any window.
     pub(super) fn is_broken(&self, limit: LimitId) -> bool {
-        self.judging.judges(limit).any(|(_, judge)| judge.silence_breaks)
+        self.effective.judges(limit).any(|(_, judge)| judge.silence_breaks)
     }
 
     /// Takes the versions, at a moment of a tick, of limits that silence breaks.
     fn set_broken(&self, at: At, broken: &mut BTreeMap<LimitId, Broken>) {
         for (limit, broken) in broken {
-            broken.set(at, self.judging.judges(*limit));
+            broken.set(at, self.effective.judges(*limit));
         }
     }
 
@@ -137,7 +137,7 @@ impl Versions {
     fn apply(&mut self, rulings: &[(Ruling, isize)]) {
         if !rulings.is_empty() {
             self.last = None;
-            self.judging.update(rulings);
+            self.effective.update(rulings);
         }
     }
 }
