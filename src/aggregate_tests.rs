@@ -14,7 +14,7 @@ fn record(time_ms: u64, pair: Pair, bytes: i64) -> Record {
     Record { time_ms, pair, volume: Volume::new(bytes, 1) }
 }
 
-/// What a bucket of records of packets becomes.
+/// Folds records of packets, and returns the records of their buckets.
 fn folded(aggregate: &mut Aggregate, records: &[Record]) -> Vec<Record> {
     let mut out = Vec::new();
     records.iter().for_each(|record| aggregate.add(record, &mut out));

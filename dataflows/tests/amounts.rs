@@ -158,7 +158,7 @@ fn amount(held: &BTreeMap<(Window, Pair), Volume>, asked: &Asked) -> Volume {
         .fold(Volume::default(), |sum, (_, volume)| sum.saturating_add(*volume))
 }
 
-/// PartitionProgress a history to the reference. Returns how many amounts were not 0.
+/// Holds a history to the reference. Returns how many amounts were not 0.
 fn check(seed: u64, workers: usize) -> usize {
     let history = Arc::new(history(seed, Size::SMALL));
     let asked = Arc::new(questions(&history, seed));

@@ -102,7 +102,7 @@ fn run(workers: usize, changes_ahead: Option<usize>) -> Seen {
     from.recv().expect("the first worker ran")
 }
 
-/// PartitionProgress what was seen to all changes of all ticks, in their order.
+/// Holds what was seen to all changes of all ticks, in their order.
 fn check(seen: &Seen, what: &str) {
     let place = |(tick, change): &(u64, Change)| {
         let violation = change.violation;

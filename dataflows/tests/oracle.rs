@@ -306,7 +306,7 @@ fn difference<T: Ord + std::fmt::Debug>(
     }
 }
 
-/// PartitionProgress a history against the reference.
+/// Holds a history against the reference.
 fn check(seed: u64, size: Size, workers: usize) {
     let history = Arc::new(history(seed, size));
     let ours = answers(&history, run(history.clone(), workers, seed));

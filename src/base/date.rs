@@ -16,10 +16,10 @@ const SECOND: i128 = 1_000_000_000;
 const DAY_SECS: i64 = 24 * 3600;
 const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
 
-/// Why a text is not a moment.
+/// The reason why a text is not a moment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DateError {
-    /// It lies at no time.
+    /// The text is an infinite time.
     #[error(
         "{} is no moment; give a date: 0001-01-01 is before all traffic, 9999-12-31 is after it",
         Quoted(.text)
@@ -28,7 +28,7 @@ pub enum DateError {
         /// The text given.
         text: String,
     },
-    /// Its year is before 0 or after 9999.
+    /// The year is before 0 or after 9999.
     #[error(
         "{} is not in the years 0000 to 9999; give 0001-01-01 for \"always\", 9999-12-31 for \"never\"",
         Quoted(.text)
@@ -37,19 +37,19 @@ pub enum DateError {
         /// The text given.
         text: String,
     },
-    /// It looks like a date, but no calendar has it.
+    /// The text looks like a date, but no calendar or clock has it.
     #[error("{} is in no calendar or on no clock; correct it", Quoted(.text))]
     NoSuchTime {
-        /// What was given.
+        /// The text given.
         text: String,
     },
-    /// It is something else.
+    /// The text does not look like a date.
     #[error(
         "{} is not a date; write 2024-05-01, 2024-05-01T12:00:00 (UTC) or 2024-05-01T12:00:00+02:00",
         Quoted(.text)
     )]
     NotADate {
-        /// What was given.
+        /// The text given.
         text: String,
     },
 }
@@ -79,7 +79,7 @@ fn refusal(given: &str) -> DateError {
     DateError::NotADate { text }
 }
 
-/// What a text says, of the right shape and not yet checked against the calendar.
+/// The fields of a text of the right shape, not yet checked against the calendar.
 #[derive(Default)]
 struct Fields {
     year: i16,
@@ -136,7 +136,7 @@ impl Fields {
     }
 }
 
-/// What of a text is still to be read.
+/// The part of a text that is still to be read.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {

@@ -1,4 +1,4 @@
-//! How a command ends: an exit code, and for a failure the chain of causes behind it.
+//! The result of a command: an exit code, and for a failure the chain of causes behind it.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ pub enum Exit {
     NoInput = 66,
     /// A service can't be reached.
     Unavailable = 69,
-    /// The reader of standard output has gone away, and nobody else gets what is said.
+    /// The reader of standard output has gone away, and the output has no other reader.
     OutputClosed = 74,
     /// The right to capture is missing.
     NoPermission = 77,
@@ -45,13 +45,12 @@ impl Exit {
         Exit::Interrupted,
     ];
 
-    /// The way to end that this code stands for.
+    /// Returns the exit that has this code; `None` if there is none.
     pub fn of_code(code: i32) -> Option<Exit> {
         Exit::ALL.into_iter().find(|exit| *exit as i32 == code)
     }
 
-    /// Of the ways in which a finished run may end, the one to report: failures before damage before
-    /// violations.
+    /// Returns the exit to report, of two that apply to a finished run: failures before damage before violations.
     pub fn or(self, other: Exit) -> Exit {
         let rank = |exit: &Exit| match exit {
             Exit::Done => 0,
@@ -69,12 +68,12 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
-/// Why a command could not do its work, with the exit code that says whose fault it is.
+/// The reason why a command could not do its work, with the exit code that tells whose fault it is.
 #[derive(Debug)]
 pub struct Failure {
-    /// The code to end with.
+    /// The exit code of the command.
     pub exit: Exit,
-    /// What was tried, and the causes.
+    /// The attempted action, and the causes of its failure.
     pub error: anyhow::Error,
 }
 
@@ -91,5 +90,5 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// What a command returns.
+/// The result of a command.
 pub type Outcome = Result<Exit, Failure>;

@@ -10,22 +10,22 @@ use super::quote::Quoted;
 /// The word for any address of either family.
 pub const ANY: &str = "any";
 
-/// Why a text names no network.
+/// The reason why a text names no network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrefixError {
-    /// What stands before the slash is no address.
+    /// The text before the slash is no address.
     #[error(
         "{} is not an address or network; write 10.1.2.3, 10.0.0.0/8, 2001:db8::/32 or any",
         Quoted(.text)
     )]
     Address {
-        /// What was given.
+        /// The text given.
         text: String,
     },
-    /// What stands behind the slash is no length, or one that the family does not have.
+    /// The text behind the slash is no length, or one that the family does not have.
     #[error("{} has no length between 0 and {longest} behind the slash; write one", Quoted(.text))]
     Length {
-        /// What was given.
+        /// The text given.
         text: String,
         /// The greatest length of the address's family.
         longest: u8,

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write};
 
-/// How many characters of a value a message shows; a value may be as long as its file.
+/// The most characters of a value that a message shows; a value may be as long as its file.
 const SHOWN_CHARS: usize = 60;
 
 /// A text in quotes, escaped and shortened: it came from a file and may hold anything.

@@ -1,8 +1,8 @@
-//! Texts from outside, made fit to be shown: what could act on a terminal or hide text is escaped, and
-//! passwords are left out.
+//! Makes texts from outside fit to be shown: escapes characters that could act on a terminal or hide text, and
+//! leaves out passwords.
 //!
-//! Everything that goes to standard error or to the log passes through here, at the place where it is
-//! written: names of files, addresses and messages of other programs may hold anything.
+//! Every text for standard error or for the log passes through here, at the place where it is written: names
+//! of files, addresses and messages of other programs may hold anything.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -25,18 +25,18 @@ fn acts(character: char) -> bool {
     )
 }
 
-/// A text in which every such character is written as JSON writes it (`\u001b`, `\n`).
+/// Returns a text with every such character written as JSON writes it (`\u001b`, `\n`).
 pub fn escaped(text: &str) -> Cow<'_, str> {
     escaped_but(text, &[])
 }
 
-/// The same, with the ends of its lines and tabs as they are.
+/// Returns a text with every such character except newlines and tabs written as JSON writes it.
 pub fn escaped_lines(text: &str) -> Cow<'_, str> {
     escaped_but(text, &['\n', '\t'])
 }
 
 fn escaped_but<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
-    // Most texts, at a glance.
+    // A fast path for most texts.
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return text.into();
     }
@@ -58,7 +58,7 @@ fn escaped_but<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
     out.into()
 }
 
-/// A text for people, in one line: escaped, and without passwords.
+/// Returns a text for people, in one line: escaped, and without passwords.
 pub fn line(text: impl Display) -> String {
     escaped(&without_passwords(&text.to_string())).into_owned()
 }
@@ -146,7 +146,7 @@ fn hide_settings(value: &str) -> Cow<'_, str> {
     if hidden { out.into() } else { value.into() }
 }
 
-/// Compact JSON in which no character acts on a terminal. To programs it says the same as any other.
+/// Compact JSON in which no character acts on a terminal. Programs read the same values from it.
 struct Safe;
 
 impl Formatter for Safe {
@@ -167,14 +167,14 @@ pub fn write_json<W: ?Sized + Write, T: ?Sized + Serialize>(
     value.serialize(&mut serde_json::Serializer::with_formatter(out, Safe))
 }
 
-/// The same, as a text.
+/// Returns JSON in which no character acts on a terminal, as a text.
 pub fn json<T: ?Sized + Serialize>(value: &T) -> serde_json::Result<String> {
     let mut out = Vec::with_capacity(256);
     write_json(&mut out, value)?;
     Ok(String::from_utf8(out).expect("JSON is text"))
 }
 
-/// Standard output; with what could act on a terminal escaped, if it is one.
+/// Returns standard output; if that is a terminal, characters that act on it are escaped.
 pub fn stdout() -> Box<dyn Write + Send> {
     match io::stdout().is_terminal() {
         true => Box::new(Escaping::new(io::stdout())),
@@ -182,10 +182,10 @@ pub fn stdout() -> Box<dyn Write + Send> {
     }
 }
 
-/// Escapes all but the ends of lines in what is written, of whatever lengths.
+/// Escapes texts on their way to a writer, except newlines and tabs. A write may end within a character.
 pub struct Escaping<W> {
     to: W,
-    /// The first bytes of a character whose rest is to come.
+    /// The first bytes of a character whose rest is in the next write.
     begun: Vec<u8>,
 }
 
@@ -201,7 +201,7 @@ impl<W: Write> Write for Escaping<W> {
         self.begun.extend_from_slice(bytes);
         let whole = match str::from_utf8(&self.begun) {
             Ok(_) => self.begun.len(),
-            // Of a character that is cut, the rest may come; what is no character at all is replaced.
+            // The rest of a cut character may follow; bytes that are no character at all are replaced.
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
             Err(_) => self.begun.len(),
         };

@@ -20,13 +20,13 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Messages without a bar.
+    /// Returns messages without a bar.
     pub fn new() -> Self {
         Messages { bar: ProgressBar::hidden() }
     }
 
-    /// Messages above a bar over so many bytes of input, if standard error is a terminal. Without a
-    /// length, as for a pipe, it shows how much was read.
+    /// Returns messages above a bar over so many bytes of input, if standard error is a terminal. Without a
+    /// length, as for a pipe, the bar shows how much was read.
     pub fn with_progress(bytes: Option<u64>) -> Self {
         if !io::stderr().is_terminal() {
             return Messages::new();
@@ -47,12 +47,12 @@ impl Messages {
         self.bar.set_position(bytes);
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
 
-    /// Says a line: in the log, if there is one.
+    /// Reports a line to people: in the log, if there is one.
     pub fn say(&self, line: impl Display) {
         if logging::started().is_some() {
             tracing::info!("{line}");
@@ -61,7 +61,7 @@ impl Messages {
         self.print(line);
     }
 
-    /// The same, of something that somebody should look at.
+    /// Reports a line that somebody should look at: as a warning in the log, if there is one.
     pub fn warn(&self, line: impl Display) {
         if logging::started().is_some() {
             tracing::warn!("{line}");
@@ -70,7 +70,7 @@ impl Messages {
         self.print(line);
     }
 
-    /// The same, of why this process ends with a code.
+    /// Reports why this process ends with an exit code: as an error in the log, if there is one.
     pub fn fail(&self, exit: Exit, line: impl Display) {
         if logging::started().is_some() {
             tracing::error!(exit_code = exit as i32, "{line}");
@@ -80,7 +80,7 @@ impl Messages {
     }
 
     fn print(&self, line: impl Display) {
-        // Nobody can be told that nobody can be told.
+        // If standard error can't be written, there is nowhere to report that.
         self.bar.suspend(|| drop(writeln!(io::stderr(), "floodmark: {}", shown::line(line))));
     }
 }
@@ -98,13 +98,14 @@ pub struct Interrupt {
     sleeper: Arc<Mutex<Option<Thread>>>,
 }
 
-/// The one that listens.
+/// The interrupt that listens for the key.
 static LISTENING: OnceLock<Interrupt> = OnceLock::new();
 
-/// Takes the key as pressed, which another process has heard of. If nobody listens yet there is nothing
-/// to end in good order, and this process ends, as it would by the signal.
+/// Treats the key as pressed, since another process has received the signal. If nothing listens yet, there is
+/// nothing to end in good order, and this process exits, as it would by the signal.
 ///
-/// It is no signal: at a terminal both processes get one, and two would end this one at once.
+/// This call replaces a second signal: at a terminal both processes get one, and two would end this process at
+/// once.
 pub fn pass_on_interrupt() {
     match LISTENING.get() {
         Some(interrupt) => interrupt.press(),
@@ -129,7 +130,7 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Takes the key as pressed, for whoever ends something that another thread runs.
+    /// Treats the key as pressed, for a caller that ends the work of another thread.
     pub fn press(&self) {
         self.pressed.store(true, Ordering::SeqCst);
         let sleeper = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,7 +139,7 @@ impl Interrupt {
         }
     }
 
-    /// Leaves the key to another process: that one will end this one in good order.
+    /// Ignores the key, and leaves it to another process, which will end this one in good order.
     pub fn ignore() -> anyhow::Result<()> {
         ctrlc::set_handler(|| {}).context("ignoring the interrupt key")
     }

@@ -1,4 +1,4 @@
-//! Room for threads: tried before clients and workers that would go wrong without it.
+//! Checks the capacity for threads, before clients and workers start that would go wrong without it.
 //!
 //! librdkafka ends the process when a broker has no thread, or goes on without that broker; timely leaves
 //! workers behind that wait for one which was never started.

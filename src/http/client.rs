@@ -1,4 +1,4 @@
-//! Asks another process what it serves: one request, one answer, and a bound on everything.
+//! A client for the pages of another process: one request, one response, and bounds on time and size.
 
 use std::time::Duration;
 
@@ -12,25 +12,25 @@ use tokio::net::TcpStream;
 
 use crate::base::error::{Exit, Failure};
 
-/// How long it may take to connect.
+/// Time limit for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an answer may take, the whole of it. Longer than the other side waits for a tick.
+/// Time limit for a whole response; longer than the server waits for a tick.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// No answer is larger.
+/// Greatest size of a response, in bytes.
 const ANSWER_MAX: usize = 256 << 20;
 
-/// Where a process serves.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// As it was given.
+    /// The address as it was given.
     text: String,
     /// Host and port to connect to.
     address: (String, u16),
-    /// What the request names as host.
+    /// The `Host` of a request.
     authority: String,
-    /// What stands before each path.
+    /// The text before each path.
     base: String,
 }
 
@@ -62,22 +62,22 @@ impl std::str::FromStr for Server {
     }
 }
 
-/// What was answered.
+/// The response of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Whether that is an answer, or a reason for none.
+    /// Whether the body is an answer, or the reason for none.
     pub status: StatusCode,
     /// The text.
     pub body: String,
 }
 
 impl Server {
-    /// As it was given.
+    /// Returns the address as it was given.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Asks for a path, query and all.
+    /// Requests a path, which may have a query.
     ///
     /// # Errors
     /// [`Exit::Unavailable`] if nobody can be reached there; [`Exit::Failed`] if what comes is no
@@ -115,7 +115,7 @@ impl Server {
 
     async fn exchange(&self, stream: TcpStream, path: &str) -> anyhow::Result<Answer> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with its answer, or with an error that the answer has too.
+        // The connection ends with the response, or with an error that the response has too.
         tokio::spawn(connection);
         let request = Request::get(format!("{}{path}", self.base))
             .header(HOST, &self.authority)
@@ -161,7 +161,7 @@ mod tests {
         }
     }
 
-    /// What is made of an answer.
+    /// Returns the client's result for a server that responds with these bytes.
     fn answered(with: &'static [u8]) -> Result<Answer, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = format!("http://{}/base", listener.local_addr().unwrap());

@@ -80,7 +80,7 @@ fn neighborhood(peer: IpAddr) -> IpAddr {
 /// The state of one connection.
 #[derive(Debug, Default)]
 struct Activity {
-    /// When bytes moved last, in milliseconds since the server started.
+    /// The time at which bytes moved last, in milliseconds since the server started.
     moved_ms: AtomicU64,
     /// Requests that are being answered.
     answering: AtomicUsize,
@@ -122,7 +122,7 @@ impl Table {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// Takes a new connection, and ends the idlest one if there are too many.
+    /// Admits a new connection, and ends the idlest one if there are too many.
     fn admit(&self, from: IpAddr) -> (u64, Arc<Activity>) {
         let from = neighborhood(from);
         let mut opened = self.lock();
@@ -149,7 +149,7 @@ impl Table {
     fn started(&self, number: u64, task: AbortHandle) {
         match self.lock().by_number.get_mut(&number) {
             Some(open) => open.task = Some(task),
-            // It has ended already, or was ended.
+            // The connection has ended already, or was ended.
             None => task.abort(),
         }
     }
@@ -412,7 +412,7 @@ mod tests {
     fn connection_that_is_idle_for_longest_makes_room() {
         let table = Table::new(4, 3);
         let admitted: Vec<_> = (1..=2).map(|_| table.admit(address(1))).collect();
-        // It was idle before the first one, which is being answered.
+        // This connection was idle before the first one, which is being answered.
         admitted[0].1.moved_ms.store(0, Ordering::Relaxed);
         let _busy = Answering::new(admitted[0].1.clone());
         table.admit(address(1));

@@ -1,8 +1,8 @@
-//! `/api/v1/explain`: which limits apply to a pair, and why none does.
+//! The page `/api/v1/explain`: which limits apply to a pair, and why none does.
 //!
-//! A question is parsed and checked here, before anybody who computes sees it. Who answers is a
-//! [`Subject`](super::Subject)'s matter; here is how long an answer is waited for, and what is said if
-//! there is none.
+//! This module parses and checks a question before the computation sees it. The
+//! [`Subject`](super::Subject) answers it; this module bounds the wait for the answer, and responds with
+//! an error if there is none.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -26,10 +26,10 @@ use super::served::{AS_OF, Served, answer, as_of, as_of_header, object};
 use crate::base::quote::Quoted;
 use crate::base::{date, network};
 
-/// Where it is served.
+/// The path of the page.
 pub(super) const PATH: &str = "/api/v1/explain";
 
-/// How long an answer may take. It comes with a tick, of which there are many a second.
+/// Time limit for an answer. An answer comes with a tick, of which there are many a second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time limit for a client to take its answer. Others wait for the slot of that answer meanwhile.
@@ -39,7 +39,7 @@ const TAKE_TIMEOUT: Duration = Duration::from_secs(30);
 const PART: usize = 64 << 10;
 const PARTS_WAITING: usize = 2;
 
-/// What is wrong with a question.
+/// The fault of a question: the parameter, its value (`None` if it is missing), and a text for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fault {
     parameter: String,
@@ -47,7 +47,7 @@ struct Fault {
     text: String,
 }
 
-/// Reads a query.
+/// Parses a query.
 fn question(query: &str) -> Result<Question, Fault> {
     let mut given = BTreeMap::new();
     for part in query.split('&').filter(|part| !part.is_empty()) {

@@ -1,4 +1,4 @@
-//! The names under which the server is asked.
+//! The names under which clients request the server.
 //!
 //! A web page may have its own name lead to an address of this machine or network (DNS rebinding), and
 //! its visitors' browsers would then read from the server what only they can reach. They send the name of
@@ -28,7 +28,7 @@ fn normal(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// Reads a name under which the server is asked.
+/// Parses a name under which clients request the server.
 pub fn name(text: &str) -> Result<String, String> {
     let is_name = !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));

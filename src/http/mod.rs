@@ -1,10 +1,10 @@
-//! What a process that runs for long tells those who ask: metrics, whether it lives, whether it is ready.
+//! The HTTP server of a process that runs for long: metrics, liveness, readiness, and explanations of limits.
 //!
-//! One thread of its own serves all of it, so that it answers when workers are busy or stuck. It knows
-//! of the run only what a [`Subject`] says. Pages for other purposes are further routes of `pages`.
+//! One thread serves all pages, so that the server responds when workers are busy or stuck. The server knows
+//! of the run only its [`Subject`]. Pages for other purposes are further routes of `pages`.
 //!
-//! `connections` bounds those who connect, and lets a probe in whatever they do; `hosts` refuses names
-//! that are not this server's; `pool` has the threads that make large answers.
+//! `connections` bounds the connections, and admits a probe whatever other clients do; `hosts` rejects names
+//! that are not this server's; `pool` has the threads that make large responses.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
@@ -31,18 +31,18 @@ pub use hosts::name;
 pub use question::{Answer, Answering, Answers, Question, Refusal, WriteObject};
 pub use served::{Readiness, Subject};
 
-/// Where to serve, and under which names.
+/// The address to serve at, and the names of the server.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// HOST:PORT; port 0 is any free one.
     pub address: String,
-    /// Names of this server beside those that it knows.
+    /// Names of this server beside those that it knows by itself.
     pub names: Vec<String>,
 }
 
 /// Serves from now on, until the server is dropped. `above` is added to the port.
 ///
-/// What is counted before is not counted.
+/// Metrics that were counted before this call are lost.
 ///
 /// # Errors
 /// The address is none, is taken, or not one of this machine.
@@ -71,13 +71,13 @@ fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-/// The address that an option names, for one of several processes.
+/// Returns the address that an option names, for one of several processes.
 fn address(text: &str, above: usize) -> anyhow::Result<SocketAddr> {
     let mut found = text.to_socket_addrs().with_context(|| {
         format!("\"{text}\" is no address to serve at: give --http HOST:PORT, as 127.0.0.1:9464")
     })?;
     let mut address = found.next().ok_or_else(|| anyhow!("\"{text}\" has no address"))?;
-    // Of port 0 there is one for each.
+    // With port 0, the system chooses a port for each process.
     if address.port() > 0 {
         let port = usize::from(address.port()) + above;
         let port = u16::try_from(port).map_err(|_| {
@@ -93,12 +93,12 @@ fn address(text: &str, above: usize) -> anyhow::Result<SocketAddr> {
 pub struct Server {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
-    /// Ends when its thread does.
+    /// Closed when the server's thread ends.
     ended: Receiver<()>,
 }
 
 impl Server {
-    /// Begins to serve.
+    /// Starts a server.
     ///
     /// # Errors
     /// The address is taken, or not one of this machine.
@@ -139,7 +139,7 @@ impl Server {
         Ok(Server { address, stop: Some(stop), ended })
     }
 
-    /// Where it serves.
+    /// Returns the address at which the server listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -148,7 +148,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // An error says that it has ended; nobody waits for longer.
+        // The error of a closed channel shows that the thread has ended; nobody waits for longer.
         let _ = self.ended.recv_timeout(2 * END_TIMEOUT);
     }
 }

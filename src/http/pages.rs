@@ -1,4 +1,4 @@
-//! The pages that are served, and what they are made of.
+//! The pages of the server.
 
 use std::io;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::metrics;
 /// Explanations that are made at a time.
 const EXPLANATIONS: usize = 2;
 
-/// All that is served.
+/// Returns the routes of all pages.
 pub(super) fn pages(
     subject: Arc<dyn Subject>,
     metrics: PrometheusHandle,
@@ -62,7 +62,7 @@ async fn show_metrics(State(served): State<Arc<Served>>) -> Response {
         of.subject.refresh_metrics();
         metrics::refresh_process();
         metrics::refresh_log();
-        // The client may have gone.
+        // The client may have disconnected.
         let _ = made.send(of.metrics.render());
     });
     let text = text.await.unwrap_or_default();

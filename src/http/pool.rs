@@ -1,7 +1,7 @@
 //! Threads that make answers, beside the one that serves.
 //!
-//! They are made when the server starts, so that a system without room for threads is an error then, and
-//! so few that what they make is bounded.
+//! The threads are started with the server, so that a system without capacity for threads is an error then.
+//! They are few, so that the responses under way are bounded.
 
 use std::io;
 use std::sync::mpsc::{Sender, channel};

@@ -6,14 +6,14 @@ use std::pin::Pin;
 
 use floodmark_dataflows::types::Pair;
 
-/// Someone wants to know which limits apply.
+/// The question which limits apply to a pair in a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// To which pair.
+    /// The pair.
     pub pair: Pair,
-    /// In the window that holds this time, in milliseconds; `None`: now.
+    /// A time in the window, in milliseconds since 1970; `None`: now.
     pub at_ms: Option<u64>,
-    /// Whether those that do not apply are to be told as well.
+    /// Whether the answer lists the limits that do not apply as well.
     pub all: bool,
 }
 
@@ -34,19 +34,19 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// Why a question is not answered.
+/// The reason why a question is not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Another process knows.
+    /// Only another process has the limits.
     #[error(
         "this is process {process}, and only process 0 knows the limits: ask it (with plain -n it \
          serves at the port of this process less {process})"
     )]
     Elsewhere {
-        /// Which process this is.
+        /// The number of this process.
         process: usize,
     },
-    /// There is nothing to be asked yet.
+    /// The run has not started yet.
     #[error("the run has not begun yet: ask again in a moment")]
     NotBegun,
     /// Too many questions wait.
@@ -63,8 +63,8 @@ pub enum Refusal {
 /// An answer on its way.
 pub type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
 
-/// Who answers questions about what a computation holds.
+/// The part of a process that answers questions about a computation.
 pub trait Answers: Send + Sync {
-    /// Begins to answer. Whoever lets go of it wants no answer any more.
+    /// Starts to answer. A caller that drops the future wants no answer any more.
     fn explain(&self, question: Question) -> Answering;
 }

@@ -1,4 +1,4 @@
-//! What is served about, and the form of answers.
+//! The subject of the pages, and the format of responses.
 
 use std::sync::Arc;
 
@@ -17,18 +17,18 @@ use crate::base::shown;
 /// The header of every answer that says for which tick it holds.
 pub(super) const AS_OF: &str = "floodmark-as-of";
 
-/// What those who ask are told about.
+/// The process that the pages report on.
 pub trait Subject: Send + Sync + 'static {
-    /// The tick, in milliseconds, up to which all is done; `None` before the first one.
+    /// Returns the tick, in milliseconds, up to which all is done; `None` before the first tick.
     fn as_of(&self) -> Option<u64>;
 
-    /// Why the process is not alive although it answers, if so.
+    /// Returns the reason why the process is not alive although it responds; `None` if it is alive.
     fn dead(&self) -> Option<String>;
 
-    /// Whether it does what it is for.
+    /// Returns whether the process does its work.
     fn readiness(&self) -> Readiness;
 
-    /// Who answers questions about what it holds, if somebody does.
+    /// Returns the part that answers questions about the computation; `None` if there is none.
     fn answers(&self) -> Option<&dyn Answers> {
         None
     }
@@ -37,12 +37,12 @@ pub trait Subject: Send + Sync + 'static {
     fn refresh_metrics(&self);
 }
 
-/// Whether a process does what it is for, with all that is to be said of it.
+/// Whether a process does its work, with details.
 #[derive(Clone, Debug)]
 pub struct Readiness {
-    /// If it does.
+    /// Whether the process does its work.
     pub ready: bool,
-    /// More of it, beside `as_of`.
+    /// Further fields of the response, beside `as_of`.
     pub details: Map<String, Value>,
 }
 
@@ -64,13 +64,13 @@ pub(super) fn answer(status: StatusCode, kind: &'static str, body: String) -> Re
     let mut answer = Response::new(Body::from(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    // It is true now.
+    // The response is true only now.
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 
 pub(super) fn object(status: StatusCode, object: &Value) -> Response {
-    // It is shown on terminals, too.
+    // Users read the response on terminals, too.
     answer(status, "application/json", format!("{}\n", shown::escaped(&object.to_string())))
 }
 

@@ -84,7 +84,7 @@ fn strangers_do_no_harm() {
         ask(&server, &long.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")).contains("404")
     );
     assert!(get(&server, "/healthz").contains(r#""alive":true"#));
-    // They do not keep it from ending either.
+    // These connections do not keep the server from shutting down either.
     drop(server);
     drop(silent);
 }
@@ -98,7 +98,7 @@ fn an_address_that_is_taken_is_named() {
     let said = format!("{:#}", failure.error);
     assert!(said.contains(&format!("\"{taken}\"")) && said.contains("in use"), "{said}");
     drop(server);
-    // It is free again at once.
+    // The address is free again at once.
     assert!(Server::start(taken, Arc::new(Still(true))).is_ok());
 }
 
@@ -188,12 +188,12 @@ fn a_question_is_answered_or_refused() {
     assert!(ask(&server, &post).starts_with("HTTP/1.1 405 "));
     assert!(get(&server, "/elsewhere").contains("/api/v1/explain"));
     drop(server);
-    // Where nobody answers there is no such page.
+    // A server whose subject answers no questions does not have the page.
     let answer = get(&start(Still(true)), pair);
     assert!(answer.starts_with("HTTP/1.1 404 ") && !answer.contains("explain"), "{answer}");
 }
 
-/// Answers with what it is told to.
+/// Answers each question with a set number of bytes.
 struct Talker {
     /// Bytes of each answer.
     bytes: usize,
@@ -241,11 +241,11 @@ fn health_is_answered_while_idle_and_slow_connections_are_open() {
     for number in 0..300 {
         let mut stream = TcpStream::connect(server.address()).unwrap();
         match number % 3 {
-            // It says nothing.
+            // The client sends nothing.
             0 => {}
             // Slowly, byte by byte.
             1 => stream.write_all(b"GET /healthz HT").unwrap(),
-            // It is kept alive.
+            // The connection is kept alive.
             _ => {
                 stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
                 assert!(stream.read(&mut [0; 1000]).unwrap() > 0);

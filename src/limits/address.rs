@@ -1,4 +1,4 @@
-//! Where limits are, as one option names it.
+//! The address of limits, as one option gives it: a file or a database.
 
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
@@ -15,19 +15,19 @@ pub enum Address {
     Postgres(Box<postgres::Address>),
 }
 
-/// Why a text names no limits.
+/// The reason why a text is not the address of limits.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// It begins like a URI, of a kind that has no limits.
+    /// The text is a URI of a scheme that has no limits.
     #[error(
         "\"{scheme}://\" has no limits: give a file, or a database as \
          postgres://USER@HOST:PORT/DATABASE"
     )]
     Scheme {
-        /// What stands before `://`.
+        /// The text before `://`.
         scheme: String,
     },
-    /// It names a database, but not well.
+    /// The text is the URI of a database, but is not accepted as such.
     #[error(transparent)]
     Postgres(#[from] postgres::AddressError),
 }
@@ -53,7 +53,7 @@ impl FromStr for Address {
     }
 }
 
-/// Whether a scheme may have this in it.
+/// Whether a byte may occur in a scheme.
 fn is_of_scheme(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
 }

@@ -13,19 +13,19 @@ use serde::Serialize;
 use super::rows::Row;
 use super::slots::Slots;
 
-/// Which of the sets of limits a limit is in. A name may be in both: it is a limit of each then.
+/// One of the sets of limits. A name in both sets is two limits, one of each set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitSet {
-    /// The one that holds.
+    /// The limits that hold.
     #[default]
     Live,
-    /// The one beside it, of `--what-if`.
+    /// The limits of `--what-if`, which are tried beside those that hold.
     WhatIf,
 }
 
 impl LimitSet {
-    /// As it is written in changes and in labels of metrics.
+    /// Returns the word for the set in changes and in labels of metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             LimitSet::Live => "live",
@@ -33,8 +33,8 @@ impl LimitSet {
         }
     }
 
-    /// The labels of a metric about limits of this set. Of the one that holds they are as if there were
-    /// no other, so that nobody has to ask otherwise when somebody tries what would be.
+    /// Returns the labels of a metric about limits of this set. Metrics of the live set have no label for the
+    /// set, so that `--what-if` breaks no dashboard.
     pub fn labels<const N: usize>(self, labels: [(&'static str, &'static str); N]) -> Vec<Label> {
         let set = (self != LimitSet::Live).then_some(("limit_set", self.as_str()));
         let labels = labels.into_iter().chain(set);
@@ -54,12 +54,12 @@ impl LimitSet {
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     compares: bool,
-    // Most of this is shared with copies: one who is being answered keeps the catalog of his tick.
+    // Copies share most of this: an explanation under way keeps a copy of the catalog of its tick.
     names: Slots<Name>,
     rows: Slots<Numbered>,
     /// Numbers by set and by what they stand for, which is in the lists above alone.
     limits: [HashTable<LimitId>; 2],
-    /// By set, too: equal rows of the two may be written differently.
+    /// Numbers of rows, by set: equal rows of the two sets may be written differently.
     versions: [HashTable<VersionId>; 2],
     hasher: RandomState,
     limit_numbers: Numbers,
@@ -81,7 +81,7 @@ impl Default for Numbers {
 }
 
 impl Numbers {
-    /// Gives a number that is not taken; so many are.
+    /// Returns a number that is not taken; `taken` is the number of those that are.
     ///
     /// # Panics
     /// If all are taken, for which the memory of no machine is large enough, unless a test has fewer.
@@ -111,7 +111,7 @@ struct Numbered {
     limit: LimitId,
     /// Whether the row holds. A row that does not is forgotten later.
     holds: bool,
-    /// Shared with whoever has read it.
+    /// Shared with the feed that has read the row.
     row: Arc<Row>,
 }
 
@@ -119,17 +119,17 @@ struct Numbered {
 const _: () = assert!(size_of::<Option<Name>>() <= 16 && size_of::<Option<Numbered>>() <= 16);
 
 impl Catalog {
-    /// A catalog of nothing.
+    /// Returns an empty catalog.
     pub fn new() -> Self {
         Catalog::default()
     }
 
-    /// The same, for two sets of limits. What is said of a limit says of which set it is then.
+    /// Returns an empty catalog for two sets of limits, so that reports about a limit name its set.
     pub fn of_two_sets() -> Self {
         Catalog { compares: true, ..Catalog::default() }
     }
 
-    /// A catalog with so many numbers for names and as many for rows.
+    /// Returns the catalog with so many numbers for names and as many for rows.
     pub fn with_numbers(self, count: u32) -> Self {
         let numbers = Numbers { next: 0, count };
         Catalog { limit_numbers: numbers, version_numbers: numbers, ..self }
@@ -262,8 +262,8 @@ impl Catalog {
 
     /// Forgets a row that holds no longer, and its name with the last row of that.
     ///
-    /// Only when all is written that was said up to the last tick at which it ceased to hold: after that
-    /// nobody is judged by it, and its number may be that of another row.
+    /// Call it only once all changes up to the last tick at which the row ceased to hold are written: after
+    /// that no change refers to the row, and its number may be given to another one.
     pub fn forget(&mut self, version: VersionId) {
         let Some(Numbered { row, limit, .. }) = self.rows.remove(version.0) else { return };
         let set = self.set(limit) as usize;
@@ -276,12 +276,12 @@ impl Catalog {
         }
     }
 
-    /// How many rows are known.
+    /// Returns the number of rows, with those that no longer hold and are not forgotten.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether no row is known.
+    /// Whether the catalog has no row.
     pub fn is_empty(&self) -> bool {
         self.rows.len() == 0
     }

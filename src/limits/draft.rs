@@ -1,7 +1,7 @@
-//! Rows that are to be written, into a file or a table.
+//! Rows to write into a file or a table.
 //!
-//! What a row leaves out it leaves out when it is written, too: `per` has a default that is an option
-//! of the commands, and a row that does not say it follows that.
+//! A column that a row leaves out stays left out when the row is written: the default of `per` is an option
+//! of the commands, and a row without `per` follows that option.
 
 use std::borrow::Cow;
 
@@ -23,23 +23,23 @@ const NUMBER_MAX: usize = 2000;
 /// The first moment that a table of limits takes: before it, years are counted in another way.
 const FIRST_YEAR: &str = "0001-01-01";
 
-/// A row that is to be written. Equal ones say the same, and leave out the same.
+/// A row to write. Equal drafts have the same content, and leave out the same columns.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Draft {
     /// The limit's name.
     pub name: String,
     /// The value; `None`: from the effective date on, the limit does not exist.
     pub value: Option<Value>,
-    /// From when on, in nanoseconds since 1970.
+    /// The effective date, in nanoseconds since 1970.
     pub effective: i128,
-    /// In the order of [`OPTIONAL`], what is no default.
+    /// The texts of the columns of [`OPTIONAL`], in that order; `None`: the column is left out.
     optional: [Option<String>; 6],
 }
 
-/// Why a row can't be written where it is to be.
+/// The reason why a file or a table can't keep a row as it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// A table keeps microseconds.
+    /// The date is finer than a microsecond, which a table does not keep.
     #[error(
         "effective_date \"{}\" is finer than a microsecond, which a table does not keep; round it",
         date::format_ns(*.effective)
@@ -48,7 +48,7 @@ pub enum Unfit {
         /// The date.
         effective: i128,
     },
-    /// A calendar with years of four digits does not have it.
+    /// The date is not in the years that a file or a table accepts.
     #[error(
         "effective_date \"{}\" is not between the years 1 and 9999; give another one",
         date::format_ns(*.effective)
@@ -57,19 +57,19 @@ pub enum Unfit {
         /// The date.
         effective: i128,
     },
-    /// The number is too long.
+    /// The value has too many digits for a table.
     #[error(
         "limit_value has more than {NUMBER_MAX} digits when it is written out; to have no limit, \
          give null"
     )]
     Long,
-    /// A text of a table can't have this character.
+    /// The name has a NUL character, which a text in a table can't have.
     #[error("limit_name has a character NUL in it, which a table does not keep; leave it out")]
     Nul,
 }
 
 impl Draft {
-    /// A row that holds, as it was read.
+    /// Makes a draft of a row that holds, as it was read.
     pub fn of(raw: &RawRow<'_>, row: &Row) -> Self {
         let said = |column: &str| matches!(raw.cell(column), Some(Cell::Text(_)));
         let scope = row.scope;
@@ -92,13 +92,13 @@ impl Draft {
         }
     }
 
-    /// What stands in an optional column.
+    /// Returns the text in an optional column; `None` if the row leaves the column out.
     pub fn optional(&self, column: &str) -> Option<&str> {
         let at = OPTIONAL.iter().position(|optional| *optional == column)?;
         self.optional[at].as_deref()
     }
 
-    /// The cells of the row.
+    /// Returns the cells of the row.
     pub fn cells(&self) -> Vec<(Cow<'static, str>, Cell<'static>)> {
         let value = self
             .value
@@ -116,12 +116,12 @@ impl Draft {
         cells.map(|(column, cell)| (Cow::Borrowed(column), cell)).collect()
     }
 
-    /// What the row says.
+    /// Checks the row, and returns it with these defaults in the columns that it leaves out.
     pub fn check(&self, defaults: Defaults) -> Result<Row, Reason> {
         rows::check(&RawRow { position: Position::default(), cells: Ok(self.cells()) }, defaults)
     }
 
-    /// Whether a table can keep it as it is.
+    /// Checks that a table can keep the row as it is.
     pub fn fits_table(&self) -> Result<(), Unfit> {
         let effective = self.effective;
         let first = date::parse(FIRST_YEAR).expect("a date");
@@ -137,7 +137,7 @@ impl Draft {
         }
     }
 
-    /// Whether a file can.
+    /// Checks that a file can keep the row as it is.
     pub fn fits_file(&self) -> Result<(), Unfit> {
         let effective = self.effective;
         match date::parse(&date::format_ns(effective).to_string()) {

@@ -1,10 +1,10 @@
-//! Changes of a file of limits that leave the rows that are not meant byte for byte as they are.
+//! Edits the text of a file of limits, and leaves all other rows byte for byte as they are.
 
 use super::file_error::FileError;
 use super::json::{Cut, Form};
 use super::rows::RawRow;
 
-/// The text of a file of limits, to be changed.
+/// The text of a file of limits, cut into rows for editing.
 pub struct Edit<'a> {
     text: &'a str,
     cut: Cut<'a>,
@@ -12,20 +12,20 @@ pub struct Edit<'a> {
 }
 
 impl<'a> Edit<'a> {
-    /// Takes a text apart.
+    /// Cuts a text into its rows.
     pub fn of(text: &'a str) -> Result<Self, FileError> {
         let cut = Cut::of(text)?;
         let rows = cut.raw_rows();
         Ok(Edit { text, cut, rows })
     }
 
-    /// Its rows.
+    /// Returns the rows of the text.
     pub fn rows(&self) -> &[RawRow<'a>] {
         &self.rows
     }
 
-    /// The text with a new row in the place of the first of these, or at the end if they are none, and
-    /// without the others.
+    /// Returns the text with a new row in the place of the first of `replaced`, or at the end if `replaced` is
+    /// empty, and without the others of `replaced`.
     pub fn put(&self, replaced: &[usize], row: &str) -> String {
         let Some((first, others)) = replaced.split_first() else {
             return self.append(row);
@@ -37,31 +37,32 @@ impl<'a> Edit<'a> {
         })
     }
 
-    /// The text without these rows.
+    /// Returns the text without these rows.
     pub fn without(&self, gone: &[usize]) -> String {
         self.join(|index| (!gone.contains(&index)).then_some(self.cut.values[index].1))
     }
 
-    /// Where a row begins and ends in the text.
+    /// Returns the start and the end of a row in the text, in bytes.
     fn span(&self, index: usize) -> (usize, usize) {
         let value = self.cut.values[index].1;
         let start = value.as_ptr() as usize - self.text.as_ptr() as usize;
         (start, start + value.len())
     }
 
-    /// What stands before a row, from the end of the one before it.
+    /// Returns the text between a row and the end of the row before it, or the start of the file.
     fn before(&self, index: usize) -> &'a str {
         let from = index.checked_sub(1).map_or(0, |index| self.span(index).1);
         &self.text[from..self.span(index).0]
     }
 
-    /// What stands behind the last row.
+    /// Returns the text behind the last row.
     fn tail(&self) -> &'a str {
         let from = self.cut.values.len().checked_sub(1).map_or(0, |last| self.span(last).1);
         &self.text[from..]
     }
 
-    /// The text with each row as it is to be, and what is between rows as it was.
+    /// Returns the text with each row replaced by the result of `row`, and the text between rows as it was. For
+    /// `None`, a row goes with the text before it.
     fn join<'b>(&'b self, row: impl Fn(usize) -> Option<&'b str>) -> String {
         let mut joined = String::with_capacity(self.text.len());
         let mut first = true;

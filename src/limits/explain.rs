@@ -1,9 +1,9 @@
-//! Which limits apply to a pair in a window, how far each is from being broken, and why others do not
-//! apply.
+//! Explains which limits apply to a pair in a window, how far each is from being broken, and why others do
+//! not apply.
 //!
-//! Everything here is a function of [`Facts`], which are all of one tick: the rows that hold, what
-//! time has done, and what the tables have. [`reads`] says what to ask the tables for, and [`explain`]
-//! makes the answer of it.
+//! Everything here is a function of [`Facts`], which are all of one tick: the rows that hold, the state of
+//! the window, and the amounts in the tables. [`reads`] returns the reads that the tables must answer, and
+//! [`explain`] makes an [`Explanation`] of the facts.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display};
@@ -23,10 +23,10 @@ use crate::base::date::format_ns;
 use crate::base::network;
 use crate::base::quote::Quoted;
 
-/// How many limits the reason names for which none applies.
+/// The most limits of a set that [`Explanation::why_none`] names; it counts the rest.
 const NAMED_MAX: usize = 20;
 
-/// What is known at a tick about a pair and a window.
+/// Everything that an explanation of a pair in a window depends on, as of one tick.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The tick, in milliseconds.
@@ -35,54 +35,54 @@ pub struct Facts {
     pub rules: Windows,
     /// The watermark.
     pub watermark: u64,
-    /// Whose limits.
+    /// The pair that is explained.
     pub pair: Pair,
     /// Whether records of the pair are counted at all, or a filter leaves them out.
     pub counted: bool,
-    /// When.
+    /// The window that is explained.
     pub window: Window,
-    /// What is known of the window; `None`: it does not exist, or no longer.
+    /// The state of the window in the computation; `None`: the window does not exist, or no longer.
     pub existing: Option<Existing>,
     /// The rows that hold.
     pub catalog: Arc<Catalog>,
-    /// What the tables have of what [`reads`] asks for.
+    /// The amounts that the tables returned for [`reads`]; an entity that is missing has none.
     pub amounts: Arc<Amounts>,
 }
 
-/// How a window is.
+/// The state of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WindowState {
-    /// It takes records, and `min` does not judge it yet.
+    /// The window accepts records, and a `min` does not judge it yet.
     Open,
-    /// Its end has passed; late records still count.
+    /// The end of the window has passed; late records still count.
     Closed,
-    /// No record can change it any more.
+    /// No record can change the window any more.
     Settled,
-    /// It has left memory, or would have.
+    /// The window has left memory, or would have if it had existed.
     Retired,
-    /// No record has fallen into it, and it lies in no gap between two that have some.
+    /// No record has fallen into the window, and it lies in no gap between two windows with records.
     Unseen,
-    /// The same, and it has not begun.
+    /// No record has fallen into the window, and it has not begun.
     Future,
 }
 
-/// What there is to say about a pair in a window.
+/// The limits that apply to a pair in a window, and those that do not, as of one tick.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     /// The tick, in milliseconds.
     pub tick: u64,
-    /// Whose limits.
+    /// The pair that is explained.
     pub pair: Pair,
-    /// When.
+    /// The window that is explained.
     pub window: Window,
     /// The end of the window, in seconds.
     pub window_end: u64,
-    /// How the window is.
+    /// The state of the window.
     pub state: WindowState,
-    /// The limits that apply, by name; of one that is counted by host, one for each host.
+    /// The limits that apply, by name; a limit per host has an entry for each host that it judges.
     pub limits: Vec<Applying>,
-    /// The limits that do not, by name.
+    /// The limits that do not apply, by name.
     pub others: Vec<Other>,
     /// Whether records of the pair are counted at all.
     pub counted: bool,
@@ -91,37 +91,38 @@ pub struct Explanation {
 /// A limit that does not apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Other {
-    /// The set that it is in, if there are several.
+    /// The set that the limit is in, if there are several.
     pub set: Option<LimitSet>,
-    /// Its name.
+    /// The limit's name.
     pub name: Text,
-    /// Why it does not.
+    /// The reason why the limit does not apply.
     pub why: WhyNot,
 }
 
 /// A limit that applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applying {
-    /// The set that it is in, if there are several.
+    /// The set that the limit is in, if there are several.
     pub set: Option<LimitSet>,
     /// The version that judges the window: name, value and all.
     pub row: Row,
-    /// Who is judged.
+    /// The entity that the limit judges.
     pub entity: Entity,
-    /// What the entity has in the limit's scope; `None`: it has left memory.
+    /// The amount of the entity in the limit's scope; `None`: the window has left memory.
     pub amount: Option<i64>,
-    /// How much more there may be, or how much less, before the limit is broken; negative: by how much
-    /// it is over or under. `None` if the amount is not known, or the value is beyond 10^38.
+    /// The distance to the limit: value minus amount for a `max`, amount minus value for a `min`; negative if
+    /// the amount is over or under the value. `None` if the amount is unknown, or the value is 10^38 or more.
     pub headroom: Option<i128>,
-    /// Whether the limit is broken; `None`: that has left memory.
+    /// Whether the limit is broken; `None`: the window has left memory.
     pub violated: Option<bool>,
-    /// When the limit begins to judge the window, in seconds: a `max` at once, a `min` when it closes.
+    /// The time from which the limit judges the window, in seconds: the window's start for a `max`, its end
+    /// for a `min`.
     pub judged_from: u64,
-    /// Why the limit does not judge the entity in this window, or not yet, if so.
+    /// The reason why the limit does not judge the entity in this window, or not yet; `None`: it does.
     pub not_judged: Option<NotJudged>,
 }
 
-/// Why a limit that applies does not judge.
+/// The reason why a limit that applies does not judge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotJudged {
     /// The window is not closed.
@@ -136,35 +137,35 @@ pub enum NotJudged {
     NoRecord,
 }
 
-/// Why a limit does not apply.
+/// The reason why a limit does not apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WhyNot {
-    /// Its first version begins later.
+    /// The first version of the limit begins later.
     NotYet {
-        /// When that begins, in nanoseconds.
+        /// The effective date of that version, in nanoseconds since 1970.
         begins: i128,
-        /// Whether that is within the window, which it will judge then.
+        /// Whether that version begins within the window, which it will judge then.
         within: bool,
     },
-    /// A version without a value has ended it.
+    /// A version without a value has ended the limit.
     Ended {
-        /// Since when, in nanoseconds.
+        /// The effective date of that version, in nanoseconds since 1970.
         since: i128,
     },
-    /// It is for networks of the other family.
+    /// The limit is for networks of the other family.
     Family {
-        /// The column that says so.
+        /// The column with such a network.
         column: &'static str,
-        /// What it says.
+        /// The network in that column.
         network: Prefix,
     },
-    /// It would, but nothing of the pair is counted.
+    /// The limit would apply, but no record of the pair is counted.
     NotCounted,
-    /// An address of the pair, or for `host` both, is not in the network that is meant.
+    /// An address of the pair (for `host`: both addresses) is not in the network of a column.
     Outside {
-        /// The column of the network.
+        /// The column with the network.
         column: &'static str,
-        /// Which it is.
+        /// The network in that column.
         network: Prefix,
     },
 }
@@ -182,7 +183,7 @@ impl Display for NotJudged {
 }
 
 impl WhyNot {
-    /// The kind of reason, for programs.
+    /// Returns the kind of reason, for programs.
     pub fn kind(&self) -> &'static str {
         match self {
             WhyNot::NotYet { .. } => "not_yet",
@@ -193,7 +194,7 @@ impl WhyNot {
         }
     }
 
-    /// The same in words, for a pair.
+    /// Returns the reason in words, for people who have asked about this pair.
     pub fn text(&self, pair: &Pair) -> String {
         let family = |v4: bool| if v4 { "IPv4" } else { "IPv6" };
         let of_pair = family(pair.source().is_ipv4());
@@ -230,15 +231,15 @@ impl WhyNot {
     }
 }
 
-/// The moment, in nanoseconds, whose versions judge a window as of a tick: now, or the last one before
-/// its end.
+/// Returns the moment, in nanoseconds, whose versions judge a window as of a tick: the tick, or the last
+/// moment before the window's end.
 pub fn judged_at(rules: &Windows, window: Window, tick: u64) -> i128 {
     let end = i128::from(rules.end_secs(window)) * 1_000_000_000;
     (i128::from(tick) * 1_000_000).min(end - 1)
 }
 
-/// What to ask the tables for, at the tick at whose end they answer. `limits` are those in force at
-/// [`judged_at`].
+/// Returns the reads that the tables must answer, at the end of the tick that is explained. `limits` are
+/// those in force at [`judged_at`].
 pub fn reads<'a>(
     limits: impl Iterator<Item = (LimitId, Standing<'a>)>,
     pair: &Pair,
@@ -254,7 +255,7 @@ pub fn reads<'a>(
     scopes.flat_map(|scope| read(&scope)).collect()
 }
 
-/// Whom a scope judges of a pair, or why nobody.
+/// Returns the entities of a pair that a scope judges, or the reason why it judges none.
 fn entities(scope: &Scope, pair: &Pair) -> Result<Vec<Entity>, WhyNot> {
     let (source, destination) = (pair.source(), pair.destination());
     let outside = |column, network: Prefix| match network.network() {
@@ -284,7 +285,7 @@ fn entities(scope: &Scope, pair: &Pair) -> Result<Vec<Entity>, WhyNot> {
     })
 }
 
-/// What there is to say.
+/// Explains which limits apply to the pair in the window, and why the others do not.
 pub fn explain(facts: &Facts) -> Explanation {
     let at = judged_at(&facts.rules, facts.window, facts.tick);
     let state = facts.state();
@@ -360,7 +361,7 @@ impl Facts {
             Bound::Min => i128::from(amount) - value,
         });
         let not_judged = self.not_judged(row, volume);
-        // By the number that judges in the computation, too.
+        // The computation judges by the same number.
         let threshold = row.value.as_ref().map(|value| value.threshold(bound));
         let broken = amount.zip(threshold).map(|(amount, value)| match bound {
             Bound::Max => amount > value,
@@ -401,7 +402,8 @@ impl Facts {
 }
 
 impl Explanation {
-    /// Why no limit applies, if none does. Where there are two sets of limits, that is told of each.
+    /// Returns the reasons why no limit applies; `None` if one does. With two sets of limits, the text has a
+    /// part for each set of which no limit applies.
     pub fn why_none(&self) -> Option<String> {
         if !self.counted {
             return Some(WhyNot::NotCounted.text(&self.pair));

@@ -40,7 +40,7 @@ fn facts(pair: Pair, limits: &str) -> Facts {
     }
 }
 
-/// The same window when it has closed.
+/// Returns the facts as of the end of the window, when it has closed.
 fn closed(facts: Facts) -> Facts {
     let end = RULES.end_ms(WINDOW);
     let existing = facts.existing.map(|existing| Existing { closed: true, ..existing });
@@ -54,7 +54,7 @@ fn row(name: &str, value: &str, more: &str) -> String {
     )
 }
 
-/// With what the tables have: of each scope that is asked for, the entity has this volume.
+/// Returns the facts with amounts: every entity that `reads` requests has this volume.
 fn with_volume(facts: Facts, volume: Volume) -> Facts {
     let at = judged_at(&facts.rules, facts.window, facts.tick);
     let reads = reads(facts.catalog.in_force(at), &facts.pair, facts.window);
@@ -72,7 +72,7 @@ fn only(facts: &Facts) -> Applying {
     explanation.limits[0].clone()
 }
 
-/// Why the only limit does not apply: kind, and words.
+/// Returns the reason why the only limit does not apply: kind, and words.
 fn why_not(facts: &Facts) -> (&'static str, String) {
     let explanation = explain(facts);
     assert!(explanation.limits.is_empty(), "{explanation:?}");
@@ -141,7 +141,7 @@ fn a_null_that_is_to_come_has_not_ended_it() {
     let null = row("max", "null", "").replace("2024-01-01", "2024-05-01T12:05:00Z");
     let limits = row("max", "1", "") + &null;
     assert_eq!(only(&facts(v4(), &limits)).amount, Some(0));
-    // It is dated at the end of the window, so it does not end it for the window later either.
+    // The version is dated at the end of the window, so it never ends the limit for this window.
     assert_eq!(only(&closed(facts(v4(), &limits))).row.effective, 1_704_067_200_000_000_000);
 }
 
@@ -265,7 +265,7 @@ fn windows_are_in_one_of_six_states() {
     assert_eq!(state(&retired), WindowState::Retired);
     let before = Facts { tick: WINDOW.0 * 1000 - 1, existing: None, ..open };
     assert_eq!(state(&before), WindowState::Future);
-    // What has left memory is not known; what never was is nothing.
+    // The amount in a window that has left memory is unknown; in a window that never existed it is 0.
     let gone = only(&retired);
     assert_eq!((gone.amount, gone.headroom, gone.violated), (None, None, None));
     assert_eq!(gone.not_judged, Some(NotJudged::Retired));
@@ -285,7 +285,7 @@ fn headroom_is_exact_however_large() {
     let (yes, no) = (Some(true), Some(false));
     assert_eq!(of("max", "9007199254740993", 9_007_199_254_740_993), (Some(0), no));
     assert_eq!(of("max", "9007199254740993", 9_007_199_254_740_994), (Some(-1), yes));
-    // What counts of a value that is no whole number is its whole part, for a `min` the next above.
+    // A value that is no whole number counts as its whole part, and for a `min` as the next whole number above.
     assert_eq!(of("max", "0.5", 1), (Some(-1), yes));
     assert_eq!(of("max", "10.999", 10), (Some(0), no));
     assert_eq!(of("min", "10.001", 10), (Some(-1), yes));
@@ -347,7 +347,7 @@ fn of_two_sets_each_has_its_reasons() {
     let applying: Vec<_> =
         explanation.limits.iter().map(|one| (one.set, one.row.name.as_str())).collect();
     assert_eq!(applying, [(Some(LimitSet::WhatIf), "both")]);
-    // None of those that hold applies, whatever would, if.
+    // No limit of the live set applies, and one of the what-if set does.
     let why = explanation.why_none().expect("no limit that holds applies");
     assert!(why.starts_with("live: none of 2 limits applies: \"both\": no version"), "{why}");
     assert!(!why.contains("what_if"), "{why}");

@@ -1,4 +1,4 @@
-//! Why a file is no file of limits.
+//! The reasons why a file is not read as limits.
 
 use std::io;
 
@@ -8,10 +8,10 @@ pub(super) const BYTES_MAX: u64 = 256 << 20;
 /// The most rows of limits, in a file or in a table.
 pub const ROWS_MAX: usize = 1_000_000;
 
-/// Why a file is no file of limits.
+/// The reason why a text is no file of limits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
-    /// It is not text.
+    /// The file is not UTF-8 text.
     #[error("line {line}, column {column}: not UTF-8; save the file as UTF-8")]
     NotUtf8 {
         /// The line of the first byte that can't be read, from 1.
@@ -19,7 +19,7 @@ pub enum FileError {
         /// Its column in bytes, from 1.
         column: usize,
     },
-    /// It is not JSON, or ends in the midst of it.
+    /// The file is not JSON, or ends in the midst of it.
     #[error(
         "line {line}, column {column}: {problem}; \
          a file of limits is a JSON array of objects, or JSON objects one a line"
@@ -29,18 +29,18 @@ pub enum FileError {
         line: usize,
         /// The column in bytes, from 1.
         column: usize,
-        /// What was found or missed.
+        /// The fault: an unexpected or missing part.
         problem: String,
     },
-    /// It has more rows than there are ever limits: it is something else.
+    /// The file has more rows than there are ever limits: it is something else.
     #[error("it has {rows} rows, and more than {ROWS_MAX} can't be limits")]
     TooMany {
-        /// How many.
+        /// The number of rows.
         rows: usize,
     },
 }
 
-/// Why a file can't be read as limits.
+/// The reason why a file can't be read as limits.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The file system fails.
@@ -49,7 +49,7 @@ pub enum ReadError {
     /// The file has more than the allowed bytes.
     #[error("it has more than {BYTES_MAX} bytes: so many can't be limits")]
     TooLarge,
-    /// The text is no text of limits.
+    /// The content of the file is not limits.
     #[error(transparent)]
     NotLimits(#[from] FileError),
 }

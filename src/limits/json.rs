@@ -28,7 +28,7 @@ const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 /// The byte order mark, with which editors of Windows begin a file.
 const MARK: &str = "\u{feff}";
 
-/// Reads a text of limits. An empty one has none.
+/// Reads a text of limits. An empty text has no limits.
 pub fn read(bytes: &[u8], defaults: Defaults) -> Result<Table, FileError> {
     match read_from(bytes, defaults, &[]) {
         Ok((table, _)) => Ok(table),
@@ -40,14 +40,14 @@ pub fn read(bytes: &[u8], defaults: Defaults) -> Result<Table, FileError> {
 /// Whether a file that can be read is whole, as far as its text tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// Nothing can follow: it is an array, or one object without an end of line behind it.
+    /// Nothing can follow: the text is an array, or one object without an end of line behind it.
     Certain,
     /// Another line may follow.
     Open,
 }
 
-/// Reads a file of limits row by row. Returns also whether it may be the beginning of a longer one. Rows that are
-/// among `known` are shared with them.
+/// Reads a file of limits row by row. Returns also whether it may be the beginning of a longer file. Rows that
+/// are among `known` are shared with them.
 pub(super) fn read_from(
     from: impl Read,
     defaults: Defaults,
@@ -78,7 +78,7 @@ pub(super) fn read_from(
     Ok((builder.finish(), ending))
 }
 
-/// A file as text.
+/// Returns the bytes of a file as text.
 pub fn text(bytes: &[u8]) -> Result<&str, FileError> {
     str::from_utf8(bytes).map_err(|error| {
         let (line, column) = place(&bytes[..error.valid_up_to()]);
@@ -91,16 +91,16 @@ pub fn raw_rows(text: &str) -> Result<Vec<RawRow<'_>>, FileError> {
     Cut::of(text)?.bounded_rows()
 }
 
-/// How the rows of a file are written.
+/// The format in which a file writes its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// There are none, and nothing else.
+    /// No rows, and nothing else.
     Empty,
-    /// As an array.
+    /// One array of rows.
     Array,
-    /// One a line.
+    /// One row a line.
     Lines,
-    /// As one object over several lines.
+    /// One row over several lines.
     Single,
 }
 
@@ -131,7 +131,8 @@ impl<'a> Cut<'a> {
     }
 }
 
-/// Hands over each row of a text, with the line it begins on, from 1. An error may come after some rows.
+/// Passes each row of a text to `each`, with the line on which the row begins, from 1. An error may follow
+/// some rows.
 fn cut<'a>(text: &'a str, each: impl FnMut(usize, &'a str)) -> Result<Form, FileError> {
     let text = text.strip_prefix(MARK).unwrap_or(text);
     let content = text.trim_start_matches(BLANKS);
@@ -198,8 +199,8 @@ fn objects<'a>(text: &'a str, mut each: impl FnMut(usize, &'a str)) -> Result<Fo
     Ok(Form::Lines)
 }
 
-/// Hands over each row of a text that is read piece by piece, as [`cut`] does. `from` keeps the error that ends
-/// a text early, and the caller prefers it to the error that is returned.
+/// Passes each row of a text that is read piece by piece to `each`, as [`cut`] does. `from` keeps the error that
+/// ends a text early, and the caller prefers that error to the one that is returned.
 fn stream(
     from: &mut Incoming<impl Read>,
     each: impl FnMut(usize, &str),
@@ -428,7 +429,7 @@ fn cell<'a>(key: &str, text: &'a str) -> Result<Cell<'a>, Reason> {
         "null" => Cell::Null,
         "a number" => Cell::Number(text.into()),
         "a text" => {
-            // It was found to be a JSON text, in which all but escapes stands for itself.
+            // The parser has found a JSON text, in which all but escapes stands for itself.
             let plain = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
             match plain.filter(|plain| !plain.contains('\\')) {
                 Some(plain) => Cell::Text(plain.into()),
@@ -443,7 +444,7 @@ fn cell<'a>(key: &str, text: &'a str) -> Result<Cell<'a>, Reason> {
     })
 }
 
-/// What a JSON value is, by the sign it begins with.
+/// Returns the kind of a JSON value, by its first character.
 fn kind(value: &str) -> &'static str {
     match value.as_bytes().first() {
         Some(b'{') => "an object",

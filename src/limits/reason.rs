@@ -1,4 +1,4 @@
-//! Where a row stands, and why it may not hold.
+//! The position of a row in its source, and the reasons why a row is rejected.
 
 use std::fmt::{self, Display};
 use std::num::NonZeroU32;
@@ -8,7 +8,7 @@ use crate::base::date::{DateError, Stamp};
 use crate::base::network::PrefixError;
 use crate::base::quote::Quoted;
 
-/// Where a row stands in what was read.
+/// The position of a row in the file or table that was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     row: u32,
@@ -23,12 +23,12 @@ impl Position {
         Position { row: small(row), line: line.and_then(|line| NonZeroU32::new(small(line))) }
     }
 
-    /// Its number among the rows, from 1.
+    /// Returns the row's number, from 1.
     pub fn row(self) -> usize {
         self.row as usize
     }
 
-    /// The line of the file it begins on, from 1; a table has none.
+    /// Returns the line of the file on which the row begins, from 1; a table has no lines.
     pub fn line(self) -> Option<usize> {
         self.line.map(|line| line.get() as usize)
     }
@@ -41,15 +41,15 @@ impl Display for Position {
     }
 }
 
-/// Why a row is refused: one variant for each way to mend it.
+/// The reason why a row is rejected: one variant for each way to correct it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// The row is valid JSON, but no object.
     #[error("the row is {kind}: {}; write an object with the columns as keys", Quoted(.text))]
     NotAnObject {
-        /// What it is instead.
+        /// The kind of JSON value that the row is, such as `an array`.
         kind: &'static str,
-        /// What was given.
+        /// The text of the row.
         text: String,
     },
     /// The row has a key that is no column: a mistyped `sorce` must not widen a limit.
@@ -57,7 +57,7 @@ pub enum Reason {
     UnknownKey {
         /// The key.
         key: String,
-        /// The column it was probably meant as.
+        /// The column that was probably meant.
         meant: Option<&'static str>,
     },
     /// The row has a key more than once.
@@ -66,40 +66,40 @@ pub enum Reason {
         /// The key.
         key: String,
     },
-    /// A column that has no default is not there.
+    /// The row lacks a column that has no default.
     #[error("no {column}; give {wanted}")]
     Missing {
         /// The column.
         column: &'static str,
-        /// What it takes.
+        /// The values that the column accepts.
         wanted: &'static str,
     },
-    /// A value is of a type that its column does not take.
+    /// A value is of a type that its column does not accept.
     #[error("{column} is {kind}: {}; give {wanted}", Quoted(.text))]
     WrongType {
         /// The column.
         column: String,
-        /// What the value is.
+        /// The type of the value, such as `a boolean`.
         kind: &'static str,
-        /// What was given.
+        /// The value given.
         text: String,
-        /// What the column takes.
+        /// The values that the column accepts.
         wanted: &'static str,
     },
-    /// A text or number is longer than a limit may have it.
+    /// A text or number is longer than a column may be.
     #[error("{column} has more than {} characters; shorten it", super::rows::TEXT_MAX)]
     TooLong {
         /// The column.
         column: &'static str,
     },
-    /// A column that takes one of few words has another.
+    /// A column that accepts only certain words has another word.
     #[error("{column} {} is not known; give {}", Quoted(.text), Words(.words))]
     UnknownWord {
         /// The column.
         column: &'static str,
-        /// What was given.
+        /// The word given.
         text: String,
-        /// What the column takes.
+        /// The words that the column accepts.
         words: Vec<&'static str>,
     },
     /// `limit_value` is not a number from 0 up.
@@ -113,10 +113,10 @@ pub enum Reason {
     Prefix {
         /// The column.
         column: &'static str,
-        /// What is wrong with it.
+        /// The reason why the text is no network.
         error: PrefixError,
     },
-    /// `host` is given, but no host is judged.
+    /// `host` is given, but the limit does not judge hosts.
     #[error(
         "host \"{host}\" goes only with per \"host\", and per is \"{per}\"; \
          set per to \"host\", or use source and destination"
@@ -124,7 +124,7 @@ pub enum Reason {
     HostWithoutPerHost {
         /// The network given.
         host: String,
-        /// What the limit is counted for.
+        /// The row's `per`: the kind of entity that the limit judges.
         per: &'static str,
     },
     /// No pair has addresses of two families.
@@ -138,7 +138,7 @@ pub enum Reason {
         /// The network of the destinations.
         destination: String,
     },
-    /// Another row of the same name and date says something else, and nothing tells which is meant.
+    /// Another row of the same name and date has other content, and nothing tells which of them is meant.
     #[error(
         "{other} has the same limit_name and effective_date \"{effective}\" but other content, \
          so none of them holds; keep one"
@@ -146,7 +146,7 @@ pub enum Reason {
     Conflict {
         /// The first such row.
         other: Position,
-        /// When both become effective.
+        /// The effective date of both rows.
         effective: Stamp,
     },
 }
@@ -163,7 +163,7 @@ impl Display for DidYouMean {
     }
 }
 
-/// The words that a column takes.
+/// The words that a column accepts.
 struct Words<'a>(&'a [&'static str]);
 
 impl Display for Words<'_> {

@@ -50,10 +50,10 @@ pub fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static st
 /// brokers refuse messages above a megabyte.
 pub const TEXT_MAX: usize = 4096;
 
-/// What stands in a column of a row.
+/// The content of a column of a row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cell<'a> {
-    /// Nothing.
+    /// No value.
     Null,
     /// A text.
     Text(Cow<'a, str>),
@@ -63,9 +63,9 @@ pub enum Cell<'a> {
     Instant(i128),
     /// Something that no column takes.
     Other {
-        /// What it is, with its article.
+        /// The kind of the value, with its article.
         kind: &'static str,
-        /// How it was written.
+        /// The value as it was written.
         text: Cow<'a, str>,
     },
 }
@@ -73,14 +73,14 @@ pub enum Cell<'a> {
 /// A row as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawRow<'a> {
-    /// Where it stands.
+    /// The position of the row.
     pub position: Position,
     /// Column and content, in the order read; or why it can't be taken apart.
     pub cells: Result<Vec<(Cow<'a, str>, Cell<'a>)>, Reason>,
 }
 
 impl RawRow<'_> {
-    /// The limit's name, if it can be told, for messages. One that is too long for a limit names none.
+    /// Returns the limit's name for messages, if the row has one. A text that is too long for a name is none.
     pub fn name(&self) -> Option<&str> {
         let cells = self.cells.as_ref().ok()?;
         cells.iter().find_map(|(column, cell)| match cell {
@@ -89,13 +89,13 @@ impl RawRow<'_> {
         })
     }
 
-    /// What stands in a column; `None` if the row does not have it.
+    /// Returns the content of a column; `None` if the row does not have the column.
     pub fn cell(&self, column: &str) -> Option<&Cell<'_>> {
         let cells = self.cells.as_ref().ok()?;
         cells.iter().find(|(name, _)| name == column).map(|(_, cell)| cell)
     }
 
-    /// Name and effective date, which a row may have though others of its columns are bad.
+    /// Returns name and effective date, which a row may have although other columns of it are bad.
     pub fn key(&self) -> Option<(&str, i128)> {
         let effective = match self.cell("effective_date")? {
             Cell::Instant(nanos) => *nanos,
@@ -106,24 +106,24 @@ impl RawRow<'_> {
     }
 }
 
-/// What the options of a command say of rows that leave it out.
+/// The defaults for columns that a row leaves out, as the options of a command set them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {
-    /// What a limit is counted for.
+    /// The kind of entity that a limit without `per` judges.
     pub per: Per,
 }
 
-/// A checked row: what a limit is from its effective date on. Equal content is equal, however it was
+/// A checked row: a limit from its effective date on. Rows of equal content are equal, however they were
 /// written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row {
     /// The limit's name.
     pub name: Text,
-    /// From when on, in nanoseconds since 1970.
+    /// The effective date, in nanoseconds since 1970.
     pub effective: i128,
-    /// On which side the value is broken.
+    /// The side on which the value is broken.
     pub bound: Bound,
-    /// What is counted, and over which pairs.
+    /// The counted metric, the kind of entity, and the pairs over which it is counted.
     pub scope: Scope,
     /// The value; `None`: from the effective date on, the limit does not exist.
     pub value: Option<Value>,
@@ -142,7 +142,7 @@ impl Row {
     }
 }
 
-/// The column that an unknown one may have been meant as: one within two letters of it.
+/// Returns the column that an unknown column may have been meant as: the nearest one, within two letters.
 pub fn nearest_column(unknown: &str) -> Option<&'static str> {
     // No column is near to a name much longer than all of them.
     if unknown.len() > 32 {
@@ -153,8 +153,8 @@ pub fn nearest_column(unknown: &str) -> Option<&'static str> {
     COLUMNS.into_iter().min_by_key(distance).filter(|nearest| distance(nearest) <= 2)
 }
 
-/// The column that an unknown one of a table is taken for: the nearest one, unless that is a short word and
-/// this may be one of its own (`user` is no `per`, nor `cost` a `host`).
+/// Returns the column that an unknown column of a table is taken for: the nearest one, unless that is a short word
+/// and the unknown column may be a word of its own (`user` is no `per`, nor `cost` a `host`).
 pub fn mistyped_column(unknown: &str) -> Option<&'static str> {
     let nearest = nearest_column(unknown)?;
     let unknown = unknown.to_lowercase();
@@ -166,7 +166,7 @@ pub fn mistyped_column(unknown: &str) -> Option<&'static str> {
 /// Words of so many letters have many others within two letters.
 const SHORT: usize = 4;
 
-/// The column to suggest for an unknown one: what it abbreviates (`dst`), else the nearest.
+/// Returns the column to suggest for an unknown column: the one that it abbreviates (`dst`), else the nearest.
 fn meant_column(unknown: &str) -> Option<&'static str> {
     let mut abbreviated = COLUMNS.into_iter().filter(|column| abbreviates(unknown, column));
     match (abbreviated.next(), abbreviated.next()) {
@@ -175,7 +175,7 @@ fn meant_column(unknown: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether a word is made by leaving out letters, though not the first.
+/// Whether `short` is `word` without some of its letters, but with the first.
 fn abbreviates(short: &str, word: &str) -> bool {
     let mut letters = word.chars();
     short.len() >= 3
@@ -183,7 +183,7 @@ fn abbreviates(short: &str, word: &str) -> bool {
         && short.chars().all(|letter| letters.any(|candidate| candidate == letter))
 }
 
-/// Checks a row by itself and fills in what it leaves out.
+/// Checks a row by itself and fills in the columns that it leaves out.
 pub fn check(raw: &RawRow<'_>, defaults: Defaults) -> Result<Row, Reason> {
     let cells = Cells::of(raw)?;
     let name = cells.name()?;

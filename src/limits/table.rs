@@ -11,10 +11,10 @@ use super::rows::{self, Defaults, RawRow, Row};
 use super::text::Text;
 use crate::base::date;
 
-/// What became of a row.
+/// The result of checking a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Where the row stands.
+    /// The position of the row.
     pub position: Position,
     /// Whether it holds.
     pub ruling: Ruling,
@@ -23,16 +23,16 @@ pub struct Verdict {
 /// Whether a row holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ruling {
-    /// It does.
-    PartitionProgress(Arc<Row>),
-    /// Another row says the same of the same name and date, and counts for both.
+    /// The row holds.
+    Holds(Arc<Row>),
+    /// Another row of the same name and date has the same content, and holds for both.
     Duplicate {
         /// The position of the other row.
         of: Position,
         /// The other row.
         row: Arc<Row>,
     },
-    /// It does not.
+    /// The row does not hold.
     Refused(Box<Refused>),
 }
 
@@ -42,9 +42,9 @@ const _: () = assert!(size_of::<Verdict>() <= 32);
 /// A row that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The limit's name, if it can be told.
+    /// The limit's name, if the row has one.
     pub name: Option<Text>,
-    /// Why it does not hold.
+    /// The reason why the row does not hold.
     pub reason: Reason,
 }
 
@@ -57,12 +57,12 @@ pub struct Refusals {
     pub rows: usize,
 }
 
-/// All rows of a table and what became of each. Which rows hold does not depend on their order.
+/// All rows of a table, with the verdict on each. The order of the rows has no influence on which rows hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// One for each row, in the order read.
+    /// The verdicts on all rows, in the order read.
     pub verdicts: Vec<Verdict>,
-    /// The rows that hold, sorted: of each name and date one.
+    /// The rows that hold, sorted: one of each name and date.
     held: Vec<Arc<Row>>,
 }
 
@@ -74,29 +74,29 @@ impl Table {
         builder.finish()
     }
 
-    /// The same of rows that are also needed as they were read.
+    /// Checks rows as [`Table::new`] does, without consuming them.
     pub fn of(raws: &[RawRow<'_>], defaults: Defaults) -> Self {
         let mut builder = Builder::new(defaults, &[]);
         raws.iter().for_each(|raw| builder.push(raw));
         builder.finish()
     }
 
-    /// The rows that hold, in the order read.
+    /// Returns the rows that hold, in the order read.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.verdicts.iter().filter_map(Verdict::row)
     }
 
-    /// The rows that hold, sorted.
+    /// Returns the rows that hold, sorted.
     pub fn held(&self) -> &[Arc<Row>] {
         &self.held
     }
 
-    /// The same of a table that is not needed any more.
+    /// Consumes the table, and returns the rows that hold, sorted.
     pub fn into_held(self) -> Vec<Arc<Row>> {
         self.held
     }
 
-    /// The rows that do not, and why.
+    /// Returns the rows that do not hold, and why.
     pub fn refusals(&self) -> impl Iterator<Item = (&Verdict, &Reason)> {
         self.verdicts.iter().filter_map(|verdict| match &verdict.ruling {
             Ruling::Refused(refused) => Some((verdict, &refused.reason)),
@@ -111,10 +111,10 @@ impl Table {
 }
 
 impl Verdict {
-    /// The limit's name, if it can be told.
+    /// The limit's name, if the row has one.
     pub fn name(&self) -> Option<&str> {
         match &self.ruling {
-            Ruling::PartitionProgress(row) | Ruling::Duplicate { row, .. } => Some(&row.name),
+            Ruling::Holds(row) | Ruling::Duplicate { row, .. } => Some(&row.name),
             Ruling::Refused(refused) => refused.name.as_deref(),
         }
     }
@@ -126,13 +126,13 @@ impl Verdict {
 
     fn held(&self) -> Option<&Arc<Row>> {
         match &self.ruling {
-            Ruling::PartitionProgress(row) => Some(row),
+            Ruling::Holds(row) => Some(row),
             _ => None,
         }
     }
 }
 
-/// Makes a table of rows that come one by one, so that none is kept as it was read.
+/// Makes a table of rows that arrive one by one, so that no row is kept as it was read.
 pub struct Builder<'k> {
     defaults: Defaults,
     known: Known<'k>,
@@ -140,7 +140,7 @@ pub struct Builder<'k> {
 }
 
 impl<'k> Builder<'k> {
-    /// A table without rows. A row that is among `known` is shared with them, instead of kept once more.
+    /// Returns a builder without rows. A row that is among `known` is shared with them, instead of kept once more.
     pub fn new(defaults: Defaults, known: &'k [Arc<Row>]) -> Self {
         Builder { defaults, known: Known::new(known), verdicts: Vec::new() }
     }
@@ -148,7 +148,7 @@ impl<'k> Builder<'k> {
     /// Checks a row by itself.
     pub fn push(&mut self, raw: &RawRow<'_>) {
         let ruling = match rows::check(raw, self.defaults) {
-            Ok(row) => Ruling::PartitionProgress(self.known.share(row)),
+            Ok(row) => Ruling::Holds(self.known.share(row)),
             Err(reason) => {
                 Ruling::Refused(Box::new(Refused { name: raw.name().map(Text::from), reason }))
             }
@@ -224,7 +224,7 @@ fn sorted(verdicts: &[Verdict]) -> Vec<u32> {
     order.into_iter().map(|(_, index)| index).collect()
 }
 
-/// Rows that were there before, to be found by what they say.
+/// The rows of an earlier table, for a lookup by content.
 struct Known<'k> {
     rows: &'k [Arc<Row>],
     /// Their indexes, by name and date.
@@ -243,7 +243,7 @@ impl<'k> Known<'k> {
         Known { rows, places, hasher }
     }
 
-    /// A row as it was before, if it is the same in the same letters.
+    /// Returns the known row, if it is equal and written alike; else the row itself.
     fn share(&self, row: Row) -> Arc<Row> {
         if self.rows.is_empty() {
             return Arc::new(row);
@@ -268,7 +268,7 @@ struct Rival<'a> {
     row: &'a Arc<Row>,
 }
 
-/// What becomes of the rows of one name and date, save for the one that goes on holding.
+/// Returns the new rulings on rows of one name and date. A row that keeps holding is not among them.
 fn rulings<'a>(group: &[Rival<'a>]) -> Vec<(usize, Ruling)> {
     // Of equal rows the one with the shortest value text holds (5, not 5.0), so that what is printed
     // does not depend on the order either.

@@ -35,7 +35,7 @@ fn only(text: &str) -> Row {
 /// Each row as `holds`, `as N` or the message of its refusal.
 fn rulings(table: &Table) -> Vec<String> {
     let ruling = |ruling: &Ruling| match ruling {
-        Ruling::PartitionProgress(_) => "holds".to_owned(),
+        Ruling::Holds(_) => "holds".to_owned(),
         Ruling::Duplicate { of, .. } => format!("as {}", of.row()),
         Ruling::Refused(refused) => refused.reason.to_string(),
     };
@@ -428,7 +428,7 @@ fn a_name_in_both_sets_is_two_limits() {
     assert_eq!(catalog.counterpart(one.limit), Some(other.limit));
     assert_eq!(catalog.counterpart(other.limit), Some(one.limit));
     assert_eq!((catalog.name(one.limit), catalog.name(other.limit)), ("a", "a"));
-    // How one set writes a value changes nothing of what is said of the other.
+    // The spelling of a value in one set does not change the spelling that is reported for the other set.
     let text = |version: Version| catalog.row(version.id).value.clone().unwrap();
     assert_eq!((text(one).text(), text(other).text()), ("1", "1.0"));
     assert_eq!(catalog.named_set(one.limit), Some(live));

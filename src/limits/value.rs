@@ -31,25 +31,25 @@ struct Number<'a> {
     point: i64,
 }
 
-/// Why a text is not the value of a limit.
+/// The reason why a text is not the value of a limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
-    /// It is below 0.
+    /// The number is below 0.
     #[error("{} is negative; give 0 or more", Quoted(.text))]
     Negative {
-        /// What was given.
+        /// The text given.
         text: String,
     },
-    /// It is infinite or not a number by name.
+    /// The text is the name of an infinity, or NaN.
     #[error("{} is not a finite number; to have no limit, give null", Quoted(.text))]
     NotFinite {
-        /// What was given.
+        /// The text given.
         text: String,
     },
-    /// It is something else.
+    /// The text is no decimal number.
     #[error("{} is not a decimal number; write it like 1000000, 0.5 or 1e9", Quoted(.text))]
     NotANumber {
-        /// What was given.
+        /// The text given.
         text: String,
     },
 }
@@ -76,7 +76,7 @@ impl Value {
         &self.text
     }
 
-    /// How many signs the value takes when it is written without an exponent.
+    /// Returns the number of characters of the value when it is written without an exponent.
     pub fn plain_width(&self) -> u64 {
         let number = self.number();
         let digits = number.len() as u64;
@@ -104,7 +104,8 @@ impl Value {
         i64::try_from(whole + u64::from(up)).unwrap_or(i64::MAX)
     }
 
-    /// The same without an upper bound, but of numbers beyond 10^38, which no difference is exact to.
+    /// Returns the threshold as [`Value::threshold`] does, but without its upper bound. `None` if the value is
+    /// 10^38 or more: below that, its difference from any amount is exact.
     pub fn whole(&self, bound: Bound) -> Option<i128> {
         let number = self.number();
         if number.point > 38 {

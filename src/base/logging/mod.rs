@@ -1,4 +1,4 @@
-//! What a program that runs for long says of itself: text for a terminal, JSON for a collector.
+//! The log of a program that runs for long: text for a terminal, JSON for a collector.
 
 mod stderr;
 
@@ -22,16 +22,16 @@ pub enum Level {
     Warn,
     /// The course of the program, too.
     Info,
-    /// What helps to find a fault, too.
+    /// Details that help to find a fault, too.
     Debug,
     /// Everything.
     Trace,
 }
 
-/// How often one kind of what comes by thousands is logged.
+/// Minimum interval between two log lines of one kind, for messages that come by thousands.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Tells which of many messages are worth a line: of each kind one now and then.
+/// Selects the messages to log among many: of each kind at most one every 10 s.
 #[derive(Clone, Debug, Default)]
 pub struct Sampler {
     said: BTreeMap<&'static str, Instant>,
@@ -49,7 +49,7 @@ impl Sampler {
     }
 }
 
-/// How a program logs that does.
+/// The format of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logs {
     /// Lines for people.
@@ -60,13 +60,13 @@ pub enum Logs {
 
 static STARTED: OnceLock<Logs> = OnceLock::new();
 
-/// How this program logs; `None` if it is one of those that say little, to people.
+/// Returns the format of this program's log; `None` if the program has no log, and writes messages for people.
 pub fn started() -> Option<Logs> {
     STARTED.get().copied()
 }
 
-/// Writes a line to standard error, which is not to be formatted: to the log, if there is one. What is
-/// from outside in it is made fit to be shown.
+/// Writes a line to standard error without formatting it: through the writer of the log, if there is one.
+/// Escapes characters that act on a terminal, and hides passwords.
 pub fn print(line: &str) {
     let line = shown::line(line) + "\n";
     // Without standard error there is nobody to tell.
@@ -76,7 +76,7 @@ pub fn print(line: &str) {
     };
 }
 
-/// Waits a little until what was logged is written: the process ends.
+/// Waits a little until the log is written, since the process ends.
 pub fn flush() {
     stderr::flush();
 }
@@ -86,7 +86,7 @@ pub fn dropped_lines() -> u64 {
     stderr::dropped_lines()
 }
 
-/// Begins to log to standard error. Without a format: text to a terminal, and JSON otherwise.
+/// Starts the log on standard error. Without a format: text to a terminal, and JSON otherwise.
 pub fn start(level: Level, format: Option<Logs>) {
     let level = match level {
         Level::Error => LevelFilter::ERROR,

@@ -70,7 +70,7 @@ impl MakeWriter<'_> for ToStderr {
 }
 
 impl Write for ToStderr {
-    /// Takes a line as a whole. It never fails: there is nobody to tell.
+    /// Accepts a line as a whole. It never fails, since there is nowhere to report an error.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match LOG.get() {
             Some(log) => log.accept(line),

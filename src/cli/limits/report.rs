@@ -190,7 +190,7 @@ impl Report<'_> {
             Ruling::Duplicate { of, .. } => {
                 (line.status, line.same_as) = ("duplicate", Some(of.row()));
             }
-            Ruling::PartitionProgress(row) => {
+            Ruling::Holds(row) => {
                 (line.status, line.content) = ("holds", Some(self.json_content(row)));
             }
         }

@@ -1,9 +1,9 @@
 //! A file of limits that is followed.
 //!
-//! It is read as soon as it is put in its place or written to its end. A change that is found by a look
-//! alone, or whose writer has not closed the file, may go on. Such a file is read when it has rested for a
-//! second, if its text tells that it is whole (an array, or one object). JSON lines cut short look like
-//! fewer limits: [`Patience`] says how long they wait.
+//! The feed reads the file as soon as it is moved into its place or written to its end. A change that only a
+//! look has found, or whose writer has not closed the file, may go on. The feed reads such a file when it has
+//! rested for a second, if its text tells that it is whole (an array, or one object). JSON lines cut short look
+//! like fewer limits: [`Patience`] decides how long they wait.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,22 +26,22 @@ use crate::limits::json::{self, Ending};
 use crate::limits::rows::Defaults;
 use crate::limits::table::Table;
 
-/// Without a notification the file is looked at this often.
+/// Interval between two looks at the file if no notification comes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// So long after its first change a file is read although its writer has not closed it, or although nothing
-/// is in it: a writer may take his time between opening and writing it.
+/// Time after its first change at which a file is read although its writer has not closed it, or although it
+/// is empty: a writer may pause between opening and writing a file.
 const WRITTEN_ENOUGH: Duration = Duration::from_secs(60);
 
-/// JSON lines that were changed in place, where nobody tells whether the writer has closed the file, are
-/// read after so long without a change. File systems of other machines show a change some seconds late.
+/// Time without a change after which JSON lines that were changed in place are read, where no notification
+/// tells whether the writer has closed the file. File systems of other machines show a change some seconds late.
 const UNHEARD_REST: Duration = Duration::from_secs(10);
 
-/// A file that can't be read is looked at this often, whatever the interval.
+/// Greatest interval between two looks at a file that can't be read, whatever `refresh` is.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A file may be changed so soon after it was read that its time of change stays the same: some file
-/// systems count whole seconds. So it is read again after so long.
+/// Time after which a file is read once more. A file may be changed so soon after it was read that its time of
+/// change stays the same: some file systems count whole seconds.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// The most readings of a file that changes while it is read for the first time.
@@ -92,22 +92,22 @@ pub(super) struct FileFeed {
     held: Held,
     /// A pipe, or standard input, can be read once.
     is_followed: bool,
-    /// What the file was when it was read last, and when that was.
+    /// The stamp of the file at the last reading, and the time of that reading.
     read: Option<(Stamp, Instant)>,
-    /// What it was at the last look, and since when it is.
+    /// The stamp of the file at the last look, and the time since which the file has it.
     seen: Option<(Stamp, Instant)>,
-    /// Since when there is something in it that was not read.
+    /// The time since which the file has content that was not read.
     unread: Option<Instant>,
     /// The stamp of the file when its text seemed unfinished.
     unfinished: Option<Stamp>,
-    /// Its stamp when it was found empty at the end of some writing. That may have been the writing before:
-    /// whoever writes in place empties the file first.
+    /// The stamp of the file when it was empty at the end of a write. That may have been the end of the write
+    /// before: a writer in place empties the file first.
     emptied: Option<Stamp>,
-    /// Since when there is no file.
+    /// The time since which there is no file.
     missing: Option<Instant>,
-    /// Whether what is in it can be used.
+    /// Whether the content that was read last can be used.
     sound: bool,
-    /// Whether it was read for a second time since it changed.
+    /// Whether the file was read for a second time since it changed.
     confirmed: bool,
 }
 
@@ -156,7 +156,7 @@ impl FileFeed {
         }
         let mut watch = self.refresh.is_none().then(|| Watch::of(&self.path));
         loop {
-            // The first wait is for what has changed since the file was opened, too.
+            // The first wait returns changes since the file was opened, too.
             let news = match (&mut watch, self.refresh) {
                 (Some(watch), _) => {
                     watch.follow_links();
@@ -177,8 +177,8 @@ impl FileFeed {
         }
     }
 
-    /// How long until the next look of one who looks at an interval: shorter, if what was seen last was
-    /// not read yet.
+    /// Returns the time until the next look of a feed that looks at an interval: shorter, if the last look saw
+    /// a change that was not read yet, or the file can't be read.
     fn until_look(&self, refresh: Duration) -> Duration {
         match &self.read {
             Some((read, _)) if self.seen.is_some_and(|(seen, _)| seen != *read) => {
@@ -189,8 +189,8 @@ impl FileFeed {
         }
     }
 
-    /// Reads the file, if it has changed and is whole; `is_written` says that somebody writes to it. What
-    /// is wrong with it is said once.
+    /// Reads the file, if it has changed and is whole; `is_written`: somebody is writing to it. Logs a fault of
+    /// the file once.
     fn look(&mut self, news: News, is_written: bool) -> Option<Edits> {
         let stamp = match Stamp::of(&self.path) {
             Ok(stamp) => stamp,
@@ -221,7 +221,7 @@ impl FileFeed {
         let patience = match is_whole || is_put_there || is_same {
             true => Patience::None,
             false => {
-                // A look without news comes a while after the one before.
+                // A look without news follows the look before after an interval.
                 let rests = news == News::None && before.is_some()
                     || self.refresh.is_some() && stamp.rests_for(LOOK_INTERVAL);
                 if !rests {
@@ -236,14 +236,14 @@ impl FileFeed {
             return None;
         }
         let read = match self.read() {
-            // It was written meanwhile: what was read may be of both.
+            // The file was written meanwhile: the text may be of both versions.
             Ok(reading) if reading.stamp != stamp => return None,
             Ok(reading) => reading.limits.map_err(ReadError::from).map_err(Trouble::from),
             Err(error) => Err(error.into()),
         };
         let is_unfinished = match &read {
             Ok((_, ending)) => *ending == Ending::Open,
-            // It may have been cut within a row, or within a character.
+            // The file may have been cut within a row, or within a character.
             Err(Trouble::Read(ReadError::NotLimits(error))) => {
                 !matches!(error, FileError::TooMany { .. })
             }
@@ -257,7 +257,7 @@ impl FileFeed {
             self.warn_unclosed();
         }
         match &read {
-            // It is not the file's fault, and may work at the next look.
+            // This is no fault of the file, and the next look may succeed.
             Err(Trouble::Read(ReadError::Io(_))) => self.read = None,
             _ => self.has_read(stamp),
         }
@@ -272,10 +272,10 @@ impl FileFeed {
         }
     }
 
-    /// There is no file, or none that can be looked at. Editors take a file away for a moment before they
-    /// put another one there, so this is an error only when it lasts.
+    /// Handles a look that has found no file, or could not look at it. Editors remove a file for a moment before
+    /// they put another one there, so a missing file is an error only when it lasts.
     fn fail_to_find(&mut self, error: &Trouble) -> Option<Edits> {
-        // One that comes back is a new one.
+        // A file that comes back is a new one.
         (self.read, self.seen, self.unfinished, self.emptied) = (None, None, None, None);
         let missing = *self.missing.get_or_insert_with(Instant::now);
         let lasts = missing.elapsed() >= LOOK_INTERVAL / 2 || self.refresh.is_some();
@@ -285,7 +285,7 @@ impl FileFeed {
         self.fail(error)
     }
 
-    /// The file has changed since the last look. It is left alone, but not in silence for ever.
+    /// Leaves a file alone that is being changed, and reports it if that goes on for [`WRITTEN_ENOUGH`].
     fn wait_for_rest(&self, unread: Instant) -> Option<Edits> {
         match unread.elapsed() >= WRITTEN_ENOUGH {
             true => self.fail(&Trouble::BeingWritten),
@@ -337,13 +337,13 @@ struct Reading {
 /// The waiting time for a file whose text does not show that it is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Patience {
-    /// It is known to be whole.
+    /// The file is known to be whole.
     None,
-    /// Another file has taken its place, while nobody told of it: most likely it was renamed.
+    /// Another file has taken its place without a notification: most likely a writer renamed it.
     Moved,
-    /// It was changed in place, and nobody tells whether the writer has closed it.
+    /// The file was changed in place, and no notification tells whether the writer has closed it.
     InPlace,
-    /// Its writer has not closed it, or has just emptied it.
+    /// The writer has not closed the file, or has just emptied it.
     Writer,
 }
 
@@ -356,7 +356,7 @@ impl Patience {
         }
     }
 
-    /// The time without a change after which it is over.
+    /// Returns the time without a change after which the waiting is over.
     fn rest(self) -> Option<Duration> {
         match self {
             Patience::None | Patience::Moved => None,
@@ -365,8 +365,8 @@ impl Patience {
         }
     }
 
-    /// Whether it is over for a file that is the same since `since`, and was changed first at `unread`. A
-    /// writer who adds a line now and then is read all the same.
+    /// Whether the waiting is over for a file that is the same since `since`, and was first changed at `unread`.
+    /// A file whose writer adds a line now and then is read all the same.
     fn is_over(self, since: Instant, unread: Instant) -> bool {
         self.rest().is_none_or(|rest| since.elapsed() >= rest) || unread.elapsed() >= WRITTEN_ENOUGH
     }
@@ -392,7 +392,8 @@ pub fn limits(path: &Path, defaults: Defaults) -> Result<Table, ReadError> {
     Ok(read_once(path, defaults)?.0)
 }
 
-/// The same. Returns also the stamp of the file after that.
+/// Reads the limits in a file, or on standard input (`-`), once. Returns also the stamp of the file after the
+/// reading.
 fn read_once(path: &Path, defaults: Defaults) -> Result<(Table, Stamp), ReadError> {
     if path == Path::new("-") {
         let (table, _) = json::read_from(std::io::stdin().lock(), defaults, &[])?;
@@ -402,7 +403,7 @@ fn read_once(path: &Path, defaults: Defaults) -> Result<(Table, Stamp), ReadErro
 }
 
 /// Reads a file, and reads it again if it has changed meanwhile, up to [`ATTEMPTS`] times in all. Returns also
-/// the stamp of the file after that.
+/// the stamp of the file after the last reading.
 fn at_rest<T>(
     path: &Path,
     mut read: impl FnMut(&File) -> Result<T, ReadError>,

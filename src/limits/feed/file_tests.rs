@@ -7,7 +7,7 @@ use super::*;
 
 const ROW: &str = r#"{"limit_name":"max","limit_value":VALUE,"effective_date":"2026-01-01"}"#;
 
-/// How long a change may take to be noticed. None comes near it, however busy the machine.
+/// Time limit for noticing a change; no change comes near it, however busy the machine.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 fn row(value: u32) -> String {
@@ -100,7 +100,7 @@ fn a_look_tells_only_what_is_new_and_sound() {
         Some(vec!["2".into(); 2])
     );
     assert_eq!(feed.look(News::Whole, false), None);
-    // Broken, then gone: the limits stay, and it is remembered what was said about it.
+    // The file is broken, then removed: the limits stay, and the feed's health has the newest fault.
     place.replace("limits.json", &row(3)[..20]);
     assert_eq!(feed.look(News::Whole, false), None);
     let (_, why) = feed.health().trouble().expect("it is broken");
@@ -124,7 +124,7 @@ fn what_may_still_be_written_waits() {
     assert_eq!(feed.look(News::Around, false), None, "something else was moved");
     fs::write(&path, &both).unwrap();
     assert_eq!(feed.look(News::None, false), None);
-    // It has stayed the same from one look to the next.
+    // The file has stayed the same from one look to the next.
     assert_eq!(feed.look(News::None, false).map(|edits| values(&edits)), Some(vec!["2".into(); 2]));
     // Written to the end, it need not wait, nor if it is another file.
     fs::write(&path, row(3)).unwrap();
@@ -141,7 +141,7 @@ fn what_somebody_writes_to_waits() {
         assert_eq!(feed.look(News::None, true), None);
     }
     assert_eq!(feed.look(News::Whole, false).map(|edits| values(&edits)), Some(vec!["2".into()]));
-    // What has just been emptied will be filled.
+    // A file that has just been emptied is about to be filled.
     fs::write(&path, "").unwrap();
     for _ in 0..3 {
         assert_eq!(feed.look(News::None, false), None);
@@ -149,7 +149,7 @@ fn what_somebody_writes_to_waits() {
     assert_eq!(feed.look(News::Whole, false).map(|edits| edits.len()), Some(1));
 }
 
-/// Somebody writes in place, which empties the file, and only then the end of the writing before is heard of.
+/// A writer empties the file to write in place, and only then the feed hears of the end of the write before.
 #[test]
 fn file_that_was_emptied_at_this_moment_is_looked_at_once_more() {
     let (_place, path, mut feed, _) = feed(&row(1));
@@ -157,7 +157,7 @@ fn file_that_was_emptied_at_this_moment_is_looked_at_once_more() {
     assert_eq!(feed.look(News::Whole, false), None);
     fs::write(&path, row(2)).unwrap();
     assert_eq!(feed.look(News::Whole, false).map(|edits| values(&edits)), Some(vec!["2".into()]));
-    // Nobody writes: it was meant.
+    // Nobody writes to the file again: it was emptied on purpose.
     fs::write(&path, "").unwrap();
     assert_eq!(feed.look(News::Whole, false), None);
     assert_eq!(feed.look(News::None, false).map(|edits| edits.len()), Some(1));
@@ -179,7 +179,7 @@ fn array_or_object_whose_writer_keeps_it_open_is_read_once_it_rests() {
     assert!(changes.next(3 * LOOK_INTERVAL).is_none(), "half an array is no array");
     writeln!(file, "{}]", row(3).replace("max", "other")).unwrap();
     assert_eq!(next(&changes), ["2", "3"]);
-    // The same handle goes on to write one object.
+    // The writer writes one object by the same handle.
     file.set_len(0).unwrap();
     std::io::Seek::rewind(&mut file).unwrap();
     write!(file, "{}", row(4)).unwrap();
@@ -220,7 +220,7 @@ fn json_lines_on_a_mount_without_notifications_rest_longer_than_arrays() {
     }
     feed.seen = feed.seen.map(|(stamp, _)| (stamp, ago(UNHEARD_REST)));
     assert_eq!(feed.look(News::None, false).map(|edits| values(&edits)), Some(vec!["2".into(); 2]));
-    // A file that was renamed into its place, of which nobody tells.
+    // A file that was renamed into its place without a notification.
     place.replace("limits.json", &lines.replace(":2,", ":3,"));
     assert_eq!(feed.look(News::None, false), None);
     assert_eq!(feed.look(News::None, false).map(|edits| values(&edits)), Some(vec!["3".into(); 2]));

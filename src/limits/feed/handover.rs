@@ -27,13 +27,13 @@ pub struct Changes {
 struct Slot {
     pending: Mutex<Pending>,
     changed: Condvar,
-    /// Whether edits wait, for those who ask again and again.
+    /// Whether edits wait, for a receiver that polls.
     waits: AtomicBool,
     /// Nobody takes edits any more.
     unwanted: AtomicBool,
 }
 
-/// Both ends; `wake` is called after each edit that is handed over.
+/// Returns both ends; the outlet calls `wake` after it has handed over edits.
 pub(super) fn handover(wake: impl Fn() + Send + 'static) -> (Outlet, Changes) {
     let slot = Arc::<Slot>::default();
     (Outlet { slot: slot.clone(), wake: Box::new(wake) }, Changes { slot })
@@ -53,7 +53,7 @@ impl Slot {
 }
 
 impl Outlet {
-    /// Hands on edits, merged with those that wait. Returns `false` if nobody takes edits any more.
+    /// Hands over edits, merged with those that wait. Returns `false` if nobody takes edits any more.
     pub(super) fn give(&self, edits: Edits) -> bool {
         // Merged outside the lock: there may be a million edits, and the leader must not wait for that.
         let mut pending = self.slot.put(Pending::default());

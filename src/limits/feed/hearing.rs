@@ -12,33 +12,33 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::limits::postgres::{Address, Error, Session};
 
-/// Between two checks.
+/// Interval between two checks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// After LISTEN has cost the connection, so long passes before it is tried again.
+/// Time before LISTEN is tried again after it has cost the connection.
 const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
-/// So long a notification may take. The table is not read meanwhile.
+/// Time limit for a notification to arrive. The table is not read meanwhile.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(1);
 
-/// So many notifications are lost before it is believed.
+/// Notifications that are lost before a check counts as lost.
 const ATTEMPTS: u32 = 3;
 
-/// So long the second connection may take.
+/// Time limit for making the second connection.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Whether notifications arrive over a connection, as far as a check has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Hearing {
-    /// Nothing yet.
+    /// No check has ended yet.
     Unknown,
-    /// The last check has arrived.
+    /// The notification of the last check has arrived.
     Arrives,
-    /// The last check has not.
+    /// The notifications of the last check have not arrived.
     Lost,
     /// The server, or a pool, refuses LISTEN.
     Refused(String),
-    /// The second connection could not send it.
+    /// The second connection could not send the notification.
     Unchecked(String),
 }
 
@@ -49,14 +49,15 @@ type Connecting = JoinHandle<Result<Session, Error>>;
 pub(super) struct Checks {
     address: Address,
     hearing: Hearing,
-    /// When to check next.
+    /// The time of the next check.
     next: Instant,
     /// Notifications lost in this check.
     lost: u32,
     connecting: Option<Connecting>,
     /// The second connection, while a check goes on.
     second: Option<Session>,
-    /// When LISTEN may be tried: one that has cost the connection is not repeated with the next one.
+    /// The time from which LISTEN may be tried: a LISTEN that has cost the connection is not repeated on the next
+    /// connection.
     listen_from: Instant,
 }
 
@@ -78,8 +79,8 @@ impl Checks {
         &self.hearing
     }
 
-    /// Connects the session that listens. A pool may end a connection for asking: then it is made once more
-    /// and does not listen.
+    /// Connects the session that listens. A pool may end the connection because of LISTEN: then the session is made
+    /// once more and does not listen.
     pub(super) async fn connect(&mut self) -> Result<Session, Error> {
         self.stop();
         self.hearing = Hearing::Unknown;
@@ -95,7 +96,7 @@ impl Checks {
         }
     }
 
-    /// Asks for notifications. `false` if that has cost the connection.
+    /// Subscribes to notifications. Returns `false` if that has cost the connection.
     async fn listen(&mut self, session: &Session) -> bool {
         let Err(error) = session.listen().await else { return true };
         let is_lost = error.is_final() || session.has_ended();
@@ -110,14 +111,14 @@ impl Checks {
         self.conclude(Hearing::Refused(why));
     }
 
-    /// Ends a check with what it has found.
+    /// Ends a check with its result.
     fn conclude(&mut self, hearing: Hearing) {
         self.hearing = hearing;
         self.stop();
         self.next = Instant::now() + CHECK_INTERVAL;
     }
 
-    /// Lets go of the second connection.
+    /// Drops the second connection.
     fn stop(&mut self) {
         if let Some(connecting) = self.connecting.take() {
             connecting.abort();

@@ -1,4 +1,4 @@
-//! What a feed holds, how it differs from what is read next, and what is told about both.
+//! The rows that a feed holds, their difference from the rows read next, and logs and metrics about both.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashSet};
@@ -19,20 +19,20 @@ use crate::limits::text::Text;
 /// Rows that hold from now on (+1), or no longer (-1).
 pub type Edits = Vec<(Arc<Row>, isize)>;
 
-/// Between two lines of the log that say what has changed.
+/// Minimum interval between two log lines about changes.
 const BETWEEN_LOGS: Duration = Duration::from_secs(1);
 
-/// Names in such a line.
+/// The most names in such a line.
 const NAMES_LOGGED: usize = 3;
 
-/// Refused rows that are logged of one reading; `floodmark limits check` shows all.
+/// The most refused rows that are logged of one reading; `floodmark limits check` shows all.
 const REFUSALS_LOGGED: usize = 20;
 
-/// A look at a file that takes longer is trouble: a network mount may never answer.
+/// Time after which a look at a file is reported as stuck: a network mount may never respond.
 const LOOK_STUCK: Duration = Duration::from_secs(30);
 
-/// Since when, and why, limits can't be read, if they can't, and how many rows are refused. Who holds it
-/// looks at the thread that reads.
+/// The state of a feed: since when and why its limits can't be read, if they can't, and how many rows are
+/// refused. The thread that reads keeps it current.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     shared: Arc<Mutex<Shared>>,
@@ -49,7 +49,7 @@ struct Shared {
 }
 
 impl Health {
-    /// For how long they could not be read, and why.
+    /// Returns for how long the limits could not be read, and why; `None` if they can be read.
     pub fn trouble(&self) -> Option<(Duration, String)> {
         let shared = self.shared();
         let stuck = shared.look.filter(|look| look.elapsed() > LOOK_STUCK).map(|look| {
@@ -60,12 +60,12 @@ impl Health {
         known.or(stuck)
     }
 
-    /// The number of rows that the last reading refused.
+    /// Returns the number of rows that the last reading refused.
     pub fn refusals(&self) -> Refusals {
         self.shared().refusals
     }
 
-    /// A sentence about the rows that the last reading refused; `None` if it refused none.
+    /// Returns a sentence about the rows that the last reading refused; `None` if it refused none.
     pub fn refusal(&self) -> Option<String> {
         let shared = self.shared();
         options::refusal(&shared.place, shared.refusals)
@@ -75,7 +75,7 @@ impl Health {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// They could not be read. Returns whether that is news.
+    /// Notes that the limits could not be read. Returns whether the reason is new.
     fn failed(&self, complaint: &str) -> bool {
         let mut shared = self.shared();
         let before = shared.trouble.take();
@@ -85,7 +85,7 @@ impl Health {
         news
     }
 
-    /// They could be read. Returns for how long they could not.
+    /// Notes that the limits could be read. Returns for how long they could not.
     fn recovered(&self) -> Option<Duration> {
         self.shared().trouble.take().map(|(since, _)| since.elapsed())
     }
@@ -96,22 +96,23 @@ impl Health {
 pub(super) struct Held {
     /// Sorted; no two have one name and date. Shared with the catalog of a run.
     rows: Vec<Arc<Row>>,
-    /// Rows that came or went since that was logged, and some of their names; and when it was.
+    /// Edits since the last log line about changes, some of the edited names, and the time of that line.
     changed: usize,
     changed_names: BTreeSet<Text>,
     told: Option<Instant>,
-    /// What was said about refused rows, as hashes.
+    /// The rows that the last reading refused, as hashes of name and reason: each is reported once.
     said: HashSet<u64>,
     hasher: RandomState,
     health: Health,
-    /// What is read, for messages.
+    /// The file or table that is read, for messages.
     place: String,
-    /// Which set of limits it is, for metrics.
+    /// The set of limits, for metrics.
     set: LimitSet,
 }
 
 impl Held {
-    /// Of what these options name; `kinds` are the words for what can go wrong.
+    /// Returns the state of a feed with these options before its first reading; `kinds` are the labels of all errors
+    /// that the feed may have.
     pub(super) fn new(options: &Options, kinds: &[&'static str]) -> Self {
         let held = Held { place: options.place(), set: options.set, ..Held::default() };
         held.health.shared().place = options.place();
@@ -139,7 +140,7 @@ impl Held {
         &self.rows
     }
 
-    /// Takes what was read: tells what is refused and was not before, and what has changed.
+    /// Accepts a table that was read: logs the newly refused rows, and returns the edits since the last table.
     pub(super) fn take(&mut self, table: Table) -> Edits {
         self.tell_refused(&table);
         let rows = table.into_held();
@@ -148,7 +149,7 @@ impl Held {
         self.rows = rows;
         self.changed += edits.len();
         for (row, _) in &edits {
-            // One more than are logged tells that there are more.
+            // One name more than are logged shows that there are more.
             if self.changed_names.len() <= NAMES_LOGGED {
                 self.changed_names.insert(row.name.clone());
             }
@@ -156,13 +157,13 @@ impl Held {
         edits
     }
 
-    /// Says which rows are refused, unless it was said of the reading before.
+    /// Logs the rows that are refused, unless the reading before refused them for the same reason.
     fn tell_refused(&mut self, table: &Table) {
         let mut said = HashSet::new();
         let (mut refused, mut news) = (0, 0);
         for (verdict, reason) in table.refusals() {
             refused += 1;
-            // A row may come to stand elsewhere, and there may be a great many.
+            // Without the position, since a row may move; as a hash, since there may be a great many rows.
             let name = verdict.name().unwrap_or_default();
             let what = self.hasher.hash_one((name, reason.to_string()));
             said.insert(what);
@@ -187,19 +188,19 @@ impl Held {
         self.tell_rows("refused", refused);
     }
 
-    /// Tells that a look at a file begins, or has ended.
+    /// Notes that a look at a file begins, or has ended.
     pub(super) fn looks(&self, begins: bool) {
         self.health.shared().look = begins.then(Instant::now);
     }
 
-    /// They were read for the first time: nothing has changed yet.
+    /// Notes that the limits were read for the first time, which is no change.
     pub(super) fn begin(&mut self) {
         self.changed = 0;
         self.changed_names.clear();
         self.succeeded();
     }
 
-    /// They were read, changed or not.
+    /// Notes that the limits were read, changed or not.
     pub(super) fn succeeded(&mut self) {
         self.tell_changed();
         if let Some(lasted) = self.health.recovered() {
@@ -212,7 +213,8 @@ impl Held {
             .set(now.as_secs_f64());
     }
 
-    /// They could not be read; `kind` is one of a few words. Why is said once.
+    /// Notes that the limits could not be read; `kind` is the label of the error. Logs a reason once, until
+    /// another one follows.
     pub(super) fn failed(&self, kind: &'static str, why: &str) {
         self.errors(kind).increment(1);
         gauge!("floodmark_limits_readable", self.set.labels([])).set(0.0);
@@ -221,7 +223,7 @@ impl Held {
         }
     }
 
-    /// Logs what has changed, a while after it was logged last: there may be hundreds of edits a second.
+    /// Logs the changes, at most once in [`BETWEEN_LOGS`]: there may be hundreds of edits a second.
     fn tell_changed(&mut self) {
         let recent = self.told.is_some_and(|told| told.elapsed() < BETWEEN_LOGS);
         if self.changed == 0 || recent {
@@ -242,7 +244,8 @@ impl Held {
     }
 }
 
-/// What turns sorted rows into others. A value in other letters is a change, too: it is shown so.
+/// Returns the edits that turn sorted rows into others. A value that is only written differently is an edit,
+/// too, since floodmark shows values as they are written.
 pub(super) fn difference(before: &[Arc<Row>], after: &[Arc<Row>]) -> Edits {
     let mut edits = Edits::new();
     if before.is_empty() {

@@ -1,13 +1,13 @@
 //! Feeds: limits that are read, and followed while they change.
 //!
-//! A feed reads all, compares it with what it holds, and hands on the difference; what tells it that
-//! something may have changed only says when to read. It runs on a thread of its own: what can't be
-//! read leaves the limits as they are, and touches nothing else.
+//! A feed reads all rows, compares them with those that it holds, and hands over the difference; a
+//! notification of a change only decides when to read. A feed runs on a thread of its own: a source that
+//! can't be read leaves the limits as they are, and affects nothing else.
 //!
-//! - `file`: a file, with what `watch` is told of it and `stamp` sees of it.
-//! - `table`: a table in PostgreSQL, as often as `pace` says; `hearing` checks that notifications arrive,
-//!   and `route` tells.
-//! - `held`: what a feed holds, and what it tells about it.
+//! - `file`: follows a file; `watch` receives events about it, and `stamp` compares its metadata.
+//! - `table`: follows a table in PostgreSQL, and reads it when `pace` decides; `hearing` checks that
+//!   notifications arrive, and `route` logs whether they do.
+//! - `held`: the rows that a feed holds, with logs and metrics about them.
 //! - `handover`: the edits that a run has not taken yet, merged.
 
 mod file;
@@ -36,7 +36,7 @@ use super::table::Table;
 use super::{Address, postgres};
 use crate::base::error::Failure;
 
-/// Reads limits once: every row, and whether it holds.
+/// Reads limits once: every row, and the verdict on it.
 ///
 /// # Errors
 /// They can't be read, or not as limits.
@@ -54,7 +54,7 @@ pub fn read(options: &Options) -> Result<Table, Failure> {
     }
 }
 
-/// Reads a table once, as it is.
+/// Reads all rows of a table once, without checking them.
 pub fn snapshot(database: &postgres::Address, table: &TableName) -> Result<Snapshot, Failure> {
     one_session(database, async |session| session.snapshot(table).await)
 }
@@ -80,7 +80,7 @@ enum Kind {
 }
 
 impl Feed {
-    /// Reads limits for the first time: those that hold, as edits of none.
+    /// Reads limits for the first time. Returns the rows that hold as edits of an empty table.
     ///
     /// # Errors
     /// They can't be read, or not as limits: there is nothing yet that could stay as it is.
@@ -97,7 +97,7 @@ impl Feed {
         }
     }
 
-    /// Whether they can be read, also later.
+    /// Returns the state of the feed, which the feed keeps current.
     pub fn health(&self) -> Health {
         match &self.0 {
             Kind::File(feed) => feed.health(),
@@ -105,8 +105,8 @@ impl Feed {
         }
     }
 
-    /// Follows them on a thread of its own, until the receiver is dropped. `wake` is called after each
-    /// edit that is handed over.
+    /// Follows the limits on a thread of its own, until the receiver is dropped. That thread calls `wake` after
+    /// it has handed over edits.
     pub fn follow(self, wake: impl Fn() + Send + 'static) -> anyhow::Result<Changes> {
         let (outlet, changes) = handover(wake);
         std::thread::Builder::new()

@@ -1,4 +1,4 @@
-//! Which limits are read, and how.
+//! The options of reading limits.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,23 +11,23 @@ use crate::limits::postgres::TableName;
 use crate::limits::rows::Defaults;
 use crate::limits::table::Refusals;
 
-/// Where limits come from, and how they are read.
+/// The source of limits, and the options of reading them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The file, or the database.
     pub address: Address,
     /// The table of the database.
     pub table: TableName,
-    /// What rows mean that leave something out.
+    /// The defaults for columns that a row leaves out.
     pub defaults: Defaults,
-    /// Which set of limits they are.
+    /// The set that the limits are in.
     pub set: LimitSet,
-    /// Read at this interval and not in between; `None`: as soon as something changes.
+    /// The interval at which the limits are read, and not in between; `None`: as soon as they change.
     pub refresh: Option<Duration>,
 }
 
 impl Options {
-    /// A file that is followed.
+    /// Returns the options of a file that is followed.
     pub fn file(path: impl AsRef<Path>) -> Self {
         Options {
             address: Address::file(path),
@@ -38,12 +38,12 @@ impl Options {
         }
     }
 
-    /// A sentence about refused rows; `None` if there are none.
+    /// Returns a sentence about refused rows; `None` if there are none.
     pub fn refusal(&self, counts: Refusals) -> Option<String> {
         refusal(&self.place(), counts)
     }
 
-    /// The file, or the database and its table, for messages. A password is not in it.
+    /// Returns the file, or the database and its table, for messages. The text has no password.
     pub fn place(&self) -> String {
         match &self.address {
             Address::File(path) => path.display().to_string(),
@@ -52,7 +52,7 @@ impl Options {
     }
 }
 
-/// A sentence about refused rows of this place; `None` if there are none.
+/// Returns a sentence about refused rows of this place; `None` if there are none.
 pub(super) fn refusal(place: &str, counts: Refusals) -> Option<String> {
     let Refusals { refused, rows } = counts;
     (refused > 0).then(|| {
@@ -63,7 +63,7 @@ pub(super) fn refusal(place: &str, counts: Refusals) -> Option<String> {
     })
 }
 
-/// What waits for answers of a database, on the thread that asks.
+/// Makes the runtime that waits for responses of a database, on the thread that calls it.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()

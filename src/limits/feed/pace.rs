@@ -1,8 +1,8 @@
-//! How often a table is read: as soon as it may have changed, but never for much of the time.
+//! Decides when to read a table: as soon as it may have changed, but never for much of the time.
 
 use std::time::{Duration, Instant};
 
-/// Without notifications a table is read this often, and with them looked at.
+/// Interval between two readings of a table without notifications, and between two looks at one with them.
 const POLL: Duration = Duration::from_secs(1);
 
 /// A poll takes at most this part of the time, unless it is quick.
@@ -11,11 +11,11 @@ const POLL_PART: u32 = 20;
 /// A poll that takes no longer burdens no server, and may have taken longer than usual by chance.
 const QUICK_POLL: Duration = Duration::from_millis(100);
 
-/// Where changes are notified, the table is read at least this often all the same: one who writes may
-/// have turned triggers off.
+/// Greatest interval between two readings of a table that notifies of changes: a writer may have turned
+/// triggers off.
 const READ_ANYWAY: Duration = Duration::from_secs(60);
 
-/// Between two readings that notifications ask for, however many there are. It gathers them.
+/// Minimum pause before a reading that notifications request, however many there are; it gathers them.
 const NOTIFIED_APART: Duration = Duration::from_millis(10);
 
 /// Such readings take at most this part of the time.
@@ -28,23 +28,23 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(5);
 
-/// When a table is to be read next.
+/// Decides when a table is read next.
 #[derive(Debug)]
 pub(super) struct Pace {
     refresh: Option<Duration>,
-    /// When the last reading began, and how long it took.
+    /// The start of the last reading, and its duration.
     began: Instant,
     took: Duration,
     failures: u32,
 }
 
 impl Pace {
-    /// After a first reading, which took so long.
+    /// Returns the pace after a first reading, which began at `began` and has just ended.
     pub(super) fn new(refresh: Option<Duration>, began: Instant) -> Self {
         Pace { refresh, began, took: began.elapsed(), failures: 0 }
     }
 
-    /// Whether notifications are heard.
+    /// Whether the feed listens to notifications.
     pub(super) fn listens(&self) -> bool {
         self.refresh.is_none()
     }
@@ -54,12 +54,12 @@ impl Pace {
         self.refresh.is_some_and(|refresh| refresh > FORGOTTEN_AFTER)
     }
 
-    /// A reading was good.
+    /// Notes a reading that succeeded.
     pub(super) fn read(&mut self, began: Instant) {
         (self.began, self.took, self.failures) = (began, began.elapsed(), 0);
     }
 
-    /// A reading, or the look before it, failed.
+    /// Notes that a reading, or the look before it, has failed.
     pub(super) fn failed(&mut self) {
         self.failures += 1;
     }
@@ -69,7 +69,7 @@ impl Pace {
         self.failures > 0
     }
 
-    /// Until when to wait before anything is done, if nothing is notified.
+    /// Returns the time of the next look, if no notification comes before.
     pub(super) fn next_look(&self, now: Instant) -> Instant {
         if self.failures > 0 {
             let wait = RETRY_FIRST * 2_u32.saturating_pow(self.failures.min(16) - 1);
@@ -82,12 +82,12 @@ impl Pace {
         }
     }
 
-    /// Before when a notification does not lead to a reading.
+    /// Returns the earliest time of a reading that a notification requests.
     pub(super) fn earliest(&self) -> Instant {
         self.began + self.took + NOTIFIED_APART.max(self.took * (NOTIFIED_PART - 1))
     }
 
-    /// Whether to read at a look at which nothing has changed.
+    /// Whether a look reads the table even if it has found no change.
     pub(super) fn reads_anyway(&self, notifies: bool, now: Instant) -> bool {
         !notifies || now >= self.began + READ_ANYWAY
     }

@@ -11,13 +11,13 @@ use crate::limits::postgres::TableName;
 enum Route {
     /// By a reading each second, since the table notifies of nothing.
     Silent,
-    /// By a reading each second, for what is known of notifications.
+    /// By a reading each second, since notifications are not known to arrive, with the reason.
     Polled(Hearing),
     /// By notifications.
     Notified,
 }
 
-/// Tells by which route changes of a table are noticed.
+/// Logs the route by which changes of a table are noticed, and exports it as a metric.
 pub(super) struct Telling {
     table: TableName,
     set: LimitSet,

@@ -1,4 +1,4 @@
-//! What a file is, as far as the file system tells without reading it.
+//! The state of a file, as far as the file system tells it without a reading.
 
 use std::fs::Metadata;
 use std::io;
@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// A file at a moment. Another stamp: it may say something else.
+/// The state of a file at a moment. When the stamp changes, the content may have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     device: u64,
@@ -17,21 +17,21 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// Of the file that a path leads to.
+    /// Returns the stamp of the file that a path leads to.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         Stamp::of_file(&std::fs::metadata(path)?)
     }
 
-    /// The same of one that is open.
+    /// Returns the stamp of an open file, from its metadata.
     pub(super) fn of_file(meta: &Metadata) -> io::Result<Self> {
         match meta.is_file() {
             true => Ok(Stamp::from(meta)),
-            // To open a pipe waits for its other end, and to read it takes what is in it.
+            // Opening a pipe waits for its other end, and reading it removes its content.
             false => Err(io::Error::other("it is no regular file")),
         }
     }
 
-    /// Whether nobody has written to it for so long, by the clock of this machine.
+    /// Whether nobody has written to the file for so long, by the clock of this machine.
     pub(super) fn rests_for(&self, long: Duration) -> bool {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let secs = u64::try_from(self.modified.0).unwrap_or_default();
@@ -39,7 +39,7 @@ impl Stamp {
         now.checked_sub(modified).is_some_and(|age| age >= long)
     }
 
-    /// Whether it is one and the same file, whatever is in it.
+    /// Whether both stamps are of one file, whatever its content.
     pub(super) fn is_same_file(&self, other: &Stamp) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }

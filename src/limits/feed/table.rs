@@ -32,14 +32,14 @@ struct Reader {
     pace: Pace,
     session: Option<Session>,
     checks: Checks,
-    /// What the table was when it was read last, unless something has failed since.
+    /// The shape of the table at the last reading; `None` if anything has failed since.
     shape: Option<Shape>,
-    /// The same, whatever has failed since.
+    /// The shape of the table at the last reading, whatever has failed since.
     told: Option<Shape>,
     telling: Telling,
 }
 
-/// What a look has found.
+/// The result of a look at the table.
 enum Look {
     Same,
     Read(Edits),
@@ -101,7 +101,7 @@ impl Reader {
     fn fail(&mut self, error: &Error) {
         self.pace.failed();
         self.held.failed(error.label(), &error.to_string());
-        // What may have happened meanwhile is not known.
+        // The table may have changed during the failure without a notification.
         self.shape = None;
         if error.is_final() || self.session.as_ref().is_some_and(Session::has_ended) {
             self.session = None;
@@ -109,10 +109,10 @@ impl Reader {
         }
     }
 
-    /// Waits until there is something to do, and tells whether it was notified.
+    /// Waits until a look is due. Returns whether a notification is the reason.
     async fn wait(&mut self) -> bool {
         let next_look = self.pace.next_look(Instant::now()).into();
-        // What can't be read is not read more often by being changed.
+        // A table that can't be read is not read more often because it changes.
         let listens = self.pace.listens() && !self.pace.fails();
         let Some(session) = self.session.as_ref().filter(|_| listens) else {
             sleep_until(next_look).await;
@@ -146,7 +146,7 @@ impl Reader {
         self.read().await.map(Look::Read)
     }
 
-    /// Whether nothing can have changed that was not notified.
+    /// Whether nothing can have changed without a notification.
     async fn is_same(&self) -> Result<bool, Error> {
         let Some((session, held)) = self.session.as_ref().zip(self.shape.as_ref()) else {
             return Ok(false);
@@ -184,7 +184,7 @@ impl Reader {
         Ok(edits)
     }
 
-    /// Says what is to be known of a table that was another one, or none, before.
+    /// Logs the unknown columns that the table did not have before, and the route by which its changes are noticed.
     fn tell_shape(&mut self, shape: &Shape) {
         let known = |column: &str| self.told.as_ref().is_some_and(|told| told.has(column));
         for column in shape.unknown_columns().filter(|column| !known(column)) {

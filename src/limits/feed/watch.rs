@@ -1,7 +1,7 @@
 //! Notifications about a file, wherever links lead.
 //!
-//! What is watched are directories, since a file is mostly replaced by another one of its name: that of
-//! the path, and those of all links on the way to the file, such as those of a mounted ConfigMap.
+//! The watched objects are directories, since a file is mostly replaced by another one of its name: the
+//! directory of the path, and those of all links on the way to the file, such as those of a mounted ConfigMap.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,35 +13,35 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-/// Links that are followed before there is an end to it.
+/// The most links that are followed, since links may form a circle.
 const LINKS_MAX: usize = 40;
 
-/// What may have become of a file.
+/// The change of a file since the last look, as far as events tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// Nothing is known.
+    /// No event calls for a look.
     None,
-    /// Something was moved or removed where it lies.
+    /// Something was moved or removed in a watched directory.
     Around,
-    /// It was written to its end, or put in its place.
+    /// The file was written to its end, or moved into its place.
     Whole,
 }
 
-/// What is heard of a file.
+/// The meaning of one event for the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Heard {
-    /// Somebody writes to it.
+    /// Somebody writes to the file.
     Written,
     Around,
     Whole,
-    /// More has happened than was told.
+    /// Events were lost.
     Lost,
 }
 
 /// The names that lead to the file.
 type Names = Arc<Mutex<Vec<OsString>>>;
 
-/// All that was heard since the last look, merged: the file system may not answer the look for hours, while
+/// All events since the last look, merged: the file system may not respond to the look for hours, while
 /// files beside this one come and go.
 #[derive(Default)]
 struct Ear {
@@ -70,7 +70,7 @@ impl Ear {
         let mut state = self.state();
         let EarState { news, is_written } = *state;
         let (news, is_written) = match heard {
-            // A window that was whole is no longer.
+            // A file that was whole is so no longer.
             Heard::Written => (News::None, true),
             Heard::Whole => (News::Whole, false),
             Heard::Around if news == News::None => (News::Around, is_written),
@@ -132,8 +132,8 @@ impl Watch {
         watch
     }
 
-    /// Watches where the file is now: links may lead elsewhere, and a directory may be another one of
-    /// its name.
+    /// Watches the directories of the file as they are now: links may lead elsewhere, and another directory may
+    /// have taken the name of one.
     pub(super) fn follow_links(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
         let (directories, names) = way(&self.path);
@@ -148,14 +148,14 @@ impl Watch {
             .collect();
         for (directory, found) in &self.watched {
             if wanted.get(directory) != Some(found) {
-                // One that is gone is not watched any more by itself.
+                // The system itself no longer watches a directory that was removed; then this fails.
                 let _ = watcher.unwatch(directory);
             }
         }
         let mut watched = BTreeMap::new();
         for (directory, found) in wanted {
             let is_watched = self.watched.get(&directory) == Some(&found);
-            // What fails is tried again at the next look, which sees the file, too.
+            // A watch that fails is tried again before the next look, and that look sees the file anyway.
             if is_watched || watcher.watch(&directory, RecursiveMode::NonRecursive).is_ok() {
                 watched.insert(directory, found);
             }
@@ -163,7 +163,7 @@ impl Watch {
         self.watched = watched;
     }
 
-    /// Waits for news, for so long at most. One answer is for all that there is.
+    /// Waits for news, for so long at most. Returns all news as one.
     pub(super) fn wait(&mut self, at_most: Duration) -> News {
         let EarState { news, is_written } = self.ear.wait(at_most);
         self.is_written = is_written;
@@ -187,7 +187,7 @@ fn way(path: &Path) -> (Vec<PathBuf>, Vec<OsString>) {
         };
         names.extend(at.file_name().map(ToOwned::to_owned));
         directories.push(directory.clone());
-        // A part of the way may be a link, too: what it is moved to is told where it lies.
+        // A directory on the way may be a link, too: when the link is replaced, the event is in its own directory.
         if let Ok(real) = directory.canonicalize()
             && let Some(above) = directory.parent().filter(|above| *above != Path::new(""))
             && directory.is_symlink()
@@ -203,8 +203,9 @@ fn way(path: &Path) -> (Vec<PathBuf>, Vec<OsString>) {
     (directories, names)
 }
 
-/// What an event tells of a file of these names. While it is being written, half of it is no answer; and
-/// to be notified of its being read, which is what a notification leads to, would never end.
+/// Returns the meaning of an event for a file of these names. An event of a write calls for no reading, since
+/// the file may be half written. Events of reading are ignored: a notification leads to a reading, so
+/// notifications of readings would never end.
 fn tells(event: &Event, names: &[OsString]) -> Option<Heard> {
     let named = || {
         let mut found = event.paths.iter().filter_map(|path| path.file_name());
@@ -262,7 +263,7 @@ mod tests {
         assert_eq!(tells(&lost, &names), Some(Heard::Lost));
     }
 
-    /// As the channel that was here did, one after another.
+    /// Several events before a wait are returned as one.
     #[test]
     fn news_are_merged_and_taken_once() {
         let ear = Ear::default();
@@ -296,7 +297,7 @@ mod tests {
             assert!(directories.contains(&expected), "{expected:?} in {directories:?}");
         }
         assert_eq!(names, ["limits.json", "limits.json"]);
-        // One that leads to itself leads nowhere.
+        // A link to itself leads nowhere.
         symlink("loop", at("loop")).unwrap();
         assert!(way(&at("loop")).0.len() <= 3 * LINKS_MAX);
         assert_eq!(way(Path::new("limits.json")).0, [PathBuf::from(".")]);

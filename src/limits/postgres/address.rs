@@ -13,13 +13,13 @@ use tokio_postgres::config::{Host, SslMode};
 use super::passfile::{self, Door, PassFile};
 use super::tls::{Tls, Trust};
 
-/// How long a server may take to answer that somebody wants to connect, unless the URI says otherwise.
+/// Time limit for a server to respond to a connection attempt, unless the URI or the environment gives another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// After so long without an answer to what was sent, a connection is dead.
+/// Time after which a connection is dead if the server has not acknowledged the data sent to it.
 const DEAD_AFTER: Duration = Duration::from_secs(20);
 
-/// Where PostgreSQL listens, unless said otherwise.
+/// The default port of PostgreSQL.
 const PORT: u16 = 5432;
 
 /// A database, and how to connect to it.
@@ -27,33 +27,33 @@ const PORT: u16 = 5432;
 pub struct Address {
     pub(super) config: Config,
     pub(super) tls: Tls,
-    /// Where the password is, unless it is known.
+    /// The file with the password, if neither the URI nor the environment gives one.
     passfile: Option<PassFile>,
-    /// Without password and parameters.
+    /// The URI for messages, without password and parameters.
     shown: String,
 }
 
-/// Why a text is not the URI of a database.
+/// The reason why a text is not accepted as the URI of a database.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// It is no URI, or a parameter has no such value.
+    /// The text is no URI, or a parameter does not accept its value.
     #[error(
         "\"{shown}\" is no database: {why}; write postgres://USER@HOST:PORT/DATABASE, with parameters \
          as psql takes them"
     )]
     Uri {
-        /// The text, without what may be a password.
+        /// The text, without the part that may be a password.
         shown: String,
-        /// What is wrong with it.
+        /// The fault of the text.
         why: String,
     },
-    /// Everyone on the machine can read a command line.
+    /// The text has a password, and everyone on the machine can read a command line.
     #[error(
         "\"{shown}\" had a password in it, and everyone on this machine can read a command line: put \
          the password into PGPASSWORD or ~/.pgpass, or the whole address into FLOODMARK_LIMITS"
     )]
     Password {
-        /// The text, without it.
+        /// The text, without the password.
         shown: String,
     },
 }
@@ -69,9 +69,9 @@ impl FromStr for Address {
     }
 }
 
-/// Splits a URI into what comes before its parameters, and these.
+/// Splits a URI into the text before its parameters, and the parameters.
 fn split(text: &str) -> (&str, Vec<(String, String)>) {
-    // A question mark before it is part of a password.
+    // A question mark before the last `@` is part of a password.
     let host = text.rfind('@').unwrap_or(0);
     let query = text[host..].find('?').map_or(text.len(), |at| host + at);
     let (base, query) = (&text[..query], text[query..].trim_start_matches('?'));
@@ -88,7 +88,7 @@ fn without_password(base: &str) -> String {
     let Some((scheme, rest)) = base.split_once("://") else {
         return base.to_owned();
     };
-    // Whatever a password has in it, it ends at the last of these.
+    // A password may have any character in it, `@` too: it ends at the last `@`.
     match rest.rsplit_once('@') {
         Some((user, host)) => {
             let user = user.split(':').next().unwrap_or_default();
@@ -121,7 +121,7 @@ impl Address {
             bad(error.root_cause().to_string())
         })?;
         let from_environment = || {
-            // A table may follow.
+            // The name of a table may follow the URI, behind `#`.
             let is_this = |value: String| value.split('#').next() == Some(text);
             ADDRESS_VARIABLES.iter().any(|name| variable(name).is_some_and(is_this))
         };
@@ -142,7 +142,7 @@ impl Address {
 }
 
 impl Address {
-    /// What to connect with now: a password file may say something else than the last time.
+    /// Returns the settings for a new connection. Reads the password file each time, since it may have changed.
     pub(super) fn connection(&self) -> Config {
         let mut config = self.config.clone();
         if config.get_password().is_none()
@@ -155,7 +155,7 @@ impl Address {
     }
 }
 
-/// What a connection to the first host is looked up by.
+/// Returns the host, port, database and user of the first host: the key of its entry in a password file.
 fn door(config: &Config) -> Door<'_> {
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(host)) => host,
@@ -170,7 +170,7 @@ fn door(config: &Config) -> Door<'_> {
     }
 }
 
-/// What the URI leaves out comes from the environment, and then from us.
+/// Fills in the settings that the URI leaves out: from the environment, else with floodmark's defaults.
 fn fill(config: &mut Config, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
         config.host(variable("PGHOST").unwrap_or_else(|| "localhost".into()));
@@ -214,7 +214,7 @@ fn fill(config: &mut Config, variable: &dyn Fn(&str) -> Option<String>) -> Resul
     Ok(())
 }
 
-/// The parameters that the library does not know: how to trust the server, where the password is.
+/// The parameters that the library does not know: those of TLS, and the password file.
 #[derive(Default)]
 struct Parameters {
     sslmode: Option<String>,
@@ -225,7 +225,7 @@ struct Parameters {
 }
 
 impl Parameters {
-    /// Takes a parameter, if it is one of these.
+    /// Stores a parameter, if it is one of these. Returns whether it is.
     fn take(&mut self, key: &str, value: &str) -> bool {
         let value = value.to_owned();
         match key {

@@ -1,4 +1,4 @@
-//! What can go wrong with a table of limits.
+//! The errors of reading and writing a table of limits.
 
 use tokio_postgres::error::SqlState;
 
@@ -6,31 +6,31 @@ use super::TableName;
 use crate::base::date::Stamp;
 use crate::base::error::{Exit, Failure};
 
-/// Why a table can't be read, or written.
+/// The reason why a table can't be read, or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody answers, or the connection is lost.
+    /// No server responds, or the connection is lost.
     #[error("reaching the database \"{database}\": {why}")]
     Unreachable {
         /// The database.
         database: String,
-        /// What the library or the server says.
+        /// The message of the library or the server.
         why: String,
     },
-    /// The server lets nobody in by this name, password, certificate or database.
+    /// The server rejects this user, password, certificate or database.
     #[error("logging in to the database \"{database}\": {why}")]
     Refused {
         /// The database.
         database: String,
-        /// What the server says.
+        /// The message of the server, or of the library about it.
         why: String,
     },
-    /// The settings for TLS can't be used, or the server is not to be trusted by them.
+    /// The settings for TLS can't be used, or the server is not trusted by them.
     #[error("TLS with the database \"{database}\": {why}")]
     Tls {
         /// The database.
         database: String,
-        /// What is wrong.
+        /// The fault of the settings or of the server.
         why: String,
     },
     /// There is no such table.
@@ -44,7 +44,7 @@ pub enum Error {
         /// The table.
         table: TableName,
     },
-    /// It lacks a column that limits need.
+    /// The table lacks a column that limits need.
     #[error("table {table} has no column {column}, which limits need")]
     NoColumn {
         /// The table.
@@ -52,7 +52,8 @@ pub enum Error {
         /// The column.
         column: &'static str,
     },
-    /// It has a column that may be a mistyped one, and whose rows would be wider limits than meant.
+    /// The table has a column whose name may be mistyped: without that column, its rows would be wider limits than
+    /// meant.
     #[error(
         "table {table} has a column \"{column}\", which looks like \"{meant}\": rename it, or read a \
          view without it"
@@ -60,12 +61,12 @@ pub enum Error {
     Mistyped {
         /// The table.
         table: TableName,
-        /// Its column.
+        /// The column of the table.
         column: String,
-        /// The column it may be meant as.
+        /// The column that may be meant.
         meant: &'static str,
     },
-    /// It lacks an optional column, which a row is to say something in.
+    /// The table lacks an optional column that a row to write has.
     #[error(
         "table {table} has no column {column}, which this limit needs: \
          `floodmark limits init --add-columns` adds it"
@@ -76,18 +77,18 @@ pub enum Error {
         /// The column.
         column: &'static str,
     },
-    /// It is none that tells of its changes, or takes any.
+    /// The object is no table: it neither notifies of changes nor accepts any.
     #[error(
         "{table} is {kind}, which is only read, once a second: write to the table that it shows, and have \
          that tell of its changes by `floodmark limits init`"
     )]
     NotATable {
-        /// What should be a table.
+        /// The name of the object.
         table: TableName,
-        /// What it is instead, with its article.
+        /// The kind of the object, such as `a view`.
         kind: &'static str,
     },
-    /// A row that was written is not there as it was written, and the change was taken back.
+    /// The table does not have a row as it was written, and no change was committed.
     #[error(
         "table {table} does not keep \"{name}\" of {date} as it is: a type of its columns or a trigger \
          changes it; nothing was written"
@@ -97,10 +98,10 @@ pub enum Error {
         table: TableName,
         /// The limit's name.
         name: String,
-        /// When it would be effective.
+        /// The effective date that was written.
         date: Stamp,
     },
-    /// It has more in it than limits ever need.
+    /// The table has more rows or bytes than limits ever need.
     #[error("table {table} has more than {most}: so many can't be limits")]
     TooLarge {
         /// The table.
@@ -108,28 +109,28 @@ pub enum Error {
         /// The bound, with its unit.
         most: String,
     },
-    /// The server refuses a statement.
+    /// The server rejects a statement.
     #[error("table {table}: {why}")]
     Statement {
         /// The table.
         table: TableName,
-        /// What the server says.
+        /// The message of the server.
         why: String,
-        /// By its code.
+        /// The code of the server's error.
         state: Option<SqlState>,
     },
-    /// The server has not answered in time.
+    /// The server has not responded in time.
     #[error("table {table}: no answer within {seconds} s")]
     Timeout {
         /// The table.
         table: TableName,
-        /// How long was waited.
+        /// The time limit that has passed.
         seconds: u64,
     },
 }
 
 impl Error {
-    /// All that [`Error::label`] may be.
+    /// All values of [`Error::label`].
     pub const LABELS: [&str; 10] = [
         "unreachable",
         "refused",
@@ -143,7 +144,7 @@ impl Error {
         "statement",
     ];
 
-    /// The kind of error, as the label of a metric.
+    /// Returns the kind of error, as the label of a metric.
     pub fn label(&self) -> &'static str {
         match self {
             Error::Unreachable { .. } => "unreachable",
@@ -160,7 +161,7 @@ impl Error {
         }
     }
 
-    /// Whether the connection is no good any more.
+    /// Whether the connection can't be used any more.
     pub fn is_final(&self) -> bool {
         matches!(self, Error::Unreachable { .. } | Error::Timeout { .. })
     }
@@ -170,13 +171,13 @@ impl Error {
         *state == SqlState::LOCK_NOT_AVAILABLE || *state == SqlState::QUERY_CANCELED
     }
 
-    /// Whether a right is missing.
+    /// Whether the user lacks a right.
     pub fn is_denied(&self) -> bool {
         let Error::Statement { state: Some(state), .. } = self else { return false };
         *state == SqlState::INSUFFICIENT_PRIVILEGE
     }
 
-    /// The same with what was tried, where the server refused it.
+    /// Puts the attempted step before the message of an [`Error::Statement`]; returns any other error unchanged.
     pub(super) fn of(self, what: &str) -> Self {
         match self {
             Error::Statement { table, why, state } => {
@@ -186,13 +187,13 @@ impl Error {
         }
     }
 
-    /// The failure of a command in this step.
+    /// Returns the failure of a command in this step.
     pub fn in_step(self, step: &'static str) -> Failure {
         let failure = Failure::from(self);
         Failure { error: failure.error.context(step), ..failure }
     }
 
-    /// With which code a command ends that can't go on without the table.
+    /// Returns the exit code of a command that can't continue without the table.
     fn exit(&self) -> Exit {
         match self {
             Error::Unreachable { .. } | Error::Timeout { .. } => Exit::Unavailable,
@@ -217,10 +218,11 @@ impl From<Error> for Failure {
     }
 }
 
-/// What the server, or whatever lies on the way to it, says; its hints included.
+/// Returns the message of the server, or of a pool in front of it, with detail and hint. Of an error of the
+/// library, returns the chain of causes.
 pub(super) fn text(error: &tokio_postgres::Error) -> String {
     let Some(said) = error.as_db_error() else {
-        // Each says what the next one explains.
+        // Each error leaves the reason to the next one in the chain.
         let chain = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
         let parts: Vec<String> = chain.map(ToString::to_string).collect();
         return parts.join(": ");
@@ -232,14 +234,14 @@ pub(super) fn text(error: &tokio_postgres::Error) -> String {
     text
 }
 
-/// Whether a code is of class 08: what a pool answers that does not reach its server, or gives up waiting
+/// Whether a code is of class 08, which a pool returns if it does not reach its server, or gives up waiting
 /// for it.
 fn is_connection_fault(code: &SqlState) -> bool {
     code.code().starts_with("08")
 }
 
-/// Whether a pool says that it does not know the user, the database or a parameter. It has one code for this
-/// and for a server that it can't reach.
+/// Whether the message is that of a pool that does not know the user, the database or a parameter. A pool has
+/// one code for this and for a server that it can't reach.
 fn is_configuration(why: &str) -> bool {
     const WORDS: [&str; 5] = [
         "unsupported startup parameter",
@@ -251,7 +253,7 @@ fn is_configuration(why: &str) -> bool {
     WORDS.iter().any(|words| why.contains(words))
 }
 
-/// Why a connection was not made.
+/// Returns the error for a failed attempt to connect.
 pub(super) fn connecting(database: String, error: &tokio_postgres::Error) -> Error {
     let why = text(error);
     let busy = [
@@ -278,7 +280,7 @@ pub(super) fn connecting(database: String, error: &tokio_postgres::Error) -> Err
     }
 }
 
-/// Why a statement was not carried out.
+/// Returns the error for a statement that failed.
 pub(super) fn stating(database: &str, table: &TableName, error: &tokio_postgres::Error) -> Error {
     let why = text(error);
     match error.code() {

@@ -1,13 +1,13 @@
 //! A table of limits in PostgreSQL.
 //!
-//! - [`address`] reads what an option says, `passfile` finds the password, `tls` how to trust a server.
-//! - [`session`] connects, and hears notifications.
-//! - [`snapshot`] reads the whole table as rows, at one moment; `texts` those that are not UTF-8.
-//! - [`schema`] makes a table, and a trigger that tells of its changes; [`write`](mod@write) changes its
+//! - [`address`] reads the URI of a database, `passfile` looks up the password, `tls` verifies the server.
+//! - [`session`] connects, and receives notifications.
+//! - [`snapshot`] reads the whole table as rows, at one moment; `texts` reads texts that are not UTF-8.
+//! - [`schema`] creates a table, and a trigger that notifies of its changes; [`write`](mod@write) changes its
 //!   rows.
-//! - [`error`]: what can go wrong, told apart by what one would do about it.
+//! - [`error`] has the errors, one variant for each remedy.
 //!
-//! Who only reads needs no right but to select from the table.
+//! A user that only reads needs no right other than SELECT on the table.
 
 pub mod address;
 pub mod error;

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::base::terminal::Messages;
 
-/// What is to be opened with a password.
+/// The key by which a password is looked up.
 pub(super) struct Door<'a> {
     pub(super) host: &'a str,
     pub(super) port: u16,
@@ -18,17 +18,17 @@ pub(super) struct Door<'a> {
     pub(super) user: &'a str,
 }
 
-/// A password file, and whether somebody has named it.
+/// A password file, and whether the user has named it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PassFile {
     pub(super) path: PathBuf,
-    /// By an option or in the environment: then it is to be there.
+    /// Whether the URI or the environment names the file: then a missing file is a fault.
     pub(super) named: bool,
 }
 
 impl PassFile {
-    /// The password for a door, if the file has one. A file that can't be used is named once, with the
-    /// reason, since without it the server only says that there is no password.
+    /// Returns the password for a door, if the file has one. Reports a file that can't be used once, with the
+    /// reason, since the server would report only that there is no password.
     pub(super) fn password(&self, door: &Door<'_>) -> Option<String> {
         match self.read() {
             Ok(text) => find(&text?, door),
@@ -39,7 +39,8 @@ impl PassFile {
         }
     }
 
-    /// Its content; `None` if it is not there and need not be.
+    /// Returns the content of the file; `None` if nobody has named the file and it is missing, or if it is the
+    /// null device.
     fn read(&self) -> Result<Option<String>, String> {
         let path = &self.path;
         let meta = match fs::metadata(path) {
@@ -47,7 +48,7 @@ impl PassFile {
             Err(error) if error.kind() == ErrorKind::NotFound && !self.named => return Ok(None),
             Err(error) => return Err(format!("{error}; correct its name or its rights")),
         };
-        // A null device is how scripts say that there is none.
+        // Scripts name the null device if they want no password file.
         if path == Path::new("/dev/null") {
             return Ok(None);
         }
@@ -77,7 +78,7 @@ fn warn_once(warning: &str) {
     }
 }
 
-/// Where the file is, unless something else is said.
+/// Returns the path of the password file that is used if the user names none.
 pub(super) fn default_path(home: Option<&str>) -> Option<PathBuf> {
     home.map(|home| Path::new(home).join(".pgpass"))
 }
@@ -93,8 +94,8 @@ fn find(text: &str, door: &Door<'_>) -> Option<String> {
     })
 }
 
-/// The fields of a line; a backslash takes the meaning from the sign behind it. The last one has all
-/// the rest.
+/// Returns the fields of a line; a backslash escapes the character behind it. The last field has all the
+/// rest.
 fn fields(line: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut signs = line.chars();

@@ -1,6 +1,7 @@
-//! The table of limits, and the trigger that tells of its changes, as SQL.
+//! The table of limits, and the trigger that notifies of its changes, as SQL.
 //!
-//! The constraints refuse at the door what floodmark would refuse; floodmark decides in the end.
+//! The constraints reject early the rows that floodmark would reject; floodmark checks every row it reads
+//! all the same.
 
 use std::fmt::{self, Display};
 
@@ -14,24 +15,24 @@ use super::{Error, Session, TableName};
 /// The name of the trigger.
 const TRIGGER: &str = "floodmark_notify";
 
-/// By this number those who make tables wait for each other, in the order in which they come.
+/// The number of the advisory lock that makes concurrent calls of [`Session::init`] wait for each other.
 const LOCK: i64 = 0x666c_6f6f_646d_6b31;
 
-/// A column as it is made.
+/// A column of the table to create.
 struct Column {
     name: &'static str,
     kind: &'static str,
     optional: bool,
-    /// What it holds to, by name.
+    /// The constraints of the column: name and condition.
     constraints: &'static [(&'static str, &'static str)],
 }
 
-/// An optional column of texts.
+/// Returns an optional column of texts.
 const fn text(name: &'static str, constraints: &'static [(&'static str, &'static str)]) -> Column {
     Column { name, kind: "text", optional: true, constraints }
 }
 
-/// A column may speak of those before it.
+/// A constraint may refer to the columns before its own.
 const COLUMNS: [Column; 9] = [
     Column {
         name: "limit_name",
@@ -64,7 +65,7 @@ const COLUMNS: [Column; 9] = [
     text("bound", &[("bound_known", "bound in ('max', 'min')")]),
     text("metric", &[("metric_known", "metric in ('bytes', 'packets')")]),
     text("per", &[("per_known", "per in ('pair', 'source', 'destination', 'host', 'total')")]),
-    // The cast refuses what is no network, in words of its own.
+    // The cast rejects a text that is no network, with a message of its own.
     text(
         "source",
         &[("source_network", "family(nullif(nullif(source, ''), 'any')::inet) in (4, 6)")],
@@ -104,7 +105,7 @@ impl Column {
     }
 }
 
-/// One thing that is to be there, as SQL for the owner of the table.
+/// Returns the SQL that creates the table; `unless` is empty or `if not exists `.
 fn table_sql(table: &str, unless: &str) -> String {
     let columns: String = COLUMNS.iter().map(|column| format!("    {},\n", column.sql())).collect();
     format!(
@@ -116,7 +117,7 @@ fn column_sql(table: &str, column: &Column, unless: &str) -> String {
     format!("alter table {table} add column {unless}{}", column.sql())
 }
 
-/// What the function does, as the server keeps it.
+/// Returns the body of the notifying function, exactly as the server keeps it.
 fn notifier_body() -> String {
     format!(
         "\nbegin\n    perform pg_catalog.pg_notify('{CHANNEL}', tg_table_schema || '.' || tg_table_name);\n    \
@@ -142,7 +143,7 @@ fn trigger_sql(table: &str, notifier: &str) -> [String; 2] {
     ]
 }
 
-/// All that [`Session::init`] does, as a script for somebody else to run. It is safe to run twice.
+/// Returns the SQL of [`Session::init`] as a script for the owner of the table. The script is safe to run twice.
 pub fn script(table: &TableName, add_columns: bool) -> String {
     let name = table.sql();
     let schema = table.schema().map(|schema| quoted(schema) + ".").unwrap_or_default();
@@ -159,34 +160,34 @@ pub fn script(table: &TableName, add_columns: bool) -> String {
     format!("{statements}-- who only reads needs no more than: grant select on {name} to ...;\n")
 }
 
-/// One thing that a table of limits needs, and what became of it.
+/// A part of the schema that a table of limits needs, and its state after [`Session::init`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What it is.
+    /// The part of the schema.
     pub what: What,
-    /// What became of it.
+    /// The state of the part.
     pub state: State,
 }
 
-/// What a table of limits needs.
+/// A part of the schema that a table of limits needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// The table itself, with its schema.
     Table(TableName),
     /// An optional column.
     Column(&'static str),
-    /// The trigger that tells of changes, and its function.
+    /// The trigger that notifies of changes, and its function.
     Trigger,
 }
 
-/// Whether it is there.
+/// The state of a part of the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It was not, and now is.
+    /// The part was missing, and has been created.
     Made,
-    /// It was.
+    /// The part was there before.
     There,
-    /// It is not, and nobody has asked for it.
+    /// The part is missing, and was not requested.
     Missing,
 }
 
@@ -215,14 +216,14 @@ const TOLD: &str = "
     where t.tgrelid = to_regclass($1) and not t.tgisinternal and t.tgenabled in ('O', 'A')
         and t.tgtype = 4 + 8 + 16 + 32 and p.proname = $2 and p.prosrc = $3";
 
-/// Whether our function is there, as it should be.
+/// Whether the schema has our function with the expected body.
 const HAS_NOTIFIER: &str = "
     select count(*) from pg_proc p join pg_namespace n on n.oid = p.pronamespace
     where n.nspname = $1 and p.proname = $2 and p.pronargs = 0 and p.prosrc = $3";
 
 impl Session {
-    /// Makes what is missing: the table, if asked for its optional columns, and the trigger that tells
-    /// of changes. All of it, or nothing. Columns and constraints that are there stay as they are.
+    /// Creates the parts that are missing: the table, its optional columns if `add_columns`, and the trigger
+    /// that notifies of changes. Creates all of them, or none. Existing columns and constraints stay as they are.
     pub async fn init(&self, table: &TableName, add_columns: bool) -> Result<Vec<Step>, Error> {
         self.run(table, "beginning", &begin("")).await?;
         let locking = format!("select pg_advisory_xact_lock({LOCK})");
@@ -237,7 +238,7 @@ impl Session {
         ran.map_err(|error| error.of(what))
     }
 
-    /// The table of a name, with its schema, if there is one.
+    /// Returns the table of a name, with its schema; `None` if there is none.
     ///
     /// # Errors
     /// The name is that of something that rows can't be written to.
@@ -302,7 +303,7 @@ impl Session {
             return Ok(State::There);
         }
         let notifier = format!("{}.{}", quoted(schema), quoted(NOTIFIER));
-        // It may be somebody else's, who has made it for another table.
+        // The function may belong to another user, who has created it for another table.
         if count(HAS_NOTIFIER, schema).await? == 0 {
             let making = format!("making the function {NOTIFIER}");
             self.run(table, &making, &notifier_sql(&notifier)).await?;

@@ -1,8 +1,8 @@
-//! A connection to a database of limits, and the notifications that come over it.
+//! A connection to a database of limits, and the notifications that arrive over it.
 //!
 //! Behind the connection may be a pool that gives each transaction another server process. So settings
 //! are made within transactions (`begin`) and never for the session: there they would stay with a server
-//! process that others use, too.
+//! process that other clients use, too.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,20 +19,20 @@ use super::{Address, Error, TableName};
 /// The channel of notifications about tables of limits.
 pub const CHANNEL: &str = "floodmark_limits";
 
-/// The channel by which a session checks that notifications arrive. It is one for all, since a pool goes on
-/// listening to what was asked for once.
+/// The channel by which a session checks that notifications arrive. All sessions share it, since a pool keeps
+/// listening to every channel that a client has ever requested.
 pub const CHECK_CHANNEL: &str = "floodmark_check";
 
-/// How long a statement waits for a lock that somebody else has.
+/// Time limit for a statement to wait for a lock that another session holds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a statement may take at all.
+/// Time limit that the server puts on a statement.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the answer to a statement may take; longer than the server lets it run.
+/// Time limit for the response to a statement; longer than the server lets the statement run.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// The same for one that has next to nothing to do, and by which a server that hangs is found out.
+/// Time limit for the response to a statement that has next to nothing to do; it reveals a server that hangs.
 const QUICK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection.
@@ -40,17 +40,18 @@ const QUICK_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Session {
     pub(super) client: Client,
     heard: Arc<Heard>,
-    /// Carries what is sent and received.
+    /// The task that sends and receives for the client.
     carrier: JoinHandle<()>,
     database: String,
 }
 
-/// The notifications that came over a connection.
+/// The notifications that have arrived over a connection.
 #[derive(Debug, Default)]
 struct Heard {
-    /// Of tables of limits, or the end of the connection. Many that nobody has waited for are one.
+    /// A notification about a table of limits has arrived, or the connection has ended. Several of them that
+    /// nobody has waited for count as one.
     changed: Notify,
-    /// The token that a check waits for, and its arrival.
+    /// The token that a check waits for; `arrived` is notified when it arrives.
     token: Mutex<String>,
     arrived: Notify,
 }
@@ -64,13 +65,14 @@ impl Heard {
             {
                 self.arrived.notify_one();
             }
-            // A check of somebody else, or what a pool has listened to for others.
+            // The check of another session, or a channel that a pool listens to for other clients.
             _ => {}
         }
     }
 }
 
-/// Begins a transaction of this kind, whose statements do not wait for ever, and write texts in one way.
+/// Returns the SQL that begins a transaction of this kind, whose statements have time limits, and return texts
+/// in one format.
 pub(super) fn begin(kind: &str) -> String {
     format!(
         "start transaction {kind}; set local lock_timeout = {}; set local statement_timeout = {}; \
@@ -91,7 +93,7 @@ impl Session {
         })?;
         let config = address.connection();
         let connecting = |error| connecting(database.clone(), &error);
-        // The library bounds each attempt to reach a host, but not the wait for what it says then.
+        // The library bounds each attempt to reach a host, but not the wait for the host's response.
         let patience = address.config.get_connect_timeout().copied().unwrap_or(ANSWER_TIMEOUT);
         let made = tokio::time::timeout(patience * 2, config.connect(tls)).await;
         let (client, mut connection) = made
@@ -107,17 +109,17 @@ impl Session {
                 match message {
                     Ok(AsyncMessage::Notification(it)) => hears.take(it.channel(), it.payload()),
                     Ok(_) => {}
-                    // Whoever waits for an answer is told why.
+                    // The library returns the error to the caller that waits for a response.
                     Err(_) => break,
                 }
             }
-            // The end is something to look at, too.
+            // The end of the connection wakes the reader, too.
             hears.changed.notify_one();
         });
         Ok(Session { client, heard, carrier, database })
     }
 
-    /// Asks for notifications.
+    /// Subscribes to notifications.
     ///
     /// # Errors
     /// This server gives none, as one that is in recovery.
@@ -125,7 +127,7 @@ impl Session {
         self.run_quick(&format!("listen {CHANNEL}; listen {CHECK_CHANNEL}")).await
     }
 
-    /// Takes [`Session::listen`] back, as far as that reaches: a pool may do it for another server process.
+    /// Undoes [`Session::listen`], as far as possible: a pool may run this on another server process.
     pub async fn unlisten(&self) -> Result<(), Error> {
         self.run_quick(&format!("unlisten {CHANNEL}; unlisten {CHECK_CHANNEL}")).await
     }
@@ -135,11 +137,11 @@ impl Session {
         self.heard.changed.notified().await;
     }
 
-    /// Sends a token over another session, and waits until it arrives over this one, which listens. Nothing
-    /// else may be asked of this session meanwhile: a pool lends it a server process then.
+    /// Sends a token over another session, and waits until it arrives over this one, which listens. This session
+    /// must run no other statement meanwhile: a pool would lend it a server process for that.
     pub async fn hears_from(&self, other: &Session, token: &str) -> Result<(), Error> {
         token.clone_into(&mut self.heard.token.lock().unwrap_or_else(PoisonError::into_inner));
-        // An earlier token may have come too late.
+        // An earlier token may have arrived too late.
         let _ = self.heard.arrived.notified().now_or_never();
         other.run_quick(&format!("notify {CHECK_CHANNEL}, '{token}'")).await?;
         self.heard.arrived.notified().await;
@@ -155,7 +157,7 @@ impl Session {
         self.client.is_closed()
     }
 
-    /// Waits for the answer to a statement about a table, for so long and no longer.
+    /// Waits for the response to a statement about a table, for at most `ANSWER_TIMEOUT`.
     pub(super) async fn answer<T>(
         &self,
         table: &TableName,
@@ -164,7 +166,7 @@ impl Session {
         self.within(ANSWER_TIMEOUT, table, answer).await
     }
 
-    /// The same for a statement that has next to nothing to do.
+    /// Waits for the response to a statement that has next to nothing to do, for at most `QUICK_TIMEOUT`.
     pub(super) async fn quick<T>(
         &self,
         table: &TableName,
@@ -185,7 +187,7 @@ impl Session {
         }
     }
 
-    /// The database, for messages.
+    /// Returns the database, for messages.
     pub(super) fn database(&self) -> &str {
         &self.database
     }

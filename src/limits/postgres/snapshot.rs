@@ -1,7 +1,7 @@
 //! A table of limits as rows, all of one moment.
 //!
-//! Only the columns of limits leave the server, and of a text no more than a limit can need: nothing
-//! that stands in a table makes this process large.
+//! Only the columns of limits leave the server, and of a text no more than a limit can need, so that no
+//! content of a table makes this process large.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -26,17 +26,17 @@ const REQUIRED: [&str; 3] = ["limit_name", "limit_value", "effective_date"];
 /// The most bytes of texts in all rows.
 const BYTES_MAX: usize = 256 << 20;
 
-/// The function by whose name a trigger is known that notifies of changes.
+/// The function that a trigger calls to notify of changes; the name identifies such a trigger.
 pub const NOTIFIER: &str = "floodmark_notify_limits";
 
-/// What is to be known of a table before it is read. If it is another one, so may be the rows, whatever
-/// was notified.
+/// The identity, columns and encoding of a table. A table whose shape has changed may have other rows, too,
+/// whether or not it has notified of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     oid: i64,
-    /// Another one after TRUNCATE.
+    /// TRUNCATE changes it.
     filenode: i64,
-    /// By the order in the table: name and type, that below a domain.
+    /// Name and type of each column, in the order of the table; of a domain, the type below it.
     columns: Vec<(String, i64)>,
     /// Whether all changes of the table are notified: those of partitions by their own names are not.
     pub notifies: bool,
@@ -49,7 +49,7 @@ pub struct Shape {
 pub struct Snapshot {
     /// The rows, in no order.
     pub rows: Vec<RawRow<'static>>,
-    /// What the table was.
+    /// The shape of the table at that moment.
     pub shape: Shape,
 }
 
@@ -89,13 +89,13 @@ const SHAPE: &str = "
     from pg_class c where c.oid = to_regclass($1)";
 
 impl Shape {
-    /// Columns that no limit has.
+    /// Returns the columns that no limit has.
     pub fn unknown_columns(&self) -> impl Iterator<Item = &str> {
         let names = self.columns.iter().map(|(name, _)| name.as_str());
         names.filter(|name| !COLUMNS.contains(name))
     }
 
-    /// Whether it has a column.
+    /// Whether the table has a column.
     pub fn has(&self, column: &str) -> bool {
         self.columns.iter().any(|(name, _)| name == column)
     }
@@ -113,7 +113,7 @@ impl Shape {
         }
     }
 
-    /// The columns of limits that it has, and as what each is read.
+    /// Returns the columns of limits that the table has, and the form in which each is read.
     pub(super) fn known(&self) -> Vec<(&'static str, Kind)> {
         let find = |column: &'static str| {
             let (_, oid) = self.columns.iter().find(|(name, _)| name == column)?;
@@ -126,7 +126,7 @@ impl Shape {
     }
 }
 
-/// As what a column is read.
+/// The form in which a column is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A type of moments, which needs no text.
@@ -136,8 +136,8 @@ pub(super) enum Kind {
 }
 
 impl Snapshot {
-    /// Brings the rows into an order of their own, by name and date: whatever the table's is, each has
-    /// the same number each time.
+    /// Sorts the rows by name and date, so that each row has the same number each time, whatever the order
+    /// of the table is.
     pub fn sort(&mut self) {
         fn by<'a>(row: &'a RawRow<'_>) -> impl Ord + use<'a> {
             (row.cell("limit_name"), row.cell("effective_date"), row.cells.as_ref().ok())
@@ -150,7 +150,7 @@ impl Snapshot {
 }
 
 impl Session {
-    /// What a table is; `None` if there is none of this name.
+    /// Returns the shape of a table; `None` if there is no table of this name.
     pub async fn shape(&self, table: &TableName) -> Result<Option<Shape>, Error> {
         let (name, notifier, channel) = (table.sql(), NOTIFIER, CHANNEL);
         let parameters: [(&(dyn ToSql + Sync), Type); 3] =
@@ -171,7 +171,7 @@ impl Session {
         }))
     }
 
-    /// Reads a table as it is.
+    /// Reads all rows of a table without checking them.
     pub async fn snapshot(&self, table: &TableName) -> Result<Snapshot, Error> {
         self.at_one_moment(table, async {
             let mut rows = Vec::new();
@@ -206,13 +206,13 @@ impl Session {
         let execute = async |sql: &str| self.quick(table, self.client.batch_execute(sql)).await;
         execute(&begin("isolation level repeatable read, read only")).await?;
         let read = read.await;
-        // Also after an error: the session goes on.
+        // The transaction ends after an error, too, since the session goes on.
         let ended = execute("rollback").await;
         let read = read?;
         ended.map(|()| read)
     }
 
-    /// The shape of a table that limits can be read from.
+    /// Returns the shape of a table, if limits can be read from it.
     pub(super) async fn readable(&self, table: &TableName) -> Result<Shape, Error> {
         let no_table =
             || Error::NoTable { database: self.database().to_owned(), table: table.clone() };
@@ -221,8 +221,8 @@ impl Session {
         Ok(shape)
     }
 
-    /// Reads a table, and hands over each row, and what the server answered: after so many columns of
-    /// limits come those of `more`.
+    /// Reads a table, and passes each row to `each`: its cells, the row that the server returned, and the
+    /// index of the first column of `more` in that row.
     pub(super) async fn read_each(
         &self,
         table: &TableName,
@@ -304,7 +304,7 @@ fn raw_row(
     RawRow { position: Position::new(number, None), cells: Ok(cells.collect()) }
 }
 
-/// A moment in bytes of another length.
+/// The cell for a moment whose bytes are not of the expected length.
 const UNKNOWN_MOMENT: Cell<'static> =
     Cell::Other { kind: "a moment in another form", text: Cow::Borrowed("") };
 
@@ -324,7 +324,7 @@ impl Moment {
     fn cell(self) -> Cell<'static> {
         match self {
             Moment::At(nanos) => Cell::Instant(nanos),
-            // As texts they are refused with the reason.
+            // As a text, an infinite moment is rejected with the reason.
             Moment::Infinite { late: true } => Cell::Text("infinity".into()),
             Moment::Infinite { late: false } => Cell::Text("-infinity".into()),
         }

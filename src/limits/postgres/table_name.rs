@@ -10,7 +10,7 @@ pub struct TableName {
     table: String,
 }
 
-/// Why a text is not the name of a table.
+/// The reason why a text is not the name of a table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("\"{text}\" is not the name of a table; write TABLE or SCHEMA.TABLE, as SQL does")]
 pub struct TableNameError {

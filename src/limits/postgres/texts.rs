@@ -16,7 +16,7 @@ use crate::limits::rows::{Cell, TEXT_MAX};
 /// The encoding of a database in which texts are any bytes.
 pub(super) const ANY_BYTES: &str = "SQL_ASCII";
 
-/// So many texts are converted at once.
+/// The most texts that are converted at once.
 const TEXTS_AT_ONCE: usize = 5000;
 
 /// The encoding in which texts leave the server.
@@ -88,7 +88,7 @@ impl Reader {
             Some(None) => broken(&shown()),
             None => match str::from_utf8(bytes) {
                 Ok(text) => text_cell(text.to_owned()),
-                // It may have been cut off within a character; it is too long whatever that is.
+                // The text may have been cut off within a character; it is too long whatever that character is.
                 Err(_) if bytes.len() > 4 * TEXT_MAX => text_cell(shown().into_owned()),
                 Err(_) => broken(&shown()),
             },

@@ -1,4 +1,4 @@
-//! Whom to trust that answers in the name of a server.
+//! The TLS settings of a connection, and the check of the server's certificate.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,30 +15,30 @@ use rustls::{
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// How a connection is kept from others.
+/// The TLS settings of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tls {
     pub(super) mode: SslMode,
     pub(super) trust: Trust,
     /// The authorities that are trusted; `None`: those of the system.
     pub(super) root: Option<PathBuf>,
-    /// A certificate of one's own, and its key.
+    /// The files of the client's own certificate, and of its key.
     pub(super) own: Option<(PathBuf, PathBuf)>,
 }
 
-/// Who may answer.
+/// The servers that are trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
-    /// Whoever does: the connection can't be read by others, but may be to anyone.
+    /// Any server: others can't read the connection, but it may lead to anyone.
     Anyone,
-    /// Who has a certificate of a trusted authority, in whatever name.
+    /// A server with a certificate of a trusted authority, for any name.
     Authority,
-    /// The same, in the name of the host.
+    /// A server with a certificate of a trusted authority, for the name of the host.
     Host,
 }
 
 impl Tls {
-    /// What makes connections.
+    /// Returns the connector that opens TLS sessions with these settings.
     pub(super) fn connector(&self) -> anyhow::Result<MakeRustlsConnect> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match self.trust {
@@ -96,8 +96,8 @@ fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     found.collect::<Result<Vec<_>, _>>().with_context(read)
 }
 
-/// Takes a certificate whatever name is in it, and without `inner` from whatever authority. That it
-/// belongs to whoever answers is checked all the same.
+/// Accepts a certificate for any name, and without `inner` one of any authority. The server must still prove
+/// that it has the certificate's key.
 #[derive(Debug)]
 struct NameAside {
     inner: Option<Arc<WebPkiServerVerifier>>,
@@ -116,7 +116,7 @@ impl ServerCertVerifier for NameAside {
         let Some(inner) = &self.inner else {
             return Ok(ServerCertVerified::assertion());
         };
-        // The name is looked at last.
+        // The library checks the name last, so everything else is valid here.
         match inner.verify_server_cert(certificate, between, name, ocsp, now) {
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

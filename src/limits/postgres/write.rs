@@ -1,8 +1,8 @@
 //! Changes of the rows of a table: all or none, with nobody else writing meanwhile.
 //!
-//! Rows are found by what they say, as floodmark reads them, and not by how their columns are typed:
-//! an effective date may be a text. What was written is read again before it is committed, for a type
-//! may round it and a trigger may change it.
+//! Rows are found by their content as floodmark reads it, and not by the types of their columns: an
+//! effective date may be a text. Written rows are read again before the commit, since a type may round
+//! a value and a trigger may change it.
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ use crate::limits::draft::{Draft, OPTIONAL};
 use crate::limits::rows::{COLUMNS, Defaults, RawRow, Row};
 use crate::limits::table::Table;
 
-/// So many rows go to the server at once.
+/// The most rows in one statement.
 const ROWS_AT_ONCE: usize = 5000;
 
 /// A table in which nobody else writes, until this is committed or dropped with its session.
@@ -25,25 +25,25 @@ pub struct Locked<'a> {
     session: &'a Session,
     table: TableName,
     rows: Vec<RawRow<'static>>,
-    /// Where each row is: in which table, for there may be partitions, and where in that.
+    /// The place of each row: the oid of its table, which may be a partition, and its `ctid` there.
     places: Vec<(i64, String)>,
     /// The columns of limits that the table has, and the types that they are cast to.
     columns: Vec<(&'static str, String)>,
 }
 
-/// What is to be changed. Rows are meant by their index.
+/// The changes to make to a table. Existing rows are given by their index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// New rows.
+    /// Rows to insert.
     pub added: Vec<Draft>,
-    /// Rows, and what is to be in their columns. What limits don't know they keep.
+    /// Rows to change, with their new content. Columns that no limit has keep their values.
     pub changed: Vec<(usize, Draft)>,
-    /// Rows that go.
+    /// Rows to delete.
     pub gone: Vec<usize>,
 }
 
 impl Plan {
-    /// Whether nothing is to be changed.
+    /// Whether the plan has no changes.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.changed.is_empty() && self.gone.is_empty()
     }
@@ -55,14 +55,14 @@ const TYPES: &str = "
         and a.attname = any($2)";
 
 impl Session {
-    /// Reads a table that is to be changed.
+    /// Locks a table against other writers, and reads it.
     pub async fn lock(&self, table: &TableName) -> Result<Locked<'_>, Error> {
         self.readable(table).await?;
         self.found(table).await?;
         let run =
             |sql: String| async move { self.answer(table, self.client.batch_execute(&sql)).await };
         run(begin("")).await?;
-        // Readers go on.
+        // This mode keeps out other writers, and no readers.
         let locking = format!("lock table {} in share row exclusive mode", table.sql());
         run(locking).await.map_err(|error| error.of("keeping others from writing it"))?;
         let name = table.sql();
@@ -89,12 +89,12 @@ impl Session {
 }
 
 impl Locked<'_> {
-    /// The rows of the table, in no order.
+    /// Returns the rows of the table, in no order.
     pub fn rows(&self) -> &[RawRow<'static>] {
         &self.rows
     }
 
-    /// Does what is to be done, and commits it if the table then says what was written.
+    /// Makes the changes of a plan, and commits them if the table then has the rows as they were written.
     pub async fn commit(mut self, plan: &Plan, defaults: Defaults) -> Result<(), Error> {
         let written = || plan.added.iter().chain(plan.changed.iter().map(|(_, draft)| draft));
         for column in OPTIONAL {
@@ -200,7 +200,7 @@ impl Locked<'_> {
         rows.map(|index| (self.places[index].0, self.places[index].1.as_str())).unzip()
     }
 
-    /// What is to be in each column, row after row, as texts.
+    /// Returns the new content of each column as texts, one for each row.
     fn cells<'d>(
         &self,
         drafts: impl Iterator<Item = &'d Draft> + Clone,
