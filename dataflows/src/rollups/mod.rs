@@ -4,6 +4,8 @@
 //! So each worker folds its updates of pairs by (rollup, window, entity) and sends these to the
 //! worker that owns the entity, at the same time.
 
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -20,7 +22,7 @@ use crate::key::Key;
 use crate::monitored::{Rejudged, Rollup, ScopeChange};
 use crate::moves::{EmitBoundChanges, Moves};
 use crate::orders::{Answer, Emitted, Ending, InUse, Order, Read, Saturated, TotalUpdate, Use};
-use crate::pending::{COPY_COST, EMIT_COST, Fuel, FueledOperator, Steps, send};
+use crate::pending::{EMIT_COST, Fuel, FueledOperator, Steps, send};
 use crate::ranges::WindowSet;
 use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
@@ -270,131 +272,31 @@ impl Steps for Rollups {
     fn step(&mut self, time: Time, job: &mut Job, fuel: &mut Fuel) -> bool {
         match job {
             Job::Renew { window, rollup, renewal } => {
-                let Some(monitored_table) = self.tables.get(&(*window, *rollup)) else {
-                    return true;
-                };
-                let mut emitted = self.emitted.of(time, *window, Some(*rollup));
-                renewal.emit(&monitored_table.table, fuel, &mut emitted)
+                self.renew_table(time, *window, *rollup, renewal, fuel)
             }
             Job::Walk { window, rollup, moves, position } => {
-                let Some(monitored_table) = self.tables.get(&(*window, *rollup)) else {
-                    return true;
-                };
-                let addresses = self.shared.addresses.borrow();
-                let mut emitted = self.emitted.of(time, *window, Some(*rollup));
-                show_all(
-                    monitored_table,
-                    *rollup,
-                    position,
-                    fuel,
-                    &addresses,
-                    |place, key, volume| moves.show(|| place, key, volume, &mut emitted),
-                )
+                self.walk(time, *window, *rollup, moves, position, fuel)
             }
             Job::Observe { window, rollup, position } => {
-                let (Some(monitored_table), Some(emit_bounds)) =
-                    (self.tables.get_mut(&(*window, *rollup)), self.emit_bounds.get(rollup))
-                else {
-                    return true;
-                };
-                monitored_table.refresh(emit_bounds);
-                let addresses = self.shared.addresses.borrow();
-                let mut emitted = self.emitted.of(time, *window, Some(*rollup));
-                show_all(
-                    monitored_table,
-                    *rollup,
-                    position,
-                    fuel,
-                    &addresses,
-                    |place, key, volume| {
-                        monitored_table.show_ceilings(
-                            emit_bounds,
-                            || place,
-                            key,
-                            volume,
-                            &mut emitted,
-                        )
-                    },
-                )
+                self.show_ceilings(time, *window, *rollup, position, fuel)
             }
             Job::TakeBack { window, rollup, position } => {
-                let (Some(monitored_table), Some(emit_bounds)) =
-                    (self.tables.get_mut(&(*window, *rollup)), self.emit_bounds.get(rollup))
-                else {
-                    return true;
-                };
-                monitored_table.refresh(emit_bounds);
-                if monitored_table.shows_nothing() {
-                    return true;
-                }
-                let addresses = self.shared.addresses.borrow();
-                let mut emitted = self.emitted.of(time, *window, Some(*rollup));
-                show_all(
-                    monitored_table,
-                    *rollup,
-                    position,
-                    fuel,
-                    &addresses,
-                    |place, key, volume| {
-                        monitored_table.take_back(emit_bounds, || place, key, volume, &mut emitted)
-                    },
-                )
+                self.take_back(time, *window, *rollup, position, fuel)
             }
             Job::Drop { window, rollup, position } => {
-                if let Some(monitored_table) = self.tables.get(&(*window, *rollup)) {
-                    let mut addresses = self.shared.addresses.borrow_mut();
-                    let done = monitored_table.table.walk_v6(position, fuel, |key, _| {
-                        addresses.release(rollup.per, key, time);
-                        COPY_COST
-                    });
-                    if !done {
-                        return false;
-                    }
-                    self.tables.remove(&(*window, *rollup));
-                }
-                true
+                self.drop_table(time, *window, *rollup, position, fuel)
             }
             Job::Count { batch } => {
                 self.count(time, batch, fuel);
                 true
             }
-            Job::LookUpReceded => {
-                let tables = &self.tables;
-                self.emitted.look_up_receded(time, fuel, |window, rollup| {
-                    Some(&tables.get(&(window, rollup?))?.table)
-                })
-            }
+            Job::LookUpReceded => self.look_up_receded(time, fuel),
             Job::Rank { window, rollup, greatest, position } => {
-                let Some(monitored_table) = self.tables.get(&(*window, *rollup)) else {
-                    return true;
-                };
-                let addresses = self.shared.addresses.borrow();
-                let done = monitored_table.table.walk(position, fuel, |key, volume| {
-                    greatest.offer(volume, || addresses.entity(rollup.per, key));
-                    0
-                });
-                if done {
-                    let ranking = greatest.take_ranking().into_iter();
-                    let candidates = ranking.map(|(who, volume)| ((*window, who, volume), time));
-                    self.best.extend(candidates);
-                }
-                done
+                self.rank(time, *window, *rollup, greatest, position, fuel)
             }
-            Job::CountHeld => {
-                let rollups = self
-                    .tables
-                    .values()
-                    .map(|monitored_table| monitored_table.table.len() as u64)
-                    .sum();
-                self.answers.push((Answer::Held { pairs: 0, rollups, addresses: 0 }, time));
-                true
-            }
+            Job::CountHeld => self.count_held(time),
             Job::Amount { window, rollup, entity } => {
-                if let Some(volume) = self.amount(*window, *rollup, entity) {
-                    let (window, rollup, entity) = (*window, Some(*rollup), *entity);
-                    self.answers.push((Answer::Amount { window, rollup, entity, volume }, time));
-                }
-                true
+                self.answer_amount(time, *window, *rollup, entity)
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The tables of pairs of one worker: their state, and the work of one time as jobs in steps.
 
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
@@ -408,148 +410,31 @@ impl Steps for Pairs {
 
     fn step(&mut self, time: Time, job: &mut Job, fuel: &mut Fuel) -> bool {
         match job {
-            Job::Renew { window, renewal } => {
-                let table = &self.windows[window].pairs.table;
-                let mut emitted = self.emitted.of(time, *window, None);
-                renewal.emit(table, fuel, &mut emitted)
-            }
+            Job::Renew { window, renewal } => self.renew(time, *window, renewal, fuel),
             Job::Walk { window, moves, position } => {
-                let addresses = self.shared.addresses.borrow();
-                let table = &self.windows[window].pairs.table;
-                let mut emitted = self.emitted.of(time, *window, None);
-                table.walk(position, fuel, |key, volume| {
-                    EMIT_COST * moves.show(|| addresses.pair(key), key, volume, &mut emitted)
-                })
+                self.walk(time, *window, moves, position, fuel)
             }
-            Job::Observe { window, position } => {
-                let addresses = self.shared.addresses.borrow();
-                let pairs = &self.windows[window].pairs;
-                let mut emitted = self.emitted.of(time, *window, None);
-                pairs.table.walk(position, fuel, |key, volume| {
-                    let place = || addresses.pair(key);
-                    EMIT_COST
-                        * pairs.show_ceilings(&self.emit_bounds, place, key, volume, &mut emitted)
-                })
-            }
+            Job::Observe { window, position } => self.show_ceilings(time, *window, position, fuel),
             Job::BackFill { window, begun, position, walked } => {
-                let Some(PairWindow { pairs, folds }) = self.windows.get_mut(window) else {
-                    return true;
-                };
-                if !*walked && folds.is_sent() {
-                    let addresses = self.shared.addresses.borrow();
-                    *walked = pairs.table.walk(position, fuel, |key, volume| {
-                        EMIT_COST * folds.add(begun, *window, addresses.pair(key), volume)
-                    });
-                }
-                let (window, peers) = (*window, self.shared.peers);
-                let to = Outgoing { time, window, peers, batches: &mut self.batches };
-                folds.send(begun, to, fuel) && *walked
+                self.back_fill(time, *window, begun, position, walked, fuel)
             }
             Job::Count { batch } => {
                 self.count(time, batch, fuel);
                 true
             }
-            Job::SendFull { window } => {
-                let folds = self.windows.get(window).map(|held| &held.folds);
-                let sends = folds.is_some_and(|folds| folds.is_full() || folds.is_leaving());
-                !sends || self.send(time, *window, fuel)
-            }
-            Job::Send { windows } => {
-                while let Some(window) = windows.first().copied() {
-                    if !self.send(time, window, fuel) {
-                        return false;
-                    }
-                    windows.pop_first();
-                    fuel.spend(1);
-                }
-                let windows = &self.windows;
-                self.emitted.look_up_receded(time, fuel, |window, _| {
-                    Some(&windows.get(&window)?.pairs.table)
-                })
-            }
+            Job::SendFull { window } => self.send_full(time, *window, fuel),
+            Job::Send { windows } => self.send_all(time, windows, fuel),
             Job::Rank { window, greatest, position } => {
-                let Some(held) = self.windows.get(window) else {
-                    return true;
-                };
-                let addresses = self.shared.addresses.borrow();
-                let done = held.pairs.table.walk(position, fuel, |key, volume| {
-                    greatest.offer(volume, || Entity::Pair(addresses.pair(key)));
-                    0
-                });
-                if done {
-                    let ranking = greatest.take_ranking().into_iter();
-                    let candidates = ranking.map(|(who, volume)| ((*window, who, volume), time));
-                    self.best.extend(candidates);
-                }
-                done
+                self.rank(time, *window, greatest, position, fuel)
             }
-            Job::Rows { windows, position } => {
-                while let Some(window) = windows.front().copied() {
-                    if !self.copy_rows(time, window, position, fuel) {
-                        return false;
-                    }
-                    windows.pop_front();
-                    *position = 0;
-                }
-                true
-            }
-            Job::CountHeld => {
-                let tables = self.windows.values().map(|held| &held.pairs.table);
-                let pairs = tables.map(|table| table.len() as u64).sum();
-                let addresses = self.shared.addresses.borrow().len() as u64;
-                self.answers.push((Answer::Held { pairs, rollups: 0, addresses }, time));
-                true
-            }
-            Job::Amount { window, pair } => {
-                let key = self.shared.addresses.borrow().known_pair_key(*pair);
-                let table = self.windows.get(window).map(|held| &held.pairs.table);
-                if let Some(volume) = table.zip(key).and_then(|(table, key)| table.get(key)) {
-                    let (window, entity) = (*window, Entity::Pair(*pair));
-                    let answer = Answer::Amount { window, rollup: None, entity, volume };
-                    self.answers.push((answer, time));
-                }
-                true
-            }
+            Job::Rows { windows, position } => self.copy_all_rows(time, windows, position, fuel),
+            Job::CountHeld => self.count_held(time),
+            Job::Amount { window, pair } => self.answer_amount(time, *window, *pair),
             Job::Sum { window, sums, position } => {
-                let window = *window;
-                if !self.sum(window, sums, position, fuel) {
-                    return false;
-                }
-                sums.retain(|(_, _, volume)| *volume != Volume::default());
-                self.answers.extend(sums.drain(..).map(|(rollup, entity, volume)| {
-                    (Answer::Amount { window, rollup: Some(rollup), entity, volume }, time)
-                }));
-                true
+                self.answer_sums(time, *window, sums, position, fuel)
             }
-            Job::TakeBack { window, position } => {
-                let Some(PairWindow { pairs, .. }) = self.windows.get_mut(window) else {
-                    return true;
-                };
-                pairs.refresh(&self.emit_bounds);
-                if pairs.shows_nothing() {
-                    return true;
-                }
-                let addresses = self.shared.addresses.borrow();
-                let mut emitted = self.emitted.of(time, *window, None);
-                pairs.table.walk(position, fuel, |key, volume| {
-                    let place = || addresses.pair(key);
-                    EMIT_COST * pairs.take_back(&self.emit_bounds, place, key, volume, &mut emitted)
-                })
-            }
-            Job::Retire { window, position } => {
-                if let Some(held) = self.windows.get(window) {
-                    let mut addresses = self.shared.addresses.borrow_mut();
-                    let done = held.pairs.table.walk_v6(position, fuel, |key, _| {
-                        addresses.release(Per::Pair, key, time);
-                        COPY_COST
-                    });
-                    if !done {
-                        return false;
-                    }
-                    self.windows.remove(window);
-                }
-                true
-            }
+            Job::TakeBack { window, position } => self.take_back(time, *window, position, fuel),
+            Job::Retire { window, position } => self.retire(time, *window, position, fuel),
         }
     }
 }
