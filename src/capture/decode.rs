@@ -67,7 +67,7 @@ fn decode_any(link: LinkType, frame: &[u8], wire: u32) -> Result<(Pair, u64), Un
     }
 }
 
-/// What an EtherType announces; headers of a fixed size are stepped over.
+/// Returns the layer that an EtherType announces, after stepping over headers of a fixed size.
 fn ether_type(kind: u16, rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     let (layer, length) = match kind {
         0x0800 => (Layer::Ipv4, 0),

@@ -38,12 +38,12 @@ impl ReadError {
         self.0.offset
     }
 
-    /// What was found.
+    /// Returns the fault in the capture.
     pub fn fault(&self) -> &Fault {
         &self.0.fault
     }
 
-    /// What the caller can do about it.
+    /// Returns the class of the fault, by which the caller decides how to go on.
     pub fn class(&self) -> Class {
         self.0.fault.class()
     }
@@ -78,32 +78,32 @@ impl From<ReadError> for Failure {
     }
 }
 
-/// What a caller can do about an error.
+/// Class of an error, by the remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Name another file.
+    /// The file does not exist: name another one.
     Missing,
-    /// Look at permissions, disk or network: the bytes did not come.
+    /// The bytes could not be read: check permissions, disk or network.
     Unreadable,
-    /// This is no capture, or one of a format that is not read: nothing of it was counted.
+    /// The file is no capture, or has a format that is not supported: no packet was counted.
     NotCapture,
-    /// What precedes the damage was counted; the rest is lost.
+    /// The capture is damaged: packets before the damage were counted; the rest is lost.
     Damaged,
 }
 
-/// What was found, and what was expected.
+/// The fault in a capture: the content found, and the content expected.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// Nothing has this name.
+    /// No file has this name.
     #[error("no such file")]
     Missing,
-    /// It is a directory.
+    /// The name is that of a directory.
     #[error("is a directory; name the files in it")]
     Directory,
     /// Opening or reading failed.
     #[error("{0}")]
     Io(io::Error),
-    /// Not one byte.
+    /// The file has not one byte.
     #[error("empty; a capture has at least a header of 24 bytes")]
     Empty,
     /// The first four bytes are of no known format.
@@ -142,13 +142,13 @@ pub enum Fault {
     /// A frame says that it has more captured bytes than any has.
     #[error("captured length {found}; expected at most {CAPTURED_MAX}")]
     CapturedLength {
-        /// What it says.
+        /// The length that the frame states.
         found: u32,
     },
     /// A frame does not fit into its block.
     #[error("captured length {found} in a block with room for {room}")]
     FrameRoom {
-        /// What it says.
+        /// The length that the frame states.
         found: u32,
         /// Bytes between the block's header and its end.
         room: u32,
@@ -160,19 +160,19 @@ pub enum Fault {
     BlockLength {
         /// The block's type.
         kind: u32,
-        /// What it says.
+        /// The length that the block states.
         found: u32,
-        /// The least that can be.
+        /// The least length possible.
         least: u32,
-        /// The most that is read.
+        /// The greatest length supported.
         most: u32,
     },
     /// A block's two lengths differ.
     #[error("length {found} at the end of a block that began with length {expected}")]
     Trailer {
-        /// At its end.
+        /// The length at the end of the block.
         found: u32,
-        /// At its start.
+        /// The length at the start of the block.
         expected: u32,
     },
     /// A frame names an interface that is not described before it.
@@ -180,13 +180,13 @@ pub enum Fault {
     Interface {
         /// The number it names, from 0.
         found: u32,
-        /// How many there are.
+        /// The number of interfaces described so far.
         described: usize,
     },
-    /// More interfaces than are kept.
+    /// A section describes more interfaces than are kept.
     #[error("more than {most} interfaces in a section")]
     Interfaces {
-        /// How many are kept.
+        /// The maximum number of interfaces.
         most: usize,
     },
     /// An option of an interface does not fit its block, or its meaning.

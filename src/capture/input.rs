@@ -18,7 +18,7 @@ use super::wait::Wait;
 /// The most bytes of a capture that are held at a time.
 pub const BUFFER_MAX: usize = 512 * 1024;
 
-/// What a reader begins with: large enough that system calls don't show, small enough for a cache.
+/// Initial size of a reader's buffer: large enough that system calls don't show, small enough for a cache.
 const BUFFER_START: usize = 256 * 1024;
 
 const COMPRESSED_BUFFER: usize = 64 * 1024;
@@ -28,7 +28,7 @@ type Source = Box<dyn Read + Send>;
 /// A buffer, and where its bytes come from.
 pub(crate) struct Input {
     source: Option<Source>,
-    /// Compression was looked for.
+    /// Whether the input has been checked for compression.
     sniffed: bool,
     raw: Arc<Raw>,
     size_hint: Option<u64>,
@@ -41,11 +41,11 @@ pub(crate) struct Input {
     late: bool,
 }
 
-/// What happened below the decompression.
+/// State of the raw source, below the decompression.
 #[derive(Default)]
 struct Raw {
     bytes: AtomicU64,
-    /// An error came from there, so that an error above it is not the data's fault.
+    /// Whether the raw source failed, so that an error above it is not the data's fault.
     failed: AtomicBool,
     wait: Wait,
 }
@@ -133,7 +133,7 @@ impl Input {
         self.late
     }
 
-    /// What is there and was not passed yet.
+    /// Returns the bytes in the buffer that are not passed yet.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         self.buffer.get(self.start..self.end).unwrap_or_default()
@@ -248,7 +248,7 @@ impl Input {
 /// same call, so that calls must not ask for much.
 struct Sips<R>(R);
 
-/// How much is asked for at most, and so how much of sound data before broken data may be lost.
+/// Maximum number of bytes of one read, and so the most sound data before broken data that may be lost.
 const SIP_BYTES: usize = 1024;
 
 impl<R: Read> Read for Sips<R> {
@@ -373,7 +373,7 @@ mod tests {
             assert!(matches!(end, Err(Fault::Compression(_))), "{end:?}");
             all
         };
-        // What the first half alone gives is what is sound.
+        // The first half alone shows how much of the data is sound.
         let sound = read(gzip[..at].to_vec());
         let mut broken = gzip;
         broken[at..at + 64].fill(0xff);

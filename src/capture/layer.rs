@@ -83,9 +83,9 @@ pub(super) enum Layer {
         /// Bytes between the header and a bridged Ethernet frame.
         bridge_padding: usize,
     },
-    /// What an EtherType announces.
+    /// The layer of this EtherType.
     Type(u16),
-    /// The same, or an 802.3 length, as after Ethernet and VLAN headers.
+    /// The layer of this EtherType, or an 802.3 length, as after Ethernet and VLAN headers.
     TypeOrLength(u16),
     Ppp,
     Mpls,

@@ -45,7 +45,7 @@ pub enum LinkType {
     Nflog,
     /// Apple's packet metadata, then a frame of the link type that they name.
     Pktap,
-    /// The same under a number that everybody may use for anything.
+    /// Apple's packet metadata under a number (149) that everybody may use for anything.
     User2,
     /// Per-Packet Information, then a frame of the link type that it names.
     Ppi,
@@ -57,7 +57,7 @@ pub enum LinkType {
     Prism,
     /// IEEE 802.11 after an AVS header.
     Avs,
-    /// One that is not read, by its number.
+    /// A link type that is not supported, by its number.
     Other(u32),
 }
 

@@ -21,36 +21,36 @@ use super::time::{EventTime, Timing};
 use crate::base::error::{Exit, Failure};
 use crate::base::quote::Quoted;
 
-/// How long the kernel may keep frames to fill a block.
+/// Longest time for which the kernel may retain frames to fill a block, in milliseconds.
 pub const BLOCK_MS: u16 = 100;
 
 /// Frames taken in one call, so that the caller gets to look around.
 const FRAMES_AT_ONCE: usize = 4096;
 
-/// What to capture, and how.
+/// Settings of a capture from an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The name of the interface.
     pub interface: String,
-    /// Which packets, in the language of libpcap (BPF); none: all.
+    /// Filter of packets, in the language of libpcap (BPF); `None`: all packets.
     pub filter: Option<String>,
-    /// How many bytes of each frame the kernel hands over. Headers are enough.
+    /// Maximum number of bytes of each frame that the kernel copies. Headers are enough.
     pub snaplen: u32,
-    /// How many bytes of frames the kernel keeps for us while we are busy.
+    /// Bytes of frames that the kernel buffers while this process is busy.
     pub buffer: u32,
     /// Also take frames that are for other stations.
     pub promiscuous: bool,
 }
 
-/// Why there is no capture, or no more of it.
+/// Reason why a capture could not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
     /// There is no such interface.
     #[error("there is no interface {}; there are {existing}", Quoted(.interface))]
     NoSuchInterface {
-        /// What was asked for.
+        /// The name given for the interface.
         interface: String,
-        /// The names of those that there are.
+        /// The names of the existing interfaces.
         existing: String,
     },
     /// This process may not capture.
@@ -60,55 +60,55 @@ pub enum LiveError {
         Quoted(.interface)
     )]
     NoPermission {
-        /// What was asked for.
+        /// The name of the interface.
         interface: String,
         /// The path of this program.
         program: String,
     },
-    /// The filter is not one.
+    /// The filter is not valid.
     #[error("filter {} can't be used on {}: {reason}", Quoted(.filter), Quoted(.interface))]
     Filter {
-        /// What was given.
+        /// The filter.
         filter: String,
-        /// Where.
+        /// The name of the interface.
         interface: String,
-        /// What libpcap says.
+        /// The error of libpcap.
         reason: String,
     },
-    /// Its frames begin in a way that is not read.
+    /// Frames of the interface have a link type that is not supported.
     #[error(
         "{} has frames of link type {number} ({name}), which are not read; capture on another \
          interface, such as \"any\"",
         Quoted(.interface)
     )]
     LinkType {
-        /// What was asked for.
+        /// The name of the interface.
         interface: String,
         /// The number of the link type.
         number: i32,
         /// Its name.
         name: String,
     },
-    /// It can't be opened for another reason.
+    /// The interface can't be opened for another reason.
     #[error("opening interface {}: {reason}", Quoted(.interface))]
     Open {
-        /// What was asked for.
+        /// The name of the interface.
         interface: String,
-        /// What libpcap says.
+        /// The error of libpcap.
         reason: String,
     },
-    /// It was there, and can't be read any more.
+    /// The interface was there, and can't be read any more.
     #[error("interface {} can't be read any more: {reason}", Quoted(.interface))]
     Gone {
-        /// What was read.
+        /// The name of the interface.
         interface: String,
-        /// What libpcap says.
+        /// The error of libpcap.
         reason: String,
     },
     /// The interfaces can't be listed.
     #[error("listing the interfaces: {reason}")]
     List {
-        /// What libpcap says.
+        /// The error of libpcap.
         reason: String,
     },
 }
@@ -134,7 +134,7 @@ impl From<LiveError> for Failure {
     }
 }
 
-/// An interface that there is.
+/// A network interface of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its name, to capture by.
@@ -143,7 +143,7 @@ pub struct Interface {
     pub up: bool,
     /// Its addresses.
     pub addresses: Vec<std::net::IpAddr>,
-    /// What libpcap says about it.
+    /// The description by libpcap.
     pub description: String,
 }
 
@@ -273,12 +273,12 @@ impl Live {
         frames.map_err(|error| self.gone(reason(&error)))
     }
 
-    /// What was seen so far, and what of it was not counted.
+    /// Returns the counts of the frames read so far.
     pub fn tally(&self) -> &Tally {
         &self.tally
     }
 
-    /// What was not seen so far.
+    /// Returns the counts of the frames dropped so far.
     ///
     /// # Errors
     /// The system does not tell.
@@ -324,7 +324,7 @@ fn cause(interface: &str, error: &pcap::Error) -> LiveError {
     }
 }
 
-/// What libpcap says, without the words that say that it says so.
+/// Returns the text of a libpcap error, without the words of the binding around it.
 fn reason(error: &pcap::Error) -> String {
     match error {
         pcap::Error::PcapError(text) => text.trim_end_matches('.').to_owned(),

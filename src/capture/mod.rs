@@ -2,7 +2,7 @@
 //!
 //! - `reader`: [`Reader`], the only part that others need: packets that count, one by one.
 //! - `input`: the bytes: opening, decompression (`packed`), one bounded buffer.
-//! - `wait`: how long a read waits for a pipe.
+//! - `wait`: bounds the time that a read waits for a pipe.
 //! - `pcap`, `pcapng`: from that buffer to frames, without I/O.
 //! - `time`: from what a container says to [`EventTime`].
 //! - `decode`: from the bytes of a frame to its pair and length, without I/O; `layer` is how far it has come.
@@ -10,12 +10,12 @@
 //!   than a table.
 //! - [`live`]: frames of a network interface, as they pass.
 //! - `strays`: packets far ahead of the one after them.
-//! - `tally`: what was read, and why frames were not counted.
-//! - `error`: why reading stopped.
+//! - `tally`: counts of the frames read, and of those not counted, by reason.
+//! - `error`: the errors that end the reading.
 //!
-//! What counts, and as how much, is told in `docs/counting.md`; comments here say only why the code
-//! is as it is. Nothing in a capture can make this module panic, wait without end, or hold more than
-//! [`BUFFER_MAX`] bytes of it.
+//! `docs/counting.md` says which packets count, and how many bytes each has; comments here say only why the code is
+//! as it is. Nothing in a capture can make this module panic, wait without end, or hold more than [`BUFFER_MAX`]
+//! bytes of it.
 
 mod decode;
 mod error;
@@ -92,15 +92,15 @@ struct Frame<'a> {
     bytes: &'a [u8],
 }
 
-/// What a container found at the start of the bytes it was shown.
+/// The result of parsing the start of a container's bytes.
 #[derive(Debug)]
 enum Found<'a> {
     /// A frame, and how many bytes to move on by.
     Frame(Frame<'a>, usize),
     /// Bytes that hold no frame, to move on by.
     Pass(usize),
-    /// Nothing can be said before so many bytes are there.
+    /// The bytes are too few to parse; this many are needed.
     Need(usize),
-    /// This can't be.
+    /// The bytes are not valid.
     Bad(Fault),
 }

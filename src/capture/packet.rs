@@ -1,4 +1,4 @@
-//! What reading a capture hands over.
+//! Packets, as a reader of captures returns them.
 
 use floodmark_dataflows::types::Pair;
 

@@ -17,7 +17,7 @@ const RECORD_MODIFIED: usize = 24;
 /// The link type has 26 bits; the others tell of a frame check sequence.
 const LINK_TYPE_BITS: u32 = 0x03ff_ffff;
 
-/// What the header of a pcap file says about its records.
+/// The properties of a pcap file's records, from its header.
 #[derive(Debug)]
 pub(super) struct Pcap {
     link: LinkType,

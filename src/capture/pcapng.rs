@@ -118,7 +118,7 @@ impl Pcapng {
         self.passing.is_none()
     }
 
-    /// What is at the start of the bytes.
+    /// Parses the start of the bytes.
     #[inline]
     pub(super) fn next<'a>(&mut self, bytes: &'a [u8]) -> Found<'a> {
         if self.passing.is_some() {

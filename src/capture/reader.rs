@@ -316,7 +316,7 @@ impl Reader {
         self.input.close();
     }
 
-    /// What was read so far, and what of it was not counted.
+    /// Returns the counts of the frames read so far.
     pub fn tally(&self) -> &Tally {
         &self.tally
     }
@@ -331,7 +331,7 @@ impl Reader {
         self.input.raw_bytes()
     }
 
-    /// Where [`Reader::offset`] will end, of a regular file.
+    /// Returns the value at which [`Reader::offset`] will end, for a regular file.
     pub fn size_hint(&self) -> Option<u64> {
         self.input.size_hint()
     }

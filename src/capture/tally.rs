@@ -1,4 +1,4 @@
-//! What was read from captures, and what of it was not counted, by kind.
+//! Counts of the frames read from captures, and of those not counted, by reason.
 
 use std::collections::BTreeMap;
 
@@ -84,7 +84,7 @@ impl Uncounted {
         }
     }
 
-    /// The same for people, after a number of frames.
+    /// The reason for people, as it follows a number of frames.
     pub fn text(self) -> &'static str {
         match self {
             Uncounted::NoTimestamp => "without a timestamp",
@@ -106,7 +106,7 @@ impl Uncounted {
     }
 }
 
-/// What was read. `frames` is `packets` and all that was not counted.
+/// Counts of frames. `frames` is the sum of `packets` and all frames that were not counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Whole frames found.
@@ -120,12 +120,12 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// How many frames were not counted for this reason.
+    /// Returns the number of frames not counted for this reason.
     pub fn uncounted(&self, kind: Uncounted) -> u64 {
         self.uncounted.get(kind as usize).copied().unwrap_or(0)
     }
 
-    /// How many frames were not counted, by reason, for people.
+    /// Returns the numbers of frames not counted, by reason, for people.
     pub fn uncounted_texts(&self) -> impl Iterator<Item = String> + '_ {
         let counts = Uncounted::ALL.into_iter().map(|kind| (kind, self.uncounted(kind)));
         counts.filter(|(_, count)| *count > 0).map(|(kind, count)| {

@@ -19,23 +19,23 @@ impl EventTime {
     }
 }
 
-/// What a capture says about the time of a frame.
+/// Timestamp of a frame, as its container states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timing {
-    /// It was captured then.
+    /// It was captured at this time.
     At(EventTime),
     /// The container has no room for a timestamp.
     None,
-    /// Before 1970, or beyond 64 bits of milliseconds.
+    /// The time is before 1970, or beyond 64 bits of milliseconds.
     Bad,
 }
 
-/// How a pcapng interface counts time.
+/// Clock of a pcapng interface: the unit and the offset of its timestamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Clock {
     /// Ticks in a second; `None` beyond 128 bits, where 64 bits of ticks are less than a nanosecond.
     per_sec: Option<u128>,
-    /// The same where it has 64 bits, for arithmetic that does not need more.
+    /// Ticks in a second where they fit into 64 bits, for arithmetic that does not need more.
     per_sec_64: Option<u64>,
     /// Seconds to add.
     pub(super) offset_secs: i64,

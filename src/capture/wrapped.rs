@@ -157,7 +157,7 @@ pub(super) fn pktap(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     Ok(Layer::Link(LinkType::new(link)))
 }
 
-/// The same under link type 149, which macOS uses for PKTAP and others for what they like.
+/// As [`pktap`], for link type 149, which macOS uses for PKTAP and others for anything.
 pub(super) fn user2(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     // A PKTAP header of a kilobyte would have room for any extension.
     const PLAUSIBLE: std::ops::RangeInclusive<u32> = PKTAP..=1024;

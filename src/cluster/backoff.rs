@@ -1,16 +1,16 @@
-//! How long to wait before starting again.
+//! Delay before a restart.
 
 use std::time::Duration;
 
-/// Waits that double from failure to failure, and begin anew after a time without any.
+/// Delays that double from failure to failure, and begin anew after a time without any.
 #[derive(Clone, Debug)]
 pub(super) struct Backoff {
     first: Duration,
     greatest: Duration,
-    /// Who has lived for so long has not failed because of what made it fail before.
+    /// Lifetime after which a failure has nothing to do with the one before, so that delays begin anew.
     stable: Duration,
     next: Duration,
-    /// How often it was started again.
+    /// Number of restarts.
     pub(super) restarts: u64,
 }
 
@@ -25,7 +25,7 @@ impl Backoff {
         Backoff { first, greatest, stable, next: first, restarts: 0 }
     }
 
-    /// How long to wait after a failure, given how long it went well.
+    /// Returns the delay after a failure, given the time that passed since the start before it.
     pub(super) fn after(&mut self, lived: Duration) -> Duration {
         if lived >= self.stable {
             self.next = self.first;

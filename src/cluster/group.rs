@@ -1,4 +1,4 @@
-//! The processes of one start. They end with this value.
+//! The processes of one start. Dropping the group ends them.
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
@@ -14,21 +14,21 @@ use super::inherit;
 use super::member::{self, ChildRole, INTERRUPT, REPORT_BYTES, Report, SUPERVISOR_PIPE};
 use super::secret::Secret;
 
-/// What the supervisor hears of.
+/// An event for the supervisor.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Of a process, in which start of them all.
+    /// An event of a process; `start` counts the starts of all processes.
     Member { start: u64, process: usize, seen: Seen },
-    /// The interrupt key was pressed, or the supervisor was asked to end.
+    /// The interrupt key was pressed, or the supervisor received a signal to end.
     Interrupt,
 }
 
-/// What was seen of a process.
+/// The event of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// It said something.
+    /// The process sent a report.
     Said(Report),
-    /// It has closed its supervisor pipe, which it does by ending.
+    /// The process closed its supervisor pipe, which it does by ending.
     Cut,
 }
 
@@ -40,15 +40,15 @@ pub(super) struct Group {
 struct Member {
     child: Child,
     supervisor_pipe: UnixStream,
-    /// When it was heard of last.
+    /// Time of the last event of the process.
     heard: Instant,
-    /// What it said of itself, other than that it lives.
+    /// Its reports, without the heartbeats.
     reports: Vec<Report>,
     ended: bool,
 }
 
 impl Group {
-    /// Starts them. What is seen of them is sent as events.
+    /// Starts the processes. Threads send their events to `events`.
     pub(super) fn start(
         processes: usize,
         start: u64,
@@ -93,7 +93,7 @@ impl Group {
         Ok(group)
     }
 
-    /// Takes note of what was seen, and returns how the process has ended if it has.
+    /// Notes the event of a process, and returns the exit status if the process has ended.
     pub(super) fn see(&mut self, process: usize, seen: Seen) -> io::Result<Option<ExitStatus>> {
         let member = &mut self.members[process];
         member.heard = Instant::now();
@@ -111,26 +111,26 @@ impl Group {
         }
     }
 
-    /// What a process said of itself.
+    /// Returns the reports of a process, without the heartbeats.
     pub(super) fn reports(&self, process: usize) -> &[Report] {
         &self.members[process].reports
     }
 
-    /// Tells so many of the first processes that the interrupt key was pressed.
+    /// Forwards the interrupt to the first `first` processes.
     pub(super) fn interrupt(&mut self, first: usize) {
         for member in self.members.iter_mut().take(first) {
-            // It may have ended.
+            // The process may have ended.
             let _ = member.supervisor_pipe.write_all(&[INTERRUPT]);
         }
     }
 
-    /// Of the processes that have not ended, the one that was not heard of for the longest time.
+    /// Returns the process with the longest silence, of those that have not ended, and the time of its last event.
     pub(super) fn longest_silent(&self) -> Option<(usize, Instant)> {
         let live = self.members.iter().enumerate().filter(|(_, member)| !member.ended);
         live.map(|(process, member)| (process, member.heard)).min_by_key(|(_, heard)| *heard)
     }
 
-    /// Takes the silence so far as if it had not been.
+    /// Resets the silence of all processes to zero.
     pub(super) fn forgive_silence(&mut self) {
         let now = Instant::now();
         self.members.iter_mut().for_each(|member| member.heard = now);

@@ -1,4 +1,4 @@
-//! What two processes say to each other before they compute together.
+//! The messages that two processes exchange before they compute together.
 //!
 //! ```text
 //! who dials                      who listens
@@ -10,11 +10,11 @@
 //!                    ◀────────   verdict, and if it is a mismatch settings
 //! ```
 //!
-//! A handshake says who it is and announces its settings, with a number that was never used before. A
-//! proof is a keyed hash of both handshakes: it shows that its maker knows the secret and means this
-//! conversation, since both have put a new number into it, and the two proofs differ, so that none can
-//! be sent back as an answer. Without a secret, proofs only show that the handshakes have arrived whole.
-//! Settings are told only to who has proved to know the secret.
+//! A handshake identifies its process and announces its settings, with a number that was never used before. A proof
+//! is a keyed hash of both handshakes: it shows that its maker knows the secret and means this conversation, since
+//! both have put a new number into it, and the two proofs differ, so that neither can be sent back as a response.
+//! Without a secret, proofs only show that the handshakes have arrived whole. A process sends its settings only to
+//! a peer that has proved to know the secret.
 
 use std::io;
 
@@ -29,42 +29,43 @@ const NONCE_BYTES: usize = 32;
 /// The bytes of a handshake: as many in all versions, so that processes of different ones can say so.
 pub(super) const HANDSHAKE_BYTES: usize = MAGIC.len() + VERSION_BYTES + 6 * 8 + NONCE_BYTES;
 
-/// What a process says of itself.
+/// The first message of a process: its identity, and the facts that must agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Handshake {
     version: [u8; VERSION_BYTES],
     pub(super) process: u64,
     processes: u64,
     workers: u64,
-    /// Announces the settings that follow.
+    /// Fingerprint of the settings that follow.
     pub(super) settings: Fingerprint,
-    /// Which of the meetings that process 0 has called it goes to; 0 if it does not know yet.
+    /// Number of the rendezvous, as process 0 counts them, that this process goes to; 0 if it does not know the
+    /// number yet.
     pub(super) generation: u64,
     has_secret: bool,
     nonce: [u8; NONCE_BYTES],
 }
 
-/// Who speaks.
+/// The side of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Dials,
     Listens,
 }
 
-/// What the listening process thinks of the other one.
+/// Response of the listening process to the dialing one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Verdict {
     Welcome = 1,
-    /// It does not know the secret.
+    /// The dialing process does not know the secret.
     WrongSecret = 2,
-    /// It goes to another rendezvous; one of the two will soon know better.
+    /// The dialing process goes to another rendezvous; one of the two soon learns the right number.
     OtherGeneration = 3,
-    /// There is such a process already.
+    /// A process with this number has joined already.
     Taken = 4,
-    /// It was started for another computation.
+    /// The dialing process was started for another computation.
     Mismatch = 5,
-    /// It knows the secret, and is to tell its settings.
+    /// The dialing process knows the secret, and must send its settings.
     Known = 6,
 }
 
@@ -80,7 +81,7 @@ fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
 }
 
-/// Whether bytes that have come so far may be the beginning of a handshake.
+/// Checks that the bytes received so far may be the beginning of a handshake.
 pub(super) fn check_magic(bytes: &[u8]) -> io::Result<()> {
     let length = bytes.len().min(MAGIC.len());
     if bytes[..length] == MAGIC[..length] {
@@ -91,7 +92,7 @@ pub(super) fn check_magic(bytes: &[u8]) -> io::Result<()> {
 }
 
 impl Handshake {
-    /// What a process of this program says, before it has drawn the number of a conversation.
+    /// Creates the handshake of a process of this build, without the number of a conversation.
     pub(super) fn new(
         process: usize,
         processes: usize,
@@ -113,7 +114,7 @@ impl Handshake {
         }
     }
 
-    /// The same, for one conversation.
+    /// Returns the handshake for one conversation, with a nonce drawn for it.
     pub(super) fn of_conversation(self, generation: u64) -> anyhow::Result<Self> {
         Ok(Handshake { generation, nonce: secret::draw()?, ..self })
     }
@@ -265,7 +266,7 @@ mod tests {
         let version = *b"9.9\n\0\0\0\0\0\0\0\0\0\0\0\0";
         let says = format!("process 1 is of version 9.9\\n, this one of {BUILD}");
         assert_eq!(other(Handshake { version, ..handshake(1) }), says);
-        // The same version, built from other sources.
+        // A build of the same version from other sources.
         let mut build = handshake(1);
         build.version[BUILD.len() - 1] ^= 1;
         let why = other(build);
@@ -280,7 +281,7 @@ mod tests {
         assert!(handshakes.is_proof(Some(secret), Role::Dials, &proof));
         assert!(!handshakes.is_proof(Some(secret), Role::Listens, &proof));
         assert!(!handshakes.is_proof(None, Role::Dials, &proof));
-        // Said again in another conversation, or with other words.
+        // The proof repeated in another conversation, or with another handshake.
         let again = Handshakes { listens: handshake(0), ..handshakes };
         assert!(!again.is_proof(Some(secret), Role::Dials, &proof));
         let changed =

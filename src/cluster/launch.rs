@@ -105,8 +105,8 @@ pub fn launch(plan: &Plan, role: impl FnOnce(Cluster) -> Outcome) -> Outcome {
     launch_to(Work::Together, plan, role)
 }
 
-/// The same for work that falls into parts, of which each process has its own: they say nothing to each
-/// other, each ends when its part is done, and the interrupt key reaches all.
+/// Like [`launch`], for work that falls into parts, one for each process: the processes do not communicate, each
+/// ends when its part is done, and the interrupt key reaches all of them.
 pub fn launch_apart(plan: &Plan, role: impl FnOnce(Cluster) -> Outcome) -> Outcome {
     launch_to(Work::Apart, plan, role)
 }
@@ -116,7 +116,7 @@ fn launch_to(work: Work, plan: &Plan, role: impl FnOnce(Cluster) -> Outcome) -> 
     if let Some(child) = member::take_role()? {
         return role(child.cluster(plan.workers)?);
     }
-    // A secret is of no use to those who are started here, but a mistake in it is one.
+    // The processes started here get a drawn secret, not this one; but a mistake in it is reported.
     let cluster = plan.cluster()?;
     if plan.process.is_none() && (plan.processes > 1 || plan.restart) {
         return supervisor::supervise(plan.processes, plan.hang_timeout, plan.restart, work);

@@ -26,29 +26,29 @@ pub(super) const SUPERVISOR_PIPE: &str = "FLOODMARK_LIFELINE";
 /// Between two signs of life.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 
-/// How a process takes part, as it is told in a line of JSON.
+/// The part of a process in a computation, which the supervisor sends to it as a line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ChildRole {
-    /// Which one it is.
+    /// Number of the process.
     pub(super) process: usize,
-    /// Whether all were started again after one had failed.
+    /// Whether the supervisor has restarted all processes after a failure.
     pub(super) restarted: bool,
-    /// Where each of them listens.
+    /// The address at which each process listens.
     pub(super) hosts: Vec<String>,
-    /// Where this one listens, already: nobody else can take the port.
+    /// The listening socket of this process, inherited, so that nobody else can take the port.
     pub(super) listener: Option<RawFd>,
     /// Drawn anew for each start, so that no process of an earlier one can join.
     pub(super) secret: Vec<u8>,
 }
 
-/// What a process says over its supervisor pipe.
+/// A report of a process over its supervisor pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Report {
-    /// It lives.
+    /// A heartbeat: the process lives.
     Beat,
-    /// A thread of it has panicked.
+    /// A thread of the process has panicked.
     Panicked,
-    /// Its connection to another process was cut.
+    /// The connection of the process to this other one was cut.
     Lost(usize),
 }
 
@@ -76,12 +76,12 @@ impl Report {
     }
 }
 
-/// What is said over the supervisor pipe to a process: that the interrupt key was pressed.
+/// The byte by which the supervisor forwards a press of the interrupt key to a process.
 pub(super) const INTERRUPT: u8 = b'I';
 
 static TO_SUPERVISOR: OnceLock<UnixStream> = OnceLock::new();
 
-/// Says something to the process that has started this one. Without one, returns false.
+/// Sends a report to the supervisor. Returns false if this process has none.
 pub(super) fn report(report: Report) -> bool {
     match TO_SUPERVISOR.get() {
         Some(mut supervisor_pipe) => {

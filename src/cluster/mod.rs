@@ -43,7 +43,8 @@ use crate::base::terminal::{Interrupt, Messages};
 use crate::base::threads;
 use rendezvous::Rendezvous;
 
-/// What is done while other processes are waited for: nothing, until somebody wants no more.
+/// Returns the function to call while waiting for other processes: it fails once the user has interrupted this
+/// process.
 pub fn unless_interrupted(interrupt: &Interrupt) -> impl FnMut() -> Result<(), Failure> + use<> {
     let interrupt = interrupt.clone();
     move || match interrupt.pressed() {

@@ -1,4 +1,4 @@
-//! What a process does when one of its threads panics: it ends.
+//! Ends a process when one of its threads panics.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::Write;
@@ -12,11 +12,12 @@ use crate::base::logging;
 use crate::base::shown;
 use crate::base::terminal::Messages;
 
-/// The worker that panics, for tests of what that does. Not in release builds.
+/// Environment variable with the number of the worker that panics, for tests of the consequences. Ignored in
+/// release builds.
 pub const PANIC_WORKER: &str = "FLOODMARK_PANIC_WORKER";
 
-/// A named pipe: that worker panics, by a thread of its own, when somebody opens it to write; else at
-/// once.
+/// Environment variable with the path of a named pipe: that worker panics, on a thread of its own, when somebody
+/// opens the pipe to write; without it, at once.
 const PANIC_WHEN: &str = "FLOODMARK_PANIC_WHEN";
 
 /// Time limit for reporting the message of a panic.
@@ -29,7 +30,7 @@ pub(super) fn panic_if_asked_to(worker: usize) {
     let panic = move || panic!("worker {worker} panics, as {PANIC_WORKER} says");
     let Some(pipe) = std::env::var_os(PANIC_WHEN) else { panic() };
     std::thread::spawn(move || {
-        // It opens when there is somebody at the other end.
+        // Opening blocks until somebody opens the other end.
         if std::fs::File::open(pipe).is_ok() {
             panic();
         }
@@ -38,8 +39,8 @@ pub(super) fn panic_if_asked_to(worker: usize) {
 
 /// Ends the process when any thread panics: a computation that has lost a worker would wait for it.
 ///
-/// That another process is lost is a panic of a thread of timely's. It is no fault of this program, so
-/// it is a message and exit code 1.
+/// A lost process shows as a panic of one of timely's threads. That is no fault of this program, so the process
+/// ends with a message and exit code 1.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(move |panic| {
         if let Some((process, cause)) = lost(panic) {
@@ -52,17 +53,17 @@ pub fn abort_on_panic() {
     }));
 }
 
-/// Ends the process in a moment, also if nobody reads what is said of the panic.
+/// Ends the process after [`TELL_TIMEOUT`] at the latest, also if nobody reads the message of the panic.
 fn abort_soon() {
     let abort = || {
         std::thread::sleep(TELL_TIMEOUT);
         std::process::abort()
     };
-    // Without a thread for it, it ends when all is said.
+    // Without this thread, the process ends once the message is written.
     let _ = std::thread::Builder::new().name("abort".into()).spawn(abort);
 }
 
-/// Tells of a panic as the standard library does, but for what its message may have from outside.
+/// Prints a panic as the standard library does, but without passwords and control characters in its message.
 fn tell(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let text = format!("thread '{}' {panic}", thread.name().unwrap_or("<unnamed>"));
@@ -78,11 +79,11 @@ fn tell(panic: &PanicHookInfo<'_>) {
 
 fn end_without(process: usize, cause: &str) -> ! {
     static FIRST: AtomicBool = AtomicBool::new(true);
-    // Many threads see it, and one says it.
+    // Many threads notice the loss; only the first one reports it.
     while !FIRST.swap(false, Ordering::SeqCst) {
         std::thread::park();
     }
-    // Who has started this process sees all of them, and knows better what came first.
+    // The supervisor sees all processes, and knows better which failure came first.
     if !report(Report::Lost(process)) {
         let why = format!(
             "lost process {process} ({cause}): without it there is no answer, and this process ends \
@@ -94,7 +95,7 @@ fn end_without(process: usize, cause: &str) -> ! {
     std::process::exit(Exit::Failed as i32);
 }
 
-/// The process that is lost, and how that was seen, if that is the cause of a panic.
+/// Returns the lost process and the cause, if a lost process is the reason of a panic.
 fn lost<'a>(panic: &'a PanicHookInfo<'_>) -> Option<(usize, &'a str)> {
     let thread = std::thread::current();
     lost_in(thread.name()?, panic.payload_as_str()?)

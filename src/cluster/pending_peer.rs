@@ -1,6 +1,6 @@
-//! A connection that has not shown yet who is at its other end.
+//! A connection whose peer has not identified itself yet.
 //!
-//! Nobody waits for it: it is asked now and then whether more has come, and has little time.
+//! The process polls it now and then instead of waiting for it, and drops it after [`PATIENCE`].
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,37 +10,37 @@ use super::handshake::{HANDSHAKE_BYTES, Handshake, Handshakes, Role, Verdict, ch
 use super::secret::{PROOF_BYTES, Secret};
 use super::settings::{SETTINGS_MAX, Settings};
 
-/// The time that a connection has to say who it is, and then to tell its settings.
+/// Time limit for a peer to identify itself, and again to send its settings.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The bytes read at once.
+/// Bytes of one read.
 const READ_BYTES: usize = 4096;
 
-/// A connection, as the process that listens has it.
+/// An accepted connection, as the listening process has it.
 pub(super) struct PendingPeer {
     pub(super) stream: TcpStream,
     pub(super) from: SocketAddr,
     until: Instant,
-    /// What this process says of itself.
+    /// The handshake of this process.
     own: Handshake,
-    /// What has come so far.
+    /// The bytes received so far.
     bytes: Vec<u8>,
-    /// Once both have sent their handshakes.
+    /// `None` until both sides have sent their handshakes.
     handshakes: Option<Handshakes>,
-    /// Whether it has proved to know the secret, so that its settings are awaited.
+    /// Whether the peer has proved to know the secret, so that its settings are awaited.
     proved: bool,
 }
 
-/// What is known now.
+/// State of the conversation after a poll.
 #[derive(Debug)]
 pub(super) enum Progress {
-    /// Nothing yet.
+    /// The peer has not sent enough yet.
     Waits,
     /// Both handshakes, and whether the other side has proved to know the secret.
     Knows { handshakes: Handshakes, proved: bool },
     /// Both handshakes, and the settings of the other side, which has proved to know the secret.
     Tells { handshakes: Handshakes, settings: Settings },
-    /// It is nobody.
+    /// The peer is no process of this computation: it failed to identify itself.
     Stranger(io::Error),
 }
 
@@ -57,7 +57,7 @@ impl PendingPeer {
         Ok(PendingPeer { stream, from, until, own, bytes, handshakes: None, proved: false })
     }
 
-    /// Takes what has come.
+    /// Reads the bytes that have arrived, and returns the state.
     pub(super) fn advance(&mut self, secret: Option<&Secret>, now: Instant) -> Progress {
         match self.try_advance(secret) {
             Ok(Some(progress)) => progress,
@@ -81,7 +81,7 @@ impl PendingPeer {
                 let handshake = self.bytes[..].try_into().expect("a whole handshake was read");
                 let handshakes =
                     Handshakes { dials: Handshake::from_bytes(handshake)?, listens: self.own };
-                // Its buffer is empty, so all of this fits.
+                // Nothing was sent before, so all of this fits into the socket's buffer.
                 self.stream.write_all(&self.own.to_bytes())?;
                 *self.handshakes.insert(handshakes)
             }
@@ -125,7 +125,7 @@ impl PendingPeer {
         self.answer(handshakes, secret, Verdict::Known)
     }
 
-    /// Reads up to so many bytes in all, and tells if they are there.
+    /// Reads until `bytes` has `all` bytes; returns whether they have arrived.
     fn read(&mut self, all: usize) -> io::Result<bool> {
         while self.bytes.len() < all {
             let mut bytes = [0; READ_BYTES];
@@ -146,7 +146,7 @@ impl PendingPeer {
         Ok(true)
     }
 
-    /// Says what comes of the proof.
+    /// Sends the verdict about the peer's proof, and a proof of this process.
     pub(super) fn answer(
         &mut self,
         handshakes: &Handshakes,
@@ -154,7 +154,7 @@ impl PendingPeer {
         verdict: Verdict,
     ) -> io::Result<()> {
         let mut answer = vec![verdict as u8];
-        // Who knows no secret is given no proof.
+        // A peer that does not know the secret gets no proof.
         match verdict {
             Verdict::WrongSecret => answer.extend([0; PROOF_BYTES]),
             _ => answer.extend(handshakes.prove(secret, Role::Listens)),
@@ -162,14 +162,14 @@ impl PendingPeer {
         self.stream.write_all(&answer)
     }
 
-    /// Says what comes of the settings.
+    /// Sends the verdict about the peer's settings.
     pub(super) fn conclude(&mut self, verdict: Verdict) -> io::Result<()> {
         self.stream.write_all(&[verdict as u8])
     }
 
-    /// Answers that the settings do not fit, with those of this process.
+    /// Rejects the peer's settings, and sends those of this process.
     pub(super) fn refuse(&mut self, own: &Settings) -> io::Result<()> {
-        // More than the buffer of a socket may take at once. This process ends, and has time.
+        // The settings may exceed the buffer of a socket. This process ends after this, so it may block.
         self.stream.set_nonblocking(false)?;
         self.stream.set_write_timeout(Some(PATIENCE))?;
         self.conclude(Verdict::Mismatch)?;
@@ -177,7 +177,7 @@ impl PendingPeer {
     }
 }
 
-/// The length of settings, from the bytes before them.
+/// Decodes the length of settings, which precedes them.
 pub(super) fn settings_length(bytes: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_be_bytes(bytes) as usize;
     if length > SETTINGS_MAX {

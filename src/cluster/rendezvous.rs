@@ -37,23 +37,23 @@ use super::settings::Settings;
 use crate::base::error::Failure;
 use crate::base::terminal::Messages;
 
-/// How long a process waits for the others to come up.
+/// Time limit for the other processes to come up.
 const WAIT_FOR_PROCESSES: Duration = Duration::from_secs(60);
-/// Between two attempts to reach a process, and two looks at what else may have happened.
+/// Interval between two attempts to reach a process, and between two checks for other events.
 const RETRY: Duration = Duration::from_millis(50);
-/// How long an address may take to answer at all.
+/// Time limit for an address to accept a connection.
 const WAIT_FOR_ADDRESS: Duration = Duration::from_secs(2);
-/// How long a machine may be out of reach before its processes are lost. A process that is only stopped
-/// is still there for this: its machine answers.
+/// Time for which a machine may be out of reach before its processes count as lost. A process that is only stopped
+/// is still in reach: its machine responds.
 const OUT_OF_REACH: Duration = Duration::from_secs(30);
-/// Connections that may be saying who they are at once. More wait.
+/// Maximum number of connections in their handshake at once. Others wait.
 const GREETINGS: usize = 256;
-/// The error about an answer that no process of this build gives.
+/// The error about a response that no process of this build sends.
 const NO_SENSE: &str = "its answer makes no sense";
-/// Connections that were dropped, and are told one by one. More are counted.
+/// Number of dropped connections that are reported one by one. Further ones are only counted.
 const TOLD: u64 = 10;
 
-/// Called while others are waited for. An error ends that.
+/// Called while the process waits for others. An error ends the wait.
 pub(super) type Waiting<'a> = &'a mut dyn FnMut() -> Result<(), Failure>;
 
 pub(super) struct Rendezvous<'a> {
@@ -536,8 +536,8 @@ fn connect(host: &str) -> io::Result<TcpStream> {
     let mut error = io::Error::new(ErrorKind::NotFound, "it has no address");
     for address in host.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, WAIT_FOR_ADDRESS) {
-            // Where nobody listens yet, at a port such as the system gives to who dials, a socket may
-            // happen to reach itself.
+            // At a port of the range that the system gives to dialing sockets, a socket may happen to connect to
+            // itself while nobody listens there yet.
             Ok(stream) if stream.local_addr()? == address => {
                 error = io::Error::new(ErrorKind::ConnectionRefused, "nobody listens there");
             }

@@ -15,7 +15,7 @@ fn settings(window: &str) -> Settings {
     Settings::of("test").with("--window", window)
 }
 
-/// Where processes listen. The ports are held for as long as this lives.
+/// The addresses at which processes listen. The value holds their ports for as long as it lives.
 struct Hosts {
     listeners: Vec<TcpListener>,
     secret: Option<Secret>,
@@ -99,7 +99,7 @@ impl Hosts {
         Some((Verdict::from_byte(verdict[0])?, (stream, listens)))
     }
 
-    /// What a process says of itself in a conversation.
+    /// Returns the handshake of a process in a conversation.
     fn handshake(&self, process: usize, generation: u64) -> Handshake {
         let announced = settings(WINDOW).fingerprint();
         let handshake =

@@ -9,7 +9,7 @@ use super::secret::Secret;
 pub struct Cluster {
     /// Worker threads of each process.
     pub workers: usize,
-    /// Which of the processes this one is.
+    /// Number of this process.
     pub process: usize,
     /// The address of each process; one and unused if there is only this one.
     pub hosts: Vec<String>,
@@ -17,13 +17,13 @@ pub struct Cluster {
     pub supervised: bool,
     /// Whether the processes were started again after one of them had failed.
     pub restarted: bool,
-    /// Where this one listens already.
+    /// The listening socket that this process inherited, if any.
     pub(super) listener: Option<TcpListener>,
     pub(super) secret: Option<Secret>,
 }
 
 impl Cluster {
-    /// One process.
+    /// Creates the cluster of a single process.
     pub fn alone(workers: usize) -> Self {
         Cluster {
             workers,

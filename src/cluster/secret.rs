@@ -15,18 +15,18 @@ use crate::base::error::{Exit, Failure};
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Secret(Vec<u8>);
 
-/// What can be guessed is no secret.
+/// Minimum length of a secret: a shorter one can be guessed.
 const LEAST_BYTES: usize = 16;
-/// What is larger is another file, given by mistake.
+/// Maximum length of a secret: a longer file is another one, given by mistake.
 const MOST_BYTES: usize = 4096;
 
 /// The bytes of a proof.
 pub(super) const PROOF_BYTES: usize = 32;
 
-/// Proves that who made it knows the secret.
+/// A keyed hash that proves that its maker knows the secret.
 pub(super) type Proof = [u8; PROOF_BYTES];
 
-/// Fills with bytes that nobody can guess.
+/// Draws random bytes that nobody can guess.
 pub(super) fn draw<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)

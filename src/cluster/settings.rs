@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::base::shown;
 
-/// The longest value that is told whole, in bytes. Of a longer one its start and a digest are told.
+/// Longest value that a process sends whole, in bytes. Of a longer one, it sends the start and a digest.
 const VALUE_MAX: usize = 512;
 /// The start of a longer value.
 const START_BYTES: usize = 400;

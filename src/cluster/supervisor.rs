@@ -1,8 +1,8 @@
-//! Looks after the processes of a computation: all live, or none does.
+//! Supervises the processes of a computation: all live, or none does.
 //!
-//! The supervisor computes nothing, so that it outlives whatever goes wrong there. What one process
-//! does to the others comes a moment later than the cause: processes that have lost another one say so,
-//! and it is the other one that is named.
+//! The supervisor computes nothing, so that it outlives whatever goes wrong there. The effects of a failed process
+//! on the others may arrive before their cause: processes that have lost a connection report which process they
+//! lost, and the supervisor names the lost process if its failure becomes clear.
 
 use std::fmt::Write as _;
 use std::os::unix::process::ExitStatusExt;
@@ -19,14 +19,14 @@ use super::member::Report;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::Messages;
 
-/// How long the first cause may come after its effects.
+/// Time for which the supervisor waits for the first cause, after an effect of it (a lost connection, a signal).
 const FIRST_CAUSE: Duration = Duration::from_secs(2);
-/// How long the other processes may take to end after the first one has.
+/// Time limit for the other processes to end after process 0 has.
 const LAST_ONES: Duration = Duration::from_secs(10);
-/// The same after the first one was interrupted: whoever is left then may be killed.
+/// Time limit for the other processes to end after process 0 was interrupted; any process left then may be killed.
 const INTERRUPTED_ONES: Duration = Duration::from_secs(1);
 
-/// What processes of one start have to do with each other.
+/// Relation between the processes of one start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     /// They compute one answer, and the first one has it.
@@ -69,26 +69,26 @@ pub(super) struct Supervisor<C> {
     hang_timeout: Duration,
     restarts: Option<Backoff>,
     work: Work,
-    /// How a process is started.
+    /// Makes the command that starts a process.
     command: C,
     sender: SyncSender<Event>,
     events: Receiver<Event>,
     messages: Messages,
-    /// How often they were started.
+    /// Number of starts of all processes so far.
     start: u64,
     interrupted: bool,
 }
 
-/// How a start of all processes has ended.
+/// Outcome of one start of all processes.
 #[derive(Debug, PartialEq, Eq)]
 enum Ending {
-    /// As the first process says.
+    /// With this exit code, as the first process reports.
     Answer(Exit),
-    /// One has failed, so all did.
+    /// A process has failed, so all of them ended.
     Failed {
         cause: String,
         exit: Exit,
-        /// Whether it has said itself why.
+        /// Whether the failed process has reported the reason itself.
         said: bool,
     },
 }
@@ -97,7 +97,7 @@ fn failed(cause: String) -> Ending {
     Ending::Failed { cause, exit: Exit::Failed, said: false }
 }
 
-/// How a process has ended, in words.
+/// Describes the end of a process in words.
 fn in_words(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with code {code}"),
@@ -112,7 +112,7 @@ fn in_words(status: ExitStatus) -> String {
     }
 }
 
-/// Whether the same may go well another time: nothing is wrong with options and files.
+/// Whether a restart may succeed: nothing is wrong with options and files.
 fn may_go_well(exit: Exit) -> bool {
     matches!(exit, Exit::Failed | Exit::Unavailable)
 }
@@ -138,14 +138,14 @@ impl<C: Fn() -> Command> Supervisor<C> {
         }
     }
 
-    /// Starts the processes, and starts them again if they fail and that is wanted.
+    /// Starts the processes, and restarts them after a failure if `restarts` is set.
     pub(super) fn run(&mut self) -> Outcome {
         loop {
             self.start += 1;
             let began = Instant::now();
             let mut group = Group::start(self.processes, self.start, &self.command, &self.sender)?;
             let ending = self.look_after(&mut group)?;
-            // Who is left is of no use any more.
+            // The remaining processes are of no use any more.
             drop(group);
             let (cause, exit, said) = match ending {
                 Ending::Answer(exit) => return Ok(exit),
@@ -173,26 +173,26 @@ impl<C: Fn() -> Command> Supervisor<C> {
         Failure::new(exit, anyhow!("{cause}{others}"))
     }
 
-    /// Waits, and tells if the interrupt key has ended that.
+    /// Waits, and returns true if the interrupt key ended the wait.
     fn interrupted_within(&mut self, wait: Duration) -> bool {
         let until = Instant::now() + wait;
         loop {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Event::Interrupt) => return true,
-                // Of processes that are gone.
+                // An event of a process of an earlier start.
                 Ok(Event::Member { .. }) => {}
                 Err(_) => return false,
             }
         }
     }
 
-    /// Waits until it is known how it ends.
+    /// Watches the processes until the outcome of the start is certain.
     fn look_after(&mut self, group: &mut Group) -> anyhow::Result<Ending> {
         let (hang_timeout, work) = (self.hang_timeout, self.work);
         let mut watch = Look { hang_timeout, work, answer: None, lost: None, signalled: None };
         let mut awake = Instant::now();
         loop {
-            // This process sleeps for less. It was stopped too, and has heard of nobody.
+            // This process sleeps for less. It was stopped too, and has received no events meanwhile.
             if awake.elapsed() > self.hang_timeout / 2 {
                 group.forgive_silence();
             }
@@ -215,14 +215,14 @@ impl<C: Fn() -> Command> Supervisor<C> {
                 }
             };
             match event {
-                // Pressed a second time, it ends them at once.
+                // A second press ends all processes at once.
                 Event::Interrupt if self.interrupted => {
                     return Ok(Ending::Answer(Exit::Interrupted));
                 }
                 Event::Interrupt => {
                     self.interrupted = true;
                     group.interrupt(match self.work {
-                        // It will end the others in good order.
+                        // Process 0 ends the others in good order.
                         Work::Together => 1,
                         Work::Apart => self.processes,
                     });
@@ -246,22 +246,23 @@ impl<C: Fn() -> Command> Supervisor<C> {
     }
 }
 
-/// What is known of the end.
+/// State of one start, from which its outcome is derived.
 struct Look {
     hang_timeout: Duration,
     work: Work,
-    /// The answer of the first process, and until when the others may end; of processes that work apart,
-    /// what those that have ended came to, and the others take their time.
+    /// The exit code of the first process, and the time limit for the others to end. For processes that work apart:
+    /// the combined exit code of those that have ended; the others have no time limit.
     answer: Option<(Exit, Option<Instant>)>,
-    /// Which process has lost which, and until when it may become clear why.
+    /// A process, the process that it lost, and the time limit for the cause to become clear.
     lost: Option<(usize, usize, Instant)>,
-    /// How a process was ended by a signal that interrupts, in words, and until when this process may hear
-    /// of the same: a terminal sends it to all of them, and nobody knows who gets it first.
+    /// The end of a process by a signal that interrupts, in words, and the time limit for this process to receive
+    /// the same signal: a terminal sends it to all of them, in no fixed order.
     signalled: Option<(String, Instant)>,
 }
 
 impl Look {
-    /// When silence will mean something; `None` if nobody is left to hear of.
+    /// Returns the time at which waiting longer means a failure; `None` if no process is left and no signal is
+    /// pending.
     fn until(&self, group: &Group) -> Option<Instant> {
         let silent = group.longest_silent().map(|(_, heard)| heard + self.hang_timeout);
         let lost = self.lost.map(|(_, _, until)| until);
@@ -295,7 +296,7 @@ impl Look {
         }
     }
 
-    /// The end if all that can be known is known.
+    /// Returns the outcome once nothing more can become known.
     fn ending(&self) -> Ending {
         match (self.answer, self.lost) {
             (Some((exit, _)), _) => Ending::Answer(exit),
@@ -306,7 +307,7 @@ impl Look {
         }
     }
 
-    /// What the end of a process means for all.
+    /// Handles the end of a process. Returns the outcome for all if it is certain.
     fn end_of(
         &mut self,
         group: &Group,
@@ -317,7 +318,7 @@ impl Look {
         let cause = || format!("process {process} {}", in_words(status));
         let signals = [Signal::SIGINT as i32, Signal::SIGTERM as i32];
         if status.signal().is_some_and(|signal| signals.contains(&signal)) {
-            // It was interrupted before it could listen for that.
+            // The process was interrupted before it had installed its handler.
             if interrupted {
                 return Some(Ending::Answer(Exit::Interrupted));
             }
@@ -352,7 +353,8 @@ impl Look {
                 if process == 0 =>
             {
                 let wait = match exit {
-                    // It may have been before they had met, and they wait for it.
+                    // The interrupt may have come before the processes had met; then the others still wait for
+                    // process 0.
                     Exit::Interrupted => INTERRUPTED_ONES,
                     _ => LAST_ONES,
                 };

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::super::group::Seen;
 use super::*;
 
-/// What each script can use: the number of its process, and a word to the supervisor.
+/// Shell prelude of each script: the number of its process, and a function that sends bytes to the supervisor.
 const PRELUDE: &str = r#"
 read -r place <&"$FLOODMARK_LIFELINE"
 [[ $place =~ \"process\":([0-9]+) ]] && process=${BASH_REMATCH[1]}
@@ -48,7 +48,7 @@ impl Scripts {
         Supervisor::new(processes, hang_timeout, command, sync_channel(EVENTS_MAX))
     }
 
-    /// How often the script has written its line.
+    /// Returns how many runs of the script have written their line.
     fn runs(&self) -> usize {
         lines(&self.place.path().join("runs"))
     }

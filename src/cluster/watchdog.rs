@@ -1,7 +1,7 @@
 //! Ends a process whose computation stands still.
 //!
-//! A worker that spins, or another machine that was stopped, leaves everyone waiting: no connection is
-//! lost and nothing is said. What can be seen is the tick: it does not move although input waits.
+//! A worker that spins, or another machine that was stopped, leaves everyone waiting without a lost connection or a
+//! message. The visible sign is the tick: it does not move although input waits.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -13,10 +13,11 @@ use crate::base::error::Exit;
 use crate::base::logging;
 use crate::base::terminal::Messages;
 
-/// What tells the time since some moment. It never goes back.
+/// A monotonic clock: returns the time since some fixed moment.
 type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
-/// What the loop of the computation tells its watchdog. It watches until the last copy is dropped.
+/// The handle by which the loop of the computation reports to its watchdog, which watches until the last copy is
+/// dropped.
 #[derive(Clone)]
 pub struct Watch {
     shared: Arc<Shared>,

@@ -1,24 +1,24 @@
-//! How far behind a partition is: in messages, and in time.
+//! Lag of a partition, in messages and in time.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Answers that are remembered. With more, the time is told in steps that are as much longer.
+/// Maximum number of remembered responses. Beyond it, the lag in time gets coarser.
 const ANSWERS_MAX: usize = 64;
 
-/// What the broker has said of a partition, held against what was done of it.
+/// The end offsets that the broker reported for a partition, compared with the offsets processed so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Behind {
-    /// Ends that are not reached, and when the broker had that much.
+    /// End offsets that are not processed yet, with the time at which the broker had them.
     answers: VecDeque<(Instant, i64)>,
-    /// The last answer.
+    /// The last response.
     last: Option<(Instant, i64)>,
-    /// The last moment of which it is known that all that was there then is done.
+    /// The latest time at which everything that the partition held then is known to be processed.
     caught_up: Option<Instant>,
 }
 
 impl Behind {
-    /// The broker had messages up to `end` when it was asked.
+    /// Notes that the broker had messages up to `end` when it was asked.
     pub(super) fn answered(&mut self, asked: Instant, end: i64) {
         if self.last.is_some_and(|(last, _)| last >= asked) {
             return;
@@ -30,14 +30,14 @@ impl Behind {
         self.answers.push_back((asked, end));
     }
 
-    /// All before offset `next` is done.
+    /// Notes that all messages before offset `next` are processed.
     pub(super) fn done(&mut self, next: i64) {
         while self.answers.front().is_some_and(|(_, end)| *end <= next) {
             self.caught_up = self.answers.pop_front().map(|(asked, _)| asked);
         }
     }
 
-    /// The last moment of which it is known that all that was there then is done.
+    /// Returns the latest time at which everything that the partition held then is known to be processed.
     pub(super) fn caught_up(&self) -> Option<Instant> {
         self.caught_up
     }

@@ -71,7 +71,7 @@ impl Moment {
 pub enum Unsteady {
     /// The wall clock shows a time before 2020.
     Unset {
-        /// That time.
+        /// That earlier time.
         wall_ms: u64,
     },
     /// The wall clock was set back.
@@ -151,7 +151,7 @@ impl SteadyClock {
 }
 
 impl<C: Clocks> SteadyClock<C> {
-    /// The same over other clocks.
+    /// Creates the steady clock over other clocks than the machine's.
     pub fn over(clocks: C, idle_timeout_ms: u64) -> Self {
         for direction in ["back", "forward"] {
             count_steps(direction, 0);

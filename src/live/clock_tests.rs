@@ -59,7 +59,7 @@ impl Case {
         moment
     }
 
-    /// The same, second by second.
+    /// Lets `ms` milliseconds pass on both clocks, second by second.
     fn pass(&mut self, ms: u64) -> Moment {
         for _ in 0..ms / 1000 {
             self.leap(1000);

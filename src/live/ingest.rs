@@ -1,4 +1,4 @@
-//! From messages of a topic to what a tick counts, on one worker.
+//! Turns messages of a topic into the records that a tick counts, on one worker.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -21,47 +21,48 @@ use crate::kafka::{
 use crate::record::{self, Decoder, Read, Reason, Record};
 use crate::replay::Filter;
 
-/// Updates of (window, pair) that a worker gathers at most before it wants a tick, up to the records of one
-/// message ([`record::RECORDS_MAX`]) beyond. More would leave the caches of the processor, and make single
+/// Maximum number of updates of (window, pair) that a worker gathers before it requests a tick, up to the records
+/// of one message ([`record::RECORDS_MAX`]) beyond. More would leave the caches of the processor, and make single
 /// ticks long.
 const TICK_UPDATES_MAX: usize = 1 << 16;
 
-/// Bytes of dead letters that may be set aside between two looks at whether the sink has capacity.
+/// Bytes of dead letters that a worker sets aside before it checks again whether the sink has capacity.
 const SET_ASIDE_BYTES: usize = 1 << 20;
 
-/// Records of one message whose space is kept for the next ones.
+/// Maximum capacity, in records, that the buffer of one message's records keeps for the next message.
 const RECORDS_KEPT: usize = 1 << 14;
 
-/// Messages that a run has set aside: some may be readable by now, or in part, and were counted.
+/// Name of the sink of dead letters in errors. Some of these messages may be readable by now, or in part, and were
+/// counted.
 const DEAD_LETTERS: &str = "dead letters (--dead-letter)";
 
-/// What decides whether and where a record counts.
+/// Rules that assign a record to a window or reject it.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     pub(super) windows: Windows,
     pub(super) filter: Filter,
-    /// How far ahead of the clock a record may be, in milliseconds.
+    /// Greatest distance of a record ahead of the leader's clock, in milliseconds.
     pub(super) max_ahead_ms: u64,
     /// Greatest distance of a record behind the latest event time of its partition, in milliseconds.
     pub(super) max_behind_ms: u64,
 }
 
-/// The event times that count.
+/// The event times of records that count.
 #[derive(Clone, Copy)]
 struct Bounds {
     earliest: u64,
     latest: u64,
 }
 
-/// What one worker reads.
+/// The reading half of one worker: it consumes messages, and gathers their records for ticks.
 pub(super) struct Ingest {
     source: Source,
     decoder: Decoder,
     rules: Rules,
     gathered: Gathered,
-    /// `None` until the first tick: what is in the future is not known before.
+    /// `None` until the first tick: before it, the worker does not know the current time.
     clock: Option<Clock>,
-    /// Nothing is read, since the leader's clock was set forward and may be wrong.
+    /// Whether the worker reads nothing, since the leader's clock was set forward and may be wrong.
     undecided: bool,
     sampler: Sampler,
     dead_letters: Option<BufferedProducer>,
@@ -70,11 +71,11 @@ pub(super) struct Ingest {
     records: Vec<(Record, bool)>,
 }
 
-/// What is gathered for the next tick.
+/// Everything gathered for the next tick.
 struct Gathered {
     combiner: Combiner,
     seen: BTreeSet<Window>,
-    /// The last one put into `seen`: most records are of the same window.
+    /// The last window put into `seen`: most records are of the same window.
     last_seen: Option<Window>,
     counts: InputCounts,
 }
@@ -92,13 +93,13 @@ impl Clock {
 }
 
 impl Gathered {
-    /// Whether it holds as much as a tick should. Windows of records that are not counted (`--source`,
+    /// Whether it holds as much as a tick should. Windows of records that the filter leaves out (`--source`,
     /// `--destination`) are part of a tick, too.
     fn is_full(&self) -> bool {
         self.combiner.len().max(self.seen.len()) >= TICK_UPDATES_MAX
     }
 
-    /// Counts a record. Returns why not, if it doesn't.
+    /// Counts a record. Returns the reason if the record is rejected.
     #[inline]
     fn add(&mut self, record: &Record, rules: &Rules, bounds: Bounds) -> Option<Refused> {
         if record.time_ms > bounds.latest {
@@ -154,7 +155,7 @@ impl Tally<'_> {
         self.refused.get_or_insert((why, time));
     }
 
-    /// Takes what is no record.
+    /// Handles a read that is no record.
     fn other(&mut self, read: Read) {
         match read {
             Read::Record(_) | Read::WithoutPackets(_) => {}
@@ -289,7 +290,7 @@ impl Ingest {
         Ok(taken)
     }
 
-    /// Puts what is gathered into the current tick.
+    /// Puts the gathered updates into the current tick.
     pub(super) fn put(&mut self, inputs: &mut Inputs) -> usize {
         let gathered = &mut self.gathered;
         let seen = std::mem::take(&mut gathered.seen);
@@ -327,7 +328,7 @@ impl Ingest {
         Ok(())
     }
 
-    /// Where messages go that can't be read, if they are kept.
+    /// Returns the sink of unreadable messages; `None` unless `--dead-letter` is set.
     pub(super) fn dead_letters(&self) -> Option<&BufferedProducer> {
         self.dead_letters.as_ref()
     }

@@ -1,5 +1,5 @@
-//! The first worker of the first process: it begins ticks, edits limits, has everything said, and
-//! answers.
+//! The leader, which is the first worker of the first process: it begins ticks, edits limits, publishes all output,
+//! and responds to questions.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
@@ -32,25 +32,26 @@ use crate::limits::feed::{self, Changes, Edits, Feed, Health};
 use crate::output::overflow;
 use crate::replay::Filter;
 
-/// Ticks that may be on their way when another one begins. More would only make them older.
+/// Maximum number of ticks in flight when another one begins. More would only make them older.
 const TICKS_AHEAD: usize = 4;
 
-/// The same for a change of limits, which does not wait for records.
+/// Maximum number of ticks in flight when a tick for limit edits or questions begins, which does not wait for
+/// records.
 const EDITS_AHEAD: usize = 2 * TICKS_AHEAD;
 
-/// The least distance of ticks. Each has a millisecond for its name: more would outrun the clock.
+/// Minimum spacing of ticks: the id of a tick is its millisecond, so that closer ones would outrun the clock.
 const APART: Duration = Duration::from_millis(1);
 
 /// Pause between two checks of a wall clock that is not set yet.
 const UNSET_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Between two counts of what is held.
+/// Interval between two counts of the totals in memory.
 const HELD_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Between two counts of the limits in force, at least.
+/// Minimum interval between two counts of the limits in force.
 const IN_FORCE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Totals that have reached the end of 64 bits.
+/// Returns the counter of totals that have reached the end of 64 bits.
 fn saturated_total() -> Counter {
     counter!("floodmark_saturated_totals_total")
 }
@@ -59,16 +60,16 @@ fn saturated_total() -> Counter {
 pub struct Limits {
     /// The set.
     pub set: LimitSet,
-    /// Those to begin with.
+    /// The rows in force at the start.
     pub rows: Edits,
-    /// What changes of them later.
+    /// The feed of later edits; `None` if the limits do not change.
     pub changes: Option<Changes>,
-    /// Whether they can be read.
+    /// The health of the feed: whether it can read the limits.
     pub health: Health,
 }
 
 impl Limits {
-    /// Those of a feed, from now on. The leader is woken when they change.
+    /// Opens a feed, and follows it from now on. It wakes the leader when the limits change.
     pub fn follow(
         options: &feed::Options,
         leader: &Arc<OnceLock<Thread>>,
@@ -85,63 +86,63 @@ impl Limits {
     }
 }
 
-/// What the leader of a run begins with.
+/// Everything the leader needs at startup.
 pub struct LeaderConfig {
     /// The limits of each set.
     pub limits: Vec<Limits>,
-    /// Where the leader says which thread it is, for those who wake it.
+    /// The leader's thread, set once it runs, so that feeds and questions can unpark it.
     pub leader: Arc<OnceLock<Thread>>,
-    /// What is asked of the run, if somebody may ask.
+    /// Questions to the run; `None` if nobody can ask any.
     pub questions: Option<Receiver<Asked>>,
-    /// Where changes go.
+    /// The sinks for changes.
     pub sinks: Sinks,
-    /// The distance of ticks.
+    /// The interval of ticks.
     pub tick: Duration,
-    /// What time it is.
+    /// The clock of the run.
     pub clock: Box<dyn Clock>,
-    /// Where the topic is read from.
+    /// The position in the topic at which reading starts.
     pub start: Start,
-    /// Whether to end with [`Exit::Violations`] if a violation of a live limit stands at the end.
+    /// Whether to exit with [`Exit::Violations`] if a violation of a live limit is active at the end.
     pub fail_on_violation: bool,
 }
 
-/// How the run is to end.
+/// The reason why the run shuts down.
 #[derive(Debug)]
 enum Ending {
-    /// Everything is said.
+    /// A worker or the user requested it.
     Asked,
     Failed(Failure),
 }
 
 pub(super) struct Leader {
     lead: LeaderConfig,
-    /// The rules of time, and what is counted.
+    /// The windows, and the filter of the pairs that count.
     windows: Windows,
     filter: Filter,
     max_ahead_ms: u64,
-    /// The last reading of the clock, and the one of the tick that was announced last.
+    /// The last reading of the clock, and the reading that the newest announced tick had.
     moment: Moment,
     announced_moment: Moment,
-    /// When observation began anew, for the next tick.
+    /// Time at which observation begins anew, for the next tick to mark.
     begun: Option<u64>,
     late: LateLog,
     questions: Pending,
-    /// When another set of them may be in force, in milliseconds; `None`: that is to be found out.
+    /// Time at which the set of limits in force may change, in milliseconds; `None`: to be computed.
     next_date: Option<u64>,
-    /// Rows that hold no longer.
+    /// Rows that are no longer in force.
     gone: Gone,
-    /// The last tick that was announced, and the one that was heard of.
+    /// The newest tick announced, and the newest one that the leader's own worker has put its input into.
     announced: u64,
     heard: u64,
     next: Instant,
-    /// When the last one was announced.
+    /// When the newest tick was announced.
     began: Option<Instant>,
-    /// Whether a worker has no room for more before the next tick.
+    /// Whether to begin the next tick early, since a worker requests it or the clock has stepped.
     wanted: bool,
     counted: Instant,
     in_force_counted: Option<Instant>,
     ending: Option<Ending>,
-    /// Whether it was logged from when on windows are whole.
+    /// Whether the leader has logged from which time on windows are whole.
     whole_logged: bool,
     /// Whether the first tick is still to come, and whether the last one was announced.
     first: bool,
@@ -183,12 +184,12 @@ impl Leader {
         leader
     }
 
-    /// Whether rows to begin with are left.
+    /// Whether rows of the start are still to be put in.
     pub(super) fn has_first_rows(&self) -> bool {
         self.lead.limits.iter().any(|limits| !limits.rows.is_empty())
     }
 
-    /// Whether limits are to change at the next tick.
+    /// Whether limit edits wait for the next tick.
     fn has_edits(&self) -> bool {
         let are_waiting = |changes: &Changes| changes.are_waiting();
         let waits = |limits: &Limits| limits.changes.as_ref().is_some_and(are_waiting);
@@ -199,7 +200,7 @@ impl Leader {
     /// the feeds. Only a tick takes these: while none can begin, the feeds merge edits, and hold no more than the
     /// newest rows.
     fn put_edits(&mut self, inputs: &mut Inputs) {
-        // The last tick has records.
+        // The last tick reads all remaining records, so it needs all limits.
         let mut first_max = if self.last { usize::MAX } else { FIRST_ROWS };
         for limits in &mut self.lead.limits {
             let first: Edits = limits.rows.drain(..first_max.min(limits.rows.len())).collect();
@@ -227,7 +228,7 @@ impl Leader {
         }
     }
 
-    /// How long until a tick may begin.
+    /// Returns the time until a tick may begin.
     pub(super) fn until_tick(&self) -> Duration {
         if self.waits_for_clock() {
             return UNSET_INTERVAL;
@@ -243,12 +244,13 @@ impl Leader {
         }
     }
 
-    /// Begins to end: one more tick takes what was read.
+    /// Starts the shutdown: one more tick takes the records read so far.
     pub(super) fn end(&mut self) {
         self.ending.get_or_insert(Ending::Asked);
     }
 
-    /// The same, since something can't go on. The first reason is the one that is told.
+    /// Starts the shutdown because of a failure. The first failure is the one reported at the end; later ones are
+    /// logged.
     pub(super) fn fail(&mut self, failure: Failure) {
         match &self.ending {
             Some(Ending::Failed(first)) => {
@@ -277,11 +279,11 @@ impl Leader {
         }
     }
 
-    /// Hears questions and wishes, and begins a tick if it is time.
+    /// Reads the clock, questions and requests of workers, and begins a tick if it is time.
     pub(super) fn turn(&mut self, ticks: &mut Ticks, computation: &Computation<'_>) {
         self.read_clock();
         self.questions.hear();
-        while let Some(request) = ticks.next_wish() {
+        while let Some(request) = ticks.next_request() {
             match request {
                 TickRequest::Tick => self.wanted = true,
                 TickRequest::End => self.end(),
@@ -332,7 +334,7 @@ impl Leader {
         self.last = last;
     }
 
-    /// Puts into the current tick what is the leader's: the clock, edits of limits, and questions.
+    /// Puts the leader's input into the current tick: the clock, edits of limits, and questions.
     pub(super) fn put(&mut self, now: u64, inputs: &mut Inputs) {
         self.heard = inputs.tick();
         inputs.mark(SourceProgress::Now { now, silence: self.announced_moment.silence });
@@ -346,7 +348,7 @@ impl Leader {
             match self.lead.start {
                 // Offsets that were committed are no option of a run: it has no state to go with them.
                 Start::Earliest | Start::Committed => {}
-                // All processes are here, and know by now what is the latest.
+                // All processes have started, and have determined their latest offsets.
                 Start::Latest => inputs.mark(SourceProgress::Begun(now)),
                 Start::At(time) => inputs.mark(SourceProgress::Begun(time)),
             }
@@ -371,7 +373,7 @@ impl Leader {
         }
     }
 
-    /// Says what else a tick has led to, and answers what was asked in it; `course` is that of the tick.
+    /// Publishes the other outputs of a completed tick, and answers its questions; `course` is that of the tick.
     pub(super) fn done(&mut self, tick: u64, mut outcome: TickOutcome, course: &Course) {
         self.late.add(outcome.late.dropped, &|| format_ms(course.watermark).to_string());
         let amounts = std::mem::take(&mut outcome.amounts);
@@ -401,7 +403,8 @@ impl Leader {
         self.forget(tick);
     }
 
-    /// Forgets the rows that nobody is judged by any more, now that all up to this tick is written.
+    /// Forgets the rows that no window is judged by any more, now that the outputs of all ticks up to this one are
+    /// written.
     fn forget(&mut self, tick: u64) {
         if self.gone.is_empty() {
             return;
@@ -437,7 +440,7 @@ impl Leader {
         status.clock(self.moment.unsteady);
     }
 
-    /// Waits until all that was said is delivered, and tells how the run ended.
+    /// Waits until everything published is delivered, and returns the outcome of the run.
     pub(super) fn finish(mut self, status: &Status) -> Outcome {
         let tell = |sinks| status.sinks(sinks);
         if let Err(failure) = self.lead.sinks.finish(&mut || false, &tell) {

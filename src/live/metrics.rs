@@ -1,4 +1,4 @@
-//! What a live run counts, by name and unit.
+//! The counters of a live run, by name and unit.
 //!
 //! Nothing is registered here with an exporter: without one, counting costs next to nothing.
 
@@ -11,7 +11,7 @@ use super::refused::Refused;
 use crate::kafka::Address;
 use crate::record::{self, Format, Skip};
 
-/// What one worker has read. Handles are kept: looking them up costs more than a record does.
+/// Counters of one worker's input. Handles are kept: looking them up costs more than a record does.
 pub(super) struct InputCounts {
     source: String,
     messages: Counter,

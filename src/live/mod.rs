@@ -9,19 +9,20 @@
 //!          the computation ──────── what each tick led to ──────────┘──▶ Sinks
 //! ```
 //!
-//! - `ticks`: how the workers agree on ticks.
-//! - `ingest`: from messages to what a tick counts.
-//! - `leader`: when a tick begins, and what it does beside records; `clock`: by which clock.
-//! - `sinks`: where changes go; `streams`: those of lines; `sink_state`: how each is.
-//! - `questions`: what somebody wants to know, answered at a tick.
+//! - `ticks`: tick agreement among the workers.
+//! - `ingest`: turns messages into the records that a tick counts.
+//! - `leader`: begins ticks, and puts in what is not a record (limit edits, questions); `clock`: the steady clock
+//!   that ticks follow.
+//! - `sinks`: the sinks of changes; `streams`: sinks of lines; `sink_state`: the state of each sink.
+//! - `questions`: questions to the run, answered at a tick.
 //! - `gone`: rows of limits that no longer hold, until they can be forgotten.
 //! - `late`: logs records that are dropped.
-//! - `status`: how the run is, for those who look: whether it is ready (`ready`, `ready_log`), how far it is
-//!   behind (`behind`); `metrics`: what it counts.
+//! - `status`: the state of the run for probes and metrics: whether it is ready (`ready`, `ready_log`), how far it
+//!   is behind (`behind`); `metrics`: the counters.
 //!
-//! A worker gathers no more than it has room for, the leader begins no tick while too many are on their
-//! way or the sinks have no room, and the client of the broker fetches no more than it may hold: so a
-//! slow part slows the ones before it, and memory stays bounded.
+//! A worker gathers no more than it has capacity for, the leader begins no tick while too many are in flight or the
+//! sinks have no capacity, and the client of the broker fetches no more than it may buffer: so a slow part slows
+//! the ones before it, and memory stays bounded.
 
 mod behind;
 mod clock;
@@ -68,29 +69,29 @@ pub use status::{Progress, Status};
 pub use streams::Stream;
 use ticks::{Announcement, TickRequest, Ticks};
 
-/// How long after its end a window takes records, unless said otherwise, in milliseconds.
+/// Default time after its end for which a window accepts records, in milliseconds.
 pub const LATENESS_MS: u64 = 10 * 60 * 1000;
 
-/// How long a window is held after that, unless said otherwise, in milliseconds.
+/// Default time for which a settled window is retained, in milliseconds.
 pub const RETENTION_MS: u64 = 60 * 60 * 1000;
 
-/// How long a worker sleeps at most when there is nothing to do. It is woken for input.
+/// Longest sleep of a worker that has nothing to do. Input wakes it.
 const NAP: Duration = Duration::from_millis(50);
 
-/// The same at least.
+/// Shortest sleep of a worker that waits for the next tick: bounds the wake-ups while no tick can begin.
 const LEAST_NAP: Duration = Duration::from_millis(1);
 
-/// Between two times that a worker tells how it is.
+/// Interval at which a worker reports its state to [`Status`].
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Between two looks at whether the run is ready, to log what has changed.
+/// Interval at which the run checks whether it is ready, and logs changes.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time after which a run that waits for dead letters at its end logs that, and the interval from then on.
 const DEAD_LETTERS_PATIENCE: Duration = Duration::from_secs(1);
 const DEAD_LETTERS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Between two commits of offsets.
+/// Interval between two commits of offsets.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Runs the workers of this process until the run ends; the first one of all takes `lead`.
@@ -131,7 +132,7 @@ pub fn run(worker: &mut Worker, shared: &Shared, lead: Option<LeaderConfig>) -> 
         ingest: None,
         leader: lead.map(|lead| Leader::new(lead, shared)),
         reading: true,
-        wished: false,
+        requested: false,
         begun: VecDeque::new(),
         tick_began: None,
         positions: VecDeque::new(),
@@ -159,17 +160,17 @@ struct Live<'w> {
     /// Whether it goes on reading.
     reading: bool,
     /// Whether it has wished for a tick since the last one.
-    wished: bool,
+    requested: bool,
     /// When ticks on their way began, and the last tick that is done.
     begun: VecDeque<(u64, Instant)>,
     tick_began: Option<Instant>,
     /// For ticks on their way, the offsets up to which all is done when they are.
     positions: VecDeque<(u64, Vec<(i32, i64)>)>,
-    /// The same, of the last tick that is done.
+    /// Of the last completed tick, the same offsets, until they are committed.
     done: Vec<(i32, i64)>,
-    /// The same, whether or not it was committed.
+    /// Of the last completed tick, the same offsets, whether or not they are committed.
     processed: Vec<(i32, i64)>,
-    /// Which partition was the slowest one, and where, when it was last looked at who waits for it.
+    /// The slowest partition and its event time, as of the last check of whether other workers wait for this one.
     slowest: (Option<u32>, u64),
     /// The last tick that is done.
     tick: Option<u64>,
@@ -341,8 +342,8 @@ impl Live<'_> {
         };
         let taken = ingest.take();
         let wants = ingest.is_full() || ingest.is_waited_for(self.computation.event_time());
-        if wants && !self.wished {
-            self.wished = true;
+        if wants && !self.requested {
+            self.requested = true;
             self.ticks.request(TickRequest::Tick);
         }
         match taken {
@@ -375,7 +376,7 @@ impl Live<'_> {
                 if let Err(failure) = marked {
                     self.fail(failure);
                 }
-                self.wished = false;
+                self.requested = false;
             }
         }
         self.computation.end_tick(updates);

@@ -1,11 +1,11 @@
-//! Questions to a run: how they get to the leader, and how they are answered at a tick.
+//! Questions to a run: their route to the leader, and the answers at a tick.
 //!
 //! ```text
 //!  Questions ─▶ Pending: wait for a tick ──put──▶ the computation ──done──▶ Facts of that tick
 //! ```
 //!
-//! The leader hands out what is known at the tick, and no more: who has asked makes an answer of it on
-//! a thread of his own. Limits, windows and amounts are those of one tick.
+//! The leader returns only the facts of the tick; the caller turns them into a response on a thread of its own.
+//! Limits, windows and amounts are those of one tick.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::Write;
@@ -26,23 +26,23 @@ use crate::limits::explain::{self, Facts};
 use crate::output::explanation;
 use crate::replay::Filter;
 
-/// Questions that may wait for their answers. Fewer than the connections of a server, so that the other
-/// pages are there for others.
+/// Maximum number of questions that wait for their answers: fewer than the connections of a server, so that the
+/// other pages stay available.
 const QUESTIONS_MAX: usize = 32;
 
-/// The least distance of ticks that begin for questions alone: many of them share one.
+/// Minimum spacing of ticks that begin for questions alone: many questions share one.
 const APART: Duration = Duration::from_millis(20);
 
-/// To find out what to read for questions takes at most this part of the leader's time: limits change
-/// meanwhile, and there may be very many of them.
+/// Share of the leader's time, one part in this many, that looking up the reads of questions may take: limits
+/// change meanwhile, and there may be very many of them.
 const PART: u32 = 10;
 
-/// Where questions are asked.
+/// The sending half of the queue of questions to the leader.
 #[derive(Clone)]
 pub(super) struct Questions {
     send: Sender<Asked>,
     places: Arc<Semaphore>,
-    /// It sleeps.
+    /// The leader's thread, which may be parked.
     leader: Arc<OnceLock<Thread>>,
 }
 
@@ -50,26 +50,26 @@ pub(super) struct Questions {
 pub struct Asked {
     question: Question,
     reply: oneshot::Sender<Result<Facts, Refusal>>,
-    /// One of as many as may wait.
+    /// Permit of one of the [`QUESTIONS_MAX`] places, returned when this is dropped.
     _place: OwnedSemaphorePermit,
 }
 
 impl Questions {
-    /// A way to ask the leader, which is to take the other end.
+    /// Creates the queue. The leader gets the receiver.
     pub(super) fn new(leader: Arc<OnceLock<Thread>>) -> (Self, Receiver<Asked>) {
         let (send, asked) = channel();
         (Questions { send, places: Arc::new(Semaphore::new(QUESTIONS_MAX)), leader }, asked)
     }
 
-    /// Asks.
+    /// Sends a question to the leader, and returns its answer as a future.
     pub(super) fn ask(&self, question: Question) -> Answering {
         let all = question.all;
         let facts = self.hand_over(question);
         Box::pin(async move {
-            // Without a word, the leader has ended.
+            // A dropped channel without a reply means that the leader has ended.
             let facts = facts?.await.map_err(|_| Refusal::Ended)??;
             let as_of = facts.tick;
-            // There may be many limits, and others ask, too: the server says when it is made.
+            // There may be many limits, and others ask, too: the server decides when to make the response.
             let object =
                 move |out: &mut dyn Write| explanation::write(&explain::explain(&facts), all, out);
             Ok(Answer { as_of, object: Box::new(object) })
@@ -91,15 +91,15 @@ impl Questions {
     }
 }
 
-/// The questions that the leader has.
+/// The leader's unanswered questions.
 #[derive(Default)]
 pub(super) struct Pending {
     asked: Option<Receiver<Asked>>,
-    /// For a tick.
+    /// Questions for the next tick.
     waiting: Vec<Asked>,
-    /// When a tick took some last, and how long that took.
+    /// Time at which a tick last took questions, and the duration of that.
     taken: Option<(Instant, Duration)>,
-    /// In ticks that are on their way.
+    /// Questions in ticks that are in flight.
     rounds: VecDeque<Round>,
 }
 
@@ -115,7 +115,7 @@ impl Pending {
         Pending { asked, ..Pending::default() }
     }
 
-    /// Hears what is asked. Who does not wait any more gets no tick, and leaves his place to others.
+    /// Receives new questions. Drops those whose caller no longer waits, which frees their places.
     pub(super) fn hear(&mut self) {
         if let Some(asked) = &self.asked {
             self.waiting.extend(asked.try_iter());
@@ -126,7 +126,7 @@ impl Pending {
         }
     }
 
-    /// How long until a tick may begin for questions; `None`: there are none.
+    /// Returns the time until a tick may begin for questions; `None` if there are no questions.
     pub(super) fn until_tick(&self) -> Option<Duration> {
         let apart = |(taken, took): (Instant, Duration)| {
             APART.max(took * PART).saturating_sub(taken.elapsed())
@@ -134,7 +134,7 @@ impl Pending {
         (!self.waiting.is_empty()).then(|| self.taken.map_or(Duration::ZERO, apart))
     }
 
-    /// Asks in the current tick, whose limits these are.
+    /// Puts the waiting questions into the current tick; `catalog` has its limits.
     pub(super) fn put(&mut self, inputs: &mut Inputs, rules: &Windows, catalog: &Arc<Catalog>) {
         self.hear();
         if self.waiting.is_empty() {
@@ -157,7 +157,7 @@ impl Pending {
         self.rounds.push_back(Round { tick, asked: round, catalog: catalog.clone() });
     }
 
-    /// A tick is done, with these amounts.
+    /// Answers the questions of a completed tick with these amounts.
     pub(super) fn done(
         &mut self,
         tick: u64,
@@ -172,7 +172,7 @@ impl Pending {
         let amounts = Arc::new(amounts);
         for (asked, window) in round.asked {
             let pair = asked.question.pair;
-            // Who has gone does not hear it.
+            // The receiver may have disconnected; then nobody waits for the answer.
             let _ = asked.reply.send(Ok(Facts {
                 tick,
                 rules,

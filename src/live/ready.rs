@@ -1,8 +1,8 @@
-//! Whether a live run does what it is for, and why not: from what is known to reasons that name the part
-//! to look at.
+//! Readiness of a live run: derives the reasons why it is not ready from its state, each naming the part to look
+//! at.
 //!
-//! "Ready" means that what is said is about now: ticks are done, all that the broker has is in them but
-//! for the last moments, and what is to be said gets out.
+//! "Ready" means that published output is up to date: ticks are done, they hold all that the broker has but for the
+//! last moments, and the sinks deliver.
 
 use std::time::Duration;
 
@@ -14,31 +14,31 @@ use crate::base::date::format_ms;
 use crate::kafka::{TRANSACTION_PATIENCE, TopicTrouble};
 use crate::limits::catalog::LimitSet;
 
-/// A step of the clock that is no greater does not matter for readiness.
+/// Largest clock step that does not make the run unready.
 const STEP_MAX_MS: u64 = 10_000;
 
-/// What is known of a run at a moment.
+/// State of a run at one moment, from which its readiness is derived.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
-    /// How long ago the last tick was; `None` before the first.
+    /// Age of the last tick; `None` before the first.
     pub(super) tick_age: Option<Duration>,
-    /// From which age on it is old.
+    /// Age from which the last tick counts as old.
     pub(super) tick_age_max: Duration,
-    /// From which on a partition is behind, or a watermark stands.
+    /// Time from which a partition counts as behind, or the watermark as standing still.
     pub(super) behind_max: Duration,
-    /// How long the watermark has not moved.
+    /// Time since the watermark last moved.
     pub(super) watermark_stands: Duration,
-    /// Which partition holds it, and which is the slowest that has something.
+    /// The partition that holds the watermark, and (`slowest_in`) the slowest partition that is not empty.
     pub(super) held_by: Option<u32>,
     pub(super) slowest_in: Option<u32>,
     pub(super) topic: String,
-    /// For how long, and why, the brokers of the topic do not answer.
+    /// For how long, and why, the brokers of the topic have not responded.
     pub(super) source: Option<(Duration, String)>,
     /// The state of the leader's wall clock, if it can't be followed.
     pub(super) clock: Option<Unsteady>,
-    /// For how long all answers have said that there is no such topic, if they do.
+    /// For how long every response has said that the topic does not exist, if they do.
     pub(super) missing: Option<Duration>,
-    /// Those that this process reads.
+    /// The partitions that this process reads.
     pub(super) partitions: Vec<Partition>,
     /// Every sink that this process writes to.
     pub(super) sinks: Vec<SinkState>,
@@ -46,49 +46,48 @@ pub(super) struct Facts {
     pub(super) limits: Vec<(LimitSet, (Duration, String))>,
 }
 
-/// What is known of a partition.
+/// State of one partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Partition {
     pub(super) number: u32,
-    /// Whether the broker has answered of late.
+    /// Whether the broker has responded recently.
     pub(super) answered: bool,
-    /// Messages that are not in a tick that is done, if the broker answers.
+    /// Messages that are not yet in a completed tick, if the broker responds.
     pub(super) lag: Option<u64>,
-    /// For how long there has been no moment at which all of it was done, but for messages behind an open
-    /// transaction.
+    /// Time since the partition was last fully processed, not counting messages behind an open transaction.
     pub(super) behind: Duration,
-    /// For how long there has been no moment at which all of it was done.
+    /// Time since the partition was last fully processed.
     pub(super) lag_time: Duration,
     /// Messages behind an open transaction.
     pub(super) withheld: Withheld,
-    /// Whether there was such a moment at all.
+    /// Whether the partition was ever fully processed.
     pub(super) begun: bool,
-    /// Whether there is something in it and nothing was read yet.
+    /// Whether the partition holds messages and none was read yet.
     pub(super) unread: bool,
     pub(super) paused: bool,
-    /// Whether nobody waits for it, since its event time stays behind.
+    /// Whether the watermark does not wait for the partition, since its event time stays behind.
     pub(super) straggles: bool,
     /// The greatest event time read.
     pub(super) reached: Option<u64>,
 }
 
-/// Messages of a partition that consumers do not get, since a transaction is open.
+/// Messages of a partition that brokers withhold from consumers, since a transaction is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Withheld {
     /// Offsets from that of the transaction's first message to the end of the partition.
     pub(super) messages: u64,
     /// For how long the first of these offsets has been the same.
     pub(super) lasting: Duration,
-    /// Whether they count as not there.
+    /// Whether the run treats these messages as absent.
     pub(super) skipped: bool,
 }
 
-/// Why a run is not ready.
+/// A reason why a run is not ready.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Reason {
-    /// What kind of reason it is, for programs.
+    /// The kind of reason, for programs.
     pub reason: &'static str,
-    /// The same, for people.
+    /// The reason, for people.
     pub text: String,
     /// The state of the partition or sink that the reason is about.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -119,16 +118,16 @@ impl Reason {
         Reason { seconds: Some(lasting.as_secs()), ..self }
     }
 
-    /// Whether the run is not ready because of it. All but a straggling partition is judged in time.
+    /// Whether this reason makes the run unready. All but a straggling partition is judged in time.
     pub fn is_unready(&self) -> bool {
         self.reason != STRAGGLING
     }
 }
 
-/// The reason of partitions that straggle.
+/// The reason name of partitions that straggle.
 const STRAGGLING: &str = "partition_straggling";
 
-/// Why a run is not ready, and what is amiss although it is.
+/// Returns the reasons why a run is not ready, and problems that do not make it unready.
 pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
     let mut reasons = Vec::from_iter(facts.clock.and_then(clock));
     match facts.tick_age {
@@ -212,7 +211,7 @@ fn clock(unsteady: Unsteady) -> Option<Reason> {
     })
 }
 
-/// Why what is said does not get out at a sink, if that is so.
+/// Returns the reason why a sink does not deliver, if there is one.
 fn sink(sink: &SinkState) -> Option<Reason> {
     let SinkState { name, waiting, .. } = sink;
     if let Some(trouble) = &sink.topic {
@@ -280,7 +279,7 @@ fn secs(duration: Duration) -> u64 {
     duration.as_secs()
 }
 
-/// How a partition is that is not as it should be; `None` if it is.
+/// Returns the name of a partition's fault, or `None` if it has none or is only paused.
 fn state(partition: &Partition, behind_max: Duration) -> Option<&'static str> {
     match partition {
         Partition { answered: false, .. } => Some("unreachable"),
@@ -299,13 +298,13 @@ fn lag(partition: &Partition) -> String {
     }
 }
 
-/// The partition that holds the watermark, unless all of it is read: then it is quiet, or the slowest,
-/// as one always is.
+/// Reports the partition that holds the watermark, unless it is fully read: then it is quiet, or merely the
+/// slowest, as one always is.
 fn held(facts: &Facts, number: u32) -> Option<Reason> {
     let stands = facts.watermark_stands;
     let Some(partition) = facts.partitions.iter().find(|partition| partition.number == number)
     else {
-        // It is in the hands of another process, which knows why.
+        // Another process reads the partition, and reports why.
         let text = format!(
             "partition {number}, which another process reads, holds the watermark for {} s",
             stands.as_secs()

@@ -31,7 +31,7 @@ fn kind(reason: &Reason) -> Kind {
 pub(super) enum Line {
     /// The run is ready, for the first time or again.
     Ready,
-    /// It is not, for these reasons.
+    /// The run is not ready, for these reasons.
     NotReady(String),
 }
 

@@ -1,15 +1,15 @@
-//! Why records are refused.
+//! Reasons for rejecting records.
 
 use std::fmt;
 
 use crate::record::Reason;
 
-/// Why a record, or a whole message, does not count.
+/// A reason why a record, or a whole message, does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Refused {
-    /// It can't be read.
+    /// It is unreadable.
     Unread(Reason),
-    /// It says that it happened too far in the future.
+    /// Its event time is too far in the future.
     Future,
     /// It is too far behind the greatest event time of its partition.
     Past,

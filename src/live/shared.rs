@@ -1,4 +1,4 @@
-//! What all workers of a process share.
+//! Everything that all workers of a process share.
 
 use std::sync::Arc;
 
@@ -12,27 +12,27 @@ use crate::cluster::watchdog::Watch;
 use crate::kafka::{BufferedProducer, Topic};
 use crate::replay::Filter;
 
-/// What all workers of a process are told.
+/// The configuration and the status that all workers of a process share.
 #[derive(Clone)]
 pub struct Shared {
     /// The topic they read.
     pub topic: Arc<Topic>,
-    /// What the computation is to do.
+    /// Options of the computation.
     pub options: Options,
-    /// What is counted.
+    /// The filter of the pairs that count.
     pub filter: Filter,
-    /// How far ahead of the clock a record may be, in milliseconds.
+    /// Greatest distance of a record ahead of the leader's clock, in milliseconds.
     pub max_ahead_ms: u64,
     /// Greatest distance of a record behind the latest event time of its partition, in milliseconds.
     pub max_behind_ms: u64,
     /// The zone of times in records that state none.
     pub input_timezone: TimeZone,
-    /// Opens the way for messages that can't be read, where they are to be kept.
+    /// Opens the sink of unreadable messages; `None` unless they are kept.
     pub dead_letters: Option<Arc<dyn Fn() -> Result<BufferedProducer, Failure> + Send + Sync>>,
-    /// How the run is.
+    /// The status of the run.
     pub status: Arc<Status>,
-    /// Whether this process was asked to end.
+    /// Flag that is set when this process is interrupted, by the key or a signal.
     pub interrupt: Interrupt,
-    /// Sees whether ticks move.
+    /// The watchdog that ends the process if ticks stand still.
     pub watch: Watch,
 }

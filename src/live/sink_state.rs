@@ -10,10 +10,11 @@ use crate::output::writer::{QUEUE_BYTES, Trouble, WriterState};
 /// Time after which a sink that takes nothing is reported.
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The same of a topic, whose brokers take longer; and how old a line may be that waits.
+/// Time after which a topic that accepts nothing is reported (brokers take longer than a stream), and age of the
+/// oldest waiting line at which a stream is reported as slow.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The longest time between two looks that counts as observed: a process that was stopped has seen nothing.
+/// Longest time between two checks that counts as observed: a process that was stopped has observed nothing.
 const OBSERVED_MAX: Duration = Duration::from_secs(1);
 
 /// The state of a sink.
@@ -24,31 +25,31 @@ pub(super) struct SinkState {
     pub(super) waiting: u64,
     pub(super) is_stream: bool,
     pub(super) unreachable: Option<Instant>,
-    /// Why messages wait although brokers can be reached.
+    /// Reason why messages wait although brokers can be reached.
     pub(super) topic: Option<TopicTrouble>,
     /// Time since the sink last took something of its queue.
     pub(super) stands: Duration,
     pub(super) fault: Option<Fault>,
-    /// Whether it keeps the ticks of the run waiting, or soon will.
+    /// Whether the sink makes the ticks of the run wait, or soon will.
     pub(super) holds_up: bool,
-    /// Whether nothing more is written to it.
+    /// Whether the run writes nothing more to it.
     pub(super) detached: bool,
 }
 
-/// Why what is said does not get out at a sink.
+/// Reason why a sink does not deliver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// Nobody has opened the FIFO.
     NoReader,
-    /// The reader, or the brokers, take nothing.
+    /// The reader, or the brokers, accept nothing.
     Stands,
-    /// The reader takes less than comes; the oldest line waits for so long.
+    /// The reader accepts less than arrives; the oldest line has waited for this long.
     Slow(Duration),
-    /// It fails.
+    /// Writing fails, with this error.
     Failed(String),
 }
 
-/// For how long a sink has taken nothing of what waits for it, in time that was observed.
+/// Observed time for which a sink has accepted nothing of its queue.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stood {
     taken: u64,
@@ -57,7 +58,7 @@ pub(super) struct Stood {
 }
 
 impl Stood {
-    /// Looks at what was taken so far, and whether something waits to be.
+    /// Updates the time from the amount accepted so far and whether anything waits, and returns it.
     pub(super) fn look(&mut self, taken: u64, waits: bool) -> Duration {
         let now = Instant::now();
         let passed = self.looked.replace(now).map_or(Duration::ZERO, |looked| now - looked);
@@ -75,7 +76,7 @@ impl Stood {
 }
 
 impl SinkState {
-    /// Of a topic.
+    /// Returns the state of a topic.
     pub(super) fn of(buffered: &BufferedProducer) -> Self {
         SinkState {
             name: sink_name(buffered),
@@ -90,13 +91,13 @@ impl SinkState {
         }
     }
 
-    /// Of a topic that has taken nothing for so long.
+    /// Returns the state of a topic that has accepted nothing for `stands`.
     pub(super) fn of_topic(buffered: &BufferedProducer, stands: Duration) -> Self {
         let fault = (stands >= PATIENCE).then_some(Fault::Stands);
         SinkState { stands, fault, ..SinkState::of(buffered) }
     }
 
-    /// Of a stream that has taken nothing for so long.
+    /// Returns the state of a stream that has accepted nothing for `stands`.
     pub(super) fn of_stream(
         name: &str,
         state: &WriterState,
@@ -120,7 +121,7 @@ impl SinkState {
             topic: None,
             stands: if detached { Duration::ZERO } else { stands },
             fault,
-            // It has just room again after each line that a slow reader takes.
+            // A slow reader frees capacity for one more line each time, so a flag for a full queue would flicker.
             holds_up: !detached && state.waiting_bytes >= QUEUE_BYTES / 2,
             detached,
         }

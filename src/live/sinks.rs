@@ -1,4 +1,4 @@
-//! Where a live run says what it has to say.
+//! The sinks of a live run: publishes changes, totals and dead letters.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,13 +24,13 @@ use crate::output::totals;
 /// Interval at which a run that shuts down logs the sinks it still waits for.
 const FINISH_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The same for the first time.
+/// Time after which a run that shuts down first logs the sinks it still waits for.
 const FINISH_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Between two looks at whether everything is delivered.
+/// Interval between two checks, at shutdown, of whether everything is delivered.
 const FINISH_INTERVAL: Duration = Duration::from_millis(5);
 
-/// One place for changes.
+/// One sink for changes.
 pub enum Alerts {
     /// Lines on standard output or in a file.
     Stream(Stream),
@@ -38,7 +38,7 @@ pub enum Alerts {
     Topic(Box<BufferedProducer>),
 }
 
-/// All places, and what is to be known to write there.
+/// All sinks of a run, and the state needed to publish to them.
 pub struct Sinks {
     alerts: Vec<Alerts>,
     /// The topic for totals of windows that have settled.
@@ -47,18 +47,19 @@ pub struct Sinks {
     dead_letters: Option<BufferedProducer>,
     windows: Windows,
     pub(super) catalog: Arc<Catalog>,
-    /// By name, for how long a topic has taken nothing.
+    /// For each topic by name, how long it has accepted nothing.
     stood: BTreeMap<String, Stood>,
-    /// Where only the difference of two sets of limits is shown, what is known of it.
+    /// With `--only-difference`, the state of the comparison of the two sets of limits; `None` publishes all
+    /// changes.
     pub(super) difference: Option<Difference>,
-    /// Violations that stand, by the set of their limit.
+    /// Active violations, by the set of their limit.
     standing: BTreeMap<LimitSet, u64>,
-    /// Records that came too late.
+    /// Records that arrived after their window had settled.
     pub(super) dropped: u64,
 }
 
 impl Sinks {
-    /// Changes go to `alerts`, totals of windows that have settled to `totals`.
+    /// Creates the sinks: changes go to `alerts`, totals of settled windows to `totals`.
     pub fn new(
         alerts: Vec<Alerts>,
         totals: Option<BufferedProducer>,
@@ -224,7 +225,7 @@ impl Sinks {
         self.poll()
     }
 
-    /// What may be counted is there from the beginning: a rate needs a value before the first event.
+    /// Registers every counter at zero: a rate needs a value before the first event.
     fn begin_counts(&mut self) {
         let alerts = self.alerts.iter().map(Alerts::name);
         for sink in alerts.chain(self.totals.as_ref().map(sink_name)) {
@@ -269,8 +270,8 @@ impl Sinks {
         }
     }
 
-    /// Waits until all is delivered, or `give_up` says so. A sink that fails keeps nothing from the others.
-    /// `tell` is told again and again how the sinks are.
+    /// Waits until everything is delivered, or until `give_up` returns true. A failing sink does not keep the
+    /// others from delivering. Calls `tell` with the state of the sinks from time to time.
     pub(super) fn finish(
         &mut self,
         give_up: &mut dyn FnMut() -> bool,

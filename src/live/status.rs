@@ -1,7 +1,7 @@
-//! How a live run is, for those who look at it: probes, metrics, people.
+//! The status of a live run, for probes, metrics and people.
 //!
-//! Workers leave here what they know, a few times a second; whoever asks gets it held against the clock
-//! and the broker's last answers at that moment, so that it is right also when nothing moves.
+//! Workers report their state here a few times a second. A request compares that state with the clock and the
+//! broker's last responses at the moment of the request, so that its response is right even when nothing moves.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
@@ -27,20 +27,20 @@ use crate::kafka::{Answer, PartitionState, Topic};
 use crate::limits::catalog::LimitSet;
 use crate::limits::feed::Health;
 
-/// Nothing is called old, or behind, that is no older than this: a busy machine is not out of order.
+/// Age up to which nothing counts as old or behind: a busy machine is not faulty.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ticks that may be missed before the last one is old.
 const TICKS_MISSED: u32 = 5;
 
-/// What a process knows of itself.
+/// The status of one process of a run.
 pub struct Status {
     began: Instant,
-    /// The distance of ticks.
+    /// The interval of ticks.
     tick: Duration,
     /// Worker threads of this process.
     workers: usize,
-    /// Which of the processes of the run this one is.
+    /// Number of this process among the processes of the run.
     process: usize,
     known: Mutex<Known>,
 }
@@ -51,26 +51,26 @@ struct Known {
     watch: Option<Watch>,
     limits: Vec<(LimitSet, Health)>,
     workers: BTreeMap<usize, Worker>,
-    /// What is said by one process only is said by the leader's.
+    /// Whether this is the leader's process: it alone exports the metrics of the whole run.
     leads: bool,
     clock: Option<Unsteady>,
     questions: Option<Questions>,
     event_time: EventTimeReached,
-    /// When the watermark moved last.
+    /// Time of the watermark's last move.
     moved: Option<Instant>,
     behind: BTreeMap<i32, Distance>,
     sinks: Vec<SinkState>,
     log: ReadyLog,
 }
 
-/// The distance of a partition from the end of its topic.
+/// The lag of a partition, by all of its messages and by those that consumers get.
 #[derive(Clone, Debug, Default)]
 struct Distance {
-    /// Behind all that the broker has.
+    /// Lag behind all messages that the broker has.
     all: Behind,
-    /// Behind what it gives to consumers: without messages behind an open transaction.
+    /// Lag behind the messages that the broker gives to consumers: without those behind an open transaction.
     readable: Behind,
-    /// The last answer of the broker.
+    /// The last response of the broker.
     last: Option<Answer>,
 }
 
@@ -100,63 +100,63 @@ impl Distance {
     }
 }
 
-/// How far a run has come.
+/// Progress of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The last tick that the workers of this process are done with; 0 before the first.
+    /// The last tick that all workers of this process have completed; 0 before the first.
     pub tick: u64,
     /// The watermark.
     pub watermark: u64,
-    /// The greatest event time that was read, if any was.
+    /// The greatest event time read; `None` before the first record.
     pub reached: Option<u64>,
 }
 
-/// What a worker says of itself.
+/// The state that a worker reports.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Worker {
-    /// The last tick that is done.
+    /// The last completed tick.
     pub(super) tick: Option<u64>,
     /// When that tick began. The wall clock may have been set since.
     pub(super) tick_began: Option<Instant>,
     pub(super) event_time: EventTimeReached,
     pub(super) partitions: Vec<PartitionState>,
-    /// By partition, the offset before which all is in ticks that are done.
+    /// For each partition, the offset before which all messages are in completed ticks.
     pub(super) done: Vec<(i32, i64)>,
-    /// Where it keeps what can't be read.
+    /// The state of the worker's dead-letter sink; `None` unless unreadable messages are kept.
     pub(super) dead_letters: Option<SinkState>,
 }
 
 impl Status {
-    /// Of a process with so many workers, whose ticks are so far apart.
+    /// Creates the status of a process with this many workers, whose ticks begin at this interval.
     pub fn new(workers: usize, tick: Duration) -> Self {
         Status { began: Instant::now(), tick, workers, process: 0, known: Mutex::default() }
     }
 
-    /// The same, of that one of the processes; the first one leads.
+    /// Sets the number of this process; process 0 has the leader.
     pub fn of_process(self, process: usize) -> Self {
         Status { process, ..self }
     }
 
-    /// From now on questions are taken. The leader is to take the other end, and is woken.
+    /// Begins to accept questions. The leader, which a question wakes, reads the returned receiver.
     pub fn takes_questions(&self, leader: &Arc<OnceLock<Thread>>) -> Receiver<Asked> {
         let (questions, asked) = Questions::new(leader.clone());
         self.lock().questions = Some(questions);
         asked
     }
 
-    /// From now on this topic is read, and this watchdog watches.
+    /// Notes that the workers read this topic from now on, and that this watchdog watches.
     pub fn reads(&self, topic: Arc<Topic>, watch: Watch) {
         let mut known = self.lock();
         (known.topic, known.watch) = (Some(topic), Some(watch));
     }
 
-    /// This process leads, and follows limits: of each set, what tells whether they can be read.
+    /// Notes that this process has the leader, and the health of the feed of each set of limits.
     pub fn leads(&self, limits: Vec<(LimitSet, Health)>) {
         let mut known = self.lock();
         (known.leads, known.limits) = (true, limits);
     }
 
-    /// How far the run has come.
+    /// Returns the progress of the run.
     pub fn progress(&self) -> Progress {
         let known = self.lock();
         let partitions = known.workers.values().flat_map(|worker| &worker.partitions);
@@ -171,10 +171,10 @@ impl Status {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker tells how it is.
+    /// Stores the state that a worker reports.
     pub(super) fn worker(&self, index: usize, worker: Worker) {
         let mut known = self.lock();
-        // All workers know the same of event time, some of them a moment later.
+        // All workers get the same event time, some of them a moment later.
         let (before, after) = (known.event_time, worker.event_time);
         if after.watermark > before.watermark || known.moved.is_none() {
             known.moved = Some(Instant::now());
@@ -195,7 +195,7 @@ impl Status {
         known.workers.insert(index, worker);
     }
 
-    /// How the leader's sinks are.
+    /// Stores the state of the leader's sinks.
     pub(super) fn sinks(&self, sinks: Vec<SinkState>) {
         let mut known = self.lock();
         for sink in &sinks {
@@ -213,16 +213,16 @@ impl Status {
         self.lock().clock = clock;
     }
 
-    /// Whether this worker is the one of its process that logs whether the run is ready.
+    /// Whether this worker is the one that logs the readiness of its process.
     pub(super) fn is_logged_by(&self, worker: usize) -> bool {
         worker == self.process * self.workers
     }
 
-    /// Logs whether the run is ready, if that is new, or if it has not been for a while.
+    /// Logs whether the run is ready, if that has changed, or again if it has not been ready for a while.
     pub(super) fn log(&self) {
         let reasons = self.reasons();
         let line = self.lock().log.line(&reasons, Instant::now());
-        // The first process is the run, to those who read its log; others are named.
+        // Readers of its log take the first process for the run; the log names the other processes.
         let process = (self.process > 0).then_some(self.process);
         match line {
             Some(Line::Ready) => {
@@ -262,8 +262,8 @@ impl Status {
         }
     }
 
-    /// Of those that have not answered since questions fail, for so long now if they do, or for longer
-    /// than `answer_max`, nothing is known.
+    /// Returns the state of all partitions of this process. A partition counts as not responding if its last
+    /// response is older than `answer_max`, or than the time for which requests have failed (`unanswered`).
     fn partitions(
         &self,
         known: &Known,
@@ -276,7 +276,7 @@ impl Status {
                 let distance = known.behind.get(&state.partition).unwrap_or(&nothing);
                 let answer_max = unanswered.unwrap_or(answer_max).min(answer_max);
                 let answer = distance.last.filter(|answer| answer.asked.elapsed() <= answer_max);
-                // What was read since the answer was there, too.
+                // The worker may have read messages that arrived after the response.
                 let left = |end: i64| u64::try_from(end - worker.done_of(state)).unwrap_or(0);
                 let lag = answer.map(|answer| left(answer.due.max(state.next)));
                 let readable = answer.map(|answer| left(answer.stable.max(state.next)));
@@ -301,13 +301,13 @@ impl Status {
         partitions
     }
 
-    /// The tick that all workers of this process are done with.
+    /// Returns the last tick that all workers of this process have completed; `None` until each has completed one.
     fn as_of(&self, known: &Known) -> Option<u64> {
         let all = known.workers.len() >= self.workers;
         known.workers.values().map(|worker| worker.tick).min().flatten().filter(|_| all)
     }
 
-    /// Why the run is not ready; nothing if it is.
+    /// Returns the reasons why the run is not ready; none if it is.
     pub fn reasons(&self) -> Vec<Reason> {
         let mut reasons = ready::reasons(&self.facts(&self.lock()));
         reasons.retain(Reason::is_unready);

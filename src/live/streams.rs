@@ -53,7 +53,7 @@ impl Stream {
         Stream { writer, format, name, detach_after, stood, failed, detached, unwritten }
     }
 
-    /// The same, detached after another time.
+    /// Sets the time after which the stream is detached.
     pub fn detached_after(self, detach_after: Duration) -> Self {
         Stream { detach_after, ..self }
     }

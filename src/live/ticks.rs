@@ -1,8 +1,8 @@
-//! How the workers of a live run agree on ticks.
+//! Tick agreement among the workers of a live run.
 //!
-//! The leader, and it alone, begins ticks: it announces each to all workers, and a worker puts what it
-//! has into a tick when it hears of it. The other way go wishes. Both travel in a dataflow of their own,
-//! beside the computation, so that they reach other processes by the same connections.
+//! Only the leader begins ticks. It announces each tick to all workers; a worker puts what it has gathered into the
+//! tick when the announcement arrives. In the other direction, workers send requests to the leader. Both travel in
+//! a dataflow of their own, beside the computation, so that they reach other processes by the same connections.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ use timely::worker::Worker;
 
 use crate::base::error::Exit;
 
-/// A tick begins.
+/// The leader's announcement that a tick begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Announcement {
     /// In milliseconds; later than those before.
@@ -35,69 +35,69 @@ pub(super) struct Announcement {
     pub(super) last: bool,
 }
 
-/// What a worker wants of the leader.
+/// A request of a worker to the leader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum TickRequest {
-    /// A tick, now: it has no room for more records, or others wait for what it has read.
+    /// A tick, now: the worker has no capacity for more records, or others wait for the records it has read.
     Tick,
-    /// An end: the process was asked to end.
+    /// The end of the run: this process received an interrupt.
     End,
-    /// An end with this exit code, for this reason.
+    /// The end of the run with this exit code, for this reason.
     Failure { exit: Exit, why: String },
 }
 
 type Heard<T> = Rc<RefCell<VecDeque<T>>>;
 
-/// A worker's part in the agreement.
+/// A worker's handles of the dataflow of ticks.
 pub(super) struct Ticks {
     announcements: Handle<u64, Announcement>,
-    wishes: Handle<u64, TickRequest>,
+    requests: Handle<u64, TickRequest>,
     announced: Heard<Announcement>,
-    wished: Heard<TickRequest>,
+    requested: Heard<TickRequest>,
 }
 
 impl Ticks {
     /// Builds the dataflow. Each worker must do so, in the same order among its dataflows.
     pub(super) fn build(worker: &mut Worker) -> Self {
         let announced = Heard::default();
-        let wished = Heard::default();
-        let (announcements, wishes) = worker.dataflow_named("Ticks", |scope| {
+        let requested = Heard::default();
+        let (announcements, requests) = worker.dataflow_named("Ticks", |scope| {
             let (announcements, announcement_stream) = scope.new_input();
-            let (wishes, wish_stream) = scope.new_input();
+            let (requests, request_stream) = scope.new_input();
             let to = announced.clone();
             announcement_stream.broadcast().sink(Pipeline, "Announced", move |(input, _)| {
                 input.for_each(|_, data| to.borrow_mut().extend(data.drain(..)));
             });
-            let to = wished.clone();
-            wish_stream.sink(Exchange::new(|_| 0), "Wished", move |(input, _)| {
+            let to = requested.clone();
+            request_stream.sink(Exchange::new(|_| 0), "Requested", move |(input, _)| {
                 input.for_each(|_, data| to.borrow_mut().extend(data.drain(..)));
             });
-            (announcements, wishes)
+            (announcements, requests)
         });
-        Ticks { announcements, wishes, announced, wished }
+        Ticks { announcements, requests, announced, requested }
     }
 
-    /// Tells all workers. Only the leader does.
+    /// Sends an announcement to all workers. Only the leader does.
     pub(super) fn announce(&mut self, announcement: Announcement) {
         self.announcements.send(announcement);
         self.announcements.flush();
     }
 
-    /// The next tick that has begun.
+    /// Returns the next announced tick.
     pub(super) fn next(&mut self) -> Option<Announcement> {
         self.announced.borrow_mut().pop_front()
     }
 
-    /// Tells the leader.
+    /// Sends a request to the leader.
     pub(super) fn request(&mut self, request: TickRequest) {
-        self.wishes.send(request);
-        // To flush is not enough: the exchange that follows hands on when a time is over.
-        let next = self.wishes.time() + 1;
-        self.wishes.advance_to(next);
+        self.requests.send(request);
+        // To flush is not enough: the exchange that follows forwards only when a time is over.
+        let next = self.requests.time() + 1;
+        self.requests.advance_to(next);
     }
 
-    /// The next request of a worker, for the leader.
-    pub(super) fn next_wish(&mut self) -> Option<TickRequest> {
-        self.wished.borrow_mut().pop_front()
+    /// Returns the next request of a worker, for the leader.
+    pub(super) fn next_request(&mut self) -> Option<TickRequest> {
+        self.requested.borrow_mut().pop_front()
     }
 }

@@ -17,21 +17,21 @@ use crate::driver::Clock;
 use crate::limits::rows::Cell;
 use crate::record::AMOUNT_MAX;
 
-/// Limits and traffic at times, and what is to be said of them.
+/// Limits and traffic at times, and the changes expected of them.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Case {
     pub(super) title: String,
-    /// The line on which it begins, from 1.
+    /// The line on which the case begins, from 1.
     pub(super) line: usize,
     pub(super) settings: Settings,
     /// Rows that hold from the start of all cases of the file.
     pub(super) common_rows: Arc<[Placed<Edit>]>,
-    /// The same of this one, after them.
+    /// Rows that hold from the start of this case, after `common_rows`.
     pub(super) rows: Vec<Placed<Edit>>,
     pub(super) steps: Vec<Step>,
 }
 
-/// What happens at a moment, and what is to have been said since the one before.
+/// The events of a moment, and the changes expected since the step before.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Step {
     pub(super) line: usize,
@@ -39,7 +39,7 @@ pub(super) struct Step {
     pub(super) edits: Vec<Placed<Edit>>,
     pub(super) traffic: Vec<Placed<Traffic>>,
     pub(super) expected: Vec<Expected>,
-    /// Whether a line says that nothing is.
+    /// Whether a line of the step expects no changes.
     silent: bool,
 }
 
@@ -83,7 +83,7 @@ pub struct CaseError {
     pub file: PathBuf,
     /// The line, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The problem with the line.
     pub problem: String,
 }
 
@@ -149,7 +149,7 @@ impl Case {
 }
 
 struct Parser {
-    /// What stands before the first case: it holds for all, or is the only one.
+    /// Everything before the first case line: it applies to all cases, or is the only case.
     common: Case,
     cases: Vec<Case>,
 }

@@ -1,14 +1,14 @@
-//! Scenarios: limits and traffic at times, and what is to be said of them, in files that people write.
+//! Scenarios: limits and traffic at times, and the changes expected of them, in files that people write.
 //!
-//! `docs/scenarios.md` says how a file is written. A *case* is one scenario of a file, a *step* what
-//! happens in it at one time. All that is said between one step and the next is compared with what the
-//! step expects: what is missing is an error, and so is whatever was not expected.
+//! `docs/scenarios.md` has the format of a file. A *case* is one scenario of a file, a *step* has its events at one
+//! time. All changes published between one step and the next are compared with those that the step expects: a
+//! missing change is an error, and so is an unexpected one.
 //!
-//! - `words`, `moment`, `entity`: what lines are made of.
+//! - `words`, `moment`, `entity`: the parts of a line.
 //! - `case`, `settings`: a file of cases, line by line.
-//! - `script`: a case made ready: what happens at which tick.
-//! - `play`: that, on the computation.
-//! - `said`, `verdict`: what was said, beside what was expected.
+//! - `script`: a case made ready: its events by tick.
+//! - `play`: plays a script on the computation.
+//! - `said`, `verdict`: the published changes, and their comparison with the expected ones.
 
 mod case;
 mod entity;
@@ -32,7 +32,7 @@ use play::Unplayed;
 pub use case::CaseError;
 pub use verdict::{Difference, Mismatch};
 
-/// How files of cases end that are looked for in directories.
+/// File extension of cases, for the search in directories.
 pub const EXTENSION: &str = "scenario";
 
 /// A case of a file.
@@ -42,19 +42,19 @@ pub struct Scenario {
     case: Case,
 }
 
-/// How a case went.
+/// Outcome of a case.
 #[derive(Debug)]
 pub enum Played {
-    /// To its end.
+    /// It was played to its end.
     Compared {
-        /// What was not as expected.
+        /// The differences from what the case expects; none if it passes.
         mismatches: Vec<Mismatch>,
-        /// All that was said: the time, as people name it, and the line that would expect it.
+        /// All published changes: the time, as people name it, and the line that would expect the change.
         said: Vec<(String, String)>,
     },
-    /// Not at all, or not to its end.
+    /// It could not be played, or not to its end.
     Problem(CaseError),
-    /// Somebody wants no more.
+    /// The user interrupted it.
     Interrupted,
 }
 
@@ -68,7 +68,7 @@ pub fn read(file: &Path, text: &str) -> Result<Vec<Scenario>, CaseError> {
 }
 
 impl Scenario {
-    /// What it shows, in its own words.
+    /// The title that the file gives to the case.
     pub fn title(&self) -> &str {
         &self.case.title
     }
@@ -83,7 +83,7 @@ impl Scenario {
         self.case.line
     }
 
-    /// What the computation is to be built with that it is played on.
+    /// Returns the options of the computation that the case must be played on.
     pub fn options(&self) -> Options {
         self.case.settings.options()
     }

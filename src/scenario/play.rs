@@ -25,7 +25,7 @@ pub(super) enum Unplayed {
     Problem(String),
 }
 
-/// Plays a case. Returns what was said, in its order.
+/// Plays a case. Returns the published changes, in their order.
 pub(super) fn play(
     script: Script,
     settings: &Settings,
@@ -114,11 +114,11 @@ struct Player<'a> {
     settings: &'a Settings,
     rules: Windows,
     begin: u64,
-    /// What is still to happen.
+    /// The events still to come, by tick.
     ticks: BTreeMap<u64, Happening>,
     captured: Option<Captured>,
     combiner: Combiner,
-    /// How many windows have passed with time alone.
+    /// Number of windows that have passed between the ticks of events.
     windows: u64,
     interrupt: &'a Interrupt,
 }
@@ -238,7 +238,7 @@ fn unwritten(_: WriteError) -> Unplayed {
     unreachable!("what is heard is kept, and not written")
 }
 
-/// Keeps what is said.
+/// A sink that keeps all changes.
 struct Heard {
     catalog: Catalog,
     said: Vec<Said>,

@@ -1,4 +1,4 @@
-//! What is said, and what is expected to be said.
+//! Published changes, and expected changes.
 
 use std::fmt::{self, Display, Write};
 
@@ -24,7 +24,7 @@ const REASONS: [(&str, Reason); 4] = [
     ("data", Reason::Data),
 ];
 
-/// What an expectation always names: which violation of which limit, up to its window.
+/// The part that each expectation has: the event, the limit, and the entity, without the window.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Subject {
     pub(super) event: Event,
@@ -32,7 +32,7 @@ pub(super) struct Subject {
     pub(super) entity: Entity,
 }
 
-/// A change that was said.
+/// A published change.
 #[derive(Clone, Debug)]
 pub(super) struct Said {
     pub(super) tick: u64,
@@ -48,7 +48,7 @@ pub(super) struct Said {
 }
 
 impl Said {
-    /// A change that was said at a tick.
+    /// Converts a change published at a tick.
     pub(super) fn of(tick: u64, change: &Change, catalog: &Catalog) -> Self {
         let violation = &change.violation;
         let limit = catalog.name(violation.limit).to_owned();
@@ -114,12 +114,12 @@ fn name(limit: &str) -> String {
     }
 }
 
-/// A change that is expected: of the fields beside the subject those that are given.
+/// An expected change: its subject, and those of the other fields that the line gives.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Expected {
-    /// Where it stands in the file, from 1.
+    /// Its line in the file, from 1.
     pub(super) line: usize,
-    /// As it stands there.
+    /// The text of that line.
     pub(super) text: String,
     pub(super) subject: Subject,
     fields: Vec<Field>,

@@ -24,26 +24,26 @@ use crate::limits::text::Text;
 use crate::limits::{Address, feed, json};
 use crate::merge::Merge;
 
-/// How many records the lines of one case may make.
+/// Maximum number of records that the lines of one case may make.
 const RECORDS_MAX: u64 = 1_000_000;
 
-/// A case made ready.
+/// A case made ready to play.
 pub(super) struct Script {
-    /// Moments are counted from here.
+    /// The time that moments of the case are counted from.
     pub(super) begin: u64,
-    /// What rows and versions are called. All that the case will have are in it.
+    /// Names and numbers of all rows and versions that the case will have.
     pub(super) catalog: Catalog,
     /// Versions that hold from the start.
     pub(super) versions: BTreeSet<Version>,
-    /// What happens, by tick.
+    /// Events by tick.
     pub(super) ticks: BTreeMap<u64, Happening>,
-    /// What is expected, in the order of time.
+    /// Expectations, in the order of time.
     pub(super) checkpoints: Vec<Checkpoint>,
     /// Captures whose packets are traffic, too.
     pub(super) readers: Vec<Reader>,
 }
 
-/// What happens at a tick.
+/// The events of a tick.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Happening {
     pub(super) edits: Vec<(Version, isize)>,
@@ -58,11 +58,11 @@ pub(super) struct Counted {
     pub(super) volume: Volume,
 }
 
-/// What is to have been said since the checkpoint before.
+/// The changes expected since the checkpoint before.
 pub(super) struct Checkpoint {
     /// The line of the file.
     pub(super) line: usize,
-    /// The last tick that counts; `None`: the end.
+    /// The last tick that counts; `None`: the end of the case.
     pub(super) until: Option<u64>,
     pub(super) expected: Vec<Expected>,
 }
@@ -185,7 +185,7 @@ impl Making<'_> {
         Ok(checkpoints)
     }
 
-    /// What edits at a moment, or from the start, change in the rows that hold.
+    /// Applies edits of a moment, or of the start (`at` is `None`), to the rows in force. Returns the difference.
     fn edit<'a>(
         &mut self,
         edits: impl IntoIterator<Item = &'a Placed<Edit>>,
@@ -318,7 +318,7 @@ impl Rows {
         self.0.len() < before
     }
 
-    /// What must come and go to make these into others.
+    /// Returns the rows to remove and to add so that these rows become `after`.
     fn difference<'a>(&'a self, after: &'a Rows) -> impl Iterator<Item = (&'a Arc<Row>, isize)> {
         let not_in = |rows: &'a Rows| {
             move |(key, row): &(&(Text, i128), &Arc<Row>)| rows.0.get(*key) != Some(*row)

@@ -1,4 +1,4 @@
-//! How a case is played: what `run` and `replay` have as options.
+//! Settings of a case: the counterparts of the options of `run` and `replay`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -25,10 +25,10 @@ const UPDATES: [(&str, Updates); 3] =
 
 const OFFSETS: [(&str, bool); 2] = [("earliest", false), ("latest", true)];
 
-/// When a case begins that does not say: at the start of a window of any usual width.
+/// Default beginning of a case: the start of a window of any usual width.
 pub(super) const BEGIN_MS: u64 = 1_767_225_600_000;
 
-/// How many windows may pass in a case in which nothing but time does: each takes time and memory.
+/// Maximum number of windows that may pass in a case with time alone: each takes time and memory.
 pub(super) const WINDOWS_MAX: u64 = 100_000;
 
 /// The settings of a case, as far as they are given.
@@ -69,11 +69,11 @@ const NAMES: [&str; 14] = [
     "capture",
 ];
 
-/// What may be given more than once.
+/// Settings that a case may give more than once.
 const SEVERAL: [&str; 3] = ["source", "destination", "capture"];
 
 impl Settings {
-    /// What can be set.
+    /// Returns the names of all settings.
     pub(super) fn names() -> &'static [&'static str] {
         &NAMES
     }
@@ -83,7 +83,7 @@ impl Settings {
         NAMES.contains(&name)
     }
 
-    /// Sets what a line says whose first word was read.
+    /// Sets a setting from the rest of a line whose first word is its name.
     pub(super) fn set(
         &mut self,
         name: &str,
@@ -127,7 +127,7 @@ impl Settings {
         words.end()
     }
 
-    /// Takes what is not set here from what is set for all cases of the file.
+    /// Fills settings that are missing here from those for all cases of the file.
     pub(super) fn inherit(&mut self, common: &Settings) {
         let or = |own: &mut Vec<_>, common: &Vec<_>| {
             if own.is_empty() {
@@ -152,7 +152,7 @@ impl Settings {
         self.defaults = self.defaults.or(common.defaults);
     }
 
-    /// What can't be told from one setting alone.
+    /// Checks the settings against each other.
     pub(super) fn check(&self) -> Result<(), String> {
         let replay = self.clock() == Clock::Replay;
         if replay && self.latest.is_some() {
@@ -176,7 +176,7 @@ impl Settings {
         self.clock.unwrap_or(Clock::Live)
     }
 
-    /// When the case begins, if that is said.
+    /// Returns the beginning of the case, if the case states it.
     pub(super) fn begin(&self) -> Option<u64> {
         self.begin
     }
@@ -204,7 +204,7 @@ impl Settings {
         &self.filter
     }
 
-    /// What the computation is to do.
+    /// Returns the options of the computation.
     pub(super) fn options(&self) -> Options {
         let usual = Windows::default();
         let if_live = |ms| (self.clock() == Clock::Live).then_some(ms);

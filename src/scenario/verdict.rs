@@ -1,4 +1,4 @@
-//! What was said, compared with what was expected.
+//! Compares published changes with expected ones.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,30 +6,29 @@ use super::moment;
 use super::said::{Expected, Said, Subject};
 use super::script::Checkpoint;
 
-/// What was said and not expected by a checkpoint, or the other way round.
+/// The differences between the changes published and those expected, up to a checkpoint.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// The line of the checkpoint; `None`: after the last one.
+    /// The line of the checkpoint; `None`: after the last checkpoint.
     pub line: Option<usize>,
     /// The checkpoint's time, as people name it.
     pub when: String,
-    /// What differs.
+    /// The differences.
     pub differences: Vec<Difference>,
 }
 
-/// An expectation that nothing met, something that nobody expected, or both of one violation.
+/// An expectation that no change met, a change that nothing expected, or both of one violation.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Difference {
     /// The line of the expectation, and its text.
     pub expected: Option<(usize, String)>,
-    /// The line that would expect what was said.
+    /// The line that would expect the published change.
     pub said: Option<String>,
     /// If both are there, in which fields they differ.
     pub fields: Vec<&'static str>,
 }
 
-/// Compares, checkpoint by checkpoint. Nothing is returned if all was said that was expected, and nothing
-/// else.
+/// Compares the published changes with the expected ones, checkpoint by checkpoint. Returns nothing if they match.
 pub(super) fn compare(checkpoints: &[Checkpoint], said: &[Said], begin: u64) -> Vec<Mismatch> {
     let mut mismatches = Vec::new();
     let mut rest = said;
@@ -89,8 +88,8 @@ impl About<'_> {
             .collect()
     }
 
-    /// For each change that was said, which expectation it meets. An expectation that names few fields is
-    /// met by many changes, so one that was taken may be given up for another: as many are met as can be.
+    /// Returns for each published change the expectation that it meets. An expectation that names few fields is met
+    /// by many changes, so it may move to another change: as many expectations as possible are met.
     fn meet(&self, begin: u64) -> Vec<Option<usize>> {
         let fits = |expected: usize, said: usize| {
             self.expected[expected].differs(self.said[said], begin).is_empty()
@@ -106,7 +105,7 @@ impl About<'_> {
 /// Finds an expectation a change that meets it, moving others to other changes if need be: those that stand
 /// in its way, those that stand in theirs, until one finds a change that is free.
 fn find_place(expected: usize, fits: &impl Fn(usize, usize) -> bool, met: &mut [Option<usize>]) {
-    // Who would come to each change that was looked at, and from where.
+    // For each change visited, the expectation that would move to it, and the change it would leave.
     let mut comes = vec![None; met.len()];
     let mut movers = VecDeque::from([(expected, None)]);
     while let Some((mover, from)) = movers.pop_front() {
@@ -150,7 +149,7 @@ mod tests {
         (catalog, versions.first().expect("one version").limit)
     }
 
-    /// What is said of the total at some ticks, and so many bytes each time.
+    /// Returns the published changes of the total at these ticks, each with this many bytes.
     fn said(changes: &[(u64, i64)]) -> Vec<Said> {
         let (catalog, limit) = catalog();
         let change = |bytes| Change {

@@ -19,7 +19,7 @@ pub(super) struct Placed<T> {
 /// A word of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Word<'a> {
-    /// What it says, quotes undone.
+    /// The text of the word, without quotes and escapes.
     pub(super) text: Cow<'a, str>,
     /// Whether it begins with a quote: it is no keyword then.
     pub(super) quoted: bool,

@@ -1,29 +1,29 @@
-//! When buckets end: by the next packet's time, or when their time has passed on the clock.
+//! Ends buckets: by the next packet's time, or when their time has passed on the clock.
 
 use std::time::Duration;
 
 use crate::aggregate::Aggregate;
 use crate::record::Record;
 
-/// How much longer than its own time a bucket stays open for packets that are on their way.
+/// Extra time for which a bucket stays open for packets that are on their way.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// Folds records, or lets them through.
+/// Folds records, or passes them through.
 pub struct Folding {
     aggregate: Option<Aggregate>,
-    /// The greatest event time taken.
+    /// The greatest event time added.
     latest_ms: u64,
-    /// When the bucket that is open ends, by the clock, and which it is.
+    /// The bucket that is open, by its end in milliseconds, and the time on the clock at which it ends.
     due: Option<(u64, Duration)>,
 }
 
 impl Folding {
-    /// With buckets of so many milliseconds; without, records go through as they are.
+    /// Creates it with buckets of this many milliseconds; with `None`, records pass through as they are.
     pub fn new(bucket_ms: Option<u64>) -> Self {
         Folding { aggregate: bucket_ms.map(Aggregate::new), latest_ms: 0, due: None }
     }
 
-    /// Takes a record in; what is ready is put out.
+    /// Adds a record. Appends records that are complete to `out`.
     #[inline]
     pub fn add(&mut self, record: Record, out: &mut Vec<Record>) {
         match &mut self.aggregate {
@@ -35,8 +35,8 @@ impl Folding {
         }
     }
 
-    /// Puts out buckets whose time has passed, on a clock that shows `now`. To be called when what was
-    /// there has been added, and every now and then.
+    /// Appends buckets whose time has passed to `out`, on a clock that shows `now`. The caller adds the records
+    /// that are there first, and calls this every now and then.
     ///
     /// From the last packet taken to the end of its bucket, time passes here as it does there. Where
     /// that is not so (a capture that is read slower than it was made), a bucket ends early and goes on
@@ -61,7 +61,7 @@ impl Folding {
         }
     }
 
-    /// Puts out all there is.
+    /// Appends all that is left to `out`.
     pub fn end(&mut self, out: &mut Vec<Record>) {
         if let Some(aggregate) = &mut self.aggregate {
             aggregate.end(out);

@@ -1,4 +1,4 @@
-//! What a live capture has done so far, for those who ask while it goes on.
+//! The counts of a live capture so far, for metrics and probes while it runs.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,13 +16,13 @@ use crate::kafka::TopicTrouble;
 /// Records for which there was no room in the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// How many.
+    /// Number of records.
     pub records: u64,
     /// Their sum.
     pub volume: Volume,
 }
 
-/// A capture looks for frames, and stops waiting for some, several times a second.
+/// Longest time without a check for frames; after it, the capture counts as dead. It checks several times a second.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 
 /// Counts of a capture, as of a moment ago.
@@ -34,7 +34,7 @@ pub struct Meter {
 
 #[derive(Clone, Debug, Default)]
 struct Known {
-    /// When frames were looked for: by a clock that never goes back, and in milliseconds since 1970.
+    /// Time of the last check for frames: on a clock that never goes back, and in milliseconds since 1970.
     looked: Option<(Instant, u64)>,
     frames: u64,
     packets: u64,
@@ -42,13 +42,13 @@ struct Known {
     lost: Lost,
     sent: Sent,
     unreachable: Option<Instant>,
-    /// Since when the interface is down.
+    /// Time since which the interface is down, if it is.
     down: Option<Instant>,
     trouble: Option<TopicTrouble>,
 }
 
 impl Meter {
-    /// Of a capture that sends to `sink`.
+    /// Creates the meter of a capture that sends to `sink`.
     pub fn new(sink: String) -> Self {
         Meter { sink, known: Mutex::default() }
     }
@@ -57,7 +57,7 @@ impl Meter {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What has come in.
+    /// Notes the packets captured so far, and those dropped.
     pub(super) fn taken(&self, tally: &Tally, drops: Drops, lost: Lost) {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut known = self.lock();
@@ -71,7 +71,7 @@ impl Meter {
         self.lock().down = (!up).then(Instant::now);
     }
 
-    /// What has gone out.
+    /// Notes the records sent so far, and the state of the outlet.
     pub(super) fn sent(
         &self,
         sent: Sent,

@@ -9,11 +9,11 @@
 //! ```
 //!
 //! - [`source`]: the thread that captures or reads.
-//! - [`queue`]: what is between.
-//! - [`fold`]: when the buckets of [`crate::aggregate`] end.
-//! - [`pace`]: how fast captures are read.
-//! - [`outlet`], [`topic`]: the ways out.
-//! - [`meter`]: what was done so far, for those who ask.
+//! - [`queue`]: the bounded queue between the two threads.
+//! - [`fold`]: ends the buckets of [`crate::aggregate`].
+//! - [`pace`]: the speed at which captures are read.
+//! - [`outlet`], [`topic`]: the outlets: a file, standard output, a topic.
+//! - [`meter`]: the counts so far, for metrics and probes.
 //!
 //! Captures are folded behind the queue, since their thread may be waiting for a pipe when a bucket
 //! ends; an interface is folded before it, so that an outage fills the queue slowly.
@@ -40,48 +40,48 @@ use pace::{Clock, Monotonic};
 use queue::Taken;
 use source::{End, Source};
 
-/// How often to look around when nothing comes.
+/// Longest wait for records before the sender checks the outlet, the clock and interrupts again.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long to wait for an outlet that is full before asking it again.
+/// Pause before a full outlet is polled again.
 const FULL: Duration = Duration::from_millis(5);
 
-/// How long a source that was asked to stop may take before it is given up: a pipe that says nothing
-/// can't be told.
+/// Time limit for a source to end after an interrupt; then the sender gives it up, since nothing can wake a thread
+/// that reads a silent pipe.
 const STOP_MAX: Duration = Duration::from_secs(1);
 
-/// How long an outlet may reach nobody before that is said.
+/// Time without a reachable broker, or of waiting for delivery at the end, after which that is reported.
 const SILENT: Duration = Duration::from_secs(5);
 
-/// How a run came to its end.
+/// Outcome of a run.
 #[derive(Debug)]
 pub enum Ended {
-    /// All that came was sent.
+    /// All records were sent.
     Sent(Box<End>),
-    /// The same, except that the source still waits for input, and did not hear that it should stop.
+    /// All records were sent, but the source still waits for input, and has not noticed that it should stop.
     Deaf,
-    /// Whoever reads the output has seen enough.
+    /// The reader of the output has closed it.
     Closed,
 }
 
-/// Sends what a source brings in until it ends, then waits until all has arrived.
+/// Sends the records of a source until it ends, then waits until all are delivered.
 pub struct Sender<'a> {
-    /// What comes in.
+    /// The source of records.
     pub source: Source,
-    /// Folds it, if it is not folded yet.
+    /// Folds the records, unless the source has folded them already.
     pub folding: Folding,
-    /// Where it goes.
+    /// The outlet for records.
     pub outlet: &'a mut dyn Outlet,
-    /// Ends it: what came before is sent.
+    /// Ends the run; records that came before are still sent.
     pub interrupt: Interrupt,
-    /// Where outages are said.
+    /// The messages about outages.
     pub messages: Messages,
-    /// Where what was sent is counted for those who ask, if somebody may.
+    /// The counts for metrics and probes, unless nobody can ask for them.
     pub meter: Option<Arc<Meter>>,
 }
 
 impl Sender<'_> {
-    /// Runs it.
+    /// Runs until the source ends, the outlet fails, or the user gives up.
     ///
     /// # Errors
     /// The outlet can't take any more.
@@ -90,8 +90,8 @@ impl Sender<'_> {
             Ok(ended) => Ok(ended),
             Err(WriteError::Closed) => Ok(Ended::Closed),
             Err(WriteError::Failed(failure)) => {
-                // What was taken before it still arrives, if the outlet itself is not what failed: then
-                // it says the same again.
+                // Records taken before the failure are still delivered, unless the outlet itself has failed: then
+                // this reports the same failure again.
                 let _ = self.finish(&mut Outage::default());
                 Err(failure)
             }
@@ -135,13 +135,13 @@ impl Sender<'_> {
         self.folding.end(&mut out);
         self.outlet.take(&out)?;
         self.finish(&mut outage)?;
-        // It is sent before the queue ends.
+        // The source sends its end before the queue ends.
         let end = if deaf { None } else { self.source.end.try_recv().ok() };
         Ok(end.map_or(Ended::Deaf, |end| Ended::Sent(Box::new(end))))
     }
 
-    /// Waits until all has arrived, or until the user gives up. Of an interrupt that comes now for the
-    /// second time, the process ends by itself.
+    /// Waits until all records are delivered, or until the user gives up. A second interrupt during this wait ends
+    /// the process by itself.
     fn finish(&mut self, outage: &mut Outage) -> Result<(), WriteError> {
         let (began, mut said) = (Instant::now(), false);
         let (messages, interrupt) = (&self.messages, &self.interrupt);
@@ -160,7 +160,7 @@ impl Sender<'_> {
     }
 }
 
-/// Whether it was said that nobody can be reached, or that the topic is not what it was.
+/// The outages reported so far: that no broker can be reached, or that the topic has changed.
 #[derive(Default)]
 struct Outage {
     said: bool,

@@ -1,4 +1,4 @@
-//! Where records go: what every way out does, and the one to a file or standard output.
+//! The interface of all outlets of records, and the outlet to a file or standard output.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::output::WriteError;
 use crate::output::writer::{Trouble, Writer};
 use crate::record::{Record, write_json, write_kv};
 
-/// How a record is written.
+/// Format of records in messages and lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Many records in one message: compact and fast; only to a topic.
@@ -22,7 +22,7 @@ pub enum Format {
     Json,
 }
 
-/// What has left.
+/// Counts of the records and messages of an outlet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
     /// Records that were taken.
@@ -31,11 +31,11 @@ pub struct Sent {
     pub packets: u64,
     /// Their bytes, as they were on the wire.
     pub bytes: u64,
-    /// Messages or lines that have arrived.
+    /// Messages or lines that were delivered.
     pub messages: u64,
     /// The bytes of these.
     pub message_bytes: u64,
-    /// Records that are in no message, since no reader would take them.
+    /// Records dropped without a message, since no reader would accept them.
     pub unsendable: u64,
     /// Messages that the broker refused for good.
     pub refused: u64,
@@ -50,27 +50,27 @@ impl Sent {
     }
 }
 
-/// A way out. It never waits but in [`Outlet::finish`].
+/// A destination of records. Only [`Outlet::finish`] waits.
 pub trait Outlet {
     /// Takes records.
     fn take(&mut self, records: &[Record]) -> Result<(), WriteError>;
-    /// Takes a record that is to be written as this text.
+    /// Takes a record, to be written as this text.
     fn take_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError>;
-    /// What is taken from now on came from this partition of another topic.
+    /// Notes that records taken from now on came from this partition of another topic.
     fn begin_partition(&mut self, _partition: i32) {}
-    /// Why a record of this time can't be sent, if that is so.
+    /// Returns the reason why a record of this time can't be sent, if there is one.
     fn unfit(&mut self, _time_ms: u64) -> Option<Failure> {
         None
     }
-    /// Sends off all it holds, without waiting, and says whether all that was taken has arrived.
+    /// Sends all it holds, without waiting. Returns whether everything taken was delivered.
     fn settle(&mut self) -> Result<bool, WriteError>;
-    /// Goes on with what it has taken, if something can be done now. To be called often.
+    /// Continues with the records taken, as far as it can without waiting. Must be called often.
     fn poll(&mut self) -> Result<(), WriteError>;
-    /// When it wants to be polled, if it has to do something at a certain time.
+    /// Returns the time of the next poll that it needs, if any.
     fn due(&self) -> Option<Instant>;
-    /// Whether it should be given no more for now.
+    /// Whether it is full, so that the caller should give it no records for now.
     fn is_full(&self) -> bool;
-    /// Since when it reaches nobody, if that is so.
+    /// Returns the time since which no broker, or reader, could be reached; `None` if one can be.
     fn unreachable_since(&self) -> Option<Instant>;
     /// The text logged when the output stops taking anything.
     fn unreachable(&self) -> &'static str {
@@ -80,13 +80,14 @@ pub trait Outlet {
     fn reachable(&self) -> &'static str {
         "a broker can be reached again"
     }
-    /// Why nothing goes out although it could be reached, if that is so.
+    /// Returns the reason why it sends nothing although brokers can be reached, if there is one.
     fn trouble(&self) -> Option<TopicTrouble> {
         None
     }
-    /// Waits until all has arrived. `give_up` is asked from time to time whether to wait on.
+    /// Waits until everything is delivered. Calls `give_up` from time to time, and stops waiting if it returns
+    /// true.
     fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError>;
-    /// What has left so far.
+    /// Returns the counts so far.
     fn sent(&self) -> Sent;
 }
 

@@ -1,16 +1,16 @@
-//! How fast captures are read: at once, or as their packets once passed, or a multiple of that.
+//! Pace of reading captures: as fast as possible, or at a multiple of the speed at which their packets once passed.
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use crate::capture::EventTime;
 
-/// How fast a capture is read.
+/// Speed at which a capture is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Speed {
-    /// As fast as it is taken.
+    /// As fast as records are accepted.
     Max,
-    /// So many times as fast as its packets passed. Above zero.
+    /// This multiple of the speed at which its packets passed; above zero.
     Times(f64),
 }
 
@@ -40,20 +40,20 @@ impl std::fmt::Display for Speed {
     }
 }
 
-/// What tells the time that passes while packets are waited for. Tests have one of their own.
+/// A clock that can wait. Tests have one of their own.
 pub trait Clock {
-    /// Time since some moment; it never goes back.
+    /// Returns the time since some fixed moment; it never goes back.
     fn now(&self) -> Duration;
-    /// Lets so much time pass, or less.
+    /// Waits for this long, or less.
     fn pass(&self, at_most: Duration);
 }
 
-/// The clock on the wall, as far as it never goes back.
+/// The monotonic clock of the system.
 #[derive(Clone, Copy, Debug)]
 pub struct Monotonic(Instant);
 
 impl Monotonic {
-    /// One that begins now.
+    /// Creates a clock that starts now.
     pub fn new() -> Self {
         Monotonic(Instant::now())
     }

@@ -1,5 +1,5 @@
-//! Records between the thread that captures and the one that sends: bounded, so that an outage costs a
-//! known amount of memory. A file waits for room; a live capture can't, and is told that there is none.
+//! Queue of records between the thread that captures and the one that sends: bounded, so that an outage costs a
+//! known amount of memory. The reader of a file waits for capacity; a live capture can't wait, and gets an error.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use crate::record::Record;
 struct State {
     batches: VecDeque<Vec<Record>>,
     records: usize,
-    /// No more will come.
+    /// The sender is gone: no more records will come.
     ended: bool,
-    /// No more will be taken.
+    /// The receiver is gone: nobody takes records any more.
     unwanted: bool,
 }
 
@@ -29,33 +29,33 @@ impl Shared {
     }
 }
 
-/// Where records go in. When it is dropped, the queue ends.
+/// The sending half of the queue. Dropping it ends the queue.
 pub struct Entrance(Arc<Shared>);
 
-/// Where records come out. When it is dropped, nothing is taken any more.
+/// The receiving half of the queue. After it is dropped, batches are rejected.
 pub struct Exit(Arc<Shared>);
 
-/// Why a batch did not go in.
+/// Reason why the queue rejected a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// There is no room for it now.
+    /// The queue has no capacity for it now.
     Full,
-    /// Nobody takes it any more.
+    /// The receiver is gone.
     Unwanted,
 }
 
-/// What came out.
+/// Outcome of an attempt to receive.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// Records, in the order in which they went in.
+    /// A batch of records, in the order of sending.
     Batch(Vec<Record>),
-    /// Nothing in the time that was given.
+    /// Nothing came within the time limit.
     Nothing,
-    /// All were taken, and no more will come.
+    /// All batches were received, and the sender is gone.
     Ended,
 }
 
-/// A queue with room for so many records. A batch that is greater goes in alone.
+/// Creates a queue with capacity for `room` records. A larger batch fits only into an empty queue.
 pub fn queue(room: usize) -> (Entrance, Exit) {
     let state = State { batches: VecDeque::new(), records: 0, ended: false, unwanted: false };
     let (filled, emptied) = (Condvar::new(), Condvar::new());
@@ -64,7 +64,7 @@ pub fn queue(room: usize) -> (Entrance, Exit) {
 }
 
 impl Entrance {
-    /// Puts a batch in if there is room; never waits.
+    /// Puts a batch in if there is capacity; never waits.
     ///
     /// # Errors
     /// It did not go in.
@@ -72,7 +72,7 @@ impl Entrance {
         self.put(batch, self.0.lock())
     }
 
-    /// Puts a batch in, and waits for room if there is none.
+    /// Puts a batch in, and waits for capacity if there is none.
     ///
     /// # Errors
     /// It did not go in, since nobody takes it.

@@ -1,5 +1,5 @@
-//! The threads that bring records in: one watches an interface and never waits for anything but
-//! packets, one reads captures as fast as they are wanted.
+//! The threads that bring records in: one captures from an interface and never waits for anything but packets, one
+//! reads captures as fast as the queue accepts records.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -21,54 +21,54 @@ use crate::record::Record;
 /// Records that go into the queue together.
 pub const BATCH: usize = 4096;
 
-/// How often to look whether to stop.
+/// Longest wait before a thread checks whether to stop.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How often drops are said, if there were more.
+/// Interval at which new drops are reported.
 const REPORT: Duration = Duration::from_secs(10);
 
-/// How long nothing may come before it is looked whether anything can.
+/// Time without frames after which the capture checks whether the interface is up.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// How often what came in is counted for those who ask.
+/// Interval at which the counts are handed to the meter.
 const MEASURE: Duration = Duration::from_millis(500);
 
-/// What there is to say when no more comes in.
+/// Summary that a source sends when it ends.
 #[derive(Debug, Default)]
 pub struct End {
-    /// What was seen, and what of it was not counted.
+    /// Frames read, and the reasons why some were not counted.
     pub tally: Tally,
-    /// Of an interface, what was not seen.
+    /// For an interface, the frames that the kernel or the interface dropped.
     pub drops: Drops,
-    /// Of an interface, what was counted and dropped.
+    /// For an interface, the records dropped at the full queue.
     pub lost: Lost,
     /// Whether a capture was damaged.
     pub damaged: bool,
-    /// Whether the user ended it.
+    /// Whether the user ended the source.
     pub interrupted: bool,
-    /// Why the interface can't be read any more.
+    /// Reason why the interface can't be read any more, if it can't.
     pub error: Option<LiveError>,
 }
 
-/// Where records come from, from another thread.
+/// The receiving half of a source of records, which runs on another thread.
 pub struct Source {
     /// The records.
     pub records: Exit,
-    /// The end, sent before the records end.
+    /// The summary of the source, sent before the queue of records ends.
     pub end: Receiver<End>,
 }
 
-/// What a live capture reads; tests have one of their own.
+/// An interface that frames are captured from; tests have a scripted one.
 pub trait Wire: Send + 'static {
-    /// Waits for frames, at most so long.
+    /// Waits for frames for at most this long.
     fn wait(&mut self, at_most: Duration) -> Result<(), LiveError>;
-    /// Hands over packets, and says how many frames there were.
+    /// Calls `each` for each packet that counts, and returns the number of frames.
     fn read(&mut self, each: &mut impl FnMut(&Packet)) -> Result<usize, LiveError>;
-    /// What was seen so far.
+    /// Returns the counts of the frames read so far.
     fn tally(&self) -> &Tally;
-    /// What was not seen so far.
+    /// Returns the counts of the frames dropped so far.
     fn drops(&mut self) -> Result<Drops, LiveError>;
-    /// Whether anything can come.
+    /// Whether the interface is up.
     fn is_up(&self) -> bool;
 }
 
@@ -94,21 +94,21 @@ impl Wire for Live {
     }
 }
 
-/// How a live capture is brought in.
+/// Settings of a live capture.
 pub struct Watch<C> {
-    /// Folds before the queue: what waits there during an outage is as little as possible.
+    /// Folds records before the queue, so that an outage fills the queue slowly.
     pub folding: Folding,
-    /// How many records may wait.
+    /// Capacity of the queue, in records.
     pub room: usize,
-    /// Its clock.
+    /// The clock by which buckets end, and by which the duration counts.
     pub clock: C,
-    /// When to end by itself, after so much time.
+    /// Time after which the capture ends by itself; `None`: never.
     pub duration: Option<Duration>,
-    /// Ends it.
+    /// Ends the capture.
     pub interrupt: Interrupt,
-    /// Where drops are said.
+    /// The messages about drops.
     pub messages: Messages,
-    /// Where what comes in is counted.
+    /// The meter that gets the counts.
     pub meter: Arc<Meter>,
 }
 
@@ -148,18 +148,18 @@ struct Watcher<W, C> {
     interrupt: Interrupt,
     messages: Messages,
     meter: Arc<Meter>,
-    /// Ready for the queue.
+    /// Records ready for the queue.
     out: Vec<Record>,
     lost: Lost,
-    /// What was said last.
+    /// The drops reported last.
     said: (Drops, Lost),
 }
 
-/// Nobody takes records any more.
+/// Error: the receiver of the records is gone.
 struct Unwanted;
 
-/// How long after it was asked to stop a capture goes on at most to take what had come before. It has
-/// nothing to take long before, unless it is far behind.
+/// Time limit for a capture that was asked to stop to read the frames that came before. It reads them well before,
+/// unless it is far behind.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 impl<W: Wire, C: Clock> Watcher<W, C> {
@@ -185,7 +185,7 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
         let mut report_at = self.clock.now() + REPORT;
         let mut link = Link { up: true, look_at: self.clock.now() };
         let mut measure_at = Duration::ZERO;
-        // When it was asked to stop: by the clock, and as packets have it.
+        // The time at which it was asked to stop: by the clock, and in milliseconds since 1970 as packets have it.
         let mut stop: Option<(Duration, u64)> = None;
         loop {
             self.wire.wait(LOOK)?;
@@ -199,7 +199,7 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
             if self.hand_over().is_err() {
                 return Ok(());
             }
-            // Before it is measured: a capture that can see nothing is never ready, not even at first.
+            // The check precedes the metering: a capture whose interface is down is never ready, not even at first.
             if let Some(up) = link.look(frames, now, || self.wire.is_up()) {
                 self.meter.link(up);
                 match up {
@@ -226,7 +226,7 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
                         stop = Some((now, wall_ms()));
                     }
                 }
-                // The kernel keeps what came before for the length of a block.
+                // The kernel may retain earlier frames until their block is over.
                 Some((since, wall_ms)) => {
                     let block = Duration::from_millis(2 * u64::from(BLOCK_MS));
                     let idle = frames == 0 && now >= since + block;
@@ -238,8 +238,8 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
         }
     }
 
-    /// Takes what an interface that is gone has left: the kernel hands over the block under way when its
-    /// time is over, and each error that waits only once.
+    /// Reads the frames that an interface left when it went away: the kernel returns the block under way when its
+    /// time is over, and each pending error only once.
     fn take_rest(&mut self) {
         self.clock.pass(Duration::from_millis(2 * u64::from(BLOCK_MS)));
         let mut nothing = 0;
@@ -255,7 +255,7 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
         }
     }
 
-    /// Puts into the queue what is ready. What has no room is counted and dropped: packets don't wait.
+    /// Puts ready records into the queue. A batch that does not fit is counted and dropped: packets can't wait.
     fn hand_over(&mut self) -> Result<(), Unwanted> {
         for batch in self.out.chunks(BATCH) {
             match self.entrance.offer(batch.to_vec()) {
@@ -283,14 +283,14 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
     }
 }
 
-/// Whether an interface is up, looked at when nothing comes.
+/// The last known state of an interface, which is checked when no frames come.
 struct Link {
     up: bool,
     look_at: Duration,
 }
 
 impl Link {
-    /// The new state, if it has changed.
+    /// Returns the new state if it has changed.
     fn look(&mut self, frames: usize, now: Duration, is_up: impl FnOnce() -> bool) -> Option<bool> {
         let quiet = frames == 0 && now >= self.look_at;
         if frames > 0 || quiet {
@@ -303,7 +303,7 @@ impl Link {
     }
 }
 
-/// What was dropped, and what helps.
+/// Describes the drops so far, and the options that help.
 pub fn dropped(drops: Drops, lost: &Lost) -> String {
     let mut parts = Vec::new();
     if drops.kernel > 0 {
@@ -334,25 +334,25 @@ fn wall_ms() -> u64 {
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// A packet as a record.
+/// Converts a packet to a record.
 pub fn record(packet: &Packet) -> Record {
     let bytes = i64::try_from(packet.bytes).expect("a packet has fewer than 2^63 bytes");
     Record { time_ms: packet.time.ms, pair: packet.pair, volume: Volume::new(bytes, 1) }
 }
 
-/// How captures are brought in.
+/// Settings for reading captures.
 pub struct Reading<C> {
-    /// Waits between packets, if they are to be waited for.
+    /// The pace of packets; `None` reads as fast as possible.
     pub pace: Option<Pace>,
-    /// Its clock.
+    /// The clock that the pace follows.
     pub clock: C,
-    /// Whether a packet must not wait for the one after it, which may be long in coming.
+    /// Whether each packet is forwarded at once, since the next one may be long in coming.
     pub one_by_one: bool,
-    /// How many records may wait.
+    /// Capacity of the queue, in records.
     pub room: usize,
-    /// Ends it.
+    /// Ends the reading.
     pub interrupt: Interrupt,
-    /// Where long gaps are said.
+    /// The messages about long gaps.
     pub messages: Messages,
 }
 
@@ -379,17 +379,17 @@ struct FileReader<C> {
     batch: Vec<Record>,
 }
 
-/// A wait that is worth a word.
+/// Shortest wait that is reported.
 const LONG_WAIT: Duration = Duration::from_secs(60);
 
 impl<C: Clock> FileReader<C> {
-    /// Ends with the captures, when nobody takes packets any more, or when the user says so. A packet
-    /// that was read is never kept back.
+    /// Reads until the captures end, the receiver is gone, or the user interrupts. Each packet that was read is
+    /// forwarded.
     fn take_all(&mut self, merge: &mut Merge) -> Result<(), Unwanted> {
         let most = if self.reading.one_by_one { 1 } else { BATCH };
         while let Some(packet) = merge.next() {
             let due = self.wait_for(&packet)?;
-            // It was read, and counted, also if it is not waited for any more.
+            // The packet was read, and counted, so it is forwarded even if an interrupt ended the wait.
             self.batch.push(record(&packet));
             if !due {
                 break;
@@ -404,7 +404,7 @@ impl<C: Clock> FileReader<C> {
         self.flush()
     }
 
-    /// Waits until a packet is due; false if it was interrupted before.
+    /// Waits until a packet is due. Returns false if an interrupt came before.
     fn wait_for(&mut self, packet: &Packet) -> Result<bool, Unwanted> {
         let Some(pace) = &mut self.reading.pace else { return Ok(true) };
         let mut now = self.reading.clock.now();

@@ -27,10 +27,10 @@ impl Clock for Hand {
     }
 }
 
-/// What a read brings.
+/// The result of one read.
 type Step = Result<Vec<Packet>, LiveError>;
 
-/// Brings what it was told to, and then nothing.
+/// Returns the scripted results of reads, and then no frames.
 struct Script {
     steps: VecDeque<Step>,
     clock: Hand,

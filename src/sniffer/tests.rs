@@ -1,4 +1,4 @@
-//! What a source brings in arrives, whatever the outlet does.
+//! Tests that all records of a source arrive, whatever the outlet does.
 
 use std::io::Cursor;
 
@@ -12,7 +12,7 @@ use crate::generate::{Workload, write_pcap};
 use crate::merge::Merge;
 use crate::record::Record;
 
-/// Takes one batch, then is full for a while; what it is given then is a fault.
+/// Takes one batch, then is full for `full_for` polls; a batch that comes in between fails the test.
 struct Slow {
     full_for: usize,
     polls: usize,

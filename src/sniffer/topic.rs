@@ -1,4 +1,4 @@
-//! Records to a topic of Kafka.
+//! Outlet that sends records to a topic of Kafka.
 //!
 //! Packed messages have no key, and go to the partitions in turn: a reader waits for the one whose event
 //! time is furthest behind, and a client left to choose sends many in a row to one. Those of one record have the pair
@@ -17,14 +17,14 @@ use crate::kafka::{
 use crate::output::WriteError;
 use crate::record::{Packer, Record, write_json, write_kv};
 
-/// How to send.
+/// Settings of the outlet.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What messages are.
+    /// The format of messages.
     pub format: Format,
-    /// How long a record waits for others to fill a message.
+    /// Longest time for which a record waits for others to fill a message.
     pub linger: Duration,
-    /// The topic is made like this if it is not there.
+    /// If the topic does not exist, the plan to create it by; `None` creates none.
     pub create: Option<Plan>,
     /// The treatment of messages that the broker refuses for good.
     pub on_refusal: OnRefusal,
@@ -34,13 +34,13 @@ pub struct Options {
 #[derive(Default)]
 struct Packing {
     packer: Packer,
-    /// The times of what it holds.
+    /// The range of its records' event times.
     times: Option<Times>,
-    /// When it got its first record.
+    /// Time of its first record.
     since: Option<Instant>,
 }
 
-/// The event times from which on, and up to which, the topic was found to fit.
+/// A range of event times, of records or of those that the topic was found to accept.
 #[derive(Clone, Copy)]
 struct Times {
     oldest_ms: u64,
@@ -51,15 +51,15 @@ struct Times {
 pub struct Topic {
     buffered: BufferedProducer,
     config: TopicConfig,
-    /// How many partitions it had when it was opened.
+    /// Number of partitions of the topic when it was opened.
     partitions: i32,
     format: Format,
     linger: Duration,
-    /// By the partition of this topic that they go to, if they don't go to all in turn.
+    /// Messages under way by their partition of this topic; `None`: partitions in turn.
     packings: BTreeMap<Option<i32>, Packing>,
-    /// Where records go that are taken now, in the same sense.
+    /// The partition of records taken from now on; `None`: partitions in turn.
     partition: Option<i32>,
-    /// Which partition has its turn.
+    /// The partition that was last in turn.
     turn: i32,
     checked: Option<Times>,
     sent: Sent,
@@ -68,7 +68,7 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// Reaches the brokers, and reads what the topic does with times.
+    /// Connects to the brokers, and reads how the topic treats timestamps.
     pub fn open(
         address: &Address,
         client: &ClientOptions,
@@ -84,7 +84,7 @@ impl Topic {
         Topic::open_known(client, options, config)
     }
 
-    /// Reaches the brokers of a topic of which it is known what it does with times.
+    /// Connects to the brokers of a topic whose configuration is known.
     pub fn open_known(
         client: &ClientOptions,
         options: &Options,
@@ -101,7 +101,7 @@ impl Topic {
             linger: options.linger,
             packings: BTreeMap::new(),
             partition: None,
-            // Not the same for all who send a little now and then.
+            // Senders of a few records each must not all begin with the same partition.
             turn: (now_ms() % u64::from(partitions.unsigned_abs())) as i32,
             checked: None,
             sent: Sent::default(),
@@ -110,7 +110,7 @@ impl Topic {
         })
     }
 
-    /// Holds the topic against the times of a message.
+    /// Checks that the topic accepts the times of a message.
     fn check(&mut self, times: Times) -> Result<(), WriteError> {
         let (mut oldest_ms, mut newest_ms) = (times.oldest_ms, times.newest_ms);
         if let Some(checked) = self.checked {
@@ -149,7 +149,7 @@ impl Topic {
         Ok(())
     }
 
-    /// Makes a message of what is packed.
+    /// Sends the packed records as a message.
     fn close(&mut self, partition: Option<i32>, packing: &mut Packing) -> Result<(), WriteError> {
         packing.since = None;
         if let Some(times) = packing.times.take() {
