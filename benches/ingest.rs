@@ -36,7 +36,7 @@ use common::table::{median, spread};
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::{Combiner, UpdateBatch};
 use floodmark_dataflows::graph::{self, Options};
-use floodmark_dataflows::orders::{Answer, Read};
+use floodmark_dataflows::reads::{Answer, Read};
 use floodmark_dataflows::time::{Time, Window};
 use floodmark_dataflows::types::{
     LimitId, Metric, Pair, Per, Prefix, Scope, Version, VersionId, Volume,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::UpdateBatch;
 use floodmark_dataflows::graph::Options;
-use floodmark_dataflows::orders::Read;
+use floodmark_dataflows::reads::Read;
 use floodmark_dataflows::time::{END_OF_INPUT, Window};
 use floodmark_dataflows::types::{Change, Event, Version};
 

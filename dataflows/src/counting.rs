@@ -3,9 +3,10 @@
 use crate::addresses::Addresses;
 use crate::combine::{UpdateBatch, pair_v6};
 use crate::emit_bounds::{EmitBoundIndex, MonitoredTable};
+use crate::emitted::EmittedOf;
 use crate::folds::{FoldIndex, Folds};
 use crate::key::{Family, Key};
-use crate::orders::{EmittedOf, Saturated};
+use crate::reports::Saturated;
 use crate::table::Found;
 use crate::time::{Time, Timed, Window};
 use crate::types::{Entity, Per, Volume};

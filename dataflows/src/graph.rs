@@ -14,11 +14,13 @@ use crate::broadcast::broadcast;
 use crate::changes::{Rules, Said, changes};
 use crate::clock::{SourceProgress, WindowEvent, clock};
 use crate::combine::UpdateBatch;
+use crate::control::ControlEvent;
 use crate::delivery::{CHANGES_AHEAD, Consumer, Notice, Notices, deliver};
 use crate::floors::{Floors, floors};
 use crate::limits::{Schedule, rules};
 use crate::monitored::Rollup;
-use crate::orders::{Answer, EmitTotals, Late, Order, Read, Saturated};
+use crate::reads::{Answer, EmitTotals, Read};
+use crate::reports::{Late, Saturated};
 use crate::rollups::rollups;
 use crate::shared::{Shared, TrafficOptions};
 use crate::spans::Existing;
@@ -56,7 +58,7 @@ pub struct Inputs {
     batches: RoundInput<UpdateBatch>,
     marks: RoundInput<SourceProgress>,
     versions: InputSession<Time, Version, isize>,
-    orders: RoundInput<Order>,
+    control_events: RoundInput<ControlEvent>,
     consumer: Consumer,
     schedule: Schedule,
     tick: u64,
@@ -161,12 +163,14 @@ impl Inputs {
     /// Begins (+1) or ends (-1) the need for a rollup of each window.
     pub fn view(&mut self, rollup: Rollup, diff: isize) {
         let at = Time::new(self.tick, Phase::Rows);
-        self.orders.round.push((Order::View(rollup, diff), at));
+        self.control_events.round.push((ControlEvent::View(rollup, diff), at));
     }
 
     /// Requests a read of the state at the end of the current tick; [`Outputs::answers`] has the response.
     pub fn read(&mut self, read: Read) {
-        self.orders.round.push((Order::Read(read), Time::new(self.tick, Phase::Read)));
+        self.control_events
+            .round
+            .push((ControlEvent::Read(read), Time::new(self.tick, Phase::Read)));
     }
 
     /// Takes note that the consumer of [`Outputs::changes`] has taken so many.
@@ -236,7 +240,7 @@ impl Inputs {
         self.marks.advance_to(time);
         self.versions.advance_to(time);
         self.versions.flush();
-        self.orders.advance_to(time);
+        self.control_events.advance_to(time);
     }
 
     /// Ends the current tick and its round, and begins a later tick.
@@ -307,16 +311,16 @@ pub fn build_unprobed<'scope>(
     let (batches_input, batches) = scope.new_input();
     let (marks_input, marks) = scope.new_input();
     let (versions_input, versions) = scope.new_collection();
-    let (orders_input, orders) = scope.new_input();
+    let (control_events_input, control_events) = scope.new_input();
     let consumer = Consumer::default();
     let downstream = probe::Handle::new();
-    let incoming = Incoming { batches, marks, versions, orders };
+    let incoming = Incoming { batches, marks, versions, control_events };
     let outputs = compute(scope, incoming, options, (&downstream, &consumer));
     let inputs = Inputs {
         batches: RoundInput::new(batches_input),
         marks: RoundInput::new(marks_input),
         versions: versions_input,
-        orders: RoundInput::new(orders_input),
+        control_events: RoundInput::new(control_events_input),
         consumer,
         schedule: Schedule::default(),
         tick: 0,
@@ -332,7 +336,7 @@ struct Incoming<'scope> {
     marks: StreamVec<'scope, Time, Timed<SourceProgress>>,
     versions: VecCollection<'scope, Time, Version, isize>,
     /// Views and reads of the tables.
-    orders: StreamVec<'scope, Time, Timed<Order>>,
+    control_events: StreamVec<'scope, Time, Timed<ControlEvent>>,
 }
 
 fn compute<'scope>(
@@ -341,7 +345,7 @@ fn compute<'scope>(
     options: Options,
     (downstream, consumer): (&probe::Handle<Time>, &Consumer),
 ) -> Outputs<'scope> {
-    let Incoming { batches, marks, versions, orders } = incoming;
+    let Incoming { batches, marks, versions, control_events } = incoming;
 
     // On one worker: windows, and the rules of limits. Derived before they are broadcast: an exchange by key
     // of something that every worker has would multiply it.
@@ -353,10 +357,10 @@ fn compute<'scope>(
     // On every worker.
     let rules = broadcast(rules.inner).as_collection();
     let Floors { thresholds, rulings, of_pairs, of_rollups } = floors(rules, options.updates);
-    let clock = clock.map(|(event, time)| (Order::WindowEvent(event), time));
-    let orders = broadcast(scope.concatenate([orders, clock]));
-    let clock = orders.clone().flat_map(|(order, time)| match order {
-        Order::WindowEvent(event) => Some((event, time)),
+    let clock = clock.map(|(event, time)| (ControlEvent::WindowEvent(event), time));
+    let control_events = broadcast(scope.concatenate([control_events, clock]));
+    let clock = control_events.clone().flat_map(|(control_event, time)| match control_event {
+        ControlEvent::WindowEvent(event) => Some((event, time)),
         _ => None,
     });
 
@@ -376,11 +380,12 @@ fn compute<'scope>(
     let traffic = traffic(
         batches,
         scope.concatenate([of_pairs, of_rollups.clone()]),
-        orders.clone(),
+        control_events.clone(),
         shared.clone(),
         traffic_options,
     );
-    let rollups = rollups(traffic.rollups, of_rollups, orders, shared.clone(), traffic_options);
+    let rollups =
+        rollups(traffic.rollups, of_rollups, control_events, shared.clone(), traffic_options);
     let totals = scope.concatenate([traffic.totals, rollups.totals]);
     let endings = scope.concatenate([traffic.endings, rollups.endings]);
     let judged = threshold_join(totals.as_collection(), thresholds);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use timely::dataflow::operators::probe;
 
 use crate::addresses::Addresses;
-use crate::orders::EmitTotals;
+use crate::reads::EmitTotals;
 use crate::time::{Phase, Time, Windows};
 use crate::top::TopQuery;
 use crate::types::Updates;

@@ -10,11 +10,14 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::combine::UpdateBatch;
+use crate::control::ControlEvent;
+use crate::emitted::{Ending, TotalUpdate};
 use crate::folds::RollupBatch;
 use crate::monitored::ScopeChange;
-use crate::orders::{Answer, Ending, Late, Order, Saturated, TotalUpdate};
 use crate::pairs::Pairs;
 use crate::pending::{FueledOperator, send};
+use crate::reads::Answer;
+use crate::reports::{Late, Saturated};
 use crate::shared::{Shared, TrafficOptions};
 use crate::time::{Time, Timed};
 use crate::top::Candidate;
@@ -35,8 +38,8 @@ pub(crate) struct Traffic<'scope> {
 /// The whole sums of pairs, as far as they are beyond an emit bound, and the updates that rollups need.
 ///
 /// # In
-/// `batches`: updates of pairs, combined by worker and tick. `monitored_scopes`, of pairs and of rollups, and `orders`:
-/// the same on every worker.
+/// `batches`: updates of pairs, combined by worker and tick. `monitored_scopes`, of pairs and of rollups, and
+/// `control_events`: the same on every worker.
 ///
 /// # Time
 /// All input of a time is complete before any of it counts. An update for a window that the
@@ -58,7 +61,7 @@ pub(crate) struct Traffic<'scope> {
 pub(crate) fn traffic<'scope>(
     batches: StreamVec<'scope, Time, Timed<UpdateBatch>>,
     monitored_scopes: StreamVec<'scope, Time, Timed<ScopeChange>>,
-    orders: StreamVec<'scope, Time, Timed<Order>>,
+    control_events: StreamVec<'scope, Time, Timed<ControlEvent>>,
     shared: Shared,
     options: TrafficOptions,
 ) -> Traffic<'scope> {
@@ -67,7 +70,7 @@ pub(crate) fn traffic<'scope>(
     let mut batches =
         builder.new_input(batches, Exchange::new(|(batch, _): &Timed<UpdateBatch>| batch.to));
     let mut monitored_scopes = builder.new_input(monitored_scopes, Pipeline);
-    let mut orders = builder.new_input(orders, Pipeline);
+    let mut control_events = builder.new_input(control_events, Pipeline);
     let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
     let (mut endings_output, endings) = builder.new_output::<Vec<_>>();
     let (mut rollups_output, rollups) = builder.new_output::<Vec<_>>();
@@ -90,9 +93,11 @@ pub(crate) fn traffic<'scope>(
                     pending.at(&capability, time).monitored_scopes.push(change);
                 }
             });
-            orders.for_each(|capability, data| {
-                for (order, time) in data.drain(..).filter(|(order, _)| order.concerns_windows()) {
-                    pending.at(&capability, time).orders.push(order);
+            control_events.for_each(|capability, data| {
+                for (control_event, time) in
+                    data.drain(..).filter(|(control_event, _)| control_event.concerns_windows())
+                {
+                    pending.at(&capability, time).control_events.push(control_event);
                 }
             });
             let more = stepper.run(frontiers, |capabilities, state| {

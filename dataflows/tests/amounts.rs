@@ -10,7 +10,7 @@ use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Options};
 use floodmark_dataflows::monitored::Rollup;
-use floodmark_dataflows::orders::{Answer, Read};
+use floodmark_dataflows::reads::{Answer, Read};
 use floodmark_dataflows::reference::{Existence, Reference};
 use floodmark_dataflows::spans::Existing;
 use floodmark_dataflows::time::{Phase, Window};

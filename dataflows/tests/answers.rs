@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Options};
-use floodmark_dataflows::orders::{Answer, Read};
+use floodmark_dataflows::reads::{Answer, Read};
 use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::{Pair, Volume};
 use timely::dataflow::operators::Inspect;

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Inputs, Options};
-use floodmark_dataflows::orders::{Answer, EmitTotals, Read};
+use floodmark_dataflows::reads::{Answer, EmitTotals, Read};
 use floodmark_dataflows::time::{END_OF_INPUT, Phase, Time, Window, Windows};
 use floodmark_dataflows::types::{
     Bound, Change, Event, LimitId, Pair, Per, Scope, Version, VersionId, Volume,

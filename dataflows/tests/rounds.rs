@@ -6,7 +6,7 @@ use std::rc::Rc;
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::UpdateBatch;
 use floodmark_dataflows::graph::{self, Options};
-use floodmark_dataflows::orders::{Answer, Read};
+use floodmark_dataflows::reads::{Answer, Read};
 use floodmark_dataflows::time::{Time, Window};
 use floodmark_dataflows::types::{LimitId, Version, VersionId, Volume};
 use timely::dataflow::operators::Inspect;

@@ -6,7 +6,7 @@ use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Options};
 use floodmark_dataflows::monitored::Rollup;
-use floodmark_dataflows::orders::Saturated;
+use floodmark_dataflows::reports::Saturated;
 use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::{
     Change, Entity, LimitId, Pair, Per, Prefix, Scope, Version, Volume,

@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use clap::ValueEnum;
 use floodmark_dataflows::graph::Options;
-use floodmark_dataflows::orders::EmitTotals;
+use floodmark_dataflows::reads::EmitTotals;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::top::TopQuery;
 use floodmark_dataflows::types::{Prefix, Updates};

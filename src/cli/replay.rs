@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow};
 use floodmark_dataflows::graph::Options;
-use floodmark_dataflows::orders::EmitTotals;
+use floodmark_dataflows::reads::EmitTotals;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Change;
 

@@ -6,7 +6,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use floodmark_dataflows::orders::EmitTotals;
+use floodmark_dataflows::reads::EmitTotals;
 use floodmark_dataflows::time::Windows;
 
 use super::cluster::{Restart, Stall};

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use floodmark_dataflows::clock::WindowEvent;
 use floodmark_dataflows::graph::Outputs;
-use floodmark_dataflows::orders::Late;
+use floodmark_dataflows::reports::Late;
 use floodmark_dataflows::time::{Time, Timed};
 use floodmark_dataflows::types::Change;
 use timely::dataflow::channels::pact::Pipeline;

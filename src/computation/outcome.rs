@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use floodmark_dataflows::orders::{Amounts, Answer, Late, Saturated};
+use floodmark_dataflows::reads::{Amounts, Answer};
+use floodmark_dataflows::reports::{Late, Saturated};
 use floodmark_dataflows::spans::Existing;
 use floodmark_dataflows::time::{Window, WindowRange};
 use floodmark_dataflows::top::Ranked;

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use floodmark_dataflows::monitored::Rollup;
-use floodmark_dataflows::orders::{Amounts, Read};
+use floodmark_dataflows::reads::{Amounts, Read};
 use floodmark_dataflows::spans::Existing;
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Bound, Entity, LimitId, Pair, Per, Prefix, Scope, Volume};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::graph::Inputs;
-use floodmark_dataflows::orders::Read;
+use floodmark_dataflows::reads::Read;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Change;
 use metrics::{Counter, counter, gauge};

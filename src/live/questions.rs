@@ -15,7 +15,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::graph::Inputs;
-use floodmark_dataflows::orders::Amounts;
+use floodmark_dataflows::reads::Amounts;
 use floodmark_dataflows::time::{Window, Windows};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 

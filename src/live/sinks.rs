@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use floodmark_dataflows::orders::Late;
+use floodmark_dataflows::reports::Late;
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Change, Event, Pair, Reason, Volume};
 use metrics::{Counter, counter, gauge};

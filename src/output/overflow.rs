@@ -1,6 +1,6 @@
 //! Reports of totals that have reached the end of 64 bits.
 
-use floodmark_dataflows::orders::Saturated;
+use floodmark_dataflows::reports::Saturated;
 
 use super::table;
 use crate::base::date::format_secs;

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
+use crate::emitted::Ending;
 use crate::key::Key;
 use crate::monitored::{MonitoredScope, Total};
-use crate::orders::Ending;
 use crate::pending::{EMIT_COST, Fuel};
 use crate::time::{Phase, Timed, Window};
 

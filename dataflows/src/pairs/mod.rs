@@ -7,14 +7,18 @@ use std::rc::Rc;
 
 use crate::clock::WindowEvent;
 use crate::combine::UpdateBatch;
+use crate::control::ControlEvent;
 use crate::counting::Counting;
 use crate::emit_bounds::{EmitBoundIndex, MonitoredTable};
+use crate::emitted::Emitted;
 use crate::folds::{FoldIndex, Folds, Outgoing, RollupBatch};
+use crate::in_use::{InUse, Use};
 use crate::monitored::{Rollup, ScopeChange};
 use crate::moves::{EmitBoundChanges, Moves};
-use crate::orders::{Answer, EmitTotals, Emitted, InUse, Late, Order, Read, Saturated, Use};
 use crate::pending::{COPY_COST, EMIT_COST, Fuel, Steps};
 use crate::ranges::WindowSet;
+use crate::reads::{Answer, EmitTotals, Read};
+use crate::reports::{Late, Saturated};
 use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
 use crate::time::{Time, Timed, Window, WindowRange};
@@ -29,7 +33,7 @@ const ROWS: usize = 16 * 1024;
 pub(crate) struct Work {
     pub(crate) batches: Vec<UpdateBatch>,
     pub(crate) monitored_scopes: Vec<ScopeChange>,
-    pub(crate) orders: Vec<Order>,
+    pub(crate) control_events: Vec<ControlEvent>,
 }
 
 /// The pairs of one window.
@@ -132,10 +136,10 @@ impl Pairs {
     fn use_rollups(
         &mut self,
         monitored_scopes: &[ScopeChange],
-        orders: &[Order],
+        control_events: &[ControlEvent],
         jobs: &mut VecDeque<Job>,
     ) {
-        let uses = self.in_use.update(monitored_scopes, orders);
+        let uses = self.in_use.update(monitored_scopes, control_events);
         if uses.is_empty() {
             return;
         }
@@ -373,12 +377,12 @@ impl Steps for Pairs {
     /// windows settle and retire, then reads are answered.
     fn plan(&mut self, time: Time, work: Work, jobs: &mut VecDeque<Job>) {
         self.shared.reclaim_addresses();
-        self.use_rollups(&work.monitored_scopes, &work.orders, jobs);
+        self.use_rollups(&work.monitored_scopes, &work.control_events, jobs);
         let of_pairs =
             work.monitored_scopes.into_iter().filter(|change| change.scope().per == Per::Pair);
         self.set_bounds(time.tick, of_pairs.collect(), jobs);
-        for order in &work.orders {
-            if let Order::WindowEvent(WindowEvent::Observed(windows)) = order {
+        for control_event in &work.control_events {
+            if let ControlEvent::WindowEvent(WindowEvent::Observed(windows)) = control_event {
                 self.observe(*windows, jobs);
             }
         }
@@ -398,11 +402,11 @@ impl Steps for Pairs {
             jobs.push_back(Job::Send { windows: counted });
         }
         let mut reads = BTreeSet::new();
-        for order in work.orders {
-            match order {
-                Order::WindowEvent(event) => self.plan_clock(event, jobs),
-                Order::Read(read) => drop(reads.insert(read)),
-                Order::View(..) => {}
+        for control_event in work.control_events {
+            match control_event {
+                ControlEvent::WindowEvent(event) => self.plan_clock(event, jobs),
+                ControlEvent::Read(read) => drop(reads.insert(read)),
+                ControlEvent::View(..) => {}
             }
         }
         self.plan_reads(reads, jobs);

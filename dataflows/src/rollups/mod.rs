@@ -16,14 +16,18 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::addresses::Addresses;
 use crate::clock::WindowEvent;
+use crate::control::ControlEvent;
 use crate::emit_bounds::{EmitBoundIndex, MonitoredTable};
+use crate::emitted::{Emitted, Ending, TotalUpdate};
 use crate::folds::{RollupBatch, TOTAL, owner};
+use crate::in_use::{InUse, Use};
 use crate::key::Key;
 use crate::monitored::{Rejudged, Rollup, ScopeChange};
 use crate::moves::{EmitBoundChanges, Moves};
-use crate::orders::{Answer, Emitted, Ending, InUse, Order, Read, Saturated, TotalUpdate, Use};
 use crate::pending::{EMIT_COST, Fuel, FueledOperator, Steps, send};
 use crate::ranges::WindowSet;
+use crate::reads::{Answer, Read};
+use crate::reports::Saturated;
 use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
 use crate::time::{Time, Timed, Window, WindowRange, Windows};
@@ -34,7 +38,7 @@ use crate::types::{Bound, Entity, Pair, Per, Updates, Volume};
 struct Work {
     batches: Vec<RollupBatch>,
     monitored_scopes: Vec<ScopeChange>,
-    orders: Vec<Order>,
+    control_events: Vec<ControlEvent>,
 }
 
 enum Job {
@@ -224,7 +228,7 @@ impl Steps for Rollups {
 
     fn plan(&mut self, time: Time, work: Work, jobs: &mut VecDeque<Job>) {
         self.shared.reclaim_addresses();
-        let uses = self.in_use.update(&work.monitored_scopes, &work.orders);
+        let uses = self.in_use.update(&work.monitored_scopes, &work.control_events);
         self.set_bounds(time.tick, work.monitored_scopes, jobs);
         for change in uses {
             if let Use::Ends(windows, rollup) = change {
@@ -233,17 +237,17 @@ impl Steps for Rollups {
                 jobs.extend(windows.into_iter().map(drop));
             }
         }
-        for order in &work.orders {
-            if let Order::WindowEvent(WindowEvent::Observed(windows)) = order {
+        for control_event in &work.control_events {
+            if let ControlEvent::WindowEvent(WindowEvent::Observed(windows)) = control_event {
                 self.observe(*windows, jobs);
             }
         }
         jobs.extend(work.batches.into_iter().map(|batch| Job::Count { batch }));
         jobs.push_back(Job::LookUpReceded);
         let mut reads = BTreeSet::new();
-        for order in work.orders {
-            match order {
-                Order::WindowEvent(WindowEvent::Settled(windows)) => {
+        for control_event in work.control_events {
+            match control_event {
+                ControlEvent::WindowEvent(WindowEvent::Settled(windows)) => {
                     self.renew(windows, jobs);
                     if let Some((query, rollup)) =
                         self.top.and_then(|query| Some((query, query.rollup()?)))
@@ -254,8 +258,10 @@ impl Steps for Rollups {
                         }
                     }
                 }
-                Order::WindowEvent(WindowEvent::Retired(windows)) => self.retire(windows, jobs),
-                Order::Read(read) => drop(reads.insert(read)),
+                ControlEvent::WindowEvent(WindowEvent::Retired(windows)) => {
+                    self.retire(windows, jobs)
+                }
+                ControlEvent::Read(read) => drop(reads.insert(read)),
                 _ => {}
             }
         }
@@ -323,16 +329,16 @@ fn show_all(
     })
 }
 
-/// Whether an order concerns rollups.
-fn concerns_rollups(order: &Order) -> bool {
-    match order {
-        Order::WindowEvent(event) => {
+/// Whether a control event concerns rollups.
+fn concerns_rollups(control_event: &ControlEvent) -> bool {
+    match control_event {
+        ControlEvent::WindowEvent(event) => {
             matches!(
                 event,
                 WindowEvent::Observed(_) | WindowEvent::Settled(_) | WindowEvent::Retired(_)
             )
         }
-        Order::View(..) | Order::Read(_) => true,
+        ControlEvent::View(..) | ControlEvent::Read(_) => true,
     }
 }
 
@@ -423,8 +429,8 @@ pub(crate) struct RollupStreams<'scope> {
 /// The whole sums of the rollups in use, as far as they are beyond an emit bound.
 ///
 /// # In
-/// `batches`: the updates of all workers' pairs, folded. `monitored_scopes`, of rollups alone, and `orders`: the same
-/// on every worker.
+/// `batches`: the updates of all workers' pairs, folded. `monitored_scopes`, of rollups alone, and `control_events`:
+/// the same on every worker.
 ///
 /// # Keeps
 /// A table for each window and rollup in use in it that has traffic, or is a total that a lower bound looks
@@ -435,7 +441,7 @@ pub(crate) struct RollupStreams<'scope> {
 pub(crate) fn rollups<'scope>(
     batches: StreamVec<'scope, Time, Timed<RollupBatch>>,
     monitored_scopes: StreamVec<'scope, Time, Timed<ScopeChange>>,
-    orders: StreamVec<'scope, Time, Timed<Order>>,
+    control_events: StreamVec<'scope, Time, Timed<ControlEvent>>,
     shared: Shared,
     options: TrafficOptions,
 ) -> RollupStreams<'scope> {
@@ -444,7 +450,7 @@ pub(crate) fn rollups<'scope>(
     let to_owner = Exchange::new(|(batch, _): &Timed<RollupBatch>| batch.to);
     let mut batches = builder.new_input(batches, to_owner);
     let mut monitored_scopes = builder.new_input(monitored_scopes, Pipeline);
-    let mut orders = builder.new_input(orders, Pipeline);
+    let mut control_events = builder.new_input(control_events, Pipeline);
     let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
     let (mut endings_output, endings) = builder.new_output::<Vec<_>>();
     let (mut top_output, top_stream) = builder.new_output::<Vec<_>>();
@@ -480,9 +486,11 @@ pub(crate) fn rollups<'scope>(
                     pending.at(&capability, time).monitored_scopes.push(change);
                 }
             });
-            orders.for_each(|capability, data| {
-                for (order, time) in data.drain(..).filter(|(order, _)| concerns_rollups(order)) {
-                    pending.at(&capability, time).orders.push(order);
+            control_events.for_each(|capability, data| {
+                for (control_event, time) in
+                    data.drain(..).filter(|(control_event, _)| concerns_rollups(control_event))
+                {
+                    pending.at(&capability, time).control_events.push(control_event);
                 }
             });
             let more = stepper.run(frontiers, |capabilities, state| {

@@ -3,8 +3,8 @@
 use super::{Rollups, show_all};
 use crate::monitored::Rollup;
 use crate::moves::Moves;
-use crate::orders::Answer;
 use crate::pending::{COPY_COST, Fuel};
+use crate::reads::Answer;
 use crate::stale::Renewal;
 use crate::time::{Time, Window};
 use crate::top::Greatest;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, anyhow};
 use clap::{ArgGroup, ValueEnum};
 use floodmark_dataflows::graph::Options;
-use floodmark_dataflows::orders::Amounts;
+use floodmark_dataflows::reads::Amounts;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::{Change, Pair};
 use serde_json::Value;
