@@ -91,7 +91,7 @@ impl Crate {
         Some(at)
     }
 
-    /// What each module uses of the others.
+    /// The other modules that each module uses.
     fn uses(&self) -> BTreeMap<Module, BTreeSet<Module>> {
         let of_module = |(module, file): (&Module, &syn::File)| {
             let mut paths = Paths::default();

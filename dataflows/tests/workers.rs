@@ -21,7 +21,7 @@ pub(crate) fn execute<T: Send + 'static>(
             }
             let text = panicked.downcast_ref::<String>().map(String::as_str);
             let text = text.or(panicked.downcast_ref::<&str>().copied()).unwrap_or_default();
-            // What is printed by macros goes to the harness, which ends with the process.
+            // The harness captures the output of macros, and ends with the process.
             let _ = writeln!(io::stderr(), "{case}: worker {index} of {workers} panicked: {text}");
             std::process::abort();
         })

@@ -353,7 +353,7 @@ impl BufferedProducer {
                     self.refuse(returned.letter, refusal);
                     continue;
                 }
-                // Which message of the batch is at fault is unknown.
+                // The refusal does not name the message at fault.
                 Back::Refused(_) | Back::Batch => {
                     self.alone = Some(Instant::now());
                     self.stop();

@@ -37,6 +37,8 @@ pub mod value;
 pub use address::Address;
 
 #[cfg(test)]
+mod catalog_tests;
+#[cfg(test)]
 mod growth_tests;
 #[cfg(test)]
 mod pieces_tests;
