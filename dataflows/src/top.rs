@@ -90,6 +90,16 @@ impl Greatest {
         let ranking = std::mem::take(&mut self.heap).into_sorted_vec();
         ranking.into_iter().map(|Reverse((_, Reverse(entity), volume))| (entity, volume)).collect()
     }
+
+    /// Removes and returns the greatest as candidates of a window.
+    pub(crate) fn take_candidates(
+        &mut self,
+        window: Window,
+        time: Time,
+    ) -> impl Iterator<Item = Timed<Candidate>> + use<> {
+        let ranking = self.take_ranking().into_iter();
+        ranking.map(move |(entity, volume)| ((window, entity, volume), time))
+    }
 }
 
 /// The greatest entities of each window, in order of rank.

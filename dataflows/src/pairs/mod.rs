@@ -8,14 +8,13 @@ use std::rc::Rc;
 use crate::clock::WindowEvent;
 use crate::combine::UpdateBatch;
 use crate::control::ControlEvent;
-use crate::counting::Counting;
 use crate::emit_bounds::{EmitBoundIndex, MonitoredTable};
 use crate::emitted::Emitted;
-use crate::folds::{FoldIndex, Folds, Outgoing, RollupBatch};
+use crate::folds::{FoldIndex, Folds, RollupBatch};
 use crate::in_use::{InUse, Use};
 use crate::monitored::{Rollup, ScopeChange};
 use crate::moves::{EmitBoundChanges, Moves};
-use crate::pending::{COPY_COST, EMIT_COST, Fuel, Steps};
+use crate::pending::{Fuel, Steps};
 use crate::ranges::WindowSet;
 use crate::reads::{Answer, EmitTotals, Read};
 use crate::reports::{Late, Saturated};
@@ -24,9 +23,6 @@ use crate::stale::Renewal;
 use crate::time::{Time, Timed, Window, WindowRange};
 use crate::top::{Candidate, Greatest};
 use crate::types::{Entity, Pair, Per, Volume};
-
-/// Rows of an answer that travel together.
-const ROWS: usize = 16 * 1024;
 
 /// The input of one time.
 #[derive(Default)]
@@ -284,88 +280,6 @@ impl Pairs {
         for (window, sums) in sums {
             jobs.push_back(Job::Sum { window, sums, position: 0 });
         }
-    }
-
-    /// Adds up, for reads, the pairs of a window. `true` when all are.
-    fn sum(
-        &self,
-        window: Window,
-        sums: &mut [(Rollup, Entity, Volume)],
-        position: &mut usize,
-        fuel: &mut Fuel,
-    ) -> bool {
-        let Some(held) = self.windows.get(&window) else {
-            return true;
-        };
-        let addresses = self.shared.addresses.borrow();
-        held.pairs.table.walk(position, fuel, |key, volume| {
-            let pair = addresses.pair(key);
-            for (rollup, entity, sum) in &mut *sums {
-                if rollup.counts(&pair, entity) {
-                    *sum = sum.saturating_add(volume);
-                }
-            }
-            sums.len()
-        })
-    }
-
-    fn count(&mut self, time: Time, batch: &UpdateBatch, fuel: &mut Fuel) {
-        let window = batch.window;
-        let PairWindow { pairs, folds } =
-            self.windows.entry(window).or_insert_with(|| PairWindow {
-                pairs: MonitoredTable::new(window, self.observed.contains(window)),
-                folds: Folds::default(),
-            });
-        pairs.refresh(&self.emit_bounds);
-        let before = self.emitted.len();
-        let mut addresses = self.shared.addresses.borrow_mut();
-        let mut counting = Counting {
-            time,
-            window,
-            pairs,
-            emit_bounds: &self.emit_bounds,
-            folds,
-            fold_index: &self.fold_index,
-            folded: 0,
-            saturated: &mut self.saturated,
-        };
-        counting.batch(batch, &mut addresses, &mut self.emitted.of(time, window, None));
-        let folded = counting.folded;
-        fuel.spend(EMIT_COST * (batch.len() + folded + self.emitted.len() - before));
-    }
-
-    /// Sends what was folded for rollups in a window. `true` when all is sent.
-    fn send(&mut self, time: Time, window: Window, fuel: &mut Fuel) -> bool {
-        self.windows.get_mut(&window).is_none_or(|held| {
-            let to =
-                Outgoing { time, window, peers: self.shared.peers, batches: &mut self.batches };
-            held.folds.send(&self.fold_index, to, fuel)
-        })
-    }
-
-    /// Copies rows of one window into answers. `true` when all are.
-    fn copy_rows(
-        &mut self,
-        time: Time,
-        window: Window,
-        position: &mut usize,
-        fuel: &mut Fuel,
-    ) -> bool {
-        let Some(held) = self.windows.get(&window) else {
-            return true;
-        };
-        let addresses = self.shared.addresses.borrow();
-        let mut rows = Vec::new();
-        let done = held.pairs.table.walk(position, fuel, |key, volume| {
-            rows.push((addresses.pair(key), volume));
-            COPY_COST
-        });
-        while !rows.is_empty() {
-            let rest = rows.split_off(rows.len().min(ROWS));
-            self.answers.push((Answer::Rows { window, rows }, time));
-            rows = rest;
-        }
-        done
     }
 }
 

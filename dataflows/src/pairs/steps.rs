@@ -3,7 +3,10 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::{PairWindow, Pairs};
-use crate::folds::{FoldIndex, Outgoing};
+use crate::combine::UpdateBatch;
+use crate::counting::Counting;
+use crate::emit_bounds::MonitoredTable;
+use crate::folds::{FoldIndex, Folds, Outgoing};
 use crate::monitored::Rollup;
 use crate::moves::Moves;
 use crate::pending::{COPY_COST, EMIT_COST, Fuel};
@@ -12,6 +15,9 @@ use crate::stale::Renewal;
 use crate::time::{Time, Window};
 use crate::top::Greatest;
 use crate::types::{Entity, Pair, Per, Volume};
+
+/// Rows of an answer that travel together.
+const ROWS: usize = 16 * 1024;
 
 impl Pairs {
     /// Emits stale totals of a window anew. `true` when all are emitted.
@@ -129,9 +135,7 @@ impl Pairs {
             0
         });
         if done {
-            let ranking = greatest.take_ranking().into_iter();
-            let candidates = ranking.map(|(who, volume)| ((window, who, volume), time));
-            self.best.extend(candidates);
+            self.best.extend(greatest.take_candidates(window, time));
         }
         done
     }
@@ -237,5 +241,88 @@ impl Pairs {
             self.windows.remove(&window);
         }
         true
+    }
+
+    /// Adds up, for reads, the pairs of a window. `true` when all are.
+    fn sum(
+        &self,
+        window: Window,
+        sums: &mut [(Rollup, Entity, Volume)],
+        position: &mut usize,
+        fuel: &mut Fuel,
+    ) -> bool {
+        let Some(held) = self.windows.get(&window) else {
+            return true;
+        };
+        let addresses = self.shared.addresses.borrow();
+        held.pairs.table.walk(position, fuel, |key, volume| {
+            let pair = addresses.pair(key);
+            for (rollup, entity, sum) in &mut *sums {
+                if rollup.counts(&pair, entity) {
+                    *sum = sum.saturating_add(volume);
+                }
+            }
+            sums.len()
+        })
+    }
+
+    /// Adds the updates of a batch to the table of its window.
+    pub(super) fn count(&mut self, time: Time, batch: &UpdateBatch, fuel: &mut Fuel) {
+        let window = batch.window;
+        let PairWindow { pairs, folds } =
+            self.windows.entry(window).or_insert_with(|| PairWindow {
+                pairs: MonitoredTable::new(window, self.observed.contains(window)),
+                folds: Folds::default(),
+            });
+        pairs.refresh(&self.emit_bounds);
+        let before = self.emitted.len();
+        let mut addresses = self.shared.addresses.borrow_mut();
+        let mut counting = Counting {
+            time,
+            window,
+            pairs,
+            emit_bounds: &self.emit_bounds,
+            folds,
+            fold_index: &self.fold_index,
+            folded: 0,
+            saturated: &mut self.saturated,
+        };
+        counting.batch(batch, &mut addresses, &mut self.emitted.of(time, window, None));
+        let folded = counting.folded;
+        fuel.spend(EMIT_COST * (batch.len() + folded + self.emitted.len() - before));
+    }
+
+    /// Sends what was folded for rollups in a window. `true` when all is sent.
+    fn send(&mut self, time: Time, window: Window, fuel: &mut Fuel) -> bool {
+        self.windows.get_mut(&window).is_none_or(|held| {
+            let to =
+                Outgoing { time, window, peers: self.shared.peers, batches: &mut self.batches };
+            held.folds.send(&self.fold_index, to, fuel)
+        })
+    }
+
+    /// Copies rows of one window into answers. `true` when all are.
+    fn copy_rows(
+        &mut self,
+        time: Time,
+        window: Window,
+        position: &mut usize,
+        fuel: &mut Fuel,
+    ) -> bool {
+        let Some(held) = self.windows.get(&window) else {
+            return true;
+        };
+        let addresses = self.shared.addresses.borrow();
+        let mut rows = Vec::new();
+        let done = held.pairs.table.walk(position, fuel, |key, volume| {
+            rows.push((addresses.pair(key), volume));
+            COPY_COST
+        });
+        while !rows.is_empty() {
+            let rest = rows.split_off(rows.len().min(ROWS));
+            self.answers.push((Answer::Rows { window, rows }, time));
+            rows = rest;
+        }
+        done
     }
 }

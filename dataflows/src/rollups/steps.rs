@@ -144,9 +144,7 @@ impl Rollups {
             0
         });
         if done {
-            let ranking = greatest.take_ranking().into_iter();
-            let candidates = ranking.map(|(who, volume)| ((window, who, volume), time));
-            self.best.extend(candidates);
+            self.best.extend(greatest.take_candidates(window, time));
         }
         done
     }
