@@ -2,6 +2,7 @@
 //! each tick as soon as the computation is done with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
@@ -10,22 +11,14 @@ use floodmark_dataflows::combine::UpdateBatch;
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::reads::Read;
 use floodmark_dataflows::time::{END_OF_INPUT, Window};
-use floodmark_dataflows::types::{Change, Event, Version};
+use floodmark_dataflows::types::Version;
 
 use crate::base::terminal::Interrupt;
-use crate::computation::{Computation, Course, Outcome, Output};
+use crate::computation::{Computation, Output, WindowStates};
+use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
 use crate::replay::{End, Event as SourceEvent, Events, Tick};
-
-/// Accepts the outputs of ticks, in the order of ticks.
-pub trait Sinks {
-    /// Writes some changes of a tick, in the order in which the computation emits them.
-    fn changes(&mut self, tick: u64, changes: Vec<Change>) -> Result<(), WriteError>;
-    /// Writes the other outputs of a tick, after all its changes.
-    fn tick(&mut self, tick: u64, outcome: Outcome) -> Result<(), WriteError>;
-    /// Whether the totals of windows are wanted.
-    fn wants_totals(&self) -> bool;
-}
+use crate::sink::{ClosedTick, Counts, Hub};
 
 /// The clock that moves the watermark, and with it closes windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,9 +40,10 @@ pub struct Replayed {
 }
 
 /// The leader's part of a replay: source to computation to sinks.
-pub struct Replay<'a, S> {
+pub struct Replay<'a, 's> {
     computation: Computation<'a>,
-    sinks: &'a mut S,
+    hub: Hub<'s>,
+    catalog: Arc<Catalog>,
     options: Options,
     clock: Clock,
     /// Updates of the current tick.
@@ -61,13 +55,14 @@ pub struct Replay<'a, S> {
     watermark: u64,
 }
 
-impl<'a, S: Sinks> Replay<'a, S> {
+impl<'a, 's> Replay<'a, 's> {
     /// Creates a replay that starts with these limits.
     pub fn new(
         mut computation: Computation<'a>,
         options: Options,
         versions: impl IntoIterator<Item = Version>,
-        sinks: &'a mut S,
+        catalog: Arc<Catalog>,
+        hub: Hub<'s>,
     ) -> Self {
         for version in versions {
             computation.inputs.edit(version, 1);
@@ -77,7 +72,8 @@ impl<'a, S: Sinks> Replay<'a, S> {
         }
         Replay {
             computation,
-            sinks,
+            hub,
+            catalog,
             options,
             clock: Clock::default(),
             updates: 0,
@@ -102,15 +98,21 @@ impl<'a, S: Sinks> Replay<'a, S> {
         if end.is_some() {
             self.end_input()?;
         }
-        if self.sinks.wants_totals() {
+        if self.hub.wants_totals() {
             self.write_held_totals()?;
         }
+        self.hub.finish(&|_| {})?;
         Ok(Replayed { end, last_tick: self.last_tick })
     }
 
-    /// Returns the sinks that the outputs go to.
-    pub fn sinks(&self) -> &S {
-        self.sinks
+    /// Returns the counts of what was published.
+    pub fn counts(&self) -> &Counts {
+        self.hub.counts()
+    }
+
+    /// Returns the tick that a read would be of.
+    pub fn next_tick(&self) -> u64 {
+        self.computation.inputs.tick() + 1
     }
 
     /// The last window in which a record falls, whether or not it is counted.
@@ -119,8 +121,8 @@ impl<'a, S: Sinks> Replay<'a, S> {
     }
 
     /// Returns the watermark and the windows after the last tick that is done.
-    pub fn course(&self) -> &Course {
-        self.computation.course()
+    pub fn windows(&self) -> &WindowStates {
+        self.computation.windows()
     }
 
     /// Reads retained values at a tick of its own. The sinks get the answers.
@@ -152,13 +154,13 @@ impl<'a, S: Sinks> Replay<'a, S> {
                 }
             }
             self.computation.step();
-            write(&mut self.computation, self.sinks)?;
+            self.write()?;
         }
     }
 
     fn take_tick(&mut self, tick: Tick) {
         self.begin(tick.tick);
-        if self.sinks.wants_totals() {
+        if self.hub.wants_totals() {
             for window in &tick.seen {
                 *self.seen.entry(*window).or_default() += 1;
             }
@@ -231,14 +233,34 @@ impl<'a, S: Sinks> Replay<'a, S> {
     pub fn make_room(&mut self) -> Result<(), WriteError> {
         while !self.computation.has_room() {
             self.computation.step();
-            write(&mut self.computation, self.sinks)?;
+            self.write()?;
         }
         Ok(())
     }
 
     /// Works until all ticks that are ended are done.
     pub fn finish(&mut self) -> Result<(), WriteError> {
-        finish(&mut self.computation, self.sinks)
+        while self.computation.ticks_in_flight() > 0 {
+            self.computation.step();
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Hands on the outputs that are ready.
+    fn write(&mut self) -> Result<(), WriteError> {
+        while let Some((tick, output)) = self.computation.take() {
+            match output {
+                Output::Changes(changes) => self.hub.changes(tick, &changes, &self.catalog)?,
+                Output::Closed(outputs) => self.hub.close(&ClosedTick {
+                    tick,
+                    outputs: &outputs,
+                    windows: self.computation.windows(),
+                    catalog: &self.catalog,
+                })?,
+            }
+        }
+        Ok(())
     }
 
     /// Lets go of the computation, and works until all workers have.
@@ -291,26 +313,6 @@ impl<'a, S: Sinks> Replay<'a, S> {
     }
 }
 
-/// Works until all ticks that are ended are done, and writes their outputs.
-fn finish(computation: &mut Computation<'_>, sinks: &mut impl Sinks) -> Result<(), WriteError> {
-    while computation.ticks_in_flight() > 0 {
-        computation.step();
-        write(computation, sinks)?;
-    }
-    Ok(())
-}
-
-/// Writes the outputs that are ready.
-fn write(computation: &mut Computation<'_>, sinks: &mut impl Sinks) -> Result<(), WriteError> {
-    while let Some((tick, output)) = computation.take() {
-        match output {
-            Output::Changes(changes) => sinks.changes(tick, changes)?,
-            Output::Done(outcome) => sinks.tick(tick, outcome)?,
-        }
-    }
-    Ok(())
-}
-
 /// The time that ticks wait for more to be read: too short to be seen, and with many workers each round costs.
 const PATIENCE: Duration = Duration::from_millis(5);
 
@@ -320,15 +322,6 @@ const END_STEP_MS: u64 = 1000;
 /// Rows of totals that are read at once, unless a window has more.
 const ROWS_AT_ONCE: usize = 200_000;
 
-/// Returns how many violations are active after some changes, given how many were active before.
-pub fn standing<'a>(before: u64, changes: impl IntoIterator<Item = &'a Change>) -> u64 {
-    changes.into_iter().fold(before, |standing, change| match change.event {
-        Event::Raised => standing + 1,
-        Event::Cleared => standing - 1,
-        Event::Updated => standing,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -337,18 +330,19 @@ mod tests {
     use floodmark_dataflows::types::{Pair, Volume};
 
     use super::*;
+    use crate::output::difference::Shown;
+    use crate::sink::Sink;
 
     /// Counts the rows that come at once.
-    #[derive(Default)]
-    struct Rows(Vec<usize>);
+    struct Rows<'a>(&'a mut Vec<usize>);
 
-    impl Sinks for Rows {
-        fn changes(&mut self, _: u64, _: Vec<Change>) -> Result<(), WriteError> {
+    impl Sink for Rows<'_> {
+        fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
             Ok(())
         }
 
-        fn tick(&mut self, _: u64, outcome: Outcome) -> Result<(), WriteError> {
-            self.0.push(outcome.rows.values().map(Vec::len).sum());
+        fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
+            self.0.push(closed.outputs.rows.values().map(Vec::len).sum());
             Ok(())
         }
 
@@ -362,12 +356,14 @@ mod tests {
     fn rows_of_totals_that_are_read_at_once_are_bounded() {
         const LARGE: u32 = 120_000;
         let sizes: Vec<u32> = std::iter::repeat_n(1, 300).chain([LARGE; 5]).collect();
-        let mut rows = Rows::default();
+        let mut rows = Vec::new();
         let sent = std::thread::spawn(move || {
             timely::execute_directly(move |worker| {
                 let options = Options::default();
                 let computation = Computation::build(worker, options);
-                let mut replay = Replay::new(computation, options, [], &mut rows);
+                let hub = Hub::new(Counts::new(&[]), vec![Box::new(Rows(&mut rows))]);
+                let catalog = Arc::default();
+                let mut replay = Replay::new(computation, options, [], catalog, hub);
                 let mut combiner = Combiner::new(1);
                 for (number, size) in (1..).zip(sizes) {
                     let window = Window(number * 300);
@@ -382,7 +378,7 @@ mod tests {
                 replay.finish().map_err(|_| "the sinks take all")?;
                 replay.write_held_totals().map_err(|_| "the sinks take all")?;
                 replay.close();
-                Ok::<_, &str>(rows.0)
+                Ok::<_, &str>(rows)
             })
         });
         let read = sent.join().expect("a replay").expect("rows");

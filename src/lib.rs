@@ -13,6 +13,7 @@
 //! - [`merge`]: several captures as one input, by time.
 //! - [`replay`]: that input, cut into ticks.
 //! - [`computation`]: the computation on one worker; [`driver`] is the leader of a replay of it.
+//! - [`sink`]: the consumers of closed ticks: files, streams of lines, topics.
 //! - [`scenario`]: cases of limits, traffic and expected alerts, from files.
 //! - [`live`]: a run over a topic: ticks by the clock, limits that change, alerts.
 //! - [`cluster`]: workers and processes, and how they find each other.
@@ -41,6 +42,7 @@ pub mod output;
 pub mod record;
 pub mod replay;
 pub mod scenario;
+pub mod sink;
 pub mod sniffer;
 
 /// The version, and behind it a digest of the sources that this program was built from.

@@ -10,11 +10,13 @@ use syn::{Attribute, Item, ItemMod, ItemUse, UseTree, Visibility};
 use crate::bounds::{root, sources};
 
 /// The modules of `src/`, from the bottom up: each uses only those of its own layer and of lower ones.
-const LAYERS: [&[&str]; 6] = [
+const LAYERS: [&[&str]; 8] = [
     &["base"],
     &["capture", "record", "limits", "kafka", "aggregate", "generate"],
     &["merge", "replay", "output", "metrics", "cluster"],
-    &["computation", "driver", "http", "sniffer", "convert"],
+    &["computation", "http", "sniffer", "convert"],
+    &["sink"],
+    &["driver"],
     &["live", "scenario"],
     &["cli"],
 ];

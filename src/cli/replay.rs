@@ -8,7 +8,6 @@ use anyhow::{Context, anyhow};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::reads::EmitTotals;
 use floodmark_dataflows::time::Windows;
-use floodmark_dataflows::types::Change;
 
 use super::cluster::Stall;
 use super::judging::Judging;
@@ -19,14 +18,14 @@ use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::Tally;
 use crate::cluster::watchdog::{self, Watch};
 use crate::cluster::{self, Cluster, Given, Settings};
-use crate::computation::{self, Computation, Outcome as TickOutcome};
-use crate::driver::{self, Replayed, Sinks};
+use crate::computation::{self, Computation};
+use crate::driver::{self, Replayed};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::{Address as LimitsAddress, feed};
 use crate::merge;
-use crate::output::difference::{Difference, Shown};
-use crate::output::{Format, Sink, WriteError, overflow, table, totals};
+use crate::output::{Format, WriteError};
 use crate::replay::{self, Cut, End};
+use crate::sink::{ChangesFile, Counts, Hub, OnlyDifference, OverflowWarnings, Sink, TotalsFile};
 
 /// The options of `floodmark replay`.
 #[derive(Clone, Debug, clap::Args)]
@@ -231,8 +230,23 @@ pub(super) fn read_limits(
 }
 
 impl Leader {
+    /// Opens everything that the replay writes to.
+    fn hub(&self, windows: Windows) -> Result<Hub<'static>, Failure> {
+        let catalog = &self.catalog;
+        let changes = ChangesFile::open(&self.changes, self.format, windows, catalog)?;
+        let mut sinks: Vec<Box<dyn Sink + Send>> = vec![match self.only_difference {
+            true => Box::new(OnlyDifference::new(vec![changes])),
+            false => Box::new(changes),
+        }];
+        if let Some(totals) = &self.totals {
+            sinks.push(Box::new(TotalsFile::open(totals)?));
+        }
+        sinks.push(Box::new(OverflowWarnings(self.messages.clone())));
+        Ok(Hub::new(Counts::new(catalog.sets()), sinks))
+    }
+
     fn run(self, computation: Computation<'_>, options: Options) -> Outcome {
-        let mut sinks = Files::open(&self, options.windows)?;
+        let hub = self.hub(options.windows)?;
         let (interrupt, messages) = (self.interrupt, self.messages);
         let computation = computation.watched(self.watch);
         let tick_ms = self.cut.tick_ms;
@@ -241,18 +255,16 @@ impl Leader {
             .context("starting the thread that reads")?;
         interrupt.wake_me();
         let versions = self.catalog.all();
-        let mut replay = driver::Replay::new(computation, options, versions, &mut sinks);
-        let replayed = match replay.run(&source, &interrupt).and_then(|replayed| {
-            sinks.flush()?;
-            Ok(replayed)
-        }) {
+        let mut replay =
+            driver::Replay::new(computation, options, versions, self.catalog.clone(), hub);
+        let replayed = match replay.run(&source, &interrupt) {
             Ok(replayed) => replayed,
             // The reader of the output has seen enough.
             Err(WriteError::Closed) => return Ok(Exit::Done),
             Err(WriteError::Failed(failure)) => return Err(failure),
         };
         messages.finish();
-        let dropped = sinks.dropped;
+        let dropped = replay.counts().dropped();
         if dropped != 0 {
             messages.say(format!(
                 "{dropped} packets came after their window had settled, and are not counted"
@@ -266,11 +278,9 @@ impl Leader {
         say_counts(&messages, &end);
         warn_of_refusals(&messages, &self.refusals);
         let damaged = if end.damaged { Exit::BadData } else { Exit::Done };
-        let violated = if self.fail_on_violation && sinks.standing > 0 {
-            Exit::Violations
-        } else {
-            Exit::Done
-        };
+        let violates = replay.counts().active(LimitSet::Live) > 0;
+        let violated =
+            if self.fail_on_violation && violates { Exit::Violations } else { Exit::Done };
         Ok(damaged.or(violated))
     }
 }
@@ -308,108 +318,4 @@ pub(super) fn say_counts(messages: &Messages, end: &End) {
         line += &format!("; not counted: {}", not_counted.join(", "));
     }
     messages.say(line);
-}
-
-/// The files that a replay writes.
-struct Files {
-    windows: Windows,
-    format: Format,
-    catalog: Arc<Catalog>,
-    changes: Sink,
-    /// Whether changes of the tick under way were written.
-    unflushed: bool,
-    totals: Option<Sink>,
-    /// The state of the difference, where only the difference of two sets of limits is shown.
-    difference: Option<Difference>,
-    /// Violations that stand, of limits that hold.
-    standing: u64,
-    /// Packets that came too late.
-    dropped: u64,
-    messages: Messages,
-}
-
-impl Files {
-    fn open(lead: &Leader, windows: Windows) -> Result<Self, Failure> {
-        let fail = |error| match error {
-            WriteError::Closed => {
-                Failure::new(Exit::Failed, anyhow!("the output was closed before it began"))
-            }
-            WriteError::Failed(failure) => failure,
-        };
-        let mut changes = Sink::open(&lead.changes)?;
-        if lead.format == Format::Table {
-            changes.write(|out| table::write_header(out, &lead.catalog)).map_err(fail)?;
-        }
-        let mut totals = lead.totals.as_deref().map(Sink::open).transpose()?;
-        if let Some(totals) = &mut totals {
-            totals.write(|out| writeln!(out, "{}", totals::HEADER)).map_err(fail)?;
-        }
-        let (format, catalog) = (lead.format, lead.catalog.clone());
-        let difference = lead.only_difference.then(Difference::default);
-        Ok(Files {
-            windows,
-            format,
-            catalog,
-            changes,
-            unflushed: false,
-            totals,
-            difference,
-            standing: 0,
-            dropped: 0,
-            messages: lead.messages.clone(),
-        })
-    }
-
-    fn show(&mut self, shown: &Shown<'_>) -> Result<(), WriteError> {
-        let Files { windows, format, catalog, .. } = self;
-        self.changes.write(|out| format.write_changes(out, shown.iter(), catalog, windows))?;
-        self.unflushed |= !shown.is_empty();
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), WriteError> {
-        self.changes.flush()?;
-        self.totals.as_mut().map_or(Ok(()), Sink::flush)
-    }
-}
-
-impl Sinks for Files {
-    fn changes(&mut self, tick: u64, changes: Vec<Change>) -> Result<(), WriteError> {
-        let is_live = |said: &&Change| self.catalog.set(said.violation.limit) == LimitSet::Live;
-        self.standing = driver::standing(self.standing, changes.iter().filter(is_live));
-        match &mut self.difference {
-            Some(difference) => difference.accept(changes),
-            None => self.show(&Shown::All(tick, &changes))?,
-        }
-        Ok(())
-    }
-
-    fn tick(&mut self, tick: u64, outcome: TickOutcome) -> Result<(), WriteError> {
-        if let Some(difference) = &mut self.difference {
-            let chosen = difference.end_tick(tick, &outcome.retired, &self.catalog);
-            self.show(&Shown::Chosen(chosen))?;
-        }
-        let Files { format, .. } = self;
-        self.changes.write(|out| {
-            for ranked in &outcome.top {
-                format.write_ranked(out, ranked)?;
-            }
-            Ok(())
-        })?;
-        if std::mem::take(&mut self.unflushed) || !outcome.top.is_empty() {
-            self.changes.flush()?;
-        }
-        if let Some(totals) = &mut self.totals {
-            for (window, rows) in outcome.rows {
-                totals.write(|out| totals::write_window(out, window, rows))?;
-            }
-        }
-        self.dropped += outcome.late.dropped;
-        overflow::lines(&outcome.saturated).for_each(|line| self.messages.warn(line));
-        Ok(())
-    }
-
-    fn wants_totals(&self) -> bool {
-        self.totals.is_some()
-    }
 }

@@ -21,8 +21,10 @@ use crate::kafka::topics::{self, Plan};
 use crate::kafka::{
     Address, AddressError, BufferedProducer, OnRefusal, SCHEME, Start, Topic, Tuning,
 };
+use crate::limits::catalog::Catalog;
 use crate::limits::feed;
-use crate::live::{self, Alerts, LeaderConfig, Limits, Shared, Sinks, Status, SteadyClock, Stream};
+use crate::live::{self, LeaderConfig, Limits, Shared, Status, SteadyClock};
+use crate::sink::{AlertTopic, DeadLetters, OnlyDifference, Sink, Stream, TotalsTopic};
 
 /// The options of `floodmark run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -294,11 +296,13 @@ fn lead(
         args.judging.accept(&refusals.collect::<Vec<_>>())?;
     }
     status.leads(limits.iter().map(|limits| (limits.set, limits.health.clone())).collect());
+    let catalog = args.judging.catalog();
     Ok(LeaderConfig {
         limits,
         questions: Some(status.takes_questions(&leader)),
         leader,
-        sinks: sinks(args, windows)?,
+        sinks: sinks(args, windows, &catalog)?,
+        catalog,
         tick: Duration::from_millis(args.judging.tick),
         clock: Box::new(SteadyClock::new(args.reading.idle_timeout)),
         start: args.from_offset,
@@ -325,32 +329,46 @@ fn state_topic(args: &Args, address: &Address) -> Result<BufferedProducer, Failu
 }
 
 /// Opens everything that a run writes to.
-fn sinks(args: &Args, windows: floodmark_dataflows::time::Windows) -> Result<Sinks, Failure> {
-    let state_topic = |address: &Address| state_topic(args, address);
-    let mut alerts = Vec::new();
-    for to in &args.to {
-        alerts.push(match topic(to).transpose()? {
-            Some(address) => Alerts::Topic(Box::new(state_topic(&address)?)),
-            None => {
-                let stream = match to.as_str() {
-                    "-" => Stream::stdout(args.judging.format)?,
-                    path => Stream::open(Path::new(path))?,
-                };
-                Alerts::Stream(stream.detached_after(Duration::from_millis(args.detach_after)))
-            }
-        });
+fn sinks(
+    args: &Args,
+    windows: Windows,
+    catalog: &Catalog,
+) -> Result<Vec<Box<dyn Sink + Send>>, Failure> {
+    let topics: Vec<Option<Address>> =
+        args.to.iter().map(|to| topic(to).transpose()).collect::<Result<_, _>>()?;
+    let writes_topics = args.publish.is_some() || topics.iter().any(Option::is_some);
+    let (mut streams, mut producers) = (Vec::new(), Vec::new());
+    for (to, topic) in args.to.iter().zip(topics) {
+        if let Some(address) = topic {
+            producers.push(state_topic(args, &address)?);
+            continue;
+        }
+        let stream = match to.as_str() {
+            "-" => Stream::stdout(args.judging.format, windows, catalog)?,
+            path => Stream::open(Path::new(path), windows)?,
+        };
+        streams.push(stream.detached_after(Duration::from_millis(args.detach_after)));
     }
-    let totals = args.publish.as_ref().map(state_topic).transpose()?;
-    let catalog = args.judging.catalog();
-    if catalog.sets().len() > 1 && alerts.iter().all(|alerts| matches!(alerts, Alerts::Topic(_))) {
+    let totals = args.publish.as_ref().map(|to| state_topic(args, to)).transpose()?;
+    if catalog.sets().len() > 1 && streams.is_empty() {
         tracing::warn!(
             "what --what-if leads to goes to no topic: give --to a file, or -, to see it"
         );
     }
-    let writes_topics =
-        totals.is_some() || alerts.iter().any(|alerts| matches!(alerts, Alerts::Topic(_)));
     let dead_letters = args.reading.dead_letters(args.create_topic).filter(|_| writes_topics);
-    let dead_letters = dead_letters.map(|open| open()).transpose()?;
-    let sinks = Sinks::new(alerts, totals, windows, catalog).with_dead_letters(dead_letters);
-    Ok(if args.judging.only_difference { sinks.only_difference() } else { sinks })
+    let dead_letters = dead_letters.map(|open| open()).transpose()?.map(DeadLetters::new);
+    let mut sinks: Vec<Box<dyn Sink + Send>> = Vec::new();
+    for producer in producers {
+        sinks.push(Box::new(AlertTopic::new(producer, dead_letters.clone(), windows)));
+    }
+    if let Some(producer) = totals {
+        sinks.push(Box::new(TotalsTopic::new(producer, dead_letters.clone(), windows)));
+    }
+    if args.judging.only_difference {
+        sinks.push(Box::new(OnlyDifference::new(streams)));
+    } else {
+        sinks.extend(streams.into_iter().map(|stream| Box::new(stream) as Box<_>));
+    }
+    sinks.extend(dead_letters.map(|dead_letters| Box::new(dead_letters) as Box<_>));
+    Ok(sinks)
 }

@@ -14,7 +14,7 @@ use crate::base::terminal::{Interrupt, Messages};
 use crate::cluster::watchdog::{self, Watch};
 use crate::cluster::{self, Cluster, Settings};
 use crate::computation::{self, Computation};
-use crate::output::{Sink, WriteError};
+use crate::output::{OutputFile, WriteError};
 use crate::scenario::{self, Difference, EXTENSION, Mismatch, Played, Scenario};
 
 /// The options of `floodmark test`.
@@ -230,7 +230,7 @@ impl Leader {
             count.broken += 1;
         }
         let mut interrupted = false;
-        let mut out = Sink::open(Path::new("-"))?;
+        let mut out = OutputFile::open(Path::new("-"))?;
         let mut wanted = true;
         for case in &self.cases.cases {
             let computation = Computation::build(worker, case.options());
@@ -263,7 +263,7 @@ impl Leader {
         case: &Scenario,
         played: &Played,
         count: &mut Count,
-        out: &mut Sink,
+        out: &mut OutputFile,
     ) -> Result<(), WriteError> {
         let named = format!("{}:{} {}", case.file().display(), case.line(), case.title());
         let (mismatches, said) = match played {
@@ -338,7 +338,7 @@ impl Count {
     }
 }
 
-fn say(out: &mut Sink, text: &str) -> Result<(), WriteError> {
+fn say(out: &mut OutputFile, text: &str) -> Result<(), WriteError> {
     out.write(|out| out.write_all(text.as_bytes()))?;
     out.flush()
 }

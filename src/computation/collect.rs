@@ -14,7 +14,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::{Probe, probe};
 use timely::dataflow::{Scope, StreamVec};
 
-use super::outcome::{EventTimeReached, Outcome, Passed};
+use super::outputs::{EventTimeReached, TickOutputs, WindowChanges};
 
 /// Changes that wait to be taken, with their ticks.
 pub(super) type Changes = Rc<RefCell<VecDeque<(u64, Vec<Change>)>>>;
@@ -80,7 +80,7 @@ pub(super) fn collect<'scope>(
 ) {
     let mut collecting = Collecting::new(scope);
     let first = scope.index() == 0;
-    let by_tick = first.then(|| (to.passed.clone(), to.outcomes.clone()));
+    let by_tick = first.then(|| (to.passed.clone(), to.outputs.clone()));
     collect_clock(&mut collecting, outputs.clock.clone(), to.event_time.clone(), by_tick);
     collect_others(&mut collecting, outputs, to);
     collecting.probe_with(probe);
@@ -89,9 +89,9 @@ pub(super) fn collect<'scope>(
 /// The outputs that wait for the driver.
 #[derive(Default)]
 pub(super) struct Taken {
-    pub(super) outcomes: ByTick<Outcome>,
+    pub(super) outputs: ByTick<TickOutputs>,
     pub(super) changes: Changes,
-    pub(super) passed: ByTick<Passed>,
+    pub(super) passed: ByTick<WindowChanges>,
     pub(super) event_time: Rc<Cell<EventTimeReached>>,
 }
 
@@ -101,7 +101,7 @@ fn collect_clock<'scope>(
     collecting: &mut Collecting<'scope>,
     clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
     event_time: Rc<Cell<EventTimeReached>>,
-    by_tick: Option<(ByTick<Passed>, ByTick<Outcome>)>,
+    by_tick: Option<(ByTick<WindowChanges>, ByTick<TickOutputs>)>,
 ) {
     collecting.each(clock, move |events| {
         for (event, Time { tick, .. }) in events.drain(..) {
@@ -131,8 +131,8 @@ fn collect_clock<'scope>(
                         passed.entry(tick).or_default().moved = Some((at, whole_from));
                     }
                 }
-                (WindowEvent::Retired(windows), Some((_, outcomes))) => {
-                    outcomes.borrow_mut().entry(tick).or_default().retired.push(windows);
+                (WindowEvent::Retired(windows), Some((_, outputs))) => {
+                    outputs.borrow_mut().entry(tick).or_default().retired.push(windows);
                 }
                 (
                     WindowEvent::Watermark(_)
@@ -152,7 +152,7 @@ fn collect_clock<'scope>(
 fn collect_others<'scope>(
     collecting: &mut Collecting<'scope>,
     outputs: Outputs<'scope>,
-    Taken { outcomes: held, changes: ready, passed, .. }: &Taken,
+    Taken { outputs: held, changes: ready, passed, .. }: &Taken,
 ) {
     let Outputs { changes, top, answers, late, saturated, existing, .. } = outputs;
     let passed = passed.clone();
@@ -170,16 +170,16 @@ fn collect_others<'scope>(
             (tick, changes.iter().map(|(change, _)| *change).collect())
         }));
     });
-    let rank = |to: &mut Outcome, ranked| to.top.push(ranked);
+    let rank = |to: &mut TickOutputs, ranked| to.top.push(ranked);
     collecting.collect(top, held, rank);
-    let late_ones = |to: &mut Outcome, late: Late| {
+    let late_ones = |to: &mut TickOutputs, late: Late| {
         to.late.counted += late.counted;
         to.late.dropped += late.dropped;
     };
     collecting.collect(late, held, late_ones);
-    let saturate = |to: &mut Outcome, total| to.saturated.push(total);
+    let saturate = |to: &mut TickOutputs, total| to.saturated.push(total);
     collecting.collect(saturated, held, saturate);
-    collecting.collect(answers, held, Outcome::answer);
+    collecting.collect(answers, held, TickOutputs::answer);
 }
 
 #[cfg(test)]

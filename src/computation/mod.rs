@@ -4,7 +4,7 @@
 //! workers agree on many ticks at once (`rounds.rs`).
 
 mod collect;
-mod outcome;
+mod outputs;
 mod rounds;
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ use timely::dataflow::operators::probe;
 use timely::worker::Worker;
 
 use self::collect::{Taken, collect};
-pub use self::outcome::{Course, EventTimeReached, Held, Outcome, Output};
+pub use self::outputs::{EntryCounts, EventTimeReached, Output, TickOutputs, WindowStates};
 use self::rounds::Rounds;
 use crate::cluster::watchdog::Watch;
 
@@ -43,7 +43,7 @@ pub struct Computation<'w> {
     /// Has passed a tick when all outputs of the tick wait to be taken.
     probe: probe::Handle<Time>,
     taken: Taken,
-    course: Course,
+    windows: WindowStates,
     rounds: Rounds,
     watch: Option<Watch>,
 }
@@ -67,7 +67,7 @@ impl<'w> Computation<'w> {
             inputs,
             probe,
             taken,
-            course: Course::default(),
+            windows: WindowStates::default(),
             rounds: Rounds::default(),
             watch: None,
         }
@@ -149,16 +149,16 @@ impl<'w> Computation<'w> {
             watch.input_waits(false);
         }
         let passed = self.taken.passed.borrow_mut().remove(&tick).unwrap_or_default();
-        self.course.take(passed);
-        let mut outcome = self.taken.outcomes.borrow_mut().remove(&tick).unwrap_or_default();
+        self.windows.take(passed);
+        let mut outputs = self.taken.outputs.borrow_mut().remove(&tick).unwrap_or_default();
         // The order in which workers report rankings is random.
-        outcome.top.sort_unstable();
-        Some((tick, Output::Done(outcome)))
+        outputs.top.sort_unstable();
+        Some((tick, Output::Closed(outputs)))
     }
 
     /// The watermark and the windows at the end of the last tick that was taken.
-    pub fn course(&self) -> &Course {
-        &self.course
+    pub fn windows(&self) -> &WindowStates {
+        &self.windows
     }
 
     /// The number of ticks that are ended and not done.
@@ -244,7 +244,7 @@ mod tests {
                     while let Some((tick, output)) = computation.take() {
                         let changes = match output {
                             Output::Changes(changes) => Some(changes.len()),
-                            Output::Done(_) => None,
+                            Output::Closed(_) => None,
                         };
                         to.send((tick, changes)).expect("the test waits");
                     }

@@ -13,24 +13,24 @@ use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::reads::Read;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Change;
-use metrics::{Counter, counter, gauge};
+use metrics::gauge;
 
 use super::clock::{Clock, Moment, Unsteady};
 use super::gone::Gone;
-use super::late::LateLog;
 use super::questions::{Asked, Pending};
+use super::reports::Reports;
 use super::shared::Shared;
-use super::sinks::Sinks;
 use super::status::Status;
 use super::ticks::{Announcement, TickRequest, Ticks};
 use crate::base::date::format_ms;
 use crate::base::error::{Exit, Failure, Outcome};
-use crate::computation::{Computation, Course, FIRST_ROWS, Held, Outcome as TickOutcome};
+use crate::computation::{Computation, FIRST_ROWS, TickOutputs, WindowStates};
 use crate::kafka::Start;
-use crate::limits::catalog::LimitSet;
+use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::feed::{self, Changes, Edits, Feed, Health};
-use crate::output::overflow;
+use crate::output::{WriteError, reader_has_gone};
 use crate::replay::Filter;
+use crate::sink::{ClosedTick, Counts, Hub, Sink};
 
 /// Maximum number of ticks in flight when another one begins. More would only make them older.
 const TICKS_AHEAD: usize = 4;
@@ -50,11 +50,6 @@ const HELD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Minimum interval between two counts of the limits in force.
 const IN_FORCE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Returns the counter of totals that have reached the end of 64 bits.
-fn saturated_total() -> Counter {
-    counter!("floodmark_saturated_totals_total")
-}
 
 /// The limits of a run, of one set.
 pub struct Limits {
@@ -94,8 +89,10 @@ pub struct LeaderConfig {
     pub leader: Arc<OnceLock<Thread>>,
     /// Questions to the run; `None` if nobody can ask any.
     pub questions: Option<Receiver<Asked>>,
-    /// The sinks for changes.
-    pub sinks: Sinks,
+    /// The names and rows of limits, without rows at the start.
+    pub catalog: Catalog,
+    /// The consumers of closed ticks, beside those of the leader itself.
+    pub sinks: Vec<Box<dyn Sink + Send>>,
     /// The interval of ticks.
     pub tick: Duration,
     /// The clock of the run.
@@ -116,6 +113,8 @@ enum Ending {
 
 pub(super) struct Leader {
     lead: LeaderConfig,
+    catalog: Arc<Catalog>,
+    hub: Hub<'static>,
     /// The windows, and the filter of the pairs that count.
     windows: Windows,
     filter: Filter,
@@ -125,7 +124,6 @@ pub(super) struct Leader {
     announced_moment: Moment,
     /// Time at which observation begins anew, for the next tick to mark.
     begun: Option<u64>,
-    late: LateLog,
     questions: Pending,
     /// Time at which the set of limits in force may change, in milliseconds; `None`: to be computed.
     next_date: Option<u64>,
@@ -142,8 +140,6 @@ pub(super) struct Leader {
     counted: Instant,
     in_force_counted: Option<Instant>,
     ending: Option<Ending>,
-    /// Whether the leader has logged from which time on windows are whole.
-    whole_logged: bool,
     /// Whether the first tick is still to come, and whether the last one was announced.
     first: bool,
     last: bool,
@@ -153,15 +149,20 @@ impl Leader {
     pub(super) fn new(mut lead: LeaderConfig, shared: &Shared) -> Self {
         let questions = Pending::new(lead.questions.take());
         let moment = lead.clock.read();
+        let catalog = Arc::new(std::mem::take(&mut lead.catalog));
+        let mut sinks = std::mem::take(&mut lead.sinks);
+        sinks.push(Box::new(Reports::new()));
+        let hub = Hub::new(Counts::new(catalog.sets()), sinks);
         let leader = Leader {
             lead,
+            catalog,
+            hub,
             windows: shared.options.windows,
             filter: shared.filter.clone(),
             max_ahead_ms: shared.max_ahead_ms,
             moment,
             announced_moment: moment,
             begun: None,
-            late: LateLog::default(),
             questions,
             next_date: None,
             gone: Gone::default(),
@@ -173,12 +174,9 @@ impl Leader {
             counted: Instant::now(),
             in_force_counted: None,
             ending: None,
-            whole_logged: false,
             first: true,
             last: false,
         };
-        // A rate needs a value before the first event.
-        saturated_total().increment(0);
         // Only one worker leads, and only once.
         let _ = leader.lead.leader.set(std::thread::current());
         leader
@@ -214,7 +212,7 @@ impl Leader {
                 continue;
             }
             // Requests that are being answered keep the catalog of their tick.
-            let catalog = Arc::make_mut(&mut self.lead.sinks.catalog);
+            let catalog = Arc::make_mut(&mut self.catalog);
             catalog.reserve(limits.set, first.len() + limits.rows.len());
             for (row, diff) in first.into_iter().chain(later) {
                 let version = catalog.version(limits.set, &row);
@@ -260,6 +258,15 @@ impl Leader {
         }
     }
 
+    /// Shuts down if a sink has failed.
+    fn check(&mut self, published: Result<(), WriteError>) {
+        match published {
+            Ok(()) => {}
+            Err(WriteError::Failed(failure)) => self.fail(failure),
+            Err(WriteError::Closed) => self.fail(reader_has_gone("a sink")),
+        }
+    }
+
     /// Whether no tick begins since the wall clock is not set. A run that ends needs one more.
     fn waits_for_clock(&self) -> bool {
         self.ending.is_none() && matches!(self.moment.unsteady, Some(Unsteady::Unset { .. }))
@@ -290,9 +297,8 @@ impl Leader {
                 TickRequest::Failure { exit, why } => self.fail(Failure::new(exit, anyhow!(why))),
             }
         }
-        if let Err(failure) = self.lead.sinks.poll() {
-            self.fail(failure);
-        }
+        let polled = self.hub.poll();
+        self.check(polled);
         if self.announced > self.heard || self.last || !self.until_tick().is_zero() {
             return;
         }
@@ -301,7 +307,7 @@ impl Leader {
             return;
         }
         let ahead = computation.ticks_in_flight();
-        if !self.lead.sinks.has_room() {
+        if !self.hub.has_capacity() {
             return;
         }
         if self.began.is_some() && self.has_first_rows() {
@@ -354,52 +360,36 @@ impl Leader {
             }
         }
         self.put_edits(inputs);
-        self.questions.put(inputs, &self.windows, &self.lead.sinks.catalog);
+        self.questions.put(inputs, &self.windows, &self.catalog);
         if self.counted.elapsed() >= HELD_INTERVAL {
             self.counted = Instant::now();
             inputs.read(Read::Held);
         }
     }
 
-    /// Whether there is room for more changes.
-    pub(super) fn has_room(&mut self) -> bool {
-        self.lead.sinks.has_room()
+    /// Whether the sinks have capacity for more changes.
+    pub(super) fn has_capacity(&mut self) -> bool {
+        self.hub.has_capacity()
     }
 
     /// Publishes changes of a tick.
-    pub(super) fn changes(&mut self, tick: u64, changes: Vec<Change>) {
-        if let Err(failure) = self.lead.sinks.changes(tick, changes) {
-            self.fail(failure);
-        }
+    pub(super) fn changes(&mut self, tick: u64, changes: &[Change]) {
+        let published = self.hub.changes(tick, changes, &self.catalog);
+        self.check(published);
     }
 
-    /// Publishes the other outputs of a completed tick, and answers its questions; `course` is that of the tick.
-    pub(super) fn done(&mut self, tick: u64, mut outcome: TickOutcome, course: &Course) {
-        self.late.add(outcome.late.dropped, &|| format_ms(course.watermark).to_string());
-        let amounts = std::mem::take(&mut outcome.amounts);
-        self.questions.done(tick, amounts, course, self.windows, &self.filter);
-        if !self.whole_logged
-            && let Some(from) = course.whole_from
-        {
-            self.whole_logged = true;
-            log_whole(from);
-        }
-        overflow::lines(&outcome.saturated).for_each(|line| tracing::error!("{line}"));
-        saturated_total().increment(outcome.saturated.len() as u64);
-        if let Some(Held { pairs, rollups, addresses }) = outcome.held {
-            gauge!("floodmark_pairs").set(pairs as f64);
-            for (name, held) in [("pairs", pairs), ("rollups", rollups), ("addresses", addresses)] {
-                gauge!("floodmark_arrangement_records", "name" => name).set(held as f64);
-            }
-        }
+    /// Publishes a closed tick, and answers its questions; `windows` are those at its end.
+    pub(super) fn close(&mut self, tick: u64, mut outputs: TickOutputs, windows: &WindowStates) {
+        let amounts = std::mem::take(&mut outputs.amounts);
+        self.questions.done(tick, amounts, windows, self.windows, &self.filter);
         // There may be very many, and they may change very often.
         let counted = self.in_force_counted.is_some_and(|at| at.elapsed() < IN_FORCE_INTERVAL);
         if self.next_date.is_none_or(|date| date <= tick) && !counted {
             self.count_in_force(tick);
         }
-        if let Err(failure) = self.lead.sinks.tick(tick, outcome) {
-            self.fail(failure);
-        }
+        let catalog = &self.catalog;
+        let closed = self.hub.close(&ClosedTick { tick, outputs: &outputs, windows, catalog });
+        self.check(closed);
         self.forget(tick);
     }
 
@@ -409,17 +399,15 @@ impl Leader {
         if self.gone.is_empty() {
             return;
         }
-        let Sinks { catalog, difference, .. } = &mut self.lead.sinks;
-        let named = difference.as_ref().map(|difference| || difference.versions());
-        let named = named.as_ref().map(|named| named as &dyn Fn() -> _);
-        self.gone.forget(tick, named, Arc::make_mut(catalog));
+        let named = self.hub.deferred_versions();
+        self.gone.forget(tick, named.as_deref(), Arc::make_mut(&mut self.catalog));
     }
 
     /// Counts the limits in force, which are the same until a row changes or its date comes.
     fn count_in_force(&mut self, tick: u64) {
         self.in_force_counted = Some(Instant::now());
         let now = i128::from(tick) * 1_000_000;
-        let catalog = &self.lead.sinks.catalog;
+        let catalog = &self.catalog;
         let (mut held, mut next) = (BTreeMap::new(), None::<i128>);
         for (limit, standing) in catalog.in_force(now) {
             let exists = standing.now.is_some_and(|now| now.value.is_some());
@@ -436,17 +424,16 @@ impl Leader {
 
     /// Tells how its sinks are.
     pub(super) fn tell(&mut self, status: &Status) {
-        status.sinks(self.lead.sinks.states());
+        status.sinks(self.hub.states());
         status.clock(self.moment.unsteady);
     }
 
     /// Waits until everything published is delivered, and returns the outcome of the run.
     pub(super) fn finish(mut self, status: &Status) -> Outcome {
-        let tell = |sinks| status.sinks(sinks);
-        if let Err(failure) = self.lead.sinks.finish(&mut || false, &tell) {
-            self.fail(failure);
-        }
-        let (standing, dropped) = (self.lead.sinks.standing(), self.lead.sinks.dropped);
+        let finished = self.hub.finish(&|sinks| status.sinks(sinks));
+        self.check(finished);
+        let (active, dropped) =
+            (self.hub.counts().active(LimitSet::Live), self.hub.counts().dropped());
         if dropped > 0 {
             tracing::warn!(
                 "{dropped} records came after their window had settled, and are not counted"
@@ -457,7 +444,7 @@ impl Leader {
         }
         match self.ending {
             Some(Ending::Failed(failure)) => Err(failure),
-            _ if self.lead.fail_on_violation && standing > 0 => Ok(Exit::Violations),
+            _ if self.lead.fail_on_violation && active > 0 => Ok(Exit::Violations),
             _ => Ok(Exit::Done),
         }
     }
@@ -468,18 +455,6 @@ impl Leader {
 fn next_tick(ahead: usize, due: bool, asked: bool) -> Option<bool> {
     let with_records = due && ahead < TICKS_AHEAD;
     (with_records || asked && ahead < EDITS_AHEAD).then_some(with_records)
-}
-
-/// Logs from when on windows are whole.
-fn log_whole(from: u64) {
-    if from > 0 {
-        let from = format_ms(from).to_string();
-        tracing::info!(
-            from,
-            "windows are whole from this time on; reading began within the topic, so that earlier ones are \
-             partial: no min is judged in them, and their totals are not published"
-        );
-    }
 }
 
 #[cfg(test)]

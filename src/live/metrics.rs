@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use floodmark_dataflows::types::{Event, Reason};
 use metrics::{Counter, counter};
 
 use super::refused::Refused;
@@ -79,24 +78,5 @@ impl InputCounts {
 
     pub(super) fn skip(&self, skip: Skip) {
         self.skips(skip).increment(1);
-    }
-}
-
-/// The label of an event.
-pub(super) fn event(event: Event) -> &'static str {
-    match event {
-        Event::Raised => "raised",
-        Event::Updated => "updated",
-        Event::Cleared => "cleared",
-    }
-}
-
-/// The label of a reason.
-pub(super) fn reason(reason: Reason) -> &'static str {
-    match reason {
-        Reason::LimitChange => "limit_change",
-        Reason::Schedule => "schedule",
-        Reason::LateData => "late_data",
-        Reason::Data => "data",
     }
 }

@@ -6,17 +6,16 @@
 //!               │                                                   │           │
 //!               │        ◀── announcement of a tick ────────────── Leader ◀─────┘
 //!               ▼                                                   ▲
-//!          the computation ──────── what each tick led to ──────────┘──▶ Sinks
+//!          the computation ──────── closed ticks ───────────────────┘──▶ Hub
 //! ```
 //!
 //! - `ticks`: tick agreement among the workers.
 //! - `ingest`: turns messages into the records that a tick counts.
 //! - `leader`: begins ticks, and puts in what is not a record (limit edits, questions); `clock`: the steady clock
 //!   that ticks follow.
-//! - `sinks`: the sinks of changes; `streams`: sinks of lines; `sink_state`: the state of each sink.
 //! - `questions`: questions to the run, answered at a tick.
 //! - `gone`: rows of limits that no longer hold, until they can be forgotten.
-//! - `late`: logs records that are dropped.
+//! - `reports`: logs and counts what is unusual about closed ticks; `late`: records that are dropped.
 //! - `status`: the state of the run for probes and metrics: whether it is ready (`ready`, `ready_log`), how far it
 //!   is behind (`behind`); `metrics`: the counters.
 //!
@@ -35,11 +34,9 @@ mod questions;
 mod ready;
 mod ready_log;
 mod refused;
+mod reports;
 mod shared;
-mod sink_state;
-mod sinks;
 mod status;
-mod streams;
 mod ticks;
 
 use std::collections::VecDeque;
@@ -54,6 +51,7 @@ use crate::cluster::{Cluster, Settings};
 use crate::computation::{self, Computation, Output};
 use crate::kafka::Source;
 use crate::record::{self, Decoder};
+use crate::sink::SinkState;
 
 pub use clock::{Clock, Clocks, MachineClocks, Moment, Reading, SteadyClock, Unsteady, wall_ms};
 use ingest::{Ingest, Rules};
@@ -62,11 +60,8 @@ pub use leader::{LeaderConfig, Limits};
 pub use questions::Asked;
 pub use ready::Reason;
 pub use shared::Shared;
-use sink_state::SinkState;
-pub use sinks::{Alerts, Sinks};
 use status::Worker as WorkerStatus;
 pub use status::{Progress, Status};
-pub use streams::Stream;
 use ticks::{Announcement, TickRequest, Ticks};
 
 /// Default time after its end for which a window accepts records, in milliseconds.
@@ -256,14 +251,14 @@ impl Live<'_> {
         }
         while let Some((tick, output)) = self.take_output() {
             busy = true;
-            let outcome = match (output, &mut self.leader) {
+            let outputs = match (output, &mut self.leader) {
                 (Output::Changes(changes), Some(leader)) => {
-                    leader.changes(tick, changes);
+                    leader.changes(tick, &changes);
                     continue;
                 }
                 // The first worker has them.
                 (Output::Changes(_), None) => continue,
-                (Output::Done(outcome), _) => outcome,
+                (Output::Closed(outputs), _) => outputs,
             };
             while self.positions.front().is_some_and(|(read, _)| *read <= tick) {
                 self.done = self.positions.pop_front().map(|(_, at)| at).unwrap_or_default();
@@ -277,7 +272,7 @@ impl Live<'_> {
                 self.tick = Some(tick);
             }
             if let Some(leader) = &mut self.leader {
-                leader.done(tick, outcome, self.computation.course());
+                leader.close(tick, outputs, self.computation.windows());
             }
         }
         self.bound_skew();
@@ -290,10 +285,10 @@ impl Live<'_> {
         busy
     }
 
-    /// The next output of the computation. Changes wait there until sinks have room for them.
+    /// The next output of the computation. Changes wait there until sinks have capacity for them.
     fn take_output(&mut self) -> Option<(u64, Output)> {
         let changes = self.computation.has_changes();
-        let waits = changes && self.leader.as_mut().is_some_and(|leader| !leader.has_room());
+        let waits = changes && self.leader.as_mut().is_some_and(|leader| !leader.has_capacity());
         if waits { None } else { self.computation.take() }
     }
 

@@ -19,7 +19,7 @@ use floodmark_dataflows::reads::Amounts;
 use floodmark_dataflows::time::{Window, Windows};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::computation::Course;
+use crate::computation::WindowStates;
 use crate::http::{Answer, Answering, Question, Refusal};
 use crate::limits::catalog::Catalog;
 use crate::limits::explain::{self, Facts};
@@ -162,7 +162,7 @@ impl Pending {
         &mut self,
         tick: u64,
         amounts: Amounts,
-        course: &Course,
+        windows: &WindowStates,
         rules: Windows,
         filter: &Filter,
     ) {
@@ -176,11 +176,11 @@ impl Pending {
             let _ = asked.reply.send(Ok(Facts {
                 tick,
                 rules,
-                watermark: course.watermark,
+                watermark: windows.watermark,
                 pair,
                 counted: filter.admits(&pair),
                 window,
-                existing: course.existing(window),
+                existing: windows.existing(window),
                 catalog: round.catalog.clone(),
                 amounts: amounts.clone(),
             }));

@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::clock::Unsteady;
-use super::sink_state::{Fault, SinkState};
 use crate::base::date::format_ms;
 use crate::kafka::{TRANSACTION_PATIENCE, TopicTrouble};
 use crate::limits::catalog::LimitSet;
+use crate::sink::{Fault, SinkState};
 
 /// Largest clock step that does not make the run unready.
 const STEP_MAX_MS: u64 = 10_000;

@@ -18,7 +18,6 @@ use super::clock::Unsteady;
 use super::questions::{Asked, Questions};
 use super::ready::{self, Facts, Partition, Reason, Withheld};
 use super::ready_log::{Line, ReadyLog};
-use super::sink_state::{SinkState, count_sink_error};
 use crate::base::date::format_ms;
 use crate::cluster::watchdog::Watch;
 use crate::computation::EventTimeReached;
@@ -26,6 +25,7 @@ use crate::http::{Answering, Answers, Question, Readiness, Refusal, Subject};
 use crate::kafka::{Answer, PartitionState, Topic};
 use crate::limits::catalog::LimitSet;
 use crate::limits::feed::Health;
+use crate::sink::{SinkState, count_sink_error};
 
 /// Age up to which nothing counts as old or behind: a busy machine is not faulty.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@ use std::ops::Not;
 
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::top::Ranked;
-use floodmark_dataflows::types::Entity;
+use floodmark_dataflows::types::{Entity, Event, Reason};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -14,6 +14,18 @@ use super::lines::{self, Addresses, per};
 use crate::base::date::{Stamp, format_secs};
 use crate::base::shown;
 use crate::limits::catalog::LimitSet;
+
+/// The names of events, in scenarios and metrics as in JSON.
+pub const EVENTS: [(&str, Event); 3] =
+    [("raised", Event::Raised), ("updated", Event::Updated), ("cleared", Event::Cleared)];
+
+/// The names of reasons, likewise.
+pub const REASONS: [(&str, Reason); 4] = [
+    ("limit_change", Reason::LimitChange),
+    ("schedule", Reason::Schedule),
+    ("late_data", Reason::LateData),
+    ("data", Reason::Data),
+];
 
 /// An entity as a JSON object of its addresses.
 pub(super) struct EntityObject(pub(super) Entity);

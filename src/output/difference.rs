@@ -65,8 +65,8 @@ impl Shown<'_> {
 
 impl Difference {
     /// Accepts changes of the tick under way.
-    pub fn accept(&mut self, mut changes: Vec<Change>) {
-        self.tick.append(&mut changes);
+    pub fn accept(&mut self, changes: impl IntoIterator<Item = Change>) {
+        self.tick.extend(changes);
     }
 
     /// Returns the changes to show of a tick whose changes have all been accepted.

@@ -70,7 +70,7 @@ impl Format {
 }
 
 /// A file or standard output, by the name that the user gave it.
-pub struct Sink {
+pub struct OutputFile {
     name: PathBuf,
     writer: BufWriter<Box<dyn Write + Send>>,
 }
@@ -97,7 +97,7 @@ impl From<Failure> for WriteError {
     }
 }
 
-impl Sink {
+impl OutputFile {
     /// Opens a file for writing, or standard output for `-`.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let writer: Box<dyn Write + Send> = if path == Path::new("-") {
@@ -109,7 +109,7 @@ impl Sink {
             Box::new(file)
         };
         let writer = BufWriter::with_capacity(1 << 16, writer);
-        Ok(Sink { name: path.to_owned(), writer })
+        Ok(OutputFile { name: path.to_owned(), writer })
     }
 
     /// Writes, and turns a failure into an error that names the sink.

@@ -17,13 +17,13 @@ pub const HEADER: &str = "window_start,source,destination,bytes,packets";
 pub fn write_window(
     out: &mut dyn Write,
     window: Window,
-    rows: Vec<(Pair, Volume)>,
+    rows: &[(Pair, Volume)],
 ) -> io::Result<()> {
     let start = format_secs(window.0);
-    let text = |(pair, volume): (Pair, Volume)| {
-        (pair.source().to_string(), pair.destination().to_string(), volume)
+    let text = |(pair, volume): &(Pair, Volume)| {
+        (pair.source().to_string(), pair.destination().to_string(), *volume)
     };
-    let mut rows: Vec<_> = rows.into_iter().map(text).collect();
+    let mut rows: Vec<_> = rows.iter().map(text).collect();
     rows.sort_unstable();
     for (source, destination, Volume { bytes, packets }) in rows {
         writeln!(out, "{start},{source},{destination},{bytes},{packets}")?;

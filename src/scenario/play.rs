@@ -1,10 +1,10 @@
 //! A case, played on the computation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::time::{Window, Windows};
-use floodmark_dataflows::types::Change;
 
 use super::said::Said;
 use super::script::{Counted, Happening, Script};
@@ -12,11 +12,13 @@ use super::settings::{Settings, WINDOWS_MAX};
 use crate::base::date::format_ms;
 use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::Reader;
-use crate::computation::{Computation, Outcome};
-use crate::driver::{Clock, Replay, Sinks};
+use crate::computation::Computation;
+use crate::driver::{Clock, Replay};
 use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
+use crate::output::difference::Shown;
 use crate::replay::{self, Cut, Event, Events, Tick};
+use crate::sink::{ClosedTick, Counts, Hub, Sink};
 
 /// Why a case was not played to its end.
 pub(super) enum Unplayed {
@@ -44,22 +46,27 @@ pub(super) fn play(
     };
     // A run looks at the clock from its beginning on.
     ticks.entry(begin).or_default();
-    let mut heard = Heard { catalog, said: Vec::new() };
-    let replay = Replay::new(computation, options, versions, &mut heard).by(settings.clock());
-    let mut player = Player {
-        replay,
-        settings,
-        rules: options.windows,
-        begin,
-        ticks,
-        captured,
-        combiner: Combiner::new(peers),
-        windows: 0,
-        interrupt,
+    let mut said = Vec::new();
+    let played = {
+        let hub = Hub::new(Counts::new(catalog.sets()), vec![Box::new(Published(&mut said))]);
+        let catalog = Arc::new(catalog);
+        let replay = Replay::new(computation, options, versions, catalog, hub).by(settings.clock());
+        let mut player = Player {
+            replay,
+            settings,
+            rules: options.windows,
+            begin,
+            ticks,
+            captured,
+            combiner: Combiner::new(peers),
+            windows: 0,
+            interrupt,
+        };
+        let played = player.all();
+        player.replay.close();
+        played
     };
-    let played = player.all();
-    player.replay.close();
-    played.map(|()| heard.said)
+    played.map(|()| said)
 }
 
 /// The ticks of captures.
@@ -109,8 +116,8 @@ impl Captured {
     }
 }
 
-struct Player<'a> {
-    replay: Replay<'a, Heard>,
+struct Player<'a, 's> {
+    replay: Replay<'a, 's>,
     settings: &'a Settings,
     rules: Windows,
     begin: u64,
@@ -123,7 +130,7 @@ struct Player<'a> {
     interrupt: &'a Interrupt,
 }
 
-impl Player<'_> {
+impl Player<'_, '_> {
     fn all(&mut self) -> Result<(), Unplayed> {
         let mut last = None;
         while let Some(tick) = self.next_tick()? {
@@ -239,22 +246,15 @@ fn unwritten(_: WriteError) -> Unplayed {
 }
 
 /// A sink that keeps all changes.
-struct Heard {
-    catalog: Catalog,
-    said: Vec<Said>,
-}
+struct Published<'a>(&'a mut Vec<Said>);
 
-impl Sinks for Heard {
-    fn changes(&mut self, tick: u64, changes: Vec<Change>) -> Result<(), WriteError> {
-        self.said.extend(changes.iter().map(|change| Said::of(tick, change, &self.catalog)));
+impl Sink for Published<'_> {
+    fn changes(&mut self, changes: &Shown<'_>, catalog: &Catalog) -> Result<(), WriteError> {
+        self.0.extend(changes.iter().map(|(tick, change)| Said::of(tick, change, catalog)));
         Ok(())
     }
 
-    fn tick(&mut self, _: u64, _: Outcome) -> Result<(), WriteError> {
+    fn close(&mut self, _: &ClosedTick<'_>) -> Result<(), WriteError> {
         Ok(())
-    }
-
-    fn wants_totals(&self) -> bool {
-        false
     }
 }

@@ -13,16 +13,7 @@ use crate::base::quote::Quoted;
 use crate::limits::catalog::Catalog;
 use crate::limits::rows::{BOUNDS, METRICS, word};
 use crate::limits::value::Value;
-
-const EVENTS: [(&str, Event); 3] =
-    [("raised", Event::Raised), ("updated", Event::Updated), ("cleared", Event::Cleared)];
-
-const REASONS: [(&str, Reason); 4] = [
-    ("limit_change", Reason::LimitChange),
-    ("schedule", Reason::Schedule),
-    ("late_data", Reason::LateData),
-    ("data", Reason::Data),
-];
+use crate::output::change::{EVENTS, REASONS};
 
 /// The part that each expectation has: the event, the limit, and the entity, without the window.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

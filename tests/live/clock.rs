@@ -10,10 +10,9 @@ use floodmark::cluster::{Cluster, Settings, watchdog};
 use floodmark::kafka::{Address, ClientOptions, Outgoing, SourceOptions, Start, Topic};
 use floodmark::limits::catalog::Catalog;
 use floodmark::limits::feed;
-use floodmark::live::{
-    self, Alerts, Clocks, LeaderConfig, Limits, Reading, Shared, Sinks, Status, SteadyClock, Stream,
-};
+use floodmark::live::{self, Clocks, LeaderConfig, Limits, Reading, Shared, Status, SteadyClock};
 use floodmark::replay::Filter;
+use floodmark::sink::Stream;
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Updates;
@@ -101,14 +100,14 @@ impl Run {
         let options = Options { windows, updates: Updates::Settled, ..Options::default() };
         let leader = Arc::new(OnceLock::new());
         let limits = Limits::follow(&feed::Options::file(limits), &leader);
-        let alerts = Stream::open(&place.path("alerts.jsonl"));
-        let alerts = Alerts::Stream(alerts.unwrap_or_else(|failure| panic!("{:#}", failure.error)));
-        let sinks = Sinks::new(vec![alerts], None, windows, catalog);
+        let alerts = Stream::open(&place.path("alerts.jsonl"), windows);
+        let alerts = alerts.unwrap_or_else(|failure| panic!("{:#}", failure.error));
         let lead = LeaderConfig {
             limits: vec![limits.unwrap_or_else(|failure| panic!("{:#}", failure.error))],
             leader,
             questions: None,
-            sinks,
+            catalog,
+            sinks: vec![Box::new(alerts)],
             tick,
             clock: Box::new(SteadyClock::over(hand.clone(), 1000)),
             start: Start::Earliest,

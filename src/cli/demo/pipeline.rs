@@ -26,9 +26,10 @@ use crate::kafka::topics::TopicConfig;
 use crate::kafka::{Address, BufferedProducer, ClientOptions, SourceOptions, Start, Topic, Tuning};
 use crate::limits::catalog::Catalog;
 use crate::limits::feed;
-use crate::live::{self, Alerts, LeaderConfig, Limits, Shared, Sinks, Status};
+use crate::live::{self, LeaderConfig, Limits, Shared, Status};
 use crate::merge::Merge;
 use crate::replay::Filter;
+use crate::sink::AlertTopic;
 use crate::sniffer::fold::Folding;
 use crate::sniffer::outlet::{Format, Outlet, Sent};
 use crate::sniffer::pace::{Pace, Speed};
@@ -198,13 +199,12 @@ pub(super) fn run(
     let options = Options { windows: windows(), updates, ..Options::default() };
     let leader = Arc::new(OnceLock::new());
     let alerts = BufferedProducer::open(&broker.alerts(), &client, Tuning::for_latency())?;
-    let sinks =
-        Sinks::new(vec![Alerts::Topic(Box::new(alerts))], None, options.windows, Catalog::new());
     let lead = LeaderConfig {
         limits: vec![Limits::follow(&feed::Options::file(limits), &leader)?],
         leader,
         questions: None,
-        sinks,
+        catalog: Catalog::new(),
+        sinks: vec![Box::new(AlertTopic::new(alerts, None, options.windows))],
         tick: TICK,
         clock: Box::new(timeline.clone()),
         start: Start::Earliest,

@@ -12,7 +12,7 @@ use crate::base::error::Failure;
 use crate::base::network;
 use crate::cli::grid::Grid;
 use crate::limits::rows::{BOUNDS, METRICS, PERS, Row, word};
-use crate::output::{Sink, WriteError, table};
+use crate::output::{OutputFile, WriteError, table};
 
 /// A table of violations has these columns.
 const HEADING: [&str; 5] = ["WINDOW", "LIMIT", "VALUE", "WHO", "AMOUNT"];
@@ -25,7 +25,7 @@ const DRAWN_MAX: usize = 14;
 
 /// Standard output.
 pub(super) struct Screen {
-    out: Sink,
+    out: OutputFile,
     /// The table that is drawn again, if this is a terminal.
     live: Option<ProgressBar>,
 }
@@ -40,7 +40,7 @@ impl Screen {
             );
             bar
         });
-        Ok(Screen { out: Sink::open(Path::new("-"))?, live })
+        Ok(Screen { out: OutputFile::open(Path::new("-"))?, live })
     }
 
     /// Whether there is a table that is drawn again and again.

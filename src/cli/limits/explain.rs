@@ -10,7 +10,7 @@ use clap::{ArgGroup, ValueEnum};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::reads::Amounts;
 use floodmark_dataflows::time::Windows;
-use floodmark_dataflows::types::{Change, Pair};
+use floodmark_dataflows::types::Pair;
 use serde_json::Value;
 
 use super::view;
@@ -22,14 +22,16 @@ use crate::capture::Reader;
 use crate::cli::replay::{read_limits, say_counts};
 use crate::cli::values::LimitRows;
 use crate::cluster::{Cluster, Settings};
-use crate::computation::{self, Computation, Outcome as TickOutcome};
-use crate::driver::{Replay, Sinks};
+use crate::computation::{self, Computation};
+use crate::driver::Replay;
 use crate::http::client::Server;
 use crate::limits::catalog::Catalog;
 use crate::limits::explain::{self as explaining, Facts};
 use crate::merge;
+use crate::output::difference::Shown;
 use crate::output::{WriteError, explanation};
 use crate::replay::{self, Cut, Filter};
+use crate::sink::{ClosedTick, Counts, Hub, Sink};
 
 /// The options of `floodmark limits explain`.
 #[derive(Clone, Debug, clap::Args)]
@@ -262,8 +264,9 @@ impl Counting {
         let source = replay::start(self.readers, cut, messages.clone(), move || me.unpark())
             .context("starting the thread that reads")?;
         interrupt.wake_me();
-        let mut kept = Kept::default();
-        let mut replay = Replay::new(computation, options, self.catalog.all(), &mut kept);
+        let (kept, catalog) = (Mutex::default(), Arc::new(self.catalog));
+        let hub = Hub::new(Counts::new(catalog.sets()), vec![Box::new(Kept(&kept))]);
+        let mut replay = Replay::new(computation, options, catalog.all(), catalog.clone(), hub);
         let replayed = replay.run(&source, &interrupt).map_err(failed)?;
         messages.finish();
         let Some(end) = replayed.end else {
@@ -280,45 +283,38 @@ impl Counting {
                 "no record is in any window, so that there is no last one: give --at TIME"
             ))
         })?;
-        let tick = replay.sinks().tick + 1;
-        let limits = self.catalog.in_force(explaining::judged_at(&rules, window, tick));
+        let tick = replay.next_tick();
+        let limits = catalog.in_force(explaining::judged_at(&rules, window, tick));
         let reads = explaining::reads(limits, &pair, window);
         replay.read(reads).map_err(failed)?;
-        let course = replay.course();
+        let windows = replay.windows();
         let facts = Facts {
-            tick: replay.sinks().tick,
+            tick,
             rules,
-            watermark: course.watermark,
+            watermark: windows.watermark,
             pair,
             counted: true,
             window,
-            existing: course.existing(window),
-            catalog: Arc::new(self.catalog),
-            amounts: Arc::new(replay.sinks().amounts.clone()),
+            existing: windows.existing(window),
+            catalog: catalog.clone(),
+            amounts: Arc::new(kept.lock().unwrap_or_else(PoisonError::into_inner).clone()),
         };
         let object = explanation::json(&explaining::explain(&facts), self.all);
         Ok((Some(object), if end.damaged { Exit::BadData } else { Exit::Done }))
     }
 }
 
-/// The outputs of the last tick.
-#[derive(Default)]
-struct Kept {
-    tick: u64,
-    amounts: Amounts,
-}
+/// The amounts of the last tick.
+struct Kept<'a>(&'a Mutex<Amounts>);
 
-impl Sinks for Kept {
-    fn changes(&mut self, _: u64, _: Vec<Change>) -> Result<(), WriteError> {
+impl Sink for Kept<'_> {
+    fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
         Ok(())
     }
 
-    fn tick(&mut self, tick: u64, outcome: TickOutcome) -> Result<(), WriteError> {
-        (self.tick, self.amounts) = (tick, outcome.amounts);
+    fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clone_from(&closed.outputs.amounts);
         Ok(())
-    }
-
-    fn wants_totals(&self) -> bool {
-        false
     }
 }

@@ -11,21 +11,21 @@ use floodmark_dataflows::types::{Change, Pair, Volume};
 
 /// Output of a tick.
 pub enum Output {
-    /// Some of the changes. Those of a tick come in their order, and none comes after its outcome.
+    /// Some of the changes. Those of a tick come in their order, and none comes after the tick is closed.
     Changes(Vec<Change>),
-    /// All else: the tick is done.
-    Done(Outcome),
+    /// Everything else: the tick is closed.
+    Closed(TickOutputs),
 }
 
-/// The outcome of a tick, beside changes.
+/// The outputs of a tick, beside changes.
 #[derive(Default)]
-pub struct Outcome {
+pub struct TickOutputs {
     /// The rankings of the windows that settled.
     pub top: Vec<Ranked>,
     /// Totals of windows that retired, or that were asked for.
     pub rows: BTreeMap<Window, Vec<(Pair, Volume)>>,
     /// The totals and addresses that are held, where asked for.
-    pub held: Option<Held>,
+    pub held: Option<EntryCounts>,
     /// The amounts of entities that were asked for.
     pub amounts: Amounts,
     /// Records that came after their window had closed.
@@ -38,7 +38,7 @@ pub struct Outcome {
 
 /// The watermark and the windows at the end of a tick, as the first worker knows them.
 #[derive(Clone, Debug, Default)]
-pub struct Course {
+pub struct WindowStates {
     /// The watermark.
     pub watermark: u64,
     /// The start of the first window that is whole, in milliseconds; `None` while it is unknown.
@@ -47,14 +47,14 @@ pub struct Course {
     windows: BTreeMap<Window, Existing>,
 }
 
-impl Course {
+impl WindowStates {
     /// The state of a window; `None`: it does not exist, or no longer.
     pub fn existing(&self, window: Window) -> Option<Existing> {
         let (_, existing) = self.windows.range(..=window).next_back()?;
         existing.windows.contains(window).then_some(*existing)
     }
 
-    pub(super) fn take(&mut self, passed: Passed) {
+    pub(super) fn take(&mut self, passed: WindowChanges) {
         if let Some((watermark, whole_from)) = passed.moved {
             (self.watermark, self.whole_from) = (watermark, whole_from);
         }
@@ -70,7 +70,7 @@ impl Course {
 
 /// The changes of the watermark and of windows at one tick.
 #[derive(Default)]
-pub(super) struct Passed {
+pub(super) struct WindowChanges {
     /// The watermark, and the start of the first whole window.
     pub(super) moved: Option<(u64, Option<u64>)>,
     pub(super) windows: BTreeMap<Existing, isize>,
@@ -78,7 +78,7 @@ pub(super) struct Passed {
 
 /// The totals and addresses that all workers hold in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct EntryCounts {
     /// Totals of pairs.
     pub pairs: u64,
     /// Totals of rollups.
@@ -105,7 +105,7 @@ pub struct EventTimeReached {
     pub open_windows: u64,
 }
 
-impl Outcome {
+impl TickOutputs {
     pub(super) fn answer(&mut self, answer: Answer) {
         match answer {
             Answer::Rows { window, rows } => self.rows.entry(window).or_default().extend(rows),

@@ -19,26 +19,30 @@ const OBSERVED_MAX: Duration = Duration::from_secs(1);
 
 /// The state of a sink.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct SinkState {
-    pub(super) name: String,
+pub struct SinkState {
+    /// The name as the label of a metric.
+    pub name: String,
     /// Messages of a topic, or bytes of a stream, that are not delivered.
-    pub(super) waiting: u64,
-    pub(super) is_stream: bool,
-    pub(super) unreachable: Option<Instant>,
+    pub waiting: u64,
+    /// Whether it is a stream of lines.
+    pub is_stream: bool,
+    /// When its brokers could no longer be reached; `None` if they can.
+    pub unreachable: Option<Instant>,
     /// Reason why messages wait although brokers can be reached.
-    pub(super) topic: Option<TopicTrouble>,
+    pub topic: Option<TopicTrouble>,
     /// Time since the sink last took something of its queue.
-    pub(super) stands: Duration,
-    pub(super) fault: Option<Fault>,
+    pub stands: Duration,
+    /// The reason why it delivers nothing, if it does not.
+    pub fault: Option<Fault>,
     /// Whether the sink makes the ticks of the run wait, or soon will.
-    pub(super) holds_up: bool,
+    pub holds_up: bool,
     /// Whether the run writes nothing more to it.
-    pub(super) detached: bool,
+    pub detached: bool,
 }
 
 /// Reason why a sink does not deliver.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     /// Nobody has opened the FIFO.
     NoReader,
     /// The reader, or the brokers, accept nothing.
@@ -77,7 +81,7 @@ impl Stood {
 
 impl SinkState {
     /// Returns the state of a topic.
-    pub(super) fn of(buffered: &BufferedProducer) -> Self {
+    pub fn of(buffered: &BufferedProducer) -> Self {
         SinkState {
             name: sink_name(buffered),
             waiting: buffered.waiting(),
@@ -128,12 +132,12 @@ impl SinkState {
     }
 
     /// The unit of the queue.
-    pub(super) fn unit(&self) -> &'static str {
+    pub fn unit(&self) -> &'static str {
         if self.is_stream { "bytes" } else { "messages" }
     }
 
     /// Adds another sink of the same name.
-    pub(super) fn add(&mut self, other: &SinkState) {
+    pub fn add(&mut self, other: &SinkState) {
         self.waiting += other.waiting;
         self.unreachable = self.unreachable.or(other.unreachable);
         self.topic = self.topic.take().or_else(|| other.topic.clone());
@@ -141,7 +145,7 @@ impl SinkState {
     }
 
     /// Sets the gauges.
-    pub(super) fn export(self) {
+    pub fn export(self) {
         let flag = |on: bool| f64::from(u8::from(on));
         let SinkState { name, waiting, unreachable, stands, .. } = self;
         gauge!("floodmark_sink_blocked_seconds", "sink" => name.clone()).set(stands.as_secs_f64());
@@ -159,12 +163,12 @@ impl SinkState {
 }
 
 /// A topic as the label of a sink. Brokers are left out: there may be passwords in their names.
-pub(super) fn sink_name(buffered: &BufferedProducer) -> String {
+pub fn sink_name(buffered: &BufferedProducer) -> String {
     format!("kafka:{}", buffered.address().topic)
 }
 
 /// Counts that a sink has failed, or can't be reached any more.
-pub(super) fn count_sink_error(name: &str) {
+pub fn count_sink_error(name: &str) {
     counter!("floodmark_sink_errors_total", "sink" => name.to_owned()).increment(1);
 }
 

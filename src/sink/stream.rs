@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use floodmark_dataflows::time::Windows;
-use floodmark_dataflows::top::Ranked;
 use metrics::{Counter, counter};
 
-use super::sink_state::{SinkState, Stood, count_sink_error};
+use super::state::{SinkState, Stood, count_sink_error};
+use super::{ClosedTick, Sink};
 use crate::base::error::{Exit, Failure};
 use crate::limits::catalog::Catalog;
 use crate::output::difference::Shown;
 use crate::output::writer::{Trouble, Writer, WriterState};
-use crate::output::{Format, table};
+use crate::output::{Format, WriteError, table};
 
 /// Default time after which a stream that takes nothing is detached, if the changes also go elsewhere.
 const DETACH_AFTER: Duration = Duration::from_secs(60);
@@ -23,6 +23,7 @@ const DETACH_AFTER: Duration = Duration::from_secs(60);
 pub struct Stream {
     writer: Writer,
     format: Format,
+    windows: Windows,
     /// The name as the label of a metric.
     name: String,
     detach_after: Duration,
@@ -34,23 +35,39 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Standard output.
-    pub fn stdout(format: Format) -> Result<Self, Failure> {
-        Ok(Stream::new(Writer::stdout()?, format, "-".into()))
+    /// Opens standard output. `catalog` has the sets of limits that a header depends on.
+    pub fn stdout(format: Format, windows: Windows, catalog: &Catalog) -> Result<Self, Failure> {
+        let stream = Stream::new(Writer::stdout()?, format, windows, "-".into());
+        if format == Format::Table {
+            let mut header = Vec::new();
+            into_memory(&mut header, |out| table::write_header(out, catalog));
+            stream.writer.accept(header);
+            stream.writer.end_tick(0);
+        }
+        Ok(stream)
     }
 
-    /// A file, as lines of JSON; or a FIFO or device.
-    pub fn open(path: &Path) -> Result<Self, Failure> {
+    /// Opens a file, as lines of JSON; or a FIFO or device.
+    pub fn open(path: &Path, windows: Windows) -> Result<Self, Failure> {
         let name = format!("file:{}", path.display());
-        Ok(Stream::new(Writer::open(path)?, Format::Json, name))
+        Ok(Stream::new(Writer::open(path)?, Format::Json, windows, name))
     }
 
-    fn new(writer: Writer, format: Format, name: String) -> Self {
+    fn new(writer: Writer, format: Format, windows: Windows, name: String) -> Self {
+        counter!("floodmark_sink_errors_total", "sink" => name.clone()).increment(0);
         let unwritten = counter!("floodmark_sink_unwritten_lines_total", "sink" => name.clone());
         unwritten.increment(0);
-        let (stood, failed, detached) = (Stood::default(), false, false);
-        let detach_after = DETACH_AFTER;
-        Stream { writer, format, name, detach_after, stood, failed, detached, unwritten }
+        Stream {
+            writer,
+            format,
+            windows,
+            name,
+            detach_after: DETACH_AFTER,
+            stood: Stood::default(),
+            failed: false,
+            detached: false,
+            unwritten,
+        }
     }
 
     /// Sets the time after which the stream is detached.
@@ -58,68 +75,12 @@ impl Stream {
         Stream { detach_after, ..self }
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Writes what comes before the first change.
-    pub(super) fn begin(&mut self, catalog: &Catalog) {
-        if self.format == Format::Table {
-            let mut header = Vec::new();
-            into_memory(&mut header, |out| table::write_header(out, catalog));
-            self.writer.accept(header);
-            self.writer.end_tick(0);
-        }
-    }
-
-    /// Accepts changes of a tick, without waiting.
-    pub(super) fn accept(&mut self, shown: &Shown<'_>, windows: &Windows, catalog: &Catalog) {
-        if self.detached {
-            self.unwritten.increment(shown.iter().count() as u64);
-            return;
-        }
-        let mut lines = Vec::new();
-        into_memory(&mut lines, |out| {
-            self.format.write_changes(out, shown.iter(), catalog, windows)
-        });
-        self.writer.accept(lines);
-    }
-
-    /// Accepts the rankings of a tick, of which no line comes after that.
-    pub(super) fn end_tick(&mut self, tick: u64, top: &[Ranked]) {
-        if self.detached {
-            self.unwritten.increment(top.len() as u64);
-            return;
-        }
-        let mut lines = Vec::new();
-        for ranked in top {
-            into_memory(&mut lines, |out| self.format.write_ranked(out, ranked));
-        }
-        self.writer.accept(lines);
-        self.writer.end_tick(tick);
-    }
-
-    /// Whether another tick may begin.
-    pub(super) fn has_capacity(&self) -> bool {
-        self.detached || self.writer.has_capacity()
-    }
-
-    /// Whether changes still go here.
-    pub(super) fn is_attached(&self) -> bool {
-        !self.detached
-    }
-
-    /// Whether all lines that were accepted are written, or never will be.
-    pub(super) fn is_done(&self) -> bool {
-        self.detached || self.writer.state().waiting_bytes == 0
-    }
-
     /// Looks at what the thread has done. A stream that nobody reads any more, or for too long, is detached
     /// if there is another sink.
     ///
     /// # Errors
     /// The reader has gone, and no other sink gets the changes.
-    pub(super) fn look(&mut self, has_others: bool) -> Result<(), Failure> {
+    fn look(&mut self, has_others: bool) -> Result<(), Failure> {
         if self.detached {
             return Ok(());
         }
@@ -172,10 +133,57 @@ impl Stream {
             self.name
         );
     }
+}
 
-    pub(super) fn state(&self) -> SinkState {
+impl Sink for Stream {
+    fn changes(&mut self, changes: &Shown<'_>, catalog: &Catalog) -> Result<(), WriteError> {
+        if self.detached {
+            self.unwritten.increment(changes.iter().count() as u64);
+            return Ok(());
+        }
+        let mut lines = Vec::new();
+        into_memory(&mut lines, |out| {
+            self.format.write_changes(out, changes.iter(), catalog, &self.windows)
+        });
+        self.writer.accept(lines);
+        Ok(())
+    }
+
+    fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
+        let top = &closed.outputs.top;
+        if self.detached {
+            self.unwritten.increment(top.len() as u64);
+            return Ok(());
+        }
+        let mut lines = Vec::new();
+        for ranked in top {
+            into_memory(&mut lines, |out| self.format.write_ranked(out, ranked));
+        }
+        self.writer.accept(lines);
+        self.writer.end_tick(closed.tick);
+        Ok(())
+    }
+
+    fn has_capacity(&mut self) -> bool {
+        self.detached || self.writer.has_capacity()
+    }
+
+    fn poll(&mut self, has_others: bool) -> Result<(), WriteError> {
+        Ok(self.look(has_others)?)
+    }
+
+    fn attached(&self) -> usize {
+        usize::from(!self.detached)
+    }
+
+    fn is_done(&mut self) -> bool {
+        self.detached || self.writer.state().waiting_bytes == 0
+    }
+
+    fn states(&mut self, states: &mut Vec<SinkState>) {
         let state = self.writer.state();
-        SinkState::of_stream(&self.name, &state, self.stood.lasting(), self.detached)
+        let stands = self.stood.lasting();
+        states.push(SinkState::of_stream(&self.name, &state, stands, self.detached));
     }
 }
 
