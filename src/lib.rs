@@ -10,12 +10,10 @@
 //! - [`sniffer`]: from an interface or captures to a topic.
 //! - [`convert`]: from any source of records to any sink.
 //! - [`limits`]: rows of limits in, versions out.
-//! - [`merge`]: several captures as one input, by time.
-//! - [`replay`]: that input, cut into ticks.
-//! - [`computation`]: the computation on one worker; [`driver`] is the leader of a replay of it.
-//! - [`sink`]: the consumers of closed ticks: files, streams of lines, topics.
+//! - [`source`]: the sources of a computation: captures, the partitions of a topic.
+//! - [`sink`]: the consumers of its closed ticks: files, streams of lines, topics.
+//! - [`computation`]: the computation on one worker; [`runner`]: the leader and the workers that drive it.
 //! - [`scenario`]: cases of limits, traffic and expected alerts, from files.
-//! - [`live`]: a run over a topic: ticks by the clock, limits that change, alerts.
 //! - [`cluster`]: workers and processes, and how they find each other.
 //! - [`kafka`]: Apache Kafka: addresses, options, topics, messages out.
 //! - [`http`]: health and readiness, and [`metrics`], over HTTP.
@@ -30,20 +28,18 @@ pub mod cli;
 pub mod cluster;
 pub mod computation;
 pub mod convert;
-pub mod driver;
 pub mod generate;
 pub mod http;
 pub mod kafka;
 pub mod limits;
-pub mod live;
-pub mod merge;
 pub mod metrics;
 pub mod output;
 pub mod record;
-pub mod replay;
+pub mod runner;
 pub mod scenario;
 pub mod sink;
 pub mod sniffer;
+pub mod source;
 
 /// The version, and behind it a digest of the sources that this program was built from.
 pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("FLOODMARK_BUILD"));

@@ -10,14 +10,13 @@ use syn::{Attribute, Item, ItemMod, ItemUse, UseTree, Visibility};
 use crate::bounds::{root, sources};
 
 /// The modules of `src/`, from the bottom up: each uses only those of its own layer and of lower ones.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 7] = [
     &["base"],
     &["capture", "record", "limits", "kafka", "aggregate", "generate"],
-    &["merge", "replay", "output", "metrics", "cluster"],
-    &["computation", "http", "sniffer", "convert"],
-    &["sink"],
-    &["driver"],
-    &["live", "scenario"],
+    &["output", "metrics", "cluster"],
+    &["computation"],
+    &["source", "sink", "runner"],
+    &["http", "sniffer", "convert", "scenario"],
     &["cli"],
 ];
 

@@ -24,6 +24,7 @@ mod layer;
 mod link;
 mod link_type;
 pub mod live;
+pub mod merge;
 mod packed;
 mod packet;
 mod pcap;

@@ -20,7 +20,7 @@ use crate::convert::following::{Following, Together};
 use crate::convert::shared::Shared;
 use crate::convert::skew::Skew;
 use crate::kafka::topics::{self, Plan};
-use crate::kafka::{Address, OnRefusal, SCHEME, Source, Start, Topic};
+use crate::kafka::{Address, OnRefusal, SCHEME, Start, Topic, TopicReader};
 use crate::output::{WriteError, reader_has_gone};
 use crate::record::Fields;
 use crate::sniffer::outlet::{Format, Lines, Outlet, Sent};
@@ -312,7 +312,7 @@ impl Job<'_> {
             let mut converter = converters[index].lock().unwrap_or_else(PoisonError::into_inner);
             let me = std::thread::current();
             let wake = Arc::new(move || me.unpark());
-            match Source::open(topic.clone(), worker, cluster.peers(), wake) {
+            match TopicReader::open(topic.clone(), worker, cluster.peers(), wake) {
                 Ok(source) => {
                     let converter = &mut *converter;
                     Following { source, converter, index, together: &together }.run()

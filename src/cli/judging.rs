@@ -16,7 +16,7 @@ use crate::cluster::{Given, Settings};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::feed;
 use crate::output::Format;
-use crate::replay::Filter;
+use crate::source::Filter;
 
 /// The options about judging.
 #[derive(Clone, Debug, clap::Args)]

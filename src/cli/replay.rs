@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::reads::EmitTotals;
 use floodmark_dataflows::time::Windows;
@@ -16,16 +16,15 @@ use crate::base::duration;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::Tally;
-use crate::cluster::watchdog::{self, Watch};
-use crate::cluster::{self, Cluster, Given, Settings};
-use crate::computation::{self, Computation};
-use crate::driver::{self, Replayed};
-use crate::limits::catalog::{Catalog, LimitSet};
+use crate::capture::merge;
+use crate::cluster::{self, Cluster, Given, Settings, watchdog};
+use crate::limits::catalog::Catalog;
 use crate::limits::{Address as LimitsAddress, feed};
-use crate::merge;
-use crate::output::{Format, WriteError};
-use crate::replay::{self, Cut, End};
-use crate::sink::{ChangesFile, Counts, Hub, OnlyDifference, OverflowWarnings, Sink, TotalsFile};
+use crate::output::WriteError;
+use crate::runner::{self, Ended, EventTime, Job, LeaderConfig, OpenLead, Shared, Sources};
+use crate::sink::{ChangesFile, OnlyDifference, OverflowWarnings, Sink, TotalsFile};
+use crate::source::Captures;
+use crate::source::captures::{Cut, End, Summary};
 
 /// The options of `floodmark replay`.
 #[derive(Clone, Debug, clap::Args)]
@@ -109,23 +108,6 @@ impl Args {
     }
 }
 
-/// The state of the first process.
-struct Leader {
-    readers: Vec<crate::capture::Reader>,
-    cut: Cut,
-    catalog: Arc<Catalog>,
-    /// A sentence about each set of limits of which rows are refused.
-    refusals: Vec<String>,
-    interrupt: Interrupt,
-    messages: Messages,
-    only_difference: bool,
-    fail_on_violation: bool,
-    format: Format,
-    changes: PathBuf,
-    totals: Option<PathBuf>,
-    watch: Watch,
-}
-
 /// Runs `floodmark replay`.
 pub fn run(args: &Args) -> Outcome {
     args.check()?;
@@ -158,50 +140,100 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         filter: judging.filter(),
         peers: cluster.peers(),
     };
-    let lead = Leader {
-        readers,
-        cut,
-        catalog: Arc::new(catalog),
-        refusals,
+    let shared = Shared {
+        options,
+        filter: judging.filter(),
+        status: None,
         interrupt,
-        messages: messages.clone(),
-        only_difference: judging.only_difference,
-        fail_on_violation: judging.fail_on_violation,
-        format: judging.format,
-        changes: args.changes.clone().unwrap_or_else(|| "-".into()),
-        totals: args.totals.clone(),
-        watch: watchdog::start(args.stall.timeout())?,
+        watch: Some(watchdog::start(args.stall.timeout())?),
     };
-    // The first worker takes it.
-    let lead = Arc::new(Mutex::new(Some(lead)));
-    let outcomes = cluster.execute(
-        &settings,
-        &messages,
-        &mut waiting,
-        computation::worker_config(),
-        move |worker| {
-            let first = worker.index() == 0;
-            let computation = Computation::build(worker, options);
-            let lead = first.then(|| lead.lock().unwrap_or_else(PoisonError::into_inner).take());
-            lead.flatten().map(|lead| lead.run(computation, options))
-        },
-    )?;
-    outcomes.into_iter().flatten().next().expect("the first process has the first worker")
+    let (opened, by) = (args.clone(), messages.clone());
+    let lead: OpenLead = Box::new(move || {
+        Ok(LeaderConfig {
+            time: Box::new(EventTime::new(options.windows)),
+            sinks: sinks(&opened, options.windows, &catalog, &by)?,
+            catalog,
+            limits: Vec::new(),
+            requests: None,
+            final_request: None,
+            leader: Arc::default(),
+        })
+    });
+    let summary = Summary::default();
+    let (to, by) = (summary.clone(), messages.clone());
+    let sources = Sources::first(move || Captures::read(readers, cut, by, &to));
+    let job = Job { shared, sources, lead: Some(lead) };
+    let ended = runner::execute(cluster, &settings, &messages, &mut waiting, job)?;
+    let ended = ended.expect("the first process has the leader");
+    finish(args, ended, summary.get(), &refusals, &messages)
+}
+
+/// Opens everything that a replay writes to.
+fn sinks(
+    args: &Args,
+    windows: Windows,
+    catalog: &Catalog,
+    messages: &Messages,
+) -> Result<Vec<Box<dyn Sink + Send>>, Failure> {
+    let to = args.changes.as_deref().unwrap_or(Path::new("-"));
+    let changes = ChangesFile::open(to, args.judging.format, windows, catalog)?;
+    let mut sinks: Vec<Box<dyn Sink + Send>> = vec![match args.judging.only_difference {
+        true => Box::new(OnlyDifference::new(vec![changes])),
+        false => Box::new(changes),
+    }];
+    if let Some(totals) = &args.totals {
+        sinks.push(Box::new(TotalsFile::open(totals)?));
+    }
+    sinks.push(Box::new(OverflowWarnings(messages.clone())));
+    Ok(sinks)
+}
+
+/// Reports how a replay ended. `end` is the summary of the captures if all were read.
+fn finish(
+    args: &Args,
+    ended: Ended,
+    end: Option<&End>,
+    refusals: &[String],
+    messages: &Messages,
+) -> Outcome {
+    match ended.failure {
+        // The reader of the output has seen enough.
+        Some(WriteError::Closed) => return Ok(Exit::Done),
+        Some(WriteError::Failed(failure)) => return Err(failure),
+        None => messages.finish(),
+    }
+    if ended.dropped != 0 {
+        messages.say(format!(
+            "{} packets came after their window had settled, and are not counted",
+            ended.dropped
+        ));
+    }
+    let Some(end) = end else {
+        messages.say(complete_up_to(ended.last_tick, args.judging.tick));
+        warn_of_refusals(messages, refusals);
+        return Ok(Exit::Interrupted);
+    };
+    say_counts(messages, end);
+    warn_of_refusals(messages, refusals);
+    let damaged = if end.damaged { Exit::BadData } else { Exit::Done };
+    let violates = args.judging.fail_on_violation && ended.active > 0;
+    Ok(damaged.or(if violates { Exit::Violations } else { Exit::Done }))
 }
 
 /// A process that only computes.
 fn follow(args: &Args, cluster: Cluster) -> Outcome {
-    let options = args.options();
     if cluster.supervised {
         Interrupt::ignore()?;
     }
-    cluster.execute(
-        &args.settings()?,
-        &Messages::new(),
-        &mut || Ok(()),
-        computation::worker_config(),
-        move |worker| drop(Computation::build(worker, options)),
-    )?;
+    let shared = Shared {
+        options: args.options(),
+        filter: args.judging.filter(),
+        status: None,
+        interrupt: Interrupt::default(),
+        watch: None,
+    };
+    let job = Job { shared, sources: Sources::elsewhere(), lead: None };
+    runner::execute(cluster, &args.settings()?, &Messages::new(), &mut || Ok(()), job)?;
     Ok(Exit::Done)
 }
 
@@ -227,62 +259,6 @@ pub(super) fn read_limits(
     }
     catalog.add(options.set, &limits.into_held());
     Ok(options.refusal(counts))
-}
-
-impl Leader {
-    /// Opens everything that the replay writes to.
-    fn hub(&self, windows: Windows) -> Result<Hub<'static>, Failure> {
-        let catalog = &self.catalog;
-        let changes = ChangesFile::open(&self.changes, self.format, windows, catalog)?;
-        let mut sinks: Vec<Box<dyn Sink + Send>> = vec![match self.only_difference {
-            true => Box::new(OnlyDifference::new(vec![changes])),
-            false => Box::new(changes),
-        }];
-        if let Some(totals) = &self.totals {
-            sinks.push(Box::new(TotalsFile::open(totals)?));
-        }
-        sinks.push(Box::new(OverflowWarnings(self.messages.clone())));
-        Ok(Hub::new(Counts::new(catalog.sets()), sinks))
-    }
-
-    fn run(self, computation: Computation<'_>, options: Options) -> Outcome {
-        let hub = self.hub(options.windows)?;
-        let (interrupt, messages) = (self.interrupt, self.messages);
-        let computation = computation.watched(self.watch);
-        let tick_ms = self.cut.tick_ms;
-        let me = std::thread::current();
-        let source = replay::start(self.readers, self.cut, messages.clone(), move || me.unpark())
-            .context("starting the thread that reads")?;
-        interrupt.wake_me();
-        let versions = self.catalog.all();
-        let mut replay =
-            driver::Replay::new(computation, options, versions, self.catalog.clone(), hub);
-        let replayed = match replay.run(&source, &interrupt) {
-            Ok(replayed) => replayed,
-            // The reader of the output has seen enough.
-            Err(WriteError::Closed) => return Ok(Exit::Done),
-            Err(WriteError::Failed(failure)) => return Err(failure),
-        };
-        messages.finish();
-        let dropped = replay.counts().dropped();
-        if dropped != 0 {
-            messages.say(format!(
-                "{dropped} packets came after their window had settled, and are not counted"
-            ));
-        }
-        let Replayed { end: Some(end), .. } = replayed else {
-            messages.say(complete_up_to(replayed.last_tick, tick_ms));
-            warn_of_refusals(&messages, &self.refusals);
-            return Ok(Exit::Interrupted);
-        };
-        say_counts(&messages, &end);
-        warn_of_refusals(&messages, &self.refusals);
-        let damaged = if end.damaged { Exit::BadData } else { Exit::Done };
-        let violates = replay.counts().active(LimitSet::Live) > 0;
-        let violated =
-            if self.fail_on_violation && violates { Exit::Violations } else { Exit::Done };
-        Ok(damaged.or(violated))
-    }
 }
 
 /// Returns a sentence about an interrupted answer: up to which tick it holds.

@@ -11,11 +11,11 @@ use floodmark_dataflows::time::Windows;
 
 use super::cluster::{Restart, Stall};
 use super::judging::Judging;
-use super::source::{self, Reading};
+use super::source::{Reading, shown_start, start};
 use crate::base::date::format_ms;
 use crate::base::duration;
 use crate::base::error::{Exit, Failure, Outcome};
-use crate::base::terminal::Interrupt;
+use crate::base::terminal::{Interrupt, Messages};
 use crate::cluster::{self, Cluster, Given, Settings, watchdog};
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{
@@ -23,8 +23,11 @@ use crate::kafka::{
 };
 use crate::limits::catalog::Catalog;
 use crate::limits::feed;
-use crate::live::{self, LeaderConfig, Limits, Shared, Status, SteadyClock};
+use crate::runner::{
+    self, Job, LeaderConfig, Limits, OpenLead, Shared, Sources, Status, SteadyClock, WallTime,
+};
 use crate::sink::{AlertTopic, DeadLetters, OnlyDifference, Sink, Stream, TotalsTopic};
+use crate::source::{self, Partitions};
 
 /// The options of `floodmark run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -83,7 +86,7 @@ pub struct Args {
         value_name = "earliest|latest|TIME",
         env = "FLOODMARK_FROM_OFFSET",
         default_value = "earliest",
-        value_parser = source::start
+        value_parser = start
     )]
     from_offset: Start,
 
@@ -173,7 +176,7 @@ impl Args {
         let settings = Settings::of("run")
             .with("--from", from.sorted())
             .with_known("id of the topic of --from", topic_id)
-            .with("--from-offset", source::shown_start(*from_offset))
+            .with("--from-offset", shown_start(*from_offset))
             .with("--group", group)
             .with("-X isolation.level", isolation)
             .with("--max-ahead", duration::text(*max_ahead))
@@ -215,7 +218,7 @@ impl Args {
             return Err(usage(anyhow!(
                 "--restart would begin anew with the latest, and leave out what came before: give \
                  --from-offset a time, such as {}",
-                format_ms(live::wall_ms())
+                format_ms(runner::wall_ms())
             )));
         }
         Ok(())
@@ -225,8 +228,8 @@ impl Args {
 /// Runs `floodmark run`.
 pub fn run(args: &Args) -> Outcome {
     let mut args = args.clone();
-    args.judging.lateness.get_or_insert(live::LATENESS_MS);
-    args.judging.retention.get_or_insert(live::RETENTION_MS);
+    args.judging.lateness.get_or_insert(runner::LATENESS_MS);
+    args.judging.retention.get_or_insert(runner::RETENTION_MS);
     if args.to.is_empty() {
         let given = std::env::var("FLOODMARK_TO").unwrap_or_default();
         args.to = given.split_whitespace().map(str::to_owned).collect();
@@ -252,8 +255,8 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     // Before anything is counted, and before a broker is waited for.
     let above = if cluster.supervised { cluster.process } else { 0 };
     let _server = args.http.serve(above, status.clone())?;
-    let source = args.reading.source(args.from_offset, &args.group);
-    let topic = Arc::new(Topic::open(&args.from, &args.reading.kafka.client(), source)?);
+    let reading = args.reading.source(args.from_offset, &args.group);
+    let topic = Arc::new(Topic::open(&args.from, &args.reading.kafka.client(), reading)?);
     let settings = args.settings(topic.id(), topic.isolation())?;
     let watch = watchdog::start(args.stall.timeout())?;
     status.reads(topic.clone(), watch.clone());
@@ -261,20 +264,28 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let restarted = cluster.restarted;
     let lead = leads.then(|| lead(args, options.windows, &status, restarted)).transpose()?;
     let interrupt = if follows { Interrupt::default() } else { Interrupt::listen()? };
-    let shared = Shared {
+    let source = source::topic::Options {
         topic,
-        options,
+        windows: options.windows,
         filter: args.judging.filter(),
         max_ahead_ms: args.max_ahead,
         max_behind_ms: args.max_behind,
         input_timezone: args.reading.input_timezone.clone(),
         dead_letters: args.reading.dead_letters(args.create_topic),
-        status,
+    };
+    let shared = Shared {
+        options,
+        filter: args.judging.filter(),
+        status: Some(status),
         interrupt: interrupt.clone(),
-        watch,
+        watch: Some(watch),
     };
     let mut waiting = cluster::unless_interrupted(&interrupt);
-    live::execute(cluster, &settings, &mut waiting, shared, lead)
+    let sources = Sources::each(move |worker, workers| Partitions::open(&source, worker, workers));
+    let lead = lead.map(|lead| Box::new(|| Ok(lead)) as OpenLead);
+    let job = Job { shared, sources, lead };
+    let ended = runner::execute(cluster, &settings, &Messages::new(), &mut waiting, job)?;
+    ended.map_or(Ok(Exit::Done), |ended| ended.outcome(args.judging.fail_on_violation))
 }
 
 /// Opens everything the leader needs. `restarted`: the supervisor has started the processes of this run again.
@@ -283,7 +294,7 @@ fn lead(
     windows: Windows,
     status: &Status,
     restarted: bool,
-) -> Result<LeaderConfig, Failure> {
+) -> Result<LeaderConfig<'static>, Failure> {
     let leader = Arc::new(OnceLock::<Thread>::new());
     let limits = args.judging.limits()?.into_iter();
     let limits = limits.map(|limits| {
@@ -299,14 +310,17 @@ fn lead(
     let catalog = args.judging.catalog();
     Ok(LeaderConfig {
         limits,
-        questions: Some(status.takes_questions(&leader)),
+        requests: Some(status.takes_requests(&leader)),
+        final_request: None,
         leader,
         sinks: sinks(args, windows, &catalog)?,
         catalog,
-        tick: Duration::from_millis(args.judging.tick),
-        clock: Box::new(SteadyClock::new(args.reading.idle_timeout)),
-        start: args.from_offset,
-        fail_on_violation: args.judging.fail_on_violation,
+        time: Box::new(WallTime::new(
+            Box::new(SteadyClock::new(args.reading.idle_timeout)),
+            Duration::from_millis(args.judging.tick),
+            args.from_offset,
+            args.max_ahead,
+        )),
     })
 }
 

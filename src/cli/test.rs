@@ -13,8 +13,9 @@ use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::cluster::watchdog::{self, Watch};
 use crate::cluster::{self, Cluster, Settings};
-use crate::computation::{self, Computation};
+use crate::computation;
 use crate::output::{OutputFile, WriteError};
+use crate::runner;
 use crate::scenario::{self, Difference, EXTENSION, Mismatch, Played, Scenario};
 
 /// The options of `floodmark test`.
@@ -154,7 +155,6 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
 /// The state of the first process.
 struct Leader {
     cases: Cases,
-    peers: usize,
     verbose: bool,
     interrupt: Interrupt,
     messages: Messages,
@@ -164,12 +164,11 @@ struct Leader {
 /// The process that plays the cases.
 fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
     let messages = Messages::new();
-    let (others, settings, peers) = (cases.options(), cases.settings(), cluster.peers());
+    let (others, settings) = (cases.options(), cases.settings());
     let interrupt = Interrupt::listen()?;
     let mut waiting = cluster::unless_interrupted(&interrupt);
     let lead = Leader {
         cases,
-        peers,
         verbose: args.verbose,
         interrupt,
         messages: messages.clone(),
@@ -188,7 +187,7 @@ fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
             match lead.flatten() {
                 Some(lead) => Some(lead.run(worker)),
                 None => {
-                    others.iter().for_each(|options| Computation::follow(worker, *options));
+                    others.iter().for_each(|options| runner::follow(worker, *options));
                     None
                 }
             }
@@ -208,7 +207,7 @@ fn follow(cases: Cases, cluster: Cluster) -> Outcome {
         &Messages::new(),
         &mut || Ok(()),
         computation::worker_config(),
-        move |worker| options.iter().for_each(|options| Computation::follow(worker, *options)),
+        move |worker| options.iter().for_each(|options| runner::follow(worker, *options)),
     )?;
     Ok(Exit::Done)
 }
@@ -233,14 +232,12 @@ impl Leader {
         let mut out = OutputFile::open(Path::new("-"))?;
         let mut wanted = true;
         for case in &self.cases.cases {
-            let computation = Computation::build(worker, case.options());
             // The other workers go through all cases, whatever becomes of this one.
             if interrupted || !wanted {
-                computation.close();
+                runner::follow(worker, case.options());
                 continue;
             }
-            let computation = computation.watched(self.watch.clone());
-            let played = case.play(computation, self.peers, &self.interrupt);
+            let played = case.play(worker, &self.interrupt, &self.watch);
             interrupted = matches!(played, Played::Interrupted);
             match self.report(case, &played, &mut count, &mut out) {
                 Ok(()) => {}

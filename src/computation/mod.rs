@@ -73,21 +73,18 @@ impl<'w> Computation<'w> {
         }
     }
 
-    /// Has a watchdog check that ticks get done.
-    pub fn watched(self, watch: Watch) -> Self {
-        Computation { watch: Some(watch), ..self }
-    }
-
-    /// Builds the computation on a worker that has no input of its own, and works until all workers let go of
-    /// it.
-    pub fn follow(worker: &'w mut Worker, options: Options) {
-        Self::build(worker, options).close();
+    /// Has a watchdog, if there is one, check that ticks get done.
+    pub fn watched(self, watch: Option<Watch>) -> Self {
+        Computation { watch, ..self }
     }
 
     /// Takes no more input, and works until all workers let go of the computation: what comes after it in
     /// this process can be another one.
     pub fn close(self) {
-        let Computation { worker, inputs, probe, .. } = self;
+        let Computation { worker, inputs, probe, watch, .. } = self;
+        if let Some(watch) = watch {
+            watch.input_waits(false);
+        }
         drop(inputs);
         while !probe.done() {
             worker.step_or_park(Some(NAP));
@@ -218,7 +215,7 @@ mod tests {
                 let windows = Windows { lateness_ms: Some(0), ..Windows::default() };
                 let options = Options { windows, ..Options::default() };
                 if worker.index() > 0 {
-                    return Computation::follow(worker, options);
+                    return Computation::build(worker, options).close();
                 }
                 let mut combiner = Combiner::new(worker.peers());
                 let mut computation = Computation::build(worker, options);

@@ -9,7 +9,7 @@ use super::FULL;
 use super::converter::{Converter, Origin};
 use super::skew::{self, Skew};
 use crate::base::terminal::Interrupt;
-use crate::kafka::{Source, Times};
+use crate::kafka::{Times, TopicReader};
 use crate::output::WriteError;
 
 /// Greatest sleep while nothing comes. The source wakes the worker for messages.
@@ -42,7 +42,7 @@ pub struct Together<'a> {
 /// One worker.
 pub struct Following<'a> {
     /// The partitions that the worker reads.
-    pub source: Source,
+    pub source: TopicReader,
     /// Converts and writes their messages.
     pub converter: &'a mut Converter,
     /// The worker's number among those of this process.

@@ -21,10 +21,10 @@ use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::question::{Answer, Question, Refusal, WriteObject};
 use super::served::{AS_OF, Served, answer, as_of, as_of_header, object};
 use crate::base::quote::Quoted;
 use crate::base::{date, network};
+use crate::runner::{Answer, Question, Refusal, WriteObject};
 
 /// The path of the page.
 pub(super) const PATH: &str = "/api/v1/explain";

@@ -23,12 +23,13 @@ mod hosts;
 mod pages;
 mod pool;
 mod question;
+mod run;
 mod served;
 
 use connections::END_TIMEOUT;
 use hosts::Hosts;
 pub use hosts::name;
-pub use question::{Answer, Answering, Answers, Question, Refusal, WriteObject};
+pub use question::Answers;
 pub use served::{Readiness, Subject};
 
 /// The address to serve at, and the names of the server.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, json};
 
 use super::*;
+use crate::runner::{Answer, Answering, Question, Refusal};
 
 /// Always the same.
 struct Still(bool);

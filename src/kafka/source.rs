@@ -254,7 +254,7 @@ pub enum Changed {
 }
 
 /// The partitions of a topic that one worker reads.
-pub struct Source {
+pub struct TopicReader {
     topic: Arc<Topic>,
     index: usize,
     peers: usize,
@@ -268,7 +268,7 @@ pub struct Source {
     reopened: Counter,
 }
 
-impl Source {
+impl TopicReader {
     /// Opens the partitions of worker `index` among `peers`. `wake` is called, from another thread, when there
     /// is something to take.
     pub fn open(
@@ -282,7 +282,7 @@ impl Source {
         let reopened = counter!("floodmark_input_consumers_reopened_total", "source" => label);
         reopened.increment(0);
         let mut source =
-            Source { topic, index, peers, consumer, drained, wake, partitions, reopened };
+            TopicReader { topic, index, peers, consumer, drained, wake, partitions, reopened };
         source.find_partitions()?;
         Ok(source)
     }

@@ -170,9 +170,10 @@ impl Catalog {
         versions[set as usize].reserve(more, |id| hasher.hash_one(&*numbered(rows, *id).row));
     }
 
-    /// The versions that all rows are, by their numbers.
-    pub fn all(&self) -> impl Iterator<Item = Version> {
-        self.rows.iter().map(|(id, numbered)| as_version(VersionId(id), numbered))
+    /// The versions that all rows are which hold, by their numbers.
+    pub fn held(&self) -> impl Iterator<Item = Version> {
+        let held = self.rows.iter().filter(|(_, numbered)| numbered.holds);
+        held.map(|(id, numbered)| as_version(VersionId(id), numbered))
     }
 
     /// The name of a limit.

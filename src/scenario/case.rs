@@ -9,11 +9,10 @@ use floodmark_dataflows::types::{Pair, Volume};
 use super::entity;
 use super::moment::Moment;
 use super::said::Expected;
-use super::settings::Settings;
+use super::settings::{Clock, Settings};
 use super::words::{Placed, Word, Words};
 use crate::base::duration;
 use crate::base::quote::Quoted;
-use crate::driver::Clock;
 use crate::limits::rows::Cell;
 use crate::record::AMOUNT_MAX;
 

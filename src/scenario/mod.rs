@@ -7,7 +7,7 @@
 //! - `words`, `moment`, `entity`: the parts of a line.
 //! - `case`, `settings`: a file of cases, line by line.
 //! - `script`: a case made ready: its events by tick.
-//! - `play`: plays a script on the computation.
+//! - `play`: plays a script on the computation, by a simulated `time` or by event time.
 //! - `said`, `verdict`: the published changes, and their comparison with the expected ones.
 
 mod case;
@@ -17,15 +17,18 @@ mod play;
 mod said;
 mod script;
 mod settings;
+mod time;
 mod verdict;
 mod words;
 
 use std::path::{Path, PathBuf};
 
 use floodmark_dataflows::graph::Options;
+use timely::worker::Worker;
 
 use crate::base::terminal::Interrupt;
-use crate::computation::Computation;
+use crate::cluster::watchdog::Watch;
+use crate::runner::{self, Shared};
 use case::Case;
 use play::Unplayed;
 
@@ -88,25 +91,28 @@ impl Scenario {
         self.case.settings.options()
     }
 
-    /// Plays it, on a computation of so many workers that is let go of afterwards.
-    pub fn play(
-        &self,
-        computation: Computation<'_>,
-        peers: usize,
-        interrupt: &Interrupt,
-    ) -> Played {
+    /// Plays it on the first worker, while the others [`follow`](runner::follow).
+    pub fn play(&self, worker: &mut Worker, interrupt: &Interrupt, watch: &Watch) -> Played {
         let problem =
             |line, problem| Played::Problem(CaseError { file: self.file.clone(), line, problem });
         let directory = self.file.parent().unwrap_or(Path::new(""));
         let mut script = match script::ready(&self.case, directory) {
             Ok(script) => script,
             Err(found) => {
-                computation.close();
+                runner::follow(worker, self.options());
                 return problem(found.line, found.what);
             }
         };
         let (begin, checkpoints) = (script.begin, std::mem::take(&mut script.checkpoints));
-        match play::play(script, &self.case.settings, computation, peers, interrupt) {
+        let settings = &self.case.settings;
+        let shared = Shared {
+            options: settings.options(),
+            filter: settings.filter().clone(),
+            status: None,
+            interrupt: interrupt.clone(),
+            watch: Some(watch.clone()),
+        };
+        match play::play(script, settings, worker, &shared) {
             Ok(said) => Played::Compared {
                 mismatches: verdict::compare(&checkpoints, &said, begin),
                 said: said

@@ -1,24 +1,28 @@
-//! A case, played on the computation.
+//! A case, played on the computation: its lines and captures are the source, its expectations are compared with what
+//! the sink keeps.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
+use anyhow::anyhow;
+use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
-use floodmark_dataflows::time::{Window, Windows};
+use timely::worker::Worker;
 
 use super::said::Said;
-use super::script::{Counted, Happening, Script};
-use super::settings::{Settings, WINDOWS_MAX};
-use crate::base::date::format_ms;
-use crate::base::terminal::{Interrupt, Messages};
-use crate::capture::Reader;
-use crate::computation::Computation;
-use crate::driver::{Clock, Replay};
+use super::script::{Happening, Script};
+use super::settings::{Clock, Settings};
+use super::time::SimulatedTime;
+use crate::base::error::{Exit, Failure};
+use crate::base::terminal::Messages;
+use crate::computation::EventTimeReached;
 use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
 use crate::output::difference::Shown;
-use crate::replay::{self, Cut, Event, Events, Tick};
-use crate::sink::{ClosedTick, Counts, Hub, Sink};
+use crate::runner::{self, EventTime, LeaderConfig, Shared, TimeSource};
+use crate::sink::{ClosedTick, Sink};
+use crate::source::captures::{Cut, Summary};
+use crate::source::{Captures, Demand, Source, TickRecords};
 
 /// Why a case was not played to its end.
 pub(super) enum Unplayed {
@@ -27,222 +31,135 @@ pub(super) enum Unplayed {
     Problem(String),
 }
 
-/// Plays a case. Returns the published changes, in their order.
+/// Plays a case on the first worker. Returns the published changes, in their order.
 pub(super) fn play(
     script: Script,
     settings: &Settings,
-    computation: Computation<'_>,
-    peers: usize,
-    interrupt: &Interrupt,
+    worker: &mut Worker,
+    shared: &Shared,
 ) -> Result<Vec<Said>, Unplayed> {
-    let Script { begin, catalog, versions, mut ticks, readers, .. } = script;
-    let options = settings.options();
-    let captured = match Captured::start(readers, settings, peers) {
-        Ok(captured) => captured,
-        Err(unplayed) => {
-            computation.close();
-            return Err(unplayed);
-        }
+    let Script { begin, catalog, ticks, readers, .. } = script;
+    let windows = shared.options.windows;
+    let cut = Cut {
+        tick_ms: settings.tick_ms(),
+        windows,
+        filter: settings.filter().clone(),
+        peers: worker.peers(),
+    };
+    let summary = Summary::default();
+    let captures = match readers.is_empty() {
+        true => None,
+        false => match Captures::read(readers, cut, Messages::new(), &summary) {
+            Ok(captures) => Some(captures),
+            Err(failure) => {
+                runner::follow(worker, shared.options);
+                return Err(Unplayed::Problem(format!("{:#}", failure.error)));
+            }
+        },
+    };
+    let mut lines = Lines {
+        settings,
+        begin,
+        ticks,
+        captures,
+        summary,
+        combiner: Combiner::new(worker.peers()),
     };
     // A run looks at the clock from its beginning on.
-    ticks.entry(begin).or_default();
-    let mut said = Vec::new();
-    let played = {
-        let hub = Hub::new(Counts::new(catalog.sets()), vec![Box::new(Published(&mut said))]);
-        let catalog = Arc::new(catalog);
-        let replay = Replay::new(computation, options, versions, catalog, hub).by(settings.clock());
-        let mut player = Player {
-            replay,
-            settings,
-            rules: options.windows,
-            begin,
-            ticks,
-            captured,
-            combiner: Combiner::new(peers),
-            windows: 0,
-            interrupt,
-        };
-        let played = player.all();
-        player.replay.close();
-        played
+    lines.ticks.entry(begin).or_default();
+    let time: Box<dyn TimeSource + Send> = match settings.clock() {
+        Clock::Replay => Box::new(EventTime::new(windows)),
+        Clock::Live => Box::new(SimulatedTime::new(windows, settings.tick_ms())),
     };
-    played.map(|()| said)
-}
-
-/// The ticks of captures.
-struct Captured {
-    source: Events,
-    next: Option<Tick>,
-    ended: bool,
-}
-
-impl Captured {
-    /// Begins to read captures, if there are any.
-    fn start(
-        readers: Vec<Reader>,
-        settings: &Settings,
-        peers: usize,
-    ) -> Result<Option<Self>, Unplayed> {
-        if readers.is_empty() {
-            return Ok(None);
-        }
-        let cut = Cut {
-            tick_ms: settings.tick_ms(),
-            windows: settings.options().windows,
-            filter: settings.filter().clone(),
-            peers,
-        };
-        let me = std::thread::current();
-        let source = replay::start(readers, cut, Messages::new(), move || me.unpark());
-        let source = source.map_err(|error| {
-            Unplayed::Problem(format!("starting the thread that reads: {error}"))
-        })?;
-        Ok(Some(Captured { source, next: None, ended: false }))
-    }
-
-    /// When the next tick is; `None` at the end.
-    fn next(&mut self) -> Result<Option<u64>, Unplayed> {
-        if self.next.is_none() && !self.ended {
-            match self.source.next() {
-                Ok(Event::Tick(tick)) => self.next = Some(tick),
-                Ok(Event::End(end)) if end.damaged => {
-                    return Err(Unplayed::Problem("a capture is damaged".into()));
-                }
-                Ok(Event::End(_)) => self.ended = true,
-                Err(_) => unreachable!("the reader says that it has ended, or ends the process"),
-            }
-        }
-        Ok(self.next.as_ref().map(|tick| tick.tick))
+    let mut said = Vec::new();
+    let lead = LeaderConfig {
+        time,
+        catalog,
+        limits: Vec::new(),
+        sinks: vec![Box::new(Published(&mut said))],
+        requests: None,
+        final_request: None,
+        leader: Arc::new(OnceLock::new()),
+    };
+    let ended = runner::lead(worker, shared, Box::new(lines), lead);
+    match ended.failure {
+        Some(WriteError::Failed(failure)) => Err(Unplayed::Problem(format!("{:#}", failure.error))),
+        Some(WriteError::Closed) => unreachable!("published changes are kept, and not written"),
+        None if ended.is_complete => Ok(said),
+        None => Err(Unplayed::Interrupted),
     }
 }
 
-struct Player<'a, 's> {
-    replay: Replay<'a, 's>,
+/// The lines of a case that are traffic or edit limits, and its captures.
+struct Lines<'a> {
     settings: &'a Settings,
-    rules: Windows,
     begin: u64,
     /// The events still to come, by tick.
     ticks: BTreeMap<u64, Happening>,
-    captured: Option<Captured>,
+    captures: Option<Captures>,
+    summary: Summary,
     combiner: Combiner,
-    /// Number of windows that have passed between the ticks of events.
-    windows: u64,
-    interrupt: &'a Interrupt,
 }
 
-impl Player<'_, '_> {
-    fn all(&mut self) -> Result<(), Unplayed> {
-        let mut last = None;
-        while let Some(tick) = self.next_tick()? {
-            if let Some(last) = last.replace(tick) {
-                self.pass(last, tick)?;
-            }
-            self.replay.begin(tick);
-            if tick == self.begin && self.settings.is_from_latest() {
-                self.replay.begin_observation();
-            }
-            let happening = self.ticks.remove(&tick).unwrap_or_default();
-            for (version, diff) in happening.edits {
-                self.replay.edit(version, diff);
-            }
-            self.count(&happening.records);
-            let captured = self
-                .captured
-                .as_mut()
-                .and_then(|captured| captured.next.take_if(|next| next.tick == tick));
-            if let Some(Tick { tick, update_batches, seen }) = captured {
-                self.replay.records(update_batches, &seen, tick);
-            }
-            self.end()?;
-        }
-        self.replay.finish().map_err(unwritten)?;
-        match self.settings.clock() {
-            Clock::Live => Ok(()),
-            Clock::Replay => self.replay.end_input().map_err(unwritten),
-        }
-    }
-
-    /// When the case, or a capture, goes on.
-    fn next_tick(&mut self) -> Result<Option<u64>, Unplayed> {
-        let captured = self.captured.as_mut().map(Captured::next).transpose()?.flatten();
-        let scripted = self.ticks.first_key_value().map(|(tick, _)| *tick);
-        Ok(scripted.into_iter().chain(captured).min())
-    }
-
+impl Lines<'_> {
     /// Takes the records of a case's lines.
-    fn count(&mut self, records: &[Counted]) {
-        let mut seen = BTreeSet::<Window>::new();
-        for record in records {
-            let window = self.rules.of(record.time).expect("a case has only records in windows");
-            seen.insert(window);
+    fn take_lines(&mut self, happening: Happening) -> TickRecords {
+        let rules = self.settings.options().windows;
+        let mut records = TickRecords { edits: happening.edits, ..TickRecords::default() };
+        for record in happening.records {
+            let window = rules.of(record.time).expect("a case has only records in windows");
+            records.seen.insert(window);
+            records.greatest = records.greatest.max(Some(record.time));
             if self.settings.filter().admits(&record.pair) {
                 self.combiner.add(window, record.pair, record.volume);
             }
         }
-        if let Some(greatest) = records.iter().map(|record| record.time).max() {
-            let update_batches = self.combiner.take();
-            self.replay.records(update_batches, &seen, greatest);
-        }
-    }
-
-    fn end(&mut self) -> Result<(), Unplayed> {
-        self.replay.end();
-        self.replay.make_room().map_err(unwritten)?;
-        match self.interrupt.pressed() {
-            true => Err(Unplayed::Interrupted),
-            false => Ok(()),
-        }
-    }
-
-    /// Lets a live clock pass from one tick to before another, with a tick whenever that alone brings
-    /// something about: a window ends, settles or retires, or the date of a row comes. A run has a tick
-    /// each second; at those in between nothing happens.
-    fn pass(&mut self, mut from: u64, to: u64) -> Result<(), Unplayed> {
-        if self.settings.clock() == Clock::Replay {
-            return Ok(());
-        }
-        self.windows += (to - from) / (self.rules.width_secs * 1000);
-        if self.windows > WINDOWS_MAX {
-            return Err(Unplayed::Problem(format!(
-                "more than {WINDOWS_MAX} windows pass until {}; shorten the case, or widen them",
-                format_ms(to)
-            )));
-        }
-        loop {
-            let date = self.replay.next_date().filter(|date| *date > from);
-            let Some(tick) = self.next_turn(from).into_iter().chain(date).min() else {
-                return Ok(());
-            };
-            if tick >= to {
-                return Ok(());
-            }
-            self.replay.begin(tick);
-            self.end()?;
-            from = tick;
-        }
-    }
-
-    /// The next moment at which time does something to a window.
-    fn next_turn(&self, from: u64) -> Option<u64> {
-        let Windows { width_secs, lateness_ms, retention_ms, .. } = self.rules;
-        let width = width_secs * 1000;
-        let settles = lateness_ms;
-        let retires =
-            settles.zip(retention_ms).and_then(|(settles, held)| settles.checked_add(held));
-        // A window retires in the tick after the one that finds it done with.
-        let gone = retires.and_then(|retires| retires.checked_add(self.settings.tick_ms()));
-        let after = [Some(0), settles, retires, gone].into_iter().flatten();
-        after
-            .filter_map(|after| match from.checked_sub(after) {
-                Some(since) => (since / width + 1).checked_mul(width)?.checked_add(after),
-                None => Some(after),
-            })
-            .min()
+        records.update_batches = self.combiner.take();
+        records
     }
 }
 
-fn unwritten(_: WriteError) -> Unplayed {
-    unreachable!("what is heard is kept, and not written")
+impl Source for Lines<'_> {
+    fn demand(&mut self, reached: EventTimeReached) -> Result<Demand, Failure> {
+        let of_captures = match &mut self.captures {
+            Some(captures) => captures.demand(reached)?,
+            None => Demand::Ended,
+        };
+        let captured = match of_captures {
+            Demand::TickAt(tick) => Some(tick),
+            Demand::Ended => None,
+            // The next packet may come before the next line.
+            Demand::Tick | Demand::None => return Ok(Demand::None),
+        };
+        if captured.is_none() && self.summary.get().is_some_and(|end| end.damaged) {
+            return Err(Failure::new(Exit::BadData, anyhow!("a capture is damaged")));
+        }
+        let scripted = self.ticks.first_key_value().map(|(tick, _)| *tick);
+        let next = scripted.into_iter().chain(captured).min();
+        Ok(next.map_or(Demand::Ended, Demand::TickAt))
+    }
+
+    fn take(&mut self, tick: u64) -> TickRecords {
+        let happening = self.ticks.remove(&tick).unwrap_or_default();
+        let mut records = self.take_lines(happening);
+        if let Some(captures) = &mut self.captures {
+            let captured = captures.take(tick);
+            records.update_batches.extend(captured.update_batches);
+            records.seen.extend(captured.seen);
+            records.greatest = records.greatest.max(captured.greatest);
+        }
+        records
+    }
+
+    fn progress(
+        &mut self,
+        tick: u64,
+        _: u64,
+        _: EventTimeReached,
+    ) -> Result<Vec<SourceProgress>, Failure> {
+        let begins = tick == self.begin && self.settings.is_from_latest();
+        Ok(begins.then_some(SourceProgress::Begun(tick)).into_iter().collect())
+    }
 }
 
 /// A sink that keeps all changes.

@@ -1,12 +1,12 @@
 //! A case made ready to be played: what happens at which tick, and which rows of limits that leaves.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use floodmark_dataflows::time::Windows;
-use floodmark_dataflows::types::{Pair, Version, Volume};
+use floodmark_dataflows::types::{Pair, Version, VersionId, Volume};
 
 use super::case::{Case, Edit, Traffic, When};
 use super::moment::Moment;
@@ -17,12 +17,12 @@ use crate::base::date::{format_ms, format_ns};
 use crate::base::quote::Quoted;
 use crate::base::terminal::Messages;
 use crate::capture::Reader;
+use crate::capture::merge::Merge;
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::reason::Position;
 use crate::limits::rows::{self, Cell, RawRow, Row};
 use crate::limits::text::Text;
 use crate::limits::{Address, feed, json};
-use crate::merge::Merge;
 
 /// Maximum number of records that the lines of one case may make.
 const RECORDS_MAX: u64 = 1_000_000;
@@ -31,10 +31,8 @@ const RECORDS_MAX: u64 = 1_000_000;
 pub(super) struct Script {
     /// The time that moments of the case are counted from.
     pub(super) begin: u64,
-    /// Names and numbers of all rows and versions that the case will have.
+    /// Names and numbers of all rows that the case will have. Those that it begins with hold.
     pub(super) catalog: Catalog,
-    /// Versions that hold from the start.
-    pub(super) versions: BTreeSet<Version>,
     /// Events by tick.
     pub(super) ticks: BTreeMap<u64, Happening>,
     /// Expectations, in the order of time.
@@ -87,11 +85,13 @@ pub(super) fn ready(case: &Case, directory: &Path) -> Result<Script, Problem> {
         records: 0,
     };
     let first = making.edit(case.common_rows.iter().chain(&case.rows), None)?;
-    let versions = first.into_iter().map(|(version, _)| version).collect();
     let checkpoints = making.steps()?;
-    let Making { catalog, ticks, .. } = making;
+    let Making { mut catalog, ticks, .. } = making;
+    let first: HashSet<VersionId> = first.into_iter().map(|(version, _)| version.id).collect();
+    let all: Vec<VersionId> = catalog.held().map(|version| version.id).collect();
+    all.iter().for_each(|version| catalog.hold(*version, first.contains(version)));
     let readers = open(case, directory)?;
-    Ok(Script { begin, catalog, versions, ticks, checkpoints, readers })
+    Ok(Script { begin, catalog, ticks, checkpoints, readers })
 }
 
 /// When a case begins: with the tick of the first packet of its captures, unless it says when.

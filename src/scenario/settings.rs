@@ -13,10 +13,18 @@ use crate::base::date;
 use crate::base::duration;
 use crate::base::network;
 use crate::base::quote::Quoted;
-use crate::driver::Clock;
 use crate::limits::rows::{Defaults, PERS};
-use crate::live;
-use crate::replay::Filter;
+use crate::runner;
+use crate::source::Filter;
+
+/// The clock that moves the watermark, and with it closes windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clock {
+    /// The wall clock, as in a run whose partitions have no backlog: windows close when their end has come.
+    Live,
+    /// The event times of records: windows close when a later record comes, or when the input ends.
+    Replay,
+}
 
 const CLOCKS: [(&str, Clock); 2] = [("live", Clock::Live), ("replay", Clock::Replay)];
 
@@ -211,8 +219,8 @@ impl Settings {
         Options {
             windows: Windows {
                 width_secs: self.window.unwrap_or(usual.width_secs),
-                lateness_ms: self.lateness.or(if_live(live::LATENESS_MS)),
-                retention_ms: self.retention.or(if_live(live::RETENTION_MS)),
+                lateness_ms: self.lateness.or(if_live(runner::LATENESS_MS)),
+                retention_ms: self.retention.or(if_live(runner::RETENTION_MS)),
                 max_gap_secs: self.max_gap.unwrap_or(usual.max_gap_secs),
             },
             updates: self.updates.unwrap_or_default(),

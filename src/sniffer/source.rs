@@ -14,8 +14,8 @@ use super::queue::{Entrance, Exit, Refused, queue};
 use crate::base::date::format_ms;
 use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::live::{BLOCK_MS, Drops, Live, LiveError};
+use crate::capture::merge::Merge;
 use crate::capture::{Packet, Tally};
-use crate::merge::Merge;
 use crate::record::Record;
 
 /// Records that go into the queue together.

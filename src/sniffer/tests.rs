@@ -8,8 +8,8 @@ use super::source::{Reading, read};
 use super::*;
 use crate::base::error::Exit;
 use crate::capture::Reader;
+use crate::capture::merge::Merge;
 use crate::generate::{Workload, write_pcap};
-use crate::merge::Merge;
 use crate::record::Record;
 
 /// Takes one batch, then is full for `full_for` polls; a batch that comes in between fails the test.

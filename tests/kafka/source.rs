@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use floodmark::base::error::Failure;
 use floodmark::kafka::{
-    Address, ClientOptions, Outgoing, Source, SourceOptions, Start, Times, Topic,
+    Address, ClientOptions, Outgoing, SourceOptions, Start, Times, Topic, TopicReader,
 };
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
@@ -21,7 +21,7 @@ fn done<T>(result: Result<T, Failure>) -> T {
 }
 
 /// All partitions of a topic, from their first messages on.
-fn open(address: &Address, client: &ClientOptions) -> Source {
+fn open(address: &Address, client: &ClientOptions) -> TopicReader {
     let options = SourceOptions {
         start: Start::Earliest,
         idle_timeout: Duration::from_secs(1),
@@ -31,7 +31,7 @@ fn open(address: &Address, client: &ClientOptions) -> Source {
         skip_open_transactions: false,
     };
     let topic = done(Topic::open(address, client, options));
-    done(Source::open(topic.into(), 0, 1, Arc::new(|| ())))
+    done(TopicReader::open(topic.into(), 0, 1, Arc::new(|| ())))
 }
 
 /// A reader without capacity stops within a batch; messages of a partition that is paused meanwhile come
@@ -86,7 +86,7 @@ fn consumer_that_brings_nothing_is_opened_anew() {
     let client = ClientOptions::new(["fetch.error.backoff.ms=300000"]).expect("an option");
     let mut source = open(&address, &client);
     let (mut read, began) = (Vec::new(), Instant::now());
-    let mut read_until = |source: &mut Source, count: usize| {
+    let mut read_until = |source: &mut TopicReader, count: usize| {
         while read.len() < count {
             assert!(began.elapsed() < STUCK_AFTER, "stuck after {read:?}");
             let taken = source.take(|one| {

@@ -5,14 +5,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use floodmark::base::error::{Exit, Outcome};
-use floodmark::base::terminal::Interrupt;
+use floodmark::base::terminal::{Interrupt, Messages};
 use floodmark::cluster::{Cluster, Settings, watchdog};
 use floodmark::kafka::{Address, ClientOptions, Outgoing, SourceOptions, Start, Topic};
 use floodmark::limits::catalog::Catalog;
 use floodmark::limits::feed;
-use floodmark::live::{self, Clocks, LeaderConfig, Limits, Reading, Shared, Status, SteadyClock};
-use floodmark::replay::Filter;
+use floodmark::runner::{
+    self, Clocks, Job, LeaderConfig, Limits, Reading, Shared, Sources, Status, SteadyClock,
+    WallTime,
+};
 use floodmark::sink::Stream;
+use floodmark::source::{Filter, Partitions, topic};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Updates;
@@ -24,6 +27,8 @@ use crate::replay::run::{Place, STUCK_AFTER};
 /// The noon of a day, at which runs start.
 pub(super) const NOON: u64 = 1_780_315_200_000;
 const HOUR: u64 = 3_600_000;
+
+const MAX_AHEAD_MS: u64 = 300_000;
 
 /// Each record breaks the first; the second is broken by windows without records.
 const LIMITS: &str = r#"
@@ -105,37 +110,47 @@ impl Run {
         let lead = LeaderConfig {
             limits: vec![limits.unwrap_or_else(|failure| panic!("{:#}", failure.error))],
             leader,
-            questions: None,
+            requests: None,
+            final_request: None,
             catalog,
             sinks: vec![Box::new(alerts)],
-            tick,
-            clock: Box::new(SteadyClock::over(hand.clone(), 1000)),
-            start: Start::Earliest,
-            fail_on_violation: false,
+            time: Box::new(WallTime::new(
+                Box::new(SteadyClock::over(hand.clone(), 1000)),
+                tick,
+                Start::Earliest,
+                MAX_AHEAD_MS,
+            )),
         };
         let (stop, status) = (Interrupt::default(), Arc::new(Status::new(1, tick)));
         let watch = watchdog::start(STUCK_AFTER).expect("a thread");
         status.reads(topic.clone(), watch.clone());
-        let shared = Shared {
+        let source = topic::Options {
             topic,
-            options,
+            windows,
             filter: Filter::default(),
-            max_ahead_ms: 300_000,
+            max_ahead_ms: MAX_AHEAD_MS,
             max_behind_ms: u64::MAX,
             input_timezone: TimeZone::UTC,
             dead_letters: None,
-            status: status.clone(),
-            interrupt: stop.clone(),
-            watch,
         };
+        let shared = Shared {
+            options,
+            filter: Filter::default(),
+            status: Some(status.clone()),
+            interrupt: stop.clone(),
+            watch: Some(watch),
+        };
+        let sources =
+            Sources::each(move |worker, workers| Partitions::open(&source, worker, workers));
         let work = move || {
-            live::execute(
+            let ended = runner::execute(
                 Cluster::alone(1),
                 &Settings::default(),
+                &Messages::new(),
                 &mut || Ok(()),
-                shared,
-                Some(lead),
-            )
+                Job { shared, sources, lead: Some(Box::new(|| Ok(lead))) },
+            )?;
+            ended.map_or(Ok(Exit::Done), |ended| ended.outcome(false))
         };
         let thread = std::thread::spawn(work);
         Run { hand, flows, _mock: mock, place, status, stop, thread }

@@ -192,6 +192,11 @@ impl Feed {
         broker::finish(&self.producer);
     }
 
+    /// The packets that were sent, but for those of [`Feed::close`].
+    pub(super) fn sent(&self) -> &[Packet] {
+        &self.sent
+    }
+
     fn last_ms(&self) -> u64 {
         self.sent.iter().map(|packet| packet.ms).max().expect("packets were sent")
     }

@@ -5,7 +5,8 @@ use floodmark::kafka::{ClientOptions, Outgoing};
 
 use super::kit::{Feed, LIMITS};
 use crate::common::broker::{Broker, produce, random_name, read_all};
-use crate::replay::pcap::packet;
+use crate::replay::fold::{Object, objects};
+use crate::replay::pcap::{packet, pcap};
 use crate::replay::run::{Place, Whom};
 use crate::replay::traffic::BEGIN_MS;
 
@@ -65,6 +66,38 @@ fn stray_total_among_records_is_refused_alone() {
     let run = place.floodmark(&line).start();
     let done = feed.answer(&place, "").hold(run);
     done.says(&["own_output", "one of the totals of windows"]);
+}
+
+/// No limit needs the sums of sources: the ranking alone does.
+#[test]
+fn sources_are_ranked_in_a_run_as_in_a_replay() {
+    let place = Place::new();
+    let limits = r#"{"limit_name":"a","limit_value":1,"effective_date":"1970-01-01"}"#;
+    place.write("limits.jsonl", limits);
+    let topic = Broker::shared().topic("flows", 2);
+    let mut feed = Feed::to(&topic);
+    for (number, bytes) in (0..).zip([900, 500, 700, 100]) {
+        let source = format!("10.0.0.{}", number % 3);
+        let packet = packet(BEGIN_MS + 1000 * number, &source, &format!("10.0.1.{number}"), bytes);
+        feed.give(number as i32 % 2, packet);
+    }
+    feed.close(2);
+    let ranked = |stdout: &str| -> Vec<Object> {
+        objects(stdout).into_iter().filter(|object| object.contains_key("top")).collect()
+    };
+    place.write("fed.pcap", pcap(feed.sent()));
+    let expected = place.floodmark("replay fed.pcap --top 2,source").stdout(0);
+    let expected = ranked(&expected);
+    assert_eq!(expected.len(), 2);
+    for workers in ["-w1", "-w2"] {
+        let line = format!(
+            "run --from {topic} --limits limits.jsonl --idle-timeout 1h --lateness 0s --tick 50ms \
+             --top 2,source {workers}"
+        );
+        let run = place.floodmark(&line).start();
+        let done = feed.answer(&place, "").hold(run);
+        assert_eq!(ranked(&done.stdout)[..2], expected[..]);
+    }
 }
 
 /// Changes are larger than this topic takes.

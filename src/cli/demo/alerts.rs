@@ -9,7 +9,7 @@ use floodmark_dataflows::types::{Bound, Event, Metric, Reason};
 use serde::Deserialize;
 
 use crate::base::error::Failure;
-use crate::kafka::{Address, ClientOptions, Source, SourceOptions, Start, Topic};
+use crate::kafka::{Address, ClientOptions, SourceOptions, Start, Topic, TopicReader};
 
 /// An alert, as it is on the topic.
 #[derive(Clone, Debug, Deserialize)]
@@ -83,12 +83,12 @@ pub(super) struct Effect {
 pub(super) struct Alerts {
     address: Address,
     client: ClientOptions,
-    source: Source,
+    source: TopicReader,
     standing: BTreeMap<String, Alert>,
     effect: Effect,
 }
 
-fn open(address: &Address, client: &ClientOptions, start: Start) -> Result<Source, Failure> {
+fn open(address: &Address, client: &ClientOptions, start: Start) -> Result<TopicReader, Failure> {
     let options = SourceOptions {
         start,
         idle_timeout: Duration::from_secs(1),
@@ -99,7 +99,7 @@ fn open(address: &Address, client: &ClientOptions, start: Start) -> Result<Sourc
     };
     let topic = Topic::open(address, client, options)?;
     let me = std::thread::current();
-    Source::open(Arc::new(topic), 0, 1, Arc::new(move || me.unpark()))
+    TopicReader::open(Arc::new(topic), 0, 1, Arc::new(move || me.unpark()))
 }
 
 impl Alerts {

@@ -18,23 +18,23 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
 use super::timeline::{Span, Timeline};
-use crate::base::error::{Failure, Outcome};
+use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::Reader;
+use crate::capture::merge::Merge;
 use crate::cluster::{Cluster, Settings, watchdog};
 use crate::kafka::topics::TopicConfig;
 use crate::kafka::{Address, BufferedProducer, ClientOptions, SourceOptions, Start, Topic, Tuning};
 use crate::limits::catalog::Catalog;
 use crate::limits::feed;
-use crate::live::{self, LeaderConfig, Limits, Shared, Status};
-use crate::merge::Merge;
-use crate::replay::Filter;
+use crate::runner::{self, Job, LeaderConfig, Limits, Shared, Sources, Status, WallTime};
 use crate::sink::AlertTopic;
 use crate::sniffer::fold::Folding;
 use crate::sniffer::outlet::{Format, Outlet, Sent};
 use crate::sniffer::pace::{Pace, Speed};
 use crate::sniffer::source::{BATCH, Reading, read};
 use crate::sniffer::{Ended, Sender, topic};
+use crate::source::{Filter, Partitions, topic as topic_source};
 
 const CAPTURE: &[u8] = include_bytes!("../../demo/office-lan.pcapng.zst");
 
@@ -173,7 +173,7 @@ impl<T: Send + 'static> Part<T> {
 
 /// A run that reads records and says alerts.
 pub(super) struct Run {
-    pub(super) part: Part<crate::base::error::Exit>,
+    pub(super) part: Part<Exit>,
     pub(super) status: Arc<Status>,
 }
 
@@ -202,36 +202,40 @@ pub(super) fn run(
     let lead = LeaderConfig {
         limits: vec![Limits::follow(&feed::Options::file(limits), &leader)?],
         leader,
-        questions: None,
+        requests: None,
+        final_request: None,
         catalog: Catalog::new(),
         sinks: vec![Box::new(AlertTopic::new(alerts, None, options.windows))],
-        tick: TICK,
-        clock: Box::new(timeline.clone()),
-        start: Start::Earliest,
-        fail_on_violation: false,
+        // It is told the time of the capture only now and then.
+        time: Box::new(WallTime::new(Box::new(timeline.clone()), TICK, Start::Earliest, u64::MAX)),
     };
     let (stop, status) = (Interrupt::default(), Arc::new(Status::new(workers, TICK)));
-    let shared = Shared {
+    let source = topic_source::Options {
         topic: Arc::new(topic),
-        options,
+        windows: options.windows,
         filter: Filter::default(),
-        // It is told the time of the capture only now and then.
         max_ahead_ms: u64::MAX,
         max_behind_ms: u64::MAX,
         input_timezone: TimeZone::UTC,
         dead_letters: None,
-        status: status.clone(),
-        interrupt: stop.clone(),
-        watch: watchdog::start(STALL_TIMEOUT)?,
     };
+    let shared = Shared {
+        options,
+        filter: Filter::default(),
+        status: Some(status.clone()),
+        interrupt: stop.clone(),
+        watch: Some(watchdog::start(STALL_TIMEOUT)?),
+    };
+    let sources = Sources::each(move |worker, workers| Partitions::open(&source, worker, workers));
     let work = move || -> Outcome {
-        live::execute(
+        let ended = runner::execute(
             Cluster::alone(workers),
             &Settings::default(),
+            &Messages::new(),
             &mut || Ok(()),
-            shared,
-            Some(lead),
-        )
+            Job { shared, sources, lead: Some(Box::new(|| Ok(lead))) },
+        )?;
+        ended.map_or(Ok(Exit::Done), |ended| ended.outcome(false))
     };
     Ok(Run { part: Part::start("run", stop, work)?, status })
 }

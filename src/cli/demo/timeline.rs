@@ -7,7 +7,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::live;
+use crate::runner;
 use crate::sniffer::pace::{self, Speed};
 
 /// At full speed, how often to look whether anybody still wants to wait.
@@ -140,11 +140,11 @@ impl pace::Clock for Arc<Timeline> {
     }
 }
 
-impl live::Clock for Arc<Timeline> {
+impl runner::Clock for Arc<Timeline> {
     /// Records that were sent may still be on their way to a partition that says nothing: only when all has arrived
     /// does silence mean something.
-    fn read(&mut self) -> live::Moment {
-        live::Moment::steady(self.now_ms(), self.state().over_ms.unwrap_or(0))
+    fn read(&mut self) -> runner::Moment {
+        runner::Moment::steady(self.now_ms(), self.state().over_ms.unwrap_or(0))
     }
 }
 
@@ -178,10 +178,10 @@ mod tests {
 
     #[test]
     fn silence_means_nothing_before_all_was_sent() {
-        use live::Clock as _;
+        use runner::Clock as _;
         let mut timeline = Timeline::new(SPAN, Speed::Times(60.0));
-        assert_eq!(timeline.read(), live::Moment::steady(SPAN.first_ms, 0));
+        assert_eq!(timeline.read(), runner::Moment::steady(SPAN.first_ms, 0));
         timeline.end(2_000_000);
-        assert_eq!(timeline.read(), live::Moment::steady(2_000_000, 2_000_000));
+        assert_eq!(timeline.read(), runner::Moment::steady(2_000_000, 2_000_000));
     }
 }

@@ -3,12 +3,11 @@
 use std::io::{self, ErrorKind, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::{ArgGroup, ValueEnum};
 use floodmark_dataflows::graph::Options;
-use floodmark_dataflows::reads::Amounts;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Pair;
 use serde_json::Value;
@@ -18,20 +17,19 @@ use crate::base::duration;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::base::{date, network};
-use crate::capture::Reader;
+use crate::capture::merge;
 use crate::cli::replay::{read_limits, say_counts};
 use crate::cli::values::LimitRows;
 use crate::cluster::{Cluster, Settings};
-use crate::computation::{self, Computation};
-use crate::driver::Replay;
 use crate::http::client::Server;
 use crate::limits::catalog::Catalog;
-use crate::limits::explain::{self as explaining, Facts};
-use crate::merge;
-use crate::output::difference::Shown;
+use crate::limits::explain as explaining;
 use crate::output::{WriteError, explanation};
-use crate::replay::{self, Cut, Filter};
-use crate::sink::{ClosedTick, Counts, Hub, Sink};
+use crate::runner::{
+    self, Asked, EventTime, Job, LeaderConfig, OpenLead, Question, Refusal, Shared, Sources,
+};
+use crate::source::captures::{Cut, Summary};
+use crate::source::{Captures, Filter};
 
 /// The options of `floodmark limits explain`.
 #[derive(Clone, Debug, clap::Args)]
@@ -190,18 +188,6 @@ fn ask(args: &Explain, server: &Server, pair: &Pair) -> Result<String, Failure> 
     }
 }
 
-/// Everything that one worker needs to count captures.
-struct Counting {
-    readers: Vec<Reader>,
-    pair: Pair,
-    at_ms: Option<u64>,
-    all: bool,
-    catalog: Catalog,
-    rules: Windows,
-    interrupt: Interrupt,
-    messages: Messages,
-}
-
 /// Counts captures to their end. No answer if that was interrupted.
 fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Failure> {
     let limits = or_variable(args.limits.clone(), "FLOODMARK_LIMITS", |text| Ok(text.into()))?;
@@ -221,100 +207,51 @@ fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Fai
     let max_ahead = args.max_ahead.unwrap_or(rules.max_gap_secs.saturating_mul(1000));
     let readers = merge::open(&args.capture, max_ahead)?;
     let messages = Messages::with_progress(merge::size(&readers));
-    let counting = Counting {
-        readers,
-        pair,
-        at_ms: args.at,
-        all: args.all,
-        catalog,
-        rules,
+    let question = Question { pair, at_ms: args.at, all: args.all };
+    let (request, reply) = Asked::alone(question);
+    let options = Options { windows: rules, ..Options::default() };
+    let cut = Cut { tick_ms: TICK_MS, windows: rules, filter: Filter::default(), peers: 1 };
+    let summary = Summary::default();
+    let (to, by) = (summary.clone(), messages.clone());
+    let sources = Sources::first(move || Captures::read(readers, cut, by, &to));
+    let lead: OpenLead = Box::new(move || {
+        Ok(LeaderConfig {
+            time: Box::new(EventTime::new(rules)),
+            catalog,
+            limits: Vec::new(),
+            sinks: Vec::new(),
+            requests: None,
+            final_request: Some(request),
+            leader: Arc::default(),
+        })
+    });
+    let shared = Shared {
+        options,
+        filter: Filter::default(),
+        status: None,
         interrupt: Interrupt::listen()?,
-        messages: messages.clone(),
+        watch: None,
     };
-    // The only worker takes it.
-    let counting = Mutex::new(Some(counting));
-    let outcomes = Cluster::alone(1).execute(
-        &Settings::default(),
-        &messages,
-        &mut || Ok(()),
-        computation::worker_config(),
-        move |worker| {
-            let counting = counting.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let options = Options { windows: counting.as_ref()?.rules, ..Options::default() };
-            let computation = Computation::build(worker, options);
-            Some(counting?.run(computation, options))
-        },
-    )?;
-    outcomes.into_iter().flatten().next().expect("there is one worker")
-}
-
-impl Counting {
-    fn run(
-        self,
-        computation: Computation<'_>,
-        options: Options,
-    ) -> Result<(Option<String>, Exit), Failure> {
-        let failed = |error| match error {
-            WriteError::Failed(failure) => failure,
-            WriteError::Closed => unreachable!("nothing is written"),
-        };
-        let Counting { rules, pair, interrupt, messages, .. } = self;
-        let cut = Cut { tick_ms: TICK_MS, windows: rules, filter: Filter::default(), peers: 1 };
-        let me = std::thread::current();
-        let source = replay::start(self.readers, cut, messages.clone(), move || me.unpark())
-            .context("starting the thread that reads")?;
-        interrupt.wake_me();
-        let (kept, catalog) = (Mutex::default(), Arc::new(self.catalog));
-        let hub = Hub::new(Counts::new(catalog.sets()), vec![Box::new(Kept(&kept))]);
-        let mut replay = Replay::new(computation, options, catalog.all(), catalog.clone(), hub);
-        let replayed = replay.run(&source, &interrupt).map_err(failed)?;
-        messages.finish();
-        let Some(end) = replayed.end else {
-            messages.say("interrupted: not all of the captures was counted");
-            return Ok((None, Exit::Interrupted));
-        };
-        say_counts(&messages, &end);
-        let window = match self.at_ms {
-            Some(at) => rules.of(at),
-            None => replay.last_window(),
-        };
-        let window = window.ok_or_else(|| {
-            usage(anyhow!(
-                "no record is in any window, so that there is no last one: give --at TIME"
-            ))
-        })?;
-        let tick = replay.next_tick();
-        let limits = catalog.in_force(explaining::judged_at(&rules, window, tick));
-        let reads = explaining::reads(limits, &pair, window);
-        replay.read(reads).map_err(failed)?;
-        let windows = replay.windows();
-        let facts = Facts {
-            tick,
-            rules,
-            watermark: windows.watermark,
-            pair,
-            counted: true,
-            window,
-            existing: windows.existing(window),
-            catalog: catalog.clone(),
-            amounts: Arc::new(kept.lock().unwrap_or_else(PoisonError::into_inner).clone()),
-        };
-        let object = explanation::json(&explaining::explain(&facts), self.all);
-        Ok((Some(object), if end.damaged { Exit::BadData } else { Exit::Done }))
+    let job = Job { shared, sources, lead: Some(lead) };
+    let (cluster, settings) = (Cluster::alone(1), Settings::default());
+    let ended = runner::execute(cluster, &settings, &messages, &mut || Ok(()), job)?;
+    if let Some(WriteError::Failed(failure)) = ended.and_then(|ended| ended.failure) {
+        return Err(failure);
     }
-}
-
-/// The amounts of the last tick.
-struct Kept<'a>(&'a Mutex<Amounts>);
-
-impl Sink for Kept<'_> {
-    fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
-        Ok(())
-    }
-
-    fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.clone_from(&closed.outputs.amounts);
-        Ok(())
-    }
+    messages.finish();
+    let Some(end) = summary.get() else {
+        messages.say("interrupted: not all of the captures was counted");
+        return Ok((None, Exit::Interrupted));
+    };
+    say_counts(&messages, end);
+    let facts = reply.blocking_recv().unwrap_or(Err(Refusal::Ended)).map_err(|refusal| {
+        usage(match refusal {
+            Refusal::NoWindow => {
+                anyhow!("no record is in any window, so that there is no last one: give --at TIME")
+            }
+            refusal => anyhow!(refusal),
+        })
+    })?;
+    let object = explanation::json(&explaining::explain(&facts), args.all);
+    Ok((Some(object), if end.damaged { Exit::BadData } else { Exit::Done }))
 }

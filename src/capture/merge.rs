@@ -5,9 +5,9 @@ use std::collections::BinaryHeap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use super::{EventTime, Packet, ReadError, Reader, Tally};
 use crate::base::error::{Exit, Failure};
 use crate::base::terminal::Messages;
-use crate::capture::{EventTime, Packet, ReadError, Reader, Tally};
 
 /// Opens all captures, so that a missing one is known before anything starts. Of each of them strays are
 /// dropped: packets more than `max_ahead_ms` ahead of the next one.

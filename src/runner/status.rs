@@ -15,17 +15,17 @@ use serde_json::{Map, Value, json};
 
 use super::behind::Behind;
 use super::clock::Unsteady;
-use super::questions::{Asked, Questions};
 use super::ready::{self, Facts, Partition, Reason, Withheld};
 use super::ready_log::{Line, ReadyLog};
+use super::requests::{Answering, Asked, Question, Refusal, RequestQueue};
 use crate::base::date::format_ms;
 use crate::cluster::watchdog::Watch;
 use crate::computation::EventTimeReached;
-use crate::http::{Answering, Answers, Question, Readiness, Refusal, Subject};
 use crate::kafka::{Answer, PartitionState, Topic};
 use crate::limits::catalog::LimitSet;
 use crate::limits::feed::Health;
 use crate::sink::{SinkState, count_sink_error};
+use crate::source::SourceState;
 
 /// Age up to which nothing counts as old or behind: a busy machine is not faulty.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,11 +50,11 @@ struct Known {
     topic: Option<Arc<Topic>>,
     watch: Option<Watch>,
     limits: Vec<(LimitSet, Health)>,
-    workers: BTreeMap<usize, Worker>,
+    workers: BTreeMap<usize, WorkerStatus>,
     /// Whether this is the leader's process: it alone exports the metrics of the whole run.
     leads: bool,
     clock: Option<Unsteady>,
-    questions: Option<Questions>,
+    requests: Option<RequestQueue>,
     event_time: EventTimeReached,
     /// Time of the watermark's last move.
     moved: Option<Instant>,
@@ -113,17 +113,13 @@ pub struct Progress {
 
 /// The state that a worker reports.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Worker {
+pub(super) struct WorkerStatus {
     /// The last completed tick.
     pub(super) tick: Option<u64>,
     /// When that tick began. The wall clock may have been set since.
     pub(super) tick_began: Option<Instant>,
     pub(super) event_time: EventTimeReached,
-    pub(super) partitions: Vec<PartitionState>,
-    /// For each partition, the offset before which all messages are in completed ticks.
-    pub(super) done: Vec<(i32, i64)>,
-    /// The state of the worker's dead-letter sink; `None` unless unreadable messages are kept.
-    pub(super) dead_letters: Option<SinkState>,
+    pub(super) source: SourceState,
 }
 
 impl Status {
@@ -137,10 +133,10 @@ impl Status {
         Status { process, ..self }
     }
 
-    /// Begins to accept questions. The leader, which a question wakes, reads the returned receiver.
-    pub fn takes_questions(&self, leader: &Arc<OnceLock<Thread>>) -> Receiver<Asked> {
-        let (questions, asked) = Questions::new(leader.clone());
-        self.lock().questions = Some(questions);
+    /// Begins to accept requests. The leader, which a request wakes, reads the returned receiver.
+    pub fn takes_requests(&self, leader: &Arc<OnceLock<Thread>>) -> Receiver<Asked> {
+        let (requests, asked) = RequestQueue::new(leader.clone());
+        self.lock().requests = Some(requests);
         asked
     }
 
@@ -159,7 +155,7 @@ impl Status {
     /// Returns the progress of the run.
     pub fn progress(&self) -> Progress {
         let known = self.lock();
-        let partitions = known.workers.values().flat_map(|worker| &worker.partitions);
+        let partitions = known.workers.values().flat_map(|worker| &worker.source.partitions);
         Progress {
             tick: known.workers.values().filter_map(|worker| worker.tick).min().unwrap_or(0),
             watermark: known.event_time.watermark,
@@ -172,7 +168,7 @@ impl Status {
     }
 
     /// Stores the state that a worker reports.
-    pub(super) fn worker(&self, index: usize, worker: Worker) {
+    pub(super) fn worker(&self, index: usize, worker: WorkerStatus) {
         let mut known = self.lock();
         // All workers get the same event time, some of them a moment later.
         let (before, after) = (known.event_time, worker.event_time);
@@ -185,7 +181,7 @@ impl Status {
         let answers = known.topic.as_ref().map(|topic| topic.answers()).unwrap_or_default();
         let answers: BTreeMap<i32, _> =
             answers.into_iter().map(|answer| (answer.partition, answer)).collect();
-        for partition in &worker.partitions {
+        for partition in &worker.source.partitions {
             let behind = known.behind.entry(partition.partition).or_default();
             if let Some(answer) = answers.get(&partition.partition) {
                 behind.answered(*answer);
@@ -239,7 +235,7 @@ impl Status {
         let (source, missing) = (topic.and_then(Topic::trouble), topic.and_then(Topic::missing));
         let unanswered = source.as_ref().map(|(lasting, _)| *lasting);
         Facts {
-            tick_age: self.as_of(known).and_then(|_| {
+            tick_age: self.closed(known).and_then(|_| {
                 let began = known.workers.values().filter_map(|worker| worker.tick_began);
                 began.min().map(|began| began.elapsed())
             }),
@@ -272,7 +268,7 @@ impl Status {
     ) -> Vec<Partition> {
         let (mut partitions, nothing) = (Vec::new(), Distance::default());
         for worker in known.workers.values() {
-            for state in &worker.partitions {
+            for state in &worker.source.partitions {
                 let distance = known.behind.get(&state.partition).unwrap_or(&nothing);
                 let answer_max = unanswered.unwrap_or(answer_max).min(answer_max);
                 let answer = distance.last.filter(|answer| answer.asked.elapsed() <= answer_max);
@@ -302,7 +298,7 @@ impl Status {
     }
 
     /// Returns the last tick that all workers of this process have completed; `None` until each has completed one.
-    fn as_of(&self, known: &Known) -> Option<u64> {
+    fn closed(&self, known: &Known) -> Option<u64> {
         let all = known.workers.len() >= self.workers;
         known.workers.values().map(|worker| worker.tick).min().flatten().filter(|_| all)
     }
@@ -314,7 +310,49 @@ impl Status {
         reasons
     }
 
-    fn export(&self, known: &Known) {
+    /// Returns the last tick that all workers of this process have completed; `None` until each has completed one.
+    pub fn as_of(&self) -> Option<u64> {
+        self.closed(&self.lock())
+    }
+
+    /// Returns the reason why the process stands still although it responds; `None` if it does not.
+    pub fn stalled(&self) -> Option<String> {
+        self.lock().watch.as_ref()?.stalled()
+    }
+
+    /// Returns whether the run judges all that the broker has, and details about that.
+    pub fn readiness(&self) -> (bool, Map<String, Value>) {
+        let known = self.lock();
+        let facts = self.facts(&known);
+        let reasons = ready::reasons(&facts);
+        let time = |at: Option<u64>| at.map_or(Value::Null, |at| format_ms(at).to_string().into());
+        let watermark = Some(known.event_time.watermark).filter(|watermark| *watermark > 0);
+        let detached: Vec<&String> =
+            facts.sinks.iter().filter(|sink| sink.detached).map(|sink| &sink.name).collect();
+        let details = [
+            ("as_of", time(self.closed(&known))),
+            ("watermark", time(watermark)),
+            ("tick_age_seconds", json!(facts.tick_age.map(|age| age.as_secs_f64()))),
+            ("reasons", json!(reasons)),
+            ("detached_sinks", json!(detached)),
+        ];
+        let details = details.into_iter().map(|(key, value)| (key.to_owned(), value));
+        (!reasons.iter().any(Reason::is_unready), Map::from_iter(details))
+    }
+
+    /// Sends a question to the leader. A caller that drops the future wants no answer any more.
+    pub fn ask(&self, question: Question) -> Answering {
+        let refuse = |refusal| Box::pin(std::future::ready(Err(refusal)));
+        match (self.process, &self.lock().requests) {
+            (0, Some(requests)) => requests.ask(question),
+            (0, None) => refuse(Refusal::NotBegun),
+            (process, _) => refuse(Refusal::Elsewhere { process }),
+        }
+    }
+
+    /// Sets the gauges that would be stale if they were set only when something happens.
+    pub fn export(&self) {
+        let known = &*self.lock();
         let facts = self.facts(known);
         let flag = |on: bool| f64::from(u8::from(on));
         let age = facts.tick_age.unwrap_or_else(|| self.began.elapsed());
@@ -331,7 +369,7 @@ impl Status {
         for (index, worker) in &known.workers {
             let tick = worker.tick.unwrap_or(0) as f64 / 1e3;
             gauge!("floodmark_frontier_seconds", "worker" => index.to_string()).set(tick);
-            for state in &worker.partitions {
+            for state in &worker.source.partitions {
                 let labels = labels(&facts.topic, state.partition);
                 let idle = state.holds == Some(PartitionProgress::Idle) && !state.straggles;
                 gauge!("floodmark_kafka_partition_idle", &labels).set(flag(idle));
@@ -373,12 +411,13 @@ fn labels(topic: &str, partition: impl ToString) -> [(&'static str, String); 2] 
     [("topic", topic.to_owned()), ("partition", partition.to_string())]
 }
 
-impl Worker {
+impl WorkerStatus {
     /// The offset before which all of a partition is in ticks that are done.
     fn done_of(&self, partition: &PartitionState) -> i64 {
         // They are in order, and may be thousands.
-        let found = self.done.binary_search_by_key(&partition.partition, |(number, _)| *number);
-        found.map_or(partition.first, |at| self.done[at].1)
+        let done = &self.source.done;
+        let found = done.binary_search_by_key(&partition.partition, |(number, _)| *number);
+        found.map_or(partition.first, |at| done[at].1)
     }
 }
 
@@ -386,7 +425,7 @@ impl Known {
     /// By name: several workers may have one of a name.
     fn all_sinks(&self) -> BTreeMap<String, SinkState> {
         let mut sinks = BTreeMap::<String, SinkState>::new();
-        let dead = self.workers.values().filter_map(|worker| worker.dead_letters.as_ref());
+        let dead = self.workers.values().filter_map(|worker| worker.source.dead_letters.as_ref());
         for sink in self.sinks.iter().chain(dead) {
             match sinks.get_mut(&sink.name) {
                 Some(same) => same.add(sink),
@@ -394,54 +433,5 @@ impl Known {
             }
         }
         sinks
-    }
-}
-
-impl Subject for Status {
-    fn as_of(&self) -> Option<u64> {
-        self.as_of(&self.lock())
-    }
-
-    fn dead(&self) -> Option<String> {
-        self.lock().watch.as_ref()?.stalled()
-    }
-
-    fn readiness(&self) -> Readiness {
-        let known = self.lock();
-        let facts = self.facts(&known);
-        let reasons = ready::reasons(&facts);
-        let time = |at: Option<u64>| at.map_or(Value::Null, |at| format_ms(at).to_string().into());
-        let watermark = Some(known.event_time.watermark).filter(|watermark| *watermark > 0);
-        let detached: Vec<&String> =
-            facts.sinks.iter().filter(|sink| sink.detached).map(|sink| &sink.name).collect();
-        let details = [
-            ("as_of", time(self.as_of(&known))),
-            ("watermark", time(watermark)),
-            ("tick_age_seconds", json!(facts.tick_age.map(|age| age.as_secs_f64()))),
-            ("reasons", json!(reasons)),
-            ("detached_sinks", json!(detached)),
-        ];
-        let details = details.into_iter().map(|(key, value)| (key.to_owned(), value));
-        let ready = !reasons.iter().any(Reason::is_unready);
-        Readiness { ready, details: Map::from_iter(details) }
-    }
-
-    fn answers(&self) -> Option<&dyn Answers> {
-        Some(self)
-    }
-
-    fn refresh_metrics(&self) {
-        self.export(&self.lock());
-    }
-}
-
-impl Answers for Status {
-    fn explain(&self, question: Question) -> Answering {
-        let refuse = |refusal| Box::pin(std::future::ready(Err(refusal)));
-        match (self.process, &self.lock().questions) {
-            (0, Some(questions)) => questions.ask(question),
-            (0, None) => refuse(Refusal::NotBegun),
-            (process, _) => refuse(Refusal::Elsewhere { process }),
-        }
     }
 }

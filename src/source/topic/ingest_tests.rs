@@ -55,12 +55,12 @@ impl Mock {
         };
         let topic = Topic::open(&self.address, &ClientOptions::default(), options);
         let topic = topic.unwrap_or_else(|failure| panic!("{:#}", failure.error));
-        let source = Source::open(topic.into(), 0, 1, std::sync::Arc::new(|| ()));
+        let source = TopicReader::open(topic.into(), 0, 1, std::sync::Arc::new(|| ()));
         let source = source.unwrap_or_else(|failure| panic!("{:#}", failure.error));
         let windows = Windows { width_secs: 1, ..Windows::default() };
         let rules = Rules { windows, filter, max_ahead_ms: 0, max_behind_ms: u64::MAX };
         let mut ingest = Ingest::new(source, Decoder::default(), rules, 1, dead_letters);
-        ingest.set_clock(u64::MAX, false);
+        ingest.set_time(LeaderTime { now: 0, horizon: u64::MAX, undecided: false });
         ingest
     }
 }

@@ -4,8 +4,7 @@
 //! since each takes work of its own, or few large ones, since they take memory. It goes on when half of the
 //! queue is taken: waking it for each tick would cost more than most ticks do.
 
-use std::collections::BTreeSet;
-use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use floodmark_dataflows::combine::UpdateBatch;
@@ -16,7 +15,7 @@ use crate::capture::Tally;
 
 /// The input of one tick.
 #[derive(Debug)]
-pub struct Tick {
+pub(super) struct Tick {
     /// The tick, in milliseconds since 1970. It is the watermark, too.
     pub tick: u64,
     /// The updates of the pairs that are counted.
@@ -27,7 +26,7 @@ pub struct Tick {
 
 impl Tick {
     /// Returns the number of updates in the tick, those of windows included.
-    pub fn updates(&self) -> usize {
+    fn updates(&self) -> usize {
         self.update_batches.iter().map(UpdateBatch::len).sum::<usize>().max(self.seen.len())
     }
 }
@@ -45,7 +44,7 @@ pub struct End {
 
 /// An event from the thread that reads.
 #[derive(Debug)]
-pub enum Event {
+pub(super) enum Event {
     /// A tick is complete.
     Tick(Tick),
     /// All captures are read; no tick follows.
@@ -69,108 +68,119 @@ const TICKS_AHEAD: usize = 512;
 /// Number of queued updates at which the reader waits: some megabytes.
 const UPDATES_AHEAD: usize = 200_000;
 
+/// Events that are taken out of the queue at once. They count as queued until the next ones are taken.
+const TAKEN_AT_ONCE: usize = 64;
+
 /// The receiving end: ticks, and then the end.
-pub struct Events {
-    receive: Receiver<Event>,
-    gate: Arc<Gate>,
+pub(super) struct Events {
+    queue: Arc<Queue>,
+    taken: VecDeque<Event>,
+    /// The size of all that was taken last.
+    taken_size: Size,
 }
 
 /// The sending end.
 pub(super) struct Handing {
-    send: Sender<Event>,
-    gate: Arc<Gate>,
+    queue: Arc<Queue>,
 }
 
 /// The receiver has gone.
 #[derive(Debug)]
 pub(super) struct Unwanted;
 
-/// The number of ticks and updates that are queued.
-#[derive(Default)]
-struct Ahead {
+/// A number of ticks, and of the updates in them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
     ticks: usize,
     updates: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    room: Condvar,
+}
+
+/// The events that wait.
+#[derive(Default)]
+struct Waiting {
+    events: VecDeque<Event>,
+    /// The size of these, and of those that were taken last.
+    size: Size,
     /// Whether the reader waits for capacity.
     reader_waits: bool,
     /// Whether the receiver has gone.
     unwanted: bool,
 }
 
-impl Ahead {
+impl Waiting {
     /// Whether the queue is filled to this share of its bounds: 1 is all, 2 is half.
     fn reaches(&self, share: usize) -> bool {
-        self.ticks >= TICKS_AHEAD / share || self.updates >= UPDATES_AHEAD / share
+        self.size.ticks >= TICKS_AHEAD / share || self.size.updates >= UPDATES_AHEAD / share
     }
-}
-
-#[derive(Default)]
-struct Gate {
-    ahead: Mutex<Ahead>,
-    room: Condvar,
 }
 
 /// The two ends.
 pub(super) fn handing() -> (Handing, Events) {
-    let (send, receive) = channel();
-    let gate = Arc::<Gate>::default();
-    (Handing { send, gate: gate.clone() }, Events { receive, gate })
+    let queue = Arc::<Queue>::default();
+    let events =
+        Events { queue: queue.clone(), taken: VecDeque::new(), taken_size: Size::default() };
+    (Handing { queue }, events)
 }
 
-impl Gate {
-    fn ahead(&self) -> MutexGuard<'_, Ahead> {
-        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until the queue has capacity, and counts the event.
-    fn enter(&self, event: &Event) -> Result<(), Unwanted> {
-        let mut ahead = self.ahead();
-        ahead.reader_waits = ahead.reaches(1);
-        let waits = |ahead: &mut Ahead| ahead.reader_waits && !ahead.unwanted;
-        let waited = self.room.wait_while(ahead, waits);
-        let mut ahead = waited.unwrap_or_else(PoisonError::into_inner);
-        if ahead.unwanted {
-            return Err(Unwanted);
-        }
-        ahead.ticks += 1;
-        ahead.updates += event.updates();
-        Ok(())
-    }
-
-    fn leave(&self, event: &Event) {
-        let mut ahead = self.ahead();
-        ahead.ticks -= 1;
-        ahead.updates -= event.updates();
-        if ahead.reader_waits && !ahead.reaches(2) {
-            ahead.reader_waits = false;
-            self.room.notify_one();
-        }
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Handing {
     /// Sends an event, as soon as the queue has capacity.
     pub(super) fn give(&self, event: Event) -> Result<(), Unwanted> {
-        self.gate.enter(&event)?;
-        self.send.send(event).map_err(|_| Unwanted)
+        let mut waiting = self.queue.waiting();
+        waiting.reader_waits = waiting.reaches(1);
+        let waits = |waiting: &mut Waiting| waiting.reader_waits && !waiting.unwanted;
+        let waited = self.queue.room.wait_while(waiting, waits);
+        let mut waiting = waited.unwrap_or_else(PoisonError::into_inner);
+        if waiting.unwanted {
+            return Err(Unwanted);
+        }
+        waiting.size.ticks += 1;
+        waiting.size.updates += event.updates();
+        waiting.events.push_back(event);
+        Ok(())
     }
 }
 
 impl Events {
     /// Returns the next event, if there is one by now.
-    pub fn try_next(&self) -> Result<Event, TryRecvError> {
-        self.receive.try_recv().inspect(|event| self.gate.leave(event))
+    pub(super) fn try_next(&mut self) -> Option<Event> {
+        if self.taken.is_empty() {
+            self.take_more();
+        }
+        self.taken.pop_front()
     }
 
-    /// Waits for the next event.
-    pub fn next(&self) -> Result<Event, RecvError> {
-        self.receive.recv().inspect(|event| self.gate.leave(event))
+    fn take_more(&mut self) {
+        let mut waiting = self.queue.waiting();
+        let Size { ticks, updates } = std::mem::take(&mut self.taken_size);
+        waiting.size.ticks -= ticks;
+        waiting.size.updates -= updates;
+        if waiting.reader_waits && !waiting.reaches(2) {
+            waiting.reader_waits = false;
+            self.queue.room.notify_one();
+        }
+        let count = waiting.events.len().min(TAKEN_AT_ONCE);
+        self.taken.extend(waiting.events.drain(..count));
+        self.taken_size.ticks = count;
+        self.taken_size.updates = self.taken.iter().map(Event::updates).sum();
     }
 }
 
 impl Drop for Events {
     fn drop(&mut self) {
-        self.gate.ahead().unwanted = true;
-        self.gate.room.notify_one();
+        self.queue.waiting().unwanted = true;
+        self.queue.room.notify_one();
     }
 }
 
@@ -182,7 +192,6 @@ mod tests {
     use floodmark_dataflows::types::Volume;
 
     use super::*;
-    use crate::replay::Tick;
 
     fn tick(tick: u64, updates: usize) -> Event {
         let update_batch =
@@ -190,8 +199,8 @@ mod tests {
         Event::Tick(Tick { tick, update_batches: vec![update_batch], seen: BTreeSet::new() })
     }
 
-    fn ticks(events: &Events) -> Vec<u64> {
-        let next = || events.try_next().ok();
+    fn ticks(events: &mut Events) -> Vec<u64> {
+        let next = || events.try_next();
         std::iter::from_fn(next)
             .map(|event| match event {
                 Event::Tick(tick) => tick.tick,
@@ -212,21 +221,21 @@ mod tests {
 
     impl Handing {
         fn is_full(&self) -> bool {
-            self.gate.ahead().reaches(1)
+            self.queue.waiting().reaches(1)
         }
     }
 
     #[test]
     fn many_small_ticks_or_few_large_ones_wait() {
         for (updates, expected) in [(1, 512), (50_000, 4), (1_000_000, 1)] {
-            let (handing, events) = handing();
+            let (handing, mut events) = handing();
             assert_eq!(fill(&handing, updates), expected);
             let waiting = std::thread::spawn(move || handing.give(tick(expected, updates)).is_ok());
-            let mut taken = ticks(&events);
+            let mut taken = ticks(&mut events);
             // It comes as soon as there is room, which may be later than this.
             while taken.len() as u64 <= expected {
-                let Ok(Event::Tick(tick)) = events.next() else { panic!("a tick is on its way") };
-                taken.push(tick.tick);
+                taken.append(&mut ticks(&mut events));
+                std::thread::yield_now();
             }
             assert_eq!(taken, (0..=expected).collect::<Vec<_>>());
             assert!(waiting.join().expect("the thread ends"));

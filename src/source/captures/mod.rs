@@ -1,43 +1,28 @@
-//! Replays captures on their own clock: merges them, cuts them into ticks, and combines the packets of each
-//! tick.
+//! Captures as a source: merged by time, and cut into ticks by it.
 //!
-//! A thread of its own reads, so that a silent pipe delays nobody else. A tick is the greatest event time read
-//! so far, rounded down; it is sent when the next one begins.
+//! A thread of its own reads and combines the packets of each tick, so that a silent pipe delays nobody else. A tick
+//! is the greatest event time read so far, rounded down; the thread sends it when the next one begins.
 
 mod events;
 
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
+use std::sync::{Arc, OnceLock};
 
+use anyhow::Context;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::time::{Window, Windows};
-use floodmark_dataflows::types::{Pair, Prefix, Volume};
+use floodmark_dataflows::types::Volume;
 
+use super::{Demand, Filter, Source, TickRecords};
+use crate::base::error::Failure;
 use crate::base::terminal::Messages;
+use crate::capture::merge::Merge;
 use crate::capture::{Packet, Reader};
-use crate::merge::Merge;
-use events::{Handing, Unwanted};
+use crate::computation::EventTimeReached;
+use events::{Event, Events, Handing, Tick, Unwanted};
 
-pub use events::{End, Event, Events, Tick};
-
-/// The pairs to count; the others count as nothing, but still open windows. Of several prefixes one must match.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Of the source; empty: any.
-    pub sources: Vec<Prefix>,
-    /// Of the destination; empty: any.
-    pub destinations: Vec<Prefix>,
-}
-
-impl Filter {
-    /// Whether a pair counts.
-    pub fn admits(&self, pair: &Pair) -> bool {
-        let matches = |prefixes: &[Prefix], address| {
-            prefixes.is_empty() || prefixes.iter().any(|prefix| prefix.contains(address))
-        };
-        matches(&self.sources, pair.source()) && matches(&self.destinations, pair.destination())
-    }
-}
+pub use events::End;
 
 /// The rules by which captures are cut into ticks.
 #[derive(Clone, Debug)]
@@ -52,16 +37,71 @@ pub struct Cut {
     pub peers: usize,
 }
 
-/// Reads captures on a thread of its own. `wake` is called after each event. The thread ends when the
-/// events are dropped, at the latest when its next packet has come.
-pub fn start(
+/// The summary of captures, which is there once all are read.
+pub type Summary = Arc<OnceLock<End>>;
+
+/// Captures that are read.
+pub struct Captures {
+    events: Events,
+    /// The first tick that was not taken.
+    next: Option<Tick>,
+    summary: Summary,
+}
+
+impl Captures {
+    /// Begins to read captures, and wakes this thread when a tick is complete. `summary` is set when all are read. The
+    /// thread that reads ends when `Captures` is dropped, at the latest when its next packet has come.
+    ///
+    /// # Errors
+    /// The thread can't be started.
+    pub fn read(
+        readers: Vec<Reader>,
+        cut: Cut,
+        messages: Messages,
+        summary: &Summary,
+    ) -> Result<Self, Failure> {
+        let reading = std::thread::current();
+        let events = start(readers, cut, messages, move || reading.unpark());
+        let events = events.context("starting the thread that reads")?;
+        Ok(Captures { events, next: None, summary: summary.clone() })
+    }
+
+    /// Whether all captures are read. Their ticks may not all be taken.
+    fn has_ended(&self) -> bool {
+        self.summary.get().is_some()
+    }
+}
+
+impl Source for Captures {
+    fn demand(&mut self, _: EventTimeReached) -> Result<Demand, Failure> {
+        if self.next.is_none() && !self.has_ended() {
+            match self.events.try_next() {
+                Some(Event::Tick(tick)) => self.next = Some(tick),
+                Some(Event::End(end)) => drop(self.summary.set(end)),
+                // The reader reports its end, or ends the process.
+                None => return Ok(Demand::None),
+            }
+        }
+        Ok(self.next.as_ref().map_or(Demand::Ended, |next| Demand::TickAt(next.tick)))
+    }
+
+    fn take(&mut self, tick: u64) -> TickRecords {
+        let Some(Tick { tick, update_batches, seen }) = self.next.take_if(|next| next.tick <= tick)
+        else {
+            return TickRecords::default();
+        };
+        TickRecords { update_batches, seen, greatest: Some(tick), ..TickRecords::default() }
+    }
+}
+
+fn start(
     readers: Vec<Reader>,
     cut: Cut,
     messages: Messages,
     wake: impl Fn() + Send + 'static,
 ) -> std::io::Result<Events> {
     let (handing, events) = events::handing();
-    let replay = Replay {
+    let cutting = Cutting {
         handing,
         wake,
         combiner: Combiner::new(cut.peers),
@@ -73,11 +113,11 @@ pub fn start(
         without_window: Volume::default(),
     };
     let merge = Merge::new(readers, messages);
-    std::thread::Builder::new().name("reader".into()).spawn(move || replay.run(merge))?;
+    std::thread::Builder::new().name("reader".into()).spawn(move || cutting.run(merge))?;
     Ok(events)
 }
 
-struct Replay<W> {
+struct Cutting<W> {
     handing: Handing,
     wake: W,
     cut: Cut,
@@ -91,7 +131,7 @@ struct Replay<W> {
     without_window: Volume,
 }
 
-impl<W: Fn()> Replay<W> {
+impl<W: Fn()> Cutting<W> {
     fn run(mut self, mut merge: Merge) {
         if self.take_all(&mut merge).is_ok() && self.hand_over().is_ok() {
             let (tally, damaged) = (merge.tally(), merge.damaged());

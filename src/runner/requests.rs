@@ -1,30 +1,32 @@
-//! Questions to a run: their route to the leader, and the answers at a tick.
+//! Requests to a computation: their route to the leader, and the responses at a tick.
 //!
 //! ```text
-//!  Questions ─▶ Pending: wait for a tick ──put──▶ the computation ──done──▶ Facts of that tick
+//!  RequestQueue ─▶ Requests: wait for a tick ──reads──▶ the computation ──closed tick──▶ Facts of that tick
 //! ```
 //!
 //! The leader returns only the facts of the tick; the caller turns them into a response on a thread of its own.
 //! Limits, windows and amounts are those of one tick.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::io::Write;
+use std::fmt;
+use std::io::{self, Write};
+use std::pin::Pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use floodmark_dataflows::graph::Inputs;
-use floodmark_dataflows::reads::Amounts;
+use floodmark_dataflows::reads::Read;
 use floodmark_dataflows::time::{Window, Windows};
+use floodmark_dataflows::types::Pair;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::computation::WindowStates;
-use crate::http::{Answer, Answering, Question, Refusal};
 use crate::limits::catalog::Catalog;
 use crate::limits::explain::{self, Facts};
-use crate::output::explanation;
-use crate::replay::Filter;
+use crate::output::difference::Shown;
+use crate::output::{WriteError, explanation};
+use crate::sink::{ClosedTick, Sink};
+use crate::source::Filter;
 
 /// Maximum number of questions that wait for their answers: fewer than the connections of a server, so that the
 /// other pages stay available.
@@ -37,9 +39,66 @@ const APART: Duration = Duration::from_millis(20);
 /// change meanwhile, and there may be very many of them.
 const PART: u32 = 10;
 
+/// The question which limits apply to a pair in a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The pair.
+    pub pair: Pair,
+    /// A time in the window, in milliseconds since 1970; `None`: the current window.
+    pub at_ms: Option<u64>,
+    /// Whether the answer lists the limits that do not apply as well.
+    pub all: bool,
+}
+
+/// Writes a JSON object, part by part.
+pub type WriteObject = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+
+/// The answer to a question.
+pub struct Answer {
+    /// The tick for which it holds.
+    pub as_of: u64,
+    /// Writes the answer, on a thread that may wait.
+    pub object: WriteObject,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("as_of", &self.as_of).finish_non_exhaustive()
+    }
+}
+
+/// The reason why a question is not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Only another process has the limits.
+    #[error(
+        "this is process {process}, and only process 0 knows the limits: ask it (with plain -n it \
+         serves at the port of this process less {process})"
+    )]
+    Elsewhere {
+        /// The number of this process.
+        process: usize,
+    },
+    /// The run has not started yet.
+    #[error("the run has not begun yet: ask again in a moment")]
+    NotBegun,
+    /// Too many questions wait.
+    #[error("too many questions wait for their answers: ask again in a moment")]
+    Busy,
+    /// No window holds the time.
+    #[error("no window holds the time of \"at\": give one that records can have")]
+    NoWindow,
+    /// The run ends.
+    #[error("the run ends, and answers nothing any more")]
+    Ended,
+}
+
+/// An answer on its way.
+pub type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
+
 /// The sending half of the queue of questions to the leader.
 #[derive(Clone)]
-pub(super) struct Questions {
+pub(super) struct RequestQueue {
     send: Sender<Asked>,
     places: Arc<Semaphore>,
     /// The leader's thread, which may be parked.
@@ -51,14 +110,25 @@ pub struct Asked {
     question: Question,
     reply: oneshot::Sender<Result<Facts, Refusal>>,
     /// Permit of one of the [`QUESTIONS_MAX`] places, returned when this is dropped.
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
-impl Questions {
+/// The facts that answer a question, on their way.
+pub type Reply = oneshot::Receiver<Result<Facts, Refusal>>;
+
+impl Asked {
+    /// Creates a question that nobody else competes with, and returns its answer, too.
+    pub fn alone(question: Question) -> (Self, Reply) {
+        let (reply, facts) = oneshot::channel();
+        (Asked { question, reply, _place: None }, facts)
+    }
+}
+
+impl RequestQueue {
     /// Creates the queue. The leader gets the receiver.
     pub(super) fn new(leader: Arc<OnceLock<Thread>>) -> (Self, Receiver<Asked>) {
         let (send, asked) = channel();
-        (Questions { send, places: Arc::new(Semaphore::new(QUESTIONS_MAX)), leader }, asked)
+        (RequestQueue { send, places: Arc::new(Semaphore::new(QUESTIONS_MAX)), leader }, asked)
     }
 
     /// Sends a question to the leader, and returns its answer as a future.
@@ -76,13 +146,10 @@ impl Questions {
         })
     }
 
-    fn hand_over(
-        &self,
-        question: Question,
-    ) -> Result<oneshot::Receiver<Result<Facts, Refusal>>, Refusal> {
+    fn hand_over(&self, question: Question) -> Result<Reply, Refusal> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
         let (reply, facts) = oneshot::channel();
-        let asked = Asked { question, reply, _place: place };
+        let asked = Asked { question, reply, _place: Some(place) };
         self.send.send(asked).map_err(|_| Refusal::Ended)?;
         if let Some(leader) = self.leader.get() {
             leader.unpark();
@@ -92,8 +159,9 @@ impl Questions {
 }
 
 /// The leader's unanswered questions.
-#[derive(Default)]
-pub(super) struct Pending {
+pub(super) struct Requests {
+    rules: Windows,
+    filter: Filter,
     asked: Option<Receiver<Asked>>,
     /// Questions for the next tick.
     waiting: Vec<Asked>,
@@ -110,9 +178,15 @@ struct Round {
     catalog: Arc<Catalog>,
 }
 
-impl Pending {
-    pub(super) fn new(asked: Option<Receiver<Asked>>) -> Self {
-        Pending { asked, ..Pending::default() }
+impl Requests {
+    /// Creates the queue; windows follow these rules, and the filter says which pairs count.
+    pub(super) fn new(asked: Option<Receiver<Asked>>, rules: Windows, filter: Filter) -> Self {
+        Requests { rules, filter, asked, waiting: Vec::new(), taken: None, rounds: VecDeque::new() }
+    }
+
+    /// Adds a question.
+    pub(super) fn add(&mut self, asked: Asked) {
+        self.waiting.push(asked);
     }
 
     /// Receives new questions. Drops those whose caller no longer waits, which frees their places.
@@ -134,75 +208,83 @@ impl Pending {
         (!self.waiting.is_empty()).then(|| self.taken.map_or(Duration::ZERO, apart))
     }
 
-    /// Puts the waiting questions into the current tick; `catalog` has its limits.
-    pub(super) fn put(&mut self, inputs: &mut Inputs, rules: &Windows, catalog: &Arc<Catalog>) {
+    /// Takes the waiting questions for a tick, and returns the reads that answer them. `catalog` has the limits of the
+    /// tick; `current` is the window of a question that names none.
+    pub(super) fn begin_tick(
+        &mut self,
+        tick: u64,
+        current: Option<Window>,
+        catalog: &Arc<Catalog>,
+    ) -> Vec<Read> {
         self.hear();
         if self.waiting.is_empty() {
-            return;
+            return Vec::new();
         }
         let began = Instant::now();
-        let tick = inputs.tick();
         let (mut reads, mut round) = (BTreeSet::new(), Vec::new());
         for asked in self.waiting.drain(..) {
-            let Some(window) = rules.of(asked.question.at_ms.unwrap_or(tick)) else {
+            let window = match asked.question.at_ms {
+                Some(at) => self.rules.of(at),
+                None => current,
+            };
+            let Some(window) = window else {
                 let _ = asked.reply.send(Err(Refusal::NoWindow));
                 continue;
             };
-            let limits = catalog.in_force(explain::judged_at(rules, window, tick));
+            let limits = catalog.in_force(explain::judged_at(&self.rules, window, tick));
             reads.extend(explain::reads(limits, &asked.question.pair, window));
             round.push((asked, window));
         }
         self.taken = Some((began, began.elapsed()));
-        reads.into_iter().for_each(|read| inputs.read(read));
         self.rounds.push_back(Round { tick, asked: round, catalog: catalog.clone() });
+        reads.into_iter().collect()
+    }
+}
+
+impl Sink for Requests {
+    fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
+        Ok(())
     }
 
-    /// Answers the questions of a completed tick with these amounts.
-    pub(super) fn done(
-        &mut self,
-        tick: u64,
-        amounts: Amounts,
-        windows: &WindowStates,
-        rules: Windows,
-        filter: &Filter,
-    ) {
+    /// Answers the questions of the tick.
+    fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
+        let ClosedTick { tick, outputs, windows, .. } = *closed;
         let Some(round) = self.rounds.pop_front_if(|round| round.tick == tick) else {
-            return;
+            return Ok(());
         };
-        let amounts = Arc::new(amounts);
+        let amounts = Arc::new(outputs.amounts.clone());
         for (asked, window) in round.asked {
             let pair = asked.question.pair;
             // The receiver may have disconnected; then nobody waits for the answer.
             let _ = asked.reply.send(Ok(Facts {
                 tick,
-                rules,
+                rules: self.rules,
                 watermark: windows.watermark,
                 pair,
-                counted: filter.admits(&pair),
+                counted: self.filter.admits(&pair),
                 window,
                 existing: windows.existing(window),
                 catalog: round.catalog.clone(),
                 amounts: amounts.clone(),
             }));
         }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use floodmark_dataflows::types::Pair;
-
     use super::*;
 
     #[test]
     fn questions_beyond_the_bound_are_refused_until_others_are_gone() {
-        let (questions, asked) = Questions::new(Arc::default());
+        let (questions, asked) = RequestQueue::new(Arc::default());
         let ask = || {
             let pair = Pair::V4([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
             questions.hand_over(Question { pair, at_ms: None, all: false })
         };
         let mut waiting: Vec<_> = (0..QUESTIONS_MAX).map(|_| ask().expect("a place")).collect();
-        let mut pending = Pending::new(Some(asked));
+        let mut pending = Requests::new(Some(asked), Windows::default(), Filter::default());
         pending.hear();
         assert!(matches!(ask(), Err(Refusal::Busy)));
         assert_eq!(pending.waiting.len(), QUESTIONS_MAX);

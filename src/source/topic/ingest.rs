@@ -6,20 +6,19 @@ use std::time::Instant;
 
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::{Combiner, UpdateBatch};
-use floodmark_dataflows::graph::Inputs;
 use floodmark_dataflows::time::{Window, Windows};
 
-use super::metrics::InputCounts;
+use super::counts::InputCounts;
 use super::refused::Refused;
 use crate::base::date::format_ms;
 use crate::base::error::Failure;
 use crate::base::logging::Sampler;
 use crate::computation::EventTimeReached;
 use crate::kafka::{
-    BufferedProducer, Changed, Contents, EventTime, OwnedMessage, Source, Taken, Times, origin,
+    BufferedProducer, Changed, Contents, EventTime, OwnedMessage, Taken, Times, TopicReader, origin,
 };
 use crate::record::{self, Decoder, Read, Reason, Record};
-use crate::replay::Filter;
+use crate::source::{Filter, LeaderTime};
 
 /// Maximum number of updates of (window, pair) that a worker gathers before it requests a tick, up to the records
 /// of one message ([`record::RECORDS_MAX`]) beyond. More would leave the caches of the processor, and make single
@@ -56,7 +55,7 @@ struct Bounds {
 
 /// The reading half of one worker: it consumes messages, and gathers their records for ticks.
 pub(super) struct Ingest {
-    source: Source,
+    reader: TopicReader,
     decoder: Decoder,
     rules: Rules,
     gathered: Gathered,
@@ -167,15 +166,15 @@ impl Tally<'_> {
 
 impl Ingest {
     pub(super) fn new(
-        source: Source,
+        reader: TopicReader,
         decoder: Decoder,
         rules: Rules,
         peers: usize,
         dead_letters: Option<BufferedProducer>,
     ) -> Self {
-        let counts = InputCounts::new(source.topic().address());
+        let counts = InputCounts::new(reader.topic().address());
         Ingest {
-            source,
+            reader,
             decoder,
             rules,
             gathered: Gathered {
@@ -197,10 +196,10 @@ impl Ingest {
         self.gathered.is_full()
     }
 
-    /// Learns the leader's clock.
-    pub(super) fn set_clock(&mut self, horizon: u64, undecided: bool) {
-        self.clock = Some(Clock { horizon, heard: Instant::now() });
-        self.undecided = undecided;
+    /// Notes the leader's time.
+    pub(super) fn set_time(&mut self, time: LeaderTime) {
+        self.clock = Some(Clock { horizon: time.horizon, heard: Instant::now() });
+        self.undecided = time.undecided;
     }
 
     /// Takes messages that are there, a batch at most, as long as there is room for what they hold. Returns
@@ -219,13 +218,13 @@ impl Ingest {
             return Ok(0);
         };
         let latest = clock.horizon().saturating_add(self.rules.max_ahead_ms);
-        let topic = self.source.topic().address().topic.clone();
-        let read = self.source.topic().clone();
+        let topic = self.reader.topic().address().topic.clone();
+        let read = self.reader.topic().clone();
         // Once it is known that there are records, no message is looked at for this.
         let contents = Some(read.contents()).filter(|contents| !contents.is_decided());
-        let Ingest { source, decoder, rules, gathered, sampler, dead_letters, records, .. } = self;
+        let Ingest { reader, decoder, rules, gathered, sampler, dead_letters, records, .. } = self;
         let mut set_aside = 0;
-        let taken = source.take(|taken| {
+        let taken = reader.take(|taken| {
             let mut message = Tally { gathered, rules, times: None, counted: 0, refused: None };
             if contents.is_some_and(|contents| !contents.is_decided() && taken.is_dead_letter()) {
                 let why = Refused::Unread(Reason::OwnOutput { kind: DEAD_LETTERS });
@@ -285,47 +284,41 @@ impl Ingest {
         })?;
         gathered.counts.messages(taken);
         if let Some(contents) = contents {
-            contents.decide(read.address(), &source.positions())?;
+            contents.decide(read.address(), &reader.positions())?;
         }
         Ok(taken)
     }
 
-    /// Puts the gathered updates into the current tick.
-    pub(super) fn put(&mut self, inputs: &mut Inputs) -> usize {
+    /// Hands over everything gathered: updates, and the windows of all records.
+    pub(super) fn gathered(&mut self) -> (Vec<UpdateBatch>, BTreeSet<Window>) {
         let gathered = &mut self.gathered;
         let seen = std::mem::take(&mut gathered.seen);
         gathered.last_seen = None;
         let update_batches = gathered.combiner.take();
-        if self.source.topic().is_lost() {
+        match self.reader.topic().is_lost() {
             // They may be of another topic, which has the name now.
-            return 0;
+            true => Default::default(),
+            false => (update_batches, seen),
         }
-        for window in seen {
-            inputs.mark(SourceProgress::Seen(window));
-        }
-        let updates = update_batches.iter().map(UpdateBatch::len).sum();
-        inputs.batches(update_batches);
-        updates
     }
 
-    /// Says in the current tick, of the leader's time `now`, what holds the watermark and where reading began,
-    /// as far as that has changed.
-    pub(super) fn mark(
+    /// Returns what holds the watermark and where reading began, as far as that has changed. `now` is the leader's
+    /// time.
+    pub(super) fn progress(
         &mut self,
         now: u64,
         event_time: EventTimeReached,
-        inputs: &mut Inputs,
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<SourceProgress>, Failure> {
         let event_time = EventTime { now, front: event_time.front };
-        for (partition, changed) in self.source.holds(Some(event_time))? {
+        let of_partition = |(partition, changed): (i32, Changed)| {
             // Kafka counts partitions from 0.
             let partition = partition.unsigned_abs();
-            inputs.mark(match changed {
+            match changed {
                 Changed::Progress(holds) => SourceProgress::Partition { partition, holds },
                 Changed::Truncated(first) => SourceProgress::Truncated { partition, first },
-            });
-        }
-        Ok(())
+            }
+        };
+        Ok(self.reader.holds(Some(event_time))?.into_iter().map(of_partition).collect())
     }
 
     /// Returns the sink of unreadable messages; `None` unless `--dead-letter` is set.
@@ -336,22 +329,22 @@ impl Ingest {
     /// Keeps partitions from running too far ahead of the slowest one.
     pub(super) fn bound_skew(&mut self, event_time: EventTimeReached) -> Result<(), Failure> {
         let EventTimeReached { slowest, slowest_in, .. } = event_time;
-        self.source.bound_skew(slowest_in.map_or(u64::MAX, |_| slowest))
+        self.reader.bound_skew(slowest_in.map_or(u64::MAX, |_| slowest))
     }
 
     /// Whether others may wait for what this worker has read.
     pub(super) fn is_waited_for(&self, event_time: EventTimeReached) -> bool {
-        event_time.slowest_in.is_some_and(|slowest| self.source.has_come_on(slowest))
+        event_time.slowest_in.is_some_and(|slowest| self.reader.has_come_on(slowest))
     }
 
-    /// The source, for its offsets and states.
-    pub(super) fn source(&self) -> &Source {
-        &self.source
+    /// Returns the reader, for its offsets and states.
+    pub(super) fn reader(&self) -> &TopicReader {
+        &self.reader
     }
 
-    /// Takes the source out of it, for the end.
-    pub(super) fn into_source(self) -> Source {
-        self.source
+    /// Returns the reader, to be closed.
+    pub(super) fn into_reader(self) -> TopicReader {
+        self.reader
     }
 
     /// Waits until what it has set aside is kept.

@@ -1,0 +1,155 @@
+//! The commands of the leader to all workers, and the requests of workers to the leader.
+//!
+//! Only the leader gives commands, so that they have one order. Each worker applies them in that order; the leader's
+//! own worker applies a command as soon as it is given. What concerns one worker alone stays there: the computation
+//! broadcasts limits and reads itself, at the tick that they enter
+//! ([decision 11](../../docs/decisions/0011-the-leader-gives-commands.md)).
+//!
+//! Both directions travel in a dataflow of their own, beside the computation, so that they reach other processes by
+//! the same connections.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use floodmark_dataflows::reads::Read;
+use floodmark_dataflows::types::Version;
+use serde::{Deserialize, Serialize};
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Operator;
+use timely::dataflow::operators::vec::input::Handle;
+use timely::dataflow::operators::vec::{Broadcast, Input};
+use timely::worker::Worker;
+
+use crate::base::error::Exit;
+use crate::source::LeaderTime;
+
+/// A tick that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TickStart {
+    /// In milliseconds; later than those before.
+    pub tick: u64,
+    /// The leader's time.
+    pub time: LeaderTime,
+    /// Whether the tick takes the records that a worker has; a tick for edits of limits does not wait for them.
+    pub takes_records: bool,
+}
+
+impl TickStart {
+    /// Returns the start of a tick of event time, which takes records however far they are in the future.
+    pub fn of_records(tick: u64) -> Self {
+        let time = LeaderTime { now: tick, horizon: u64::MAX, undecided: false };
+        TickStart { tick, time, takes_records: true }
+    }
+}
+
+/// A command of the leader.
+#[derive(Clone, Debug)]
+pub(super) enum Command {
+    /// Enters edits of limits in a tick, which begins if it has not begun yet.
+    Limits { tick: u64, edits: Vec<(Version, isize)> },
+    /// Enters reads of the state at the end of a tick, which begins if it has not begun yet.
+    Read { tick: u64, reads: Vec<Read> },
+    /// Completes a tick: each worker puts in what its source has.
+    Tick(TickStart),
+    /// Ends the run when all ticks are closed.
+    End,
+}
+
+/// A command that concerns all workers.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Broadcasted {
+    Tick(TickStart),
+    End,
+}
+
+/// A request of a worker to the leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum TickRequest {
+    /// A tick, now: the worker has no capacity for more records, or others wait for the records it has read.
+    Tick,
+    /// The end of the run: this process received an interrupt.
+    End,
+    /// The end of the run with this exit code, for this reason.
+    Failure { exit: Exit, why: String },
+}
+
+type Received<T> = Rc<RefCell<VecDeque<T>>>;
+
+/// A worker's handles of the dataflow of commands.
+struct Channel {
+    commands: Handle<u64, Broadcasted>,
+    requests: Handle<u64, TickRequest>,
+}
+
+/// The commands, at one worker.
+#[derive(Default)]
+pub(super) struct Commands {
+    /// `None` if no other worker has a part in the input.
+    channel: Option<Channel>,
+    commanded: Received<Broadcasted>,
+    requested: Received<TickRequest>,
+}
+
+impl Commands {
+    /// Builds the dataflow. Each worker must do so, in the same order among its dataflows.
+    pub(super) fn build(worker: &mut Worker) -> Self {
+        let (commanded, requested) = (Received::default(), Received::default());
+        let leads = worker.index() == 0;
+        let channel = worker.dataflow_named("Commands", |scope| {
+            let (commands, command_stream) = scope.new_input();
+            let (requests, request_stream) = scope.new_input();
+            let to = commanded.clone();
+            command_stream.broadcast().sink(Pipeline, "Commanded", move |(input, _)| {
+                input.for_each(|_, data| {
+                    // The leader has applied its commands when it gave them.
+                    if !leads {
+                        to.borrow_mut().extend(data.drain(..));
+                    }
+                });
+            });
+            let to = requested.clone();
+            request_stream.sink(Exchange::new(|_| 0), "Requested", move |(input, _)| {
+                input.for_each(|_, data| to.borrow_mut().extend(data.drain(..)));
+            });
+            Channel { commands, requests }
+        });
+        Commands { channel: Some(channel), commanded, requested }
+    }
+
+    /// Sends a command to the workers that it concerns. Only the leader does.
+    pub(super) fn send(&mut self, command: &Command) {
+        let Some(Channel { commands, .. }) = &mut self.channel else { return };
+        commands.send(match command {
+            Command::Limits { .. } | Command::Read { .. } => return,
+            Command::Tick(start) => Broadcasted::Tick(*start),
+            Command::End => Broadcasted::End,
+        });
+        commands.flush();
+    }
+
+    /// Returns the leader's next command; on its own worker there is none.
+    pub(super) fn next(&mut self) -> Option<Command> {
+        Some(match self.commanded.borrow_mut().pop_front()? {
+            Broadcasted::Tick(start) => Command::Tick(start),
+            Broadcasted::End => Command::End,
+        })
+    }
+
+    /// Sends a request to the leader.
+    pub(super) fn request(&mut self, request: TickRequest) {
+        let Some(Channel { requests, .. }) = &mut self.channel else {
+            self.requested.borrow_mut().push_back(request);
+            return;
+        };
+        requests.send(request);
+        // To flush is not enough: the exchange that follows forwards only when a time is over.
+        let next = requests.time() + 1;
+        requests.advance_to(next);
+    }
+
+    /// Returns the next request of a worker, for the leader.
+    pub(super) fn next_request(&mut self) -> Option<TickRequest> {
+        self.requested.borrow_mut().pop_front()
+    }
+}

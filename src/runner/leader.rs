@@ -1,0 +1,526 @@
+//! The leader, which is the first worker of the first process: it gives commands, and publishes closed ticks.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use floodmark_dataflows::clock::SourceProgress;
+use floodmark_dataflows::reads::Read;
+use floodmark_dataflows::time::Window;
+use floodmark_dataflows::types::Change;
+
+use super::commands::{Command, Commands, TickRequest, TickStart};
+use super::limits::{LimitEdits, Limits};
+use super::reports::Reports;
+use super::requests::{Asked, Requests};
+use super::shared::Shared;
+use super::status::Status;
+use super::time::{Next, Prospect, TimeSource};
+use crate::base::error::{Exit, Failure, Outcome};
+use crate::computation::{Computation, TickOutputs, WindowStates};
+use crate::limits::catalog::{Catalog, LimitSet};
+use crate::output::{WriteError, reader_has_gone};
+use crate::sink::{ClosedTick, Counts, Hub, Sink};
+use crate::source::{Demand, TickRecords};
+
+/// Interval between two counts of the totals in memory.
+const HELD_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Rows of totals that are read at once when the input has ended, unless a window has more.
+const ROWS_AT_ONCE: usize = 200_000;
+
+/// Everything the leader needs at startup.
+pub struct LeaderConfig<'a> {
+    /// The clock.
+    pub time: Box<dyn TimeSource + Send + 'a>,
+    /// The names and rows of limits. All that hold do so before the first tick.
+    pub catalog: Catalog,
+    /// Further limits of each set, which may change.
+    pub limits: Vec<Limits>,
+    /// The consumers of closed ticks.
+    pub sinks: Vec<Box<dyn Sink + Send + 'a>>,
+    /// Questions to the computation; `None` if nobody can ask any.
+    pub requests: Option<Receiver<Asked>>,
+    /// A question to be answered when time has come to its end.
+    pub final_request: Option<Asked>,
+    /// The leader's thread, set once it runs, so that feeds and requests can unpark it.
+    pub leader: Arc<OnceLock<Thread>>,
+}
+
+/// How the computation ended.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// The first failure.
+    pub failure: Option<WriteError>,
+    /// Whether time came to its end; if not, the run was asked to shut down before.
+    pub is_complete: bool,
+    /// The newest tick that took records.
+    pub last_tick: Option<u64>,
+    /// Active violations of live limits.
+    pub active: u64,
+    /// Records that came after their window had settled.
+    pub dropped: u64,
+    /// A sentence about each feed of limits that has refused rows.
+    pub refusals: Vec<String>,
+}
+
+impl Ended {
+    /// Logs what the end of a live run leaves behind, and returns its outcome.
+    pub fn outcome(self, fail_on_violation: bool) -> Outcome {
+        if self.dropped > 0 {
+            tracing::warn!(
+                "{} records came after their window had settled, and are not counted",
+                self.dropped
+            );
+        }
+        for refusal in self.refusals {
+            tracing::error!("at the end {refusal}");
+        }
+        match self.failure {
+            Some(WriteError::Failed(failure)) => Err(failure),
+            Some(WriteError::Closed) => Err(reader_has_gone("a sink")),
+            None if fail_on_violation && self.active > 0 => Ok(Exit::Violations),
+            None => Ok(Exit::Done),
+        }
+    }
+}
+
+/// The reason why the run shuts down.
+#[derive(Debug)]
+enum Ending {
+    /// A worker or the user requested it.
+    Requested,
+    Failed(WriteError),
+}
+
+/// The totals of windows that are to be read when the input ends.
+#[derive(Default)]
+struct Retained(BTreeMap<Window, usize>);
+
+impl Retained {
+    /// Notes the windows of records, with at least as many updates as each has totals.
+    fn note(&mut self, records: &TickRecords) {
+        for window in &records.seen {
+            *self.0.entry(*window).or_default() += 1;
+        }
+        for batch in &records.update_batches {
+            *self.0.entry(batch.window).or_default() += batch.len();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the next read: some windows at a time, so that few rows are in flight at once.
+    fn next(&mut self) -> Option<Read> {
+        let (from, mut rows) = self.0.pop_first()?;
+        while let Some(next) = self.0.first_entry()
+            && rows + next.get() <= ROWS_AT_ONCE
+        {
+            rows += next.remove();
+        }
+        let until = self.0.first_key_value().map_or(Window(u64::MAX), |(window, _)| *window);
+        Some(Read::Rows { from, until })
+    }
+}
+
+/// The state of the leader.
+pub(super) struct Leader<'a> {
+    shared: Shared,
+    time: Box<dyn TimeSource + Send + 'a>,
+    hub: Hub<'a>,
+    limits: LimitEdits,
+    requests: Requests,
+    final_request: Option<Asked>,
+    /// `None` if no sink needs them.
+    retained: Option<Retained>,
+    /// The tick whose commands are being given.
+    opening: Option<Opening>,
+    /// The time until something is to be done.
+    wait: Duration,
+    last_tick: Option<u64>,
+    counted: Instant,
+    ending: Option<Ending>,
+    /// Whether no time passes any more, and if so, whether it has come to its end.
+    time_is_over: Option<bool>,
+    /// Whether the last command was given.
+    has_ended: bool,
+}
+
+/// A tick that begins.
+struct Opening {
+    start: TickStart,
+    reads: Vec<Read>,
+    /// Whether requests have added their reads.
+    has_requests: bool,
+}
+
+impl<'a> Leader<'a> {
+    pub(super) fn new(config: LeaderConfig<'a>, shared: &Shared) -> Self {
+        let LeaderConfig { time, catalog, limits, sinks, requests, final_request, leader } = config;
+        let mut sinks = sinks;
+        if shared.status.is_some() {
+            sinks.push(Box::new(Reports::new()));
+        }
+        let hub = Hub::new(Counts::new(catalog.sets()), sinks);
+        let retained = hub.wants_totals().then(Retained::default);
+        // Only one worker leads, and only once.
+        let _ = leader.set(std::thread::current());
+        Leader {
+            shared: shared.clone(),
+            time,
+            hub,
+            limits: LimitEdits::new(catalog, limits),
+            requests: Requests::new(requests, shared.options.windows, shared.filter.clone()),
+            final_request,
+            retained,
+            opening: None,
+            wait: Duration::ZERO,
+            last_tick: None,
+            counted: Instant::now(),
+            ending: None,
+            time_is_over: None,
+            has_ended: false,
+        }
+    }
+
+    /// Whether rows that hold from the start are still to be entered.
+    pub(super) fn has_first_rows(&self) -> bool {
+        self.limits.has_first_rows()
+    }
+
+    /// Returns the time until something is to be done, if nothing happens before.
+    pub(super) fn wait(&self) -> Duration {
+        self.wait
+    }
+
+    /// Returns the time for which ticks wait for others.
+    pub(super) fn patience(&self) -> Duration {
+        self.time.patience()
+    }
+
+    /// Starts the shutdown.
+    pub(super) fn shut_down(&mut self) {
+        self.ending.get_or_insert(Ending::Requested);
+    }
+
+    /// Starts the shutdown because of a failure. The first failure is the one reported at the end; later ones are
+    /// logged.
+    pub(super) fn fail(&mut self, failure: impl Into<WriteError>) {
+        match (&self.ending, failure.into()) {
+            (Some(Ending::Failed(WriteError::Failed(first))), WriteError::Failed(failure)) => {
+                tracing::warn!("after \"{:#}\": {:#}", first.error, failure.error);
+            }
+            (Some(Ending::Failed(_)), _) => {}
+            (_, failure) => self.ending = Some(Ending::Failed(failure)),
+        }
+    }
+
+    /// Shuts down if a sink has failed.
+    fn check(&mut self, published: Result<(), WriteError>) {
+        if let Err(error) = published {
+            self.fail(error);
+        }
+    }
+
+    /// Whether the run ends at once, whatever is under way.
+    pub(super) fn aborts(&self) -> bool {
+        matches!(self.ending, Some(Ending::Failed(_))) && !self.time.drains_after_failure()
+    }
+
+    /// Reads the clock, questions and requests of workers, and gives sinks their turn.
+    pub(super) fn turn(&mut self, commands: &mut Commands) {
+        self.time.read();
+        self.requests.hear();
+        while let Some(request) = commands.next_request() {
+            match request {
+                TickRequest::Tick => self.time.request_tick(),
+                TickRequest::End => self.shut_down(),
+                TickRequest::Failure { exit, why } => self.fail(Failure::new(exit, anyhow!(why))),
+            }
+        }
+        let polled = self.hub.poll();
+        self.check(polled);
+    }
+
+    /// Returns the next command, if it is time for one. `demand` is what the source of this worker needs.
+    pub(super) fn next_command(
+        &mut self,
+        computation: &mut Computation<'_>,
+        demand: Demand,
+    ) -> Option<Command> {
+        if let Some(edits) = self.limits.initial() {
+            return Some(Command::Limits { tick: 0, edits });
+        }
+        if self.opening.is_none() {
+            self.begin(computation, demand);
+        }
+        if let Some(tick) = self.opening.as_ref().map(|opening| opening.start.tick) {
+            if let Some(edits) = self.limits.next(tick) {
+                return Some(Command::Limits { tick, edits });
+            }
+            // Requests see the limits of the tick.
+            self.add_requests();
+        }
+        if let Some(Opening { start, reads, .. }) = &mut self.opening {
+            let (tick, reads) = (start.tick, std::mem::take(reads));
+            return Some(match reads.is_empty() {
+                true => Command::Tick(self.opening.take()?.start),
+                false => Command::Read { tick, reads },
+            });
+        }
+        let ends = self.time_is_over.is_some() && !self.has_ended && !self.reads_at_end();
+        self.has_ended |= ends;
+        ends.then_some(Command::End)
+    }
+
+    /// Adds the reads that answer requests to the tick that begins.
+    fn add_requests(&mut self) {
+        let Some(Opening { start, reads, has_requests }) = &mut self.opening else { return };
+        if std::mem::replace(has_requests, true) {
+            return;
+        }
+        let current = self.time.current_window(start.tick, &self.shared.options.windows);
+        reads.extend(self.requests.begin_tick(start.tick, current, &self.limits.catalog));
+        if self.shared.status.is_some() && self.counted.elapsed() >= HELD_INTERVAL {
+            self.counted = Instant::now();
+            reads.push(Read::Held);
+        }
+    }
+
+    /// Whether retained state is still to be read although no time passes any more.
+    fn reads_at_end(&self) -> bool {
+        self.final_request.is_some() || self.retained.as_ref().is_some_and(|left| !left.is_empty())
+    }
+
+    /// Begins a tick if it is time.
+    fn begin(&mut self, computation: &mut Computation<'_>, demand: Demand) {
+        let in_flight = computation.ticks_in_flight();
+        if self.time_is_over.is_some() {
+            if in_flight == 0 {
+                self.begin_read(computation.inputs.tick() + 1);
+            }
+            return;
+        }
+        let prospect = Prospect {
+            demand,
+            has_edits: self.limits.are_waiting(),
+            has_first_rows: self.limits.has_first_rows(),
+            until_requests: self.requests.until_tick(),
+            sinks_have_capacity: self.hub.has_capacity(),
+            computation_has_capacity: computation.has_room(),
+            in_flight,
+            last_tick: computation.inputs.tick(),
+            next_date: computation.inputs.next_date(),
+            shuts_down: self.ending.is_some(),
+        };
+        self.wait = Duration::MAX;
+        match self.time.next(&prospect) {
+            Ok(Next::Begin(start)) => {
+                if self.time.spreads_first_rows() {
+                    computation.take_first_rows(start.tick);
+                }
+                self.open(start, Vec::new());
+            }
+            Ok(Next::Wait(wait)) => self.wait = wait,
+            Ok(Next::End) => self.end_time(true),
+            Ok(Next::Stop) => self.end_time(false),
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    fn end_time(&mut self, is_complete: bool) {
+        self.time_is_over = Some(is_complete);
+        if !is_complete {
+            self.final_request = None;
+        }
+    }
+
+    /// Begins a tick that reads retained state, if more is to be read: first the totals, then the answer to the final
+    /// request.
+    fn begin_read(&mut self, tick: u64) {
+        let start = TickStart { takes_records: false, ..TickStart::of_records(tick) };
+        if let Some(read) = self.retained.as_mut().and_then(Retained::next) {
+            self.open(start, vec![read]);
+        } else if let Some(request) = self.final_request.take() {
+            self.requests.add(request);
+            self.open(start, Vec::new());
+        }
+    }
+
+    fn open(&mut self, start: TickStart, reads: Vec<Read>) {
+        self.limits.begin_tick(self.ending.is_some());
+        self.opening = Some(Opening { start, reads, has_requests: false });
+    }
+
+    /// Notes the records that the leader's worker puts into a tick, and marks how time passes in the tick.
+    pub(super) fn pass(
+        &mut self,
+        start: &TickStart,
+        records: &TickRecords,
+        mark: &mut dyn FnMut(SourceProgress),
+    ) {
+        if self.time_is_over.is_some() {
+            return;
+        }
+        if let Some(retained) = &mut self.retained {
+            retained.note(records);
+        }
+        if start.takes_records {
+            self.last_tick = Some(start.tick);
+        }
+        self.time.pass(start, records, mark);
+    }
+
+    /// Whether the sinks have capacity for more changes.
+    pub(super) fn has_capacity(&mut self) -> bool {
+        self.hub.has_capacity()
+    }
+
+    /// Publishes changes of a tick.
+    pub(super) fn changes(&mut self, tick: u64, changes: &[Change]) {
+        let published = self.hub.changes(tick, changes, &self.limits.catalog);
+        self.check(published);
+    }
+
+    /// Publishes a closed tick, and answers its requests; `windows` are those at its end.
+    pub(super) fn close(&mut self, tick: u64, outputs: &TickOutputs, windows: &WindowStates) {
+        let closed = ClosedTick { tick, outputs, windows, catalog: &self.limits.catalog };
+        let published = self.requests.close(&closed).and(self.hub.close(&closed));
+        self.check(published);
+        if self.shared.status.is_some() {
+            self.limits.count_in_force(tick);
+        }
+        self.limits.forget(tick, &self.hub);
+    }
+
+    /// Reports the states of the sinks and of the clock.
+    pub(super) fn report(&mut self, status: &Status) {
+        status.sinks(self.hub.states());
+        self.time.report(status);
+    }
+
+    /// Waits until everything published is delivered, and returns how the run ended.
+    pub(super) fn finish(mut self) -> Ended {
+        if !self.aborts() {
+            let status = self.shared.status.clone();
+            let finished = self.hub.finish(&|sinks| {
+                if let Some(status) = &status {
+                    status.sinks(sinks);
+                }
+            });
+            self.check(finished);
+        }
+        let failure = match self.ending {
+            Some(Ending::Failed(error)) => Some(error),
+            Some(Ending::Requested) | None => None,
+        };
+        Ended {
+            failure,
+            is_complete: self.time_is_over == Some(true),
+            last_tick: self.last_tick,
+            active: self.hub.counts().active(LimitSet::Live),
+            dropped: self.hub.counts().dropped(),
+            refusals: self.limits.refusals(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use floodmark_dataflows::combine::Combiner;
+    use floodmark_dataflows::graph::Options;
+    use floodmark_dataflows::types::{Pair, Volume};
+
+    use super::*;
+    use crate::base::terminal::Interrupt;
+    use crate::computation::EventTimeReached;
+    use crate::output::difference::Shown;
+    use crate::runner::time::EventTime;
+    use crate::source::{Filter, Source};
+
+    /// Counts the rows that come at once.
+    struct Rows<'a>(&'a mut Vec<usize>);
+
+    impl Sink for Rows<'_> {
+        fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
+            Ok(())
+        }
+
+        fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
+            self.0.push(closed.outputs.rows.values().map(Vec::len).sum());
+            Ok(())
+        }
+
+        fn wants_totals(&self) -> bool {
+            true
+        }
+    }
+
+    /// A tick for each window, with records of so many hosts.
+    struct Hosts(
+        std::iter::Peekable<std::iter::Zip<std::ops::RangeFrom<u64>, std::vec::IntoIter<u32>>>,
+    );
+
+    impl Source for Hosts {
+        fn demand(&mut self, _: EventTimeReached) -> Result<Demand, Failure> {
+            let next = self.0.peek();
+            Ok(next.map_or(Demand::Ended, |(number, _)| Demand::TickAt(number * 300_000)))
+        }
+
+        fn take(&mut self, _: u64) -> TickRecords {
+            let Some((number, hosts)) = self.0.next() else { return TickRecords::default() };
+            let (window, mut combiner) = (Window(number * 300), Combiner::new(1));
+            for host in 0..hosts {
+                combiner.add(window, Pair::V4(host.into(), Ipv4Addr::LOCALHOST), Volume::new(1, 1));
+            }
+            TickRecords {
+                update_batches: combiner.take(),
+                seen: [window].into(),
+                greatest: Some(number * 300_000),
+                ..TickRecords::default()
+            }
+        }
+    }
+
+    /// A great many windows with little in them are read at once, and large ones that follow are not.
+    #[test]
+    fn rows_of_totals_that_are_read_at_once_are_bounded() {
+        const LARGE: u32 = 120_000;
+        let sizes: Vec<u32> = std::iter::repeat_n(1, 300).chain([LARGE; 5]).collect();
+        let mut read = Vec::new();
+        let rows = timely::execute_directly(move |worker| {
+            let options = Options::default();
+            let lead = LeaderConfig {
+                time: Box::new(EventTime::new(options.windows)),
+                catalog: Catalog::new(),
+                limits: Vec::new(),
+                sinks: vec![Box::new(Rows(&mut read))],
+                requests: None,
+                final_request: None,
+                leader: Arc::default(),
+            };
+            let shared = Shared {
+                options,
+                filter: Filter::default(),
+                status: None,
+                interrupt: Interrupt::default(),
+                watch: None,
+            };
+            let hosts = Hosts((1..).zip(sizes).peekable());
+            let ended = crate::runner::lead(worker, &shared, Box::new(hosts), lead);
+            assert!(ended.is_complete && ended.failure.is_none(), "{ended:?}");
+            assert_eq!(ended.last_tick, Some(305 * 300_000));
+            read
+        });
+        assert_eq!(rows.iter().sum::<usize>(), 300 + 5 * LARGE as usize);
+        assert!(rows.iter().all(|rows| *rows <= ROWS_AT_ONCE), "{rows:?}");
+        assert!(rows.iter().filter(|rows| **rows > 0).count() <= 6, "{rows:?}");
+    }
+}

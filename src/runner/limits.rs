@@ -1,0 +1,189 @@
+//! The limits of a run: the rows of its catalog, and the edits that wait for the next tick.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use floodmark_dataflows::types::Version;
+use metrics::gauge;
+
+use super::gone::Gone;
+use crate::base::error::Failure;
+use crate::computation::FIRST_ROWS;
+use crate::limits::catalog::{Catalog, LimitSet};
+use crate::limits::feed::{self, Changes, Edits, Feed, Health};
+use crate::sink::Hub;
+
+/// Edits that one command enters.
+const CHUNK: usize = FIRST_ROWS;
+
+/// Minimum interval between two counts of the limits in force: there may be very many, and they may change very
+/// often.
+const IN_FORCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The limits of a run, of one set.
+pub struct Limits {
+    /// The set.
+    pub set: LimitSet,
+    /// The rows in force at the start.
+    pub rows: Edits,
+    /// The feed of later edits; `None` if the limits do not change.
+    pub changes: Option<Changes>,
+    /// The health of the feed: whether it can read the limits.
+    pub health: Health,
+}
+
+impl Limits {
+    /// Opens a feed, and follows it from now on. It wakes the leader when the limits change.
+    pub fn follow(
+        options: &feed::Options,
+        leader: &Arc<OnceLock<Thread>>,
+    ) -> Result<Self, Failure> {
+        let (feed, rows) = Feed::open(options)?;
+        let health = feed.health();
+        let leader = leader.clone();
+        let wake = move || {
+            if let Some(leader) = leader.get() {
+                leader.unpark();
+            }
+        };
+        Ok(Limits { set: options.set, rows, changes: Some(feed.follow(wake)?), health })
+    }
+}
+
+/// Edits of limits by the tick that they enter.
+pub(super) struct LimitEdits {
+    pub(super) catalog: Arc<Catalog>,
+    /// The number of rows of the catalog that were entered before the first tick; `None` once all are.
+    initial: Option<usize>,
+    sets: Vec<Limits>,
+    /// The edits of the tick under way.
+    entering: VecDeque<(LimitSet, std::vec::IntoIter<<Edits as IntoIterator>::Item>)>,
+    /// Rows that are no longer in force.
+    gone: Gone,
+    /// Time at which the set of limits in force may change, in milliseconds; `None`: to be computed.
+    next_date: Option<u64>,
+    in_force_counted: Option<Instant>,
+}
+
+impl LimitEdits {
+    /// Creates the edits of a run. All rows of the catalog hold before the first tick.
+    pub(super) fn new(catalog: Catalog, sets: Vec<Limits>) -> Self {
+        LimitEdits {
+            catalog: Arc::new(catalog),
+            initial: Some(0),
+            sets,
+            entering: VecDeque::new(),
+            gone: Gone::default(),
+            next_date: None,
+            in_force_counted: None,
+        }
+    }
+
+    /// Whether rows of feeds that hold from the start are still to be entered.
+    pub(super) fn has_first_rows(&self) -> bool {
+        self.sets.iter().any(|limits| !limits.rows.is_empty())
+    }
+
+    /// Whether edits wait for the next tick.
+    pub(super) fn are_waiting(&self) -> bool {
+        let are_waiting = |changes: &Changes| changes.are_waiting();
+        let waits = |limits: &Limits| limits.changes.as_ref().is_some_and(are_waiting);
+        self.has_first_rows() || self.sets.iter().any(waits)
+    }
+
+    /// Returns the next rows that hold before the first tick.
+    pub(super) fn initial(&mut self) -> Option<Vec<(Version, isize)>> {
+        let entered = self.initial?;
+        let rows = self.catalog.held().skip(entered).take(CHUNK);
+        let edits: Vec<_> = rows.map(|version| (version, 1)).collect();
+        self.initial = (!edits.is_empty()).then_some(entered + edits.len());
+        self.initial.is_some().then_some(edits)
+    }
+
+    /// Takes the edits of the next tick: at first rows that hold from the start, some at a tick unless it is the `last`
+    /// one, then the edits that wait at the feeds. Only a tick takes these: while none can begin, the feeds merge
+    /// edits, and hold no more than the newest rows.
+    pub(super) fn begin_tick(&mut self, last: bool) {
+        // The last tick reads all remaining records, so it needs all limits.
+        let mut first_max = if last { usize::MAX } else { FIRST_ROWS };
+        for limits in &mut self.sets {
+            let first: Edits = limits.rows.drain(..first_max.min(limits.rows.len())).collect();
+            first_max -= first.len();
+            let changes = limits.changes.as_ref().filter(|_| limits.rows.is_empty());
+            let later = changes.map(Changes::take).unwrap_or_default();
+            if limits.rows.is_empty() {
+                limits.rows = Edits::new();
+            }
+            if first.is_empty() && later.is_empty() {
+                continue;
+            }
+            let catalog = Arc::make_mut(&mut self.catalog);
+            catalog.reserve(limits.set, first.len() + limits.rows.len());
+            self.entering.push_back((limits.set, first.into_iter()));
+            self.entering.push_back((limits.set, later.into_iter()));
+            self.next_date = None;
+        }
+    }
+
+    /// Returns more edits of the tick under way; `None` if there are no more.
+    pub(super) fn next(&mut self, tick: u64) -> Option<Vec<(Version, isize)>> {
+        let mut edits = Vec::new();
+        while let Some((set, rows)) = self.entering.front_mut() {
+            // Requests that are being answered keep the catalog of their tick.
+            let catalog = Arc::make_mut(&mut self.catalog);
+            for (row, diff) in rows.take(CHUNK - edits.len()) {
+                let version = catalog.version(*set, &row);
+                catalog.hold(version.id, diff > 0);
+                if diff < 0 {
+                    self.gone.add(tick, version.id);
+                }
+                edits.push((version, diff));
+            }
+            if edits.len() == CHUNK {
+                break;
+            }
+            self.entering.pop_front();
+        }
+        (!edits.is_empty()).then_some(edits)
+    }
+
+    /// Forgets the rows that no window is judged by any more, now that the outputs of all ticks up to this one are
+    /// published.
+    pub(super) fn forget(&mut self, tick: u64, hub: &Hub<'_>) {
+        if !self.gone.is_empty() {
+            let named = hub.deferred_versions();
+            self.gone.forget(tick, named.as_deref(), Arc::make_mut(&mut self.catalog));
+        }
+    }
+
+    /// Counts the limits in force, which are the same until a row changes or its date comes.
+    pub(super) fn count_in_force(&mut self, tick: u64) {
+        let is_recent = |counted: Instant| counted.elapsed() < IN_FORCE_INTERVAL;
+        if self.next_date.is_some_and(|date| date > tick)
+            || self.in_force_counted.is_some_and(is_recent)
+        {
+            return;
+        }
+        self.in_force_counted = Some(Instant::now());
+        let now = i128::from(tick) * 1_000_000;
+        let (mut in_force, mut next) = (BTreeMap::new(), None::<i128>);
+        for (limit, standing) in self.catalog.in_force(now) {
+            let exists = standing.now.is_some_and(|now| now.value.is_some());
+            *in_force.entry(self.catalog.set(limit)).or_insert(0) += u32::from(exists);
+            next = standing.next.map(|row| row.effective).into_iter().chain(next).min();
+        }
+        for set in self.catalog.sets() {
+            let count = in_force.get(set).copied().unwrap_or(0);
+            gauge!("floodmark_limits", set.labels([("state", "in_force")])).set(f64::from(count));
+        }
+        let next_ms = |date: i128| u64::try_from(date.div_euclid(1_000_000) + 1).ok();
+        self.next_date = Some(next.and_then(next_ms).unwrap_or(u64::MAX));
+    }
+
+    /// Returns a sentence about each feed that has refused rows.
+    pub(super) fn refusals(&self) -> Vec<String> {
+        self.sets.iter().filter_map(|limits| limits.health.refusal()).collect()
+    }
+}

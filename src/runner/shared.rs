@@ -1,0 +1,25 @@
+//! Everything that all workers of a process share.
+
+use std::sync::Arc;
+
+use floodmark_dataflows::graph::Options;
+
+use super::status::Status;
+use crate::base::terminal::Interrupt;
+use crate::cluster::watchdog::Watch;
+use crate::source::Filter;
+
+/// The configuration and the status that all workers of a process share.
+#[derive(Clone)]
+pub struct Shared {
+    /// Options of the computation.
+    pub options: Options,
+    /// The filter of the pairs that count.
+    pub filter: Filter,
+    /// The status that workers report to, of a run that somebody watches.
+    pub status: Option<Arc<Status>>,
+    /// Flag that is set when this process is interrupted, by the key or a signal.
+    pub interrupt: Interrupt,
+    /// The watchdog that ends the process if ticks stand still.
+    pub watch: Option<Watch>,
+}

@@ -1,0 +1,355 @@
+//! One worker of a computation: it reads its source, applies commands, and takes the outputs of ticks.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use floodmark_dataflows::clock::SourceProgress;
+
+use super::commands::{Command, Commands, TickRequest, TickStart};
+use super::leader::{Ended, Leader, LeaderConfig};
+use super::shared::Shared;
+use super::status::WorkerStatus;
+use crate::base::error::Failure;
+use crate::computation::{Computation, Output};
+use crate::source::{Demand, Source, TickRecords};
+
+/// Longest sleep of a worker that has nothing to do. Input wakes it.
+const NAP: Duration = Duration::from_millis(50);
+
+/// Shortest sleep of a worker that waits for the next tick: bounds the wake-ups while no tick can begin.
+const LEAST_NAP: Duration = Duration::from_millis(1);
+
+/// Interval at which a worker reports its state to [`Status`](super::status::Status).
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Interval at which the run checks whether it is ready, and logs changes.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One worker.
+pub(super) struct Worker<'w, 'a> {
+    index: usize,
+    shared: Shared,
+    commands: Commands,
+    computation: Computation<'w>,
+    /// `None` if it could not be opened.
+    source: Option<Box<dyn Source + 'a>>,
+    leader: Option<Leader<'a>>,
+    /// Whether it goes on reading.
+    reading: bool,
+    /// Whether it has requested a tick since the last one.
+    requested: bool,
+    /// When the ticks in flight began, and the newest closed tick.
+    begun: VecDeque<(u64, Instant)>,
+    tick_began: Option<Instant>,
+    /// The slowest partition and its event time, as of the last check of whether other workers wait for this one.
+    slowest: (Option<u32>, u64),
+    /// The newest closed tick.
+    tick: Option<u64>,
+    /// When it reported its state.
+    reported: Option<Instant>,
+    logged: Instant,
+    /// Whether no tick follows.
+    is_over: bool,
+}
+
+impl<'w, 'a> Worker<'w, 'a> {
+    pub(super) fn new(
+        index: usize,
+        shared: &Shared,
+        commands: Commands,
+        computation: Computation<'w>,
+        lead: Option<LeaderConfig<'a>>,
+    ) -> Self {
+        Worker {
+            index,
+            shared: shared.clone(),
+            commands,
+            computation,
+            source: None,
+            leader: lead.map(|lead| Leader::new(lead, shared)),
+            reading: true,
+            requested: false,
+            begun: VecDeque::new(),
+            tick_began: None,
+            slowest: (None, 0),
+            tick: None,
+            reported: None,
+            logged: Instant::now(),
+            is_over: false,
+        }
+    }
+
+    /// Works until the run ends. The leader returns how it ended.
+    pub(super) fn run(mut self, source: Result<Box<dyn Source + 'a>, Failure>) -> Option<Ended> {
+        match source {
+            Ok(source) => self.source = Some(source),
+            Err(failure) => self.fail(failure),
+        }
+        self.shared.interrupt.wake_me();
+        if let (Some(rollup), Some(_)) =
+            (self.shared.options.top.and_then(|query| query.rollup()), &self.leader)
+        {
+            self.computation.inputs.view(rollup, 1);
+        }
+        loop {
+            let has_read = self.turn();
+            let aborts = self.leader.as_ref().is_some_and(Leader::aborts);
+            if aborts || self.is_over && self.computation.ticks_in_flight() == 0 {
+                return self.end();
+            }
+            let nap = match &self.leader {
+                _ if has_read => Duration::ZERO,
+                // Not less while a sink or the ticks in flight hold it up.
+                Some(leader) => leader.wait().clamp(LEAST_NAP, NAP),
+                None => NAP,
+            };
+            self.computation.step_or_sleep(nap);
+        }
+    }
+
+    /// This worker can't go on, so none can: what was read is judged yet, then all end.
+    fn fail(&mut self, failure: Failure) {
+        self.reading = false;
+        match &mut self.leader {
+            Some(leader) => leader.fail(failure),
+            None => {
+                let why = format!("worker {}: {:#}", self.index, failure.error);
+                self.commands.request(TickRequest::Failure { exit: failure.exit, why });
+            }
+        }
+    }
+
+    /// Does what there is to do, and returns whether there may be more to read.
+    ///
+    /// Outputs come first: when they are published, there may be capacity for another tick, and then the worker may
+    /// sleep.
+    fn turn(&mut self) -> bool {
+        self.publish();
+        let has_read = self.read();
+        if self.leader.is_some() {
+            self.lead();
+        } else {
+            self.follow();
+        }
+        self.bound_skew();
+        if self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_INTERVAL) {
+            self.report();
+        }
+        has_read
+    }
+
+    /// Reads what is there.
+    fn read(&mut self) -> bool {
+        let Some(source) = self.source.as_mut().filter(|_| self.reading && !self.is_over) else {
+            return false;
+        };
+        let read = source.read();
+        self.or_fail(read)
+    }
+
+    /// Fails on a failure, and returns the default value in its place.
+    fn or_fail<T: Default>(&mut self, result: Result<T, Failure>) -> T {
+        result.unwrap_or_else(|failure| {
+            self.fail(failure);
+            T::default()
+        })
+    }
+
+    /// Returns what the source needs.
+    fn demand(&mut self) -> Demand {
+        let reached = self.computation.event_time();
+        match self.source.as_mut().filter(|_| self.reading && !self.is_over) {
+            Some(source) => {
+                let demand = source.demand(reached);
+                self.or_fail(demand.map(Some)).unwrap_or(Demand::None)
+            }
+            None => Demand::None,
+        }
+    }
+
+    /// Gives commands, and applies them.
+    fn lead(&mut self) {
+        let Some(leader) = &mut self.leader else { return };
+        if self.shared.interrupt.pressed() {
+            leader.shut_down();
+        }
+        leader.turn(&mut self.commands);
+        self.computation.set_patience(leader.patience());
+        loop {
+            let demand = self.demand();
+            let leader = self.leader.as_mut();
+            let Some(command) =
+                leader.and_then(|leader| leader.next_command(&mut self.computation, demand))
+            else {
+                return;
+            };
+            self.commands.send(&command);
+            self.apply(command);
+        }
+    }
+
+    /// Requests what is needed of the leader, and applies its commands.
+    fn follow(&mut self) {
+        // A process of its own may be asked to end, too.
+        if self.reading && self.shared.interrupt.pressed() {
+            self.reading = false;
+            self.commands.request(TickRequest::End);
+        }
+        if self.demand() == Demand::Tick && !self.requested {
+            self.requested = true;
+            self.commands.request(TickRequest::Tick);
+        }
+        while let Some(command) = self.commands.next() {
+            self.apply(command);
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        let inputs = &mut self.computation.inputs;
+        let mut open = |tick| {
+            // Inputs begin in tick 0.
+            if tick > inputs.tick() {
+                inputs.begin_tick(tick);
+            }
+        };
+        match command {
+            Command::Limits { tick, edits } => {
+                open(tick);
+                edits.into_iter().for_each(|(version, diff)| inputs.edit(version, diff));
+            }
+            Command::Read { tick, reads } => {
+                open(tick);
+                reads.into_iter().for_each(|read| inputs.read(read));
+            }
+            Command::Tick(start) => {
+                open(start.tick);
+                self.complete(&start);
+            }
+            Command::End => self.is_over = true,
+        }
+    }
+
+    /// Puts into a tick what this worker has for it, and completes the tick.
+    fn complete(&mut self, start: &TickStart) {
+        if self.shared.status.is_some() {
+            self.begun.push_back((start.tick, Instant::now()));
+        }
+        let reached = self.computation.event_time();
+        let mut records = TickRecords::default();
+        let mut progress = Ok(Vec::new());
+        if let Some(source) = &mut self.source {
+            source.set_time(start.time);
+            if start.takes_records {
+                records = source.take(start.tick);
+                progress = source.progress(start.tick, start.time.now, reached);
+                self.requested = false;
+            }
+        }
+        let inputs = &mut self.computation.inputs;
+        if let Some(leader) = &mut self.leader {
+            leader.pass(start, &records, &mut |passed| inputs.mark(passed));
+        }
+        let updates = records.updates();
+        let TickRecords { update_batches, seen, edits, .. } = records;
+        edits.into_iter().for_each(|(version, diff)| inputs.edit(version, diff));
+        seen.into_iter().for_each(|window| inputs.mark(SourceProgress::Seen(window)));
+        inputs.batches(update_batches);
+        let progress = self.or_fail(progress);
+        progress.into_iter().for_each(|progress| self.computation.inputs.mark(progress));
+        self.computation.end_tick(updates);
+    }
+
+    /// Takes the outputs of ticks, and publishes them if this worker leads.
+    fn publish(&mut self) {
+        while let Some((tick, output)) = self.next_output() {
+            match (output, &mut self.leader) {
+                (Output::Changes(changes), Some(leader)) => leader.changes(tick, &changes),
+                // The first worker has them.
+                (Output::Changes(_), None) => {}
+                (Output::Closed(outputs), leader) => {
+                    if let Some(leader) = leader {
+                        leader.close(tick, &outputs, self.computation.windows());
+                    }
+                    self.note_closed(tick);
+                }
+            }
+            if self.leader.as_ref().is_some_and(Leader::aborts) {
+                break;
+            }
+        }
+    }
+
+    /// Returns the next output of the computation. Changes wait there until sinks have capacity for them.
+    fn next_output(&mut self) -> Option<(u64, Output)> {
+        let changes = self.computation.has_changes();
+        let waits = changes && self.leader.as_mut().is_some_and(|leader| !leader.has_capacity());
+        if waits { None } else { self.computation.take() }
+    }
+
+    fn note_closed(&mut self, tick: u64) {
+        if let Some(source) = &mut self.source {
+            source.close_tick(tick);
+        }
+        while let Some((_, began)) = self.begun.pop_front_if(|(begun, _)| *begun <= tick) {
+            self.tick_began = Some(began);
+        }
+        // Nobody is judged before all limits are known.
+        if !self.leader.as_ref().is_some_and(Leader::has_first_rows) {
+            self.tick = Some(tick);
+        }
+    }
+
+    /// Has partitions wait, or go on, as soon as event time has moved: with nothing to read, the next tick may be long
+    /// in coming.
+    fn bound_skew(&mut self) {
+        let reached = self.computation.event_time();
+        let slowest = (reached.slowest_in, reached.slowest);
+        if self.slowest == slowest {
+            return;
+        }
+        self.slowest = slowest;
+        if let Some(source) = &mut self.source {
+            let bounded = source.bound_skew(reached);
+            self.or_fail(bounded);
+        }
+    }
+
+    /// Reports the state of this worker, whether or not a tick was closed: that none was is worth a report.
+    fn report(&mut self) {
+        self.reported = Some(Instant::now());
+        let Some(status) = &self.shared.status else { return };
+        status.worker(
+            self.index,
+            WorkerStatus {
+                tick: self.tick,
+                tick_began: self.tick_began,
+                event_time: self.computation.event_time(),
+                source: self.source.as_ref().map(|source| source.state()).unwrap_or_default(),
+            },
+        );
+        if let Some(leader) = &mut self.leader {
+            leader.report(status);
+        }
+        if status.is_logged_by(self.index) && self.logged.elapsed() >= LOG_INTERVAL {
+            self.logged = Instant::now();
+            status.log();
+        }
+    }
+
+    /// Delivers what is left, and leaves the computation when all workers do.
+    fn end(mut self) -> Option<Ended> {
+        let kept = self.source.as_mut().map_or(Ok(()), |source| source.finish());
+        if let Err(failure) = kept {
+            match &mut self.leader {
+                Some(leader) => leader.fail(failure),
+                None => tracing::error!("{:#}", failure.error),
+            }
+        }
+        let ended = self.leader.take().map(Leader::finish);
+        if let Some(source) = self.source.take() {
+            source.leave();
+        }
+        self.computation.close();
+        ended
+    }
+}

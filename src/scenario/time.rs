@@ -1,0 +1,121 @@
+//! The wall clock of a case, simulated.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use floodmark_dataflows::clock::SourceProgress;
+use floodmark_dataflows::time::{Window, Windows};
+
+use super::settings::WINDOWS_MAX;
+use crate::base::date::format_ms;
+use crate::base::error::{Exit, Failure};
+use crate::runner::{Next, Prospect, TickStart, TimeSource};
+use crate::source::{Demand, TickRecords};
+
+/// A wall clock that shows the time of the next event of a case, with a tick before whenever time alone brings
+/// something about: a window ends, settles or retires, or the date of a row comes. A run has a tick each second; at
+/// those in between nothing happens.
+pub(super) struct SimulatedTime {
+    windows: Windows,
+    tick_ms: u64,
+    last_tick: Option<u64>,
+    /// The tick of events to which time passes now.
+    passing_to: Option<u64>,
+    /// Number of windows that have passed between the ticks of events.
+    passed: u64,
+    last_window: Option<Window>,
+}
+
+impl SimulatedTime {
+    /// Creates the clock of a case, by its rules of time and the interval of ticks.
+    pub(super) fn new(windows: Windows, tick_ms: u64) -> Self {
+        SimulatedTime {
+            windows,
+            tick_ms,
+            last_tick: None,
+            passing_to: None,
+            passed: 0,
+            last_window: None,
+        }
+    }
+
+    /// Returns the tick that comes first on the way to a tick of events.
+    fn pass_to(&mut self, to: u64, next_date: Option<u64>) -> Result<TickStart, Failure> {
+        let Some(from) = self.last_tick else {
+            return Ok(TickStart::of_records(to));
+        };
+        if self.passing_to.replace(to) != Some(to) {
+            self.passed += (to - from) / (self.windows.width_secs * 1000);
+        }
+        if self.passed > WINDOWS_MAX {
+            let error = anyhow!(
+                "more than {WINDOWS_MAX} windows pass until {}; shorten the case, or widen them",
+                format_ms(to)
+            );
+            return Err(Failure::new(Exit::BadData, error));
+        }
+        let date = next_date.filter(|date| *date > from);
+        let next = self.next_turn(from).into_iter().chain(date).min();
+        Ok(match next.filter(|tick| *tick < to) {
+            Some(tick) => TickStart { takes_records: false, ..TickStart::of_records(tick) },
+            None => TickStart::of_records(to),
+        })
+    }
+
+    /// Returns the next moment at which time does something to a window.
+    fn next_turn(&self, from: u64) -> Option<u64> {
+        let Windows { width_secs, lateness_ms, retention_ms, .. } = self.windows;
+        let width = width_secs * 1000;
+        let settles = lateness_ms;
+        let retires =
+            settles.zip(retention_ms).and_then(|(settles, held)| settles.checked_add(held));
+        // A window retires in the tick after the one that finds it done with.
+        let gone = retires.and_then(|retires| retires.checked_add(self.tick_ms));
+        let after = [Some(0), settles, retires, gone].into_iter().flatten();
+        after
+            .filter_map(|after| match from.checked_sub(after) {
+                Some(since) => (since / width + 1).checked_mul(width)?.checked_add(after),
+                None => Some(after),
+            })
+            .min()
+    }
+}
+
+impl TimeSource for SimulatedTime {
+    fn next(&mut self, prospect: &Prospect) -> Result<Next, Failure> {
+        if prospect.shuts_down {
+            return Ok(Next::Stop);
+        }
+        match prospect.demand {
+            Demand::TickAt(to) if prospect.have_capacity() => {
+                let start = self.pass_to(to, prospect.next_date)?;
+                self.last_tick = Some(start.tick);
+                Ok(Next::Begin(start))
+            }
+            Demand::Ended => Ok(Next::End),
+            Demand::TickAt(_) | Demand::Tick | Demand::None => Ok(Next::Wait(Duration::MAX)),
+        }
+    }
+
+    fn pass(
+        &mut self,
+        start: &TickStart,
+        records: &TickRecords,
+        mark: &mut dyn FnMut(SourceProgress),
+    ) {
+        self.last_window = self.last_window.max(records.seen.last().copied());
+        mark(SourceProgress::Now { now: start.tick, silence: start.tick });
+    }
+
+    fn current_window(&self, tick: u64, windows: &Windows) -> Option<Window> {
+        windows.of(tick)
+    }
+
+    fn spreads_first_rows(&self) -> bool {
+        self.last_window.is_none()
+    }
+
+    fn drains_after_failure(&self) -> bool {
+        false
+    }
+}

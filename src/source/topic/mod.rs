@@ -1,0 +1,177 @@
+//! A topic as a source: each worker reads partitions of its own.
+//!
+//! - `ingest`: turns messages into the records that a tick counts; `refused`: reasons for rejecting them.
+//! - `counts`: the metrics of the input.
+
+mod counts;
+mod ingest;
+mod refused;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use floodmark_dataflows::clock::SourceProgress;
+use floodmark_dataflows::time::Windows;
+use jiff::tz::TimeZone;
+
+use self::ingest::{Ingest, Rules};
+use super::{Demand, Filter, LeaderTime, Source, SourceState, TickRecords};
+use crate::base::error::Failure;
+use crate::computation::EventTimeReached;
+use crate::kafka::{BufferedProducer, Topic, TopicReader};
+use crate::record::{self, Decoder};
+use crate::sink::SinkState;
+
+/// Interval between two commits of offsets.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Time after which a run that waits for dead letters at its end logs that, and the interval from then on.
+const DEAD_LETTERS_PATIENCE: Duration = Duration::from_secs(1);
+const DEAD_LETTERS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Opens the sink of unreadable messages.
+pub type OpenDeadLetters = Arc<dyn Fn() -> Result<BufferedProducer, Failure> + Send + Sync>;
+
+/// The rules by which records of a topic are read.
+#[derive(Clone)]
+pub struct Options {
+    /// The topic.
+    pub topic: Arc<Topic>,
+    /// The rules of time.
+    pub windows: Windows,
+    /// The filter of the pairs that count.
+    pub filter: Filter,
+    /// Greatest distance of a record ahead of the leader's clock, in milliseconds.
+    pub max_ahead_ms: u64,
+    /// Greatest distance of a record behind the latest event time of its partition, in milliseconds.
+    pub max_behind_ms: u64,
+    /// The zone of times in records that state none.
+    pub input_timezone: TimeZone,
+    /// Opens the sink of unreadable messages; `None` unless they are kept.
+    pub dead_letters: Option<OpenDeadLetters>,
+}
+
+/// The partitions of one worker.
+pub struct Partitions {
+    worker: usize,
+    ingest: Ingest,
+    /// For ticks that are not closed, the offsets up to which everything is in closed ticks when they are.
+    positions: VecDeque<(u64, Vec<(i32, i64)>)>,
+    /// Of the newest closed tick, the same offsets.
+    done: Vec<(i32, i64)>,
+    /// Whether these offsets are still to be committed.
+    uncommitted: bool,
+    committed: Instant,
+}
+
+impl Partitions {
+    /// Opens the partitions of a worker of so many. This thread is woken when there is something to read.
+    pub fn open(options: &Options, worker: usize, workers: usize) -> Result<Self, Failure> {
+        let reading = std::thread::current();
+        let wake = Arc::new(move || reading.unpark());
+        let reader = TopicReader::open(options.topic.clone(), worker, workers, wake)?;
+        let decoder =
+            Decoder::new(record::Options { input_timezone: options.input_timezone.clone() });
+        let rules = Rules {
+            windows: options.windows,
+            filter: options.filter.clone(),
+            max_ahead_ms: options.max_ahead_ms,
+            max_behind_ms: options.max_behind_ms,
+        };
+        let dead_letters = options.dead_letters.as_ref().map(|open| open()).transpose()?;
+        Ok(Partitions {
+            worker,
+            ingest: Ingest::new(reader, decoder, rules, workers, dead_letters),
+            positions: VecDeque::new(),
+            done: Vec::new(),
+            uncommitted: false,
+            committed: Instant::now(),
+        })
+    }
+
+    /// Commits the offsets of closed ticks, for those who look at the lag of the group.
+    fn commit(&mut self) {
+        let done: &[_] = if std::mem::take(&mut self.uncommitted) { &self.done } else { &[] };
+        self.ingest.reader().commit(done, false);
+        self.committed = Instant::now();
+    }
+}
+
+impl Source for Partitions {
+    fn read(&mut self) -> Result<bool, Failure> {
+        if self.committed.elapsed() >= COMMIT_INTERVAL {
+            self.commit();
+        }
+        Ok(self.ingest.take()? > 0)
+    }
+
+    fn demand(&mut self, reached: EventTimeReached) -> Result<Demand, Failure> {
+        let wants = self.ingest.is_full() || self.ingest.is_waited_for(reached);
+        Ok(if wants { Demand::Tick } else { Demand::None })
+    }
+
+    fn take(&mut self, _: u64) -> TickRecords {
+        let (update_batches, seen) = self.ingest.gathered();
+        TickRecords { update_batches, seen, ..TickRecords::default() }
+    }
+
+    fn progress(
+        &mut self,
+        tick: u64,
+        now: u64,
+        reached: EventTimeReached,
+    ) -> Result<Vec<SourceProgress>, Failure> {
+        let progress = self.ingest.progress(now, reached);
+        self.positions.push_back((tick, self.ingest.reader().positions()));
+        let progress = progress?;
+        self.ingest.bound_skew(reached)?;
+        Ok(progress)
+    }
+
+    fn set_time(&mut self, time: LeaderTime) {
+        self.ingest.set_time(time);
+    }
+
+    fn bound_skew(&mut self, reached: EventTimeReached) -> Result<(), Failure> {
+        self.ingest.bound_skew(reached)
+    }
+
+    fn close_tick(&mut self, tick: u64) {
+        while let Some((_, at)) = self.positions.pop_front_if(|(read, _)| *read <= tick) {
+            (self.done, self.uncommitted) = (at, true);
+        }
+    }
+
+    fn state(&self) -> SourceState {
+        SourceState {
+            partitions: self.ingest.reader().states(),
+            done: self.done.clone(),
+            dead_letters: self.ingest.dead_letters().map(SinkState::of),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        let state = self.ingest.dead_letters().map(SinkState::of);
+        let Some(SinkState { name, waiting, .. }) = state else { return Ok(()) };
+        let worker = self.worker;
+        let mut remind = Instant::now() + DEAD_LETTERS_PATIENCE;
+        self.ingest.finish(&mut || {
+            if Instant::now() >= remind {
+                remind = Instant::now() + DEAD_LETTERS_LOG_INTERVAL;
+                tracing::warn!(
+                    worker,
+                    messages = waiting,
+                    "the run ends when all is delivered: it waits for sink \"{name}\" (--dead-letter); a \
+                     second SIGTERM or SIGINT ends it at once, and what waits is lost"
+                );
+            }
+            false
+        })
+    }
+
+    fn leave(self: Box<Self>) {
+        let done = if self.uncommitted { self.done } else { Vec::new() };
+        self.ingest.into_reader().close(done);
+    }
+}
