@@ -36,7 +36,7 @@ use common::table::{median, spread};
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::{Combiner, UpdateBatch};
 use floodmark_dataflows::graph::{self, Options};
-use floodmark_dataflows::reads::{Answer, Read};
+use floodmark_dataflows::reads::{Chunk, Read, RequestId, Response};
 use floodmark_dataflows::time::{Time, Window};
 use floodmark_dataflows::types::{
     LimitId, Metric, Pair, Per, Prefix, Scope, Version, VersionId, Volume,
@@ -327,8 +327,8 @@ fn work(
         let to = said.clone();
         outputs.changes.inspect_batch(move |_, changes| to.set(to.get() + changes.len()));
         let to = held.clone();
-        outputs.answers.inspect(move |(answer, _)| {
-            if let Answer::Held { pairs, rollups, .. } = answer {
+        outputs.responses.inspect(move |(Response { chunk, .. }, _)| {
+            if let Chunk::Held { pairs, rollups, .. } = chunk {
                 to.set(to.get() + pairs + rollups);
             }
         });
@@ -371,7 +371,7 @@ fn work(
         worker.step_while(|| probe.less_than(&Time::start(awaited)));
     }
     if first {
-        inputs.read(Read::Held);
+        inputs.read(RequestId(1), Read::Held);
     }
     let end = inputs.tick() + 1;
     inputs.advance_to(end);

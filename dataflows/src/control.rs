@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::WindowEvent;
 use crate::monitored::Rollup;
-use crate::reads::Read;
+use crate::reads::{Read, RequestId};
 
 /// Control events for every worker, beside limits, in one stream, so that an operator has them in the order of
 /// time.
@@ -13,7 +13,7 @@ pub(crate) enum ControlEvent {
     /// A view needs a rollup of each window (+1), or no longer does (-1).
     View(Rollup, isize),
     WindowEvent(WindowEvent),
-    Read(Read),
+    Read(RequestId, Read),
 }
 
 impl ControlEvent {

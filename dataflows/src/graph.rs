@@ -19,7 +19,7 @@ use crate::delivery::{CHANGES_AHEAD, Consumer, Notice, Notices, deliver};
 use crate::floors::{Floors, floors};
 use crate::limits::{Schedule, rules};
 use crate::monitored::Rollup;
-use crate::reads::{Answer, EmitTotals, Read};
+use crate::reads::{Cancelled, EmitTotals, Read, RequestId, Response};
 use crate::reports::{Late, Saturated};
 use crate::rollups::rollups;
 use crate::shared::{Shared, TrafficOptions};
@@ -39,7 +39,7 @@ pub struct Options {
     pub updates: Updates,
     /// The ranking of each window's entities that is emitted when the window settles, if any.
     pub top: Option<TopQuery>,
-    /// The moment at which the totals of a window are emitted as an [`Answer`] without a read; `None`: never.
+    /// The moment at which the totals of a window are emitted as a [`Response`] without a request; `None`: never.
     pub emit_totals: Option<EmitTotals>,
     /// Changes that may wait for a consumer that [takes](Inputs::taken) them; `None`: any number.
     pub changes_ahead: Option<usize>,
@@ -60,6 +60,7 @@ pub struct Inputs {
     versions: InputSession<Time, Version, isize>,
     control_events: RoundInput<ControlEvent>,
     consumer: Consumer,
+    cancelled: Cancelled,
     schedule: Schedule,
     tick: u64,
     tick_ended: bool,
@@ -109,8 +110,8 @@ pub struct Outputs<'scope> {
     pub existing: VecCollection<'scope, Time, Existing, isize>,
     /// The greatest entities of windows, in the tick in which they settle.
     pub top: StreamVec<'scope, Time, Timed<Ranked>>,
-    /// Parts of responses to reads, and the rows of windows that settle or retire.
-    pub answers: StreamVec<'scope, Time, Timed<Answer>>,
+    /// Chunks of the responses to requests, and the rows of windows that settle or retire.
+    pub responses: StreamVec<'scope, Time, Timed<Response>>,
     /// Counts of the records that came after their window had closed.
     pub late: StreamVec<'scope, Time, Timed<Late>>,
     /// Totals that have reached the end of 64 bits, and stay there.
@@ -128,7 +129,7 @@ impl Outputs<'_> {
             versions: self.versions,
             existing: self.existing.inner.probe_with(probe).as_collection(),
             top: self.top.probe_with(probe),
-            answers: self.answers.probe_with(probe),
+            responses: self.responses.probe_with(probe),
             late: self.late.probe_with(probe),
             saturated: self.saturated.probe_with(probe),
             clock: self.clock.probe_with(probe),
@@ -166,11 +167,23 @@ impl Inputs {
         self.control_events.round.push((ControlEvent::View(rollup, diff), at));
     }
 
-    /// Requests a read of the state at the end of the current tick; [`Outputs::answers`] has the response.
-    pub fn read(&mut self, read: Read) {
+    /// Requests a read of the state at the end of the current tick; [`Outputs::responses`] has the response. A request
+    /// may have several reads in one tick.
+    pub fn read(&mut self, request: RequestId, read: Read) {
         self.control_events
             .round
-            .push((ControlEvent::Read(read), Time::new(self.tick, Phase::Read)));
+            .push((ControlEvent::Read(request, read), Time::new(self.tick, Phase::Read)));
+    }
+
+    /// Drops the rest of this worker's response to a request, which nobody wants any more. To be called on every
+    /// worker, at any moment.
+    pub fn cancel(&mut self, request: RequestId) {
+        self.cancelled.add(request);
+    }
+
+    /// Forgets that a request was cancelled, when its tick is complete.
+    pub fn forget_cancelled(&mut self, request: RequestId) {
+        self.cancelled.forget(request);
     }
 
     /// Takes note that the consumer of [`Outputs::changes`] has taken so many.
@@ -315,13 +328,22 @@ pub fn build_unprobed<'scope>(
     let consumer = Consumer::default();
     let downstream = probe::Handle::new();
     let incoming = Incoming { batches, marks, versions, control_events };
-    let outputs = compute(scope, incoming, options, (&downstream, &consumer));
+    let cancelled = Cancelled::default();
+    let shared = Shared {
+        addresses: Rc::new(RefCell::new(Addresses::default())),
+        downstream: downstream.clone(),
+        cancelled: cancelled.clone(),
+        index: scope.index(),
+        peers: scope.peers(),
+    };
+    let outputs = compute(scope, incoming, options, shared, &consumer);
     let inputs = Inputs {
         batches: RoundInput::new(batches_input),
         marks: RoundInput::new(marks_input),
         versions: versions_input,
         control_events: RoundInput::new(control_events_input),
         consumer,
+        cancelled,
         schedule: Schedule::default(),
         tick: 0,
         tick_ended: false,
@@ -343,7 +365,8 @@ fn compute<'scope>(
     scope: Scope<'scope, Time>,
     incoming: Incoming<'scope>,
     options: Options,
-    (downstream, consumer): (&probe::Handle<Time>, &Consumer),
+    shared: Shared,
+    consumer: &Consumer,
 ) -> Outputs<'scope> {
     let Incoming { batches, marks, versions, control_events } = incoming;
 
@@ -365,12 +388,6 @@ fn compute<'scope>(
     });
 
     // On the worker that holds the pair or the entity.
-    let shared = Shared {
-        addresses: Rc::new(RefCell::new(Addresses::default())),
-        downstream: downstream.clone(),
-        index: scope.index(),
-        peers: scope.peers(),
-    };
     let traffic_options = TrafficOptions {
         windows: options.windows,
         top: options.top,
@@ -411,7 +428,7 @@ fn compute<'scope>(
         versions,
         existing,
         top,
-        answers: scope.concatenate([traffic.answers, rollups.answers]).exchange(|_| 0),
+        responses: scope.concatenate([traffic.responses, rollups.responses]).exchange(|_| 0),
         late: traffic.late.exchange(|_| 0),
         saturated: scope.concatenate([traffic.saturated, rollups.saturated]).exchange(|_| 0),
         clock,

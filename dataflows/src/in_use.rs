@@ -56,7 +56,7 @@ impl InUse {
         });
         let of_views = control_events.iter().filter_map(|control_event| match control_event {
             ControlEvent::View(rollup, diff) => Some((WindowRange::ALL, *rollup, *diff as i32)),
-            ControlEvent::WindowEvent(_) | ControlEvent::Read(_) => None,
+            ControlEvent::WindowEvent(_) | ControlEvent::Read(..) => None,
         });
         let of_both = of_bounds.chain(of_views);
         let mut uses = Vec::new();

@@ -1,6 +1,8 @@
 //! Reads of retained state, and their responses.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +35,37 @@ pub enum Read {
     },
 }
 
+/// The number of a request, which whoever enters its reads gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+/// A chunk of the response to a request, of one worker. The response is complete when the tick of the request is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Response {
+    /// The request; `None` for totals that are [emitted](EmitTotals) without one.
+    pub request: Option<RequestId>,
+    /// The content.
+    pub chunk: Chunk,
+}
+
+/// The requests whose responses nobody wants any more, as one worker knows them.
+#[derive(Clone, Default)]
+pub(crate) struct Cancelled(Rc<RefCell<BTreeSet<RequestId>>>);
+
+impl Cancelled {
+    pub(crate) fn add(&self, request: RequestId) {
+        self.0.borrow_mut().insert(request);
+    }
+
+    pub(crate) fn forget(&self, request: RequestId) {
+        self.0.borrow_mut().remove(&request);
+    }
+
+    pub(crate) fn contains(&self, request: Option<RequestId>) -> bool {
+        request.is_some_and(|request| self.0.borrow().contains(&request))
+    }
+}
+
 /// The moment at which the operator of the pairs emits the totals of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmitTotals {
@@ -43,17 +76,17 @@ pub enum EmitTotals {
     OnRetire,
 }
 
-/// A part of a response. The response is complete when the tick of its read is.
+/// The content of a chunk. All chunks of a request are to be added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Answer {
-    /// Totals of pairs: for a read, or [emitted](EmitTotals) without one.
+pub enum Chunk {
+    /// Totals of pairs.
     Rows {
         /// The window.
         window: Window,
         /// In no order.
         rows: Vec<(Pair, Volume)>,
     },
-    /// The numbers of live entries of a worker, in parts to be added.
+    /// The numbers of live entries of a worker.
     Held {
         /// Totals of pairs.
         pairs: u64,
@@ -62,7 +95,7 @@ pub enum Answer {
         /// IPv6 addresses that totals use, or that an operator downstream may still resolve.
         addresses: u64,
     },
-    /// The volume of an entity, in parts to be added; there is no part if nothing of the entity is retained.
+    /// The volume of an entity; there is no chunk if nothing of the entity is retained.
     Amount {
         /// The window.
         window: Window,
@@ -70,7 +103,7 @@ pub enum Answer {
         rollup: Option<Rollup>,
         /// The entity.
         entity: Entity,
-        /// The volume of this part.
+        /// The volume at this worker.
         volume: Volume,
     },
 }

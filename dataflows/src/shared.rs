@@ -6,17 +6,19 @@ use std::rc::Rc;
 use timely::dataflow::operators::probe;
 
 use crate::addresses::Addresses;
-use crate::reads::EmitTotals;
+use crate::reads::{Cancelled, EmitTotals};
 use crate::time::{Phase, Time, Windows};
 use crate::top::TopQuery;
 use crate::types::Updates;
 
-/// The addresses by number, the worker's index among its peers, and the progress of the computation.
+/// The addresses by number, the progress of the computation, the cancelled requests, and the worker's index among its
+/// peers.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) addresses: Rc<RefCell<Addresses>>,
     /// The probe behind all operators that consume keys.
     pub(crate) downstream: probe::Handle<Time>,
+    pub(crate) cancelled: Cancelled,
     pub(crate) index: usize,
     pub(crate) peers: usize,
 }

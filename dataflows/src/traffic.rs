@@ -16,7 +16,7 @@ use crate::folds::RollupBatch;
 use crate::monitored::ScopeChange;
 use crate::pairs::Pairs;
 use crate::pending::{FueledOperator, send};
-use crate::reads::Answer;
+use crate::reads::Response;
 use crate::reports::{Late, Saturated};
 use crate::shared::{Shared, TrafficOptions};
 use crate::time::{Time, Timed};
@@ -29,7 +29,7 @@ pub(crate) struct Traffic<'scope> {
     /// The updates of pairs, folded for the rollups in use.
     pub(crate) rollups: StreamVec<'scope, Time, Timed<RollupBatch>>,
     pub(crate) top: StreamVec<'scope, Time, Timed<Candidate>>,
-    pub(crate) answers: StreamVec<'scope, Time, Timed<Answer>>,
+    pub(crate) responses: StreamVec<'scope, Time, Timed<Response>>,
     pub(crate) late: StreamVec<'scope, Time, Timed<Late>>,
     /// Totals of pairs that have reached the end of 64 bits.
     pub(crate) saturated: StreamVec<'scope, Time, Timed<Saturated>>,
@@ -75,7 +75,7 @@ pub(crate) fn traffic<'scope>(
     let (mut endings_output, endings) = builder.new_output::<Vec<_>>();
     let (mut rollups_output, rollups) = builder.new_output::<Vec<_>>();
     let (mut top_output, top) = builder.new_output::<Vec<_>>();
-    let (mut answers_output, answers) = builder.new_output::<Vec<_>>();
+    let (mut responses_output, responses) = builder.new_output::<Vec<_>>();
     let (mut late_output, late) = builder.new_output::<Vec<_>>();
     let (mut saturated_output, saturated) = builder.new_output::<Vec<_>>();
     let activator = scope.activator_for(builder.operator_info().address);
@@ -101,13 +101,20 @@ pub(crate) fn traffic<'scope>(
                 }
             });
             let more = stepper.run(frontiers, |capabilities, state| {
-                let [at_totals, at_endings, at_rollups, at_top, at_answers, at_late, at_saturated] =
-                    capabilities;
+                let [
+                    at_totals,
+                    at_endings,
+                    at_rollups,
+                    at_top,
+                    at_responses,
+                    at_late,
+                    at_saturated,
+                ] = capabilities;
                 send(&mut totals_output, at_totals, &mut state.emitted.totals);
                 send(&mut endings_output, at_endings, &mut state.emitted.endings);
                 send(&mut rollups_output, at_rollups, &mut state.batches);
                 send(&mut top_output, at_top, &mut state.best);
-                send(&mut answers_output, at_answers, &mut state.answers);
+                send(&mut responses_output, at_responses, &mut state.responses);
                 send(&mut late_output, at_late, &mut state.late);
                 send(&mut saturated_output, at_saturated, &mut state.saturated);
             });
@@ -116,5 +123,5 @@ pub(crate) fn traffic<'scope>(
             }
         }
     });
-    Traffic { totals, endings, rollups, top, answers, late, saturated }
+    Traffic { totals, endings, rollups, top, responses, late, saturated }
 }

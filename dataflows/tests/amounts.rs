@@ -10,7 +10,7 @@ use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Options};
 use floodmark_dataflows::monitored::Rollup;
-use floodmark_dataflows::reads::{Answer, Read};
+use floodmark_dataflows::reads::{Chunk, Read, RequestId, Response};
 use floodmark_dataflows::reference::{Existence, Reference};
 use floodmark_dataflows::spans::Existing;
 use floodmark_dataflows::time::{Phase, Window};
@@ -85,9 +85,9 @@ fn run(
         let mut inputs = worker.dataflow(|scope| {
             let (inputs, outputs, _) = graph::build(scope, options);
             let answers = send.clone();
-            outputs.answers.inspect(move |(answer, time)| {
+            outputs.responses.inspect(move |(Response { chunk, .. }, time)| {
                 assert_eq!(time.phase, Phase::Read);
-                answers.send((time.tick, Ok(answer.clone()))).expect("the test waits for all");
+                answers.send((time.tick, Ok(chunk.clone()))).expect("the test waits for all");
             });
             outputs.existing.inspect(move |(existing, time, diff)| {
                 send.send((time.tick, Err((*existing, *diff)))).expect("the test waits for all");
@@ -104,7 +104,8 @@ fn run(
                 inputs.mark(SourceProgress::Watermark(tick.watermark));
                 tick.seen.iter().for_each(|window| inputs.mark(SourceProgress::Seen(*window)));
                 for &(window, rollup, entity) in asked {
-                    inputs.read(Read::Amount { window, rollup, entity });
+                    let read = Read::Amount { window, rollup, entity };
+                    inputs.read(RequestId(tick.tick), read);
                 }
             }
             for (at, (window, pair, volume)) in tick.records.iter().enumerate() {
@@ -124,7 +125,7 @@ fn run(
     for (tick, said) in receive.try_iter() {
         let left = left.entry(tick).or_default();
         match said {
-            Ok(Answer::Amount { window, rollup, entity, volume }) => {
+            Ok(Chunk::Amount { window, rollup, entity, volume }) => {
                 assert_ne!(volume, Volume::default(), "what is not held has no part");
                 let sum = left.amounts.entry((window, rollup, entity)).or_default();
                 *sum = sum.saturating_add(volume);

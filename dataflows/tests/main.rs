@@ -1,7 +1,6 @@
 //! The integration tests of the dataflows, as one binary.
 
 mod amounts;
-mod answers;
 mod delivery;
 mod growth;
 mod histories;
@@ -10,6 +9,7 @@ mod live;
 mod oracle;
 mod products;
 mod reference;
+mod responses;
 mod retirement;
 mod rounds;
 mod saturation;

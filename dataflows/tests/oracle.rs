@@ -14,7 +14,7 @@ use differential_dataflow::input::Input;
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Options};
-use floodmark_dataflows::reads::{Answer, EmitTotals, Read};
+use floodmark_dataflows::reads::{Chunk, EmitTotals, Read, RequestId};
 use floodmark_dataflows::reference::{Reference, TickInput, TickOutput};
 use floodmark_dataflows::reports::Late;
 use floodmark_dataflows::spans::Existing;
@@ -35,7 +35,7 @@ enum Seen {
     Violation(Violation, isize),
     Textbook(Violation, isize),
     Change(Change),
-    Answer(Answer),
+    Chunk(Chunk),
     Top(Ranked),
     Late(Late),
     Window(Existing, isize),
@@ -151,8 +151,8 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
                 give(&s3, *time, Seen::Change(*change));
             });
             outputs
-                .answers
-                .inspect(move |(answer, time)| give(&s4, *time, Seen::Answer(answer.clone())));
+                .responses
+                .inspect(move |(one, time)| give(&s4, *time, Seen::Chunk(one.chunk.clone())));
             outputs.existing.inspect(move |(existing, time, diff)| {
                 give(&s7, *time, Seen::Window(*existing, *diff));
             });
@@ -184,7 +184,10 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
                 if let Some(begun) = tick.begun {
                     inputs.mark(SourceProgress::Begun(begun));
                 }
-                inputs.read(Read::Rows { from: Window(0), until: Window(u64::MAX) });
+                inputs.read(
+                    RequestId(number),
+                    Read::Rows { from: Window(0), until: Window(u64::MAX) },
+                );
             }
             let mine = |at: usize| at % worker.peers() == worker.index();
             for (_, window) in tick.seen.iter().enumerate().filter(|(at, _)| mine(*at)) {
@@ -257,7 +260,7 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
                     last_place = place;
                     assert!(answers.changes.insert(change), "said twice: {change:?}");
                 }
-                Seen::Answer(Answer::Rows { window, rows }) => {
+                Seen::Chunk(Chunk::Rows { window, rows }) => {
                     let to = match time.phase {
                         Phase::Read => &mut answers.held,
                         _ => &mut answers.emitted_totals,
@@ -266,7 +269,7 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
                         assert_eq!(to.insert((window, pair), volume), None, "{pair:?} twice");
                     }
                 }
-                Seen::Answer(other) => panic!("not asked for: {other:?}"),
+                Seen::Chunk(other) => panic!("not asked for: {other:?}"),
                 Seen::Window(existing, diff) => *windows.entry(existing).or_default() += diff,
                 Seen::Top(ranked) => answers.top.push(ranked),
                 Seen::Late(Late { dropped_volume: Volume { packets, .. }, .. }) => {

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::graph::{self, Inputs, Options};
-use floodmark_dataflows::reads::{Answer, EmitTotals, Read};
+use floodmark_dataflows::reads::{Chunk, EmitTotals, Read, RequestId, Response};
 use floodmark_dataflows::time::{END_OF_INPUT, Phase, Time, Window, Windows};
 use floodmark_dataflows::types::{
     Bound, Change, Event, LimitId, Pair, Per, Scope, Version, VersionId, Volume,
@@ -137,10 +137,10 @@ fn run() -> (Left, Vec<isize>) {
                 to.borrow_mut().changes.push((time.tick, *change));
             });
             let to = left.clone();
-            outputs.answers.inspect(move |(answer, time)| {
+            outputs.responses.inspect(move |(Response { chunk, .. }, time)| {
                 let mut to = to.borrow_mut();
-                match answer {
-                    Answer::Rows { window, rows } => {
+                match chunk {
+                    Chunk::Rows { window, rows } => {
                         assert_eq!(time.phase, Phase::Retire, "nobody asked for rows");
                         for row in rows {
                             check_row(*window, *row);
@@ -148,13 +148,13 @@ fn run() -> (Left, Vec<isize>) {
                         let retired = to.retired.entry(*window).or_insert((time.tick, 0));
                         retired.1 += rows.len() as u64;
                     }
-                    Answer::Held { pairs, rollups, addresses } => {
+                    Chunk::Held { pairs, rollups, addresses } => {
                         let held = to.held.entry(time.tick).or_default();
                         held[0] += pairs;
                         held[1] += rollups;
                         held[2] += addresses;
                     }
-                    Answer::Amount { .. } => panic!("nobody asked for an amount"),
+                    Chunk::Amount { .. } => panic!("nobody asked for an amount"),
                 }
             });
             (inputs, probe)
@@ -166,7 +166,7 @@ fn run() -> (Left, Vec<isize>) {
         let mut combiner = Combiner::new(1);
         let mut bytes = Vec::new();
         let mut tick = |inputs: &mut Inputs, at: u64| {
-            inputs.read(Read::Held);
+            inputs.read(RequestId(at), Read::Held);
             inputs.advance_to(at + 1);
             worker.step_while(|| probe.less_than(&Time::start(at + 1)));
         };

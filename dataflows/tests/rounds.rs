@@ -6,7 +6,7 @@ use std::rc::Rc;
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::UpdateBatch;
 use floodmark_dataflows::graph::{self, Options};
-use floodmark_dataflows::reads::{Answer, Read};
+use floodmark_dataflows::reads::{Chunk, Read, RequestId, Response};
 use floodmark_dataflows::time::{Time, Window};
 use floodmark_dataflows::types::{LimitId, Version, VersionId, Volume};
 use timely::dataflow::operators::Inspect;
@@ -29,8 +29,8 @@ fn round_that_fills_a_buffer_exactly_leaves_nothing_behind() {
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, Options::default());
             let held = held.clone();
-            outputs.answers.inspect(move |(answer, _)| {
-                if let Answer::Held { pairs, .. } = answer {
+            outputs.responses.inspect(move |(Response { chunk, .. }, _)| {
+                if let Chunk::Held { pairs, .. } = chunk {
                     held.set(held.get() + pairs);
                 }
             });
@@ -68,7 +68,7 @@ fn round_that_fills_a_buffer_exactly_leaves_nothing_behind() {
         }
         inputs.begin_tick(inputs.tick() + 1);
         if leads {
-            inputs.read(Read::Held);
+            inputs.read(RequestId(1), Read::Held);
         }
         inputs.end_round();
         worker.step_while(|| probe.less_than(&Time::start(inputs.tick() + 1)));

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use floodmark_dataflows::clock::WindowEvent;
 use floodmark_dataflows::graph::Outputs;
+use floodmark_dataflows::reads::{Chunk, RequestId, Response};
 use floodmark_dataflows::reports::Late;
 use floodmark_dataflows::time::{Time, Timed};
 use floodmark_dataflows::types::Change;
@@ -18,6 +19,9 @@ use super::outputs::{EventTimeReached, TickOutputs, WindowChanges};
 
 /// Changes that wait to be taken, with their ticks.
 pub(super) type Changes = Rc<RefCell<VecDeque<(u64, Vec<Change>)>>>;
+
+/// Chunks of responses that wait to be taken, with their ticks.
+pub(super) type Responses = Rc<RefCell<VecDeque<(u64, RequestId, Chunk)>>>;
 
 /// Outputs that wait to be taken, by tick.
 pub(super) type ByTick<O> = Rc<RefCell<BTreeMap<u64, O>>>;
@@ -91,6 +95,7 @@ pub(super) fn collect<'scope>(
 pub(super) struct Taken {
     pub(super) outputs: ByTick<TickOutputs>,
     pub(super) changes: Changes,
+    pub(super) responses: Responses,
     pub(super) passed: ByTick<WindowChanges>,
     pub(super) event_time: Rc<Cell<EventTimeReached>>,
 }
@@ -152,9 +157,9 @@ fn collect_clock<'scope>(
 fn collect_others<'scope>(
     collecting: &mut Collecting<'scope>,
     outputs: Outputs<'scope>,
-    Taken { outputs: held, changes: ready, passed, .. }: &Taken,
+    Taken { outputs: held, changes: ready, responses: responding, passed, .. }: &Taken,
 ) {
-    let Outputs { changes, top, answers, late, saturated, existing, .. } = outputs;
+    let Outputs { changes, top, responses, late, saturated, existing, .. } = outputs;
     let passed = passed.clone();
     collecting.each(existing.inner, move |changes| {
         let mut passed = passed.borrow_mut();
@@ -179,7 +184,15 @@ fn collect_others<'scope>(
     collecting.collect(late, held, late_ones);
     let saturate = |to: &mut TickOutputs, total| to.saturated.push(total);
     collecting.collect(saturated, held, saturate);
-    collecting.collect(answers, held, TickOutputs::answer);
+    let (responding, held) = (responding.clone(), held.clone());
+    collecting.each(responses, move |responses| {
+        for (Response { request, chunk }, Time { tick, .. }) in responses.drain(..) {
+            match request {
+                Some(request) => responding.borrow_mut().push_back((tick, request, chunk)),
+                None => held.borrow_mut().entry(tick).or_default().add(chunk),
+            }
+        }
+    });
 }
 
 #[cfg(test)]

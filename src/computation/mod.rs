@@ -136,6 +136,10 @@ impl<'w> Computation<'w> {
             }
             return Some((tick, Output::Changes(changes)));
         }
+        let of_tick = |(of, ..): &mut (u64, _, _)| *of == tick;
+        if let Some((_, request, chunk)) = self.taken.responses.borrow_mut().pop_front_if(of_tick) {
+            return Some((tick, Output::Response(request, chunk)));
+        }
         if self.probe.less_than(&Time::start(tick + 1)) {
             return None;
         }
@@ -241,7 +245,7 @@ mod tests {
                     while let Some((tick, output)) = computation.take() {
                         let changes = match output {
                             Output::Changes(changes) => Some(changes.len()),
-                            Output::Closed(_) => None,
+                            Output::Response(..) | Output::Closed(_) => None,
                         };
                         to.send((tick, changes)).expect("the test waits");
                     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use floodmark_dataflows::reads::{Amounts, Answer};
+use floodmark_dataflows::reads::{Chunk, RequestId};
 use floodmark_dataflows::reports::{Late, Saturated};
 use floodmark_dataflows::spans::Existing;
 use floodmark_dataflows::time::{Window, WindowRange};
@@ -13,6 +13,8 @@ use floodmark_dataflows::types::{Change, Pair, Volume};
 pub enum Output {
     /// Some of the changes. Those of a tick come in their order, and none comes after the tick is closed.
     Changes(Vec<Change>),
+    /// A chunk of the response to a request. None comes after the tick of the request is closed.
+    Response(RequestId, Chunk),
     /// Everything else: the tick is closed.
     Closed(TickOutputs),
 }
@@ -22,12 +24,10 @@ pub enum Output {
 pub struct TickOutputs {
     /// The rankings of the windows that settled.
     pub top: Vec<Ranked>,
-    /// Totals of windows that retired, or that were asked for.
+    /// Totals of windows that settled or retired, or that were read for a sink.
     pub rows: BTreeMap<Window, Vec<(Pair, Volume)>>,
-    /// The totals and addresses that are held, where asked for.
+    /// The numbers of live entries, where they were read.
     pub held: Option<EntryCounts>,
-    /// The amounts of entities that were asked for.
-    pub amounts: Amounts,
     /// Records that came after their window had closed.
     pub late: Late,
     /// Totals that have reached the end of 64 bits.
@@ -106,19 +106,18 @@ pub struct EventTimeReached {
 }
 
 impl TickOutputs {
-    pub(super) fn answer(&mut self, answer: Answer) {
-        match answer {
-            Answer::Rows { window, rows } => self.rows.entry(window).or_default().extend(rows),
-            Answer::Held { pairs, rollups, addresses } => {
+    /// Adds totals that were emitted, or a chunk of a response that is an output of its tick.
+    pub fn add(&mut self, chunk: Chunk) {
+        match chunk {
+            Chunk::Rows { window, rows } => self.rows.entry(window).or_default().extend(rows),
+            Chunk::Held { pairs, rollups, addresses } => {
                 let held = self.held.get_or_insert_default();
                 held.pairs += pairs;
                 held.rollups += rollups;
                 held.addresses += addresses;
             }
-            Answer::Amount { window, rollup, entity, volume } => {
-                let sum = self.amounts.entry((window, rollup, entity)).or_default();
-                *sum = sum.saturating_add(volume);
-            }
+            // An amount is of interest only to the one who has asked for it.
+            Chunk::Amount { .. } => {}
         }
     }
 }

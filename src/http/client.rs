@@ -64,7 +64,7 @@ impl std::str::FromStr for Server {
 
 /// The response of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct HttpResponse {
     /// Whether the body is an answer, or the reason for none.
     pub status: StatusCode,
     /// The text.
@@ -82,7 +82,7 @@ impl Server {
     /// # Errors
     /// [`Exit::Unavailable`] if nobody can be reached there; [`Exit::Failed`] if what comes is no
     /// answer.
-    pub fn get(&self, path: &str) -> Result<Answer, Failure> {
+    pub fn get(&self, path: &str) -> Result<HttpResponse, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -91,7 +91,7 @@ impl Server {
         runtime.block_on(self.ask(path))
     }
 
-    async fn ask(&self, path: &str) -> Result<Answer, Failure> {
+    async fn ask(&self, path: &str) -> Result<HttpResponse, Failure> {
         let asking = || format!("asking \"{}\"", self.text);
         let unavailable = |error: anyhow::Error| {
             let error = error.context(asking());
@@ -113,7 +113,7 @@ impl Server {
         Ok(answer.map_err(late)?.with_context(asking)?)
     }
 
-    async fn exchange(&self, stream: TcpStream, path: &str) -> anyhow::Result<Answer> {
+    async fn exchange(&self, stream: TcpStream, path: &str) -> anyhow::Result<HttpResponse> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // The connection ends with the response, or with an error that the response has too.
         tokio::spawn(connection);
@@ -126,7 +126,7 @@ impl Server {
         let status = answer.status();
         let body = to_bytes(Body::new(answer.into_body()), ANSWER_MAX).await?;
         let body = String::from_utf8(body.to_vec()).context("the answer is no text")?;
-        Ok(Answer { status, body })
+        Ok(HttpResponse { status, body })
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
     }
 
     /// Returns the client's result for a server that responds with these bytes.
-    fn answered(with: &'static [u8]) -> Result<Answer, Failure> {
+    fn answered(with: &'static [u8]) -> Result<HttpResponse, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = format!("http://{}/base", listener.local_addr().unwrap());
         let thread = std::thread::spawn(move || {

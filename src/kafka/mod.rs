@@ -44,6 +44,6 @@ pub use options::{ClientOptions, Setting, client_config};
 pub use partition::Times;
 pub use producer::{Producer, Sent, Tuning};
 pub use reports::{Counts, Refusal};
-pub use source::{Answer, Changed, PartitionState, Taken, Topic, TopicReader};
+pub use source::{BrokerResponse, Changed, PartitionState, Taken, Topic, TopicReader};
 pub use straggler::EventTime;
 pub use watch::{SourceOptions, Start};

@@ -170,12 +170,19 @@ impl Topic {
     }
 
     /// Returns the last response about each partition that has one.
-    pub fn answers(&self) -> Vec<Answer> {
+    pub fn answers(&self) -> Vec<BrokerResponse> {
         let known = self.watch.known();
         let answered = known.partitions.iter().filter_map(|(partition, ends)| {
             let ends = (*ends)?;
             let Ends { end, stable, withheld, asked, .. } = ends;
-            Some(Answer { partition: *partition, end, stable, due: ends.due(), withheld, asked })
+            Some(BrokerResponse {
+                partition: *partition,
+                end,
+                stable,
+                due: ends.due(),
+                withheld,
+                asked,
+            })
         });
         answered.collect()
     }
@@ -208,7 +215,7 @@ pub struct PartitionState {
 
 /// The last response of a broker about a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct BrokerResponse {
     /// The number of the partition.
     pub partition: i32,
     /// The high watermark: the offset after the last message.

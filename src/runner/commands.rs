@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use floodmark_dataflows::reads::Read;
+use floodmark_dataflows::reads::{Read, RequestId};
 use floodmark_dataflows::types::Version;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -48,8 +48,10 @@ impl TickStart {
 pub(super) enum Command {
     /// Enters edits of limits in a tick, which begins if it has not begun yet.
     Limits { tick: u64, edits: Vec<(Version, isize)> },
-    /// Enters reads of the state at the end of a tick, which begins if it has not begun yet.
-    Read { tick: u64, reads: Vec<Read> },
+    /// Enters a request for the state at the end of a tick, which begins if it has not begun yet.
+    Read { tick: u64, request: RequestId, reads: Vec<Read> },
+    /// Cancels a request of a tick, whose response nobody wants any more.
+    Cancel { tick: u64, request: RequestId },
     /// Completes a tick: each worker puts in what its source has.
     Tick(TickStart),
     /// Ends the run when all ticks are closed.
@@ -60,6 +62,7 @@ pub(super) enum Command {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Broadcasted {
     Tick(TickStart),
+    Cancel { tick: u64, request: RequestId },
     End,
 }
 
@@ -123,6 +126,9 @@ impl Commands {
         commands.send(match command {
             Command::Limits { .. } | Command::Read { .. } => return,
             Command::Tick(start) => Broadcasted::Tick(*start),
+            Command::Cancel { tick, request } => {
+                Broadcasted::Cancel { tick: *tick, request: *request }
+            }
             Command::End => Broadcasted::End,
         });
         commands.flush();
@@ -132,6 +138,7 @@ impl Commands {
     pub(super) fn next(&mut self) -> Option<Command> {
         Some(match self.commanded.borrow_mut().pop_front()? {
             Broadcasted::Tick(start) => Command::Tick(start),
+            Broadcasted::Cancel { tick, request } => Command::Cancel { tick, request },
             Broadcasted::End => Command::End,
         })
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use floodmark_dataflows::clock::SourceProgress;
-use floodmark_dataflows::reads::Read;
+use floodmark_dataflows::reads::{Chunk, Read, RequestId};
 use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::Change;
 
@@ -128,6 +128,17 @@ impl Retained {
     }
 }
 
+/// The numbers of requests.
+#[derive(Default)]
+struct RequestIds(u64);
+
+impl RequestIds {
+    fn next(&mut self) -> RequestId {
+        self.0 += 1;
+        RequestId(self.0)
+    }
+}
+
 /// The state of the leader.
 pub(super) struct Leader<'a> {
     shared: Shared,
@@ -135,6 +146,9 @@ pub(super) struct Leader<'a> {
     hub: Hub<'a>,
     limits: LimitEdits,
     requests: Requests,
+    request_ids: RequestIds,
+    /// The responses to requests of the leader itself, of the tick that closes next.
+    responses: TickOutputs,
     final_request: Option<Asked>,
     /// `None` if no sink needs them.
     retained: Option<Retained>,
@@ -154,7 +168,8 @@ pub(super) struct Leader<'a> {
 /// A tick that begins.
 struct Opening {
     start: TickStart,
-    reads: Vec<Read>,
+    /// Requests that the tick answers, with their reads.
+    reads: Vec<(RequestId, Vec<Read>)>,
     /// Whether requests have added their reads.
     has_requests: bool,
 }
@@ -176,6 +191,8 @@ impl<'a> Leader<'a> {
             hub,
             limits: LimitEdits::new(catalog, limits),
             requests: Requests::new(requests, shared.options.windows, shared.filter.clone()),
+            request_ids: RequestIds::default(),
+            responses: TickOutputs::default(),
             final_request,
             retained,
             opening: None,
@@ -256,6 +273,9 @@ impl<'a> Leader<'a> {
         if let Some(edits) = self.limits.initial() {
             return Some(Command::Limits { tick: 0, edits });
         }
+        if let Some((tick, request)) = self.requests.cancelled() {
+            return Some(Command::Cancel { tick, request });
+        }
         if self.opening.is_none() {
             self.begin(computation, demand);
         }
@@ -267,10 +287,10 @@ impl<'a> Leader<'a> {
             self.add_requests();
         }
         if let Some(Opening { start, reads, .. }) = &mut self.opening {
-            let (tick, reads) = (start.tick, std::mem::take(reads));
-            return Some(match reads.is_empty() {
-                true => Command::Tick(self.opening.take()?.start),
-                false => Command::Read { tick, reads },
+            let tick = start.tick;
+            return Some(match reads.pop() {
+                Some((request, reads)) => Command::Read { tick, request, reads },
+                None => Command::Tick(self.opening.take()?.start),
             });
         }
         let ends = self.time_is_over.is_some() && !self.has_ended && !self.reads_at_end();
@@ -284,11 +304,24 @@ impl<'a> Leader<'a> {
         if std::mem::replace(has_requests, true) {
             return;
         }
-        let current = self.time.current_window(start.tick, &self.shared.options.windows);
-        reads.extend(self.requests.begin_tick(start.tick, current, &self.limits.catalog));
+        let tick = start.tick;
+        if self.requests.are_waiting() {
+            let current = self.time.current_window(tick, &self.shared.options.windows);
+            let request = self.request_ids.next();
+            let catalog = &self.limits.catalog;
+            reads.push((request, self.requests.begin_tick(tick, request, current, catalog)));
+        }
         if self.shared.status.is_some() && self.counted.elapsed() >= HELD_INTERVAL {
             self.counted = Instant::now();
-            reads.push(Read::Held);
+            reads.push((self.request_ids.next(), vec![Read::Held]));
+        }
+    }
+
+    /// Accepts a chunk of a response.
+    pub(super) fn respond(&mut self, request: RequestId, chunk: Chunk) {
+        // Of the leader's own requests the responses are outputs of their tick.
+        if let Err(chunk) = self.requests.respond(request, chunk) {
+            self.responses.add(chunk);
         }
     }
 
@@ -345,14 +378,15 @@ impl<'a> Leader<'a> {
     fn begin_read(&mut self, tick: u64) {
         let start = TickStart { takes_records: false, ..TickStart::of_records(tick) };
         if let Some(read) = self.retained.as_mut().and_then(Retained::next) {
-            self.open(start, vec![read]);
+            let request = self.request_ids.next();
+            self.open(start, vec![(request, vec![read])]);
         } else if let Some(request) = self.final_request.take() {
             self.requests.add(request);
             self.open(start, Vec::new());
         }
     }
 
-    fn open(&mut self, start: TickStart, reads: Vec<Read>) {
+    fn open(&mut self, start: TickStart, reads: Vec<(RequestId, Vec<Read>)>) {
         self.limits.begin_tick(self.ending.is_some());
         self.opening = Some(Opening { start, reads, has_requests: false });
     }
@@ -388,8 +422,11 @@ impl<'a> Leader<'a> {
     }
 
     /// Publishes a closed tick, and answers its requests; `windows` are those at its end.
-    pub(super) fn close(&mut self, tick: u64, outputs: &TickOutputs, windows: &WindowStates) {
-        let closed = ClosedTick { tick, outputs, windows, catalog: &self.limits.catalog };
+    pub(super) fn close(&mut self, tick: u64, mut outputs: TickOutputs, windows: &WindowStates) {
+        let TickOutputs { rows, held, .. } = std::mem::take(&mut self.responses);
+        outputs.rows.extend(rows);
+        outputs.held = held;
+        let closed = ClosedTick { tick, outputs: &outputs, windows, catalog: &self.limits.catalog };
         let published = self.requests.close(&closed).and(self.hub.close(&closed));
         self.check(published);
         if self.shared.status.is_some() {

@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use floodmark_dataflows::reads::Read;
+use floodmark_dataflows::reads::{Amounts, Chunk, Read, RequestId};
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::Pair;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -169,19 +169,31 @@ pub(super) struct Requests {
     taken: Option<(Instant, Duration)>,
     /// Questions in ticks that are in flight.
     rounds: VecDeque<Round>,
+    /// Requests whose responses nobody wants any more, with their ticks.
+    cancelled: Vec<(u64, RequestId)>,
 }
 
-/// The questions that a tick answers, and the limits of that tick.
+/// The questions that a tick answers by one request, and the limits of that tick.
 struct Round {
     tick: u64,
+    request: RequestId,
     asked: Vec<(Asked, Window)>,
     catalog: Arc<Catalog>,
+    amounts: Amounts,
 }
 
 impl Requests {
     /// Creates the queue; windows follow these rules, and the filter says which pairs count.
     pub(super) fn new(asked: Option<Receiver<Asked>>, rules: Windows, filter: Filter) -> Self {
-        Requests { rules, filter, asked, waiting: Vec::new(), taken: None, rounds: VecDeque::new() }
+        Requests {
+            rules,
+            filter,
+            asked,
+            waiting: Vec::new(),
+            taken: None,
+            rounds: VecDeque::new(),
+            cancelled: Vec::new(),
+        }
     }
 
     /// Adds a question.
@@ -189,14 +201,41 @@ impl Requests {
         self.waiting.push(asked);
     }
 
-    /// Receives new questions. Drops those whose caller no longer waits, which frees their places.
+    /// Receives new questions. Drops those whose caller no longer waits, which frees their places, and cancels requests
+    /// that were made for these alone.
     pub(super) fn hear(&mut self) {
         if let Some(asked) = &self.asked {
             self.waiting.extend(asked.try_iter());
         }
         self.waiting.retain(|asked| !asked.reply.is_closed());
-        for round in &mut self.rounds {
+        for round in self.rounds.iter_mut().filter(|round| !round.asked.is_empty()) {
             round.asked.retain(|(asked, _)| !asked.reply.is_closed());
+            if round.asked.is_empty() {
+                self.cancelled.push((round.tick, round.request));
+            }
+        }
+    }
+
+    /// Whether questions wait for a tick.
+    pub(super) fn are_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Returns the next request that is to be cancelled, and its tick.
+    pub(super) fn cancelled(&mut self) -> Option<(u64, RequestId)> {
+        self.cancelled.pop()
+    }
+
+    /// Accepts a chunk of a response. Returns one that belongs to a request of somebody else.
+    pub(super) fn respond(&mut self, request: RequestId, chunk: Chunk) -> Result<(), Chunk> {
+        let mut rounds = self.rounds.iter_mut();
+        match (rounds.find(|round| round.request == request), chunk) {
+            (Some(round), Chunk::Amount { window, rollup, entity, volume }) => {
+                let sum = round.amounts.entry((window, rollup, entity)).or_default();
+                *sum = sum.saturating_add(volume);
+                Ok(())
+            }
+            (_, chunk) => Err(chunk),
         }
     }
 
@@ -208,18 +247,15 @@ impl Requests {
         (!self.waiting.is_empty()).then(|| self.taken.map_or(Duration::ZERO, apart))
     }
 
-    /// Takes the waiting questions for a tick, and returns the reads that answer them. `catalog` has the limits of the
-    /// tick; `current` is the window of a question that names none.
+    /// Takes the waiting questions for a tick, and returns the reads of the request that answers them. `catalog` has the
+    /// limits of the tick; `current` is the window of a question that names none.
     pub(super) fn begin_tick(
         &mut self,
         tick: u64,
+        request: RequestId,
         current: Option<Window>,
         catalog: &Arc<Catalog>,
     ) -> Vec<Read> {
-        self.hear();
-        if self.waiting.is_empty() {
-            return Vec::new();
-        }
         let began = Instant::now();
         let (mut reads, mut round) = (BTreeSet::new(), Vec::new());
         for asked in self.waiting.drain(..) {
@@ -236,7 +272,8 @@ impl Requests {
             round.push((asked, window));
         }
         self.taken = Some((began, began.elapsed()));
-        self.rounds.push_back(Round { tick, asked: round, catalog: catalog.clone() });
+        let (catalog, amounts) = (catalog.clone(), Amounts::new());
+        self.rounds.push_back(Round { tick, request, asked: round, catalog, amounts });
         reads.into_iter().collect()
     }
 }
@@ -248,11 +285,11 @@ impl Sink for Requests {
 
     /// Answers the questions of the tick.
     fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
-        let ClosedTick { tick, outputs, windows, .. } = *closed;
+        let ClosedTick { tick, windows, .. } = *closed;
         let Some(round) = self.rounds.pop_front_if(|round| round.tick == tick) else {
             return Ok(());
         };
-        let amounts = Arc::new(outputs.amounts.clone());
+        let amounts = Arc::new(round.amounts);
         for (asked, window) in round.asked {
             let pair = asked.question.pair;
             // The receiver may have disconnected; then nobody waits for the answer.
@@ -292,5 +329,27 @@ mod tests {
         pending.hear();
         waiting.push(ask().expect("the place of the one that has gone"));
         assert!(matches!(ask(), Err(Refusal::Busy)));
+    }
+
+    /// A request that was made for two questions is cancelled when the second caller has gone, too.
+    #[test]
+    fn request_is_cancelled_when_nobody_waits_for_its_response() {
+        let pair = Pair::V4([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let question = || Asked::alone(Question { pair, at_ms: Some(0), all: false });
+        let mut requests = Requests::new(None, Windows::default(), Filter::default());
+        let [(first, first_reply), (second, second_reply)] = [question(), question()];
+        requests.add(first);
+        requests.add(second);
+        requests.begin_tick(7, RequestId(3), None, &Arc::default());
+        drop(first_reply);
+        requests.hear();
+        assert_eq!(requests.cancelled(), None);
+        drop(second_reply);
+        requests.hear();
+        assert_eq!(requests.cancelled(), Some((7, RequestId(3))));
+        requests.hear();
+        assert_eq!(requests.cancelled(), None, "it is cancelled once");
+        let chunk = Chunk::Held { pairs: 1, rollups: 0, addresses: 0 };
+        assert_eq!(requests.respond(RequestId(4), chunk.clone()), Err(chunk));
     }
 }

@@ -21,7 +21,7 @@ use super::requests::{Answering, Asked, Question, Refusal, RequestQueue};
 use crate::base::date::format_ms;
 use crate::cluster::watchdog::Watch;
 use crate::computation::EventTimeReached;
-use crate::kafka::{Answer, PartitionState, Topic};
+use crate::kafka::{BrokerResponse, PartitionState, Topic};
 use crate::limits::catalog::LimitSet;
 use crate::limits::feed::Health;
 use crate::sink::{SinkState, count_sink_error};
@@ -71,11 +71,11 @@ struct Distance {
     /// Lag behind the messages that the broker gives to consumers: without those behind an open transaction.
     readable: Behind,
     /// The last response of the broker.
-    last: Option<Answer>,
+    last: Option<BrokerResponse>,
 }
 
 impl Distance {
-    fn answered(&mut self, answer: Answer) {
+    fn answered(&mut self, answer: BrokerResponse) {
         self.all.answered(answer.asked, answer.due);
         self.readable.answered(answer.asked, answer.stable);
         self.last = Some(answer);

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::clock::SourceProgress;
+use floodmark_dataflows::reads::RequestId;
 
 use super::commands::{Command, Commands, TickRequest, TickStart};
 use super::leader::{Ended, Leader, LeaderConfig};
@@ -38,6 +39,8 @@ pub(super) struct Worker<'w, 'a> {
     reading: bool,
     /// Whether it has requested a tick since the last one.
     requested: bool,
+    /// Cancelled requests of ticks that are not closed.
+    cancelled: Vec<(u64, RequestId)>,
     /// When the ticks in flight began, and the newest closed tick.
     begun: VecDeque<(u64, Instant)>,
     tick_began: Option<Instant>,
@@ -69,6 +72,7 @@ impl<'w, 'a> Worker<'w, 'a> {
             leader: lead.map(|lead| Leader::new(lead, shared)),
             reading: true,
             requested: false,
+            cancelled: Vec::new(),
             begun: VecDeque::new(),
             tick_began: None,
             slowest: (None, 0),
@@ -217,9 +221,13 @@ impl<'w, 'a> Worker<'w, 'a> {
                 open(tick);
                 edits.into_iter().for_each(|(version, diff)| inputs.edit(version, diff));
             }
-            Command::Read { tick, reads } => {
+            Command::Read { tick, request, reads } => {
                 open(tick);
-                reads.into_iter().for_each(|read| inputs.read(read));
+                reads.into_iter().for_each(|read| inputs.read(request, read));
+            }
+            Command::Cancel { tick, request } => {
+                inputs.cancel(request);
+                self.cancelled.push((tick, request));
             }
             Command::Tick(start) => {
                 open(start.tick);
@@ -264,11 +272,14 @@ impl<'w, 'a> Worker<'w, 'a> {
         while let Some((tick, output)) = self.next_output() {
             match (output, &mut self.leader) {
                 (Output::Changes(changes), Some(leader)) => leader.changes(tick, &changes),
+                (Output::Response(request, chunk), Some(leader)) => {
+                    leader.respond(request, chunk);
+                }
                 // The first worker has them.
-                (Output::Changes(_), None) => {}
+                (Output::Changes(_) | Output::Response(..), None) => {}
                 (Output::Closed(outputs), leader) => {
                     if let Some(leader) = leader {
-                        leader.close(tick, &outputs, self.computation.windows());
+                        leader.close(tick, outputs, self.computation.windows());
                     }
                     self.note_closed(tick);
                 }
@@ -289,6 +300,9 @@ impl<'w, 'a> Worker<'w, 'a> {
     fn note_closed(&mut self, tick: u64) {
         if let Some(source) = &mut self.source {
             source.close_tick(tick);
+        }
+        for (_, request) in self.cancelled.extract_if(.., |(of, _)| *of <= tick) {
+            self.computation.inputs.forget_cancelled(request);
         }
         while let Some((_, began)) = self.begun.pop_front_if(|(begun, _)| *begun <= tick) {
             self.tick_began = Some(began);

@@ -1,5 +1,6 @@
 //! The tables of pairs of one worker: their state, and the work of one time as jobs in steps.
 
+mod responses;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,7 +17,7 @@ use crate::monitored::{Rollup, ScopeChange};
 use crate::moves::{EmitBoundChanges, Moves};
 use crate::pending::{Fuel, Steps};
 use crate::ranges::WindowSet;
-use crate::reads::{Answer, EmitTotals, Read};
+use crate::reads::{EmitTotals, RequestId, Response};
 use crate::reports::{Late, Saturated};
 use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
@@ -55,18 +56,31 @@ pub(crate) enum Job {
     Send { windows: BTreeSet<Window> },
     /// Finds the greatest pairs of a window.
     Rank { window: Window, greatest: Greatest, position: usize },
-    /// Emits the rows of windows one window after another: for a read, or of a window that settles or retires.
-    Rows { windows: VecDeque<Window>, position: usize },
-    /// Emits the numbers of live entries.
-    CountHeld,
-    /// Emits the total of a pair, for a read.
-    Amount { window: Window, pair: Pair },
-    /// Sums the pairs of a window for reads of rollups that are not in use.
-    Sum { window: Window, sums: Vec<(Rollup, Entity, Volume)>, position: usize },
+    /// Works on the response to a request, or emits the totals of a window that settles or retires.
+    Respond { request: Option<RequestId>, job: ReadJob },
     /// Retracts the totals that the table of a window has emitted.
     TakeBack { window: Window, position: usize },
     /// Drops the table of a window.
     Retire { window: Window, position: usize },
+}
+
+/// A part of the work on a response.
+pub(crate) enum ReadJob {
+    /// Emits the rows of windows, one window after another.
+    Rows { windows: VecDeque<Window>, position: usize },
+    /// Emits the numbers of live entries.
+    CountHeld,
+    /// Emits the total of a pair.
+    Amount { window: Window, pair: Pair },
+    /// Sums the pairs of a window for rollups that are not in use.
+    Sum { window: Window, sums: Vec<(Rollup, Entity, Volume)>, position: usize },
+}
+
+impl ReadJob {
+    /// Emits the rows of windows.
+    fn rows(windows: impl IntoIterator<Item = Window>) -> Self {
+        ReadJob::Rows { windows: windows.into_iter().collect(), position: 0 }
+    }
 }
 
 /// The tables of pairs of one worker, and what they emitted at the time under way.
@@ -85,7 +99,7 @@ pub(crate) struct Pairs {
     pub(crate) emitted: Emitted,
     pub(crate) batches: Vec<Timed<RollupBatch>>,
     pub(crate) best: Vec<Timed<Candidate>>,
-    pub(crate) answers: Vec<Timed<Answer>>,
+    pub(crate) responses: Vec<Timed<Response>>,
     pub(crate) late: Vec<Timed<Late>>,
     pub(crate) saturated: Vec<Timed<Saturated>>,
 }
@@ -105,7 +119,7 @@ impl Pairs {
             emitted: Emitted::default(),
             batches: Vec::new(),
             best: Vec::new(),
-            answers: Vec::new(),
+            responses: Vec::new(),
             late: Vec::new(),
             saturated: Vec::new(),
         }
@@ -212,7 +226,7 @@ impl Pairs {
     }
 
     fn plan_clock(&mut self, event: WindowEvent, jobs: &mut VecDeque<Job>) {
-        let rows = |window| Job::Rows { windows: VecDeque::from([window]), position: 0 };
+        let rows = |window| Job::Respond { request: None, job: ReadJob::rows([window]) };
         match event {
             WindowEvent::Watermark(watermark) => self.watermark = watermark,
             WindowEvent::Settled(windows) => {
@@ -247,38 +261,11 @@ impl Pairs {
         // The total of a part of a window is no total of the window.
         let whole = !self.partial.contains(window);
         if self.options.emit_totals == Some(EmitTotals::OnSettle) && whole {
-            jobs.push_back(Job::Rows { windows: VecDeque::from([window]), position: 0 });
+            jobs.push_back(Job::Respond { request: None, job: ReadJob::rows([window]) });
         }
         if let Some(query) = self.options.top.filter(|query| query.per == Per::Pair) {
             let greatest = Greatest::new(query);
             jobs.push_back(Job::Rank { window, greatest, position: 0 });
-        }
-    }
-
-    /// Plans the responses to reads.
-    fn plan_reads(&self, reads: BTreeSet<Read>, jobs: &mut VecDeque<Job>) {
-        let mut sums = BTreeMap::<Window, Vec<(Rollup, Entity, Volume)>>::new();
-        for read in reads {
-            match read {
-                Read::Rows { from, until } => {
-                    let windows = self.windows.range(from..until).map(|(window, _)| *window);
-                    jobs.push_back(Job::Rows { windows: windows.collect(), position: 0 });
-                }
-                Read::Held => jobs.push_back(Job::CountHeld),
-                Read::Amount { window, rollup: None, entity: Entity::Pair(pair) } => {
-                    jobs.push_back(Job::Amount { window, pair });
-                }
-                Read::Amount { window, rollup: Some(rollup), entity }
-                    if !self.in_use.uses(window, rollup) =>
-                {
-                    sums.entry(window).or_default().push((rollup, entity, Volume::default()));
-                }
-                // The operator of the rollups responds from its table, if it has one.
-                Read::Amount { .. } => {}
-            }
-        }
-        for (window, sums) in sums {
-            jobs.push_back(Job::Sum { window, sums, position: 0 });
         }
     }
 }
@@ -319,7 +306,7 @@ impl Steps for Pairs {
         for control_event in work.control_events {
             match control_event {
                 ControlEvent::WindowEvent(event) => self.plan_clock(event, jobs),
-                ControlEvent::Read(read) => drop(reads.insert(read)),
+                ControlEvent::Read(request, read) => drop(reads.insert((request, read))),
                 ControlEvent::View(..) => {}
             }
         }
@@ -345,12 +332,7 @@ impl Steps for Pairs {
             Job::Rank { window, greatest, position } => {
                 self.rank(time, *window, greatest, position, fuel)
             }
-            Job::Rows { windows, position } => self.copy_all_rows(time, windows, position, fuel),
-            Job::CountHeld => self.count_held(time),
-            Job::Amount { window, pair } => self.answer_amount(time, *window, *pair),
-            Job::Sum { window, sums, position } => {
-                self.answer_sums(time, *window, sums, position, fuel)
-            }
+            Job::Respond { request, job } => self.respond(time, *request, job, fuel),
             Job::TakeBack { window, position } => self.take_back(time, *window, position, fuel),
             Job::Retire { window, position } => self.retire(time, *window, position, fuel),
         }

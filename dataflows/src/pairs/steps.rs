@@ -1,23 +1,18 @@
 //! The steps of jobs on tables of pairs: each works until it is done, or until its fuel is spent.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 use super::{PairWindow, Pairs};
 use crate::combine::UpdateBatch;
 use crate::counting::Counting;
 use crate::emit_bounds::MonitoredTable;
 use crate::folds::{FoldIndex, Folds, Outgoing};
-use crate::monitored::Rollup;
 use crate::moves::Moves;
 use crate::pending::{COPY_COST, EMIT_COST, Fuel};
-use crate::reads::Answer;
 use crate::stale::Renewal;
 use crate::time::{Time, Window};
 use crate::top::Greatest;
-use crate::types::{Entity, Pair, Per, Volume};
-
-/// Rows of an answer that travel together.
-const ROWS: usize = 16 * 1024;
+use crate::types::{Entity, Per};
 
 impl Pairs {
     /// Emits stale totals of a window anew. `true` when all are emitted.
@@ -140,64 +135,6 @@ impl Pairs {
         done
     }
 
-    /// Copies the rows of windows into answers, one window after another. `true` when all are copied.
-    pub(super) fn copy_all_rows(
-        &mut self,
-        time: Time,
-        windows: &mut VecDeque<Window>,
-        position: &mut usize,
-        fuel: &mut Fuel,
-    ) -> bool {
-        while let Some(window) = windows.front().copied() {
-            if !self.copy_rows(time, window, position, fuel) {
-                return false;
-            }
-            windows.pop_front();
-            *position = 0;
-        }
-        true
-    }
-
-    /// Answers with the number of live entries.
-    pub(super) fn count_held(&mut self, time: Time) -> bool {
-        let tables = self.windows.values().map(|held| &held.pairs.table);
-        let pairs = tables.map(|table| table.len() as u64).sum();
-        let addresses = self.shared.addresses.borrow().len() as u64;
-        self.answers.push((Answer::Held { pairs, rollups: 0, addresses }, time));
-        true
-    }
-
-    /// Answers with the total of a pair, if this worker has it.
-    pub(super) fn answer_amount(&mut self, time: Time, window: Window, pair: Pair) -> bool {
-        let key = self.shared.addresses.borrow().known_pair_key(pair);
-        let table = self.windows.get(&window).map(|held| &held.pairs.table);
-        if let Some(volume) = table.zip(key).and_then(|(table, key)| table.get(key)) {
-            let entity = Entity::Pair(pair);
-            let answer = Answer::Amount { window, rollup: None, entity, volume };
-            self.answers.push((answer, time));
-        }
-        true
-    }
-
-    /// Answers with sums over the pairs of a window. `true` when all are summed.
-    pub(super) fn answer_sums(
-        &mut self,
-        time: Time,
-        window: Window,
-        sums: &mut Vec<(Rollup, Entity, Volume)>,
-        position: &mut usize,
-        fuel: &mut Fuel,
-    ) -> bool {
-        if !self.sum(window, sums, position, fuel) {
-            return false;
-        }
-        sums.retain(|(_, _, volume)| *volume != Volume::default());
-        self.answers.extend(sums.drain(..).map(|(rollup, entity, volume)| {
-            (Answer::Amount { window, rollup: Some(rollup), entity, volume }, time)
-        }));
-        true
-    }
-
     /// Retracts the totals that a window has emitted. `true` when all are retracted.
     pub(super) fn take_back(
         &mut self,
@@ -243,29 +180,6 @@ impl Pairs {
         true
     }
 
-    /// Adds up, for reads, the pairs of a window. `true` when all are.
-    fn sum(
-        &self,
-        window: Window,
-        sums: &mut [(Rollup, Entity, Volume)],
-        position: &mut usize,
-        fuel: &mut Fuel,
-    ) -> bool {
-        let Some(held) = self.windows.get(&window) else {
-            return true;
-        };
-        let addresses = self.shared.addresses.borrow();
-        held.pairs.table.walk(position, fuel, |key, volume| {
-            let pair = addresses.pair(key);
-            for (rollup, entity, sum) in &mut *sums {
-                if rollup.counts(&pair, entity) {
-                    *sum = sum.saturating_add(volume);
-                }
-            }
-            sums.len()
-        })
-    }
-
     /// Adds the updates of a batch to the table of its window.
     pub(super) fn count(&mut self, time: Time, batch: &UpdateBatch, fuel: &mut Fuel) {
         let window = batch.window;
@@ -299,30 +213,5 @@ impl Pairs {
                 Outgoing { time, window, peers: self.shared.peers, batches: &mut self.batches };
             held.folds.send(&self.fold_index, to, fuel)
         })
-    }
-
-    /// Copies rows of one window into answers. `true` when all are.
-    fn copy_rows(
-        &mut self,
-        time: Time,
-        window: Window,
-        position: &mut usize,
-        fuel: &mut Fuel,
-    ) -> bool {
-        let Some(held) = self.windows.get(&window) else {
-            return true;
-        };
-        let addresses = self.shared.addresses.borrow();
-        let mut rows = Vec::new();
-        let done = held.pairs.table.walk(position, fuel, |key, volume| {
-            rows.push((addresses.pair(key), volume));
-            COPY_COST
-        });
-        while !rows.is_empty() {
-            let rest = rows.split_off(rows.len().min(ROWS));
-            self.answers.push((Answer::Rows { window, rows }, time));
-            rows = rest;
-        }
-        done
     }
 }

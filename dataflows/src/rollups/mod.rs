@@ -26,7 +26,7 @@ use crate::monitored::{Rejudged, Rollup, ScopeChange};
 use crate::moves::{EmitBoundChanges, Moves};
 use crate::pending::{EMIT_COST, Fuel, FueledOperator, Steps, send};
 use crate::ranges::WindowSet;
-use crate::reads::{Answer, Read};
+use crate::reads::{Read, RequestId, Response};
 use crate::reports::Saturated;
 use crate::shared::{Shared, TrafficOptions};
 use crate::stale::Renewal;
@@ -59,9 +59,9 @@ enum Job {
     /// Finds the greatest entities of a window.
     Rank { window: Window, rollup: Rollup, greatest: Greatest, position: usize },
     /// Emits the number of live totals.
-    CountHeld,
-    /// Emits the volume of an entity, for a read.
-    Amount { window: Window, rollup: Rollup, entity: Entity },
+    CountHeld { request: RequestId },
+    /// Emits the volume of an entity.
+    Amount { request: RequestId, window: Window, rollup: Rollup, entity: Entity },
 }
 
 struct Rollups {
@@ -81,7 +81,7 @@ struct Rollups {
     observed: WindowSet,
     emitted: Emitted,
     best: Vec<Timed<Candidate>>,
-    answers: Vec<Timed<Answer>>,
+    responses: Vec<Timed<Response>>,
     saturated: Vec<Timed<Saturated>>,
 }
 
@@ -261,15 +261,15 @@ impl Steps for Rollups {
                 ControlEvent::WindowEvent(WindowEvent::Retired(windows)) => {
                     self.retire(windows, jobs)
                 }
-                ControlEvent::Read(read) => drop(reads.insert(read)),
+                ControlEvent::Read(request, read) => drop(reads.insert((request, read))),
                 _ => {}
             }
         }
-        // `reads` is a set, so that each read is processed once, however often it was requested.
-        jobs.extend(reads.into_iter().filter_map(|read| match read {
-            Read::Held => Some(Job::CountHeld),
+        // `reads` is a set, so that each read of a request is done once, however often it was entered.
+        jobs.extend(reads.into_iter().filter_map(|(request, read)| match read {
+            Read::Held => Some(Job::CountHeld { request }),
             Read::Amount { window, rollup, entity } => {
-                Some(Job::Amount { window, rollup: rollup?, entity })
+                Some(Job::Amount { request, window, rollup: rollup?, entity })
             }
             Read::Rows { .. } => None,
         }));
@@ -300,9 +300,9 @@ impl Steps for Rollups {
             Job::Rank { window, rollup, greatest, position } => {
                 self.rank(time, *window, *rollup, greatest, position, fuel)
             }
-            Job::CountHeld => self.count_held(time),
-            Job::Amount { window, rollup, entity } => {
-                self.answer_amount(time, *window, *rollup, entity)
+            Job::CountHeld { request } => self.count_held(time, *request),
+            Job::Amount { request, window, rollup, entity } => {
+                self.respond_amount(time, *request, *window, *rollup, entity)
             }
         }
     }
@@ -338,7 +338,7 @@ fn concerns_rollups(control_event: &ControlEvent) -> bool {
                 WindowEvent::Observed(_) | WindowEvent::Settled(_) | WindowEvent::Retired(_)
             )
         }
-        ControlEvent::View(..) | ControlEvent::Read(_) => true,
+        ControlEvent::View(..) | ControlEvent::Read(..) => true,
     }
 }
 
@@ -422,7 +422,7 @@ pub(crate) struct RollupStreams<'scope> {
     pub(crate) totals: StreamVec<'scope, Time, TotalUpdate>,
     pub(crate) endings: StreamVec<'scope, Time, Timed<Ending>>,
     pub(crate) top: StreamVec<'scope, Time, Timed<Candidate>>,
-    pub(crate) answers: StreamVec<'scope, Time, Timed<Answer>>,
+    pub(crate) responses: StreamVec<'scope, Time, Timed<Response>>,
     pub(crate) saturated: StreamVec<'scope, Time, Timed<Saturated>>,
 }
 
@@ -454,7 +454,7 @@ pub(crate) fn rollups<'scope>(
     let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
     let (mut endings_output, endings) = builder.new_output::<Vec<_>>();
     let (mut top_output, top_stream) = builder.new_output::<Vec<_>>();
-    let (mut answers_output, answers) = builder.new_output::<Vec<_>>();
+    let (mut responses_output, responses) = builder.new_output::<Vec<_>>();
     let (mut saturated_output, saturated) = builder.new_output::<Vec<_>>();
     let activator = scope.activator_for(builder.operator_info().address);
     builder.build(move |_| {
@@ -471,7 +471,7 @@ pub(crate) fn rollups<'scope>(
             observed: WindowSet::default(),
             emitted: Emitted::default(),
             best: Vec::new(),
-            answers: Vec::new(),
+            responses: Vec::new(),
             saturated: Vec::new(),
         });
         move |frontiers| {
@@ -494,11 +494,11 @@ pub(crate) fn rollups<'scope>(
                 }
             });
             let more = stepper.run(frontiers, |capabilities, state| {
-                let [at_totals, at_endings, at_top, at_answers, at_saturated] = capabilities;
+                let [at_totals, at_endings, at_top, at_responses, at_saturated] = capabilities;
                 send(&mut totals_output, at_totals, &mut state.emitted.totals);
                 send(&mut endings_output, at_endings, &mut state.emitted.endings);
                 send(&mut top_output, at_top, &mut state.best);
-                send(&mut answers_output, at_answers, &mut state.answers);
+                send(&mut responses_output, at_responses, &mut state.responses);
                 send(&mut saturated_output, at_saturated, &mut state.saturated);
             });
             if more {
@@ -506,5 +506,5 @@ pub(crate) fn rollups<'scope>(
             }
         }
     });
-    RollupStreams { totals, endings, top: top_stream, answers, saturated }
+    RollupStreams { totals, endings, top: top_stream, responses, saturated }
 }

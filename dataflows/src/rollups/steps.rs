@@ -4,7 +4,7 @@ use super::{Rollups, show_all};
 use crate::monitored::Rollup;
 use crate::moves::Moves;
 use crate::pending::{COPY_COST, Fuel};
-use crate::reads::Answer;
+use crate::reads::{Chunk, RequestId, Response};
 use crate::stale::Renewal;
 use crate::time::{Time, Window};
 use crate::top::Greatest;
@@ -150,25 +150,30 @@ impl Rollups {
     }
 
     /// Answers with the number of live entries.
-    pub(super) fn count_held(&mut self, time: Time) -> bool {
+    pub(super) fn count_held(&mut self, time: Time, request: RequestId) -> bool {
         let rollups =
             self.tables.values().map(|monitored_table| monitored_table.table.len() as u64).sum();
-        self.answers.push((Answer::Held { pairs: 0, rollups, addresses: 0 }, time));
+        self.respond(time, request, Chunk::Held { pairs: 0, rollups, addresses: 0 });
         true
     }
 
     /// Answers with the amount of an entity, if this worker has it.
-    pub(super) fn answer_amount(
+    pub(super) fn respond_amount(
         &mut self,
         time: Time,
+        request: RequestId,
         window: Window,
         rollup: Rollup,
         entity: &Entity,
     ) -> bool {
         if let Some(volume) = self.amount(window, rollup, entity) {
             let (rollup, entity) = (Some(rollup), *entity);
-            self.answers.push((Answer::Amount { window, rollup, entity, volume }, time));
+            self.respond(time, request, Chunk::Amount { window, rollup, entity, volume });
         }
         true
+    }
+
+    fn respond(&mut self, time: Time, request: RequestId, chunk: Chunk) {
+        self.responses.push((Response { request: Some(request), chunk }, time));
     }
 }
