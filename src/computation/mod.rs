@@ -98,7 +98,7 @@ impl<'w> Computation<'w> {
     }
 
     /// Gives rows of limits that are in effect by the tick of the first record ticks of their own before it,
-    /// until few enough are left. To be called before the first window.
+    /// until few enough are left. To be called before the first window, where no other worker has inputs.
     pub fn take_first_rows(&mut self, tick: u64) {
         let ticks = self.inputs.count_due(tick) / FIRST_ROWS;
         let after = self.inputs.tick() + 1;
@@ -107,6 +107,9 @@ impl<'w> Computation<'w> {
             self.inputs.end_tick_with(FIRST_ROWS);
             self.rounds.add(early, FIRST_ROWS);
             while self.ticks_in_flight() > 0 {
+                if self.round_is_ready() {
+                    self.end_round();
+                }
                 self.step();
                 // These ticks have no outputs that matter.
                 while self.take().is_some() {}
@@ -114,7 +117,7 @@ impl<'w> Computation<'w> {
         }
     }
 
-    /// Whether another tick may be begun before the next [step](Computation::step).
+    /// Whether another tick may be begun before the next step.
     pub fn has_room(&self) -> bool {
         self.rounds.has_room()
     }
@@ -177,16 +180,25 @@ impl<'w> Computation<'w> {
         self.rounds.set_patience(patience);
     }
 
+    /// Whether the ticks that ended since the last round are to be computed now. The leader asks for all workers.
+    pub fn round_is_ready(&self) -> bool {
+        self.rounds.are_ready()
+    }
+
+    /// Has the ticks that ended since the last round computed. All workers with inputs end their rounds after the same
+    /// ticks.
+    pub fn end_round(&mut self) {
+        self.rounds.end();
+        self.inputs.end_round();
+    }
+
     /// Works a little, or sleeps until there is something to do.
-    pub fn step(&mut self) {
+    fn step(&mut self) {
         self.step_or_sleep(NAP);
     }
 
     /// Works a little, or sleeps so long at most until there is something to do.
     pub fn step_or_sleep(&mut self, at_most: Duration) {
-        if self.rounds.end() {
-            self.inputs.end_round();
-        }
         if let Some(watch) = &self.watch {
             // The computation does not stand still either while changes wait for the driver.
             let waits = !self.inputs.consumer_waits() && self.taken.changes.borrow().is_empty();
@@ -241,6 +253,9 @@ mod tests {
                 computation.end_tick(0);
                 let to = to.lock().expect("one worker leads");
                 while computation.ticks_in_flight() > 0 {
+                    if computation.round_is_ready() {
+                        computation.end_round();
+                    }
                     computation.step();
                     while let Some((tick, output)) = computation.take() {
                         let changes = match output {

@@ -3,6 +3,10 @@
 //! To agree on what is complete costs the same for one tick and for many, so ticks that are ready together go
 //! together. While rounds are on their way, the next one grows: ticks that come one by one would otherwise each
 //! be a round. Where ticks come faster than anybody waits for them, a round waits a little for more.
+//!
+//! A round must have the same ticks on all workers, so that one of them, the leader, ends it for all. An operator holds
+//! the time of a round until it is done with all of the round's ticks: two workers with different rounds, each of which
+//! waits for the end of one before it ends the next, would wait for each other for ever.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -68,15 +72,15 @@ impl Rounds {
             && self.updates < UPDATES_IN_FLIGHT
     }
 
-    /// Ends the round under way, if there is one and it is time for it.
-    pub(super) fn end(&mut self) -> bool {
-        let ends =
-            self.round_ticks > 0 && self.ended.len() < ROUNDS_IN_FLIGHT && self.waits().is_zero();
-        if ends {
-            self.ended.extend(self.ticks.back().map(|(tick, _)| *tick));
-            (self.round_ticks, self.round_updates, self.round_began) = (0, 0, None);
-        }
-        ends
+    /// Whether there is a round under way, and it is time to end it.
+    pub(super) fn are_ready(&self) -> bool {
+        self.round_ticks > 0 && self.ended.len() < ROUNDS_IN_FLIGHT && self.waits().is_zero()
+    }
+
+    /// Ends the round under way.
+    pub(super) fn end(&mut self) {
+        self.ended.extend(self.ticks.back().map(|(tick, _)| *tick));
+        (self.round_ticks, self.round_updates, self.round_began) = (0, 0, None);
     }
 
     /// The first tick that is not done.
@@ -103,6 +107,15 @@ impl Rounds {
 mod tests {
     use super::*;
 
+    /// Ends the round under way if it is time.
+    fn ends(rounds: &mut Rounds) -> bool {
+        let ends = rounds.are_ready();
+        if ends {
+            rounds.end();
+        }
+        ends
+    }
+
     fn fill(rounds: &mut Rounds, from: u64, updates: usize) -> u64 {
         let mut tick = from;
         while rounds.has_room() {
@@ -115,21 +128,21 @@ mod tests {
     #[test]
     fn round_that_is_ready_while_others_are_on_their_way_waits_and_grows() {
         let mut rounds = Rounds::default();
-        assert!(!rounds.end(), "there is no tick");
+        assert!(!ends(&mut rounds), "there is no tick");
         for tick in 1..=2 {
             rounds.add(tick, 1);
-            assert!(rounds.end());
+            assert!(ends(&mut rounds));
         }
         for tick in 3..=5 {
             rounds.add(tick, 1);
-            assert!(!rounds.end(), "tick {tick} waits for the others");
+            assert!(!ends(&mut rounds), "tick {tick} waits for the others");
         }
         rounds.done();
-        assert!(rounds.end());
+        assert!(ends(&mut rounds));
         (0..4).for_each(|_| rounds.done());
         assert_eq!((rounds.len(), rounds.first()), (0, None));
         rounds.add(6, 1);
-        assert!(rounds.end());
+        assert!(ends(&mut rounds));
     }
 
     #[test]
@@ -137,17 +150,17 @@ mod tests {
         let mut rounds = Rounds::default();
         rounds.set_patience(Duration::from_secs(3600));
         rounds.add(1, 1);
-        assert!(!rounds.end() && !rounds.waits().is_zero());
+        assert!(!ends(&mut rounds) && !rounds.waits().is_zero());
         fill(&mut rounds, 2, 0);
-        assert!(rounds.end() && rounds.waits().is_zero());
+        assert!(ends(&mut rounds) && rounds.waits().is_zero());
         rounds.add(1000, ROUND_UPDATES);
-        assert!(rounds.end());
+        assert!(ends(&mut rounds));
         (0..=ROUND_TICKS).for_each(|_| rounds.done());
         rounds.add(1001, 1);
-        assert!(!rounds.end());
+        assert!(!ends(&mut rounds));
         rounds.set_patience(Duration::ZERO);
-        assert!(rounds.end());
-        assert!(!rounds.end(), "nothing is left");
+        assert!(ends(&mut rounds));
+        assert!(!ends(&mut rounds), "nothing is left");
     }
 
     #[test]
@@ -161,7 +174,7 @@ mod tests {
                 let added = fill(&mut rounds, next, updates);
                 assert!(added <= in_round, "{added} ticks of {updates} updates");
                 next += added;
-                rounds.end();
+                ends(&mut rounds);
             }
             assert_eq!(rounds.len(), in_flight, "ticks of {updates} updates");
         }

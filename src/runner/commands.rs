@@ -54,6 +54,9 @@ pub(super) enum Command {
     Cancel { tick: u64, request: RequestId },
     /// Completes a tick: each worker puts in what its source has.
     Tick(TickStart),
+    /// Has the ticks since the last round computed. All workers have the same rounds
+    /// ([decision 9](../../docs/decisions/0009-rounds-of-ticks.md)).
+    EndRound,
     /// Ends the run when all ticks are closed.
     End,
 }
@@ -63,6 +66,7 @@ pub(super) enum Command {
 enum Broadcasted {
     Tick(TickStart),
     Cancel { tick: u64, request: RequestId },
+    EndRound,
     End,
 }
 
@@ -129,6 +133,7 @@ impl Commands {
             Command::Cancel { tick, request } => {
                 Broadcasted::Cancel { tick: *tick, request: *request }
             }
+            Command::EndRound => Broadcasted::EndRound,
             Command::End => Broadcasted::End,
         });
         commands.flush();
@@ -139,6 +144,7 @@ impl Commands {
         Some(match self.commanded.borrow_mut().pop_front()? {
             Broadcasted::Tick(start) => Command::Tick(start),
             Broadcasted::Cancel { tick, request } => Command::Cancel { tick, request },
+            Broadcasted::EndRound => Command::EndRound,
             Broadcasted::End => Command::End,
         })
     }
