@@ -6,12 +6,11 @@ use differential_dataflow::{AsCollection, VecCollection};
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::pending::{PendingByTime, send};
 use crate::spans::{Existing, Spans};
 use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::watermark::{Least, Moment, PartitionProgress, Partitions, passed};
+use crate::wiring::{Place, Wiring};
 
 /// A report of a source about a tick, at its [`Phase::Data`]. Times are milliseconds of event time.
 ///
@@ -419,37 +418,28 @@ pub fn clock<'scope>(
     marks: StreamVec<'scope, Time, Timed<SourceProgress>>,
     rules: Windows,
 ) -> (VecCollection<'scope, Time, Existing, isize>, StreamVec<'scope, Time, Timed<WindowEvent>>) {
-    let mut builder = OperatorBuilder::new("Clock".into(), marks.scope());
-    let mut input = builder.new_input(marks, Exchange::new(|_| 0));
-    let (mut windows_output, windows) = builder.new_output::<Vec<_>>();
-    let (mut events_output, events) = builder.new_output::<Vec<_>>();
-    builder.build(move |_| {
-        let mut pending = PendingByTime::<Vec<SourceProgress>, 2>::default();
-        let mut held = Held::new(rules);
-        move |frontiers| {
-            input.for_each(|capability, marks| {
-                for (mark, time) in marks.drain(..) {
-                    pending.at(&capability, time).push(mark);
-                }
-            });
-            let (mut windows, mut events) = (Vec::new(), Vec::new());
-            while let Some((Time { tick, .. }, marks)) = pending.next(frontiers) {
-                held.tick(marks);
-                let changes = held.windows.changes().into_iter();
-                windows.extend(
-                    changes
-                        .map(|((existing, phase), diff)| (existing, Time::new(tick, phase), diff)),
-                );
-                let told = held.events.drain(..);
-                events.extend(told.map(|(phase, event)| (event, Time::new(tick, phase))));
-            }
-            if !(windows.is_empty() && events.is_empty()) {
-                let [to_windows, to_events] = pending.capabilities();
-                send(&mut windows_output, to_windows, &mut windows);
-                send(&mut events_output, to_events, &mut events);
-            }
-            pending.follow(None);
-        }
+    let mut wiring = Wiring::new("Clock", marks.scope());
+    wiring.input(marks, Exchange::new(|_| 0), |place: &mut Place<'_, Vec<_>>, (mark, time)| {
+        place.at(time).push(mark);
+    });
+    let windows = wiring.output(|state: &mut ClockState| &mut state.windows);
+    let events = wiring.output(|state| &mut state.events);
+    let held = Held::new(rules);
+    let state = ClockState { held, windows: Vec::new(), events: Vec::new() };
+    wiring.build(state, |ClockState { held, windows, events }, Time { tick, .. }, marks| {
+        held.tick(marks);
+        let changes = held.windows.changes().into_iter();
+        let updates =
+            changes.map(|((existing, phase), diff)| (existing, Time::new(tick, phase), diff));
+        windows.extend(updates);
+        events.extend(held.events.drain(..).map(|(phase, event)| (event, Time::new(tick, phase))));
     });
     (windows.as_collection(), events)
+}
+
+/// The windows that are held, and the outputs about them that are not sent.
+struct ClockState {
+    held: Held,
+    windows: Vec<(Existing, Time, isize)>,
+    events: Vec<Timed<WindowEvent>>,
 }

@@ -279,7 +279,7 @@ pub(crate) fn deliver<'scope>(
         holds_up: false,
     };
     builder.build(move |_| {
-        let mut pending = PendingByTime::<Lanes, 1>::default();
+        let mut pending = PendingByTime::<Lanes>::new(1);
         move |frontiers| {
             parts.for_each(|capability, parts| {
                 for (part, time) in parts.drain(..) {
@@ -308,8 +308,7 @@ pub(crate) fn deliver<'scope>(
             }
             delivery.waiting.set(delivery.waiting.get() + ready.len());
             if !ready.is_empty() {
-                let [capability] = pending.capabilities();
-                send(&mut output, capability, &mut ready);
+                send(&mut output, &pending.capabilities()[0], &mut ready);
             }
             pending.follow(under_way);
             delivery.notify(pause == Pause::Consumer);

@@ -7,17 +7,16 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::limits::{Judge, Rule, Ruling};
 use crate::monitored::{
     Amounts, EmitBound, EmitBoundChange, MonitoredScope, Rejudged, ScopeChange,
 };
-use crate::pending::{PendingByTime, send};
 use crate::ranges::Steps;
 use crate::threshold::Threshold;
 use crate::time::{Time, Timed, WindowRange};
 use crate::types::{Bound, LimitId, Per, Scope, Updates};
+use crate::wiring::{Place, Wiring};
 
 /// The [places](EmitBound::place) at which the limits of one monitored scope need emit bounds, and in which windows.
 #[derive(Default)]
@@ -283,64 +282,61 @@ pub fn floors<'scope>(
     rules: VecCollection<'scope, Time, Rule, isize>,
     updates: Updates,
 ) -> Floors<'scope> {
-    let mut builder = OperatorBuilder::new("Floors".into(), rules.inner.scope());
-    let mut input = builder.new_input(rules.inner, Pipeline);
-    let (mut thresholds_output, thresholds) = builder.new_output::<Vec<_>>();
-    let (mut rulings_output, rulings) = builder.new_output::<Vec<_>>();
-    let (mut pairs_output, of_pairs) = builder.new_output::<Vec<_>>();
-    let (mut rollups_output, of_rollups) = builder.new_output::<Vec<_>>();
-    builder.build(move |_| {
-        let mut pending = PendingByTime::<Vec<(Rule, isize)>, 4>::default();
-        let mut monitored_scopes = MonitoredScopes::default();
-        move |frontiers| {
-            input.for_each(|capability, rules| {
-                for (rule, time, diff) in rules.drain(..) {
-                    pending.at(&capability, time).push((rule, diff));
-                }
-            });
-            let (mut thresholds, mut rulings) = (Vec::new(), Vec::new());
-            let (mut of_pairs, mut of_rollups) = (Vec::new(), Vec::new());
-            while let Some((time, mut rules)) = pending.next(frontiers) {
-                monitored_scopes.begin(time);
-                let monitored = |(rule, _): &(Rule, isize)| (rule.scope, rule.bound);
-                // Removals first: one rule for another leaves a monitored scope with one.
-                rules.sort_unstable_by_key(|change| (monitored(change), change.1));
-                let mut changes = Vec::new();
-                for rules in rules.chunk_by(|one, other| monitored(one) == monitored(other)) {
-                    let (scope, bound) = monitored(&rules[0]);
-                    let monitored =
-                        monitored_scopes.update(scope, bound, rules, updates, &mut changes);
-                    for (rule, diff) in rules {
-                        let Rule { limit, bound, value, windows, .. } = rule;
-                        let judge = Judge::new(rule, monitored);
-                        let ruling = Ruling { limit: *limit, windows: *windows, judge };
-                        rulings.push((ruling, time, *diff));
-                        let threshold = Threshold {
-                            limit: *limit,
-                            bound: *bound,
-                            value: *value,
-                            from: windows.from.0,
-                            until: windows.until.0,
-                        };
-                        thresholds.push(((monitored, threshold), time, *diff));
-                    }
-                    let of_scopes: &mut Vec<_> = match scope.per {
-                        Per::Pair => &mut of_pairs,
-                        _ => &mut of_rollups,
-                    };
-                    of_scopes.extend(changes.drain(..).map(|change| (change, time)));
-                }
-            }
-            if !thresholds.is_empty() {
-                let [to_join, to_changes, to_pairs, to_rollups] = pending.capabilities();
-                send(&mut thresholds_output, to_join, &mut thresholds);
-                send(&mut rulings_output, to_changes, &mut rulings);
-                send(&mut pairs_output, to_pairs, &mut of_pairs);
-                send(&mut rollups_output, to_rollups, &mut of_rollups);
-            }
-            pending.follow(None);
-        }
+    let mut wiring = Wiring::new("Floors", rules.inner.scope());
+    wiring.input(rules.inner, Pipeline, |place: &mut Place<'_, Vec<_>>, (rule, time, diff)| {
+        place.at(time).push((rule, diff));
     });
+    let thresholds = wiring.output(|state: &mut FloorState| &mut state.thresholds);
+    let rulings = wiring.output(|state| &mut state.rulings);
+    let of_pairs = wiring.output(|state| &mut state.of_pairs);
+    let of_rollups = wiring.output(|state| &mut state.of_rollups);
+    wiring
+        .build(FloorState::default(), move |state, time, rules| state.update(time, rules, updates));
     let (thresholds, rulings) = (thresholds.as_collection(), rulings.as_collection());
     Floors { thresholds, rulings, of_pairs, of_rollups }
+}
+
+/// The monitored scopes, and the outputs about them that are not sent.
+#[derive(Default)]
+struct FloorState {
+    monitored_scopes: MonitoredScopes,
+    thresholds: Vec<((MonitoredScope, Threshold<LimitId>), Time, isize)>,
+    rulings: Vec<(Ruling, Time, isize)>,
+    of_pairs: Vec<Timed<ScopeChange>>,
+    of_rollups: Vec<Timed<ScopeChange>>,
+}
+
+impl FloorState {
+    /// Applies the changes of rules of a time.
+    fn update(&mut self, time: Time, mut rules: Vec<(Rule, isize)>, updates: Updates) {
+        self.monitored_scopes.begin(time);
+        let monitored = |(rule, _): &(Rule, isize)| (rule.scope, rule.bound);
+        // Removals first: one rule for another leaves a monitored scope with one.
+        rules.sort_unstable_by_key(|change| (monitored(change), change.1));
+        let mut changes = Vec::new();
+        for rules in rules.chunk_by(|one, other| monitored(one) == monitored(other)) {
+            let (scope, bound) = monitored(&rules[0]);
+            let monitored =
+                self.monitored_scopes.update(scope, bound, rules, updates, &mut changes);
+            for (rule, diff) in rules {
+                let Rule { limit, bound, value, windows, .. } = rule;
+                let judge = Judge::new(rule, monitored);
+                let ruling = Ruling { limit: *limit, windows: *windows, judge };
+                self.rulings.push((ruling, time, *diff));
+                let threshold = Threshold {
+                    limit: *limit,
+                    bound: *bound,
+                    value: *value,
+                    from: windows.from.0,
+                    until: windows.until.0,
+                };
+                self.thresholds.push(((monitored, threshold), time, *diff));
+            }
+            let of_scopes = match scope.per {
+                Per::Pair => &mut self.of_pairs,
+                _ => &mut self.of_rollups,
+            };
+            of_scopes.extend(changes.drain(..).map(|change| (change, time)));
+        }
+    }
 }

@@ -81,3 +81,4 @@ pub mod top;
 pub(crate) mod traffic;
 pub mod types;
 pub mod watermark;
+pub(crate) mod wiring;

@@ -10,13 +10,12 @@ use indexmap::map::Entry;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::clock::WindowEvent;
 use crate::monitored::MonitoredScope;
-use crate::pending::{PendingByTime, send};
 use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::types::{Bound, LimitId, Metric, Per, Scope, Version, VersionId};
+use crate::wiring::{Place, Wiring};
 
 /// A version with the windows that it judges: those that end after its date, up to the date of the next
 /// version of its limit.
@@ -310,40 +309,23 @@ pub fn rules<'scope>(
     clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
     windows: Windows,
 ) -> VecCollection<'scope, Time, Rule, isize> {
-    let mut builder = OperatorBuilder::new("Rules".into(), clock.scope());
-    let mut versions = builder.new_input(versions.inner, Exchange::new(|_| 0));
-    let mut clock = builder.new_input(clock, Exchange::new(|_| 0));
-    let (mut output, rules) = builder.new_output::<Vec<_>>();
-    builder.build(move |_| {
-        let mut pending = PendingByTime::<Work, 1>::default();
-        let mut rows = Rows::new(windows);
-        move |frontiers| {
-            versions.for_each(|capability, updates| {
-                for (version, time, diff) in updates.drain(..) {
-                    pending.at(&capability, time).edits.push((version, diff));
-                }
-            });
-            clock.for_each(|capability, events| {
-                for (event, time) in events.drain(..) {
-                    if let WindowEvent::Watermark(watermark) = event {
-                        pending.at(&capability, time).watermark = Some(watermark);
-                    }
-                }
-            });
-            let mut changes = Vec::new();
-            while let Some((time, work)) = pending.next(frontiers) {
-                let edits = rows.edits(work.edits).into_iter();
-                changes.extend(edits.map(|(rule, diff)| (rule, time, diff)));
-                let retire = Time::new(time.tick, Phase::Retire);
-                let left = work.watermark.map(|at| rows.advance(at)).unwrap_or_default();
-                changes.extend(left.into_iter().map(|(rule, diff)| (rule, retire, diff)));
-            }
-            if !changes.is_empty() {
-                let [capability] = pending.capabilities();
-                send(&mut output, capability, &mut changes);
-            }
-            pending.follow(None);
+    let mut wiring = Wiring::new("Rules", clock.scope());
+    let to_first = Exchange::new(|_| 0);
+    wiring.input(versions.inner, to_first, |place: &mut Place<'_, Work>, (version, time, diff)| {
+        place.at(time).edits.push((version, diff));
+    });
+    wiring.input(clock, Exchange::new(|_| 0), |place, (event, time)| {
+        if let WindowEvent::Watermark(watermark) = event {
+            place.at(time).watermark = Some(watermark);
         }
+    });
+    let rules = wiring.output(|(_, changes): &mut (Rows, Vec<_>)| changes);
+    wiring.build((Rows::new(windows), Vec::new()), |(rows, changes), time, work| {
+        let edits = rows.edits(work.edits).into_iter();
+        changes.extend(edits.map(|(rule, diff)| (rule, time, diff)));
+        let retire = Time::new(time.tick, Phase::Retire);
+        let left = work.watermark.map(|at| rows.advance(at)).unwrap_or_default();
+        changes.extend(left.into_iter().map(|(rule, diff)| (rule, retire, diff)));
     });
     rules.as_collection()
 }

@@ -9,29 +9,30 @@ use timely::progress::frontier::MutableAntichain;
 
 use crate::time::{Phase, Time};
 
-/// Input by time, with a capability for each of `N` outputs.
+/// Input by time, with a capability for each output.
 ///
 /// Data have times of their own, and the message that carries them has the time of the round in which their input
 /// came: all workers must agree on the progress of each time that a message has.
-pub(crate) struct PendingByTime<W, const N: usize> {
+pub(crate) struct PendingByTime<W> {
     /// Work, with the time of the first message that it came in.
     pending: BTreeMap<Time, (Time, W)>,
     /// Capabilities for the earliest of these times. They cover the later times; one per time would add progress
     /// traffic to every worker.
-    held: Option<[Capability<Time>; N]>,
+    held: Vec<Capability<Time>>,
+    outputs: usize,
 }
 
-impl<W, const N: usize> Default for PendingByTime<W, N> {
-    fn default() -> Self {
-        PendingByTime { pending: BTreeMap::new(), held: None }
+impl<W: Default> PendingByTime<W> {
+    /// Creates the input of an operator with so many outputs, of which it has one at least.
+    pub(crate) fn new(outputs: usize) -> Self {
+        PendingByTime { pending: BTreeMap::new(), held: Vec::new(), outputs }
     }
-}
 
-impl<W: Default, const N: usize> PendingByTime<W, N> {
     /// The work at a time, which may be later than that of the message it came in.
     pub(crate) fn at(&mut self, capability: &InputCapability<Time>, time: Time) -> &mut W {
-        if self.held.as_ref().is_none_or(|held| time < *held[0].time()) {
-            self.held = Some(std::array::from_fn(|output| capability.retain(output)));
+        if self.held.first().is_none_or(|held| time < *held.time()) {
+            self.held.clear();
+            self.held.extend((0..self.outputs).map(|output| capability.retain(output)));
         }
         let of_message = *capability.time();
         let (first, work) = self.pending.entry(time).or_insert_with(|| (of_message, W::default()));
@@ -67,24 +68,21 @@ impl<W: Default, const N: usize> PendingByTime<W, N> {
     }
 
     /// The capabilities for the outputs of the work that was taken since they [followed](PendingByTime::follow)
-    /// last, and of the work that is left.
-    ///
-    /// # Panics
-    /// If there is no such work.
-    pub(crate) fn capabilities(&self) -> &[Capability<Time>; N] {
-        self.held.as_ref().expect("there is a capability where there is work")
+    /// last, and of the work that is left, one for each output; none if there is no such work.
+    pub(crate) fn capabilities(&self) -> &[Capability<Time>] {
+        &self.held
     }
 
     /// Downgrades the capabilities, when the outputs of all work that was taken are sent: to the time that is
     /// under way, or else to the work that is left.
     pub(crate) fn follow(&mut self, under_way: Option<Time>) {
         let left = self.pending.first_key_value().map(|(_, (first, _))| *first);
-        let Some((next, held)) = under_way.or(left).zip(self.held.as_mut()) else {
-            self.held = None;
+        let Some(next) = under_way.or(left) else {
+            self.held.clear();
             return;
         };
-        if next > *held[0].time() {
-            held.iter_mut().for_each(|held| held.downgrade(&next));
+        if self.held.first().is_some_and(|held| next > *held.time()) {
+            self.held.iter_mut().for_each(|held| held.downgrade(&next));
         }
     }
 }
@@ -151,23 +149,28 @@ pub(crate) trait Steps {
     fn pause(&mut self, under_way: Option<Time>) -> Option<Time> {
         under_way
     }
+
+    /// Whether work that is left may continue before an input comes.
+    fn can_continue(&self) -> bool {
+        true
+    }
 }
 
 /// Does the work of complete times in their order, one portion of fuel at a time.
-pub(crate) struct FueledOperator<S: Steps, const N: usize> {
+pub(crate) struct FueledOperator<S: Steps> {
     pub(crate) state: S,
-    pub(crate) pending: PendingByTime<S::Work, N>,
+    pub(crate) pending: PendingByTime<S::Work>,
     /// The time that is worked on.
     current: Option<Time>,
     /// The jobs of that time that are not done.
     jobs: VecDeque<S::Job>,
 }
 
-impl<S: Steps, const N: usize> FueledOperator<S, N> {
-    pub(crate) fn new(state: S) -> Self {
+impl<S: Steps> FueledOperator<S> {
+    pub(crate) fn new(state: S, outputs: usize) -> Self {
         FueledOperator {
             state,
-            pending: PendingByTime::default(),
+            pending: PendingByTime::new(outputs),
             current: None,
             jobs: VecDeque::new(),
         }
@@ -178,7 +181,7 @@ impl<S: Steps, const N: usize> FueledOperator<S, N> {
     pub(crate) fn run(
         &mut self,
         frontiers: &[MutableAntichain<Time>],
-        deliver: impl FnOnce(&[Capability<Time>; N], &mut S),
+        deliver: impl FnOnce(&[Capability<Time>], &mut S),
     ) -> bool {
         let mut fuel = Fuel::new(Fuel::STEP);
         let mut worked = false;

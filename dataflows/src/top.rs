@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, BinaryHeap};
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::clock::WindowEvent;
 use crate::monitored::Rollup;
-use crate::pending::{PendingByTime, send};
 use crate::ranges::WindowSet;
 use crate::time::{Time, Timed, Window};
 use crate::types::{Entity, Metric, Per, Prefix, Volume};
+use crate::wiring::{Place, Wiring};
 
 /// A query for the greatest entities of each window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,58 +115,45 @@ pub(crate) fn top<'scope>(
     clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
     query: TopQuery,
 ) -> StreamVec<'scope, Time, Timed<Ranked>> {
-    let mut builder = OperatorBuilder::new("Top".into(), candidates.scope());
-    let mut input = builder.new_input(candidates, Exchange::new(|_| 0));
-    let mut clock = builder.new_input(clock, Pipeline);
-    let (mut output, stream) = builder.new_output::<Vec<_>>();
-    builder.build(move |_| {
-        let mut pending = PendingByTime::<Work, 1>::default();
-        let mut partial = WindowSet::default();
-        move |frontiers| {
-            input.for_each(|capability, offers| {
-                for (offer, time) in offers.drain(..) {
-                    pending.at(&capability, time).offers.push(offer);
-                }
-            });
-            clock.for_each(|capability, events| {
-                for (event, time) in events.drain(..).filter(|(event, _)| event.concerns_windows())
-                {
-                    pending.at(&capability, time).clock.push(event);
-                }
-            });
-            let mut ranked = Vec::new();
-            while let Some((time, Work { offers, clock })) = pending.next(frontiers) {
-                for event in clock {
-                    match event {
-                        WindowEvent::Partial { windows, partial: true } => partial.insert(windows),
-                        WindowEvent::Partial { windows, .. } | WindowEvent::Retired(windows) => {
-                            partial.remove(windows);
-                        }
-                        WindowEvent::Watermark(_)
-                        | WindowEvent::EventTime { .. }
-                        | WindowEvent::Observed(_)
-                        | WindowEvent::Silent(_)
-                        | WindowEvent::Settled(_) => {}
-                    }
-                }
-                let mut windows = BTreeMap::<Window, Greatest>::new();
-                for (window, entity, volume) in offers {
-                    let greatest = windows.entry(window).or_insert_with(|| Greatest::new(query));
-                    greatest.offer(volume, || entity);
-                }
-                for (window, mut greatest) in windows {
-                    for (rank, (entity, volume)) in (1..).zip(greatest.take_ranking()) {
-                        let partial = partial.contains(window);
-                        ranked.push((Ranked { window, rank, entity, volume, partial }, time));
-                    }
-                }
-            }
-            if !ranked.is_empty() {
-                let [capability] = pending.capabilities();
-                send(&mut output, capability, &mut ranked);
-            }
-            pending.follow(None);
+    let mut wiring = Wiring::new("Top", candidates.scope());
+    wiring.input(candidates, Exchange::new(|_| 0), |place: &mut Place<'_, Work>, (offer, time)| {
+        place.at(time).offers.push(offer);
+    });
+    wiring.input(clock, Pipeline, |place, (event, time)| {
+        if event.concerns_windows() {
+            place.at(time).clock.push(event);
         }
     });
-    stream
+    let ranked = wiring.output(|(_, ranked): &mut (WindowSet, Vec<_>)| ranked);
+    let state = (WindowSet::default(), Vec::new());
+    wiring.build(state, move |(partial, ranked), time, Work { offers, clock }| {
+        clock.into_iter().for_each(|event| follow(partial, event));
+        let mut windows = BTreeMap::<Window, Greatest>::new();
+        for (window, entity, volume) in offers {
+            let greatest = windows.entry(window).or_insert_with(|| Greatest::new(query));
+            greatest.offer(volume, || entity);
+        }
+        for (window, mut greatest) in windows {
+            for (rank, (entity, volume)) in (1..).zip(greatest.take_ranking()) {
+                let partial = partial.contains(window);
+                ranked.push((Ranked { window, rank, entity, volume, partial }, time));
+            }
+        }
+    });
+    ranked
+}
+
+/// Keeps up with the windows that are partial.
+fn follow(partial: &mut WindowSet, event: WindowEvent) {
+    match event {
+        WindowEvent::Partial { windows, partial: true } => partial.insert(windows),
+        WindowEvent::Partial { windows, .. } | WindowEvent::Retired(windows) => {
+            partial.remove(windows);
+        }
+        WindowEvent::Watermark(_)
+        | WindowEvent::EventTime { .. }
+        | WindowEvent::Observed(_)
+        | WindowEvent::Silent(_)
+        | WindowEvent::Settled(_) => {}
+    }
 }

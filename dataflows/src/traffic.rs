@@ -7,20 +7,19 @@
 
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::combine::UpdateBatch;
 use crate::control::ControlEvent;
 use crate::emitted::{Ending, TotalUpdate};
 use crate::folds::RollupBatch;
 use crate::monitored::ScopeChange;
-use crate::pairs::Pairs;
-use crate::pending::{FueledOperator, send};
+use crate::pairs::{Pairs, Work};
 use crate::reads::Response;
 use crate::reports::{Late, Saturated};
 use crate::shared::{Shared, TrafficOptions};
 use crate::time::{Time, Timed};
 use crate::top::Candidate;
+use crate::wiring::{Place, Wiring};
 
 /// The streams that leave the traffic operator. None of them is exchanged yet.
 pub(crate) struct Traffic<'scope> {
@@ -65,63 +64,28 @@ pub(crate) fn traffic<'scope>(
     shared: Shared,
     options: TrafficOptions,
 ) -> Traffic<'scope> {
-    let scope = batches.scope();
-    let mut builder = OperatorBuilder::new("Traffic".into(), scope);
-    let mut batches =
-        builder.new_input(batches, Exchange::new(|(batch, _): &Timed<UpdateBatch>| batch.to));
-    let mut monitored_scopes = builder.new_input(monitored_scopes, Pipeline);
-    let mut control_events = builder.new_input(control_events, Pipeline);
-    let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
-    let (mut endings_output, endings) = builder.new_output::<Vec<_>>();
-    let (mut rollups_output, rollups) = builder.new_output::<Vec<_>>();
-    let (mut top_output, top) = builder.new_output::<Vec<_>>();
-    let (mut responses_output, responses) = builder.new_output::<Vec<_>>();
-    let (mut late_output, late) = builder.new_output::<Vec<_>>();
-    let (mut saturated_output, saturated) = builder.new_output::<Vec<_>>();
-    let activator = scope.activator_for(builder.operator_info().address);
-    builder.build(move |_| {
-        let mut stepper = FueledOperator::<Pairs, 7>::new(Pairs::new(shared, options));
-        move |frontiers| {
-            let pending = &mut stepper.pending;
-            batches.for_each(|capability, data| {
-                for (batch, time) in data.drain(..) {
-                    pending.at(&capability, time).batches.push(batch);
-                }
-            });
-            monitored_scopes.for_each(|capability, data| {
-                for (change, time) in data.drain(..) {
-                    pending.at(&capability, time).monitored_scopes.push(change);
-                }
-            });
-            control_events.for_each(|capability, data| {
-                for (control_event, time) in
-                    data.drain(..).filter(|(control_event, _)| control_event.concerns_windows())
-                {
-                    pending.at(&capability, time).control_events.push(control_event);
-                }
-            });
-            let more = stepper.run(frontiers, |capabilities, state| {
-                let [
-                    at_totals,
-                    at_endings,
-                    at_rollups,
-                    at_top,
-                    at_responses,
-                    at_late,
-                    at_saturated,
-                ] = capabilities;
-                send(&mut totals_output, at_totals, &mut state.emitted.totals);
-                send(&mut endings_output, at_endings, &mut state.emitted.endings);
-                send(&mut rollups_output, at_rollups, &mut state.batches);
-                send(&mut top_output, at_top, &mut state.best);
-                send(&mut responses_output, at_responses, &mut state.responses);
-                send(&mut late_output, at_late, &mut state.late);
-                send(&mut saturated_output, at_saturated, &mut state.saturated);
-            });
-            if more {
-                activator.activate();
-            }
+    let mut wiring = Wiring::new("Traffic", batches.scope());
+    let to_owner = Exchange::new(|(batch, _): &Timed<UpdateBatch>| batch.to);
+    wiring.input(batches, to_owner, |place: &mut Place<'_, Work>, (batch, time)| {
+        place.at(time).batches.push(batch);
+    });
+    wiring.input(monitored_scopes, Pipeline, |place, (change, time)| {
+        place.at(time).monitored_scopes.push(change);
+    });
+    wiring.input(control_events, Pipeline, |place, (control_event, time)| {
+        if control_event.concerns_windows() {
+            place.at(time).control_events.push(control_event);
         }
     });
-    Traffic { totals, endings, rollups, top, responses, late, saturated }
+    let traffic = Traffic {
+        totals: wiring.output(|pairs: &mut Pairs| &mut pairs.emitted.totals),
+        endings: wiring.output(|pairs| &mut pairs.emitted.endings),
+        rollups: wiring.output(|pairs| &mut pairs.batches),
+        top: wiring.output(|pairs| &mut pairs.best),
+        responses: wiring.output(|pairs| &mut pairs.responses),
+        late: wiring.output(|pairs| &mut pairs.late),
+        saturated: wiring.output(|pairs| &mut pairs.saturated),
+    };
+    wiring.build_in_steps(Pairs::new(shared, options));
+    traffic
 }

@@ -22,12 +22,11 @@ use std::collections::{BTreeMap, VecDeque};
 use differential_dataflow::{AsCollection, VecCollection};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use self::active::{ActiveViolation, ActiveViolations, Id};
 use self::endings::Endings;
 use self::judged::{Merge, Runs, Step};
-use self::published::Published;
+use self::published::{Published, ViolationUpdate};
 use self::silence::{Moment, NOTHING, Silence, Sweep};
 use self::transition::Transition;
 use self::versions::{Changed, RulingsOfTick, Versions};
@@ -37,11 +36,12 @@ use crate::emitted::Ending;
 use crate::folds::owner;
 use crate::limits::{Judge, Ruling};
 use crate::monitored::{MonitoredScope, Total};
-use crate::pending::{COPY_COST, Fuel, FueledOperator, Steps, send};
+use crate::pending::{COPY_COST, Fuel, Steps};
 use crate::ranges::WindowSet;
 use crate::shared::Shared;
 use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
 use crate::types::{Change, Event, LimitId, Reason, Updates, Violation};
+use crate::wiring::{Place, Wiring};
 
 /// A violation as the worker that holds its total knows it.
 pub(crate) type Judged = (MonitoredScope, (Window, Total), LimitId);
@@ -110,6 +110,8 @@ struct Changes {
     silence: Silence,
     /// The violations as they were published last; `None` if nobody reads them.
     published: Option<Published>,
+    /// The updates of these that are not sent yet.
+    published_updates: Vec<ViolationUpdate>,
     tick: Tick,
     /// Changes of the tick that are ready.
     ready: Vec<Change>,
@@ -132,6 +134,7 @@ impl Changes {
             standing: ActiveViolations::default(),
             silence: Silence::default(),
             published: (!without_violations).then(Published::default),
+            published_updates: Vec::new(),
             tick: Tick::default(),
             ready: Vec::new(),
             parts: Vec::new(),
@@ -274,7 +277,7 @@ impl Changes {
             partial: self.partial.contains(window),
         };
         if let Some(published) = &mut self.published {
-            published.say(self.tick.tick, id, &change);
+            published.say(self.tick.tick, id, &change, &mut self.published_updates);
         }
         self.ready.push(change);
     }
@@ -450,8 +453,8 @@ impl Steps for Changes {
             Job::Retire { windows } => {
                 self.partial.remove(*windows);
                 self.silence.retire(*windows);
-                let published = self.published.as_mut();
-                published.is_none_or(|held| held.retire(time.tick, *windows, fuel))
+                let (published, updates) = (self.published.as_mut(), &mut self.published_updates);
+                published.is_none_or(|held| held.retire(time.tick, *windows, updates, fuel))
                     && self.standing.retire(*windows, fuel)
             }
             Job::End => {
@@ -511,64 +514,33 @@ pub(crate) fn changes<'scope>(
     shared: Shared,
     rules: Rules,
 ) -> Said<'scope> {
-    let scope = endings.scope();
-    let mut builder = OperatorBuilder::new("Changes".into(), scope);
-    let mut violations = builder.new_input(violations.inner, Pipeline);
-    let mut endings = builder.new_input(endings, Pipeline);
-    let mut rulings = builder.new_input(rulings.inner, Pipeline);
-    let mut clock = builder.new_input(clock, Pipeline);
-    let (mut output, parts) = builder.new_output::<Vec<_>>();
-    let (mut published_output, published) = builder.new_output::<Vec<_>>();
-    // No change has the time of a notice.
-    let to_worker = Exchange::new(|(worker, _): &(usize, Notice)| *worker as u64);
-    let mut notices = builder.new_input_connection(notices, to_worker, []);
-    let activator = scope.activator_for(builder.operator_info().address);
-    builder.build(move |_| {
-        let mut stepper = FueledOperator::<Changes, 2>::new(Changes::new(shared, rules));
-        move |frontiers| {
-            let pending = &mut stepper.pending;
-            violations.for_each(|capability, updates| {
-                for ((monitored, (window, total), limit), time, diff) in updates.drain(..) {
-                    if time.phase != Phase::Retire {
-                        let step = Step::new(monitored, total, limit, time.phase, diff);
-                        let work = pending.at_tick(&capability, time);
-                        work.judged.entry(window).or_default().push(step);
-                    }
-                }
-            });
-            rulings.for_each(|capability, updates| {
-                for update in updates.drain(..) {
-                    pending.at_tick(&capability, update.1).rulings.push(update);
-                }
-            });
-            endings.for_each(|capability, data| {
-                for ending in data.drain(..) {
-                    pending.at_tick(&capability, ending.1).endings.keep(ending);
-                }
-            });
-            clock.for_each(|capability, data| {
-                for (event, time) in data.drain(..).filter(|(event, _)| event.concerns_windows()) {
-                    pending.at_tick(&capability, time).clock.push(event);
-                }
-            });
-            notices.for_each(|_, data| {
-                for (_, notice) in data.drain(..) {
-                    match notice {
-                        Notice::Forwarded(changes) => stepper.state.allowance.give_back(changes),
-                        Notice::ConsumerWaits(waits) => consumer_waits.set(waits),
-                    }
-                }
-            });
-            let more = stepper.run(&frontiers[..4], |[at_parts, at_published], state| {
-                send(&mut output, at_parts, &mut state.parts);
-                if let Some(published) = &mut state.published {
-                    send(&mut published_output, at_published, &mut published.updates);
-                }
-            });
-            if more && stepper.state.allowance.allows(0) {
-                activator.activate();
-            }
+    let mut wiring = Wiring::new("Changes", endings.scope());
+    wiring.input(violations.inner, Pipeline, |place: &mut Place<'_, Work>, update| {
+        let ((monitored, (window, total), limit), time, diff) = update;
+        if time.phase != Phase::Retire {
+            let step = Step::new(monitored, total, limit, time.phase, diff);
+            place.at_tick(time).judged.entry(window).or_default().push(step);
         }
     });
+    wiring.input(endings, Pipeline, |place, ending| {
+        place.at_tick(ending.1).endings.keep(ending);
+    });
+    wiring.input(rulings.inner, Pipeline, |place, update| {
+        place.at_tick(update.1).rulings.push(update);
+    });
+    wiring.input(clock, Pipeline, |place, (event, time)| {
+        if event.concerns_windows() {
+            place.at_tick(time).clock.push(event);
+        }
+    });
+    let parts = wiring.output(|changes: &mut Changes| &mut changes.parts);
+    let published = wiring.output(|changes| &mut changes.published_updates);
+    // No change has the time of a notice.
+    let to_worker = Exchange::new(|(worker, _): &(usize, Notice)| *worker as u64);
+    wiring.untimed_input(notices, to_worker, move |changes, (_, notice)| match notice {
+        Notice::Forwarded(forwarded) => changes.allowance.give_back(forwarded),
+        Notice::ConsumerWaits(waits) => consumer_waits.set(waits),
+    });
+    wiring.build_in_steps(Changes::new(shared, rules));
     Said { parts, violations: published.as_collection() }
 }

@@ -12,7 +12,6 @@ use std::rc::Rc;
 
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::addresses::Addresses;
 use crate::clock::WindowEvent;
@@ -24,7 +23,7 @@ use crate::in_use::{InUse, Use};
 use crate::key::Key;
 use crate::monitored::{Rejudged, Rollup, ScopeChange};
 use crate::moves::{EmitBoundChanges, Moves};
-use crate::pending::{EMIT_COST, Fuel, FueledOperator, Steps, send};
+use crate::pending::{EMIT_COST, Fuel, Steps};
 use crate::ranges::WindowSet;
 use crate::reads::{Read, RequestId, Response};
 use crate::reports::Saturated;
@@ -33,6 +32,7 @@ use crate::stale::Renewal;
 use crate::time::{Time, Timed, Window, WindowRange, Windows};
 use crate::top::{Candidate, Greatest, TopQuery};
 use crate::types::{Bound, Entity, Pair, Per, Updates, Volume};
+use crate::wiring::{Place, Wiring};
 
 #[derive(Default)]
 struct Work {
@@ -83,6 +83,27 @@ struct Rollups {
     best: Vec<Timed<Candidate>>,
     responses: Vec<Timed<Response>>,
     saturated: Vec<Timed<Saturated>>,
+}
+
+impl Rollups {
+    fn new(shared: Shared, options: TrafficOptions) -> Self {
+        Rollups {
+            shared,
+            rules: options.windows,
+            top: options.top,
+            updates: options.updates,
+            tables: BTreeMap::new(),
+            emit_bounds: BTreeMap::new(),
+            no_bounds: EmitBoundIndex::new(options.updates),
+            in_use: InUse::default(),
+            judged_totals: BTreeSet::new(),
+            observed: WindowSet::default(),
+            emitted: Emitted::default(),
+            best: Vec::new(),
+            responses: Vec::new(),
+            saturated: Vec::new(),
+        }
+    }
 }
 
 impl Rollups {
@@ -445,66 +466,26 @@ pub(crate) fn rollups<'scope>(
     shared: Shared,
     options: TrafficOptions,
 ) -> RollupStreams<'scope> {
-    let scope = batches.scope();
-    let mut builder = OperatorBuilder::new("Rollups".into(), scope);
+    let mut wiring = Wiring::new("Rollups", batches.scope());
     let to_owner = Exchange::new(|(batch, _): &Timed<RollupBatch>| batch.to);
-    let mut batches = builder.new_input(batches, to_owner);
-    let mut monitored_scopes = builder.new_input(monitored_scopes, Pipeline);
-    let mut control_events = builder.new_input(control_events, Pipeline);
-    let (mut totals_output, totals) = builder.new_output::<Vec<_>>();
-    let (mut endings_output, endings) = builder.new_output::<Vec<_>>();
-    let (mut top_output, top_stream) = builder.new_output::<Vec<_>>();
-    let (mut responses_output, responses) = builder.new_output::<Vec<_>>();
-    let (mut saturated_output, saturated) = builder.new_output::<Vec<_>>();
-    let activator = scope.activator_for(builder.operator_info().address);
-    builder.build(move |_| {
-        let mut stepper = FueledOperator::<Rollups, 5>::new(Rollups {
-            shared,
-            rules: options.windows,
-            top: options.top,
-            updates: options.updates,
-            tables: BTreeMap::new(),
-            emit_bounds: BTreeMap::new(),
-            no_bounds: EmitBoundIndex::new(options.updates),
-            in_use: InUse::default(),
-            judged_totals: BTreeSet::new(),
-            observed: WindowSet::default(),
-            emitted: Emitted::default(),
-            best: Vec::new(),
-            responses: Vec::new(),
-            saturated: Vec::new(),
-        });
-        move |frontiers| {
-            let pending = &mut stepper.pending;
-            batches.for_each(|capability, data| {
-                for (batch, time) in data.drain(..) {
-                    pending.at(&capability, time).batches.push(batch);
-                }
-            });
-            monitored_scopes.for_each(|capability, data| {
-                for (change, time) in data.drain(..) {
-                    pending.at(&capability, time).monitored_scopes.push(change);
-                }
-            });
-            control_events.for_each(|capability, data| {
-                for (control_event, time) in
-                    data.drain(..).filter(|(control_event, _)| concerns_rollups(control_event))
-                {
-                    pending.at(&capability, time).control_events.push(control_event);
-                }
-            });
-            let more = stepper.run(frontiers, |capabilities, state| {
-                let [at_totals, at_endings, at_top, at_responses, at_saturated] = capabilities;
-                send(&mut totals_output, at_totals, &mut state.emitted.totals);
-                send(&mut endings_output, at_endings, &mut state.emitted.endings);
-                send(&mut top_output, at_top, &mut state.best);
-                send(&mut responses_output, at_responses, &mut state.responses);
-                send(&mut saturated_output, at_saturated, &mut state.saturated);
-            });
-            if more {
-                activator.activate();
-            }
+    wiring.input(batches, to_owner, |place: &mut Place<'_, Work>, (batch, time)| {
+        place.at(time).batches.push(batch);
+    });
+    wiring.input(monitored_scopes, Pipeline, |place, (change, time)| {
+        place.at(time).monitored_scopes.push(change);
+    });
+    wiring.input(control_events, Pipeline, |place, (control_event, time)| {
+        if concerns_rollups(&control_event) {
+            place.at(time).control_events.push(control_event);
         }
     });
-    RollupStreams { totals, endings, top: top_stream, responses, saturated }
+    let streams = RollupStreams {
+        totals: wiring.output(|rollups: &mut Rollups| &mut rollups.emitted.totals),
+        endings: wiring.output(|rollups| &mut rollups.emitted.endings),
+        top: wiring.output(|rollups| &mut rollups.best),
+        responses: wiring.output(|rollups| &mut rollups.responses),
+        saturated: wiring.output(|rollups| &mut rollups.saturated),
+    };
+    wiring.build_in_steps(Rollups::new(shared, options));
+    streams
 }
