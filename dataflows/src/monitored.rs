@@ -304,15 +304,9 @@ impl Rollup {
 
     /// Whether a pair is part of what the rollup sums for an entity.
     pub fn counts(&self, pair: &Pair, entity: &Entity) -> bool {
-        let (source, destination) = (pair.source(), pair.destination());
-        let is_of = match (self.per, *entity) {
-            (Per::Source, Entity::Source(address)) => source == address,
-            (Per::Destination, Entity::Destination(address)) => destination == address,
-            (Per::Host, Entity::Host(address)) => source == address || destination == address,
-            (Per::Total, Entity::Total) => true,
-            _ => false,
-        };
-        is_of && self.source.contains(source) && self.destination.contains(destination)
+        let Rollup { per, source, destination } = *self;
+        let scope = Scope { per, source, destination, ..Scope::default() };
+        scope.entities(pair).contains(&Some(*entity))
     }
 }
 

@@ -123,7 +123,7 @@ pub fn violations<'scope>(
     let totals = updates
         .join_map(scopes, |window, pair, scope| ((*window, *scope), *pair))
         .flat_map(|(at, pair)| {
-            entities(&at.1, pair).into_iter().flatten().map(move |entity| (at, entity))
+            at.1.entities(&pair).into_iter().flatten().map(move |entity| (at, entity))
         })
         .count_total()
         .map(|((at, entity), sum)| (at, (entity, sum.saturate())));
@@ -155,21 +155,5 @@ fn breaks(row: &InForce, volume: Volume) -> bool {
     match row.bound {
         Bound::Max => amount > row.value,
         Bound::Min => amount < row.value && (volume.packets != 0 || row.scope.per == Per::Total),
-    }
-}
-
-/// The entities of a scope for which a pair counts.
-fn entities(scope: &Scope, pair: Pair) -> [Option<Entity>; 2] {
-    let (source, destination) = (pair.source(), pair.destination());
-    if !(scope.source.contains(source) && scope.destination.contains(destination)) {
-        return [None, None];
-    }
-    match scope.per {
-        Per::Pair => [Some(Entity::Pair(pair)), None],
-        Per::Source => [Some(Entity::Source(source)), None],
-        Per::Destination => [Some(Entity::Destination(destination)), None],
-        Per::Total => [Some(Entity::Total), None],
-        Per::Host => [Some(source), Some(destination).filter(|other| *other != source)]
-            .map(|host| host.filter(|host| scope.host.contains(*host)).map(Entity::Host)),
     }
 }

@@ -252,6 +252,24 @@ pub struct Scope {
     pub host: Prefix,
 }
 
+impl Scope {
+    /// Returns the entities that the scope counts a pair for: two if both ends of the pair are hosts that are judged.
+    pub fn entities(&self, pair: &Pair) -> [Option<Entity>; 2] {
+        let (source, destination) = (pair.source(), pair.destination());
+        if !(self.source.contains(source) && self.destination.contains(destination)) {
+            return [None, None];
+        }
+        match self.per {
+            Per::Pair => [Some(Entity::Pair(*pair)), None],
+            Per::Source => [Some(Entity::Source(source)), None],
+            Per::Destination => [Some(Entity::Destination(destination)), None],
+            Per::Total => [Some(Entity::Total), None],
+            Per::Host => [Some(source), Some(destination).filter(|other| *other != source)]
+                .map(|host| host.filter(|host| self.host.contains(*host)).map(Entity::Host)),
+        }
+    }
+}
+
 /// Something a limit is counted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Entity {

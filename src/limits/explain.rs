@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use floodmark_dataflows::monitored::Rollup;
@@ -268,21 +267,8 @@ fn entities(scope: &Scope, pair: &Pair) -> Result<Vec<Entity>, WhyNot> {
     if !scope.destination.contains(destination) {
         return Err(outside("destination", scope.destination));
     }
-    Ok(match scope.per {
-        Per::Pair => vec![Entity::Pair(*pair)],
-        Per::Source => vec![Entity::Source(source)],
-        Per::Destination => vec![Entity::Destination(destination)],
-        Per::Total => vec![Entity::Total],
-        Per::Host => {
-            let mut hosts: Vec<IpAddr> = vec![source, destination];
-            hosts.dedup();
-            hosts.retain(|host| scope.host.contains(*host));
-            if hosts.is_empty() {
-                return Err(outside("host", scope.host));
-            }
-            hosts.into_iter().map(Entity::Host).collect()
-        }
-    })
+    let entities: Vec<Entity> = scope.entities(pair).into_iter().flatten().collect();
+    if entities.is_empty() { Err(outside("host", scope.host)) } else { Ok(entities) }
 }
 
 /// Explains which limits apply to the pair in the window, and why the others do not.
