@@ -22,7 +22,7 @@ use crate::limits::catalog::Catalog;
 use crate::limits::{Address as LimitsAddress, feed};
 use crate::output::WriteError;
 use crate::runner::{self, Ended, EventTime, Job, LeaderConfig, OpenLead, Shared, Sources};
-use crate::sink::{ChangesFile, OnlyDifference, OverflowWarnings, Sink, TotalsFile};
+use crate::sink::{ChangesFile, Counts, Hub, OnlyDifference, OverflowWarnings, Sink, TotalsFile};
 use crate::source::Captures;
 use crate::source::captures::{Cut, End, Summary};
 
@@ -151,7 +151,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let lead: OpenLead = Box::new(move || {
         Ok(LeaderConfig {
             time: Box::new(EventTime::new(options.windows)),
-            sinks: sinks(&opened, options.windows, &catalog, &by)?,
+            hub: hub(&opened, options.windows, &catalog, &by)?,
             catalog,
             limits: Vec::new(),
             requests: None,
@@ -169,12 +169,12 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
 }
 
 /// Opens everything that a replay writes to.
-fn sinks(
+fn hub(
     args: &Args,
     windows: Windows,
     catalog: &Catalog,
     messages: &Messages,
-) -> Result<Vec<Box<dyn Sink + Send>>, Failure> {
+) -> Result<Hub<'static>, Failure> {
     let to = args.changes.as_deref().unwrap_or(Path::new("-"));
     let changes = ChangesFile::open(to, args.judging.format, windows, catalog)?;
     let mut sinks: Vec<Box<dyn Sink + Send>> = vec![match args.judging.only_difference {
@@ -185,7 +185,7 @@ fn sinks(
         sinks.push(Box::new(TotalsFile::open(totals)?));
     }
     sinks.push(Box::new(OverflowWarnings(messages.clone())));
-    Ok(sinks)
+    Ok(Hub::new(Counts::new(catalog.sets()), sinks))
 }
 
 /// Reports how a replay ended. `end` is the summary of the captures if all were read.

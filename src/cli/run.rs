@@ -26,7 +26,9 @@ use crate::limits::feed;
 use crate::runner::{
     self, Job, LeaderConfig, Limits, OpenLead, Shared, Sources, Status, SteadyClock, WallTime,
 };
-use crate::sink::{AlertTopic, DeadLetters, OnlyDifference, Sink, Stream, TotalsTopic};
+use crate::sink::{
+    AlertTopic, Counts, DeadLetters, Hub, OnlyDifference, Sink, Stream, TotalsTopic,
+};
 use crate::source::{self, Partitions};
 
 /// The options of `floodmark run`.
@@ -313,7 +315,7 @@ fn lead(
         requests: Some(status.takes_requests(&leader)),
         final_request: None,
         leader,
-        sinks: sinks(args, windows, &catalog)?,
+        hub: hub(args, windows, &catalog)?,
         catalog,
         time: Box::new(WallTime::new(
             Box::new(SteadyClock::new(args.reading.idle_timeout)),
@@ -343,11 +345,7 @@ fn state_topic(args: &Args, address: &Address) -> Result<BufferedProducer, Failu
 }
 
 /// Opens everything that a run writes to.
-fn sinks(
-    args: &Args,
-    windows: Windows,
-    catalog: &Catalog,
-) -> Result<Vec<Box<dyn Sink + Send>>, Failure> {
+fn hub(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Hub<'static>, Failure> {
     let topics: Vec<Option<Address>> =
         args.to.iter().map(|to| topic(to).transpose()).collect::<Result<_, _>>()?;
     let writes_topics = args.publish.is_some() || topics.iter().any(Option::is_some);
@@ -384,5 +382,5 @@ fn sinks(
         sinks.extend(streams.into_iter().map(|stream| Box::new(stream) as Box<_>));
     }
     sinks.extend(dead_letters.map(|dead_letters| Box::new(dead_letters) as Box<_>));
-    Ok(sinks)
+    Ok(Hub::new(Counts::new(catalog.sets()), sinks))
 }

@@ -20,9 +20,6 @@ use super::outputs::{EventTimeReached, TickOutputs, WindowChanges};
 /// Changes that wait to be taken, with their ticks.
 pub(super) type Changes = Rc<RefCell<VecDeque<(u64, Vec<Change>)>>>;
 
-/// Chunks of responses that wait to be taken, with their ticks.
-pub(super) type Responses = Rc<RefCell<VecDeque<(u64, RequestId, Chunk)>>>;
-
 /// Outputs that wait to be taken, by tick.
 pub(super) type ByTick<O> = Rc<RefCell<BTreeMap<u64, O>>>;
 
@@ -90,12 +87,13 @@ pub(super) fn collect<'scope>(
     collecting.probe_with(probe);
 }
 
-/// The outputs that wait for the driver.
+/// The outputs that wait for the runner.
 #[derive(Default)]
 pub(super) struct Taken {
     pub(super) outputs: ByTick<TickOutputs>,
     pub(super) changes: Changes,
-    pub(super) responses: Responses,
+    /// Chunks of responses. They come in no order: operators work through several ticks before they send.
+    pub(super) responses: ByTick<VecDeque<(RequestId, Chunk)>>,
     pub(super) passed: ByTick<WindowChanges>,
     pub(super) event_time: Rc<Cell<EventTimeReached>>,
 }
@@ -188,7 +186,9 @@ fn collect_others<'scope>(
     collecting.each(responses, move |responses| {
         for (Response { request, chunk }, Time { tick, .. }) in responses.drain(..) {
             match request {
-                Some(request) => responding.borrow_mut().push_back((tick, request, chunk)),
+                Some(request) => {
+                    responding.borrow_mut().entry(tick).or_default().push_back((request, chunk));
+                }
                 None => held.borrow_mut().entry(tick).or_default().add(chunk),
             }
         }

@@ -1,12 +1,13 @@
-//! The computation on one worker, as its drivers use it: a replay, or a live run.
+//! The computation on one worker, as the runner uses it.
 //!
-//! A driver ends ticks, a bounded number ahead, steps, and takes the output of each tick when it is done. All
+//! The runner ends ticks, a bounded number ahead, steps, and takes the outputs of each tick when it is done. All
 //! workers agree on many ticks at once (`rounds.rs`).
 
 mod collect;
 mod outputs;
 mod rounds;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use differential_dataflow::Config as DifferentialConfig;
@@ -118,8 +119,8 @@ impl<'w> Computation<'w> {
     }
 
     /// Whether another tick may be begun before the next step.
-    pub fn has_room(&self) -> bool {
-        self.rounds.has_room()
+    pub fn has_capacity(&self) -> bool {
+        self.rounds.has_capacity()
     }
 
     /// Whether the next output is changes.
@@ -139,8 +140,8 @@ impl<'w> Computation<'w> {
             }
             return Some((tick, Output::Changes(changes)));
         }
-        let of_tick = |(of, ..): &mut (u64, _, _)| *of == tick;
-        if let Some((_, request, chunk)) = self.taken.responses.borrow_mut().pop_front_if(of_tick) {
+        let chunk = self.taken.responses.borrow_mut().get_mut(&tick).and_then(VecDeque::pop_front);
+        if let Some((request, chunk)) = chunk {
             return Some((tick, Output::Response(request, chunk)));
         }
         if self.probe.less_than(&Time::start(tick + 1)) {
@@ -154,6 +155,7 @@ impl<'w> Computation<'w> {
         }
         let passed = self.taken.passed.borrow_mut().remove(&tick).unwrap_or_default();
         self.windows.take(passed);
+        self.taken.responses.borrow_mut().remove(&tick);
         let mut outputs = self.taken.outputs.borrow_mut().remove(&tick).unwrap_or_default();
         // The order in which workers report rankings is random.
         outputs.top.sort_unstable();
@@ -200,7 +202,7 @@ impl<'w> Computation<'w> {
     /// Works a little, or sleeps so long at most until there is something to do.
     pub fn step_or_sleep(&mut self, at_most: Duration) {
         if let Some(watch) = &self.watch {
-            // The computation does not stand still either while changes wait for the driver.
+            // The computation does not stand still either while changes wait for the runner.
             let waits = !self.inputs.consumer_waits() && self.taken.changes.borrow().is_empty();
             watch.input_waits(waits && self.rounds.len() > 0);
         }
@@ -214,10 +216,53 @@ impl<'w> Computation<'w> {
 mod tests {
     use floodmark_dataflows::clock::SourceProgress;
     use floodmark_dataflows::combine::Combiner;
+    use floodmark_dataflows::reads::{Read, RequestId};
     use floodmark_dataflows::time::{END_OF_INPUT, Window, Windows};
     use floodmark_dataflows::types::{Pair, Version, Volume};
 
     use super::*;
+
+    /// The tables of pairs and those of rollups respond to the reads of several ticks at once.
+    #[test]
+    fn responses_of_several_ticks_are_each_taken_before_their_tick_is_closed() {
+        for workers in [1, 3] {
+            let (to, taken) = std::sync::mpsc::channel();
+            let to = std::sync::Mutex::new(to);
+            let guards = timely::execute(timely::Config::process(workers), move |worker| {
+                let mut computation = Computation::build(worker, Options::default());
+                if computation.worker.index() > 0 {
+                    return computation.close();
+                }
+                for tick in 1..=6 {
+                    computation.inputs.begin_tick(tick);
+                    computation.inputs.read(RequestId(tick), Read::Held);
+                    computation.end_tick(0);
+                }
+                computation.end_round();
+                let to = to.lock().expect("one worker leads");
+                while computation.ticks_in_flight() > 0 {
+                    computation.step();
+                    while let Some((tick, output)) = computation.take() {
+                        let request = match output {
+                            Output::Response(request, _) => Some(request.0),
+                            Output::Changes(_) | Output::Closed(_) => None,
+                        };
+                        to.send((tick, request)).expect("the test waits");
+                    }
+                }
+                assert!(computation.taken.responses.borrow().is_empty());
+                computation.close();
+            })
+            .expect("workers start");
+            drop(guards);
+            // Each worker responds for its pairs and for its rollups.
+            let of_tick = |tick: u64| {
+                std::iter::repeat_n((tick, Some(tick)), 2 * workers).chain([(tick, None)])
+            };
+            let expected: Vec<_> = (1..=6).flat_map(of_tick).collect();
+            assert_eq!(taken.try_iter().collect::<Vec<_>>(), expected, "{workers} workers");
+        }
+    }
 
     /// Changes of a tick are taken only when the ticks before it are done, and all ticks of a round are done
     /// at once unless something waits.

@@ -1,4 +1,4 @@
-//! The outputs of ticks, as a driver takes them.
+//! The outputs of ticks, as the runner takes them.
 
 use std::collections::BTreeMap;
 

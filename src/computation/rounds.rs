@@ -65,7 +65,7 @@ impl Rounds {
     }
 
     /// Whether another tick may be begun.
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn has_capacity(&self) -> bool {
         self.round_ticks < ROUND_TICKS
             && self.round_updates < ROUND_UPDATES
             && self.ticks.len() < TICKS_IN_FLIGHT
@@ -118,7 +118,7 @@ mod tests {
 
     fn fill(rounds: &mut Rounds, from: u64, updates: usize) -> u64 {
         let mut tick = from;
-        while rounds.has_room() {
+        while rounds.has_capacity() {
             rounds.add(tick, updates);
             tick += 1;
         }
@@ -170,7 +170,7 @@ mod tests {
         {
             let mut rounds = Rounds::default();
             let mut next = 1;
-            while rounds.has_room() {
+            while rounds.has_capacity() {
                 let added = fill(&mut rounds, next, updates);
                 assert!(added <= in_round, "{added} ticks of {updates} updates");
                 next += added;

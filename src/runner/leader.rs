@@ -23,7 +23,7 @@ use crate::base::error::{Exit, Failure, Outcome};
 use crate::computation::{Computation, TickOutputs, WindowStates};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::output::{WriteError, reader_has_gone};
-use crate::sink::{ClosedTick, Counts, Hub, Sink};
+use crate::sink::{ClosedTick, Hub, Sink};
 use crate::source::{Demand, TickRecords};
 
 /// Interval between two counts of the totals in memory.
@@ -41,7 +41,7 @@ pub struct LeaderConfig<'a> {
     /// Further limits of each set, which may change.
     pub limits: Vec<Limits>,
     /// The consumers of closed ticks.
-    pub sinks: Vec<Box<dyn Sink + Send + 'a>>,
+    pub hub: Hub<'a>,
     /// Questions to the computation; `None` if nobody can ask any.
     pub requests: Option<Receiver<Asked>>,
     /// A question to be answered when time has come to its end.
@@ -63,28 +63,29 @@ pub struct Ended {
     pub active: u64,
     /// Records that came after their window had settled.
     pub dropped: u64,
-    /// A sentence about each feed of limits that has refused rows.
-    pub refusals: Vec<String>,
 }
 
 impl Ended {
-    /// Logs what the end of a live run leaves behind, and returns its outcome.
+    /// Returns the outcome of a live run.
     pub fn outcome(self, fail_on_violation: bool) -> Outcome {
-        if self.dropped > 0 {
-            tracing::warn!(
-                "{} records came after their window had settled, and are not counted",
-                self.dropped
-            );
-        }
-        for refusal in self.refusals {
-            tracing::error!("at the end {refusal}");
-        }
         match self.failure {
             Some(WriteError::Failed(failure)) => Err(failure),
             Some(WriteError::Closed) => Err(reader_has_gone("a sink")),
             None if fail_on_violation && self.active > 0 => Ok(Exit::Violations),
             None => Ok(Exit::Done),
         }
+    }
+}
+
+/// Logs what the end of a live run leaves behind: records that were dropped, and sentences about refused rows.
+fn log_end(dropped: u64, refusals: &[String]) {
+    if dropped > 0 {
+        tracing::warn!(
+            "{dropped} records came after their window had settled, and are not counted"
+        );
+    }
+    for refusal in refusals {
+        tracing::error!("at the end {refusal}");
     }
 }
 
@@ -176,12 +177,11 @@ struct Opening {
 
 impl<'a> Leader<'a> {
     pub(super) fn new(config: LeaderConfig<'a>, shared: &Shared) -> Self {
-        let LeaderConfig { time, catalog, limits, sinks, requests, final_request, leader } = config;
-        let mut sinks = sinks;
+        let LeaderConfig { time, catalog, limits, mut hub, requests, final_request, leader } =
+            config;
         if shared.status.is_some() {
-            sinks.push(Box::new(Reports::new()));
+            hub.add(Box::new(Reports::new()));
         }
-        let hub = Hub::new(Counts::new(catalog.sets()), sinks);
         let retained = hub.wants_totals().then(Retained::default);
         // Only one worker leads, and only once.
         let _ = leader.set(std::thread::current());
@@ -252,7 +252,7 @@ impl<'a> Leader<'a> {
     /// Reads the clock, questions and requests of workers, and gives sinks their turn.
     pub(super) fn turn(&mut self, commands: &mut Commands) {
         self.time.read();
-        self.requests.hear();
+        self.requests.receive();
         while let Some(request) = commands.next_request() {
             match request {
                 TickRequest::Tick => self.time.request_tick(),
@@ -334,6 +334,8 @@ impl<'a> Leader<'a> {
     fn begin(&mut self, computation: &mut Computation<'_>, demand: Demand) {
         let in_flight = computation.ticks_in_flight();
         if self.time_is_over.is_some() {
+            // What is in flight waits for sinks that may have capacity soon.
+            self.wait = Duration::ZERO;
             if in_flight == 0 {
                 self.begin_read(computation.inputs.tick() + 1);
             }
@@ -345,7 +347,7 @@ impl<'a> Leader<'a> {
             has_first_rows: self.limits.has_first_rows(),
             until_requests: self.requests.until_tick(),
             sinks_have_capacity: self.hub.has_capacity(),
-            computation_has_capacity: computation.has_room(),
+            computation_has_capacity: computation.has_capacity(),
             in_flight,
             last_tick: computation.inputs.tick(),
             next_date: computation.inputs.next_date(),
@@ -452,6 +454,10 @@ impl<'a> Leader<'a> {
             });
             self.check(finished);
         }
+        let (dropped, refusals) = (self.hub.counts().dropped(), self.limits.refusals());
+        if self.shared.status.is_some() {
+            log_end(dropped, &refusals);
+        }
         let failure = match self.ending {
             Some(Ending::Failed(error)) => Some(error),
             Some(Ending::Requested) | None => None,
@@ -461,8 +467,7 @@ impl<'a> Leader<'a> {
             is_complete: self.time_is_over == Some(true),
             last_tick: self.last_tick,
             active: self.hub.counts().active(LimitSet::Live),
-            dropped: self.hub.counts().dropped(),
-            refusals: self.limits.refusals(),
+            dropped,
         }
     }
 }
@@ -480,6 +485,7 @@ mod tests {
     use crate::computation::EventTimeReached;
     use crate::output::difference::Shown;
     use crate::runner::time::EventTime;
+    use crate::sink::Counts;
     use crate::source::{Filter, Source};
 
     /// Counts the rows that come at once.
@@ -538,7 +544,7 @@ mod tests {
                 time: Box::new(EventTime::new(options.windows)),
                 catalog: Catalog::new(),
                 limits: Vec::new(),
-                sinks: vec![Box::new(Rows(&mut read))],
+                hub: Hub::new(Counts::new(&[]), vec![Box::new(Rows(&mut read))]),
                 requests: None,
                 final_request: None,
                 leader: Arc::default(),

@@ -203,7 +203,7 @@ impl Requests {
 
     /// Receives new questions. Drops those whose caller no longer waits, which frees their places, and cancels requests
     /// that were made for these alone.
-    pub(super) fn hear(&mut self) {
+    pub(super) fn receive(&mut self) {
         if let Some(asked) = &self.asked {
             self.waiting.extend(asked.try_iter());
         }
@@ -322,11 +322,11 @@ mod tests {
         };
         let mut waiting: Vec<_> = (0..QUESTIONS_MAX).map(|_| ask().expect("a place")).collect();
         let mut pending = Requests::new(Some(asked), Windows::default(), Filter::default());
-        pending.hear();
+        pending.receive();
         assert!(matches!(ask(), Err(Refusal::Busy)));
         assert_eq!(pending.waiting.len(), QUESTIONS_MAX);
         drop(waiting.pop());
-        pending.hear();
+        pending.receive();
         waiting.push(ask().expect("the place of the one that has gone"));
         assert!(matches!(ask(), Err(Refusal::Busy)));
     }
@@ -342,12 +342,12 @@ mod tests {
         requests.add(second);
         requests.begin_tick(7, RequestId(3), None, &Arc::default());
         drop(first_reply);
-        requests.hear();
+        requests.receive();
         assert_eq!(requests.cancelled(), None);
         drop(second_reply);
-        requests.hear();
+        requests.receive();
         assert_eq!(requests.cancelled(), Some((7, RequestId(3))));
-        requests.hear();
+        requests.receive();
         assert_eq!(requests.cancelled(), None, "it is cancelled once");
         let chunk = Chunk::Held { pairs: 1, rollups: 0, addresses: 0 };
         assert_eq!(requests.respond(RequestId(4), chunk.clone()), Err(chunk));

@@ -164,7 +164,10 @@ impl TimeSource for EventTime {
         if self.stage == Stage::Input {
             match prospect.demand {
                 Demand::Ended => self.stage = Stage::Dates,
-                _ if prospect.shuts_down => return Ok(Next::Stop),
+                _ if prospect.shuts_down => {
+                    self.stage = Stage::End;
+                    return Ok(Next::Stop);
+                }
                 Demand::TickAt(tick) if prospect.have_capacity() => {
                     return Ok(Next::Begin(TickStart::of_records(tick)));
                 }

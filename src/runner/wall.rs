@@ -45,6 +45,8 @@ pub struct WallTime {
     began: Option<Instant>,
     /// Whether to begin the next tick early, since a worker requests it or the clock has stepped.
     wanted: bool,
+    /// Whether the clock was read.
+    is_read: bool,
     /// Whether the first tick is still to come, and whether the last one has begun.
     first: bool,
     last: bool,
@@ -53,13 +55,9 @@ pub struct WallTime {
 impl WallTime {
     /// Creates the clock of a run whose ticks begin at an interval. Reading starts at `start`; records further ahead of
     /// the clock than `max_ahead_ms` are rejected.
-    pub fn new(
-        mut clock: Box<dyn Clock>,
-        interval: Duration,
-        start: Start,
-        max_ahead_ms: u64,
-    ) -> Self {
-        let moment = clock.read();
+    pub fn new(clock: Box<dyn Clock>, interval: Duration, start: Start, max_ahead_ms: u64) -> Self {
+        // The first reading counts when the workers have met: until then the clock may be set.
+        let moment = Moment::steady(0, 0);
         WallTime {
             clock,
             interval,
@@ -71,6 +69,7 @@ impl WallTime {
             next: Instant::now(),
             began: None,
             wanted: false,
+            is_read: false,
             first: true,
             last: false,
         }
@@ -114,6 +113,9 @@ impl TimeSource for WallTime {
     /// Reads the clock. Workers hear at once of a step, since they know the time from ticks.
     fn read(&mut self) {
         let before = std::mem::replace(&mut self.moment, self.clock.read());
+        if !std::mem::replace(&mut self.is_read, true) {
+            return;
+        }
         let kind =
             |moment: &Moment| moment.unsteady.map(|unsteady| std::mem::discriminant(&unsteady));
         self.wanted |= kind(&before) != kind(&self.moment);

@@ -362,13 +362,13 @@ impl<'w, 'a> Worker<'w, 'a> {
     /// Delivers what is left, and leaves the computation when all workers do.
     fn end(mut self) -> Option<Ended> {
         let kept = self.source.as_mut().map_or(Ok(()), |source| source.finish());
+        let mut ended = self.leader.take().map(Leader::finish);
         if let Err(failure) = kept {
-            match &mut self.leader {
-                Some(leader) => leader.fail(failure),
-                None => tracing::error!("{:#}", failure.error),
+            match &mut ended {
+                Some(ended) if ended.failure.is_none() => ended.failure = Some(failure.into()),
+                _ => tracing::error!("{:#}", failure.error),
             }
         }
-        let ended = self.leader.take().map(Leader::finish);
         if let Some(source) = self.source.take() {
             source.leave();
         }
@@ -394,7 +394,7 @@ mod tests {
     use crate::output::WriteError;
     use crate::output::difference::Shown;
     use crate::runner::{self, Job, SteadyClock, WallTime};
-    use crate::sink::{ClosedTick, Sink};
+    use crate::sink::{ClosedTick, Counts, Hub, Sink};
     use crate::source::Filter;
 
     const WORKERS: usize = 3;
@@ -468,7 +468,7 @@ mod tests {
             time: Box::new(WallTime::new(clock, interval, Start::Earliest, 0)),
             catalog: Catalog::new(),
             limits: Vec::new(),
-            sinks: vec![Box::new(Countdown(400, interrupt))],
+            hub: Hub::new(Counts::new(&[]), vec![Box::new(Countdown(400, interrupt))]),
             requests: None,
             final_request: None,
             leader: Arc::default(),

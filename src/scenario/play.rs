@@ -20,7 +20,7 @@ use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
 use crate::output::difference::Shown;
 use crate::runner::{self, EventTime, LeaderConfig, Shared, TimeSource};
-use crate::sink::{ClosedTick, Sink};
+use crate::sink::{ClosedTick, Counts, Hub, Sink};
 use crate::source::captures::{Cut, Summary};
 use crate::source::{Captures, Demand, Source, TickRecords};
 
@@ -74,9 +74,9 @@ pub(super) fn play(
     let mut said = Vec::new();
     let lead = LeaderConfig {
         time,
+        hub: Hub::new(Counts::new(catalog.sets()), vec![Box::new(Published(&mut said))]),
         catalog,
         limits: Vec::new(),
-        sinks: vec![Box::new(Published(&mut said))],
         requests: None,
         final_request: None,
         leader: Arc::new(OnceLock::new()),

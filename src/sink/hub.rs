@@ -35,6 +35,11 @@ impl<'a> Hub<'a> {
         Hub { counts, sinks }
     }
 
+    /// Adds a sink.
+    pub fn add(&mut self, sink: Box<dyn Sink + Send + 'a>) {
+        self.sinks.push(sink);
+    }
+
     /// Returns the counts of what was published so far.
     pub fn counts(&self) -> &Counts {
         &self.counts

@@ -14,7 +14,7 @@ use floodmark::runner::{
     self, Clocks, Job, LeaderConfig, Limits, Reading, Shared, Sources, Status, SteadyClock,
     WallTime,
 };
-use floodmark::sink::Stream;
+use floodmark::sink::{Counts, Hub, Stream};
 use floodmark::source::{Filter, Partitions, topic};
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::Windows;
@@ -112,8 +112,8 @@ impl Run {
             leader,
             requests: None,
             final_request: None,
+            hub: Hub::new(Counts::new(catalog.sets()), vec![Box::new(alerts)]),
             catalog,
-            sinks: vec![Box::new(alerts)],
             time: Box::new(WallTime::new(
                 Box::new(SteadyClock::over(hand.clone(), 1000)),
                 tick,

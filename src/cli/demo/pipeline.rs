@@ -28,7 +28,7 @@ use crate::kafka::{Address, BufferedProducer, ClientOptions, SourceOptions, Star
 use crate::limits::catalog::Catalog;
 use crate::limits::feed;
 use crate::runner::{self, Job, LeaderConfig, Limits, Shared, Sources, Status, WallTime};
-use crate::sink::AlertTopic;
+use crate::sink::{AlertTopic, Counts, Hub};
 use crate::sniffer::fold::Folding;
 use crate::sniffer::outlet::{Format, Outlet, Sent};
 use crate::sniffer::pace::{Pace, Speed};
@@ -199,13 +199,14 @@ pub(super) fn run(
     let options = Options { windows: windows(), updates, ..Options::default() };
     let leader = Arc::new(OnceLock::new());
     let alerts = BufferedProducer::open(&broker.alerts(), &client, Tuning::for_latency())?;
+    let (catalog, alerts) = (Catalog::new(), AlertTopic::new(alerts, None, options.windows));
     let lead = LeaderConfig {
         limits: vec![Limits::follow(&feed::Options::file(limits), &leader)?],
         leader,
         requests: None,
         final_request: None,
-        catalog: Catalog::new(),
-        sinks: vec![Box::new(AlertTopic::new(alerts, None, options.windows))],
+        hub: Hub::new(Counts::new(catalog.sets()), vec![Box::new(alerts)]),
+        catalog,
         // It is told the time of the capture only now and then.
         time: Box::new(WallTime::new(Box::new(timeline.clone()), TICK, Start::Earliest, u64::MAX)),
     };

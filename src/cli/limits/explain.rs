@@ -28,6 +28,7 @@ use crate::output::{WriteError, explanation};
 use crate::runner::{
     self, Asked, EventTime, Job, LeaderConfig, OpenLead, Question, Refusal, Shared, Sources,
 };
+use crate::sink::{Counts, Hub};
 use crate::source::captures::{Cut, Summary};
 use crate::source::{Captures, Filter};
 
@@ -217,9 +218,9 @@ fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Fai
     let lead: OpenLead = Box::new(move || {
         Ok(LeaderConfig {
             time: Box::new(EventTime::new(rules)),
+            hub: Hub::new(Counts::new(catalog.sets()), Vec::new()),
             catalog,
             limits: Vec::new(),
-            sinks: Vec::new(),
             requests: None,
             final_request: Some(request),
             leader: Arc::default(),

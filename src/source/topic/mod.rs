@@ -90,8 +90,11 @@ impl Partitions {
         })
     }
 
-    /// Commits the offsets of closed ticks, for those who look at the lag of the group.
-    fn commit(&mut self) {
+    /// Commits the offsets of closed ticks now and then, for those who look at the lag of the group.
+    fn commit_if_due(&mut self) {
+        if self.committed.elapsed() < COMMIT_INTERVAL {
+            return;
+        }
         let done: &[_] = if std::mem::take(&mut self.uncommitted) { &self.done } else { &[] };
         self.ingest.reader().commit(done, false);
         self.committed = Instant::now();
@@ -100,9 +103,7 @@ impl Partitions {
 
 impl Source for Partitions {
     fn read(&mut self) -> Result<bool, Failure> {
-        if self.committed.elapsed() >= COMMIT_INTERVAL {
-            self.commit();
-        }
+        self.commit_if_due();
         Ok(self.ingest.take()? > 0)
     }
 
@@ -141,6 +142,8 @@ impl Source for Partitions {
         while let Some((_, at)) = self.positions.pop_front_if(|(read, _)| *read <= tick) {
             (self.done, self.uncommitted) = (at, true);
         }
+        // A worker that reads no more still commits.
+        self.commit_if_due();
     }
 
     fn state(&self) -> SourceState {
