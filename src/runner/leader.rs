@@ -426,7 +426,9 @@ impl<'a> Leader<'a> {
     /// Publishes a closed tick, and answers its requests; `windows` are those at its end.
     pub(super) fn close(&mut self, tick: u64, mut outputs: TickOutputs, windows: &WindowStates) {
         let TickOutputs { rows, held, .. } = std::mem::take(&mut self.responses);
-        outputs.rows.extend(rows);
+        for (window, rows) in rows {
+            outputs.rows.entry(window).or_default().extend(rows);
+        }
         outputs.held = held;
         let closed = ClosedTick { tick, outputs: &outputs, windows, catalog: &self.limits.catalog };
         let published = self.requests.close(&closed).and(self.hub.close(&closed));
