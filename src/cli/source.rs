@@ -8,11 +8,11 @@ use jiff::tz::TimeZone;
 use super::values;
 use crate::base::date;
 use crate::base::duration;
-use crate::base::error::Failure;
 use crate::cluster::{Given, Settings};
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, BufferedProducer, OnRefusal, SourceOptions, Start, Tuning};
 use crate::record::{Decoder, Options};
+use crate::source::topic::OpenDeadLetters;
 
 /// The options about reading a topic.
 #[derive(Clone, Debug, clap::Args)]
@@ -76,9 +76,6 @@ pub struct Reading {
     pub kafka: super::kafka::Args,
 }
 
-/// Opens the way for messages that are to be kept.
-pub type OpenDeadLetters = Arc<dyn Fn() -> Result<BufferedProducer, Failure> + Send + Sync>;
-
 impl Reading {
     /// Returns the options for reading a topic.
     pub fn source(&self, start: Start, group: &str) -> SourceOptions {
@@ -117,7 +114,7 @@ impl Reading {
         Decoder::new(Options { input_timezone: self.input_timezone.clone() })
     }
 
-    /// The way for messages that are to be kept, if they are.
+    /// Returns the opener of the sink of unreadable messages; `None` unless they are kept.
     ///
     /// A topic that is missing is made with `create`, and is an error without.
     pub fn dead_letters(&self, create: bool) -> Option<OpenDeadLetters> {
