@@ -50,7 +50,7 @@ pub struct LeaderConfig<'a> {
     pub leader: Arc<OnceLock<Thread>>,
 }
 
-/// How the computation ended.
+/// The end of a computation.
 #[derive(Debug, Default)]
 pub struct Ended {
     /// The first failure.
@@ -102,7 +102,7 @@ enum Ending {
 struct Retained(BTreeMap<Window, usize>);
 
 impl Retained {
-    /// Notes the windows of records, with at least as many updates as each has totals.
+    /// Notes the windows of records. The number of updates of a window is an upper bound of its totals.
     fn note(&mut self, records: &TickRecords) {
         for window in &records.seen {
             *self.0.entry(*window).or_default() += 1;
@@ -334,7 +334,7 @@ impl<'a> Leader<'a> {
     fn begin(&mut self, computation: &mut Computation<'_>, demand: Demand) {
         let in_flight = computation.ticks_in_flight();
         if self.time_is_over.is_some() {
-            // What is in flight waits for sinks that may have capacity soon.
+            // Ticks in flight may wait for sinks, which may have capacity soon.
             self.wait = Duration::ZERO;
             if in_flight == 0 {
                 self.begin_read(computation.inputs.tick() + 1);

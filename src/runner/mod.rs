@@ -108,7 +108,7 @@ impl Sources {
 
 /// The part of one process in a computation.
 pub struct Job {
-    /// What all workers share.
+    /// The configuration and the status that all workers of the process share.
     pub shared: Shared,
     /// The sources.
     pub sources: Sources,

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(5);
 /// Everything that the beginning of the next tick depends on, beside time.
 #[derive(Clone, Copy, Debug)]
 pub struct Prospect {
-    /// What the records read so far need.
+    /// The tick that the records read so far need.
     pub demand: Demand,
     /// Whether edits of limits wait.
     pub has_edits: bool,

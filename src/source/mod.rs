@@ -26,7 +26,7 @@ use crate::sink::SinkState;
 pub use captures::Captures;
 pub use topic::Partitions;
 
-/// What the records that a source has read need.
+/// The tick that the records read so far need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Demand {
     /// No tick of their own: the next one takes them, if there are any.
