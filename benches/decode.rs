@@ -1,8 +1,8 @@
-//! How fast are captures read and decoded, with nothing done to the packets?
+//! Speed of reading and decoding captures, without further work on the packets.
 //!
 //! `cargo bench --bench decode -- --quiet FILE...` reads FILEs; time it from outside. Without `--quiet`
 //! it prints a line of CSV per window of 300 seconds and pair, to compare with other readers, and on
-//! standard error what was read and what of it was not counted. `-` is standard input.
+//! standard error the numbers of counted and uncounted frames. `-` is standard input.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
@@ -18,7 +18,7 @@ fn main() -> io::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     for file in std::env::args().skip(1) {
         if file == "--bench" {
-            // Cargo says so.
+            // Cargo passes this argument.
             continue;
         }
         if file == "--quiet" {
@@ -50,7 +50,7 @@ fn read(file: &Path, quiet: bool, sums: &mut Sums, tally: &mut Tally) -> Result<
             }
         };
         if quiet {
-            // Measuring must not let the compiler leave out what nobody looks at.
+            // Keeps the compiler from optimizing the unused packet away.
             std::hint::black_box(packet);
             continue;
         }

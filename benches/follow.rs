@@ -1,9 +1,9 @@
-//! How soon does a change of limits reach the alerts, from a database and from a file?
+//! Latency from an edit of limits, in a database and in a file, to the alerts.
 //!
-//! `floodmark run` with two workers holds a million totals, and takes in 50,000 records a second more, a
-//! message each. A limit on all traffic is raised and lowered in turn, so that each time a violation comes
-//! or goes, and beside it one on pairs. Measured is from before the statement is sent that commits, or
-//! before the file is renamed, until the change is read from the topic of alerts.
+//! `floodmark run` with two workers holds a million totals, and reads 50,000 further records a second, a
+//! message each. The bench raises and lowers a limit on all traffic in turn, so that each edit raises or clears
+//! a violation, and also edits a limit on pairs. The measured time starts before the statement that commits is
+//! sent, or the file is renamed, and ends when the change is read from the topic of alerts.
 //!
 //! The median should be under 20 ms, and the worst of 200 under 150 ms.
 //!
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::live::{Children, Load, spread, tail, until, until_said};
+use common::live::{Children, Load, spread, tail, wait_for_change, wait_until};
 use common::{free_address, scrape, usage};
 use floodmark::kafka::topics::{self, Plan};
 use floodmark::kafka::{Address, ClientOptions};
@@ -30,7 +30,7 @@ use tokio_postgres::{Client, NoTls};
 
 const RATE: u64 = 50_000;
 const TOTALS: f64 = 1e6;
-/// Sent before, as fast as it goes, into windows that still count.
+/// Packets sent at full speed before the measurement, into windows that are still open or unsettled.
 const BEFORE: u64 = 4_000_000;
 const PAIRS: &str = "1M";
 const BETWEEN_CHANGES: Duration = Duration::from_millis(250);
@@ -99,10 +99,12 @@ impl Run<'_> {
         children.0.extend(load.send(floodmark, &flows));
         let counted = || scrape(&http, "floodmark_input_records_total").unwrap_or_default();
         let lag = || scrape(&http, "floodmark_kafka_lag_messages").unwrap_or(f64::NAN);
-        until("the load to flow", || counted() > BEFORE as f64 && lag() < RATE as f64);
-        until("a million totals", || scrape(&http, "floodmark_pairs").is_some_and(|n| n >= TOTALS));
+        wait_until("the load to flow", || counted() > BEFORE as f64 && lag() < RATE as f64);
+        wait_until("a million totals", || {
+            scrape(&http, "floodmark_pairs").is_some_and(|n| n >= TOTALS)
+        });
         let alerts = tail(&alerts_address);
-        // Until clients have found partitions, and brokers have opened files.
+        // Warm-up: clients discover partitions, and brokers open files.
         latencies(&alerts, 4, write);
         let (began, records, cpu) = (Instant::now(), counted(), usage(&process).cpu);
         let mut latencies = latencies(&alerts, changes, write);
@@ -118,7 +120,7 @@ impl Run<'_> {
     }
 }
 
-/// Changes the limits so many times, and says how long each took to be told.
+/// Edits the limits `changes` times, and returns the latency of each edit, in milliseconds.
 fn latencies(alerts: &BaseConsumer, changes: usize, write: &dyn Fn(bool)) -> Vec<f64> {
     let begun = Instant::now();
     let turns = (0..changes as u32).map(|turn| {
@@ -127,13 +129,13 @@ fn latencies(alerts: &BaseConsumer, changes: usize, write: &dyn Fn(bool)) -> Vec
         let broken = turn % 2 == 0;
         let began = Instant::now();
         write(broken);
-        until_said(alerts, broken);
+        wait_for_change(alerts, broken);
         began.elapsed().as_secs_f64() * 1e3
     });
     turns.collect()
 }
 
-/// The values of the limit on all traffic and of the one on pairs.
+/// Returns the values of the limit on all traffic and of the limit on pairs.
 fn values(broken: bool) -> [&'static str; 2] {
     if broken { ["1", "120000000"] } else { ["1e30", "100000000"] }
 }
@@ -144,7 +146,7 @@ struct Table {
 }
 
 impl Table {
-    /// Makes a table as users do, with the trigger that notifies.
+    /// Creates the table with its trigger by `floodmark limits init`.
     fn new(floodmark: &str, database: &str) -> Self {
         let made = Command::new(floodmark).args(["limits", "init", database]).output();
         assert!(made.expect("starting floodmark limits init").status.success());
@@ -181,7 +183,7 @@ impl Table {
 struct LimitsFile(PathBuf);
 
 impl LimitsFile {
-    /// Replaces the file as careful people do.
+    /// Replaces the file by renaming.
     fn write(&self, broken: bool) {
         let [all, pair] = values(broken);
         let row = |name, value, per| {

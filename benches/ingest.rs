@@ -1,21 +1,21 @@
-//! How much CPU and memory does it take to count records?
+//! CPU and memory for counting records.
 //!
 //! Ten million records of a million IPv4 pairs in 60 minutes, in twelve windows: a few pairs have most
 //! of them (the logarithm of a pair's rank is uniform), and a limit that a few hundred totals break is
-//! in force. Folding, counting and judging are measured; generating the records is not. Each run is a
-//! process of its own, those of a table in turn; the medians count.
+//! in force. The bench measures folding, counting and judging, but not the generation of records. Each run is
+//! a process of its own, those of a table in turn; the tables show medians.
 //!
-//! `computation`: the longer a tick is, the more records of a pair are folded before anything else is
-//! done with them; so ticks of a window should win, and ticks of a second lose. All should be well above
-//! two million records per CPU second, since whatever reads the records before will not be faster. A
-//! limit per source needs a second table, and should cost less than twice as much; IPv6 is to be compared
-//! with IPv4. Two workers have half of the records each: nobody reads beside them, so the seconds on the
-//! wall show what a second worker brings.
+//! `computation`: the longer a tick, the more records of a pair are folded before further work;
+//! so ticks of a window should be fastest, and ticks of a second slowest. All should be well above
+//! two million records per CPU second, so that the readers of records are the bottleneck. A
+//! limit per source needs a second table, and should cost less than twice as much; compare IPv6
+//! with IPv4. Two workers have half of the records each. No reader runs beside them, so that wall-clock
+//! seconds show the gain of a second worker.
 //!
-//! `overlap`: each pair lies in each of many scopes. A *match* is a total that lies beyond the cut of a
-//! scope that it is in. Scopes without matches should cost nothing, and others by their matches: CPU by
-//! how often one changes, memory by how many there are. One limit beside them that all of its few totals
-//! are over must not make the others cost more.
+//! `overlap`: each pair lies in each of many scopes. A *match* is a total beyond the emit bound of one of its
+//! scopes. Scopes without matches should cost nothing, and others in proportion to their matches: CPU to the
+//! changes of matches, memory to their number. A further limit that all of its few totals break must not make
+//! the others cost more.
 //!
 //! `cargo bench --bench ingest -- [--quick] [--records N] computation overlap`.
 
@@ -48,10 +48,10 @@ use timely::worker::Worker;
 const PAIRS: u32 = 1_000_000;
 const SPAN_MS: u64 = 3_600_000;
 const WINDOW_MS: u64 = 300_000;
-/// How many ticks are fed before the first of them is done, as a replay does.
+/// The number of ticks in flight, as in a replay.
 const TICKS_AHEAD: u64 = 4;
 
-/// What one process measures.
+/// The measurement of one process.
 #[derive(Clone, Copy)]
 struct Shape {
     name: &'static str,
@@ -59,11 +59,11 @@ struct Shape {
     workers: usize,
     addresses: Spread,
     limits: Limits,
-    /// Nothing is done with what was folded.
+    /// Whether records are folded only, and not judged.
     folded_only: bool,
 }
 
-/// Where the addresses of pairs lie.
+/// The distribution of the addresses of pairs.
 #[derive(Clone, Copy, PartialEq)]
 enum Spread {
     V4,
@@ -74,13 +74,13 @@ enum Spread {
 
 #[derive(Clone, Copy)]
 enum Limits {
-    /// One for each pair.
+    /// One limit per pair.
     One,
-    /// And one for each source.
+    /// One limit per pair, and one per source.
     AlsoPerSource,
-    /// For each pair, in so many scopes that each pair is in.
+    /// One limit per pair in each of `scopes` scopes, all of which contain each pair.
     Overlapping { scopes: usize, matches: bool },
-    /// The same without matches, and another of a few pairs, all of which are over it.
+    /// The same without matches, and a further limit on a few pairs, which all of them break.
     AndOneLow { scopes: usize },
 }
 
@@ -119,11 +119,11 @@ const OVERLAP: [Shape; 8] = [
     overlap("1000 scopes", Limits::Overlapping { scopes: 1000, matches: true }),
 ];
 
-/// Small, so that memory is mostly what is measured.
+/// A record; small, so that the measured memory is mostly that of the computation.
 #[derive(Clone, Copy)]
 struct Record {
     at_ms: u32,
-    /// By number of its records.
+    /// The rank of the pair by its number of records.
     rank: u32,
     bytes: u16,
 }
@@ -153,7 +153,7 @@ impl Record {
     }
 
     fn pair(&self, addresses: Spread) -> Pair {
-        // Spread over the addresses, as real ones are; a source has a few destinations.
+        // Spreads the addresses as in real traffic; a source has four destinations.
         let source = (self.rank / 4).wrapping_mul(0x9e37_79b1);
         let destination = self.rank.wrapping_mul(0x85eb_ca6b);
         match addresses {
@@ -172,23 +172,24 @@ impl Record {
     }
 }
 
-/// A line of `/proc/self/status` in kilobytes.
+/// Returns the value of a line of `/proc/self/status`, in kilobytes.
 fn status_kb(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux says how a process is");
+    let status = std::fs::read_to_string("/proc/self/status").expect("the status of this process");
     let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let words = line.expect("it has this line").trim_start_matches(':');
-    let number = words.split_whitespace().next().expect("it has a value");
-    number.parse().expect("which is a number")
+    let words = line.expect("the line").trim_start_matches(':');
+    let number = words.split_whitespace().next().expect("a value");
+    number.parse().expect("a number")
 }
 
-/// CPU seconds of this thread.
+/// Returns the CPU seconds of this thread.
 fn cpu_secs() -> f64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux counts time");
-    let nanoseconds = stat.split_whitespace().next().expect("it has a first word");
-    nanoseconds.parse::<f64>().expect("which is a number") / 1e9
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat")
+        .expect("the CPU time of this thread");
+    let nanoseconds = stat.split_whitespace().next().expect("a word");
+    nanoseconds.parse::<f64>().expect("a number") / 1e9
 }
 
-/// The value of limits that some totals break, for each metric; its cut lies at a power of two below.
+/// Returns the value of limits that some totals break; the emit bound is the next power of two below.
 fn value(metric: Metric, count: u64) -> i64 {
     let bytes = 2_000_000 * count as i64 / 10_000_000;
     match metric {
@@ -234,7 +235,7 @@ fn network(address: u32, length: u8) -> Prefix {
     Prefix::new(Ipv4Net::new(address.into(), length).expect("a length of a network").into())
 }
 
-/// Scopes that each narrow pair is in: over a thousand.
+/// Returns over a thousand scopes that contain each narrow pair.
 fn nested() -> impl Iterator<Item = Scope> {
     let lengths = || 0..=22u8;
     let scopes = lengths().flat_map(move |s| lengths().map(move |d| (s, d)));
@@ -249,27 +250,27 @@ fn nested() -> impl Iterator<Item = Scope> {
     })
 }
 
-/// What a run has taken, and what there was.
+/// The cost of a run, and its counts.
 #[derive(Clone, Copy, Default)]
-struct Taken {
+struct Figures {
     cpu: f64,
     wall: f64,
     updates: f64,
     held: f64,
-    said: f64,
+    emitted: f64,
     peak_mb: f64,
     /// Memory at the end.
     end_mb: f64,
 }
 
-impl Taken {
+impl Figures {
     fn fields(&mut self) -> [&mut f64; 7] {
-        let Taken { cpu, wall, updates, held, said, peak_mb, end_mb } = self;
-        [cpu, wall, updates, held, said, peak_mb, end_mb]
+        let Figures { cpu, wall, updates, held, emitted, peak_mb, end_mb } = self;
+        [cpu, wall, updates, held, emitted, peak_mb, end_mb]
     }
 }
 
-/// Takes all records, and prints what that took.
+/// Counts all records, and prints the figures.
 fn measure(shape: Shape, count: u64) {
     let workers = shape.workers;
     let mut shares = vec![Vec::with_capacity(count.div_ceil(workers as u64) as usize); workers];
@@ -277,8 +278,8 @@ fn measure(shape: Shape, count: u64) {
         shares[at % workers].push(record);
     }
     let shares = Arc::new(shares);
-    // So that the peak is that of what follows.
-    std::fs::write("/proc/self/clear_refs", "5").expect("Linux resets the peak");
+    // Resets the peak, to exclude the generation of records.
+    std::fs::write("/proc/self/clear_refs", "5").expect("resetting the peak");
     let before_kb = status_kb("VmRSS");
 
     let mut config = match workers {
@@ -287,44 +288,44 @@ fn measure(shape: Shape, count: u64) {
     };
     let merging = differential_dataflow::Config::default().idle_merge_effort(Some(1000));
     differential_dataflow::configure(&mut config.worker, &merging);
-    let together = Arc::new(Barrier::new(workers));
+    let barrier = Arc::new(Barrier::new(workers));
     let guards = timely::execute(config, move |worker| {
         let share = &shares[worker.index()];
-        let taken = work(worker, shape, count, share, &together);
-        together.wait();
+        let figures = run_worker(worker, shape, count, share, &barrier);
+        barrier.wait();
         let mb = |name| status_kb(name).saturating_sub(before_kb) as f64 * 1024.0 / 1e6;
         let (peak_mb, end_mb) = (mb("VmHWM"), mb("VmRSS"));
-        together.wait();
-        Taken { peak_mb, end_mb, ..taken }
+        barrier.wait();
+        Figures { peak_mb, end_mb, ..figures }
     })
     .expect("workers start");
-    let mut all = Taken::default();
-    for taken in guards.join() {
-        let taken = taken.expect("a worker does not panic");
-        all = Taken {
-            cpu: all.cpu + taken.cpu,
-            wall: all.wall.max(taken.wall),
-            updates: all.updates + taken.updates,
-            held: all.held + taken.held,
-            said: all.said + taken.said,
-            ..taken
+    let mut all = Figures::default();
+    for figures in guards.join() {
+        let figures = figures.expect("a worker does not panic");
+        all = Figures {
+            cpu: all.cpu + figures.cpu,
+            wall: all.wall.max(figures.wall),
+            updates: all.updates + figures.updates,
+            held: all.held + figures.held,
+            emitted: all.emitted + figures.emitted,
+            ..figures
         };
     }
     println!("{}", all.fields().map(|field| field.to_string()).join(" "));
 }
 
-/// What one worker does: it feeds its share.
-fn work(
+/// Runs one worker with its share of the records.
+fn run_worker(
     worker: &mut Worker,
     shape: Shape,
     count: u64,
     mut rest: &[Record],
-    together: &Barrier,
-) -> Taken {
-    let (said, held) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    barrier: &Barrier,
+) -> Figures {
+    let (emitted, held) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let (mut inputs, probe) = worker.dataflow(|scope| {
         let (inputs, outputs, probe) = graph::build(scope, Options::default());
-        let to = said.clone();
+        let to = emitted.clone();
         outputs.changes.inspect_batch(move |_, changes| to.set(to.get() + changes.len()));
         let to = held.clone();
         outputs.responses.inspect(move |(Response { chunk, .. }, _)| {
@@ -340,7 +341,7 @@ fn work(
             inputs.edit(row, 1);
         }
     }
-    together.wait();
+    barrier.wait();
     let (start, begun) = (cpu_secs(), Instant::now());
     let mut combiner = Combiner::new(shape.workers);
     let mut updates = 0;
@@ -376,17 +377,17 @@ fn work(
     let end = inputs.tick() + 1;
     inputs.advance_to(end);
     worker.step_while(|| probe.less_than(&Time::start(end)));
-    Taken {
+    Figures {
         cpu: cpu_secs() - start,
         wall: begun.elapsed().as_secs_f64(),
         updates: updates as f64,
         held: held.get() as f64,
-        said: said.get() as f64,
-        ..Taken::default()
+        emitted: emitted.get() as f64,
+        ..Figures::default()
     }
 }
 
-/// How many totals lie beyond a cut in the end, and how often one of them changes, for each metric.
+/// Returns, for each metric, the number of totals beyond the emit bound at the end, and the number of their changes.
 fn matches(count: u64, tick_ms: u64) -> HashMap<Metric, (u64, u64)> {
     let metrics = [Metric::Bytes, Metric::Packets];
     let cuts = metrics.map(|metric| 1i64 << value(metric, count).ilog2());
@@ -420,7 +421,7 @@ fn matches(count: u64, tick_ms: u64) -> HashMap<Metric, (u64, u64)> {
 }
 
 /// Runs all shapes in turn, each in a process of its own.
-fn in_turn(table: &str, shapes: &[Shape], count: u64, runs: usize) -> Vec<Vec<Taken>> {
+fn in_turn(table: &str, shapes: &[Shape], count: u64, runs: usize) -> Vec<Vec<Figures>> {
     let program = std::env::current_exe().expect("this program has a path");
     let mut all = vec![Vec::new(); shapes.len()];
     for _ in 0..runs {
@@ -431,19 +432,19 @@ fn in_turn(table: &str, shapes: &[Shape], count: u64, runs: usize) -> Vec<Vec<Ta
                 .expect("this program starts again");
             assert!(output.status.success(), "{}: {output:?}", shape.name);
             let text = String::from_utf8(output.stdout).expect("text");
-            let mut taken = Taken::default();
-            for (field, word) in taken.fields().into_iter().zip(text.split_whitespace()) {
+            let mut figures = Figures::default();
+            for (field, word) in figures.fields().into_iter().zip(text.split_whitespace()) {
                 *field = word.parse().expect("a number");
             }
-            all[at].push(taken);
+            all[at].push(figures);
         }
     }
     all
 }
 
-/// The median of each figure.
-fn medians(runs: &[Taken]) -> Taken {
-    let mut middle = Taken::default();
+/// Returns the median of each figure.
+fn medians(runs: &[Figures]) -> Figures {
+    let mut middle = Figures::default();
     for at in 0..middle.fields().len() {
         *middle.fields()[at] = median(runs.iter().map(|run| *{ *run }.fields()[at]));
     }
@@ -466,13 +467,13 @@ fn computation(count: u64, runs: usize) {
         "bytes/total"
     );
     for (shape, runs) in COMPUTATION.iter().zip(in_turn("computation", &COMPUTATION, count, runs)) {
-        let Taken { cpu, wall, updates, held, said, peak_mb, end_mb } = medians(&runs);
+        let Figures { cpu, wall, updates, held, emitted, peak_mb, end_mb } = medians(&runs);
         let per_total = match held {
             0.0 => String::new(),
             _ => format!("{:.0}", end_mb * 1e6 / held),
         };
         println!(
-            "{:<30} {cpu:>7.2} {:>12} {:>7.2} {wall:>7.2} {:>9.2} {held:>9} {said:>6} {peak_mb:>8.0} \
+            "{:<30} {cpu:>7.2} {:>12} {:>7.2} {wall:>7.2} {:>9.2} {held:>9} {emitted:>6} {peak_mb:>8.0} \
              {per_total:>11}",
             shape.name,
             spread(runs.iter().map(|run| run.cpu)),
@@ -483,7 +484,7 @@ fn computation(count: u64, runs: usize) {
 }
 
 fn overlapping(count: u64, runs: usize) {
-    // Fewer, so that what is not about matches is little beside what is.
+    // With fewer records, the cost of matches dominates.
     let count = count / 5;
     println!("{count} records, ticks of a minute, each pair in every scope but the low one");
     println!(
@@ -501,8 +502,8 @@ fn overlapping(count: u64, runs: usize) {
     let matches = matches(count, OVERLAP[0].tick_ms);
     let mut base = None;
     for (shape, runs) in OVERLAP.iter().zip(in_turn("overlap", &OVERLAP, count, runs)) {
-        let Taken { cpu, said, peak_mb, .. } = medians(&runs);
-        let base: Taken = *base.get_or_insert_with(|| medians(&runs));
+        let Figures { cpu, emitted, peak_mb, .. } = medians(&runs);
+        let base: Figures = *base.get_or_insert_with(|| medians(&runs));
         let (mut live, mut changes) = (0, 0);
         if let Limits::Overlapping { scopes, matches: true } = shape.limits {
             for scope in nested().take(scopes) {
@@ -511,12 +512,12 @@ fn overlapping(count: u64, runs: usize) {
             }
         }
         let each = |more: f64, of: u64| match of {
-            // Too few to be seen beside all else.
+            // Too few for a significant difference.
             0..100_000 => String::new(),
             _ => format!("{:.0}", more / of as f64),
         };
         println!(
-            "{:<38} {cpu:>7.2} {:>12} {live:>8} {changes:>9} {:>10} {said:>9} {peak_mb:>8.0} {:>12}",
+            "{:<38} {cpu:>7.2} {:>12} {live:>8} {changes:>9} {:>10} {emitted:>9} {peak_mb:>8.0} {:>12}",
             shape.name,
             spread(runs.iter().map(|run| run.cpu)),
             each((cpu - base.cpu) * 1e9, changes),
@@ -531,7 +532,7 @@ fn main() {
     while let Some(argument) = arguments.next() {
         let mut number = || arguments.next().and_then(|text| text.parse().ok()).expect("a number");
         match &*argument {
-            // Cargo says so.
+            // Cargo passes this argument.
             "--bench" => {}
             "--quick" => runs = 3,
             "--records" => count = number(),

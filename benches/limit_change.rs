@@ -1,18 +1,18 @@
-//! How long does a change of a limit take, with one and with four million totals held?
+//! Latency of an edit of a limit, with one and with four million live totals.
 //!
-//! On one worker, from the edit of the row until everything that is said about it has been said.
-//! Loading is not measured. The shapes:
+//! The measured time, on one worker, starts with the edit of the row, and ends when all its changes are emitted.
+//! Loading is not measured. The measurements:
 //!
-//! - A new value on the same side of all totals, and values that 10 or 10 000 totals lie between. The
-//!   floor stays where it is. The cost should be that of what is said, whatever is held: well under a
-//!   millisecond for the first two.
+//! - A new value on the same side of all totals, and values with 10 or 10 000 totals in between. The
+//!   floor does not move. The cost should depend on the emitted changes only, and not on the live totals: well
+//!   under a millisecond for the first two.
 //! - The first of these among 10 000 other limits in force. It should cost the same.
-//! - A limit comes or goes, so that a floor does, and each total is looked at: with nothing above the
-//!   floor, with some thousands, with everything. It should be tens of nanoseconds for each total held,
-//!   and what it newly puts out on top. Meanwhile no operator should be away for long; the longest
-//!   activation of the traffic tables, and of any other operator, is shown.
-//! - The first three in the textbook form, plain `join_core`, which looks at each total held. It should
-//!   lose, by more the more is held. It is given fewer changes.
+//! - A limit is added or removed, so that a floor is, too, and each total is examined: with no total above the
+//!   floor, with some thousands, with all. The cost should be tens of nanoseconds for each live total,
+//!   plus that of the totals that it newly emits. Meanwhile no operator should run for long; the bench prints the
+//!   longest activations of the traffic tables, and of other operators.
+//! - The first three in the textbook form, plain `join_core`, which examines each live total. It should be
+//!   slower, the more so the more totals are live. It runs fewer changes.
 //!
 //! `cargo bench --bench limit_change -- 1000000 4000000` holds so many totals.
 
@@ -42,16 +42,17 @@ const WINDOWS: u64 = 10;
 
 /// The floor of the limit, where it does not move.
 const FLOOR: i64 = 1 << 20;
-/// So many totals lie above it, each `GAP` from the next.
+/// The number of totals above the floor.
 const ABOVE: i64 = 30_000;
+/// The distance between two totals above the floor.
 const GAP: i64 = 32;
 
-/// A value that so many totals are over.
+/// Returns a value that this number of totals exceed.
 fn value_under(totals: i64) -> Option<i64> {
     Some(FLOOR + GAP * (ABOVE - totals))
 }
 
-/// The total number `n`: window, pair and amount.
+/// Returns total number `n`: window, pair and amount.
 fn total(n: u64) -> (Window, Pair, Volume) {
     let window = Window(n % WINDOWS * 300);
     let address = (n / WINDOWS) as u32;
@@ -67,20 +68,20 @@ fn total(n: u64) -> (Window, Pair, Volume) {
     (window, pair, Volume::new(amount, 1))
 }
 
-/// What many limits look at.
+/// The scopes of many limits.
 #[derive(Clone, Copy)]
 enum Scopes {
     One,
     EachItsOwn,
 }
 
-/// What runs, and what has happened in it.
-struct Running<'w> {
+/// A dataflow with live totals, and its probes.
+struct LoadedDataflow<'w> {
     worker: &'w mut Worker,
     inputs: Inputs,
     plain: Option<InputSession<Time, (Window, Pair), WideVolume>>,
     probe: probe::Handle<Time>,
-    said: Rc<RefCell<usize>>,
+    emitted: Rc<RefCell<usize>>,
     longest: Longest,
     row: Option<Version>,
     rows: u32,
@@ -89,7 +90,7 @@ struct Running<'w> {
 /// The longest activations, by operator.
 type Longest = Rc<RefCell<HashMap<String, Duration>>>;
 
-/// Notes how long operators are away. That costs time, so it is not done where time is measured.
+/// Records the longest activation of each operator. This costs time, so that it is off while time is measured.
 fn watch_operators(worker: &Worker, longest: Longest) {
     let (mut names, mut began) = (HashMap::new(), HashMap::new());
     let mut log = worker.log_register().expect("logging is on");
@@ -117,7 +118,7 @@ fn watch_operators(worker: &Worker, longest: Longest) {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Form {
-    /// The computation.
+    /// The computation of floodmark.
     Graph,
     /// The same with its operators watched.
     Watched,
@@ -125,27 +126,27 @@ enum Form {
     Textbook,
 }
 
-/// Holds so many totals and measures on them.
+/// Loads `totals` totals, and runs a measurement on them.
 fn with_totals<R: Send + Sync + 'static>(
     form: Form,
     totals: u64,
-    measure: impl Fn(&mut Running<'_>) -> R + Send + Sync + 'static,
+    measure: impl Fn(&mut LoadedDataflow<'_>) -> R + Send + Sync + 'static,
 ) -> R {
     let mut config = timely::Config::thread();
     let merging = differential_dataflow::Config::default().idle_merge_effort(Some(1000));
     differential_dataflow::configure(&mut config.worker, &merging);
     let guards = timely::execute(config, move |worker| {
-        let (said, longest) = (Rc::new(RefCell::new(0)), Longest::default());
+        let (emitted, longest) = (Rc::new(RefCell::new(0)), Longest::default());
         if form == Form::Watched {
             watch_operators(worker, longest.clone());
         }
         let (inputs, plain, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, Options::default());
-            let count = said.clone();
+            let count = emitted.clone();
             outputs.changes.inspect_batch(move |_, changes| *count.borrow_mut() += changes.len());
             let plain = (form == Form::Textbook).then(|| {
                 let (plain, updates) = scope.new_collection();
-                let count = said.clone();
+                let count = emitted.clone();
                 let windows = Options::default().windows;
                 let in_force = textbook::in_force(outputs.versions, outputs.existing, windows);
                 textbook::violations(updates, in_force)
@@ -155,17 +156,17 @@ fn with_totals<R: Send + Sync + 'static>(
             });
             (inputs, plain, probe)
         });
-        let mut running =
-            Running { worker, inputs, plain, probe, said, longest, row: None, rows: 0 };
-        running.load(totals);
-        measure(&mut running)
+        let mut dataflow =
+            LoadedDataflow { worker, inputs, plain, probe, emitted, longest, row: None, rows: 0 };
+        dataflow.load(totals);
+        measure(&mut dataflow)
     })
     .expect("a worker starts");
     let result = guards.join().pop().expect("there is one worker");
     result.expect("the worker does not panic")
 }
 
-impl Running<'_> {
+impl LoadedDataflow<'_> {
     fn load(&mut self, totals: u64) {
         let mut combiner = Combiner::new(1);
         for (window, pair, volume) in (0..totals).map(total) {
@@ -182,10 +183,10 @@ impl Running<'_> {
         }
         self.inputs.batches(combiner.take());
         self.tick();
-        self.rest();
+        self.step_idle();
     }
 
-    /// Ends a tick and waits until all of it has been said.
+    /// Ends a tick, and waits until all its changes are emitted.
     fn tick(&mut self) {
         self.inputs.mark(SourceProgress::Watermark(0));
         let next = self.inputs.tick() + 1;
@@ -198,14 +199,14 @@ impl Running<'_> {
         self.worker.step_while(|| probe.less_than(&Time::start(next)));
     }
 
-    /// What a worker does between two ticks: it merges what came, in small steps.
-    fn rest(&mut self) {
+    /// Merges traces in small steps, as a worker does between two ticks.
+    fn step_idle(&mut self) {
         for _ in 0..1000 {
             self.worker.step();
         }
     }
 
-    /// Gives the limit a value or takes it away, and tells how long that took.
+    /// Sets the value of the limit, or removes the limit, and returns the time that took.
     fn change(&mut self, value: Option<i64>) -> Duration {
         self.rows += 1;
         let row = value.map(|value| Version {
@@ -214,8 +215,8 @@ impl Running<'_> {
             value: Some(value),
             ..Version::default()
         });
-        self.rest();
-        *self.said.borrow_mut() = 0;
+        self.step_idle();
+        *self.emitted.borrow_mut() = 0;
         let start = Instant::now();
         if let Some(row) = std::mem::replace(&mut self.row, row) {
             self.inputs.edit(row, -1);
@@ -227,8 +228,8 @@ impl Running<'_> {
         start.elapsed()
     }
 
-    /// Holds the totals to more limits, which no total breaks.
-    fn hold_to(&mut self, limits: u32, scopes: Scopes) {
+    /// Adds further limits, which no total breaks.
+    fn add_limits(&mut self, limits: u32, scopes: Scopes) {
         for limit in 0..limits {
             let source = match scopes {
                 Scopes::One => Prefix::ANY,
@@ -247,10 +248,10 @@ impl Running<'_> {
             self.inputs.edit(version, 1);
         }
         self.tick();
-        self.rest();
+        self.step_idle();
     }
 
-    /// Changes the limit to and fro; the first two changes do not count.
+    /// Changes the limit back and forth; the first two changes are a warm-up.
     fn toggle(&mut self, times: usize, between: [Option<i64>; 2]) -> Measured {
         for value in between {
             self.change(value);
@@ -264,14 +265,14 @@ impl Running<'_> {
             took.push(self.change(value));
         }
         took.sort_unstable();
-        Measured { took, said: *self.said.borrow() }
+        Measured { took, emitted: *self.emitted.borrow() }
     }
 }
 
 struct Measured {
     took: Vec<Duration>,
-    /// By the last change.
-    said: usize,
+    /// The number of changes emitted by the last edit.
+    emitted: usize,
 }
 
 impl Measured {
@@ -279,7 +280,7 @@ impl Measured {
         self.took[self.took.len() / 2]
     }
 
-    /// One row of the table. `each`: what the time is shared among that is not counted for `less`.
+    /// Prints one row of the table. `each` is `(less, of)`: the last column is the time above `less`, divided by `of`.
     fn print(&self, what: &str, each: Option<(Duration, u64)>) {
         let us = |took: Duration| took.as_secs_f64() * 1e6;
         let p99 = self.took[(self.took.len() * 99).div_ceil(100) - 1];
@@ -289,7 +290,7 @@ impl Measured {
         println!(
             "{what:<44} {:>7} {:>7} {:>11.1} {:>11.1} {:>11.1} {:>8}",
             self.took.len(),
-            self.said,
+            self.emitted,
             us(self.median()),
             us(p99),
             us(worst),
@@ -316,65 +317,65 @@ fn main() {
             "{:<44} {:>7} {:>7} {:>11} {:>11} {:>11} {:>8}",
             "limit change", "changes", "said", "median", "p99", "worst", "ns each"
         );
-        of_the_graph(totals);
-        among_others(totals);
-        of_the_textbook(totals);
+        measure_graph(totals);
+        measure_among_limits(totals);
+        measure_textbook(totals);
         println!();
-        longest_steps(totals);
+        measure_longest_activations(totals);
     }
 }
 
-fn of_the_graph(totals: u64) {
-    with_totals(Form::Graph, totals, move |running| {
-        let nothing = running.toggle(1000, [value_under(0), value_under(-1)]);
+fn measure_graph(totals: u64) {
+    with_totals(Form::Graph, totals, move |dataflow| {
+        let nothing = dataflow.toggle(1000, [value_under(0), value_under(-1)]);
         nothing.print("floor stays, nothing to say", None);
         let same =
-            running.toggle(100, [value_under(10_000), value_under(10_000).map(|value| value - 1)]);
+            dataflow.toggle(100, [value_under(10_000), value_under(10_000).map(|value| value - 1)]);
         same.print("floor stays, nothing to say, 10 000 stand", Some((nothing.median(), 10_000)));
-        let ten = running.toggle(1000, [value_under(0), value_under(10)]);
+        let ten = dataflow.toggle(1000, [value_under(0), value_under(10)]);
         ten.print("floor stays, 10 raised or cleared", None);
-        let many = running.toggle(100, [value_under(0), value_under(10_000)]);
+        let many = dataflow.toggle(100, [value_under(0), value_under(10_000)]);
         many.print("floor stays, 10 000 raised or cleared", Some((nothing.median(), 10_000)));
-        running.change(None);
-        let idle = running.toggle(60, [Some(1 << 40), None]);
+        dataflow.change(None);
+        let idle = dataflow.toggle(60, [Some(1 << 40), None]);
         idle.print("floor moves, nothing put out (per total held)", Some((Duration::ZERO, totals)));
-        let some = running.toggle(60, [value_under(0), None]);
+        let some = dataflow.toggle(60, [value_under(0), None]);
         let put_out = Some((idle.median(), ABOVE as u64));
         some.print("floor moves, 30 000 put out (per one of them)", put_out);
-        let all = running.count(2, [Some(63), None]);
+        let all = dataflow.count(2, [Some(63), None]);
         all.print("floor moves, all put out and said (per total)", Some((Duration::ZERO, totals)));
     });
 }
 
-fn among_others(totals: u64) {
+fn measure_among_limits(totals: u64) {
     for (scopes, which) in [(Scopes::One, "one scope"), (Scopes::EachItsOwn, "10 000 scopes")] {
-        let nothing = with_totals(Form::Graph, totals, move |running| {
-            running.hold_to(10_000, scopes);
-            running.toggle(400, [value_under(0), value_under(-1)])
+        let nothing = with_totals(Form::Graph, totals, move |dataflow| {
+            dataflow.add_limits(10_000, scopes);
+            dataflow.toggle(400, [value_under(0), value_under(-1)])
         });
         nothing.print(&format!("nothing to say, 10 000 limits of {which}"), None);
     }
 }
 
-fn of_the_textbook(totals: u64) {
-    with_totals(Form::Textbook, totals, |running| {
-        for (said, what) in [(-1, "nothing to say"), (10, "10 said"), (10_000, "10 000 said")] {
-            let measured = running.toggle(10, [value_under(0), value_under(said)]);
+fn measure_textbook(totals: u64) {
+    with_totals(Form::Textbook, totals, |dataflow| {
+        for (emitted, what) in [(-1, "nothing to say"), (10, "10 said"), (10_000, "10 000 said")] {
+            let measured = dataflow.toggle(10, [value_under(0), value_under(emitted)]);
             measured.print(&format!("plain join_core, {what}"), None);
         }
     });
 }
 
-fn longest_steps(totals: u64) {
+fn measure_longest_activations(totals: u64) {
     println!("longest activations while a floor moves, in milliseconds");
     for (what, value) in
         [("nothing put out", 1 << 40), ("30 000 put out", FLOOR), ("all put out and said", 63)]
     {
-        let longest = with_totals(Form::Watched, totals, move |running| {
-            running.longest.borrow_mut().clear();
-            running.count(if value == 63 { 2 } else { 6 }, [Some(value), None]);
-            running.rest();
-            running.longest.borrow().clone()
+        let longest = with_totals(Form::Watched, totals, move |dataflow| {
+            dataflow.longest.borrow_mut().clear();
+            dataflow.count(if value == 63 { 2 } else { 6 }, [Some(value), None]);
+            dataflow.step_idle();
+            dataflow.longest.borrow().clone()
         });
         let mut longest: Vec<_> = longest.into_iter().collect();
         longest.retain(|(name, _)| name != "Dataflow");

@@ -1,10 +1,10 @@
-//! What does each part cost by itself?
+//! The cost of each part by itself.
 //!
 //! Reading and decoding frames of each kind, folding records, packed messages and those of other formats,
-//! rows of limits, and changes as JSON. A part that has become slower shows here when it is lost in the
-//! noise of a whole run. The bound of `packed` is the memory: 10 to 40 bytes a record, and a checksum over
-//! them. That of `kv` is the parsing of two addresses; those of the JSON dialects, going through the text
-//! once. Bytes a second are of what is read.
+//! rows of limits, and changes as JSON. A part that has become slower shows here even if it is lost in the
+//! noise of a whole run. The bound of `packed` is memory bandwidth: 10 to 40 bytes a record, and a checksum over
+//! them. That of `kv` is the parsing of two addresses; those of the JSON dialects, one pass over the text.
+//! Bytes a second are those of the input.
 //!
 //! `cargo bench --bench parts [-- FILTER]`
 
@@ -13,7 +13,7 @@ use divan::{Bencher, black_box};
 use floodmark::capture::Reader;
 use floodmark::limits::catalog::{Catalog, LimitSet};
 use floodmark::limits::{json, rows::Defaults};
-use floodmark::output::lines::Lines;
+use floodmark::output::lines::ChangeLines;
 use floodmark::record::{Decoder, Message, Packer, Record, write_json, write_kv};
 use floodmark_dataflows::combine::Combiner;
 use floodmark_dataflows::time::{Window, Windows};
@@ -29,7 +29,7 @@ fn main() {
     divan::main();
 }
 
-/// Made up: three quarters of IPv4, a packet every ten microseconds.
+/// Generates records: three quarters IPv4, one every ten microseconds.
 fn traffic() -> Vec<Record> {
     let mut state = 1u64;
     let mut random = move || {
@@ -59,7 +59,7 @@ fn pair_number(number: u32, v6: bool) -> Pair {
 mod frames {
     use super::*;
 
-    /// A capture of Ethernet frames that begin with these bytes after the addresses.
+    /// Returns a capture of Ethernet frames that begin with these bytes after the addresses.
     fn capture(packet: &[u8]) -> Vec<u8> {
         let mut file = Vec::new();
         for word in [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 96, 1] {
@@ -119,7 +119,7 @@ mod frames {
 mod folding {
     use super::*;
 
-    /// Of few pairs, and of nearly as many as there are records.
+    /// With few pairs, and with nearly as many pairs as records.
     #[divan::bench(args = [100, 100_000])]
     fn add(bencher: Bencher<'_, '_>, pairs: u32) {
         let mut records = traffic();
@@ -180,7 +180,7 @@ mod messages {
         records.iter().map(message).collect()
     }
 
-    /// As pmacct writes a flow with the fields of NetFlow version 5.
+    /// Writes a record like pmacct does a flow with the fields of NetFlow version 5.
     fn write_pmacct(record: &Record, _: &mut Vec<u8>, value: &mut Vec<u8>) {
         let ms = record.time_ms % 1000;
         let text = format!(
@@ -216,11 +216,13 @@ mod messages {
                 for (key, payload) in &messages {
                     let payload = Some(&payload[..]);
                     let message = Message { key: Some(key), payload, timestamp_ms: Some(START_MS) };
-                    let mut take = |read| {
+                    let mut count_read = |read| {
                         black_box(read);
                         count += 1;
                     };
-                    decoder.decode(&message, &mut take).expect("a message that was just written");
+                    decoder
+                        .decode(&message, &mut count_read)
+                        .expect("a message that was just written");
                 }
                 assert_eq!(count, RECORDS);
             },
@@ -234,7 +236,7 @@ mod messages {
     }
 }
 
-/// Rows, one a line, each for networks of its own.
+/// Returns rows of limits, one a line, each for a network of its own.
 fn limits(count: usize) -> String {
     let row = |n: usize| {
         format!(
@@ -247,7 +249,7 @@ fn limits(count: usize) -> String {
     (0..count).map(row).collect()
 }
 
-/// From the text of a file to rows that hold.
+/// From the text of a file to accepted rows.
 #[divan::bench(args = [1, 10_000])]
 fn read_limits(bencher: Bencher<'_, '_>, count: usize) {
     let text = limits(count);
@@ -281,9 +283,9 @@ fn write_change(bencher: Bencher<'_, '_>) {
     let (mut out, windows) = (Vec::new(), Windows::default());
     bencher.counter(ItemsCount::new(1usize)).bench_local(|| {
         out.clear();
-        Lines::new(&catalog, &windows)
+        ChangeLines::new(&catalog, &windows)
             .write(&mut out, START_MS, black_box(&change))
-            .expect("memory takes what it is given");
+            .expect("writing to memory");
         out.len()
     });
 }

@@ -1,13 +1,13 @@
-//! Does a live run keep up with a steady load, and how soon does a change of limits reach the alerts?
+//! A live run under a steady load: whether it keeps up, and the latency from an edit of limits to the alerts.
 //!
-//! A made-up workload passes at the speed at which it would have been captured: `RATE` records a second,
-//! a message each, over four partitions. `floodmark run` with one worker judges it. Every two seconds the
-//! file of limits is replaced: a limit on all traffic is raised and lowered in turn, so that each time a
-//! violation comes or goes; measured is from the rename until the change is read from the topic of
-//! alerts. Once a second the age of the tick and the lag are asked for, as an operator would.
+//! A generated workload arrives at its own speed: `RATE` records a second,
+//! a message each, over four partitions. `floodmark run` with one worker judges it. Every two seconds the bench
+//! replaces the file of limits: it raises and lowers a limit on all traffic in turn, so that each edit raises or
+//! clears a violation. The latency is that from the rename until the change is read from the topic of
+//! alerts. In between, the bench scrapes the age of the tick and the lag.
 //!
-//! The age of the tick should stay under 2 seconds all along, nothing be lost, memory be flat, and the
-//! median of changes be under 50 ms.
+//! The age of the tick should stay under 2 seconds, no record be lost, memory be flat, and the
+//! median latency be under 50 ms.
 //!
 //! `scripts/bench --steady SECONDS` calls `cargo bench --bench steady -- FLOODMARK BROKER RATE SECONDS`.
 
@@ -21,13 +21,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::live::{Children, Load, spread, tail, until, until_said};
+use common::live::{Children, Load, spread, tail, wait_for_change, wait_until};
 use common::{Usage, free_address, scrape, usage};
 use floodmark::kafka::topics::{self, Plan};
 use floodmark::kafka::{Address, ClientOptions};
 
 const PAIRS: &str = "100k";
 const BETWEEN_CHANGES: Duration = Duration::from_secs(2);
+
 fn main() {
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -62,27 +63,27 @@ fn main() {
         .expect("starting floodmark run");
     let process = run.id().to_string();
     children.0.push(run);
-    until("the run to be ready", || scrape(&http, "floodmark_tick_age_seconds").is_some());
+    wait_until("the run to be ready", || scrape(&http, "floodmark_tick_age_seconds").is_some());
     let load =
         Load { packets: rate * seconds, pairs: PAIRS, seconds, from_now: 0, speed: "1x", seed: 1 };
     children.0.extend(load.send(floodmark, &flows));
 
     let consumer = tail(&alerts_address);
     let begun = Instant::now();
-    let mut seen = Seen::default();
+    let mut samples = Samples::default();
     let mut turn = 0;
     while begun.elapsed() < Duration::from_secs(seconds) {
         turn += 1;
-        seen.look(&http, &process);
-        // Traffic must be there for the limit to be broken.
+        samples.add(&http, &process);
+        // The limit can be broken only once traffic is counted.
         if scrape(&http, "floodmark_input_records_total").unwrap_or(0.0) > rate as f64 {
-            let broken = seen.latencies_ms.len().is_multiple_of(2);
+            let broken = samples.latencies_ms.len().is_multiple_of(2);
             write_limits(&limits, turn, broken);
-            seen.latencies_ms.push(until_said(&consumer, broken));
+            samples.latencies_ms.push(wait_for_change(&consumer, broken));
         }
         let next = begun + BETWEEN_CHANGES * turn;
         while Instant::now() < next {
-            seen.look(&http, &process);
+            samples.add(&http, &process);
             std::thread::sleep(Duration::from_millis(250));
         }
     }
@@ -90,26 +91,26 @@ fn main() {
         assert!(child.wait().expect("its end").success(), "the load was not sent");
     }
     let sent = (rate * seconds) as f64;
-    until("all records to be counted", || {
+    wait_until("all records to be counted", || {
         scrape(&http, "floodmark_input_records_total").is_some_and(|counted| counted >= sent)
     });
     let counted = scrape(&http, "floodmark_input_records_total").unwrap_or_default();
     let dropped = scrape(&http, "floodmark_late_records_total{disposition=\"dropped\"}");
-    seen.print(rate, seconds, usage(&process));
+    samples.print(rate, seconds, usage(&process));
     println!("records sent {sent}, counted {counted}, too late {}", dropped.unwrap_or_default());
 }
 
-/// What was seen on the way.
+/// Samples taken during the run.
 #[derive(Default)]
-struct Seen {
+struct Samples {
     ages: Vec<f64>,
     lags: Vec<f64>,
     resident_mb: Vec<f64>,
     latencies_ms: Vec<f64>,
 }
 
-impl Seen {
-    fn look(&mut self, http: &str, process: &str) {
+impl Samples {
+    fn add(&mut self, http: &str, process: &str) {
         self.ages.extend(scrape(http, "floodmark_tick_age_seconds"));
         self.lags.extend(scrape(http, "floodmark_kafka_lag_messages"));
         let used = usage(process);
@@ -140,7 +141,7 @@ impl Seen {
     }
 }
 
-/// Replaces the limits as careful people do.
+/// Replaces the file of limits by renaming.
 fn write_limits(path: &Path, turn: u32, broken: bool) {
     let value = if broken { "1" } else { "1e30" };
     let rows = format!(

@@ -1,15 +1,15 @@
-//! How fast does a topic become violations, beside a client that only counts messages?
+//! Speed from a topic to violations, beside a client that only counts messages.
 //!
 //! The topics hold the same records, a message each (`kv`) and packed. A bare consumer of librdkafka,
-//! message by message as its users write it, shows what the client alone costs. `floodmark run` with one
+//! message by message as its users write it, shows the cost of the client alone. `floodmark run` with one
 //! worker reads the same topic from its beginning, joins, and judges by a limit that some pairs break.
-//! When it has counted as many records as there are it is told to end, and what it took counts to its
-//! end. Windows leave after 5 minutes of event time, so that memory shows whether it grows with the
+//! The bench ends the run when it has counted all records; the cost includes its shutdown.
+//! Windows retire after 5 minutes of event time, so that memory shows whether it grows with the
 //! backlog.
 //!
-//! With a record a message the client should be most of the work, and the rate at least 0.8 of the bare
-//! consumer's. Packed, it should be several times as fast per CPU second, since the client has almost
-//! nothing to do.
+//! With a record a message, the client should be most of the work, and the rate at least 0.8 of the bare
+//! consumer's. Packed records should be several times as fast per CPU second, since the client has little
+//! work.
 //!
 //! `scripts/bench` makes the topics, and calls `cargo bench --bench topic -- RECORDS RUNS FLOODMARK LIMITS
 //! URI...`: so many runs of each, of which the median counts, the program, a file of limits, and topics.
@@ -29,13 +29,14 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
-/// What a process took.
+/// The cost of a process.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     wall: f64,
     cpu: f64,
-    /// Memory when a quarter was read, and when all was: whether it grows with the backlog.
+    /// Memory after a quarter of the records; with `all_mb`, shows whether memory grows with the backlog.
     quarter_mb: f64,
+    /// Memory after all records.
     all_mb: f64,
     peak_mb: f64,
 }
@@ -66,7 +67,7 @@ fn main() {
     );
     for uri in arguments {
         let topic = uri.rsplit('/').next().expect("an address has a topic").to_owned();
-        // In turn, so that what else the machine does falls on both.
+        // In turn, so that other load of the machine affects both.
         let mut costs = [Vec::new(), Vec::new()];
         for _ in 0..runs {
             costs[0].push(counted(&uri));
@@ -98,7 +99,7 @@ fn median(mut costs: Vec<Cost>) -> Cost {
     costs[costs.len() / 2]
 }
 
-/// Reads all messages there are, and counts them.
+/// Reads and counts all messages of a topic.
 fn consume(address: &Address) {
     let start = Instant::now();
     let consumer: BaseConsumer = ClientConfig::new()
@@ -159,7 +160,7 @@ fn counted(uri: &str) -> Cost {
     }
 }
 
-/// Runs the program until it has counted all records, and then to its end: the drain judges the rest.
+/// Runs the program until it has counted all records, and through its shutdown, which judges the rest.
 fn judged(floodmark: &str, uri: &str, limits: &str, records: u64) -> Cost {
     let http = free_address();
     let start = Instant::now();
@@ -184,7 +185,7 @@ fn judged(floodmark: &str, uri: &str, limits: &str, records: u64) -> Cost {
         std::thread::sleep(Duration::from_millis(20));
     };
     let _ = Command::new("kill").args(["-TERM", &process]).status();
-    // What an ended process has used can be asked for until its end is waited for.
+    // A zombie still shows its CPU time.
     let used = loop {
         let used = usage(&process);
         if used.ended {

@@ -1,7 +1,7 @@
-//! The record decoder alone: lines of any format that floodmark reads, as floodmark's own JSON.
+//! Uses the record decoder alone: converts lines of any format that floodmark reads to floodmark's own JSON.
 //!
-//! The decoder tells the format of each line from its content: pmacct, goflow2, akvorado, nfdump, tshark,
-//! and floodmark's own. A line that can't be read is reported, and the next one is read.
+//! The decoder detects the format of each line from its content: pmacct, goflow2, akvorado, nfdump, tshark,
+//! and floodmark's own. It reports an unreadable line, and continues with the next one.
 //!
 //! `tshark -r FILE -T ek | cargo run --release --example decode_records`
 
@@ -9,7 +9,7 @@
 
 use std::io::{self, BufRead, Write};
 
-use floodmark::record::{Decoder, Message, Read, write_json};
+use floodmark::record::{Decoder, Message, Observation, write_json};
 
 fn main() -> io::Result<()> {
     let (decoder, mut out) = (Decoder::default(), io::BufWriter::new(io::stdout().lock()));
@@ -19,15 +19,15 @@ fn main() -> io::Result<()> {
         let message = Message { key: None, payload: Some(&line), timestamp_ms: None };
         let mut written = Ok(());
         let format = decoder.decode(&message, &mut |read| match read {
-            Read::Record(record) | Read::WithoutPackets(record) => {
+            Observation::Record(record) | Observation::WithoutPackets(record) => {
                 key.clear();
                 value.clear();
                 write_json(&record, &mut key, &mut value);
                 value.push(b'\n');
                 written = out.write_all(&value);
             }
-            Read::Skipped(_) => {}
-            Read::Bad(reason) => eprintln!("line {number}: {reason}"),
+            Observation::Skipped(_) => {}
+            Observation::Bad(reason) => eprintln!("line {number}: {reason}"),
         });
         written?;
         if let Err(reason) = format {

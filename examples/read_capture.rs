@@ -1,4 +1,4 @@
-//! The capture reader alone: bytes per pair of a capture, the ten greatest first.
+//! Uses the capture reader alone: prints the ten pairs of a capture with the most bytes.
 //!
 //! It reads pcap and pcapng, plain or compressed, from a file or a pipe (`-`), and counts as floodmark
 //! does: from the outermost IP header on, on the wire.
@@ -18,7 +18,7 @@ const SHOWN: usize = 10;
 fn read(path: &Path) -> Result<(), ReadError> {
     let mut reader = Reader::open(path)?;
     let mut bytes = HashMap::new();
-    // An error comes after all packets that precede the damage.
+    // The reader returns an error after all packets that precede the damage.
     let damage = loop {
         match reader.next() {
             Ok(Some(packet)) => *bytes.entry(packet.pair).or_insert(0) += packet.bytes,

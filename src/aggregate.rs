@@ -1,9 +1,9 @@
-//! Packets folded per pair before they are sent: one record for what a pair sent in a bucket of time.
+//! Folds packets before they are sent, into one record for each pair and bucket of time.
 //!
-//! Buckets are aligned to 1970, as windows are, and divide windows, so no record is of two windows. A record
-//! carries the time of its last packet. A bucket ends when a packet of a later bucket comes, or when the caller
-//! ends it ([`Aggregate::end`]); a packet that comes after the end of its bucket makes another record of it. So
-//! sums never depend on the order of packets, only the number of records does.
+//! Buckets are aligned to 1970, like windows, and divide windows, so no record spans two windows. A record carries the
+//! time of its last packet. A bucket ends when a packet of a later bucket arrives, or when the caller ends it
+//! ([`Aggregate::end`]). A packet that arrives after the end of its bucket makes another record of the bucket. So the
+//! number of records depends on the order of packets, but sums do not.
 
 use std::hash::Hash;
 
@@ -13,10 +13,10 @@ use std::collections::HashMap;
 
 use crate::record::Record;
 
-/// Entries held at most: beyond, all records leave early, and their pairs begin anew.
+/// Maximum number of entries. Beyond it, the aggregate emits all records early and starts anew.
 const ENTRIES_MAX: usize = 1 << 18;
 
-/// No record may be greater: readers refuse it.
+/// Maximum amount of a record: readers reject a greater one.
 const AMOUNT_MAX: i64 = 1 << 40;
 
 /// The amount that a pair has sent in a bucket so far.
@@ -51,9 +51,9 @@ impl Sum {
 /// Folds records of packets into records of buckets.
 pub struct Aggregate {
     bucket_ms: u64,
-    /// The start of the latest bucket that has begun.
+    /// The start of the latest bucket.
     front: Option<u64>,
-    /// The sums of the bucket at `front`. Families lie apart: the keys of most pairs are small.
+    /// The sums of the bucket at `front`, with a table for each address family: the keys of most pairs are small.
     v4: HashMap<u64, Sum, RandomState>,
     v6: HashMap<(u128, u128), Sum, RandomState>,
     /// The sums of earlier buckets, by the start of the bucket and the pair.
@@ -62,7 +62,7 @@ pub struct Aggregate {
 }
 
 impl Aggregate {
-    /// Creates an aggregate with buckets of so many milliseconds, at least one.
+    /// Creates an aggregate with buckets of this many milliseconds, at least one.
     pub fn new(bucket_ms: u64) -> Self {
         Aggregate {
             bucket_ms: bucket_ms.max(1),
@@ -74,7 +74,7 @@ impl Aggregate {
         }
     }
 
-    /// Adds a record. If it ends the bucket, the records of that bucket are appended to `out`.
+    /// Adds a record. If it ends the bucket, appends the records of that bucket to `out`.
     #[inline]
     pub fn add(&mut self, record: &Record, out: &mut Vec<Record>) {
         let start = record.time_ms - record.time_ms % self.bucket_ms;
@@ -95,7 +95,7 @@ impl Aggregate {
         sum.add(record, out);
     }
 
-    /// Appends all records to `out`, by time and pair, and forgets them.
+    /// Appends all records to `out`, by time and pair, and removes them.
     pub fn end(&mut self, out: &mut Vec<Record>) {
         let from = out.len();
         drain(&mut self.v4, |key| Pair::V4(((key >> 32) as u32).into(), (key as u32).into()), out);
@@ -115,12 +115,12 @@ impl Aggregate {
         Some(front.saturating_add(self.bucket_ms))
     }
 
-    /// Entries held.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.v4.len() + self.v6.len() + self.late.len()
     }
 
-    /// Whether nothing is held.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -131,7 +131,7 @@ fn drain<K: Eq + Hash>(
     pair: impl Fn(K) -> Pair,
     out: &mut Vec<Record>,
 ) {
-    // A table that was once large takes long to walk when it is nearly empty.
+    // The walk over a table takes time by its capacity, also when it is nearly empty.
     let sparse = sums.capacity() > 1024 && sums.len() < sums.capacity() / 16;
     out.extend(sums.drain().map(|(key, sum)| sum.record(pair(key))));
     if sparse {

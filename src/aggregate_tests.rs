@@ -1,4 +1,4 @@
-//! Sums by bucket and pair against those of a plain map, whatever the order.
+//! Sums by bucket and pair against those of a plain map, for packets in any order.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ fn folded(aggregate: &mut Aggregate, records: &[Record]) -> Vec<Record> {
 }
 
 #[test]
-fn one_record_a_pair_and_bucket_with_the_time_of_its_last_packet() {
+fn packets_of_a_pair_and_bucket_make_one_record_with_the_last_time() {
     let mut aggregate = Aggregate::new(1000);
     let mut out = Vec::new();
     for at in [(5_000, 1), (5_999, 1), (5_998, 2), (5_400, 1)] {
@@ -46,12 +46,12 @@ fn one_record_a_pair_and_bucket_with_the_time_of_its_last_packet() {
 }
 
 #[test]
-fn memory_is_bounded_whatever_comes() {
+fn entries_of_unordered_packets_stay_below_their_maximum() {
     let mut aggregate = Aggregate::new(1000);
     aggregate.entries_max = 100;
     let mut out = Vec::new();
     for at in 0..10_000u64 {
-        // Times that go back, and ever new pairs.
+        // Decreasing times, and a new pair for each packet.
         let pair = Pair::V6(u128::from(at).into(), 1u128.into());
         aggregate.add(&record(10_000_000 - at * 700, pair, 1), &mut out);
         assert!(aggregate.len() <= 100);
@@ -61,7 +61,7 @@ fn memory_is_bounded_whatever_comes() {
 }
 
 #[test]
-fn no_record_is_greater_than_readers_take() {
+fn sum_beyond_the_maximum_amount_is_split_into_records() {
     let mut aggregate = Aggregate::new(1000);
     let out = folded(&mut aggregate, &[record(1, v4(1), 1 << 39); 5]);
     let bytes: Vec<i64> = out.iter().map(|record| record.volume.bytes).collect();
@@ -69,7 +69,7 @@ fn no_record_is_greater_than_readers_take() {
 }
 
 #[test]
-fn the_greatest_time_has_a_bucket() {
+fn greatest_time_has_a_bucket() {
     let mut aggregate = Aggregate::new(1000);
     let records = [record(u64::MAX, v4(1), 1), record(0, v4(1), 1)];
     assert_eq!(folded(&mut aggregate, &records), [records[1], records[0]]);
@@ -84,7 +84,7 @@ fn pairs() -> impl Strategy<Value = Pair> {
 
 proptest! {
     #[test]
-    fn sums_by_bucket_and_pair_are_those_of_the_packets(
+    fn sums_by_bucket_and_pair_equal_those_of_the_packets(
         packets in prop::collection::vec((0..20_000u64, pairs(), 20..1500i64), 0..300),
         bucket_ms in prop_oneof![Just(1u64), Just(500), Just(1000), Just(5000)],
         entries_max in 1..50usize,

@@ -1,12 +1,12 @@
-//! A workload from a few numbers: the same packets for the same numbers, on every machine.
+//! Generates a workload from a few numbers: the same packets for the same numbers, on every machine.
 //!
 //! Popularity is Zipf-like with exponent 1: the pair of rank `r` of `n` has the share
 //! `ln(1 + 1/r) / ln(n + 1)` of the packets, about `1 / r` of the first one's. So few pairs have
 //! most of the traffic and most pairs have little, as on real links.
 //!
 //! Random numbers come from SplitMix64. Floating-point numbers are only added, multiplied and
-//! divided, which every machine rounds alike; its logarithms and powers differ between machines, so
-//! there are own ones here.
+//! divided, which every machine rounds alike. Logarithms and powers differ between machines, so this module
+//! has its own.
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -35,14 +35,14 @@ pub struct Workload {
 /// The reason why a workload can't be generated.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum WorkloadError {
-    /// Packets need a pair.
+    /// There are packets but no pairs.
     #[error("no pairs; give at least 1")]
     NoPairs,
-    /// A share is no such thing.
+    /// The share is not between 0 and 1.
     #[error("share \"{0}\" of IPv6; give a number from 0 to 1")]
     Share(f64),
     /// A pcap file has 32 bits for seconds.
-    #[error("packets end in second {0} since 1970; a pcap file has room up to {max}", max = u32::MAX)]
+    #[error("packets end in second {0} since 1970; a pcap file can hold times up to {max}", max = u32::MAX)]
     TooLate(u64),
 }
 
@@ -116,7 +116,7 @@ impl Iterator for Packets {
         let length = length((choice >> 16) as u16, place as u16);
         let (pair, bytes) = match ipv6 {
             false => (v4_pair(self.v4.draw(place)), length),
-            // Nothing is shorter than the header and that of TCP.
+            // The minimum: an IPv6 header and a TCP header.
             true => (v6_pair(self.v6.draw(place)), length.max(60)),
         };
         self.next += 1;
@@ -125,7 +125,8 @@ impl Iterator for Packets {
 }
 
 impl Packets {
-    /// Each packet has an equal slot of the span, and the jitter (of 2^16) moves it within.
+    /// Returns the time of the next packet: each has an equal slot of the span, and the jitter (of 2^16) moves
+    /// it within its slot.
     fn time(&self, jitter: u64) -> EventTime {
         let slot = u128::from(self.next) << 16 | u128::from(jitter);
         let slots = u128::from(self.workload.packets) << 16;
@@ -135,8 +136,8 @@ impl Packets {
     }
 }
 
-/// The length of an IP packet: half are acknowledgements and the like, a third are full, the rest is
-/// anything.
+/// The length of an IP packet: half are short, such as acknowledgements, a third are full, the others have any
+/// length.
 fn length(class: u16, within: u16) -> u16 {
     match class % 6 {
         0 | 1 => 40 + within % 13,
@@ -160,17 +161,17 @@ struct Family {
 
 impl Family {
     fn new(pairs: u32, seed: u64) -> Self {
-        // Room for four times the pairs: most hosts then talk to many, as on real links.
+        // Numbers for four times the pairs, so that most hosts have several pairs, as on real links.
         let bits = (u64::from(pairs) * 4).next_power_of_two().ilog2().max(2);
         let half_bits = bits.div_ceil(2);
         Family { log2: log2(u64::from(pairs) + 1), pairs, half_bits, stride: seed | 1 }
     }
 
-    /// A source and a destination number, from 64 random bits.
+    /// Returns a source and a destination number, from 64 random bits.
     fn draw(&self, random: u64) -> (u32, u32) {
         let uniform = (random >> 16) as f64 / (1u64 << 48) as f64;
         let rank = (exp2(uniform * self.log2) as u64).clamp(1, u64::from(self.pairs.max(1)));
-        // Both steps can be undone, so different ranks have different numbers.
+        // Both steps are invertible, so different ranks have different numbers.
         let mask = (1u64 << (2 * self.half_bits)) - 1;
         let number = rank.wrapping_mul(self.stride) & mask;
         let number = number ^ (number >> self.half_bits);
@@ -184,7 +185,7 @@ fn v4_pair((source, destination): (u32, u32)) -> Pair {
     Pair::V4(Ipv4Addr::from(0x0a00_0000 | source), Ipv4Addr::from(0xac10_0000 | destination))
 }
 
-/// Within the prefix for documentation.
+/// Sources and destinations are in the prefix for documentation, 2001:db8::/32.
 fn v6_pair((source, destination): (u32, u32)) -> Pair {
     const PREFIX: u128 = 0x2001_0db8 << 96;
     let source = PREFIX | 0x1 << 64 | u128::from(source);
@@ -233,11 +234,11 @@ impl Random {
 }
 
 const ETHERNET: usize = 14;
-/// Ports, and what else begins every transport header.
+/// The length of the UDP header.
 const TRANSPORT: usize = 8;
 /// A record's header, and the longest headers that are kept.
 const RECORD_MAX: usize = 16 + ETHERNET + 40 + TRANSPORT;
-/// A frame on the wire is not shorter, its check sequence left out.
+/// The shortest frame on the wire, without its check sequence.
 const FRAME_MIN: u64 = 60;
 const SNAP_LENGTH: u32 = 96;
 const UDP: u8 = 17;
@@ -247,7 +248,7 @@ const UDP: u8 = 17;
 /// length on the wire is the whole one.
 ///
 /// # Errors
-/// Those of the writer.
+/// The writer fails.
 pub fn write_pcap(packets: impl Iterator<Item = Packet>, mut out: impl Write) -> io::Result<()> {
     let mut header = Vec::with_capacity(24);
     header.extend(0xa1b2_c3d4u32.to_le_bytes());
@@ -263,7 +264,7 @@ pub fn write_pcap(packets: impl Iterator<Item = Packet>, mut out: impl Write) ->
     out.flush()
 }
 
-/// A packet as a record, and how much of the array it is.
+/// Encodes a packet as a record; returns the array and the used length.
 fn record(packet: &Packet) -> ([u8; RECORD_MAX], usize) {
     let mut record = [0; RECORD_MAX];
     let mut fields = Fields { record: &mut record, at: 0 };
@@ -334,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_powers_and_logarithms_are_right() {
+    fn powers_and_logarithms_match_the_standard_library() {
         for number in [1u64, 2, 3, 10, 1_000_001, u64::from(u32::MAX) + 1] {
             assert!((log2(number) - (number as f64).log2()).abs() < 1e-9, "{number}");
         }
@@ -358,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_is_refused() {
+    fn impossible_workload_is_rejected() {
         let good =
             Workload { packets: 1, pairs: 1, start_micros: 0, span_micros: 0, seed: 0, ipv6: 0.0 };
         let refused = |workload: Workload| workload.packets().err();

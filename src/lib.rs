@@ -1,20 +1,20 @@
 //! floodmark holds network traffic to limits.
 //!
-//! The computation is in [`floodmark_dataflows`]; here is everything that touches a file, a socket, a
+//! The computation is in [`floodmark_dataflows`]; this crate has everything that touches a file, a socket, a
 //! clock or a terminal:
 //!
 //! - [`base`]: times, networks, texts, errors, messages, the log: used by all other modules.
-//! - [`capture`]: captures in, packets out.
-//! - [`record`]: messages of a topic in any format in, records out, and back.
-//! - [`aggregate`]: packets folded per pair and bucket of time.
-//! - [`sniffer`]: from an interface or captures to a topic.
-//! - [`convert`]: from any source of records to any sink.
-//! - [`limits`]: rows of limits in, versions out.
+//! - [`capture`]: reads packets from captures.
+//! - [`record`]: decodes and encodes the messages of a topic, in any format.
+//! - [`aggregate`]: folds packets per pair and bucket of time.
+//! - [`sniffer`]: sends packets of an interface or of captures to a topic.
+//! - [`convert`]: copies records from any source to any sink.
+//! - [`limits`]: reads rows of limits, and turns them into versions.
 //! - [`source`]: the sources of a computation: captures, the partitions of a topic.
 //! - [`sink`]: the consumers of its closed ticks: files, streams of lines, topics.
 //! - [`computation`]: the computation on one worker; [`runner`]: the leader and the workers that drive it.
 //! - [`scenario`]: cases of limits, traffic and expected alerts, from files.
-//! - [`cluster`]: workers and processes, and how they find each other.
+//! - [`cluster`]: workers and processes, and their rendezvous.
 //! - [`kafka`]: Apache Kafka: addresses, options, topics, messages out.
 //! - [`http`]: health and readiness, and [`metrics`], over HTTP.
 //! - [`output`]: changes and rankings as JSON or as a table, totals as CSV.

@@ -15,13 +15,13 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(error) => {
             // Help and version were requested, so they go to standard output, without an error.
-            let asked_for = !error.use_stderr();
+            let is_requested = !error.use_stderr();
             cli::print(&error);
-            return if asked_for { Exit::Done } else { Exit::Usage }.into();
+            return if is_requested { Exit::Done } else { Exit::Usage }.into();
         }
     };
     let exit = cli::run(&command).unwrap_or_else(|failure| {
-        say(&failure);
+        report_failure(&failure);
         failure.exit
     });
     logging::flush();
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 }
 
 /// Reports why the command failed: the chain of causes, in one line.
-fn say(failure: &Failure) {
+fn report_failure(failure: &Failure) {
     match logging::started() {
         // Programs that collect the log accept JSON objects only.
         Some(Logs::Json) => {

@@ -1,4 +1,4 @@
-//! The table of `ARCHITECTURE.md` that names a bound for everything that waits, compared with the code.
+//! Compares the table of bounds in `ARCHITECTURE.md` with the code.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,13 +12,13 @@ fn text(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The section of the table.
+/// Returns the section of `ARCHITECTURE.md` with the table of bounds.
 fn section() -> String {
     let text = text("ARCHITECTURE.md");
     text.split_once("## Everything that waits").expect("the section").1.to_owned()
 }
 
-/// All source files of a directory.
+/// Returns all Rust files below a directory.
 pub(crate) fn sources(directory: &str) -> Vec<PathBuf> {
     let (mut files, mut directories) = (Vec::new(), vec![root().join(directory)]);
     while let Some(directory) = directories.pop() {
@@ -37,7 +37,7 @@ pub(crate) fn sources(directory: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn table_of_what_waits_names_constants_and_tests_of_the_code() {
+fn table_of_bounds_names_existing_constants_and_tests() {
     let section = section();
     let rows: Vec<Vec<&str>> = section
         .lines()
@@ -63,11 +63,11 @@ fn table_of_what_waits_names_constants_and_tests_of_the_code() {
 }
 
 #[test]
-fn channel_without_a_bound_is_named() {
+fn unbounded_channel_is_listed_in_the_table_of_bounds() {
     let section = section();
     for path in sources("src") {
         let code = text(&path);
-        // Tests may have what they want.
+        // Unit tests may use unbounded channels.
         let code = code.split("#[cfg(test)]").next().unwrap_or_default();
         let name = path.strip_prefix(root()).expect("a file of the project").display().to_string();
         let is_test = name.ends_with("tests.rs");

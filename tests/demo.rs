@@ -1,18 +1,18 @@
-//! `floodmark demo`, run as a user runs it: all of its output, and that its end is what a replay says.
+//! `floodmark demo`, run as a user runs it: its output, and its final violations against a replay.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use crate::replay::fold;
-use crate::replay::run::{Place, Whom};
+use crate::replay::run::{Place, SignalTarget};
 
-/// The files that the program has in it.
+/// Returns the folder of the files that are compiled into the program.
 fn files() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/demo")
 }
 
-/// What stands at the end of a replay with the limits as they are at the end of the demo.
+/// Returns the final violations of a replay with the final limits of the demo.
 fn replayed() -> BTreeSet<String> {
     let place = Place::new();
     let limits = fs::read_to_string(files().join("limits.jsonl")).expect("limits");
@@ -36,12 +36,12 @@ fn replayed() -> BTreeSet<String> {
     fold::fold(&run.stdout(0)).values().map(of).collect()
 }
 
-/// The words of a line, with one blank between them.
+/// Returns the words of a line, separated by single blanks.
 fn words(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The output with what differs from run to run masked.
+/// Returns the output with the parts masked that differ from run to run.
 fn masked(text: &str) -> String {
     let mask = |word: &str| -> String {
         match word {
@@ -62,14 +62,14 @@ fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
     rest.split_once(to).unwrap_or_else(|| panic!("no \"{to}\" in {rest}")).0
 }
 
-/// Runs it to its end at full speed, and holds its output to be whole.
+/// Runs the demo to its end at full speed, and checks its whole output.
 fn check(options: &str, workers: usize) {
     let place = Place::new();
     let run = place.floodmark(&format!("demo --speed max {options}"));
-    // Of the brokers of its user it wants nothing.
+    // The demo ignores settings for the user's own brokers.
     let done = run.env("FLOODMARK_KAFKA_SECURITY_PROTOCOL", "ssl").run().expect(0);
     assert_eq!(done.stderr, "", "{options}");
-    let said = masked(&done.stdout);
+    let output = masked(&done.stdout);
     let begins = format!(
         "4088 packets of 28 minutes of an office network pass at max speed:\n\n\
          sent to kafka://BROKER/floodmark-flows-v1 (floodmark capture)\n\
@@ -82,45 +82,45 @@ fn check(options: &str, workers: usize) {
          source-max max 50000 bytes source 224.0.0.0/4\n\
          min-lan min 500 packets total any\n\n"
     );
-    assert!(said.starts_with(&begins), "{said}");
+    assert!(output.starts_with(&begins), "{output}");
     let change = "Half-way, pair-max goes from 30000 to 17000 in FILE\n";
-    // By one that was broken already, and then by a total that was within the limit before.
+    // The first pair breaks the limit before the change, the second one only by the change.
     let place_of =
-        |part: &str| said.find(part).unwrap_or_else(|| panic!("no \"{part}\" in {said}"));
-    assert!(place_of(" raised 18:50 pair-max max 30000 ") < place_of(change), "{said}");
-    assert!(place_of(change) < place_of(" raised 18:55 pair-max max 17000 "), "{said}");
+        |part: &str| output.find(part).unwrap_or_else(|| panic!("no \"{part}\" in {output}"));
+    assert!(place_of(" raised 18:50 pair-max max 30000 ") < place_of(change), "{output}");
+    assert!(place_of(change) < place_of(" raised 18:55 pair-max max 17000 "), "{output}");
     let table =
-        between(&said, "These violations stand:\n\nWINDOW LIMIT VALUE WHO AMOUNT\n", "\n\n");
+        between(&output, "These violations remain:\n\nWINDOW LIMIT VALUE WHO AMOUNT\n", "\n\n");
     let standing: BTreeSet<String> = table.lines().map(words).collect();
-    assert_eq!(standing, replayed(), "{said}");
-    assert!(said.contains("\n4088 packets went as "), "{said}");
-    let effect = between(&said, "\npair-max from 30000 to 17000: ", " changes in ");
-    assert!(effect.parse::<u32>().expect("a number") > 0, "{said}");
+    assert_eq!(standing, replayed(), "{output}");
+    assert!(output.contains("\n4088 packets went as "), "{output}");
+    let effect = between(&output, "\npair-max from 30000 to 17000: ", " changes in ");
+    assert!(effect.parse::<u32>().expect("a number") > 0, "{output}");
     for next in ["floodmark capture -i", "floodmark run --from", "floodmark replay some.pcap"] {
-        assert!(said.contains(next), "{said}");
+        assert!(output.contains(next), "{output}");
     }
 }
 
 #[test]
-fn its_end_is_what_a_replay_says() {
+fn demo_ends_with_the_violations_of_a_replay() {
     check("", 2);
     check("-w 1", 1);
     check("--workers 3", 3);
 }
 
 #[test]
-fn the_interrupt_key_ends_it_quietly() {
+fn interrupt_ends_the_demo_without_messages() {
     let place = Place::new();
     let mut run = place.floodmark("demo").start();
     while !run.line().contains("min-lan") {}
-    run.signal("INT", Whom::Parent);
+    run.signal("INT", SignalTarget::Parent);
     let done = run.finish().expect(130);
     assert_eq!(done.stderr, "");
-    assert!(!done.stdout.contains("These violations stand"), "{}", done.stdout);
+    assert!(!done.stdout.contains("These violations remain"), "{}", done.stdout);
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_failure() {
+fn closed_stdout_ends_the_demo_with_code_0() {
     let place = Place::new();
     let done = place.floodmark("demo --speed max").stdout_closed().run().expect(0);
     assert_eq!(done.stderr, "");
@@ -131,8 +131,16 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 }
 
 #[test]
-fn what_it_can_not_do_is_said() {
+fn invalid_demo_options_exit_with_code_64() {
     let place = Place::new();
-    place.floodmark("demo --workers 0").run().expect(64).says(&["at least one worker is needed"]);
-    place.floodmark("demo --speed fast").run().expect(64).says(&["\"fast\" is not a speed"]);
+    place
+        .floodmark("demo --workers 0")
+        .run()
+        .expect(64)
+        .assert_stderr(&["at least one worker is needed"]);
+    place
+        .floodmark("demo --speed fast")
+        .run()
+        .expect(64)
+        .assert_stderr(&["\"fast\" is not a speed"]);
 }

@@ -1,4 +1,4 @@
-//! Generated workloads: the same bytes for the same arguments, and what was asked for in them.
+//! Generated workloads: reproducible, and with the requested properties.
 
 use std::collections::HashSet;
 
@@ -24,15 +24,15 @@ fn pcap(workload: Workload) -> Vec<u8> {
 }
 
 fn read(workload: Workload) -> Vec<Packet> {
-    let answer = read_bytes(&pcap(workload));
-    assert!(answer.error.is_none());
-    assert_eq!(answer.tally.frames, workload.packets);
+    let result = read_bytes(&pcap(workload));
+    assert!(result.error.is_none());
+    assert_eq!(result.tally.frames, workload.packets);
     let expected: Vec<Packet> = workload.packets().expect("a workload").collect();
-    assert_eq!(answer.packets, expected);
-    answer.packets
+    assert_eq!(result.packets, expected);
+    result.packets
 }
 
-/// FNV-1a, to pin bytes down without keeping them.
+/// Returns the FNV-1a hash, which pins down the bytes without storing them.
 fn fingerprint(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -40,16 +40,16 @@ fn fingerprint(bytes: &[u8]) -> u64 {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_bytes() {
+fn same_seed_generates_the_same_bytes() {
     let bytes = pcap(WORKLOAD);
     assert_eq!(bytes, pcap(WORKLOAD));
     assert_ne!(bytes, pcap(Workload { seed: 8, ..WORKLOAD }));
-    // If this changes, files that others made with the same arguments are no longer the same.
+    // If this changes, users no longer get the same file from the same arguments.
     assert_eq!(fingerprint(&bytes), 0x3098_d6ef_db19_2174, "{:#x}", fingerprint(&bytes));
 }
 
 #[test]
-fn packets_pairs_and_span_are_as_asked() {
+fn workload_has_the_requested_packets_pairs_and_span() {
     let packets = read(WORKLOAD);
     let pairs: HashSet<Pair> = packets.iter().map(|packet| packet.pair).collect();
     assert_eq!(pairs.len(), 500);
@@ -61,7 +61,7 @@ fn packets_pairs_and_span_are_as_asked() {
 }
 
 #[test]
-fn the_share_of_ipv6_is_as_asked() {
+fn workload_has_the_requested_share_of_ipv6() {
     for (ipv6, least, most) in [(0.0, 0, 0), (0.25, 12_000, 13_000), (1.0, 50_000, 50_000)] {
         let packets = read(Workload { ipv6, ..WORKLOAD });
         let count = packets.iter().filter(|packet| matches!(packet.pair, Pair::V6(..))).count();

@@ -1,11 +1,6 @@
-//! Captures of many kinds, whole and damaged, against sums that other tools made.
+//! Captures of many kinds, sound and damaged, against sums computed by other tools.
 //!
-//! - `whole`, `damaged`: the counting rules, and that damage is reported where there is some.
-//! - `repacked`: compression changes nothing.
-//! - `trickled`: how the bytes arrive changes nothing.
-//! - `cut`: what precedes a cut is counted, and every cut ends.
-//! - `cut_when_packed`: the same of compressed captures.
-//! - `open_pipe`: a packet does not wait for the bytes after it.
+//! Compression and the sizes of reads change no sum, and a truncated capture counts all packets before the cut.
 
 use std::fs;
 use std::io::{Cursor, Write};
@@ -14,10 +9,10 @@ use std::path::Path;
 use floodmark::capture::{Class, Reader};
 
 use crate::common::{
-    Answer, Trickle, captures, data, gzip, more_data, read_all, read_bytes, sums_csv, zstd,
+    ReadResult, Trickle, captures, data, gzip, more_data, read_all, read_bytes, sums_csv, zstd,
 };
 
-/// Fails with the lines that one side has and the other has not.
+/// Asserts that two texts are equal; fails with the lines that only one of them has.
 fn check(name: &Path, found: &str, expected: &str) {
     if found == expected {
         return;
@@ -38,7 +33,7 @@ fn folders() -> Vec<std::path::PathBuf> {
     [Some(data()), more_data()].into_iter().flatten().collect()
 }
 
-/// The sound captures that are small enough to be read many times.
+/// Returns the sound captures of at most `most` bytes, with their expected sums.
 fn small(most: usize) -> Vec<(std::path::PathBuf, Vec<u8>, String)> {
     let read = |(path, expected): (std::path::PathBuf, String)| {
         let bytes = fs::read(&path).expect("a readable capture");
@@ -49,12 +44,12 @@ fn small(most: usize) -> Vec<(std::path::PathBuf, Vec<u8>, String)> {
 }
 
 #[test]
-fn whole() {
+fn sound_captures_match_the_expected_sums() {
     for folder in folders() {
         let files = captures(&folder, "captures");
         assert!(files.len() >= 20, "captures are missing from {}", folder.display());
         for (path, expected) in &files {
-            let Answer { packets, error, .. } = read_all(Reader::open(path).expect("opens"));
+            let ReadResult { packets, error, .. } = read_all(Reader::open(path).expect("opens"));
             assert!(error.is_none(), "{}: {}", path.display(), error.expect("some"));
             check(path, &sums_csv(&packets), expected);
         }
@@ -62,25 +57,25 @@ fn whole() {
     }
 }
 
-/// Damaged frames in sound containers; in all others of the folder the container is damaged.
+/// Prefixes of captures with damaged frames in sound containers; the containers of all others are damaged.
 const SOUND_CONTAINERS: [&str; 7] = [
     "fuzzed-",
     "ip4-",
     "ip6-",
     "fraction-above-a-second",
-    // Named for what a parser once made of it: its last block, interface statistics, is whole.
+    // Despite its name, its last block, the interface statistics, is complete.
     "ng-cut-block",
     "reserved-linktype-bits",
     "time-after-2106",
 ];
 
 #[test]
-fn damaged() {
+fn damaged_captures_match_the_expected_sums_and_report_damage() {
     for folder in folders() {
         let files = captures(&folder, "malformed");
         assert!(files.len() >= 10, "captures are missing from {}", folder.display());
         for (path, expected) in &files {
-            let Answer { packets, error, .. } = read_all(Reader::open(path).expect("opens"));
+            let ReadResult { packets, error, .. } = read_all(Reader::open(path).expect("opens"));
             check(path, &sums_csv(&packets), expected);
             let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
             let sound = SOUND_CONTAINERS.iter().any(|start| name.starts_with(start));
@@ -95,52 +90,52 @@ fn damaged() {
 }
 
 #[test]
-fn repacked() {
+fn compressed_captures_match_the_expected_sums() {
     let files = small(1_200_000);
     for (path, bytes, expected) in &files {
         let (one, two) = bytes.split_at(bytes.len() / 3);
         let members = [gzip(one), gzip(two)].concat();
         let frames = [zstd(one), zstd(two)].concat();
         for packed in [gzip(bytes), zstd(bytes), members, frames] {
-            let answer = read_bytes(&packed);
-            assert!(answer.error.is_none(), "{}", path.display());
-            check(path, &sums_csv(&answer.packets), expected);
+            let result = read_bytes(&packed);
+            assert!(result.error.is_none(), "{}", path.display());
+            check(path, &sums_csv(&result.packets), expected);
         }
     }
     println!("compared {} captures, each packed in four ways", files.len());
 }
 
 #[test]
-fn trickled() {
+fn captures_read_in_small_pieces_match_the_expected_sums() {
     let files = small(120_000);
     for (path, bytes, expected) in &files {
         for sizes in [vec![1], vec![1, 2, 3, 5, 8, 13], vec![4096, 1]] {
             let bytes = Cursor::new(bytes.clone());
             let source = Trickle { bytes, sizes, turn: 0 };
-            let answer = read_all(Reader::from_read("trickle", Box::new(source)));
-            assert!(answer.error.is_none(), "{}", path.display());
-            check(path, &sums_csv(&answer.packets), expected);
+            let result = read_all(Reader::from_read("trickle", Box::new(source)));
+            assert!(result.error.is_none(), "{}", path.display());
+            check(path, &sums_csv(&result.packets), expected);
         }
     }
     println!("compared {} captures, each in three rhythms", files.len());
 }
 
 #[test]
-fn cut() {
+fn truncated_captures_count_all_packets_before_the_cut() {
     let mut cuts = 0;
     for (path, bytes, _) in small(120_000) {
         let whole = read_bytes(&bytes);
         let step = (bytes.len() / 150).max(1);
         let mut before = 0;
         for end in (0..bytes.len()).step_by(step) {
-            let answer = read_bytes(&bytes[..end]);
-            let count = answer.packets.len();
-            assert_eq!(answer.packets, whole.packets[..count], "{} at {end}", path.display());
+            let result = read_bytes(&bytes[..end]);
+            let count = result.packets.len();
+            assert_eq!(result.packets, whole.packets[..count], "{} at {end}", path.display());
             assert!(count >= before, "{} at {end}", path.display());
             before = count;
-            if let Some(error) = answer.error {
+            if let Some(error) = result.error {
                 assert!(error.offset() as usize <= end);
-                // Whole records before the cut: up to where the error says, they are all there.
+                // All records before the offset of the error were returned.
                 let whole_records = read_bytes(&bytes[..error.offset() as usize]);
                 assert_eq!(whole_records.packets.len(), count, "{} at {end}", path.display());
             }
@@ -151,7 +146,7 @@ fn cut() {
 }
 
 #[test]
-fn cut_when_packed() {
+fn truncated_compressed_captures_count_a_prefix_and_fail() {
     let mut cuts = 0;
     for (path, bytes, _) in small(120_000) {
         let whole = read_bytes(&bytes).packets;
@@ -172,7 +167,7 @@ fn cut_when_packed() {
 }
 
 #[test]
-fn open_pipe() {
+fn packet_in_an_open_pipe_does_not_wait_for_later_bytes() {
     for name in ["raw-ip-101.pcap", "many-interfaces.pcapng"] {
         let bytes = fs::read(data().join("captures").join(name)).expect("a capture");
         for packed in [bytes.clone(), gzip(&bytes), zstd(&bytes)] {
@@ -186,7 +181,7 @@ fn open_pipe() {
             for packet in expected {
                 assert_eq!(reader.next().expect("sound"), Some(packet));
             }
-            // Only now does the pipe close.
+            // The pipe stays open until here.
             drop(writer.join().expect("the writer ends"));
             assert_eq!(reader.next().expect("sound"), None);
         }

@@ -11,7 +11,7 @@ use crate::common::{Random, Trickle, captures, data, read_all, read_bytes};
 const SEED: u64 = 0x5eed_0001;
 const ROUNDS: usize = 6000;
 
-/// Numbers that lengths and counts like to break at.
+/// Edge cases of lengths and counts.
 const EDGES: [u32; 12] =
     [0, 1, 3, 7, 8, 12, 16, 0xffff, 262_144, 262_145, 0x7fff_ffff, 0xffff_fffc];
 
@@ -40,7 +40,7 @@ fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
                 let end = (at + random.below(64)).min(bytes.len());
                 bytes.drain(at..end);
             }
-            // Headers are where the fields are.
+            // Mutate a byte of the headers.
             _ if bytes.len() > 64 => bytes[random.below(64)] = random.below(256) as u8,
             _ => {}
         }
@@ -49,7 +49,7 @@ fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
 }
 
 #[test]
-fn mutated_captures_are_read_to_an_end() {
+fn mutated_captures_are_read_to_an_end_within_the_buffer_bound() {
     println!("seed {SEED:#x}");
     let mut seeds: Vec<Vec<u8>> = ["captures", "malformed"]
         .iter()
@@ -58,7 +58,7 @@ fn mutated_captures_are_read_to_an_end() {
         .filter(|bytes| !bytes.is_empty())
         .collect();
     for bytes in &mut seeds {
-        // Damage far into a file shows nothing new.
+        // Damage deep in a file finds no further faults.
         bytes.truncate(20_000);
     }
     let packed: Vec<Vec<u8>> =
@@ -68,19 +68,19 @@ fn mutated_captures_are_read_to_an_end() {
     let mut errors = 0;
     for round in 0..ROUNDS {
         let bytes = mutate(&mut random, &seeds);
-        let answer = read_bytes(&bytes);
-        errors += usize::from(answer.error.is_some());
+        let result = read_bytes(&bytes);
+        errors += usize::from(result.error.is_some());
         if round % 20 == 0 {
             let source = Trickle { bytes: Cursor::new(bytes), sizes: vec![1, 7, 64], turn: round };
             let again = read_all(Reader::from_read("trickle", Box::new(source)));
-            // Within broken compressed data, how much comes before the error depends on the pieces.
-            let common = match answer.error.as_ref().map(ReadError::fault) {
-                Some(Fault::Compression(_)) => answer.packets.len().min(again.packets.len()),
-                _ => answer.packets.len().max(again.packets.len()),
+            // In damaged compressed data, the sizes of reads decide how much is decoded before the error.
+            let common = match result.error.as_ref().map(ReadError::fault) {
+                Some(Fault::Compression(_)) => result.packets.len().min(again.packets.len()),
+                _ => result.packets.len().max(again.packets.len()),
             };
-            assert_eq!(again.packets.get(..common), answer.packets.get(..common), "round {round}");
+            assert_eq!(again.packets.get(..common), result.packets.get(..common), "round {round}");
             assert!(again.packets.len() >= common, "round {round}");
-            assert_eq!(again.error.is_some(), answer.error.is_some(), "round {round}");
+            assert_eq!(again.error.is_some(), result.error.is_some(), "round {round}");
         }
     }
     println!("{errors} of {ROUNDS} were damaged");
@@ -88,7 +88,7 @@ fn mutated_captures_are_read_to_an_end() {
 }
 
 #[test]
-fn a_decompression_bomb_only_streams() {
+fn decompression_bomb_is_read_within_the_buffer_bound() {
     // A block of 300 MB that is no packet, in a few kilobytes.
     let length: u32 = 300_000_000;
     let section = [
@@ -103,7 +103,7 @@ fn a_decompression_bomb_only_streams() {
     let packed = zstd::encode_all(source, 1).expect("memory");
     assert!(packed.len() < 100_000);
     let tail = zstd::encode_all(&length.to_le_bytes()[..], 1).expect("memory");
-    let answer = read_bytes(&[packed, tail].concat());
-    assert!(answer.error.is_none(), "{:?}", answer.error);
-    assert_eq!(answer.tally.frames, 0);
+    let result = read_bytes(&[packed, tail].concat());
+    assert!(result.error.is_none(), "{:?}", result.error);
+    assert_eq!(result.tally.frames, 0);
 }

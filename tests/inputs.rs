@@ -1,21 +1,21 @@
-//! Inputs as other programs have them: fields that they leave out or never set, files over many lines,
-//! messages without a value.
+//! Inputs as other programs write them: with missing or unset fields, JSON over many lines, and messages without a
+//! value.
 
 use floodmark::kafka::Outgoing;
 use serde_json::Value;
 
 use crate::common::broker::{Broker, Mock, produce, read_all};
 use crate::common::{data, now_ms};
-use crate::replay::run::{Place, Whom};
+use crate::replay::run::{Place, SignalTarget};
 use crate::serving::{scrape_until, server};
 
-/// The objects on standard output.
+/// Parses lines of JSON.
 fn objects(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
 #[test]
-fn pmacct_without_an_end_is_counted_by_the_next_time() {
+fn pmacct_flow_without_end_time_is_dated_by_arrival_or_start() {
     let place = Place::new();
     let flow = |times: &str| {
         format!(
@@ -45,7 +45,7 @@ fn pmacct_without_an_end_is_counted_by_the_next_time() {
         .collect();
     let start = "2024-07-12T10:44:00.142Z";
     assert_eq!(times, ["2024-07-12T10:44:01Z", start, start]);
-    done.says(&[
+    done.assert_stderr(&[
         "not written: 1 (bad_time 1)",
         "the time \"12:44\" of the field \"timestamp_end\" is neither a number nor a date and time",
     ]);
@@ -65,19 +65,19 @@ fn flow_without_packets_is_written_as_one_packet_and_counted() {
     let flows = objects(&done.stdout);
     assert_eq!(flows.len(), 2);
     assert!(flows.iter().all(|flow| flow["bytes"] == 25_570 && flow["packets"] == 1), "{flows:?}");
-    done.says(&[
-        "2 records of them are written; 2 state no packets and count as 1 packet each; 1 are rightly none (no_traffic 1)",
+    done.assert_stderr(&[
+        "wrote 2 records; 2 records state no packets and count as 1 packet each; skipped: 1 (no_traffic 1)",
     ]);
 }
 
 #[test]
-fn array_over_many_lines_is_a_file_of_records() {
+fn json_array_over_many_lines_is_read_as_records() {
     let place = Place::new();
     let tshark = data().join("tshark/sll2-mixed.json");
     let line = format!("convert --from {}", tshark.display());
     let done = place.floodmark(&line).run().expect(0);
     assert_eq!(objects(&done.stdout).len(), 4);
-    done.says(&["read 6 messages, 4 records", "2 are rightly none (not_ip 2)"]);
+    done.assert_stderr(&["read 6 messages, wrote 4 records", "skipped: 2 (not_ip 2)"]);
     let nfdump = |last: &str| {
         format!(
             "{{\n\t\"type\" : \"FLOW\",\n\t\"first\" : \"2024-01-02T03:04:05.006\",\n\t\"last\" : \"{last}\",\n\t\"in_packets\" : 12,\n\t\"in_bytes\" : 3456,\n\t\"src4_addr\" : \"198.51.100.7\",\n\t\"dst4_addr\" : \"203.0.113.9\"\n}}"
@@ -90,15 +90,15 @@ fn array_over_many_lines_is_a_file_of_records() {
         .map(|last| format!("{{\"last\":\"{last}\",\"in_bytes\":3456}}\n"))
         .concat();
     assert_eq!(done.stdout, expected);
-    // Cut by a full disk, in gzip, and broken: what is whole is read.
+    // Of a truncated file, the complete objects are read.
     let text = place.read("nfdump.json");
     place.write("cut.json.gz", crate::common::gzip(&text.as_bytes()[..text.len() - 40]));
     let done = place.floodmark("convert --from cut.json.gz").run().expect(0);
     assert_eq!(objects(&done.stdout).len(), 1);
-    done.says(&["not written: 1 (json 1)", "\"line\":11"]);
+    done.assert_stderr(&["not written: 1 (json 1)", "\"line\":11"]);
 }
 
-/// Every reason why a record or message is not counted.
+/// All reasons for not counting a record or message.
 const ERRORS: [&str; 19] = [
     "ambiguous",
     "bad_address",
@@ -156,15 +156,16 @@ fn tombstone_and_flow_without_packets_are_counted_apart_from_errors() {
     let of = |name: &str, label: &str| {
         format!("floodmark_input_{name}_total{{source=\"kafka:flows\"{label}}}")
     };
-    let series =
-        scrape_until(server, "all taken", |series| series.get(&of("messages", "")) == Some(&5.0));
+    let series = scrape_until(server, "all consumed", |series| {
+        series.get(&of("messages", "")) == Some(&5.0)
+    });
     let value = |name, label| series.get(&of(name, label)).copied();
     assert_eq!(value("records", ",format=\"json\""), Some(2.0));
     assert_eq!(value("records_without_packets", ""), Some(1.0));
     assert_eq!(value("skipped", ",reason=\"tombstone\""), Some(2.0));
     assert_eq!(value("skipped", ",reason=\"no_traffic\""), Some(1.0));
     assert_eq!(value("skipped", ",reason=\"purge\""), Some(0.0));
-    // The shipped rule sums these: all are there from the start, and none has moved.
+    // The shipped alerting rule sums these series: all exist from the start, and are 0.
     let errors: Vec<(&str, f64)> = series
         .iter()
         .filter(|(key, _)| key.starts_with("floodmark_input_errors_total{"))
@@ -172,7 +173,7 @@ fn tombstone_and_flow_without_packets_are_counted_apart_from_errors() {
         .collect();
     let expected = ERRORS.map(|error| (error, 0.0));
     assert_eq!(errors, expected);
-    run.signal("TERM", Whom::Parent);
+    run.signal("TERM", SignalTarget::Parent);
     run.finish().expect(0);
     assert!(read_all(&dead).is_empty());
 }
@@ -191,6 +192,6 @@ fn tombstones_of_a_compacted_topic_are_skipped_by_a_conversion() {
     let line = format!("convert --from {from} --until-end");
     let done = place.floodmark(&line).run().expect(0);
     assert_eq!(objects(&done.stdout).len(), 1);
-    // A value without a byte was written by somebody, and says nothing.
-    done.says(&["1 are rightly none (tombstone 1); not written: 1 (empty 1)"]);
+    // An empty value is no tombstone.
+    done.assert_stderr(&["skipped: 1 (tombstone 1); not written: 1 (empty 1)"]);
 }

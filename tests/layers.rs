@@ -1,4 +1,5 @@
-//! The layers of the program, compared with what its files use: no arrow points up, and no files form a circle.
+//! Compares the layers of the program with the dependencies of its files: no file uses a higher layer, and no files
+//! form a cycle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,11 +24,11 @@ const LAYERS: [&[&str]; 7] = [
 /// A module by its path below the crate.
 type Module = Vec<String>;
 
-/// The files of a crate, and what each uses of it.
+/// The files of a crate, and their re-exports.
 #[derive(Default)]
 struct Crate {
     modules: BTreeMap<Module, syn::File>,
-    /// By module, the names that it hands on from elsewhere, with their paths.
+    /// By module, the names that it re-exports, with their paths.
     reexports: BTreeMap<Module, BTreeMap<String, Module>>,
 }
 
@@ -38,7 +39,7 @@ impl Crate {
         read
     }
 
-    /// Adds a file and those of its modules that are no tests.
+    /// Adds a file and its modules, but for tests.
     fn add(&mut self, directory: &Path, path: &Path, module: Module) {
         let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
         let file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
@@ -63,7 +64,7 @@ impl Crate {
         self.modules.insert(module, file);
     }
 
-    /// The module that a path in another one leads to. `None` if that is in another crate.
+    /// Returns the module that a path in module `from` refers to; `None` if it is in another crate.
     fn resolve(&self, from: &Module, path: &[String]) -> Option<Module> {
         let (mut at, mut rest) = match path.first()?.as_str() {
             "crate" => (Module::new(), &path[1..]),
@@ -92,7 +93,7 @@ impl Crate {
         Some(at)
     }
 
-    /// The other modules that each module uses.
+    /// Returns the other modules that each module uses.
     fn uses(&self) -> BTreeMap<Module, BTreeSet<Module>> {
         let of_module = |(module, file): (&Module, &syn::File)| {
             let mut paths = Paths::default();
@@ -111,7 +112,7 @@ fn is_test(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// The paths that a `use` names.
+/// Returns the paths that a `use` names.
 fn paths_of(tree: &UseTree) -> Vec<Module> {
     let below = |name: String, trees: Vec<Module>| -> Vec<Module> {
         trees.into_iter().map(|path| [std::slice::from_ref(&name), &path[..]].concat()).collect()
@@ -126,7 +127,7 @@ fn paths_of(tree: &UseTree) -> Vec<Module> {
     }
 }
 
-/// The paths in a file that is no test, but for what it hands on.
+/// The paths that a file uses, without those of its tests and re-exports.
 #[derive(Default)]
 struct Paths(Vec<Module>);
 
@@ -162,8 +163,8 @@ fn name(module: &Module) -> String {
     if module.is_empty() { "lib".to_owned() } else { module.join("::") }
 }
 
-/// The circles of modules that use each other, each by its members.
-fn circles(uses: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<String>> {
+/// Returns the cycles of modules that use each other, each by its members.
+fn cycles(uses: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<String>> {
     let reached = |from: &Module| -> BTreeSet<Module> {
         let (mut seen, mut ahead) = (BTreeSet::new(), vec![from.clone()]);
         while let Some(module) = ahead.pop() {
@@ -177,16 +178,16 @@ fn circles(uses: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<String>> {
     };
     let all: BTreeMap<&Module, BTreeSet<Module>> =
         uses.keys().map(|module| (module, reached(module))).collect();
-    let circle = |module: &&Module| -> BTreeSet<String> {
+    let cycle = |module: &&Module| -> BTreeSet<String> {
         let members = all[*module].iter().filter(|other| all[other].contains(*module));
         members.map(name).collect()
     };
-    let circles: BTreeSet<BTreeSet<String>> = all.keys().map(circle).collect();
-    circles.into_iter().filter(|members| !members.is_empty()).collect()
+    let cycles: BTreeSet<BTreeSet<String>> = all.keys().map(cycle).collect();
+    cycles.into_iter().filter(|members| !members.is_empty()).collect()
 }
 
 #[test]
-fn modules_use_only_those_of_their_layer_and_lower_ones() {
+fn modules_use_only_their_own_and_lower_layers() {
     let uses = Crate::read(&root().join("src")).uses();
     let layer = |module: &Module| {
         let top = module.first()?;
@@ -204,23 +205,23 @@ fn modules_use_only_those_of_their_layer_and_lower_ones() {
 }
 
 #[test]
-fn no_files_form_a_circle() {
+fn files_form_no_cycle() {
     for source in ["dataflows/src", "src"] {
         let uses = Crate::read(&root().join(source)).uses();
-        let circles = circles(&uses);
-        for circle in &circles {
-            for module in uses.keys().filter(|module| circle.contains(&name(module))) {
-                let of_circle = uses[module].iter().map(name).filter(|used| circle.contains(used));
-                println!("{} uses {}", name(module), of_circle.collect::<Vec<_>>().join(", "));
+        let cycles = cycles(&uses);
+        for cycle in &cycles {
+            for module in uses.keys().filter(|module| cycle.contains(&name(module))) {
+                let of_cycle = uses[module].iter().map(name).filter(|used| cycle.contains(used));
+                println!("{} uses {}", name(module), of_cycle.collect::<Vec<_>>().join(", "));
             }
             println!();
         }
-        assert!(circles.is_empty(), "{} circles in {source}", circles.len());
+        assert!(cycles.is_empty(), "{} cycles in {source}", cycles.len());
     }
 }
 
 #[test]
-fn command_line_is_parsed_in_cli_alone() {
+fn clap_is_used_only_in_cli() {
     let cli = root().join("src/cli");
     for path in sources("src").iter().filter(|path| !path.starts_with(&cli)) {
         let code = fs::read_to_string(path).expect("a file");

@@ -1,5 +1,5 @@
-//! The tests of the program, in one binary: what it links, it links once.
-#![expect(clippy::print_stdout, reason = "tests say how much they compared, and their seeds")]
+//! The tests of the program, in one binary, so that the program is linked once.
+#![expect(clippy::print_stdout, reason = "tests print their seeds, and the number of comparisons")]
 
 mod bounds;
 mod capture;
@@ -18,4 +18,4 @@ mod live;
 mod replay;
 mod scenarios;
 mod serving;
-mod shown;
+mod terminal_output;

@@ -1,4 +1,4 @@
-//! `floodmark test`: the cases in `tests/scenarios`, and what becomes of cases that fail or can't be read.
+//! `floodmark test`: the cases in `tests/scenarios`, failing cases, and files that can't be read.
 
 use serde_json::Value;
 
@@ -7,21 +7,21 @@ use crate::replay::pcap::pcap;
 use crate::replay::run::Place;
 use crate::replay::traffic::{self, Random, json_lines};
 
-/// Our own cases, by any number of workers and processes.
+/// The output is the same for any number of workers and processes.
 #[test]
-fn all_of_ours_pass() {
+fn scenarios_of_the_project_pass() {
     let place = Place::new();
     let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scenarios");
-    let played = |way: &str| place.floodmark(&format!("test {way} -v")).arg(ours).stdout(0);
+    let played = |variant: &str| place.floodmark(&format!("test {variant} -v")).arg(ours).stdout(0);
     let one = played("-w1");
     assert!(one.lines().filter(|line| line.starts_with("ok ")).count() > 100, "{one}");
     assert!(!one.contains("can't be"), "{one}");
-    for way in ["-w4", "-n2 -w2"] {
-        assert!(played(way) == one, "{way} says something else than one worker");
+    for variant in ["-w4", "-n2 -w2"] {
+        assert!(played(variant) == one, "the output of {variant} differs from that of one worker");
     }
 }
 
-/// Two cases, the second of which expects too much, too little, and something else.
+/// Two cases. The second one expects a missing, an incomplete and a wrong change.
 const FAILING: &str = r#"
 limit max 1000
 limit "by source" 1500 per=source
@@ -46,7 +46,7 @@ at 3m
 "#;
 
 #[test]
-fn a_failure_shows_what_came_and_what_did_not() {
+fn failed_case_shows_missing_and_unexpected_changes() {
     let place = Place::new();
     place.write("a.scenario", FAILING);
     let shown = place.floodmark("test a.scenario -w2").stdout(1);
@@ -62,21 +62,24 @@ effective_date=1970-01-01T00:00:00Z settled=false as_of=1m
   at 2m (a.scenario:18):
     + expect raised \"by source\" source 10.0.0.1 1501 bytes 2 packets reason=data window=0s value=1500 \
 effective_date=1970-01-01T00:00:00Z settled=false as_of=2m
-2 cases played, 1 failed (- expected and not said, + said and not expected)
+2 cases played, 1 failed (- expected but missing, + not expected)
 ";
     assert_eq!(shown, expected);
 
-    // What was shown can be copied into the file, and passes then.
-    let said = expected.lines().filter_map(|line| line.strip_prefix("    + "));
-    let said: Vec<&str> = said.collect();
-    let mended = FAILING
-        .replace("expect raised max 10.0.0.1 > 10.0.0.2  1002 bytes reason=late_data", said[0])
+    // The case passes with the shown changes copied into the file.
+    let unexpected = expected.lines().filter_map(|line| line.strip_prefix("    + "));
+    let unexpected: Vec<&str> = unexpected.collect();
+    let corrected = FAILING
+        .replace(
+            "expect raised max 10.0.0.1 > 10.0.0.2  1002 bytes reason=late_data",
+            unexpected[0],
+        )
         .replace("  expect raised max 10.0.0.3 > 10.0.0.4\n", "")
-        .replace("500 bytes\n", &format!("500 bytes\n  {}\n", said[1]));
-    place.write("a.scenario", mended);
+        .replace("500 bytes\n", &format!("500 bytes\n  {}\n", unexpected[1]));
+    place.write("a.scenario", corrected);
     place.floodmark("test a.scenario -w2").stdout(0);
 
-    // Of all cases some are chosen.
+    // --case selects cases.
     place.write("a.scenario", FAILING);
     let chosen = place.floodmark("test a.scenario --case").arg("expected comes").stdout(0);
     assert!(chosen.ends_with("1 case played, 0 failed\n"), "{chosen}");
@@ -84,7 +87,7 @@ effective_date=1970-01-01T00:00:00Z settled=false as_of=2m
 }
 
 #[test]
-fn files_that_can_not_be_read_are_named_and_the_others_played() {
+fn unreadable_files_are_named_and_the_others_played() {
     let place = Place::new();
     std::fs::create_dir_all(place.path("all/below")).expect("directories for cases");
     place.write("all/good.scenario", "at 1m\n expect nothing");
@@ -92,9 +95,9 @@ fn files_that_can_not_be_read_are_named_and_the_others_played() {
     place.write("all/below/worse.scenario", "at 1m\n  10.0.0.1 < 10.0.0.2 5 bytes\n");
     place.write("all/no-case.txt", "anything");
     let done = place.floodmark("test all").run().expect(65);
-    let worse = "all/below/worse.scenario:2: \"<\" stands where \">\" belongs";
+    let worse = "all/below/worse.scenario:2: expected \">\", not \"<\"";
     assert!(done.stderr.contains(worse), "{}", done.stderr);
-    let bad = "all/below/bad.scenario:3: this is not later than the step before it";
+    let bad = "all/below/bad.scenario:3: this step is not later than the one before it";
     assert!(done.stderr.contains(bad), "{}", done.stderr);
     assert!(done.stdout.contains("ok     all/good.scenario:1 good"), "{}", done.stdout);
     assert!(
@@ -103,7 +106,7 @@ fn files_that_can_not_be_read_are_named_and_the_others_played() {
         done.stdout
     );
 
-    // A case that fails counts for more.
+    // The exit code of a failed case takes precedence.
     place.write("all/good.scenario", "at 1m\n expect raised max total");
     place.floodmark("test all -n2").run().expect(1);
     place.floodmark("test nowhere.scenario").run().expect(66);
@@ -111,7 +114,7 @@ fn files_that_can_not_be_read_are_named_and_the_others_played() {
     place.floodmark("test empty").run().expect(66);
     place.floodmark("test").run().expect(64);
 
-    // What may have no end is not read.
+    // Files without an end are rejected.
     let pipe = place.fifo("pipe.scenario");
     for file in ["/dev/zero", pipe.to_str().expect("a path")] {
         let done = place.floodmark(&format!("test {file}")).run().expect(66);
@@ -119,14 +122,14 @@ fn files_that_can_not_be_read_are_named_and_the_others_played() {
     }
 }
 
-/// What stands in a document between two lines, without them.
+/// Returns the text of a document between two lines.
 fn between<'a>(document: &'a str, first: &str, last: &str) -> &'a str {
     let (_, rest) = document.split_once(&format!("{first}\n")).expect(first);
     rest.split_once(&format!("\n{last}")).expect(last).0
 }
 
 #[test]
-fn the_cases_of_the_documents_pass() {
+fn cases_of_the_documents_pass() {
     let readme = include_str!("../README.md");
     let page = include_str!("../docs/scenarios.md");
     let place = Place::new();
@@ -136,7 +139,7 @@ fn the_cases_of_the_documents_pass() {
     let played = place.floodmark("test .").stdout(0);
     assert!(played.ends_with("3 cases played, 0 failed\n"), "{played}");
 
-    // The failure that is shown is that of another expectation.
+    // The documented failure is that of a changed expectation.
     let wrong = place.read("page.scenario").replace("36000 bytes", "30000 bytes");
     place.write("limits.scenario", wrong);
     let failed = place.floodmark("test limits.scenario").stdout(1);
@@ -151,7 +154,7 @@ fn the_cases_of_the_documents_pass() {
     }
 }
 
-/// A change as `floodmark test` shows it.
+/// Formats a change like `floodmark test`.
 fn line(change: &Value) -> String {
     let text = |field: &str| change[field].as_str().unwrap_or_default().to_owned();
     let entity = |field: &str| change["entity"][field].as_str().unwrap_or_default().to_owned();
@@ -161,7 +164,7 @@ fn line(change: &Value) -> String {
         per => format!("{per} {}", entity(per)),
     };
     let version = match change["effective_date"].as_str() {
-        // The library writes 1e30 as 1e+30.
+        // `serde_json` writes 1e30 as 1e+30.
         Some(date) => {
             let value = change["limit_value"].to_string().replace("e+", "e");
             format!("value={value} effective_date={date}")
@@ -184,30 +187,32 @@ fn line(change: &Value) -> String {
     )
 }
 
-/// A case of a capture by the clock of a replay is that replay.
+/// A case with `clock replay` and a capture emits the changes of the replay of that capture.
 #[test]
-fn a_case_says_what_a_replay_says() {
+fn case_of_a_capture_matches_its_replay() {
     let place = Place::new();
     let random = &mut Random::new(103);
     let span_ms = 40 * 60_000;
     let packets = traffic::packets(random, 2000, span_ms);
     place.write("limits.jsonl", json_lines(&traffic::limits(random, 12, span_ms)));
     place.write("made.pcap", pcap(&packets));
-    // All is far from the beginning, so that times are shown as dates.
+    // Times are shown as dates, since the capture is far from the beginning of the case.
     let case = "clock replay\nbegin 1971-01-01\nwindow 1m\nlateness 2m\nupdates tick\ntick 2s\n\
                 capture made.pcap\nlimits limits.jsonl\nat 0s\nexpect raised none total\n";
     place.write("made.scenario", case);
-    for way in ["-w1", "-w3"] {
-        let test = place.floodmark(&format!("test made.scenario -v {way}")).stdout(1);
+    for variant in ["-w1", "-w3"] {
+        let test = place.floodmark(&format!("test made.scenario -v {variant}")).stdout(1);
         let mut tested: Vec<&str> =
             test.lines().filter_map(|line| line.strip_prefix("         expect ")).collect();
         let options = "--window 1m --lateness 2m --updates tick --tick 2s --limits limits.jsonl";
-        let replay = place.floodmark(&format!("replay made.pcap {options} {way}")).stdout(0);
+        let replay = place.floodmark(&format!("replay made.pcap {options} {variant}")).stdout(0);
         let changes = replay.lines().map(|line| serde_json::from_str(line).expect("an object"));
         let mut replayed: Vec<String> = changes.map(|change| line(&change)).collect();
         tested.sort();
         replayed.sort();
-        assert!(replayed.len() > 100, "little was said: {}", replayed.len());
-        assert_same(&tested.join("\n"), &replayed.join("\n"), || format!("test and replay {way}"));
+        assert!(replayed.len() > 100, "only {} changes", replayed.len());
+        assert_same(&tested.join("\n"), &replayed.join("\n"), || {
+            format!("test and replay {variant}")
+        });
     }
 }

@@ -1,4 +1,4 @@
-//! Runs a process to its end, and says what it took.
+//! Runs a process to its end, and returns its cost.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -10,18 +10,18 @@ use nix::libc;
 
 use super::{io_read, usage};
 
-/// What a process took, from its start to its end.
+/// The cost of a process, from its start to its end.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cost {
     pub(crate) wall: f64,
     /// CPU seconds of user and system, of all its threads and of the children it waited for.
     pub(crate) cpu: f64,
-    /// The most memory, in MB. Never less than this process had at its most, from whose memory the
-    /// system counts on: so whoever measures must stay small.
+    /// Peak memory, in MB. The kernel starts counting at the peak of the parent process, so that the bench must stay
+    /// small.
     pub(crate) peak_mb: f64,
 }
 
-/// How much a process had read, in bytes, and its memory then, in MB.
+/// The bytes that a process has read, and its memory at that time, in MB.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     pub(crate) read: u64,
@@ -50,7 +50,7 @@ pub(crate) fn attempt(command: &mut Command) -> (ExitStatus, Cost) {
     (status, cost(begun, &used))
 }
 
-/// Runs a command, and looks at it from time to time.
+/// Runs a command, and samples its memory every 10 ms.
 ///
 /// # Panics
 /// If it can't be started, or fails.
@@ -86,11 +86,8 @@ fn cost(begun: Instant, used: &libc::rusage) -> Cost {
     }
 }
 
-/// Waits for the end of a child, and takes what the system has counted for it; `None` if it goes on.
-#[expect(
-    unsafe_code,
-    reason = "what one child has used is told by wait4 alone, which nobody wraps"
-)]
+/// Waits for a child, and returns its status and resource usage; `None` if it still runs.
+#[expect(unsafe_code, reason = "only wait4 returns the usage of one child, and no crate wraps it")]
 fn wait(child: &Child, options: libc::c_int) -> io::Result<Option<(ExitStatus, libc::rusage)>> {
     let (mut status, mut used) = (0, MaybeUninit::zeroed());
     let process = child.id() as libc::pid_t;

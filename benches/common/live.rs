@@ -1,4 +1,4 @@
-//! What benches of a live run need: a load, the alerts, and something that ends all that was started.
+//! Helpers for benches of a live run: a load, a consumer of alerts, and the cleanup of processes.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Message, Offset, TopicPartitionList};
 
-/// What has not come after this will not come.
+/// Time-out for anything that a bench waits for.
 pub(crate) const LOST_AFTER: Duration = Duration::from_secs(60);
 
-/// Processes that end with this one.
+/// Child processes; killed on drop.
 pub(crate) struct Children(pub(crate) Vec<Child>);
 
 impl Drop for Children {
@@ -23,12 +23,12 @@ impl Drop for Children {
     }
 }
 
-/// A made-up workload.
+/// A generated workload.
 pub(crate) struct Load<'a> {
     pub(crate) packets: u64,
     pub(crate) pairs: &'a str,
     pub(crate) seconds: u64,
-    /// When it begins, in seconds from now.
+    /// The start of event time, in seconds from now.
     pub(crate) from_now: i64,
     /// `1x`, or `max`.
     pub(crate) speed: &'a str,
@@ -36,7 +36,7 @@ pub(crate) struct Load<'a> {
 }
 
 impl Load<'_> {
-    /// Sends it to a topic, a message each.
+    /// Starts to send the workload to a topic, a message for each packet.
     pub(crate) fn send(&self, floodmark: &str, flows: &str) -> [Child; 2] {
         let start = Command::new("date")
             .args(["-u", "-d", &format!("{} seconds", self.from_now), "+%Y-%m-%dT%H:%M:%SZ"])
@@ -61,8 +61,8 @@ impl Load<'_> {
     }
 }
 
-/// Waits until the alerts say that the limit `probe` is broken, or no longer, in milliseconds.
-pub(crate) fn until_said(consumer: &BaseConsumer, broken: bool) -> f64 {
+/// Waits for the change that raises or clears the limit `probe`, and returns the time that took, in milliseconds.
+pub(crate) fn wait_for_change(consumer: &BaseConsumer, broken: bool) -> f64 {
     let begun = Instant::now();
     let event = if broken { "\"event\":\"raised\"" } else { "\"event\":\"cleared\"" };
     while begun.elapsed() < LOST_AFTER {
@@ -76,7 +76,7 @@ pub(crate) fn until_said(consumer: &BaseConsumer, broken: bool) -> f64 {
     panic!("no {event} in {LOST_AFTER:?}");
 }
 
-/// What takes in a topic of alerts, from its beginning.
+/// Opens a consumer of a topic of alerts, at its beginning.
 pub(crate) fn tail(address: &Address) -> BaseConsumer {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &address.brokers)
@@ -90,16 +90,16 @@ pub(crate) fn tail(address: &Address) -> BaseConsumer {
     consumer
 }
 
-/// Waits until something is so.
-pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
+/// Waits until a condition holds.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
-    while !is() {
+    while !holds() {
         assert!(begun.elapsed() < LOST_AFTER, "waited too long for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// Median, 99 % and worst of some values.
+/// Returns the median, the 99th percentile and the maximum of values.
 pub(crate) fn spread(values: &mut [f64]) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     [0.5, 0.99, 1.0].map(|share| values[((values.len() - 1) as f64 * share) as usize])

@@ -1,4 +1,4 @@
-//! What benches of whole processes need: to look at one from outside.
+//! Helpers for benches that observe a process from outside.
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
@@ -10,20 +10,19 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-/// What a process has used.
+/// The resource usage of a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     /// CPU seconds so far.
     pub(crate) cpu: f64,
-    /// The most memory so far, in MB.
+    /// Peak memory so far, in MB.
     pub(crate) peak_mb: f64,
-    /// Memory now, in MB.
+    /// Current memory, in MB.
     pub(crate) resident_mb: f64,
     pub(crate) ended: bool,
 }
 
-/// What a process has used; `self` is this one. Of one that has ended, until its end is waited for, the
-/// CPU seconds are known, and its memory is gone.
+/// Returns the usage of a process; `self` is this one. A zombie still has its CPU seconds, but no memory.
 pub(crate) fn usage(process: &str) -> Usage {
     let read = |file: &str| {
         fs::read_to_string(format!("/proc/{process}/{file}")).expect("the process is there")
@@ -46,14 +45,14 @@ pub(crate) fn usage(process: &str) -> Usage {
     }
 }
 
-/// How many bytes a process has read; 0 if it has ended.
+/// Returns the number of bytes that a process has read; 0 if it has ended.
 pub(crate) fn io_read(process: &str) -> u64 {
     let io = fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
     let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
     read.and_then(|read| read.parse().ok()).unwrap_or(0)
 }
 
-/// The sum of the metrics whose lines begin so; `None` while nobody answers, or none is there.
+/// Returns the sum of the metrics whose lines start with `metric`; `None` if there is no response or no such line.
 pub(crate) fn scrape(http: &str, metric: &str) -> Option<f64> {
     let mut stream = TcpStream::connect(http).ok()?;
     let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
@@ -63,7 +62,7 @@ pub(crate) fn scrape(http: &str, metric: &str) -> Option<f64> {
     text.lines().filter_map(of).reduce(|a, b| a + b)
 }
 
-/// An address that nobody listens on.
+/// Returns a free address.
 pub(crate) fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").to_string()

@@ -1,22 +1,22 @@
-//! Rows of figures: medians of several runs, and how far the runs lie apart.
+//! Rows of figures: medians and ranges of several runs.
 
 use super::child::Cost;
 
-/// The middle of some values; of an even number, the greater one.
+/// Returns the median of values; of an even number, the greater one.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// The least and the greatest of some values, as text.
+/// Returns the minimum and the maximum of values, as text.
 pub(crate) fn spread(values: impl IntoIterator<Item = f64>) -> String {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     format!("{:.2}-{:.2}", values[0], values[values.len() - 1])
 }
 
-/// The medians of some runs, each figure by itself.
+/// Returns the medians of runs, each figure by itself.
 pub(crate) fn medians(costs: &[Cost]) -> Cost {
     Cost {
         wall: median(costs.iter().map(|cost| cost.wall)),
@@ -25,7 +25,7 @@ pub(crate) fn medians(costs: &[Cost]) -> Cost {
     }
 }
 
-/// The head of a table of processes.
+/// Returns the head of a table of processes.
 pub(crate) fn head(what: &str) -> String {
     format!(
         "{what:<46} {:>7} {:>12} {:>7} {:>8} {:>8}",
@@ -33,7 +33,7 @@ pub(crate) fn head(what: &str) -> String {
     )
 }
 
-/// A row of it: what was done to so many records, in so many runs.
+/// Returns a row of the table: runs over this number of records.
 pub(crate) fn row(what: &str, records: u64, costs: &[Cost]) -> String {
     let Cost { wall, cpu, peak_mb } = medians(costs);
     let rate = records as f64 / cpu / 1e6;

@@ -1,4 +1,4 @@
-//! Ten thousand limits beside one.
+//! Ten thousand limits compared with one.
 
 use crate::Bench;
 use crate::common::table;

@@ -1,20 +1,18 @@
-//! What does the whole program cost, from a capture file to violations, and what do others take for the
-//! same sums?
+//! The cost of the whole program, from a capture file to violations, and that of other programs for the same sums.
 //!
-//! Processes are run several times, those of one table in turn, so that whatever else the machine does
-//! falls on all of them. Of each figure the median counts; how far the CPU seconds of the runs lie apart
-//! is beside it. Sections:
+//! The bench runs each process several times, those of one table in turn, so that other load of the machine
+//! affects all of them. It prints the median of each figure, and the range of the CPU seconds. Sections:
 //!
 //! - `replay`: the standard workload at three ticks, with one worker and with two. A second worker
 //!   should make it 1.6 times as fast. One worker has a thread beside it that reads, so it uses up to two
 //!   cores: it is shown on one core alone, too.
-//! - `limits`: the same packets held to 10,000 limits of disjoint pairs of networks, which are found by an
-//!   index: at most a third more CPU than with one.
-//! - `memory`: what a live total takes, and whether a replay that is ten times as long takes more.
+//! - `limits`: the same packets under 10,000 limits of disjoint pairs of networks, which an index looks up: at
+//!   most a third more CPU than with one.
+//! - `memory`: memory of a live total, and whether a replay that is ten times as long takes more.
 //! - `limits-by-windows`: thousands of limits, windows far apart, many violations, many workers; beside
 //!   another build of floodmark if `--baseline` names one.
 //! - `peers`: DuckDB and Polars sum the same records from Parquet, with two threads, and join the sums
-//!   with the limits. They say what holds at the end and nothing before.
+//!   with the limits. They return the final violations only.
 //!
 //! `scripts/bench` calls `cargo bench --bench whole -- [--quick] --packets N --floodmark PROGRAM --decode
 //! PROGRAM --work DIRECTORY [--python PROGRAM] [--baseline PROGRAM] [--brokers HOST:PORT] SECTION...`.
@@ -36,20 +34,20 @@ mod workload;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What is measured, and with what.
+/// The programs, files and settings of the bench.
 pub(crate) struct Bench {
     pub(crate) floodmark: PathBuf,
     /// The bench that only reads.
     pub(crate) decode: PathBuf,
-    /// A Python that has the peers.
+    /// A Python with DuckDB and Polars.
     pub(crate) python: Option<PathBuf>,
-    /// Another build of floodmark, to be run beside.
+    /// Another build of floodmark to compare with.
     pub(crate) baseline: Option<PathBuf>,
     /// A broker, for rows about topics.
     pub(crate) brokers: Option<String>,
     /// The directory for files, of about 2.5 GB.
     pub(crate) work: PathBuf,
-    /// Of the standard workload.
+    /// The number of packets of the standard workload.
     pub(crate) packets: u64,
     pub(crate) runs: usize,
     pub(crate) quick: bool,
@@ -60,7 +58,7 @@ impl Bench {
         self.work.join(name)
     }
 
-    /// `floodmark` with these words, and a path after the first.
+    /// Returns the command `floodmark` with these words, and a path after the first.
     pub(crate) fn on_file(&self, words: &str, file: &Path) -> Command {
         let mut words = words.split_whitespace();
         let mut command = Command::new(&self.floodmark);
@@ -86,7 +84,7 @@ fn main() {
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().unwrap_or_else(|| panic!("{argument} needs a value"));
         match &*argument {
-            // Cargo says so.
+            // Cargo passes this argument.
             "--bench" => {}
             "--quick" => (bench.quick, bench.runs) = (true, 3),
             "--packets" => bench.packets = value().parse().expect("a number of packets"),

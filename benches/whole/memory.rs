@@ -1,4 +1,4 @@
-//! What a live total takes of the whole program, and whether it takes more the longer it runs.
+//! Memory of the whole program by live total, and whether it grows with the length of a replay.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -7,7 +7,7 @@ use crate::Bench;
 use crate::common::child::{self, Cost, Sample};
 use crate::workload;
 
-/// A workload of which nothing retires.
+/// A workload of which no window retires.
 struct Shape {
     name: &'static str,
     packets: &'static str,
@@ -69,7 +69,7 @@ pub(crate) fn measure(bench: &Bench) {
     }
 }
 
-/// A workload on its way into a pipe.
+/// Starts to generate a workload into a pipe.
 fn generate(bench: &Bench, packets: &str, pairs: &str, span: &str, ipv6: &str) -> Child {
     Command::new(&bench.floodmark)
         .args(["generate", "--packets", packets, "--pairs", pairs, "--span", span])
@@ -95,7 +95,7 @@ fn end(mut generator: Child) {
     assert!(generator.wait().expect("its end").success(), "floodmark generate failed");
 }
 
-/// How many totals there are, as the program writes them.
+/// Returns the number of totals, by the rows of `--totals`.
 fn totals(bench: &Bench, shape: &Shape) -> u64 {
     let mut generator = generate(bench, shape.packets, shape.pairs, "60m", shape.ipv6);
     let options = ["--totals", "-", "--changes", "/dev/null"];
@@ -116,13 +116,13 @@ fn totals(bench: &Bench, shape: &Shape) -> u64 {
     }
     assert!(replay.wait().expect("its end").success(), "floodmark replay failed");
     end(generator);
-    // The first names the columns.
+    // The first line is the header.
     lines.saturating_sub(1)
 }
 
-/// The memory after each quarter of what was read.
+/// Returns the memory after each quarter of the input.
 fn quarters(samples: &[Sample]) -> [f64; 4] {
-    let all = samples.last().expect("it was looked at").read;
+    let all = samples.last().expect("a sample").read;
     [1, 2, 3, 4].map(|quarter| {
         let there = samples.iter().find(|sample| sample.read >= all / 4 * quarter);
         there.map_or(0.0, |sample| sample.resident_mb)

@@ -1,4 +1,4 @@
-//! The same sums by others.
+//! The same sums by other programs.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use crate::Bench;
 use crate::common::child::Cost;
 use crate::common::table;
 use crate::replay::repeated;
-use crate::runs::{Row, Said, in_turn};
+use crate::runs::{ReportedCost, Row, in_turn};
 use crate::workload;
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/peers");
@@ -35,7 +35,7 @@ pub(crate) fn measure(bench: &Bench) {
                 let mut command = Command::new(python);
                 command.arg(format!("{SCRIPTS}/{peer}")).arg(&parquet).arg(&limits);
                 let row = Row::new(&format!("{name}, 2 threads, {which}"), repeated(command));
-                rows.push(row.saying(query_only));
+                rows.push(row.with_reported_cost(query_only));
             }
         }
         in_turn(bench, &mut rows);
@@ -50,7 +50,7 @@ pub(crate) fn measure(bench: &Bench) {
     }
 }
 
-/// The records of a capture as Parquet.
+/// Converts the records of a capture to Parquet, once.
 fn to_parquet(bench: &Bench, python: &Path, capture: &Path, name: &str) -> PathBuf {
     let parquet = bench.place(name);
     if parquet.exists() {
@@ -74,11 +74,11 @@ fn to_parquet(bench: &Bench, python: &Path, capture: &Path, name: &str) -> PathB
     parquet
 }
 
-/// What a peer says that its query took, after its library was loaded; the memory is that of the process.
-fn query_only(said: &str, whole: Cost) -> Said {
-    let words: Vec<&str> = said.split_whitespace().collect();
-    let [violations, cpu, wall] = words[..] else { panic!("a peer said {said:?}") };
-    Said {
+/// Returns the cost that a peer prints for its query, without loading its library; the memory is that of the process.
+fn query_only(output: &str, whole: Cost) -> ReportedCost {
+    let words: Vec<&str> = output.split_whitespace().collect();
+    let [violations, cpu, wall] = words[..] else { panic!("a peer printed {output:?}") };
+    ReportedCost {
         cost: Cost {
             cpu: cpu.parse().expect("CPU seconds"),
             wall: wall.parse().expect("seconds"),

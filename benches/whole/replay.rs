@@ -61,7 +61,7 @@ pub(crate) fn measure(bench: &Bench) {
     }
 }
 
-/// A command to be run several times.
+/// Returns a function that builds the same command each time.
 pub(crate) fn repeated(command: Command) -> impl Fn() -> Command {
     let all = words(&command);
     move || {
@@ -71,7 +71,7 @@ pub(crate) fn repeated(command: Command) -> impl Fn() -> Command {
     }
 }
 
-/// The same on some cores only.
+/// Like [`repeated`], pinned to these cores.
 fn on_cores(cores: &str, command: &Command) -> impl Fn() -> Command + use<> {
     let mut taskset = Command::new("taskset");
     taskset.args(["-c", cores]).args(words(command));

@@ -1,4 +1,4 @@
-//! Processes, run in turn.
+//! Runs processes in turn.
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
@@ -7,33 +7,39 @@ use crate::Bench;
 use crate::common::child::{self, Cost};
 use crate::common::table;
 
-/// What is run, and what its runs took.
+/// A row of a table: a command, and the costs of its runs.
 pub(crate) struct Row {
     pub(crate) name: String,
     command: Box<dyn Fn() -> Command>,
-    /// What the process says of itself counts, not what is seen from outside.
-    says: Option<fn(&str, Cost) -> Said>,
+    /// Parses the output of a process that reports its own cost, which replaces the measured one.
+    parse_output: Option<fn(&str, Cost) -> ReportedCost>,
     pub(crate) costs: Vec<Cost>,
     /// Violations that stand at the end.
     pub(crate) violations: u64,
 }
 
-/// What a process says of itself.
-pub(crate) struct Said {
+/// The cost and the result that a process reports.
+pub(crate) struct ReportedCost {
     pub(crate) cost: Cost,
     pub(crate) violations: u64,
 }
 
 impl Row {
-    /// A process of `floodmark replay`, or one that says nothing.
+    /// Creates a row for a process that reports no cost of its own.
     pub(crate) fn new(name: &str, command: impl Fn() -> Command + 'static) -> Self {
         let (costs, violations) = (Vec::new(), 0);
-        Row { name: name.to_owned(), command: Box::new(command), says: None, costs, violations }
+        Row {
+            name: name.to_owned(),
+            command: Box::new(command),
+            parse_output: None,
+            costs,
+            violations,
+        }
     }
 
-    /// A process that says itself what it took.
-    pub(crate) fn saying(self, says: fn(&str, Cost) -> Said) -> Self {
-        Row { says: Some(says), ..self }
+    /// Uses the cost that the process reports.
+    pub(crate) fn with_reported_cost(self, parse_output: fn(&str, Cost) -> ReportedCost) -> Self {
+        Row { parse_output: Some(parse_output), ..self }
     }
 
     pub(crate) fn median(&self) -> Cost {
@@ -45,7 +51,7 @@ impl Row {
     }
 }
 
-/// Runs all rows in turn, as often as it is asked.
+/// Runs all rows in turn, `bench.runs` times.
 pub(crate) fn in_turn(bench: &Bench, rows: &mut [Row]) {
     let (out, messages) = (bench.place("out"), bench.place("messages"));
     for _ in 0..bench.runs {
@@ -56,10 +62,10 @@ pub(crate) fn in_turn(bench: &Bench, rows: &mut [Row]) {
                 .stderr(File::create(&messages).expect("a file for messages"))
                 .stdin(Stdio::null());
             let cost = child::run(&mut command);
-            let said = fs::read_to_string(&out).expect("the output is text");
-            let Said { cost, violations } = match row.says {
-                Some(says) => says(&said, cost),
-                None => Said { cost, violations: standing(&said) },
+            let output = fs::read_to_string(&out).expect("the output is text");
+            let ReportedCost { cost, violations } = match row.parse_output {
+                Some(parse_output) => parse_output(&output, cost),
+                None => ReportedCost { cost, violations: standing(&output) },
             };
             row.costs.push(cost);
             row.violations = violations;
@@ -67,8 +73,7 @@ pub(crate) fn in_turn(bench: &Bench, rows: &mut [Row]) {
     }
 }
 
-/// Violations that stand when all windows have settled, of changes as JSON. Each is said once more when its
-/// window settles.
+/// Counts the violations that stand when all windows have settled, by their settled changes.
 fn standing(changes: &str) -> u64 {
     let settled = |line: &&str| {
         line.contains("\"settled\":true") && !line.starts_with("{\"event\":\"cleared\"")

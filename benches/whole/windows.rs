@@ -1,7 +1,7 @@
 //! Thousands of limits over many windows, windows far apart, many violations, many workers.
 //!
-//! Each row is a process of `floodmark replay`. With a baseline, the same row of that build is run beside it, in
-//! turn, and the ratios are those of the medians. A process may map 8 GiB; a row that fails says so.
+//! Each row is a process of `floodmark replay`. With a baseline, that build runs the same row in turn, and the ratios
+//! are those of the medians. A process may map 8 GiB; the row of a failed process shows its failure.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -25,17 +25,17 @@ const YEAR_MS: u64 = DAY_MS * 1461 / 4;
 /// The memory that a process may map.
 const ADDRESS_SPACE: u64 = 8 << 30;
 
-/// A kind of processes, and their costs.
+/// A replay by both programs, and its costs.
 struct Row {
     name: &'static str,
     capture: PathBuf,
     limits: Option<PathBuf>,
     words: &'static str,
-    /// It takes long: it is run once.
+    /// Whether the row runs only once, since it takes long.
     once: bool,
-    /// The baseline is run, too.
+    /// Whether the baseline runs the row, too.
     beside: bool,
-    /// Changes are written to a file, and violations counted.
+    /// Whether changes are written to a file, and violations counted.
     counted: bool,
     own: Side,
     baseline: Side,
@@ -46,7 +46,7 @@ struct Row {
 #[derive(Default)]
 struct Side {
     costs: Vec<Cost>,
-    /// The failure of a run, its last one.
+    /// The failure of the last run, if it failed.
     failed: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl Side {
         }
     }
 
-    /// The medians; no numbers if a run failed.
+    /// Returns the medians; NaN if a run failed.
     fn median(&self) -> Cost {
         match self.failed.is_some() || self.costs.is_empty() {
             true => Cost { wall: f64::NAN, cpu: f64::NAN, peak_mb: f64::NAN },
@@ -99,7 +99,7 @@ impl Row {
 
     fn command(&self, program: &Path) -> Command {
         let has_prlimit = Command::new("prlimit").arg("--version").output().is_ok();
-        // Memory beyond it ends a process, and not the machine.
+        // The limit protects the machine.
         let mut command = match has_prlimit {
             true => {
                 let mut prlimit = Command::new("prlimit");
@@ -163,8 +163,8 @@ impl Row {
     }
 }
 
-/// Violations that stand at the end, of a file of changes. It is not held as a whole: the memory of this
-/// process is the least that the system states for its children.
+/// Counts the violations that stand at the end of a file of changes. Reads line by line, since the peak memory of a
+/// child is at least that of this process.
 fn standing(changes: &Path) -> u64 {
     let file = BufReader::new(File::open(changes).expect("the changes"));
     let settled = |line: &String| {
@@ -269,7 +269,7 @@ fn limit(bench: &Bench, name: &str, value: u64) -> PathBuf {
     path
 }
 
-/// A limit that nothing breaks for each of so many pairs of single addresses, those of [`pair`].
+/// Writes a limit that nothing breaks for each of the first `count` pairs of [`pair`].
 pub(crate) fn pair_limits(bench: &Bench, name: &str, count: u32) -> PathBuf {
     let path = bench.place(name);
     let mut file = BufWriter::new(File::create(&path).expect("a file of limits"));
@@ -294,11 +294,11 @@ fn pair(number: u32) -> Pair {
 }
 
 fn packet(ms: u64, pair: Pair) -> Packet {
-    // Of about the middle length of packets, and never the same sum for all pairs.
+    // A medium length, which varies so that the sums of pairs differ.
     Packet { time: EventTime { ms, nanos: 0 }, pair, bytes: 100 + ms % 1400 }
 }
 
-/// Numbers that look random, the same at each run (SplitMix64).
+/// Returns a generator of pseudo-random numbers (SplitMix64).
 fn random(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed;
     move |bound| {
@@ -309,7 +309,7 @@ fn random(seed: u64) -> impl FnMut(u64) -> u64 {
     }
 }
 
-/// 300 000 packets of 5 000 pairs in a day.
+/// Writes 300 000 packets of 5 000 pairs in a day.
 fn day(bench: &Bench) -> PathBuf {
     let mut random = random(1);
     let packets = 300_000;
@@ -319,7 +319,7 @@ fn day(bench: &Bench) -> PathBuf {
     })
 }
 
-/// Packets at random seconds, in their order, so many years from 1970 on.
+/// Writes packets at random seconds, in order of time, over `years` years from 1970 on.
 pub(crate) fn apart(bench: &Bench, name: &str, packets: usize, years: u64) -> PathBuf {
     let mut random = random(2);
     workload::write_once(bench, name, || {
@@ -335,7 +335,7 @@ fn descending(bench: &Bench) -> PathBuf {
     })
 }
 
-/// 3 M packets of 300 000 pairs, a few of which have most of the traffic, in half an hour.
+/// Writes 3 M packets of 300 000 pairs, a few of which have most of the traffic, in half an hour.
 fn half_hour(bench: &Bench) -> PathBuf {
     let workload = Workload {
         packets: 3_000_000,
@@ -349,7 +349,7 @@ fn half_hour(bench: &Bench) -> PathBuf {
     workload::write_once(bench, "half-hour.pcap", packets)
 }
 
-/// Packets of a million pairs, those of [`pair_limits`], in an hour.
+/// Writes packets of a million pairs, those of [`pair_limits`], in an hour.
 fn million(bench: &Bench, packets: u64, name: &str) -> PathBuf {
     let mut random = random(3);
     workload::write_once(bench, name, || {
@@ -359,7 +359,7 @@ fn million(bench: &Bench, packets: u64, name: &str) -> PathBuf {
     })
 }
 
-/// 5 M packets of as many pairs, all in one window.
+/// Writes 5 M packets of as many pairs, all in one window.
 fn distinct(bench: &Bench) -> PathBuf {
     workload::write_once(bench, "distinct.pcap", || {
         (0..5_000_000).map(|number| packet(START_MS + u64::from(number) / 50_000, pair(number)))

@@ -1,4 +1,4 @@
-//! The rows about topics: many limits while windows are held, and records that lie years apart.
+//! Rows about topics: many limits with many live windows, and records that lie years apart.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 use crate::common::{Usage, free_address, scrape, usage};
 use crate::{Bench, windows};
 
-/// Records of each topic of recent traffic.
+/// The number of records of each topic of recent traffic.
 const RECORDS: u64 = 100_000;
 
-/// The time for which a run is looked at when it has read everything.
+/// The time for which a run is observed after it has read everything.
 const AFTER: Duration = Duration::from_secs(10);
 
-/// A run that has not read everything by then is given up.
+/// Time-out for a run to read everything.
 const LOST_AFTER: Duration = Duration::from_secs(180);
 
-/// One run, from its start until everything is read, and for some time after.
-struct Seen {
+/// The figures of a run, from its start until [`AFTER`] it has read everything.
+struct RunFigures {
     cpu: f64,
     peak_mb: f64,
     after_mb: f64,
-    /// The longest time for which no tick was done, after the first one, in milliseconds.
-    stood_ms: f64,
+    /// The longest time without a completed tick, after the first one, in milliseconds.
+    longest_stall_ms: f64,
 }
 
 pub(crate) fn measure(bench: &Bench) {
@@ -37,27 +37,27 @@ pub(crate) fn measure(bench: &Bench) {
     for minutes in [4, 70] {
         recent(bench, &uri(&format!("recent-{minutes}")), minutes);
         let name = format!("100 000 limits, {minutes} min of windows held");
-        show(bench, &name, &uri(&format!("recent-{minutes}")), Some(&limits), RECORDS);
+        measure_topic(bench, &name, &uri(&format!("recent-{minutes}")), Some(&limits), RECORDS);
     }
     for (packets, years) in [(10_000, 30), (40_000, 55)] {
         let topic = uri(&format!("apart-{packets}"));
         let capture = windows::apart(bench, &format!("apart-{packets}.pcap"), packets, years);
         send(bench, &capture, &topic);
         let name = format!("packed message of {packets} records over {years} years");
-        show(bench, &name, &topic, None, packets as u64);
+        measure_topic(bench, &name, &topic, None, packets as u64);
     }
 }
 
 /// Runs all programs on a topic, and prints their rows.
-fn show(bench: &Bench, name: &str, uri: &str, limits: Option<&Path>, records: u64) {
+fn measure_topic(bench: &Bench, name: &str, uri: &str, limits: Option<&Path>, records: u64) {
     let programs = [
         Some((&bench.floodmark, "")),
         bench.baseline.as_ref().map(|program| (program, "baseline")),
     ];
     for (program, label) in programs.into_iter().flatten() {
-        match watch(program, uri, limits, records) {
-            Some(Seen { cpu, peak_mb, after_mb, stood_ms }) => println!(
-                "{name:<58} {cpu:>8.2} {peak_mb:>8.0} {after_mb:>8.0} {stood_ms:>10.0}  {label}"
+        match measure_run(program, uri, limits, records) {
+            Some(RunFigures { cpu, peak_mb, after_mb, longest_stall_ms }) => println!(
+                "{name:<58} {cpu:>8.2} {peak_mb:>8.0} {after_mb:>8.0} {longest_stall_ms:>10.0}  {label}"
             ),
             None => {
                 println!("{name:<58} has ended, or did not read all in {LOST_AFTER:?}  {label}")
@@ -66,7 +66,7 @@ fn show(bench: &Bench, name: &str, uri: &str, limits: Option<&Path>, records: u6
     }
 }
 
-/// Sends traffic of the last minutes to a topic, a record for each packet.
+/// Sends generated traffic of the last `minutes` minutes to a topic, a record for each packet.
 fn recent(bench: &Bench, uri: &str, minutes: u64) {
     let path = bench.place(&format!("recent-{minutes}.pcap"));
     let start = Command::new("date")
@@ -95,7 +95,7 @@ fn send(bench: &Bench, capture: &Path, uri: &str) {
     assert!(sent.expect("starting floodmark capture").success(), "floodmark capture failed");
 }
 
-/// A run that is killed when it is left.
+/// A child process; killed on drop.
 struct Running(Child);
 
 impl Drop for Running {
@@ -105,12 +105,17 @@ impl Drop for Running {
     }
 }
 
-fn watch(program: &Path, uri: &str, limits: Option<&Path>, records: u64) -> Option<Seen> {
+fn measure_run(
+    program: &Path,
+    uri: &str,
+    limits: Option<&Path>,
+    records: u64,
+) -> Option<RunFigures> {
     let http = free_address();
     let mut command = Command::new(program);
     command.args(["run", "--from", uri, "--http", &http, "--log-level", "error"]);
-    // Records of any age count, where there is such a bound.
-    if knows(program, "--max-behind") {
+    // Records of any age must count; older builds lack the option.
+    if has_option(program, "--max-behind") {
         command.args(["--max-behind", "60000d"]);
     }
     if let Some(limits) = limits {
@@ -120,7 +125,8 @@ fn watch(program: &Path, uri: &str, limits: Option<&Path>, records: u64) -> Opti
     let child = Running(child.expect("starting floodmark"));
     let process = child.0.id().to_string();
     let begun = Instant::now();
-    let (mut last, mut stood_ms, mut read_at) = (None::<(f64, Instant)>, 0.0f64, None::<Instant>);
+    let (mut last, mut longest_stall_ms, mut read_at) =
+        (None::<(f64, Instant)>, 0.0f64, None::<Instant>);
     loop {
         let used: Usage = usage(&process);
         if used.ended || begun.elapsed() > LOST_AFTER {
@@ -129,7 +135,7 @@ fn watch(program: &Path, uri: &str, limits: Option<&Path>, records: u64) -> Opti
         let now = Instant::now();
         if let Some(frontier) = scrape(&http, "floodmark_frontier_seconds").filter(|at| *at > 0.0) {
             let (at, since) = *last.get_or_insert((frontier, now));
-            stood_ms = stood_ms.max((now - since).as_secs_f64() * 1e3);
+            longest_stall_ms = longest_stall_ms.max((now - since).as_secs_f64() * 1e3);
             if at < frontier {
                 last = Some((frontier, now));
             }
@@ -141,14 +147,14 @@ fn watch(program: &Path, uri: &str, limits: Option<&Path>, records: u64) -> Opti
         }
         if read_at.is_some_and(|at| now - at > AFTER) {
             let Usage { cpu, peak_mb, resident_mb, .. } = used;
-            return Some(Seen { cpu, peak_mb, after_mb: resident_mb, stood_ms });
+            return Some(RunFigures { cpu, peak_mb, after_mb: resident_mb, longest_stall_ms });
         }
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
 /// Whether a program has an option of `run`.
-fn knows(program: &Path, option: &str) -> bool {
+fn has_option(program: &Path, option: &str) -> bool {
     let help = Command::new(program).args(["run", "--help"]).output().expect("its help");
     String::from_utf8_lossy(&help.stdout).contains(option)
 }

@@ -1,4 +1,4 @@
-//! The files that are measured on.
+//! The input files of the bench.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -12,11 +12,11 @@ use floodmark_dataflows::types::Pair;
 
 use crate::Bench;
 
-/// Networks of sources, and networks of destinations.
+/// The number of networks of sources, and that of destinations.
 const NETWORKS: u32 = 100;
 
-/// The standard workload: a pair for ten packets, a quarter IPv6, in 60 minutes. What
-/// `floodmark generate --packets 10M --pairs 1M` writes.
+/// The standard workload: a pair for ten packets, a quarter IPv6, in 60 minutes, as
+/// `floodmark generate --packets 10M --pairs 1M` writes it.
 fn standard(bench: &Bench) -> Workload {
     Workload {
         packets: bench.packets,
@@ -28,12 +28,13 @@ fn standard(bench: &Bench) -> Workload {
     }
 }
 
-/// The capture of the standard workload, and its size in MB.
+/// Returns the capture of the standard workload, and its size in MB.
 pub(crate) fn capture(bench: &Bench) -> (PathBuf, u64) {
     write(bench, "load.pcap", |packet| packet)
 }
 
-/// The same with the IPv4 addresses of each side spread over networks of 256.
+/// Returns the standard workload with the IPv4 addresses of each side spread over networks of 256 addresses, and its
+/// size in MB.
 pub(crate) fn spread(bench: &Bench) -> (PathBuf, u64) {
     write(bench, "spread.pcap", |packet| {
         let Pair::V4(source, destination) = packet.pair else { return packet };
@@ -48,7 +49,7 @@ fn write(bench: &Bench, name: &str, map: fn(Packet) -> Packet) -> (PathBuf, u64)
     (path, bytes / 1_000_000)
 }
 
-/// A capture of these packets, which is made if it is not there yet.
+/// Writes a capture of these packets, unless the file exists, and returns its path.
 pub(crate) fn write_once<I: Iterator<Item = Packet>>(
     bench: &Bench,
     name: &str,
@@ -57,19 +58,20 @@ pub(crate) fn write_once<I: Iterator<Item = Packet>>(
     let path = bench.place(name);
     if !path.exists() {
         let file = BufWriter::new(File::create(&path).expect("a file for the workload"));
-        write_pcap(packets(), file).expect("room for the workload");
+        write_pcap(packets(), file).expect("disk space for the workload");
     }
     path
 }
 
-/// The host numbers of the workload have 14 bits at most, of which the lower ones say which network.
+/// Moves an address into one of the networks. Host numbers of the workload have at most 14 bits; the remainder by the
+/// number of networks selects the network.
 fn spread_over(address: Ipv4Addr) -> Ipv4Addr {
     let bits = address.to_bits();
     let (network, host) = (bits & 0xffff_0000, bits & 0xffff);
     (network | ((host % NETWORKS) << 8) | (host / NETWORKS)).into()
 }
 
-/// One limit, for each pair.
+/// Writes one limit per pair.
 pub(crate) fn one_limit(bench: &Bench) -> PathBuf {
     let path = bench.place("one.json");
     let row =
@@ -78,8 +80,8 @@ pub(crate) fn one_limit(bench: &Bench) -> PathBuf {
     path
 }
 
-/// The same limit for each pair of networks of [`spread`] by itself, and for IPv6: 10,001 disjoint scopes,
-/// and each pair is in one.
+/// Writes the same limit for each pair of networks of [`spread`], and for IPv6: 10,001 disjoint scopes, one of which
+/// contains each pair.
 pub(crate) fn many_limits(bench: &Bench) -> PathBuf {
     let path = bench.place("many.json");
     let mut rows = String::new();
@@ -89,7 +91,7 @@ pub(crate) fn many_limits(bench: &Bench) -> PathBuf {
             "{{\"limit_name\":\"{name}\",\"limit_value\":1000000,\"effective_date\":\"2000-01-01\",\
              \"source\":\"{source}\",\"destination\":\"{destination}\"}}"
         )
-        .expect("a string takes what it is given");
+        .expect("writing to a string");
     };
     for source in 0..NETWORKS {
         for destination in 0..NETWORKS {

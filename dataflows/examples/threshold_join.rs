@@ -1,7 +1,7 @@
 //! The threshold join by itself, in any dataflow: amounts against limits that move.
 //!
-//! A million amounts are held under one key, and a limit is moved among them. Each move says what it
-//! changes, and costs about that, not a look at the million.
+//! A million amounts are held under one key, and a limit is moved among them. Each move prints
+//! how many violations it raises and clears. It costs about their number, not a scan of the million.
 //!
 //! `cargo run --release -p floodmark-dataflows --example threshold_join`
 
@@ -27,10 +27,10 @@ fn main() {
             // Neither side is exchanged: amounts stay where they are, and limits go to every worker.
             let (probe, broken) = threshold_join(amounts, limits).inner.probe();
             differential_dataflow::AsCollection::as_collection(broken).inspect(move |update| {
-                let (more, less) = count.get();
+                let (raised, cleared) = count.get();
                 count.set(match update.2 {
-                    diff if diff > 0 => (more + 1, less),
-                    _ => (more, less + 1),
+                    diff if diff > 0 => (raised + 1, cleared),
+                    _ => (raised, cleared + 1),
                 });
             });
             (amounts_input, limits_input, probe)
@@ -52,9 +52,9 @@ fn main() {
             amounts.flush();
             let start = Instant::now();
             worker.step_while(|| probe.less_than(&at));
-            let (more, less) = changes.take();
+            let (raised, cleared) = changes.take();
             println!(
-                "max {value}: {more} more are over it, {less} no more, in {:.1?}",
+                "max {value}: {raised} violations raised, {cleared} cleared, in {:.1?}",
                 start.elapsed()
             );
         }

@@ -1,7 +1,7 @@
 //! The whole computation: records and rows of limits in, changes out.
 //!
 //! Two hosts send in one window of five minutes. A limit is set, lowered while the window is open, and
-//! judged by again when a late record comes; each tick says what that changes, and why.
+//! judged by again when a late record comes; each tick prints the changes and their reasons.
 //!
 //! `cargo run -p floodmark-dataflows --example violations`
 
@@ -44,9 +44,9 @@ fn main() {
         });
 
         let mut combiner = Combiner::new(1);
-        // When, what is new, the rows that come or go, the records, the watermark.
+        // Tick, description, edits of rows, records, watermark.
         let (m, s) = (60_000, 1000);
-        let story = [
+        let script = [
             (s, "a limit of 1000 bytes", vec![(max(1, 1000), 1)], vec![], 0),
             (m, "both send 600", vec![], vec![(1, 600), (2, 600)], m),
             (2 * m, "one of them 600 more", vec![], vec![(1, 600)], 2 * m),
@@ -56,8 +56,8 @@ fn main() {
             (7 * m, "a late record of 900", vec![], vec![(2, 900)], 7 * m),
             (8 * m, "nothing more comes", vec![], vec![], END_OF_INPUT),
         ];
-        for (tick, what, rows, records, watermark) in story {
-            println!("{what}");
+        for (tick, description, rows, records, watermark) in script {
+            println!("{description}");
             inputs.advance_to(tick);
             for (row, diff) in rows {
                 inputs.edit(row, diff);
@@ -69,7 +69,7 @@ fn main() {
             }
             inputs.batches(combiner.take());
             inputs.mark(SourceProgress::Watermark(watermark));
-            // What a tick leads to is known when no later input can belong to it.
+            // The outputs of a tick are complete when no later input can belong to it.
             inputs.advance_to(tick + 1);
             worker.step_while(|| probe.less_than(&Time::start(tick + 1)));
         }

@@ -16,7 +16,7 @@ use crate::table::EntryChange;
 use crate::time::Time;
 use crate::types::{Entity, Pair, Per};
 
-struct Slot {
+struct AddressSlot {
     address: u128,
     users: u32,
     /// The time since which no table uses the number.
@@ -27,7 +27,7 @@ struct Slot {
 #[derive(Default)]
 pub struct Addresses {
     numbers: HashMap<u128, u32, RandomState>,
-    slots: Vec<Slot>,
+    slots: Vec<AddressSlot>,
     free: Vec<u32>,
     idle: VecDeque<(Time, u32)>,
 }
@@ -45,7 +45,7 @@ impl Addresses {
 
     fn number(&mut self, address: u128) -> u32 {
         *self.numbers.entry(address).or_insert_with(|| {
-            let slot = Slot { address, users: 0, idle_since: None };
+            let slot = AddressSlot { address, users: 0, idle_since: None };
             if let Some(number) = self.free.pop() {
                 self.slots[number as usize] = slot;
                 number
@@ -150,7 +150,7 @@ impl Addresses {
         used.into_iter().flatten()
     }
 
-    /// Takes note that a table of `per` has a new entry under `key`.
+    /// Counts a new entry under `key` in a table of `per`: its addresses keep their numbers.
     pub fn hold(&mut self, per: Per, key: Key) {
         for number in Self::numbers(per, key) {
             let slot = &mut self.slots[number as usize];
@@ -159,7 +159,7 @@ impl Addresses {
         }
     }
 
-    /// Takes note that a table of `per` has removed the entry under `key`, at `time`.
+    /// Counts out an entry under `key` that a table of `per` has removed at `time`.
     pub fn release(&mut self, per: Per, key: Key, time: Time) {
         for number in Self::numbers(per, key) {
             let slot = &mut self.slots[number as usize];
@@ -171,7 +171,7 @@ impl Addresses {
         }
     }
 
-    /// Takes note of the effect of an update on the entry under `key` in a table of `per`.
+    /// Holds or releases addresses by the effect of an update on the entry under `key` in a table of `per`.
     pub(crate) fn follow(&mut self, per: Per, key: Key, entry: EntryChange, time: Time) {
         match entry {
             EntryChange::Added => self.hold(per, key),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_reused_only_after_its_release_is_done_downstream() {
+    fn number_is_reused_only_after_its_release_is_done_downstream() {
         let mut addresses = Addresses::default();
         let first = addresses.pair_key(pair(10));
         addresses.hold(Per::Pair, first);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_returns_while_idle_keeps_its_number() {
+    fn address_that_returns_while_idle_keeps_its_number() {
         let mut addresses = Addresses::default();
         let key = addresses.pair_key(pair(1));
         addresses.hold(Per::Pair, key);

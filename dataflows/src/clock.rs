@@ -9,7 +9,7 @@ use timely::dataflow::channels::pact::Exchange;
 
 use crate::spans::{Existing, Spans};
 use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
-use crate::watermark::{Least, Moment, PartitionProgress, Partitions, passed};
+use crate::watermark::{ClockReading, PartitionProgress, Partitions, Slowest, passed};
 use crate::wiring::{Place, Wiring};
 
 /// A report of a source about a tick, at its [`Phase::Data`]. Times are milliseconds of event time.
@@ -40,7 +40,7 @@ pub enum SourceProgress {
         /// The partition.
         partition: u32,
         /// Its progress, by which it holds the watermark or not.
-        holds: PartitionProgress,
+        progress: PartitionProgress,
     },
     /// The clock of a live input.
     Now {
@@ -104,16 +104,16 @@ impl WindowEvent {
     }
 }
 
-/// The beginning of observation.
+/// The start of observation.
 #[derive(Default)]
-struct Beginning {
+struct ObservationStart {
     /// Windows that start before are partial.
     begun: u64,
     /// Truncated partitions whose first event time is unknown.
     unknown: BTreeSet<u32>,
 }
 
-impl Beginning {
+impl ObservationStart {
     fn truncated(&mut self, partition: u32, first: Option<u64>) {
         match first {
             Some(first) => {
@@ -135,8 +135,8 @@ impl Beginning {
     }
 }
 
-/// The windows that are held.
-struct Held {
+/// The windows that are held, and the watermark that closes and retires them.
+struct WindowState {
     rules: Windows,
     watermark: u64,
     /// The first windows that are open, unsettled and held by the watermark.
@@ -144,7 +144,7 @@ struct Held {
     /// Whether `bounds` changed at the last tick.
     crossed: bool,
     partitions: Partitions,
-    beginning: Beginning,
+    observation_start: ObservationStart,
     /// The start of the first whole window; `None` while it is unknown.
     whole_from: Option<u64>,
     windows: Spans,
@@ -157,15 +157,15 @@ struct Held {
     events: Vec<(Phase, WindowEvent)>,
 }
 
-impl Held {
+impl WindowState {
     fn new(rules: Windows) -> Self {
-        Held {
+        WindowState {
             rules,
             watermark: 0,
             bounds: rules.bounds(0),
             crossed: false,
             partitions: Partitions::default(),
-            beginning: Beginning::default(),
+            observation_start: ObservationStart::default(),
             whole_from: Some(0),
             windows: Spans::default(),
             open: 0,
@@ -175,7 +175,7 @@ impl Held {
         }
     }
 
-    fn tell(&mut self, phase: Phase, event: WindowEvent) {
+    fn push_event(&mut self, phase: Phase, event: WindowEvent) {
         self.events.push((phase, event));
     }
 
@@ -198,8 +198,8 @@ impl Held {
     }
 
     /// Decides anew which windows are whole, of those that have not closed.
-    fn begin(&mut self) {
-        let whole_from = self.beginning.whole_from(self.rules);
+    fn update_whole(&mut self) {
+        let whole_from = self.observation_start.whole_from(self.rules);
         if std::mem::replace(&mut self.whole_from, whole_from) == whole_from {
             return;
         }
@@ -207,9 +207,9 @@ impl Held {
         for span in open {
             for (windows, whole) in self.whole_parts(span.windows) {
                 if span.whole != whole {
-                    self.windows.take(windows, Phase::Data);
-                    self.windows.put(Existing { windows, whole, ..span }, Phase::Data);
-                    self.tell(Phase::Data, WindowEvent::Partial { windows, partial: !whole });
+                    self.windows.remove_windows(windows, Phase::Data);
+                    self.windows.insert_windows(Existing { windows, whole, ..span }, Phase::Data);
+                    self.push_event(Phase::Data, WindowEvent::Partial { windows, partial: !whole });
                 }
             }
         }
@@ -220,18 +220,18 @@ impl Held {
         for missing in self.windows.missing(range) {
             for (windows, whole) in self.whole_parts(missing) {
                 let span = Existing { windows, seen: false, closed: false, whole };
-                self.windows.put(span, Phase::Data);
+                self.windows.insert_windows(span, Phase::Data);
                 self.open += self.count(windows);
                 self.opened.push(windows);
                 if !whole {
-                    self.tell(Phase::Data, WindowEvent::Partial { windows, partial: true });
+                    self.push_event(Phase::Data, WindowEvent::Partial { windows, partial: true });
                 }
             }
         }
     }
 
-    /// Takes note that a record falls into the window.
-    fn see(&mut self, window: Window) {
+    /// Marks a window as one that has a record.
+    fn mark_seen(&mut self, window: Window) {
         // Too late: the record is not counted, so it makes no window.
         if self.rules.settled(window, self.watermark) {
             return;
@@ -248,19 +248,19 @@ impl Held {
         // The window of a late record has closed before: the record, and not time, makes the limits judge the
         // window.
         let closed = self.rules.closed(window, self.watermark);
-        self.windows.take(windows, Phase::Data);
-        self.windows.put(Existing { windows, seen: true, closed, whole }, Phase::Data);
+        self.windows.remove_windows(windows, Phase::Data);
+        self.windows.insert_windows(Existing { windows, seen: true, closed, whole }, Phase::Data);
         let was_open = before.is_some_and(|before| !before.closed);
         self.open = self.open - u64::from(was_open) + u64::from(!closed);
         if closed && whole {
-            self.tell(Phase::Data, WindowEvent::Observed(windows));
+            self.push_event(Phase::Data, WindowEvent::Observed(windows));
         }
         if before.is_some() {
             // The window lies in a gap between two seen windows, and all of the gap is open already.
             return;
         }
         if !whole {
-            self.tell(Phase::Data, WindowEvent::Partial { windows, partial: true });
+            self.push_event(Phase::Data, WindowEvent::Partial { windows, partial: true });
         }
         let (before, after) = self.windows.seen_around(window);
         if let Some(before) = before.or(self.last_retired) {
@@ -282,7 +282,7 @@ impl Held {
 
     /// Opens the windows without a record that end while a live watermark moves: silence that is watched as it
     /// passes. Windows before the last seen one are gaps.
-    fn watch(&mut self, watermark: u64) {
+    fn open_passed(&mut self, watermark: u64) {
         let mut passed = passed(self.rules, self.watermark, watermark);
         let last = self.windows.last_seen().max(self.last_retired);
         if let Some(last) = last {
@@ -292,7 +292,7 @@ impl Held {
     }
 
     /// Moves the watermark, which closes and settles windows.
-    fn advance(&mut self, watermark: Least, slowest: Least, front: u64) {
+    fn advance(&mut self, watermark: Slowest, slowest: Slowest, front: u64) {
         let settled = self.rules.first_unsettled(self.watermark);
         self.watermark = self.watermark.max(watermark.at);
         self.close();
@@ -300,24 +300,24 @@ impl Held {
         let crosses = std::mem::replace(&mut self.bounds, bounds) != bounds;
         // Rules leave at the tick after the one in which the watermark passes their windows.
         if std::mem::replace(&mut self.crossed, crosses) || crosses {
-            self.tell(Phase::Close, WindowEvent::Watermark(self.watermark));
+            self.push_event(Phase::Close, WindowEvent::Watermark(self.watermark));
         }
         let reached = WindowEvent::EventTime {
             at: self.watermark,
             slowest: self.watermark.max(slowest.at),
-            held_by: watermark.of,
-            slowest_in: slowest.of,
+            held_by: watermark.partition,
+            slowest_in: slowest.partition,
             front: self.watermark.max(front),
             whole_from: self.whole_from,
             open: self.open,
         };
-        self.tell(Phase::Close, reached);
+        self.push_event(Phase::Close, reached);
         // Gaps may open where windows have settled.
         let before = WindowRange { from: Window(0), until: settled };
         for opened in std::mem::take(&mut self.opened) {
             let windows = opened.and(before);
             if !windows.is_empty() {
-                self.tell(Phase::Close, WindowEvent::Settled(windows));
+                self.push_event(Phase::Close, WindowEvent::Settled(windows));
             }
         }
         let settles = self.rules.first_unsettled(self.watermark);
@@ -333,12 +333,12 @@ impl Held {
             && span.windows.from < first
         {
             let windows = WindowRange { until: span.windows.until.min(first), ..span.windows };
-            self.windows.take(windows, Phase::Close);
-            self.windows.put(Existing { windows, closed: true, ..span }, Phase::Close);
+            self.windows.remove_windows(windows, Phase::Close);
+            self.windows.insert_windows(Existing { windows, closed: true, ..span }, Phase::Close);
             self.open -= self.count(windows);
             if span.whole {
                 let judged = if span.seen { WindowEvent::Observed } else { WindowEvent::Silent };
-                self.tell(Phase::Close, judged(windows));
+                self.push_event(Phase::Close, judged(windows));
             }
         }
     }
@@ -350,46 +350,50 @@ impl Held {
             && span.windows.from < first
         {
             let windows = WindowRange { until: span.windows.until.min(first), ..span.windows };
-            self.windows.take(windows, Phase::Retire);
+            self.windows.remove_windows(windows, Phase::Retire);
             if span.seen {
                 self.last_retired = self.last_retired.max(Some(windows.from));
             }
-            self.tell(Phase::Retire, WindowEvent::Retired(windows));
+            self.push_event(Phase::Retire, WindowEvent::Retired(windows));
         }
     }
 
     fn tick(&mut self, marks: Vec<SourceProgress>) {
         let before = self.watermark;
-        let mut watermark = Least { at: before, of: None };
-        let mut slowest = Least { at: 0, of: None };
-        let (mut moment, mut front) = (None, 0);
+        let mut watermark = Slowest { at: before, partition: None };
+        let mut slowest = Slowest { at: 0, partition: None };
+        let (mut reading, mut front) = (None, 0);
         let marks: BTreeSet<SourceProgress> = marks.into_iter().collect();
         for mark in &marks {
             match *mark {
-                SourceProgress::Begun(at) => self.beginning.begun = self.beginning.begun.max(at),
+                SourceProgress::Begun(at) => {
+                    self.observation_start.begun = self.observation_start.begun.max(at)
+                }
                 SourceProgress::Truncated { partition, first } => {
-                    self.beginning.truncated(partition, first)
+                    self.observation_start.truncated(partition, first)
                 }
                 _ => {}
             }
         }
-        self.begin();
+        self.update_whole();
         for mark in marks {
             match mark {
                 SourceProgress::Begun(_) | SourceProgress::Truncated { .. } => {}
-                SourceProgress::Seen(window) => self.see(window),
+                SourceProgress::Seen(window) => self.mark_seen(window),
                 SourceProgress::Watermark(mark) => watermark.at = watermark.at.max(mark),
-                SourceProgress::Partition { partition, holds } => {
-                    self.partitions.set(partition, holds)
+                SourceProgress::Partition { partition, progress } => {
+                    self.partitions.set(partition, progress)
                 }
-                SourceProgress::Now { now, silence } => moment = Some(Moment { now, silence }),
+                SourceProgress::Now { now, silence } => {
+                    reading = Some(ClockReading { now, silence })
+                }
             }
         }
-        if let Some(moment) = moment {
-            watermark = self.partitions.watermark(moment, before);
-            slowest = self.partitions.slowest(moment);
-            front = self.partitions.front(moment);
-            self.watch(watermark.at);
+        if let Some(reading) = reading {
+            watermark = self.partitions.watermark(reading, before);
+            slowest = self.partitions.slowest(reading);
+            front = self.partitions.front(reading);
+            self.open_passed(watermark.at);
         }
         self.advance(watermark, slowest, front);
         self.retire(before);
@@ -424,11 +428,11 @@ pub fn clock<'scope>(
     });
     let windows = wiring.output(|state: &mut ClockState| &mut state.windows);
     let events = wiring.output(|state| &mut state.events);
-    let held = Held::new(rules);
+    let held = WindowState::new(rules);
     let state = ClockState { held, windows: Vec::new(), events: Vec::new() };
     wiring.build(state, |ClockState { held, windows, events }, Time { tick, .. }, marks| {
         held.tick(marks);
-        let changes = held.windows.changes().into_iter();
+        let changes = held.windows.take_changes().into_iter();
         let updates =
             changes.map(|((existing, phase), diff)| (existing, Time::new(tick, phase), diff));
         windows.extend(updates);
@@ -439,7 +443,7 @@ pub fn clock<'scope>(
 
 /// The windows that are held, and the outputs about them that are not sent.
 struct ClockState {
-    held: Held,
+    held: WindowState,
     windows: Vec<(Existing, Time, isize)>,
     events: Vec<Timed<WindowEvent>>,
 }

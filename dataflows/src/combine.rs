@@ -49,19 +49,19 @@ impl UpdateBatch {
     }
 
     /// Splits the batch into parts of at most [`BATCH_UPDATES`], none of which is empty, and passes each to
-    /// `give`.
-    fn split(self, mut give: impl FnMut(UpdateBatch)) {
+    /// `emit`.
+    fn split(self, mut emit: impl FnMut(UpdateBatch)) {
         match self.len() {
             0 => {}
-            1..=BATCH_UPDATES => give(self),
+            1..=BATCH_UPDATES => emit(self),
             _ => {
                 let UpdateBatch { to, window, records, v4, v6 } = self;
                 let empty = UpdateBatch { to, window, records, ..UpdateBatch::default() };
                 for v4 in v4.chunks(BATCH_UPDATES) {
-                    give(UpdateBatch { v4: v4.to_vec(), ..empty.clone() });
+                    emit(UpdateBatch { v4: v4.to_vec(), ..empty.clone() });
                 }
                 for v6 in v6.chunks(BATCH_UPDATES) {
-                    give(UpdateBatch { v6: v6.to_vec(), ..empty.clone() });
+                    emit(UpdateBatch { v6: v6.to_vec(), ..empty.clone() });
                 }
             }
         }
@@ -112,7 +112,7 @@ struct Sums<K> {
 }
 
 /// Records that are looked up together.
-const TOGETHER: usize = 32;
+const LOOKED_UP_AT_ONCE: usize = 32;
 
 impl<K> Default for Sums<K> {
     fn default() -> Self {
@@ -132,7 +132,7 @@ impl<K: Copy + Eq + Hash> Sums<K> {
     #[inline]
     fn add(&mut self, key: K, volume: Volume) -> usize {
         self.waiting.push((key, volume));
-        if self.waiting.len() < TOGETHER { 0 } else { self.add_waiting() }
+        if self.waiting.len() < LOOKED_UP_AT_ONCE { 0 } else { self.add_waiting() }
     }
 
     /// Adds the records that wait to their sums. Returns the number of these records that needed no new sum.
@@ -140,7 +140,7 @@ impl<K: Copy + Eq + Hash> Sums<K> {
     fn add_waiting(&mut self) -> usize {
         let (before, added) = (self.sums.len() + self.full.len(), self.waiting.len());
         let Sums { places, sums, full, waiting, hasher } = self;
-        let mut found = [(0, None); TOGETHER];
+        let mut found = [(0, None); LOOKED_UP_AT_ONCE];
         for ((hash, place), (key, _)) in found.iter_mut().zip(&*waiting) {
             *hash = hasher.hash_one(key);
             *place = places.find(*hash, |place| sums[*place as usize].0 == *key).copied();
@@ -254,7 +254,7 @@ impl Combiner {
     #[inline]
     pub fn add(&mut self, window: Window, pair: Pair, volume: Volume) {
         if self.windows.get(self.last).is_none_or(|held| held.0 != window) {
-            self.turn_to(window);
+            self.select_window(window);
         }
         let sums = &mut self.windows[self.last].1;
         sums.records += 1;
@@ -271,7 +271,7 @@ impl Combiner {
         };
     }
 
-    fn turn_to(&mut self, window: Window) {
+    fn select_window(&mut self, window: Window) {
         self.last = *self.places.entry(window).or_insert_with(|| {
             self.windows.push((window, self.spare.pop().unwrap_or_default()));
             self.windows.len() - 1
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn each_record_is_in_one_sum_of_its_worker() {
+    fn records_of_a_pair_are_folded_into_one_sum_of_one_worker() {
         for (seed, peers, pairs) in [(1, 1, 3), (2, 3, 40), (3, 4, 30_000), (4, 1, 30_000)] {
             let random = &mut Random(seed);
             let mut combiner = Combiner::new(peers);
@@ -373,7 +373,7 @@ mod tests {
     /// A caller that bounds memory by [`Combiner::len`] must not get too small a number where each record is in a
     /// window of its own.
     #[test]
-    fn what_waits_is_counted() {
+    fn record_before_its_look_up_counts_as_one_update() {
         let mut combiner = Combiner::new(1);
         for window in 0..1000 {
             combiner.add(Window(window * 300), pair_v4(1), Volume::new(1, 1));
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(combiner.len(), 1000);
         combiner.take();
         (0..1000).for_each(|_| combiner.add(Window(0), pair_v4(1), Volume::new(1, 1)));
-        assert!((1..=TOGETHER).contains(&combiner.len()), "{}", combiner.len());
+        assert!((1..=LOOKED_UP_AT_ONCE).contains(&combiner.len()), "{}", combiner.len());
         let updates: usize = combiner.take().iter().map(UpdateBatch::len).sum();
         assert_eq!((updates, combiner.len()), (1, 0));
     }

@@ -2,7 +2,7 @@
 //!
 //! One tick may bring about as many changes as there are totals, and their consumer may be slow. So changes travel
 //! in parts: each worker has an allowance of changes on their way, and the first worker gives it back as it
-//! forwards the changes; the first worker forwards as many as the consumer has taken.
+//! forwards the changes; the first worker forwards as many as the consumer has consumed.
 //!
 //! Each worker sends its changes in the order in which they are published, so that the first worker only merges
 //! them. For that it must know which workers have more: a worker that is not done with a tick sends a part at the
@@ -17,13 +17,14 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::vec::input::Handle;
+use timely::progress::frontier::MutableAntichain;
 use timely::scheduling::Activator;
 
 use crate::pending::{COPY_COST, Fuel, PendingByTime, send};
 use crate::time::{Phase, Time, Timed};
 use crate::types::Change;
 
-/// Changes that may wait for a consumer that [takes](crate::graph::Inputs::taken) them, and that may be on
+/// Changes that may wait for a consumer that [consumes](crate::graph::Inputs::consumed) them, and that may be on
 /// their way from each worker to the first one, if the [options](crate::graph::Options) say nothing else.
 pub const CHANGES_AHEAD: usize = 32 * 1024;
 
@@ -31,7 +32,7 @@ pub const CHANGES_AHEAD: usize = 32 * 1024;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Part {
     pub(crate) worker: usize,
-    /// Whether the worker has no more of this tick.
+    /// Whether no more changes of the worker and tick follow.
     pub(crate) is_last: bool,
     pub(crate) changes: Vec<Change>,
 }
@@ -69,7 +70,7 @@ impl Allowance {
         self.0 -= changes;
     }
 
-    pub(crate) fn give_back(&mut self, changes: usize) {
+    pub(crate) fn refill(&mut self, changes: usize) {
         self.0 += changes;
     }
 }
@@ -77,17 +78,17 @@ impl Allowance {
 /// The side of the consumer, on the first worker.
 #[derive(Default)]
 pub(crate) struct Consumer {
-    /// Changes that were forwarded and not taken.
+    /// Changes that were forwarded and not consumed.
     waiting: Rc<Cell<usize>>,
-    is_gone: Rc<Cell<bool>>,
+    is_dropped: Rc<Cell<bool>>,
     /// Whether changes wait for the consumer, as every worker knows it.
     pub(crate) holds_up: Rc<Cell<bool>>,
     activator: Rc<RefCell<Option<Activator>>>,
 }
 
 impl Consumer {
-    /// Takes note that the consumer has taken so many changes.
-    pub(crate) fn taken(&self, changes: usize) {
+    /// Reports that the consumer has consumed so many changes.
+    pub(crate) fn consumed(&self, changes: usize) {
         self.waiting.set(self.waiting.get().saturating_sub(changes));
         self.wake();
     }
@@ -101,7 +102,7 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        self.is_gone.set(true);
+        self.is_dropped.set(true);
         self.wake();
     }
 }
@@ -137,9 +138,9 @@ enum Pause {
     Done,
     /// The fuel is spent: other operators have their turn.
     Fuel,
-    /// The consumer has not taken the changes before.
+    /// The consumer has not consumed the changes before.
     Consumer,
-    /// The next part of a worker is not there yet.
+    /// The next part of a worker has not arrived.
     Parts,
 }
 
@@ -178,16 +179,51 @@ struct Delivery {
     /// As in [`Options`](crate::graph::Options).
     changes_ahead: Option<usize>,
     waiting: Rc<Cell<usize>>,
-    is_gone: Rc<Cell<bool>>,
+    is_dropped: Rc<Cell<bool>>,
     /// Changes of each worker that were forwarded since the last notice to the worker.
     forwarded: Vec<usize>,
     holds_up: bool,
 }
 
+/// The result of merging some ticks.
+struct Merged {
+    ready: Vec<Timed<Change>>,
+    pause: Pause,
+    /// The tick that is not merged to its end.
+    under_way: Option<Time>,
+}
+
 impl Delivery {
-    fn has_room(&self, ready: usize) -> bool {
-        let fits = |ahead| self.is_gone.get() || self.waiting.get() + ready < ahead;
+    fn has_capacity(&self, ready: usize) -> bool {
+        let fits = |ahead| self.is_dropped.get() || self.waiting.get() + ready < ahead;
         self.changes_ahead.is_none_or(fits)
+    }
+
+    /// Merges the parts of the ticks that are complete, as far as fuel and the consumer's capacity allow.
+    fn merge_ticks(
+        &mut self,
+        pending: &mut PendingByTime<Lanes>,
+        frontier: &MutableAntichain<Time>,
+    ) -> Merged {
+        let mut fuel = Fuel::new(Fuel::STEP);
+        let mut merged = Merged { ready: Vec::new(), pause: Pause::Done, under_way: None };
+        while let Some((time, lanes)) = pending.first() {
+            if frontier.less_equal(&Time::new(time.tick, Phase::Retire)) {
+                // A worker may still send its first part of this tick.
+                break;
+            }
+            merged.pause = self.merge(time, lanes, &mut merged.ready, &mut fuel);
+            if self.is_dropped.get() && self.changes_ahead.is_some() {
+                merged.ready.clear();
+            }
+            if merged.pause != Pause::Done {
+                // The ticks before are done with: the consumer may wait for that.
+                merged.under_way = Some(time);
+                break;
+            }
+            pending.remove_first();
+        }
+        merged
     }
 
     /// Merges parts into `ready`.
@@ -203,7 +239,7 @@ impl Delivery {
                 Ok(worker) => worker,
                 Err(pause) => return pause,
             };
-            if !self.has_room(ready.len()) {
+            if !self.has_capacity(ready.len()) {
                 return Pause::Consumer;
             }
             if fuel.is_spent() {
@@ -253,7 +289,7 @@ impl Delivery {
 ///
 /// # Out
 /// On the first worker, all changes of a tick in that order, tick after tick, at the tick's [`Phase::Read`]. No
-/// more than `changes_ahead` that the consumer has not taken; none for a consumer that was dropped.
+/// more than `changes_ahead` that the consumer has not consumed; none for a consumer that was dropped.
 ///
 /// # Keeps
 /// At most as many changes of each worker as it may have on their way.
@@ -274,7 +310,7 @@ pub(crate) fn deliver<'scope>(
         notices: Some(notices).filter(|_| is_first),
         changes_ahead,
         waiting: consumer.waiting.clone(),
-        is_gone: consumer.is_gone.clone(),
+        is_dropped: consumer.is_dropped.clone(),
         forwarded: vec![0; scope.peers()],
         holds_up: false,
     };
@@ -286,26 +322,8 @@ pub(crate) fn deliver<'scope>(
                     pending.at(&capability, Time::new(time.tick, Phase::Read)).accept(part);
                 }
             });
-            let mut fuel = Fuel::new(Fuel::STEP);
-            let mut ready = Vec::new();
-            let mut pause = Pause::Done;
-            let mut under_way = None;
-            while let Some((time, lanes)) = pending.first() {
-                if frontiers[0].less_equal(&Time::new(time.tick, Phase::Retire)) {
-                    // A worker may still send its first part of this tick.
-                    break;
-                }
-                pause = delivery.merge(time, lanes, &mut ready, &mut fuel);
-                if delivery.is_gone.get() && changes_ahead.is_some() {
-                    ready.clear();
-                }
-                if pause != Pause::Done {
-                    // The ticks before are done with: the consumer may wait for that.
-                    under_way = Some(time);
-                    break;
-                }
-                pending.remove_first();
-            }
+            let Merged { mut ready, pause, under_way } =
+                delivery.merge_ticks(&mut pending, &frontiers[0]);
             delivery.waiting.set(delivery.waiting.get() + ready.len());
             if !ready.is_empty() {
                 send(&mut output, &pending.capabilities()[0], &mut ready);

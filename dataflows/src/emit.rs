@@ -9,11 +9,11 @@ pub(crate) trait Emit {
     /// The tick in which they emit.
     fn tick(&self) -> u64;
     /// Receives a total that comes to lie beyond an emit bound (+1), or no longer does (-1).
-    fn put(&mut self, monitored: MonitoredScope, total: Total, diff: isize);
+    fn emit(&mut self, monitored: MonitoredScope, total: Total, diff: isize);
     /// Receives the key of a total that an update moved from beyond an emit bound to within, or toward that.
-    fn recedes(&mut self, monitored: MonitoredScope, key: Key);
+    fn receded(&mut self, monitored: MonitoredScope, key: Key);
     /// Receives a stale total that is emitted anew, with its current amount.
-    fn renews(&mut self, monitored: MonitoredScope, total: Total);
+    fn renewed(&mut self, monitored: MonitoredScope, total: Total);
 }
 
 /// The part of a scope that chooses among the entries of its table.

@@ -3,7 +3,7 @@
 //! All windows share one [`EmitBoundIndex`] for each kind of table: an emit bound is in it once, with the windows
 //! that it is for. So a limit costs the same however many windows there are. A window whose totals were emitted by an
 //! emit bound that has moved inward since keeps that one ([`Kept`]): to move inward costs a walk of the table, and
-//! outward again with the next limit another one. What moves within a cell stays as it was emitted ([`Stale`]).
+//! outward again with the next limit another one. A total that moves within a cell stays as it was emitted ([`Stale`]).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -15,17 +15,17 @@ use hashbrown::HashMap;
 use crate::emit::{Emit, filter};
 use crate::key::Key;
 use crate::monitored::{
-    ABOVE_ROOF, Amounts, EmitBound, EmitBoundChange, MonitoredScope, Rejudged, outermost,
+    ABOVE_ROOF, AmountRange, EmitBound, EmitBoundChange, MonitoredScope, Rejudged, outermost,
 };
 use crate::moves::{EmitBoundChanges, Exceptions, Moves};
-use crate::prefix_index::{PrefixIndex, Ranked};
+use crate::prefix_index::{PrefixIndex, RankedValue};
 use crate::ranges::Steps;
 use crate::stale::{Move, Renewal, Stale};
 use crate::table::{Found, Table, Updated};
 use crate::time::{Window, WindowRange};
 use crate::types::{Bound, Metric, Pair, Scope, Updates, Volume};
 
-/// An amount or an emit bound, so that amounts greater than an emit bound are those beyond it.
+/// Maps amounts and emit bounds so that the amounts beyond an emit bound are greater than it.
 fn toward(bound: Bound, amount: i64) -> i64 {
     match bound {
         Bound::Max => amount,
@@ -36,7 +36,7 @@ fn toward(bound: Bound, amount: i64) -> i64 {
 /// The windows of an emit bound. Nearly all monitored scopes have the emit bound of one limit in one range, which
 /// takes no more than two words.
 #[derive(Clone)]
-enum Where {
+enum BoundWindows {
     /// The emit bound of the place, in these windows: not those before the first, nor from the second on.
     Once(u64, NonZeroU64),
     /// By window.
@@ -47,12 +47,12 @@ enum Where {
 #[derive(Clone)]
 struct EmitBounds {
     monitored: MonitoredScope,
-    /// A [place](EmitBound::place) that needs the outermost of them, and the only one if they are [one](Where::Once).
+    /// A [place](EmitBound::place) that needs the outermost of them; the only place of [one](BoundWindows::Once).
     place: i64,
-    at: Where,
+    at: BoundWindows,
 }
 
-impl Ranked for EmitBounds {
+impl RankedValue for EmitBounds {
     /// The sooner an amount is beyond an emit bound, the lower its rank: that of a ceiling falls as it rises.
     fn rank(&self) -> i64 {
         toward(self.monitored.bound, EmitBound::of(self.monitored.bound, self.place).at)
@@ -67,9 +67,9 @@ impl EmitBounds {
         let mut ranges = steps.ranges();
         let (place, at) = match (ranges.next(), ranges.next(), all.only_place(monitored.bound)) {
             (Some((WindowRange { from, until }, _)), None, Some(place)) => {
-                (place, Where::Once(from.0, NonZeroU64::new(until.0)?))
+                (place, BoundWindows::Once(from.0, NonZeroU64::new(until.0)?))
             }
-            _ => (all.at, Where::Steps(Rc::new(steps.clone()))),
+            _ => (all.at, BoundWindows::Steps(Rc::new(steps.clone()))),
         };
         Some(EmitBounds { monitored, place, at })
     }
@@ -77,24 +77,24 @@ impl EmitBounds {
     #[inline]
     fn at(&self, window: Window) -> Option<EmitBound> {
         match &self.at {
-            Where::Once(from, until) => {
+            BoundWindows::Once(from, until) => {
                 let holds = *from <= window.0 && window.0 < until.get();
                 holds.then(|| EmitBound::of(self.monitored.bound, self.place))
             }
-            Where::Steps(steps) => steps.at(window),
+            BoundWindows::Steps(steps) => steps.at(window),
         }
     }
 
     fn into_steps(self) -> Steps<Option<EmitBound>> {
         match self.at {
-            Where::Once(from, until) => {
+            BoundWindows::Once(from, until) => {
                 let mut steps = Steps::default();
                 let windows = WindowRange { from: Window(from), until: Window(until.get()) };
                 let emit_bound = EmitBound::of(self.monitored.bound, self.place);
                 steps.change(windows, |_| Some(emit_bound));
                 steps
             }
-            Where::Steps(steps) => Rc::unwrap_or_clone(steps),
+            BoundWindows::Steps(steps) => Rc::unwrap_or_clone(steps),
         }
     }
 }
@@ -174,7 +174,7 @@ pub(crate) struct EmitBoundIndex {
 #[derive(Default)]
 struct RejudgedInTick {
     tick: u64,
-    monitored_scopes: HashMap<u32, (WindowRange, Amounts), RandomState>,
+    monitored_scopes: HashMap<u32, (WindowRange, AmountRange), RandomState>,
 }
 
 impl EmitBoundIndex {
@@ -184,14 +184,14 @@ impl EmitBoundIndex {
             |(bound, _)| Kind { bound, index: PrefixIndex::default(), ranks: BTreeMap::new() };
         EmitBoundIndex {
             kinds: KINDS.map(kind),
-            // Tables begin at generation 0, and have not looked at their emit bounds then.
+            // Tables start at generation 0: they have not read their emit bounds yet.
             generation: 1,
             has_roofs: updates < Updates::Tick,
             rejudged: RejudgedInTick::default(),
         }
     }
 
-    /// Takes note that monitored scopes look at amounts otherwise since a tick.
+    /// Adds the amounts that limits of monitored scopes judge otherwise in a tick.
     pub(crate) fn rejudge(
         &mut self,
         tick: u64,
@@ -203,7 +203,8 @@ impl EmitBoundIndex {
         }
         let rejudged = rejudged.iter().map(|of| (of.monitored, of.windows, of.amounts));
         let new = emit_bounds.changes.iter().filter(|emit_bound| emit_bound.from.is_none());
-        let new = new.map(|emit_bound| (emit_bound.monitored, emit_bound.windows, Amounts::ALL));
+        let new =
+            new.map(|emit_bound| (emit_bound.monitored, emit_bound.windows, AmountRange::ALL));
         for (monitored, windows, amounts) in new.chain(rejudged) {
             let at =
                 self.rejudged.monitored_scopes.entry(monitored.id).or_insert((windows, amounts));
@@ -211,7 +212,7 @@ impl EmitBoundIndex {
         }
     }
 
-    /// An emit bound as totals are held to it.
+    /// The emit bound that applies to totals: without a roof if none may be stale above it.
     #[inline]
     fn emit_bound(&self, emit_bound: EmitBound) -> EmitBound {
         match self.has_roofs {
@@ -222,7 +223,7 @@ impl EmitBoundIndex {
 
     /// The amounts of a monitored scope that are exact in a tick.
     #[inline]
-    fn exact(&self, tick: u64, monitored: MonitoredScope, window: Window) -> Option<Amounts> {
+    fn exact(&self, tick: u64, monitored: MonitoredScope, window: Window) -> Option<AmountRange> {
         let RejudgedInTick { tick: at, monitored_scopes } = &self.rejudged;
         if *at != tick {
             return None;
@@ -283,7 +284,7 @@ pub(crate) struct MonitoredTable {
     observed: bool,
     /// The generation of the index from which `floors` and `ceilings` were taken.
     generation: u64,
-    /// No emit bound is below (bytes, packets), so what stays at or under both needs no look at the emit bounds.
+    /// No emit bound is below (bytes, packets), so an update at or under both needs no look-up.
     floors: Volume,
     /// As `floors`, from above.
     ceilings: Volume,
@@ -306,14 +307,14 @@ impl MonitoredTable {
         }
     }
 
-    /// Lower bounds judge the window from now on. What they look at must be emitted by
-    /// [`MonitoredTable::show_ceilings`] of each entry before the next update.
+    /// Lets lower bounds judge the window from now on. Before the next update, the caller emits each entry by
+    /// [`MonitoredTable::emit_to_lower_bounds`].
     pub(crate) fn observe(&mut self) {
         self.observed = true;
         self.generation = 0;
     }
 
-    /// Takes from the index what the next updates are compared with.
+    /// Updates the floors and ceilings with which updates are compared, if the index has changed.
     #[inline]
     pub(crate) fn refresh(&mut self, index: &EmitBoundIndex) {
         if self.generation != index.generation {
@@ -359,7 +360,7 @@ impl MonitoredTable {
     ) -> Updated {
         let updated = self.table.add_found(found, key, delta);
         if !(self.within_bounds(updated.old) && self.within_bounds(updated.new)) {
-            self.show(index, key, place, updated, out);
+            self.emit_changes(index, key, place, updated, out);
         }
         updated
     }
@@ -396,7 +397,7 @@ impl MonitoredTable {
     }
 
     #[inline(never)]
-    fn show(
+    fn emit_changes(
         &mut self,
         index: &EmitBoundIndex,
         key: Key,
@@ -446,13 +447,13 @@ impl MonitoredTable {
                         }
                     }
                     if before {
-                        out.put(monitored, monitored.total(key, emitted_before), -1);
+                        out.emit(monitored, monitored.total(key, emitted_before), -1);
                     }
                     if after {
-                        out.put(monitored, monitored.total(key, new), 1);
+                        out.emit(monitored, monitored.total(key, new), 1);
                     }
                     if before && (!after || is < was) {
-                        out.recedes(monitored, key);
+                        out.receded(monitored, key);
                     }
                 },
             );
@@ -460,21 +461,21 @@ impl MonitoredTable {
         self.stale = stale;
     }
 
-    /// Takes what is stale where monitored scopes look otherwise since a tick. It must be emitted before the next
-    /// update.
+    /// Removes and returns the stale totals of amounts that limits judge otherwise in a tick. The caller emits them
+    /// before the next update.
     pub(crate) fn renew_rejudged(&mut self, index: &EmitBoundIndex, tick: u64) -> Option<Renewal> {
         let window = self.window;
         self.stale.as_mut()?.renew(|monitored| index.exact(tick, monitored, window))
     }
 
-    /// Takes what is stale above roofs, in the same way.
+    /// Removes and returns the stale totals above roofs, in the same way.
     pub(crate) fn renew_above_roofs(&mut self) -> Option<Renewal> {
-        let above = Amounts { from: ABOVE_ROOF, to: ABOVE_ROOF };
+        let above = AmountRange { from: ABOVE_ROOF, to: ABOVE_ROOF };
         self.stale.as_mut()?.renew(|_| Some(above))
     }
 
-    /// Emits (+1) or takes back (-1) an entry for some kinds. Returns the number of updates.
-    fn show_kinds(
+    /// Emits (+1) or retracts (-1) an entry for some kinds. Returns the number of updates.
+    fn emit_kinds(
         &self,
         index: &EmitBoundIndex,
         kinds: std::ops::Range<usize>,
@@ -496,7 +497,7 @@ impl MonitoredTable {
                     let stale = stale.and_then(|held| {
                         held.emitted_before(monitored, index.emit_bound(emit_bound), key, volume)
                     });
-                    out.put(monitored, monitored.total(key, stale.unwrap_or(volume)), diff);
+                    out.emit(monitored, monitored.total(key, stale.unwrap_or(volume)), diff);
                     updates += 1;
                 }
             });
@@ -506,7 +507,7 @@ impl MonitoredTable {
 
     /// Emits an entry to the monitored scopes of lower bounds, of a table that is [observed](MonitoredTable::observe)
     /// anew.
-    pub(crate) fn show_ceilings(
+    pub(crate) fn emit_to_lower_bounds(
         &self,
         index: &EmitBoundIndex,
         place: impl FnOnce() -> Pair,
@@ -514,11 +515,11 @@ impl MonitoredTable {
         volume: Volume,
         out: &mut impl Emit,
     ) -> usize {
-        self.show_kinds(index, 2..4, (place, key, volume), 1, out)
+        self.emit_kinds(index, 2..4, (place, key, volume), 1, out)
     }
 
-    /// Takes back what was emitted of an entry.
-    pub(crate) fn take_back(
+    /// Retracts the emitted totals of an entry.
+    pub(crate) fn retract(
         &self,
         index: &EmitBoundIndex,
         place: impl FnOnce() -> Pair,
@@ -526,18 +527,18 @@ impl MonitoredTable {
         volume: Volume,
         out: &mut impl Emit,
     ) -> usize {
-        self.show_kinds(index, 0..4, (place, key, volume), -1, out)
+        self.emit_kinds(index, 0..4, (place, key, volume), -1, out)
     }
 
     /// Whether nothing was emitted of this table.
-    pub(crate) fn shows_nothing(&self) -> bool {
+    pub(crate) fn has_emitted_nothing(&self) -> bool {
         let (floors, ceilings) = (self.floors, self.ceilings);
         let none = Volume::new(i64::MAX, i64::MAX);
         floors == none && ceilings == Volume::new(i64::MIN, i64::MIN)
     }
 
-    /// Takes the changes of emit bounds that concern this window, which are in the index already. What the returned
-    /// moves show of each entry must be emitted before the next update.
+    /// Applies the changes of emit bounds that concern this window; the index has them already. Before the next
+    /// update, the caller emits the updates that the returned moves make for each entry.
     ///
     /// An emit bound that would move inward stays where it is as long as `holds` says that the table has totals.
     pub(crate) fn move_bounds(

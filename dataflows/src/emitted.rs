@@ -71,15 +71,15 @@ impl Emit for EmittedOf<'_> {
         self.time.tick
     }
 
-    fn put(&mut self, monitored: MonitoredScope, total: Total, diff: isize) {
+    fn emit(&mut self, monitored: MonitoredScope, total: Total, diff: isize) {
         self.emitted.totals.push(((monitored, (self.window, total)), self.time, diff));
     }
 
-    fn recedes(&mut self, monitored: MonitoredScope, key: Key) {
+    fn receded(&mut self, monitored: MonitoredScope, key: Key) {
         self.emitted.receded.insert((self.window, self.rollup, monitored, key));
     }
 
-    fn renews(&mut self, monitored: MonitoredScope, total: Total) {
+    fn renewed(&mut self, monitored: MonitoredScope, total: Total) {
         // Windows that close, settle or retire publish no end of a violation, so none needs a volume.
         if self.time.phase < Phase::Data {
             self.emitted.endings.push((((monitored, self.window), total), self.time));

@@ -10,7 +10,7 @@ use timely::dataflow::channels::pact::Pipeline;
 
 use crate::limits::{Judge, Rule, Ruling};
 use crate::monitored::{
-    Amounts, EmitBound, EmitBoundChange, MonitoredScope, Rejudged, ScopeChange,
+    AmountRange, EmitBound, EmitBoundChange, MonitoredScope, Rejudged, ScopeChange,
 };
 use crate::ranges::Steps;
 use crate::threshold::Threshold;
@@ -95,7 +95,7 @@ impl Needs {
 }
 
 /// A monitored scope, and the emit bounds that its limits need.
-struct InUse {
+struct ScopeInUse {
     monitored: MonitoredScope,
     scope: Scope,
     needs: Needs,
@@ -107,7 +107,7 @@ struct MonitoredScopes {
     numbers: HashTable<u32>,
     hasher: RandomState,
     /// Free numbers have `None`.
-    in_use: Vec<Option<InUse>>,
+    in_use: Vec<Option<ScopeInUse>>,
     free: Vec<u32>,
     /// Numbers that the tick has freed: nothing else has one of them before it ends.
     leaving: Vec<u32>,
@@ -123,11 +123,11 @@ impl MonitoredScopes {
     /// The number of a monitored scope: a new number if none of its limits was in use.
     fn number(&mut self, scope: Scope, bound: Bound) -> u32 {
         let hash = self.hasher.hash_one((scope, bound));
-        let is_it = |number: &u32| {
+        let is_match = |number: &u32| {
             let in_use = self.in_use[*number as usize].as_ref();
             in_use.is_some_and(|held| held.scope == scope && held.monitored.bound == bound)
         };
-        if let Some(number) = self.numbers.find(hash, is_it) {
+        if let Some(number) = self.numbers.find(hash, is_match) {
             return *number;
         }
         let id = self.free.pop().unwrap_or_else(|| {
@@ -135,7 +135,7 @@ impl MonitoredScopes {
             u32::try_from(self.in_use.len() - 1).expect("fewer than 2^32 monitored_scopes in use")
         });
         let monitored = MonitoredScope { id, per: scope.per, metric: scope.metric, bound };
-        self.in_use[id as usize] = Some(InUse { monitored, scope, needs: Needs::Nothing });
+        self.in_use[id as usize] = Some(ScopeInUse { monitored, scope, needs: Needs::Nothing });
         let MonitoredScopes { numbers, hasher, in_use, .. } = self;
         numbers.insert_unique(hash, id, |number| {
             let in_use = in_use[*number as usize].as_ref();
@@ -166,7 +166,7 @@ impl MonitoredScopes {
         let held = self.in_use[number as usize].as_mut().expect("a number in use");
         let monitored = held.monitored;
         let hull = WindowRange::hull(rules.iter().map(|(rule, _)| rule.windows));
-        let mut rejudge = |windows: WindowRange, amounts: Amounts| {
+        let mut rejudge = |windows: WindowRange, amounts: AmountRange| {
             changes.push(ScopeChange::Rejudged(Rejudged { monitored, scope, windows, amounts }));
         };
         if bound == Bound::Max && !matches!(held.needs, Needs::Nothing) {
@@ -186,9 +186,9 @@ impl MonitoredScopes {
                     match (from, to) {
                         // Limits tell amounts above the old roof apart now.
                         (Some(from), Some(to)) if from.roof < to.roof => {
-                            rejudge(windows, Amounts { from: from.roof, to: to.roof });
+                            rejudge(windows, AmountRange { from: from.roof, to: to.roof });
                         }
-                        (Some(_), None) => rejudge(windows, Amounts::ALL),
+                        (Some(_), None) => rejudge(windows, AmountRange::ALL),
                         _ => {}
                     }
                     moved.push(EmitBoundChange { monitored, scope, windows, from, to });
@@ -213,7 +213,7 @@ impl MonitoredScopes {
 fn rejudged_by(
     rules: &[(Rule, isize)],
     updates: Updates,
-    rejudge: &mut impl FnMut(WindowRange, Amounts),
+    rejudge: &mut impl FnMut(WindowRange, AmountRange),
 ) {
     let mut of_limits: Vec<_> = rules.iter().collect();
     of_limits.sort_unstable_by_key(|(rule, _)| rule.limit);
@@ -235,17 +235,21 @@ fn rejudged_by(
 }
 
 /// The amounts that a limit judges otherwise when its value changes.
-fn amounts_rejudged(before: Option<i64>, after: Option<i64>, updates: Updates) -> Option<Amounts> {
+fn amounts_rejudged(
+    before: Option<i64>,
+    after: Option<i64>,
+    updates: Updates,
+) -> Option<AmountRange> {
     let emit_bound = |value| EmitBound::of(Bound::Max, EmitBound::place(Bound::Max, value));
     match (before, after) {
         (None, None) => None,
         (Some(before), Some(after)) if updates == Updates::Settled => {
             let both = emit_bound(before).and(Bound::Max, emit_bound(after));
-            (before != after).then_some(Amounts { from: both.floor, to: both.roof })
+            (before != after).then_some(AmountRange { from: both.floor, to: both.roof })
         }
         (one, other) => {
             let least = one.into_iter().chain(other).min()?;
-            Some(Amounts { from: emit_bound(least).floor, to: i64::MAX })
+            Some(AmountRange { from: emit_bound(least).floor, to: i64::MAX })
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::combine::{BATCH_UPDATES, route, route_address};
 use crate::monitored::Rollup;
 use crate::pending::{EMIT_COST, Fuel};
-use crate::prefix_index::{PrefixIndex, Ranked};
+use crate::prefix_index::{PrefixIndex, RankedValue};
 use crate::time::{Time, Timed, Window, WindowRange};
 use crate::types::{Pair, Per, Volume};
 
@@ -26,7 +26,7 @@ pub(crate) struct RollupBatch {
     pub(crate) sums: Vec<(IpAddr, Volume)>,
 }
 
-/// The way of the sums of a window to the workers that own the entities.
+/// The batches that take the sums of a window to the workers that own the entities.
 pub(crate) struct Outgoing<'a> {
     pub(crate) time: Time,
     pub(crate) window: Window,
@@ -90,17 +90,17 @@ impl RollupSums {
 }
 
 /// The sums of one rollup on their way to the workers that own the entities.
-struct Leaving {
+struct RollupDrain {
     rollup: Rollup,
     v4: hash_map::IntoIter<Ipv4Addr, Volume>,
     v6: hash_map::IntoIter<Ipv6Addr, Volume>,
     full: std::vec::IntoIter<(IpAddr, Volume)>,
 }
 
-impl Leaving {
+impl RollupDrain {
     fn new(rollup: Rollup, sums: RollupSums) -> Self {
         let RollupSums { v4, v6, full } = sums;
-        Leaving { rollup, v4: v4.into_iter(), v6: v6.into_iter(), full: full.into_iter() }
+        RollupDrain { rollup, v4: v4.into_iter(), v6: v6.into_iter(), full: full.into_iter() }
     }
 
     /// Sends the next [`BATCH_UPDATES`] sums. Returns their number.
@@ -124,7 +124,7 @@ impl Leaving {
     }
 }
 
-impl Iterator for Leaving {
+impl Iterator for RollupDrain {
     type Item = (IpAddr, Volume);
 
     #[inline]
@@ -137,19 +137,19 @@ impl Iterator for Leaving {
 
 /// A rollup in use, in a range of windows.
 #[derive(Clone, Copy)]
-struct Slot {
+struct FoldedRollup {
     number: u64,
     per: Per,
     windows: WindowRange,
 }
 
-impl Ranked for Slot {}
+impl RankedValue for FoldedRollup {}
 
 /// The rollups that a pair is folded for, in which windows.
 #[derive(Default)]
 pub(crate) struct FoldIndex {
     /// By the prefixes that a pair must be in.
-    index: PrefixIndex<Slot>,
+    index: PrefixIndex<FoldedRollup>,
     numbers: HashMap<Rollup, u64, RandomState>,
     rollups: HashMap<u64, Rollup, RandomState>,
     numbered: u64,
@@ -166,8 +166,8 @@ impl FoldIndex {
         let Rollup { per, source, destination } = rollup;
         if let Some(number) = self.numbers.remove(&rollup) {
             self.rollups.remove(&number);
-            let is_it = |slot: &Slot| slot.number == number;
-            while self.index.remove(source, destination, is_it).is_some() {}
+            let is_match = |slot: &FoldedRollup| slot.number == number;
+            while self.index.remove(source, destination, is_match).is_some() {}
         }
         if windows.is_empty() {
             return;
@@ -177,7 +177,7 @@ impl FoldIndex {
         self.numbers.insert(rollup, number);
         self.rollups.insert(number, rollup);
         for &windows in windows {
-            self.index.insert(source, destination, Slot { number, per, windows });
+            self.index.insert(source, destination, FoldedRollup { number, per, windows });
         }
     }
 }
@@ -189,7 +189,7 @@ pub(crate) struct Folds {
     /// The number of sums that were folded and are not being sent.
     folded: usize,
     /// Sums that are being sent: those of one rollup, and those of others.
-    leaving: Option<Leaving>,
+    draining: Option<RollupDrain>,
     next: hash_map::IntoIter<u64, RollupSums>,
 }
 
@@ -220,13 +220,13 @@ impl Folds {
     }
 
     /// Whether sums are being sent.
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.leaving.is_some() || self.next.len() > 0
+    pub(crate) fn is_sending(&self) -> bool {
+        self.draining.is_some() || self.next.len() > 0
     }
 
     /// Whether nothing is left to be sent.
     pub(crate) fn is_sent(&self) -> bool {
-        self.folded == 0 && !self.is_leaving()
+        self.folded == 0 && !self.is_sending()
     }
 
     /// Sends what was folded to the workers that own the entities, in batches of bounded size, until all is
@@ -241,20 +241,20 @@ impl Folds {
             if fuel.is_spent() {
                 return false;
             }
-            let Some(leaving) = &mut self.leaving else {
+            let Some(draining) = &mut self.draining else {
                 if self.next.len() == 0 {
                     self.next = std::mem::take(&mut self.sums).into_iter();
                     self.folded = 0;
                 }
                 let next = self.next.next();
-                self.leaving =
-                    next.map(|(number, sums)| Leaving::new(index.rollups[&number], sums));
+                self.draining =
+                    next.map(|(number, sums)| RollupDrain::new(index.rollups[&number], sums));
                 continue;
             };
-            let sent = leaving.send(&mut outgoing);
+            let sent = draining.send(&mut outgoing);
             fuel.spend(EMIT_COST * (1 + sent));
             if sent < BATCH_UPDATES {
-                self.leaving = None;
+                self.draining = None;
             }
         }
         true
@@ -281,7 +281,7 @@ mod tests {
     /// Each step sends about as much as its fuel, and no batch is larger than another operator may have
     /// to work on at once.
     #[test]
-    fn sums_of_a_tick_leave_in_batches_of_bounded_size() {
+    fn sums_of_a_tick_are_sent_in_batches_of_bounded_size() {
         const PAIRS: u32 = 100_000;
         for peers in [1, 3] {
             let (mut folds, mut index) = (Folds::default(), FoldIndex::default());

@@ -11,14 +11,15 @@ use timely::dataflow::{Scope, StreamVec};
 
 use crate::addresses::Addresses;
 use crate::broadcast::broadcast;
-use crate::changes::{Rules, Said, changes};
+use crate::changes::{ChangeStreams, Rules, changes};
 use crate::clock::{SourceProgress, WindowEvent, clock};
 use crate::combine::UpdateBatch;
 use crate::control::ControlEvent;
 use crate::delivery::{CHANGES_AHEAD, Consumer, Notice, Notices, deliver};
+use crate::emitted::{Ending, TotalUpdate};
 use crate::floors::{Floors, floors};
 use crate::limits::{Schedule, rules};
-use crate::monitored::Rollup;
+use crate::monitored::{Rollup, ScopeChange};
 use crate::reads::{Cancelled, EmitTotals, Read, RequestId, Response};
 use crate::reports::{Late, Saturated};
 use crate::rollups::rollups;
@@ -26,7 +27,7 @@ use crate::shared::{Shared, TrafficOptions};
 use crate::spans::Existing;
 use crate::threshold_join::threshold_join;
 use crate::time::{Phase, Time, Timed, Windows};
-use crate::top::{Ranked, TopQuery, top};
+use crate::top::{Candidate, Ranked, TopQuery, top};
 use crate::traffic::traffic;
 use crate::types::{Change, Updates, Version, Violation};
 
@@ -41,7 +42,7 @@ pub struct Options {
     pub top: Option<TopQuery>,
     /// The moment at which the totals of a window are emitted as a [`Response`] without a request; `None`: never.
     pub emit_totals: Option<EmitTotals>,
-    /// Changes that may wait for a consumer that [takes](Inputs::taken) them; `None`: any number.
+    /// Changes that may wait for a consumer that [consumes](Inputs::consumed) them; `None`: any number.
     pub changes_ahead: Option<usize>,
     /// Whether nobody reads [`Outputs::violations`]: there are none then.
     pub without_violations: bool,
@@ -186,9 +187,9 @@ impl Inputs {
         self.cancelled.forget(request);
     }
 
-    /// Takes note that the consumer of [`Outputs::changes`] has taken so many.
-    pub fn taken(&mut self, changes: usize) {
-        self.consumer.taken(changes);
+    /// Reports that the consumer of [`Outputs::changes`] has consumed so many.
+    pub fn consumed(&mut self, changes: usize) {
+        self.consumer.consumed(changes);
     }
 
     /// Whether the computation waits for the consumer of changes. Every worker learns this, with a short delay.
@@ -388,24 +389,8 @@ fn compute<'scope>(
     });
 
     // On the worker that holds the pair or the entity.
-    let traffic_options = TrafficOptions {
-        windows: options.windows,
-        top: options.top,
-        emit_totals: options.emit_totals,
-        updates: options.updates,
-    };
-    let traffic = traffic(
-        batches,
-        scope.concatenate([of_pairs, of_rollups.clone()]),
-        control_events.clone(),
-        shared.clone(),
-        traffic_options,
-    );
-    let rollups =
-        rollups(traffic.rollups, of_rollups, control_events, shared.clone(), traffic_options);
-    let totals = scope.concatenate([traffic.totals, rollups.totals]);
-    let endings = scope.concatenate([traffic.endings, rollups.endings]);
-    let judged = threshold_join(totals.as_collection(), thresholds);
+    let tables = tables(scope, batches, [of_pairs, of_rollups], control_events, &shared, options);
+    let judged = threshold_join(tables.totals.as_collection(), thresholds);
     let settings = Rules {
         windows: options.windows,
         updates: options.updates,
@@ -414,12 +399,11 @@ fn compute<'scope>(
     };
     let (notices_input, notices) = scope.new_input::<(usize, Notice)>();
     let notices = Notices { notices, consumer_waits: consumer.holds_up.clone() };
-    let Said { parts, violations } =
-        changes(judged, endings, rulings, clock.clone(), notices, shared, settings);
+    let ChangeStreams { parts, violations } =
+        changes(judged, tables.endings, rulings, clock.clone(), notices, shared, settings);
     let changes = deliver(parts, notices_input, options.changes_ahead, consumer);
-    let candidates = scope.concatenate([traffic.top, rollups.top]);
     let top = match options.top {
-        Some(query) => top(candidates, clock.clone(), query),
+        Some(query) => top(tables.top, clock.clone(), query),
         None => scope.concatenate([]),
     };
     Outputs {
@@ -428,9 +412,42 @@ fn compute<'scope>(
         versions,
         existing,
         top,
-        responses: scope.concatenate([traffic.responses, rollups.responses]).exchange(|_| 0),
-        late: traffic.late.exchange(|_| 0),
-        saturated: scope.concatenate([traffic.saturated, rollups.saturated]).exchange(|_| 0),
+        responses: tables.responses.exchange(|_| 0),
+        late: tables.late.exchange(|_| 0),
+        saturated: tables.saturated.exchange(|_| 0),
         clock,
+    }
+}
+
+/// The outputs of the table of pairs and of those of rollups.
+struct Tables<'scope> {
+    totals: StreamVec<'scope, Time, TotalUpdate>,
+    endings: StreamVec<'scope, Time, Timed<Ending>>,
+    top: StreamVec<'scope, Time, Timed<Candidate>>,
+    responses: StreamVec<'scope, Time, Timed<Response>>,
+    late: StreamVec<'scope, Time, Timed<Late>>,
+    saturated: StreamVec<'scope, Time, Timed<Saturated>>,
+}
+
+/// Keeps the totals of pairs and of rollups. The changes of monitored scopes are those of pairs, and of rollups.
+fn tables<'scope>(
+    scope: Scope<'scope, Time>,
+    batches: StreamVec<'scope, Time, Timed<UpdateBatch>>,
+    [of_pairs, of_rollups]: [StreamVec<'scope, Time, Timed<ScopeChange>>; 2],
+    control_events: StreamVec<'scope, Time, Timed<ControlEvent>>,
+    shared: &Shared,
+    Options { windows, top, emit_totals, updates, .. }: Options,
+) -> Tables<'scope> {
+    let options = TrafficOptions { windows, top, emit_totals, updates };
+    let of_all = scope.concatenate([of_pairs, of_rollups.clone()]);
+    let traffic = traffic(batches, of_all, control_events.clone(), shared.clone(), options);
+    let rollups = rollups(traffic.rollups, of_rollups, control_events, shared.clone(), options);
+    Tables {
+        totals: scope.concatenate([traffic.totals, rollups.totals]),
+        endings: scope.concatenate([traffic.endings, rollups.endings]),
+        top: scope.concatenate([traffic.top, rollups.top]),
+        responses: scope.concatenate([traffic.responses, rollups.responses]),
+        late: traffic.late,
+        saturated: scope.concatenate([traffic.saturated, rollups.saturated]),
     }
 }

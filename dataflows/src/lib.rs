@@ -63,7 +63,7 @@ pub(crate) mod moves;
 pub(crate) mod pairs;
 pub(crate) mod pending;
 pub(crate) mod pieces;
-pub(crate) mod prefix_index;
+pub mod prefix_index;
 pub mod ranges;
 pub mod reads;
 pub mod reference;

@@ -124,7 +124,7 @@ impl Dated {
         }
     }
 
-    /// Takes out the row of a date. Returns whether no row is left.
+    /// Removes the row of a date. Returns whether no row is left.
     fn remove(&mut self, date: i128) -> bool {
         match self {
             Dated::One(only, _) => *only == date,
@@ -202,7 +202,7 @@ impl Rows {
     }
 
     /// Appends to `changes` that the rule of a row holds from now on (+1), or no longer (-1).
-    fn say(
+    fn push_change(
         &mut self,
         at: (LimitId, i128),
         next: Option<i128>,
@@ -237,17 +237,17 @@ impl Rows {
         let Version { id, bound, scope, value, .. } = version;
         if diff > 0 {
             if let Some(before) = before {
-                self.say((at.0, before), after, -1, changes);
-                self.say((at.0, before), Some(at.1), 1, changes);
+                self.push_change((at.0, before), after, -1, changes);
+                self.push_change((at.0, before), Some(at.1), 1, changes);
             }
             self.insert(at, Row { id, bound, scope, value });
-            self.say(at, after, 1, changes);
+            self.push_change(at, after, 1, changes);
         } else {
-            self.say(at, after, -1, changes);
+            self.push_change(at, after, -1, changes);
             self.remove(at);
             if let Some(before) = before {
-                self.say((at.0, before), Some(at.1), -1, changes);
-                self.say((at.0, before), after, 1, changes);
+                self.push_change((at.0, before), Some(at.1), -1, changes);
+                self.push_change((at.0, before), after, 1, changes);
             }
         }
     }
@@ -275,7 +275,7 @@ impl Rows {
             && until <= horizon
         {
             let (_, next) = self.neighbours((limit, date));
-            self.say((limit, date), next, -1, &mut changes);
+            self.push_change((limit, date), next, -1, &mut changes);
         }
         self.horizon = self.horizon.max(horizon);
         changes

@@ -139,18 +139,18 @@ impl EmitBound {
     }
 }
 
-/// Amounts from one to another.
+/// Amounts from one to another, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Amounts {
+pub struct AmountRange {
     /// The least.
     pub from: i64,
     /// The greatest; `i64::MAX` includes all above a roof.
     pub to: i64,
 }
 
-impl Amounts {
+impl AmountRange {
     /// All amounts.
-    pub(crate) const ALL: Amounts = Amounts { from: i64::MIN, to: i64::MAX };
+    pub(crate) const ALL: AmountRange = AmountRange { from: i64::MIN, to: i64::MAX };
 
     /// Whether the cells of some of the amounts include one.
     pub(crate) fn touch(&self, other: i64) -> bool {
@@ -164,8 +164,8 @@ impl Amounts {
     }
 
     /// The amounts of both, and between.
-    pub(crate) fn hull(self, other: Amounts) -> Amounts {
-        Amounts { from: self.from.min(other.from), to: self.to.max(other.to) }
+    pub(crate) fn hull(self, other: AmountRange) -> AmountRange {
+        AmountRange { from: self.from.min(other.from), to: self.to.max(other.to) }
     }
 }
 
@@ -237,7 +237,7 @@ pub struct Rejudged {
     /// The windows.
     pub windows: WindowRange,
     /// The amounts.
-    pub amounts: Amounts,
+    pub amounts: AmountRange,
 }
 
 /// A change of a monitored scope, for the tables.
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_powers_of_two_outward() {
+    fn emit_bounds_are_powers_of_two_outward_of_values() {
         let floors = [(0, 0), (1, 1), (2, 2), (3, 2), (1023, 512), (i64::MAX, 1 << 62)];
         for (value, floor) in floors {
             assert_eq!(emit_bound(Bound::Max, value).at, floor, "max {value}");
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn no_total_that_breaks_a_limit_is_within_its_bound() {
+    fn total_that_breaks_a_limit_is_beyond_its_emit_bound() {
         let monitored = |bound| MonitoredScope { bound, ..MonitoredScope::default() };
         for value in (0..70).chain([i64::MAX - 1, i64::MAX]) {
             for amount in (0..80).chain([i64::MAX - 1, i64::MAX]) {
@@ -348,7 +348,7 @@ mod tests {
 
     /// Whether a limit is broken is the same for all amounts of a cell.
     #[test]
-    fn no_value_lies_within_a_cell() {
+    fn amounts_of_one_cell_break_the_same_limits() {
         let values = [0, 1, 7, 8, 15, 16, 17, 100, 1000, 1023, 1024, 1 << 40, i64::MAX - 1];
         for one in values {
             for other in values {

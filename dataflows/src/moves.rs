@@ -51,7 +51,7 @@ impl EmitBoundChanges {
 }
 
 /// Up to so many changes, testing each of them is cheaper than a look-up.
-const CHANGES_ASKED_IN_TURN: usize = 8;
+const LINEAR_SCAN_MAX: usize = 8;
 
 /// Changes that move the emit bound of a window otherwise than limits need: by the number of the change, the emit
 /// bound before and after it.
@@ -59,7 +59,7 @@ pub(crate) type Exceptions = HashMap<u32, (Option<EmitBound>, Option<EmitBound>)
 
 /// An emit bound that moves in a table.
 #[derive(Clone, Copy)]
-struct Move {
+struct EmitBoundMove {
     /// The number of the change.
     at: u32,
     monitored: MonitoredScope,
@@ -69,7 +69,7 @@ struct Move {
     enters: bool,
 }
 
-impl Move {
+impl EmitBoundMove {
     /// The move of a monitored scope from one emit bound to another; `None`: it emits nothing. `None` if no amount
     /// lies between.
     fn new(at: u32, monitored: MonitoredScope, from: Option<i64>, to: Option<i64>) -> Option<Self> {
@@ -86,7 +86,7 @@ impl Move {
             Bound::Max => ((least + 1, most), to == least),
             Bound::Min => ((least, most - 1), to == most),
         };
-        Some(Move { at, monitored, amounts, enters })
+        Some(EmitBoundMove { at, monitored, amounts, enters })
     }
 
     /// Whether the move changes what is emitted of an entry in the monitored scope.
@@ -105,7 +105,7 @@ pub(crate) struct Moves {
     observed: bool,
     exceptions: Exceptions,
     /// The moves, if they are few enough to test each of them.
-    in_turn: Vec<Move>,
+    scanned: Vec<EmitBoundMove>,
 }
 
 impl Moves {
@@ -115,16 +115,16 @@ impl Moves {
         observed: bool,
         exceptions: Exceptions,
     ) -> Self {
-        let mut moves = Moves { changes, window, observed, exceptions, in_turn: Vec::new() };
+        let mut moves = Moves { changes, window, observed, exceptions, scanned: Vec::new() };
         let count = moves.changes.changes.len();
-        if count <= CHANGES_ASKED_IN_TURN {
-            moves.in_turn = (0..count as u32).filter_map(|at| moves.of(at)).collect();
+        if count <= LINEAR_SCAN_MAX {
+            moves.scanned = (0..count as u32).filter_map(|at| moves.of(at)).collect();
         }
         moves
     }
 
     /// The move that a change makes in this table, if it makes one.
-    fn of(&self, at: u32) -> Option<Move> {
+    fn of(&self, at: u32) -> Option<EmitBoundMove> {
         let EmitBoundChange { monitored, windows, from, to, .. } =
             self.changes.changes[at as usize];
         if !windows.contains(self.window) || (monitored.bound == Bound::Min && !self.observed) {
@@ -135,13 +135,13 @@ impl Moves {
             false => self.exceptions.get(&at).copied().unwrap_or((from, to)),
         };
         let [from, to] = [from, to].map(|emit_bound| emit_bound.map(|emit_bound| emit_bound.at));
-        Move::new(at, monitored, from, to)
+        EmitBoundMove::new(at, monitored, from, to)
     }
 
     /// Emits the updates that the moves make for one entry, and returns their number. `place` is called only if
     /// its result matters.
     #[inline]
-    pub(crate) fn show(
+    pub(crate) fn emit(
         &self,
         place: impl Fn() -> Pair,
         key: Key,
@@ -149,10 +149,10 @@ impl Moves {
         out: &mut impl Emit,
     ) -> usize {
         let mut updates = 0;
-        if self.changes.changes.len() <= CHANGES_ASKED_IN_TURN {
-            for moved in &self.in_turn {
+        if self.changes.changes.len() <= LINEAR_SCAN_MAX {
+            for moved in &self.scanned {
                 if moved.changes(volume) {
-                    updates += self.put(moved, (place(), key, volume), out);
+                    updates += self.emit_move(moved, (place(), key, volume), out);
                 }
             }
             return updates;
@@ -160,16 +160,16 @@ impl Moves {
         let place = place();
         self.changes.index().containing(place, |at| {
             if let Some(moved) = self.of(*at).filter(|moved| moved.changes(volume)) {
-                updates += self.put(&moved, (place, key, volume), out);
+                updates += self.emit_move(&moved, (place, key, volume), out);
             }
         });
         updates
     }
 
-    /// Emits an entry, or takes it back, if it is in the monitored scope.
-    fn put(
+    /// Emits an entry, or retracts it, if it is in the monitored scope.
+    fn emit_move(
         &self,
-        moved: &Move,
+        moved: &EmitBoundMove,
         (place, key, volume): (Pair, Key, Volume),
         out: &mut impl Emit,
     ) -> usize {
@@ -178,7 +178,7 @@ impl Moves {
             return 0;
         }
         let monitored = moved.monitored;
-        out.put(monitored, monitored.total(key, volume), if moved.enters { 1 } else { -1 });
+        out.emit(monitored, monitored.total(key, volume), if moved.enters { 1 } else { -1 });
         1
     }
 }
@@ -191,7 +191,7 @@ mod tests {
     /// A move changes the amounts beyond one of its two emit bounds only, and there is no move without such an
     /// amount.
     #[test]
-    fn what_a_move_changes_is_beyond_one_of_its_bounds() {
+    fn move_changes_only_amounts_beyond_one_of_its_bounds() {
         let emit_bounds =
             [None, Some(i64::MIN), Some(-1), Some(0), Some(1), Some(8), Some(i64::MAX)];
         let amounts = [i64::MIN, -2, -1, 0, 1, 2, 7, 8, 9, i64::MAX - 1, i64::MAX];
@@ -201,7 +201,7 @@ mod tests {
                 for (from, to) in
                     emit_bounds.iter().flat_map(|from| emit_bounds.map(|to| (*from, to)))
                 {
-                    let moved = Move::new(0, monitored, from, to);
+                    let moved = EmitBoundMove::new(0, monitored, from, to);
                     for volume in amounts.iter().flat_map(|a| [0, 1].map(|p| Volume::new(*a, p))) {
                         let emits = |emit_bound: Option<i64>| {
                             emit_bound.is_some_and(|emit_bound| monitored.emits(emit_bound, volume))

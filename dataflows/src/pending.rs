@@ -46,7 +46,7 @@ impl<W: Default> PendingByTime<W> {
         self.at(capability, Time::new(time.tick, Phase::Retire))
     }
 
-    /// Takes the work at the earliest time, if no input can add to it any more.
+    /// Removes and returns the work at the earliest time, if no input can add to it any more.
     pub(crate) fn next(&mut self, frontiers: &[MutableAntichain<Time>]) -> Option<(Time, W)> {
         let (time, _) = self.pending.first_key_value()?;
         if frontiers.iter().any(|frontier| frontier.less_equal(time)) {
@@ -61,19 +61,19 @@ impl<W: Default> PendingByTime<W> {
         Some((*time, work))
     }
 
-    /// Takes the work at the earliest time.
+    /// Removes and returns the work at the earliest time.
     pub(crate) fn remove_first(&mut self) -> Option<(Time, W)> {
         let (time, (_, work)) = self.pending.pop_first()?;
         Some((time, work))
     }
 
-    /// The capabilities for the outputs of the work that was taken since they [followed](PendingByTime::follow)
+    /// The capabilities for the outputs of the work that was removed since they [followed](PendingByTime::follow)
     /// last, and of the work that is left, one for each output; none if there is no such work.
     pub(crate) fn capabilities(&self) -> &[Capability<Time>] {
         &self.held
     }
 
-    /// Downgrades the capabilities, when the outputs of all work that was taken are sent: to the time that is
+    /// Downgrades the capabilities, when the outputs of all work that was removed are sent: to the time that is
     /// under way, or else to the work that is left.
     pub(crate) fn follow(&mut self, under_way: Option<Time>) {
         let left = self.pending.first_key_value().map(|(_, (first, _))| *first);
@@ -134,7 +134,7 @@ impl Fuel {
 const JOBS_KEPT: usize = 64;
 
 /// The state of an operator that works through one time after another, in steps.
-pub(crate) trait Steps {
+pub(crate) trait SteppedState {
     type Work: Default;
     type Job;
 
@@ -157,7 +157,7 @@ pub(crate) trait Steps {
 }
 
 /// Does the work of complete times in their order, one portion of fuel at a time.
-pub(crate) struct FueledOperator<S: Steps> {
+pub(crate) struct FueledOperator<S: SteppedState> {
     pub(crate) state: S,
     pub(crate) pending: PendingByTime<S::Work>,
     /// The time that is worked on.
@@ -166,7 +166,7 @@ pub(crate) struct FueledOperator<S: Steps> {
     jobs: VecDeque<S::Job>,
 }
 
-impl<S: Steps> FueledOperator<S> {
+impl<S: SteppedState> FueledOperator<S> {
     pub(crate) fn new(state: S, outputs: usize) -> Self {
         FueledOperator {
             state,

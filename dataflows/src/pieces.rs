@@ -14,13 +14,13 @@ pub(crate) struct Piece<L, T> {
 }
 
 /// A threshold with one of its changes.
-pub(crate) type Change<L, T> = (Threshold<L>, T, isize);
+pub(crate) type ThresholdChange<L, T> = (Threshold<L>, T, isize);
 
 /// The place that is swept.
-pub(crate) struct Here<L, T> {
+pub(crate) struct SweptPlace<L, T> {
     pub(crate) place: Option<u64>,
     /// The thresholds that hold for it.
-    thresholds: Vec<Change<L, T>>,
+    thresholds: Vec<ThresholdChange<L, T>>,
     /// Their pieces, in the order of the amounts from which on they cover.
     pieces: Vec<Piece<L, T>>,
     /// The number of pieces that have been reached.
@@ -29,16 +29,16 @@ pub(crate) struct Here<L, T> {
     active: Vec<usize>,
 }
 
-impl<L, T> Default for Here<L, T> {
+impl<L, T> Default for SweptPlace<L, T> {
     fn default() -> Self {
         let (thresholds, pieces, active) = (Vec::new(), Vec::new(), Vec::new());
-        Here { place: None, thresholds, pieces, reached: 0, active }
+        SweptPlace { place: None, thresholds, pieces, reached: 0, active }
     }
 }
 
-impl<L: Ord + Copy, T: Ord + Clone> Here<L, T> {
+impl<L: Ord + Copy, T: Ord + Clone> SweptPlace<L, T> {
     /// Moves to a later place; `ahead` are thresholds by the starts of their ranges, the next one last.
-    pub(crate) fn move_to(&mut self, place: u64, ahead: &mut Vec<Change<L, T>>) {
+    pub(crate) fn move_to(&mut self, place: u64, ahead: &mut Vec<ThresholdChange<L, T>>) {
         let before = self.thresholds.len();
         self.thresholds.retain(|(threshold, ..)| place < threshold.until);
         let mut changed = self.thresholds.len() < before;
@@ -61,7 +61,7 @@ impl<L: Ord + Copy, T: Ord + Clone> Here<L, T> {
     }
 
     /// The next place that may have other pieces; `None`: there is none.
-    pub(crate) fn next_change(&self, ahead: &[Change<L, T>]) -> Option<u64> {
+    pub(crate) fn next_change(&self, ahead: &[ThresholdChange<L, T>]) -> Option<u64> {
         let ends = self.thresholds.iter().map(|(threshold, ..)| threshold.until);
         let starts = ahead.last().map(|(threshold, ..)| threshold.from);
         ends.chain(starts).min().filter(|place| *place < u64::MAX)
@@ -69,7 +69,7 @@ impl<L: Ord + Copy, T: Ord + Clone> Here<L, T> {
 
     /// Moves to an amount of the place.
     pub(crate) fn reach(&mut self, amount: i64) {
-        let Here { pieces, reached, active, .. } = self;
+        let SweptPlace { pieces, reached, active, .. } = self;
         while pieces.get(*reached).is_some_and(|piece| piece.from <= amount) {
             active.push(*reached);
             *reached += 1;

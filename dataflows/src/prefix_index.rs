@@ -19,24 +19,24 @@ use ipnet::IpNet;
 use crate::types::{Pair, Prefix};
 
 /// A value of an index.
-pub(crate) trait Ranked: Clone {
+pub trait RankedValue: Clone {
     /// Its rank, which does not change while the index holds the value.
     fn rank(&self) -> i64 {
         i64::MIN
     }
 }
 
-impl Ranked for u32 {}
+impl RankedValue for u32 {}
 
 /// One or more values by rank. There is seldom more than one, so the rest is on the heap.
-struct Few<T> {
+struct ValuesByRank<T> {
     first: T,
     // One word if there is only one value, as nearly everywhere.
     #[allow(clippy::box_collection)]
     rest: Option<Box<Vec<T>>>,
 }
 
-impl<T: Ranked> Few<T> {
+impl<T: RankedValue> ValuesByRank<T> {
     fn insert(&mut self, mut value: T) {
         if value.rank() < self.first.rank() {
             std::mem::swap(&mut value, &mut self.first);
@@ -46,14 +46,14 @@ impl<T: Ranked> Few<T> {
         rest.insert(at, value);
     }
 
-    /// Removes the first value for which `is_it` holds. `Err` if it was the only value.
-    fn remove(&mut self, is_it: impl Fn(&T) -> bool) -> Result<Option<T>, ()> {
+    /// Removes the first value for which `is_match` holds. `Err` if it was the only value.
+    fn remove(&mut self, is_match: impl Fn(&T) -> bool) -> Result<Option<T>, ()> {
         let Some(rest) = &mut self.rest else {
-            return if is_it(&self.first) { Err(()) } else { Ok(None) };
+            return if is_match(&self.first) { Err(()) } else { Ok(None) };
         };
-        let removed = match is_it(&self.first) {
+        let removed = match is_match(&self.first) {
             true => std::mem::replace(&mut self.first, rest.remove(0)),
-            false => match rest.iter().position(is_it) {
+            false => match rest.iter().position(is_match) {
                 Some(at) => rest.remove(at),
                 None => return Ok(None),
             },
@@ -80,7 +80,7 @@ struct Group<K, T> {
     lengths: (u8, u8),
     // In the list of an `IndexMap`, whose growth takes no space for members to come: a million members take many
     // bytes.
-    members: IndexMap<K, Few<T>, RandomState>,
+    members: IndexMap<K, ValuesByRank<T>, RandomState>,
     /// The number of values by rank; `least` is the least of these ranks.
     ranks: BTreeMap<i64, usize>,
     least: i64,
@@ -89,7 +89,7 @@ struct Group<K, T> {
 /// The groups of one address family, by their least rank.
 struct Groups<K, T>(Vec<Group<K, T>>);
 
-impl<K: Eq + Hash, T: Ranked> Groups<K, T> {
+impl<K: Eq + Hash, T: RankedValue> Groups<K, T> {
     fn insert(&mut self, lengths: (u8, u8), bits: K, value: T) {
         let at = self.0.iter().position(|group| group.lengths == lengths).unwrap_or_else(|| {
             self.0.push(Group {
@@ -105,17 +105,17 @@ impl<K: Eq + Hash, T: Ranked> Groups<K, T> {
         match group.members.entry(bits) {
             Entry::Occupied(mut held) => held.get_mut().insert(value),
             Entry::Vacant(place) => {
-                place.insert(Few { first: value, rest: None });
+                place.insert(ValuesByRank { first: value, rest: None });
             }
         }
         self.order(at);
     }
 
-    fn remove(&mut self, lengths: (u8, u8), bits: &K, is_it: impl Fn(&T) -> bool) -> Option<T> {
+    fn remove(&mut self, lengths: (u8, u8), bits: &K, is_match: impl Fn(&T) -> bool) -> Option<T> {
         let at = self.0.iter().position(|group| group.lengths == lengths)?;
         let group = &mut self.0[at];
         let held = group.members.get_mut(bits)?;
-        let removed = match held.remove(is_it) {
+        let removed = match held.remove(is_match) {
             Ok(removed) => removed?,
             Err(()) => group.members.swap_remove(bits)?.first,
         };
@@ -158,7 +158,10 @@ impl<K: Eq + Hash, T: Ranked> Groups<K, T> {
 }
 
 /// Values by the two prefixes that a pair must be in.
-pub(crate) struct PrefixIndex<T> {
+///
+/// One insertion or removal costs a hash look-up, and sorts the groups if their least ranks change order. A query
+/// costs a hash look-up for each two lengths in use, and its results.
+pub struct PrefixIndex<T> {
     v4: Groups<u64, T>,
     v6: Groups<(u128, u128), T>,
 }
@@ -212,8 +215,9 @@ fn v4_key((source, destination): (u128, u128)) -> u64 {
     (source as u64) << 32 | destination as u64
 }
 
-impl<T: Ranked> PrefixIndex<T> {
-    pub(crate) fn insert(&mut self, source: Prefix, destination: Prefix, value: T) {
+impl<T: RankedValue> PrefixIndex<T> {
+    /// Adds a value for pairs whose source and destination are in these prefixes.
+    pub fn insert(&mut self, source: Prefix, destination: Prefix, value: T) {
         for (v4, lengths, bits) in places(source, destination) {
             match v4 {
                 true => self.v4.insert(lengths, v4_key(bits), value.clone()),
@@ -222,38 +226,38 @@ impl<T: Ranked> PrefixIndex<T> {
         }
     }
 
-    /// Removes the first value for which `is_it` holds.
-    pub(crate) fn remove(
+    /// Removes the first value of these prefixes for which `is_match` holds, and returns it.
+    pub fn remove(
         &mut self,
         source: Prefix,
         destination: Prefix,
-        is_it: impl Fn(&T) -> bool,
+        is_match: impl Fn(&T) -> bool,
     ) -> Option<T> {
         let mut removed = None;
         for (v4, lengths, bits) in places(source, destination) {
             let one = match v4 {
-                true => self.v4.remove(lengths, &v4_key(bits), &is_it),
-                false => self.v6.remove(lengths, &bits, &is_it),
+                true => self.v4.remove(lengths, &v4_key(bits), &is_match),
+                false => self.v6.remove(lengths, &bits, &is_match),
             };
             removed = one.or(removed);
         }
         removed
     }
 
-    /// The least rank of all values; `i64::MAX` if there is no value.
-    pub(crate) fn least_rank(&self) -> i64 {
+    /// Returns the least rank of all values; `i64::MAX` if there is no value.
+    pub fn least_rank(&self) -> i64 {
         self.v4.least().min(self.v6.least())
     }
 
     /// Calls `found` with each value whose prefixes contain the pair.
     #[inline]
-    pub(crate) fn containing(&self, pair: Pair, found: impl FnMut(&T)) {
+    pub fn containing(&self, pair: Pair, found: impl FnMut(&T)) {
         self.containing_to(i64::MAX, pair, found);
     }
 
     /// Calls `found` with each value up to a rank whose prefixes contain the pair.
     #[inline]
-    pub(crate) fn containing_to(&self, to: i64, pair: Pair, found: impl FnMut(&T)) {
+    pub fn containing_to(&self, to: i64, pair: Pair, found: impl FnMut(&T)) {
         match pair {
             Pair::V4(source, destination) => {
                 let (source, destination) = (source.to_bits().into(), destination.to_bits().into());
@@ -283,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_asking_each_prefix() {
+    fn index_finds_the_values_that_a_test_of_each_prefix_finds() {
         let prefixes = [
             "any",
             "0.0.0.0/0",
@@ -353,14 +357,14 @@ mod tests {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
     struct Numbered(i64, u32);
 
-    impl Ranked for Numbered {
+    impl RankedValue for Numbered {
         fn rank(&self) -> i64 {
             self.0
         }
     }
 
     #[test]
-    fn ranks_bound_what_is_found_whatever_came_and_went() {
+    fn query_up_to_a_rank_finds_all_values_up_to_it_and_no_others() {
         let scopes = ["any", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "192.0.2.0/24"];
         let asked = pair("10.1.2.3", "10.9.9.9");
         let mut index = PrefixIndex::default();

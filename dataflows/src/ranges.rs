@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_what_was_set_window_by_window() {
+    fn steps_equal_values_set_window_by_window() {
         let mut state = 11u64;
         let mut random = |below: u64| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -147,19 +147,19 @@ mod tests {
                     _ => from + random(6),
                 };
                 let by = random(3) as i8 - 1;
-                let mut told = Vec::new();
+                let mut changed = Vec::new();
                 steps.update(
                     range(from, until),
                     |old| old + by,
                     |piece, old, new| {
-                        told.push((piece, old, new));
+                        changed.push((piece, old, new));
                     },
                 );
                 for (window, held) in (0..).zip(&mut model) {
-                    let piece = told.iter().find(|(piece, ..)| piece.contains(Window(window)));
+                    let piece = changed.iter().find(|(piece, ..)| piece.contains(Window(window)));
                     let expected = (from..until).contains(&window) && by != 0;
                     assert_eq!(
-                        piece.map(|told| (told.1, told.2)),
+                        piece.map(|changed| (changed.1, changed.2)),
                         expected.then_some((*held, *held + by))
                     );
                     *held += if (from..until).contains(&window) { by } else { 0 };

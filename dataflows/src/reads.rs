@@ -35,7 +35,7 @@ pub enum Read {
     },
 }
 
-/// The number of a request, which whoever enters its reads gives it.
+/// The number of a request, chosen by the caller of [`Inputs::read`](crate::graph::Inputs::read).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 

@@ -79,6 +79,22 @@ type Id = (LimitId, Window, Entity);
 /// The traffic of each window, without zeroes.
 type Tables = BTreeMap<Window, BTreeMap<Pair, Volume>>;
 
+/// The active violations of the `n`th tick: those before it, and those after each of its phases.
+struct Phases<'a> {
+    n: usize,
+    before: ViolationsById,
+    after: [ViolationsById; 4],
+    states: &'a [State; 4],
+}
+
+impl Phases<'_> {
+    /// Returns the first phase after which a violation is active, or is not.
+    fn first(&self, id: &Id, is_active: bool) -> usize {
+        let phase = self.after.iter().position(|after| after.contains_key(id) == is_active);
+        phase.expect("the last state differs from the one before the tick")
+    }
+}
+
 /// The inputs to the judgement of violations, at one moment.
 struct State {
     /// The rows that have taken effect.
@@ -94,7 +110,7 @@ struct State {
 }
 
 /// The violations of a state: the volume of each entity over or under, and the version that judges it.
-type ActiveViolations = BTreeMap<Id, (Volume, Version)>;
+type ViolationsById = BTreeMap<Id, (Volume, Version)>;
 
 /// The computation, from the whole history at every tick.
 #[derive(Clone, Debug)]
@@ -350,9 +366,9 @@ impl Reference {
     }
 
     /// Every violation of a state.
-    fn standing(&self, state: &State) -> ActiveViolations {
+    fn standing(&self, state: &State) -> ViolationsById {
         let limits: BTreeSet<LimitId> = state.rows.iter().map(|row| row.limit).collect();
-        let mut standing = ActiveViolations::new();
+        let mut standing = ViolationsById::new();
         for &window in &state.windows {
             for &limit in &limits {
                 let Some(version) = in_force(&state.rows, limit, window, &self.windows) else {
@@ -387,96 +403,91 @@ impl Reference {
 
     /// Returns the changes at the `n`th tick, given the state before it and the states after its phases.
     fn changes(&self, n: usize, before: &State, states: &[State; 4]) -> BTreeSet<Change> {
-        let now = &states[3];
-        let stood = self.standing(before);
-        let standing = states.each_ref().map(|state| self.standing(state));
-        let stands = &standing[3];
-        let ids: BTreeSet<Id> = stood.keys().chain(stands.keys()).copied().collect();
+        let phases = Phases {
+            n,
+            before: self.standing(before),
+            after: states.each_ref().map(|state| self.standing(state)),
+            states,
+        };
+        let ids: BTreeSet<Id> =
+            phases.before.keys().chain(phases.after[3].keys()).copied().collect();
+        ids.into_iter().filter_map(|id| self.change(id, &phases)).collect()
+    }
 
-        let mut changes = BTreeSet::new();
-        for id in ids {
-            let (limit, window, entity) = id;
-            let settled = self.windows.settled(window, self.watermark(n));
-            let was_settled = self.windows.settled(window, self.watermark(n - 1));
-            let partial = !now.whole.contains(&window);
-            let of_data = match self.windows.closed(window, self.watermark(n - 1)) {
-                true => Reason::LateData,
-                false => Reason::Data,
-            };
-            // The phases are in the order of the reasons that they stand for.
-            let by_phase = [Reason::LimitChange, Reason::Schedule, of_data, Reason::Schedule];
-            let first = |stands: bool| {
-                let phase = standing.iter().position(|s| s.contains_key(&id) == stands);
-                phase.expect("the last state differs from the one before the tick")
-            };
-            let version = in_force(&now.rows, limit, window, &self.windows);
-            let change = match (stood.get(&id), stands.get(&id)) {
+    /// Returns the change of a violation that is active before or after the tick.
+    fn change(&self, id: Id, phases: &Phases<'_>) -> Option<Change> {
+        let (limit, window, entity) = id;
+        let of_data = match self.windows.closed(window, self.watermark(phases.n - 1)) {
+            true => Reason::LateData,
+            false => Reason::Data,
+        };
+        // The phases are in the order of the reasons that they stand for.
+        let by_phase = [Reason::LimitChange, Reason::Schedule, of_data, Reason::Schedule];
+        let now = &phases.states[3];
+        let in_force = in_force(&now.rows, limit, window, &self.windows);
+        let (event, reason, volume, shown) =
+            match (phases.before.get(&id), phases.after[3].get(&id)) {
                 (None, None) => unreachable!("one of them has it"),
-                (None, Some((volume, judge))) => Change {
-                    event: Event::Raised,
-                    reason: by_phase[first(true)],
-                    violation: violation(id, *volume),
-                    bound: judge.bound,
-                    metric: judge.scope.metric,
-                    version: Some(judge.id),
-                    settled,
-                    partial,
-                },
-                (Some(_), None) => {
-                    // The clearing volume is the one that the clearing phase left, in the scope in which the
-                    // violation stood until then.
-                    let phase = first(false);
-                    let until_then = phase.checked_sub(1).map_or(&stood, |last| &standing[last]);
-                    let (_, judge) = &until_then[&id];
-                    let counted = volumes(&judge.scope, states[phase].tables.get(&window));
-                    let volume = counted.get(&entity).copied().unwrap_or_default();
-                    let shown = version.as_ref().unwrap_or(judge);
-                    Change {
-                        event: Event::Cleared,
-                        reason: by_phase[phase],
-                        violation: violation(id, volume),
-                        bound: shown.bound,
-                        metric: shown.scope.metric,
-                        version: version.map(|version| version.id),
-                        settled,
-                        partial,
-                    }
+                (None, Some((volume, judge))) => {
+                    (Event::Raised, by_phase[phases.first(&id, true)], *volume, *judge)
                 }
-                (Some((old_volume, old)), Some((volume, judge))) => {
-                    let settles = settled && !was_settled;
-                    let rejudged =
-                        old.id != judge.id && (was_settled || self.updates != Updates::Settled);
-                    let moved = self.updates == Updates::Tick
-                        && old_volume.amount(old.scope.metric) != volume.amount(judge.scope.metric);
-                    if !(settles || rejudged || moved) {
-                        continue;
-                    }
-                    let differs_after = |state: &State| {
-                        in_force(&state.rows, limit, window, &self.windows).map(|v| v.id)
-                            != Some(old.id)
-                    };
-                    let reason = if rejudged && differs_after(&states[0]) {
-                        Reason::LimitChange
-                    } else if rejudged || settles {
-                        Reason::Schedule
-                    } else {
-                        of_data
-                    };
-                    Change {
-                        event: Event::Updated,
-                        reason,
-                        violation: violation(id, *volume),
-                        bound: judge.bound,
-                        metric: judge.scope.metric,
-                        version: Some(judge.id),
-                        settled,
-                        partial,
-                    }
+                (Some(_), None) => {
+                    // The clearing volume is the one that the clearing phase left, in the scope in which the violation
+                    // stood until then.
+                    let phase = phases.first(&id, false);
+                    let until_then =
+                        phase.checked_sub(1).map_or(&phases.before, |last| &phases.after[last]);
+                    let (_, judge) = &until_then[&id];
+                    let counted = volumes(&judge.scope, phases.states[phase].tables.get(&window));
+                    let volume = counted.get(&entity).copied().unwrap_or_default();
+                    let shown = in_force.unwrap_or(*judge);
+                    (Event::Cleared, by_phase[phase], volume, shown)
+                }
+                (Some(old), Some(new)) => {
+                    let reason = self.reason_of_update(id, old, new, of_data, phases)?;
+                    (Event::Updated, reason, new.0, new.1)
                 }
             };
-            changes.insert(change);
+        Some(Change {
+            event,
+            reason,
+            violation: violation(id, volume),
+            bound: shown.bound,
+            metric: shown.scope.metric,
+            version: match event {
+                Event::Cleared => in_force.map(|version| version.id),
+                Event::Raised | Event::Updated => Some(shown.id),
+            },
+            settled: self.windows.settled(window, self.watermark(phases.n)),
+            partial: !now.whole.contains(&window),
+        })
+    }
+
+    /// Returns the reason to publish a violation anew that is active before and after the tick, if there is one.
+    fn reason_of_update(
+        &self,
+        (limit, window, _): Id,
+        (old_volume, old): &(Volume, Version),
+        (volume, judge): &(Volume, Version),
+        of_data: Reason,
+        phases: &Phases<'_>,
+    ) -> Option<Reason> {
+        let was_settled = self.windows.settled(window, self.watermark(phases.n - 1));
+        let settles = !was_settled && self.windows.settled(window, self.watermark(phases.n));
+        let rejudged = old.id != judge.id && (was_settled || self.updates != Updates::Settled);
+        let moved = self.updates == Updates::Tick
+            && old_volume.amount(old.scope.metric) != volume.amount(judge.scope.metric);
+        let rows_after_edits = &phases.states[0].rows;
+        let is_edited = || {
+            in_force(rows_after_edits, limit, window, &self.windows).map(|version| version.id)
+                != Some(old.id)
+        };
+        match () {
+            () if rejudged && is_edited() => Some(Reason::LimitChange),
+            () if rejudged || settles => Some(Reason::Schedule),
+            () if moved => Some(of_data),
+            () => None,
         }
-        changes
     }
 
     /// The greatest entities of the windows that settle at the `n`th tick.

@@ -30,7 +30,7 @@ pub(crate) struct Spans {
     seen: BTreeSet<Window>,
     /// The starts of spans that have not closed.
     open: BTreeSet<Window>,
-    /// The changes of the spans since they were last [taken](Spans::changes).
+    /// The changes of the spans since the last [`Spans::take_changes`].
     changes: Vec<((Existing, Phase), isize)>,
 }
 
@@ -89,7 +89,7 @@ impl Spans {
     }
 
     /// Inserts windows none of which exists.
-    pub(crate) fn put(&mut self, mut span: Existing, phase: Phase) {
+    pub(crate) fn insert_windows(&mut self, mut span: Existing, phase: Phase) {
         let alike = |other: &Existing| {
             (other.seen, other.closed, other.whole) == (false, span.closed, span.whole)
         };
@@ -107,7 +107,7 @@ impl Spans {
     }
 
     /// Removes the windows of a range.
-    pub(crate) fn take(&mut self, range: WindowRange, phase: Phase) {
+    pub(crate) fn remove_windows(&mut self, range: WindowRange, phase: Phase) {
         let parts: Vec<Existing> = self.within(range).collect();
         for part in parts {
             let Some(span) = self.get(part.windows.from).copied() else {
@@ -145,8 +145,8 @@ impl Spans {
         self.changes.push(((*span, phase), -1));
     }
 
-    /// The changes of the spans since the last call.
-    pub(crate) fn changes(&mut self) -> Vec<((Existing, Phase), isize)> {
+    /// Removes and returns the changes of the spans since the last call.
+    pub(crate) fn take_changes(&mut self) -> Vec<((Existing, Phase), isize)> {
         let mut changes = std::mem::take(&mut self.changes);
         differential_dataflow::consolidation::consolidate(&mut changes);
         changes
@@ -161,7 +161,7 @@ mod tests {
 
     /// Compares spans with a map of single windows, for any order of insertions and removals.
     #[test]
-    fn spans_are_their_windows_one_by_one() {
+    fn spans_equal_a_map_of_single_windows() {
         let mut state = 5u64;
         let mut random = |below: u64| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -170,27 +170,27 @@ mod tests {
         for _ in 0..300 {
             let mut spans = Spans::default();
             let mut model = BTreeMap::<u64, (bool, bool, bool)>::new();
-            let mut told = BTreeMap::<Existing, isize>::new();
+            let mut collected = BTreeMap::<Existing, isize>::new();
             for _ in 0..20 {
                 let from = random(END);
                 let seen = random(3) == 0;
                 let until = if seen { from + 1 } else { (from + 1 + random(8)).min(END) };
                 let windows = WindowRange { from: Window(from), until: Window(until) };
-                spans.take(windows, Phase::Data);
+                spans.remove_windows(windows, Phase::Data);
                 model.retain(|window, _| !(from..until).contains(window));
                 if random(4) > 0 {
                     let (closed, whole) = (random(2) == 0, random(2) == 0);
                     let missing = spans.missing(windows);
                     assert_eq!(missing, [windows]);
-                    spans.put(Existing { windows, seen, closed, whole }, Phase::Data);
+                    spans.insert_windows(Existing { windows, seen, closed, whole }, Phase::Data);
                     model.extend((from..until).map(|window| (window, (seen, closed, whole))));
                 }
-                for ((span, _), diff) in spans.changes() {
-                    *told.entry(span).or_default() += diff;
+                for ((span, _), diff) in spans.take_changes() {
+                    *collected.entry(span).or_default() += diff;
                 }
-                told.retain(|_, diff| *diff != 0);
-                assert!(told.values().all(|diff| *diff == 1));
-                assert!(told.keys().eq(spans.spans.values().collect::<BTreeSet<_>>()));
+                collected.retain(|_, diff| *diff != 0);
+                assert!(collected.values().all(|diff| *diff == 1));
+                assert!(collected.keys().eq(spans.spans.values().collect::<BTreeSet<_>>()));
                 let flags = |span: &Existing| (span.seen, span.closed, span.whole);
                 for window in 0..END {
                     let held = spans.get(Window(window)).map(flags);

@@ -14,7 +14,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::emit::Emit;
 use crate::key::Key;
-use crate::monitored::{ABOVE_ROOF, Amounts, EmitBound, MonitoredScope};
+use crate::monitored::{ABOVE_ROOF, AmountRange, EmitBound, MonitoredScope};
 use crate::pending::{EMIT_COST, Fuel};
 use crate::table::Table;
 use crate::types::Volume;
@@ -63,20 +63,20 @@ impl EmittedBefore {
 pub(crate) struct Stale {
     /// By the number of the monitored scope, and the cell.
     cells: HashMap<(u32, i64), (MonitoredScope, EmittedBefore), RandomState>,
-    rose: Rose,
+    risen: RisenInTick,
 }
 
 /// Totals that rose above their roof in a tick, or grew there and were emitted. There may be as many as there are
 /// totals, so that only a part of a hash is kept of each. If two totals have the same part, one of them is emitted
 /// without need.
 #[derive(Default)]
-struct Rose {
+struct RisenInTick {
     tick: u64,
     parts: HashSet<u32, RandomState>,
     hasher: RandomState,
 }
 
-impl Rose {
+impl RisenInTick {
     fn begin(&mut self, tick: u64) {
         if self.tick != tick {
             self.tick = tick;
@@ -112,13 +112,13 @@ impl Stale {
     /// stays emitted, as it may only if the total need not be exact.
     pub(crate) fn follow(&mut self, tick: u64, total: Move, is_exact: bool) -> Option<Volume> {
         let Move { monitored, emit_bound, key, old, new } = total;
-        self.rose.begin(tick);
+        self.risen.begin(tick);
         let [from, to] = [old, new].map(|volume| emit_bound.cell(volume.amount(monitored.metric)));
         let grows = old.amount(monitored.metric) <= new.amount(monitored.metric);
         if let Some(cell) = from
             && from == to
             && grows
-            && !(is_exact || cell == ABOVE_ROOF && self.rose.contains(monitored, key))
+            && !(is_exact || cell == ABOVE_ROOF && self.risen.contains(monitored, key))
         {
             match self.cells.entry((monitored.id, cell)) {
                 Entry::Occupied(mut held) => held.get_mut().1.insert(key, old),
@@ -129,12 +129,12 @@ impl Stale {
             return None;
         }
         if to == Some(ABOVE_ROOF) {
-            self.rose.insert(monitored, key);
+            self.risen.insert(monitored, key);
         }
-        Some(from.and_then(|cell| self.take(monitored, cell, key)).unwrap_or(old))
+        Some(from.and_then(|cell| self.remove(monitored, cell, key)).unwrap_or(old))
     }
 
-    fn take(&mut self, monitored: MonitoredScope, cell: i64, key: Key) -> Option<Volume> {
+    fn remove(&mut self, monitored: MonitoredScope, cell: i64, key: Key) -> Option<Volume> {
         let (_, emitted_before) = self.cells.get_mut(&(monitored.id, cell))?;
         let (volume, is_last) = emitted_before.remove(key);
         if is_last {
@@ -159,7 +159,7 @@ impl Stale {
     /// update.
     pub(crate) fn renew(
         &mut self,
-        of: impl Fn(MonitoredScope) -> Option<Amounts>,
+        of: impl Fn(MonitoredScope) -> Option<AmountRange>,
     ) -> Option<Renewal> {
         let mut renewal = Renewal::default();
         self.cells.retain(|(_, cell), (monitored, emitted_before)| {
@@ -219,9 +219,9 @@ impl Renewal {
                 return true;
             };
             let total = monitored.total(key, table.get(key).unwrap_or_default());
-            out.put(monitored, monitored.total(key, before), -1);
-            out.put(monitored, total, 1);
-            out.renews(monitored, total);
+            out.emit(monitored, monitored.total(key, before), -1);
+            out.emit(monitored, total, 1);
+            out.renewed(monitored, total);
             fuel.spend(2 * EMIT_COST);
         }
         false
@@ -239,23 +239,23 @@ mod tests {
     use crate::types::{Bound, Pair, Scope, Updates};
 
     #[derive(Default)]
-    struct Emitted {
+    struct EmittedAmounts {
         tick: u64,
         emitted: Vec<(i64, isize)>,
     }
 
-    impl Emit for Emitted {
+    impl Emit for EmittedAmounts {
         fn tick(&self) -> u64 {
             self.tick
         }
 
-        fn put(&mut self, _: MonitoredScope, total: Total, diff: isize) {
+        fn emit(&mut self, _: MonitoredScope, total: Total, diff: isize) {
             self.emitted.push((total.amount, diff));
         }
 
-        fn recedes(&mut self, _: MonitoredScope, _: Key) {}
+        fn receded(&mut self, _: MonitoredScope, _: Key) {}
 
-        fn renews(&mut self, _: MonitoredScope, _: Total) {}
+        fn renewed(&mut self, _: MonitoredScope, _: Total) {}
     }
 
     const PAIR: Pair = Pair::V4(std::net::Ipv4Addr::LOCALHOST, std::net::Ipv4Addr::LOCALHOST);
@@ -264,7 +264,7 @@ mod tests {
     struct One {
         index: EmitBoundIndex,
         monitored_table: MonitoredTable,
-        out: Emitted,
+        out: EmittedAmounts,
     }
 
     impl One {
@@ -277,7 +277,7 @@ mod tests {
             index.set(&[emit_bound]);
             let mut monitored_table = MonitoredTable::new(Window(0), false);
             monitored_table.move_bounds(&index, &EmitBoundChanges::new(vec![emit_bound]), false);
-            One { index, monitored_table, out: Emitted::default() }
+            One { index, monitored_table, out: EmittedAmounts::default() }
         }
 
         /// Moves the total to an amount in the next tick, and returns the updates that the table emits.
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn total_far_over_a_limit_is_emitted_in_the_tick_in_which_it_comes_there() {
+    fn total_that_grows_above_a_roof_is_emitted_only_in_the_tick_of_its_rise() {
         let mut one = One::new(Updates::Settled);
         assert_eq!(one.grow_to(2000), [(2000, 1)]);
         assert_eq!(one.move_to(2001), [(2000, -1), (2001, 1)]);
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn with_updates_of_each_tick_no_violation_is_stale() {
+    fn total_with_updates_at_each_tick_is_never_stale() {
         let mut one = One::new(Updates::Tick);
         assert_eq!(one.grow_to(2000), [(2000, 1)]);
         assert_eq!(one.grow_to(3000), [(2000, -1), (3000, 1)]);

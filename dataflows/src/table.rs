@@ -221,7 +221,7 @@ mod tests {
 
     /// An entry may move, be removed or be added between its look-up and the addition.
     #[test]
-    fn entries_may_change_after_they_were_looked_for() {
+    fn addition_to_an_entry_changed_since_its_look_up_is_exact() {
         let mut table = Table::default();
         let mut model = BTreeMap::<u64, i64>::new();
         for round in 0..200u64 {

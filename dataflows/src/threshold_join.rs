@@ -30,7 +30,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::order::TotalOrder;
 use timely::progress::Timestamp;
 
-use crate::pieces::{Change, Here};
+use crate::pieces::{SweptPlace, ThresholdChange};
 use crate::threshold::Threshold;
 
 /// A value whose order begins with a place, and then an amount.
@@ -195,7 +195,7 @@ where
             fresh,
             key: None,
             ahead: Vec::new(),
-            here: Here::default(),
+            current: SweptPlace::default(),
             updates: Vec::new(),
         })
     }
@@ -275,8 +275,8 @@ struct Sweep<B0: Navigable, B1: Navigable, K, V, L, T> {
     /// The key under way.
     key: Option<K>,
     /// Its thresholds whose ranges begin later on, the next one last.
-    ahead: Vec<Change<L, T>>,
-    here: Here<L, T>,
+    ahead: Vec<ThresholdChange<L, T>>,
+    current: SweptPlace<L, T>,
     updates: Updates<K, V, L, T>,
 }
 
@@ -355,22 +355,22 @@ where
             return false;
         };
         let (place, amount) = (value.place(), value.amount());
-        if self.here.place != Some(place) {
-            self.here.move_to(place, &mut self.ahead);
+        if self.current.place != Some(place) {
+            self.current.move_to(place, &mut self.ahead);
         }
-        if !self.here.is_covered() {
-            let Some(next) = self.here.next_change(&self.ahead) else {
+        if !self.current.is_covered() {
+            let Some(next) = self.current.next_change(&self.ahead) else {
                 return false;
             };
             self.seek(key, next, i64::MIN);
             return true;
         }
-        self.here.reach(amount);
-        if self.here.active().next().is_some() {
+        self.current.reach(amount);
+        if self.current.active().next().is_some() {
             self.emit(key, value);
             return true;
         }
-        match self.here.next_amount() {
+        match self.current.next_amount() {
             Some(from) => self.seek(key, place, from),
             None => match place.checked_add(1) {
                 Some(next) => self.seek(key, next, i64::MIN),
@@ -399,7 +399,7 @@ where
         }
         differential_dataflow::consolidation::consolidate(&mut edits);
         for (time, diff) in &edits {
-            for piece in self.here.active() {
+            for piece in self.current.active() {
                 let time = time.join(&piece.time);
                 self.updates.push(((key, value, piece.limit), time, diff * piece.diff));
             }
@@ -434,7 +434,7 @@ where
                 self.amounts.step_key(key);
                 self.thresholds.step_key(key);
                 self.ahead.clear();
-                self.here = Here::default();
+                self.current = SweptPlace::default();
                 self.key = None;
             }
         }

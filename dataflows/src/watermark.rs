@@ -22,9 +22,9 @@ pub enum PartitionProgress {
     Idle,
 }
 
-/// The time of a tick.
+/// The clock of a live input, as a tick reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Moment {
+pub(crate) struct ClockReading {
     /// The time of the clock; the watermark is never after it.
     pub(crate) now: u64,
     /// The watermark if no partition holds it.
@@ -33,50 +33,50 @@ pub(crate) struct Moment {
 
 /// The progress of the slowest of several partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Least {
+pub(crate) struct Slowest {
     pub(crate) at: u64,
     /// The slowest partition; `None` if no partition is behind the clock.
-    pub(crate) of: Option<u32>,
+    pub(crate) partition: Option<u32>,
 }
 
 /// The partitions with their progress, by which they hold the watermark.
 #[derive(Debug, Default)]
 pub(crate) struct Partitions {
-    holds: BTreeMap<u32, PartitionProgress>,
+    progress: BTreeMap<u32, PartitionProgress>,
 }
 
 impl Partitions {
     /// Sets the progress of a partition, until it is set again.
-    pub(crate) fn set(&mut self, partition: u32, holds: PartitionProgress) {
-        self.holds.insert(partition, holds);
+    pub(crate) fn set(&mut self, partition: u32, progress: PartitionProgress) {
+        self.progress.insert(partition, progress);
     }
 
     /// The watermark; `before` is the one of the tick before, behind which it never goes: a partition
     /// that returns from idleness brings late records, not an older watermark.
-    pub(crate) fn watermark(&self, moment: Moment, before: u64) -> Least {
-        let least = self.least(moment, Some(0));
-        Least { at: least.at.max(before), ..least }
+    pub(crate) fn watermark(&self, reading: ClockReading, before: u64) -> Slowest {
+        let least = self.least(reading, Some(0));
+        Slowest { at: least.at.max(before), ..least }
     }
 
     /// The progress of the slowest partition, of those that are not empty.
-    pub(crate) fn slowest(&self, moment: Moment) -> Least {
-        self.least(moment, None)
+    pub(crate) fn slowest(&self, reading: ClockReading) -> Slowest {
+        self.least(reading, None)
     }
 
     /// The greatest event time that a partition has come to, at most the clock. The unread records of a waiting
     /// partition may be of any time up to the clock.
-    pub(crate) fn front(&self, moment: Moment) -> u64 {
-        let at = |holds: &PartitionProgress| match holds {
+    pub(crate) fn front(&self, reading: ClockReading) -> u64 {
+        let at = |progress: &PartitionProgress| match progress {
             PartitionProgress::At(at) => Some(*at),
-            PartitionProgress::Waiting(_) => Some(moment.now),
+            PartitionProgress::Waiting(_) => Some(reading.now),
             PartitionProgress::Unknown | PartitionProgress::Empty | PartitionProgress::Idle => None,
         };
-        self.holds.values().filter_map(at).max().unwrap_or(0).min(moment.now)
+        self.progress.values().filter_map(at).max().unwrap_or(0).min(reading.now)
     }
 
-    fn least(&self, moment: Moment, empty: Option<u64>) -> Least {
-        let held = self.holds.iter().filter_map(|(partition, holds)| {
-            let at = match holds {
+    fn least(&self, reading: ClockReading, empty: Option<u64>) -> Slowest {
+        let held = self.progress.iter().filter_map(|(partition, progress)| {
+            let at = match progress {
                 PartitionProgress::Unknown => 0,
                 PartitionProgress::Empty => empty?,
                 PartitionProgress::At(at) | PartitionProgress::Waiting(at) => *at,
@@ -85,9 +85,9 @@ impl Partitions {
             Some((at, *partition))
         });
         match held.min() {
-            Some((at, partition)) if at < moment.now => Least { at, of: Some(partition) },
-            Some(_) => Least { at: moment.now, of: None },
-            None => Least { at: moment.silence.min(moment.now), of: None },
+            Some((at, partition)) if at < reading.now => Slowest { at, partition: Some(partition) },
+            Some(_) => Slowest { at: reading.now, partition: None },
+            None => Slowest { at: reading.silence.min(reading.now), partition: None },
         }
     }
 }
@@ -106,14 +106,14 @@ pub(crate) fn passed(rules: Windows, from: u64, to: u64) -> WindowRange {
 mod tests {
     use super::*;
 
-    const NOON: Moment = Moment { now: 1000, silence: 900 };
+    const NOON: ClockReading = ClockReading { now: 1000, silence: 900 };
 
-    fn least(at: u64, of: Option<u32>) -> Least {
-        Least { at, of }
+    fn least(at: u64, partition: Option<u32>) -> Slowest {
+        Slowest { at, partition }
     }
 
     #[test]
-    fn the_partition_furthest_behind_holds_it() {
+    fn slowest_partition_holds_the_watermark() {
         let mut partitions = Partitions::default();
         partitions.set(0, PartitionProgress::At(700));
         partitions.set(1, PartitionProgress::Empty);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn front_is_the_greatest_event_time_and_the_clock_where_a_partition_waits() {
+    fn front_is_the_greatest_event_time_or_the_clock_while_a_partition_waits() {
         let mut partitions = Partitions::default();
         partitions.set(0, PartitionProgress::Unknown);
         partitions.set(1, PartitionProgress::Empty);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_jumped_over_was_not_watched() {
+    fn step_longer_than_the_greatest_gap_passes_no_window() {
         let rules = Windows { max_gap_secs: 900, ..Windows::default() };
         let passed = |from, to| {
             rules.each(passed(rules, from, to)).map(|window| window.0).collect::<Vec<_>>()

@@ -8,7 +8,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::{Capability, InputCapability};
 use timely::dataflow::{Scope, StreamVec};
 
-use crate::pending::{FueledOperator, PendingByTime, Steps, send};
+use crate::pending::{FueledOperator, PendingByTime, SteppedState, send};
 use crate::time::Time;
 
 /// An operator whose inputs and outputs are being connected. `W` is the work of one time, `S` the state.
@@ -120,7 +120,7 @@ impl<'scope, W: Default + 'static, S: 'static> Wiring<'scope, W, S> {
     /// Builds the operator, which works in steps.
     pub(crate) fn build_in_steps(self, state: S)
     where
-        S: Steps<Work = W>,
+        S: SteppedState<Work = W>,
     {
         let Wiring { scope, builder, mut inputs, mut outputs, awaited } = self;
         let activator = scope.activator_for(builder.operator_info().address);

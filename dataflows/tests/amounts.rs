@@ -1,7 +1,7 @@
-//! What an entity comes to, asked at every tick of random histories, and which windows exist then.
+//! Reads of the amounts of entities, and the windows that exist, at every tick of random histories.
 //!
-//! The reference's totals are added up here, entity by entity. What is asked for is summed by a rollup
-//! that limits use, by one that nobody uses, or is the total of a pair; some of it is asked twice.
+//! The reference's totals are added up here, entity by entity. An amount is the sum of a rollup that limits
+//! use, of one that nobody uses, or the total of a pair; some amounts are read twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, mpsc};
@@ -21,28 +21,28 @@ use crate::histories::rng::Rng;
 use crate::histories::{History, Size, history};
 use crate::workers;
 
-/// What is asked for: a window, a sum over pairs, and whose.
-type Asked = (Window, Option<Rollup>, Entity);
+/// A read of an amount: a window, a sum over pairs, and the entity.
+type AmountQuery = (Window, Option<Rollup>, Entity);
 
-/// What left at a tick.
+/// The outputs of a tick.
 #[derive(Debug, Default)]
-struct Left {
-    amounts: BTreeMap<Asked, Volume>,
+struct TickOutputs {
+    amounts: BTreeMap<AmountQuery, Volume>,
     existing: BTreeMap<Existing, isize>,
 }
 
-/// What is asked at each tick: of windows and pairs that occur up to then, by sums that limits have or
+/// Random reads for each tick: of windows and pairs that occur up to then, by sums that limits have or
 /// could have.
-fn questions(history: &History, seed: u64) -> Vec<Vec<Asked>> {
+fn random_queries(history: &History, seed: u64) -> Vec<Vec<AmountQuery>> {
     let rng = &mut Rng::new(seed);
     let (mut windows, mut pairs, mut rollups) = (Vec::new(), Vec::new(), Vec::new());
     let any = |per| Scope { per, ..Scope::default() };
     rollups.extend([Per::Source, Per::Destination, Per::Host, Per::Total].map(any));
-    let mut ask = |input: &floodmark_dataflows::reference::TickInput| {
+    let mut query_tick = |input: &floodmark_dataflows::reference::TickInput| {
         windows.extend(input.records.iter().map(|(window, ..)| *window));
         pairs.extend(input.records.iter().map(|(_, pair, _)| *pair));
         rollups.extend(input.edits.iter().map(|(version, _)| version.scope));
-        let mut asked = Vec::new();
+        let mut queries = Vec::new();
         for _ in 0..rng.below(8) {
             if windows.is_empty() {
                 break;
@@ -59,23 +59,23 @@ fn questions(history: &History, seed: u64) -> Vec<Vec<Asked>> {
                 Per::Host => Entity::Host(address),
                 Per::Total => Entity::Total,
             };
-            asked.push((window, Rollup::of(&scope), entity));
+            queries.push((window, Rollup::of(&scope), entity));
             if rng.percent(10) {
-                asked.push((window, Rollup::of(&scope), entity));
+                queries.push((window, Rollup::of(&scope), entity));
             }
         }
-        asked
+        queries
     };
-    history.ticks.iter().map(&mut ask).collect()
+    history.ticks.iter().map(&mut query_tick).collect()
 }
 
-/// Runs a history, asking, and returns what left by tick.
+/// Runs a history with reads, and returns the outputs by tick.
 fn run(
     history: Arc<History>,
-    asked: Arc<Vec<Vec<Asked>>>,
+    queries: Arc<Vec<Vec<AmountQuery>>>,
     workers: usize,
     seed: u64,
-) -> BTreeMap<u64, Left> {
+) -> BTreeMap<u64, TickOutputs> {
     let (send, receive) = mpsc::channel();
     let send = Mutex::new(send);
     let guards = workers::execute(workers, format!("seed {seed}"), move |worker| {
@@ -84,10 +84,10 @@ fn run(
         let options = Options { windows: history.windows, ..Options::default() };
         let mut inputs = worker.dataflow(|scope| {
             let (inputs, outputs, _) = graph::build(scope, options);
-            let answers = send.clone();
+            let responses = send.clone();
             outputs.responses.inspect(move |(Response { chunk, .. }, time)| {
                 assert_eq!(time.phase, Phase::Read);
-                answers.send((time.tick, Ok(chunk.clone()))).expect("the test waits for all");
+                responses.send((time.tick, Ok(chunk.clone()))).expect("the test waits for all");
             });
             outputs.existing.inspect(move |(existing, time, diff)| {
                 send.send((time.tick, Err((*existing, *diff)))).expect("the test waits for all");
@@ -95,7 +95,7 @@ fn run(
             inputs
         });
         let mut combiner = Combiner::new(peers);
-        for (tick, asked) in history.ticks.iter().zip(&*asked) {
+        for (tick, queries) in history.ticks.iter().zip(&*queries) {
             if tick.tick > 0 {
                 inputs.advance_to(tick.tick);
             }
@@ -103,7 +103,7 @@ fn run(
                 tick.edits.iter().for_each(|(version, diff)| inputs.edit(*version, *diff));
                 inputs.mark(SourceProgress::Watermark(tick.watermark));
                 tick.seen.iter().for_each(|window| inputs.mark(SourceProgress::Seen(*window)));
-                for &(window, rollup, entity) in asked {
+                for &(window, rollup, entity) in queries {
                     let read = Read::Amount { window, rollup, entity };
                     inputs.read(RequestId(tick.tick), read);
                 }
@@ -121,25 +121,25 @@ fn run(
     for result in guards.join() {
         result.expect("no worker panics");
     }
-    let mut left = BTreeMap::<u64, Left>::new();
-    for (tick, said) in receive.try_iter() {
-        let left = left.entry(tick).or_default();
-        match said {
+    let mut by_tick = BTreeMap::<u64, TickOutputs>::new();
+    for (tick, output) in receive.try_iter() {
+        let of_tick = by_tick.entry(tick).or_default();
+        match output {
             Ok(Chunk::Amount { window, rollup, entity, volume }) => {
-                assert_ne!(volume, Volume::default(), "what is not held has no part");
-                let sum = left.amounts.entry((window, rollup, entity)).or_default();
+                assert_ne!(volume, Volume::default(), "an amount of nothing has no chunk");
+                let sum = of_tick.amounts.entry((window, rollup, entity)).or_default();
                 *sum = sum.saturating_add(volume);
             }
-            Ok(other) => panic!("not asked for: {other:?}"),
-            Err((existing, diff)) => *left.existing.entry(existing).or_default() += diff,
+            Ok(other) => panic!("nobody requested {other:?}"),
+            Err((existing, diff)) => *of_tick.existing.entry(existing).or_default() += diff,
         }
     }
-    left
+    by_tick
 }
 
-/// What the entity comes to, by totals of pairs.
-fn amount(held: &BTreeMap<(Window, Pair), Volume>, asked: &Asked) -> Volume {
-    let (window, rollup, entity) = *asked;
+/// The amount of a read, summed from totals of pairs.
+fn amount(held: &BTreeMap<(Window, Pair), Volume>, query: &AmountQuery) -> Volume {
+    let (window, rollup, entity) = *query;
     let any = |prefix: Prefix, address| prefix.contains(address);
     let counts = |pair: &Pair| match (rollup, entity) {
         (None, entity) => entity == Entity::Pair(*pair),
@@ -162,40 +162,41 @@ fn amount(held: &BTreeMap<(Window, Pair), Volume>, asked: &Asked) -> Volume {
 /// Holds a history to the reference. Returns how many amounts were not 0.
 fn check(seed: u64, workers: usize) -> usize {
     let history = Arc::new(history(seed, Size::SMALL));
-    let asked = Arc::new(questions(&history, seed));
-    let mut left = run(history.clone(), asked.clone(), workers, seed);
+    let queries = Arc::new(random_queries(&history, seed));
+    let mut by_tick = run(history.clone(), queries.clone(), workers, seed);
     let mut reference = Reference::new(history.windows, history.updates, history.top);
     let (mut existing, mut found) = (BTreeMap::<Existing, isize>::new(), 0);
-    for (input, asked) in history.ticks.iter().zip(&*asked) {
-        let what = || format!("seed {seed}, {workers} workers, tick {}", input.tick);
+    for (input, queries) in history.ticks.iter().zip(&*queries) {
+        let case = || format!("seed {seed}, {workers} workers, tick {}", input.tick);
         let right = reference.tick(input.clone());
-        let Left { mut amounts, existing: changed } = left.remove(&input.tick).unwrap_or_default();
-        for asked in asked.iter().collect::<BTreeSet<_>>() {
-            let ours = amounts.remove(asked).unwrap_or_default();
-            assert_eq!(ours, amount(&right.held, asked), "{}: {asked:?}", what());
+        let TickOutputs { mut amounts, existing: changed } =
+            by_tick.remove(&input.tick).unwrap_or_default();
+        for query in queries.iter().collect::<BTreeSet<_>>() {
+            let ours = amounts.remove(query).unwrap_or_default();
+            assert_eq!(ours, amount(&right.held, query), "{}: {query:?}", case());
             found += usize::from(ours != Volume::default());
         }
-        assert_eq!(amounts, BTreeMap::new(), "{}: nobody asked", what());
+        assert_eq!(amounts, BTreeMap::new(), "{}: nobody requested this", case());
 
         changed.into_iter().for_each(|(window, diff)| *existing.entry(window).or_default() += diff);
         existing.retain(|_, count| *count != 0);
         let ours = existing.iter().flat_map(|(one, count)| {
-            assert_eq!(*count, 1, "{}: {one:?}", what());
+            assert_eq!(*count, 1, "{}: {one:?}", case());
             history.windows.each(one.windows).map(|window| {
                 assert_eq!(one.closed, history.windows.closed(window, input.watermark));
                 (window, if one.seen { Existence::Seen } else { Existence::Gap })
             })
         });
-        assert_eq!(ours.collect::<BTreeMap<_, _>>(), right.windows, "{}", what());
+        assert_eq!(ours.collect::<BTreeMap<_, _>>(), right.windows, "{}", case());
     }
     found
 }
 
 #[test]
-fn amounts_are_those_of_the_reference() {
+fn amounts_agree_with_the_reference() {
     for (seeds, workers) in [(0..150, 1), (1_000_000..1_000_075, 2), (2_000_000..2_000_040, 4)] {
-        let asked = seeds.clone().count();
+        let histories = seeds.clone().count();
         let found: usize = seeds.map(|seed| check(seed, workers)).sum();
-        assert!(found > 5 * asked, "{found} amounts in {asked} histories");
+        assert!(found > 5 * histories, "{found} amounts in {histories} histories");
     }
 }

@@ -90,7 +90,7 @@ fn run(workers: usize, changes_ahead: Option<usize>) -> Seen {
                 // The consumer takes a part, if it has anything to take.
                 let some = changes_ahead.map_or(seen.len(), |ahead| seen.len().min(ahead / 3 + 1));
                 result.changes.extend(seen.drain(..some));
-                inputs.taken(some);
+                inputs.consumed(some);
             }
             result.changes.append(&mut seen.borrow_mut());
             if index == 0 {
@@ -120,7 +120,7 @@ fn check(seen: &Seen, what: &str) {
 }
 
 #[test]
-fn changes_of_one_tick_are_made_in_steps() {
+fn changes_of_one_tick_are_emitted_in_steps() {
     let seen = run(1, None);
     check(&seen, "one worker");
     // Less than all of a tick, by what a step may cost.

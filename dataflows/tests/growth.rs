@@ -1,6 +1,6 @@
 //! The same checks at 1, 10, 100, ... 100 000 of one thing.
 //!
-//! Each of them has an answer that plain arithmetic knows, and costs what its size does: the largest
+//! The result of each follows from plain arithmetic, and its cost is linear in the size: the largest
 //! takes a second or two unoptimized. A step that is quadratic in the size takes minutes, so it shows
 //! as a hang.
 
@@ -40,7 +40,7 @@ pub(crate) fn grow_to(greatest: u32, check: impl Fn(u32)) {
     }
 }
 
-/// How records get into the dataflow.
+/// The form in which records enter the dataflow.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Enter {
     /// Those of a tick combined, as a source does it.
@@ -49,8 +49,8 @@ pub(crate) enum Enter {
     Apart,
 }
 
-/// What is said in each tick. Records and windows seen are dealt to the workers in turn.
-pub(crate) fn said(
+/// Runs ticks, and returns the changes of each. Records and windows seen are dealt to the workers in turn.
+pub(crate) fn changes_by_tick(
     workers: usize,
     windows: Windows,
     enter: Enter,
@@ -101,14 +101,14 @@ pub(crate) fn said(
     for result in guards.join() {
         result.expect("no worker panics");
     }
-    let mut said = vec![Vec::new(); order.len()];
+    let mut published = vec![Vec::new(); order.len()];
     for (tick, change) in receive.try_iter() {
-        said[order[&tick]].push(change);
+        published[order[&tick]].push(change);
     }
-    said
+    published
 }
 
-/// The limits that something became of; nothing became of one twice.
+/// The limits of the changes with an event. No limit has two such changes.
 pub(crate) fn limits(changes: &[Change], event: Event) -> BTreeSet<u32> {
     let of_event = changes.iter().filter(|change| change.event == event);
     let limits = of_event.map(|change| change.violation.limit.0);
@@ -119,7 +119,7 @@ pub(crate) fn limits(changes: &[Change], event: Event) -> BTreeSet<u32> {
     once
 }
 
-/// The sources of the pairs that something became of.
+/// The sources of the pairs of the changes with an event. No pair has two such changes.
 fn sources(changes: &[Change], event: Event) -> BTreeSet<u32> {
     let mut once = BTreeSet::new();
     for change in changes.iter().filter(|change| change.event == event) {
@@ -162,7 +162,7 @@ pub(crate) fn edits(rows: &[Version], diff: isize) -> Vec<(Version, isize)> {
 }
 
 #[test]
-fn limits_on_one_scope() {
+fn limits_on_one_scope_scale_linearly() {
     grow(|n| {
         let rows: Vec<_> = (0..n).map(|limit| max(limit, limit)).collect();
         let ticks = vec![
@@ -174,11 +174,11 @@ fn limits_on_one_scope() {
             TickInput { tick: 1, records: vec![record(1, n)], ..TickInput::default() },
             TickInput { tick: 2, edits: edits(&rows, -1), ..TickInput::default() },
         ];
-        let said = said(1, Windows::default(), Enter::Combined, ticks);
-        assert_eq!(limits(&said[0], Event::Raised), (0..n / 2).collect());
-        assert_eq!(limits(&said[1], Event::Raised), (n / 2..n).collect());
-        assert_eq!(limits(&said[2], Event::Cleared), (0..n).collect());
-        let changes: usize = said.iter().map(Vec::len).sum();
+        let published = changes_by_tick(1, Windows::default(), Enter::Combined, ticks);
+        assert_eq!(limits(&published[0], Event::Raised), (0..n / 2).collect());
+        assert_eq!(limits(&published[1], Event::Raised), (n / 2..n).collect());
+        assert_eq!(limits(&published[2], Event::Cleared), (0..n).collect());
+        let changes: usize = published.iter().map(Vec::len).sum();
         assert_eq!(changes, 2 * n as usize);
     });
 }
@@ -206,39 +206,39 @@ fn limits_on_disjoint_scopes(per: Per) {
             },
             TickInput { tick: 2, edits: edits(&rows, -1), ..TickInput::default() },
         ];
-        let said = said(2, Windows::default(), Enter::Combined, ticks);
+        let published = changes_by_tick(2, Windows::default(), Enter::Combined, ticks);
         let senders: BTreeSet<u32> = (0..n).step_by(3).collect();
-        assert_eq!(said[0], []);
-        assert_eq!(limits(&said[1], Event::Raised), senders);
-        assert_eq!(limits(&said[2], Event::Cleared), senders);
+        assert_eq!(published[0], []);
+        assert_eq!(limits(&published[1], Event::Raised), senders);
+        assert_eq!(limits(&published[2], Event::Cleared), senders);
     });
 }
 
 #[test]
-fn limits_on_disjoint_scopes_of_pairs() {
+fn limits_on_disjoint_scopes_of_pairs_scale_linearly() {
     limits_on_disjoint_scopes(Per::Pair);
 }
 
 #[test]
-fn limits_on_disjoint_scopes_with_a_rollup_each() {
+fn limits_on_disjoint_scopes_with_a_rollup_each_scale_linearly() {
     limits_on_disjoint_scopes(Per::Total);
 }
 
 #[test]
-fn pairs_in_one_window() {
+fn pairs_in_one_window_scale_linearly() {
     grow(|n| {
         let ticks = vec![TickInput {
             edits: vec![(max(1, n / 2), 1)],
             records: (0..n).map(|source| record(source, source)).collect(),
             ..TickInput::default()
         }];
-        let said = said(1, Windows::default(), Enter::Combined, ticks);
-        assert_eq!(sources(&said[0], Event::Raised), (n / 2 + 1..n).collect());
+        let published = changes_by_tick(1, Windows::default(), Enter::Combined, ticks);
+        assert_eq!(sources(&published[0], Event::Raised), (n / 2 + 1..n).collect());
     });
 }
 
 /// Windows of one second, in each of which one pair sends. A limit moves, then all of them settle.
-fn windows_held(order: impl Fn(u32) -> Vec<Vec<u32>>) {
+fn retained_windows(order: impl Fn(u32) -> Vec<Vec<u32>>) {
     let rules = Windows { width_secs: 1, max_gap_secs: u64::MAX, ..Windows::default() };
     let end = 1 << 40;
     grow(|n| {
@@ -263,23 +263,23 @@ fn windows_held(order: impl Fn(u32) -> Vec<Vec<u32>>) {
             ..TickInput::default()
         });
         ticks.push(TickInput { tick: end + 1, watermark: END_OF_INPUT, ..TickInput::default() });
-        let said = said(1, rules, Enter::Combined, ticks);
+        let published = changes_by_tick(1, rules, Enter::Combined, ticks);
         let over: BTreeSet<u32> = (n / 2 + 1..n).collect();
-        assert!(said[..loaded].iter().all(Vec::is_empty));
-        assert_eq!(sources(&said[loaded], Event::Raised), over);
-        assert_eq!(sources(&said[loaded + 1], Event::Updated), over);
+        assert!(published[..loaded].iter().all(Vec::is_empty));
+        assert_eq!(sources(&published[loaded], Event::Raised), over);
+        assert_eq!(sources(&published[loaded + 1], Event::Updated), over);
     });
 }
 
 #[test]
-fn windows_held_that_came_at_once() {
-    windows_held(|n| vec![(0..n).collect()]);
+fn retained_windows_that_open_at_once_scale_linearly() {
+    retained_windows(|n| vec![(0..n).collect()]);
 }
 
 /// The last one comes first, so that all of the others lie in a gap when they come, one after another.
 #[test]
-fn windows_held_that_fill_a_gap() {
-    windows_held(|n| {
+fn retained_windows_that_fill_a_gap_scale_linearly() {
+    retained_windows(|n| {
         let first = [0, n - 1].into_iter().collect::<BTreeSet<_>>();
         let rest: Vec<u32> = (1..n - 1).collect();
         let rest = rest.chunks(rest.len().div_ceil(10).max(1));
@@ -289,7 +289,7 @@ fn windows_held_that_fill_a_gap() {
 }
 
 #[test]
-fn violations_raised_by_one_limit_change() {
+fn violations_raised_by_one_limit_change_scale_linearly() {
     grow(|n| {
         let low = Version { id: VersionId(2), ..max(1, 0) };
         let high = max(1, 1 << 20);
@@ -302,10 +302,10 @@ fn violations_raised_by_one_limit_change() {
             TickInput { tick: 1, edits: vec![(high, -1), (low, 1)], ..TickInput::default() },
             TickInput { tick: 2, edits: vec![(high, 1), (low, -1)], ..TickInput::default() },
         ];
-        let said = said(2, Windows::default(), Enter::Combined, ticks);
-        assert_eq!(said[0], []);
-        assert_eq!(sources(&said[1], Event::Raised), (1..=n).collect());
-        assert_eq!(sources(&said[2], Event::Cleared), (1..=n).collect());
+        let published = changes_by_tick(2, Windows::default(), Enter::Combined, ticks);
+        assert_eq!(published[0], []);
+        assert_eq!(sources(&published[1], Event::Raised), (1..=n).collect());
+        assert_eq!(sources(&published[2], Event::Cleared), (1..=n).collect());
     });
 }
 
@@ -319,7 +319,7 @@ fn dated(limit: u32, at_ms: u64, value: u32) -> Version {
 }
 
 #[test]
-fn rows_of_many_limits_waiting_for_a_date() {
+fn rows_of_many_limits_waiting_for_a_date_scale_linearly() {
     grow(|n| {
         // Ten dates; each row is broken as soon as it holds.
         let due = |limit: u32| u64::from(1 + limit % 10);
@@ -329,18 +329,18 @@ fn rows_of_many_limits_waiting_for_a_date() {
         ticks[0].edits = edits(&rows, 1);
         ticks[0].records = vec![record(1, 6)];
         ticks[11].edits = edits(&rows, -1);
-        let said = said(1, Windows::default(), Enter::Combined, ticks);
-        assert_eq!(said[0], []);
-        for (tick, changes) in (1..).zip(&said[1..11]) {
+        let published = changes_by_tick(1, Windows::default(), Enter::Combined, ticks);
+        assert_eq!(published[0], []);
+        for (tick, changes) in (1..).zip(&published[1..11]) {
             let begun = (0..n).filter(|limit| due(*limit) == tick).collect();
             assert_eq!(limits(changes, Event::Raised), begun);
         }
-        assert_eq!(limits(&said[11], Event::Cleared), (0..n).collect());
+        assert_eq!(limits(&published[11], Event::Cleared), (0..n).collect());
     });
 }
 
 #[test]
-fn rows_of_one_limit_waiting_for_their_dates() {
+fn rows_of_one_limit_waiting_for_their_dates_scale_linearly() {
     grow(|n| {
         // The one dated last holds the window, at each of ten ticks; only then is it broken.
         let rows: Vec<_> =
@@ -351,9 +351,9 @@ fn rows_of_one_limit_waiting_for_their_dates() {
         ticks[0].edits = edits(&rows, 1);
         ticks[0].records = vec![record(1, 6)];
         ticks[11].edits = edits(&rows, -1);
-        let said = said(1, Windows::default(), Enter::Combined, ticks);
+        let published = changes_by_tick(1, Windows::default(), Enter::Combined, ticks);
         let begins = u64::from(n).div_ceil(step) as usize;
-        for (tick, changes) in said.iter().enumerate() {
+        for (tick, changes) in published.iter().enumerate() {
             let events: Vec<_> = changes.iter().map(|change| change.event).collect();
             match tick {
                 _ if tick == begins => assert_eq!(events, [Event::Raised]),
@@ -364,10 +364,10 @@ fn rows_of_one_limit_waiting_for_their_dates() {
     });
 }
 
-/// All of them change the pair and its source, both over their limits; then all are taken
-/// back, in one tick.
+/// All updates change the pair and its source, both over their limits; then one tick corrects all of
+/// them to zero.
 #[test]
-fn updates_of_one_entity_from_several_workers() {
+fn updates_of_one_entity_from_several_workers_scale_linearly() {
     grow(|n| {
         let of_source =
             Version { scope: Scope { per: Per::Source, ..Scope::default() }, ..max(2, 0) };
@@ -377,9 +377,9 @@ fn updates_of_one_entity_from_several_workers() {
             TickInput { tick: 1, records: vec![record(1, 1); n as usize], ..TickInput::default() },
             TickInput { tick: 2, records: vec![back; n as usize], ..TickInput::default() },
         ];
-        let said = said(3, Windows::default(), Enter::Apart, ticks);
+        let published = changes_by_tick(3, Windows::default(), Enter::Apart, ticks);
         let volumes = |tick: usize, event| -> Vec<_> {
-            let of_event = said[tick].iter().filter(|change| change.event == event);
+            let of_event = published[tick].iter().filter(|change| change.event == event);
             of_event.map(|change| change.violation.volume).collect()
         };
         let all = Volume::new(n.into(), n.into());
@@ -391,7 +391,7 @@ fn updates_of_one_entity_from_several_workers() {
 /// Sums for each source: of a limit that was there before the records came, and of one that comes into use
 /// when all is counted. Workers exchange them in batches.
 #[test]
-fn entities_of_rollups() {
+fn entities_of_rollups_scale_linearly() {
     grow(|n| {
         let per_source = Scope { per: Per::Source, ..Scope::default() };
         let before = Version { scope: per_source, ..max(1, n) };
@@ -412,17 +412,17 @@ fn entities_of_rollups() {
             },
             TickInput { tick: 3, edits: vec![(later, 1)], ..TickInput::default() },
         ];
-        let said = said(2, Windows::default(), Enter::Combined, ticks);
+        let published = changes_by_tick(2, Windows::default(), Enter::Combined, ticks);
         let sources = |tick: usize| -> BTreeSet<u32> {
-            let raised = said[tick].iter().map(|change| match change.violation.entity {
+            let raised = published[tick].iter().map(|change| match change.violation.entity {
                 Entity::Source(IpAddr::V4(source)) => source.to_bits(),
                 other => panic!("no source: {other:?}"),
             });
             raised.collect()
         };
-        assert_eq!(said[1], []);
+        assert_eq!(published[1], []);
         // Both records of a source together are beyond the limit, but for the source whose first has no bytes.
         assert_eq!(sources(2), (1..n).collect());
-        assert_eq!((said[3].len(), sources(3)), (n as usize, (0..n).collect()));
+        assert_eq!((published[3].len(), sources(3)), (n as usize, (0..n).collect()));
     });
 }

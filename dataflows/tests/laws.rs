@@ -1,8 +1,8 @@
-//! What holds of every history, whatever it is.
+//! Laws of every history.
 //!
-//! The reference is checked against itself here: what it says from tick to tick must add up to what
-//! it says stands, and the settled result must not depend on the way there. The hand-computed cases
-//! catch a wrong meaning; these catch a case that was forgotten.
+//! The reference is checked against itself here: the changes of its ticks must add up to its active
+//! violations, and the settled result must not depend on the split of the input into ticks. The hand-computed
+//! cases catch a wrong meaning; these catch a case that was forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,15 +33,15 @@ fn run(history: &History, updates: Updates) -> Vec<TickOutput> {
     ticks.map(|input| reference.tick(input)).collect()
 }
 
-/// Folds what is said by id: the last word on whatever stands.
-fn fold(said: &mut BTreeMap<Id, Change>, changes: &BTreeSet<Change>, at: &str) {
+/// Folds changes by id: the last change of each active violation.
+fn fold(published: &mut BTreeMap<Id, Change>, changes: &BTreeSet<Change>, at: &str) {
     let ids: BTreeSet<Id> = changes.iter().map(|change| id(&change.violation)).collect();
     assert_eq!(ids.len(), changes.len(), "one change of an id; {at}");
     for change in changes {
         let id = id(&change.violation);
         let before = match change.event {
-            Event::Raised | Event::Updated => said.insert(id, *change),
-            Event::Cleared => said.remove(&id),
+            Event::Raised | Event::Updated => published.insert(id, *change),
+            Event::Cleared => published.remove(&id),
         };
         let stood = change.event != Event::Raised;
         assert_eq!(before.is_some(), stood, "{change:?} after {before:?}; {at}");
@@ -49,14 +49,14 @@ fn fold(said: &mut BTreeMap<Id, Change>, changes: &BTreeSet<Change>, at: &str) {
 }
 
 #[test]
-fn changes_add_up_to_what_stands() {
+fn changes_add_up_to_active_violations() {
     for (at, history) in histories() {
-        let mut said = BTreeMap::new();
+        let mut published = BTreeMap::new();
         let mut held: BTreeSet<Window> = BTreeSet::new();
         for (input, output) in history.ticks.iter().zip(run(&history, history.updates)) {
             let at = format!("tick {}, {at}", input.tick);
-            fold(&mut said, &output.changes, &at);
-            // Of what has left nothing is said any more.
+            fold(&mut published, &output.changes, &at);
+            // Retired windows have no changes.
             let now: BTreeSet<Window> = output.windows.keys().copied().collect();
             let windows = output.changes.iter().map(|change| change.violation.window);
             for window in windows {
@@ -66,12 +66,13 @@ fn changes_add_up_to_what_stands() {
 
             let standing: BTreeMap<Id, &Violation> =
                 output.violations.iter().map(|v| (id(v), v)).collect();
-            let words = said.iter().filter(|((_, window, _), _)| held.contains(window));
-            let words: BTreeMap<Id, &Change> = words.map(|(id, change)| (*id, change)).collect();
+            let last_changes = published.iter().filter(|((_, window, _), _)| held.contains(window));
+            let last_changes: BTreeMap<Id, &Change> =
+                last_changes.map(|(id, change)| (*id, change)).collect();
             let ids = |only: Vec<&Id>| only.into_iter().copied().collect::<BTreeSet<Id>>();
-            assert_eq!(ids(words.keys().collect()), ids(standing.keys().collect()), "{at}");
-            // The amount is the last one when every amount is said, and when none can follow.
-            for (id, change) in words {
+            assert_eq!(ids(last_changes.keys().collect()), ids(standing.keys().collect()), "{at}");
+            // The amount is the last one if every amount is published, and once no other can follow.
+            for (id, change) in last_changes {
                 let settled = history.windows.settled(id.1, input.watermark);
                 assert_eq!(change.settled, settled, "{change:?}; {at}");
                 if settled || history.updates == Updates::Tick {
@@ -85,7 +86,7 @@ fn changes_add_up_to_what_stands() {
 }
 
 #[test]
-fn more_updates_add_to_fewer() {
+fn setting_of_more_updates_adds_only_updated_events() {
     for (at, history) in histories() {
         let runs = [Updates::Settled, Updates::Limit, Updates::Tick].map(|u| run(&history, u));
         let [settled, limit, tick] = &runs;
@@ -93,11 +94,11 @@ fn more_updates_add_to_fewer() {
             // The reason of an update that settling would give as well may be an earlier one.
             let what = |output: &TickOutput| -> BTreeSet<Change> {
                 let changes = output.changes.iter().copied();
-                let anyhow = |change: Change| match change.event {
+                let without_reason = |change: Change| match change.event {
                     Event::Updated => Change { reason: Reason::Data, ..change },
                     Event::Raised | Event::Cleared => change,
                 };
-                changes.map(anyhow).collect()
+                changes.map(without_reason).collect()
             };
             let [few, more, most] = [settled, limit, tick].map(what);
             assert!(few.is_subset(&more) && more.is_subset(&most), "{at}");
@@ -109,7 +110,7 @@ fn more_updates_add_to_fewer() {
 }
 
 #[test]
-fn the_settled_result_does_not_depend_on_the_way_there() {
+fn settled_result_does_not_depend_on_the_split_into_ticks() {
     let mut compared = 0;
     for (at, mut history) in histories() {
         // Windows that retire, and records that are too late, do depend on it. Without lateness
@@ -148,19 +149,19 @@ fn the_settled_result_does_not_depend_on_the_way_there() {
         let summary = History { ticks: vec![at_once], ..history.clone() };
         let result = |history: &History| {
             let outputs = run(history, history.updates);
-            let mut said = BTreeMap::new();
+            let mut published = BTreeMap::new();
             for output in &outputs {
-                fold(&mut said, &output.changes, &at);
+                fold(&mut published, &output.changes, &at);
             }
-            // How it came about is the way there.
-            let words = said.into_values().map(|change| Change {
+            // The event and reason depend on the split into ticks.
+            let last_changes = published.into_values().map(|change| Change {
                 event: Event::Raised,
                 reason: Reason::Data,
                 ..change
             });
-            let words: BTreeSet<Change> = words.collect();
+            let last_changes: BTreeSet<Change> = last_changes.collect();
             let last = outputs.into_iter().next_back().expect("a tick");
-            (words, last.violations, last.held, last.top, last.windows)
+            (last_changes, last.violations, last.held, last.top, last.windows)
         };
         let expected = result(&summary);
         assert_eq!(result(&history), expected, "{at}");
@@ -169,9 +170,9 @@ fn the_settled_result_does_not_depend_on_the_way_there() {
     assert!(compared > 200, "{compared} histories end in violations");
 }
 
-/// What the histories are for: everything that can be said is said, and often.
+/// Each kind of change, and each kind of state, occurs at least ten times.
 #[test]
-fn the_histories_reach_everything() {
+fn histories_cover_every_kind_of_change() {
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     let mut count = |what: String| *counts.entry(what).or_default() += 1;
     for (_, history) in histories() {

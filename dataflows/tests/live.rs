@@ -1,4 +1,5 @@
-//! A live input: what its partitions hold and the clock make the watermark, on any number of workers.
+//! A live input: the watermark that follows from the progress of its partitions and the clock, on any number of
+//! workers.
 
 use std::sync::mpsc;
 
@@ -14,7 +15,7 @@ use timely::dataflow::operators::Inspect;
 
 use crate::workers;
 
-/// What a tick brings, with the worker that brings it.
+/// The input of a tick.
 #[derive(Clone, Default)]
 struct Tick {
     now: u64,
@@ -22,14 +23,14 @@ struct Tick {
     begun: Option<u64>,
     /// Truncated partitions, each with its first event time.
     truncated: Vec<(u32, Option<u64>)>,
-    /// Which partition holds what; partition `p` is read by worker `p % workers`.
-    holds: Vec<(u32, PartitionProgress)>,
+    /// The progress of partitions; partition `p` is read by worker `p % workers`.
+    progress: Vec<(u32, PartitionProgress)>,
     records: Vec<u64>,
 }
 
-/// What is said: the watermark of each tick, and events of violations as (tick, event, window).
+/// The outputs of a run: the watermark of each tick, and events of violations as (tick, event, window).
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Said {
+struct Outputs {
     watermarks: Vec<(u64, u64, u64)>,
     events: Vec<(u64, Event, u64)>,
 }
@@ -65,9 +66,9 @@ fn feed(inputs: &mut Inputs, index: usize, peers: usize, at: u64, tick: &Tick) {
             inputs.mark(SourceProgress::Begun(begun));
         }
     }
-    for (partition, holds) in &tick.holds {
+    for (partition, progress) in &tick.progress {
         if *partition as usize % peers == index {
-            inputs.mark(SourceProgress::Partition { partition: *partition, holds: *holds });
+            inputs.mark(SourceProgress::Partition { partition: *partition, progress: *progress });
         }
     }
     for (partition, first) in &tick.truncated {
@@ -86,7 +87,7 @@ fn feed(inputs: &mut Inputs, index: usize, peers: usize, at: u64, tick: &Tick) {
     inputs.batches(combiner.take());
 }
 
-fn run(workers: usize, ticks: Vec<Tick>) -> Said {
+fn run(workers: usize, ticks: Vec<Tick>) -> Outputs {
     let (send, receive) = mpsc::channel();
     workers::execute(workers, "live".to_owned(), move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
@@ -96,12 +97,12 @@ fn run(workers: usize, ticks: Vec<Tick>) -> Said {
             let (inputs, outputs, _) = graph::build(scope, options);
             outputs.clock.inspect(move |(clock, time)| {
                 if let (0, WindowEvent::EventTime { at, slowest, .. }) = (index, clock) {
-                    clocks.send(Ok((time.tick, *at, *slowest))).expect("somebody listens");
+                    clocks.send(Ok((time.tick, *at, *slowest))).expect("the test waits");
                 }
             });
             outputs.changes.inspect(move |(change, time)| {
-                let said = (time.tick, change.event, change.violation.window.0);
-                changes.send(Err(said)).expect("somebody listens");
+                let event = (time.tick, change.event, change.violation.window.0);
+                changes.send(Err(event)).expect("the test waits");
             });
             inputs
         });
@@ -113,44 +114,44 @@ fn run(workers: usize, ticks: Vec<Tick>) -> Said {
         }
     })
     .expect("workers start");
-    let mut said = Said::default();
-    for said_one in receive.try_iter() {
-        match said_one {
-            Ok(watermark) => said.watermarks.push(watermark),
-            Err(event) => said.events.push(event),
+    let mut outputs = Outputs::default();
+    for output in receive.try_iter() {
+        match output {
+            Ok(watermark) => outputs.watermarks.push(watermark),
+            Err(event) => outputs.events.push(event),
         }
     }
     // In order of tick, and only those from the first on; without a tick 0 there is no mark of it.
-    said.watermarks.retain(|(tick, ..)| *tick > 0);
-    said.watermarks.sort_unstable();
-    said.events.sort_unstable_by_key(|(tick, _, window)| (*tick, *window));
-    said
+    outputs.watermarks.retain(|(tick, ..)| *tick > 0);
+    outputs.watermarks.sort_unstable();
+    outputs.events.sort_unstable_by_key(|(tick, _, window)| (*tick, *window));
+    outputs
 }
 
-fn on_all(ticks: &[Tick]) -> Said {
-    let said = run(1, ticks.to_vec());
+fn on_all(ticks: &[Tick]) -> Outputs {
+    let outputs = run(1, ticks.to_vec());
     for workers in [2, 4] {
-        assert_eq!(run(workers, ticks.to_vec()), said, "{workers} workers");
+        assert_eq!(run(workers, ticks.to_vec()), outputs, "{workers} workers");
     }
-    said
+    outputs
 }
 
 const MINUTE: u64 = 60_000;
 
-/// A tick at a minute, with what its partitions hold; silence is half a minute behind.
-fn at(minute: u64, holds: &[(u32, PartitionProgress)], records: &[u64]) -> Tick {
+/// A tick at a minute, with the progress of partitions; silence is half a minute behind.
+fn at(minute: u64, progress: &[(u32, PartitionProgress)], records: &[u64]) -> Tick {
     Tick {
         now: minute * MINUTE,
         silence: minute * MINUTE - MINUTE / 2,
         begun: None,
         truncated: Vec::new(),
-        holds: holds.to_vec(),
+        progress: progress.to_vec(),
         records: records.to_vec(),
     }
 }
 
 #[test]
-fn the_watermark_waits_for_the_partition_behind() {
+fn watermark_waits_for_the_slowest_partition() {
     let ticks = [
         at(
             60,
@@ -173,8 +174,8 @@ fn the_watermark_waits_for_the_partition_behind() {
             &[],
         ),
     ];
-    let said = on_all(&ticks);
-    let minutes: Vec<_> = said
+    let outputs = on_all(&ticks);
+    let minutes: Vec<_> = outputs
         .watermarks
         .iter()
         .map(|(tick, at, slowest)| (*tick, *at as f64 / 6e4, *slowest as f64 / 6e4))
@@ -185,12 +186,12 @@ fn the_watermark_waits_for_the_partition_behind() {
             (1, 0.0, 0.0),
             // Partition 1 may be behind by any time.
             (2, 0.0, 0.0),
-            // There is nothing in partition 2 to wait for, but it may yet bring what is old.
+            // Partition 2 is empty: no partition waits for it, but it may still deliver old records.
             (3, 0.0, 50.0),
             (4, 50.0, 50.0),
             (5, 59.0, 59.0),
             (6, 64.5, 64.5),
-            // It comes back with what is late; the watermark does not move back.
+            // Partition 1 returns with late records; the watermark does not move back.
             (7, 64.5, 64.5),
             // Never after the clock.
             (8, 67.0, 67.0),
@@ -199,7 +200,7 @@ fn the_watermark_waits_for_the_partition_behind() {
 }
 
 #[test]
-fn silence_that_is_watched_is_judged() {
+fn silence_passed_by_a_live_watermark_is_judged() {
     let idle = [(0, PartitionProgress::Idle)];
     let ticks = [
         at(60, &[(0, PartitionProgress::At(59 * MINUTE))], &[59 * MINUTE]),
@@ -207,8 +208,8 @@ fn silence_that_is_watched_is_judged() {
         at(71, &[], &[]),
         at(77, &[], &[]),
     ];
-    let said = on_all(&ticks);
-    let raised: Vec<_> = said
+    let outputs = on_all(&ticks);
+    let raised: Vec<_> = outputs
         .events
         .iter()
         .filter(|(_, event, _)| *event == Event::Raised)
@@ -219,7 +220,7 @@ fn silence_that_is_watched_is_judged() {
 }
 
 #[test]
-fn nobody_watched_what_the_watermark_jumped_over() {
+fn silence_in_a_step_beyond_the_greatest_gap_is_not_judged() {
     // A recorded topic that ends, long ago.
     let ticks = [
         at(1000, &[(0, PartitionProgress::At(59 * MINUTE))], &[59 * MINUTE]),
@@ -230,15 +231,16 @@ fn nobody_watched_what_the_watermark_jumped_over() {
 }
 
 #[test]
-fn a_part_of_a_window_is_not_undercut() {
+fn partial_window_breaks_no_lower_bound() {
     let begun = |begun| {
         let first = Tick {
             begun,
             ..at(62, &[(0, PartitionProgress::At(62 * MINUTE))], &[62 * MINUTE, 48 * MINUTE])
         };
         let last = at(72, &[(0, PartitionProgress::Idle)], &[]);
-        let said = on_all(&[first, last]).events;
-        said.iter()
+        let events = on_all(&[first, last]).events;
+        events
+            .iter()
             .filter(|(_, event, _)| *event == Event::Raised)
             .map(|(_, _, window)| window / 60)
             .collect::<Vec<_>>()
@@ -264,8 +266,9 @@ fn windows_up_to_the_latest_first_record_of_truncated_partitions_are_partial() {
         for (tick, truncated) in ticks.iter_mut().zip(truncated) {
             tick.truncated = truncated.to_vec();
         }
-        let said = on_all(&ticks).events.into_iter();
-        said.filter(|(_, event, _)| *event == Event::Raised)
+        let events = on_all(&ticks).events.into_iter();
+        events
+            .filter(|(_, event, _)| *event == Event::Raised)
             .map(|(_, _, window)| window / 60)
             .collect::<Vec<_>>()
     };
@@ -274,9 +277,9 @@ fn windows_up_to_the_latest_first_record_of_truncated_partitions_are_partial() {
     assert_eq!(raised([&[], &[], &[]]), [45, 50, 60, 65]);
     assert_eq!(raised([&[first], &[], &[]]), [45, 50, 60, 65]);
     assert_eq!(raised([&[first, (1, None)], &[second], &[]]), [60, 65]);
-    // It begins at the very start of a window, and that window may lack records all the same.
+    // Reading starts exactly at the start of a window, which may still lack records.
     assert_eq!(raised([&[(1, Some(60 * MINUTE))], &[], &[]]), [65]);
-    // Nothing was left in it: it begins now.
+    // The partition was empty: reading starts now.
     assert_eq!(raised([&[(0, None)], &[], &[(0, Some(71 * MINUTE))]]), []);
     // While the first event time is unknown, no window is whole.
     assert_eq!(raised([&[(0, None)], &[], &[]]), []);

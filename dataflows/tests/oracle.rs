@@ -1,8 +1,8 @@
 //! Both implementations against the reference, at every tick of random histories.
 //!
 //! Held against each other: the violations that stand, of the textbook form as they are, of the graph as they
-//! were published last; what is said, in which tick; the totals that are held, that are handed on when a window
-//! settles or retires, and that are refused as too late; the ranking of each window that settles. Records are dealt
+//! were published last; the changes of each tick; the totals that are held, that are emitted when a window
+//! settles or retires, and that are dropped as too late; the ranking of each window that settles. Records are dealt
 //! to all workers; how often the frontier moves is up to the seed.
 
 use std::cell::Cell;
@@ -30,7 +30,7 @@ use crate::histories::rng::Rng;
 use crate::histories::{History, Size, history};
 use crate::workers;
 
-/// What a worker saw leave, with the time at which it did.
+/// An output of a worker.
 enum Seen {
     Violation(Violation, isize),
     Textbook(Violation, isize),
@@ -41,14 +41,14 @@ enum Seen {
     Window(Existing, isize),
 }
 
-/// The answers of one tick, as the reference gives them.
+/// The outputs of one tick, in the form of the reference.
 #[derive(Debug, Default, PartialEq)]
-struct Answers {
+struct TickResults {
     violations: BTreeSet<Violation>,
     textbook: BTreeSet<Violation>,
     changes: BTreeSet<Change>,
     held: BTreeMap<(Window, Pair), Volume>,
-    /// The totals that are handed on.
+    /// The totals of windows that settle or retire.
     emitted_totals: BTreeMap<(Window, Pair), Volume>,
     /// The windows held that are partial.
     partial: BTreeSet<Window>,
@@ -58,8 +58,8 @@ struct Answers {
 
 type Published = BTreeMap<(Window, LimitId, Entity), Violation>;
 
-impl Answers {
-    /// `published` are the violations as they were said last, which the tick changes.
+impl TickResults {
+    /// `published` are the violations as they were published last; the tick changes them.
     fn of(output: TickOutput, published: &mut Published, emit_totals: EmitTotals) -> Self {
         for Change { event, violation, .. } in &output.changes {
             let id = (violation.window, violation.limit, violation.entity);
@@ -77,7 +77,7 @@ impl Answers {
             volume,
             partial: partial.contains(&window),
         };
-        Answers {
+        TickResults {
             textbook: output.violations,
             violations: published.values().copied().collect(),
             changes: output.changes,
@@ -93,7 +93,7 @@ impl Answers {
     }
 }
 
-/// When a history hands totals on.
+/// The moment at which a history emits totals.
 fn emit_totals(seed: u64) -> EmitTotals {
     match seed % 3 {
         0 => EmitTotals::OnSettle,
@@ -101,12 +101,12 @@ fn emit_totals(seed: u64) -> EmitTotals {
     }
 }
 
-/// Few changes may wait, so that those of many ticks do.
+/// The bound on waiting changes, so small that changes of many ticks wait.
 fn changes_ahead(seed: u64) -> Option<usize> {
     [None, Some(1), Some(2), Some(5)][(seed % 4) as usize]
 }
 
-/// Runs a history through the graph and the textbook form, and returns all that left.
+/// Runs a history through the graph and the textbook form, and returns all outputs.
 fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
     let (send, receive) = mpsc::channel();
     let send = Arc::new(std::sync::Mutex::new(send));
@@ -120,7 +120,7 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
             changes_ahead: changes_ahead(seed),
             ..Options::default()
         };
-        let (mut inputs, mut plain, probe, to_take) = worker.dataflow(|scope| {
+        let (mut inputs, mut plain, probe, unconsumed) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
             let (plain, updates) = scope.new_collection();
             let tap = |send: &mpsc::Sender<(Time, Seen)>| send.clone();
@@ -133,32 +133,32 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
                 tap(&send),
                 tap(&send),
             );
-            let give = |send: &mpsc::Sender<_>, time, seen| {
+            let send_seen = |send: &mpsc::Sender<_>, time, seen| {
                 send.send((time, seen)).expect("the test waits for all");
             };
             outputs.violations.inspect(move |(violation, time, diff)| {
-                give(&s1, *time, Seen::Violation(*violation, *diff));
+                send_seen(&s1, *time, Seen::Violation(*violation, *diff));
             });
             let in_force =
                 textbook::in_force(outputs.versions, outputs.existing.clone(), history.windows);
             textbook::violations(updates, in_force).inspect(move |(violation, time, diff)| {
-                give(&s2, *time, Seen::Textbook(*violation, *diff));
+                send_seen(&s2, *time, Seen::Textbook(*violation, *diff));
             });
-            let to_take = Rc::new(Cell::new(0));
-            let given = to_take.clone();
+            let unconsumed = Rc::new(Cell::new(0));
+            let published_changes = unconsumed.clone();
             outputs.changes.inspect(move |(change, time)| {
-                given.set(given.get() + 1);
-                give(&s3, *time, Seen::Change(*change));
+                published_changes.set(published_changes.get() + 1);
+                send_seen(&s3, *time, Seen::Change(*change));
             });
             outputs
                 .responses
-                .inspect(move |(one, time)| give(&s4, *time, Seen::Chunk(one.chunk.clone())));
+                .inspect(move |(one, time)| send_seen(&s4, *time, Seen::Chunk(one.chunk.clone())));
             outputs.existing.inspect(move |(existing, time, diff)| {
-                give(&s7, *time, Seen::Window(*existing, *diff));
+                send_seen(&s7, *time, Seen::Window(*existing, *diff));
             });
-            outputs.top.inspect(move |(ranked, time)| give(&s5, *time, Seen::Top(*ranked)));
-            outputs.late.inspect(move |(late, time)| give(&s6, *time, Seen::Late(*late)));
-            (inputs, plain, probe, to_take)
+            outputs.top.inspect(move |(ranked, time)| send_seen(&s5, *time, Seen::Top(*ranked)));
+            outputs.late.inspect(move |(late, time)| send_seen(&s6, *time, Seen::Late(*late)));
+            (inputs, plain, probe, unconsumed)
         });
         let rng = &mut Rng::new(seed);
         let burst = rng.between(1, 4);
@@ -222,9 +222,9 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
         plain.flush();
         while probe.less_than(&Time::start(last + 1)) {
             worker.step();
-            let some = rng.below(to_take.get() as u64 + 1) as usize;
-            to_take.set(to_take.get() - some);
-            inputs.taken(some);
+            let some = rng.below(unconsumed.get() as u64 + 1) as usize;
+            unconsumed.set(unconsumed.get() - some);
+            inputs.consumed(some);
         }
     })
     .expect("workers start");
@@ -234,8 +234,8 @@ fn run(history: Arc<History>, workers: usize, seed: u64) -> Vec<(Time, Seen)> {
     receive.try_iter().collect()
 }
 
-/// What left, by tick, with what stands at the end of each.
-fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
+/// The outputs by tick, with the violations and windows at the end of each.
+fn results(history: &History, seen: Vec<(Time, Seen)>) -> Vec<TickResults> {
     let mut by_tick = BTreeMap::<u64, Vec<(Time, Seen)>>::new();
     for (time, seen) in seen {
         by_tick.entry(time.tick).or_default().push((time, seen));
@@ -245,7 +245,7 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
     let mut windows = BTreeMap::<Existing, isize>::new();
     let mut all = Vec::new();
     for TickInput { tick, .. } in &history.ticks {
-        let mut answers = Answers::default();
+        let mut result = TickResults::default();
         let mut last_place = None;
         for (time, seen) in by_tick.remove(tick).into_iter().flatten() {
             match seen {
@@ -258,22 +258,22 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
                     let place = Some((window, limit, entity));
                     assert!(last_place < place, "out of order: {change:?}");
                     last_place = place;
-                    assert!(answers.changes.insert(change), "said twice: {change:?}");
+                    assert!(result.changes.insert(change), "published twice: {change:?}");
                 }
                 Seen::Chunk(Chunk::Rows { window, rows }) => {
                     let to = match time.phase {
-                        Phase::Read => &mut answers.held,
-                        _ => &mut answers.emitted_totals,
+                        Phase::Read => &mut result.held,
+                        _ => &mut result.emitted_totals,
                     };
                     for (pair, volume) in rows {
                         assert_eq!(to.insert((window, pair), volume), None, "{pair:?} twice");
                     }
                 }
-                Seen::Chunk(other) => panic!("not asked for: {other:?}"),
+                Seen::Chunk(other) => panic!("nobody requested {other:?}"),
                 Seen::Window(existing, diff) => *windows.entry(existing).or_default() += diff,
-                Seen::Top(ranked) => answers.top.push(ranked),
+                Seen::Top(ranked) => result.top.push(ranked),
                 Seen::Late(Late { dropped_volume: Volume { packets, .. }, .. }) => {
-                    answers.late_packets = answers.late_packets.saturating_add(packets);
+                    result.late_packets = result.late_packets.saturating_add(packets);
                 }
             }
         }
@@ -283,14 +283,14 @@ fn answers(history: &History, seen: Vec<(Time, Seen)>) -> Vec<Answers> {
         }
         windows.retain(|_, count| *count != 0);
         let partial = windows.keys().filter(|existing| !existing.whole);
-        answers.partial =
+        result.partial =
             partial.flat_map(|existing| history.windows.each(existing.windows)).collect();
-        answers.violations = violations.keys().copied().collect();
-        answers.textbook = textbook.keys().copied().collect();
-        answers.top.sort();
-        all.push(answers);
+        result.violations = violations.keys().copied().collect();
+        result.textbook = textbook.keys().copied().collect();
+        result.top.sort();
+        all.push(result);
     }
-    assert!(by_tick.is_empty(), "something left at a tick that was not: {:?}", by_tick.keys());
+    assert!(by_tick.is_empty(), "outputs at ticks that the history lacks: {:?}", by_tick.keys());
     all
 }
 
@@ -313,12 +313,12 @@ fn difference<T: Ord + std::fmt::Debug>(
 /// Holds a history against the reference.
 fn check(seed: u64, size: Size, workers: usize) {
     let history = Arc::new(history(seed, size));
-    let ours = answers(&history, run(history.clone(), workers, seed));
+    let ours = results(&history, run(history.clone(), workers, seed));
     let mut reference = Reference::new(history.windows, history.updates, history.top);
     let mut published = Published::new();
     for (input, ours) in history.ticks.iter().zip(ours) {
         let mut right =
-            Answers::of(reference.tick(input.clone()), &mut published, emit_totals(seed));
+            TickResults::of(reference.tick(input.clone()), &mut published, emit_totals(seed));
         right.top.sort();
         if ours != right {
             let sets = [
@@ -328,7 +328,7 @@ fn check(seed: u64, size: Size, workers: usize) {
             ];
             panic!(
                 "seed {seed}, {workers} workers, tick {}: {:?} {:?}\n{}\n  held {:?}\n  right {:?}\n  \
-                 handed on {:?}\n  right {:?}\n  partial {:?}\n  right {:?}\n  top {:?}\n  right {:?}\n  late {} right {}",
+                 emitted {:?}\n  right {:?}\n  partial {:?}\n  right {:?}\n  top {:?}\n  right {:?}\n  late {} right {}",
                 input.tick,
                 history.windows,
                 history.updates,
@@ -348,7 +348,7 @@ fn check(seed: u64, size: Size, workers: usize) {
     }
 }
 
-/// How many histories of each kind; `FLOODMARK_HISTORIES` says how many times as many.
+/// The seeds of a kind of history; `FLOODMARK_HISTORIES` multiplies their number.
 fn seeds(count: u64) -> std::ops::Range<u64> {
     let times = std::env::var("FLOODMARK_HISTORIES").ok().and_then(|times| times.parse().ok());
     0..count * times.unwrap_or(1)
@@ -379,7 +379,7 @@ fn many_limits_agree_with_the_reference() {
     seeds(10).for_each(|seed| check(5_000_000 + seed, Size::CROWDED, 1 + seed as usize % 3));
 }
 
-/// A monitored scope that goes takes back what it emitted, and so does a total that grew above a roof which rises.
+/// A monitored scope that is removed retracts its totals, and so does a total above a roof that rises.
 #[test]
 fn totals_that_grow_slowly_under_limits_that_move_agree_with_the_reference() {
     seeds(300).for_each(|seed| check(6_000_000 + seed, Size::GROWING, 1 + seed as usize % 2));

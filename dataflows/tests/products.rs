@@ -11,7 +11,7 @@ use floodmark_dataflows::types::{
 };
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::growth::{Enter, edits, grow_to, limits, max, pair, said};
+use crate::growth::{Enter, changes_by_tick, edits, grow_to, limits, max, pair};
 
 const GREATEST: u32 = 10_000;
 
@@ -20,7 +20,7 @@ const RULES: Windows =
     Windows { width_secs: 1, lateness_ms: Some(0), retention_ms: Some(2000), max_gap_secs: 10 };
 
 /// One tick for each window: in window `n` the pair `n` sends `n` bytes, and the window before closes.
-fn a_window_a_tick(n: u32) -> Vec<TickInput> {
+fn one_window_per_tick(n: u32) -> Vec<TickInput> {
     let tick = |second: u32| TickInput {
         tick: u64::from(second) * 1000 + 500,
         records: vec![(Window(second.into()), pair(second), Volume::new(second.into(), 1))],
@@ -34,9 +34,9 @@ fn source(n: u32) -> Prefix {
     Prefix::new(IpAddr::from(Ipv4Addr::from_bits(n)).into())
 }
 
-/// Everything that came to be, or was, in any tick.
-fn all(said: &[Vec<Change>], event: Event) -> Vec<Change> {
-    said.iter().flatten().filter(|change| change.event == event).copied().collect()
+/// The changes of all ticks with an event.
+fn all(published: &[Vec<Change>], event: Event) -> Vec<Change> {
+    published.iter().flatten().filter(|change| change.event == event).copied().collect()
 }
 
 /// As many limits as windows, each on a source of its own.
@@ -50,11 +50,11 @@ fn limits_by_windows(workers: usize, per: Per, bound: Bound) {
             ..max(limit, 0)
         };
         let rows: Vec<Version> = (1..=n).map(row).collect();
-        let mut ticks = a_window_a_tick(n + 1);
+        let mut ticks = one_window_per_tick(n + 1);
         ticks[0].edits = edits(&rows, 1);
         ticks.push(TickInput { tick: 1 << 40, watermark: END_OF_INPUT, ..TickInput::default() });
-        let said = said(workers, RULES, Enter::Combined, ticks);
-        let raised = all(&said, Event::Raised);
+        let published = changes_by_tick(workers, RULES, Enter::Combined, ticks);
+        let raised = all(&published, Event::Raised);
         assert_eq!(limits(&raised, Event::Raised), (1..=n).collect());
         for change in raised {
             assert_eq!(change.violation.window, Window(change.violation.limit.0.into()));
@@ -63,17 +63,17 @@ fn limits_by_windows(workers: usize, per: Per, bound: Bound) {
 }
 
 #[test]
-fn limits_on_pairs_by_windows() {
+fn limits_on_pairs_and_windows_cost_their_sum() {
     limits_by_windows(1, Per::Pair, Bound::Max);
 }
 
 #[test]
-fn limits_on_sources_by_windows_on_two_workers() {
+fn limits_on_sources_and_windows_on_two_workers_cost_their_sum() {
     limits_by_windows(2, Per::Source, Bound::Max);
 }
 
 #[test]
-fn lower_bounds_on_pairs_by_windows() {
+fn lower_bounds_on_pairs_and_windows_cost_their_sum() {
     limits_by_windows(1, Per::Pair, Bound::Min);
 }
 
@@ -87,7 +87,7 @@ fn versions_by_windows(read_at_once: bool, windows: Windows) {
             value: Some(i64::from(second) - i64::from(second.is_multiple_of(3))),
             ..max(1, 0)
         };
-        let mut ticks = a_window_a_tick(n + 1);
+        let mut ticks = one_window_per_tick(n + 1);
         let rows: Vec<Version> = (1..=n).map(row).collect();
         if read_at_once {
             // All of their dates have come.
@@ -98,8 +98,8 @@ fn versions_by_windows(read_at_once: bool, windows: Windows) {
                 tick.edits = edits(&[*row], 1);
             }
         }
-        let said = said(1, windows, Enter::Combined, ticks);
-        let raised = all(&said, Event::Raised);
+        let published = changes_by_tick(1, windows, Enter::Combined, ticks);
+        let raised = all(&published, Event::Raised);
         let over: Vec<u64> = (1..=u64::from(n)).filter(|second| second % 3 == 0).collect();
         let windows: Vec<u64> = raised.iter().map(|change| change.violation.window.0).collect();
         assert_eq!(windows, over);
@@ -110,39 +110,42 @@ fn versions_by_windows(read_at_once: bool, windows: Windows) {
 }
 
 #[test]
-fn versions_by_windows_that_retire() {
+fn versions_and_windows_that_retire_cost_their_sum() {
     versions_by_windows(false, RULES);
 }
 
 #[test]
-fn versions_by_windows_that_stay() {
+fn versions_and_windows_that_stay_cost_their_sum() {
     versions_by_windows(true, Windows { width_secs: 1, ..Windows::default() });
 }
 
 /// A limit that is set low for a moment, and as many windows before and after: those that hold totals keep
 /// what they emitted, the others do not.
 #[test]
-fn a_low_limit_withdrawn_by_windows() {
+fn windows_before_and_after_a_withdrawn_low_limit_cost_their_sum() {
     grow_to(GREATEST, |n| {
         let windows = Windows { width_secs: 1, ..Windows::default() };
         let high = max(1, u32::MAX);
         let low = Version { id: VersionId(2), ..max(1, 0) };
-        let mut ticks = a_window_a_tick(2 * n + 2);
+        let mut ticks = one_window_per_tick(2 * n + 2);
         ticks[0].edits = edits(&[high], 1);
         let at = n as usize + 1;
         ticks[at].edits = vec![(high, -1), (low, 1)];
         ticks[at + 1].edits = vec![(low, -1), (high, 1)];
-        let said = said(1, windows, Enter::Combined, ticks);
+        let published = changes_by_tick(1, windows, Enter::Combined, ticks);
         // Window 0 has a record of no bytes.
-        assert_eq!(said[at].len(), at, "{:?}", said[at].first());
-        assert_eq!(said[at + 1].iter().filter(|change| change.event == Event::Cleared).count(), at);
-        assert_eq!(said.iter().flatten().count(), 2 * at);
+        assert_eq!(published[at].len(), at, "{:?}", published[at].first());
+        assert_eq!(
+            published[at + 1].iter().filter(|change| change.event == Event::Cleared).count(),
+            at
+        );
+        assert_eq!(published.iter().flatten().count(), 2 * at);
     });
 }
 
 /// As many limits with a rollup each as windows; only the sums with traffic exist.
 #[test]
-fn rollups_by_windows() {
+fn rollups_and_windows_cost_their_sum() {
     grow_to(GREATEST, |n| {
         let row = |limit: u32| Version {
             limit: LimitId(limit),
@@ -151,10 +154,10 @@ fn rollups_by_windows() {
             ..max(limit, 0)
         };
         let rows: Vec<Version> = (1..=n).map(row).collect();
-        let mut ticks = a_window_a_tick(n + 1);
+        let mut ticks = one_window_per_tick(n + 1);
         ticks[0].edits = edits(&rows, 1);
-        let said = said(2, RULES, Enter::Combined, ticks);
-        assert_eq!(limits(&all(&said, Event::Raised), Event::Raised), (1..=n).collect());
+        let published = changes_by_tick(2, RULES, Enter::Combined, ticks);
+        assert_eq!(limits(&all(&published, Event::Raised), Event::Raised), (1..=n).collect());
     });
 }
 
@@ -171,19 +174,19 @@ fn floor(version: u32) -> Version {
 /// The first and the last window have a record, those between are silent and close, and do not settle before
 /// the end.
 fn silent_windows(n: u32) -> Vec<TickInput> {
-    let heard = |second: u32| (Window(second.into()), pair(0), Volume::new(1, 1));
+    let record_in = |second: u32| (Window(second.into()), pair(0), Volume::new(1, 1));
     let watermark = u64::from(n + 1) * 1000;
-    let records = vec![heard(0), heard(n)];
+    let records = vec![record_in(0), record_in(n)];
     vec![TickInput { tick: watermark, records, watermark, ..TickInput::default() }]
 }
 
 const SILENT: Windows =
     Windows { width_secs: 1, lateness_ms: None, retention_ms: None, max_gap_secs: u64::MAX };
 
-/// A version of a limit for each tick, and as many silent windows that break it. Nothing is said of another
-/// version before windows settle.
+/// A version of a limit for each tick, and as many silent windows that break it. No change
+/// is published for another version before windows settle.
 #[test]
-fn versions_of_a_lower_bound_by_silent_windows() {
+fn versions_of_a_lower_bound_and_silent_windows_cost_their_sum() {
     grow_to(GREATEST, |n| {
         let mut ticks = silent_windows(n);
         ticks[0].edits = edits(&[floor(1)], 1);
@@ -201,15 +204,15 @@ fn versions_of_a_lower_bound_by_silent_windows() {
             ..TickInput::default()
         });
         for workers in [1, 2] {
-            let said = said(workers, SILENT, Enter::Combined, ticks.clone());
+            let published = changes_by_tick(workers, SILENT, Enter::Combined, ticks.clone());
             let windows = |tick: &[Change]| -> Vec<u64> {
                 tick.iter().map(|change| change.violation.window.0).collect()
             };
-            // The two that are not silent lack what the limit looks at, too.
+            // The two windows with a record have no traffic in the scope of the limit either.
             let all: Vec<u64> = (0..=n.into()).collect();
-            assert_eq!(windows(&said[0]), all);
-            assert!(said[1..=n as usize].iter().all(Vec::is_empty));
-            assert_eq!(windows(&said[n as usize + 1]), all);
+            assert_eq!(windows(&published[0]), all);
+            assert!(published[1..=n as usize].iter().all(Vec::is_empty));
+            assert_eq!(windows(&published[n as usize + 1]), all);
         }
     });
 }
@@ -217,26 +220,26 @@ fn versions_of_a_lower_bound_by_silent_windows() {
 /// As many ticks in which a record comes late to a silent window as there are such windows, each of which a lower
 /// bound judges until then.
 #[test]
-fn late_records_by_silent_windows() {
+fn late_records_and_silent_windows_cost_their_sum() {
     grow_to(GREATEST, |n| {
         let mut ticks = silent_windows(n + 1);
         ticks[0].edits = edits(&[floor(1)], 1);
         let first = ticks[0].tick;
         let source = Ipv4Addr::from_bits(1 << 30);
-        let heard = |window: u32| {
+        let record_in = |window: u32| {
             let pair = Pair::V4(source, source);
             (Window(window.into()), pair, Volume::new(1, 1))
         };
         ticks.extend((1..=n).map(|window| TickInput {
             tick: first + u64::from(window),
-            records: vec![heard(window)],
+            records: vec![record_in(window)],
             watermark: first,
             ..TickInput::default()
         }));
-        let said = said(2, SILENT, Enter::Combined, ticks);
-        assert_eq!(said[0].len(), n as usize + 2);
-        for (window, said) in (1..).zip(&said[1..]) {
-            let [change] = said[..] else { panic!("window {window}: {said:?}") };
+        let published = changes_by_tick(2, SILENT, Enter::Combined, ticks);
+        assert_eq!(published[0].len(), n as usize + 2);
+        for (window, published) in (1..).zip(&published[1..]) {
+            let [change] = published[..] else { panic!("window {window}: {published:?}") };
             let Violation { window: at, volume, .. } = change.violation;
             assert_eq!((change.event, change.reason), (Event::Cleared, Reason::LateData));
             assert_eq!((at, volume), (Window(window), Volume::new(1, 1)));

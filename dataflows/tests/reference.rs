@@ -1,7 +1,7 @@
 //! Small cases of the reference, computed by hand.
 //!
 //! Windows are 10 s wide, so that the windows of this page are 0, 10, 20, ...; ticks and watermarks
-//! are given in seconds. Each case pushes ticks and compares what is said, as text: event, reason,
+//! are given in seconds. Each case pushes ticks and compares the changes, as text: event, reason,
 //! entity and volume.
 
 use std::net::IpAddr;
@@ -59,7 +59,7 @@ fn at(tick: u64, watermark: u64) -> TickInput {
     TickInput { tick: tick * 1000, watermark: watermark * 1000, ..TickInput::default() }
 }
 
-/// Adds to what enters at a tick.
+/// Adds to the input of a tick.
 trait With {
     fn row(self, row: Version) -> Self;
     fn without(self, row: Version) -> Self;
@@ -87,9 +87,9 @@ impl With for TickInput {
     }
 }
 
-/// What is said, one change a line: event, reason, window, entity, bytes and packets, the version
+/// The changes, one a line: event, reason, window, entity, bytes and packets, the version
 /// that judges and, if so, that the window is settled.
-fn said(output: &TickOutput) -> Vec<String> {
+fn change_lines(output: &TickOutput) -> Vec<String> {
     output.changes.iter().map(line).collect()
 }
 
@@ -114,30 +114,30 @@ fn line(change: &Change) -> String {
     )
 }
 
-/// Pushes a tick and compares all that it says.
+/// Pushes a tick and compares all its changes.
 #[track_caller]
 fn check(reference: &mut Reference, input: TickInput, expected: &[&str]) -> TickOutput {
     let output = reference.tick(input);
-    assert_eq!(said(&output), expected);
+    assert_eq!(change_lines(&output), expected);
     output
 }
 
 #[test]
-fn a_max_is_broken_above_its_value_only() {
+fn max_is_broken_only_above_its_value() {
     let r = &mut reference();
     check(r, at(1, 1).row(max(1, 0, 100)).record(0, pair(A, B), 100, 1), &[]);
     let expected = ["Raised Data 0 10.0.0.1>10.0.0.2 101/2 v1"];
     let left = check(r, at(2, 2).record(0, pair(A, B), 1, 1), &expected);
     assert_eq!(left.violations.len(), 1);
     assert_eq!(left.held[&(Window(0), pair(A, B))], Volume::new(101, 2));
-    // Of the next amounts nothing is said: they were not asked for.
+    // The next amounts make no change: no updates were requested.
     check(r, at(3, 3).record(0, pair(A, B), 1, 1), &[]);
     let expected = ["Cleared Data 0 10.0.0.1>10.0.0.2 100/2 v1"];
     check(r, at(4, 4).record(0, pair(A, B), -2, -1), &expected);
 }
 
 #[test]
-fn rows_raise_and_clear_by_themselves() {
+fn rows_raise_and_clear_violations_without_records() {
     let r = &mut reference();
     check(r, at(1, 1).record(0, pair(A, B), 100, 1), &[]);
     let raised = ["Raised LimitChange 0 10.0.0.1>10.0.0.2 100/1 v1"];
@@ -153,7 +153,7 @@ fn rows_raise_and_clear_by_themselves() {
 }
 
 #[test]
-fn the_first_phase_that_is_enough_gives_the_reason() {
+fn reason_is_the_first_phase_that_raises_the_violation() {
     let r = &mut reference();
     check(r, at(1, 1).record(0, pair(A, B), 100, 1), &[]);
     // The row alone is enough, whatever the records of the same tick add.
@@ -169,7 +169,7 @@ fn the_first_phase_that_is_enough_gives_the_reason() {
 }
 
 #[test]
-fn a_min_is_judged_when_the_window_closes() {
+fn min_is_judged_when_the_window_closes() {
     let r = &mut reference();
     let rows = at(1, 1).row(min(1, 0, 50));
     check(r, rows.record(0, pair(A, B), 49, 1).record(0, pair(B, A), 50, 1), &[]);
@@ -187,7 +187,7 @@ fn a_min_is_judged_when_the_window_closes() {
 }
 
 #[test]
-fn silence_breaks_a_min_in_total_up_to_the_greatest_gap() {
+fn silence_up_to_the_greatest_gap_breaks_a_min_of_a_total() {
     let r = &mut reference();
     let first = at(1, 1).row(per(Per::Total, min(1, 0, 5))).record(0, pair(A, B), 9, 1);
     check(r, first, &[]);
@@ -217,13 +217,13 @@ fn silence_breaks_a_min_in_total_up_to_the_greatest_gap() {
         "Updated Schedule 20 total 0/0 v1 settled",
     ];
     check(r, at(72, 70), &expected);
-    // What comes late breaks the silence.
+    // A late record ends the silence.
     let expected = ["Cleared LateData 60 total 7/1 v1"];
     check(r, at(73, 70).record(60, pair(A, B), 7, 1), &expected);
 }
 
 #[test]
-fn silence_that_is_known_late_is_judged_at_once() {
+fn silence_found_after_its_windows_closed_is_judged_at_once() {
     let r = &mut reference();
     let first = at(1, 1).row(per(Per::Total, min(1, 0, 5))).record(0, pair(A, B), 9, 1);
     check(r, first, &[]);
@@ -234,7 +234,7 @@ fn silence_that_is_known_late_is_judged_at_once() {
 }
 
 #[test]
-fn settling_says_the_final_amount_once() {
+fn settled_window_publishes_the_final_amount_once() {
     let r = &mut reference();
     let raised = ["Raised Data 0 10.0.0.1>10.0.0.2 60/1 v1"];
     check(r, at(1, 1).row(max(1, 0, 50)).record(0, pair(A, B), 60, 1), &raised);
@@ -251,7 +251,7 @@ fn settling_says_the_final_amount_once() {
 }
 
 #[test]
-fn a_back_dated_row_judges_settled_windows_again() {
+fn back_dated_row_judges_settled_windows_again() {
     let r = &mut reference();
     let first = at(1, 1).record(0, pair(A, B), 60, 1).record(0, pair(B, A), 30, 1);
     check(r, first, &[]);
@@ -268,7 +268,7 @@ fn a_back_dated_row_judges_settled_windows_again() {
 }
 
 #[test]
-fn a_version_dated_in_the_future_starts_when_its_time_comes() {
+fn version_dated_in_the_future_takes_effect_at_its_date() {
     let r = &mut reference();
     let mut waits = max(1, 5_000, 50);
     waits.effective += 1;
@@ -278,7 +278,7 @@ fn a_version_dated_in_the_future_starts_when_its_time_comes() {
     let mut due = at(5, 5);
     due.tick += 1;
     check(r, due, &["Raised Schedule 0 10.0.0.1>10.0.0.2 60/1 v1"]);
-    // Deleted before it was due, also at the very tick at which it would have been: it never was.
+    // A row deleted before its date, or at the very tick of its date, never takes effect.
     check(r, at(6, 6).row(max(2, 7_000, 1000)).row(max(3, 8_000, 1000)), &[]);
     check(r, at(7, 6).without(max(2, 7_000, 1000)).without(max(3, 8_000, 1000)), &[]);
     check(r, at(9, 9), &[]);
@@ -288,7 +288,7 @@ fn a_version_dated_in_the_future_starts_when_its_time_comes() {
 }
 
 #[test]
-fn the_last_version_that_begins_in_a_window_judges_all_of_it() {
+fn last_version_dated_in_a_window_judges_all_of_it() {
     let r = &mut reference();
     let rows = at(1, 1).row(max(1, 0, 100)).row(max(2, 4_000, 50)).row(max(3, 8_000, 200));
     check(r, rows.record(0, pair(A, B), 60, 1), &[]);
@@ -304,7 +304,7 @@ fn the_last_version_that_begins_in_a_window_judges_all_of_it() {
 }
 
 #[test]
-fn without_a_value_there_is_no_limit_from_that_date_on() {
+fn row_without_a_value_ends_the_limit_at_its_date() {
     let r = &mut reference();
     let (limit, none) = (max(1, 0, 50), row(2, 10_000, Bound::Max, None));
     let raised = ["Raised Data 0 10.0.0.1>10.0.0.2 60/1 v1"];
@@ -319,7 +319,7 @@ fn without_a_value_there_is_no_limit_from_that_date_on() {
 }
 
 #[test]
-fn a_host_is_counted_once_for_a_pair() {
+fn pair_of_a_host_with_itself_is_counted_once() {
     let r = &mut reference();
     let mut limit = per(Per::Host, max(1, 0, 10));
     limit.scope.host = Prefix::new("10.0.0.0/24".parse().expect("a network"));
@@ -333,7 +333,7 @@ fn a_host_is_counted_once_for_a_pair() {
 }
 
 #[test]
-fn families_are_apart() {
+fn network_of_one_family_admits_no_address_of_the_other() {
     let r = &mut reference();
     let mapped = "::ffff:10.0.0.1";
     let mut v4 = per(Per::Total, max(1, 0, 10));
@@ -356,16 +356,16 @@ fn families_are_apart() {
 }
 
 #[test]
-fn retirement_says_nothing() {
+fn retired_window_emits_no_change() {
     let windows = Windows { retention_ms: Some(5_000), ..WINDOWS };
     let r = &mut Reference::new(windows, Updates::Settled, None);
     let raised = ["Raised Data 0 10.0.0.1>10.0.0.2 60/1 v1"];
     check(r, at(1, 1).row(max(1, 0, 50)).record(0, pair(A, B), 60, 1), &raised);
-    // Even when the watermark passes all of it at once, settling is said first.
+    // Even when the watermark passes all of it at once, the settled change is published first.
     let settled = ["Updated Schedule 0 10.0.0.1>10.0.0.2 60/1 v1 settled"];
     let left = check(r, at(25, 25), &settled);
     assert_eq!((left.violations.len(), left.retired.len()), (1, 0));
-    // It leaves at the next tick, after what the rows of that tick make of it.
+    // The window retires at the next tick, after the changes of the rows of that tick.
     let edit = at(26, 25).without(max(1, 0, 50)).row(max(2, 0, 40));
     let expected = ["Updated LimitChange 0 10.0.0.1>10.0.0.2 60/1 v2 settled"];
     let left = check(r, edit, &expected);
@@ -377,7 +377,7 @@ fn retirement_says_nothing() {
 }
 
 #[test]
-fn updates_are_said_on_request() {
+fn updates_are_published_as_requested() {
     let lines = |updates| {
         let r = &mut Reference::new(WINDOWS, updates, None);
         let inputs = [
@@ -388,8 +388,8 @@ fn updates_are_said_on_request() {
             at(12, 12),
             at(13, 13).record(0, pair(A, B), 1, 1),
         ];
-        let said = inputs.map(|input| said(&r.tick(input)));
-        said.concat()
+        let changes = inputs.map(|input| change_lines(&r.tick(input)));
+        changes.concat()
     };
     let raised = "Raised Data 0 10.0.0.1>10.0.0.2 60/1 v1";
     let grown = "Updated Data 0 10.0.0.1>10.0.0.2 65/2 v1";
@@ -401,7 +401,7 @@ fn updates_are_said_on_request() {
 }
 
 #[test]
-fn another_bound_or_metric_is_another_judgement_of_the_same() {
+fn row_with_another_bound_or_metric_judges_the_same_limit_anew() {
     let r = &mut reference();
     let first = at(1, 1).row(max(1, 0, 50)).record(0, pair(A, B), 60, 3);
     check(r, first, &["Raised Data 0 10.0.0.1>10.0.0.2 60/3 v1"]);
@@ -410,7 +410,7 @@ fn another_bound_or_metric_is_another_judgement_of_the_same() {
     packets.scope.metric = Metric::Packets;
     let output = r.tick(at(2, 2).without(max(1, 0, 50)).row(packets));
     let cleared = ["Cleared LimitChange 0 10.0.0.1>10.0.0.2 60/3 v2"];
-    assert_eq!(said(&output), cleared);
+    assert_eq!(change_lines(&output), cleared);
     let change = output.changes.first().expect("one change");
     assert_eq!((change.bound, change.metric), (Bound::Max, Metric::Packets));
     let minimum = Version { id: VersionId(3), bound: Bound::Min, ..packets };
@@ -419,7 +419,7 @@ fn another_bound_or_metric_is_another_judgement_of_the_same() {
 }
 
 #[test]
-fn the_top_is_said_when_a_window_settles() {
+fn top_is_emitted_when_the_window_settles() {
     let top = TopQuery { n: 2, per: Per::Source, metric: Metric::Bytes };
     let r = &mut Reference::new(WINDOWS, Updates::Settled, Some(top));
     let c = "10.0.0.3";
@@ -437,7 +437,7 @@ fn the_top_is_said_when_a_window_settles() {
         (Window(0), 2, source(B), Volume::new(30, 1)),
     ];
     assert_eq!(r.tick(at(20, 20)).top, expected);
-    // Who carried nothing is not among the greatest.
+    // A source without traffic is not ranked.
     let mut end = at(31, 0);
     end.watermark = END_OF_INPUT;
     assert_eq!(r.tick(end).top, []);

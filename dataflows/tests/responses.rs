@@ -15,7 +15,7 @@ use timely::dataflow::operators::Inspect;
 const ROWS_MAX: usize = 16 * 1024;
 
 #[test]
-fn rows_of_a_window_travel_in_messages_of_bounded_size() {
+fn rows_of_a_window_are_sent_in_messages_of_bounded_size() {
     const PAIRS: u32 = 50_000;
     let chunks = timely::execute_directly(|worker| {
         let chunks = Rc::new(RefCell::new(Vec::new()));

@@ -1,8 +1,8 @@
-//! Windows that have retired leave memory, and nothing is said about it.
+//! Windows that have retired leave memory, without any change.
 //!
-//! Hundreds of windows pass through one worker, of which a few are held at a time. What is held is
-//! counted where it is kept (totals, rollups, IPv6 addresses) and, since that leaves out all that
-//! differential dataflow keeps, also in bytes on the heap. Only the thread of the test is counted: the
+//! Hundreds of windows pass through one worker, of which a few are held at a time. Live entries
+//! are counted (totals, rollups, IPv6 addresses) and, since that leaves out all that
+//! differential dataflow keeps, also the bytes on the heap. Only the thread of the test is counted: the
 //! other tests of this binary run at the same time.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -58,7 +58,7 @@ const WINDOWS: u64 = 200;
 const PAIRS: u64 = 2000;
 const WIDTH_MS: u64 = 10_000;
 
-/// A window ends, takes late records for half a width, and is held for two more.
+/// A window ends, accepts late records for half a width, and is held for two more.
 const RULES: Windows = Windows {
     width_secs: WIDTH_MS / 1000,
     lateness_ms: Some(WIDTH_MS / 2),
@@ -78,13 +78,17 @@ fn record(window: u64, n: u64) -> (Window, Pair, Volume) {
     (Window(window * RULES.width_secs), pair, Volume::new(n as i64 + 1, 1))
 }
 
-/// A pair was handed on with what was fed for it.
+/// Checks that the row of a pair is the record that entered.
 fn check_row(window: Window, (pair, volume): (Pair, Volume)) {
     let host = match pair {
         Pair::V4(source, _) => source.to_bits().into(),
         Pair::V6(source, _) => source.to_bits() as u64,
     };
-    assert_eq!(record(host / PAIRS, host % PAIRS), (window, pair, volume), "not what was fed");
+    assert_eq!(
+        record(host / PAIRS, host % PAIRS),
+        (window, pair, volume),
+        "not the record that entered"
+    );
 }
 
 fn row(limit: u32, bound: Bound, per: Per, value: i64) -> Version {
@@ -108,19 +112,19 @@ fn rows() -> [Version; 3] {
     ]
 }
 
-/// What left. Rows are only counted, so that what is kept here does not grow.
-struct Left {
+/// The outputs of the run. Rows are only counted, so that this record does not grow.
+struct Recorded {
     changes: Vec<(u64, Change)>,
-    /// When each window retired, and with how many pairs.
+    /// The tick at which each window retired, and the number of its pairs.
     retired: BTreeMap<Window, (u64, u64)>,
     /// Totals of pairs and of rollups, and addresses, after each tick.
     held: BTreeMap<u64, [u64; 3]>,
 }
 
-/// What left, and the bytes that the computation had after each window, the last after all.
-fn run() -> (Left, Vec<isize>) {
+/// Runs the windows. Returns the outputs, and the bytes of the computation after each window and at the end.
+fn run() -> (Recorded, Vec<isize>) {
     timely::execute_directly(|worker| {
-        let left = Rc::new(RefCell::new(Left {
+        let recorded = Rc::new(RefCell::new(Recorded {
             changes: Vec::with_capacity(100 * WINDOWS as usize),
             retired: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -132,16 +136,16 @@ fn run() -> (Left, Vec<isize>) {
         };
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, options);
-            let to = left.clone();
+            let to = recorded.clone();
             outputs.changes.inspect(move |(change, time)| {
                 to.borrow_mut().changes.push((time.tick, *change));
             });
-            let to = left.clone();
+            let to = recorded.clone();
             outputs.responses.inspect(move |(Response { chunk, .. }, time)| {
                 let mut to = to.borrow_mut();
                 match chunk {
                     Chunk::Rows { window, rows } => {
-                        assert_eq!(time.phase, Phase::Retire, "nobody asked for rows");
+                        assert_eq!(time.phase, Phase::Retire, "nobody requested rows");
                         for row in rows {
                             check_row(*window, *row);
                         }
@@ -154,7 +158,7 @@ fn run() -> (Left, Vec<isize>) {
                         held[1] += rollups;
                         held[2] += addresses;
                     }
-                    Chunk::Amount { .. } => panic!("nobody asked for an amount"),
+                    Chunk::Amount { .. } => panic!("nobody requested an amount"),
                 }
             });
             (inputs, probe)
@@ -195,45 +199,46 @@ fn run() -> (Left, Vec<isize>) {
         }
         drop(combiner);
         bytes.push(LIVE.get() - empty);
-        assert_eq!(left.borrow().changes.capacity(), 100 * WINDOWS as usize);
-        let nothing = Left { changes: Vec::new(), retired: BTreeMap::new(), held: BTreeMap::new() };
-        (left.replace(nothing), bytes)
+        assert_eq!(recorded.borrow().changes.capacity(), 100 * WINDOWS as usize);
+        let nothing =
+            Recorded { changes: Vec::new(), retired: BTreeMap::new(), held: BTreeMap::new() };
+        (recorded.replace(nothing), bytes)
     })
 }
 
 #[test]
-fn retired_windows_leave_memory_and_nothing_is_said() {
-    let (left, bytes) = run();
+fn retired_windows_free_their_memory_and_emit_no_change() {
+    let (recorded, bytes) = run();
 
-    // Every total was handed on, when its window retired.
-    let retired: Vec<_> = left.retired.iter().map(|(window, (_, rows))| (*window, *rows)).collect();
-    let fed: Vec<_> = (0..WINDOWS).map(|window| (record(window, 0).0, PAIRS)).collect();
-    assert_eq!(retired, fed);
+    // Every total was emitted when its window retired.
+    let retired: Vec<_> =
+        recorded.retired.iter().map(|(window, (_, rows))| (*window, *rows)).collect();
+    let entered: Vec<_> = (0..WINDOWS).map(|window| (record(window, 0).0, PAIRS)).collect();
+    assert_eq!(retired, entered);
 
-    // What is said of a window is said before that, and is never that something was cleared.
-    // Raised, and settled.
-    let mut said = BTreeMap::<Window, [u64; 2]>::new();
-    for (tick, change) in &left.changes {
+    // All changes of a window precede its retirement, and none is `cleared`. By window: raised, and settled.
+    let mut counts = BTreeMap::<Window, [u64; 2]>::new();
+    for (tick, change) in &recorded.changes {
         let window = change.violation.window;
-        assert!(*tick < left.retired[&window].0, "{change:?} at {tick}");
+        assert!(*tick < recorded.retired[&window].0, "{change:?} at {tick}");
         assert_ne!(change.event, Event::Cleared, "{change:?} at {tick}");
-        let said = said.entry(window).or_default();
-        said[0] += u64::from(change.event == Event::Raised);
-        said[1] += u64::from(change.settled);
+        let counts = counts.entry(window).or_default();
+        counts[0] += u64::from(change.event == Event::Raised);
+        counts[1] += u64::from(change.settled);
     }
-    assert_eq!(said.len() as u64, WINDOWS);
-    assert!(said.values().all(|said| *said == [17, 17]), "{said:?}");
+    assert_eq!(counts.len() as u64, WINDOWS);
+    assert!(counts.values().all(|counts| *counts == [17, 17]), "{counts:?}");
 
     // Windows are held for 37 s of the ticks, and the addresses of one until the tick after.
-    for (tick, [pairs, rollups, addresses]) in &left.held {
+    for (tick, [pairs, rollups, addresses]) in &recorded.held {
         assert!(*pairs <= 4 * PAIRS, "{pairs} pairs at {tick}");
         assert!(*rollups <= 4 * PAIRS, "{rollups} sources at {tick}");
         assert!(*addresses <= 5 * PAIRS, "{addresses} addresses at {tick}");
     }
-    assert_eq!(left.held.values().next_back(), Some(&[0; 3]));
+    assert_eq!(recorded.held.values().next_back(), Some(&[0; 3]));
 
-    // Bytes do not grow with the windows that pass. What is left of them in the end are buffers, and
-    // what this test notes; a kilobyte that each window left would be too much.
+    // Bytes do not grow with the windows that pass. Buffers and the record of this test
+    // remain at the end; a kilobyte for each window would be too much.
     let most = |of: &[isize]| of.iter().copied().max().expect("there are some");
     let (early, late) = (most(&bytes[10..100]), most(&bytes[100..]));
     assert!(late < early * 3 / 2, "{early} bytes became {late}");

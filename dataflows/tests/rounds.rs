@@ -21,7 +21,7 @@ const STEPS_MAX: usize = 10_000_000;
 /// Buffers on the way are full after some number of records, and the worker steps before the round ends: it
 /// must not matter that nothing is left to be sent then.
 #[test]
-fn round_that_fills_a_buffer_exactly_leaves_nothing_behind() {
+fn round_that_fills_a_buffer_exactly_is_sent_completely() {
     let batches = 1..=200;
     let rows = [1, 1023, 1024, 1025, 2048];
     let guards = workers::execute(WORKERS as usize, "rounds".to_owned(), move |worker| {

@@ -127,6 +127,6 @@ fn check(seed: u64) {
 }
 
 #[test]
-fn is_the_join_filtered_by_its_thresholds() {
+fn threshold_join_equals_the_join_filtered_by_its_thresholds() {
     (0..600).for_each(check);
 }

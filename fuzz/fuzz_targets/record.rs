@@ -2,7 +2,7 @@
 //! back as it was. Fields that are chosen from it are JSON, and cost no record.
 #![no_main]
 
-use floodmark::record::{Decoder, Fields, Format, Message, Packer, Read, Reason, Record};
+use floodmark::record::{Decoder, Fields, Format, Message, Packer, Observation, RecordError, Record};
 use libfuzzer_sys::fuzz_target;
 
 /// Where a packed message has its checksum, which no mutation would hit.
@@ -12,12 +12,12 @@ fn message<'a>(payload: &'a [u8]) -> Message<'a> {
     Message { key: Some(b"10.0.0.1 10.0.0.2"), payload: Some(payload), timestamp_ms: Some(1_700_000_000_000) }
 }
 
-fn records(payload: &[u8]) -> (Result<Option<Format>, Reason>, Vec<Record>) {
+fn records(payload: &[u8]) -> (Result<Option<Format>, RecordError>, Vec<Record>) {
     let mut records = Vec::new();
     let format = Decoder::default().decode(&message(payload), &mut |read| match read {
-        Read::Record(record) | Read::WithoutPackets(record) => records.push(record),
-        Read::Bad(reason) => drop(reason.to_string()),
-        Read::Skipped(_) => {}
+        Observation::Record(record) | Observation::WithoutPackets(record) => records.push(record),
+        Observation::Bad(reason) => drop(reason.to_string()),
+        Observation::Skipped(_) => {}
     });
     (format, records)
 }
@@ -59,7 +59,7 @@ fn check(payload: &[u8]) {
 /// An object of fields is one that the decoder would take for JSON.
 fn serde_json_is_sound(object: &[u8]) {
     let read = Decoder::default().decode(&message(object), &mut |_| {});
-    assert!(!matches!(read, Err(Reason::Json | Reason::NotUtf8 | Reason::Empty)));
+    assert!(!matches!(read, Err(RecordError::Json | RecordError::NotUtf8 | RecordError::Empty)));
 }
 
 fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! Moments as people write them, and as floodmark does.
+//! Points in time, read as people write them, and written in RFC 3339.
 //!
 //! Read: RFC 3339 with an offset, also as psql, `date` and Python print it (`+02`, `+0200`, a blank before
 //! it), a date-time without one (UTC), a date (midnight UTC). Written: RFC 3339 in UTC while it has a year
@@ -21,7 +21,8 @@ const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
 pub enum DateError {
     /// The text is an infinite time.
     #[error(
-        "{} is no moment; give a date: 0001-01-01 is before all traffic, 9999-12-31 is after it",
+        "{} is no point in time; give a date: 0001-01-01 is before all traffic, 9999-12-31 is \
+         after it",
         Quoted(.text)
     )]
     Infinite {
@@ -30,7 +31,8 @@ pub enum DateError {
     },
     /// The year is before 0 or after 9999.
     #[error(
-        "{} is not in the years 0000 to 9999; give 0001-01-01 for \"always\", 9999-12-31 for \"never\"",
+        "{} is not in the years 0000 to 9999; give 0001-01-01 for \"always\", 9999-12-31 for \
+         \"never\"",
         Quoted(.text)
     )]
     Year {
@@ -38,14 +40,15 @@ pub enum DateError {
         text: String,
     },
     /// The text looks like a date, but no calendar or clock has it.
-    #[error("{} is in no calendar or on no clock; correct it", Quoted(.text))]
+    #[error("{} does not exist in the calendar or on the clock; correct it", Quoted(.text))]
     NoSuchTime {
         /// The text given.
         text: String,
     },
     /// The text does not look like a date.
     #[error(
-        "{} is not a date; write 2024-05-01, 2024-05-01T12:00:00 (UTC) or 2024-05-01T12:00:00+02:00",
+        "{} is not a date; write 2024-05-01, 2024-05-01T12:00:00 (UTC) or \
+         2024-05-01T12:00:00+02:00",
         Quoted(.text)
     )]
     NotADate {
@@ -57,13 +60,13 @@ pub enum DateError {
 /// Reads a moment, in nanoseconds since 1970-01-01 UTC. Digits beyond nanoseconds are dropped.
 pub fn parse(text: &str) -> Result<i128, DateError> {
     let Some(fields) = Fields::of(text) else {
-        return Err(refusal(text));
+        return Err(error_of(text));
     };
     fields.instant().ok_or_else(|| DateError::NoSuchTime { text: text.to_owned() })
 }
 
-/// The reason why a text of another shape is not a moment.
-fn refusal(given: &str) -> DateError {
+/// Returns the error of a text that does not have the shape of a moment.
+fn error_of(given: &str) -> DateError {
     let text = given.to_owned();
     let name = given.trim_start_matches(['+', '-']).to_ascii_lowercase();
     if matches!(name.as_str(), "infinity" | "inf") {
@@ -136,7 +139,7 @@ impl Fields {
     }
 }
 
-/// The part of a text that is still to be read.
+/// The unread part of a text.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {
@@ -148,7 +151,7 @@ impl Rest<'_> {
         })
     }
 
-    /// Exactly so many digits.
+    /// Reads a number of exactly `width` digits.
     fn number<T: std::str::FromStr>(&mut self, width: usize) -> Option<T> {
         let (digits, rest) = self.0.split_at_checked(width)?;
         self.0 = rest;
@@ -156,7 +159,7 @@ impl Rest<'_> {
         str::from_utf8(digits).ok()?.parse().ok()
     }
 
-    /// One digit or more behind the point, in nanoseconds.
+    /// Reads one digit or more behind the point, in nanoseconds.
     fn fraction(&mut self) -> Option<i128> {
         let width = self.0.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (digits, rest) = self.0.split_at(width);
@@ -166,7 +169,7 @@ impl Rest<'_> {
         (width > 0).then_some(nanos)
     }
 
-    /// `Z`, `±HH`, `±HHMM`, `±HH:MM` or `±HH:MM:SS`, in seconds. psql prints the last one for local times
+    /// Reads `Z`, `±HH`, `±HHMM`, `±HH:MM` or `±HH:MM:SS`, in seconds. psql prints the last one for local times
     /// of the 19th century.
     fn offset(&mut self) -> Option<i64> {
         let sign = match self.one_of(b"Zz+-")? {
@@ -190,8 +193,8 @@ impl Rest<'_> {
 }
 
 /// A moment as floodmark writes it: RFC 3339 UTC in whole seconds, with a fraction if there is one;
-/// past the year 9999 (or before 0) an integer of seconds since 1970. In JSON the one is a string and
-/// the other a number.
+/// past the year 9999 (or before 0) an integer of seconds since 1970. In JSON the former is a string and
+/// the latter a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     nanos: i128,
@@ -329,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals() {
+    fn invalid_dates_are_rejected_with_their_reason() {
         for text in ["infinity", "-infinity", "Infinity", "inf"] {
             assert_eq!(parse(text), Err(DateError::Infinite { text: text.into() }));
         }
@@ -395,12 +398,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(nanos in -62_167_219_200 * SECOND..253_402_300_800 * SECOND) {
+        fn written_moment_is_read_back(nanos in -62_167_219_200 * SECOND..253_402_300_800 * SECOND) {
             prop_assert_eq!(parse(&format_ns(nanos).to_string()), Ok(nanos));
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "[-+0-9T:Z. ]{0,30}|\\PC*") {
+        fn any_text_is_read_or_rejected(text in "[-+0-9T:Z. ]{0,30}|\\PC*") {
             let _ = parse(&text);
         }
 

@@ -19,14 +19,14 @@ pub fn millis(text: &str) -> Result<u64, String> {
     }
     u64::try_from(nanos / 1_000_000).map_err(|_| match nanos {
         ..0 => format!("\"{text}\" is negative"),
-        _ => format!("\"{text}\" is longer than any time"),
+        _ => format!("\"{text}\" is too long"),
     })
 }
 
 /// Reads a duration of at least a millisecond.
 pub fn positive_millis(text: &str) -> Result<u64, String> {
     match millis(text)? {
-        0 => Err(format!("\"{text}\" is no time at all")),
+        0 => Err(format!("\"{text}\" is zero; give a longer time")),
         millis => Ok(millis),
     }
 }
@@ -40,7 +40,7 @@ pub fn secs(text: &str) -> Result<u64, String> {
     Ok(millis / 1000)
 }
 
-/// A duration of so many milliseconds, as it may be given.
+/// Formats a duration in milliseconds as [`millis`] reads it.
 pub fn text(millis: u64) -> String {
     match i64::try_from(millis) {
         Ok(millis) => format!("{:#}", SignedDuration::from_millis(millis)),
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_units() {
+    fn durations_are_read_with_units() {
         assert_eq!(millis("5m"), Ok(300_000));
         assert_eq!(millis("1h30m"), Ok(5_400_000));
         assert_eq!(millis("500ms"), Ok(500));
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn shown_durations_are_those_that_were_given() {
+    fn formatted_duration_is_read_back() {
         for (given, shown) in [("5m", "5m"), ("0.3s", "300ms"), ("90m", "1h 30m"), ("7d", "168h")] {
             let value = millis(given).expect(given);
             assert_eq!(text(value), shown);

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Exit {
-    /// All was done.
+    /// The command succeeded.
     Done = 0,
-    /// Something failed that no other code names.
+    /// A failure without a code of its own.
     Failed = 1,
-    /// Violations stand, and the command was asked to fail on them.
+    /// Violations remain, and an option requests a failure on them.
     Violations = 2,
     /// The command line is wrong.
     Usage = 64,
@@ -68,7 +68,7 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
-/// The reason why a command could not do its work, with the exit code that tells whose fault it is.
+/// The error of a command, with its exit code.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code of the command.

@@ -1,10 +1,10 @@
-//! Texts, times, errors and messages: knows no other part of the program.
+//! Texts, times, errors and messages. Uses no other part of the program.
 //!
 //! - [`date`] reads and writes times, [`duration`] durations, [`size`] sizes, [`network`] networks and
 //!   addresses.
-//! - `quote` and [`shown`] make texts from outside fit to be read.
+//! - `quote` and [`shown`] make texts from outside safe to show.
 //! - [`error`] has the exit codes, [`terminal`] messages to people and the interrupt key, [`logging`] the log.
-//! - [`threads`] tries whether the process can have more threads.
+//! - [`threads`] checks that the process can have more threads.
 
 pub mod date;
 pub mod duration;

@@ -1,4 +1,4 @@
-//! Networks and addresses as the tables and the command line name them.
+//! Reads and writes networks and addresses.
 
 use std::net::IpAddr;
 
@@ -22,8 +22,8 @@ pub enum PrefixError {
         /// The text given.
         text: String,
     },
-    /// The text behind the slash is no length, or one that the family does not have.
-    #[error("{} has no length between 0 and {longest} behind the slash; write one", Quoted(.text))]
+    /// The text after the slash is no length of the family.
+    #[error("{} has no length between 0 and {longest} after the slash; write one", Quoted(.text))]
     Length {
         /// The text given.
         text: String,
@@ -48,7 +48,7 @@ pub fn parse(text: &str) -> Result<Prefix, PrefixError> {
     let longest = if address.is_ipv4() { 32 } else { 128 };
     let length = match length {
         None => Some(longest),
-        // A number may also have a sign, which a length has not.
+        // `parse` would accept a sign.
         Some(digits) if !digits.bytes().all(|byte| byte.is_ascii_digit()) => None,
         Some(digits) => digits.parse().ok(),
     };
@@ -69,8 +69,8 @@ pub fn address(text: &str) -> Result<IpAddr, String> {
 pub fn pair(source: IpAddr, destination: IpAddr) -> Result<Pair, String> {
     Pair::new(source, destination).ok_or_else(|| {
         format!(
-            "\"{source}\" and \"{destination}\" are of different families, and no pair is; give two \
-             of one"
+            "\"{source}\" and \"{destination}\" are of different families; give two addresses of \
+             one family"
         )
     })
 }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn families_stay_apart() {
+    fn prefix_contains_only_addresses_of_its_family() {
         let (v4, mapped) = ("10.1.2.3".parse().unwrap(), "::ffff:10.1.2.3".parse().unwrap());
         for (prefix, holds_v4, holds_mapped) in
             [("any", true, true), ("0.0.0.0/0", true, false), ("::/0", false, true)]
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals() {
+    fn invalid_networks_are_rejected_with_their_reason() {
         for text in [
             "10",
             "10/8",
@@ -155,7 +155,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(given in "[0-9a-f:./]{0,20}|\\PC*") {
+        fn any_text_is_read_or_rejected(given in "[0-9a-f:./]{0,20}|\\PC*") {
             if let Ok(prefix) = parse(&given) {
                 prop_assert_eq!(parse(&text(prefix)), Ok(prefix));
             }

@@ -21,7 +21,7 @@ impl Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.0.chars().take(SHOWN_CHARS) {
             match character {
-                // These are escaped by Rust but can do no harm between double quotes.
+                // `escape_debug` would escape it, which double quotes do not need.
                 '\'' => f.write_char(character)?,
                 _ => write!(f, "{}", character.escape_debug())?,
             }
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quotes_escape_and_shorten() {
+    fn quoted_text_is_escaped_and_shortened() {
         let long = "x".repeat(SHOWN_CHARS + 1);
         let shortened = format!("\"{}…\"", "x".repeat(SHOWN_CHARS));
         for (text, shown) in [

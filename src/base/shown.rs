@@ -1,5 +1,5 @@
-//! Makes texts from outside fit to be shown: escapes characters that could act on a terminal or hide text, and
-//! leaves out passwords.
+//! Makes texts from outside safe to show: escapes characters that could act on a terminal or hide text, and
+//! hides passwords.
 //!
 //! Every text for standard error or for the log passes through here, at the place where it is written: names
 //! of files, addresses and messages of other programs may hold anything.
@@ -14,10 +14,9 @@ use serde_json::ser::Formatter;
 /// The replacement of a hidden password.
 const HIDDEN: &str = "***";
 
-/// Whether a terminal could take a character as an order, or show text in another order than it has:
-/// the control characters of ASCII and of Unicode (C0, DEL, C1), ends of lines, and the marks that turn
-/// the direction of writing.
-fn acts(character: char) -> bool {
+/// Whether a terminal could execute a character, or reorder text because of it: the control characters of
+/// ASCII and of Unicode (C0, DEL, C1), line separators, and the marks that change the direction of writing.
+fn acts_on_terminal(character: char) -> bool {
     matches!(
         character,
         '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{61c}' | '\u{200e}' | '\u{200f}'
@@ -25,12 +24,12 @@ fn acts(character: char) -> bool {
     )
 }
 
-/// Returns a text with every such character written as JSON writes it (`\u001b`, `\n`).
+/// Returns a text with every character that acts on a terminal escaped as in JSON (`\u001b`, `\n`).
 pub fn escaped(text: &str) -> Cow<'_, str> {
     escaped_but(text, &[])
 }
 
-/// Returns a text with every such character except newlines and tabs written as JSON writes it.
+/// Returns a text with every character that acts on a terminal, except newlines and tabs, escaped as in JSON.
 pub fn escaped_lines(text: &str) -> Cow<'_, str> {
     escaped_but(text, &['\n', '\t'])
 }
@@ -40,7 +39,7 @@ fn escaped_but<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return text.into();
     }
-    let escapes = |character: char| acts(character) && !kept.contains(&character);
+    let escapes = |character: char| acts_on_terminal(character) && !kept.contains(&character);
     if !text.chars().any(escapes) {
         return text.into();
     }
@@ -63,14 +62,14 @@ pub fn line(text: impl Display) -> String {
     escaped(&without_passwords(&text.to_string())).into_owned()
 }
 
-/// A text without the passwords in it: in addresses (`kafka://user:***@host`), and of settings whose
+/// Hides the passwords in a text: in addresses (`kafka://user:***@host`), and of settings whose
 /// names say that they are secret (`sasl.password=***`).
 pub fn without_passwords(text: &str) -> Cow<'_, str> {
     if !text.contains(['@', '=']) {
         return text.into();
     }
     let mut out = String::with_capacity(text.len());
-    // Neither addresses nor settings have these in them, unless they are written wrongly.
+    // Valid addresses and settings do not contain these separators.
     let mut rest = text;
     while !rest.is_empty() {
         let end = rest.find(is_end_of_word).unwrap_or(rest.len());
@@ -87,7 +86,7 @@ fn is_end_of_word(sign: char) -> bool {
     sign.is_whitespace() || matches!(sign, '"' | '\'' | '`' | '<' | '>' | '(' | ')')
 }
 
-/// A single value without the password in it, whatever signs are in the password.
+/// Hides the password in a single value, whatever characters the password has.
 pub fn without_password(value: &str) -> Cow<'_, str> {
     let value = hide_user_info(value);
     match hide_settings(&value) {
@@ -96,12 +95,12 @@ pub fn without_password(value: &str) -> Cow<'_, str> {
     }
 }
 
-/// Hides what is between the colon behind a user and the last `@`.
+/// Hides the text between the colon behind a user and the last `@`.
 fn hide_user_info(value: &str) -> Cow<'_, str> {
     let Some(at) = value.rfind('@') else {
         return value.into();
     };
-    // Behind a scheme, also one whose slashes are mistyped.
+    // The user follows the scheme, also one with mistyped slashes.
     let start = value[..at].find(":/").map_or(0, |colon| {
         let rest = &value[colon + 1..];
         colon + 1 + (rest.len() - rest.trim_start_matches('/').len())
@@ -114,8 +113,8 @@ fn hide_user_info(value: &str) -> Cow<'_, str> {
     }
 }
 
-/// Hides the values of settings that are secret, `NAME=VALUE` or within the query of an address. A value
-/// that is read from elsewhere (`@FILE`) is none.
+/// Hides the values of secret settings, `NAME=VALUE` or within the query of an address. The name of a file to
+/// read the value from (`@FILE`) is not secret.
 fn hide_settings(value: &str) -> Cow<'_, str> {
     const SECRET: [&str; 7] =
         ["password", "passwd", "passphrase", "secret", "token", "key.pem", "oauthbearer.config"];
@@ -186,28 +185,28 @@ pub fn stdout() -> Box<dyn Write + Send> {
 pub struct Escaping<W> {
     to: W,
     /// The first bytes of a character whose rest is in the next write.
-    begun: Vec<u8>,
+    partial: Vec<u8>,
 }
 
 impl<W: Write> Escaping<W> {
     /// An adapter in front of a writer.
     pub fn new(to: W) -> Self {
-        Escaping { to, begun: Vec::new() }
+        Escaping { to, partial: Vec::new() }
     }
 }
 
 impl<W: Write> Write for Escaping<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.begun.extend_from_slice(bytes);
-        let whole = match str::from_utf8(&self.begun) {
-            Ok(_) => self.begun.len(),
+        self.partial.extend_from_slice(bytes);
+        let whole = match str::from_utf8(&self.partial) {
+            Ok(_) => self.partial.len(),
             // The rest of a cut character may follow; bytes that are no character at all are replaced.
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            Err(_) => self.begun.len(),
+            Err(_) => self.partial.len(),
         };
-        let text = String::from_utf8_lossy(&self.begun[..whole]);
+        let text = String::from_utf8_lossy(&self.partial[..whole]);
         let written = self.to.write_all(escaped_lines(&text).as_bytes());
-        self.begun.drain(..whole);
+        self.partial.drain(..whole);
         written.map(|()| bytes.len())
     }
 
@@ -216,7 +215,7 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// Makes lines of a log fit to be shown on their way to a writer. Each is written as a whole.
+/// Makes lines of a log safe to show on their way to a writer. Each write must be a whole line.
 pub struct LogLine<W>(pub W);
 
 impl<W: Write> Write for LogLine<W> {
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn json_that_is_written_acts_on_no_terminal_and_says_the_same() {
+    fn json_escapes_unsafe_characters_and_keeps_values() {
         let name = "a\u{9b}b\u{202e}c\u{7f}d\u{1b}e\"\\\n→";
         let text = json(&[name]).expect("a text");
         assert_eq!(text, r#"["a\u009bb\u202ec\u007fd\u001be\"\\\n→"]"#);
@@ -325,7 +324,7 @@ mod tests {
         #[test]
         fn any_text_is_shown_in_one_line_of_harmless_characters(text in "\\PC*|(\\PC|[@:/= \u{9b}\u{202e}\n])*") {
             let shown = line(&text);
-            prop_assert!(!shown.chars().any(acts));
+            prop_assert!(!shown.chars().any(acts_on_terminal));
             let read: String = serde_json::from_str(&json(&text).unwrap()).unwrap();
             prop_assert_eq!(read, text);
         }

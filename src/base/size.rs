@@ -12,7 +12,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_units_or_are_bytes() {
+    fn sizes_are_read_with_units_or_as_bytes() {
         for (text, bytes) in [
             ("65536", 65_536),
             ("0", 0),

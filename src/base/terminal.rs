@@ -25,7 +25,7 @@ impl Messages {
         Messages { bar: ProgressBar::hidden() }
     }
 
-    /// Returns messages above a bar over so many bytes of input, if standard error is a terminal. Without a
+    /// Returns messages above a progress bar over `bytes` of input, if standard error is a terminal. Without a
     /// length, as for a pipe, the bar shows how much was read.
     pub fn with_progress(bytes: Option<u64>) -> Self {
         if !io::stderr().is_terminal() {
@@ -53,7 +53,7 @@ impl Messages {
     }
 
     /// Reports a line to people: in the log, if there is one.
-    pub fn say(&self, line: impl Display) {
+    pub fn info(&self, line: impl Display) {
         if logging::started().is_some() {
             tracing::info!("{line}");
             return;
@@ -61,7 +61,7 @@ impl Messages {
         self.print(line);
     }
 
-    /// Reports a line that somebody should look at: as a warning in the log, if there is one.
+    /// Reports a problem to people: as a warning in the log, if there is one.
     pub fn warn(&self, line: impl Display) {
         if logging::started().is_some() {
             tracing::warn!("{line}");
@@ -70,7 +70,7 @@ impl Messages {
         self.print(line);
     }
 
-    /// Reports why this process ends with an exit code: as an error in the log, if there is one.
+    /// Reports the reason for the exit code of this process: as an error in the log, if there is one.
     pub fn fail(&self, exit: Exit, line: impl Display) {
         if logging::started().is_some() {
             tracing::error!(exit_code = exit as i32, "{line}");
@@ -91,18 +91,18 @@ impl Default for Messages {
     }
 }
 
-/// Whether the interrupt key was pressed, or the process was asked to end.
+/// A flag that is set when the interrupt key is pressed, or the process gets SIGTERM.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt {
     pressed: Arc<AtomicBool>,
-    sleeper: Arc<Mutex<Option<Thread>>>,
+    waiting: Arc<Mutex<Option<Thread>>>,
 }
 
 /// The interrupt that listens for the key.
 static LISTENING: OnceLock<Interrupt> = OnceLock::new();
 
 /// Treats the key as pressed, since another process has received the signal. If nothing listens yet, there is
-/// nothing to end in good order, and this process exits, as it would by the signal.
+/// no work to shut down in good order, and this process exits, as the signal would end it.
 ///
 /// This call replaces a second signal: at a terminal both processes get one, and two would end this process at
 /// once.
@@ -114,17 +114,17 @@ pub fn pass_on_interrupt() {
 }
 
 impl Interrupt {
-    /// Listens for the key from now on. Pressed before, or a second time, it ends the process at once: so
-    /// listen when there is something to end in good order, and not before services were reached.
+    /// Listens for the key from now on. Before this call, and at the second press, the key ends the process at
+    /// once. So listen once there is work to shut down in good order, and not before services are reached.
     pub fn listen() -> anyhow::Result<Self> {
         let interrupt = LISTENING.get_or_init(Interrupt::default).clone();
-        let heard = interrupt.clone();
+        let handler = interrupt.clone();
         let signalled = AtomicBool::new(false);
         ctrlc::set_handler(move || {
             if signalled.swap(true, Ordering::SeqCst) {
                 std::process::exit(Exit::Interrupted as i32);
             }
-            heard.press();
+            handler.press();
         })
         .context("listening for the interrupt key")?;
         Ok(interrupt)
@@ -133,8 +133,8 @@ impl Interrupt {
     /// Treats the key as pressed, for a caller that ends the work of another thread.
     pub fn press(&self) {
         self.pressed.store(true, Ordering::SeqCst);
-        let sleeper = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = &*sleeper {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = &*waiting {
             thread.unpark();
         }
     }
@@ -145,8 +145,8 @@ impl Interrupt {
     }
 
     /// Wakes this thread when the key is pressed.
-    pub fn wake_me(&self) {
-        *self.sleeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+    pub fn wake_current_thread(&self) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
     }
 
     /// Whether the key was pressed.

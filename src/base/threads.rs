@@ -6,25 +6,25 @@
 use std::io;
 use std::sync::RwLock;
 
-/// The system does not let the process have the threads that it needs.
+/// The system refuses the threads that the process needs.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "this process can't have {threads} more threads: {error}; raise the limit: `ulimit -u`, TasksMax= of a \
-     systemd unit, or pids.max of the cgroup (--pids-limit of a container)"
+    "this process can't have {threads} more threads: {error}; raise the limit: `ulimit -u`, \
+     TasksMax= of a systemd unit, or pids.max of the cgroup (--pids-limit of a container)"
 )]
 pub struct NoThreads {
     threads: usize,
     error: io::Error,
 }
 
-/// The stack of a thread that does nothing.
+/// The stack size of an idle thread, in bytes.
 const STACK: usize = 64 << 10;
 
-/// Fails if the process can't have so many more threads at once.
+/// Checks that the process can have this many more threads at once.
 ///
 /// # Errors
 /// The limit on threads, or on memory, is reached.
-pub fn try_room(threads: usize) -> Result<(), NoThreads> {
+pub fn check_capacity(threads: usize) -> Result<(), NoThreads> {
     try_threads(threads, STACK)
 }
 
@@ -44,9 +44,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_for_a_few_threads_is_there_and_for_too_many_an_error() {
-        try_room(0).unwrap();
-        try_room(20).unwrap();
+    fn capacity_check_passes_for_few_threads_and_fails_for_too_many() {
+        check_capacity(0).unwrap();
+        check_capacity(20).unwrap();
         // No machine has memory for it.
         let error = try_threads(7, usize::MAX >> 18).unwrap_err().to_string();
         assert!(error.starts_with("this process can't have 7 more threads: "), "{error}");

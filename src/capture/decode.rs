@@ -1,5 +1,5 @@
-//! From the bytes of a frame to its pair and length. No I/O, no state, no panic: every access is
-//! checked, and what is missing is a reason not to count.
+//! From the bytes of a frame to its pair and length. No I/O, no state, no panic: every access is checked, and a missing
+//! byte is a reason not to count the frame.
 
 use floodmark_dataflows::types::Pair;
 use pnet_packet::Packet as _;
@@ -24,10 +24,10 @@ const PPP_IPV6: u16 = 0x0057;
 const PPP_MPLS: u16 = 0x0281;
 const LENGTH_MAX: u16 = 1500;
 
-/// The pair and the bytes on the wire of the outermost IP packet of a frame.
+/// Returns the pair and the bytes on the wire of the outermost IP packet of a frame.
 #[inline(always)]
 pub(super) fn decode(link: LinkType, frame: &[u8], wire: u32) -> Result<(Pair, u64), Uncounted> {
-    // Nearly all frames are this one.
+    // The fast path of nearly all frames.
     if link == LinkType::Ethernet
         && let Some(ethernet) = EthernetPacket::new(frame)
         && ethernet.get_ethertype() == EtherTypes::Ipv4
@@ -39,8 +39,7 @@ pub(super) fn decode(link: LinkType, frame: &[u8], wire: u32) -> Result<(Pair, u
     decode_any(link, frame, wire)
 }
 
-/// Down to IP. Every round but a last one steps over bytes, or goes from a layer to one that does, so
-/// this ends.
+/// Skips headers down to IP. Every iteration skips bytes or moves to a layer that does, so the loop ends.
 #[inline(never)]
 fn decode_any(link: LinkType, frame: &[u8], wire: u32) -> Result<(Pair, u64), Uncounted> {
     let mut rest = Rest::new(frame, wire);
@@ -81,7 +80,7 @@ fn ether_type(kind: u16, rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     Ok(layer)
 }
 
-/// A PPP protocol number. An odd first byte is the whole number, its zero byte left out.
+/// Parses a PPP protocol number. An odd first byte is the whole number, without its zero byte.
 fn ppp(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     let first = rest.byte(0)?;
     let (protocol, size) = match first & 1 {
@@ -97,7 +96,7 @@ fn ppp(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     }
 }
 
-/// To the bottom of the stack; the labels say nothing about what follows, its first bits do.
+/// Skips an MPLS label. The first bits after the bottom of the stack give the version of IP; the labels do not.
 fn mpls(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     let bottom = rest.byte(2)? & 1 == 1;
     rest.skip(4);
@@ -111,7 +110,7 @@ fn mpls(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     }
 }
 
-/// LLC: an unnumbered information frame of SNAP or of IP itself.
+/// Parses LLC: an unnumbered information frame of SNAP or of IP itself.
 fn llc(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     const SNAP: u8 = 0xaa;
     const IP: u8 = 0x06;
@@ -125,7 +124,7 @@ fn llc(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     Ok(layer)
 }
 
-/// SNAP: an organization, and a number of its own, which for these is an EtherType.
+/// Parses SNAP: an organization, and its number for the protocol, an EtherType for those supported.
 fn snap(bridge_padding: usize, rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     const ETHERNET: [u8; 3] = [0x00, 0x00, 0x00];
     const BRIDGE_TUNNEL: [u8; 3] = [0x00, 0x00, 0xf8];
@@ -193,7 +192,7 @@ fn ipv6(rest: Rest<'_>) -> Result<(Pair, u64), Uncounted> {
 enum Jumbo {
     Length(u32),
     Absent,
-    /// The captured bytes end before it can be told.
+    /// The captured bytes end before the option.
     NotCaptured,
 }
 

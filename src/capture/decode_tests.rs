@@ -1,4 +1,4 @@
-//! Header stacks, each with the answer by the counting rules.
+//! Header stacks, each with the expected result by the counting rules.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn check(number: u32, parts: &[&[u8]], wire: u32, expected: Result<u64, Uncounte
 }
 
 #[test]
-fn link_headers() {
+fn header_of_each_link_type_leads_to_ip_or_a_reason() {
     let ip = v4(77);
     let ip6 = v6(10, 17);
     check(1, &[&MACS, &[8, 0], &ip], 0, Ok(77));
@@ -57,7 +57,7 @@ fn link_headers() {
 }
 
 #[test]
-fn tags_labels_and_sessions() {
+fn tags_labels_and_sessions_lead_to_ip_or_a_reason() {
     let ip = v4(77);
     let tags = [0x88, 0xa8, 0, 1, 0x91, 0, 0, 2, 0x81, 0, 0, 3, 8, 0];
     check(1, &[&MACS, &tags, &ip], 0, Ok(77));
@@ -78,7 +78,7 @@ fn tags_labels_and_sessions() {
 }
 
 #[test]
-fn ipv4_lengths() {
+fn ipv4_bytes_are_the_total_length_or_the_wire_length() {
     let ethernet = |ip: &[u8], wire, expected| check(1, &[&MACS, &[8, 0], ip], wire, expected);
     ethernet(&v4(1500), 60, Ok(1500));
     ethernet(&v4(0), 80_066, Ok(80_052));
@@ -96,7 +96,7 @@ fn ipv4_lengths() {
 }
 
 #[test]
-fn ipv6_lengths() {
+fn ipv6_bytes_are_the_payload_or_jumbo_or_wire_length() {
     let raw = |ip: &[&[u8]], wire, expected| check(229, ip, wire, expected);
     raw(&[&v6(0, 6)], 80_040, Ok(80_040));
     raw(&[&v6(0, 0), &[6, 0, 0xc2, 4, 0, 1, 0x38, 0xa8]], 9, Ok(80_080 - 40 + 40));
@@ -104,14 +104,14 @@ fn ipv6_lengths() {
     raw(&[&v6(0, 0), &[6, 0, 0, 0, 1, 2, 0, 0]], 99, Ok(40));
     raw(&[&v6(0, 0), &[6, 0, 0xc2, 4, 0, 1]], 99, Ok(99));
     raw(&[&v6(0, 0)], 99, Ok(99));
-    // An option that runs past its header is none.
+    // An option beyond the end of its header is ignored.
     raw(&[&v6(0, 0), &[6, 0, 1, 1, 0, 0xc2, 4, 0, 0, 9, 9]], 99, Ok(40));
     raw(&[&v6(8, 6)[..39]], 99, Err(Uncounted::TruncatedIp));
     raw(&[&v4(60), &[0; 20]], 99, Err(Uncounted::BadVersion));
 }
 
 #[test]
-fn every_cut_of_a_deep_stack_is_answered() {
+fn header_stack_cut_at_any_byte_is_rejected() {
     let tags = [0x81, 0, 0, 1, 0x88, 0x64, 0x11, 0, 0, 1, 0, 0, 2, 0x81, 0, 1, 1, 64];
     let frame = [&MACS[..], &tags, &v4(77)].concat();
     for number in [0, 1, 9, 12, 101, 104, 113, 228, 229, 276] {
@@ -128,7 +128,7 @@ fn le32s(words: &[u32]) -> Vec<u8> {
 
 const SNAP_IPV4: [u8; 8] = [0xaa, 0xaa, 3, 0, 0, 0, 8, 0];
 
-/// The header of an 802.11 data frame: subtype, flags, fragment, and what follows three addresses.
+/// The header of an 802.11 data frame: subtype, flags, fragment, and the bytes after three addresses.
 fn wlan(subtype: u8, flags: u8, fragment: u8, more: &[u8]) -> Vec<u8> {
     let start = [0x08 | subtype << 4, flags, 0, 0];
     let addresses = [[1u8; 6], [2; 6], [3; 6]].concat();
@@ -136,7 +136,7 @@ fn wlan(subtype: u8, flags: u8, fragment: u8, more: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn wlan_header_is_as_long_as_its_flags_say() {
+fn wlan_header_length_follows_its_flags() {
     let ip = [&SNAP_IPV4[..], &v4(77)].concat();
     let counts = |header: Vec<u8>| check(105, &[&header, &ip], 0, Ok(77));
     for flags in [0, 1, 2, 0x08, 0x10, 0x20, 0x80] {
@@ -158,7 +158,7 @@ fn wlan_header_is_as_long_as_its_flags_say() {
 }
 
 #[test]
-fn wlan_frame_without_a_readable_packet_is_of_its_own_kind() {
+fn wlan_frame_without_a_readable_packet_has_its_own_reason() {
     let ip = [&SNAP_IPV4[..], &v4(77)].concat();
     let kind = |header: Vec<u8>, kind| check(105, &[&header, &ip], 0, Err(kind));
     kind(wlan(0, 0x40, 0, &[]), Uncounted::Encrypted);
@@ -176,7 +176,7 @@ fn wlan_frame_without_a_readable_packet_is_of_its_own_kind() {
 }
 
 #[test]
-fn radiotap_flags_are_found_behind_all_words_and_the_timer() {
+fn radiotap_flags_are_read_behind_all_words_and_the_timer() {
     let body = [&wlan(8, 0, 0, &[0, 0])[..], &[0, 0], &SNAP_IPV4, &v4(0), &[1, 2, 3, 4]].concat();
     // Padded to 28 bytes of header; 20 bytes of IP on the wire, and a check sequence.
     let flags: u8 = 0x10 | 0x20;
@@ -195,7 +195,7 @@ fn radiotap_flags_are_found_behind_all_words_and_the_timer() {
 }
 
 #[test]
-fn metadata_name_the_link_type_of_the_frame_within() {
+fn metadata_header_leads_to_the_link_type_of_the_inner_frame() {
     let ip = v4(77);
     let pktap = |length: u32, link: u32| {
         let mut header = le32s(&[length, 1, link]);
@@ -207,16 +207,16 @@ fn metadata_name_the_link_type_of_the_frame_within() {
         check(number, &[&pktap(156, 258), &pktap(108, 0), &[2, 0, 0, 0], &ip], 0, Ok(77));
         check(number, &[&pktap(108, 195), &ip], 0, Err(Uncounted::LinkType));
         let frame = [pktap(108, 195), ip.clone()].concat();
-        assert_eq!(link::unread_number(LinkType::new(number), &frame), 195);
+        assert_eq!(link::unsupported_number(LinkType::new(number), &frame), 195);
     }
     check(258, &[&le32s(&[12, 1, 12]), &ip], 0, Err(Uncounted::BadLink));
     check(149, &[&le32s(&[12, 1, 12]), &ip], 0, Err(Uncounted::LinkType));
-    assert_eq!(link::unread_number(LinkType::User2, &[0; 60]), 149);
-    assert_eq!(link::unread_number(LinkType::Other(147), &[]), 147);
+    assert_eq!(link::unsupported_number(LinkType::User2, &[0; 60]), 149);
+    assert_eq!(link::unsupported_number(LinkType::Other(147), &[]), 147);
     let ppi = [0, 0, 8, 0, 12, 0, 0, 0];
     check(192, &[&ppi, &ip], 0, Ok(77));
     check(192, &[&[0, 0, 4, 0, 12, 0, 0, 0], &ip], 0, Err(Uncounted::BadLink));
-    // A frame that is nothing but metadata within metadata ends.
+    // Metadata within metadata without end are rejected.
     let deep = pktap(108, 258).repeat(2000);
     check(258, &[&deep], 0, Err(Uncounted::TruncatedLink));
 }
@@ -240,7 +240,7 @@ fn nflog_attributes_are_read_in_either_byte_order() {
 }
 
 #[test]
-fn frame_relay_has_addresses_of_any_length_and_two_encapsulations() {
+fn frame_relay_address_of_any_length_is_skipped_in_both_encapsulations() {
     let ip = v4(77);
     for address in [&[0x18, 0x41][..], &[0x18, 0x40, 0x11], &[0x18, 0x40, 0x10, 0x21]] {
         check(107, &[address, &[3, 0xcc], &ip], 0, Ok(77));
@@ -259,7 +259,7 @@ fn frame_relay_has_addresses_of_any_length_and_two_encapsulations() {
 }
 
 #[test]
-fn bytes_of_any_kind_are_answered_under_every_link_type() {
+fn any_bytes_are_decoded_or_rejected_under_every_link_type() {
     let mut state = 7u64;
     let mut random = |below: usize| {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -284,7 +284,7 @@ fn bytes_of_any_kind_are_answered_under_every_link_type() {
             let link = LinkType::new(number);
             let found = decode(link, &frame[..end], random(2) as u32 * 2000);
             if found == Err(Uncounted::LinkType) {
-                link::unread_number(link, &frame[..end]);
+                link::unsupported_number(link, &frame[..end]);
             }
         }
     }

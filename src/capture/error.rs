@@ -1,4 +1,4 @@
-//! Why reading a capture stopped: what was found where, and whose fault it is.
+//! Errors that end the reading of a capture: the fault, its place, and its class.
 
 use std::fmt;
 use std::io;
@@ -6,12 +6,13 @@ use std::io;
 use super::CAPTURED_MAX;
 use crate::base::error::{Exit, Failure};
 
-/// Why reading stopped, in which file, and where. Everything before that place was handed over.
+/// The error that ended the reading of a capture, with its file and place. All packets before that place were
+/// returned.
 #[derive(Debug)]
-pub struct ReadError(Box<Place>);
+pub struct ReadError(Box<Details>);
 
 #[derive(Debug)]
-struct Place {
+struct Details {
     file: String,
     packet: u64,
     offset: u64,
@@ -20,7 +21,7 @@ struct Place {
 
 impl ReadError {
     pub(crate) fn new(file: &str, packet: u64, offset: u64, fault: Fault) -> Self {
-        ReadError(Box::new(Place { file: file.to_owned(), packet, offset, fault }))
+        ReadError(Box::new(Details { file: file.to_owned(), packet, offset, fault }))
     }
 
     /// The name the capture was opened by.
@@ -59,7 +60,7 @@ impl ReadError {
 
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { file, packet, offset, fault } = &*self.0;
+        let Details { file, packet, offset, fault } = &*self.0;
         match fault.class() {
             Class::Missing | Class::Unreadable => write!(f, "can't read \"{file}\": {fault}"),
             Class::NotCapture => write!(f, "\"{file}\" is not a capture that can be read: {fault}"),
@@ -103,7 +104,7 @@ pub enum Fault {
     /// Opening or reading failed.
     #[error("{0}")]
     Io(io::Error),
-    /// The file has not one byte.
+    /// The file is empty.
     #[error("empty; a capture has at least a header of 24 bytes")]
     Empty,
     /// The first four bytes are of no known format.
@@ -125,10 +126,10 @@ pub enum Fault {
         /// Its minor version.
         minor: u16,
     },
-    /// A pcapng section whose byte order can't be told.
+    /// A pcapng section whose byte-order mark is not valid.
     #[error("byte-order mark {0:02x?}; expected 1a 2b 3c 4d or 4d 3c 2b 1a")]
     ByteOrder([u8; 4]),
-    /// The compressed data does not make sense, or ends early.
+    /// The compressed data is not valid, or ends early.
     #[error("compressed data is broken after this: {0}")]
     Compression(io::Error),
     /// The capture ends within a header, record or block.
@@ -136,24 +137,24 @@ pub enum Fault {
     Cut {
         /// Bytes there.
         found: usize,
-        /// Bytes needed, as far as it is known.
+        /// Bytes needed, as far as is known.
         expected: usize,
     },
-    /// A frame says that it has more captured bytes than any has.
+    /// A frame states a captured length above [`CAPTURED_MAX`].
     #[error("captured length {found}; expected at most {CAPTURED_MAX}")]
     CapturedLength {
         /// The length that the frame states.
         found: u32,
     },
     /// A frame does not fit into its block.
-    #[error("captured length {found} in a block with room for {room}")]
-    FrameRoom {
+    #[error("captured length {found} exceeds the {available} bytes left in its block")]
+    FrameLength {
         /// The length that the frame states.
         found: u32,
         /// Bytes between the block's header and its end.
-        room: u32,
+        available: u32,
     },
-    /// A block's length can't be.
+    /// The length of a block is impossible.
     #[error(
         "length {found} of a block of type {kind}; expected a multiple of 4, {least} to {most}"
     )]
@@ -162,7 +163,7 @@ pub enum Fault {
         kind: u32,
         /// The length that the block states.
         found: u32,
-        /// The least length possible.
+        /// The minimum length.
         least: u32,
         /// The greatest length supported.
         most: u32,
@@ -176,27 +177,29 @@ pub enum Fault {
         expected: u32,
     },
     /// A frame names an interface that is not described before it.
-    #[error("interface {found}, of {described} described so far")]
+    #[error(
+        "a packet names interface {found}, but the section describes only {described} before it"
+    )]
     Interface {
         /// The number it names, from 0.
         found: u32,
         /// The number of interfaces described so far.
         described: usize,
     },
-    /// A section describes more interfaces than are kept.
+    /// A section describes more interfaces than the reader keeps.
     #[error("more than {most} interfaces in a section")]
     Interfaces {
         /// The maximum number of interfaces.
         most: usize,
     },
-    /// An option of an interface does not fit its block, or its meaning.
+    /// The length of an option of an interface does not fit its block, or its code.
     #[error("option {code} of an interface has length {found}; expected {expected}")]
     Option {
         /// Its number.
         code: u16,
         /// Its length.
         found: usize,
-        /// The length it has by its meaning, or the bytes left in the block.
+        /// The length that its code requires, or the number of bytes left in the block.
         expected: usize,
     },
 }
@@ -217,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_message_says_where_and_what() {
+    fn read_error_message_names_file_place_and_fault() {
         let error = ReadError::new("a.pcap", 7, 524, Fault::CapturedLength { found: 300_000 });
         assert_eq!(
             error.to_string(),

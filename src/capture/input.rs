@@ -1,7 +1,7 @@
 //! The bytes of a capture: opened, decompressed, and held in one buffer of bounded size.
 //!
-//! Each refill is one `read`, and whatever it brought is looked at before the next one: a pipe that
-//! stays open must not hold back the packets it has already carried.
+//! Each refill is one `read`, and its bytes are parsed before the next one: a pipe that stays open must not delay the
+//! packets that it has already carried.
 
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use super::Fault;
 use super::packed::Members;
-use super::wait::Wait;
+use super::wait::ReadTimeout;
 
-/// The most bytes of a capture that are held at a time.
+/// Maximum number of bytes of a capture in memory.
 pub const BUFFER_MAX: usize = 512 * 1024;
 
 /// Initial size of a reader's buffer: large enough that system calls don't show, small enough for a cache.
@@ -25,42 +25,42 @@ const COMPRESSED_BUFFER: usize = 64 * 1024;
 
 type Source = Box<dyn Read + Send>;
 
-/// A buffer, and where its bytes come from.
+/// The buffer of a capture's bytes, and their source.
 pub(crate) struct Input {
     source: Option<Source>,
     /// Whether the input has been checked for compression.
-    sniffed: bool,
-    raw: Arc<Raw>,
+    compression_checked: bool,
+    raw: Arc<RawState>,
     size_hint: Option<u64>,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
     /// Bytes before `start`.
-    passed: u64,
-    /// Whether the last call of [`Input::fill`] waited in vain.
-    late: bool,
+    consumed: u64,
+    /// Whether the last call of [`Input::fill`] timed out.
+    timed_out: bool,
 }
 
 /// State of the raw source, below the decompression.
 #[derive(Default)]
-struct Raw {
+struct RawState {
     bytes: AtomicU64,
-    /// Whether the raw source failed, so that an error above it is not the data's fault.
+    /// Whether reading the raw source failed, so that an error of the decompressor does not mean broken data.
     failed: AtomicBool,
-    wait: Wait,
+    timeout: ReadTimeout,
 }
 
-struct Watched {
+struct RawSource {
     source: Source,
-    raw: Arc<Raw>,
-    /// The source again, where it may make wait: a pipe, a terminal, a socket.
+    raw: Arc<RawState>,
+    /// A second descriptor of a source whose reads may block: a pipe, a terminal, a socket.
     pipe: Option<OwnedFd>,
 }
 
-impl Read for Watched {
+impl Read for RawSource {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(pipe) = &self.pipe {
-            self.raw.wait.until_readable(pipe.as_fd())?;
+            self.raw.timeout.wait_until_readable(pipe.as_fd())?;
         }
         let result = self.source.read(buffer);
         match &result {
@@ -75,7 +75,7 @@ impl Read for Watched {
 }
 
 impl Input {
-    /// A file, a FIFO, or `-` for standard input.
+    /// Opens a file, a FIFO, or standard input by the name `-`.
     pub(crate) fn open(path: &Path) -> Result<Self, Fault> {
         let fault = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => Fault::Missing,
@@ -108,56 +108,55 @@ impl Input {
     }
 
     fn from(source: Source, pipe: Option<OwnedFd>) -> Self {
-        let raw = Arc::new(Raw::default());
+        let raw = Arc::new(RawState::default());
         Input {
-            source: Some(Box::new(Watched { source, raw: raw.clone(), pipe })),
-            sniffed: false,
+            source: Some(Box::new(RawSource { source, raw: raw.clone(), pipe })),
+            compression_checked: false,
             raw,
             size_hint: None,
             buffer: vec![0; BUFFER_START],
             start: 0,
             end: 0,
-            passed: 0,
-            late: false,
+            consumed: 0,
+            timed_out: false,
         }
     }
 
-    /// From now on, reads wait for so long in all, where the source is none that is read to its end without
-    /// waiting. `None`: as long as it takes.
-    pub(super) fn wait_at_most(&mut self, time: Option<Duration>) {
-        self.raw.wait.at_most(time);
+    /// Bounds the total waiting time of all further reads from a pipe, a terminal or a socket; `None` for no bound.
+    pub(super) fn set_read_timeout(&mut self, time: Option<Duration>) {
+        self.raw.timeout.set(time);
     }
 
-    /// Whether the last call of [`Input::fill`] waited in vain for as long as [`Input::wait_at_most`] says.
-    pub(super) fn is_late(&self) -> bool {
-        self.late
+    /// Whether the last call of [`Input::fill`] ended by [`Input::set_read_timeout`].
+    pub(super) fn is_timed_out(&self) -> bool {
+        self.timed_out
     }
 
-    /// Returns the bytes in the buffer that are not passed yet.
+    /// Returns the bytes in the buffer that are not consumed yet.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         self.buffer.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Moves on, by no more than is there.
+    /// Consumes bytes of the buffer, at most all of them.
     #[inline]
-    pub(crate) fn pass(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         let count = count.min(self.end - self.start);
         self.start += count;
-        self.passed += count as u64;
+        self.consumed += count as u64;
     }
 
-    /// Bytes passed, after decompression.
-    pub(crate) fn passed(&self) -> u64 {
-        self.passed
+    /// Returns the number of bytes consumed, after decompression.
+    pub(crate) fn consumed(&self) -> u64 {
+        self.consumed
     }
 
-    /// Bytes taken from the file as it is.
+    /// Returns the number of bytes read from the source, before decompression.
     pub(super) fn raw_bytes(&self) -> u64 {
         self.raw.bytes.load(Relaxed)
     }
 
-    /// Its size, of a regular file.
+    /// Returns the size of a regular file.
     pub(crate) fn size_hint(&self) -> Option<u64> {
         self.size_hint
     }
@@ -166,27 +165,27 @@ impl Input {
         self.buffer.capacity()
     }
 
-    /// Lets go of the source and the buffer: nothing more will be read.
+    /// Drops the source and the buffer.
     pub(super) fn close(&mut self) {
         self.source = None;
         self.buffer = Vec::new();
         (self.start, self.end) = (0, 0);
     }
 
-    /// One read. `need` bytes from `start` on must find room, at most [`BUFFER_MAX`]. False at the end. It
-    /// brings nothing if it [is late](Input::is_late).
+    /// Reads once, into a buffer of at least `need` bytes, at most [`BUFFER_MAX`]. Returns false at the end of the
+    /// source. A read that [timed out](Input::is_timed_out) adds no bytes.
     pub(crate) fn fill(&mut self, need: usize) -> Result<bool, Fault> {
-        if !self.sniffed {
-            self.sniff()?;
+        if !self.compression_checked {
+            self.detect_compression()?;
         }
-        self.make_room(need);
+        self.reserve(need);
         let Some(source) = &mut self.source else {
             return Ok(false);
         };
-        let room = self.buffer.get_mut(self.end..).unwrap_or_default();
-        let read = read_once(source, room);
-        self.late = read.is_err() && self.raw.wait.was_in_vain();
-        if self.late {
+        let free = self.buffer.get_mut(self.end..).unwrap_or_default();
+        let read = read_once(source, free);
+        self.timed_out = read.is_err() && self.raw.timeout.take_expired();
+        if self.timed_out {
             return Ok(true);
         }
         let count = read.map_err(|error| match self.raw.failed.load(Relaxed) {
@@ -197,7 +196,7 @@ impl Input {
         Ok(count > 0)
     }
 
-    fn make_room(&mut self, need: usize) {
+    fn reserve(&mut self, need: usize) {
         let need = need.min(BUFFER_MAX);
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -205,7 +204,7 @@ impl Input {
         if self.start + need.max(1) <= self.buffer.len() && self.end < self.buffer.len() {
             return;
         }
-        // Moving only when the tail is too small keeps this linear however little each read brings.
+        // The bytes move only when the tail is too small: this stays linear with reads of any size.
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         if need > self.buffer.len() {
@@ -214,16 +213,16 @@ impl Input {
         }
     }
 
-    /// Looks at the first bytes and puts a decompressor between if they ask for one.
-    fn sniff(&mut self) -> Result<(), Fault> {
-        self.sniffed = true;
+    /// Reads the first bytes, and inserts the decompressor that they call for.
+    fn detect_compression(&mut self) -> Result<(), Fault> {
+        self.compression_checked = true;
         let Some(mut source) = self.source.take() else {
             return Ok(());
         };
         let mut magic = [0; 4];
         let mut length = 0;
-        while let Some(room) = magic.get_mut(length..).filter(|room| !room.is_empty()) {
-            match read_once(&mut source, room).map_err(Fault::Io)? {
+        while let Some(free) = magic.get_mut(length..).filter(|free| !free.is_empty()) {
+            match read_once(&mut source, free).map_err(Fault::Io)? {
                 0 => break,
                 count => length += count,
             }
@@ -232,10 +231,10 @@ impl Input {
         let whole = BufReader::with_capacity(COMPRESSED_BUFFER, seen.chain(source));
         self.source = Some(match magic {
             _ if length < magic.len() => Box::new(whole),
-            [0x1f, 0x8b, ..] => Box::new(Sips(Members::gzip(whole))),
+            [0x1f, 0x8b, ..] => Box::new(SmallReads(Members::gzip(whole))),
             // A frame, or a skippable frame before one.
             [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
-                Box::new(Sips(Members::zstd(whole).map_err(Fault::Compression)?))
+                Box::new(SmallReads(Members::zstd(whole).map_err(Fault::Compression)?))
             }
             // Reads larger than its own buffer pass through a `BufReader`.
             _ => Box::new(whole),
@@ -244,24 +243,24 @@ impl Input {
     }
 }
 
-/// Gives a little at a time. A decompressor that comes upon broken data forgets what it has made in the
-/// same call, so that calls must not ask for much.
-struct Sips<R>(R);
+/// Bounds the size of each read. A decompressor that meets broken data drops the output of the same call, so calls
+/// must not request much.
+struct SmallReads<R>(R);
 
-/// Maximum number of bytes of one read, and so the most sound data before broken data that may be lost.
-const SIP_BYTES: usize = 1024;
+/// Maximum number of bytes of one read, and so of the sound data that is lost before broken data.
+const SMALL_READ_BYTES: usize = 1024;
 
-impl<R: Read> Read for Sips<R> {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let sip = room.len().min(SIP_BYTES);
-        self.0.read(room.get_mut(..sip).unwrap_or_default())
+impl<R: Read> Read for SmallReads<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min(SMALL_READ_BYTES);
+        self.0.read(buffer.get_mut(..count).unwrap_or_default())
     }
 }
 
-/// A read that a signal does not end.
-fn read_once(source: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
+/// Reads once, and again after an interrupting signal.
+fn read_once(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
-        match source.read(room) {
+        match source.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }
@@ -277,7 +276,7 @@ mod tests {
         let mut all = Vec::new();
         while input.fill(1)? {
             all.extend_from_slice(input.bytes());
-            input.pass(usize::MAX);
+            input.consume(usize::MAX);
         }
         Ok(all)
     }
@@ -298,12 +297,12 @@ mod tests {
     fn gzip(part: &[u8]) -> Vec<u8> {
         use std::io::Write;
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
-        encoder.write_all(part).expect("a vector takes everything");
-        encoder.finish().expect("a vector takes everything")
+        encoder.write_all(part).expect("writing to a vector succeeds");
+        encoder.finish().expect("writing to a vector succeeds")
     }
 
     fn zstd(part: &[u8]) -> Vec<u8> {
-        zstd::encode_all(part, 1).expect("a vector takes everything")
+        zstd::encode_all(part, 1).expect("writing to a vector succeeds")
     }
 
     const SKIPPABLE: [u8; 10] = [0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9];
@@ -334,7 +333,7 @@ mod tests {
                 assert!(matches!(read_all(bytes), Err(Fault::Compression(_))), "{garbage:?}");
             }
         }
-        // A member that lacks its last byte has not ended, whatever comes after it.
+        // A member without its last byte has not ended.
         for pack in [gzip, zstd] {
             let mut cut = pack(&[7; 100_000]);
             cut.pop();
@@ -343,15 +342,15 @@ mod tests {
     }
 
     #[test]
-    fn empty_members_are_nothing() {
+    fn empty_members_add_no_bytes() {
         assert_eq!(read_all([gzip(b""), gzip(b"x"), gzip(b"")].concat()).ok(), Some(b"x".to_vec()));
         assert_eq!(read_all([zstd(b""), zstd(b"x"), zstd(b"")].concat()).ok(), Some(b"x".to_vec()));
         assert_eq!(read_all(SKIPPABLE.to_vec()).ok(), Some(Vec::new()));
     }
 
     #[test]
-    fn little_is_lost_before_broken_compressed_data() {
-        // Noise, so that it stays long, and breaks where it is broken.
+    fn broken_compressed_data_loses_at_most_one_read_before_it() {
+        // Noise does not compress, so that the broken bytes are in the middle of the data.
         let mut state = 1u64;
         let mut noise = || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -368,7 +367,7 @@ mod tests {
                     Ok(true) => all.extend_from_slice(input.bytes()),
                     end => break end,
                 }
-                input.pass(usize::MAX);
+                input.consume(usize::MAX);
             };
             assert!(matches!(end, Err(Fault::Compression(_))), "{end:?}");
             all
@@ -378,13 +377,18 @@ mod tests {
         let mut broken = gzip;
         broken[at..at + 64].fill(0xff);
         let found = read(broken);
-        assert!(found.len() + SIP_BYTES >= sound.len(), "{} of {}", found.len(), sound.len());
+        assert!(
+            found.len() + SMALL_READ_BYTES >= sound.len(),
+            "{} of {}",
+            found.len(),
+            sound.len()
+        );
         let common = found.len().min(sound.len());
         assert!(found[..common] == plain[..common]);
     }
 
     #[test]
-    fn a_failing_read_is_not_the_datas_fault() {
+    fn failing_read_is_an_io_fault_and_not_broken_data() {
         struct Failing;
         impl Read for Failing {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

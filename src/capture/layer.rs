@@ -1,14 +1,14 @@
-//! The bytes of a frame that are still to be read, and the header that they begin with.
+//! The unread bytes of a frame, and the kind of header at their start.
 
 use super::link_type::LinkType;
 use super::tally::Uncounted;
 
-/// The bytes of a frame that are still to be read.
+/// The unread bytes of a frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rest<'a> {
-    /// Those that were captured.
+    /// The captured ones.
     pub(super) bytes: &'a [u8],
-    /// Bytes of the frame on the wire.
+    /// Their number on the wire.
     pub(super) wire: u32,
 }
 
@@ -25,19 +25,19 @@ impl<'a> Rest<'a> {
         self.wire = self.wire.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    /// Leaves out all but so many bytes.
+    /// Drops all bytes after the first `count`.
     pub(super) fn limit(&mut self, count: u32) {
         self.wire = self.wire.min(count);
         self.bytes = self.bytes.get(..self.wire as usize).unwrap_or(self.bytes);
     }
 
-    /// Leaves out so many of the last bytes.
+    /// Drops the last `count` bytes.
     pub(super) fn trim(&mut self, count: u32) {
         self.limit(self.wire.saturating_sub(count));
     }
 
-    /// Whether nothing more was on the wire.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether no bytes of the frame on the wire are left.
+    pub(super) fn is_empty(&self) -> bool {
         self.wire == 0
     }
 
@@ -70,7 +70,7 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// The kind of header that the rest of a frame begins with.
+/// The kind of header at the start of the unread bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Layer {
     /// The header of a link type.
@@ -89,17 +89,17 @@ pub(super) enum Layer {
     TypeOrLength(u16),
     Ppp,
     Mpls,
-    /// IP of the version that its first bits tell.
+    /// IP of the version in its first bits.
     Ip,
     Ipv4,
     Ipv6,
 }
 
-/// The facts about a frame that its radio header tells.
+/// Properties of a frame, from its radio header.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Radio {
-    /// The frame ends with its check sequence.
+    /// Whether the frame ends with its check sequence.
     pub(super) check_sequence: bool,
-    /// The header of the frame is padded to a multiple of four bytes.
+    /// Whether the header of the frame is padded to a multiple of four bytes.
     pub(super) padded: bool,
 }

@@ -1,4 +1,4 @@
-//! The headers of link types.
+//! Parses the headers of link types.
 
 use super::Uncounted;
 use super::layer::{Layer, Radio, Rest};
@@ -58,9 +58,8 @@ pub(super) fn header(link: LinkType, rest: &mut Rest<'_>) -> Result<Layer, Uncou
     Ok(layer)
 }
 
-/// The number of the link type that is not read, of a frame that was not counted for it: its own, or
-/// that of the frame within.
-pub(super) fn unread_number(link: LinkType, bytes: &[u8]) -> u32 {
+/// Returns the number of the unsupported link type of a frame: that of the frame, or that of the frame within it.
+pub(super) fn unsupported_number(link: LinkType, bytes: &[u8]) -> u32 {
     let (mut link, mut rest) = (link, Rest::new(bytes, u32::MAX));
     loop {
         match (link, header(link, &mut rest)) {
@@ -71,7 +70,7 @@ pub(super) fn unread_number(link: LinkType, bytes: &[u8]) -> u32 {
     }
 }
 
-/// The protocol of a Linux cooked capture: an EtherType, or a number of Linux below all of them.
+/// Returns the layer for the protocol of a Linux cooked capture: an EtherType, or a number of Linux below all of them.
 fn cooked(protocol: u16) -> Layer {
     const LLC: u16 = 4;
     match protocol {
@@ -80,7 +79,7 @@ fn cooked(protocol: u16) -> Layer {
     }
 }
 
-/// The layer after FDDI by its frame control: LLC in asynchronous frames.
+/// Returns the layer after FDDI by its frame control: LLC in asynchronous frames.
 fn fddi(control: u8) -> Result<Layer, Uncounted> {
     match control & 0xf0 {
         0x50 => Ok(Layer::Llc),

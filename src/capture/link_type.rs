@@ -9,7 +9,7 @@ pub enum LinkType {
     Ethernet,
     /// PPP, with or without address and control bytes, or Cisco HDLC in their place.
     Ppp,
-    /// PPP after a byte that tells the direction.
+    /// PPP after a byte with the direction.
     PppDirection,
     /// The session header of PPPoE, without Ethernet before it.
     PppoeSession,
@@ -45,7 +45,7 @@ pub enum LinkType {
     Nflog,
     /// Apple's packet metadata, then a frame of the link type that they name.
     Pktap,
-    /// Apple's packet metadata under a number (149) that everybody may use for anything.
+    /// Apple's packet metadata under a number (149) that is reserved for private use.
     User2,
     /// Per-Packet Information, then a frame of the link type that it names.
     Ppi,
@@ -64,7 +64,7 @@ pub enum LinkType {
 pub(super) const USER2: u32 = 149;
 
 impl LinkType {
-    /// By the number that captures have for it.
+    /// Returns the link type for its number in captures.
     pub fn new(number: u32) -> Self {
         match number {
             0 | 108 => LinkType::Loopback,
@@ -97,7 +97,7 @@ impl LinkType {
         }
     }
 
-    /// The name that libpcap has for the number of a link type.
+    /// Returns the name of a link type in libpcap, by its number.
     pub fn name(number: u32) -> Option<String> {
         const USER: u32 = 147;
         if (USER..USER + 16).contains(&number) {

@@ -1,10 +1,9 @@
-//! Packets from a network interface, as they pass.
+//! Packets of a network interface, as they pass.
 //!
-//! Frames go through the same rules as those of a file. Reading never blocks: waiting is by poll(2),
-//! since libpcap's own waiting does not return on an idle link (with TPACKET_V3 its time-out only begins
-//! with a packet). The kernel hands frames over in blocks, each at the latest [`BLOCK_MS`] after its
-//! first frame; its immediate mode, which would hand over each frame by itself, costs four times as
-//! much.
+//! Frames are counted by the same rules as those of a file. Reading never blocks: waiting is by poll(2), since the
+//! waiting of libpcap does not return on an idle link (with TPACKET_V3 its time-out only begins with a packet). The
+//! kernel delivers frames in blocks, each at the latest [`BLOCK_MS`] after its first frame; its immediate mode, which
+//! delivers each frame by itself, costs four times as much.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use pcap::{Active, Capture, Device, Precision};
 
 use super::LinkType;
 use super::packet::Packet;
-use super::reader::{count_unread, judge};
+use super::reader::{count_uncounted, decode_packet};
 use super::tally::Tally;
 use super::time::{EventTime, Timing};
 use crate::base::error::{Exit, Failure};
@@ -24,7 +23,7 @@ use crate::base::quote::Quoted;
 /// Longest time for which the kernel may retain frames to fill a block, in milliseconds.
 pub const BLOCK_MS: u16 = 100;
 
-/// Frames taken in one call, so that the caller gets to look around.
+/// Maximum number of frames of one call, so that the caller regains control regularly.
 const FRAMES_AT_ONCE: usize = 4096;
 
 /// Settings of a capture from an interface.
@@ -38,14 +37,14 @@ pub struct Options {
     pub snaplen: u32,
     /// Bytes of frames that the kernel buffers while this process is busy.
     pub buffer: u32,
-    /// Also take frames that are for other stations.
+    /// Whether to capture frames for other stations, too.
     pub promiscuous: bool,
 }
 
-/// Reason why a capture could not start, or ended.
+/// The error that kept a live capture from starting, or ended it.
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
-    /// There is no such interface.
+    /// The interface does not exist.
     #[error("there is no interface {}; there are {existing}", Quoted(.interface))]
     NoSuchInterface {
         /// The name given for the interface.
@@ -53,7 +52,7 @@ pub enum LiveError {
         /// The names of the existing interfaces.
         existing: String,
     },
-    /// This process may not capture.
+    /// This process lacks the right to capture.
     #[error(
         "no right to capture on {}: run as root, or once: sudo setcap \
          cap_net_raw,cap_net_admin=eip {program}",
@@ -77,7 +76,7 @@ pub enum LiveError {
     },
     /// Frames of the interface have a link type that is not supported.
     #[error(
-        "{} has frames of link type {number} ({name}), which are not read; capture on another \
+        "interface {} has frames of link type {number} ({name}), which is not supported; capture on another \
          interface, such as \"any\"",
         Quoted(.interface)
     )]
@@ -89,15 +88,15 @@ pub enum LiveError {
         /// Its name.
         name: String,
     },
-    /// The interface can't be opened for another reason.
-    #[error("opening interface {}: {reason}", Quoted(.interface))]
+    /// Opening the interface failed for another reason.
+    #[error("can't open interface {}: {reason}", Quoted(.interface))]
     Open {
         /// The name of the interface.
         interface: String,
         /// The error of libpcap.
         reason: String,
     },
-    /// The interface was there, and can't be read any more.
+    /// Reading the interface failed after the capture started.
     #[error("interface {} can't be read any more: {reason}", Quoted(.interface))]
     Gone {
         /// The name of the interface.
@@ -105,8 +104,8 @@ pub enum LiveError {
         /// The error of libpcap.
         reason: String,
     },
-    /// The interfaces can't be listed.
-    #[error("listing the interfaces: {reason}")]
+    /// Listing the interfaces failed.
+    #[error("can't list the interfaces: {reason}")]
     List {
         /// The error of libpcap.
         reason: String,
@@ -114,7 +113,7 @@ pub enum LiveError {
 }
 
 impl LiveError {
-    /// The exit code of a command that ends with it.
+    /// Returns the exit code of a command that ends with this error.
     pub fn exit(&self) -> Exit {
         match self {
             LiveError::NoSuchInterface { .. } => Exit::NoInput,
@@ -147,12 +146,12 @@ pub struct Interface {
     pub description: String,
 }
 
-/// The interfaces of this machine that libpcap can capture on. It takes no right to know them.
+/// Returns the interfaces of this machine that libpcap can capture on. Needs no privilege.
 ///
 /// # Errors
-/// The system does not tell.
+/// If libpcap can't list the interfaces.
 pub fn interfaces() -> Result<Vec<Interface>, LiveError> {
-    let devices = Device::list().map_err(|error| LiveError::List { reason: reason(&error) })?;
+    let devices = Device::list().map_err(|error| LiveError::List { reason: error_text(&error) })?;
     let interface = |device: Device| Interface {
         up: device.flags.is_up(),
         addresses: device.addresses.iter().map(|address| address.addr).collect(),
@@ -162,24 +161,24 @@ pub fn interfaces() -> Result<Vec<Interface>, LiveError> {
     Ok(devices.into_iter().map(interface).collect())
 }
 
-/// Frames that were there, and not seen, since the capture began.
+/// Numbers of frames dropped before they were read, since the capture began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
-    /// The kernel's buffer was full: we were too slow.
+    /// Frames dropped by the kernel: its buffer was full, since this process read too slowly.
     pub kernel: u64,
-    /// The interface or its driver had no room.
+    /// Frames dropped by the interface or its driver.
     pub interface: u64,
 }
 
-/// A counter of 32 bits that goes on from zero when it is full, as one of 64.
+/// Extends a wrapping counter of 32 bits to 64 bits.
 #[derive(Clone, Copy, Debug, Default)]
-struct Wide {
+struct WideCounter {
     last: u32,
     sum: u64,
 }
 
-impl Wide {
-    fn now(&mut self, count: u32) -> u64 {
+impl WideCounter {
+    fn update(&mut self, count: u32) -> u64 {
         self.sum += u64::from(count.wrapping_sub(self.last));
         self.last = count;
         self.sum
@@ -192,32 +191,32 @@ pub struct Live {
     capture: Capture<Active>,
     link: LinkType,
     tally: Tally,
-    kernel: Wide,
-    driver: Wide,
+    kernel: WideCounter,
+    driver: WideCounter,
 }
 
 impl Live {
-    /// Begins to capture.
+    /// Starts a capture.
     ///
     /// # Errors
-    /// There is no such interface, it may not be captured, its frames can't be read, or the filter is
-    /// wrong.
+    /// If the interface does not exist, the right to capture is missing, the link type is not supported, or the filter
+    /// is not valid.
     pub fn open(options: &Options) -> Result<Self, LiveError> {
         let interface = options.interface.clone();
-        let capture = Self::activate(options).map_err(|error| cause(&interface, &error))?;
+        let capture = Self::activate(options).map_err(|error| open_error(&interface, &error))?;
         let datalink = capture.get_datalink();
         let link = LinkType::new(u32::try_from(datalink.0).unwrap_or(u32::MAX));
         if let LinkType::Other(_) = link {
             let name = datalink.get_name().unwrap_or_else(|_| "without a name".to_owned());
             return Err(LiveError::LinkType { interface, number: datalink.0, name });
         }
-        let (kernel, driver) = (Wide::default(), Wide::default());
+        let (kernel, driver) = (WideCounter::default(), WideCounter::default());
         let mut live = Live { interface, capture, link, tally: Tally::default(), kernel, driver };
         if let Some(filter) = &options.filter {
             live.capture.filter(filter, true).map_err(|error| LiveError::Filter {
                 filter: filter.clone(),
                 interface: live.interface.clone(),
-                reason: reason(&error),
+                reason: error_text(&error),
             })?;
         }
         Ok(live)
@@ -230,47 +229,47 @@ impl Live {
             .buffer_size(int(options.buffer))
             .promisc(options.promiscuous)
             .timeout(BLOCK_MS.into())
-            // The kernel has them anyhow.
+            // The kernel takes timestamps in nanoseconds anyhow.
             .precision(Precision::Nano)
             .open()?
             .setnonblock()
     }
 
-    /// Waits until there may be frames, for at most so long.
+    /// Waits until frames may be readable, for at most so long.
     ///
     /// # Errors
-    /// The interface is gone.
+    /// If the interface can't be read any more.
     pub fn wait(&mut self, at_most: Duration) -> Result<(), LiveError> {
         let timeout = PollTimeout::try_from(at_most).unwrap_or(PollTimeout::MAX);
         let mut descriptors = [PollFd::new(self.capture.as_fd(), PollFlags::POLLIN)];
         match poll(&mut descriptors, timeout) {
-            // A signal came; there may be a reason to look around.
+            // After a signal the caller checks for an interrupt.
             Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(error) => Err(self.gone(error.desc().to_owned())),
+            Err(error) => Err(self.read_error(error.desc().to_owned())),
         }
     }
 
-    /// Hands over the packets that count among the frames that are there, and says how many frames
-    /// there were; 0 when there are no more.
+    /// Calls `visit` with the packets that count among the buffered frames, and returns the number of frames read; 0
+    /// when the buffer is empty.
     ///
     /// # Errors
-    /// The interface is gone.
-    pub fn read(&mut self, each: &mut impl FnMut(&Packet)) -> Result<usize, LiveError> {
+    /// If the interface can't be read any more.
+    pub fn read(&mut self, visit: &mut impl FnMut(&Packet)) -> Result<usize, LiveError> {
         let (link, tally) = (self.link, &mut self.tally);
         let frames = self.capture.dispatch(Some(FRAMES_AT_ONCE), |frame| {
             let (secs, nanos) = (frame.header.ts.tv_sec, frame.header.ts.tv_usec);
             let time = u64::try_from(secs).ok().zip(u64::try_from(nanos).ok());
             let time = time.and_then(|(secs, nanos)| EventTime::from_secs(secs, nanos));
             let timing = time.map_or(Timing::Bad, Timing::At);
-            match judge(timing, link, frame.data, frame.header.len) {
+            match decode_packet(timing, link, frame.data, frame.header.len) {
                 Ok(packet) => {
                     tally.count(packet.bytes);
-                    each(&packet);
+                    visit(&packet);
                 }
-                Err(kind) => count_unread(tally, kind, link, frame.data),
+                Err(kind) => count_uncounted(tally, kind, link, frame.data),
             }
         });
-        frames.map_err(|error| self.gone(reason(&error)))
+        frames.map_err(|error| self.read_error(error_text(&error)))
     }
 
     /// Returns the counts of the frames read so far.
@@ -281,15 +280,15 @@ impl Live {
     /// Returns the counts of the frames dropped so far.
     ///
     /// # Errors
-    /// The system does not tell.
+    /// If libpcap can't return them.
     pub fn drops(&mut self) -> Result<Drops, LiveError> {
-        let stats = self.capture.stats().map_err(|error| self.gone(reason(&error)))?;
-        let kernel = self.kernel.now(stats.dropped);
-        Ok(Drops { kernel, interface: self.driver.now(stats.if_dropped) })
+        let stats = self.capture.stats().map_err(|error| self.read_error(error_text(&error)))?;
+        let kernel = self.kernel.update(stats.dropped);
+        Ok(Drops { kernel, interface: self.driver.update(stats.if_dropped) })
     }
 
-    /// Whether the interface is up, as far as the system tells. One that is down brings nothing, and
-    /// libpcap says nothing about it: it waits until it is up again.
+    /// Whether the interface is up, as far as the system reports it. libpcap reports no error of an interface that is
+    /// down, and continues when it is up again.
     pub fn is_up(&self) -> bool {
         const UP: u32 = 1;
         let flags = std::fs::read_to_string(format!("/sys/class/net/{}/flags", self.interface));
@@ -299,41 +298,41 @@ impl Live {
         flags.is_none_or(|flags| flags & UP != 0)
     }
 
-    fn gone(&self, reason: String) -> LiveError {
+    fn read_error(&self, reason: String) -> LiveError {
         LiveError::Gone { interface: self.interface.clone(), reason }
     }
 }
 
-/// Why an interface could not be opened.
-fn cause(interface: &str, error: &pcap::Error) -> LiveError {
+/// Returns the error for an interface that libpcap could not open.
+fn open_error(interface: &str, error: &pcap::Error) -> LiveError {
     let interface = interface.to_owned();
-    // Without the right to capture, libpcap does not look whether the name exists.
+    // Without the right to capture, libpcap does not check whether the interface exists.
     match interfaces() {
         Ok(existing) if existing.iter().all(|there| there.name != interface) => {
             let names = existing.iter().map(|there| Quoted(&there.name).to_string());
             let existing = names.collect::<Vec<_>>().join(", ");
             LiveError::NoSuchInterface { interface, existing }
         }
-        _ if forbidden(error) => {
+        _ if is_permission_error(error) => {
             let program = std::env::current_exe();
             let program =
                 program.map_or_else(|_| "floodmark".into(), |path| path.display().to_string());
             LiveError::NoPermission { interface, program }
         }
-        _ => LiveError::Open { interface, reason: reason(error) },
+        _ => LiveError::Open { interface, reason: error_text(error) },
     }
 }
 
 /// Returns the text of a libpcap error, without the words of the binding around it.
-fn reason(error: &pcap::Error) -> String {
+fn error_text(error: &pcap::Error) -> String {
     match error {
         pcap::Error::PcapError(text) => text.trim_end_matches('.').to_owned(),
         other => other.to_string(),
     }
 }
 
-/// Whether a right is missing. The binding hands on the text only, not libpcap's code.
-fn forbidden(error: &pcap::Error) -> bool {
+/// Whether an error means a missing privilege. The binding returns only libpcap's text, not its code.
+fn is_permission_error(error: &pcap::Error) -> bool {
     let text = error.to_string().to_lowercase();
     ["permission", "not permitted", "cap_net_raw"].iter().any(|part| text.contains(part))
 }
@@ -343,15 +342,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_go_on_where_32_bits_end() {
-        let mut wide = Wide::default();
-        assert_eq!(wide.now(u32::MAX - 1), u64::from(u32::MAX) - 1);
-        assert_eq!(wide.now(3), u64::from(u32::MAX) + 4);
-        assert_eq!(wide.now(3), u64::from(u32::MAX) + 4);
+    fn counter_continues_beyond_32_bits() {
+        let mut counter = WideCounter::default();
+        assert_eq!(counter.update(u32::MAX - 1), u64::from(u32::MAX) - 1);
+        assert_eq!(counter.update(3), u64::from(u32::MAX) + 4);
+        assert_eq!(counter.update(3), u64::from(u32::MAX) + 4);
     }
 
     #[test]
-    fn an_interface_that_is_not_there_is_missing_whatever_the_rights() {
+    fn missing_interface_is_reported_with_the_existing_ones() {
         let options = Options {
             interface: "no-such-interface".to_owned(),
             filter: None,
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loopback_interface_is_listed() {
+    fn loopback_interface_is_listed() {
         let all = interfaces().expect("a list");
         assert!(all.iter().any(|interface| interface.name == "lo" && interface.up), "{all:?}");
     }

@@ -1,4 +1,4 @@
-//! Several captures as one: of their next packets always the one with the least time.
+//! Merges several captures into one, by the time of their packets.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,8 +9,8 @@ use super::{EventTime, Packet, ReadError, Reader, Tally};
 use crate::base::error::{Exit, Failure};
 use crate::base::terminal::Messages;
 
-/// Opens all captures, so that a missing one is known before anything starts. Of each of them strays are
-/// dropped: packets more than `max_ahead_ms` ahead of the next one.
+/// Opens all captures, so that a missing one is reported before anything starts. Each reader drops strays: packets
+/// more than `max_ahead_ms` ahead of the next one.
 pub fn open(files: &[PathBuf], max_ahead_ms: u64) -> Result<Vec<Reader>, Failure> {
     let open = |file: &PathBuf| {
         let mut reader = Reader::open(file).map_err(|error| Failure::new(error.exit(), error))?;
@@ -29,29 +29,29 @@ pub fn size(readers: &[Reader]) -> Option<u64> {
     readers.iter().map(Reader::size_hint).sum()
 }
 
-/// Packets between two moves of the progress bar.
+/// Packets between two updates of the progress bar.
 const PROGRESS_PACKETS: u64 = 8192;
 
-/// The packets of several captures, by time; of equal times the first capture's. A damaged capture drops out at
-/// the damage, as one that ends does, and the error is reported.
+/// The packets of several captures, by time; among equal times, in the order of the captures. A damaged capture ends at
+/// the damage, and the error is reported.
 pub struct Merge {
     readers: Vec<Reader>,
     messages: Messages,
-    /// The next packet of each capture but the one whose turn it is.
+    /// The next packet of each capture, if it is read.
     next: Vec<Option<Packet>>,
     queue: BinaryHeap<Reverse<(EventTime, usize)>>,
-    turn: Turn,
+    unread: Unread,
     packets: u64,
     damaged: bool,
 }
 
-/// The captures whose next packet has not been read yet. It is read only when it is wanted, since reading from
-/// a pipe may wait for it.
+/// The captures whose next packet has not been read yet. It is read only when needed, since reading from a pipe may
+/// block.
 #[derive(Clone, Copy)]
-enum Turn {
+enum Unread {
     All,
     One(usize),
-    Nobody,
+    None,
 }
 
 impl Merge {
@@ -59,63 +59,69 @@ impl Merge {
     pub fn new(mut readers: Vec<Reader>, messages: Messages) -> Self {
         for reader in &mut readers {
             let messages = messages.clone();
-            reader.warn_by(Box::new(move |text| messages.warn(text)));
+            reader.set_warn(Box::new(move |text| messages.warn(text)));
         }
         let next = readers.iter().map(|_| None).collect();
         let queue = BinaryHeap::with_capacity(readers.len());
-        Merge { readers, messages, next, queue, turn: Turn::All, packets: 0, damaged: false }
+        Merge { readers, messages, next, queue, unread: Unread::All, packets: 0, damaged: false }
     }
 
-    /// The next packet; `None` when all captures have ended.
-    #[expect(clippy::should_implement_trait, reason = "the tally and damage are asked for between")]
+    /// Returns the next packet; `None` when all captures have ended.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "callers read the tally and damage between packets"
+    )]
     pub fn next(&mut self) -> Option<Packet> {
-        self.each(|packet| ControlFlow::Break(*packet)).break_value()
+        self.try_for_each(|packet| ControlFlow::Break(*packet)).break_value()
     }
 
-    /// Calls `take` with each packet, as long as it wants to go on.
+    /// Calls `visit` with each packet until it breaks.
     #[inline]
-    pub fn each<B>(&mut self, mut take: impl FnMut(&Packet) -> ControlFlow<B>) -> ControlFlow<B> {
+    pub fn try_for_each<B>(
+        &mut self,
+        mut visit: impl FnMut(&Packet) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
         loop {
-            match (self.turn, self.queue.peek()) {
-                (Turn::All, _) => (0..self.readers.len()).for_each(|file| self.enqueue(file)),
-                // Only this one is left, and nothing needs to be compared.
-                (Turn::One(file), None) => self.read_on(file, |_| false, &mut take)?,
-                (Turn::One(file), Some(Reverse(other))) => {
+            match (self.unread, self.queue.peek()) {
+                (Unread::All, _) => (0..self.readers.len()).for_each(|file| self.enqueue(file)),
+                // The only capture that is left: no times to compare.
+                (Unread::One(file), None) => self.read_capture(file, |_| false, &mut visit)?,
+                (Unread::One(file), Some(Reverse(other))) => {
                     let other = *other;
-                    self.read_on(file, |packet| (packet.time, file) > other, &mut take)?;
+                    self.read_capture(file, |packet| (packet.time, file) > other, &mut visit)?;
                 }
-                (Turn::Nobody, _) => {}
+                (Unread::None, _) => {}
             }
             let Some(Reverse((_, file))) = self.queue.pop() else {
-                self.turn = Turn::Nobody;
+                self.unread = Unread::None;
                 return ControlFlow::Continue(());
             };
-            self.turn = Turn::One(file);
+            self.unread = Unread::One(file);
             if let Some(packet) = self.next[file].take() {
-                self.progress();
-                take(&packet)?;
+                self.count_packet();
+                visit(&packet)?;
             }
         }
     }
 
-    /// Takes the packets of one capture until it ends, or until its next packet is later than that of another
-    /// capture. That packet is queued.
+    /// Reads the packets of one capture until it ends, or until its next packet is later than that of another capture,
+    /// and queues that packet.
     #[inline]
-    fn read_on<B>(
+    fn read_capture<B>(
         &mut self,
         file: usize,
         is_later: impl Fn(&Packet) -> bool,
-        take: &mut impl FnMut(&Packet) -> ControlFlow<B>,
+        visit: &mut impl FnMut(&Packet) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         loop {
             let (packets, next) = (&mut self.packets, &mut self.next[file]);
-            let read = self.readers[file].each(|packet| {
+            let read = self.readers[file].try_for_each(|packet| {
                 if is_later(&packet) {
                     *next = Some(packet);
                     return ControlFlow::Break(None);
                 }
                 *packets += 1;
-                match take(&packet) {
+                match visit(&packet) {
                     ControlFlow::Break(end) => ControlFlow::Break(Some(end)),
                     ControlFlow::Continue(()) if packets.is_multiple_of(PROGRESS_PACKETS) => {
                         ControlFlow::Break(None)
@@ -134,14 +140,14 @@ impl Merge {
                 },
                 Ok(ControlFlow::Continue(())) => return ControlFlow::Continue(()),
                 Err(error) => {
-                    self.drop_out(error);
+                    self.report_damage(error);
                     return ControlFlow::Continue(());
                 }
             }
         }
     }
 
-    fn progress(&mut self) {
+    fn count_packet(&mut self) {
         self.packets += 1;
         if self.packets.is_multiple_of(PROGRESS_PACKETS) {
             self.show_progress();
@@ -153,14 +159,14 @@ impl Merge {
         self.messages.progress(self.readers.iter().map(Reader::offset).sum());
     }
 
-    fn drop_out(&mut self, error: ReadError) {
+    fn report_damage(&mut self, error: ReadError) {
         self.damaged = true;
-        self.messages.say(error);
+        self.messages.info(error);
     }
 
     fn enqueue(&mut self, file: usize) {
         let packet = self.readers[file].next().unwrap_or_else(|error| {
-            self.drop_out(error);
+            self.report_damage(error);
             None
         });
         self.queue.extend(packet.as_ref().map(|packet| Reverse((packet.time, file))));
@@ -174,7 +180,7 @@ impl Merge {
         tally
     }
 
-    /// Whether any capture was damaged so far.
+    /// Whether damage was found in any capture so far.
     pub fn damaged(&self) -> bool {
         self.damaged
     }

@@ -4,17 +4,17 @@
 //! - `input`: the bytes: opening, decompression (`packed`), one bounded buffer.
 //! - `wait`: bounds the time that a read waits for a pipe.
 //! - `pcap`, `pcapng`: from that buffer to frames, without I/O.
-//! - `time`: from what a container says to [`EventTime`].
-//! - `decode`: from the bytes of a frame to its pair and length, without I/O; `layer` is how far it has come.
-//! - `link_type` has the link types, `link` their headers; `wireless` and `wrapped` have those that take more
-//!   than a table.
+//! - `time`: from the timestamps of a container to [`EventTime`].
+//! - `decode`: from the bytes of a frame to its pair and length, without I/O; `layer` holds its position.
+//! - `link_type` lists the link types, `link` parses their headers; `wireless` and `wrapped` parse those that take
+//!   more than a table.
 //! - [`live`]: frames of a network interface, as they pass.
-//! - `strays`: packets far ahead of the one after them.
+//! - `strays`: drops packets far ahead of the next one.
 //! - `tally`: counts of the frames read, and of those not counted, by reason.
 //! - `error`: the errors that end the reading.
 //!
-//! `docs/counting.md` says which packets count, and how many bytes each has; comments here say only why the code is
-//! as it is. Nothing in a capture can make this module panic, wait without end, or hold more than [`BUFFER_MAX`]
+//! `docs/counting.md` defines which packets count, and how many bytes each has; comments here only give reasons for
+//! the code. Nothing in a capture can make this module panic, wait without end, or hold more than [`BUFFER_MAX`]
 //! bytes of it.
 
 mod decode;
@@ -46,38 +46,38 @@ pub use reader::{Reader, Warn};
 pub use tally::{LINK_TYPES_MAX, Tally, Uncounted};
 pub use time::{EventTime, Timing};
 
-/// The most bytes that one frame may have in a capture; a greater number is damage, since no tool
-/// writes it (it is the limit of the tools that write captures, too).
+/// Maximum number of captured bytes of a frame. It is the limit of the tools that write captures, so a greater
+/// number is damage.
 pub const CAPTURED_MAX: u32 = 262_144;
 
 /// The byte order of a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
+enum ByteOrder {
     Little,
     Big,
 }
 
-impl Order {
+impl ByteOrder {
     #[inline(always)]
     fn u16(self, bytes: [u8; 2]) -> u16 {
         match self {
-            Order::Little => u16::from_le_bytes(bytes),
-            Order::Big => u16::from_be_bytes(bytes),
+            ByteOrder::Little => u16::from_le_bytes(bytes),
+            ByteOrder::Big => u16::from_be_bytes(bytes),
         }
     }
 
     #[inline(always)]
     fn u32(self, bytes: [u8; 4]) -> u32 {
         match self {
-            Order::Little => u32::from_le_bytes(bytes),
-            Order::Big => u32::from_be_bytes(bytes),
+            ByteOrder::Little => u32::from_le_bytes(bytes),
+            ByteOrder::Big => u32::from_be_bytes(bytes),
         }
     }
 
     fn i64(self, bytes: [u8; 8]) -> i64 {
         match self {
-            Order::Little => i64::from_le_bytes(bytes),
-            Order::Big => i64::from_be_bytes(bytes),
+            ByteOrder::Little => i64::from_le_bytes(bytes),
+            ByteOrder::Big => i64::from_be_bytes(bytes),
         }
     }
 }
@@ -95,13 +95,13 @@ struct Frame<'a> {
 
 /// The result of parsing the start of a container's bytes.
 #[derive(Debug)]
-enum Found<'a> {
-    /// A frame, and how many bytes to move on by.
+enum Parsed<'a> {
+    /// A frame, and the number of bytes to consume.
     Frame(Frame<'a>, usize),
-    /// Bytes that hold no frame, to move on by.
-    Pass(usize),
-    /// The bytes are too few to parse; this many are needed.
+    /// The number of bytes to consume, which hold no frame.
+    Skip(usize),
+    /// The bytes end too early to parse; this many are needed.
     Need(usize),
     /// The bytes are not valid.
-    Bad(Fault),
+    Invalid(Fault),
 }

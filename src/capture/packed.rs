@@ -5,71 +5,71 @@ use std::io::{self, BufRead, Read};
 use flate2::bufread::GzDecoder;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
-/// A zstd frame may ask for this much of its past (128 MiB, what the zstd tool grants unasked).
+/// Maximum window of a zstd frame, as a power of two: 128 MiB, the default limit of the zstd tool.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-/// One member after another, as one stream. Zero bytes after a member are padding: tapes and block
-/// devices have them.
+/// The members of a source as one stream. Zero bytes after a member are padding, as of tapes and block devices.
 pub(super) struct Members<R> {
-    state: State<R>,
+    state: MemberState<R>,
 }
 
-enum State<R> {
+enum MemberState<R> {
     /// Within a member of gzip.
     Gzip(Box<GzDecoder<R>>),
     /// Within a frame of zstd, or before one.
-    Zstd { source: R, decoder: Box<Decoder<'static>>, within: bool },
+    Zstd { source: R, decoder: Box<Decoder<'static>>, in_frame: bool },
     /// After an error, or the last member.
-    Over,
+    Ended,
 }
 
 impl<R: BufRead> Members<R> {
-    /// From the start of a member of gzip on.
+    /// Reads from the start of a gzip member.
     pub(super) fn gzip(source: R) -> Self {
-        Members { state: State::Gzip(Box::new(GzDecoder::new(source))) }
+        Members { state: MemberState::Gzip(Box::new(GzDecoder::new(source))) }
     }
 
-    /// From the start of a frame of zstd on.
+    /// Reads from the start of a zstd frame.
     pub(super) fn zstd(source: R) -> io::Result<Self> {
         let mut decoder = Box::new(Decoder::new()?);
         decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))?;
-        Ok(Members { state: State::Zstd { source, decoder, within: false } })
+        Ok(Members { state: MemberState::Zstd { source, decoder, in_frame: false } })
     }
 }
 
 impl<R: BufRead> Read for Members<R> {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        if room.is_empty() {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
             return Ok(0);
         }
         loop {
             match &mut self.state {
-                State::Over => return Ok(0),
-                State::Gzip(decoder) => {
-                    let count = decoder.read(room)?;
+                MemberState::Ended => return Ok(0),
+                MemberState::Gzip(decoder) => {
+                    let count = decoder.read(buffer)?;
                     if count > 0 {
                         return Ok(count);
                     }
                     let more = skip_padding(decoder.get_mut())?;
-                    let State::Gzip(decoder) = std::mem::replace(&mut self.state, State::Over)
+                    let MemberState::Gzip(decoder) =
+                        std::mem::replace(&mut self.state, MemberState::Ended)
                     else {
                         continue;
                     };
                     if more {
                         let next = GzDecoder::new(decoder.into_inner());
-                        self.state = State::Gzip(Box::new(next));
+                        self.state = MemberState::Gzip(Box::new(next));
                     }
                 }
-                State::Zstd { source, decoder, within } => {
-                    if !*within {
+                MemberState::Zstd { source, decoder, in_frame } => {
+                    if !*in_frame {
                         if !skip_padding(source)? {
-                            self.state = State::Over;
+                            self.state = MemberState::Ended;
                             continue;
                         }
                         decoder.reinit()?;
-                        *within = true;
+                        *in_frame = true;
                     }
-                    let count = zstd_step(source, decoder, within, room)?;
+                    let count = zstd_step(source, decoder, in_frame, buffer)?;
                     if count > 0 {
                         return Ok(count);
                     }
@@ -79,27 +79,27 @@ impl<R: BufRead> Read for Members<R> {
     }
 }
 
-/// Decompresses a little of a frame, and notices its end.
+/// Decompresses a part of a frame, and clears `in_frame` at its end.
 fn zstd_step(
     source: &mut impl BufRead,
     decoder: &mut Decoder<'static>,
-    within: &mut bool,
-    room: &mut [u8],
+    in_frame: &mut bool,
+    buffer: &mut [u8],
 ) -> io::Result<usize> {
     let bytes = source.fill_buf()?;
     let ended = bytes.is_empty();
-    let (mut from, mut to) = (InBuffer::around(bytes), OutBuffer::around(room));
+    let (mut from, mut to) = (InBuffer::around(bytes), OutBuffer::around(buffer));
     let left = decoder.run(&mut from, &mut to)?;
     let (used, made) = (from.pos(), to.pos());
     source.consume(used);
-    *within = left > 0;
-    if ended && made == 0 && *within {
+    *in_frame = left > 0;
+    if ended && made == 0 && *in_frame {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "incomplete frame"));
     }
     Ok(made)
 }
 
-/// Steps over zero bytes. False at the end of the input.
+/// Skips zero bytes. Returns false at the end of the input.
 fn skip_padding(source: &mut impl BufRead) -> io::Result<bool> {
     loop {
         let bytes = match source.fill_buf() {

@@ -1,4 +1,4 @@
-//! Packets, as a reader of captures returns them.
+//! Packets as a reader of captures returns them.
 
 use floodmark_dataflows::types::Pair;
 
@@ -7,7 +7,7 @@ use super::time::EventTime;
 /// A packet that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// When it was captured.
+    /// The time of capture.
     pub time: EventTime,
     /// The addresses of its outermost IP header.
     pub pair: Pair,

@@ -1,29 +1,29 @@
 //! The classic format: a header, then records.
 
-use super::{CAPTURED_MAX, EventTime, Fault, Found, Frame, LinkType, Order, Timing};
+use super::{ByteOrder, CAPTURED_MAX, EventTime, Fault, Frame, LinkType, Parsed, Timing};
 
 /// Bytes of the header of a file.
 pub(super) const HEADER: usize = 24;
 
-/// Ixia's software adds a length to it.
+/// Bytes of the header of a file of Ixia's software, which adds a length.
 const HEADER_IXIA: usize = 28;
 
 /// Bytes of the header of a record.
-const RECORD: usize = 16;
+const RECORD_HEADER: usize = 16;
 
-/// The "modified" format adds interface, protocol and direction to each record.
-const RECORD_MODIFIED: usize = 24;
+/// Bytes of the header of a record of the "modified" format, which adds interface, protocol and direction.
+const RECORD_HEADER_MODIFIED: usize = 24;
 
-/// The link type has 26 bits; the others tell of a frame check sequence.
+/// The bits of the link type; the others describe the frame check sequence.
 const LINK_TYPE_BITS: u32 = 0x03ff_ffff;
 
 /// The properties of a pcap file's records, from its header.
 #[derive(Debug)]
 pub(super) struct Pcap {
     link: LinkType,
-    order: Order,
+    order: ByteOrder,
     /// Bytes of the header of a record.
-    record: usize,
+    record_header: usize,
     nanos_per_unit: u64,
     lengths: Lengths,
 }
@@ -33,12 +33,12 @@ pub(super) struct Pcap {
 enum Lengths {
     /// Captured, then on the wire.
     CapturedFirst,
-    /// Before version 2.4: on the wire, then captured. Not all writers kept to it, so the lesser one is
-    /// the captured one.
+    /// Before version 2.4: on the wire, then captured. Some writers swapped the two, so the lesser one is the
+    /// captured one.
     Either,
 }
 
-/// The variants of the format, which the first four bytes tell.
+/// The variants of the format, by the first four bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Magic {
     Microseconds,
@@ -50,7 +50,7 @@ enum Magic {
 }
 
 impl Magic {
-    fn new(bytes: [u8; 4]) -> Option<(Magic, Order)> {
+    fn new(bytes: [u8; 4]) -> Option<(Magic, ByteOrder)> {
         let magic = |number| match number {
             0xa1b2_c3d4u32 => Some(Magic::Microseconds),
             0xa1b2_3c4d => Some(Magic::Nanoseconds),
@@ -58,18 +58,18 @@ impl Magic {
             0x1c00_01ac | 0x1c00_01ab => Some(Magic::Ixia),
             _ => None,
         };
-        let in_order = |order: Order| magic(order.u32(bytes)).map(|magic| (magic, order));
-        in_order(Order::Little).or_else(|| in_order(Order::Big))
+        let in_order = |order: ByteOrder| magic(order.u32(bytes)).map(|magic| (magic, order));
+        in_order(ByteOrder::Little).or_else(|| in_order(ByteOrder::Big))
     }
 }
 
 impl Pcap {
-    /// Whether a file that begins so is meant to be a pcap.
-    pub(super) fn begins(magic: [u8; 4]) -> bool {
+    /// Whether these are the first bytes of a pcap file.
+    pub(super) fn has_magic(magic: [u8; 4]) -> bool {
         Magic::new(magic).is_some()
     }
 
-    /// The size of the whole header of the file, and what it says.
+    /// Parses the header of a file, and returns its size too.
     pub(super) fn new(header: &[u8; HEADER]) -> Result<(Self, usize), Fault> {
         let [m0, m1, m2, m3, a0, a1, i0, i1, .., n0, n1, n2, n3] = *header;
         let Some((magic, order)) = Magic::new([m0, m1, m2, m3]) else {
@@ -88,20 +88,24 @@ impl Pcap {
         let pcap = Pcap {
             link: aix.unwrap_or_else(|| LinkType::new(number)),
             order,
-            record: if magic == Magic::Modified { RECORD_MODIFIED } else { RECORD },
+            record_header: if magic == Magic::Modified {
+                RECORD_HEADER_MODIFIED
+            } else {
+                RECORD_HEADER
+            },
             nanos_per_unit: if nanos { 1 } else { 1000 },
             lengths,
         };
         Ok((pcap, if magic == Magic::Ixia { HEADER_IXIA } else { HEADER }))
     }
 
-    /// The record at the start of the bytes.
+    /// Parses the record at the start of the bytes.
     #[inline(always)]
-    pub(super) fn next<'a>(&self, bytes: &'a [u8]) -> Found<'a> {
+    pub(super) fn next<'a>(&self, bytes: &'a [u8]) -> Parsed<'a> {
         let Some([s0, s1, s2, s3, f0, f1, f2, f3, c0, c1, c2, c3, w0, w1, w2, w3]) =
-            bytes.first_chunk::<RECORD>()
+            bytes.first_chunk::<RECORD_HEADER>()
         else {
-            return Found::Need(self.record);
+            return Parsed::Need(self.record_header);
         };
         let (mut captured, mut wire) =
             (self.order.u32([*c0, *c1, *c2, *c3]), self.order.u32([*w0, *w1, *w2, *w3]));
@@ -109,22 +113,22 @@ impl Pcap {
             (captured, wire) = (captured.min(wire), captured.max(wire));
         }
         if captured > CAPTURED_MAX {
-            return Found::Bad(Fault::CapturedLength { found: captured });
+            return Parsed::Invalid(Fault::CapturedLength { found: captured });
         }
-        let size = self.record + captured as usize;
-        let Some(data) = bytes.get(self.record..size) else {
-            return Found::Need(size);
+        let size = self.record_header + captured as usize;
+        let Some(data) = bytes.get(self.record_header..size) else {
+            return Parsed::Need(size);
         };
         let secs = self.order.u32([*s0, *s1, *s2, *s3]);
         let fraction = self.order.u32([*f0, *f1, *f2, *f3]);
         let nanos = u64::from(fraction) * self.nanos_per_unit;
         let timing = EventTime::from_secs(secs.into(), nanos).map_or(Timing::Bad, Timing::At);
-        Found::Frame(Frame { timing, link: self.link, wire, bytes: data }, size)
+        Parsed::Frame(Frame { timing, link: self.link, wire, bytes: data }, size)
     }
 }
 
-/// The link type by a number of AIX, whose tcpdump writes version 2.2, numbers of its own, and
-/// nanoseconds. Where a number is of both, captures of AIX are the likelier ones.
+/// Returns the link type for a number of AIX, whose tcpdump writes version 2.2, numbers of its own, and
+/// nanoseconds. A number with a meaning for both is taken as that of AIX, the likelier writer of version 2.2.
 fn aix_link(number: u32) -> Option<LinkType> {
     match number {
         6 => Some(LinkType::Ethernet),
@@ -153,16 +157,16 @@ mod tests {
 
     fn check(magic: u32, big: bool, extra: usize, expected_nanos: u32) {
         let header = header(magic, big, [2, 4], 0x3000_0001);
-        assert!(Pcap::begins(*header.first_chunk().expect("24 bytes")));
+        assert!(Pcap::has_magic(*header.first_chunk().expect("24 bytes")));
         let (pcap, _) = Pcap::new(&header).expect("a header");
         let mut record = words(big, &[9, 1_000_001, 3, 60]);
         record.extend(vec![0; extra]);
         record.extend([1, 2, 3]);
         for end in 0..record.len() {
-            let Found::Need(need) = pcap.next(&record[..end]) else { panic!("a cut record") };
+            let Parsed::Need(need) = pcap.next(&record[..end]) else { panic!("a cut record") };
             assert!(need > end);
         }
-        let Found::Frame(frame, size) = pcap.next(&record) else { panic!("a whole record") };
+        let Parsed::Frame(frame, size) = pcap.next(&record) else { panic!("a whole record") };
         assert_eq!((frame.bytes, frame.wire, size), (&[1, 2, 3][..], 60, record.len()));
         assert_eq!(frame.link, LinkType::Ethernet);
         let Timing::At(time) = frame.timing else { panic!("a time") };
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn byte_orders_resolutions_and_the_modified_format() {
+    fn record_of_every_byte_order_resolution_and_variant_is_read() {
         for big in [false, true] {
             check(0xa1b2_c3d4, big, 0, 1000);
             check(0xa1b2_3c4d, big, 0, 1);
@@ -187,7 +191,7 @@ mod tests {
         let header = header(0xa1b2_c3d4, true, version, link);
         let (pcap, _) = Pcap::new(&header).expect("a header");
         let record = [words(true, &[0, 5, lengths[0], lengths[1]]), vec![0; 100]].concat();
-        let Found::Frame(frame, _) = pcap.next(&record) else { panic!("a whole record") };
+        let Parsed::Frame(frame, _) = pcap.next(&record) else { panic!("a whole record") };
         let Timing::At(time) = frame.timing else { panic!("a time") };
         (frame.bytes.len(), frame.wire, frame.link, time.nanos)
     }
@@ -199,12 +203,12 @@ mod tests {
                 assert_eq!(record(version, 1, lengths), (60, 90, LinkType::Ethernet, 5000));
             }
         }
-        // From then on the first one is the captured one, even if it is the greater one.
+        // From version 2.4 on, the first one is the captured one, even if it is the greater one.
         assert_eq!(record([2, 4], 1, [90, 60]), (90, 60, LinkType::Ethernet, 5000));
     }
 
     #[test]
-    fn versions_that_no_tool_writes_are_refused() {
+    fn version_that_no_tool_writes_is_rejected() {
         for version in [[1, 4], [3, 0], [543, 1], [0, 0]] {
             let header = header(0xa1b2_c3d4, false, version, 1);
             assert!(matches!(Pcap::new(&header), Err(Fault::PcapVersion { .. })), "{version:?}");
@@ -212,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn capture_of_aix_has_its_link_types_and_nanoseconds() {
+    fn aix_capture_is_read_with_its_link_types_and_nanoseconds() {
         assert_eq!(record([2, 2], 6, [60, 60]), (60, 60, LinkType::Ethernet, 5));
         assert_eq!(record([2, 2], 9, [60, 60]), (60, 60, LinkType::TokenRing, 5));
         assert_eq!(record([2, 2], 15, [60, 60]), (60, 60, LinkType::FddiPadded, 5));
@@ -221,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_captured_length_is_not_waited_for() {
+    fn captured_length_above_the_maximum_is_rejected_at_once() {
         for (version, wire) in [([2, 4], 0), ([2, 3], u32::MAX), ([2, 0], u32::MAX)] {
             let header = header(0xa1b2_c3d4, false, version, 1);
             let (pcap, _) = Pcap::new(&header).expect("a header");
             let record = words(false, &[0, 0, CAPTURED_MAX + 1, wire]);
-            assert!(matches!(pcap.next(&record), Found::Bad(Fault::CapturedLength { .. })));
+            assert!(matches!(pcap.next(&record), Parsed::Invalid(Fault::CapturedLength { .. })));
             let record = words(false, &[0, 0, CAPTURED_MAX, wire]);
-            assert!(matches!(pcap.next(&record), Found::Need(_)));
+            assert!(matches!(pcap.next(&record), Parsed::Need(_)));
         }
     }
 }

@@ -3,33 +3,33 @@
 use super::*;
 use crate::capture::EventTime;
 
-fn u32s(order: Order, words: &[u32]) -> Vec<u8> {
+fn u32s(order: ByteOrder, words: &[u32]) -> Vec<u8> {
     let bytes = |word: &u32| match order {
-        Order::Little => word.to_le_bytes(),
-        Order::Big => word.to_be_bytes(),
+        ByteOrder::Little => word.to_le_bytes(),
+        ByteOrder::Big => word.to_be_bytes(),
     };
     words.iter().flat_map(bytes).collect()
 }
 
-fn u16s(order: Order, words: &[u16]) -> Vec<u8> {
+fn u16s(order: ByteOrder, words: &[u16]) -> Vec<u8> {
     let bytes = |word: &u16| match order {
-        Order::Little => word.to_le_bytes(),
-        Order::Big => word.to_be_bytes(),
+        ByteOrder::Little => word.to_le_bytes(),
+        ByteOrder::Big => word.to_be_bytes(),
     };
     words.iter().flat_map(bytes).collect()
 }
 
-fn block(order: Order, kind: u32, body: &[u8]) -> Vec<u8> {
+fn block(order: ByteOrder, kind: u32, body: &[u8]) -> Vec<u8> {
     let length = body.len() as u32 + 12;
     [&u32s(order, &[kind, length])[..], body, &u32s(order, &[length])].concat()
 }
 
-fn section(order: Order, version: [u16; 2]) -> Vec<u8> {
+fn section(order: ByteOrder, version: [u16; 2]) -> Vec<u8> {
     let body = [u32s(order, &[0x1a2b_3c4d]), u16s(order, &version), vec![0xff; 8]];
     block(order, 0x0a0d_0d0a, &body.concat())
 }
 
-fn interface(order: Order, link: u16, options: &[u8]) -> Vec<u8> {
+fn interface(order: ByteOrder, link: u16, options: &[u8]) -> Vec<u8> {
     let body = [&u16s(order, &[link, 0])[..], &u32s(order, &[0]), options];
     block(order, INTERFACE, &body.concat())
 }
@@ -37,23 +37,23 @@ fn interface(order: Order, link: u16, options: &[u8]) -> Vec<u8> {
 /// Link type, time, wire length, captured bytes.
 type Seen = (LinkType, Timing, u32, Vec<u8>);
 
-/// The frames of a capture shown whole.
+/// Parses a capture from one slice.
 fn frames(capture: &[u8]) -> Result<Vec<Seen>, Fault> {
     let mut pcapng = Pcapng::new();
     let mut rest = capture;
     let mut frames = Vec::new();
     loop {
         let used = match pcapng.next(rest) {
-            Found::Frame(frame, used) => {
+            Parsed::Frame(frame, used) => {
                 frames.push((frame.link, frame.timing, frame.wire, frame.bytes.to_vec()));
                 used
             }
-            Found::Pass(used) => used,
-            Found::Bad(fault) => return Err(fault),
-            Found::Need(expected) if !rest.is_empty() || !pcapng.between_blocks() => {
+            Parsed::Skip(used) => used,
+            Parsed::Invalid(fault) => return Err(fault),
+            Parsed::Need(expected) if !rest.is_empty() || !pcapng.between_blocks() => {
                 return Err(Fault::Cut { found: rest.len(), expected });
             }
-            Found::Need(_) => return Ok(frames),
+            Parsed::Need(_) => return Ok(frames),
         };
         rest = &rest[used..];
     }
@@ -64,11 +64,11 @@ fn at(ms: u64) -> Timing {
 }
 
 #[test]
-fn sections_interfaces_and_the_three_kinds_of_packets() {
-    for order in [Order::Little, Order::Big] {
+fn packet_block_of_every_type_is_read_in_both_byte_orders() {
+    for order in [ByteOrder::Little, ByteOrder::Big] {
         let offset: [u8; 8] = match order {
-            Order::Little => 10i64.to_le_bytes(),
-            Order::Big => 10i64.to_be_bytes(),
+            ByteOrder::Little => 10i64.to_le_bytes(),
+            ByteOrder::Big => 10i64.to_be_bytes(),
         };
         let options = [
             &u16s(order, &[2, 3])[..],
@@ -108,14 +108,17 @@ fn sections_interfaces_and_the_three_kinds_of_packets() {
 }
 
 #[test]
-fn damage_is_told_apart() {
-    let order = Order::Little;
+fn damage_of_each_kind_has_its_own_fault() {
+    let order = ByteOrder::Little;
     let start = [section(order, [1, 0]), interface(order, 1, &[])].concat();
     let fault = |block: &[u8]| frames(&[&start[..], block].concat()).expect_err("damage");
     assert!(matches!(fault(&section(order, [2, 0])), Fault::SectionVersion { major: 2, .. }));
     let packet = |words: &[u32]| block(order, PACKET_ENHANCED, &u32s(order, words));
     assert!(matches!(fault(&packet(&[1, 0, 0, 0, 0])), Fault::Interface { found: 1, .. }));
-    assert!(matches!(fault(&packet(&[0, 0, 0, 1, 0])), Fault::FrameRoom { found: 1, room: 0 }));
+    assert!(matches!(
+        fault(&packet(&[0, 0, 0, 1, 0])),
+        Fault::FrameLength { found: 1, available: 0 }
+    ));
     let huge = packet(&[0, 0, 0, CAPTURED_MAX + 1, 0]);
     assert!(matches!(fault(&huge), Fault::CapturedLength { .. }));
     assert!(matches!(fault(&packet(&[0, 0, 0, 0])), Fault::BlockLength { found: 28, .. }));
@@ -131,41 +134,41 @@ fn damage_is_told_apart() {
     assert!(matches!(fault(&long), Fault::Option { code: 9, found: 5, expected: 4 }));
     let cut = &block(order, 0x4444, &[0; 8])[..16];
     assert!(matches!(fault(cut), Fault::Cut { .. }));
-    // After a new section the interfaces of the one before are gone.
+    // A new section drops the interfaces of the section before.
     let again = [section(order, [1, 0]), packet(&[0, 0, 0, 0, 0])].concat();
     assert!(matches!(fault(&again), Fault::Interface { found: 0, described: 0 }));
 }
 
-/// An option of an interface: padded, and the end of options after the last one is left out.
-fn option(order: Order, code: u16, value: &[u8]) -> Vec<u8> {
+/// A padded option of an interface, without an end of options.
+fn option(order: ByteOrder, code: u16, value: &[u8]) -> Vec<u8> {
     let padding = vec![0; value.len().next_multiple_of(4) - value.len()];
     [&u16s(order, &[code, value.len() as u16])[..], value, &padding].concat()
 }
 
-/// More than a buffer of comments.
-fn comments(order: Order) -> Vec<u8> {
+/// Comments longer than the buffer.
+fn comments(order: ByteOrder) -> Vec<u8> {
     let comment = option(order, 1, &[b'c'; 60_001]);
     comment.repeat(BUFFER_MAX / comment.len() + 2)
 }
 
-/// Frames of a capture that is shown in pieces of at most so many bytes, as a buffer would.
+/// Parses a capture in pieces of at most so many bytes, as from a buffer.
 fn frames_in_pieces(capture: &[u8], piece: usize) -> Result<Vec<Seen>, Fault> {
     let mut pcapng = Pcapng::new();
     let (mut start, mut end) = (0, 0);
     let mut frames = Vec::new();
     loop {
         let used = match pcapng.next(&capture[start..end]) {
-            Found::Frame(frame, used) => {
+            Parsed::Frame(frame, used) => {
                 frames.push((frame.link, frame.timing, frame.wire, frame.bytes.to_vec()));
                 used
             }
-            Found::Pass(used) => used,
-            Found::Bad(fault) => return Err(fault),
-            Found::Need(_) if end == capture.len() => {
+            Parsed::Skip(used) => used,
+            Parsed::Invalid(fault) => return Err(fault),
+            Parsed::Need(_) if end == capture.len() => {
                 assert!(start == end && pcapng.between_blocks(), "it ends at {start}");
                 return Ok(frames);
             }
-            Found::Need(need) => {
+            Parsed::Need(need) => {
                 assert!(need > end - start && need <= BUFFER_MAX, "{need}");
                 end = (end + piece).min(capture.len());
                 0
@@ -176,8 +179,8 @@ fn frames_in_pieces(capture: &[u8], piece: usize) -> Result<Vec<Seen>, Fault> {
 }
 
 #[test]
-fn block_longer_than_the_buffer_is_streamed_whatever_its_kind() {
-    for order in [Order::Little, Order::Big] {
+fn block_of_any_type_longer_than_the_buffer_is_streamed() {
+    for order in [ByteOrder::Little, ByteOrder::Big] {
         let long = comments(order);
         let names = [long.clone(), option(order, OPTION_RESOLUTION, &[3]), long.clone()].concat();
         let enhanced = [&u32s(order, &[0, 0, 7, 3, 60])[..], b"abc\0", &long].concat();
@@ -187,7 +190,7 @@ fn block_longer_than_the_buffer_is_streamed_whatever_its_kind() {
         let capture = [
             block(order, 0x0a0d_0d0a, &body.concat()),
             interface(order, 1, &names),
-            // Names, secrets, statistics, and a kind of somebody's own.
+            // Names, secrets, statistics, and a private type.
             block(order, 4, &long),
             block(order, 10, &long),
             block(order, 5, &long),
@@ -213,8 +216,8 @@ fn block_longer_than_the_buffer_is_streamed_whatever_its_kind() {
 }
 
 #[test]
-fn damage_in_a_long_block_is_found() {
-    let order = Order::Little;
+fn damage_in_a_block_longer_than_the_buffer_is_reported() {
+    let order = ByteOrder::Little;
     let start = [section(order, [1, 0]), interface(order, 1, &[])].concat();
     let fault = |blocks: &[u8]| frames(&[&start[..], blocks].concat()).expect_err("damage");
     let long = |captured| [u32s(order, &[0, 0, 7, captured, 60]), comments(order)].concat();
@@ -235,11 +238,11 @@ fn damage_in_a_long_block_is_found() {
 }
 
 #[test]
-fn option_that_is_there_twice_holds_as_the_first_one_says() {
-    for order in [Order::Little, Order::Big] {
+fn repeated_option_is_reported_and_the_first_one_used() {
+    for order in [ByteOrder::Little, ByteOrder::Big] {
         let secs = |secs: i64| match order {
-            Order::Little => secs.to_le_bytes(),
-            Order::Big => secs.to_be_bytes(),
+            ByteOrder::Little => secs.to_le_bytes(),
+            ByteOrder::Big => secs.to_be_bytes(),
         };
         let options = [
             option(order, OPTION_RESOLUTION, &[3]),
@@ -257,21 +260,21 @@ fn option_that_is_there_twice_holds_as_the_first_one_says() {
             let mut pcapng = Pcapng::new();
             let mut rest = &start[..];
             while !rest.is_empty() {
-                let Found::Pass(used) = pcapng.next(rest) else { panic!("a sound capture") };
+                let Parsed::Skip(used) = pcapng.next(rest) else { panic!("a sound capture") };
                 rest = &rest[used..];
             }
-            let repeated = pcapng.repeated();
+            let repeated = pcapng.take_repeated();
             assert_eq!(repeated, expected.map(|option| Repeated { interface: 0, option }));
-            assert_eq!(pcapng.repeated(), None);
-            let Found::Frame(frame, _) = pcapng.next(&packet) else { panic!("a packet") };
+            assert_eq!(pcapng.take_repeated(), None);
+            let Parsed::Frame(frame, _) = pcapng.next(&packet) else { panic!("a packet") };
             assert_eq!(frame.timing, at(10_007));
         }
     }
 }
 
 #[test]
-fn end_of_options_ends_them() {
-    let order = Order::Little;
+fn option_after_the_end_of_options_is_ignored() {
+    let order = ByteOrder::Little;
     let options = [option(order, OPTION_END, &[]), option(order, OPTION_RESOLUTION, &[3])].concat();
     let packet = block(order, PACKET_ENHANCED, &u32s(order, &[0, 0, 7000, 0, 60]));
     let capture = [section(order, [1, 0]), interface(order, 1, &options), packet].concat();

@@ -1,4 +1,4 @@
-//! The reader: from a name to the packets that count.
+//! The reader: from the name of a capture to the packets that count.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -9,20 +9,20 @@ use jiff::SignedDuration;
 
 use super::decode::decode;
 use super::input::Input;
-use super::link::unread_number;
+use super::link::unsupported_number;
 use super::packet::Packet;
 use super::pcap::{self, Pcap};
 use super::pcapng::{self, Pcapng, Repeated};
-use super::strays::{Stray, Strays};
-use super::{Fault, Found, LinkType, ReadError, Tally, Timing, Uncounted};
+use super::strays::{Stray, StrayFilter};
+use super::{Fault, LinkType, Parsed, ReadError, Tally, Timing, Uncounted};
 use crate::base::date::format_ms;
 use crate::base::quote::Quoted;
 
-/// Reads one capture, whatever its format and compression.
+/// Reads one capture of any supported format and compression.
 ///
-/// A packet is handed over as soon as its bytes are there. Reading ends with the capture, or with one
-/// error after everything that precedes it; from then on there is nothing. (Of broken compressed data
-/// the decompressors don't hand over what they made in the call that failed.)
+/// The reader returns a packet as soon as its bytes are read. Reading ends with the capture, or with one error after
+/// all packets before the fault; later calls return nothing. (Of broken compressed data, the decompressors drop the
+/// output of the call that failed.)
 ///
 /// # Examples
 /// ```
@@ -40,36 +40,36 @@ pub struct Reader {
     input: Input,
     format: Format,
     tally: Tally,
-    strays: Strays,
-    /// Why reading ended, until it is returned.
+    strays: StrayFilter,
+    /// The error that ended reading, until it is returned.
     error: Option<ReadError>,
-    /// Reports oddities that do no harm; without it they go to the log.
+    /// Reports harmless oddities; without it they are logged.
     warn: Option<Warn>,
-    /// The options of which it was warned.
-    warned: Vec<&'static str>,
+    /// The repeated options that were reported.
+    warned_options: Vec<&'static str>,
 }
 
-/// Reports an oddity of a capture.
+/// A callback that reports a harmless oddity of a capture.
 pub type Warn = Box<dyn Fn(&str) + Send>;
 
-/// Strays of a capture that are named.
-const STRAYS_NAMED: u64 = 20;
+/// Maximum number of strays of a capture that are reported one by one.
+const STRAYS_REPORTED_MAX: u64 = 20;
 
-/// The time for which a packet of a pipe that may be a stray waits for the next one.
+/// Maximum time for which a possible stray of a pipe is held for the next packet.
 const STRAY_WAIT: Duration = Duration::from_secs(1);
 
 enum Format {
-    /// Not told yet.
+    /// Not detected yet.
     Unknown,
     Pcap(Pcap),
     Pcapng(Pcapng),
-    /// Nothing more will come.
-    Over,
+    /// The capture has ended.
+    Ended,
 }
 
 impl Reader {
-    /// Opens a file or a FIFO, or standard input by the name `-`. Nothing is read yet: what the file
-    /// is shows with the first packet.
+    /// Opens a file or a FIFO, or standard input by the name `-`. Nothing is read yet: the format is detected with the
+    /// first packet.
     ///
     /// # Errors
     /// The file is missing or can't be opened.
@@ -84,62 +84,72 @@ impl Reader {
         }
     }
 
-    /// Reads what begins as a capture does.
+    /// Creates a reader of an input that [has the magic number](Reader::has_magic) of a capture.
     pub(crate) fn from_input(name: &str, input: Input) -> Reader {
         Reader::new(name.to_owned(), input)
     }
 
-    /// Whether bytes begin as those of a capture do. Four are enough to tell.
-    pub(crate) fn begins(bytes: &[u8]) -> bool {
-        bytes.first_chunk().is_some_and(|magic| *magic == pcapng::SECTION || Pcap::begins(*magic))
+    /// Whether bytes, at least four, begin with the magic number of a capture.
+    pub(crate) fn has_magic(bytes: &[u8]) -> bool {
+        bytes
+            .first_chunk()
+            .is_some_and(|magic| *magic == pcapng::SECTION || Pcap::has_magic(*magic))
     }
 
-    /// Reads from anything, under a name for messages.
+    /// Creates a reader of any source, with a name for messages.
     pub fn from_read(name: &str, source: Box<dyn Read + Send>) -> Reader {
         Reader::new(name.to_owned(), Input::from_read(source))
     }
 
     fn new(name: String, input: Input) -> Self {
-        let (format, tally, strays) = (Format::Unknown, Tally::default(), Strays::believed());
-        Reader { name, input, format, tally, strays, error: None, warn: None, warned: Vec::new() }
+        let (format, tally, strays) = (Format::Unknown, Tally::default(), StrayFilter::disabled());
+        Reader {
+            name,
+            input,
+            format,
+            tally,
+            strays,
+            error: None,
+            warn: None,
+            warned_options: Vec::new(),
+        }
     }
 
-    /// Drops strays: packets with a time more than this after that of the next packet. Without a call all
-    /// packets are believed.
+    /// Drops strays: packets more than this ahead of the next packet. Without a call all packets are accepted.
     ///
-    /// A packet that moves the clock of the capture by more than that is handed over when the next one has
-    /// come, or after a second in which none came through a pipe. The last packet is no stray.
+    /// A packet that moves the clock of the capture by more than that is returned after the next one was read, or
+    /// after a second in which a pipe brought none. The last packet is no stray.
     pub fn drop_strays(&mut self, max_ahead_ms: u64) {
-        self.strays = Strays::beyond(max_ahead_ms);
+        self.strays = StrayFilter::new(max_ahead_ms);
     }
 
-    /// Reports oddities that do no harm, such as an option that is there twice, by `warn`.
-    pub fn warn_by(&mut self, warn: Warn) {
+    /// Reports harmless oddities, such as a repeated option, by `warn`.
+    pub fn set_warn(&mut self, warn: Warn) {
         self.warn = Some(warn);
     }
 
-    /// The next packet that counts, the frames before it that do not being tallied. `None` at the end
-    /// and ever after.
+    /// Returns the next packet that counts, and tallies the uncounted frames before it. `None` at the end and from
+    /// then on.
     ///
     /// # Errors
-    /// The capture is damaged or can't be read, after the last packet that precedes that.
-    #[expect(clippy::should_implement_trait, reason = "an error ends it, which no iterator says")]
+    /// The capture is damaged or can't be read, after the last packet before the fault.
+    #[expect(clippy::should_implement_trait, reason = "an error ends it, unlike an iterator")]
     pub fn next(&mut self) -> Result<Option<Packet>, ReadError> {
-        Ok(self.each(ControlFlow::Break)?.break_value())
+        Ok(self.try_for_each(ControlFlow::Break)?.break_value())
     }
 
-    /// Calls `take` with each packet that counts, as long as it wants to go on. It is what
-    /// [`Reader::next`] gives, without a copy of each packet on its way out.
+    /// Calls `visit` with each packet that counts until it breaks: the packets of [`Reader::next`], without a copy of
+    /// each.
     ///
     /// # Errors
-    /// The capture is damaged or can't be read, after the last packet that precedes that.
+    /// The capture is damaged or can't be read, after the last packet before the fault.
     #[inline]
-    pub fn each<B>(
+    pub fn try_for_each<B>(
         &mut self,
-        mut take: impl FnMut(Packet) -> ControlFlow<B>,
+        mut visit: impl FnMut(Packet) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, ReadError> {
-        if self.strays.has_some()
-            && let ControlFlow::Break(end) = self.resume(&mut take)
+        if self.strays.has_packets()
+            && let ControlFlow::Break(end) = self.resume(&mut visit)
         {
             return Ok(ControlFlow::Break(end));
         }
@@ -147,115 +157,118 @@ impl Reader {
             let found = match &mut self.format {
                 Format::Pcap(pcap) => pcap.next(self.input.bytes()),
                 Format::Pcapng(pcapng) => pcapng.next(self.input.bytes()),
-                Format::Unknown => match begin(self.input.bytes()) {
-                    Begin::Format(format, used) => {
+                Format::Unknown => match detect_format(self.input.bytes()) {
+                    Detected::Format(format, used) => {
                         self.format = format;
-                        Found::Pass(used)
+                        Parsed::Skip(used)
                     }
-                    Begin::Need(need) => Found::Need(need),
-                    Begin::Bad(fault) => Found::Bad(fault),
+                    Detected::Need(need) => Parsed::Need(need),
+                    Detected::Invalid(fault) => Parsed::Invalid(fault),
                 },
-                Format::Over => return self.over(&mut take),
+                Format::Ended => return self.finish(&mut visit),
             };
             match found {
-                Found::Frame(frame, used) => {
-                    match judge(frame.timing, frame.link, frame.bytes, frame.wire) {
+                Parsed::Frame(frame, used) => {
+                    match decode_packet(frame.timing, frame.link, frame.bytes, frame.wire) {
                         Ok(packet) => {
-                            self.input.pass(used);
+                            self.input.consume(used);
                             self.tally.count(packet.bytes);
-                            let taken = match self.strays.pass(packet.time.ms) {
-                                true => take(packet),
-                                false => self.look(packet, &mut take),
+                            let visited = match self.strays.try_accept(packet.time.ms) {
+                                true => visit(packet),
+                                false => self.examine(packet, &mut visit),
                             };
-                            if let ControlFlow::Break(end) = taken {
+                            if let ControlFlow::Break(end) = visited {
                                 return Ok(ControlFlow::Break(end));
                             }
                         }
                         Err(kind) => {
-                            count_unread(&mut self.tally, kind, frame.link, frame.bytes);
-                            self.input.pass(used);
+                            count_uncounted(&mut self.tally, kind, frame.link, frame.bytes);
+                            self.input.consume(used);
                         }
                     }
                 }
-                Found::Pass(used) => {
-                    self.input.pass(used);
+                Parsed::Skip(used) => {
+                    self.input.consume(used);
                     self.warn_of_repeated();
                 }
-                Found::Need(need) => match self.input.fill(need) {
-                    Ok(true) if self.input.is_late() => {
-                        if let ControlFlow::Break(end) = self.release(&mut take) {
+                Parsed::Need(need) => match self.input.fill(need) {
+                    Ok(true) if self.input.is_timed_out() => {
+                        if let ControlFlow::Break(end) = self.release(&mut visit) {
                             return Ok(ControlFlow::Break(end));
                         }
                     }
                     Ok(true) => {}
-                    Ok(false) => self.end(need),
+                    Ok(false) => self.end_of_input(need),
                     Err(fault) => self.fail(fault),
                 },
-                Found::Bad(fault) => self.fail(fault),
+                Parsed::Invalid(fault) => self.fail(fault),
             }
         }
     }
 
-    /// Hands over packets that are ready since the last call.
+    /// Emits packets that are ready since the last call.
     #[cold]
-    fn resume<B>(&mut self, take: &mut impl FnMut(Packet) -> ControlFlow<B>) -> ControlFlow<B> {
-        // The time between two calls is no waiting for the next packet.
-        self.bound_waiting();
-        self.hand_over(take)
+    fn resume<B>(&mut self, visit: &mut impl FnMut(Packet) -> ControlFlow<B>) -> ControlFlow<B> {
+        // Time between two calls does not count as waiting for the next packet.
+        self.update_read_timeout();
+        self.emit_ready(visit)
     }
 
-    fn hand_over<B>(&mut self, take: &mut impl FnMut(Packet) -> ControlFlow<B>) -> ControlFlow<B> {
-        while let Some(packet) = self.strays.ready() {
-            take(packet)?;
+    fn emit_ready<B>(
+        &mut self,
+        visit: &mut impl FnMut(Packet) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        while let Some(packet) = self.strays.next_ready() {
+            visit(packet)?;
         }
         ControlFlow::Continue(())
     }
 
-    /// Looks at a packet beside the one that is held.
+    /// Decides on the held packet by the next one.
     #[cold]
-    fn look<B>(
+    fn examine<B>(
         &mut self,
         packet: Packet,
-        take: &mut impl FnMut(Packet) -> ControlFlow<B>,
+        visit: &mut impl FnMut(Packet) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        if let Some(stray) = self.strays.look(packet, self.tally.frames) {
-            self.tally.withdraw_stray(stray.packet.bytes);
-            self.name_stray(&stray, &packet);
+        if let Some(stray) = self.strays.examine(packet, self.tally.frames) {
+            self.tally.recount_as_stray(stray.packet.bytes);
+            self.report_stray(&stray, &packet);
         }
-        self.bound_waiting();
-        self.hand_over(take)
+        self.update_read_timeout();
+        self.emit_ready(visit)
     }
 
-    /// Hands over the packet that is held, since no next one comes.
+    /// Emits the held packet when no next one arrives.
     #[cold]
-    fn release<B>(&mut self, take: &mut impl FnMut(Packet) -> ControlFlow<B>) -> ControlFlow<B> {
+    fn release<B>(&mut self, visit: &mut impl FnMut(Packet) -> ControlFlow<B>) -> ControlFlow<B> {
         self.strays.release();
-        self.bound_waiting();
-        self.hand_over(take)
+        self.update_read_timeout();
+        self.emit_ready(visit)
     }
 
-    /// Ends reading, after the packet that is held. An error is returned once.
+    /// Emits the held packet, then returns the error that ended reading, once.
     #[cold]
-    fn over<B>(
+    fn finish<B>(
         &mut self,
-        take: &mut impl FnMut(Packet) -> ControlFlow<B>,
+        visit: &mut impl FnMut(Packet) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, ReadError> {
-        if let ControlFlow::Break(end) = self.release(take) {
+        if let ControlFlow::Break(end) = self.release(visit) {
             return Ok(ControlFlow::Break(end));
         }
         self.error.take().map_or(Ok(ControlFlow::Continue(())), Err)
     }
 
-    /// Bounds the waiting for the next packet, if one is held until it comes.
+    /// Bounds the waiting for the next packet while one is held.
     #[inline]
-    fn bound_waiting(&mut self) {
-        self.input.wait_at_most(self.strays.holds().then_some(STRAY_WAIT));
+    fn update_read_timeout(&mut self) {
+        self.input.set_read_timeout(self.strays.is_holding().then_some(STRAY_WAIT));
     }
 
-    fn name_stray(&self, stray: &Stray, next: &Packet) {
+    fn report_stray(&self, stray: &Stray, next: &Packet) {
         let name = Quoted(&self.name);
         match self.tally.uncounted(Uncounted::Stray) {
-            ..=STRAYS_NAMED => self.warn(&format!(
+            ..=STRAYS_REPORTED_MAX => self.warn(&format!(
                 "{name}: frame {} is dropped as a stray: its time {} is more than {} ahead of that of the \
                  next packet, {}; a greater --max-ahead keeps it",
                 stray.frame,
@@ -263,7 +276,7 @@ impl Reader {
                 format_span(self.strays.max_ahead_ms()),
                 format_ms(next.time.ms),
             )),
-            count if count == STRAYS_NAMED + 1 => {
+            count if count == STRAYS_REPORTED_MAX + 1 => {
                 self.warn(&format!("{name}: further strays are counted, and not named"));
             }
             _ => {}
@@ -280,19 +293,20 @@ impl Reader {
     /// Warns of an option that an interface has twice, at most once of each option.
     fn warn_of_repeated(&mut self) {
         let Format::Pcapng(pcapng) = &mut self.format else { return };
-        let Some(Repeated { interface, option }) = pcapng.repeated() else { return };
-        if self.warned.contains(&option) {
+        let Some(Repeated { interface, option }) = pcapng.take_repeated() else { return };
+        if self.warned_options.contains(&option) {
             return;
         }
-        self.warned.push(option);
+        self.warned_options.push(option);
         let name = Quoted(&self.name);
-        let text = format!("{name}: interface {interface} has {option} twice; the first one holds");
+        let text =
+            format!("{name}: interface {interface} has {option} twice; the first one is used");
         self.warn(&text);
     }
 
-    /// The input has ended while so many bytes were needed.
+    /// Handles the end of the input while so many bytes were needed.
     #[cold]
-    fn end(&mut self, need: usize) {
+    fn end_of_input(&mut self, need: usize) {
         let found = self.input.bytes().len();
         let fault = match &self.format {
             Format::Unknown if found == 0 => Fault::Empty,
@@ -303,16 +317,16 @@ impl Reader {
         self.fail(fault);
     }
 
-    /// Ends reading. The error is returned after the packet that is held.
+    /// Ends reading with an error, which is returned after the held packet.
     #[cold]
     fn fail(&mut self, fault: Fault) {
-        let error = ReadError::new(&self.name, self.tally.frames + 1, self.input.passed(), fault);
+        let error = ReadError::new(&self.name, self.tally.frames + 1, self.input.consumed(), fault);
         self.error = Some(error);
         self.close();
     }
 
     fn close(&mut self) {
-        self.format = Format::Over;
+        self.format = Format::Ended;
         self.input.close();
     }
 
@@ -321,12 +335,12 @@ impl Reader {
         &self.tally
     }
 
-    /// The name the capture was opened by.
+    /// Returns the name by which the capture was opened.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Bytes taken so far from the file as it is, compressed if it is: how far a progress bar is.
+    /// Returns the number of bytes read so far from the file, before decompression, for a progress bar.
     pub fn offset(&self) -> u64 {
         self.input.raw_bytes()
     }
@@ -336,7 +350,7 @@ impl Reader {
         self.input.size_hint()
     }
 
-    /// Bytes of memory held for the capture's bytes: at most [`super::BUFFER_MAX`].
+    /// Returns the size of the buffer: at most [`super::BUFFER_MAX`] bytes.
     pub fn buffer_capacity(&self) -> usize {
         self.input.capacity()
     }
@@ -346,42 +360,42 @@ fn format_span(ms: u64) -> impl std::fmt::Display {
     format!("{:#}", SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX)))
 }
 
-enum Begin {
+enum Detected {
     Format(Format, usize),
     Need(usize),
-    Bad(Fault),
+    Invalid(Fault),
 }
 
-fn begin(bytes: &[u8]) -> Begin {
+fn detect_format(bytes: &[u8]) -> Detected {
     let Some(magic) = bytes.first_chunk() else {
-        return Begin::Need(4);
+        return Detected::Need(4);
     };
     if *magic == pcapng::SECTION {
-        return Begin::Format(Format::Pcapng(Pcapng::new()), 0);
+        return Detected::Format(Format::Pcapng(Pcapng::new()), 0);
     }
-    if !Pcap::begins(*magic) {
-        return Begin::Bad(Fault::Magic(*magic));
+    if !Pcap::has_magic(*magic) {
+        return Detected::Invalid(Fault::Magic(*magic));
     }
     match bytes.first_chunk().map(Pcap::new) {
-        None => Begin::Need(pcap::HEADER),
-        Some(Ok((_, size))) if bytes.len() < size => Begin::Need(size),
-        Some(Ok((pcap, size))) => Begin::Format(Format::Pcap(pcap), size),
-        Some(Err(fault)) => Begin::Bad(fault),
+        None => Detected::Need(pcap::HEADER),
+        Some(Ok((_, size))) if bytes.len() < size => Detected::Need(size),
+        Some(Ok((pcap, size))) => Detected::Format(Format::Pcap(pcap), size),
+        Some(Err(fault)) => Detected::Invalid(fault),
     }
 }
 
-/// Counts a frame that is no packet that counts.
+/// Counts a frame without a packet that counts, by the reason.
 #[cold]
-pub(super) fn count_unread(tally: &mut Tally, kind: Uncounted, link: LinkType, bytes: &[u8]) {
+pub(super) fn count_uncounted(tally: &mut Tally, kind: Uncounted, link: LinkType, bytes: &[u8]) {
     match kind {
-        Uncounted::LinkType => tally.pass_link_type(unread_number(link, bytes)),
-        _ => tally.pass(kind),
+        Uncounted::LinkType => tally.count_unsupported_link(unsupported_number(link, bytes)),
+        _ => tally.count_uncounted(kind),
     }
 }
 
-/// The rules of what counts, in their order.
+/// Applies the counting rules to a frame, in their order.
 #[inline(always)]
-pub(super) fn judge(
+pub(super) fn decode_packet(
     timing: Timing,
     link: LinkType,
     bytes: &[u8],
@@ -402,7 +416,7 @@ mod tests {
     use crate::capture::Class;
 
     #[test]
-    fn what_is_no_capture_is_refused() {
+    fn file_that_is_no_capture_is_rejected() {
         let class = |bytes: &[u8]| {
             let mut reader = Reader::from_read("x", Box::new(std::io::Cursor::new(bytes.to_vec())));
             let class = reader.next().expect_err("no capture").class();

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::link_type::LinkType;
 
-/// The most numbers of link types that are counted each by itself: hostile captures name any number.
+/// Maximum number of unsupported link types with a count each. Hostile captures name any number.
 pub const LINK_TYPES_MAX: usize = 16;
 
-/// Why a frame was not counted. The first reason that applies, in this order.
+/// The reason why a frame was not counted: the first that applies, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 pub enum Uncounted {
@@ -15,11 +15,11 @@ pub enum Uncounted {
     NoTimestamp,
     /// Its time is before 1970, or beyond 64 bits of milliseconds.
     BadTime,
-    /// Its link type is not one that is read; [`Tally::link_types`] has the numbers.
+    /// Its link type is not supported; [`Tally::link_types`] has the numbers.
     LinkType,
     /// It carries something other than IP, such as ARP.
     NotIp,
-    /// After its MPLS labels comes neither IPv4 nor IPv6.
+    /// Its MPLS labels are followed by neither IPv4 nor IPv6.
     Pseudowire,
     /// A data frame of IEEE 802.11 that is encrypted.
     Encrypted,
@@ -27,19 +27,19 @@ pub enum Uncounted {
     Aggregate,
     /// A fragment of an IEEE 802.11 frame after the first one, which has the IP header.
     LinkFragment,
-    /// A header before IP states a length that can't be.
+    /// A header before IP states an impossible length.
     BadLink,
     /// Its captured bytes end before the IP header begins.
     TruncatedLink,
     /// Its captured bytes end within the IP header.
     TruncatedIp,
-    /// The version in its IP header is not the one that was announced.
+    /// The version in its IP header is not the one that the header before announces.
     BadVersion,
     /// Its IPv4 header length is below 20.
     BadHeader,
     /// Its IPv4 length is below its header length.
     BadLength,
-    /// It is further ahead of the next packet than its reader was told to believe.
+    /// It is further ahead of the next packet than the bound of its reader.
     Stray,
 }
 
@@ -63,7 +63,7 @@ impl Uncounted {
         Uncounted::Stray,
     ];
 
-    /// A name for metrics and machine-readable output. It does not change between versions.
+    /// Returns the name for metrics and machine-readable output. It does not change between versions.
     pub fn name(self) -> &'static str {
         match self {
             Uncounted::NoTimestamp => "no_timestamp",
@@ -84,7 +84,7 @@ impl Uncounted {
         }
     }
 
-    /// The reason for people, as it follows a number of frames.
+    /// Returns the reason for people, to follow a number of frames.
     pub fn text(self) -> &'static str {
         match self {
             Uncounted::NoTimestamp => "without a timestamp",
@@ -95,7 +95,7 @@ impl Uncounted {
             Uncounted::Encrypted => "encrypted by IEEE 802.11",
             Uncounted::Aggregate => "of several packets each (A-MSDU)",
             Uncounted::LinkFragment => "that are later fragments of IEEE 802.11 frames",
-            Uncounted::BadLink => "with a link header that can't be",
+            Uncounted::BadLink => "with an invalid link header",
             Uncounted::TruncatedLink => "cut before the IP header",
             Uncounted::TruncatedIp => "cut within the IP header",
             Uncounted::BadVersion => "with a wrong IP version",
@@ -137,13 +137,13 @@ impl Tally {
         })
     }
 
-    /// The frames of link types that are not supported, by number. Beyond [`LINK_TYPES_MAX`] numbers
-    /// they have none of their own: [`Tally::uncounted`] has their sum.
+    /// Returns the numbers of frames of unsupported link types, by number. Only the first [`LINK_TYPES_MAX`] numbers
+    /// have a count; [`Tally::uncounted`] has the sum of all.
     pub fn link_types(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
         self.link_types.iter().map(|(number, frames)| (*number, *frames))
     }
 
-    /// The number, name and frames of each link type that is not supported.
+    /// Returns the number, name and frames of each unsupported link type, for people.
     fn link_type_texts(&self) -> String {
         let text = |(number, frames): (u32, u64)| match LinkType::name(number) {
             Some(name) => format!("{frames} of {number} {name}"),
@@ -158,7 +158,7 @@ impl Tally {
         texts.join(", ")
     }
 
-    /// Adds what another reader read.
+    /// Adds the counts of another reader.
     pub fn merge(&mut self, other: &Tally) {
         self.frames += other.frames;
         self.packets += other.packets;
@@ -167,26 +167,26 @@ impl Tally {
             *mine += theirs;
         }
         for (number, frames) in other.link_types() {
-            self.count_link_type(number, frames);
+            self.add_link_type(number, frames);
         }
     }
 
     pub(super) fn count(&mut self, bytes: u64) {
         self.frames += 1;
         self.packets += 1;
-        // Only absurd jumbo lengths get there, and a tally is no reason to stop.
+        // Only absurd jumbo lengths saturate, and they must not end the reading.
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// Takes back a packet that was counted, and counts its frame as a stray.
-    pub(super) fn withdraw_stray(&mut self, bytes: u64) {
+    /// Counts a frame as a stray instead of as a packet.
+    pub(super) fn recount_as_stray(&mut self, bytes: u64) {
         self.frames -= 1;
         self.packets -= 1;
         self.bytes = self.bytes.saturating_sub(bytes);
-        self.pass(Uncounted::Stray);
+        self.count_uncounted(Uncounted::Stray);
     }
 
-    pub(super) fn pass(&mut self, kind: Uncounted) {
+    pub(super) fn count_uncounted(&mut self, kind: Uncounted) {
         self.frames += 1;
         if let Some(count) = self.uncounted.get_mut(kind as usize) {
             *count += 1;
@@ -194,16 +194,16 @@ impl Tally {
     }
 
     /// Counts a frame of a link type that is not supported.
-    pub(super) fn pass_link_type(&mut self, number: u32) {
-        self.pass(Uncounted::LinkType);
-        self.count_link_type(number, 1);
+    pub(super) fn count_unsupported_link(&mut self, number: u32) {
+        self.count_uncounted(Uncounted::LinkType);
+        self.add_link_type(number, 1);
     }
 
-    fn count_link_type(&mut self, number: u32, frames: u64) {
-        let room = self.link_types.len() < LINK_TYPES_MAX;
+    fn add_link_type(&mut self, number: u32, frames: u64) {
+        let has_capacity = self.link_types.len() < LINK_TYPES_MAX;
         match self.link_types.get_mut(&number) {
             Some(count) => *count += frames,
-            None if room => drop(self.link_types.insert(number, frames)),
+            None if has_capacity => drop(self.link_types.insert(number, frames)),
             None => {}
         }
     }
@@ -214,26 +214,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_are_listed_in_order_and_merge_by_kind() {
+    fn reasons_are_listed_in_order_and_merged_by_reason() {
         for (index, kind) in Uncounted::ALL.into_iter().enumerate() {
             assert_eq!(index, kind as usize);
             assert!(kind.name().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
         }
         let mut one = Tally::default();
         one.count(40);
-        one.pass(Uncounted::NotIp);
+        one.count_uncounted(Uncounted::NotIp);
         let mut two = Tally::default();
-        two.pass_link_type(147);
+        two.count_unsupported_link(147);
         two.merge(&one);
         assert_eq!((two.frames, two.packets, two.bytes), (3, 1, 40));
         assert_eq!(two.uncounted(Uncounted::NotIp), 1);
         assert_eq!(two.link_types().collect::<Vec<_>>(), [(147, 1)]);
     }
+
     #[test]
-    fn link_type_that_is_not_read_is_named_with_its_number() {
+    fn unsupported_link_type_is_reported_by_number_and_name() {
         let mut tally = Tally::default();
-        (0..3).for_each(|_| tally.pass_link_type(147));
-        tally.pass_link_type(70_000);
+        (0..3).for_each(|_| tally.count_unsupported_link(147));
+        tally.count_unsupported_link(70_000);
         let texts: Vec<String> = tally.uncounted_texts().collect();
         let expected = "4 of a link type that is not supported \
                         (3 of 147 USER0, 1 of 70000)";
@@ -241,11 +242,11 @@ mod tests {
     }
 
     #[test]
-    fn link_types_of_any_number_take_bounded_memory() {
+    fn memory_of_unsupported_link_types_is_bounded() {
         let mut one = Tally::default();
-        (1000..2000).for_each(|number| one.pass_link_type(number));
+        (1000..2000).for_each(|number| one.count_unsupported_link(number));
         let mut two = Tally::default();
-        (3000..3010).for_each(|number| two.pass_link_type(number));
+        (3000..3010).for_each(|number| two.count_unsupported_link(number));
         two.merge(&one);
         assert_eq!((one.link_types().count(), two.link_types().count()), (16, 16));
         assert_eq!(two.uncounted(Uncounted::LinkType), 1010);

@@ -1,6 +1,6 @@
-//! Event time, in exact integer arithmetic from whatever unit a capture uses.
+//! Event time, computed exactly in integers from the time unit of a capture.
 
-/// When a packet was captured, exact enough to order packets.
+/// The time at which a packet was captured, exact enough to order packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventTime {
     /// Milliseconds since 1970, rounded down.
@@ -12,7 +12,7 @@ pub struct EventTime {
 const NANOS_PER_MS: u64 = 1_000_000;
 
 impl EventTime {
-    /// So many nanoseconds after so many whole seconds; they may be a second or more.
+    /// Returns the time of whole seconds and nanoseconds, which may exceed a second; `None` beyond 64 bits.
     pub(super) fn from_secs(secs: u64, nanos: u64) -> Option<Self> {
         let ms = secs.checked_mul(1000)?.checked_add(nanos / NANOS_PER_MS)?;
         Some(EventTime { ms, nanos: (nanos % NANOS_PER_MS) as u32 })
@@ -22,17 +22,17 @@ impl EventTime {
 /// Timestamp of a frame, as its container states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timing {
-    /// It was captured at this time.
+    /// The time of capture.
     At(EventTime),
-    /// The container has no room for a timestamp.
+    /// The container has no field for a timestamp.
     None,
     /// The time is before 1970, or beyond 64 bits of milliseconds.
     Bad,
 }
 
-/// Clock of a pcapng interface: the unit and the offset of its timestamps.
+/// The clock of a pcapng interface: the unit and the offset of its timestamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Clock {
+pub(super) struct InterfaceClock {
     /// Ticks in a second; `None` beyond 128 bits, where 64 bits of ticks are less than a nanosecond.
     per_sec: Option<u128>,
     /// Ticks in a second where they fit into 64 bits, for arithmetic that does not need more.
@@ -41,13 +41,13 @@ pub(super) struct Clock {
     pub(super) offset_secs: i64,
 }
 
-impl Clock {
-    /// From the option `if_tsresol`: a negative power of ten or, with the highest bit, of two.
+impl InterfaceClock {
+    /// Creates a clock from the option `if_tsresol`: a negative power of ten or, with the highest bit, of two.
     pub(super) fn new(resolution: u8, offset_secs: i64) -> Self {
         let base: u128 = if resolution & 0x80 == 0 { 10 } else { 2 };
         let per_sec = base.checked_pow(u32::from(resolution & 0x7f));
         let per_sec_64 = per_sec.and_then(|per_sec| u64::try_from(per_sec).ok());
-        Clock { per_sec, per_sec_64, offset_secs }
+        InterfaceClock { per_sec, per_sec_64, offset_secs }
     }
 
     pub(super) fn timing(&self, ticks: u64) -> Timing {
@@ -59,7 +59,7 @@ impl Clock {
             .map_or(Timing::Bad, Timing::At)
     }
 
-    /// Whole seconds, and the nanoseconds beyond them.
+    /// Splits ticks into whole seconds and the rest in nanoseconds.
     fn split(&self, ticks: u64) -> (u64, u64) {
         match (self.per_sec_64, self.per_sec) {
             // The two resolutions in use, divided by constants.
@@ -84,35 +84,35 @@ mod tests {
     }
 
     #[test]
-    fn powers_of_ten_and_two() {
-        assert_eq!(Clock::new(6, 0).timing(1_234_567), at(1234, 567_000));
-        assert_eq!(Clock::new(9, 0).timing(1_234_567_891), at(1234, 567_891));
-        assert_eq!(Clock::new(0, 0).timing(7), at(7000, 0));
-        assert_eq!(Clock::new(3, 0).timing(7001), at(7001, 0));
-        assert_eq!(Clock::new(12, 0).timing(1_000_000_000_999), at(1000, 0));
-        assert_eq!(Clock::new(0x80 | 8, 0).timing(257), at(1003, 906_250));
-        assert_eq!(Clock::new(0x80 | 63, 0).timing(u64::MAX), at(1999, 999_999));
-        assert_eq!(Clock::new(0x80 | 64, 0).timing(1 << 63), at(500, 0));
+    fn resolutions_are_powers_of_ten_or_of_two() {
+        assert_eq!(InterfaceClock::new(6, 0).timing(1_234_567), at(1234, 567_000));
+        assert_eq!(InterfaceClock::new(9, 0).timing(1_234_567_891), at(1234, 567_891));
+        assert_eq!(InterfaceClock::new(0, 0).timing(7), at(7000, 0));
+        assert_eq!(InterfaceClock::new(3, 0).timing(7001), at(7001, 0));
+        assert_eq!(InterfaceClock::new(12, 0).timing(1_000_000_000_999), at(1000, 0));
+        assert_eq!(InterfaceClock::new(0x80 | 8, 0).timing(257), at(1003, 906_250));
+        assert_eq!(InterfaceClock::new(0x80 | 63, 0).timing(u64::MAX), at(1999, 999_999));
+        assert_eq!(InterfaceClock::new(0x80 | 64, 0).timing(1 << 63), at(500, 0));
     }
 
     #[test]
-    fn absurd_resolutions_are_the_start_of_the_epoch() {
+    fn resolution_finer_than_the_range_reads_every_tick_as_the_offset() {
         for resolution in [40, 0x7f, 0xff] {
-            assert_eq!(Clock::new(resolution, 5).timing(u64::MAX), at(5000, 0));
+            assert_eq!(InterfaceClock::new(resolution, 5).timing(u64::MAX), at(5000, 0));
         }
     }
 
     #[test]
-    fn offsets_may_leave_the_range() {
-        assert_eq!(Clock::new(6, -1).timing(1_500_000), at(500, 0));
-        assert_eq!(Clock::new(6, -2).timing(1_500_000), Timing::Bad);
-        assert_eq!(Clock::new(0, 0).timing(u64::MAX), Timing::Bad);
-        assert_eq!(Clock::new(0, i64::MAX).timing(u64::MAX), Timing::Bad);
-        assert_eq!(Clock::new(6, i64::MIN).timing(u64::MAX), Timing::Bad);
+    fn time_before_1970_or_beyond_64_bits_is_bad() {
+        assert_eq!(InterfaceClock::new(6, -1).timing(1_500_000), at(500, 0));
+        assert_eq!(InterfaceClock::new(6, -2).timing(1_500_000), Timing::Bad);
+        assert_eq!(InterfaceClock::new(0, 0).timing(u64::MAX), Timing::Bad);
+        assert_eq!(InterfaceClock::new(0, i64::MAX).timing(u64::MAX), Timing::Bad);
+        assert_eq!(InterfaceClock::new(6, i64::MIN).timing(u64::MAX), Timing::Bad);
     }
 
     #[test]
-    fn a_fraction_of_more_than_a_second_carries() {
+    fn fraction_of_more_than_a_second_is_carried() {
         let time = EventTime::from_secs(1, 4_294_967_295_000);
         assert_eq!(time, Some(EventTime { ms: 4_295_967, nanos: 295_000 }));
     }

@@ -9,45 +9,44 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// The time for which reads may wait, in all.
+/// A bound on the total waiting time of reads.
 #[derive(Default)]
-pub(super) struct Wait {
+pub(super) struct ReadTimeout {
     bound: Mutex<Bound>,
-    in_vain: AtomicBool,
+    expired: AtomicBool,
 }
 
 #[derive(Clone, Copy, Default)]
 enum Bound {
-    /// As long as it takes.
     #[default]
-    Never,
-    /// So long from the next read on. What passes until that read is no waiting.
+    None,
+    /// A duration that starts with the next read: time before that read is no waiting.
     For(Duration),
     Until(Instant),
 }
 
-impl Wait {
-    /// Bounds the reads to come, or lifts the bound.
-    pub(super) fn at_most(&self, time: Option<Duration>) {
+impl ReadTimeout {
+    /// Sets the bound of all further reads; `None` for no bound.
+    pub(super) fn set(&self, time: Option<Duration>) {
         *self.bound.lock().unwrap_or_else(PoisonError::into_inner) =
-            time.map_or(Bound::Never, Bound::For);
+            time.map_or(Bound::None, Bound::For);
     }
 
-    /// Whether a read has ended because of the bound, since the last call.
-    pub(super) fn was_in_vain(&self) -> bool {
-        self.in_vain.swap(false, Relaxed)
+    /// Returns whether a read ended by the bound since the last call.
+    pub(super) fn take_expired(&self) -> bool {
+        self.expired.swap(false, Relaxed)
     }
 
-    /// Waits until a read returns at once, with bytes, the end or an error.
+    /// Waits until a read would not block.
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if that takes longer than the bound, and errors of the system.
-    /// Decompressors go on after an error of that kind as if the read had not been tried.
-    pub(super) fn until_readable(&self, source: BorrowedFd<'_>) -> io::Result<()> {
+    /// A decompressor continues after an error of that kind as if it had not tried to read.
+    pub(super) fn wait_until_readable(&self, source: BorrowedFd<'_>) -> io::Result<()> {
         let until = {
             let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
             let until = match *bound {
-                Bound::Never => return Ok(()),
+                Bound::None => return Ok(()),
                 Bound::For(time) => Instant::now() + time,
                 Bound::Until(until) => until,
             };
@@ -60,7 +59,7 @@ impl Wait {
             match poll(&mut [PollFd::new(source, PollFlags::POLLIN)], timeout) {
                 Ok(0) if !until.saturating_duration_since(Instant::now()).is_zero() => {}
                 Ok(0) => {
-                    self.in_vain.store(true, Relaxed);
+                    self.expired.store(true, Relaxed);
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
                 Ok(_) => return Ok(()),

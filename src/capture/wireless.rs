@@ -1,4 +1,4 @@
-//! IEEE 802.11: the headers that radios put before its frames, and its data frames.
+//! IEEE 802.11: the headers that radios write before its frames, and its data frames.
 //!
 //! The fields of all these headers are little endian, those of AVS big endian.
 
@@ -25,7 +25,7 @@ pub(super) fn radiotap(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     if present & NO_FRAME != 0 {
         return Err(Uncounted::NotIp);
     }
-    // The words that tell which fields are there, then the fields, each aligned to its size.
+    // The words of the presence bits of fields, then the fields, each aligned to its size.
     let (mut at, mut word) = (FIXED, present);
     while word & MORE_WORDS != 0 {
         if at + 4 > length {
@@ -90,8 +90,8 @@ pub(super) fn avs(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     Ok(Layer::Wlan(Radio::default()))
 }
 
-/// Steps over a Prism header, or the AVS header that some drivers put in its place, or none: the link
-/// type does not tell.
+/// Skips a Prism header, or the AVS header that some drivers write in its place, or none: the link type is the same
+/// for all.
 pub(super) fn prism(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     const LENGTH: usize = 144;
     const MESSAGES: [u32; 2] = [0x41, 0x44];
@@ -147,7 +147,7 @@ impl Control {
     }
 }
 
-/// Steps over the header of a data frame, and returns the layer in its body.
+/// Skips the header of a data frame, and returns the layer in its body.
 pub(super) fn data(radio: Radio, rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     const SEQUENCE: usize = 22;
     const AGGREGATE: u16 = 0x0080;
@@ -199,8 +199,8 @@ fn addresses(control: Control, rest: &Rest<'_>) -> Result<(Address, Address), Un
     Ok((rest.array(destination)?, rest.array(source)?))
 }
 
-/// The length of the Mesh Control field, which is there if its presence bit is set and its own first
-/// byte makes sense.
+/// Returns the length of the Mesh Control field, which is present if its presence bit is set and its first byte is
+/// valid.
 fn mesh_length(control: Control, quality: u16, flags: u8) -> usize {
     const PRESENT: u16 = 0x0100;
     const ADDRESSES_MAX: u8 = 2;
@@ -211,8 +211,8 @@ fn mesh_length(control: Control, quality: u16, flags: u8) -> usize {
     6 + 6 * usize::from(flags)
 }
 
-/// Whether the body begins as a whole packet does: some radios hand over frames that they have
-/// reassembled, with the number of the last fragment.
+/// Whether the body begins as a whole packet does: some radios deliver reassembled frames with the number of the last
+/// fragment.
 fn begins_packet(rest: &Rest<'_>) -> bool {
     matches!(
         rest.array(0),
@@ -221,8 +221,8 @@ fn begins_packet(rest: &Rest<'_>) -> bool {
     )
 }
 
-/// The layer in the body of a data frame: LLC, except that some radios put an Ethernet frame there, or
-/// two bytes before LLC.
+/// Returns the layer in the body of a data frame: LLC, except that some radios write an Ethernet frame there, or two
+/// bytes before LLC.
 fn body(
     destination: Address,
     source: Address,

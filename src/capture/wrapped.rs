@@ -1,5 +1,5 @@
-//! Headers that take more than a table to step over: Frame Relay, Token Ring, Netfilter's log, and
-//! metadata that name the link type of the frame after them.
+//! Headers that take more than a table to skip: Frame Relay, Token Ring, Netfilter's log, and metadata that name the
+//! link type of the frame after them.
 
 use super::Uncounted;
 use super::layer::{Layer, Rest};
@@ -36,15 +36,15 @@ pub(super) fn frame_relay(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     }
 }
 
-/// The length of the address, and the number of the circuit in it. The last bit of each byte tells
-/// whether it is the last one.
+/// Returns the length of the address, and the number of the circuit in it. The lowest bit of each byte marks the last
+/// one.
 fn frame_relay_address(rest: &Rest<'_>) -> Result<(usize, u32), Uncounted> {
     const LAST: u8 = 1;
     const CONTROL: u8 = 2;
     const LENGTH_MAX: usize = 4;
     let first = rest.byte(0)?;
     if first & LAST != 0 {
-        // Too short to name a circuit; tshark goes on, too.
+        // Too short to name a circuit; tshark continues, too.
         return Ok((1, 0));
     }
     let mut circuit = u32::from(first >> 2);
@@ -79,7 +79,7 @@ fn nlpid(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     Ok(layer)
 }
 
-/// The length of a Token Ring header, source routing included, before LLC.
+/// Returns the length of a Token Ring header, source routing included, before LLC.
 pub(super) fn token_ring(rest: &Rest<'_>) -> Result<usize, Uncounted> {
     const FIXED: usize = 14;
     const LLC_FRAME: u8 = 0x40;
@@ -97,22 +97,22 @@ pub(super) fn token_ring(rest: &Rest<'_>) -> Result<usize, Uncounted> {
 /// The attribute that begins with the EtherType of the packet.
 const NFLOG_HEADER: u16 = 1;
 const NFLOG_PAYLOAD: u16 = 9;
-/// Attributes are in the byte order of the host that captured; only one of the two makes sense of the
-/// first type, since all types are small.
+/// The range of types, which tells the byte order of the capturing host: only in the right order is the first type in
+/// it, since all types are small.
 const NFLOG_TYPES: std::ops::Range<u16> = 1..0x100;
-/// The bits of a type that are no flags.
+/// The bits of a type without its flags.
 const NFLOG_TYPE_BITS: u16 = 0x7fff;
 const FAMILY_IPV4: u8 = 2;
 const FAMILY_IPV6: u8 = 10;
 
-/// Steps to the packet among the attributes of Netfilter's log. Its EtherType tells what it is and, where
-/// there is none, the family of the rule that logged it.
+/// Skips to the packet among the attributes of Netfilter's log. Its layer is that of its EtherType or, without one, of
+/// the family of the rule that logged it.
 pub(super) fn nflog(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     let family = rest.byte(0)?;
     rest.skip(4);
     let big_endian = rest.be16(0)? >= 4 && NFLOG_TYPES.contains(&(rest.be16(2)? & NFLOG_TYPE_BITS));
     let mut ether_type = 0;
-    while !rest.is_over() {
+    while !rest.is_empty() {
         let [length, kind] = match big_endian {
             true => [rest.be16(0)?, rest.be16(2)?],
             false => [rest.le16(0)?, rest.le16(2)?],
@@ -139,7 +139,7 @@ pub(super) fn nflog(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     Err(Uncounted::NotIp)
 }
 
-/// The least length of a PKTAP header.
+/// Minimum length of a PKTAP header.
 const PKTAP: u32 = 108;
 /// The kind of PKTAP record that is a packet.
 const PKTAP_PACKET: u32 = 1;
@@ -157,9 +157,9 @@ pub(super) fn pktap(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
     Ok(Layer::Link(LinkType::new(link)))
 }
 
-/// As [`pktap`], for link type 149, which macOS uses for PKTAP and others for anything.
+/// Does the same as [`pktap`] for link type 149, which macOS uses for PKTAP and others for anything.
 pub(super) fn user2(rest: &mut Rest<'_>) -> Result<Layer, Uncounted> {
-    // A PKTAP header of a kilobyte would have room for any extension.
+    // A PKTAP header of a kilobyte leaves space for any extension.
     const PLAUSIBLE: std::ops::RangeInclusive<u32> = PKTAP..=1024;
     if !PLAUSIBLE.contains(&rest.le32(0)?) || rest.le32(4)? > PKTAP_PACKET {
         return Err(Uncounted::LinkType);

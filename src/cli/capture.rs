@@ -1,4 +1,4 @@
-//! `floodmark capture`: the traffic of an interface, or of captures, sent to a topic.
+//! `floodmark capture`: sends the traffic of an interface, or of captures, to a topic or file.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -17,13 +17,13 @@ use crate::capture::live::{self, Live};
 use crate::capture::merge::{self, Merge};
 use crate::kafka::topics::Plan;
 use crate::kafka::{Address, OnRefusal, SCHEME};
-use crate::output::reader_has_gone;
+use crate::output::reader_gone_failure;
 use crate::record::Record;
 use crate::sniffer::fold::Folding;
 use crate::sniffer::meter::Meter;
 use crate::sniffer::outlet::{Format, Lines, Outlet, Sent};
 use crate::sniffer::pace::{Monotonic, Pace, Speed};
-use crate::sniffer::source::{self, End, Reading, Source, Watch, dropped};
+use crate::sniffer::source::{self, End, FileReaderSettings, InterfaceSettings, Source, dropped};
 use crate::sniffer::topic::{self, Topic};
 use crate::sniffer::{Ended, Sender};
 
@@ -39,15 +39,15 @@ pub struct Args {
     #[arg(short, long, value_name = "NAME", env = "FLOODMARK_INTERFACE", group = "from")]
     interface: Option<String>,
 
-    /// Print the interfaces there are
+    /// List the network interfaces
     #[arg(long, group = "from")]
     list: bool,
 
-    /// Which packets of the interface, in the filter language of libpcap, such as "not port 22"
+    /// Capture only packets that match this filter in the language of libpcap, such as "not port 22"
     #[arg(long, value_name = "BPF", env = "FLOODMARK_FILTER")]
     filter: Option<String>,
 
-    /// How many bytes of each frame are looked at; headers are enough
+    /// Bytes to capture of each frame; headers are enough
     #[arg(
         long,
         value_name = "BYTES",
@@ -57,7 +57,7 @@ pub struct Args {
     )]
     snaplen: u32,
 
-    /// How much memory the kernel has for frames that were not read yet
+    /// Size of the kernel's buffer for frames that are not read yet
     #[arg(
         long,
         value_name = "SIZE",
@@ -67,11 +67,11 @@ pub struct Args {
     )]
     buffer: u32,
 
-    /// Also take the frames that are for other stations
+    /// Also capture frames that are addressed to other stations
     #[arg(long, env = "FLOODMARK_PROMISCUOUS")]
     promiscuous: bool,
 
-    /// End after so much time
+    /// Stop after this time
     #[arg(
         long,
         value_name = "DURATION",
@@ -79,7 +79,7 @@ pub struct Args {
     )]
     duration: Option<u64>,
 
-    /// How fast captures are read: max, 1x for as they once passed, 10x, 0.5x, …
+    /// Speed of reading captures: max, 1x for the original speed, 10x, 0.5x, …
     #[arg(
         long,
         value_name = "SPEED",
@@ -88,32 +88,32 @@ pub struct Args {
     )]
     speed: Speed,
 
-    /// Drop a packet with a time more than this after that of the next packet of its capture
+    /// Drop a packet that is more than this ahead of the next packet of its capture
     ///
-    /// Such a stray is counted and named. A jump in time that the next packet confirms is believed, and so is
-    /// the last packet of a capture. Default: 24h with a --speed, which would wait for its time; else none is
-    /// dropped.
+    /// Dropped packets are counted and reported. A jump in time that the next packet confirms is accepted, and
+    /// so is the last packet of a capture. Default: 24h with a --speed, which would wait for the time of such a
+    /// packet; otherwise no packet is dropped.
     #[arg(long, value_name = "DURATION", value_parser = duration::millis)]
     max_ahead: Option<u64>,
 
-    /// Where to: kafka://host:9092/floodmark-flows-v1, a file, or `-` for standard output
-    #[arg(long, value_name = "WHERE", env = "FLOODMARK_TO", required_unless_present = "list")]
+    /// The output: kafka://host:9092/floodmark-flows-v1, a file, or `-` for standard output
+    #[arg(long, value_name = "URI", env = "FLOODMARK_TO", required_unless_present = "list")]
     to: Option<To>,
 
-    /// How to write records
+    /// The format of records
     ///
     /// Default: packed to a topic, else json.
     #[arg(long, value_enum, env = "FLOODMARK_FORMAT")]
     format: Option<Format>,
 
-    /// Fold the packets of each pair into one record for so much time, or `off`
+    /// Fold the packets of each pair within this time into one record, or `off`
     ///
-    /// What is sent is as little as it can be, and totals of windows are the same. Default: 1s; off
-    /// with --format kv, whose records are of one packet.
+    /// Folding sends fewer records and leaves the totals of windows unchanged. Default: 1s; off with
+    /// --format kv, in which a record is one packet.
     #[arg(long, value_name = "DURATION", env = "FLOODMARK_AGGREGATE")]
     aggregate: Option<Buckets>,
 
-    /// The width of the windows that totals will be made for; records stay within one
+    /// The window width of the run that will read the records; no record spans two windows
     #[arg(
         long,
         value_name = "DURATION",
@@ -123,8 +123,9 @@ pub struct Args {
     )]
     window: u64,
 
-    /// How much memory records may take that can't be sent yet; beyond, a file waits, and an interface
-    /// drops records and counts them
+    /// Memory for records that can't be sent yet
+    ///
+    /// While it is full, reading of captures waits; from an interface, records are dropped and counted.
     #[arg(
         long,
         value_name = "SIZE",
@@ -164,7 +165,7 @@ impl std::str::FromStr for To {
                 text.parse().map(To::Topic).map_err(|error| format!("{error}"))
             }
             Some((scheme, _)) => Err(format!(
-                "\"{scheme}://\" is not known here (give kafka://host:9092/topic, a file, or -)"
+                "unknown scheme \"{scheme}://\" (give kafka://host:9092/topic, a file, or -)"
             )),
             None => Ok(To::File(text.into())),
         }
@@ -172,7 +173,7 @@ impl std::str::FromStr for To {
 }
 
 impl To {
-    /// As the label of a metric, without brokers, whose names may have passwords in them.
+    /// Returns the label of a metric, without brokers, whose addresses may contain passwords.
     fn label(&self) -> String {
         match self {
             To::Topic(address) => format!("kafka:{}", address.topic),
@@ -181,7 +182,7 @@ impl To {
         }
     }
 
-    /// The counts of records that arrived there.
+    /// Returns the unit of the counts of records that have arrived.
     fn unit(&self) -> &'static str {
         match self {
             To::Topic(_) => "messages",
@@ -224,7 +225,7 @@ fn snaplen(text: &str) -> Result<u32, String> {
     })
 }
 
-/// Reads a size that libpcap takes for its buffer.
+/// Reads a size of a buffer that libpcap accepts.
 fn buffer(text: &str) -> Result<u32, String> {
     const RANGE: std::ops::RangeInclusive<u64> = 1 << 16..=(1 << 31) - 1;
     let bytes = size::parse(text)?;
@@ -238,17 +239,16 @@ fn usage(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Usage, error)
 }
 
-/// The distance by which a packet may be ahead of the next one of its capture where packets are waited
-/// for, if no option says otherwise.
+/// The default of `--max-ahead` with a `--speed`, where the reader waits for the time of a packet.
 const MAX_AHEAD_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// The options, where they depend on each other.
+/// The options that depend on each other, resolved.
 struct Settings<'a> {
     to: &'a To,
     format: Format,
     bucket_ms: Option<u64>,
     linger: Duration,
-    room: usize,
+    queue_records: usize,
     create: Option<Plan>,
 }
 
@@ -283,7 +283,7 @@ impl Args {
         let format = self.format.unwrap_or(if topic { Format::Packed } else { Format::Json });
         if format == Format::Packed && !topic {
             return Err(usage(anyhow!(
-                "--format packed is for messages, which have a length: to a file, give json or kv"
+                "--format packed is only for topics: to a file, give json or kv"
             )));
         }
         if self.sending.create_topic && !topic {
@@ -297,26 +297,26 @@ impl Args {
         if let Some(bucket_ms) = bucket_ms {
             if format == Format::Kv {
                 return Err(usage(anyhow!(
-                    "--format kv has no room for a number of packets, so records can't be folded: \
+                    "--format kv has no field for a number of packets, so records can't be folded: \
                      leave --aggregate out, or give --format json"
                 )));
             }
             if !self.window.saturating_mul(1000).is_multiple_of(bucket_ms) {
                 return Err(usage(anyhow!(
-                    "a record must lie in one window: --aggregate of {bucket_ms} ms does not divide \
-                     --window of {} s",
+                    "a record must lie in one window: --aggregate of {bucket_ms} ms does not \
+                     divide --window of {} s",
                     self.window
                 )));
             }
         }
-        let room = usize::try_from(self.queue).unwrap_or(usize::MAX) / size_of::<Record>();
+        let queue_records = usize::try_from(self.queue).unwrap_or(usize::MAX) / size_of::<Record>();
         let partitions = self.sending.partitions.unwrap_or(-1);
         let create = self.sending.create_topic.then(|| match self.interface {
             Some(_) => Plan::flows(partitions),
             None => Plan::recording(partitions),
         });
         let linger = self.sending.linger();
-        Ok(Settings { to, format, bucket_ms, linger, room, create })
+        Ok(Settings { to, format, bucket_ms, linger, queue_records, create })
     }
 
     fn max_ahead_ms(&self) -> u64 {
@@ -350,12 +350,12 @@ pub fn run(args: &Args) -> Outcome {
             let mut outlet = outlet(&settings, args)?;
             let interrupt = Interrupt::listen()?;
             let messages = Messages::new();
-            messages.say(format!("capturing on \"{interface}\", sending to {}", settings.to));
-            let source = source::watch(
+            messages.info(format!("capturing on \"{interface}\", sending to {}", settings.to));
+            let source = source::capture_interface(
                 live,
-                Watch {
+                InterfaceSettings {
                     folding: Folding::new(settings.bucket_ms),
-                    room: settings.room,
+                    capacity: settings.queue_records,
                     clock: Monotonic::new(),
                     duration: args.duration.map(Duration::from_millis),
                     interrupt: interrupt.clone(),
@@ -380,17 +380,18 @@ pub fn run(args: &Args) -> Outcome {
             let mut outlet = outlet(&settings, args)?;
             let interrupt = Interrupt::listen()?;
             let messages = Messages::with_progress(size);
-            let reading = Reading {
+            let reader_settings = FileReaderSettings {
                 pace: Pace::new(args.speed),
                 clock: Monotonic::new(),
                 one_by_one: size.is_none(),
                 // Enough to keep both threads busy; more would only hide that the output is slow.
-                room: settings.room.min(16 * source::BATCH),
+                capacity: settings.queue_records.min(16 * source::BATCH),
                 interrupt: interrupt.clone(),
                 messages: messages.clone(),
             };
-            let source = source::read(Merge::new(readers, messages.clone()), reading)
-                .context("starting the thread that reads")?;
+            let source =
+                source::read_captures(Merge::new(readers, messages.clone()), reader_settings)
+                    .context("starting the thread that reads")?;
             let folding = Folding::new(settings.bucket_ms);
             send(source, folding, &mut *outlet, &settings, interrupt, messages, None)
         }
@@ -414,7 +415,7 @@ fn outlet(settings: &Settings<'_>, args: &Args) -> Result<Box<dyn Outlet>, Failu
     })
 }
 
-/// Sends all, and says what was sent. A live capture has a meter.
+/// Sends all records, and reports their number. A live capture has a meter.
 fn send(
     source: Source,
     folding: Folding,
@@ -429,38 +430,38 @@ fn send(
     let ended = sender.run();
     messages.finish();
     let ended = match ended {
-        Ok(Ended::Closed) if live => return Err(reader_has_gone(settings.to)),
+        Ok(Ended::Closed) if live => return Err(reader_gone_failure(settings.to)),
         Ok(Ended::Closed) => return Ok(Exit::Done),
         Ok(ended) => ended,
         Err(failure) => {
-            // Records that were handed over may not have arrived.
+            // Records handed to the client may not have arrived.
             let Sent { messages: arrived, message_bytes, .. } = outlet.sent();
             let (unit, to) = (settings.to.unit(), settings.to);
-            messages.say(format!("{arrived} {unit}, {message_bytes} bytes, have arrived at {to}"));
+            messages.info(format!("{arrived} {unit}, {message_bytes} bytes, have arrived at {to}"));
             return Err(failure);
         }
     };
     let exit = match ended {
         Ended::Sent(end) => {
-            say_counts(&messages, &end, live);
-            say_sent(&messages, &outlet.sent(), settings.to);
+            report_counts(&messages, &end, live);
+            report_sent(&messages, &outlet.sent(), settings.to);
             if let Some(error) = end.error {
                 return Err(error.into());
             }
             let interrupted = end.interrupted && !live;
             let damaged = if end.damaged { Exit::BadData } else { Exit::Done };
-            // To be interrupted is how a live capture ends.
+            // An interrupt is the normal end of a live capture.
             if interrupted { Exit::Interrupted } else { damaged }
         }
-        Ended::Deaf | Ended::Closed => {
-            say_sent(&messages, &outlet.sent(), settings.to);
+        Ended::SourceStuck | Ended::Closed => {
+            report_sent(&messages, &outlet.sent(), settings.to);
             Exit::Interrupted
         }
     };
     Ok(exit)
 }
 
-fn say_counts(messages: &Messages, end: &End, live: bool) {
+fn report_counts(messages: &Messages, end: &End, live: bool) {
     let tally = &end.tally;
     let (packets, frames, bytes) = (tally.packets, tally.frames, tally.bytes);
     let mut line = format!("counted {packets} of {frames} frames, {bytes} bytes");
@@ -468,25 +469,27 @@ fn say_counts(messages: &Messages, end: &End, live: bool) {
     if !not_counted.is_empty() {
         line += &format!("; not counted: {}", not_counted.join(", "));
     }
-    messages.say(line);
+    messages.info(line);
     if live {
-        messages.say(dropped(end.drops, &end.lost));
+        messages.info(dropped(end.drops, &end.lost));
     }
 }
 
-fn say_sent(messages: &Messages, sent: &Sent, to: &To) {
+fn report_sent(messages: &Messages, sent: &Sent, to: &To) {
     let Sent { records, packets, bytes, messages: arrived, message_bytes, .. } = sent;
     let Sent { unsendable, refused, .. } = sent;
     let unit = to.unit();
-    messages.say(format!(
+    messages.info(format!(
         "sent {records} records of {packets} packets and {bytes} bytes to {to}: {arrived} {unit}, \
          {message_bytes} bytes"
     ));
     if *refused > 0 {
-        messages.say(format!("{refused} messages were lost: the broker refused them for good"));
+        messages
+            .info(format!("{refused} messages were lost: the broker rejected them permanently"));
     }
     if *unsendable > 0 {
-        messages.say(format!("{unsendable} records were left out: no reader takes their amounts"));
+        messages
+            .info(format!("{unsendable} records were not sent: no reader accepts their amounts"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The options that say which workers and processes there are.
+//! The options for workers and processes.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::duration;
 use crate::cluster::Plan;
 
-/// The options of a command that computes, about where it does so.
+/// The workers and processes of a command that computes.
 #[derive(Clone, Debug, clap::Args)]
 #[group(id = "cluster")]
 pub struct Args {
@@ -14,11 +14,11 @@ pub struct Args {
     #[arg(short, long, value_name = "N", env = "FLOODMARK_WORKERS", default_value_t = 1)]
     workers: usize,
 
-    /// Processes; without --process all are started on this machine
+    /// Number of processes; without --process all of them start on this machine
     #[arg(short = 'n', long, value_name = "N", env = "FLOODMARK_PROCESSES", default_value_t = 1)]
     processes: usize,
 
-    /// Which of the processes this one is, from 0; needs --hostfile
+    /// The number of this process, from 0; requires --hostfile
     #[arg(short, long, value_name = "P")]
     process: Option<usize>,
 
@@ -26,17 +26,17 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     hostfile: Option<PathBuf>,
 
-    /// Listen at the address of the host file even if other machines reach it; needs --cluster-secret
+    /// Listen at the address of the host file even if other machines reach it; requires --cluster-secret
     ///
-    /// What processes say to each other is not encrypted: only in a private network.
+    /// Traffic between processes is not encrypted: use this option in a private network only.
     #[arg(long)]
     listen_any: bool,
 
-    /// A file with a secret that all processes must know, at least 16 bytes
+    /// A file with the secret that all processes share, at least 16 bytes
     #[arg(long, value_name = "FILE", env = "FLOODMARK_CLUSTER_SECRET")]
     cluster_secret: Option<PathBuf>,
 
-    /// With -n: a process that gives no sign of life for so long ends them all
+    /// With -n: stop all processes when one gives no sign of life for this time
     #[arg(
         long,
         value_name = "DURATION",
@@ -77,7 +77,7 @@ impl Args {
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(id = "stalling")]
 pub struct Stall {
-    /// A process whose tick does not move for so long, while input waits, ends
+    /// Stop a process whose tick does not advance for this time while input waits
     #[arg(
         long,
         value_name = "DURATION",

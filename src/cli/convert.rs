@@ -1,4 +1,4 @@
-//! `floodmark convert`: the records of any source, written to any sink.
+//! `floodmark convert`: writes the records of any source to any output.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,13 @@ use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::Interrupt;
 use crate::cluster::{self, Cluster};
 use crate::convert::converter::{Converter, Counts, Rules};
-use crate::convert::files::{self, End};
-use crate::convert::following::{Following, Together};
-use crate::convert::shared::Shared;
+use crate::convert::files::{self, FilesSummary};
+use crate::convert::following::{Follower, SharedState};
+use crate::convert::shared::SharedLines;
 use crate::convert::skew::Skew;
 use crate::kafka::topics::{self, Plan};
 use crate::kafka::{Address, OnRefusal, SCHEME, Start, Topic, TopicReader};
-use crate::output::{WriteError, reader_has_gone};
+use crate::output::{WriteError, reader_gone_failure};
 use crate::record::Fields;
 use crate::sniffer::outlet::{Format, Lines, Outlet, Sent};
 use crate::sniffer::topic;
@@ -29,33 +29,33 @@ use crate::sniffer::topic;
 /// The options of `floodmark convert`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Where records come from: kafka://HOST:PORT,…/TOPIC, or files: captures, or texts with a message a
-    /// line; `-` is standard input
+    /// The source of records: kafka://HOST:PORT,…/TOPIC, or files: captures, or texts with a message a line;
+    /// `-` is standard input
     #[arg(long, value_name = "URI", env = "FLOODMARK_FROM", required = true, num_args = 1..)]
     from: Vec<String>,
 
-    /// Where to: kafka://HOST:PORT,…/TOPIC, a file, or `-` for standard output
+    /// The output: kafka://HOST:PORT,…/TOPIC, a file, or `-` for standard output
     #[arg(long, value_name = "URI", env = "FLOODMARK_TO", default_value = "-")]
     to: To,
 
-    /// How to write records
+    /// The format of records
     ///
     /// Default: packed to a topic, else json.
     #[arg(long, value_enum, env = "FLOODMARK_FORMAT")]
     format: Option<Format>,
 
-    /// With json: these fields of the messages as they came, by the names that they have there
+    /// With --format json: write these fields of the input messages, under their names there
     #[arg(long, value_name = "NAME,…", env = "FLOODMARK_FIELDS")]
     fields: Option<Fields>,
 
-    /// With kv: also write records of several packets; their number is lost, and readers count one
+    /// With --format kv: also write records of several packets, each of which readers count as one packet
     #[arg(long)]
     bytes_only: bool,
 
-    /// Where to begin in a topic: earliest, latest, a time, or committed: where this group has stopped
+    /// The position to start reading a topic at: earliest, latest, a time, or committed: where --group stopped
     ///
-    /// Default: earliest. With committed, what was delivered in the last seconds before a crash is written
-    /// a second time; nothing is left out.
+    /// Default: earliest. With committed, records delivered in the last seconds before a crash are written a
+    /// second time; none is lost.
     #[arg(
         long,
         value_name = "earliest|latest|committed|TIME",
@@ -64,13 +64,13 @@ pub struct Args {
     )]
     from_offset: Option<Start>,
 
-    /// End with what the topic has now
+    /// Stop at the current end of the topic
     #[arg(long)]
     until_end: bool,
 
-    /// The group under which offsets are committed, of what has arrived
+    /// The consumer group whose offsets are committed, once records have arrived at the output
     ///
-    /// Default: floodmark-convert. --from-offset committed needs one that no other conversion has.
+    /// Default: floodmark-convert. --from-offset committed requires a group that no other conversion has.
     #[arg(long, value_name = "NAME", env = "FLOODMARK_GROUP")]
     group: Option<String>,
 
@@ -90,7 +90,7 @@ pub struct Args {
     log: super::logging::Args,
 }
 
-/// The group, unless said otherwise. It is not that of a run, whose lag is its own.
+/// The default of `--group`: not that of a run, whose lag must not change.
 const GROUP: &str = "floodmark-convert";
 
 /// The source of records.
@@ -110,14 +110,14 @@ impl Args {
         if topics > 0 {
             let [from] = &*self.from else {
                 return Err(usage(anyhow!(
-                    "one topic is read, or files: give one --from kafka://…"
+                    "--from is one topic, or files: give one --from kafka://…"
                 )));
             };
             return from.parse().map(From::Topic).map_err(|error| usage(anyhow::Error::new(error)));
         }
         if let Some((scheme, _)) = self.from.iter().find_map(|from| from.split_once("://")) {
             return Err(usage(anyhow!(
-                "\"{scheme}://\" is not known here (give kafka://host:9092/topic, files, or -)"
+                "unknown scheme \"{scheme}://\" (give kafka://host:9092/topic, files, or -)"
             )));
         }
         Ok(From::Files(self.from.iter().map(PathBuf::from).collect()))
@@ -132,13 +132,14 @@ impl Args {
         let format = self.format.unwrap_or(default);
         let problem = match format {
             Format::Packed if !topic => {
-                "--format packed is for messages, which have a length: to a file, give json or kv"
+                "--format packed is only for topics: to a file, give json or kv"
             }
             Format::Packed | Format::Kv if self.fields.is_some() => {
-                "--fields are those of JSON objects: give --format json"
+                "--fields is for JSON objects: give --format json"
             }
             Format::Packed | Format::Json if self.bytes_only => {
-                "--bytes-only is for --format kv, which alone has no room for a number of packets"
+                "--bytes-only is for --format kv: other formats have a field for the number of \
+                 packets"
             }
             _ if self.sending.create_topic && !topic && self.reading.dead_letter.is_none() => {
                 "--create-topic needs --to or --dead-letter kafka://…"
@@ -148,16 +149,18 @@ impl Args {
         Err(usage(anyhow!(problem)))
     }
 
-    /// Holds options against each other that have to do with where records come from.
+    /// Rejects combinations of options that do not fit the source.
     fn check(&self, from: &From) -> Result<(), Failure> {
         let (workers, processes) = self.cluster.size();
         let to_file = matches!(self.to, To::File(_));
         let problem = match from {
             From::Topic(address) if matches!(&self.to, To::Topic(to) if to == address) => {
-                "it would read for ever what it writes: give --to another topic than --from"
+                "the conversion would read its own output, for ever: give --to another topic than \
+                 --from"
             }
             From::Topic(address) if self.reading.dead_letter.as_ref() == Some(address) => {
-                "it would read for ever what it can't read: give --dead-letter another topic than --from"
+                "the conversion would read its own dead letters, for ever: give --dead-letter \
+                 another topic than --from"
             }
             From::Topic(_) if processes > 1 && to_file => {
                 "several processes can't write one file: give -w instead of -n, or --to kafka://…"
@@ -165,20 +168,20 @@ impl Args {
             From::Topic(_)
                 if self.from_offset == Some(Start::Committed) && self.group.is_none() =>
             {
-                "--from-offset committed goes on where its group has stopped: give --group a name that \
-                 no other conversion has"
+                "--from-offset committed continues where its group stopped: give --group a name \
+                 that no other conversion has"
             }
             From::Topic(_)
                 if self.restart.restart && self.from_offset != Some(Start::Committed) =>
             {
-                "with --restart it must go on where it has stopped: give --from-offset committed and \
-                 --group, or else it would write records twice, or leave some out"
+                "--restart must continue where the conversion stopped, or it would write records \
+                 twice, or skip some: give --from-offset committed and --group"
             }
             From::Files(_) if workers > 1 => {
                 "files are read by one worker: -w and -n are for the partitions of a topic"
             }
             From::Files(_) if self.restart.restart => {
-                "--restart would write the records of files again: it is for topics"
+                "--restart is for topics: it would write the records of files again"
             }
             From::Files(_)
                 if self.from_offset.is_some() || self.until_end || self.group.is_some() =>
@@ -201,7 +204,7 @@ impl Args {
         Err(usage(anyhow!(problem)))
     }
 
-    /// Returns the plan of the topic, if the command has to make it.
+    /// Returns the plan of the topic, if the command creates it.
     fn plan(&self, from: &From) -> Result<Option<Plan>, Failure> {
         if !self.sending.create_topic {
             return Ok(None);
@@ -221,7 +224,7 @@ impl Args {
     }
 }
 
-/// Whether two names are those of one file. Standard input and output are two.
+/// Whether two names are those of one file. Standard input and output are different files.
 fn same_file(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().ok().filter(|path| path.is_file());
     one != Path::new("-") && real(one).is_some_and(|one| real(other) == Some(one))
@@ -237,8 +240,8 @@ pub fn run(args: &Args) -> Outcome {
     cluster::launch_apart(&args.cluster.plan_with(args.restart), |cluster| {
         match job.process(&cluster) {
             Ok(exit) => Ok(exit),
-            Err(WriteError::Closed) if job.goes_on() => Err(reader_has_gone(&args.to)),
-            // The reader of the output has seen enough.
+            Err(WriteError::Closed) if job.is_endless() => Err(reader_gone_failure(&args.to)),
+            // The reader closed the pipe: it has read enough.
             Err(WriteError::Closed) => Ok(Exit::Done),
             Err(WriteError::Failed(failure)) => Err(failure),
         }
@@ -257,8 +260,8 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Whether it ends only when it is asked to.
-    fn goes_on(&self) -> bool {
+    /// Whether the conversion runs until it is interrupted.
+    fn is_endless(&self) -> bool {
         matches!(self.from, From::Topic(_)) && !self.args.until_end
     }
 
@@ -271,19 +274,19 @@ impl Job<'_> {
                 let mut converters = self.converters(1).map_err(failed)?;
                 let converter = &mut converters[0];
                 let ended = files::convert(files, converter, &listen()?);
-                say(&converters, &self.args.to);
-                let exit = |end: End| self.exit_of_files(&end, converters[0].counts());
+                log_counts(&converters, &self.args.to);
+                let exit = |end: FilesSummary| self.exit_of_files(&end, converters[0].counts());
                 ended.map(exit)
             }
         }
     }
 
-    fn exit_of_files(&self, end: &End, counts: &Counts) -> Exit {
+    fn exit_of_files(&self, end: &FilesSummary, counts: &Counts) -> Exit {
         let uncounted: Vec<String> = end.tally.uncounted_texts().collect();
         if !uncounted.is_empty() {
             tracing::info!("not counted in captures: {}", uncounted.join(", "));
         }
-        // Nothing but what can't be read: most likely it is something else.
+        // Without a single record the input is most likely no file of records.
         let nothing = counts.records == 0 && !counts.bad.is_empty();
         match (end.interrupted, end.damaged || nothing) {
             (true, _) => Exit::Interrupted,
@@ -305,17 +308,17 @@ impl Job<'_> {
         let skew = Skew::new(cluster.workers);
         let interrupt = &listen()?;
         let until = until.as_ref();
-        let together = Together { interrupt, failed: &failed, skew: &skew, until, left: &left };
+        let shared = SharedState { interrupt, failed: &failed, skew: &skew, until, unread: &left };
         let ended = cluster.threads(|worker| {
             let index = worker - cluster.process * cluster.workers;
-            // Each worker has its own.
+            // Each worker locks a converter of its own.
             let mut converter = converters[index].lock().unwrap_or_else(PoisonError::into_inner);
-            let me = std::thread::current();
-            let wake = Arc::new(move || me.unpark());
+            let thread = std::thread::current();
+            let wake = Arc::new(move || thread.unpark());
             match TopicReader::open(topic.clone(), worker, cluster.peers(), wake) {
                 Ok(source) => {
                     let converter = &mut *converter;
-                    Following { source, converter, index, together: &together }.run()
+                    Follower { source, converter, index, shared: &shared }.run()
                 }
                 Err(failure) => {
                     failed.store(true, Ordering::SeqCst);
@@ -328,16 +331,16 @@ impl Job<'_> {
             .into_iter()
             .map(|converter| converter.into_inner().unwrap_or_else(PoisonError::into_inner))
             .collect();
-        say(&converters, &args.to);
+        log_counts(&converters, &args.to);
         let first = ended.into_iter().find_map(Result::err);
         if let Some(error) = first {
             return Err(error);
         }
-        self.exit_of_left(left.into_inner()).map_err(WriteError::Failed)
+        self.exit_of_withheld(left.into_inner()).map_err(WriteError::Failed)
     }
 
-    /// The exit of a conversion that has left messages behind an open transaction, if it has.
-    fn exit_of_left(&self, left: u64) -> Outcome {
+    /// Returns the exit of a conversion that leaves this many messages behind an open transaction.
+    fn exit_of_withheld(&self, left: u64) -> Outcome {
         if left == 0 {
             return Ok(Exit::Done);
         }
@@ -352,7 +355,7 @@ impl Job<'_> {
         Err(Failure::new(Exit::Failed, anyhow!("{text}; the error above names it")))
     }
 
-    /// A converter for each worker of this process.
+    /// Returns a converter for each worker of this process.
     fn converters(&self, workers: usize) -> Result<Vec<Converter>, Failure> {
         let Job { args, from, format } = self;
         let rules = Rules {
@@ -366,7 +369,7 @@ impl Job<'_> {
         match &args.to {
             To::File(path) => {
                 let lines = Lines::open(path, *format, linger)?;
-                for part in Shared::parts(lines, workers) {
+                for part in SharedLines::parts(lines, workers) {
                     outlets.push(Box::new(part));
                 }
             }
@@ -392,8 +395,8 @@ impl Job<'_> {
     }
 }
 
-/// Says what was read, and what has left.
-fn say(converters: &[Converter], to: &To) {
+/// Logs the counts of records read and sent.
+fn log_counts(converters: &[Converter], to: &To) {
     let (mut counts, mut sent) = (Counts::default(), Sent::default());
     for converter in converters {
         counts.add(converter.counts());

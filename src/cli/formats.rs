@@ -1,4 +1,4 @@
-//! The words of `--format`.
+//! The values of `--format`.
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;

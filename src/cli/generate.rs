@@ -15,22 +15,22 @@ use crate::generate::{Workload, write_pcap};
 /// IPv4 packet and 78 for an IPv6 packet; lengths on the wire are those of whole packets.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// How many packets; with k, M or G for thousands, millions or billions.
+    /// Number of packets; k, M and G are thousands, millions and billions.
     #[arg(long, value_name = "NUMBER", default_value = "1M", value_parser = number)]
     pub packets: u64,
-    /// How many pairs of addresses they are drawn from; k, M and G as above.
+    /// Number of pairs of addresses; k, M and G as in --packets.
     #[arg(long, value_name = "NUMBER", default_value = "10k", value_parser = pairs)]
     pub pairs: u32,
-    /// Over which time the packets are spread.
+    /// Time over which the packets are spread.
     #[arg(long, value_name = "DURATION", default_value = "60m", value_parser = span)]
     pub span: u64,
-    /// What all random choices follow from.
+    /// Random seed.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
-    /// The share of IPv6, from 0 to 1.
+    /// Share of IPv6 packets and pairs, from 0 to 1.
     #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
     pub ipv6: f64,
-    /// When the first packet is captured, as RFC 3339 has it.
+    /// Time of the first packet, in the format of RFC 3339.
     #[arg(long, value_name = "TIME", default_value = "2026-01-01T00:00:00Z", value_parser = start)]
     pub start: u64,
     /// The file to write; - is standard output.
@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> Outcome {
         seed: args.seed,
         ipv6: args.ipv6,
     };
-    // Before the file is opened: a wrong argument must not empty it.
+    // Check before opening the file: a wrong argument must not empty it.
     let packets = workload.packets().map_err(|error| Failure::new(Exit::Usage, error))?;
     let name = args.output.display();
     let written = match args.output == Path::new("-") {
@@ -76,7 +76,7 @@ fn write(packets: crate::generate::Packets, out: impl Write) -> io::Result<()> {
     write_pcap(packets, BufWriter::with_capacity(256 * 1024, out))
 }
 
-/// A whole number, with a suffix for thousands.
+/// Reads a whole number with an optional suffix k, M or G.
 fn number(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (text.get(..at), 1000),
@@ -94,7 +94,7 @@ fn pairs(text: &str) -> Result<u32, String> {
     number(text)?.try_into().map_err(|_| format!("too many; give at most {}", u32::MAX))
 }
 
-/// Microseconds.
+/// Reads a duration, in microseconds.
 fn span(text: &str) -> Result<u64, String> {
     text.parse::<jiff::SignedDuration>()
         .ok()
@@ -102,7 +102,7 @@ fn span(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "not a duration; write it like 90s, 60m or 24h".to_owned())
 }
 
-/// Microseconds since 1970.
+/// Reads a time, in microseconds since 1970.
 fn start(text: &str) -> Result<u64, String> {
     text.parse::<jiff::Timestamp>()
         .ok()
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_durations_and_times() {
+    fn numbers_durations_and_times_are_read_or_rejected() {
         assert_eq!(number("5000"), Ok(5000));
         assert_eq!(number("10k"), Ok(10_000));
         assert_eq!(number("10M"), Ok(10_000_000));

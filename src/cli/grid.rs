@@ -1,16 +1,16 @@
-//! Columns under each other, for people.
+//! Aligned columns, for people.
 
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 
-/// Lines of cells, the first the heading. Each column is as wide as its widest cell.
+/// Lines of cells below a heading. Each column is as wide as its widest cell.
 #[derive(Clone, Debug)]
 pub struct Grid<const COLUMNS: usize> {
     lines: Vec<[String; COLUMNS]>,
 }
 
 impl<const COLUMNS: usize> Grid<COLUMNS> {
-    /// A grid with nothing under its heading.
+    /// Returns a grid without lines.
     pub fn new(heading: [&str; COLUMNS]) -> Self {
         Grid { lines: vec![heading.map(str::to_owned)] }
     }
@@ -44,8 +44,8 @@ fn line<const COLUMNS: usize>(cells: &[String; COLUMNS], widths: &[usize; COLUMN
     line
 }
 
-/// Writes what a grid of these lines shows, without keeping them: each is made once for the widths of columns,
-/// and once more to be written. Nothing is written if there are none.
+/// Writes a grid without storing its lines: `lines` makes them once to measure the columns, and once to write
+/// them. Writes nothing if there are none.
 pub fn write_lines<const COLUMNS: usize, L: Iterator<Item = [String; COLUMNS]>>(
     out: &mut dyn Write,
     title: &str,

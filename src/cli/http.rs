@@ -1,27 +1,27 @@
-//! The options about what is served over HTTP.
+//! The options for serving over HTTP.
 
 use std::sync::Arc;
 
 use crate::base::error::Failure;
 use crate::http::{self, Server, Subject};
 
-/// The options of a command that can be asked how it is.
+/// The options of a command that serves its status.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[group(id = "serving")]
 pub struct Args {
-    /// Serve /metrics, /healthz and /readyz here, such as 127.0.0.1:9464; port 0 is any free one
+    /// Serve /metrics, /healthz and /readyz at this address, such as 127.0.0.1:9464; port 0 is any free port
     ///
-    /// A run also serves /api/v1/explain, which `floodmark limits explain --from` asks.
+    /// A run also serves /api/v1/explain, which `floodmark limits explain --from` queries.
     ///
-    /// Where one command starts several processes (-n), process P serves at the port P above. Nothing is
-    /// served without this option.
+    /// With several processes (-n), process P serves at PORT + P. Without this option floodmark serves
+    /// nothing.
     #[arg(long, value_name = "HOST:PORT", env = "FLOODMARK_HTTP")]
     http: Option<String>,
 
-    /// Another name under which --http is asked, such as floodmark.example.org; repeated, any of them
+    /// Another host name that requests to --http may have, such as floodmark.example.org; repeatable
     ///
-    /// It is always answered under IP addresses, localhost, the host of --http and the name of this
-    /// machine. Other names are refused, since a web page could use its own to read what is served.
+    /// Requests may always name an IP address, localhost, the host of --http or the name of this machine.
+    /// Requests with other names are rejected, since a web page could use its own name to read the data.
     #[arg(
         long,
         value_name = "NAME",
@@ -33,12 +33,12 @@ pub struct Args {
 }
 
 impl Args {
-    /// Whether anything is to be served.
+    /// Whether the command serves HTTP.
     pub fn is_given(&self) -> bool {
         self.http.is_some()
     }
 
-    /// Serves from now on, until the server is dropped, if that is wanted. `above` is added to the port.
+    /// Serves until the server is dropped, if --http is given. `above` is added to the port.
     pub fn serve(
         &self,
         above: usize,

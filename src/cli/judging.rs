@@ -23,28 +23,28 @@ use crate::source::Filter;
 pub struct Judging {
     /// Limits: a file of JSON, or a database as postgres://USER@HOST/DATABASE
     ///
-    /// Without limits only totals and rankings are made.
+    /// Without limits the output has totals and rankings only.
     #[arg(long, value_name = "FILE|URI", env = "FLOODMARK_LIMITS", hide_env_values = true)]
     limits: Option<String>,
 
-    /// Other limits, judged beside the first: what would be broken if they held
+    /// A second set of limits, evaluated beside --limits, to see which of them would be broken
     ///
-    /// Each change says of which set it is: "limit_set" is "live" or "what_if". Changes of the second set
-    /// go to standard output and to files, never to a topic.
+    /// The field "limit_set" of each change names its set: "live" for --limits, or "what_if". Changes of the
+    /// second set go to standard output and to files, never to a topic.
     #[arg(long, value_name = "FILE|URI", env = "FLOODMARK_WHAT_IF", hide_env_values = true)]
     what_if: Option<String>,
 
-    /// Show only in what --limits and --what-if differ
+    /// Show only the differences between --limits and --what-if
     ///
-    /// Shown is what is said of a limit name, window and entity of which only one set has a violation. A
-    /// topic still gets all changes of --limits.
+    /// The sets differ in a limit name, window and entity if only one set has a violation there. A topic
+    /// still gets all changes of --limits.
     #[arg(long, requires = "what_if")]
     pub only_difference: bool,
 
-    /// End with code 78 if a row of --limits or --what-if is refused when the command starts
+    /// Exit with code 78 if a row of --limits or --what-if is refused when the command starts
     ///
-    /// Without it the rows that hold are judged by, and a summary at the end names how many are refused. A
-    /// row that is refused later, by an edit, never ends a run.
+    /// Without this option the other rows apply, and a summary at the end counts the refused ones. A row
+    /// that is refused later, after an edit, never ends a run.
     #[arg(long)]
     strict_limits: bool,
 
@@ -61,7 +61,7 @@ pub struct Judging {
     )]
     window: u64,
 
-    /// How often what has come in is judged: in event time by a replay, by the clock live
+    /// The interval of evaluation: in event time for a replay, by the clock for a run
     #[arg(
         long,
         value_name = "DURATION",
@@ -71,21 +71,22 @@ pub struct Judging {
     )]
     pub tick: u64,
 
-    /// How long after its end a window still takes records
+    /// Time after its end during which a window still accepts records; then it settles
     ///
-    /// Default: live 10m; a replay always, so that a file is counted whole whatever the order of its
-    /// packets.
+    /// Default: 10m for a run. For a replay no window settles before the end, so that all packets count,
+    /// whatever their order.
     #[arg(long, value_name = "DURATION", env = "FLOODMARK_LATENESS", value_parser = duration::millis)]
     pub lateness: Option<u64>,
 
-    /// How long a window is held in memory after that
+    /// Time during which a settled window stays in memory, so that changes of limits apply to it
     ///
-    /// Default: live 1h; a replay until its end, and it needs --lateness, too.
+    /// Default: 1h for a run. A replay keeps all windows to its end; there this option requires --lateness.
     #[arg(long, value_name = "DURATION", env = "FLOODMARK_RETENTION", value_parser = duration::millis)]
     pub retention: Option<u64>,
 
-    /// Windows without records, between two with records that are no further apart, are silence; with
-    /// more between them nobody was watching
+    /// Gaps without records up to this long count as silence; longer ones as no observation
+    ///
+    /// In silence a `min` limit per `total` is judged with an amount of 0. Without observation it is not judged.
     #[arg(
         long,
         value_name = "DURATION",
@@ -103,7 +104,7 @@ pub struct Judging {
     #[arg(long, value_name = "CIDR", value_parser = network::parse)]
     destination: Vec<Prefix>,
 
-    /// Which updates of standing violations to say before their window settles
+    /// When to emit updates of violations that are already raised
     #[arg(long, value_enum, env = "FLOODMARK_UPDATES", default_value_t = UpdatesArg::Settled)]
     updates: UpdatesArg,
 
@@ -115,27 +116,27 @@ pub struct Judging {
     )]
     top: Option<TopQuery>,
 
-    /// How to write changes and rankings to standard output
+    /// The format of changes and rankings on standard output
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub format: Format,
 
-    /// End with code 2 if a violation stands at the end; one of --what-if does not count
+    /// Exit with code 2 if a violation of --limits remains at the end
     #[arg(long)]
     pub fail_on_violation: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum UpdatesArg {
-    /// None but the last one, when it settles
+    /// Only when the window settles
     Settled,
-    /// Also when another version of the limit judges
+    /// Also when another version of the limit applies
     Limit,
-    /// That, and each tick with a new amount
+    /// Also at each tick with a new amount
     Tick,
 }
 
 impl Judging {
-    /// Returns the options of the computation, which emits totals when `emit_totals` says.
+    /// Returns the options of the computation, with the time at which it emits totals.
     pub fn options(&self, emit_totals: Option<EmitTotals>) -> Options {
         Options {
             windows: Windows {
@@ -155,7 +156,7 @@ impl Judging {
         }
     }
 
-    /// Adds the options that decide about the answer.
+    /// Adds the options that affect the output.
     pub fn add_settings(&self, settings: Settings) -> Result<Settings, Failure> {
         let Judging {
             limits: _,
@@ -204,8 +205,8 @@ impl Judging {
         given.map(|(set, text)| Ok(feed::Options { set, ..self.limit_rows.of(text)? })).collect()
     }
 
-    /// Accepts limits, of some of which rows are refused, unless --strict-limits forbids that. Each refusal
-    /// is a sentence about one set.
+    /// Accepts limits with refused rows unless --strict-limits forbids them. Each refusal is a sentence about
+    /// one set.
     pub fn accept(&self, refusals: &[String]) -> Result<(), Failure> {
         if !self.strict_limits || refusals.is_empty() {
             return Ok(());
@@ -214,7 +215,7 @@ impl Judging {
         Err(Failure::new(Exit::BadConfig, error))
     }
 
-    /// A catalog for them.
+    /// Returns an empty catalog for the sets of limits that are given.
     pub fn catalog(&self) -> Catalog {
         if self.what_if.is_some() { Catalog::of_two_sets() } else { Catalog::new() }
     }

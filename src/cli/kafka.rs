@@ -15,7 +15,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// As the client takes them.
+    /// Returns the options for the client.
     pub fn client(&self) -> ClientOptions {
         ClientOptions::of(self.options.clone())
     }

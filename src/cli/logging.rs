@@ -8,11 +8,11 @@ use crate::base::logging::{self, Level, Logs};
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(id = "logging")]
 pub struct Args {
-    /// The least important messages to log
+    /// The least severe level of messages to log
     #[arg(long, value_enum, env = "FLOODMARK_LOG_LEVEL", default_value_t = LogLevel::Info)]
     log_level: LogLevel,
 
-    /// How to log; auto is text on a terminal, and JSON otherwise
+    /// The format of the log; auto is text on a terminal, and JSON otherwise
     #[arg(long, value_enum, env = "FLOODMARK_LOG_FORMAT", default_value_t = LogFormat::Auto)]
     log_format: LogFormat,
 }
@@ -34,7 +34,7 @@ enum LogFormat {
 }
 
 impl Args {
-    /// Begins to log to standard error.
+    /// Starts the log on standard error.
     pub fn start(&self) {
         let level = match self.log_level {
             LogLevel::Error => Level::Error,

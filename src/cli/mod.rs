@@ -32,7 +32,7 @@ pub mod values;
 /// Hold network traffic to limits
 ///
 /// floodmark sums the bytes and packets of every source and destination in windows of 5 minutes, joins
-/// them with limits that may change at any time, and says which limits are broken.
+/// the sums with limits that may change at any time, and reports violations of the limits.
 #[derive(Debug, Parser)]
 #[command(name = "floodmark", version, long_version = BUILD, propagate_version = true)]
 pub struct Cli {
@@ -42,24 +42,24 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Judge captures by limits, on their own clock
+    /// Check captures against limits, by the times of their packets
     Replay(Box<replay::Args>),
-    /// Judge a topic by limits, as records come and as limits change
+    /// Check a Kafka topic against limits, as records arrive and as limits change
     Run(Box<run::Args>),
-    /// Send the traffic of an interface, or of captures, to a topic of Kafka
+    /// Send the traffic of a network interface, or of captures, to a Kafka topic
     Capture(Box<capture::Args>),
-    /// Write the records of a topic, of captures or of files in another format, elsewhere
+    /// Convert the records of a topic, of captures or of files to another format or place
     Convert(Box<convert::Args>),
-    /// Check limits, and ask which of them apply to whom
+    /// Check, list, explain, compare and edit limits
     Limits(Box<limits::Args>),
-    /// Play cases of limits and traffic, and compare what is said with what they expect
+    /// Run test cases of limits and traffic, and compare the changes with the expected ones
     Test(test::Args),
     Generate(generate::Args),
-    /// See it all at work, in this process: a capture through a broker to alerts, and a limit that changes
+    /// Run the whole pipeline in this process: a capture, a broker, alerts, and a limit that changes
     Demo(demo::Args),
 }
 
-/// The whole command line. No help shows what is in the environment: it may be secret.
+/// The whole command line. No help shows values of the environment: they may be secret.
 pub fn command() -> clap::Command {
     hide_environment(Cli::command())
 }
@@ -74,7 +74,8 @@ fn hide_environment(command: clap::Command) -> clap::Command {
 /// Reads a command line.
 ///
 /// # Errors
-/// It is wrong, or asks for help. The error shows no password, and nothing that acts on a terminal.
+/// The command line is wrong, or asks for help. The error shows no password, and no character that acts on a
+/// terminal.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut command = command();
     let matches = command.try_get_matches_from_mut(words);
@@ -83,14 +84,14 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Err
         .map_err(|error| fit_to_show(error.format(&mut command)))
 }
 
-/// The error, with the words of the command line in it made fit to be shown.
+/// Hides passwords and escapes unsafe characters in the words of the command line that an error quotes.
 fn fit_to_show(mut error: clap::Error) -> clap::Error {
     let is_kafka_option = error.context().any(|(kind, value)| {
         kind == ContextKind::InvalidArg && value.to_string().contains("--kafka-option")
     });
     let fit = |kind: ContextKind, text: &str| {
         let text = match kind {
-            // With a name that is mistyped, it may be a secret as well.
+            // The value may be secret also if the name of the option is mistyped.
             ContextKind::InvalidValue if is_kafka_option => match text.split_once('=') {
                 Some((name, _)) => format!("{name}=***"),
                 None => "***".to_owned(),
@@ -120,13 +121,13 @@ fn fit_to_show(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Prints why a command line is wrong, or the help that it asks for.
+/// Prints the error of a command line, or the requested help.
 pub fn print(error: &clap::Error) {
     let plain = error.render().to_string();
-    // The causes that are told in it are texts of their own.
+    // Its causes are texts of their own, which `fit_to_show` does not reach.
     let fit = shown::without_passwords(&plain);
     let fit = shown::escaped_lines(&fit);
-    // Nobody can be told that nobody can be told.
+    // A failure to print has nowhere to be reported.
     drop(match fit == plain {
         true => error.print(),
         false => write!(std::io::stderr(), "{fit}"),

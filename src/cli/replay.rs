@@ -1,4 +1,4 @@
-//! `floodmark replay`: captures, judged on their own clock.
+//! `floodmark replay`: judges captures in event time.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::output::WriteError;
 use crate::runner::{self, Ended, EventTime, Job, LeaderConfig, OpenLead, Shared, Sources};
 use crate::sink::{ChangesFile, Counts, Hub, OnlyDifference, OverflowWarnings, Sink, TotalsFile};
 use crate::source::Captures;
-use crate::source::captures::{Cut, End, Summary};
+use crate::source::captures::{End, Summary, TickRules};
 
 /// The options of `floodmark replay`.
 #[derive(Clone, Debug, clap::Args)]
@@ -36,10 +36,10 @@ pub struct Args {
     #[command(flatten)]
     judging: Judging,
 
-    /// Drop a packet with a time more than this after that of the next packet of its capture
+    /// Drop a packet that is more than this ahead of the next packet of its capture
     ///
-    /// Such a stray is counted and named. A jump in time that the next packet confirms is believed, and so is
-    /// the last packet of a capture. Default: what --max-gap says.
+    /// Dropped packets are counted and reported. A jump in time that the next packet confirms is accepted, and
+    /// so is the last packet of a capture. Default: the value of --max-gap.
     #[arg(long, value_name = "DURATION", value_parser = duration::millis)]
     max_ahead: Option<u64>,
 
@@ -66,15 +66,16 @@ impl Args {
     fn check(&self) -> Result<(), Failure> {
         if self.judging.retention.is_some() && self.judging.lateness.is_none() {
             return Err(usage(anyhow!(
-                "--retention counts from the moment a window settles, and without --lateness none does \
-                 before the end: give both, or neither"
+                "--retention starts when a window settles, and without --lateness no window \
+                 settles before the end: give both, or neither"
             )));
         }
         if self.totals.as_deref() == Some(Path::new("-"))
             && self.changes.as_deref().is_none_or(|changes| changes == Path::new("-"))
         {
             return Err(usage(anyhow!(
-                "--totals - takes standard output for the totals: give --changes FILE for the changes"
+                "--totals - writes the totals to standard output: give --changes FILE for the \
+                 changes"
             )));
         }
         let stdin = |limits: &&feed::Options| limits.address == LimitsAddress::file("-");
@@ -89,7 +90,7 @@ impl Args {
     /// The settings that all processes must have in common.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
         let Args { files, judging, max_ahead, totals, changes: _, cluster: _, stall: _ } = self;
-        // Their order makes no difference.
+        // The order of files does not affect the output.
         let files: BTreeSet<_> = files.iter().map(|file| file.to_string_lossy()).collect();
         let files: Vec<_> = files.into_iter().collect();
         let settings = Settings::of("replay")
@@ -111,14 +112,14 @@ impl Args {
 /// Runs `floodmark replay`.
 pub fn run(args: &Args) -> Outcome {
     args.check()?;
-    // Started again, it would say what it has said.
+    // No restart: it would repeat the output.
     cluster::launch(&args.cluster.plan(), |cluster| match cluster.process {
         0 => lead(args, cluster),
         _ => follow(args, cluster),
     })
 }
 
-/// The process that reads and writes.
+/// Runs the process that reads and writes.
 fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let options = args.options();
     let settings = args.settings()?;
@@ -134,7 +135,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let messages = Messages::with_progress(merge::size(&readers));
     let interrupt = Interrupt::listen()?;
     let mut waiting = cluster::unless_interrupted(&interrupt);
-    let cut = Cut {
+    let rules = TickRules {
         tick_ms: judging.tick,
         windows: options.windows,
         filter: judging.filter(),
@@ -154,14 +155,14 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
             hub: hub(&opened, options.windows, &catalog, &by)?,
             catalog,
             limits: Vec::new(),
-            requests: None,
-            final_request: None,
+            queries: None,
+            final_query: None,
             leader: Arc::default(),
         })
     });
     let summary = Summary::default();
     let (to, by) = (summary.clone(), messages.clone());
-    let sources = Sources::first(move || Captures::read(readers, cut, by, &to));
+    let sources = Sources::first(move || Captures::read(readers, rules, by, &to));
     let job = Job { shared, sources, lead: Some(lead) };
     let ended = runner::execute(cluster, &settings, &messages, &mut waiting, job)?;
     let ended = ended.expect("the first process has the leader");
@@ -188,7 +189,7 @@ fn hub(
     Ok(Hub::new(Counts::new(catalog.sets()), sinks))
 }
 
-/// Reports how a replay ended. `end` is the summary of the captures if all were read.
+/// Reports the end of a replay. `end` is the summary of the captures if all were read.
 fn finish(
     args: &Args,
     ended: Ended,
@@ -197,30 +198,30 @@ fn finish(
     messages: &Messages,
 ) -> Outcome {
     match ended.failure {
-        // The reader of the output has seen enough.
+        // The reader closed the pipe: it has read enough.
         Some(WriteError::Closed) => return Ok(Exit::Done),
         Some(WriteError::Failed(failure)) => return Err(failure),
         None => messages.finish(),
     }
     if ended.dropped != 0 {
-        messages.say(format!(
+        messages.info(format!(
             "{} packets came after their window had settled, and are not counted",
             ended.dropped
         ));
     }
     let Some(end) = end else {
-        messages.say(complete_up_to(ended.last_tick, args.judging.tick));
-        warn_of_refusals(messages, refusals);
+        messages.info(complete_up_to(ended.last_tick, args.judging.tick));
+        warn_about_refusals(messages, refusals);
         return Ok(Exit::Interrupted);
     };
-    say_counts(messages, end);
-    warn_of_refusals(messages, refusals);
+    report_counts(messages, end);
+    warn_about_refusals(messages, refusals);
     let damaged = if end.damaged { Exit::BadData } else { Exit::Done };
     let violates = args.judging.fail_on_violation && ended.active > 0;
     Ok(damaged.or(if violates { Exit::Violations } else { Exit::Done }))
 }
 
-/// A process that only computes.
+/// Runs a process that only computes.
 fn follow(args: &Args, cluster: Cluster) -> Outcome {
     if cluster.supervised {
         Interrupt::ignore()?;
@@ -237,10 +238,10 @@ fn follow(args: &Args, cluster: Cluster) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// So many refused rows of a set of limits are named; the others are counted.
+/// The most refused rows of a set of limits that are named; the others are counted.
 const REFUSALS_NAMED: usize = 20;
 
-/// Reads limits into a catalog, and names rows that are refused. Returns a sentence about them, if there are
+/// Reads limits into a catalog, and reports refused rows. Returns a sentence about refused rows, if there are
 /// any.
 pub(super) fn read_limits(
     options: &feed::Options,
@@ -250,38 +251,38 @@ pub(super) fn read_limits(
     let limits = feed::read(options)?;
     for (verdict, reason) in limits.refusals().take(REFUSALS_NAMED) {
         let (place, position) = (&options.address, verdict.position);
-        messages.say(format!("limits \"{place}\", {position}: refused: {reason}"));
+        messages.info(format!("limits \"{place}\", {position}: refused: {reason}"));
     }
     let counts = limits.refusal_counts();
     if let Some(more) = counts.refused.checked_sub(REFUSALS_NAMED).filter(|more| *more > 0) {
         let place = &options.address;
-        messages.say(format!("limits \"{place}\": {more} other rows are refused"));
+        messages.info(format!("limits \"{place}\": {more} other rows are refused"));
     }
     catalog.add(options.set, &limits.into_held());
     Ok(options.refusal(counts))
 }
 
-/// Returns a sentence about an interrupted answer: up to which tick it holds.
+/// Returns a sentence about interrupted output: the event time up to which it is complete.
 fn complete_up_to(last_tick: Option<u64>, tick_ms: u64) -> String {
     match last_tick {
-        // It was handed over when a packet of a later one came.
+        // A packet of a later tick has completed this one.
         Some(tick) => {
             let end = format_ms(tick.saturating_add(tick_ms));
-            format!("interrupted: the answer is complete up to event time {end}")
+            format!("interrupted: the output is complete up to event time {end}")
         }
         None => "interrupted before any tick of event time was complete".into(),
     }
 }
 
-/// Repeats at the end that rows of limits are refused: the first lines of a long output are forgotten.
-fn warn_of_refusals(messages: &Messages, refusals: &[String]) {
+/// Repeats at the end that rows are refused: people overlook the first lines of a long output.
+fn warn_about_refusals(messages: &Messages, refusals: &[String]) {
     for refusal in refusals {
         messages.warn(format!("WARNING: {refusal}; --strict-limits makes this an error"));
     }
 }
 
-/// Says what was counted of captures, and what was not.
-pub(super) fn say_counts(messages: &Messages, end: &End) {
+/// Reports the counted and uncounted frames of captures.
+pub(super) fn report_counts(messages: &Messages, end: &End) {
     let (tally, without_window): (&Tally, _) = (&end.tally, end.without_window);
     let packets = tally.packets.saturating_sub(without_window.packets.unsigned_abs());
     let bytes = tally.bytes.saturating_sub(without_window.bytes.unsigned_abs());
@@ -293,5 +294,5 @@ pub(super) fn say_counts(messages: &Messages, end: &End) {
     if !not_counted.is_empty() {
         line += &format!("; not counted: {}", not_counted.join(", "));
     }
-    messages.say(line);
+    messages.info(line);
 }

@@ -1,4 +1,4 @@
-//! `floodmark run`: a topic, judged as it comes.
+//! `floodmark run`: judges the records of a topic as they arrive.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -34,20 +34,21 @@ use crate::source::{self, Partitions};
 /// The options of `floodmark run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Where records come from: kafka://HOST:PORT,…/TOPIC
+    /// The topic to read records from: kafka://HOST:PORT,…/TOPIC
     #[arg(long, value_name = "URI", env = "FLOODMARK_FROM")]
     from: Address,
 
-    /// Where changes go: `-`, a file, or kafka://HOST:PORT,…/TOPIC; repeated, to all of them
+    /// An output for changes: `-`, a file, or kafka://HOST:PORT,…/TOPIC; repeatable
     ///
-    /// Default: those in the environment variable FLOODMARK_TO, with blanks between them; else `-`.
+    /// Default: the outputs in the environment variable FLOODMARK_TO, separated by blanks; else `-`, standard
+    /// output.
     #[arg(long, value_name = "URI")]
     to: Vec<String>,
 
-    /// Time after which standard output, a FIFO or a file with a full queue that takes nothing is detached
+    /// Detach standard output, a FIFO or a file whose queue is full and which accepts nothing for this time
     ///
-    /// Only if there is another --to: the others go on, and what is not written is counted. A topic, and
-    /// the last --to that is left, are waited for.
+    /// Only while another --to remains: the run goes on with the others, and counts the lines that it does
+    /// not write. The run always waits for a topic, and for the last --to that remains.
     #[arg(
         long,
         value_name = "DURATION",
@@ -57,23 +58,23 @@ pub struct Args {
     )]
     detach_after: u64,
 
-    /// A topic for the totals of each window that has settled, such as kafka://…/floodmark-totals-v1
+    /// Publish the totals of each settled window to this topic, such as kafka://…/floodmark-totals-v1
     #[arg(long, value_name = "URI", env = "FLOODMARK_PUBLISH")]
     publish: Option<Address>,
 
-    /// Make the topics of --to, --publish and --dead-letter that are not there
+    /// Create the topics of --to, --publish and --dead-letter that do not exist
     ///
-    /// Those for changes and totals keep the last message of each key; that for dead letters keeps messages
-    /// as long as the broker does. Without this option a missing topic is an error.
+    /// Topics for changes and totals are compacted: they keep the last message of each key. A topic for dead
+    /// letters has the broker's default retention. Without this option a missing topic is an error.
     #[arg(long)]
     create_topic: bool,
 
     #[command(flatten)]
     judging: Judging,
 
-    /// Read the limits at this interval and not in between
+    /// Read the limits only at this interval
     ///
-    /// Default: as soon as they change.
+    /// Default: read the limits as soon as they change.
     #[arg(
         long,
         value_name = "DURATION",
@@ -82,7 +83,7 @@ pub struct Args {
     )]
     limits_refresh: Option<u64>,
 
-    /// Where to begin: earliest, latest, or a time, from which on messages are read
+    /// The position to start reading at: earliest, latest, or the first message at or after a time
     #[arg(
         long,
         value_name = "earliest|latest|TIME",
@@ -92,11 +93,11 @@ pub struct Args {
     )]
     from_offset: Start,
 
-    /// The group under which offsets are committed, for those who look at its lag
+    /// The consumer group whose offsets are committed, so that monitoring can show its lag
     #[arg(long, value_name = "NAME", env = "FLOODMARK_GROUP", default_value = "floodmark")]
     group: String,
 
-    /// How far a record may be ahead of the clock; further ones are refused
+    /// Reject records with a time more than this ahead of the clock
     #[arg(
         long,
         value_name = "DURATION",
@@ -106,7 +107,7 @@ pub struct Args {
     )]
     max_ahead: u64,
 
-    /// Greatest distance of a record behind the latest time of its partition; older records are refused
+    /// Reject records with a time more than this behind the latest time of their partition
     #[arg(
         long,
         value_name = "DURATION",
@@ -139,7 +140,7 @@ fn usage(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Usage, error)
 }
 
-/// The topic that this names, if it is one.
+/// Parses an output as a topic; `None` if it is a file or standard output.
 fn topic(to: &str) -> Option<Result<Address, Failure>> {
     let parsed = to.starts_with(SCHEME).then(|| to.parse())?;
     Some(parsed.map_err(|error: AddressError| usage(anyhow::Error::new(error))))
@@ -150,7 +151,7 @@ impl Args {
         self.limits_refresh.map(Duration::from_millis)
     }
 
-    /// The settings that all processes must have in common, with what was found out about the topic.
+    /// The settings that all processes must have in common, with the id and isolation level of the topic.
     pub(super) fn settings(
         &self,
         topic_id: Option<String>,
@@ -191,19 +192,19 @@ impl Args {
     /// Rejects outputs that would be read again as input, or lost.
     fn check(&self) -> Result<(), Failure> {
         let named = |address: &Option<Address>| address.as_ref().map(ToString::to_string);
-        let mut ways: Vec<(&str, String)> = vec![("--from", self.from.to_string())];
+        let mut places: Vec<(&str, String)> = vec![("--from", self.from.to_string())];
         for to in &self.to {
-            // One topic may be written in several ways.
+            // One topic may be written in several places.
             let topic = topic(to).transpose()?;
-            ways.push(("--to", topic.map_or_else(|| to.clone(), |topic| topic.to_string())));
+            places.push(("--to", topic.map_or_else(|| to.clone(), |topic| topic.to_string())));
         }
-        ways.extend(named(&self.publish).map(|to| ("--publish", to)));
-        ways.extend(named(&self.reading.dead_letter).map(|to| ("--dead-letter", to)));
-        for (at, (option, place)) in ways.iter().enumerate() {
-            if let Some((first, _)) = ways[..at].iter().find(|(_, other)| other == place) {
+        places.extend(named(&self.publish).map(|to| ("--publish", to)));
+        places.extend(named(&self.reading.dead_letter).map(|to| ("--dead-letter", to)));
+        for (at, (option, place)) in places.iter().enumerate() {
+            if let Some((first, _)) = places[..at].iter().find(|(_, other)| other == place) {
                 let why = match *first {
-                    "--from" => "it would read what it writes, for ever",
-                    _ => "each needs a place of its own",
+                    "--from" => "the run would read its own output, for ever",
+                    _ => "each output needs a place of its own",
                 };
                 return Err(usage(anyhow!("{first} and {option} are both \"{place}\": {why}")));
             }
@@ -218,8 +219,8 @@ impl Args {
         }
         if self.restart.restart && self.from_offset == Start::Latest {
             return Err(usage(anyhow!(
-                "--restart would begin anew with the latest, and leave out what came before: give \
-                 --from-offset a time, such as {}",
+                "--restart with --from-offset latest would skip messages that arrive before the \
+                 restart: give --from-offset a time, such as {}",
                 format_ms(runner::wall_ms())
             )));
         }
@@ -247,21 +248,21 @@ pub fn run(args: &Args) -> Outcome {
 /// One process of a run.
 fn process(args: &Args, cluster: Cluster) -> Outcome {
     let leads = cluster.process == 0;
-    // The first one hears it, and ends all.
+    // The first process handles the interrupt, and ends the others.
     let follows = cluster.supervised && !leads;
     if follows {
         Interrupt::ignore()?;
     }
     let tick = Duration::from_millis(args.judging.tick);
     let status = Arc::new(Status::new(cluster.workers, tick).of_process(cluster.process));
-    // Before anything is counted, and before a broker is waited for.
+    // Serve before anything is counted, and before waiting for a broker.
     let above = if cluster.supervised { cluster.process } else { 0 };
     let _server = args.http.serve(above, status.clone())?;
     let reading = args.reading.source(args.from_offset, &args.group);
     let topic = Arc::new(Topic::open(&args.from, &args.reading.kafka.client(), reading)?);
     let settings = args.settings(topic.id(), topic.isolation())?;
     let watch = watchdog::start(args.stall.timeout())?;
-    status.reads(topic.clone(), watch.clone());
+    status.set_topic(topic.clone(), watch.clone());
     let options = args.judging.options(args.publish.as_ref().map(|_| EmitTotals::OnSettle));
     let restarted = cluster.restarted;
     let lead = leads.then(|| lead(args, options.windows, &status, restarted)).transpose()?;
@@ -290,7 +291,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     ended.map_or(Ok(Exit::Done), |ended| ended.outcome(args.judging.fail_on_violation))
 }
 
-/// Opens everything the leader needs. `restarted`: the supervisor has started the processes of this run again.
+/// Opens everything the leader needs. `restarted`: the supervisor has restarted the processes of this run.
 fn lead(
     args: &Args,
     windows: Windows,
@@ -303,17 +304,17 @@ fn lead(
         Limits::follow(&feed::Options { refresh: args.refresh(), ..limits }, &leader)
     });
     let limits: Vec<Limits> = limits.collect::<Result<_, _>>()?;
-    // A restart is no start: a row may have been refused since, by an edit.
+    // Only at the first start: since then an edit may have added a refused row, which never ends a run.
     if !restarted {
         let refusals = limits.iter().filter_map(|limits| limits.health.refusal());
         args.judging.accept(&refusals.collect::<Vec<_>>())?;
     }
-    status.leads(limits.iter().map(|limits| (limits.set, limits.health.clone())).collect());
+    status.set_leading(limits.iter().map(|limits| (limits.set, limits.health.clone())).collect());
     let catalog = args.judging.catalog();
     Ok(LeaderConfig {
         limits,
-        requests: Some(status.takes_requests(&leader)),
-        final_request: None,
+        queries: Some(status.accept_queries(&leader)),
+        final_query: None,
         leader,
         hub: hub(args, windows, &catalog)?,
         catalog,
@@ -330,17 +331,17 @@ fn lead(
 fn state_topic(args: &Args, address: &Address) -> Result<BufferedProducer, Failure> {
     let kafka = &args.reading.kafka.client();
     topics::find(address, kafka, &Plan::state(-1), args.create_topic)?;
-    let config = topics::describe_soon(address, kafka)?;
-    if config.told && !config.compacts {
+    let config = topics::try_describe(address, kafka)?;
+    if config.is_known && !config.compacts {
         tracing::warn!(
             topic = address.topic,
-            "the topic is not compacted: who reads it from its beginning does not find the last message \
-             of each key after retention.ms, and reads all those before it; docs/kafka.md has the \
-             configuration that fits"
+            "the topic is not compacted: a reader from its beginning reads all messages of a key, \
+             and after retention.ms no longer finds the last one; docs/kafka.md has a suitable \
+             configuration"
         );
     }
     let buffered = BufferedProducer::open_known(&config, kafka, Tuning::for_latency())?;
-    // One alert must not end all others.
+    // A rejected alert must not stop the others.
     Ok(buffered.on_refusal(OnRefusal::Keep))
 }
 
@@ -363,9 +364,7 @@ fn hub(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Hub<'static>,
     }
     let totals = args.publish.as_ref().map(|to| state_topic(args, to)).transpose()?;
     if catalog.sets().len() > 1 && streams.is_empty() {
-        tracing::warn!(
-            "what --what-if leads to goes to no topic: give --to a file, or -, to see it"
-        );
+        tracing::warn!("output of --what-if goes to no topic: give --to a file, or -, to see it");
     }
     let dead_letters = args.reading.dead_letters(args.create_topic).filter(|_| writes_topics);
     let dead_letters = dead_letters.map(|open| open()).transpose()?.map(DeadLetters::new);

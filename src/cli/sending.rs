@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crate::base::duration;
 
-/// Options of sending records, and of making their topic.
+/// The options for sending records, and for creating their topic.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(id = "sending")]
 pub struct Sending {
-    /// How long a record may wait for others that go with it
+    /// The longest time that a record waits for others to share its message or batch
     #[arg(
         long,
         value_name = "DURATION",
@@ -18,15 +18,16 @@ pub struct Sending {
     )]
     linger: u64,
 
-    /// Make the topic if it is not there, such that it keeps what is sent
+    /// Create the topic if it does not exist, with a retention that fits the source
     ///
-    /// What goes on without an end is kept as long as the broker keeps messages; files, and what ends
-    /// with --until-end, for ever.
+    /// Records of an interface, or of a topic that is followed, have the broker's default retention. Records
+    /// of files, or of a topic with --until-end, are kept for ever.
     #[arg(long)]
     pub create_topic: bool,
 
-    /// With --create-topic: how many partitions it gets; without, as many as the topic that is read, or
-    /// as the broker gives
+    /// With --create-topic: the number of partitions
+    ///
+    /// Default: that of the topic that is read, else the broker's default.
     #[arg(
         long,
         value_name = "N",

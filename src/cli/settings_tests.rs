@@ -1,11 +1,11 @@
-//! The settings that processes compare: all options of a command but those that may differ.
+//! Tests that processes compare all options of a command except those that may differ.
 
 use std::collections::BTreeSet;
 
 use super::*;
 use crate::cluster::Settings;
 
-/// Options that may differ between processes, and are in no settings.
+/// The options that may differ between processes, and are in no settings.
 const FREE: [&str; 20] = [
     "--changes",
     "--cluster-secret",
@@ -63,15 +63,17 @@ fn each_option_is_compared_or_documented_as_free() {
 }
 
 #[test]
-fn same_settings_in_other_words_are_equal() {
+fn settings_in_other_words_are_equal() {
     for (one, other) in [
         (
             "floodmark replay a.pcap b.pcap --source 10.0.0.0/8 --source 192.0.2.0/24 --window 5m",
-            "floodmark replay b.pcap a.pcap --source 192.0.2.7/24 --source 10.0.0.0/8 --window 300s",
+            "floodmark replay b.pcap a.pcap --source 192.0.2.7/24 --source 10.0.0.0/8 --window \
+             300s",
         ),
         (
             "floodmark run --from kafka://a,b:9093/t --max-behind 7d --limits-per pair",
-            "floodmark run --from kafka://b:9093,a:9092/t -X client.id=x --to out --http 127.0.0.1:0",
+            "floodmark run --from kafka://b:9093,a:9092/t -X client.id=x --to out --http \
+             127.0.0.1:0",
         ),
     ] {
         assert_eq!(settings(one), settings(other));

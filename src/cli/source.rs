@@ -18,11 +18,11 @@ use crate::source::topic::OpenDeadLetters;
 #[derive(Clone, Debug, clap::Args)]
 #[group(id = "reading")]
 pub struct Reading {
-    /// A topic that keeps messages with something in them that can't be counted or written
+    /// The topic for messages with records that can't be counted or written
     #[arg(long, value_name = "URI", env = "FLOODMARK_DEAD_LETTER")]
     pub dead_letter: Option<Address>,
 
-    /// How long a partition says nothing before nobody waits for it
+    /// Idle time after which a partition no longer holds the watermark
     #[arg(
         long,
         value_name = "DURATION",
@@ -32,7 +32,7 @@ pub struct Reading {
     )]
     pub idle_timeout: u64,
 
-    /// How far a partition may be ahead of the slowest one, in event time, before it waits
+    /// Pause a partition that is more than this ahead of the slowest one, in event time
     #[arg(
         long,
         value_name = "DURATION",
@@ -42,7 +42,7 @@ pub struct Reading {
     )]
     pub max_skew: u64,
 
-    /// Time after which an open transaction that keeps messages back is an error
+    /// Report an error when an open transaction has withheld messages for this time
     ///
     /// Messages behind an open transaction are not read, and their partition holds the watermark.
     #[arg(
@@ -54,14 +54,14 @@ pub struct Reading {
     )]
     pub max_transaction: u64,
 
-    /// After --max-transaction, go on as if nothing were behind the open transaction
+    /// After --max-transaction, continue as if the open transaction withheld no messages
     ///
-    /// Its partition holds the watermark no longer, and messages that come when the transaction ends may
-    /// be too late.
+    /// The partition then no longer holds the watermark. Messages that become readable when the transaction
+    /// ends may be too late for their windows.
     #[arg(long, env = "FLOODMARK_SKIP_OPEN_TRANSACTIONS")]
     pub skip_open_transactions: bool,
 
-    /// The zone of times in records that state none
+    /// The time zone of times in records that state no zone
     #[arg(
         long,
         value_name = "ZONE",
@@ -116,14 +116,14 @@ impl Reading {
 
     /// Returns the opener of the sink of unreadable messages; `None` unless they are kept.
     ///
-    /// A topic that is missing is made with `create`, and is an error without.
+    /// Creates a missing topic if `create`; otherwise a missing topic is an error.
     pub fn dead_letters(&self, create: bool) -> Option<OpenDeadLetters> {
         self.dead_letter.clone().map(|address| {
             let kafka = self.kafka.client();
             let open = move || {
                 topics::find(&address, &kafka, &Plan::dead_letters(), create)?;
                 let buffered = BufferedProducer::open(&address, &kafka, Tuning::for_latency())?;
-                // A dead letter that its topic refuses must not end the run.
+                // A dead letter that the broker rejects must not end the run.
                 Ok(buffered.on_refusal(OnRefusal::Cut))
             };
             Arc::new(open) as OpenDeadLetters
@@ -131,7 +131,7 @@ impl Reading {
     }
 }
 
-/// Reads a place to begin at.
+/// Reads a start position.
 pub fn start(text: &str) -> Result<Start, String> {
     match text {
         "earliest" => Ok(Start::Earliest),
@@ -139,7 +139,8 @@ pub fn start(text: &str) -> Result<Start, String> {
         time => {
             let nanos = date::parse(time).map_err(|_| {
                 format!(
-                    "\"{time}\" is none of earliest, latest, and a time such as 2026-01-31T12:00:00Z"
+                    "\"{time}\" is none of earliest, latest, and a time such as \
+                     2026-01-31T12:00:00Z"
                 )
             })?;
             u64::try_from(nanos.div_euclid(1_000_000))
@@ -149,7 +150,7 @@ pub fn start(text: &str) -> Result<Start, String> {
     }
 }
 
-/// A place to begin at, as it may be given.
+/// Formats a start position as an option value.
 pub fn shown_start(start: Start) -> String {
     match start {
         Start::Earliest => "earliest".to_owned(),

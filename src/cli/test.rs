@@ -1,4 +1,4 @@
-//! `floodmark test`: cases of limits and traffic, and whether what is said of them is as expected.
+//! `floodmark test`: plays cases of limits and traffic, and compares the changes with the expected ones.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,15 +21,15 @@ use crate::scenario::{self, Difference, EXTENSION, Mismatch, Played, Scenario};
 /// The options of `floodmark test`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Files of cases, and directories in which all *.scenario files are
+    /// Files of cases, and directories to search for *.scenario files
     #[arg(required = true, value_name = "CASES")]
     files: Vec<PathBuf>,
 
-    /// Only cases whose title has this text in it
+    /// Run only cases whose title contains this text
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
 
-    /// Show all that is said, as lines that expect it
+    /// Print all changes, in the form of lines that expect them
     #[arg(short, long)]
     verbose: bool,
 
@@ -51,10 +51,10 @@ pub fn run(args: &Args) -> Outcome {
     })
 }
 
-/// The cases that are to be played, in their order.
+/// The cases to play, in order.
 struct Cases {
     cases: Vec<Scenario>,
-    /// Files that can't be read as cases.
+    /// The errors of files that can't be read as cases.
     broken: Vec<scenario::CaseError>,
 }
 
@@ -79,8 +79,8 @@ impl Cases {
         Ok(Cases { cases, broken })
     }
 
-    /// The settings that all processes must have in common: the first cases by themselves, the others
-    /// together.
+    /// The settings that all processes must have in common: one for each of the first cases, one for all the
+    /// others.
     fn settings(&self) -> Settings {
         let text = |case: &Scenario| format!("{}: {:?}", case.title(), case.options());
         let (first, others) = self.cases.split_at(self.cases.len().min(CASES_NAMED));
@@ -98,22 +98,22 @@ impl Cases {
     }
 }
 
-/// So many cases are named one by one if they differ between processes.
+/// The number of cases with a setting of their own.
 const CASES_NAMED: usize = 64;
 
-/// The most bytes that a file of cases has.
+/// The maximum size of a file of cases, in bytes.
 const FILE_MAX: u64 = 64 << 20;
 
-/// The text of a file of cases, or why it has none.
+/// Reads the text of a file of cases.
 fn contents(file: &Path) -> Result<Result<String, scenario::CaseError>, Failure> {
     let read = || {
         let about = std::fs::metadata(file)?;
         // A pipe can be read only once, and each process reads; a device may have no end.
         if !about.is_file() {
-            return Err(io::Error::other("it is no regular file"));
+            return Err(io::Error::other("the path is no regular file"));
         }
         if about.len() > FILE_MAX {
-            return Err(io::Error::other(format!("it has more than {FILE_MAX} bytes")));
+            return Err(io::Error::other(format!("the file has more than {FILE_MAX} bytes")));
         }
         std::fs::read(file)
     };
@@ -137,10 +137,10 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
         return Ok(vec![path.to_owned()]);
     }
     let mut found = Vec::new();
-    // Links to directories are not followed: they may lead around in a circle.
+    // Links to directories are not followed: they may form a cycle.
     for entry in WalkDir::new(path).follow_root_links(true).sort_by_file_name() {
-        let looking = || format!("looking for cases in \"{}\"", path.display());
-        let entry = entry.with_context(looking).map_err(missing)?;
+        let searching = || format!("searching for cases in \"{}\"", path.display());
+        let entry = entry.with_context(searching).map_err(missing)?;
         let is_case = entry.path().extension().is_some_and(|extension| extension == EXTENSION);
         if is_case && !entry.file_type().is_dir() {
             found.push(entry.into_path());
@@ -161,7 +161,7 @@ struct Leader {
     watch: Watch,
 }
 
-/// The process that plays the cases.
+/// Runs the process that plays the cases.
 fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
     let messages = Messages::new();
     let (others, settings) = (cases.options(), cases.settings());
@@ -174,7 +174,7 @@ fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
         messages: messages.clone(),
         watch: watchdog::start(args.stall.timeout())?,
     };
-    // The first worker takes it.
+    // The first worker takes the leader.
     let lead = Arc::new(Mutex::new(Some(lead)));
     let outcomes = cluster.execute(
         &settings,
@@ -196,7 +196,7 @@ fn lead(args: &Args, cases: Cases, cluster: Cluster) -> Outcome {
     outcomes.into_iter().flatten().next().expect("the first process has the first worker")
 }
 
-/// A process that only computes.
+/// Runs a process that only computes.
 fn follow(cases: Cases, cluster: Cluster) -> Outcome {
     if cluster.supervised {
         Interrupt::ignore()?;
@@ -214,26 +214,26 @@ fn follow(cases: Cases, cluster: Cluster) -> Outcome {
 
 /// Numbers of cases by verdict.
 #[derive(Default)]
-struct Count {
-    as_expected: usize,
+struct Verdicts {
+    passed: usize,
     failed: usize,
     broken: usize,
 }
 
 impl Leader {
     fn run(self, worker: &mut timely::worker::Worker) -> Outcome {
-        self.interrupt.wake_me();
-        let mut count = Count::default();
+        self.interrupt.wake_current_thread();
+        let mut count = Verdicts::default();
         for error in &self.cases.broken {
-            self.messages.say(error);
+            self.messages.info(error);
             count.broken += 1;
         }
         let mut interrupted = false;
         let mut out = OutputFile::open(Path::new("-"))?;
-        let mut wanted = true;
+        let mut has_reader = true;
         for case in &self.cases.cases {
-            // The other workers go through all cases, whatever becomes of this one.
-            if interrupted || !wanted {
+            // The other workers play all cases, so this one takes part in each.
+            if interrupted || !has_reader {
                 runner::follow(worker, case.options());
                 continue;
             }
@@ -241,14 +241,14 @@ impl Leader {
             interrupted = matches!(played, Played::Interrupted);
             match self.report(case, &played, &mut count, &mut out) {
                 Ok(()) => {}
-                Err(WriteError::Closed) => wanted = false,
+                Err(WriteError::Closed) => has_reader = false,
                 Err(WriteError::Failed(failure)) => return Err(failure),
             }
         }
         if interrupted {
             return Ok(Exit::Interrupted);
         }
-        if let Err(WriteError::Failed(failure)) = say(&mut out, &count.summary()) {
+        if let Err(WriteError::Failed(failure)) = write_text(&mut out, &count.summary()) {
             return Err(failure);
         }
         let failed = if count.failed > 0 { Exit::Failed } else { Exit::Done };
@@ -259,22 +259,22 @@ impl Leader {
         &self,
         case: &Scenario,
         played: &Played,
-        count: &mut Count,
+        count: &mut Verdicts,
         out: &mut OutputFile,
     ) -> Result<(), WriteError> {
         let named = format!("{}:{} {}", case.file().display(), case.line(), case.title());
-        let (mismatches, said) = match played {
+        let (mismatches, published) = match played {
             Played::Interrupted => return Ok(()),
             Played::Problem(error) => {
                 count.broken += 1;
-                self.messages.say(error);
-                return say(out, &format!("broken {named}\n"));
+                self.messages.info(error);
+                return write_text(out, &format!("broken {named}\n"));
             }
-            Played::Compared { mismatches, said } => (mismatches, said),
+            Played::Compared { mismatches, published } => (mismatches, published),
         };
         let mut text = match mismatches.is_empty() {
             true => {
-                count.as_expected += 1;
+                count.passed += 1;
                 format!("ok     {named}\n")
             }
             false => {
@@ -282,33 +282,33 @@ impl Leader {
                 format!("failed {named}\n")
             }
         };
-        mismatches.iter().for_each(|mismatch| text += &show(mismatch, case.file()));
+        mismatches.iter().for_each(|mismatch| text += &format_mismatch(mismatch, case.file()));
         if self.verbose {
             let mut last = None;
-            for (when, line) in said {
+            for (when, line) in published {
                 if last.replace(when) != Some(when) {
                     text += &format!("       at {when}\n");
                 }
                 text += &format!("         {line}\n");
             }
         }
-        say(out, &text)
+        write_text(out, &text)
     }
 }
 
-/// Prints the differences at one time.
-fn show(mismatch: &Mismatch, file: &Path) -> String {
+/// Formats the differences at one time.
+fn format_mismatch(mismatch: &Mismatch, file: &Path) -> String {
     let Mismatch { line, when, differences } = mismatch;
     let mut text = match line {
         Some(line) => format!("  at {when} ({}:{line}):\n", file.display()),
-        None => format!("  at {when}, after all that is expected:\n"),
+        None => format!("  at {when}, after all expected changes:\n"),
     };
-    for Difference { expected, said, fields } in differences {
+    for Difference { expected, actual, fields } in differences {
         if let Some((line, expected)) = expected {
             text += &format!("    - {expected}    (line {line})\n");
         }
-        if let Some(said) = said {
-            text += &format!("    + {said}\n");
+        if let Some(actual) = actual {
+            text += &format!("    + {actual}\n");
         }
         if !fields.is_empty() {
             text += &format!("      differs in {}\n", fields.join(", "));
@@ -317,16 +317,16 @@ fn show(mismatch: &Mismatch, file: &Path) -> String {
     text
 }
 
-impl Count {
+impl Verdicts {
     fn summary(&self) -> String {
-        let Count { as_expected, failed, broken } = self;
-        let cases = as_expected + failed;
+        let Verdicts { passed, failed, broken } = self;
+        let cases = passed + failed;
         let mut text = match cases {
             1 => format!("1 case played, {failed} failed"),
             _ => format!("{cases} cases played, {failed} failed"),
         };
         if *failed > 0 {
-            text += " (- expected and not said, + said and not expected)";
+            text += " (- expected but missing, + not expected)";
         }
         if *broken > 0 {
             text += &format!("; files and cases that can't be played: {broken}");
@@ -335,7 +335,7 @@ impl Count {
     }
 }
 
-fn say(out: &mut OutputFile, text: &str) -> Result<(), WriteError> {
+fn write_text(out: &mut OutputFile, text: &str) -> Result<(), WriteError> {
     out.write(|out| out.write_all(text.as_bytes()))?;
     out.flush()
 }

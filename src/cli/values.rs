@@ -19,7 +19,7 @@ use crate::limits::{Address, feed};
 /// Defaults of rows of limits.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct LimitDefaults {
-    /// What a limit is counted for if its row does not say
+    /// The value of `per` for rows of limits that have none
     #[arg(
         long,
         value_name = "PER",
@@ -31,13 +31,13 @@ pub struct LimitDefaults {
 }
 
 impl LimitDefaults {
-    /// As the reader of rows takes them.
+    /// Returns the defaults for the reader of rows.
     pub fn defaults(&self) -> Defaults {
         Defaults { per: self.limits_per }
     }
 }
 
-/// The rows of limits: in which table of a database they are, and what they mean.
+/// The table of limits in a database, and the defaults of rows.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LimitRows {
     #[command(flatten)]
@@ -60,11 +60,11 @@ impl LimitRows {
         settings.with("--limits-per", word(&PERS, limits_per)).with("--limits-table", limits_table)
     }
 
-    /// As a feed takes them, of limits that hold and are read when they change, wherever this text says
-    /// that they are. A database may have its table behind it, as `…/DATABASE#TABLE`.
+    /// Returns the options of a feed of live limits from a place: a file, or a database, which may name its
+    /// table as `…/DATABASE#TABLE`. The feed reads the limits whenever they change.
     ///
     /// # Errors
-    /// It says nothing of the kind. (The parser of the command line would show it, password and all.)
+    /// The text names no such place. (A parser of clap would print it with its password.)
     pub fn of(&self, text: &str) -> Result<feed::Options, Failure> {
         let usage = |error| Failure::new(Exit::Usage, error);
         let (place, table) = match text.split_once('#') {
@@ -93,19 +93,19 @@ fn per_parser() -> impl TypedValueParser<Value = Per> {
     })
 }
 
-/// The networks of which one must match, in an order of their own; `None` if any address matches.
+/// Formats networks of which one must match, sorted; `None` if any address matches.
 pub fn shown_networks(networks: &[Prefix]) -> Option<String> {
     let texts: BTreeSet<String> = networks.iter().map(|network| network::text(*network)).collect();
     let any = texts.is_empty() || texts.contains(network::ANY);
     (!any).then(|| texts.into_iter().collect::<Vec<_>>().join(","))
 }
 
-/// A ranking, as it may be given.
+/// Formats a ranking as an option value.
 pub fn shown_top(top: &TopQuery) -> String {
     format!("{},{},{}", top.n, word(&PERS, &top.per), word(&METRICS, &top.metric))
 }
 
-/// The word for one of the values of an option.
+/// Formats a choice as an option value.
 pub fn shown_choice(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
@@ -122,7 +122,7 @@ pub fn zone(text: &str) -> Result<TimeZone, String> {
     }
 }
 
-/// A time zone, by its name.
+/// Formats a time zone by its name.
 pub fn shown_zone(zone: &TimeZone) -> String {
     match zone.iana_name() {
         Some(name) => name.to_owned(),
@@ -152,7 +152,9 @@ pub fn top(text: &str) -> Result<TopQuery, String> {
             }
         };
         if !fresh {
-            return Err(format!("\"{word}\" chooses a second time what to rank"));
+            return Err(format!(
+                "\"{word}\" contradicts or repeats an earlier word of the ranking"
+            ));
         }
     }
     let (per, metric) = (per.unwrap_or(Per::Pair), metric.unwrap_or(Metric::Bytes));
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shown_values_are_those_that_were_given() {
+    fn option_values_are_formatted_canonically() {
         let networks = |texts: &[&str]| {
             let networks: Vec<Prefix> =
                 texts.iter().map(|text| network::parse(text).expect("a network")).collect();
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ranking_is_by_pairs_and_bytes_unless_said() {
+    fn ranking_without_words_is_by_pairs_and_bytes() {
         let query = |n, per, metric| Ok(TopQuery { n, per, metric });
         assert_eq!(top("10"), query(10, Per::Pair, Metric::Bytes));
         assert_eq!(top("3,packets,source"), query(3, Per::Source, Metric::Packets));

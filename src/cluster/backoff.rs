@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// Delays that double from failure to failure, and begin anew after a time without any.
+/// Delays that double from failure to failure, and restart from the first one after a stable run.
 #[derive(Clone, Debug)]
 pub(super) struct Backoff {
     first: Duration,
-    greatest: Duration,
-    /// Lifetime after which a failure has nothing to do with the one before, so that delays begin anew.
+    longest: Duration,
+    /// Lifetime after which a failure counts as unrelated to the one before, so that the delay is reset.
     stable: Duration,
     next: Duration,
     /// Number of restarts.
@@ -15,23 +15,23 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// 1 s to 30 s, and anew after a minute.
+    /// Creates delays from 1 s to 30 s, reset after a minute without failure.
     pub(super) fn new() -> Self {
         let secs = Duration::from_secs;
         Backoff::between(secs(1), secs(30), secs(60))
     }
 
-    pub(super) fn between(first: Duration, greatest: Duration, stable: Duration) -> Self {
-        Backoff { first, greatest, stable, next: first, restarts: 0 }
+    pub(super) fn between(first: Duration, longest: Duration, stable: Duration) -> Self {
+        Backoff { first, longest, stable, next: first, restarts: 0 }
     }
 
-    /// Returns the delay after a failure, given the time that passed since the start before it.
-    pub(super) fn after(&mut self, lived: Duration) -> Duration {
-        if lived >= self.stable {
+    /// Returns the delay after a failure, given the time for which the processes ran before it.
+    pub(super) fn after(&mut self, ran_for: Duration) -> Duration {
+        if ran_for >= self.stable {
             self.next = self.first;
         }
         let wait = self.next;
-        self.next = (wait * 2).min(self.greatest);
+        self.next = (wait * 2).min(self.longest);
         self.restarts += 1;
         wait
     }
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_doubles_up_to_a_bound_and_begins_anew() {
+    fn delay_doubles_up_to_its_maximum_and_is_reset_after_a_stable_run() {
         let mut backoff = Backoff::new();
         let short = Duration::from_secs(59);
         let waits: Vec<u64> = (0..7).map(|_| backoff.after(short).as_secs()).collect();

@@ -18,18 +18,18 @@ use super::secret::Secret;
 #[derive(Debug)]
 pub(super) enum Event {
     /// An event of a process; `start` counts the starts of all processes.
-    Member { start: u64, process: usize, seen: Seen },
+    Member { start: u64, process: usize, event: MemberEvent },
     /// The interrupt key was pressed, or the supervisor received a signal to end.
     Interrupt,
 }
 
 /// The event of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum MemberEvent {
     /// The process sent a report.
-    Said(Report),
+    Report(Report),
     /// The process closed its supervisor pipe, which it does by ending.
-    Cut,
+    Closed,
 }
 
 /// The processes that were started together.
@@ -41,8 +41,8 @@ struct Member {
     child: Child,
     supervisor_pipe: UnixStream,
     /// Time of the last event of the process.
-    heard: Instant,
-    /// Its reports, without the heartbeats.
+    last_event: Instant,
+    /// Reports of the process, without the heartbeats.
     reports: Vec<Report>,
     ended: bool,
 }
@@ -55,11 +55,11 @@ impl Group {
         command: &dyn Fn() -> Command,
         events: &SyncSender<Event>,
     ) -> anyhow::Result<Self> {
-        // A port is held from now on until its process listens there: nobody else can get it.
+        // The supervisor holds each port until its process listens there, so that nobody else can get it.
         let mut listeners = Vec::new();
         if processes > 1 {
             for _ in 0..processes {
-                listeners.push(member::free_listener()?);
+                listeners.push(member::bind_free_port()?);
             }
         }
         let address = |listener: &TcpListener| Ok(listener.local_addr()?.to_string());
@@ -87,23 +87,27 @@ impl Group {
             let events = events.clone();
             std::thread::Builder::new()
                 .name(format!("pipe: {process}"))
-                .spawn(move || hear(supervisor_pipe, start, process, &events))
+                .spawn(move || forward_events(supervisor_pipe, start, process, &events))
                 .with_context(starting)?;
         }
         Ok(group)
     }
 
-    /// Notes the event of a process, and returns the exit status if the process has ended.
-    pub(super) fn see(&mut self, process: usize, seen: Seen) -> io::Result<Option<ExitStatus>> {
+    /// Records an event of a process, and returns the exit status if the process has ended.
+    pub(super) fn record(
+        &mut self,
+        process: usize,
+        event: MemberEvent,
+    ) -> io::Result<Option<ExitStatus>> {
         let member = &mut self.members[process];
-        member.heard = Instant::now();
-        match seen {
-            Seen::Said(Report::Beat) => Ok(None),
-            Seen::Said(report) => {
+        member.last_event = Instant::now();
+        match event {
+            MemberEvent::Report(Report::Heartbeat) => Ok(None),
+            MemberEvent::Report(report) => {
                 member.reports.push(report);
                 Ok(None)
             }
-            Seen::Cut => {
+            MemberEvent::Closed => {
                 let status = member.child.wait()?;
                 member.ended = true;
                 Ok(Some(status))
@@ -127,13 +131,14 @@ impl Group {
     /// Returns the process with the longest silence, of those that have not ended, and the time of its last event.
     pub(super) fn longest_silent(&self) -> Option<(usize, Instant)> {
         let live = self.members.iter().enumerate().filter(|(_, member)| !member.ended);
-        live.map(|(process, member)| (process, member.heard)).min_by_key(|(_, heard)| *heard)
+        live.map(|(process, member)| (process, member.last_event))
+            .min_by_key(|(_, last_event)| *last_event)
     }
 
     /// Resets the silence of all processes to zero.
-    pub(super) fn forgive_silence(&mut self) {
+    pub(super) fn reset_silence(&mut self) {
         let now = Instant::now();
-        self.members.iter_mut().for_each(|member| member.heard = now);
+        self.members.iter_mut().for_each(|member| member.last_event = now);
     }
 }
 
@@ -143,12 +148,13 @@ impl Member {
         listener: Option<TcpListener>,
         mut command: Command,
     ) -> anyhow::Result<Member> {
-        let (mut supervisor_pipe, theirs) = UnixStream::pair().context("making its pipe")?;
-        // It fits into the buffer of the socket, so that nobody need read it yet.
-        supervisor_pipe.write_all(&member::role_line(role)).context("telling it its role")?;
-        inherit::pass_on(&theirs).context("passing its pipe on")?;
+        let (mut supervisor_pipe, theirs) =
+            UnixStream::pair().context("creating its supervisor pipe")?;
+        // The role fits into the buffer of the socket, so that the write does not block.
+        supervisor_pipe.write_all(&member::role_line(role)).context("sending its role")?;
+        inherit::pass_on(&theirs).context("passing on its supervisor pipe")?;
         if let Some(listener) = &listener {
-            inherit::pass_on(listener).context("handing on its listener")?;
+            inherit::pass_on(listener).context("passing on its listener")?;
         }
         // Only the first process reads and writes.
         if role.process > 0 {
@@ -158,34 +164,41 @@ impl Member {
             .env(SUPERVISOR_PIPE, theirs.as_raw_fd().to_string())
             .spawn()
             .with_context(|| format!("running {}", command.get_program().display()))?;
-        // Its own ends are closed here by the end of this function, before the next one is started.
+        // The end of this function closes the copies of this process, before it starts the next one.
         Ok(Member {
             child,
             supervisor_pipe,
-            heard: Instant::now(),
+            last_event: Instant::now(),
             reports: Vec::new(),
             ended: false,
         })
     }
 }
 
-fn hear(mut supervisor_pipe: UnixStream, start: u64, process: usize, events: &SyncSender<Event>) {
+fn forward_events(
+    mut supervisor_pipe: UnixStream,
+    start: u64,
+    process: usize,
+    events: &SyncSender<Event>,
+) {
     let mut bytes = [0; REPORT_BYTES];
     while supervisor_pipe.read_exact(&mut bytes).is_ok() {
         if let Some(report) = Report::from_bytes(bytes)
-            && events.send(Event::Member { start, process, seen: Seen::Said(report) }).is_err()
+            && events
+                .send(Event::Member { start, process, event: MemberEvent::Report(report) })
+                .is_err()
         {
             return;
         }
     }
-    // Without a supervisor nobody wants to know.
-    let _ = events.send(Event::Member { start, process, seen: Seen::Cut });
+    // The supervisor may have stopped receiving.
+    let _ = events.send(Event::Member { start, process, event: MemberEvent::Closed });
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         for member in &mut self.members {
-            // It may have ended by itself.
+            // The process may have ended by itself.
             let _ = member.child.kill();
         }
         for member in &mut self.members {

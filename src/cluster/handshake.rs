@@ -1,7 +1,7 @@
 //! The messages that two processes exchange before they compute together.
 //!
 //! ```text
-//! who dials                      who listens
+//! dialing process                listening process
 //!   handshake            ────────▶
 //!                    ◀────────   handshake
 //!   proof            ────────▶
@@ -12,7 +12,7 @@
 //!
 //! A handshake identifies its process and announces its settings, with a number that was never used before. A proof
 //! is a keyed hash of both handshakes: it shows that its maker knows the secret and means this conversation, since
-//! both have put a new number into it, and the two proofs differ, so that neither can be sent back as a response.
+//! both have put a new number into it. The two proofs differ, so that neither can be sent back as a response.
 //! Without a secret, proofs only show that the handshakes have arrived whole. A process sends its settings only to
 //! a peer that has proved to know the secret.
 
@@ -24,9 +24,9 @@ use crate::BUILD;
 
 const MAGIC: [u8; 8] = *b"floodmrk";
 const VERSION_BYTES: usize = 16;
-const _: () = assert!(BUILD.len() <= VERSION_BYTES, "a handshake has room for the whole build");
+const _: () = assert!(BUILD.len() <= VERSION_BYTES, "the build fits into a handshake");
 const NONCE_BYTES: usize = 32;
-/// The bytes of a handshake: as many in all versions, so that processes of different ones can say so.
+/// The bytes of a handshake: as many in all versions, so that processes of different versions can report it.
 pub(super) const HANDSHAKE_BYTES: usize = MAGIC.len() + VERSION_BYTES + 6 * 8 + NONCE_BYTES;
 
 /// The first message of a process: its identity, and the facts that must agree.
@@ -38,7 +38,7 @@ pub(super) struct Handshake {
     workers: u64,
     /// Fingerprint of the settings that follow.
     pub(super) settings: Fingerprint,
-    /// Number of the rendezvous, as process 0 counts them, that this process goes to; 0 if it does not know the
+    /// Number of the rendezvous, as process 0 has drawn it, that this process joins; 0 if it does not know the
     /// number yet.
     pub(super) generation: u64,
     has_secret: bool,
@@ -47,7 +47,7 @@ pub(super) struct Handshake {
 
 /// The side of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum Side {
     Dials,
     Listens,
 }
@@ -59,20 +59,20 @@ pub(super) enum Verdict {
     Welcome = 1,
     /// The dialing process does not know the secret.
     WrongSecret = 2,
-    /// The dialing process goes to another rendezvous; one of the two soon learns the right number.
+    /// The dialing process joins another rendezvous; one of the two soon learns the right number.
     OtherGeneration = 3,
     /// A process with this number has joined already.
     Taken = 4,
     /// The dialing process was started for another computation.
     Mismatch = 5,
     /// The dialing process knows the secret, and must send its settings.
-    Known = 6,
+    SendSettings = 6,
 }
 
 impl Verdict {
     pub(super) fn from_byte(byte: u8) -> Option<Verdict> {
-        use Verdict::{Known, Mismatch, OtherGeneration, Taken, Welcome, WrongSecret};
-        let all = [Welcome, WrongSecret, OtherGeneration, Taken, Mismatch, Known];
+        use Verdict::{Mismatch, OtherGeneration, SendSettings, Taken, Welcome, WrongSecret};
+        let all = [Welcome, WrongSecret, OtherGeneration, Taken, Mismatch, SendSettings];
         all.into_iter().find(|verdict| *verdict as u8 == byte)
     }
 }
@@ -87,7 +87,7 @@ pub(super) fn check_magic(bytes: &[u8]) -> io::Result<()> {
     if bytes[..length] == MAGIC[..length] {
         Ok(())
     } else {
-        Err(invalid("not floodmark at the other end"))
+        Err(invalid("the peer is not floodmark"))
     }
 }
 
@@ -161,36 +161,36 @@ impl Handshake {
         text.escape_ascii().to_string()
     }
 
-    /// Why the other process can't be one of this computation, as far as handshakes tell.
+    /// Returns the reason if, by its handshake, the other process can't be one of this computation.
     pub(super) fn mismatch(&self, other: &Handshake) -> Option<String> {
-        let who = format!("process {}", other.process);
+        let peer = format!("process {}", other.process);
         let differs = |what: &str, theirs: u64, ours: u64| {
-            format!("{who} was started with {what} {theirs}, this one with {what} {ours}")
+            format!("{peer} was started with {what} {theirs}, this one with {what} {ours}")
         };
         if other.version != self.version {
-            Some(format!("{who} is of version {}, this one of {}", other.version(), self.version()))
+            Some(format!("{peer} has version {}, this one has {}", other.version(), self.version()))
         } else if other.processes != self.processes {
             Some(differs("-n", other.processes, self.processes))
         } else if other.workers != self.workers {
             Some(differs("-w", other.workers, self.workers))
         } else if other.process == self.process || other.process >= self.processes {
-            Some(format!("{who} was started twice: each process needs a -p of its own"))
+            Some(format!("{peer} was started twice: each process needs a -p of its own"))
         } else {
             None
         }
     }
 
-    /// Why the other process has another secret.
-    pub(super) fn secrets(&self, other: &Handshake) -> String {
-        let who = format!("process {}", other.process);
+    /// Describes how the secrets of the two processes differ.
+    pub(super) fn secret_mismatch(&self, other: &Handshake) -> String {
+        let peer = format!("process {}", other.process);
         match (self.has_secret, other.has_secret) {
             (true, false) => {
-                format!("{who} was started without --cluster-secret, this one with it")
+                format!("{peer} was started without --cluster-secret, this one with it")
             }
             (false, true) => {
-                format!("{who} was started with --cluster-secret, this one without it")
+                format!("{peer} was started with --cluster-secret, this one without it")
             }
-            _ => format!("{who} has another secret: give all the same --cluster-secret"),
+            _ => format!("{peer} has another secret: give all processes the same --cluster-secret"),
         }
     }
 }
@@ -203,22 +203,22 @@ pub(super) struct Handshakes {
 }
 
 impl Handshakes {
-    /// The proof of one side.
-    pub(super) fn prove(&self, secret: Option<&Secret>, role: Role) -> Proof {
-        let (label, dials, listens) = self.parts(role);
+    /// Returns the proof of one side.
+    pub(super) fn prove(&self, secret: Option<&Secret>, side: Side) -> Proof {
+        let (label, dials, listens) = self.parts(side);
         secret::prove(secret, &[label, &dials, &listens])
     }
 
-    /// Whether the proof of one side is one.
-    pub(super) fn is_proof(&self, secret: Option<&Secret>, role: Role, proof: &[u8]) -> bool {
-        let (label, dials, listens) = self.parts(role);
+    /// Whether the proof of one side is valid.
+    pub(super) fn is_proof(&self, secret: Option<&Secret>, side: Side, proof: &[u8]) -> bool {
+        let (label, dials, listens) = self.parts(side);
         secret::is_proof(secret, &[label, &dials, &listens], proof)
     }
 
-    fn parts(&self, role: Role) -> (&'static [u8], [u8; HANDSHAKE_BYTES], [u8; HANDSHAKE_BYTES]) {
-        let label: &[u8] = match role {
-            Role::Dials => b"dials",
-            Role::Listens => b"listens",
+    fn parts(&self, side: Side) -> (&'static [u8], [u8; HANDSHAKE_BYTES], [u8; HANDSHAKE_BYTES]) {
+        let label: &[u8] = match side {
+            Side::Dials => b"dials",
+            Side::Listens => b"listens",
         };
         (label, self.dials.to_bytes(), self.listens.to_bytes())
     }
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_there_and_back() {
+    fn encoded_handshake_is_decoded_to_itself() {
         let handshake = handshake(1);
         assert_eq!(Handshake::from_bytes(&handshake.to_bytes()).unwrap(), handshake);
         assert_eq!(handshake.version(), BUILD);
@@ -249,10 +249,10 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit() {
+    fn handshake_of_another_computation_is_a_mismatch() {
         let one = handshake(0);
         assert_eq!(one.mismatch(&handshake(2)), None);
-        // Another rendezvous is no mistake of who started it.
+        // Another rendezvous is no mistake of the user.
         assert_eq!(one.mismatch(&handshake(2).of_conversation(8).unwrap()), None);
         let other = |other: Handshake| one.mismatch(&other).unwrap();
         assert!(
@@ -264,28 +264,28 @@ mod tests {
         assert!(other(handshake(0)).contains("started twice"));
         assert!(other(handshake(3)).contains("started twice"));
         let version = *b"9.9\n\0\0\0\0\0\0\0\0\0\0\0\0";
-        let says = format!("process 1 is of version 9.9\\n, this one of {BUILD}");
-        assert_eq!(other(Handshake { version, ..handshake(1) }), says);
+        let message = format!("process 1 has version 9.9\\n, this one has {BUILD}");
+        assert_eq!(other(Handshake { version, ..handshake(1) }), message);
         // A build of the same version from other sources.
         let mut build = handshake(1);
         build.version[BUILD.len() - 1] ^= 1;
         let why = other(build);
-        assert!(why.starts_with("process 1 is of version ") && why.contains('+'), "{why}");
+        assert!(why.starts_with("process 1 has version ") && why.contains('+'), "{why}");
     }
 
     #[test]
-    fn a_proof_is_of_one_side_in_one_conversation() {
+    fn proof_is_valid_for_one_side_of_one_conversation() {
         let secret = &Secret::drawn().unwrap();
         let handshakes = Handshakes { dials: handshake(1), listens: handshake(0) };
-        let proof = handshakes.prove(Some(secret), Role::Dials);
-        assert!(handshakes.is_proof(Some(secret), Role::Dials, &proof));
-        assert!(!handshakes.is_proof(Some(secret), Role::Listens, &proof));
-        assert!(!handshakes.is_proof(None, Role::Dials, &proof));
+        let proof = handshakes.prove(Some(secret), Side::Dials);
+        assert!(handshakes.is_proof(Some(secret), Side::Dials, &proof));
+        assert!(!handshakes.is_proof(Some(secret), Side::Listens, &proof));
+        assert!(!handshakes.is_proof(None, Side::Dials, &proof));
         // The proof repeated in another conversation, or with another handshake.
         let again = Handshakes { listens: handshake(0), ..handshakes };
-        assert!(!again.is_proof(Some(secret), Role::Dials, &proof));
+        assert!(!again.is_proof(Some(secret), Side::Dials, &proof));
         let changed =
             Handshakes { dials: Handshake { workers: 9, ..handshakes.dials }, ..handshakes };
-        assert!(!changed.is_proof(Some(secret), Role::Dials, &proof));
+        assert!(!changed.is_proof(Some(secret), Side::Dials, &proof));
     }
 }

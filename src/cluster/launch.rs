@@ -1,4 +1,4 @@
-//! From the workers and processes that a command asks for to the role of this process.
+//! Derives the role of this process from the workers and processes that a command requests.
 
 use std::collections::BTreeSet;
 use std::net::ToSocketAddrs;
@@ -13,14 +13,14 @@ use super::secret::Secret;
 use super::supervisor::{self, Work};
 use crate::base::error::{Exit, Failure, Outcome};
 
-/// The workers and processes of a command, as asked for.
+/// The workers and processes that a command requests.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Worker threads of each process.
     pub workers: usize,
     /// Processes in all.
     pub processes: usize,
-    /// The number of this process. `None`: all processes are started on this machine.
+    /// The number of this process. `None`: this one starts all processes, on this machine.
     pub process: Option<usize>,
     /// A file with the addresses of the processes, one host:port a line.
     pub hostfile: Option<PathBuf>,
@@ -28,14 +28,14 @@ pub struct Plan {
     pub listen_any: bool,
     /// A file with the secret that all processes must know.
     pub secret: Option<PathBuf>,
-    /// The time without a sign of life after which a process is taken for dead.
+    /// The time without a heartbeat after which a process counts as dead.
     pub hang_timeout: Duration,
-    /// Whether all processes of this machine are started again when one of them fails.
+    /// Whether to restart all processes of this machine when one of them fails.
     pub restart: bool,
 }
 
-/// The shortest time without a sign of life that can mean anything.
-const LEAST_HANG_TIMEOUT: Duration = Duration::from_secs(1);
+/// Minimum of `hang_timeout`: on a busy machine a healthy process may be silent for a shorter time.
+const HANG_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 fn usage(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Usage, error)
@@ -46,16 +46,16 @@ impl Plan {
         if self.workers == 0 || self.processes == 0 {
             return Err(usage(anyhow!("at least one worker and one process are needed")));
         }
-        if self.hang_timeout < LEAST_HANG_TIMEOUT {
+        if self.hang_timeout < HANG_TIMEOUT_MIN {
             return Err(usage(anyhow!(
-                "--hang-timeout is at least {} s: a busy machine is silent for less",
-                LEAST_HANG_TIMEOUT.as_secs()
+                "--hang-timeout must be at least {} s: on a busy machine a healthy process may be silent for less",
+                HANG_TIMEOUT_MIN.as_secs()
             )));
         }
         if self.restart && self.process.is_some() {
             return Err(usage(anyhow!(
-                "--restart starts all processes again, and --process is one of many that others \
-                 started: leave --restart to what has started them, such as systemd"
+                "--restart restarts all processes, and --process runs only one of them: leave the restart \
+                 to the program that starts each process, such as systemd"
             )));
         }
         if self.listen_any && self.secret.is_none() {
@@ -67,26 +67,27 @@ impl Plan {
         }
         match (self.process, &self.hostfile) {
             (Some(process), _) if process >= self.processes => Err(usage(anyhow!(
-                "there is no process {process} among {} (-n), which are counted from 0",
-                self.processes
+                "there is no process {process}: -n {} numbers the processes from 0 to {}",
+                self.processes,
+                self.processes - 1
             ))),
-            (Some(_), None) if self.processes > 1 => Err(usage(anyhow!(
-                "--process says which line of a host file is this process: give --hostfile"
-            ))),
+            (Some(_), None) if self.processes > 1 => {
+                Err(usage(anyhow!("--process selects a line of the host file: give --hostfile")))
+            }
             (None, Some(_)) => Err(usage(anyhow!(
-                "--hostfile names the processes: give --process to say which of them this one is"
+                "--hostfile lists all processes: give --process to select the one to run"
             ))),
             _ => Ok(()),
         }
     }
 
-    /// The process that the plan alone describes.
+    /// Returns the cluster of a process without a supervisor.
     fn cluster(&self) -> Result<Cluster, Failure> {
         let mut cluster = match (self.process, &self.hostfile) {
             (Some(process), Some(file)) if self.processes > 1 => {
                 let hosts = read_host_file(file, self.processes)?;
                 if !self.listen_any {
-                    refuse_public(&hosts[process])?;
+                    reject_public(&hosts[process])?;
                 }
                 Cluster { process, hosts, ..Cluster::alone(self.workers) }
             }
@@ -99,8 +100,8 @@ impl Plan {
 
 /// Runs a part of a computation, or starts and supervises all of its processes.
 ///
-/// With plain `-n N`, or to be restarted, the processes are this program started again with the same
-/// arguments; each of them comes here too and gets its role, and this one only looks after them.
+/// With plain `-n N`, or with `--restart`, this process is the supervisor: it starts this program again with the same
+/// arguments for each process, which calls this function too and reads its role.
 pub fn launch(plan: &Plan, role: impl FnOnce(Cluster) -> Outcome) -> Outcome {
     launch_to(Work::Together, plan, role)
 }
@@ -113,10 +114,10 @@ pub fn launch_apart(plan: &Plan, role: impl FnOnce(Cluster) -> Outcome) -> Outco
 
 fn launch_to(work: Work, plan: &Plan, role: impl FnOnce(Cluster) -> Outcome) -> Outcome {
     plan.check()?;
-    if let Some(child) = member::take_role()? {
+    if let Some(child) = member::read_role()? {
         return role(child.cluster(plan.workers)?);
     }
-    // The processes started here get a drawn secret, not this one; but a mistake in it is reported.
+    // The processes started here get a drawn secret, not that of the file; but a mistake in the file is reported.
     let cluster = plan.cluster()?;
     if plan.process.is_none() && (plan.processes > 1 || plan.restart) {
         return supervisor::supervise(plan.processes, plan.hang_timeout, plan.restart, work);
@@ -137,7 +138,7 @@ fn read_host_file(file: &Path, processes: usize) -> Result<Vec<String>, Failure>
 fn parse_hosts(text: &str, processes: usize) -> anyhow::Result<Vec<String>> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let hosts: Vec<String> = lines.map(str::to_owned).collect();
-    let mut named = BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for host in &hosts {
         let Some((name, port)) = host.rsplit_once(':').filter(|(name, _)| !name.is_empty()) else {
             return Err(anyhow!("\"{host}\" is not host:port"));
@@ -149,28 +150,28 @@ fn parse_hosts(text: &str, processes: usize) -> anyhow::Result<Vec<String>> {
         if port.parse::<u16>().ok().is_none_or(|port| port == 0) {
             return Err(anyhow!("\"{port}\" of \"{host}\" is not a port: give one of 1 to 65535"));
         }
-        if !named.insert(host) {
+        if !seen.insert(host) {
             return Err(anyhow!("\"{host}\" is named twice: each process needs its own port"));
         }
     }
     if hosts.len() != processes {
         return Err(anyhow!(
-            "it names {} processes, and -n says {processes}: give each one line host:port",
+            "it lists {} processes, but -n is {processes}: give each process one line host:port",
             hosts.len()
         ));
     }
     Ok(hosts)
 }
 
-/// Refuses an address of this process that other machines may reach.
-fn refuse_public(own: &str) -> Result<(), Failure> {
+/// Rejects an address of this process that other machines may reach.
+fn reject_public(own: &str) -> Result<(), Failure> {
     let addresses = own
         .to_socket_addrs()
-        .with_context(|| format!("finding the address of this process, \"{own}\""))?;
+        .with_context(|| format!("resolving the address of this process, \"{own}\""))?;
     for address in addresses {
         if !address.ip().is_loopback() {
             return Err(usage(anyhow!(
-                "other machines may reach \"{own}\", and what processes say to each other is not \
+                "other machines may reach \"{own}\", and connections between processes are not \
                  encrypted: give --listen-any and --cluster-secret FILE if that network is private"
             )));
         }
@@ -183,13 +184,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn host_files() {
+    fn host_file_with_a_wrong_line_is_rejected() {
         let good = "\n 127.0.0.1:4001 \n[::1]:4002\nnode-3.example:65535\n";
         let hosts = ["127.0.0.1:4001", "[::1]:4002", "node-3.example:65535"];
         assert_eq!(parse_hosts(good, 3).unwrap(), hosts);
-        for (text, says) in [
-            ("a:1\n", "names 1 processes, and -n says 2"),
-            ("a:1\nb:2\nc:3", "names 3 processes, and -n says 2"),
+        for (text, message) in [
+            ("a:1\n", "lists 1 processes, but -n is 2"),
+            ("a:1\nb:2\nc:3", "lists 3 processes, but -n is 2"),
             ("a:1\nlocalhost", "\"localhost\" is not host:port"),
             ("a:1\n:5", "\":5\" is not host:port"),
             ("a:1\n::1:5", "write [::1:5]:PORT"),
@@ -200,17 +201,17 @@ mod tests {
             ("a:1\na:1", "\"a:1\" is named twice"),
         ] {
             let error = parse_hosts(text, 2).unwrap_err().to_string();
-            assert!(error.contains(says), "{text}: {error}");
+            assert!(error.contains(message), "{text}: {error}");
         }
     }
 
     #[test]
-    fn addresses_that_others_reach() {
+    fn address_that_other_machines_reach_is_rejected() {
         for own in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1"] {
-            assert!(refuse_public(own).is_ok(), "{own}");
+            assert!(reject_public(own).is_ok(), "{own}");
         }
         for own in ["0.0.0.0:1", "192.0.2.1:1", "[::]:1", "[2001:db8::1]:1"] {
-            assert_eq!(refuse_public(own).unwrap_err().exit, Exit::Usage, "{own}");
+            assert_eq!(reject_public(own).unwrap_err().exit, Exit::Usage, "{own}");
         }
     }
 }

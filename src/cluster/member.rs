@@ -1,8 +1,8 @@
-//! A process that was started by another one of this program, as it sees itself.
+//! The side of a process that a supervisor, another process of this program, has started.
 //!
-//! The two are joined by a socket, the supervisor pipe. Over it the process learns its place, shows that it
-//! lives, says what has happened to it, and hears of the interrupt key. When it is cut, the one that
-//! started it is gone, and the process ends too.
+//! A socket, the supervisor pipe, connects the two. Over it the process receives its role and the interrupts, and
+//! sends heartbeats and reports of failures. When the pipe closes, the supervisor has ended, and the process ends
+//! too.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -20,10 +20,10 @@ use super::secret::Secret;
 use crate::base::error::{Exit, Failure};
 use crate::base::terminal;
 
-/// The variable that says at which descriptor the supervisor pipe is.
+/// Environment variable with the number of the descriptor of the supervisor pipe.
 pub(super) const SUPERVISOR_PIPE: &str = "FLOODMARK_LIFELINE";
 
-/// Between two signs of life.
+/// Interval of heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// The part of a process in a computation, which the supervisor sends to it as a line of JSON.
@@ -45,7 +45,7 @@ pub(super) struct ChildRole {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Report {
     /// A heartbeat: the process lives.
-    Beat,
+    Heartbeat,
     /// A thread of the process has panicked.
     Panicked,
     /// The connection of the process to this other one was cut.
@@ -58,7 +58,7 @@ pub(super) const REPORT_BYTES: usize = 5;
 impl Report {
     fn to_bytes(self) -> [u8; REPORT_BYTES] {
         let (letter, number) = match self {
-            Report::Beat => (b'B', 0),
+            Report::Heartbeat => (b'B', 0),
             Report::Panicked => (b'P', 0),
             Report::Lost(process) => (b'L', process as u32),
         };
@@ -68,7 +68,7 @@ impl Report {
 
     pub(super) fn from_bytes([letter, a, b, c, d]: [u8; REPORT_BYTES]) -> Option<Report> {
         match letter {
-            b'B' => Some(Report::Beat),
+            b'B' => Some(Report::Heartbeat),
             b'P' => Some(Report::Panicked),
             b'L' => Some(Report::Lost(u32::from_be_bytes([a, b, c, d]) as usize)),
             _ => None,
@@ -85,7 +85,7 @@ static TO_SUPERVISOR: OnceLock<UnixStream> = OnceLock::new();
 pub(super) fn report(report: Report) -> bool {
     match TO_SUPERVISOR.get() {
         Some(mut supervisor_pipe) => {
-            // If it is cut, the thread that listens ends this process.
+            // If the pipe is closed, the thread that reads from it ends this process.
             let _ = supervisor_pipe.write_all(&report.to_bytes());
             true
         }
@@ -93,46 +93,46 @@ pub(super) fn report(report: Report) -> bool {
     }
 }
 
-/// The place that this process was started for, if one of this program has started it.
-pub(super) fn take_role() -> Result<Option<ChildRole>, Failure> {
+/// Reads the role of this process, if a supervisor has started it.
+pub(super) fn read_role() -> Result<Option<ChildRole>, Failure> {
     let Some(descriptor) = std::env::var_os(SUPERVISOR_PIPE) else {
         return Ok(None);
     };
-    let strange = || {
+    let invalid = || {
         let value = descriptor.display();
-        format!("{SUPERVISOR_PIPE} is \"{value}\": it is set by this program alone, take it away")
+        format!("{SUPERVISOR_PIPE} is \"{value}\": only floodmark sets this variable; unset it")
     };
     let usage = |error: anyhow::Error| Failure::new(Exit::Usage, error);
     let number = descriptor.to_str().and_then(|text| text.parse().ok());
-    let number = number.ok_or_else(|| usage(anyhow!(strange())))?;
-    let supervisor_pipe = inherit::stream(number).with_context(strange).map_err(usage)?;
+    let number = number.ok_or_else(|| usage(anyhow!(invalid())))?;
+    let supervisor_pipe = inherit::stream(number).with_context(invalid).map_err(usage)?;
     let mut orders =
-        BufReader::new(supervisor_pipe.try_clone().with_context(strange).map_err(usage)?);
+        BufReader::new(supervisor_pipe.try_clone().with_context(invalid).map_err(usage)?);
     let mut line = String::new();
-    orders.read_line(&mut line).with_context(strange).map_err(usage)?;
-    let role = serde_json::from_str(&line).with_context(strange).map_err(usage)?;
-    // A process that is stopped does not see that its supervisor pipe is cut.
+    orders.read_line(&mut line).with_context(invalid).map_err(usage)?;
+    let role = serde_json::from_str(&line).with_context(invalid).map_err(usage)?;
+    // A stopped process does not notice that its supervisor pipe is closed.
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
-        .context("asking to end with the process that has started this one")?;
-    TO_SUPERVISOR.set(supervisor_pipe).map_err(|_| anyhow!("this process was given two places"))?;
+        .context("requesting a signal at the end of the supervisor")?;
+    TO_SUPERVISOR
+        .set(supervisor_pipe)
+        .map_err(|_| anyhow!("this process has received two roles"))?;
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-    thread("supervisor: out")
-        .spawn(beat)
-        .context("starting the thread that gives signs of life")?;
+    thread("supervisor: out").spawn(send_heartbeats).context("starting the heartbeat thread")?;
     thread("supervisor: in")
-        .spawn(|| listen(orders))
-        .context("starting the thread that listens")?;
+        .spawn(|| read_orders(orders))
+        .context("starting the thread that reads from the supervisor")?;
     Ok(Some(role))
 }
 
-fn beat() {
-    while report(Report::Beat) {
+fn send_heartbeats() {
+    while report(Report::Heartbeat) {
         std::thread::sleep(HEARTBEAT);
     }
 }
 
-fn listen(orders: BufReader<UnixStream>) {
+fn read_orders(orders: BufReader<UnixStream>) {
     for order in orders.bytes() {
         match order {
             Ok(INTERRUPT) => terminal::pass_on_interrupt(),
@@ -141,17 +141,17 @@ fn listen(orders: BufReader<UnixStream>) {
             Err(_) => break,
         }
     }
-    // Nobody waits for an answer any more, and nobody would end this process.
+    // The supervisor has ended: nobody waits for a result, and nobody else would end this process.
     std::process::exit(Exit::Failed as i32);
 }
 
 impl ChildRole {
-    /// The part of the computation that this place is.
+    /// Returns the cluster as the process of this role sees it.
     pub(super) fn cluster(self, workers: usize) -> Result<Cluster, Failure> {
         let listener = match self.listener {
             Some(descriptor) => Some(
                 inherit::listener(descriptor)
-                    .with_context(|| format!("taking over the listener {descriptor}"))?,
+                    .with_context(|| format!("inheriting the listener {descriptor}"))?,
             ),
             None => None,
         };
@@ -167,14 +167,14 @@ impl ChildRole {
     }
 }
 
-/// As a line for the process whose place it is.
+/// Encodes a role as a line for its process.
 pub(super) fn role_line(role: &ChildRole) -> Vec<u8> {
     let mut line = serde_json::to_vec(role).expect("numbers and texts can be written as JSON");
     line.push(b'\n');
     line
 }
 
-/// The listener that a process will take over.
-pub(super) fn free_listener() -> anyhow::Result<TcpListener> {
+/// Listens at a free port, for a process that will inherit the listener.
+pub(super) fn bind_free_port() -> anyhow::Result<TcpListener> {
     TcpListener::bind("127.0.0.1:0").context("finding a free port for a process")
 }

@@ -1,15 +1,15 @@
-//! Workers and processes: which there are, how they find each other, and how they end.
+//! Workers and processes: their roles, their connections, and their supervision.
 //!
-//! timely's own bootstrap retries for ever, believes whoever connects, and does not notice that
-//! processes were started with different options until it is too late. So the sockets are made here:
+//! timely's own bootstrap retries for ever, trusts any peer that connects, and notices too late that processes
+//! were started with different options. So the sockets are made here:
 //!
-//! - `launch`: which process does what.
-//! - `rendezvous`: processes connect, by what they say to each other (`handshake`, `pending_peer`, `secret`), and
-//!   compare their `settings`.
+//! - `launch`: assigns a role to this process.
+//! - `rendezvous`: connects the processes by an authenticated handshake (`handshake`, `pending_peer`, `secret`), and
+//!   compares their `settings`.
 //! - `supervisor`: starts the processes of this machine (`group`), and ends all when one fails, or
-//!   starts them again (`backoff`); `member` is the other side of that.
+//!   restarts them (`backoff`); `member` is the side of the started process.
 //! - [`watchdog`]: ends a process whose computation stands still.
-//! - `panic`: ends a process that has lost a thread or another process.
+//! - `panic`: ends a process that has lost a thread or a peer.
 
 use anyhow::{Context, anyhow};
 use timely::WorkerConfig;
@@ -57,12 +57,12 @@ pub fn unless_interrupted(interrupt: &Interrupt) -> impl FnMut() -> Result<(), F
 }
 
 impl Cluster {
-    /// Runs a thread for each worker of this process, and waits for them. They get their numbers among all
-    /// workers. Nothing joins them, or the processes, to each other.
+    /// Runs a thread for each worker of this process, and waits for them. `work` gets the number of its worker among
+    /// those of all processes. Neither the threads nor the processes communicate.
     pub fn threads<T: Send>(&self, work: impl Fn(usize) -> T + Sync) -> anyhow::Result<Vec<T>> {
         let first = self.process * self.workers;
         let work = |index: usize| {
-            panic::panic_if_asked_to(index);
+            panic::panic_if_requested(index);
             work(index)
         };
         std::thread::scope(|scope| {
@@ -82,8 +82,7 @@ impl Cluster {
     /// Starts the workers of this process, together with those of the others, and waits for them.
     ///
     /// `settings` must fit those of all other processes.
-    /// `waiting` is called again and again while other processes are waited for; an error of its ends
-    /// that.
+    /// `waiting` is called repeatedly while this process waits for others; an error of it ends the wait.
     pub fn execute<T: Send + 'static>(
         mut self,
         settings: &Settings,
@@ -92,9 +91,9 @@ impl Cluster {
         config: WorkerConfig,
         work: impl Fn(&mut Worker) -> T + Send + Sync + 'static,
     ) -> Result<Vec<T>, Failure> {
-        // Some workers without the others would wait for them.
+        // If only some workers could start, they would wait for the others for ever.
         let connections = self.hosts.len() - 1;
-        threads::try_room(self.workers + 2 * connections)
+        threads::check_capacity(self.workers + 2 * connections)
             .map_err(|error| anyhow!(error).context("starting the workers"))?;
         let (builders, others) = if self.hosts.len() == 1 {
             Config::Process(self.workers).try_build().map_err(|error| anyhow!(error))?
@@ -112,12 +111,12 @@ impl Cluster {
                 self.workers,
                 hooks,
             )
-            .context("starting the threads that talk to the other processes")?;
+            .context("starting the threads that communicate with the other processes")?;
             let builders = builders.into_iter().map(AllocatorBuilder::Tcp).collect();
             (builders, Box::new(guard) as Box<dyn std::any::Any + Send>)
         };
         let work = move |worker: &mut Worker| {
-            panic::panic_if_asked_to(worker.index());
+            panic::panic_if_requested(worker.index());
             work(worker)
         };
         let guards = timely::execute::execute_from(builders, others, config, work)

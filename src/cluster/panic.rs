@@ -21,13 +21,13 @@ pub const PANIC_WORKER: &str = "FLOODMARK_PANIC_WORKER";
 const PANIC_WHEN: &str = "FLOODMARK_PANIC_WHEN";
 
 /// Time limit for reporting the message of a panic.
-const TELL_TIMEOUT: Duration = Duration::from_secs(10);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) fn panic_if_asked_to(worker: usize) {
+pub(super) fn panic_if_requested(worker: usize) {
     if !cfg!(debug_assertions) || std::env::var(PANIC_WORKER) != Ok(worker.to_string()) {
         return;
     }
-    let panic = move || panic!("worker {worker} panics, as {PANIC_WORKER} says");
+    let panic = move || panic!("worker {worker} panics because {PANIC_WORKER} is set");
     let Some(pipe) = std::env::var_os(PANIC_WHEN) else { panic() };
     std::thread::spawn(move || {
         // Opening blocks until somebody opens the other end.
@@ -43,20 +43,20 @@ pub(super) fn panic_if_asked_to(worker: usize) {
 /// ends with a message and exit code 1.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(move |panic| {
-        if let Some((process, cause)) = lost(panic) {
-            end_without(process, cause);
+        if let Some((process, cause)) = lost_process(panic) {
+            exit_after_loss(process, cause);
         }
         report(Report::Panicked);
         abort_soon();
-        tell(panic);
+        print_panic(panic);
         std::process::abort();
     }));
 }
 
-/// Ends the process after [`TELL_TIMEOUT`] at the latest, also if nobody reads the message of the panic.
+/// Ends the process after [`REPORT_TIMEOUT`] at the latest, also if nobody reads the message of the panic.
 fn abort_soon() {
     let abort = || {
-        std::thread::sleep(TELL_TIMEOUT);
+        std::thread::sleep(REPORT_TIMEOUT);
         std::process::abort()
     };
     // Without this thread, the process ends once the message is written.
@@ -64,7 +64,7 @@ fn abort_soon() {
 }
 
 /// Prints a panic as the standard library does, but without passwords and control characters in its message.
-fn tell(panic: &PanicHookInfo<'_>) {
+fn print_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let text = format!("thread '{}' {panic}", thread.name().unwrap_or("<unnamed>"));
     let backtrace = Backtrace::capture();
@@ -77,16 +77,16 @@ fn tell(panic: &PanicHookInfo<'_>) {
     drop(writeln!(std::io::stderr(), "\n{text}\n{backtrace}"));
 }
 
-fn end_without(process: usize, cause: &str) -> ! {
+fn exit_after_loss(process: usize, cause: &str) -> ! {
     static FIRST: AtomicBool = AtomicBool::new(true);
     // Many threads notice the loss; only the first one reports it.
     while !FIRST.swap(false, Ordering::SeqCst) {
         std::thread::park();
     }
-    // The supervisor sees all processes, and knows better which failure came first.
+    // The supervisor sees all processes, so it can report the first failure.
     if !report(Report::Lost(process)) {
         let why = format!(
-            "lost process {process} ({cause}): without it there is no answer, and this process ends \
+            "lost process {process} ({cause}): the computation needs all processes, so this process ends \
              too"
         );
         Messages::new().fail(Exit::Failed, why);
@@ -96,13 +96,13 @@ fn end_without(process: usize, cause: &str) -> ! {
 }
 
 /// Returns the lost process and the cause, if a lost process is the reason of a panic.
-fn lost<'a>(panic: &'a PanicHookInfo<'_>) -> Option<(usize, &'a str)> {
+fn lost_process<'a>(panic: &'a PanicHookInfo<'_>) -> Option<(usize, &'a str)> {
     let thread = std::thread::current();
-    lost_in(thread.name()?, panic.payload_as_str()?)
+    lost_process_in(thread.name()?, panic.payload_as_str()?)
 }
 
-/// timely says in the panic that its communication failed, and in the thread's name with whom.
-fn lost_in<'a>(thread: &str, payload: &'a str) -> Option<(usize, &'a str)> {
+/// timely states in the panic that its communication failed, and in the name of the thread with which process.
+fn lost_process_in<'a>(thread: &str, payload: &'a str) -> Option<(usize, &'a str)> {
     let process = thread.strip_prefix("timely:recv-").or(thread.strip_prefix("timely:send-"))?;
     let cause = payload.strip_prefix("timely communication error: ")?;
     Some((process.parse().ok()?, cause))
@@ -113,12 +113,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_cut_connection_is_a_lost_process() {
-        let says = "timely communication error: reading data: socket closed";
+    fn communication_error_alone_names_a_lost_process() {
+        let message = "timely communication error: reading data: socket closed";
         let cause = "reading data: socket closed";
-        assert_eq!(lost_in("timely:recv-12", says), Some((12, cause)));
-        assert_eq!(lost_in("timely:send-0", says), Some((0, cause)));
-        assert_eq!(lost_in("timely:work-0", says), None);
-        assert_eq!(lost_in("timely:recv-0", "index out of bounds"), None);
+        assert_eq!(lost_process_in("timely:recv-12", message), Some((12, cause)));
+        assert_eq!(lost_process_in("timely:send-0", message), Some((0, cause)));
+        assert_eq!(lost_process_in("timely:work-0", message), None);
+        assert_eq!(lost_process_in("timely:recv-0", "index out of bounds"), None);
     }
 }

@@ -1,17 +1,17 @@
 //! A connection whose peer has not identified itself yet.
 //!
-//! The process polls it now and then instead of waiting for it, and drops it after [`PATIENCE`].
+//! The process polls the connection instead of waiting for it, and drops it after [`HANDSHAKE_TIMEOUT`].
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::handshake::{HANDSHAKE_BYTES, Handshake, Handshakes, Role, Verdict, check_magic};
+use super::handshake::{HANDSHAKE_BYTES, Handshake, Handshakes, Side, Verdict, check_magic};
 use super::secret::{PROOF_BYTES, Secret};
 use super::settings::{SETTINGS_MAX, Settings};
 
 /// Time limit for a peer to identify itself, and again to send its settings.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes of one read.
 const READ_BYTES: usize = 4096;
@@ -20,7 +20,7 @@ const READ_BYTES: usize = 4096;
 pub(super) struct PendingPeer {
     pub(super) stream: TcpStream,
     pub(super) from: SocketAddr,
-    until: Instant,
+    deadline: Instant,
     /// The handshake of this process.
     own: Handshake,
     /// The bytes received so far.
@@ -35,13 +35,13 @@ pub(super) struct PendingPeer {
 #[derive(Debug)]
 pub(super) enum Progress {
     /// The peer has not sent enough yet.
-    Waits,
-    /// Both handshakes, and whether the other side has proved to know the secret.
-    Knows { handshakes: Handshakes, proved: bool },
-    /// Both handshakes, and the settings of the other side, which has proved to know the secret.
-    Tells { handshakes: Handshakes, settings: Settings },
+    Pending,
+    /// Both handshakes, and whether the peer has proved to know the secret.
+    Identified { handshakes: Handshakes, proved: bool },
+    /// Both handshakes, and the settings of the peer, which has proved to know the secret.
+    SettingsReceived { handshakes: Handshakes, settings: Settings },
     /// The peer is no process of this computation: it failed to identify itself.
-    Stranger(io::Error),
+    Rejected(io::Error),
 }
 
 impl PendingPeer {
@@ -53,21 +53,21 @@ impl PendingPeer {
     ) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        let (until, bytes) = (now + PATIENCE, Vec::new());
-        Ok(PendingPeer { stream, from, until, own, bytes, handshakes: None, proved: false })
+        let (deadline, bytes) = (now + HANDSHAKE_TIMEOUT, Vec::new());
+        Ok(PendingPeer { stream, from, deadline, own, bytes, handshakes: None, proved: false })
     }
 
     /// Reads the bytes that have arrived, and returns the state.
     pub(super) fn advance(&mut self, secret: Option<&Secret>, now: Instant) -> Progress {
         match self.try_advance(secret) {
             Ok(Some(progress)) => progress,
-            Ok(None) if now < self.until => Progress::Waits,
+            Ok(None) if now < self.deadline => Progress::Pending,
             Ok(None) => {
-                let what = if self.proved { "tell its settings" } else { "say who it is" };
-                let why = format!("it did not {what} within {PATIENCE:?}");
-                Progress::Stranger(io::Error::new(ErrorKind::TimedOut, why))
+                let what = if self.proved { "send its settings" } else { "identify itself" };
+                let why = format!("it did not {what} within {HANDSHAKE_TIMEOUT:?}");
+                Progress::Rejected(io::Error::new(ErrorKind::TimedOut, why))
             }
-            Err(error) => Progress::Stranger(error),
+            Err(error) => Progress::Rejected(error),
         }
     }
 
@@ -91,10 +91,10 @@ impl PendingPeer {
         }
         if self.proved {
             let settings = self.read_settings(&handshakes)?;
-            return Ok(settings.map(|settings| Progress::Tells { handshakes, settings }));
+            return Ok(settings.map(|settings| Progress::SettingsReceived { handshakes, settings }));
         }
-        let proved = handshakes.is_proof(secret, Role::Dials, &self.bytes[HANDSHAKE_BYTES..]);
-        Ok(Some(Progress::Knows { handshakes, proved }))
+        let proved = handshakes.is_proof(secret, Side::Dials, &self.bytes[HANDSHAKE_BYTES..]);
+        Ok(Some(Progress::Identified { handshakes, proved }))
     }
 
     /// Reads the settings that follow the proof, once they are whole.
@@ -113,26 +113,26 @@ impl PendingPeer {
         Settings::from_json(json, handshakes.dials.settings).map(Some)
     }
 
-    /// Asks the other side, which has proved to know the secret, for its settings.
-    pub(super) fn ask_settings(
+    /// Requests the settings of the peer, which has proved to know the secret.
+    pub(super) fn request_settings(
         &mut self,
         handshakes: &Handshakes,
         secret: Option<&Secret>,
         now: Instant,
     ) -> io::Result<()> {
         self.proved = true;
-        self.until = now + PATIENCE;
-        self.answer(handshakes, secret, Verdict::Known)
+        self.deadline = now + HANDSHAKE_TIMEOUT;
+        self.respond(handshakes, secret, Verdict::SendSettings)
     }
 
-    /// Reads until `bytes` has `all` bytes; returns whether they have arrived.
+    /// Reads until `self.bytes` has `all` bytes; returns whether they have arrived.
     fn read(&mut self, all: usize) -> io::Result<bool> {
         while self.bytes.len() < all {
             let mut bytes = [0; READ_BYTES];
             let missing = (all - self.bytes.len()).min(READ_BYTES);
             match self.stream.read(&mut bytes[..missing]) {
                 Ok(0) => {
-                    return Err(io::Error::new(ErrorKind::UnexpectedEof, "it was closed"));
+                    return Err(io::Error::new(ErrorKind::UnexpectedEof, "the peer closed it"));
                 }
                 Ok(count) => {
                     self.bytes.extend_from_slice(&bytes[..count]);
@@ -147,32 +147,32 @@ impl PendingPeer {
     }
 
     /// Sends the verdict about the peer's proof, and a proof of this process.
-    pub(super) fn answer(
+    pub(super) fn respond(
         &mut self,
         handshakes: &Handshakes,
         secret: Option<&Secret>,
         verdict: Verdict,
     ) -> io::Result<()> {
-        let mut answer = vec![verdict as u8];
+        let mut response = vec![verdict as u8];
         // A peer that does not know the secret gets no proof.
         match verdict {
-            Verdict::WrongSecret => answer.extend([0; PROOF_BYTES]),
-            _ => answer.extend(handshakes.prove(secret, Role::Listens)),
+            Verdict::WrongSecret => response.extend([0; PROOF_BYTES]),
+            _ => response.extend(handshakes.prove(secret, Side::Listens)),
         }
-        self.stream.write_all(&answer)
+        self.stream.write_all(&response)
     }
 
     /// Sends the verdict about the peer's settings.
-    pub(super) fn conclude(&mut self, verdict: Verdict) -> io::Result<()> {
+    pub(super) fn send_verdict(&mut self, verdict: Verdict) -> io::Result<()> {
         self.stream.write_all(&[verdict as u8])
     }
 
     /// Rejects the peer's settings, and sends those of this process.
-    pub(super) fn refuse(&mut self, own: &Settings) -> io::Result<()> {
+    pub(super) fn reject(&mut self, own: &Settings) -> io::Result<()> {
         // The settings may exceed the buffer of a socket. This process ends after this, so it may block.
         self.stream.set_nonblocking(false)?;
-        self.stream.set_write_timeout(Some(PATIENCE))?;
-        self.conclude(Verdict::Mismatch)?;
+        self.stream.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
+        self.send_verdict(Verdict::Mismatch)?;
         self.stream.write_all(&own.to_bytes())
     }
 }
@@ -181,7 +181,7 @@ impl PendingPeer {
 pub(super) fn settings_length(bytes: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_be_bytes(bytes) as usize;
     if length > SETTINGS_MAX {
-        let why = "its settings are longer than any program has";
+        let why = "its settings are too long";
         return Err(io::Error::new(ErrorKind::InvalidData, why));
     }
     Ok(length)

@@ -1,4 +1,4 @@
-//! Meetings of several processes, here threads, with strangers among them.
+//! Rendezvous of several processes, here threads, and of strangers.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ fn settings(window: &str) -> Settings {
     Settings::of("test").with("--window", window)
 }
 
-/// The addresses at which processes listen. The value holds their ports for as long as it lives.
+/// Listeners of the processes, which keep their ports.
 struct Hosts {
     listeners: Vec<TcpListener>,
     secret: Option<Secret>,
 }
 
-/// A process that meets the others.
+/// A process in its rendezvous.
 struct Process {
     leave: Arc<AtomicBool>,
     rendezvous: JoinHandle<Result<Vec<Option<TcpStream>>, Failure>>,
@@ -65,13 +65,13 @@ impl Hosts {
         self.start_as(self.cluster(process), WINDOW)
     }
 
-    /// Dials as a process would, and returns the verdict.
+    /// Dials like a process, and returns the verdict.
     fn dial(&self, at: usize, handshake: Handshake, secret: Option<&Secret>) -> Option<Verdict> {
-        self.speak(at, handshake, secret).map(|(verdict, _)| verdict)
+        self.exchange(at, handshake, secret).map(|(verdict, _)| verdict)
     }
 
-    /// Dials, and returns the verdict and the other's handshake.
-    fn speak(
+    /// Dials like a process, and returns the verdict, the connection, and the handshake of the listening process.
+    fn exchange(
         &self,
         at: usize,
         handshake: Handshake,
@@ -80,17 +80,21 @@ impl Hosts {
         let mut stream = TcpStream::connect(&self.addresses()[at]).unwrap();
         stream.write_all(&handshake.to_bytes()).unwrap();
         let mut bytes = [0; HANDSHAKE_BYTES];
-        // It drops all connections when it begins again.
+        // The listening process drops all connections when it starts anew.
         stream.read_exact(&mut bytes).ok()?;
         let listens = Handshake::from_bytes(&bytes).unwrap();
         let handshakes = Handshakes { dials: handshake, listens };
-        stream.write_all(&handshakes.prove(secret, Role::Dials)).ok()?;
-        let mut answer = [0; 1 + PROOF_BYTES];
-        stream.read_exact(&mut answer).ok()?;
-        let verdict = Verdict::from_byte(answer[0])?;
-        let proved = handshakes.is_proof(self.secret.as_ref(), Role::Listens, &answer[1..]);
-        assert_eq!(proved, verdict != Verdict::WrongSecret, "who knows no secret gets no proof");
-        if verdict != Verdict::Known {
+        stream.write_all(&handshakes.prove(secret, Side::Dials)).ok()?;
+        let mut response = [0; 1 + PROOF_BYTES];
+        stream.read_exact(&mut response).ok()?;
+        let verdict = Verdict::from_byte(response[0])?;
+        let proved = handshakes.is_proof(self.secret.as_ref(), Side::Listens, &response[1..]);
+        assert_eq!(
+            proved,
+            verdict != Verdict::WrongSecret,
+            "a peer without the secret gets no proof"
+        );
+        if verdict != Verdict::SendSettings {
             return Some((verdict, (stream, listens)));
         }
         stream.write_all(&settings(WINDOW).to_bytes()).ok()?;
@@ -123,8 +127,8 @@ impl Process {
     }
 }
 
-/// Each tells each other who it is, over the sockets that they got.
-fn are_connected(all: Vec<Process>) {
+/// Asserts that the sockets connect each process with each other one.
+fn assert_connected(all: Vec<Process>) {
     let mut all: Vec<_> = all.into_iter().map(Process::sockets).collect();
     for (process, sockets) in all.iter_mut().enumerate() {
         for (other, socket) in sockets.iter_mut().enumerate() {
@@ -138,31 +142,31 @@ fn are_connected(all: Vec<Process>) {
     for sockets in &mut all {
         for (other, socket) in sockets.iter_mut().enumerate() {
             if let Some(socket) = socket {
-                let mut said = [0];
-                socket.read_exact(&mut said).unwrap();
-                assert_eq!(usize::from(said[0]), other);
+                let mut number = [0];
+                socket.read_exact(&mut number).unwrap();
+                assert_eq!(usize::from(number[0]), other);
             }
         }
     }
 }
 
 #[test]
-fn all_meet_in_any_order() {
+fn processes_connect_in_any_order() {
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
         let hosts = Hosts::new(4);
         let mut all: Vec<_> =
             order.iter().map(|process| (*process, hosts.start(*process))).collect();
         all.sort_by_key(|(process, _)| *process);
-        are_connected(all.into_iter().map(|(_, process)| process).collect());
+        assert_connected(all.into_iter().map(|(_, process)| process).collect());
     }
 }
 
 #[test]
-fn strangers_hold_nobody_up() {
+fn strangers_delay_no_process() {
     let hosts = Hosts::new(2);
     let address = &hosts.addresses()[0];
     let first = hosts.start(0);
-    // They are there before anybody else, and stay.
+    // They connect before any process, and stay connected.
     let mut strangers: Vec<TcpStream> =
         (0..100).map(|_| TcpStream::connect(address).unwrap()).collect();
     for (number, stranger) in strangers.iter_mut().enumerate() {
@@ -173,20 +177,20 @@ fn strangers_hold_nobody_up() {
             3 => stranger.write_all(&hosts.handshake(1, 0).to_bytes()),
             _ => Ok(()),
         };
-        // It may have been dropped already.
+        // The process may have dropped the connection already.
         drop(sent);
         if number % 2 == 0 {
             let _ = stranger.shutdown(std::net::Shutdown::Both);
         }
     }
-    are_connected(vec![first, hosts.start(1)]);
+    assert_connected(vec![first, hosts.start(1)]);
 }
 
 #[test]
-fn who_does_not_know_the_secret_is_dropped() {
+fn peer_without_the_secret_is_disconnected() {
     let hosts = Hosts::new(2);
     let first = hosts.start(0);
-    // A stranger that says it was started for something else does not end the process either.
+    // A stranger that claims other options does not end the process either.
     let liar = Handshake::new(1, 9, 9, 1, true).of_conversation(0).unwrap();
     for secret in [None, Some(&Secret::drawn().unwrap())] {
         for handshake in [hosts.handshake(1, 0), liar] {
@@ -199,25 +203,25 @@ fn who_does_not_know_the_secret_is_dropped() {
     assert!(failure.contains("process 0 has another secret"), "{failure}");
     let failure = hosts.start_as(with(None), WINDOW).failure();
     assert!(failure.contains("process 0 was started with --cluster-secret"), "{failure}");
-    are_connected(vec![first, hosts.start(1)]);
+    assert_connected(vec![first, hosts.start(1)]);
 }
 
 #[test]
-fn a_process_with_other_options_ends_both() {
+fn process_with_other_options_ends_both() {
     let hosts = Hosts::new(2);
     let (first, second) = (hosts.start(0), hosts.start_as(hosts.cluster(1), "1m"));
-    let says = "process 0 was started with other options: --window 5m there, 1m here";
-    assert_eq!(second.failure(), says);
-    let says = "process 1 was started with other options: --window 1m there, 5m here";
-    assert_eq!(first.failure(), says);
+    let message = "process 0 was started with other options: --window 5m there, 1m here";
+    assert_eq!(second.failure(), message);
+    let message = "process 1 was started with other options: --window 1m there, 5m here";
+    assert_eq!(first.failure(), message);
 }
 
 #[test]
-fn process_that_does_not_tell_its_settings_holds_nobody_up() {
+fn process_that_sends_no_valid_settings_delays_nobody() {
     let hosts = Hosts::new(2);
     let first = hosts.start(0);
     let secret = hosts.secret.as_ref();
-    let tell = |told: &[u8]| {
+    let send_settings = |sent: &[u8]| {
         let mut stream = TcpStream::connect(&hosts.addresses()[0]).unwrap();
         let handshake = hosts.handshake(1, 0);
         stream.write_all(&handshake.to_bytes()).unwrap();
@@ -225,47 +229,47 @@ fn process_that_does_not_tell_its_settings_holds_nobody_up() {
         stream.read_exact(&mut bytes).unwrap();
         let handshakes =
             Handshakes { dials: handshake, listens: Handshake::from_bytes(&bytes).unwrap() };
-        stream.write_all(&handshakes.prove(secret, Role::Dials)).unwrap();
-        let mut answer = [0; 1 + PROOF_BYTES];
-        stream.read_exact(&mut answer).unwrap();
-        assert_eq!(Verdict::from_byte(answer[0]), Some(Verdict::Known));
-        stream.write_all(told).unwrap();
+        stream.write_all(&handshakes.prove(secret, Side::Dials)).unwrap();
+        let mut response = [0; 1 + PROOF_BYTES];
+        stream.read_exact(&mut response).unwrap();
+        assert_eq!(Verdict::from_byte(response[0]), Some(Verdict::SendSettings));
+        stream.write_all(sent).unwrap();
         stream
     };
     let frame =
         |json: &[u8]| [&u32::try_from(json.len()).unwrap().to_be_bytes()[..], json].concat();
     let other = settings("1m").to_bytes();
     // Nothing, a part, too much, no JSON, and settings other than those announced.
-    let said = [vec![], other[..20].to_vec(), vec![0xff; 4], frame(b"{"), other];
-    let _strangers: Vec<TcpStream> = said.iter().map(|told| tell(told)).collect();
-    are_connected(vec![first, hosts.start(1)]);
+    let sent = [vec![], other[..20].to_vec(), vec![0xff; 4], frame(b"{"), other];
+    let _strangers: Vec<TcpStream> = sent.iter().map(|sent| send_settings(sent)).collect();
+    assert_connected(vec![first, hosts.start(1)]);
 }
 
 #[test]
-fn host_files_that_differ_are_noticed() {
+fn different_host_files_are_reported() {
     let hosts = Hosts::new(3);
     let (first, second) = (hosts.start(0), hosts.start(1));
     // The third process takes the second one for the first.
     let mut third = hosts.cluster(2);
     third.hosts.swap(0, 1);
     let failure = hosts.start_as(third, WINDOW).failure();
-    assert!(failure.contains("it is process 1 that is there"), "{failure}");
+    assert!(failure.contains("process 1 listens there"), "{failure}");
     first.leave();
     second.leave();
 }
 
 #[test]
-fn a_generation_has_one_of_each() {
+fn generation_admits_each_process_once() {
     let hosts = Hosts::new(3);
     let first = hosts.start(0);
     let secret = hosts.secret.as_ref();
-    let (verdict, (held, handshake)) = hosts.speak(0, hosts.handshake(1, 0), secret).unwrap();
+    let (verdict, (held, handshake)) = hosts.exchange(0, hosts.handshake(1, 0), secret).unwrap();
     assert_eq!(verdict, Verdict::Welcome);
     assert_eq!(hosts.dial(0, hosts.handshake(1, 0), secret), Some(Verdict::Taken));
-    // It ends before all are there: whoever has joined must come again, to another rendezvous.
+    // It ends before all have joined: each process must join again, in another generation.
     drop(held);
     let again = loop {
-        match hosts.speak(0, hosts.handshake(1, 0), secret) {
+        match hosts.exchange(0, hosts.handshake(1, 0), secret) {
             Some((Verdict::Welcome, (_, again))) => break again,
             Some((verdict, _)) => assert_eq!(verdict, Verdict::Taken),
             None => {}
@@ -276,40 +280,43 @@ fn a_generation_has_one_of_each() {
 }
 
 #[test]
-fn a_process_of_an_earlier_start_is_refused() {
-    // The fourth one is awaited all along.
+fn process_of_an_earlier_start_is_rejected() {
+    // The fourth process is missing until the end.
     let hosts = Hosts::new(4);
     let (first, second) = (hosts.start(0), hosts.start(1));
     let secret = hosts.secret.as_ref();
-    let (verdict, (held, handshake)) = hosts.speak(0, hosts.handshake(2, 0), secret).unwrap();
+    let (verdict, (held, handshake)) = hosts.exchange(0, hosts.handshake(2, 0), secret).unwrap();
     assert_eq!(verdict, Verdict::Welcome);
-    // As one would that had learnt it from a first process that is gone.
+    // A generation as of an earlier process 0.
     let old = hosts.handshake(2, handshake.generation ^ 2);
     assert_eq!(hosts.dial(1, old, secret), Some(Verdict::OtherGeneration));
     assert_eq!(hosts.dial(1, hosts.handshake(2, 0), secret), Some(Verdict::OtherGeneration));
     drop(held);
-    are_connected(vec![first, second, hosts.start(2), hosts.start(3)]);
+    assert_connected(vec![first, second, hosts.start(2), hosts.start(3)]);
 }
 
 #[test]
-fn who_is_started_again_joins_the_others() {
+fn restarted_process_joins_the_others() {
     for gone in [0, 1] {
         let hosts = Hosts::new(3);
         let mut both = vec![hosts.start(0), hosts.start(1)];
-        // The second one answers when it has joined the first.
+        // Process 1 responds once it has joined process 0.
         let verdict = hosts.dial(1, hosts.handshake(2, 0), hosts.secret.as_ref());
         assert_eq!(verdict, Some(Verdict::OtherGeneration));
         both.remove(gone).leave();
         both.insert(gone, hosts.start(gone));
         both.push(hosts.start(2));
-        are_connected(both);
+        assert_connected(both);
     }
 }
 
 #[test]
 fn wrong_secret_is_named_by_both_processes() {
-    for (with, says) in [
-        (Some(Secret::drawn().unwrap()), "process 1 has another secret: give all the same"),
+    for (with, message) in [
+        (
+            Some(Secret::drawn().unwrap()),
+            "process 1 has another secret: give all processes the same",
+        ),
         (None, "process 1 was started without --cluster-secret, this one with it"),
     ] {
         let hosts = Hosts::new(2);
@@ -326,9 +333,9 @@ fn wrong_secret_is_named_by_both_processes() {
         let rendezvous =
             Rendezvous::new(&cluster, Some(listener), &settings, &messages, &mut waiting);
         let mut rendezvous = rendezvous.unwrap();
-        assert!(rendezvous.meet().is_err());
+        assert!(rendezvous.connect_all().is_err());
         let why = rendezvous.missing(&Joined::new()).to_string();
-        assert!(why.starts_with("no process 1 at 127.0.0.1:") && why.contains(says), "{why}");
+        assert!(why.starts_with("no process 1 at 127.0.0.1:") && why.contains(message), "{why}");
         drop(rendezvous);
         let failure = format!("{:#}", other.rendezvous.join().unwrap().unwrap_err().error);
         assert!(failure.contains("secret"), "{failure}");

@@ -13,9 +13,9 @@ pub struct Cluster {
     pub process: usize,
     /// The address of each process; one and unused if there is only this one.
     pub hosts: Vec<String>,
-    /// Whether another process of this program has started this one, and looks after it.
+    /// Whether a supervisor, another process of this program, has started this one.
     pub supervised: bool,
-    /// Whether the processes were started again after one of them had failed.
+    /// Whether the supervisor has restarted the processes after a failure.
     pub restarted: bool,
     /// The listening socket that this process inherited, if any.
     pub(super) listener: Option<TcpListener>,

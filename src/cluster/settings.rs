@@ -1,7 +1,7 @@
 //! The settings that all processes of one computation must have in common.
 //!
-//! A process tells the others its settings before they compute together. Two processes with different
-//! settings both end, and name each setting that differs with both values.
+//! Processes exchange their settings before they compute together. Two processes with different settings both end,
+//! and report each setting that differs with both values.
 
 use std::fmt::{self, Display};
 use std::io;
@@ -13,14 +13,14 @@ use crate::base::shown;
 
 /// Longest value that a process sends whole, in bytes. Of a longer one, it sends the start and a digest.
 const VALUE_MAX: usize = 512;
-/// The start of a longer value.
+/// Length of the start of a longer value, in bytes.
 const START_BYTES: usize = 400;
-/// The most differences that are named; more are counted.
-const NAMED_MAX: usize = 10;
-/// The most bytes of all settings as they are sent.
+/// Maximum number of differences that are reported one by one; further ones are only counted.
+const REPORTED_MAX: usize = 10;
+/// Maximum length of all settings as they are sent, in bytes.
 pub(super) const SETTINGS_MAX: usize = 256 << 10;
 
-/// Bytes that stand for all settings of a process.
+/// Digest of all settings of a process.
 pub(super) type Fingerprint = u64;
 
 /// The settings of one process, in an order that is the same in all processes of one build.
@@ -31,7 +31,7 @@ pub struct Settings(Vec<Setting>);
 struct Setting {
     /// The option, as users write it.
     option: String,
-    /// `None` if it is not given, or not known.
+    /// `None` if the option is not given, or the value not known.
     value: Option<String>,
     rule: Rule,
 }
@@ -55,26 +55,26 @@ impl Settings {
 
     /// Adds an option that has a value in every process.
     pub fn with(self, option: impl Into<String>, value: impl Display) -> Self {
-        self.and(option, Some(value), Rule::Everywhere)
+        self.push(option, Some(value), Rule::Everywhere)
     }
 
     /// Adds an option that is given in all processes, with the same value, or in none.
     pub fn with_optional(self, option: &str, value: Option<impl Display>) -> Self {
-        self.and(option, value, Rule::Everywhere)
+        self.push(option, value, Rule::Everywhere)
     }
 
     /// Adds an option that process 0 alone uses: the others may leave it out.
     pub fn with_leaders(self, option: &str, value: Option<impl Display>) -> Self {
-        self.and(option, value, Rule::Leader)
+        self.push(option, value, Rule::Leader)
     }
 
-    /// Adds something that a process has found out, and others may not know.
-    pub fn with_known(self, what: &str, value: Option<impl Display>) -> Self {
-        self.and(what, value, Rule::Known)
+    /// Adds a value that a process has found out, and others may not know.
+    pub fn with_known(self, name: &str, value: Option<impl Display>) -> Self {
+        self.push(name, value, Rule::Known)
     }
 
-    fn and(mut self, option: impl Into<String>, value: Option<impl Display>, rule: Rule) -> Self {
-        // A password is no part of an answer: it is neither compared nor sent.
+    fn push(mut self, option: impl Into<String>, value: Option<impl Display>, rule: Rule) -> Self {
+        // A password does not change the result: it is neither compared nor sent.
         let value = value.map(|value| shortened(shown::line(value)));
         self.0.push(Setting { option: option.into(), value, rule });
         self
@@ -97,7 +97,7 @@ impl Settings {
     pub(super) fn from_json(json: &[u8], announced: Fingerprint) -> io::Result<Self> {
         let settings: Settings = serde_json::from_slice(json).map_err(io::Error::other)?;
         if settings.fingerprint() != announced {
-            return Err(io::Error::other("its settings are not those that it announced"));
+            return Err(io::Error::other("its settings differ from those that it announced"));
         }
         Ok(settings)
     }
@@ -112,7 +112,7 @@ impl Settings {
     }
 
     /// Describes the differences between these settings and those of another process; `None` if the two
-    /// can compute together. Process 0 leads.
+    /// can compute together. `here` and `there` are the numbers of the two processes; process 0 leads.
     pub(super) fn differences(&self, here: u64, other: &Settings, there: u64) -> Option<String> {
         let mut found: Vec<String> = Vec::new();
         for ours in &self.0 {
@@ -126,12 +126,12 @@ impl Settings {
                 }
             }
         }
-        let named = found.len().min(NAMED_MAX);
-        let more = match found.len() - named {
+        let reported = found.len().min(REPORTED_MAX);
+        let more = match found.len() - reported {
             0 => String::new(),
             more => format!("; {more} more"),
         };
-        (named > 0).then(|| found[..named].join("; ") + &more)
+        (reported > 0).then(|| found[..reported].join("; ") + &more)
     }
 }
 
@@ -148,7 +148,7 @@ impl Setting {
     }
 }
 
-/// Names an option and both values.
+/// Describes an option and both values.
 fn difference(option: &str, theirs: Option<&str>, ours: Option<&str>) -> String {
     let text = |value: Option<&str>| value.unwrap_or("not given").to_owned();
     format!("{option} {} there, {} here", text(theirs), text(ours))
@@ -192,7 +192,7 @@ mod tests {
             .with_known("id of the topic", id)
     }
 
-    /// The differences as process 0 and as process 1 name them.
+    /// Returns the differences as process 0 and as process 1 describe them.
     fn both(first: &Settings, second: &Settings) -> [Option<String>; 2] {
         [first.differences(0, second, 1), second.differences(1, first, 0)]
     }
@@ -232,7 +232,7 @@ mod tests {
         let [one, other] = both(&without, &with);
         assert_eq!(one.as_deref(), Some("--limits a there, not given here"));
         assert_eq!(other.as_deref(), Some("--limits not given there, a here"));
-        // Two others, of which neither uses it, must not mean different things.
+        // Two other processes, of which neither uses the option, must still have the same value.
         assert_eq!(with.differences(1, &without, 2), None);
         let other = settings("5m", Some("b"), None);
         assert!(with.differences(1, &other, 2).is_some());
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn long_values_are_short_and_still_compared() {
+    fn long_values_are_shortened_and_still_compared() {
         let long = |last: &str| Settings::default().with("FILE", "ä\n".repeat(9000) + last);
         let [one, other] = both(&long("a"), &long("b"));
         let (one, other) = (one.expect("they differ"), other.expect("they differ"));
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_those_announced() {
+    fn settings_other_than_announced_are_rejected() {
         let (one, other) = (settings("5m", None, None), settings("1m", None, None));
         let bytes = one.to_bytes();
         let read = |announced| Settings::from_json(&bytes[4..], announced);

@@ -20,23 +20,22 @@ use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::Messages;
 
 /// Time for which the supervisor waits for the first cause, after an effect of it (a lost connection, a signal).
-const FIRST_CAUSE: Duration = Duration::from_secs(2);
+const CAUSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time limit for the other processes to end after process 0 has.
-const LAST_ONES: Duration = Duration::from_secs(10);
-/// Time limit for the other processes to end after process 0 was interrupted; any process left then may be killed.
-const INTERRUPTED_ONES: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for the other processes to end after process 0 was interrupted; then the supervisor kills the rest.
+const INTERRUPTED_END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Relation between the processes of one start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
-    /// They compute one answer, and the first one has it.
+    /// They compute one result together, and the first process has it.
     Together,
-    /// Each has a part of the work, and is done when that is.
+    /// Each does its own part of the work, and then ends.
     Apart,
 }
 
-/// Starts this command again as each of the processes, and looks after them until the computation has
-/// ended.
+/// Starts this command again as each of the processes, and supervises them until the computation has ended.
 pub(super) fn supervise(
     processes: usize,
     hang_timeout: Duration,
@@ -60,8 +59,8 @@ pub(super) fn supervise(
     supervisor.run()
 }
 
-/// Events of processes that may wait for the supervisor, which may itself wait for the reader of its messages:
-/// a few minutes of them.
+/// Maximum number of queued events. The supervisor may wait for the reader of its messages; these are the events of a
+/// few minutes.
 pub(super) const EVENTS_MAX: usize = 1024;
 
 pub(super) struct Supervisor<C> {
@@ -82,23 +81,23 @@ pub(super) struct Supervisor<C> {
 /// Outcome of one start of all processes.
 #[derive(Debug, PartialEq, Eq)]
 enum Ending {
-    /// With this exit code, as the first process reports.
-    Answer(Exit),
-    /// A process has failed, so all of them ended.
+    /// No restart is needed: the supervisor ends with this exit code.
+    Completed(Exit),
+    /// A process has failed, so the supervisor ends all.
     Failed {
         cause: String,
         exit: Exit,
         /// Whether the failed process has reported the reason itself.
-        said: bool,
+        reported: bool,
     },
 }
 
 fn failed(cause: String) -> Ending {
-    Ending::Failed { cause, exit: Exit::Failed, said: false }
+    Ending::Failed { cause, exit: Exit::Failed, reported: false }
 }
 
 /// Describes the end of a process in words.
-fn in_words(status: ExitStatus) -> String {
+fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with code {code}"),
         (None, Some(signal)) => {
@@ -113,7 +112,7 @@ fn in_words(status: ExitStatus) -> String {
 }
 
 /// Whether a restart may succeed: nothing is wrong with options and files.
-fn may_go_well(exit: Exit) -> bool {
+fn may_succeed(exit: Exit) -> bool {
     matches!(exit, Exit::Failed | Exit::Unavailable)
 }
 
@@ -144,18 +143,18 @@ impl<C: Fn() -> Command> Supervisor<C> {
             self.start += 1;
             let began = Instant::now();
             let mut group = Group::start(self.processes, self.start, &self.command, &self.sender)?;
-            let ending = self.look_after(&mut group)?;
-            // The remaining processes are of no use any more.
+            let ending = self.await_ending(&mut group)?;
+            // The remaining processes can't complete the computation.
             drop(group);
-            let (cause, exit, said) = match ending {
-                Ending::Answer(exit) => return Ok(exit),
-                Ending::Failed { cause, exit, said } => (cause, exit, said),
+            let (cause, exit, reported) = match ending {
+                Ending::Completed(exit) => return Ok(exit),
+                Ending::Failed { cause, exit, reported } => (cause, exit, reported),
             };
-            let Some(backoff) = self.restarts.as_mut().filter(|_| may_go_well(exit)) else {
-                return if said { Ok(exit) } else { Err(self.give_up(&cause, exit)) };
+            let Some(backoff) = self.restarts.as_mut().filter(|_| may_succeed(exit)) else {
+                return if reported { Ok(exit) } else { Err(self.failure(&cause, exit)) };
             };
             if self.interrupted {
-                return Err(self.give_up(&cause, exit));
+                return Err(self.failure(&cause, exit));
             }
             let wait = backoff.after(began.elapsed());
             let times = backoff.restarts;
@@ -168,7 +167,7 @@ impl<C: Fn() -> Command> Supervisor<C> {
         }
     }
 
-    fn give_up(&self, cause: &str, exit: Exit) -> Failure {
+    fn failure(&self, cause: &str, exit: Exit) -> Failure {
         let others = if self.processes > 1 { ": all processes were ended" } else { "" };
         Failure::new(exit, anyhow!("{cause}{others}"))
     }
@@ -187,28 +186,28 @@ impl<C: Fn() -> Command> Supervisor<C> {
     }
 
     /// Watches the processes until the outcome of the start is certain.
-    fn look_after(&mut self, group: &mut Group) -> anyhow::Result<Ending> {
+    fn await_ending(&mut self, group: &mut Group) -> anyhow::Result<Ending> {
         let (hang_timeout, work) = (self.hang_timeout, self.work);
-        let mut watch = Look { hang_timeout, work, answer: None, lost: None, signalled: None };
+        let mut state = StartState { hang_timeout, work, exit: None, lost: None, signalled: None };
         let mut awake = Instant::now();
         loop {
-            // This process sleeps for less. It was stopped too, and has received no events meanwhile.
+            // The supervisor sleeps for less than that: it was stopped too, and has received no events meanwhile.
             if awake.elapsed() > self.hang_timeout / 2 {
-                group.forgive_silence();
+                group.reset_silence();
             }
             awake = Instant::now();
             let event = match self.events.try_recv() {
                 Ok(event) => event,
                 Err(_) => {
-                    let Some(until) = watch.until(group) else {
+                    let Some(deadline) = state.deadline(group) else {
                         // All have ended.
-                        return Ok(watch.ending());
+                        return Ok(state.ending());
                     };
-                    if until <= awake {
-                        return Ok(watch.timed_out(group, awake));
+                    if deadline <= awake {
+                        return Ok(state.timed_out(group, awake));
                     }
-                    let nap = (until - awake).min(self.hang_timeout / 4);
-                    match self.events.recv_timeout(nap) {
+                    let sleep = (deadline - awake).min(self.hang_timeout / 4);
+                    match self.events.recv_timeout(sleep) {
                         Ok(event) => event,
                         Err(_) => continue,
                     }
@@ -217,7 +216,7 @@ impl<C: Fn() -> Command> Supervisor<C> {
             match event {
                 // A second press ends all processes at once.
                 Event::Interrupt if self.interrupted => {
-                    return Ok(Ending::Answer(Exit::Interrupted));
+                    return Ok(Ending::Completed(Exit::Interrupted));
                 }
                 Event::Interrupt => {
                     self.interrupted = true;
@@ -226,17 +225,18 @@ impl<C: Fn() -> Command> Supervisor<C> {
                         Work::Together => 1,
                         Work::Apart => self.processes,
                     });
-                    if watch.signalled.is_some() {
-                        return Ok(Ending::Answer(Exit::Interrupted));
+                    if state.signalled.is_some() {
+                        return Ok(Ending::Completed(Exit::Interrupted));
                     }
                 }
                 Event::Member { start, .. } if start != self.start => {}
-                Event::Member { process, seen, .. } => {
+                Event::Member { process, event, .. } => {
                     let ended = group
-                        .see(process, seen)
-                        .with_context(|| format!("looking after process {process}"))?;
+                        .record(process, event)
+                        .with_context(|| format!("supervising process {process}"))?;
                     if let Some(status) = ended
-                        && let Some(ending) = watch.end_of(group, process, status, self.interrupted)
+                        && let Some(ending) =
+                            state.process_ended(group, process, status, self.interrupted)
                     {
                         return Ok(ending);
                     }
@@ -247,12 +247,12 @@ impl<C: Fn() -> Command> Supervisor<C> {
 }
 
 /// State of one start, from which its outcome is derived.
-struct Look {
+struct StartState {
     hang_timeout: Duration,
     work: Work,
     /// The exit code of the first process, and the time limit for the others to end. For processes that work apart:
     /// the combined exit code of those that have ended; the others have no time limit.
-    answer: Option<(Exit, Option<Instant>)>,
+    exit: Option<(Exit, Option<Instant>)>,
     /// A process, the process that it lost, and the time limit for the cause to become clear.
     lost: Option<(usize, usize, Instant)>,
     /// The end of a process by a signal that interrupts, in words, and the time limit for this process to receive
@@ -260,18 +260,18 @@ struct Look {
     signalled: Option<(String, Instant)>,
 }
 
-impl Look {
+impl StartState {
     /// Returns the time at which waiting longer means a failure; `None` if no process is left and no signal is
     /// pending.
-    fn until(&self, group: &Group) -> Option<Instant> {
-        let silent = group.longest_silent().map(|(_, heard)| heard + self.hang_timeout);
+    fn deadline(&self, group: &Group) -> Option<Instant> {
+        let silent = group.longest_silent().map(|(_, last_event)| last_event + self.hang_timeout);
         let lost = self.lost.map(|(_, _, until)| until);
-        let answer = self.answer.and_then(|(_, until)| until);
+        let exit = self.exit.and_then(|(_, until)| until);
         let signalled = self.signalled.as_ref().map(|(_, until)| *until);
         if silent.is_none() {
             return signalled;
         }
-        [silent, lost, answer, signalled].into_iter().flatten().min()
+        [silent, lost, exit, signalled].into_iter().flatten().min()
     }
 
     fn timed_out(&self, group: &Group, now: Instant) -> Ending {
@@ -284,13 +284,12 @@ impl Look {
             return self.ending();
         }
         match group.longest_silent() {
-            Some((process, heard)) if heard + self.hang_timeout <= now => failed(format!(
-                "process {process} gave no sign of life for {:?}",
-                self.hang_timeout
-            )),
-            _ if self.answer.is_some_and(|(exit, _)| exit == Exit::Interrupted) => self.ending(),
+            Some((process, last_event)) if last_event + self.hang_timeout <= now => failed(
+                format!("process {process} gave no sign of life for {:?}", self.hang_timeout),
+            ),
+            _ if self.exit.is_some_and(|(exit, _)| exit == Exit::Interrupted) => self.ending(),
             Some((process, _)) => {
-                failed(format!("process {process} did not end within {LAST_ONES:?} of process 0"))
+                failed(format!("process {process} did not end within {END_TIMEOUT:?} of process 0"))
             }
             None => self.ending(),
         }
@@ -298,31 +297,31 @@ impl Look {
 
     /// Returns the outcome once nothing more can become known.
     fn ending(&self) -> Ending {
-        match (self.answer, self.lost) {
-            (Some((exit, _)), _) => Ending::Answer(exit),
+        match (self.exit, self.lost) {
+            (Some((exit, _)), _) => Ending::Completed(exit),
             (None, Some((process, other, _))) => {
                 failed(format!("process {process} lost its connection to process {other}"))
             }
-            (None, None) => failed("all processes ended, and none with an answer".into()),
+            (None, None) => failed("all processes ended without a result".into()),
         }
     }
 
     /// Handles the end of a process. Returns the outcome for all if it is certain.
-    fn end_of(
+    fn process_ended(
         &mut self,
         group: &Group,
         process: usize,
         status: ExitStatus,
         interrupted: bool,
     ) -> Option<Ending> {
-        let cause = || format!("process {process} {}", in_words(status));
+        let cause = || format!("process {process} {}", describe(status));
         let signals = [Signal::SIGINT as i32, Signal::SIGTERM as i32];
         if status.signal().is_some_and(|signal| signals.contains(&signal)) {
             // The process was interrupted before it had installed its handler.
             if interrupted {
-                return Some(Ending::Answer(Exit::Interrupted));
+                return Some(Ending::Completed(Exit::Interrupted));
             }
-            let until = Instant::now() + FIRST_CAUSE;
+            let until = Instant::now() + CAUSE_TIMEOUT;
             self.signalled.get_or_insert_with(|| (cause(), until));
             return None;
         }
@@ -332,11 +331,11 @@ impl Look {
         }
         let lost = reports.iter().find_map(|report| match report {
             Report::Lost(other) => Some(*other),
-            Report::Beat | Report::Panicked => None,
+            Report::Heartbeat | Report::Panicked => None,
         });
         if let Some(other) = lost {
-            if self.answer.is_none() && self.lost.is_none() {
-                self.lost = Some((process, other, Instant::now() + FIRST_CAUSE));
+            if self.exit.is_none() && self.lost.is_none() {
+                self.lost = Some((process, other, Instant::now() + CAUSE_TIMEOUT));
             }
             return None;
         }
@@ -345,24 +344,23 @@ impl Look {
             Some(exit @ (Exit::Done | Exit::Violations | Exit::BadData | Exit::Interrupted))
                 if self.work == Work::Apart =>
             {
-                let others = self.answer.map_or(Exit::Done, |(exit, _)| exit);
-                self.answer = Some((others.or(exit), None));
+                let others = self.exit.map_or(Exit::Done, |(exit, _)| exit);
+                self.exit = Some((others.or(exit), None));
                 None
             }
             Some(exit @ (Exit::Done | Exit::Violations | Exit::BadData | Exit::Interrupted))
                 if process == 0 =>
             {
                 let wait = match exit {
-                    // The interrupt may have come before the processes had met; then the others still wait for
-                    // process 0.
-                    Exit::Interrupted => INTERRUPTED_ONES,
-                    _ => LAST_ONES,
+                    // If the interrupt came before all processes had connected, the others still wait for process 0.
+                    Exit::Interrupted => INTERRUPTED_END_TIMEOUT,
+                    _ => END_TIMEOUT,
                 };
-                self.answer = Some((exit, Some(Instant::now() + wait)));
+                self.exit = Some((exit, Some(Instant::now() + wait)));
                 None
             }
             Some(Exit::Done) => None,
-            Some(exit) => Some(Ending::Failed { cause: cause(), exit, said: true }),
+            Some(exit) => Some(Ending::Failed { cause: cause(), exit, reported: true }),
             None => Some(failed(cause())),
         }
     }

@@ -1,4 +1,4 @@
-//! The supervisor, over processes that are shell scripts: they do at once what takes a computation luck.
+//! The supervisor, with shell scripts as processes: they cause events that a computation rarely causes.
 
 use std::fs;
 use std::path::Path;
@@ -6,42 +6,42 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::super::group::Seen;
+use super::super::group::MemberEvent;
 use super::*;
 
 /// Shell prelude of each script: the number of its process, and a function that sends bytes to the supervisor.
 const PRELUDE: &str = r#"
-read -r place <&"$FLOODMARK_LIFELINE"
-[[ $place =~ \"process\":([0-9]+) ]] && process=${BASH_REMATCH[1]}
-say() { printf "$1" >&"$FLOODMARK_LIFELINE"; }
+read -r role <&"$FLOODMARK_LIFELINE"
+[[ $role =~ \"process\":([0-9]+) ]] && process=${BASH_REMATCH[1]}
+send() { printf "$1" >&"$FLOODMARK_LIFELINE"; }
 "#;
 
-/// No process of these tests is this slow.
+/// A time longer than any of these tests.
 const NEVER: Duration = Duration::from_secs(300);
 
 struct Scripts {
-    place: TempDir,
+    directory: TempDir,
 }
 
 impl Scripts {
     fn new() -> Self {
-        let place = tempfile::tempdir().unwrap();
-        let made = Command::new("mkfifo").arg(place.path().join("pipe")).status().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let made = Command::new("mkfifo").arg(directory.path().join("pipe")).status().unwrap();
         assert!(made.success());
-        Scripts { place }
+        Scripts { directory }
     }
 
-    /// A supervisor of processes that run this script.
+    /// Returns a supervisor of processes that run this script.
     fn supervisor(
         &self,
         processes: usize,
         hang_timeout: Duration,
         script: &str,
     ) -> Supervisor<impl Fn() -> Command> {
-        let (place, script) = (self.place.path().to_owned(), format!("{PRELUDE}{script}"));
+        let (directory, script) = (self.directory.path().to_owned(), format!("{PRELUDE}{script}"));
         let command = move || {
             let mut command = Command::new("bash");
-            command.args(["-c", &script]).current_dir(&place);
+            command.args(["-c", &script]).current_dir(&directory);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             command
         };
@@ -50,7 +50,7 @@ impl Scripts {
 
     /// Returns how many runs of the script have written their line.
     fn runs(&self) -> usize {
-        lines(&self.place.path().join("runs"))
+        lines(&self.directory.path().join("runs"))
     }
 }
 
@@ -58,12 +58,12 @@ fn lines(file: &Path) -> usize {
     fs::read_to_string(file).unwrap().lines().count()
 }
 
-fn at_once() -> Option<Backoff> {
+fn restarts_at_once() -> Option<Backoff> {
     let soon = Duration::from_millis(1);
     Some(Backoff::between(soon, soon, NEVER))
 }
 
-/// The failure that a script leads to.
+/// Returns the failure of a script.
 fn failure(processes: usize, hang_timeout: Duration, script: &str) -> String {
     let outcome = Scripts::new().supervisor(processes, hang_timeout, script).run();
     let failure = outcome.expect_err("the script fails");
@@ -72,7 +72,7 @@ fn failure(processes: usize, hang_timeout: Duration, script: &str) -> String {
 }
 
 #[test]
-fn the_answer_is_that_of_the_first_process() {
+fn exit_code_is_that_of_the_first_process() {
     for exit in Exit::ALL {
         for processes in [1, 3] {
             let script = format!("[[ $process = 0 ]] && exit {}; exit 0", exit as i32);
@@ -84,43 +84,43 @@ fn the_answer_is_that_of_the_first_process() {
 }
 
 #[test]
-fn a_failure_names_the_process() {
+fn failure_names_the_process() {
     let script = "[[ $process = 1 ]] && kill -9 $$; exec sleep 600";
-    let says = "process 1 was killed by signal 9 (SIGKILL): all processes were ended";
-    assert_eq!(failure(3, NEVER, script), says);
+    let message = "process 1 was killed by signal 9 (SIGKILL): all processes were ended";
+    assert_eq!(failure(3, NEVER, script), message);
     let script = "[[ $process = 2 ]] && exit 101; exec sleep 600";
     assert_eq!(
         failure(3, NEVER, script),
         "process 2 ended with code 101: all processes were ended"
     );
-    let script = r#"say 'P\0\0\0\0'; kill -ABRT $$"#;
+    let script = r#"send 'P\0\0\0\0'; kill -ABRT $$"#;
     assert_eq!(failure(1, NEVER, script), "process 0 panicked");
 }
 
 #[test]
-fn a_process_that_is_stopped_is_found_by_its_silence() {
+fn stopped_process_fails_after_the_hang_timeout() {
     let soon = Duration::from_millis(300);
-    let says = "process 0 gave no sign of life for 300ms";
-    assert_eq!(failure(1, soon, "kill -STOP $$"), says);
+    let message = "process 0 gave no sign of life for 300ms";
+    assert_eq!(failure(1, soon, "kill -STOP $$"), message);
 }
 
 #[test]
-fn the_cause_is_named_even_if_it_is_seen_after_its_effect() {
+fn cause_is_named_even_if_its_effect_arrives_first() {
     // The second process dies only when the first one has.
     let script = r#"
-        if [[ $process = 0 ]]; then exec {held}>pipe; say 'L\0\0\0\1'; exit 1; fi
+        if [[ $process = 0 ]]; then exec {held}>pipe; send 'L\0\0\0\1'; exit 1; fi
         read -r _ <pipe
         kill -9 $$"#;
-    let says = "process 1 was killed by signal 9 (SIGKILL): all processes were ended";
-    assert_eq!(failure(2, NEVER, script), says);
-    // There is no other cause.
-    let script = r#"[[ $process = 0 ]] && say 'L\0\0\0\1' && exit 1; exit 0"#;
-    let says = "process 0 lost its connection to process 1: all processes were ended";
-    assert_eq!(failure(2, NEVER, script), says);
+    let message = "process 1 was killed by signal 9 (SIGKILL): all processes were ended";
+    assert_eq!(failure(2, NEVER, script), message);
+    // Process 1 has not failed, so there is no other cause.
+    let script = r#"[[ $process = 0 ]] && send 'L\0\0\0\1' && exit 1; exit 0"#;
+    let message = "process 0 lost its connection to process 1: all processes were ended";
+    assert_eq!(failure(2, NEVER, script), message);
 }
 
 #[test]
-fn they_are_started_again_until_they_answer() {
+fn failed_processes_are_restarted_until_one_start_succeeds() {
     let script = r#"
         if [[ $process = 1 ]]; then read -r _ <pipe; exit 0; fi
         echo run >>runs
@@ -130,28 +130,28 @@ fn they_are_started_again_until_they_answer() {
         exit 2"#;
     let scripts = Scripts::new();
     let mut supervisor = scripts.supervisor(2, NEVER, script);
-    supervisor.restarts = at_once();
+    supervisor.restarts = restarts_at_once();
     assert_eq!(supervisor.run().expect("the third start answers"), Exit::Violations);
     assert_eq!(scripts.runs(), 3);
     assert_eq!(supervisor.restarts.unwrap().restarts, 2);
 }
 
 #[test]
-fn each_start_has_a_secret_and_ports_of_its_own() {
+fn each_start_has_its_own_secret() {
     let script = r#"
-        echo "$place" >>places
-        (( $(wc -l <places) == 2 )) && exit 0
+        echo "$role" >>roles
+        (( $(wc -l <roles) == 2 )) && exit 0
         kill -9 $$"#;
     let scripts = Scripts::new();
     let mut supervisor = scripts.supervisor(1, NEVER, script);
-    supervisor.restarts = at_once();
+    supervisor.restarts = restarts_at_once();
     supervisor.run().expect("the second start answers");
-    let places = fs::read_to_string(scripts.place.path().join("places")).unwrap();
-    let secrets: Vec<Vec<u8>> = places
+    let roles = fs::read_to_string(scripts.directory.path().join("roles")).unwrap();
+    let secrets: Vec<Vec<u8>> = roles
         .lines()
         .map(|line| {
-            let place: crate::cluster::member::ChildRole = serde_json::from_str(line).unwrap();
-            place.secret
+            let role: crate::cluster::member::ChildRole = serde_json::from_str(line).unwrap();
+            role.secret
         })
         .collect();
     assert_eq!(secrets.len(), 2);
@@ -159,19 +159,19 @@ fn each_start_has_a_secret_and_ports_of_its_own() {
 }
 
 #[test]
-fn what_is_wrong_with_options_and_files_is_wrong_the_next_time() {
+fn failure_of_options_or_files_causes_no_restart() {
     for exit in [Exit::Usage, Exit::NoInput, Exit::BadConfig, Exit::NoPermission] {
         let scripts = Scripts::new();
         let script = format!("echo run >>runs; exit {}", exit as i32);
         let mut supervisor = scripts.supervisor(1, NEVER, &script);
-        supervisor.restarts = at_once();
-        assert_eq!(supervisor.run().expect("it has said why itself"), exit);
+        supervisor.restarts = restarts_at_once();
+        assert_eq!(supervisor.run().expect("it has reported the reason itself"), exit);
         assert_eq!(scripts.runs(), 1);
     }
 }
 
 #[test]
-fn the_interrupt_key_goes_to_the_first_process() {
+fn interrupt_is_forwarded_to_the_first_process() {
     let script = r#"
         [[ $process = 0 ]] || exit 0
         read -r -N1 key <&"$FLOODMARK_LIFELINE"
@@ -183,7 +183,7 @@ fn the_interrupt_key_goes_to_the_first_process() {
 }
 
 #[test]
-fn pressed_twice_it_ends_them_at_once() {
+fn second_interrupt_ends_all_processes_at_once() {
     let scripts = Scripts::new();
     let mut supervisor = scripts.supervisor(2, NEVER, "exec sleep 600");
     supervisor.sender.send(Event::Interrupt).unwrap();
@@ -191,17 +191,17 @@ fn pressed_twice_it_ends_them_at_once() {
     assert_eq!(supervisor.run().expect("it ends"), Exit::Interrupted);
 }
 
-/// A terminal interrupts all processes, and the supervisor may be the last to hear of it.
+/// A terminal interrupts all processes, and the supervisor may be the last to receive the signal.
 #[test]
 fn process_that_is_interrupted_before_the_supervisor_is_no_failure() {
     for processes in [1, 3] {
         let scripts = Scripts::new();
         let mut supervisor = scripts.supervisor(processes, NEVER, "kill -TERM $$; exec sleep 600");
-        let (terminal, heard) = sync_channel(EVENTS_MAX);
-        let seen = std::mem::replace(&mut supervisor.events, heard);
+        let (terminal, relayed) = sync_channel(EVENTS_MAX);
+        let events = std::mem::replace(&mut supervisor.events, relayed);
         let relay = std::thread::spawn(move || {
-            for event in seen {
-                let ended = matches!(event, Event::Member { seen: Seen::Cut, .. });
+            for event in events {
+                let ended = matches!(event, Event::Member { event: MemberEvent::Closed, .. });
                 terminal.send(event).unwrap();
                 if ended {
                     return terminal.send(Event::Interrupt).unwrap();
@@ -211,20 +211,20 @@ fn process_that_is_interrupted_before_the_supervisor_is_no_failure() {
         assert_eq!(supervisor.run().expect("it was interrupted"), Exit::Interrupted);
         relay.join().unwrap();
     }
-    let says = "process 0 was killed by signal 15 (SIGTERM)";
-    assert_eq!(failure(1, NEVER, "kill -TERM $$; exec sleep 600"), says);
+    let message = "process 0 was killed by signal 15 (SIGTERM)";
+    assert_eq!(failure(1, NEVER, "kill -TERM $$; exec sleep 600"), message);
 }
 
 #[test]
-fn who_is_interrupted_is_not_started_again() {
+fn interrupted_process_is_not_restarted() {
     let scripts = Scripts::new();
     let script = r#"read -r -N1 _ <&"$FLOODMARK_LIFELINE"; echo run >>runs; kill -9 $$"#;
     let mut supervisor = scripts.supervisor(1, NEVER, script);
-    supervisor.restarts = at_once();
+    supervisor.restarts = restarts_at_once();
     supervisor.sender.send(Event::Interrupt).unwrap();
     assert_eq!(supervisor.run().expect_err("it was killed").exit, Exit::Failed);
     assert_eq!(scripts.runs(), 1);
-    // While it waits to start them again.
+    // While the supervisor waits before a restart.
     supervisor.sender.send(Event::Interrupt).unwrap();
     assert!(supervisor.interrupted_within(NEVER));
     assert!(!supervisor.interrupted_within(Duration::ZERO));

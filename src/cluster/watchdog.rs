@@ -14,13 +14,13 @@ use crate::base::logging;
 use crate::base::terminal::Messages;
 
 /// A monotonic clock: returns the time since some fixed moment.
-type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
+type MonotonicClock = Box<dyn Fn() -> Duration + Send + Sync>;
 
 /// The handle by which the loop of the computation reports to its watchdog, which watches until the last copy is
 /// dropped.
 #[derive(Clone)]
 pub struct Watch {
-    shared: Arc<Shared>,
+    shared: Arc<WatchShared>,
 }
 
 impl fmt::Debug for Watch {
@@ -29,37 +29,38 @@ impl fmt::Debug for Watch {
     }
 }
 
-struct Shared {
+struct WatchShared {
     limit: Duration,
-    clock: Clock,
-    state: Mutex<State>,
+    clock: MonotonicClock,
+    state: Mutex<WatchState>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct State {
-    /// The last one that is done.
+struct WatchState {
+    /// The last completed tick.
     tick: Option<u64>,
+    /// Whether input waits.
     waits: bool,
-    /// Since when the tick could have moved and did not.
+    /// The start of the time in which input waits and no tick completes.
     since: Duration,
 }
 
-/// Watches from now on: a process whose tick stands still for this long, while input waits, ends with
-/// exit code 1.
+/// Starts a watchdog: it ends this process with exit code 1 if no tick completes for this time although input
+/// waits.
 pub fn start(limit: Duration) -> anyhow::Result<Watch> {
     let began = Instant::now();
     let watch = Watch::new(limit, Box::new(move || began.elapsed()));
     let watched = Arc::downgrade(&watch.shared);
-    // Often enough to end it soon after the limit, and to know a late awakening.
+    // Short enough to end the process soon after the limit, and to notice that the process was stopped.
     let interval = (limit / 8).min(Duration::from_secs(1));
     std::thread::Builder::new()
         .name("watchdog".into())
-        .spawn(move || look_on(&watched, interval))
+        .spawn(move || check_until_dropped(&watched, interval))
         .context("starting the watchdog")?;
     Ok(watch)
 }
 
-fn look_on(watched: &Weak<Shared>, interval: Duration) {
+fn check_until_dropped(watched: &Weak<WatchShared>, interval: Duration) {
     loop {
         let asleep = Instant::now();
         std::thread::sleep(interval);
@@ -67,8 +68,8 @@ fn look_on(watched: &Weak<Shared>, interval: Duration) {
             return;
         };
         if asleep.elapsed() > interval * 3 {
-            // This whole process was stopped, or the machine: that is not the computation's fault.
-            shared.begin_again();
+            // The whole process, or the machine, was stopped, so the computation is not stuck.
+            shared.restart_timer();
         } else if let Some(why) = shared.stalled() {
             Messages::new().fail(Exit::Failed, why);
             logging::flush();
@@ -78,25 +79,24 @@ fn look_on(watched: &Weak<Shared>, interval: Duration) {
 }
 
 impl Watch {
-    fn new(limit: Duration, clock: Clock) -> Self {
-        Watch { shared: Arc::new(Shared { limit, clock, state: Mutex::default() }) }
+    fn new(limit: Duration, clock: MonotonicClock) -> Self {
+        Watch { shared: Arc::new(WatchShared { limit, clock, state: Mutex::default() }) }
     }
 
-    /// The computation is done with this tick.
-    pub fn moved(&self, tick: u64) {
+    /// Reports that the computation has completed this tick.
+    pub fn tick_completed(&self, tick: u64) {
         self.shared.change(|state, now| {
             state.tick = Some(tick);
             state.since = now;
         });
     }
 
-    /// Why this process is about to be ended, if it is.
+    /// Returns the reason if the watchdog is about to end this process.
     pub fn stalled(&self) -> Option<String> {
         self.shared.stalled()
     }
 
-    /// Whether there is input that the computation has not done. The time in which there is none does
-    /// not count.
+    /// Reports whether the computation has unprocessed input. Time without any does not count.
     pub fn input_waits(&self, waits: bool) {
         self.shared.change(|state, now| {
             if waits && !state.waits {
@@ -107,32 +107,32 @@ impl Watch {
     }
 }
 
-impl Shared {
-    fn change(&self, change: impl FnOnce(&mut State, Duration)) {
+impl WatchShared {
+    fn change(&self, change: impl FnOnce(&mut WatchState, Duration)) {
         let now = (self.clock)();
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), now);
     }
 
-    fn begin_again(&self) {
+    fn restart_timer(&self) {
         self.change(|state, now| state.since = now);
     }
 
-    /// Why the process must end.
+    /// Returns the reason if the process must end.
     fn stalled(&self) -> Option<String> {
         let now = (self.clock)();
         let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let stood = now.saturating_sub(state.since);
-        if !state.waits || stood < self.limit {
+        let stalled_for = now.saturating_sub(state.since);
+        if !state.waits || stalled_for < self.limit {
             return None;
         }
         let tick = match state.tick {
-            Some(tick) => format!("nothing after tick {tick} was done"),
-            None => "no tick was done".into(),
+            Some(tick) => format!("no tick after {tick} completed"),
+            None => "no tick completed".into(),
         };
         Some(format!(
-            "{tick} for {:.1} s while input waits: a worker, or another process, has got stuck; this \
+            "{tick} for {:.1} s while input waits: a worker, or another process, is stuck; this \
              process ends (--stall-timeout {:?})",
-            stood.as_secs_f64(),
+            stalled_for.as_secs_f64(),
             self.limit
         ))
     }
@@ -153,46 +153,46 @@ mod tests {
     }
 
     #[test]
-    fn waiting_for_input_is_no_stall() {
+    fn wait_for_input_is_no_stall() {
         let (watch, secs) = watch(60);
         secs.fetch_add(10_000, Ordering::SeqCst);
         assert_eq!(watch.shared.stalled(), None);
-        // Only now does it wait.
+        // Only now does input wait.
         watch.input_waits(true);
         secs.fetch_add(59, Ordering::SeqCst);
         watch.input_waits(true);
         assert_eq!(watch.shared.stalled(), None);
         secs.fetch_add(1, Ordering::SeqCst);
         let why = watch.shared.stalled().unwrap();
-        assert!(why.starts_with("no tick was done for 60.0 s while input waits"), "{why}");
+        assert!(why.starts_with("no tick completed for 60.0 s while input waits"), "{why}");
         watch.input_waits(false);
         assert_eq!(watch.shared.stalled(), None);
     }
 
     #[test]
-    fn each_tick_begins_the_time_anew() {
+    fn completed_tick_restarts_the_timer() {
         let (watch, secs) = watch(60);
         watch.input_waits(true);
         for tick in 0..10 {
             secs.fetch_add(59, Ordering::SeqCst);
             assert_eq!(watch.shared.stalled(), None);
-            watch.moved(tick);
+            watch.tick_completed(tick);
         }
         secs.fetch_add(61, Ordering::SeqCst);
         let why = watch.shared.stalled().unwrap();
-        assert!(why.starts_with("nothing after tick 9 was done for 61.0 s"), "{why}");
-        watch.shared.begin_again();
+        assert!(why.starts_with("no tick after 9 completed for 61.0 s"), "{why}");
+        watch.shared.restart_timer();
         assert_eq!(watch.shared.stalled(), None);
     }
 
     #[test]
-    fn its_thread_ends_with_the_last_copy() {
+    fn watchdog_thread_ends_with_the_last_watch() {
         let watch = start(Duration::from_secs(3600)).unwrap();
         let watched = Arc::downgrade(&watch.shared);
         drop(watch.clone());
         assert!(watched.upgrade().is_some());
         drop(watch);
-        // A thread that kept it would keep it for an hour.
+        // A thread that held the watch would hold it for an hour.
         while watched.upgrade().is_some() {
             std::thread::yield_now();
         }

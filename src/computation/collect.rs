@@ -1,4 +1,4 @@
-//! The last operator of the computation: it takes the outputs of each tick out of the dataflow.
+//! The last operator of the computation: it collects the outputs of each tick for the runner.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -17,10 +17,10 @@ use timely::dataflow::{Scope, StreamVec};
 
 use super::outputs::{EventTimeReached, TickOutputs, WindowChanges};
 
-/// Changes that wait to be taken, with their ticks.
+/// Changes that the runner has not consumed yet, with their ticks.
 pub(super) type Changes = Rc<RefCell<VecDeque<(u64, Vec<Change>)>>>;
 
-/// Outputs that wait to be taken, by tick.
+/// Outputs that the runner has not consumed yet, by tick.
 pub(super) type ByTick<O> = Rc<RefCell<BTreeMap<u64, O>>>;
 
 /// The operator, while its inputs are connected. There is one for all outputs, since all workers agree on the
@@ -36,70 +36,70 @@ impl<'scope> Collecting<'scope> {
         Collecting { builder, inputs: Vec::new() }
     }
 
-    /// Takes each batch of a stream.
+    /// Calls `collect` with each batch of a stream.
     fn each<T: Clone + 'static>(
         &mut self,
         stream: StreamVec<'scope, Time, T>,
-        mut take: impl FnMut(&mut Vec<T>) + 'static,
+        mut collect: impl FnMut(&mut Vec<T>) + 'static,
     ) {
         let mut input = self.builder.new_input(stream, Pipeline);
-        self.inputs.push(Box::new(move || input.for_each(|_, data| take(data))));
+        self.inputs.push(Box::new(move || input.for_each(|_, data| collect(data))));
     }
 
-    /// Adds the items of a stream to what is held of their ticks.
+    /// Adds the items of a stream to the outputs of their ticks.
     fn collect<T: Clone + 'static, O: Default + 'static>(
         &mut self,
         stream: StreamVec<'scope, Time, Timed<T>>,
-        held: &ByTick<O>,
-        take: impl Fn(&mut O, T) + 'static,
+        outputs: &ByTick<O>,
+        add: impl Fn(&mut O, T) + 'static,
     ) {
-        let held = held.clone();
+        let outputs = outputs.clone();
         self.each(stream, move |data| {
-            let mut held = held.borrow_mut();
+            let mut outputs = outputs.borrow_mut();
             for (item, time) in data.drain(..) {
-                take(held.entry(time.tick).or_default(), item);
+                add(outputs.entry(time.tick).or_default(), item);
             }
         });
     }
 
-    /// Lets a probe pass a tick only when all outputs of it are taken, in whatever order operators are
-    /// scheduled: it sees an output of this one, on which nothing is ever sent.
+    /// Lets a probe pass a tick only when all its outputs are collected, in any order of scheduling: the probe follows
+    /// an output of this operator, on which nothing is ever sent.
     fn probe_with(self, probe: &probe::Handle<Time>) {
         let Collecting { mut builder, mut inputs } = self;
-        let (_, taken) = builder.new_output::<Vec<()>>();
-        builder.build(move |_| move |_| inputs.iter_mut().for_each(|take| take()));
-        taken.probe_with(probe);
+        let (_, collected) = builder.new_output::<Vec<()>>();
+        builder.build(move |_| move |_| inputs.iter_mut().for_each(|collect| collect()));
+        collected.probe_with(probe);
     }
 }
 
-/// Takes all outputs on this worker; the probe passes a tick when all of it is taken.
+/// Collects all outputs on this worker. The probe passes a tick when all its outputs are collected.
 pub(super) fn collect<'scope>(
     scope: Scope<'scope, Time>,
     outputs: Outputs<'scope>,
     probe: &probe::Handle<Time>,
-    to: &Taken,
+    into: &Collected,
 ) {
     let mut collecting = Collecting::new(scope);
     let first = scope.index() == 0;
-    let by_tick = first.then(|| (to.passed.clone(), to.outputs.clone()));
-    collect_clock(&mut collecting, outputs.clock.clone(), to.event_time.clone(), by_tick);
-    collect_others(&mut collecting, outputs, to);
+    let by_tick = first.then(|| (into.passed.clone(), into.outputs.clone()));
+    collect_clock(&mut collecting, outputs.clock.clone(), into.event_time.clone(), by_tick);
+    collect_others(&mut collecting, outputs, into);
     collecting.probe_with(probe);
 }
 
-/// The outputs that wait for the runner.
+/// The outputs that the runner has not consumed yet.
 #[derive(Default)]
-pub(super) struct Taken {
+pub(super) struct Collected {
     pub(super) outputs: ByTick<TickOutputs>,
     pub(super) changes: Changes,
-    /// Chunks of responses. They come in no order: operators work through several ticks before they send.
+    /// Chunks of responses, in no order: operators work through several ticks before they send.
     pub(super) responses: ByTick<VecDeque<(RequestId, Chunk)>>,
     pub(super) passed: ByTick<WindowChanges>,
     pub(super) event_time: Rc<Cell<EventTimeReached>>,
 }
 
 /// Collects the progress of event time, on all workers, and of windows, by tick, on the first worker alone: the
-/// others may never take the outputs of a tick.
+/// others may never consume the outputs of a tick.
 fn collect_clock<'scope>(
     collecting: &mut Collecting<'scope>,
     clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
@@ -151,11 +151,11 @@ fn collect_clock<'scope>(
     });
 }
 
-/// Takes all other outputs.
+/// Collects all other outputs.
 fn collect_others<'scope>(
     collecting: &mut Collecting<'scope>,
     outputs: Outputs<'scope>,
-    Taken { outputs: held, changes: ready, responses: responding, passed, .. }: &Taken,
+    Collected { outputs: by_tick, changes: all_changes, responses: chunks, passed, .. }: &Collected,
 ) {
     let Outputs { changes, top, responses, late, saturated, existing, .. } = outputs;
     let passed = passed.clone();
@@ -165,31 +165,31 @@ fn collect_others<'scope>(
             *passed.entry(time.tick).or_default().windows.entry(windows).or_default() += diff;
         }
     });
-    let ready = ready.clone();
+    let all_changes = all_changes.clone();
     collecting.each(changes, move |changes| {
         let of_ticks = changes.chunk_by(|(_, one), (_, other)| one.tick == other.tick);
-        ready.borrow_mut().extend(of_ticks.map(|changes| {
+        all_changes.borrow_mut().extend(of_ticks.map(|changes| {
             let tick = changes[0].1.tick;
             (tick, changes.iter().map(|(change, _)| *change).collect())
         }));
     });
     let rank = |to: &mut TickOutputs, ranked| to.top.push(ranked);
-    collecting.collect(top, held, rank);
-    let late_ones = |to: &mut TickOutputs, late: Late| {
+    collecting.collect(top, by_tick, rank);
+    let add_late = |to: &mut TickOutputs, late: Late| {
         to.late.counted += late.counted;
         to.late.dropped += late.dropped;
     };
-    collecting.collect(late, held, late_ones);
+    collecting.collect(late, by_tick, add_late);
     let saturate = |to: &mut TickOutputs, total| to.saturated.push(total);
-    collecting.collect(saturated, held, saturate);
-    let (responding, held) = (responding.clone(), held.clone());
+    collecting.collect(saturated, by_tick, saturate);
+    let (chunks, by_tick) = (chunks.clone(), by_tick.clone());
     collecting.each(responses, move |responses| {
         for (Response { request, chunk }, Time { tick, .. }) in responses.drain(..) {
             match request {
                 Some(request) => {
-                    responding.borrow_mut().entry(tick).or_default().push_back((request, chunk));
+                    chunks.borrow_mut().entry(tick).or_default().push_back((request, chunk));
                 }
-                None => held.borrow_mut().entry(tick).or_default().add(chunk),
+                None => by_tick.borrow_mut().entry(tick).or_default().add(chunk),
             }
         }
     });
@@ -204,12 +204,12 @@ mod tests {
 
     use super::*;
 
-    /// Puts an operator before the collecting one that keeps each batch for many schedulings, as an
-    /// operator does that is scheduled late: a probe beside it has passed the tick long before.
+    /// An operator before the collecting one keeps each batch for many schedulings, like an operator that is scheduled
+    /// late. A probe before it passes the tick long before.
     #[test]
     fn tick_is_done_only_when_its_outputs_are_collected() {
         timely::execute_directly(|worker| {
-            let held = ByTick::<Vec<u64>>::default();
+            let outputs = ByTick::<Vec<u64>>::default();
             let (mut input, beside, done) = worker.dataflow::<Time, _, _>(|scope| {
                 let (input, stream) = scope.new_input::<Vec<u64>>();
                 let (beside, stream) = stream.probe();
@@ -240,7 +240,7 @@ mod tests {
                 let done = probe::Handle::new();
                 let mut collecting = Collecting::new(scope);
                 let slow = slow.map(|item| (item, Time::start(item / 10)));
-                collecting.collect(slow, &held, |to, item| to.push(item));
+                collecting.collect(slow, &outputs, |to, item| to.push(item));
                 collecting.probe_with(&done);
                 (input, beside, done)
             });
@@ -254,7 +254,7 @@ mod tests {
                     worker.step();
                     waited += usize::from(!beside.less_than(&next));
                 }
-                assert_eq!(held.borrow_mut().remove(&tick), Some(vec![tick * 10]));
+                assert_eq!(outputs.borrow_mut().remove(&tick), Some(vec![tick * 10]));
             }
             assert!(waited > 5, "the operator has kept nothing");
         });

@@ -1,7 +1,7 @@
 //! The computation on one worker, as the runner uses it.
 //!
-//! The runner ends ticks, a bounded number ahead, steps, and takes the outputs of each tick when it is done. All
-//! workers agree on many ticks at once (`rounds.rs`).
+//! The runner ends ticks, a bounded number ahead, steps the worker, and consumes the outputs of each tick. All workers
+//! agree on many ticks at once (`rounds.rs`).
 
 mod collect;
 mod outputs;
@@ -18,14 +18,14 @@ use timely::WorkerConfig;
 use timely::dataflow::operators::probe;
 use timely::worker::Worker;
 
-use self::collect::{Taken, collect};
+use self::collect::{Collected, collect};
 pub use self::outputs::{EntryCounts, EventTimeReached, Output, TickOutputs, WindowStates};
 use self::rounds::Rounds;
 use crate::cluster::watchdog::Watch;
 
 /// Rows of limits that take effect at one tick before the first window. All at once, a million rows would be in
 /// the memory of each operator at once.
-pub const FIRST_ROWS: usize = 1 << 16;
+pub const INITIAL_ROWS_PER_TICK: usize = 1 << 16;
 
 /// Returns the settings of workers that this computation needs.
 pub fn worker_config() -> WorkerConfig {
@@ -41,46 +41,46 @@ pub struct Computation<'w> {
     worker: &'w mut Worker,
     /// The inputs, of the leader or of each worker of a run.
     pub inputs: Inputs,
-    /// Has passed a tick when all outputs of the tick wait to be taken.
+    /// Has passed a tick when all its outputs are in `collected`.
     probe: probe::Handle<Time>,
-    taken: Taken,
+    collected: Collected,
     windows: WindowStates,
     rounds: Rounds,
     watch: Option<Watch>,
 }
 
-/// The longest sleep of the leader when there is nothing to do. It is woken for input.
-const NAP: Duration = Duration::from_millis(100);
+/// Maximum sleep while there is nothing to do. Input wakes the worker.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
 
 impl<'w> Computation<'w> {
     /// Builds the computation. Each worker must do so.
     pub fn build(worker: &'w mut Worker, options: Options) -> Self {
         let options =
             Options { changes_ahead: Some(CHANGES_AHEAD), without_violations: true, ..options };
-        let taken = Taken::default();
+        let collected = Collected::default();
         let (inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build_unprobed(scope, options);
-            collect(scope, outputs, &probe, &taken);
+            collect(scope, outputs, &probe, &collected);
             (inputs, probe)
         });
         Computation {
             worker,
             inputs,
             probe,
-            taken,
+            collected,
             windows: WindowStates::default(),
             rounds: Rounds::default(),
             watch: None,
         }
     }
 
-    /// Has a watchdog, if there is one, check that ticks get done.
-    pub fn watched(self, watch: Option<Watch>) -> Self {
+    /// Reports the progress of ticks to a watchdog, if there is one.
+    pub fn with_watchdog(self, watch: Option<Watch>) -> Self {
         Computation { watch, ..self }
     }
 
-    /// Takes no more input, and works until all workers let go of the computation: what comes after it in
-    /// this process can be another one.
+    /// Ends the input, and works until all workers have finished the computation. Then this process can build another
+    /// one.
     pub fn close(self) {
         let Computation { worker, inputs, probe, watch, .. } = self;
         if let Some(watch) = watch {
@@ -88,32 +88,32 @@ impl<'w> Computation<'w> {
         }
         drop(inputs);
         while !probe.done() {
-            worker.step_or_park(Some(NAP));
+            worker.step_or_park(Some(SLEEP_MAX));
         }
     }
 
-    /// Ends the current tick; [`take`](Computation::take) returns its outputs when it is done.
+    /// Ends the current tick. [`next_output`](Computation::next_output) returns its outputs.
     pub fn end_tick(&mut self, updates: usize) {
         self.inputs.end_tick();
         self.rounds.add(self.inputs.tick(), updates);
     }
 
-    /// Gives rows of limits that are in effect by the tick of the first record ticks of their own before it,
-    /// until few enough are left. To be called before the first window, where no other worker has inputs.
-    pub fn take_first_rows(&mut self, tick: u64) {
-        let ticks = self.inputs.count_due(tick) / FIRST_ROWS;
+    /// Distributes rows of limits that are in effect by the tick of the first record over additional ticks before it,
+    /// until few enough remain. Must be called before the first window, while no other worker has inputs.
+    pub fn split_initial_rows(&mut self, tick: u64) {
+        let ticks = self.inputs.count_due(tick) / INITIAL_ROWS_PER_TICK;
         let after = self.inputs.tick() + 1;
         for early in tick.saturating_sub(ticks as u64).max(after)..tick {
             self.inputs.begin_tick(early);
-            self.inputs.end_tick_with(FIRST_ROWS);
-            self.rounds.add(early, FIRST_ROWS);
+            self.inputs.end_tick_with(INITIAL_ROWS_PER_TICK);
+            self.rounds.add(early, INITIAL_ROWS_PER_TICK);
             while self.ticks_in_flight() > 0 {
                 if self.round_is_ready() {
                     self.end_round();
                 }
                 self.step();
                 // These ticks have no outputs that matter.
-                while self.take().is_some() {}
+                while self.next_output().is_some() {}
             }
         }
     }
@@ -123,91 +123,93 @@ impl<'w> Computation<'w> {
         self.rounds.has_capacity()
     }
 
-    /// Whether the next output is changes.
+    /// Whether the next output consists of changes.
     pub fn has_changes(&self) -> bool {
         let of_next = |(tick, _): &(u64, _)| self.rounds.first() == Some(*tick);
-        self.taken.changes.borrow().front().is_some_and(of_next)
+        self.collected.changes.borrow().front().is_some_and(of_next)
     }
 
-    /// Returns the next output, of the first tick that is not done. Until changes are taken, few more are made.
-    pub fn take(&mut self) -> Option<(u64, Output)> {
+    /// Returns the next output of the first tick that is not complete. While changes wait to be consumed, the
+    /// computation makes few more.
+    pub fn next_output(&mut self) -> Option<(u64, Output)> {
         let tick = self.rounds.first()?;
         if self.has_changes() {
-            let (_, changes) = self.taken.changes.borrow_mut().pop_front()?;
-            self.inputs.taken(changes.len());
+            let (_, changes) = self.collected.changes.borrow_mut().pop_front()?;
+            self.inputs.consumed(changes.len());
             if let Some(watch) = &self.watch {
                 watch.input_waits(false);
             }
             return Some((tick, Output::Changes(changes)));
         }
-        let chunk = self.taken.responses.borrow_mut().get_mut(&tick).and_then(VecDeque::pop_front);
+        let chunk =
+            self.collected.responses.borrow_mut().get_mut(&tick).and_then(VecDeque::pop_front);
         if let Some((request, chunk)) = chunk {
             return Some((tick, Output::Response(request, chunk)));
         }
         if self.probe.less_than(&Time::start(tick + 1)) {
             return None;
         }
-        self.rounds.done();
+        self.rounds.complete_first();
         if let Some(watch) = &self.watch {
-            watch.moved(tick);
+            watch.tick_completed(tick);
             // The caller may take its time to write the output.
             watch.input_waits(false);
         }
-        let passed = self.taken.passed.borrow_mut().remove(&tick).unwrap_or_default();
-        self.windows.take(passed);
-        self.taken.responses.borrow_mut().remove(&tick);
-        let mut outputs = self.taken.outputs.borrow_mut().remove(&tick).unwrap_or_default();
+        let passed = self.collected.passed.borrow_mut().remove(&tick).unwrap_or_default();
+        self.windows.apply(passed);
+        self.collected.responses.borrow_mut().remove(&tick);
+        let mut outputs = self.collected.outputs.borrow_mut().remove(&tick).unwrap_or_default();
         // The order in which workers report rankings is random.
         outputs.top.sort_unstable();
         Some((tick, Output::Closed(outputs)))
     }
 
-    /// The watermark and the windows at the end of the last tick that was taken.
+    /// Returns the watermark and the windows at the end of the last tick whose outputs were consumed.
     pub fn windows(&self) -> &WindowStates {
         &self.windows
     }
 
-    /// The number of ticks that are ended and not done.
+    /// Returns the number of ticks that have ended and are not complete.
     pub fn ticks_in_flight(&self) -> usize {
         self.rounds.len()
     }
 
-    /// The progress of event time.
+    /// Returns the progress of event time.
     pub fn event_time(&self) -> EventTimeReached {
-        self.taken.event_time.get()
+        self.collected.event_time.get()
     }
 
-    /// Sets the time that ticks wait, from now on, for others with which all workers can agree on them.
+    /// Sets the time for which a round waits for more ticks, from now on.
     pub fn set_patience(&mut self, patience: Duration) {
         self.rounds.set_patience(patience);
     }
 
-    /// Whether the ticks that ended since the last round are to be computed now. The leader asks for all workers.
+    /// Whether to compute the ticks that ended since the last round now. The leader decides for all workers.
     pub fn round_is_ready(&self) -> bool {
-        self.rounds.are_ready()
+        self.rounds.is_ready()
     }
 
-    /// Has the ticks that ended since the last round computed. All workers with inputs end their rounds after the same
-    /// ticks.
+    /// Starts to compute the ticks that ended since the last round. All workers with inputs must end their rounds after
+    /// the same ticks.
     pub fn end_round(&mut self) {
         self.rounds.end();
         self.inputs.end_round();
     }
 
-    /// Works a little, or sleeps until there is something to do.
+    /// Steps the worker, or sleeps until it has something to do.
     fn step(&mut self) {
-        self.step_or_sleep(NAP);
+        self.step_or_sleep(SLEEP_MAX);
     }
 
-    /// Works a little, or sleeps so long at most until there is something to do.
+    /// Steps the worker, or sleeps for at most this time until it has something to do.
     pub fn step_or_sleep(&mut self, at_most: Duration) {
         if let Some(watch) = &self.watch {
-            // The computation does not stand still either while changes wait for the runner.
-            let waits = !self.inputs.consumer_waits() && self.taken.changes.borrow().is_empty();
+            // Changes that wait for the runner are no stall of the computation.
+            let waits = !self.inputs.consumer_waits() && self.collected.changes.borrow().is_empty();
             watch.input_waits(waits && self.rounds.len() > 0);
         }
-        let waits = self.rounds.waits();
-        let at_most = if waits.is_zero() { at_most } else { at_most.min(waits) };
+        let wait = self.rounds.remaining_wait();
+        let at_most = if wait.is_zero() { at_most } else { at_most.min(wait) };
         self.worker.step_or_park(Some(at_most));
     }
 }
@@ -224,9 +226,9 @@ mod tests {
 
     /// The tables of pairs and those of rollups respond to the reads of several ticks at once.
     #[test]
-    fn responses_of_several_ticks_are_each_taken_before_their_tick_is_closed() {
+    fn responses_of_several_ticks_are_each_returned_before_their_tick_is_closed() {
         for workers in [1, 3] {
-            let (to, taken) = std::sync::mpsc::channel();
+            let (to, outputs) = std::sync::mpsc::channel();
             let to = std::sync::Mutex::new(to);
             let guards = timely::execute(timely::Config::process(workers), move |worker| {
                 let mut computation = Computation::build(worker, Options::default());
@@ -242,7 +244,7 @@ mod tests {
                 let to = to.lock().expect("one worker leads");
                 while computation.ticks_in_flight() > 0 {
                     computation.step();
-                    while let Some((tick, output)) = computation.take() {
+                    while let Some((tick, output)) = computation.next_output() {
                         let request = match output {
                             Output::Response(request, _) => Some(request.0),
                             Output::Changes(_) | Output::Closed(_) => None,
@@ -250,7 +252,7 @@ mod tests {
                         to.send((tick, request)).expect("the test waits");
                     }
                 }
-                assert!(computation.taken.responses.borrow().is_empty());
+                assert!(computation.collected.responses.borrow().is_empty());
                 computation.close();
             })
             .expect("workers start");
@@ -260,17 +262,17 @@ mod tests {
                 std::iter::repeat_n((tick, Some(tick)), 2 * workers).chain([(tick, None)])
             };
             let expected: Vec<_> = (1..=6).flat_map(of_tick).collect();
-            assert_eq!(taken.try_iter().collect::<Vec<_>>(), expected, "{workers} workers");
+            assert_eq!(outputs.try_iter().collect::<Vec<_>>(), expected, "{workers} workers");
         }
     }
 
-    /// Changes of a tick are taken only when the ticks before it are done, and all ticks of a round are done
-    /// at once unless something waits.
+    /// Changes of a tick are returned only when the ticks before it are complete, and all ticks of a round complete at
+    /// once unless changes wait.
     #[test]
-    fn round_with_more_changes_than_may_wait_is_taken_tick_by_tick() {
+    fn changes_of_a_round_beyond_the_capacity_are_returned_tick_by_tick() {
         const PAIRS: u32 = 3 * CHANGES_AHEAD as u32 / 2;
         for workers in [1, 3] {
-            let (to, taken) = std::sync::mpsc::channel();
+            let (to, outputs) = std::sync::mpsc::channel();
             let to = std::sync::Mutex::new(to);
             let guards = timely::execute(timely::Config::process(workers), move |worker| {
                 let windows = Windows { lateness_ms: Some(0), ..Windows::default() };
@@ -302,7 +304,7 @@ mod tests {
                         computation.end_round();
                     }
                     computation.step();
-                    while let Some((tick, output)) = computation.take() {
+                    while let Some((tick, output)) = computation.next_output() {
                         let changes = match output {
                             Output::Changes(changes) => Some(changes.len()),
                             Output::Response(..) | Output::Closed(_) => None,
@@ -314,10 +316,10 @@ mod tests {
             })
             .expect("workers start");
             drop(guards);
-            let taken: Vec<_> = taken.try_iter().collect();
-            assert!(taken.is_sorted_by_key(|(tick, changes)| (*tick, changes.is_none())));
+            let outputs: Vec<_> = outputs.try_iter().collect();
+            assert!(outputs.is_sorted_by_key(|(tick, changes)| (*tick, changes.is_none())));
             let count = |at: u64| -> usize {
-                taken
+                outputs
                     .iter()
                     .filter(|(tick, _)| *tick == at)
                     .filter_map(|(_, changes)| *changes)

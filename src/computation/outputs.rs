@@ -1,4 +1,4 @@
-//! The outputs of ticks, as the runner takes them.
+//! The outputs of ticks, as the runner consumes them.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use floodmark_dataflows::types::{Change, Pair, Volume};
 
 /// Output of a tick.
 pub enum Output {
-    /// Some of the changes. Those of a tick come in their order, and none comes after the tick is closed.
+    /// Some of the changes, in their order. None follows `Closed` of their tick.
     Changes(Vec<Change>),
-    /// A chunk of the response to a request. None comes after the tick of the request is closed.
+    /// A chunk of the response to a request. None follows `Closed` of the request's tick.
     Response(RequestId, Chunk),
     /// Everything else: the tick is closed.
     Closed(TickOutputs),
@@ -26,13 +26,13 @@ pub struct TickOutputs {
     pub top: Vec<Ranked>,
     /// Totals of windows that settled or retired, or that were read for a sink.
     pub rows: BTreeMap<Window, Vec<(Pair, Volume)>>,
-    /// The numbers of live entries, where they were read.
+    /// The numbers of live entries, if they were read at this tick.
     pub held: Option<EntryCounts>,
     /// Records that came after their window had closed.
     pub late: Late,
     /// Totals that have reached the end of 64 bits.
     pub saturated: Vec<Saturated>,
-    /// Windows that have left memory: there are no more outputs about them.
+    /// Windows that have retired: no more outputs follow about them.
     pub retired: Vec<WindowRange>,
 }
 
@@ -43,22 +43,22 @@ pub struct WindowStates {
     pub watermark: u64,
     /// The start of the first window that is whole, in milliseconds; `None` while it is unknown.
     pub whole_from: Option<u64>,
-    /// The windows that exist, by the first of those that are alike.
+    /// Ranges of existing windows in the same state, by the first window.
     windows: BTreeMap<Window, Existing>,
 }
 
 impl WindowStates {
-    /// The state of a window; `None`: it does not exist, or no longer.
+    /// Returns the state of a window; `None` if it does not exist yet, or no longer.
     pub fn existing(&self, window: Window) -> Option<Existing> {
         let (_, existing) = self.windows.range(..=window).next_back()?;
         existing.windows.contains(window).then_some(*existing)
     }
 
-    pub(super) fn take(&mut self, passed: WindowChanges) {
+    pub(super) fn apply(&mut self, passed: WindowChanges) {
         if let Some((watermark, whole_from)) = passed.moved {
             (self.watermark, self.whole_from) = (watermark, whole_from);
         }
-        // A window that changes goes as it was and comes as it is.
+        // A window that changes is removed in its old state and added in its new one.
         for (existing, _) in passed.windows.iter().filter(|(_, diff)| **diff < 0) {
             self.windows.remove(&existing.windows.from);
         }
@@ -98,8 +98,7 @@ pub struct EventTimeReached {
     pub held_by: Option<u32>,
     /// The slowest partition, if one is.
     pub slowest_in: Option<u32>,
-    /// The greatest event time that a partition has come to, or the clock where one waits with more to
-    /// read.
+    /// The greatest event time that a partition has reached, or the clock where one waits with more to read.
     pub front: u64,
     /// Windows that exist and are not closed.
     pub open_windows: u64,
@@ -116,7 +115,7 @@ impl TickOutputs {
                 held.rollups += rollups;
                 held.addresses += addresses;
             }
-            // An amount is of interest only to the one who has asked for it.
+            // Only the request for an amount uses it.
             Chunk::Amount { .. } => {}
         }
     }

@@ -1,35 +1,35 @@
-//! Ticks on their way, and the rounds in which workers agree on them.
+//! Ticks in flight, and the rounds in which workers agree on them.
 //!
-//! To agree on what is complete costs the same for one tick and for many, so ticks that are ready together go
-//! together. While rounds are on their way, the next one grows: ticks that come one by one would otherwise each
-//! be a round. Where ticks come faster than anybody waits for them, a round waits a little for more.
+//! Agreement on the progress costs the same for one tick and for many, so ticks that are ready together form a round.
+//! While rounds are in flight, the next one grows: ticks that end one by one would otherwise each be a round. In a
+//! replay, where nobody waits for a single tick, a round waits a little for more ticks.
 //!
-//! A round must have the same ticks on all workers, so that one of them, the leader, ends it for all. An operator holds
+//! A round must have the same ticks on all workers, so one of them, the leader, ends it for all. An operator holds
 //! the time of a round until it is done with all of the round's ticks: two workers with different rounds, each of which
 //! waits for the end of one before it ends the next, would wait for each other for ever.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Ticks, and updates, that may be on their way at once.
+/// Maximum number of ticks, and of updates, in flight.
 const TICKS_IN_FLIGHT: usize = 1024;
 const UPDATES_IN_FLIGHT: usize = 200_000;
 
-/// Ticks, and updates, after which no tick is added to a round: workers wait for a round as a whole.
+/// Number of ticks, and of updates, from which on a round is full: workers wait for a round as a whole.
 const ROUND_TICKS: usize = 256;
 const ROUND_UPDATES: usize = 1 << 16;
 
-/// Rounds on their way: with two, workers have the next one as soon as they are done with one.
+/// Maximum number of rounds in flight: with two, workers have the next one as soon as they have completed one.
 const ROUNDS_IN_FLIGHT: usize = 2;
 
-/// Ticks that are ended and not done.
+/// Ticks that have ended and are not complete.
 #[derive(Default)]
 pub(super) struct Rounds {
     /// With the number of their updates.
     ticks: VecDeque<(u64, usize)>,
     /// Updates in all of them.
     updates: usize,
-    /// Rounds that are ended and not done, by their last ticks.
+    /// Rounds that have ended and are not complete, by their last ticks.
     ended: VecDeque<u64>,
     /// Ticks of the round under way, and updates in them.
     round_ticks: usize,
@@ -52,13 +52,13 @@ impl Rounds {
         }
     }
 
-    /// Lets rounds wait so long for more ticks from now on.
+    /// Sets the time for which a round waits for more ticks, from now on.
     pub(super) fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }
 
-    /// The time that the round under way waits yet for more ticks.
-    pub(super) fn waits(&self) -> Duration {
+    /// Returns the remaining time for which the round under way waits for more ticks.
+    pub(super) fn remaining_wait(&self) -> Duration {
         let is_full = self.round_ticks >= ROUND_TICKS || self.round_updates >= ROUND_UPDATES;
         let began = self.round_began.filter(|_| !is_full);
         began.map_or(Duration::ZERO, |began| self.patience.saturating_sub(began.elapsed()))
@@ -73,8 +73,10 @@ impl Rounds {
     }
 
     /// Whether there is a round under way, and it is time to end it.
-    pub(super) fn are_ready(&self) -> bool {
-        self.round_ticks > 0 && self.ended.len() < ROUNDS_IN_FLIGHT && self.waits().is_zero()
+    pub(super) fn is_ready(&self) -> bool {
+        self.round_ticks > 0
+            && self.ended.len() < ROUNDS_IN_FLIGHT
+            && self.remaining_wait().is_zero()
     }
 
     /// Ends the round under way.
@@ -83,13 +85,13 @@ impl Rounds {
         (self.round_ticks, self.round_updates, self.round_began) = (0, 0, None);
     }
 
-    /// The first tick that is not done.
+    /// Returns the first tick that is not complete.
     pub(super) fn first(&self) -> Option<u64> {
         self.ticks.front().map(|(tick, _)| *tick)
     }
 
-    /// The first tick is done.
-    pub(super) fn done(&mut self) {
+    /// Removes the first tick, which is complete.
+    pub(super) fn complete_first(&mut self) {
         let Some((tick, updates)) = self.ticks.pop_front() else { return };
         self.updates -= updates;
         while self.ended.front().is_some_and(|last| *last <= tick) {
@@ -97,7 +99,7 @@ impl Rounds {
         }
     }
 
-    /// The number of ticks.
+    /// Returns the number of ticks.
     pub(super) fn len(&self) -> usize {
         self.ticks.len()
     }
@@ -109,7 +111,7 @@ mod tests {
 
     /// Ends the round under way if it is time.
     fn ends(rounds: &mut Rounds) -> bool {
-        let ends = rounds.are_ready();
+        let ends = rounds.is_ready();
         if ends {
             rounds.end();
         }
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn round_that_is_ready_while_others_are_on_their_way_waits_and_grows() {
+    fn ready_round_grows_while_two_rounds_are_in_flight() {
         let mut rounds = Rounds::default();
         assert!(!ends(&mut rounds), "there is no tick");
         for tick in 1..=2 {
@@ -137,25 +139,25 @@ mod tests {
             rounds.add(tick, 1);
             assert!(!ends(&mut rounds), "tick {tick} waits for the others");
         }
-        rounds.done();
+        rounds.complete_first();
         assert!(ends(&mut rounds));
-        (0..4).for_each(|_| rounds.done());
+        (0..4).for_each(|_| rounds.complete_first());
         assert_eq!((rounds.len(), rounds.first()), (0, None));
         rounds.add(6, 1);
         assert!(ends(&mut rounds));
     }
 
     #[test]
-    fn round_waits_for_more_ticks_unless_it_is_full_or_patience_ends() {
+    fn round_waits_for_more_ticks_until_it_is_full_or_its_patience_ends() {
         let mut rounds = Rounds::default();
         rounds.set_patience(Duration::from_secs(3600));
         rounds.add(1, 1);
-        assert!(!ends(&mut rounds) && !rounds.waits().is_zero());
+        assert!(!ends(&mut rounds) && !rounds.remaining_wait().is_zero());
         fill(&mut rounds, 2, 0);
-        assert!(ends(&mut rounds) && rounds.waits().is_zero());
+        assert!(ends(&mut rounds) && rounds.remaining_wait().is_zero());
         rounds.add(1000, ROUND_UPDATES);
         assert!(ends(&mut rounds));
-        (0..=ROUND_TICKS).for_each(|_| rounds.done());
+        (0..=ROUND_TICKS).for_each(|_| rounds.complete_first());
         rounds.add(1001, 1);
         assert!(!ends(&mut rounds));
         rounds.set_patience(Duration::ZERO);
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_and_updates_on_their_way_are_bounded() {
+    fn ticks_and_updates_in_flight_are_bounded() {
         for (updates, in_round, in_flight) in
             [(0, ROUND_TICKS as u64, 3 * ROUND_TICKS), (ROUND_UPDATES / 4, 4, 12), (1 << 20, 1, 1)]
         {

@@ -1,5 +1,5 @@
-//! Reads captures and texts on a thread of its own: captures by time as one, then texts line by line, in the
-//! order in which they were named. The first bytes of a file show which kind it is.
+//! Reads captures and texts on a thread of its own: first all captures, merged by time, then the texts line by line,
+//! in the order of the arguments. The first bytes of a file show whether it is a capture or a text.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 
-use super::FULL;
+use super::CAPACITY_PAUSE;
 use super::converter::{Converter, Origin};
 use super::texts::{Line, Texts};
 use crate::base::error::{Exit, Failure};
@@ -19,20 +19,20 @@ use crate::output::WriteError;
 use crate::record::{Message, Record};
 use crate::sniffer::source::record;
 
-/// Greatest size of a batch for the other thread: items, and bytes of texts. Together with the number of
-/// batches they bound the memory of batches that wait.
+/// Greatest size of a batch for the converter's thread, in items and in bytes of texts, and greatest number of
+/// batches that wait. Together they bound the memory of these batches.
 const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 1 << 20;
 const BATCHES: usize = 16;
 
-/// Interval at which the loop checks for an interrupt while nothing comes.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval at which the loop checks for an interrupt while no batch arrives.
+const INTERRUPT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Time for which a file may go on after an interrupt before it is given up: a thread that waits for a silent
-/// pipe does not see the interrupt.
-const STOP_MAX: Duration = Duration::from_secs(1);
+/// Time limit for the reading thread to stop after an interrupt. A thread that waits for a silent pipe does not
+/// notice the interrupt.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Something that was read.
+/// A packet of a capture, or a line of a text.
 enum Item {
     Packet(Record),
     Line { file: Arc<str>, line: u64, text: Line },
@@ -40,7 +40,7 @@ enum Item {
 
 /// The summary of all files after they were read.
 #[derive(Debug, Default)]
-pub struct End {
+pub struct FilesSummary {
     /// The frames of captures, and those of them that were not counted.
     pub tally: Tally,
     /// Whether a file was damaged, or could not be read to its end.
@@ -49,14 +49,14 @@ pub struct End {
     pub interrupted: bool,
 }
 
-/// A message from the thread that reads.
-enum Said {
+/// A message from the reading thread.
+enum ReaderMessage {
     Items(Vec<Item>),
-    End(Box<End>),
+    End(Box<FilesSummary>),
 }
 
 /// Opens all files, so that a missing one is reported before anything starts.
-pub fn open(files: &[PathBuf]) -> Result<Vec<Opened>, Failure> {
+pub fn open(files: &[PathBuf]) -> Result<Vec<OpenFile>, Failure> {
     if files.iter().filter(|file| file.as_os_str() == "-").count() > 1 {
         let error = anyhow!("standard input \"-\" is named twice, and can be read once");
         return Err(Failure::new(Exit::Usage, error));
@@ -67,23 +67,23 @@ pub fn open(files: &[PathBuf]) -> Result<Vec<Opened>, Failure> {
             false => path.display().to_string(),
         };
         let input = Input::open(path).map_err(|fault| ReadError::new(&name, 1, 0, fault))?;
-        Ok(Opened { name, input })
+        Ok(OpenFile { name, input })
     };
     files.iter().map(open).collect()
 }
 
-/// A file that was opened.
-pub struct Opened {
+/// An open file.
+pub struct OpenFile {
     name: String,
     input: Input,
 }
 
 /// Reads all files, and writes the records in them.
 pub fn convert(
-    files: Vec<Opened>,
+    files: Vec<OpenFile>,
     converter: &mut Converter,
     interrupt: &Interrupt,
-) -> Result<End, WriteError> {
+) -> Result<FilesSummary, WriteError> {
     let (send, receive) = sync_channel(BATCHES);
     let reader = FileReader { send, batch: Vec::new(), bytes: 0, interrupt: interrupt.clone() };
     std::thread::Builder::new()
@@ -91,79 +91,79 @@ pub fn convert(
         .spawn(move || reader.run(files))
         .context("starting the thread that reads")
         .map_err(|error| WriteError::Failed(error.into()))?;
-    let end = take_all(&receive, converter, interrupt)?;
-    // A first interrupt has ended the reading; the records that were read are still sent, for as long as that
-    // takes. On a second interrupt, the process exits by itself.
+    let end = convert_all(&receive, converter, interrupt)?;
+    // After a first interrupt, the reading has ended, and the records that were read are still delivered. A second
+    // interrupt ends the process.
     converter.finish(&mut || false)?;
     Ok(end)
 }
 
-fn take_all(
-    receive: &Receiver<Said>,
+fn convert_all(
+    receive: &Receiver<ReaderMessage>,
     converter: &mut Converter,
     interrupt: &Interrupt,
-) -> Result<End, WriteError> {
+) -> Result<FilesSummary, WriteError> {
     let mut pressed: Option<Instant> = None;
     loop {
         converter.poll()?;
-        if !converter.has_room() {
-            std::thread::park_timeout(FULL);
+        if !converter.has_capacity() {
+            std::thread::park_timeout(CAPACITY_PAUSE);
             continue;
         }
         let due = converter.due().map(|due| due.saturating_duration_since(Instant::now()));
-        match receive.recv_timeout(due.unwrap_or(LOOK).min(LOOK)) {
-            Ok(Said::Items(items)) => {
+        match receive.recv_timeout(due.unwrap_or(INTERRUPT_INTERVAL).min(INTERRUPT_INTERVAL)) {
+            Ok(ReaderMessage::Items(items)) => {
                 for item in items {
-                    converter.wait_for_room(&|| false)?;
-                    put(item, converter)?;
+                    converter.wait_for_capacity(&|| false)?;
+                    convert_item(item, converter)?;
                 }
             }
-            Ok(Said::End(end)) => return Ok(*end),
+            Ok(ReaderMessage::End(end)) => return Ok(*end),
             Err(RecvTimeoutError::Timeout) if interrupt.pressed() => {
-                if pressed.get_or_insert_with(Instant::now).elapsed() >= STOP_MAX {
-                    return Ok(End { interrupted: true, ..End::default() });
+                if pressed.get_or_insert_with(Instant::now).elapsed() >= STOP_TIMEOUT {
+                    return Ok(FilesSummary { interrupted: true, ..FilesSummary::default() });
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
-            // The thread sends its end first, unless it has panicked, which ends the process.
-            Err(RecvTimeoutError::Disconnected) => return Ok(End::default()),
+            // The thread sends its summary before it ends, unless it panics, which ends the process.
+            Err(RecvTimeoutError::Disconnected) => return Ok(FilesSummary::default()),
         }
     }
 }
 
-fn put(item: Item, converter: &mut Converter) -> Result<(), WriteError> {
+fn convert_item(item: Item, converter: &mut Converter) -> Result<(), WriteError> {
     match item {
-        Item::Packet(record) => converter.record(record),
+        Item::Packet(record) => converter.write_record(record),
         Item::Line { file, line, text: Line::Text(text) } => {
             let message = Message { key: None, payload: Some(&text), timestamp_ms: None };
-            converter.message(Origin::File { file: &file, line }, &message).map(drop)
+            converter.convert(Origin::File { file: &file, line }, &message).map(drop)
         }
         Item::Line { file, line, text: Line::Broken(text) } => {
-            converter.broken(Origin::File { file: &file, line }, &text);
+            converter.reject_broken(Origin::File { file: &file, line }, &text);
             Ok(())
         }
         Item::Line { file, line, text: Line::TooLong } => {
-            converter.too_long(Origin::File { file: &file, line });
+            converter.reject_too_long(Origin::File { file: &file, line });
             Ok(())
         }
     }
 }
 
 struct FileReader {
-    send: SyncSender<Said>,
+    send: SyncSender<ReaderMessage>,
     batch: Vec<Item>,
     bytes: usize,
     interrupt: Interrupt,
 }
 
-/// The receiver has gone, or the user has interrupted the reading.
-struct Ended;
+/// The reading must stop: the receiver has gone, or the user has pressed Ctrl-C.
+struct Stopped;
 
 impl FileReader {
-    fn run(mut self, files: Vec<Opened>) {
-        let mut end = End::default();
+    fn run(mut self, files: Vec<OpenFile>) {
+        let mut end = FilesSummary::default();
         let (mut captures, mut texts, mut pipes) = (Vec::new(), Vec::new(), false);
-        for Opened { name, mut input } in files {
+        for OpenFile { name, mut input } in files {
             match begins_as_capture(&mut input) {
                 Ok(true) => {
                     pipes |= input.size_hint().is_none();
@@ -176,39 +176,44 @@ impl FileReader {
                 }
             }
         }
-        let read = self.captures(captures, pipes, &mut end);
+        let read = self.read_captures(captures, pipes, &mut end);
         let read = read.and_then(|()| {
-            texts.into_iter().try_for_each(|(name, text)| self.text(&name, text, &mut end))
+            texts.into_iter().try_for_each(|(name, text)| self.read_text(&name, text, &mut end))
         });
         drop(read.and_then(|()| self.flush()));
         end.interrupted = self.interrupt.pressed();
-        let _ = self.send.send(Said::End(Box::new(end)));
+        let _ = self.send.send(ReaderMessage::End(Box::new(end)));
     }
 
-    fn captures(
+    fn read_captures(
         &mut self,
         readers: Vec<Reader>,
         one_by_one: bool,
-        end: &mut End,
-    ) -> Result<(), Ended> {
+        end: &mut FilesSummary,
+    ) -> Result<(), Stopped> {
         let mut merge = Merge::new(readers, Messages::new());
-        let mut taken = Ok(());
+        let mut sent = Ok(());
         while let Some(packet) = merge.next() {
-            taken = self.push(Item::Packet(record(&packet)), 0);
-            if taken.is_ok() && one_by_one {
-                // A packet must not wait for the one after it.
-                taken = self.flush();
+            sent = self.push(Item::Packet(record(&packet)), 0);
+            if sent.is_ok() && one_by_one {
+                // A packet from a pipe must not wait for the one after it.
+                sent = self.flush();
             }
-            if taken.is_err() {
+            if sent.is_err() {
                 break;
             }
         }
         end.tally = merge.tally();
         end.damaged |= merge.damaged();
-        taken
+        sent
     }
 
-    fn text(&mut self, name: &str, mut texts: Texts, end: &mut End) -> Result<(), Ended> {
+    fn read_text(
+        &mut self,
+        name: &str,
+        mut texts: Texts,
+        end: &mut FilesSummary,
+    ) -> Result<(), Stopped> {
         let file: Arc<str> = name.into();
         loop {
             let mut flushed = Ok(());
@@ -227,7 +232,7 @@ impl FileReader {
                     end.damaged = true;
                     let (offset, line) = (texts.offset(), texts.current_line());
                     tracing::error!(
-                        "\"{name}\" can't be read on at byte {offset}, line {line}: {fault}"
+                        "\"{name}\" can't be read beyond byte {offset}, line {line}: {fault}"
                     );
                     return Ok(());
                 }
@@ -235,7 +240,7 @@ impl FileReader {
         }
     }
 
-    fn push(&mut self, item: Item, bytes: usize) -> Result<(), Ended> {
+    fn push(&mut self, item: Item, bytes: usize) -> Result<(), Stopped> {
         self.batch.push(item);
         self.bytes += bytes;
         match self.batch.len() >= BATCH || self.bytes >= BATCH_BYTES {
@@ -244,17 +249,17 @@ impl FileReader {
         }
     }
 
-    fn flush(&mut self) -> Result<(), Ended> {
+    fn flush(&mut self) -> Result<(), Stopped> {
         self.bytes = 0;
         let batch = std::mem::take(&mut self.batch);
         if !batch.is_empty() {
-            self.send.send(Said::Items(batch)).map_err(|_| Ended)?;
+            self.send.send(ReaderMessage::Items(batch)).map_err(|_| Stopped)?;
         }
-        if self.interrupt.pressed() { Err(Ended) } else { Ok(()) }
+        if self.interrupt.pressed() { Err(Stopped) } else { Ok(()) }
     }
 }
 
-/// Reads as many bytes as it takes to recognize a capture.
+/// Whether a file is a capture. Reads as many bytes as that decision needs.
 fn begins_as_capture(input: &mut Input) -> Result<bool, Fault> {
     const ENOUGH: usize = 4;
     while input.bytes().len() < ENOUGH {
@@ -262,5 +267,5 @@ fn begins_as_capture(input: &mut Input) -> Result<bool, Fault> {
             break;
         }
     }
-    Ok(Reader::begins(input.bytes()))
+    Ok(Reader::has_magic(input.bytes()))
 }

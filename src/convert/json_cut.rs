@@ -1,16 +1,16 @@
-//! Finds the end of a JSON value in bytes that arrive in parts. It parses no more of JSON than that takes.
+//! Finds the end of a JSON value in bytes that arrive in parts. Parses no more of JSON than that requires.
 
-/// A value that is deeper than this is broken. It bounds what a scanner holds.
+/// Greatest depth of a value; a deeper one is broken. Bounds the memory of a scanner.
 const DEPTH_MAX: usize = 1 << 16;
 
-/// The state after a byte.
+/// The result of scanning one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// The value goes on, or has not begun.
     Inside,
     /// The value has ended with this byte.
     Closed,
-    /// No JSON goes on with this byte.
+    /// The value can't continue with this byte: it is not JSON.
     Broken,
 }
 
@@ -20,7 +20,7 @@ enum Container {
     Array,
 }
 
-/// The last sign outside of texts.
+/// The last token outside of strings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Last {
     Open,
@@ -29,35 +29,35 @@ enum Last {
     Value,
 }
 
-/// Finds the ends of values. Outside of a value, all but its first sign is passed over.
+/// Finds the ends of values. Skips all bytes between values.
 #[derive(Clone, Debug)]
 pub(super) struct Scanner {
     containers: Vec<Container>,
-    in_text: bool,
+    in_string: bool,
     escaped: bool,
     last: Last,
 }
 
 impl Scanner {
     pub(super) fn new() -> Self {
-        Scanner { containers: Vec::new(), in_text: false, escaped: false, last: Last::Open }
+        Scanner { containers: Vec::new(), in_string: false, escaped: false, last: Last::Open }
     }
 
     /// Whether no value is under way.
     pub(super) fn is_outside(&self) -> bool {
-        self.containers.is_empty() && !self.in_text
+        self.containers.is_empty() && !self.in_string
     }
 
-    /// Takes the next byte.
+    /// Scans the next byte.
     #[inline]
     pub(super) fn step(&mut self, byte: u8) -> Step {
-        if self.in_text {
-            return self.text(byte);
+        if self.in_string {
+            return self.string(byte);
         }
         let fits = match byte {
             b' ' | b'\t' | b'\r' | b'\n' => true,
             b'"' => {
-                self.in_text = true;
+                self.in_string = true;
                 self.is_outside_containers() || self.last != Last::Value
             }
             b'{' => self.open(Container::Object),
@@ -82,18 +82,18 @@ impl Scanner {
         self.containers.is_empty()
     }
 
-    fn text(&mut self, byte: u8) -> Step {
+    fn string(&mut self, byte: u8) -> Step {
         match byte {
             _ if self.escaped => self.escaped = false,
             b'\\' => self.escaped = true,
             b'"' => {
-                self.in_text = false;
+                self.in_string = false;
                 self.last = Last::Value;
                 if self.containers.is_empty() {
                     return Step::Closed;
                 }
             }
-            // A line that was cut: no text of JSON has the end of a line in it.
+            // A line that was cut: a JSON string can't have a line feed in it.
             b'\n' => return Step::Broken,
             _ => {}
         }
@@ -130,7 +130,7 @@ impl Scanner {
 mod tests {
     use super::*;
 
-    /// The place at which a text ends as a value, or breaks.
+    /// Returns the position at which a value ends, or breaks.
     fn end(text: &str) -> (usize, Step) {
         let mut scanner = Scanner::new();
         for (at, byte) in text.bytes().enumerate() {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn value_ends_at_the_sign_that_closes_it() {
+    fn value_ends_at_the_byte_that_closes_it() {
         for text in [
             "{}",
             "[]",

@@ -1,19 +1,20 @@
 //! Converts records from any source to any sink, in another format: the work of `floodmark convert`.
 //!
 //! ```text
-//!  topic ─▶ Following, one a worker ─▶ ┌───────────┐     ┌────────┐
+//!  topic ─▶ Follower, one a worker ──▶ ┌───────────┐     ┌────────┐
 //!                                      │ Converter │ ──▶ │ Outlet │
 //!  files ─▶ reader thread ───────────▶ └───────────┘     └────────┘
 //! ```
 //!
 //! - [`converter`]: converts each message and writes it to an outlet.
-//! - [`following`]: one worker that reads partitions of a topic; [`skew`] bounds the distance between workers.
+//! - [`following`]: one worker that reads partitions of a topic; [`skew`] bounds the distance in event time
+//!   between workers.
 //! - [`files`]: captures and texts, read by a thread of their own; `texts` cuts them into messages, with
-//!   `json_cut` where a JSON value goes over several lines.
+//!   `json_cut` for JSON values over several lines.
 //! - [`shared`]: one file that several workers write to.
 //!
-//! The workers read nothing while the sink has no capacity, so an outage of the sink costs time alone. Offsets
-//! are committed when everything before them has arrived.
+//! The workers read nothing while the sink has no capacity, so an outage of the sink loses no records. A worker
+//! commits offsets when everything before them has been delivered.
 
 use std::time::Duration;
 
@@ -26,4 +27,4 @@ pub mod skew;
 mod texts;
 
 /// Pause before the capacity of the sink is checked again.
-const FULL: Duration = Duration::from_millis(5);
+const CAPACITY_PAUSE: Duration = Duration::from_millis(5);

@@ -1,4 +1,4 @@
-//! One file, or standard output, that several workers write to: whole lines, in any order of workers.
+//! One file, or standard output, to which several workers write whole lines. Lines of different workers have no order.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -7,18 +7,20 @@ use crate::output::WriteError;
 use crate::record::Record;
 use crate::sniffer::outlet::{Lines, Outlet, Sent};
 
-/// The part of one worker.
-pub struct Shared {
+/// The outlet of one worker.
+pub struct SharedLines {
     lines: Arc<Mutex<Lines>>,
-    /// Whether this part reports what was sent: one of them does, for all.
-    tells: bool,
+    /// Whether this part reports counts and outages. One part does, for all workers.
+    reports: bool,
 }
 
-impl Shared {
-    /// A part for each of so many workers.
+impl SharedLines {
+    /// Creates the parts of so many workers.
     pub fn parts(lines: Lines, workers: usize) -> Vec<Self> {
         let lines = Arc::new(Mutex::new(lines));
-        (0..workers).map(|index| Shared { lines: lines.clone(), tells: index == 0 }).collect()
+        (0..workers)
+            .map(|index| SharedLines { lines: lines.clone(), reports: index == 0 })
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
@@ -26,17 +28,17 @@ impl Shared {
     }
 }
 
-impl Outlet for Shared {
-    fn take(&mut self, records: &[Record]) -> Result<(), WriteError> {
-        self.lock().take(records)
+impl Outlet for SharedLines {
+    fn accept(&mut self, records: &[Record]) -> Result<(), WriteError> {
+        self.lock().accept(records)
     }
 
-    fn take_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError> {
-        self.lock().take_text(record, text)
+    fn accept_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError> {
+        self.lock().accept_text(record, text)
     }
 
-    fn settle(&mut self) -> Result<bool, WriteError> {
-        self.lock().settle()
+    fn flush(&mut self) -> Result<bool, WriteError> {
+        self.lock().flush()
     }
 
     fn poll(&mut self) -> Result<(), WriteError> {
@@ -52,8 +54,7 @@ impl Outlet for Shared {
     }
 
     fn unreachable_since(&self) -> Option<Instant> {
-        // One part reports an outage, for all.
-        self.lock().unreachable_since().filter(|_| self.tells)
+        self.lock().unreachable_since().filter(|_| self.reports)
     }
 
     fn unreachable(&self) -> &'static str {
@@ -69,7 +70,7 @@ impl Outlet for Shared {
     }
 
     fn sent(&self) -> Sent {
-        match self.tells {
+        match self.reports {
             true => self.lock().sent(),
             false => Sent::default(),
         }

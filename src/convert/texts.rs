@@ -1,17 +1,17 @@
-//! Cuts texts into messages: each line is one, as is JSON that is spread over several lines, and each element
-//! of an array. Neither a line nor an element may be longer than the buffer.
+//! Cuts texts into messages. A message is a line, a JSON object over several lines, or an element of an array.
+//! Neither a line nor an element may be longer than the buffer.
 //!
-//! An array is taken to be one where a line begins with `[` and goes on with an object or ends there:
-//! that is how nfdump and `tshark -T json` write files. Its elements are handed over as arrays of one
-//! element, so that they are read as if the array had been read as a whole.
+//! A line starts an array if it begins with `[`, followed by an object or the end of the line: nfdump and
+//! `tshark -T json` write such files. Each element becomes an array of one element, so that it is decoded like the
+//! whole array.
 
 use super::json_cut::{Scanner, Step};
 use crate::capture::{BUFFER_MAX, Fault, Input};
 
-/// A message, or the fault in its place.
+/// A message, or the error in its place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// Its bytes, without the end of its line.
+    /// The bytes of the message, without the end of its line.
     Text(Vec<u8>),
     /// Part of an array that is not JSON, or an array that does not end.
     Broken(Vec<u8>),
@@ -19,10 +19,10 @@ pub(super) enum Line {
     TooLong,
 }
 
-/// The part of a text that the bytes at hand belong to.
+/// The part of a text that the buffered bytes belong to.
 #[derive(Debug)]
 enum Part {
-    /// Nothing but blanks of a line so far.
+    /// The start of a line; only blanks so far.
     LineStart,
     /// A line.
     Line,
@@ -30,7 +30,7 @@ enum Part {
     RestOfLine,
     /// One or more JSON objects, which end together with a line.
     Objects(Scanner),
-    /// A line that begins with `[`, which is at this place.
+    /// A line that begins with `[`, which is at this position.
     Bracket(usize),
     /// Between two elements of an array.
     Gap,
@@ -40,9 +40,9 @@ enum Part {
     RestOfElement(Scanner),
     /// A number or a word in an array.
     Word,
-    /// The rest of a line in an array, behind a fault.
+    /// The rest of a line in an array, after an error.
     Lost,
-    /// The beginning of a line in an array, behind a fault.
+    /// The start of a line in an array, after an error.
     LostLine,
 }
 
@@ -50,12 +50,11 @@ enum Part {
 pub(super) struct Texts {
     input: Input,
     part: Part,
-    /// Bytes at hand that were scanned.
+    /// Buffered bytes that were scanned.
     searched: usize,
-    /// Ends of lines before the bytes at hand.
+    /// Ends of lines before the buffered bytes.
     passed_lines: u64,
-    /// Lines that begin before this offset are taken one by one: JSON that was to go on over them is
-    /// broken.
+    /// Lines that begin before this offset are messages by themselves: the JSON value that spans them is broken.
     plain_until: u64,
     /// The number of the line at which the last message begins.
     pub(super) line: u64,
@@ -65,7 +64,7 @@ pub(super) struct Texts {
 enum Found {
     /// A message.
     Message(Line),
-    /// Search again, at other bytes or as another part.
+    /// Scan again, at other bytes or as another part.
     Again,
     /// More bytes are needed.
     More,
@@ -83,17 +82,17 @@ impl Texts {
         }
     }
 
-    /// Returns the number of bytes before those that were not handed over yet.
+    /// Returns the offset of the first byte that is in no message yet.
     pub(super) fn offset(&self) -> u64 {
-        self.input.passed()
+        self.input.consumed()
     }
 
-    /// The line that is read now.
+    /// Returns the number of the line at that offset.
     pub(super) fn current_line(&self) -> u64 {
         self.passed_lines + 1
     }
 
-    /// Returns the next message; `None` at the end. `before_read` is called when it must wait for more bytes.
+    /// Returns the next message; `None` at the end. Calls `before_read` before it waits for more bytes.
     pub(super) fn next(&mut self, before_read: &mut impl FnMut()) -> Result<Option<Line>, Fault> {
         loop {
             match self.find() {
@@ -129,21 +128,22 @@ impl Texts {
         }
     }
 
-    /// Moves on, and counts lines.
+    /// Consumes bytes, and counts their lines.
     fn pass(&mut self, count: usize) {
         let bytes = &self.input.bytes()[..count];
         self.passed_lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
-        self.input.pass(count);
+        self.input.consume(count);
         self.searched = 0;
     }
 
-    /// Returns a message of so many bytes, and passes over `more` after them.
+    /// Returns a message of `length` bytes, and skips `more` bytes after them.
     fn message(&mut self, length: usize, more: usize, next: Part) -> Found {
         let text = self.input.bytes()[..length].to_vec();
-        self.hand_over(Line::Text(text), length + more, next)
+        self.emit(Line::Text(text), length + more, next)
     }
 
-    fn hand_over(&mut self, line: Line, passed: usize, next: Part) -> Found {
+    /// Returns a message, and consumes its bytes.
+    fn emit(&mut self, line: Line, passed: usize, next: Part) -> Found {
         self.line = self.current_line();
         self.pass(passed);
         self.part = next;
@@ -156,17 +156,17 @@ impl Texts {
         bytes.iter().position(|byte| wanted(*byte)).map(|at| self.searched + at)
     }
 
-    /// Requests more bytes behind those at hand; calls `full` if the buffer has no space for more.
+    /// Requests more bytes; calls `full` if the buffer is full.
     fn more(&mut self, full: impl FnOnce(&mut Self) -> Found) -> Found {
         self.searched = self.input.bytes().len();
         if self.searched >= BUFFER_MAX { full(self) } else { Found::More }
     }
 
     fn line_start(&mut self) -> Found {
-        // Windows editors put a byte order mark first.
+        // Windows editors write a byte order mark at the start of a file.
         const MARK: &[u8] = b"\xef\xbb\xbf";
         let bytes = self.input.bytes();
-        if self.input.passed() == 0 && MARK.starts_with(&bytes[..bytes.len().min(MARK.len())]) {
+        if self.input.consumed() == 0 && MARK.starts_with(&bytes[..bytes.len().min(MARK.len())]) {
             if bytes.len() < MARK.len() {
                 return Found::More;
             }
@@ -179,7 +179,7 @@ impl Texts {
             });
         };
         self.searched = at;
-        let plain = self.input.passed() < self.plain_until;
+        let plain = self.input.consumed() < self.plain_until;
         self.part = match self.input.bytes()[at] {
             b'\n' => {
                 self.pass(at + 1);
@@ -195,8 +195,8 @@ impl Texts {
     fn whole_line(&mut self) -> Found {
         match self.position(|byte| byte == b'\n') {
             Some(end) => {
-                let of_broken = self.input.passed() < self.plain_until;
-                if of_broken && continues(&self.input.bytes()[..end]) {
+                let of_broken = self.input.consumed() < self.plain_until;
+                if of_broken && continues_json(&self.input.bytes()[..end]) {
                     self.pass(end + 1);
                     self.part = Part::LineStart;
                     return Found::Again;
@@ -240,14 +240,14 @@ impl Texts {
         self.more(|texts| texts.line_by_line(BUFFER_MAX - 1))
     }
 
-    /// Takes all lines before that of this place one by one: the JSON at hand is broken there, and no line must
-    /// make another one unreadable.
+    /// Makes all lines before position `broken` messages by themselves: the JSON value is broken there, and no line
+    /// must make another one unreadable.
     fn line_by_line(&mut self, broken: usize) -> Found {
         let bytes = self.input.bytes();
         self.part = Part::Line;
         match bytes[..broken].iter().rposition(|byte| *byte == b'\n') {
             Some(end) => {
-                self.plain_until = self.input.passed() + end as u64 + 1;
+                self.plain_until = self.input.consumed() + end as u64 + 1;
                 self.searched = 0;
             }
             None => self.searched = broken,
@@ -255,7 +255,7 @@ impl Texts {
         Found::Again
     }
 
-    /// Whether a line that begins with `[` is an array that is to be taken element by element.
+    /// Decides whether a line that begins with `[` starts an array that is read element by element.
     fn bracket(&mut self, at: usize) -> Found {
         self.searched = self.searched.max(at + 1);
         match self.position(|byte| !matches!(byte, b' ' | b'\t' | b'\r')) {
@@ -299,13 +299,13 @@ impl Texts {
         for (at, byte) in bytes.iter().enumerate().skip(self.searched) {
             match scanner.step(*byte) {
                 Step::Inside => {}
-                Step::Closed => return self.wrapped(at + 1),
+                Step::Closed => return self.wrap_element(at + 1),
                 Step::Broken => {
-                    // The line that it breaks in may be the begin of the next element.
+                    // The line in which it breaks may be the start of the next element.
                     let line = bytes[..at].iter().rposition(|byte| *byte == b'\n');
                     let length = line.unwrap_or(at);
                     let broken = Line::Broken(bytes[..length].to_vec());
-                    return self.hand_over(broken, length, Part::Lost);
+                    return self.emit(broken, length, Part::Lost);
                 }
             }
         }
@@ -341,18 +341,18 @@ impl Texts {
 
     fn word(&mut self) -> Found {
         match self.position(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b',' | b']')) {
-            Some(end) => self.wrapped(end),
-            None => self.more(|texts| texts.hand_over(Line::TooLong, texts.searched, Part::Lost)),
+            Some(end) => self.wrap_element(end),
+            None => self.more(|texts| texts.emit(Line::TooLong, texts.searched, Part::Lost)),
         }
     }
 
-    /// An element of an array, as an array of its own.
-    fn wrapped(&mut self, length: usize) -> Found {
+    /// Returns an element of an array, as an array of its own.
+    fn wrap_element(&mut self, length: usize) -> Found {
         let text = [b"[", &self.input.bytes()[..length], b"]"].concat();
-        self.hand_over(Line::Text(text), length, Part::Gap)
+        self.emit(Line::Text(text), length, Part::Gap)
     }
 
-    /// Passes over the rest of a line.
+    /// Skips the rest of a line.
     fn lost(&mut self) -> Found {
         let Some(end) = self.position(|byte| byte == b'\n') else {
             self.pass(self.input.bytes().len());
@@ -363,8 +363,8 @@ impl Texts {
         Found::Again
     }
 
-    /// Whether an element begins with this line, or the array ends: ends of arrays within elements are
-    /// indented.
+    /// Decides whether an element begins with this line, or the array ends. Closing brackets of arrays within elements
+    /// are indented.
     fn lost_line(&mut self) -> Found {
         let Some(at) = self.position(|byte| !matches!(byte, b' ' | b'\t' | b'\r')) else {
             return self.more(|texts| {
@@ -378,7 +378,7 @@ impl Texts {
         Found::Again
     }
 
-    /// Nothing follows the bytes at hand.
+    /// Decides about the buffered bytes at the end of the text.
     fn end(&mut self) -> Found {
         let length = self.input.bytes().len();
         match std::mem::replace(&mut self.part, Part::LineStart) {
@@ -386,7 +386,7 @@ impl Texts {
                 self.pass(length);
                 Found::Message(Line::TooLong)
             }
-            // The array has no end.
+            // The closing bracket of the array is missing.
             Part::Gap => {
                 self.pass(length);
                 self.line = self.current_line();
@@ -398,13 +398,13 @@ impl Texts {
             }
             Part::Element(_) | Part::Word => {
                 let broken = Line::Broken(self.input.bytes().to_vec());
-                self.hand_over(broken, length, Part::LineStart)
+                self.emit(broken, length, Part::LineStart)
             }
             Part::Objects(scanner) if !scanner.is_outside() => {
                 match self.input.bytes().contains(&b'\n') {
                     true => {
                         let found = self.line_by_line(length);
-                        self.plain_until = self.input.passed() + length as u64;
+                        self.plain_until = self.input.consumed() + length as u64;
                         found
                     }
                     false => self.message(length, 0, Part::LineStart),
@@ -412,8 +412,8 @@ impl Texts {
             }
             Part::Line if length == 0 => Found::More,
             Part::Line | Part::Objects(_) | Part::Bracket(_) => {
-                let of_broken = self.input.passed() < self.plain_until;
-                if of_broken && continues(self.input.bytes()) {
+                let of_broken = self.input.consumed() < self.plain_until;
+                if of_broken && continues_json(self.input.bytes()) {
                     self.pass(length);
                     return Found::More;
                 }
@@ -428,8 +428,8 @@ impl Texts {
     }
 }
 
-/// Whether a line goes on with JSON that has begun before: it holds nothing by itself.
-fn continues(line: &[u8]) -> bool {
+/// Whether a line only continues a JSON value that began on an earlier line.
+fn continues_json(line: &[u8]) -> bool {
     let line = line.trim_ascii();
     match line.first() {
         Some(b'}' | b']' | b',') => true,

@@ -10,14 +10,14 @@ fn lines_of(source: impl Read + Send + 'static) -> Vec<(u64, Line)> {
     while let Some(line) = texts.next(&mut || {}).expect("memory can be read") {
         lines.push((texts.line, line));
     }
-    assert_eq!(texts.next(&mut || {}).expect("the end stays"), None);
+    assert_eq!(texts.next(&mut || {}).expect("the text has ended"), None);
     lines
 }
 
-/// A source that has a few bytes at a time.
-struct Drops(Cursor<Vec<u8>>, usize);
+/// A source that returns a few bytes at a time.
+struct SmallReads(Cursor<Vec<u8>>, usize);
 
-impl Read for Drops {
+impl Read for SmallReads {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let length = buffer.len().min(self.1);
         self.0.read(&mut buffer[..length])
@@ -29,7 +29,7 @@ fn lines(bytes: Vec<u8>) -> Vec<(u64, Line)> {
     let whole = lines_of(Cursor::new(bytes.clone()));
     if bytes.len() < 10_000 {
         for size in [1, 3, 7] {
-            assert_eq!(lines_of(Drops(Cursor::new(bytes.clone()), size)), whole);
+            assert_eq!(lines_of(SmallReads(Cursor::new(bytes.clone()), size)), whole);
         }
     }
     whole
@@ -48,7 +48,7 @@ fn texts(input: &str) -> Vec<(u64, Line)> {
 }
 
 #[test]
-fn lines_have_numbers_and_empty_ones_are_none() {
+fn lines_are_numbered_and_empty_lines_are_skipped() {
     let found = lines(b"a\n\n  \r\nb c\nlast".to_vec());
     assert_eq!(found, [(1, text("a")), (4, text("b c")), (5, text("last"))]);
     assert_eq!(lines(Vec::new()), []);
@@ -59,7 +59,7 @@ fn lines_have_numbers_and_empty_ones_are_none() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_passed_over_and_said() {
+fn line_that_is_too_long_is_skipped_and_reported() {
     for too_long in [BUFFER_MAX, 3 * BUFFER_MAX + 7] {
         for sign in [b'x', b'{', b'"', b'['] {
             let mut long = vec![b'x'; too_long];
@@ -76,7 +76,7 @@ fn a_line_that_is_too_long_is_passed_over_and_said() {
 }
 
 #[test]
-fn json_on_one_line_stays_a_message_a_line() {
+fn line_with_json_is_one_message() {
     let input = "{\"a\":1}\n{\"a\":{\"b\":[{}]}} {\"c\":2}\n[]\n[1,2]\n\"{\"\n{\"a\":1} rest\n";
     let expected: Vec<_> = (1..).zip(input.lines().map(text)).collect();
     assert_eq!(texts(input), expected);
@@ -96,7 +96,7 @@ fn object_over_several_lines_is_one_message() {
 }
 
 #[test]
-fn array_is_taken_element_by_element() {
+fn array_is_read_element_by_element() {
     for (open, between, close) in [
         ("[\n", ",\n", "\n]\n"),
         ("[", ",", "]"),
@@ -123,7 +123,7 @@ fn array_is_taken_element_by_element() {
 }
 
 #[test]
-fn array_of_any_length_takes_no_more_than_the_buffer() {
+fn array_longer_than_the_buffer_is_read_element_by_element() {
     // 64 MiB, on one line and on many.
     for between in [&b","[..], b",\n"] {
         let element = format!("{{\"a\":\"{}\"}}", "x".repeat(1000));
@@ -166,7 +166,7 @@ impl Read for Repeated {
 }
 
 #[test]
-fn element_that_is_broken_costs_itself() {
+fn broken_element_loses_no_other_element() {
     let input = "[\n{\"a\":1},\n{\"b\":\n{\"c\n{\"d\":4},\n{\"e\":}5,\n{\"f\":6}\n]\nline\n";
     let found = texts(input);
     assert_eq!(found[0], (2, text("[{\"a\":1}]")));
@@ -175,7 +175,7 @@ fn element_that_is_broken_costs_itself() {
     assert_eq!(found[3], (5, text("[{\"d\":4}]")));
     assert_eq!(found.last(), Some(&(9, text("line"))));
     assert!(found.contains(&(7, text("[{\"f\":6}]"))), "{found:?}");
-    // As tshark and nfdump write elements; the comma of one was lost.
+    // Elements as tshark and nfdump write them; one of them is damaged.
     let pretty = "  {\n    \"a\": {\n      \"b\": [\n        1\n      ]\n    }\n  }";
     let damaged = pretty.replace("\"a\": {", "\"a\": \"x\" {");
     let found = texts(&format!("[\n{pretty},\n{damaged},\n{pretty}\n]\n"));
@@ -186,7 +186,7 @@ fn element_that_is_broken_costs_itself() {
 }
 
 #[test]
-fn file_that_is_cut_within_an_array_is_one_error() {
+fn file_cut_within_an_array_has_one_error() {
     let pretty = "{\n  \"a\": {\n    \"b\": \"c\"\n  }\n}";
     let whole = format!("[\n{pretty},\n{pretty}\n]\n");
     for cut in 2..whole.len() - 2 {
@@ -198,7 +198,7 @@ fn file_that_is_cut_within_an_array_is_one_error() {
 }
 
 #[test]
-fn element_that_is_too_long_costs_itself() {
+fn element_that_is_too_long_loses_no_other_element() {
     let long = format!("{{\"a\":\"{}\"}}", "x".repeat(2 * BUFFER_MAX));
     let found = texts(&format!("[\n{{}},\n{long},\n{{}}\n]\nline\n"));
     assert_eq!(
@@ -212,13 +212,13 @@ fn element_that_is_too_long_costs_itself() {
 }
 
 #[test]
-fn line_that_was_cut_costs_no_other_line() {
+fn line_that_was_cut_loses_no_other_line() {
     let good = "{\"ip_src\":\"10.0.0.1\"}";
     for cut in 1..good.len() {
         let input = format!("{good}\n{}\n{good}\n{good}\n", &good[..cut]);
         let found = texts(&input);
         let expected = [(1, text(good)), (2, text(&good[..cut])), (3, text(good)), (4, text(good))];
-        // Behind a colon an object may stand, so that the next line could be part of this one.
+        // An object may follow a colon, so that the next line could belong to this one.
         assert_eq!(found, expected, "{input}");
     }
     // An object over several lines that was cut, among lines.
@@ -234,9 +234,9 @@ fn line_that_was_cut_costs_no_other_line() {
 
 proptest! {
     #[test]
-    fn any_text_is_cut_to_its_end(input in "[\\[\\]{}\":,a1 \n]{0,80}") {
+    fn any_text_is_split_without_adding_bytes(input in "[\\[\\]{}\":,a1 \n]{0,80}") {
         let found = texts(&input);
-        // Nothing is handed over that was not there.
+        // Messages have no bytes that the text does not have, except the brackets around elements.
         let bytes: usize = found
             .iter()
             .map(|(_, line)| match line {

@@ -1,4 +1,5 @@
-//! A client for the pages of another process: one request, one response, and bounds on time and size.
+//! A client for the pages of another process. It sends one request and reads one response, within bounds on time and
+//! size.
 
 use std::time::Duration;
 
@@ -16,21 +17,21 @@ use crate::base::error::{Exit, Failure};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time limit for a whole response; longer than the server waits for a tick.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Greatest size of a response, in bytes.
-const ANSWER_MAX: usize = 256 << 20;
+const RESPONSE_MAX: usize = 256 << 20;
 
 /// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// The address as it was given.
+    /// The address as the user gave it.
     text: String,
     /// Host and port to connect to.
     address: (String, u16),
     /// The `Host` of a request.
     authority: String,
-    /// The text before each path.
+    /// The prefix of each path.
     base: String,
 }
 
@@ -39,15 +40,15 @@ impl std::str::FromStr for Server {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| format!("\"{text}\" {why}: give http://HOST:PORT");
-        let uri: Uri = text.parse().map_err(|error| wrong(&format!("is no address ({error})")))?;
+        let uri: Uri = text.parse().map_err(|error| wrong(&format!("is not a URL ({error})")))?;
         match uri.scheme_str() {
             Some("http") => {}
-            Some(_) => return Err(wrong("is served without TLS or not at all")),
-            None => return Err(wrong("has no http:// before it")),
+            Some(_) => return Err(wrong("has a scheme other than http")),
+            None => return Err(wrong("does not begin with http://")),
         }
         let authority = uri.authority().ok_or_else(|| wrong("has no host"))?;
         if authority.as_str().contains('@') {
-            return Err(wrong("has a user, and nobody is asked for one"));
+            return Err(wrong("has a user name, and the server requires none"));
         }
         if uri.query().is_some() {
             return Err(wrong("has a query"));
@@ -65,14 +66,14 @@ impl std::str::FromStr for Server {
 /// The response of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpResponse {
-    /// Whether the body is an answer, or the reason for none.
+    /// The status. It shows whether the body is the requested page or an error.
     pub status: StatusCode,
-    /// The text.
+    /// The body.
     pub body: String,
 }
 
 impl Server {
-    /// Returns the address as it was given.
+    /// Returns the address as the user gave it.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -80,21 +81,21 @@ impl Server {
     /// Requests a path, which may have a query.
     ///
     /// # Errors
-    /// [`Exit::Unavailable`] if nobody can be reached there; [`Exit::Failed`] if what comes is no
-    /// answer.
+    /// [`Exit::Unavailable`] if the server can't be reached or does not respond in time; [`Exit::Failed`] if the
+    /// response is not valid.
     pub fn get(&self, path: &str) -> Result<HttpResponse, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .build()
             .context("setting up the client")?;
-        runtime.block_on(self.ask(path))
+        runtime.block_on(self.request(path))
     }
 
-    async fn ask(&self, path: &str) -> Result<HttpResponse, Failure> {
-        let asking = || format!("asking \"{}\"", self.text);
+    async fn request(&self, path: &str) -> Result<HttpResponse, Failure> {
+        let requesting = || format!("querying \"{}\"", self.text);
         let unavailable = |error: anyhow::Error| {
-            let error = error.context(asking());
+            let error = error.context(requesting());
             Failure::new(Exit::Unavailable, error)
         };
         let connect = TcpStream::connect((self.address.0.as_str(), self.address.1));
@@ -102,15 +103,15 @@ impl Server {
             .await
             .map_err(|_| {
                 let secs = CONNECT_TIMEOUT.as_secs();
-                unavailable(anyhow!("nobody has answered for {secs} s"))
+                unavailable(anyhow!("no connection within {secs} s"))
             })?
             .map_err(|error| unavailable(error.into()))?;
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(stream, path)).await;
+        let response = tokio::time::timeout(RESPONSE_TIMEOUT, self.exchange(stream, path)).await;
         let late = |_| {
-            let secs = ANSWER_TIMEOUT.as_secs();
-            unavailable(anyhow!("the answer has not come for {secs} s"))
+            let secs = RESPONSE_TIMEOUT.as_secs();
+            unavailable(anyhow!("no complete response within {secs} s"))
         };
-        Ok(answer.map_err(late)?.with_context(asking)?)
+        Ok(response.map_err(late)?.with_context(requesting)?)
     }
 
     async fn exchange(&self, stream: TcpStream, path: &str) -> anyhow::Result<HttpResponse> {
@@ -122,10 +123,10 @@ impl Server {
             .header(CONNECTION, "close")
             .body(Body::empty())
             .context("making the request")?;
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let body = to_bytes(Body::new(answer.into_body()), ANSWER_MAX).await?;
-        let body = String::from_utf8(body.to_vec()).context("the answer is no text")?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = to_bytes(Body::new(response.into_body()), RESPONSE_MAX).await?;
+        let body = String::from_utf8(body.to_vec()).context("the response is not UTF-8")?;
         Ok(HttpResponse { status, body })
     }
 }
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_checked() {
+    fn server_address_that_is_no_plain_http_url_is_rejected() {
         let server = |text: &str| text.parse::<Server>();
         let base = |text| server(text).map(|server| (server.address, server.base));
         let local = |base: &str| Ok((("127.0.0.1".to_owned(), 9464), base.to_owned()));
@@ -162,7 +163,7 @@ mod tests {
     }
 
     /// Returns the client's result for a server that responds with these bytes.
-    fn answered(with: &'static [u8]) -> Result<HttpResponse, Failure> {
+    fn response_to(with: &'static [u8]) -> Result<HttpResponse, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = format!("http://{}/base", listener.local_addr().unwrap());
         let thread = std::thread::spawn(move || {
@@ -172,14 +173,14 @@ mod tests {
             stream.write_all(with).unwrap();
             String::from_utf8(request[..read].to_vec()).unwrap()
         });
-        let answer = server.parse::<Server>().unwrap().get("/page?a=b");
+        let response = server.parse::<Server>().unwrap().get("/page?a=b");
         assert!(thread.join().unwrap().starts_with("GET /base/page?a=b HTTP/1.1\r\n"));
-        answer
+        response
     }
 
     #[test]
-    fn answers_are_taken_whole_or_not_at_all() {
-        let whole = answered(b"HTTP/1.1 503 Later\r\ncontent-length: 3\r\n\r\nso\n").unwrap();
+    fn response_that_is_cut_or_malformed_is_an_error() {
+        let whole = response_to(b"HTTP/1.1 503 Later\r\ncontent-length: 3\r\n\r\nso\n").unwrap();
         assert_eq!((whole.status.as_u16(), whole.body.as_str()), (503, "so\n"));
         for bad in [
             b"".as_slice(),
@@ -187,19 +188,19 @@ mod tests {
             b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort",
             b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n\xff\xfe",
         ] {
-            let failure = answered(bad).unwrap_err();
+            let failure = response_to(bad).unwrap_err();
             assert_eq!(failure.exit, Exit::Failed);
-            assert!(failure.error.to_string().starts_with("asking \"http://127.0.0.1:"));
+            assert!(failure.error.to_string().starts_with("querying \"http://127.0.0.1:"));
         }
     }
 
     #[test]
-    fn nobody_there_is_named() {
+    fn unreachable_server_is_named_in_the_error() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
         let failure = server.parse::<Server>().unwrap().get("/").unwrap_err();
         assert_eq!(failure.exit, Exit::Unavailable);
-        assert!(format!("{:#}", failure.error).contains(&format!("asking \"{server}\"")));
+        assert!(format!("{:#}", failure.error).contains(&format!("querying \"{server}\"")));
     }
 }

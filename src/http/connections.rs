@@ -1,12 +1,12 @@
-//! Connections to the server: as many as there is room for, and always one more.
+//! Connections to the server. Their number is bounded, and the server accepts every new one.
 //!
-//! A probe must get in whatever others do. So no connection is refused for want of room: the one that has
-//! been idle for the longest time makes room. A connection ends
+//! A health probe must get a connection whatever other clients do. So the server rejects no connection when there are
+//! too many, but closes the one that has been idle for the longest time. A connection ends
 //!
-//! - when the head of a request takes longer than [`HEAD_TIMEOUT`] to arrive, or none comes for as long,
-//! - when its client takes nothing of an answer for [`WRITE_TIMEOUT`],
+//! - when the head of a request takes longer than [`HEAD_TIMEOUT`] to arrive, or no request begins for as long,
+//! - when its client reads nothing of a response for [`WRITE_TIMEOUT`],
 //! - after [`REQUESTS_MAX`] requests or [`CONNECTION_TIMEOUT`],
-//! - when it is the idlest one and there are too many, of all or of its address.
+//! - when it is the idlest one and there are too many connections, of all or of its address.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,42 +35,42 @@ use tokio::time::Sleep;
 
 use crate::base::logging::Sampler;
 
-/// Connections at a time.
+/// Greatest number of open connections.
 const CONNECTIONS_MAX: usize = 512;
 
-/// Connections at a time from one address (IPv6: one network of 64 bits).
+/// Greatest number of open connections from one address (IPv6: one network of 64 bits).
 const ADDRESS_MAX: usize = 128;
 
-/// The part of the file descriptors of the process that connections may take: one in so many.
-const DESCRIPTORS_PART: u64 = 4;
+/// Connections may use one in so many of the file descriptors of the process.
+const DESCRIPTORS_DIVISOR: u64 = 4;
 
 /// Time limit for the head of a request to arrive, and for a connection to be idle.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time limit for a client that takes nothing of its answer.
+/// Time for which a client may read nothing of its response.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Greatest lifetime of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Requests of one connection.
+/// Greatest number of requests of one connection.
 const REQUESTS_MAX: usize = 1000;
 
-/// Greatest size of the head of a request, and of the buffered part of an answer, in bytes.
+/// Greatest size of the head of a request, and of the buffered part of a response, in bytes.
 const BUFFER_MAX: usize = 16 << 10;
 
-/// Connections that the system keeps for the server until they are accepted.
+/// Greatest number of connections that wait in the system until the server accepts them.
 const BACKLOG: i32 = 1024;
 
 /// The pause after an error of the listener, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Time limit for answers under way when the server shuts down.
-pub(super) const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time limit for responses under way when the server shuts down.
+pub(super) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The key of connections that share a bound: an address, or the network of an IPv6 address, of which
-/// one machine has very many.
-fn neighborhood(peer: IpAddr) -> IpAddr {
+/// Returns the key of connections that share a bound: an IPv4 address, or the network of an IPv6 address, since one
+/// machine has very many IPv6 addresses.
+fn bound_key(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
         v4 => v4,
@@ -80,41 +80,43 @@ fn neighborhood(peer: IpAddr) -> IpAddr {
 /// The state of one connection.
 #[derive(Debug, Default)]
 struct Activity {
-    /// The time at which bytes moved last, in milliseconds since the server started.
+    /// The time at which bytes were last read or written, in milliseconds since the server started.
     moved_ms: AtomicU64,
-    /// Requests that are being answered.
-    answering: AtomicUsize,
+    /// Requests whose responses are under way.
+    under_way: AtomicUsize,
+    /// All requests so far.
     requests: AtomicUsize,
 }
 
 /// An open connection.
-struct Open {
+struct OpenConnection {
     from: IpAddr,
     activity: Arc<Activity>,
     /// `None` until its task runs.
     task: Option<AbortHandle>,
 }
 
-/// All open connections.
-struct Table {
+/// All open connections, with their bounds.
+struct ConnectionTable {
     started: Instant,
     max: usize,
     address_max: usize,
-    open: Mutex<Opened>,
+    open: Mutex<OpenConnections>,
 }
 
 #[derive(Default)]
-struct Opened {
+struct OpenConnections {
+    /// The number of the newest connection.
     last: u64,
-    by_number: BTreeMap<u64, Open>,
+    by_number: BTreeMap<u64, OpenConnection>,
 }
 
-impl Table {
+impl ConnectionTable {
     fn new(max: usize, address_max: usize) -> Self {
-        Table { started: Instant::now(), max, address_max, open: Mutex::default() }
+        ConnectionTable { started: Instant::now(), max, address_max, open: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Opened> {
+    fn lock(&self) -> MutexGuard<'_, OpenConnections> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -122,9 +124,9 @@ impl Table {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// Admits a new connection, and ends the idlest one if there are too many.
+    /// Adds a new connection, and closes the idlest one if there are too many.
     fn admit(&self, from: IpAddr) -> (u64, Arc<Activity>) {
-        let from = neighborhood(from);
+        let from = bound_key(from);
         let mut opened = self.lock();
         let of_address = opened.by_number.values().filter(|open| open.from == from).count();
         if of_address >= self.address_max {
@@ -136,20 +138,20 @@ impl Table {
         opened.last += 1;
         let (number, activity) = (opened.last, Arc::new(Activity::default()));
         activity.moved_ms.store(self.now_ms(), Ordering::Relaxed);
-        let open = Open { from, activity: activity.clone(), task: None };
+        let open = OpenConnection { from, activity: activity.clone(), task: None };
         opened.by_number.insert(number, open);
         (number, activity)
     }
 
-    /// Makes room when the process has no file descriptors left.
+    /// Closes the idlest connection, for when the process has no file descriptors left.
     fn evict_idlest(&self) {
         self.lock().evict(None);
     }
 
-    fn started(&self, number: u64, task: AbortHandle) {
+    fn set_task(&self, number: u64, task: AbortHandle) {
         match self.lock().by_number.get_mut(&number) {
             Some(open) => open.task = Some(task),
-            // The connection has ended already, or was ended.
+            // The connection has ended already, or was evicted.
             None => task.abort(),
         }
     }
@@ -159,8 +161,8 @@ impl Table {
     }
 }
 
-impl Opened {
-    /// The address with the most connections.
+impl OpenConnections {
+    /// Returns the address with the most connections.
     fn busiest(&self) -> Option<IpAddr> {
         let mut counts = BTreeMap::<IpAddr, usize>::new();
         for open in self.by_number.values() {
@@ -169,54 +171,56 @@ impl Opened {
         counts.into_iter().max_by_key(|(_, count)| *count).map(|(from, _)| from)
     }
 
-    /// Ends the connection that has been idle for the longest time, of this address or of all. One that
-    /// is being answered is ended only if there is no other one.
+    /// Closes the connection that has been idle for the longest time, of address `of` or of all. Closes a connection
+    /// with a response under way only if there is no other one.
     fn evict(&mut self, of: Option<IpAddr>) {
         let eligible =
             self.by_number.iter().filter(|(_, open)| of.is_none_or(|of| open.from == of));
         let idlest = eligible.min_by_key(|(number, open)| {
             let activity = &open.activity;
-            let is_busy = activity.answering.load(Ordering::Relaxed) > 0;
+            let is_busy = activity.under_way.load(Ordering::Relaxed) > 0;
             (is_busy, activity.moved_ms.load(Ordering::Relaxed), **number)
         });
         if let Some(number) = idlest.map(|(number, _)| *number)
-            && let Some(Open { task: Some(task), .. }) = self.by_number.remove(&number)
+            && let Some(OpenConnection { task: Some(task), .. }) = self.by_number.remove(&number)
         {
             task.abort();
         }
     }
 }
 
-/// Removes a connection when its task ends, however it does.
-struct Place {
-    table: Arc<Table>,
+/// Removes a connection from the table when its task ends, for whatever reason.
+struct ConnectionGuard {
+    table: Arc<ConnectionTable>,
     number: u64,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.table.remove(self.number);
     }
 }
 
-/// The number of connections that the file descriptors of the process allow.
-fn room() -> usize {
+/// Returns the number of connections that the file descriptors of the process allow.
+fn connection_capacity() -> usize {
     let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-    usize::try_from(descriptors / DESCRIPTORS_PART).unwrap_or(usize::MAX).clamp(4, CONNECTIONS_MAX)
+    usize::try_from(descriptors / DESCRIPTORS_DIVISOR)
+        .unwrap_or(usize::MAX)
+        .clamp(4, CONNECTIONS_MAX)
 }
 
-/// Accepts connections until it is stopped, and lets answers that are on their way get out.
+/// Accepts connections until `stopped` fires, then completes the responses under way, for [`SHUTDOWN_TIMEOUT`].
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     mut stopped: oneshot::Receiver<()>,
 ) -> io::Result<()> {
-    // Another call of listen only changes the length of the queue.
+    // A second call of `listen` only changes the length of the queue.
     socket2::SockRef::from(&listener).listen(BACKLOG)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let graceful = GracefulShutdown::new();
-    let max = room();
-    let table = Arc::new(Table::new(max, ADDRESS_MAX.min(max)));
+    let max = connection_capacity();
+    let table = Arc::new(ConnectionTable::new(max, ADDRESS_MAX.min(max)));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_MAX);
     let mut sampler = Sampler::default();
@@ -228,8 +232,8 @@ pub(super) async fn serve(
         let (stream, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                if sampler.takes("accept") {
-                    tracing::warn!(%error, "a connection to --http was not accepted");
+                if sampler.allows("accept") {
+                    tracing::warn!(%error, "cannot accept a connection to --http");
                 }
                 table.evict_idlest();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -237,64 +241,64 @@ pub(super) async fn serve(
             }
         };
         let (number, activity) = table.admit(from.ip());
-        let place = Place { table: table.clone(), number };
-        let io = Watched::new(stream, table.clone(), activity.clone());
+        let guard = ConnectionGuard { table: table.clone(), number };
+        let io = TimedStream::new(stream, table.clone(), activity.clone());
         let router = TowerToHyperService::new(router.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            answer(router.clone(), request, activity.clone())
+            respond(router.clone(), request, activity.clone())
         });
         let connection = graceful.watch(http.serve_connection(io, service));
         let task = tokio::spawn(async move {
-            let _place = place;
-            // A client that has disconnected, or sent no HTTP request, gets no answer.
+            let _guard = guard;
+            // A client that has disconnected, or sent no HTTP request, gets no response.
             let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
         });
-        table.started(number, task.abort_handle());
+        table.set_task(number, task.abort_handle());
     }
     drop(listener);
-    let _ = tokio::time::timeout(END_TIMEOUT, graceful.shutdown()).await;
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown()).await;
     Ok(())
 }
 
-/// Answers a request of a connection.
-async fn answer(
+/// Responds to a request of a connection.
+async fn respond(
     router: TowerToHyperService<Router>,
     request: Request<Incoming>,
     activity: Arc<Activity>,
-) -> Result<Response<Answered>, std::convert::Infallible> {
+) -> Result<Response<GuardedBody>, std::convert::Infallible> {
     let last = activity.requests.fetch_add(1, Ordering::Relaxed) + 1 >= REQUESTS_MAX;
-    let answering = Answering::new(activity);
+    let guard = RequestGuard::new(activity);
     let Ok(response) = router.call(request).await;
-    let mut response = response.map(|body| Answered { body, _answering: answering });
+    let mut response = response.map(|body| GuardedBody { body, _guard: guard });
     if last {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
 
-/// Counts a request that is being answered.
-struct Answering(Arc<Activity>);
+/// Counts a request as under way until its response is sent.
+struct RequestGuard(Arc<Activity>);
 
-impl Answering {
+impl RequestGuard {
     fn new(activity: Arc<Activity>) -> Self {
-        activity.answering.fetch_add(1, Ordering::Relaxed);
-        Answering(activity)
+        activity.under_way.fetch_add(1, Ordering::Relaxed);
+        RequestGuard(activity)
     }
 }
 
-impl Drop for Answering {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.answering.fetch_sub(1, Ordering::Relaxed);
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The body of an answer. It is dropped when all of it is on its way.
-pub(super) struct Answered {
+/// The body of a response. The server drops it when it has sent all of it.
+pub(super) struct GuardedBody {
     body: Body,
-    _answering: Answering,
+    _guard: RequestGuard,
 }
 
-impl hyper::body::Body for Answered {
+impl hyper::body::Body for GuardedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -314,33 +318,33 @@ impl hyper::body::Body for Answered {
     }
 }
 
-/// A stream that knows when bytes moved last, and fails if the other side takes none for too long.
-struct Watched {
+/// A stream that records the time of its last read or write, and fails if the other side reads nothing for too long.
+struct TimedStream {
     stream: TokioIo<TcpStream>,
-    table: Arc<Table>,
+    table: Arc<ConnectionTable>,
     activity: Arc<Activity>,
-    /// While the other side takes nothing, the end of patience.
+    /// The end of the write timeout, while the other side reads nothing.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Watched {
-    fn new(stream: TcpStream, table: Arc<Table>, activity: Arc<Activity>) -> Self {
-        Watched { stream: TokioIo::new(stream), table, activity, stalled: None }
+impl TimedStream {
+    fn new(stream: TcpStream, table: Arc<ConnectionTable>, activity: Arc<Activity>) -> Self {
+        TimedStream { stream: TokioIo::new(stream), table, activity, stalled: None }
     }
 
-    fn moved(&self) {
+    fn record_activity(&self) {
         self.activity.moved_ms.store(self.table.now_ms(), Ordering::Relaxed);
     }
 
-    /// Records the result of a write, for the write timeout.
-    fn written<T>(
+    /// Records the result of a write, and fails at the write timeout.
+    fn apply_timeout<T>(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
-            self.moved();
+            self.record_activity();
             return written;
         }
         let stalled =
@@ -350,7 +354,7 @@ impl Watched {
     }
 }
 
-impl Read for Watched {
+impl Read for TimedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -358,20 +362,20 @@ impl Read for Watched {
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_ready() {
-            self.moved();
+            self.record_activity();
         }
         read
     }
 }
 
-impl Write for Watched {
+impl Write for TimedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.written(context, written)
+        self.apply_timeout(context, written)
     }
 
     fn poll_write_vectored(
@@ -380,7 +384,7 @@ impl Write for Watched {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
-        self.written(context, written)
+        self.apply_timeout(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -404,48 +408,48 @@ mod tests {
         [192, 0, 2, last].into()
     }
 
-    fn numbers(table: &Table) -> Vec<u64> {
+    fn numbers(table: &ConnectionTable) -> Vec<u64> {
         table.lock().by_number.keys().copied().collect()
     }
 
     #[test]
-    fn connection_that_is_idle_for_longest_makes_room() {
-        let table = Table::new(4, 3);
+    fn longest_idle_connection_is_evicted_at_a_bound() {
+        let table = ConnectionTable::new(4, 3);
         let admitted: Vec<_> = (1..=2).map(|_| table.admit(address(1))).collect();
-        // This connection was idle before the first one, which is being answered.
+        // The first connection has been idle for longest, but its response is under way.
         admitted[0].1.moved_ms.store(0, Ordering::Relaxed);
-        let _busy = Answering::new(admitted[0].1.clone());
+        let _busy = RequestGuard::new(admitted[0].1.clone());
         table.admit(address(1));
         table.admit(address(1));
         assert_eq!(numbers(&table), [1, 3, 4], "the bound of one address");
         table.admit(address(2));
         assert_eq!(numbers(&table), [1, 3, 4, 5]);
         table.admit(address(3));
-        // Not the only one of another address.
+        // The evicted connection is one of the address with the most connections.
         assert_eq!(numbers(&table), [1, 4, 5, 6], "the bound of all");
         table.evict_idlest();
         assert_eq!(numbers(&table), [1, 5, 6]);
     }
 
     #[test]
-    fn connections_that_are_all_answered_make_room_too() {
-        let table = Table::new(2, 2);
+    fn busy_connection_is_evicted_if_none_is_idle() {
+        let table = ConnectionTable::new(2, 2);
         let _busy: Vec<_> =
-            (1..=2).map(|last| Answering::new(table.admit(address(last)).1)).collect();
+            (1..=2).map(|last| RequestGuard::new(table.admit(address(last)).1)).collect();
         table.admit(address(3));
         assert_eq!(numbers(&table).len(), 2);
     }
 
     #[test]
     fn addresses_of_one_ipv6_network_share_a_bound() {
-        let of = |text: &str| neighborhood(text.parse().unwrap());
+        let of = |text: &str| bound_key(text.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
     }
 
     #[test]
-    fn room_is_within_the_file_descriptors() {
-        assert!((4..=CONNECTIONS_MAX).contains(&room()));
+    fn connection_capacity_stays_within_its_bounds() {
+        assert!((4..=CONNECTIONS_MAX).contains(&connection_capacity()));
     }
 }

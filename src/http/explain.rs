@@ -1,8 +1,8 @@
 //! The page `/api/v1/explain`: which limits apply to a pair, and why none does.
 //!
-//! This module parses and checks a question before the computation sees it. The
-//! [`Subject`](super::Subject) answers it; this module bounds the wait for the answer, and responds with
-//! an error if there is none.
+//! This module parses and checks a query before the computation receives it. The query handler of the
+//! [`Subject`](super::Subject) computes the response. This module bounds the wait for it, and responds with an error
+//! if none comes in time.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,63 +21,63 @@ use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::served::{AS_OF, Served, answer, as_of, as_of_header, object};
+use super::served::{AS_OF, ServerState, as_of, as_of_header, json_response, response};
 use crate::base::quote::Quoted;
 use crate::base::{date, network};
-use crate::runner::{Answer, Question, Refusal, WriteObject};
+use crate::runner::{ExplainQuery, QueryError, QueryResponse, WriteObject};
 
 /// The path of the page.
 pub(super) const PATH: &str = "/api/v1/explain";
 
-/// Time limit for an answer. An answer comes with a tick, of which there are many a second.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for the computation to respond. A response needs one tick; a query starts the tick at once.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time limit for a client to take its answer. Others wait for the slot of that answer meanwhile.
-const TAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit for a client to read its response. Other requests wait for the thread of that response meanwhile.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The size of a part of an answer, and how many of them wait for the client.
+/// The size of a part of a response, in bytes, and the greatest number of parts that wait for the client.
 const PART: usize = 64 << 10;
 const PARTS_WAITING: usize = 2;
 
-/// The fault of a question: the parameter, its value (`None` if it is missing), and a text for people.
+/// The reason why a query is rejected: the parameter, its value (`None` if it is missing), and a text for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Fault {
+struct ParameterError {
     parameter: String,
     value: Option<String>,
     text: String,
 }
 
-/// Parses a query.
-fn question(query: &str) -> Result<Question, Fault> {
+/// Parses the query of a URL.
+fn parse_query(query: &str) -> Result<ExplainQuery, ParameterError> {
     let mut given = BTreeMap::new();
     for part in query.split('&').filter(|part| !part.is_empty()) {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        // A plus sign is itself, so that an offset of a time needs no escape.
+        // A plus sign stands for itself, so that an offset of a time needs no escape.
         let [name, value] = [name, value].map(|text| percent_decode_str(text).decode_utf8_lossy());
-        let fault = |text: String| Fault {
+        let error = |text: String| ParameterError {
             parameter: name.clone().into_owned(),
             value: Some(value.clone().into_owned()),
             text,
         };
         let Some(known) = PARAMETERS.into_iter().find(|known| *known == name) else {
             let names = PARAMETERS.join(", ");
-            return Err(fault(format!("unknown parameter {}: there are {names}", Quoted(&name))));
+            return Err(error(format!("unknown parameter {}: known are {names}", Quoted(&name))));
         };
         if given.contains_key(known) {
-            return Err(fault(format!("parameter \"{known}\" is given twice: give it once")));
+            return Err(error(format!("parameter \"{known}\" is given twice: give it once")));
         }
         given.insert(known, value);
     }
     let address = |parameter: &'static str| {
         let value = given.get(parameter).map(Cow::as_ref).ok_or_else(|| {
             let text = format!("parameter \"{parameter}\" is missing: give an address");
-            Fault { parameter: parameter.into(), value: None, text }
+            ParameterError { parameter: parameter.into(), value: None, text }
         })?;
-        network::address(value).map_err(|error| fault(parameter, value, &error))
+        network::address(value).map_err(|error| parameter_error(parameter, value, &error))
     };
     let (source, destination) = (address("source")?, address("destination")?);
     let pair = network::pair(source, destination)
-        .map_err(|error| fault("destination", &destination.to_string(), &error))?;
+        .map_err(|error| parameter_error("destination", &destination.to_string(), &error))?;
     let at_ms = given.get("at").map(|text| {
         let nanos = date::parse(text).map_err(|error| error.to_string());
         nanos
@@ -85,88 +85,100 @@ fn question(query: &str) -> Result<Question, Fault> {
                 let ms = u64::try_from(nanos.div_euclid(1_000_000));
                 ms.map_err(|_| format!("{} is before 1970; give a later time", Quoted(text)))
             })
-            .map_err(|error| fault("at", text, &error))
+            .map_err(|error| parameter_error("at", text, &error))
     });
     let all = given.get("all").map_or(Ok(false), |text| match text.as_ref() {
         "true" => Ok(true),
         "false" => Ok(false),
-        other => Err(fault("all", other, &format!("{} is neither true nor false", Quoted(other)))),
+        other => {
+            let error = format!("{} is neither true nor false", Quoted(other));
+            Err(parameter_error("all", other, &error))
+        }
     });
-    Ok(Question { pair, at_ms: at_ms.transpose()?, all: all? })
+    Ok(ExplainQuery { pair, at_ms: at_ms.transpose()?, all: all? })
 }
 
 const PARAMETERS: [&str; 4] = ["source", "destination", "at", "all"];
 
-fn fault(parameter: &str, value: &str, error: &str) -> Fault {
+fn parameter_error(parameter: &str, value: &str, error: &str) -> ParameterError {
     let text = format!("parameter \"{parameter}\": {error}");
-    Fault { parameter: parameter.into(), value: Some(value.into()), text }
+    ParameterError { parameter: parameter.into(), value: Some(value.into()), text }
 }
 
-pub(super) async fn show(State(served): State<Arc<Served>>, RawQuery(query): RawQuery) -> Response {
-    let question = match question(query.as_deref().unwrap_or_default()) {
-        Ok(question) => question,
-        Err(Fault { parameter, value, text }) => {
+pub(super) async fn show(
+    State(server): State<Arc<ServerState>>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let query = match parse_query(query.as_deref().unwrap_or_default()) {
+        Ok(query) => query,
+        Err(ParameterError { parameter, value, text }) => {
             let error = json!({
-                "as_of": as_of(&served), "error": text, "parameter": parameter, "value": value,
+                "as_of": as_of(&server), "error": text, "parameter": parameter, "value": value,
             });
-            return object(StatusCode::BAD_REQUEST, &error);
+            return json_response(StatusCode::BAD_REQUEST, &error);
         }
     };
-    let answers = served.subject.answers().expect("it is served only if somebody answers");
-    match tokio::time::timeout(ANSWER_TIMEOUT, answers.explain(question)).await {
-        Ok(Ok(Answer { as_of, object })) => {
-            let Some(mut response) = written(&served, object).await else {
-                return refuse(&served, &Refusal::Ended);
+    let handler = server.subject.query_handler().expect("the page exists only with a handler");
+    match tokio::time::timeout(RESPONSE_TIMEOUT, handler.explain(query)).await {
+        Ok(Ok(QueryResponse { as_of, object })) => {
+            let Some(mut response) = write_response(&server, object).await else {
+                return error_response(&server, &QueryError::Ended);
             };
             response.headers_mut().insert(AS_OF, as_of_header(Some(as_of)));
             response
         }
-        Ok(Err(refusal)) => refuse(&served, &refusal),
+        Ok(Err(error)) => error_response(&server, &error),
         Err(_) => {
-            let secs = ANSWER_TIMEOUT.as_secs();
-            let error = format!("no tick was done for {secs} s: /readyz says why");
-            let error = json!({"as_of": as_of(&served), "error": error});
-            object(StatusCode::GATEWAY_TIMEOUT, &error)
+            let secs = RESPONSE_TIMEOUT.as_secs();
+            let error = format!("no tick has completed for {secs} s: /readyz has the reason");
+            let error = json!({"as_of": as_of(&server), "error": error});
+            json_response(StatusCode::GATEWAY_TIMEOUT, &error)
         }
     }
 }
 
-/// Has an answer written, and sent part by part: of many limits it is large, and its client may be slow.
-async fn written(served: &Served, object: WriteObject) -> Option<Response> {
+/// Writes a response on another thread, and sends it part by part: with many limits it is large, and its client may
+/// be slow. Returns `None` if that thread has ended without a part.
+async fn write_response(server: &ServerState, object: WriteObject) -> Option<Response> {
     let (parts, mut written) = channel(PARTS_WAITING);
-    let mut out = Parts { parts, bytes: Vec::new() };
+    let mut out = PartWriter { parts, bytes: Vec::new() };
     let write = move || {
-        // Without its client an answer ends.
+        // Writing fails if the client has disconnected; then there is nobody to respond to.
         let _ = object(&mut out).and_then(|()| out.send());
     };
-    served.explanations.as_ref()?.run(write);
+    server.explanations.as_ref()?.run(write);
     let first = written.recv().await?;
-    let whole = answer(StatusCode::OK, "application/json", String::new());
+    let empty = response(StatusCode::OK, "application/json", String::new());
     let body = match written.recv().await {
         None => Body::from(first),
         Some(second) => {
-            let until = Instant::now() + TAKE_TIMEOUT;
-            Body::new(Streamed { first: Some(first), second: Some(second), rest: written, until })
+            let until = Instant::now() + READ_TIMEOUT;
+            Body::new(StreamedBody {
+                first: Some(first),
+                second: Some(second),
+                rest: written,
+                until,
+            })
         }
     };
-    Some(whole.map(|_| body))
+    Some(empty.map(|_| body))
 }
 
-/// Parts of an answer for its client. To write waits until the client has taken some.
-struct Parts {
+/// Collects a response into parts for the client. A write waits while [`PARTS_WAITING`] parts are unread.
+struct PartWriter {
     parts: Sender<Bytes>,
     bytes: Vec<u8>,
 }
 
-impl Parts {
+impl PartWriter {
     fn send(&mut self) -> io::Result<()> {
         let bytes = std::mem::take(&mut self.bytes);
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.parts.blocking_send(bytes.into()).map_err(gone)
+        let disconnected = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.parts.blocking_send(bytes.into()).map_err(disconnected)
     }
 }
 
-impl Write for Parts {
+impl Write for PartWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes.extend_from_slice(bytes);
         if self.bytes.len() >= PART {
@@ -180,15 +192,15 @@ impl Write for Parts {
     }
 }
 
-/// The body of a large answer.
-struct Streamed {
+/// The body of a large response.
+struct StreamedBody {
     first: Option<Bytes>,
     second: Option<Bytes>,
     rest: Receiver<Bytes>,
     until: Instant,
 }
 
-impl hyper::body::Body for Streamed {
+impl hyper::body::Body for StreamedBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -206,15 +218,17 @@ impl hyper::body::Body for Streamed {
     }
 }
 
-fn refuse(served: &Served, refusal: &Refusal) -> Response {
-    let status = match refusal {
-        Refusal::Elsewhere { .. } => StatusCode::MISDIRECTED_REQUEST,
-        Refusal::NoWindow => StatusCode::BAD_REQUEST,
-        Refusal::NotBegun | Refusal::Busy | Refusal::Ended => StatusCode::SERVICE_UNAVAILABLE,
+fn error_response(server: &ServerState, error: &QueryError) -> Response {
+    let status = match error {
+        QueryError::Elsewhere { .. } => StatusCode::MISDIRECTED_REQUEST,
+        QueryError::NoWindow => StatusCode::BAD_REQUEST,
+        QueryError::NotBegun | QueryError::Busy | QueryError::Ended => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     };
-    let error = json!({"as_of": as_of(served), "error": refusal.to_string()});
-    let mut response = object(status, &error);
-    if matches!(refusal, Refusal::NotBegun | Refusal::Busy) {
+    let object = json!({"as_of": as_of(server), "error": error.to_string()});
+    let mut response = json_response(status, &object);
+    if matches!(error, QueryError::NotBegun | QueryError::Busy) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
@@ -227,31 +241,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn questions_are_read() {
-        let ask = |query: &str| question(query).unwrap_or_else(|fault| panic!("{fault:?}"));
+    fn query_parameters_are_parsed() {
+        let parse = |query: &str| parse_query(query).unwrap_or_else(|error| panic!("{error:?}"));
         let pair = |source: &str, destination: &str| {
             Pair::new(source.parse().unwrap(), destination.parse().unwrap()).unwrap()
         };
-        let plain = ask("source=10.0.0.1&destination=10.0.0.2");
-        assert_eq!(plain, Question { pair: pair("10.0.0.1", "10.0.0.2"), at_ms: None, all: false });
-        let escaped = ask("destination=2001%3adb8::2&source=2001:db8::1&at=2024-05-01&all=true&");
+        let plain = parse("source=10.0.0.1&destination=10.0.0.2");
+        assert_eq!(
+            plain,
+            ExplainQuery { pair: pair("10.0.0.1", "10.0.0.2"), at_ms: None, all: false }
+        );
+        let escaped = parse("destination=2001%3adb8::2&source=2001:db8::1&at=2024-05-01&all=true&");
         assert_eq!(
             escaped,
-            Question {
+            ExplainQuery {
                 pair: pair("2001:db8::1", "2001:db8::2"),
                 at_ms: Some(1_714_521_600_000),
                 all: true
             }
         );
-        // Whole milliseconds; an offset, escaped or not.
+        // Times are cut to milliseconds; the plus sign of an offset is escaped or not.
         for at in ["2024-05-01T02:00:00.0019+02:00", "2024-05-01%2002:00:00.001%2B02:00"] {
-            let asked = ask(&format!("source=::1&destination=::2&all=false&at={at}"));
-            assert_eq!(asked.at_ms, Some(1_714_521_600_001), "{at}");
+            let query = parse(&format!("source=::1&destination=::2&all=false&at={at}"));
+            assert_eq!(query.at_ms, Some(1_714_521_600_001), "{at}");
         }
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_parameter_is_named_in_the_error() {
         let pair = "source=10.0.0.1&destination=10.0.0.2";
         for (query, parameter, value, part) in [
             ("", "source", None, "missing"),
@@ -261,17 +278,17 @@ mod tests {
             ("source=10.0.0.1&destination=::1", "destination", Some("::1"), "different families"),
             (&format!("{pair}&at=soon"), "at", Some("soon"), "\"soon\" is not a date; write"),
             (&format!("{pair}&at=1969-12-31"), "at", Some("1969-12-31"), "before 1970"),
-            (&format!("{pair}&at=infinity"), "at", Some("infinity"), "no moment"),
+            (&format!("{pair}&at=infinity"), "at", Some("infinity"), "no point in time"),
             (&format!("{pair}&all=1"), "all", Some("1"), "neither true nor false"),
-            (&format!("{pair}&sorce=::1"), "sorce", Some("::1"), "there are source, destination"),
+            (&format!("{pair}&sorce=::1"), "sorce", Some("::1"), "known are source, destination"),
             (&format!("{pair}&at"), "at", Some(""), "not a date"),
             (&format!("{pair}&source=10.0.0.1"), "source", Some("10.0.0.1"), "given twice"),
             ("source=%ff%00&destination=::1", "source", Some("\u{fffd}\0"), "\\0"),
         ] {
-            let fault = question(query).unwrap_err();
-            assert_eq!((fault.parameter.as_str(), fault.value.as_deref()), (parameter, value));
-            assert!(fault.text.contains(part), "{query}: {}", fault.text);
-            assert!(fault.text.contains(&format!("parameter \"{parameter}\"")), "{}", fault.text);
+            let error = parse_query(query).unwrap_err();
+            assert_eq!((error.parameter.as_str(), error.value.as_deref()), (parameter, value));
+            assert!(error.text.contains(part), "{query}: {}", error.text);
+            assert!(error.text.contains(&format!("parameter \"{parameter}\"")), "{}", error.text);
         }
     }
 }

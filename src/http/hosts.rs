@@ -1,9 +1,9 @@
-//! The names under which clients request the server.
+//! The host names by which clients may address the server.
 //!
-//! A web page may have its own name lead to an address of this machine or network (DNS rebinding), and
-//! its visitors' browsers would then read from the server what only they can reach. They send the name of
-//! the page as `Host`, so that a name which nobody has given to this server is refused. An address is no
-//! name: a page can't have one that is not its own.
+//! A web page can make its own name resolve to an address of this machine or network (DNS rebinding), so that its
+//! visitors' browsers read pages of this server for it. Such browsers send the name of the web page as `Host`, so
+//! the server rejects names that are not its own. It accepts every IP address: a web page can't use the address of
+//! another machine as its own.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,63 +13,66 @@ use axum::http::{StatusCode, Version, header, uri::Authority};
 
 use crate::base::quote::Quoted;
 
-/// Names of this server, in small letters.
+/// Names of this server, in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Hosts(BTreeSet<String>);
+pub(super) struct HostNames(BTreeSet<String>);
 
-/// The reason why a request is refused.
+/// The reason why a request is rejected.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(super) struct HostError {
     pub(super) status: StatusCode,
     pub(super) text: String,
 }
 
-fn normal(name: &str) -> String {
+fn normalize(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// Parses a name under which clients request the server.
+/// Parses a host name by which clients may address the server.
 pub fn name(text: &str) -> Result<String, String> {
     let is_name = !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
     match is_name {
-        true => Ok(normal(text)),
+        true => Ok(normalize(text)),
         false => Err(format!(
-            "{} is no host name: give the name alone, such as floodmark.example.org, without http:// \
+            "{} is not a host name: give the name alone, such as floodmark.example.org, without http:// \
              and without a port",
             Quoted(text)
         )),
     }
 }
 
-impl Hosts {
-    /// The host of `--http`, the name of this machine, `localhost`, and names that were given.
+impl HostNames {
+    /// Creates the names: the host of `--http`, the name of this machine, `localhost`, and those in `given`.
     pub(super) fn new(http: &str, given: &[String]) -> Self {
         let own = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
         let served = http.rsplit_once(':').map(|(host, _)| host.to_owned());
         let names = ["localhost".to_owned()].into_iter().chain(own).chain(served);
-        let names = names.chain(given.iter().cloned()).map(|name| normal(&name));
-        Hosts(names.filter(|name| !name.is_empty()).collect())
+        let names = names.chain(given.iter().cloned()).map(|name| normalize(&name));
+        HostNames(names.filter(|name| !name.is_empty()).collect())
     }
 
-    fn knows(&self, host: &str) -> bool {
+    fn accepts(&self, host: &str) -> bool {
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let is_address = match address {
             Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
             None => host.parse::<IpAddr>().is_ok(),
         };
-        is_address || self.0.contains(&normal(host))
+        is_address || self.0.contains(&normalize(host))
     }
 
-    pub(super) fn check(&self, request: &Request) -> Result<(), Refused> {
-        let bad = |text: &str| Refused { status: StatusCode::BAD_REQUEST, text: text.to_owned() };
+    pub(super) fn check(&self, request: &Request) -> Result<(), HostError> {
+        let bad = |text: &str| HostError { status: StatusCode::BAD_REQUEST, text: text.to_owned() };
         let mut given = request.headers().get_all(header::HOST).iter();
         let host = match (given.next(), given.next()) {
             (_, Some(_)) => return Err(bad("there are several Host headers: send one")),
             (Some(host), None) => {
                 let text = host.to_str().unwrap_or_default();
                 let authority: Option<Authority> = text.parse().ok();
-                Some(authority.ok_or_else(|| bad("the Host header is no host"))?)
+                Some(
+                    authority
+                        .ok_or_else(|| bad("the Host header is not a host name or address"))?,
+                )
             }
             (None, None) if request.version() < Version::HTTP_11 => None,
             (None, None) => return Err(bad("there is no Host header")),
@@ -77,13 +80,13 @@ impl Hosts {
         // A request to a proxy has the host in its first line as well.
         for authority in host.iter().chain(request.uri().authority()) {
             let host = authority.host();
-            if !self.knows(host) || authority.as_str().contains('@') {
+            if !self.accepts(host) || authority.as_str().contains('@') {
                 let text = format!(
-                    "this server is not known as {}: use its IP address or localhost, or start it with \
+                    "{} is not a name of this server: use its IP address or localhost, or start it with \
                      --http-host NAME",
                     Quoted(host)
                 );
-                return Err(Refused { status: StatusCode::MISDIRECTED_REQUEST, text });
+                return Err(HostError { status: StatusCode::MISDIRECTED_REQUEST, text });
             }
         }
         Ok(())
@@ -97,15 +100,15 @@ mod tests {
     use super::*;
 
     fn check(hosts: &[&str], version: Version) -> Result<(), StatusCode> {
-        let own = Hosts::new("Node-1.example:9464", &["floodmark.example.org".to_owned()]);
+        let own = HostNames::new("Node-1.example:9464", &["floodmark.example.org".to_owned()]);
         let request = hosts.iter().fold(Request::builder().version(version), |request, host| {
             request.header(header::HOST, *host)
         });
-        own.check(&request.body(Body::empty()).unwrap()).map_err(|refused| refused.status)
+        own.check(&request.body(Body::empty()).unwrap()).map_err(|error| error.status)
     }
 
     #[test]
-    fn host_that_is_no_name_of_the_server_is_refused() {
+    fn host_that_is_no_name_of_the_server_is_rejected() {
         for host in [
             "127.0.0.1:9464",
             "10.1.2.3",
@@ -126,9 +129,9 @@ mod tests {
             "0x7f.1",
             "x@127.0.0.1",
         ] {
-            let refused = Err(StatusCode::MISDIRECTED_REQUEST);
-            assert_eq!(check(&[host], Version::HTTP_11), refused, "{host}");
-            assert_eq!(check(&[host], Version::HTTP_10), refused, "{host}");
+            let rejected = Err(StatusCode::MISDIRECTED_REQUEST);
+            assert_eq!(check(&[host], Version::HTTP_11), rejected, "{host}");
+            assert_eq!(check(&[host], Version::HTTP_10), rejected, "{host}");
         }
         let bad = Err(StatusCode::BAD_REQUEST);
         assert_eq!(check(&[], Version::HTTP_11), bad);
@@ -140,22 +143,22 @@ mod tests {
     }
 
     #[test]
-    fn host_of_the_first_line_is_checked_too() {
+    fn foreign_host_in_the_request_line_is_rejected() {
         let request = Request::builder()
             .uri("http://evil.example/metrics")
             .header(header::HOST, "localhost")
             .body(Body::empty())
             .unwrap();
-        let refused = Hosts::new("127.0.0.1:0", &[]).check(&request).unwrap_err();
-        assert!(refused.text.contains("\"evil.example\"") && refused.text.contains("--http-host"));
+        let error = HostNames::new("127.0.0.1:0", &[]).check(&request).unwrap_err();
+        assert!(error.text.contains("\"evil.example\"") && error.text.contains("--http-host"));
     }
 
     #[test]
-    fn http_host_with_more_than_a_name_is_refused() {
+    fn http_host_with_more_than_a_name_is_rejected() {
         assert_eq!(name("Floodmark.Example.org.").unwrap(), "floodmark.example.org");
         for wrong in ["", "http://here", "here:80", "a b", "*"] {
             let why = name(wrong).unwrap_err();
-            assert!(why.contains("is no host name: give the name alone"), "{wrong}: {why}");
+            assert!(why.contains("is not a host name: give the name alone"), "{wrong}: {why}");
         }
     }
 }

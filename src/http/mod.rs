@@ -22,39 +22,39 @@ mod explain;
 mod hosts;
 mod pages;
 mod pool;
-mod question;
+mod query;
 mod run;
 mod served;
 
-use connections::END_TIMEOUT;
-use hosts::Hosts;
+use connections::SHUTDOWN_TIMEOUT;
+use hosts::HostNames;
 pub use hosts::name;
-pub use question::Answers;
+pub use query::QueryHandler;
 pub use served::{Readiness, Subject};
 
-/// The address to serve at, and the names of the server.
+/// The address of the server, and its names.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// HOST:PORT; port 0 is any free one.
     pub address: String,
-    /// Names of this server beside those that it knows by itself.
+    /// Further names of this server, beside those that it has by itself.
     pub names: Vec<String>,
 }
 
-/// Serves from now on, until the server is dropped. `above` is added to the port.
+/// Starts a server, which runs until it is dropped. `process`, the number of this process, is added to the port.
 ///
 /// Metrics that were counted before this call are lost.
 ///
 /// # Errors
-/// The address is none, is taken, or not one of this machine.
+/// The address is invalid, in use, or not one of this machine.
 pub fn serve(
     options: &Options,
-    above: usize,
+    process: usize,
     subject: Arc<dyn Subject>,
 ) -> Result<Server, Failure> {
     let Options { address: text, names } = options;
-    let address = address(text, above).map_err(|error| Failure::new(Exit::Usage, error))?;
-    let server = Server::start_as(address, Hosts::new(text, names), subject)?;
+    let address = address(text, process).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let server = Server::start_as(address, HostNames::new(text, names), subject)?;
     let own = server.address();
     if is_loopback(own.ip()) {
         tracing::info!(address = %own, "serves /metrics, /healthz and /readyz");
@@ -72,24 +72,27 @@ fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-/// Returns the address that an option names, for one of several processes.
-fn address(text: &str, above: usize) -> anyhow::Result<SocketAddr> {
+/// Returns the address in the text of an option, with `process` added to the port.
+fn address(text: &str, process: usize) -> anyhow::Result<SocketAddr> {
     let mut found = text.to_socket_addrs().with_context(|| {
-        format!("\"{text}\" is no address to serve at: give --http HOST:PORT, as 127.0.0.1:9464")
+        format!("\"{text}\" is not an address: give --http HOST:PORT, such as 127.0.0.1:9464")
     })?;
-    let mut address = found.next().ok_or_else(|| anyhow!("\"{text}\" has no address"))?;
+    let mut address =
+        found.next().ok_or_else(|| anyhow!("the host of \"{text}\" has no address"))?;
     // With port 0, the system chooses a port for each process.
     if address.port() > 0 {
-        let port = usize::from(address.port()) + above;
+        let port = usize::from(address.port()) + process;
         let port = u16::try_from(port).map_err(|_| {
-            anyhow!("process {above} would serve at port {port} (--http \"{text}\"): begin lower")
+            anyhow!(
+                "process {process} would serve at port {port} (--http \"{text}\"): give a lower port"
+            )
         })?;
         address.set_port(port);
     }
     Ok(address)
 }
 
-/// A server, until it is dropped.
+/// A running server. Dropping it stops the server.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -102,21 +105,23 @@ impl Server {
     /// Starts a server.
     ///
     /// # Errors
-    /// The address is taken, or not one of this machine.
+    /// The address is in use, or not one of this machine.
     pub fn start(address: SocketAddr, subject: Arc<dyn Subject>) -> Result<Self, Failure> {
-        Server::start_as(address, Hosts::new(&address.to_string(), &[]), subject)
+        Server::start_as(address, HostNames::new(&address.to_string(), &[]), subject)
     }
 
     fn start_as(
         address: SocketAddr,
-        hosts: Hosts,
+        hosts: HostNames,
         subject: Arc<dyn Subject>,
     ) -> Result<Self, Failure> {
         let metrics = metrics::install()?;
         let listener = TcpListener::bind(address).with_context(|| {
-            format!("serving at \"{address}\" (choose another --http, or end who has it)")
+            format!(
+                "serving at \"{address}\" (choose another --http, or stop the process that uses it)"
+            )
         })?;
-        let address = listener.local_addr().context("asking for the address served at")?;
+        let address = listener.local_addr().context("reading the address of the listener")?;
         listener.set_nonblocking(true).context("setting up the listener")?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -124,7 +129,7 @@ impl Server {
             .build()
             .context("setting up the server")?;
         let router = pages::pages(subject, metrics, hosts)
-            .context("starting the threads that make answers")?;
+            .context("starting the threads that write responses")?;
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = channel();
         std::thread::Builder::new()
@@ -133,7 +138,7 @@ impl Server {
                 let _end = end;
                 if let Err(error) = runtime.block_on(connections::serve(listener, router, stopped))
                 {
-                    tracing::error!(%error, "nothing is served any more");
+                    tracing::error!(%error, "the HTTP server has stopped");
                 }
             })
             .context("starting the thread of the server")?;
@@ -149,8 +154,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // The error of a closed channel shows that the thread has ended; nobody waits for longer.
-        let _ = self.ended.recv_timeout(2 * END_TIMEOUT);
+        // The channel closes when the thread ends. The wait for that is bounded.
+        let _ = self.ended.recv_timeout(2 * SHUTDOWN_TIMEOUT);
     }
 }
 

@@ -14,25 +14,27 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::explain;
-use super::hosts::{Hosts, Refused};
+use super::hosts::{HostError, HostNames};
 use super::pool::Pool;
-use super::served::{AS_OF, Readiness, Served, Subject, answer, as_of, as_of_header, object};
+use super::served::{
+    AS_OF, Readiness, ServerState, Subject, as_of, as_of_header, json_response, response,
+};
 use crate::base::shown;
 use crate::metrics;
 
-/// Explanations that are made at a time.
+/// Greatest number of explanations that are written at a time.
 const EXPLANATIONS: usize = 2;
 
 /// Returns the routes of all pages.
 pub(super) fn pages(
     subject: Arc<dyn Subject>,
     metrics: PrometheusHandle,
-    hosts: Hosts,
+    hosts: HostNames,
 ) -> io::Result<Router> {
-    let explains = subject.answers().is_some();
+    let explains = subject.query_handler().is_some();
     let explanations = explains.then(|| Pool::start("http: explain", EXPLANATIONS)).transpose()?;
     let scrapes = Pool::start("http: metrics", 1)?;
-    let served = Arc::new(Served { subject, hosts, metrics, scrapes, explanations });
+    let server = Arc::new(ServerState { subject, hosts, metrics, scrapes, explanations });
     let mut router = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(show_health))
@@ -41,72 +43,74 @@ pub(super) fn pages(
         router = router.route(explain::PATH, get(explain::show));
     }
     Ok(router
-        .fallback(show_way)
-        .layer(from_fn_with_state(served.clone(), check_host))
-        .layer(map_response_with_state(served.clone(), add_as_of))
-        .with_state(served))
+        .fallback(show_not_found)
+        .layer(from_fn_with_state(server.clone(), check_host))
+        .layer(map_response_with_state(server.clone(), add_as_of))
+        .with_state(server))
 }
 
-async fn add_as_of(State(served): State<Arc<Served>>, mut response: Response) -> Response {
-    // A question is answered for a tick of its own.
+async fn add_as_of(State(server): State<Arc<ServerState>>, mut response: Response) -> Response {
+    // The response to a query has its own tick.
     if !response.headers().contains_key(AS_OF) {
-        response.headers_mut().insert(AS_OF, as_of_header(served.subject.as_of()));
+        response.headers_mut().insert(AS_OF, as_of_header(server.subject.as_of()));
     }
     response
 }
 
-async fn show_metrics(State(served): State<Arc<Served>>) -> Response {
-    let (made, text) = oneshot::channel();
-    let of = served.clone();
-    served.scrapes.run(move || {
-        of.subject.refresh_metrics();
+async fn show_metrics(State(server): State<Arc<ServerState>>) -> Response {
+    let (rendered, text) = oneshot::channel();
+    let state = server.clone();
+    server.scrapes.run(move || {
+        state.subject.refresh_metrics();
         metrics::refresh_process();
         metrics::refresh_log();
         // The client may have disconnected.
-        let _ = made.send(of.metrics.render());
+        let _ = rendered.send(state.metrics.render());
     });
     let text = text.await.unwrap_or_default();
-    answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
+    response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
 }
 
-async fn show_health(State(served): State<Arc<Served>>) -> Response {
-    let as_of = as_of(&served);
-    match served.subject.dead() {
-        None => object(StatusCode::OK, &json!({"as_of": as_of, "alive": true})),
+async fn show_health(State(server): State<Arc<ServerState>>) -> Response {
+    let as_of = as_of(&server);
+    match server.subject.dead() {
+        None => json_response(StatusCode::OK, &json!({"as_of": as_of, "alive": true})),
         Some(why) => {
             let why = shown::without_passwords(&why);
-            let said = json!({"as_of": as_of, "alive": false, "why": why});
-            object(StatusCode::SERVICE_UNAVAILABLE, &said)
+            let object = json!({"as_of": as_of, "alive": false, "why": why});
+            json_response(StatusCode::SERVICE_UNAVAILABLE, &object)
         }
     }
 }
 
-async fn show_readiness(State(served): State<Arc<Served>>) -> Response {
-    let Readiness { ready, mut details } = served.subject.readiness();
+async fn show_readiness(State(server): State<Arc<ServerState>>) -> Response {
+    let Readiness { ready, mut details } = server.subject.readiness();
     details.insert("ready".into(), ready.into());
-    details.entry("as_of").or_insert_with(|| as_of(&served));
+    details.entry("as_of").or_insert_with(|| as_of(&server));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let text = Value::from(details).to_string();
     let text = shown::escaped(&shown::without_passwords(&text)).into_owned();
-    answer(status, "application/json", text + "\n")
+    response(status, "application/json", text + "\n")
 }
 
-async fn show_way(State(served): State<Arc<Served>>) -> Response {
-    let error = match served.subject.answers() {
-        Some(_) => {
-            "there is no such page: there are /metrics, /healthz, /readyz and /api/v1/explain"
-        }
-        None => "there is no such page: there are /metrics, /healthz and /readyz",
+async fn show_not_found(State(server): State<Arc<ServerState>>) -> Response {
+    let error = match server.subject.query_handler() {
+        Some(_) => "there is no such page: request /metrics, /healthz, /readyz or /api/v1/explain",
+        None => "there is no such page: request /metrics, /healthz or /readyz",
     };
-    object(StatusCode::NOT_FOUND, &json!({"as_of": as_of(&served), "error": error}))
+    json_response(StatusCode::NOT_FOUND, &json!({"as_of": as_of(&server), "error": error}))
 }
 
-/// Answers requests to names of this server alone.
-async fn check_host(State(served): State<Arc<Served>>, request: Request, next: Next) -> Response {
-    match served.hosts.check(&request) {
+/// Rejects requests to names that are not this server's.
+async fn check_host(
+    State(server): State<Arc<ServerState>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match server.hosts.check(&request) {
         Ok(()) => next.run(request).await,
-        Err(Refused { status, text }) => {
-            object(status, &json!({"as_of": as_of(&served), "error": text}))
+        Err(HostError { status, text }) => {
+            json_response(status, &json!({"as_of": as_of(&server), "error": text}))
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Threads that make answers, beside the one that serves.
+//! Threads that write large responses, beside the thread that serves.
 //!
-//! The threads are started with the server, so that a system without capacity for threads is an error then.
+//! The threads are started with the server, so that a failure to start a thread is an error of the start.
 //! They are few, so that the responses under way are bounded.
 
 use std::io;
@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A number of threads. They end when it is dropped and their work is done.
+/// A fixed number of threads. They end when the pool is dropped and all jobs are done.
 #[derive(Debug)]
 pub(super) struct Pool {
     jobs: Sender<Job>,
 }
 
 impl Pool {
-    /// Starts so many threads.
+    /// Starts the threads.
     pub(super) fn start(name: &str, threads: usize) -> io::Result<Self> {
         let (jobs, waiting) = channel::<Job>();
         let waiting = Arc::new(Mutex::new(waiting));
@@ -34,9 +34,9 @@ impl Pool {
         Ok(Pool { jobs })
     }
 
-    /// Has a thread do this, as soon as one is free.
+    /// Runs a job on a thread, as soon as one is free.
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
-        // The threads live as long as this does.
+        // The threads live as long as the pool, so that the channel is open.
         let _ = self.jobs.send(Box::new(job));
     }
 }
@@ -48,12 +48,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_answers_are_made_at_once_than_there_are_threads() {
+    fn jobs_beyond_the_number_of_threads_wait() {
         const THREADS: usize = 2;
         const JOBS: usize = 7;
         let pool = Pool::start("test", THREADS).expect("threads");
         let (began, begins) = channel();
-        let (goes, go): (Sender<()>, Receiver<()>) = channel();
+        let (proceed, go): (Sender<()>, Receiver<()>) = channel();
         let go = Arc::new(Mutex::new(go));
         let under_way = Arc::new(Mutex::new((0, 0)));
         for _ in 0..JOBS {
@@ -66,13 +66,13 @@ mod tests {
                 };
                 count(1);
                 began.send(()).expect("the test waits");
-                go.lock().expect("no job panics").recv().expect("the test says so");
+                go.lock().expect("no job panics").recv().expect("the test sends");
                 count(-1);
             });
         }
         for _ in 0..JOBS {
             begins.recv().expect("a job begins");
-            goes.send(()).expect("a job waits");
+            proceed.send(()).expect("a job waits");
         }
         drop(pool);
         let (_, most) = *under_way.lock().expect("no job panics");

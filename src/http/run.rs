@@ -1,8 +1,8 @@
 //! A run as the subject of the pages.
 
-use super::question::Answers;
+use super::query::QueryHandler;
 use super::served::{Readiness, Subject};
-use crate::runner::{Answering, Question, Status};
+use crate::runner::{ExplainQuery, FutureResponse, Status};
 
 impl Subject for Status {
     fn as_of(&self) -> Option<u64> {
@@ -18,7 +18,7 @@ impl Subject for Status {
         Readiness { ready, details }
     }
 
-    fn answers(&self) -> Option<&dyn Answers> {
+    fn query_handler(&self) -> Option<&dyn QueryHandler> {
         Some(self)
     }
 
@@ -27,8 +27,8 @@ impl Subject for Status {
     }
 }
 
-impl Answers for Status {
-    fn explain(&self, question: Question) -> Answering {
-        self.ask(question)
+impl QueryHandler for Status {
+    fn explain(&self, query: ExplainQuery) -> FutureResponse {
+        self.query(query)
     }
 }

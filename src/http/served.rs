@@ -1,4 +1,4 @@
-//! The subject of the pages, and the format of responses.
+//! The process that the pages report on, and the format of responses.
 
 use std::sync::Arc;
 
@@ -8,32 +8,32 @@ use axum::response::Response;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value};
 
-use super::hosts::Hosts;
+use super::hosts::HostNames;
 use super::pool::Pool;
-use super::question::Answers;
+use super::query::QueryHandler;
 use crate::base::date::format_ms;
 use crate::base::shown;
 
-/// The header of every answer that says for which tick it holds.
+/// The header with the tick of the response. Every response has it.
 pub(super) const AS_OF: &str = "floodmark-as-of";
 
 /// The process that the pages report on.
 pub trait Subject: Send + Sync + 'static {
-    /// Returns the tick, in milliseconds, up to which all is done; `None` before the first tick.
+    /// Returns the newest completed tick, in milliseconds; `None` before the first one.
     fn as_of(&self) -> Option<u64>;
 
     /// Returns the reason why the process is not alive although it responds; `None` if it is alive.
     fn dead(&self) -> Option<String>;
 
-    /// Returns whether the process does its work.
+    /// Returns the readiness of the process.
     fn readiness(&self) -> Readiness;
 
-    /// Returns the part that answers questions about the computation; `None` if there is none.
-    fn answers(&self) -> Option<&dyn Answers> {
+    /// Returns the handler of queries of the computation; `None` if there is none.
+    fn query_handler(&self) -> Option<&dyn QueryHandler> {
         None
     }
 
-    /// Sets the gauges that would be stale if they were set only when something happens.
+    /// Sets the gauges that must be computed for each scrape, since no event updates them.
     fn refresh_metrics(&self);
 }
 
@@ -46,32 +46,33 @@ pub struct Readiness {
     pub details: Map<String, Value>,
 }
 
-pub(super) struct Served {
+/// The state shared by all pages.
+pub(super) struct ServerState {
     pub(super) subject: Arc<dyn Subject>,
-    pub(super) hosts: Hosts,
+    pub(super) hosts: HostNames,
     pub(super) metrics: PrometheusHandle,
-    /// Makes the page of metrics, which may be long, so that a probe need not wait for it.
+    /// The thread that renders the page of metrics, which may be long, so that a probe need not wait for it.
     pub(super) scrapes: Pool,
-    /// Makes explanations. Each takes memory for all limits, so that there are few threads.
+    /// The threads that write explanations. They are few, since each explanation needs memory for all limits.
     pub(super) explanations: Option<Pool>,
 }
 
-pub(super) fn as_of(served: &Served) -> Value {
-    served.subject.as_of().map_or(Value::Null, |tick| format_ms(tick).to_string().into())
+pub(super) fn as_of(server: &ServerState) -> Value {
+    server.subject.as_of().map_or(Value::Null, |tick| format_ms(tick).to_string().into())
 }
 
-pub(super) fn answer(status: StatusCode, kind: &'static str, body: String) -> Response {
-    let mut answer = Response::new(Body::from(body));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    // The response is true only now.
-    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
+pub(super) fn response(status: StatusCode, kind: &'static str, body: String) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    // The next response may differ.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
-pub(super) fn object(status: StatusCode, object: &Value) -> Response {
+pub(super) fn json_response(status: StatusCode, object: &Value) -> Response {
     // Users read the response on terminals, too.
-    answer(status, "application/json", format!("{}\n", shown::escaped(&object.to_string())))
+    response(status, "application/json", format!("{}\n", shown::escaped(&object.to_string())))
 }
 
 pub(super) fn as_of_header(tick: Option<u64>) -> HeaderValue {

@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, json};
 
 use super::*;
-use crate::runner::{Answer, Answering, Question, Refusal};
+use crate::runner::{ExplainQuery, FutureResponse, QueryError, QueryResponse};
 
-/// Always the same.
-struct Still(bool);
+/// A process whose state never changes: healthy or not.
+struct FixedSubject(bool);
 
-impl Subject for Still {
+impl Subject for FixedSubject {
     fn as_of(&self) -> Option<u64> {
         self.0.then_some(1_700_000_000_123)
     }
 
     fn dead(&self) -> Option<String> {
-        (!self.0).then(|| "it stands".to_owned())
+        (!self.0).then(|| "no tick".to_owned())
     }
 
     fn readiness(&self) -> Readiness {
@@ -28,61 +28,61 @@ impl Subject for Still {
     fn refresh_metrics(&self) {}
 }
 
-fn start(subject: Still) -> Server {
+fn start(subject: FixedSubject) -> Server {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     Server::start(any, Arc::new(subject)).unwrap_or_else(|failure| panic!("{:#}", failure.error))
 }
 
-/// The whole answer to a request, which closes the connection.
-fn ask(server: &Server, request: &str) -> String {
+/// Sends a request that closes the connection, and returns the whole response.
+fn send(server: &Server, request: &str) -> String {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }
 
 fn get(server: &Server, path: &str) -> String {
-    ask(server, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+    send(server, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
 }
 
 #[test]
-fn every_answer_says_as_of_when() {
-    let server = start(Still(true));
+fn response_has_the_time_of_its_tick() {
+    let server = start(FixedSubject(true));
     for (path, status) in [
         ("/metrics", "200 OK"),
         ("/healthz", "200 OK"),
         ("/readyz", "200 OK"),
         ("/elsewhere", "404 Not Found"),
     ] {
-        let answer = get(&server, path);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path}: {answer}");
-        assert!(answer.contains("floodmark-as-of: 2023-11-14T22:13:20.123Z\r\n"), "{answer}");
+        let response = get(&server, path);
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path}: {response}");
+        assert!(response.contains("floodmark-as-of: 2023-11-14T22:13:20.123Z\r\n"), "{response}");
         if path != "/metrics" {
-            assert!(answer.contains(r#""as_of":"2023-11-14T22:13:20.123Z""#), "{answer}");
+            assert!(response.contains(r#""as_of":"2023-11-14T22:13:20.123Z""#), "{response}");
         }
     }
-    let answer =
-        ask(&server, "POST /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
-    let server = start(Still(false));
+    let response =
+        send(&server, "POST /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    assert!(response.starts_with("HTTP/1.1 405 "), "{response}");
+    let server = start(FixedSubject(false));
     for path in ["/healthz", "/readyz"] {
-        let answer = get(&server, path);
-        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        assert!(answer.contains(r#""as_of":null"#), "{answer}");
+        let response = get(&server, path);
+        assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+        assert!(response.contains(r#""as_of":null"#), "{response}");
     }
 }
 
 #[test]
-fn strangers_do_no_harm() {
-    let server = start(Still(true));
+fn silent_and_malformed_clients_do_not_block_the_server() {
+    let server = start(FixedSubject(true));
     let silent: Vec<_> = (0..32).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
-    let noise = ask(&server, "\u{16}\u{3}\u{1} hello?\r\n\r\n");
+    let noise = send(&server, "\u{16}\u{3}\u{1} hello?\r\n\r\n");
     assert!(noise.is_empty() || noise.starts_with("HTTP/1.1 400 "), "{noise}");
     let long = format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "x".repeat(1 << 12));
     assert!(
-        ask(&server, &long.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")).contains("404")
+        send(&server, &long.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")).contains("404")
     );
     assert!(get(&server, "/healthz").contains(r#""alive":true"#));
     // These connections do not keep the server from shutting down either.
@@ -91,20 +91,20 @@ fn strangers_do_no_harm() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_named() {
-    let server = start(Still(true));
-    let taken = server.address();
-    let failure = Server::start(taken, Arc::new(Still(true))).unwrap_err();
+fn address_in_use_is_named_in_the_error() {
+    let server = start(FixedSubject(true));
+    let address = server.address();
+    let failure = Server::start(address, Arc::new(FixedSubject(true))).unwrap_err();
     assert_eq!(failure.exit, Exit::Failed);
-    let said = format!("{:#}", failure.error);
-    assert!(said.contains(&format!("\"{taken}\"")) && said.contains("in use"), "{said}");
+    let error = format!("{:#}", failure.error);
+    assert!(error.contains(&format!("\"{address}\"")) && error.contains("in use"), "{error}");
     drop(server);
     // The address is free again at once.
-    assert!(Server::start(taken, Arc::new(Still(true))).is_ok());
+    assert!(Server::start(address, Arc::new(FixedSubject(true))).is_ok());
 }
 
 #[test]
-fn each_process_has_a_port() {
+fn process_number_is_added_to_the_port() {
     let port = |text, above| address(text, above).map(|address| address.port());
     assert_eq!(port("127.0.0.1:9464", 0).unwrap(), 9464);
     assert_eq!(port("127.0.0.1:9464", 3).unwrap(), 9467);
@@ -119,30 +119,30 @@ fn each_process_has_a_port() {
     assert!(!is_loopback("0.0.0.0".parse().unwrap()));
 }
 
-/// Answers as the time of the question says.
-struct Oracle;
+/// A handler whose response or error depends on the time in the query.
+struct HandlerByTime;
 
-impl Answers for Oracle {
-    fn explain(&self, question: Question) -> Answering {
-        let answer = match question.at_ms {
-            None => Ok(Answer {
+impl QueryHandler for HandlerByTime {
+    fn explain(&self, query: ExplainQuery) -> FutureResponse {
+        let response = match query.at_ms {
+            None => Ok(QueryResponse {
                 as_of: 1_600_000_000_000,
                 object: Box::new(|out| out.write_all(b"{}\n")),
             }),
-            Some(0) => Err(Refusal::Elsewhere { process: 3 }),
-            Some(1) => Err(Refusal::Busy),
-            Some(2) => Err(Refusal::NotBegun),
-            Some(3) => Err(Refusal::Ended),
-            Some(_) => Err(Refusal::NoWindow),
+            Some(0) => Err(QueryError::Elsewhere { process: 3 }),
+            Some(1) => Err(QueryError::Busy),
+            Some(2) => Err(QueryError::NotBegun),
+            Some(3) => Err(QueryError::Ended),
+            Some(_) => Err(QueryError::NoWindow),
         };
-        Box::pin(std::future::ready(answer))
+        Box::pin(std::future::ready(response))
     }
 }
 
-/// A process that is ready and has done this tick, with these answers.
-struct Ready<A>(u64, A);
+/// A process that is ready and has completed this tick, with this handler of queries.
+struct ReadySubject<H>(u64, H);
 
-impl<A: Answers + 'static> Subject for Ready<A> {
+impl<H: QueryHandler + 'static> Subject for ReadySubject<H> {
     fn as_of(&self) -> Option<u64> {
         Some(self.0)
     }
@@ -155,7 +155,7 @@ impl<A: Answers + 'static> Subject for Ready<A> {
         Readiness { ready: true, details: Map::new() }
     }
 
-    fn answers(&self) -> Option<&dyn Answers> {
+    fn query_handler(&self) -> Option<&dyn QueryHandler> {
         Some(&self.1)
     }
 
@@ -163,47 +163,51 @@ impl<A: Answers + 'static> Subject for Ready<A> {
 }
 
 #[test]
-fn a_question_is_answered_or_refused() {
+fn query_gets_a_response_or_the_status_of_its_error() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let server = Server::start(any, Arc::new(Ready(1_700_000_000_123, Oracle))).expect("it serves");
+    let subject = ReadySubject(1_700_000_000_123, HandlerByTime);
+    let server = Server::start(any, Arc::new(subject)).expect("a server");
     let pair = "/api/v1/explain?source=10.0.0.1&destination=10.0.0.2";
-    let answer = get(&server, pair);
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("{}\n"), "{answer}");
-    // The tick of the answer, and not the last one.
-    assert!(answer.contains("floodmark-as-of: 2020-09-13T12:26:40Z\r\n"), "{answer}");
+    let response = get(&server, pair);
+    assert!(
+        response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("{}\n"),
+        "{response}"
+    );
+    // The header has the tick of the response, and not the newest one.
+    assert!(response.contains("floodmark-as-of: 2020-09-13T12:26:40Z\r\n"), "{response}");
     for (at, status, retries, part) in [
         ("00:00:00Z", 421, false, "this is process 3, and only process 0"),
-        ("00:00:00.001Z", 503, true, "too many questions"),
-        ("00:00:00.002Z", 503, true, "has not begun"),
-        ("00:00:00.003Z", 503, false, "the run ends"),
-        ("00:00:00.004Z", 400, false, "no window holds"),
+        ("00:00:00.001Z", 503, true, "too many queries"),
+        ("00:00:00.002Z", 503, true, "has not started"),
+        ("00:00:00.003Z", 503, false, "the run is shutting down"),
+        ("00:00:00.004Z", 400, false, "no window contains"),
         ("25:00:00Z", 400, false, "parameter \\\"at\\\""),
     ] {
-        let answer = get(&server, &format!("{pair}&at=1970-01-01T{at}"));
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{at}: {answer}");
-        assert_eq!(answer.contains("retry-after: 1\r\n"), retries, "{answer}");
-        assert!(answer.contains(part), "{answer}");
-        assert!(answer.contains("\"as_of\":\"2023-11-14T22:13:20.123Z\""), "{answer}");
+        let response = get(&server, &format!("{pair}&at=1970-01-01T{at}"));
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{at}: {response}");
+        assert_eq!(response.contains("retry-after: 1\r\n"), retries, "{response}");
+        assert!(response.contains(part), "{response}");
+        assert!(response.contains("\"as_of\":\"2023-11-14T22:13:20.123Z\""), "{response}");
     }
     let post = format!("POST {pair} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    assert!(ask(&server, &post).starts_with("HTTP/1.1 405 "));
+    assert!(send(&server, &post).starts_with("HTTP/1.1 405 "));
     assert!(get(&server, "/elsewhere").contains("/api/v1/explain"));
     drop(server);
-    // A server whose subject answers no questions does not have the page.
-    let answer = get(&start(Still(true)), pair);
-    assert!(answer.starts_with("HTTP/1.1 404 ") && !answer.contains("explain"), "{answer}");
+    // A server whose subject has no query handler does not have the page.
+    let response = get(&start(FixedSubject(true)), pair);
+    assert!(response.starts_with("HTTP/1.1 404 ") && !response.contains("explain"), "{response}");
 }
 
-/// Answers each question with a set number of bytes.
-struct Talker {
-    /// Bytes of each answer.
+/// A handler whose responses have a fixed size.
+struct SizedHandler {
+    /// Bytes of each response.
     bytes: usize,
-    /// Answers that are being written now, and the most at once.
+    /// Responses that are being written now, and the most at once.
     writing: Arc<(AtomicUsize, AtomicUsize)>,
 }
 
-impl Answers for Talker {
-    fn explain(&self, _: Question) -> Answering {
+impl QueryHandler for SizedHandler {
+    fn explain(&self, _: ExplainQuery) -> FutureResponse {
         let (bytes, writing) = (self.bytes, self.writing.clone());
         let object = Box::new(move |out: &mut dyn Write| {
             let now = writing.0.fetch_add(1, Ordering::SeqCst) + 1;
@@ -212,39 +216,39 @@ impl Answers for Talker {
             writing.0.fetch_sub(1, Ordering::SeqCst);
             written
         });
-        Box::pin(std::future::ready(Ok(Answer { as_of: 1, object })))
+        Box::pin(std::future::ready(Ok(QueryResponse { as_of: 1, object })))
     }
 }
 
 const EXPLAIN: &str = "GET /api/v1/explain?source=10.0.0.1&destination=10.0.0.2 HTTP/1.1\r\n\
                        host: localhost\r\nconnection: close\r\n\r\n";
 
-fn talker(bytes: usize) -> (Server, Arc<(AtomicUsize, AtomicUsize)>) {
+fn start_sized(bytes: usize) -> (Server, Arc<(AtomicUsize, AtomicUsize)>) {
     let writing = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let talker = Talker { bytes, writing: writing.clone() };
-    (Server::start(any, Arc::new(Ready(1, talker))).expect("it serves"), writing)
+    let handler = SizedHandler { bytes, writing: writing.clone() };
+    (Server::start(any, Arc::new(ReadySubject(1, handler))).expect("a server"), writing)
 }
 
-/// A probe gets its answer within a second.
-fn probe(server: &Server) {
+/// Checks that each probe gets its response within a second.
+fn assert_probes_respond(server: &Server) {
     for path in ["/healthz", "/readyz", "/metrics"] {
-        let asked = Instant::now();
+        let sent = Instant::now();
         assert!(get(server, path).starts_with("HTTP/1.1 200 OK\r\n"), "{path}");
-        assert!(asked.elapsed() < Duration::from_secs(1), "{path}: {:?}", asked.elapsed());
+        assert!(sent.elapsed() < Duration::from_secs(1), "{path}: {:?}", sent.elapsed());
     }
 }
 
 #[test]
-fn health_is_answered_while_idle_and_slow_connections_are_open() {
-    let server = start(Still(true));
+fn health_responds_while_idle_and_slow_connections_are_open() {
+    let server = start(FixedSubject(true));
     let mut others = Vec::new();
     for number in 0..300 {
         let mut stream = TcpStream::connect(server.address()).unwrap();
         match number % 3 {
             // The client sends nothing.
             0 => {}
-            // Slowly, byte by byte.
+            // The client stops within the head of its request.
             1 => stream.write_all(b"GET /healthz HT").unwrap(),
             // The connection is kept alive.
             _ => {
@@ -254,17 +258,17 @@ fn health_is_answered_while_idle_and_slow_connections_are_open() {
         }
         others.push(stream);
         if number % 50 == 49 {
-            probe(&server);
+            assert_probes_respond(&server);
         }
     }
-    // The first of them have made room.
+    // The server has closed the first of them.
     others[0].set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     assert!(matches!(others[0].read(&mut [0; 10]), Ok(0) | Err(_)));
 }
 
 #[test]
-fn health_is_answered_while_nobody_takes_large_answers() {
-    let (server, writing) = talker(64 << 20);
+fn health_responds_while_clients_do_not_read_large_responses() {
+    let (server, writing) = start_sized(64 << 20);
     let mut slow: Vec<TcpStream> = (0..40)
         .map(|_| {
             let mut stream = TcpStream::connect(server.address()).unwrap();
@@ -272,33 +276,36 @@ fn health_is_answered_while_nobody_takes_large_answers() {
             stream
         })
         .collect();
-    // Some of it has come, so that it is being written.
+    // The first bytes have arrived, so the response is being written.
     slow[0].read_exact(&mut [0; 10]).unwrap();
-    probe(&server);
-    assert!(writing.1.load(Ordering::SeqCst) <= 2, "not all of them are made at once");
-    // The server does not wait for clients that take nothing.
+    assert_probes_respond(&server);
+    assert!(
+        writing.1.load(Ordering::SeqCst) <= 2,
+        "more responses are written at once than there are threads"
+    );
+    // The server does not wait for clients that read nothing.
     drop(server);
 }
 
 #[test]
-fn answers_of_any_size_arrive_whole() {
+fn response_of_any_size_arrives_whole() {
     for bytes in [8, 64 << 10, 3 << 20] {
-        let (server, _) = talker(bytes);
-        let answer = ask(&server, EXPLAIN);
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let (server, _) = start_sized(bytes);
+        let response = send(&server, EXPLAIN);
+        let (head, body) = response.split_once("\r\n\r\n").expect("a head");
         assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
         let digits = body.matches("12345678").count();
         match bytes < 64 << 10 {
             true => assert!(head.contains(&format!("content-length: {bytes}")), "{head}"),
-            // Lines with the sizes of parts may cut one in two.
+            // Lines with the sizes of chunks may cut one in two.
             false => assert!(body.ends_with("\r\n0\r\n\r\n") && digits + 100 > bytes / 8),
         }
     }
 }
 
 #[test]
-fn requests_of_any_kind_are_answered_or_refused() {
-    let server = start(Still(true));
+fn request_of_any_kind_gets_a_status() {
+    let server = start(FixedSubject(true));
     let host = "host: localhost\r\n";
     let close = "connection: close\r\n";
     for (request, expected) in [
@@ -309,7 +316,7 @@ fn requests_of_any_kind_are_answered_or_refused() {
         (format!("GET /{} HTTP/1.1\r\n{host}{close}\r\n", "x".repeat(20_000)), "HTTP/1.1 4"),
         (format!("GET / HTTP/1.1\r\n{host}x: {}\r\n\r\n", "x".repeat(20_000)), "HTTP/1.1 431 "),
         (format!("GET / HTTP/1.1\r\n{host}{}\r\n", "x: y\r\n".repeat(200)), "HTTP/1.1 431 "),
-        // A body that nobody wants, and that never comes.
+        // A body that no page reads, and that never arrives.
         (
             format!("GET /healthz HTTP/1.1\r\n{host}{close}content-length: 99999999\r\n\r\nx"),
             "HTTP/1.1 200 OK",
@@ -319,14 +326,18 @@ fn requests_of_any_kind_are_answered_or_refused() {
             "HTTP/1.1 405 ",
         ),
     ] {
-        let answer = ask(&server, &request);
-        assert!(answer.starts_with(expected), "{}: {answer}", &request[..request.len().min(80)]);
+        let response = send(&server, &request);
+        assert!(
+            response.starts_with(expected),
+            "{}: {response}",
+            &request[..request.len().min(80)]
+        );
     }
-    // Several at once are answered one after the other.
+    // Several requests sent at once get their responses one after the other.
     let one = format!("GET /healthz HTTP/1.1\r\n{host}\r\n");
-    let answer = ask(
+    let response = send(
         &server,
         &format!("{}{}", one.repeat(20), one.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")),
     );
-    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 21, "{answer}");
+    assert_eq!(response.matches("HTTP/1.1 200 OK").count(), 21, "{response}");
 }

@@ -12,43 +12,43 @@ pub const SCHEME: &str = "kafka://";
 /// The port of a broker whose port is not given.
 const DEFAULT_PORT: u16 = 9092;
 
-/// The length that Kafka allows for the name of a topic, which is a part of names of files there.
+/// Greatest length of a topic name. Kafka uses the name in file names.
 const TOPIC_LENGTH_MAX: usize = 249;
 
-/// A topic, and the brokers to ask for it.
+/// A topic and its bootstrap brokers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
-    /// `host:port`, with commas between.
+    /// The brokers as `host:port`, separated by commas.
     pub brokers: String,
     /// The name of the topic.
     pub topic: String,
 }
 
-/// Why a text is no address of a topic.
+/// The reason why a text is no topic address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// It is something else.
+    /// The text does not begin with `kafka://`.
     #[error("{} does not begin with kafka:// (write it like kafka://host:9092/topic)", Quoted(.0))]
     Scheme(String),
-    /// It has a user or a password in it.
+    /// The text contains a user or a password.
     #[error(
-        "an address holds no user and no password: give them with -X sasl.username=NAME and \
+        "an address must not contain a user or a password: give them with -X sasl.username=NAME and \
          -X sasl.password=@FILE, or in the environment as FLOODMARK_KAFKA_SASL_PASSWORD"
     )]
     Credentials,
-    /// There is no topic.
+    /// The text names no topic.
     #[error("{} names no topic (write it like kafka://host:9092/topic)", Quoted(.0))]
     NoTopic(String),
-    /// One of the brokers is no host with a port.
+    /// One of the brokers is neither a host nor a host with a port.
     #[error(
         "{} is not a broker (write it like host, host:9092, 192.0.2.1:9092 or [2001:db8::1]:9092)",
         Quoted(.0)
     )]
     Broker(String),
-    /// Kafka does not take this name of a topic.
+    /// Kafka rejects this topic name.
     #[error(
-        "{} is not a name of a topic: it takes 1 to 249 of a-z, A-Z, 0-9, \".\", \"_\" and \"-\", \
-         and is not \".\" or \"..\"",
+        "{} is not a topic name (use 1 to 249 characters of a-z, A-Z, 0-9, \".\", \"_\" and \"-\", but not \
+         \".\" or \"..\" alone)",
         Quoted(.0)
     )]
     Topic(String),
@@ -59,7 +59,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let rest = text.strip_prefix(SCHEME).ok_or_else(|| {
-            // The text must not be repeated in an error: before the `@` may be a password.
+            // The text before the `@` may be a password, so the error must not repeat it.
             if text.contains('@') {
                 AddressError::Credentials
             } else {
@@ -86,7 +86,7 @@ impl FromStr for Address {
     }
 }
 
-/// A broker with its port.
+/// Parses a broker, and returns it with its port.
 fn broker(text: &str) -> Result<String, AddressError> {
     let bad = || AddressError::Broker(text.to_owned());
     let (host, port) = match text.strip_prefix('[') {
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_and_have_ports() {
+    fn addresses_are_read_with_default_ports() {
         for (text, brokers, topic) in [
             ("kafka://host/flows", "host:9092", "flows"),
             ("kafka://host:1/a.b_c-D9", "host:1", "a.b_c-D9"),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_by_its_fault() {
+    fn text_that_is_no_address_is_rejected_with_its_fault() {
         use AddressError::*;
         let long = "t".repeat(TOPIC_LENGTH_MAX + 1);
         for (text, error) in [
@@ -191,23 +191,23 @@ mod tests {
             ("kafka://host/grün", Topic("grün".into())),
             (&format!("kafka://host/{long}"), Topic(long)),
         ] {
-            let said = text.parse::<Address>();
-            assert_eq!(said, Err(error), "{text}");
-            let message = said.map_err(|error| error.to_string());
+            let result = text.parse::<Address>();
+            assert_eq!(result, Err(error), "{text}");
+            let message = result.map_err(|error| error.to_string());
             assert!(!message.expect_err("an error").contains("secret"));
         }
     }
 
     proptest! {
         #[test]
-        fn any_text_is_an_address_or_is_refused(text in "(kafka://)?[a-z0-9.:,/\\[\\]@%é -]{0,40}") {
+        fn any_text_is_read_or_rejected(text in "(kafka://)?[a-z0-9.:,/\\[\\]@%é -]{0,40}") {
             if let Ok(address) = text.parse::<Address>() {
                 prop_assert_eq!(address.to_string().parse::<Address>(), Ok(address));
             }
         }
 
         #[test]
-        fn what_is_written_is_read(
+        fn written_address_is_read_back(
             hosts in prop::collection::vec(("[a-z][a-z0-9.-]{0,20}", 1u16..), 1..4),
             topic in "[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,20}",
         ) {

@@ -5,10 +5,9 @@
 //! no topic for the message: all undelivered messages wait here, in their order, until the [`Guard`] finds a
 //! topic that fits.
 //!
-//! A broker refuses a whole batch for one of its messages, and a client for which a topic has vanished does not
-//! look for it again soon. So in both cases the client gives back all that it holds, and a new client takes its
-//! place: after a refusal one that sends each message in a batch of its own, so that the message at fault is
-//! known.
+//! A broker refuses a whole batch because of one of its messages, and a client whose topic has vanished does not
+//! soon look it up again. So in both cases the client returns all its messages, and a new client replaces it. After
+//! a refusal, the new client sends each message in a batch of its own, so that the message at fault is known.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,10 +17,10 @@ use metrics::counter;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
-use super::guard::{Guard, Standing};
+use super::guard::{Guard, TopicState};
 use super::message::OwnedMessage;
 use super::producer::producer_config;
-use super::reports::{Back, Refusal, Returned};
+use super::reports::{Refusal, ReturnReason, Returned};
 use super::reports::{undeliverable, unfit_timestamp};
 use super::topics::{self, TopicConfig};
 use super::{Address, ClientOptions, Counts, Error, Outgoing, Producer, Tuning};
@@ -30,13 +29,13 @@ use crate::base::logging::Sampler;
 use crate::base::quote::Quoted;
 
 /// Interval at which [`BufferedProducer::finish`] checks whether all is sent, while no client sends.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Interval between two requests to a client to give back its messages.
+/// Interval between two requests to a client to return its messages.
 const PURGE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Time after a refusal during which each message is sent in a batch of its own.
-const ALONE_FOR: Duration = Duration::from_secs(60);
+const SINGLE_BATCHES_FOR: Duration = Duration::from_secs(60);
 
 /// Greatest length of the logged key of a refused message, in characters.
 const LOGGED_KEY_MAX: usize = 80;
@@ -44,11 +43,11 @@ const LOGGED_KEY_MAX: usize = 80;
 /// The treatment of a message that a broker refuses for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnRefusal {
-    /// It is a failure of the whole.
+    /// The producer fails.
     Fail,
-    /// It is counted, logged and kept for [`BufferedProducer::take_refused`].
+    /// The message is counted, logged and kept for [`BufferedProducer::take_refused`].
     Keep,
-    /// One that is too large is cut until it fits; others are counted and logged.
+    /// A message that is too large is cut until it fits; other messages are counted and logged.
     Cut,
 }
 
@@ -56,7 +55,7 @@ pub enum OnRefusal {
 #[derive(Clone, Debug)]
 pub struct Refused {
     /// The message.
-    pub letter: OwnedMessage,
+    pub message: OwnedMessage,
     /// The reason.
     pub refusal: Refusal,
 }
@@ -64,17 +63,17 @@ pub struct Refused {
 impl Refused {
     /// Returns the error of a topic that refuses this message.
     pub fn error(&self, topic: &str) -> Error {
-        let OwnedMessage { key, payload, .. } = &self.letter;
+        let OwnedMessage { key, payload, .. } = &self.message;
         refusal_error(topic, self.refusal, key.as_ref().map_or(0, Vec::len) + payload.len())
     }
 }
 
-/// Why messages wait although brokers can be reached.
+/// The reason why messages wait although brokers can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopicTrouble {
-    /// The time of the first response that said so.
+pub struct TopicFault {
+    /// The time of the first response that showed the fault.
     pub since: Instant,
-    /// Whether there is no topic; otherwise there is one that does not fit.
+    /// Whether the topic does not exist; otherwise it exists and does not fit.
     pub missing: bool,
     /// The setting that does not fit, and the remedy.
     pub why: String,
@@ -82,16 +81,16 @@ pub struct TopicTrouble {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// The client takes messages.
+    /// The client accepts messages.
     Sending,
-    /// The client gives back what it holds.
+    /// The client returns its undelivered messages.
     Draining { purged: Option<Instant> },
-    /// There is no client to send with.
+    /// No client can send until the topic fits.
     Waiting,
 }
 
 /// Sends messages in their order, and queues those that the producer has no capacity for. The queue stays
-/// bounded if the sender checks [`BufferedProducer::has_room`] before it goes on.
+/// bounded if the sender checks [`BufferedProducer::has_capacity`] before it goes on.
 pub struct BufferedProducer {
     config: ClientConfig,
     producer: Producer,
@@ -99,23 +98,23 @@ pub struct BufferedProducer {
     /// The generation of the topic that messages go to, among all topics that have had its name.
     generation: u64,
     mode: Mode,
-    /// Since when the topic is in doubt: only a later answer clears it.
-    doubted: Option<Instant>,
-    /// The last refusal, as long as each message is to be sent in a batch of its own.
-    alone: Option<Instant>,
+    /// The time at which a client reported the topic as missing; only a later response clears it.
+    suspected_at: Option<Instant>,
+    /// The time of the last refusal, while each message must be sent in a batch of its own.
+    last_refusal: Option<Instant>,
     /// Whether the client sends each message in a batch of its own.
-    sends_alone: bool,
-    /// Messages that came back, until the client has given back all.
+    single_batches: bool,
+    /// Returned messages, until the client has returned all.
     returned: Vec<Returned>,
     waiting: VecDeque<OwnedMessage>,
-    /// Bytes of these.
+    /// Bytes of the waiting and the returned messages.
     waiting_bytes: usize,
     messages_max: usize,
     bytes_max: usize,
     on_refusal: OnRefusal,
     refused: Vec<Refused>,
     refused_total: u64,
-    /// The first refusal, where it is a failure.
+    /// The first refusal, if refusals are failures.
     failure: Option<Error>,
     /// Counts of earlier clients.
     earlier: Counts,
@@ -141,7 +140,7 @@ impl BufferedProducer {
     ) -> Result<Self, Failure> {
         let partitions = topics::partitions(address, options)?;
         BufferedProducer::open_known(
-            &TopicConfig::untold(address.clone(), partitions),
+            &TopicConfig::unknown(address.clone(), partitions),
             options,
             tuning,
         )
@@ -163,10 +162,10 @@ impl BufferedProducer {
             config.set("batch.size", max.max(1).to_string());
         }
         let guard = Guard::of(topic, options)?;
-        let generation = match guard.standing() {
-            Standing::Fit { generation, .. } => generation,
-            // The first poll notices it, and messages wait.
-            Standing::Missing { .. } | Standing::Unfit { .. } => 0,
+        let generation = match guard.topic_state() {
+            TopicState::Fit { generation, .. } => generation,
+            // The first poll sees the difference, and messages wait.
+            TopicState::Missing { .. } | TopicState::Unfit { .. } => 0,
         };
         let number = |name: &str| config.get(name).and_then(|value| value.parse::<usize>().ok());
         let messages_max = number("queue.buffering.max.messages").filter(|max| *max > 0);
@@ -179,9 +178,9 @@ impl BufferedProducer {
             guard,
             generation,
             mode: Mode::Sending,
-            doubted: None,
-            alone: None,
-            sends_alone: false,
+            suspected_at: None,
+            last_refusal: None,
+            single_batches: false,
             returned: Vec::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -215,9 +214,9 @@ impl BufferedProducer {
         self.producer.address()
     }
 
-    /// Whether the producer has accepted all messages that were given; while no client sends, whether the queue
-    /// has capacity for more.
-    pub fn has_room(&self) -> bool {
+    /// Whether the producer has accepted all queued messages; while no client sends, whether the queue has capacity
+    /// for more.
+    pub fn has_capacity(&self) -> bool {
         match self.mode {
             Mode::Sending => self.waiting.is_empty(),
             Mode::Draining { .. } | Mode::Waiting => {
@@ -227,16 +226,16 @@ impl BufferedProducer {
         }
     }
 
-    /// Accepts a message.
-    pub fn give(&mut self, letter: OwnedMessage) {
-        self.waiting_bytes += letter.size();
-        self.waiting.push_back(letter);
+    /// Queues a message.
+    pub fn enqueue(&mut self, message: OwnedMessage) {
+        self.waiting_bytes += message.size();
+        self.waiting.push_back(message);
     }
 
-    /// Accepts a message, and copies it only if the producer has no capacity.
+    /// Sends a message; copies and queues it only if the producer has no capacity.
     ///
     /// # Errors
-    /// No message is taken any more.
+    /// The producer accepts no more messages.
     pub fn send(&mut self, message: &Outgoing<'_>) -> Result<(), Failure> {
         if self.mode == Mode::Sending
             && self.waiting.is_empty()
@@ -244,7 +243,7 @@ impl BufferedProducer {
         {
             return Ok(());
         }
-        self.give(OwnedMessage {
+        self.enqueue(OwnedMessage {
             key: message.key.map(<[u8]>::to_vec),
             payload: message.payload.unwrap_or_default().to_vec(),
             timestamp_ms: message.timestamp_ms.map(i64::unsigned_abs),
@@ -254,8 +253,7 @@ impl BufferedProducer {
         if self.mode == Mode::Sending { self.send_waiting() } else { Ok(()) }
     }
 
-    /// Returns the numbers of messages by their outcome, over all clients. Messages in this queue are not among
-    /// them.
+    /// Returns the numbers of messages by their outcome, over all clients, without the messages in this queue.
     pub fn counts(&self) -> Counts {
         let now = self.producer.counts();
         let delivered = self.earlier.delivered + now.delivered;
@@ -267,27 +265,27 @@ impl BufferedProducer {
         }
     }
 
-    /// Messages that a broker has refused since the last call.
+    /// Returns the messages that a broker has refused since the last call.
     pub fn take_refused(&mut self) -> Vec<Refused> {
         std::mem::take(&mut self.refused)
     }
 
-    /// Why messages wait although brokers can be reached, if they do.
-    pub fn trouble(&self) -> Option<TopicTrouble> {
-        match self.guard.standing() {
-            Standing::Fit { .. } => None,
-            Standing::Missing { since } => {
+    /// Returns the reason why messages wait although brokers can be reached, if there is one.
+    pub fn topic_fault(&self) -> Option<TopicFault> {
+        match self.guard.topic_state() {
+            TopicState::Fit { .. } => None,
+            TopicState::Missing { since } => {
                 let why = "it does not exist".to_owned();
-                Some(TopicTrouble { since, missing: true, why })
+                Some(TopicFault { since, missing: true, why })
             }
-            Standing::Unfit { since, why } => Some(TopicTrouble { since, missing: false, why }),
+            TopicState::Unfit { since, why } => Some(TopicFault { since, missing: false, why }),
         }
     }
 
     /// Sends as many messages as it can, without waiting.
     ///
     /// # Errors
-    /// A message can never be delivered, where that is a failure, or no message any more.
+    /// A message can never be delivered, and refusals are failures; or no message can be delivered any more.
     pub fn poll(&mut self) -> Result<(), Failure> {
         self.advance()?;
         self.failure.clone().map_or(Ok(()), |failure| Err(failure.into()))
@@ -295,7 +293,7 @@ impl BufferedProducer {
 
     fn advance(&mut self) -> Result<(), Failure> {
         self.producer.poll();
-        self.take_back();
+        self.collect_returned();
         match self.mode {
             Mode::Sending => self.check()?,
             Mode::Draining { purged } => self.drain(purged),
@@ -310,20 +308,20 @@ impl BufferedProducer {
         self.producer.failure().map_or(Ok(()), Err)
     }
 
-    /// Stops sending where the topic is not what it was, or where each message need not go alone any more.
+    /// Replaces the client if the topic has changed, or if messages may share batches again.
     fn check(&mut self) -> Result<(), Failure> {
-        let alone_no_more =
-            self.sends_alone && self.alone.is_none_or(|last| last.elapsed() >= ALONE_FOR);
-        if alone_no_more {
-            self.alone = None;
+        let batches_again = self.single_batches
+            && self.last_refusal.is_none_or(|last| last.elapsed() >= SINGLE_BATCHES_FOR);
+        if batches_again {
+            self.last_refusal = None;
         }
-        if alone_no_more || !self.guard.is_fit(self.generation) {
+        if batches_again || !self.guard.is_fit(self.generation) {
             self.drain(None);
         }
         Ok(())
     }
 
-    /// Has the client give back what it holds. What is under way comes back by itself, or arrives.
+    /// Makes the client return its messages. Messages in flight come back by themselves, or are delivered.
     fn drain(&mut self, mut purged: Option<Instant>) {
         if purged.is_none_or(|last| last.elapsed() >= PURGE_INTERVAL) {
             self.producer.purge();
@@ -332,65 +330,67 @@ impl BufferedProducer {
         }
         self.mode = Mode::Draining { purged };
         let waits = self.producer.counts().waiting() > 0;
-        self.take_back();
+        self.collect_returned();
         if waits {
             return;
         }
         let mut returned = std::mem::take(&mut self.returned);
         returned.sort_by_key(|returned| returned.number);
-        for Returned { letter, .. } in returned.into_iter().rev() {
-            self.waiting.push_front(letter);
+        for Returned { message, .. } in returned.into_iter().rev() {
+            self.waiting.push_front(message);
         }
         self.mode = Mode::Waiting;
     }
 
-    /// Takes the messages that the client gives back.
-    fn take_back(&mut self) {
+    /// Collects the messages that the client has returned.
+    fn collect_returned(&mut self) {
         for returned in self.producer.take_returned() {
-            match returned.why {
-                Back::Refused(refusal) if self.sends_alone => {
-                    self.alone = Some(Instant::now());
-                    self.refuse(returned.letter, refusal);
+            match returned.reason {
+                ReturnReason::Refused(refusal) if self.single_batches => {
+                    self.last_refusal = Some(Instant::now());
+                    self.refuse(returned.message, refusal);
                     continue;
                 }
                 // The refusal does not name the message at fault.
-                Back::Refused(_) | Back::Batch => {
-                    self.alone = Some(Instant::now());
-                    self.stop();
+                ReturnReason::Refused(_) | ReturnReason::Batch => {
+                    self.last_refusal = Some(Instant::now());
+                    self.start_draining();
                 }
-                Back::NoTopic => {
-                    self.doubt();
-                    self.stop();
+                ReturnReason::NoTopic => {
+                    self.suspect_topic();
+                    self.start_draining();
                 }
-                Back::Purged => {}
+                ReturnReason::Purged => {}
             }
-            self.waiting_bytes += returned.letter.size();
+            self.waiting_bytes += returned.message.size();
             self.returned.push(returned);
         }
     }
 
-    fn stop(&mut self) {
+    fn start_draining(&mut self) {
         if self.mode == Mode::Sending {
             self.mode = Mode::Draining { purged: None };
         }
     }
 
-    fn doubt(&mut self) {
-        if self.doubted.is_none() {
-            self.doubted = Some(Instant::now());
-            self.guard.hurry();
+    fn suspect_topic(&mut self) {
+        if self.suspected_at.is_none() {
+            self.suspected_at = Some(Instant::now());
+            self.guard.check_now();
         }
     }
 
-    /// Sends again, with a new client, if there is a topic to send to.
+    /// Starts a new client if there is a topic to send to.
     fn reopen(&mut self) -> Result<(), Failure> {
-        let Standing::Fit { generation, asked } = self.guard.standing() else { return Ok(()) };
-        if self.doubted.is_some_and(|since| asked <= since) {
+        let TopicState::Fit { generation, requested_at } = self.guard.topic_state() else {
+            return Ok(());
+        };
+        if self.suspected_at.is_some_and(|since| requested_at <= since) {
             return Ok(());
         }
         let mut config = self.config.clone();
-        self.sends_alone = self.alone.is_some();
-        if self.sends_alone {
+        self.single_batches = self.last_refusal.is_some();
+        if self.single_batches {
             config.set("batch.num.messages", "1");
         }
         let new = Producer::start(self.producer.address(), &config, true)?;
@@ -398,41 +398,42 @@ impl BufferedProducer {
         let counts = old.counts();
         self.earlier.delivered += counts.delivered;
         self.earlier.delivered_bytes += counts.delivered_bytes;
-        // Its threads may take a moment to end, so another thread drops it; if none can be started, this one
-        // waits.
+        // The threads of a client may take a moment to end, so another thread drops it; if none can be started,
+        // this thread waits.
         drop(std::thread::Builder::new().name("old client".into()).spawn(move || drop(old)));
-        (self.generation, self.doubted, self.mode) = (generation, None, Mode::Sending);
+        (self.generation, self.suspected_at, self.mode) = (generation, None, Mode::Sending);
         Ok(())
     }
 
     fn send_waiting(&mut self) -> Result<(), Failure> {
-        while let Some(letter) = self.waiting.front() {
-            let Err(error) = self.producer.offer(&letter.outgoing()) else {
+        while let Some(message) = self.waiting.front() {
+            let Err(error) = self.producer.offer(&message.outgoing()) else {
                 self.pop();
                 continue;
             };
             let code = error.rdkafka_error_code();
-            match code.and_then(Back::of) {
+            match code.and_then(ReturnReason::of) {
                 _ if Producer::is_full(&error) => break,
-                Some(Back::NoTopic) => {
-                    self.doubt();
-                    self.stop();
+                Some(ReturnReason::NoTopic) => {
+                    self.suspect_topic();
+                    self.start_draining();
                     break;
                 }
-                // This client refuses it by its own bounds, whatever else is in a batch.
-                Some(Back::Refused(refusal)) => {
-                    if let Some(letter) = self.pop() {
-                        self.refuse(letter, refusal);
+                // The client refuses the message by its own bounds, whatever else is in a batch.
+                Some(ReturnReason::Refused(refusal)) => {
+                    if let Some(message) = self.pop() {
+                        self.refuse(message, refusal);
                     }
                 }
-                _ => return Err(self.broken(&error)),
+                _ => return Err(self.client_failure(&error)),
             }
         }
         Ok(())
     }
 
-    /// The failure of a client that takes nothing any more. An earlier failure says more.
-    fn broken(&self, error: &KafkaError) -> Failure {
+    /// Returns the failure of a client that accepts no more messages: an earlier failure, if there is one, since
+    /// it is more precise.
+    fn client_failure(&self, error: &KafkaError) -> Failure {
         self.producer.failure().unwrap_or_else(|| {
             let topic = &self.address().topic;
             undeliverable(topic, error.rdkafka_error_code(), error, 0).into()
@@ -440,17 +441,17 @@ impl BufferedProducer {
     }
 
     fn pop(&mut self) -> Option<OwnedMessage> {
-        let letter = self.waiting.pop_front()?;
-        self.waiting_bytes = self.waiting_bytes.saturating_sub(letter.size());
-        Some(letter)
+        let message = self.waiting.pop_front()?;
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(message.size());
+        Some(message)
     }
 
-    /// Treats a message that is refused for good.
-    fn refuse(&mut self, letter: OwnedMessage, refusal: Refusal) {
-        let bytes = letter.key.as_ref().map_or(0, Vec::len) + letter.payload.len();
+    /// Cuts, counts, logs or keeps a message that the broker refuses for good.
+    fn refuse(&mut self, message: OwnedMessage, refusal: Refusal) {
+        let bytes = message.key.as_ref().map_or(0, Vec::len) + message.payload.len();
         if self.on_refusal == OnRefusal::Cut
             && refusal == Refusal::TooLarge
-            && let Some(less) = letter.clone().halved()
+            && let Some(less) = message.clone().halved()
         {
             self.waiting_bytes += less.size();
             self.waiting.push_front(less);
@@ -464,8 +465,8 @@ impl BufferedProducer {
             self.failure.get_or_insert(error);
             return;
         }
-        if self.sampler.takes(refusal.as_str()) {
-            let key = String::from_utf8_lossy(letter.key.as_deref().unwrap_or_default());
+        if self.sampler.allows(refusal.as_str()) {
+            let key = String::from_utf8_lossy(message.key.as_deref().unwrap_or_default());
             let key: String = key.chars().take(LOGGED_KEY_MAX).collect();
             tracing::error!(
                 topic = self.address().topic,
@@ -473,31 +474,31 @@ impl BufferedProducer {
                 bytes,
                 key = %Quoted(&key),
                 settings = refusal.settings(),
-                "a message is refused for good and is not delivered"
+                "the broker refuses a message for good: it is not delivered"
             );
         }
         if self.on_refusal == OnRefusal::Keep {
-            self.refused.push(Refused { letter, refusal });
+            self.refused.push(Refused { message, refusal });
         }
     }
 
-    /// Returns the number of messages that were given and are not delivered.
+    /// Returns the number of undelivered messages.
     pub fn waiting(&self) -> u64 {
         (self.waiting.len() + self.returned.len()) as u64 + self.producer.counts().waiting()
     }
 
-    /// Whether everything given was delivered.
+    /// Whether all messages were delivered.
     pub fn is_done(&self) -> bool {
         self.waiting() == 0
     }
 
-    /// Since when no broker can be reached, if none can.
+    /// Returns the time since which no broker can be reached, if none can.
     pub fn unreachable_since(&self) -> Option<Instant> {
         self.producer.unreachable_since()
     }
 
-    /// Waits until everything is delivered, or `give_up` says so. A message that can't be delivered is an
-    /// error once all others are.
+    /// Waits until everything is delivered, or `give_up` returns true. A message that can't be delivered is an
+    /// error once all others are delivered.
     pub fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), Failure> {
         loop {
             self.advance()?;
@@ -512,14 +513,14 @@ impl BufferedProducer {
                 Mode::Sending => {
                     self.producer.flush();
                 }
-                Mode::Draining { .. } | Mode::Waiting => std::thread::sleep(LOOK_INTERVAL),
+                Mode::Draining { .. } | Mode::Waiting => std::thread::sleep(CHECK_INTERVAL),
             }
         }
     }
 
     fn undelivered(&self) -> Error {
-        match self.trouble() {
-            Some(TopicTrouble { why, .. }) => Error::Undelivered {
+        match self.topic_fault() {
+            Some(TopicFault { why, .. }) => Error::Undelivered {
                 topic: self.address().topic.clone(),
                 messages: self.waiting(),
                 reason: why,
@@ -529,7 +530,7 @@ impl BufferedProducer {
     }
 }
 
-/// The greatest batch of librdkafka, unless the user says otherwise.
+/// The default `batch.size` of librdkafka.
 const BATCH_SIZE: u64 = 1_000_000;
 
 fn refusal_error(topic: &str, refusal: Refusal, bytes: usize) -> Error {
@@ -537,7 +538,7 @@ fn refusal_error(topic: &str, refusal: Refusal, bytes: usize) -> Error {
         Refusal::TooLarge => Error::TooLarge { topic: topic.to_owned(), bytes },
         Refusal::Timestamp => Error::Unfit(unfit_timestamp(topic)),
         _ => Error::Unfit(format!(
-            "topic {} refuses a message of {bytes} bytes (look at {})",
+            "topic {} refuses a message of {bytes} bytes (see {})",
             Quoted(topic),
             refusal.settings()
         )),

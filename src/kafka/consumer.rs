@@ -1,8 +1,8 @@
 //! A consumer of chosen partitions, by batches.
 //!
-//! A message at a time costs the calling thread about twice what a batch does, and with one record a
-//! message that is most of what counting a record costs. The crate for librdkafka does not offer
-//! batches, so this one place calls the library itself.
+//! Reading single messages costs the calling thread about twice as much as reading batches, and with one record
+//! a message that is most of the cost of counting a record. The crate for librdkafka does not offer batches, so
+//! this module calls the library itself.
 #![expect(unsafe_code, reason = "batches are in the C interface of librdkafka alone")]
 
 use std::ffi::{CStr, c_char, c_int};
@@ -46,14 +46,14 @@ pub(super) enum Polled<'a> {
     End { partition: i32, offset: i64 },
     /// The offset to be read next is no longer, or not yet, in the partition.
     OutOfRange { partition: i32, why: String },
-    /// The topic, or a partition of it, is not there.
+    /// The topic or the partition does not exist.
     Unknown,
-    /// The client will not get over this by itself.
+    /// An error from which the client does not recover by itself.
     Failed { why: String },
 }
 
-/// The headers of a message, which are parsed when they are asked for: most messages have none, and to
-/// find that out costs as much as to read a short record.
+/// The headers of a message, parsed on demand: most messages have none, and parsing costs as much as reading a
+/// short record.
 #[derive(Clone, Copy)]
 pub(super) struct Headers<'a>(&'a rd_kafka_message_s);
 
@@ -78,19 +78,19 @@ impl Headers<'_> {
     }
 }
 
-/// Reads partitions of one topic that are assigned to it, never taken from or given to others.
+/// Reads fixed partitions of one topic; they are never rebalanced.
 pub(super) struct Consumer {
     topic: String,
-    /// The messages of a batch, until all are read: given back one by one, they would contend with the thread of
-    /// the client for its memory. Before the client, which must outlive them.
+    /// The messages of a batch, until all are read: released one by one, they would contend with the thread of
+    /// the client for its memory. Declared before the client, which must outlive them.
     messages: Vec<Borrowed>,
-    /// The first of them that is not read.
+    /// The index of the first unread message.
     next: usize,
-    // Before the client, which must outlive it.
+    // Declared before the client, which must outlive it.
     queue: Queue,
     client: BaseConsumer<Context>,
     batch: Vec<*mut rd_kafka_message_t>,
-    /// Whether the last batch was all that the client had.
+    /// Whether the last batch contained all messages that the client had.
     drained: bool,
 }
 
@@ -102,25 +102,23 @@ struct Queue(*mut rd_kafka_queue_t);
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // SAFETY: the queue was got from its client, which is still there, and nobody else has this
-        // reference to it.
+        // SAFETY: the client of the queue is still alive, and this is the only owner of this reference.
         unsafe { rd_kafka_queue_destroy(self.0) }
     }
 }
 
-/// Gives a message back, whatever becomes of its reader.
+/// Releases a message when dropped, also when its reader panics.
 struct Borrowed(*mut rd_kafka_message_t);
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        // SAFETY: the message came from the queue, and is given back once.
+        // SAFETY: the message came from the queue, and is released once.
         unsafe { rd_kafka_message_destroy(self.0) }
     }
 }
 
 impl Consumer {
-    /// A consumer that is assigned nothing yet. `wake` is called by another thread when there is
-    /// something to poll after there was nothing.
+    /// Opens a consumer without partitions. Another thread calls `wake` when the empty queue gets a message.
     pub(super) fn open(
         topic: &str,
         config: &ClientConfig,
@@ -130,7 +128,7 @@ impl Consumer {
         client.set_nonempty_callback(wake);
         // SAFETY: the client is valid, and outlives the queue.
         let queue = unsafe { rd_kafka_queue_get_consumer(client.client().native_ptr()) };
-        // SAFETY: the client is valid. Batches are taken without the crate, which would hear of logs.
+        // SAFETY: the client is valid. Reading batches bypasses the crate, which would forward logs.
         unsafe { rd_kafka_set_logger(client.client().native_ptr(), Some(log)) };
         assert!(!queue.is_null(), "a consumer with a group has a queue");
         let (messages, batch) = (Vec::new(), vec![null_mut(); BATCH]);
@@ -139,8 +137,8 @@ impl Consumer {
         Ok(Consumer { topic, messages, next: 0, queue, client, batch, drained: false })
     }
 
-    /// Hands over what is there, at most a batch, without waiting, until `each` breaks: the rest is for the
-    /// next call. Returns whether all that was there at this call was handed over.
+    /// Calls `each` for the available messages, at most a batch, without waiting, until `each` breaks: the next call
+    /// continues with the rest. Returns whether it consumed all messages that were available.
     pub(super) fn poll(&mut self, mut each: impl FnMut(Polled<'_>) -> ControlFlow<()>) -> bool {
         let fetches = self.messages.is_empty();
         if fetches {
@@ -148,7 +146,7 @@ impl Consumer {
         }
         while let Some(message) = self.messages.get(self.next) {
             self.next += 1;
-            // SAFETY: the message is valid until it is given back.
+            // SAFETY: the message is valid until it is released.
             let polled = unsafe { polled(&*message.0) };
             if polled.is_some_and(|polled| each(polled).is_break()) {
                 return false;
@@ -159,38 +157,36 @@ impl Consumer {
         fetches && self.drained
     }
 
-    /// Takes the next batch from the client.
+    /// Fetches the next batch from the client.
     fn fetch(&mut self) {
-        // SAFETY: the queue is valid, and the array has room for as many messages as are asked for.
+        // SAFETY: the queue is valid, and the array has the requested length.
         let count = unsafe {
             rd_kafka_consume_batch_queue(self.queue.0, 0, self.batch.as_mut_ptr(), self.batch.len())
         };
         let count = usize::try_from(count).unwrap_or(0);
         self.drained = count < self.batch.len();
-        // All at once: a panic on the way gives all of them back.
+        // All at once, so that a panic of a reader releases all of them.
         self.messages.extend(self.batch[..count].iter().copied().map(Borrowed));
     }
 
-    /// Reads these partitions from now on, from these offsets, beside those it reads already.
+    /// Adds these partitions, to be read from these offsets on.
     pub(super) fn add(&self, partitions: &[(i32, i64)]) -> Result<(), KafkaError> {
         self.client.incremental_assign(&self.list(partitions, Offset::Offset)?)
     }
 
-    /// Stops reading a partition, and forgets its fetched messages. It is read again when it is
-    /// [added](Consumer::add).
+    /// Stops reading a partition, and drops its fetched messages, until it is [added](Consumer::add) again.
     ///
-    /// The client's own pause would go on by itself where it thinks it was, which is one too far after a
-    /// batch that has said [`Polled::End`].
+    /// The client's own pause would resume at its own position, which is one too far after a batch that contained
+    /// [`Polled::End`].
     pub(super) fn remove(&mut self, partition: i32) -> Result<(), KafkaError> {
         self.messages.drain(..self.next);
         self.next = 0;
-        // SAFETY: the message is valid until it is given back.
+        // SAFETY: the message is valid until it is released.
         self.messages.retain(|message| unsafe { (*message.0).partition } != partition);
         self.client.incremental_unassign(&self.list(&[(partition, 0)], |_| Offset::Invalid)?)
     }
 
-    /// Commits the offsets that the group has come to, so that others can see its lag. `metadata` is kept with
-    /// each offset.
+    /// Commits offsets of the group, so that others can see its lag. The broker stores `metadata` with each offset.
     pub(super) fn commit(
         &self,
         offsets: &[(i32, i64)],
@@ -221,8 +217,7 @@ impl Consumer {
     }
 }
 
-/// Logs what librdkafka has to say, in the way of all other clients. Consumers share the bounds on how
-/// much that is.
+/// Logs the lines of librdkafka as other clients do. All consumers share one rate limit.
 ///
 /// # Safety
 /// As librdkafka calls it: with texts that end with a zero.
@@ -256,7 +251,7 @@ unsafe fn polled<'a>(message: &'a rd_kafka_message_s) -> Option<Polled<'a>> {
     let rd_kafka_message_s { partition, offset, .. } = *message;
     match message.err {
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {
-            // SAFETY: librdkafka says where key and payload are, and how long.
+            // SAFETY: librdkafka provides the pointers and lengths of key and payload.
             let (key, payload) = unsafe {
                 (
                     bytes(message.key.cast(), message.key_len),
@@ -286,7 +281,7 @@ unsafe fn polled<'a>(message: &'a rd_kafka_message_s) -> Option<Polled<'a>> {
             let why = unsafe { error_text(message) };
             Some(Polled::Failed { why })
         }
-        // A broker is away, or a partition moves: the client goes on trying.
+        // A broker is down, or a partition moves: the client retries.
         code => {
             // SAFETY: the message is valid.
             let why = unsafe { error_text(message) };
@@ -296,7 +291,7 @@ unsafe fn polled<'a>(message: &'a rd_kafka_message_s) -> Option<Polled<'a>> {
     }
 }
 
-/// Whether the client never gets over this error by itself.
+/// Whether the client never recovers from this error by itself.
 fn fatal(code: RDKafkaRespErr) -> bool {
     matches!(
         code,
@@ -307,9 +302,9 @@ fn fatal(code: RDKafkaRespErr) -> bool {
 }
 
 /// # Safety
-/// There are so many bytes there, as long as the result is used, or the pointer is null.
+/// The pointer is null, or valid for this many bytes as long as the result is used.
 unsafe fn bytes<'a>(start: *const u8, length: usize) -> Option<&'a [u8]> {
-    // SAFETY: the caller says so.
+    // SAFETY: as the caller guarantees.
     (!start.is_null()).then(|| unsafe { slice::from_raw_parts(start, length) })
 }
 

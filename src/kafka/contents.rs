@@ -1,7 +1,7 @@
 //! Tells a topic of records from one that holds this program's own output.
 //!
-//! Each message of output is refused by itself, wherever it is. A topic that holds nothing else is not
-//! meant to be read as records: judged by its first messages, so that a stray one ends no run.
+//! Each message of output is rejected by itself, wherever it is. A topic that contains nothing else is not meant to
+//! be read as records. Its first messages decide about it, so that a stray message of output ends no run.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,8 +12,8 @@ use anyhow::anyhow;
 use super::Address;
 use crate::base::error::{Exit, Failure};
 
-/// Messages of output, before any record, from which on a topic is one of output, however much of it is
-/// still to be read.
+/// Number of messages of output, before any record, that makes a topic one of output, although messages are still
+/// unread.
 const OUTPUT_MIN: u64 = 16;
 
 /// The kinds of messages that the workers of a process have found in a topic, until the first record.
@@ -22,15 +22,15 @@ pub struct Contents {
     decided: AtomicBool,
     /// Messages of output.
     output: AtomicU64,
-    /// The kind of the first of them.
+    /// The kind of the first message of output.
     kind: OnceLock<&'static str>,
-    /// The partitions in which there were messages when the topic was opened, and their ends at that time,
-    /// as far as they were not read to there.
-    left: Mutex<BTreeMap<i32, i64>>,
+    /// The partitions that are not yet read to their ends at the time of opening, with these ends. Partitions without
+    /// messages at that time are left out.
+    unread_ends: Mutex<BTreeMap<i32, i64>>,
 }
 
 impl Contents {
-    /// Of a topic that is read from these offsets, and had these ends.
+    /// Creates the contents of a topic that is read from these offsets, and had these ends when it was opened.
     pub(super) fn new(
         starts: &BTreeMap<i32, i64>,
         ends: impl IntoIterator<Item = (i32, i64)>,
@@ -41,7 +41,7 @@ impl Contents {
             decided: AtomicBool::new(false),
             output: AtomicU64::new(0),
             kind: OnceLock::new(),
-            left: Mutex::new(ends.into_iter().filter(begins_before).collect()),
+            unread_ends: Mutex::new(ends.into_iter().filter(begins_before).collect()),
         }
     }
 
@@ -50,12 +50,12 @@ impl Contents {
         self.decided.load(Ordering::Relaxed)
     }
 
-    /// A message held a record.
+    /// Notes that a message contained a record.
     pub fn saw_record(&self) {
         self.decided.store(true, Ordering::Relaxed);
     }
 
-    /// A message was output of this kind.
+    /// Notes that a message was output of this kind.
     pub fn saw_output(&self, kind: &'static str) {
         self.kind.get_or_init(|| kind);
         self.output.fetch_add(1, Ordering::Relaxed);
@@ -66,25 +66,25 @@ impl Contents {
     /// # Errors
     /// The topic holds output.
     pub fn decide(&self, address: &Address, positions: &[(i32, i64)]) -> Result<(), Failure> {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let begun = !left.is_empty();
+        let mut unread_ends = self.unread_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let had_unread = !unread_ends.is_empty();
         for (partition, next) in positions {
-            if left.get(partition).is_some_and(|end| next >= end) {
-                left.remove(partition);
+            if unread_ends.get(partition).is_some_and(|end| next >= end) {
+                unread_ends.remove(partition);
             }
         }
         let output = self.output.load(Ordering::Relaxed);
         let Some(kind) = self.kind.get().filter(|_| !self.is_decided()) else { return Ok(()) };
-        // With it, all that there was when the topic was opened is read.
-        let through = begun && left.is_empty();
-        if output < OUTPUT_MIN && !through {
+        // All messages that existed when the topic was opened are read.
+        let all_read = had_unread && unread_ends.is_empty();
+        if output < OUTPUT_MIN && !all_read {
             return Ok(());
         }
         self.decided.store(true, Ordering::Relaxed);
         let error = anyhow!(
-            "\"{address}\" is no topic of records: its first {output} messages are {kind}, as floodmark \
-             itself writes them (give --from the topic that records are sent to, such as that of \
-             floodmark capture)"
+            "\"{address}\" is no topic of records: its first {output} messages are {kind}, which floodmark \
+             itself writes (give --from a topic of records, such as the one that floodmark capture \
+             writes to)"
         );
         Err(Failure::new(Exit::BadConfig, error))
     }
@@ -110,21 +110,21 @@ mod tests {
     }
 
     #[test]
-    fn topic_with_nothing_but_output_is_refused_once_all_of_it_is_read() {
+    fn topic_with_nothing_but_output_is_rejected_once_all_of_it_is_read() {
         // Offsets of a compacted topic have gaps.
         let contents = contents(&[(0, 7), (1, 0), (2, 3)]);
         contents.saw_output(TOTALS);
         contents.saw_output(TOTALS);
         assert_eq!(decide(&contents, &[(0, 7), (1, 0)]), Ok(()));
-        let said = decide(&contents, &[(2, 3)]).expect_err("there is nothing else");
-        assert!(said.contains(TOTALS) && said.contains("kafka://host:9092/totals"), "{said}");
-        assert!(said.contains("first 2 messages"), "{said}");
+        let error = decide(&contents, &[(2, 3)]).expect_err("there is nothing else");
+        assert!(error.contains(TOTALS) && error.contains("kafka://host:9092/totals"), "{error}");
+        assert!(error.contains("first 2 messages"), "{error}");
         // The error is returned once.
         assert_eq!(decide(&contents, &[]), Ok(()));
     }
 
     #[test]
-    fn stray_output_among_records_ends_nothing() {
+    fn stray_output_among_records_is_accepted() {
         let contents = contents(&[(0, 1000)]);
         for _ in 1..OUTPUT_MIN {
             contents.saw_output(TOTALS);
@@ -136,14 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn topic_that_begins_with_much_output_is_refused_before_all_is_read() {
+    fn topic_that_begins_with_much_output_is_rejected_before_all_is_read() {
         let contents = contents(&[(0, 1000)]);
         (0..OUTPUT_MIN).for_each(|_| contents.saw_output(TOTALS));
         assert!(decide(&contents, &[(0, 20)]).is_err());
     }
 
     #[test]
-    fn topic_that_is_empty_is_no_topic_of_output() {
+    fn empty_topic_is_accepted() {
         let contents = contents(&[(0, 0)]);
         assert_eq!(decide(&contents, &[(0, 0)]), Ok(()));
         assert!(!contents.is_decided());

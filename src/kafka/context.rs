@@ -23,22 +23,22 @@ const LOG_KINDS_MAX: usize = 64;
 pub struct Context {
     health: Mutex<Health>,
     lines: Mutex<HashMap<String, Line>>,
-    heard: AtomicU64,
+    events: AtomicU64,
     /// Whether a response of a broker would change `health`: read for every message, without the lock.
-    troubled: AtomicBool,
+    has_errors: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Health {
     unreachable_since: Option<Instant>,
     last_error: Option<String>,
-    refused: Option<String>,
+    credentials_error: Option<String>,
 }
 
 /// A kind of lines of the log.
 #[derive(Debug)]
 struct Line {
-    said: Instant,
+    logged_at: Instant,
     left_out: u64,
 }
 
@@ -58,39 +58,39 @@ impl Context {
         lock(&self.health).unreachable_since
     }
 
-    /// The last error of a connection.
+    /// Returns the last connection error.
     pub fn last_error(&self) -> Option<String> {
         lock(&self.health).last_error.clone()
     }
 
-    /// Why credentials were refused, ours by a broker or a broker's by us, if they have been and no
-    /// broker was reached since.
-    pub fn refused(&self) -> Option<String> {
-        lock(&self.health).refused.clone()
+    /// Returns the reason why credentials were rejected, ours by a broker or a broker's by us, unless a broker was
+    /// reached since.
+    pub fn credentials_error(&self) -> Option<String> {
+        lock(&self.health).credentials_error.clone()
     }
 
     /// Notes that a broker has responded.
     pub fn reached(&self) {
-        if !self.troubled.load(Ordering::Relaxed) {
+        if !self.has_errors.load(Ordering::Relaxed) {
             return;
         }
         let mut health = lock(&self.health);
-        self.troubled.store(false, Ordering::Relaxed);
+        self.has_errors.store(false, Ordering::Relaxed);
         health.unreachable_since = None;
-        health.refused = None;
+        health.credentials_error = None;
     }
 
-    /// Returns the number of events so far. Its owner polls until this no longer grows.
-    pub(super) fn heard(&self) -> u64 {
-        self.heard.load(Ordering::Relaxed)
+    /// Returns the number of events so far. The owner of the client polls until this number no longer grows.
+    pub(super) fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
     }
 
-    pub(super) fn hear(&self) {
-        self.heard.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_event(&self) {
+        self.events.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the line to log now, if any: with the number of lines of its kind that were left out before.
-    fn worth_a_line(&self, level: RDKafkaLogLevel, kind: &str, text: &str) -> Option<String> {
+    fn line_to_log(&self, level: RDKafkaLogLevel, kind: &str, text: &str) -> Option<String> {
         let mut shown = format!("{kind}: {text}");
         if matches!(level, RDKafkaLogLevel::Debug) {
             // The user has requested debug lines, so none is left out.
@@ -102,14 +102,14 @@ impl Context {
             if lines.len() >= LOG_KINDS_MAX {
                 lines.clear();
             }
-            lines.insert(kind.to_owned(), Line { said: now, left_out: 0 });
+            lines.insert(kind.to_owned(), Line { logged_at: now, left_out: 0 });
             return Some(shown);
         };
-        if now.duration_since(line.said) < LOG_INTERVAL {
+        if now.duration_since(line.logged_at) < LOG_INTERVAL {
             line.left_out += 1;
             return None;
         }
-        line.said = now;
+        line.logged_at = now;
         match std::mem::take(&mut line.left_out) {
             0 => {}
             more => write!(shown, " (and {more} more of this kind)").expect("a string takes all"),
@@ -120,15 +120,15 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
-        self.hear();
-        let Some(line) = self.worth_a_line(level, kind, text) else { return };
+        self.count_event();
+        let Some(line) = self.line_to_log(level, kind, text) else { return };
         match level {
-            // An option for a consumer does nothing in a producer: a command has both.
+            // A warning about an option of consumers in a producer, or the reverse: a command has both clients.
             _ if kind == "CONFWARN" => tracing::info!(target: "librdkafka", "{line}"),
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
-            // An error of a connection is one that is retried.
+            // The client retries after an error of a connection.
             | RDKafkaLogLevel::Error
             | RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", "{line}"),
             RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
@@ -139,7 +139,7 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.hear();
+        self.count_event();
         // An outage can end without any message being sent; then only the statistics show it.
         if statistics.brokers.values().any(|broker| broker.state == "UP") {
             self.reached();
@@ -147,12 +147,12 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.hear();
+        self.count_event();
         // librdkafka has logged the same error already.
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
         let mut health = lock(&self.health);
-        self.troubled.store(true, Ordering::Relaxed);
-        let refused = match error.rdkafka_error_code() {
+        self.has_errors.store(true, Ordering::Relaxed);
+        let credentials_error = match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => {
                 health.unreachable_since.get_or_insert_with(Instant::now);
                 return;
@@ -165,8 +165,8 @@ impl ClientContext for Context {
             // A broker that rejects our certificate, or requires one, reports that as a TLS alert.
             _ => reason.contains("SSL alert number"),
         };
-        if refused {
-            health.refused = Some(reason.to_owned());
+        if credentials_error {
+            health.credentials_error = Some(reason.to_owned());
         }
         health.last_error = Some(reason.to_owned());
     }
@@ -179,37 +179,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_one_kind_are_few() {
+    fn log_lines_of_one_kind_are_limited() {
         let context = Context::new();
-        let say = |kind: &str, text: &str| context.worth_a_line(RDKafkaLogLevel::Error, kind, text);
-        assert_eq!(say("FAIL", "refused").as_deref(), Some("FAIL: refused"));
-        assert_eq!(say("FAIL", "refused again"), None);
-        assert_eq!(say("GETPID", "other").as_deref(), Some("GETPID: other"));
+        let line = |kind: &str, text: &str| context.line_to_log(RDKafkaLogLevel::Error, kind, text);
+        assert_eq!(line("FAIL", "refused").as_deref(), Some("FAIL: refused"));
+        assert_eq!(line("FAIL", "refused again"), None);
+        assert_eq!(line("GETPID", "other").as_deref(), Some("GETPID: other"));
         let earlier = Instant::now().checked_sub(LOG_INTERVAL).expect("a clock that runs");
-        lock(&context.lines).get_mut("FAIL").expect("a kind").said = earlier;
-        assert_eq!(say("FAIL", "x").as_deref(), Some("FAIL: x (and 1 more of this kind)"));
+        lock(&context.lines).get_mut("FAIL").expect("a kind").logged_at = earlier;
+        assert_eq!(line("FAIL", "x").as_deref(), Some("FAIL: x (and 1 more of this kind)"));
         for number in 0..10 * LOG_KINDS_MAX {
-            assert!(say(&format!("kind {number}"), "").is_some());
+            assert!(line(&format!("kind {number}"), "").is_some());
         }
         assert!(lock(&context.lines).len() <= LOG_KINDS_MAX);
-        let debug = |text: &str| context.worth_a_line(RDKafkaLogLevel::Debug, "FETCH", text);
+        let debug = |text: &str| context.line_to_log(RDKafkaLogLevel::Debug, "FETCH", text);
         assert!(debug("1").is_some() && debug("2").is_some());
     }
 
     #[test]
-    fn an_outage_begins_once_and_ends() {
+    fn outage_starts_once_and_ends_with_a_response() {
         let context = Context::new();
-        let say = |code| context.error(KafkaError::Global(code), "why");
-        say(RDKafkaErrorCode::BrokerTransportFailure);
+        let fail = |code| context.error(KafkaError::Global(code), "why");
+        fail(RDKafkaErrorCode::BrokerTransportFailure);
         assert_eq!(context.unreachable_since(), None);
         assert_eq!(context.last_error().as_deref(), Some("why"));
-        say(RDKafkaErrorCode::AllBrokersDown);
+        fail(RDKafkaErrorCode::AllBrokersDown);
         let since = context.unreachable_since();
-        say(RDKafkaErrorCode::AllBrokersDown);
+        fail(RDKafkaErrorCode::AllBrokersDown);
         assert!(since.is_some() && since == context.unreachable_since());
-        say(RDKafkaErrorCode::Authentication);
-        assert_eq!(context.refused().as_deref(), Some("why"));
+        fail(RDKafkaErrorCode::Authentication);
+        assert_eq!(context.credentials_error().as_deref(), Some("why"));
         context.reached();
-        assert_eq!((context.unreachable_since(), context.refused()), (None, None));
+        assert_eq!((context.unreachable_since(), context.credentials_error()), (None, None));
     }
 }

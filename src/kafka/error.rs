@@ -1,4 +1,4 @@
-//! Errors of Kafka that no retry mends.
+//! Errors of Kafka that no retry repairs.
 
 use std::time::Duration;
 
@@ -8,27 +8,27 @@ use crate::base::quote::Quoted;
 /// The reason why a command can't use Kafka. Errors that librdkafka retries by itself are not among them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// No broker answered in time.
+    /// No broker responded in time.
     #[error(
         "no broker of {brokers} was reached in {} s: {reason} (is it running, and is the address \
          right?)",
         waited.as_secs()
     )]
     Unreachable {
-        /// The brokers that were asked.
+        /// The brokers of the request.
         brokers: String,
         /// The time for which the command has waited for a response.
         waited: Duration,
         /// The last error that librdkafka reported.
         reason: String,
     },
-    /// A broker was reached, and refused the credentials, or its own were refused.
+    /// A broker was reached and rejected the credentials, or the client rejected those of the broker.
     #[error(
         "{brokers} can't be used with these credentials: {reason} (see -X security.protocol, \
          sasl.* and ssl.*)"
     )]
     Refused {
-        /// The brokers that were asked.
+        /// The brokers of the request.
         brokers: String,
         /// The error that librdkafka reported.
         reason: String,
@@ -49,20 +49,20 @@ pub enum Error {
     UnknownTopic {
         /// The name of the topic.
         topic: String,
-        /// The brokers that were asked.
+        /// The brokers of the request.
         brokers: String,
         /// A topic with nearly the same name.
         similar: Option<String>,
-        /// The command that creates a topic fit for what would be sent.
+        /// The command that creates a topic for these messages.
         command: String,
     },
     /// An option for librdkafka is wrong.
     #[error("{0}")]
     Option(String),
-    /// librdkafka takes each option, but not all of them together, or it can't read a file.
+    /// librdkafka accepts each option, but not all of them together, or it can't read a file.
     #[error("the Kafka client can't be set up: {0}")]
     Client(String),
-    /// A topic is not what the records need.
+    /// The configuration of a topic does not fit the records.
     #[error("{0}")]
     Unfit(String),
     /// A message is larger than the broker or the client accepts.
@@ -92,19 +92,19 @@ pub enum Error {
         topic: String,
         /// The number of undelivered messages.
         messages: u64,
-        /// Why, as far as is known.
+        /// The reason, as far as it is known.
         reason: String,
     },
 }
 
-/// A question about the name that may be meant, to follow the name that is unknown.
+/// Returns a question about the similar name, to be appended to the unknown name.
 pub(super) fn similar_text(similar: Option<&str>) -> String {
     similar.map_or(String::new(), |name| format!(": is {} meant?", Quoted(name)))
 }
 
 impl Error {
-    /// The code that a command ends with. Credentials and rights are configuration; a service that
-    /// refuses them has been reached.
+    /// Returns the exit code of the command. Credentials and rights are configuration; a service that rejects them has
+    /// been reached.
     pub fn exit(&self) -> Exit {
         match self {
             Error::Unreachable { .. } | Error::Undelivered { .. } => Exit::Unavailable,

@@ -1,5 +1,4 @@
-//! Changes to a topic after which it can't be read on: the offsets that were read no longer mean the
-//! same messages.
+//! Changes to a topic that end reading: its offsets no longer mean the same messages.
 
 use std::time::Duration;
 
@@ -10,19 +9,19 @@ use super::topic_id::TopicId;
 use crate::base::error::{Exit, Failure};
 use crate::base::quote::Quoted;
 
-/// Why a topic can't be read on.
+/// The reason why reading of a topic ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Lost {
-    /// The topic of this name is another one.
+pub(super) enum TopicLoss {
+    /// Another topic has the name.
     Replaced {
         /// The id of the topic that was read.
         was: TopicId,
         /// The id of the topic that has the name now.
         is: TopicId,
     },
-    /// There is no topic of this name any more.
+    /// The topic does not exist any more.
     Deleted {
-        /// Time since all answers have said so.
+        /// Time for which no response has contained the topic.
         lasting: Duration,
     },
     /// There are fewer partitions than before.
@@ -32,7 +31,7 @@ pub(super) enum Lost {
         /// The number of partitions now.
         is: i32,
     },
-    /// A partition ends before an offset at which it has ended, or up to which it was read.
+    /// A partition ends before an earlier end, or before an offset up to which it was read.
     CutBack {
         /// The partition.
         partition: i32,
@@ -43,22 +42,22 @@ pub(super) enum Lost {
     },
 }
 
-impl Lost {
-    /// The error that ends the command.
+impl TopicLoss {
+    /// Returns the error that ends the command.
     pub(super) fn failure(&self, address: &Address) -> Failure {
         let Address { topic, brokers } = address;
         let topic = Quoted(topic);
         match self {
-            Lost::Replaced { was, is } => Failure::new(
+            TopicLoss::Replaced { was, is } => Failure::new(
                 Exit::Failed,
                 anyhow!(
                     "topic {topic} at {brokers} was deleted and created again while it was read \
-                     (its id was {was} and is {is}): its messages are others now, from offset 0 on. \
+                     (its id was {was} and is {is}): its offsets now belong to other messages. \
                      Start again to read the new topic from its first message, with --from-offset \
                      earliest"
                 ),
             ),
-            Lost::Deleted { lasting } => Failure::new(
+            TopicLoss::Deleted { lasting } => Failure::new(
                 Exit::NoInput,
                 anyhow!(
                     "topic {topic} at {brokers} was deleted while it was read: there has been no \
@@ -66,7 +65,7 @@ impl Lost {
                     lasting.as_secs()
                 ),
             ),
-            Lost::Shrunk { was, is } => Failure::new(
+            TopicLoss::Shrunk { was, is } => Failure::new(
                 Exit::Failed,
                 anyhow!(
                     "topic {topic} at {brokers} had {was} partitions and has {is}: it was deleted and \
@@ -74,12 +73,12 @@ impl Lost {
                      first message, with --from-offset earliest"
                 ),
             ),
-            Lost::CutBack { partition, was, is } => Failure::new(
+            TopicLoss::CutBack { partition, was, is } => Failure::new(
                 Exit::Failed,
                 anyhow!(
-                    "topic {topic} at {brokers}, partition {partition}: its end went back from \
-                     offset {was} to {is}, so messages that were read are not there any more, and \
-                     the next ones get their offsets: the topic was deleted and created again, or a \
+                    "topic {topic} at {brokers}, partition {partition}: its end moved back from \
+                     offset {was} to {is}: messages that were read no longer exist, and new messages \
+                     get their offsets. The topic was deleted and created again, or a \
                      broker has lost messages (unclean leader election). Start again with \
                      --from-offset earliest"
                 ),

@@ -1,4 +1,4 @@
-//! Messages that own what is in them.
+//! Messages to be sent, borrowed or owned.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use crate::record::Message;
 const DEAD_PAYLOAD_MAX: usize = 800_000;
 const DEAD_KEY_MAX: usize = 100_000;
 
-/// The header that tells how large key and value were before they were cut.
+/// The header with the sizes of key and value before they were cut.
 const CUT: &str = "floodmark.cut";
 
 /// A header of a message: its name and its value.
@@ -22,8 +22,7 @@ pub struct Outgoing<'a> {
     pub key: Option<&'a [u8]>,
     /// The value. `None` is a tombstone: it removes the key from a compacted topic.
     pub payload: Option<&'a [u8]>,
-    /// Its timestamp; without it, the time of sending. 0 is what librdkafka takes for "without", so
-    /// 1 is sent instead.
+    /// Its timestamp; `None`: the time of sending. librdkafka reads 0 as "no timestamp", so 1 is sent instead of 0.
     pub timestamp_ms: Option<i64>,
     /// Its partition, if not by its key.
     pub partition: Option<i32>,
@@ -31,7 +30,7 @@ pub struct Outgoing<'a> {
     pub headers: &'a [Header],
 }
 
-/// A message of its own.
+/// An owned message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnedMessage {
     /// The key.
@@ -47,9 +46,9 @@ pub struct OwnedMessage {
 }
 
 impl OwnedMessage {
-    /// A message with something in it that can't be used: as it came, with where it was and what is wrong
-    /// as its headers. One that is larger than topics take by default is cut, and a header says how large
-    /// it was: it must not end those who set it aside.
+    /// Returns the dead letter of an unusable message: the message with its origin and the error as headers. A message
+    /// larger than topics accept by default is cut, and a header holds its size: a dead letter must not end the
+    /// command.
     pub fn dead(
         message: &Message<'_>,
         origin: impl IntoIterator<Item = (&'static str, String)>,
@@ -63,25 +62,25 @@ impl OwnedMessage {
             headers: origin.into_iter().map(|(name, value)| (name.into(), value)).collect(),
         };
         letter.headers.push(("floodmark.error".into(), error.to_owned()));
-        letter.fill(message.key, message.payload.unwrap_or_default());
+        letter.set_content(message.key, message.payload.unwrap_or_default());
         letter
     }
 
-    /// A message that the broker of a sink refuses, for those who look for what is missing there.
+    /// Returns the dead letter of a message that the broker of a sink refuses, with the sink and the error as headers.
     pub fn refused(self, sink: &str, error: &str) -> Self {
         let OwnedMessage { key, payload, timestamp_ms, mut headers, .. } = self;
         headers.push(("floodmark.sink".into(), sink.to_owned()));
         headers.push(("floodmark.error".into(), error.to_owned()));
         let mut letter = OwnedMessage { timestamp_ms, headers, ..OwnedMessage::default() };
-        letter.fill(key.as_deref(), &payload);
+        letter.set_content(key.as_deref(), &payload);
         letter
     }
 
-    fn fill(&mut self, key: Option<&[u8]>, payload: &[u8]) {
+    fn set_content(&mut self, key: Option<&[u8]>, payload: &[u8]) {
         self.cut(key, payload, DEAD_KEY_MAX, DEAD_PAYLOAD_MAX);
     }
 
-    /// Takes over key and value up to these sizes.
+    /// Sets key and value, cut to these sizes.
     fn cut(&mut self, key: Option<&[u8]>, payload: &[u8], key_max: usize, payload_max: usize) {
         let kept_key = key.map(|key| &key[..key.len().min(key_max)]);
         let kept = &payload[..payload.len().min(payload_max)];
@@ -94,7 +93,7 @@ impl OwnedMessage {
         self.payload = kept.to_vec();
     }
 
-    /// Cuts key and value to half of what they are. `None` if nothing is left to cut.
+    /// Cuts the longer of key and value to half its size. `None` if both are empty.
     pub(super) fn halved(mut self) -> Option<Self> {
         let key = self.key.take();
         let payload = std::mem::take(&mut self.payload);
@@ -102,14 +101,14 @@ impl OwnedMessage {
         if key_size + payload.len() == 0 {
             return None;
         }
-        // A short key is worth more than a bit of the value.
+        // A short key is more useful than a part of the value.
         let key_max = if key_size > payload.len() { key_size / 2 } else { key_size };
         let payload_max = if key_size > payload.len() { payload.len() } else { payload.len() / 2 };
         self.cut(key.as_deref(), &payload, key_max, payload_max);
         Some(self)
     }
 
-    /// Bytes in memory, about.
+    /// Returns the approximate size in memory, in bytes.
     pub(crate) fn size(&self) -> usize {
         let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
         size_of::<OwnedMessage>()
@@ -129,7 +128,7 @@ impl OwnedMessage {
     }
 }
 
-/// Returns the place of a message as headers of a letter.
+/// Returns the origin of a message as headers of a dead letter.
 pub fn origin(topic: &str, partition: i32, offset: i64) -> [(&'static str, String); 3] {
     [
         ("floodmark.topic", topic.to_owned()),

@@ -1,16 +1,15 @@
 //! Apache Kafka: addresses, settings of clients, sending and reading messages, and requirements on topics.
 //!
 //! - [`Address`]: brokers and topic, as `kafka://host:9092,host2/topic`.
-//! - [`ClientOptions`]: the options of users for librdkafka, checked.
+//! - [`ClientOptions`]: the checked librdkafka options of users.
 //! - [`Context`]: the events of a client: lines for the log, and whether brokers can be reached.
 //! - [`Producer`]: sends messages, each once, and counts them by outcome.
 //! - [`topics`]: creates and describes topics, and checks them against the records that are to be sent.
 //!
-//! Of failures there are two kinds: those that librdkafka retries by itself, for ever, such as a broker
-//! that is down; and those that no retry mends, which stop the command and are an [`Error`].
+//! There are two kinds of failures: those that librdkafka retries by itself, for ever, such as a broker
+//! that is down; and those that no retry repairs, which stop the command and are an [`Error`].
 
 mod address;
-mod asker;
 mod buffered;
 mod consumer;
 mod contents;
@@ -29,12 +28,13 @@ mod setup;
 mod source;
 mod straggler;
 mod times;
+mod topic_client;
 mod topic_id;
 pub mod topics;
 mod watch;
 
 pub use address::{Address, AddressError, SCHEME};
-pub use buffered::{BufferedProducer, OnRefusal, Refused, TopicTrouble};
+pub use buffered::{BufferedProducer, OnRefusal, Refused, TopicFault};
 pub use contents::Contents;
 pub use context::Context;
 pub use ends::{TRANSACTION_PATIENCE, Withheld};
@@ -44,6 +44,8 @@ pub use options::{ClientOptions, Setting, client_config};
 pub use partition::Times;
 pub use producer::{Producer, Sent, Tuning};
 pub use reports::{Counts, Refusal};
-pub use source::{BrokerResponse, Changed, PartitionState, Taken, Topic, TopicReader};
+pub use source::{
+    BrokerResponse, PartitionChange, PartitionState, ReceivedMessage, Topic, TopicReader,
+};
 pub use straggler::EventTime;
 pub use watch::{SourceOptions, Start};

@@ -2,8 +2,8 @@
 //!
 //! Options come from the command line (`-X key=value`, `-X key=@file`) and from the environment
 //! (`FLOODMARK_KAFKA_SASL_PASSWORD` is `sasl.password`); the command line wins. A command line can be read by
-//! everyone on the machine, so a secret on it is refused. An option whose value the program depends on is
-//! refused, too: it would break a promise in silence.
+//! everyone on the machine, so a secret on it is rejected. An option that the program depends on is rejected, too: it
+//! would silently break a guarantee.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -23,10 +23,10 @@ use crate::base::quote::Quoted;
 /// The prefix of the environment variables that set options.
 const VARIABLE_PREFIX: &str = "FLOODMARK_KAFKA_";
 
-/// The greatest file that holds the value of an option: a chain of certificates fits many times.
+/// Greatest size of a file with the value of an option. Chains of certificates are much smaller.
 const VALUE_FILE_MAX: u64 = 1 << 20;
 
-/// The longest pause before another attempt to connect, unless the user says otherwise.
+/// The default of the longest pause before another attempt to connect.
 const RECONNECT_BACKOFF_MAX_MS: u64 = 1000;
 
 /// Options of librdkafka.
@@ -34,7 +34,7 @@ const RECONNECT_BACKOFF_MAX_MS: u64 = 1000;
 pub struct ClientOptions {
     options: Vec<Setting>,
     /// Whether the environment is ignored.
-    apart: bool,
+    ignores_environment: bool,
 }
 
 /// An option and its value, or the file that holds the value.
@@ -50,7 +50,7 @@ enum Value {
     File(PathBuf),
 }
 
-/// Options that are not for users to set, with the reason: the program sets them, or another option does.
+/// Options that users cannot set, with the reason: the program or another option sets them.
 const OWNED: &[(&[&str], &str)] = &[
     (&["bootstrap.servers", "metadata.broker.list"], "the address kafka://… names the brokers"),
     (
@@ -63,11 +63,11 @@ const OWNED: &[(&[&str], &str)] = &[
             "transactional.id",
             "enable.gapless.guarantee",
         ],
-        "no message is lost or doubled, which depends on it",
+        "delivery without loss and duplicates depends on it",
     ),
     (
         &["message.timeout.ms", "delivery.timeout.ms"],
-        "a message waits for its broker as long as the command runs",
+        "messages wait for their broker as long as the command runs",
     ),
     (
         &[
@@ -80,13 +80,13 @@ const OWNED: &[(&[&str], &str)] = &[
             "group.instance.id",
             "partition.assignment.strategy",
         ],
-        "floodmark itself knows which partitions it reads, and up to where",
+        "floodmark assigns partitions and tracks offsets itself",
     ),
+    (&["allow.auto.create.topics"], "a mistyped name must not create a topic; see --create-topic"),
     (
-        &["allow.auto.create.topics"],
-        "a mistyped topic must not come into being; see --create-topic",
+        &["statistics.interval.ms", "log_level", "log.queue"],
+        "floodmark's logs and metrics depend on it",
     ),
-    (&["statistics.interval.ms", "log_level", "log.queue"], "logs and metrics come from it"),
     (&["test.mock.num.brokers", "test.mock.broker.rtt"], "it would replace the brokers"),
 ];
 
@@ -97,7 +97,7 @@ pub(super) fn is_secret(key: &str) -> bool {
     SECRET.iter().any(|part| key.contains(part))
 }
 
-/// The name of the variable that sets an option.
+/// Returns the name of the environment variable of an option.
 fn variable(key: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", key.to_ascii_uppercase().replace('.', "_"))
 }
@@ -131,10 +131,10 @@ impl FromStr for Setting {
     }
 }
 
-/// Whether librdkafka has this option, and it is for users to set.
+/// Checks that librdkafka has this option, and that users may set it.
 fn check_key(key: &str) -> Result<(), String> {
     if let Some((_, why)) = OWNED.iter().find(|(keys, _)| keys.contains(&key)) {
-        return Err(format!("{key} is not for you to set: {why}"));
+        return Err(format!("{key} cannot be set by users: {why}"));
     }
     match conf(key, "") {
         Err((RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _)) => {
@@ -144,11 +144,11 @@ fn check_key(key: &str) -> Result<(), String> {
     }
 }
 
-/// Whether librdkafka takes this value.
+/// Checks that librdkafka accepts this value.
 fn check_value(key: &str, value: &str) -> Result<(), String> {
     conf(key, value).map_err(|(_, why)| match is_secret(key) {
-        true => format!("the value of {key} is not taken by librdkafka"),
-        false => format!("{key} is not taken by librdkafka: {why}"),
+        true => format!("librdkafka rejects the value of {key}"),
+        false => format!("librdkafka rejects the value of {key}: {why}"),
     })
 }
 
@@ -161,23 +161,23 @@ fn conf(key: &str, value: &str) -> Result<(), (RDKafkaConfRes, String)> {
 }
 
 impl ClientOptions {
-    /// Options from texts as they stand after `-X`.
+    /// Parses options, each as after `-X`.
     pub fn new<'a>(settings: impl IntoIterator<Item = &'a str>) -> Result<Self, Failure> {
         let options: Result<_, String> = settings.into_iter().map(str::parse).collect();
         Ok(ClientOptions::of(options.map_err(Error::Option)?))
     }
 
-    /// These options.
+    /// Creates options from parsed settings.
     pub fn of(options: Vec<Setting>) -> Self {
-        ClientOptions { options, apart: false }
+        ClientOptions { options, ignores_environment: false }
     }
 
     /// Ignores the environment: for brokers that this program has started itself.
-    pub fn apart(self) -> Self {
-        ClientOptions { apart: true, ..self }
+    pub fn ignore_environment(self) -> Self {
+        ClientOptions { ignores_environment: true, ..self }
     }
 
-    /// All options with their values, from this environment too.
+    /// Returns all options with their values, including those from this environment.
     fn resolve(
         &self,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -215,7 +215,7 @@ impl ClientOptions {
     }
 }
 
-/// The content of a file, without the ends of lines after it.
+/// Reads a file without its trailing line ends.
 fn from_file(path: &Path) -> Result<String, String> {
     let shown = Quoted(&path.to_string_lossy()).to_string();
     let length = fs::metadata(path).map_err(|error| format!("reading {shown}: {error}"))?.len();
@@ -228,7 +228,7 @@ fn from_file(path: &Path) -> Result<String, String> {
 
 /// Returns the settings of every client of a topic; producers and consumers add their own.
 pub fn client_config(address: &Address, options: &ClientOptions) -> Result<ClientConfig, Failure> {
-    let environment = std::env::vars_os().filter(|_| !options.apart);
+    let environment = std::env::vars_os().filter(|_| !options.ignores_environment);
     let options = options.resolve(environment).map_err(Error::Option)?;
     Ok(base_config(address, &options))
 }
@@ -238,21 +238,21 @@ fn base_config(address: &Address, options: &BTreeMap<String, String>) -> ClientC
     config.set("bootstrap.servers", &address.brokers);
     // Brokers name the client by this in their logs, metrics and quotas.
     config.set("client.id", "floodmark");
-    // A broker that is back is found within a second; by default it may take ten.
+    // The client reconnects within a second to a broker that is up again; by default it may take ten.
     config.set("reconnect.backoff.max.ms", RECONNECT_BACKOFF_MAX_MS.to_string());
     // Keepalive notices the end of a connection even if no packet announces it.
     config.set("socket.keepalive.enable", "true");
     // librdkafka batches messages itself, so Nagle's algorithm would only delay them.
     config.set("socket.nagle.disable", "true");
-    // The statistics tell which brokers are connected.
+    // The statistics contain the states of connections.
     config.set("statistics.interval.ms", "1000");
     // The lines of librdkafka's log pass through our context, which filters them by level.
     let verbose = options.contains_key("debug");
     config.set_log_level(if verbose { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
-    // librdkafka's producers let a broker create a topic that they ask for, unless they are told not to.
+    // By default, librdkafka's producers let a broker create a topic that they request.
     config.set("allow.auto.create.topics", "false");
     config.extend(options.clone());
-    // librdkafka refuses a first pause that is longer than the longest one.
+    // librdkafka rejects a first pause that is longer than the longest one.
     if let Some(first) = options.get("reconnect.backoff.ms")
         && !options.contains_key("reconnect.backoff.max.ms")
         && first.parse().is_ok_and(|first: u64| first > RECONNECT_BACKOFF_MAX_MS)
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_passed_on() {
+    fn options_are_passed_to_librdkafka() {
         let words = ["security.protocol=ssl", "client.id=a=b"];
         let resolved = parse(&words).unwrap().resolve(environment(&[])).unwrap();
         let address = "kafka://host/t".parse().unwrap();
@@ -289,22 +289,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
-        for (option, said) in [
+    fn invalid_option_is_rejected_with_its_name() {
+        for (option, expected) in [
             ("security.protocol", "written KEY=VALUE"),
             ("=1", "written KEY=VALUE"),
             ("sequrity.protocol=ssl", "no option \"sequrity.protocol\""),
             ("security.protocol=tls", "security.protocol"),
             ("fetch.wait.max.ms=soon", "fetch.wait.max.ms"),
-            ("acks=1", "no message is lost"),
+            ("acks=1", "without loss"),
             ("bootstrap.servers=x", "kafka://"),
-            ("enable.auto.commit=true", "not for you to set"),
-            ("test.mock.num.brokers=3", "not for you to set"),
+            ("enable.auto.commit=true", "cannot be set by users"),
+            ("test.mock.num.brokers=3", "cannot be set by users"),
             ("sasl.password=hunter2", "FLOODMARK_KAFKA_SASL_PASSWORD"),
             ("ssl.key.pem=hunter2", "FLOODMARK_KAFKA_SSL_KEY_PEM"),
         ] {
             let error = parse(&[option]).expect_err(option);
-            assert!(error.contains(said), "{option}: {error}");
+            assert!(error.contains(expected), "{option}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
     }
@@ -334,21 +334,21 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_variable_is_named() {
-        for (name, value, said) in [
+    fn invalid_variable_is_rejected_with_its_name() {
+        for (name, value, expected) in [
             ("FLOODMARK_KAFKA_SASL_PASWORD", "hunter2", "no option \"sasl.pasword\""),
-            ("FLOODMARK_KAFKA_ACKS", "1", "not for you to set"),
+            ("FLOODMARK_KAFKA_ACKS", "1", "cannot be set by users"),
             ("FLOODMARK_KAFKA_SECURITY_PROTOCOL", "tls", "security.protocol"),
         ] {
             let error = ClientOptions::default().resolve(environment(&[(name, value)]));
             let error = error.expect_err(name);
-            assert!(error.starts_with(name) && error.contains(said), "{error}");
+            assert!(error.starts_with(name) && error.contains(expected), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
     }
 
     #[test]
-    fn the_page_for_users_has_all_that_is_refused() {
+    fn kafka_page_names_all_rejected_options() {
         let page = include_str!("../../docs/kafka.md");
         let owned = OWNED.iter().flat_map(|(keys, _)| *keys);
         for word in owned.chain(SECRET) {
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_given_twice_is_said() {
+    fn option_given_twice_with_different_values_is_rejected() {
         let twice = parse(&["client.id=a", "client.id=b"]).unwrap();
         assert!(twice.resolve([]).expect_err("two values").contains("client.id is given twice"));
         let same = parse(&["client.id=a", "client.id=a"]).unwrap();

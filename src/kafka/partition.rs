@@ -1,28 +1,28 @@
-//! One partition as its worker reads it: how it holds the watermark, and from where on it was read.
+//! The state of a partition at its worker: its hold on the watermark, and the first event time read.
 
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::watermark::PartitionProgress;
 
 use super::ends::{Ends, TRANSACTION_PATIENCE, Withheld};
-use super::straggler::{EventTime, Look, Straggler};
+use super::straggler::{EventTime, Observation, Straggler};
 use super::watch::SourceOptions;
 use crate::base::date::format_ms;
 
-/// Time for which a consumer may bring nothing of a partition whose broker has messages: several requests
-/// with their pauses. It doubles as long as consumers that were opened anew bring nothing either: messages
-/// of aborted transactions are fetched, and not handed over.
+/// Time for which a consumer may return nothing from a partition whose broker has messages: several requests with
+/// their pauses. It doubles for each new consumer that returns nothing either: consumers fetch the messages of
+/// aborted transactions without returning them.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
 
-/// Time between two answers of brokers from which on they count as interrupted.
-const ANSWERS_BREAK: Duration = Duration::from_secs(15);
+/// Time between two responses of a broker that counts as an interruption.
+const INTERRUPTION_MIN: Duration = Duration::from_secs(15);
 
 /// The event times of the records of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// That of the first record.
+    /// The event time of the first record.
     pub first: u64,
-    /// The greatest one.
+    /// The greatest event time.
     pub greatest: u64,
 }
 
@@ -43,25 +43,25 @@ pub(super) struct Partition {
     pub(super) next: i64,
     /// The greatest event time read.
     pub(super) reached: Option<u64>,
-    /// When something was read last, or this worker began to.
+    /// The time at which the worker last read a message, or started to read the partition.
     pub(super) since: Instant,
-    /// When the broker was asked for the last end that was reached.
+    /// The time of the request for the last end that was reached.
     pub(super) ended: Option<Instant>,
     pub(super) paused: bool,
     /// Whether it was paused since it was last read to its end.
     pub(super) waited: bool,
     pub(super) straggler: Straggler,
-    /// `None` if it is read from its first message on.
+    /// `None` if the partition is read from its first message on.
     pub(super) truncated: Option<Truncated>,
     /// The hold on the watermark reported last.
     pub(super) holds: Option<PartitionProgress>,
-    /// The time in which the broker has had messages that were not brought, if it has.
+    /// The time for which the broker has had messages that the consumer does not return.
     behind: Option<Behind>,
-    /// The last time its consumer was opened anew, and the patience that had come to its end.
+    /// The time at which the consumer was last replaced, and the patience that had run out.
     reopened: Option<(Instant, Duration)>,
 }
 
-/// A time in which all answers of a broker, without a break, had messages that were not brought.
+/// A time in which all responses of a broker, without interruption, showed messages that the consumer did not return.
 #[derive(Clone, Copy, Debug)]
 struct Behind {
     /// The time of the first request.
@@ -73,9 +73,8 @@ struct Behind {
 /// A partition that is not read from its first message on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Truncated {
-    /// Whether there was nothing left to read when the topic was opened: observation begins at the first
-    /// tick.
-    pub(super) spent: bool,
+    /// Whether nothing was left to read when the topic was opened: then observation starts at the first tick.
+    pub(super) exhausted: bool,
     /// The first event time read.
     pub(super) first: Option<u64>,
     /// The first event time reported last, if a report was made.
@@ -83,19 +82,20 @@ pub(super) struct Truncated {
 }
 
 impl Truncated {
-    /// The first event time, once it is known; `released` if nobody waits for the partition any more.
+    /// Returns the first event time, once it is known. `released`: the watermark does not wait for the partition any
+    /// more.
     pub(super) fn first(&self, now: u64, released: bool) -> Option<u64> {
         match self {
-            Truncated { spent: true, .. } => Some(now),
+            Truncated { exhausted: true, .. } => Some(now),
             Truncated { first: Some(first), .. } => Some(*first),
-            // Nothing that was left could be counted.
+            // No remaining message could be counted.
             Truncated { first: None, .. } => released.then_some(now),
         }
     }
 }
 
 impl Partition {
-    /// A partition that is read from this offset on, from now on.
+    /// Creates the state of a partition that is read from this offset on, from now on.
     pub(super) fn new(next: i64, truncated: Option<Truncated>) -> Self {
         Partition {
             next,
@@ -112,9 +112,9 @@ impl Partition {
         }
     }
 
-    /// Returns the partition's hold on the watermark, and whether it has begun or ceased to straggle, judged
-    /// by `event_time`.
-    pub(super) fn holds(
+    /// Returns the partition's hold on the watermark, and whether it has started or stopped straggling by
+    /// `event_time`.
+    pub(super) fn update_progress(
         &mut self,
         ends: Option<&Ends>,
         options: &SourceOptions,
@@ -122,7 +122,8 @@ impl Partition {
         now: Instant,
     ) -> (PartitionProgress, Option<bool>) {
         let SourceOptions { idle_timeout, max_skew_ms, .. } = *options;
-        let recent = ends.filter(|ends| now.saturating_duration_since(ends.asked) <= idle_timeout);
+        let recent =
+            ends.filter(|ends| now.saturating_duration_since(ends.requested_at) <= idle_timeout);
         // `next` may lie beyond the end in the response: the worker has then read messages that arrived after
         // it.
         let nothing_more = recent.is_some_and(|ends| self.next >= ends.due());
@@ -130,17 +131,18 @@ impl Partition {
         let idle = nothing_more && now.saturating_duration_since(quiet) >= idle_timeout;
         self.waited = !nothing_more && (self.waited || self.paused);
         if nothing_more {
-            self.ended = recent.map(|ends| ends.asked);
+            self.ended = recent.map(|ends| ends.requested_at);
         }
-        let look = |event_time| Look {
+        let observation = |event_time| Observation {
             at: now,
             event_time,
             reached: self.reached.unwrap_or(0),
             ended: self.ended.is_some_and(|at| now.saturating_duration_since(at) <= idle_timeout),
             idle,
         };
-        let look = event_time.map(look);
-        let changed = look.and_then(|look| self.straggler.look(look, max_skew_ms, idle_timeout));
+        let observation = event_time.map(observation);
+        let changed = observation
+            .and_then(|observation| self.straggler.observe(observation, max_skew_ms, idle_timeout));
         let holds = match self.reached {
             _ if idle || self.straggler.straggles() => PartitionProgress::Idle,
             Some(reached) if self.waited => PartitionProgress::Waiting(reached),
@@ -153,35 +155,36 @@ impl Partition {
         (holds, changed)
     }
 
-    /// Whether its consumer is stuck: it brings nothing though it is asked to, and the broker has messages.
-    /// At `drained`, all that the consumer had brought had been taken.
+    /// Whether the consumer is stuck: it returns nothing although the broker has messages. At `drained`, the worker had
+    /// consumed all messages of the consumer.
     pub(super) fn stalls(&mut self, ends: Option<&Ends>, drained: Instant) -> bool {
         let Some(ends) = ends.filter(|ends| !self.paused && self.next < ends.stable) else {
             self.behind = None;
             return false;
         };
-        let connected =
-            |behind: &Behind| ends.asked.saturating_duration_since(behind.until) <= ANSWERS_BREAK;
-        let since = self.behind.filter(connected).map_or(ends.asked, |behind| behind.since);
-        self.behind = Some(Behind { since, until: ends.asked });
+        let connected = |behind: &Behind| {
+            ends.requested_at.saturating_duration_since(behind.until) <= INTERRUPTION_MIN
+        };
+        let since = self.behind.filter(connected).map_or(ends.requested_at, |behind| behind.since);
+        self.behind = Some(Behind { since, until: ends.requested_at });
         let since = since.max(self.since);
         let patience = match self.reopened {
             Some((at, patience)) if at >= self.since => patience.saturating_mul(2),
             _ => STALLED_AFTER,
         };
-        let stalls = ends.asked.min(drained).saturating_duration_since(since) >= patience;
+        let stalls = ends.requested_at.min(drained).saturating_duration_since(since) >= patience;
         if stalls {
             self.reopened = Some((drained, patience));
         }
         stalls
     }
 
-    /// Begins anew to wait for messages, from another consumer.
+    /// Notes that another consumer reads the partition.
     pub(super) fn reopened(&mut self) {
         self.behind = None;
     }
 
-    /// Takes the event times of a message.
+    /// Notes the event times of a message.
     pub(super) fn read(&mut self, times: Times) {
         self.reached = self.reached.max(Some(times.greatest));
         if let Some(truncated) = &mut self.truncated {
@@ -189,10 +192,10 @@ impl Partition {
         }
     }
 
-    /// Whether all that is to be read is behind a transaction that may well end soon: others need not
-    /// wait for it yet.
+    /// Whether all unread messages are behind a transaction that may end soon: the partition counts as empty until
+    /// then.
     pub(super) fn is_withheld(&self, ends: &Ends) -> bool {
-        let age = |withheld: Withheld| ends.asked.saturating_duration_since(withheld.since);
+        let age = |withheld: Withheld| ends.requested_at.saturating_duration_since(withheld.since);
         self.next >= ends.stable
             && ends.withheld.is_some_and(|withheld| age(withheld) <= TRANSACTION_PATIENCE)
     }
@@ -205,13 +208,13 @@ pub(super) fn log_straggler(partition: i32, straggles: bool, reached: Option<u64
         true => tracing::warn!(
             partition,
             event_time,
-            "the event time of a partition stays behind the others by more than --max-skew: nobody waits for \
-             it, and its records are late (is a clock wrong?)"
+            "the event time of a partition stays behind the others by more than --max-skew: the watermark no \
+             longer waits for it, and its records are late (is a clock wrong?)"
         ),
         false => tracing::info!(
             partition,
             event_time,
-            "a partition is within --max-skew of the others again, and is waited for"
+            "a partition is within --max-skew of the others again: the watermark waits for it again"
         ),
     }
 }
@@ -220,7 +223,7 @@ pub(super) fn log_straggler(partition: i32, straggles: bool, reached: Option<u64
 mod tests {
     use super::*;
 
-    /// A partition, and answers that it has messages to be read.
+    /// A partition whose broker has unread messages in all responses.
     struct Case {
         start: Instant,
         partition: Partition,
@@ -232,13 +235,13 @@ mod tests {
             Case { start: partition.since, partition }
         }
 
-        /// Whether its consumer is stuck by what was answered and taken at this second.
+        /// Whether the consumer is stuck after a response and a poll at this second.
         fn stalls(&mut self, second: u64) -> bool {
             let at = self.start + Duration::from_secs(second);
             self.partition.stalls(Some(&Ends::new(0, 9, 9, at)), at)
         }
 
-        /// The seconds of this range at which it is stuck; there is an answer each 5 s.
+        /// Returns the seconds of this range at which the consumer is stuck, with a response every 5 s.
         fn stalled(&mut self, seconds: std::ops::Range<u64>) -> Vec<u64> {
             seconds.step_by(5).filter(|second| self.reopens(*second)).collect()
         }
@@ -258,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_doubles_until_something_is_brought() {
+    fn patience_doubles_until_a_message_arrives() {
         let mut case = Case::new();
         assert_eq!(case.stalled(0..700), [30, 95, 220, 465]);
         case.read(702);
@@ -266,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn partition_that_brings_something_now_and_then_is_not_stuck() {
+    fn partition_with_occasional_messages_is_not_stuck() {
         let mut case = Case::new();
         assert_eq!(case.stalled(0..30), [0; 0]);
         case.read(29);
@@ -276,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn outage_is_no_time_of_being_stuck() {
+    fn outage_does_not_count_as_being_stuck() {
         let mut case = Case::new();
         assert_eq!(case.stalled(0..20), [0; 0]);
         assert_eq!(case.stalled(300..330), [0; 0]);
@@ -284,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_missed_by_who_waits_or_has_read_all() {
+    fn paused_or_fully_read_partition_is_not_stuck() {
         let mut case = Case::new();
         case.partition.paused = true;
         assert_eq!(case.stalled(0..100), [0; 0]);
@@ -295,9 +298,9 @@ mod tests {
         assert_eq!(case.stalled(200..235), [230]);
     }
 
-    /// Messages that its worker has no capacity for have been brought.
+    /// The consumer has returned messages, but the worker has no capacity for them.
     #[test]
-    fn consumer_that_nobody_takes_from_is_not_stuck() {
+    fn consumer_that_nobody_polls_is_not_stuck() {
         let mut case = Case::new();
         for second in (0..100).step_by(5) {
             let at = case.start + Duration::from_secs(second);

@@ -48,18 +48,18 @@ impl Tuning {
 }
 
 /// Whether the producer has accepted a message.
-#[must_use = "a message that was not taken must be sent again, or counted as dropped"]
+#[must_use = "a message that was not accepted must be sent again, or counted as dropped"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// It will be delivered as soon as possible.
+    /// The message will be delivered as soon as possible.
     Queued,
-    /// There is no room: poll ([`Producer::poll_for`] waits meanwhile), and send it again.
+    /// The queue is full: poll ([`Producer::poll_for`] waits meanwhile), and send the message again.
     Full,
 }
 
 /// Sends messages to one topic. Threads may share it.
 ///
-/// Dropped before [`Producer::finish`], it drops what waits.
+/// A producer that is dropped before [`Producer::finish`] drops its undelivered messages.
 pub struct Producer {
     address: Address,
     inner: BaseProducer<Reports>,
@@ -82,7 +82,7 @@ pub(super) fn producer_config(
             config.set(key, value);
         }
     };
-    // These two have another name each.
+    // These two options have a second name each.
     if common.get("queue.buffering.max.ms").is_none() {
         tune("linger.ms", tuning.linger_ms.to_string());
     }
@@ -121,14 +121,14 @@ impl Producer {
         Ok(Producer::start(address, &config, false)?)
     }
 
-    /// Starts a client. With `keeps`, it keeps messages that come back, and its owner takes them by
+    /// Starts a client. With `keeps_returned`, it keeps messages that come back, and its owner takes them by
     /// [`Producer::take_returned`]; otherwise a message that comes back is a failure.
     pub(super) fn start(
         address: &Address,
         config: &ClientConfig,
-        keeps: bool,
+        keeps_returned: bool,
     ) -> Result<Self, Error> {
-        let reports = Reports::new(address.topic.clone(), keeps);
+        let reports = Reports::new(address.topic.clone(), keeps_returned);
         let inner = setup::create(config, reports)?;
         let (queued, number) = (AtomicU64::new(0), AtomicUsize::new(0));
         Ok(Producer { address: address.clone(), inner, queued, number })
@@ -144,7 +144,7 @@ impl Producer {
         match self.offer(message) {
             Ok(()) => Ok(Sent::Queued),
             Err(error) if Producer::is_full(&error) => Ok(Sent::Full),
-            // An earlier failure says more: after a fatal one nothing is taken.
+            // An earlier failure is more precise: after a fatal one the client accepts nothing.
             Err(error) => Err(self.failure().unwrap_or_else(|| {
                 let bytes =
                     message.key.map_or(0, <[u8]>::len) + message.payload.map_or(0, <[u8]>::len);
@@ -183,35 +183,35 @@ impl Producer {
         })
     }
 
-    /// Whether an error says that there is no room.
+    /// Whether an error means that the queue is full.
     pub(super) fn is_full(error: &KafkaError) -> bool {
         error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
     }
 
-    /// Has the client give back what it has not sent.
+    /// Makes the client return the messages that it has not sent.
     pub(super) fn purge(&self) {
         self.inner.purge(PurgeConfig::default().queue().non_blocking());
     }
 
-    /// Messages that came back, if the client keeps them.
+    /// Takes the returned messages, if the client keeps them.
     pub(super) fn take_returned(&self) -> Vec<Returned> {
         self.inner.context().take_returned()
     }
 
-    /// Serves all events that are there, without waiting.
+    /// Serves all pending events, without waiting.
     pub fn poll(&self) {
         let reports = &self.inner.context().context;
         loop {
-            let heard = reports.heard();
-            // One call serves one event, and does not tell whether there was one.
+            let events = reports.events();
+            // One call serves at most one event, and its result does not show whether there was one.
             self.inner.poll(Duration::ZERO);
-            if reports.heard() == heard {
+            if reports.events() == events {
                 return;
             }
         }
     }
 
-    /// Serves events for so long: for a sender that has nothing to do until the queue has capacity again.
+    /// Serves events for this long: for a sender that has nothing to do until the queue has capacity again.
     pub fn poll_for(&self, duration: Duration) {
         self.inner.poll(duration);
     }
@@ -223,8 +223,8 @@ impl Producer {
         Counts { queued: self.queued.load(Ordering::Relaxed), ..reports }
     }
 
-    /// Why it can't go on, if it can't: the first message that can never be delivered, or the end of
-    /// the producer itself.
+    /// Returns the failure of the producer, if there is one: the first message that can never be delivered, or a fatal
+    /// error of the client.
     pub fn failure(&self) -> Option<Failure> {
         self.inner.context().failure().or_else(|| self.fatal()).map(Failure::from)
     }
@@ -234,18 +234,18 @@ impl Producer {
         Some(Error::Failed { doing: sending(&self.address.topic), reason })
     }
 
-    /// Since when no broker can be reached, if none can.
+    /// Returns the time since which no broker can be reached, if none can.
     pub fn unreachable_since(&self) -> Option<Instant> {
         self.inner.context().context.unreachable_since()
     }
 
-    /// Whether a broker can be reached, as far as is known.
+    /// Whether a broker can be reached, as far as the client knows.
     pub fn reachable(&self) -> bool {
         self.unreachable_since().is_none()
     }
 
-    /// Waits until all is delivered, for as long as that takes, unless `give_up` says otherwise, which
-    /// is asked every 100 ms. A message that can't be delivered is an error once all others are.
+    /// Waits until all messages are delivered, or until `give_up`, called every 100 ms, returns true. A message that
+    /// can't be delivered is an error once all others are delivered.
     pub fn finish(&self, give_up: &mut dyn FnMut() -> bool) -> Result<(), Failure> {
         loop {
             let flushed = self.flush();
@@ -259,8 +259,8 @@ impl Producer {
         }
     }
 
-    /// Waits for deliveries for a moment, and says whether nothing is under way. While flushing, librdkafka
-    /// does not wait for batches to fill.
+    /// Waits for deliveries for a moment, and returns whether no message is in flight. While flushing, librdkafka does
+    /// not wait for batches to fill.
     pub(super) fn flush(&self) -> bool {
         let flushed = self.inner.flush(GIVE_UP_INTERVAL);
         self.poll();
@@ -270,7 +270,7 @@ impl Producer {
     pub(super) fn undelivered(&self, messages: u64) -> Error {
         let reason = match (self.reachable(), self.inner.context().context.last_error()) {
             (false, Some(reason)) => reason,
-            _ => "they were given up".to_owned(),
+            _ => "the wait for their delivery was given up".to_owned(),
         };
         Error::Undelivered { topic: self.address.topic.clone(), messages, reason }
     }

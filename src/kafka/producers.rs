@@ -2,7 +2,7 @@
 //! 2.8 and 3.0 or later).
 //!
 //! librdkafka has neither, so this module speaks the protocol itself, over a connection without TLS and
-//! passwords. Elsewhere the producer stays unknown: the log names the command that shows it.
+//! passwords. On other connections the producer stays unknown: the log names the command that shows it.
 
 use std::io::{Error, ErrorKind, Read as _, Result, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -22,7 +22,7 @@ const LIST_TRANSACTIONS: i16 = 66;
 pub(super) struct TransactionProducer {
     pub(super) id: i64,
     pub(super) epoch: i32,
-    /// The producer's `transactional.id`, if a broker tells it to this user.
+    /// The producer's `transactional.id`, if this user may read it.
     pub(super) transactional_id: Option<String>,
 }
 
@@ -44,12 +44,12 @@ pub(super) fn find(
         request.count(0).count(1).i64(id).no_tags();
         transactional_id(&request.send(broker)?, id)
     };
-    // Its coordinator may be any broker; one that is away hides no other.
+    // The coordinator may be any broker; a broker that does not respond is skipped.
     let transactional_id = brokers.iter().find_map(|broker| name(broker).ok().flatten());
     Ok(Some(TransactionProducer { id, epoch, transactional_id }))
 }
 
-/// The id and epoch of the producer whose transaction begins at an offset.
+/// Returns the id and epoch of the producer whose transaction begins at an offset.
 fn producer_at(response: &[u8], offset: i64) -> Result<Option<(i64, i32)>> {
     let mut fields = Fields(response);
     let (mut found, _throttled) = (None, fields.i32()?);
@@ -73,7 +73,7 @@ fn producer_at(response: &[u8], offset: i64) -> Result<Option<(i64, i32)>> {
     Ok(found)
 }
 
-/// The transactional id of a producer.
+/// Returns the transactional id of a producer.
 fn transactional_id(response: &[u8], producer: i64) -> Result<Option<String>> {
     let mut fields = Fields(response);
     let (_throttled, _error) = (fields.i32()?, fields.i16()?);
@@ -115,7 +115,7 @@ impl Request {
         self
     }
 
-    /// The number of elements or bytes that follow, plus one, in base 128.
+    /// Appends the number of elements or bytes that follow, plus one, in base 128.
     fn count(&mut self, count: usize) -> &mut Self {
         let mut left = count + 1;
         while left > 0x7f {
@@ -162,7 +162,7 @@ impl Request {
     }
 }
 
-/// The rest of a response.
+/// The unread rest of a response.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -202,7 +202,7 @@ impl<'a> Fields<'a> {
         Err(ErrorKind::InvalidData.into())
     }
 
-    /// The number of elements or bytes that follow; none where there is null.
+    /// Reads the number of elements or bytes that follow; 0 for null.
     fn count(&mut self) -> Result<usize> {
         Ok(self.base_128()?.saturating_sub(1))
     }
@@ -230,7 +230,7 @@ mod tests {
     fn described() -> Vec<u8> {
         let mut body = Request(Vec::new());
         body.i32(0).count(1).text("flows").count(1).i32(3);
-        // No error, and no message of one.
+        // No error code, and no error message.
         body.0.extend([0, 0, 0]);
         body.count(2);
         for (id, begin) in [(40, -1), (41, 7)] {
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn response_that_is_cut_is_an_error() {
+    fn truncated_response_is_an_error() {
         let whole = described();
         for length in 0..whole.len() - 3 {
             assert!(producer_at(&whole[..length], 7).is_err(), "{length}");

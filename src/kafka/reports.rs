@@ -1,4 +1,4 @@
-//! Delivery reports of a producer: messages that arrived, and those that did not, with the reason.
+//! Delivery reports of a producer: delivered messages, and undelivered ones with the reason.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,16 +21,16 @@ use crate::base::quote::Quoted;
 pub struct Counts {
     /// Messages that the producer has accepted.
     pub queued: u64,
-    /// Of these, those that a broker has confirmed.
+    /// Accepted messages that a broker has confirmed.
     pub delivered: u64,
-    /// Of these, those that can never be delivered.
+    /// Accepted messages that can never be delivered.
     pub failed: u64,
-    /// Keys and values of what was delivered.
+    /// Bytes of the keys and values of delivered messages.
     pub delivered_bytes: u64,
 }
 
 impl Counts {
-    /// Messages of which nothing is known yet.
+    /// Returns the number of messages without a delivery report.
     pub fn waiting(&self) -> u64 {
         self.queued.saturating_sub(self.delivered.saturating_add(self.failed))
     }
@@ -40,7 +40,7 @@ pub(super) fn sending(topic: &str) -> String {
     format!("sending to topic {}", Quoted(topic))
 }
 
-/// The error of a message that no retry delivers.
+/// Returns the error of a message that no retry delivers.
 pub(super) fn undeliverable(
     topic: &str,
     code: Option<RDKafkaErrorCode>,
@@ -54,14 +54,14 @@ pub(super) fn undeliverable(
         }
         Some(RDKafkaErrorCode::InvalidTimestamp) => Error::Unfit(unfit_timestamp(topic)),
         Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
-            Error::Failed { doing, reason: "the topic is gone".to_owned() }
+            Error::Failed { doing, reason: "the topic does not exist any more".to_owned() }
         }
         Some(code) => denied(doing, code),
         None => Error::Failed { doing, reason: error.to_string() },
     }
 }
 
-/// The text of a message whose timestamp a topic refuses.
+/// Returns the text of the error about a timestamp that a topic refuses.
 pub(super) fn unfit_timestamp(topic: &str) -> String {
     format!(
         "{} failed: a timestamp is further from the broker's clock than the topic allows by \
@@ -73,24 +73,24 @@ pub(super) fn unfit_timestamp(topic: &str) -> String {
 /// The reason why a broker, or librdkafka itself, refuses a message for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
-    /// It is larger than the topic or the client accepts.
+    /// The message is larger than the topic or the client accepts.
     TooLarge,
-    /// Its timestamp is out of the topic's bounds.
+    /// The timestamp is out of the topic's bounds.
     Timestamp,
-    /// The topic needs something that it lacks, such as a key for compaction.
+    /// The message lacks something that the topic needs, such as a key for compaction.
     Record,
-    /// A policy of the broker is against it.
+    /// A policy of the broker forbids the message.
     Policy,
-    /// The broker's format of messages has no room for something in it, such as headers.
+    /// The broker's message format lacks a feature that the message uses, such as headers.
     Format,
 }
 
 impl Refusal {
-    /// All of them.
+    /// All refusals.
     pub const ALL: [Refusal; 5] =
         [Refusal::TooLarge, Refusal::Timestamp, Refusal::Record, Refusal::Policy, Refusal::Format];
 
-    /// The label of a metric. It does not change between versions.
+    /// Returns the label in metrics, which does not change between versions.
     pub fn as_str(self) -> &'static str {
         match self {
             Refusal::TooLarge => "too_large",
@@ -101,7 +101,7 @@ impl Refusal {
         }
     }
 
-    /// The settings that decide about it.
+    /// Returns the settings that cause the refusal.
     pub fn settings(self) -> &'static str {
         match self {
             Refusal::TooLarge => {
@@ -116,7 +116,7 @@ impl Refusal {
         }
     }
 
-    /// The refusal that a code stands for, if it is about the message alone.
+    /// Returns the refusal for an error code, if the error concerns this message alone.
     pub(super) fn of(code: RDKafkaErrorCode) -> Option<Self> {
         match code {
             RDKafkaErrorCode::MessageSizeTooLarge
@@ -135,28 +135,28 @@ impl Refusal {
 
 /// The reason why a message came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Back {
-    /// It, or another one of its batch, is refused for good.
+pub(super) enum ReturnReason {
+    /// The broker refuses this message, or another one of its batch, for good.
     Refused(Refusal),
     /// Another message of its batch is at fault.
     Batch,
     /// The topic or the partition does not exist.
     NoTopic,
-    /// The client was told to give it back.
+    /// The producer has purged the queue of the client.
     Purged,
 }
 
-impl Back {
-    /// `None` if nothing is to be done with the message but to end.
+impl ReturnReason {
+    /// Returns the reason for an error code; `None` if the error is fatal.
     pub(super) fn of(code: RDKafkaErrorCode) -> Option<Self> {
         match code {
             RDKafkaErrorCode::UnknownTopic
             | RDKafkaErrorCode::UnknownPartition
             | RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::UnknownTopicId => Some(Back::NoTopic),
-            RDKafkaErrorCode::PurgeQueue => Some(Back::Purged),
-            RDKafkaErrorCode::InvalidDifferentRecord => Some(Back::Batch),
-            code => Refusal::of(code).map(Back::Refused),
+            | RDKafkaErrorCode::UnknownTopicId => Some(ReturnReason::NoTopic),
+            RDKafkaErrorCode::PurgeQueue => Some(ReturnReason::Purged),
+            RDKafkaErrorCode::InvalidDifferentRecord => Some(ReturnReason::Batch),
+            code => Refusal::of(code).map(ReturnReason::Refused),
         }
     }
 }
@@ -164,28 +164,28 @@ impl Back {
 /// A message that came back.
 #[derive(Debug)]
 pub(super) struct Returned {
-    /// Its place among all messages that were sent.
+    /// Its position among all sent messages.
     pub(super) number: usize,
-    pub(super) why: Back,
-    pub(super) letter: OwnedMessage,
+    pub(super) reason: ReturnReason,
+    pub(super) message: OwnedMessage,
 }
 
 /// The data of a message that its delivery report lacks.
 #[derive(Debug)]
 pub(super) struct Mark {
-    /// Its place among all messages that were sent.
+    /// Its position among all sent messages.
     pub(super) number: usize,
     /// The partition that its sender has chosen.
     pub(super) partition: Option<i32>,
     pub(super) timestamp_ms: Option<i64>,
 }
 
-/// Counts deliveries, and keeps what came back.
+/// Counts deliveries, and keeps returned messages.
 pub(super) struct Reports {
     pub(super) context: Context,
     topic: String,
     /// Whether messages that come back are kept for the sender.
-    keeps: bool,
+    keeps_returned: bool,
     delivered: AtomicU64,
     delivered_bytes: AtomicU64,
     failed: AtomicU64,
@@ -195,11 +195,11 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    pub(super) fn new(topic: String, keeps: bool) -> Self {
+    pub(super) fn new(topic: String, keeps_returned: bool) -> Self {
         Reports {
             context: Context::new(),
             topic,
-            keeps,
+            keeps_returned,
             delivered: AtomicU64::new(0),
             delivered_bytes: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -209,7 +209,7 @@ impl Reports {
         }
     }
 
-    /// The messages that were delivered or came back; those that were sent are counted by the producer.
+    /// Returns the numbers of delivered and failed messages; the producer counts the queued ones.
     pub(super) fn counts(&self) -> Counts {
         Counts {
             queued: 0,
@@ -219,12 +219,12 @@ impl Reports {
         }
     }
 
-    /// The first failure that is not about a message that was kept.
+    /// Returns the first failure, without those of messages that were kept.
     pub(super) fn failure(&self) -> Option<Error> {
         lock(&self.failure).clone()
     }
 
-    /// The messages that came back since the last call.
+    /// Takes the messages that came back since the last call.
     pub(super) fn take_returned(&self) -> Vec<Returned> {
         if !self.has_returned.swap(false, Ordering::Acquire) {
             return Vec::new();
@@ -237,8 +237,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A message as it was sent.
-fn letter(message: &BorrowedMessage<'_>, mark: &Mark) -> OwnedMessage {
+/// Returns a message as it was sent.
+fn sent_message(message: &BorrowedMessage<'_>, mark: &Mark) -> OwnedMessage {
     let headers = message.headers().map(|headers| {
         let text =
             |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
@@ -274,7 +274,7 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
     type DeliveryOpaque = Box<Mark>;
 
     fn delivery(&self, report: &DeliveryResult<'_>, mark: Box<Mark>) {
-        self.context.hear();
+        self.context.count_event();
         let (error, message) = match report {
             Ok(message) => (None, message),
             Err((error, message)) => (Some(error), message),
@@ -287,10 +287,10 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
             return;
         };
         let code = error.rdkafka_error_code();
-        match code.and_then(Back::of).filter(|_| self.keeps) {
-            Some(why) => {
-                let letter = letter(message, &mark);
-                lock(&self.returned).push(Returned { number: mark.number, why, letter });
+        match code.and_then(ReturnReason::of).filter(|_| self.keeps_returned) {
+            Some(reason) => {
+                let message = sent_message(message, &mark);
+                lock(&self.returned).push(Returned { number: mark.number, reason, message });
                 self.has_returned.store(true, Ordering::Release);
             }
             None => {
@@ -298,7 +298,7 @@ impl ProducerContext<NoCustomPartitioner> for Reports {
                 first.get_or_insert_with(|| undeliverable(&self.topic, code, error, bytes));
             }
         }
-        // Last: whoever sees that nothing is under way finds all that came back.
+        // Counted last, so that a reader who sees no message in flight finds all returned messages.
         self.failed.fetch_add(1, Ordering::Release);
     }
 }

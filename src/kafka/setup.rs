@@ -26,14 +26,14 @@ const FILES: &[&str] = &[
     "https.ca.location",
 ];
 
-/// The password that belongs to a file which can be read and not used.
+/// The password options of files that can be read but not decrypted.
 const PASSWORDS: &[(&str, &str)] = &[
     ("ssl.key.location", "ssl.key.password"),
     ("ssl.key.pem", "ssl.key.password"),
     ("ssl.keystore.location", "ssl.keystore.password"),
 ];
 
-/// Threads of a client beside those for brokers: its own, and one for whichever broker coordinates.
+/// Threads of a client beside those for brokers: its main thread, and one for the coordinator of the group.
 const CLIENT_THREADS: usize = 2;
 
 /// Creates a client with this configuration.
@@ -43,21 +43,21 @@ where
     T: FromClientConfigAndContext<C>,
 {
     let brokers = config.get("bootstrap.servers").map_or(1, |named| named.split(',').count());
-    // One for each broker under the name that was given, and one under the name that it gives itself.
-    threads::try_room(CLIENT_THREADS + 2 * brokers).map_err(|error| Error::Failed {
+    // Two threads a broker: one for its configured name, and one for its advertised name.
+    threads::check_capacity(CLIENT_THREADS + 2 * brokers).map_err(|error| Error::Failed {
         doing: "creating a Kafka client".to_owned(),
         reason: error.to_string(),
     })?;
-    config.create_with_context(context).map_err(|error| failed(error, config))
+    config.create_with_context(context).map_err(|error| creation_error(error, config))
 }
 
 /// Returns the error of a client that could not be created with this configuration.
-fn failed(error: KafkaError, config: &ClientConfig) -> Error {
+fn creation_error(error: KafkaError, config: &ClientConfig) -> Error {
     let reason = match error {
         KafkaError::ClientCreation(reason) | KafkaError::ClientConfig(_, reason, ..) => reason,
         other => other.to_string(),
     };
-    // The machine lacks threads or memory: no option mends that, and a later start may succeed.
+    // The machine lacks threads or memory: no option helps, and a later start may succeed.
     if reason.contains("create thread") || reason.contains("background thread") {
         let doing = "creating a Kafka client".to_owned();
         return Error::Failed { doing, reason };
@@ -68,7 +68,7 @@ fn failed(error: KafkaError, config: &ClientConfig) -> Error {
     Error::Client(text)
 }
 
-/// A file that an option names and that can't be opened.
+/// Returns the error text for a file of an option that can't be opened, if there is one.
 fn unreadable_file(config: &ClientConfig) -> Option<String> {
     FILES.iter().find_map(|option| {
         let path = config.get(option).filter(|path| !path.is_empty() && *path != "probe")?;
@@ -81,7 +81,7 @@ fn unreadable_file(config: &ClientConfig) -> Option<String> {
     })
 }
 
-/// A mechanism that is not built in, or credentials that a mechanism lacks.
+/// Returns the error text for a missing mechanism or missing credentials, if that is the reason.
 fn credentials(reason: &str, config: &ClientConfig) -> Option<String> {
     const MECHANISMS: &str = "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512";
     let protocol = config.get("security.protocol").unwrap_or("plaintext");
@@ -117,12 +117,12 @@ fn credentials(reason: &str, config: &ClientConfig) -> Option<String> {
     ))
 }
 
-/// The text of librdkafka, the values of the options that it names, and the remedy.
+/// Returns the text of librdkafka with the values of the options that it names, and the remedy.
 fn described(reason: &str, config: &ClientConfig) -> String {
     let mut text = reason.replace('`', "");
     let mut values = Vec::new();
     for word in reason.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '.')) {
-        // Ends of sentences are no part of a name.
+        // The end of a sentence is not part of a name.
         let name = word.trim_matches('.');
         let Some(value) = config.get(name).filter(|_| name.contains('.')) else { continue };
         if !values.iter().any(|(known, _)| *known == name) {
@@ -162,8 +162,8 @@ mod tests {
 
     type Setting<'a> = (&'a str, &'a str);
 
-    /// The error of a consumer and of a producer with these options, where there is one.
-    fn refused(options: &[Setting<'_>]) -> Vec<Error> {
+    /// Returns the errors of creating a consumer and a producer with these options.
+    fn errors(options: &[Setting<'_>]) -> Vec<Error> {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", "127.0.0.1:9").set("group.id", "tests");
         config.set("enable.idempotence", "true").set("reconnect.backoff.max.ms", "1000");
@@ -172,7 +172,7 @@ mod tests {
         }
         let consumer = config.create::<BaseConsumer>().err();
         let producer = config.create::<BaseProducer>().err();
-        consumer.into_iter().chain(producer).map(|error| failed(error, &config)).collect()
+        consumer.into_iter().chain(producer).map(|error| creation_error(error, &config)).collect()
     }
 
     #[test]
@@ -230,22 +230,22 @@ mod tests {
             (&[("session.timeout.ms", "600000")], &["session.timeout.ms is \"600000\""]),
         ];
         for (options, parts) in cases {
-            let errors = refused(options);
+            let errors = errors(options);
             assert!(!errors.is_empty(), "{options:?}");
             for error in errors {
                 assert_eq!(error.exit(), Exit::BadConfig, "{options:?}");
-                let said = error.to_string();
+                let text = error.to_string();
                 for part in *parts {
-                    assert!(said.contains(part), "{options:?}: {part}: {said}");
+                    assert!(text.contains(part), "{options:?}: {part}: {text}");
                 }
-                assert!(!said.contains("hunter2"), "{said}");
+                assert!(!text.contains("hunter2"), "{text}");
             }
         }
     }
 
     #[test]
-    fn machine_without_threads_is_no_wrong_configuration() {
+    fn missing_threads_are_no_configuration_error() {
         let error = KafkaError::ClientCreation("Failed to create thread: Resource".into());
-        assert_eq!(failed(error, &ClientConfig::new()).exit(), Exit::Failed);
+        assert_eq!(creation_error(error, &ClientConfig::new()).exit(), Exit::Failed);
     }
 }

@@ -1,14 +1,14 @@
 //! A topic as a source of records: assigns partitions to workers, chooses the first offset of each, and decides
 //! which partitions hold the watermark.
 //!
-//! Partition `p` is read by worker `p % workers`, for as long as the program runs; no group of consumers
-//! ever moves it. Offsets are committed so that others can see the lag, and never read back. What "first"
-//! and "last" are is settled when the topic is opened, so that nothing later can jump over records: an
-//! offset that the broker no longer has is an error.
+//! Worker `p % workers` reads partition `p` for as long as the program runs; consumer groups never move it. Workers
+//! commit offsets so that others can see the lag, and never read them back. The first and last offsets are fixed
+//! when the topic is opened, so that no later event skips records: an offset that the broker no longer has is an
+//! error.
 //!
-//! The broker's answer, and it alone, says that a partition has nothing more to read ([`Watch`]). A
-//! partition is idle if such an answer is no older than the idle time-out, and for that long the broker
-//! has answered and nothing came: after an outage, those who write to the topic get the time to come back.
+//! Only a response of the broker shows that a partition has nothing more to read ([`TopicWatch`]). A partition is
+//! idle if such a response is no older than the idle timeout, and for that long the broker has responded and no
+//! message has arrived: after an outage, writers get the time to reconnect.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -22,36 +22,36 @@ use metrics::{Counter, counter};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::CommitMode;
 
-use super::asker::{commit_metadata, isolation};
 use super::consumer::{Consumer, Headers, Polled};
 use super::contents::Contents;
 use super::ends::{Ends, Withheld};
 use super::partition::{Partition, Times, Truncated, log_straggler};
 use super::straggler::EventTime;
-use super::watch::{SourceOptions, Watch};
+use super::topic_client::{commit_metadata, isolation};
+use super::watch::{SourceOptions, TopicWatch};
 use super::{Address, ClientOptions, Error, client_config};
 use crate::base::error::{Exit, Failure};
 use crate::record::Message;
 
-/// The greatest answer of a broker to one fetch, unless messages may be larger.
+/// Greatest size of a response to one fetch, unless messages may be larger.
 const FETCH_MAX_BYTES: u64 = 8 << 20;
 
 /// Time limit for closing a consumer at its brokers.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Greatest number of partitions that the log lists one by one at level info; of more it has the number.
+/// Greatest number of partitions that the log lists one by one at level info; for more, it gives only their number.
 const LISTED_MAX: usize = 16;
 
-/// A topic that was opened: once in each process.
+/// An open topic. Each process opens it once.
 pub struct Topic {
     address: Address,
     config: ClientConfig,
     options: SourceOptions,
-    watch: Watch,
+    watch: TopicWatch,
     starts: BTreeMap<i32, i64>,
     contents: Contents,
     /// Partitions that had nothing left to read when the topic was opened, and had messages before.
-    spent: BTreeSet<i32>,
+    exhausted: BTreeSet<i32>,
 }
 
 /// The settings of consumers, beside those of every client.
@@ -63,15 +63,15 @@ fn consumer_config(
     let mut config = client_config(address, options)?;
     // No code reads the statistics of consumers: the state of the brokers comes from requests.
     config.set("statistics.interval.ms", "0");
-    // Only offsets are kept under it; no partition is ever assigned by it.
+    // The group only stores offsets; it never assigns partitions.
     config.set("group.id", group);
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");
-    // An offset that has expired must not turn into another one.
+    // A consumer must not silently skip from an expired offset to another one.
     config.set("auto.offset.reset", "error");
-    // It says up to where the broker has nothing, control messages of transactions included.
+    // The end event gives the offset after control messages of transactions, too.
     config.set("enable.partition.eof", "true");
-    // librdkafka refuses an answer smaller than a message that the user allows.
+    // librdkafka rejects a fetch size smaller than the greatest message that the user allows.
     let message_max = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
     let fetch_max = FETCH_MAX_BYTES.max(message_max.unwrap_or(0)).to_string();
     // An option that the user has set by -X takes precedence.
@@ -80,39 +80,39 @@ fn consumer_config(
             config.set(key, value);
         }
     };
-    // Prefetched of all partitions together: with fewer messages the worker waits for the client now
-    // and then; small ones take ten times their size in the client, and both bounds hold.
+    // Prefetched from all partitions together: with fewer messages the worker sometimes waits for the client. Small
+    // messages take ten times their size in the client, so there are two bounds.
     tune("queued.min.messages", "100000");
     tune("queued.max.messages.kbytes", "16384");
-    // One answer comes on top of that, of all partitions of a broker.
+    // One response, with all partitions of a broker, adds to these bounds.
     tune("fetch.max.bytes", &fetch_max);
-    // The broker answers when it has this much, or after the wait: fewer, larger answers under load.
+    // The broker responds once it has this many bytes, or after the wait: fewer, larger responses under load.
     tune("fetch.min.bytes", "1");
     tune("fetch.wait.max.ms", "100");
-    // A partition that was paused, or is full, is asked again this soon.
+    // The client fetches a paused or full partition again after this time.
     tune("fetch.queue.backoff.ms", "10");
     Ok(config)
 }
 
 impl Topic {
-    /// Opens a topic: finds its partitions, and the offsets to begin with.
+    /// Opens a topic: requests its partitions and their first offsets to read.
     pub fn open(
         address: &Address,
         options: &ClientOptions,
         source: SourceOptions,
     ) -> Result<Self, Failure> {
         let config = consumer_config(address, options, &source.group)?;
-        let (watch, starts) = Watch::open(address, &config, &source)?;
-        let known = watch.known().partitions.clone();
-        let is_spent = |(partition, start): (&i32, &i64)| {
+        let (watch, starts) = TopicWatch::open(address, &config, &source)?;
+        let known = watch.status().partitions.clone();
+        let is_exhausted = |(partition, start): (&i32, &i64)| {
             let end = known.get(partition).copied().flatten()?.end;
             (*start > 0 && *start >= end).then_some(*partition)
         };
-        let spent = starts.iter().filter_map(is_spent).collect();
+        let exhausted = starts.iter().filter_map(is_exhausted).collect();
         let ends = known.iter().filter_map(|(partition, ends)| Some((*partition, (*ends)?.stable)));
         let contents = Contents::new(&starts, ends);
         let (address, options) = (address.clone(), source);
-        Ok(Topic { address, config, options, watch, starts, contents, spent })
+        Ok(Topic { address, config, options, watch, starts, contents, exhausted })
     }
 
     /// Returns the kinds of messages found in the topic: records, or this program's own output.
@@ -120,17 +120,17 @@ impl Topic {
         &self.contents
     }
 
-    /// The id of the topic, if the brokers have told one.
+    /// Returns the id of the topic, if the brokers give ids.
     pub fn id(&self) -> Option<String> {
         self.watch.topic_id().map(ToString::to_string)
     }
 
-    /// The kind of messages that are read as to transactions, as `isolation.level` names it.
+    /// Returns the `isolation.level` of the consumers.
     pub fn isolation(&self) -> &str {
         isolation(&self.config)
     }
 
-    /// The context of an error of reading.
+    /// Returns the context of a reading error.
     fn reading(&self) -> String {
         format!("reading from \"{}\"", self.address)
     }
@@ -140,28 +140,28 @@ impl Topic {
         &self.address
     }
 
-    /// The offsets up to which partitions are to be read, as far as is known: those after the last
-    /// messages that there were, or that there are after those of transactions that are skipped.
+    /// Returns the known offsets at which partitions count as read to their ends: the last stable offset if an open
+    /// transaction is skipped, or else the high watermark.
     pub fn ends(&self) -> BTreeMap<i32, i64> {
-        let known = self.watch.known();
+        let status = self.watch.status();
         let ends =
-            known.partitions.iter().map(|(partition, ends)| Some((*partition, (*ends)?.due())));
+            status.partitions.iter().map(|(partition, ends)| Some((*partition, (*ends)?.due())));
         ends.flatten().collect()
     }
 
-    /// Fails if the topic can't be read on: it was deleted, or is another one by now.
+    /// Returns an error if the topic was deleted, replaced or cut back.
     pub fn check(&self) -> Result<(), Failure> {
         self.watch.lost().map_or(Ok(()), |lost| Err(lost.failure(&self.address)))
     }
 
-    /// Whether the topic can't be read on.
+    /// Whether the topic was deleted, replaced or cut back.
     pub fn is_lost(&self) -> bool {
         self.watch.lost().is_some()
     }
 
-    /// For how long all answers have said that there is no such topic, if they do.
+    /// Returns the time for which no response has contained the topic, if it is missing.
     pub fn missing(&self) -> Option<Duration> {
-        self.watch.known().missing.map(|since| since.elapsed())
+        self.watch.status().missing.map(|since| since.elapsed())
     }
 
     /// Returns the time without messages after which a partition is idle.
@@ -170,31 +170,31 @@ impl Topic {
     }
 
     /// Returns the last response about each partition that has one.
-    pub fn answers(&self) -> Vec<BrokerResponse> {
-        let known = self.watch.known();
-        let answered = known.partitions.iter().filter_map(|(partition, ends)| {
+    pub fn responses(&self) -> Vec<BrokerResponse> {
+        let status = self.watch.status();
+        let responses = status.partitions.iter().filter_map(|(partition, ends)| {
             let ends = (*ends)?;
-            let Ends { end, stable, withheld, asked, .. } = ends;
+            let Ends { end, stable, withheld, requested_at, .. } = ends;
             Some(BrokerResponse {
                 partition: *partition,
                 end,
                 stable,
                 due: ends.due(),
                 withheld,
-                asked,
+                requested_at,
             })
         });
-        answered.collect()
+        responses.collect()
     }
 
-    /// Since when, and why, the brokers don't answer, if they don't.
-    pub fn trouble(&self) -> Option<(Duration, String)> {
-        let known = self.watch.known();
-        known.trouble.as_ref().map(|(since, why)| (since.elapsed(), why.clone()))
+    /// Returns the duration of the current outage and its reason, if the brokers do not respond.
+    pub fn outage(&self) -> Option<(Duration, String)> {
+        let status = self.watch.status();
+        status.outage.as_ref().map(|(since, why)| (since.elapsed(), why.clone()))
     }
 }
 
-/// The state of a partition, for those who look.
+/// The state of a partition, for status reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionState {
     /// The number of the partition.
@@ -207,9 +207,9 @@ pub struct PartitionState {
     pub reached: Option<u64>,
     /// The hold on the watermark that was reported last; `None` before the first report.
     pub holds: Option<PartitionProgress>,
-    /// Whether it waits for others that are behind.
+    /// Whether the partition is paused, since others are far behind.
     pub paused: bool,
-    /// Whether nobody waits for it, since its event time stays behind.
+    /// Whether the watermark does not wait for the partition, since its event time stays behind.
     pub straggles: bool,
 }
 
@@ -224,15 +224,15 @@ pub struct BrokerResponse {
     pub stable: i64,
     /// The offset at which the partition counts as read to its end.
     pub due: i64,
-    /// The messages that consumers do not get.
+    /// The messages behind an open transaction, which consumers do not get.
     pub withheld: Option<Withheld>,
     /// The time of the request.
-    pub asked: Instant,
+    pub requested_at: Instant,
 }
 
-/// A message, and where it was.
+/// A message with its origin.
 #[derive(Clone, Copy, Debug)]
-pub struct Taken<'a> {
+pub struct ReceivedMessage<'a> {
     /// The partition.
     pub partition: i32,
     /// Its offset there.
@@ -244,8 +244,8 @@ pub struct Taken<'a> {
     headers: Headers<'a>,
 }
 
-impl Taken<'_> {
-    /// Whether it was set aside by this program, as a message that could not be used.
+impl ReceivedMessage<'_> {
+    /// Whether floodmark has written the message as a dead letter.
     pub fn is_dead_letter(&self) -> bool {
         self.headers.has(c"floodmark.error")
     }
@@ -253,10 +253,10 @@ impl Taken<'_> {
 
 /// A change in the state of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Changed {
-    /// Its hold on the watermark.
+pub enum PartitionChange {
+    /// The new hold of the partition on the watermark.
     Progress(PartitionProgress),
-    /// Messages before the first one read were not read; the first event time read, once it is known.
+    /// The partition is not read from its first message on; the value is the first event time read, once it is known.
     Truncated(Option<u64>),
 }
 
@@ -265,19 +265,19 @@ pub struct TopicReader {
     topic: Arc<Topic>,
     index: usize,
     peers: usize,
-    /// `None` until there is a partition to read.
+    /// `None` while the worker has no partitions.
     consumer: Option<Consumer>,
-    /// When all that the consumer had brought had been taken.
+    /// The time at which the worker had last consumed all messages of the consumer.
     drained: Instant,
     wake: Arc<dyn Fn() + Send + Sync>,
     partitions: BTreeMap<i32, Partition>,
-    /// Consumers that were replaced.
+    /// Counts replaced consumers.
     reopened: Counter,
 }
 
 impl TopicReader {
-    /// Opens the partitions of worker `index` among `peers`. `wake` is called, from another thread, when there
-    /// is something to take.
+    /// Opens the partitions of worker `index` among `peers`. Another thread calls `wake` when there are messages to
+    /// poll.
     pub fn open(
         topic: Arc<Topic>,
         index: usize,
@@ -294,20 +294,20 @@ impl TopicReader {
         Ok(source)
     }
 
-    /// A consumer that reads nothing yet.
+    /// Opens a consumer without partitions.
     fn open_consumer(&self) -> Result<Consumer, Error> {
         let (topic, wake) = (&self.topic, self.wake.clone());
         Consumer::open(&topic.address.topic, &topic.config, move || wake())
     }
 
-    /// Goes on with another consumer, from where it is. librdkafka's may fetch nothing more after brokers
-    /// were away, while other clients get answers.
+    /// Replaces the consumer; the new one continues at the same offsets. After an outage, a consumer of librdkafka may
+    /// fetch nothing more, while other clients get responses.
     fn reopen(&mut self, stalled: &[i32]) -> Result<(), Failure> {
         let (topic, worker) = (&self.topic.address.topic, self.index);
         let consumer = match self.open_consumer() {
             Ok(consumer) => consumer,
             Err(error) => {
-                tracing::warn!(topic, worker, %error, "a stuck consumer was not opened anew");
+                tracing::warn!(topic, worker, %error, "cannot replace a stuck consumer");
                 return Ok(());
             }
         };
@@ -315,7 +315,7 @@ impl TopicReader {
             topic,
             worker,
             partitions = ?&stalled[..stalled.len().min(LISTED_MAX)],
-            "a consumer brings nothing though the brokers have messages: it is opened anew"
+            "a consumer returns nothing although the brokers have messages: it is replaced"
         );
         self.reopened.increment(1);
         let read = self.partitions.iter_mut().filter(|(_, state)| !state.paused);
@@ -325,24 +325,24 @@ impl TopicReader {
         });
         consumer.add(&read.collect::<Vec<_>>()).with_context(|| self.topic.reading())?;
         let stuck = self.consumer.replace(consumer);
-        // It may wait for its brokers.
+        // Closing may wait for the brokers.
         let dropping = std::thread::Builder::new().name("close".into()).spawn(|| drop(stuck));
         if let Err(error) = dropping {
-            tracing::debug!(%error, "a stuck consumer was closed by its worker");
+            tracing::debug!(%error, "cannot start a thread to close a stuck consumer: the worker closes it");
         }
         Ok(())
     }
 
-    /// Begins to read the partitions that are new.
+    /// Starts reading new partitions.
     fn find_partitions(&mut self) -> Result<(), Failure> {
         let topic = &self.topic;
         let ours = |partition: &i32| *partition as usize % self.peers == self.index;
-        let known: Vec<i32> = topic.watch.known().partitions.keys().copied().collect();
+        let known: Vec<i32> = topic.watch.status().partitions.keys().copied().collect();
         let new: Vec<(i32, i64)> = known
             .into_iter()
             .filter(ours)
             .filter(|partition| !self.partitions.contains_key(partition))
-            // One that came into being since then is read from its beginning.
+            // A partition added later is read from its beginning.
             .map(|partition| (partition, topic.starts.get(&partition).copied().unwrap_or(0)))
             .collect();
         if new.is_empty() {
@@ -355,27 +355,28 @@ impl TopicReader {
         consumer.add(&new).with_context(|| topic.reading())?;
         let (worker, listed) = (self.index, new.len() <= LISTED_MAX);
         if !listed {
-            tracing::info!(worker, partitions = new.len(), "reads more partitions");
+            tracing::info!(worker, partitions = new.len(), "reading more partitions");
         }
         for (partition, next) in new {
             if listed {
-                tracing::info!(partition, offset = next, worker, "reads a partition");
+                tracing::info!(partition, offset = next, worker, "reading a partition");
             } else {
-                tracing::debug!(partition, offset = next, worker, "reads a partition");
+                tracing::debug!(partition, offset = next, worker, "reading a partition");
             }
-            let spent = topic.spent.contains(&partition);
-            let truncated = (next > 0).then_some(Truncated { spent, first: None, reported: None });
+            let exhausted = topic.exhausted.contains(&partition);
+            let truncated =
+                (next > 0).then_some(Truncated { exhausted, first: None, reported: None });
             self.partitions.insert(partition, Partition::new(next, truncated));
         }
         Ok(())
     }
 
-    /// Hands over messages that are there, a batch at most, without waiting; `each` returns the event
-    /// times in the message, if it has any. Where `each` breaks, it has read the message and has no capacity
-    /// for another one: the rest of the batch is for the next call. Returns how many messages were read.
-    pub fn take(
+    /// Calls `each` for the available messages, at most a batch, without waiting, and returns the number of messages
+    /// read. `each` returns the event times in the message, if it has any. If `each` breaks, it has read the message
+    /// and has no capacity for another one: the next call continues with the rest of the batch.
+    pub fn poll(
         &mut self,
-        mut each: impl FnMut(Taken<'_>) -> ControlFlow<Option<Times>, Option<Times>>,
+        mut each: impl FnMut(ReceivedMessage<'_>) -> ControlFlow<Option<Times>, Option<Times>>,
     ) -> Result<usize, Failure> {
         let Some(consumer) = &mut self.consumer else {
             return Ok(0);
@@ -383,7 +384,7 @@ impl TopicReader {
         self.topic.check()?;
         let (partitions, topic) = (&mut self.partitions, &self.topic);
         let mut failure = None;
-        let mut taken = 0;
+        let mut received = 0;
         let now = Instant::now();
         let drained = consumer.poll(|polled| {
             match polled {
@@ -393,14 +394,15 @@ impl TopicReader {
                     };
                     let message = Message { key, payload, timestamp_ms };
                     let reached = state.reached;
-                    let read = each(Taken { partition, offset, reached, message, headers });
+                    let read =
+                        each(ReceivedMessage { partition, offset, reached, message, headers });
                     let (ControlFlow::Continue(times) | ControlFlow::Break(times)) = read;
                     if let Some(times) = times {
                         state.read(times);
                     }
                     state.next = offset + 1;
                     state.since = now;
-                    taken += 1;
+                    received += 1;
                     return read.map_break(|_| ()).map_continue(|_| ());
                 }
                 Polled::End { partition, offset } => {
@@ -410,9 +412,9 @@ impl TopicReader {
                 }
                 Polled::OutOfRange { partition, why } => {
                     let next = partitions.get(&partition).map_or(0, |state| state.next);
-                    failure = Some(not_there(topic, partition, next, &why));
+                    failure = Some(offset_error(topic, partition, next, &why));
                 }
-                Polled::Unknown => topic.watch.hurry(),
+                Polled::Unknown => topic.watch.check_now(),
                 Polled::Failed { why } => {
                     let error = anyhow!("{why}").context(topic.reading());
                     failure = Some(Failure::new(Exit::Failed, error));
@@ -423,29 +425,31 @@ impl TopicReader {
         if drained {
             self.drained = now;
         }
-        failure.map_or(Ok(taken), Err)
+        failure.map_or(Ok(received), Err)
     }
 
-    /// Finds out how its partitions hold the watermark, and which of them straggle if `event_time` is given.
-    /// Returns what has changed since the last time. Partitions that are new are read from now on, and a
-    /// consumer that is stuck is replaced.
-    pub fn holds(&mut self, event_time: Option<EventTime>) -> Result<Vec<(i32, Changed)>, Failure> {
+    /// Updates the holds of all partitions on the watermark, and finds stragglers if `event_time` is given. Returns the
+    /// changes since the last call. Also starts reading new partitions, and replaces a stuck consumer.
+    pub fn update_progress(
+        &mut self,
+        event_time: Option<EventTime>,
+    ) -> Result<Vec<(i32, PartitionChange)>, Failure> {
         self.topic.check()?;
         self.find_partitions()?;
         let (topic, now) = (self.topic.clone(), Instant::now());
         let (mut changed, mut stalled) = (Vec::new(), Vec::new());
-        let known = topic.watch.known();
+        let status = topic.watch.status();
         for (partition, state) in &mut self.partitions {
-            let ends = known.partitions.get(partition).and_then(Option::as_ref);
+            let ends = status.partitions.get(partition).and_then(Option::as_ref);
             if state.stalls(ends, self.drained) {
                 stalled.push(*partition);
             }
-            let (holds, straggles) = state.holds(ends, &topic.options, event_time, now);
+            let (holds, straggles) = state.update_progress(ends, &topic.options, event_time, now);
             if let Some(straggles) = straggles {
                 log_straggler(*partition, straggles, state.reached);
             }
             if state.holds.replace(holds) != Some(holds) {
-                changed.push((*partition, Changed::Progress(holds)));
+                changed.push((*partition, PartitionChange::Progress(holds)));
             }
             let Some(truncated) = &mut state.truncated else { continue };
             let now = event_time.map_or(0, |event_time| event_time.now);
@@ -453,25 +457,25 @@ impl TopicReader {
             if let None | Some(None) = truncated.reported {
                 let first = truncated.first(now, holds == PartitionProgress::Idle);
                 if truncated.reported.replace(first) != Some(first) {
-                    changed.push((*partition, Changed::Truncated(first)));
+                    changed.push((*partition, PartitionChange::Truncated(first)));
                 }
             }
         }
-        drop(known);
+        drop(status);
         if !stalled.is_empty() {
             self.reopen(&stalled)?;
         }
         Ok(changed)
     }
 
-    /// Whether this partition, which others may wait for, has come on by half of `max_skew_ms` or more since
-    /// its hold on the watermark was last reported.
-    pub fn has_come_on(&self, partition: u32) -> bool {
+    /// Whether the event time of this partition has advanced by half of `max_skew_ms` or more since its hold on the
+    /// watermark was last reported: other partitions may wait for it.
+    pub fn has_advanced(&self, partition: u32) -> bool {
         let state = i32::try_from(partition).ok().and_then(|at| self.partitions.get(&at));
         state.is_some_and(|state| {
             let far = match state.holds {
-                Some(PartitionProgress::At(said) | PartitionProgress::Waiting(said)) => {
-                    said.saturating_add((self.topic.options.max_skew_ms / 2).max(1))
+                Some(PartitionProgress::At(reported) | PartitionProgress::Waiting(reported)) => {
+                    reported.saturating_add((self.topic.options.max_skew_ms / 2).max(1))
                 }
                 _ => 0,
             };
@@ -479,8 +483,8 @@ impl TopicReader {
         })
     }
 
-    /// Pauses partitions that are too far ahead of this event time, that of the slowest one, until it has
-    /// come up.
+    /// Pauses partitions that are too far ahead of the event time of the slowest one, and resumes them when it has
+    /// caught up.
     pub fn bound_skew(&mut self, slowest: u64) -> Result<(), Failure> {
         let Some(consumer) = &mut self.consumer else {
             return Ok(());
@@ -491,7 +495,7 @@ impl TopicReader {
             let ahead = state.reached.is_some_and(|reached| reached > bound);
             if ahead && !state.paused {
                 consumer.remove(*partition).with_context(pausing)?;
-                tracing::debug!(partition, "waits for partitions that are behind");
+                tracing::debug!(partition, "pausing a partition until the slowest one catches up");
             } else if !ahead && state.paused {
                 consumer.add(&[(*partition, state.next)]).with_context(pausing)?;
             }
@@ -505,36 +509,36 @@ impl TopicReader {
         &self.topic
     }
 
-    /// The offsets to be read next.
+    /// Returns the next offset to read of each partition.
     pub fn positions(&self) -> Vec<(i32, i64)> {
         self.partitions.iter().map(|(partition, state)| (*partition, state.next)).collect()
     }
 
-    /// Commits offsets, for those who look at the lag. What fails is tried again with the next ones.
+    /// Commits offsets, so that others can see the lag. A failed commit is not retried: the next one supersedes it.
     pub fn commit(&self, positions: &[(i32, i64)], last: bool) {
         let Some(consumer) = self.consumer.as_ref().filter(|_| !positions.is_empty()) else {
             return;
         };
-        // They would be taken for offsets of the topic that has the name now.
+        // The offsets would apply to the topic that has the name now.
         if self.topic.watch.lost().is_some() {
             return;
         }
         let mode = if last { CommitMode::Sync } else { CommitMode::Async };
         let metadata = self.topic.watch.topic_id().map(commit_metadata);
         if let Err(error) = consumer.commit(positions, metadata.as_deref(), mode) {
-            tracing::warn!(%error, "the offsets read were not committed");
+            tracing::warn!(%error, "cannot commit offsets");
         }
     }
 
-    /// Commits offsets and closes the consumer, for 5 s at most: they are for those who look
-    /// at the lag, and an outage must not hold up the end of a run.
+    /// Commits offsets and closes the consumer, within 5 s: committed offsets only show the lag, and an outage must not
+    /// delay the shutdown.
     pub fn close(self, positions: Vec<(i32, i64)>) {
         let (topic, worker) = (self.topic.address.topic.clone(), self.index);
         let (ended, end) = channel::<()>();
         let close = move || {
             let _ended = ended;
             self.commit(&positions, true);
-            // By this it leaves the brokers.
+            // Dropping the consumer closes its connections.
             drop(self);
         };
         let closing = std::thread::Builder::new().name("close".into()).spawn(close);
@@ -542,12 +546,12 @@ impl TopicReader {
             tracing::warn!(
                 topic,
                 worker,
-                "the brokers do not answer: the run ends without a commit of the last offsets"
+                "the brokers do not respond: the last offsets are not committed"
             );
         }
     }
 
-    /// The states of its partitions.
+    /// Returns the states of the partitions.
     pub fn states(&self) -> Vec<PartitionState> {
         let of = |(partition, state): (&i32, &Partition)| PartitionState {
             partition: *partition,
@@ -562,19 +566,20 @@ impl TopicReader {
     }
 }
 
-/// The failure of a partition that has no message at `next`.
-fn not_there(topic: &Topic, partition: i32, next: i64, why: &str) -> Failure {
+/// Returns the failure of a partition that has no message at `next`.
+fn offset_error(topic: &Topic, partition: i32, next: i64, why: &str) -> Failure {
     // librdkafka reports a cut-back log by the same code as an expired offset.
     let truncated = why.contains("truncation") || why.contains("No epoch found");
     if let Some(lost) = topic.watch.missing_offset(partition, next, truncated) {
         return lost.failure(&topic.address);
     }
-    let known = topic.watch.known();
-    let ends = known.partitions.get(&partition).and_then(Option::as_ref);
-    let has =
-        ends.map_or(String::new(), |ends| format!(" (it has {} to {})", ends.first, ends.end));
+    let status = topic.watch.status();
+    let ends = status.partitions.get(&partition).and_then(Option::as_ref);
+    let has = ends.map_or(String::new(), |ends| {
+        format!(" (the partition has {} to {})", ends.first, ends.end)
+    });
     let error = anyhow!(
-        "\"{}\", partition {partition}: offset {next} is not there any more{has}: {why}; records were \
+        "\"{}\", partition {partition}: offset {next} does not exist any more{has}: {why}; records were \
          lost before they were read. Start again with --from-offset earliest, and give the topic a \
          longer retention.ms",
         topic.address

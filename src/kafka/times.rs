@@ -1,9 +1,9 @@
 //! The settings of a topic for the times of messages, checked against the times of the records to be sent to
 //! it.
 //!
-//! A broker deletes messages that are older than the topic keeps them, by their own timestamps, and refuses
-//! messages whose timestamps are too far from its clock. Records of a capture are as old as the capture: so the
-//! settings are read, and checked, before anything is sent.
+//! A broker deletes messages whose timestamps are older than the retention time, and refuses messages whose timestamps
+//! are too far from its clock. Records of a capture are as old as the capture, so the settings are checked before any
+//! message is sent.
 
 use rdkafka::admin::ConfigResource;
 
@@ -12,25 +12,24 @@ use crate::base::date::format_ms;
 use crate::base::error::Failure;
 use crate::base::quote::Quoted;
 
-/// The bounds of Kafka 3.6 and later on how far a timestamp is behind or ahead of the broker's clock,
-/// and the one that earlier versions have instead of both.
+/// The settings that bound the distance of a timestamp behind or ahead of the broker's clock, in Kafka 3.6 and later;
+/// earlier versions have only the third one.
 pub(super) const BEFORE_MAX: &str = "message.timestamp.before.max.ms";
 pub(super) const AFTER_MAX: &str = "message.timestamp.after.max.ms";
 pub(super) const DIFFERENCE_MAX: &str = "message.timestamp.difference.max.ms";
 
-/// The value by which Kafka says: no bound.
+/// Kafka's value for "no bound".
 pub(super) const NO_BOUND: u64 = i64::MAX as u64;
 
-/// The configuration of a topic as to the times and sizes of messages.
+/// The settings of a topic for the times and sizes of messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicConfig {
     /// The address of the topic.
     pub address: Address,
     /// The number of partitions.
     pub partitions: usize,
-    /// Whether the broker has told the configuration. If not, the fields below are unknown and as if there were
-    /// no bounds.
-    pub told: bool,
+    /// Whether the broker has returned the configuration. If not, the fields below have no bounds.
+    pub is_known: bool,
     /// Age at which a message is deleted, in milliseconds; `None`: never.
     pub retention_ms: Option<u64>,
     /// Whether old messages are deleted.
@@ -45,18 +44,22 @@ pub struct TopicConfig {
     pub timestamp_after_max_ms: Option<u64>,
     /// Greatest size of a compressed batch of messages, in bytes; `None`: unknown or no bound.
     pub max_message_bytes: Option<u64>,
-    /// The names of the settings behind the two bounds on timestamps, which depend on the broker's version.
+    /// The names of the settings of the two timestamp bounds, which depend on the broker's version.
     bound_names: (&'static str, &'static str),
 }
 
 impl TopicConfig {
-    pub(super) fn read(address: Address, partitions: usize, told: Option<&ConfigResource>) -> Self {
-        let text = |name| told.and_then(|told| told.get(name)?.value.as_deref());
+    pub(super) fn read(
+        address: Address,
+        partitions: usize,
+        resource: Option<&ConfigResource>,
+    ) -> Self {
+        let text = |name| resource.and_then(|resource| resource.get(name)?.value.as_deref());
         // A negative number is Kafka's "no bound", and so is the greatest one.
         let number = |name| text(name)?.parse().ok().filter(|number| *number < NO_BOUND);
         let policy = text("cleanup.policy").unwrap_or_default();
         let has = |word| policy.split(',').any(|part| part.trim() == word);
-        // Kafka 3.6 to 3.9 have all three, and the old one holds where the new one is not set.
+        // Kafka 3.6 to 3.9 have all three settings; the old one applies if the new one is not set.
         let bound = |name| match number(name) {
             Some(bound) => (Some(bound), name),
             None => (number(DIFFERENCE_MAX), DIFFERENCE_MAX),
@@ -64,7 +67,7 @@ impl TopicConfig {
         let (before, after) = (bound(BEFORE_MAX), bound(AFTER_MAX));
         TopicConfig {
             partitions,
-            told: told.is_some(),
+            is_known: resource.is_some(),
             retention_ms: number("retention.ms"),
             deletes: has("delete"),
             compacts: has("compact"),
@@ -77,22 +80,21 @@ impl TopicConfig {
         }
     }
 
-    /// Returns the configuration of a topic whose broker tells nothing: as if there were no bounds.
-    pub fn untold(address: Address, partitions: usize) -> Self {
+    /// Returns the configuration of a topic whose broker does not return it: without bounds.
+    pub fn unknown(address: Address, partitions: usize) -> Self {
         TopicConfig::read(address, partitions, None)
     }
 
-    /// Whether a message keeps the timestamp that it is sent with, which is all the time that there is
-    /// in a format such as `kv`.
+    /// Checks that messages keep the timestamps that they are sent with: a format such as `kv` has no other time.
     pub fn check_timestamps_kept(&self) -> Result<(), Failure> {
         if !self.log_append_time {
             return Ok(());
         }
         let topic = Quoted(&self.address.topic);
-        let mend = self.mend("message.timestamp.type=CreateTime");
+        let remedy = self.remedy("message.timestamp.type=CreateTime");
         Err(Error::Unfit(format!(
             "topic {topic} has message.timestamp.type=LogAppendTime: the times of records would be \
-             lost, which this format has nowhere else ({mend})"
+             lost, since messages of this format contain no time ({remedy})"
         ))
         .into())
     }
@@ -105,10 +107,10 @@ impl TopicConfig {
             let Address { brokers, topic } = &self.address;
             return Some(format!(
                 "it has {now} partitions and had {then} (kafka-topics.sh --bootstrap-server {brokers} \
-                 --alter --topic {topic} --partitions {then}, or start again, which takes it as it is)"
+                 --alter --topic {topic} --partitions {then}, or start again to use the topic as it is)"
             ));
         }
-        if !(self.told && before.told) {
+        if !(self.is_known && before.is_known) {
             return None;
         }
         let policy = |config: &TopicConfig| match (config.compacts, config.deletes) {
@@ -140,18 +142,18 @@ impl TopicConfig {
         } else {
             return None;
         };
-        // Of a value that is a list, brackets hold it together.
+        // `kafka-configs.sh` needs brackets around a value with commas.
         let value = if then.contains(',') { format!("[{then}]") } else { then.clone() };
         let Address { brokers, topic } = &self.address;
         Some(format!(
             "{name} is {now} and was {then} (kafka-configs.sh --bootstrap-server {brokers} --alter \
-             --entity-type topics --entity-name {topic} --add-config {name}={value}, or start again, which \
-             takes it as it is)"
+             --entity-type topics --entity-name {topic} --add-config {name}={value}, or start again to \
+             use the topic as it is)"
         ))
     }
 
-    /// The commands that change it, or make another one.
-    fn mend(&self, setting: &str) -> String {
+    /// Returns the option that creates another topic, and the command that changes this one.
+    fn remedy(&self, setting: &str) -> String {
         let Address { brokers, topic } = &self.address;
         format!(
             "let --create-topic make another topic, or change this one: kafka-configs.sh \
@@ -161,14 +163,14 @@ impl TopicConfig {
     }
 }
 
-/// Holds a topic against the times of records: it must keep the oldest and accept all of them.
+/// Checks that a topic keeps the oldest record and accepts the times of all records.
 pub fn check_times(
     config: &TopicConfig,
     oldest_ms: u64,
     newest_ms: u64,
     now_ms: u64,
 ) -> Result<(), Failure> {
-    // The timestamps are then the broker's own, and records are never old.
+    // The broker then sets the timestamps itself, so records are never old.
     if config.log_append_time {
         return Ok(());
     }
@@ -177,7 +179,7 @@ pub fn check_times(
     let age_ms = now_ms.saturating_sub(oldest_ms);
     let ahead_ms = newest_ms.saturating_sub(now_ms);
     let unfit = |text: String, setting: String| {
-        Err(Error::Unfit(format!("{text} ({})", config.mend(&setting))).into())
+        Err(Error::Unfit(format!("{text} ({})", config.remedy(&setting))).into())
     };
     if let Some(kept_ms) = config.retention_ms.filter(|kept_ms| config.deletes && age_ms > *kept_ms)
     {
@@ -217,7 +219,7 @@ pub fn check_times(
     Ok(())
 }
 
-/// A length of time in the greatest unit that it has at least one of.
+/// Formats a duration in the greatest unit of which it contains at least one.
 fn span(ms: u64) -> String {
     const UNITS: [(u64, &str); 4] =
         [(86_400_000, "days"), (3_600_000, "h"), (60_000, "min"), (1000, "s")];
@@ -235,7 +237,7 @@ mod tests {
     const DAY: u64 = 86_400_000;
     const NOW: u64 = 20_000 * DAY;
 
-    fn told(entries: &[(&str, &str)]) -> TopicConfig {
+    fn topic_config(entries: &[(&str, &str)]) -> TopicConfig {
         let entries = entries.iter().map(|(name, value)| ConfigEntry {
             name: (*name).into(),
             value: Some((*value).into()),
@@ -249,26 +251,26 @@ mod tests {
         TopicConfig::read("kafka://host/flows".parse().unwrap(), 1, Some(&resource))
     }
 
-    fn refused(config: &TopicConfig, oldest_ms: u64, newest_ms: u64) -> String {
+    fn rejection(config: &TopicConfig, oldest_ms: u64, newest_ms: u64) -> String {
         let failure = check_times(config, oldest_ms, newest_ms, NOW).expect_err("it is unfit");
         assert_eq!(failure.exit, Exit::BadConfig);
         failure.error.to_string()
     }
 
     #[test]
-    fn what_is_not_told_has_no_bounds() {
+    fn unknown_configuration_has_no_bounds() {
         let address = "kafka://host/flows".parse().unwrap();
         let config = TopicConfig::read(address, 2, None);
-        assert_eq!((config.told, config.partitions, config.retention_ms), (false, 2, None));
+        assert_eq!((config.is_known, config.partitions, config.retention_ms), (false, 2, None));
         check_times(&config, 0, u64::MAX, NOW).expect("nothing is known against it");
         config.check_timestamps_kept().expect("nothing is known against it");
     }
 
     #[test]
-    fn a_topic_that_forgets_is_named_with_what_mends_it() {
-        let config = told(&[("cleanup.policy", "delete"), ("retention.ms", "604800000")]);
+    fn topic_with_short_retention_is_rejected_with_the_remedy() {
+        let config = topic_config(&[("cleanup.policy", "delete"), ("retention.ms", "604800000")]);
         check_times(&config, NOW - 7 * DAY, NOW, NOW).expect("just young enough");
-        let said = refused(&config, NOW - 30 * DAY, NOW);
+        let error = rejection(&config, NOW - 30 * DAY, NOW);
         for part in [
             "topic \"flows\" keeps messages for 7 days (retention.ms=604800000)",
             "the oldest record is 30 days old, of 2024-09-04T00:00:00Z",
@@ -276,74 +278,80 @@ mod tests {
             "--bootstrap-server host:9092 --alter --entity-type topics --entity-name flows",
             "--add-config retention.ms=-1",
         ] {
-            assert!(said.contains(part), "{part}: {said}");
+            assert!(error.contains(part), "{part}: {error}");
         }
         for fits in [
-            told(&[("cleanup.policy", "compact"), ("retention.ms", "1")]),
-            told(&[("cleanup.policy", "delete"), ("retention.ms", "-1")]),
+            topic_config(&[("cleanup.policy", "compact"), ("retention.ms", "1")]),
+            topic_config(&[("cleanup.policy", "delete"), ("retention.ms", "-1")]),
         ] {
             check_times(&fits, 0, NOW, NOW).expect("it keeps all");
         }
-        let both = told(&[("cleanup.policy", "compact,delete"), ("retention.ms", "1")]);
-        assert!(refused(&both, NOW - 2, NOW).contains("keeps messages for 1 ms"));
+        let both = topic_config(&[("cleanup.policy", "compact,delete"), ("retention.ms", "1")]);
+        assert!(rejection(&both, NOW - 2, NOW).contains("keeps messages for 1 ms"));
     }
 
     #[test]
-    fn bounds_on_timestamps_are_named_as_the_broker_names_them() {
+    fn timestamp_bounds_are_named_as_by_the_broker() {
         let none = NO_BOUND.to_string();
         let hour = "3600000";
-        let config = told(&[(BEFORE_MAX, hour), (AFTER_MAX, "60000"), (DIFFERENCE_MAX, &none)]);
-        let said = refused(&config, NOW - DAY, NOW);
+        let config =
+            topic_config(&[(BEFORE_MAX, hour), (AFTER_MAX, "60000"), (DIFFERENCE_MAX, &none)]);
+        let error = rejection(&config, NOW - DAY, NOW);
         assert!(
-            said.contains("older than 1 h (message.timestamp.before.max.ms=3600000)"),
-            "{said}"
+            error.contains("older than 1 h (message.timestamp.before.max.ms=3600000)"),
+            "{error}"
         );
-        let said = refused(&config, NOW, NOW + DAY);
+        let error = rejection(&config, NOW, NOW + DAY);
         let part = "more than 1 min ahead of its clock (message.timestamp.after.max.ms=60000)";
-        assert!(said.contains(part) && said.contains("is 1 days ahead"), "{said}");
+        assert!(error.contains(part) && error.contains("is 1 days ahead"), "{error}");
         check_times(&config, NOW - 3_600_000, NOW + 60_000, NOW).expect("just within");
         // Brokers before 3.6 have one bound for both.
-        let config = told(&[(DIFFERENCE_MAX, hour)]);
+        let config = topic_config(&[(DIFFERENCE_MAX, hour)]);
         for (oldest, newest) in [(NOW - DAY, NOW), (NOW, NOW + DAY)] {
-            let said = refused(&config, oldest, newest);
-            assert!(said.contains("message.timestamp.difference.max.ms=3600000"), "{said}");
+            let error = rejection(&config, oldest, newest);
+            assert!(error.contains("message.timestamp.difference.max.ms=3600000"), "{error}");
         }
     }
 
     #[test]
-    fn topic_that_replaces_another_and_keeps_less_is_named_with_what_mends_it() {
-        let policy = |policy: &str| told(&[("cleanup.policy", policy), ("retention.ms", "1000")]);
+    fn replacement_topic_that_keeps_less_is_named_with_the_remedy() {
+        let policy =
+            |policy: &str| topic_config(&[("cleanup.policy", policy), ("retention.ms", "1000")]);
         let (state, plain) = (policy("compact,delete"), policy("delete"));
-        let said = plain.worse_than(&state).expect("it is not compacted");
+        let error = plain.worse_than(&state).expect("it is not compacted");
         for part in
             ["is delete and was compact,delete", "--add-config cleanup.policy=[compact,delete]"]
         {
-            assert!(said.contains(part), "{part}: {said}");
+            assert!(error.contains(part), "{part}: {error}");
         }
         // Records with the same key would replace each other.
-        assert!(state.worse_than(&plain).is_some_and(|said| said.contains("was delete")));
-        let forever = told(&[("cleanup.policy", "delete"), ("retention.ms", "-1")]);
-        let said = plain.worse_than(&forever).expect("it keeps a second");
-        assert!(said.contains("retention.ms is 1000 and was -1"), "{said}");
+        assert!(state.worse_than(&plain).is_some_and(|error| error.contains("was delete")));
+        let forever = topic_config(&[("cleanup.policy", "delete"), ("retention.ms", "-1")]);
+        let error = plain.worse_than(&forever).expect("it keeps a second");
+        assert!(error.contains("retention.ms is 1000 and was -1"), "{error}");
         let (one, two) = (plain.clone(), TopicConfig { partitions: 2, ..plain.clone() });
-        assert!(one.worse_than(&two).is_some_and(|said| said.contains("--partitions 2")));
-        let bound =
-            told(&[("cleanup.policy", "delete"), ("retention.ms", "-1"), (BEFORE_MAX, "5")]);
-        let said = bound.worse_than(&forever).expect("it refuses older ones");
-        assert!(said.contains("message.timestamp.before.max.ms is 5"), "{said}");
-        let stamps = told(&[("retention.ms", "-1"), ("message.timestamp.type", "LogAppendTime")]);
-        let keeps = told(&[("retention.ms", "-1")]);
-        assert!(stamps.worse_than(&keeps).is_some_and(|said| said.contains("LogAppendTime")));
+        assert!(one.worse_than(&two).is_some_and(|error| error.contains("--partitions 2")));
+        let bound = topic_config(&[
+            ("cleanup.policy", "delete"),
+            ("retention.ms", "-1"),
+            (BEFORE_MAX, "5"),
+        ]);
+        let error = bound.worse_than(&forever).expect("it refuses older ones");
+        assert!(error.contains("message.timestamp.before.max.ms is 5"), "{error}");
+        let stamps =
+            topic_config(&[("retention.ms", "-1"), ("message.timestamp.type", "LogAppendTime")]);
+        let keeps = topic_config(&[("retention.ms", "-1")]);
+        assert!(stamps.worse_than(&keeps).is_some_and(|error| error.contains("LogAppendTime")));
         for (now, before) in [(&forever, &plain), (&two, &one), (&plain, &plain)] {
             assert_eq!(now.worse_than(before), None);
         }
-        let untold = TopicConfig::untold(plain.address.clone(), 1);
-        assert_eq!((untold.worse_than(&state), plain.worse_than(&untold)), (None, None));
+        let unknown = TopicConfig::unknown(plain.address.clone(), 1);
+        assert_eq!((unknown.worse_than(&state), plain.worse_than(&unknown)), (None, None));
     }
 
     #[test]
-    fn a_topic_that_stamps_messages_itself_takes_any_age_and_loses_times() {
-        let config = told(&[
+    fn topic_with_log_append_time_accepts_any_age_and_loses_times() {
+        let config = topic_config(&[
             ("message.timestamp.type", "LogAppendTime"),
             ("cleanup.policy", "delete"),
             ("retention.ms", "1"),
@@ -352,7 +360,7 @@ mod tests {
         check_times(&config, 0, NOW, NOW).expect("the timestamps are its own");
         let failure = config.check_timestamps_kept().expect_err("times are lost");
         assert_eq!(failure.exit, Exit::BadConfig);
-        let said = failure.error.to_string();
-        assert!(said.contains("message.timestamp.type=LogAppendTime"), "{said}");
+        let error = failure.error.to_string();
+        assert!(error.contains("message.timestamp.type=LogAppendTime"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! The id that a broker gives a topic. A topic that is deleted and created again has the same name and
+//! The id that a broker assigns to a topic. A topic that is deleted and created again has the same name and
 //! another id.
 //!
 //! librdkafka returns the id from its admin interface, which the crate for librdkafka does not offer, so
@@ -34,7 +34,7 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct TopicId(String);
 
 impl TopicId {
-    /// An id from its text.
+    /// Creates an id from its text.
     pub(super) fn new(text: impl Into<String>) -> Self {
         TopicId(text.into())
     }
@@ -48,10 +48,10 @@ impl fmt::Display for TopicId {
 
 /// A broker's response to a request for a topic's id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum IdResponse {
     /// The topic exists and has this id.
     Id(TopicId),
-    /// The topic exists; this broker gives no ids, as before Kafka 2.8.
+    /// The topic exists; this broker has no topic ids, as before Kafka 2.8.
     NoId,
     /// There is no such topic.
     NoTopic,
@@ -77,8 +77,7 @@ impl Drop for Event {
     }
 }
 
-/// Requests the id of a topic from a broker; without one, from the controller, whom a cluster may not have
-/// for a while.
+/// Requests the id of a topic from a broker; with `None`, from the controller, which a cluster may lack for a while.
 ///
 /// # Safety
 /// The client is valid for the time of the call.
@@ -87,7 +86,7 @@ pub(super) unsafe fn fetch(
     broker: Option<i32>,
     topic: &str,
     timeout: Duration,
-) -> Result<Found, RDKafkaErrorCode> {
+) -> Result<IdResponse, RDKafkaErrorCode> {
     let name = CString::new(topic).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
     let millis = |timeout: Duration| i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: the client is valid, as the caller states. Every object is destroyed once: the queue and
@@ -112,7 +111,7 @@ pub(super) unsafe fn fetch(
         if event.is_null() {
             return Err(RDKafkaErrorCode::RequestTimedOut);
         }
-        found(&Event(event))
+        read_response(&Event(event))
     }
 }
 
@@ -120,7 +119,7 @@ pub(super) unsafe fn fetch(
 ///
 /// # Safety
 /// The event is one of `DescribeTopics` for one topic.
-unsafe fn found(event: &Event) -> Result<Found, RDKafkaErrorCode> {
+unsafe fn read_response(event: &Event) -> Result<IdResponse, RDKafkaErrorCode> {
     // SAFETY: the event is valid as long as its owner, and so is all that librdkafka returns of it.
     unsafe {
         let error = rd_kafka_event_error(event.0);
@@ -146,7 +145,7 @@ unsafe fn found(event: &Event) -> Result<Found, RDKafkaErrorCode> {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {}
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
             | RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_ID
-            | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC => return Ok(Found::NoTopic),
+            | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC => return Ok(IdResponse::NoTopic),
             code => return Err(code.into()),
         }
         let id = rd_kafka_TopicDescription_topic_id(topic);
@@ -154,15 +153,15 @@ unsafe fn found(event: &Event) -> Result<Found, RDKafkaErrorCode> {
             || (rd_kafka_Uuid_most_significant_bits(id) == 0
                 && rd_kafka_Uuid_least_significant_bits(id) == 0);
         if none {
-            return Ok(Found::NoId);
+            return Ok(IdResponse::NoId);
         }
         let text = CStr::from_ptr(rd_kafka_Uuid_base64str(id));
-        Ok(Found::Id(TopicId::new(text.to_string_lossy())))
+        Ok(IdResponse::Id(TopicId::new(text.to_string_lossy())))
     }
 }
 
-/// The metadata of the first offset in a list. The crate's own access panics where it is not UTF-8, and
-/// any program may have committed it.
+/// Returns the metadata of the first offset in a list. The accessor of the crate panics if the metadata is not UTF-8,
+/// and any program may have committed it.
 pub(super) fn metadata(list: &TopicPartitionList) -> Option<&str> {
     if list.count() == 0 {
         return None;

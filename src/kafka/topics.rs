@@ -18,24 +18,24 @@ use crate::base::quote::Quoted;
 
 pub use super::times::{TopicConfig, check_times};
 
-/// Time limit for a broker to respond before it counts as unreachable. A broker that is started together with
-/// this program gets the time to come up.
+/// Time limit for a broker to respond before it counts as unreachable. A broker that is started together with floodmark
+/// gets the time to start.
 pub const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time limit for one request of metadata, before the errors that librdkafka has reported meanwhile are read.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+const METADATA_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Time limit for a broker to create or to describe a topic.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Time for a topic that was created just now to become known to the broker.
+/// Time limit for a newly created topic to become known to the broker.
 const APPEAR_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pause between two requests for a topic that is unknown.
 const APPEAR_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Time limit for describing a topic where the description is not needed.
-const SOON_TIMEOUT: Duration = Duration::from_secs(2);
+const TRY_DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The settings of a topic that is to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,13 +49,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// For records as they are captured: kept as long as the broker keeps messages.
+    /// For records as they are captured, kept for the default time of the broker.
     pub fn flows(partitions: i32) -> Self {
         let config = vec![("message.timestamp.type", "CreateTime".to_owned())];
         Plan { partitions, replication: -1, config }
     }
 
-    /// For records of any age, such as those of a capture file: kept for ever.
+    /// For records of any age, such as those of a capture file, kept for ever.
     pub fn recording(partitions: i32) -> Self {
         let mut plan = Plan::flows(partitions);
         plan.config.extend([
@@ -66,7 +66,7 @@ impl Plan {
         plan
     }
 
-    /// For messages that could not be used: each is kept by itself, as long as the broker keeps messages.
+    /// For dead letters, kept for the default time of the broker, without compaction.
     pub fn dead_letters() -> Self {
         let mut plan = Plan::flows(-1);
         // A broker whose default is compaction would keep one of two messages with the same key.
@@ -81,13 +81,13 @@ impl Plan {
         plan
     }
 
-    /// The command that creates such a topic, for people.
+    /// Returns the command by which people can create such a topic.
     fn command(&self, address: &Address) -> String {
         let Address { brokers, topic } = address;
         let mut command =
             format!("kafka-topics.sh --bootstrap-server {brokers} --create --topic {topic}");
         for (name, value) in &self.config {
-            // Every broker has it as its default.
+            // CreateTime is the default of every broker.
             if value != "CreateTime" {
                 command += &format!(" --config {name}={value}");
             }
@@ -122,8 +122,8 @@ pub fn partitions(address: &Address, options: &ClientOptions) -> Result<usize, F
     Ok(existing(address, &config)?)
 }
 
-/// Finds a topic that is to be written to. One that is missing is created by this plan with `create`, and
-/// is an error without.
+/// Checks that a topic to be written to exists. With `create`, a missing topic is created by this plan; otherwise it
+/// is an error.
 pub fn find(
     address: &Address,
     options: &ClientOptions,
@@ -150,14 +150,14 @@ pub fn create(address: &Address, options: &ClientOptions, plan: &Plan) -> Result
         return Ok(Created::Existed);
     }
     let admin = admin(&config)?;
-    let mut made = create_as(address, &admin, plan)?;
-    if made == Err(RDKafkaErrorCode::InvalidConfig)
+    let mut result = create_as(address, &admin, plan)?;
+    if result == Err(RDKafkaErrorCode::InvalidConfig)
         && let Some(plan) = plan.for_older_brokers()
     {
-        made = create_as(address, &admin, &plan)?;
+        result = create_as(address, &admin, &plan)?;
     }
     let doing = format!("creating topic {}", Quoted(&address.topic));
-    match made {
+    match result {
         Ok(()) => {}
         // Another client has created it meanwhile.
         Err(RDKafkaErrorCode::TopicAlreadyExists) => return Ok(Created::Existed),
@@ -167,7 +167,7 @@ pub fn create(address: &Address, options: &ClientOptions, plan: &Plan) -> Result
     let until = Instant::now() + REACH_TIMEOUT;
     while lookup(address, &config)?.is_none() {
         if Instant::now() >= until {
-            let reason = "it was created, and no broker has it".to_owned();
+            let reason = "it was created, but no broker knows it".to_owned();
             return Err(Error::Failed { doing, reason }.into());
         }
     }
@@ -186,20 +186,21 @@ fn create_as(
     let options = AdminOptions::new()
         .request_timeout(Some(ADMIN_TIMEOUT))
         .operation_timeout(Some(REACH_TIMEOUT));
-    let answers = wait_for(admin.create_topics([&topic], &options))
+    let responses = wait_for(admin.create_topics([&topic], &options))
         .map_err(|error| failed(address, doing(), &error))?;
-    Ok(answers.into_iter().try_for_each(|answer| answer.map(drop).map_err(|(_, code)| code)))
+    Ok(responses.into_iter().try_for_each(|response| response.map(drop).map_err(|(_, code)| code)))
 }
 
 /// Reads the settings of a topic for times. The topic must exist.
 ///
-/// If the broker does not tell them (this user may send but not describe), [`TopicConfig::told`] is false.
+/// If the broker does not return the settings (this user may send but not describe), [`TopicConfig::is_known`] is
+/// false.
 pub fn describe(address: &Address, options: &ClientOptions) -> Result<TopicConfig, Failure> {
     let config = client_config(address, options)?;
     let partitions = existing(address, &config)?;
     match configuration(address, &config, ADMIN_TIMEOUT)? {
         Ok(resource) => Ok(TopicConfig::read(address.clone(), partitions, Some(&resource))),
-        Err(error) if is_withheld(&error) => Ok(untold(address, partitions, &error)),
+        Err(error) if is_withheld(&error) => Ok(unknown_config(address, partitions, &error)),
         Err(error) => {
             let doing = format!("describing topic {}", Quoted(&address.topic));
             Err(failed(address, doing, &error).into())
@@ -208,13 +209,13 @@ pub fn describe(address: &Address, options: &ClientOptions) -> Result<TopicConfi
 }
 
 /// Describes a topic as [`describe`] does, where the configuration is useful but not needed: waits at most 2 s
-/// for it, and treats every failure to read it as a broker that does not tell.
-pub fn describe_soon(address: &Address, options: &ClientOptions) -> Result<TopicConfig, Failure> {
+/// for it, and returns an unknown configuration if reading it fails.
+pub fn try_describe(address: &Address, options: &ClientOptions) -> Result<TopicConfig, Failure> {
     let config = client_config(address, options)?;
     let partitions = existing(address, &config)?;
-    match configuration(address, &config, SOON_TIMEOUT)? {
+    match configuration(address, &config, TRY_DESCRIBE_TIMEOUT)? {
         Ok(resource) => Ok(TopicConfig::read(address.clone(), partitions, Some(&resource))),
-        Err(error) => Ok(untold(address, partitions, &error)),
+        Err(error) => Ok(unknown_config(address, partitions, &error)),
     }
 }
 
@@ -225,14 +226,14 @@ fn configuration(
 ) -> Result<Result<ConfigResource, KafkaError>, Error> {
     let topic = ResourceSpecifier::Topic(&address.topic);
     let options = AdminOptions::new().request_timeout(Some(timeout));
-    let answers = wait_for(admin(config)?.describe_configs([&topic], &options));
-    Ok(answers.and_then(|answers| match answers.into_iter().next() {
-        Some(answer) => answer.map_err(KafkaError::AdminOp),
+    let responses = wait_for(admin(config)?.describe_configs([&topic], &options));
+    Ok(responses.and_then(|responses| match responses.into_iter().next() {
+        Some(response) => response.map_err(KafkaError::AdminOp),
         None => Err(KafkaError::Canceled),
     }))
 }
 
-/// Whether a broker does not tell a configuration, to this user or to anybody.
+/// Whether this user may not read the configuration, or the broker does not support reading it.
 fn is_withheld(error: &KafkaError) -> bool {
     matches!(
         code(error),
@@ -244,13 +245,13 @@ fn is_withheld(error: &KafkaError) -> bool {
     )
 }
 
-fn untold(address: &Address, partitions: usize, error: &KafkaError) -> TopicConfig {
+fn unknown_config(address: &Address, partitions: usize, error: &KafkaError) -> TopicConfig {
     let topic = &address.topic;
-    tracing::warn!("the broker does not tell the configuration of {topic}: {error}");
-    TopicConfig::untold(address.clone(), partitions)
+    tracing::warn!(topic, %error, "cannot read the configuration of the topic");
+    TopicConfig::unknown(address.clone(), partitions)
 }
 
-/// The code of an error, also of one about a topic, where the crate has none.
+/// Returns the code of an error, also of an error of an admin request, for which the crate returns none.
 fn code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
     match error {
         KafkaError::AdminOp(code) => Some(*code),
@@ -258,12 +259,12 @@ fn code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
     }
 }
 
-/// Returns the number of partitions of a topic, which must exist, or appear in a moment.
+/// Returns the number of partitions of a topic, which must exist or appear within a second.
 pub(super) fn existing(address: &Address, config: &ClientConfig) -> Result<usize, Error> {
     let client = client(config)?;
     let until = Instant::now() + APPEAR_TIMEOUT;
     loop {
-        if let Some(partitions) = ask(&client, address)? {
+        if let Some(partitions) = request_partitions(&client, address)? {
             return Ok(partitions);
         }
         if Instant::now() >= until {
@@ -276,7 +277,7 @@ pub(super) fn existing(address: &Address, config: &ClientConfig) -> Result<usize
     }
 }
 
-/// The name most like this one among the topics that this user may see, if one is much like it.
+/// Returns the most similar name among the topics that this user may see, if one is similar enough.
 fn similar(client: &BaseConsumer<Context>, name: &str) -> Option<String> {
     let metadata = client.fetch_metadata(None, REACH_TIMEOUT).ok()?;
     let names = metadata.topics().iter().map(rdkafka::metadata::MetadataTopic::name);
@@ -284,7 +285,7 @@ fn similar(client: &BaseConsumer<Context>, name: &str) -> Option<String> {
 }
 
 fn most_similar<'a>(name: &str, others: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // Two slips, and fewer in a short name.
+    // At most two typing errors, and fewer in a short name.
     let slips_max = (name.len() / 3).min(2);
     others
         // Kafka's own topics.
@@ -304,39 +305,42 @@ fn most_similar<'a>(name: &str, others: impl Iterator<Item = &'a str>) -> Option
 
 /// Returns the number of partitions of a topic, if it exists.
 pub(super) fn lookup(address: &Address, config: &ClientConfig) -> Result<Option<usize>, Error> {
-    ask(&client(config)?, address)
+    request_partitions(&client(config)?, address)
 }
 
 fn client(config: &ClientConfig) -> Result<BaseConsumer<Context>, Error> {
     setup::create(config, Context::new())
 }
 
-/// Asks until a broker answers. No broker creates a topic for a consumer that asks.
-fn ask(client: &BaseConsumer<Context>, address: &Address) -> Result<Option<usize>, Error> {
+/// Requests the metadata of a topic until a broker responds. Brokers create no topic for such a request of a consumer.
+fn request_partitions(
+    client: &BaseConsumer<Context>,
+    address: &Address,
+) -> Result<Option<usize>, Error> {
     let context = client.context();
     let until = Instant::now() + REACH_TIMEOUT;
     loop {
-        let answer = client.fetch_metadata(Some(&address.topic), LOOK_INTERVAL);
+        let response = client.fetch_metadata(Some(&address.topic), METADATA_TIMEOUT);
         // Events of librdkafka arrive only when the client is polled; the context keeps the reason of an error.
         loop {
-            let heard = context.heard();
-            let _said = client.poll(Duration::ZERO);
-            if context.heard() == heard {
+            let events = context.events();
+            let _event = client.poll(Duration::ZERO);
+            if context.events() == events {
                 break;
             }
         }
-        let failed = match answer {
-            Ok(metadata) => match found(&metadata, &address.topic) {
-                Found::Yes(partitions) => return Ok(Some(partitions)),
-                Found::No => return Ok(None),
-                Found::Failed(code) => code,
+        let failed = match response {
+            Ok(metadata) => match partitions_in(&metadata, &address.topic) {
+                Lookup::Yes(partitions) => return Ok(Some(partitions)),
+                Lookup::No => return Ok(None),
+                Lookup::Failed(code) => code,
             },
             Err(error) => error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown),
         };
         if matches!(failed, RDKafkaErrorCode::TopicAuthorizationFailed) {
             return Err(denied(format!("reading topic {}", Quoted(&address.topic)), failed));
         }
-        if let Some(reason) = context.refused() {
+        if let Some(reason) = context.credentials_error() {
             return Err(Error::Refused { brokers: address.brokers.clone(), reason });
         }
         if Instant::now() >= until {
@@ -347,24 +351,24 @@ fn ask(client: &BaseConsumer<Context>, address: &Address) -> Result<Option<usize
     }
 }
 
-enum Found {
+enum Lookup {
     Yes(usize),
     No,
     Failed(RDKafkaErrorCode),
 }
 
-fn found(metadata: &rdkafka::metadata::Metadata, name: &str) -> Found {
+fn partitions_in(metadata: &rdkafka::metadata::Metadata, name: &str) -> Lookup {
     let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
-        return Found::No;
+        return Lookup::No;
     };
     match topic.error() {
-        None if topic.partitions().is_empty() => Found::No,
-        None => Found::Yes(topic.partitions().len()),
+        None if topic.partitions().is_empty() => Lookup::No,
+        None => Lookup::Yes(topic.partitions().len()),
         Some(
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
             | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
-        ) => Found::No,
-        Some(error) => Found::Failed(error.into()),
+        ) => Lookup::No,
+        Some(error) => Lookup::Failed(error.into()),
     }
 }
 
@@ -375,9 +379,9 @@ fn admin(config: &ClientConfig) -> Result<AdminClient<Context>, Error> {
 /// Returns the error of an admin request that failed.
 fn failed(address: &Address, doing: String, error: &KafkaError) -> Error {
     match code(error) {
-        // A broker was there a moment ago; the one that decides about topics may not be.
+        // A broker responded a moment ago, but the controller may be down.
         Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut) => {
-            let reason = format!("{doing} was not answered");
+            let reason = format!("no response to {doing}");
             let brokers = address.brokers.clone();
             Error::Unreachable { brokers, waited: ADMIN_TIMEOUT, reason }
         }
@@ -396,11 +400,11 @@ pub(super) fn denied(doing: String, code: RDKafkaErrorCode) -> Error {
 }
 
 /// Waits for the response to an admin client, which is delivered by the client's own thread.
-fn wait_for<T>(answer: impl Future<Output = T>) -> T {
+fn wait_for<T>(response: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime without sockets and timers takes nothing from the system")
-        .block_on(answer)
+        .block_on(response)
 }
 
 #[cfg(test)]
@@ -408,7 +412,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn name_with_a_slip_suggests_the_topic_that_is_there() {
+    fn misspelt_name_suggests_the_existing_topic() {
         let topics = ["floodmark-alerts-v1", "floodmark-flows-v1", "__consumer_offsets", "ab"];
         for (name, suggested) in [
             ("floodmark-alert-v1", Some("floodmark-alerts-v1")),
@@ -425,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn configuration_that_this_user_may_not_read_is_withheld_and_no_failure() {
+    fn configuration_that_this_user_may_not_read_is_no_failure() {
         use RDKafkaErrorCode::*;
         for (code, withheld) in [
             (TopicAuthorizationFailed, true),
@@ -434,7 +438,7 @@ mod tests {
             (OperationTimedOut, false),
             (UnknownTopicOrPartition, false),
         ] {
-            // The answer about a topic, and that about all.
+            // The error of one topic, and the error of the whole request.
             assert_eq!(is_withheld(&KafkaError::AdminOp(code)), withheld, "{code:?}");
             assert_eq!(is_withheld(&KafkaError::Global(code)), withheld, "{code:?}");
         }
@@ -444,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn older_brokers_get_one_bound() {
+    fn older_brokers_get_one_timestamp_bound() {
         let plan = Plan::recording(3).for_older_brokers().expect("it has bounds");
         let names: Vec<_> = plan.config.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["message.timestamp.type", "retention.ms", DIFFERENCE_MAX]);

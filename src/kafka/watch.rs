@@ -1,7 +1,7 @@
-//! Watches a topic: a thread requests its partitions, their first and last offsets, and its id from the brokers
-//! again and again.
+//! Watches a topic: a thread regularly requests its partitions, their first and last offsets, and its id from the
+//! brokers.
 //!
-//! A consumer's fetches would not do: only a response tells "there is nothing more" from "no broker responds".
+//! The fetches of a consumer are not enough: they do not distinguish "no more messages" from "no broker responds".
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -13,11 +13,11 @@ use anyhow::{Context as _, anyhow};
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::asker::Asker;
 use super::ends::{Bounds, Ends};
 use super::error::similar_text;
-use super::lost::Lost;
-use super::topic_id::{Found, TopicId};
+use super::lost::TopicLoss;
+use super::topic_client::TopicClient;
+use super::topic_id::{IdResponse, TopicId};
 use super::topics::{self, REACH_TIMEOUT};
 use super::{Address, Error};
 use crate::base::date::format_ms;
@@ -26,30 +26,30 @@ use crate::base::quote::Quoted;
 
 /// Time limit for a response, once the brokers were reached: a stuck broker must not delay the requests to the
 /// others for long.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time limit for a response after another request of the same round had none.
+/// Time limit for a response after another request of the same round has failed.
 const LATER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pause before a request is repeated while the leader of its partition is unknown.
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Greatest interval between two requests about partitions: an operator sees the lag move.
+/// Greatest interval between two requests about partitions, so that operators see a current lag.
 const INTERVAL_MAX: Duration = Duration::from_secs(5);
 
-/// The longest time between two requests for the topic's id: for so long, messages of a new topic may be
-/// taken for those of the old one.
+/// Longest time between two requests for the topic's id: for this long, messages of a new topic may count as messages
+/// of the old one.
 const ID_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The longest time between two requests for the topic's id where there was no answer.
+/// Longest time between two requests for the topic's id while there is no response.
 const ID_PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// Time limit for the answer to a request for the topic's id.
+/// Time limit for the response to a request for the topic's id.
 const ID_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Least time for which a topic must be missing, or a partition end before its earlier end, to count as lost:
 /// a broker that has just started, or has just become the leader, may not be up to date.
-const DOUBT: Duration = Duration::from_secs(10);
+const LOST_AFTER: Duration = Duration::from_secs(10);
 
 /// The position at which reading starts in each partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,48 +77,47 @@ pub struct SourceOptions {
     pub group: String,
     /// Time after which an open transaction is an error.
     pub max_transaction: Duration,
-    /// Whether a partition is read on as if there were nothing behind a transaction that is open for
-    /// longer.
+    /// Whether a partition counts as read to its end at a transaction that has been open for longer.
     pub skip_open_transactions: bool,
 }
 
 /// The state of a topic as the brokers have reported it.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct TopicStatus {
     /// By partition, the last response; `None` before the first one. A request that fails changes nothing here.
     pub(super) partitions: BTreeMap<i32, Option<Ends>>,
     /// While requests fail: the time of the first failure, and the latest error.
-    pub(super) trouble: Option<(Instant, String)>,
-    /// The time since which all answers have said that there is no such topic.
+    pub(super) outage: Option<(Instant, String)>,
+    /// The time since which no response has contained the topic, if it is missing.
     pub(super) missing: Option<Instant>,
 }
 
 /// The state that the watching thread shares with readers.
-struct Shared {
-    known: Mutex<Known>,
-    /// The reason why the topic can't be read on, once there is one.
-    lost: OnceLock<Lost>,
-    /// The id of the topic, from the first answer that had one.
+struct SharedStatus {
+    status: Mutex<TopicStatus>,
+    /// The reason why reading ends, once there is one.
+    lost: OnceLock<TopicLoss>,
+    /// The id of the topic, from the first response with an id.
     id: OnceLock<TopicId>,
 }
 
-impl Shared {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+impl SharedStatus {
+    fn status(&self) -> MutexGuard<'_, TopicStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Watches the topic on a thread of its own, until this is dropped.
-pub(super) struct Watch {
-    shared: Arc<Shared>,
-    asker: Arc<Asker>,
-    /// Has the thread ask for the topic's id at once. The thread ends when this is dropped.
-    hurry: SyncSender<()>,
+/// Watches the topic on its own thread, until it is dropped.
+pub(super) struct TopicWatch {
+    shared: Arc<SharedStatus>,
+    client: Arc<TopicClient>,
+    /// Makes the thread request the topic's id at once. The thread ends when this sender is dropped.
+    wake: SyncSender<()>,
 }
 
 /// Time limits and intervals for watching a topic.
 #[derive(Clone, Copy, Debug)]
-struct Limits {
+struct Timing {
     /// The time between two requests about partitions.
     interval: Duration,
     /// Time for which a topic may be missing.
@@ -126,26 +125,26 @@ struct Limits {
     transactions: Bounds,
 }
 
-impl Limits {
+impl Timing {
     fn of(options: &SourceOptions) -> Self {
         let SourceOptions { idle_timeout, max_transaction, skip_open_transactions, .. } = *options;
-        Limits {
+        Timing {
             // Several responses must fit into the idle timeout, by which a partition counts as idle.
             interval: (idle_timeout / 4).clamp(Duration::from_millis(50), INTERVAL_MAX),
-            missing_max: DOUBT.max(idle_timeout),
+            missing_max: LOST_AFTER.max(idle_timeout),
             transactions: Bounds { max_transaction, skip: skip_open_transactions },
         }
     }
 }
 
-impl Watch {
-    /// Finds the partitions, and the offset to begin with in each.
+impl TopicWatch {
+    /// Requests the partitions, and the first offset to read of each.
     pub(super) fn open(
         address: &Address,
         config: &ClientConfig,
         options: &SourceOptions,
     ) -> Result<(Self, BTreeMap<i32, i64>), Failure> {
-        let asker = Asker::new(&address.topic, config)?;
+        let client = TopicClient::new(&address.topic, config)?;
         let failed = |error: Error| {
             let exit = error.exit();
             let error = anyhow::Error::new(error).context(format!("reading from \"{address}\""));
@@ -163,109 +162,111 @@ impl Watch {
             count => count.map_err(failed)?,
         };
         let count = i32::try_from(count).expect("Kafka counts partitions in 32 bits");
-        // Before any offset is read: of a topic that is replaced meanwhile, offsets mean nothing.
-        let id = match asker.topic_id(REACH_TIMEOUT) {
-            Ok(Found::Id(id)) => Some(id),
-            Ok(Found::NoId | Found::NoTopic) => None,
+        // Read before any offset: if the topic is replaced meanwhile, the offsets mean nothing.
+        let id = match client.topic_id(REACH_TIMEOUT) {
+            Ok(IdResponse::Id(id)) => Some(id),
+            Ok(IdResponse::NoId | IdResponse::NoTopic) => None,
             Err(error) => {
-                tracing::debug!(%error, "the broker does not tell the id of the topic");
+                tracing::debug!(%error, "cannot read the id of the topic");
                 None
             }
         };
-        let opening = Opening { address, asker: &asker, options, id: id.as_ref() };
-        let mut known = Known { partitions: BTreeMap::new(), trouble: None, missing: None };
+        let opening = Opening { address, client: &client, options, id: id.as_ref() };
+        let mut status = TopicStatus { partitions: BTreeMap::new(), outage: None, missing: None };
         let mut starts = BTreeMap::new();
         for partition in 0..count {
             let (ends, at) = opening.partition(partition)?;
             starts.insert(partition, at);
-            known.partitions.insert(partition, Some(ends));
+            status.partitions.insert(partition, Some(ends));
         }
         let shared =
-            Shared { known: Mutex::new(known), lost: OnceLock::new(), id: OnceLock::new() };
+            SharedStatus { status: Mutex::new(status), lost: OnceLock::new(), id: OnceLock::new() };
         if let Some(id) = id {
             shared.id.get_or_init(|| id);
         }
-        let (shared, asker) = (Arc::new(shared), Arc::new(asker));
-        let (hurry, hear) = sync_channel(1);
-        let watcher = Watcher {
+        let (shared, client) = (Arc::new(shared), Arc::new(client));
+        let (wake, wakeups) = sync_channel(1);
+        let watcher = TopicWatcher {
             address: address.clone(),
-            asker: asker.clone(),
+            client: client.clone(),
             shared: shared.clone(),
-            limits: Limits::of(options),
+            timing: Timing::of(options),
         };
         std::thread::Builder::new()
             .name("topic watch".into())
-            .spawn(move || watcher.run(&hear))
+            .spawn(move || watcher.run(&wakeups))
             .context("starting the thread that watches the topic")?;
-        Ok((Watch { shared, asker, hurry }, starts))
+        Ok((TopicWatch { shared, client, wake }, starts))
     }
 
-    /// Locks and returns the state now.
-    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
-        self.shared.known()
+    /// Locks and returns the current status.
+    pub(super) fn status(&self) -> MutexGuard<'_, TopicStatus> {
+        self.shared.status()
     }
 
-    /// Why the topic can't be read on, if it can't.
-    pub(super) fn lost(&self) -> Option<&Lost> {
+    /// Returns the reason why reading ends, if there is one.
+    pub(super) fn lost(&self) -> Option<&TopicLoss> {
         self.shared.lost.get()
     }
 
-    /// The id of the topic, if the brokers give one.
+    /// Returns the id of the topic, if the brokers have topic ids.
     pub(super) fn topic_id(&self) -> Option<&TopicId> {
         self.shared.id.get()
     }
 
-    /// Has the topic's id compared at once: a consumer has reported that the topic is not there.
-    pub(super) fn hurry(&self) {
-        // The thread ends only after this, and one request that waits is enough.
-        let _ = self.hurry.try_send(());
+    /// Requests a comparison of the topic's id at once: a consumer has reported the topic as missing.
+    pub(super) fn check_now(&self) {
+        // The thread outlives this sender, and one pending request is enough.
+        let _ = self.wake.try_send(());
     }
 
-    /// Finds out why a partition has no message at `next`, by asking the brokers now; `truncated` is
-    /// whether the leader's log has another history up to there. `None`: the messages have expired.
+    /// Asks the brokers why a partition has no message at `next`. `truncated`: the leader's log has another history
+    /// up to there. `None`: the messages have expired.
     pub(super) fn missing_offset(
         &self,
         partition: i32,
         next: i64,
         truncated: bool,
-    ) -> Option<Lost> {
-        if let (Some(was), Ok(Found::Id(is))) = (self.topic_id(), self.asker.topic_id(ID_TIMEOUT))
+    ) -> Option<TopicLoss> {
+        if let (Some(was), Ok(IdResponse::Id(is))) =
+            (self.topic_id(), self.client.topic_id(ID_TIMEOUT))
             && *was != is
         {
-            return Some(Lost::Replaced { was: was.clone(), is });
+            return Some(TopicLoss::Replaced { was: was.clone(), is });
         }
-        let ends = self.asker.ends(partition, None, ID_TIMEOUT).ok()?;
+        let ends = self.client.ends(partition, None, ID_TIMEOUT).ok()?;
         let Ends { end, .. } = ends;
-        (truncated || end < next).then_some(Lost::CutBack { partition, was: next, is: end })
+        (truncated || end < next).then_some(TopicLoss::CutBack { partition, was: next, is: end })
     }
 }
 
 /// A topic that is being opened.
 struct Opening<'a> {
     address: &'a Address,
-    asker: &'a Asker,
+    client: &'a TopicClient,
     options: &'a SourceOptions,
     id: Option<&'a TopicId>,
 }
 
 impl Opening<'_> {
-    /// The ends of a partition, and the offset to begin with.
+    /// Requests the ends of a partition and the first offset to read.
     fn partition(&self, partition: i32) -> Result<(Ends, i64), Failure> {
-        let asker = self.asker;
+        let client = self.client;
         let unreachable = |error: KafkaError| self.unreachable(&error);
-        let ends = patiently(|left| asker.ends(partition, None, left)).map_err(unreachable)?;
+        let ends = retry_until_leader_known(|left| client.ends(partition, None, left))
+            .map_err(unreachable)?;
         let at = match self.options.start {
             Start::Earliest => ends.first,
             // Messages behind an open transaction arrive later, when the transaction ends.
             Start::Latest => ends.stable,
             Start::At(time) => {
-                let found = patiently(|left| asker.first_at(partition, time, left));
+                let found = retry_until_leader_known(|left| client.first_at(partition, time, left));
                 let at = found.map_err(unreachable)?.unwrap_or(ends.end);
-                tracing::debug!(partition, offset = at, time = %format_ms(time), "begins");
+                tracing::debug!(partition, offset = at, time = %format_ms(time), "first offset found");
                 at
             }
             Start::Committed => {
-                let found = asker.committed(partition).map_err(unreachable)?;
+                let found = client.committed(partition).map_err(unreachable)?;
                 if let Some(committed) = &found
                     && let (Some(of), Some(is)) = (&committed.topic_id, self.id)
                     && of != is
@@ -273,7 +274,12 @@ impl Opening<'_> {
                     return Err(self.committed_elsewhere(partition, committed.offset, of, is));
                 }
                 let found = found.map(|committed| committed.offset);
-                tracing::info!(partition, offset = found, first = ends.first, "goes on");
+                tracing::info!(
+                    partition,
+                    offset = found,
+                    first = ends.first,
+                    "committed offset found"
+                );
                 found.unwrap_or(ends.first)
             }
         };
@@ -281,7 +287,7 @@ impl Opening<'_> {
     }
 
     fn unreachable(&self, error: &KafkaError) -> Failure {
-        let why = self.asker.last_error().unwrap_or_else(|| error.to_string());
+        let why = self.client.last_error().unwrap_or_else(|| error.to_string());
         let error = anyhow!("{why}").context(format!("reading from \"{}\"", self.address));
         Failure::new(Exit::Unavailable, error)
     }
@@ -295,7 +301,7 @@ impl Opening<'_> {
     ) -> Failure {
         let error = anyhow!(
             "topic {} at {} was deleted and created again since group {} has committed offset {offset} \
-             of its partition {partition} (its id was {of} and is {is}): the offset says nothing about \
+             of its partition {partition} (its id was {of} and is {is}): the offset means nothing in \
              the new topic. Give --from-offset earliest once, or a new --group",
             Quoted(&self.address.topic),
             self.address.brokers,
@@ -305,14 +311,16 @@ impl Opening<'_> {
     }
 }
 
-/// Repeats a request, for as long as a broker may take to respond, while the leader of a partition is unknown:
-/// as for a moment after a topic was created, or a broker was started.
-fn patiently<T>(ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+/// Repeats a request while the leader of a partition is unknown, for at most [`REACH_TIMEOUT`]. The leader is unknown
+/// for a moment after a topic was created or a broker was started.
+fn retry_until_leader_known<T>(
+    request: impl Fn(Duration) -> Result<T, KafkaError>,
+) -> Result<T, KafkaError> {
     let until = Instant::now() + REACH_TIMEOUT;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let answer = ask(left.max(ASK_AGAIN_AFTER));
-        let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+        let response = request(left.max(RETRY_PAUSE));
+        let code = response.as_ref().err().and_then(KafkaError::rdkafka_error_code);
         let unsettled = matches!(
             code,
             Some(
@@ -322,164 +330,166 @@ fn patiently<T>(ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, Ka
             )
         );
         if !unsettled || left.is_zero() {
-            return answer;
+            return response;
         }
-        std::thread::sleep(ASK_AGAIN_AFTER);
+        std::thread::sleep(RETRY_PAUSE);
     }
 }
 
-/// Sends the requests, on a thread of its own.
-struct Watcher {
+/// The thread that sends the requests.
+struct TopicWatcher {
     address: Address,
-    asker: Arc<Asker>,
-    shared: Arc<Shared>,
-    limits: Limits,
+    client: Arc<TopicClient>,
+    shared: Arc<SharedStatus>,
+    timing: Timing,
 }
 
-impl Watcher {
-    fn run(&self, hear: &Receiver<()>) {
-        let mut next = Instant::now() + self.limits.interval;
-        // A broker that does not respond with the id is asked less and less often.
+impl TopicWatcher {
+    fn run(&self, wakeups: &Receiver<()>) {
+        let mut next = Instant::now() + self.timing.interval;
+        // The pause between requests for the id grows while brokers do not respond with it.
         let (mut next_id, mut pause) = (Instant::now(), ID_INTERVAL);
         while self.shared.lost.get().is_none() {
             let left = next.saturating_duration_since(Instant::now());
-            let heard = hear.recv_timeout(left.min(ID_INTERVAL));
-            if heard == Err(RecvTimeoutError::Disconnected) {
+            let woken = wakeups.recv_timeout(left.min(ID_INTERVAL));
+            if woken == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
-            // While no broker responds, there is one request at a time.
-            let troubled = self.shared.known().trouble.is_some();
-            let due = heard.is_ok() || Instant::now() >= next_id;
-            let answered = !troubled && due && self.compare_id();
-            if due && !troubled {
-                pause = if answered { ID_INTERVAL } else { (2 * pause).min(ID_PAUSE_MAX) };
-                next_id = Instant::now() + if answered { Duration::ZERO } else { pause };
+            // During an outage, only the ends are requested, so that one request waits at a time.
+            let failing = self.shared.status().outage.is_some();
+            let due = woken.is_ok() || Instant::now() >= next_id;
+            let responded = !failing && due && self.compare_id();
+            if due && !failing {
+                pause = if responded { ID_INTERVAL } else { (2 * pause).min(ID_PAUSE_MAX) };
+                next_id = Instant::now() + if responded { Duration::ZERO } else { pause };
             }
-            if Instant::now() >= next || (due && !answered) {
-                self.ask();
-                next = Instant::now() + self.limits.interval;
+            if Instant::now() >= next || (due && !responded) {
+                self.request_ends();
+                next = Instant::now() + self.timing.interval;
             }
         }
     }
 
-    fn lose(&self, lost: Lost) {
-        // The first reason is the one that counts.
+    fn set_lost(&self, lost: TopicLoss) {
+        // The first reason wins.
         let _ = self.shared.lost.set(lost);
     }
 
-    /// Compares the topic's id with the one that it had. Returns whether there was an answer.
+    /// Compares the topic's id with the earlier one. Returns whether a broker responded.
     fn compare_id(&self) -> bool {
-        match self.asker.topic_id(ID_TIMEOUT) {
-            Ok(Found::Id(is)) => {
-                self.shared.known().missing = None;
+        match self.client.topic_id(ID_TIMEOUT) {
+            Ok(IdResponse::Id(is)) => {
+                self.shared.status().missing = None;
                 let was = self.shared.id.get_or_init(|| is.clone());
-                // One answer may come from a broker that is not up to date.
-                if *was != is && self.asker.topic_id(ID_TIMEOUT) == Ok(Found::Id(is.clone())) {
-                    self.lose(Lost::Replaced { was: was.clone(), is });
+                // A single response may come from a broker that is not up to date.
+                if *was != is && self.client.topic_id(ID_TIMEOUT) == Ok(IdResponse::Id(is.clone()))
+                {
+                    self.set_lost(TopicLoss::Replaced { was: was.clone(), is });
                 }
                 true
             }
-            Ok(Found::NoId) => {
-                self.shared.known().missing = None;
+            Ok(IdResponse::NoId) => {
+                self.shared.status().missing = None;
                 true
             }
-            Ok(Found::NoTopic) => {
-                self.miss();
+            Ok(IdResponse::NoTopic) => {
+                self.note_missing();
                 true
             }
             Err(error) => {
-                tracing::debug!(%error, "the broker does not tell the id of the topic");
+                tracing::debug!(%error, "cannot read the id of the topic");
                 false
             }
         }
     }
 
     /// Notes that a broker has no such topic.
-    fn miss(&self) {
-        let mut known = self.shared.known();
-        if known.missing.is_none() {
-            tracing::warn!(topic = self.address.topic, "the topic is not there any more");
+    fn note_missing(&self) {
+        let mut status = self.shared.status();
+        if status.missing.is_none() {
+            tracing::warn!(topic = self.address.topic, "the topic does not exist any more");
         }
-        let lasting = known.missing.get_or_insert_with(Instant::now).elapsed();
-        drop(known);
-        if lasting >= self.limits.missing_max {
-            self.lose(Lost::Deleted { lasting });
+        let lasting = status.missing.get_or_insert_with(Instant::now).elapsed();
+        drop(status);
+        if lasting >= self.timing.missing_max {
+            self.set_lost(TopicLoss::Deleted { lasting });
         }
     }
 
     /// Requests the ends of all partitions once.
-    fn ask(&self) {
-        self.asker.poll();
+    fn request_ends(&self) {
+        self.client.poll();
         let mut failed = false;
-        match self.asker.count(ANSWER_TIMEOUT) {
-            Ok(count) => self.count(count),
+        match self.client.partition_count(RESPONSE_TIMEOUT) {
+            Ok(count) => self.update_partition_count(count),
             Err(error) => {
                 failed = true;
-                self.trouble(&error);
+                self.note_failure(&error);
             }
         }
         // While the topic is missing, no broker knows the ends of its partitions.
-        let missing = self.shared.known().missing.is_some();
-        for (partition, before) in self.in_turn().into_iter().filter(|_| !missing) {
-            // A partition without a leader says nothing about the others; but where no broker responds, waiting
-            // for each partition takes long.
-            let timeout = if failed { LATER_TIMEOUT } else { ANSWER_TIMEOUT };
-            match self.asker.ends(partition, before.as_ref(), timeout) {
-                Ok(ends) => self.learn(partition, ends, before.as_ref()),
+        let missing = self.shared.status().missing.is_some();
+        for (partition, before) in self.poll_order().into_iter().filter(|_| !missing) {
+            // A partition without a leader does not affect the others; but if no broker responds, waiting for each
+            // partition takes long.
+            let timeout = if failed { LATER_TIMEOUT } else { RESPONSE_TIMEOUT };
+            match self.client.ends(partition, before.as_ref(), timeout) {
+                Ok(ends) => self.update_ends(partition, ends, before.as_ref()),
                 Err(error) => {
                     failed = true;
-                    self.trouble(&error);
+                    self.note_failure(&error);
                 }
             }
         }
-        let mut known = self.shared.known();
-        if let Some((since, _)) = known.trouble.take_if(|_| !failed) {
+        let mut status = self.shared.status();
+        if let Some((since, _)) = status.outage.take_if(|_| !failed) {
             let (topic, seconds) = (&self.address.topic, since.elapsed().as_secs());
-            tracing::info!(topic, seconds, "the brokers answer again");
+            tracing::info!(topic, seconds, "the brokers respond again");
         }
     }
 
-    /// Takes a new number of partitions.
-    fn count(&self, count: i32) {
-        let was = i32::try_from(self.shared.known().partitions.len()).unwrap_or(i32::MAX);
-        // A topic that is being deleted has none for a while; the partitions that were there stay known.
+    /// Adds new partitions. A smaller number of partitions ends reading.
+    fn update_partition_count(&self, count: i32) {
+        let was = i32::try_from(self.shared.status().partitions.len()).unwrap_or(i32::MAX);
+        // A topic that is being deleted has no partitions for a while; the earlier ones stay in the status.
         if count > 0 && count < was {
-            // The id says more, where there is one.
+            // A changed id is the more precise reason, so it is compared first.
             self.compare_id();
-            self.lose(Lost::Shrunk { was, is: count });
+            self.set_lost(TopicLoss::Shrunk { was, is: count });
         }
-        let mut known = self.shared.known();
+        let mut status = self.shared.status();
         for partition in 0..count {
-            known.partitions.entry(partition).or_insert(None);
+            status.partitions.entry(partition).or_insert(None);
         }
     }
 
     /// Returns the partitions and their last responses, those with the latest responses first: a partition
     /// without a response must not delay the others.
-    fn in_turn(&self) -> Vec<(i32, Option<Ends>)> {
-        let known = self.shared.known();
+    fn poll_order(&self) -> Vec<(i32, Option<Ends>)> {
+        let status = self.shared.status();
         let mut partitions: Vec<(i32, Option<Ends>)> =
-            known.partitions.iter().map(|(partition, ends)| (*partition, *ends)).collect();
-        partitions
-            .sort_by_key(|(partition, ends)| (Reverse(ends.map(|ends| ends.asked)), *partition));
+            status.partitions.iter().map(|(partition, ends)| (*partition, *ends)).collect();
+        partitions.sort_by_key(|(partition, ends)| {
+            (Reverse(ends.map(|ends| ends.requested_at)), *partition)
+        });
         partitions
     }
 
-    fn learn(&self, partition: i32, ends: Ends, before: Option<&Ends>) {
+    fn update_ends(&self, partition: i32, ends: Ends, before: Option<&Ends>) {
         let Some(before) = before else {
-            self.shared.known().partitions.insert(partition, Some(ends));
+            self.shared.status().partitions.insert(partition, Some(ends));
             return;
         };
-        // A longer time without a response counts as a break.
-        let break_after = 4 * self.limits.interval;
-        let connected = self.shared.known().trouble.is_none()
-            && ends.asked.saturating_duration_since(before.asked) <= break_after;
-        let ends = ends.after(before, connected, self.limits.transactions);
+        // A longer time without a response counts as an interruption.
+        let break_after = 4 * self.timing.interval;
+        let connected = self.shared.status().outage.is_none()
+            && ends.requested_at.saturating_duration_since(before.requested_at) <= break_after;
+        let ends = ends.after(before, connected, self.timing.transactions);
         // The log names an overdue transaction before a reader can end because of it.
         self.report_transaction(partition, &ends, before);
-        self.shared.known().partitions.insert(partition, Some(ends));
-        if ends.cut_back.is_some_and(|since| since.elapsed() >= DOUBT) {
-            self.lose(Lost::CutBack { partition, was: ends.peak, is: ends.end });
+        self.shared.status().partitions.insert(partition, Some(ends));
+        if ends.cut_back.is_some_and(|since| since.elapsed() >= LOST_AFTER) {
+            self.set_lost(TopicLoss::CutBack { partition, was: ends.peak, is: ends.end });
         }
     }
 
@@ -490,15 +500,15 @@ impl Watcher {
         let (offset, messages) = (ends.stable, ends.end - ends.stable);
         match (overdue(before), overdue(ends)) {
             (None, Some(withheld)) => {
-                let seconds = ends.asked.saturating_duration_since(withheld.since).as_secs();
+                let seconds = ends.requested_at.saturating_duration_since(withheld.since).as_secs();
                 let consequence = match withheld.skipped {
                     true => {
-                        "it counts as read to its end now (--skip-open-transactions), and messages \
-                         that come after all may be too late"
+                        "the partition counts as read to its end (--skip-open-transactions), and \
+                         messages that the broker releases later may be late"
                     }
-                    false => "it holds the watermark until the transaction ends",
+                    false => "the partition holds the watermark until the transaction ends",
                 };
-                let producer = self.asker.producer(partition, offset);
+                let producer = self.client.producer(partition, offset);
                 let producer = producer.as_ref();
                 tracing::error!(
                     topic,
@@ -525,14 +535,14 @@ impl Watcher {
         }
     }
 
-    fn trouble(&self, error: &KafkaError) {
-        let mut known = self.shared.known();
-        if let Some((_, why)) = &mut known.trouble {
+    fn note_failure(&self, error: &KafkaError) {
+        let mut status = self.shared.status();
+        if let Some((_, why)) = &mut status.outage {
             *why = error.to_string();
             return;
         }
         let topic = &self.address.topic;
-        tracing::warn!(topic, %error, "the brokers do not answer: nothing closes meanwhile");
-        known.trouble = Some((Instant::now(), error.to_string()));
+        tracing::warn!(topic, %error, "the brokers do not respond: no window closes meanwhile");
+        status.outage = Some((Instant::now(), error.to_string()));
     }
 }

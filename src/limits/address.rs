@@ -1,4 +1,4 @@
-//! The address of limits, as one option gives it: a file or a database.
+//! The address of limits in one option: a file or a database.
 
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::postgres;
 
-/// A file of limits, or the database that has a table of them.
+/// A file of limits, or a database with a table of limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A path; `-` is standard input.
@@ -18,22 +18,22 @@ pub enum Address {
 /// The reason why a text is not the address of limits.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// The text is a URI of a scheme that has no limits.
+    /// The text is a URI whose scheme is not supported.
     #[error(
-        "\"{scheme}://\" has no limits: give a file, or a database as \
+        "cannot read limits from \"{scheme}://\": give a file, or a database as \
          postgres://USER@HOST:PORT/DATABASE"
     )]
     Scheme {
         /// The text before `://`.
         scheme: String,
     },
-    /// The text is the URI of a database, but is not accepted as such.
+    /// The text is the URI of a database, but not a valid one.
     #[error(transparent)]
     Postgres(#[from] postgres::AddressError),
 }
 
 impl Address {
-    /// The path of a file.
+    /// Returns the address of a file.
     pub fn file(path: impl AsRef<Path>) -> Self {
         Address::File(path.as_ref().to_owned())
     }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_and_databases_are_told_apart() {
+    fn address_is_a_file_a_database_or_an_error_by_its_scheme() {
         for path in ["limits.json", "-", "/a b/c:d", "dir://x.json/../y", "C:\\limits.json"] {
             let parsed = path.parse::<Address>();
             if path.starts_with("dir") {
@@ -87,6 +87,6 @@ mod tests {
         let error = "postgresql+psycopg2://me:hunter2@h/d".parse::<Address>().unwrap_err();
         assert!(!error.to_string().contains("hunter2"), "{error}");
         let error = "mysql://localhost/x".parse::<Address>().unwrap_err().to_string();
-        assert!(error.starts_with("\"mysql://\" has no limits"), "{error}");
+        assert!(error.starts_with("cannot read limits from \"mysql://\""), "{error}");
     }
 }

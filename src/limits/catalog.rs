@@ -1,4 +1,4 @@
-//! The owner of names and rows: the dataflow knows both as small numbers only.
+//! Numbers the names and rows of limits: the dataflow has only these small numbers.
 
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
@@ -49,48 +49,48 @@ impl LimitSet {
     }
 }
 
-/// Names and rows by number. A number means one thing until that is [forgotten](Catalog::forget); then it
-/// may be given to another name or row, after all other numbers.
+/// Names and rows by number. A number stands for one name or row until that is [forgotten](Catalog::forget); then the
+/// catalog may reuse it for another one, after all other numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
-    compares: bool,
-    // Copies share most of this: an explanation under way keeps a copy of the catalog of its tick.
+    has_two_sets: bool,
+    // Copies share most of these: an explanation under way keeps a copy of the catalog of its tick.
     names: Slots<Name>,
-    rows: Slots<Numbered>,
-    /// Numbers by set and by what they stand for, which is in the lists above alone.
+    rows: Slots<NumberedRow>,
+    /// Numbers of limits by set and name. The names themselves are only in `names`.
     limits: [HashTable<LimitId>; 2],
     /// Numbers of rows, by set: equal rows of the two sets may be written differently.
     versions: [HashTable<VersionId>; 2],
     hasher: RandomState,
-    limit_numbers: Numbers,
-    version_numbers: Numbers,
+    limit_numbers: NumberAllocator,
+    version_numbers: NumberAllocator,
 }
 
-/// Gives numbers that are free, in a circle: a number that was freed comes last.
+/// Allocates free numbers in a circle: a number that was freed comes last.
 #[derive(Clone, Copy, Debug)]
-struct Numbers {
+struct NumberAllocator {
     next: u32,
-    /// The number of numbers there are, from 0 on.
+    /// The size of the circle; numbers start at 0.
     count: u32,
 }
 
-impl Default for Numbers {
+impl Default for NumberAllocator {
     fn default() -> Self {
-        Numbers { next: 0, count: u32::MAX }
+        NumberAllocator { next: 0, count: u32::MAX }
     }
 }
 
-impl Numbers {
-    /// Returns a number that is not taken; `taken` is the number of those that are.
+impl NumberAllocator {
+    /// Returns a free number; `used` is the count of numbers in use.
     ///
     /// # Panics
-    /// If all are taken, for which the memory of no machine is large enough, unless a test has fewer.
-    fn give(&mut self, taken: usize, is_taken: impl Fn(u32) -> bool) -> u32 {
-        assert!(taken < self.count as usize, "all {} numbers of limits are taken", self.count);
+    /// If all are in use. Memory runs out before that, unless a test has fewer numbers.
+    fn allocate(&mut self, used: usize, is_in_use: impl Fn(u32) -> bool) -> u32 {
+        assert!(used < self.count as usize, "all {} numbers of limits are in use", self.count);
         loop {
             let number = self.next;
             self.next = (number + 1) % self.count;
-            if !is_taken(number) {
+            if !is_in_use(number) {
                 return number;
             }
         }
@@ -100,23 +100,23 @@ impl Numbers {
 #[derive(Clone, Debug)]
 struct Name {
     set: LimitSet,
-    /// The newest row of this name, for the name in it.
+    /// The newest row of this name, which contains the name.
     row: Arc<Row>,
     /// The number of rows of this name.
     rows: u32,
 }
 
 #[derive(Clone, Debug)]
-struct Numbered {
+struct NumberedRow {
     limit: LimitId,
-    /// Whether the row holds. A row that does not is forgotten later.
+    /// Whether the row holds. One that does not is forgotten later.
     holds: bool,
-    /// Shared with the feed that has read the row.
+    /// Shared with the feed that read the row.
     row: Arc<Row>,
 }
 
 // There may be a million of each.
-const _: () = assert!(size_of::<Option<Name>>() <= 16 && size_of::<Option<Numbered>>() <= 16);
+const _: () = assert!(size_of::<Option<Name>>() <= 16 && size_of::<Option<NumberedRow>>() <= 16);
 
 impl Catalog {
     /// Returns an empty catalog.
@@ -126,36 +126,36 @@ impl Catalog {
 
     /// Returns an empty catalog for two sets of limits, so that reports about a limit name its set.
     pub fn of_two_sets() -> Self {
-        Catalog { compares: true, ..Catalog::default() }
+        Catalog { has_two_sets: true, ..Catalog::default() }
     }
 
-    /// Returns the catalog with so many numbers for names and as many for rows.
+    /// Returns the catalog with `count` numbers for names and as many for rows.
     pub fn with_numbers(self, count: u32) -> Self {
-        let numbers = Numbers { next: 0, count };
+        let numbers = NumberAllocator { next: 0, count };
         Catalog { limit_numbers: numbers, version_numbers: numbers, ..self }
     }
 
-    /// The sets of limits there are.
+    /// Returns the sets of limits.
     pub fn sets(&self) -> &'static [LimitSet] {
-        match self.compares {
+        match self.has_two_sets {
             true => &[LimitSet::Live, LimitSet::WhatIf],
             false => &[LimitSet::Live],
         }
     }
 
-    /// The set to be named with a limit; `None` if there is only one set.
+    /// Returns the set of a limit for reports; `None` if there is only one set.
     pub fn named_set(&self, limit: LimitId) -> Option<LimitSet> {
-        self.compares.then(|| self.set(limit))
+        self.has_two_sets.then(|| self.set(limit))
     }
 
-    /// The versions that rows of a set are, which are sorted. Equal rows are equal versions, whenever they
+    /// Returns the versions of sorted rows of a set, and numbers new rows. Equal rows are equal versions, whenever they
     /// were read.
     pub fn versions(&mut self, set: LimitSet, sorted: &[Arc<Row>]) -> BTreeSet<Version> {
         sorted.iter().map(|row| self.version(set, row)).collect()
     }
 
-    /// Numbers rows of a set, which are sorted: so numbers do not depend on the order in a file, and runs can
-    /// be compared.
+    /// Numbers sorted rows of a set. The order makes numbers independent of the order in a file, so that runs can be
+    /// compared.
     pub fn add(&mut self, set: LimitSet, sorted: &[Arc<Row>]) {
         self.reserve(set, sorted.len());
         for row in sorted {
@@ -163,20 +163,20 @@ impl Catalog {
         }
     }
 
-    /// Reserves capacity for so many more rows of a set: a hash table that grows hashes all of them again.
+    /// Reserves capacity for `more` rows of a set: a hash table that grows hashes all rows again.
     pub fn reserve(&mut self, set: LimitSet, more: usize) {
         let Catalog { limits, versions, names, rows, hasher, .. } = self;
         limits[set as usize].reserve(more, |id| hash_of_name(hasher, names, *id));
         versions[set as usize].reserve(more, |id| hasher.hash_one(&*numbered(rows, *id).row));
     }
 
-    /// The versions that all rows are which hold, by their numbers.
+    /// Returns the versions of all rows that hold, by number.
     pub fn held(&self) -> impl Iterator<Item = Version> {
         let held = self.rows.iter().filter(|(_, numbered)| numbered.holds);
         held.map(|(id, numbered)| as_version(VersionId(id), numbered))
     }
 
-    /// The name of a limit.
+    /// Returns the name of a limit.
     ///
     /// # Panics
     /// If the number is not from this catalog.
@@ -184,7 +184,7 @@ impl Catalog {
         &self.named(limit).row.name
     }
 
-    /// The set that a limit is in.
+    /// Returns the set of a limit.
     ///
     /// # Panics
     /// If the number is not from this catalog.
@@ -192,7 +192,7 @@ impl Catalog {
         self.named(limit).set
     }
 
-    /// The limit of the same name in the other set, if a row there has had it.
+    /// Returns the limit of the same name in the other set, if a row of that set has had the name.
     ///
     /// # Panics
     /// If the number is not from this catalog.
@@ -200,7 +200,7 @@ impl Catalog {
         self.limit(self.set(limit).other(), self.name(limit))
     }
 
-    /// The row of a version, with its value as last written.
+    /// Returns the row of a version, with its value as last written.
     ///
     /// # Panics
     /// If the number is not from this catalog.
@@ -208,35 +208,35 @@ impl Catalog {
         &numbered(&self.rows, version).row
     }
 
-    /// The number of a limit, if a row of the set has had its name.
+    /// Returns the number of a limit, if a row of the set has had its name.
     pub fn limit(&self, set: LimitSet, name: &str) -> Option<LimitId> {
-        let is_it = |id: &LimitId| self.named(*id).row.name == *name;
-        self.limits[set as usize].find(self.hasher.hash_one(name), is_it).copied()
+        let has_name = |id: &LimitId| self.named(*id).row.name == *name;
+        self.limits[set as usize].find(self.hasher.hash_one(name), has_name).copied()
     }
 
-    /// The version that a row of a set is.
+    /// Returns the version of a row of a set, and numbers a new row.
     pub fn version(&mut self, set: LimitSet, row: &Arc<Row>) -> Version {
         let hash = self.hasher.hash_one(&**row);
-        let is_it = |id: &VersionId| numbered(&self.rows, *id).row == *row;
-        let known = self.versions[set as usize].find(hash, is_it).copied();
+        let is_same = |id: &VersionId| numbered(&self.rows, *id).row == *row;
+        let known = self.versions[set as usize].find(hash, is_same).copied();
         let id = known.unwrap_or_else(|| self.add_row(set, row, hash));
-        let known = self.rows.get(id.0).expect("each row that has a number is here");
-        // 5 may have become 5.0, which is the same value in other letters.
+        let known = self.rows.get(id.0).expect("each row that has a number is stored");
+        // 5 may have become 5.0, which is the same value in another spelling.
         if !known.row.is_written_as(row) {
-            let known = self.rows.get_mut(id.0).expect("it was here");
+            let known = self.rows.get_mut(id.0).expect("the row is stored");
             known.row = row.clone();
             self.names.get_mut(known.limit.0).expect("a row has a name").row = row.clone();
         }
         as_version(id, numbered(&self.rows, id))
     }
 
-    /// Whether the row of a version holds. A new row does, until [`Catalog::hold`] changes that.
+    /// Whether the row of a version holds. A new row does, until [`Catalog::set_holds`] changes that.
     pub fn holds(&self, version: VersionId) -> bool {
         self.rows.get(version.0).is_some_and(|row| row.holds)
     }
 
     /// Sets whether the row of a version holds.
-    pub fn hold(&mut self, version: VersionId, holds: bool) {
+    pub fn set_holds(&mut self, version: VersionId, holds: bool) {
         if self.holds(version) != holds
             && let Some(row) = self.rows.get_mut(version.0)
         {
@@ -246,27 +246,27 @@ impl Catalog {
 
     /// Returns the row of each limit that is in force at a moment, in nanoseconds since 1970, and the next one, of
     /// the rows that hold. They come in the order of the limits.
-    pub fn in_force(&self, at: i128) -> impl Iterator<Item = (LimitId, Standing<'_>)> {
+    pub fn in_force(&self, at: i128) -> impl Iterator<Item = (LimitId, CurrentAndNext<'_>)> {
         let held = self.rows.iter().filter(|(_, row)| row.holds);
         let mut held: Vec<(LimitId, &Row)> = held.map(|(_, row)| (row.limit, &*row.row)).collect();
         held.sort_unstable_by_key(|(limit, _)| *limit);
         let mut held = held.into_iter().peekable();
         std::iter::from_fn(move || {
             let (limit, _) = *held.peek()?;
-            let mut standing = Standing::default();
+            let mut rows = CurrentAndNext::default();
             while let Some((_, row)) = held.next_if(|(of, _)| *of == limit) {
-                standing.add(row, at);
+                rows.add(row, at);
             }
-            Some((limit, standing))
+            Some((limit, rows))
         })
     }
 
-    /// Forgets a row that holds no longer, and its name with the last row of that.
+    /// Forgets a row that no longer holds, and its name with the last row of that name.
     ///
-    /// Call it only once all changes up to the last tick at which the row ceased to hold are written: after
-    /// that no change refers to the row, and its number may be given to another one.
+    /// Call this only once all changes up to the last tick at which the row ceased to hold are written: after that no
+    /// change refers to the row, and its number may be reused.
     pub fn forget(&mut self, version: VersionId) {
-        let Some(Numbered { row, limit, .. }) = self.rows.remove(version.0) else { return };
+        let Some(NumberedRow { row, limit, .. }) = self.rows.remove(version.0) else { return };
         let set = self.set(limit) as usize;
         remove(&mut self.versions[set], self.hasher.hash_one(&*row), version);
         let name = self.names.get_mut(limit.0).expect("a row has a name");
@@ -293,8 +293,8 @@ impl Catalog {
 
     fn add_name(&mut self, set: LimitSet, row: &Arc<Row>) -> LimitId {
         let names = &self.names;
-        let is_taken = |number| names.get(number).is_some();
-        let id = LimitId(self.limit_numbers.give(names.len(), is_taken));
+        let is_in_use = |number| names.get(number).is_some();
+        let id = LimitId(self.limit_numbers.allocate(names.len(), is_in_use));
         self.names.insert(id.0, Name { set, row: row.clone(), rows: 0 });
         let Catalog { limits, names, hasher, .. } = self;
         let hash = |id: &LimitId| hash_of_name(hasher, names, *id);
@@ -305,9 +305,9 @@ impl Catalog {
     fn add_row(&mut self, set: LimitSet, row: &Arc<Row>, hash: u64) -> VersionId {
         let limit = self.limit(set, &row.name).unwrap_or_else(|| self.add_name(set, row));
         let rows = &self.rows;
-        let is_taken = |number| rows.get(number).is_some();
-        let id = VersionId(self.version_numbers.give(rows.len(), is_taken));
-        self.rows.insert(id.0, Numbered { limit, holds: true, row: row.clone() });
+        let is_in_use = |number| rows.get(number).is_some();
+        let id = VersionId(self.version_numbers.allocate(rows.len(), is_in_use));
+        self.rows.insert(id.0, NumberedRow { limit, holds: true, row: row.clone() });
         let Catalog { versions, rows, hasher, .. } = self;
         let rehash = |id: &VersionId| hasher.hash_one(&*numbered(rows, *id).row);
         versions[set as usize].insert_unique(hash, id, rehash);
@@ -319,15 +319,15 @@ impl Catalog {
 }
 
 fn hash_of_name(hasher: &RandomState, names: &Slots<Name>, limit: LimitId) -> u64 {
-    let name = names.get(limit.0).expect("a name that has a number is here");
+    let name = names.get(limit.0).expect("each name that has a number is stored");
     hasher.hash_one(&name.row.name)
 }
 
-fn numbered(rows: &Slots<Numbered>, version: VersionId) -> &Numbered {
+fn numbered(rows: &Slots<NumberedRow>, version: VersionId) -> &NumberedRow {
     rows.get(version.0).expect("the number is from this catalog")
 }
 
-fn as_version(id: VersionId, Numbered { limit, row, .. }: &Numbered) -> Version {
+fn as_version(id: VersionId, NumberedRow { limit, row, .. }: &NumberedRow) -> Version {
     Version {
         limit: *limit,
         effective: row.effective,
@@ -346,15 +346,15 @@ fn remove<T: PartialEq>(table: &mut HashTable<T>, hash: u64, number: T) {
 
 /// The rows of one limit around a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing<'a> {
-    /// The one in force: with the greatest effective date up to the moment. It may say that the limit
-    /// does not exist.
+pub struct CurrentAndNext<'a> {
+    /// The row in force: the one with the latest effective date up to the moment. A row without a value means that the
+    /// limit does not exist.
     pub now: Option<&'a Row>,
-    /// The first one after the moment.
+    /// The first row after the moment.
     pub next: Option<&'a Row>,
 }
 
-impl<'a> Standing<'a> {
+impl<'a> CurrentAndNext<'a> {
     /// Adds a row of the limit.
     fn add(&mut self, row: &'a Row, at: i128) {
         if row.effective <= at {

@@ -30,7 +30,7 @@ fn equal_rows_are_equal_versions_whenever_they_are_read() {
 }
 
 #[test]
-fn a_name_in_both_sets_is_two_limits() {
+fn name_in_both_sets_is_two_limits() {
     let (live, what_if) = (LimitSet::Live, LimitSet::WhatIf);
     let mut catalog = Catalog::of_two_sets();
     let one = *catalog.versions(live, table(&row("")).held()).first().unwrap();
@@ -54,7 +54,7 @@ fn a_name_in_both_sets_is_two_limits() {
 }
 
 #[test]
-fn the_latest_version_that_has_begun_is_in_force() {
+fn latest_version_that_has_begun_is_in_force() {
     let dates = ["2024-03-01", "2024-01-01", "2024-02-01", "2024-04-01"];
     let rows: Vec<String> = dates.map(|date| row("").replace("2024-05-01", date)).into();
     let mut catalog = Catalog::new();
@@ -67,28 +67,28 @@ fn the_latest_version_that_has_begun_is_in_force() {
         ("2025-01-01", Some("2024-04-01"), None),
     ] {
         let mut limits = catalog.in_force(date::parse(at).unwrap());
-        let standing = limits.next().unwrap().1;
+        let rows = limits.next().unwrap().1;
         let effective = |row: Option<&Row>| row.map(|row| row.effective);
         let date = |date: Option<&str>| date.map(|date| date::parse(date).unwrap());
-        assert_eq!(effective(standing.now), date(now), "{at}");
-        assert_eq!(effective(standing.next), date(next), "{at}");
+        assert_eq!(effective(rows.now), date(now), "{at}");
+        assert_eq!(effective(rows.next), date(next), "{at}");
     }
-    versions.iter().for_each(|version| catalog.hold(version.id, false));
+    versions.iter().for_each(|version| catalog.set_holds(version.id, false));
     assert!(catalog.in_force(i128::MAX).next().is_none(), "no row holds");
     assert!(Catalog::new().in_force(0).next().is_none());
 }
 
 #[test]
-fn what_holds_no_longer_is_forgotten() {
+fn row_that_no_longer_holds_is_forgotten() {
     let mut catalog = Catalog::new();
     let live = LimitSet::Live;
     let mut held = BTreeSet::new();
     for value in 0..1000 {
         let text = row("").replace(":1,", &format!(":{value},"));
         let versions = catalog.versions(live, table(&text).held());
-        // The new one is there before the old one goes.
-        for gone in held.difference(&versions) {
-            catalog.forget(gone.id);
+        // The new row is added before the old one is forgotten.
+        for old in held.difference(&versions) {
+            catalog.forget(old.id);
         }
         held = versions;
         assert_eq!(catalog.len(), 1);
@@ -99,18 +99,18 @@ fn what_holds_no_longer_is_forgotten() {
     catalog.forget(last.id);
     assert!(catalog.is_empty());
     assert_eq!(catalog.limit(live, &name), None);
-    // Nothing is mistaken for what had its number.
+    // A new row has none of the old numbers.
     let again = *catalog.versions(live, table(&row("")).held()).first().unwrap();
     assert!(again.id > last.id && again.limit > last.limit);
 }
 
-/// Names and rows come and go in a catalog that has hardly more numbers than rows are known at once.
+/// The catalog has hardly more numbers than rows at one time.
 #[test]
-fn numbers_of_forgotten_names_and_rows_are_given_again() {
+fn numbers_of_forgotten_names_and_rows_are_reused() {
     let mut catalog = Catalog::of_two_sets().with_numbers(7);
     let sets = [LimitSet::Live, LimitSet::WhatIf];
     let mut held: VecDeque<(LimitSet, String, Version)> = VecDeque::new();
-    let mut given = BTreeSet::new();
+    let mut used = BTreeSet::new();
     for round in 0..500 {
         if held.len() > round % 7 {
             let (_, _, oldest) = held.pop_front().unwrap();
@@ -122,7 +122,7 @@ fn numbers_of_forgotten_names_and_rows_are_given_again() {
         let text = text.replace(":1,", &format!(":{round},"));
         let version = *catalog.versions(set, table(&text).held()).first().unwrap();
         held.push_back((set, name, version));
-        given.insert((version.id, version.limit));
+        used.insert((version.id, version.limit));
         assert_eq!(catalog.len(), held.len());
         let ids: BTreeSet<_> = held.iter().map(|(.., version)| version.id).collect();
         assert_eq!(ids.len(), held.len(), "each row has a number of its own");
@@ -135,7 +135,7 @@ fn numbers_of_forgotten_names_and_rows_are_given_again() {
             assert_eq!((&*row.name, again), (name.as_str(), *version));
         }
     }
-    assert!(given.iter().all(|(id, limit)| id.0 < 7 && limit.0 < 7) && given.len() > 7);
+    assert!(used.iter().all(|(id, limit)| id.0 < 7 && limit.0 < 7) && used.len() > 7);
 }
 
 proptest! {
@@ -152,14 +152,14 @@ proptest! {
             let text = row("").replace("\"a\"", &format!("{name:?}"));
             let text = text.replace("2024-05-01", &date::format_ns(date(day)).to_string());
             let version = *catalog.versions(set, table(&text).held()).first().unwrap();
-            catalog.hold(version.id, holds);
+            catalog.set_holds(version.id, holds);
             let dates = held.entry(version.limit).or_default();
             if holds { dates.insert(date(day)) } else { dates.remove(&date(day)) };
         }
         held.retain(|_, dates| !dates.is_empty());
         let effective = |row: Option<&Row>| row.map(|row| row.effective);
-        let found = catalog.in_force(date(day)).map(|(limit, standing)| {
-            (limit, effective(standing.now), effective(standing.next))
+        let found = catalog.in_force(date(day)).map(|(limit, rows)| {
+            (limit, effective(rows.now), effective(rows.next))
         });
         let expected = held.iter().map(|(limit, dates)| {
             let now = dates.range(..=date(day)).next_back().copied();

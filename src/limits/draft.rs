@@ -1,14 +1,14 @@
 //! Rows to write into a file or a table.
 //!
-//! A column that a row leaves out stays left out when the row is written: the default of `per` is an option
-//! of the commands, and a row without `per` follows that option.
+//! A column that a row leaves out is not written either: the default of `per` is an option of the commands, and a
+//! row without `per` follows that option.
 
 use std::borrow::Cow;
 
 use floodmark_dataflows::types::{Metric, Prefix};
 use serde::Serialize;
 
-use super::reason::{Position, Reason};
+use super::reason::{Position, RowError};
 use super::rows::{self, BOUNDS, Cell, Defaults, METRICS, PERS, RawRow, Row, bound_of_name, word};
 use super::value::Value;
 use crate::base::shown;
@@ -17,10 +17,10 @@ use crate::base::{date, network};
 /// The columns that a row may leave out.
 pub const OPTIONAL: [&str; 6] = ["bound", "metric", "per", "source", "destination", "host"];
 
-/// The longest number that goes into a table, in signs, with and without an exponent.
+/// Maximum characters of a number in a table, with and without an exponent.
 const NUMBER_MAX: usize = 2000;
 
-/// The first moment that a table of limits takes: before it, years are counted in another way.
+/// The first moment that a table of limits accepts: PostgreSQL writes earlier years as years BC.
 const FIRST_YEAR: &str = "0001-01-01";
 
 /// A row to write. Equal drafts have the same content, and leave out the same columns.
@@ -36,12 +36,12 @@ pub struct Draft {
     optional: [Option<String>; 6],
 }
 
-/// The reason why a file or a table can't keep a row as it is.
+/// The reason why a file or a table can't store a row as it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// The date is finer than a microsecond, which a table does not keep.
+    /// The date is finer than a microsecond, the precision of a table.
     #[error(
-        "effective_date \"{}\" is finer than a microsecond, which a table does not keep; round it",
+        "effective_date \"{}\" is finer than a microsecond, the precision of a table; round it",
         date::format_ns(*.effective)
     )]
     Fine {
@@ -64,19 +64,19 @@ pub enum Unfit {
     )]
     Long,
     /// The name has a NUL character, which a text in a table can't have.
-    #[error("limit_name has a character NUL in it, which a table does not keep; leave it out")]
+    #[error("limit_name contains a NUL character, which a table cannot store; remove it")]
     Nul,
 }
 
 impl Draft {
-    /// Makes a draft of a row that holds, as it was read.
+    /// Returns a draft of a valid row, as it was read.
     pub fn of(raw: &RawRow<'_>, row: &Row) -> Self {
-        let said = |column: &str| matches!(raw.cell(column), Some(Cell::Text(_)));
+        let is_given = |column: &str| matches!(raw.cell(column), Some(Cell::Text(_)));
         let scope = row.scope;
         let network = |given: Prefix| (given != Prefix::ANY).then(|| network::text(given));
         let bound = (row.bound != bound_of_name(&row.name)).then(|| word(&BOUNDS, &row.bound));
         let metric = (scope.metric != Metric::default()).then(|| word(&METRICS, &scope.metric));
-        let per = said("per").then(|| word(&PERS, &scope.per));
+        let per = is_given("per").then(|| word(&PERS, &scope.per));
         Draft {
             name: row.name.to_string(),
             value: row.value.clone(),
@@ -117,11 +117,11 @@ impl Draft {
     }
 
     /// Checks the row, and returns it with these defaults in the columns that it leaves out.
-    pub fn check(&self, defaults: Defaults) -> Result<Row, Reason> {
+    pub fn check(&self, defaults: Defaults) -> Result<Row, RowError> {
         rows::check(&RawRow { position: Position::default(), cells: Ok(self.cells()) }, defaults)
     }
 
-    /// Checks that a table can keep the row as it is.
+    /// Checks that a table can store the row as it is.
     pub fn fits_table(&self) -> Result<(), Unfit> {
         let effective = self.effective;
         let first = date::parse(FIRST_YEAR).expect("a date");
@@ -137,7 +137,7 @@ impl Draft {
         }
     }
 
-    /// Checks that a file can keep the row as it is.
+    /// Checks that a file can store the row as it is.
     pub fn fits_file(&self) -> Result<(), Unfit> {
         let effective = self.effective;
         match date::parse(&date::format_ns(effective).to_string()) {
@@ -146,7 +146,7 @@ impl Draft {
         }
     }
 
-    /// The row as a JSON object in one line.
+    /// Returns the row as a JSON object in one line.
     pub fn json(&self) -> String {
         let [bound, metric, per, source, destination, host] =
             self.optional.each_ref().map(|text| text.as_deref());
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_default_is_written() {
+    fn columns_with_default_values_are_left_out() {
         let full = r#"{"limit_name":"min 1","limit_value":"1.50","effective_date":"2024-05-01",
             "bound":"min","metric":"packets","per":"host","source":"any","destination":null,
             "host":"10.1.2.3/8"}"#;
@@ -221,17 +221,17 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_per_out_follows_the_option() {
+    fn row_without_per_follows_the_option() {
         let totals = Defaults { per: Per::Total };
         let plain = r#"{"limit_name":"a","limit_value":1,"effective_date":"2024-05-01"}"#;
         assert_eq!(draft(plain).check(totals).unwrap().scope.per, Per::Total);
-        let said = plain.replace('}', r#","per":"pair"}"#);
-        assert_eq!(draft(&said).check(totals).unwrap().scope.per, Per::Pair);
-        assert_eq!(draft(&said).check(totals).unwrap().bound, Bound::Max);
+        let with_per = plain.replace('}', r#","per":"pair"}"#);
+        assert_eq!(draft(&with_per).check(totals).unwrap().scope.per, Per::Pair);
+        assert_eq!(draft(&with_per).check(totals).unwrap().bound, Bound::Max);
     }
 
     #[test]
-    fn what_a_table_does_not_keep() {
+    fn rows_that_a_table_or_a_file_cannot_store_are_rejected() {
         let with = |name: &str, value: &str, date: &str| {
             draft(&format!(
                 r#"{{"limit_name":"{name}","limit_value":{value},"effective_date":"{date}"}}"#

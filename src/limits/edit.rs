@@ -1,22 +1,22 @@
-//! Edits the text of a file of limits, and leaves all other rows byte for byte as they are.
+//! Edits rows in the text of a file of limits, and leaves all other rows byte for byte as they are.
 
 use super::file_error::FileError;
 use super::json::{Cut, Form};
 use super::rows::RawRow;
 
 /// The text of a file of limits, cut into rows for editing.
-pub struct Edit<'a> {
+pub struct FileEditor<'a> {
     text: &'a str,
     cut: Cut<'a>,
     rows: Vec<RawRow<'a>>,
 }
 
-impl<'a> Edit<'a> {
+impl<'a> FileEditor<'a> {
     /// Cuts a text into its rows.
     pub fn of(text: &'a str) -> Result<Self, FileError> {
         let cut = Cut::of(text)?;
         let rows = cut.raw_rows();
-        Ok(Edit { text, cut, rows })
+        Ok(FileEditor { text, cut, rows })
     }
 
     /// Returns the rows of the text.
@@ -26,7 +26,7 @@ impl<'a> Edit<'a> {
 
     /// Returns the text with a new row in the place of the first of `replaced`, or at the end if `replaced` is
     /// empty, and without the others of `replaced`.
-    pub fn put(&self, replaced: &[usize], row: &str) -> String {
+    pub fn replace(&self, replaced: &[usize], row: &str) -> String {
         let Some((first, others)) = replaced.split_first() else {
             return self.append(row);
         };
@@ -38,8 +38,8 @@ impl<'a> Edit<'a> {
     }
 
     /// Returns the text without these rows.
-    pub fn without(&self, gone: &[usize]) -> String {
-        self.join(|index| (!gone.contains(&index)).then_some(self.cut.values[index].1))
+    pub fn without(&self, removed: &[usize]) -> String {
+        self.join(|index| (!removed.contains(&index)).then_some(self.cut.values[index].1))
     }
 
     /// Returns the start and the end of a row in the text, in bytes.
@@ -61,14 +61,14 @@ impl<'a> Edit<'a> {
         &self.text[from..]
     }
 
-    /// Returns the text with each row replaced by the result of `row`, and the text between rows as it was. For
-    /// `None`, a row goes with the text before it.
+    /// Returns the text with each row replaced by the result of `row`, and the text between rows as it was. `None`
+    /// removes a row and the text before it.
     fn join<'b>(&'b self, row: impl Fn(usize) -> Option<&'b str>) -> String {
         let mut joined = String::with_capacity(self.text.len());
         let mut first = true;
         for index in 0..self.cut.values.len() {
             if let Some(row) = row(index) {
-                // Whichever row comes first, the file begins as it did.
+                // The text before the first row stays, even if the first row is removed.
                 joined += self.before(if first { 0 } else { index });
                 joined += row;
                 first = false;
@@ -119,31 +119,31 @@ mod tests {
 
     use super::*;
 
-    fn put(text: &str, replaced: &[usize], row: &str) -> String {
-        Edit::of(text).unwrap().put(replaced, row)
+    fn replace(text: &str, replaced: &[usize], row: &str) -> String {
+        FileEditor::of(text).unwrap().replace(replaced, row)
     }
 
-    fn without(text: &str, gone: &[usize]) -> String {
-        Edit::of(text).unwrap().without(gone)
+    fn without(text: &str, removed: &[usize]) -> String {
+        FileEditor::of(text).unwrap().without(removed)
     }
 
     const ARRAY: &str = "\u{feff}[\r\n  {\"a\":  1},\r\n  {\"b\":2} ,\r\n  7\r\n]\r\n";
 
     #[test]
-    fn other_rows_stay_as_they_are() {
-        assert_eq!(put(ARRAY, &[1], "{}"), ARRAY.replace("{\"b\":2}", "{}"));
-        assert_eq!(put(ARRAY, &[], "{}"), ARRAY.replace("  7\r\n", "  7,\r\n  {}\r\n"));
+    fn rows_that_are_not_edited_stay_as_they_are() {
+        assert_eq!(replace(ARRAY, &[1], "{}"), ARRAY.replace("{\"b\":2}", "{}"));
+        assert_eq!(replace(ARRAY, &[], "{}"), ARRAY.replace("  7\r\n", "  7,\r\n  {}\r\n"));
         assert_eq!(without(ARRAY, &[0]), ARRAY.replace("  {\"a\":  1},\r\n", ""));
         assert_eq!(without(ARRAY, &[2]), ARRAY.replace(" ,\r\n  7", ""));
-        assert_eq!(put(ARRAY, &[0, 2], "{}"), "\u{feff}[\r\n  {},\r\n  {\"b\":2}\r\n]\r\n");
+        assert_eq!(replace(ARRAY, &[0, 2], "{}"), "\u{feff}[\r\n  {},\r\n  {\"b\":2}\r\n]\r\n");
         let lines = "\n{\"a\": 1}\n\n {\"b\":2}\r\n";
-        assert_eq!(put(lines, &[1], "{}"), "\n{\"a\": 1}\n\n {}\r\n");
+        assert_eq!(replace(lines, &[1], "{}"), "\n{\"a\": 1}\n\n {}\r\n");
         assert_eq!(without(lines, &[0]), "\n{\"b\":2}\r\n");
         assert_eq!(without(lines, &[1]), "\n{\"a\": 1}\r\n");
     }
 
     #[test]
-    fn a_row_more() {
+    fn row_is_added_or_removed_in_the_format_of_the_file() {
         for (text, longer) in [
             ("", "{}\n"),
             (" \n", "{}\n"),
@@ -156,7 +156,7 @@ mod tests {
             ("{\"a\":1}\n7\n", "{\"a\":1}\n7\n{}\n"),
             ("{\n\"a\":1}\n", "[\n{\n\"a\":1},\n{}\n]\n"),
         ] {
-            assert_eq!(put(text, &[], "{}"), longer);
+            assert_eq!(replace(text, &[], "{}"), longer);
         }
         for (text, shorter) in [("[7]", "[]"), ("{\"a\":1}\n", "\n"), ("{\n\"a\":1}\n", "\n")] {
             assert_eq!(without(text, &[0]), shorter);
@@ -165,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exactly_what_is_meant_changes(
+        fn only_the_chosen_rows_are_removed_or_replaced(
             rows in prop::collection::vec("[{]\"[a-z]{1,3}\": ?[0-9][}]", 0..6),
             gap in "[ \n]{0,3}",
             array in any::<bool>(),
@@ -191,7 +191,7 @@ mod tests {
             let new = r#"{"new":0}"#.to_owned();
             let place = chosen.first().copied().unwrap_or(with.len());
             with.insert(place, new.clone());
-            prop_assert_eq!(texts(&put(&text, &chosen, &new)), with);
+            prop_assert_eq!(texts(&replace(&text, &chosen, &new)), with);
         }
     }
 }

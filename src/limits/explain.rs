@@ -15,14 +15,14 @@ use floodmark_dataflows::spans::Existing;
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Bound, Entity, LimitId, Pair, Per, Prefix, Scope, Volume};
 
-use super::catalog::{Catalog, LimitSet, Standing};
+use super::catalog::{Catalog, CurrentAndNext, LimitSet};
 use super::rows::Row;
 use super::text::Text;
 use crate::base::date::format_ns;
 use crate::base::network;
 use crate::base::quote::Quoted;
 
-/// The most limits of a set that [`Explanation::why_none`] names; it counts the rest.
+/// Maximum limits of a set that [`Explanation::why_none`] names; it counts the rest.
 const NAMED_MAX: usize = 20;
 
 /// Everything that an explanation of a pair in a window depends on, as of one tick.
@@ -36,7 +36,7 @@ pub struct Facts {
     pub watermark: u64,
     /// The pair that is explained.
     pub pair: Pair,
-    /// Whether records of the pair are counted at all, or a filter leaves them out.
+    /// Whether records of the pair are counted: a filter may leave them out.
     pub counted: bool,
     /// The window that is explained.
     pub window: Window,
@@ -58,7 +58,7 @@ pub enum WindowState {
     Closed,
     /// No record can change the window any more.
     Settled,
-    /// The window has left memory, or would have if it had existed.
+    /// The window has left memory, or would have left it if it had existed.
     Retired,
     /// No record has fallen into the window, and it lies in no gap between two windows with records.
     Unseen,
@@ -130,7 +130,7 @@ pub enum NotJudged {
     Retired,
     /// The window does not exist.
     NoWindow,
-    /// Nobody watched the window from its start on.
+    /// The window was not observed from its start.
     NotWhole,
     /// The entity has no record in the limit's scope.
     NoRecord,
@@ -193,7 +193,7 @@ impl WhyNot {
         }
     }
 
-    /// Returns the reason in words, for people who have asked about this pair.
+    /// Returns the reason as text for this pair.
     pub fn text(&self, pair: &Pair) -> String {
         let family = |v4: bool| if v4 { "IPv4" } else { "IPv6" };
         let of_pair = family(pair.source().is_ipv4());
@@ -240,11 +240,11 @@ pub fn judged_at(rules: &Windows, window: Window, tick: u64) -> i128 {
 /// Returns the reads that the tables must answer, at the end of the tick that is explained. `limits` are
 /// those in force at [`judged_at`].
 pub fn reads<'a>(
-    limits: impl Iterator<Item = (LimitId, Standing<'a>)>,
+    limits: impl Iterator<Item = (LimitId, CurrentAndNext<'a>)>,
     pair: &Pair,
     window: Window,
 ) -> BTreeSet<Read> {
-    let scopes = limits.filter_map(|(_, standing)| standing.now);
+    let scopes = limits.filter_map(|(_, rows)| rows.now);
     let scopes = scopes.filter(|now| now.value.is_some()).map(|now| now.scope);
     let read = |scope: &Scope| {
         let rollup = Rollup::of(scope);
@@ -276,10 +276,10 @@ pub fn explain(facts: &Facts) -> Explanation {
     let at = judged_at(&facts.rules, facts.window, facts.tick);
     let state = facts.state();
     let (mut limits, mut others) = (Vec::new(), Vec::new());
-    for (limit, standing) in facts.catalog.in_force(at) {
+    for (limit, rows) in facts.catalog.in_force(at) {
         let (set, name) = (facts.catalog.named_set(limit), facts.catalog.name(limit));
         let mut other = |why| others.push(Other { set, name: name.into(), why });
-        match facts.judge(&standing) {
+        match facts.judge(&rows) {
             Ok(_) if !facts.counted => other(WhyNot::NotCounted),
             Ok((row, entities)) => {
                 let entities = entities.into_iter();
@@ -316,10 +316,10 @@ impl Facts {
         }
     }
 
-    /// The row that judges the window, and the entities of the pair that it judges.
-    fn judge<'a>(&self, standing: &Standing<'a>) -> Result<(&'a Row, Vec<Entity>), WhyNot> {
-        let Some(now) = standing.now else {
-            let begins = standing.next.map_or(i128::MAX, |next| next.effective);
+    /// Returns the row that judges the window, and the entities of the pair that it judges.
+    fn judge<'a>(&self, rows: &CurrentAndNext<'a>) -> Result<(&'a Row, Vec<Entity>), WhyNot> {
+        let Some(now) = rows.now else {
+            let begins = rows.next.map_or(i128::MAX, |next| next.effective);
             let end = i128::from(self.rules.end_secs(self.window)) * 1_000_000_000;
             return Err(WhyNot::NotYet { begins, within: begins < end });
         };

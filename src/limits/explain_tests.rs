@@ -22,7 +22,7 @@ fn v4() -> Pair {
     pair("10.0.0.1", "10.0.0.2")
 }
 
-/// An open window with these limits and nothing in it.
+/// Returns the facts of an open window with these limits and no records.
 fn facts(pair: Pair, limits: &str) -> Facts {
     let table = json::read(limits.as_bytes(), Defaults::default()).unwrap();
     assert_eq!(table.refusals().count(), 0, "{limits}");
@@ -62,7 +62,7 @@ fn with_volume(facts: Facts, volume: Volume) -> Facts {
     let reads = reads(facts.catalog.in_force(at), &facts.pair, facts.window);
     let amounts = reads.into_iter().map(|read| match read {
         Read::Amount { window, rollup, entity } => ((window, rollup, entity), volume),
-        other => panic!("{other:?} is not asked for"),
+        other => panic!("{other:?} is not requested"),
     });
     Facts { amounts: Arc::new(amounts.collect()), ..facts }
 }
@@ -74,7 +74,7 @@ fn only(facts: &Facts) -> Applying {
     explanation.limits[0].clone()
 }
 
-/// Returns the reason why the only limit does not apply: kind, and words.
+/// Returns the reason why the only limit does not apply: kind and text.
 fn why_not(facts: &Facts) -> (&'static str, String) {
     let explanation = explain(facts);
     assert!(explanation.limits.is_empty(), "{explanation:?}");
@@ -86,7 +86,7 @@ fn why_not(facts: &Facts) -> (&'static str, String) {
 }
 
 #[test]
-fn each_reason_why_not() {
+fn limit_that_does_not_apply_has_a_reason_in_words() {
     let dated = |value: &str, date: &str| row("max", value, "").replace("2024-01-01", date);
     for (limits, kind, text) in [
         (
@@ -139,7 +139,7 @@ fn each_reason_why_not() {
 }
 
 #[test]
-fn a_null_that_is_to_come_has_not_ended_it() {
+fn version_without_a_value_from_the_window_end_on_does_not_end_the_limit() {
     let null = row("max", "null", "").replace("2024-01-01", "2024-05-01T12:05:00Z");
     let limits = row("max", "1", "") + &null;
     assert_eq!(only(&facts(v4(), &limits)).amount, Some(0));
@@ -148,7 +148,7 @@ fn a_null_that_is_to_come_has_not_ended_it() {
 }
 
 #[test]
-fn the_version_is_the_one_that_judges() {
+fn version_that_judges_the_window_is_explained() {
     let limits = row("max", "1", "")
         + &row("max", "2", "").replace("2024-01-01", "2024-05-01T12:01:00Z")
         + &row("max", "3.50", "").replace("2024-01-01", "2024-05-01T12:04:59.999999999Z")
@@ -161,7 +161,7 @@ fn the_version_is_the_one_that_judges() {
 }
 
 #[test]
-fn everybody_who_is_judged_of_a_pair() {
+fn limit_has_an_entry_for_each_entity_of_the_pair_that_it_judges() {
     let per = |per: &str| row("max", "100", &format!(",\"per\":\"{per}\""));
     let [a, b]: [IpAddr; 2] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse().unwrap());
     for (word, entities) in [
@@ -181,7 +181,7 @@ fn everybody_who_is_judged_of_a_pair() {
             assert_eq!(limit.judged_from, WINDOW.0);
         }
     }
-    // A pair of a host with itself, and one of whose hosts only one is judged.
+    // A pair with only one judged host, and a pair of a host with itself.
     let limits = row("max", "1", ",\"per\":\"host\",\"host\":\"10.0.0.2\"");
     assert_eq!(only(&facts(v4(), &limits)).entity, Entity::Host(b));
     let itself = pair("2001:db8::2", "2001:db8::2");
@@ -189,7 +189,7 @@ fn everybody_who_is_judged_of_a_pair() {
 }
 
 #[test]
-fn reads_are_of_the_sums_that_limits_are_judged_by() {
+fn reads_request_the_rollups_by_which_limits_judge() {
     let limits = row("a", "1", ",\"per\":\"source\",\"source\":\"10.0.0.0/8\"")
         + &row("b", "1", ",\"per\":\"source\",\"metric\":\"packets\"")
         + &row("c", "1", ",\"per\":\"total\",\"destination\":\"10.0.0.2\"")
@@ -201,7 +201,7 @@ fn reads_are_of_the_sums_that_limits_are_judged_by() {
     let rollup = |per, source, destination| Some(Rollup { per, source, destination });
     let two = network::parse("10.0.0.2").unwrap();
     let read = |rollup, entity| Read::Amount { window: WINDOW, rollup, entity };
-    // That of `a` and `b` is one, since a source is in the network of `a` as a whole.
+    // `a` and `b` share a rollup, since the network of `a` contains the whole source.
     assert_eq!(
         reads(limits, &facts.pair, WINDOW),
         BTreeSet::from([
@@ -212,7 +212,7 @@ fn reads_are_of_the_sums_that_limits_are_judged_by() {
 }
 
 #[test]
-fn a_min_is_judged_as_the_computation_does() {
+fn min_is_judged_once_the_window_is_closed_whole_and_seen() {
     let min = |per: &str| row("min", "100", &format!(",\"per\":\"{per}\",\"metric\":\"packets\""));
     for per in ["pair", "source", "destination", "total"] {
         let open = facts(v4(), &min(per));
@@ -251,7 +251,7 @@ fn a_min_is_judged_as_the_computation_does() {
 }
 
 #[test]
-fn windows_are_in_one_of_six_states() {
+fn window_is_in_one_of_six_states() {
     let open = facts(v4(), &row("max", "1", ""));
     let state = |facts: &Facts| explain(facts).state;
     assert_eq!(state(&open), WindowState::Open);
@@ -276,7 +276,7 @@ fn windows_are_in_one_of_six_states() {
 }
 
 #[test]
-fn headroom_is_exact_however_large() {
+fn headroom_is_exact_up_to_38_digits() {
     let of = |bound: &str, value: &str, bytes: i64| {
         let limits = row("x", value, &format!(",\"bound\":\"{bound}\""));
         let facts = with_volume(facts(v4(), &limits), Volume::new(bytes, 1));
@@ -302,7 +302,7 @@ fn headroom_is_exact_however_large() {
 }
 
 #[test]
-fn the_reason_names_some_and_counts_the_rest() {
+fn reason_names_20_limits_and_counts_the_rest() {
     let none = explain(&facts(v4(), ""));
     assert_eq!(none.why_none().as_deref(), Some("there are no limits"));
     let limits = |count: usize| -> String {
@@ -322,10 +322,10 @@ fn the_reason_names_some_and_counts_the_rest() {
 }
 
 #[test]
-fn limits_are_in_the_order_of_their_names() {
+fn limits_are_sorted_by_name() {
     let limits = row("b", "1", "") + &row("c", "1", ",\"per\":\"host\"") + &row("a", "1", "");
     let mut facts = facts(v4(), &limits);
-    // A name that came later has a greater number.
+    // A name that was added later has a greater number.
     let late = json::read(row("aa", "1", "").as_bytes(), Defaults::default()).unwrap();
     Arc::make_mut(&mut facts.catalog).add(LimitSet::Live, late.held());
     let explanation = explain(&facts);
@@ -334,7 +334,7 @@ fn limits_are_in_the_order_of_their_names() {
 }
 
 #[test]
-fn of_two_sets_each_has_its_reasons() {
+fn reason_of_each_of_two_sets_is_separate() {
     let mut facts = facts(v4(), "");
     let mut catalog = Catalog::of_two_sets();
     let mut add = |set, rows: String| {

@@ -2,13 +2,13 @@
 
 use std::io;
 
-/// The most bytes of a file of limits.
+/// Maximum bytes of a file of limits.
 pub(super) const BYTES_MAX: u64 = 256 << 20;
 
-/// The most rows of limits, in a file or in a table.
+/// Maximum rows of limits, in a file or in a table.
 pub const ROWS_MAX: usize = 1_000_000;
 
-/// The reason why a text is no file of limits.
+/// The reason why the content of a file is not limits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FileError {
     /// The file is not UTF-8 text.
@@ -19,7 +19,7 @@ pub enum FileError {
         /// Its column in bytes, from 1.
         column: usize,
     },
-    /// The file is not JSON, or ends in the midst of it.
+    /// The file is not JSON, or its JSON is incomplete.
     #[error(
         "line {line}, column {column}: {problem}; \
          a file of limits is a JSON array of objects, or JSON objects one a line"
@@ -32,8 +32,8 @@ pub enum FileError {
         /// The fault: an unexpected or missing part.
         problem: String,
     },
-    /// The file has more rows than there are ever limits: it is something else.
-    #[error("it has {rows} rows, and more than {ROWS_MAX} can't be limits")]
+    /// The file has more rows than limits ever have.
+    #[error("the file has {rows} rows, more than the maximum of {ROWS_MAX} for limits")]
     TooMany {
         /// The number of rows.
         rows: usize,
@@ -46,8 +46,8 @@ pub enum ReadError {
     /// The file system fails.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The file has more than the allowed bytes.
-    #[error("it has more than {BYTES_MAX} bytes: so many can't be limits")]
+    /// The file has more bytes than limits ever have.
+    #[error("the file has more than {BYTES_MAX} bytes, the maximum for limits")]
     TooLarge,
     /// The content of the file is not limits.
     #[error(transparent)]

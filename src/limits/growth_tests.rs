@@ -1,4 +1,4 @@
-//! Work in proportion to the number of rows, whatever they have in common.
+//! Work grows in proportion to the number of rows, even of similar ones.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ fn processor_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock of this thread").into()
 }
 
-/// A fifth each: limits of their own, versions of one limit, one row again and again, rows that contradict
-/// each other, names that differ far behind.
+/// Returns rows, a fifth each of: distinct limits, versions of one limit, one row repeated, rows that contradict each
+/// other, names that differ only near their end.
 fn rows(count: usize) -> String {
     let long = "x".repeat(200);
     let row = |number: usize| {
@@ -33,7 +33,7 @@ fn rows(count: usize) -> String {
     (0..count).map(row).collect()
 }
 
-/// Reads rows, numbers them, reads them again with half of them changed, and forgets them.
+/// Measures reading rows, numbering them, reading them again with some changed, and forgetting them.
 fn work(count: usize) -> Duration {
     let text = rows(count);
     let changed = text.replace("pair-", "new-");
@@ -54,7 +54,7 @@ fn work(count: usize) -> Duration {
 }
 
 #[test]
-fn eight_times_the_rows_take_about_eight_times_the_work() {
+fn eight_times_the_rows_take_less_than_sixteen_times_the_time() {
     let few = (0..3).map(|_| work(10_000)).min().expect("three");
     let many = work(80_000);
     assert!(many < 16 * few, "10 000 rows take {few:?}, 80 000 take {many:?}");

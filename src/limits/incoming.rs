@@ -1,27 +1,27 @@
-//! Texts that are read piece by piece, so that a file of limits is never in memory as a whole.
+//! Reads a text piece by piece, so that a file of limits is never in memory as a whole.
 
 use std::io::Read;
 
 use super::file_error::{BYTES_MAX, FileError, ReadError};
 
-/// The bytes of a piece: in tests so few that pieces end anywhere.
+/// Bytes of a piece; few in tests, so that pieces end anywhere.
 const PIECE: usize = if cfg!(test) { 7 } else { 64 << 10 };
 
-/// The bytes of a piece of which only the length counts.
+/// Bytes of a piece of which only the length counts.
 const UNUSED_PIECE: usize = 64 << 10;
 
-/// A text that is read piece by piece, as far as it is UTF-8. A fault ends it early, and [`Incoming::end`] returns
-/// the fault.
+/// A text that is read piece by piece, up to the first bytes that are not UTF-8. A fault ends the text early, and
+/// [`Incoming::finish`] returns the fault.
 pub(super) struct Incoming<R> {
     from: R,
-    /// Bytes that were read; those from `begin` to `checked` are UTF-8 and not consumed.
+    /// Bytes that were read; those from `start` to `checked` are UTF-8 and not consumed.
     buffer: Vec<u8>,
-    begin: usize,
+    start: usize,
     checked: usize,
     /// The number of bytes that were read.
     bytes: u64,
-    last: Option<u8>,
-    /// The newlines before the bytes that are checked next, and the bytes before them in their line.
+    last_byte: Option<u8>,
+    /// The newlines before the bytes that are checked next, and the bytes of their line before them.
     lines: usize,
     column: usize,
     fault: Option<ReadError>,
@@ -32,36 +32,36 @@ impl<R: Read> Incoming<R> {
         Incoming {
             from,
             buffer: Vec::new(),
-            begin: 0,
+            start: 0,
             checked: 0,
             bytes: 0,
-            last: None,
+            last_byte: None,
             lines: 0,
             column: 0,
             fault: None,
         }
     }
 
-    /// The bytes that were read and not consumed. They end between two characters.
+    /// Returns the bytes that were read and not consumed. They end between two characters.
     pub(super) fn ready(&self) -> &[u8] {
-        &self.buffer[self.begin..self.checked]
+        &self.buffer[self.start..self.checked]
     }
 
-    /// Drops so many of the bytes that are ready.
+    /// Drops the first of the bytes that are ready.
     pub(super) fn consume(&mut self, bytes: usize) {
-        self.begin += bytes;
+        self.start += bytes;
     }
 
-    /// Puts bytes before those that are ready.
-    pub(super) fn put_before(&mut self, bytes: &[u8]) {
-        self.buffer.splice(..self.begin, bytes.iter().copied());
-        self.checked = self.checked - self.begin + bytes.len();
-        self.begin = 0;
+    /// Inserts bytes before those that are ready.
+    pub(super) fn prepend(&mut self, bytes: &[u8]) {
+        self.buffer.splice(..self.start, bytes.iter().copied());
+        self.checked = self.checked - self.start + bytes.len();
+        self.start = 0;
     }
 
-    /// Reads on. Returns whether more bytes are ready than before. The bytes that are ready double, so that a caller
-    /// that scans all of them each time does linear work.
-    pub(super) fn more(&mut self) -> bool {
+    /// Reads on. Returns whether more bytes are ready than before. Each call doubles the bytes that are ready, so that
+    /// a caller that scans all of them each time does linear work.
+    pub(super) fn read_more(&mut self) -> bool {
         let before = self.ready().len();
         while self.fault.is_none() && self.ready().len() == before {
             let is_end = self.read_piece(before.max(PIECE));
@@ -73,21 +73,21 @@ impl<R: Read> Incoming<R> {
         self.ready().len() > before
     }
 
-    /// The last byte that was read.
-    pub(super) fn last(&self) -> Option<u8> {
-        self.last
+    /// Returns the last byte that was read.
+    pub(super) fn last_byte(&self) -> Option<u8> {
+        self.last_byte
     }
 
-    /// Reads the rest, since all of a file must be sound. Returns the first of these errors: one of the whole
-    /// file, one of its encoding, the one of `read`.
-    pub(super) fn end<T>(mut self, read: Result<T, FileError>) -> Result<T, ReadError> {
-        self.begin = self.checked;
-        while self.more() {
-            self.begin = self.checked;
+    /// Reads the rest, since the whole file must be readable. Returns the first of these errors: one of the whole file,
+    /// one of its encoding, the one of `read`.
+    pub(super) fn finish<T>(mut self, read: Result<T, FileError>) -> Result<T, ReadError> {
+        self.start = self.checked;
+        while self.read_more() {
+            self.start = self.checked;
         }
         if matches!(self.fault, Some(ReadError::NotLimits(_))) {
             self.buffer.clear();
-            (self.begin, self.checked) = (0, 0);
+            (self.start, self.checked) = (0, 0);
             while !self.read_piece(UNUSED_PIECE) {
                 self.buffer.clear();
             }
@@ -98,11 +98,11 @@ impl<R: Read> Incoming<R> {
         }
     }
 
-    /// Reads so many bytes in the place of those that were consumed. Returns whether there are none.
+    /// Reads up to `bytes` bytes, and drops those that were consumed. Returns whether the text has ended.
     fn read_piece(&mut self, bytes: usize) -> bool {
-        self.buffer.drain(..self.begin);
-        self.checked -= self.begin;
-        self.begin = 0;
+        self.buffer.drain(..self.start);
+        self.checked -= self.start;
+        self.start = 0;
         let before = self.buffer.len();
         let at_most = (bytes as u64).min(BYTES_MAX + 1 - self.bytes);
         match (&mut self.from).take(at_most).read_to_end(&mut self.buffer) {
@@ -112,7 +112,7 @@ impl<R: Read> Incoming<R> {
         if self.bytes > BYTES_MAX {
             self.fault = Some(ReadError::TooLarge);
         }
-        self.last = self.buffer.last().copied().or(self.last);
+        self.last_byte = self.buffer.last().copied().or(self.last_byte);
         self.buffer.len() == before
             || matches!(self.fault, Some(ReadError::Io(_) | ReadError::TooLarge))
     }

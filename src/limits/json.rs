@@ -1,11 +1,10 @@
 //! Files of limits: a JSON array of objects, JSON lines with one object each, or a single object.
 //!
-//! Whether a file is one at all is decided as a whole, for a half-written file must not delete the
-//! limits that are not written yet: an array that does not end, or a line that is no JSON, is an error
-//! of the file. (A cut between two lines can't be seen.) What is JSON but no good row is refused by
-//! itself.
+//! An array that does not end, or a line that is not JSON, is an error of the whole file: a half-written file
+//! must not delete the limits that are not written yet. (A cut between two lines can't be detected.) A value that
+//! is JSON but not a valid row is refused by itself.
 //!
-//! Rows are cut out of the text without looking inside, which needs no stack however deep they nest.
+//! Rows are cut out of the text without parsing their content, so deep nesting needs no stack.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,14 +17,14 @@ use serde_json::value::RawValue;
 
 use super::file_error::{FileError, ROWS_MAX, ReadError};
 use super::incoming::Incoming;
-use super::reason::{Position, Reason};
+use super::reason::{Position, RowError};
 use super::rows::{COLUMNS, Cell, Defaults, RawRow, Row};
 use super::table::{Builder, Table};
 
 /// The characters that JSON allows between values.
 const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
-/// The byte order mark, with which editors of Windows begin a file.
+/// The byte order mark, which some Windows editors write at the start of a file.
 const MARK: &str = "\u{feff}";
 
 /// Reads a text of limits. An empty text has no limits.
@@ -37,17 +36,17 @@ pub fn read(bytes: &[u8], defaults: Defaults) -> Result<Table, FileError> {
     }
 }
 
-/// Whether a file that can be read is whole, as far as its text tells.
+/// Whether the text of a file shows that the file is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// Nothing can follow: the text is an array, or one object without an end of line behind it.
+    /// The file is complete: the text is an array, or one object without an end of line behind it.
     Certain,
     /// Another line may follow.
     Open,
 }
 
-/// Reads a file of limits row by row. Returns also whether it may be the beginning of a longer file. Rows that
-/// are among `known` are shared with them.
+/// Reads a file of limits row by row. Also returns whether the text may be the start of a longer file. Rows equal to
+/// one of `known` are shared with it.
 pub(super) fn read_from(
     from: impl Read,
     defaults: Defaults,
@@ -67,12 +66,12 @@ pub(super) fn read_from(
         Ok(_) if rows > ROWS_MAX => Err(FileError::TooMany { rows }),
         read => read,
     };
-    let last = incoming.last();
-    let form = incoming.end(read)?;
+    let last_byte = incoming.last_byte();
+    let form = incoming.finish(read)?;
     let ending = match form {
         Form::Array | Form::Single => Ending::Certain,
         // A writer of JSON lines ends the first line before it writes anything else.
-        Form::Lines if rows == 1 && last != Some(b'\n') => Ending::Certain,
+        Form::Lines if rows == 1 && last_byte != Some(b'\n') => Ending::Certain,
         Form::Empty | Form::Lines => Ending::Open,
     };
     Ok((builder.finish(), ending))
@@ -81,7 +80,7 @@ pub(super) fn read_from(
 /// Returns the bytes of a file as text.
 pub fn text(bytes: &[u8]) -> Result<&str, FileError> {
     str::from_utf8(bytes).map_err(|error| {
-        let (line, column) = place(&bytes[..error.valid_up_to()]);
+        let (line, column) = line_and_column(&bytes[..error.valid_up_to()]);
         FileError::NotUtf8 { line, column }
     })
 }
@@ -140,13 +139,13 @@ fn cut<'a>(text: &'a str, each: impl FnMut(usize, &'a str)) -> Result<Form, File
         None => Ok(Form::Empty),
         Some(b'[') => array(text, each),
         Some(b'{') => objects(text, each),
-        Some(_) => Err(neither(&text.as_bytes()[..text.len() - content.len()])),
+        Some(_) => Err(wrong_start(&text.as_bytes()[..text.len() - content.len()])),
     }
 }
 
-/// Returns the error of a text that is neither an array nor objects, behind its leading blanks.
-fn neither(blanks: &[u8]) -> FileError {
-    let (line, column) = place(blanks);
+/// Returns the error of a text that is wrong_start an array nor objects, behind its leading blanks.
+fn wrong_start(blanks: &[u8]) -> FileError {
+    let (line, column) = line_and_column(blanks);
     FileError::NotJson { line, column, problem: "expected `[` or `{`".to_owned() }
 }
 
@@ -164,7 +163,7 @@ fn array<'a>(text: &'a str, mut each: impl FnMut(usize, &'a str)) -> Result<Form
     Ok(Form::Array)
 }
 
-/// The elements of an array, handed over one by one.
+/// Visits an array and passes on its elements one by one.
 struct Elements<F>(F);
 
 impl<'de, F: FnMut(&'de str)> Visitor<'de> for Elements<F> {
@@ -182,8 +181,8 @@ impl<'de, F: FnMut(&'de str)> Visitor<'de> for Elements<F> {
     }
 }
 
-/// Objects one a line if the first line with something on it is a whole one, else a single object
-/// over several lines.
+/// Reads objects one a line if the first line that is not blank is a whole object, else a single object over several
+/// lines.
 fn objects<'a>(text: &'a str, mut each: impl FnMut(usize, &'a str)) -> Result<Form, FileError> {
     let lines = text.split('\n').map(|line| line.trim_end_matches(BLANKS)).enumerate();
     let mut lines = lines.filter(|(_, line)| !line.is_empty()).peekable();
@@ -205,7 +204,7 @@ fn stream(
     from: &mut Incoming<impl Read>,
     each: impl FnMut(usize, &str),
 ) -> Result<Form, FileError> {
-    from.more();
+    from.read_more();
     if from.ready().starts_with(MARK.as_bytes()) {
         from.consume(MARK.len());
     }
@@ -214,8 +213,8 @@ fn stream(
         match from.ready().get(blanks).copied() {
             Some(b'[') => return stream_array(from, blanks, each),
             Some(b'{') => return stream_objects(from, blanks, each),
-            Some(_) => return Err(neither(&from.ready()[..blanks])),
-            None if from.more() => {}
+            Some(_) => return Err(wrong_start(&from.ready()[..blanks])),
+            None if from.read_more() => {}
             None => return Ok(Form::Empty),
         }
     }
@@ -254,10 +253,10 @@ fn stream_array(
     mut each: impl FnMut(usize, &str),
 ) -> Result<Form, FileError> {
     let mut consumed = Consumed::default();
-    consumed.take(from, blanks + 1);
+    consumed.consume(from, blanks + 1);
     let mut part = Part::Start;
     loop {
-        consumed.take(from, leading_blanks(from.ready()));
+        consumed.consume(from, leading_blanks(from.ready()));
         let ready = from.ready();
         let step = match (part, ready.first()) {
             (Part::Start | Part::Element, Some(b']')) => Step::Consume(1, Part::End),
@@ -275,10 +274,10 @@ fn stream_array(
         };
         match (step, part) {
             (Step::Consume(bytes, next), _) => {
-                consumed.take(from, bytes);
+                consumed.consume(from, bytes);
                 part = next;
             }
-            (Step::Read, _) if from.more() => {}
+            (Step::Read, _) if from.read_more() => {}
             (Step::Read, Part::End) => return Ok(Form::Array),
             (Step::Read | Step::Fail, _) => return Err(consumed.error(part, from)),
         }
@@ -301,7 +300,7 @@ fn first_value(text: &[u8]) -> serde_json::Result<Option<&str>> {
     match values.next() {
         // The parser reports a number that the end cuts as an invalid one.
         Some(Err(error))
-            if !error.is_eof() && place(text) != (error.line(), error.column() + 1) =>
+            if !error.is_eof() && line_and_column(text) != (error.line(), error.column() + 1) =>
         {
             Err(error)
         }
@@ -318,7 +317,7 @@ struct Consumed {
 }
 
 impl Consumed {
-    fn take(&mut self, from: &mut Incoming<impl Read>, bytes: usize) {
+    fn consume(&mut self, from: &mut Incoming<impl Read>, bytes: usize) {
         let text = &from.ready()[..bytes];
         match text.iter().rposition(|byte| *byte == b'\n') {
             Some(newline) => {
@@ -330,10 +329,10 @@ impl Consumed {
         from.consume(bytes);
     }
 
-    /// Returns the error of an array whose rest is broken, with its place in the whole text.
+    /// Returns the error of an array whose rest is broken, with its position in the whole text.
     fn error(&self, part: Part, from: &mut Incoming<impl Read>) -> FileError {
         let before = part.shortest();
-        from.put_before(before.as_bytes());
+        from.prepend(before.as_bytes());
         match array(checked(from.ready()), |_, _| ()) {
             Err(FileError::NotJson { line, column, problem }) => FileError::NotJson {
                 line: self.lines + line,
@@ -364,7 +363,7 @@ fn stream_objects(
         }
         let text = trimmed(&from.ready()[..line]);
         if number == first && value(text, 1).is_err() {
-            while from.more() {}
+            while from.read_more() {}
             each(number, value(checked(from.ready()), number)?);
             return Ok(Form::Single);
         }
@@ -381,13 +380,13 @@ fn next_line(from: &mut Incoming<impl Read>) -> usize {
     loop {
         match from.ready().iter().position(|byte| *byte == b'\n') {
             Some(newline) => return newline + 1,
-            None if from.more() => {}
+            None if from.read_more() => {}
             None => return from.ready().len(),
         }
     }
 }
 
-/// Returns a line without the blanks at its end.
+/// Returns a line without trailing blanks.
 fn trimmed(line: &[u8]) -> &str {
     checked(line).trim_end_matches(BLANKS)
 }
@@ -397,7 +396,7 @@ fn checked(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).expect("lines of a checked text are UTF-8")
 }
 
-/// The one JSON value of a text that begins on `line`.
+/// Returns the one JSON value of a text that begins on `line`.
 fn value(text: &str, line: usize) -> Result<&str, FileError> {
     let value = serde_json::from_str::<&RawValue>(text).map_err(|error| not_json(&error, line))?;
     Ok(value.get())
@@ -406,13 +405,13 @@ fn value(text: &str, line: usize) -> Result<&str, FileError> {
 fn raw_row(row: usize, line: usize, text: &str) -> RawRow<'_> {
     let cells = match kind(text) {
         "an object" => cells(text),
-        kind => Err(Reason::NotAnObject { kind, text: text.to_owned() }),
+        kind => Err(RowError::NotAnObject { kind, text: text.to_owned() }),
     };
     RawRow { position: Position::new(row, Some(line)), cells }
 }
 
-/// The keys and values of an object, repeated keys included.
-fn cells(object: &str) -> Result<Vec<(Cow<'_, str>, Cell<'_>)>, Reason> {
+/// Returns the keys and values of an object, repeated keys included.
+fn cells(object: &str) -> Result<Vec<(Cow<'_, str>, Cell<'_>)>, RowError> {
     let mut reader = serde_json::Deserializer::from_str(object);
     let members = reader.deserialize_map(Members).map_err(|_| broken_text("a key", object))?;
     members
@@ -424,12 +423,12 @@ fn cells(object: &str) -> Result<Vec<(Cow<'_, str>, Cell<'_>)>, Reason> {
         .collect()
 }
 
-fn cell<'a>(key: &str, text: &'a str) -> Result<Cell<'a>, Reason> {
+fn cell<'a>(key: &str, text: &'a str) -> Result<Cell<'a>, RowError> {
     Ok(match kind(text) {
         "null" => Cell::Null,
         "a number" => Cell::Number(text.into()),
         "a text" => {
-            // The parser has found a JSON text, in which all but escapes stands for itself.
+            // The parser accepted a JSON text, in which all characters but escapes stand for themselves.
             let plain = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
             match plain.filter(|plain| !plain.contains('\\')) {
                 Some(plain) => Cell::Text(plain.into()),
@@ -456,9 +455,9 @@ fn kind(value: &str) -> &'static str {
     }
 }
 
-/// The only fault left in a text that was found to be JSON: half of a surrogate pair.
-fn broken_text(column: &str, text: &str) -> Reason {
-    Reason::WrongType {
+/// Returns the only error that a JSON text can still have: half of a surrogate pair.
+fn broken_text(column: &str, text: &str) -> RowError {
+    RowError::WrongType {
         column: column.to_owned(),
         kind: "a text with half a character",
         text: text.to_owned(),
@@ -469,7 +468,7 @@ fn broken_text(column: &str, text: &str) -> Reason {
 /// An object as the list of its members: a map would drop repeated keys in silence.
 struct Members;
 
-/// A key, which stays where it is unless it has escapes.
+/// A key, borrowed from the text unless it has escapes.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -492,7 +491,7 @@ impl<'de> Visitor<'de> for Members {
 
 fn not_json(error: &serde_json::Error, first_line: usize) -> FileError {
     let message = error.to_string();
-    // The library ends its messages with the place, which is counted from the text it was given.
+    // The library ends its messages with a position, which is counted from the start of the text that it was given.
     let problem = message.rsplit_once(" at line ").map_or(message.as_str(), |(problem, _)| problem);
     FileError::NotJson {
         line: first_line + error.line().saturating_sub(1),
@@ -501,8 +500,8 @@ fn not_json(error: &serde_json::Error, first_line: usize) -> FileError {
     }
 }
 
-/// Line and column of what follows, from 1.
-fn place(before: &[u8]) -> (usize, usize) {
+/// Returns line and column of the text that follows, from 1.
+fn line_and_column(before: &[u8]) -> (usize, usize) {
     let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
     (newlines(before) + 1, before.len() - line_start + 1)
 }

@@ -1,21 +1,21 @@
-//! Limits: from the rows of `traffic_limits`, as text, to the versions that the dataflow judges by.
+//! Turns the rows of `traffic_limits`, as text, into the versions by which the dataflow judges.
 //!
 //! ```text
 //! file  ──json─────▶ raw rows ──rows::check──▶ checked rows ──table──▶ rows that hold ──catalog──▶ versions
 //! table ──postgres─▶            value, date, prefix      one per name and date      numbers for names
 //! ```
-//! - [`address`] says where limits are. [`incoming`] reads a file piece by piece, [`json`] cuts it into
+//! - [`address`] parses the address of limits. [`incoming`] reads a file piece by piece, [`json`] cuts it into
 //!   rows, [`postgres`] reads those of a table.
-//! - [`rows`] knows columns, defaults and refusals; [`value`] reads the value of a limit, and
-//!   [`date`](crate::base::date) and [`network`](crate::base::network) the other columns.
-//! - [`table`] decides among rows that share name and date, and keeps what became of each row.
-//! - [`text`] keeps short texts without an allocation.
-//! - [`catalog`] numbers names and rows, and says what is in force when.
-//! - [`explain`] tells which limits apply to a pair in a window, and why others do not.
-//! - [`feed`] follows either while it changes.
-//! - [`draft`] is a row that is to be written, [`edit`] writes it into the text of a file.
+//! - [`rows`] checks columns and fills in defaults; [`reason`] has the errors of rows; [`value`] reads the value of
+//!   a limit, and [`date`](crate::base::date) and [`network`](crate::base::network) the other columns.
+//! - [`table`] decides among rows that share name and date, and stores the verdict on each row.
+//! - [`text`] stores short texts without an allocation.
+//! - [`catalog`] numbers names and rows, and returns the rows in force at a moment.
+//! - [`explain`] explains which limits apply to a pair in a window, and why others do not.
+//! - [`feed`] follows a file or a table while it changes.
+//! - [`draft`] is a row to write, [`edit`] writes it into the text of a file.
 //!
-//! All but feeds and `postgres` read no file, socket or clock.
+//! Only feeds and `postgres` read files, sockets or clocks.
 
 pub mod address;
 pub mod catalog;

@@ -1,4 +1,4 @@
-//! Texts that are read piece by piece, against texts in memory.
+//! Compares texts that are read piece by piece with texts in memory.
 
 use std::io::Read;
 
@@ -10,7 +10,7 @@ use super::json;
 use super::rows::Defaults;
 use super::table::Table;
 
-/// A reader that hands over so many bytes at a time.
+/// A reader that returns at most `at_once` bytes at a time.
 struct Pieces<'a> {
     bytes: &'a [u8],
     at_once: usize,
@@ -31,7 +31,7 @@ fn in_pieces(bytes: &[u8], at_once: usize) -> Result<Table, FileError> {
     }
 }
 
-fn as_a_whole(bytes: &[u8]) -> Result<Table, FileError> {
+fn in_one_piece(bytes: &[u8]) -> Result<Table, FileError> {
     Ok(Table::new(json::raw_rows(json::text(bytes)?)?, Defaults::default()))
 }
 
@@ -78,17 +78,17 @@ proptest! {
         if begin == 1 || begin == 2 {
             // Arrays that are likely to be whole.
             let closed = [&bytes[..], b"\n]\n"].concat();
-            prop_assert_eq!(in_pieces(&closed, at_once), as_a_whole(&closed));
+            prop_assert_eq!(in_pieces(&closed, at_once), in_one_piece(&closed));
             let rows = parts.join(&b",\n"[..]);
             let listed = [b"[", &rows[..], b"]"].concat();
-            prop_assert_eq!(in_pieces(&listed, at_once), as_a_whole(&listed));
+            prop_assert_eq!(in_pieces(&listed, at_once), in_one_piece(&listed));
         }
-        prop_assert_eq!(in_pieces(&bytes, at_once), as_a_whole(&bytes));
+        prop_assert_eq!(in_pieces(&bytes, at_once), in_one_piece(&bytes));
     }
 }
 
 #[test]
-fn error_of_the_whole_file_comes_before_those_of_its_text() {
+fn read_error_or_size_takes_precedence_over_errors_of_the_text() {
     struct Broken;
     impl Read for Broken {
         fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {

@@ -16,9 +16,10 @@ pub struct Position {
 }
 
 impl Position {
-    /// A row of this number, and the line of the file on which it begins, both from 1; a table has no lines.
+    /// Returns the position of a row of this number, and of the line on which it begins, both from 1; a table has no
+    /// lines.
     pub fn new(row: usize, line: Option<usize>) -> Self {
-        // No file has as many bytes, nor do more rows hold.
+        // No file of limits has so many bytes, and no table so many rows.
         let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Position { row: small(row), line: line.and_then(|line| NonZeroU32::new(small(line))) }
     }
@@ -41,9 +42,9 @@ impl Display for Position {
     }
 }
 
-/// The reason why a row is rejected: one variant for each way to correct it.
+/// The reason why a row is rejected, with one variant for each remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
+pub enum RowError {
     /// The row is valid JSON, but no object.
     #[error("the row is {kind}: {}; write an object with the columns as keys", Quoted(.text))]
     NotAnObject {
@@ -52,13 +53,13 @@ pub enum Reason {
         /// The text of the row.
         text: String,
     },
-    /// The row has a key that is no column: a mistyped `sorce` must not widen a limit.
-    #[error("unknown key {}; {}", Quoted(.key), DidYouMean(*.meant))]
+    /// The row has a key that is not a column: a mistyped `sorce` must not widen a limit.
+    #[error("unknown key {}; {}", Quoted(.key), DidYouMean(*.suggestion))]
     UnknownKey {
         /// The key.
         key: String,
-        /// The column that was probably meant.
-        meant: Option<&'static str>,
+        /// The column that was probably intended.
+        suggestion: Option<&'static str>,
     },
     /// The row has a key more than once.
     #[error("key {} is given more than once; keep one", Quoted(.key))]
@@ -138,7 +139,7 @@ pub enum Reason {
         /// The network of the destinations.
         destination: String,
     },
-    /// Another row of the same name and date has other content, and nothing tells which of them is meant.
+    /// Another row of the same name and date has other content, and neither takes precedence.
     #[error(
         "{other} has the same limit_name and effective_date \"{effective}\" but other content, \
          so none of them holds; keep one"

@@ -1,13 +1,13 @@
-//! Rows: from columns as they were read to what a version of a limit says.
+//! Checks rows by themselves, and turns their cells into the content of a version of a limit.
 //!
-//! A feed hands over [`RawRow`]s, whatever it read them from; [`check`] gives each its defaults or the
-//! reason why it can't hold. What holds among several rows is decided in [`super::table`].
+//! A file or a table yields [`RawRow`]s; [`check`] returns a row with its defaults, or the reason why it can't hold.
+//! [`super::table`] decides which of several rows hold.
 
 use std::borrow::Cow;
 
 use floodmark_dataflows::types::{Bound, Metric, Per, Prefix, Scope};
 
-use super::reason::{Position, Reason};
+use super::reason::{Position, RowError};
 use super::text::Text;
 use super::value::Value;
 use crate::base::{date, network};
@@ -40,14 +40,14 @@ pub const PERS: [(&str, Per); 5] = [
     ("total", Per::Total),
 ];
 
-/// The word for a value in one of [`BOUNDS`], [`METRICS`], [`PERS`].
+/// Returns the word for a value in one of [`BOUNDS`], [`METRICS`], [`PERS`].
 pub fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
     let found = words.iter().find(|(_, candidate)| candidate == value);
     found.expect("each list of words has all values of its type").0
 }
 
-/// The longest text or number in a column, in characters. Changes carry names and values of limits, and
-/// brokers refuse messages above a megabyte.
+/// Maximum characters of a text or number in a column. Changes carry names and values of limits, and brokers reject
+/// messages above a megabyte.
 pub const TEXT_MAX: usize = 4096;
 
 /// The content of a column of a row.
@@ -59,9 +59,9 @@ pub enum Cell<'a> {
     Text(Cow<'a, str>),
     /// A number, with the digits it was written in.
     Number(Cow<'a, str>),
-    /// A moment, in nanoseconds since 1970: a database has a type for it.
+    /// A moment, in nanoseconds since 1970, from a column of a date or time type.
     Instant(i128),
-    /// Something that no column takes.
+    /// A value that no column accepts.
     Other {
         /// The kind of the value, with its article.
         kind: &'static str,
@@ -75,12 +75,12 @@ pub enum Cell<'a> {
 pub struct RawRow<'a> {
     /// The position of the row.
     pub position: Position,
-    /// Column and content, in the order read; or why it can't be taken apart.
-    pub cells: Result<Vec<(Cow<'a, str>, Cell<'a>)>, Reason>,
+    /// Columns and contents, in the order read; or the reason why the row can't be parsed.
+    pub cells: Result<Vec<(Cow<'a, str>, Cell<'a>)>, RowError>,
 }
 
 impl RawRow<'_> {
-    /// Returns the limit's name for messages, if the row has one. A text that is too long for a name is none.
+    /// Returns the limit's name for messages, if the row has one that is not too long.
     pub fn name(&self) -> Option<&str> {
         let cells = self.cells.as_ref().ok()?;
         cells.iter().find_map(|(column, cell)| match cell {
@@ -95,7 +95,7 @@ impl RawRow<'_> {
         cells.iter().find(|(name, _)| name == column).map(|(_, cell)| cell)
     }
 
-    /// Returns name and effective date, which a row may have although other columns of it are bad.
+    /// Returns name and effective date, if these are valid; other columns may be invalid.
     pub fn key(&self) -> Option<(&str, i128)> {
         let effective = match self.cell("effective_date")? {
             Cell::Instant(nanos) => *nanos,
@@ -133,7 +133,7 @@ pub struct Row {
 const _: () = assert!(size_of::<Row>() <= 128);
 
 impl Row {
-    /// Whether an equal row is also written alike: 5 may have become 5.0, which is the same value.
+    /// Whether an equal row also has the same spelling: 5 may have become 5.0, which is the same value.
     pub fn is_written_as(&self, other: &Row) -> bool {
         match (&self.value, &other.value) {
             (Some(one), Some(other)) => one.text() == other.text(),
@@ -142,7 +142,7 @@ impl Row {
     }
 }
 
-/// Returns the column that an unknown column may have been meant as: the nearest one, within two letters.
+/// Returns the column whose name is nearest to that of an unknown column, within two letters.
 pub fn nearest_column(unknown: &str) -> Option<&'static str> {
     // No column is near to a name much longer than all of them.
     if unknown.len() > 32 {
@@ -153,21 +153,21 @@ pub fn nearest_column(unknown: &str) -> Option<&'static str> {
     COLUMNS.into_iter().min_by_key(distance).filter(|nearest| distance(nearest) <= 2)
 }
 
-/// Returns the column that an unknown column of a table is taken for: the nearest one, unless that is a short word
-/// and the unknown column may be a word of its own (`user` is no `per`, nor `cost` a `host`).
+/// Returns the column that an unknown column of a table is probably mistyped for: the nearest one, unless that is a
+/// short word and the unknown column may be another word (`user` is not `per`, and `cost` is not `host`).
 pub fn mistyped_column(unknown: &str) -> Option<&'static str> {
     let nearest = nearest_column(unknown)?;
     let unknown = unknown.to_lowercase();
     let near = strsim::damerau_levenshtein(&unknown, nearest) <= 1;
     let same_start = unknown.chars().next() == nearest.chars().next();
-    (nearest.len() > SHORT || near && same_start).then_some(nearest)
+    (nearest.len() > SHORT_WORD_MAX || near && same_start).then_some(nearest)
 }
 
-/// Words of so many letters have many others within two letters.
-const SHORT: usize = 4;
+/// Maximum letters of a short word: many other words are within two letters of it.
+const SHORT_WORD_MAX: usize = 4;
 
 /// Returns the column to suggest for an unknown column: the one that it abbreviates (`dst`), else the nearest.
-fn meant_column(unknown: &str) -> Option<&'static str> {
+fn suggested_column(unknown: &str) -> Option<&'static str> {
     let mut abbreviated = COLUMNS.into_iter().filter(|column| abbreviates(unknown, column));
     match (abbreviated.next(), abbreviated.next()) {
         (Some(only), None) => Some(only),
@@ -184,7 +184,7 @@ fn abbreviates(short: &str, word: &str) -> bool {
 }
 
 /// Checks a row by itself and fills in the columns that it leaves out.
-pub fn check(raw: &RawRow<'_>, defaults: Defaults) -> Result<Row, Reason> {
+pub fn check(raw: &RawRow<'_>, defaults: Defaults) -> Result<Row, RowError> {
     let cells = Cells::of(raw)?;
     let name = cells.name()?;
     let bound = cells.word("bound", &BOUNDS, bound_of_name(name))?;
@@ -198,8 +198,8 @@ pub fn check(raw: &RawRow<'_>, defaults: Defaults) -> Result<Row, Reason> {
     })
 }
 
-/// The bound of a limit that does not say: `min`, alone or followed by what ends a word, is a lower
-/// one; `minutes` is a name like others.
+/// Returns the bound of a limit without the column `bound`. A name that is `min`, or begins with it and a digit or
+/// `-`, `_` or `.`, has a lower bound; others such as `minutes` have an upper one.
 pub fn bound_of_name(name: &str) -> Bound {
     match name.strip_prefix("min").map(|rest| rest.bytes().next()) {
         Some(None | Some(b'-' | b'_' | b'.' | b'0'..=b'9')) => Bound::Min,
@@ -211,20 +211,20 @@ pub fn bound_of_name(name: &str) -> Bound {
 struct Cells<'a>([Option<&'a Cell<'a>>; COLUMNS.len()]);
 
 impl<'a> Cells<'a> {
-    fn of(raw: &'a RawRow<'a>) -> Result<Self, Reason> {
+    fn of(raw: &'a RawRow<'a>) -> Result<Self, RowError> {
         let mut cells = [None; COLUMNS.len()];
         for (key, cell) in raw.cells.as_ref().map_err(Clone::clone)? {
             let Some(index) = COLUMNS.iter().position(|column| column == key) else {
-                let meant = meant_column(key);
-                return Err(Reason::UnknownKey { key: key.to_string(), meant });
+                let suggestion = suggested_column(key);
+                return Err(RowError::UnknownKey { key: key.to_string(), suggestion });
             };
             if cells[index].replace(cell).is_some() {
-                return Err(Reason::RepeatedKey { key: key.to_string() });
+                return Err(RowError::RepeatedKey { key: key.to_string() });
             }
             if let Cell::Text(text) | Cell::Number(text) = cell
                 && is_too_long(text)
             {
-                return Err(Reason::TooLong { column: COLUMNS[index] });
+                return Err(RowError::TooLong { column: COLUMNS[index] });
             }
         }
         Ok(Cells(cells))
@@ -234,8 +234,12 @@ impl<'a> Cells<'a> {
         self.0[COLUMNS.iter().position(|known| *known == column)?]
     }
 
-    /// The text of a column; `None` if nothing stands there.
-    fn text(&self, column: &'static str, wanted: &'static str) -> Result<Option<&'a str>, Reason> {
+    /// Returns the text of a column; `None` if the column is null or left out.
+    fn text(
+        &self,
+        column: &'static str,
+        wanted: &'static str,
+    ) -> Result<Option<&'a str>, RowError> {
         match self.get(column) {
             None | Some(Cell::Null) => Ok(None),
             Some(Cell::Text(text)) => Ok(Some(text)),
@@ -243,37 +247,37 @@ impl<'a> Cells<'a> {
         }
     }
 
-    fn name(&self) -> Result<&'a str, Reason> {
+    fn name(&self) -> Result<&'a str, RowError> {
         let wanted = "a text that names the limit";
         self.text("limit_name", wanted)?
             .filter(|name| !name.is_empty())
-            .ok_or(Reason::Missing { column: "limit_name", wanted })
+            .ok_or(RowError::Missing { column: "limit_name", wanted })
     }
 
-    fn value(&self) -> Result<Option<Value>, Reason> {
+    fn value(&self) -> Result<Option<Value>, RowError> {
         let (column, wanted) = ("limit_value", "a number, a text holding one, or null");
         match self.get(column) {
-            // Null ends a limit, and that must be said: a column left out says nothing.
-            None => Err(Reason::Missing { column, wanted }),
+            // Null ends a limit, and must be explicit: a column left out is not null.
+            None => Err(RowError::Missing { column, wanted }),
             Some(Cell::Null) => Ok(None),
             Some(Cell::Text(text) | Cell::Number(text)) => {
-                Value::parse(text).map(Some).map_err(Reason::Value)
+                Value::parse(text).map(Some).map_err(RowError::Value)
             }
             Some(other) => Err(wrong_type(column, other, wanted)),
         }
     }
 
-    fn effective(&self) -> Result<i128, Reason> {
+    fn effective(&self) -> Result<i128, RowError> {
         let wanted = "a text like 2024-05-01 or 2024-05-01T12:00:00Z";
         if let Some(Cell::Instant(nanos)) = self.get("effective_date") {
             return Ok(*nanos);
         }
         let text = self.text("effective_date", wanted)?;
-        let text = text.ok_or(Reason::Missing { column: "effective_date", wanted })?;
-        date::parse(text).map_err(Reason::Date)
+        let text = text.ok_or(RowError::Missing { column: "effective_date", wanted })?;
+        date::parse(text).map_err(RowError::Date)
     }
 
-    fn scope(&self, per: Per) -> Result<Scope, Reason> {
+    fn scope(&self, per: Per) -> Result<Scope, RowError> {
         let scope = Scope {
             per,
             metric: self.word("metric", &METRICS, Metric::default())?,
@@ -286,18 +290,18 @@ impl<'a> Cells<'a> {
             && source.addr().is_ipv4() != destination.addr().is_ipv4()
         {
             let (source_prefix, destination) = (source.to_string(), destination.to_string());
-            return Err(Reason::Families { source_prefix, destination });
+            return Err(RowError::Families { source_prefix, destination });
         }
         if scope.host != Prefix::ANY && per != Per::Host {
             let host = network::text(scope.host);
-            return Err(Reason::HostWithoutPerHost { host, per: word(&PERS, &per) });
+            return Err(RowError::HostWithoutPerHost { host, per: word(&PERS, &per) });
         }
         Ok(scope)
     }
 
-    fn prefix(&self, column: &'static str) -> Result<Prefix, Reason> {
+    fn prefix(&self, column: &'static str) -> Result<Prefix, RowError> {
         let text = self.text(column, "a text like 10.0.0.0/8, or null")?.unwrap_or_default();
-        network::parse(text).map_err(|error| Reason::Prefix { column, error })
+        network::parse(text).map_err(|error| RowError::Prefix { column, error })
     }
 
     fn word<T: Copy>(
@@ -305,12 +309,12 @@ impl<'a> Cells<'a> {
         column: &'static str,
         words: &[(&'static str, T)],
         default: T,
-    ) -> Result<T, Reason> {
+    ) -> Result<T, RowError> {
         let Some(text) = self.text(column, "one of its words as a text, or null")? else {
             return Ok(default);
         };
         let found = words.iter().find(|(word, _)| *word == text);
-        found.map(|(_, value)| *value).ok_or_else(|| Reason::UnknownWord {
+        found.map(|(_, value)| *value).ok_or_else(|| RowError::UnknownWord {
             column,
             text: text.to_owned(),
             words: words.iter().map(|(word, _)| *word).collect(),
@@ -323,7 +327,7 @@ fn is_too_long(text: &str) -> bool {
     text.len() > TEXT_MAX && text.chars().nth(TEXT_MAX).is_some()
 }
 
-fn wrong_type(column: &str, cell: &Cell<'_>, wanted: &'static str) -> Reason {
+fn wrong_type(column: &str, cell: &Cell<'_>, wanted: &'static str) -> RowError {
     let (kind, text) = match cell {
         Cell::Null => ("null", String::new()),
         Cell::Text(text) => ("a text", text.to_string()),
@@ -331,5 +335,5 @@ fn wrong_type(column: &str, cell: &Cell<'_>, wanted: &'static str) -> Reason {
         Cell::Instant(nanos) => ("a time", date::format_ns(*nanos).to_string()),
         Cell::Other { kind, text } => (*kind, text.to_string()),
     };
-    Reason::WrongType { column: column.to_owned(), kind, text, wanted }
+    RowError::WrongType { column: column.to_owned(), kind, text, wanted }
 }

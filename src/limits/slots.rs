@@ -1,13 +1,13 @@
-//! Things by number, of which a copy is cheap.
+//! A map from numbers to values that is cheap to copy.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The numbers in one piece.
+/// Numbers per piece.
 const PIECE: u32 = 64;
 
-/// Things by number. Numbers may be sparse, but neighbours are kept together; a copy shares all pieces that
-/// do not change afterwards.
+/// Values by number. Numbers may be sparse, but neighbours are stored together; a copy shares all pieces that do not
+/// change afterwards.
 #[derive(Clone, Debug)]
 pub(super) struct Slots<T> {
     pieces: BTreeMap<u32, Arc<Piece<T>>>,
@@ -16,7 +16,7 @@ pub(super) struct Slots<T> {
 
 #[derive(Clone, Debug)]
 struct Piece<T> {
-    things: [Option<T>; PIECE as usize],
+    values: [Option<T>; PIECE as usize],
     len: u32,
 }
 
@@ -33,19 +33,19 @@ fn place(number: u32) -> (u32, usize) {
 impl<T: Clone> Slots<T> {
     pub(super) fn get(&self, number: u32) -> Option<&T> {
         let (piece, at) = place(number);
-        self.pieces.get(&piece)?.things[at].as_ref()
+        self.pieces.get(&piece)?.values[at].as_ref()
     }
 
     pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut T> {
         let (piece, at) = place(number);
-        Arc::make_mut(self.pieces.get_mut(&piece)?).things[at].as_mut()
+        Arc::make_mut(self.pieces.get_mut(&piece)?).values[at].as_mut()
     }
 
-    pub(super) fn insert(&mut self, number: u32, thing: T) {
+    pub(super) fn insert(&mut self, number: u32, value: T) {
         let (piece, at) = place(number);
-        let empty = || Arc::new(Piece { things: [const { None }; PIECE as usize], len: 0 });
+        let empty = || Arc::new(Piece { values: [const { None }; PIECE as usize], len: 0 });
         let piece = Arc::make_mut(self.pieces.entry(piece).or_insert_with(empty));
-        if piece.things[at].replace(thing).is_none() {
+        if piece.values[at].replace(value).is_none() {
             piece.len += 1;
             self.len += 1;
         }
@@ -54,27 +54,27 @@ impl<T: Clone> Slots<T> {
     pub(super) fn remove(&mut self, number: u32) -> Option<T> {
         let (at_piece, at) = place(number);
         let piece = Arc::make_mut(self.pieces.get_mut(&at_piece)?);
-        let thing = piece.things[at].take()?;
+        let value = piece.values[at].take()?;
         piece.len -= 1;
         self.len -= 1;
         if piece.len == 0 {
             self.pieces.remove(&at_piece);
         }
-        Some(thing)
+        Some(value)
     }
 
-    /// The number of things.
+    /// Returns the number of values.
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// All things, by number.
+    /// Returns all values, by number.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.pieces.iter().flat_map(|(piece, things)| {
+        self.pieces.iter().flat_map(|(piece, values)| {
             let numbers = piece * PIECE..;
             numbers
-                .zip(&things.things)
-                .filter_map(|(number, thing)| Some((number, thing.as_ref()?)))
+                .zip(&values.values)
+                .filter_map(|(number, value)| Some((number, value.as_ref()?)))
         })
     }
 }
@@ -89,7 +89,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn slots_behave_as_a_map_and_copies_stay(
+        fn slots_equal_a_map_and_copies_stay_unchanged(
             steps in prop::collection::vec((0..300_u32, any::<bool>(), any::<bool>()), 0..200),
         ) {
             let (mut slots, mut map) = (Slots::default(), BTreeMap::new());
@@ -102,8 +102,8 @@ mod tests {
                     prop_assert_eq!(slots.get(number), map.get(&number));
                     prop_assert_eq!(slots.remove(number), map.remove(&number));
                 }
-                if let Some(thing) = slots.get_mut(number) {
-                    *thing += 1;
+                if let Some(value) = slots.get_mut(number) {
+                    *value += 1;
                     *map.get_mut(&number).expect("it is there") += 1;
                 }
                 if copies_now {
@@ -113,7 +113,7 @@ mod tests {
             copies.push((slots, map));
             for (slots, map) in copies {
                 prop_assert_eq!(slots.len(), map.len());
-                prop_assert!(slots.iter().eq(map.iter().map(|(number, thing)| (*number, thing))));
+                prop_assert!(slots.iter().eq(map.iter().map(|(number, value)| (*number, value))));
                 let pieces: BTreeSet<u32> = map.keys().map(|number| number / PIECE).collect();
                 prop_assert_eq!(slots.pieces.len(), pieces.len());
             }

@@ -1,4 +1,4 @@
-//! A table of limits: which of its rows hold.
+//! A table of limits: decides which of its rows hold.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use super::reason::{Position, Reason};
+use super::reason::{Position, RowError};
 use super::rows::{self, Defaults, RawRow, Row};
 use super::text::Text;
 use crate::base::date;
@@ -16,7 +16,7 @@ use crate::base::date;
 pub struct Verdict {
     /// The position of the row.
     pub position: Position,
-    /// Whether it holds.
+    /// Whether the row holds.
     pub ruling: Ruling,
 }
 
@@ -45,13 +45,13 @@ pub struct Refused {
     /// The limit's name, if the row has one.
     pub name: Option<Text>,
     /// The reason why the row does not hold.
-    pub reason: Reason,
+    pub reason: RowError,
 }
 
 /// The number of refused rows of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refusals {
-    /// Rows that are refused.
+    /// Refused rows.
     pub refused: usize,
     /// All rows.
     pub rows: usize,
@@ -96,8 +96,8 @@ impl Table {
         self.held
     }
 
-    /// Returns the rows that do not hold, and why.
-    pub fn refusals(&self) -> impl Iterator<Item = (&Verdict, &Reason)> {
+    /// Returns the refused rows with their reasons.
+    pub fn refusals(&self) -> impl Iterator<Item = (&Verdict, &RowError)> {
         self.verdicts.iter().filter_map(|verdict| match &verdict.ruling {
             Ruling::Refused(refused) => Some((verdict, &refused.reason)),
             _ => None,
@@ -111,7 +111,7 @@ impl Table {
 }
 
 impl Verdict {
-    /// The limit's name, if the row has one.
+    /// Returns the limit's name, if the row has one.
     pub fn name(&self) -> Option<&str> {
         match &self.ruling {
             Ruling::Holds(row) | Ruling::Duplicate { row, .. } => Some(&row.name),
@@ -119,7 +119,7 @@ impl Verdict {
         }
     }
 
-    /// The row, if it holds.
+    /// Returns the row, if it holds.
     pub fn row(&self) -> Option<&Row> {
         self.held().map(|row| &**row)
     }
@@ -132,17 +132,17 @@ impl Verdict {
     }
 }
 
-/// Makes a table of rows that arrive one by one, so that no row is kept as it was read.
+/// Builds a table from rows that arrive one by one, so that no raw row is kept.
 pub struct Builder<'k> {
     defaults: Defaults,
-    known: Known<'k>,
+    known: KnownRows<'k>,
     verdicts: Vec<Verdict>,
 }
 
 impl<'k> Builder<'k> {
-    /// Returns a builder without rows. A row that is among `known` is shared with them, instead of kept once more.
+    /// Returns a builder without rows. A row equal to one of `known` is shared with it instead of stored again.
     pub fn new(defaults: Defaults, known: &'k [Arc<Row>]) -> Self {
-        Builder { defaults, known: Known::new(known), verdicts: Vec::new() }
+        Builder { defaults, known: KnownRows::new(known), verdicts: Vec::new() }
     }
 
     /// Checks a row by itself.
@@ -156,7 +156,7 @@ impl<'k> Builder<'k> {
         self.verdicts.push(Verdict { position: raw.position, ruling });
     }
 
-    /// Forgets the rows so far: they are too many to be limits.
+    /// Drops the rows so far: they are too many for limits.
     pub fn clear(&mut self) {
         self.verdicts = Vec::new();
     }
@@ -179,7 +179,7 @@ impl<'k> Builder<'k> {
             .flat_map(|group| {
                 let rival = |index: &u32| {
                     let (index, verdict) = (*index as usize, &verdicts[*index as usize]);
-                    let row = verdict.held().expect("rows in this order are good by themselves");
+                    let row = verdict.held().expect("rows in this order are valid by themselves");
                     Rival { index, position: verdict.position, row }
                 };
                 rulings(&group.iter().map(rival).collect::<Vec<_>>())
@@ -198,7 +198,7 @@ fn row_at(verdicts: &[Verdict], index: u32) -> Option<&Arc<Row>> {
     verdicts[index as usize].held()
 }
 
-/// The indexes of the rows that are good by themselves, by name, date and index.
+/// Returns the indexes of the rows that are valid by themselves, sorted by name, date and index.
 fn sorted(verdicts: &[Verdict]) -> Vec<u32> {
     let names = || verdicts.iter().filter_map(|verdict| Some(verdict.row()?.name.as_bytes()));
     let first = names().next().unwrap_or_default();
@@ -206,8 +206,8 @@ fn sorted(verdicts: &[Verdict]) -> Vec<u32> {
         let pairs = first[..common].iter().zip(name);
         pairs.take_while(|(one, other)| one == other).count()
     });
-    // Eight bytes behind the common start decide most comparisons without a look at the rows, which lie all
-    // over memory. A shorter name is filled with zeros, and may be equal in this to one that has some.
+    // Eight bytes behind the common start decide most comparisons without reading the rows, which are scattered in
+    // memory. A shorter name is padded with zeros, so its start may equal that of a name with zeros.
     let start = |name: &[u8]| {
         let mut start = [0; 8];
         name[common..].iter().zip(&mut start).for_each(|(byte, start)| *start = *byte);
@@ -225,25 +225,25 @@ fn sorted(verdicts: &[Verdict]) -> Vec<u32> {
 }
 
 /// The rows of an earlier table, for a lookup by content.
-struct Known<'k> {
+struct KnownRows<'k> {
     rows: &'k [Arc<Row>],
-    /// Their indexes, by name and date.
-    places: HashTable<u32>,
+    /// Indexes into `rows`, by name and date.
+    indexes: HashTable<u32>,
     hasher: RandomState,
 }
 
-impl<'k> Known<'k> {
+impl<'k> KnownRows<'k> {
     fn new(rows: &'k [Arc<Row>]) -> Self {
         let hasher = RandomState::default();
-        let mut places = HashTable::with_capacity(rows.len());
+        let mut indexes = HashTable::with_capacity(rows.len());
         let hash = |row: &Row| hasher.hash_one((&row.name, row.effective));
         for (index, row) in (0..).zip(rows) {
-            places.insert_unique(hash(row), index, |index: &u32| hash(&rows[*index as usize]));
+            indexes.insert_unique(hash(row), index, |index: &u32| hash(&rows[*index as usize]));
         }
-        Known { rows, places, hasher }
+        KnownRows { rows, indexes, hasher }
     }
 
-    /// Returns the known row, if it is equal and written alike; else the row itself.
+    /// Returns the known row that is equal and has the same spelling, or else the row itself.
     fn share(&self, row: Row) -> Arc<Row> {
         if self.rows.is_empty() {
             return Arc::new(row);
@@ -253,25 +253,25 @@ impl<'k> Known<'k> {
             **known == row && known.is_written_as(&row)
         };
         let hash = self.hasher.hash_one((&row.name, row.effective));
-        match self.places.find(hash, is_same) {
+        match self.indexes.find(hash, is_same) {
             Some(index) => self.rows[*index as usize].clone(),
             None => Arc::new(row),
         }
     }
 }
 
-/// A row among those of its name and date.
+/// One of several rows of the same name and date.
 struct Rival<'a> {
-    /// Its place among the verdicts.
+    /// The index of the row's verdict.
     index: usize,
     position: Position,
     row: &'a Arc<Row>,
 }
 
-/// Returns the new rulings on rows of one name and date. A row that keeps holding is not among them.
+/// Returns the new rulings on rows of one name and date, except on a row that still holds.
 fn rulings<'a>(group: &[Rival<'a>]) -> Vec<(usize, Ruling)> {
-    // Of equal rows the one with the shortest value text holds (5, not 5.0), so that what is printed
-    // does not depend on the order either.
+    // Of equal rows the one with the shortest value text holds (5, not 5.0), so that the printed value does not depend
+    // on the order either.
     let text = |rival: &&Rival<'a>| {
         rival.row.value.as_ref().map(|value| (value.text().len(), value.text()))
     };
@@ -290,7 +290,7 @@ fn duplicates(group: &[Rival<'_>], first: &Rival<'_>) -> Vec<(usize, Ruling)> {
     others.map(|rival| (rival.index, ruling())).collect()
 }
 
-/// Refuses all; each names a row that differs from it.
+/// Refuses all rows; each refusal names a row that differs.
 fn conflicts(
     group: &[Rival<'_>],
     first: &Rival<'_>,
@@ -299,7 +299,7 @@ fn conflicts(
     let effective = date::format_ns(first.row.effective);
     let refused = |rival: &Rival<'_>| {
         let other = if rival.row == first.row { different.position } else { first.position };
-        let (name, reason) = (rival.row.name.clone(), Reason::Conflict { other, effective });
+        let (name, reason) = (rival.row.name.clone(), RowError::Conflict { other, effective });
         (rival.index, Ruling::Refused(Box::new(Refused { name: Some(name), reason })))
     };
     group.iter().map(refused).collect()

@@ -1,4 +1,4 @@
-//! Tables of limits from text to versions.
+//! Reads tables of limits from text to versions.
 
 use std::net::IpAddr;
 
@@ -30,7 +30,7 @@ fn only(text: &str) -> Row {
     rows[0].clone()
 }
 
-/// Each row as `holds`, `as N` or the message of its refusal.
+/// Returns the ruling on each row: `holds`, `as N` or the message of its refusal.
 fn rulings(table: &Table) -> Vec<String> {
     let ruling = |ruling: &Ruling| match ruling {
         Ruling::Holds(_) => "holds".to_owned(),
@@ -46,7 +46,7 @@ fn refused(text: &str, message: &str) {
 }
 
 #[test]
-fn three_columns_are_enough() {
+fn row_of_three_columns_holds_with_defaults() {
     let row = only(&row(""));
     assert_eq!((row.name.as_str(), row.bound, row.scope), ("a", Bound::Max, Scope::default()));
     assert_eq!(row.effective, date::parse("2024-05-01").unwrap());
@@ -54,7 +54,7 @@ fn three_columns_are_enough() {
 }
 
 #[test]
-fn a_name_that_begins_with_min_is_a_lower_bound() {
+fn name_that_begins_with_the_word_min_sets_a_lower_bound() {
     use Bound::{Max, Min};
     for (name, bound) in [
         ("min", Min),
@@ -72,13 +72,13 @@ fn a_name_that_begins_with_min_is_a_lower_bound() {
     ] {
         let text = row("").replace("\"a\"", &format!("{name:?}"));
         assert_eq!(only(&text).bound, bound, "{name}");
-        let said = only(&text.replace('}', r#","bound":"max"}"#));
-        assert_eq!(said.bound, Max, "{name}");
+        let explicit = only(&text.replace('}', r#","bound":"max"}"#));
+        assert_eq!(explicit.bound, Max, "{name}");
     }
 }
 
 #[test]
-fn all_columns() {
+fn row_of_all_columns_is_read() {
     let text = r#","bound":"min","metric":"packets","per":"host","source":"10.1.2.3/24",
         "destination":"any","host":"10.1.2.3""#;
     let row = only(&row(text));
@@ -94,7 +94,7 @@ fn all_columns() {
 }
 
 #[test]
-fn null_is_the_default() {
+fn null_in_an_optional_column_means_the_default() {
     let nulls =
         r#","bound":null,"metric":null,"per":null,"source":null,"destination":"","host":"any""#;
     assert_eq!(only(&row(nulls)), only(&row("")));
@@ -119,7 +119,7 @@ fn values_keep_their_text() {
 }
 
 #[test]
-fn refused_rows_name_key_value_and_fix() {
+fn refusal_of_a_row_names_key_value_and_remedy() {
     for (further, message) in [
         (r#","sorce":"10.0.0.1""#, r#"unknown key "sorce"; did you mean "source"?"#),
         (r#","Per":"pair""#, r#"unknown key "Per"; did you mean "per"?"#),
@@ -148,7 +148,7 @@ fn refused_rows_name_key_value_and_fix() {
         ),
         (
             r#","destination":"10.0.0.0/33""#,
-            "destination \"10.0.0.0/33\" has no length between 0 and 32 behind the slash; write one",
+            "destination \"10.0.0.0/33\" has no length between 0 and 32 after the slash; write one",
         ),
         (r#","source":10"#, r#"source is a number: "10"; give a text like 10.0.0.0/8, or null"#),
         (
@@ -167,7 +167,7 @@ fn refused_rows_name_key_value_and_fix() {
 }
 
 #[test]
-fn refused_names_values_and_dates() {
+fn refusal_of_a_name_value_or_date_names_the_remedy() {
     let good = row("");
     let (name, value, date) =
         (r#""limit_name":"a""#, r#""limit_value":1"#, r#""effective_date":"2024-05-01""#);
@@ -210,12 +210,12 @@ fn refused_names_values_and_dates() {
         (
             date,
             r#""effective_date":"infinity""#,
-            r#"effective_date "infinity" is no moment; give a date: 0001-01-01 is before all traffic, 9999-12-31 is after it"#,
+            r#"effective_date "infinity" is no point in time; give a date: 0001-01-01 is before all traffic, 9999-12-31 is after it"#,
         ),
         (
             date,
             r#""effective_date":"2023-02-29""#,
-            r#"effective_date "2023-02-29" is in no calendar or on no clock; correct it"#,
+            r#"effective_date "2023-02-29" does not exist in the calendar or on the clock; correct it"#,
         ),
         (
             date,
@@ -229,7 +229,7 @@ fn refused_names_values_and_dates() {
 }
 
 #[test]
-fn near_columns() {
+fn unknown_column_suggests_the_nearest_one() {
     for (unknown, nearest) in [
         ("sorce", Some("source")),
         ("SOURCE", Some("source")),
@@ -242,7 +242,7 @@ fn near_columns() {
         assert_eq!(nearest_column(unknown), nearest, "{unknown}");
     }
     assert_eq!(nearest_column(&"x".repeat(1 << 20)), None);
-    for (unknown, meant) in [
+    for (unknown, expected) in [
         ("sorce", Some("source")),
         ("limit_values", Some("limit_value")),
         ("Bond", Some("bound")),
@@ -254,12 +254,12 @@ fn near_columns() {
         ("cost", None),
         ("remark", None),
     ] {
-        assert_eq!(mistyped_column(unknown), meant, "{unknown}");
+        assert_eq!(mistyped_column(unknown), expected, "{unknown}");
     }
 }
 
 #[test]
-fn layouts_of_a_file() {
+fn row_of_each_file_format_has_its_number_and_line() {
     let one = row("");
     let two = one.replace("\"a\"", "\"b\"");
     let pretty = one.replace(',', ",\n  ");
@@ -286,7 +286,7 @@ fn layouts_of_a_file() {
 }
 
 #[test]
-fn what_is_no_object_is_refused_by_itself() {
+fn value_that_is_no_object_is_refused_by_itself() {
     let one = row("");
     let message = |kind: &str, text: &str| {
         format!("the row is {kind}: {text:?}; write an object with the columns as keys")
@@ -302,7 +302,7 @@ fn what_is_no_object_is_refused_by_itself() {
 }
 
 #[test]
-fn a_file_that_is_none_is_one_error_with_its_place() {
+fn file_that_is_not_limits_is_one_error_with_its_position() {
     let one = row("");
     for (text, line, column) in [
         ("null".to_owned(), 1, 1),
@@ -336,7 +336,7 @@ fn a_file_that_is_none_is_one_error_with_its_place() {
 }
 
 #[test]
-fn depth_and_size_cost_no_stack() {
+fn deep_and_large_values_are_rejected_without_stack() {
     let deep = "[".repeat(1 << 20);
     assert!(json::read(deep.as_bytes(), PAIRS).is_err());
     let deep = format!("{deep}{}", "]".repeat(1 << 20));
@@ -353,7 +353,7 @@ fn depth_and_size_cost_no_stack() {
 }
 
 #[test]
-fn rows_of_one_name_and_date() {
+fn rows_of_one_name_and_date_are_duplicates_or_conflicts() {
     let with = |value: &str, date: &str, further: &str| {
         row(further).replace(":1,", &format!(":{value},")).replace("2024-05-01", date)
     };
@@ -377,13 +377,13 @@ fn rows_of_one_name_and_date() {
     assert_eq!(rulings(&[&one, &rival]), [conflict(2), conflict(1)]);
     assert_eq!(rulings(&[&one, &same, &rival]), [conflict(3), conflict(3), conflict(1)]);
     let found = rulings(&[&broken, &one]);
-    assert_eq!(found[1], "holds", "a row that is refused by itself is no rival");
+    assert_eq!(found[1], "holds", "a row that is refused by itself conflicts with no other");
     let null = with("null", "2024-05-01", "");
     assert_eq!(rulings(&[&one, &null]), [conflict(2), conflict(1)]);
 }
 
 #[test]
-fn other_feeds_hand_in_rows_of_their_own() {
+fn row_of_cells_equals_the_same_row_of_json() {
     let cells = [
         ("limit_name", Cell::Text("a".into())),
         ("limit_value", Cell::Number("1".into())),
@@ -395,7 +395,7 @@ fn other_feeds_hand_in_rows_of_their_own() {
     assert_eq!(table.rows().collect::<Vec<_>>(), [&only(&row(""))]);
 }
 
-/// Rows that are good, broken, or rivals of each other, about equally often.
+/// Rows that are valid, invalid, or in conflict with each other, about equally often.
 fn some_row() -> impl Strategy<Value = String> {
     let value = prop::sample::select(vec!["1", "1.0", "2", "null", "-1", "\"x\""]);
     let date = prop::sample::select(vec!["2024-05-01", "2024-05-01T00:00:00Z", "2024-05-02", "x"]);
@@ -409,7 +409,7 @@ fn some_row() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn the_order_of_rows_changes_nothing(
+    fn order_of_rows_changes_neither_versions_nor_texts(
         (rows, shuffled) in prop::collection::vec(some_row(), 0..12)
             .prop_flat_map(|rows| (Just(rows.clone()), Just(rows).prop_shuffle())),
     ) {
@@ -427,12 +427,12 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_are_read_or_rejected(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = json::read(&bytes, PAIRS);
     }
 
     #[test]
-    fn any_damage_is_read_or_refused(
+    fn damaged_file_is_read_or_rejected(
         rows in prop::collection::vec(some_row(), 0..4),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in any::<prop::sample::Index>(),
@@ -448,7 +448,7 @@ proptest! {
 }
 
 #[test]
-fn the_examples_of_the_manual_hold() {
+fn examples_of_the_manual_hold() {
     let manual = include_str!("../../docs/limits.md");
     let blocks: Vec<&str> = manual.split("```json\n").skip(1).collect();
     assert_eq!(blocks.len(), 3);

@@ -1,4 +1,4 @@
-//! Texts of rows, of which there may be a million.
+//! Immutable texts that are small in memory: there may be a million rows.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -8,11 +8,11 @@ use std::ops::Deref;
 
 use serde::{Serialize, Serializer};
 
-/// The longest text that needs no allocation, in bytes.
+/// Maximum bytes of a text without an allocation.
 const SHORT_MAX: usize = 22;
 
-/// A text that does not change. A short one lies in the value itself: names and values of limits rarely have
-/// more than 22 bytes, and an allocation costs more than such a text.
+/// An immutable text. A short one is stored inline: names and values of limits rarely have more than 22 bytes, and an
+/// allocation costs more than such a text.
 #[derive(Clone)]
 pub struct Text(Repr);
 
@@ -25,7 +25,7 @@ enum Repr {
 const _: () = assert!(size_of::<Text>() == 24 && size_of::<Option<Text>>() == 24);
 
 impl Text {
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         match &self.0 {
             Repr::Short { .. } => str::from_utf8(self.as_bytes()).expect("it was made of a text"),
@@ -33,7 +33,7 @@ impl Text {
         }
     }
 
-    /// The bytes of the text, whose order is that of texts.
+    /// Returns the bytes of the text, which have the same order as texts.
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Repr::Short { len, bytes } => &bytes[..usize::from(*len)],

@@ -1,8 +1,8 @@
 //! The value of a limit: a decimal of any length, read exactly from its text.
 //!
-//! A value never passes through a float: `9007199254740993` is not `9007199254740992`. It is kept as
-//! its text, of which only digits and the place of the decimal point are read, so that an exponent costs
-//! nothing however large it is, and comes down to the one integer that amounts are compared with.
+//! A value never passes through a float: `9007199254740993` is not `9007199254740992`. It is stored as its text, of
+//! which only the digits and the position of the decimal point are read, so that even a huge exponent costs nothing.
+//! Amounts are compared with the one integer that [`Value::threshold`] derives from it.
 
 use std::cmp::Ordering;
 use std::fmt::{self, Debug};
@@ -18,16 +18,16 @@ use crate::base::quote::Quoted;
 /// A decimal number, 0 or more. Equal numbers are equal, however they are written.
 #[derive(Clone)]
 pub struct Value {
-    /// As a JSON number: as it was given if that is one. All else is read from it when needed, so that a
-    /// value takes no more memory than its text.
+    /// The value as a JSON number, in its original spelling if that is one. All else is derived from the text when
+    /// needed, so that a value needs no more memory than its text.
     text: Text,
 }
 
-/// A number taken apart.
+/// The digits of a number, and the position of its decimal point.
 struct Number<'a> {
     /// The digits before and after the decimal point, without zeros at either end; both empty for 0.
     digits: [&'a [u8]; 2],
-    /// The value is 0.`digits` × 10^`point`. Exponents beyond 64 bits count as the outermost ones.
+    /// The value is 0.`digits` × 10^`point`. Exponents beyond 64 bits are clamped.
     point: i64,
 }
 
@@ -71,7 +71,7 @@ impl Value {
         Ok(Value { text: parts.json(text) })
     }
 
-    /// The value as a JSON number.
+    /// Returns the value as a JSON number.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -81,19 +81,18 @@ impl Value {
         let number = self.number();
         let digits = number.len() as u64;
         match u64::try_from(number.point) {
-            // A point, and a zero before it, beside the digits.
+            // The digits, a point, and a zero before it.
             Err(_) | Ok(0) => digits.saturating_add(number.point.unsigned_abs()).saturating_add(2),
             Ok(point) if point < digits => digits + 1,
             Ok(point) => point,
         }
     }
 
-    /// The integer that decides: `max` is broken by an amount above it, `min` by one below it. Amounts
-    /// are integers, so it is the value rounded down for `max` and up for `min`, and at most the
-    /// greatest amount that can be.
+    /// Returns the integer that decides: an amount above it breaks a `max`, one below it breaks a `min`. Amounts are
+    /// integers, so this is the value rounded down for `max` and up for `min`, and at most the largest possible amount.
     pub fn threshold(&self, bound: Bound) -> i64 {
         let number = self.number();
-        // 19 digits fit in 64 unsigned bits, and 20 are past the greatest amount.
+        // 19 digits fit in 64 unsigned bits, and 20 are beyond the largest amount.
         if number.point > 19 {
             return i64::MAX;
         }
@@ -118,7 +117,7 @@ impl Value {
     }
 
     fn number(&self) -> Number<'_> {
-        Parts::of(&self.text).expect("it was read before").number()
+        Parts::of(&self.text).expect("the text was parsed before").number()
     }
 }
 
@@ -128,7 +127,7 @@ impl<'a> Number<'a> {
         whole.iter().chain(fraction).copied()
     }
 
-    /// The number of digits.
+    /// Returns the number of digits.
     fn len(&self) -> usize {
         self.digits.iter().map(|digits| digits.len()).sum()
     }
@@ -155,7 +154,7 @@ impl Eq for Value {}
 impl Ord for Value {
     fn cmp(&self, other: &Self) -> Ordering {
         let (one, other) = (self.number(), other.number());
-        // 0 is before all others.
+        // 0 is less than all others.
         let size = |number: &Number<'_>| (!number.is_zero(), number.point);
         size(&one).cmp(&size(&other)).then_with(|| one.digits().cmp(other.digits()))
     }
@@ -176,7 +175,7 @@ impl Hash for Value {
 }
 
 impl Serialize for Value {
-    /// A JSON number with the digits of [`Value::text`]; only serde_json can write it.
+    /// Serializes a JSON number with the digits of [`Value::text`]; only serde_json can write it.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         RawValue::from_string(self.text.to_string())
             .map_err(serde::ser::Error::custom)?
@@ -184,12 +183,12 @@ impl Serialize for Value {
     }
 }
 
-/// The parts of a decimal as written.
+/// The parts of a decimal's text.
 struct Parts<'a> {
     negative: bool,
     whole: &'a str,
     fraction: &'a str,
-    /// With its sign; empty if there is none.
+    /// The exponent with its sign; empty if there is none.
     exponent: &'a str,
 }
 
@@ -235,16 +234,16 @@ impl<'a> Parts<'a> {
         Number { digits: [whole, fraction], point }
     }
 
-    /// Whether JSON has the number in these letters.
+    /// Whether the text is a JSON number.
     fn is_json(&self, text: &str) -> bool {
         let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
         let whole = self.whole == "0" || !self.whole.starts_with('0') && !self.whole.is_empty();
         whole && !text.starts_with('+') && !mantissa.ends_with('.')
     }
 
-    /// The text itself if JSON takes it as a number, else the same digits as JSON writes them.
+    /// Returns the text itself if it is a JSON number, else the same digits as a JSON number.
     fn json(&self, text: &str) -> Text {
-        // A zero may have come with a sign, which would read as a negative limit.
+        // A zero may have a minus sign, which would look like a negative limit.
         if !self.negative && self.is_json(text) {
             return text.into();
         }
@@ -265,7 +264,7 @@ fn all_digits(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A checked exponent, saturating; none is 0.
+/// Returns a checked exponent, saturating; 0 for an empty text.
 fn exponent(text: &str) -> i64 {
     let magnitude = text.trim_start_matches(['+', '-']).trim_start_matches('0');
     let magnitude = match magnitude {
@@ -286,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn thresholds() {
+    fn threshold_is_rounded_down_for_max_and_up_for_min() {
         const TOP: i64 = i64::MAX;
         for (text, max, min) in [
             ("0", 0, 0),
@@ -322,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_kept_or_made_json() {
+    fn text_is_kept_if_json_and_else_converted() {
         for (given, text) in [
             ("1e30", "1e30"),
             ("1E3", "1E3"),
@@ -340,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_numbers_are_equal() {
+    fn numbers_in_other_spellings_are_equal_and_ordered() {
         for (one, other) in
             [("5", "5.0"), ("1000", "1E3"), ("0", "0.000"), ("0.05", "5e-2"), ("0e7", "-0")]
         {
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn widths_without_an_exponent() {
+    fn plain_width_counts_the_characters_without_an_exponent() {
         for (text, plain) in [
             ("1500", "1500"),
             ("1e30", "1000000000000000000000000000000"),
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals() {
+    fn texts_that_are_no_finite_decimal_from_0_up_are_rejected() {
         let negative = |text: &str| ValueError::Negative { text: text.into() };
         for text in ["-5", "-0.001", "-1e-999999999"] {
             assert_eq!(Value::parse(text), Err(negative(text)));
@@ -382,8 +381,8 @@ mod tests {
         }
     }
 
-    /// The thresholds by writing all digits out.
-    fn slow(whole: &str, fraction: &str, exponent: i32) -> (i64, i64) {
+    /// Computes both thresholds by writing all digits out.
+    fn thresholds_by_digits(whole: &str, fraction: &str, exponent: i32) -> (i64, i64) {
         let (mut whole, mut fraction) = (whole.to_owned(), fraction.to_owned());
         for _ in 0..exponent.max(0) {
             whole.push(if fraction.is_empty() { '0' } else { fraction.remove(0) });
@@ -401,19 +400,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_all_digits_written_out(
+        fn thresholds_agree_with_all_digits_written_out(
             whole in "[0-9]{1,25}", fraction in "[0-9]{0,25}", exponent in -60i32..60,
         ) {
             let value = value(&format!("{whole}.{fraction}e{exponent}"));
             let thresholds = (value.threshold(Bound::Max), value.threshold(Bound::Min));
-            prop_assert_eq!(thresholds, slow(&whole, &fraction, exponent));
+            prop_assert_eq!(thresholds, thresholds_by_digits(&whole, &fraction, exponent));
             let again = Value::parse(value.text()).unwrap();
             prop_assert_eq!(again.text(), value.text());
             prop_assert_eq!(again, value);
         }
 
         #[test]
-        fn text_stays_exactly_if_json_has_it(text in "[-+]?[0-9]{0,3}[.]?[0-9]{0,3}(e[-+]?[0-9]{1,2})?") {
+        fn text_is_unchanged_exactly_if_it_is_a_json_number(text in "[-+]?[0-9]{0,3}[.]?[0-9]{0,3}(e[-+]?[0-9]{1,2})?") {
             if let Ok(value) = Value::parse(&text) {
                 let is_json = RawValue::from_string(text.clone()).is_ok();
                 prop_assert_eq!(value.text() == text, is_json && !text.starts_with('-'));
@@ -421,7 +420,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "[-+0-9.eEna ]{0,12}|\\PC*") {
+        fn any_text_is_read_or_rejected(text in "[-+0-9.eEna ]{0,12}|\\PC*") {
             if let Ok(value) = Value::parse(&text) {
                 prop_assert!(serde_json::from_str::<serde_json::Number>(value.text()).is_ok());
                 prop_assert!(value.threshold(Bound::Max) <= value.threshold(Bound::Min));

@@ -15,11 +15,11 @@ use crate::base::date::{Stamp, format_secs};
 use crate::base::shown;
 use crate::limits::catalog::LimitSet;
 
-/// The names of events, in scenarios and metrics as in JSON.
+/// Names of events in JSON, scenarios and metrics.
 pub const EVENTS: [(&str, Event); 3] =
     [("raised", Event::Raised), ("updated", Event::Updated), ("cleared", Event::Cleared)];
 
-/// The names of reasons, likewise.
+/// Names of reasons in JSON, scenarios and metrics.
 pub const REASONS: [(&str, Reason); 4] = [
     ("limit_change", Reason::LimitChange),
     ("schedule", Reason::Schedule),
@@ -47,12 +47,12 @@ impl Serialize for EntityObject {
     }
 }
 
-/// The id of a violation: the first 16 bytes, in hexadecimal, of the SHA-256 of these lines, each
+/// Returns the id of a violation: the first 16 bytes, in hexadecimal, of the SHA-256 of these lines, each
 /// ended by a line feed: `floodmark violation 1`, the limit's name as a JSON string, the start and the
 /// end of the window in seconds since 1970, `per`, and the addresses of the entity in canonical text;
 /// for a limit of the what-if set, and only then, `what_if` is the last one.
 ///
-/// It never changes: consumers fold changes by it, across versions of this program.
+/// The id of a violation never changes: consumers fold changes by id, across versions of this program.
 pub fn id(
     set: LimitSet,
     limit: &str,
@@ -64,7 +64,7 @@ pub fn id(
     let mut addresses = Addresses::default();
     addresses.set(entity);
     let id = lines::finish_id(Sha256::new_with_prefix(prefix), set, &addresses);
-    String::from_utf8(id.to_vec()).expect("digits are text")
+    String::from_utf8(id.to_vec()).expect("hexadecimal digits are UTF-8")
 }
 
 #[derive(Serialize)]
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_frozen() {
+    fn id_equals_that_of_the_documented_algorithm() {
         let windows = Windows::default();
         let of_set =
             |set, limit: &str, start, entity| id(set, limit, Window(start), &windows, &entity);
@@ -128,7 +128,7 @@ mod tests {
             what_if("max", 300, Entity::Source(address("10.0.0.1"))),
             what_if("max", 300, Entity::Total),
         ];
-        // Made from the description of the id in docs/changes.md, by another program.
+        // Computed by another program, from the description of the id in docs/changes.md.
         let frozen = [
             "64f71f6585b50c9a3060f0b05241d03f",
             "8373fa795d2443567d4fa85395efda36",

@@ -2,13 +2,12 @@
 //!
 //! The sets differ in a violation (limit name, window, entity) when it is active in one of them and not in the
 //! other. Its changes are shown in each tick before or after which the sets differ. A change that was not shown
-//! may come to matter: when a violation comes to be active in one set alone, its last change is shown then, as
-//! it was published at its tick; and a violation that was shown is shown to be cleared, also where both sets
-//! clear it at once.
+//! is deferred: when its violation becomes active in one set alone, the change is shown, with the tick at which
+//! it was made. A violation that was shown is also shown to be cleared, even if both sets clear it at once.
 //!
-//! So a reader who folds the shown changes by `id` holds, after every tick, the last change of each violation
-//! that is active in one set alone, and beside these only violations that are active in both sets, of which the
-//! reader holds both.
+//! So a reader who folds the shown changes by `id` has, after every tick, the last change of each violation
+//! that is active in one set alone. Any other violation in the result is active in both sets, and the result has
+//! it for both.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -18,43 +17,43 @@ use floodmark_dataflows::types::{Change, Entity, Event, LimitId, VersionId};
 use crate::limits::catalog::Catalog;
 
 /// A change, and the tick at which it was made.
-pub type Said = (u64, Change);
+pub type TickChange = (u64, Change);
 
-/// Selects the changes to show. It holds the active violations, until they are forgotten with their window.
+/// Selects the changes to show. Keeps the active violations until their windows retire.
 #[derive(Debug, Default)]
 pub struct Difference {
-    standing: BTreeMap<Window, HashMap<(LimitId, Entity), Standing>>,
-    /// All changes of the tick under way: sets are compared as they are before and after it.
+    active: BTreeMap<Window, HashMap<(LimitId, Entity), ActiveViolation>>,
+    /// All changes of the current tick: the sets are compared before and after it.
     tick: Vec<Change>,
 }
 
 /// An active violation of one set.
 #[derive(Debug, Default)]
-struct Standing {
+struct ActiveViolation {
     /// Whether it was shown, so that readers who fold the shown changes hold it.
     shown: bool,
-    /// The last change of it, unless that one was shown.
-    unsaid: Option<Said>,
+    /// Its last change, unless that one was shown.
+    deferred: Option<TickChange>,
 }
 
-/// Changes to be shown.
+/// Changes for a sink.
 #[derive(Debug)]
-pub enum Shown<'a> {
-    /// Changes of one tick.
-    All(u64, &'a [Change]),
-    /// The difference of two sets.
-    Chosen(Vec<Said>),
+pub enum PublishedChanges<'a> {
+    /// All changes of one tick, or some of them.
+    OfTick(u64, &'a [Change]),
+    /// The changes that show the difference of two sets, of several ticks.
+    Difference(Vec<TickChange>),
 }
 
-impl Shown<'_> {
+impl PublishedChanges<'_> {
     /// Returns each change, and the tick at which it was made.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Change)> {
-        let (tick, all, chosen): (u64, &[Change], &[Said]) = match self {
-            Shown::All(tick, all) => (*tick, all, &[]),
-            Shown::Chosen(chosen) => (0, &[], chosen),
+        let (tick, all, selected): (u64, &[Change], &[TickChange]) = match self {
+            PublishedChanges::OfTick(tick, all) => (*tick, all, &[]),
+            PublishedChanges::Difference(selected) => (0, &[], selected),
         };
-        let chosen = chosen.iter().map(|(tick, change)| (*tick, change));
-        all.iter().map(move |change| (tick, change)).chain(chosen)
+        let selected = selected.iter().map(|(tick, change)| (*tick, change));
+        all.iter().map(move |change| (tick, change)).chain(selected)
     }
 
     /// Whether there are no changes.
@@ -64,89 +63,94 @@ impl Shown<'_> {
 }
 
 impl Difference {
-    /// Accepts changes of the tick under way.
+    /// Accepts changes of the current tick.
     pub fn accept(&mut self, changes: impl IntoIterator<Item = Change>) {
         self.tick.extend(changes);
     }
 
     /// Returns the changes to show of a tick whose changes have all been accepted.
-    pub fn end_tick(&mut self, tick: u64, retired: &[WindowRange], catalog: &Catalog) -> Vec<Said> {
+    pub fn end_tick(
+        &mut self,
+        tick: u64,
+        retired: &[WindowRange],
+        catalog: &Catalog,
+    ) -> Vec<TickChange> {
         let changes = std::mem::take(&mut self.tick);
-        let shown = self.show(tick, &changes, catalog);
+        let shown = self.select(tick, &changes, catalog);
         self.forget(retired);
         shown
     }
 
-    /// Returns the changes to show of all changes of a tick, in the order in which they are shown.
-    pub fn show(&mut self, tick: u64, changes: &[Change], catalog: &Catalog) -> Vec<Said> {
+    /// Selects the changes to show from all changes of a tick. Deferred changes come first, then those of the tick.
+    pub fn select(&mut self, tick: u64, changes: &[Change], catalog: &Catalog) -> Vec<TickChange> {
         let differed: Vec<bool> =
-            changes.iter().map(|change| self.alone(change, catalog).is_some()).collect();
-        let held: Vec<bool> = changes.iter().map(|change| self.take(tick, change)).collect();
+            changes.iter().map(|change| self.active_alone(change, catalog).is_some()).collect();
+        let was_shown: Vec<bool> = changes.iter().map(|change| self.apply(tick, change)).collect();
         let mut shown = Vec::new();
-        for ((change, differed), held) in changes.iter().zip(differed).zip(held) {
-            let cleared = change.event == Event::Cleared && held;
-            if differed || cleared || self.alone(change, catalog).is_some() {
+        for ((change, differed), was_shown) in changes.iter().zip(differed).zip(was_shown) {
+            let cleared = change.event == Event::Cleared && was_shown;
+            if differed || cleared || self.active_alone(change, catalog).is_some() {
                 shown.push((tick, *change));
-                if let Some(standing) = self.of(change, change.violation.limit) {
-                    *standing = Standing { shown: true, unsaid: None };
+                if let Some(active) = self.active_mut(change, change.violation.limit) {
+                    *active = ActiveViolation { shown: true, deferred: None };
                 }
             }
         }
-        // A change of one set may leave a violation of the other set alone.
-        let mut caught_up = Vec::new();
+        // A change in one set may leave the violation active in the other set alone.
+        let mut deferred = Vec::new();
         for change in changes {
-            let alone = self.alone(change, catalog);
-            if let Some(standing) = alone.and_then(|limit| self.of(change, limit)) {
-                standing.shown = true;
-                caught_up.extend(standing.unsaid.take());
+            let alone = self.active_alone(change, catalog);
+            if let Some(active) = alone.and_then(|limit| self.active_mut(change, limit)) {
+                active.shown = true;
+                deferred.extend(active.deferred.take());
             }
         }
-        caught_up.sort_by_key(|(tick, _)| *tick);
-        caught_up.append(&mut shown);
-        caught_up
+        deferred.sort_by_key(|(tick, _)| *tick);
+        deferred.append(&mut shown);
+        deferred
     }
 
-    /// Returns the versions that changes name which may be shown later.
+    /// Returns the versions that deferred changes name.
     pub fn versions(&self) -> HashSet<VersionId> {
-        let standing = self.standing.values().flat_map(HashMap::values);
-        let unsaid = standing.filter_map(|standing| standing.unsaid.as_ref());
-        unsaid.filter_map(|(_, change)| change.version).collect()
+        let active = self.active.values().flat_map(HashMap::values);
+        let deferred = active.filter_map(|active| active.deferred.as_ref());
+        deferred.filter_map(|(_, change)| change.version).collect()
     }
 
-    /// Forgets windows that have left memory: there are no more changes of them.
+    /// Forgets windows that have retired: there are no more changes in them.
     pub fn forget(&mut self, retired: &[WindowRange]) {
-        let has_left = |window: &Window| retired.iter().any(|range| range.contains(*window));
+        let is_retired = |window: &Window| retired.iter().any(|range| range.contains(*window));
         if !retired.is_empty() {
-            self.standing.retain(|window, _| !has_left(window));
+            self.active.retain(|window, _| !is_retired(window));
         }
     }
 
     /// Applies a change. Returns whether its violation was shown before.
-    fn take(&mut self, tick: u64, change: &Change) -> bool {
+    fn apply(&mut self, tick: u64, change: &Change) -> bool {
         let violation = &change.violation;
-        let window = self.standing.entry(violation.window).or_default();
+        let window = self.active.entry(violation.window).or_default();
         let key = (violation.limit, violation.entity);
         if change.event == Event::Cleared {
-            return window.remove(&key).is_some_and(|standing| standing.shown);
+            return window.remove(&key).is_some_and(|active| active.shown);
         }
-        let standing = window.entry(key).or_default();
-        standing.unsaid = Some((tick, *change));
-        standing.shown
+        let active = window.entry(key).or_default();
+        active.deferred = Some((tick, *change));
+        active.shown
     }
 
     /// Returns the limit of the active violation that a change is about, if it is active in one set only.
-    fn alone(&self, change: &Change, catalog: &Catalog) -> Option<LimitId> {
+    fn active_alone(&self, change: &Change, catalog: &Catalog) -> Option<LimitId> {
         let violation = &change.violation;
-        let window = self.standing.get(&violation.window)?;
-        let stands =
+        let window = self.active.get(&violation.window)?;
+        let active =
             |limit: LimitId| window.contains_key(&(limit, violation.entity)).then_some(limit);
-        stands(violation.limit).xor(catalog.counterpart(violation.limit).and_then(stands))
+        active(violation.limit).xor(catalog.counterpart(violation.limit).and_then(active))
     }
 
-    /// Returns the violation that a change is about, of this limit, which may be of either set.
-    fn of(&mut self, change: &Change, limit: LimitId) -> Option<&mut Standing> {
+    /// Returns the active violation that a change is about, of `limit`, which may be of either set.
+    fn active_mut(&mut self, change: &Change, limit: LimitId) -> Option<&mut ActiveViolation> {
         let violation = &change.violation;
-        self.standing.get_mut(&violation.window)?.get_mut(&(limit, violation.entity))
+        self.active.get_mut(&violation.window)?.get_mut(&(limit, violation.entity))
     }
 }
 

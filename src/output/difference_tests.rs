@@ -10,7 +10,7 @@ use crate::limits::rows::Defaults;
 
 const WINDOW: Window = Window(300);
 
-/// Two names in both sets, and one in each that the other has not.
+/// Two limit names in both sets, and in each set one name that the other set does not have.
 fn catalog() -> (Catalog, [LimitId; 6]) {
     let mut catalog = Catalog::of_two_sets();
     let mut limits = Vec::new();
@@ -49,11 +49,11 @@ fn change(event: Event, limit: LimitId, bytes: i64) -> Change {
 fn show(ticks: &[&[(Event, LimitId)]]) -> Vec<Vec<(u64, Event, LimitId)>> {
     let (catalog, _) = catalog();
     let mut difference = Difference::default();
-    let tick = |(tick, said): (u64, &&[(Event, LimitId)])| {
+    let tick = |(tick, events): (u64, &&[(Event, LimitId)])| {
         let changes: Vec<Change> =
-            said.iter().map(|(event, limit)| change(*event, *limit, tick as i64)).collect();
-        let shown = difference.show(tick, &changes, &catalog).into_iter();
-        shown.map(|(tick, said)| (tick, said.event, said.violation.limit)).collect()
+            events.iter().map(|(event, limit)| change(*event, *limit, tick as i64)).collect();
+        let shown = difference.select(tick, &changes, &catalog).into_iter();
+        shown.map(|(tick, change)| (tick, change.event, change.violation.limit)).collect()
     };
     (1..).zip(ticks).map(tick).collect()
 }
@@ -61,7 +61,7 @@ fn show(ticks: &[&[(Event, LimitId)]]) -> Vec<Vec<(u64, Event, LimitId)>> {
 use Event::{Cleared, Raised, Updated};
 
 #[test]
-fn what_stands_in_both_is_shown_while_it_stands_in_one() {
+fn violation_active_in_both_sets_is_shown_while_active_in_one() {
     let (_, [a, _, _, other, ..]) = catalog();
     let shown = show(&[
         &[(Raised, a)],
@@ -76,7 +76,7 @@ fn what_stands_in_both_is_shown_while_it_stands_in_one() {
         &[(2, Updated, a)],
         &[(3, Raised, other)],
         &[],
-        // The violation stands alone again; this change of it was made meanwhile.
+        // The violation is active in one set alone again; the first change was deferred until now.
         &[(4, Updated, other), (5, Cleared, a)],
         &[(6, Cleared, other)],
     ];
@@ -84,7 +84,7 @@ fn what_stands_in_both_is_shown_while_it_stands_in_one() {
 }
 
 #[test]
-fn what_comes_to_both_at_once_is_shown_when_they_part() {
+fn violation_raised_in_both_sets_at_once_is_shown_when_cleared_in_one() {
     let (_, [a, _, _, other, ..]) = catalog();
     let both = |event| [(event, a), (event, other)];
     let [raised, updated, cleared] = [Raised, Updated, Cleared].map(both);
@@ -102,7 +102,7 @@ fn what_comes_to_both_at_once_is_shown_when_they_part() {
 }
 
 #[test]
-fn a_name_of_one_set_is_always_shown() {
+fn violation_of_a_name_in_one_set_is_always_shown() {
     let (_, [_, _, live, _, _, what_if]) = catalog();
     let shown =
         show(&[&[(Raised, live), (Raised, what_if)], &[(Updated, live), (Cleared, what_if)]]);
@@ -111,42 +111,43 @@ fn a_name_of_one_set_is_always_shown() {
 }
 
 #[test]
-fn a_window_that_has_retired_is_forgotten() {
+fn window_that_has_retired_is_forgotten() {
     let (catalog, [a, ..]) = catalog();
     let mut difference = Difference::default();
     difference.accept(vec![change(Raised, a, 1)]);
     assert_eq!(difference.end_tick(1, &[], &catalog).len(), 1);
-    assert_eq!(difference.standing.len(), 1);
+    assert_eq!(difference.active.len(), 1);
     // The changes of that very tick are forgotten, too.
     difference.accept(vec![change(Updated, a, 2)]);
     let retired = WindowRange { from: WINDOW, until: Window(WINDOW.0 + 600) };
     assert_eq!(difference.end_tick(2, &[retired], &catalog).len(), 1);
-    assert!(difference.standing.is_empty());
+    assert!(difference.active.is_empty());
 }
 
-/// The violations held by a reader who folds: for each limit the tick and the bytes of its last change.
-type Held = BTreeMap<LimitId, (u64, i64)>;
+/// The result of folding changes: for each limit, the tick and the bytes of its last change.
+type Folded = BTreeMap<LimitId, (u64, i64)>;
 
-fn fold(held: &mut Held, said: &[Said]) {
-    for (tick, change) in said {
+fn fold(folded: &mut Folded, changes: &[TickChange]) {
+    for (tick, change) in changes {
         let limit = change.violation.limit;
         match change.event {
-            Cleared => drop(held.remove(&limit)),
-            Raised | Updated => drop(held.insert(limit, (*tick, change.violation.volume.bytes))),
+            Cleared => drop(folded.remove(&limit)),
+            Raised | Updated => drop(folded.insert(limit, (*tick, change.violation.volume.bytes))),
         }
     }
 }
 
 proptest! {
-    /// The turn of each limit at each tick: 0 and 1 leave it, else it is raised, cleared or updated.
+    /// The history has a number for each limit and tick: 0 and 1 leave the violation as it is, 2 raises or clears
+    /// it, 3 updates it.
     #[test]
-    fn who_folds_what_is_shown_holds_what_differs(
+    fn shown_changes_fold_to_the_violations_that_differ(
         history in prop::collection::vec(prop::array::uniform6(0u8..4), 1..40),
     ) {
         let (catalog, limits) = catalog();
         let mut difference = Difference::default();
-        let (mut all, mut held) = (Held::new(), Held::new());
-        let mut said_before = BTreeSet::new();
+        let (mut all, mut folded) = (Folded::new(), Folded::new());
+        let mut shown_before = BTreeSet::new();
         for (tick, turns) in (1..).zip(history) {
             let mut changes = Vec::new();
             for (at, turn) in (0..).zip(turns) {
@@ -159,34 +160,35 @@ proptest! {
                 };
                 changes.push(change(event, limit, i64::from(turn) + at as i64));
             }
-            let said: Vec<Said> = changes.iter().map(|change| (tick, *change)).collect();
-            fold(&mut all, &said);
-            let shown = difference.show(tick, &changes, &catalog);
+            let made: Vec<TickChange> = changes.iter().map(|change| (tick, *change)).collect();
+            fold(&mut all, &made);
+            let shown = difference.select(tick, &changes, &catalog);
             for (tick, change) in &shown {
-                prop_assert!(said_before.insert((*tick, change.violation.limit)), "shown twice");
+                prop_assert!(shown_before.insert((*tick, change.violation.limit)), "shown twice");
             }
-            fold(&mut held, &shown);
+            fold(&mut folded, &shown);
             for limit in limits {
                 let other = catalog.counterpart(limit);
-                let of_other = |held: &Held| other.is_some_and(|other| held.contains_key(&other));
+                let of_other =
+                    |folded: &Folded| other.is_some_and(|other| folded.contains_key(&other));
                 match (all.get(&limit), of_other(&all)) {
-                    (Some(word), false) => {
-                        prop_assert_eq!(held.get(&limit), Some(word));
-                        prop_assert!(!of_other(&held));
+                    (Some(last), false) => {
+                        prop_assert_eq!(folded.get(&limit), Some(last));
+                        prop_assert!(!of_other(&folded));
                     }
                     (Some(_), true) => {
-                        prop_assert_eq!(held.contains_key(&limit), of_other(&held));
+                        prop_assert_eq!(folded.contains_key(&limit), of_other(&folded));
                     }
-                    (None, _) => prop_assert_eq!(held.get(&limit), None),
+                    (None, _) => prop_assert_eq!(folded.get(&limit), None),
                 }
             }
         }
     }
 }
 
-/// A change that is shown later names the row of the version that judged when it was made.
+/// A deferred change names the row of the version that set its threshold when it was made.
 #[test]
-fn version_of_a_change_that_is_not_shown_is_named_until_it_is_shown() {
+fn version_of_a_deferred_change_is_returned_until_the_change_is_shown() {
     use floodmark_dataflows::types::VersionId;
     let (catalog, [a, _, _, other, ..]) = catalog();
     let mut difference = Difference::default();
@@ -194,13 +196,14 @@ fn version_of_a_change_that_is_not_shown_is_named_until_it_is_shown() {
         version: Some(VersionId(version)),
         ..change(event, limit, 1)
     };
-    let show = |difference: &mut Difference, tick, said: &[Change]| {
-        difference.show(tick, said, &catalog);
+    let deferred_versions = |difference: &mut Difference, tick, changes: &[Change]| {
+        difference.select(tick, changes, &catalog);
         difference.versions().into_iter().map(|version| version.0).collect::<BTreeSet<u32>>()
     };
-    let standing = [by(Raised, a, 7), by(Raised, other, 8)];
-    assert_eq!(show(&mut difference, 1, &standing), [7, 8].into());
-    assert_eq!(show(&mut difference, 2, &[by(Updated, other, 9)]), [7, 9].into());
-    // The violation that stands alone is shown, with the change as it was made.
-    assert_eq!(show(&mut difference, 3, &[by(Cleared, other, 9)]), [].into());
+    let raised = [by(Raised, a, 7), by(Raised, other, 8)];
+    assert_eq!(deferred_versions(&mut difference, 1, &raised), [7, 8].into());
+    let updated = [by(Updated, other, 9)];
+    assert_eq!(deferred_versions(&mut difference, 2, &updated), [7, 9].into());
+    // The violation that is active in one set alone is shown, by its deferred change.
+    assert_eq!(deferred_versions(&mut difference, 3, &[by(Cleared, other, 9)]), [].into());
 }

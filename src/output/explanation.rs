@@ -1,4 +1,4 @@
-//! The limits that apply to a pair, as a JSON object: served by a run, and printed by the command.
+//! The limits that apply to a pair, as a JSON object. A run serves it over HTTP, and `limits explain` prints it.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::limits::catalog::LimitSet;
 use crate::limits::explain::{Applying, Explanation, Other, WindowState};
 use crate::limits::value::Value;
 
-/// An explanation, in the order of its fields.
+/// An explanation. The order of fields is that of the JSON object.
 #[derive(Serialize)]
 struct ExplanationObject<L, O> {
     as_of: Stamp,
@@ -31,10 +31,10 @@ struct ExplanationObject<L, O> {
     not_applying: Option<O>,
 }
 
-/// A list whose items are made one by one while they are written: there may be very many.
-struct Each<'a, T, F>(&'a [T], F);
+/// A list whose items are converted one by one while they are written, since there may be very many.
+struct LazyList<'a, T, F>(&'a [T], F);
 
-impl<'a, T, O: Serialize, F: Fn(&'a T) -> O> Serialize for Each<'a, T, F> {
+impl<'a, T, O: Serialize, F: Fn(&'a T) -> O> Serialize for LazyList<'a, T, F> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(&self.1))
     }
@@ -75,14 +75,14 @@ struct OtherObject<'a> {
     text: String,
 }
 
-/// An explanation as a line of JSON; with `all`, the limits that do not apply as well.
+/// Returns an explanation as a line of JSON; with `all`, also the limits that do not apply.
 pub fn json(explanation: &Explanation, all: bool) -> String {
     let mut bytes = Vec::new();
-    write(explanation, all, &mut bytes).expect("memory takes everything");
+    write(explanation, all, &mut bytes).expect("writing to memory succeeds");
     String::from_utf8(bytes).expect("JSON is UTF-8")
 }
 
-/// Writes what [`json`] returns, part by part.
+/// Writes the text that [`json`] returns, part by part.
 ///
 /// # Errors
 /// Only those of `out`.
@@ -100,11 +100,11 @@ pub fn write<'a>(explanation: &'a Explanation, all: bool, out: &mut dyn Write) -
         window_state: explanation.state,
         source: explanation.pair.source(),
         destination: explanation.pair.destination(),
-        limits: Each(&explanation.limits, applying),
+        limits: LazyList(&explanation.limits, applying),
         why_none: explanation.why_none(),
-        not_applying: all.then(|| Each(&explanation.others, other)),
+        not_applying: all.then(|| LazyList(&explanation.others, other)),
     };
-    // Texts, numbers and lists are JSON, and a value is one that was read.
+    // Serialization itself does not fail: texts, numbers and lists are JSON, and a value was parsed from JSON.
     shown::write_json(&mut *out, &object).map_err(io::Error::from)?;
     out.write_all(b"\n")
 }

@@ -1,5 +1,5 @@
-//! Changes as lines of JSON, many at a time: of one tick there may be millions, most of which differ in
-//! their entities and amounts alone.
+//! Changes as lines of JSON. One tick may have millions of them, most of which differ in their entities and
+//! amounts alone, so that the common part of a line is built once.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::rows::{PERS, word};
 use crate::limits::value::Value;
 
-/// Returns the kind of entity, as limits name it.
+/// Returns the `per` of limits that have such an entity.
 pub fn per(entity: &Entity) -> Per {
     match entity {
         Entity::Pair(_) => Per::Pair,
@@ -29,19 +29,19 @@ pub fn per(entity: &Entity) -> Per {
     }
 }
 
-/// The beginning of the text that an [`id`](super::change::id) is the hash of, up to `per`.
+/// Returns the first part of the text hashed for an [`id`](super::change::id), up to `per`.
 pub(super) fn id_prefix(limit: &str, window: Window, windows: &Windows, per: Per) -> String {
     let (name, end) = (serde_json::Value::from(limit), windows.end_secs(window));
     format!("floodmark violation 1\n{name}\n{}\n{end}\n{}\n", window.0, word(&PERS, &per))
 }
 
-/// Hashes the rest of that text: the addresses of the entity, and the set if it is not the live one.
+/// Hashes the rest of the text of an id: the addresses of the entity, and the set if it is not the live one.
 pub(super) fn finish_id(mut prefix: Sha256, set: LimitSet, addresses: &Addresses) -> [u8; 32] {
     for text in addresses.texts() {
         prefix.update(text);
         prefix.update(b"\n");
     }
-    // The id of a live violation is the same whether or not there is another set: topics hold its state by it.
+    // The id of a live violation must not depend on the presence of another set: topics are keyed by it.
     if set == LimitSet::WhatIf {
         prefix.update(set.as_str());
         prefix.update(b"\n");
@@ -59,7 +59,7 @@ pub(super) fn finish_id(mut prefix: Sha256, set: LimitSet, addresses: &Addresses
 #[derive(Default)]
 pub(super) struct Addresses {
     text: Vec<u8>,
-    /// The end of each.
+    /// The end of each address in `text`.
     ends: Vec<usize>,
 }
 
@@ -91,7 +91,7 @@ impl Addresses {
                 }
             }
             IpAddr::V6(address) => {
-                write!(self.text, "{address}").expect("memory takes everything");
+                write!(self.text, "{address}").expect("writing to memory succeeds");
             }
         }
         self.ends.push(self.text.len());
@@ -124,7 +124,7 @@ impl Addresses {
 
 /// The fields of a change that are the same in most changes of a tick.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Kind {
+struct LineKind {
     tick: u64,
     event: Event,
     reason: Reason,
@@ -138,23 +138,35 @@ struct Kind {
     partial: bool,
 }
 
-impl Kind {
+impl LineKind {
     fn of(tick: u64, change: &Change) -> Self {
         let Change { event, reason, violation, bound, metric, version, settled, partial } = *change;
         let Violation { limit, window, entity, .. } = violation;
         let per = per(&entity);
-        Kind { tick, event, reason, limit, window, per, bound, metric, version, settled, partial }
+        LineKind {
+            tick,
+            event,
+            reason,
+            limit,
+            window,
+            per,
+            bound,
+            metric,
+            version,
+            settled,
+            partial,
+        }
     }
 }
 
 #[derive(Serialize)]
-struct Turn {
+struct EventFields {
     event: Event,
     reason: Reason,
 }
 
 #[derive(Serialize)]
-struct Judged<'a> {
+struct LimitFields<'a> {
     limit_name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit_set: Option<LimitSet>,
@@ -166,20 +178,20 @@ struct Judged<'a> {
 }
 
 #[derive(Serialize)]
-struct Span {
+struct WindowFields {
     window_start: Stamp,
     window_end: Stamp,
 }
 
 #[derive(Serialize)]
-struct State {
+struct StateFields {
     settled: bool,
     #[serde(skip_serializing_if = "Not::not")]
     partial: bool,
     as_of: Stamp,
 }
 
-/// The fields of an object as JSON, without its braces.
+/// Returns the fields of an object as JSON, without the braces.
 fn fields(object: &impl Serialize) -> io::Result<String> {
     let json = shown::json(object)?;
     Ok(json[1..json.len() - 1].to_owned())
@@ -187,7 +199,7 @@ fn fields(object: &impl Serialize) -> io::Result<String> {
 
 /// The parts of lines of one kind.
 struct Template {
-    kind: Kind,
+    kind: LineKind,
     set: LimitSet,
     id: Sha256,
     before_id: String,
@@ -197,12 +209,12 @@ struct Template {
 }
 
 impl Template {
-    fn new(kind: Kind, catalog: &Catalog, windows: &Windows) -> io::Result<Self> {
-        let Kind { limit, window, per, bound, metric, settled, partial, .. } = kind;
+    fn new(kind: LineKind, catalog: &Catalog, windows: &Windows) -> io::Result<Self> {
+        let LineKind { limit, window, per, bound, metric, settled, partial, .. } = kind;
         let limit_name = catalog.name(limit);
         let row = kind.version.map(|version| catalog.row(version));
-        let turn = Turn { event: kind.event, reason: kind.reason };
-        let judged = Judged {
+        let event_fields = EventFields { event: kind.event, reason: kind.reason };
+        let limit_fields = LimitFields {
             limit_name,
             limit_set: catalog.named_set(limit),
             limit_value: row.and_then(|row| row.value.as_ref()),
@@ -211,41 +223,41 @@ impl Template {
             metric,
             per,
         };
-        let span = Span {
+        let window_fields = WindowFields {
             window_start: format_secs(window.0),
             window_end: format_secs(windows.end_secs(window)),
         };
-        let state = State { settled, partial, as_of: format_ms(kind.tick) };
+        let state_fields = StateFields { settled, partial, as_of: format_ms(kind.tick) };
         let prefix = id_prefix(limit_name, window, windows, per);
         Ok(Template {
             kind,
             set: catalog.set(limit),
             id: Sha256::new_with_prefix(prefix),
-            before_id: format!("{{{},\"id\":\"", fields(&turn)?),
-            before_entity: format!("\",{},\"entity\":", fields(&judged)?),
-            before_bytes: format!(",{},\"bytes\":", fields(&span)?),
-            end: format!(",{}}}\n", fields(&state)?),
+            before_id: format!("{{{},\"id\":\"", fields(&event_fields)?),
+            before_entity: format!("\",{},\"entity\":", fields(&limit_fields)?),
+            before_bytes: format!(",{},\"bytes\":", fields(&window_fields)?),
+            end: format!(",{}}}\n", fields(&state_fields)?),
         })
     }
 }
 
-/// Writes changes as lines. The catalog stays as it is meanwhile.
-pub struct Lines<'a> {
+/// Writes changes as lines. The borrowed catalog can't change meanwhile.
+pub struct ChangeLines<'a> {
     catalog: &'a Catalog,
     windows: &'a Windows,
     template: Option<Template>,
     addresses: Addresses,
 }
 
-impl<'a> Lines<'a> {
-    /// Lines about limits of this catalog.
+impl<'a> ChangeLines<'a> {
+    /// Creates a writer of changes of limits of this catalog.
     pub fn new(catalog: &'a Catalog, windows: &'a Windows) -> Self {
-        Lines { catalog, windows, template: None, addresses: Addresses::default() }
+        ChangeLines { catalog, windows, template: None, addresses: Addresses::default() }
     }
 
     /// Writes a change of a tick. Returns the [`id`](super::change::id) of its violation.
     pub fn write(&mut self, out: &mut Vec<u8>, tick: u64, change: &Change) -> io::Result<[u8; 32]> {
-        let kind = Kind::of(tick, change);
+        let kind = LineKind::of(tick, change);
         let template = match self.template.take().filter(|template| template.kind == kind) {
             Some(template) => template,
             None => Template::new(kind, self.catalog, self.windows)?,

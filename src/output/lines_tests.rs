@@ -36,8 +36,8 @@ struct ChangeObject<'a> {
     as_of: Stamp,
 }
 
-/// A line, written field by field.
-fn plain(tick: u64, change: &Change, catalog: &Catalog, windows: &Windows) -> String {
+/// Returns the line of a change, written field by field.
+fn reference_line(tick: u64, change: &Change, catalog: &Catalog, windows: &Windows) -> String {
     let violation = &change.violation;
     let Violation { limit, window, entity, .. } = violation;
     let row = change.version.map(|version| catalog.row(version));
@@ -67,7 +67,7 @@ fn plain(tick: u64, change: &Change, catalog: &Catalog, windows: &Windows) -> St
     shown::json(&object).expect("JSON") + "\n"
 }
 
-/// Names that JSON or a terminal minds.
+/// Names with characters that JSON or a terminal treats specially, as JSON.
 const NAMES: [&str; 4] = ["max", "na\\\"me\\n", "\\u001b[2J", "größe\\u202e"];
 
 fn catalog(two_sets: bool) -> (Catalog, Vec<(LimitId, VersionId)>) {
@@ -91,7 +91,7 @@ fn entity() -> impl Strategy<Value = Entity> {
     (0..5, any::<bool>(), any::<[u128; 2]>()).prop_map(|(kind, v4, bits)| {
         let address = |bits: u128| match v4 {
             true => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
-            // Few ones: zeroes are left out of the text.
+            // Few ones, so that the text of an address often has a run of zeroes to leave out.
             false => IpAddr::V6(Ipv6Addr::from_bits(bits & bits.rotate_left(17))),
         };
         match kind {
@@ -104,7 +104,7 @@ fn entity() -> impl Strategy<Value = Entity> {
     })
 }
 
-/// A change of few kinds, so that several in a row are of one.
+/// Generates changes of few kinds, so that several in a row are of the same kind.
 fn change() -> impl Strategy<Value = (u64, usize, Change)> {
     let amount = prop_oneof![0..2000i64, any::<i64>(), Just(i64::MAX)];
     let flags = any::<[bool; 4]>();
@@ -132,21 +132,21 @@ fn change() -> impl Strategy<Value = (u64, usize, Change)> {
 
 proptest! {
     #[test]
-    fn lines_written_together_are_those_written_field_by_field(
+    fn lines_from_a_template_equal_those_written_field_by_field(
         two_sets: bool,
         changes in prop::collection::vec(change(), 1..12),
     ) {
         let ((catalog, limits), windows) = (catalog(two_sets), Windows::default());
         let (mut lines, mut text, mut expected) =
-            (Lines::new(&catalog, &windows), Vec::new(), String::new());
+            (ChangeLines::new(&catalog, &windows), Vec::new(), String::new());
         for (tick, limit, mut change) in changes {
-            // Those of the other set come last.
+            // Limits of the what-if set come last.
             let at = if two_sets && change.settled { limits.len() - 1 - limit } else { limit };
             let (limit, version) = limits[at];
             change.violation.limit = limit;
             change.version = change.version.map(|_| version);
-            let id = lines.write(&mut text, tick, &change).expect("memory takes everything");
-            let line = plain(tick, &change, &catalog, &windows);
+            let id = lines.write(&mut text, tick, &change).expect("writing to memory succeeds");
+            let line = reference_line(tick, &change, &catalog, &windows);
             prop_assert!(line.contains(std::str::from_utf8(&id).expect("digits")));
             expected += &line;
         }

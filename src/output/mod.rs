@@ -13,7 +13,7 @@ use floodmark_dataflows::types::Change;
 use crate::base::error::{Exit, Failure};
 use crate::base::shown;
 use crate::limits::catalog::Catalog;
-use lines::Lines;
+use lines::ChangeLines;
 
 pub mod change;
 pub mod difference;
@@ -25,8 +25,8 @@ mod target;
 pub mod totals;
 pub mod writer;
 
-/// Bytes of lines that are written together.
-const WRITTEN_AT_ONCE: usize = 32 << 10;
+/// Size of formatted lines, in bytes, at which they are written.
+const WRITE_BYTES: usize = 32 << 10;
 
 /// The format of changes and rankings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +46,13 @@ impl Format {
         catalog: &Catalog,
         windows: &Windows,
     ) -> io::Result<()> {
-        let (mut lines, mut text) = (Lines::new(catalog, windows), Vec::new());
-        for (tick, said) in changes {
+        let (mut lines, mut text) = (ChangeLines::new(catalog, windows), Vec::new());
+        for (tick, change) in changes {
             match self {
-                Format::Json => drop(lines.write(&mut text, tick, said)?),
-                Format::Table => table::write_change(&mut text, tick, said, catalog)?,
+                Format::Json => drop(lines.write(&mut text, tick, change)?),
+                Format::Table => table::write_change(&mut text, tick, change, catalog)?,
             }
-            if text.len() >= WRITTEN_AT_ONCE {
+            if text.len() >= WRITE_BYTES {
                 out.write_all(&text)?;
                 text.clear();
             }
@@ -69,7 +69,7 @@ impl Format {
     }
 }
 
-/// A file or standard output, by the name that the user gave it.
+/// A file or standard output, with the name that the user gave it.
 pub struct OutputFile {
     name: PathBuf,
     writer: BufWriter<Box<dyn Write + Send>>,
@@ -78,15 +78,15 @@ pub struct OutputFile {
 /// The reason why nothing more can be written.
 #[derive(Debug)]
 pub enum WriteError {
-    /// The reader of a pipe has gone: it has read what it wanted.
+    /// The reader of a pipe has gone. Most readers do so when they have read enough.
     Closed,
-    /// Anything else.
+    /// Any other error.
     Failed(Failure),
 }
 
-/// Returns the error that ends a run when the reader of its output has gone: its supervisor must learn of it. A
-/// command that ends by itself exits in silence then.
-pub fn reader_has_gone(to: impl Display) -> Failure {
+/// Returns the error that ends a live run when the reader of its output has gone, so that its supervisor learns of
+/// it. A command that ends by itself exits without an error in that case.
+pub fn reader_gone_failure(to: impl Display) -> Failure {
     let error = anyhow!("{to} can't be written any more: its reader has gone away");
     Failure::new(Exit::OutputClosed, error)
 }
@@ -112,7 +112,7 @@ impl OutputFile {
         Ok(OutputFile { name: path.to_owned(), writer })
     }
 
-    /// Writes, and turns a failure into an error that names the sink.
+    /// Calls `write`. An error names the file.
     pub fn write(
         &mut self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -120,7 +120,7 @@ impl OutputFile {
         write(&mut self.writer).map_err(|error| self.error(error))
     }
 
-    /// Passes everything that is buffered to the system.
+    /// Writes everything that is buffered to the file.
     pub fn flush(&mut self) -> Result<(), WriteError> {
         self.writer.flush().map_err(|error| self.error(error))
     }

@@ -9,7 +9,7 @@ use crate::base::date::{format_ms, format_secs};
 use crate::base::quote::Shown;
 use crate::limits::catalog::{Catalog, LimitSet};
 
-/// An entity in words.
+/// Returns an entity in words.
 pub fn entity(entity: &Entity) -> String {
     match entity {
         Entity::Pair(pair) => format!("{} > {}", pair.source(), pair.destination()),
@@ -20,12 +20,12 @@ pub fn entity(entity: &Entity) -> String {
     }
 }
 
-/// The column that tells the set of a limit, where there are two.
+/// Returns the column with the set of a limit; empty if there is only one set.
 fn set_column(set: Option<&str>) -> String {
     set.map(|set| format!("{set:<7}  ")).unwrap_or_default()
 }
 
-/// The header of a table of changes.
+/// Writes the header of a table of changes.
 pub fn write_header(out: &mut dyn Write, catalog: &Catalog) -> io::Result<()> {
     let set = set_column((catalog.sets().len() > 1).then_some("SET"));
     writeln!(
@@ -81,7 +81,7 @@ pub fn write_ranked(out: &mut dyn Write, ranked: &Ranked) -> io::Result<()> {
     )
 }
 
-/// An event in a word.
+/// Returns the word for an event.
 pub fn event(event: Event) -> &'static str {
     match event {
         Event::Raised => "raised",

@@ -1,8 +1,8 @@
-//! Standard output, or the target of a name: a file that is appended to, a FIFO, a device.
+//! The target of a writer: standard output, or a named file that is appended to, FIFO or device.
 //!
-//! A write never waits for a reader for long, and returns the obstacle in its way. A file is written by its
-//! name, also after a program that rotates logs has moved the file away, and holds whole lines: a line that a
-//! full disk has cut is taken back, and a part of a line that an earlier run has left is ended first.
+//! A write waits for a reader for a bounded time, and returns the obstacle if there is one. A file is opened again
+//! by its name after a program that rotates logs has moved it away. It has whole lines: a line that a full disk has
+//! cut is removed again, and a line that an earlier run has left unfinished is ended before the next one.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Seek, Write};
@@ -14,11 +14,11 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
 
-/// Greatest number of bytes that a pipe takes as a whole if it can take any (`PIPE_BUF` of Linux). So the bytes
-/// in a pipe whose reader stops are whole lines, unless a line is longer.
+/// Greatest size of an atomic write to a pipe, in bytes (`PIPE_BUF` of Linux). So the bytes in a pipe whose reader
+/// stops are whole lines, unless a line is longer.
 const PIECE: usize = 4096;
 
-/// Time limit for a write to a reader that takes nothing, in milliseconds.
+/// Time limit for a write to a reader that does not read, in milliseconds.
 const READER_TIMEOUT_MS: u16 = 100;
 
 /// The reason why bytes can't be written now.
@@ -26,7 +26,7 @@ const READER_TIMEOUT_MS: u16 = 100;
 pub(super) enum Obstacle {
     /// Nobody has opened the FIFO to read from it. What was written of the current line is lost.
     NoReader,
-    /// The reader takes nothing.
+    /// The pipe is full, and its reader does not read.
     NotRead,
     /// The reader has gone, and no other one can take its place.
     Closed(io::Error),
@@ -35,19 +35,19 @@ pub(super) enum Obstacle {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum FileKind {
     File,
     Fifo,
     /// A terminal, a socket, a device.
     Other,
 }
 
-impl Kind {
+impl FileKind {
     fn of(metadata: &Metadata) -> Self {
         match metadata.file_type() {
-            kind if kind.is_file() => Kind::File,
-            kind if kind.is_fifo() => Kind::Fifo,
-            _ => Kind::Other,
+            kind if kind.is_file() => FileKind::File,
+            kind if kind.is_fifo() => FileKind::Fifo,
+            _ => FileKind::Other,
         }
     }
 }
@@ -60,15 +60,15 @@ pub(super) struct Target {
     /// `None` while a FIFO waits for a reader, or a file can't be opened.
     opened: Option<Opened>,
     /// The kind of the file that was open last.
-    kind: Kind,
-    /// Whether the last write has failed: the next one looks for space first.
+    kind: FileKind,
+    /// Whether the last write has failed: the next one checks for free space first.
     failed: bool,
 }
 
 #[derive(Debug)]
 struct Opened {
     file: File,
-    kind: Kind,
+    kind: FileKind,
     /// Device and number of the file.
     identity: (u64, u64),
     /// Whether the file ends with a part of a line.
@@ -76,7 +76,7 @@ struct Opened {
 }
 
 impl Target {
-    /// Standard output.
+    /// Creates a target that is standard output.
     pub(super) fn stdout() -> io::Result<Self> {
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let flags = nix::fcntl::fcntl(&file, nix::fcntl::F_GETFL)?;
@@ -88,7 +88,7 @@ impl Target {
         Ok(Target { path: None, opened: Some(opened), kind, failed: false })
     }
 
-    /// A file that is made or emptied, or standard output for `-`. It stays the same after it was moved away.
+    /// Creates or empties a file; `-` is standard output. The target stays this file after the file was moved.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         if path == Path::new("-") {
             return Target::stdout();
@@ -100,7 +100,7 @@ impl Target {
 
     /// Opens the target with this name. Creates a missing file; a FIFO may wait for a reader.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let (path, kind) = (Some(path.to_owned()), Kind::Fifo);
+        let (path, kind) = (Some(path.to_owned()), FileKind::Fifo);
         let mut target = Target { path, opened: None, kind, failed: false };
         match target.follow_name() {
             Ok(()) | Err(Obstacle::NoReader | Obstacle::NotRead) => Ok(target),
@@ -108,13 +108,13 @@ impl Target {
         }
     }
 
-    /// Whether it is a regular file, which has no reader to wait for.
+    /// Whether the target is a regular file, which has no reader to wait for.
     pub(super) fn is_file(&self) -> bool {
-        self.kind == Kind::File
+        self.kind == FileKind::File
     }
 
-    /// Writes some of these whole lines. Returns the number of bytes that are written for good, and the
-    /// obstacle to the others.
+    /// Writes some of these whole lines. Returns the number of bytes that are written and stay, and the obstacle to
+    /// the others.
     pub(super) fn write(&mut self, lines: &[u8]) -> (usize, Option<Obstacle>) {
         if let Err(obstacle) = self.follow_name() {
             return (0, Some(obstacle));
@@ -122,8 +122,8 @@ impl Target {
         let Some(opened) = &mut self.opened else { return (0, Some(Obstacle::NoReader)) };
         let named = self.path.is_some();
         let (written, error) = match opened.kind {
-            Kind::File => opened.append(lines, named, self.failed),
-            Kind::Fifo | Kind::Other => opened.send(piece(lines, PIECE)),
+            FileKind::File => opened.append(lines, named, self.failed),
+            FileKind::Fifo | FileKind::Other => opened.send(piece(lines, PIECE)),
         };
         let obstacle = error.map(|error| self.obstacle(error));
         self.failed = match &obstacle {
@@ -133,22 +133,22 @@ impl Target {
         (written, obstacle)
     }
 
-    /// Looks at the other end of a pipe while there is nothing to write.
-    pub(super) fn look(&mut self) -> Option<Obstacle> {
+    /// Checks the other end of a pipe while there is nothing to write.
+    pub(super) fn check_reader(&mut self) -> Option<Obstacle> {
         match &self.opened {
             None => self.follow_name().err(),
-            Some(opened) if opened.kind == Kind::Fifo && opened.reader_has_gone() => {
+            Some(opened) if opened.kind == FileKind::Fifo && opened.reader_has_gone() => {
                 Some(self.obstacle(Errno::EPIPE.into()))
             }
             Some(_) => None,
         }
     }
 
-    /// Opens the file that the name stands for, unless it is open.
+    /// Opens the file with the name of this target, unless that very file is open.
     fn follow_name(&mut self) -> Result<(), Obstacle> {
         let Some(path) = &self.path else { return Ok(()) };
-        let here = std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-        if self.opened.as_ref().is_some_and(|opened| Some(opened.identity) == here) {
+        let identity = std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        if self.opened.as_ref().is_some_and(|opened| Some(opened.identity) == identity) {
             return Ok(());
         }
         self.opened = None;
@@ -175,13 +175,13 @@ impl Target {
     fn obstacle(&mut self, error: io::Error) -> Obstacle {
         let gone = match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
             Errno::EAGAIN => return Obstacle::NotRead,
-            Errno::EPIPE if self.kind == Kind::Fifo && self.path.is_some() => {
+            Errno::EPIPE if self.kind == FileKind::Fifo && self.path.is_some() => {
                 self.opened = None;
                 return Obstacle::NoReader;
             }
             Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN | Errno::EBADF => true,
             // A terminal that was hung up.
-            Errno::EIO | Errno::ENXIO | Errno::ENODEV => self.kind != Kind::File,
+            Errno::EIO | Errno::ENXIO | Errno::ENODEV => self.kind != FileKind::File,
             _ => false,
         };
         if gone {
@@ -189,24 +189,24 @@ impl Target {
         }
         let is_full = |code| [Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG].contains(&code);
         if self.path.is_some() && !is_full(Errno::from_raw(error.raw_os_error().unwrap_or(0))) {
-            // The open file may be broken for good while the name leads to a sound one.
+            // The open file may be unusable for good, while another one with its name is usable.
             self.opened = None;
         }
         Obstacle::Failed(error)
     }
 }
 
-/// The first lines of these, of so many bytes at most, or a part of a longer one.
+/// Returns the first of some lines, at most `bytes_max` bytes; of a longer line, a part.
 fn piece(lines: &[u8], bytes_max: usize) -> &[u8] {
     let Some(first) = lines.get(..bytes_max) else { return lines };
-    match whole(first) {
+    match whole_lines_len(first) {
         0 => first,
         whole => &first[..whole],
     }
 }
 
-/// The length of the whole lines at the beginning of some bytes.
-fn whole(bytes: &[u8]) -> usize {
+/// Returns the length of the whole lines at the beginning of some bytes.
+fn whole_lines_len(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
 }
 
@@ -214,14 +214,14 @@ impl Opened {
     fn new(file: File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let identity = (metadata.dev(), metadata.ino());
-        Ok(Opened { file, kind: Kind::of(&metadata), identity, cut: false })
+        Ok(Opened { file, kind: FileKind::of(&metadata), identity, cut: false })
     }
 
-    /// Whether the file ends with a part of a line. False where that can't be read.
+    /// Whether the file ends with a part of a line. False if the end can't be read.
     fn ends_with_part_of_a_line(&self) -> bool {
-        let ends_so = || {
+        let ends_with_part = || {
             let length = self.file.metadata()?.len();
-            if self.kind != Kind::File || length == 0 {
+            if self.kind != FileKind::File || length == 0 {
                 return Ok(false);
             }
             // The file is open for writing only.
@@ -230,7 +230,7 @@ impl Opened {
             readable.read_exact_at(&mut last, length - 1)?;
             Ok::<_, io::Error>(last != *b"\n")
         };
-        ends_so().unwrap_or(false)
+        ends_with_part().unwrap_or(false)
     }
 
     /// Appends lines to a file; after a failure only some of them, and only if there is space.
@@ -251,20 +251,20 @@ impl Opened {
         let (written, error) = write_most(&mut self.file, lines);
         let Some(error) = error else { return (written, None) };
         if !named {
-            // Other programs may write to the file, too; the rest of the line is written behind the bytes that
-            // are there.
+            // Other programs may write to the file, too; the rest of the line is appended to the bytes that are
+            // there.
             return (written, Some(error));
         }
-        let whole = whole(&lines[..written]);
-        if written > whole && !self.take_back((written - whole) as u64) {
+        let whole = whole_lines_len(&lines[..written]);
+        if written > whole && !self.undo_append((written - whole) as u64) {
             self.cut = self.ends_with_part_of_a_line();
         }
         (whole, Some(error))
     }
 
-    /// Cuts off the last bytes written, unless something else was written after them.
-    fn take_back(&mut self, bytes: u64) -> bool {
-        let mut take_back = || {
+    /// Removes the last bytes written, unless another program has written after them. Returns whether it did.
+    fn undo_append(&mut self, bytes: u64) -> bool {
+        let mut undo = || {
             let end = self.file.stream_position()?;
             if self.file.metadata()?.len() != end {
                 return Ok(false);
@@ -272,10 +272,10 @@ impl Opened {
             self.file.set_len(end.saturating_sub(bytes))?;
             Ok::<_, io::Error>(true)
         };
-        take_back().unwrap_or(false)
+        undo().unwrap_or(false)
     }
 
-    /// Sends a piece to the reader, unless the reader takes nothing for a while.
+    /// Sends a piece to the reader; fails with `EAGAIN` if the reader does not read within [`READER_TIMEOUT_MS`].
     fn send(&mut self, piece: &[u8]) -> (usize, Option<io::Error>) {
         let mut writable = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
         match poll(&mut writable, READER_TIMEOUT_MS) {
@@ -300,7 +300,7 @@ impl Opened {
     }
 }
 
-/// Writes as many bytes as it can. Returns their number, and the error that has stopped it.
+/// Writes as many bytes as possible. Returns their number, and the error at which it stopped.
 fn write_most(file: &mut File, bytes: &[u8]) -> (usize, Option<io::Error>) {
     let mut written = 0;
     while written < bytes.len() {
@@ -314,8 +314,8 @@ fn write_most(file: &mut File, bytes: &[u8]) -> (usize, Option<io::Error>) {
     (written, None)
 }
 
-/// Checks whether a file may grow by so many bytes, without writing any: a line that does not fit would be
-/// written in part and taken back again and again, in view of programs that follow the file.
+/// Checks that a file can grow by so many bytes, without writing any. Otherwise each attempt would write a part of
+/// a line and remove it again, which programs that follow the file would see.
 fn has_space(file: &File, bytes: usize) -> io::Result<()> {
     use nix::sys::resource::{Resource, getrlimit};
     let end = file.metadata()?.len();

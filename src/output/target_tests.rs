@@ -13,7 +13,7 @@ fn write(target: &mut Target, line: &str) -> anyhow::Result<()> {
 }
 
 #[test]
-fn file_that_is_moved_away_stays_as_it_was() -> anyhow::Result<()> {
+fn file_moved_away_is_not_written_to_any_more() -> anyhow::Result<()> {
     let place = tempfile::tempdir()?;
     let (path, moved) = (place.path().join("alerts"), place.path().join("alerts.1"));
     fs::write(&path, "before\n")?;
@@ -23,7 +23,7 @@ fn file_that_is_moved_away_stays_as_it_was() -> anyhow::Result<()> {
     write(&mut file, "two\n")?;
     fs::remove_file(&path)?;
     write(&mut file, "three\n")?;
-    // Cut by a program that copies first, such as logrotate with copytruncate.
+    // Truncated by a program that copies it first, such as logrotate with copytruncate.
     File::options().write(true).open(&path)?.set_len(0)?;
     write(&mut file, "four\n")?;
     let read = |path: &Path| fs::read_to_string(path).context("reading");
@@ -50,18 +50,18 @@ fn file_that_ends_with_half_a_line_is_continued_on_a_new_line() -> anyhow::Resul
 }
 
 #[test]
-fn line_that_was_cut_is_taken_back_unless_others_have_written() -> anyhow::Result<()> {
+fn line_that_was_cut_is_removed_unless_others_have_written() -> anyhow::Result<()> {
     let place = tempfile::tempdir()?;
     let path = place.path().join("alerts");
     let mut target = Target::open(&path)?;
     write(&mut target, "one\nhal")?;
     let opened = target.opened.as_mut().context("a file")?;
-    ensure!(opened.take_back(3));
+    ensure!(opened.undo_append(3));
     assert_eq!(fs::read_to_string(&path)?, "one\n");
     write(&mut target, "hal")?;
     File::options().append(true).open(&path)?.write_all(b"another")?;
     let opened = target.opened.as_mut().context("a file")?;
-    ensure!(!opened.take_back(3));
+    ensure!(!opened.undo_append(3));
     opened.cut = opened.ends_with_part_of_a_line();
     write(&mut target, "two\n")?;
     assert_eq!(fs::read_to_string(&path)?, "one\nhalanother\ntwo\n");
@@ -69,16 +69,16 @@ fn line_that_was_cut_is_taken_back_unless_others_have_written() -> anyhow::Resul
 }
 
 #[test]
-fn fifo_gets_whole_lines_in_pieces() -> anyhow::Result<()> {
+fn fifo_receives_whole_lines_in_pieces() -> anyhow::Result<()> {
     let place = tempfile::tempdir()?;
     let path = place.path().join("fifo");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
     let mut target = Target::open(&path)?;
     ensure!(matches!(target.write(b"one\n"), (0, Some(Obstacle::NoReader))));
-    ensure!(matches!(target.look(), Some(Obstacle::NoReader)));
+    ensure!(matches!(target.check_reader(), Some(Obstacle::NoReader)));
     let flags = OFlag::O_NONBLOCK.bits();
     let mut reader = File::options().read(true).custom_flags(flags).open(&path)?;
-    ensure!(target.look().is_none());
+    ensure!(target.check_reader().is_none());
     let line = [vec![b'x'; 999], b"\n".to_vec()].concat();
     let lines = line.repeat(200);
     let mut written = 0;
@@ -94,12 +94,12 @@ fn fifo_gets_whole_lines_in_pieces() -> anyhow::Result<()> {
     let mut read = vec![0; written];
     reader.read_exact(&mut read)?;
     drop(reader);
-    ensure!(matches!(target.look(), Some(Obstacle::NoReader)));
+    ensure!(matches!(target.check_reader(), Some(Obstacle::NoReader)));
     Ok(())
 }
 
 #[test]
-fn device_that_is_full_fails_and_may_be_tried_again() -> anyhow::Result<()> {
+fn device_that_is_full_fails_at_each_attempt() -> anyhow::Result<()> {
     let mut target = Target::open(Path::new("/dev/full"))?;
     for _ in 0..2 {
         let (written, obstacle) = target.write(b"one\n");

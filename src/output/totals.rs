@@ -1,4 +1,4 @@
-//! Totals of pairs: as CSV, window by window, or each as JSON.
+//! Totals of pairs as CSV, window by window, or each as a JSON object.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::base::date::{Stamp, format_ms, format_secs};
 /// The header of the CSV.
 pub const HEADER: &str = "window_start,source,destination,bytes,packets";
 
-/// Writes the totals of one window, sorted by source, then destination, as text.
+/// Writes the totals of one window as CSV, sorted by the text of the source, then by that of the destination.
 pub fn write_window(
     out: &mut dyn Write,
     window: Window,
@@ -31,7 +31,7 @@ pub fn write_window(
     Ok(())
 }
 
-/// The key of a total on a topic: its window and pair.
+/// Returns the key of a total on a topic: its window and pair.
 pub fn key(window: Window, pair: &Pair) -> String {
     format!("{} {} {}", format_secs(window.0), pair.source(), pair.destination())
 }

@@ -1,7 +1,7 @@
-//! A byte stream that is written by a thread of its own, so that its users never wait.
+//! A byte stream that is written by a thread of its own, so that callers never wait.
 //!
-//! Lines wait in a queue, which stays bounded if its users check [`Writer::has_capacity`] before the next tick.
-//! The thread writes them in their order, and tries again for as long as something is in its way.
+//! Lines wait in a queue, which stays bounded if callers check [`Writer::has_capacity`] before the next tick.
+//! The thread writes the lines in their order, and repeats a write that has met an obstacle.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -13,13 +13,13 @@ use anyhow::Context;
 use super::target::{Obstacle, Target};
 use crate::base::error::{Exit, Failure};
 
-/// Bytes that may wait when another tick begins: as many as for a topic.
+/// Greatest size of the queue at which another tick may begin, in bytes; the same as for a topic.
 pub const QUEUE_BYTES: usize = 64 << 20;
 
 /// Pause between a failure and the next attempt.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Interval at which the thread looks for a reader.
+/// Interval at which the thread checks for a reader.
 const READER_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Interval at which an idle thread checks the other end of its pipe.
@@ -28,17 +28,17 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// Standard output, a FIFO, a device or a file, written by a thread of its own.
 #[derive(Debug)]
 pub struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedQueue>,
 }
 
 /// The reason why nothing is written although lines wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// A FIFO has no reader; known also while no line waits.
+pub enum WriterFault {
+    /// A FIFO has no reader. Detected also while no line waits.
     NoReader,
-    /// The reader takes nothing.
+    /// The reader does not read.
     NotRead,
-    /// Writing fails, with this error; it is tried again.
+    /// Writing fails with this error, and is tried again.
     Failed(String),
 }
 
@@ -51,18 +51,18 @@ pub struct WriterState {
     pub written_bytes: u64,
     /// The newest tick of which all lines are written.
     pub newest_durable: Option<u64>,
-    /// When the oldest of the waiting lines was accepted.
+    /// The time at which the oldest of the waiting lines was accepted.
     pub waiting_since: Option<Instant>,
     /// The reason why nothing is written at the moment.
-    pub trouble: Option<Trouble>,
-    /// The error after which nothing can be written any more: the reader has gone.
+    pub fault: Option<WriterFault>,
+    /// The error after which nothing can be written any more, since the reader has gone.
     pub closed: Option<String>,
-    /// Whether it is a regular file, which has no reader.
+    /// Whether the target is a regular file, which has no reader.
     pub is_file: bool,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedQueue {
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -71,7 +71,7 @@ struct Shared {
 struct Queue {
     chunks: VecDeque<Chunk>,
     /// Bytes of the first chunk that are written.
-    begun: usize,
+    front_written: usize,
     /// Whether lines were accepted since the last tick ended.
     tick_has_lines: bool,
     /// Whether the writer was stopped: the lines are no longer needed.
@@ -82,27 +82,27 @@ struct Queue {
 /// Some lines of one tick.
 #[derive(Debug)]
 struct Chunk {
-    /// The tick whose last lines these are, if it has ended.
+    /// The tick that ends with these lines, if one does.
     ends: Option<u64>,
     lines: Arc<Vec<u8>>,
     accepted: Instant,
 }
 
 impl Writer {
-    /// Writes to standard output.
+    /// Starts a writer to standard output.
     pub fn stdout() -> Result<Self, Failure> {
         let target = Target::stdout().context("writing to standard output");
         Writer::start(target.map_err(|error| Failure::new(Exit::Failed, error))?)
     }
 
-    /// Writes to the target of a name, and follows the name when it stands for another file. A FIFO may be
-    /// without a reader.
+    /// Starts a writer to the file, FIFO or device with this name. If another file gets the name, it is written
+    /// instead. A FIFO need not have a reader.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let target = Target::open(path).with_context(|| format!("opening \"{}\"", path.display()));
         Writer::start(target.map_err(|error| Failure::new(Exit::Failed, error))?)
     }
 
-    /// Writes to a file that is made or emptied, or to standard output for `-`.
+    /// Starts a writer to a file that it creates or empties; `-` is standard output.
     pub fn create(path: &Path) -> Result<Self, Failure> {
         let target = Target::create(path);
         let target = target.with_context(|| format!("creating \"{}\"", path.display()));
@@ -110,7 +110,7 @@ impl Writer {
     }
 
     fn start(mut target: Target) -> Result<Self, Failure> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(SharedQueue::default());
         shared.lock().state.is_file = target.is_file();
         let writer = Writer { shared: shared.clone() };
         std::thread::Builder::new()
@@ -151,20 +151,20 @@ impl Writer {
         self.shared.lock().state.waiting_bytes < QUEUE_BYTES
     }
 
-    /// Returns the state now.
+    /// Returns the current state.
     pub fn state(&self) -> WriterState {
         let queue = self.shared.lock();
         let waiting_since = queue.chunks.front().map(|chunk| chunk.accepted);
         WriterState { waiting_since, ..queue.state.clone() }
     }
 
-    /// Accepts and writes nothing more. Returns how many lines were accepted and not written.
+    /// Stops the writer. Returns the number of lines that were accepted and not written.
     pub fn stop(&self) -> u64 {
         let mut queue = self.shared.lock();
         queue.stopped = true;
-        let mut begun = std::mem::take(&mut queue.begun);
+        let mut front_written = std::mem::take(&mut queue.front_written);
         let unwritten = queue.chunks.drain(..).map(|chunk| {
-            let rest = &chunk.lines[std::mem::take(&mut begun)..];
+            let rest = &chunk.lines[std::mem::take(&mut front_written)..];
             rest.iter().filter(|byte| **byte == b'\n').count() as u64
         });
         let unwritten = unwritten.sum();
@@ -181,56 +181,56 @@ impl Drop for Writer {
     }
 }
 
-impl Shared {
+impl SharedQueue {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes lines until the writer is stopped or the reader has gone: the work of the thread.
+    /// Writes lines until the writer is stopped or the reader has gone. The thread runs this.
     fn write_all(&self, target: &mut Target) {
         loop {
             let queue = self.lock();
-            let next = queue.chunks.front().map(|chunk| (chunk.lines.clone(), queue.begun));
+            let next = queue.chunks.front().map(|chunk| (chunk.lines.clone(), queue.front_written));
             if queue.stopped || queue.state.closed.is_some() {
                 return;
             }
             drop(queue);
             match next {
-                Some((lines, begun)) => {
-                    let (written, obstacle) = target.write(&lines[begun..]);
+                Some((lines, from)) => {
+                    let (written, obstacle) = target.write(&lines[from..]);
                     self.advance(written, obstacle, target.is_file());
                 }
-                None => self.idle(target.look()),
+                None => self.wait_for_lines(target.check_reader()),
             }
         }
     }
 
-    /// Notes the result of a write, and pauses if there was an obstacle.
+    /// Records the result of a write, and pauses if there was an obstacle.
     fn advance(&self, written: usize, obstacle: Option<Obstacle>, is_file: bool) {
         let mut queue = self.lock();
         if queue.stopped {
             return;
         }
-        queue.begun += written;
+        queue.front_written += written;
         queue.state.waiting_bytes -= written;
         queue.state.written_bytes += written as u64;
         queue.state.is_file = is_file;
         if matches!(obstacle, Some(Obstacle::NoReader)) {
             queue.repeat_line();
         }
-        if queue.chunks.front().is_some_and(|chunk| chunk.lines.len() == queue.begun) {
-            queue.begun = 0;
+        if queue.chunks.front().is_some_and(|chunk| chunk.lines.len() == queue.front_written) {
+            queue.front_written = 0;
             let ends = queue.chunks.pop_front().and_then(|chunk| chunk.ends);
             queue.state.newest_durable = ends.or(queue.state.newest_durable);
         }
-        let pause = queue.hindered(obstacle);
+        let pause = queue.record_obstacle(obstacle);
         self.pause(queue, pause, |_| false);
     }
 
     /// Waits for lines.
-    fn idle(&self, obstacle: Option<Obstacle>) {
+    fn wait_for_lines(&self, obstacle: Option<Obstacle>) {
         let mut queue = self.lock();
-        let pause = match queue.hindered(obstacle) {
+        let pause = match queue.record_obstacle(obstacle) {
             Duration::ZERO => IDLE_INTERVAL,
             pause => pause,
         };
@@ -257,32 +257,32 @@ impl Shared {
 }
 
 impl Queue {
-    /// Notes the obstacle, if any. Returns how long to wait before the next attempt.
-    fn hindered(&mut self, obstacle: Option<Obstacle>) -> Duration {
-        let (trouble, pause) = match obstacle {
+    /// Records the obstacle, if any. Returns the pause before the next attempt.
+    fn record_obstacle(&mut self, obstacle: Option<Obstacle>) -> Duration {
+        let (fault, pause) = match obstacle {
             None => (None, Duration::ZERO),
-            Some(Obstacle::NoReader) => (Some(Trouble::NoReader), READER_INTERVAL),
-            // The write has waited already, unless others fill the pipe, too.
-            Some(Obstacle::NotRead) => (Some(Trouble::NotRead), Duration::from_millis(1)),
+            Some(Obstacle::NoReader) => (Some(WriterFault::NoReader), READER_INTERVAL),
+            // The write has waited for the reader already, unless other programs fill the pipe, too.
+            Some(Obstacle::NotRead) => (Some(WriterFault::NotRead), Duration::from_millis(1)),
             Some(Obstacle::Failed(error)) => {
-                (Some(Trouble::Failed(error.to_string())), RETRY_INTERVAL)
+                (Some(WriterFault::Failed(error.to_string())), RETRY_INTERVAL)
             }
             Some(Obstacle::Closed(error)) => {
                 self.state.closed = Some(error.to_string());
                 (None, Duration::ZERO)
             }
         };
-        self.state.trouble = trouble;
+        self.state.fault = fault;
         pause
     }
 
-    /// Returns to the beginning of the current line, so that the next reader gets all of it.
+    /// Goes back to the start of the current line, so that the next reader gets the whole line.
     fn repeat_line(&mut self) {
         let Some(chunk) = self.chunks.front() else { return };
-        let begun = &chunk.lines[..self.begun];
-        let line = begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        self.state.waiting_bytes += self.begun - line;
-        self.begun = line;
+        let written = &chunk.lines[..self.front_written];
+        let line = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        self.state.waiting_bytes += self.front_written - line;
+        self.front_written = line;
     }
 }
 

@@ -5,12 +5,12 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Waits until the state is as it should be. Only a test that fails waits for long.
-fn wait_until(writer: &Writer, holds: impl Fn(&WriterState) -> bool) -> WriterState {
+/// Waits until the state is as expected. Only a test that fails waits for long.
+fn wait_until(writer: &Writer, is_expected: impl Fn(&WriterState) -> bool) -> WriterState {
     let began = Instant::now();
     loop {
         let state = writer.state();
-        if holds(&state) {
+        if is_expected(&state) {
             return state;
         }
         assert!(began.elapsed() < Duration::from_secs(60), "{state:?}");
@@ -31,7 +31,7 @@ fn accept(writer: &Writer, tick: u64, lines: Vec<u8>) {
     writer.end_tick(tick);
 }
 
-/// A pipe holds less than this.
+/// Returns more lines than a pipe can buffer.
 fn many_lines() -> Vec<u8> {
     (0..20_000).flat_map(|number| format!("line {number:06}\n").into_bytes()).collect()
 }
@@ -45,25 +45,25 @@ fn file_has_all_lines_in_their_order() {
         accept(&writer, tick, format!("{tick}\n").into_bytes());
     }
     let state = wait_until(&writer, |state| state.newest_durable == Some(50));
-    assert_eq!((state.waiting_bytes, state.trouble, state.is_file), (0, None, true));
+    assert_eq!((state.waiting_bytes, state.fault, state.is_file), (0, None, true));
     let expected: String = (1..=50).map(|tick| format!("{tick}\n")).collect();
     assert_eq!(std::fs::read_to_string(&path).expect("the file"), expected);
 }
 
 #[test]
-fn fifo_waits_for_a_reader_and_gives_the_next_one_whole_lines() {
+fn fifo_waits_for_a_reader_and_passes_whole_lines_to_the_next_one() {
     let (_place, path) = fifo();
     let writer = Writer::open(&path).expect("a FIFO");
-    // Known before there is anything to write.
-    wait_until(&writer, |state| state.trouble == Some(Trouble::NoReader));
+    // Detected before there is anything to write.
+    wait_until(&writer, |state| state.fault == Some(WriterFault::NoReader));
     accept(&writer, 1, many_lines());
     let mut first = BufReader::new(File::open(&path).expect("the reader"));
     let mut line = String::new();
     first.read_line(&mut line).expect("a line");
     assert_eq!(line, "line 000000\n");
-    wait_until(&writer, |state| state.trouble == Some(Trouble::NotRead));
+    wait_until(&writer, |state| state.fault == Some(WriterFault::NotRead));
     drop(first);
-    wait_until(&writer, |state| state.trouble == Some(Trouble::NoReader));
+    wait_until(&writer, |state| state.fault == Some(WriterFault::NoReader));
     let second = BufReader::new(File::open(&path).expect("the next reader"));
     let mut lines = second.lines().map(|line| line.expect("a line"));
     let number = |line: &str| -> u32 {
@@ -80,7 +80,7 @@ fn fifo_waits_for_a_reader_and_gives_the_next_one_whole_lines() {
 }
 
 #[test]
-fn writer_that_is_stopped_counts_what_is_not_written() {
+fn stopped_writer_returns_the_number_of_unwritten_lines() {
     let (_place, path) = fifo();
     let writer = Writer::open(&path).expect("a FIFO");
     accept(&writer, 1, b"one\ntwo\n".to_vec());
@@ -104,11 +104,11 @@ fn writer_whose_queue_is_full_has_no_capacity() {
 }
 
 #[test]
-fn failure_is_named_and_tried_again() {
+fn failed_write_keeps_the_line_and_names_the_error() {
     let writer = Writer::open(Path::new("/dev/full")).expect("a device");
     accept(&writer, 1, b"one\n".to_vec());
-    let state = wait_until(&writer, |state| state.trouble.is_some());
-    let Some(Trouble::Failed(error)) = &state.trouble else { panic!("{state:?}") };
+    let state = wait_until(&writer, |state| state.fault.is_some());
+    let Some(WriterFault::Failed(error)) = &state.fault else { panic!("{state:?}") };
     assert!(error.contains("No space left"), "{error}");
     assert_eq!((state.waiting_bytes, state.closed), (4, None));
 }

@@ -1,4 +1,4 @@
-//! The surroundings that a value in a message is read with.
+//! The context in which a value of a message is read.
 
 use jiff::tz::TimeZone;
 
@@ -11,9 +11,10 @@ pub(super) struct Context<'a> {
     pub(super) message: &'a Message<'a>,
 }
 
-/// Whether a value may be an envelope. Only one envelope is opened, so that nesting can't go on without end.
+/// Whether a value may be an envelope. Only one envelope is opened, so that nesting is bounded.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wrapping {
-    Open,
+pub(super) enum Envelope {
+    Allowed,
+    /// The value was in an envelope, and may not be another one.
     Opened,
 }

@@ -5,16 +5,16 @@ use std::borrow::Cow;
 use jiff::tz::TimeZone;
 
 use super::bounds::RECORDS_MAX;
-use super::context::{Context, Wrapping};
-use super::message::{Format, Message, Read};
-use super::reason::{Reason, Skip};
-use super::sink::{Sink, Take};
+use super::context::{Context, Envelope};
+use super::message::{Format, Message, Observation};
+use super::reason::{RecordError, Skip};
+use super::sink::{MessageSink, Receiver};
 use super::{kv, packed, value};
 
 /// The options of a [`Decoder`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The time zone of times that state none.
+    /// The time zone of times without a zone.
     pub input_timezone: TimeZone,
 }
 
@@ -36,81 +36,87 @@ impl Decoder {
         Decoder { options }
     }
 
-    /// Calls `each` with every observation in a message, and returns the format of the message: of several
-    /// formats, the first; `None` if all of the message is skipped and of no format.
+    /// Calls `each` with every observation in a message, and returns the format of the message: the first of several
+    /// formats; `None` if the whole message has no format and is skipped.
     ///
     /// # Errors
-    /// If the message can't be told, or can't be read as a whole, or after [`RECORDS_MAX`] observations that
-    /// were handed over. Of several values in it that can't be
-    /// told, the last one is the error, if no other was told; all else was handed over.
+    /// If the message can't be read as a whole, or has more than [`RECORDS_MAX`] observations (`each` was called with
+    /// the first ones), or has no value of a known format and ends with a value of none. The error is then that of the
+    /// last value, and `each` was called with those before.
     pub fn decode(
         &self,
         message: &Message<'_>,
-        each: &mut impl FnMut(Read),
-    ) -> Result<Option<Format>, Reason> {
+        each: &mut impl FnMut(Observation),
+    ) -> Result<Option<Format>, RecordError> {
         self.decode_to(message, each)
     }
 
-    pub(super) fn decode_to<T: Take>(
+    pub(super) fn decode_to<T: Receiver>(
         &self,
         message: &Message<'_>,
-        to: &mut T,
-    ) -> Result<Option<Format>, Reason> {
+        receiver: &mut T,
+    ) -> Result<Option<Format>, RecordError> {
         let Some(payload) = message.payload else {
-            to.take(Read::Skipped(Skip::Tombstone), None);
+            receiver.receive(Observation::Skipped(Skip::Tombstone), None);
             return Ok(None);
         };
-        if packed::begins(payload) {
+        if packed::has_magic(payload) {
             let mut records = packed::decode(payload)?;
-            records.by_ref().take(RECORDS_MAX).for_each(|read| to.take(read, None));
+            records.by_ref().take(RECORDS_MAX).for_each(|read| receiver.receive(read, None));
             return match records.is_empty() {
                 true => Ok(Some(Format::Packed)),
-                false => Err(Reason::TooManyRecords),
+                false => Err(RecordError::TooManyRecords),
             };
         }
         // A value of digits alone is of format `kv`, the most common one after the packed format.
-        if let Some(length) = value::digits(payload) {
-            to.take(kv::record(message, length).into(), None);
+        if let Some(length) = value::parse_digits(payload) {
+            receiver.receive(kv::record(message, length).into(), None);
             return Ok(Some(Format::Kv));
         }
-        // tshark writes names as they were on the wire. No record needs the characters that are replaced here.
+        // tshark writes names byte for byte from the wire. No record needs the characters that are replaced here.
         let text = String::from_utf8_lossy(payload);
         let context = Context { zone: &self.options.input_timezone, message };
-        let mut sink = Sink { to, format: None, held: None, skipped: false, told: 0 };
-        context.text(&text, Wrapping::Open, &mut sink);
+        let mut sink =
+            MessageSink { receiver, format: None, held_back: None, skipped: false, recognized: 0 };
+        context.text(&text, Envelope::Allowed, &mut sink);
         sink.finish().map_err(|reason| match text {
             Cow::Borrowed(_) => reason,
-            Cow::Owned(_) => Reason::NotUtf8,
+            Cow::Owned(_) => RecordError::NotUtf8,
         })
     }
 }
 
 impl Context<'_> {
     /// Reads a text of any format.
-    pub(super) fn text<T: Take>(&self, text: &str, wrapping: Wrapping, sink: &mut Sink<'_, T>) {
+    pub(super) fn text<T: Receiver>(
+        &self,
+        text: &str,
+        envelope: Envelope,
+        sink: &mut MessageSink<'_, T>,
+    ) {
         // Windows editors put a byte order mark first.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim_matches(value::BLANKS);
         match text.as_bytes().first() {
-            None => sink.untold(Reason::Empty),
-            Some(b'{' | b'[') => self.json(text, wrapping, sink),
-            // A tombstone as converters write it.
+            None => sink.unrecognized(RecordError::Empty),
+            Some(b'{' | b'[') => self.json(text, envelope, sink),
+            // Converters write a tombstone like this.
             Some(b'n') if text == "null" => sink.skip(Skip::Tombstone),
             // A converter writes text that is no JSON as a JSON text.
-            Some(b'"') if wrapping == Wrapping::Open => match value::text(text) {
-                Some(inner) => self.text(&inner, Wrapping::Opened, sink),
-                None => sink.untold(Reason::Json),
+            Some(b'"') if envelope == Envelope::Allowed => match value::unquote(text) {
+                Some(inner) => self.text(&inner, Envelope::Opened, sink),
+                None => sink.unrecognized(RecordError::Json),
             },
             Some(_) => self.lines(text, sink),
         }
     }
 }
 
-/// Returns the greatest distance, in milliseconds, that two event times in a message may have, as far as it is
-/// known without decoding the message.
+/// Returns an upper bound, in milliseconds, on the distance of two event times in a message, without decoding the
+/// message.
 pub fn span_max(payload: &[u8]) -> u64 {
     match payload.len() {
-        _ if packed::begins(payload) => packed::span_max(payload),
-        // No text of two records is as short as this, and no number alone is longer.
+        _ if packed::has_magic(payload) => packed::span_max(payload),
+        // Two records in a text are longer than this; a single number is not.
         ..20 => 0,
         _ => u64::MAX,
     }

@@ -3,43 +3,42 @@
 use super::context::Context;
 use super::json::{Key, Object};
 use super::message;
-use super::message::{Format, Read, Record};
-use super::reason::{Reason, Skip};
-use super::time::{self, Time};
+use super::message::{Format, Observation, Record};
+use super::reason::{RecordError, Skip};
+use super::time::{self, FieldTime};
 use super::value;
 use super::value::Unit;
 
-/// The fields of a tool. Where the names of a field have changed over time, they are listed in the order in
-/// which they are read.
+/// The fields of a tool. Fields with several names are listed in the order of reading.
 struct Dialect {
     /// Source and destination.
     pairs: &'static [(Key, Key)],
-    /// Whether an address `::ffff:a.b.c.d` is how the tool writes the IPv4 address in it.
-    mapped: bool,
+    /// Whether the tool writes the IPv4 address `a.b.c.d` as `::ffff:a.b.c.d`.
+    mapped_ipv4: bool,
     bytes: Key,
     packets: Key,
-    /// The factor of sampling, by which bytes and packets are multiplied.
+    /// The sampling factor, by which bytes and packets are multiplied.
     sampling: Option<Key>,
-    /// Ends, then arrivals, then starts.
+    /// The times in the order of reading: ends, then arrivals, then starts.
     times: &'static [(Key, Unit)],
     /// Whether a time that was never set, such as one within a day of 1970, counts as absent.
-    zero_is_none: bool,
+    zero_is_absent: bool,
 }
 
 const JSON: Dialect = Dialect {
     pairs: &[(Key::Source, Key::Destination)],
-    mapped: false,
+    mapped_ipv4: false,
     bytes: Key::Bytes,
     packets: Key::Packets,
     sampling: None,
     times: &[(Key::Time, Unit::Milliseconds)],
-    // It is our own format: a time of zero is meant.
-    zero_is_none: false,
+    // Floodmark's own format has no unset times: 0 is a time.
+    zero_is_absent: false,
 };
 
 const PMACCT: Dialect = Dialect {
     pairs: &[(Key::IpSrc, Key::IpDst)],
-    mapped: false,
+    mapped_ipv4: false,
     bytes: Key::Bytes,
     packets: Key::Packets,
     sampling: Some(Key::SamplingRate),
@@ -49,15 +48,15 @@ const PMACCT: Dialect = Dialect {
         (Key::TimestampArrival, Unit::Seconds),
         (Key::TimestampStart, Unit::Seconds),
         (Key::TimestampMin, Unit::Seconds),
-        // The start of the interval over which pmacct added up.
+        // The start of the interval that pmacct summed up.
         (Key::StampInserted, Unit::Seconds),
     ],
-    zero_is_none: true,
+    zero_is_absent: true,
 };
 
 const GOFLOW2: Dialect = Dialect {
     pairs: &[(Key::SrcAddr, Key::DstAddr)],
-    mapped: false,
+    mapped_ipv4: false,
     bytes: Key::Bytes,
     packets: Key::Packets,
     sampling: Some(Key::SamplingRate),
@@ -71,13 +70,13 @@ const GOFLOW2: Dialect = Dialect {
         (Key::TimeFlowStartMs, Unit::Milliseconds),
         (Key::TimeFlowStart, Unit::Seconds),
     ],
-    zero_is_none: true,
+    zero_is_absent: true,
 };
 
 /// The names of goflow2 before its version 2.
 const GOFLOW2_CAMEL: Dialect = Dialect {
     pairs: &[(Key::CamelSrcAddr, Key::CamelDstAddr)],
-    mapped: false,
+    mapped_ipv4: false,
     bytes: Key::CamelBytes,
     packets: Key::CamelPackets,
     sampling: Some(Key::CamelSamplingRate),
@@ -88,26 +87,26 @@ const GOFLOW2_CAMEL: Dialect = Dialect {
         (Key::CamelTimeFlowStartMs, Unit::Milliseconds),
         (Key::CamelTimeFlowStart, Unit::Seconds),
     ],
-    zero_is_none: true,
+    zero_is_absent: true,
 };
 
 const AKVORADO: Dialect = Dialect {
     pairs: &[(Key::CamelSrcAddr, Key::CamelDstAddr)],
-    // akvorado keeps every address in 16 bytes.
-    mapped: true,
+    // akvorado stores every address in 16 bytes.
+    mapped_ipv4: true,
     bytes: Key::CamelBytes,
     packets: Key::CamelPackets,
     sampling: Some(Key::CamelSamplingRate),
     times: &[(Key::CamelTimeReceived, Unit::Seconds)],
-    zero_is_none: true,
+    zero_is_absent: true,
 };
 
 const NFDUMP: Dialect = Dialect {
     pairs: &[(Key::Src4Addr, Key::Dst4Addr), (Key::Src6Addr, Key::Dst6Addr)],
-    mapped: false,
+    mapped_ipv4: false,
     bytes: Key::InBytes,
     packets: Key::InPackets,
-    // `sampled` says that the collector has already multiplied.
+    // `sampled` means that the collector has already multiplied.
     sampling: None,
     times: &[
         (Key::Last, Unit::Seconds),
@@ -117,12 +116,12 @@ const NFDUMP: Dialect = Dialect {
         (Key::First, Unit::Seconds),
         (Key::TFirst, Unit::Seconds),
     ],
-    zero_is_none: true,
+    zero_is_absent: true,
 };
 
 impl Context<'_> {
     /// Reads a flow record.
-    pub(super) fn flow(&self, object: &Object<'_>, format: Format) -> Read {
+    pub(super) fn flow(&self, object: &Object<'_>, format: Format) -> Observation {
         let dialect = match format {
             Format::Pmacct => &PMACCT,
             Format::Goflow2 if object.raw(Key::CamelSrcAddr).is_some() => &GOFLOW2_CAMEL,
@@ -131,65 +130,65 @@ impl Context<'_> {
             Format::Nfdump => &NFDUMP,
             _ => &JSON,
         };
-        self.record(object, dialect).unwrap_or_else(Read::Bad)
+        self.record(object, dialect).unwrap_or_else(Observation::Bad)
     }
 
-    fn record(&self, object: &Object<'_>, dialect: &Dialect) -> Result<Read, Reason> {
-        let given = dialect.pairs.iter().find(|pair| object.raw(pair.0).is_some());
-        let (source, destination) = *given.unwrap_or(&dialect.pairs[0]);
-        let raw = |key: Key| object.raw(key).ok_or(Reason::MissingField { field: key.name() });
+    fn record(&self, object: &Object<'_>, dialect: &Dialect) -> Result<Observation, RecordError> {
+        let present = dialect.pairs.iter().find(|pair| object.raw(pair.0).is_some());
+        let (source, destination) = *present.unwrap_or(&dialect.pairs[0]);
+        let raw = |key: Key| object.raw(key).ok_or(RecordError::MissingField { field: key.name() });
         let (source_raw, destination_raw) = (raw(source)?, raw(destination)?);
-        if no_address(source_raw) && no_address(destination_raw) {
-            return Ok(Read::Skipped(Skip::NotIp));
+        if is_no_address(source_raw) && is_no_address(destination_raw) {
+            return Ok(Observation::Skipped(Skip::NotIp));
         }
         let pair = value::pair(
             value::address(source_raw, source.name())?,
             value::address(destination_raw, destination.name())?,
-            dialect.mapped,
+            dialect.mapped_ipv4,
         )?;
-        // Tools write 0 where they have no number of packets, and firewalls leave it out.
+        // Tools write 0 for an unknown number of packets, and firewalls omit it.
         let packets = amount(object, dialect.packets)?.filter(|packets| *packets > 0);
-        let missing = Reason::MissingField { field: dialect.bytes.name() };
+        let missing = RecordError::MissingField { field: dialect.bytes.name() };
         let bytes = match (amount(object, dialect.bytes)?, packets) {
-            (Some(0), None) => return Ok(Read::Skipped(Skip::NoTraffic)),
+            (Some(0), None) => return Ok(Observation::Skipped(Skip::NoTraffic)),
             (bytes, _) => bytes.ok_or(missing)?,
         };
         let rate = match dialect.sampling {
             Some(key) => amount(object, key)?.unwrap_or(1),
             None => 1,
         };
-        // Tools write 0 where nothing was sampled, or the rate is unknown.
+        // Tools write 0 without sampling, or for an unknown rate.
         let rate = rate.max(1);
-        let times = |amount: u64| amount.checked_mul(rate).ok_or(Reason::TooLarge);
-        let volume = message::volume(times(bytes)?, packets.map_or(Ok(1), times)?)?;
+        let sampled = |amount: u64| amount.checked_mul(rate).ok_or(RecordError::TooLarge);
+        let volume = message::volume(sampled(bytes)?, packets.map_or(Ok(1), sampled)?)?;
         let record = Record { time_ms: self.event_time(object, dialect)?, pair, volume };
         Ok(match packets {
-            Some(_) => Read::Record(record),
-            None => Read::WithoutPackets(record),
+            Some(_) => Observation::Record(record),
+            None => Observation::WithoutPackets(record),
         })
     }
 
-    fn event_time(&self, object: &Object<'_>, dialect: &Dialect) -> Result<u64, Reason> {
+    fn event_time(&self, object: &Object<'_>, dialect: &Dialect) -> Result<u64, RecordError> {
         for (key, unit) in dialect.times {
             let Some(raw) = object.raw(*key) else {
                 continue;
             };
-            match time::read(raw, *unit, self.zone, dialect.zero_is_none) {
-                Time::At(ms) => return Ok(ms),
-                Time::Absent => {}
-                Time::Bad(fault) => return Err(Reason::bad_time(key.name(), raw, fault)),
+            match time::read(raw, *unit, self.zone, dialect.zero_is_absent) {
+                FieldTime::At(ms) => return Ok(ms),
+                FieldTime::Absent => {}
+                FieldTime::Bad(fault) => return Err(RecordError::bad_time(key.name(), raw, fault)),
             }
         }
-        self.message.timestamp_ms.ok_or(Reason::NoTime)
+        self.message.timestamp_ms.ok_or(RecordError::NoTime)
     }
 }
 
 /// Returns the number in a field; `None` if it is absent, or empty.
-fn amount(object: &Object<'_>, key: Key) -> Result<Option<u64>, Reason> {
+fn amount(object: &Object<'_>, key: Key) -> Result<Option<u64>, RecordError> {
     object.raw(key).map_or(Ok(None), |raw| value::amount(raw, key.name()))
 }
 
-/// Whether a value stands for "no address" in some tool.
-fn no_address(raw: &str) -> bool {
+/// Whether some tool writes this value for an absent address.
+fn is_no_address(raw: &str) -> bool {
     matches!(raw, "null" | "\"\"" | "\"<nil>\"" | "\"invalid IP\"")
 }

@@ -1,31 +1,28 @@
-//! Chosen fields of a message, by the names that they have in it: for those who need only a part of each
-//! record.
+//! Chosen fields of the records of a message, by their names in the message.
 
 use std::str::FromStr;
 
 use super::decoder::Decoder;
 use super::json;
 use super::members::for_each_member;
-use super::message::{Format, Message, Read};
-use super::reason::Reason;
-use super::sink::Take;
+use super::message::{Format, Message, Observation};
+use super::reason::RecordError;
+use super::sink::Receiver;
 
-/// Names of fields, in the order in which they are to be written.
+/// Names of the chosen fields, in the order of the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fields(Vec<String>);
 
-/// The reason why a list of fields can't be used.
+/// The reason why a list of fields is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FieldsError {
-    /// A name in it is empty, or the whole list.
-    #[error(
-        "a field without a name in \"{text}\"; write names with commas between, such as ip_src,bytes"
-    )]
+    /// The list, or a name in it, is empty.
+    #[error("empty field name in \"{text}\"; separate names by commas, such as ip_src,bytes")]
     Empty {
         /// The whole list.
         text: String,
     },
-    /// A name is there twice.
+    /// A name occurs twice.
     #[error("the field \"{name}\" is named twice; name it once")]
     Twice {
         /// The name.
@@ -58,23 +55,24 @@ impl Fields {
     /// observation that is no record comes without an object.
     ///
     /// # Errors
-    /// As [`Decoder::decode`].
+    /// Those of [`Decoder::decode`].
     pub fn project(
         &self,
         decoder: &Decoder,
         message: &Message<'_>,
-        each: &mut impl FnMut(Read, &[u8]),
-    ) -> Result<Option<Format>, Reason> {
-        let mut projection = Projection { fields: self, each, own: Vec::new(), object: Vec::new() };
+        each: &mut impl FnMut(Observation, &[u8]),
+    ) -> Result<Option<Format>, RecordError> {
+        let mut projection =
+            Projection { fields: self, each, own_object: Vec::new(), object: Vec::new() };
         decoder.decode_to(message, &mut projection)
     }
 
-    /// Writes the object of the chosen fields of an object.
-    fn choose(&self, source: &str, out: &mut Vec<u8>) -> Result<(), Reason> {
+    /// Writes an object with the chosen fields of an object.
+    fn write_chosen(&self, source: &str, out: &mut Vec<u8>) -> Result<(), RecordError> {
         let mut values = vec![None; self.0.len()];
         for_each_member(source, |name, raw| {
             if let Some(at) = self.0.iter().position(|field| field == name) {
-                // Of several members with one name the last one counts, as in other readers of JSON.
+                // Of members with the same name the last one counts, as in other readers of JSON.
                 values[at] = Some(raw);
             }
             Ok(())
@@ -85,31 +83,31 @@ impl Fields {
                 continue;
             };
             out.push(if out.is_empty() { b'{' } else { b',' });
-            serde_json::to_writer(&mut *out, name).expect("a vector takes all that is written");
+            serde_json::to_writer(&mut *out, name).expect("writing to a vector succeeds");
             out.push(b':');
             out.extend_from_slice(value.as_bytes());
         }
         if out.is_empty() {
-            // Most likely a mistyped name; an empty object would hide it.
-            return Err(Reason::MissingField { field: "any of the chosen ones" });
+            // An empty object would hide a mistyped name.
+            return Err(RecordError::MissingField { field: "any of the chosen ones" });
         }
         out.push(b'}');
         Ok(())
     }
 }
 
-/// Passes observations on, with the chosen fields.
+/// Forwards observations with their chosen fields.
 struct Projection<'f, 'e, E> {
     fields: &'f Fields,
     each: &'e mut E,
-    own: Vec<u8>,
+    own_object: Vec<u8>,
     object: Vec<u8>,
 }
 
-impl<E: FnMut(Read, &[u8])> Take for Projection<'_, '_, E> {
+impl<E: FnMut(Observation, &[u8])> Receiver for Projection<'_, '_, E> {
     const SOURCES: bool = true;
 
-    fn take(&mut self, read: Read, source: Option<&str>) {
+    fn receive(&mut self, read: Observation, source: Option<&str>) {
         let Some(record) = read.record() else {
             (self.each)(read, &[]);
             return;
@@ -117,14 +115,15 @@ impl<E: FnMut(Read, &[u8])> Take for Projection<'_, '_, E> {
         let source = match source {
             Some(source) => source,
             None => {
-                self.own.clear();
-                json::write_object(&record, &mut self.own);
-                str::from_utf8(&self.own).expect("an object of numbers and addresses is text")
+                self.own_object.clear();
+                json::write_object(&record, &mut self.own_object);
+                str::from_utf8(&self.own_object)
+                    .expect("an object of numbers and addresses is text")
             }
         };
-        match self.fields.choose(source, &mut self.object) {
+        match self.fields.write_chosen(source, &mut self.object) {
             Ok(()) => (self.each)(read, &self.object),
-            Err(reason) => (self.each)(Read::Bad(reason), &[]),
+            Err(reason) => (self.each)(Observation::Bad(reason), &[]),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! JSON: reads a text as objects, and recognizes the tool that wrote each object. Each object is parsed once,
-//! and of its values only those are kept that some tool's format needs, as their JSON texts.
+//! JSON: reads a text as objects, and recognizes the tool that wrote each object. Each object is parsed once, and only
+//! the values that some format needs are kept, as their JSON texts.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ use serde::de::{
 };
 use serde_json::value::RawValue;
 
-use super::context::{Context, Wrapping};
+use super::context::{Context, Envelope};
 use super::kv;
-use super::message::{Format, Read, Record};
-use super::reason::{Reason, Skip};
-use super::sink::{Sink, Take};
+use super::message::{Format, Observation, Record};
+use super::reason::{RecordError, Skip};
+use super::sink::{MessageSink, Receiver};
 use super::value::{self, BLANKS};
 use crate::base::date::format_ms;
 
 macro_rules! keys {
     ($($key:ident = $name:literal,)*) => {
-        /// The keys that some tool has a use for.
+        /// The keys that some format needs.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(super) enum Key { $($key,)* }
 
@@ -27,7 +27,7 @@ macro_rules! keys {
             const ALL: [(&'static str, Key); Key::COUNT] = [$(($name, Key::$key),)*];
             const COUNT: usize = [$($name,)*].len();
 
-            /// The key as it is written.
+            /// Returns the key as it is written.
             pub(super) fn name(self) -> &'static str {
                 match self { $(Key::$key => $name,)* }
             }
@@ -36,7 +36,7 @@ macro_rules! keys {
 }
 
 keys! {
-    // Our own; pmacct and goflow2 have the same amounts.
+    // Floodmark's own format; pmacct and goflow2 use the same names for bytes and packets.
     Time = "time",
     Source = "source",
     Destination = "destination",
@@ -104,11 +104,11 @@ keys! {
     Top = "top",
 }
 
-/// Longer than every key.
+/// An upper bound on the length of a key, itself excluded.
 const LENGTHS: usize = 24;
 
-/// The keys in the order of their lengths, and the position at which those of each length begin: most keys of a
-/// flow record are of no use, and must be recognized as such at once.
+/// The keys in the order of their lengths, and the index of the first key of each length. Most keys of a flow record
+/// are not needed, and must be rejected fast.
 const BY_LENGTH: ([(&str, Key); Key::COUNT], [usize; LENGTHS + 1]) = {
     let mut keys = Key::ALL;
     let mut starts = [0; LENGTHS + 1];
@@ -131,12 +131,12 @@ const BY_LENGTH: ([(&str, Key); Key::COUNT], [usize; LENGTHS + 1]) = {
 };
 
 impl Key {
-    /// Whether tools have a single value under this key, not an object.
+    /// Whether the value of this key is a single value and not an object.
     fn is_scalar(self) -> bool {
         !matches!(self, Key::SourceDocument | Key::Layers | Key::Index | Key::Payload)
     }
 
-    fn of(name: &str) -> Option<Key> {
+    fn from_name(name: &str) -> Option<Key> {
         static KEYS: [(&str, Key); Key::COUNT] = BY_LENGTH.0;
         static STARTS: [usize; LENGTHS + 1] = BY_LENGTH.1;
         let (start, end) = (STARTS.get(name.len())?, STARTS.get(name.len() + 1)?);
@@ -144,7 +144,7 @@ impl Key {
     }
 }
 
-/// The values of an object that some tool has a use for.
+/// The values of an object that some format needs.
 pub(super) struct Object<'a> {
     values: [Option<&'a str>; Key::COUNT],
     repeated: Option<Key>,
@@ -156,41 +156,41 @@ impl<'a> Object<'a> {
         self.values[key as usize]
     }
 
-    fn any(&self, keys: &[Key]) -> bool {
+    fn has_any(&self, keys: &[Key]) -> bool {
         keys.iter().any(|key| self.raw(*key).is_some())
     }
 
-    /// Returns the format of the object, by the keys that only one tool has.
-    fn told(&self) -> Result<Told, Reason> {
-        const SIGNS: [(Told, &[Key]); 7] = [
-            (Told::Format(Format::TsharkJson), &[Key::SourceDocument]),
-            (Told::Format(Format::TsharkEk), &[Key::Layers]),
+    /// Returns the kind of the object, by the keys that only one tool has.
+    fn kind(&self) -> Result<ObjectKind, RecordError> {
+        const MARKS: [(ObjectKind, &[Key]); 7] = [
+            (ObjectKind::Format(Format::TsharkJson), &[Key::SourceDocument]),
+            (ObjectKind::Format(Format::TsharkEk), &[Key::Layers]),
             (
-                Told::Format(Format::Nfdump),
+                ObjectKind::Format(Format::Nfdump),
                 &[Key::Src4Addr, Key::Dst4Addr, Key::Src6Addr, Key::Dst6Addr],
             ),
-            (Told::Format(Format::Akvorado), &[Key::CamelSrcAddr, Key::CamelDstAddr]),
-            (Told::Format(Format::Goflow2), &[Key::SrcAddr, Key::DstAddr]),
-            (Told::Format(Format::Pmacct), &[Key::IpSrc, Key::IpDst]),
-            (Told::Envelope, &[Key::Payload]),
+            (ObjectKind::Format(Format::Akvorado), &[Key::CamelSrcAddr, Key::CamelDstAddr]),
+            (ObjectKind::Format(Format::Goflow2), &[Key::SrcAddr, Key::DstAddr]),
+            (ObjectKind::Format(Format::Pmacct), &[Key::IpSrc, Key::IpDst]),
+            (ObjectKind::Envelope, &[Key::Payload]),
         ];
-        let mut told = None;
-        for (mark, keys) in SIGNS {
-            if self.any(keys) && told.replace(mark).is_some() {
-                return Err(Reason::Ambiguous);
+        let mut kind = None;
+        for (mark, keys) in MARKS {
+            if self.has_any(keys) && kind.replace(mark).is_some() {
+                return Err(RecordError::Ambiguous);
             }
         }
-        if told.is_none()
+        if kind.is_none()
             && let Some(kind) = self.own_output()
         {
-            return Err(Reason::OwnOutput { kind });
+            return Err(RecordError::OwnOutput { kind });
         }
-        // Both words are common: they count only together, and next to no other mark.
+        // Both names are common: they count only together, and without a mark of another format.
         if self.raw(Key::Source).is_some()
             && self.raw(Key::Destination).is_some()
-            && told.replace(Told::Format(Format::Json)).is_some()
+            && kind.replace(ObjectKind::Format(Format::Json)).is_some()
         {
-            return Err(Reason::Ambiguous);
+            return Err(RecordError::Ambiguous);
         }
         const CAMEL_GOFLOW: [Key; 5] = [
             Key::CamelTimeFlowEnd,
@@ -199,29 +199,29 @@ impl<'a> Object<'a> {
             Key::CamelTimeFlowStartMs,
             Key::CamelSamplerAddress,
         ];
-        match told {
-            Some(Told::Format(Format::Akvorado)) if self.any(&CAMEL_GOFLOW) => {
-                Ok(Told::Format(Format::Goflow2))
+        match kind {
+            Some(ObjectKind::Format(Format::Akvorado)) if self.has_any(&CAMEL_GOFLOW) => {
+                Ok(ObjectKind::Format(Format::Goflow2))
             }
-            Some(told) => Ok(told),
-            None if self.purge_event().is_some() => Ok(Told::Format(Format::Pmacct)),
-            None if self.raw(Key::Index).is_some() => Ok(Told::Format(Format::TsharkEk)),
-            None if self.any(&[Key::Source, Key::Destination])
-                && self.any(&[Key::Bytes, Key::Packets]) =>
+            Some(kind) => Ok(kind),
+            None if self.purge_event().is_some() => Ok(ObjectKind::Format(Format::Pmacct)),
+            None if self.raw(Key::Index).is_some() => Ok(ObjectKind::Format(Format::TsharkEk)),
+            None if self.has_any(&[Key::Source, Key::Destination])
+                && self.has_any(&[Key::Bytes, Key::Packets]) =>
             {
-                Ok(Told::Format(Format::Json))
+                Ok(ObjectKind::Format(Format::Json))
             }
-            None => Err(Reason::UnknownFormat),
+            None => Err(RecordError::UnknownFormat),
         }
     }
 
-    /// Returns the kind of output of this program that the object is, if it is any. Totals look like records
+    /// Returns the name of the output of this program that the object is part of, if any. Totals look like records
     /// without a time.
     fn own_output(&self) -> Option<&'static str> {
         self.raw(Key::WindowStart)?;
         match () {
             () if self.raw(Key::Time).is_some() => None,
-            () if self.any(&[Key::Top]) && !self.any(&[Key::Source]) => Some(RANKINGS),
+            () if self.has_any(&[Key::Top]) && !self.has_any(&[Key::Source]) => Some(RANKINGS),
             () if self.raw(Key::AsOf).is_none() => None,
             () if self.raw(Key::LimitName).is_some() => Some(CHANGES),
             () if self.raw(Key::WindowEnd).is_some() => Some(TOTALS),
@@ -229,95 +229,103 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Returns pmacct's kind of record, if it is a known one.
-    fn purge_event(&self) -> Option<Purge> {
+    /// Returns the event type of pmacct, if it is a known one.
+    fn purge_event(&self) -> Option<PurgeEvent> {
         match self.raw(Key::EventType)? {
-            "\"purge\"" => Some(Purge::Record),
-            "\"purge_init\"" | "\"purge_close\"" => Some(Purge::Mark),
+            "\"purge\"" => Some(PurgeEvent::Record),
+            "\"purge_init\"" | "\"purge_close\"" => Some(PurgeEvent::Mark),
             _ => None,
         }
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Purge {
+enum PurgeEvent {
     Record,
     Mark,
 }
 
-/// The kinds of output of this program, with the options that write them.
+/// The outputs of this program, with the options that write them.
 const TOTALS: &str = "totals of windows (--publish)";
 const CHANGES: &str = "changes of violations (--to)";
 const RANKINGS: &str = "rankings (--top)";
 
-/// The format of an object, or that it is an envelope of Kafka Connect.
+/// The kind of an object: a record of a format, or an envelope of Kafka Connect.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum ObjectKind {
     Format(Format),
     Envelope,
 }
 
 impl Context<'_> {
-    /// Reads one JSON value after another, each on its own: a broken one does not take the next line
-    /// with it.
-    pub(super) fn json<T: Take>(&self, text: &str, wrapping: Wrapping, sink: &mut Sink<'_, T>) {
+    /// Reads one JSON value after another. After a broken value, reading continues with the next line.
+    pub(super) fn json<T: Receiver>(
+        &self,
+        text: &str,
+        envelope: Envelope,
+        sink: &mut MessageSink<'_, T>,
+    ) {
         let mut rest = text;
         while !rest.is_empty() {
             let mut reader = serde_json::Deserializer::from_str(rest);
-            let value = Value { context: self, wrapping, elements: rest.starts_with('['), sink };
+            let value = Value { context: self, envelope, is_array: rest.starts_with('['), sink };
             let next = match value.deserialize(&mut reader) {
                 Ok(()) => match reader.end() {
                     Ok(()) => return,
-                    Err(error) => Some(place(rest, &error)),
+                    Err(error) => Some(error_position(rest, &error)),
                 },
                 Err(error) => {
-                    sink.untold(Reason::Json);
-                    line_after(rest, place(rest, &error))
+                    sink.unrecognized(RecordError::Json);
+                    next_line_start(rest, error_position(rest, &error))
                 }
             };
-            // Each round drops at least one byte, or all that is left, so the loop ends.
+            // Each iteration drops at least one byte, or the rest, so the loop ends.
             let next = next.filter(|next| *next > 0).and_then(|next| rest.get(next..));
             rest = next.unwrap_or_default().trim_start_matches(BLANKS);
         }
     }
 
     /// Reads an object; `source` is its JSON text, if the receiver needs it.
-    fn object<T: Take>(
+    fn object<T: Receiver>(
         &self,
         object: &Object<'_>,
         source: Option<&str>,
-        wrapping: Wrapping,
-        sink: &mut Sink<'_, T>,
+        envelope: Envelope,
+        sink: &mut MessageSink<'_, T>,
     ) {
-        match object.told() {
-            Err(reason) => sink.untold(reason),
-            Ok(Told::Format(format)) => sink.told(format, self.read(object, format), source),
-            Ok(Told::Envelope) if wrapping == Wrapping::Opened => {
-                sink.untold(Reason::UnknownFormat)
+        match object.kind() {
+            Err(reason) => sink.unrecognized(reason),
+            Ok(ObjectKind::Format(format)) => {
+                sink.recognized(format, self.read(object, format), source)
             }
-            Ok(Told::Envelope) => self.envelope(object.raw(Key::Payload).unwrap_or_default(), sink),
+            Ok(ObjectKind::Envelope) if envelope == Envelope::Opened => {
+                sink.unrecognized(RecordError::UnknownFormat)
+            }
+            Ok(ObjectKind::Envelope) => {
+                self.envelope(object.raw(Key::Payload).unwrap_or_default(), sink)
+            }
         }
     }
 
     /// Reads the payload of an envelope of Kafka Connect.
-    fn envelope<T: Take>(&self, payload: &str, sink: &mut Sink<'_, T>) {
+    fn envelope<T: Receiver>(&self, payload: &str, sink: &mut MessageSink<'_, T>) {
         match payload.as_bytes().first() {
-            Some(b'"') => match value::text(payload) {
-                Some(inner) => self.text(&inner, Wrapping::Opened, sink),
-                None => sink.untold(Reason::Json),
+            Some(b'"') => match value::unquote(payload) {
+                Some(inner) => self.text(&inner, Envelope::Opened, sink),
+                None => sink.unrecognized(RecordError::Json),
             },
             Some(b'n') | None => sink.skip(Skip::Tombstone),
-            _ => self.text(payload, Wrapping::Opened, sink),
+            _ => self.text(payload, Envelope::Opened, sink),
         }
     }
 
-    fn read(&self, object: &Object<'_>, format: Format) -> Read {
+    fn read(&self, object: &Object<'_>, format: Format) -> Observation {
         if let Some(key) = object.repeated {
-            return Read::Bad(Reason::RepeatedField { field: key.name() });
+            return Observation::Bad(RecordError::RepeatedField { field: key.name() });
         }
         match format {
-            Format::Pmacct if object.purge_event() == Some(Purge::Mark) => {
-                Read::Skipped(Skip::Purge)
+            Format::Pmacct if object.purge_event() == Some(PurgeEvent::Mark) => {
+                Observation::Skipped(Skip::Purge)
             }
             Format::TsharkJson => self.tshark_json(object),
             Format::TsharkEk => self.tshark_ek(object),
@@ -326,53 +334,54 @@ impl Context<'_> {
     }
 }
 
-/// Returns the place at which reading stopped, in bytes from the start.
-fn place(text: &str, error: &serde_json::Error) -> usize {
+/// Returns the position of an error, in bytes from the start.
+fn error_position(text: &str, error: &serde_json::Error) -> usize {
     let lines = text.split_inclusive('\n').take(error.line().saturating_sub(1));
     lines.map(str::len).sum::<usize>() + error.column().saturating_sub(1)
 }
 
-/// Returns the start of the line that may be read after an error at this place; `None` if there is none.
-fn line_after(text: &str, place: usize) -> Option<usize> {
+/// Returns the start of the line at which reading continues after an error at this position; `None` if no line is left.
+fn next_line_start(text: &str, position: usize) -> Option<usize> {
     let bytes = text.as_bytes();
-    let place = place.min(bytes.len());
-    let start = bytes[..place].iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
-    let blank = |start: &usize| bytes[*start..place].iter().all(u8::is_ascii_whitespace);
+    let position = position.min(bytes.len());
+    let start = bytes[..position].iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+    let blank = |start: &usize| bytes[*start..position].iter().all(u8::is_ascii_whitespace);
     start.filter(blank).or_else(|| {
-        let end = bytes[place..].iter().position(|byte| *byte == b'\n')?;
-        Some(place + end + 1)
+        let end = bytes[position..].iter().position(|byte| *byte == b'\n')?;
+        Some(position + end + 1)
     })
 }
 
 /// Reads a value: an object, or an array of them.
 struct Value<'c, 's, 't, T> {
     context: &'c Context<'c>,
-    wrapping: Wrapping,
-    /// Whether this is an array, to be taken element by element.
-    elements: bool,
-    sink: &'s mut Sink<'t, T>,
+    envelope: Envelope,
+    /// Whether the value is an array, to read element by element.
+    is_array: bool,
+    sink: &'s mut MessageSink<'t, T>,
 }
 
-impl<'de, T: Take> DeserializeSeed<'de> for Value<'_, '_, '_, T> {
+impl<'de, T: Receiver> DeserializeSeed<'de> for Value<'_, '_, '_, T> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
-        if self.elements || !T::SOURCES {
+        if self.is_array || !T::SOURCES {
             return reader.deserialize_any(self);
         }
-        // The value is read to its end for its text, and then parsed.
+        // The value is read to its end first, to get its text.
         let raw = <&RawValue>::deserialize(reader)?.get();
         if !raw.starts_with('{') {
-            self.sink.untold(Reason::UnknownFormat);
+            self.sink.unrecognized(RecordError::UnknownFormat);
             return Ok(());
         }
-        let object = cut_object(raw).ok_or_else(|| Error::custom("a key with half a character"))?;
-        self.context.object(&object, Some(raw), self.wrapping, self.sink);
+        let object =
+            parse_object(raw).ok_or_else(|| Error::custom("a key with an unpaired surrogate"))?;
+        self.context.object(&object, Some(raw), self.envelope, self.sink);
         Ok(())
     }
 }
 
-impl<'de, T: Take> Visitor<'de> for Value<'_, '_, '_, T> {
+impl<'de, T: Receiver> Visitor<'de> for Value<'_, '_, '_, T> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -380,20 +389,20 @@ impl<'de, T: Take> Visitor<'de> for Value<'_, '_, '_, T> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        let object = gather(map)?;
-        self.context.object(&object, None, self.wrapping, self.sink);
+        let object = collect_values(map)?;
+        self.context.object(&object, None, self.envelope, self.sink);
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
-        let Value { context, wrapping, elements, sink } = self;
-        if !elements {
+        let Value { context, envelope, is_array, sink } = self;
+        if !is_array {
             while array.next_element::<IgnoredAny>()?.is_some() {}
-            sink.untold(Reason::UnknownFormat);
+            sink.unrecognized(RecordError::UnknownFormat);
             return Ok(());
         }
         loop {
-            let element = Value { context, wrapping, elements: false, sink: &mut *sink };
+            let element = Value { context, envelope, is_array: false, sink: &mut *sink };
             if array.next_element_seed(element)?.is_none() {
                 return Ok(());
             }
@@ -401,40 +410,40 @@ impl<'de, T: Take> Visitor<'de> for Value<'_, '_, '_, T> {
     }
 
     fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        self.neither()
+        self.reject()
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        self.neither()
+        self.reject()
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
-        self.neither()
+        self.reject()
     }
 
     // serde_json visits numbers as these or, with all their digits, as an object with one key.
     fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        self.neither()
+        self.reject()
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        self.neither()
+        self.reject()
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        self.neither()
+        self.reject()
     }
 }
 
-impl<T: Take> Value<'_, '_, '_, T> {
+impl<T: Receiver> Value<'_, '_, '_, T> {
     /// Rejects a value that is neither an object nor an array of objects.
-    fn neither<E>(self) -> Result<(), E> {
-        self.sink.untold(Reason::UnknownFormat);
+    fn reject<E>(self) -> Result<(), E> {
+        self.sink.unrecognized(RecordError::UnknownFormat);
         Ok(())
     }
 }
 
-fn gather<'de, A: MapAccess<'de>>(mut map: A) -> Result<Object<'de>, A::Error> {
+fn collect_values<'de, A: MapAccess<'de>>(mut map: A) -> Result<Object<'de>, A::Error> {
     let mut object = Object { values: [None; Key::COUNT], repeated: None };
     while let Some(Name(key)) = map.next_key()? {
         let Some(key) = key else {
@@ -442,7 +451,8 @@ fn gather<'de, A: MapAccess<'de>>(mut map: A) -> Result<Object<'de>, A::Error> {
             continue;
         };
         let raw = map.next_value::<&'de RawValue>()?.get();
-        let raw = if raw.starts_with('{') && key.is_scalar() { value::of_union(raw) } else { raw };
+        let raw =
+            if raw.starts_with('{') && key.is_scalar() { value::unwrap_union(raw) } else { raw };
         if object.values[key as usize].replace(raw).is_some() {
             object.repeated = Some(key);
         }
@@ -450,10 +460,10 @@ fn gather<'de, A: MapAccess<'de>>(mut map: A) -> Result<Object<'de>, A::Error> {
     Ok(object)
 }
 
-/// The object of a text that was cut out of JSON.
-fn cut_object(raw: &str) -> Option<Object<'_>> {
-    struct Whole;
-    impl<'de> Visitor<'de> for Whole {
+/// Parses the text of an object.
+fn parse_object(raw: &str) -> Option<Object<'_>> {
+    struct ObjectVisitor;
+    impl<'de> Visitor<'de> for ObjectVisitor {
         type Value = Object<'de>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -461,19 +471,19 @@ fn cut_object(raw: &str) -> Option<Object<'_>> {
         }
 
         fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<'de>, A::Error> {
-            gather(map)
+            collect_values(map)
         }
     }
-    serde_json::Deserializer::from_str(raw).deserialize_map(Whole).ok()
+    serde_json::Deserializer::from_str(raw).deserialize_map(ObjectVisitor).ok()
 }
 
-/// A key, if some tool's format needs it. It is compared without a copy.
+/// A key, if some format needs it. It is compared without a copy.
 struct Name(Option<Key>);
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        struct Look;
-        impl Visitor<'_> for Look {
+        struct NameVisitor;
+        impl Visitor<'_> for NameVisitor {
             type Value = Name;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -481,10 +491,10 @@ impl<'de> Deserialize<'de> for Name {
             }
 
             fn visit_str<E>(self, name: &str) -> Result<Name, E> {
-                Ok(Name(Key::of(name)))
+                Ok(Name(Key::from_name(name)))
             }
         }
-        reader.deserialize_str(Look)
+        reader.deserialize_str(NameVisitor)
     }
 }
 

@@ -6,27 +6,27 @@ use std::fmt;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::reason::Reason;
+use super::reason::RecordError;
 
-/// Goes through the members of an object in their order.
+/// Calls `each` with the members of an object in their order, up to the first error.
 pub(super) fn for_each_member<'a>(
     object: &'a str,
-    each: impl FnMut(&str, &'a str) -> Result<(), Reason>,
-) -> Result<(), Reason> {
+    each: impl FnMut(&str, &'a str) -> Result<(), RecordError>,
+) -> Result<(), RecordError> {
     let mut outcome = Ok(());
     let members = Members { each, outcome: &mut outcome };
     serde_json::Deserializer::from_str(object)
         .deserialize_map(members)
-        .map_err(|_| Reason::UnknownFormat)?;
+        .map_err(|_| RecordError::UnknownFormat)?;
     outcome
 }
 
 struct Members<'o, E> {
     each: E,
-    outcome: &'o mut Result<(), Reason>,
+    outcome: &'o mut Result<(), RecordError>,
 }
 
-impl<'de, E: FnMut(&str, &'de str) -> Result<(), Reason>> Visitor<'de> for Members<'_, E> {
+impl<'de, E: FnMut(&str, &'de str) -> Result<(), RecordError>> Visitor<'de> for Members<'_, E> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,9 +3,9 @@
 use floodmark_dataflows::types::{Pair, Volume};
 
 use super::bounds::AMOUNT_MAX;
-use super::reason::{Reason, Skip};
+use super::reason::{RecordError, Skip};
 
-/// One observation, from a captured packet or a flow record.
+/// A record of traffic, from a captured packet or a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Record {
     /// Event time in milliseconds since 1970.
@@ -23,7 +23,7 @@ pub struct Message<'a> {
     pub key: Option<&'a [u8]>,
     /// The value; `None` for a tombstone of Kafka.
     pub payload: Option<&'a [u8]>,
-    /// The timestamp that the broker has for the message, in milliseconds since 1970.
+    /// The timestamp of the message at the broker, in milliseconds since 1970.
     pub timestamp_ms: Option<u64>,
 }
 
@@ -67,7 +67,7 @@ impl Format {
         Format::TsharkEk,
     ];
 
-    /// A name for metrics and options. It does not change between versions.
+    /// Returns the name for metrics and options. It does not change between versions.
     pub fn as_str(self) -> &'static str {
         match self {
             Format::Packed => "packed",
@@ -84,46 +84,45 @@ impl Format {
     }
 }
 
-/// The result of reading one observation in a message.
+/// An observation as it was read from a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Read {
+pub enum Observation {
     /// A record.
     Record(Record),
-    /// A record of a flow that states bytes and no packets: it counts as one packet, the least that it
-    /// can have had.
+    /// A record of a flow that states bytes and no packets. It counts as one packet, the minimum.
     WithoutPackets(Record),
-    /// An observation that is rightly no record.
+    /// An observation that is no record by its nature.
     Skipped(Skip),
     /// An observation that can't be read.
-    Bad(Reason),
+    Bad(RecordError),
 }
 
-impl Read {
-    /// The record, if it is one.
+impl Observation {
+    /// Returns the record, if it is one.
     pub fn record(self) -> Option<Record> {
         match self {
-            Read::Record(record) | Read::WithoutPackets(record) => Some(record),
-            Read::Skipped(_) | Read::Bad(_) => None,
+            Observation::Record(record) | Observation::WithoutPackets(record) => Some(record),
+            Observation::Skipped(_) | Observation::Bad(_) => None,
         }
     }
 }
 
-impl From<Result<Record, Reason>> for Read {
-    fn from(result: Result<Record, Reason>) -> Self {
+impl From<Result<Record, RecordError>> for Observation {
+    fn from(result: Result<Record, RecordError>) -> Self {
         match result {
-            Ok(record) => Read::Record(record),
-            Err(reason) => Read::Bad(reason),
+            Ok(record) => Observation::Record(record),
+            Err(reason) => Observation::Bad(reason),
         }
     }
 }
 
 /// Returns a volume, if it is within the bounds of a record.
-pub(super) fn volume(bytes: u64, packets: u64) -> Result<Volume, Reason> {
+pub(super) fn volume(bytes: u64, packets: u64) -> Result<Volume, RecordError> {
     if packets == 0 {
-        return Err(Reason::NoPackets);
+        return Err(RecordError::NoPackets);
     }
     if bytes > AMOUNT_MAX || packets > AMOUNT_MAX {
-        return Err(Reason::TooLarge);
+        return Err(RecordError::TooLarge);
     }
     Ok(Volume::new(bytes as i64, packets as i64))
 }

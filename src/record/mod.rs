@@ -10,7 +10,7 @@
 //! - `fields`: chosen fields of a message by their own names.
 //!
 //! [`Decoder`] recognizes the format of each message by its content; `docs/records.md` lists the messages that
-//! it accepts and refuses. It does no I/O. Nothing in a message can make it panic, or take more memory or time
+//! it accepts and rejects. It does no I/O. Nothing in a message can make it panic, or take more memory or time
 //! than in proportion to its length.
 
 mod bounds;
@@ -35,9 +35,9 @@ pub use decoder::{Decoder, Options, span_max};
 pub use fields::{Fields, FieldsError};
 pub use json::write_json;
 pub use kv::write_kv;
-pub use message::{Format, Message, Read, Record};
+pub use message::{Format, Message, Observation, Record};
 pub use packed::{Packed, Packer};
-pub use reason::{Excerpt, Reason, Skip, TimeFault};
+pub use reason::{Excerpt, RecordError, Skip, TimeFault};
 
 #[cfg(test)]
 mod tests;

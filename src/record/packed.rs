@@ -10,9 +10,9 @@ use floodmark_dataflows::types::Pair;
 
 use super::bounds::AMOUNT_MAX;
 use super::message;
-use super::message::{Read, Record};
+use super::message::{Observation, Record};
 use super::reason::{Excerpt, TimeFault};
-use super::reason::{Reason, Skip};
+use super::reason::{RecordError, Skip};
 
 /// No text begins with it: UTF-8 has no byte 0xff.
 const MAGIC: [u8; 4] = *b"\xffFMR";
@@ -32,12 +32,12 @@ const V6_BYTES: usize = 32;
 /// The columns are time, bytes and packets.
 const COLUMNS: usize = 3;
 
-/// Whether a message begins as a packed one does.
-pub(super) fn begins(payload: &[u8]) -> bool {
+/// Whether a message begins with the magic number of a packed one.
+pub(super) fn has_magic(payload: &[u8]) -> bool {
     payload.starts_with(&MAGIC)
 }
 
-/// The greatest distance that two event times of a packed message may have, by the width of the column.
+/// Returns an upper bound on the distance of two event times of a packed message, by the width of their column.
 pub(super) fn span_max(payload: &[u8]) -> u64 {
     match payload.get(WIDTHS_AT) {
         Some(0) => 0,
@@ -53,22 +53,22 @@ pub(super) fn span_max(payload: &[u8]) -> u64 {
 pub struct Packer {
     v4: Vec<Record>,
     v6: Vec<Record>,
-    ranges: [Range; COLUMNS],
+    ranges: [ColumnRange; COLUMNS],
 }
 
 /// A message that is ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
-    /// Its value.
+    /// The value of the message.
     pub payload: Vec<u8>,
-    /// Its timestamp: the greatest event time in it, in milliseconds since 1970.
+    /// The timestamp of the message: the greatest event time in it, in milliseconds since 1970.
     pub greatest_ms: u64,
     /// The number of records in the message.
     pub records: usize,
 }
 
 impl Packer {
-    /// The number of records that fit into [`Packer::BYTES_MAX`], whatever their values are.
+    /// The number of records that fit into [`Packer::BYTES_MAX`] for any values.
     pub const RECORDS_MAX: usize = 16_000;
 
     /// Greatest size of a message of [`Packer::RECORDS_MAX`] records. With the header that Kafka adds, it is
@@ -80,11 +80,11 @@ impl Packer {
         Packer::default()
     }
 
-    /// Adds a record. In the message, records of IPv4 come before those of IPv6; else the order stays.
+    /// Adds a record. The message has records of IPv4 before those of IPv6, each in the order of the calls.
     ///
     /// # Errors
-    /// If its volume is not one that a record may have: nobody could read it.
-    pub fn push(&mut self, record: &Record) -> Result<(), Reason> {
+    /// If a record may not have this volume, so that no reader would accept it.
+    pub fn push(&mut self, record: &Record) -> Result<(), RecordError> {
         let columns = columns(record)?;
         for (range, value) in self.ranges.iter_mut().zip(columns) {
             range.include(value);
@@ -106,7 +106,7 @@ impl Packer {
         self.len() == 0
     }
 
-    /// Whether it is time to take the message: with another record it might not be accepted.
+    /// Whether the message is full: with another record, clients or brokers might reject it.
     pub fn is_full(&self) -> bool {
         self.len() >= Packer::RECORDS_MAX
     }
@@ -130,7 +130,7 @@ impl Packer {
         payload.extend((self.v6.len() as u32).to_le_bytes());
         payload.extend([0; HEADER - CHECKSUM_AT]);
         let records = || self.v4.iter().chain(&self.v6);
-        let column = |values: fn(&Record) -> u64, range: Range, payload: &mut Vec<u8>| {
+        let column = |values: fn(&Record) -> u64, range: ColumnRange, payload: &mut Vec<u8>| {
             for record in records() {
                 let delta = (values(record) - range.least).to_le_bytes();
                 payload.extend_from_slice(&delta[..usize::from(range.width())]);
@@ -157,35 +157,35 @@ impl Packer {
     }
 }
 
-/// The numbers of a record, in the order of the columns.
-fn columns(record: &Record) -> Result<[u64; COLUMNS], Reason> {
+/// Returns the numbers of a record, in the order of the columns.
+fn columns(record: &Record) -> Result<[u64; COLUMNS], RecordError> {
     let amount = |value: i64| u64::try_from(value).ok();
     let volume = amount(record.volume.bytes).zip(amount(record.volume.packets));
-    let (bytes, packets) = volume.ok_or(Reason::BadNumber { field: "volume" })?;
+    let (bytes, packets) = volume.ok_or(RecordError::BadNumber { field: "volume" })?;
     message::volume(bytes, packets)?;
     Ok([record.time_ms, bytes, packets])
 }
 
 /// The least and the greatest value of a column.
 #[derive(Clone, Copy, Debug)]
-struct Range {
+struct ColumnRange {
     least: u64,
     greatest: u64,
 }
 
-impl Default for Range {
+impl Default for ColumnRange {
     fn default() -> Self {
-        Range { least: u64::MAX, greatest: 0 }
+        ColumnRange { least: u64::MAX, greatest: 0 }
     }
 }
 
-impl Range {
+impl ColumnRange {
     fn include(&mut self, value: u64) {
         self.least = self.least.min(value);
         self.greatest = self.greatest.max(value);
     }
 
-    /// The bytes that a difference from the least value needs.
+    /// Returns the number of bytes for a difference from the least value.
     fn width(self) -> u8 {
         match self.greatest - self.least {
             0 => 0,
@@ -206,7 +206,7 @@ fn size(widths: [u8; COLUMNS], v4: u64, v6: u64) -> Option<u64> {
     columns.checked_add(addresses)?.checked_add(HEADER as u64)
 }
 
-/// CRC-32 (that of zip, gzip and Ethernet) of all bytes but its own.
+/// Returns the CRC-32 (that of zip, gzip and Ethernet) of all bytes without its own.
 fn checksum(payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&payload[..CHECKSUM_AT]);
@@ -214,29 +214,29 @@ fn checksum(payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Checks a packed message as a whole, for its records to be taken one by one.
-pub(super) fn decode(payload: &[u8]) -> Result<Records<'_>, Reason> {
-    let version = payload.get(VERSION_AT).copied().ok_or(Reason::PackedLength)?;
+/// Checks a packed message as a whole, and returns an iterator over its records.
+pub(super) fn decode(payload: &[u8]) -> Result<Records<'_>, RecordError> {
+    let version = payload.get(VERSION_AT).copied().ok_or(RecordError::PackedLength)?;
     if version != VERSION {
-        return Err(Reason::PackedVersion { version });
+        return Err(RecordError::PackedVersion { version });
     }
-    let body = payload.get(HEADER..).ok_or(Reason::PackedLength)?;
+    let body = payload.get(HEADER..).ok_or(RecordError::PackedLength)?;
     let widths: [u8; COLUMNS] = array(payload, WIDTHS_AT);
     if !widths.iter().all(|width| matches!(width, 0 | 1 | 2 | 4 | 8)) {
-        return Err(Reason::PackedLength);
+        return Err(RecordError::PackedLength);
     }
     let v4 = u32::from_le_bytes(array(payload, V4_COUNT_AT));
     let v6 = u32::from_le_bytes(array(payload, V6_COUNT_AT));
     if size(widths, v4.into(), v6.into()) != Some(payload.len() as u64) {
-        return Err(Reason::PackedLength);
+        return Err(RecordError::PackedLength);
     }
     if checksum(payload) != u32::from_le_bytes(array(payload, CHECKSUM_AT)) {
-        return Err(Reason::PackedChecksum);
+        return Err(RecordError::PackedChecksum);
     }
     let (v4, v6) = (v4 as usize, v6 as usize);
     let mut body = body;
     let mut cut = |size: usize| {
-        // The lengths add up to that of the message, which was checked.
+        // Checked above: the lengths add up to that of the message.
         let (head, tail) = body.split_at(size);
         body = tail;
         head
@@ -255,8 +255,8 @@ pub(super) fn decode(payload: &[u8]) -> Result<Records<'_>, Reason> {
         times,
         bytes,
         packets,
-        v4: Sides { sources: v4_sources, destinations: v4_destinations },
-        v6: Sides { sources: v6_sources, destinations: v6_destinations },
+        v4: AddressColumns { sources: v4_sources, destinations: v4_destinations },
+        v6: AddressColumns { sources: v6_sources, destinations: v6_destinations },
     })
 }
 
@@ -265,8 +265,8 @@ pub(super) struct Records<'a> {
     times: Column<'a>,
     bytes: Column<'a>,
     packets: Column<'a>,
-    v4: Sides<'a, 4>,
-    v6: Sides<'a, 16>,
+    v4: AddressColumns<'a, 4>,
+    v6: AddressColumns<'a, 16>,
 }
 
 impl Records<'_> {
@@ -277,9 +277,9 @@ impl Records<'_> {
 }
 
 impl Iterator for Records<'_> {
-    type Item = Read;
+    type Item = Observation;
 
-    fn next(&mut self) -> Option<Read> {
+    fn next(&mut self) -> Option<Observation> {
         let pair = match self.v4.next() {
             Some((source, destination)) => {
                 Pair::V4(Ipv4Addr::from_octets(source), Ipv4Addr::from_octets(destination))
@@ -289,26 +289,32 @@ impl Iterator for Records<'_> {
                 Pair::V6(Ipv6Addr::from_octets(source), Ipv6Addr::from_octets(destination))
             }
         };
-        // All three move on, whatever becomes of the record.
+        // All three columns advance, even for a record that is rejected.
         let (time, bytes, packets) = (self.times.next(), self.bytes.next(), self.packets.next());
         Some(record(time, pair, bytes, packets))
     }
 }
 
-fn record(time_ms: Option<u64>, pair: Pair, bytes: Option<u64>, packets: Option<u64>) -> Read {
+fn record(
+    time_ms: Option<u64>,
+    pair: Pair,
+    bytes: Option<u64>,
+    packets: Option<u64>,
+) -> Observation {
     let Some(time_ms) = time_ms else {
-        let (value, fault) = (Excerpt::of("2^64 or more"), TimeFault::OutOfRange);
-        return Read::Bad(Reason::BadTime { field: "time", value, fault });
+        let (value, fault) = (Excerpt::new("2^64 or more"), TimeFault::OutOfRange);
+        return Observation::Bad(RecordError::BadTime { field: "time", value, fault });
     };
     let beyond = AMOUNT_MAX + 1;
     let (bytes, packets) = (bytes.unwrap_or(beyond), packets.unwrap_or(beyond));
     match message::volume(bytes, packets) {
-        Ok(volume) => Read::Record(Record { time_ms, pair, volume }),
-        Err(Reason::NoPackets) if bytes == 0 => Read::Skipped(Skip::NoTraffic),
-        Err(Reason::NoPackets) => message::volume(bytes, 1).map_or_else(Read::Bad, |volume| {
-            Read::WithoutPackets(Record { time_ms, pair, volume })
-        }),
-        Err(reason) => Read::Bad(reason),
+        Ok(volume) => Observation::Record(Record { time_ms, pair, volume }),
+        Err(RecordError::NoPackets) if bytes == 0 => Observation::Skipped(Skip::NoTraffic),
+        Err(RecordError::NoPackets) => message::volume(bytes, 1)
+            .map_or_else(Observation::Bad, |volume| {
+                Observation::WithoutPackets(Record { time_ms, pair, volume })
+            }),
+        Err(reason) => Observation::Bad(reason),
     }
 }
 
@@ -320,7 +326,7 @@ struct Column<'a> {
 }
 
 impl Column<'_> {
-    /// The next number; `None` if it is beyond 64 bits.
+    /// Returns the next number; `None` beyond 64 bits.
     fn next(&mut self) -> Option<u64> {
         let delta = match self.width {
             0 => 0,
@@ -340,12 +346,12 @@ impl Column<'_> {
 }
 
 /// The addresses of one family.
-struct Sides<'a, const N: usize> {
+struct AddressColumns<'a, const N: usize> {
     sources: &'a [u8],
     destinations: &'a [u8],
 }
 
-impl<const N: usize> Sides<'_, N> {
+impl<const N: usize> AddressColumns<'_, N> {
     fn next(&mut self) -> Option<([u8; N], [u8; N])> {
         let (source, sources) = self.sources.split_first_chunk()?;
         let (destination, destinations) = self.destinations.split_first_chunk()?;
@@ -354,7 +360,7 @@ impl<const N: usize> Sides<'_, N> {
     }
 }
 
-/// Returns `N` bytes of a header that is known to be whole.
+/// Returns `N` bytes of a whole header.
 fn array<const N: usize>(payload: &[u8], at: usize) -> [u8; N] {
     payload[at..].first_chunk().copied().expect("the header is whole")
 }

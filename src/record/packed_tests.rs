@@ -1,9 +1,9 @@
-//! The layout, frozen; everything packed comes back; nothing else does harm.
+//! The layout is frozen, packed records are read back, and damaged messages are rejected.
 
 use floodmark_dataflows::types::Volume;
 use proptest::prelude::*;
 
-use super::super::{Decoder, Format, Message, Read};
+use super::super::{Decoder, Format, Message, Observation};
 use super::*;
 
 fn record(time_ms: u64, source: &str, destination: &str, bytes: i64, packets: i64) -> Record {
@@ -20,11 +20,11 @@ fn pack(records: &[Record]) -> Packed {
     packer.take().expect("there are records")
 }
 
-fn unpack(payload: &[u8]) -> Result<Vec<Record>, Reason> {
+fn unpack(payload: &[u8]) -> Result<Vec<Record>, RecordError> {
     let mut records = Vec::new();
     let message = Message { key: None, payload: Some(payload), timestamp_ms: None };
     let format = Decoder::default().decode(&message, &mut |read| match read {
-        Read::Record(record) => records.push(record),
+        Observation::Record(record) => records.push(record),
         other => panic!("no record: {other:?}"),
     })?;
     assert_eq!(format, Some(Format::Packed));
@@ -45,7 +45,7 @@ fn three() -> [Record; 3] {
 }
 
 #[test]
-fn version_1_is_frozen() {
+fn layout_of_version_1_is_frozen() {
     // Made from the description in docs/records.md, by another program.
     let frozen = "\
         ff464d52010208006468e5cf8b01000000000000000000000100000000000000 \
@@ -61,7 +61,7 @@ fn version_1_is_frozen() {
 }
 
 #[test]
-fn a_full_message_fits_whatever_is_in_it() {
+fn full_message_of_widest_values_has_exactly_bytes_max() {
     let mut packer = Packer::new();
     assert!(packer.take().is_none());
     let wide = record(u64::MAX, "::1", "::2", AMOUNT_MAX as i64, AMOUNT_MAX as i64);
@@ -74,20 +74,20 @@ fn a_full_message_fits_whatever_is_in_it() {
     const { assert!(Packer::BYTES_MAX < 900_000) };
     assert_eq!(unpack(&packed.payload).unwrap().len(), Packer::RECORDS_MAX);
     assert!(packer.is_empty());
-    // The records of the last message are not in the next one.
+    // The next message has no records of the last one.
     packer.push(&three()[0]).unwrap();
     assert_eq!(packer.take(), Some(pack(&three()[..1])));
 }
 
 #[test]
-fn what_nobody_could_read_is_not_packed() {
+fn record_with_an_invalid_volume_is_rejected_by_the_packer() {
     let mut packer = Packer::new();
     for (bytes, packets, reason) in [
-        (40, 0, Reason::NoPackets),
-        ((1 << 40) + 1, 1, Reason::TooLarge),
-        (40, (1 << 40) + 1, Reason::TooLarge),
-        (-1, 1, Reason::BadNumber { field: "volume" }),
-        (40, -1, Reason::BadNumber { field: "volume" }),
+        (40, 0, RecordError::NoPackets),
+        ((1 << 40) + 1, 1, RecordError::TooLarge),
+        (40, (1 << 40) + 1, RecordError::TooLarge),
+        (-1, 1, RecordError::BadNumber { field: "volume" }),
+        (40, -1, RecordError::BadNumber { field: "volume" }),
     ] {
         assert_eq!(packer.push(&record(0, "::1", "::2", bytes, packets)), Err(reason));
     }
@@ -95,21 +95,21 @@ fn what_nobody_could_read_is_not_packed() {
 }
 
 #[test]
-fn damage_is_found() {
+fn damaged_or_cut_message_is_rejected() {
     let whole = pack(&three()).payload;
     for end in 4..whole.len() {
-        assert_eq!(unpack(&whole[..end]), Err(Reason::PackedLength), "cut to {end}");
+        assert_eq!(unpack(&whole[..end]), Err(RecordError::PackedLength), "cut to {end}");
     }
     let longer = [&whole[..], &[0]].concat();
-    assert_eq!(unpack(&longer), Err(Reason::PackedLength));
+    assert_eq!(unpack(&longer), Err(RecordError::PackedLength));
     for at in MAGIC.len()..whole.len() {
         for bit in 0..8 {
             let mut damaged = whole.clone();
             damaged[at] ^= 1 << bit;
             let expected = match at {
-                VERSION_AT => Reason::PackedVersion { version: damaged[at] },
-                WIDTHS_AT..BASES_AT | V4_COUNT_AT..CHECKSUM_AT => Reason::PackedLength,
-                _ => Reason::PackedChecksum,
+                VERSION_AT => RecordError::PackedVersion { version: damaged[at] },
+                WIDTHS_AT..BASES_AT | V4_COUNT_AT..CHECKSUM_AT => RecordError::PackedLength,
+                _ => RecordError::PackedChecksum,
             };
             assert_eq!(unpack(&damaged), Err(expected), "bit {bit} of byte {at}");
         }
@@ -117,7 +117,7 @@ fn damage_is_found() {
 }
 
 #[test]
-fn columns_may_not_leave_their_range() {
+fn column_value_out_of_range_affects_only_its_record() {
     let reads = |payload: &[u8]| {
         let mut reads = Vec::new();
         let message = Message { key: None, payload: Some(payload), timestamp_ms: None };
@@ -132,35 +132,38 @@ fn columns_may_not_leave_their_range() {
     };
     // The times are 23, 356 and 0 above the base, the bytes 1500, 0 and 2^40.
     let [first, second, third] =
-        base(0, u64::MAX - 23).try_into().expect("one for each record, whatever becomes of it");
-    assert!(matches!(first, Read::Record(Record { time_ms: u64::MAX, .. })), "{first:?}");
-    let Read::Bad(reason @ Reason::BadTime { .. }) = second else { panic!("{second:?}") };
+        base(0, u64::MAX - 23).try_into().expect("one observation for each record");
+    assert!(matches!(first, Observation::Record(Record { time_ms: u64::MAX, .. })), "{first:?}");
+    let Observation::Bad(reason @ RecordError::BadTime { .. }) = second else {
+        panic!("{second:?}")
+    };
     assert!(reason.to_string().contains("beyond 64 bits"), "{reason}");
-    assert!(matches!(third, Read::Record(_)), "{third:?}");
-    let bad =
-        |reads: &[Read]| reads.iter().filter(|read| **read == Read::Bad(Reason::TooLarge)).count();
+    assert!(matches!(third, Observation::Record(_)), "{third:?}");
+    let bad = |reads: &[Observation]| {
+        reads.iter().filter(|read| **read == Observation::Bad(RecordError::TooLarge)).count()
+    };
     assert_eq!(bad(&base(1, 1)), 1);
     assert_eq!(bad(&base(1, u64::MAX)), 3);
-    // Bytes without packets are one packet; neither is no traffic.
+    // Bytes without packets count as one packet; a record without both is skipped.
     let [first, second, third] = base(2, 0).try_into().expect("one for each record");
     assert!(matches!(
         first,
-        Read::WithoutPackets(Record { volume: Volume { bytes: 1500, packets: 1 }, .. })
+        Observation::WithoutPackets(Record { volume: Volume { bytes: 1500, packets: 1 }, .. })
     ));
-    assert_eq!(second, Read::Skipped(Skip::NoTraffic));
-    assert!(matches!(third, Read::WithoutPackets(_)), "{third:?}");
+    assert_eq!(second, Observation::Skipped(Skip::NoTraffic));
+    assert!(matches!(third, Observation::WithoutPackets(_)), "{third:?}");
 }
 
 #[test]
-fn no_count_of_records_is_believed() {
+fn record_count_beyond_the_message_is_rejected() {
     let mut payload = pack(&three()).payload;
     payload[V4_COUNT_AT..CHECKSUM_AT].fill(0xff);
     seal(&mut payload);
-    assert_eq!(unpack(&payload), Err(Reason::PackedLength));
+    assert_eq!(unpack(&payload), Err(RecordError::PackedLength));
     payload[WIDTHS_AT..BASES_AT].fill(0);
     seal(&mut payload);
-    assert_eq!(unpack(&payload), Err(Reason::PackedLength));
-    // None at all is a whole message.
+    assert_eq!(unpack(&payload), Err(RecordError::PackedLength));
+    // A message without records is valid.
     payload.truncate(HEADER);
     payload[V4_COUNT_AT..CHECKSUM_AT].fill(0);
     seal(&mut payload);
@@ -183,7 +186,7 @@ fn any_record() -> impl Strategy<Value = Record> {
 
 proptest! {
     #[test]
-    fn what_is_packed_comes_back(records in prop::collection::vec(any_record(), 1..200)) {
+    fn packed_records_are_read_back(records in prop::collection::vec(any_record(), 1..200)) {
         let packed = pack(&records);
         let is_v4 = |record: &&Record| matches!(record.pair, Pair::V4(..));
         let (mut expected, v6): (Vec<Record>, Vec<Record>) =
@@ -194,9 +197,9 @@ proptest! {
         prop_assert_eq!(unpack(&packed.payload), Ok(expected));
     }
 
-    /// Headers that fit their message, with anything in it: a record or a reason for each.
+    /// Random columns under a valid header.
     #[test]
-    fn anything_in_columns_is_answered(
+    fn any_columns_yield_one_observation_per_record(
         widths in prop::array::uniform3(prop::sample::select(vec![0u8, 1, 2, 4, 8])),
         bases in any::<[u64; 3]>(),
         v4 in 0u32..20,

@@ -1,28 +1,29 @@
-//! Reasons why something in a message is no record.
+//! Errors of records and messages, and reasons to skip an observation.
 
 use std::fmt;
 
 use super::bounds::RECORDS_MAX;
 use crate::base::quote::Shown;
 
-/// The reason why an observation, or a whole message, can't be read.
+/// The error of an observation, or of a whole message, that can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
-pub enum Reason {
-    /// There is nothing in it.
+pub enum RecordError {
+    /// The message is empty.
     #[error("the message is empty")]
     Empty,
-    /// It is of no format that is read.
-    #[error("the message is of no known format; docs/records.md lists those that are read")]
+    /// The message is in no supported format.
+    #[error("the message is in no known format; docs/records.md lists the supported ones")]
     UnknownFormat,
-    /// It has the marks of several formats.
+    /// The message has marks of several formats.
     #[error(
-        "the fields are those of several formats, or of packets within packets without their order"
+        "the message has fields of several formats, or addresses of IPv4 and IPv6 without \"frame.protocols\" for \
+         their order"
     )]
     Ambiguous,
-    /// It is neither text nor packed.
+    /// The message is neither text nor packed.
     #[error("the message is neither packed records nor UTF-8 text")]
     NotUtf8,
-    /// It begins as JSON and is none.
+    /// The message begins as JSON, and is not valid.
     #[error("the JSON is broken")]
     Json,
     /// A field that every record needs is absent.
@@ -31,7 +32,7 @@ pub enum Reason {
         /// The name of the field.
         field: &'static str,
     },
-    /// A field occurs twice, so that it can't be told which one counts.
+    /// A field occurs more than once, so that its value is ambiguous.
     #[error("the field \"{field}\" occurs more than once")]
     RepeatedField {
         /// The name of the field.
@@ -52,13 +53,13 @@ pub enum Reason {
         /// The name of the field.
         field: &'static str,
     },
-    /// A record that is to be written has no packet in it; every record that is read has one.
+    /// A record to be written has no packets.
     #[error("the record has no packets")]
     NoPackets,
-    /// Its bytes or packets are beyond what one record can have.
+    /// The bytes or packets are more than one record can have.
     #[error("the record has more than 2^40 bytes or packets, sampling included")]
     TooLarge,
-    /// The first of its times that is present can't be used.
+    /// The first time field that is present can't be used.
     #[error("the time {value} of the field \"{field}\" {fault}")]
     BadTime {
         /// The name of the field.
@@ -68,28 +69,28 @@ pub enum Reason {
         /// The reason why it can't be used.
         fault: TimeFault,
     },
-    /// It has no time, and neither has its message.
+    /// Neither the record nor its message has a time.
     #[error("the record has no time, and neither has its message")]
     NoTime,
-    /// It is output of this program itself, and no record.
-    #[error("it is one of the {kind} that floodmark itself writes, and no record")]
+    /// The message is output of floodmark, and no record.
+    #[error("the message is output of floodmark, and no record: {kind}")]
     OwnOutput {
         /// The kind of output, in the plural.
         kind: &'static str,
     },
-    /// Packed by a version that this program does not know.
-    #[error("packed records of version {version} are not known; update floodmark")]
+    /// The packed records have a version that is not supported.
+    #[error("packed records of version {version} are not supported; update floodmark")]
     PackedVersion {
         /// The version found.
         version: u8,
     },
     /// The length of packed records does not fit their header.
-    #[error("packed records whose length does not fit their header")]
+    #[error("the length of the packed records does not match their header")]
     PackedLength,
-    /// Packed records were changed on their way.
-    #[error("packed records whose checksum does not fit")]
+    /// Packed records were damaged in transit.
+    #[error("the checksum of the packed records does not match")]
     PackedChecksum,
-    /// It holds more records than one message may.
+    /// The message has more than [`RECORDS_MAX`] records.
     #[error(
         "the message has more than {RECORDS_MAX} records: the first {RECORDS_MAX} count; write more and smaller \
          messages"
@@ -97,8 +98,8 @@ pub enum Reason {
     TooManyRecords,
 }
 
-impl Reason {
-    /// Every label of a reason, to declare metrics.
+impl RecordError {
+    /// Every label, to declare metrics.
     pub const LABELS: [&'static str; 17] = [
         "empty",
         "unknown_format",
@@ -119,43 +120,43 @@ impl Reason {
         "too_many_records",
     ];
 
-    /// A name for metrics. It does not change between versions.
+    /// Returns the name for metrics. It does not change between versions.
     pub fn as_str(self) -> &'static str {
         match self {
-            Reason::Empty => "empty",
-            Reason::UnknownFormat => "unknown_format",
-            Reason::Ambiguous => "ambiguous",
-            Reason::NotUtf8 => "not_utf8",
-            Reason::Json => "json",
-            Reason::MissingField { .. } => "missing_field",
-            Reason::RepeatedField { .. } => "repeated_field",
-            Reason::BadAddress { .. } => "bad_address",
-            Reason::MixedFamily => "mixed_family",
-            Reason::BadNumber { .. } => "bad_number",
-            Reason::NoPackets => "no_packets",
-            Reason::TooLarge => "too_large",
-            Reason::BadTime { .. } | Reason::NoTime => "bad_time",
-            Reason::OwnOutput { .. } => "own_output",
-            Reason::PackedVersion { .. } => "packed_version",
-            Reason::PackedLength => "packed_length",
-            Reason::PackedChecksum => "packed_checksum",
-            Reason::TooManyRecords => "too_many_records",
+            RecordError::Empty => "empty",
+            RecordError::UnknownFormat => "unknown_format",
+            RecordError::Ambiguous => "ambiguous",
+            RecordError::NotUtf8 => "not_utf8",
+            RecordError::Json => "json",
+            RecordError::MissingField { .. } => "missing_field",
+            RecordError::RepeatedField { .. } => "repeated_field",
+            RecordError::BadAddress { .. } => "bad_address",
+            RecordError::MixedFamily => "mixed_family",
+            RecordError::BadNumber { .. } => "bad_number",
+            RecordError::NoPackets => "no_packets",
+            RecordError::TooLarge => "too_large",
+            RecordError::BadTime { .. } | RecordError::NoTime => "bad_time",
+            RecordError::OwnOutput { .. } => "own_output",
+            RecordError::PackedVersion { .. } => "packed_version",
+            RecordError::PackedLength => "packed_length",
+            RecordError::PackedChecksum => "packed_checksum",
+            RecordError::TooManyRecords => "too_many_records",
         }
     }
 }
 
-/// The reason why an observation is rightly no record.
+/// The reason why an observation is skipped without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Skip {
-    /// A mark of pmacct that it begins or ends to write out its records.
+    /// A mark of pmacct at the start or end of its records.
     Purge,
-    /// A line that tells Elasticsearch where to put the next one (tshark).
+    /// A line of tshark that gives Elasticsearch the index of the next line.
     Index,
-    /// It is about a frame or flow without IP addresses.
+    /// A frame or flow without IP addresses.
     NotIp,
     /// A flow of 0 bytes and 0 packets.
     NoTraffic,
-    /// A message without a value: a compacted topic forgets its key (Kafka), or null written as JSON.
+    /// A message without a value, which deletes its key from a compacted topic; or null as JSON.
     Tombstone,
 }
 
@@ -164,7 +165,7 @@ impl Skip {
     pub const ALL: [Skip; 5] =
         [Skip::Purge, Skip::Index, Skip::NotIp, Skip::NoTraffic, Skip::Tombstone];
 
-    /// A name for metrics. It does not change between versions.
+    /// Returns the name for metrics. It does not change between versions.
     pub fn as_str(self) -> &'static str {
         match self {
             Skip::Purge => "purge",
@@ -179,7 +180,7 @@ impl Skip {
 /// The reason why a time can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TimeFault {
-    /// It is of no form that is read, or in no calendar.
+    /// It has no supported form, or is not in the calendar.
     Unreadable,
     /// It is before 1970, or beyond 64 bits of milliseconds.
     OutOfRange,
@@ -194,8 +195,7 @@ impl fmt::Display for TimeFault {
     }
 }
 
-/// The beginning of a value that came in a message, for an error that names it. It is displayed in
-/// quotes and escaped.
+/// The beginning of a value of a message, for an error text. It is displayed in quotes and escaped.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Excerpt {
     bytes: [u8; Excerpt::BYTES_MAX],
@@ -204,11 +204,11 @@ pub struct Excerpt {
 }
 
 impl Excerpt {
-    /// The most bytes of a value that are kept: a date and time with nanoseconds and an offset fits.
+    /// Maximum number of bytes of an excerpt: a date and time with nanoseconds and an offset fits.
     const BYTES_MAX: usize = 38;
 
-    /// The beginning of a text, cut between two characters.
-    pub(super) fn of(text: &str) -> Self {
+    /// Creates the excerpt of a text, cut between two characters.
+    pub(super) fn new(text: &str) -> Self {
         let length = text.floor_char_boundary(Excerpt::BYTES_MAX);
         let mut bytes = [0; Excerpt::BYTES_MAX];
         bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
@@ -239,12 +239,12 @@ mod tests {
 
     #[test]
     fn excerpt_of_a_long_or_hostile_value_is_bounded_and_escaped() {
-        let shown = |text: &str| Excerpt::of(text).to_string();
+        let shown = |text: &str| Excerpt::new(text).to_string();
         assert_eq!(shown("2018-03-26 05:40"), "\"2018-03-26 05:40\"");
         assert_eq!(shown(""), "\"\"");
         assert_eq!(shown("a\u{1b}[31m\n\u{9b}\u{202e}\""), r#""a\u{1b}[31m\n\u{9b}\u{202e}\"""#);
         assert_eq!(shown(&"9".repeat(1 << 20)), format!("\"{}…\"", "9".repeat(38)));
-        // Never half a character.
+        // The cut is between two characters.
         for shift in 0..4 {
             let text = "x".repeat(shift) + &"→".repeat(30);
             assert!(shown(&text).ends_with("→…\""), "{shift}");

@@ -1,78 +1,78 @@
-//! Receivers of the observations in a message.
+//! Receivers of the observations of a message.
 
 use super::bounds::RECORDS_MAX;
-use super::message::{Format, Read};
-use super::reason::{Reason, Skip};
+use super::message::{Format, Observation};
+use super::reason::{RecordError, Skip};
 
 /// A receiver of observations.
-pub(super) trait Take {
-    /// Whether it also needs the JSON objects that the observations were read from.
+pub(super) trait Receiver {
+    /// Whether the receiver also needs the JSON objects of the observations.
     const SOURCES: bool;
 
-    fn take(&mut self, read: Read, source: Option<&str>);
+    fn receive(&mut self, read: Observation, source: Option<&str>);
 }
 
-impl<F: FnMut(Read)> Take for F {
+impl<F: FnMut(Observation)> Receiver for F {
     const SOURCES: bool = false;
 
-    fn take(&mut self, read: Read, _: Option<&str>) {
+    fn receive(&mut self, read: Observation, _: Option<&str>) {
         self(read);
     }
 }
 
-/// Passes the observations of a message on. A value whose format is unknown is held back until it is clear
-/// whether it stands for the whole message.
-pub(super) struct Sink<'t, T> {
-    pub(super) to: &'t mut T,
+/// Forwards the observations of a message. Holds back the error of the last value of unknown format: if no value of the
+/// message has a format, it is the error of the whole message.
+pub(super) struct MessageSink<'t, T> {
+    pub(super) receiver: &'t mut T,
     pub(super) format: Option<Format>,
-    pub(super) held: Option<Reason>,
-    /// Whether a value of no format was rightly skipped.
+    pub(super) held_back: Option<RecordError>,
+    /// Whether a value without a format was skipped.
     pub(super) skipped: bool,
-    /// The number of values whose format was recognized.
-    pub(super) told: usize,
+    /// The number of values of a recognized format.
+    pub(super) recognized: usize,
 }
 
-impl<T: Take> Sink<'_, T> {
-    pub(super) fn told(&mut self, format: Format, read: Read, source: Option<&str>) {
-        self.told += 1;
-        if self.told > RECORDS_MAX {
+impl<T: Receiver> MessageSink<'_, T> {
+    pub(super) fn recognized(&mut self, format: Format, read: Observation, source: Option<&str>) {
+        self.recognized += 1;
+        if self.recognized > RECORDS_MAX {
             return;
         }
         self.release();
         self.format.get_or_insert(format);
-        self.to.take(read, source);
+        self.receiver.receive(read, source);
     }
 
-    pub(super) fn untold(&mut self, reason: Reason) {
+    pub(super) fn unrecognized(&mut self, reason: RecordError) {
         self.release();
-        self.held = Some(reason);
+        self.held_back = Some(reason);
     }
 
-    /// Skips a value of no format.
+    /// Skips a value without a format.
     pub(super) fn skip(&mut self, skip: Skip) {
         self.release();
         self.skipped = true;
-        self.to.take(Read::Skipped(skip), None);
+        self.receiver.receive(Observation::Skipped(skip), None);
     }
 
     fn release(&mut self) {
-        if let Some(reason) = self.held.take() {
-            self.to.take(Read::Bad(reason), None);
+        if let Some(reason) = self.held_back.take() {
+            self.receiver.receive(Observation::Bad(reason), None);
         }
     }
 
-    pub(super) fn finish(mut self) -> Result<Option<Format>, Reason> {
-        if self.told > RECORDS_MAX {
-            return Err(Reason::TooManyRecords);
+    pub(super) fn finish(mut self) -> Result<Option<Format>, RecordError> {
+        if self.recognized > RECORDS_MAX {
+            return Err(RecordError::TooManyRecords);
         }
         if self.format.is_some() {
             self.release();
             return Ok(self.format);
         }
-        match self.held {
+        match self.held_back {
             Some(reason) => Err(reason),
             None if self.skipped => Ok(None),
-            None => Err(Reason::Empty),
+            None => Err(RecordError::Empty),
         }
     }
 }

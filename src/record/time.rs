@@ -1,4 +1,4 @@
-//! The times of records, as numbers and as texts.
+//! Parses the times of records, numbers or texts.
 
 use jiff::civil::{DateTime, date};
 use jiff::tz::TimeZone;
@@ -15,34 +15,37 @@ const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
 
 /// The value of a field of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Time {
+pub(super) enum FieldTime {
     /// Milliseconds since 1970.
     At(u64),
-    /// The writer had no time, and its value says so.
+    /// A value that stands for an absent time.
     Absent,
-    /// It can't be used.
+    /// A value that can't be used.
     Bad(TimeFault),
 }
 
-/// Reads a field of time. With `zero_is_none`, the values that programs write for a time that was never set
-/// count as absent.
-pub(super) fn read(raw: &str, unit: Unit, zone: &TimeZone, zero_is_none: bool) -> Time {
+/// Reads a time field. With `zero_is_absent`, the values that programs write for an unset time count as absent.
+pub(super) fn read(raw: &str, unit: Unit, zone: &TimeZone, zero_is_absent: bool) -> FieldTime {
     let Some(text) = scalar(raw) else {
-        return Time::Absent;
+        return FieldTime::Absent;
     };
     let Some(nanos) = moment(&text, unit, zone) else {
-        return if is_zero_date(&text) { Time::Absent } else { Time::Bad(TimeFault::Unreadable) };
+        return if is_zero_date(&text) {
+            FieldTime::Absent
+        } else {
+            FieldTime::Bad(TimeFault::Unreadable)
+        };
     };
-    if zero_is_none && is_unset(nanos, unit) {
-        return Time::Absent;
+    if zero_is_absent && is_unset(nanos, unit) {
+        return FieldTime::Absent;
     }
     match event_time(nanos) {
-        Some(ms) => Time::At(ms),
-        None => Time::Bad(TimeFault::OutOfRange),
+        Some(ms) => FieldTime::At(ms),
+        None => FieldTime::Bad(TimeFault::OutOfRange),
     }
 }
 
-/// A moment in nanoseconds since 1970, from a number in this unit or from a date and time.
+/// Parses a number in this unit, or a date and time, to nanoseconds since 1970.
 pub(super) fn moment(text: &str, unit: Unit, zone: &TimeZone) -> Option<i128> {
     let number = match text.as_bytes() {
         // No number begins like this, and most dates do.
@@ -55,12 +58,12 @@ pub(super) fn moment(text: &str, unit: Unit, zone: &TimeZone) -> Option<i128> {
     }
 }
 
-/// An event time in milliseconds, if it is one that a record can have.
+/// Returns the event time in milliseconds; `None` outside the range of a record.
 pub(super) fn event_time(nanos: i128) -> Option<u64> {
     u64::try_from(nanos.div_euclid(MILLISECOND)).ok()
 }
 
-/// Whether a text is the date that pmacct and databases write for none, in any of their forms:
+/// Whether a text is the date that pmacct and databases write for an absent one, in any of its forms:
 /// `0000-00-00 00:00:00.000000`, `0000-00-00T00:00:00Z`, `0000-00-00`.
 fn is_zero_date(text: &str) -> bool {
     let Some(rest) = text.strip_prefix("0000-00-00") else {
@@ -71,8 +74,8 @@ fn is_zero_date(text: &str) -> bool {
         && zone.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":+- ".contains(&byte))
 }
 
-/// Whether programs write this moment for a time that was never set: a zero of their clocks, with or without
-/// the offset of a time zone, or all bits of an integer.
+/// Whether programs write this moment for an unset time: the zero of their clocks, with or without the offset of a time
+/// zone, or an integer with all bits set.
 fn is_unset(nanos: i128, unit: Unit) -> bool {
     // 1970-01-01 of Unix; 1900-01-01 of NTP; 0001-01-01 of Go, Java and .NET.
     const ZEROS: [i128; 3] = [0, -2_208_988_800 * SECOND, -62_135_596_800 * SECOND];
@@ -93,35 +96,35 @@ fn is_unset(nanos: i128, unit: Unit) -> bool {
         && (BITS.contains(&number) || unit == Unit::Seconds && number == i128::from(u32::MAX))
 }
 
-/// A date and time; in the zone given if it states none.
+/// Parses a date and time; in the zone of the argument if the text states none.
 fn date_time(text: &str, zone: &TimeZone) -> Option<i128> {
     let Ok(nanos) = date::parse(text) else {
-        return with_offset(text);
+        return date_time_with_offset(text);
     };
-    if states_zone(text).is_some() || *zone == TimeZone::UTC {
+    if zone_start(text).is_some() || *zone == TimeZone::UTC {
         return Some(nanos);
     }
-    // `date::parse` has read it as UTC.
+    // `date::parse` read it as UTC.
     let secs = i64::try_from(nanos.div_euclid(SECOND)).ok()?;
     let local = EPOCH.checked_add(SignedDuration::from_secs(secs)).ok()?;
-    // Of an hour that comes twice, the first is meant; of an hour that is left out, the one after it.
-    let there: Timestamp = zone.to_ambiguous_timestamp(local).compatible().ok()?;
-    Some(i128::from(there.as_second()) * SECOND + nanos.rem_euclid(SECOND))
+    // A repeated hour reads as the first, a skipped hour as the hour after it.
+    let instant: Timestamp = zone.to_ambiguous_timestamp(local).compatible().ok()?;
+    Some(i128::from(instant.as_second()) * SECOND + nanos.rem_euclid(SECOND))
 }
 
-/// The place in a date and time at which its zone begins, if it states one.
-fn states_zone(text: &str) -> Option<usize> {
-    // Behind the sign between date and time.
+/// Returns the index of the zone in a date and time, if it states one.
+fn zone_start(text: &str) -> Option<usize> {
+    // Behind the separator of date and time.
     let begin = "2024-05-01T".len();
     let found =
         text.bytes().skip(begin).position(|b| b.is_ascii_alphabetic() || b"+-".contains(&b));
     Some(begin + found?)
 }
 
-/// A date and time whose offset is written otherwise than in RFC 3339: `+02`, `+0200`, `+02:00:00`,
-/// `UTC`, a blank before it, or the name of the zone behind it, as Go writes (`+0200 CEST`).
-fn with_offset(text: &str) -> Option<i128> {
-    let at = states_zone(text)?;
+/// Parses a date and time with an offset in a form other than RFC 3339: `+02`, `+0200`, `+02:00:00`, `UTC`, with a
+/// blank before it, or followed by the name of the zone, as Go writes it (`+0200 CEST`).
+fn date_time_with_offset(text: &str) -> Option<i128> {
+    let at = zone_start(text)?;
     let local = text[..at].trim_end_matches(' ');
     let (offset, name) = text[at..].split_once(' ').unwrap_or((&text[at..], ""));
     if !name.bytes().all(|byte| byte.is_ascii_alphabetic()) {
@@ -132,14 +135,14 @@ fn with_offset(text: &str) -> Option<i128> {
         _ if offset.eq_ignore_ascii_case("z") || matches!(offset, "UTC" | "GMT") => ('+', "00"),
         _ => return None,
     };
-    let (hours, minutes, seconds) = parts(digits)?;
+    let (hours, minutes, seconds) = offset_parts(digits)?;
     let nanos = date::parse(&format!("{local}{sign}{hours}:{minutes}")).ok()?;
     let seconds = i128::from(seconds.parse::<u8>().ok().filter(|seconds| *seconds < 60)?) * SECOND;
     Some(if sign == '-' { nanos + seconds } else { nanos - seconds })
 }
 
-/// Hours, minutes and seconds of an offset, two digits each, with colons between them or without.
-fn parts(text: &str) -> Option<(&str, &str, &str)> {
+/// Splits an offset into hours, minutes and seconds, two digits each, with or without colons.
+fn offset_parts(text: &str) -> Option<(&str, &str, &str)> {
     let two = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
     let mut rest = text;
     let mut parts = ["00"; 3];
@@ -166,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments() {
+    fn numbers_and_dates_are_parsed_to_nanoseconds() {
         let utc = TimeZone::UTC;
         for (text, unit, nanos) in [
             ("1700000000", Unit::Seconds, 1_700_000_000 * SECOND),
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn zones_hold_where_none_is_stated() {
+    fn zone_argument_applies_to_times_without_a_zone() {
         let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
         let at = |text| moment(text, Unit::Seconds, &berlin).map(|nanos| nanos / SECOND);
         let utc = |text| moment(text, Unit::Seconds, &TimeZone::UTC).map(|nanos| nanos / SECOND);
@@ -199,7 +202,7 @@ mod tests {
         assert_eq!(at("2024-07-01"), utc("2024-06-30 22:00:00"));
         assert_eq!(at("2024-07-01T02:00:00Z"), utc("2024-07-01 02:00:00"));
         assert_eq!(at("2024-07-01 02:00:00-05:00"), utc("2024-07-01 07:00:00"));
-        // Twice, and not at all.
+        // A repeated hour, and a skipped one.
         assert_eq!(at("2024-10-27 02:30:00"), utc("2024-10-27 00:30:00"));
         assert_eq!(at("2024-03-31 02:30:00"), utc("2024-03-31 01:30:00"));
         assert_eq!(at("1700000000"), Some(1_700_000_000));
@@ -228,7 +231,7 @@ mod tests {
             "2024-05-01T09:00:00UTC",
             "2024-05-01 09:00:00 +0000 UTC",
         ] {
-            // The zone of the option is for texts that state none.
+            // The zone argument does not apply to a text with an offset.
             for zone in [&TimeZone::UTC, &berlin] {
                 assert_eq!(moment(text, Unit::Seconds, zone), Some(nine), "{text}");
             }
@@ -259,12 +262,12 @@ mod tests {
         }
     }
 
-    fn told(raw: &str, unit: Unit) -> Time {
+    fn read_utc(raw: &str, unit: Unit) -> FieldTime {
         read(raw, unit, &TimeZone::UTC, true)
     }
 
     #[test]
-    fn time_that_was_never_set_is_absent() {
+    fn unset_time_is_absent() {
         use Unit::{Milliseconds, Nanoseconds, Seconds};
         for (raw, unit) in [
             ("null", Seconds),
@@ -306,18 +309,18 @@ mod tests {
             ("9223372036854775807", Nanoseconds),
             ("-9223372036854775808", Nanoseconds),
         ] {
-            assert_eq!(told(raw, unit), Time::Absent, "{raw}");
+            assert_eq!(read_utc(raw, unit), FieldTime::Absent, "{raw}");
         }
-        // A writer that is taken at its word has none of these but words and zero dates.
+        // Without `zero_is_absent`, only placeholders and zero dates are absent.
         let own = |raw| read(raw, Milliseconds, &TimeZone::UTC, false);
-        assert_eq!(own("0"), Time::At(0));
-        assert_eq!(own("18446744073709551615"), Time::At(u64::MAX));
-        assert_eq!(own("\"0000-00-00 00:00:00\""), Time::Absent);
-        assert_eq!(own("\"0001-01-01T00:00:00Z\""), Time::Bad(TimeFault::OutOfRange));
+        assert_eq!(own("0"), FieldTime::At(0));
+        assert_eq!(own("18446744073709551615"), FieldTime::At(u64::MAX));
+        assert_eq!(own("\"0000-00-00 00:00:00\""), FieldTime::Absent);
+        assert_eq!(own("\"0001-01-01T00:00:00Z\""), FieldTime::Bad(TimeFault::OutOfRange));
     }
 
     #[test]
-    fn time_that_is_wrong_is_not_absent() {
+    fn invalid_time_is_bad_and_not_absent() {
         for raw in [
             "\"yesterday\"",
             "\"0000-00-01\"",
@@ -330,20 +333,28 @@ mod tests {
             "true",
             "\"\\u001b[2J\"",
         ] {
-            assert_eq!(told(raw, Unit::Seconds), Time::Bad(TimeFault::Unreadable), "{raw}");
+            assert_eq!(
+                read_utc(raw, Unit::Seconds),
+                FieldTime::Bad(TimeFault::Unreadable),
+                "{raw}"
+            );
         }
         for raw in ["\"1960-01-01 00:00:00\"", "-1767324720", "1e25"] {
-            assert_eq!(told(raw, Unit::Seconds), Time::Bad(TimeFault::OutOfRange), "{raw}");
+            assert_eq!(
+                read_utc(raw, Unit::Seconds),
+                FieldTime::Bad(TimeFault::OutOfRange),
+                "{raw}"
+            );
         }
-        assert_eq!(told("4294967296", Unit::Seconds), Time::At(4_294_967_296_000));
-        assert_eq!(told("4294967295", Unit::Milliseconds), Time::At(4_294_967_295));
+        assert_eq!(read_utc("4294967296", Unit::Seconds), FieldTime::At(4_294_967_296_000));
+        assert_eq!(read_utc("4294967295", Unit::Milliseconds), FieldTime::At(4_294_967_295));
     }
 
     proptest! {
         #[test]
-        fn any_text_is_a_time_or_none(text in "[-+0-9.eETZ: ]{0,60}|\\PC*|[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9:]{8}\\PC{0,12}") {
+        fn any_text_is_parsed_or_rejected_as_a_time(text in "[-+0-9.eETZ: ]{0,60}|\\PC*|[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9:]{8}\\PC{0,12}") {
             let _ = moment(&text, Unit::Seconds, &TimeZone::UTC);
-            let _ = told(&serde_json::to_string(&text).unwrap(), Unit::Nanoseconds);
+            let _ = read_utc(&serde_json::to_string(&text).unwrap(), Unit::Nanoseconds);
         }
     }
 }

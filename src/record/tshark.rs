@@ -1,6 +1,6 @@
-//! Packets as `tshark -T json` and `tshark -T ek` write them: layers with fields, or with `-e` the
-//! chosen fields alone. A protocol or a field that occurs several times in a packet comes as several
-//! members of one name, or as an array; the first is the outermost.
+//! Packets as `tshark -T json` and `tshark -T ek` write them: layers with fields, or with `-e` only the chosen fields.
+//! A protocol or field that occurs several times in a packet is written as several members of one name, or as an
+//! array; the first is the outermost.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ use super::context::Context;
 use super::json::{Key, Object};
 use super::members::for_each_member;
 use super::message;
-use super::message::{Read, Record};
-use super::reason::{Reason, Skip};
-use super::time::{self, Time};
+use super::message::{Observation, Record};
+use super::reason::{RecordError, Skip};
+use super::time::{self, FieldTime};
 use super::value;
 use super::value::Unit;
 
-/// The fields of a packet that a record needs.
+/// A field of a packet that a record needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Field {
     Time,
@@ -36,7 +36,7 @@ impl Field {
 
     /// Returns the field with this name in either form: `-T ek` puts the protocol first, and with `-e` only
     /// replaces dots.
-    fn of(name: &str) -> Option<Field> {
+    fn from_name(name: &str) -> Option<Field> {
         Some(match name {
             "frame.time_epoch" | "frame_frame_time_epoch" | "frame_time_epoch" => Field::Time,
             "frame.len" | "frame_frame_len" | "frame_len" => Field::Length,
@@ -60,15 +60,15 @@ enum Family {
 
 /// The fields of a packet that a record needs.
 #[derive(Default)]
-struct Packet<'a> {
+struct PacketFields<'a> {
     fields: [Option<&'a str>; Field::COUNT],
     /// The family of the first layer of IP.
     outermost: Option<Family>,
 }
 
-impl<'a> Packet<'a> {
-    fn of(layers: &'a str) -> Result<Self, Reason> {
-        let mut packet = Packet::default();
+impl<'a> PacketFields<'a> {
+    fn parse(layers: &'a str) -> Result<Self, RecordError> {
+        let mut packet = PacketFields::default();
         for_each_member(layers, |name, raw| match (name, packet.outermost) {
             ("frame", _) => packet.layer(raw),
             ("ip", None) => {
@@ -81,27 +81,27 @@ impl<'a> Packet<'a> {
             }
             ("ip" | "ipv6", Some(_)) => Ok(()),
             _ => {
-                packet.keep(name, raw);
+                packet.store(name, raw);
                 Ok(())
             }
         })?;
         Ok(packet)
     }
 
-    fn layer(&mut self, raw: &'a str) -> Result<(), Reason> {
-        let Some(raw) = first(raw) else {
+    fn layer(&mut self, raw: &'a str) -> Result<(), RecordError> {
+        let Some(raw) = first_element(raw) else {
             return Ok(());
         };
         for_each_member(raw, |name, raw| {
-            self.keep(name, raw);
+            self.store(name, raw);
             Ok(())
         })
     }
 
-    fn keep(&mut self, name: &str, raw: &'a str) {
-        if let Some(field) = Field::of(name) {
+    fn store(&mut self, name: &str, raw: &'a str) {
+        if let Some(field) = Field::from_name(name) {
             let slot = &mut self.fields[field as usize];
-            *slot = slot.or_else(|| first(raw));
+            *slot = slot.or_else(|| first_element(raw));
         }
     }
 
@@ -110,7 +110,7 @@ impl<'a> Packet<'a> {
     }
 
     /// Returns the family of the outermost IP header; `None` if the packet has no IP header.
-    fn family(&self) -> Result<Option<Family>, Reason> {
+    fn family(&self) -> Result<Option<Family>, RecordError> {
         if self.outermost.is_some() {
             return Ok(self.outermost);
         }
@@ -121,9 +121,9 @@ impl<'a> Packet<'a> {
             (false, false) => None,
             (true, false) => Some(Family::V4),
             (false, true) => Some(Family::V6),
-            // The fields stand in the order in which they were asked for.
+            // The fields are in the order of the options of tshark, not of the headers.
             (true, true) => {
-                let protocols = self.raw(Field::Protocols).and_then(value::text);
+                let protocols = self.raw(Field::Protocols).and_then(value::unquote);
                 let family =
                     protocols.iter().flat_map(|names| names.split(':')).find_map(
                         |name| match name {
@@ -132,13 +132,13 @@ impl<'a> Packet<'a> {
                             _ => None,
                         },
                     );
-                Some(family.ok_or(Reason::Ambiguous)?)
+                Some(family.ok_or(RecordError::Ambiguous)?)
             }
         })
     }
 
     /// Returns the length by the IP header; that of the frame, if the IP header does not state one.
-    fn bytes(&self, family: Family) -> Result<u64, Reason> {
+    fn bytes(&self, family: Family) -> Result<u64, RecordError> {
         const V4_HEADER: u64 = 20;
         const V6_HEADER: u64 = 40;
         let number = |field, name| {
@@ -149,7 +149,7 @@ impl<'a> Packet<'a> {
         };
         let stated = match family {
             Family::V4 => match number(Field::V4Length, "ip.len")? {
-                Some(1..V4_HEADER) => return Err(Reason::BadNumber { field: "ip.len" }),
+                Some(1..V4_HEADER) => return Err(RecordError::BadNumber { field: "ip.len" }),
                 stated => stated,
             },
             Family::V6 => match number(Field::V6Length, "ipv6.plen")? {
@@ -160,7 +160,7 @@ impl<'a> Packet<'a> {
         match stated {
             // The length did not fit, or segmentation was left to the network card.
             Some(0) | None => number(Field::Length, "frame.len")?
-                .ok_or(Reason::MissingField { field: "frame.len" }),
+                .ok_or(RecordError::MissingField { field: "frame.len" }),
             Some(length) => Ok(length),
         }
     }
@@ -168,7 +168,7 @@ impl<'a> Packet<'a> {
 
 impl Context<'_> {
     /// Reads a packet of `-T json`.
-    pub(super) fn tshark_json(&self, object: &Object<'_>) -> Read {
+    pub(super) fn tshark_json(&self, object: &Object<'_>) -> Observation {
         let mut layers = None;
         let found =
             for_each_member(object.raw(Key::SourceDocument).unwrap_or_default(), |name, raw| {
@@ -178,30 +178,34 @@ impl Context<'_> {
                 Ok(())
             });
         match (found, layers) {
-            (Err(reason), _) => Read::Bad(reason),
+            (Err(reason), _) => Observation::Bad(reason),
             (Ok(()), Some(layers)) => self.packet(layers, None),
-            (Ok(()), None) => Read::Bad(Reason::MissingField { field: "layers" }),
+            (Ok(()), None) => Observation::Bad(RecordError::MissingField { field: "layers" }),
         }
     }
 
     /// Reads a line of `-T ek`.
-    pub(super) fn tshark_ek(&self, object: &Object<'_>) -> Read {
+    pub(super) fn tshark_ek(&self, object: &Object<'_>) -> Observation {
         match object.raw(Key::Layers) {
             Some(layers) => self.packet(layers, object.raw(Key::Timestamp)),
-            None => Read::Skipped(Skip::Index),
+            None => Observation::Skipped(Skip::Index),
         }
     }
 
-    fn packet(&self, layers: &str, timestamp: Option<&str>) -> Read {
+    fn packet(&self, layers: &str, timestamp: Option<&str>) -> Observation {
         match self.try_packet(layers, timestamp) {
-            Ok(Some(record)) => Read::Record(record),
-            Ok(None) => Read::Skipped(Skip::NotIp),
-            Err(reason) => Read::Bad(reason),
+            Ok(Some(record)) => Observation::Record(record),
+            Ok(None) => Observation::Skipped(Skip::NotIp),
+            Err(reason) => Observation::Bad(reason),
         }
     }
 
-    fn try_packet(&self, layers: &str, timestamp: Option<&str>) -> Result<Option<Record>, Reason> {
-        let packet = Packet::of(layers)?;
+    fn try_packet(
+        &self,
+        layers: &str,
+        timestamp: Option<&str>,
+    ) -> Result<Option<Record>, RecordError> {
+        let packet = PacketFields::parse(layers)?;
         let Some(family) = packet.family()? else {
             return Ok(None);
         };
@@ -210,7 +214,7 @@ impl Context<'_> {
             Family::V6 => ((Field::V6Source, "ipv6.src"), (Field::V6Destination, "ipv6.dst")),
         };
         let address = |(field, name)| {
-            let raw = packet.raw(field).ok_or(Reason::MissingField { field: name })?;
+            let raw = packet.raw(field).ok_or(RecordError::MissingField { field: name })?;
             value::address(raw, name)
         };
         let pair = value::pair(address(source)?, address(destination)?, false)?;
@@ -219,8 +223,8 @@ impl Context<'_> {
         Ok(Some(Record { time_ms, pair, volume }))
     }
 
-    /// The time of a packet, else that of its line, else that of the message.
-    fn packet_time(&self, packet: Option<&str>, line: Option<&str>) -> Result<u64, Reason> {
+    /// Returns the time of a packet, else that of its line, else that of the message.
+    fn packet_time(&self, packet: Option<&str>, line: Option<&str>) -> Result<u64, RecordError> {
         let times =
             [("frame.time_epoch", packet, Unit::Seconds), ("timestamp", line, Unit::Milliseconds)];
         for (field, raw, unit) in times {
@@ -228,17 +232,17 @@ impl Context<'_> {
                 continue;
             };
             match time::read(raw, unit, self.zone, false) {
-                Time::At(ms) => return Ok(ms),
-                Time::Absent => {}
-                Time::Bad(fault) => return Err(Reason::bad_time(field, raw, fault)),
+                FieldTime::At(ms) => return Ok(ms),
+                FieldTime::Absent => {}
+                FieldTime::Bad(fault) => return Err(RecordError::bad_time(field, raw, fault)),
             }
         }
-        self.message.timestamp_ms.ok_or(Reason::NoTime)
+        self.message.timestamp_ms.ok_or(RecordError::NoTime)
     }
 }
 
-/// The first element of an array, or the value itself; `None` if there is no element.
-fn first(raw: &str) -> Option<&str> {
+/// Returns the first element of an array, or the value itself; `None` for an empty array.
+fn first_element(raw: &str) -> Option<&str> {
     struct First;
     impl<'de> Visitor<'de> for First {
         type Value = Option<&'de RawValue>;

@@ -1,7 +1,7 @@
-//! Numbers and addresses, as they stand in texts.
+//! Parses numbers and addresses in texts.
 //!
-//! A JSON value is kept as its text (`raw`): numbers keep their digits, and a number in quotes is as good as
-//! one without, since tools differ in that.
+//! A JSON value is kept as its text (`raw`), so that numbers keep all digits. A number may be in quotes, as some tools
+//! write it.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -10,24 +10,24 @@ use floodmark_dataflows::types::Pair;
 use serde_json::value::RawValue;
 
 use super::members::for_each_member;
-use super::reason::{Excerpt, Reason, TimeFault};
+use super::reason::{Excerpt, RecordError, TimeFault};
 
 /// The characters that JSON allows between values.
 pub(super) const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
-impl Reason {
-    /// Returns the reason why the time in a field with this JSON value can't be used.
+impl RecordError {
+    /// Returns the error for a time in a field with this JSON value.
     #[cold]
     pub(super) fn bad_time(field: &'static str, raw: &str, fault: TimeFault) -> Self {
         let content = scalar(raw).unwrap_or(raw.into());
-        Reason::BadTime { field, value: Excerpt::of(&content), fault }
+        RecordError::BadTime { field, value: Excerpt::new(&content), fault }
     }
 }
 
-/// The content of a JSON text; `None` if it is none, or has half a character in it.
-pub(super) fn text(raw: &str) -> Option<Cow<'_, str>> {
+/// Returns the content of a JSON string; `None` if it is not valid, or has an unpaired surrogate.
+pub(super) fn unquote(raw: &str) -> Option<Cow<'_, str>> {
     match raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
-        // Nothing to undo, and nothing that a text could not have within its quotes.
+        // Nothing to unescape, and no character that is not allowed within quotes.
         Some(inner) if !inner.bytes().any(|byte| matches!(byte, b'\\' | b'"' | 0..=0x1f)) => {
             Some(inner.into())
         }
@@ -35,33 +35,32 @@ pub(super) fn text(raw: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The content of a value: of a text within its quotes, of a number itself. `None` for null, the empty
-/// text and the words with which tools say that they have none, and for whatever can't be one value.
+/// Returns the content of a single value, a string without its quotes. `None` for null, the empty string and the
+/// placeholders that tools write for an absent value, and for a string that is not valid.
 pub(super) fn scalar(raw: &str) -> Option<Cow<'_, str>> {
     let content = match raw.as_bytes().first()? {
-        b'"' => text(raw)?,
+        b'"' => unquote(raw)?,
         b'n' => return None,
         _ => raw.into(),
     };
-    (!is_none(&content)).then_some(content)
+    (!is_placeholder(&content)).then_some(content)
 }
 
-/// Whether a text stands for a value that is absent.
-fn is_none(content: &str) -> bool {
+/// Whether tools write this text for an absent value.
+fn is_placeholder(content: &str) -> bool {
     const WORDS: [&str; 11] =
         ["-", "--", "n/a", "na", "nan", "nat", "nil", "<nil>", "none", "<none>", "null"];
     match content.as_bytes() {
         [] => true,
-        // Most values; a negative number is none of the words.
+        // Most values are numbers, and no placeholder is one.
         [b'0'..=b'9', ..] | [b'-', b'0'..=b'9', ..] => false,
         _ => WORDS.iter().any(|word| word.eq_ignore_ascii_case(content)),
     }
 }
 
-/// The value within a union of Avro, as Avro writes it in JSON (`{"long": 2}`); any other value as it
-/// is.
-pub(super) fn of_union(raw: &str) -> &str {
-    // Unions lie within each other only by mistake, which must not take unbounded time.
+/// Returns the value within a union of Avro, as Avro writes it in JSON (`{"long": 2}`); any other value unchanged.
+pub(super) fn unwrap_union(raw: &str) -> &str {
+    // Unions are nested only by mistake; the bound limits the time for that.
     const DEPTH_MAX: usize = 4;
     let mut value = raw;
     for _ in 0..DEPTH_MAX {
@@ -82,73 +81,75 @@ pub(super) fn of_union(raw: &str) -> &str {
     value
 }
 
-/// Whether a name is that of a type of Avro with one value; a logical type may follow
-/// (`long.timestamp-millis`).
+/// Whether a name is that of an Avro type with one value; a logical type may follow (`long.timestamp-millis`).
 fn is_avro_type(name: &str) -> bool {
     const TYPES: [&str; 9] =
         ["null", "boolean", "int", "long", "float", "double", "bytes", "string", "fixed"];
     TYPES.contains(&name.split('.').next().unwrap_or_default())
 }
 
-/// A text that a converter put into JSON, with or without an envelope.
-pub(super) fn unwrapped(json: &str) -> Option<Cow<'_, str>> {
+/// Returns the text that a converter wrote as a JSON string, with or without an envelope.
+pub(super) fn unwrap_envelope(json: &str) -> Option<Cow<'_, str>> {
     #[derive(serde::Deserialize)]
     struct Envelope<'a> {
         #[serde(borrow)]
         payload: &'a RawValue,
     }
     match serde_json::from_str::<Envelope<'_>>(json) {
-        Ok(envelope) => text(envelope.payload.get()),
-        Err(_) => text(json.trim_matches(BLANKS)),
+        Ok(envelope) => unquote(envelope.payload.get()),
+        Err(_) => unquote(json.trim_matches(BLANKS)),
     }
 }
 
-/// The address of a field.
-pub(super) fn address(raw: &str, field: &'static str) -> Result<IpAddr, Reason> {
-    let address = text(raw).and_then(|text| text.parse().ok());
-    address.ok_or(Reason::BadAddress { field })
+/// Parses the address of a field.
+pub(super) fn address(raw: &str, field: &'static str) -> Result<IpAddr, RecordError> {
+    let address = unquote(raw).and_then(|text| text.parse().ok());
+    address.ok_or(RecordError::BadAddress { field })
 }
 
-/// The pair of two addresses; mapped ones become the IPv4 addresses in them if the writer has IPv4
-/// addresses so.
-pub(super) fn pair(source: IpAddr, destination: IpAddr, mapped: bool) -> Result<Pair, Reason> {
+/// Returns the pair of two addresses. With `mapped_ipv4`, IPv4-mapped addresses become IPv4 addresses.
+pub(super) fn pair(
+    source: IpAddr,
+    destination: IpAddr,
+    mapped_ipv4: bool,
+) -> Result<Pair, RecordError> {
     let family = |address: IpAddr| match address {
-        IpAddr::V6(v6) if mapped => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
+        IpAddr::V6(v6) if mapped_ipv4 => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
         _ => address,
     };
-    Pair::new(family(source), family(destination)).ok_or(Reason::MixedFamily)
+    Pair::new(family(source), family(destination)).ok_or(RecordError::MixedFamily)
 }
 
-/// The whole number of a field.
-pub(super) fn number(raw: &str, field: &'static str) -> Result<u64, Reason> {
-    const BAD: fn(&'static str) -> Reason = |field| Reason::BadNumber { field };
-    if let Some(number) = digits(raw.as_bytes()) {
+/// Parses the whole number of a field.
+pub(super) fn number(raw: &str, field: &'static str) -> Result<u64, RecordError> {
+    const BAD: fn(&'static str) -> RecordError = |field| RecordError::BadNumber { field };
+    if let Some(number) = parse_digits(raw.as_bytes()) {
         return Ok(number);
     }
     let content = scalar(raw).ok_or(BAD(field))?;
-    Decimal::parse(&content).and_then(Decimal::whole).ok_or(BAD(field))?
+    Decimal::parse(&content).and_then(Decimal::to_integer).ok_or(BAD(field))?
 }
 
-/// The whole number of a field; `None` if the value is how tools say that they have none.
-pub(super) fn amount(raw: &str, field: &'static str) -> Result<Option<u64>, Reason> {
-    match digits(raw.as_bytes()) {
+/// Parses the whole number of a field; `None` if the value is a placeholder for an absent one.
+pub(super) fn amount(raw: &str, field: &'static str) -> Result<Option<u64>, RecordError> {
+    match parse_digits(raw.as_bytes()) {
         Some(number) => Ok(Some(number)),
         None if is_absent(raw) => Ok(None),
         None => number(raw, field).map(Some),
     }
 }
 
-/// Whether a value is how tools say that they have none, and not one that can't be read.
+/// Whether a value is null or a placeholder for an absent value.
 fn is_absent(raw: &str) -> bool {
     match raw.as_bytes() {
         [b'n', ..] => true,
-        [b'"', ..] => text(raw).is_some_and(|content| is_none(&content)),
+        [b'"', ..] => unquote(raw).is_some_and(|content| is_placeholder(&content)),
         _ => false,
     }
 }
 
-/// The number in a text of digits alone that surely fits into 64 bits; `None` for anything else.
-pub(super) fn digits(text: &[u8]) -> Option<u64> {
+/// Parses a text of 1 to 19 digits, which surely fits into 64 bits; `None` for anything else.
+pub(super) fn parse_digits(text: &[u8]) -> Option<u64> {
     if text.is_empty() || text.len() > 19 {
         return None;
     }
@@ -179,7 +180,7 @@ impl Unit {
     }
 }
 
-/// A decimal number as it is written, exactly: `mantissa * 10^exponent`.
+/// A decimal number exactly as it is written: `mantissa * 10^exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Decimal {
     negative: bool,
@@ -187,16 +188,16 @@ pub(super) struct Decimal {
     exponent: i32,
 }
 
-/// Digits that surely fit into the mantissa.
+/// Number of digits that surely fit into the mantissa.
 const DIGITS_MAX: usize = 38;
 
 impl Decimal {
-    /// As JSON writes numbers, but zeros and a plus may come first. Digits behind the point and beyond
-    /// the mantissa are dropped.
+    /// Parses a number as in JSON, also with leading zeros or a plus sign. Digits behind the point that exceed the
+    /// mantissa are dropped.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (mantissa, exponent) = match text.split_once(['e', 'E']) {
             None => (text, 0),
-            Some((mantissa, exponent)) => (mantissa, power(exponent)?),
+            Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)?),
         };
         let negative = mantissa.starts_with('-');
         let mantissa = mantissa.strip_prefix(['-', '+']).unwrap_or(mantissa);
@@ -208,7 +209,7 @@ impl Decimal {
         }
         let whole = whole.trim_start_matches('0');
         if whole.len() > DIGITS_MAX {
-            // Too large for every use, as this value is.
+            // Any value that is too large for every use.
             return Some(Decimal { negative, mantissa: 1, exponent: EXPONENT_MAX });
         }
         let fraction = fraction.trim_end_matches('0');
@@ -220,8 +221,8 @@ impl Decimal {
         Some(Decimal { negative, mantissa, exponent: exponent - fraction.len() as i32 })
     }
 
-    /// The number, if it is whole and not negative; beyond 64 bits it is too large.
-    pub(super) fn whole(self) -> Option<Result<u64, Reason>> {
+    /// Returns the number if it is whole and not negative; an error beyond 64 bits.
+    pub(super) fn to_integer(self) -> Option<Result<u64, RecordError>> {
         let Decimal { negative, mut mantissa, mut exponent } = self;
         if mantissa == 0 {
             return Some(Ok(0));
@@ -241,10 +242,10 @@ impl Decimal {
             mantissa *= 10;
             exponent -= 1;
         }
-        Some(u64::try_from(mantissa).map_err(|_| Reason::TooLarge))
+        Some(u64::try_from(mantissa).map_err(|_| RecordError::TooLarge))
     }
 
-    /// The number in a unit as nanoseconds, rounded down; `None` beyond what they can be.
+    /// Converts a number in a unit to nanoseconds, rounded down; `None` beyond 128 bits.
     pub(super) fn nanos(self, unit: Unit) -> Option<i128> {
         let mut nanos = i128::try_from(self.mantissa).ok()?;
         let mut exponent = self.exponent + unit.exponent();
@@ -258,11 +259,11 @@ impl Decimal {
     }
 }
 
-/// Beyond the exponent of every number in use, and far from the end of 32 bits.
+/// Larger exponents are clamped: beyond that of every number in use, and far from overflow of 32 bits.
 const EXPONENT_MAX: i32 = 1_000_000;
 
-/// The exponent of a number, which may have any number of digits.
-fn power(text: &str) -> Option<i32> {
+/// Parses the exponent of a number, which may have any number of digits.
+fn parse_exponent(text: &str) -> Option<i32> {
     let negative = text.starts_with('-');
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -278,12 +279,12 @@ mod tests {
 
     use super::*;
 
-    fn whole(text: &str) -> Option<Result<u64, Reason>> {
-        Decimal::parse(text).and_then(Decimal::whole)
+    fn whole(text: &str) -> Option<Result<u64, RecordError>> {
+        Decimal::parse(text).and_then(Decimal::to_integer)
     }
 
     #[test]
-    fn whole_numbers() {
+    fn whole_number_in_any_notation_is_parsed_exactly() {
         for (text, number) in [
             ("0", 0),
             ("-0", 0),
@@ -302,7 +303,7 @@ mod tests {
             assert_eq!(whole(text), Some(Ok(number)), "{text}");
         }
         for text in ["18446744073709551616", "1e20", "1e999999999999999999999", &"9".repeat(5000)] {
-            assert_eq!(whole(text), Some(Err(Reason::TooLarge)), "{text}");
+            assert_eq!(whole(text), Some(Err(RecordError::TooLarge)), "{text}");
         }
         for text in [
             "",
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn value_of_an_avro_union_is_the_one_within_it() {
+    fn avro_union_is_unwrapped_to_its_value() {
         for (raw, value) in [
             ("2", "2"),
             ("null", "null"),
@@ -346,38 +347,41 @@ mod tests {
             ("{\"long.timestamp-millis\":7}", "7"),
             ("{\"long\":{\"long\":2}}", "2"),
             ("{\"string\":{\"long\":2,\"int\":3}}", "{\"long\":2,\"int\":3}"),
-            // None of these is a union.
+            // Values that are no union.
             ("{}", "{}"),
             ("{\"bytes_in\":2}", "{\"bytes_in\":2}"),
             ("{\"long\":2,\"int\":2}", "{\"long\":2,\"int\":2}"),
             ("{\"value\":2}", "{\"value\":2}"),
             ("[{\"long\":2}]", "[{\"long\":2}]"),
         ] {
-            assert_eq!(of_union(raw), value, "{raw}");
+            assert_eq!(unwrap_union(raw), value, "{raw}");
         }
         let deep = format!("{}2{}", "{\"long\":".repeat(50_000), "}".repeat(50_000));
-        assert!(of_union(&deep).len() > 100_000);
+        assert!(unwrap_union(&deep).len() > 100_000);
     }
 
     #[test]
-    fn envelopes_of_keys() {
-        assert_eq!(unwrapped("\"a b\"").as_deref(), Some("a b"));
-        assert_eq!(unwrapped("{\"schema\":{},\"payload\":\"a\\u0020b\"}").as_deref(), Some("a b"));
-        assert_eq!(unwrapped("{\"payload\":7}"), None);
-        assert_eq!(unwrapped("{\"other\":7}"), None);
-        assert_eq!(unwrapped("\"a\" \"b\""), None);
+    fn envelope_of_a_key_is_unwrapped_to_its_text() {
+        assert_eq!(unwrap_envelope("\"a b\"").as_deref(), Some("a b"));
+        assert_eq!(
+            unwrap_envelope("{\"schema\":{},\"payload\":\"a\\u0020b\"}").as_deref(),
+            Some("a b")
+        );
+        assert_eq!(unwrap_envelope("{\"payload\":7}"), None);
+        assert_eq!(unwrap_envelope("{\"other\":7}"), None);
+        assert_eq!(unwrap_envelope("\"a\" \"b\""), None);
     }
 
     proptest! {
         #[test]
-        fn any_text_is_a_number_or_none(text in "[-+0-9.eE]{0,60}|\\PC*") {
+        fn any_text_is_parsed_or_rejected_as_a_number(text in "[-+0-9.eE]{0,60}|\\PC*") {
             let _ = whole(&text);
-            let _ = of_union(&text);
+            let _ = unwrap_union(&text);
             let _ = scalar(&text);
         }
 
         #[test]
-        fn whole_numbers_are_read_however_written(number: u64, shift in 0u32..10) {
+        fn whole_number_with_trailing_zeros_and_exponent_is_parsed(number: u64, shift in 0u32..10) {
             prop_assert_eq!(whole(&number.to_string()), Some(Ok(number)));
             let zeros = "0".repeat(shift as usize);
             prop_assert_eq!(whole(&format!("{number}{zeros}e-{shift}")), Some(Ok(number)));

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 /// Maximum number of remembered responses. Beyond it, the lag in time gets coarser.
-const ANSWERS_MAX: usize = 64;
+const RESPONSES_MAX: usize = 64;
 
 /// The end offsets that the broker reported for a partition, compared with the offsets processed so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Behind {
     /// End offsets that are not processed yet, with the time at which the broker had them.
-    answers: VecDeque<(Instant, i64)>,
+    responses: VecDeque<(Instant, i64)>,
     /// The last response.
     last: Option<(Instant, i64)>,
     /// The latest time at which everything that the partition held then is known to be processed.
@@ -19,21 +19,21 @@ pub(super) struct Behind {
 
 impl Behind {
     /// Notes that the broker had messages up to `end` when it was asked.
-    pub(super) fn answered(&mut self, asked: Instant, end: i64) {
+    pub(super) fn add_response(&mut self, asked: Instant, end: i64) {
         if self.last.is_some_and(|(last, _)| last >= asked) {
             return;
         }
         self.last = Some((asked, end));
-        if self.answers.len() == ANSWERS_MAX {
-            self.answers.pop_back();
+        if self.responses.len() == RESPONSES_MAX {
+            self.responses.pop_back();
         }
-        self.answers.push_back((asked, end));
+        self.responses.push_back((asked, end));
     }
 
     /// Notes that all messages before offset `next` are processed.
-    pub(super) fn done(&mut self, next: i64) {
-        while self.answers.front().is_some_and(|(_, end)| *end <= next) {
-            self.caught_up = self.answers.pop_front().map(|(asked, _)| asked);
+    pub(super) fn advance_to(&mut self, next: i64) {
+        while self.responses.front().is_some_and(|(_, end)| *end <= next) {
+            self.caught_up = self.responses.pop_front().map(|(asked, _)| asked);
         }
     }
 
@@ -50,41 +50,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_there_is_done_later() {
+    fn run_is_caught_up_as_of_the_last_response_that_it_has_reached() {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
         let mut behind = Behind::default();
-        behind.done(100);
+        behind.advance_to(100);
         assert_eq!((behind.caught_up(), behind.last), (None, None));
-        behind.answered(at(0), 10);
-        behind.answered(at(5), 20);
-        behind.done(9);
+        behind.add_response(at(0), 10);
+        behind.add_response(at(5), 20);
+        behind.advance_to(9);
         assert_eq!(behind.caught_up(), None);
-        behind.done(10);
+        behind.advance_to(10);
         assert_eq!(behind.caught_up(), Some(at(0)));
-        // An older answer that comes late says nothing new.
-        behind.answered(at(4), 15);
+        // An older response that comes late is ignored.
+        behind.add_response(at(4), 15);
         assert_eq!(behind.last, Some((at(5), 20)));
-        behind.done(25);
+        behind.advance_to(25);
         assert_eq!(behind.caught_up(), Some(at(5)));
-        // Nothing new came: it is up to date as of the answer.
-        behind.answered(at(10), 20);
-        behind.done(25);
+        // Nothing new came: it is up to date as of the response.
+        behind.add_response(at(10), 20);
+        behind.advance_to(25);
         assert_eq!(behind.caught_up(), Some(at(10)));
     }
 
     #[test]
-    fn it_stays_small() {
+    fn memory_of_responses_is_bounded() {
         let start = Instant::now();
         let mut behind = Behind::default();
-        for step in 1..=10 * ANSWERS_MAX as u32 {
-            behind.answered(start + step * Duration::from_secs(1), i64::from(step));
+        for step in 1..=10 * RESPONSES_MAX as u32 {
+            behind.add_response(start + step * Duration::from_secs(1), i64::from(step));
         }
-        assert_eq!(behind.answers.len(), ANSWERS_MAX);
-        behind.done(1);
+        assert_eq!(behind.responses.len(), RESPONSES_MAX);
+        behind.advance_to(1);
         assert_eq!(behind.caught_up(), Some(start + Duration::from_secs(1)));
-        let all = 10 * ANSWERS_MAX as u32;
-        behind.done(i64::from(all));
+        let all = 10 * RESPONSES_MAX as u32;
+        behind.advance_to(i64::from(all));
         assert_eq!(behind.caught_up(), Some(start + all * Duration::from_secs(1)));
     }
 }

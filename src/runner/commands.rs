@@ -1,8 +1,8 @@
-//! The commands of the leader to all workers, and the requests of workers to the leader.
+//! The commands of the leader to all workers, and the signals of workers to the leader.
 //!
 //! Only the leader gives commands, so that they have one order. Each worker applies them in that order; the leader's
-//! own worker applies a command as soon as it is given. What concerns one worker alone stays there: the computation
-//! broadcasts limits and reads itself, at the tick that they enter
+//! own worker applies a command as soon as it is given. Limits and reads stay on that worker: the computation
+//! broadcasts them itself, at the tick that they enter
 //! ([decision 11](../../docs/decisions/0011-the-leader-gives-commands.md)).
 //!
 //! Both directions travel in a dataflow of their own, beside the computation, so that they reach other processes by
@@ -70,15 +70,16 @@ enum Broadcasted {
     End,
 }
 
-/// A request of a worker to the leader.
+/// A signal of a worker to the leader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum TickRequest {
-    /// A tick, now: the worker has no capacity for more records, or others wait for the records it has read.
-    Tick,
-    /// The end of the run: this process received an interrupt.
-    End,
-    /// The end of the run with this exit code, for this reason.
-    Failure { exit: Exit, why: String },
+pub(super) enum WorkerSignal {
+    /// The next tick should begin now: the worker has no capacity for more records, or others wait for the records
+    /// it has read.
+    NeedsTick,
+    /// The process of the worker received an interrupt: the run should shut down.
+    Interrupted,
+    /// The worker can't go on: the run should shut down with this exit code, for this reason.
+    Failed { exit: Exit, why: String },
 }
 
 type Received<T> = Rc<RefCell<VecDeque<T>>>;
@@ -86,7 +87,7 @@ type Received<T> = Rc<RefCell<VecDeque<T>>>;
 /// A worker's handles of the dataflow of commands.
 struct Channel {
     commands: Handle<u64, Broadcasted>,
-    requests: Handle<u64, TickRequest>,
+    signals: Handle<u64, WorkerSignal>,
 }
 
 /// The commands, at one worker.
@@ -94,20 +95,20 @@ struct Channel {
 pub(super) struct Commands {
     /// `None` if no other worker has a part in the input.
     channel: Option<Channel>,
-    commanded: Received<Broadcasted>,
-    requested: Received<TickRequest>,
+    received_commands: Received<Broadcasted>,
+    received_signals: Received<WorkerSignal>,
 }
 
 impl Commands {
     /// Builds the dataflow. Each worker must do so, in the same order among its dataflows.
     pub(super) fn build(worker: &mut Worker) -> Self {
-        let (commanded, requested) = (Received::default(), Received::default());
+        let (received_commands, received_signals) = (Received::default(), Received::default());
         let leads = worker.index() == 0;
         let channel = worker.dataflow_named("Commands", |scope| {
             let (commands, command_stream) = scope.new_input();
-            let (requests, request_stream) = scope.new_input();
-            let to = commanded.clone();
-            command_stream.broadcast().sink(Pipeline, "Commanded", move |(input, _)| {
+            let (signals, signal_stream) = scope.new_input();
+            let to = received_commands.clone();
+            command_stream.broadcast().sink(Pipeline, "ReceiveCommands", move |(input, _)| {
                 input.for_each(|_, data| {
                     // The leader has applied its commands when it gave them.
                     if !leads {
@@ -115,13 +116,13 @@ impl Commands {
                     }
                 });
             });
-            let to = requested.clone();
-            request_stream.sink(Exchange::new(|_| 0), "Requested", move |(input, _)| {
+            let to = received_signals.clone();
+            signal_stream.sink(Exchange::new(|_| 0), "ReceiveSignals", move |(input, _)| {
                 input.for_each(|_, data| to.borrow_mut().extend(data.drain(..)));
             });
-            Channel { commands, requests }
+            Channel { commands, signals }
         });
-        Commands { channel: Some(channel), commanded, requested }
+        Commands { channel: Some(channel), received_commands, received_signals }
     }
 
     /// Sends a command to the workers that it concerns. Only the leader does.
@@ -141,7 +142,7 @@ impl Commands {
 
     /// Returns the leader's next command; on its own worker there is none.
     pub(super) fn next(&mut self) -> Option<Command> {
-        Some(match self.commanded.borrow_mut().pop_front()? {
+        Some(match self.received_commands.borrow_mut().pop_front()? {
             Broadcasted::Tick(start) => Command::Tick(start),
             Broadcasted::Cancel { tick, request } => Command::Cancel { tick, request },
             Broadcasted::EndRound => Command::EndRound,
@@ -149,20 +150,20 @@ impl Commands {
         })
     }
 
-    /// Sends a request to the leader.
-    pub(super) fn request(&mut self, request: TickRequest) {
-        let Some(Channel { requests, .. }) = &mut self.channel else {
-            self.requested.borrow_mut().push_back(request);
+    /// Sends a signal to the leader.
+    pub(super) fn signal(&mut self, signal: WorkerSignal) {
+        let Some(Channel { signals, .. }) = &mut self.channel else {
+            self.received_signals.borrow_mut().push_back(signal);
             return;
         };
-        requests.send(request);
+        signals.send(signal);
         // To flush is not enough: the exchange that follows forwards only when a time is over.
-        let next = requests.time() + 1;
-        requests.advance_to(next);
+        let next = signals.time() + 1;
+        signals.advance_to(next);
     }
 
-    /// Returns the next request of a worker, for the leader.
-    pub(super) fn next_request(&mut self) -> Option<TickRequest> {
-        self.requested.borrow_mut().pop_front()
+    /// Returns the next signal of a worker, for the leader.
+    pub(super) fn next_signal(&mut self) -> Option<WorkerSignal> {
+        self.received_signals.borrow_mut().pop_front()
     }
 }

@@ -12,22 +12,22 @@ use floodmark_dataflows::reads::{Chunk, Read, RequestId};
 use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::Change;
 
-use super::commands::{Command, Commands, TickRequest, TickStart};
+use super::commands::{Command, Commands, TickStart, WorkerSignal};
 use super::limits::{LimitEdits, Limits};
+use super::queries::{PendingQuery, Queries};
 use super::reports::Reports;
-use super::requests::{Asked, Requests};
 use super::shared::Shared;
 use super::status::Status;
-use super::time::{Next, Prospect, TimeSource};
+use super::time::{Decision, TickConditions, TimeSource};
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::computation::{Computation, TickOutputs, WindowStates};
 use crate::limits::catalog::{Catalog, LimitSet};
-use crate::output::{WriteError, reader_has_gone};
+use crate::output::{WriteError, reader_gone_failure};
 use crate::sink::{ClosedTick, Hub, Sink};
 use crate::source::{Demand, TickRecords};
 
 /// Interval between two counts of the totals in memory.
-const HELD_INTERVAL: Duration = Duration::from_secs(10);
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Rows of totals that are read at once when the input has ended, unless a window has more.
 const ROWS_AT_ONCE: usize = 200_000;
@@ -42,11 +42,11 @@ pub struct LeaderConfig<'a> {
     pub limits: Vec<Limits>,
     /// The consumers of closed ticks.
     pub hub: Hub<'a>,
-    /// Questions to the computation; `None` if nobody can ask any.
-    pub requests: Option<Receiver<Asked>>,
-    /// A question to be answered when time has come to its end.
-    pub final_request: Option<Asked>,
-    /// The leader's thread, set once it runs, so that feeds and requests can unpark it.
+    /// Queries of the computation's state; `None` if nobody can send any.
+    pub queries: Option<Receiver<PendingQuery>>,
+    /// A query of the state at the end of time.
+    pub final_query: Option<PendingQuery>,
+    /// The leader's thread, set once it runs, so that feeds and queries can unpark it.
     pub leader: Arc<OnceLock<Thread>>,
 }
 
@@ -70,7 +70,7 @@ impl Ended {
     pub fn outcome(self, fail_on_violation: bool) -> Outcome {
         match self.failure {
             Some(WriteError::Failed(failure)) => Err(failure),
-            Some(WriteError::Closed) => Err(reader_has_gone("a sink")),
+            Some(WriteError::Closed) => Err(reader_gone_failure("a sink")),
             None if fail_on_violation && self.active > 0 => Ok(Exit::Violations),
             None => Ok(Exit::Done),
         }
@@ -85,7 +85,7 @@ fn log_end(dropped: u64, refusals: &[String]) {
         );
     }
     for refusal in refusals {
-        tracing::error!("at the end {refusal}");
+        tracing::error!("at the end: {refusal}");
     }
 }
 
@@ -146,15 +146,15 @@ pub(super) struct Leader<'a> {
     time: Box<dyn TimeSource + Send + 'a>,
     hub: Hub<'a>,
     limits: LimitEdits,
-    requests: Requests,
+    queries: Queries,
     request_ids: RequestIds,
     /// The responses to requests of the leader itself, of the tick that closes next.
     responses: TickOutputs,
-    final_request: Option<Asked>,
+    final_query: Option<PendingQuery>,
     /// `None` if no sink needs them.
     retained: Option<Retained>,
     /// The tick whose commands are being given.
-    opening: Option<Opening>,
+    opening: Option<OpeningTick>,
     /// The time until something is to be done.
     wait: Duration,
     last_tick: Option<u64>,
@@ -166,19 +166,18 @@ pub(super) struct Leader<'a> {
     has_ended: bool,
 }
 
-/// A tick that begins.
-struct Opening {
+/// A tick that begins, and the commands that are still to be given before it.
+struct OpeningTick {
     start: TickStart,
-    /// Requests that the tick answers, with their reads.
+    /// The requests of the tick, with their reads.
     reads: Vec<(RequestId, Vec<Read>)>,
-    /// Whether requests have added their reads.
-    has_requests: bool,
+    /// Whether queries have added their request.
+    has_queries: bool,
 }
 
 impl<'a> Leader<'a> {
     pub(super) fn new(config: LeaderConfig<'a>, shared: &Shared) -> Self {
-        let LeaderConfig { time, catalog, limits, mut hub, requests, final_request, leader } =
-            config;
+        let LeaderConfig { time, catalog, limits, mut hub, queries, final_query, leader } = config;
         if shared.status.is_some() {
             hub.add(Box::new(Reports::new()));
         }
@@ -190,10 +189,10 @@ impl<'a> Leader<'a> {
             time,
             hub,
             limits: LimitEdits::new(catalog, limits),
-            requests: Requests::new(requests, shared.options.windows, shared.filter.clone()),
+            queries: Queries::new(queries, shared.options.windows, shared.filter.clone()),
             request_ids: RequestIds::default(),
             responses: TickOutputs::default(),
-            final_request,
+            final_query,
             retained,
             opening: None,
             wait: Duration::ZERO,
@@ -206,8 +205,8 @@ impl<'a> Leader<'a> {
     }
 
     /// Whether rows that hold from the start are still to be entered.
-    pub(super) fn has_first_rows(&self) -> bool {
-        self.limits.has_first_rows()
+    pub(super) fn has_initial_rows(&self) -> bool {
+        self.limits.has_initial_rows()
     }
 
     /// Returns the time until something is to be done, if nothing happens before.
@@ -249,15 +248,15 @@ impl<'a> Leader<'a> {
         matches!(self.ending, Some(Ending::Failed(_))) && !self.time.drains_after_failure()
     }
 
-    /// Reads the clock, questions and requests of workers, and gives sinks their turn.
-    pub(super) fn turn(&mut self, commands: &mut Commands) {
+    /// Reads the clock, queries and signals of workers, and polls the sinks.
+    pub(super) fn poll(&mut self, commands: &mut Commands) {
         self.time.read();
-        self.requests.receive();
-        while let Some(request) = commands.next_request() {
-            match request {
-                TickRequest::Tick => self.time.request_tick(),
-                TickRequest::End => self.shut_down(),
-                TickRequest::Failure { exit, why } => self.fail(Failure::new(exit, anyhow!(why))),
+        self.queries.receive();
+        while let Some(signal) = commands.next_signal() {
+            match signal {
+                WorkerSignal::NeedsTick => self.time.request_tick(),
+                WorkerSignal::Interrupted => self.shut_down(),
+                WorkerSignal::Failed { exit, why } => self.fail(Failure::new(exit, anyhow!(why))),
             }
         }
         let polled = self.hub.poll();
@@ -270,23 +269,23 @@ impl<'a> Leader<'a> {
         computation: &mut Computation<'_>,
         demand: Demand,
     ) -> Option<Command> {
-        if let Some(edits) = self.limits.initial() {
+        if let Some(edits) = self.limits.next_preloaded() {
             return Some(Command::Limits { tick: 0, edits });
         }
-        if let Some((tick, request)) = self.requests.cancelled() {
+        if let Some((tick, request)) = self.queries.cancelled() {
             return Some(Command::Cancel { tick, request });
         }
         if self.opening.is_none() {
-            self.begin(computation, demand);
+            self.begin_tick(computation, demand);
         }
         if let Some(tick) = self.opening.as_ref().map(|opening| opening.start.tick) {
             if let Some(edits) = self.limits.next(tick) {
                 return Some(Command::Limits { tick, edits });
             }
-            // Requests see the limits of the tick.
+            // Queries see the limits of the tick.
             self.add_requests();
         }
-        if let Some(Opening { start, reads, .. }) = &mut self.opening {
+        if let Some(OpeningTick { start, reads, .. }) = &mut self.opening {
             let tick = start.tick;
             return Some(match reads.pop() {
                 Some((request, reads)) => Command::Read { tick, request, reads },
@@ -298,20 +297,20 @@ impl<'a> Leader<'a> {
         ends.then_some(Command::End)
     }
 
-    /// Adds the reads that answer requests to the tick that begins.
+    /// Adds the requests of queries and of metrics to the tick that begins.
     fn add_requests(&mut self) {
-        let Some(Opening { start, reads, has_requests }) = &mut self.opening else { return };
-        if std::mem::replace(has_requests, true) {
+        let Some(OpeningTick { start, reads, has_queries }) = &mut self.opening else { return };
+        if std::mem::replace(has_queries, true) {
             return;
         }
         let tick = start.tick;
-        if self.requests.are_waiting() {
+        if self.queries.are_waiting() {
             let current = self.time.current_window(tick, &self.shared.options.windows);
             let request = self.request_ids.next();
             let catalog = &self.limits.catalog;
-            reads.push((request, self.requests.begin_tick(tick, request, current, catalog)));
+            reads.push((request, self.queries.begin_tick(tick, request, current, catalog)));
         }
-        if self.shared.status.is_some() && self.counted.elapsed() >= HELD_INTERVAL {
+        if self.shared.status.is_some() && self.counted.elapsed() >= COUNT_INTERVAL {
             self.counted = Instant::now();
             reads.push((self.request_ids.next(), vec![Read::Held]));
         }
@@ -320,32 +319,32 @@ impl<'a> Leader<'a> {
     /// Accepts a chunk of a response.
     pub(super) fn respond(&mut self, request: RequestId, chunk: Chunk) {
         // Of the leader's own requests the responses are outputs of their tick.
-        if let Err(chunk) = self.requests.respond(request, chunk) {
+        if let Err(chunk) = self.queries.respond(request, chunk) {
             self.responses.add(chunk);
         }
     }
 
     /// Whether retained state is still to be read although no time passes any more.
     fn reads_at_end(&self) -> bool {
-        self.final_request.is_some() || self.retained.as_ref().is_some_and(|left| !left.is_empty())
+        self.final_query.is_some() || self.retained.as_ref().is_some_and(|left| !left.is_empty())
     }
 
     /// Begins a tick if it is time.
-    fn begin(&mut self, computation: &mut Computation<'_>, demand: Demand) {
+    fn begin_tick(&mut self, computation: &mut Computation<'_>, demand: Demand) {
         let in_flight = computation.ticks_in_flight();
         if self.time_is_over.is_some() {
             // Ticks in flight may wait for sinks, which may have capacity soon.
             self.wait = Duration::ZERO;
             if in_flight == 0 {
-                self.begin_read(computation.inputs.tick() + 1);
+                self.begin_final_tick(computation.inputs.tick() + 1);
             }
             return;
         }
-        let prospect = Prospect {
+        let conditions = TickConditions {
             demand,
             has_edits: self.limits.are_waiting(),
-            has_first_rows: self.limits.has_first_rows(),
-            until_requests: self.requests.until_tick(),
+            has_initial_rows: self.limits.has_initial_rows(),
+            until_queries: self.queries.until_tick(),
             sinks_have_capacity: self.hub.has_capacity(),
             computation_has_capacity: computation.has_capacity(),
             in_flight,
@@ -354,16 +353,16 @@ impl<'a> Leader<'a> {
             shuts_down: self.ending.is_some(),
         };
         self.wait = Duration::MAX;
-        match self.time.next(&prospect) {
-            Ok(Next::Begin(start)) => {
-                if self.time.spreads_first_rows() {
-                    computation.take_first_rows(start.tick);
+        match self.time.decide(&conditions) {
+            Ok(Decision::Begin(start)) => {
+                if self.time.splits_initial_rows() {
+                    computation.split_initial_rows(start.tick);
                 }
                 self.open(start, Vec::new());
             }
-            Ok(Next::Wait(wait)) => self.wait = wait,
-            Ok(Next::End) => self.end_time(true),
-            Ok(Next::Stop) => self.end_time(false),
+            Ok(Decision::Wait(wait)) => self.wait = wait,
+            Ok(Decision::End) => self.end_time(true),
+            Ok(Decision::Stop) => self.end_time(false),
             Err(failure) => self.fail(failure),
         }
     }
@@ -371,30 +370,30 @@ impl<'a> Leader<'a> {
     fn end_time(&mut self, is_complete: bool) {
         self.time_is_over = Some(is_complete);
         if !is_complete {
-            self.final_request = None;
+            self.final_query = None;
         }
     }
 
-    /// Begins a tick that reads retained state, if more is to be read: first the totals, then the answer to the final
-    /// request.
-    fn begin_read(&mut self, tick: u64) {
+    /// Begins a tick that reads retained state, if more is to be read: first the totals, then the state for the final
+    /// query.
+    fn begin_final_tick(&mut self, tick: u64) {
         let start = TickStart { takes_records: false, ..TickStart::of_records(tick) };
         if let Some(read) = self.retained.as_mut().and_then(Retained::next) {
             let request = self.request_ids.next();
             self.open(start, vec![(request, vec![read])]);
-        } else if let Some(request) = self.final_request.take() {
-            self.requests.add(request);
+        } else if let Some(query) = self.final_query.take() {
+            self.queries.add(query);
             self.open(start, Vec::new());
         }
     }
 
     fn open(&mut self, start: TickStart, reads: Vec<(RequestId, Vec<Read>)>) {
         self.limits.begin_tick(self.ending.is_some());
-        self.opening = Some(Opening { start, reads, has_requests: false });
+        self.opening = Some(OpeningTick { start, reads, has_queries: false });
     }
 
     /// Notes the records that the leader's worker puts into a tick, and marks how time passes in the tick.
-    pub(super) fn pass(
+    pub(super) fn mark_time(
         &mut self,
         start: &TickStart,
         records: &TickRecords,
@@ -409,7 +408,7 @@ impl<'a> Leader<'a> {
         if start.takes_records {
             self.last_tick = Some(start.tick);
         }
-        self.time.pass(start, records, mark);
+        self.time.mark_time(start, records, mark);
     }
 
     /// Whether the sinks have capacity for more changes.
@@ -423,7 +422,7 @@ impl<'a> Leader<'a> {
         self.check(published);
     }
 
-    /// Publishes a closed tick, and answers its requests; `windows` are those at its end.
+    /// Publishes a closed tick, and responds to its queries; `windows` are those at its end.
     pub(super) fn close(&mut self, tick: u64, mut outputs: TickOutputs, windows: &WindowStates) {
         let TickOutputs { rows, held, .. } = std::mem::take(&mut self.responses);
         for (window, rows) in rows {
@@ -431,7 +430,7 @@ impl<'a> Leader<'a> {
         }
         outputs.held = held;
         let closed = ClosedTick { tick, outputs: &outputs, windows, catalog: &self.limits.catalog };
-        let published = self.requests.close(&closed).and(self.hub.close(&closed));
+        let published = self.queries.close(&closed).and(self.hub.close(&closed));
         self.check(published);
         if self.shared.status.is_some() {
             self.limits.count_in_force(tick);
@@ -485,7 +484,7 @@ mod tests {
     use super::*;
     use crate::base::terminal::Interrupt;
     use crate::computation::EventTimeReached;
-    use crate::output::difference::Shown;
+    use crate::output::difference::PublishedChanges;
     use crate::runner::time::EventTime;
     use crate::sink::Counts;
     use crate::source::{Filter, Source};
@@ -494,7 +493,7 @@ mod tests {
     struct Rows<'a>(&'a mut Vec<usize>);
 
     impl Sink for Rows<'_> {
-        fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
+        fn changes(&mut self, _: &PublishedChanges<'_>, _: &Catalog) -> Result<(), WriteError> {
             Ok(())
         }
 
@@ -519,7 +518,7 @@ mod tests {
             Ok(next.map_or(Demand::Ended, |(number, _)| Demand::TickAt(number * 300_000)))
         }
 
-        fn take(&mut self, _: u64) -> TickRecords {
+        fn take_records(&mut self, _: u64) -> TickRecords {
             let Some((number, hosts)) = self.0.next() else { return TickRecords::default() };
             let (window, mut combiner) = (Window(number * 300), Combiner::new(1));
             for host in 0..hosts {
@@ -547,8 +546,8 @@ mod tests {
                 catalog: Catalog::new(),
                 limits: Vec::new(),
                 hub: Hub::new(Counts::new(&[]), vec![Box::new(Rows(&mut read))]),
-                requests: None,
-                final_request: None,
+                queries: None,
+                final_query: None,
                 leader: Arc::default(),
             };
             let shared = Shared {

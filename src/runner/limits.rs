@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use floodmark_dataflows::types::Version;
 use metrics::gauge;
 
-use super::gone::Gone;
+use super::retracted::RetractedRows;
 use crate::base::error::Failure;
-use crate::computation::FIRST_ROWS;
+use crate::computation::INITIAL_ROWS_PER_TICK;
 use crate::limits::catalog::{Catalog, LimitSet};
-use crate::limits::feed::{self, Changes, Edits, Feed, Health};
+use crate::limits::feed::{self, EditReceiver, Edits, Feed, Health};
 use crate::sink::Hub;
 
 /// Edits that one command enters.
-const CHUNK: usize = FIRST_ROWS;
+const EDITS_PER_COMMAND: usize = INITIAL_ROWS_PER_TICK;
 
 /// Minimum interval between two counts of the limits in force: there may be very many, and they may change very
 /// often.
@@ -29,7 +29,7 @@ pub struct Limits {
     /// The rows in force at the start.
     pub rows: Edits,
     /// The feed of later edits; `None` if the limits do not change.
-    pub changes: Option<Changes>,
+    pub changes: Option<EditReceiver>,
     /// The health of the feed: whether it can read the limits.
     pub health: Health,
 }
@@ -56,12 +56,12 @@ impl Limits {
 pub(super) struct LimitEdits {
     pub(super) catalog: Arc<Catalog>,
     /// The number of rows of the catalog that were entered before the first tick; `None` once all are.
-    initial: Option<usize>,
+    preloaded: Option<usize>,
     sets: Vec<Limits>,
     /// The edits of the tick under way.
     entering: VecDeque<(LimitSet, std::vec::IntoIter<<Edits as IntoIterator>::Item>)>,
     /// Rows that are no longer in force.
-    gone: Gone,
+    retracted: RetractedRows,
     /// Time at which the set of limits in force may change, in milliseconds; `None`: to be computed.
     next_date: Option<u64>,
     in_force_counted: Option<Instant>,
@@ -72,34 +72,34 @@ impl LimitEdits {
     pub(super) fn new(catalog: Catalog, sets: Vec<Limits>) -> Self {
         LimitEdits {
             catalog: Arc::new(catalog),
-            initial: Some(0),
+            preloaded: Some(0),
             sets,
             entering: VecDeque::new(),
-            gone: Gone::default(),
+            retracted: RetractedRows::default(),
             next_date: None,
             in_force_counted: None,
         }
     }
 
-    /// Whether rows of feeds that hold from the start are still to be entered.
-    pub(super) fn has_first_rows(&self) -> bool {
+    /// Whether rows that the feeds had at the start are still to be entered.
+    pub(super) fn has_initial_rows(&self) -> bool {
         self.sets.iter().any(|limits| !limits.rows.is_empty())
     }
 
     /// Whether edits wait for the next tick.
     pub(super) fn are_waiting(&self) -> bool {
-        let are_waiting = |changes: &Changes| changes.are_waiting();
+        let are_waiting = |changes: &EditReceiver| changes.has_edits();
         let waits = |limits: &Limits| limits.changes.as_ref().is_some_and(are_waiting);
-        self.has_first_rows() || self.sets.iter().any(waits)
+        self.has_initial_rows() || self.sets.iter().any(waits)
     }
 
-    /// Returns the next rows that hold before the first tick.
-    pub(super) fn initial(&mut self) -> Option<Vec<(Version, isize)>> {
-        let entered = self.initial?;
-        let rows = self.catalog.held().skip(entered).take(CHUNK);
+    /// Returns the next rows of the catalog that hold before the first tick.
+    pub(super) fn next_preloaded(&mut self) -> Option<Vec<(Version, isize)>> {
+        let entered = self.preloaded?;
+        let rows = self.catalog.held().skip(entered).take(EDITS_PER_COMMAND);
         let edits: Vec<_> = rows.map(|version| (version, 1)).collect();
-        self.initial = (!edits.is_empty()).then_some(entered + edits.len());
-        self.initial.is_some().then_some(edits)
+        self.preloaded = (!edits.is_empty()).then_some(entered + edits.len());
+        self.preloaded.is_some().then_some(edits)
     }
 
     /// Takes the edits of the next tick: at first rows that hold from the start, some at a tick unless it is the `last`
@@ -107,12 +107,12 @@ impl LimitEdits {
     /// edits, and hold no more than the newest rows.
     pub(super) fn begin_tick(&mut self, last: bool) {
         // The last tick reads all remaining records, so it needs all limits.
-        let mut first_max = if last { usize::MAX } else { FIRST_ROWS };
+        let mut initial_max = if last { usize::MAX } else { INITIAL_ROWS_PER_TICK };
         for limits in &mut self.sets {
-            let first: Edits = limits.rows.drain(..first_max.min(limits.rows.len())).collect();
-            first_max -= first.len();
+            let first: Edits = limits.rows.drain(..initial_max.min(limits.rows.len())).collect();
+            initial_max -= first.len();
             let changes = limits.changes.as_ref().filter(|_| limits.rows.is_empty());
-            let later = changes.map(Changes::take).unwrap_or_default();
+            let later = changes.map(EditReceiver::take).unwrap_or_default();
             if limits.rows.is_empty() {
                 limits.rows = Edits::new();
             }
@@ -131,17 +131,17 @@ impl LimitEdits {
     pub(super) fn next(&mut self, tick: u64) -> Option<Vec<(Version, isize)>> {
         let mut edits = Vec::new();
         while let Some((set, rows)) = self.entering.front_mut() {
-            // Requests that are being answered keep the catalog of their tick.
+            // Queries in flight keep the catalog of their tick.
             let catalog = Arc::make_mut(&mut self.catalog);
-            for (row, diff) in rows.take(CHUNK - edits.len()) {
+            for (row, diff) in rows.take(EDITS_PER_COMMAND - edits.len()) {
                 let version = catalog.version(*set, &row);
-                catalog.hold(version.id, diff > 0);
+                catalog.set_holds(version.id, diff > 0);
                 if diff < 0 {
-                    self.gone.add(tick, version.id);
+                    self.retracted.add(tick, version.id);
                 }
                 edits.push((version, diff));
             }
-            if edits.len() == CHUNK {
+            if edits.len() == EDITS_PER_COMMAND {
                 break;
             }
             self.entering.pop_front();
@@ -152,9 +152,9 @@ impl LimitEdits {
     /// Forgets the rows that no window is judged by any more, now that the outputs of all ticks up to this one are
     /// published.
     pub(super) fn forget(&mut self, tick: u64, hub: &Hub<'_>) {
-        if !self.gone.is_empty() {
+        if !self.retracted.is_empty() {
             let named = hub.deferred_versions();
-            self.gone.forget(tick, named.as_deref(), Arc::make_mut(&mut self.catalog));
+            self.retracted.forget(tick, named.as_deref(), Arc::make_mut(&mut self.catalog));
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            every worker that has a source                 the leader alone
-//!  input ─▶ Source ─▶ records of the next tick        limits ─▶ edits    requests    time
+//!  input ─▶ Source ─▶ records of the next tick        limits ─▶ edits    queries     time
 //!               │                                               │           │         │
 //!               │        ◀──────── commands ─────────────────── Leader ◀────┴─────────┘
 //!               ▼                                               ▲
@@ -11,8 +11,8 @@
 //!
 //! - `worker`: the loop of one worker; `leader`: the part of the first one; `commands`: from the leader to all.
 //! - `time`: what makes ticks: the event time of records, or the wall clock (`wall`, by the steady `clock`).
-//! - `limits`: edits of limits by the tick they enter; `gone`: rows that no longer hold, until they can be forgotten.
-//! - `requests`: requests to the computation, answered at a tick.
+//! - `limits`: edits of limits by the tick they enter; `retracted`: rows that no longer hold, until they can be forgotten.
+//! - `queries`: queries of the computation's state, answered at a tick.
 //! - `reports`: logs and counts what is unusual about closed ticks; `late`: records that are dropped.
 //! - `status`: the state of a run for probes and metrics: whether it is ready (`ready`, `ready_log`), how far it
 //!   is behind (`behind`).
@@ -23,14 +23,14 @@
 mod behind;
 mod clock;
 mod commands;
-mod gone;
 mod late;
 mod leader;
 mod limits;
+mod queries;
 mod ready;
 mod ready_log;
 mod reports;
-mod requests;
+mod retracted;
 mod shared;
 mod status;
 mod time;
@@ -54,11 +54,14 @@ pub use commands::TickStart;
 use commands::{Command, Commands};
 pub use leader::{Ended, LeaderConfig};
 pub use limits::Limits;
+pub use queries::{
+    ExplainQuery, FactsReceiver, FutureResponse, PendingQuery, QueryError, QueryResponse,
+    WriteObject,
+};
 pub use ready::Reason;
-pub use requests::{Answer, Answering, Asked, Question, Refusal, Reply, WriteObject};
 pub use shared::Shared;
 pub use status::{Progress, Status};
-pub use time::{EventTime, Next, Prospect, TimeSource};
+pub use time::{Decision, EventTime, TickConditions, TimeSource};
 pub use wall::WallTime;
 use worker::Worker;
 
@@ -179,7 +182,8 @@ fn work<'a>(
     lead: Result<Option<LeaderConfig<'a>>, Failure>,
 ) -> Option<Ended> {
     let index = worker.index();
-    let computation = Computation::build(worker, shared.options).watched(shared.watch.clone());
+    let computation =
+        Computation::build(worker, shared.options).with_watchdog(shared.watch.clone());
     match lead {
         Ok(lead) => Worker::new(index, shared, commands, computation, lead).run(open()),
         Err(failure) => {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::clock::Unsteady;
 use crate::base::date::format_ms;
-use crate::kafka::{TRANSACTION_PATIENCE, TopicTrouble};
+use crate::kafka::{TRANSACTION_PATIENCE, TopicFault};
 use crate::limits::catalog::LimitSet;
 use crate::sink::{Fault, SinkState};
 
@@ -131,23 +131,23 @@ const STRAGGLING: &str = "partition_straggling";
 pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
     let mut reasons = Vec::from_iter(facts.clock.and_then(clock));
     match facts.tick_age {
-        None => reasons.push(Reason::new("no_tick", "no tick is done yet".into())),
+        None => reasons.push(Reason::new("no_tick", "no tick has completed yet".into())),
         Some(age) if age > facts.tick_age_max => {
-            let text = format!("the last tick that is done is {} s old", age.as_secs());
+            let text = format!("the last completed tick is {} s old", age.as_secs());
             reasons.push(Reason::new("tick_stands", text).lasting(age));
         }
         Some(_) => {}
     }
     if let Some(lasting) = facts.missing {
         let Facts { topic, .. } = facts;
-        let text = format!("topic \"{topic}\" has not been there for {} s", lasting.as_secs());
+        let text = format!("topic \"{topic}\" has been missing for {} s", lasting.as_secs());
         let reason = Reason::new("topic_missing", text).lasting(lasting);
         reasons.push(Reason { name: Some(topic.clone()), ..reason });
     }
     if let Some((lasting, why)) = &facts.source {
         let Facts { topic, .. } = facts;
         let text = format!(
-            "the brokers of topic \"{topic}\" have not answered for {} s: {why}",
+            "the brokers of topic \"{topic}\" have not responded for {} s: {why}",
             lasting.as_secs()
         );
         let reason = Reason::new("source_unreachable", text).lasting(*lasting);
@@ -159,7 +159,7 @@ pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
             LimitSet::Live => "limits",
             LimitSet::WhatIf => "limits of --what-if",
         };
-        let text = format!("the {limits} can't be read for {} s: {why}", lasting.as_secs());
+        let text = format!("the {limits} have been unreadable for {} s: {why}", lasting.as_secs());
         let reason = Reason::new("limits_unreadable", text).lasting(*lasting);
         reasons.push(Reason { limit_set: Some(*set), ..reason });
     }
@@ -214,30 +214,35 @@ fn clock(unsteady: Unsteady) -> Option<Reason> {
 /// Returns the reason why a sink does not deliver, if there is one.
 fn sink(sink: &SinkState) -> Option<Reason> {
     let SinkState { name, waiting, .. } = sink;
-    if let Some(trouble) = &sink.topic {
-        return Some(sink_topic(name, trouble));
+    if let Some(fault) = &sink.topic {
+        return Some(sink_topic(name, fault));
     }
     let unit = sink.unit();
     let (reason, state, lasting, text) = match (&sink.unreachable, sink.fault.as_ref()) {
         (Some(since), _) => {
             let lasting = since.elapsed();
-            ("sink_unreachable", None, lasting, format!("can't be reached for {} s", secs(lasting)))
+            (
+                "sink_unreachable",
+                None,
+                lasting,
+                format!("has been unreachable for {} s", secs(lasting)),
+            )
         }
         (None, Some(Fault::NoReader)) => {
-            let text = format!("waits for a reader of its FIFO for {} s", secs(sink.stands));
+            let text = format!("has waited for a reader of its FIFO for {} s", secs(sink.stands));
             ("sink_blocked", Some("no_reader"), sink.stands, text)
         }
         (None, Some(Fault::Stands)) => {
             let who = if sink.is_stream { "its reader has" } else { "its brokers have" };
             let text = format!(
-                "is blocked: {who} taken nothing for {} s, and {waiting} {unit} wait",
+                "is blocked: {who} accepted nothing for {} s, and {waiting} {unit} wait",
                 secs(sink.stands)
             );
             ("sink_blocked", Some("not_taken"), sink.stands, text)
         }
         (None, Some(Fault::Slow(oldest))) => {
             let text = format!(
-                "is read too slowly: what is said waits for {} s, {waiting} {unit} of it",
+                "is read too slowly: {waiting} {unit} wait, the oldest for {} s",
                 secs(*oldest)
             );
             ("sink_blocked", Some("slow"), *oldest, text)
@@ -256,13 +261,15 @@ fn sink(sink: &SinkState) -> Option<Reason> {
 }
 
 /// A sink whose messages wait for a topic.
-fn sink_topic(sink: &str, trouble: &TopicTrouble) -> Reason {
-    let lasting = trouble.since.elapsed();
-    let (seconds, why) = (secs(lasting), &trouble.why);
-    let (reason, text) = match trouble.missing {
+fn sink_topic(sink: &str, fault: &TopicFault) -> Reason {
+    let lasting = fault.since.elapsed();
+    let (seconds, why) = (secs(lasting), &fault.why);
+    let (reason, text) = match fault.missing {
         true => (
             "sink_topic_missing",
-            format!("the topic of sink \"{sink}\" is gone for {seconds} s; messages for it wait"),
+            format!(
+                "the topic of sink \"{sink}\" has been missing for {seconds} s; messages for it wait"
+            ),
         ),
         false => (
             "sink_topic_unfit",
@@ -387,9 +394,8 @@ fn waits(facts: &Facts) -> Option<Reason> {
         Some(slowest) => format!("partition {slowest} is behind"),
         None => "others are behind".into(),
     };
-    let text = format!(
-        "partition {first}{more} waits since {other}, by more than --max-skew in event time"
-    );
+    let text =
+        format!("partition {first}{more} waits: {other}, by more than --max-skew in event time");
     let reason = Reason::new("partition_waits", text);
     Some(Reason { partition: Some(first), waits_for: facts.slowest_in, ..reason })
 }
@@ -400,11 +406,11 @@ fn straggles(facts: &Facts) -> impl Iterator<Item = Reason> {
     straggling.map(|Partition { number, reached, .. }| {
         let at = match reached {
             Some(reached) => format!("stands at {}", format_ms(*reached)),
-            None => "is unknown: nothing in it could be counted".into(),
+            None => "is unknown: none of its records could be counted".into(),
         };
         let text = format!(
-            "partition {number} stays behind the others by more than --max-skew: its event time {at}; nobody \
-             waits for it, and its records are late"
+            "partition {number} stays behind the others by more than --max-skew: its event time {at}; the \
+             others do not wait for it, and its records are late"
         );
         Reason { partition: Some(*number), ..Reason::new(STRAGGLING, text) }
     })

@@ -52,8 +52,8 @@ fn nothing_is_wrong() {
 
 #[test]
 fn ticks() {
-    check(|facts| facts.tick_age = None, &[("no_tick", "no tick is done yet")]);
-    let old = ("tick_stands", "the last tick that is done is 11 s old");
+    check(|facts| facts.tick_age = None, &[("no_tick", "no tick has completed yet")]);
+    let old = ("tick_stands", "the last completed tick is 11 s old");
     check(|facts| facts.tick_age = Some(secs(11)), &[old]);
 }
 
@@ -78,11 +78,12 @@ fn sink_that_takes_nothing_is_named_and_partitions_are_not() {
             }
         }
     };
-    let stands = "sink \"-\" is blocked: its reader has taken nothing for 12 s, and 70 bytes wait";
+    let stands =
+        "sink \"-\" is blocked: its reader has accepted nothing for 12 s, and 70 bytes wait";
     check(blocked(Fault::Stands, true), &[("sink_blocked", stands)]);
-    let no_reader = "sink \"-\" waits for a reader of its FIFO for 12 s";
+    let no_reader = "sink \"-\" has waited for a reader of its FIFO for 12 s";
     check(blocked(Fault::NoReader, true), &[("sink_blocked", no_reader)]);
-    let slow = "sink \"-\" is read too slowly: what is said waits for 40 s, 70 bytes of it";
+    let slow = "sink \"-\" is read too slowly: 70 bytes wait, the oldest for 40 s";
     check(blocked(Fault::Slow(secs(40)), true), &[("sink_blocked", slow)]);
     let full = "sink \"-\" can't be written for 12 s, and 70 bytes wait: no space";
     check(blocked(Fault::Failed("no space".into()), true), &[("sink_failed", full)]);
@@ -110,11 +111,14 @@ fn what_can_not_be_reached_or_read() {
         &[
             (
                 "source_unreachable",
-                "the brokers of topic \"flows\" have not answered for 7 s: refused",
+                "the brokers of topic \"flows\" have not responded for 7 s: refused",
             ),
-            ("sink_unreachable", "sink \"kafka:alerts\" can't be reached for 8 s"),
-            ("limits_unreadable", "the limits can't be read for 9 s: no file"),
-            ("limits_unreadable", "the limits of --what-if can't be read for 8 s: half a file"),
+            ("sink_unreachable", "sink \"kafka:alerts\" has been unreachable for 8 s"),
+            ("limits_unreadable", "the limits have been unreadable for 9 s: no file"),
+            (
+                "limits_unreadable",
+                "the limits of --what-if have been unreadable for 8 s: half a file",
+            ),
         ],
     );
 }
@@ -180,8 +184,7 @@ fn who_waits_and_for_whom() {
         // It is behind since it waits.
         facts.partitions[2].behind = secs(100);
     };
-    let text =
-        "partition 2 waits since partition 0 is behind, by more than --max-skew in event time";
+    let text = "partition 2 waits: partition 0 is behind, by more than --max-skew in event time";
     check(reason, &[("partition_waits", text)]);
     let mut facts = well();
     reason(&mut facts);
@@ -259,6 +262,6 @@ fn partition_of_another_process_may_wait_for_a_transaction() {
 fn topic_that_is_missing_is_named() {
     check(
         |facts| facts.missing = Some(secs(3)),
-        &[("topic_missing", "topic \"flows\" has not been there for 3 s")],
+        &[("topic_missing", "topic \"flows\" has been missing for 3 s")],
     );
 }

@@ -7,7 +7,7 @@ use super::late::LateLog;
 use crate::base::date::format_ms;
 use crate::computation::EntryCounts;
 use crate::limits::catalog::Catalog;
-use crate::output::difference::Shown;
+use crate::output::difference::PublishedChanges;
 use crate::output::{WriteError, overflow};
 use crate::sink::{ClosedTick, Sink};
 
@@ -34,7 +34,7 @@ impl Reports {
 }
 
 impl Sink for Reports {
-    fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
+    fn changes(&mut self, _: &PublishedChanges<'_>, _: &Catalog) -> Result<(), WriteError> {
         Ok(())
     }
 

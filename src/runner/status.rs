@@ -15,9 +15,9 @@ use serde_json::{Map, Value, json};
 
 use super::behind::Behind;
 use super::clock::Unsteady;
+use super::queries::{ExplainQuery, FutureResponse, PendingQuery, QueryError, QuerySender};
 use super::ready::{self, Facts, Partition, Reason, Withheld};
 use super::ready_log::{Line, ReadyLog};
-use super::requests::{Answering, Asked, Question, Refusal, RequestQueue};
 use crate::base::date::format_ms;
 use crate::cluster::watchdog::Watch;
 use crate::computation::EventTimeReached;
@@ -42,11 +42,11 @@ pub struct Status {
     workers: usize,
     /// Number of this process among the processes of the run.
     process: usize,
-    known: Mutex<Known>,
+    state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct Known {
+struct State {
     topic: Option<Arc<Topic>>,
     watch: Option<Watch>,
     limits: Vec<(LimitSet, Health)>,
@@ -54,18 +54,18 @@ struct Known {
     /// Whether this is the leader's process: it alone exports the metrics of the whole run.
     leads: bool,
     clock: Option<Unsteady>,
-    requests: Option<RequestQueue>,
+    queries: Option<QuerySender>,
     event_time: EventTimeReached,
-    /// Time of the watermark's last move.
-    moved: Option<Instant>,
-    behind: BTreeMap<i32, Distance>,
+    /// When the watermark last moved.
+    watermark_moved: Option<Instant>,
+    lags: BTreeMap<i32, Lag>,
     sinks: Vec<SinkState>,
     log: ReadyLog,
 }
 
 /// The lag of a partition, by all of its messages and by those that consumers get.
 #[derive(Clone, Debug, Default)]
-struct Distance {
+struct Lag {
     /// Lag behind all messages that the broker has.
     all: Behind,
     /// Lag behind the messages that the broker gives to consumers: without those behind an open transaction.
@@ -74,16 +74,16 @@ struct Distance {
     last: Option<BrokerResponse>,
 }
 
-impl Distance {
-    fn answered(&mut self, answer: BrokerResponse) {
-        self.all.answered(answer.asked, answer.due);
-        self.readable.answered(answer.asked, answer.stable);
+impl Lag {
+    fn add_response(&mut self, answer: BrokerResponse) {
+        self.all.add_response(answer.requested_at, answer.due);
+        self.readable.add_response(answer.requested_at, answer.stable);
         self.last = Some(answer);
     }
 
-    fn done(&mut self, next: i64) {
-        self.all.done(next);
-        self.readable.done(next);
+    fn advance_to(&mut self, next: i64) {
+        self.all.advance_to(next);
+        self.readable.advance_to(next);
     }
 
     fn withheld(&self) -> Withheld {
@@ -93,8 +93,8 @@ impl Distance {
         };
         Withheld {
             messages: u64::try_from(answer.end - answer.stable).unwrap_or(0),
-            // Only answers tell that it lasts.
-            lasting: answer.asked.saturating_duration_since(withheld.since),
+            // Only responses show that the transaction is still open.
+            lasting: answer.requested_at.saturating_duration_since(withheld.since),
             skipped: withheld.skipped,
         }
     }
@@ -125,7 +125,7 @@ pub(super) struct WorkerStatus {
 impl Status {
     /// Creates the status of a process with this many workers, whose ticks begin at this interval.
     pub fn new(workers: usize, tick: Duration) -> Self {
-        Status { began: Instant::now(), tick, workers, process: 0, known: Mutex::default() }
+        Status { began: Instant::now(), tick, workers, process: 0, state: Mutex::default() }
     }
 
     /// Sets the number of this process; process 0 has the leader.
@@ -133,75 +133,75 @@ impl Status {
         Status { process, ..self }
     }
 
-    /// Begins to accept requests. The leader, which a request wakes, reads the returned receiver.
-    pub fn takes_requests(&self, leader: &Arc<OnceLock<Thread>>) -> Receiver<Asked> {
-        let (requests, asked) = RequestQueue::new(leader.clone());
-        self.lock().requests = Some(requests);
-        asked
+    /// Begins to accept queries. The leader, which a query wakes, reads the returned receiver.
+    pub fn accept_queries(&self, leader: &Arc<OnceLock<Thread>>) -> Receiver<PendingQuery> {
+        let (queries, queue) = QuerySender::new(leader.clone());
+        self.lock().queries = Some(queries);
+        queue
     }
 
-    /// Notes that the workers read this topic from now on, and that this watchdog watches.
-    pub fn reads(&self, topic: Arc<Topic>, watch: Watch) {
-        let mut known = self.lock();
-        (known.topic, known.watch) = (Some(topic), Some(watch));
+    /// Sets the topic that the workers read, and the watchdog that watches them.
+    pub fn set_topic(&self, topic: Arc<Topic>, watch: Watch) {
+        let mut state = self.lock();
+        (state.topic, state.watch) = (Some(topic), Some(watch));
     }
 
     /// Notes that this process has the leader, and the health of the feed of each set of limits.
-    pub fn leads(&self, limits: Vec<(LimitSet, Health)>) {
-        let mut known = self.lock();
-        (known.leads, known.limits) = (true, limits);
+    pub fn set_leading(&self, limits: Vec<(LimitSet, Health)>) {
+        let mut state = self.lock();
+        (state.leads, state.limits) = (true, limits);
     }
 
     /// Returns the progress of the run.
     pub fn progress(&self) -> Progress {
-        let known = self.lock();
-        let partitions = known.workers.values().flat_map(|worker| &worker.source.partitions);
+        let state = self.lock();
+        let partitions = state.workers.values().flat_map(|worker| &worker.source.partitions);
         Progress {
-            tick: known.workers.values().filter_map(|worker| worker.tick).min().unwrap_or(0),
-            watermark: known.event_time.watermark,
+            tick: state.workers.values().filter_map(|worker| worker.tick).min().unwrap_or(0),
+            watermark: state.event_time.watermark,
             reached: partitions.filter_map(|partition| partition.reached).max(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores the state that a worker reports.
     pub(super) fn worker(&self, index: usize, worker: WorkerStatus) {
-        let mut known = self.lock();
+        let mut state = self.lock();
         // All workers get the same event time, some of them a moment later.
-        let (before, after) = (known.event_time, worker.event_time);
-        if after.watermark > before.watermark || known.moved.is_none() {
-            known.moved = Some(Instant::now());
+        let (before, after) = (state.event_time, worker.event_time);
+        if after.watermark > before.watermark || state.watermark_moved.is_none() {
+            state.watermark_moved = Some(Instant::now());
         }
         if after.watermark >= before.watermark {
-            known.event_time = after;
+            state.event_time = after;
         }
-        let answers = known.topic.as_ref().map(|topic| topic.answers()).unwrap_or_default();
+        let answers = state.topic.as_ref().map(|topic| topic.responses()).unwrap_or_default();
         let answers: BTreeMap<i32, _> =
             answers.into_iter().map(|answer| (answer.partition, answer)).collect();
         for partition in &worker.source.partitions {
-            let behind = known.behind.entry(partition.partition).or_default();
+            let lag = state.lags.entry(partition.partition).or_default();
             if let Some(answer) = answers.get(&partition.partition) {
-                behind.answered(*answer);
+                lag.add_response(*answer);
             }
-            behind.done(worker.done_of(partition));
+            lag.advance_to(worker.done_of(partition));
         }
-        known.workers.insert(index, worker);
+        state.workers.insert(index, worker);
     }
 
     /// Stores the state of the leader's sinks.
     pub(super) fn sinks(&self, sinks: Vec<SinkState>) {
-        let mut known = self.lock();
+        let mut state = self.lock();
         for sink in &sinks {
-            let before = known.sinks.iter().find(|before| before.name == sink.name);
+            let before = state.sinks.iter().find(|before| before.name == sink.name);
             let was_reachable = before.is_none_or(|before| before.unreachable.is_none());
             if was_reachable && sink.unreachable.is_some() {
                 count_sink_error(&sink.name);
             }
         }
-        known.sinks = sinks;
+        state.sinks = sinks;
     }
 
     /// Sets the state of the leader's wall clock, if it can't be followed.
@@ -222,38 +222,38 @@ impl Status {
         let process = (self.process > 0).then_some(self.process);
         match line {
             Some(Line::Ready) => {
-                tracing::info!(process, "ready: all that the broker has is judged");
+                tracing::info!(process, "ready: everything that the broker has is judged");
             }
             Some(Line::NotReady(why)) => tracing::warn!(process, "not ready: {why}"),
             None => {}
         }
     }
 
-    fn facts(&self, known: &Known) -> Facts {
-        let topic = known.topic.as_deref();
+    fn facts(&self, state: &State) -> Facts {
+        let topic = state.topic.as_deref();
         let idle_timeout = topic.map_or(Duration::ZERO, Topic::idle_timeout);
-        let (source, missing) = (topic.and_then(Topic::trouble), topic.and_then(Topic::missing));
+        let (source, missing) = (topic.and_then(Topic::outage), topic.and_then(Topic::missing));
         let unanswered = source.as_ref().map(|(lasting, _)| *lasting);
         Facts {
-            tick_age: self.closed(known).and_then(|_| {
-                let began = known.workers.values().filter_map(|worker| worker.tick_began);
+            tick_age: self.closed(state).and_then(|_| {
+                let began = state.workers.values().filter_map(|worker| worker.tick_began);
                 began.min().map(|began| began.elapsed())
             }),
             tick_age_max: PATIENCE.max(self.tick * TICKS_MISSED),
             behind_max: PATIENCE.max(idle_timeout),
-            watermark_stands: known.moved.unwrap_or(self.began).elapsed(),
-            held_by: known.event_time.held_by,
-            slowest_in: known.event_time.slowest_in,
+            watermark_stands: state.watermark_moved.unwrap_or(self.began).elapsed(),
+            held_by: state.event_time.held_by,
+            slowest_in: state.event_time.slowest_in,
             topic: topic.map(|topic| topic.address().topic.clone()).unwrap_or_default(),
-            partitions: self.partitions(known, unanswered, PATIENCE.max(idle_timeout)),
+            partitions: self.partitions(state, unanswered, PATIENCE.max(idle_timeout)),
             source,
-            clock: known.clock,
+            clock: state.clock,
             missing,
-            sinks: known.all_sinks().into_values().collect(),
-            limits: known
+            sinks: state.all_sinks().into_values().collect(),
+            limits: state
                 .limits
                 .iter()
-                .filter_map(|(set, health)| Some((*set, health.trouble()?)))
+                .filter_map(|(set, health)| Some((*set, health.fault()?)))
                 .collect(),
         }
     }
@@ -262,35 +262,36 @@ impl Status {
     /// response is older than `answer_max`, or than the time for which requests have failed (`unanswered`).
     fn partitions(
         &self,
-        known: &Known,
+        state: &State,
         unanswered: Option<Duration>,
         answer_max: Duration,
     ) -> Vec<Partition> {
-        let (mut partitions, nothing) = (Vec::new(), Distance::default());
-        for worker in known.workers.values() {
-            for state in &worker.source.partitions {
-                let distance = known.behind.get(&state.partition).unwrap_or(&nothing);
+        let (mut partitions, nothing) = (Vec::new(), Lag::default());
+        for worker in state.workers.values() {
+            for read in &worker.source.partitions {
+                let partition_lag = state.lags.get(&read.partition).unwrap_or(&nothing);
                 let answer_max = unanswered.unwrap_or(answer_max).min(answer_max);
-                let answer = distance.last.filter(|answer| answer.asked.elapsed() <= answer_max);
+                let answer =
+                    partition_lag.last.filter(|answer| answer.requested_at.elapsed() <= answer_max);
                 // The worker may have read messages that arrived after the response.
-                let left = |end: i64| u64::try_from(end - worker.done_of(state)).unwrap_or(0);
-                let lag = answer.map(|answer| left(answer.due.max(state.next)));
-                let readable = answer.map(|answer| left(answer.stable.max(state.next)));
-                let unread = matches!(state.holds, Some(PartitionProgress::Unknown) | None);
+                let left = |end: i64| u64::try_from(end - worker.done_of(read)).unwrap_or(0);
+                let lag = answer.map(|answer| left(answer.due.max(read.next)));
+                let readable = answer.map(|answer| left(answer.stable.max(read.next)));
+                let unread = matches!(read.holds, Some(PartitionProgress::Unknown) | None);
                 let since = |moment: Option<Instant>| moment.unwrap_or(self.began).elapsed();
                 partitions.push(Partition {
                     // Kafka counts partitions from 0.
-                    number: state.partition.unsigned_abs(),
+                    number: read.partition.unsigned_abs(),
                     answered: answer.is_some(),
                     lag,
-                    behind: since(distance.readable.caught_up()),
-                    lag_time: since(distance.all.caught_up()),
-                    begun: distance.readable.caught_up().is_some(),
+                    behind: since(partition_lag.readable.caught_up()),
+                    lag_time: since(partition_lag.all.caught_up()),
+                    begun: partition_lag.readable.caught_up().is_some(),
                     unread: unread && readable != Some(0),
-                    paused: state.paused,
-                    withheld: distance.withheld(),
-                    straggles: state.straggles,
-                    reached: state.reached,
+                    paused: read.paused,
+                    withheld: partition_lag.withheld(),
+                    straggles: read.straggles,
+                    reached: read.reached,
                 });
             }
         }
@@ -298,9 +299,9 @@ impl Status {
     }
 
     /// Returns the last tick that all workers of this process have completed; `None` until each has completed one.
-    fn closed(&self, known: &Known) -> Option<u64> {
-        let all = known.workers.len() >= self.workers;
-        known.workers.values().map(|worker| worker.tick).min().flatten().filter(|_| all)
+    fn closed(&self, state: &State) -> Option<u64> {
+        let all = state.workers.len() >= self.workers;
+        state.workers.values().map(|worker| worker.tick).min().flatten().filter(|_| all)
     }
 
     /// Returns the reasons why the run is not ready; none if it is.
@@ -322,15 +323,15 @@ impl Status {
 
     /// Returns whether the run judges all that the broker has, and details about that.
     pub fn readiness(&self) -> (bool, Map<String, Value>) {
-        let known = self.lock();
-        let facts = self.facts(&known);
+        let state = self.lock();
+        let facts = self.facts(&state);
         let reasons = ready::reasons(&facts);
         let time = |at: Option<u64>| at.map_or(Value::Null, |at| format_ms(at).to_string().into());
-        let watermark = Some(known.event_time.watermark).filter(|watermark| *watermark > 0);
+        let watermark = Some(state.event_time.watermark).filter(|watermark| *watermark > 0);
         let detached: Vec<&String> =
             facts.sinks.iter().filter(|sink| sink.detached).map(|sink| &sink.name).collect();
         let details = [
-            ("as_of", time(self.closed(&known))),
+            ("as_of", time(self.closed(&state))),
             ("watermark", time(watermark)),
             ("tick_age_seconds", json!(facts.tick_age.map(|age| age.as_secs_f64()))),
             ("reasons", json!(reasons)),
@@ -340,40 +341,40 @@ impl Status {
         (!reasons.iter().any(Reason::is_unready), Map::from_iter(details))
     }
 
-    /// Sends a question to the leader. A caller that drops the future wants no answer any more.
-    pub fn ask(&self, question: Question) -> Answering {
-        let refuse = |refusal| Box::pin(std::future::ready(Err(refusal)));
-        match (self.process, &self.lock().requests) {
-            (0, Some(requests)) => requests.ask(question),
-            (0, None) => refuse(Refusal::NotBegun),
-            (process, _) => refuse(Refusal::Elsewhere { process }),
+    /// Sends a query to the leader. A caller that drops the future wants no response any more.
+    pub fn query(&self, query: ExplainQuery) -> FutureResponse {
+        let fail = |error| Box::pin(std::future::ready(Err(error)));
+        match (self.process, &self.lock().queries) {
+            (0, Some(queries)) => queries.query(query),
+            (0, None) => fail(QueryError::NotBegun),
+            (process, _) => fail(QueryError::Elsewhere { process }),
         }
     }
 
     /// Sets the gauges that would be stale if they were set only when something happens.
     pub fn export(&self) {
-        let known = &*self.lock();
-        let facts = self.facts(known);
+        let state = &*self.lock();
+        let facts = self.facts(state);
         let flag = |on: bool| f64::from(u8::from(on));
         let age = facts.tick_age.unwrap_or_else(|| self.began.elapsed());
         gauge!("floodmark_tick_age_seconds").set(age.as_secs_f64());
-        if known.topic.is_some() {
+        if state.topic.is_some() {
             gauge!("floodmark_source_reachable").set(flag(facts.source.is_none()));
         }
-        if known.leads {
-            let EventTimeReached { watermark, open_windows, .. } = known.event_time;
+        if state.leads {
+            let EventTimeReached { watermark, open_windows, .. } = state.event_time;
             gauge!("floodmark_watermark_seconds").set(watermark as f64 / 1e3);
             gauge!("floodmark_windows_open").set(open_windows as f64);
-            gauge!("floodmark_clock_step_seconds").set(clock_step_ms(known.clock) / 1e3);
+            gauge!("floodmark_clock_step_seconds").set(clock_step_ms(state.clock) / 1e3);
         }
-        for (index, worker) in &known.workers {
+        for (index, worker) in &state.workers {
             let tick = worker.tick.unwrap_or(0) as f64 / 1e3;
             gauge!("floodmark_frontier_seconds", "worker" => index.to_string()).set(tick);
-            for state in &worker.source.partitions {
-                let labels = labels(&facts.topic, state.partition);
-                let idle = state.holds == Some(PartitionProgress::Idle) && !state.straggles;
+            for read in &worker.source.partitions {
+                let labels = labels(&facts.topic, read.partition);
+                let idle = read.holds == Some(PartitionProgress::Idle) && !read.straggles;
                 gauge!("floodmark_kafka_partition_idle", &labels).set(flag(idle));
-                if let Some(reached) = state.reached {
+                if let Some(reached) = read.reached {
                     gauge!("floodmark_kafka_partition_event_time_seconds", &labels)
                         .set(reached as f64 / 1e3);
                 }
@@ -381,7 +382,7 @@ impl Status {
         }
         for partition in &facts.partitions {
             let labels = labels(&facts.topic, partition.number);
-            // Nobody knows, and a number that stands still would look like one that is known.
+            // Unknown: a number that stands still would look like a known one.
             let lag = partition.lag.map_or(f64::NAN, |lag| lag as f64);
             gauge!("floodmark_kafka_lag_messages", &labels).set(lag);
             gauge!("floodmark_kafka_lag_seconds", &labels).set(partition.lag_time.as_secs_f64());
@@ -392,7 +393,7 @@ impl Status {
             gauge!("floodmark_kafka_open_transaction_skipped", &labels).set(flag(skipped));
             gauge!("floodmark_kafka_partition_straggling", &labels).set(flag(partition.straggles));
         }
-        for sink in known.all_sinks().into_values() {
+        for sink in state.all_sinks().into_values() {
             sink.export();
         }
     }
@@ -421,7 +422,7 @@ impl WorkerStatus {
     }
 }
 
-impl Known {
+impl State {
     /// By name: several workers may have one of a name.
     fn all_sinks(&self) -> BTreeMap<String, SinkState> {
         let mut sinks = BTreeMap::<String, SinkState>::new();

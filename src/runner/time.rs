@@ -16,17 +16,17 @@ const END_STEP_MS: u64 = 1000;
 /// The time that ticks wait for more to be read: too short to be seen, and with many workers each round costs.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// Everything that the beginning of the next tick depends on, beside time.
+/// The conditions that decide, beside time, whether the next tick begins.
 #[derive(Clone, Copy, Debug)]
-pub struct Prospect {
+pub struct TickConditions {
     /// The tick that the records read so far need.
     pub demand: Demand,
     /// Whether edits of limits wait.
     pub has_edits: bool,
     /// Whether rows of limits wait that hold from the start: no record is judged before all are known.
-    pub has_first_rows: bool,
-    /// The time until a tick may begin for requests; `None` if there are none.
-    pub until_requests: Option<Duration>,
+    pub has_initial_rows: bool,
+    /// The time until a tick may begin for queries; `None` if none wait.
+    pub until_queries: Option<Duration>,
     /// Whether all sinks have capacity for another tick.
     pub sinks_have_capacity: bool,
     /// Whether the computation has capacity for a tick of any size.
@@ -41,7 +41,7 @@ pub struct Prospect {
     pub shuts_down: bool,
 }
 
-impl Prospect {
+impl TickConditions {
     /// Whether the computation and all sinks have capacity for a tick of any size.
     pub fn have_capacity(&self) -> bool {
         self.computation_has_capacity && self.sinks_have_capacity
@@ -50,14 +50,14 @@ impl Prospect {
 
 /// The decision of a time source.
 #[derive(Debug)]
-pub enum Next {
+pub enum Decision {
     /// The next tick begins now.
     Begin(TickStart),
-    /// None begins for this time, unless something happens before.
+    /// No tick begins for this time, unless something happens before.
     Wait(Duration),
-    /// None follows: time has come to its end.
+    /// No tick follows: time has come to its end.
     End,
-    /// None follows: the run shuts down before time has come to its end.
+    /// No tick follows: the run shuts down before time has come to its end.
     Stop,
 }
 
@@ -73,22 +73,22 @@ pub trait TimeSource {
     ///
     /// # Errors
     /// Time can't go on.
-    fn next(&mut self, prospect: &Prospect) -> Result<Next, Failure>;
+    fn decide(&mut self, conditions: &TickConditions) -> Result<Decision, Failure>;
 
-    /// Notes the next tick, with the records of the leader's worker, and marks how time passes in it.
-    fn pass(
+    /// Notes the next tick, with the records of the leader's worker, and marks the progress of time in it.
+    fn mark_time(
         &mut self,
         start: &TickStart,
         records: &TickRecords,
         mark: &mut dyn FnMut(SourceProgress),
     );
 
-    /// Returns the window that a request means which names none.
+    /// Returns the window of a query that names none.
     fn current_window(&self, tick: u64, windows: &Windows) -> Option<Window>;
 
     /// Whether rows that take effect by the first tick are given ticks of their own before it. By the wall clock these
     /// ticks would be in the past; the leader spreads the rows over later ones.
-    fn spreads_first_rows(&self) -> bool;
+    fn splits_initial_rows(&self) -> bool;
 
     /// Whether the ticks under way are still closed after a failure.
     fn drains_after_failure(&self) -> bool;
@@ -137,11 +137,11 @@ impl EventTime {
     }
 
     /// The next tick after the end of the input.
-    fn next_after_end(&mut self, prospect: &Prospect) -> Option<u64> {
+    fn next_after_end(&mut self, conditions: &TickConditions) -> Option<u64> {
         let end = self.windows.end_ms(self.last_window?);
-        let last = prospect.last_tick;
+        let last = conditions.last_tick;
         if self.stage == Stage::Dates {
-            let due = prospect.next_date.filter(|date| *date <= end);
+            let due = conditions.next_date.filter(|date| *date <= end);
             if let Some(date) = due {
                 return Some(date.max(last + 1));
             }
@@ -160,31 +160,36 @@ impl EventTime {
 }
 
 impl TimeSource for EventTime {
-    fn next(&mut self, prospect: &Prospect) -> Result<Next, Failure> {
+    fn decide(&mut self, conditions: &TickConditions) -> Result<Decision, Failure> {
         if self.stage == Stage::Input {
-            match prospect.demand {
+            match conditions.demand {
                 Demand::Ended => self.stage = Stage::Dates,
-                _ if prospect.shuts_down => {
+                _ if conditions.shuts_down => {
                     self.stage = Stage::End;
-                    return Ok(Next::Stop);
+                    return Ok(Decision::Stop);
                 }
-                Demand::TickAt(tick) if prospect.have_capacity() => {
-                    return Ok(Next::Begin(TickStart::of_records(tick)));
+                Demand::TickAt(tick) if conditions.have_capacity() => {
+                    return Ok(Decision::Begin(TickStart::of_records(tick)));
                 }
                 Demand::TickAt(_) | Demand::Tick | Demand::None => {
-                    return Ok(Next::Wait(Duration::MAX));
+                    return Ok(Decision::Wait(Duration::MAX));
                 }
             }
         }
-        if prospect.in_flight > 0 {
-            return Ok(Next::Wait(Duration::MAX));
+        if conditions.in_flight > 0 {
+            return Ok(Decision::Wait(Duration::MAX));
         }
-        Ok(self.next_after_end(prospect).map_or(Next::End, |tick| {
-            Next::Begin(TickStart { takes_records: false, ..TickStart::of_records(tick) })
+        Ok(self.next_after_end(conditions).map_or(Decision::End, |tick| {
+            Decision::Begin(TickStart { takes_records: false, ..TickStart::of_records(tick) })
         }))
     }
 
-    fn pass(&mut self, _: &TickStart, records: &TickRecords, mark: &mut dyn FnMut(SourceProgress)) {
+    fn mark_time(
+        &mut self,
+        _: &TickStart,
+        records: &TickRecords,
+        mark: &mut dyn FnMut(SourceProgress),
+    ) {
         self.watermark = self.watermark.max(records.greatest.unwrap_or(0));
         self.last_window = self.last_window.max(records.seen.last().copied());
         mark(SourceProgress::Watermark(self.watermark));
@@ -194,7 +199,7 @@ impl TimeSource for EventTime {
         self.last_window
     }
 
-    fn spreads_first_rows(&self) -> bool {
+    fn splits_initial_rows(&self) -> bool {
         // Later ones may be rows of windows that exist.
         self.last_window.is_none()
     }

@@ -8,7 +8,7 @@ use floodmark_dataflows::time::{Window, Windows};
 use super::clock::{Clock, Moment, Unsteady};
 use super::commands::TickStart;
 use super::status::Status;
-use super::time::{Next, Prospect, TimeSource};
+use super::time::{Decision, TickConditions, TimeSource};
 use crate::base::date::format_ms;
 use crate::base::error::Failure;
 use crate::kafka::Start;
@@ -17,12 +17,12 @@ use crate::source::{Demand, LeaderTime, TickRecords};
 /// Maximum number of ticks in flight when another one begins. More would only make them older.
 const TICKS_AHEAD: usize = 4;
 
-/// Maximum number of ticks in flight when a tick for limit edits or requests begins, which does not wait for
+/// Maximum number of ticks in flight when a tick for limit edits or queries begins, which does not wait for
 /// records.
 const EDITS_AHEAD: usize = 2 * TICKS_AHEAD;
 
 /// Minimum spacing of ticks: the id of a tick is its millisecond, so that closer ones would outrun the clock.
-const APART: Duration = Duration::from_millis(1);
+const TICK_SPACING: Duration = Duration::from_millis(1);
 
 /// Pause between two checks of a wall clock that is not set yet.
 const UNSET_INTERVAL: Duration = Duration::from_millis(50);
@@ -37,19 +37,20 @@ pub struct WallTime {
     /// The last reading of the clock, and the reading that the newest tick had.
     moment: Moment,
     tick_moment: Moment,
-    /// Time at which observation begins anew, for the next tick to mark.
-    begun: Option<u64>,
-    /// The next tick that is due by the interval.
-    next: Instant,
+    /// Event time at which observation starts anew, for the next tick to mark.
+    observed_from: Option<u64>,
+    /// When the next tick is due by the interval.
+    next_due: Instant,
     /// When the newest tick began.
-    began: Option<Instant>,
-    /// Whether to begin the next tick early, since a worker requests it or the clock has stepped.
-    wanted: bool,
+    last_began: Option<Instant>,
+    /// Whether to begin the next tick early, since a worker needs it or the clock has stepped.
+    is_urgent: bool,
     /// Whether the clock was read.
     is_read: bool,
-    /// Whether the first tick is still to come, and whether the last one has begun.
-    first: bool,
-    last: bool,
+    /// Whether the first tick is still to come.
+    is_before_first: bool,
+    /// Whether the last tick has begun.
+    is_after_last: bool,
 }
 
 impl WallTime {
@@ -65,13 +66,13 @@ impl WallTime {
             max_ahead_ms,
             moment,
             tick_moment: moment,
-            begun: None,
-            next: Instant::now(),
-            began: None,
-            wanted: false,
+            observed_from: None,
+            next_due: Instant::now(),
+            last_began: None,
+            is_urgent: false,
             is_read: false,
-            first: true,
-            last: false,
+            is_before_first: true,
+            is_after_last: false,
         }
     }
 
@@ -81,31 +82,36 @@ impl WallTime {
     }
 
     /// Returns the time until a tick may begin.
-    fn until_tick(&self, prospect: &Prospect) -> Duration {
+    fn until_tick(&self, conditions: &TickConditions) -> Duration {
         // A run that shuts down needs one more tick.
-        if self.is_unset() && !prospect.shuts_down {
+        if self.is_unset() && !conditions.shuts_down {
             return UNSET_INTERVAL;
         }
-        let apart =
-            self.began.map_or(Duration::ZERO, |began| APART.saturating_sub(began.elapsed()));
-        if self.wanted || prospect.has_edits || prospect.shuts_down {
+        let apart = self
+            .last_began
+            .map_or(Duration::ZERO, |began| TICK_SPACING.saturating_sub(began.elapsed()));
+        if self.is_urgent || conditions.has_edits || conditions.shuts_down {
             return apart;
         }
-        let next = self.next.saturating_duration_since(Instant::now());
-        apart.max(prospect.until_requests.map_or(next, |requests| next.min(requests)))
+        let next = self.next_due.saturating_duration_since(Instant::now());
+        apart.max(conditions.until_queries.map_or(next, |queries| next.min(queries)))
     }
 
-    fn begin(&mut self, prospect: &Prospect, takes_records: bool) -> Next {
+    fn begin(&mut self, conditions: &TickConditions, takes_records: bool) -> Decision {
         let Moment { now, horizon, undecided_until, .. } = self.moment;
         self.tick_moment = self.moment;
-        self.began = Some(Instant::now());
+        self.last_began = Some(Instant::now());
         if takes_records {
-            self.wanted = false;
-            self.next = Instant::now() + self.interval;
+            self.is_urgent = false;
+            self.next_due = Instant::now() + self.interval;
         }
         let undecided = undecided_until > horizon.saturating_add(self.max_ahead_ms);
-        let tick = now.max(prospect.last_tick + 1);
-        Next::Begin(TickStart { tick, time: LeaderTime { now, horizon, undecided }, takes_records })
+        let tick = now.max(conditions.last_tick + 1);
+        Decision::Begin(TickStart {
+            tick,
+            time: LeaderTime { now, horizon, undecided },
+            takes_records,
+        })
     }
 }
 
@@ -118,60 +124,64 @@ impl TimeSource for WallTime {
         }
         let kind =
             |moment: &Moment| moment.unsteady.map(|unsteady| std::mem::discriminant(&unsteady));
-        self.wanted |= kind(&before) != kind(&self.moment);
+        self.is_urgent |= kind(&before) != kind(&self.moment);
         let was_forward = matches!(before.unsteady, Some(Unsteady::Forward { .. }));
         let now = self.moment.now;
         // Records of the time that was leapt over may have been refused, as of the future.
         if was_forward && now > before.now.saturating_add(self.max_ahead_ms) {
-            self.begun = Some(now);
+            self.observed_from = Some(now);
         }
     }
 
     fn request_tick(&mut self) {
-        self.wanted = true;
+        self.is_urgent = true;
     }
 
-    fn next(&mut self, prospect: &Prospect) -> Result<Next, Failure> {
-        if self.last {
-            return Ok(Next::End);
+    fn decide(&mut self, conditions: &TickConditions) -> Result<Decision, Failure> {
+        if self.is_after_last {
+            return Ok(Decision::End);
         }
-        self.wanted |= prospect.demand == Demand::Tick;
-        let wait = self.until_tick(prospect);
+        self.is_urgent |= conditions.demand == Demand::Tick;
+        let wait = self.until_tick(conditions);
         if !wait.is_zero() {
-            return Ok(Next::Wait(wait));
+            return Ok(Decision::Wait(wait));
         }
-        if prospect.shuts_down {
+        if conditions.shuts_down {
             // It takes the records that are read.
-            self.last = true;
-            return Ok(self.begin(prospect, true));
+            self.is_after_last = true;
+            return Ok(self.begin(conditions, true));
         }
-        if !prospect.sinks_have_capacity {
-            return Ok(Next::Wait(Duration::ZERO));
+        if !conditions.sinks_have_capacity {
+            return Ok(Decision::Wait(Duration::ZERO));
         }
-        let ahead = prospect.in_flight;
-        if self.began.is_some() && prospect.has_first_rows {
+        if self.last_began.is_some() && conditions.has_initial_rows {
             // No record is judged before all rows are known. Partitions are: they hold the watermark since the first
             // tick.
-            let begins = ahead == 0;
-            return Ok(if begins { self.begin(prospect, false) } else { Next::Wait(wait) });
+            let begins = conditions.in_flight == 0;
+            return Ok(if begins { self.begin(conditions, false) } else { Decision::Wait(wait) });
         }
-        let due = self.wanted || self.next <= Instant::now();
-        let asked = prospect.has_edits || prospect.until_requests.is_some();
-        Ok(match next_tick(ahead, due, asked) {
-            Some(takes_records) => self.begin(prospect, takes_records),
-            None => Next::Wait(wait),
+        let due = self.is_urgent || self.next_due <= Instant::now();
+        let has_others = conditions.has_edits || conditions.until_queries.is_some();
+        Ok(match next_tick(conditions.in_flight, due, has_others) {
+            Some(takes_records) => self.begin(conditions, takes_records),
+            None => Decision::Wait(wait),
         })
     }
 
-    fn pass(&mut self, start: &TickStart, _: &TickRecords, mark: &mut dyn FnMut(SourceProgress)) {
+    fn mark_time(
+        &mut self,
+        start: &TickStart,
+        _: &TickRecords,
+        mark: &mut dyn FnMut(SourceProgress),
+    ) {
         let now = start.time.now;
         mark(SourceProgress::Now { now, silence: self.tick_moment.silence });
-        if let Some(begun) = self.begun.take() {
-            let time = format_ms(begun).to_string();
+        if let Some(from) = self.observed_from.take() {
+            let time = format_ms(from).to_string();
             tracing::warn!(time, "min limits judge no window that starts before this time");
-            mark(SourceProgress::Begun(begun));
+            mark(SourceProgress::Begun(from));
         }
-        if std::mem::take(&mut self.first) {
+        if std::mem::take(&mut self.is_before_first) {
             match self.start {
                 // Offsets that were committed are no option of a run: it has no state to go with them.
                 Start::Earliest | Start::Committed => {}
@@ -186,7 +196,7 @@ impl TimeSource for WallTime {
         windows.of(tick)
     }
 
-    fn spreads_first_rows(&self) -> bool {
+    fn splits_initial_rows(&self) -> bool {
         false
     }
 
@@ -199,11 +209,11 @@ impl TimeSource for WallTime {
     }
 }
 
-/// Whether a tick begins while so many are in flight, and if one does, whether it takes records. `due`: one is due for
-/// records; `asked`: there are edits of limits, or requests.
-fn next_tick(ahead: usize, due: bool, asked: bool) -> Option<bool> {
-    let with_records = due && ahead < TICKS_AHEAD;
-    (with_records || asked && ahead < EDITS_AHEAD).then_some(with_records)
+/// Returns whether the next tick takes records; `None` if no tick begins while so many are in flight. `due`: a tick is
+/// due for records; `has_others`: edits of limits or queries wait.
+fn next_tick(in_flight: usize, due: bool, has_others: bool) -> Option<bool> {
+    let with_records = due && in_flight < TICKS_AHEAD;
+    (with_records || has_others && in_flight < EDITS_AHEAD).then_some(with_records)
 }
 
 #[cfg(test)]
@@ -212,9 +222,9 @@ mod tests {
 
     /// Nothing is closed, and each tick that may begin does.
     #[test]
-    fn ticks_on_their_way_are_bounded_and_those_for_edits_by_more() {
-        let begin = |due, asked| {
-            let ticks = (0..).map_while(|ahead| next_tick(ahead, due, asked));
+    fn ticks_in_flight_are_bounded_and_those_for_edits_by_more() {
+        let begin = |due, has_others| {
+            let ticks = (0..).map_while(|in_flight| next_tick(in_flight, due, has_others));
             let (records, edits): (Vec<_>, Vec<_>) = ticks.partition(|records| *records);
             (records.len(), edits.len())
         };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::reads::RequestId;
 
-use super::commands::{Command, Commands, TickRequest, TickStart};
+use super::commands::{Command, Commands, TickStart, WorkerSignal};
 use super::leader::{Ended, Leader, LeaderConfig};
 use super::shared::Shared;
 use super::status::WorkerStatus;
@@ -15,10 +15,10 @@ use crate::computation::{Computation, Output};
 use crate::source::{Demand, Source, TickRecords};
 
 /// Longest sleep of a worker that has nothing to do. Input wakes it.
-const NAP: Duration = Duration::from_millis(50);
+const SLEEP_MAX: Duration = Duration::from_millis(50);
 
 /// Shortest sleep of a worker that waits for the next tick: bounds the wake-ups while no tick can begin.
-const LEAST_NAP: Duration = Duration::from_millis(1);
+const SLEEP_MIN: Duration = Duration::from_millis(1);
 
 /// Interval at which a worker reports its state to [`Status`](super::status::Status).
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
@@ -36,13 +36,14 @@ pub(super) struct Worker<'w, 'a> {
     source: Option<Box<dyn Source + 'a>>,
     leader: Option<Leader<'a>>,
     /// Whether it goes on reading.
-    reading: bool,
-    /// Whether it has requested a tick since the last one.
-    requested: bool,
+    is_reading: bool,
+    /// Whether it has signalled, since the last tick, that it needs one.
+    has_signalled: bool,
     /// Cancelled requests of ticks that are not closed.
     cancelled: Vec<(u64, RequestId)>,
-    /// When the ticks in flight began, and the newest closed tick.
-    begun: VecDeque<(u64, Instant)>,
+    /// The ticks in flight, each with the moment at which it began.
+    in_flight: VecDeque<(u64, Instant)>,
+    /// When the newest closed tick began.
     tick_began: Option<Instant>,
     /// The slowest partition and its event time, as of the last check of whether other workers wait for this one.
     slowest: (Option<u32>, u64),
@@ -70,10 +71,10 @@ impl<'w, 'a> Worker<'w, 'a> {
             computation,
             source: None,
             leader: lead.map(|lead| Leader::new(lead, shared)),
-            reading: true,
-            requested: false,
+            is_reading: true,
+            has_signalled: false,
             cancelled: Vec::new(),
-            begun: VecDeque::new(),
+            in_flight: VecDeque::new(),
             tick_began: None,
             slowest: (None, 0),
             tick: None,
@@ -89,7 +90,7 @@ impl<'w, 'a> Worker<'w, 'a> {
             Ok(source) => self.source = Some(source),
             Err(failure) => self.fail(failure),
         }
-        self.shared.interrupt.wake_me();
+        self.shared.interrupt.wake_current_thread();
         if let (Some(rollup), Some(_)) =
             (self.shared.options.top.and_then(|query| query.rollup()), &self.leader)
         {
@@ -101,24 +102,24 @@ impl<'w, 'a> Worker<'w, 'a> {
             if aborts || self.is_over && self.computation.ticks_in_flight() == 0 {
                 return self.end();
             }
-            let nap = match &self.leader {
+            let sleep = match &self.leader {
                 _ if has_read => Duration::ZERO,
                 // Not less while a sink or the ticks in flight hold it up.
-                Some(leader) => leader.wait().clamp(LEAST_NAP, NAP),
-                None => NAP,
+                Some(leader) => leader.wait().clamp(SLEEP_MIN, SLEEP_MAX),
+                None => SLEEP_MAX,
             };
-            self.computation.step_or_sleep(nap);
+            self.computation.step_or_sleep(sleep);
         }
     }
 
     /// This worker can't go on, so none can: what was read is judged yet, then all end.
     fn fail(&mut self, failure: Failure) {
-        self.reading = false;
+        self.is_reading = false;
         match &mut self.leader {
             Some(leader) => leader.fail(failure),
             None => {
                 let why = format!("worker {}: {:#}", self.index, failure.error);
-                self.commands.request(TickRequest::Failure { exit: failure.exit, why });
+                self.commands.signal(WorkerSignal::Failed { exit: failure.exit, why });
             }
         }
     }
@@ -144,7 +145,7 @@ impl<'w, 'a> Worker<'w, 'a> {
 
     /// Reads what is there.
     fn read(&mut self) -> bool {
-        let Some(source) = self.source.as_mut().filter(|_| self.reading && !self.is_over) else {
+        let Some(source) = self.source.as_mut().filter(|_| self.is_reading && !self.is_over) else {
             return false;
         };
         let read = source.read();
@@ -162,7 +163,7 @@ impl<'w, 'a> Worker<'w, 'a> {
     /// Returns what the source needs.
     fn demand(&mut self) -> Demand {
         let reached = self.computation.event_time();
-        match self.source.as_mut().filter(|_| self.reading && !self.is_over) {
+        match self.source.as_mut().filter(|_| self.is_reading && !self.is_over) {
             Some(source) => {
                 let demand = source.demand(reached);
                 self.or_fail(demand.map(Some)).unwrap_or(Demand::None)
@@ -177,7 +178,7 @@ impl<'w, 'a> Worker<'w, 'a> {
         if self.shared.interrupt.pressed() {
             leader.shut_down();
         }
-        leader.turn(&mut self.commands);
+        leader.poll(&mut self.commands);
         self.computation.set_patience(leader.patience());
         loop {
             let demand = self.demand();
@@ -187,29 +188,29 @@ impl<'w, 'a> Worker<'w, 'a> {
             else {
                 break;
             };
-            self.give(command);
+            self.issue(command);
         }
         if self.computation.round_is_ready() {
-            self.give(Command::EndRound);
+            self.issue(Command::EndRound);
         }
     }
 
-    /// Gives a command to all workers.
-    fn give(&mut self, command: Command) {
+    /// Sends a command to all workers, this one included.
+    fn issue(&mut self, command: Command) {
         self.commands.send(&command);
         self.apply(command);
     }
 
-    /// Requests what is needed of the leader, and applies its commands.
+    /// Signals to the leader what this worker needs, and applies the leader's commands.
     fn follow(&mut self) {
-        // A process of its own may be asked to end, too.
-        if self.reading && self.shared.interrupt.pressed() {
-            self.reading = false;
-            self.commands.request(TickRequest::End);
+        // Any process of a run may receive the interrupt.
+        if self.is_reading && self.shared.interrupt.pressed() {
+            self.is_reading = false;
+            self.commands.signal(WorkerSignal::Interrupted);
         }
-        if self.demand() == Demand::Tick && !self.requested {
-            self.requested = true;
-            self.commands.request(TickRequest::Tick);
+        if self.demand() == Demand::Tick && !self.has_signalled {
+            self.has_signalled = true;
+            self.commands.signal(WorkerSignal::NeedsTick);
         }
         while let Some(command) = self.commands.next() {
             self.apply(command);
@@ -249,7 +250,7 @@ impl<'w, 'a> Worker<'w, 'a> {
     /// Puts into a tick what this worker has for it, and completes the tick.
     fn complete(&mut self, start: &TickStart) {
         if self.shared.status.is_some() {
-            self.begun.push_back((start.tick, Instant::now()));
+            self.in_flight.push_back((start.tick, Instant::now()));
         }
         let reached = self.computation.event_time();
         let mut records = TickRecords::default();
@@ -257,14 +258,14 @@ impl<'w, 'a> Worker<'w, 'a> {
         if let Some(source) = &mut self.source {
             source.set_time(start.time);
             if start.takes_records {
-                records = source.take(start.tick);
+                records = source.take_records(start.tick);
                 progress = source.progress(start.tick, start.time.now, reached);
-                self.requested = false;
+                self.has_signalled = false;
             }
         }
         let inputs = &mut self.computation.inputs;
         if let Some(leader) = &mut self.leader {
-            leader.pass(start, &records, &mut |passed| inputs.mark(passed));
+            leader.mark_time(start, &records, &mut |passed| inputs.mark(passed));
         }
         let updates = records.updates();
         let TickRecords { update_batches, seen, edits, .. } = records;
@@ -303,7 +304,7 @@ impl<'w, 'a> Worker<'w, 'a> {
     fn next_output(&mut self) -> Option<(u64, Output)> {
         let changes = self.computation.has_changes();
         let waits = changes && self.leader.as_mut().is_some_and(|leader| !leader.has_capacity());
-        if waits { None } else { self.computation.take() }
+        if waits { None } else { self.computation.next_output() }
     }
 
     fn note_closed(&mut self, tick: u64) {
@@ -313,11 +314,11 @@ impl<'w, 'a> Worker<'w, 'a> {
         for (_, request) in self.cancelled.extract_if(.., |(of, _)| *of <= tick) {
             self.computation.inputs.forget_cancelled(request);
         }
-        while let Some((_, began)) = self.begun.pop_front_if(|(begun, _)| *begun <= tick) {
+        while let Some((_, began)) = self.in_flight.pop_front_if(|(began, _)| *began <= tick) {
             self.tick_began = Some(began);
         }
         // Nobody is judged before all limits are known.
-        if !self.leader.as_ref().is_some_and(Leader::has_first_rows) {
+        if !self.leader.as_ref().is_some_and(Leader::has_initial_rows) {
             self.tick = Some(tick);
         }
     }
@@ -392,7 +393,7 @@ mod tests {
     use crate::kafka::Start;
     use crate::limits::catalog::Catalog;
     use crate::output::WriteError;
-    use crate::output::difference::Shown;
+    use crate::output::difference::PublishedChanges;
     use crate::runner::{self, Job, SteadyClock, WallTime};
     use crate::sink::{ClosedTick, Counts, Hub, Sink};
     use crate::source::Filter;
@@ -421,7 +422,7 @@ mod tests {
             Ok(Demand::Tick)
         }
 
-        fn take(&mut self, tick: u64) -> TickRecords {
+        fn take_records(&mut self, tick: u64) -> TickRecords {
             let mut combiner = Combiner::new(WORKERS);
             let pair = Pair::V4((tick as u32).into(), [192, 0, 2, 1].into());
             combiner.add(Window(0), pair, Volume::new(1, 1));
@@ -437,7 +438,7 @@ mod tests {
     struct Countdown(usize, Interrupt);
 
     impl Sink for Countdown {
-        fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
+        fn changes(&mut self, _: &PublishedChanges<'_>, _: &Catalog) -> Result<(), WriteError> {
             Ok(())
         }
 
@@ -469,8 +470,8 @@ mod tests {
             catalog: Catalog::new(),
             limits: Vec::new(),
             hub: Hub::new(Counts::new(&[]), vec![Box::new(Countdown(400, interrupt))]),
-            requests: None,
-            final_request: None,
+            queries: None,
+            final_query: None,
             leader: Arc::default(),
         };
         let sources = runner::Sources::each(|worker, _| Ok(Sleepy { worker, turns: 0 }));

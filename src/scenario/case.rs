@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use floodmark_dataflows::types::{Pair, Volume};
 
+use super::changes::Expected;
 use super::entity;
 use super::moment::Moment;
-use super::said::Expected;
-use super::settings::{Clock, Settings};
-use super::words::{Placed, Word, Words};
+use super::settings::{CaseClock, Settings};
+use super::words::{Located, Word, Words};
 use crate::base::duration;
 use crate::base::quote::Quoted;
 use crate::limits::rows::Cell;
@@ -23,10 +23,10 @@ pub(super) struct Case {
     /// The line on which the case begins, from 1.
     pub(super) line: usize,
     pub(super) settings: Settings,
-    /// Rows that hold from the start of all cases of the file.
-    pub(super) common_rows: Arc<[Placed<Edit>]>,
-    /// Rows that hold from the start of this case, after `common_rows`.
-    pub(super) rows: Vec<Placed<Edit>>,
+    /// Rows in force from the start of all cases of the file.
+    pub(super) common_rows: Arc<[Located<Edit>]>,
+    /// Rows in force from the start of this case, applied after `common_rows`.
+    pub(super) rows: Vec<Located<Edit>>,
     pub(super) steps: Vec<Step>,
 }
 
@@ -35,14 +35,14 @@ pub(super) struct Case {
 pub(super) struct Step {
     pub(super) line: usize,
     pub(super) when: When,
-    pub(super) edits: Vec<Placed<Edit>>,
-    pub(super) traffic: Vec<Placed<Traffic>>,
+    pub(super) edits: Vec<Located<Edit>>,
+    pub(super) traffic: Vec<Located<Traffic>>,
     pub(super) expected: Vec<Expected>,
     /// Whether a line of the step expects no changes.
     silent: bool,
 }
 
-/// When a step is.
+/// The time of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum When {
     At(Moment),
@@ -55,11 +55,11 @@ pub(super) enum When {
 pub(super) enum Edit {
     /// A row as in a file of limits.
     Json(String),
-    /// A row by its columns. Without a date it holds from the step on.
+    /// A row by its columns. Without a date it is in force from the step on.
     Row { columns: Vec<(String, Cell<'static>)>, effective: Option<Moment> },
-    /// Rows of a name leave: that of a date, or all.
+    /// Removes the rows of a name: that of one date, or all.
     Delete { name: String, effective: Option<Moment> },
-    /// These rows are all there are: a file, or a table of a database.
+    /// Replaces all rows by those of a file, or of a table of a database.
     Limits(String),
 }
 
@@ -70,11 +70,11 @@ pub(super) struct Traffic {
     pub(super) volume: Volume,
     /// The event time, if it is not that of the step.
     pub(super) time: Option<Moment>,
-    /// One more each so many milliseconds, for so many.
+    /// Interval of repeated records, and the time for which they repeat, in milliseconds.
     pub(super) every: Option<(u64, u64)>,
 }
 
-/// A line that can't be read, or can't be played.
+/// The problem of a line that can't be read or played.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{line}: {problem}", file.display())]
 pub struct CaseError {
@@ -130,17 +130,17 @@ impl Case {
     fn check(&self) -> Result<(), String> {
         self.settings.check()?;
         let ends = self.steps.iter().any(|step| step.when == When::End);
-        if ends && self.settings.clock() == Clock::Live {
+        if ends && self.settings.clock() == CaseClock::Live {
             return Err(
-                "it has an \"end\", and a run that ends says nothing more about its windows: \
-                        give an \"at\" when they close or settle, or \"clock replay\""
+                "\"end\" needs \"clock replay\": at the end of a run its windows do not close; give an \
+                        \"at\" when they close or settle"
                     .into(),
             );
         }
         let expects = |step: &Step| step.silent || !step.expected.is_empty();
         match self.steps.iter().any(expects) {
             true => Ok(()),
-            false => Err("the case expects nothing at all; if it is to be silent, end it with \
+            false => Err("the case has no expectation; if no change is expected, end it with \
                           \"expect nothing\""
                 .into()),
         }
@@ -157,28 +157,28 @@ impl Parser {
     fn line(&mut self, line: usize, text: &str) -> Result<(), String> {
         if let Some(control) = text.chars().find(|c| c.is_control() && *c != '\t') {
             return Err(format!(
-                "it has the control character U+{:04X} in it; leave it out, or write it in quotes, as \
+                "the line has the control character U+{:04X}; remove it, or write it in quotes, as \
                  \\u{:04x}",
                 u32::from(control),
                 u32::from(control),
             ));
         }
         let mut words = Words::of(text);
-        let Some(first) = words.take()? else {
+        let Some(first) = words.next_word()? else {
             return Ok(());
         };
         match first.text.as_ref() {
-            "case" if !first.quoted => self.begin(line, &mut words),
+            "case" if !first.quoted => self.begin_case(line, &mut words),
             name if !first.quoted && Settings::has(name) => {
-                let fresh = self.fresh(name)?;
-                fresh.settings.set(name, line, &mut words)
+                let case = self.case_without_steps(name)?;
+                case.settings.set(name, line, &mut words)
             }
             "at" | "end" if !first.quoted => self.step(line, &first, &mut words),
             "limit" | "delete" | "limits" if !first.quoted => {
                 let what = edit(&first, &mut words)?;
                 let case = self.current();
                 let edits = case.steps.last_mut().map_or(&mut case.rows, |step| &mut step.edits);
-                edits.push(Placed { line, what });
+                edits.push(Located { line, what });
                 Ok(())
             }
             "expect" if !first.quoted => {
@@ -188,7 +188,7 @@ impl Parser {
             _ => {
                 let what = traffic(&first, &mut words)?;
                 let step = self.last_step("traffic")?;
-                step.traffic.push(Placed { line, what });
+                step.traffic.push(Located { line, what });
                 Ok(())
             }
         }
@@ -198,25 +198,25 @@ impl Parser {
         self.cases.last_mut().unwrap_or(&mut self.common)
     }
 
-    /// The case, which has no step yet.
-    fn fresh(&mut self, name: &str) -> Result<&mut Case, String> {
+    /// Returns the current case, if it has no step yet.
+    fn case_without_steps(&mut self, name: &str) -> Result<&mut Case, String> {
         let case = self.current();
         match case.steps.is_empty() {
             true => Ok(case),
-            false => Err(format!("{name} is a setting, and stands before the first \"at\"")),
+            false => Err(format!("{name} is a setting: put it before the first \"at\"")),
         }
     }
 
     fn last_step(&mut self, what: &str) -> Result<&mut Step, String> {
         let step = self.current().steps.last_mut();
-        step.ok_or_else(|| format!("{what} is at a time: put \"at 0s\", or another, before it"))
+        step.ok_or_else(|| format!("{what} needs a time: put \"at 0s\", or another, before it"))
     }
 
-    fn begin(&mut self, line: usize, words: &mut Words<'_>) -> Result<(), String> {
+    fn begin_case(&mut self, line: usize, words: &mut Words<'_>) -> Result<(), String> {
         if !self.common.steps.is_empty() {
-            return Err("there are steps before the first \"case\", and they are of no case".into());
+            return Err("the steps before the first \"case\" belong to no case".into());
         }
-        let title = words.text("what the case shows")?;
+        let title = words.rest_of_line("the title of the case")?;
         self.cases.push(Case::new(title.to_owned(), line));
         Ok(())
     }
@@ -224,12 +224,12 @@ impl Parser {
     fn step(&mut self, line: usize, first: &Word<'_>, words: &mut Words<'_>) -> Result<(), String> {
         let when = match first.is("end") {
             true => When::End,
-            false => When::At(Moment::parse(&words.need("the time")?.text)?),
+            false => When::At(Moment::parse(&words.require("the time")?.text)?),
         };
         words.end()?;
         let case = self.current();
         if case.steps.last().is_some_and(|step| step.when == When::End) {
-            return Err("the input has ended, and nothing comes after that".into());
+            return Err("the input has ended: no step may follow \"end\"".into());
         }
         case.steps.push(Step {
             line,
@@ -246,7 +246,7 @@ impl Parser {
 /// Reads an edit of limits whose first word was read.
 fn edit(first: &Word<'_>, words: &mut Words<'_>) -> Result<Edit, String> {
     if first.is("limits") {
-        let place = words.need("the file of limits")?.text.into_owned();
+        let place = words.require("the file of limits")?.text.into_owned();
         words.end()?;
         return match place.as_str() {
             "-" => Err("a case may be read more than once, so it takes no limits from standard \
@@ -256,25 +256,25 @@ fn edit(first: &Word<'_>, words: &mut Words<'_>) -> Result<Edit, String> {
         };
     }
     if first.is("delete") {
-        let name = words.need("the limit's name")?.text.into_owned();
-        let effective = words.take()?.map(|word| Moment::parse(&word.text)).transpose()?;
+        let name = words.require("the limit's name")?.text.into_owned();
+        let effective = words.next_word()?.map(|word| Moment::parse(&word.text)).transpose()?;
         words.end()?;
         return Ok(Edit::Delete { name, effective });
     }
     if words.begins_with('{') {
-        let row = words.json().map_err(|error| format!("the row is no JSON object: {error}"))?;
+        let row = words.json().map_err(|error| format!("the row is not a JSON object: {error}"))?;
         words.end()?;
         return Ok(Edit::Json(row.to_owned()));
     }
-    let name = words.need("the limit's name, or a row in braces,")?;
+    let name = words.require("the limit's name, or a row in braces,")?;
     let mut columns =
         vec![("limit_name".to_owned(), Cell::Text(Cow::Owned(name.text.into_owned())))];
-    let value = words.need("the limit's value, or null,")?;
+    let value = words.require("the limit's value, or null,")?;
     columns.push(("limit_value".to_owned(), cell(&value.text)));
     let mut effective = None;
-    while let Some(word) = words.take()? {
+    while let Some(word) = words.next_word()? {
         let (column, content) = word.text.split_once('=').ok_or_else(|| {
-            format!("{} is no column; write it like per=source", Quoted(&word.text))
+            format!("{} is not a column; write columns like per=source", Quoted(&word.text))
         })?;
         match column {
             "effective_date" if effective.is_some() => {
@@ -294,12 +294,12 @@ fn cell(text: &str) -> Cell<'static> {
     }
 }
 
-/// Reads traffic whose source was read.
+/// Reads the rest of a line of traffic, whose source was read.
 fn traffic(source: &Word<'_>, words: &mut Words<'_>) -> Result<Traffic, String> {
     if source.quoted || source.text.parse::<std::net::IpAddr>().is_err() {
         return Err(format!(
-            "{} begins no line of a case; there are case, at, end, limit, delete, limits, expect, \
-             traffic like 10.0.0.1 > 10.0.0.2 600 bytes, and settings: {}",
+            "{} can't start a line; lines start with case, at, end, limit, delete, limits, expect, \
+             traffic like 10.0.0.1 > 10.0.0.2 600 bytes, or a setting: {}",
             Quoted(&source.text),
             Settings::names().join(", ")
         ));
@@ -313,37 +313,39 @@ fn traffic(source: &Word<'_>, words: &mut Words<'_>) -> Result<Traffic, String> 
             return Err("a record has at least one packet".into());
         }
     }
-    while let Some(word) = words.take()? {
+    while let Some(word) = words.next_word()? {
         match word.text.split_once('=') {
             Some(("time", time)) if traffic.time.is_none() => {
                 traffic.time = Some(Moment::parse(time)?);
             }
             _ if word.is("every") && traffic.every.is_none() => {
-                let every = duration::positive_millis(&words.need("a duration")?.text)?;
+                let every = duration::positive_millis(&words.require("a duration")?.text)?;
                 words.expect("for")?;
-                let during = duration::positive_millis(&words.need("a duration")?.text)?;
+                let during = duration::positive_millis(&words.require("a duration")?.text)?;
                 traffic.every = Some((every, during));
             }
             _ => {
                 return Err(format!(
-                    "{} stands where time=…, or every … for …, or the end of the line belongs",
+                    "expected time=…, or every … for …, or the end of the line, not {}",
                     Quoted(&word.text)
                 ));
             }
         }
     }
     match (traffic.time, traffic.every) {
-        (Some(_), Some(_)) => Err("records that come one after the other have no one time".into()),
+        (Some(_), Some(_)) => {
+            Err("give time=… or every …: repeated records have no single time".into())
+        }
         _ => Ok(traffic),
     }
 }
 
 /// Reads an amount and its unit.
 fn amount(words: &mut Words<'_>, unit: &str) -> Result<i64, String> {
-    let number = words.need(&format!("a number of {unit}"))?;
+    let number = words.require(&format!("a number of {unit}"))?;
     let amount = number.text.parse::<u64>().ok().filter(|amount| *amount <= AMOUNT_MAX);
     let amount = amount.and_then(|amount| i64::try_from(amount).ok()).ok_or_else(|| {
-        format!("{} is no number of {unit} from 0 to {AMOUNT_MAX}", Quoted(&number.text))
+        format!("{} is not a number of {unit} from 0 to {AMOUNT_MAX}", Quoted(&number.text))
     })?;
     words.expect(unit)?;
     Ok(amount)
@@ -351,9 +353,9 @@ fn amount(words: &mut Words<'_>, unit: &str) -> Result<i64, String> {
 
 /// Reads an expectation, whose first word was read.
 fn expect(step: &mut Step, line: usize, text: &str, words: &mut Words<'_>) -> Result<(), String> {
-    const BOTH: &str = "nothing is expected, and something is, at one time";
+    const BOTH: &str = "a step with \"expect nothing\" can't expect a change";
     if words.peek()?.is_some_and(|word| word.is("nothing")) {
-        words.take()?;
+        words.next_word()?;
         words.end()?;
         step.silent = true;
         return if step.expected.is_empty() { Ok(()) } else { Err(BOTH.into()) };

@@ -14,7 +14,7 @@ fn pair(source: &str, destination: &str) -> Pair {
 }
 
 #[test]
-fn cases_have_what_stands_before_the_first_one() {
+fn lines_before_the_first_case_apply_to_all_cases() {
     let cases = read(
         "# a comment\n\
          window 1m\n\
@@ -45,7 +45,7 @@ fn cases_have_what_stands_before_the_first_one() {
         time: None,
         every: None,
     };
-    assert_eq!(cases[0].steps[0].traffic, [Placed { line: 8, what: traffic }]);
+    assert_eq!(cases[0].steps[0].traffic, [Located { line: 8, what: traffic }]);
     let expected = &cases[1].steps[0].expected[0];
     assert_eq!(
         (expected.line, expected.text.as_str()),
@@ -56,13 +56,13 @@ fn cases_have_what_stands_before_the_first_one() {
 }
 
 #[test]
-fn a_file_without_cases_is_one() {
+fn file_without_case_lines_is_one_case() {
     let cases = read("\u{feff}at 5m\r\nexpect nothing\r\n").expect("a case");
     assert_eq!((cases.len(), cases[0].title.as_str()), (1, "a"));
 }
 
 #[test]
-fn records_have_packets_and_times() {
+fn traffic_lines_are_parsed_with_packets_and_times() {
     let cases = read(
         "at 5m\n\
          ::1 > ::2 0 bytes 7 packets time=4m\n\
@@ -83,47 +83,47 @@ fn records_have_packets_and_times() {
 }
 
 #[test]
-fn lines_that_mean_nothing_are_named() {
+fn invalid_line_is_rejected_with_its_number() {
     for (line, problem) in [
         ("10.0.0.1 > ::1 5 bytes", "of different families"),
         ("10.0.0.1 > 10.0.0.2", "a number of bytes is missing"),
         ("10.0.0.1 > 10.0.0.2 5", "\"bytes\" is missing"),
-        ("10.0.0.1 > 10.0.0.2 -5 bytes", "is no number of bytes"),
-        ("10.0.0.1 > 10.0.0.2 1099511627777 bytes", "is no number of bytes"),
+        ("10.0.0.1 > 10.0.0.2 -5 bytes", "is not a number of bytes"),
+        ("10.0.0.1 > 10.0.0.2 1099511627777 bytes", "is not a number of bytes"),
         ("10.0.0.1 > 10.0.0.2 5 bytes 0 packets", "at least one packet"),
-        ("10.0.0.1 > 10.0.0.2 5 bytes 5 bytes", "\"bytes\" stands where \"packets\" belongs"),
-        ("10.0.0.1 > 10.0.0.2 5 bytes sometimes", "stands where time=…"),
+        ("10.0.0.1 > 10.0.0.2 5 bytes 5 bytes", "expected \"packets\", not \"bytes\""),
+        ("10.0.0.1 > 10.0.0.2 5 bytes sometimes", "expected time=…"),
         ("10.0.0.1 > 10.0.0.2 5 bytes every 1s", "\"for\" is missing"),
-        ("10.0.0.1 > 10.0.0.2 5 bytes every 0s for 1s", "no time at all"),
-        ("10.0.0.1 > 10.0.0.2 5 bytes time=0s every 1s for 2s", "have no one time"),
-        ("10.0.0.1 > 10.0.0.2 5 bytes time=noon", "is no moment"),
-        ("10.0.0.256 > 10.0.0.2 5 bytes", "begins no line of a case"),
-        ("windw 5m", "begins no line of a case"),
-        ("window 5m", "is a setting, and stands before the first"),
+        ("10.0.0.1 > 10.0.0.2 5 bytes every 0s for 1s", "is zero"),
+        ("10.0.0.1 > 10.0.0.2 5 bytes time=0s every 1s for 2s", "have no single time"),
+        ("10.0.0.1 > 10.0.0.2 5 bytes time=noon", "is not a time"),
+        ("10.0.0.256 > 10.0.0.2 5 bytes", "can't start a line"),
+        ("windw 5m", "can't start a line"),
+        ("window 5m", "is a setting: put it before the first"),
         ("at", "the time is missing"),
-        ("at 5m now", "\"now\" stands where the line should end"),
-        ("end", "a run that ends says nothing more"),
+        ("at 5m now", "expected the end of the line, not \"now\""),
+        ("end", "\"end\" needs \"clock replay\""),
         ("limit max", "the limit's value, or null, is missing"),
-        ("limit max 5 source", "is no column"),
+        ("limit max 5 source", "is not a column"),
         ("limit max 5 effective_date=0s effective_date=0s", "given twice"),
         ("limits -", "takes no limits from standard input"),
-        ("limits a b", "should end"),
+        ("limits a b", "expected the end of the line"),
         ("delete", "the limit's name is missing"),
-        ("expect nothing at all", "should end"),
+        ("expect nothing at all", "expected the end of the line"),
         ("expect silence max total", "\"silence\" is not an event; there are raised, updated"),
-        ("expect raised max everybody", "is not who breaks a limit"),
-        ("expect raised max \"total\"", "is not who breaks a limit"),
+        ("expect raised max everybody", "is not an entity"),
+        ("expect raised max \"total\"", "is not an entity"),
         ("expect raised max source total", "is not an address"),
         ("expect raised max total 5", "bytes or packets is missing"),
-        ("expect raised max total 5 octets", "where bytes or packets belong"),
-        ("expect raised max total loud", "is no field; write them like"),
-        ("expect raised max total colour=red", "is no field of a change"),
+        ("expect raised max total 5 octets", "expected bytes or packets, not \"octets\""),
+        ("expect raised max total loud", "is not a field; write fields like"),
+        ("expect raised max total colour=red", "is not a field of a change"),
         ("expect raised max total 5 bytes bytes=6", "bytes is given twice"),
         ("expect raised max total value=lots", "is not a decimal number"),
         ("expect raised max total settled=yes", "is not true or false"),
-        ("expect raised max total window=5", "is no moment"),
-        ("limit {\"limit_name\": 5", "the row is no JSON object"),
-        ("limit {} {}", "should end"),
+        ("expect raised max total window=5", "is not a time"),
+        ("limit {\"limit_name\": 5", "the row is not a JSON object"),
+        ("limit {} {}", "expected the end of the line"),
         ("expect \u{1b}[2J", "control character U+001B"),
         ("expect \"raised max total", "has no closing quote"),
     ] {
@@ -135,26 +135,26 @@ fn lines_that_mean_nothing_are_named() {
 }
 
 #[test]
-fn what_contradicts_itself_is_refused() {
+fn contradictory_case_is_rejected() {
     for (text, problem) in [
-        ("", "expects nothing at all"),
-        ("at 1m\n", "expects nothing at all"),
-        ("case a\nat 1m\nexpect nothing\ncase b\nat 1m\n", "expects nothing at all"),
-        ("at 1m\nexpect nothing\ncase a\n", "they are of no case"),
+        ("", "the case has no expectation"),
+        ("at 1m\n", "the case has no expectation"),
+        ("case a\nat 1m\nexpect nothing\ncase b\nat 1m\n", "the case has no expectation"),
+        ("at 1m\nexpect nothing\ncase a\n", "belong to no case"),
         ("expect nothing", "put \"at 0s\", or another, before it"),
         ("10.0.0.1 > 10.0.0.2 5 bytes", "put \"at 0s\", or another, before it"),
-        ("at 1m\nexpect nothing\nexpect raised max total", "at one time"),
-        ("at 1m\nexpect raised max total\nexpect nothing", "at one time"),
-        ("clock replay\nend\nexpect nothing\nat 5m", "nothing comes after that"),
+        ("at 1m\nexpect nothing\nexpect raised max total", "can't expect a change"),
+        ("at 1m\nexpect raised max total\nexpect nothing", "can't expect a change"),
+        ("clock replay\nend\nexpect nothing\nat 5m", "no step may follow"),
         ("window 5m\nwindow 5m", "window is set twice"),
-        ("case", "what the case shows is missing"),
+        ("case", "the title of the case is missing"),
         ("window soon", "not a duration"),
         ("clock wall", "\"wall\" is not a clock; there are live, replay"),
-        ("window 1s\nmax-gap 1000000h\nat 1m\nexpect nothing", "room for more than 100000 windows"),
+        ("window 1s\nmax-gap 1000000h\nat 1m\nexpect nothing", "spans more than 100000 windows"),
         ("capture -", "takes no capture from standard input"),
-        ("begin 1969-12-31", "is no millisecond since 1970"),
+        ("begin 1969-12-31", "is not a whole millisecond since 1970"),
         ("clock replay\nretention 1h\nat 1m\nexpect nothing", "give both, or neither"),
-        ("clock replay\nfrom-offset latest\nat 1m\nexpect nothing", "from-offset is of a run"),
+        ("clock replay\nfrom-offset latest\nat 1m\nexpect nothing", "from-offset needs"),
     ] {
         let error = read(text).expect_err(text);
         assert!(error.problem.contains(problem), "{text}: {error}");

@@ -9,17 +9,17 @@ use super::words::{Word, Words};
 use crate::base::network;
 use crate::base::quote::Quoted;
 
-/// Reads a pair whose source was read already.
+/// Reads a pair whose source was read.
 pub(super) fn pair(source: &Word<'_>, words: &mut Words<'_>) -> Result<Pair, String> {
     let source = address(source)?;
     words.expect(">")?;
-    let destination = address(&words.need("the destination's address")?)?;
+    let destination = address(&words.require("the destination's address")?)?;
     network::pair(source, destination)
 }
 
 /// Reads an entity.
 pub(super) fn entity(words: &mut Words<'_>) -> Result<Entity, String> {
-    let first = words.need("who breaks the limit")?;
+    let first = words.require("the entity")?;
     let of: fn(IpAddr) -> Entity = match first.text.as_ref() {
         _ if first.quoted => return Err(unknown(&first)),
         "total" => return Ok(Entity::Total),
@@ -29,12 +29,12 @@ pub(super) fn entity(words: &mut Words<'_>) -> Result<Entity, String> {
         _ if first.text.parse::<IpAddr>().is_ok() => return Ok(Entity::Pair(pair(&first, words)?)),
         _ => return Err(unknown(&first)),
     };
-    Ok(of(address(&words.need("an address")?)?))
+    Ok(of(address(&words.require("an address")?)?))
 }
 
 fn unknown(word: &Word<'_>) -> String {
     format!(
-        "{} is not who breaks a limit; write 10.0.0.1 > 10.0.0.2, source 10.0.0.1, destination \
+        "{} is not an entity; write 10.0.0.1 > 10.0.0.2, source 10.0.0.1, destination \
          10.0.0.1, host 10.0.0.1 or total",
         Quoted(&word.text)
     )
@@ -44,10 +44,10 @@ fn address(word: &Word<'_>) -> Result<IpAddr, String> {
     network::address(&word.text)
 }
 
-/// An entity as it is read.
-pub(super) struct Named(pub(super) Entity);
+/// An entity in the format of a scenario.
+pub(super) struct EntityName(pub(super) Entity);
 
-impl Display for Named {
+impl Display for EntityName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Entity::Pair(pair) => write!(f, "{} > {}", pair.source(), pair.destination()),

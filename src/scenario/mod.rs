@@ -8,13 +8,14 @@
 //! - `case`, `settings`: a file of cases, line by line.
 //! - `script`: a case made ready: its events by tick.
 //! - `play`: plays a script on the computation, by a simulated `time` or by event time.
-//! - `said`, `verdict`: the published changes, and their comparison with the expected ones.
+//! - `changes`, `verdict`: the published changes, and their comparison with the expected ones.
 
 mod case;
+mod changes;
 mod entity;
 mod moment;
 mod play;
-mod said;
+
 mod script;
 mod settings;
 mod time;
@@ -30,7 +31,7 @@ use crate::base::terminal::Interrupt;
 use crate::cluster::watchdog::Watch;
 use crate::runner::{self, Shared};
 use case::Case;
-use play::Unplayed;
+use play::PlayError;
 
 pub use case::CaseError;
 pub use verdict::{Difference, Mismatch};
@@ -48,23 +49,23 @@ pub struct Scenario {
 /// Outcome of a case.
 #[derive(Debug)]
 pub enum Played {
-    /// It was played to its end.
+    /// The case was played to its end.
     Compared {
         /// The differences from what the case expects; none if it passes.
         mismatches: Vec<Mismatch>,
-        /// All published changes: the time, as people name it, and the line that would expect the change.
-        said: Vec<(String, String)>,
+        /// All published changes: the time in the format of a case, and the line that would expect the change.
+        published: Vec<(String, String)>,
     },
-    /// It could not be played, or not to its end.
+    /// The case could not be played to its end.
     Problem(CaseError),
-    /// The user interrupted it.
+    /// The user interrupted the case.
     Interrupted,
 }
 
 /// Reads the cases of a file.
 ///
 /// # Errors
-/// A line is not as it should be, the first such one.
+/// The first invalid line.
 pub fn read(file: &Path, text: &str) -> Result<Vec<Scenario>, CaseError> {
     let cases = case::parse(file, text)?.into_iter();
     Ok(cases.map(|case| Scenario { file: file.to_owned(), case }).collect())
@@ -91,16 +92,16 @@ impl Scenario {
         self.case.settings.options()
     }
 
-    /// Plays it on the first worker, while the others [`follow`](runner::follow).
+    /// Plays the case on the first worker, while the others [`follow`](runner::follow).
     pub fn play(&self, worker: &mut Worker, interrupt: &Interrupt, watch: &Watch) -> Played {
         let problem =
             |line, problem| Played::Problem(CaseError { file: self.file.clone(), line, problem });
         let directory = self.file.parent().unwrap_or(Path::new(""));
-        let mut script = match script::ready(&self.case, directory) {
+        let mut script = match script::build(&self.case, directory) {
             Ok(script) => script,
-            Err(found) => {
+            Err(fault) => {
                 runner::follow(worker, self.options());
-                return problem(found.line, found.what);
+                return problem(fault.line, fault.what);
             }
         };
         let (begin, checkpoints) = (script.begin, std::mem::take(&mut script.checkpoints));
@@ -113,15 +114,15 @@ impl Scenario {
             watch: Some(watch.clone()),
         };
         match play::play(script, settings, worker, &shared) {
-            Ok(said) => Played::Compared {
-                mismatches: verdict::compare(&checkpoints, &said, begin),
-                said: said
+            Ok(published) => Played::Compared {
+                mismatches: verdict::compare(&checkpoints, &published, begin),
+                published: published
                     .iter()
-                    .map(|said| (moment::name(said.tick, begin), said.line(begin)))
+                    .map(|published| (moment::format(published.tick, begin), published.line(begin)))
                     .collect(),
             },
-            Err(Unplayed::Interrupted) => Played::Interrupted,
-            Err(Unplayed::Problem(what)) => problem(self.case.line, what),
+            Err(PlayError::Interrupted) => Played::Interrupted,
+            Err(PlayError::Problem(what)) => problem(self.case.line, what),
         }
     }
 }

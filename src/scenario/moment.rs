@@ -9,7 +9,7 @@ const MS: i128 = 1_000_000;
 /// A moment as a scenario names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
-    /// So many milliseconds after the beginning.
+    /// In milliseconds after the beginning.
     After(u64),
     /// In nanoseconds since 1970.
     At(i128),
@@ -23,14 +23,14 @@ impl Moment {
         }
         date::parse(text).map(Moment::At).map_err(|_| {
             format!(
-                "{} is no moment; write it like 2m30s, counted from the beginning, or like \
+                "{} is not a time; write it like 2m30s, counted from the beginning, or like \
                  2026-01-01T00:02:30Z",
                 Quoted(text)
             )
         })
     }
 
-    /// In nanoseconds since 1970, of a scenario that begins at this millisecond.
+    /// Returns the nanoseconds since 1970, for a scenario that begins at this millisecond.
     pub(super) fn ns(self, begin: u64) -> i128 {
         match self {
             Moment::After(after) => (i128::from(begin) + i128::from(after)) * MS,
@@ -38,31 +38,35 @@ impl Moment {
         }
     }
 
-    /// The millisecond that it is, if it is one that can be.
+    /// Returns the milliseconds since 1970, if the moment is a whole millisecond up to `MS_MAX`.
     pub(super) fn ms(self, begin: u64) -> Result<u64, String> {
         let ns = self.ns(begin);
         let ms = u64::try_from(ns / MS).ok().filter(|ms| ns % MS == 0 && *ms <= MS_MAX);
         ms.ok_or_else(|| {
-            format!("{} is no millisecond from 1970 to {}", format_ns(ns), format_ms(MS_MAX))
+            format!(
+                "{} is not a whole millisecond from 1970 to {}",
+                format_ns(ns),
+                format_ms(MS_MAX)
+            )
         })
     }
 }
 
-/// The end of the year 9999: what comes later has no date.
+/// The end of the year 9999: a later moment has no date.
 const MS_MAX: u64 = 253_402_300_799_999;
 
-/// A moment as a scenario would name it: counted from its beginning where that is short.
-pub(super) fn name(ms: u64, begin: u64) -> String {
+/// Formats a moment for a scenario: counted from the beginning if that is short, else as a date.
+pub(super) fn format(ms: u64, begin: u64) -> String {
     match ms.checked_sub(begin) {
         Some(after) if after < DAYS_MS => duration(after),
         _ => format_ms(ms).to_string(),
     }
 }
 
-/// From where on a count of hours says less than a date.
+/// Distance from the beginning from which on a date is easier to read than a count of hours.
 const DAYS_MS: u64 = 7 * 24 * 3_600_000;
 
-/// A duration as options take it.
+/// Formats a duration as options accept it.
 fn duration(ms: u64) -> String {
     let parts =
         [(ms / 3_600_000, "h"), (ms / 60_000 % 60, "m"), (ms / 1000 % 60, "s"), (ms % 1000, "ms")];
@@ -78,7 +82,7 @@ mod tests {
     const BEGIN: u64 = 1_767_225_600_000;
 
     #[test]
-    fn moments_are_read_and_named() {
+    fn moments_are_parsed_and_formatted() {
         for (text, after, named) in [
             ("0s", 0, "0s"),
             ("2m30s", 150_000, "2m30s"),
@@ -88,13 +92,13 @@ mod tests {
             ("2026-02-01", 31 * 86_400_000, "2026-02-01T00:00:00Z"),
         ] {
             let ms = Moment::parse(text).and_then(|moment| moment.ms(BEGIN)).expect(text);
-            assert_eq!((ms, name(ms, BEGIN).as_str()), (BEGIN + after, named), "{text}");
+            assert_eq!((ms, format(ms, BEGIN).as_str()), (BEGIN + after, named), "{text}");
         }
-        assert_eq!(name(BEGIN - 1000, BEGIN), "2025-12-31T23:59:59Z");
+        assert_eq!(format(BEGIN - 1000, BEGIN), "2025-12-31T23:59:59Z");
     }
 
     #[test]
-    fn what_is_no_millisecond_is_refused() {
+    fn text_that_is_no_whole_millisecond_is_rejected() {
         for text in ["", "5", "tomorrow", "-1s"] {
             assert!(Moment::parse(text).is_err(), "{text}");
         }

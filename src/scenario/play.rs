@@ -1,5 +1,5 @@
-//! A case, played on the computation: its lines and captures are the source, its expectations are compared with what
-//! the sink keeps.
+//! Plays a case on the computation: its lines and captures are the source, and a sink collects the changes, to compare
+//! them with the expectations.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -9,25 +9,25 @@ use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::Combiner;
 use timely::worker::Worker;
 
-use super::said::Said;
-use super::script::{Happening, Script};
-use super::settings::{Clock, Settings};
+use super::changes::Actual;
+use super::script::{Script, TickEvents};
+use super::settings::{CaseClock, Settings};
 use super::time::SimulatedTime;
 use crate::base::error::{Exit, Failure};
 use crate::base::terminal::Messages;
 use crate::computation::EventTimeReached;
 use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
-use crate::output::difference::Shown;
+use crate::output::difference::PublishedChanges;
 use crate::runner::{self, EventTime, LeaderConfig, Shared, TimeSource};
 use crate::sink::{ClosedTick, Counts, Hub, Sink};
-use crate::source::captures::{Cut, Summary};
+use crate::source::captures::{Summary, TickRules};
 use crate::source::{Captures, Demand, Source, TickRecords};
 
 /// Why a case was not played to its end.
-pub(super) enum Unplayed {
+pub(super) enum PlayError {
     Interrupted,
-    /// It can't be.
+    /// The case can't be played.
     Problem(String),
 }
 
@@ -37,10 +37,10 @@ pub(super) fn play(
     settings: &Settings,
     worker: &mut Worker,
     shared: &Shared,
-) -> Result<Vec<Said>, Unplayed> {
+) -> Result<Vec<Actual>, PlayError> {
     let Script { begin, catalog, ticks, readers, .. } = script;
     let windows = shared.options.windows;
-    let cut = Cut {
+    let rules = TickRules {
         tick_ms: settings.tick_ms(),
         windows,
         filter: settings.filter().clone(),
@@ -49,15 +49,15 @@ pub(super) fn play(
     let summary = Summary::default();
     let captures = match readers.is_empty() {
         true => None,
-        false => match Captures::read(readers, cut, Messages::new(), &summary) {
+        false => match Captures::read(readers, rules, Messages::new(), &summary) {
             Ok(captures) => Some(captures),
             Err(failure) => {
                 runner::follow(worker, shared.options);
-                return Err(Unplayed::Problem(format!("{:#}", failure.error)));
+                return Err(PlayError::Problem(format!("{:#}", failure.error)));
             }
         },
     };
-    let mut lines = Lines {
+    let mut source = CaseSource {
         settings,
         begin,
         ticks,
@@ -65,48 +65,52 @@ pub(super) fn play(
         summary,
         combiner: Combiner::new(worker.peers()),
     };
-    // A run looks at the clock from its beginning on.
-    lines.ticks.entry(begin).or_default();
+    // A run reads the clock from its beginning on.
+    source.ticks.entry(begin).or_default();
     let time: Box<dyn TimeSource + Send> = match settings.clock() {
-        Clock::Replay => Box::new(EventTime::new(windows)),
-        Clock::Live => Box::new(SimulatedTime::new(windows, settings.tick_ms())),
+        CaseClock::Replay => Box::new(EventTime::new(windows)),
+        CaseClock::Live => Box::new(SimulatedTime::new(windows, settings.tick_ms())),
     };
-    let mut said = Vec::new();
+    let mut published = Vec::new();
     let lead = LeaderConfig {
         time,
-        hub: Hub::new(Counts::new(catalog.sets()), vec![Box::new(Published(&mut said))]),
+        hub: Hub::new(Counts::new(catalog.sets()), vec![Box::new(PublishedSink(&mut published))]),
         catalog,
         limits: Vec::new(),
-        requests: None,
-        final_request: None,
+        queries: None,
+        final_query: None,
         leader: Arc::new(OnceLock::new()),
     };
-    let ended = runner::lead(worker, shared, Box::new(lines), lead);
+    let ended = runner::lead(worker, shared, Box::new(source), lead);
     match ended.failure {
-        Some(WriteError::Failed(failure)) => Err(Unplayed::Problem(format!("{:#}", failure.error))),
-        Some(WriteError::Closed) => unreachable!("published changes are kept, and not written"),
-        None if ended.is_complete => Ok(said),
-        None => Err(Unplayed::Interrupted),
+        Some(WriteError::Failed(failure)) => {
+            Err(PlayError::Problem(format!("{:#}", failure.error)))
+        }
+        Some(WriteError::Closed) => {
+            unreachable!("published changes are collected, and not written")
+        }
+        None if ended.is_complete => Ok(published),
+        None => Err(PlayError::Interrupted),
     }
 }
 
 /// The lines of a case that are traffic or edit limits, and its captures.
-struct Lines<'a> {
+struct CaseSource<'a> {
     settings: &'a Settings,
     begin: u64,
     /// The events still to come, by tick.
-    ticks: BTreeMap<u64, Happening>,
+    ticks: BTreeMap<u64, TickEvents>,
     captures: Option<Captures>,
     summary: Summary,
     combiner: Combiner,
 }
 
-impl Lines<'_> {
-    /// Takes the records of a case's lines.
-    fn take_lines(&mut self, happening: Happening) -> TickRecords {
+impl CaseSource<'_> {
+    /// Returns the records of a case's lines at a tick.
+    fn records_of_lines(&mut self, events: TickEvents) -> TickRecords {
         let rules = self.settings.options().windows;
-        let mut records = TickRecords { edits: happening.edits, ..TickRecords::default() };
-        for record in happening.records {
+        let mut records = TickRecords { edits: events.edits, ..TickRecords::default() };
+        for record in events.records {
             let window = rules.of(record.time).expect("a case has only records in windows");
             records.seen.insert(window);
             records.greatest = records.greatest.max(Some(record.time));
@@ -119,7 +123,7 @@ impl Lines<'_> {
     }
 }
 
-impl Source for Lines<'_> {
+impl Source for CaseSource<'_> {
     fn demand(&mut self, reached: EventTimeReached) -> Result<Demand, Failure> {
         let of_captures = match &mut self.captures {
             Some(captures) => captures.demand(reached)?,
@@ -139,11 +143,11 @@ impl Source for Lines<'_> {
         Ok(next.map_or(Demand::Ended, Demand::TickAt))
     }
 
-    fn take(&mut self, tick: u64) -> TickRecords {
-        let happening = self.ticks.remove(&tick).unwrap_or_default();
-        let mut records = self.take_lines(happening);
+    fn take_records(&mut self, tick: u64) -> TickRecords {
+        let events = self.ticks.remove(&tick).unwrap_or_default();
+        let mut records = self.records_of_lines(events);
         if let Some(captures) = &mut self.captures {
-            let captured = captures.take(tick);
+            let captured = captures.take_records(tick);
             records.update_batches.extend(captured.update_batches);
             records.seen.extend(captured.seen);
             records.greatest = records.greatest.max(captured.greatest);
@@ -162,12 +166,16 @@ impl Source for Lines<'_> {
     }
 }
 
-/// A sink that keeps all changes.
-struct Published<'a>(&'a mut Vec<Said>);
+/// A sink that collects all changes.
+struct PublishedSink<'a>(&'a mut Vec<Actual>);
 
-impl Sink for Published<'_> {
-    fn changes(&mut self, changes: &Shown<'_>, catalog: &Catalog) -> Result<(), WriteError> {
-        self.0.extend(changes.iter().map(|(tick, change)| Said::of(tick, change, catalog)));
+impl Sink for PublishedSink<'_> {
+    fn changes(
+        &mut self,
+        changes: &PublishedChanges<'_>,
+        catalog: &Catalog,
+    ) -> Result<(), WriteError> {
+        self.0.extend(changes.iter().map(|(tick, change)| Actual::of(tick, change, catalog)));
         Ok(())
     }
 

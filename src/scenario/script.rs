@@ -1,4 +1,4 @@
-//! A case made ready to be played: what happens at which tick, and which rows of limits that leaves.
+//! A case made ready to play: its events by tick, and its rows of limits.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -9,10 +9,10 @@ use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::{Pair, Version, VersionId, Volume};
 
 use super::case::{Case, Edit, Traffic, When};
+use super::changes::Expected;
 use super::moment::Moment;
-use super::said::Expected;
 use super::settings::BEGIN_MS;
-use super::words::Placed;
+use super::words::Located;
 use crate::base::date::{format_ms, format_ns};
 use crate::base::quote::Quoted;
 use crate::base::terminal::Messages;
@@ -31,10 +31,10 @@ const RECORDS_MAX: u64 = 1_000_000;
 pub(super) struct Script {
     /// The time that moments of the case are counted from.
     pub(super) begin: u64,
-    /// Names and numbers of all rows that the case will have. Those that it begins with hold.
+    /// Names and numbers of all rows of the case. The rows of its start are in force.
     pub(super) catalog: Catalog,
     /// Events by tick.
-    pub(super) ticks: BTreeMap<u64, Happening>,
+    pub(super) ticks: BTreeMap<u64, TickEvents>,
     /// Expectations, in the order of time.
     pub(super) checkpoints: Vec<Checkpoint>,
     /// Captures whose packets are traffic, too.
@@ -43,14 +43,14 @@ pub(super) struct Script {
 
 /// The events of a tick.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Happening {
+pub(super) struct TickEvents {
     pub(super) edits: Vec<(Version, isize)>,
-    pub(super) records: Vec<Counted>,
+    pub(super) records: Vec<TimedRecord>,
 }
 
 /// A record and its event time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Counted {
+pub(super) struct TimedRecord {
     pub(super) time: u64,
     pub(super) pair: Pair,
     pub(super) volume: Volume,
@@ -66,16 +66,16 @@ pub(super) struct Checkpoint {
 }
 
 /// A problem, and the line of the file that has it.
-pub(super) type Problem = Placed<String>;
+pub(super) type Problem = Located<String>;
 
 fn problem(line: usize, what: impl Into<String>) -> Problem {
-    Placed { line, what: what.into() }
+    Located { line, what: what.into() }
 }
 
-/// Makes a case ready. Files that it names are beside its own, in `directory`.
-pub(super) fn ready(case: &Case, directory: &Path) -> Result<Script, Problem> {
+/// Makes a case ready to play. Names of files are relative to `directory`, that of the case's file.
+pub(super) fn build(case: &Case, directory: &Path) -> Result<Script, Problem> {
     let begin = begin(case, directory)?;
-    let mut making = Making {
+    let mut builder = ScriptBuilder {
         case,
         directory,
         begin,
@@ -84,28 +84,28 @@ pub(super) fn ready(case: &Case, directory: &Path) -> Result<Script, Problem> {
         ticks: BTreeMap::new(),
         records: 0,
     };
-    let first = making.edit(case.common_rows.iter().chain(&case.rows), None)?;
-    let checkpoints = making.steps()?;
-    let Making { mut catalog, ticks, .. } = making;
+    let first = builder.edit(case.common_rows.iter().chain(&case.rows), None)?;
+    let checkpoints = builder.steps()?;
+    let ScriptBuilder { mut catalog, ticks, .. } = builder;
     let first: HashSet<VersionId> = first.into_iter().map(|(version, _)| version.id).collect();
     let all: Vec<VersionId> = catalog.held().map(|version| version.id).collect();
-    all.iter().for_each(|version| catalog.hold(*version, first.contains(version)));
+    all.iter().for_each(|version| catalog.set_holds(*version, first.contains(version)));
     let readers = open(case, directory)?;
     Ok(Script { begin, catalog, ticks, checkpoints, readers })
 }
 
-/// When a case begins: with the tick of the first packet of its captures, unless it says when.
+/// Returns the beginning of a case: the tick of the first packet of its captures, unless the case states it.
 fn begin(case: &Case, directory: &Path) -> Result<u64, Problem> {
     let given = case.settings.begin();
     let Some(capture) = case.settings.captures.first() else {
         return Ok(given.unwrap_or(BEGIN_MS));
     };
-    // Found in readers of its own, since what they have read is read.
+    // With readers of their own, since packets that a reader has returned do not come again.
     let mut merge = Merge::new(open(case, directory)?, Messages::new());
     let Some(packet) = merge.next() else {
         let what = match merge.damaged() {
             true => "it can't be read as a capture",
-            false => "no packet of it counts",
+            false => "none of its packets counts",
         };
         return Err(problem(capture.line, what));
     };
@@ -114,7 +114,7 @@ fn begin(case: &Case, directory: &Path) -> Result<u64, Problem> {
         Some(begin) if begin > first => Err(problem(
             capture.line,
             format!(
-                "its first packet is in the tick of {}, and the case begins at {}: let it begin earlier",
+                "its first packet is in the tick of {}, but the case begins at {}: set an earlier \"begin\"",
                 format_ms(first),
                 format_ms(begin)
             ),
@@ -124,7 +124,7 @@ fn begin(case: &Case, directory: &Path) -> Result<u64, Problem> {
 }
 
 fn open(case: &Case, directory: &Path) -> Result<Vec<Reader>, Problem> {
-    let open = |Placed { line, what }: &Placed<PathBuf>| {
+    let open = |Located { line, what }: &Located<PathBuf>| {
         let reader = Reader::open(&directory.join(what));
         let mut reader = reader.map_err(|error| problem(*line, error.to_string()))?;
         reader.drop_strays(case.settings.max_ahead_ms());
@@ -134,17 +134,17 @@ fn open(case: &Case, directory: &Path) -> Result<Vec<Reader>, Problem> {
 }
 
 /// A case that is being made ready.
-struct Making<'a> {
+struct ScriptBuilder<'a> {
     case: &'a Case,
     directory: &'a Path,
     begin: u64,
     rows: Rows,
     catalog: Catalog,
-    ticks: BTreeMap<u64, Happening>,
+    ticks: BTreeMap<u64, TickEvents>,
     records: u64,
 }
 
-impl Making<'_> {
+impl ScriptBuilder<'_> {
     fn steps(&mut self) -> Result<Vec<Checkpoint>, Problem> {
         let mut checkpoints = Vec::<Checkpoint>::new();
         for step in &self.case.steps {
@@ -158,10 +158,16 @@ impl Making<'_> {
             let before = checkpoints.last().and_then(|checkpoint| checkpoint.until);
             if let Some(at) = until {
                 if at < self.begin {
-                    return Err(problem(step.line, "this is before the case begins"));
+                    return Err(problem(
+                        step.line,
+                        "this step is before the beginning of the case",
+                    ));
                 }
                 if before.is_some_and(|before| at <= before) {
-                    return Err(problem(step.line, "this is not later than the step before it"));
+                    return Err(problem(
+                        step.line,
+                        "this step is not later than the one before it",
+                    ));
                 }
                 let edits = self.edit(&step.edits, Some(at))?;
                 self.ticks.entry(at).or_default().edits = edits;
@@ -171,10 +177,10 @@ impl Making<'_> {
             } else if let Some(line) = step.edits.first().map(|edit| edit.line) {
                 return Err(problem(
                     line,
-                    "the input has ended: a limit that changes after that needs an \"at\" before",
+                    "the input has ended: change limits at an \"at\" before \"end\"",
                 ));
             } else if let Some(line) = step.traffic.first().map(|traffic| traffic.line) {
-                return Err(problem(line, "the input has ended, so nothing more is sent"));
+                return Err(problem(line, "the input has ended: no record may follow \"end\""));
             }
             checkpoints.push(Checkpoint {
                 line: step.line,
@@ -188,7 +194,7 @@ impl Making<'_> {
     /// Applies edits of a moment, or of the start (`at` is `None`), to the rows in force. Returns the difference.
     fn edit<'a>(
         &mut self,
-        edits: impl IntoIterator<Item = &'a Placed<Edit>>,
+        edits: impl IntoIterator<Item = &'a Located<Edit>>,
         at: Option<u64>,
     ) -> Result<Vec<(Version, isize)>, Problem> {
         let mut edits = edits.into_iter().peekable();
@@ -198,7 +204,7 @@ impl Making<'_> {
         }
         let before = self.rows.clone();
         for edit in edits {
-            self.edit_one(&edit.what, at).map_err(|what| problem(edit.line, what))?;
+            self.apply(&edit.what, at).map_err(|what| problem(edit.line, what))?;
         }
         let mut changes = Vec::new();
         for (row, diff) in before.difference(&self.rows) {
@@ -207,17 +213,18 @@ impl Making<'_> {
         Ok(changes)
     }
 
-    fn edit_one(&mut self, edit: &Edit, at: Option<u64>) -> Result<(), String> {
+    fn apply(&mut self, edit: &Edit, at: Option<u64>) -> Result<(), String> {
         let defaults = self.case.settings.defaults();
         match edit {
             Edit::Json(text) => {
                 let raws = json::raw_rows(text).map_err(|error| error.to_string())?;
                 for raw in raws {
-                    self.rows.put(rows::check(&raw, defaults).map_err(|error| error.to_string())?);
+                    self.rows
+                        .insert(rows::check(&raw, defaults).map_err(|error| error.to_string())?);
                 }
             }
             Edit::Row { columns, effective } => {
-                // From the start means: it has always held.
+                // A row of the start has always been in force.
                 let since = effective.or(at.map(|at| Moment::At(i128::from(at) * 1_000_000)));
                 let since = since.map_or(0, |moment| moment.ns(self.begin));
                 let date = ("effective_date".to_owned(), Cell::Instant(since));
@@ -226,7 +233,7 @@ impl Making<'_> {
                     position: Position::default(),
                     cells: Ok(cells.map(|(column, cell)| (Cow::Owned(column), cell)).collect()),
                 };
-                self.rows.put(rows::check(&raw, defaults).map_err(|error| error.to_string())?);
+                self.rows.insert(rows::check(&raw, defaults).map_err(|error| error.to_string())?);
             }
             Edit::Delete { name, effective } => {
                 let date = effective.map(|moment| moment.ns(self.begin));
@@ -244,8 +251,8 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// Reads all rows of a file or table. All must hold: what a case shows is not what it seems to
-    /// otherwise.
+    /// Reads all rows of a file or table. All must be valid: with a row missing, a case would test other limits than
+    /// it seems to.
     fn read(&self, place: &str) -> Result<Rows, String> {
         let address = match place.parse::<Address>().map_err(|error| error.to_string())? {
             Address::File(path) => Address::File(self.directory.join(path)),
@@ -265,30 +272,30 @@ impl Making<'_> {
             ));
         }
         let mut rows = Rows::default();
-        table.into_held().into_iter().for_each(|row| rows.put(row));
+        table.into_held().into_iter().for_each(|row| rows.insert(row));
         Ok(rows)
     }
 
-    fn traffic(&mut self, at: u64, traffic: &Placed<Traffic>) -> Result<(), Problem> {
-        let Placed { line, what: Traffic { pair, volume, time, every } } = *traffic;
+    fn traffic(&mut self, at: u64, traffic: &Located<Traffic>) -> Result<(), Problem> {
+        let Located { line, what: Traffic { pair, volume, time, every } } = *traffic;
         let (every, during) = every.unwrap_or((1, 1));
         let time = time.map(|time| time.ms(self.begin)).transpose();
         let time = time.map_err(|what| problem(line, what))?;
         if time.is_some_and(|time| time > at) {
-            return Err(problem(line, "its time is after the step at which it comes"));
+            return Err(problem(line, "its time is later than its step"));
         }
         self.records += during.div_ceil(every);
         if self.records > RECORDS_MAX {
             let what = format!("the lines up to here make more than {RECORDS_MAX} records");
-            return Err(problem(line, format!("{what}: generate a capture, and name that")));
+            return Err(problem(line, format!("{what}: use a capture instead")));
         }
         for tick in (0..during.div_ceil(every)).map(|count| at + count * every) {
             let time = time.unwrap_or(tick);
             if self.windows().of(time).is_none() {
-                return Err(problem(line, "it is in no window: its time is too far in the future"));
+                return Err(problem(line, "its time is too far in the future for a window"));
             }
             let records = &mut self.ticks.entry(tick).or_default().records;
-            records.push(Counted { time, pair, volume });
+            records.push(TimedRecord { time, pair, volume });
         }
         Ok(())
     }
@@ -303,13 +310,13 @@ impl Making<'_> {
 struct Rows(BTreeMap<(Text, i128), Arc<Row>>);
 
 impl Rows {
-    /// A row appears, or takes the place of that of its name and date.
-    fn put(&mut self, row: impl Into<Arc<Row>>) {
+    /// Adds a row, in place of the one with its name and date if there is one.
+    fn insert(&mut self, row: impl Into<Arc<Row>>) {
         let row: Arc<Row> = row.into();
         self.0.insert((row.name.clone(), row.effective), row);
     }
 
-    /// Rows of a name leave, or that of one date. `false` if there is none.
+    /// Removes the rows of a name, or that of one date. Returns false if there is none.
     fn delete(&mut self, name: &str, date: Option<i128>) -> bool {
         let before = self.0.len();
         self.0.retain(|(other, effective), _| {
@@ -323,8 +330,8 @@ impl Rows {
         let not_in = |rows: &'a Rows| {
             move |(key, row): &(&(Text, i128), &Arc<Row>)| rows.0.get(*key) != Some(*row)
         };
-        let gone = self.0.iter().filter(not_in(after)).map(|(_, row)| (row, -1));
-        let come = after.0.iter().filter(not_in(self)).map(|(_, row)| (row, 1));
-        gone.chain(come)
+        let removed = self.0.iter().filter(not_in(after)).map(|(_, row)| (row, -1));
+        let added = after.0.iter().filter(not_in(self)).map(|(_, row)| (row, 1));
+        removed.chain(added)
     }
 }

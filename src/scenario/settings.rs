@@ -7,8 +7,8 @@ use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::Updates;
 
-use super::said::one_of;
-use super::words::{Placed, Words};
+use super::changes::one_of;
+use super::words::{Located, Words};
 use crate::base::date;
 use crate::base::duration;
 use crate::base::network;
@@ -19,14 +19,14 @@ use crate::source::Filter;
 
 /// The clock that moves the watermark, and with it closes windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Clock {
-    /// The wall clock, as in a run whose partitions have no backlog: windows close when their end has come.
+pub(super) enum CaseClock {
+    /// The wall clock, as in a run whose partitions have no backlog: windows close at their end.
     Live,
     /// The event times of records: windows close when a later record comes, or when the input ends.
     Replay,
 }
 
-const CLOCKS: [(&str, Clock); 2] = [("live", Clock::Live), ("replay", Clock::Replay)];
+const CLOCKS: [(&str, CaseClock); 2] = [("live", CaseClock::Live), ("replay", CaseClock::Replay)];
 
 const UPDATES: [(&str, Updates); 3] =
     [("settled", Updates::Settled), ("limit", Updates::Limit), ("tick", Updates::Tick)];
@@ -39,10 +39,10 @@ pub(super) const BEGIN_MS: u64 = 1_767_225_600_000;
 /// Maximum number of windows that may pass in a case with time alone: each takes time and memory.
 pub(super) const WINDOWS_MAX: u64 = 100_000;
 
-/// The settings of a case, as far as they are given.
+/// The settings of a case; `None` if a setting is not given.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Settings {
-    clock: Option<Clock>,
+    clock: Option<CaseClock>,
     begin: Option<u64>,
     window: Option<u64>,
     tick: Option<u64>,
@@ -54,10 +54,10 @@ pub(super) struct Settings {
     latest: Option<bool>,
     defaults: Option<Defaults>,
     filter: Filter,
-    /// The names of those that are set here.
+    /// The names of the settings that this case gives.
     given: BTreeSet<String>,
     /// Captures whose packets are traffic, too; paths as they are written.
-    pub(super) captures: Vec<Placed<PathBuf>>,
+    pub(super) captures: Vec<Located<PathBuf>>,
 }
 
 const NAMES: [&str; 14] = [
@@ -98,7 +98,7 @@ impl Settings {
         line: usize,
         words: &mut Words<'_>,
     ) -> Result<(), String> {
-        let word = words.need(&format!("the value of {name}"))?;
+        let word = words.require(&format!("the value of {name}"))?;
         let text = word.text.as_ref();
         if !SEVERAL.contains(&name) && !self.given.insert(name.to_owned()) {
             return Err(format!("{name} is set twice"));
@@ -115,7 +115,7 @@ impl Settings {
             "updates" => self.updates = Some(one_of("a kind of updates", &UPDATES, text)?),
             "from-offset" => self.latest = Some(one_of("an offset", &OFFSETS, text)?),
             "limits-per" => {
-                self.defaults = Some(Defaults { per: one_of("what limits are per", &PERS, text)? });
+                self.defaults = Some(Defaults { per: one_of("a scope of limits", &PERS, text)? });
             }
             "source" => {
                 self.filter.sources.push(network::parse(text).map_err(|error| error.to_string())?)
@@ -129,8 +129,8 @@ impl Settings {
                             input: give a file"
                     .into());
             }
-            "capture" => self.captures.push(Placed { line, what: text.into() }),
-            _ => unreachable!("only what is a setting is set"),
+            "capture" => self.captures.push(Located { line, what: text.into() }),
+            _ => unreachable!("only a name of a setting is set"),
         }
         words.end()
     }
@@ -162,9 +162,9 @@ impl Settings {
 
     /// Checks the settings against each other.
     pub(super) fn check(&self) -> Result<(), String> {
-        let replay = self.clock() == Clock::Replay;
+        let replay = self.clock() == CaseClock::Replay;
         if replay && self.latest.is_some() {
-            return Err("from-offset is of a run, and the clock is that of a replay".into());
+            return Err("from-offset needs \"clock live\"".into());
         }
         if replay && self.retention.is_some() && self.lateness.is_none() {
             return Err("retention counts from the moment a window settles, and without lateness \
@@ -174,14 +174,14 @@ impl Settings {
         let windows = self.options().windows;
         if windows.max_gap_secs / windows.width_secs > WINDOWS_MAX {
             return Err(format!(
-                "max-gap has room for more than {WINDOWS_MAX} windows; shorten it, or widen them"
+                "max-gap spans more than {WINDOWS_MAX} windows; shorten it, or use wider windows"
             ));
         }
         Ok(())
     }
 
-    pub(super) fn clock(&self) -> Clock {
-        self.clock.unwrap_or(Clock::Live)
+    pub(super) fn clock(&self) -> CaseClock {
+        self.clock.unwrap_or(CaseClock::Live)
     }
 
     /// Returns the beginning of the case, if the case states it.
@@ -193,13 +193,13 @@ impl Settings {
         self.tick.unwrap_or(1000)
     }
 
-    /// The most by which a packet of a capture may be ahead of the next one, in milliseconds.
+    /// Maximum time by which a packet of a capture may be ahead of the next one, in milliseconds.
     pub(super) fn max_ahead_ms(&self) -> u64 {
         let max_gap_secs = self.options().windows.max_gap_secs;
         self.max_ahead.unwrap_or(max_gap_secs.saturating_mul(1000))
     }
 
-    /// Whether a run begins with what comes, so that the window in which it begins is not whole.
+    /// Whether the run begins with the newest records, so that its first window is partial.
     pub(super) fn is_from_latest(&self) -> bool {
         self.latest.unwrap_or(false)
     }
@@ -215,7 +215,7 @@ impl Settings {
     /// Returns the options of the computation.
     pub(super) fn options(&self) -> Options {
         let usual = Windows::default();
-        let if_live = |ms| (self.clock() == Clock::Live).then_some(ms);
+        let if_live = |ms| (self.clock() == CaseClock::Live).then_some(ms);
         Options {
             windows: Windows {
                 width_secs: self.window.unwrap_or(usual.width_secs),
@@ -232,5 +232,5 @@ impl Settings {
 fn begin(text: &str) -> Result<u64, String> {
     let ns = date::parse(text).map_err(|error| error.to_string())?;
     let ms = u64::try_from(ns / 1_000_000).ok().filter(|_| ns >= 0 && ns % 1_000_000 == 0);
-    ms.ok_or_else(|| format!("{} is no millisecond since 1970", Quoted(text)))
+    ms.ok_or_else(|| format!("{} is not a whole millisecond since 1970", Quoted(text)))
 }

@@ -9,12 +9,12 @@ use floodmark_dataflows::time::{Window, Windows};
 use super::settings::WINDOWS_MAX;
 use crate::base::date::format_ms;
 use crate::base::error::{Exit, Failure};
-use crate::runner::{Next, Prospect, TickStart, TimeSource};
+use crate::runner::{Decision, TickConditions, TickStart, TimeSource};
 use crate::source::{Demand, TickRecords};
 
-/// A wall clock that shows the time of the next event of a case, with a tick before whenever time alone brings
-/// something about: a window ends, settles or retires, or the date of a row comes. A run has a tick each second; at
-/// those in between nothing happens.
+/// A wall clock that advances to the next event of a case, with a tick at each moment before it at which time alone has
+/// an effect: a window closes, settles or retires, or the date of a row comes. A run has a tick each second, but at the
+/// others nothing happens.
 pub(super) struct SimulatedTime {
     windows: Windows,
     tick_ms: u64,
@@ -49,29 +49,29 @@ impl SimulatedTime {
         }
         if self.passed > WINDOWS_MAX {
             let error = anyhow!(
-                "more than {WINDOWS_MAX} windows pass until {}; shorten the case, or widen them",
+                "more than {WINDOWS_MAX} windows pass until {}; shorten the case, or use wider windows",
                 format_ms(to)
             );
             return Err(Failure::new(Exit::BadData, error));
         }
         let date = next_date.filter(|date| *date > from);
-        let next = self.next_turn(from).into_iter().chain(date).min();
+        let next = self.next_event(from).into_iter().chain(date).min();
         Ok(match next.filter(|tick| *tick < to) {
             Some(tick) => TickStart { takes_records: false, ..TickStart::of_records(tick) },
             None => TickStart::of_records(to),
         })
     }
 
-    /// Returns the next moment at which time does something to a window.
-    fn next_turn(&self, from: u64) -> Option<u64> {
+    /// Returns the next moment at which time alone closes, settles or retires a window.
+    fn next_event(&self, from: u64) -> Option<u64> {
         let Windows { width_secs, lateness_ms, retention_ms, .. } = self.windows;
         let width = width_secs * 1000;
         let settles = lateness_ms;
         let retires =
             settles.zip(retention_ms).and_then(|(settles, held)| settles.checked_add(held));
-        // A window retires in the tick after the one that finds it done with.
-        let gone = retires.and_then(|retires| retires.checked_add(self.tick_ms));
-        let after = [Some(0), settles, retires, gone].into_iter().flatten();
+        // A window retires in the tick after the one at which its retention has passed.
+        let retired = retires.and_then(|retires| retires.checked_add(self.tick_ms));
+        let after = [Some(0), settles, retires, retired].into_iter().flatten();
         after
             .filter_map(|after| match from.checked_sub(after) {
                 Some(since) => (since / width + 1).checked_mul(width)?.checked_add(after),
@@ -82,22 +82,22 @@ impl SimulatedTime {
 }
 
 impl TimeSource for SimulatedTime {
-    fn next(&mut self, prospect: &Prospect) -> Result<Next, Failure> {
-        if prospect.shuts_down {
-            return Ok(Next::Stop);
+    fn decide(&mut self, conditions: &TickConditions) -> Result<Decision, Failure> {
+        if conditions.shuts_down {
+            return Ok(Decision::Stop);
         }
-        match prospect.demand {
-            Demand::TickAt(to) if prospect.have_capacity() => {
-                let start = self.pass_to(to, prospect.next_date)?;
+        match conditions.demand {
+            Demand::TickAt(to) if conditions.have_capacity() => {
+                let start = self.pass_to(to, conditions.next_date)?;
                 self.last_tick = Some(start.tick);
-                Ok(Next::Begin(start))
+                Ok(Decision::Begin(start))
             }
-            Demand::Ended => Ok(Next::End),
-            Demand::TickAt(_) | Demand::Tick | Demand::None => Ok(Next::Wait(Duration::MAX)),
+            Demand::Ended => Ok(Decision::End),
+            Demand::TickAt(_) | Demand::Tick | Demand::None => Ok(Decision::Wait(Duration::MAX)),
         }
     }
 
-    fn pass(
+    fn mark_time(
         &mut self,
         start: &TickStart,
         records: &TickRecords,
@@ -111,7 +111,7 @@ impl TimeSource for SimulatedTime {
         windows.of(tick)
     }
 
-    fn spreads_first_rows(&self) -> bool {
+    fn splits_initial_rows(&self) -> bool {
         self.last_window.is_none()
     }
 

@@ -1,7 +1,7 @@
 //! A line of a scenario as words.
 //!
-//! Words are parted by blanks. What stands in double quotes is one word, or a part of one, with the
-//! escapes of JSON: names of limits may hold anything. A word that begins with `#` begins a comment.
+//! Blanks separate words. A text in double quotes is one word, or a part of one, with the escapes of JSON, since names
+//! of limits may contain any character. A word that begins with `#` begins a comment.
 
 use std::borrow::Cow;
 
@@ -9,9 +9,9 @@ use serde_json::value::RawValue;
 
 use crate::base::quote::Quoted;
 
-/// Something, and the line of the file on which it stands.
+/// An element of a file, and the number of its line.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Placed<T> {
+pub(super) struct Located<T> {
     pub(super) line: usize,
     pub(super) what: T,
 }
@@ -21,20 +21,20 @@ pub(super) struct Placed<T> {
 pub(super) struct Word<'a> {
     /// The text of the word, without quotes and escapes.
     pub(super) text: Cow<'a, str>,
-    /// Whether it begins with a quote: it is no keyword then.
+    /// Whether the word begins with a quote, so that it is no keyword.
     pub(super) quoted: bool,
     /// The line from here on, as it was written.
     pub(super) rest: &'a str,
 }
 
 impl Word<'_> {
-    /// Whether this is a keyword, and that one.
+    /// Whether the word is this keyword.
     pub(super) fn is(&self, keyword: &str) -> bool {
         !self.quoted && self.text == keyword
     }
 }
 
-/// The words of a line that are still to be read.
+/// The unread words of a line.
 #[derive(Clone, Debug)]
 pub(super) struct Words<'a> {
     rest: &'a str,
@@ -45,18 +45,18 @@ impl<'a> Words<'a> {
         Words { rest: line }
     }
 
-    /// The next word, which stays the next.
+    /// Returns the next word without consuming it.
     pub(super) fn peek(&self) -> Result<Option<Word<'a>>, String> {
-        self.clone().take()
+        self.clone().next_word()
     }
 
-    /// Whether the next word begins so.
+    /// Whether the next word begins with this character.
     pub(super) fn begins_with(&self, character: char) -> bool {
         self.rest.trim_start().starts_with(character)
     }
 
-    /// The next word; `None` at the end of the line.
-    pub(super) fn take(&mut self) -> Result<Option<Word<'a>>, String> {
+    /// Reads the next word; `None` at the end of the line.
+    pub(super) fn next_word(&mut self) -> Result<Option<Word<'a>>, String> {
         let from = self.rest.trim_start();
         if from.is_empty() || from.starts_with('#') {
             self.rest = "";
@@ -81,22 +81,22 @@ impl<'a> Words<'a> {
         Ok(Some(Word { text, quoted: from.starts_with('"'), rest: from.trim_end() }))
     }
 
-    /// The next word, which must be there: `what` names it.
-    pub(super) fn need(&mut self, what: &str) -> Result<Word<'a>, String> {
-        self.take()?.ok_or_else(|| format!("{what} is missing at the end of the line"))
+    /// Reads the next word. Fails at the end of the line; `what` describes the word in the error.
+    pub(super) fn require(&mut self, what: &str) -> Result<Word<'a>, String> {
+        self.next_word()?.ok_or_else(|| format!("{what} is missing at the end of the line"))
     }
 
-    /// All words up to the end of the line, as they were written.
-    pub(super) fn text(&mut self, what: &str) -> Result<&'a str, String> {
-        let from = self.need(what)?.rest;
+    /// Reads all words up to the end of the line, as they were written.
+    pub(super) fn rest_of_line(&mut self, what: &str) -> Result<&'a str, String> {
+        let from = self.require(what)?.rest;
         let mut end = self.rest;
-        while self.take()?.is_some() {
+        while self.next_word()?.is_some() {
             end = self.rest;
         }
         Ok(from[..from.len().saturating_sub(end.trim_end().len())].trim_end())
     }
 
-    /// A JSON value, as it was written.
+    /// Reads a JSON value, as it was written.
     pub(super) fn json(&mut self) -> Result<&'a str, String> {
         let mut values = serde_json::Deserializer::from_str(self.rest).into_iter::<&RawValue>();
         let value = values.next().transpose().map_err(|error| error.to_string())?;
@@ -104,25 +104,25 @@ impl<'a> Words<'a> {
         value.map(RawValue::get).ok_or_else(|| "a value is missing".into())
     }
 
-    /// The next word must be this one.
+    /// Reads the next word, which must be this keyword.
     pub(super) fn expect(&mut self, keyword: &str) -> Result<(), String> {
-        let word = self.need(&format!("\"{keyword}\""))?;
+        let word = self.require(&format!("\"{keyword}\""))?;
         match word.is(keyword) {
             true => Ok(()),
-            false => Err(format!("{} stands where \"{keyword}\" belongs", Quoted(&word.text))),
+            false => Err(format!("expected \"{keyword}\", not {}", Quoted(&word.text))),
         }
     }
 
-    /// Nothing may follow.
+    /// Fails if a word follows.
     pub(super) fn end(&mut self) -> Result<(), String> {
-        match self.take()? {
+        match self.next_word()? {
             None => Ok(()),
-            Some(word) => Err(format!("{} stands where the line should end", Quoted(&word.text))),
+            Some(word) => Err(format!("expected the end of the line, not {}", Quoted(&word.text))),
         }
     }
 }
 
-/// A text in quotes at the beginning of `from`, and how many bytes it takes there.
+/// Reads a text in quotes at the beginning of `from`. Returns it and its length there, in bytes.
 fn quoted(from: &str) -> Result<(Cow<'_, str>, usize), String> {
     let mut escaped = false;
     let end = from.bytes().enumerate().skip(1).find_map(|(at, byte)| {
@@ -132,7 +132,7 @@ fn quoted(from: &str) -> Result<(Cow<'_, str>, usize), String> {
     });
     let end = end.ok_or_else(|| format!("{} has no closing quote", Quoted(from)))?;
     let text = serde_json::from_str::<String>(&from[..end]).map_err(|_| {
-        format!("{} is no text in quotes; escape it as in JSON", Quoted(&from[..end]))
+        format!("{} is not a valid text in quotes; escape it as in JSON", Quoted(&from[..end]))
     })?;
     Ok((text.into(), end))
 }
@@ -144,14 +144,14 @@ mod tests {
     fn words(line: &str) -> Result<Vec<String>, String> {
         let mut words = Words::of(line);
         let mut all = Vec::new();
-        while let Some(word) = words.take()? {
+        while let Some(word) = words.next_word()? {
             all.push(word.text.into_owned());
         }
         Ok(all)
     }
 
     #[test]
-    fn lines_fall_into_words() {
+    fn line_is_split_into_words() {
         for (line, expected) in [
             ("", vec![]),
             ("   # a comment", vec![]),
@@ -166,11 +166,11 @@ mod tests {
     }
 
     #[test]
-    fn texts_end_before_a_comment() {
+    fn rest_of_line_ends_before_a_comment() {
         for (line, text) in
             [("a  b", "a  b"), (" a b # c", "a b"), ("a#b \"# c\"  # d", "a#b \"# c\""), ("a", "a")]
         {
-            assert_eq!(Words::of(line).text("a text"), Ok(text), "{line}");
+            assert_eq!(Words::of(line).rest_of_line("a text"), Ok(text), "{line}");
         }
         let mut words = Words::of(r##" {"a": "} # b"} # c"##);
         assert_eq!(words.json(), Ok(r##"{"a": "} # b"}"##));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_quotes_are_named() {
+    fn broken_quotes_are_rejected() {
         for line in [r#"""#, r#"a "b"#, r#""a\"#, r#""\x""#] {
             assert!(words(line).is_err(), "{line}");
         }
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn quoted_words_are_no_keywords() {
-        let word = |line| Words::of(line).need("a word").expect("there is one");
+        let word = |line| Words::of(line).require("a word").expect("there is one");
         assert!(word("total").is("total"));
         assert!(!word("\"total\"").is("total"));
     }

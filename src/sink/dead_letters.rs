@@ -8,7 +8,7 @@ use crate::base::error::Failure;
 use crate::kafka::BufferedProducer;
 use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
-use crate::output::difference::Shown;
+use crate::output::difference::PublishedChanges;
 
 /// A topic for messages that the brokers of other sinks refuse. Clones publish to the same topic.
 #[derive(Clone)]
@@ -29,14 +29,14 @@ impl DeadLetters {
         let name = refusing.address().topic.clone();
         let mut topic = self.topic();
         for refused in refusing.take_refused() {
-            topic.give(refused.letter.refused(&name, refused.refusal.as_str()));
+            topic.enqueue(refused.message.refused(&name, refused.refusal.as_str()));
         }
         topic.poll()
     }
 }
 
 impl Sink for DeadLetters {
-    fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
+    fn changes(&mut self, _: &PublishedChanges<'_>, _: &Catalog) -> Result<(), WriteError> {
         Ok(())
     }
 
@@ -45,7 +45,7 @@ impl Sink for DeadLetters {
     }
 
     fn has_capacity(&mut self) -> bool {
-        self.topic().has_room()
+        self.topic().has_capacity()
     }
 
     fn poll(&mut self, _: bool) -> Result<(), WriteError> {

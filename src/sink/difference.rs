@@ -8,7 +8,7 @@ use super::state::SinkState;
 use super::{ClosedTick, Sink};
 use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
-use crate::output::difference::{Difference, Shown};
+use crate::output::difference::{Difference, PublishedChanges};
 
 /// Passes on the changes in which two sets of limits differ. Whether they do is known only at the close of a tick,
 /// so that the sinks behind get all changes then.
@@ -32,15 +32,16 @@ impl<S: Sink> OnlyDifference<S> {
 }
 
 impl<S: Sink> Sink for OnlyDifference<S> {
-    fn changes(&mut self, changes: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
+    fn changes(&mut self, changes: &PublishedChanges<'_>, _: &Catalog) -> Result<(), WriteError> {
         self.difference.accept(changes.iter().map(|(_, change)| *change));
         Ok(())
     }
 
     fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
         let ClosedTick { tick, outputs, catalog, .. } = *closed;
-        let chosen = Shown::Chosen(self.difference.end_tick(tick, &outputs.retired, catalog));
-        self.each(|sink| sink.changes(&chosen, catalog).and(sink.close(closed)))
+        let shown = self.difference.end_tick(tick, &outputs.retired, catalog);
+        let shown = PublishedChanges::Difference(shown);
+        self.each(|sink| sink.changes(&shown, catalog).and(sink.close(closed)))
     }
 
     fn has_capacity(&mut self) -> bool {

@@ -10,7 +10,7 @@ use super::{ClosedTick, Sink};
 use crate::base::error::{Exit, Failure};
 use crate::base::terminal::Messages;
 use crate::limits::catalog::Catalog;
-use crate::output::difference::Shown;
+use crate::output::difference::PublishedChanges;
 use crate::output::{Format, OutputFile, WriteError, overflow, table, totals};
 
 /// A file of changes and rankings.
@@ -40,15 +40,20 @@ impl ChangesFile {
 
 fn closed_early(error: WriteError) -> Failure {
     match error {
-        WriteError::Closed => {
-            Failure::new(Exit::Failed, anyhow!("the output was closed before it began"))
-        }
+        WriteError::Closed => Failure::new(
+            Exit::Failed,
+            anyhow!("the reader of the output has gone before the first write"),
+        ),
         WriteError::Failed(failure) => failure,
     }
 }
 
 impl Sink for ChangesFile {
-    fn changes(&mut self, changes: &Shown<'_>, catalog: &Catalog) -> Result<(), WriteError> {
+    fn changes(
+        &mut self,
+        changes: &PublishedChanges<'_>,
+        catalog: &Catalog,
+    ) -> Result<(), WriteError> {
         let ChangesFile { file, format, windows, unflushed } = self;
         *unflushed |= !changes.is_empty();
         file.write(|out| format.write_changes(out, changes.iter(), catalog, windows))
@@ -86,7 +91,7 @@ impl TotalsFile {
 }
 
 impl Sink for TotalsFile {
-    fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
+    fn changes(&mut self, _: &PublishedChanges<'_>, _: &Catalog) -> Result<(), WriteError> {
         Ok(())
     }
 
@@ -110,7 +115,7 @@ impl Sink for TotalsFile {
 pub struct OverflowWarnings(pub Messages);
 
 impl Sink for OverflowWarnings {
-    fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
+    fn changes(&mut self, _: &PublishedChanges<'_>, _: &Catalog) -> Result<(), WriteError> {
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use super::state::SinkState;
 use super::{ClosedTick, Sink};
 use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
-use crate::output::difference::Shown;
+use crate::output::difference::PublishedChanges;
 
 /// Interval at which a run that shuts down logs the sinks it still waits for.
 const FINISH_LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ impl<'a> Hub<'a> {
         catalog: &Catalog,
     ) -> Result<(), WriteError> {
         self.counts.count(changes, catalog);
-        let shown = Shown::All(tick, changes);
+        let shown = PublishedChanges::OfTick(tick, changes);
         self.each(|sink| sink.changes(&shown, catalog))
     }
 
@@ -163,7 +163,7 @@ mod tests {
     }
 
     impl Sink for Recording {
-        fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
+        fn changes(&mut self, _: &PublishedChanges<'_>, _: &Catalog) -> Result<(), WriteError> {
             Ok(())
         }
 

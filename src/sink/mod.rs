@@ -26,7 +26,7 @@ use floodmark_dataflows::types::VersionId;
 use crate::computation::{TickOutputs, WindowStates};
 use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
-use crate::output::difference::Shown;
+use crate::output::difference::PublishedChanges;
 
 pub use counts::Counts;
 pub use dead_letters::DeadLetters;
@@ -55,7 +55,11 @@ pub struct ClosedTick<'a> {
 /// A sink of a live run never waits: it queues what it accepts, and reports that its queue is full.
 pub trait Sink {
     /// Accepts some changes of the next tick, in the order in which the computation emits them.
-    fn changes(&mut self, changes: &Shown<'_>, catalog: &Catalog) -> Result<(), WriteError>;
+    fn changes(
+        &mut self,
+        changes: &PublishedChanges<'_>,
+        catalog: &Catalog,
+    ) -> Result<(), WriteError>;
 
     /// Accepts a closed tick, after all of its changes.
     fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError>;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 
-use crate::kafka::{BufferedProducer, TopicTrouble};
-use crate::output::writer::{QUEUE_BYTES, Trouble, WriterState};
+use crate::kafka::{BufferedProducer, TopicFault};
+use crate::output::writer::{QUEUE_BYTES, WriterFault, WriterState};
 
 /// Time after which a sink that takes nothing is reported.
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub struct SinkState {
     /// When its brokers could no longer be reached; `None` if they can.
     pub unreachable: Option<Instant>,
     /// Reason why messages wait although brokers can be reached.
-    pub topic: Option<TopicTrouble>,
+    pub topic: Option<TopicFault>,
     /// Time since the sink last took something of its queue.
     pub stands: Duration,
     /// The reason why it delivers nothing, if it does not.
@@ -55,22 +55,22 @@ pub enum Fault {
 
 /// Observed time for which a sink has accepted nothing of its queue.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Stood {
-    taken: u64,
-    looked: Option<Instant>,
+pub(super) struct StallTimer {
+    accepted: u64,
+    observed: Option<Instant>,
     lasting: Duration,
 }
 
-impl Stood {
-    /// Updates the time from the amount accepted so far and whether anything waits, and returns it.
-    pub(super) fn look(&mut self, taken: u64, waits: bool) -> Duration {
+impl StallTimer {
+    /// Updates the time by the amount accepted so far and whether anything waits, and returns it.
+    pub(super) fn observe(&mut self, accepted: u64, waits: bool) -> Duration {
         let now = Instant::now();
-        let passed = self.looked.replace(now).map_or(Duration::ZERO, |looked| now - looked);
-        self.lasting = match waits && taken == self.taken {
+        let passed = self.observed.replace(now).map_or(Duration::ZERO, |before| now - before);
+        self.lasting = match waits && accepted == self.accepted {
             true => self.lasting + passed.min(OBSERVED_MAX),
             false => Duration::ZERO,
         };
-        self.taken = taken;
+        self.accepted = accepted;
         self.lasting
     }
 
@@ -87,10 +87,10 @@ impl SinkState {
             waiting: buffered.waiting(),
             is_stream: false,
             unreachable: buffered.unreachable_since(),
-            topic: buffered.trouble(),
+            topic: buffered.topic_fault(),
             stands: Duration::ZERO,
             fault: None,
-            holds_up: !buffered.has_room(),
+            holds_up: !buffered.has_capacity(),
             detached: false,
         }
     }
@@ -109,10 +109,10 @@ impl SinkState {
         detached: bool,
     ) -> Self {
         let waits = state.waiting_since.map(|since| since.elapsed()).unwrap_or_default();
-        let fault = match &state.trouble {
+        let fault = match &state.fault {
             _ if detached => None,
-            Some(Trouble::NoReader) => Some(Fault::NoReader),
-            Some(Trouble::Failed(error)) => Some(Fault::Failed(error.clone())),
+            Some(WriterFault::NoReader) => Some(Fault::NoReader),
+            Some(WriterFault::Failed(error)) => Some(Fault::Failed(error.clone())),
             _ if stands >= STREAM_PATIENCE => Some(Fault::Stands),
             _ if waits >= PATIENCE => Some(Fault::Slow(waits)),
             _ => None,
@@ -177,20 +177,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sink_that_takes_nothing_stands_until_it_takes_something() {
-        let mut stood = Stood::default();
-        let long_ago = |stood: &mut Stood, millis: u64| {
-            stood.looked = Instant::now().checked_sub(Duration::from_millis(millis));
+    fn sink_that_accepts_nothing_is_stalled_until_it_accepts_something() {
+        let mut stall = StallTimer::default();
+        let long_ago = |stall: &mut StallTimer, millis: u64| {
+            stall.observed = Instant::now().checked_sub(Duration::from_millis(millis));
         };
-        assert_eq!(stood.look(10, true), Duration::ZERO);
-        long_ago(&mut stood, 500);
-        assert!(stood.look(10, true) >= Duration::from_millis(500));
+        assert_eq!(stall.observe(10, true), Duration::ZERO);
+        long_ago(&mut stall, 500);
+        assert!(stall.observe(10, true) >= Duration::from_millis(500));
         // A process that was stopped for an hour has not seen its reader take nothing.
-        long_ago(&mut stood, 3_600_000);
-        let lasting = stood.look(10, true);
+        long_ago(&mut stall, 3_600_000);
+        let lasting = stall.observe(10, true);
         assert!(lasting < Duration::from_secs(3), "{lasting:?}");
-        assert_eq!(stood.look(11, true), Duration::ZERO);
-        long_ago(&mut stood, 500);
-        assert_eq!(stood.look(11, false), Duration::ZERO);
+        assert_eq!(stall.observe(11, true), Duration::ZERO);
+        long_ago(&mut stall, 500);
+        assert_eq!(stall.observe(11, false), Duration::ZERO);
     }
 }

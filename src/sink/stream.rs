@@ -8,12 +8,12 @@ use anyhow::anyhow;
 use floodmark_dataflows::time::Windows;
 use metrics::{Counter, counter};
 
-use super::state::{SinkState, Stood, count_sink_error};
+use super::state::{SinkState, StallTimer, count_sink_error};
 use super::{ClosedTick, Sink};
 use crate::base::error::{Exit, Failure};
 use crate::limits::catalog::Catalog;
-use crate::output::difference::Shown;
-use crate::output::writer::{Trouble, Writer, WriterState};
+use crate::output::difference::PublishedChanges;
+use crate::output::writer::{Writer, WriterFault, WriterState};
 use crate::output::{Format, WriteError, table};
 
 /// Default time after which a stream that takes nothing is detached, if the changes also go elsewhere.
@@ -27,7 +27,7 @@ pub struct Stream {
     /// The name as the label of a metric.
     name: String,
     detach_after: Duration,
-    stood: Stood,
+    stall: StallTimer,
     /// Whether writing has failed when it was looked at last.
     failed: bool,
     detached: bool,
@@ -63,7 +63,7 @@ impl Stream {
             windows,
             name,
             detach_after: DETACH_AFTER,
-            stood: Stood::default(),
+            stall: StallTimer::default(),
             failed: false,
             detached: false,
             unwritten,
@@ -75,18 +75,18 @@ impl Stream {
         Stream { detach_after, ..self }
     }
 
-    /// Looks at what the thread has done. A stream that nobody reads any more, or for too long, is detached
-    /// if there is another sink.
+    /// Checks the progress of the thread that writes. A stream whose reader has gone, or has read nothing for too long,
+    /// is detached if there is another sink.
     ///
     /// # Errors
     /// The reader has gone, and no other sink gets the changes.
-    fn look(&mut self, has_others: bool) -> Result<(), Failure> {
+    fn check(&mut self, has_others: bool) -> Result<(), Failure> {
         if self.detached {
             return Ok(());
         }
         let state = self.writer.state();
-        let lasting = self.stood.look(state.written_bytes, is_hindered(&state));
-        let failed = matches!(state.trouble, Some(Trouble::Failed(_)));
+        let lasting = self.stall.observe(state.written_bytes, is_hindered(&state));
+        let failed = matches!(state.fault, Some(WriterFault::Failed(_)));
         if failed && !self.failed {
             count_sink_error(&self.name);
         }
@@ -101,7 +101,7 @@ impl Stream {
             self.detached = true;
             self.unwritten.increment(self.writer.stop());
             let error = anyhow!(
-                "sink \"{}\" can't be written any more: {why}, and no other --to takes the changes",
+                "sink \"{}\" can't be written any more: {why}, and no other --to receives the changes",
                 self.name
             );
             return Err(Failure::new(Exit::OutputClosed, error));
@@ -109,12 +109,12 @@ impl Stream {
         let keeps_waiting = !state.is_file || !self.writer.has_capacity();
         if has_others && lasting >= self.detach_after && state.waiting_bytes > 0 && keeps_waiting {
             let lasting = lasting.as_secs();
-            self.detach(&match state.trouble {
-                Some(Trouble::Failed(error)) => {
+            self.detach(&match state.fault {
+                Some(WriterFault::Failed(error)) => {
                     format!("it can't be written for {lasting} s: {error}")
                 }
-                Some(Trouble::NoReader) => format!("nobody reads it for {lasting} s"),
-                _ => format!("its reader has taken nothing for {lasting} s"),
+                Some(WriterFault::NoReader) => format!("nobody reads it for {lasting} s"),
+                _ => format!("its reader has accepted nothing for {lasting} s"),
             });
             count_sink_error(&self.name);
         }
@@ -136,7 +136,11 @@ impl Stream {
 }
 
 impl Sink for Stream {
-    fn changes(&mut self, changes: &Shown<'_>, catalog: &Catalog) -> Result<(), WriteError> {
+    fn changes(
+        &mut self,
+        changes: &PublishedChanges<'_>,
+        catalog: &Catalog,
+    ) -> Result<(), WriteError> {
         if self.detached {
             self.unwritten.increment(changes.iter().count() as u64);
             return Ok(());
@@ -169,7 +173,7 @@ impl Sink for Stream {
     }
 
     fn poll(&mut self, has_others: bool) -> Result<(), WriteError> {
-        Ok(self.look(has_others)?)
+        Ok(self.check(has_others)?)
     }
 
     fn attached(&self) -> usize {
@@ -182,14 +186,14 @@ impl Sink for Stream {
 
     fn states(&mut self, states: &mut Vec<SinkState>) {
         let state = self.writer.state();
-        let stands = self.stood.lasting();
+        let stands = self.stall.lasting();
         states.push(SinkState::of_stream(&self.name, &state, stands, self.detached));
     }
 }
 
 /// Whether something is in the way of lines, or would be.
 fn is_hindered(state: &WriterState) -> bool {
-    state.waiting_bytes > 0 || state.trouble.is_some()
+    state.waiting_bytes > 0 || state.fault.is_some()
 }
 
 pub(super) fn into_memory(

@@ -5,33 +5,60 @@ use floodmark_dataflows::types::{Change, Pair, Volume};
 use metrics::counter;
 
 use super::dead_letters::DeadLetters;
-use super::state::{SinkState, Stood, count_sink_error, sink_name};
+use super::state::{SinkState, StallTimer, count_sink_error, sink_name};
 use super::stream::into_memory;
 use super::{ClosedTick, Sink};
 use crate::base::error::Failure;
 use crate::kafka::{BufferedProducer, OwnedMessage};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::output::WriteError;
-use crate::output::difference::Shown;
-use crate::output::lines::Lines;
+use crate::output::difference::PublishedChanges;
+use crate::output::lines::ChangeLines;
 use crate::output::totals;
 
+/// The messages of a topic.
+pub trait Content {
+    /// Whether the topic gets changes.
+    const HAS_CHANGES: bool;
+
+    /// Produces the messages of changes.
+    fn changes(&self, _: &PublishedChanges<'_>, _: &Catalog, _: &mut dyn FnMut(OwnedMessage)) {}
+
+    /// Produces the messages of a closed tick.
+    fn close(&self, _: &ClosedTick<'_>, _: &mut dyn FnMut(OwnedMessage)) {}
+}
+
 /// A topic that holds the last message of each key.
-struct StateTopic {
+pub struct StateTopic<C> {
+    content: C,
     producer: BufferedProducer,
     /// The sink for messages that the brokers refuse.
     dead_letters: Option<DeadLetters>,
     /// Time for which the brokers have accepted nothing.
-    stood: Stood,
+    stall: StallTimer,
 }
 
-impl StateTopic {
-    fn new(producer: BufferedProducer, dead_letters: Option<DeadLetters>) -> Self {
-        counter!("floodmark_sink_errors_total", "sink" => sink_name(&producer)).increment(0);
-        StateTopic { producer, dead_letters, stood: Stood::default() }
-    }
+/// A topic of the changes of live limits.
+pub type AlertTopic = StateTopic<Alerts>;
 
-    fn poll(&mut self) -> Result<(), WriteError> {
+/// A topic of the totals of windows that have settled.
+pub type TotalsTopic = StateTopic<Totals>;
+
+impl<C: Content + From<Windows>> StateTopic<C> {
+    /// Creates the sink. Messages that the brokers refuse go to `dead_letters`.
+    pub fn new(
+        producer: BufferedProducer,
+        dead_letters: Option<DeadLetters>,
+        windows: Windows,
+    ) -> Self {
+        counter!("floodmark_sink_errors_total", "sink" => sink_name(&producer)).increment(0);
+        let content = C::from(windows);
+        StateTopic { content, producer, dead_letters, stall: StallTimer::default() }
+    }
+}
+
+impl<C> StateTopic<C> {
+    fn send_waiting(&mut self) -> Result<(), WriteError> {
         let polled = self.producer.poll();
         if polled.is_err() {
             count_sink_error(&sink_name(&self.producer));
@@ -49,6 +76,34 @@ impl StateTopic {
             }
         }
     }
+}
+
+impl<C: Content> Sink for StateTopic<C> {
+    fn changes(
+        &mut self,
+        changes: &PublishedChanges<'_>,
+        catalog: &Catalog,
+    ) -> Result<(), WriteError> {
+        self.content.changes(changes, catalog, &mut |message| self.producer.enqueue(message));
+        self.send_waiting()
+    }
+
+    fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
+        self.content.close(closed, &mut |message| self.producer.enqueue(message));
+        self.send_waiting()
+    }
+
+    fn has_capacity(&mut self) -> bool {
+        self.producer.has_capacity()
+    }
+
+    fn poll(&mut self, _: bool) -> Result<(), WriteError> {
+        self.send_waiting()
+    }
+
+    fn attached(&self) -> usize {
+        usize::from(C::HAS_CHANGES)
+    }
 
     fn is_done(&mut self) -> bool {
         self.producer.is_done() || self.producer.poll().is_err()
@@ -58,127 +113,68 @@ impl StateTopic {
         Ok(self.producer.finish(&mut || false).and(self.take_refused())?)
     }
 
-    fn state(&mut self) -> SinkState {
+    fn states(&mut self, states: &mut Vec<SinkState>) {
         let waits = self.producer.waiting() > 0;
-        let stands = self.stood.look(self.producer.counts().delivered, waits);
-        SinkState::of_topic(&self.producer, stands)
+        let stands = self.stall.observe(self.producer.counts().delivered, waits);
+        states.push(SinkState::of_topic(&self.producer, stands));
     }
 }
 
-/// A topic of the changes of live limits: a hypothetical violation is no state.
-pub struct AlertTopic {
-    topic: StateTopic,
+/// The changes of live limits. Hypothetical violations and rankings are no state.
+pub struct Alerts {
     windows: Windows,
 }
 
-impl AlertTopic {
-    /// Creates the sink. Messages that the brokers refuse go to `dead_letters`.
-    pub fn new(
-        producer: BufferedProducer,
-        dead_letters: Option<DeadLetters>,
-        windows: Windows,
-    ) -> Self {
-        AlertTopic { topic: StateTopic::new(producer, dead_letters), windows }
+impl From<Windows> for Alerts {
+    fn from(windows: Windows) -> Self {
+        Alerts { windows }
     }
 }
 
-impl Sink for AlertTopic {
-    fn changes(&mut self, changes: &Shown<'_>, catalog: &Catalog) -> Result<(), WriteError> {
-        let mut lines = Lines::new(catalog, &self.windows);
+impl Content for Alerts {
+    const HAS_CHANGES: bool = true;
+
+    fn changes(
+        &self,
+        changes: &PublishedChanges<'_>,
+        catalog: &Catalog,
+        send: &mut dyn FnMut(OwnedMessage),
+    ) {
+        let mut lines = ChangeLines::new(catalog, &self.windows);
         for (tick, change) in changes.iter() {
             if catalog.set(change.violation.limit) == LimitSet::Live {
-                self.topic.producer.give(alert(tick, change, &mut lines));
+                send(alert(tick, change, &mut lines));
             }
         }
-        self.topic.poll()
-    }
-
-    fn close(&mut self, _: &ClosedTick<'_>) -> Result<(), WriteError> {
-        // A ranking is no state either.
-        self.topic.poll()
-    }
-
-    fn has_capacity(&mut self) -> bool {
-        self.topic.producer.has_room()
-    }
-
-    fn poll(&mut self, _: bool) -> Result<(), WriteError> {
-        self.topic.poll()
-    }
-
-    fn attached(&self) -> usize {
-        1
-    }
-
-    fn is_done(&mut self) -> bool {
-        self.topic.is_done()
-    }
-
-    fn finish(&mut self) -> Result<(), WriteError> {
-        self.topic.finish()
-    }
-
-    fn states(&mut self, states: &mut Vec<SinkState>) {
-        states.push(self.topic.state());
     }
 }
 
-/// A topic of the totals of windows that have settled.
-pub struct TotalsTopic {
-    topic: StateTopic,
+/// The totals of windows that have settled.
+pub struct Totals {
     windows: Windows,
 }
 
-impl TotalsTopic {
-    /// Creates the sink. Messages that the brokers refuse go to `dead_letters`.
-    pub fn new(
-        producer: BufferedProducer,
-        dead_letters: Option<DeadLetters>,
-        windows: Windows,
-    ) -> Self {
-        TotalsTopic { topic: StateTopic::new(producer, dead_letters), windows }
+impl From<Windows> for Totals {
+    fn from(windows: Windows) -> Self {
+        Totals { windows }
     }
 }
 
-impl Sink for TotalsTopic {
-    fn changes(&mut self, _: &Shown<'_>, _: &Catalog) -> Result<(), WriteError> {
-        Ok(())
-    }
+impl Content for Totals {
+    const HAS_CHANGES: bool = false;
 
-    fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
+    fn close(&self, closed: &ClosedTick<'_>, send: &mut dyn FnMut(OwnedMessage)) {
         for (window, rows) in &closed.outputs.rows {
             for (pair, volume) in rows {
-                let message = total(&self.windows, *window, *pair, *volume, closed.tick);
-                self.topic.producer.give(message);
+                send(total(&self.windows, *window, *pair, *volume, closed.tick));
             }
         }
-        self.topic.poll()
-    }
-
-    fn has_capacity(&mut self) -> bool {
-        self.topic.producer.has_room()
-    }
-
-    fn poll(&mut self, _: bool) -> Result<(), WriteError> {
-        self.topic.poll()
-    }
-
-    fn is_done(&mut self) -> bool {
-        self.topic.is_done()
-    }
-
-    fn finish(&mut self) -> Result<(), WriteError> {
-        self.topic.finish()
-    }
-
-    fn states(&mut self, states: &mut Vec<SinkState>) {
-        states.push(self.topic.state());
     }
 }
 
 /// Returns a change as a message. The id of its violation is the key, so that a compacted topic holds the last
 /// change of each violation.
-fn alert(tick: u64, change: &Change, lines: &mut Lines<'_>) -> OwnedMessage {
+fn alert(tick: u64, change: &Change, lines: &mut ChangeLines<'_>) -> OwnedMessage {
     let mut payload = Vec::with_capacity(512);
     let id = lines.write(&mut payload, tick, change).expect("memory takes everything");
     payload.truncate(payload.trim_ascii_end().len());

@@ -1,4 +1,4 @@
-//! Ends buckets: by the next packet's time, or when their time has passed on the clock.
+//! Ends buckets by the time of the next packet, or when their time has passed on the clock.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub struct Folding {
     aggregate: Option<Aggregate>,
     /// The greatest event time added.
     latest_ms: u64,
-    /// The bucket that is open, by its end in milliseconds, and the time on the clock at which it ends.
+    /// The end of the open bucket in milliseconds, and the time on the clock at which it is due.
     due: Option<(u64, Duration)>,
 }
 
@@ -35,13 +35,13 @@ impl Folding {
         }
     }
 
-    /// Appends buckets whose time has passed to `out`, on a clock that shows `now`. The caller adds the records
-    /// that are there first, and calls this every now and then.
+    /// Appends buckets whose time has passed to `out`, on a clock that shows `now`. The caller adds all available
+    /// records first, and calls this regularly.
     ///
-    /// From the last packet taken to the end of its bucket, time passes here as it does there. Where
-    /// that is not so (a capture that is read slower than it was made), a bucket ends early and goes on
-    /// in another record; sums are the same.
-    pub fn settle(&mut self, now: Duration, out: &mut Vec<Record>) {
+    /// Between the last packet and the end of its bucket, the clock is assumed to pass as fast as event time. If event
+    /// time is slower (a capture that is read slower than it was made), a bucket ends early, and later packets go
+    /// into another record; the sums are the same.
+    pub fn end_due_buckets(&mut self, now: Duration, out: &mut Vec<Record>) {
         let Some(aggregate) = &mut self.aggregate else { return };
         let Some(end_ms) = aggregate.open_until() else {
             self.due = None;
@@ -61,7 +61,7 @@ impl Folding {
         }
     }
 
-    /// Appends all that is left to `out`.
+    /// Ends the open bucket, and appends it to `out`.
     pub fn end(&mut self, out: &mut Vec<Record>) {
         if let Some(aggregate) = &mut self.aggregate {
             aggregate.end(out);
@@ -82,35 +82,35 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_ends_when_its_time_has_passed() {
+    fn bucket_ends_when_its_time_has_passed() {
         let mut out = Vec::new();
         let mut folding = Folding::new(Some(1000));
         let ms = Duration::from_millis;
-        folding.settle(ms(0), &mut out);
+        folding.end_due_buckets(ms(0), &mut out);
         folding.add(record(5_400), &mut out);
         folding.add(record(5_900), &mut out);
-        folding.settle(ms(70), &mut out);
-        // 100 ms of its second are left, and the grace.
-        folding.settle(ms(469), &mut out);
+        folding.end_due_buckets(ms(70), &mut out);
+        // The bucket is due after the remaining 100 ms and the grace time.
+        folding.end_due_buckets(ms(469), &mut out);
         assert_eq!(out, []);
-        folding.settle(ms(470), &mut out);
+        folding.end_due_buckets(ms(470), &mut out);
         assert_eq!(out, [Record { volume: Volume::new(80, 2), ..record(5_900) }]);
-        // One that comes later makes another record.
+        // A later packet makes another record.
         folding.add(record(5_950), &mut out);
-        folding.settle(ms(500), &mut out);
-        folding.settle(ms(2000), &mut out);
+        folding.end_due_buckets(ms(500), &mut out);
+        folding.end_due_buckets(ms(2000), &mut out);
         assert_eq!(out[1..], [record(5_950)]);
-        folding.settle(ms(9000), &mut out);
+        folding.end_due_buckets(ms(9000), &mut out);
         assert_eq!(out.len(), 2);
     }
 
     #[test]
-    fn packets_that_keep_coming_end_it_by_their_time() {
+    fn later_packet_ends_the_bucket() {
         let mut out = Vec::new();
         let mut folding = Folding::new(Some(1000));
         for at in 0..10u64 {
             folding.add(record(at * 900), &mut out);
-            folding.settle(Duration::from_millis(at * 900), &mut out);
+            folding.end_due_buckets(Duration::from_millis(at * 900), &mut out);
         }
         folding.end(&mut out);
         assert_eq!(out.iter().map(|record| record.volume.packets).sum::<i64>(), 10);
@@ -118,12 +118,12 @@ mod tests {
     }
 
     #[test]
-    fn without_buckets_records_go_through() {
+    fn records_without_buckets_pass_through() {
         let mut out = Vec::new();
         let mut folding = Folding::new(None);
         folding.add(record(7), &mut out);
         assert_eq!(out, [record(7)]);
-        folding.settle(Duration::MAX, &mut out);
+        folding.end_due_buckets(Duration::MAX, &mut out);
         folding.end(&mut out);
         assert_eq!(out.len(), 1);
     }

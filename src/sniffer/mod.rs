@@ -1,6 +1,6 @@
-//! From packets to a topic, a file or standard output: what `floodmark capture` does.
+//! `floodmark capture`: sends packets to a topic, a file or standard output.
 //!
-//! Getting packets is urgent, sending them is not: two threads, and a bounded queue between them.
+//! Capturing is urgent, sending is not, so two threads do this work, with a bounded queue between them.
 //!
 //! ```text
 //!  interface ─▶ decode ─▶ fold ─▶ ┌───────┐
@@ -15,8 +15,8 @@
 //! - [`outlet`], [`topic`]: the outlets: a file, standard output, a topic.
 //! - [`meter`]: the counts so far, for metrics and probes.
 //!
-//! Captures are folded behind the queue, since their thread may be waiting for a pipe when a bucket
-//! ends; an interface is folded before it, so that an outage fills the queue slowly.
+//! Records of captures are folded after the queue, since their thread may be waiting for a pipe when a bucket ends.
+//! Records of an interface are folded before the queue, so that an outage fills the queue slowly.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,30 +36,30 @@ pub mod topic;
 use fold::Folding;
 use meter::Meter;
 use outlet::Outlet;
-use pace::{Clock, Monotonic};
-use queue::Taken;
+use pace::{Monotonic, PaceClock};
+use queue::Received;
 use source::{End, Source};
 
 /// Longest wait for records before the sender checks the outlet, the clock and interrupts again.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Pause before a full outlet is polled again.
-const FULL: Duration = Duration::from_millis(5);
+const FULL_PAUSE: Duration = Duration::from_millis(5);
 
-/// Time limit for a source to end after an interrupt; then the sender gives it up, since nothing can wake a thread
-/// that reads a silent pipe.
+/// Time limit for a source to end after an interrupt. The sender abandons it then, since nothing can wake a thread that
+/// reads a silent pipe.
 const STOP_MAX: Duration = Duration::from_secs(1);
 
-/// Time without a reachable broker, or of waiting for delivery at the end, after which that is reported.
-const SILENT: Duration = Duration::from_secs(5);
+/// Time after which an outage, or a wait for delivery at the end, is reported.
+const OUTAGE_REPORTED_AFTER: Duration = Duration::from_secs(5);
 
 /// Outcome of a run.
 #[derive(Debug)]
 pub enum Ended {
     /// All records were sent.
     Sent(Box<End>),
-    /// All records were sent, but the source still waits for input, and has not noticed that it should stop.
-    Deaf,
+    /// All records were sent, but the source still waits for input and ignores the interrupt.
+    SourceStuck,
     /// The reader of the output has closed it.
     Closed,
 }
@@ -72,11 +72,11 @@ pub struct Sender<'a> {
     pub folding: Folding,
     /// The outlet for records.
     pub outlet: &'a mut dyn Outlet,
-    /// Ends the run; records that came before are still sent.
+    /// Ends the run; earlier records are still sent.
     pub interrupt: Interrupt,
     /// The messages about outages.
     pub messages: Messages,
-    /// The counts for metrics and probes, unless nobody can ask for them.
+    /// The counts for metrics and probes of a live capture.
     pub meter: Option<Arc<Meter>>,
 }
 
@@ -84,14 +84,14 @@ impl Sender<'_> {
     /// Runs until the source ends, the outlet fails, or the user gives up.
     ///
     /// # Errors
-    /// The outlet can't take any more.
+    /// The outlet accepts no more records.
     pub fn run(mut self) -> Result<Ended, Failure> {
         match self.send_all() {
             Ok(ended) => Ok(ended),
             Err(WriteError::Closed) => Ok(Ended::Closed),
             Err(WriteError::Failed(failure)) => {
-                // Records taken before the failure are still delivered, unless the outlet itself has failed: then
-                // this reports the same failure again.
+                // Accepted records are still delivered, unless the outlet itself has failed: then `finish` returns the
+                // same failure again.
                 let _ = self.finish(&mut Outage::default());
                 Err(failure)
             }
@@ -103,59 +103,57 @@ impl Sender<'_> {
         let mut out = Vec::new();
         let mut outage = Outage::default();
         let mut pressed: Option<Instant> = None;
-        let deaf = loop {
+        let stuck = loop {
             self.outlet.poll()?;
-            outage.say(self.outlet, &self.messages);
+            outage.report(self.outlet, &self.messages);
             if let Some(meter) = &self.meter {
                 let unreachable = self.outlet.unreachable_since();
-                meter.sent(self.outlet.sent(), unreachable, self.outlet.trouble());
+                meter.set_sent(self.outlet.sent(), unreachable, self.outlet.topic_fault());
             }
             if self.outlet.is_full() {
-                std::thread::park_timeout(FULL);
+                std::thread::park_timeout(FULL_PAUSE);
                 continue;
             }
-            let look = self.outlet.due().map(|due| due.saturating_duration_since(Instant::now()));
-            match self.source.records.take(look.unwrap_or(LOOK).min(LOOK)) {
-                Taken::Batch(batch) => {
+            let wait = self.outlet.due().map(|due| due.saturating_duration_since(Instant::now()));
+            match self.source.records.receive(wait.unwrap_or(CHECK_INTERVAL).min(CHECK_INTERVAL)) {
+                Received::Batch(batch) => {
                     batch.into_iter().for_each(|record| self.folding.add(record, &mut out));
                 }
-                Taken::Ended => break false,
-                Taken::Nothing if self.interrupt.pressed() => {
+                Received::Ended => break false,
+                Received::Nothing if self.interrupt.pressed() => {
                     let since = *pressed.get_or_insert_with(Instant::now);
                     if since.elapsed() >= STOP_MAX {
                         break true;
                     }
                 }
-                Taken::Nothing => {}
+                Received::Nothing => {}
             }
-            self.folding.settle(clock.now(), &mut out);
-            self.outlet.take(&out)?;
+            self.folding.end_due_buckets(clock.now(), &mut out);
+            self.outlet.accept(&out)?;
             out.clear();
         };
         self.folding.end(&mut out);
-        self.outlet.take(&out)?;
+        self.outlet.accept(&out)?;
         self.finish(&mut outage)?;
         // The source sends its end before the queue ends.
-        let end = if deaf { None } else { self.source.end.try_recv().ok() };
-        Ok(end.map_or(Ended::Deaf, |end| Ended::Sent(Box::new(end))))
+        let end = if stuck { None } else { self.source.end.try_recv().ok() };
+        Ok(end.map_or(Ended::SourceStuck, |end| Ended::Sent(Box::new(end))))
     }
 
     /// Waits until all records are delivered, or until the user gives up. A second interrupt during this wait ends
     /// the process by itself.
     fn finish(&mut self, outage: &mut Outage) -> Result<(), WriteError> {
-        let (began, mut said) = (Instant::now(), false);
+        let (began, mut reported) = (Instant::now(), false);
         let (messages, interrupt) = (&self.messages, &self.interrupt);
         let flushing = interrupt.pressed();
         self.outlet.finish(&mut || {
-            if began.elapsed() >= SILENT && !said {
-                said = true;
-                messages.say(
-                    "waiting until all that was captured has arrived; an interrupt gives it up",
-                );
+            if began.elapsed() >= OUTAGE_REPORTED_AFTER && !reported {
+                reported = true;
+                messages.info("waiting until all records are delivered; an interrupt gives up");
             }
             interrupt.pressed() && !flushing
         })?;
-        outage.say(self.outlet, &self.messages);
+        outage.report(self.outlet, &self.messages);
         Ok(())
     }
 }
@@ -163,29 +161,36 @@ impl Sender<'_> {
 /// The outages reported so far: that no broker can be reached, or that the topic has changed.
 #[derive(Default)]
 struct Outage {
-    said: bool,
-    trouble: Option<String>,
+    reported: bool,
+    topic_fault: Option<String>,
 }
 
 impl Outage {
-    fn say(&mut self, outlet: &dyn Outlet, messages: &Messages) {
-        let since = outlet.unreachable_since().filter(|since| since.elapsed() >= SILENT);
-        if since.is_some() != self.said {
-            self.said = since.is_some();
+    fn report(&mut self, outlet: &dyn Outlet, messages: &Messages) {
+        let since =
+            outlet.unreachable_since().filter(|since| since.elapsed() >= OUTAGE_REPORTED_AFTER);
+        if since.is_some() != self.reported {
+            self.reported = since.is_some();
             match since {
-                Some(_) => messages.say(format!("{}; records wait", outlet.unreachable())),
-                None => messages.say(outlet.reachable()),
+                Some(_) => messages.info(format!("{}; records wait", outlet.unreachable())),
+                None => messages.info(outlet.reachable()),
             }
         }
-        let trouble = outlet.trouble().map(|trouble| match trouble.missing {
-            true => "the topic is gone; records wait until it is there again".to_owned(),
+        let topic_fault = outlet.topic_fault().map(|topic_fault| match topic_fault.missing {
+            true => {
+                "the topic does not exist any more; records wait until somebody creates it again"
+                    .to_owned()
+            }
             false => {
-                format!("the topic is another one and does not fit; records wait: {}", trouble.why)
+                format!(
+                    "another topic has this name and does not fit; records wait: {}",
+                    topic_fault.why
+                )
             }
         });
-        if trouble != self.trouble {
-            messages.say(trouble.as_deref().unwrap_or("the topic can be sent to again"));
-            self.trouble = trouble;
+        if topic_fault != self.topic_fault {
+            messages.info(topic_fault.as_deref().unwrap_or("messages go to the topic again"));
+            self.topic_fault = topic_fault;
         }
     }
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 
 use crate::base::error::{Exit, Failure};
-use crate::kafka::TopicTrouble;
+use crate::kafka::TopicFault;
 use crate::output::WriteError;
-use crate::output::writer::{Trouble, Writer};
+use crate::output::writer::{Writer, WriterFault};
 use crate::record::{Record, write_json, write_kv};
 
 /// Format of records in messages and lines.
@@ -25,24 +25,24 @@ pub enum Format {
 /// Counts of the records and messages of an outlet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
-    /// Records that were taken.
+    /// Accepted records.
     pub records: u64,
-    /// Their packets.
+    /// Packets of these records.
     pub packets: u64,
-    /// Their bytes, as they were on the wire.
+    /// Bytes of these records on the wire.
     pub bytes: u64,
     /// Messages or lines that were delivered.
     pub messages: u64,
-    /// The bytes of these.
+    /// Bytes of these messages or lines.
     pub message_bytes: u64,
-    /// Records dropped without a message, since no reader would accept them.
+    /// Records dropped without a message, since every reader would reject them.
     pub unsendable: u64,
     /// Messages that the broker refused for good.
     pub refused: u64,
 }
 
 impl Sent {
-    /// Counts a record that was taken.
+    /// Counts an accepted record.
     pub fn count(&mut self, record: &Record) {
         self.records += 1;
         self.packets = self.packets.saturating_add(record.volume.packets.unsigned_abs());
@@ -52,36 +52,36 @@ impl Sent {
 
 /// A destination of records. Only [`Outlet::finish`] waits.
 pub trait Outlet {
-    /// Takes records.
-    fn take(&mut self, records: &[Record]) -> Result<(), WriteError>;
-    /// Takes a record, to be written as this text.
-    fn take_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError>;
-    /// Notes that records taken from now on came from this partition of another topic.
+    /// Accepts records.
+    fn accept(&mut self, records: &[Record]) -> Result<(), WriteError>;
+    /// Accepts a record, to be written as this text.
+    fn accept_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError>;
+    /// Notes that the following records came from this partition of another topic.
     fn begin_partition(&mut self, _partition: i32) {}
     /// Returns the reason why a record of this time can't be sent, if there is one.
     fn unfit(&mut self, _time_ms: u64) -> Option<Failure> {
         None
     }
-    /// Sends all it holds, without waiting. Returns whether everything taken was delivered.
-    fn settle(&mut self) -> Result<bool, WriteError>;
-    /// Continues with the records taken, as far as it can without waiting. Must be called often.
+    /// Sends all buffered records, without waiting. Returns whether all accepted records were delivered.
+    fn flush(&mut self) -> Result<bool, WriteError>;
+    /// Makes progress with the accepted records, without waiting. Must be called often.
     fn poll(&mut self) -> Result<(), WriteError>;
-    /// Returns the time of the next poll that it needs, if any.
+    /// Returns the time by which it must be polled, if there is one.
     fn due(&self) -> Option<Instant>;
-    /// Whether it is full, so that the caller should give it no records for now.
+    /// Whether it is full, so that the caller must send no records for now.
     fn is_full(&self) -> bool;
     /// Returns the time since which no broker, or reader, could be reached; `None` if one can be.
     fn unreachable_since(&self) -> Option<Instant>;
-    /// The text logged when the output stops taking anything.
+    /// Returns the text logged when the output stops accepting anything.
     fn unreachable(&self) -> &'static str {
         "no broker can be reached"
     }
-    /// The text logged when the output goes on.
+    /// Returns the text logged when the output accepts again.
     fn reachable(&self) -> &'static str {
         "a broker can be reached again"
     }
     /// Returns the reason why it sends nothing although brokers can be reached, if there is one.
-    fn trouble(&self) -> Option<TopicTrouble> {
+    fn topic_fault(&self) -> Option<TopicFault> {
         None
     }
     /// Waits until everything is delivered. Calls `give_up` from time to time, and stops waiting if it returns
@@ -91,7 +91,7 @@ pub trait Outlet {
     fn sent(&self) -> Sent;
 }
 
-/// Bytes of lines that are handed over at once.
+/// Bytes of lines that are handed to the writer at once.
 const CHUNK_BYTES: usize = 1 << 16;
 
 /// Interval at which the shutdown checks whether all lines are written.
@@ -100,7 +100,7 @@ const FINISH_INTERVAL: Duration = Duration::from_millis(5);
 /// Interval at which the shutdown checks for an interrupt.
 const GIVE_UP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Time after which lines that wait are reported as unread.
+/// Time after which waiting lines are reported as unread.
 const READER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Time limit for writing the remaining lines of a command that fails.
@@ -113,13 +113,13 @@ pub struct Lines {
     name: String,
     format: Format,
     linger: Duration,
-    /// When the first line was taken that is not handed over.
+    /// The time at which the oldest line in `lines` was accepted.
     since: Option<Instant>,
     sent: Sent,
     key: Vec<u8>,
-    /// Lines that are not handed over.
+    /// Lines that the writer has not got yet.
     lines: Vec<u8>,
-    /// Bytes written when they last became more, and since when they do not although some wait.
+    /// The number of bytes written, and the time since which it has not grown although bytes wait.
     written: (u64, Option<Instant>),
 }
 
@@ -159,13 +159,13 @@ impl Lines {
         self.writer.accept(std::mem::take(&mut self.lines));
     }
 
-    /// Looks at what was written. Returns whether that is all.
-    fn look(&mut self) -> Result<bool, WriteError> {
+    /// Checks the state of the writer. Returns whether all lines are written.
+    fn check_writer(&mut self) -> Result<bool, WriteError> {
         let state = self.writer.state();
         if state.closed.is_some() {
             return Err(WriteError::Closed);
         }
-        if let Some(Trouble::Failed(error)) = state.trouble {
+        if let Some(WriterFault::Failed(error)) = state.fault {
             let error = anyhow!(error).context(format!("writing to {}", self.name));
             return Err(WriteError::Failed(Failure::new(Exit::Failed, error)));
         }
@@ -190,7 +190,7 @@ impl Drop for Lines {
 }
 
 impl Outlet for Lines {
-    fn take(&mut self, records: &[Record]) -> Result<(), WriteError> {
+    fn accept(&mut self, records: &[Record]) -> Result<(), WriteError> {
         for record in records {
             let Lines { format, key, lines, .. } = self;
             let begin = lines.len();
@@ -210,23 +210,23 @@ impl Outlet for Lines {
         Ok(())
     }
 
-    fn take_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError> {
+    fn accept_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError> {
         self.lines.extend_from_slice(text);
         self.lines.push(b'\n');
         self.count(record, text.len() + 1);
         Ok(())
     }
 
-    fn settle(&mut self) -> Result<bool, WriteError> {
+    fn flush(&mut self) -> Result<bool, WriteError> {
         self.hand_over();
-        self.look()
+        self.check_writer()
     }
 
     fn poll(&mut self) -> Result<(), WriteError> {
         if self.due().is_some_and(|due| Instant::now() >= due) {
             self.hand_over();
         }
-        self.look().map(drop)
+        self.check_writer().map(drop)
     }
 
     fn due(&self) -> Option<Instant> {
@@ -251,13 +251,13 @@ impl Outlet for Lines {
 
     fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
         self.hand_over();
-        let mut asked = Instant::now();
-        while !self.look()? {
+        let mut checked = Instant::now();
+        while !self.check_writer()? {
             std::thread::sleep(FINISH_INTERVAL);
-            if asked.elapsed() < GIVE_UP_INTERVAL {
+            if checked.elapsed() < GIVE_UP_INTERVAL {
                 continue;
             }
-            asked = Instant::now();
+            checked = Instant::now();
             if give_up() {
                 let lines = self.writer.stop();
                 let error = anyhow!("{lines} lines could not be written to {}", self.name);

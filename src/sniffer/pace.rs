@@ -1,4 +1,4 @@
-//! Pace of reading captures: as fast as possible, or at a multiple of the speed at which their packets once passed.
+//! Pace of reading captures: as fast as possible, or at a multiple of their original speed.
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -8,9 +8,9 @@ use crate::capture::EventTime;
 /// Speed at which a capture is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Speed {
-    /// As fast as records are accepted.
+    /// As fast as the queue accepts records.
     Max,
-    /// This multiple of the speed at which its packets passed; above zero.
+    /// This multiple of the original speed; above zero.
     Times(f64),
 }
 
@@ -40,12 +40,12 @@ impl std::fmt::Display for Speed {
     }
 }
 
-/// A clock that can wait. Tests have one of their own.
-pub trait Clock {
+/// A clock that can wait. Tests use a manual one.
+pub trait PaceClock {
     /// Returns the time since some fixed moment; it never goes back.
     fn now(&self) -> Duration;
     /// Waits for this long, or less.
-    fn pass(&self, at_most: Duration);
+    fn wait(&self, at_most: Duration);
 }
 
 /// The monotonic clock of the system.
@@ -65,27 +65,27 @@ impl Default for Monotonic {
     }
 }
 
-impl Clock for Monotonic {
+impl PaceClock for Monotonic {
     fn now(&self) -> Duration {
         self.0.elapsed()
     }
 
-    fn pass(&self, at_most: Duration) {
+    fn wait(&self, at_most: Duration) {
         std::thread::park_timeout(at_most);
     }
 }
 
-/// Says when each packet is due. The first is at once; a packet that is earlier than one before it is
-/// not waited for.
+/// Computes the time at which each packet is due. The first packet is due at once, and so is a packet that is out of
+/// order.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     times: f64,
-    /// The time of the first packet, and when it was handed over.
+    /// The event time of the first packet, and the time on the clock at which it was read.
     began: Option<(EventTime, Duration)>,
 }
 
 impl Pace {
-    /// None where nothing is waited for.
+    /// Creates a pace; `None` at full speed, which needs no waiting.
     pub fn new(speed: Speed) -> Option<Self> {
         match speed {
             Speed::Max => None,
@@ -93,7 +93,7 @@ impl Pace {
         }
     }
 
-    /// When a packet is due, on a clock that shows `now`.
+    /// Returns the time at which a packet is due, on a clock that shows `now`.
     pub fn due(&mut self, time: EventTime, now: Duration) -> Duration {
         let (first, began) = *self.began.get_or_insert((time, now));
         // Nanoseconds: half a millennium in 64 bits, and exact enough as a float for a multiple.
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(due, Duration::from_nanos(6_000_050_000));
         // Earlier than the first.
         assert_eq!(pace.due(at(999_000, 0), Duration::ZERO), start);
-        // No time is too far.
+        // A time in the far future causes no overflow.
         assert!(pace.due(at(u64::MAX, 999_999), Duration::ZERO) > Duration::from_secs(1 << 40));
         assert!(Pace::new(Speed::Max).is_none());
     }

@@ -7,46 +7,46 @@ use std::time::Duration;
 
 use crate::record::Record;
 
-struct State {
+struct QueueState {
     batches: VecDeque<Vec<Record>>,
     records: usize,
     /// The sender is gone: no more records will come.
-    ended: bool,
-    /// The receiver is gone: nobody takes records any more.
-    unwanted: bool,
+    sender_gone: bool,
+    /// The receiver is gone: nobody receives records any more.
+    receiver_gone: bool,
 }
 
-struct Shared {
-    room: usize,
-    state: Mutex<State>,
+struct QueueShared {
+    capacity: usize,
+    state: Mutex<QueueState>,
     filled: Condvar,
     emptied: Condvar,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl QueueShared {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The sending half of the queue. Dropping it ends the queue.
-pub struct Entrance(Arc<Shared>);
+pub struct QueueSender(Arc<QueueShared>);
 
 /// The receiving half of the queue. After it is dropped, batches are rejected.
-pub struct Exit(Arc<Shared>);
+pub struct QueueReceiver(Arc<QueueShared>);
 
-/// Reason why the queue rejected a batch.
+/// The reason why the queue rejects a batch.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum PushError {
     /// The queue has no capacity for it now.
     Full,
     /// The receiver is gone.
-    Unwanted,
+    ReceiverGone,
 }
 
 /// Outcome of an attempt to receive.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Taken {
+pub enum Received {
     /// A batch of records, in the order of sending.
     Batch(Vec<Record>),
     /// Nothing came within the time limit.
@@ -55,40 +55,50 @@ pub enum Taken {
     Ended,
 }
 
-/// Creates a queue with capacity for `room` records. A larger batch fits only into an empty queue.
-pub fn queue(room: usize) -> (Entrance, Exit) {
-    let state = State { batches: VecDeque::new(), records: 0, ended: false, unwanted: false };
+/// Creates a queue for at most `capacity` records. A larger batch fits only into an empty queue.
+pub fn queue(capacity: usize) -> (QueueSender, QueueReceiver) {
+    let state = QueueState {
+        batches: VecDeque::new(),
+        records: 0,
+        sender_gone: false,
+        receiver_gone: false,
+    };
     let (filled, emptied) = (Condvar::new(), Condvar::new());
-    let shared = Arc::new(Shared { room, state: Mutex::new(state), filled, emptied });
-    (Entrance(shared.clone()), Exit(shared))
+    let shared = Arc::new(QueueShared { capacity, state: Mutex::new(state), filled, emptied });
+    (QueueSender(shared.clone()), QueueReceiver(shared))
 }
 
-impl Entrance {
-    /// Puts a batch in if there is capacity; never waits.
+impl QueueSender {
+    /// Adds a batch if there is capacity; never waits.
     ///
     /// # Errors
-    /// It did not go in.
-    pub fn offer(&self, batch: Vec<Record>) -> Result<(), Refused> {
-        self.put(batch, self.0.lock())
+    /// The queue has rejected the batch.
+    pub fn offer(&self, batch: Vec<Record>) -> Result<(), PushError> {
+        self.insert(batch, self.0.lock())
     }
 
-    /// Puts a batch in, and waits for capacity if there is none.
+    /// Adds a batch, and waits for capacity if there is none.
     ///
     /// # Errors
-    /// It did not go in, since nobody takes it.
-    pub fn push(&self, batch: Vec<Record>) -> Result<(), Refused> {
+    /// The receiver is gone.
+    pub fn push(&self, batch: Vec<Record>) -> Result<(), PushError> {
         let state = self.0.lock();
-        let full = |state: &mut State| !state.unwanted && !fits(&self.0, state, batch.len());
+        let full =
+            |state: &mut QueueState| !state.receiver_gone && !fits(&self.0, state, batch.len());
         let state = self.0.emptied.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
-        self.put(batch, state)
+        self.insert(batch, state)
     }
 
-    fn put(&self, batch: Vec<Record>, mut state: MutexGuard<'_, State>) -> Result<(), Refused> {
-        if state.unwanted {
-            return Err(Refused::Unwanted);
+    fn insert(
+        &self,
+        batch: Vec<Record>,
+        mut state: MutexGuard<'_, QueueState>,
+    ) -> Result<(), PushError> {
+        if state.receiver_gone {
+            return Err(PushError::ReceiverGone);
         }
         if !fits(&self.0, &state, batch.len()) {
-            return Err(Refused::Full);
+            return Err(PushError::Full);
         }
         state.records += batch.len();
         state.batches.push_back(batch);
@@ -98,22 +108,22 @@ impl Entrance {
     }
 }
 
-fn fits(shared: &Shared, state: &State, records: usize) -> bool {
-    state.records == 0 || state.records + records <= shared.room
+fn fits(shared: &QueueShared, state: &QueueState, records: usize) -> bool {
+    state.records == 0 || state.records + records <= shared.capacity
 }
 
-impl Drop for Entrance {
+impl Drop for QueueSender {
     fn drop(&mut self) {
-        self.0.lock().ended = true;
+        self.0.lock().sender_gone = true;
         self.0.filled.notify_one();
     }
 }
 
-impl Exit {
-    /// Takes the next batch; waits for it, at most so long.
-    pub fn take(&self, at_most: Duration) -> Taken {
+impl QueueReceiver {
+    /// Receives the next batch; waits for it for at most this long.
+    pub fn receive(&self, at_most: Duration) -> Received {
         let state = self.0.lock();
-        let empty = |state: &mut State| state.batches.is_empty() && !state.ended;
+        let empty = |state: &mut QueueState| state.batches.is_empty() && !state.sender_gone;
         let waited = self.0.filled.wait_timeout_while(state, at_most, empty);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         match state.batches.pop_front() {
@@ -121,22 +131,22 @@ impl Exit {
                 state.records -= batch.len();
                 drop(state);
                 self.0.emptied.notify_one();
-                Taken::Batch(batch)
+                Received::Batch(batch)
             }
-            None if state.ended => Taken::Ended,
-            None => Taken::Nothing,
+            None if state.sender_gone => Received::Ended,
+            None => Received::Nothing,
         }
     }
 
-    /// Records that wait to be taken.
+    /// Returns the number of records in the queue.
     pub fn waiting(&self) -> usize {
         self.0.lock().records
     }
 }
 
-impl Drop for Exit {
+impl Drop for QueueReceiver {
     fn drop(&mut self) {
-        self.0.lock().unwanted = true;
+        self.0.lock().receiver_gone = true;
         self.0.emptied.notify_one();
     }
 }
@@ -153,51 +163,51 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_until_there_is_room() {
-        let (entrance, exit) = queue(4);
-        assert_eq!(exit.take(Duration::ZERO), Taken::Nothing);
-        assert_eq!(entrance.offer(batch(0..3)), Ok(()));
-        assert_eq!(entrance.offer(batch(3..5)), Err(Refused::Full));
-        assert_eq!(entrance.offer(batch(5..6)), Ok(()));
-        assert_eq!(exit.waiting(), 4);
-        assert_eq!(exit.take(Duration::ZERO), Taken::Batch(batch(0..3)));
-        assert_eq!(entrance.offer(batch(6..8)), Ok(()));
-        drop(entrance);
-        assert_eq!(exit.take(Duration::MAX), Taken::Batch(batch(5..6)));
-        assert_eq!(exit.take(Duration::MAX), Taken::Batch(batch(6..8)));
-        assert_eq!(exit.take(Duration::MAX), Taken::Ended);
-        assert_eq!(exit.waiting(), 0);
+    fn batch_beyond_the_capacity_is_rejected_until_others_are_received() {
+        let (sender, receiver) = queue(4);
+        assert_eq!(receiver.receive(Duration::ZERO), Received::Nothing);
+        assert_eq!(sender.offer(batch(0..3)), Ok(()));
+        assert_eq!(sender.offer(batch(3..5)), Err(PushError::Full));
+        assert_eq!(sender.offer(batch(5..6)), Ok(()));
+        assert_eq!(receiver.waiting(), 4);
+        assert_eq!(receiver.receive(Duration::ZERO), Received::Batch(batch(0..3)));
+        assert_eq!(sender.offer(batch(6..8)), Ok(()));
+        drop(sender);
+        assert_eq!(receiver.receive(Duration::MAX), Received::Batch(batch(5..6)));
+        assert_eq!(receiver.receive(Duration::MAX), Received::Batch(batch(6..8)));
+        assert_eq!(receiver.receive(Duration::MAX), Received::Ended);
+        assert_eq!(receiver.waiting(), 0);
     }
 
     #[test]
-    fn a_batch_greater_than_the_queue_goes_in_alone() {
-        let (entrance, exit) = queue(2);
-        assert_eq!(entrance.offer(batch(0..5)), Ok(()));
-        assert_eq!(entrance.offer(batch(5..6)), Err(Refused::Full));
-        assert_eq!(exit.take(Duration::ZERO), Taken::Batch(batch(0..5)));
-        assert_eq!(entrance.offer(batch(5..6)), Ok(()));
+    fn batch_greater_than_the_queue_is_accepted_alone() {
+        let (sender, receiver) = queue(2);
+        assert_eq!(sender.offer(batch(0..5)), Ok(()));
+        assert_eq!(sender.offer(batch(5..6)), Err(PushError::Full));
+        assert_eq!(receiver.receive(Duration::ZERO), Received::Batch(batch(0..5)));
+        assert_eq!(sender.offer(batch(5..6)), Ok(()));
     }
 
     #[test]
-    fn who_pushes_waits_for_room_and_for_nobody_in_vain() {
-        let (entrance, exit) = queue(1);
+    fn push_waits_for_capacity_and_fails_without_a_receiver() {
+        let (sender, receiver) = queue(1);
         let writer = std::thread::spawn(move || {
-            let pushed = (0..1000).map(|at| entrance.push(batch(at..at + 1)));
+            let pushed = (0..1000).map(|at| sender.push(batch(at..at + 1)));
             pushed.take_while(Result::is_ok).count()
         });
         for at in 0..500 {
-            assert_eq!(exit.take(Duration::MAX), Taken::Batch(batch(at..at + 1)));
+            assert_eq!(receiver.receive(Duration::MAX), Received::Batch(batch(at..at + 1)));
         }
-        drop(exit);
+        drop(receiver);
         let pushed = writer.join().expect("it ends");
         assert!((500..=501).contains(&pushed), "{pushed}");
     }
 
     #[test]
-    fn nobody_takes_what_nobody_wants() {
-        let (entrance, exit) = queue(8);
-        drop(exit);
-        assert_eq!(entrance.offer(batch(0..1)), Err(Refused::Unwanted));
-        assert_eq!(entrance.push(batch(0..1)), Err(Refused::Unwanted));
+    fn batch_without_a_receiver_is_rejected() {
+        let (sender, receiver) = queue(8);
+        drop(receiver);
+        assert_eq!(sender.offer(batch(0..1)), Err(PushError::ReceiverGone));
+        assert_eq!(sender.push(batch(0..1)), Err(PushError::ReceiverGone));
     }
 }

@@ -1,5 +1,5 @@
-//! The threads that bring records in: one captures from an interface and never waits for anything but packets, one
-//! reads captures as fast as the queue accepts records.
+//! The threads that produce records: one captures from an interface and waits for nothing but packets, one reads
+//! captures as fast as the queue accepts records.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use floodmark_dataflows::types::Volume;
 
 use super::fold::Folding;
-use super::meter::{Lost, Meter};
-use super::pace::{Clock, Pace};
-use super::queue::{Entrance, Exit, Refused, queue};
+use super::meter::{DroppedRecords, Meter};
+use super::pace::{Pace, PaceClock};
+use super::queue::{PushError, QueueReceiver, QueueSender, queue};
 use crate::base::date::format_ms;
 use crate::base::terminal::{Interrupt, Messages};
 use crate::capture::live::{BLOCK_MS, Drops, Live, LiveError};
@@ -18,20 +18,20 @@ use crate::capture::merge::Merge;
 use crate::capture::{Packet, Tally};
 use crate::record::Record;
 
-/// Records that go into the queue together.
+/// Greatest number of records in a batch for the queue.
 pub const BATCH: usize = 4096;
 
 /// Longest wait before a thread checks whether to stop.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Interval at which new drops are reported.
-const REPORT: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time without frames after which the capture checks whether the interface is up.
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET_TIME: Duration = Duration::from_secs(1);
 
 /// Interval at which the counts are handed to the meter.
-const MEASURE: Duration = Duration::from_millis(500);
+const MEASURE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Summary that a source sends when it ends.
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ pub struct End {
     /// For an interface, the frames that the kernel or the interface dropped.
     pub drops: Drops,
     /// For an interface, the records dropped at the full queue.
-    pub lost: Lost,
+    pub lost: DroppedRecords,
     /// Whether a capture was damaged.
     pub damaged: bool,
     /// Whether the user ended the source.
@@ -53,7 +53,7 @@ pub struct End {
 /// The receiving half of a source of records, which runs on another thread.
 pub struct Source {
     /// The records.
-    pub records: Exit,
+    pub records: QueueReceiver,
     /// The summary of the source, sent before the queue of records ends.
     pub end: Receiver<End>,
 }
@@ -62,7 +62,7 @@ pub struct Source {
 pub trait Wire: Send + 'static {
     /// Waits for frames for at most this long.
     fn wait(&mut self, at_most: Duration) -> Result<(), LiveError>;
-    /// Calls `each` for each packet that counts, and returns the number of frames.
+    /// Calls `each` for each counted packet, and returns the number of frames.
     fn read(&mut self, each: &mut impl FnMut(&Packet)) -> Result<usize, LiveError>;
     /// Returns the counts of the frames read so far.
     fn tally(&self) -> &Tally;
@@ -95,11 +95,11 @@ impl Wire for Live {
 }
 
 /// Settings of a live capture.
-pub struct Watch<C> {
+pub struct InterfaceSettings<C> {
     /// Folds records before the queue, so that an outage fills the queue slowly.
     pub folding: Folding,
     /// Capacity of the queue, in records.
-    pub room: usize,
+    pub capacity: usize,
     /// The clock by which buckets end, and by which the duration counts.
     pub clock: C,
     /// Time after which the capture ends by itself; `None`: never.
@@ -112,20 +112,22 @@ pub struct Watch<C> {
     pub meter: Arc<Meter>,
 }
 
-/// Watches an interface on a thread of its own.
-pub fn watch<C: Clock + Send + 'static>(
+/// Captures from an interface on its own thread.
+pub fn capture_interface<C: PaceClock + Send + 'static>(
     wire: impl Wire,
-    watch: Watch<C>,
+    settings: InterfaceSettings<C>,
 ) -> std::io::Result<Source> {
-    let Watch { folding, room, clock, duration, interrupt, messages, meter } = watch;
-    let (entrance, records) = queue(room);
+    let InterfaceSettings { folding, capacity, clock, duration, interrupt, messages, meter } =
+        settings;
+    let (queue_sender, records) = queue(capacity);
     let (send, end) = channel();
     let until = duration.map(|duration| clock.now().saturating_add(duration));
-    let (out, lost, said) = (Vec::new(), Lost::default(), (Drops::default(), Lost::default()));
-    let watcher = Watcher {
+    let (out, lost, reported) =
+        (Vec::new(), DroppedRecords::default(), (Drops::default(), DroppedRecords::default()));
+    let capture = InterfaceCapture {
         wire,
         folding,
-        entrance,
+        queue_sender,
         clock,
         until,
         interrupt,
@@ -133,16 +135,16 @@ pub fn watch<C: Clock + Send + 'static>(
         meter,
         out,
         lost,
-        said,
+        reported,
     };
-    std::thread::Builder::new().name("capture".into()).spawn(move || watcher.run(&send))?;
+    std::thread::Builder::new().name("capture".into()).spawn(move || capture.run(&send))?;
     Ok(Source { records, end })
 }
 
-struct Watcher<W, C> {
+struct InterfaceCapture<W, C> {
     wire: W,
     folding: Folding,
-    entrance: Entrance,
+    queue_sender: QueueSender,
     clock: C,
     until: Option<Duration>,
     interrupt: Interrupt,
@@ -150,27 +152,26 @@ struct Watcher<W, C> {
     meter: Arc<Meter>,
     /// Records ready for the queue.
     out: Vec<Record>,
-    lost: Lost,
+    lost: DroppedRecords,
     /// The drops reported last.
-    said: (Drops, Lost),
+    reported: (Drops, DroppedRecords),
 }
 
 /// Error: the receiver of the records is gone.
-struct Unwanted;
+struct ReceiverGone;
 
-/// Time limit for a capture that was asked to stop to read the frames that came before. It reads them well before,
-/// unless it is far behind.
+/// Time limit for reading earlier frames after a stop request. A capture needs much less, unless it is far behind.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
-impl<W: Wire, C: Clock> Watcher<W, C> {
+impl<W: Wire, C: PaceClock> InterfaceCapture<W, C> {
     fn run(mut self, end: &Sender<End>) {
-        let error = self.watch().err();
+        let error = self.capture().err();
         if error.is_some() {
-            self.take_rest();
+            self.read_rest();
         }
         self.folding.end(&mut self.out);
         let _ = self.hand_over();
-        let drops = self.wire.drops().unwrap_or(self.said.0);
+        let drops = self.wire.drops().unwrap_or(self.reported.0);
         let _ = end.send(End {
             tally: self.wire.tally().clone(),
             drops,
@@ -181,41 +182,41 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
         });
     }
 
-    fn watch(&mut self) -> Result<(), LiveError> {
-        let mut report_at = self.clock.now() + REPORT;
-        let mut link = Link { up: true, look_at: self.clock.now() };
+    fn capture(&mut self) -> Result<(), LiveError> {
+        let mut report_at = self.clock.now() + REPORT_INTERVAL;
+        let mut link = Link { up: true, check_at: self.clock.now() };
         let mut measure_at = Duration::ZERO;
-        // The time at which it was asked to stop: by the clock, and in milliseconds since 1970 as packets have it.
+        // The time of the stop request: on the clock, and in milliseconds since 1970, as for packets.
         let mut stop: Option<(Duration, u64)> = None;
         loop {
-            self.wire.wait(LOOK)?;
+            self.wire.wait(CHECK_INTERVAL)?;
             let (folding, out, mut latest_ms) = (&mut self.folding, &mut self.out, 0);
             let frames = self.wire.read(&mut |packet| {
                 latest_ms = packet.time.ms;
                 folding.add(record(packet), out);
             })?;
             let now = self.clock.now();
-            self.folding.settle(now, &mut self.out);
+            self.folding.end_due_buckets(now, &mut self.out);
             if self.hand_over().is_err() {
                 return Ok(());
             }
             // The check precedes the metering: a capture whose interface is down is never ready, not even at first.
-            if let Some(up) = link.look(frames, now, || self.wire.is_up()) {
-                self.meter.link(up);
+            if let Some(up) = link.update(frames, now, || self.wire.is_up()) {
+                self.meter.set_link(up);
                 match up {
-                    true => self.messages.say("the interface is up again"),
-                    false => self
-                        .messages
-                        .warn("the interface is down; it is captured again when it is up"),
+                    true => self.messages.info("the interface is up again"),
+                    false => {
+                        self.messages.warn("the interface is down; capture resumes when it is up")
+                    }
                 }
             }
             if now >= measure_at {
-                measure_at = now + MEASURE;
+                measure_at = now + MEASURE_INTERVAL;
                 let drops = self.wire.drops()?;
-                self.meter.taken(self.wire.tally(), drops, self.lost);
+                self.meter.set_captured(self.wire.tally(), drops, self.lost);
             }
             if now >= report_at {
-                report_at = now + REPORT;
+                report_at = now + REPORT_INTERVAL;
                 let drops = self.wire.drops()?;
                 self.report(drops);
             }
@@ -240,8 +241,8 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
 
     /// Reads the frames that an interface left when it went away: the kernel returns the block under way when its
     /// time is over, and each pending error only once.
-    fn take_rest(&mut self) {
-        self.clock.pass(Duration::from_millis(2 * u64::from(BLOCK_MS)));
+    fn read_rest(&mut self) {
+        self.clock.wait(Duration::from_millis(2 * u64::from(BLOCK_MS)));
         let mut nothing = 0;
         while nothing < 3 {
             let (folding, out) = (&mut self.folding, &mut self.out);
@@ -255,13 +256,13 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
         }
     }
 
-    /// Puts ready records into the queue. A batch that does not fit is counted and dropped: packets can't wait.
-    fn hand_over(&mut self) -> Result<(), Unwanted> {
+    /// Adds ready records to the queue. A batch that does not fit is counted and dropped: packets can't wait.
+    fn hand_over(&mut self) -> Result<(), ReceiverGone> {
         for batch in self.out.chunks(BATCH) {
-            match self.entrance.offer(batch.to_vec()) {
+            match self.queue_sender.offer(batch.to_vec()) {
                 Ok(()) => {}
-                Err(Refused::Unwanted) => return Err(Unwanted),
-                Err(Refused::Full) => {
+                Err(PushError::ReceiverGone) => return Err(ReceiverGone),
+                Err(PushError::Full) => {
                     self.lost.records += batch.len() as u64;
                     for record in batch {
                         let (sum, more) = (&mut self.lost.volume, record.volume);
@@ -276,9 +277,9 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
     }
 
     fn report(&mut self, drops: Drops) {
-        if self.said != (drops, self.lost) {
-            self.said = (drops, self.lost);
-            self.messages.say(dropped(drops, &self.lost));
+        if self.reported != (drops, self.lost) {
+            self.reported = (drops, self.lost);
+            self.messages.info(dropped(drops, &self.lost));
         }
     }
 }
@@ -286,15 +287,20 @@ impl<W: Wire, C: Clock> Watcher<W, C> {
 /// The last known state of an interface, which is checked when no frames come.
 struct Link {
     up: bool,
-    look_at: Duration,
+    check_at: Duration,
 }
 
 impl Link {
     /// Returns the new state if it has changed.
-    fn look(&mut self, frames: usize, now: Duration, is_up: impl FnOnce() -> bool) -> Option<bool> {
-        let quiet = frames == 0 && now >= self.look_at;
+    fn update(
+        &mut self,
+        frames: usize,
+        now: Duration,
+        is_up: impl FnOnce() -> bool,
+    ) -> Option<bool> {
+        let quiet = frames == 0 && now >= self.check_at;
         if frames > 0 || quiet {
-            self.look_at = now + QUIET;
+            self.check_at = now + QUIET_TIME;
         }
         let up = frames > 0 || if quiet { is_up() } else { self.up };
         let changed = up != self.up;
@@ -304,7 +310,7 @@ impl Link {
 }
 
 /// Describes the drops so far, and the options that help.
-pub fn dropped(drops: Drops, lost: &Lost) -> String {
+pub fn dropped(drops: Drops, lost: &DroppedRecords) -> String {
     let mut parts = Vec::new();
     if drops.kernel > 0 {
         parts.push(format!(
@@ -341,32 +347,32 @@ pub fn record(packet: &Packet) -> Record {
 }
 
 /// Settings for reading captures.
-pub struct Reading<C> {
+pub struct FileReaderSettings<C> {
     /// The pace of packets; `None` reads as fast as possible.
     pub pace: Option<Pace>,
     /// The clock that the pace follows.
     pub clock: C,
-    /// Whether each packet is forwarded at once, since the next one may be long in coming.
+    /// Whether each packet is forwarded at once, since the next one may arrive much later.
     pub one_by_one: bool,
     /// Capacity of the queue, in records.
-    pub room: usize,
+    pub capacity: usize,
     /// Ends the reading.
     pub interrupt: Interrupt,
     /// The messages about long gaps.
     pub messages: Messages,
 }
 
-/// Reads captures on a thread of its own.
-pub fn read<C: Clock + Send + 'static>(
+/// Reads captures on its own thread.
+pub fn read_captures<C: PaceClock + Send + 'static>(
     mut merge: Merge,
-    reading: Reading<C>,
+    settings: FileReaderSettings<C>,
 ) -> std::io::Result<Source> {
-    let (entrance, records) = queue(reading.room);
+    let (queue_sender, records) = queue(settings.capacity);
     let (send, end) = channel();
-    let mut reader = FileReader { reading, entrance, batch: Vec::new() };
+    let mut reader = FileReader { settings, queue_sender, batch: Vec::new() };
     std::thread::Builder::new().name("reader".into()).spawn(move || {
-        let _ = reader.take_all(&mut merge);
-        let interrupted = reader.reading.interrupt.pressed();
+        let _ = reader.read_all(&mut merge);
+        let interrupted = reader.settings.interrupt.pressed();
         let (tally, damaged) = (merge.tally(), merge.damaged());
         let _ = send.send(End { tally, damaged, interrupted, ..End::default() });
     })?;
@@ -374,19 +380,19 @@ pub fn read<C: Clock + Send + 'static>(
 }
 
 struct FileReader<C> {
-    reading: Reading<C>,
-    entrance: Entrance,
+    settings: FileReaderSettings<C>,
+    queue_sender: QueueSender,
     batch: Vec<Record>,
 }
 
 /// Shortest wait that is reported.
 const LONG_WAIT: Duration = Duration::from_secs(60);
 
-impl<C: Clock> FileReader<C> {
+impl<C: PaceClock> FileReader<C> {
     /// Reads until the captures end, the receiver is gone, or the user interrupts. Each packet that was read is
     /// forwarded.
-    fn take_all(&mut self, merge: &mut Merge) -> Result<(), Unwanted> {
-        let most = if self.reading.one_by_one { 1 } else { BATCH };
+    fn read_all(&mut self, merge: &mut Merge) -> Result<(), ReceiverGone> {
+        let most = if self.settings.one_by_one { 1 } else { BATCH };
         while let Some(packet) = merge.next() {
             let due = self.wait_for(&packet)?;
             // The packet was read, and counted, so it is forwarded even if an interrupt ended the wait.
@@ -396,7 +402,7 @@ impl<C: Clock> FileReader<C> {
             }
             if self.batch.len() >= most {
                 self.flush()?;
-                if self.reading.interrupt.pressed() {
+                if self.settings.interrupt.pressed() {
                     break;
                 }
             }
@@ -405,9 +411,9 @@ impl<C: Clock> FileReader<C> {
     }
 
     /// Waits until a packet is due. Returns false if an interrupt came before.
-    fn wait_for(&mut self, packet: &Packet) -> Result<bool, Unwanted> {
-        let Some(pace) = &mut self.reading.pace else { return Ok(true) };
-        let mut now = self.reading.clock.now();
+    fn wait_for(&mut self, packet: &Packet) -> Result<bool, ReceiverGone> {
+        let Some(pace) = &mut self.settings.pace else { return Ok(true) };
+        let mut now = self.settings.clock.now();
         let due = pace.due(packet.time, now);
         if due <= now {
             return Ok(true);
@@ -416,27 +422,27 @@ impl<C: Clock> FileReader<C> {
         let wait = due - now;
         if wait > LONG_WAIT {
             let (time, secs) = (format_ms(packet.time.ms), wait.as_secs());
-            self.reading
+            self.settings
                 .messages
-                .say(format!("the next packet is of {time}, which takes {secs} s at this speed"));
+                .info(format!("the next packet is of {time}, which takes {secs} s at this speed"));
         }
         while now < due {
-            if self.reading.interrupt.pressed() {
+            if self.settings.interrupt.pressed() {
                 return Ok(false);
             }
-            self.reading.clock.pass(LOOK.min(due - now));
-            now = self.reading.clock.now();
+            self.settings.clock.wait(CHECK_INTERVAL.min(due - now));
+            now = self.settings.clock.now();
         }
         Ok(true)
     }
 
-    fn flush(&mut self) -> Result<(), Unwanted> {
+    fn flush(&mut self) -> Result<(), ReceiverGone> {
         if self.batch.is_empty() {
             return Ok(());
         }
         let batch = std::mem::take(&mut self.batch);
         self.batch.reserve(batch.len());
-        self.entrance.push(batch).map_err(|_| Unwanted)
+        self.queue_sender.push(batch).map_err(|_| ReceiverGone)
     }
 }
 

@@ -1,10 +1,10 @@
-//! Tests that all records of a source arrive, whatever the outlet does.
+//! Tests that all records of a source reach a slow or failing outlet.
 
 use std::io::Cursor;
 
 use super::outlet::Sent;
 use super::pace::{Pace, Speed};
-use super::source::{Reading, read};
+use super::source::{FileReaderSettings, read_captures};
 use super::*;
 use crate::base::error::Exit;
 use crate::capture::Reader;
@@ -12,7 +12,7 @@ use crate::capture::merge::Merge;
 use crate::generate::{Workload, write_pcap};
 use crate::record::Record;
 
-/// Takes one batch, then is full for `full_for` polls; a batch that comes in between fails the test.
+/// Accepts one batch, then is full for `full_for` polls; a batch in between fails the test.
 struct Slow {
     full_for: usize,
     polls: usize,
@@ -22,7 +22,7 @@ struct Slow {
 }
 
 impl Outlet for Slow {
-    fn take(&mut self, records: &[Record]) -> Result<(), WriteError> {
+    fn accept(&mut self, records: &[Record]) -> Result<(), WriteError> {
         if records.is_empty() {
             return Ok(());
         }
@@ -36,11 +36,11 @@ impl Outlet for Slow {
         Ok(())
     }
 
-    fn take_text(&mut self, record: &Record, _: &[u8]) -> Result<(), WriteError> {
-        self.take(std::slice::from_ref(record))
+    fn accept_text(&mut self, record: &Record, _: &[u8]) -> Result<(), WriteError> {
+        self.accept(std::slice::from_ref(record))
     }
 
-    fn settle(&mut self) -> Result<bool, WriteError> {
+    fn flush(&mut self) -> Result<bool, WriteError> {
         Ok(!self.is_full())
     }
 
@@ -71,7 +71,7 @@ impl Outlet for Slow {
     }
 }
 
-/// Sends a made capture of 20,000 packets through a queue of 8,192.
+/// Sends a generated capture of 20,000 packets through a queue of 8,192.
 fn send(bucket_ms: Option<u64>, outlet: &mut Slow) -> Result<Ended, Failure> {
     let workload = Workload {
         packets: 20_000,
@@ -85,16 +85,16 @@ fn send(bucket_ms: Option<u64>, outlet: &mut Slow) -> Result<Ended, Failure> {
     write_pcap(workload.packets().expect("a workload"), &mut bytes).expect("memory");
     let reader = Reader::from_read("made", Box::new(Cursor::new(bytes)));
     let (interrupt, messages) = (Interrupt::default(), Messages::new());
-    let reading = Reading {
+    let settings = FileReaderSettings {
         pace: Pace::new(Speed::Max),
         clock: Monotonic::new(),
         one_by_one: false,
-        room: 8192,
+        capacity: 8192,
         interrupt: interrupt.clone(),
         messages: messages.clone(),
     };
     let merge = Merge::new(vec![reader], messages.clone());
-    let source = read(merge, reading).expect("a thread");
+    let source = read_captures(merge, settings).expect("a thread");
     let folding = Folding::new(bucket_ms);
     Sender { source, folding, outlet, interrupt, messages, meter: None }.run()
 }
@@ -104,7 +104,7 @@ fn slow(full_for: usize, fails_after: usize) -> Slow {
 }
 
 #[test]
-fn a_file_waits_for_an_outlet_that_is_full_and_loses_nothing() {
+fn file_waits_for_a_full_outlet_and_loses_nothing() {
     for bucket_ms in [None, Some(1000)] {
         let mut outlet = slow(20, usize::MAX);
         let Ok(Ended::Sent(end)) = send(bucket_ms, &mut outlet) else { panic!("it ends well") };
@@ -116,7 +116,7 @@ fn a_file_waits_for_an_outlet_that_is_full_and_loses_nothing() {
 }
 
 #[test]
-fn an_outlet_that_fails_ends_it() {
+fn failed_outlet_ends_the_sender() {
     let failure = send(None, &mut slow(0, 5000)).expect_err("it fails");
     assert_eq!(failure.exit, Exit::Unavailable);
 }

@@ -1,9 +1,9 @@
 //! Outlet that sends records to a topic of Kafka.
 //!
-//! Packed messages have no key, and go to the partitions in turn: a reader waits for the one whose event
-//! time is furthest behind, and a client left to choose sends many in a row to one. Those of one record have the pair
-//! as their key, so that a pair is in one partition. A message's timestamp is the greatest event time in it, which
-//! the broker judges it by: so before a message leaves, the topic is held against the times in it.
+//! Packed messages have no key, and go to the partitions in turn: a reader waits for the partition whose event time is
+//! furthest behind, and librdkafka's own choice sends many messages in a row to one partition. Messages of one record
+//! have the pair as their key, so that a pair is in one partition. The timestamp of a message is its greatest event time, which the
+//! broker checks. So before a message is sent, its times are compared with the settings of the topic.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use super::outlet::{Format, Outlet, Sent};
 use crate::base::error::Failure;
 use crate::kafka::topics::{self, Plan, TopicConfig};
 use crate::kafka::{
-    Address, BufferedProducer, ClientOptions, OnRefusal, Outgoing, TopicTrouble, Tuning,
+    Address, BufferedProducer, ClientOptions, OnRefusal, Outgoing, TopicFault, Tuning,
 };
 use crate::output::WriteError;
 use crate::record::{Packer, Record, write_json, write_kv};
@@ -30,19 +30,19 @@ pub struct Options {
     pub on_refusal: OnRefusal,
 }
 
-/// Records that are to become one message.
+/// Records of one future message.
 #[derive(Default)]
 struct Packing {
     packer: Packer,
     /// The range of its records' event times.
-    times: Option<Times>,
-    /// Time of its first record.
+    times: Option<TimeRange>,
+    /// The time at which the first record was added.
     since: Option<Instant>,
 }
 
-/// A range of event times, of records or of those that the topic was found to accept.
+/// A range of event times: those of records, or those known to be accepted by the topic.
 #[derive(Clone, Copy)]
-struct Times {
+struct TimeRange {
     oldest_ms: u64,
     newest_ms: u64,
 }
@@ -55,13 +55,13 @@ pub struct Topic {
     partitions: i32,
     format: Format,
     linger: Duration,
-    /// Messages under way by their partition of this topic; `None`: partitions in turn.
+    /// Unfinished messages by their partition of this topic; `None`: partitions in turn.
     packings: BTreeMap<Option<i32>, Packing>,
-    /// The partition of records taken from now on; `None`: partitions in turn.
+    /// The partition of the following records; `None`: partitions in turn.
     partition: Option<i32>,
     /// The partition that was last in turn.
-    turn: i32,
-    checked: Option<Times>,
+    last_in_turn: i32,
+    checked: Option<TimeRange>,
     sent: Sent,
     key: Vec<u8>,
     value: Vec<u8>,
@@ -102,7 +102,7 @@ impl Topic {
             packings: BTreeMap::new(),
             partition: None,
             // Senders of a few records each must not all begin with the same partition.
-            turn: (now_ms() % u64::from(partitions.unsigned_abs())) as i32,
+            last_in_turn: (now_ms() % u64::from(partitions.unsigned_abs())) as i32,
             checked: None,
             sent: Sent::default(),
             key: Vec::new(),
@@ -111,7 +111,7 @@ impl Topic {
     }
 
     /// Checks that the topic accepts the times of a message.
-    fn check(&mut self, times: Times) -> Result<(), WriteError> {
+    fn check_times(&mut self, times: TimeRange) -> Result<(), WriteError> {
         let (mut oldest_ms, mut newest_ms) = (times.oldest_ms, times.newest_ms);
         if let Some(checked) = self.checked {
             if checked.oldest_ms <= oldest_ms && newest_ms <= checked.newest_ms {
@@ -120,14 +120,14 @@ impl Topic {
             oldest_ms = oldest_ms.min(checked.oldest_ms);
             newest_ms = newest_ms.max(checked.newest_ms);
         }
-        // Of the times of this message only: what was sent before may have aged meanwhile.
+        // Only the times of this message: earlier records may have become too old meanwhile.
         topics::check_times(&self.config, times.oldest_ms, times.newest_ms, now_ms())
             .map_err(WriteError::Failed)?;
-        self.checked = Some(Times { oldest_ms, newest_ms });
+        self.checked = Some(TimeRange { oldest_ms, newest_ms });
         Ok(())
     }
 
-    fn take_packed(&mut self, records: &[Record]) -> Result<(), WriteError> {
+    fn accept_packed(&mut self, records: &[Record]) -> Result<(), WriteError> {
         let mut packing = self.packings.remove(&self.partition).unwrap_or_default();
         for record in records {
             if packing.packer.push(record).is_err() {
@@ -136,13 +136,13 @@ impl Topic {
             }
             self.sent.count(record);
             let time_ms = record.time_ms;
-            let times = Times { oldest_ms: time_ms, newest_ms: time_ms };
+            let times = TimeRange { oldest_ms: time_ms, newest_ms: time_ms };
             let packed = packing.times.get_or_insert(times);
             packed.oldest_ms = packed.oldest_ms.min(time_ms);
             packed.newest_ms = packed.newest_ms.max(time_ms);
             packing.since.get_or_insert_with(Instant::now);
             if packing.packer.is_full() {
-                self.close(self.partition, &mut packing)?;
+                self.send_packed(self.partition, &mut packing)?;
             }
         }
         self.packings.insert(self.partition, packing);
@@ -150,22 +150,26 @@ impl Topic {
     }
 
     /// Sends the packed records as a message.
-    fn close(&mut self, partition: Option<i32>, packing: &mut Packing) -> Result<(), WriteError> {
+    fn send_packed(
+        &mut self,
+        partition: Option<i32>,
+        packing: &mut Packing,
+    ) -> Result<(), WriteError> {
         packing.since = None;
         if let Some(times) = packing.times.take() {
-            self.check(times)?;
+            self.check_times(times)?;
         }
         let Some(packed) = packing.packer.take() else { return Ok(()) };
         let timestamp_ms = timestamp(packed.greatest_ms);
         let partition = partition.unwrap_or_else(|| {
-            self.turn = (self.turn + 1) % self.partitions;
-            self.turn
+            self.last_in_turn = (self.last_in_turn + 1) % self.partitions;
+            self.last_in_turn
         });
         self.send(None, &packed.payload, timestamp_ms, Some(partition))
     }
 
-    /// Counts messages that were refused where that is no failure. If not even one was delivered, the topic
-    /// is at fault and not the message.
+    /// Counts refused messages, if refusals are no failures. If no message at all was delivered, the topic is at fault
+    /// and not the message.
     fn count_refused(&mut self) -> Result<(), WriteError> {
         for refused in self.buffered.take_refused() {
             if self.buffered.counts().delivered == 0 {
@@ -177,8 +181,8 @@ impl Topic {
         Ok(())
     }
 
-    /// Makes messages of what was packed before this moment.
-    fn close_since(&mut self, before: Option<Instant>) -> Result<(), WriteError> {
+    /// Sends the messages whose first record was added before this moment; `None`: all messages.
+    fn send_packed_before(&mut self, before: Option<Instant>) -> Result<(), WriteError> {
         let old = |packing: &Packing| match (packing.since, before) {
             (Some(since), Some(before)) => since <= before,
             (since, _) => since.is_some(),
@@ -187,17 +191,17 @@ impl Topic {
             self.packings.iter().filter(|(_, packing)| old(packing)).map(|(at, _)| *at).collect();
         for partition in ready {
             if let Some(mut packing) = self.packings.remove(&partition) {
-                self.close(partition, &mut packing)?;
+                self.send_packed(partition, &mut packing)?;
                 self.packings.insert(partition, packing);
             }
         }
         Ok(())
     }
 
-    fn take_single(&mut self, records: &[Record]) -> Result<(), WriteError> {
+    fn accept_single(&mut self, records: &[Record]) -> Result<(), WriteError> {
         let (mut key, mut value) = (std::mem::take(&mut self.key), std::mem::take(&mut self.value));
         for record in records {
-            self.check(Times { oldest_ms: record.time_ms, newest_ms: record.time_ms })?;
+            self.check_times(TimeRange { oldest_ms: record.time_ms, newest_ms: record.time_ms })?;
             key.clear();
             value.clear();
             match self.format {
@@ -225,19 +229,19 @@ impl Topic {
 }
 
 impl Outlet for Topic {
-    fn take(&mut self, records: &[Record]) -> Result<(), WriteError> {
+    fn accept(&mut self, records: &[Record]) -> Result<(), WriteError> {
         match self.format {
-            Format::Packed => self.take_packed(records),
-            Format::Kv | Format::Json => self.take_single(records),
+            Format::Packed => self.accept_packed(records),
+            Format::Kv | Format::Json => self.accept_single(records),
         }
     }
 
-    fn take_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError> {
-        self.check(Times { oldest_ms: record.time_ms, newest_ms: record.time_ms })?;
+    fn accept_text(&mut self, record: &Record, text: &[u8]) -> Result<(), WriteError> {
+        self.check_times(TimeRange { oldest_ms: record.time_ms, newest_ms: record.time_ms })?;
         let (mut key, mut value) = (std::mem::take(&mut self.key), std::mem::take(&mut self.value));
         key.clear();
         value.clear();
-        // Of it only the key is wanted.
+        // Only the key is used.
         write_kv(record, &mut key, &mut value);
         self.sent.count(record);
         self.send(Some(&key), text, timestamp(record.time_ms), None)?;
@@ -245,28 +249,28 @@ impl Outlet for Topic {
         Ok(())
     }
 
-    /// Packed records have no key. What came from one partition stays together, and as far behind or
-    /// ahead of others as it was.
+    /// Packed records have no key. Records of one partition stay together, so that they stay as far behind or ahead of
+    /// others as they were.
     fn begin_partition(&mut self, partition: i32) {
         self.partition = Some(partition % self.partitions);
     }
 
     fn unfit(&mut self, time_ms: u64) -> Option<Failure> {
-        match self.check(Times { oldest_ms: time_ms, newest_ms: time_ms }) {
+        match self.check_times(TimeRange { oldest_ms: time_ms, newest_ms: time_ms }) {
             Err(WriteError::Failed(failure)) => Some(failure),
             Err(WriteError::Closed) | Ok(()) => None,
         }
     }
 
-    fn settle(&mut self) -> Result<bool, WriteError> {
-        self.close_since(None)?;
+    fn flush(&mut self) -> Result<bool, WriteError> {
+        self.send_packed_before(None)?;
         self.poll()?;
         Ok(self.buffered.is_done())
     }
 
     fn poll(&mut self) -> Result<(), WriteError> {
         if let Some(before) = Instant::now().checked_sub(self.linger) {
-            self.close_since(Some(before))?;
+            self.send_packed_before(Some(before))?;
         }
         self.buffered.poll()?;
         self.count_refused()
@@ -278,19 +282,19 @@ impl Outlet for Topic {
     }
 
     fn is_full(&self) -> bool {
-        !self.buffered.has_room()
+        !self.buffered.has_capacity()
     }
 
     fn unreachable_since(&self) -> Option<Instant> {
         self.buffered.unreachable_since()
     }
 
-    fn trouble(&self) -> Option<TopicTrouble> {
-        self.buffered.trouble()
+    fn topic_fault(&self) -> Option<TopicFault> {
+        self.buffered.topic_fault()
     }
 
     fn finish(&mut self, give_up: &mut dyn FnMut() -> bool) -> Result<(), WriteError> {
-        self.close_since(None)?;
+        self.send_packed_before(None)?;
         let finished = self.buffered.finish(give_up);
         self.count_refused()?;
         Ok(finished?)
@@ -302,7 +306,7 @@ impl Outlet for Topic {
     }
 }
 
-/// As Kafka has it. Times that it has no numbers for are beyond every bound of a topic.
+/// Converts a time to a timestamp of Kafka. Times beyond the range of timestamps exceed every bound of a topic.
 fn timestamp(time_ms: u64) -> i64 {
     i64::try_from(time_ms).unwrap_or(i64::MAX)
 }

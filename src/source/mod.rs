@@ -92,8 +92,8 @@ pub trait Source {
     /// Returns what the records read so far need. `reached`: the event time that all sources have reached.
     fn demand(&mut self, reached: EventTimeReached) -> Result<Demand, Failure>;
 
-    /// Hands over the records of a tick.
-    fn take(&mut self, tick: u64) -> TickRecords;
+    /// Takes out the records of a tick.
+    fn take_records(&mut self, tick: u64) -> TickRecords;
 
     /// Returns the progress of the parts of the source up to a tick whose records were taken, as far as it has changed.
     /// `now` is the leader's time.

@@ -1,4 +1,4 @@
-//! Captures of many kinds, whole and damaged: what is sent sums up to what a replay counts.
+//! Captures of many kinds, sound and damaged: the sent records sum up to the totals of a replay.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::common::{captures, data, more_data, read_all};
 use crate::replay::pcap::{packet, pcap};
 use crate::replay::run::Place;
 
-/// Sends a folder of captures, and compares what arrives with what is expected.
+/// Sends each capture of a folder, and compares the sums of the records with the expected ones.
 fn check(folder: &str, options: &str, bucket_ms: Option<u64>) -> usize {
     let folders = [Some(data()), more_data()].into_iter().flatten();
     let all: Vec<_> = folders.flat_map(|root| captures(&root, folder)).collect();
@@ -31,8 +31,8 @@ fn check(folder: &str, options: &str, bucket_ms: Option<u64>) -> usize {
     all.len()
 }
 
-/// One record for a bucket and pair, with the time of its last packet; more only where packets are not
-/// in order.
+/// Asserts one record for each bucket and pair, with the time of its last packet; more only if packets are out of
+/// order.
 fn check_buckets(packets: &[Packet], bucket_ms: u64, sent: &[Record]) {
     let mut last: BTreeMap<(u64, Pair), u64> = BTreeMap::new();
     for packet in packets {
@@ -50,25 +50,25 @@ fn check_buckets(packets: &[Packet], bucket_ms: u64, sent: &[Record]) {
 }
 
 #[test]
-fn whole_and_folded() {
+fn sound_captures_are_sent_in_buckets_with_the_expected_sums() {
     assert!(check("captures", "", Some(1000)) >= 20);
     check("captures", "--aggregate 5m", Some(300_000));
     check("captures", "--aggregate 100ms", Some(100));
 }
 
 #[test]
-fn whole_and_packet_by_packet() {
+fn sound_captures_are_sent_packet_by_packet_with_the_expected_sums() {
     assert!(check("captures", "--aggregate off", None) >= 20);
 }
 
 #[test]
-fn damaged() {
+fn damaged_captures_are_sent_up_to_the_damage() {
     assert!(check("malformed", "", Some(1000)) >= 10);
     check("malformed", "--aggregate off", None);
 }
 
 #[test]
-fn a_record_has_the_time_of_its_last_packet_and_lies_in_one_bucket() {
+fn record_has_the_time_of_its_last_packet_and_lies_in_one_bucket() {
     let place = Place::new();
     let packets = [
         packet(299_000, "10.0.0.1", "10.0.0.2", 100),
@@ -77,7 +77,7 @@ fn a_record_has_the_time_of_its_last_packet_and_lies_in_one_bucket() {
         packet(300_000, "10.0.0.1", "10.0.0.2", 1000),
         packet(301_999, "10.0.0.1", "10.0.0.2", 1),
     ];
-    // The least packet has a header.
+    // A packet must be as long as an IPv6 header.
     let packets = packets.map(|mut packet| {
         packet.bytes = packet.bytes.max(40);
         packet
@@ -121,11 +121,14 @@ fn several_captures_are_merged_by_time_and_written_to_a_file() {
     let sent = records(&place.read("out.jsonl"));
     let times: Vec<u64> = sent.iter().map(|record| record.time_ms).collect();
     assert_eq!(times, [1_000, 2_000, 5_500, 8_000, 9_000]);
-    done.says(&["counted 6 of 6 frames, 600 bytes", "sent 5 records of 6 packets and 600 bytes"]);
+    done.assert_stderr(&[
+        "counted 6 of 6 frames, 600 bytes",
+        "sent 5 records of 6 packets and 600 bytes",
+    ]);
 }
 
 #[test]
-fn a_capture_can_be_sent_at_a_multiple_of_its_speed() {
+fn capture_is_sent_at_a_multiple_of_its_speed() {
     let place = Place::new();
     let at = |ms: u64| packet(ms, "10.0.0.1", "10.0.0.2", 100);
     place.write("a.pcap", pcap(&[at(1_000), at(61_000)]));

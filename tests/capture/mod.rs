@@ -1,10 +1,10 @@
 //! `floodmark capture`, run as a user runs it.
 //!
-//! - `files`: captures, to standard output: every one counts as it does in a replay.
-//! - `exits`: how it ends, and what it says then.
-//! - `pipes`: input that keeps coming, or does not.
-//! - `topics`: to a topic, through outages.
-//! - `wire`: an interface, between network namespaces.
+//! - `files`: capture files to standard output; the sums equal those of a replay.
+//! - `exits`: exit codes and messages.
+//! - `pipes`: input that stays open.
+//! - `topics`: records to a topic, also through outages.
+//! - `wire`: a live interface, between network namespaces.
 
 mod exits;
 mod files;
@@ -14,11 +14,11 @@ mod wire;
 
 use std::collections::BTreeMap;
 
-use floodmark::record::{Decoder, Message, Options, Read, Record};
+use floodmark::record::{Decoder, Message, Observation, Options, Record};
 use floodmark_dataflows::time::Windows;
 use floodmark_dataflows::types::{Pair, Volume};
 
-/// The records in lines of JSON.
+/// Returns the records in lines of JSON.
 pub(crate) fn records(lines: &str) -> Vec<Record> {
     let mut decoder = Decoder::new(Options::default());
     let mut records = Vec::new();
@@ -29,16 +29,16 @@ pub(crate) fn records(lines: &str) -> Vec<Record> {
     records
 }
 
-/// Adds the records of a message, which must be sound.
+/// Appends the records of a message, which must be valid.
 pub(crate) fn decode(decoder: &mut Decoder, message: &Message<'_>, records: &mut Vec<Record>) {
     let decoded = decoder.decode(message, &mut |read| match read {
-        Read::Record(record) => records.push(record),
+        Observation::Record(record) => records.push(record),
         other => panic!("{other:?} in {message:?}"),
     });
     decoded.unwrap_or_else(|reason| panic!("{reason} in {message:?}"));
 }
 
-/// Sums by window of five minutes and pair.
+/// Returns the sums by window of five minutes and pair.
 pub(crate) fn sums(records: &[Record]) -> BTreeMap<(u64, Pair), Volume> {
     let mut sums: BTreeMap<(u64, Pair), Volume> = BTreeMap::new();
     for record in records {
@@ -49,7 +49,7 @@ pub(crate) fn sums(records: &[Record]) -> BTreeMap<(u64, Pair), Volume> {
     sums
 }
 
-/// The sums that a file of expected ones holds.
+/// Returns the sums in a file of expected sums.
 pub(crate) fn expected(csv: &str) -> BTreeMap<(u64, Pair), Volume> {
     let line = |line: &str| {
         let cells: Vec<&str> = line.split(',').collect();

@@ -1,4 +1,4 @@
-//! To a topic: in every format all arrives, and an outage loses nothing that it does not count.
+//! Records to a topic: all arrive in every format, and an outage loses none without counting it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,10 +14,10 @@ use super::{decode, expected, sums};
 use crate::common::broker::{Broker, Received, STUCK_AFTER, random_name, read_all};
 use crate::common::{captures, data, now_ms};
 use crate::replay::pcap::{packet, pcap};
-use crate::replay::pipes::Feed;
-use crate::replay::run::{Place, Whom};
+use crate::replay::pipes::PipeFeed;
+use crate::replay::run::{Place, SignalTarget};
 
-/// The records of messages. Each message's timestamp is the greatest time in it.
+/// Returns the records of messages. Each message's timestamp must be the greatest time of its records.
 fn records(messages: &[Received]) -> Vec<Record> {
     let mut decoder = Decoder::new(Options::default());
     let mut all = Vec::new();
@@ -39,7 +39,7 @@ fn total(records: &[Record]) -> Volume {
     })
 }
 
-/// Waits until the first message of a topic is there.
+/// Waits until a topic has a message.
 fn wait_for_one(address: &Address) {
     let began = Instant::now();
     while read_all(address).is_empty() {
@@ -52,7 +52,7 @@ fn to(address: &Address) -> String {
 }
 
 #[test]
-fn in_every_format_all_arrives() {
+fn every_record_arrives_in_every_format() {
     let place = Place::new();
     for (path, csv) in captures(&data(), "captures").iter().step_by(6) {
         for options in ["", "--aggregate off", "--format json", "--format kv"] {
@@ -72,14 +72,14 @@ fn in_every_format_all_arrives() {
                 })
                 .sum();
             let count = messages.len();
-            done.says(&[&format!("{count} messages, {bytes} bytes")]);
+            done.assert_stderr(&[&format!("{count} messages, {bytes} bytes")]);
             assert!(keyed || count <= 4, "{count} messages");
         }
     }
 }
 
 #[test]
-fn a_pair_stays_in_its_partition() {
+fn records_of_a_pair_stay_in_one_partition() {
     let place = Place::new();
     let packets: Vec<_> = (0..2000)
         .map(|at| packet(1_000 + at, "10.0.0.1", &format!("10.0.0.{}", at % 50), 100))
@@ -107,37 +107,37 @@ fn packed_messages_go_to_all_partitions_in_turn() {
     place.floodmark(&format!("capture load.pcap --aggregate off {}", to(&address))).run().expect(0);
     let mut messages = read_all(&address);
     assert!(messages.len() > 8, "{} messages", messages.len());
-    // In the order of their times, a partition comes again after all others.
+    // By time, each partition follows once in every round.
     messages.sort_by_key(|message| message.timestamp_ms);
     let partitions: Vec<i32> = messages.iter().map(|message| message.partition).collect();
     let (first, all) = (partitions[0], partitions.len() as i32);
     assert_eq!(partitions, (first..first + all).map(|turn| turn % 4).collect::<Vec<_>>());
 }
 
-/// Options for a producer and a queue that are soon full.
+/// Options with a small producer and a small queue, which fill up soon.
 const SMALL: &str = "--queue 64KiB -X queue.buffering.max.messages=1000";
 
-/// One broker for all of them, since it takes seconds to start: each finds it up; the last
-/// leaves it down.
+/// One broker for all of them, since a broker takes seconds to start. Each needs it running; the last one leaves it
+/// stopped.
 #[test]
-fn outages() {
+fn outages_lose_no_packet_without_counting_it() {
     let broker = Broker::own();
-    an_outage_blocks_a_file_and_loses_nothing(&broker);
-    an_outage_fills_the_queue_of_an_interface_and_then_drops_with_a_count(&broker);
-    who_interrupts_twice_in_an_outage_does_not_wait(&broker);
+    check_outage_with_input_from_a_file(&broker);
+    check_outage_with_input_from_an_interface(&broker);
+    check_second_interrupt_in_an_outage(&broker);
 }
 
-fn an_outage_blocks_a_file_and_loses_nothing(broker: &Broker) {
+fn check_outage_with_input_from_a_file(broker: &Broker) {
     const PACKETS: usize = 200_000;
     let place = Place::new();
     let address = broker.topic("flows", 4);
     let pipe = place.fifo("pipe");
-    // A bucket for each packet, in messages of one record: more than all queues hold.
+    // Each packet is a bucket and a message of its own: more than all queues hold.
     let line = format!("capture pipe --format json --aggregate 1ms {SMALL} {}", to(&address));
     let mut run = place.floodmark(&line).start();
-    let mut feed = Feed::open(&pipe);
+    let mut feed = PipeFeed::open(&pipe);
     feed.packet(packet(1_000, "10.0.0.1", "10.0.0.2", 100));
-    // It is there, so the producer is at work.
+    // The producer is connected once the first message has arrived.
     wait_for_one(&address);
     broker.stop();
     let written = Arc::new(AtomicUsize::new(0));
@@ -158,31 +158,34 @@ fn an_outage_blocks_a_file_and_loses_nothing(broker: &Broker) {
     let sent = records(&read_all(&address));
     let all = PACKETS as i64 + 1;
     assert_eq!(total(&sent), Volume::new(all * 100, all));
-    done.says(&[&format!("counted {all} of {all} frames"), "a broker can be reached again"]);
+    done.assert_stderr(&[
+        &format!("counted {all} of {all} frames"),
+        "a broker can be reached again",
+    ]);
 }
 
-fn who_interrupts_twice_in_an_outage_does_not_wait(broker: &Broker) {
+fn check_second_interrupt_in_an_outage(broker: &Broker) {
     let place = Place::new();
     let address = broker.topic("flows", 1);
     let pipe = place.fifo("pipe");
     let mut run = place.floodmark(&format!("capture pipe {}", to(&address))).start();
-    let mut feed = Feed::open(&pipe);
+    let mut feed = PipeFeed::open(&pipe);
     feed.packet(packet(1_000, "10.0.0.1", "10.0.0.2", 100));
     wait_for_one(&address);
     broker.stop();
     feed.packet(packet(9_000, "10.0.0.1", "10.0.0.2", 100));
-    run.signal("INT", Whom::Parent);
-    run.wait_for("waiting until all that was captured has arrived");
-    run.signal("INT", Whom::Parent);
+    run.signal("INT", SignalTarget::Parent);
+    run.wait_for("waiting until all records are delivered");
+    run.signal("INT", SignalTarget::Parent);
     run.finish().expect(130);
     drop(feed);
 }
 
-fn an_outage_fills_the_queue_of_an_interface_and_then_drops_with_a_count(broker: &Broker) {
+fn check_outage_with_input_from_an_interface(broker: &Broker) {
     let Some(wire) = Wire::new() else { return };
     let place = Place::new();
     let address = broker.topic("flows", 4);
-    // At this end, where the broker is: what is sent is seen, too.
+    // The capture runs at this end, where the broker is; it also captures the packets that this end sends.
     let interface = wire.here();
     let line = format!("capture -i {interface} --format json --aggregate off {SMALL}");
     let mut run = place.floodmark(&format!("{line} {}", to(&address))).start();
@@ -196,8 +199,8 @@ fn an_outage_fills_the_queue_of_an_interface_and_then_drops_with_a_count(broker:
     }
     run.wait_for("the queue to the output was full");
     broker.start();
-    run.signal("INT", Whom::Parent);
-    let done = run.finish().expect(0).says(&["counted 20001 of 20001 frames"]);
+    run.signal("INT", SignalTarget::Parent);
+    let done = run.finish().expect(0).assert_stderr(&["counted 20001 of 20001 frames"]);
     let arrived = total(&records(&read_all(&address))).packets;
     let last = done.stderr.lines().rfind(|line| line.contains("dropped so far")).expect("a line");
     let words: Vec<&str> = last.split(' ').collect();
@@ -207,7 +210,7 @@ fn an_outage_fills_the_queue_of_an_interface_and_then_drops_with_a_count(broker:
     assert_eq!(arrived + dropped, 20_001, "{last}");
 }
 
-/// A capture of 2001, and one of 2100.
+/// Writes a capture of 2001, and one of 2100.
 fn old_and_new(place: &Place) {
     place.write("old.pcap", pcap(&[packet(1_000_000_000_000, "10.0.0.1", "10.0.0.2", 100)]));
     place.write("new.pcap", pcap(&[packet(4_102_444_800_000, "10.0.0.1", "10.0.0.2", 100)]));
@@ -233,30 +236,34 @@ fn records_that_a_topic_would_lose_are_not_sent() {
         let address = with(name, value);
         let line = format!("capture {words} {}", to(&address));
         let done = place.floodmark(&line).run().expect(78);
-        done.says(&[&format!("{name}={value}"), "--create-topic", &address.topic]);
+        done.assert_stderr(&[&format!("{name}={value}"), "--create-topic", &address.topic]);
         assert_eq!(read_all(&address), []);
     }
-    // What was taken before arrives.
+    // Records accepted before the rejected one arrive.
     let times = [now_ms(), 1_000_000_000_000];
     place.write("both.pcap", pcap(&times.map(|ms| packet(ms, "10.0.0.1", "10.0.0.2", 100))));
     let address = with("retention.ms", "3600000");
     let line = format!("capture both.pcap --format kv {}", to(&address));
-    place.floodmark(&line).run().expect(78).says(&["1 messages, "]);
+    place.floodmark(&line).run().expect(78).assert_stderr(&["1 messages, "]);
     assert_eq!(read_all(&address).len(), 1);
     let address = with("message.timestamp.type", "LogAppendTime");
     let line = format!("capture old.pcap --format kv {}", to(&address));
-    place.floodmark(&line).run().expect(78).says(&["message.timestamp.type=LogAppendTime"]);
+    place
+        .floodmark(&line)
+        .run()
+        .expect(78)
+        .assert_stderr(&["message.timestamp.type=LogAppendTime"]);
 }
 
 #[test]
-fn a_topic_is_made_that_keeps_what_is_sent() {
+fn created_topic_keeps_records_of_any_age() {
     let place = Place::new();
     old_and_new(&place);
     let address = Broker::shared().address(&random_name("made"));
     let line = format!("capture old.pcap new.pcap {}", to(&address));
     let done = place.floodmark(&line).run().expect(78);
-    done.says(&[&address.topic]);
-    // The second time it is there.
+    done.assert_stderr(&[&address.topic]);
+    // The second time, the topic exists.
     for times in 1..=2 {
         place.floodmark(&format!("{line} --create-topic --partitions 3")).run().expect(0);
         let messages = read_all(&address);

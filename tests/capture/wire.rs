@@ -1,7 +1,7 @@
 //! A live capture between two network namespaces, joined by a pair of virtual Ethernet devices.
 //!
-//! Packets are sent from the namespace of the tests into one made for the test, where the program
-//! captures. It takes root to make one; without, these tests say that they were left out. A longer run
+//! The tests send packets from their own namespace into one created for the test, where the program
+//! captures. Creating a namespace needs root; without it, these tests print that they were skipped. A longer run
 //! by hand: `FLOODMARK_WIRE_PACKETS=5000000 cargo test --release --test main -- every_packet_is_counted`.
 
 use std::collections::BTreeMap;
@@ -13,15 +13,15 @@ use floodmark_dataflows::types::Volume;
 use pcap::{Active, Capture};
 
 use super::{records, sums};
-use crate::replay::run::{Live, Place, Whom};
+use crate::replay::run::{Live, Place, SignalTarget};
 
-/// Whether this is run by root.
-pub(super) fn root() -> bool {
+/// Whether the tests run as root.
+pub(super) fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().expect("running id");
     id.stdout.trim_ascii() == b"0"
 }
 
-/// A namespace with one end of a pair of devices in it; the other is here. Both go with it.
+/// A network namespace, and a pair of devices with one end in it and the other end here. Dropping it removes all.
 pub(super) struct Wire {
     namespace: String,
     here: String,
@@ -29,7 +29,7 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// None, said, where namespaces can't be made.
+    /// Returns `None`, and prints so, if namespaces can't be created.
     pub(super) fn new() -> Option<Self> {
         static WIRES: AtomicUsize = AtomicUsize::new(0);
         let number = WIRES.fetch_add(1, Ordering::Relaxed);
@@ -37,14 +37,14 @@ impl Wire {
         let name = format!("fm{}x{number}", std::process::id());
         let (here, there) = (format!("{name}a"), format!("{name}b"));
         let made = Command::new("ip").args(["netns", "add", &name]).output();
-        if !(root() && made.is_ok_and(|made| made.status.success())) {
+        if !(is_root() && made.is_ok_and(|made| made.status.success())) {
             println!("left out: no network namespace can be made here (it takes root)");
             return None;
         }
         let wire = Wire { namespace: name, here, there };
         let Wire { namespace, here, there } = &wire;
         wire.ip(&format!("link add {here} type veth peer name {there} netns {namespace}"));
-        // No packets but those of the test.
+        // Without addresses the kernel sends no packets of its own.
         wire.ip(&format!("link set {here} addrgenmode none"));
         wire.ip(&format!("link set {here} up"));
         wire.ip(&format!("-n {namespace} link set {there} addrgenmode none"));
@@ -54,13 +54,13 @@ impl Wire {
 
     fn ip(&self, words: &str) {
         let done = Command::new("ip").args(words.split_whitespace()).output().expect("running ip");
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "ip {words}: {said}");
+        let message = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "ip {words}: {message}");
     }
 
-    /// Starts a capture at the other end, and waits until it has begun.
+    /// Starts a capture at the other end, and waits until it runs.
     fn capture(&self, place: &Place, options: &str) -> Live {
-        // Messages are compared as they are, and not as JSON has them.
+        // Assertions compare plain messages, without the escapes of JSON.
         let line = format!("capture --interface {} --log-format text {options}", self.there);
         let under = format!("ip netns exec {}", self.namespace);
         let mut live = place.floodmark(&line).under(&under).start();
@@ -68,12 +68,12 @@ impl Wire {
         live
     }
 
-    /// The name of the device at this end.
+    /// Returns the name of the device at this end.
     pub(super) fn here(&self) -> &str {
         &self.here
     }
 
-    /// Something to send from here with.
+    /// Opens the device at this end for sending.
     pub(super) fn sender(&self) -> Capture<Active> {
         let device = Capture::from_device(self.here.as_str()).expect("a device");
         device.snaplen(64).open().expect("the right to send")
@@ -82,12 +82,12 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        // The devices go with it.
+        // The kernel removes the devices with the namespace.
         let _ = Command::new("ip").args(["netns", "del", &self.namespace]).status();
     }
 }
 
-/// The least frame: Ethernet, IPv4, UDP, from one of many addresses.
+/// Returns a minimal Ethernet frame with IPv4 and UDP, from one of a thousand addresses.
 pub(super) fn frame(at: u32) -> [u8; 60] {
     let mut frame = [0; 60];
     frame[..12].copy_from_slice(&[2; 12]);
@@ -100,9 +100,10 @@ pub(super) fn frame(at: u32) -> [u8; 60] {
     frame
 }
 
+/// The length of the IP packet in a frame, in bytes.
 const PACKET: i64 = 46;
 
-/// What was sent is what was counted, and what arrived.
+/// Sends packets, and asserts that all are counted and arrive.
 fn check(options: &str, packets: u32) {
     let Some(wire) = Wire::new() else { return };
     let place = Place::new();
@@ -113,11 +114,11 @@ fn check(options: &str, packets: u32) {
         sender.sendpacket(frame(at)).expect("sending a frame");
     }
     let took = began.elapsed().as_secs_f64();
-    live.signal("INT", Whom::Parent);
+    live.signal("INT", SignalTarget::Parent);
     let done = live.finish().expect(0);
     let sent = records(&place.read("out.jsonl"));
     let (count, bytes) = (u64::from(packets), u64::from(packets) * PACKET as u64);
-    let done = done.says(&[
+    let done = done.assert_stderr(&[
         &format!("counted {count} of {count} frames, {bytes} bytes"),
         "dropped nothing",
         &format!("records of {count} packets and {bytes} bytes to \"out.jsonl\""),
@@ -136,19 +137,19 @@ fn check(options: &str, packets: u32) {
 
 #[test]
 fn every_packet_is_counted() {
-    // For a longer run by hand: a multiple of a thousand.
+    // For a longer run by hand; must be a multiple of a thousand.
     let packets = std::env::var("FLOODMARK_WIRE_PACKETS");
     let packets = packets.map_or(200_000, |packets| packets.parse().expect("a number of packets"));
     check("", packets);
 }
 
 #[test]
-fn every_packet_is_sent_by_itself() {
+fn every_packet_is_sent_as_its_own_record() {
     check("--aggregate off", 50_000);
 }
 
 #[test]
-fn a_quiet_link_sends_what_it_had_while_it_is_captured() {
+fn record_of_a_quiet_link_is_sent_during_the_capture() {
     let Some(wire) = Wire::new() else { return };
     let place = Place::new();
     let mut live = wire.capture(&place, "--to -");
@@ -159,14 +160,13 @@ fn a_quiet_link_sends_what_it_had_while_it_is_captured() {
     assert_eq!(first[0].volume, Volume::new(PACKET, 1));
     let late = first[0].time_ms.abs_diff(now.as_millis() as u64);
     assert!(late < 60_000, "{late} ms from the time it was sent");
-    live.signal("TERM", Whom::Parent);
-    live.finish().expect(0).says(&["counted 1 of 1 frames"]);
+    live.signal("TERM", SignalTarget::Parent);
+    live.finish().expect(0).assert_stderr(&["counted 1 of 1 frames"]);
 }
 
-/// A capture that serves its state over HTTP, and its address.
+/// Starts a capture that serves its state over HTTP, and returns it with its address.
 fn served(wire: &Wire, place: &Place) -> (Live, String) {
-    // The namespace has a loopback interface of its own; this one is of the tests, and of what they
-    // start there.
+    // The namespace has a loopback interface of its own.
     wire.ip(&format!("-n {} link set lo up", wire.namespace));
     let line = format!("capture --interface {} --to - --http 127.0.0.1:0", wire.there);
     let under = format!("ip netns exec {}", wire.namespace);
@@ -180,7 +180,7 @@ fn served(wire: &Wire, place: &Place) -> (Live, String) {
 
 /// Requests a page from within the namespace.
 fn page(wire: &Wire, address: &str, page: &str) -> String {
-    let asked = Command::new("ip")
+    let response = Command::new("ip")
         .args(["netns", "exec", &wire.namespace, "bash", "-c"])
         .arg(format!(
             "exec 3<>/dev/tcp/{} && printf 'GET {page} HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3",
@@ -188,10 +188,10 @@ fn page(wire: &Wire, address: &str, page: &str) -> String {
         ))
         .output()
         .expect("running bash");
-    String::from_utf8(asked.stdout).expect("text")
+    String::from_utf8(response.stdout).expect("text")
 }
 
-/// Requests a page until it has a text.
+/// Requests a page until it contains a text.
 fn page_with(wire: &Wire, address: &str, path: &str, text: &str) -> String {
     let began = Instant::now();
     loop {
@@ -221,16 +221,16 @@ fn capture_is_not_ready_while_its_interface_is_down() {
     live.wait_for("the interface is up again");
     assert!(page(&wire, &address, "/readyz").starts_with("HTTP/1.0 200"));
     page_with(&wire, &address, "/metrics", "floodmark_capture_interface_up 1\n");
-    live.signal("INT", Whom::Parent);
+    live.signal("INT", SignalTarget::Parent);
     live.finish().expect(0);
 }
 
 #[test]
-fn a_capture_is_seen_while_it_goes_on() {
+fn running_capture_serves_metrics_and_readiness() {
     let Some(wire) = Wire::new() else { return };
     let place = Place::new();
     let (live, address) = served(&wire, &place);
-    let ask = |path: &str| page(&wire, &address, path);
+    let get = |path: &str| page(&wire, &address, path);
     let mut sender = wire.sender();
     for at in 0..50 {
         sender.sendpacket(frame(at)).expect("sending a frame");
@@ -239,7 +239,7 @@ fn a_capture_is_seen_while_it_goes_on() {
     let all =
         ["floodmark_capture_packets_total 50\n", "floodmark_sent_records_total{sink=\"-\"} 50\n"];
     let metrics = loop {
-        let metrics = ask("/metrics");
+        let metrics = get("/metrics");
         if all.iter().all(|line| metrics.contains(line)) {
             break metrics;
         }
@@ -247,14 +247,14 @@ fn a_capture_is_seen_while_it_goes_on() {
     };
     let none = "floodmark_capture_dropped_frames_total{by=\"kernel\"} 0\n";
     assert!(metrics.contains(none), "{metrics}");
-    assert!(ask("/readyz").starts_with("HTTP/1.0 200"), "{}", ask("/readyz"));
-    assert!(ask("/healthz").contains("\"alive\":true"), "{}", ask("/healthz"));
-    live.signal("INT", Whom::Parent);
+    assert!(get("/readyz").starts_with("HTTP/1.0 200"), "{}", get("/readyz"));
+    assert!(get("/healthz").contains("\"alive\":true"), "{}", get("/healthz"));
+    live.signal("INT", SignalTarget::Parent);
     live.finish().expect(0);
 }
 
 #[test]
-fn a_filter_chooses_and_a_duration_ends_it() {
+fn filter_selects_packets_and_duration_ends_the_capture() {
     let Some(wire) = Wire::new() else { return };
     let place = Place::new();
     let mut live = wire.capture(&place, "--to - --filter ip[14:2]==7 --duration 1h");
@@ -263,14 +263,14 @@ fn a_filter_chooses_and_a_duration_ends_it() {
         sender.sendpacket(frame(at)).expect("sending a frame");
     }
     assert_eq!(records(&live.line()).len(), 1);
-    live.signal("INT", Whom::Parent);
-    live.finish().expect(0).says(&["counted 1 of 1 frames"]);
+    live.signal("INT", SignalTarget::Parent);
+    live.finish().expect(0).assert_stderr(&["counted 1 of 1 frames"]);
     let live = wire.capture(&place, "--to - --duration 100ms");
-    live.finish().expect(0).says(&["counted 0 of 0 frames"]);
+    live.finish().expect(0).assert_stderr(&["counted 0 of 0 frames"]);
 }
 
 #[test]
-fn an_interface_that_goes_away_is_said_after_all_that_it_brought() {
+fn deleted_interface_is_reported_after_its_packets_are_counted() {
     let Some(wire) = Wire::new() else { return };
     let place = Place::new();
     let mut live = wire.capture(&place, "--to - --aggregate off");
@@ -282,14 +282,14 @@ fn an_interface_that_goes_away_is_said_after_all_that_it_brought() {
     }
     wire.ip(&format!("link del {}", wire.here));
     let done = live.finish().expect(1);
-    done.says(&[
+    done.assert_stderr(&[
         "counted 501 of 501 frames",
         &format!("interface \"{}\" can't be read", wire.there),
     ]);
 }
 
 #[test]
-fn an_interface_that_is_down_for_a_while_is_said_and_goes_on() {
+fn capture_continues_after_its_interface_was_down() {
     let Some(wire) = Wire::new() else { return };
     let place = Place::new();
     let mut live = wire.capture(&place, "--to - --aggregate off");
@@ -302,24 +302,25 @@ fn an_interface_that_is_down_for_a_while_is_said_and_goes_on() {
     live.wait_for("the interface is up again");
     wire.sender().sendpacket(frame(8)).expect("sending a frame");
     assert_eq!(records(&live.line()).len(), 1);
-    live.signal("INT", Whom::Parent);
-    live.finish().expect(0).says(&["counted 2 of 2 frames"]);
+    live.signal("INT", SignalTarget::Parent);
+    live.finish().expect(0).assert_stderr(&["counted 2 of 2 frames"]);
 }
 
 #[test]
-fn what_the_kernel_drops_is_said() {
+fn packets_dropped_by_the_kernel_are_reported() {
     let Some(wire) = Wire::new() else { return };
     let place = Place::new();
-    // The least buffer, and a program that does not run while packets come.
+    // The smallest buffer, and a program that is stopped while packets arrive.
     let live = wire.capture(&place, "--to out.jsonl --buffer 64KiB");
-    live.signal("STOP", Whom::Parent);
+    live.signal("STOP", SignalTarget::Parent);
     let mut sender = wire.sender();
     for at in 0..20_000 {
         sender.sendpacket(frame(at)).expect("sending a frame");
     }
-    live.signal("CONT", Whom::Parent);
-    live.signal("INT", Whom::Parent);
-    let done = live.finish().expect(0).says(&["frames by the kernel, whose buffer was full"]);
+    live.signal("CONT", SignalTarget::Parent);
+    live.signal("INT", SignalTarget::Parent);
+    let done =
+        live.finish().expect(0).assert_stderr(&["frames by the kernel, whose buffer was full"]);
     let number = |after: &str| -> u64 {
         let at = done.stderr.find(after).expect(after) + after.len();
         let digits = done.stderr[at..].split(' ').next().expect("a word");

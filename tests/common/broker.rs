@@ -1,6 +1,6 @@
-//! Brokers for tests: mock clusters within the process, for what they can do, and Apache Kafka itself.
+//! Brokers for tests: mock clusters within the process where they suffice, and Apache Kafka itself.
 //!
-//! A real broker is held by a process of its own (`scripts/kafka hold`).
+//! The script `scripts/kafka hold` owns a real broker, and stops it with the tests.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -19,12 +19,12 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use super::held::{Held, free_ports, script};
+use super::test_server::{TestServer, free_ports, script};
 
-/// How long a broker may take for anything. It never comes near, however busy the machine.
+/// Time-out of all waiting for a broker; far above anything that a busy machine needs.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(120);
 
-/// A mock cluster of one broker. It has no admin requests, and keeps 5 MiB of a partition.
+/// A mock cluster of one broker. It answers no admin requests, and keeps 5 MiB of each partition.
 pub(crate) struct Mock {
     cluster: MockCluster<'static, DefaultProducerContext>,
 }
@@ -34,7 +34,7 @@ impl Mock {
         Mock { cluster: MockCluster::new(1).expect("a mock cluster") }
     }
 
-    /// Makes a topic.
+    /// Creates a topic.
     pub(crate) fn topic(&self, name: &str, partitions: i32) -> Address {
         self.cluster.create_topic(name, partitions, 1).expect("a topic");
         self.address(name)
@@ -48,12 +48,12 @@ impl Mock {
         &self.cluster
     }
 
-    /// Closes all connections, and takes no new ones.
+    /// Closes all connections, and accepts no new ones.
     pub(crate) fn down(&self) {
         self.cluster.broker_down(-1).expect("the mock goes down");
     }
 
-    /// Takes connections again.
+    /// Accepts connections again.
     pub(crate) fn up(&self) {
         self.cluster.broker_up(-1).expect("the mock comes up");
     }
@@ -62,28 +62,28 @@ impl Mock {
 /// An Apache Kafka broker on the loopback interface.
 pub(crate) struct Broker {
     brokers: String,
-    held: Option<Held>,
+    test_server: Option<TestServer>,
 }
 
 impl Broker {
-    /// The broker that tests share, which is started by the first that asks. Where
-    /// `FLOODMARK_TEST_BROKER` is set to `host:port`, that one.
+    /// Returns the broker that tests share; the first caller starts it. If `FLOODMARK_TEST_BROKER` is set to
+    /// `host:port`, that broker.
     pub(crate) fn shared() -> &'static Broker {
         static SHARED: OnceLock<Broker> = OnceLock::new();
         SHARED.get_or_init(|| match std::env::var("FLOODMARK_TEST_BROKER") {
-            Ok(brokers) => Broker { brokers, held: None },
+            Ok(brokers) => Broker { brokers, test_server: None },
             Err(_) => Broker::own(),
         })
     }
 
-    /// A broker of its own, for a test that stops it.
+    /// Starts another broker, for a test that stops it.
     pub(crate) fn own() -> Broker {
         let port = free_ports(20_000, 3);
-        // Little memory, and up in half the time.
+        // These options save memory, and halve the time to start.
         let java = "-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
-        let held = Held::start("kafka", port, &[("KAFKA_JAVA", java)]);
+        let test_server = TestServer::start("kafka", port, &[("KAFKA_JAVA", java)]);
         let brokers = format!("127.0.0.1:{port}");
-        Broker { brokers, held: Some(held) }
+        Broker { brokers, test_server: Some(test_server) }
     }
 
     /// `host:port`.
@@ -91,22 +91,22 @@ impl Broker {
         &self.brokers
     }
 
-    /// `host:port` for those with user and password `floodmark`, by SASL PLAIN without TLS.
+    /// `host:port` of the listener for SASL PLAIN without TLS, with user and password `floodmark`.
     pub(crate) fn brokers_with_password(&self) -> String {
-        format!("127.0.0.1:{}", self.held().port + 2)
+        format!("127.0.0.1:{}", self.test_server().port + 2)
     }
 
-    /// The address of a topic, which may not exist.
+    /// Returns the address of a topic, which may not exist.
     pub(crate) fn address(&self, topic: &str) -> Address {
         Address { brokers: self.brokers.clone(), topic: topic.into() }
     }
 
-    /// A new topic whose name begins like this. Old records are kept, whatever the broker's default.
+    /// Creates a topic with this prefix. It keeps old records, whatever the broker's default.
     pub(crate) fn topic(&self, prefix: &str, partitions: i32) -> Address {
         self.topic_with(prefix, &Plan::recording(partitions))
     }
 
-    /// The same with a configuration.
+    /// Creates a topic with this prefix and configuration.
     pub(crate) fn topic_with(&self, prefix: &str, plan: &Plan) -> Address {
         let address = self.address(&random_name(prefix));
         let created = topics::create(&address, &ClientOptions::default(), plan);
@@ -124,15 +124,15 @@ impl Broker {
     pub(crate) fn delete(&self, address: &Address) {
         let (admin, runtime) = self.admin();
         let deleted = admin.delete_topics(&[&address.topic], &AdminOptions::new());
-        let deleted = runtime.block_on(deleted).expect("an answer");
+        let deleted = runtime.block_on(deleted).expect("a response");
         assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
-        let asker: BaseConsumer = ClientConfig::new()
+        let client: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", &self.brokers)
             .create()
             .expect("a consumer");
         let began = Instant::now();
         let is_there = || {
-            let metadata = asker.fetch_metadata(Some(&address.topic), STUCK_AFTER);
+            let metadata = client.fetch_metadata(Some(&address.topic), STUCK_AFTER);
             metadata.expect("metadata").topics().iter().any(|topic| topic.error().is_none())
         };
         while is_there() {
@@ -146,16 +146,16 @@ impl Broker {
         let (admin, runtime) = self.admin();
         let change = AlterConfig::new(ResourceSpecifier::Topic(&address.topic)).set(name, value);
         let altered = runtime.block_on(admin.alter_configs([&change], &AdminOptions::new()));
-        let altered = altered.expect("an answer");
+        let altered = altered.expect("a response");
         assert!(altered.iter().all(Result::is_ok), "{altered:?}");
     }
 
-    fn held(&self) -> &Held {
-        self.held.as_ref().expect("a broker that these tests have started")
+    fn test_server(&self) -> &TestServer {
+        self.test_server.as_ref().expect("a broker that these tests have started")
     }
 
     fn run(&self, words: &[&str]) {
-        let Held { directory, .. } = self.held();
+        let TestServer { directory, .. } = self.test_server();
         let ended = Command::new(script("kafka"))
             .arg(words[0])
             .arg(directory.path())
@@ -166,28 +166,29 @@ impl Broker {
         assert!(ended.expect("running scripts/kafka").success(), "scripts/kafka {words:?}");
     }
 
-    /// Stops it in an orderly way.
+    /// Shuts the broker down in good order.
     pub(crate) fn stop(&self) {
         self.run(&["stop"]);
     }
 
-    /// Starts it again, on the same port with the same data.
+    /// Starts the broker again, on the same port with the same data.
     pub(crate) fn start(&self) {
-        self.run(&["start", &self.held().port.to_string()]);
+        self.run(&["start", &self.test_server().port.to_string()]);
     }
 
     fn signal(&self, name: &str) {
-        let pid = fs::read_to_string(self.held().directory.path().join("pid")).expect("its id");
+        let pid =
+            fs::read_to_string(self.test_server().directory.path().join("pid")).expect("its id");
         let sent = Command::new("kill").args([&format!("-{name}"), pid.trim()]).status();
         assert!(sent.expect("running kill").success(), "kill -{name} {pid}");
     }
 
-    /// Stops it at once: connections stay open, and nobody answers.
+    /// Suspends the broker's process: connections stay open, without responses.
     pub(crate) fn pause(&self) {
         self.signal("STOP");
     }
 
-    /// Goes on after a pause.
+    /// Resumes the broker after a pause.
     pub(crate) fn resume(&self) {
         self.signal("CONT");
     }
@@ -201,11 +202,11 @@ pub(crate) fn delete(address: &Address) {
         .expect("an admin client");
     let deleted = admin.delete_topics(&[&address.topic], &AdminOptions::new());
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let deleted = runtime.block_on(deleted).expect("an answer");
+    let deleted = runtime.block_on(deleted).expect("a response");
     assert!(deleted[0].is_ok(), "{deleted:?}");
 }
 
-/// Creates a topic that was deleted again, once all brokers know that it was.
+/// Creates a deleted topic again, once the brokers have finished deleting it.
 pub(crate) fn create_again(address: &Address, plan: &Plan) {
     let started = Instant::now();
     let create = || topics::create(address, &ClientOptions::default(), plan).expect("a topic");
@@ -214,14 +215,14 @@ pub(crate) fn create_again(address: &Address, plan: &Plan) {
     }
 }
 
-/// A producer with a transaction that is open.
+/// A producer with an open transaction.
 pub(crate) struct Transaction {
     topic: String,
     producer: BaseProducer,
 }
 
 impl Transaction {
-    /// Begins a transaction in a topic. Its producer has the name of the topic.
+    /// Begins a transaction in a topic. The transactional id is the name of the topic.
     pub(crate) fn begin(address: &Address) -> Self {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", &address.brokers)
@@ -236,13 +237,16 @@ impl Transaction {
     }
 
     /// Sends a message, and waits until the broker has it.
-    pub(crate) fn give(&self, partition: i32, key: &str, payload: &[u8], ms: u64) {
+    pub(crate) fn send(&self, partition: i32, key: &str, payload: &[u8], ms: u64) {
         let record = BaseRecord::to(&self.topic).partition(partition).key(key).payload(payload);
-        self.producer.send(record.timestamp(ms as i64)).map_err(|(error, _)| error).expect("room");
+        self.producer
+            .send(record.timestamp(ms as i64))
+            .map_err(|(error, _)| error)
+            .expect("capacity");
         self.producer.flush(STUCK_AFTER).expect("delivered");
     }
 
-    /// Commits what was sent.
+    /// Commits the transaction.
     pub(crate) fn commit(&self) {
         self.producer.commit_transaction(STUCK_AFTER).expect("committed");
     }
@@ -253,7 +257,7 @@ impl Transaction {
     }
 }
 
-/// A name that nobody has.
+/// Returns an unused name.
 pub(crate) fn random_name(prefix: &str) -> String {
     static NAMES: AtomicUsize = AtomicUsize::new(0);
     let number = NAMES.fetch_add(1, Ordering::Relaxed);
@@ -261,7 +265,7 @@ pub(crate) fn random_name(prefix: &str) -> String {
     format!("{prefix}-{}-{}-{number}", since.as_millis(), std::process::id())
 }
 
-/// A message as it is in a topic.
+/// A message read from a topic.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Received {
     pub(crate) partition: i32,
@@ -272,7 +276,7 @@ pub(crate) struct Received {
 }
 
 impl Received {
-    /// The payload, which is text.
+    /// Returns the payload as text.
     pub(crate) fn text(&self) -> &str {
         let payload = self.payload.as_deref().unwrap_or_default();
         std::str::from_utf8(payload).expect("a payload of text")
@@ -289,7 +293,7 @@ pub(crate) fn produce(address: &Address, messages: &[Outgoing<'_>]) {
     finish(&producer);
 }
 
-/// Sends a message, as soon as there is room for it.
+/// Sends a message, as soon as the producer's queue has capacity.
 pub(crate) fn send(producer: &Producer, message: &Outgoing<'_>) {
     let started = Instant::now();
     while producer.send(message).unwrap_or_else(|failure| panic!("{:#}", failure.error))
@@ -300,7 +304,7 @@ pub(crate) fn send(producer: &Producer, message: &Outgoing<'_>) {
     }
 }
 
-/// Waits until all is delivered.
+/// Waits until all messages are delivered.
 pub(crate) fn finish(producer: &Producer) {
     let started = Instant::now();
     producer
@@ -308,7 +312,7 @@ pub(crate) fn finish(producer: &Producer) {
         .unwrap_or_else(|failure| panic!("{:#}", failure.error));
 }
 
-/// Polls until something holds.
+/// Polls a producer until a condition holds.
 pub(crate) fn poll_until(producer: &Producer, what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
@@ -317,7 +321,7 @@ pub(crate) fn poll_until(producer: &Producer, what: &str, mut holds: impl FnMut(
     }
 }
 
-/// All messages of a topic, by partition and offset.
+/// Reads all messages of a topic, sorted by partition and offset.
 pub(crate) fn read_all(address: &Address) -> Vec<Received> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &address.brokers)

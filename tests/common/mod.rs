@@ -1,9 +1,9 @@
-//! What several tests need: captures to read, and sums to compare.
+//! Helpers shared by the tests: captures to read, and sums to compare.
 
 pub(crate) mod broker;
-mod held;
 pub(crate) mod postgres;
 pub(crate) mod relay;
+mod test_server;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,25 +15,25 @@ use std::time::SystemTime;
 use floodmark::capture::{BUFFER_MAX, Packet, ReadError, Reader, Tally};
 use floodmark_dataflows::time::Windows;
 
-/// A port that is free now.
+/// Returns a free port.
 pub(crate) fn free_port() -> u16 {
-    held::free_ports(11_000, 1)
+    test_server::free_ports(11_000, 1)
 }
 
-/// The time, in milliseconds since 1970.
+/// Returns the time, in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().expect("a clock that is set").as_millis() as u64
 }
 
-/// What a reader made of a capture.
-pub(crate) struct Answer {
+/// The outcome of reading a capture to its end.
+pub(crate) struct ReadResult {
     pub(crate) packets: Vec<Packet>,
     pub(crate) tally: Tally,
     pub(crate) error: Option<ReadError>,
 }
 
-/// Reads to the end, watching what must hold of every capture.
-pub(crate) fn read_all(mut reader: Reader) -> Answer {
+/// Reads a capture to its end, and asserts the invariants of every capture.
+pub(crate) fn read_all(mut reader: Reader) -> ReadResult {
     let mut packets = Vec::new();
     let error = loop {
         match reader.next() {
@@ -50,15 +50,15 @@ pub(crate) fn read_all(mut reader: Reader) -> Answer {
         floodmark::capture::Uncounted::ALL.iter().map(|kind| tally.uncounted(*kind)).sum();
     assert_eq!(tally.frames, tally.packets + uncounted);
     assert!(packets.iter().all(|packet| packet.bytes <= 1 << 40));
-    Answer { packets, tally, error }
+    ReadResult { packets, tally, error }
 }
 
-pub(crate) fn read_bytes(bytes: &[u8]) -> Answer {
+pub(crate) fn read_bytes(bytes: &[u8]) -> ReadResult {
     let source = std::io::Cursor::new(bytes.to_vec());
     read_all(Reader::from_read("test", Box::new(source)))
 }
 
-/// Hands out no more than so many bytes a read, in turn.
+/// A source whose reads return at most `sizes` bytes, in turn.
 pub(crate) struct Trickle {
     pub(crate) bytes: std::io::Cursor<Vec<u8>>,
     pub(crate) sizes: Vec<usize>,
@@ -73,7 +73,7 @@ impl Read for Trickle {
     }
 }
 
-/// Sums by window and pair, as the expected files have them.
+/// Returns the sums by window and pair, in the format of the files of expected sums.
 pub(crate) fn sums_csv(packets: &[Packet]) -> String {
     let mut sums: BTreeMap<(u64, String, String), (u64, u64)> = BTreeMap::new();
     for packet in packets {
@@ -90,12 +90,12 @@ pub(crate) fn sums_csv(packets: &[Packet]) -> String {
     csv
 }
 
-/// The captures in this repository.
+/// Returns the folder of captures in this repository.
 pub(crate) fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
 }
 
-/// More captures, whose licences keep them out of this repository, where they are at hand.
+/// Returns the folder of captures whose licences keep them out of this repository, if it is available.
 pub(crate) fn more_data() -> Option<PathBuf> {
     let root = std::env::var_os("FLOODMARK_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
@@ -103,7 +103,7 @@ pub(crate) fn more_data() -> Option<PathBuf> {
     data.join("captures").is_dir().then_some(data)
 }
 
-/// The captures of a folder, and what is expected of each.
+/// Returns the captures of a folder, each with its expected sums as CSV.
 pub(crate) fn captures(data: &Path, folder: &str) -> Vec<(PathBuf, String)> {
     let mut paths: Vec<PathBuf> = fs::read_dir(data.join(folder))
         .expect("a folder of captures")
@@ -119,7 +119,7 @@ pub(crate) fn captures(data: &Path, folder: &str) -> Vec<(PathBuf, String)> {
     paths.into_iter().map(|path| (path.clone(), expected(&path))).collect()
 }
 
-/// Small numbers from a seed, the same everywhere.
+/// Pseudo-random numbers from a seed, the same on every platform.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -132,14 +132,14 @@ impl Random {
     }
 }
 
-/// Bytes in gzip.
+/// Compresses bytes with gzip.
 pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).expect("a vector takes everything");
-    encoder.finish().expect("a vector takes everything")
+    encoder.write_all(bytes).expect("writing to memory");
+    encoder.finish().expect("writing to memory")
 }
 
-/// Bytes in zstd.
+/// Compresses bytes with zstd.
 pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
-    zstd::encode_all(bytes, 1).expect("a vector takes everything")
+    zstd::encode_all(bytes, 1).expect("writing to memory")
 }

@@ -1,6 +1,6 @@
-//! PostgreSQL for tests: a server that they share, and servers of their own for those that stop them.
+//! PostgreSQL for tests: one shared server, and further servers for tests that stop theirs.
 //!
-//! A server is held by a process of its own (`scripts/postgres hold`).
+//! The script `scripts/postgres hold` owns each server, and stops it with the tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,56 +12,60 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::broker::{STUCK_AFTER, random_name};
-use super::held::{Held, free_ports, script};
+use super::test_server::{TestServer, free_ports, script};
 
-/// A PostgreSQL server on the loopback interface, which takes any user without a password.
+/// A PostgreSQL server on the loopback interface, which accepts any user without a password.
 pub(crate) struct Postgres {
     host: String,
     port: u16,
-    held: Option<Held>,
+    test_server: Option<TestServer>,
 }
 
-/// A database, which nobody else has. It goes with the server.
+/// A database of one test. It is removed with the server.
 pub(crate) struct Database {
     host: String,
     port: u16,
     name: String,
 }
 
-/// A connection to a database. What it holds, as a transaction with its locks, it holds until its end.
+/// A connection to a database. An open transaction and its locks last until the session is dropped.
 pub(crate) struct Session {
     runtime: Runtime,
     client: Client,
 }
 
 impl Postgres {
-    /// The server that tests share, which is started by the first that asks. Where
-    /// `FLOODMARK_TEST_POSTGRES` is set to `host:port`, that one.
+    /// Returns the server that tests share; the first caller starts it. If `FLOODMARK_TEST_POSTGRES` is set to
+    /// `host:port`, that server.
     pub(crate) fn shared() -> &'static Postgres {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
         SHARED.get_or_init(|| match std::env::var("FLOODMARK_TEST_POSTGRES") {
             Ok(given) => {
                 let (host, port) = given.rsplit_once(':').expect("host:port");
-                Postgres { host: host.into(), port: port.parse().expect("a port"), held: None }
+                Postgres {
+                    host: host.into(),
+                    port: port.parse().expect("a port"),
+                    test_server: None,
+                }
             }
             Err(_) => Postgres::own(),
         })
     }
 
-    /// A server of its own, for a test that stops it.
+    /// Starts another server, for a test that stops it.
     pub(crate) fn own() -> Postgres {
-        // Below the ports of brokers.
+        // These ports lie below those of brokers.
         let port = free_ports(15_000, 1);
-        let held = Held::start("postgres", port, &[]);
-        Postgres { host: "127.0.0.1".into(), port, held: Some(held) }
+        let test_server = TestServer::start("postgres", port, &[]);
+        Postgres { host: "127.0.0.1".into(), port, test_server: Some(test_server) }
     }
 
-    /// A fresh database, owned by user `floodmark`.
+    /// Creates a database, owned by user `floodmark`.
     pub(crate) fn database(&self) -> Database {
         self.database_in("UTF8")
     }
 
-    /// The same in another encoding.
+    /// Creates a database with this encoding, owned by user `floodmark`.
     pub(crate) fn database_in(&self, encoding: &str) -> Database {
         let name = random_name("test").replace('-', "_");
         let all =
@@ -75,14 +79,14 @@ impl Postgres {
         database
     }
 
-    /// The certificate that vouches for the server's, in the name of `localhost`.
+    /// Returns the root certificate of the server's certificate, which is for `localhost`.
     pub(crate) fn authority(&self) -> PathBuf {
         self.directory().join("root.crt")
     }
 
-    /// Where a server is that these tests have started.
+    /// Returns the directory of a server started by the tests.
     fn directory(&self) -> &Path {
-        self.held.as_ref().expect("a server that these tests have started").directory.path()
+        self.test_server.as_ref().expect("a server that these tests have started").directory.path()
     }
 
     fn run(&self, words: &[&str]) {
@@ -92,17 +96,17 @@ impl Postgres {
         assert!(ended.success(), "scripts/postgres {words:?}");
     }
 
-    /// Stops it in an orderly way, connections included.
+    /// Shuts the server and its connections down in good order.
     pub(crate) fn stop(&self) {
         self.run(&["stop"]);
     }
 
-    /// Starts it again, on the same port with the same data.
+    /// Starts the server again, on the same port with the same data.
     pub(crate) fn start(&self) {
         self.run(&["start", &self.port.to_string()]);
     }
 
-    /// Its processes, first that which starts the others.
+    /// Returns the ids of the server's processes, the parent of the others first.
     fn processes(&self) -> Vec<i32> {
         let pid_file = self.directory().join("data/postmaster.pid");
         let text = fs::read_to_string(pid_file).expect("the id of the server");
@@ -116,57 +120,57 @@ impl Postgres {
     fn signal(&self, signal: nix::sys::signal::Signal) -> Vec<i32> {
         let processes = self.processes();
         for id in &processes {
-            // One may have ended by itself.
+            // A process may have ended by itself.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*id), signal);
         }
         processes
     }
 
-    /// Kills it as a power cut would. What was committed by [`Database::sql`] stays.
+    /// Kills the server, as a power cut would. Transactions committed by [`Database::sql`] stay.
     pub(crate) fn kill(&self) {
         let processes = self.signal(nix::sys::signal::Signal::SIGKILL);
         let started = Instant::now();
-        // One that nobody has waited for has no command line any more.
+        // A zombie has an empty command line.
         let runs =
             |id: &i32| fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| !line.is_empty());
         while processes.iter().any(runs) {
             assert!(started.elapsed() < STUCK_AFTER, "stuck: {processes:?} do not end");
             std::thread::yield_now();
         }
-        // As long as nobody has waited for the old one, a new one would take these as its.
+        // While the old process is a zombie, a new server would take these files for those of a running server.
         for file in ["data/postmaster.pid".to_owned(), format!(".s.PGSQL.{}.lock", self.port)] {
             let _ = fs::remove_file(self.directory().join(file));
         }
     }
 
-    /// Stops it at once: connections stay open, and nobody answers.
+    /// Suspends the server's processes: connections stay open, without responses.
     pub(crate) fn pause(&self) {
         self.signal(nix::sys::signal::Signal::SIGSTOP);
     }
 
-    /// Goes on after a pause.
+    /// Resumes the server after a pause.
     pub(crate) fn resume(&self) {
         self.signal(nix::sys::signal::Signal::SIGCONT);
     }
 }
 
 impl Database {
-    /// The address of this database for `floodmark` (its owner), `reader` or `postgres`.
+    /// Returns the URI of this database for `floodmark` (its owner), `reader` or `postgres`.
     pub(crate) fn uri(&self, user: &str) -> String {
         format!("postgres://{user}@{}:{}/{}", self.host, self.port, self.name)
     }
 
-    /// Another database of its server.
+    /// Returns another database of the same server.
     pub(crate) fn on_server(&self, name: &str) -> Database {
         Database { host: self.host.clone(), port: self.port, name: name.to_owned() }
     }
 
-    /// Host and port of its server.
+    /// Returns host and port of the server.
     pub(crate) fn server(&self) -> (String, u16) {
         (self.host.clone(), self.port)
     }
 
-    /// Its name on the server.
+    /// Returns the name of the database.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -178,7 +182,7 @@ impl Database {
         let mut config = Config::new();
         config.host(&self.host).port(self.port).user(user).dbname(&self.name);
         config.connect_timeout(STUCK_AFTER);
-        // A commit is in the files of the server, though not on the disk, and outlives its processes.
+        // Committed data is in the server's files, if not on disk, and survives a kill of its processes.
         config.options(format!(
             "-c synchronous_commit=on -c statement_timeout={} -c lock_timeout={}",
             STUCK_AFTER.as_millis(),
@@ -195,12 +199,12 @@ impl Database {
         Session { runtime, client }
     }
 
-    /// Runs statements as user `postgres`. Several are one transaction, unless they say otherwise.
+    /// Runs statements as user `postgres`. Several statements are one transaction, unless they begin their own.
     pub(crate) fn sql(&self, statements: &str) {
         self.session("postgres").sql(statements);
     }
 
-    /// What a query answers, as `psql -At` writes it: columns with `|` between them, a row a line.
+    /// Returns the result of a query as `psql -At` prints it: columns separated by `|`, a row a line.
     pub(crate) fn query(&self, sql: &str) -> String {
         self.session("postgres").query(sql)
     }
@@ -212,16 +216,16 @@ impl Session {
         self.try_sql(statements).unwrap_or_else(|why| panic!("{why}: {statements}"));
     }
 
-    /// Runs statements, or says why the server would not.
+    /// Runs statements, or returns the server's error.
     pub(crate) fn try_sql(&self, statements: &str) -> Result<(), String> {
         let ran = self.runtime.block_on(self.client.batch_execute(statements));
-        ran.map_err(|error| said(&error))
+        ran.map_err(|error| error_text(&error))
     }
 
-    /// What a query answers, as `psql -At` writes it.
+    /// Returns the result of a query as `psql -At` prints it.
     pub(crate) fn query(&self, sql: &str) -> String {
         let messages = self.runtime.block_on(self.client.simple_query(sql));
-        let messages = messages.unwrap_or_else(|error| panic!("{}: {sql}", said(&error)));
+        let messages = messages.unwrap_or_else(|error| panic!("{}: {sql}", error_text(&error)));
         let rows = messages.iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => {
                 let cells: Vec<&str> =
@@ -234,12 +238,12 @@ impl Session {
     }
 }
 
-fn said(error: &tokio_postgres::Error) -> String {
+fn error_text(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 #[test]
-fn a_server_comes_back_with_its_data() {
+fn restarted_server_keeps_its_data() {
     let server = Postgres::own();
     assert!(server.authority().is_file());
     let database = server.database();
@@ -256,7 +260,7 @@ fn a_server_comes_back_with_its_data() {
 }
 
 #[test]
-fn users_are_who_they_say() {
+fn users_have_their_own_rights_and_locks() {
     let database = Postgres::shared().database();
     let owner = database.session("floodmark");
     owner.sql("create table kept (n int)");

@@ -1,21 +1,21 @@
-//! What is refused, and how it ends.
+//! Rejected arguments, and exit codes.
 
 use floodmark::kafka::Outgoing;
 
 use super::{lines, pmacct, send};
 use crate::common::broker::{Broker, produce, read_all};
-use crate::replay::run::{Place, Whom};
+use crate::replay::run::{Place, SignalTarget};
 
 #[test]
-fn usage_errors() {
+fn invalid_arguments_exit_with_code_64() {
     let place = Place::new();
     place.write("a.txt", pmacct(1));
     let cases: [(&str, &str); 20] = [
         ("", "--from"),
-        ("--from redis://x", "\"redis://\" is not known"),
-        ("--from a.txt --to redis://x", "\"redis://\" is not known"),
-        ("--from kafka://x/a kafka://x/b", "one topic is read, or files"),
-        ("--from kafka://x/a a.txt", "one topic is read, or files"),
+        ("--from redis://x", "unknown scheme \"redis://\""),
+        ("--from a.txt --to redis://x", "unknown scheme \"redis://\""),
+        ("--from kafka://x/a kafka://x/b", "--from is one topic, or files"),
+        ("--from kafka://x/a a.txt", "--from is one topic, or files"),
         ("--from kafka://x", "names no topic"),
         ("--from a.txt --format packed", "give json or kv"),
         ("--from a.txt --to kafka://x/a --format packed --fields bytes", "give --format json"),
@@ -26,48 +26,55 @@ fn usage_errors() {
         ("--from a.txt -w2", "files are read by one worker"),
         ("--from a.txt --until-end", "are for topics"),
         ("--from a.txt --to ./a.txt", "would be overwritten"),
-        ("--from kafka://x/a --to kafka://x/a", "read for ever what it writes"),
-        ("--from kafka://x/a --to kafka://x/b --dead-letter kafka://x/a", "what it can't read"),
+        ("--from kafka://x/a --to kafka://x/a", "read its own output, for ever"),
+        (
+            "--from kafka://x/a --to kafka://x/b --dead-letter kafka://x/a",
+            "read its own dead letters",
+        ),
         ("--from kafka://x/a -n2", "several processes can't write one file"),
         ("--from kafka://x/a --from-offset committed", "give --group"),
         ("--from kafka://x/a --restart", "give --from-offset committed"),
     ];
-    for (options, says) in cases {
+    for (options, message) in cases {
         let done = place.floodmark(&format!("convert {options}")).run().expect(64);
-        done.says(&[says]);
+        done.assert_stderr(&[message]);
     }
     assert_eq!(place.read("a.txt"), pmacct(1));
 }
 
 #[test]
-fn missing_input_and_unreachable_brokers() {
+fn missing_input_and_unreachable_broker_have_their_own_exit_codes() {
     let place = Place::new();
-    place.floodmark("convert --from none.txt").run().expect(66).says(&["\"none.txt\""]);
+    place.floodmark("convert --from none.txt").run().expect(66).assert_stderr(&["\"none.txt\""]);
     let broker = Broker::shared();
     let gone = broker.address("gone");
-    place.floodmark(&format!("convert --from {gone}")).run().expect(66).says(&["no topic"]);
+    place
+        .floodmark(&format!("convert --from {gone}"))
+        .run()
+        .expect(66)
+        .assert_stderr(&["no topic"]);
     place.write("a.txt", pmacct(1));
     let done = place.floodmark(&format!("convert --from a.txt --to {gone}")).run().expect(78);
-    done.says(&["--create-topic"]);
+    done.assert_stderr(&["--create-topic"]);
     let nobody = "kafka://127.0.0.1:1/flows";
     place.floodmark(&format!("convert --from a.txt --to {nobody}")).run().expect(69);
 }
 
 #[test]
-fn a_process_that_is_killed_ends_the_others() {
+fn killed_process_ends_the_others() {
     let (broker, place) = (Broker::shared(), Place::new());
     let (from, to) = (broker.topic("pmacct", 2), broker.topic("packed", 2));
     send(&from, &lines(0..10), 2);
     let mut run = place.floodmark(&format!("convert --from {from} --to {to} -n2")).start();
-    run.wait_for("reads a partition");
-    run.wait_for("reads a partition");
-    run.signal("KILL", Whom::Child(1));
-    run.finish_killed().expect(1).says(&["process 1 was killed by signal 9"]);
+    run.wait_for("reading a partition");
+    run.wait_for("reading a partition");
+    run.signal("KILL", SignalTarget::Child(1));
+    run.finish_killed().expect(1).assert_stderr(&["process 1 was killed by signal 9"]);
 }
 
-/// The topic that is written to keeps and takes records of so much time; a real broker says how much.
+/// The created topic must accept and keep records of any age, which a real broker decides.
 #[test]
-fn a_topic_is_made_that_keeps_what_is_converted() {
+fn created_topic_keeps_all_converted_records() {
     let (broker, place) = (Broker::shared(), Place::new());
     let from = broker.topic("pmacct", 3);
     send(&from, &lines(0..30), 3);
@@ -80,7 +87,7 @@ fn a_topic_is_made_that_keeps_what_is_converted() {
 }
 
 #[test]
-fn reader_that_goes_away_ends_what_follows_a_topic_with_a_code_of_its_own() {
+fn closed_stdout_ends_an_endless_conversion_with_code_74() {
     let place = Place::new();
     let topic = Broker::shared().topic("flows", 1);
     let record = Outgoing {

@@ -6,21 +6,21 @@ use super::{lines, records, records_of};
 use crate::capture::{records as in_lines, sums};
 use crate::common::broker::{Broker, read_all};
 use crate::replay::pcap::{packet, pcap};
-use crate::replay::run::{Place, Whom};
+use crate::replay::run::{Place, SignalTarget};
 
 fn text(lines: &[String]) -> String {
     lines.iter().map(|line| line.clone() + "\n").collect()
 }
 
 #[test]
-fn texts_of_any_format_become_our_own_objects() {
+fn texts_of_any_format_become_floodmark_json() {
     let place = Place::new();
     let mut all = text(&lines(0..100));
     all += "1767225600.5 10.0.0.1 → 10.0.0.2 TCP 66 36330 → 80 [ACK]\n\n";
     all += "{\"payload\": \"1767225601.5 10.0.0.3 -> 10.0.0.4 TCP 99\"}";
     place.write("a.txt", &all);
     let done = place.floodmark("convert --from a.txt --to out.jsonl").run().expect(0);
-    done.says(&["read 102 messages, 102 records of them are written", "102 lines"]);
+    done.assert_stderr(&["read 102 messages, wrote 102 records", "102 lines"]);
     let written = in_lines(&place.read("out.jsonl"));
     assert_eq!(sums(&written).values().map(|sum| sum.packets).sum::<i64>(), 302);
     let mut flows = written[..100].to_vec();
@@ -31,7 +31,7 @@ fn texts_of_any_format_become_our_own_objects() {
 }
 
 #[test]
-fn several_texts_and_standard_input_are_read_in_their_order() {
+fn texts_and_standard_input_are_read_in_argument_order() {
     let place = Place::new();
     place.write("a.txt", text(&lines(0..3)));
     let run =
@@ -57,20 +57,20 @@ fn captures_are_converted_packet_by_packet_in_order_of_time() {
 }
 
 #[test]
-fn captures_and_texts_become_a_topic() {
+fn captures_and_texts_are_written_to_a_topic() {
     let (broker, place) = (Broker::shared(), Place::new());
     let to = broker.topic("flows", 2);
     place.write("a.pcap", pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 100)]));
     place.write("b.txt", text(&lines(0..50)));
     let line = format!("convert --from a.pcap b.txt --to {to}");
-    place.floodmark(&line).run().expect(0).says(&["read 51 messages, 51 records"]);
+    place.floodmark(&line).run().expect(0).assert_stderr(&["read 51 messages, wrote 51 records"]);
     let written = records(&read_all(&to));
     assert_eq!(written[0].time_ms, 1_000);
     assert_eq!(written[1..], records_of(&lines(0..50)));
 }
 
 #[test]
-fn a_damaged_capture_and_unreadable_lines_cost_only_themselves() {
+fn damaged_capture_and_unreadable_lines_lose_only_themselves() {
     let place = Place::new();
     let mut capture = pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 100)]);
     capture.extend([0; 7]);
@@ -78,13 +78,13 @@ fn a_damaged_capture_and_unreadable_lines_cost_only_themselves() {
     place.write("b.txt", format!("nothing\n{}", text(&lines(0..2))));
     let done = place.floodmark("convert --from a.pcap b.txt").run().expect(65);
     assert_eq!(in_lines(&done.stdout).len(), 3);
-    done.says(&[
+    done.assert_stderr(&[
         "\"a.pcap\" is damaged at byte",
         "not written: 1 (unknown_format 1)",
         "\"line\":1",
     ]);
     place.floodmark("convert --from b.txt").run().expect(0);
-    // Most likely it is something else.
+    // A file without any record is most likely no file of records.
     place.write("c.txt", "nothing\nat all\n");
     place.floodmark("convert --from c.txt").run().expect(65);
     place.write("empty.txt", "");
@@ -92,7 +92,7 @@ fn a_damaged_capture_and_unreadable_lines_cost_only_themselves() {
 }
 
 #[test]
-fn a_pipe_is_converted_as_it_comes_and_an_interrupt_ends_it() {
+fn pipe_is_converted_line_by_line_until_an_interrupt() {
     let place = Place::new();
     let pipe = place.fifo("pipe");
     let mut run = place.floodmark("convert --from pipe --fields writer_id --linger 0s").start();
@@ -101,7 +101,7 @@ fn a_pipe_is_converted_as_it_comes_and_an_interrupt_ends_it() {
         feed.write_all(text(&lines(number..number + 1)).as_bytes()).expect("writing to the pipe");
         assert_eq!(run.line(), format!("{{\"writer_id\":\"default_kafka/{number}\"}}\n"));
     }
-    // It is silent now, and stays open.
-    run.signal("TERM", Whom::Parent);
+    // The pipe stays open without further input.
+    run.signal("TERM", SignalTarget::Parent);
     run.finish().expect(130);
 }

@@ -1,9 +1,9 @@
 //! `floodmark convert`, run as a user runs it.
 //!
-//! - `topics`: from a topic to another one or a file, whole, in parts, and through outages.
+//! - `topics`: from a topic to another one or a file, also in parts and through outages.
 //! - `changing`: topics with open transactions, and topics that are deleted and created again.
 //! - `files`: captures and texts.
-//! - `exits`: what is refused, and how it ends.
+//! - `exits`: rejected arguments, and exit codes.
 
 mod changing;
 mod exits;
@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use floodmark::kafka::{Address, Outgoing};
-use floodmark::record::{Decoder, Message, Options, Read, Record};
+use floodmark::record::{Decoder, Message, Observation, Options, Record};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
@@ -24,7 +24,7 @@ use crate::common::broker::{Received, STUCK_AFTER, produce, read_all};
 /// 2026-01-01.
 const START_MS: u64 = 1_767_225_600_000;
 
-/// What pmacct says of flow `number`: spacing and order of fields as it writes them.
+/// Returns flow `number` as pmacct writes it, with its spacing and order of fields.
 fn pmacct(number: u64) -> String {
     let (a, b) = (number % 7, number / 7 % 11);
     let mut line = String::new();
@@ -50,7 +50,7 @@ fn lines(numbers: std::ops::Range<u64>) -> Vec<String> {
     numbers.map(pmacct).collect()
 }
 
-/// Sends them in turn to so many partitions.
+/// Sends the lines round-robin to this number of partitions.
 fn send(topic: &Address, lines: &[String], partitions: i32) {
     let message = |(at, line): (usize, &'_ String)| (at as i32 % partitions, line.clone());
     let messages: Vec<(i32, String)> = lines.iter().enumerate().map(message).collect();
@@ -79,7 +79,7 @@ fn commit(topic: &Address, group: &str, offset: i64, metadata: &str) {
     consumer.commit(&offsets, CommitMode::Sync).expect("committed");
 }
 
-/// The records in messages, which must all be sound.
+/// Returns the records of messages, sorted. All must be valid.
 fn records<'a>(messages: impl IntoIterator<Item = &'a Received>) -> Vec<Record> {
     let decoder = Decoder::new(Options::default());
     let mut records = Vec::new();
@@ -89,17 +89,17 @@ fn records<'a>(messages: impl IntoIterator<Item = &'a Received>) -> Vec<Record> 
             payload: received.payload.as_deref(),
             timestamp_ms: received.timestamp_ms.map(|ms| ms as u64),
         };
-        let told = decoder.decode(&message, &mut |read| match read {
-            Read::Record(record) => records.push(record),
+        let decoded = decoder.decode(&message, &mut |read| match read {
+            Observation::Record(record) => records.push(record),
             other => panic!("{other:?} in {received:?}"),
         });
-        told.unwrap_or_else(|reason| panic!("{reason} in {received:?}"));
+        decoded.unwrap_or_else(|reason| panic!("{reason} in {received:?}"));
     }
     records.sort_unstable();
     records
 }
 
-/// The records of lines.
+/// Returns the records of lines, sorted.
 fn records_of(lines: &[String]) -> Vec<Record> {
     let received = |line: &String| Received {
         partition: 0,
@@ -111,7 +111,7 @@ fn records_of(lines: &[String]) -> Vec<Record> {
     records(&lines.iter().map(received).collect::<Vec<_>>())
 }
 
-/// How often each text is there.
+/// Returns the number of occurrences of each text.
 fn counted<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> BTreeMap<String, usize> {
     let mut counted = BTreeMap::new();
     for text in texts {
@@ -120,7 +120,7 @@ fn counted<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> BTreeMap<String
     counted
 }
 
-/// The messages of a topic, as soon as there are so many.
+/// Waits until a topic has at least `count` messages, and returns them.
 fn wait_for(topic: &Address, count: usize) -> Vec<Received> {
     let started = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! From a topic to another one or a file, whole, in parts, and through outages.
+//! From a topic to another one or a file, also in parts and through outages.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -8,11 +8,12 @@ use floodmark::kafka::{Address, Outgoing};
 
 use super::{START_MS, counted, lines, pmacct, records, records_of, send, wait_for};
 use crate::common::broker::{Broker, Received, STUCK_AFTER, produce, read_all};
-use crate::replay::run::{Place, Whom};
+use crate::replay::run::{Place, SignalTarget};
 
-/// Which fields are chosen, and what is left of flow `number`.
+/// The selected fields.
 const FIELDS: &str = "ip_src,ip_dst,timestamp_end,bytes,writer_id";
 
+/// Returns flow `number` reduced to the selected fields.
 fn chosen(number: u64) -> String {
     let line = pmacct(number);
     let value = |name: &str| {
@@ -27,7 +28,7 @@ fn chosen(number: u64) -> String {
 
 const AFTER_MAX: &str = "message.timestamp.after.max.ms";
 
-/// The command line of a conversion.
+/// Returns the command line of a conversion.
 fn line(from: &Address, to: &Address, options: &str) -> String {
     format!("convert --from {from} --to {to} {options}")
 }
@@ -39,7 +40,7 @@ fn by_partition(received: &[Received]) -> BTreeMap<i32, Vec<&Received>> {
 }
 
 #[test]
-fn a_topic_of_pmacct_becomes_one_of_packed_records_partition_by_partition() {
+fn pmacct_topic_becomes_packed_records_partition_by_partition() {
     let (broker, place) = (Broker::shared(), Place::new());
     let (from, to) = (broker.topic("pmacct", 3), broker.topic("packed", 3));
     let sent = lines(0..300);
@@ -47,9 +48,9 @@ fn a_topic_of_pmacct_becomes_one_of_packed_records_partition_by_partition() {
     let init = "{\"event_type\": \"purge_init\", \"writer_pid\": 1}";
     produce(&from, &[Outgoing { payload: Some(init.as_bytes()), ..Outgoing::default() }]);
     let done = place.floodmark(&line(&from, &to, "--until-end")).run().expect(0);
-    done.says(&["read 301 messages, 300 records of them are written; 1 are rightly none"]);
+    done.assert_stderr(&["read 301 messages, wrote 300 records; skipped: 1"]);
     let received = read_all(&to);
-    // Records go together, and those of different partitions do not mix.
+    // Messages hold many records, and each only records of one partition.
     assert!(received.len() < 30, "{}", received.len());
     for (partition, messages) in by_partition(&received) {
         let came: Vec<String> = sent.iter().skip(partition as usize).step_by(3).cloned().collect();
@@ -64,7 +65,7 @@ fn a_topic_of_pmacct_becomes_one_of_packed_records_partition_by_partition() {
 }
 
 #[test]
-fn chosen_fields_are_written_byte_for_byte_by_pair() {
+fn selected_fields_are_copied_byte_for_byte_and_keyed_by_pair() {
     let (broker, place) = (Broker::shared(), Place::new());
     let (from, to) = (broker.topic("pmacct", 2), broker.topic("chosen", 4));
     send(&from, &lines(0..200), 2);
@@ -86,7 +87,7 @@ fn chosen_fields_are_written_byte_for_byte_by_pair() {
 fn workers_and_processes_share_the_partitions() {
     for (workers, name) in [("-w4", "four"), ("-n2 -w2", "twotwo"), ("-n3", "three")] {
         let (broker, place) = (Broker::shared(), Place::new());
-        // One worker has two, and of the last case one has one.
+        // The partitions do not divide evenly among the workers.
         let (from, to) = (broker.topic("pmacct", 5), broker.topic(name, 5));
         send(&from, &lines(0..500), 5);
         let options = format!("--until-end --format json --fields writer_id {workers}");
@@ -95,23 +96,23 @@ fn workers_and_processes_share_the_partitions() {
         let expected =
             (0..500).map(|number| format!("{{\"writer_id\":\"default_kafka/{number}\"}}"));
         assert_eq!(counted(received.iter().map(Received::text)), counted(expected), "{workers}");
-        let offsets = done.stderr.matches("reads a partition").count();
+        let offsets = done.stderr.matches("reading a partition").count();
         assert_eq!(offsets, 5, "{}", done.stderr);
     }
 }
 
 #[test]
-fn a_topic_becomes_a_file_of_several_workers() {
+fn topic_is_written_to_one_file_by_several_workers() {
     let (broker, place) = (Broker::shared(), Place::new());
     let from = broker.topic("pmacct", 4);
     send(&from, &lines(0..400), 4);
     let options = format!("convert --from {from} --to out.jsonl --until-end -w3 --fields {FIELDS}");
-    place.floodmark(&options).run().expect(0).says(&["400 lines"]);
+    place.floodmark(&options).run().expect(0).assert_stderr(&["400 lines"]);
     assert_eq!(counted(place.read("out.jsonl").lines()), counted((0..400).map(chosen)));
 }
 
 #[test]
-fn what_cannot_be_read_is_counted_kept_and_stops_nothing() {
+fn unreadable_messages_are_counted_and_sent_to_the_dead_letters() {
     let (broker, place) = (Broker::shared(), Place::new());
     let (from, to) = (broker.topic("pmacct", 1), broker.topic("packed", 1));
     let dead = broker.topic("dead", 1);
@@ -123,8 +124,8 @@ fn what_cannot_be_read_is_counted_kept_and_stops_nothing() {
     }
     send(&from, &sent, 1);
     let options = format!("--until-end --dead-letter {dead}");
-    let done = place.floodmark(&line(&from, &to, &options)).run().expect(0).says(&[
-        "read 103 messages, 100 records of them are written; not written: 3 (bad_address 1, json 1, \
+    let done = place.floodmark(&line(&from, &to, &options)).run().expect(0).assert_stderr(&[
+        "read 103 messages, wrote 100 records; not written: 3 (bad_address 1, json 1, \
          unknown_format 1)",
         "a record is not written",
     ]);
@@ -135,14 +136,14 @@ fn what_cannot_be_read_is_counted_kept_and_stops_nothing() {
 }
 
 #[test]
-fn records_of_several_packets_are_no_kv_unless_that_may_be_lost() {
+fn records_of_several_packets_are_written_as_kv_only_with_bytes_only() {
     let (broker, place) = (Broker::shared(), Place::new());
     let (from, to, all) =
         (broker.topic("pmacct", 1), broker.topic("kv", 1), broker.topic("all", 1));
     send(&from, &lines(0..100), 1);
     let done = place.floodmark(&line(&from, &to, "--until-end --format kv")).run().expect(0);
-    done.says(&[
-        "100 messages, 20 records of them are written; not written: 80 (packets 80)",
+    done.assert_stderr(&[
+        "100 messages, wrote 20 records; not written: 80 (packets 80)",
         "--bytes-only",
     ]);
     let single: Vec<String> = (0..100).step_by(5).map(pmacct).collect();
@@ -157,7 +158,7 @@ fn records_of_several_packets_are_no_kv_unless_that_may_be_lost() {
 }
 
 #[test]
-fn an_outage_of_the_sink_loses_nothing_and_doubles_nothing() {
+fn sink_outage_loses_and_duplicates_no_record() {
     let (source, sink, place) = (Broker::shared(), Broker::own(), Place::new());
     let (from, to) = (source.topic("pmacct", 2), sink.topic("chosen", 2));
     send(&from, &lines(0..50), 2);
@@ -168,33 +169,33 @@ fn an_outage_of_the_sink_loses_nothing_and_doubles_nothing() {
     send(&from, &lines(50..150), 2);
     sink.start();
     wait_for(&to, 150);
-    run.signal("TERM", Whom::Parent);
+    run.signal("TERM", SignalTarget::Parent);
     run.finish().expect(0);
     assert_eq!(counted(read_all(&to).iter().map(Received::text)), counted((0..150).map(chosen)));
 }
 
 #[test]
-fn all_that_was_read_is_delivered_when_it_is_asked_to_end() {
+fn sigterm_delivers_all_records_read_before_it() {
     for workers in ["", "-n2 -w2"] {
         let (broker, place) = (Broker::shared(), Place::new());
         let (from, to) = (broker.topic("pmacct", 4), broker.topic("packed", 4));
         let dead = broker.topic("dead", 1);
-        // The last message of each partition can't be read: where that is known, all before it was read.
+        // The last message of each partition is unreadable: its dead letter proves that all before it were read.
         let mut sent = lines(0..400);
         sent.extend(["x"; 4].map(str::to_owned));
         send(&from, &sent, 4);
-        // What was read waits for others for longer than the test does.
+        // Read records are held back for longer than the test lasts.
         let options = format!("--linger 1h --dead-letter {dead} {workers}");
         let run = place.floodmark(&line(&from, &to, &options)).start();
         wait_for(&dead, 4);
-        run.signal("TERM", Whom::Parent);
+        run.signal("TERM", SignalTarget::Parent);
         run.finish().expect(0);
         assert_eq!(records(&read_all(&to)), records_of(&lines(0..400)), "{workers}");
     }
 }
 
 #[test]
-fn after_a_process_was_killed_all_go_on_and_leave_nothing_out() {
+fn restart_after_a_killed_process_skips_no_record() {
     let (broker, place) = (Broker::shared(), Place::new());
     let (from, to) = (broker.topic("pmacct", 2), broker.topic("chosen", 2));
     send(&from, &lines(0..50), 2);
@@ -203,21 +204,21 @@ fn after_a_process_was_killed_all_go_on_and_leave_nothing_out() {
     );
     let mut run = place.floodmark(&line(&from, &to, &options)).start();
     wait_for(&to, 50);
-    run.signal("KILL", Whom::Child(1));
+    run.signal("KILL", SignalTarget::Child(1));
     run.wait_for("starting all processes again");
     send(&from, &lines(50..100), 2);
     let started = Instant::now();
     let all = counted((0..100).map(chosen));
-    // Some may be there twice.
+    // Duplicates are allowed.
     while counted(read_all(&to).iter().map(Received::text)).into_keys().ne(all.keys().cloned()) {
         assert!(started.elapsed() < STUCK_AFTER, "something is left out");
     }
-    run.signal("TERM", Whom::Parent);
+    run.signal("TERM", SignalTarget::Parent);
     run.finish().expect(0);
 }
 
 #[test]
-fn it_goes_on_where_its_group_has_stopped() {
+fn conversion_resumes_at_the_offsets_of_its_group() {
     let (broker, place) = (Broker::shared(), Place::new());
     let (from, to) = (broker.topic("pmacct", 3), broker.topic("chosen", 3));
     let options =
@@ -227,27 +228,27 @@ fn it_goes_on_where_its_group_has_stopped() {
         place.floodmark(&line(&from, &to, &options)).run().expect(0);
     }
     assert_eq!(counted(read_all(&to).iter().map(Received::text)), counted((0..201).map(chosen)));
-    // Another group begins with the first.
+    // Another group starts at the first message.
     let other = options.replace("mine", "another");
     place.floodmark(&line(&from, &to, &other)).run().expect(0);
     assert_eq!(read_all(&to).len(), 402);
 }
 
-/// A topic that takes no record of the future: one among others is left out, and a whole topic of them
-/// shows at once.
+/// The target topic rejects records of the future. One such record among others is skipped; a source of nothing else
+/// fails at once.
 #[test]
-fn a_record_whose_time_does_not_fit_is_left_out_and_a_topic_of_them_is_refused() {
+fn record_with_unfit_time_is_skipped_and_a_topic_of_them_is_rejected() {
     let (broker, place) = (Broker::shared(), Place::new());
     let mut plan = Plan::recording(1);
     plan.config.retain(|(name, _)| *name != AFTER_MAX);
     plan.config.push((AFTER_MAX, "3600000".to_owned()));
     let (from, to) = (broker.topic("pmacct", 1), broker.topic_with("timely", &plan));
     let mut sent = lines(0..20);
-    // In the year 2096.
+    // This record is of the year 2096.
     sent.insert(9, pmacct(22_000_000_000));
     send(&from, &sent, 1);
-    place.floodmark(&line(&from, &to, "--until-end")).run().expect(0).says(&[
-        "20 records of them are written; not written: 1 (unfit_time 1)",
+    place.floodmark(&line(&from, &to, "--until-end")).run().expect(0).assert_stderr(&[
+        "wrote 20 records; not written: 1 (unfit_time 1)",
         AFTER_MAX,
         "\"offset\":9",
     ]);
@@ -255,5 +256,5 @@ fn a_record_whose_time_does_not_fit_is_left_out_and_a_topic_of_them_is_refused()
     let future = broker.topic("pmacct", 1);
     send(&future, &sent[9..10], 1);
     let done = place.floodmark(&line(&future, &to, "--until-end")).run().expect(78);
-    done.says(&[AFTER_MAX, "--create-topic"]);
+    done.assert_stderr(&[AFTER_MAX, "--create-topic"]);
 }

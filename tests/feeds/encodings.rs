@@ -10,7 +10,7 @@ const TEXTS: &str =
     "create table traffic_limits (limit_name text, limit_value text, effective_date text,
     per text, \"R\u{e4}umlich\" text)";
 
-/// The names that hold, and what is said of rows that are refused.
+/// Returns the names of the accepted rows, and the reasons of the rejected ones.
 fn read(database: &Database) -> (Vec<String>, Vec<String>) {
     let table = feed::read(&options(database)).unwrap_or_else(|why| panic!("{:#}", why.error));
     let mut names: Vec<String> = table.rows().map(|row| row.name.to_string()).collect();
@@ -21,7 +21,7 @@ fn read(database: &Database) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn row_of_a_sql_ascii_database_that_is_not_utf8_is_refused_alone() {
+fn non_utf8_row_of_a_sql_ascii_database_is_rejected_alone() {
     let database = Postgres::shared().database_in("SQL_ASCII");
     database.sql(TEXTS);
     database.sql("insert into traffic_limits values ('gr\u{fc}n', '1', '2026-01-01')");
@@ -36,27 +36,27 @@ fn row_of_a_sql_ascii_database_that_is_not_utf8_is_refused_alone() {
          insert into traffic_limits values ('good', '5', '2026-01-01', 'total', E'\\xfe\\xff'),
             ('word', '1', '2026-01-01', E'p\\xe4r', null)",
     );
-    followed.until_values(&["5", "1", "2"]);
+    followed.wait_for_values(&["5", "1", "2"]);
     let (names, refused) = read(&database);
     assert_eq!(names, ["good", "gr\u{fc}n", &"\u{20ac}".repeat(4096)]);
     assert_eq!(refused.len(), 6, "{refused:?}");
     let not_utf8 = refused.iter().filter(|why| why.contains("not UTF-8"));
     assert_eq!(not_utf8.count(), 4, "{refused:?}");
     assert!(refused[2].contains("limit_name has more than 4096"), "{refused:?}");
-    // Such a database can be written, too.
+    // Such a database can be written.
     let place = Place::new();
     let limits = database.uri("postgres");
     let set = format!("limits set gr\u{fc}n 7 --effective 2026-01-01 --limits {limits}");
     place.floodmark(&set).stdout(0);
-    followed.until_values(&["5", "7", "2"]);
+    followed.wait_for_values(&["5", "7", "2"]);
 }
 
 #[test]
-fn texts_of_other_encodings_are_converted_and_those_without_meaning_refused_alone() {
+fn texts_of_other_encodings_are_converted_and_unmapped_bytes_are_rejected_alone() {
     for (encoding, bad) in [("LATIN1", 0), ("WIN1252", 2), ("EUC_JP", 0)] {
         let database = Postgres::shared().database_in(encoding);
         let (name, table) = match encoding {
-            // It has no such letters.
+            // EUC_JP has no umlauts.
             "EUC_JP" => ("\u{4e0a}\u{9650}", PLAIN.replace("timestamptz", "text")),
             _ => ("gr\u{fc}n", TEXTS.to_owned()),
         };
@@ -66,7 +66,7 @@ fn texts_of_other_encodings_are_converted_and_those_without_meaning_refused_alon
                 (repeat('x', 4097), '1', '2026-01-01')"
         ));
         for number in 0..bad {
-            // A byte that stands for nothing there.
+            // This byte is unmapped in the encoding.
             database.sql(&format!(
                 "insert into traffic_limits values (E'{number}\\x81', '1', '2026-01-01')"
             ));

@@ -1,6 +1,6 @@
 use floodmark::limits::feed::{Feed, Options};
 
-use super::{Followed, PLAIN, options, tell_changes};
+use super::{Followed, PLAIN, add_notify_trigger, options};
 use crate::common::postgres::{Database, Postgres};
 
 fn followed(database: &Database) -> Followed {
@@ -10,115 +10,115 @@ fn followed(database: &Database) -> Followed {
 }
 
 #[test]
-fn a_server_that_is_started_again_is_read_again() {
+fn restarted_server_is_read_again() {
     let server = Postgres::own();
     let database = server.database();
     let mut followed = followed(&database);
-    tell_changes(&database);
+    add_notify_trigger(&database);
     for (value, crash) in [("2", false), ("3", true)] {
         database.sql(&format!("update traffic_limits set limit_value = {value}"));
-        followed.until_values(&[value]);
+        followed.wait_for_values(&[value]);
         if crash {
             server.kill()
         } else {
             server.stop()
         }
-        let why = followed.until_trouble("reaching the database");
+        let why = followed.wait_for_error("cannot reach the database");
         assert!(!why.contains("password"), "{why}");
         assert_eq!(followed.values(), [value], "the last limits hold");
         server.start();
-        followed.until_sound();
+        followed.wait_until_readable();
     }
-    // What was written while nobody could read is read all the same.
+    // An edit written while the feed could not read is read later.
     server.stop();
-    followed.until_trouble("reaching the database");
+    followed.wait_for_error("cannot reach the database");
     server.start();
     database.sql("update traffic_limits set limit_value = 4");
-    followed.until_values(&["4"]);
+    followed.wait_for_values(&["4"]);
 }
 
 #[test]
-fn a_connection_that_is_cut_is_made_anew() {
+fn terminated_connection_is_reopened() {
     let database = Postgres::shared().database();
     let mut followed = followed(&database);
-    tell_changes(&database);
+    add_notify_trigger(&database);
     for value in ["2", "3", "4"] {
-        // By the server, and with the change that would have been notified over it.
+        // The server terminates the connection in the same transaction as the change.
         database.sql(&format!(
             "select pg_terminate_backend(pid) from pg_stat_activity
              where datname = current_database() and usename = 'reader';
              update traffic_limits set limit_value = {value}"
         ));
-        followed.until_values(&[value]);
+        followed.wait_for_values(&[value]);
     }
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_noticed() {
+fn unresponsive_server_is_reported_and_the_last_limits_stay() {
     let server = Postgres::own();
     let database = server.database();
     let mut followed = followed(&database);
     server.pause();
-    followed.until_trouble("no answer within");
+    followed.wait_for_error("no answer within");
     assert_eq!(followed.values(), ["1"]);
     server.resume();
     database.sql("update traffic_limits set limit_value = 2");
-    followed.until_values(&["2"]);
-    followed.until_sound();
+    followed.wait_for_values(&["2"]);
+    followed.wait_until_readable();
 }
 
 #[test]
-fn a_locked_table_is_waited_for_and_told() {
+fn locked_table_is_reported_and_read_after_the_commit() {
     let database = Postgres::shared().database();
     let mut followed = followed(&database);
     let other = database.session("postgres");
     other.sql("begin; lock table traffic_limits in access exclusive mode");
-    followed.until_trouble("lock timeout");
+    followed.wait_for_error("lock timeout");
     other.sql("update traffic_limits set limit_value = 2; commit");
-    followed.until_values(&["2"]);
-    followed.until_sound();
+    followed.wait_for_values(&["2"]);
+    followed.wait_until_readable();
 }
 
 #[test]
-fn a_table_may_go_and_come_back_as_another() {
+fn dropped_table_is_reported_and_its_replacement_is_read() {
     let database = Postgres::shared().database();
     let mut followed = followed(&database);
-    tell_changes(&database);
+    add_notify_trigger(&database);
     database.sql("drop table traffic_limits");
-    let why = followed.until_trouble("has no table traffic_limits");
+    let why = followed.wait_for_error("has no table traffic_limits");
     assert!(why.contains("floodmark limits init"), "{why}");
     assert_eq!(followed.values(), ["1"], "the last limits hold");
-    // Of other types, without the trigger.
+    // The new table has other types, and no trigger.
     database.sql(
         "create table traffic_limits (remark text, limit_name text, per text, limit_value int,
             effective_date date)",
     );
-    followed.until_values(&[]);
-    followed.until_sound();
+    followed.wait_for_values(&[]);
+    followed.wait_until_readable();
     database.sql("insert into traffic_limits values ('', 'max', 'total', 2, '2026-01-01')");
-    followed.until_values(&["2"]);
-    // One that lacks a column, and one that has a mistyped one.
+    followed.wait_for_values(&["2"]);
+    // First a column is missing, then one is misspelt.
     database.sql("alter table traffic_limits rename limit_value to amount");
-    followed.until_trouble("no column limit_value");
+    followed.wait_for_error("no column limit_value");
     database.sql("alter table traffic_limits rename amount to limit_value");
-    followed.until_sound();
+    followed.wait_until_readable();
     database.sql("alter table traffic_limits add sorce text");
-    let why = followed.until_trouble("\"sorce\"");
+    let why = followed.wait_for_error("\"sorce\"");
     assert!(why.contains("\"source\""), "{why}");
     database
         .sql("alter table traffic_limits drop sorce; update traffic_limits set limit_value = 3");
-    followed.until_values(&["3"]);
-    // Its place taken by another one, and its rights taken away.
+    followed.wait_for_values(&["3"]);
+    // Another table takes its name.
     database.sql(
         "begin; alter table traffic_limits rename to old;
          create table traffic_limits as select * from old;
          update traffic_limits set limit_value = 4; commit",
     );
-    followed.until_values(&["4"]);
+    followed.wait_for_values(&["4"]);
 }
 
 #[test]
-fn a_right_that_is_taken_away_is_told() {
+fn revoked_right_is_reported_and_limits_are_read_after_the_grant() {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
     database.sql("insert into traffic_limits values ('max', 1, '2026-01-01')");
@@ -129,11 +129,11 @@ fn a_right_that_is_taken_away_is_told() {
     let address = database.uri(&name).parse().expect("an address");
     let mut followed = Followed::of(&Options { address, ..options(&database) });
     database.sql(&format!("revoke select on traffic_limits from {name}"));
-    followed.until_trouble("permission denied for table traffic_limits");
+    followed.wait_for_error("permission denied for table traffic_limits");
     database.sql(&format!(
         "update traffic_limits set limit_value = 2; grant select on traffic_limits to {name}"
     ));
-    followed.until_values(&["2"]);
+    followed.wait_for_values(&["2"]);
     database.sql(&format!("drop owned by {name}; drop role {name}"));
 }
 
@@ -157,7 +157,7 @@ fn passwords_and_certificates_are_checked() {
         path.display().to_string()
     };
     let (right, wrong) = (passfile("floodmark"), passfile("wrong"));
-    for (uri, told) in [
+    for (uri, expected) in [
         (at_name("reader") + "?sslmode=disable", None),
         (at_name("reader") + "?sslmode=require", None),
         (at_name("reader") + &format!("?sslmode=verify-full&sslrootcert={authority}"), None),
@@ -177,14 +177,14 @@ fn passwords_and_certificates_are_checked() {
         (at_name("locked") + "?passfile=/no/such/file", Some("PGPASSWORD")),
         (at_name("nobody"), Some("role \"nobody\" does not exist")),
     ] {
-        match (open(uri.clone()), told) {
+        match (open(uri.clone()), expected) {
             (Ok(()), None) => {}
-            (Err(failure), Some(told)) => {
-                let said = format!("{:#}", failure.error);
-                assert!(said.contains(told), "{uri}: {said}");
-                assert_eq!(failure.exit as u8, 78, "{said}");
+            (Err(failure), Some(expected)) => {
+                let message = format!("{:#}", failure.error);
+                assert!(message.contains(expected), "{uri}: {message}");
+                assert_eq!(failure.exit as u8, 78, "{message}");
             }
-            (Ok(()), Some(told)) => panic!("{uri}: should say {told}"),
+            (Ok(()), Some(expected)) => panic!("{uri}: expected error: {expected}"),
             (Err(failure), None) => panic!("{uri}: {:#}", failure.error),
         }
     }

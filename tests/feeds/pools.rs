@@ -1,4 +1,4 @@
-//! Tables behind connection pools, firewalls and whatever else keeps notifications for itself.
+//! Tables behind connection pools and firewalls that lose notifications.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -7,40 +7,40 @@ use std::time::{Duration, Instant};
 
 use floodmark::limits::feed::{Feed, Options};
 
-use super::{Followed, PLAIN, options, tell_changes};
+use super::{Followed, PLAIN, add_notify_trigger, options};
 use crate::common::free_port;
 use crate::common::postgres::{Database, Postgres};
 use crate::common::relay::{Listen, Relay};
 use crate::replay::run::STUCK_AFTER;
 
-/// Long enough on a busy machine, and shorter than the minute after which a table is read in any case.
+/// Enough for a busy machine, and shorter than the minute after which a feed reads a table in any case.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A database with a table that notifies of its changes.
+/// Creates a database with a table that notifies of its changes.
 fn notifying() -> Database {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
-    tell_changes(&database);
+    add_notify_trigger(&database);
     database.sql("insert into traffic_limits values ('max', 1, '2026-01-01')");
     database
 }
 
-fn through(relay: &Relay, database: &Database) -> Options {
+fn options_through(relay: &Relay, database: &Database) -> Options {
     let address = relay.uri(database, "reader").parse().expect("an address");
     Options { address, ..options(database) }
 }
 
-/// Changes the table some times, and waits until each change is read.
+/// Changes the table several times, and asserts that each change is read soon.
 fn changes_are_soon_read(database: &Database, followed: &mut Followed) {
     for value in ["2", "3", "4"] {
         let began = Instant::now();
         database.sql(&format!("update traffic_limits set limit_value = {value}"));
-        followed.until_values(&[value]);
+        followed.wait_for_values(&[value]);
         assert!(began.elapsed() < SOON, "read after {:?}", began.elapsed());
     }
 }
 
-fn until(what: &str, holds: impl Fn() -> bool) {
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < STUCK_AFTER, "stuck: {what}");
@@ -52,46 +52,46 @@ fn until(what: &str, holds: impl Fn() -> bool) {
 fn table_whose_notifications_are_lost_is_read_each_second() {
     let database = notifying();
     let relay = Relay::to(&database, Listen::Passes, false);
-    let mut followed = Followed::of(&through(&relay, &database));
+    let mut followed = Followed::of(&options_through(&relay, &database));
     changes_are_soon_read(&database, &mut followed);
-    // It has been found out: the second connection is closed, and what was asked for is taken back.
+    // Once the loss is detected, the feed sends UNLISTEN, and closes the second connection.
     let unlisten = || relay.statements().iter().any(|sql| sql.starts_with("unlisten"));
-    until("the check has an end", unlisten);
-    until("the second connection is closed", || relay.open() == 1);
-    assert_eq!(relay.most(), 2);
+    wait_until("the check has an end", unlisten);
+    wait_until("the second connection is closed", || relay.open() == 1);
+    assert_eq!(relay.max_open(), 2);
     changes_are_soon_read(&database, &mut followed);
 }
 
 #[test]
-fn check_whose_notification_arrives_is_the_last_for_a_minute() {
+fn successful_notification_check_is_not_repeated_for_a_minute() {
     let database = notifying();
     let relay = Relay::to(&database, Listen::Passes, true);
-    let mut followed = Followed::of(&through(&relay, &database));
+    let mut followed = Followed::of(&options_through(&relay, &database));
     let checks = || relay.statements().iter().filter(|sql| sql.starts_with("notify")).count();
-    until("a check", || checks() == 1);
-    until("the second connection is closed", || relay.open() == 1);
+    wait_until("a check", || checks() == 1);
+    wait_until("the second connection is closed", || relay.open() == 1);
     changes_are_soon_read(&database, &mut followed);
-    assert_eq!((checks(), relay.most()), (1, 2));
+    assert_eq!((checks(), relay.max_open()), (1, 2));
 }
 
 #[test]
-fn listen_that_is_refused_or_ends_the_connection_does_no_harm() {
-    for listen in [Listen::IsRefused, Listen::EndsTheConnection] {
+fn failed_listen_is_not_repeated_and_the_table_is_still_read() {
+    for listen in [Listen::Rejected, Listen::Disconnects] {
         let database = notifying();
         let relay = Relay::to(&database, listen, true);
-        let mut followed = Followed::of(&through(&relay, &database));
+        let mut followed = Followed::of(&options_through(&relay, &database));
         changes_are_soon_read(&database, &mut followed);
-        assert_eq!(followed.health.trouble(), None, "{listen:?}");
+        assert_eq!(followed.health.fault(), None, "{listen:?}");
         let listens = relay.statements().iter().filter(|sql| sql.starts_with("listen")).count();
         assert_eq!(listens, 1, "{listen:?}");
     }
 }
 
 #[test]
-fn session_leaves_nothing_in_a_pool_that_shares_server_processes() {
+fn session_leaves_no_settings_and_no_named_statements_in_a_pool() {
     let database = notifying();
     let relay = Relay::to(&database, Listen::Passes, true);
-    let mut followed = Followed::of(&through(&relay, &database));
+    let mut followed = Followed::of(&options_through(&relay, &database));
     changes_are_soon_read(&database, &mut followed);
     let statements = relay.statements();
     assert!(statements.iter().any(|sql| sql.contains("set local statement_timeout")));
@@ -99,24 +99,24 @@ fn session_leaves_nothing_in_a_pool_that_shares_server_processes() {
         let settings = sql.split(';').map(str::trim).filter(|one| one.starts_with("set "));
         assert!(settings.into_iter().all(|one| one.starts_with("set local ")), "{sql}");
     }
-    // A statement that is prepared by name is unknown to the next server process.
-    let names = relay.names();
+    // The next server process would not know a statement prepared by name.
+    let names = relay.statement_names();
     assert!(!names.is_empty() && names.iter().all(String::is_empty), "{names:?}");
 }
 
 #[test]
-fn connection_that_a_firewall_forgets_is_made_anew() {
+fn connection_forgotten_by_a_firewall_is_reopened() {
     let database = notifying();
     let relay = Relay::to(&database, Listen::Passes, true);
-    let mut followed = Followed::of(&through(&relay, &database));
-    relay.forget();
+    let mut followed = Followed::of(&options_through(&relay, &database));
+    relay.forget_connections();
     database.sql("update traffic_limits set limit_value = 2");
-    followed.until_values(&["2"]);
+    followed.wait_for_values(&["2"]);
     changes_are_soon_read(&database, &mut followed);
 }
 
 #[test]
-fn trigger_that_tells_of_some_changes_only_is_not_relied_on() {
+fn trigger_that_notifies_of_some_changes_only_is_not_relied_on() {
     const NOTIFIER: &str =
         "create function floodmark_notify_limits() returns trigger language plpgsql
         as $$ begin perform pg_notify('CHANNEL', ''); return null; end $$";
@@ -140,7 +140,7 @@ fn trigger_that_tells_of_some_changes_only_is_not_relied_on() {
     }
 }
 
-/// A real pgbouncer, which ends with this value.
+/// A real pgbouncer process; killed on drop.
 struct PgBouncer {
     child: Child,
     port: u16,
@@ -148,7 +148,7 @@ struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// In front of a database. `None` where it is not installed.
+    /// Starts a pgbouncer in front of a database. Returns `None` if it is not installed.
     fn before(database: &Database, mode: &str) -> Option<Self> {
         let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
         let program = program.into_iter().find(|path| Path::new(path).exists())?;
@@ -166,14 +166,16 @@ impl PgBouncer {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(directory.path(), open).expect("its mode");
         let mut command = Command::new(program);
-        // It refuses to run as root.
+        // pgbouncer does not run as root.
         if std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
             command.args(["-u", "postgres"]);
         }
         let child = command.arg(&path).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
         let child = child.expect("starting pgbouncer");
         let pool = PgBouncer { child, port, _directory: directory };
-        until("pgbouncer listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        wait_until("pgbouncer listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
         Some(pool)
     }
 
@@ -191,7 +193,7 @@ impl Drop for PgBouncer {
 }
 
 #[test]
-fn table_behind_pgbouncer_is_followed_in_each_mode_that_has_transactions() {
+fn table_behind_pgbouncer_is_followed_in_session_and_transaction_mode() {
     for mode in ["session", "transaction"] {
         let database = notifying();
         let Some(pool) = PgBouncer::before(&database, mode) else {
@@ -201,12 +203,12 @@ fn table_behind_pgbouncer_is_followed_in_each_mode_that_has_transactions() {
         };
         let mut followed = Followed::of(&pool.options(&database));
         changes_are_soon_read(&database, &mut followed);
-        assert_eq!(followed.health.trouble(), None);
-        // Others in the pool are not disturbed by settings of this one.
+        assert_eq!(followed.health.fault(), None);
+        // Settings of the feed do not reach other clients of the pool.
         let timeout = pool_setting(&pool, &database, "statement_timeout");
         assert_eq!(timeout, "0", "{mode}");
     }
-    // A database that the pool does not know is no outage.
+    // A database unknown to the pool is an error of configuration, and no outage.
     let database = notifying();
     let pool = PgBouncer::before(&database, "transaction").expect("it was there");
     let unknown = pool.options(&database.on_server("postgres"));
@@ -214,12 +216,12 @@ fn table_behind_pgbouncer_is_followed_in_each_mode_that_has_transactions() {
     assert_eq!(failure.exit as u8, 78, "{:#}", failure.error);
     let pool = PgBouncer::before(&database, "statement").expect("it was there");
     let failure = Feed::open(&pool.options(&database)).err().expect("no transactions there");
-    let said = format!("{:#}", failure.error);
-    assert!(said.contains("use a pool in transaction or session mode"), "{said}");
-    assert_eq!(failure.exit as u8, 78, "{said}");
+    let message = format!("{:#}", failure.error);
+    assert!(message.contains("use a pool in transaction or session mode"), "{message}");
+    assert_eq!(failure.exit as u8, 78, "{message}");
 }
 
-/// A setting as another client of the pool finds it.
+/// Returns a setting as another client of the pool sees it.
 fn pool_setting(pool: &PgBouncer, database: &Database, setting: &str) -> String {
     let runtime = floodmark::limits::feed::runtime().expect("a runtime");
     runtime.block_on(async {
@@ -227,14 +229,14 @@ fn pool_setting(pool: &PgBouncer, database: &Database, setting: &str) -> String 
             format!("host=127.0.0.1 port={} user=reader dbname={}", pool.port, database.name());
         let connected = tokio_postgres::connect(&line, tokio_postgres::NoTls).await;
         let (client, connection) = connected.expect("a connection");
-        let carrier = tokio::spawn(connection);
-        let messages = client.simple_query(&format!("show {setting}")).await.expect("an answer");
+        let connection_task = tokio::spawn(connection);
+        let messages = client.simple_query(&format!("show {setting}")).await.expect("a response");
         let found = messages.iter().find_map(|message| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
             _ => None,
         });
         drop(client);
-        let _ = carrier.await;
+        let _ = connection_task.await;
         found.expect("a row")
     })
 }

@@ -3,41 +3,41 @@ use std::time::{Duration, Instant};
 use floodmark::limits::feed::{self, Options};
 use floodmark::limits::table::Ruling;
 
-use super::{Followed, PLAIN, date, options, tell_changes};
+use super::{Followed, PLAIN, add_notify_trigger, date, options};
 use crate::common::postgres::Postgres;
 
 #[test]
-fn a_table_is_followed_with_and_without_notifications() {
+fn table_is_followed_with_and_without_notifications() {
     for with_trigger in [false, true] {
         let database = Postgres::shared().database();
         database.sql(PLAIN);
         if with_trigger {
-            tell_changes(&database);
+            add_notify_trigger(&database);
         }
         database.sql("insert into traffic_limits values ('max', 1, '2026-01-01')");
         let mut followed = Followed::of(&options(&database));
         assert_eq!(followed.values(), ["1"]);
         for value in ["2", "3", "4"] {
             database.sql(&format!("update traffic_limits set limit_value = {value}"));
-            followed.until_values(&[value]);
+            followed.wait_for_values(&[value]);
         }
         database.sql(
             "begin; delete from traffic_limits;
              insert into traffic_limits values ('a', 5, '2026-01-01'), ('b', null, '2026-01-01'); commit",
         );
-        followed.until_values(&["5", "null"]);
+        followed.wait_for_values(&["5", "null"]);
         // One transaction is one edit.
         assert_eq!(followed.edits, 5);
         database.sql("truncate traffic_limits");
-        followed.until_values(&[]);
+        followed.wait_for_values(&[]);
     }
 }
 
 #[test]
-fn what_a_transaction_has_not_committed_is_not_seen() {
+fn uncommitted_rows_are_not_read() {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
-    tell_changes(&database);
+    add_notify_trigger(&database);
     let mut followed = Followed::of(&options(&database));
     let writer = database.session("postgres");
     writer.sql("begin");
@@ -46,10 +46,10 @@ fn what_a_transaction_has_not_committed_is_not_seen() {
     writer.sql("begin");
     writer.sql("insert into traffic_limits values ('max', 1, '2026-01-01')");
     database.sql("insert into traffic_limits values ('other', 2, '2026-01-01')");
-    followed.until("the committed row", |rows| rows.keys().any(|(name, _)| name == "other"));
+    followed.wait_until("the committed row", |rows| rows.keys().any(|(name, _)| name == "other"));
     assert_eq!(followed.values(), ["2"]);
     writer.sql("commit");
-    followed.until_values(&["1", "2"]);
+    followed.wait_for_values(&["1", "2"]);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn all_columns_and_types_are_read_as_in_a_file() {
     };
     assert_eq!(sorted(&table), sorted(&expected));
     assert_eq!(table.refusals().count(), 0);
-    // The same from a view, whatever it is made of.
+    // A view is read alike, whatever its types.
     database.sql(
         "create schema net; create view net.\"My limits\" as
          select limit_name, limit_value::float8 / 2 as limit_value,
@@ -105,10 +105,10 @@ fn all_columns_and_types_are_read_as_in_a_file() {
 }
 
 #[test]
-fn dates_are_moments_whatever_the_zone_of_the_server() {
+fn dates_are_independent_of_the_time_zone_of_the_database() {
     let database = Postgres::shared().database();
     let name = database.name().to_owned();
-    // An hour that is there twice, and one that is not, in the zone of the database.
+    // This time zone repeats one hour of the year, and skips one.
     database.sql(&format!(
         "alter database {name} set timezone = 'Europe/Berlin';
          alter database {name} set datestyle = 'SQL, DMY'"
@@ -141,7 +141,7 @@ fn dates_are_moments_whatever_the_zone_of_the_server() {
     assert_eq!(found("with_zone", "summer"), date("2025-10-26T00:30:00Z"));
     assert_eq!(found("with_zone", "winter"), date("2025-10-26T01:30:00Z"));
     assert_eq!(found("with_zone", "skipped"), date("2025-03-30T01:30:00Z"));
-    // Years that no text of four digits has.
+    // These years have no notation with four digits.
     for name in ["old", "far"] {
         let micros = database.query(&format!(
             "select (extract(epoch from effective_date) * 1000000)::numeric(30) from with_zone
@@ -166,7 +166,7 @@ fn dates_are_moments_whatever_the_zone_of_the_server() {
 }
 
 #[test]
-fn garbage_harms_only_itself() {
+fn invalid_rows_are_rejected_alone() {
     let database = Postgres::shared().database();
     database.sql(
         "create table traffic_limits (limit_name text, limit_value text, effective_date text, per text,
@@ -175,7 +175,7 @@ fn garbage_harms_only_itself() {
     database.sql("insert into traffic_limits values ('good', '5', '2026-01-01')");
     let mut followed = Followed::of(&options(&database));
     assert_eq!(followed.values(), ["5"]);
-    // Texts of 100 MB, in a table that nobody would read whole.
+    // Texts of up to 100 MB, which must not be read in full.
     database.sql(
         "insert into traffic_limits values
             (repeat('x', 100000000), '1', '2026-01-01'), ('long value', repeat('9', 50000000), '2026-01-01'),
@@ -189,25 +189,25 @@ fn garbage_harms_only_itself() {
             ('source', '1', '2026-01-01', null, '10.0.0.0/33', null),
             ('host', '1', '2026-01-01', 'pair', null, '10.0.0.1')",
     );
-    followed.until_values(&["5", "7", "3"]);
+    followed.wait_for_values(&["5", "7", "3"]);
     let table = feed::read(&options(&database)).unwrap_or_else(|why| panic!("{:#}", why.error));
     assert_eq!(table.refusals().count(), 15);
     let duplicates =
         table.verdicts.iter().filter(|one| matches!(one.ruling, Ruling::Duplicate { .. })).count();
     assert_eq!(duplicates, 1);
     for (verdict, reason) in table.refusals() {
-        let said = format!("{:?} {reason}", verdict.name().map(str::len));
-        assert!(said.len() < 1000, "{said}");
+        let message = format!("{:?} {reason}", verdict.name().map(str::len));
+        assert!(message.len() < 1000, "{message}");
     }
     database.sql("delete from traffic_limits where limit_name <> 'good' or limit_name is null");
-    followed.until_values(&["5"]);
+    followed.wait_for_values(&["5"]);
 }
 
 #[test]
-fn a_hundred_thousand_limits_are_read_and_edited() {
+fn table_of_100_000_limits_is_read_and_edited() {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
-    tell_changes(&database);
+    add_notify_trigger(&database);
     database.sql(
         "insert into traffic_limits select 'limit ' || n, n, timestamptz '2026-01-01' + n * interval '1 min'
          from generate_series(1, 100000) n",
@@ -216,12 +216,12 @@ fn a_hundred_thousand_limits_are_read_and_edited() {
     assert_eq!(followed.rows.len(), 100_000);
     database.sql("update traffic_limits set limit_value = 0 where limit_name = 'limit 777'");
     let at = ("limit 777".to_owned(), date("2026-01-01T12:57:00Z"));
-    followed.until("the edit", |rows| rows[&at] == "0");
+    followed.wait_until("the edit", |rows| rows[&at] == "0");
     assert_eq!(followed.edits, 2);
 }
 
 #[test]
-fn a_table_that_is_too_large_holds_nothing_up() {
+fn oversized_table_is_reported_and_the_last_limits_stay() {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
     database.sql("insert into traffic_limits values ('max', 1, '2026-01-01')");
@@ -230,19 +230,19 @@ fn a_table_that_is_too_large_holds_nothing_up() {
         "insert into traffic_limits select repeat('x', 4000) || n, 1, '2026-01-01'
          from generate_series(1, 100000) n",
     );
-    let why = followed.until_trouble("more than");
+    let why = followed.wait_for_error("more than");
     assert!(why.contains("268435456 bytes"), "{why}");
     assert_eq!(followed.values(), ["1"]);
     database.sql("delete from traffic_limits where limit_name <> 'max'; update traffic_limits set limit_value = 2");
-    followed.until_values(&["2"]);
-    followed.until_sound();
+    followed.wait_for_values(&["2"]);
+    followed.wait_until_readable();
 }
 
 #[test]
-fn many_writers_come_to_one_end() {
+fn rows_of_concurrent_writers_reach_their_last_values() {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
-    tell_changes(&database);
+    add_notify_trigger(&database);
     database.sql("insert into traffic_limits select 'limit ' || n, 0, '2026-01-01' from generate_series(1, 8) n");
     let mut followed = Followed::of(&options(&database));
     std::thread::scope(|scope| {
@@ -258,46 +258,45 @@ fn many_writers_come_to_one_end() {
             });
         }
     });
-    followed.until_values(&["200"; 8]);
-    // Every state was one that the table had.
+    followed.wait_for_values(&["200"; 8]);
     assert!(followed.edits > 1);
 }
 
 #[test]
-fn a_storm_of_notifications_is_gathered() {
+fn notifications_in_quick_succession_are_coalesced() {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
-    tell_changes(&database);
+    add_notify_trigger(&database);
     database.sql("insert into traffic_limits values ('max', 0, '2026-01-01')");
     let mut followed = Followed::of(&options(&database));
     let began = Instant::now();
-    // Each is a transaction of its own.
+    // Each update is a transaction of its own.
     database.sql(
         "create procedure storm() language plpgsql as $$ begin
             for n in 1..30000 loop update traffic_limits set limit_value = n; commit; end loop;
          end $$",
     );
     database.session("postgres").sql("call storm()");
-    followed.until_values(&["30000"]);
-    // At most one for each hundredth of a second.
+    followed.wait_for_values(&["30000"]);
+    // At most one batch of edits each 10 ms.
     let most = began.elapsed().as_millis() / 10 + 10;
     assert!((followed.edits as u128) < most, "{} edits, at most {most}", followed.edits);
 }
 
 #[test]
-fn an_interval_is_kept() {
+fn refresh_interval_delays_each_read() {
     let database = Postgres::shared().database();
     database.sql(PLAIN);
-    tell_changes(&database);
+    add_notify_trigger(&database);
     database.sql("insert into traffic_limits values ('max', 1, '2026-01-01')");
     let refresh = Duration::from_secs(3);
     let began = Instant::now();
     let mut followed = Followed::of(&Options { refresh: Some(refresh), ..options(&database) });
     database.sql("update traffic_limits set limit_value = 2");
-    followed.until_values(&["2"]);
+    followed.wait_for_values(&["2"]);
     assert!(began.elapsed() >= refresh, "{:?}", began.elapsed());
-    // The next one is not brought forward by what was written since.
+    // Further writes do not bring the next read forward.
     database.sql("update traffic_limits set limit_value = 3");
-    followed.until_values(&["3"]);
+    followed.wait_for_values(&["3"]);
     assert!(began.elapsed() >= 2 * refresh, "{:?}", began.elapsed());
 }

@@ -1,4 +1,4 @@
-//! An buffered producer whose topic is deleted, comes back as another one, or refuses a message.
+//! A buffered producer whose topic is deleted, recreated with another configuration, or rejects a message.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use floodmark::kafka::{
 use crate::common::broker::{Broker, STUCK_AFTER, read_all};
 use crate::common::now_ms;
 
-/// Batches fill, and are not compressed, so that sizes are what they seem.
+/// Opens a producer that fills its batches, without compression, so that sizes are predictable.
 fn open(address: &Address) -> BufferedProducer {
     let options = ["compression.type=none", "linger.ms=50"];
     let options = ClientOptions::new(options).expect("options");
@@ -19,7 +19,7 @@ fn open(address: &Address) -> BufferedProducer {
         .unwrap_or_else(|failure| panic!("{:#}", failure.error))
 }
 
-/// A time that only the sender can have given.
+/// Returns the time to the minute: a broker's own timestamps are not whole minutes.
 fn time_ms() -> i64 {
     now_ms() as i64 / 60_000 * 60_000
 }
@@ -61,7 +61,7 @@ fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 
-/// The broker would create it for any producer that lets it.
+/// The broker creates topics automatically for producers that allow it.
 #[test]
 fn deleted_topic_is_not_created_by_its_producer_and_messages_wait() {
     let broker = Broker::shared();
@@ -70,31 +70,33 @@ fn deleted_topic_is_not_created_by_its_producer_and_messages_wait() {
     numbers(0..10).iter().for_each(|number| send(&mut buffered, number));
     poll_until(&mut buffered, "all has arrived", |buffered| buffered.is_done());
     broker.delete(&address);
-    // Those under way when that is noticed, and those that come later.
+    // Some messages are in flight when the producer notices the deletion, others follow.
     let mut sent = 10;
     poll_until(&mut buffered, "the end of the topic is noticed", |buffered| {
         if sent < 200 {
             send(buffered, &sent.to_string());
             sent += 1;
         }
-        buffered.trouble().is_some_and(|trouble| trouble.missing)
+        buffered.topic_fault().is_some_and(|fault| fault.missing)
     });
     numbers(sent..sent + 50).iter().for_each(|number| send(&mut buffered, number));
-    assert!(buffered.has_room());
-    let asked = Instant::now();
-    poll_until(&mut buffered, "some time has passed", |_| asked.elapsed() > Duration::from_secs(2));
+    assert!(buffered.has_capacity());
+    let waiting_since = Instant::now();
+    poll_until(&mut buffered, "some time has passed", |_| {
+        waiting_since.elapsed() > Duration::from_secs(2)
+    });
     topics::describe(&address, &ClientOptions::default()).expect_err("nobody has created it");
     assert_eq!((buffered.waiting(), buffered.counts().delivered), (u64::from(sent) + 40, 10));
     topics::create(&address, &ClientOptions::default(), &Plan::state(1)).expect("it is created");
     finish(&mut buffered);
-    assert_eq!(buffered.trouble(), None);
+    assert_eq!(buffered.topic_fault(), None);
     assert_eq!(texts(&address), numbers(10..sent + 50));
     assert_eq!(buffered.counts().delivered, u64::from(sent) + 50);
 }
 
-/// As by another client that asks for it, with what is the broker's default.
+/// Another client lets the broker recreate the topic with the broker's defaults.
 #[test]
-fn topic_created_again_that_keeps_less_gets_no_messages_until_it_fits() {
+fn recreated_topic_gets_no_messages_until_its_configuration_fits() {
     let broker = Broker::shared();
     let address = broker.topic_with("alerts", &Plan::state(2));
     let mut buffered = open(&address);
@@ -104,17 +106,17 @@ fn topic_created_again_that_keeps_less_gets_no_messages_until_it_fits() {
     topics::create(&address, &ClientOptions::default(), &Plan::flows(1)).expect("it is created");
     poll_until(&mut buffered, "the other topic is noticed", |buffered| {
         buffered
-            .trouble()
-            .is_some_and(|trouble| trouble.why.contains("it has 1 partitions and had 2"))
+            .topic_fault()
+            .is_some_and(|fault| fault.why.contains("it has 1 partitions and had 2"))
     });
     send(&mut buffered, "after");
     broker.delete(&address);
     let plain = Plan { config: vec![("cleanup.policy", "delete".into())], ..Plan::flows(2) };
     topics::create(&address, &ClientOptions::default(), &plain).expect("it is created");
     poll_until(&mut buffered, "its configuration is read", |buffered| {
-        buffered.trouble().is_some_and(|trouble| {
-            !trouble.missing && trouble.why.contains("cleanup.policy is delete")
-        })
+        buffered
+            .topic_fault()
+            .is_some_and(|fault| !fault.missing && fault.why.contains("cleanup.policy is delete"))
     });
     assert_eq!((texts(&address), buffered.waiting()), (vec![], 1));
     broker.alter(&address, "cleanup.policy", "compact,delete");
@@ -122,9 +124,9 @@ fn topic_created_again_that_keeps_less_gets_no_messages_until_it_fits() {
     assert_eq!(texts(&address), ["after"]);
 }
 
-/// A broker refuses a whole batch for one of its messages.
+/// A broker rejects a whole batch because of one message.
 #[test]
-fn message_refused_by_the_broker_is_kept_apart_and_others_arrive_in_order() {
+fn message_rejected_by_the_broker_is_kept_apart_and_others_arrive_in_order() {
     let long = "x".repeat(5000);
     let old = now_ms() - 24 * 3_600_000;
     for (name, value, refusal) in [
@@ -151,12 +153,12 @@ fn message_refused_by_the_broker_is_kept_apart_and_others_arrive_in_order() {
             },
             _ => OwnedMessage { payload: b"no key".into(), ..OwnedMessage::default() },
         };
-        buffered.give(refused.clone());
+        buffered.enqueue(refused.clone());
         numbers(20..40).iter().for_each(|number| send(&mut buffered, number));
         finish(&mut buffered);
         let kept = buffered.take_refused();
         assert_eq!(kept.iter().map(|kept| kept.refusal).collect::<Vec<_>>(), [refusal], "{name}");
-        assert_eq!(kept[0].letter.payload, refused.payload);
+        assert_eq!(kept[0].message.payload, refused.payload);
         assert_eq!(texts(&address), numbers(0..40), "{name}");
         let counts = buffered.counts();
         assert_eq!((counts.delivered, counts.failed, counts.waiting()), (40, 1, 0), "{name}");
@@ -164,7 +166,7 @@ fn message_refused_by_the_broker_is_kept_apart_and_others_arrive_in_order() {
 }
 
 #[test]
-fn message_refused_where_that_is_a_failure_is_named_after_all_others_have_arrived() {
+fn rejected_message_fails_the_producer_after_all_others_have_arrived() {
     let mut plan = Plan::flows(1);
     plan.config.push(("max.message.bytes", "2000".to_owned()));
     let address = Broker::shared().topic_with("refusing", &plan);
@@ -173,22 +175,22 @@ fn message_refused_where_that_is_a_failure_is_named_after_all_others_have_arrive
     send(&mut buffered, &"x".repeat(5000));
     send(&mut buffered, "1");
     let failure = buffered.finish(&mut || false).expect_err("it is refused");
-    let said = format!("{:#}", failure.error);
-    assert!(said.contains("5003 bytes") && said.contains("max.message.bytes"), "{said}");
+    let message = format!("{:#}", failure.error);
+    assert!(message.contains("5003 bytes") && message.contains("max.message.bytes"), "{message}");
     assert_eq!(texts(&address), ["0", "1"]);
 }
 
 #[test]
-fn dead_letter_too_large_for_its_topic_is_cut_until_it_fits() {
+fn oversized_dead_letter_is_cut_to_fit_its_topic() {
     let mut plan = Plan::dead_letters();
     plan.config.push(("max.message.bytes", "2000".to_owned()));
     let address = Broker::shared().topic_with("dead", &plan);
     let mut buffered = open(&address).on_refusal(OnRefusal::Cut);
     let key = Some(b"10.0.0.1 10.0.0.2".to_vec());
-    // One that the client refuses by itself, one that the broker refuses, and one that fits.
+    // The client rejects the first, the broker the second; the third fits.
     for size in [1_500_000, 5000, 100] {
         let payload = vec![b'x'; size];
-        buffered.give(OwnedMessage { key: key.clone(), payload, ..OwnedMessage::default() });
+        buffered.enqueue(OwnedMessage { key: key.clone(), payload, ..OwnedMessage::default() });
     }
     finish(&mut buffered);
     let received = read_all(&address);

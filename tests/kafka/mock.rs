@@ -1,4 +1,4 @@
-//! What the producer promises, against a mock cluster within the process.
+//! The guarantees of the producer, against a mock cluster within the process.
 
 use std::collections::HashSet;
 use std::net::TcpListener;
@@ -20,21 +20,21 @@ fn text(payload: &str) -> Outgoing<'_> {
     Outgoing { payload: Some(payload.as_bytes()), ..Outgoing::default() }
 }
 
-/// A failure's code and text.
-fn said(failure: Failure) -> (Exit, String) {
+/// Returns the exit code and the message of a failure.
+fn exit_and_message(failure: Failure) -> (Exit, String) {
     (failure.exit, format!("{:#}", failure.error))
 }
 
 #[test]
-fn all_is_delivered_as_it_was_sent() {
+fn messages_are_delivered_as_they_were_sent() {
     let mock = Mock::new();
     let address = mock.topic("flows", 3);
     let messages = [
         Outgoing { timestamp_ms: Some(1_000_000_000_000), partition: Some(2), ..text("a") },
         Outgoing { key: Some(b"k"), partition: Some(2), ..text("") },
-        // It removes its key.
+        // A tombstone.
         Outgoing { key: Some(b"k"), payload: None, partition: Some(2), ..Outgoing::default() },
-        // 0 would be the time of sending.
+        // librdkafka would replace the timestamp 0 by the time of sending.
         Outgoing { timestamp_ms: Some(0), partition: Some(2), ..text("old") },
         text("anywhere"),
     ];
@@ -50,7 +50,7 @@ fn all_is_delivered_as_it_was_sent() {
 }
 
 #[test]
-fn reports_are_counted() {
+fn delivery_reports_are_counted() {
     let mock = Mock::new();
     let producer = open(&mock.topic("flows", 1), Tuning::for_latency());
     for _ in 0..1000 {
@@ -64,7 +64,7 @@ fn reports_are_counted() {
 }
 
 #[test]
-fn keys_land_where_java_clients_put_them() {
+fn keys_are_assigned_to_the_partitions_that_java_clients_choose() {
     let mock = Mock::new();
     let address = mock.topic("alerts", 7);
     // Of murmur2("21") and others, by org.apache.kafka.common.utils.Utils: (hash & 0x7fffffff) % 7.
@@ -77,23 +77,24 @@ fn keys_land_where_java_clients_put_them() {
 }
 
 #[test]
-fn a_full_queue_is_said_and_loses_nothing() {
+fn full_queue_is_returned_and_loses_no_message() {
     let mock = Mock::new();
     let address = mock.topic("flows", 1);
     let tuning = Tuning { queue_messages: 10, ..Tuning::for_throughput() };
     let producer = open(&address, tuning);
     mock.down();
-    let mut taken = 0;
-    while producer.send(&text(&taken.to_string())).expect("an outage is no failure") == Sent::Queued
+    let mut accepted = 0;
+    while producer.send(&text(&accepted.to_string())).expect("an outage is no failure")
+        == Sent::Queued
     {
-        taken += 1;
-        assert!(taken <= 10);
+        accepted += 1;
+        assert!(accepted <= 10);
     }
-    assert_eq!((taken, producer.counts().queued), (10, 10));
+    assert_eq!((accepted, producer.counts().queued), (10, 10));
     poll_until(&producer, "it is unreachable", || !producer.reachable());
     assert!(producer.failure().is_none());
     mock.up();
-    // What had no room has it again.
+    // The queue has capacity again.
     send(&producer, &text("10"));
     finish(&producer);
     assert!(producer.reachable());
@@ -102,7 +103,7 @@ fn a_full_queue_is_said_and_loses_nothing() {
 }
 
 #[test]
-fn an_outage_loses_nothing_and_doubles_nothing() {
+fn outage_loses_and_duplicates_no_message() {
     let mock = Mock::new();
     let address = mock.topic("flows", 4);
     let producer = open(&address, Tuning::for_latency());
@@ -123,7 +124,7 @@ fn an_outage_loses_nothing_and_doubles_nothing() {
 }
 
 #[test]
-fn the_end_of_an_outage_is_seen_without_sending() {
+fn end_of_an_outage_is_detected_without_sending() {
     let mock = Mock::new();
     let producer = open(&mock.topic("flows", 1), Tuning::for_latency());
     send(&producer, &text("a"));
@@ -135,39 +136,43 @@ fn the_end_of_an_outage_is_seen_without_sending() {
 }
 
 #[test]
-fn what_is_not_delivered_can_be_given_up() {
+fn undelivered_messages_are_abandoned_on_request() {
     let mock = Mock::new();
     let producer = open(&mock.topic("flows", 1), Tuning::for_throughput());
     mock.down();
     send(&producer, &text("a"));
     poll_until(&producer, "it is unreachable", || !producer.reachable());
-    let mut asked = 0;
+    let mut polls = 0;
     let mut give_up = || {
-        asked += 1;
-        asked == 3
+        polls += 1;
+        polls == 3
     };
-    let (exit, said) = said(producer.finish(&mut give_up).expect_err("nobody is there"));
-    assert_eq!((exit, asked), (Exit::Unavailable, 3));
-    assert!(said.starts_with("1 messages to topic \"flows\" were not delivered: "), "{said}");
+    let (exit, message) =
+        exit_and_message(producer.finish(&mut give_up).expect_err("nobody is there"));
+    assert_eq!((exit, polls), (Exit::Unavailable, 3));
+    assert!(message.starts_with("1 messages to topic \"flows\" were not delivered: "), "{message}");
 }
 
 #[test]
-fn a_message_that_is_too_large_is_named() {
+fn oversized_message_is_rejected_with_its_size() {
     let mock = Mock::new();
     let producer = open(&mock.topic("flows", 1), Tuning::for_latency());
     let large = "x".repeat(2_000_000);
     let failure = producer.send(&text(&large)).expect_err("it is too large");
-    let (exit, said) = said(failure);
+    let (exit, message) = exit_and_message(failure);
     assert_eq!(exit, Exit::BadConfig);
-    assert!(said.contains("2000000 bytes") && said.contains("max.message.bytes"), "{said}");
-    // It is not taken, and those after it are.
+    assert!(
+        message.contains("2000000 bytes") && message.contains("max.message.bytes"),
+        "{message}"
+    );
+    // The message is not queued, and later ones are.
     send(&producer, &text("small"));
     finish(&producer);
     assert_eq!((producer.counts().queued, producer.counts().delivered), (1, 1));
 }
 
 #[test]
-fn a_message_that_a_broker_refuses_is_a_failure_and_no_other_is() {
+fn message_rejected_by_the_broker_fails_and_the_next_is_delivered() {
     let mock = Mock::new();
     let producer = open(&mock.topic("flows", 1), Tuning::for_latency());
     let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
@@ -175,38 +180,46 @@ fn a_message_that_a_broker_refuses_is_a_failure_and_no_other_is() {
     send(&producer, &text("refused"));
     poll_until(&producer, "it is refused", || producer.counts().failed == 1);
     send(&producer, &text("taken"));
-    let (exit, said) = said(producer.finish(&mut || false).expect_err("one was refused"));
+    let (exit, message) =
+        exit_and_message(producer.finish(&mut || false).expect_err("one was refused"));
     assert_eq!(exit, Exit::BadConfig);
-    assert!(said.contains("a message of 7 bytes is too large for topic \"flows\""), "{said}");
+    assert!(message.contains("a message of 7 bytes is too large for topic \"flows\""), "{message}");
     let counts = producer.counts();
     assert_eq!((counts.delivered, counts.failed, counts.waiting()), (1, 1, 0));
 }
 
 #[test]
-fn a_user_who_may_not_send_is_told_so() {
+fn producer_without_authorization_fails_with_the_reason() {
     let mock = Mock::new();
     let producer = open(&mock.topic("flows", 1), Tuning::for_latency());
     let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     mock.cluster().request_errors(RDKafkaApiKey::Produce, &[error]);
     send(&producer, &text("refused"));
-    let (exit, said) = said(producer.finish(&mut || false).expect_err("it is refused"));
+    let (exit, message) =
+        exit_and_message(producer.finish(&mut || false).expect_err("it is refused"));
     assert_eq!(exit, Exit::BadConfig);
-    assert!(said.contains("sending to topic \"flows\" is not allowed to this user"), "{said}");
-    // Nothing more is taken, for the same reason.
+    assert!(
+        message.contains("sending to topic \"flows\" is not allowed to this user"),
+        "{message}"
+    );
+    // Further messages are rejected for the same reason.
     let failure = producer.send(&text("more")).expect_err("it is refused");
-    assert_eq!(format!("{:#}", failure.error), said);
+    assert_eq!(format!("{:#}", failure.error), message);
 }
 
 #[test]
-fn a_topic_that_is_not_there_is_named_and_not_made() {
+fn missing_topic_is_named_and_not_created() {
     let mock = Mock::new();
     let address = mock.address("flwos");
     let opened = Producer::open(&address, &ClientOptions::default(), Tuning::for_latency());
     let failure = opened.expect_err("there is no topic");
     assert!(matches!(failure.error.downcast_ref(), Some(Error::UnknownTopic { .. })));
-    let (exit, said) = said(failure);
+    let (exit, message) = exit_and_message(failure);
     assert_eq!(exit, Exit::BadConfig);
-    assert!(said.contains("no topic \"flwos\"") && said.contains("--create-topic"), "{said}");
+    assert!(
+        message.contains("no topic \"flwos\"") && message.contains("--create-topic"),
+        "{message}"
+    );
     let again = topics::partitions(&address, &ClientOptions::default());
     assert!(again.is_err(), "asking has made it");
     mock.topic("flwos", 5);
@@ -214,26 +227,29 @@ fn a_topic_that_is_not_there_is_named_and_not_made() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_the_clients_fault() {
+fn missing_ca_file_is_a_configuration_error() {
     let options = ClientOptions::new(["security.protocol=ssl", "ssl.ca.location=/no/such/file"]);
     let address = Mock::new().topic("flows", 1);
     let opened = Producer::open(&address, &options.expect("options"), Tuning::for_latency());
-    let (exit, said) = said(opened.expect_err("there is no such file"));
+    let (exit, message) = exit_and_message(opened.expect_err("there is no such file"));
     assert_eq!(exit, Exit::BadConfig);
-    assert!(said.contains("can't be set up") && said.contains("ssl.ca.location"), "{said}");
+    assert!(
+        message.contains("can't be set up") && message.contains("ssl.ca.location"),
+        "{message}"
+    );
 }
 
 #[test]
-fn nobody_there_is_said_in_time() {
-    // Bound, so that nobody else is there either, and not listening.
+fn unreachable_broker_fails_after_the_timeout() {
+    // The port is free: its listener is dropped at once.
     let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
     let brokers = format!("127.0.0.1:{port}");
     let address = Address { brokers: brokers.clone(), topic: "flows".into() };
     let started = Instant::now();
     let opened = Producer::open(&address, &ClientOptions::default(), Tuning::for_latency());
-    let (exit, said) = said(opened.expect_err("nobody is there"));
+    let (exit, message) = exit_and_message(opened.expect_err("nobody is there"));
     assert_eq!(exit, Exit::Unavailable);
-    assert!(said.contains(&brokers) && said.contains("Connection refused"), "{said}");
+    assert!(message.contains(&brokers) && message.contains("Connection refused"), "{message}");
     let waited = started.elapsed();
     assert!(waited >= REACH_TIMEOUT && waited < 2 * REACH_TIMEOUT, "{waited:?}");
 }

@@ -1,4 +1,4 @@
-//! What only Apache Kafka itself shows: topics and their configuration, and a broker that goes away.
+//! Tests that need Apache Kafka itself: topics and their configuration, and outages of a broker.
 
 use std::collections::HashSet;
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use floodmark::kafka::{
 use crate::common::broker::{Broker, finish, poll_until, produce, random_name, read_all, send};
 use crate::common::now_ms;
 
-/// 2001-09-09: as old as captures get.
+/// 2001-09-09, the time of an old capture.
 const OLD_MS: i64 = 1_000_000_000_000;
 
 fn options() -> ClientOptions {
@@ -29,7 +29,7 @@ fn open(address: &Address) -> Producer {
         .unwrap_or_else(|failure| panic!("{:#}", failure.error))
 }
 
-/// A topic whose configuration has this beside that of flows.
+/// Creates a topic of flows with one other setting.
 fn topic_with(name: &'static str, value: &str) -> Address {
     let mut plan = Plan::flows(1);
     plan.config.retain(|(already, _)| *already != name);
@@ -38,14 +38,14 @@ fn topic_with(name: &'static str, value: &str) -> Address {
 }
 
 #[test]
-fn topics_are_made_as_planned_and_once() {
+fn topics_are_created_as_planned_and_once() {
     let broker = Broker::shared();
     let address = broker.address(&random_name("flows"));
     let plan = Plan::recording(3);
     assert_eq!(topics::create(&address, &options(), &plan).expect("made"), Created::New);
     assert_eq!(topics::create(&address, &options(), &plan).expect("there"), Created::Existed);
     let config = topics::describe(&address, &options()).expect("described");
-    assert!(config.told && config.deletes && !config.compacts && !config.log_append_time);
+    assert!(config.is_known && config.deletes && !config.compacts && !config.log_append_time);
     assert_eq!((config.partitions, config.retention_ms), (3, None));
     assert_eq!((config.timestamp_before_max_ms, config.timestamp_after_max_ms), (None, None));
     assert!(config.max_message_bytes.expect("a bound") > 1_000_000);
@@ -57,18 +57,21 @@ fn topics_are_made_as_planned_and_once() {
 }
 
 #[test]
-fn a_plan_that_a_broker_refuses_is_said() {
+fn plan_rejected_by_the_broker_fails_with_the_reason() {
     let address = Broker::shared().address(&random_name("flows"));
     let plan = Plan { replication: 3, ..Plan::flows(1) };
     let failure = topics::create(&address, &options(), &plan).expect_err("there is one broker");
     assert_eq!(failure.exit, Exit::Failed);
-    let said = failure.error.to_string();
-    assert!(said.contains(&address.topic) && said.contains("replication factor"), "{said}");
+    let message = failure.error.to_string();
+    assert!(
+        message.contains(&address.topic) && message.contains("replication factor"),
+        "{message}"
+    );
 }
 
 #[test]
-fn a_topic_that_is_not_there_is_not_made_by_asking() {
-    // This broker would make it for a producer that asks.
+fn missing_topic_is_not_created_by_a_query() {
+    // This broker creates topics automatically for producers that allow it.
     let address = Broker::shared().address(&random_name("missing"));
     for _ in 0..2 {
         let failure = Producer::open(&address, &options(), Tuning::for_latency());
@@ -80,20 +83,20 @@ fn a_topic_that_is_not_there_is_not_made_by_asking() {
 }
 
 #[test]
-fn a_broker_without_tls_is_said_to_whoever_wants_it() {
+fn tls_client_of_a_broker_without_tls_fails_with_an_ssl_error() {
     let options = ClientOptions::new(["security.protocol=ssl"]).expect("an option");
     let opened =
         Producer::open(&Broker::shared().address("flows"), &options, Tuning::for_latency());
     let failure = opened.expect_err("there is no handshake");
-    // It might be about to start: a connection that is closed is tried again.
+    // The broker might be starting: a closed connection is retried.
     assert_eq!(failure.exit, Exit::Unavailable);
-    // How librdkafka says it depends on how far the handshake came before the broker closed it.
-    let said = failure.error.to_string();
-    assert!(said.contains("ssl://") && said.contains("SSL"), "{said}");
+    // librdkafka's message depends on how far the handshake got before the broker closed the connection.
+    let message = failure.error.to_string();
+    assert!(message.contains("ssl://") && message.contains("SSL"), "{message}");
 }
 
 #[test]
-fn passwords_from_a_file_are_taken_or_refused() {
+fn password_from_a_file_is_accepted_or_rejected() {
     let broker = Broker::own();
     let plain = broker.topic("flows", 1);
     let address = Address { brokers: broker.brokers_with_password(), ..plain.clone() };
@@ -129,9 +132,12 @@ fn passwords_from_a_file_are_taken_or_refused() {
     ];
     for failure in failures {
         assert_eq!(failure.exit, Exit::BadConfig);
-        let said = format!("{:#}", failure.error);
-        assert!(said.contains("Authentication failed") && said.contains("sasl.*"), "{said}");
-        assert!(!said.contains("wrong"), "{said}");
+        let message = format!("{:#}", failure.error);
+        assert!(
+            message.contains("Authentication failed") && message.contains("sasl.*"),
+            "{message}"
+        );
+        assert!(!message.contains("wrong"), "{message}");
     }
     std::fs::write(&file, "floodmark\n").expect("a file");
     let producer = open().unwrap_or_else(|failure| panic!("{:#}", failure.error));
@@ -143,7 +149,7 @@ fn passwords_from_a_file_are_taken_or_refused() {
 }
 
 #[test]
-fn old_records_are_kept_by_a_topic_for_recordings() {
+fn topic_for_recordings_keeps_old_records() {
     let address = Broker::shared().topic("flows", 1);
     produce(&address, &[Outgoing { timestamp_ms: Some(OLD_MS), ..text("old") }]);
     let received = read_all(&address);
@@ -151,7 +157,7 @@ fn old_records_are_kept_by_a_topic_for_recordings() {
 }
 
 #[test]
-fn a_topic_that_would_lose_or_refuse_records_is_named() {
+fn topic_that_would_lose_records_is_rejected_with_its_setting() {
     let now = now_ms();
     let (hour, day) = (3_600_000, 86_400_000);
     for (name, value, oldest, newest) in [
@@ -163,14 +169,17 @@ fn a_topic_that_would_lose_or_refuse_records_is_named() {
         check_times(&config, now - hour / 2, now + hour / 2, now).expect("within the bounds");
         let failure = check_times(&config, oldest, newest, now).expect_err(name);
         assert_eq!(failure.exit, Exit::BadConfig);
-        let said = failure.error.to_string();
-        assert!(said.contains(&format!("({name}={value})")), "{said}");
-        assert!(said.contains("--create-topic") && said.contains("kafka-configs.sh"), "{said}");
+        let message = failure.error.to_string();
+        assert!(message.contains(&format!("({name}={value})")), "{message}");
+        assert!(
+            message.contains("--create-topic") && message.contains("kafka-configs.sh"),
+            "{message}"
+        );
     }
 }
 
 #[test]
-fn a_topic_that_stamps_messages_itself_is_named() {
+fn topic_with_log_append_time_is_rejected() {
     let address = topic_with("message.timestamp.type", "LogAppendTime");
     let config = topics::describe(&address, &options()).expect("described");
     let failure = config.check_timestamps_kept().expect_err("times are lost");
@@ -180,7 +189,7 @@ fn a_topic_that_stamps_messages_itself_is_named() {
 }
 
 #[test]
-fn what_a_broker_refuses_is_a_failure_and_names_the_setting() {
+fn message_rejected_by_the_broker_fails_and_names_the_setting() {
     let long = "x".repeat(5000);
     let old = Outgoing { timestamp_ms: Some(OLD_MS), ..text("old") };
     for (name, value, message, part) in [
@@ -193,14 +202,14 @@ fn what_a_broker_refuses_is_a_failure_and_names_the_setting() {
         send(&producer, &message);
         let failure = producer.finish(&mut || false).expect_err(name);
         assert_eq!(failure.exit, Exit::BadConfig);
-        let said = failure.error.to_string();
-        assert!(said.contains(part) && said.contains(&address.topic), "{said}");
+        let message = failure.error.to_string();
+        assert!(message.contains(part) && message.contains(&address.topic), "{message}");
         assert_eq!((producer.counts().failed, producer.counts().waiting()), (1, 0));
     }
 }
 
 #[test]
-fn an_outage_of_a_broker_loses_nothing_and_leaves_nothing() {
+fn broker_outage_loses_no_message_and_leaves_no_process() {
     let broker = Broker::own();
     let address = broker.topic("flows", 3);
     let producer = open(&address);
@@ -219,7 +228,7 @@ fn an_outage_of_a_broker_loses_nothing_and_leaves_nothing() {
     broker.start();
     poll_until(&producer, "it is reachable", || producer.reachable());
     send_some();
-    // Requests are under way, and nobody answers them.
+    // Requests are in flight while the broker does not respond.
     broker.pause();
     send_some();
     broker.resume();

@@ -1,4 +1,4 @@
-//! What is read of a topic, against a mock cluster within the process.
+//! The reader of a topic, against a mock cluster within the process.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ fn done<T>(result: Result<T, Failure>) -> T {
     result.unwrap_or_else(|failure| panic!("{:#}", failure.error))
 }
 
-/// All partitions of a topic, from their first messages on.
+/// Opens all partitions of a topic at their first messages.
 fn open(address: &Address, client: &ClientOptions) -> TopicReader {
     let options = SourceOptions {
         start: Start::Earliest,
@@ -34,10 +34,10 @@ fn open(address: &Address, client: &ClientOptions) -> TopicReader {
     done(TopicReader::open(topic.into(), 0, 1, Arc::new(|| ())))
 }
 
-/// A reader without capacity stops within a batch; messages of a partition that is paused meanwhile come
-/// again from where it has stopped.
+/// A reader without capacity stops within a batch. If the partition is paused meanwhile, the messages from there on
+/// are delivered again.
 #[test]
-fn batch_that_is_broken_off_goes_on_with_the_next_message() {
+fn interrupted_batch_continues_with_the_next_message() {
     const COUNT: i64 = 500;
     let mock = Mock::new();
     let address = mock.topic("flows", 2);
@@ -52,49 +52,49 @@ fn batch_that_is_broken_off_goes_on_with_the_next_message() {
     let mut calls = 0;
     while read.iter().any(|read| read.len() < numbers.len()) {
         assert!(began.elapsed() < STUCK_AFTER, "stuck: {} and {}", read[0].len(), read[1].len());
-        let mut taken = 0;
-        let count = source.take(|one| {
+        let mut received = 0;
+        let count = source.poll(|one| {
             read[one.partition as usize].push(one.offset);
-            taken += 1;
-            // The event time is the number of the call: a partition that is read runs ahead.
+            received += 1;
+            // The event time is the number of the call, so that a partition runs ahead when it is read.
             let times = Some(Times { first: calls, greatest: calls });
-            match taken % 7 {
+            match received % 7 {
                 0 => ControlFlow::Break(times),
                 _ => ControlFlow::Continue(times),
             }
         });
-        assert_eq!(done(count), taken);
-        assert!(taken <= 7, "{taken} messages of one call");
-        if taken == 0 {
+        assert_eq!(done(count), received);
+        assert!(received <= 7, "{received} messages of one call");
+        if received == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
         calls += 1;
-        // Now and then all that have been read at all wait, and at the next call they go on.
+        // Every fifth call pauses all partitions that were read; the next call resumes them.
         let slowest = if calls % 5 == 0 { 0 } else { u64::MAX };
         done(source.bound_skew(slowest));
     }
     assert!(read.iter().all(|read| read.iter().copied().eq(0..COUNT)), "{read:?}");
 }
 
-/// A consumer that is stuck is replaced while others get answers; nothing is lost, or read twice.
+/// A stuck consumer is replaced while the broker responds to others; no message is lost or read twice.
 #[test]
-fn consumer_that_brings_nothing_is_opened_anew() {
+fn stuck_consumer_is_reopened() {
     let mock = Mock::new();
     let address = mock.topic("flows", 2);
     let to = |partition, payload| Outgoing { partition: Some(partition), ..text(payload) };
-    // After an error it asks no more for five minutes.
+    // After an error the consumer sends no fetch request for five minutes.
     let client = ClientOptions::new(["fetch.error.backoff.ms=300000"]).expect("an option");
     let mut source = open(&address, &client);
     let (mut read, began) = (Vec::new(), Instant::now());
     let mut read_until = |source: &mut TopicReader, count: usize| {
         while read.len() < count {
             assert!(began.elapsed() < STUCK_AFTER, "stuck after {read:?}");
-            let taken = source.take(|one| {
+            let received = source.poll(|one| {
                 read.push((one.partition, one.offset));
                 ControlFlow::Continue(Some(Times { first: 1, greatest: 1 }))
             });
-            done(taken);
-            done(source.holds(None));
+            done(received);
+            done(source.update_progress(None));
             std::thread::sleep(Duration::from_millis(5));
         }
         read.clone()
@@ -103,7 +103,7 @@ fn consumer_that_brings_nothing_is_opened_anew() {
     read_until(&mut source, 2);
     let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR;
     mock.cluster().request_errors(RDKafkaApiKey::Fetch, &[error]);
-    // It has had the error when it does not bring this.
+    // The consumer has the error: these messages are not fetched until it is replaced.
     produce(&address, &[to(0, "c"), to(1, "d"), to(0, "e")]);
     let mut read = read_until(&mut source, 5);
     read.sort_unstable();

@@ -1,4 +1,4 @@
-//! Changes of files.
+//! Edits and comparisons of files.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use super::Bench;
 use crate::replay::run::Place;
 
 #[test]
-fn a_file_keeps_all_that_is_not_meant() {
+fn edit_keeps_all_other_text_of_the_file() {
     let place = Place::new();
     let text = "[\n  {\"limit_name\": \"a\",  \"limit_value\": 1.50, \"effective_date\": \"2024-05-01\"},\n\
                 \n  {\"limit_name\": \"b\", \"limit_value\": 1, \"effective_date\": \"2024-05-01\",\n   \
@@ -14,9 +14,9 @@ fn a_file_keeps_all_that_is_not_meant() {
                 \"effective_date\": \"2025-05-01\"}\n]\n";
     place.write("limits.json", text);
     let set = place.floodmark("limits set a 7 --effective 2024-06-01 --per total");
-    let said = set.env("FLOODMARK_LIMITS", "limits.json").stdout(0);
+    let output = set.env("FLOODMARK_LIMITS", "limits.json").stdout(0);
     assert_eq!(
-        said,
+        output,
         "\"a\" from 2024-06-01T00:00:00Z: max 7 bytes per total\n  \
          until then: max 1.50 bytes per pair (since 2024-05-01T00:00:00Z)\n  \
          from 2025-05-01T00:00:00Z: no limit\n"
@@ -30,10 +30,10 @@ fn a_file_keeps_all_that_is_not_meant() {
     assert_eq!(place.read("limits.json"), text.replace("}\n]", &format!("}},\n\n  {newer}\n]")));
     place.floodmark("limits delete a --effective 2024-06-01 --limits limits.json").stdout(0);
     assert_eq!(place.read("limits.json"), text);
-    // The row that is refused, by its name and date.
+    // A rejected row is deleted by its name and date.
     let delete = "limits delete b --effective 2024-05-01 --limits limits.json";
-    let said = place.floodmark(delete).stdout(0);
-    assert!(said.contains("a row that was refused"), "{said}");
+    let output = place.floodmark(delete).stdout(0);
+    assert!(output.contains("a row that was refused"), "{output}");
     assert!(!place.read("limits.json").contains("sorce"));
     let files = fs::read_dir(place.path(".")).expect("a directory");
     let names = files.map(|file| file.expect("a file").file_name());
@@ -41,15 +41,19 @@ fn a_file_keeps_all_that_is_not_meant() {
 }
 
 #[test]
-fn what_is_no_file_of_limits_is_not_touched() {
+fn unreadable_or_missing_file_is_left_unchanged() {
     let place = Place::new();
     place.write("cut.json", "[{");
     let set = |file: &str| place.floodmark(&format!("limits set a 1 --limits {file}")).run();
-    set("cut.json").expect(78).says(&["reading limits from", "cut.json", "line 1, column"]);
+    set("cut.json").expect(78).assert_stderr(&[
+        "reading limits from",
+        "cut.json",
+        "line 1, column",
+    ]);
     assert_eq!(place.read("cut.json"), "[{");
-    set("none.json").expect(66).says(&["none.json"]);
+    set("none.json").expect(66).assert_stderr(&["none.json"]);
     assert!(!place.path("none.json").exists());
-    set("-").expect(64).says(&["standard input can't be changed"]);
+    set("-").expect(64).assert_stderr(&["standard input can't be changed"]);
     place.write("empty.json", "");
     set("empty.json --effective 2024-05-01").expect(0);
     assert_eq!(
@@ -58,9 +62,9 @@ fn what_is_no_file_of_limits_is_not_touched() {
     );
 }
 
-/// Changes carry names and values, and Kafka refuses messages above a megabyte.
+/// Changes contain names and values, and Kafka rejects messages above a megabyte.
 #[test]
-fn row_with_a_long_text_is_refused_alone_in_files_as_in_tables() {
+fn row_with_a_long_text_is_rejected_alone_in_files_and_tables() {
     let bench = Bench::new();
     let row = |name: &str, value: &str| {
         format!(
@@ -89,14 +93,14 @@ fn row_with_a_long_text_is_refused_alone_in_files_as_in_tables() {
         assert!(check.len() < 40_000, "{}", check.len());
         let list = bench.run(&format!("list {place}")).run().expect(0);
         assert_eq!(list.stdout.lines().count(), 3, "{}", list.stdout);
-        list.says(&["limit_name has more than 4096", "limit_value has more than 4096"]);
+        list.assert_stderr(&["limit_name has more than 4096", "limit_value has more than 4096"]);
     }
     assert_eq!(bench.run("diff limits.json READER").stdout(0), "no difference\n");
     let import = bench.run("import limits.json URI").run().expect(65);
-    import.says(&["limit_name has more than 4096 characters", "nothing is written"]);
+    import.assert_stderr(&["limit_name has more than 4096 characters", "nothing is written"]);
     let name = "x".repeat(4097);
     let set = bench.run(&format!("set {name} 1 --limits limits.json")).run().expect(64);
-    set.says(&["limit_name has more than 4096 characters; shorten it"]);
+    set.assert_stderr(&["limit_name has more than 4096 characters; shorten it"]);
     let made = Bench::with_table();
     let refused = made
         .database
@@ -106,7 +110,7 @@ fn row_with_a_long_text_is_refused_alone_in_files_as_in_tables() {
 }
 
 #[test]
-fn many_change_a_file_one_after_the_other() {
+fn concurrent_edits_of_a_file_all_apply() {
     let place = Place::new();
     place.write("limits.json", "[]\n");
     let set = |number: usize| {
@@ -119,7 +123,7 @@ fn many_change_a_file_one_after_the_other() {
 }
 
 #[test]
-fn sets_are_compared_wherever_they_are() {
+fn diff_compares_sets_in_files_and_tables() {
     let bench = Bench::with_table();
     bench.run("init URI --limits-table next").stdout(0);
     let row = |name: &str, value: u32| {
@@ -132,9 +136,9 @@ fn sets_are_compared_wherever_they_are() {
     bench.run("import old.json URI").stdout(0);
     let run = bench.run("diff old.json new.json").run().expect(0);
     assert!(run.stdout.ends_with("3 differences: 1 added, 1 removed, 1 changed\n"));
-    let said = run.stdout.clone();
-    run.says(&["new limits: row 4 (line 4): the row is a number"]);
-    assert_eq!(bench.run("diff URI new.json").stdout(0), said);
+    let output = run.stdout.clone();
+    run.assert_stderr(&["new limits: row 4 (line 4): the row is a number"]);
+    assert_eq!(bench.run("diff URI new.json").stdout(0), output);
     bench.run("diff URI new.json --exit-code").stdout(1);
     assert_eq!(bench.run("diff URI old.json --exit-code").stdout(0), "no difference\n");
     let from_next = bench.run("diff URI#next URI --format json").stdout(0);
@@ -142,6 +146,6 @@ fn sets_are_compared_wherever_they_are() {
     let to_next = bench.run("diff URI URI#next --exit-code").stdout(1);
     assert!(to_next.ends_with("3 differences: 0 added, 3 removed, 0 changed\n"), "{to_next}");
     bench.run("diff URI URI#no-name").run().expect(64);
-    bench.run("diff - -").run().expect(64).says(&["not both"]);
+    bench.run("diff - -").run().expect(64).assert_stderr(&["not both"]);
     bench.run("diff old.json none.json").run().expect(66);
 }

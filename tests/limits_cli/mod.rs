@@ -1,4 +1,4 @@
-//! The commands about limits, on files and on tables of a real PostgreSQL.
+//! The commands of `floodmark limits`, on files and on tables of a real PostgreSQL.
 
 mod files;
 mod schema;
@@ -8,7 +8,7 @@ mod tables;
 use crate::common::postgres::{Database, Postgres};
 use crate::replay::run::{Place, Run};
 
-/// A place, and a database of its own.
+/// A directory and a database of one test.
 struct Bench {
     place: Place,
     database: Database,
@@ -19,15 +19,15 @@ impl Bench {
         Bench { place: Place::new(), database: Postgres::shared().database() }
     }
 
-    /// The same with the table that `init` makes.
+    /// Creates a bench with the table of `floodmark limits init`.
     fn with_table() -> Self {
         let bench = Bench::new();
         bench.run("init URI").stdout(0);
         bench
     }
 
-    /// `floodmark limits` with these words, `URI` being the address of the database for its owner and
-    /// `READER` that for one who may only read.
+    /// Returns the run of `floodmark limits` with these words. `URI` stands for the database as its owner, `READER` for
+    /// the database as a user with read access only.
     fn run(&self, words: &str) -> Run<'_> {
         let words = words
             .replace("URI", &self.database.uri("floodmark"))
@@ -35,13 +35,13 @@ impl Bench {
         self.place.floodmark(&format!("limits {words}"))
     }
 
-    /// What is in the table, as a JSON array.
+    /// Returns the rows of the table as a JSON array.
     fn export(&self) -> String {
         self.run("export URI").stdout(0)
     }
 }
 
-/// The text with one blank between words.
+/// Returns the words of a text, separated by single blanks.
 fn squeezed(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -8,7 +8,7 @@ use floodmark::limits::postgres::Session;
 use super::Bench;
 use crate::common::broker::STUCK_AFTER;
 
-/// What a database knows of the table.
+/// A query of all columns, constraints, triggers and functions of the table.
 const CATALOG: &str = "
     select 'column', column_name, data_type, is_nullable from information_schema.columns
     where table_name = 'traffic_limits'
@@ -20,36 +20,39 @@ const CATALOG: &str = "
     where proname = 'floodmark_notify_limits' order by 1, 2";
 
 #[test]
-fn what_is_made_is_left_when_it_is_there() {
+fn second_init_changes_nothing() {
     let bench = Bench::new();
     let made = bench.run("init URI").stdout(0);
     assert_eq!(
         made,
-        "table public.traffic_limits: made\n\
-         trigger floodmark_notify, which tells of changes: made\n"
+        "table public.traffic_limits: created\n\
+         trigger floodmark_notify, which notifies of changes: created\n"
     );
     let catalog = bench.database.query(CATALOG);
-    assert_eq!(bench.run("init URI").stdout(0), made.replace(": made", ": was there"));
-    assert_eq!(bench.run("init URI --add-columns").stdout(0), made.replace("made", "was there"));
+    assert_eq!(bench.run("init URI").stdout(0), made.replace(": created", ": already exists"));
+    assert_eq!(
+        bench.run("init URI --add-columns").stdout(0),
+        made.replace("created", "already exists")
+    );
     assert_eq!(bench.database.query(CATALOG), catalog);
-    // The script for somebody else makes the same, and may be run twice, too.
+    // The printed script creates the same, and may be run twice, too.
     let script = bench.run("init --print").stdout(0);
     let other = Bench::new();
     for _ in 0..2 {
         other.database.session("floodmark").sql(&script);
         assert_eq!(other.database.query(CATALOG), catalog);
     }
-    assert_eq!(other.run("init URI").stdout(0), made.replace(": made", ": was there"));
+    assert_eq!(other.run("init URI").stdout(0), made.replace(": created", ": already exists"));
 }
 
 #[test]
-fn a_table_may_have_any_name() {
+fn table_with_a_quoted_name_is_created_and_edited() {
     let bench = Bench::new();
     bench.database.sql("create schema \"Net; x\" authorization floodmark");
     let table = ["--limits-table", "\"Net; x\".\"lim\"\"its\""];
     let run = |words: &str| bench.run(words).arg(table[0]).arg(table[1]);
     let made = run("init URI").stdout(0);
-    assert!(made.starts_with("table \"Net; x\".\"lim\"\"its\": made\n"), "{made}");
+    assert!(made.starts_with("table \"Net; x\".\"lim\"\"its\": created\n"), "{made}");
     run("set max 5 --limits URI --effective 2024-05-01").stdout(0);
     let rows = bench.database.query("select limit_name from \"Net; x\".\"lim\"\"its\"");
     assert_eq!(rows, "max");
@@ -57,7 +60,7 @@ fn a_table_may_have_any_name() {
 }
 
 #[test]
-fn every_kind_of_change_is_told() {
+fn every_kind_of_change_is_notified() {
     let bench = Bench::with_table();
     let address = bench.database.uri("reader").parse().expect("an address");
     let runtime = runtime().expect("a runtime");
@@ -68,7 +71,7 @@ fn every_kind_of_change_is_told() {
         listener.listen().await.expect("a server that notifies");
         listener
     });
-    let is_told = |wait: Duration| {
+    let is_notified = |wait: Duration| {
         runtime.block_on(async { tokio::time::timeout(wait, listener.notified()).await.is_ok() })
     };
     for sql in [
@@ -78,25 +81,25 @@ fn every_kind_of_change_is_told() {
         "truncate traffic_limits",
     ] {
         bench.database.sql(sql);
-        assert!(is_told(STUCK_AFTER), "{sql}");
+        assert!(is_notified(STUCK_AFTER), "{sql}");
     }
-    // What is rolled back has not been.
+    // A rolled-back change is not notified.
     bench.database.sql(&format!("begin; insert into traffic_limits values {row}; rollback"));
     let notifies = || {
         let shape = runtime.block_on(listener.shape(&table));
         shape.expect("a shape").expect("a table").notifies
     };
-    assert!(notifies() && !is_told(Duration::ZERO));
-    // A trigger that is off is put on again.
+    assert!(notifies() && !is_notified(Duration::ZERO));
+    // A disabled trigger is enabled again.
     bench.database.sql("alter table traffic_limits disable trigger floodmark_notify");
     assert!(!notifies());
     let again = bench.run("init URI").stdout(0);
-    assert!(again.contains("which tells of changes: made"), "{again}");
+    assert!(again.contains("which notifies of changes: created"), "{again}");
     assert!(notifies());
 }
 
 #[test]
-fn what_floodmark_would_refuse_is_refused_at_the_door() {
+fn row_that_floodmark_rejects_is_rejected_by_the_table() {
     let bench = Bench::with_table();
     let owner = bench.database.session("floodmark");
     let insert = |number: usize, columns: &str| {
@@ -113,7 +116,7 @@ fn what_floodmark_would_refuse_is_refused_at_the_door() {
         })
     };
     let good = "limit_value=5; effective_date='2024-05-01'; ";
-    for (number, (columns, told)) in [
+    for (number, (columns, expected)) in [
         ("limit_value=-1; effective_date='2024-05-01'", "limit_value_0_or_more"),
         ("limit_value='NaN'; effective_date='2024-05-01'", "limit_value_0_or_more"),
         ("limit_value='infinity'; effective_date='2024-05-01'", "limit_value_0_or_more"),
@@ -136,7 +139,7 @@ fn what_floodmark_would_refuse_is_refused_at_the_door() {
     .enumerate()
     {
         let refused = insert(number, columns).expect_err(columns);
-        assert!(refused.contains(told), "{columns}: {refused}");
+        assert!(refused.contains(expected), "{columns}: {refused}");
     }
     let accepted = [
         "limit_value=null; effective_date='2024-05-01'",
@@ -153,13 +156,13 @@ fn what_floodmark_would_refuse_is_refused_at_the_door() {
     }
     let same = insert(0, good).expect_err("a name and date twice");
     assert!(same.contains("duplicate key"), "{same}");
-    // What came in holds.
+    // All accepted rows hold.
     let checked = bench.run("check URI").stdout(0);
     assert!(checked.contains("8 rows: 8 held, 0 duplicate, 0 refused"), "{checked}");
 }
 
 #[test]
-fn a_table_that_is_there_stays_as_it_is() {
+fn existing_table_keeps_its_rows_and_columns() {
     let bench = Bench::new();
     bench.database.session("floodmark").sql(
         "create table traffic_limits (limit_name varchar(20), limit_value int, effective_date date, \
@@ -167,17 +170,17 @@ fn a_table_that_is_there_stays_as_it_is() {
          insert into traffic_limits values ('a', 1, '2024-05-01', 'x', '10.0.0.0/8')",
     );
     let made = bench.run("init URI").stdout(0);
-    let missing = "not there, and not needed; --add-columns adds it\n";
+    let missing = "missing, optional; --add-columns adds it\n";
     let [bound, metric, per, destination, host] = ["bound", "metric", "per", "destination", "host"]
         .map(|column| format!("column {column}: {missing}"));
-    let table = "table public.traffic_limits: was there\n";
-    let trigger = "trigger floodmark_notify, which tells of changes: ";
-    assert_eq!(made, format!("{table}{bound}{metric}{per}{destination}{host}{trigger}made\n"));
+    let table = "table public.traffic_limits: already exists\n";
+    let trigger = "trigger floodmark_notify, which notifies of changes: ";
+    assert_eq!(made, format!("{table}{bound}{metric}{per}{destination}{host}{trigger}created\n"));
     let added = bench.run("init URI --add-columns").stdout(0);
     assert_eq!(
         added,
-        format!("{table}{bound}{metric}{per}{destination}{host}{trigger}was there\n")
-            .replace(missing, "made\n")
+        format!("{table}{bound}{metric}{per}{destination}{host}{trigger}already exists\n")
+            .replace(missing, "created\n")
     );
     let rows = "select limit_name, limit_value, effective_date, note, source, per \
                 from traffic_limits";
@@ -186,14 +189,14 @@ fn a_table_that_is_there_stays_as_it_is() {
     let refused = owner.try_sql("update traffic_limits set destination = '::1'");
     assert!(refused.is_err_and(|why| why.contains("of_one_family")));
     let checked = bench.run("check URI").stdout(0);
-    assert!(checked.contains("columns that say nothing of limits\nnote\n"), "{checked}");
+    assert!(checked.contains("columns that limits don't have\nnote\n"), "{checked}");
 }
 
 #[test]
-fn what_is_no_table_of_limits_is_not_touched() {
+fn table_without_limits_is_rejected_and_left_unchanged() {
     let bench = Bench::new();
     let owner = bench.database.session("floodmark");
-    for (sql, told) in [
+    for (sql, expected) in [
         (
             "create table traffic_limits (limit_name text, limit_value int)",
             "no column effective_date",
@@ -210,38 +213,40 @@ fn what_is_no_table_of_limits_is_not_touched() {
         ),
     ] {
         owner.sql(sql);
-        bench.run("init URI --add-columns").run().expect(78).says(&[told]);
+        bench.run("init URI --add-columns").run().expect(78).assert_stderr(&[expected]);
         assert_eq!(owner.query("select count(*) from pg_trigger where not tgisinternal"), "0");
         let kind = if sql.contains("view") { "view" } else { "table" };
         owner.sql(&format!("drop {kind} traffic_limits"));
     }
-    bench.run("init limits.json").run().expect(64).says(&["works on a table"]);
+    bench.run("init limits.json").run().expect(64).assert_stderr(&["works on a table"]);
     bench.run("init").run().expect(64);
 }
 
 #[test]
-fn who_may_not_is_told_how() {
+fn command_without_the_right_names_the_remedy() {
     let bench = Bench::new();
-    let print = "the owner of the database can, with what `floodmark limits init --print` prints";
+    let print =
+        "as the owner of the database, run the SQL that `floodmark limits init --print` prints";
     let run = bench.run("init READER").run().expect(78);
-    run.says(&[print, "making the table: permission denied for schema public"]);
+    run.assert_stderr(&[print, "creating the table: permission denied for schema public"]);
     let plain = "create table traffic_limits \
                  (limit_name text, limit_value numeric, effective_date timestamptz)";
     bench.database.session("floodmark").sql(plain);
     let run = bench.run("init READER").run().expect(78);
-    run.says(&[print, "making the function floodmark_notify_limits: permission denied"]);
+    run.assert_stderr(&[print, "creating the function floodmark_notify_limits: permission denied"]);
     let run = bench.run("init READER --add-columns").run().expect(78);
-    run.says(&["adding column bound: must be owner of table traffic_limits"]);
+    run.assert_stderr(&["adding column bound: must be owner of table traffic_limits"]);
     let run = bench.run("set max 5 --limits READER").run().expect(78);
-    run.says(&["needs the rights SELECT, INSERT, UPDATE and DELETE", "permission denied"]);
+    run.assert_stderr(&["needs the rights SELECT, INSERT, UPDATE and DELETE", "permission denied"]);
     bench.run("list READER").stdout(0);
 }
 
 #[test]
-fn many_make_it_once() {
+fn concurrent_inits_create_the_table_once() {
     let bench = Bench::new();
     let running: Vec<_> = (0..6).map(|_| bench.run("init URI").start()).collect();
-    let said: Vec<String> = running.into_iter().map(|run| run.finish().expect(0).stdout).collect();
-    let made = said.iter().filter(|said| said.contains("traffic_limits: made")).count();
-    assert_eq!(made, 1, "{said:?}");
+    let output: Vec<String> =
+        running.into_iter().map(|run| run.finish().expect(0).stdout).collect();
+    let made = output.iter().filter(|output| output.contains("traffic_limits: created")).count();
+    assert_eq!(made, 1, "{output:?}");
 }

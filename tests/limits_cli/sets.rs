@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::Bench;
 use crate::common::Random;
 
-/// A row as JSON, of any kind that a table keeps.
+/// Returns a random row as JSON, of any kind that a table can hold.
 fn row(random: &mut Random, name: &str, date: &str) -> String {
     let value = match random.below(6) {
         0 => "null".to_owned(),
@@ -58,7 +58,7 @@ fn rows(random: &mut Random) -> Vec<String> {
 }
 
 #[test]
-fn what_is_imported_is_exported() {
+fn exported_rows_equal_the_imported_ones() {
     let seed = 20_240_501;
     println!("seed {seed}");
     let mut random = Random(seed);
@@ -70,8 +70,8 @@ fn what_is_imported_is_exported() {
             _ => rows.join("\n"),
         };
         bench.place.write("in.json", text);
-        let said = bench.run("import in.json URI --replace").stdout(0);
-        println!("turn {turn}: {}", said.trim_end());
+        let output = bench.run("import in.json URI --replace").stdout(0);
+        println!("turn {turn}: {}", output.trim_end());
         bench.run("export URI out.json").stdout(0);
         for pair in ["in.json out.json", "URI out.json", "in.json URI"] {
             for per in ["pair", "total"] {
@@ -81,19 +81,19 @@ fn what_is_imported_is_exported() {
             }
         }
         let again = bench.run("import out.json URI").stdout(0);
-        assert!(again.contains(&format!("0 added, 0 changed, {} there already", rows.len())));
+        assert!(again.contains(&format!("0 added, 0 changed, {} unchanged", rows.len())));
         assert_eq!(bench.export(), bench.place.read("out.json"));
     }
 }
 
 #[test]
-fn all_of_it_or_nothing() {
+fn import_writes_all_rows_or_none() {
     let bench = Bench::with_table();
     let good = "{\"limit_name\":\"a\",\"limit_value\":1,\"effective_date\":\"2024-05-01\"}\n";
     bench.place.write("good.json", good);
     bench.run("import good.json URI").stdout(0);
     let before = bench.export();
-    for (row, told) in [
+    for (row, expected) in [
         ("7", "the row is a number"),
         (
             "{\"limit_name\":\"b\",\"limit_value\":1,\"effective_date\":\"2024-05-01T00:00:00.0000001Z\"}",
@@ -105,15 +105,15 @@ fn all_of_it_or_nothing() {
         ),
         (
             "{\"limit_name\":\"b\\u0000\",\"limit_value\":1,\"effective_date\":\"2024-05-01\"}",
-            "character NUL",
+            "NUL character",
         ),
     ] {
         let new = good.replace("\"a\"", "\"new\"");
         let run = bench.run("import - URI --replace").stdin(format!("{new}{row}\n")).run();
-        run.expect(65).says(&[told, "nothing is written"]);
+        run.expect(65).assert_stderr(&[expected, "nothing is written"]);
         assert_eq!(bench.export(), before);
     }
-    // A server that refuses a row in the midst of it.
+    // The server rejects a row in the middle of the import.
     bench
         .database
         .sql("alter table traffic_limits add constraint small check (limit_value < 10000)");
@@ -122,16 +122,16 @@ fn all_of_it_or_nothing() {
         .collect();
     bench.place.write("many.json", &rows);
     let run = bench.run("import many.json URI --replace").run().expect(78);
-    run.says(&["adding rows", "\"small\""]);
+    run.assert_stderr(&["adding rows", "\"small\""]);
     assert_eq!(bench.export(), before);
     bench.database.sql("alter table traffic_limits drop constraint small");
-    let said = bench.run("import many.json URI --replace").stdout(0);
+    let output = bench.run("import many.json URI --replace").stdout(0);
     assert_eq!(
-        said,
-        "10001 rows: 10001 added, 0 changed, 0 there already; 1 row of the table deleted\n"
+        output,
+        "10001 rows: 10001 added, 0 changed, 0 unchanged; 1 row deleted from the table\n"
     );
     bench.place.write("changed.json", rows.replace(":1,", ":2,"));
-    let said = bench.run("import changed.json URI").stdout(0);
-    assert_eq!(said, "10001 rows: 0 added, 1 changed, 10000 there already\n");
-    bench.run("import many.json many.json").run().expect(64).says(&["works on a table"]);
+    let output = bench.run("import changed.json URI").stdout(0);
+    assert_eq!(output, "10001 rows: 0 added, 1 changed, 10000 unchanged\n");
+    bench.run("import many.json many.json").run().expect(64).assert_stderr(&["works on a table"]);
 }

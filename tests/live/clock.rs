@@ -1,4 +1,4 @@
-//! Runs whose clock is set while they run, by clocks that a test moves.
+//! Runs whose wall clock is set while they run. The tests control the clocks.
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -24,45 +24,45 @@ use jiff::tz::TimeZone;
 use crate::common::broker::{Mock, produce};
 use crate::replay::run::{Place, STUCK_AFTER};
 
-/// The noon of a day, at which runs start.
+/// The wall-clock time at which runs start.
 pub(super) const NOON: u64 = 1_780_315_200_000;
 const HOUR: u64 = 3_600_000;
 
 const MAX_AHEAD_MS: u64 = 300_000;
 
-/// Each record breaks the first; the second is broken by windows without records.
+/// Each record breaks the first limit, each window without records the second one.
 const LIMITS: &str = r#"
 {"limit_name":"max","limit_value":1,"effective_date":"1970-01-01"}
 {"limit_name":"min","limit_value":1,"effective_date":"1970-01-01","per":"total"}
 "#;
 
-/// Clocks that stand until a test moves them.
+/// Clocks that only a test advances.
 #[derive(Clone)]
-struct Hand(Arc<Mutex<Reading>>);
+struct ManualClocks(Arc<Mutex<Reading>>);
 
-impl Clocks for Hand {
+impl Clocks for ManualClocks {
     fn read(&mut self) -> Reading {
         *self.0.lock().expect("nobody panicked")
     }
 }
 
-impl Hand {
-    /// Somebody sets the wall clock.
-    fn set(&self, by_ms: i64) {
+impl ManualClocks {
+    /// Sets the wall clock forward, or back if negative.
+    fn step_wall(&self, by_ms: i64) {
         let mut reading = self.0.lock().expect("nobody panicked");
         reading.wall_ms = reading.wall_ms.checked_add_signed(by_ms).expect("a time");
     }
 
-    fn pass(&self, ms: u64) {
+    fn advance(&self, ms: u64) {
         let mut reading = self.0.lock().expect("nobody panicked");
         reading.wall_ms += ms;
         reading.elapsed_ms += ms;
     }
 }
 
-/// A run in this process over a topic of its own.
-pub(super) struct Run {
-    hand: Hand,
+/// A run in this process that reads a topic of its own.
+pub(super) struct InProcessRun {
+    clocks: ManualClocks,
     flows: Address,
     _mock: Mock,
     pub(super) place: Place,
@@ -71,14 +71,14 @@ pub(super) struct Run {
     thread: JoinHandle<Outcome>,
 }
 
-impl Run {
+impl InProcessRun {
     /// Starts a run whose wall clock shows a time, over these records.
-    fn starting(wall_ms: u64, records: &[(&str, u64)]) -> Self {
-        Run::by(LIMITS, Catalog::new(), wall_ms, records)
+    fn start(wall_ms: u64, records: &[(&str, u64)]) -> Self {
+        InProcessRun::start_with(LIMITS, Catalog::new(), wall_ms, records)
     }
 
-    /// The same by other limits, in `limits.json`, and with this catalog of them.
-    pub(super) fn by(
+    /// Starts a run with these limits, in `limits.json`, and this catalog.
+    pub(super) fn start_with(
         limits: &str,
         catalog: Catalog,
         wall_ms: u64,
@@ -88,7 +88,7 @@ impl Run {
         let flows = mock.topic("flows", 1);
         send(&flows, records);
         let limits = place.write("limits.json", limits);
-        let hand = Hand(Arc::new(Mutex::new(Reading { wall_ms, elapsed_ms: 0 })));
+        let clocks = ManualClocks(Arc::new(Mutex::new(Reading { wall_ms, elapsed_ms: 0 })));
         let tick = Duration::from_millis(20);
         let idle_timeout = Duration::from_secs(1);
         let source = SourceOptions {
@@ -110,12 +110,12 @@ impl Run {
         let lead = LeaderConfig {
             limits: vec![limits.unwrap_or_else(|failure| panic!("{:#}", failure.error))],
             leader,
-            requests: None,
-            final_request: None,
+            queries: None,
+            final_query: None,
             hub: Hub::new(Counts::new(catalog.sets()), vec![Box::new(alerts)]),
             catalog,
             time: Box::new(WallTime::new(
-                Box::new(SteadyClock::over(hand.clone(), 1000)),
+                Box::new(SteadyClock::over(clocks.clone(), 1000)),
                 tick,
                 Start::Earliest,
                 MAX_AHEAD_MS,
@@ -123,7 +123,7 @@ impl Run {
         };
         let (stop, status) = (Interrupt::default(), Arc::new(Status::new(1, tick)));
         let watch = watchdog::start(STUCK_AFTER).expect("a thread");
-        status.reads(topic.clone(), watch.clone());
+        status.set_topic(topic.clone(), watch.clone());
         let source = topic::Options {
             topic,
             windows,
@@ -153,7 +153,7 @@ impl Run {
             ended.map_or(Ok(Exit::Done), |ended| ended.outcome(false))
         };
         let thread = std::thread::spawn(work);
-        Run { hand, flows, _mock: mock, place, status, stop, thread }
+        InProcessRun { clocks, flows, _mock: mock, place, status, stop, thread }
     }
 
     pub(super) fn wait(&self, what: &str, mut holds: impl FnMut() -> bool) {
@@ -173,7 +173,7 @@ impl Run {
         self.place.read("alerts.jsonl")
     }
 
-    /// Waits until a record was judged: it was counted, and not refused.
+    /// Waits until the record of a source is judged, so that it was counted.
     fn wait_for(&self, source: &str) {
         let source = format!(r#""source":"{source}""#);
         self.wait(&source, || self.alerts().contains(&source));
@@ -187,7 +187,7 @@ impl Run {
         self.wait(name, || self.has_reason(name));
     }
 
-    /// Waits until time has been read by all parts of the run.
+    /// Waits until all parts of the run have read the clock.
     fn wait_for_ticks(&self) {
         for _ in 0..3 {
             let tick = self.status.progress().tick;
@@ -224,15 +224,15 @@ fn send(flows: &Address, records: &[(&str, u64)]) {
 }
 
 #[test]
-fn run_whose_clock_is_set_back_counts_what_comes() {
-    let run = Run::starting(NOON, &[("10.0.0.1", NOON)]);
+fn run_with_its_clock_set_back_counts_new_records() {
+    let run = InProcessRun::start(NOON, &[("10.0.0.1", NOON)]);
     run.wait_for("10.0.0.1");
-    run.hand.set(-20 * 60_000);
+    run.clocks.step_wall(-20 * 60_000);
     run.wait_for_reason("clock_step");
     send(&run.flows, &[("10.0.0.2", NOON + 1000)]);
     run.wait_for("10.0.0.2");
-    // Far later than the wall clock allows; before the horizon nevertheless.
-    run.hand.pass(600_000);
+    // This record is further ahead of the wall clock than --max-ahead, but not of the steady clock.
+    run.clocks.advance(600_000);
     send(&run.flows, &[("10.0.0.3", NOON + 610_000)]);
     run.wait_for("10.0.0.3");
     let settled =
@@ -241,24 +241,24 @@ fn run_whose_clock_is_set_back_counts_what_comes() {
         run.alerts().lines().any(|line| settled("10.0.0.2")(&line))
     });
     assert!(run.status.progress().tick > NOON + 500_000);
-    // It was wrong, and is set right.
-    run.hand.set(20 * 60_000);
+    // The wall clock is corrected.
+    run.clocks.step_wall(20 * 60_000);
     run.wait_for_ticks();
-    run.hand.pass(61_000);
+    run.clocks.advance(61_000);
     run.wait("the clock has caught up", || !run.has_reason("clock_step"));
     run.end();
 }
 
 #[test]
-fn run_whose_clock_is_set_forward_for_a_moment_takes_nothing_for_silence() {
-    let run = Run::starting(NOON, &[("10.0.0.1", NOON)]);
+fn brief_step_of_the_clock_forward_is_not_judged_as_silence() {
+    let run = InProcessRun::start(NOON, &[("10.0.0.1", NOON)]);
     run.wait_for("10.0.0.1");
     run.wait("the partition is idle", || run.status.progress().watermark >= NOON);
-    run.hand.set(HOUR as i64);
+    run.clocks.step_wall(HOUR as i64);
     run.wait_for_reason("clock_step");
     run.wait_for_ticks();
     assert!(run.status.progress().watermark <= NOON);
-    run.hand.set(-(HOUR as i64));
+    run.clocks.step_wall(-(HOUR as i64));
     run.wait("the clock is back", || !run.has_reason("clock_step"));
     send(&run.flows, &[("10.0.0.2", NOON + 1000)]);
     run.wait_for("10.0.0.2");
@@ -267,38 +267,38 @@ fn run_whose_clock_is_set_forward_for_a_moment_takes_nothing_for_silence() {
 }
 
 #[test]
-fn run_whose_clock_is_set_forward_rightly_counts_what_comes_once_it_believes_that() {
-    let run = Run::starting(NOON, &[("10.0.0.1", NOON)]);
+fn lasting_step_of_the_clock_forward_is_accepted_without_silence() {
+    let run = InProcessRun::start(NOON, &[("10.0.0.1", NOON)]);
     run.wait_for("10.0.0.1");
-    run.hand.set(HOUR as i64);
+    run.clocks.step_wall(HOUR as i64);
     run.wait_for_reason("clock_step");
     run.wait_for_ticks();
     send(&run.flows, &[("10.0.0.2", NOON + HOUR)]);
     run.wait_for_ticks();
     assert_eq!(run.status.progress().reached, Some(NOON));
-    run.hand.pass(61_000);
+    run.clocks.advance(61_000);
     run.wait_for("10.0.0.2");
     run.wait("ticks go on by the wall clock", || run.status.progress().tick >= NOON + HOUR);
-    // The hour between was not watched.
+    // Nothing was observed in the hour between.
     let alerts = run.end();
     assert!(!alerts.contains(r#""limit_name":"min""#), "{alerts}");
 }
 
 #[test]
-fn run_whose_clock_shows_1970_reads_nothing_until_it_is_set() {
-    let run = Run::starting(5_000, &[("10.0.0.1", NOON)]);
+fn run_with_an_unset_clock_reads_nothing_until_it_is_set() {
+    let run = InProcessRun::start(5_000, &[("10.0.0.1", NOON)]);
     run.wait_for_reason("clock_unset");
-    run.hand.pass(10_000);
+    run.clocks.advance(10_000);
     assert_eq!(run.status.progress().tick, 0);
-    run.hand.set(NOON as i64);
+    run.clocks.step_wall(NOON as i64);
     run.wait_for("10.0.0.1");
     run.wait("the clock is set", || !run.has_reason("clock_unset"));
     run.end();
 }
 
 #[test]
-fn run_whose_clock_shows_1970_ends_when_asked_to() {
-    let run = Run::starting(5_000, &[("10.0.0.1", NOON)]);
+fn run_with_an_unset_clock_ends_on_interrupt() {
+    let run = InProcessRun::start(5_000, &[("10.0.0.1", NOON)]);
     run.wait_for_reason("clock_unset");
     assert_eq!(run.end(), "");
 }

@@ -1,9 +1,9 @@
-//! What settles is what a replay of the same records says: for each format, number of partitions,
-//! workers and processes.
+//! The settled violations of a run equal those of a replay of the same records, for each format and any number of
+//! partitions, workers and processes.
 
 use std::path::Path;
 
-use super::kit::{Answer, LIMITS, capture, topic_of};
+use super::kit::{LIMITS, ReplayResult, capture, topic_of};
 use crate::common::broker::Broker;
 use crate::common::data;
 use crate::replay::many_limits;
@@ -11,26 +11,26 @@ use crate::replay::pcap::pcap;
 use crate::replay::run::Place;
 use crate::replay::traffic::{self, Random, json_lines};
 
-/// Nobody waits longer for a partition that has been read to its end. Random packets come up to 20
-/// minutes late, and count.
+/// A partition read to its end holds the watermark for one second only. The lateness exceeds that of random packets,
+/// 20 minutes.
 const OPTIONS: &str = "--limits limits.jsonl --idle-timeout 1s --lateness 2h --tick 200ms";
 
-/// How a topic is written, and its partitions; how it is read.
-type Way = (&'static str, i32, &'static [&'static str]);
+/// Options of the capture, number of partitions, and options of the runs.
+type Variant = (&'static str, i32, &'static [&'static str]);
 
-/// Sends the capture in each of these ways, and holds every run over it to the replay.
-fn check(place: &Place, file: &str, more: &str, ways: &[Way]) {
-    let answer = Answer::of_replay(place, &format!("{file} {more}"));
-    for (written, partitions, read) in ways {
+/// Sends the capture in each of these variants, and compares every run over it with the replay.
+fn check(place: &Place, file: &str, more: &str, variants: &[Variant]) {
+    let replayed = ReplayResult::of(place, &format!("{file} {more}"));
+    for (written, partitions, read) in variants {
         let topic = topic_of(place, &format!("{file} {written}"), *partitions);
         for workers in *read {
             let line = format!("run --from {topic} {OPTIONS} {more} {workers}");
-            answer.hold(place.floodmark(&line).start());
+            replayed.check_run(place.floodmark(&line).start());
         }
     }
 }
 
-/// A place with a random capture of 40 minutes, `made.pcap`, and random limits.
+/// Returns a directory with a random capture of 40 minutes, `made.pcap`, and random limits.
 fn made(seed: u64) -> Place {
     let random = &mut Random::new(seed);
     let span_ms = 40 * 60_000;
@@ -41,9 +41,9 @@ fn made(seed: u64) -> Place {
     place
 }
 
-/// Many records go into one message, so that it takes many captures to fill partitions.
+/// A message holds many records, so that several captures are needed to fill the partitions.
 #[test]
-fn packed() {
+fn packed_records_settle_like_a_replay() {
     let seed = 701;
     let random = &mut Random::new(seed);
     let span_ms = 40 * 60_000;
@@ -55,7 +55,7 @@ fn packed() {
         place.write(&format!("{number}.pcap"), pcap(part));
         files += &format!("{number}.pcap ");
     }
-    let answer = Answer::of_replay(&place, &files);
+    let replayed = ReplayResult::of(&place, &files);
     let ways: [(&str, i32, &[&str]); 3] = [
         ("--format packed --aggregate off", 1, &["-w1", "-w4"]),
         ("--format packed --aggregate 1s", 4, &["-w1", "-n2 -w2"]),
@@ -68,14 +68,14 @@ fn packed() {
         }
         for workers in read {
             let line = format!("run --from {topic} {OPTIONS} --updates tick {workers}");
-            answer.hold(place.floodmark(&line).start());
+            replayed.check_run(place.floodmark(&line).start());
         }
     }
 }
 
-/// Limits take effect at several ticks, and no record is judged before all have.
+/// The limits take effect over several ticks, and no record is judged before the last of them.
 #[test]
-fn more_limits_than_take_effect_at_one_tick() {
+fn limits_that_take_effect_over_several_ticks_settle_like_a_replay() {
     let place = made(711);
     let few = place.read("limits.jsonl");
     place.write("limits.jsonl", many_limits::rows(140_000, "\n") + "\n" + &few);
@@ -83,7 +83,7 @@ fn more_limits_than_take_effect_at_one_tick() {
 }
 
 #[test]
-fn kv() {
+fn kv_records_settle_like_a_replay() {
     check(
         &made(702),
         "made.pcap",
@@ -93,7 +93,7 @@ fn kv() {
 }
 
 #[test]
-fn json() {
+fn json_records_settle_like_a_replay() {
     check(
         &made(703),
         "made.pcap",
@@ -107,7 +107,7 @@ fn json() {
 }
 
 #[test]
-fn filtered() {
+fn filtered_records_settle_like_a_replay() {
     check(
         &made(704),
         "made.pcap",
@@ -117,7 +117,7 @@ fn filtered() {
 }
 
 #[test]
-fn generated() {
+fn generated_traffic_settles_like_a_replay() {
     let place = Place::new();
     place.write("limits.jsonl", LIMITS);
     place.floodmark("generate --packets 40k --pairs 2k --span 30m --seed 7 made.pcap").stdout(0);
@@ -130,7 +130,7 @@ fn generated() {
 }
 
 #[test]
-fn real() {
+fn real_captures_settle_like_a_replay() {
     let place = Place::new();
     place.write("limits.jsonl", LIMITS);
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/demo/office-lan.pcapng.zst");
@@ -141,7 +141,7 @@ fn real() {
 }
 
 #[test]
-fn formats_mixed_on_one_topic() {
+fn mixed_formats_on_one_topic_settle_like_a_replay() {
     let seed = 705;
     let random = &mut Random::new(seed);
     let span_ms = 40 * 60_000;
@@ -154,6 +154,6 @@ fn formats_mixed_on_one_topic() {
         place.write(&format!("{turn}.pcap"), pcap(&part));
         capture(&place, &format!("{turn}.pcap {how}"), &topic);
     }
-    let answer = Answer::of_replay(&place, "0.pcap 1.pcap 2.pcap");
-    answer.hold(place.floodmark(&format!("run --from {topic} {OPTIONS} -w2")).start());
+    let replayed = ReplayResult::of(&place, "0.pcap 1.pcap 2.pcap");
+    replayed.check_run(place.floodmark(&format!("run --from {topic} {OPTIONS} -w2")).start());
 }

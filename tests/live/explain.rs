@@ -1,4 +1,4 @@
-//! Which limits apply to a pair, asked of a run while records and limits come.
+//! Explain queries to a run while records and limits arrive.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -9,16 +9,16 @@ use serde_json::Value;
 use crate::common::Random;
 use crate::common::broker::{Mock, produce};
 use crate::common::now_ms;
-use crate::replay::run::{Live, Place, Whom};
-use crate::serving::{Answer, ask, ask_until, server};
+use crate::replay::run::{Live, Place, SignalTarget};
+use crate::serving::{HttpResponse, get, get_until, server};
 
-/// One window, whenever this is run. No partition is idle before the end.
+/// One window, whenever the test runs. No partition becomes idle before the end.
 const OPTIONS: &str =
     "--limits limits.jsonl --http 127.0.0.1:0 --tick 200ms --window 87600h --idle-timeout 1h";
 
 const PERS: [&str; 5] = ["pair", "source", "destination", "host", "total"];
 
-/// A limit of each kind: over all traffic, and over that from one network.
+/// Returns a limit of each kind, for all traffic and for that from one network.
 fn limits(value: u64) -> String {
     let mut limits = String::new();
     for per in PERS {
@@ -69,7 +69,7 @@ fn traffic(random: &mut Random, count: usize) -> Sent {
     (0..count).map(record).collect()
 }
 
-/// What a limit counts for its entity.
+/// Returns the amount that a limit counts for its entity.
 fn amount(sent: &Sent, limit: &Value) -> i64 {
     let text = |of: &Value, field: &str| of[field].as_str().map(str::to_owned);
     let entity = &limit["entity"];
@@ -98,46 +98,50 @@ fn path(source: &str, destination: &str) -> String {
     format!("/api/v1/explain?source={source}&destination={destination}")
 }
 
-/// The limits that apply.
-fn applying(answer: &Answer) -> Vec<Value> {
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    answer.json()["limits"].as_array().expect("limits").clone()
+/// Returns the limits that apply.
+fn applying(response: &HttpResponse) -> Vec<Value> {
+    assert_eq!(response.status, 200, "{}", response.body);
+    response.json()["limits"].as_array().expect("limits").clone()
 }
 
-/// Waits until as many records are in the answers.
+/// Waits until responses count this number of records.
 fn wait_for(at: SocketAddr, records: usize) {
-    ask_until(at, &path("10.0.0.1", "10.0.0.2"), |answer| {
-        // It is not begun.
-        if answer.status == 503 {
+    get_until(at, &path("10.0.0.1", "10.0.0.2"), |response| {
+        // The run has not begun.
+        if response.status == 503 {
             return false;
         }
         let total = |limit: &&Value| limit["limit_name"] == "min total all";
-        let limits = applying(answer);
+        let limits = applying(response);
         limits.iter().find(total).expect("a limit of the total")["amount"] == records
     });
 }
 
-/// Holds what is said of some pairs to what was sent.
+/// Compares the responses about several pairs with the records sent.
 fn check(at: SocketAddr, sent: &Sent, value: u64) {
     let value = value as i64;
     let mut states = BTreeMap::<String, usize>::new();
     for (source, destination, judged) in [
-        // All and some, of the five kinds, one of which has two hosts, by both bounds.
+        // Two scopes, five kinds of which one judges two hosts, and two bounds.
         ("10.0.0.0", "10.0.0.3", 24),
         ("10.0.0.1", "10.0.0.1", 20),
         ("10.0.0.2", "10.0.0.0", 12),
         ("2001:db8::1", "2001:db8::2", 24),
         ("2001:db8::3", "2001:db8::", 12),
-        // Nobody sends, or somebody to nobody.
+        // Pairs without traffic.
         ("10.9.9.9", "10.0.0.1", 12),
         ("2001:db8::1", "2001:db8::ffff", 24),
     ] {
-        let answer = ask(at, &path(source, destination));
-        let limits = applying(&answer);
-        assert_eq!(limits.len(), judged, "{source} {destination}: {}", answer.body);
-        assert_eq!(answer.json()["window_state"], "open");
-        let as_of = answer.json()["as_of"].as_str().expect("a tick").to_owned();
-        assert!(answer.head.contains(&format!("floodmark-as-of: {as_of}\r\n")), "{}", answer.head);
+        let response = get(at, &path(source, destination));
+        let limits = applying(&response);
+        assert_eq!(limits.len(), judged, "{source} {destination}: {}", response.body);
+        assert_eq!(response.json()["window_state"], "open");
+        let as_of = response.json()["as_of"].as_str().expect("a tick").to_owned();
+        assert!(
+            response.head.contains(&format!("floodmark-as-of: {as_of}\r\n")),
+            "{}",
+            response.head
+        );
         for limit in limits {
             let amount = amount(sent, &limit);
             assert_eq!(limit["amount"], amount, "{source} {destination}: {limit}");
@@ -157,11 +161,11 @@ fn check(at: SocketAddr, sent: &Sent, value: u64) {
 }
 
 fn end(run: Live) {
-    run.signal("TERM", Whom::Parent);
+    run.signal("TERM", SignalTarget::Parent);
     run.finish().expect(0);
 }
 
-/// A topic in which something is, a run of so many processes over it, and where each serves.
+/// Starts a run over a new topic, and returns its processes, the HTTP address of each, and the topic.
 fn started(
     mock: &Mock,
     place: &Place,
@@ -169,7 +173,7 @@ fn started(
     workers: usize,
 ) -> (Vec<Live>, Vec<SocketAddr>, Address) {
     let flows = mock.topic(&format!("flows-{processes}-{workers}"), 3);
-    // All held at once, so that they differ.
+    // All ports are bound at once, so that they differ.
     let free: Vec<TcpListener> =
         (0..processes).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
     let hosts = free.iter().map(|port| port.local_addr().expect("an address").to_string() + "\n");
@@ -189,7 +193,7 @@ fn started(
 }
 
 #[test]
-fn amounts_are_those_of_the_records() {
+fn explained_amounts_equal_the_sums_of_the_records() {
     let mock = Mock::new();
     for (processes, workers) in [(1, 1), (1, 2), (2, 2)] {
         let place = Place::new();
@@ -201,13 +205,13 @@ fn amounts_are_those_of_the_records() {
         send(&flows, 3, &sent);
         wait_for(at, sent.len());
         check(at, &sent, 9000);
-        // Another limit holds from a tick on, and all amounts are there at once.
+        // The new limits all take effect at one tick, with the amounts so far.
         place.write("new", limits(20_000));
         std::fs::rename(place.path("new"), place.path("limits.jsonl")).expect("it is moved");
-        ask_until(at, &path("10.0.0.1", "10.0.0.2"), |answer| {
-            let limits = applying(answer);
+        get_until(at, &path("10.0.0.1", "10.0.0.2"), |response| {
+            let limits = applying(response);
             let new = limits.iter().filter(|limit| limit["limit_value"] == 20_000).count();
-            assert!(new == 0 || new == limits.len(), "of two ticks: {}", answer.body);
+            assert!(new == 0 || new == limits.len(), "of two ticks: {}", response.body);
             new > 0
         });
         check(at, &sent, 20_000);
@@ -216,11 +220,11 @@ fn amounts_are_those_of_the_records() {
         sent.extend(more);
         wait_for(at, sent.len());
         check(at, &sent, 20_000);
-        // Other processes count, and do not know the limits.
+        // Other processes do not know the limits.
         if let Some(other) = servers.get(1) {
-            let answer = ask(*other, &path("10.0.0.1", "10.0.0.2"));
-            let error = answer.json()["error"].as_str().expect("a text").to_owned();
-            assert_eq!(answer.status, 421, "{error}");
+            let response = get(*other, &path("10.0.0.1", "10.0.0.2"));
+            let error = response.json()["error"].as_str().expect("a text").to_owned();
+            assert_eq!(response.status, 421, "{error}");
             assert!(error.contains("this is process 1, and only process 0 knows"), "{error}");
         }
         let first = runs.remove(0);
@@ -229,9 +233,9 @@ fn amounts_are_those_of_the_records() {
     }
 }
 
-/// While records of one pair flow, it is the same by pair, source, destination, host and in total.
+/// While records of one pair arrive, the amounts per pair, source, destination, host and in total are equal.
 #[test]
-fn an_answer_is_of_one_tick() {
+fn explain_response_holds_amounts_of_one_tick() {
     let (mock, place) = (Mock::new(), Place::new());
     place.write("limits.jsonl", limits(1000));
     let (mut runs, servers, flows) = started(&mock, &place, 1, 2);
@@ -244,27 +248,27 @@ fn an_answer_is_of_one_tick() {
     });
     let (mut amounts, mut last) = (Vec::new(), jiff::Timestamp::UNIX_EPOCH);
     while amounts.last() != Some(&(RECORDS as i64)) {
-        let answer = ask(at, &path("10.0.0.1", "10.0.0.2"));
-        let as_of = answer.json()["as_of"].as_str().expect("a tick").parse().expect("a time");
+        let response = get(at, &path("10.0.0.1", "10.0.0.2"));
+        let as_of = response.json()["as_of"].as_str().expect("a tick").parse().expect("a time");
         assert!(as_of >= last, "{as_of} after {last}");
         last = as_of;
         let counted = |limit: &Value| {
             let amount = limit["amount"].as_i64().expect("an amount");
             if limit["metric"] == "packets" { amount * 7 } else { amount }
         };
-        let counted: Vec<i64> = applying(&answer).iter().map(counted).collect();
+        let counted: Vec<i64> = applying(&response).iter().map(counted).collect();
         assert_eq!(counted.len(), 24);
-        assert!(counted.iter().all(|amount| *amount == counted[0]), "{}", answer.body);
+        assert!(counted.iter().all(|amount| *amount == counted[0]), "{}", response.body);
         amounts.push(counted[0] / 7);
     }
     sender.join().expect("all is sent");
     assert!(amounts.is_sorted());
-    println!("{} answers while {RECORDS} records came", amounts.len());
+    println!("{} responses while {RECORDS} records arrived", amounts.len());
     end(runs.remove(0));
 }
 
 #[test]
-fn the_command_says_what_the_run_serves() {
+fn explain_command_prints_the_response_of_the_run() {
     let (mock, place) = (Mock::new(), Place::new());
     place.write("limits.jsonl", limits(1000));
     let flows = mock.topic("flows", 1);
@@ -274,16 +278,16 @@ fn the_command_says_what_the_run_serves() {
     let [one, two]: [IpAddr; 2] = ["10.0.0.1", "10.0.0.2"].map(|text| text.parse().expect("one"));
     send(&flows, 1, &vec![(one, two, 600), (one, two, 401)]);
     wait_for(at, 2);
-    let ask_it = |words: &str| {
+    let explain = |words: &str| {
         let line = format!("limits explain 10.0.0.1 10.0.0.2 --from http://{at} {words}");
         place.floodmark(&line).stdout(0)
     };
-    let said: Value = serde_json::from_str(&ask_it("--format json --all")).expect("JSON");
-    let mut served = ask(at, &(path("10.0.0.1", "10.0.0.2") + "&all=true")).json();
-    served["as_of"] = said["as_of"].clone();
-    assert_eq!(said, served);
-    assert_eq!(said["not_applying"].as_array().expect("a list").len(), 10);
-    let table = ask_it("");
+    let printed: Value = serde_json::from_str(&explain("--format json --all")).expect("JSON");
+    let mut served = get(at, &(path("10.0.0.1", "10.0.0.2") + "&all=true")).json();
+    served["as_of"] = printed["as_of"].clone();
+    assert_eq!(printed, served);
+    assert_eq!(printed["not_applying"].as_array().expect("a list").len(), 10);
+    let table = explain("");
     let squeezed: Vec<&str> = table.split_whitespace().collect();
     let row =
         "max pair all 10.0.0.1 > 10.0.0.2 max 1000 bytes 1001 -1 broken - 2020-01-01T00:00:00Z";
@@ -291,17 +295,17 @@ fn the_command_says_what_the_run_serves() {
 
     // A window of the future, and one long ago.
     let of = |at_time: &str, words: &str| {
-        let answer = ask(at, &(path("10.0.0.1", "10.0.0.2") + "&at=" + at_time + words));
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        let answer = answer.json();
-        let limit = answer["limits"].as_array().and_then(|limits| limits.first()).cloned();
-        (answer["window_state"].clone(), limit.map(|limit| limit["amount"].clone()))
+        let response = get(at, &(path("10.0.0.1", "10.0.0.2") + "&at=" + at_time + words));
+        assert_eq!(response.status, 200, "{}", response.body);
+        let response = response.json();
+        let limit = response["limits"].as_array().and_then(|limits| limits.first()).cloned();
+        (response["window_state"].clone(), limit.map(|limit| limit["amount"].clone()))
     };
     assert_eq!(of("2999-01-01", ""), ("future".into(), Some(0.into())));
     // No version is so old.
     assert_eq!(of("1975-01-01", "&all=true").1, None);
-    // What the run does not count has no limit.
-    let none = ask(at, &path("2001:db8::1", "2001:db8::2")).json();
+    // No limit applies to uncounted traffic.
+    let none = get(at, &path("2001:db8::1", "2001:db8::2")).json();
     assert_eq!(none["limits"], Value::Array(Vec::new()));
     assert!(none["why_none"].as_str().is_some_and(|why| why.contains("not counted")), "{none}");
     for (query, parameter) in [
@@ -311,50 +315,50 @@ fn the_command_says_what_the_run_serves() {
         ("source=10.0.0.1&destination=10.0.0.2&window=1", "window"),
         ("source=10.0.0.1&source=10.0.0.1&destination=10.0.0.2", "source"),
     ] {
-        let answer = ask(at, &format!("/api/v1/explain?{query}"));
-        assert_eq!((answer.status, &answer.json()["parameter"]), (400, &parameter.into()));
+        let response = get(at, &format!("/api/v1/explain?{query}"));
+        assert_eq!((response.status, &response.json()["parameter"]), (400, &parameter.into()));
     }
     end(run);
 }
 
-/// Nothing is answered while a process sleeps, and no question waits for ever, nor too many.
+/// While a process is stopped, queries time out, and their number is bounded.
 #[test]
-fn ticks_that_stand_answer_nothing() {
+fn explain_query_times_out_while_no_tick_completes() {
     let (mock, place) = (Mock::new(), Place::new());
     place.write("limits.jsonl", limits(1000));
     let (mut runs, servers, _) = started(&mock, &place, 2, 1);
     let (at, path) = (servers[0], path("10.0.0.1", "10.0.0.2"));
-    ask_until(at, &path, |answer| answer.status == 200);
-    runs[1].signal("STOP", Whom::Parent);
-    let late = ask_until(at, &path, |answer| answer.status == 504);
+    get_until(at, &path, |response| response.status == 200);
+    runs[1].signal("STOP", SignalTarget::Parent);
+    let late = get_until(at, &path, |response| response.status == 504);
     assert!(
         late.json()["error"].as_str().is_some_and(|why| why.contains("/readyz")),
         "{}",
         late.body
     );
-    // As many wait as may, the others are told to come back; other pages are there for all.
+    // Queries beyond the bound are rejected with 503; other pages are still served.
     let statuses: Vec<u16> = std::thread::scope(|scope| {
-        let ask = || {
-            let answer = ask(at, &path);
-            assert_eq!(answer.head.contains("retry-after: 1\r\n"), answer.status == 503);
-            answer.status
+        let get = || {
+            let response = get(at, &path);
+            assert_eq!(response.head.contains("retry-after: 1\r\n"), response.status == 503);
+            response.status
         };
-        let asking: Vec<_> = (0..40).map(|_| scope.spawn(ask)).collect();
-        assert_eq!(crate::serving::ask(at, "/healthz").status, 200);
-        asking.into_iter().map(|thread| thread.join().expect("it is answered")).collect()
+        let requests: Vec<_> = (0..40).map(|_| scope.spawn(get)).collect();
+        assert_eq!(crate::serving::get(at, "/healthz").status, 200);
+        requests.into_iter().map(|thread| thread.join().expect("a response")).collect()
     });
     let count = |status| statuses.iter().filter(|of| **of == status).count();
     assert_eq!((count(503), count(504)), (8, 32), "{statuses:?}");
-    runs[1].signal("CONT", Whom::Parent);
-    ask_until(at, &path, |answer| answer.status == 200);
+    runs[1].signal("CONT", SignalTarget::Parent);
+    get_until(at, &path, |response| response.status == 200);
     end(runs.remove(0));
     runs.remove(0).finish().expect(0);
 }
 
-/// Each worker of each process filters and dates the records that it reads: one process with other options
-/// would change the answer.
+/// Each worker of each process filters and dates the records that it reads, so that a process with other options would
+/// change the result.
 #[test]
-fn run_with_another_option_in_one_process_is_refused_by_both() {
+fn option_that_differs_in_one_process_is_rejected_by_both() {
     let (mock, place) = (Mock::new(), Place::new());
     let flows = mock.topic("flows", 2);
     place.write("limits.jsonl", limits(1));
@@ -374,11 +378,12 @@ fn run_with_another_option_in_one_process_is_refused_by_both() {
         };
         let both = [start(0, one), start(1, other)];
         for (done, (theirs, ours)) in both.into_iter().zip([(other, one), (one, other)]) {
-            let says = format!("started with other options: {option} {theirs} there, {ours} here");
-            // The value of an option for the client has a name of its own.
-            let says =
-                says.replace("isolation.level=read", "read").replace("-X", "-X isolation.level");
-            done.finish().expect(1).says(&[&says]);
+            let message =
+                format!("started with other options: {option} {theirs} there, {ours} here");
+            // Options of the client are named `-X NAME`, with the value alone.
+            let message =
+                message.replace("isolation.level=read", "read").replace("-X", "-X isolation.level");
+            done.finish().expect(1).assert_stderr(&[&message]);
         }
     }
 }

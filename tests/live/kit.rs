@@ -1,4 +1,4 @@
-//! Topics with traffic in them, and the answers that runs over them are held to.
+//! Topics with traffic, and the results of replays that runs are compared with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::common::broker::{self, Broker, Transaction, random_name};
 use crate::replay::fold::{self, Object, changes, fold, text};
 use crate::replay::pcap::{Packet, pcap};
-use crate::replay::run::{Done, Live, Place, STUCK_AFTER, Whom};
+use crate::replay::run::{Done, Live, Place, STUCK_AFTER, SignalTarget};
 use crate::replay::traffic::date;
 
 /// Limits that traffic of any kind breaks somewhere.
@@ -28,25 +28,25 @@ pub(super) const LIMITS: &str = r#"
 {"limit_name":"max","limit_value":1,"effective_date":"1970-01-01","per":"total"}
 "#;
 
-/// The settled answer: what stands at the end, by id.
+/// The final violations of a replay, by id.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Answer {
+pub(super) struct ReplayResult {
     violations: BTreeMap<String, Object>,
-    /// What begins later than this is not compared, where it is given.
+    /// The latest window start that is compared; `None` for all.
     until: Option<String>,
 }
 
-impl Answer {
-    /// What a replay says; `what` is its command line without the limits.
-    pub(super) fn of_replay(place: &Place, what: &str) -> Self {
+impl ReplayResult {
+    /// Runs a replay; `what` is its command line without the limits.
+    pub(super) fn of(place: &Place, what: &str) -> Self {
         let line = format!("replay {what} --limits limits.jsonl");
-        let answer = Answer { violations: fold(&place.floodmark(&line).stdout(0)), until: None };
-        assert!(!answer.violations.is_empty(), "nothing is violated: {line}");
-        answer
+        let replayed =
+            ReplayResult { violations: fold(&place.floodmark(&line).stdout(0)), until: None };
+        assert!(!replayed.violations.is_empty(), "nothing is violated: {line}");
+        replayed
     }
 
-    /// The same, where windows that start at or before this time are partial: nothing in them is judged by a
-    /// `min`.
+    /// Marks windows that start at or before this time as partial, and removes their violations of a `min`.
     pub(super) fn partial_until(mut self, last: &str) -> Self {
         let partial = |violation: &Object| text(violation, "window_start") <= last;
         self.violations.retain(|_, one| !(partial(one) && one["bound"] == "min"));
@@ -60,9 +60,9 @@ impl Answer {
         self
     }
 
-    /// As lines to compare with `other` ones: those of windows that both know of.
+    /// Returns the violations of windows up to `until`, as lines to compare.
     fn lines(&self, until: Option<&String>) -> String {
-        // All times are written alike, to the second.
+        // All times have the same notation, so that texts compare like times.
         let known = |object: &&Object| {
             until.is_none_or(|until| text(object, "window_start") <= until.as_str())
         };
@@ -70,25 +70,25 @@ impl Answer {
         self.violations.values().filter(known).map(line).collect()
     }
 
-    /// Holds what stands at the end to this answer.
+    /// Asserts that the final violations of a run equal those of the replay.
     pub(super) fn assert_stands(
         &self,
         violations: BTreeMap<String, Object>,
         what: impl FnOnce() -> String,
     ) {
-        let other = Answer { violations, until: None };
+        let other = ReplayResult { violations, until: None };
         let until = self.until.as_ref();
         fold::assert_same(&self.lines(until), &other.lines(until), || {
-            format!("only in the replay (here), or in the run (there)\n{}", what())
+            format!("only in the replay (here), or only in the run (there)\n{}", what())
         });
     }
 
-    /// The ids of all that stands.
+    /// Returns the ids of the violations.
     fn ids(&self) -> BTreeSet<String> {
         self.violations.keys().cloned().collect()
     }
 
-    /// Reads standard output until every violation of this answer has been said to be settled.
+    /// Reads standard output until every violation of the replay has settled.
     pub(super) fn wait_for(&self, run: &mut Live) {
         let mut waits = self.ids();
         changes(run.lines()).iter().for_each(|change| settle(&mut waits, change));
@@ -97,13 +97,15 @@ impl Answer {
         }
     }
 
-    /// Waits until a run has said all of this, asks it to end, and holds all that it has said to it.
-    pub(super) fn hold(&self, mut run: Live) -> Done {
+    /// Waits until every violation has settled in a run, ends the run, and compares its final violations.
+    pub(super) fn check_run(&self, mut run: Live) -> Done {
         self.wait_for(&mut run);
-        run.signal("TERM", Whom::Parent);
+        run.signal("TERM", SignalTarget::Parent);
         let done = run.finish().expect(0);
-        self.assert_stands(fold(&done.stdout), || format!("{}$ {}", done.stderr, done.shown()));
-        nothing_lost(&done);
+        self.assert_stands(fold(&done.stdout), || {
+            format!("{}$ {}", done.stderr, done.command_line())
+        });
+        assert_no_late_drops(&done);
         done
     }
 }
@@ -114,60 +116,60 @@ fn settle(waits: &mut BTreeSet<String>, change: &Object) {
     }
 }
 
-/// Fails if a run has dropped records since they were late.
-pub(super) fn nothing_lost(done: &Done) {
+/// Fails if a run has dropped late records.
+pub(super) fn assert_no_late_drops(done: &Done) {
     if done.stderr.contains("came after their window had settled") {
         done.fail("records were dropped");
     }
 }
 
-/// Sends captures to a topic by `floodmark capture`; `what` are its files and options.
+/// Sends captures to a topic by `floodmark capture`; `what` is its files and options.
 pub(super) fn capture(place: &Place, what: &str, to: &Address) {
     place.floodmark(&format!("capture {what} --to {to}")).run().expect(0);
 }
 
-/// A new topic with captures in it.
+/// Creates a topic with the records of captures.
 pub(super) fn topic_of(place: &Place, what: &str, partitions: i32) -> Address {
     let address = Broker::shared().topic("flows", partitions);
     capture(place, what, &address);
     address
 }
 
-/// Sends packets, each as a message with the pair as its key, and keeps them to be replayed.
-pub(super) struct Feed {
+/// Sends packets, each as a message with the pair as its key, and keeps them for a replay.
+pub(super) struct TopicFeed {
     producer: Producer,
     sent: Vec<Packet>,
 }
 
-/// How much later than all else what [`Feed::close`] sends is: longer than a break in observation.
+/// The distance of the packets of [`TopicFeed::close`] from the last packet; longer than `--max-gap`.
 const LATER_MS: u64 = 25 * 3600 * 1000;
 
-impl Feed {
+impl TopicFeed {
     pub(super) fn to(address: &Address) -> Self {
-        // It hears of a broker that is back before those do who wait as long as usual.
+        // With this option the feed reconnects to a restarted broker before clients with the default do.
         let options = ClientOptions::new(["reconnect.backoff.max.ms=200"]).expect("an option");
         let producer = Producer::open(address, &options, Tuning::for_throughput());
         let producer = producer.unwrap_or_else(|failure| panic!("{:#}", failure.error));
-        Feed { producer, sent: Vec::new() }
+        TopicFeed { producer, sent: Vec::new() }
     }
 
-    /// Sends a packet to a partition. It is delivered some time after.
-    pub(super) fn give(&mut self, partition: i32, packet: Packet) {
-        self.message(partition, &packet);
+    /// Sends a packet to a partition, without waiting for its delivery.
+    pub(super) fn send(&mut self, partition: i32, packet: Packet) {
+        self.send_packet(partition, &packet);
         self.sent.push(packet);
     }
 
     /// Sends a packet in a transaction, and waits until the broker has it.
-    pub(super) fn give_in(&mut self, transaction: &Transaction, partition: i32, packet: Packet) {
+    pub(super) fn send_in(&mut self, transaction: &Transaction, partition: i32, packet: Packet) {
         let Packet { ms, source, destination, bytes } = packet;
         let (key, payload) = (format!("{source} {destination}"), bytes.to_string());
-        transaction.give(partition, &key, payload.as_bytes(), ms);
+        transaction.send(partition, &key, payload.as_bytes(), ms);
         self.sent.push(packet);
     }
 
-    fn message(&self, partition: i32, packet: &Packet) {
+    fn send_packet(&self, partition: i32, packet: &Packet) {
         let Packet { ms, source, destination, bytes } = packet;
-        self.raw(
+        self.send_raw(
             partition,
             Some(&format!("{source} {destination}")),
             bytes.to_string().as_bytes(),
@@ -176,7 +178,7 @@ impl Feed {
     }
 
     /// Sends any message.
-    pub(super) fn raw(&self, partition: i32, key: Option<&str>, payload: &[u8], ms: u64) {
+    pub(super) fn send_raw(&self, partition: i32, key: Option<&str>, payload: &[u8], ms: u64) {
         let message = Outgoing {
             key: key.map(str::as_bytes),
             payload: Some(payload),
@@ -187,12 +189,12 @@ impl Feed {
         broker::send(&self.producer, &message);
     }
 
-    /// Waits until all is delivered.
+    /// Waits until all messages are delivered.
     pub(super) fn flush(&self) {
         broker::finish(&self.producer);
     }
 
-    /// The packets that were sent, but for those of [`Feed::close`].
+    /// Returns the packets sent, but for those of [`TopicFeed::close`].
     pub(super) fn sent(&self) -> &[Packet] {
         &self.sent
     }
@@ -201,24 +203,24 @@ impl Feed {
         self.sent.iter().map(|packet| packet.ms).max().expect("packets were sent")
     }
 
-    /// Sends packets from much later to all partitions: no time-out is needed for all before to settle.
+    /// Sends a much later packet to each partition, so that all earlier windows settle without a time-out.
     pub(super) fn close(&self, partitions: i32) {
         let ms = self.last_ms() + LATER_MS;
         let later = crate::replay::pcap::packet(ms, "192.0.2.1", "192.0.2.2", 20);
-        (0..partitions).for_each(|partition| self.message(partition, &later));
+        (0..partitions).for_each(|partition| self.send_packet(partition, &later));
         self.flush();
     }
 
-    /// What a replay of the packets says of the windows up to the last one with a packet.
-    pub(super) fn answer(&self, place: &Place, options: &str) -> Answer {
+    /// Replays the packets; windows after the last packet are not compared.
+    pub(super) fn replay(&self, place: &Place, options: &str) -> ReplayResult {
         place.write("fed.pcap", pcap(&self.sent));
-        let answer = Answer::of_replay(place, &format!("fed.pcap {options}"));
+        let replayed = ReplayResult::of(place, &format!("fed.pcap {options}"));
         let last_ms = self.last_ms();
-        Answer { until: Some(date(last_ms - last_ms % 1000)), ..answer }
+        ReplayResult { until: Some(date(last_ms - last_ms % 1000)), ..replayed }
     }
 }
 
-/// A topic of alerts, as one sees it who folds it: the last word on each id.
+/// A topic of alerts, folded by a consumer: the last change of each id.
 pub(super) struct AlertTopic {
     consumer: BaseConsumer,
     standing: BTreeMap<String, Object>,
@@ -226,7 +228,7 @@ pub(super) struct AlertTopic {
 }
 
 impl AlertTopic {
-    /// Of one partition, so that the order is one.
+    /// Creates the topic with one partition, so that its order is total.
     pub(super) fn new(broker: &Broker) -> Self {
         let address = broker.topic_with("alerts", &floodmark::kafka::topics::Plan::state(1));
         let consumer = consumer(&address, &random_name("tests"));
@@ -236,7 +238,7 @@ impl AlertTopic {
         AlertTopic { consumer, standing: BTreeMap::new(), address }
     }
 
-    /// The next change.
+    /// Returns the next change.
     fn next(&mut self) -> Object {
         let began = Instant::now();
         loop {
@@ -249,8 +251,8 @@ impl AlertTopic {
             let id = text(&change, "id").to_owned();
             assert_eq!(message.key(), Some(id.as_bytes()), "the key is the id");
             let mut stands = change.clone();
-            for said in ["event", "reason", "as_of"] {
-                stands.remove(said).expect("every change has it");
+            for field in ["event", "reason", "as_of"] {
+                stands.remove(field).expect("every change has it");
             }
             match text(&change, "event") {
                 "cleared" => drop(self.standing.remove(&id)),
@@ -260,15 +262,15 @@ impl AlertTopic {
         }
     }
 
-    /// Reads until a change is as it should be.
+    /// Reads until a change satisfies a condition.
     pub(super) fn wait_until(&mut self, holds: impl Fn(&Object) -> bool) {
         while !holds(&self.next()) {}
     }
 
-    /// Reads until all of an answer has been said to be settled.
-    pub(super) fn wait_for(&mut self, answer: &Answer) {
-        let mut waits = answer.ids();
-        // What was read before counts, too.
+    /// Reads until every violation of a replay has settled.
+    pub(super) fn wait_for(&mut self, replayed: &ReplayResult) {
+        let mut waits = replayed.ids();
+        // Changes read before count, too.
         self.standing.values().for_each(|stands| {
             if stands["settled"] == true {
                 waits.remove(text(stands, "id"));
@@ -279,7 +281,7 @@ impl AlertTopic {
         }
     }
 
-    /// What stands.
+    /// Returns the violations that stand.
     pub(super) fn standing(&self) -> BTreeMap<String, Object> {
         self.standing.clone()
     }
@@ -294,7 +296,7 @@ fn consumer(address: &Address, group: &str) -> BaseConsumer {
         .expect("a consumer")
 }
 
-/// The offsets that a group has committed, and where the partitions end.
+/// Returns the committed offset and the end offset of each partition.
 pub(super) fn committed(address: &Address, group: &str, partitions: i32) -> Vec<(i64, i64)> {
     let consumer = consumer(address, group);
     let mut list = TopicPartitionList::new();
@@ -302,7 +304,9 @@ pub(super) fn committed(address: &Address, group: &str, partitions: i32) -> Vec<
     let list = consumer.committed_offsets(list, STUCK_AFTER).expect("the offsets of a group");
     (0..partitions)
         .map(|partition| {
-            let committed = list.find_partition(&address.topic, partition).expect("asked for");
+            let committed = list
+                .find_partition(&address.topic, partition)
+                .expect("the partition was requested");
             let ends = consumer.fetch_watermarks(&address.topic, partition, STUCK_AFTER);
             let end = ends.expect("ends").1;
             (committed.offset().to_raw().expect("an offset"), end)
@@ -310,7 +314,7 @@ pub(super) fn committed(address: &Address, group: &str, partitions: i32) -> Vec<
         .collect()
 }
 
-/// Someone who changes topics.
+/// Opens an admin client.
 pub(super) fn admin(address: &Address) -> AdminClient<DefaultClientContext> {
     ClientConfig::new()
         .set("bootstrap.servers", &address.brokers)
@@ -318,31 +322,30 @@ pub(super) fn admin(address: &Address) -> AdminClient<DefaultClientContext> {
         .expect("an admin client")
 }
 
-/// Waits for an answer to someone who changes topics.
-pub(super) fn wait<T>(answer: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(answer)
+/// Waits for the response to an admin request.
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
 }
 
 /// Deletes the records of a partition before an offset.
 ///
-/// The request is repeated, since librdkafka now and then never answers it: without a bound the test would
-/// wait for ever.
+/// The request is repeated after a time-out, since librdkafka sometimes never completes it.
 pub(super) fn delete_records(topic: &Address, partition: i32, before: i64) {
     let mut until = TopicPartitionList::new();
     until.add_partition_offset(&topic.topic, partition, Offset::Offset(before)).expect("an offset");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.expect("a runtime");
     for _ in 0..5 {
-        // Kept until the answer has come: a client that is dropped does not pass it on.
+        // A dropped client would lose the response.
         let admin = admin(topic);
         let options = AdminOptions::new();
-        let answer = admin.delete_records(&until, &options);
-        let answered =
-            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), answer).await });
+        let deletion = admin.delete_records(&until, &options);
+        let answered = runtime
+            .block_on(async { tokio::time::timeout(Duration::from_secs(10), deletion).await });
         if let Ok(deleted) = answered {
             deleted.expect("the records are deleted");
             return;
         }
     }
-    panic!("no broker has answered to delete records of partition {partition} of {topic}");
+    panic!("no response to the deletion of records of partition {partition} of {topic}");
 }

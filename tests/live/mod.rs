@@ -1,29 +1,29 @@
 //! `floodmark run`, run as a user runs it: topics of a real broker in, alerts out.
 //!
-//! What holds of all of them: once its windows have settled, a live run has said what a replay of the
-//! same records says.
+//! The invariant of all of them: once all windows have settled, the violations of a live run equal those of a replay
+//! of the same records.
 //!
 //! - `equality`: each format, any number of workers, processes and partitions.
-//! - `sinks`: all places where changes go, totals, and limits that change.
-//! - `streams`: standard output, FIFOs and files that take nothing, fail, or lose their reader.
+//! - `sinks`: all sinks of changes, totals, and edits of limits.
+//! - `streams`: standard output, FIFOs and files that block, fail, or lose their reader.
 //! - `what_if`: a second set of limits beside the first.
-//! - `partitions`: some idle, behind or new; messages that can't be read; where a run begins.
+//! - `partitions`: idle, lagging and new partitions, unreadable messages, and the start of a run.
 //! - `transactions`: messages behind an open transaction of another producer.
 //! - `recreated`: topics that are deleted while they are read, and created again.
-//! - `outputs`: topics that a run writes to: not read as records, deleted, and refusing what it sends.
+//! - `outputs`: topics that a run writes to: rejected as sources, deleted, and rejecting messages.
 //! - `overflow`: sums beyond 64 bits.
-//! - `beginnings`: topics that do not begin with their first record, and windows that are partial.
+//! - `trimmed`: topics whose first records are deleted, and partial windows.
 //! - `stragglers`: partitions and records with a wrong clock.
-//! - `outages`: brokers that go away, before and after the run.
+//! - `outages`: brokers of records and of alerts that go away.
 //! - `clock`: clocks that are set while a run goes on.
-//! - `crashes`: processes that die, hang or panic, and are started again.
-//! - `databases`: limits from a table, which change, begin by themselves, and can't be read for a while.
-//! - `bounds`: what waits takes no more memory the longer it waits.
-//! - `explain`: which limits apply to a pair, asked while records and limits come.
-//! - `ends`: how a run ends, and what it says then.
-//! - `kit`: topics with traffic in them, and the answers that runs are held to.
+//! - `crashes`: processes that die, hang or panic, and are restarted.
+//! - `databases`: limits from a table: edits, future versions, and outages.
+//! - `bounds`: bounded memory of a blocked run.
+//! - `explain`: explain queries while records and limits arrive.
+//! - `numbers`: numbers of limits that are reused.
+//! - `ends`: the end of a run, and its messages.
+//! - `kit`: topics with traffic, and the results of replays that runs are compared with.
 
-mod beginnings;
 mod bounds;
 mod clock;
 mod crashes;
@@ -42,4 +42,5 @@ mod sinks;
 mod stragglers;
 mod streams;
 mod transactions;
+mod trimmed;
 mod what_if;

@@ -1,11 +1,11 @@
-//! Runs that give names and rows of limits numbers again: edits go on for as long as a run does.
+//! Runs that reuse the numbers of removed names and rows of limits.
 
 use floodmark::limits::catalog::Catalog;
 use serde_json::Value;
 
-use super::clock::{NOON, Run};
+use super::clock::{InProcessRun, NOON};
 
-/// A limit that stays, and one that each round has another name and value; both are broken.
+/// Returns a limit that stays, and one with another name and value in each round. Traffic breaks both.
 fn limits(round: u32) -> String {
     let row = |name: &str, value: u32| {
         format!(
@@ -16,11 +16,11 @@ fn limits(round: u32) -> String {
 }
 
 #[test]
-fn run_with_fewer_numbers_than_edits_names_each_limit_right() {
+fn reused_limit_numbers_name_each_limit_correctly() {
     const ROUNDS: u32 = 25;
-    // The rows of one round, and those of the next.
+    // Enough numbers for the rows of two rounds.
     let catalog = Catalog::new().with_numbers(4);
-    let run = Run::by(&limits(0), catalog, NOON, &[("10.0.0.1", NOON)]);
+    let run = InProcessRun::start_with(&limits(0), catalog, NOON, &[("10.0.0.1", NOON)]);
     for round in 0..ROUNDS {
         if round > 0 {
             run.place.write("new", limits(round));

@@ -4,11 +4,11 @@ use floodmark::kafka::Outgoing;
 use floodmark::record::{Packer, Record};
 use floodmark_dataflows::types::{Pair, Volume};
 
-use super::kit::Feed;
+use super::kit::TopicFeed;
 use crate::common::broker::{Broker, produce};
 use crate::replay::fold::changes;
 use crate::replay::pcap::packet;
-use crate::replay::run::{Live, Place, Whom};
+use crate::replay::run::{Live, Place, SignalTarget};
 use crate::replay::traffic::BEGIN_MS;
 use crate::serving::{scrape_until, server};
 
@@ -18,7 +18,7 @@ const GREATEST: i64 = 1 << 40;
 /// Records of that volume whose sum is beyond 64 bits.
 const RECORDS: usize = 1 << 23;
 
-/// The bytes of a source address in its settled change, and whether that carries `overflow`.
+/// Returns the bytes in the settled change of a source address, and whether the change is marked `overflow`.
 fn settled(run: &mut Live, source: &str) -> (i64, bool) {
     loop {
         let change = changes(&run.line()).pop().expect("a change a line");
@@ -31,7 +31,7 @@ fn settled(run: &mut Live, source: &str) -> (i64, bool) {
 
 /// 8 million records of one pair, in 530 packed messages that compress to a few hundred bytes each.
 #[test]
-fn sum_beyond_64_bits_does_not_end_a_run() {
+fn sum_beyond_64_bits_saturates_and_the_run_continues() {
     let topic = Broker::shared().topic("flows", 1);
     let mut packer = Packer::new();
     let pair = Pair::V4([10, 0, 0, 1].into(), [10, 0, 0, 9].into());
@@ -48,15 +48,15 @@ fn sum_beyond_64_bits_does_not_end_a_run() {
         ..Outgoing::default()
     };
     produce(&topic, &vec![message; RECORDS.div_ceil(of_message)]);
-    let mut feed = Feed::to(&topic);
-    feed.give(0, packet(BEGIN_MS, "10.0.0.2", "10.0.0.9", 150));
+    let mut feed = TopicFeed::to(&topic);
+    feed.send(0, packet(BEGIN_MS, "10.0.0.2", "10.0.0.9", 150));
     feed.close(1);
     let place = Place::new();
     place.write(
         "limits.jsonl",
         "{\"limit_name\":\"max\",\"limit_value\":100,\"effective_date\":\"1970-01-01\"}\n",
     );
-    // Again from the beginning, on another number of workers.
+    // Each run reads the topic from the beginning.
     for workers in ["-w1", "-w2"] {
         let line = format!(
             "run --from {topic} --limits limits.jsonl --lateness 0s --tick 50ms --http 127.0.0.1:0 {workers}"
@@ -72,7 +72,7 @@ fn sum_beyond_64_bits_does_not_end_a_run() {
         assert_eq!(settled(&mut run, "10.0.0.2"), (150, false));
         // The tick is counted when its changes are written.
         scrape_until(address, "one total", |series| series[metric] == 1.0);
-        run.signal("TERM", Whom::Parent);
+        run.signal("TERM", SignalTarget::Parent);
         run.finish().expect(0);
     }
 }

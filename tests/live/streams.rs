@@ -1,4 +1,4 @@
-//! Standard output, FIFOs and files that take nothing, fail, or lose their reader.
+//! Standard output, FIFOs and files that block, fail, or lose their reader.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -6,58 +6,58 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::kit::{AlertTopic, Feed};
+use super::kit::{AlertTopic, TopicFeed};
 use super::sinks::WAITS;
 use crate::common::broker::{Broker, read_all};
 use crate::replay::pcap::{packet, pcap};
-use crate::replay::run::{Live, Place, STUCK_AFTER, Whom};
+use crate::replay::run::{Live, Place, STUCK_AFTER, SignalTarget};
 use crate::replay::traffic::BEGIN_MS;
-use crate::serving::{ask, ask_until, server};
+use crate::serving::{get, get_until, server};
 
 const ANY: &str = "{\"limit_name\":\"any\",\"limit_value\":0,\"effective_date\":\"1970-01-01\"}\n";
 
-/// More changes than a pipe holds.
+/// A number of changes that exceeds the capacity of a pipe.
 const MANY: u64 = 400;
 
-/// A run of a topic of one partition, with a limit that every packet breaks.
-fn started(place: &Place, options: &str) -> (Live, Feed) {
+/// Starts a run over a topic of one partition, with a limit that every packet breaks.
+fn started(place: &Place, options: &str) -> (Live, TopicFeed) {
     started_under(place, "", options)
 }
 
-fn started_under(place: &Place, under: &str, options: &str) -> (Live, Feed) {
+fn started_under(place: &Place, under: &str, options: &str) -> (Live, TopicFeed) {
     place.write("limits.jsonl", ANY);
     let topic = Broker::shared().topic("flows", 1);
     let line = format!("run --from {topic} --limits limits.jsonl {WAITS} {options}");
     let run = place.floodmark(&line);
     let run = if under.is_empty() { run } else { run.under(under) };
-    (run.start(), Feed::to(&topic))
+    (run.start(), TopicFeed::to(&topic))
 }
 
-/// Breaks the limit so many times more.
-fn give(feed: &mut Feed, from: u64, count: u64) {
+/// Sends `count` packets, each of which breaks the limit.
+fn send(feed: &mut TopicFeed, from: u64, count: u64) {
     for number in from..from + count {
         let host = format!("10.0.{}.{}", number / 250, number % 250);
-        feed.give(0, packet(BEGIN_MS + number, &host, "10.1.0.1", 100));
+        feed.send(0, packet(BEGIN_MS + number, &host, "10.1.0.1", 100));
     }
     feed.flush();
 }
 
-/// Waits until a topic has the last of so many changes.
+/// Waits until a topic has `count` changes.
 fn wait_for_alerts(alerts: &mut AlertTopic, count: u64) {
     let last = format!("10.0.{}.{}", (count - 1) / 250, (count - 1) % 250);
     alerts.wait_until(|change| change["entity"]["source"] == last.as_str());
 }
 
-/// All lines of a topic.
+/// Returns the texts of all messages of a topic.
 fn lines_of(alerts: &AlertTopic) -> Vec<String> {
     read_all(&alerts.address).iter().map(|message| message.text().to_owned()).collect()
 }
 
-/// Waits until a file is as it should be.
+/// Waits until the content of a file satisfies a condition.
 pub(super) fn wait_for_file(place: &Place, name: &str, holds: impl Fn(&str) -> bool) {
     let began = Instant::now();
     loop {
-        // It may be made only now.
+        // The file may not exist yet.
         let content = fs::read_to_string(place.path(name)).unwrap_or_default();
         if holds(&content) {
             return;
@@ -67,7 +67,7 @@ pub(super) fn wait_for_file(place: &Place, name: &str, holds: impl Fn(&str) -> b
     }
 }
 
-/// The kinds and names of the reasons why a run is not ready.
+/// Returns kind and name of each reason why a run is not ready.
 fn reasons(ready: &serde_json::Value) -> Vec<(String, String)> {
     let reasons = ready["reasons"].as_array().expect("reasons").iter();
     let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
@@ -75,21 +75,21 @@ fn reasons(ready: &serde_json::Value) -> Vec<(String, String)> {
 }
 
 #[test]
-fn stdout_that_nobody_reads_is_named_and_the_topic_gets_everything() {
+fn unread_stdout_is_reported_and_the_topic_gets_every_change() {
     let place = Place::new();
     let mut alerts = AlertTopic::new(Broker::shared());
     let options = format!("--http 127.0.0.1:0 --to - --to {}", alerts.address);
     let (mut run, mut feed) = started(&place, &options);
     let server = server(&mut run);
-    give(&mut feed, 0, MANY);
+    send(&mut feed, 0, MANY);
     wait_for_alerts(&mut alerts, MANY);
     let blocked = [("sink_blocked".to_owned(), "-".to_owned())];
-    ask_until(server, "/readyz", |answer| reasons(&answer.json()) == blocked);
+    get_until(server, "/readyz", |response| reasons(&response.json()) == blocked);
     run.wait_for("sink \\\"-\\\" is blocked");
-    // It judges and delivers as before.
-    give(&mut feed, MANY, 1);
+    // The run still judges and delivers.
+    send(&mut feed, MANY, 1);
     wait_for_alerts(&mut alerts, MANY + 1);
-    let metrics = ask(server, "/metrics").body;
+    let metrics = get(server, "/metrics").body;
     let value = |name: &str| -> f64 {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap_or_else(|| panic!("{name}: {metrics}")).trim().parse().expect("a number")
@@ -99,31 +99,31 @@ fn stdout_that_nobody_reads_is_named_and_the_topic_gets_everything() {
     assert_eq!(value("floodmark_sink_detached{sink=\"-\"}"), 0.0);
     assert_eq!(value("floodmark_sink_unwritten_lines_total{sink=\"-\"}"), 0.0);
     assert!(!metrics.lines().any(|line| line.ends_with(" NaN")), "{metrics}");
-    // Its reader comes back, and has missed nothing.
+    // The reader comes back, and has missed no change.
     let lines: Vec<String> = (0..MANY + 1).map(|_| run.line().trim_end().to_owned()).collect();
     assert_eq!(lines, lines_of(&alerts));
-    ask_until(server, "/readyz", |answer| answer.status == 200);
-    run.signal("TERM", Whom::Parent);
+    get_until(server, "/readyz", |response| response.status == 200);
+    run.signal("TERM", SignalTarget::Parent);
     run.finish().expect(0);
 }
 
 #[test]
-fn stdout_that_is_not_read_for_long_is_detached_and_the_topic_goes_on() {
+fn stdout_unread_for_long_is_detached_and_the_topic_gets_every_change() {
     let place = Place::new();
     let mut alerts = AlertTopic::new(Broker::shared());
     let options = format!("--http 127.0.0.1:0 --detach-after 1s --to - --to {}", alerts.address);
     let (mut run, mut feed) = started(&place, &options);
     let server = server(&mut run);
-    give(&mut feed, 0, MANY);
+    send(&mut feed, 0, MANY);
     let line = run.wait_for("is detached");
     assert!(line.contains("\"level\":\"ERROR\"") && line.contains("unwritten_lines"), "{line}");
-    give(&mut feed, MANY, 10);
+    send(&mut feed, MANY, 10);
     wait_for_alerts(&mut alerts, MANY + 10);
-    let ready = ask_until(server, "/readyz", |answer| answer.status == 200).json();
+    let ready = get_until(server, "/readyz", |response| response.status == 200).json();
     assert_eq!(ready["detached_sinks"], serde_json::json!(["-"]));
-    run.signal("TERM", Whom::Parent);
+    run.signal("TERM", SignalTarget::Parent);
     let done = run.finish().expect(0);
-    // Whole lines, as many as the pipe has taken; the others are counted.
+    // The pipe has accepted a number of whole lines; the others were counted.
     let written: Vec<&str> = done.stdout.lines().collect();
     let all = lines_of(&alerts);
     assert!(done.stdout.ends_with('\n') && written.len() < all.len());
@@ -131,63 +131,63 @@ fn stdout_that_is_not_read_for_long_is_detached_and_the_topic_goes_on() {
 }
 
 #[test]
-fn fifo_without_reader_does_not_keep_the_run_from_starting() {
+fn fifo_without_reader_does_not_block_the_start_of_a_run() {
     let place = Place::new();
     let fifo = place.fifo("alerts.fifo");
     let (mut run, mut feed) = started(&place, "--http 127.0.0.1:0 --to alerts.fifo");
     let server = server(&mut run);
-    give(&mut feed, 0, 1);
+    send(&mut feed, 0, 1);
     let no_reader = |ready: &str| ready.contains("no_reader") && !ready.contains("no_tick");
-    let ready = ask_until(server, "/readyz", |answer| no_reader(&answer.body)).json();
+    let ready = get_until(server, "/readyz", |response| no_reader(&response.body)).json();
     let name = ("sink_blocked".to_owned(), "file:alerts.fifo".to_owned());
     assert!(reasons(&ready).contains(&name), "{ready}");
-    run.wait_for("waits for a reader of its FIFO");
-    // The only sink is waited for, and goes on with each reader that comes.
+    run.wait_for("has waited for a reader of its FIFO");
+    // The run waits for its only sink, and continues with each new reader.
     for number in 0..2 {
-        give(&mut feed, number + 1, 1);
+        send(&mut feed, number + 1, 1);
         let mut line = String::new();
         BufReader::new(File::open(&fifo).expect("the reader")).read_line(&mut line).expect("read");
         assert!(line.starts_with("{\"event\":\"raised\"") && line.ends_with("}\n"), "{line}");
     }
-    run.signal("KILL", Whom::Parent);
+    run.signal("KILL", SignalTarget::Parent);
     run.finish_killed();
 }
 
 #[test]
-fn reader_of_stdout_that_goes_away_leaves_the_topic_alone() {
+fn closed_stdout_is_detached_and_the_topic_gets_every_change() {
     let place = Place::new();
     let mut alerts = AlertTopic::new(Broker::shared());
     let (mut run, mut feed) = started(&place, &format!("--to - --to {}", alerts.address));
-    give(&mut feed, 0, 1);
+    send(&mut feed, 0, 1);
     run.line();
     run.close_stdout();
-    // It is noticed before there is anything to write.
+    // The run notices the closed pipe before it has more to write.
     let line = run.wait_for("is detached");
     assert!(line.contains("its reader has gone away"), "{line}");
-    give(&mut feed, 1, 3);
+    send(&mut feed, 1, 3);
     wait_for_alerts(&mut alerts, 4);
-    run.signal("TERM", Whom::Parent);
+    run.signal("TERM", SignalTarget::Parent);
     run.finish().expect(0);
 }
 
 #[test]
-fn sigterm_while_stdout_is_blocked_names_it_and_the_second_one_ends_the_run() {
+fn second_sigterm_ends_a_run_whose_stdout_is_blocked() {
     let place = Place::new();
     let (mut run, mut feed) = started(&place, "--http 127.0.0.1:0");
     let server = server(&mut run);
-    give(&mut feed, 0, MANY);
-    ask_until(server, "/readyz", |answer| answer.body.contains("\"sink_blocked\""));
-    run.signal("TERM", Whom::Parent);
+    send(&mut feed, 0, MANY);
+    get_until(server, "/readyz", |response| response.body.contains("\"sink_blocked\""));
+    run.signal("TERM", SignalTarget::Parent);
     let line = run.wait_for("a second SIGTERM");
     assert!(line.contains("sink \\\"-\\\""), "{line}");
-    run.signal("TERM", Whom::Parent);
+    run.signal("TERM", SignalTarget::Parent);
     run.finish().expect(130);
 }
 
-/// The limit of the size of files stands for a full disk, which takes root to make; it can be lifted while
-/// the program runs.
+/// A limit of the file size stands in for a full disk, which would need root. `prlimit` lifts the limit while the program
+/// runs.
 #[test]
-fn file_that_is_full_keeps_whole_lines_and_the_topic_gets_everything() {
+fn full_file_keeps_whole_lines_and_the_topic_gets_every_change() {
     let place = Place::new();
     let before = "{\"event\":\"rai";
     place.write("alerts.jsonl", before);
@@ -195,14 +195,14 @@ fn file_that_is_full_keeps_whole_lines_and_the_topic_gets_everything() {
     let options = format!("--http 127.0.0.1:0 --to alerts.jsonl --to {}", alerts.address);
     let (mut run, mut feed) = started_under(&place, "prlimit --fsize=5000:unlimited", &options);
     let server = server(&mut run);
-    give(&mut feed, 0, MANY);
+    send(&mut feed, 0, MANY);
     wait_for_alerts(&mut alerts, MANY);
     let line = run.wait_for("can't be written");
     assert!(line.contains("File too large") && line.contains("file:alerts.jsonl"), "{line}");
     let failed = [("sink_failed".to_owned(), "file:alerts.jsonl".to_owned())];
-    ask_until(server, "/readyz", |answer| reasons(&answer.json()) == failed);
+    get_until(server, "/readyz", |response| reasons(&response.json()) == failed);
     let all = lines_of(&alerts);
-    // The half line of an earlier run is ended, and no other one is cut.
+    // The partial line of an earlier run is terminated, and no other line is cut.
     let full = place.read("alerts.jsonl");
     let lines: Vec<&str> = full.lines().collect();
     assert!(full.ends_with('\n') && full.len() <= 5000 && lines.len() > 2, "{full}");
@@ -213,13 +213,13 @@ fn file_that_is_full_keeps_whole_lines_and_the_topic_gets_everything() {
     assert!(lifted.success());
     let expected = format!("{before}\n{}\n", all.join("\n"));
     wait_for_file(&place, "alerts.jsonl", |content| content == expected);
-    ask_until(server, "/readyz", |answer| answer.status == 200);
-    run.signal("TERM", Whom::Parent);
+    get_until(server, "/readyz", |response| response.status == 200);
+    run.signal("TERM", SignalTarget::Parent);
     run.finish().expect(0);
 }
 
 #[test]
-fn file_that_would_exceed_the_limit_is_an_error_of_every_command() {
+fn file_beyond_the_size_limit_is_an_error_of_every_command() {
     let place = Place::new();
     let packets: Vec<_> =
         (0..200).map(|number| packet(BEGIN_MS + number, "10.0.0.1", "10.0.0.2", 100)).collect();
@@ -235,16 +235,16 @@ fn file_that_would_exceed_the_limit_is_an_error_of_every_command() {
         "limits set any 5 --limits out.jsonl",
     ] {
         let done = place.floodmark(line).under("prlimit --fsize=50").run().expect(1);
-        done.says(&["File too large", "out"]);
+        done.assert_stderr(&["File too large", "out"]);
     }
 }
 
-/// The process that collects the log may sleep.
+/// The process that collects the log may be blocked.
 #[test]
-fn log_that_nobody_reads_does_not_stop_the_run() {
+fn unread_log_does_not_block_the_run() {
     let place = Place::new();
     let fifo = place.fifo("log.fifo");
-    // Open for both, so that neither end waits for the other, and full.
+    // Open for reading and writing, so that opening does not block, and full.
     let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
     let options = File::options().read(true).write(true).custom_flags(flags).open(&fifo);
     let mut log = options.expect("the FIFO");
@@ -254,15 +254,15 @@ fn log_that_nobody_reads_does_not_stop_the_run() {
         }
     };
     assert_eq!(full, ErrorKind::WouldBlock);
-    // Rows that are refused are logged each time.
+    // Each read of the limits logs the rejected rows.
     let wrong = "{\"limit_name\":\"wrong\",\"limit_value\":-1,\"effective_date\":\"1970-01-01\"}\n";
     let script = place.write("log.sh", "exec \"$@\" 2> log.fifo\n");
     let (mut run, mut feed) = started_under(&place, &format!("sh {}", script.display()), "");
     for number in 0..5 {
-        give(&mut feed, number, 1);
+        send(&mut feed, number, 1);
         run.line();
         place.write("limits.jsonl", ANY.to_owned() + &wrong.repeat(number as usize));
     }
-    run.signal("TERM", Whom::Parent);
+    run.signal("TERM", SignalTarget::Parent);
     run.finish().expect(0);
 }

@@ -4,27 +4,27 @@ use std::collections::BTreeMap;
 
 use floodmark::kafka::Address;
 
-use super::kit::Feed;
+use super::kit::TopicFeed;
 use crate::common::broker::{Broker, Transaction};
 use crate::common::now_ms;
 use crate::replay::fold::changes;
 use crate::replay::pcap::{Packet, packet};
-use crate::replay::run::{Live, Place, Whom};
-use crate::serving::{ask, scrape, scrape_until, server};
+use crate::replay::run::{Live, Place, SignalTarget};
+use crate::serving::{get, scrape, scrape_until, server};
 
-/// Every packet is a violation, and so is silence.
+/// Every packet breaks one limit, and silence the other one.
 const LIMITS: &str = "\
 {\"limit_name\":\"min\",\"limit_value\":1,\"effective_date\":\"1970-01-01\",\"per\":\"total\",\"metric\":\"packets\"}
 {\"limit_name\":\"any\",\"limit_value\":0,\"effective_date\":\"1970-01-01\"}
 ";
 
-/// Windows that settle at once.
+/// Options with which windows settle at once.
 const OPTIONS: &str = "--limits limits.jsonl --http 127.0.0.1:0 --window 1s --lateness 0s --tick 50ms \
                        --idle-timeout 1s";
 
 type Series = BTreeMap<String, f64>;
 
-/// The value of a series about a partition; not a number before there is one.
+/// Returns the value of a series of a partition; NaN if there is none.
 fn of(series: &Series, name: &str, topic: &Address, partition: i32) -> f64 {
     let key =
         format!("floodmark_kafka_{name}{{topic=\"{}\",partition=\"{partition}\"}}", topic.topic);
@@ -41,17 +41,17 @@ fn start(place: &Place, topic: &Address, options: &str) -> Live {
 }
 
 fn end(run: Live) {
-    run.signal("TERM", Whom::Parent);
+    run.signal("TERM", SignalTarget::Parent);
     run.finish().expect(0);
 }
 
 /// Sends a packet, begins a transaction with a second one, and sends a third one after it.
-fn half_open(topic: &Address, feed: &mut Feed) -> Transaction {
-    feed.give(0, from(1));
+fn half_open(topic: &Address, feed: &mut TopicFeed) -> Transaction {
+    feed.send(0, from(1));
     feed.flush();
     let transaction = Transaction::begin(topic);
-    feed.give_in(&transaction, 0, from(2));
-    feed.give(0, from(3));
+    feed.send_in(&transaction, 0, from(2));
+    feed.send(0, from(3));
     feed.flush();
     transaction
 }
@@ -60,11 +60,11 @@ fn half_open(topic: &Address, feed: &mut Feed) -> Transaction {
 fn messages_behind_an_open_transaction_hold_the_watermark() {
     let place = Place::new();
     let topic = Broker::shared().topic("flows", 2);
-    let mut feed = Feed::to(&topic);
+    let mut feed = TopicFeed::to(&topic);
     let transaction = half_open(&topic, &mut feed);
     let mut run = start(&place, &topic, "-w2");
     let server = server(&mut run);
-    // Three times as long as a partition takes to be idle.
+    // Three times the idle time-out.
     let series = scrape_until(server, "the transaction lasts", |series| {
         of(series, "open_transaction_seconds", &topic, 0) > 3.0
     });
@@ -75,19 +75,19 @@ fn messages_behind_an_open_transaction_hold_the_watermark() {
     assert_eq!(of(&series, "withheld_messages", &topic, 1), 0.0);
     let reached = of(&series, "partition_event_time_seconds", &topic, 0);
     assert!(series["floodmark_watermark_seconds"] <= reached, "{series:#?}");
-    // A transaction that is open for some seconds is no fault.
-    let ready = ask(server, "/readyz");
+    // A transaction that is open for some seconds leaves the run ready.
+    let ready = get(server, "/readyz");
     assert_eq!(ready.status, 200, "{}", ready.body);
     transaction.commit();
     feed.close(2);
-    feed.answer(&place, "--window 1s").hold(run);
+    feed.replay(&place, "--window 1s").check_run(run);
 }
 
 #[test]
 fn overdue_transaction_is_logged_with_its_remedy_and_waited_for() {
     let place = Place::new();
     let topic = Broker::shared().topic("flows", 1);
-    let mut feed = Feed::to(&topic);
+    let mut feed = TopicFeed::to(&topic);
     let transaction = half_open(&topic, &mut feed);
     let mut run = start(&place, &topic, "--max-transaction 1s");
     let server = server(&mut run);
@@ -111,14 +111,14 @@ fn overdue_transaction_is_logged_with_its_remedy_and_waited_for() {
     transaction.commit();
     run.wait_for("the overdue transaction has ended");
     feed.close(1);
-    feed.answer(&place, "--window 1s").hold(run);
+    feed.replay(&place, "--window 1s").check_run(run);
 }
 
 #[test]
-fn overdue_transaction_that_is_skipped_holds_the_watermark_no_longer() {
+fn skipped_overdue_transaction_does_not_hold_the_watermark() {
     let place = Place::new();
     let topic = Broker::shared().topic("flows", 1);
-    let mut feed = Feed::to(&topic);
+    let mut feed = TopicFeed::to(&topic);
     let transaction = half_open(&topic, &mut feed);
     let mut run = start(&place, &topic, "--max-transaction 1s --skip-open-transactions");
     let server = server(&mut run);
@@ -142,16 +142,16 @@ fn overdue_transaction_that_is_skipped_holds_the_watermark_no_longer() {
     end(run);
 }
 
-/// Nothing that a consumer gets is behind the last message that it got.
+/// The offsets after the last message hold only markers of the transaction, which consumers do not receive.
 #[test]
-fn aborted_transaction_at_the_end_of_a_partition_is_read_to_its_end() {
+fn aborted_transaction_at_the_end_of_a_partition_leaves_no_lag() {
     let place = Place::new();
     let topic = Broker::shared().topic("flows", 1);
-    let mut feed = Feed::to(&topic);
-    feed.give(0, from(1));
+    let mut feed = TopicFeed::to(&topic);
+    feed.send(0, from(1));
     feed.flush();
     let transaction = Transaction::begin(&topic);
-    transaction.give(0, "10.0.0.9 10.0.1.1", b"100", now_ms());
+    transaction.send(0, "10.0.0.9 10.0.1.1", b"100", now_ms());
     let mut run = start(&place, &topic, "");
     let server = server(&mut run);
     scrape_until(server, "it is withheld", |series| {
@@ -167,10 +167,10 @@ fn aborted_transaction_at_the_end_of_a_partition_is_read_to_its_end() {
 }
 
 #[test]
-fn read_uncommitted_reads_on_behind_an_open_transaction() {
+fn read_uncommitted_reads_past_an_open_transaction() {
     let place = Place::new();
     let topic = Broker::shared().topic("flows", 1);
-    let mut feed = Feed::to(&topic);
+    let mut feed = TopicFeed::to(&topic);
     let _transaction = half_open(&topic, &mut feed);
     let mut run = start(&place, &topic, "-X isolation.level=read_uncommitted");
     let server = server(&mut run);

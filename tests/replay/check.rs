@@ -9,13 +9,13 @@ const GOOD: &str = r#"{"limit_name":"max","limit_value":1000000,"effective_date"
 "#;
 
 #[test]
-fn rows_that_hold() {
+fn accepted_rows_are_listed_with_their_state() {
     let place = Place::new();
     place.write("limits.jsonl", GOOD);
     let done = place.floodmark("limits check limits.jsonl --at 2024-05-10").run().expect(0);
     assert_eq!(done.stderr, "");
     insta::assert_snapshot!(done.stdout);
-    // A JSON array with the same rows, on standard input.
+    // The same rows as a JSON array on standard input.
     let rows: Vec<&str> = GOOD.lines().collect();
     let array = format!("[\n{}\n]", rows.join(",\n"));
     let run = place.floodmark("limits check - --at 2024-05-10T00:00:00Z").stdin(array);
@@ -24,7 +24,7 @@ fn rows_that_hold() {
 }
 
 #[test]
-fn rows_that_are_refused() {
+fn rejected_rows_are_listed_with_their_reason() {
     let place = Place::new();
     place.write(
         "limits.jsonl",
@@ -50,7 +50,7 @@ fn rows_that_are_refused() {
 }
 
 #[test]
-fn the_moment_is_now_unless_said() {
+fn state_of_a_row_is_that_of_now_or_of_at() {
     let place = Place::new();
     place.write(
         "limits.jsonl",
@@ -68,19 +68,23 @@ fn the_moment_is_now_unless_said() {
 }
 
 #[test]
-fn files_that_cannot_be_read() {
+fn unreadable_files_and_arguments_have_distinct_exit_codes() {
     let place = Place::new();
     place.write("bad.jsonl", "{\"limit_name\":");
-    place.floodmark("limits check none.jsonl").run().expect(66).says(&["none.jsonl"]);
-    place.floodmark("limits check bad.jsonl").run().expect(78).says(&["bad.jsonl", "line 1"]);
-    place.floodmark("limits check").run().expect(64).says(&["<FILE|URI>"]);
+    place.floodmark("limits check none.jsonl").run().expect(66).assert_stderr(&["none.jsonl"]);
+    place
+        .floodmark("limits check bad.jsonl")
+        .run()
+        .expect(78)
+        .assert_stderr(&["bad.jsonl", "line 1"]);
+    place.floodmark("limits check").run().expect(64).assert_stderr(&["<FILE|URI>"]);
     place.floodmark("limits").run().expect(64);
     let line = "limits check bad.jsonl --at infinity";
-    place.floodmark(line).run().expect(64).says(&["--at", "infinity"]);
+    place.floodmark(line).run().expect(64).assert_stderr(&["--at", "infinity"]);
 }
 
 #[test]
-fn a_reader_who_goes_away_is_a_quiet_end() {
+fn closed_stdout_ends_silently() {
     let place = Place::new();
     place.write("limits.jsonl", GOOD.repeat(3));
     let done = place.floodmark("limits check limits.jsonl").stdout_closed().run();

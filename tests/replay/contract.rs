@@ -1,4 +1,4 @@
-//! The form of standard output, which other programs rely on.
+//! The format of standard output, which other programs rely on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use super::pcap::{packet, pcap, pcapng};
 use super::run::Place;
 use super::traffic::{self, Random, json_lines};
 
-/// Three packets over two windows of a minute, and a limit of each kind of entity.
+/// Writes a capture of three packets in two windows of a minute, and a limit for each kind of entity.
 fn small(place: &Place) {
     let packets = [
         packet(1_000, "10.0.0.1", "10.0.0.2", 700),
@@ -37,7 +37,7 @@ fn each_kind_of_change_has_its_fields_in_order() {
 }
 
 #[test]
-fn a_table_has_the_same_for_people() {
+fn table_format_shows_the_same_changes() {
     let place = Place::new();
     small(&place);
     let stdout = place
@@ -47,7 +47,7 @@ fn a_table_has_the_same_for_people() {
 }
 
 #[test]
-fn a_limit_that_is_gone_has_no_value_and_no_version() {
+fn change_of_a_removed_limit_has_no_value_and_no_version() {
     let place = Place::new();
     place.write(
         "a.pcap",
@@ -69,7 +69,7 @@ fn a_limit_that_is_gone_has_no_value_and_no_version() {
 }
 
 #[test]
-fn times_past_the_year_9999_are_seconds() {
+fn times_past_the_year_9999_are_written_in_seconds() {
     let place = Place::new();
     // 9999-12-31T23:59:00Z and two minutes later.
     let last = 253_402_300_740_000;
@@ -89,16 +89,16 @@ fn times_past_the_year_9999_are_seconds() {
             "replay far.pcapng --limits limits.json --window 1m --tick 1m --totals totals.csv --top 1",
         )
         .stdout(0);
-    let said = |event: &str, at: usize, field: &str| {
+    let emitted = |event: &str, at: usize, field: &str| {
         let of = changes(&stdout).into_iter().filter(|change| change["event"] == event);
         of.collect::<Vec<_>>()[at][field].to_string()
     };
-    assert_eq!(said("raised", 0, "window_start"), "\"9999-12-31T23:59:00Z\"");
-    assert_eq!(said("raised", 0, "window_end"), "253402300800");
-    assert_eq!(said("raised", 0, "as_of"), "\"9999-12-31T23:59:00Z\"");
-    assert_eq!(said("raised", 1, "window_start"), "253402300860");
-    assert_eq!(said("raised", 1, "window_end"), "253402300920");
-    assert_eq!(said("raised", 1, "as_of"), "253402300860");
+    assert_eq!(emitted("raised", 0, "window_start"), "\"9999-12-31T23:59:00Z\"");
+    assert_eq!(emitted("raised", 0, "window_end"), "253402300800");
+    assert_eq!(emitted("raised", 0, "as_of"), "\"9999-12-31T23:59:00Z\"");
+    assert_eq!(emitted("raised", 1, "window_start"), "253402300860");
+    assert_eq!(emitted("raised", 1, "window_end"), "253402300920");
+    assert_eq!(emitted("raised", 1, "as_of"), "253402300860");
     let tops = objects(&stdout).into_iter().filter(|object| object.contains_key("top"));
     let starts: Vec<String> = tops.map(|top| top["window_start"].to_string()).collect();
     assert_eq!(starts, ["\"9999-12-31T23:59:00Z\"", "253402300860"]);
@@ -111,7 +111,7 @@ fn times_past_the_year_9999_are_seconds() {
 }
 
 #[test]
-fn the_last_window_that_has_an_end_is_judged() {
+fn last_window_with_an_end_is_judged() {
     let place = Place::new();
     let minute = 60_000;
     let end = u64::MAX / minute * minute;
@@ -131,13 +131,13 @@ fn the_last_window_that_has_an_end_is_judged() {
     let done = run
         .run()
         .expect(0)
-        .says(&["counted 2 of 3 frames, 1399 bytes; not counted: 1 in no window"]);
+        .assert_stderr(&["counted 2 of 3 frames, 1399 bytes; not counted: 1 in no window"]);
     let standing = fold(&done.stdout);
     assert!(standing.values().any(|violation| violation["amount"] == 700), "{standing:?}");
     assert_eq!(place.read("t.csv").lines().count(), 1 + standing.len());
 }
 
-/// Seconds since 1970, to compare times by.
+/// Parses a time.
 fn time(text: &str) -> jiff::Timestamp {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
@@ -154,17 +154,17 @@ fn as_of_never_goes_back_and_is_a_tick() {
             let line = format!("replay a.pcap --limits limits.jsonl --tick {tick}s --updates tick");
             let stdout = place.floodmark(&line).stdout(0);
             let mut last = time("1970-01-01T00:00:00Z");
-            // Each id is said once a tick at most, but that it may clear what it raised before.
-            let mut said = BTreeSet::new();
+            // Each id has at most one change a tick.
+            let mut emitted = BTreeSet::new();
             for change in changes(&stdout) {
                 let now = time(text(&change, "as_of"));
                 assert!(now >= last, "seed {seed}: {now} after {last}");
                 if now > last {
-                    said.clear();
+                    emitted.clear();
                 }
                 last = now;
-                assert!(said.insert(text(&change, "id").to_owned()), "seed {seed}: {change:?}");
-                // What packets led to is said at a tick; versions come between ticks.
+                assert!(emitted.insert(text(&change, "id").to_owned()), "seed {seed}: {change:?}");
+                // Changes by packets are emitted at ticks of the interval; those by versions also in between.
                 if change["reason"] == "data" || change["reason"] == "late_data" {
                     assert_eq!(now.as_millisecond() % (tick * 1000), 0, "seed {seed}: {change:?}");
                 }
@@ -174,14 +174,14 @@ fn as_of_never_goes_back_and_is_a_tick() {
 }
 
 #[test]
-fn ids_are_the_same_whoever_computes_them() {
+fn ids_are_independent_of_workers_and_ticks() {
     let random = &mut Random::new(301);
     let span_ms = 10 * 60_000;
     let place = Place::new();
     place.write("a.pcap", pcap(&traffic::packets(random, 500, span_ms)));
     place.write("limits.jsonl", json_lines(&traffic::limits(random, 6, span_ms)));
-    let ids = |way: &str| -> BTreeMap<String, String> {
-        let line = format!("replay a.pcap --limits limits.jsonl --window 1m {way}");
+    let ids = |variant: &str| -> BTreeMap<String, String> {
+        let line = format!("replay a.pcap --limits limits.jsonl --window 1m {variant}");
         let stdout = place.floodmark(&line).stdout(0);
         let of = |change: super::fold::Object| {
             let what = ["limit_name", "window_start", "window_end", "per", "entity"];
@@ -197,9 +197,9 @@ fn ids_are_the_same_whoever_computes_them() {
     for id in distinct {
         assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
     }
-    for way in ["-w4", "--tick 60s", "-n2"] {
-        for (what, id) in ids(way) {
-            assert_eq!(first.get(&what).unwrap_or(&id), &id, "{way}: {what}");
+    for variant in ["-w4", "--tick 60s", "-n2"] {
+        for (what, id) in ids(variant) {
+            assert_eq!(first.get(&what).unwrap_or(&id), &id, "{variant}: {what}");
         }
     }
 }
@@ -231,8 +231,8 @@ fn top_ranks_each_window_when_it_settles() {
     let zero = "1970-01-01T00:00:00Z";
     let rest = [row(1, "1970-01-01T00:01:00Z", 3, 50, 1), row(1, "1970-01-01T00:03:00Z", 1, 60, 1)];
     let by_bytes = [row(1, zero, 2, 600, 2), row(2, zero, 1, 500, 1)];
-    for way in ["", "-w4", "-n2", "--tick 1m"] {
-        assert_eq!(ranks(&format!("--top 2,source {way}")), [&by_bytes[..], &rest].concat());
+    for variant in ["", "-w4", "-n2", "--tick 1m"] {
+        assert_eq!(ranks(&format!("--top 2,source {variant}")), [&by_bytes[..], &rest].concat());
     }
     let by_packets = ranks("--top 1,packets,source --lateness 0s --retention 0s");
     assert_eq!(by_packets, [&by_bytes[..1], &rest].concat());
@@ -250,7 +250,7 @@ fn top_ranks_each_window_when_it_settles() {
 }
 
 #[test]
-fn changes_go_to_a_file_where_asked() {
+fn changes_are_written_to_the_file_of_the_option() {
     let place = Place::new();
     small(&place);
     let replay = "replay small.pcap --limits small.jsonl --window 1m";

@@ -1,4 +1,4 @@
-//! The answer does not depend on how many worked on it, nor on how often they looked.
+//! The result does not depend on the number of workers and processes, nor on the tick.
 
 use super::fold::{assert_same, folded};
 use super::pcap::pcap;
@@ -6,8 +6,8 @@ use super::run::Place;
 use super::traffic::{self, Random, json_lines};
 use crate::common::more_data;
 
-/// Ways to run, besides one worker at ticks of a second.
-const WAYS: [&str; 8] = [
+/// Options of runs that are compared with one worker at ticks of a second.
+const VARIANTS: [&str; 8] = [
     "-w2",
     "-w4",
     "-n2 -w2",
@@ -18,22 +18,24 @@ const WAYS: [&str; 8] = [
     "--tick 300s -n2 -w2",
 ];
 
-/// Holds all ways to the first one; `replay` is the command without them.
+/// Compares all variants with the first run; `replay` is the command without their options.
 fn check(place: &Place, replay: &str) {
-    let run = |way: &str| {
-        let line = format!("replay {replay} --limits limits.jsonl --totals totals.csv {way}");
+    let run = |variant: &str| {
+        let line = format!("replay {replay} --limits limits.jsonl --totals totals.csv {variant}");
         let done = place.floodmark(&line).run().expect(0);
         (done, place.read("totals.csv"))
     };
     let (first, totals) = run("-w1");
-    let answer = folded(&first.stdout);
-    assert!(!answer.is_empty(), "nothing is violated, so that nothing is compared: {replay}");
-    for way in WAYS {
-        let (other, other_totals) = run(way);
-        let between = |what: &str| format!("{what} of\n$ {}\n$ {}", first.shown(), other.shown());
-        assert_same(&answer, &folded(&other.stdout), || between("violations"));
+    let violations = folded(&first.stdout);
+    assert!(!violations.is_empty(), "nothing is violated, so that nothing is compared: {replay}");
+    for variant in VARIANTS {
+        let (other, other_totals) = run(variant);
+        let between = |what: &str| {
+            format!("{what} of\n$ {}\n$ {}", first.command_line(), other.command_line())
+        };
+        assert_same(&violations, &folded(&other.stdout), || between("violations"));
         assert_same(&totals, &other_totals, || between("totals"));
-        if !way.contains("--tick") {
+        if !variant.contains("--tick") {
             assert_same(&first.stdout, &other.stdout, || between("standard output"));
         }
     }
@@ -43,7 +45,7 @@ fn check(place: &Place, replay: &str) {
 }
 
 #[test]
-fn made_captures() {
+fn random_captures_give_the_same_result_for_any_workers_and_ticks() {
     for seed in [101, 102] {
         let random = &mut Random::new(seed);
         let span_ms = 40 * 60_000;
@@ -69,7 +71,7 @@ const LIMITS: &str = r#"
 "#;
 
 #[test]
-fn real_captures() {
+fn real_captures_give_the_same_result_for_any_workers_and_ticks() {
     let Some(captures) = more_data().map(|data| data.join("captures")) else {
         println!("without the set of real captures: not compared");
         return;

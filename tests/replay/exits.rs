@@ -1,4 +1,4 @@
-//! How a replay ends, and what it says then: exit codes and messages.
+//! Exit codes and messages of a replay.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ const LIMITS: &str = r#"{"limit_name":"max","limit_value":1000,"effective_date":
 {"limit_name":"min","limit_value":1e9,"effective_date":"1970-01-01","per":"total"}
 "#;
 
-/// A place with a capture that breaks the limits of a file.
+/// Returns a directory with limits, and a capture that breaks them.
 fn place() -> Place {
     let place = Place::new();
     place.write(
@@ -25,11 +25,11 @@ fn place() -> Place {
 }
 
 #[test]
-fn violations_fail_only_where_asked_and_only_if_they_stand() {
+fn fail_on_violation_exits_with_code_2_only_if_a_violation_stands() {
     let place = place();
     place.floodmark("replay a.pcap --limits limits.jsonl").stdout(0);
-    for way in ["-w1", "-w2", "-n2", "--format table", "--lateness 1s --retention 0s"] {
-        let line = format!("replay a.pcap --limits limits.jsonl --fail-on-violation {way}");
+    for variant in ["-w1", "-w2", "-n2", "--format table", "--lateness 1s --retention 0s"] {
+        let line = format!("replay a.pcap --limits limits.jsonl --fail-on-violation {variant}");
         place.floodmark(&line).stdout(2);
     }
     place.floodmark("replay a.pcap --fail-on-violation").stdout(0);
@@ -37,7 +37,7 @@ fn violations_fail_only_where_asked_and_only_if_they_stand() {
     let stdout =
         place.floodmark("replay a.pcap --limits never.jsonl --fail-on-violation").stdout(0);
     assert_eq!(stdout, "");
-    // It was raised; from then on there is no such limit.
+    // A raised violation is cleared when its limit ends.
     place.write(
         "ends.jsonl",
         r#"{"limit_name":"max","limit_value":1000,"effective_date":"1970-01-01"}
@@ -48,7 +48,7 @@ fn violations_fail_only_where_asked_and_only_if_they_stand() {
 }
 
 #[test]
-fn refused_rows_end_a_replay_only_with_strict_limits_and_are_repeated_at_its_end() {
+fn rejected_rows_end_a_replay_only_with_strict_limits_and_are_counted_at_its_end() {
     let place = place();
     let bad: String =
         (0..30).map(|n| format!("{{\"limit_name\":\"bad {n}\",\"limit_value\":-1}}\n")).collect();
@@ -59,7 +59,9 @@ fn refused_rows_end_a_replay_only_with_strict_limits_and_are_repeated_at_its_end
             let line = format!("replay a.pcap {limits} {processes}");
             let done = place.floodmark(&format!("{line} {strict}")).run().expect(78);
             assert_eq!(done.stdout, "");
-            done.says(&["--strict-limits: 30 of 32 rows of limits \"bad.jsonl\" are refused"]);
+            done.assert_stderr(&[
+                "--strict-limits: 30 of 32 rows of limits \"bad.jsonl\" are refused",
+            ]);
             let done = place.floodmark(&line).run().expect(0);
             assert_eq!(done.stderr.matches("refused:").count(), 20, "{}", done.stderr);
             let last = done.stderr.lines().last().unwrap_or_default();
@@ -71,7 +73,7 @@ fn refused_rows_end_a_replay_only_with_strict_limits_and_are_repeated_at_its_end
 }
 
 #[test]
-fn usage_errors() {
+fn invalid_arguments_exit_with_code_64() {
     let place = place();
     place.write("hosts", "127.0.0.1:1\n127.0.0.1:2\n");
     place.write("one-host", "127.0.0.1:1\n");
@@ -83,10 +85,10 @@ fn usage_errors() {
         ("a.pcap --retention 1h", &["--retention", "--lateness"]),
         ("a.pcap --lateness 5", &["--lateness", "not a duration: \"5\""]),
         ("a.pcap --lateness -1s", &["-1"]),
-        ("a.pcap --window 0s", &["--window", "no time at all"]),
+        ("a.pcap --window 0s", &["--window", "is zero"]),
         ("a.pcap --window 1500ms", &["whole number of seconds"]),
         ("a.pcap --window five", &["not a duration: \"five\""]),
-        ("a.pcap --tick 0s", &["--tick", "no time at all"]),
+        ("a.pcap --tick 0s", &["--tick", "is zero"]),
         ("a.pcap --tick 1us", &["whole number of milliseconds"]),
         ("a.pcap --max-gap 1", &["--max-gap"]),
         ("a.pcap --source 10.0.0.0/33", &["--source", "10.0.0.0/33"]),
@@ -106,18 +108,21 @@ fn usage_errors() {
         ("a.pcap -w x", &["x"]),
         ("a.pcap -w -1", &["-1"]),
         ("a.pcap -n 0", &["at least one worker and one process"]),
-        ("a.pcap -n 2 -p 2 --hostfile hosts", &["no process 2 among 2"]),
-        ("a.pcap -p 1", &["no process 1 among 1"]),
+        (
+            "a.pcap -n 2 -p 2 --hostfile hosts",
+            &["no process 2: -n 2 numbers the processes from 0 to 1"],
+        ),
+        ("a.pcap -p 1", &["no process 1: -n 1 numbers the processes from 0 to 0"]),
         ("a.pcap -n 2 -p 0", &["--hostfile"]),
         ("a.pcap -n 2 -p 1", &["--hostfile"]),
         ("a.pcap -n 2 --hostfile hosts", &["--process"]),
-        ("a.pcap -n 3 -p 0 --hostfile hosts", &["names 2 processes, and -n says 3"]),
-        ("a.pcap -n 2 -p 1 --hostfile one-host", &["names 1 processes, and -n says 2"]),
+        ("a.pcap -n 3 -p 0 --hostfile hosts", &["lists 2 processes, but -n is 3"]),
+        ("a.pcap -n 2 -p 1 --hostfile one-host", &["lists 1 processes, but -n is 2"]),
         ("a.pcap -n 2 -p 0 --hostfile no-port", &["\"localhost\"", "not host:port"]),
         ("a.pcap -n 2 -p 0 --hostfile bad-port", &["\"65536\"", "not a port"]),
         ("a.pcap -n 2 -p 0 --hostfile twice", &["\"127.0.0.1:1\"", "named twice"]),
-        ("a.pcap -n 2 --hang-timeout 999ms", &["--hang-timeout is at least 1 s"]),
-        ("a.pcap --stall-timeout 0s", &["--stall-timeout", "no time at all"]),
+        ("a.pcap -n 2 --hang-timeout 999ms", &["--hang-timeout must be at least 1 s"]),
+        ("a.pcap --stall-timeout 0s", &["--stall-timeout", "is zero"]),
         ("- - a.pcap", &["\"-\" is named twice"]),
     ];
     for (words, parts) in cases {
@@ -127,21 +132,21 @@ fn usage_errors() {
         } else {
             run
         };
-        let done = run.run().expect(64).says(parts);
+        let done = run.run().expect(64).assert_stderr(parts);
         assert_eq!(done.stdout, "", "{words}");
         assert!(!place.path("t.csv").exists(), "something began: {words}");
     }
 }
 
 #[test]
-fn a_damaged_file_ends_and_all_else_goes_on() {
+fn damaged_file_ends_and_the_others_are_read_on() {
     let place = place();
     let later = pcap(&[
         packet(2_000, "10.0.0.3", "10.0.0.4", 1500),
         packet(3_000, "10.0.0.3", "10.0.0.4", 1500),
     ]);
     let mut wrong = later.clone();
-    // The second record claims more bytes than any has.
+    // The second record claims an impossible length.
     wrong[24 + 50 + 8..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
     let cases: [(&[u8], &[&str], usize); 5] = [
         (&later[..later.len() - 1], &["packet 2", "counted 3 of 3 frames, 3300 bytes"], 1),
@@ -152,12 +157,17 @@ fn a_damaged_file_ends_and_all_else_goes_on() {
     ];
     for (bytes, parts, more) in cases {
         place.write("bad.pcap", bytes);
-        for way in ["bad.pcap a.pcap", "a.pcap bad.pcap -w2", "a.pcap -n2 bad.pcap"] {
-            // Damage weighs more than violations.
+        for variant in ["bad.pcap a.pcap", "a.pcap bad.pcap -w2", "a.pcap -n2 bad.pcap"] {
+            // The exit code of damage takes precedence over that of violations.
             let line = format!(
-                "replay {way} --limits limits.jsonl --fail-on-violation --totals t.csv --top 9"
+                "replay {variant} --limits limits.jsonl --fail-on-violation --totals t.csv --top 9"
             );
-            let done = place.floodmark(&line).run().expect(65).says(&["bad.pcap"]).says(parts);
+            let done = place
+                .floodmark(&line)
+                .run()
+                .expect(65)
+                .assert_stderr(&["bad.pcap"])
+                .assert_stderr(parts);
             let complaints = done.stderr.lines().filter(|line| line.contains("bad.pcap"));
             assert_eq!(complaints.count(), 1, "{}", done.stderr);
             let of = |event| {
@@ -172,7 +182,7 @@ fn a_damaged_file_ends_and_all_else_goes_on() {
 }
 
 #[test]
-fn what_is_missing_is_missed_before_anything_begins() {
+fn missing_file_is_reported_before_output_is_created() {
     let place = place();
     let cases: [(&str, &[&str]); 5] = [
         ("a.pcap b.pcap", &["b.pcap"]),
@@ -183,26 +193,26 @@ fn what_is_missing_is_missed_before_anything_begins() {
     ];
     for (words, parts) in cases {
         let line = format!("replay {words} --totals t.csv --changes c.jsonl");
-        let done = place.floodmark(&line).run().expect(66).says(parts);
+        let done = place.floodmark(&line).run().expect(66).assert_stderr(parts);
         assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
         assert!(!place.path("t.csv").exists() && !place.path("c.jsonl").exists(), "{words}");
     }
 }
 
 #[test]
-fn limits_that_cannot_be_read_end_it() {
+fn unreadable_limits_fail_the_replay() {
     let place = place();
     for text in ["{", "[{\"limit_name\":\"max\"}", "limit_name,limit_value\nmax,1\n"] {
         place.write("bad.jsonl", text);
         let line = "replay a.pcap --limits bad.jsonl --totals t.csv";
-        let done = place.floodmark(line).run().expect(78).says(&["bad.jsonl", "line"]);
+        let done = place.floodmark(line).run().expect(78).assert_stderr(&["bad.jsonl", "line"]);
         assert_eq!(done.stdout, "");
         assert!(!place.path("t.csv").exists());
     }
 }
 
 #[test]
-fn rows_that_are_refused_are_said_and_the_others_hold() {
+fn rejected_rows_are_reported_and_the_others_hold() {
     let place = place();
     place.write(
         "limits.json",
@@ -215,18 +225,18 @@ fn rows_that_are_refused_are_said_and_the_others_hold() {
             {"limit_name":"e","limit_value":2,"effective_date":"1970-01-01"},
             {"limit_name":"max","limit_value":1e3,"effective_date":"1970-01-02"}]"#,
     );
-    for way in ["-w1", "-n2"] {
-        let line = format!("replay a.pcap --limits limits.json {way}");
+    for variant in ["-w1", "-n2"] {
+        let line = format!("replay a.pcap --limits limits.json {variant}");
         let done = place.floodmark(&line).run().expect(0);
         assert_eq!(events(&done.stdout), ["raised max 1200", "updated max 1200"]);
         let refused = done.stderr.lines().filter(|line| line.contains("refused: "));
         assert_eq!(refused.count(), 6, "{}", done.stderr);
-        done.says(&["row 2", "row 3", "\"source\"", "row 4", "row 5", "row 6", "row 7"]);
+        done.assert_stderr(&["row 2", "row 3", "\"source\"", "row 4", "row 5", "row 6", "row 7"]);
     }
 }
 
 #[test]
-fn the_limits_of_a_table_made_for_totals() {
+fn limits_per_sets_the_scope_of_rows_without_one() {
     let place = place();
     place.write(
         "limits.jsonl",
@@ -234,25 +244,28 @@ fn the_limits_of_a_table_made_for_totals() {
     );
     for per in ["pair", "source", "destination", "host", "total"] {
         let line = format!("replay a.pcap --limits limits.jsonl --limits-per {per}");
-        let said = changes(&place.floodmark(&line).stdout(0));
-        assert!(!said.is_empty() && said.iter().all(|change| change["per"] == per), "{said:?}");
+        let emitted = changes(&place.floodmark(&line).stdout(0));
+        assert!(
+            !emitted.is_empty() && emitted.iter().all(|change| change["per"] == per),
+            "{emitted:?}"
+        );
     }
 }
 
 #[test]
-fn a_reader_who_goes_away_is_a_quiet_end() {
+fn closed_stdout_ends_silently() {
     let place = place();
     let more =
         (0..4000).map(|at| packet(at * 1000, "10.0.0.1", &format!("10.0.{}.1", at % 200), 1200));
     place.write("b.pcap", pcap(&more.collect::<Vec<_>>()));
-    for way in ["-w1", "-w2", "-n2", "-n2 -w2", "--format table", "--top 100"] {
-        let line = format!("replay a.pcap b.pcap --limits limits.jsonl --updates tick {way}");
+    for variant in ["-w1", "-w2", "-n2", "-n2 -w2", "--format table", "--top 100"] {
+        let line = format!("replay a.pcap b.pcap --limits limits.jsonl --updates tick {variant}");
         let done = place.floodmark(&line).stdout_closed().run().expect(0);
         assert_eq!(done.stderr, "", "{line}");
     }
     let line = "replay a.pcap b.pcap --totals - --changes c.jsonl";
     assert_eq!(place.floodmark(line).stdout_closed().run().expect(0).stderr, "");
-    // The reader goes while the writer is in the middle.
+    // The reader closes the pipe in the middle of the output.
     let line = "replay b.pcap --limits limits.jsonl --updates tick";
     let mut run = place.floodmark(line).start();
     run.line();
@@ -262,22 +275,22 @@ fn a_reader_who_goes_away_is_a_quiet_end() {
 }
 
 #[test]
-fn what_cannot_be_written_is_a_failure() {
+fn unwritable_output_fails_the_replay() {
     let place = place();
-    for way in ["", "-w2", "-n2"] {
-        let line = format!("replay a.pcap --limits limits.jsonl {way}");
+    for variant in ["", "-w2", "-n2"] {
+        let line = format!("replay a.pcap --limits limits.jsonl {variant}");
         let full = place.floodmark(&line).stdout_to("/dev/full").run();
-        full.expect(1).says(&["writing to standard output"]);
-        let line = format!("replay a.pcap --totals no/such/folder.csv {way}");
-        let done = place.floodmark(&line).run().expect(1).says(&["no/such/folder.csv"]);
+        full.expect(1).assert_stderr(&["writing to standard output"]);
+        let line = format!("replay a.pcap --totals no/such/folder.csv {variant}");
+        let done = place.floodmark(&line).run().expect(1).assert_stderr(&["no/such/folder.csv"]);
         assert!(!done.stderr.contains("panick"), "{}", done.stderr);
-        let line = format!("replay a.pcap --totals /dev/full {way}");
-        place.floodmark(&line).run().expect(1).says(&["writing to \"/dev/full\""]);
+        let line = format!("replay a.pcap --totals /dev/full {variant}");
+        place.floodmark(&line).run().expect(1).assert_stderr(&["writing to \"/dev/full\""]);
     }
 }
 
 #[test]
-fn what_is_not_counted_is_said() {
+fn uncounted_frames_are_reported() {
     let place = Place::new();
     let mut bytes = pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 1200); 3]);
     // The second frame is ARP.
@@ -285,6 +298,6 @@ fn what_is_not_counted_is_said() {
     bytes[second..][..2].copy_from_slice(&[0x08, 0x06]);
     let path = place.write("a.pcap", bytes);
     let done = place.floodmark("replay").arg(&path).run().expect(0);
-    done.says(&["counted 2 of 3 frames, 2400 bytes", "not counted: 1 "]);
+    done.assert_stderr(&["counted 2 of 3 frames, 2400 bytes", "not counted: 1 "]);
     fs::remove_file(path).expect("removing the capture");
 }

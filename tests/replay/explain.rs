@@ -1,4 +1,4 @@
-//! `floodmark limits explain` of captures, as a command: amounts are those of `replay --totals`.
+//! `floodmark limits explain` of captures, as a command: its amounts equal those of `replay --totals`.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use super::run::Place;
 use super::traffic::BEGIN_MS;
 use crate::common::data;
 
-/// A limit of each kind, with a value that some are over and some are not.
+/// Returns a limit of each kind, with values that some totals break and others do not.
 fn limits() -> String {
     let mut limits = String::new();
     for per in ["pair", "source", "destination", "host", "total"] {
@@ -32,14 +32,14 @@ fn text<'a>(of: &'a Value, field: &str) -> &'a str {
     of[field].as_str().unwrap_or_else(|| panic!("no text in \"{field}\" of {of}"))
 }
 
-/// Bytes and packets of all rows of the totals that a limit counts for its entity.
+/// Returns the bytes and packets that a limit counts for its entity, of rows of totals.
 fn sum(totals: &[Vec<&str>], limit: &Value) -> (i64, i64) {
     let entity = &limit["entity"];
     let is = |field: &str, address: &str| entity[field].as_str().is_none_or(|of| of == address);
     let counts = |source: &str, destination: &str| {
         let host = entity["host"].as_str().is_none_or(|host| host == source || host == destination);
         let narrow = text(limit, "destination") != "any";
-        // 172.16.0.128/25, as far as the addresses of this capture go.
+        // The addresses of this capture in 172.16.0.128/25.
         let inside = ["172.16.0.211", "172.16.0.224"].contains(&destination);
         host && is("source", source) && is("destination", destination) && (!narrow || inside)
     };
@@ -50,7 +50,7 @@ fn sum(totals: &[Vec<&str>], limit: &Value) -> (i64, i64) {
 }
 
 #[test]
-fn amounts_are_those_of_the_totals() {
+fn explained_amounts_equal_the_totals() {
     let place = Place::new();
     place.write("limits.jsonl", limits());
     let capture = data().join("captures/kerberos-tso.pcapng");
@@ -69,15 +69,15 @@ fn amounts_are_those_of_the_totals() {
                 "limits explain {pair} --capture {capture} --limits limits.jsonl --at {window} \
                  --format json"
             );
-            let said: Value =
+            let printed: Value =
                 serde_json::from_str(&place.floodmark(&line).stdout(0)).expect("JSON");
             assert_eq!(
-                (text(&said, "window_start"), text(&said, "window_state")),
+                (text(&printed, "window_start"), text(&printed, "window_state")),
                 (window, "settled")
             );
-            let limits = said["limits"].as_array().expect("limits");
-            // Both hosts of four limits.
-            assert_eq!(limits.len(), 24, "{said}");
+            let limits = printed["limits"].as_array().expect("limits");
+            // Four of the 20 limits judge both hosts.
+            assert_eq!(limits.len(), 24, "{printed}");
             for limit in limits {
                 let (bytes, packets) = sum(&totals, limit);
                 let max = text(limit, "bound") == "max";
@@ -106,7 +106,7 @@ const MAX: &str = r#"{"limit_name":"max","limit_value":100,"effective_date":"202
 {"limit_name":"other","limit_value":1,"effective_date":"2024-01-01","source":"10.9.0.0/16"}
 "#;
 
-/// A place with a capture of two windows.
+/// Returns a directory with limits and a capture of two windows.
 fn place() -> Place {
     let place = Place::new();
     place.write("limits.jsonl", MAX);
@@ -120,7 +120,7 @@ fn place() -> Place {
 }
 
 #[test]
-fn a_table_for_people() {
+fn explanation_is_printed_as_a_table() {
     let place = place();
     let line = "limits explain 10.0.0.1 10.0.0.2 --capture made.pcap --all";
     let done = place.floodmark(line).env("FLOODMARK_LIMITS", "limits.jsonl").run().expect(0);
@@ -138,7 +138,7 @@ fn a_table_for_people() {
          other       10.0.0.1 is not in source 10.9.0.0/16\n"
     );
     assert_eq!(done.stderr, "floodmark: counted 3 of 3 frames, 211 bytes\n");
-    // One wide window; both captures are one input, and the order of arguments is free.
+    // Several captures are one input, here in one wide window, and arguments may be in any order.
     let line = "limits explain --window 1h --capture made.pcap 10.0.0.1 --capture made.pcap 10.0.0.2 \
                 --limits limits.jsonl";
     assert!(place.floodmark(line).stdout(0).contains("max 100 bytes   422     -322"));
@@ -151,7 +151,7 @@ fn a_table_for_people() {
 }
 
 #[test]
-fn ends() {
+fn explain_failures_have_distinct_exit_codes() {
     let place = place();
     let explain = |line: &str| place.floodmark(&format!("limits explain {line}"));
     let usual = "10.0.0.1 10.0.0.2 --limits limits.jsonl";
@@ -167,13 +167,16 @@ fn ends() {
         ("::1 ::2 --capture made.pcap --limits no.jsonl".to_owned(), 66, "no.jsonl"),
         ("::1 ::2 --capture made.pcap --limits made.pcap".to_owned(), 78, "reading limits"),
     ] {
-        explain(&line).run().expect(code).says(&[part]);
+        explain(&line).run().expect(code).assert_stderr(&[part]);
     }
     let empty = data().join("malformed/ip4-trunc.pcap");
     let line = format!("{usual} --capture {}", empty.display());
-    explain(&line).run().expect(64).says(&["no record is in any window", "give --at TIME"]);
+    explain(&line)
+        .run()
+        .expect(64)
+        .assert_stderr(&["no record is in any window", "give --at TIME"]);
     explain(&format!("{line} --at 2024-05-02")).run().expect(0);
-    // What could be read of a damaged capture is counted.
+    // The packets before the damage are counted.
     let mut bytes = std::fs::read(place.path("made.pcap")).expect("the capture");
     bytes.truncate(bytes.len() - 5);
     place.write("cut.pcap", bytes);
@@ -185,29 +188,30 @@ fn ends() {
         .env("FLOODMARK_WINDOW", "soon")
         .run()
         .expect(64)
-        .says(&["FLOODMARK_WINDOW: not"]);
+        .assert_stderr(&["FLOODMARK_WINDOW: not"]);
 }
 
-/// Asks someone who says this. The exit code is as it is given.
-fn ask(with: &'static str, code: i32) -> String {
+/// Runs an explain query to a server that sends this response, and returns the output of the command, which must
+/// exit with `code`.
+fn explain_from(response: &'static str, code: i32) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("somebody asks");
+        let (mut stream, _) = listener.accept().expect("a connection");
         let mut request = [0; 4096];
         let read = stream.read(&mut request).expect("a request");
-        write!(stream, "{with}").expect("an answer is taken");
+        write!(stream, "{response}").expect("the response is sent");
         String::from_utf8_lossy(&request[..read]).into_owned()
     });
     let place = Place::new();
-    // What is set for the run is not looked at.
+    // Variables for options of other sources are ignored.
     let line = format!(
         "limits explain 2001:db8::1 2001:db8::2 --from http://{address}/of/it/ --all \
          --at 2024-05-01T02:00:00+02:00"
     );
     let run = place.floodmark(&line).env("FLOODMARK_WINDOW", "x").env("FLOODMARK_LIMITS", "y");
     let done = run.run().expect(code);
-    let request = server.join().expect("it was asked");
+    let request = server.join().expect("the request");
     let path = "/of/it/api/v1/explain?source=2001:db8::1&destination=2001:db8::2\
                 &at=2024-05-01T00:00:00Z&all=true";
     assert!(request.starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{request}");
@@ -215,10 +219,10 @@ fn ask(with: &'static str, code: i32) -> String {
 }
 
 #[test]
-fn whatever_answers_is_held_to_it() {
-    let http = |with: &'static str, code, part: &str| {
-        let said = ask(with, code);
-        assert!(said.contains(part), "{said}");
+fn http_response_decides_message_and_exit_code() {
+    let http = |response: &'static str, code, part: &str| {
+        let printed = explain_from(response, code);
+        assert!(printed.contains(part), "{printed}");
     };
     http(
         "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"limits\":[],\"why_none\":\"so\\u001b[31m\"}",
@@ -227,7 +231,7 @@ fn whatever_answers_is_held_to_it() {
     );
     http("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"limits\":7}", 1, "no run of floodmark");
     http("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello", 1, "no run of floodmark");
-    http("SSH-2.0\r\n\r\n", 1, "asking \"http://127.0.0.1:");
+    http("SSH-2.0\r\n\r\n", 1, "querying \"http://127.0.0.1:");
     http("HTTP/1.1 404 No\r\nconnection: close\r\n\r\n<html>", 1, "is it a run of floodmark");
     http("HTTP/1.1 503 No\r\nconnection: close\r\n\r\n{\"error\":\"later\"}", 69, "503: later");
     http("HTTP/1.1 421 No\r\nconnection: close\r\n\r\n{\"error\":\"not me\"}", 1, "421: not me");

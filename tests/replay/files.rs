@@ -1,4 +1,4 @@
-//! Several captures are one input, merged by time, whatever their format.
+//! Several captures of any format as one input, merged by time.
 
 use crate::common::{gzip, zstd};
 
@@ -7,7 +7,7 @@ use super::pcap::{Packet, packet, pcap, pcapng};
 use super::run::Place;
 use super::traffic::{self, Random, json_lines};
 
-/// Traffic in order of time, dealt out to three captures; and limits.
+/// Writes limits and one capture of ordered traffic, and returns the packets dealt out to three captures.
 fn dealt(place: &Place, seed: u64) -> [Vec<Packet>; 3] {
     let random = &mut Random::new(seed);
     let span_ms = 30 * 60_000;
@@ -22,12 +22,12 @@ fn dealt(place: &Place, seed: u64) -> [Vec<Packet>; 3] {
     dealt
 }
 
-/// With these, a packet that were taken after one of a later window would not be counted.
+/// With these options, a packet read after one of a later window would not be counted.
 const STRICT: &str =
     "--limits limits.jsonl --window 1m --lateness 0s --retention 0s --updates tick --top 2";
 
 #[test]
-fn they_are_merged_by_time() {
+fn captures_are_merged_by_time() {
     for seed in [601, 602] {
         let place = Place::new();
         for (name, packets) in ["a.pcap", "b.pcap", "c.pcap"].iter().zip(dealt(&place, seed)) {
@@ -48,10 +48,10 @@ fn they_are_merged_by_time() {
 }
 
 #[test]
-fn formats_and_compression_do_not_matter() {
+fn captures_of_any_format_and_compression_give_the_same_result() {
     let place = Place::new();
     let [a, b, c] = dealt(&place, 603);
-    // The names say nothing; the content does.
+    // The content decides the format, and not the name.
     place.write("a.gz", pcap(&a));
     place.write("b", gzip(&pcapng(&b)));
     place.write("c.pcap", zstd(&pcap(&c)));
@@ -68,13 +68,13 @@ fn formats_and_compression_do_not_matter() {
 }
 
 #[test]
-fn one_that_is_damaged_drops_out() {
+fn damaged_capture_is_read_up_to_its_damage() {
     let place = Place::new();
     let [a, b, c] = dealt(&place, 604);
     let half = b.len() / 2;
     place.write("a.pcap", pcap(&a));
     place.write("c.pcap", pcap(&c));
-    // All but the last byte of a packet that stands for the damage.
+    // The capture lacks the last byte of its last packet.
     let mut cut = pcap(&b[..=half]);
     cut.pop();
     place.write("b.pcap", cut);
@@ -89,19 +89,19 @@ fn one_that_is_damaged_drops_out() {
 }
 
 #[test]
-fn compressed_files_that_are_cut_are_damaged() {
+fn truncated_compressed_files_are_reported_as_damaged() {
     let place = Place::new();
     let [a, ..] = dealt(&place, 605);
     for (name, bytes) in [("a.gz", gzip(&pcap(&a))), ("a.zst", zstd(&pcap(&a)))] {
         place.write(name, &bytes[..bytes.len() / 2]);
         let line = format!("replay {name} all.pcap --limits limits.jsonl");
-        let done = place.floodmark(&line).run().expect(65).says(&[name]);
+        let done = place.floodmark(&line).run().expect(65).assert_stderr(&[name]);
         assert!(done.stdout.contains("\"settled\":true"), "{line}");
     }
 }
 
 #[test]
-fn one_file_named_twice_is_read_twice() {
+fn file_named_twice_is_read_twice() {
     let place = Place::new();
     place.write("a.pcap", pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 600)]));
     place.write("l", r#"{"limit_name":"l","limit_value":1000,"effective_date":"1970-01-01"}"#);
@@ -110,7 +110,7 @@ fn one_file_named_twice_is_read_twice() {
 }
 
 #[test]
-fn of_one_file_the_order_is_its_own() {
+fn packets_of_one_file_keep_their_order() {
     let place = Place::new();
     place.write(
         "a.pcap",
@@ -119,7 +119,7 @@ fn of_one_file_the_order_is_its_own() {
             packet(1_000, "10.0.0.1", "10.0.0.2", 700),
         ]),
     );
-    // The greatest time so far is the clock: the first window is over before it begins.
+    // The greatest time so far is the clock: the packet of the first window is late.
     place.write("b.pcap", pcap(&[packet(125_000, "10.0.0.1", "10.0.0.2", 800)]));
     place.write(
         "l",
@@ -127,7 +127,7 @@ fn of_one_file_the_order_is_its_own() {
 {"limit_name":"min","limit_value":1000,"effective_date":"1970-01-01"}"#,
     );
     let stdout = place.floodmark("replay b.pcap a.pcap --window 1m --limits l").stdout(0);
-    // The late packet entered with the tick of 120 s, before any other said that it was late.
+    // The late packet is in the same tick as that of 120 s.
     assert_eq!(
         events(&stdout),
         [

@@ -1,4 +1,4 @@
-//! What a consumer makes of standard output: the violations that stand at the end.
+//! Folds standard output as a consumer does, to the violations that stand at the end.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 /// A JSON object.
 pub(crate) type Object = Map<String, Value>;
 
-/// The lines of standard output as objects.
+/// Parses the lines of standard output.
 pub(crate) fn objects(stdout: &str) -> Vec<Object> {
     let parse = |line: &str| {
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in line: {line}"))
@@ -15,22 +15,22 @@ pub(crate) fn objects(stdout: &str) -> Vec<Object> {
     stdout.lines().map(parse).collect()
 }
 
-/// The changes among the lines of standard output.
+/// Returns the changes among the lines of standard output.
 pub(crate) fn changes(stdout: &str) -> Vec<Object> {
     objects(stdout).into_iter().filter(|object| object.contains_key("event")).collect()
 }
 
-/// The text of a field.
+/// Returns the text of a field.
 pub(crate) fn text<'a>(object: &'a Object, field: &str) -> &'a str {
     let value = object.get(field).and_then(Value::as_str);
     value.unwrap_or_else(|| panic!("no text in \"{field}\" of {object:?}"))
 }
 
-/// Folds changes by `id`. What says how and when a change was said is left out: it may differ
-/// between runs that come to the same.
+/// Folds changes by `id`. Removes the fields `event`, `reason` and `as_of`, which may differ between runs with the same
+/// result.
 ///
-/// Holds it to what every consumer relies on: nothing is raised that stands, nothing is updated or
-/// cleared that does not.
+/// Asserts the invariants that every consumer relies on: no violation is raised while it stands, and none is updated or
+/// cleared unless it stands.
 pub(crate) fn fold(stdout: &str) -> BTreeMap<String, Object> {
     let mut standing: BTreeMap<String, Object> = BTreeMap::new();
     for change in changes(stdout) {
@@ -48,21 +48,21 @@ pub(crate) fn fold(stdout: &str) -> BTreeMap<String, Object> {
         standing.insert(id, change);
     }
     for violation in standing.values_mut() {
-        for said in ["event", "reason", "as_of"] {
-            violation.remove(said).expect("every change has it");
+        for field in ["event", "reason", "as_of"] {
+            violation.remove(field).expect("every change has it");
         }
     }
     standing
 }
 
-/// The folded output as lines to compare.
+/// Returns the folded output as lines to compare.
 pub(crate) fn folded(stdout: &str) -> String {
     let violations = fold(stdout);
     let lines = violations.into_values().map(|object| Value::from(object).to_string() + "\n");
     lines.collect()
 }
 
-/// The events of some changes, as `event limit_name amount`, in their order.
+/// Returns changes as `event limit_name amount`, in their order.
 pub(crate) fn events(stdout: &str) -> Vec<String> {
     let line = |change: &Object| {
         let (event, limit) = (text(change, "event"), text(change, "limit_name"));
@@ -71,7 +71,7 @@ pub(crate) fn events(stdout: &str) -> Vec<String> {
     changes(stdout).iter().map(line).collect()
 }
 
-/// Asserts that two texts are the same; if not, shows the lines that only one of them has.
+/// Asserts that two texts are equal; fails with the lines that only one of them has.
 pub(crate) fn assert_same(one: &str, other: &str, what: impl FnOnce() -> String) {
     if one == other {
         return;

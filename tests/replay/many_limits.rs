@@ -1,26 +1,25 @@
-//! A great many limits: the memory that they take, and that each is in effect when the first packet is judged.
+//! Many limits: their memory, and that all are in effect when the first packet is judged.
 
 use std::fmt::Write;
 use std::fs;
 
-use floodmark::computation::FIRST_ROWS;
+use floodmark::computation::INITIAL_ROWS_PER_TICK;
 
 use super::pcap::{packet, pcap};
-use super::pipes::Feed;
+use super::pipes::PipeFeed;
 use super::run::{Live, Place};
 use super::traffic::{BEGIN_MS, date};
 
-/// Bytes of memory that one more row of limits may take until all are read, at the peak. The text of these
-/// rows has 125 bytes each.
+/// Upper bound on the peak memory of each further row until all are read, in bytes. The text of a row has 125 bytes.
 const BYTES_A_ROW: f64 = 290.0;
 
-/// Bytes of memory that one more row may take once it is in effect, at the peak.
+/// Upper bound on the peak memory of each further row that is in effect, in bytes.
 const BYTES_A_ROW_IN_EFFECT: f64 = 1030.0;
 
 const FEW: usize = 20_000;
 const MANY: usize = 80_000;
 
-/// Limits of one pair each, which no packet breaks.
+/// Returns limits of one pair each, which no packet breaks.
 pub(crate) fn rows(count: usize, separator: &str) -> String {
     let mut rows = String::new();
     for number in 0..count {
@@ -37,25 +36,25 @@ pub(crate) fn rows(count: usize, separator: &str) -> String {
     rows
 }
 
-/// The least of three peaks: on a busy machine the replay has gone on when its peak is read.
+/// Returns the least of three peaks: on a busy machine the replay may have continued when its peak is read.
 fn peak(options: &str, files: &[(&str, String)]) -> f64 {
     (0..3).map(|_| one_peak(options, files)).fold(f64::INFINITY, f64::min)
 }
 
-/// The most memory that a replay has had, in bytes, when it has read its limits and opens the capture.
+/// Returns the peak memory of a replay, in bytes, when it has read its limits and opens the capture.
 fn one_peak(options: &str, files: &[(&str, String)]) -> f64 {
     let place = Place::new();
     let pipe = place.fifo("pipe");
     files.iter().for_each(|(name, text)| drop(place.write(name, text)));
     let run = place.floodmark(&format!("replay pipe -w1 {options}")).start();
-    let feed = Feed::open(&pipe);
+    let feed = PipeFeed::open(&pipe);
     let peak = most_memory(&run);
     drop(feed);
-    run.finish().expect(0).says(&["counted 0 of 0 frames"]);
+    run.finish().expect(0).assert_stderr(&["counted 0 of 0 frames"]);
     peak
 }
 
-/// The most memory that a process has had until now, in bytes.
+/// Returns the peak memory of a process so far, in bytes.
 fn most_memory(run: &Live) -> f64 {
     let status = fs::read_to_string(format!("/proc/{}/status", run.id())).expect("a process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its memory");
@@ -64,7 +63,7 @@ fn most_memory(run: &Live) -> f64 {
 }
 
 #[test]
-fn rows_of_limits_take_few_bytes_each_while_they_are_read() {
+fn rows_stay_below_the_memory_bound_while_they_are_read() {
     let array = |count| format!("[\n{}\n]\n", rows(count, ",\n"));
     let lines = |count| rows(count, "\n") + "\n";
     for (form, text) in [("lines", &lines as &dyn Fn(usize) -> String), ("array", &array)] {
@@ -76,7 +75,7 @@ fn rows_of_limits_take_few_bytes_each_while_they_are_read() {
 }
 
 #[test]
-fn rows_in_two_sets_take_few_bytes_each() {
+fn rows_of_two_sets_stay_below_the_memory_bound() {
     let files = |count| {
         let text = rows(count, "\n");
         [
@@ -91,7 +90,7 @@ fn rows_in_two_sets_take_few_bytes_each() {
 }
 
 #[test]
-fn rows_in_effect_take_few_bytes_each() {
+fn rows_in_effect_stay_below_the_memory_bound() {
     const LEFT: usize = 50_000;
     let peak = |count| {
         let place = Place::new();
@@ -99,7 +98,7 @@ fn rows_in_effect_take_few_bytes_each() {
         let any = r#"{"limit_name":"any","limit_value":0,"effective_date":"1970-01-01"}"#;
         place.write("limits.json", rows(count, "\n") + "\n" + any);
         let mut run = place.floodmark("replay pipe -w1 --limits limits.json").start();
-        let mut feed = Feed::open(&pipe);
+        let mut feed = PipeFeed::open(&pipe);
         feed.packet(packet(BEGIN_MS, "10.0.0.1", "10.0.0.2", 100));
         feed.packet(packet(BEGIN_MS + 10_000, "10.0.0.1", "10.0.0.2", 100));
         run.line();
@@ -108,15 +107,15 @@ fn rows_in_effect_take_few_bytes_each() {
         run.finish().expect(0);
         peak
     };
-    // With both, as many are left for the last tick, and vectors that double are nearly full.
-    let (few, many) = (FIRST_ROWS + LEFT, 3 * FIRST_ROWS + LEFT);
+    // Both numbers leave as many rows for the last tick, and fill vectors that double equally well.
+    let (few, many) = (INITIAL_ROWS_PER_TICK + LEFT, 3 * INITIAL_ROWS_PER_TICK + LEFT);
     let each = (peak(many) - peak(few)) / (many - few) as f64;
     assert!(each < BYTES_A_ROW_IN_EFFECT, "{each:.0} bytes a row");
 }
 
-/// More rows than take effect at one tick are as they would be without the others, to the millisecond.
+/// The changes of a few limits are the same, to the millisecond, beside more limits than one tick can enter.
 #[test]
-fn each_of_many_rows_is_in_effect_when_the_first_packet_is_judged() {
+fn all_of_many_rows_are_in_effect_when_the_first_packet_is_judged() {
     let place = Place::new();
     let mut broken = String::new();
     for (number, ms) in (BEGIN_MS - 4..BEGIN_MS + 4).enumerate() {
@@ -133,12 +132,12 @@ fn each_of_many_rows_is_in_effect_when_the_first_packet_is_judged() {
     place.write("made.pcap", pcap(&packets));
     place.write("few.json", &broken);
     place.write("many.json", rows(2 * MANY, "\n") + "\n" + &broken);
-    for way in ["--tick 1ms -w1", "--tick 1ms -w2", "--tick 3ms -w1"] {
+    for variant in ["--tick 1ms -w1", "--tick 1ms -w2", "--tick 3ms -w1"] {
         let changes = |limits: &str| {
-            place.floodmark(&format!("replay made.pcap --limits {limits} {way}")).stdout(0)
+            place.floodmark(&format!("replay made.pcap --limits {limits} {variant}")).stdout(0)
         };
         let few = changes("few.json");
         assert!(few.lines().count() >= 16, "{few}");
-        assert!(few == changes("many.json"), "{way}");
+        assert!(few == changes("many.json"), "{variant}");
     }
 }

@@ -1,9 +1,10 @@
 //! `floodmark replay`, `floodmark limits check` and `floodmark limits explain`, run as a user runs them.
 //!
-//! Captures are made in the test, so that each test shows what it is about; the large sets of real
-//! captures are used where they are at hand.
+//! Most tests create their captures, so that each shows its input; further real captures are used if they are
+//! available.
 
 mod check;
+mod connections;
 mod contract;
 mod equality;
 mod exits;
@@ -18,7 +19,6 @@ pub(crate) mod pipes;
 pub(crate) mod processes;
 pub(crate) mod run;
 pub(crate) mod sets;
-mod strangers;
 mod strays;
 mod supervised;
 mod totals;

@@ -1,5 +1,4 @@
-//! The program against plain loops over the packets of random captures: which total breaks which
-//! limit, and the totals themselves.
+//! Compares violations and totals of the program with those of plain loops over the packets of random captures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,7 +28,7 @@ impl Network {
         }))
     }
 
-    fn has(&self, address: IpAddr) -> bool {
+    fn contains(&self, address: IpAddr) -> bool {
         let Some((network, length)) = self.0 else {
             return true;
         };
@@ -39,18 +38,19 @@ impl Network {
     }
 }
 
-/// The options that decide what the answer is.
-pub(super) struct Question {
+/// The expected results under the options that decide about them.
+pub(super) struct Oracle {
     pub(super) window_ms: u64,
     pub(super) max_gap_ms: u64,
     pub(super) sources: Vec<&'static str>,
     pub(super) destinations: Vec<&'static str>,
 }
 
-impl Question {
+impl Oracle {
     fn counts(&self, packet: &Packet) -> bool {
         let one = |networks: &[&str], address| {
-            networks.is_empty() || networks.iter().any(|net| Network::of(Some(net)).has(address))
+            networks.is_empty()
+                || networks.iter().any(|net| Network::of(Some(net)).contains(address))
         };
         one(&self.sources, packet.source) && one(&self.destinations, packet.destination)
     }
@@ -59,7 +59,7 @@ impl Question {
         packet.ms - packet.ms % self.window_ms
     }
 
-    /// The CSV of totals.
+    /// Returns the CSV of totals.
     pub(super) fn totals(&self, packets: &[Packet]) -> String {
         let mut rows: BTreeMap<_, (u64, u64)> = BTreeMap::new();
         for packet in packets.iter().filter(|packet| self.counts(packet)) {
@@ -75,7 +75,7 @@ impl Question {
         std::iter::once(header).chain(lines).collect()
     }
 
-    /// The windows that exist: those with packets, and silent ones between two that are near enough.
+    /// Returns the windows that exist: those with packets, and silent ones in gaps up to `max_gap_ms`.
     fn windows(&self, packets: &[Packet]) -> BTreeSet<u64> {
         let seen: BTreeSet<u64> = packets.iter().map(|packet| self.start(packet)).collect();
         let mut all = seen.clone();
@@ -87,7 +87,7 @@ impl Question {
         all
     }
 
-    /// The violations that stand at the end, a line each.
+    /// Returns the violations that stand at the end, a line each.
     pub(super) fn violations(&self, packets: &[Packet], rows: &[Value]) -> BTreeSet<String> {
         let names: BTreeSet<&str> =
             rows.iter().map(|row| row["limit_name"].as_str().expect("a name")).collect();
@@ -100,7 +100,6 @@ impl Question {
             let end = date(start + self.window_ms);
             for name in &names {
                 let versions = rows.iter().filter(|row| row["limit_name"] == **name);
-                // Dates are all written alike, to the millisecond or to the second.
                 let in_force = versions
                     .filter(|row| before(row, &end))
                     .max_by_key(|row| instant(row["effective_date"].as_str().expect("a date")));
@@ -121,11 +120,11 @@ fn before(row: &Value, end: &str) -> bool {
     instant(row["effective_date"].as_str().expect("a date")) < instant(end)
 }
 
-/// The entities that a packet counts for.
+/// Returns the entities that a packet counts for.
 fn entities(row: &Value, packet: &Packet) -> Vec<Value> {
     let network = |column: &str| Network::of(row.get(column).and_then(Value::as_str));
     let (source, destination) = (packet.source, packet.destination);
-    if !network("source").has(source) || !network("destination").has(destination) {
+    if !network("source").contains(source) || !network("destination").contains(destination) {
         return Vec::new();
     }
     match row["per"].as_str().expect("a per") {
@@ -135,7 +134,7 @@ fn entities(row: &Value, packet: &Packet) -> Vec<Value> {
         "total" => vec![json!({})],
         "host" => {
             let hosts: BTreeSet<IpAddr> = [source, destination].into();
-            let judged = hosts.into_iter().filter(|host| network("host").has(*host));
+            let judged = hosts.into_iter().filter(|host| network("host").contains(*host));
             judged.map(|host| json!({"host": host})).collect()
         }
         other => panic!("per {other}"),
@@ -165,7 +164,7 @@ fn judge(row: &Value, start: u64, inside: &[&Packet], lines: &mut BTreeSet<Strin
     }
 }
 
-/// A value as a number: all values of these tests, and all their sums, are exact in a float.
+/// Parses a value. All values and sums of these tests are exact as `f64`.
 fn number(value: &Value) -> f64 {
     let text = value.to_string();
     text.trim_matches('"').parse().unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -175,8 +174,8 @@ fn line(name: &str, value: f64, start: &str, entity: &str, sums: [u64; 3]) -> St
     format!("{start} {name} {value} {entity} {sums:?}")
 }
 
-/// The folded output, in the same words.
-pub(super) fn stated(stdout: &str) -> BTreeSet<String> {
+/// Returns the folded output in the format of [`Oracle::violations`].
+pub(super) fn violation_lines(stdout: &str) -> BTreeSet<String> {
     let lines = fold(stdout).into_values().map(|violation| {
         assert_eq!(violation["settled"], true, "not settled at the end: {violation:?}");
         let sums = ["bytes", "packets", "amount"]
@@ -192,9 +191,9 @@ pub(super) fn stated(stdout: &str) -> BTreeSet<String> {
     lines.collect()
 }
 
-/// The packets of a capture that are no strays.
-fn believed(packets: &[Packet], max_ahead_ms: u64) -> Vec<Packet> {
-    let mut believed: Vec<Packet> = Vec::new();
+/// Returns the packets of a capture that are no strays.
+fn without_strays(packets: &[Packet], max_ahead_ms: u64) -> Vec<Packet> {
+    let mut without_strays: Vec<Packet> = Vec::new();
     let mut times: Vec<u64> = Vec::new();
     for (at, packet) in packets.iter().enumerate() {
         times.sort_unstable();
@@ -204,10 +203,10 @@ fn believed(packets: &[Packet], max_ahead_ms: u64) -> Vec<Packet> {
         if jumps && next.is_some_and(|next| packet.ms > next.ms + max_ahead_ms) {
             continue;
         }
-        believed.push(*packet);
+        without_strays.push(*packet);
         times.push(packet.ms);
     }
-    believed
+    without_strays
 }
 
 fn check(seed: u64) -> usize {
@@ -226,7 +225,7 @@ fn check(seed: u64) -> usize {
     };
     let choices: [&[&'static str]; 6] =
         [&[], &[], &[], &[], &["10.0.0.0/24", "2001:db8::/48"], &["0.0.0.0/0"]];
-    let question = Question {
+    let oracle = Oracle {
         window_ms: window_s * 1000,
         max_gap_ms: random.pick(&[1, 3, 100]) * window_s * 1000,
         sources: networks("--source", random.pick(&choices)),
@@ -235,10 +234,10 @@ fn check(seed: u64) -> usize {
     let tick = random.pick(&["250ms", "1s", "7s", "10s", "1m", "5m"]);
     let workers = random.pick(&["-w1", "-w1", "-w2", "-w4", "-n2", "-n2 -w2"]);
     let updates = random.pick(&["settled", "limit", "tick"]);
-    let gap = question.max_gap_ms / 1000;
+    let gap = oracle.max_gap_ms / 1000;
     let max_ahead = random.pick(&[None, None, Some("500ms"), Some("1h")]);
     let max_ahead_ms = match max_ahead {
-        None => question.max_gap_ms,
+        None => oracle.max_gap_ms,
         Some("500ms") => 500,
         Some(_) => 3_600_000,
     };
@@ -254,21 +253,21 @@ fn check(seed: u64) -> usize {
         ))
         .run()
         .expect(0);
-    let (all, packets) = (packets.len(), believed(&packets, max_ahead_ms));
-    let shown = |what: &str| format!("seed {seed}: {what}\n$ {}", done.shown());
+    let (all, packets) = (packets.len(), without_strays(&packets, max_ahead_ms));
+    let shown = |what: &str| format!("seed {seed}: {what}\n$ {}", done.command_line());
     let lines =
         |set: BTreeSet<String>| -> String { set.iter().map(|l| format!("{l}\n")).collect() };
-    let expected = lines(question.violations(&packets, &rows));
-    assert_same(&lines(stated(&done.stdout)), &expected, || {
+    let expected = lines(oracle.violations(&packets, &rows));
+    assert_same(&lines(violation_lines(&done.stdout)), &expected, || {
         shown("violations of the program, and of loops")
     });
     let totals = place.read("totals.csv");
-    assert_same(&totals, &question.totals(&packets), || shown("totals of both"));
+    assert_same(&totals, &oracle.totals(&packets), || shown("totals of both"));
     all - packets.len()
 }
 
 #[test]
-fn random_captures_are_judged_as_loops_judge_them() {
+fn random_captures_are_judged_like_plain_loops() {
     let strays: usize = (1..=48).map(check).sum();
     assert!(strays > 100, "{strays} strays");
 }

@@ -23,7 +23,7 @@ const ETHERNET: u32 = 1;
 const ETHERNET_HEADER: usize = 14;
 
 impl Packet {
-    /// The Ethernet and IP headers; the rest of the packet was not captured.
+    /// Returns the Ethernet and IP headers; the rest of the packet is not captured.
     fn headers(&self) -> Vec<u8> {
         let mut frame = vec![0x02; 12];
         let bytes = u16::try_from(self.bytes).expect("a packet of fewer than 65,536 bytes");
@@ -48,7 +48,7 @@ impl Packet {
         frame
     }
 
-    /// Its record in a classic capture: 4-byte fields little-endian, microseconds.
+    /// Returns the packet's record in a classic capture: little-endian, with microseconds.
     pub(crate) fn record(&self) -> Vec<u8> {
         let headers = self.headers();
         let seconds = u32::try_from(self.ms / 1000).expect("a time before 2106");
@@ -62,7 +62,7 @@ impl Packet {
         record
     }
 
-    /// Its block in a pcapng capture that counts milliseconds.
+    /// Returns the packet's block in a pcapng capture that counts milliseconds.
     fn block(&self) -> Vec<u8> {
         let headers = self.headers();
         let wire = ETHERNET_HEADER as u32 + self.bytes;
@@ -76,7 +76,7 @@ impl Packet {
     }
 }
 
-/// The header of a classic capture of Ethernet frames.
+/// Returns the header of a classic capture of Ethernet frames.
 pub(crate) fn header() -> Vec<u8> {
     let mut header = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0];
     for number in [0, 0, 262_144, ETHERNET] {
@@ -85,13 +85,13 @@ pub(crate) fn header() -> Vec<u8> {
     header
 }
 
-/// A classic capture of these packets, in their order.
+/// Returns a classic capture of these packets, in their order.
 pub(crate) fn pcap(packets: &[Packet]) -> Vec<u8> {
     let records = packets.iter().flat_map(Packet::record);
     header().into_iter().chain(records).collect()
 }
 
-/// A pcapng capture of these packets, whose times may be any.
+/// Returns a pcapng capture of these packets, of any times.
 pub(crate) fn pcapng(packets: &[Packet]) -> Vec<u8> {
     let mut section = 0x1a2b_3c4d_u32.to_le_bytes().to_vec();
     section.extend([1, 0, 0, 0]);
@@ -104,7 +104,7 @@ pub(crate) fn pcapng(packets: &[Packet]) -> Vec<u8> {
     begin.into_iter().chain(blocks).collect()
 }
 
-/// A block of a pcapng capture.
+/// Returns a block of a pcapng capture.
 fn block(kind: u32, mut body: Vec<u8>) -> Vec<u8> {
     body.resize(body.len().next_multiple_of(4), 0);
     let length = (body.len() as u32 + 12).to_le_bytes();

@@ -1,13 +1,13 @@
-//! Processes that are started by hand, one command each.
+//! Processes started by hand, with one command each.
 
 use std::net::{TcpListener, TcpStream};
 
 use super::fold::assert_same;
 use super::pcap::pcap;
-use super::run::{Done, Place, Whom};
+use super::run::{Done, Place, SignalTarget};
 use super::traffic::{self, Random, json_lines};
 
-/// So many ports of this machine that were free a moment ago, as a host file.
+/// Returns a host file of `count` free ports of this machine.
 pub(crate) fn hosts(count: usize) -> String {
     let listeners: Vec<TcpListener> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
@@ -30,13 +30,13 @@ fn run(place: &Place, options: &[&str]) -> Vec<Done> {
         let line = format!("replay a.pcap --hostfile hosts -p {process} {options}");
         place.floodmark(&line).start()
     };
-    // All begin before any is waited for.
+    // All must start before the first one is waited for.
     let live: Vec<_> = options.iter().enumerate().map(start).collect();
     live.into_iter().map(|live| live.finish()).collect()
 }
 
 #[test]
-fn they_come_to_what_one_process_comes_to() {
+fn three_processes_emit_the_output_of_one() {
     let place = place();
     let alone = place
         .floodmark("replay a.pcap --limits limits.jsonl --top 3 --totals totals.csv")
@@ -44,7 +44,7 @@ fn they_come_to_what_one_process_comes_to() {
     let totals = place.read("totals.csv");
     place.write("hosts", hosts(3));
     let first = "-n3 -w2 --limits limits.jsonl --top 3 --totals totals.csv";
-    // Who only computes need not have the files, but for the options of the computation.
+    // The other processes need the options of the computation, but not the files.
     let other = "-n3 -w2 --top 3 --totals unused.csv";
     for done in run(&place, &[first, other, other]).into_iter().enumerate() {
         let (process, done) = (done.0, done.1.expect(0));
@@ -56,44 +56,43 @@ fn they_come_to_what_one_process_comes_to() {
 }
 
 #[test]
-fn the_first_line_of_a_host_file_alone_is_one_process() {
+fn host_file_of_one_line_runs_one_process() {
     let place = place();
     place.write("hosts", hosts(1));
     run(&place, &["-n1"]).remove(0).expect(0);
 }
 
-/// Two processes that do not fit each other; each must say so.
-fn misfits(one: &str, other: &str, says: &[[&str; 2]; 2]) {
+/// Asserts that two processes with different options both fail, each with its messages.
+fn check_mismatch(one: &str, other: &str, message: &[[&str; 2]; 2]) {
     let place = place();
     place.write("hosts", hosts(2));
     let both = run(&place, &[one, other]);
-    for (done, says) in both.into_iter().zip(says) {
-        assert!(![0, -1].contains(&done.code()), "{}: {}", done.shown(), done.stderr);
+    for (done, message) in both.into_iter().zip(message) {
+        assert!(![0, -1].contains(&done.code()), "{}: {}", done.command_line(), done.stderr);
         assert!(!done.stderr.contains("panick"), "{}", done.stderr);
         assert_eq!(done.stdout, "");
-        done.says(says);
+        done.assert_stderr(message);
     }
 }
 
 #[test]
-fn different_numbers_of_workers() {
+fn different_numbers_of_workers_are_rejected_by_both_processes() {
     let one = ["process 1", "-w 3, this one with -w 2"];
     let other = ["process 0", "-w 2, this one with -w 3"];
-    misfits("-n2 -w2", "-n2 -w3", &[one, other]);
+    check_mismatch("-n2 -w2", "-n2 -w3", &[one, other]);
 }
 
 #[test]
-fn different_options() {
-    let says = ["was started with other options"; 2];
+fn different_options_are_rejected_by_both_processes() {
+    let message = ["was started with other options"; 2];
     for option in ["--window 1m", "--lateness 1m", "--max-gap 1h", "--top 3", "--updates tick"] {
-        misfits("-n2", &format!("-n2 {option}"), &[says, says]);
+        check_mismatch("-n2", &format!("-n2 {option}"), &[message, message]);
     }
-    misfits("-n2 --lateness 1m", "-n2 --lateness 1m --retention 1m", &[says, says]);
-    misfits("-n2 --totals t.csv", "-n2", &[says, says]);
+    check_mismatch("-n2 --lateness 1m", "-n2 --lateness 1m --retention 1m", &[message, message]);
+    check_mismatch("-n2 --totals t.csv", "-n2", &[message, message]);
 }
 
-/// Each option that decides about the answer, with another value in the other process: both name it, and
-/// both values.
+/// Options that decide about the result, with different values in the two processes.
 #[test]
 fn option_that_differs_is_named_with_both_values_by_both_processes() {
     for (option, one, other) in [
@@ -112,7 +111,7 @@ fn option_that_differs_is_named_with_both_values_by_both_processes() {
         let shown = |value: &'static str| if value.is_empty() { "not given" } else { value };
         let [one, other] = [one, other].map(|value| (given(value), shown(value)));
         let options = "-n2 --lateness 1m";
-        misfits(
+        check_mismatch(
             &format!("{options}{}", one.0),
             &format!("{options}{}", other.0),
             &[
@@ -121,13 +120,17 @@ fn option_that_differs_is_named_with_both_values_by_both_processes() {
             ],
         );
     }
-    // A flag of which process 0 knows nothing.
-    let says = "options: --fail-on-violation given there, not given here";
-    misfits("-n2", "-n2 --fail-on-violation", &[["process 1", says], ["process 0", "options"]]);
+    // A flag that only process 1 has.
+    let message = "options: --fail-on-violation given there, not given here";
+    check_mismatch(
+        "-n2",
+        "-n2 --fail-on-violation",
+        &[["process 1", message], ["process 0", "options"]],
+    );
 }
 
 #[test]
-fn options_that_name_places_or_connections_may_differ() {
+fn options_for_files_and_timeouts_may_differ_between_processes() {
     let place = place();
     place.write("hosts", hosts(2));
     let alone = place.floodmark("replay a.pcap --limits limits.jsonl").stdout(0);
@@ -139,7 +142,7 @@ fn options_that_name_places_or_connections_may_differ() {
 }
 
 #[test]
-fn a_taken_port() {
+fn port_in_use_fails_the_process() {
     let place = place();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = (taken.local_addr().expect("an address"), taken);
@@ -147,15 +150,15 @@ fn a_taken_port() {
     let done = place.floodmark("replay a.pcap -n2 -p0 --hostfile hosts --totals t.csv").run();
     let done = done.expect(1);
     assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
-    done.says(&["listening on", &taken.0.to_string(), "in use"]);
+    done.assert_stderr(&["listening on", &taken.0.to_string(), "in use"]);
     assert!(!place.path("t.csv").exists());
     place.write("hosts", format!("{}{}", hosts(1), taken.0));
     let done = place.floodmark("replay a.pcap -n2 -p1 --hostfile hosts").run().expect(1);
-    done.says(&["listening on", &taken.0.to_string(), "in use"]);
+    done.assert_stderr(&["listening on", &taken.0.to_string(), "in use"]);
 }
 
 #[test]
-fn files_behind_two_dashes_are_files_in_all_processes() {
+fn files_behind_two_dashes_are_read_with_two_processes() {
     let place = place();
     let line = "--limits limits.jsonl --window 1m";
     let alone = place.floodmark(&format!("replay {line} a.pcap")).stdout(0);
@@ -164,17 +167,17 @@ fn files_behind_two_dashes_are_files_in_all_processes() {
 }
 
 #[test]
-fn waiting_for_the_others_can_be_interrupted() {
+fn interrupt_ends_the_wait_for_other_processes() {
     let place = place();
     let hosts = hosts(2);
     place.write("hosts", &hosts);
     let run = place.floodmark("replay a.pcap -n2 -p0 --hostfile hosts --totals t.csv").start();
-    // It waits once it can be reached; who reaches it is no process of its.
+    // The process waits once it accepts connections; this connection is no process of the run.
     let first = hosts.lines().next().expect("two hosts");
     while TcpStream::connect(first).is_err() {
         std::thread::yield_now();
     }
-    run.signal("INT", Whom::Parent);
-    let done = run.finish().expect(130).says(&["interrupted while waiting"]);
+    run.signal("INT", SignalTarget::Parent);
+    let done = run.finish().expect(130).assert_stderr(&["interrupted while waiting"]);
     assert_eq!(done.stdout, "");
 }

@@ -1,7 +1,7 @@
-//! Runs the program, each time in a directory of its own, and never waits for it for ever.
+//! Runs the program in the directory of a test, with a bound on all waiting.
 //!
-//! A child that does not end, or does not say what a test waits for, is killed by a watchdog with all
-//! that it has started; the test then fails and shows what was run and what it said.
+//! A watchdog kills a child that does not end, or does not print the expected line, with all its child processes; the
+//! test then fails with the command line and the output.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// How long a child may take. None comes near it, however busy the machine.
+/// Time-out of a child process; far above anything that a busy machine needs.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(120);
 
-/// A directory for the files of a test, removed with it.
+/// A directory for the files of a test; removed on drop.
 pub(crate) struct Place {
     directory: TempDir,
 }
@@ -31,7 +31,7 @@ impl Place {
         Place { directory: tempfile::tempdir().expect("a directory for the test") }
     }
 
-    /// The path of a file in it.
+    /// Returns the path of a file in the directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -43,12 +43,12 @@ impl Place {
         path
     }
 
-    /// The text of a file.
+    /// Reads the text of a file.
     pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    /// Makes a named pipe.
+    /// Creates a named pipe.
     pub(crate) fn fifo(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         let made = Command::new("mkfifo").arg(&path).status().expect("running mkfifo");
@@ -56,7 +56,7 @@ impl Place {
         path
     }
 
-    /// The program, to be run here. Words are split at blanks; paths are relative to this place.
+    /// Prepares a run of the program in this directory, with the blank-separated arguments `words`.
     pub(crate) fn floodmark(&self, words: &str) -> Run<'_> {
         let arguments = words.split_whitespace().map(OsString::from).collect();
         let environment = Vec::new();
@@ -73,16 +73,16 @@ enum Stdin {
 
 enum Stdout {
     Piped,
-    /// A pipe whose reader has gone.
+    /// A pipe whose read end is closed.
     Closed,
-    /// What a device takes.
+    /// A device file.
     Device(&'static str),
 }
 
-/// A run that has not begun.
+/// A run that is not started yet.
 pub(crate) struct Run<'a> {
     place: &'a Place,
-    /// Commands that run it, such as `setpriv` with its options.
+    /// The command that runs the program, such as `setpriv` with its options; empty for none.
     under: Vec<OsString>,
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, &'static str)>,
@@ -91,47 +91,47 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Adds an argument, blanks and all.
+    /// Adds an argument, which may contain blanks.
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.arguments.push(argument.as_ref().to_owned());
         self
     }
 
-    /// Runs it by another program, which must become it: `ip netns exec`, `setpriv`.
+    /// Runs the program under a command that executes it in place, like `ip netns exec` and `setpriv`.
     pub(crate) fn under(mut self, words: &str) -> Self {
         self.under = words.split_whitespace().map(OsString::from).collect();
         self
     }
 
-    /// Sets a variable of its environment, which has none otherwise.
+    /// Sets an environment variable; the environment is empty otherwise.
     pub(crate) fn env(mut self, name: &'static str, value: &'static str) -> Self {
         self.environment.push((name, value));
         self
     }
 
-    /// What it reads on standard input.
+    /// Sets the content of standard input.
     pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Stdin::Bytes(bytes.into());
         self
     }
 
-    /// Nobody reads its standard output.
+    /// Closes the read end of standard output before the start.
     pub(crate) fn stdout_closed(mut self) -> Self {
         self.stdout = Stdout::Closed;
         self
     }
 
-    /// Its standard output is a device.
+    /// Redirects standard output to a device.
     pub(crate) fn stdout_to(mut self, device: &'static str) -> Self {
         self.stdout = Stdout::Device(device);
         self
     }
 
-    /// Starts it.
+    /// Starts the program.
     pub(crate) fn start(self) -> Live {
         let words = self.arguments.iter().map(|word| word.to_string_lossy());
-        let shown = words.fold("floodmark".to_owned(), |line, word| line + " " + &word);
-        // Its own, by which the processes of this run are known.
+        let command_line = words.fold("floodmark".to_owned(), |line, word| line + " " + &word);
+        // A directory of its own identifies the processes of this run.
         static RUNS: AtomicUsize = AtomicUsize::new(0);
         let number = RUNS.fetch_add(1, Ordering::Relaxed);
         let temporary = self.place.path(&format!("tmp-{number}"));
@@ -148,7 +148,7 @@ impl Run<'_> {
             .env_clear()
             .env("TMPDIR", &temporary)
             .envs(self.environment)
-            // Signals to the group reach it and what it starts, and not the tests.
+            // Signals to the group reach the program and its children, but not the tests.
             .process_group(0)
             .stdin(match &self.stdin {
                 Stdin::Null => Stdio::null(),
@@ -167,155 +167,155 @@ impl Run<'_> {
                 }
             })
             .stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
-        let watchdog = Watchdog::over(child.id());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command_line}: {error}"));
+        let watchdog = Watchdog::start(child.id());
         if let Stdin::Bytes(bytes) = self.stdin {
             let mut stdin = child.stdin.take().expect("standard input is piped");
-            // It may end before it has read all.
+            // The program may end before it has read all.
             std::thread::spawn(move || drop(stdin.write_all(&bytes)));
         }
         let stdout = child.stdout.take();
         let stderr = child.stderr.take().expect("standard error is piped");
-        let (say, said) = channel();
-        // Followers hold it too: it ends when the last of them has.
+        let (line_sender, stderr_lines) = channel();
+        // Child processes inherit standard error: it ends with the last of them.
         let stderr = std::thread::spawn(move || {
             let mut all = String::new();
             for line in BufReader::new(stderr).lines() {
                 let line = line.expect("messages are UTF-8") + "\n";
                 all += &line;
-                let _ = say.send(line);
+                let _ = line_sender.send(line);
             }
             all
         });
         Live {
-            shown,
+            command_line,
             mark: temporary,
             child,
             watchdog,
             stdout: stdout.map(BufReader::new),
             lines: String::new(),
             stderr: Some(stderr),
-            said,
+            stderr_lines,
             orphans: Vec::new(),
         }
     }
 
-    /// Runs it to its end.
+    /// Runs the program to its end.
     pub(crate) fn run(self) -> Done {
         self.start().finish()
     }
 
-    /// Runs it, which must end with this code, and returns what it wrote to standard output.
+    /// Runs the program, which must exit with this code, and returns its standard output.
     pub(crate) fn stdout(self, code: i32) -> String {
         self.run().expect(code).stdout
     }
 }
 
-/// Kills a process group that takes too long.
+/// Kills a process group after a time-out.
 struct Watchdog {
-    off: Sender<()>,
-    barked: Arc<AtomicBool>,
+    cancel: Sender<()>,
+    fired: Arc<AtomicBool>,
 }
 
 impl Watchdog {
-    fn over(group: u32) -> Self {
-        let (off, waiting) = channel::<()>();
-        let barked = Arc::new(AtomicBool::new(false));
-        let bark = barked.clone();
+    fn start(group: u32) -> Self {
+        let (cancel, waiting) = channel::<()>();
+        let fired = Arc::new(AtomicBool::new(false));
+        let fire = fired.clone();
         std::thread::spawn(move || {
             let timeout = std::sync::mpsc::RecvTimeoutError::Timeout;
             if waiting.recv_timeout(STUCK_AFTER) == Err(timeout) {
-                bark.store(true, Ordering::SeqCst);
+                fire.store(true, Ordering::SeqCst);
                 signal("KILL", &format!("-{group}"));
             }
         });
-        Watchdog { off, barked }
+        Watchdog { cancel, fired }
     }
 }
 
-/// Sends a signal to a process, or with a minus sign to a group.
+/// Sends a signal to a process, or to a group if `to` has a minus sign.
 fn signal(name: &str, to: &str) {
     let sent = Command::new("kill").args([&format!("-{name}"), "--", to]).status();
     assert!(sent.expect("running kill").success(), "kill -{name} {to}");
 }
 
-/// Who gets a signal.
+/// The processes that receive a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whom {
+pub(crate) enum SignalTarget {
     /// The process that was started.
     Parent,
-    /// It and what it has started, as when a key is pressed at a terminal.
+    /// That process and its children, as for an interrupt at a terminal.
     Group,
-    /// Of the processes that it has started, the one that was started as this one.
+    /// The child process with this number, in order of their start.
     Child(usize),
 }
 
-/// A run that has begun.
+/// A running program.
 pub(crate) struct Live {
-    shown: String,
-    /// In the environment of all processes of this run.
+    command_line: String,
+    /// The value of `TMPDIR`, which identifies all processes of this run.
     mark: PathBuf,
     child: Child,
     watchdog: Watchdog,
     stdout: Option<BufReader<ChildStdout>>,
-    /// Read so far.
+    /// The lines read so far.
     lines: String,
     stderr: Option<JoinHandle<String>>,
-    /// The same, line by line as it comes.
-    said: Receiver<String>,
-    /// Processes that were there after the first one's end.
+    /// The lines of standard error, as they arrive.
+    stderr_lines: Receiver<String>,
+    /// Processes of the run that were left after the end of the first one.
     orphans: Vec<String>,
 }
 
 impl Live {
-    /// The next line of standard output, as soon as it is there.
+    /// Waits for the next line of standard output, and returns it.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         let stdout = self.stdout.as_mut().expect("standard output is piped");
         let read = stdout.read_line(&mut line).expect("standard output is text");
         if read == 0 {
-            self.end().fail("it ended before it said what was waited for");
+            self.end().fail("the program ended before it printed another line");
         }
         self.lines += &line;
         line
     }
 
-    /// The lines of standard output that were read so far.
+    /// Returns the lines of standard output read so far.
     pub(crate) fn lines(&self) -> &str {
         &self.lines
     }
 
-    /// Waits until it has said a line with this part on standard error.
+    /// Waits for a line on standard error that contains this part, and returns it.
     pub(crate) fn wait_for(&mut self, part: &str) -> String {
-        while let Ok(line) = self.said.recv() {
+        while let Ok(line) = self.stderr_lines.recv() {
             if line.contains(part) {
                 return line;
             }
         }
-        self.end().fail(&format!("it ended before it said: {part}"))
+        self.end().fail(&format!("the program ended before it logged: {part}"))
     }
 
-    /// Reads no more of standard output.
+    /// Closes the read end of standard output.
     pub(crate) fn close_stdout(&mut self) {
         self.stdout = None;
     }
 
     /// Sends a signal.
-    pub(crate) fn signal(&self, name: &str, whom: Whom) {
+    pub(crate) fn signal(&self, name: &str, target: SignalTarget) {
         let id = self.child.id();
-        match whom {
-            Whom::Parent => signal(name, &id.to_string()),
-            Whom::Group => signal(name, &format!("-{id}")),
-            Whom::Child(number) => signal(name, &self.children()[number]),
+        match target {
+            SignalTarget::Parent => signal(name, &id.to_string()),
+            SignalTarget::Group => signal(name, &format!("-{id}")),
+            SignalTarget::Child(number) => signal(name, &self.children()[number]),
         }
     }
 
-    /// The id of the process that was started.
+    /// Returns the id of the process that was started.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The processes that it has started, in the order in which it did.
+    /// Returns the child processes, in order of their start.
     fn children(&self) -> Vec<String> {
         let id = self.child.id().to_string();
         let mut children: Vec<(u64, u32)> = self
@@ -328,36 +328,36 @@ impl Live {
         children.into_iter().map(|(_, process)| process.to_string()).collect()
     }
 
-    /// Whether it has ended by now.
+    /// Whether the program has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("looking after the child").is_some()
+        self.child.try_wait().expect("polling the child").is_some()
     }
 
-    /// The ids of the processes of this run that there are now.
+    /// Returns the ids of all running processes of this run.
     pub(crate) fn processes(&self) -> Vec<String> {
         processes_with(&self.mark)
     }
 
-    /// Waits for its end, and holds it to have cleaned up.
+    /// Waits for the program's end, and asserts that it left no processes and no temporary files.
     pub(crate) fn finish(mut self) -> Done {
         let done = self.end();
         if !self.orphans.is_empty() {
-            done.fail(&format!("it has left processes behind: {:?}", self.orphans));
+            done.fail(&format!("the program has left processes behind: {:?}", self.orphans));
         }
         let files = fs::read_dir(&self.mark).expect("the directory for temporary files");
         let left: Vec<_> = files.map(|file| file.expect("a temporary file").path()).collect();
         if !left.is_empty() {
-            done.fail(&format!("it has left temporary files behind: {left:?}"));
+            done.fail(&format!("the program has left temporary files behind: {left:?}"));
         }
         done
     }
 
-    /// Waits for its end and that of all it has started, after one of them was killed.
+    /// Waits for the end of the program and its children, after one of them was killed.
     pub(crate) fn finish_killed(mut self) -> Done {
         let done = self.end();
         let left = self.processes();
         if !left.is_empty() {
-            done.fail(&format!("it has left processes behind: {left:?}"));
+            done.fail(&format!("the program has left processes behind: {left:?}"));
         }
         done
     }
@@ -370,12 +370,15 @@ impl Live {
         let status = self.child.wait().expect("waiting for the child");
         self.orphans = processes_with(&self.mark);
         let stderr = self.stderr.take().expect("it ends once").join().expect("the reader ends");
-        let _ = self.watchdog.off.send(());
+        let _ = self.watchdog.cancel.send(());
         let mut stdout = std::mem::take(&mut self.lines);
         stdout += &String::from_utf8(rest).expect("standard output is UTF-8");
-        let done = Done { shown: self.shown.clone(), status, stdout, stderr };
-        if self.watchdog.barked.load(Ordering::SeqCst) {
-            done.fail(&format!("it was stuck, and killed after {} s", STUCK_AFTER.as_secs()));
+        let done = Done { command_line: self.command_line.clone(), status, stdout, stderr };
+        if self.watchdog.fired.load(Ordering::SeqCst) {
+            done.fail(&format!(
+                "the program was stuck, and killed after {} s",
+                STUCK_AFTER.as_secs()
+            ));
         }
         done
     }
@@ -383,7 +386,7 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        // Only a test that has failed leaves it running.
+        // Only a failed test leaves the program running.
         if self.stderr.is_some() {
             let group = format!("-{}", self.child.id());
             let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
@@ -392,16 +395,16 @@ impl Drop for Live {
     }
 }
 
-/// When a process was started.
+/// Returns the start time of a process, in clock ticks since boot.
 fn started(process: &str) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("the process is there");
-    // What is in parentheses, its name, may contain anything.
+    // The name, in parentheses, may contain anything.
     let (_, fields) = stat.rsplit_once(')').expect("its name is in parentheses");
     let started = fields.split_whitespace().nth(19).expect("the field after 21 others");
     started.parse().expect("ticks of the clock")
 }
 
-/// The processes that have this path in their environment. One that is ending has none.
+/// Returns the processes with this path as their `TMPDIR`. A process that is exiting has no environment.
 fn processes_with(mark: &Path) -> Vec<String> {
     let mark = [b"TMPDIR=", mark.as_os_str().as_bytes(), b"\0"].concat();
     let Ok(all) = fs::read_dir("/proc") else {
@@ -416,17 +419,17 @@ fn processes_with(mark: &Path) -> Vec<String> {
     .collect()
 }
 
-/// A run that has ended.
+/// A program that has ended.
 #[derive(Debug)]
 pub(crate) struct Done {
-    shown: String,
+    command_line: String,
     status: ExitStatus,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
 impl Done {
-    /// The same, if it ended with this exit code.
+    /// Asserts the exit code.
     pub(crate) fn expect(self, code: i32) -> Self {
         if self.status.code() != Some(code) {
             self.fail(&format!("expected exit code {code}"));
@@ -434,9 +437,9 @@ impl Done {
         self
     }
 
-    /// The same, if standard error has all of these.
-    pub(crate) fn says(self, parts: &[&str]) -> Self {
-        // A log of JSON objects has quotes within quotes.
+    /// Asserts that standard error contains all of these parts.
+    pub(crate) fn assert_stderr(self, parts: &[&str]) -> Self {
+        // Quotes are escaped in a log of JSON objects.
         let unescaped = self.stderr.replace("\\\"", "\"");
         for part in parts {
             if !unescaped.contains(part) {
@@ -446,20 +449,20 @@ impl Done {
         self
     }
 
-    /// The exit code; an end by a signal counts as -1.
+    /// Returns the exit code; -1 if a signal ended the program.
     pub(crate) fn code(&self) -> i32 {
         self.status.code().unwrap_or(-1)
     }
 
-    /// The command line.
-    pub(crate) fn shown(&self) -> &str {
-        &self.shown
+    /// Returns the command line.
+    pub(crate) fn command_line(&self) -> &str {
+        &self.command_line
     }
 
-    /// Fails the test, with all there is to know.
+    /// Fails the test with a reason, the command line and the output.
     pub(crate) fn fail(&self, why: &str) -> ! {
-        let Done { shown, status, stdout, stderr } = self;
+        let Done { command_line, status, stdout, stderr } = self;
         let stdout: String = stdout.chars().take(3000).collect();
-        panic!("{why}\n$ {shown}\n{status}\n--- stdout\n{stdout}--- stderr\n{stderr}---");
+        panic!("{why}\n$ {command_line}\n{status}\n--- stdout\n{stdout}--- stderr\n{stderr}---");
     }
 }

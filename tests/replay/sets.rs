@@ -1,4 +1,4 @@
-//! What a consumer makes of changes of two sets of limits.
+//! Folds the changes of two sets of limits as a consumer does.
 
 use std::collections::BTreeMap;
 
@@ -6,35 +6,35 @@ use serde_json::Value;
 
 use super::fold::{Object, changes, text};
 
-/// Both sets, as changes name them.
+/// The names of both sets in changes.
 pub(crate) const SETS: [&str; 2] = ["live", "what_if"];
 
-/// What a violation is, but for the set: the limit's name, the window, who.
+/// A violation apart from its set: the limit's name, the window, the entity.
 type Key = (String, String, String);
 
-/// What stands in each set.
-pub(crate) type Standing = BTreeMap<Key, BTreeMap<String, Object>>;
+/// The violations that stand, by set.
+pub(crate) type StandingViolations = BTreeMap<Key, BTreeMap<String, Object>>;
 
-/// The lines of standard output without changes of the other set, as they are with one set only.
+/// Returns standard output without the changes of the second set, as it is with one set only.
 pub(crate) fn live_only(stdout: &str) -> String {
     let lines = stdout.lines().filter(|line| !line.contains("\"limit_set\":\"what_if\""));
     lines.map(|line| line.replacen("\"limit_set\":\"live\",", "", 1) + "\n").collect()
 }
 
-/// The changes of one set, and all that is no change, without what tells the set.
-pub(crate) fn of_set(stdout: &str, set: &str) -> String {
+/// Returns the changes of one set, and all lines that are no changes, without the field `limit_set`.
+pub(crate) fn changes_of_set(stdout: &str, set: &str) -> String {
     let lines = stdout.lines().map(|line| serde_json::from_str::<Object>(line).expect("JSON"));
-    let of_set = lines.filter_map(|mut line| match line.remove("limit_set") {
-        Some(said) if said != set => None,
+    let changes_of_set = lines.filter_map(|mut line| match line.remove("limit_set") {
+        Some(name) if name != set => None,
         _ => Some(Value::from(line).to_string() + "\n"),
     });
-    of_set.collect()
+    changes_of_set.collect()
 }
 
-/// Folds changes as someone who may not have heard all: only the last word on each id counts.
-pub(crate) fn standing(stdout: &str) -> Standing {
+/// Folds changes as a consumer that may have missed some: only the last change of each id counts.
+pub(crate) fn standing(stdout: &str) -> StandingViolations {
     let mut ids = BTreeMap::<String, (Key, String)>::new();
-    let mut standing = Standing::new();
+    let mut standing = StandingViolations::new();
     for change in changes(stdout) {
         let set = text(&change, "limit_set").to_owned();
         let key = (
@@ -42,7 +42,7 @@ pub(crate) fn standing(stdout: &str) -> Standing {
             text(&change, "window_start").to_owned(),
             change["entity"].to_string(),
         );
-        // One id, one violation.
+        // An id identifies one violation of one set.
         let id = text(&change, "id").to_owned();
         let named = ids.entry(id).or_insert_with(|| (key.clone(), set.clone()));
         assert_eq!(*named, (key.clone(), set.clone()));
@@ -55,12 +55,12 @@ pub(crate) fn standing(stdout: &str) -> Standing {
     standing
 }
 
-/// What stands in one of the sets and not in the other.
-pub(crate) fn alone(standing: &Standing) -> impl Iterator<Item = &Object> {
+/// Returns the violations that stand in one set only.
+pub(crate) fn in_one_set(standing: &StandingViolations) -> impl Iterator<Item = &Object> {
     standing.values().filter(|sets| sets.len() == 1).flat_map(BTreeMap::values)
 }
 
-/// The same, as lines to compare.
-pub(crate) fn alone_lines(standing: &Standing) -> String {
-    alone(standing).map(|object| Value::from(object.clone()).to_string() + "\n").collect()
+/// Returns the violations that stand in one set only, as lines to compare.
+pub(crate) fn in_one_set_lines(standing: &StandingViolations) -> String {
+    in_one_set(standing).map(|object| Value::from(object.clone()).to_string() + "\n").collect()
 }

@@ -2,7 +2,7 @@
 
 use super::fold::{assert_same, changes, text};
 use super::pcap::{Packet, packet, pcap, pcapng};
-use super::pipes::Feed;
+use super::pipes::PipeFeed;
 use super::run::Place;
 use super::traffic::{BEGIN_MS, date};
 use crate::common::{gzip, zstd};
@@ -17,11 +17,11 @@ const LIMITS: &str = r#"
 {"limit_name":"min-all","limit_value":1,"effective_date":"1970-01-01","per":"total"}
 "#;
 
-/// With these, one packet from 2045 would have all packets after it dropped as late.
+/// With these options, a counted packet from 2045 would make all packets after it late.
 const STRICT: &str = "--limits limits.jsonl --window 1m --lateness 10s --retention 1m --updates tick --top 2 \
                       --totals totals.csv";
 
-/// Twelve packets in three minutes.
+/// Returns twelve packets in three minutes.
 fn sound() -> Vec<Packet> {
     (0..12).map(|at| packet(BEGIN_MS + at * 15_000, "10.0.0.1", "10.0.0.2", 400)).collect()
 }
@@ -30,7 +30,7 @@ fn stray(ms: u64) -> Packet {
     packet(ms, "10.0.0.7", "10.0.0.8", 50_000)
 }
 
-/// Packets with others put in at these places.
+/// Returns the sound packets with strays inserted at these positions.
 fn with(strays: &[(usize, u64)]) -> Vec<Packet> {
     let mut packets = sound();
     for (at, ms) in strays {
@@ -46,14 +46,15 @@ fn place() -> Place {
     place
 }
 
-/// The output of a replay of these files: changes and totals.
-fn replay(place: &Place, files: &str, says: &[&str]) -> (String, String) {
-    let done = place.floodmark(&format!("replay {files} {STRICT}")).run().expect(0).says(says);
+/// Replays these files, and returns changes and totals.
+fn replay(place: &Place, files: &str, message: &[&str]) -> (String, String) {
+    let done =
+        place.floodmark(&format!("replay {files} {STRICT}")).run().expect(0).assert_stderr(message);
     (done.stdout, place.read("totals.csv"))
 }
 
 #[test]
-fn stray_at_the_head_or_within_is_dropped_named_and_counted_and_changes_nothing_else() {
+fn stray_before_the_end_is_dropped_named_and_counted() {
     let place = place();
     let expected = replay(&place, "sound.pcap", &["counted 12 of 12 frames"]);
     assert!(expected.0.contains("\"as_of\":\"2024-05-01T12:00:30Z\""), "{}", expected.0);
@@ -74,7 +75,7 @@ fn stray_at_the_head_or_within_is_dropped_named_and_counted_and_changes_nothing_
             ];
             let line = format!("replay {files} {STRICT}");
             let run = place.floodmark(&line).stdin(pcap(&packets));
-            let done = run.run().expect(0).says(&parts);
+            let done = run.run().expect(0).assert_stderr(&parts);
             assert_same(&expected.0, &done.stdout, || format!("{line}, stray at {at}"));
             assert_same(&expected.1, &place.read("totals.csv"), || format!("{line}, at {at}"));
         }
@@ -82,7 +83,7 @@ fn stray_at_the_head_or_within_is_dropped_named_and_counted_and_changes_nothing_
 }
 
 #[test]
-fn stray_at_the_end_counts_since_no_next_packet_tells() {
+fn packet_far_ahead_at_the_end_is_counted() {
     let place = place();
     place.write("a.pcap", pcap(&with(&[(12, FAR_MS)])));
     let (changes, totals) = replay(&place, "a.pcap", &["counted 13 of 13 frames"]);
@@ -94,14 +95,14 @@ fn stray_at_the_end_counts_since_no_next_packet_tells() {
     cut.pop();
     place.write("cut.pcap", cut);
     let done = place.floodmark(&format!("replay cut.pcap {STRICT}")).run().expect(65);
-    done.says(&["packet 14", "counted 13 of 13 frames"]);
+    done.assert_stderr(&["packet 14", "counted 13 of 13 frames"]);
 }
 
 #[test]
-fn of_two_strays_in_a_row_the_first_counts_only_if_the_second_confirms_it() {
+fn first_of_two_strays_is_counted_only_if_the_second_confirms_it() {
     let place = place();
     for (strays, counted) in [
-        // Twice the same time: the first is confirmed by the second, and that by nobody.
+        // The second stray has the same time: it confirms the first, and nothing confirms the second.
         ([(5, FAR_MS), (6, FAR_MS)], 13),
         ([(5, FAR_MS + 2 * DAY_MS), (6, FAR_MS)], 12),
         ([(0, FAR_MS + 2 * DAY_MS), (1, FAR_MS)], 12),
@@ -113,7 +114,7 @@ fn of_two_strays_in_a_row_the_first_counts_only_if_the_second_confirms_it() {
 }
 
 #[test]
-fn strays_of_several_captures_are_those_of_each() {
+fn strays_are_detected_in_each_capture_by_itself() {
     let place = place();
     let odd: Vec<Packet> = sound().into_iter().skip(1).step_by(2).collect();
     let even: Vec<Packet> = sound().into_iter().step_by(2).collect();
@@ -131,11 +132,11 @@ fn strays_of_several_captures_are_those_of_each() {
         for (files, count) in
             [("odd-stray.pcap even.pcap", 1), ("even-stray.pcap odd-stray.pcap -w2", 2)]
         {
-            let says = format!("not counted: {count} that are strays");
-            assert!(replay(&place, files, &[&says]) == expected, "{files}: {at_odd}, {at_even}");
+            let message = format!("not counted: {count} that are strays");
+            assert!(replay(&place, files, &[&message]) == expected, "{files}: {at_odd}, {at_even}");
         }
     }
-    // A packet of another capture confirms nothing.
+    // A packet of another capture does not confirm a stray.
     place.write("far.pcap", pcap(&[stray(FAR_MS + 1000)]));
     place.write("a.pcap", strayed(&sound(), 4));
     replay(
@@ -146,7 +147,7 @@ fn strays_of_several_captures_are_those_of_each() {
 }
 
 #[test]
-fn jump_that_the_next_packet_confirms_counts() {
+fn jump_confirmed_by_the_next_packet_is_counted() {
     let place = place();
     let packets: Vec<Packet> =
         [0, 15_000, FAR_MS - BEGIN_MS, FAR_MS - BEGIN_MS + 1, FAR_MS - BEGIN_MS + 15_000, 30_000]
@@ -154,11 +155,11 @@ fn jump_that_the_next_packet_confirms_counts() {
             .to_vec();
     place.write("a.pcap", pcap(&packets));
     let line = "replay a.pcap --limits limits.jsonl";
-    place.floodmark(line).run().expect(0).says(&["counted 6 of 6 frames, 2400 bytes\n"]);
+    place.floodmark(line).run().expect(0).assert_stderr(&["counted 6 of 6 frames, 2400 bytes\n"]);
 }
 
 #[test]
-fn packets_that_lie_days_apart_count_in_ascending_order_and_within_the_bound_in_descending_order() {
+fn packets_days_apart_are_counted_if_ascending_or_within_max_ahead() {
     let place = place();
     let days = |step: u64| -> Vec<Packet> {
         (0..200)
@@ -169,7 +170,7 @@ fn packets_that_lie_days_apart_count_in_ascending_order_and_within_the_bound_in_
     place.write("up.pcap", pcap(&days(3)));
     place.write("down.pcap", pcap(&reversed(1)));
     place.write("far-down.pcap", pcap(&reversed(3)));
-    for (words, says) in [
+    for (words, message) in [
         ("up.pcap", "counted 200 of 200 frames"),
         ("down.pcap", "counted 200 of 200 frames"),
         ("down.pcap --max-gap 1h", "counted 1 of 200 frames"),
@@ -179,102 +180,118 @@ fn packets_that_lie_days_apart_count_in_ascending_order_and_within_the_bound_in_
         ("far-down.pcap --max-gap 3d", "counted 200 of 200 frames"),
     ] {
         let line = format!("replay {words} --window 1h --tick 1h");
-        place.floodmark(&line).run().expect(0).says(&[says]);
+        place.floodmark(&line).run().expect(0).assert_stderr(&[message]);
     }
-    // They are named up to a number, and counted.
+    // The first strays are named, and all are counted.
     let done = place.floodmark("replay far-down.pcap").run().expect(0);
-    let done = done.says(&["further strays are counted, and not named", "199 that are strays"]);
+    let done =
+        done.assert_stderr(&["further strays are counted, and not named", "199 that are strays"]);
     assert_eq!(done.stderr.matches("is dropped as a stray").count(), 20, "{}", done.stderr);
     assert_eq!(done.stderr.lines().count(), 22, "{}", done.stderr);
 }
 
 #[test]
-fn max_ahead_is_a_duration_and_0_forbids_disorder() {
+fn max_ahead_bounds_disorder_and_0_forbids_it() {
     let place = place();
     let mut packets = sound();
     packets.swap(5, 6);
     place.write("a.pcap", pcap(&packets));
-    place.floodmark("replay a.pcap --max-ahead 15s").run().expect(0).says(&["counted 12 of 12"]);
-    place.floodmark("replay a.pcap --max-ahead 14s").run().expect(0).says(&["counted 11 of 12"]);
-    place.floodmark("replay a.pcap --max-ahead 0s").run().expect(0).says(&["counted 11 of 12"]);
+    place
+        .floodmark("replay a.pcap --max-ahead 15s")
+        .run()
+        .expect(0)
+        .assert_stderr(&["counted 12 of 12"]);
+    place
+        .floodmark("replay a.pcap --max-ahead 14s")
+        .run()
+        .expect(0)
+        .assert_stderr(&["counted 11 of 12"]);
+    place
+        .floodmark("replay a.pcap --max-ahead 0s")
+        .run()
+        .expect(0)
+        .assert_stderr(&["counted 11 of 12"]);
     let done = place.floodmark("replay a.pcap --max-ahead far").run().expect(64);
-    done.says(&["--max-ahead", "not a duration: \"far\""]);
-    // Of several processes any one may be told; only the first one reads.
+    done.assert_stderr(&["--max-ahead", "not a duration: \"far\""]);
+    // With several processes, only the first one reads.
     place
         .floodmark("replay a.pcap --max-ahead 14s -n2")
         .run()
         .expect(0)
-        .says(&["counted 11 of 12"]);
+        .assert_stderr(&["counted 11 of 12"]);
 }
 
 #[test]
-fn stray_in_a_pipe_is_dropped_when_the_next_packet_has_come() {
-    for way in ["-w1", "-n2"] {
+fn stray_in_a_pipe_is_dropped_when_the_next_packet_arrives() {
+    for variant in ["-w1", "-n2"] {
         let place = place();
         let pipe = place.fifo("pipe");
         let mut run = place
-            .floodmark(&format!("replay pipe --limits limits.jsonl --window 1m {way}"))
+            .floodmark(&format!("replay pipe --limits limits.jsonl --window 1m {variant}"))
             .start();
-        let mut feed = Feed::open(&pipe);
+        let mut feed = PipeFeed::open(&pipe);
         feed.packet(stray(FAR_MS));
         feed.packet(packet(BEGIN_MS, "10.0.0.1", "10.0.0.2", 1200));
         feed.packet(packet(BEGIN_MS + 1000, "10.0.0.1", "10.0.0.2", 20));
-        let said = changes(&run.line()).remove(0);
-        assert_eq!(text(&said, "as_of"), date(BEGIN_MS), "{way}");
+        let change = changes(&run.line()).remove(0);
+        assert_eq!(text(&change, "as_of"), date(BEGIN_MS), "{variant}");
         run.wait_for("frame 1 is dropped as a stray");
         drop(feed);
-        run.finish().expect(0).says(&["counted 2 of 3 frames"]);
+        run.finish().expect(0).assert_stderr(&["counted 2 of 3 frames"]);
     }
 }
 
 #[test]
-fn jump_in_a_pipe_is_believed_after_a_second_without_a_next_packet() {
+fn jump_in_a_pipe_is_accepted_after_a_second_without_a_next_packet() {
     for compressed in [false, true] {
         let place = place();
         let pipe = place.fifo("pipe");
         let mut run = place.floodmark("replay pipe --limits limits.jsonl --window 1m").start();
         let packets =
             [0, 1, 3 * DAY_MS].map(|after| packet(BEGIN_MS + after, "10.0.0.1", "10.0.0.2", 1200));
-        // The third packet alone begins a tick, and nothing follows it as long as the pipe is open.
+        // The third packet begins a tick, and no packet follows for a while.
         let mut feed = if compressed {
             let mut bytes = gzip(&pcap(&packets[..2]));
             bytes.extend(member(&packets[2].record()));
-            Feed::open_with(&pipe, &bytes)
+            PipeFeed::open_with(&pipe, &bytes)
         } else {
-            Feed::open_with(&pipe, &pcap(&packets))
+            PipeFeed::open_with(&pipe, &pcap(&packets))
         };
-        let said = changes(&run.line()).remove(0);
-        assert_eq!(text(&said, "as_of"), date(BEGIN_MS), "compressed: {compressed}");
-        // The packet that comes after all is of the past then.
+        let change = changes(&run.line()).remove(0);
+        assert_eq!(text(&change, "as_of"), date(BEGIN_MS), "compressed: {compressed}");
+        // The packet that follows later is late.
         let late = packet(BEGIN_MS + 2, "10.0.0.3", "10.0.0.4", 1200).record();
         feed.write(&if compressed { member(&late) } else { late });
         drop(feed);
-        let done = run.finish().expect(0).says(&["counted 4 of 4 frames"]);
+        let done = run.finish().expect(0).assert_stderr(&["counted 4 of 4 frames"]);
         assert!(done.stdout.contains(&format!("\"as_of\":\"{}\"", date(BEGIN_MS + 3 * DAY_MS))));
     }
 }
 
-/// More of a stream in gzip, as a member of its own.
+/// Compresses the continuation of a stream as another gzip member.
 fn member(bytes: &[u8]) -> Vec<u8> {
     gzip(bytes)
 }
 
 #[test]
-fn stray_is_dropped_by_explain_and_its_window_is_not_the_last_one() {
+fn stray_is_dropped_by_explain_and_does_not_select_the_window() {
     let place = place();
     place.write("a.pcap", pcap(&with(&[(4, FAR_MS)])));
     let line =
         "limits explain 10.0.0.1 10.0.0.2 --capture a.pcap --limits limits.jsonl --window 1m";
-    let done =
-        place.floodmark(line).run().expect(0).says(&["is dropped as a stray", "counted 12 of 13"]);
+    let done = place
+        .floodmark(line)
+        .run()
+        .expect(0)
+        .assert_stderr(&["is dropped as a stray", "counted 12 of 13"]);
     assert!(done.stdout.contains("window 2024-05-01T12:02:00Z"), "{}", done.stdout);
     let done = place.floodmark(&format!("{line} --max-ahead 30y")).run().expect(64);
-    done.says(&["--max-ahead"]);
+    done.assert_stderr(&["--max-ahead"]);
     let line = format!("{line} --max-ahead 9000d");
-    let done = place.floodmark(&line).run().expect(0).says(&["counted 13 of 13"]);
+    let done = place.floodmark(&line).run().expect(0).assert_stderr(&["counted 13 of 13"]);
     assert!(done.stdout.contains("window 2045-01-01T00:00:00Z"), "{}", done.stdout);
     let line = "limits explain 10.0.0.1 10.0.0.2 --from http://127.0.0.1:1 --max-ahead 1d";
-    place.floodmark(line).run().expect(64).says(&["cannot be used with"]);
+    place.floodmark(line).run().expect(64).assert_stderr(&["cannot be used with"]);
 }
 
 #[test]
@@ -294,7 +311,7 @@ fn stray_is_dropped_by_test_unless_max_ahead_allows_it() {
 }
 
 #[test]
-fn stray_is_not_waited_for_by_capture_and_sent_where_nothing_waits() {
+fn stray_is_dropped_by_capture_with_speed_or_max_ahead_and_sent_otherwise() {
     let place = place();
     place.write("a.pcap", pcap(&with(&[(0, FAR_MS), (6, FAR_MS)])));
     for (words, strays) in [
@@ -306,14 +323,14 @@ fn stray_is_not_waited_for_by_capture_and_sent_where_nothing_waits() {
         let line = format!("capture a.pcap --to - --format json {words} --aggregate off");
         let done = place.floodmark(&line).run().expect(0);
         let done = match strays {
-            0 => done.says(&["frame 1 is dropped as a stray", "2 that are strays"]),
+            0 => done.assert_stderr(&["frame 1 is dropped as a stray", "2 that are strays"]),
             _ => done,
         };
         assert_eq!(done.stdout.matches("10.0.0.7").count(), strays, "{line}: {}", done.stdout);
         assert_eq!(done.stdout.matches("10.0.0.1\"").count(), 12, "{line}: {}", done.stdout);
     }
     let line = "capture --interface lo --to - --max-ahead 1d";
-    place.floodmark(line).run().expect(64).says(&["--max-ahead is for captures"]);
-    // A conversion keeps all there is.
+    place.floodmark(line).run().expect(64).assert_stderr(&["--max-ahead is for captures"]);
+    // A conversion keeps strays.
     assert!(place.floodmark("convert --from a.pcap").stdout(0).contains("10.0.0.7"));
 }

@@ -1,15 +1,15 @@
-//! `--totals`: every pair of every window, once, in order.
+//! `--totals`: each pair of each window once, in order.
 
 use super::fold::assert_same;
-use super::oracle::Question;
+use super::oracle::Oracle;
 use super::pcap::{packet, pcap};
 use super::run::Place;
 use super::traffic::{self, Random};
 
 const HEADER: &str = "window_start,source,destination,bytes,packets\n";
 
-fn minutes() -> Question {
-    Question { window_ms: 60_000, max_gap_ms: 0, sources: vec![], destinations: vec![] }
+fn minutes() -> Oracle {
+    Oracle { window_ms: 60_000, max_gap_ms: 0, sources: vec![], destinations: vec![] }
 }
 
 #[test]
@@ -42,11 +42,11 @@ fn rows_are_sorted_by_time_then_as_text() {
 }
 
 #[test]
-fn they_are_complete_when_windows_retire() {
+fn totals_are_complete_when_windows_retire() {
     for seed in [401, 402] {
         let random = &mut Random::new(seed);
         let mut packets = traffic::packets(random, 2000, 60 * 60_000);
-        // In order, so that none is late.
+        // In order of time, so that no packet is late.
         packets.sort_by_key(|packet| packet.ms);
         let place = Place::new();
         place.write("a.pcap", pcap(&packets));
@@ -58,15 +58,18 @@ fn they_are_complete_when_windows_retire() {
         for horizon in
             ["", "--lateness 0s", "--lateness 0s --retention 0s", "--lateness 90s --retention 5m"]
         {
-            for way in ["-w1", "-w3 --tick 7s", "-n2"] {
-                // The gap is for silent windows: they exist, and have no rows.
+            for variant in ["-w1", "-w3 --tick 7s", "-n2"] {
+                // With --max-gap, silent windows exist, and must have no rows.
                 let line = format!(
                     "replay a.pcap --window 1m --totals totals.csv --limits limits.jsonl --max-gap 24h \
-                     {horizon} {way}"
+                     {horizon} {variant}"
                 );
                 let done = place.floodmark(&line).run().expect(0);
                 assert_same(&place.read("totals.csv"), &expected, || {
-                    format!("seed {seed}: totals of the program, and of loops\n$ {}", done.shown())
+                    format!(
+                        "seed {seed}: totals of the program, and of loops\n$ {}",
+                        done.command_line()
+                    )
                 });
             }
         }
@@ -81,7 +84,7 @@ fn late_packets_count_until_their_window_settles() {
         pcap(&[
             packet(1_000, "10.0.0.1", "10.0.0.2", 100),
             packet(70_000, "10.0.0.1", "10.0.0.2", 200),
-            // Late, and counted: its window settles at 90 s.
+            // Late, but counted: its window settles at 90 s.
             packet(2_000, "10.0.0.1", "10.0.0.2", 300),
             packet(95_000, "10.0.0.1", "10.0.0.2", 400),
             packet(96_000, "10.0.0.1", "10.0.0.2", 20),
@@ -93,7 +96,7 @@ fn late_packets_count_until_their_window_settles() {
     let line = "replay a.pcap --window 1m --lateness 30s --totals totals.csv";
     for more in ["", "--retention 0s", "--retention 1h -w2"] {
         let done = place.floodmark(&format!("{line} {more}")).run().expect(0);
-        let done = done.says(&["2 packets came after their window had settled"]);
+        let done = done.assert_stderr(&["2 packets came after their window had settled"]);
         assert_eq!(
             place.read("totals.csv"),
             format!(
@@ -101,13 +104,13 @@ fn late_packets_count_until_their_window_settles() {
                  1970-01-01T00:01:00Z,10.0.0.1,10.0.0.2,620,3\n"
             ),
             "{}",
-            done.shown()
+            done.command_line()
         );
     }
 }
 
 #[test]
-fn they_take_standard_output_only_from_changes_that_go_elsewhere() {
+fn totals_on_standard_output_need_changes_elsewhere() {
     let place = Place::new();
     place.write("a.pcap", pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 100)]));
     let rows = format!("{HEADER}1970-01-01T00:00:00Z,10.0.0.1,10.0.0.2,100,1\n");
@@ -115,12 +118,12 @@ fn they_take_standard_output_only_from_changes_that_go_elsewhere() {
     assert_eq!(place.read("c.jsonl"), "");
     for more in ["", "--changes -"] {
         let run = place.floodmark(&format!("replay a.pcap --totals - {more}")).run();
-        assert_eq!(run.expect(64).says(&["--changes"]).stdout, "");
+        assert_eq!(run.expect(64).assert_stderr(&["--changes"]).stdout, "");
     }
 }
 
 #[test]
-fn filters_leave_out_what_they_do_not_match() {
+fn filters_exclude_packets_that_do_not_match() {
     let place = Place::new();
     place.write(
         "a.pcap",
@@ -145,11 +148,11 @@ fn filters_leave_out_what_they_do_not_match() {
 }
 
 #[test]
-fn nothing_to_count_is_a_header() {
+fn empty_capture_writes_only_a_header() {
     let place = Place::new();
     place.write("a.pcap", pcap(&[]));
-    for way in ["", "-w2", "-n2", "--lateness 1s --retention 1s"] {
-        let line = format!("replay a.pcap --totals totals.csv --top 3 {way}");
+    for variant in ["", "-w2", "-n2", "--lateness 1s --retention 1s"] {
+        let line = format!("replay a.pcap --totals totals.csv --top 3 {variant}");
         assert_eq!(place.floodmark(&line).run().expect(0).stdout, "");
         assert_eq!(place.read("totals.csv"), HEADER);
     }

@@ -1,4 +1,4 @@
-//! Random traffic and random limits, the same for the same seed everywhere.
+//! Random traffic and random limits from a seed, the same on every platform.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::pcap::Packet;
 use crate::common;
 
-/// Random numbers of a seed.
+/// Pseudo-random numbers from a seed.
 pub(crate) struct Random(common::Random);
 
 impl Random {
@@ -15,32 +15,32 @@ impl Random {
         Random(common::Random(seed))
     }
 
-    /// A number below `n`, which is not 0.
+    /// Returns a number below `n`, which must not be 0.
     pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0.below(n as usize) as u64
     }
 
-    /// True so many times of a hundred.
+    /// Returns true with a probability of `chance` percent.
     pub(crate) fn percent(&mut self, chance: u64) -> bool {
         self.below(100) < chance
     }
 
-    /// One of these.
+    /// Returns one of the values.
     pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 }
 
-/// Where random traffic begins: 2024-05-01T12:00:00Z, a multiple of every window used.
+/// The start of random traffic: 2024-05-01T12:00:00Z, a multiple of every window used.
 pub(crate) const BEGIN_MS: u64 = 1_714_564_800_000;
 
-/// A time as limits have it.
+/// Formats a time as in limits.
 pub(crate) fn date(ms: u64) -> String {
     let stamp = jiff::Timestamp::from_millisecond(i64::try_from(ms).expect("a time of our age"));
     stamp.expect("a time of our age").to_string()
 }
 
-/// An address of a small set: IPv4, IPv6, and IPv4 mapped into IPv6, which is an address of its own.
+/// Returns an address of a small set: IPv4, IPv6, or IPv4 mapped into IPv6, which is an address of its own.
 fn address(random: &mut Random, six: bool) -> IpAddr {
     let last = random.below(7) as u8;
     let net = random.below(2) as u8;
@@ -53,7 +53,7 @@ fn address(random: &mut Random, six: bool) -> IpAddr {
     }
 }
 
-/// Packets over so many milliseconds: in order of time but for some, with silences between.
+/// Returns `count` packets over `span_ms`: mostly in order of time, with silences in between.
 pub(crate) fn packets(random: &mut Random, count: usize, span_ms: u64) -> Vec<Packet> {
     let step = 2 * span_ms / count as u64 + 1;
     let mut ms = BEGIN_MS + random.below(span_ms / 4 + 1);
@@ -93,7 +93,7 @@ const NETWORKS: [&str; 8] = [
     "::ffff:10.0.0.0/120",
 ];
 
-/// Rows of limits, some names with several versions dated before, in and after the traffic.
+/// Returns rows of limits; names may have several versions, dated before, during and after the traffic.
 pub(crate) fn limits(random: &mut Random, names: usize, span_ms: u64) -> Vec<Value> {
     let mut rows = Vec::new();
     for name in 0..names {
@@ -110,7 +110,7 @@ pub(crate) fn limits(random: &mut Random, names: usize, span_ms: u64) -> Vec<Val
                 3 => json!("1e30"),
                 _ => json!(random.below(scale)),
             };
-            // Versions of one name never share a date: the millisecond tells them apart.
+            // Versions of a name differ in their milliseconds, so that no two share a date.
             let effective = BEGIN_MS - span_ms / 4 + random.below(2 * span_ms) / 16 * 16 + version;
             let mut row = json!({
                 "limit_name": format!("limit {name}"),
@@ -120,7 +120,7 @@ pub(crate) fn limits(random: &mut Random, names: usize, span_ms: u64) -> Vec<Val
                 "metric": metric,
                 "per": per,
             });
-            // One family for all columns of a row: of two, no pair has both.
+            // All networks of a row are of one family, since every pair is.
             let family = random.percent(50);
             let networks: Vec<&str> =
                 NETWORKS.into_iter().filter(|network| network.contains(':') == family).collect();
@@ -139,7 +139,7 @@ pub(crate) fn limits(random: &mut Random, names: usize, span_ms: u64) -> Vec<Val
     rows
 }
 
-/// Rows as a file of limits, one a line.
+/// Returns rows as a file of limits, one a line.
 pub(crate) fn json_lines(rows: &[Value]) -> String {
     rows.iter().map(|row| format!("{row}\n")).collect()
 }

@@ -1,15 +1,15 @@
-//! Limits that change in the course of a replay.
+//! Versions of limits that take effect during a replay.
 
 use super::fold::{changes, events, fold};
 use super::pcap::{packet, pcap};
 use super::run::Place;
 
-/// Runs a minute with two packets, at 5 s and 41 s, under these rows. Their dates are times of day.
+/// Replays a minute with two packets, at 5 s and 41 s, under these rows (value, time of day, further fields).
 fn run(rows: &[(&str, &str, &str)], options: &str) -> String {
     run_until(41_000, rows, options)
 }
 
-/// The same with the second packet at another time.
+/// Like [`run`], with the second packet at another time.
 fn run_until(second_ms: u64, rows: &[(&str, &str, &str)], options: &str) -> String {
     let place = Place::new();
     place.write(
@@ -33,8 +33,8 @@ fn run_until(second_ms: u64, rows: &[(&str, &str, &str)], options: &str) -> Stri
     place.floodmark(&line).stdout(0)
 }
 
-/// What was said: event, reason, amount and, without the day, as_of.
-fn said(stdout: &str) -> Vec<String> {
+/// Returns the changes as event, reason, amount and, without the day, as_of.
+fn emitted(stdout: &str) -> Vec<String> {
     let line = |change: &super::fold::Object| {
         let field = |name: &str| change[name].to_string().replace(['"', 'Z'], "");
         let as_of = field("as_of").replace("1970-01-01T", "");
@@ -44,9 +44,9 @@ fn said(stdout: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_version_of_the_future_starts_when_its_time_comes() {
+fn future_version_takes_effect_at_its_date() {
     let rows = [("1000", "00:00:00", ""), ("100", "00:00:30", "")];
-    // The clock of a replay is its packets: the first tick at or after the version's date.
+    // Packets are the clock of a replay: a version takes effect at the first tick at or after its date.
     let cases = [
         (30_000, "--tick 1s", "00:00:30"),
         (30_999, "--tick 1s", "00:00:30"),
@@ -55,40 +55,46 @@ fn a_version_of_the_future_starts_when_its_time_comes() {
         (41_000, "--tick 1s -n2", "00:00:41"),
         (39_999, "--tick 10s", "00:00:30"),
         (41_000, "--tick 10s", "00:00:40"),
-        // No packet takes the clock there: the end of the input does.
+        // The end of the input advances the clock, since no packet does.
         (29_999, "--tick 1s", "00:00:30"),
         (41_000, "--tick 1m", "00:00:30"),
     ];
     for (second_ms, options, at) in cases {
-        let said = said(&run_until(second_ms, &rows, options));
+        let emitted = emitted(&run_until(second_ms, &rows, options));
         let case = format!("second packet at {second_ms} ms, {options}");
-        assert_eq!(said[0], format!("raised schedule 500 at {at}"), "{case}");
-        assert_eq!(said[1], "updated schedule 500 at 00:01:01", "{case}");
-        assert_eq!(said.len(), 2, "{case}: {said:?}");
+        assert_eq!(emitted[0], format!("raised schedule 500 at {at}"), "{case}");
+        assert_eq!(emitted[1], "updated schedule 500 at 00:01:01", "{case}");
+        assert_eq!(emitted.len(), 2, "{case}: {emitted:?}");
     }
 }
 
 #[test]
-fn null_clears() {
+fn null_value_clears_the_violation() {
     let rows = [("100", "00:00:00", ""), ("null", "00:00:30", "")];
     let stdout = run(&rows, "");
-    assert_eq!(said(&stdout), ["raised data 500 at 00:00:05", "cleared schedule 500 at 00:00:41"]);
+    assert_eq!(
+        emitted(&stdout),
+        ["raised data 500 at 00:00:05", "cleared schedule 500 at 00:00:41"]
+    );
     let cleared = &changes(&stdout)[1];
     assert!(cleared["limit_value"].is_null() && cleared["effective_date"].is_null(), "{cleared:?}");
 }
 
 #[test]
-fn a_higher_value_clears_and_is_named() {
+fn higher_value_clears_the_violation_and_is_named() {
     let rows = [("100", "00:00:00", ""), ("500", "00:00:30", "")];
     let stdout = run(&rows, "");
-    assert_eq!(said(&stdout), ["raised data 500 at 00:00:05", "cleared schedule 500 at 00:00:41"]);
+    assert_eq!(
+        emitted(&stdout),
+        ["raised data 500 at 00:00:05", "cleared schedule 500 at 00:00:41"]
+    );
     let cleared = &changes(&stdout)[1];
     assert_eq!(cleared["limit_value"], 500);
     assert_eq!(cleared["effective_date"], "1970-01-01T00:00:30Z");
 }
 
 #[test]
-fn a_version_between_the_last_packet_and_the_end_judges_the_window() {
+fn version_dated_after_the_last_packet_judges_the_window() {
     for tick in ["1s", "10s", "1m"] {
         let option = format!("--tick {tick}");
         let rows = [("1000", "00:00:00", ""), ("100", "00:00:59.999", "")];
@@ -96,7 +102,7 @@ fn a_version_between_the_last_packet_and_the_end_judges_the_window() {
         assert_eq!(events_of, ["raised l 500", "updated l 500"], "{option}");
         let rows = [("100", "00:00:00", ""), ("null", "00:00:50", "")];
         assert_eq!(fold(&run(&rows, &option)).len(), 0, "{option}");
-        // What begins with the window's end is of the next one.
+        // A version dated at the window's end applies to the next window.
         let rows = [("100", "00:00:00", ""), ("null", "00:01:00", "")];
         assert_eq!(fold(&run(&rows, &option)).len(), 1, "{option}");
         let rows = [("1000", "00:00:00", ""), ("100", "00:01:00", "")];
@@ -105,7 +111,7 @@ fn a_version_between_the_last_packet_and_the_end_judges_the_window() {
 }
 
 #[test]
-fn the_order_of_rows_is_nothing() {
+fn order_and_repetition_of_rows_change_nothing() {
     let rows = [
         ("1", "1960-01-01T00:00:00Z", ""),
         ("1000", "00:00:00", ""),
@@ -129,12 +135,12 @@ fn the_order_of_rows_is_nothing() {
 }
 
 #[test]
-fn a_version_may_count_something_else() {
+fn version_with_another_scope_replaces_the_violations() {
     let total = r#","per":"total","metric":"packets""#;
     let min = r#","bound":"min","per":"source","source":"10.0.0.3""#;
     let rows = [("100", "00:00:00", ""), ("1", "00:00:42", total), ("21", "00:00:50", min)];
     let stdout = run(&rows, "");
-    // What clears says the amount as it counts: the pair in packets, the total in bytes.
+    // A cleared change states the amount in the metric of the new version: the pair in packets, the total in bytes.
     assert_eq!(
         events(&stdout),
         [

@@ -1,5 +1,4 @@
-//! A second set of limits beside the first: each says what it says alone, and the difference of the two
-//! is what is shown where only that is asked for.
+//! A second set of limits beside the first: each is judged as if alone, and `--only-difference` shows their difference.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +7,14 @@ use serde_json::{Value, json};
 use super::fold::{assert_same, changes, events, fold, text};
 use super::pcap::{packet, pcap};
 use super::run::Place;
-use super::sets::{SETS, alone, alone_lines, live_only, of_set, standing};
+use super::sets::{SETS, changes_of_set, in_one_set, in_one_set_lines, live_only, standing};
 use super::traffic::{self, Random, json_lines};
 use crate::common::data;
 
-const WAYS: [&str; 3] = ["-w1", "-w2", "-n2"];
+/// Options of the runs that are compared.
+const VARIANTS: [&str; 3] = ["-w1", "-w2", "-n2"];
 
-/// What settled, without the id, which is another one in each set.
+/// Returns the violations that stand at the end, without the id, which differs between the sets.
 fn settled(stdout: &str) -> String {
     let mut lines: Vec<String> = fold(stdout)
         .into_values()
@@ -27,42 +27,47 @@ fn settled(stdout: &str) -> String {
     lines.concat()
 }
 
-/// Holds both sets, and their difference, to replays with one set. Returns how many violations stand in
-/// both, and in one of them.
+/// Compares both sets, and their difference, with replays of one set. Returns the number of violations in both sets,
+/// and in one of them.
 fn check(place: &Place, what: &str) -> (usize, usize) {
     let run = |more: &str| place.floodmark(&format!("replay {what} {more}")).run().expect(0);
-    for way in WAYS {
-        let both = run(&format!("--limits limits.jsonl --what-if other.jsonl {way}"));
-        let live = run(&format!("--limits limits.jsonl {way}"));
-        let other = run(&format!("--limits other.jsonl {way}"));
-        let shown = |one: &str| format!("{one} of\n$ {}", both.shown());
+    for variant in VARIANTS {
+        let both = run(&format!("--limits limits.jsonl --what-if other.jsonl {variant}"));
+        let live = run(&format!("--limits limits.jsonl {variant}"));
+        let other = run(&format!("--limits other.jsonl {variant}"));
+        let shown = |one: &str| format!("{one} of\n$ {}", both.command_line());
         assert_same(&live_only(&both.stdout), &live.stdout, || shown("the live set"));
-        let what_if = settled(&of_set(&both.stdout, "what_if"));
+        let what_if = settled(&changes_of_set(&both.stdout, "what_if"));
         assert_same(&what_if, &settled(&other.stdout), || shown("the other set"));
-        let alone_too = run(&format!("--what-if other.jsonl {way}"));
-        assert_same(&what_if, &settled(&of_set(&alone_too.stdout, "what_if")), || {
+        let alone_too = run(&format!("--what-if other.jsonl {variant}"));
+        assert_same(&what_if, &settled(&changes_of_set(&alone_too.stdout, "what_if")), || {
             shown("the other set, with and without a first one")
         });
 
-        let line = format!("--limits limits.jsonl --what-if other.jsonl --only-difference {way}");
+        let line =
+            format!("--limits limits.jsonl --what-if other.jsonl --only-difference {variant}");
         let difference = run(&line);
         let (all, few) = (standing(&both.stdout), standing(&difference.stdout));
-        assert_same(&alone_lines(&few), &alone_lines(&all), || shown("the difference"));
-        // It is made of the same lines, each at most once.
+        assert_same(&in_one_set_lines(&few), &in_one_set_lines(&all), || shown("the difference"));
+        // The difference is a subset of the lines of both sets.
         let lines: BTreeSet<&str> = both.stdout.lines().collect();
         let mut seen = BTreeSet::new();
         for line in difference.stdout.lines() {
-            assert!(lines.contains(line) && seen.insert(line), "{}: {line}", difference.shown());
+            assert!(
+                lines.contains(line) && seen.insert(line),
+                "{}: {line}",
+                difference.command_line()
+            );
         }
         let ranked = |stdout: &str| stdout.matches("{\"top\":").count();
         assert_eq!(ranked(&difference.stdout), ranked(&both.stdout));
     }
     let all = standing(&run("--limits limits.jsonl --what-if other.jsonl").stdout);
     let both = all.values().filter(|sets| sets.len() == SETS.len()).count();
-    (both, alone(&all).count())
+    (both, in_one_set(&all).count())
 }
 
-/// Two random sets of limits that share most of their names, and some of their rows.
+/// Writes two random sets of limits that share most of their names, and some of their rows.
 fn two_sets(place: &Place, random: &mut Random, span_ms: u64) {
     let one = traffic::limits(random, 12, span_ms);
     let other = traffic::limits(random, 16, span_ms);
@@ -77,7 +82,7 @@ fn two_sets(place: &Place, random: &mut Random, span_ms: u64) {
 }
 
 #[test]
-fn each_set_says_what_it_says_alone() {
+fn each_set_is_judged_as_if_alone() {
     let mut counts = (0, 0);
     for seed in 901..=904 {
         println!("seed {seed}");
@@ -95,7 +100,7 @@ fn each_set_says_what_it_says_alone() {
     assert!(counts.0 > 100 && counts.1 > 100, "{counts:?}");
 }
 
-/// Random values for limits of all scopes, in force always.
+/// Returns limits of all scopes with random values, always in force.
 fn always(random: &mut Random) -> String {
     let mut rows = String::new();
     for (at, per) in ["pair", "source", "destination", "host", "total"].into_iter().enumerate() {
@@ -114,7 +119,7 @@ fn always(random: &mut Random) -> String {
 }
 
 #[test]
-fn of_real_captures_too() {
+fn each_set_is_judged_as_if_alone_on_real_captures() {
     for (seed, name) in (921..).zip([
         "mixed-vlan-mpls.pcap",
         "many-interfaces.pcapng",
@@ -133,7 +138,8 @@ fn of_real_captures_too() {
     }
 }
 
-/// A capture in which one pair has 1200 bytes in the first window, 600 in the second.
+/// Returns a directory with two sets of limits, and a capture of one pair with 1200 bytes in the first window and 600
+/// in the second.
 fn place() -> Place {
     let place = Place::new();
     let packets =
@@ -151,10 +157,10 @@ fn limit(value: u64, more: &str) -> String {
 }
 
 #[test]
-fn changes_tell_their_set() {
+fn changes_name_their_set() {
     let place = place();
     let stdout = place.floodmark("replay a.pcap --limits high.json --what-if low.json").stdout(0);
-    let said: Vec<String> = changes(&stdout)
+    let emitted: Vec<String> = changes(&stdout)
         .iter()
         .map(|change| {
             let [event, set] = ["event", "limit_set"].map(|field| text(change, field));
@@ -169,13 +175,13 @@ fn changes_tell_their_set() {
         "updated what_if 500 1200",
         "updated what_if 500 600",
     ];
-    assert_eq!(said, expected);
+    assert_eq!(emitted, expected);
     let first = stdout.lines().next().expect("a line");
     assert!(
         first.contains("\"limit_name\":\"big\",\"limit_set\":\"live\",\"limit_value\""),
         "{first}"
     );
-    // Its id is what it is without another set.
+    // The id of a live violation is the same without a second set.
     let alone = place.floodmark("replay a.pcap --limits high.json").stdout(0);
     assert!(!alone.contains("limit_set"));
     assert_eq!(changes(&alone)[0]["id"], changes(first)[0]["id"]);
@@ -195,42 +201,42 @@ fn changes_tell_their_set() {
 }
 
 #[test]
-fn limits_that_are_the_same_do_not_differ() {
+fn equal_limits_of_both_sets_show_no_difference() {
     let place = place();
     place.write("same.json", limit(1000, "").replace("1000", "1e3"));
     let line = "replay a.pcap --limits high.json --what-if same.json";
     let stdout = place.floodmark(line).stdout(0);
     assert_eq!(changes(&stdout).len(), 4);
-    // Each value is written as its own set writes it.
+    // Each change has the notation of its own set.
     assert_eq!(stdout.matches("\"limit_value\":1000,").count(), 2, "{stdout}");
     assert_eq!(stdout.matches("\"limit_value\":1e3,").count(), 2, "{stdout}");
     assert_eq!(place.floodmark(&format!("{line} --only-difference")).stdout(0), "");
-    // Of another scope it is another violation, also for who sends to one only.
+    // A limit of another scope has other violations, even if the amounts are equal.
     place.write("source.json", limit(1000, ",\"per\":\"source\""));
     let line = "replay a.pcap --limits high.json --what-if source.json --only-difference";
     assert_eq!(changes(&place.floodmark(line).stdout(0)).len(), 4);
-    // What a row means that does not say is the same in both sets.
+    // --limits-per applies to both sets.
     let line = format!("{line} --limits-per source");
     assert_eq!(place.floodmark(&line).stdout(0), "");
 }
 
 #[test]
-fn what_would_be_violated_is_no_failure() {
+fn violation_of_the_second_set_is_no_failure() {
     let place = place();
     place.write("never.json", limit(5000, ""));
     let run = |limits: &str, code| {
         place.floodmark(&format!("replay a.pcap {limits} --fail-on-violation")).stdout(code)
     };
-    let said = changes(&run("--limits never.json --what-if low.json", 0));
-    assert_eq!(said.len(), 4);
+    let emitted = changes(&run("--limits never.json --what-if low.json", 0));
+    assert_eq!(emitted.len(), 4);
     run("--limits low.json --what-if never.json", 2);
-    // Also where it is shown to nobody.
+    // The exit code also counts violations that --only-difference hides.
     run("--limits low.json --what-if low.json --only-difference", 2);
     run("--what-if low.json", 0);
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn invalid_second_set_is_reported() {
     let place = place();
     place.write("bad.json", "[{");
     for (words, code, parts) in [
@@ -241,13 +247,13 @@ fn what_is_wrong_is_said() {
         ("--limits high.json --what-if bad.json", 78, ["bad.json", "line"]),
     ] {
         let done = place.floodmark(&format!("replay a.pcap {words} --totals t.csv")).run();
-        assert_eq!(done.expect(code).says(&parts).stdout, "", "{words}");
+        assert_eq!(done.expect(code).assert_stderr(&parts).stdout, "", "{words}");
         assert!(!place.path("t.csv").exists(), "something began: {words}");
     }
     place.write("refused.json", limit(1, "") + &limit(2, ",\"sorce\":\"10.0.0.1\""));
     let run = place.floodmark("replay a.pcap --limits high.json --what-if refused.json").run();
-    run.expect(0).says(&["\"refused.json\"", "sorce"]);
-    // From the environment as well.
+    run.expect(0).assert_stderr(&["\"refused.json\"", "sorce"]);
+    // The second set may come from the environment.
     let run = place.floodmark("replay a.pcap --limits high.json --only-difference");
     let stdout = run.env("FLOODMARK_WHAT_IF", "low.json").stdout(0);
     assert_eq!(events(&stdout), ["raised big 600", "updated big 600"]);

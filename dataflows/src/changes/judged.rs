@@ -57,7 +57,7 @@ impl Step {
         ((self.monitored, total), self.diff.into())
     }
 
-    fn place(&self, addresses: &Addresses) -> Place {
+    fn sort_key(&self, addresses: &Addresses) -> SortKey {
         let bits = |address: IpAddr| match address {
             IpAddr::V4(address) => address.to_bits().into(),
             IpAddr::V6(address) => address.to_bits(),
@@ -74,14 +74,14 @@ impl Step {
                 }
             },
         };
-        Place { limit: self.limit, per: self.monitored.per, family: self.family, entity }
+        SortKey { limit: self.limit, per: self.monitored.per, family: self.family, entity }
     }
 }
 
 /// The order in which changes of a window are published: by limit and entity. A key has no order of its
 /// own where it holds numbers of addresses.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct SortKey {
     limit: LimitId,
     per: Per,
     family: Family,
@@ -130,7 +130,7 @@ impl Sorted {
                 Reverse((step.limit, step.monitored.per, step.family, step.number))
             });
         } else {
-            run.sort_by_cached_key(|step| Reverse(step.place(addresses)));
+            run.sort_by_cached_key(|step| Reverse(step.sort_key(addresses)));
         }
         let pieces = match run.len() {
             0..=PIECE => vec![run],
@@ -164,8 +164,8 @@ impl Sorted {
 pub(super) struct Merge {
     unsorted: Vec<Vec<Step>>,
     sorted: Vec<Sorted>,
-    /// The next place of each sorted run.
-    heads: BinaryHeap<Reverse<(Place, u32)>>,
+    /// The key of the next update of each sorted run.
+    heads: BinaryHeap<Reverse<(SortKey, u32)>>,
 }
 
 impl Merge {
@@ -187,7 +187,7 @@ impl Merge {
             let sorted = Sorted::new(run, addresses);
             if let Some(first) = sorted.first() {
                 let number = u32::try_from(self.sorted.len()).expect("fewer than 2^46 updates");
-                self.heads.push(Reverse((first.place(addresses), number)));
+                self.heads.push(Reverse((first.sort_key(addresses), number)));
                 self.sorted.push(sorted);
             }
             if fuel.is_spent() {
@@ -201,12 +201,12 @@ impl Merge {
     /// are none.
     pub(super) fn next(&mut self, addresses: &Addresses, steps: &mut Vec<Step>) {
         steps.clear();
-        let Some(Reverse((place, _))) = self.heads.peek().copied() else { return };
-        while let Some(mut head) = self.heads.peek_mut().filter(|head| head.0.0 == place) {
+        let Some(Reverse((sort_key, _))) = self.heads.peek().copied() else { return };
+        while let Some(mut head) = self.heads.peek_mut().filter(|head| head.0.0 == sort_key) {
             let run = &mut self.sorted[head.0.1 as usize];
             steps.extend(run.pop());
             match run.first() {
-                Some(next) => head.0.0 = next.place(addresses),
+                Some(next) => head.0.0 = next.sort_key(addresses),
                 None => drop(PeekMut::pop(head)),
             }
         }

@@ -27,16 +27,16 @@ use self::active::{ActiveViolation, ActiveViolations, Id};
 use self::endings::Endings;
 use self::judged::{Merge, Runs, Step};
 use self::published::{Published, ViolationUpdate};
-use self::silence::{Moment, NOTHING, Silence, Sweep};
+use self::silence::{Moment, NOTHING, Silence, SilentChanges};
 use self::transition::Transition;
-use self::versions::{Changed, RulingsOfTick, Versions};
+use self::versions::{ChangedLimits, RulingsOfTick, Versions};
 use crate::clock::WindowEvent;
 use crate::delivery::{Allowance, Notice, Notices, Part};
 use crate::emitted::Ending;
 use crate::folds::owner;
 use crate::limits::{Judge, Ruling};
 use crate::monitored::{MonitoredScope, Total};
-use crate::pending::{COPY_COST, Fuel, Steps};
+use crate::pending::{COPY_COST, Fuel, SteppedState};
 use crate::ranges::WindowSet;
 use crate::shared::Shared;
 use crate::time::{Phase, Time, Timed, Window, WindowRange, Windows};
@@ -64,20 +64,30 @@ struct Tick {
     /// The watermark of the tick before.
     watermark_before: u64,
     settles: WindowSet,
-    changed: Changed,
+    changed: ChangedLimits,
     endings: Endings,
     /// Rulings that leave with the last window that they judged.
     retired: Vec<(Ruling, isize)>,
     /// The changes of silent windows.
-    silence: Sweep,
+    silence: SilentChanges,
     /// Whether a part of the tick was sent, so that the first worker waits for the last part.
     is_begun: bool,
+}
+
+/// The windows in which the clock changes something at a tick.
+#[derive(Default)]
+struct ClockChanges {
+    retired: Vec<WindowRange>,
+    /// Windows that were silent and have records now.
+    observed: Vec<WindowRange>,
+    /// Windows that are silent from now on.
+    silent: Vec<WindowRange>,
 }
 
 enum Job {
     /// Finds the violations of a window that stand and may have to be published anew, and follows them and
     /// all that were judged anew through the tick.
-    Window { window: Window, look_at: Option<Id>, merge: Merge, steps: Vec<Step> },
+    Window { window: Window, rescan: Option<Id>, merge: Merge, steps: Vec<Step> },
     /// Publishes the changes of silent windows before `until`.
     Silence { until: Window },
     /// Drops the violations of windows.
@@ -178,7 +188,7 @@ impl Changes {
 
     /// Finds violations of a window that stand and may have to be published anew, from an id on: all if the
     /// window settles, else those of limits whose versions changed. `true` when all are found.
-    fn look_at(
+    fn rescan(
         &self,
         window: Window,
         from: &mut Option<Id>,
@@ -214,29 +224,29 @@ impl Changes {
         let id = steps[0].id();
         let before = self.standing.get(window, id);
         let stood = before.map(|before| (before.monitored, before.total(id)));
-        let course = Transition::through(stood, steps, &mut self.now);
-        match (before, course.after) {
+        let transition = Transition::through(stood, steps, &mut self.now);
+        match (before, transition.after) {
             (None, None) => {}
             (None, Some((monitored, total))) => {
-                let phase = course.turned.expect("it did not stand before");
+                let phase = transition.turned.expect("it did not stand before");
                 let judge = self.versions.version(id.limit, window);
                 let judge = judge.expect("what stands is judged by a version");
-                let what = (Event::Raised, self.reason(phase, window));
-                self.say(what, (window, id), monitored, total, Some(judge));
+                let kind = (Event::Raised, self.reason(phase, window));
+                self.publish(kind, (window, id), monitored, total, Some(judge));
                 let standing = ActiveViolation::new(monitored, total, judge.version);
                 self.standing.insert(window, id, standing);
             }
             (Some(_), None) => {
-                let phase = course.turned.expect("it stood before");
-                let (monitored, total) = course.before_turn.expect("it stood before");
+                let phase = transition.turned.expect("it stood before");
+                let (monitored, total) = transition.before_turn.expect("it stood before");
                 let endings = &mut self.tick.endings;
                 if !endings.index(phase, fuel) {
                     return false;
                 }
                 let total = endings.find(phase, monitored, window, total.key).unwrap_or(total);
-                let what = (Event::Cleared, self.reason(phase, window));
+                let kind = (Event::Cleared, self.reason(phase, window));
                 let judge = self.versions.version(id.limit, window);
-                self.say(what, (window, id), monitored, total, judge);
+                self.publish(kind, (window, id), monitored, total, judge);
                 self.standing.remove(window, id);
             }
             (Some(before), Some((monitored, total))) => {
@@ -244,8 +254,8 @@ impl Changes {
                 let judge = judge.expect("what stands is judged by a version");
                 let after = ActiveViolation::new(monitored, total, judge.version);
                 if let Some(reason) = self.updated((window, id), &before, &after) {
-                    let what = (Event::Updated, reason);
-                    self.say(what, (window, id), monitored, total, Some(judge));
+                    let kind = (Event::Updated, reason);
+                    self.publish(kind, (window, id), monitored, total, Some(judge));
                 }
                 if before != after {
                     self.standing.insert(window, id, after);
@@ -256,7 +266,7 @@ impl Changes {
     }
 
     /// Publishes a change. A violation whose limit was removed keeps the bound and the metric it had.
-    fn say(
+    fn publish(
         &mut self,
         (event, reason): (Event, Reason),
         (window, id): (Window, Id),
@@ -277,7 +287,7 @@ impl Changes {
             partial: self.partial.contains(window),
         };
         if let Some(published) = &mut self.published {
-            published.say(self.tick.tick, id, &change, &mut self.published_updates);
+            published.apply(self.tick.tick, id, &change, &mut self.published_updates);
         }
         self.ready.push(change);
     }
@@ -286,17 +296,17 @@ impl Changes {
     fn window(
         &mut self,
         window: Window,
-        (look_at, merge, steps): (&mut Option<Id>, &mut Merge, &mut Vec<Step>),
+        (rescan, merge, steps): (&mut Option<Id>, &mut Merge, &mut Vec<Step>),
         fuel: &mut Fuel,
     ) -> bool {
-        if !self.look_at(window, look_at, merge, fuel) {
+        if !self.rescan(window, rescan, merge, fuel) {
             return false;
         }
         let addresses = self.shared.addresses.clone();
         if !merge.sort(&addresses.borrow(), fuel) {
             return false;
         }
-        while self.may_go_on(fuel) {
+        while self.has_capacity(fuel) {
             if steps.is_empty() {
                 merge.next(&addresses.borrow(), steps);
             }
@@ -312,7 +322,7 @@ impl Changes {
     }
 
     /// Whether another change may be made in this step.
-    fn may_go_on(&self, fuel: &mut Fuel) -> bool {
+    fn has_capacity(&self, fuel: &mut Fuel) -> bool {
         if !self.allowance.allows(self.ready.len()) {
             // The first worker has to take some before.
             fuel.exhaust();
@@ -321,18 +331,18 @@ impl Changes {
     }
 
     /// Ends the silence of windows to which records come.
-    fn hear(
+    fn end_silence(
         &mut self,
-        heard: &[WindowRange],
-        changed: &Changed,
+        observed: &[WindowRange],
+        changed: &ChangedLimits,
         judged: &mut BTreeMap<Window, Runs>,
     ) {
-        for windows in heard {
+        for windows in observed {
             let window = windows.from;
             if self.owns_total(window) {
                 let judge = |limit| self.versions.judge(limit, window);
                 let to = (&mut self.standing, judged.entry(window).or_default());
-                self.silence.hear(*windows, &changed.broken, judge, to);
+                self.silence.end(*windows, &changed.broken, judge, to);
             } else {
                 self.silence.retire(*windows);
             }
@@ -346,7 +356,7 @@ impl Changes {
 
     /// Continues to publish the changes of silent windows before `until`. `true` when all are published.
     fn silence(&mut self, until: Window, fuel: &mut Fuel) -> bool {
-        while self.may_go_on(fuel) {
+        while self.has_capacity(fuel) {
             let Some((window, piece)) = self.tick.silence.next(until, self.windows) else {
                 return true;
             };
@@ -356,8 +366,8 @@ impl Changes {
                 continue;
             }
             let judge = self.versions.version(piece.limit, window);
-            let what = (piece.event, piece.reason);
-            self.say(what, (window, silence::id(piece.limit)), piece.monitored, NOTHING, judge);
+            let kind = (piece.event, piece.reason);
+            self.publish(kind, (window, silence::id(piece.limit)), piece.monitored, NOTHING, judge);
             fuel.spend(FOLLOW_COST);
         }
         false
@@ -372,9 +382,76 @@ impl Changes {
             self.tick.is_begun = true;
         }
     }
+
+    /// Applies the events of the clock, and returns the windows in which they change something.
+    fn advance_clock(&mut self, events: Vec<WindowEvent>, tick: &mut Tick) -> ClockChanges {
+        let mut changes = ClockChanges::default();
+        for event in events {
+            match event {
+                WindowEvent::Watermark(watermark) => self.watermark = watermark,
+                WindowEvent::EventTime { .. } => {}
+                WindowEvent::Settled(windows) => tick.settles.insert(windows),
+                WindowEvent::Retired(windows) => changes.retired.push(windows),
+                WindowEvent::Observed(windows) => changes.observed.push(windows),
+                WindowEvent::Silent(windows) => changes.silent.push(windows),
+                WindowEvent::Partial { windows, partial: true } => self.partial.insert(windows),
+                WindowEvent::Partial { windows, partial: false } => self.partial.remove(windows),
+            }
+        }
+        changes.observed.retain(|windows| self.silence.contains(windows.from));
+        changes
+    }
+
+    /// Judges silent windows anew by the rulings of a tick, and those that are silent from now on.
+    fn judge_silence(
+        &mut self,
+        tick: &mut Tick,
+        rulings: [&[(Ruling, isize)]; 2],
+        silent: &[WindowRange],
+    ) {
+        let moment = Moment {
+            windows: self.windows,
+            updates: self.updates,
+            watermark_before: tick.watermark_before,
+            settles: &tick.settles,
+        };
+        let broken = |limit| self.versions.broken(limit);
+        tick.silence = self.silence.tick(&moment, &tick.changed.broken, broken, silent);
+        for rulings in rulings {
+            self.silence.follow(rulings, |limit| self.versions.is_broken(limit));
+        }
+    }
+
+    /// Adds the jobs of all windows in which violations were judged anew, or are active and may have to be published
+    /// anew.
+    fn plan_windows(
+        &self,
+        tick: &Tick,
+        mut windows: BTreeMap<Window, Runs>,
+        jobs: &mut VecDeque<Job>,
+    ) {
+        let first_changed = tick.changed.limits.first().copied();
+        let ranges = match first_changed {
+            Some(_) => vec![WindowRange::ALL],
+            None => tick.settles.within(WindowRange::ALL).collect(),
+        };
+        for window in ranges.into_iter().flat_map(|windows| self.standing.windows(windows)) {
+            windows.entry(window).or_default();
+        }
+        for (window, runs) in windows {
+            let rescan = match tick.settles.contains(window) {
+                true => Some(Id::first(LimitId(0))),
+                false => first_changed.map(Id::first),
+            };
+            jobs.push_back(Job::Silence { until: window });
+            let merge = Merge::new(runs);
+            jobs.push_back(Job::Window { window, rescan, merge, steps: Vec::new() });
+        }
+        jobs.push_back(Job::Silence { until: WindowRange::ALL.until });
+    }
 }
 
-impl Steps for Changes {
+impl SteppedState for Changes {
     type Work = Work;
     type Job = Job;
 
@@ -385,60 +462,20 @@ impl Steps for Changes {
             endings: work.endings,
             ..Tick::default()
         };
-        let (mut retired, mut heard, mut fall_silent) = (Vec::new(), Vec::new(), Vec::new());
-        for event in work.clock {
-            match event {
-                WindowEvent::Watermark(watermark) => self.watermark = watermark,
-                WindowEvent::EventTime { .. } => {}
-                WindowEvent::Settled(windows) => tick.settles.insert(windows),
-                WindowEvent::Retired(windows) => retired.push(windows),
-                WindowEvent::Observed(windows) => heard.push(windows),
-                WindowEvent::Silent(windows) => fall_silent.push(windows),
-                WindowEvent::Partial { windows, partial: true } => self.partial.insert(windows),
-                WindowEvent::Partial { windows, partial: false } => self.partial.remove(windows),
-            }
-        }
-        heard.retain(|windows| self.silence.contains(windows.from));
-        let standing = &self.standing;
+        let ClockChanges { retired, observed, silent } = self.advance_clock(work.clock, &mut tick);
         let RulingsOfTick { rows, dates, retired: retired_rulings } =
             RulingsOfTick::new(work.rulings);
+        tick.retired = retired_rulings;
+        let standing = &self.standing;
         tick.changed = self.versions.update(&rows, &dates, |limit| {
             let mut windows = standing.violated(limit);
-            windows.extend(heard.iter().map(|windows| windows.from));
+            windows.extend(observed.iter().map(|windows| windows.from));
             windows
         });
-        tick.retired = retired_rulings;
         let mut windows = work.judged;
-        self.hear(&heard, &tick.changed, &mut windows);
-        let moment = Moment {
-            windows: self.windows,
-            updates: self.updates,
-            watermark_before: tick.watermark_before,
-            settles: &tick.settles,
-        };
-        let broken = |limit| self.versions.broken(limit);
-        tick.silence = self.silence.tick(&moment, &tick.changed.broken, broken, &fall_silent);
-        for rulings in [&rows, &dates] {
-            self.silence.follow(rulings, |limit| self.versions.is_broken(limit));
-        }
-        let first = tick.changed.limits.first().copied();
-        let look_at = match first {
-            Some(_) => vec![WindowRange::ALL],
-            None => tick.settles.within(WindowRange::ALL).collect(),
-        };
-        for window in look_at.into_iter().flat_map(|windows| self.standing.windows(windows)) {
-            windows.entry(window).or_default();
-        }
-        let look_from = |window: &Window| match tick.settles.contains(*window) {
-            true => Some(Id::first(LimitId(0))),
-            false => first.map(Id::first),
-        };
-        for (window, runs) in windows {
-            jobs.push_back(Job::Silence { until: window });
-            let (look_at, merge) = (look_from(&window), Merge::new(runs));
-            jobs.push_back(Job::Window { window, look_at, merge, steps: Vec::new() });
-        }
-        jobs.push_back(Job::Silence { until: WindowRange::ALL.until });
+        self.end_silence(&observed, &tick.changed, &mut windows);
+        self.judge_silence(&mut tick, [&rows, &dates], &silent);
+        self.plan_windows(&tick, windows, jobs);
         jobs.extend(retired.into_iter().map(|windows| Job::Retire { windows }));
         jobs.push_back(Job::End);
         self.tick = tick;
@@ -446,8 +483,8 @@ impl Steps for Changes {
 
     fn step(&mut self, time: Time, job: &mut Job, fuel: &mut Fuel) -> bool {
         match job {
-            Job::Window { window, look_at, merge, steps } => {
-                self.window(*window, (look_at, merge, steps), fuel)
+            Job::Window { window, rescan, merge, steps } => {
+                self.window(*window, (rescan, merge, steps), fuel)
             }
             Job::Silence { until } => self.silence(*until, fuel),
             Job::Retire { windows } => {
@@ -476,7 +513,7 @@ impl Steps for Changes {
 }
 
 /// Changes of violations, and the violations themselves.
-pub(crate) struct Said<'scope> {
+pub(crate) struct ChangeStreams<'scope> {
     pub(crate) parts: StreamVec<'scope, Time, Timed<Part>>,
     /// The violations that stand, as they were published last.
     pub(crate) violations: VecCollection<'scope, Time, Violation, isize>,
@@ -513,7 +550,7 @@ pub(crate) fn changes<'scope>(
     Notices { notices, consumer_waits }: Notices<'scope>,
     shared: Shared,
     rules: Rules,
-) -> Said<'scope> {
+) -> ChangeStreams<'scope> {
     let mut wiring = Wiring::new("Changes", endings.scope());
     wiring.input(violations.inner, Pipeline, |place: &mut Place<'_, Work>, update| {
         let ((monitored, (window, total), limit), time, diff) = update;
@@ -538,9 +575,9 @@ pub(crate) fn changes<'scope>(
     // No change has the time of a notice.
     let to_worker = Exchange::new(|(worker, _): &(usize, Notice)| *worker as u64);
     wiring.untimed_input(notices, to_worker, move |changes, (_, notice)| match notice {
-        Notice::Forwarded(forwarded) => changes.allowance.give_back(forwarded),
+        Notice::Forwarded(forwarded) => changes.allowance.refill(forwarded),
         Notice::ConsumerWaits(waits) => consumer_waits.set(waits),
     });
     wiring.build_in_steps(Changes::new(shared, rules));
-    Said { parts, violations: published.as_collection() }
+    ChangeStreams { parts, violations: published.as_collection() }
 }

@@ -18,7 +18,7 @@ pub(super) struct Published {
 
 impl Published {
     /// Applies a change that is published at a tick.
-    pub(super) fn say(
+    pub(super) fn apply(
         &mut self,
         tick: u64,
         id: Id,

@@ -28,13 +28,13 @@ pub(super) fn id(limit: LimitId) -> Id {
 
 /// A moment of a tick at which a version may have come to judge, or ceased to.
 #[derive(Clone, Copy)]
-pub(super) enum At {
+pub(super) enum TickStage {
     Begin,
     Rows,
     Dates,
 }
 
-/// The versions of a limit that silence breaks, at each [moment](At), by window.
+/// The versions of a limit that silence breaks, at each [moment](TickStage), by window.
 #[derive(Default)]
 pub(super) struct Broken(Steps<[Option<Judge>; 3]>);
 
@@ -48,8 +48,12 @@ impl Broken {
         broken
     }
 
-    /// Takes the versions at one moment.
-    pub(super) fn set(&mut self, at: At, judges: impl Iterator<Item = (WindowRange, Judge)>) {
+    /// Sets the versions at one moment.
+    pub(super) fn set(
+        &mut self,
+        at: TickStage,
+        judges: impl Iterator<Item = (WindowRange, Judge)>,
+    ) {
         for (windows, judge) in judges.filter(|(_, judge)| judge.silence_breaks) {
             self.0.change(windows, |mut moments| {
                 moments[at as usize] = Some(judge);
@@ -61,7 +65,7 @@ impl Broken {
 
 /// A change that a tick makes for one limit in each of some silent windows.
 #[derive(Clone, Copy)]
-pub(super) struct Piece {
+pub(super) struct SilentChange {
     windows: WindowRange,
     pub(super) limit: LimitId,
     /// The monitored scope in which the limit judges, or did.
@@ -109,7 +113,7 @@ impl Silence {
     /// Ends the silence of a window to which a record comes: its violations stand with a total of nothing, and
     /// that total is removed with the records of the tick. `changed` has the limits that the tick changes, `judge`
     /// returns the version of others.
-    pub(super) fn hear(
+    pub(super) fn end(
         &mut self,
         window: WindowRange,
         changed: &BTreeMap<LimitId, Broken>,
@@ -156,7 +160,7 @@ impl Silence {
         changed: &BTreeMap<LimitId, Broken>,
         broken: impl Fn(LimitId) -> Broken,
         fall: &[WindowRange],
-    ) -> Sweep {
+    ) -> SilentChanges {
         let mut pieces = Vec::new();
         let held = |windows| self.windows.within(windows);
         let settling: Vec<_> = moment.settles.within(WindowRange::ALL).flat_map(held).collect();
@@ -179,7 +183,7 @@ impl Silence {
             self.windows.insert(*windows);
         }
         pieces.sort_unstable_by_key(|piece| std::cmp::Reverse(piece.windows.from));
-        Sweep { pieces, ..Sweep::default() }
+        SilentChanges { pieces, ..SilentChanges::default() }
     }
 }
 
@@ -189,7 +193,7 @@ fn of_limit(
     limit: LimitId,
     broken: &Broken,
     windows: WindowRange,
-    pieces: &mut Vec<Piece>,
+    pieces: &mut Vec<SilentChange>,
 ) {
     let settled = moment.windows.first_unsettled(moment.watermark_before);
     let by_settled = [
@@ -197,13 +201,13 @@ fn of_limit(
         (WindowRange { from: windows.from.max(settled), ..windows }, false),
     ];
     for (windows, was_settled) in by_settled.into_iter().filter(|(part, _)| !part.is_empty()) {
-        let says_versions = was_settled || moment.updates >= Updates::Limit;
+        let publishes_versions = was_settled || moment.updates >= Updates::Limit;
         for (windows, settles) in moment.settles.pieces(windows) {
             for (windows, moments) in broken.0.pieces(windows) {
-                let said = said(moments, says_versions, settles);
-                pieces.extend(said.map(|(event, reason, judge)| {
+                let change = change_of(moments, publishes_versions, settles);
+                pieces.extend(change.map(|(event, reason, judge)| {
                     let monitored = judge.monitored();
-                    Piece { windows, limit, monitored, event, reason }
+                    SilentChange { windows, limit, monitored, event, reason }
                 }));
             }
         }
@@ -212,9 +216,9 @@ fn of_limit(
 
 /// The change of a violation, given the versions at three moments of a tick, and the version that judges it after
 /// that, or did before.
-fn said(
+fn change_of(
     [before, rows, dates]: [Option<Judge>; 3],
-    says_versions: bool,
+    publishes_versions: bool,
     settles: bool,
 ) -> Option<(Event, Reason, Judge)> {
     let by_limit = |by_rows| if by_rows { Reason::LimitChange } else { Reason::Schedule };
@@ -223,7 +227,7 @@ fn said(
         (None, None) => None,
         (None, Some(judge)) => Some((Event::Raised, turned, judge)),
         (Some(judge), None) => Some((Event::Cleared, turned, judge)),
-        (Some(before), Some(judge)) if says_versions && before.version != judge.version => {
+        (Some(before), Some(judge)) if publishes_versions && before.version != judge.version => {
             let by_rows = rows.is_none_or(|rows| rows.version != before.version);
             Some((Event::Updated, by_limit(by_rows), judge))
         }
@@ -232,12 +236,12 @@ fn said(
 }
 
 /// The changes for a limit in windows that are silent from now on.
-fn raised(limit: LimitId, broken: &Broken, fall: &[WindowRange], pieces: &mut Vec<Piece>) {
+fn raised(limit: LimitId, broken: &Broken, fall: &[WindowRange], pieces: &mut Vec<SilentChange>) {
     for windows in fall {
         for (windows, [_, _, judge]) in broken.0.pieces(*windows) {
             let (event, reason) = (Event::Raised, Reason::Schedule);
             let monitored = judge.map(|judge| judge.monitored());
-            pieces.extend(monitored.map(|monitored| Piece {
+            pieces.extend(monitored.map(|monitored| SilentChange {
                 windows,
                 limit,
                 monitored,
@@ -250,19 +254,23 @@ fn raised(limit: LimitId, broken: &Broken, fall: &[WindowRange], pieces: &mut Ve
 
 /// An iteration over the changes of a tick in silent windows, by window and limit.
 #[derive(Default)]
-pub(super) struct Sweep {
+pub(super) struct SilentChanges {
     /// The pieces ahead, the next one last.
-    pieces: Vec<Piece>,
+    pieces: Vec<SilentChange>,
     /// The pieces that cover the window.
-    active: BTreeMap<LimitId, Piece>,
+    active: BTreeMap<LimitId, SilentChange>,
     window: Window,
     /// The limit of the last change returned; `None` at the start of the window.
     limit: Option<LimitId>,
 }
 
-impl Sweep {
+impl SilentChanges {
     /// Returns the next change in a window before `until`.
-    pub(super) fn next(&mut self, until: Window, windows: Windows) -> Option<(Window, Piece)> {
+    pub(super) fn next(
+        &mut self,
+        until: Window,
+        windows: Windows,
+    ) -> Option<(Window, SilentChange)> {
         loop {
             let from = self.limit.map_or(Unbounded, Excluded);
             if let Some((limit, piece)) = self.active.range((from, Unbounded)).next()

@@ -4,7 +4,7 @@ use super::judged::Step;
 use crate::monitored::{MonitoredScope, Total};
 use crate::time::Phase;
 
-/// The way of one violation through the phases of a tick.
+/// The course of one violation through the phases of a tick.
 pub(super) struct Transition {
     /// The state after the last phase.
     pub(super) after: Option<(MonitoredScope, Total)>,
@@ -23,16 +23,16 @@ impl Transition {
     ) -> Self {
         now.clear();
         now.extend(before.map(|judged| (judged, 1)));
-        let mut course = Transition { after: before, turned: None, before_turn: None };
+        let mut transition = Transition { after: before, turned: None, before_turn: None };
         for steps in steps.chunk_by(|a, b| a.phase == b.phase) {
-            let stood = course.after;
+            let stood = transition.after;
             now.extend(steps.iter().map(Step::update));
             differential_dataflow::consolidation::consolidate(now);
-            course.after = now.first().map(|(judged, _)| *judged);
-            if course.turned.is_none() && stood.is_some() != course.after.is_some() {
-                (course.turned, course.before_turn) = (Some(steps[0].phase), stood);
+            transition.after = now.first().map(|(judged, _)| *judged);
+            if transition.turned.is_none() && stood.is_some() != transition.after.is_some() {
+                (transition.turned, transition.before_turn) = (Some(steps[0].phase), stood);
             }
         }
-        course
+        transition
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::silence::{At, Broken};
+use super::silence::{Broken, TickStage};
 use crate::limits::{EffectiveVersions, Judge, Ruling};
 use crate::time::{Phase, Time, Window};
 use crate::types::{LimitId, VersionId};
@@ -33,7 +33,7 @@ impl RulingsOfTick {
 
 /// Limits whose versions changed at a tick.
 #[derive(Default)]
-pub(super) struct Changed {
+pub(super) struct ChangedLimits {
     pub(super) limits: BTreeSet<LimitId>,
     /// For versions that changed after the rows were read (a date came): the version that judged a window
     /// before that.
@@ -66,7 +66,7 @@ impl Versions {
     /// The version that judged a window once the rows of a tick were read.
     pub(super) fn after_rows(
         &mut self,
-        changed: &Changed,
+        changed: &ChangedLimits,
         limit: LimitId,
         window: Window,
     ) -> Option<VersionId> {
@@ -91,8 +91,8 @@ impl Versions {
         self.effective.judges(limit).any(|(_, judge)| judge.silence_breaks)
     }
 
-    /// Takes the versions, at a moment of a tick, of limits that silence breaks.
-    fn set_broken(&self, at: At, broken: &mut BTreeMap<LimitId, Broken>) {
+    /// Sets the versions, at a moment of a tick, of limits that silence breaks.
+    fn set_broken(&self, at: TickStage, broken: &mut BTreeMap<LimitId, Broken>) {
         for (limit, broken) in broken {
             broken.set(at, self.effective.judges(*limit));
         }
@@ -105,18 +105,18 @@ impl Versions {
         rows: &[(Ruling, isize)],
         dates: &[(Ruling, isize)],
         violated: impl Fn(LimitId) -> Vec<Window>,
-    ) -> Changed {
+    ) -> ChangedLimits {
         let limits = |rulings: &[(Ruling, isize)]| -> BTreeSet<LimitId> {
             rulings.iter().map(|(ruling, _)| ruling.limit).collect()
         };
-        let mut changed = Changed { limits: limits(rows), ..Changed::default() };
+        let mut changed = ChangedLimits { limits: limits(rows), ..ChangedLimits::default() };
         let rulings = rows.iter().chain(dates);
         for (ruling, _) in rulings.filter(|(ruling, _)| ruling.judge.silence_breaks) {
             changed.broken.entry(ruling.limit).or_default();
         }
-        self.set_broken(At::Begin, &mut changed.broken);
+        self.set_broken(TickStage::Begin, &mut changed.broken);
         self.apply(rows);
-        self.set_broken(At::Rows, &mut changed.broken);
+        self.set_broken(TickStage::Rows, &mut changed.broken);
         for limit in limits(dates) {
             for window in violated(limit) {
                 let version = self.version(limit, window).map(|judge| judge.version);
@@ -125,7 +125,7 @@ impl Versions {
             changed.limits.insert(limit);
         }
         self.apply(dates);
-        self.set_broken(At::Dates, &mut changed.broken);
+        self.set_broken(TickStage::Dates, &mut changed.broken);
         changed
     }
 

@@ -15,7 +15,7 @@ use crate::folds::{FoldIndex, Folds, RollupBatch};
 use crate::in_use::{InUse, Use};
 use crate::monitored::{Rollup, ScopeChange};
 use crate::moves::{EmitBoundChanges, Moves};
-use crate::pending::{Fuel, Steps};
+use crate::pending::{Fuel, SteppedState};
 use crate::ranges::WindowSet;
 use crate::reads::{EmitTotals, RequestId, Response};
 use crate::reports::{Late, Saturated};
@@ -59,7 +59,7 @@ pub(crate) enum Job {
     /// Works on the response to a request, or emits the totals of a window that settles or retires.
     Respond { request: Option<RequestId>, job: ReadJob },
     /// Retracts the totals that the table of a window has emitted.
-    TakeBack { window: Window, position: usize },
+    Retract { window: Window, position: usize },
     /// Drops the table of a window.
     Retire { window: Window, position: usize },
 }
@@ -126,7 +126,7 @@ impl Pairs {
     }
 
     /// Whether records of a batch still count, by the watermark of the tick before. Adds the late ones to `late`.
-    fn takes(&self, batch: &UpdateBatch, late: &mut Late) -> bool {
+    fn accepts(&self, batch: &UpdateBatch, late: &mut Late) -> bool {
         let window = batch.window;
         if !self.options.windows.settled(window, self.watermark) {
             if self.options.windows.closed(window, self.watermark) {
@@ -249,7 +249,7 @@ impl Pairs {
                     if self.options.emit_totals == Some(EmitTotals::OnRetire) {
                         jobs.push_back(rows(window));
                     }
-                    jobs.push_back(Job::TakeBack { window, position: 0 });
+                    jobs.push_back(Job::Retract { window, position: 0 });
                     jobs.push_back(Job::Retire { window, position: 0 });
                 }
             }
@@ -270,7 +270,7 @@ impl Pairs {
     }
 }
 
-impl Steps for Pairs {
+impl SteppedState for Pairs {
     type Work = Work;
     type Job = Job;
 
@@ -289,7 +289,7 @@ impl Steps for Pairs {
         }
         let (mut counted, mut late) = (BTreeSet::new(), Late::default());
         for batch in work.batches {
-            if self.takes(&batch, &mut late) {
+            if self.accepts(&batch, &mut late) {
                 let window = batch.window;
                 counted.insert(window);
                 jobs.push_back(Job::Count { batch });
@@ -319,7 +319,9 @@ impl Steps for Pairs {
             Job::Walk { window, moves, position } => {
                 self.walk(time, *window, moves, position, fuel)
             }
-            Job::Observe { window, position } => self.show_ceilings(time, *window, position, fuel),
+            Job::Observe { window, position } => {
+                self.emit_to_lower_bounds(time, *window, position, fuel)
+            }
             Job::BackFill { window, begun, position, walked } => {
                 self.back_fill(time, *window, begun, position, walked, fuel)
             }
@@ -333,7 +335,7 @@ impl Steps for Pairs {
                 self.rank(time, *window, greatest, position, fuel)
             }
             Job::Respond { request, job } => self.respond(time, *request, job, fuel),
-            Job::TakeBack { window, position } => self.take_back(time, *window, position, fuel),
+            Job::Retract { window, position } => self.retract(time, *window, position, fuel),
             Job::Retire { window, position } => self.retire(time, *window, position, fuel),
         }
     }

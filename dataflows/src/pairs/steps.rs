@@ -41,12 +41,12 @@ impl Pairs {
         let table = &self.windows[&window].pairs.table;
         let mut emitted = self.emitted.of(time, window, None);
         table.walk(position, fuel, |key, volume| {
-            EMIT_COST * moves.show(|| addresses.pair(key), key, volume, &mut emitted)
+            EMIT_COST * moves.emit(|| addresses.pair(key), key, volume, &mut emitted)
         })
     }
 
     /// Emits the totals of a window that lower bounds look at. `true` when all are emitted.
-    pub(super) fn show_ceilings(
+    pub(super) fn emit_to_lower_bounds(
         &mut self,
         time: Time,
         window: Window,
@@ -58,7 +58,8 @@ impl Pairs {
         let mut emitted = self.emitted.of(time, window, None);
         pairs.table.walk(position, fuel, |key, volume| {
             let place = || addresses.pair(key);
-            EMIT_COST * pairs.show_ceilings(&self.emit_bounds, place, key, volume, &mut emitted)
+            EMIT_COST
+                * pairs.emit_to_lower_bounds(&self.emit_bounds, place, key, volume, &mut emitted)
         })
     }
 
@@ -89,7 +90,7 @@ impl Pairs {
     /// Sends the sums of a window if there are many. `true` when that is done.
     pub(super) fn send_full(&mut self, time: Time, window: Window, fuel: &mut Fuel) -> bool {
         let folds = self.windows.get(&window).map(|held| &held.folds);
-        let sends = folds.is_some_and(|folds| folds.is_full() || folds.is_leaving());
+        let sends = folds.is_some_and(|folds| folds.is_full() || folds.is_sending());
         !sends || self.send(time, window, fuel)
     }
 
@@ -136,7 +137,7 @@ impl Pairs {
     }
 
     /// Retracts the totals that a window has emitted. `true` when all are retracted.
-    pub(super) fn take_back(
+    pub(super) fn retract(
         &mut self,
         time: Time,
         window: Window,
@@ -147,14 +148,14 @@ impl Pairs {
             return true;
         };
         pairs.refresh(&self.emit_bounds);
-        if pairs.shows_nothing() {
+        if pairs.has_emitted_nothing() {
             return true;
         }
         let addresses = self.shared.addresses.borrow();
         let mut emitted = self.emitted.of(time, window, None);
         pairs.table.walk(position, fuel, |key, volume| {
             let place = || addresses.pair(key);
-            EMIT_COST * pairs.take_back(&self.emit_bounds, place, key, volume, &mut emitted)
+            EMIT_COST * pairs.retract(&self.emit_bounds, place, key, volume, &mut emitted)
         })
     }
 

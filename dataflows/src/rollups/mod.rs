@@ -23,7 +23,7 @@ use crate::in_use::{InUse, Use};
 use crate::key::Key;
 use crate::monitored::{Rejudged, Rollup, ScopeChange};
 use crate::moves::{EmitBoundChanges, Moves};
-use crate::pending::{EMIT_COST, Fuel, Steps};
+use crate::pending::{EMIT_COST, Fuel, SteppedState};
 use crate::ranges::WindowSet;
 use crate::reads::{Read, RequestId, Response};
 use crate::reports::Saturated;
@@ -49,7 +49,7 @@ enum Job {
     /// Emits the totals that lower bounds look at in a window that they judge from now on.
     Observe { window: Window, rollup: Rollup, position: usize },
     /// Retracts the totals that a table has emitted.
-    TakeBack { window: Window, rollup: Rollup, position: usize },
+    Retract { window: Window, rollup: Rollup, position: usize },
     /// Drops a table.
     Drop { window: Window, rollup: Rollup, position: usize },
     /// Counts a batch of updates.
@@ -243,7 +243,7 @@ impl Rollups {
     }
 }
 
-impl Steps for Rollups {
+impl SteppedState for Rollups {
     type Work = Work;
     type Job = Job;
 
@@ -305,10 +305,10 @@ impl Steps for Rollups {
                 self.walk(time, *window, *rollup, moves, position, fuel)
             }
             Job::Observe { window, rollup, position } => {
-                self.show_ceilings(time, *window, *rollup, position, fuel)
+                self.emit_to_lower_bounds(time, *window, *rollup, position, fuel)
             }
-            Job::TakeBack { window, rollup, position } => {
-                self.take_back(time, *window, *rollup, position, fuel)
+            Job::Retract { window, rollup, position } => {
+                self.retract(time, *window, *rollup, position, fuel)
             }
             Job::Drop { window, rollup, position } => {
                 self.drop_table(time, *window, *rollup, position, fuel)
@@ -329,24 +329,24 @@ impl Steps for Rollups {
     }
 }
 
-/// Passes the entries of a table to `show`, one after another; `show` returns the number of updates that it makes.
-/// `true` when all entries are shown, `false` when the fuel is spent.
-fn show_all(
+/// Passes the entries of a table to `visit`, one after another; `visit` returns the number of updates that it emits.
+/// `true` when all entries are visited, `false` when the fuel is spent.
+fn visit_all(
     monitored_table: &MonitoredTable,
     rollup: Rollup,
     position: &mut usize,
     fuel: &mut Fuel,
     addresses: &Addresses,
-    mut show: impl FnMut(Pair, Key, Volume) -> usize,
+    mut visit: impl FnMut(Pair, Key, Volume) -> usize,
 ) -> bool {
     if rollup.per == Per::Total {
         // A total is there even if nothing is in it.
         let volume = monitored_table.table.get(Key::TOTAL).unwrap_or_default();
-        show(Pair::V4(TOTAL, TOTAL), Key::TOTAL, volume);
+        visit(Pair::V4(TOTAL, TOTAL), Key::TOTAL, volume);
         return true;
     }
     monitored_table.table.walk(position, fuel, |key, volume| {
-        EMIT_COST * show(itself(addresses.ip(key)), key, volume)
+        EMIT_COST * visit(itself(addresses.ip(key)), key, volume)
     })
 }
 
@@ -397,7 +397,7 @@ impl Rollups {
         self.observed.remove(windows);
         let (from, until) = ((windows.from, Rollup::FIRST), (windows.until, Rollup::FIRST));
         for &(window, rollup) in self.tables.range(from..until).map(|(at, _)| at) {
-            jobs.push_back(Job::TakeBack { window, rollup, position: 0 });
+            jobs.push_back(Job::Retract { window, rollup, position: 0 });
             jobs.push_back(Job::Drop { window, rollup, position: 0 });
         }
     }

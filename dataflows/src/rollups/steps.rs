@@ -1,6 +1,6 @@
 //! The steps of jobs on tables of rollups: each works until it is done, or until its fuel is spent.
 
-use super::{Rollups, show_all};
+use super::{Rollups, visit_all};
 use crate::monitored::Rollup;
 use crate::moves::Moves;
 use crate::pending::{COPY_COST, Fuel};
@@ -42,13 +42,13 @@ impl Rollups {
         };
         let addresses = self.shared.addresses.borrow();
         let mut emitted = self.emitted.of(time, window, Some(rollup));
-        show_all(monitored_table, rollup, position, fuel, &addresses, |place, key, volume| {
-            moves.show(|| place, key, volume, &mut emitted)
+        visit_all(monitored_table, rollup, position, fuel, &addresses, |place, key, volume| {
+            moves.emit(|| place, key, volume, &mut emitted)
         })
     }
 
     /// Emits the totals of a table that lower bounds look at. `true` when all are emitted.
-    pub(super) fn show_ceilings(
+    pub(super) fn emit_to_lower_bounds(
         &mut self,
         time: Time,
         window: Window,
@@ -64,13 +64,13 @@ impl Rollups {
         monitored_table.refresh(emit_bounds);
         let addresses = self.shared.addresses.borrow();
         let mut emitted = self.emitted.of(time, window, Some(rollup));
-        show_all(monitored_table, rollup, position, fuel, &addresses, |place, key, volume| {
-            monitored_table.show_ceilings(emit_bounds, || place, key, volume, &mut emitted)
+        visit_all(monitored_table, rollup, position, fuel, &addresses, |place, key, volume| {
+            monitored_table.emit_to_lower_bounds(emit_bounds, || place, key, volume, &mut emitted)
         })
     }
 
     /// Retracts the totals that a table has emitted. `true` when all are retracted.
-    pub(super) fn take_back(
+    pub(super) fn retract(
         &mut self,
         time: Time,
         window: Window,
@@ -84,13 +84,13 @@ impl Rollups {
             return true;
         };
         monitored_table.refresh(emit_bounds);
-        if monitored_table.shows_nothing() {
+        if monitored_table.has_emitted_nothing() {
             return true;
         }
         let addresses = self.shared.addresses.borrow();
         let mut emitted = self.emitted.of(time, window, Some(rollup));
-        show_all(monitored_table, rollup, position, fuel, &addresses, |place, key, volume| {
-            monitored_table.take_back(emit_bounds, || place, key, volume, &mut emitted)
+        visit_all(monitored_table, rollup, position, fuel, &addresses, |place, key, volume| {
+            monitored_table.retract(emit_bounds, || place, key, volume, &mut emitted)
         })
     }
 

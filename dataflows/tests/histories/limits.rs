@@ -14,20 +14,20 @@ const NS: u64 = 1_000_000_000;
 
 /// The rows held, and all that is needed to change them.
 pub(crate) struct Limits {
-    /// How many names there are.
+    /// The number of names.
     names: u32,
     /// Whether few scopes have limits, of values around totals that grow slowly.
     few_scopes: bool,
-    /// The rows held, by what identifies one.
+    /// The rows held, by limit and date.
     rows: BTreeMap<(LimitId, i128), Version>,
     /// Rows that were deleted, which may return.
-    gone: Vec<Version>,
-    /// The number of each content that is held, or was at the tick before. A row that is gone for longer
+    deleted: Vec<Version>,
+    /// The number of each content that is held, or was at the tick before. A row that was deleted earlier
     /// leaves its number to the next new one: there are no more numbers than rows.
     numbers: BTreeMap<Version, VersionId>,
 }
 
-/// What new rows are made to fit.
+/// The surroundings that new rows fit.
 pub(crate) struct Around<'a> {
     /// Milliseconds.
     pub(crate) tick: u64,
@@ -42,8 +42,8 @@ pub(crate) struct Around<'a> {
 impl Limits {
     /// None yet, of at most so many names.
     pub(crate) fn new(names: u32, few_scopes: bool) -> Self {
-        let (rows, gone, numbers) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-        Limits { names, few_scopes, rows, gone, numbers }
+        let (rows, deleted, numbers) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        Limits { names, few_scopes, rows, deleted, numbers }
     }
 
     /// Changes the rows `count` times and returns the difference that this made.
@@ -60,9 +60,9 @@ impl Limits {
             self.edit(rng, around);
         }
         let after: BTreeSet<Version> = self.rows.values().copied().collect();
-        let gone = before.difference(&after).map(|row| (*row, -1));
+        let deleted = before.difference(&after).map(|row| (*row, -1));
         let mut edits: Vec<_> =
-            gone.chain(after.difference(&before).map(|row| (*row, 1))).collect();
+            deleted.chain(after.difference(&before).map(|row| (*row, 1))).collect();
         for i in (1..edits.len()).rev() {
             edits.swap(i, rng.below(i as u64 + 1) as usize);
         }
@@ -86,8 +86,8 @@ impl Limits {
                 }
             }
             // Back again.
-            5..8 if !self.gone.is_empty() => {
-                let back = rng.pick(&self.gone);
+            5..8 if !self.deleted.is_empty() => {
+                let back = rng.pick(&self.deleted);
                 self.insert(back);
             }
             // The same from another date on.
@@ -127,12 +127,12 @@ impl Limits {
         let free = (1..).map(VersionId).find(|number| !taken.contains(number));
         row.id = *self.numbers.entry(row).or_insert(free.expect("there are fewer rows"));
         if let Some(old) = self.rows.insert((row.limit, row.effective), row) {
-            self.gone.push(old);
+            self.deleted.push(old);
         }
     }
 
     fn remove(&mut self, row: Version) {
-        self.gone.extend(self.rows.remove(&(row.limit, row.effective)));
+        self.deleted.extend(self.rows.remove(&(row.limit, row.effective)));
     }
 
     fn random_row(&self, rng: &mut Rng, around: &Around<'_>) -> Version {

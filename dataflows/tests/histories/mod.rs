@@ -1,10 +1,10 @@
-//! Random histories: what enters at each tick, and the settings, from a seed.
+//! Random histories: the input of each tick, and the settings, from a seed.
 //!
 //! They are small and crowded: few addresses, few windows, values at the amounts that occur, dates
-//! at the edges of windows, so that what rarely meets outside meets here often. A history is a
+//! at the edges of windows, so that rare coincidences are frequent here. A history is a
 //! function of its seed and size alone, so that a failure is repeated by its seed.
 //!
-//! What holds of every history: ticks increase, the watermark does not move back and is never
+//! Invariants of every history: ticks increase, the watermark does not move back and is never
 //! ahead of the tick except at the end of the input; no two held rows have one limit and one date;
 //! a row that returns has its old number; `seen` covers the windows of the records.
 
@@ -21,7 +21,7 @@ use limits::{Around, Limits};
 use rng::Rng;
 use traffic::Traffic;
 
-/// How large histories may become.
+/// Upper bounds on the size of a history.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
     /// Ticks, without the few at the end of the input.
@@ -54,27 +54,27 @@ impl Size {
         Size { ticks: 60, records: 4, limits: 5, leap: 1, grows: true };
 }
 
-/// What enters, and how it is to be taken.
+/// The input and the settings of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
     /// The rules of time.
     pub(crate) windows: Windows,
-    /// What is said before a window settles.
+    /// The updates that are published before a window settles.
     pub(crate) updates: Updates,
-    /// What is said of the greatest when it does.
+    /// The ranking that is emitted when a window settles.
     pub(crate) top: Option<TopQuery>,
-    /// What enters, tick by tick.
+    /// The input, tick by tick.
     pub(crate) ticks: Vec<TickInput>,
 }
 
-/// How the watermark follows the greatest event time.
+/// The watermark, relative to the greatest event time.
 #[derive(Clone, Copy)]
 enum Pace {
-    /// It is that.
+    /// Equal to it.
     Follows,
-    /// It stays so many milliseconds behind.
+    /// So many milliseconds behind it.
     Lags(u64),
-    /// It stands, and at times comes up, even to the clock.
+    /// Mostly still; at times it jumps to it, or to the clock.
     Jumps,
 }
 
@@ -88,18 +88,18 @@ pub(crate) fn history(seed: u64, size: Size) -> History {
         per: rng.pick(&[Per::Pair, Per::Source, Per::Destination]),
         metric: rng.pick(&[Metric::Bytes, Metric::Packets]),
     });
-    let mut course = Transition::new(rng, windows, size);
+    let mut builder = HistoryBuilder::new(rng, windows, size);
     let ticks = rng.between(5, size.ticks);
     for _ in 0..ticks {
-        course.step(rng);
+        builder.step(rng);
     }
     if rng.percent(80) {
-        course.end(rng);
+        builder.end(rng);
     }
     if rng.percent(40) {
-        random_beginning(rng, &mut course.ticks, windows);
+        random_beginning(rng, &mut builder.ticks, windows);
     }
-    History { windows, updates, top, ticks: course.ticks }
+    History { windows, updates, top, ticks: builder.ticks }
 }
 
 /// Partitions that are truncated, whose first event times come to be known tick by tick, and moments at which
@@ -116,7 +116,7 @@ fn random_beginning(rng: &mut Rng, ticks: &mut [TickInput], windows: Windows) {
         let known = rng.below(last.min(8) + 1);
         let first = near(rng, ticks);
         ticks[known as usize].truncated.push((partition, Some(first)));
-        // It is told in the tick before at the latest, or at once with the first event time.
+        // A source reports it a tick earlier at the latest, or together with the first event time.
         if known > 0 {
             ticks[rng.below(known) as usize].truncated.push((partition, None));
         }
@@ -146,17 +146,17 @@ fn random_windows(rng: &mut Rng) -> Windows {
 }
 
 /// A history in the making.
-struct Transition {
+struct HistoryBuilder {
     windows: Windows,
     size: Size,
     pace: Pace,
     /// The longest step of the clock, in milliseconds.
     stride: u64,
-    /// How many of a hundred ticks change the rows.
+    /// The percentage of ticks that change the rows.
     edits: u64,
-    /// How many of a hundred records are behind, by up to so many windows.
+    /// The percentage of records that are behind, and by up to how many windows.
     behind: (u64, u64),
-    /// How many of a hundred steps leave windows out.
+    /// The percentage of steps that leave windows out.
     leaps: u64,
     /// The greatest event time.
     front: u64,
@@ -165,10 +165,10 @@ struct Transition {
     ticks: Vec<TickInput>,
 }
 
-impl Transition {
+impl HistoryBuilder {
     fn new(rng: &mut Rng, windows: Windows, size: Size) -> Self {
         let width_ms = windows.width_secs * 1000;
-        Transition {
+        HistoryBuilder {
             windows,
             size,
             pace: match rng.below(4) {
@@ -237,8 +237,8 @@ impl Transition {
         self.push(rng, tick, watermark, records, edits);
     }
 
-    /// The end of the input: what is due before the end of the last window takes effect, then every
-    /// window closes, then every window settles. What comes after that comes too late, but for rows.
+    /// The end of the input: rows due before the end of the last window take effect, then every
+    /// window closes, then every window settles. All later input but rows comes too late.
     fn end(&mut self, rng: &mut Rng) {
         let windows = self.ticks.iter().flat_map(|tick| tick.seen.iter());
         let last = windows.max().copied().unwrap_or_default();

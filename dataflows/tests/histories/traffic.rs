@@ -1,4 +1,4 @@
-//! Random records, and what they add up to.
+//! Random records, and their sums.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -28,16 +28,16 @@ pub(crate) const V6: [Ipv6Addr; 6] = [
     Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
 ];
 
-/// What has been counted.
+/// The traffic counted so far.
 #[derive(Default)]
 pub(crate) struct Traffic {
-    /// The sums of what came in time.
+    /// The sums of records that came in time.
     sums: BTreeMap<Window, BTreeMap<Pair, Volume>>,
     /// Only this many of the addresses of each family occur.
     addresses: usize,
-    /// How many of a hundred pairs are IPv4.
+    /// The percentage of pairs that are IPv4.
     v4: u64,
-    /// How many of a hundred records are corrections.
+    /// The percentage of records that are corrections.
     corrections: u64,
     /// Whether sums go beyond 64 bits. Nothing is corrected then.
     heavy: bool,
@@ -89,7 +89,7 @@ impl Traffic {
         (window, self.pair(rng), volume)
     }
 
-    /// Takes back all or a part of what was counted, of this window if it has something.
+    /// Returns a correction of all or a part of a sum, of this window if it has one.
     fn correction(&self, rng: &mut Rng, window: Window) -> Option<(Window, Pair, Volume)> {
         let sums = || self.sums.iter().filter(|(_, table)| !table.is_empty());
         let count = sums().count() as u64;

@@ -1,4 +1,4 @@
-//! The log of a program that runs for long: text for a terminal, JSON for a collector.
+//! The log of a long-running program: text for a terminal, JSON for a collector.
 
 mod stderr;
 
@@ -28,23 +28,23 @@ pub enum Level {
     Trace,
 }
 
-/// Minimum interval between two log lines of one kind, for messages that come by thousands.
+/// Minimum interval between two log lines of one kind, for messages that come in thousands.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Selects the messages to log among many: of each kind at most one every 10 s.
 #[derive(Clone, Debug, Default)]
 pub struct Sampler {
-    said: BTreeMap<&'static str, Instant>,
+    last_logged: BTreeMap<&'static str, Instant>,
 }
 
 impl Sampler {
     /// Whether to log one of this kind now.
-    pub fn takes(&mut self, kind: &'static str) -> bool {
-        let recent = |said: &Instant| said.elapsed() < SAMPLE_INTERVAL;
-        if self.said.get(kind).is_some_and(recent) {
+    pub fn allows(&mut self, kind: &'static str) -> bool {
+        let recent = |logged: &Instant| logged.elapsed() < SAMPLE_INTERVAL;
+        if self.last_logged.get(kind).is_some_and(recent) {
             return false;
         }
-        self.said.insert(kind, Instant::now());
+        self.last_logged.insert(kind, Instant::now());
         true
     }
 }
@@ -69,14 +69,14 @@ pub fn started() -> Option<Logs> {
 /// Escapes characters that act on a terminal, and hides passwords.
 pub fn print(line: &str) {
     let line = shown::line(line) + "\n";
-    // Without standard error there is nobody to tell.
+    // A failure to write to standard error has nowhere to be reported.
     let _ = match started() {
         Some(_) => stderr::ToStderr.write_all(line.as_bytes()),
         None => io::stderr().write_all(line.as_bytes()),
     };
 }
 
-/// Waits a little until the log is written, since the process ends.
+/// Waits briefly until the log is written, since the process exits.
 pub fn flush() {
     stderr::flush();
 }
@@ -99,9 +99,9 @@ pub fn start(level: Level, format: Option<Logs>) {
     let log = tracing_subscriber::fmt().with_max_level(level);
     let stderr = stderr::ToStderr::start();
     let text = format.map_or(terminal, |format| format == Logs::Text);
-    // A second command in one process, as in tests, goes on with what the first one set.
+    // A second command in one process, as in tests, keeps the log of the first one.
     let started = match text {
-        // Its colours are orders to the terminal, so that what is from outside is escaped before.
+        // The colours are control sequences, so fields from outside are escaped before they are added.
         true => {
             let field = debug_fn(|out, field, value| {
                 let value = shown::line(format_args!("{value:?}"));

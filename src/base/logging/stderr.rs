@@ -1,7 +1,7 @@
-//! The log on standard error, written by a thread of its own: a collector that reads no more, or a full
-//! disk, must not stop what is logged about.
+//! The log on standard error, written by a thread of its own: a collector that stops reading, or a full disk,
+//! must not block the threads that log.
 //!
-//! As long as the log is read, the logging thread waits until its line is written, so that no line is missing
+//! As long as the log is read, a logging thread waits until its line is written, so that no line is missing
 //! however the process ends. Once a line was not written in time, lines wait in a queue; those beyond its
 //! bound are dropped and counted, and the log reports their number when it is read again.
 //!
@@ -26,7 +26,7 @@ const QUEUE_BYTES: usize = 1 << 20;
 /// Time limit for writing the queued lines at the end of the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Lines that were not written and never will be.
+/// The number of lines that were dropped.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -36,7 +36,7 @@ pub(super) fn dropped_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// Waits a little until all lines are written: the process ends.
+/// Waits briefly until all lines are written, since the process exits.
 pub(super) fn flush() {
     if let Some(log) = LOG.get() {
         log.flush(FLUSH_TIMEOUT);
@@ -84,7 +84,7 @@ impl Write for ToStderr {
     }
 }
 
-/// Lines on their way.
+/// Lines to write.
 #[derive(Debug, Default)]
 struct Log {
     queue: Mutex<Queue>,
@@ -103,7 +103,7 @@ struct Queue {
     stuck: bool,
     /// Lines dropped since the log was last written.
     dropped: u64,
-    /// Its thread, which must not wait for itself.
+    /// The thread that writes, which must not wait for itself.
     writer: Option<ThreadId>,
 }
 
@@ -161,7 +161,7 @@ impl Log {
         queue
     }
 
-    /// The work of the thread.
+    /// Runs the thread that writes.
     fn write_all(&self, to: &mut dyn Write) {
         let mut queue = self.lock();
         loop {
@@ -172,7 +172,7 @@ impl Log {
                 queue.bytes -= line.len();
                 queue.handled += 1;
                 if written.is_err() {
-                    // The reader has gone, or the disk is full.
+                    // The reader has disconnected, or the disk is full.
                     queue.dropped += 1;
                     DROPPED.fetch_add(1, Ordering::Relaxed);
                 } else if queue.dropped > 0 && queue.lines.is_empty() {
@@ -180,7 +180,7 @@ impl Log {
                     drop(queue);
                     tracing::warn!(
                         lines,
-                        "{lines} lines of the log were dropped: standard error took nothing"
+                        "{lines} lines of the log were dropped: standard error accepted none"
                     );
                     queue = self.lock();
                 }
@@ -209,10 +209,10 @@ mod tests {
     }
 
     #[test]
-    fn log_that_nobody_reads_keeps_nobody_waiting_and_drops_beyond_its_bound() {
+    fn unread_log_drops_lines_beyond_its_bound_without_blocking() {
         let (log, mut reader) = log();
         let line = [vec![b'x'; 999], b"\n".to_vec()].concat();
-        // Twice what the queue and the pipe take.
+        // Twice the capacity of the queue and the pipe.
         let lines = 2 * (QUEUE_BYTES + (64 << 10)) / line.len();
         let began = Instant::now();
         for _ in 0..lines {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn log_that_is_read_is_written_when_the_call_returns() {
+    fn accepted_line_is_written_when_the_call_returns() {
         let (log, mut reader) = log();
         for number in 0..100 {
             log.accept(format!("{number}\n").as_bytes());
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn log_whose_reader_has_gone_is_counted_and_fails_nobody() {
+    fn line_without_a_reader_is_counted_as_dropped() {
         let (log, reader) = log();
         drop(reader);
         for _ in 0..3 {

@@ -21,20 +21,20 @@ pub(super) struct Alert {
     limit_value: Option<serde_json::Number>,
     bound: Bound,
     metric: Metric,
-    entity: Who,
+    entity: Entity,
     pub(super) window_start: String,
     amount: i64,
 }
 
 /// The addresses of an entity.
 #[derive(Clone, Debug, Deserialize)]
-struct Who {
+struct Entity {
     source: Option<String>,
     destination: Option<String>,
     host: Option<String>,
 }
 
-impl std::fmt::Display for Who {
+impl std::fmt::Display for Entity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.source, &self.destination, &self.host) {
             (Some(source), Some(destination), _) => write!(f, "{source} > {destination}"),
@@ -47,7 +47,7 @@ impl std::fmt::Display for Who {
 }
 
 impl Alert {
-    /// Window, limit, value, who and amount, for people.
+    /// Formats window, limit, value, entity and amount, for people.
     pub(super) fn cells(&self) -> [String; 5] {
         let bound = match self.bound {
             Bound::Max => "max",
@@ -61,7 +61,7 @@ impl Alert {
             Metric::Bytes => "bytes",
             Metric::Packets => "packets",
         };
-        // Of a time of day such as 2017-10-01T18:45:00Z, hours and minutes; one day is all there is.
+        // Hours and minutes of a time such as 2017-10-01T18:45:00Z: the capture is of one day.
         let window = self.window_start.get(11..16).unwrap_or(&self.window_start).to_owned();
         let (limit, who) = (self.limit_name.clone(), self.entity.to_string());
         [window, limit, value, who, format!("{} {unit}", self.amount)]
@@ -73,9 +73,9 @@ impl Alert {
 pub(super) struct Effect {
     /// Changes in all.
     pub(super) changes: u64,
-    /// Of these, violations that were not there before.
+    /// Raised violations among them.
     pub(super) raised: u64,
-    /// When the last one arrived.
+    /// The arrival time of the last one.
     pub(super) last: Option<Instant>,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct Alerts {
     address: Address,
     client: ClientOptions,
     source: TopicReader,
-    standing: BTreeMap<String, Alert>,
+    active: BTreeMap<String, Alert>,
     effect: Effect,
 }
 
@@ -98,30 +98,30 @@ fn open(address: &Address, client: &ClientOptions, start: Start) -> Result<Topic
         skip_open_transactions: false,
     };
     let topic = Topic::open(address, client, options)?;
-    let me = std::thread::current();
-    TopicReader::open(Arc::new(topic), 0, 1, Arc::new(move || me.unpark()))
+    let thread = std::thread::current();
+    TopicReader::open(Arc::new(topic), 0, 1, Arc::new(move || thread.unpark()))
 }
 
 impl Alerts {
-    /// From the first alert on. This thread is woken when there is one.
+    /// Opens the topic at the first alert. New alerts wake this thread.
     pub(super) fn open(address: &Address) -> Result<Self, Failure> {
-        // Apache Kafka answers as soon as there is something; this broker when the wait is over.
-        let client = ClientOptions::new(["fetch.wait.max.ms=2"])?.apart();
+        // Apache Kafka responds as soon as there is a message; the mock broker only after the wait.
+        let client = ClientOptions::new(["fetch.wait.max.ms=2"])?.ignore_environment();
         Ok(Alerts {
             address: address.clone(),
             source: open(address, &client, Start::Earliest)?,
             client,
-            standing: BTreeMap::new(),
+            active: BTreeMap::new(),
             effect: Effect::default(),
         })
     }
 
-    /// Takes the alerts that are there, in their order.
-    pub(super) fn take(&mut self) -> Result<Vec<Alert>, Failure> {
+    /// Reads the alerts that have arrived since, in order.
+    pub(super) fn read_new(&mut self) -> Result<Vec<Alert>, Failure> {
         let mut alerts = Vec::new();
         let mut bad = None;
-        self.source.take(|taken| {
-            match serde_json::from_slice::<Alert>(taken.message.payload.unwrap_or_default()) {
+        self.source.poll(|received| {
+            match serde_json::from_slice::<Alert>(received.message.payload.unwrap_or_default()) {
                 Ok(alert) => alerts.push(alert),
                 Err(error) => bad = Some(error),
             }
@@ -140,9 +140,9 @@ impl Alerts {
     fn fold(&mut self, alert: &Alert) {
         match alert.event {
             Event::Raised | Event::Updated => {
-                self.standing.insert(alert.id.clone(), alert.clone());
+                self.active.insert(alert.id.clone(), alert.clone());
             }
-            Event::Cleared => drop(self.standing.remove(&alert.id)),
+            Event::Cleared => drop(self.active.remove(&alert.id)),
         }
         if alert.reason == Reason::LimitChange {
             self.effect.changes += 1;
@@ -156,18 +156,18 @@ impl Alerts {
         Ok(open(&self.address, &self.client, Start::Latest)?.positions())
     }
 
-    /// Whether the alerts up to there were taken.
+    /// Whether all alerts before `end` were read.
     pub(super) fn has_reached(&self, end: &[(i32, i64)]) -> bool {
         self.source.positions() == end
     }
 
     /// The violations that stand, by window.
-    pub(super) fn standing(&self) -> Vec<&Alert> {
-        let mut standing: Vec<&Alert> = self.standing.values().collect();
-        standing.sort_by_cached_key(|alert| {
+    pub(super) fn active(&self) -> Vec<&Alert> {
+        let mut active: Vec<&Alert> = self.active.values().collect();
+        active.sort_by_cached_key(|alert| {
             (alert.window_start.clone(), alert.limit_name.clone(), alert.entity.to_string())
         });
-        standing
+        active
     }
 
     /// Returns the effect of the change of the limit.

@@ -1,4 +1,4 @@
-//! `floodmark demo`: the whole pipeline in one process, at sixty times the speed of life.
+//! `floodmark demo`: the whole pipeline in one process, at sixty times real time.
 //!
 //! ```text
 //!  capture ─▶ send ─▶ [records] ─▶ run, 2 workers ─▶ [alerts] ─▶ a table on the terminal
@@ -6,10 +6,10 @@
 //!                         limits.jsonl, which changes half-way
 //! ```
 //!
-//! - `pipeline`: the broker, what sends, what runs.
-//! - `timeline`: the time of the capture, by which all of them go.
-//! - `alerts`: what a reader of the alerts knows.
-//! - `screen`: what is shown of it.
+//! - `pipeline`: the broker, the sender and the run.
+//! - `timeline`: the clock that they share, in the time of the capture.
+//! - `alerts`: a reader of the alerts.
+//! - `screen`: the output.
 
 mod alerts;
 mod pipeline;
@@ -37,11 +37,11 @@ use screen::Screen;
 use timeline::Timeline;
 
 const LIMITS: &str = include_str!("../../demo/limits.jsonl");
-/// The limit that changes, and to what.
+/// The limit that changes, its old value and its new value.
 const CHANGED: (&str, &str, &str) = ("pair-max", "30000", "17000");
 
-/// The interval of drawing, and of looking for new alerts.
-const LOOK: Duration = Duration::from_millis(50);
+/// The interval of drawing, and of reading new alerts.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The options of `floodmark demo`.
 #[derive(Clone, Debug, clap::Args)]
@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(short, long, value_name = "N", default_value_t = 2)]
     workers: usize,
 
-    /// How fast the capture is sent: 60x takes half a minute for 28 minutes, max a few seconds
+    /// Speed of sending the capture of 28 minutes: 60x takes half a minute, max a few seconds
     #[arg(long, value_name = "SPEED", default_value = "60x")]
     speed: Speed,
 }
@@ -61,9 +61,9 @@ pub fn run(args: &Args) -> Outcome {
         return Err(Failure::new(Exit::Usage, anyhow!("at least one worker is needed")));
     }
     let interrupt = Interrupt::listen()?;
-    interrupt.wake_me();
+    interrupt.wake_current_thread();
     let mut screen = Screen::open()?;
-    let ended = play(args, &interrupt, &mut screen);
+    let ended = demonstrate(args, &interrupt, &mut screen);
     screen.clear();
     match ended {
         Ok(exit) => Ok(exit),
@@ -85,17 +85,22 @@ fn write_limits(file: &Path, text: &str) -> anyhow::Result<()> {
         .with_context(|| format!("writing limits to \"{}\"", file.display()))
 }
 
-fn play(args: &Args, interrupt: &Interrupt, screen: &mut Screen) -> Result<Exit, WriteError> {
+fn demonstrate(
+    args: &Args,
+    interrupt: &Interrupt,
+    screen: &mut Screen,
+) -> Result<Exit, WriteError> {
     let failed = |error: anyhow::Error| WriteError::Failed(error.into());
-    let recording = Recording::look();
-    let directory = tempfile::tempdir().context("making a directory for limits").map_err(failed)?;
+    let recording = Recording::read();
+    let directory =
+        tempfile::tempdir().context("creating a directory for limits").map_err(failed)?;
     let limits = directory.path().join("limits.jsonl");
     write_limits(&limits, LIMITS).map_err(failed)?;
     let broker = Broker::start().map_err(failed)?;
 
     let minutes = (recording.span.last_ms - recording.span.first_ms) / 60_000;
     let (flows, alerts) = (broker.flows().to_string(), broker.alerts());
-    screen.say(format_args!(
+    screen.print(format_args!(
         "{} packets of {minutes} minutes of an office network pass at {} speed:\n\n  \
          sent to     {flows:<44}  (floodmark capture)\n  \
          judged by   {:<44}  (floodmark run)\n  \
@@ -107,7 +112,7 @@ fn play(args: &Args, interrupt: &Interrupt, screen: &mut Screen) -> Result<Exit,
         format!("{} workers", args.workers),
         limits.display(),
     ))?;
-    screen.say(screen::limits(&rows(LIMITS).map_err(failed)?))?;
+    screen.print(screen::limits(&rows(LIMITS).map_err(failed)?))?;
 
     let timeline = Timeline::new(recording.span, args.speed);
     let alerts = Alerts::open(&alerts)?;
@@ -120,40 +125,41 @@ fn play(args: &Args, interrupt: &Interrupt, screen: &mut Screen) -> Result<Exit,
             return Err(failure.into());
         }
     };
-    let began = Instant::now();
-    let mut play = Play { screen, alerts, recording, timeline, limits, began, written: None };
-    let seen = play.first_acts(&run, &sending, args.speed, interrupt);
-    // However that went, no thread is left alone.
+    let started = Instant::now();
+    let mut demo =
+        Demo { screen, alerts, recording, timeline, limits, started, limit_changed: None };
+    let completed = demo.show_until_judged(&run, &sending, args.speed, interrupt);
+    // Stop and join both threads also after a failure.
     sending.stop();
     run.part.stop();
     let (sent, ran) = (sending.join(), run.part.join());
-    if !seen? {
+    if !completed? {
         return Ok(Exit::Interrupted);
     }
     let sent = sent?;
     ran?;
-    play.last_act(&sent)?;
+    demo.show_result(&sent)?;
     Ok(Exit::Done)
 }
 
 /// The demo under way.
-struct Play<'a> {
+struct Demo<'a> {
     screen: &'a mut Screen,
     alerts: Alerts,
     recording: Recording,
     timeline: std::sync::Arc<Timeline>,
     limits: PathBuf,
-    began: Instant,
-    /// When the limit was changed.
-    written: Option<Instant>,
+    started: Instant,
+    /// The time of the change of the limit.
+    limit_changed: Option<Instant>,
 }
 
-/// Whether something has come about.
-type Until<'a> = &'a dyn Fn(&Timeline) -> bool;
+/// A condition to wait for.
+type Condition<'a> = &'a dyn Fn(&Timeline) -> bool;
 
-impl Play<'_> {
-    /// Shows what is so until the capture is judged. False: it was interrupted.
-    fn first_acts(
+impl Demo<'_> {
+    /// Shows the progress until the capture is judged. Returns false if interrupted.
+    fn show_until_judged(
         &mut self,
         run: &Run,
         sending: &Part<Sent>,
@@ -161,17 +167,17 @@ impl Play<'_> {
         interrupt: &Interrupt,
     ) -> Result<bool, WriteError> {
         let before_half_ms = self.recording.before_half_ms;
-        // At full speed the first half is judged first, or there would be nothing to change.
+        // At full speed wait until the first half is judged, so that the change has an effect.
         let reached = || run.status.progress().reached;
         let read = |timeline: &Timeline| {
             let read = speed != Speed::Max || reached() >= Some(before_half_ms);
-            timeline.is_half() && read || sending.has_ended()
+            timeline.has_reached_half() && read || sending.is_finished()
         };
-        let wait = |play: &mut Self, until: Until<'_>| play.watch(run, interrupt, until);
+        let wait = |demo: &mut Self, until: Condition<'_>| demo.show_until(run, interrupt, until);
         if !wait(self, &read)? {
             return Ok(false);
         }
-        // The rows that were read are in the tick that begins next, at the latest.
+        // Records that were read are in the next tick at the latest.
         let tick = || run.status.progress().tick;
         let read_at = tick();
         if speed == Speed::Max && !wait(self, &|_| tick() >= read_at + 3)? {
@@ -179,100 +185,100 @@ impl Play<'_> {
         }
         self.change_limit()?;
         let settled_ms = self.recording.settled_ms();
-        if !wait(self, &|_| sending.has_ended())? {
+        if !wait(self, &|_| sending.is_finished())? {
             return Ok(false);
         }
-        self.timeline.end(settled_ms);
+        self.timeline.end_at(settled_ms);
         let watermark = || run.status.progress().watermark;
         wait(self, &|_| watermark() >= settled_ms)
     }
 
-    /// Shows what is so until something has come about. False: it was interrupted before.
-    fn watch(
+    /// Shows the progress until a condition holds. Returns false if interrupted before.
+    fn show_until(
         &mut self,
         run: &Run,
         interrupt: &Interrupt,
-        until: Until<'_>,
+        until: Condition<'_>,
     ) -> Result<bool, WriteError> {
         loop {
             self.show()?;
             if interrupt.pressed() {
                 return Ok(false);
             }
-            // It ends by itself only if it fails, and its failure is told then.
-            if until(&self.timeline) || run.part.has_ended() {
+            // The run ends by itself only if it fails; joining it returns the failure.
+            if until(&self.timeline) || run.part.is_finished() {
                 return Ok(true);
             }
-            std::thread::park_timeout(LOOK);
+            std::thread::park_timeout(POLL_INTERVAL);
         }
     }
 
-    /// Takes alerts, and shows them.
+    /// Reads and shows new alerts. Returns whether there were any.
     fn show(&mut self) -> Result<bool, WriteError> {
         let now = format_ms(self.timeline.now_ms()).to_string();
         let clock = now.get(11..19).unwrap_or(&now);
-        let alerts = self.alerts.take()?;
+        let alerts = self.alerts.read_new()?;
         for alert in &alerts {
-            self.screen.change(clock, alert)?;
+            self.screen.print_change(clock, alert)?;
         }
-        let standing = self.alerts.standing();
-        let mut text = format!("{clock} in the capture: {} violations stand", standing.len());
+        let active = self.alerts.active();
+        let mut text = format!("{clock} in the capture: {} violations active", active.len());
         if let Some(effect) = self.effect() {
             text += &format!("\n{effect}");
         }
-        self.screen.draw(&text, &standing);
+        self.screen.draw(&text, &active);
         Ok(!alerts.is_empty())
     }
 
-    /// Changes the limit, by the file that the run follows.
+    /// Changes the limit in the file that the run follows.
     fn change_limit(&mut self) -> Result<(), WriteError> {
         let (name, from, to) = CHANGED;
         let text = LIMITS.replace(from, to);
-        self.screen.say(format_args!(
+        self.screen.print(format_args!(
             "\nHalf-way, {name} goes from {from} to {to} in {}\n",
             self.limits.display()
         ))?;
-        self.written = Some(Instant::now());
+        self.limit_changed = Some(Instant::now());
         write_limits(&self.limits, &text).map_err(Failure::from)?;
-        self.timeline.go_on();
+        self.timeline.start_second_half();
         Ok(())
     }
 
-    /// The effect of the change of the limit.
+    /// Describes the effect of the change of the limit, once there is one.
     fn effect(&self) -> Option<String> {
         let effect = self.alerts.effect();
-        let took = effect.last?.saturating_duration_since(self.written?);
+        let took = effect.last?.saturating_duration_since(self.limit_changed?);
         let (name, from, to) = CHANGED;
         let millis = took.as_micros().div_ceil(100) as f64 / 10.0;
         Some(format!("{name} from {from} to {to}: {} changes in {millis} ms", effect.changes))
     }
 
-    /// Shows what has come of it.
-    fn last_act(&mut self, sent: &Sent) -> Result<(), WriteError> {
+    /// Shows the remaining violations and a summary.
+    fn show_result(&mut self, sent: &Sent) -> Result<(), WriteError> {
         let end = self.alerts.end()?;
         while !self.alerts.has_reached(&end) {
             if !self.show()? {
-                std::thread::park_timeout(LOOK);
+                std::thread::park_timeout(POLL_INTERVAL);
             }
         }
         self.screen.clear();
-        let seconds = self.began.elapsed().as_secs_f64();
-        let table = screen::violations(&self.alerts.standing());
-        self.screen.say(format_args!(
-            "\nAfter {seconds:.1} s all windows have settled. These violations stand:\n\n{table}"
+        let seconds = self.started.elapsed().as_secs_f64();
+        let table = screen::violations(&self.alerts.active());
+        self.screen.print(format_args!(
+            "\nAfter {seconds:.1} s all windows have settled. These violations remain:\n\n{table}"
         ))?;
         let Sent { records, packets, messages, .. } = sent;
-        self.screen.say(format_args!(
+        self.screen.print(format_args!(
             "{packets} packets went as {records} records in {messages} messages."
         ))?;
         if let Some(effect) = self.effect() {
             let raised = self.alerts.effect().raised;
-            self.screen.say(format_args!(
-                "{effect}, from the file to the topic\nof alerts. New by it, of packets that had \
-                 passed before: {raised} violations.\nNo packet was read again."
+            self.screen.print(format_args!(
+                "{effect}, from the file to the topic\nof alerts. It raised {raised} violations of \
+                 packets that had passed before.\nNo packet was read again."
             ))?;
         }
-        self.screen.say(NEXT)
+        self.screen.print(NEXT)
     }
 }
 

@@ -1,7 +1,7 @@
-//! The pipeline of the demo, all of it in this process: a broker, what sends to it, what reads from it.
+//! The pipeline of the demo, all of it in this process: a broker, a sender and a run.
 //!
-//! Between the parts is nothing but the broker: what sends is the code of `floodmark capture`, what reads
-//! is that of `floodmark run`.
+//! The parts are connected only by the broker: the sender is the code of `floodmark capture`, the run that of
+//! `floodmark run`.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -32,7 +32,7 @@ use crate::sink::{AlertTopic, Counts, Hub};
 use crate::sniffer::fold::Folding;
 use crate::sniffer::outlet::{Format, Outlet, Sent};
 use crate::sniffer::pace::{Pace, Speed};
-use crate::sniffer::source::{BATCH, Reading, read};
+use crate::sniffer::source::{BATCH, FileReaderSettings, read_captures};
 use crate::sniffer::{Ended, Sender, topic};
 use crate::source::{Filter, Partitions, topic as topic_source};
 
@@ -42,23 +42,23 @@ const CAPTURE: &[u8] = include_bytes!("../../demo/office-lan.pcapng.zst");
 const FLOWS: &str = "floodmark-flows-v1";
 const ALERTS: &str = "floodmark-alerts-v1";
 
-/// Of records; one for each of two workers.
+/// The partitions of the topic of records: one for each of two workers.
 const PARTITIONS: i32 = 2;
 
 /// The time after which a silent partition no longer holds the watermark.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The distance of ticks. A second would be a minute of the capture.
+/// The interval of ticks. A second would be a minute of the capture.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The time after its end in which a window takes records. It is less than a window: so the last window settles
-/// before another one, without a packet, would have ended.
+/// The time after its end in which a window accepts records. It is less than a window, so that the last window
+/// settles before a window without packets would end.
 const LATENESS_MS: u64 = 4 * 60 * 1000;
 
 /// The longest time that a tick may stand still: long enough for a machine that is busy with something else.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The windows of the demo. All are held to its end, so that a limit that changes judges them again.
+/// The windows of the demo. All are retained to its end, so that the changed limit applies to them.
 pub(super) fn windows() -> Windows {
     Windows {
         lateness_ms: Some(LATENESS_MS),
@@ -81,8 +81,8 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// Reads it once.
-    pub(super) fn look() -> Self {
+    /// Reads the whole capture.
+    pub(super) fn read() -> Self {
         let mut merge = Merge::new(vec![reader()], Messages::new());
         let mut times = Vec::new();
         while let Some(packet) = merge.next() {
@@ -99,7 +99,7 @@ impl Recording {
         }
     }
 
-    /// When the last window has settled.
+    /// Returns the time at which the last window settles.
     pub(super) fn settled_ms(&self) -> u64 {
         let last = windows().of(self.span.last_ms).expect("the capture is of our times");
         windows().end_ms(last) + LATENESS_MS
@@ -112,7 +112,7 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    /// Starts it, with its topics: one for records, one for alerts.
+    /// Starts a broker with two topics, for records and for alerts.
     pub(super) fn start() -> anyhow::Result<Self> {
         let starting = "starting the broker of the demo";
         let cluster = MockCluster::new(1).context(starting)?;
@@ -134,7 +134,7 @@ impl Broker {
     }
 }
 
-/// A thread that can be asked to end.
+/// A thread that can be stopped.
 pub(super) struct Part<T> {
     thread: JoinHandle<Result<T, Failure>>,
     stop: Interrupt,
@@ -146,7 +146,7 @@ impl<T: Send + 'static> Part<T> {
         stop: Interrupt,
         work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
     ) -> anyhow::Result<Self> {
-        // The thread that waits for the end of this part is woken then.
+        // At its end the part wakes this thread.
         let waiting = std::thread::current();
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
             let result = work();
@@ -156,11 +156,11 @@ impl<T: Send + 'static> Part<T> {
         Ok(Part { thread: thread.with_context(|| format!("starting the {name} thread"))?, stop })
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// Has it end as soon as it can.
+    /// Requests the part to stop.
     pub(super) fn stop(&self) {
         self.stop.press();
     }
@@ -171,13 +171,13 @@ impl<T: Send + 'static> Part<T> {
     }
 }
 
-/// A run that reads records and says alerts.
+/// A run that reads records and publishes alerts.
 pub(super) struct Run {
     pub(super) part: Part<Exit>,
     pub(super) status: Arc<Status>,
 }
 
-/// Starts a run over the topic of records. Every tick says amounts that are new, if `amounts`.
+/// Starts a run over the topic of records. With `amounts`, every tick publishes updates of amounts.
 pub(super) fn run(
     broker: &Broker,
     limits: &Path,
@@ -185,7 +185,7 @@ pub(super) fn run(
     timeline: &Arc<Timeline>,
     amounts: bool,
 ) -> Result<Run, Failure> {
-    let client = ClientOptions::default().apart();
+    let client = ClientOptions::default().ignore_environment();
     let source = SourceOptions {
         start: Start::Earliest,
         idle_timeout: IDLE_TIMEOUT,
@@ -203,11 +203,10 @@ pub(super) fn run(
     let lead = LeaderConfig {
         limits: vec![Limits::follow(&feed::Options::file(limits), &leader)?],
         leader,
-        requests: None,
-        final_request: None,
+        queries: None,
+        final_query: None,
         hub: Hub::new(Counts::new(catalog.sets()), vec![Box::new(alerts)]),
         catalog,
-        // It is told the time of the capture only now and then.
         time: Box::new(WallTime::new(Box::new(timeline.clone()), TICK, Start::Earliest, u64::MAX)),
     };
     let (stop, status) = (Interrupt::default(), Arc::new(Status::new(workers, TICK)));
@@ -241,7 +240,7 @@ pub(super) fn run(
     Ok(Run { part: Part::start("run", stop, work)?, status })
 }
 
-/// Begins to send the capture; what it comes to is what was sent.
+/// Starts sending the capture; the part returns the counts of what was sent.
 pub(super) fn send(broker: &Broker, timeline: &Arc<Timeline>) -> Result<Part<Sent>, Failure> {
     let options = topic::Options {
         format: Format::Packed,
@@ -249,29 +248,30 @@ pub(super) fn send(broker: &Broker, timeline: &Arc<Timeline>) -> Result<Part<Sen
         create: None,
         on_refusal: crate::kafka::OnRefusal::Fail,
     };
-    // This broker keeps everything, and can't be asked.
-    let config = TopicConfig::untold(broker.flows(), PARTITIONS as usize);
-    let mut outlet = topic::Topic::open_known(&ClientOptions::default().apart(), &options, config)?;
+    // The mock broker keeps all messages, and does not support describing topics.
+    let config = TopicConfig::unknown(broker.flows(), PARTITIONS as usize);
+    let mut outlet =
+        topic::Topic::open_known(&ClientOptions::default().ignore_environment(), &options, config)?;
     let (stop, messages) = (Interrupt::default(), Messages::new());
-    let reading = Reading {
-        pace: Pace::new(Speed::Times(timeline.times())),
+    let reader_settings = FileReaderSettings {
+        pace: Pace::new(Speed::Times(timeline.speed_factor())),
         clock: timeline.clone(),
         one_by_one: false,
-        room: BATCH,
+        capacity: BATCH,
         interrupt: stop.clone(),
         messages: messages.clone(),
     };
-    timeline.begin();
-    let source = read(Merge::new(vec![reader()], messages.clone()), reading)
+    timeline.start();
+    let source = read_captures(Merge::new(vec![reader()], messages.clone()), reader_settings)
         .context("starting the thread that reads")?;
     let interrupt = stop.clone();
     let work = move || {
-        // As `floodmark capture` does if not told otherwise.
+        // The default of `floodmark capture`.
         let folding = Folding::new(Some(1000));
         let sender =
             Sender { source, folding, outlet: &mut outlet, interrupt, messages, meter: None };
         match sender.run()? {
-            Ended::Sent(_) | Ended::Deaf | Ended::Closed => Ok(outlet.sent()),
+            Ended::Sent(_) | Ended::SourceStuck | Ended::Closed => Ok(outlet.sent()),
         }
     };
     Ok(Part::start("send", stop, work)?)

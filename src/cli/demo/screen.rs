@@ -1,5 +1,4 @@
-//! The screen of the demo: text that stays, and on a terminal a table that is drawn again and again below
-//! it.
+//! The screen of the demo: permanent lines, and on a terminal a table below them that is redrawn.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
@@ -14,19 +13,19 @@ use crate::cli::grid::Grid;
 use crate::limits::rows::{BOUNDS, METRICS, PERS, Row, word};
 use crate::output::{OutputFile, WriteError, table};
 
-/// A table of violations has these columns.
+/// The columns of a table of violations.
 const HEADING: [&str; 5] = ["WINDOW", "LIMIT", "VALUE", "WHO", "AMOUNT"];
 
 /// The width that every terminal has.
 const WIDTH: usize = 79;
 
-/// Violations that are drawn, at most: those of the latest windows.
+/// The most violations that are drawn: those of the latest windows.
 const DRAWN_MAX: usize = 14;
 
 /// Standard output.
 pub(super) struct Screen {
     out: OutputFile,
-    /// The table that is drawn again, if this is a terminal.
+    /// The redrawn table, on a terminal.
     live: Option<ProgressBar>,
 }
 
@@ -43,13 +42,13 @@ impl Screen {
         Ok(Screen { out: OutputFile::open(Path::new("-"))?, live })
     }
 
-    /// Whether there is a table that is drawn again and again.
+    /// Whether there is a redrawn table.
     pub(super) fn is_live(&self) -> bool {
         self.live.is_some()
     }
 
-    /// Says something that stays.
-    pub(super) fn say(&mut self, text: impl Display) -> Result<(), WriteError> {
+    /// Prints permanent lines.
+    pub(super) fn print(&mut self, text: impl Display) -> Result<(), WriteError> {
         let out = &mut self.out;
         let mut write = || {
             out.write(|out| writeln!(out, "{text}"))?;
@@ -61,23 +60,23 @@ impl Screen {
         }
     }
 
-    /// Says a change, where no table shows it.
-    pub(super) fn change(&mut self, time: &str, alert: &Alert) -> Result<(), WriteError> {
+    /// Prints a change, unless a table shows it.
+    pub(super) fn print_change(&mut self, time: &str, alert: &Alert) -> Result<(), WriteError> {
         if self.is_live() {
             return Ok(());
         }
         let [window, limit, value, who, amount] = alert.cells();
         let event = table::event(alert.event);
-        self.say(format_args!(
+        self.print(format_args!(
             "{time}  {event:<7}  {window}  {limit:<10}  {value:<9}  {who:<33}  {amount}"
         ))
     }
 
     /// Draws what is so now: a text, and the violations that stand.
-    pub(super) fn draw(&self, text: &str, standing: &[&Alert]) {
+    pub(super) fn draw(&self, text: &str, active: &[&Alert]) {
         let Some(live) = &self.live else { return };
-        let left_out = standing.len().saturating_sub(DRAWN_MAX);
-        let mut text = format!("{text}\n\n{}", violations(&standing[left_out..]));
+        let left_out = active.len().saturating_sub(DRAWN_MAX);
+        let mut text = format!("{text}\n\n{}", violations(&active[left_out..]));
         if left_out > 0 {
             text += &format!("and {left_out} of earlier windows\n");
         }
@@ -86,7 +85,7 @@ impl Screen {
         live.set_message(lines.join("\n"));
     }
 
-    /// Takes away what is drawn.
+    /// Removes the table.
     pub(super) fn clear(&mut self) {
         if let Some(live) = self.live.take() {
             live.finish_and_clear();
@@ -95,9 +94,9 @@ impl Screen {
 }
 
 /// A table of violations.
-pub(super) fn violations(standing: &[&Alert]) -> Grid<5> {
+pub(super) fn violations(active: &[&Alert]) -> Grid<5> {
     let mut grid = Grid::new(HEADING);
-    standing.iter().for_each(|alert| grid.push(alert.cells()));
+    active.iter().for_each(|alert| grid.push(alert.cells()));
     grid
 }
 

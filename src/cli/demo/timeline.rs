@@ -1,8 +1,8 @@
-//! The clock of the demo: the time of the capture, which passes faster than ours.
+//! The clock of the demo: the time of the capture, which passes faster than real time.
 //!
-//! The sender waits for packets by it, and the run takes it as its clock, so that windows close as they
-//! did then. At full speed it leaps from packet to packet, and waits only half-way, until the limit is
-//! to change.
+//! The sender paces packets by this clock, and the run uses it as its wall clock, so that windows close in the
+//! time of the capture. At full speed the clock leaps from packet to packet, and waits only half-way, until the
+//! limit changes.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 use crate::runner;
 use crate::sniffer::pace::{self, Speed};
 
-/// At full speed, how often to look whether anybody still wants to wait.
-const LOOK: Duration = Duration::from_millis(100);
+/// At full speed, the interval at which the waiting sender checks for an interrupt.
+const WAKE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The speed of time while it leaps. Any number does.
-const LEAPING: f64 = 60.0;
+/// The speed of a clock that leaps. Its value is arbitrary.
+const LEAP_SPEED: f64 = 60.0;
 
 /// The times of a capture, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
-    /// Of the first packet.
+    /// The time of the first packet.
     pub(super) first_ms: u64,
-    /// Of the last packet.
+    /// The time of the last packet.
     pub(super) last_ms: u64,
 }
 
@@ -32,7 +32,7 @@ impl Span {
     }
 }
 
-/// The clock of the demo. It stands until it is begun.
+/// The clock of the demo. It stands still until it is started.
 pub(super) struct Timeline {
     span: Span,
     speed: Speed,
@@ -43,13 +43,13 @@ pub(super) struct Timeline {
 
 #[derive(Default)]
 struct State {
-    began: Option<Instant>,
-    /// At full speed, how far it has leapt.
+    started: Option<Instant>,
+    /// At full speed, the distance leapt since the start, in real time.
     leapt: Duration,
-    /// Whether it may go on at half time.
+    /// Whether the clock may pass half time.
     second_half: bool,
-    /// The time when all packets are sent.
-    over_ms: Option<u64>,
+    /// The time of the clock once all packets have arrived; it stands still then.
+    end_ms: Option<u64>,
 }
 
 impl Timeline {
@@ -58,10 +58,10 @@ impl Timeline {
         Arc::new(Timeline { span, speed, state, waiting })
     }
 
-    /// Returns the speed of its time, as a multiple of ours; packets are paced by it, too.
-    pub(super) fn times(&self) -> f64 {
+    /// Returns the speed as a multiple of real time; it also paces the packets.
+    pub(super) fn speed_factor(&self) -> f64 {
         match self.speed {
-            Speed::Max => LEAPING,
+            Speed::Max => LEAP_SPEED,
             Speed::Times(times) => times,
         }
     }
@@ -70,60 +70,60 @@ impl Timeline {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Time begins to pass.
-    pub(super) fn begin(&self) {
-        self.state().began = Some(Instant::now());
+    /// Starts the clock.
+    pub(super) fn start(&self) {
+        self.state().started = Some(Instant::now());
     }
 
-    /// Lets the second half come.
-    pub(super) fn go_on(&self) {
+    /// Lets the clock pass half time.
+    pub(super) fn start_second_half(&self) {
         self.state().second_half = true;
         self.waiting.notify_all();
     }
 
-    /// All packets were sent and have arrived: from now on it is this late, and all is silent.
-    pub(super) fn end(&self, at_ms: u64) {
-        self.state().over_ms = Some(at_ms);
+    /// Sets the clock to its last time: all packets have arrived, and the partitions are silent.
+    pub(super) fn end_at(&self, at_ms: u64) {
+        self.state().end_ms = Some(at_ms);
     }
 
-    /// Since it began, on our clock.
+    /// Returns the real time since the start.
     fn passed(&self, state: &State) -> Duration {
         match self.speed {
             Speed::Max => state.leapt,
-            Speed::Times(_) => state.began.map_or(Duration::ZERO, |began| began.elapsed()),
+            Speed::Times(_) => state.started.map_or(Duration::ZERO, |started| started.elapsed()),
         }
     }
 
     /// The time of the capture.
     pub(super) fn now_ms(&self) -> u64 {
         let state = self.state();
-        if let Some(over_ms) = state.over_ms {
-            return over_ms;
+        if let Some(end_ms) = state.end_ms {
+            return end_ms;
         }
-        let millis = self.passed(&state).as_secs_f64() * 1000.0 * self.times();
+        let millis = self.passed(&state).as_secs_f64() * 1000.0 * self.speed_factor();
         self.span.first_ms.saturating_add(millis.round() as u64).min(self.span.last_ms)
     }
 
     /// Whether half of the time has passed.
-    pub(super) fn is_half(&self) -> bool {
+    pub(super) fn has_reached_half(&self) -> bool {
         let state = self.state();
         self.passed(&state) >= self.half()
     }
 
-    /// When half time is, on our clock since it began.
+    /// Returns the real time from the start to half time.
     fn half(&self) -> Duration {
         let millis = self.span.half_ms() - self.span.first_ms;
-        Duration::from_secs_f64(millis as f64 / 1000.0 / self.times())
+        Duration::from_secs_f64(millis as f64 / 1000.0 / self.speed_factor())
     }
 }
 
-impl pace::Clock for Arc<Timeline> {
+impl pace::PaceClock for Arc<Timeline> {
     fn now(&self) -> Duration {
         let state = self.state();
         self.passed(&state)
     }
 
-    fn pass(&self, at_most: Duration) {
+    fn wait(&self, at_most: Duration) {
         if self.speed != Speed::Max {
             return std::thread::park_timeout(at_most);
         }
@@ -134,17 +134,17 @@ impl pace::Clock for Arc<Timeline> {
         } else if state.leapt < half {
             state.leapt = half;
         } else {
-            // The reader waits here; the sniffer looks around meanwhile.
-            drop(self.waiting.wait_timeout(state, LOOK));
+            // The thread that reads waits here; the sender checks for an interrupt meanwhile.
+            drop(self.waiting.wait_timeout(state, WAKE_INTERVAL));
         }
     }
 }
 
 impl runner::Clock for Arc<Timeline> {
-    /// Records that were sent may still be on their way to a partition that says nothing: only when all has arrived
-    /// does silence mean something.
+    /// Records may still be on their way to an empty partition, so silence is confirmed only once all have
+    /// arrived.
     fn read(&mut self) -> runner::Moment {
-        runner::Moment::steady(self.now_ms(), self.state().over_ms.unwrap_or(0))
+        runner::Moment::steady(self.now_ms(), self.state().end_ms.unwrap_or(0))
     }
 }
 
@@ -155,33 +155,33 @@ mod tests {
     const SPAN: Span = Span { first_ms: 1_000_000, last_ms: 1_600_000 };
 
     #[test]
-    fn at_full_speed_it_leaps_and_waits_half_way() {
-        use pace::Clock as _;
+    fn clock_at_full_speed_leaps_and_waits_half_way() {
+        use pace::PaceClock as _;
         let timeline = Timeline::new(SPAN, Speed::Max);
-        timeline.begin();
+        timeline.start();
         assert_eq!(timeline.now_ms(), 1_000_000);
-        timeline.pass(Duration::from_secs(2));
+        timeline.wait(Duration::from_secs(2));
         assert_eq!(timeline.now_ms(), 1_120_000);
-        assert!(!timeline.is_half());
+        assert!(!timeline.has_reached_half());
         for _ in 0..2 {
-            timeline.pass(Duration::from_secs(4));
-            assert!(timeline.is_half());
+            timeline.wait(Duration::from_secs(4));
+            assert!(timeline.has_reached_half());
             assert_eq!(timeline.now_ms(), SPAN.half_ms());
         }
-        timeline.go_on();
-        timeline.pass(Duration::from_secs(4));
+        timeline.start_second_half();
+        timeline.wait(Duration::from_secs(4));
         assert_eq!(timeline.now_ms(), 1_540_000);
-        timeline.pass(Duration::from_secs(4));
+        timeline.wait(Duration::from_secs(4));
         // No packet is later.
         assert_eq!(timeline.now_ms(), SPAN.last_ms);
     }
 
     #[test]
-    fn silence_means_nothing_before_all_was_sent() {
+    fn clock_confirms_silence_only_after_all_was_sent() {
         use runner::Clock as _;
         let mut timeline = Timeline::new(SPAN, Speed::Times(60.0));
         assert_eq!(timeline.read(), runner::Moment::steady(SPAN.first_ms, 0));
-        timeline.end(2_000_000);
+        timeline.end_at(2_000_000);
         assert_eq!(timeline.read(), runner::Moment::steady(2_000_000, 2_000_000));
     }
 }

@@ -1,8 +1,8 @@
-//! `floodmark limits check`: which rows hold, and which do not.
+//! `floodmark limits check`: validates rows, and shows the limits in force.
 
 use std::io::{BufWriter, Write};
 
-use super::console::{Format, note, now, printed};
+use super::console::{Format, check_written, note, now};
 use super::reading::Read;
 use super::report::Report;
 use crate::base::date;
@@ -20,16 +20,16 @@ pub(super) struct Check {
     #[arg(value_name = "FILE|URI", env = "FLOODMARK_LIMITS", hide_env_values = true)]
     place: String,
 
-    /// The moment to say for what is in force, like 2024-05-01 or 2024-05-01T12:00:00Z
+    /// The time to show the limits in force at, such as 2024-05-01 or 2024-05-01T12:00:00Z
     ///
-    /// A moment without a zone is in UTC. Default: now.
+    /// A time without a zone is in UTC. Default: now.
     #[arg(long, value_name = "TIME", value_parser = date::parse, allow_hyphen_values = true)]
     at: Option<i128>,
 
     #[command(flatten)]
     rows: LimitRows,
 
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -38,23 +38,23 @@ impl Check {
     pub(super) fn run(&self) -> Outcome {
         let read = Read::of(&self.rows.of(&self.place)?)?;
         let mut out = BufWriter::new(shown::stdout());
-        self.tell(&read, self.at.unwrap_or_else(now), &mut out)
+        self.write_report(&read, self.at.unwrap_or_else(now), &mut out)
     }
 
-    /// All of it but reading and the clock.
-    fn tell(&self, read: &Read, at: i128, out: &mut dyn Write) -> Outcome {
+    /// The command without reading and the clock.
+    fn write_report(&self, read: &Read, at: i128, out: &mut dyn Write) -> Outcome {
         let table = &read.table;
         let report = Report { table, at, unknown_columns: &read.unknown_columns };
         let written = match self.format {
             Format::Table => report.write_text(out),
             Format::Json => {
                 for column in &read.unknown_columns {
-                    note(&format!("column \"{column}\" says nothing of limits"));
+                    note(&format!("column \"{column}\" is no column of limits"));
                 }
                 report.write_json(out)
             }
         };
-        printed(written.and_then(|()| out.flush()))?;
+        check_written(written.and_then(|()| out.flush()))?;
         let refused = table.refusals().next().is_some();
         Ok(if refused { Exit::BadData } else { Exit::Done })
     }
@@ -84,7 +84,7 @@ mod tests {
         let options = check.rows.of(&check.place).unwrap();
         let mut out = Vec::new();
         let read = Read::of_bytes(text.as_bytes(), "limits.json".as_ref(), options.defaults);
-        match read.and_then(|read| check.tell(&read, check.at.unwrap(), &mut out)) {
+        match read.and_then(|read| check.write_report(&read, check.at.unwrap(), &mut out)) {
             Ok(exit) => (exit, String::from_utf8(out).unwrap()),
             Err(failure) => (failure.exit, format!("{:#}", failure.error)),
         }
@@ -103,7 +103,7 @@ mod tests {
 ]"#;
 
     #[test]
-    fn a_table_for_people() {
+    fn table_format_lists_rows_and_limits_in_force() {
         let (exit, out) = check(&[], FILE);
         assert_eq!(exit, Exit::BadData);
         let expected = r#"rows that hold
@@ -115,7 +115,7 @@ row  line  limit_name  bound  limit_value  metric   per   source  destination  h
 8    9     min\n1      max    10.5         packets  host  any     any          10.0.0.0/8  2024-05-02T00:00:00Z  now
 
 rows given more than once, which count once
-row 5 (line 6), "max" says the same as row 3 (line 4)
+row 5 (line 6), "max" is the same as row 3 (line 4)
 
 rows that are refused
 row 6 (line 7), "web": unknown key "sorce"; did you mean "source"?
@@ -135,7 +135,7 @@ min\n1      max 10.5 packets per host, host 10.0.0.0/8     2024-05-02T00:00:00Z 
     }
 
     #[test]
-    fn one_json_object_a_row() {
+    fn json_format_prints_one_object_a_row() {
         let (exit, out) = check(&["--format", "json", "--limits-per", "total"], FILE);
         assert_eq!(exit, Exit::BadData);
         let lines: Vec<&str> = out.lines().collect();
@@ -156,7 +156,7 @@ min\n1      max 10.5 packets per host, host 10.0.0.0/8     2024-05-02T00:00:00Z 
     }
 
     #[test]
-    fn ends() {
+    fn unreadable_or_missing_limits_fail_with_their_exit_code() {
         let good = r#"{"limit_name":"max","limit_value":1,"effective_date":"2024-05-01"}"#;
         assert_eq!(check(&[], good).0, Exit::Done);
         let nothing =
@@ -173,7 +173,7 @@ min\n1      max 10.5 packets per host, host 10.0.0.0/8     2024-05-02T00:00:00Z 
     }
 
     #[test]
-    fn a_closed_pipe_is_a_quiet_end() {
+    fn closed_pipe_is_no_failure() {
         struct Closed;
         impl Write for Closed {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -185,11 +185,11 @@ min\n1      max 10.5 packets per host, host 10.0.0.0/8     2024-05-02T00:00:00Z 
         }
         let check = Cli::parse_from(["check", "-"]).check;
         let read = Read::of_bytes(b"[5]", "-".as_ref(), Defaults::default()).unwrap();
-        assert_eq!(check.tell(&read, 0, &mut Closed).unwrap(), Exit::BadData);
+        assert_eq!(check.write_report(&read, 0, &mut Closed).unwrap(), Exit::BadData);
     }
 
     #[test]
-    fn options_are_checked() {
+    fn invalid_options_are_rejected() {
         for options in [["--at", "infinity"], ["--limits-per", "flow"], ["--format", "csv"]] {
             let line = ["check", "f"].iter().chain(&options);
             assert!(Cli::try_parse_from(line).is_err(), "{options:?}");

@@ -1,4 +1,4 @@
-//! The clock, formats of output, and printing, of all these commands.
+//! The clock, the output formats and printing, shared by these commands.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::time::SystemTime;
@@ -16,26 +16,26 @@ pub(super) enum Format {
     Json,
 }
 
-/// The clock, in nanoseconds since 1970, to the second: more digits would only be noise to read.
+/// The clock, in nanoseconds since 1970, truncated to the second for readability.
 pub(super) fn now() -> i128 {
-    // A clock before 1970 is set wrong; 1970 is as good an answer as any then.
+    // A clock before 1970 is set wrong.
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i128::from(since.as_secs()) * 1_000_000_000
 }
 
-/// Writes data; on a terminal, nothing in it acts on it.
+/// Writes data; on a terminal, escapes the characters that act on it.
 pub(super) fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
     let text = match std::io::stdout().is_terminal() {
         true => shown::escaped_lines(text),
         false => text.into(),
     };
-    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+    check_written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
-/// Whether what was written could not be. It is no fault that a pipe was closed.
-pub(super) fn printed(written: io::Result<()>) -> Result<(), Failure> {
+/// Turns the result of writing to standard output into that of a command. A closed pipe is no failure.
+pub(super) fn check_written(written: io::Result<()>) -> Result<(), Failure> {
     match written {
-        // The reader closed the pipe, since it has read enough; the exit code is for somebody else.
+        // The reader closed the pipe: it has read enough. The caller may still use the exit code.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(anyhow::Error::new(error).context("writing to standard output").into())
         }
@@ -43,8 +43,8 @@ pub(super) fn printed(written: io::Result<()>) -> Result<(), Failure> {
     }
 }
 
-/// Says something on standard error.
+/// Prints a line on standard error.
 pub(super) fn note(text: &str) {
-    // Without standard error there is nobody to tell.
+    // A failure to write to standard error has nowhere to be reported.
     drop(writeln!(std::io::stderr(), "floodmark: {}", shown::line(text)));
 }

@@ -1,4 +1,4 @@
-//! `floodmark limits diff`: how two sets of limits differ.
+//! `floodmark limits diff`: the differences between two sets of limits.
 
 use std::collections::BTreeMap;
 
@@ -22,23 +22,23 @@ use crate::limits::{Address, feed};
 pub(super) struct Diff {
     /// The old limits: a file of JSON, or a database as postgres://USER@HOST/DATABASE
     ///
-    /// A database may have its table behind it, as postgres://USER@HOST/DATABASE#TABLE, which wins over
+    /// The URI of a database may name its table, as postgres://USER@HOST/DATABASE#TABLE, which overrides
     /// --limits-table.
     #[arg(value_name = "OLD")]
     old: String,
 
-    /// The new limits, in the same way
+    /// The new limits, in the same form
     #[arg(value_name = "NEW")]
     new: String,
 
     #[command(flatten)]
     rows: LimitRows,
 
-    /// End with 1 if they differ
+    /// Exit with 1 if the limits differ
     #[arg(long)]
     exit_code: bool,
 
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -92,7 +92,7 @@ impl<'a> Difference<'a> {
     }
 }
 
-/// By name and date.
+/// Returns the differences, by name and date.
 fn differences<'a>(
     old: impl Iterator<Item = &'a Row>,
     new: impl Iterator<Item = &'a Row>,
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_told_apart_by_name_and_date() {
+    fn versions_are_compared_by_name_and_date() {
         let old = read(
             r#"{"limit_name":"a","limit_value":5,"effective_date":"2024-05-01"}
                {"limit_name":"b","limit_value":5,"effective_date":"2024-05-01"}

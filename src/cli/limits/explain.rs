@@ -18,7 +18,7 @@ use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::base::{date, network};
 use crate::capture::merge;
-use crate::cli::replay::{read_limits, say_counts};
+use crate::cli::replay::{read_limits, report_counts};
 use crate::cli::values::LimitRows;
 use crate::cluster::{Cluster, Settings};
 use crate::http::client::Server;
@@ -26,73 +26,75 @@ use crate::limits::catalog::Catalog;
 use crate::limits::explain as explaining;
 use crate::output::{WriteError, explanation};
 use crate::runner::{
-    self, Asked, EventTime, Job, LeaderConfig, OpenLead, Question, Refusal, Shared, Sources,
+    self, EventTime, ExplainQuery, Job, LeaderConfig, OpenLead, PendingQuery, QueryError, Shared,
+    Sources,
 };
 use crate::sink::{Counts, Hub};
-use crate::source::captures::{Cut, Summary};
+use crate::source::captures::{Summary, TickRules};
 use crate::source::{Captures, Filter};
 
 /// The options of `floodmark limits explain`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(group(ArgGroup::new("input").args(["capture", "from"]).required(true)))]
 pub(super) struct Explain {
-    /// The address that sends
+    /// The source address
     #[arg(value_parser = network::address)]
     source: IpAddr,
 
-    /// The address that is sent to
+    /// The destination address
     #[arg(value_parser = network::address)]
     destination: IpAddr,
 
-    /// A capture to count: pcap or pcapng, also in gzip or zstd; `-` is standard input; repeated, all of
-    /// them as one
+    /// A capture to count: pcap or pcapng, also in gzip or zstd; `-` is standard input; repeatable
+    ///
+    /// Several captures are counted as one.
     #[arg(long, value_name = "FILE")]
     capture: Vec<PathBuf>,
 
-    /// A run to ask, at what it serves with --http, such as http://127.0.0.1:9464; its limits and
-    /// windows are meant then
+    /// A run to query, at the address of its --http, such as http://127.0.0.1:9464
+    ///
+    /// The limits and windows are those of the run.
     #[arg(long, value_name = "URL")]
     from: Option<Server>,
 
     /// With --capture: limits, a file of JSON, or a database as postgres://USER@HOST/DATABASE
     ///
-    /// Default: what the environment variable FLOODMARK_LIMITS says.
+    /// Default: the value of the environment variable FLOODMARK_LIMITS.
     #[arg(long, value_name = "FILE|URI", conflicts_with = "from")]
     limits: Option<String>,
 
     #[command(flatten)]
     rows: LimitRows,
 
-    /// A moment in the window to explain, like 2024-05-01T12:00:00Z
+    /// A time in the window to explain, such as 2024-05-01T12:00:00Z
     ///
-    /// A moment without a zone is in UTC. Default: the last window with a record in it; of a run, now.
+    /// A time without a zone is in UTC. Default: a time in the last window with a record; for a run, now.
     #[arg(long, value_name = "TIME", value_parser = moment, allow_hyphen_values = true)]
     at: Option<u64>,
 
     /// With --capture: the width of windows, in whole seconds
     ///
-    /// Default: what the environment variable FLOODMARK_WINDOW says, else 5m.
+    /// Default: the value of the environment variable FLOODMARK_WINDOW, else 5m.
     #[arg(long, value_name = "DURATION", value_parser = duration::secs, conflicts_with = "from")]
     window: Option<u64>,
 
-    /// With --capture: windows without records are silence between two with records that are no
-    /// further apart
+    /// With --capture: gaps without records up to this long count as silence; longer ones as no observation
     ///
-    /// Default: what the environment variable FLOODMARK_MAX_GAP says, else 24h.
+    /// Default: the value of the environment variable FLOODMARK_MAX_GAP, else 24h.
     #[arg(long, value_name = "DURATION", value_parser = duration::secs, conflicts_with = "from")]
     max_gap: Option<u64>,
 
-    /// With --capture: drop a packet with a time more than this after that of the next packet of its capture
+    /// With --capture: drop a packet that is more than this ahead of the next packet of its capture
     ///
-    /// Default: what --max-gap says.
+    /// Default: the value of --max-gap.
     #[arg(long, value_name = "DURATION", value_parser = duration::millis, conflicts_with = "from")]
     max_ahead: Option<u64>,
 
-    /// Show also the limits that do not apply, and why
+    /// Also show the limits that do not apply, and why
     #[arg(long)]
     all: bool,
 
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -105,7 +107,7 @@ enum Format {
     Json,
 }
 
-/// The distance of ticks, in milliseconds. No answer depends on it.
+/// The interval of ticks, in milliseconds. It does not affect the explanation.
 const TICK_MS: u64 = 1000;
 
 fn usage(error: anyhow::Error) -> Failure {
@@ -119,8 +121,8 @@ fn moment(text: &str) -> Result<u64, String> {
     ms.map_err(|_| format!("\"{text}\" is before 1970; give a later time"))
 }
 
-/// The value of the option, or of the environment variable. With `--from` neither is looked at: the variables
-/// may be those that the run itself was started with.
+/// Returns the value of the option, or of the environment variable. `--from` uses neither: the variables may
+/// be those of the run itself.
 fn or_variable<T>(
     given: Option<T>,
     name: &str,
@@ -141,15 +143,17 @@ pub(super) fn run(args: &Explain) -> Outcome {
     let pair =
         network::pair(args.source, args.destination).map_err(|error| usage(anyhow!(error)))?;
     let (object, exit) = match &args.from {
-        Some(server) => (ask(args, server, &pair)?, Exit::Done),
-        None => match of_captures(args, pair)? {
+        Some(server) => (query_run(args, server, &pair)?, Exit::Done),
+        None => match explain_captures(args, pair)? {
             (Some(object), exit) => (object, exit),
             (None, exit) => return Ok(exit),
         },
     };
     let text = match args.format {
         Format::Json => object,
-        Format::Table => view::table(&object).context("reading the answer as one about limits")?,
+        Format::Table => {
+            view::table(&object).context("reading the response as an explanation of limits")?
+        }
     };
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -161,39 +165,41 @@ pub(super) fn run(args: &Explain) -> Outcome {
     }
 }
 
-/// Asks a run.
-fn ask(args: &Explain, server: &Server, pair: &Pair) -> Result<String, Failure> {
+/// Queries a run.
+fn query_run(args: &Explain, server: &Server, pair: &Pair) -> Result<String, Failure> {
     let at = args.at.map(|at| format!("&at={}", date::format_ms(at))).unwrap_or_default();
     let all = if args.all { "&all=true" } else { "" };
     let (source, destination) = (pair.source(), pair.destination());
     let path = format!("/api/v1/explain?source={source}&destination={destination}{at}{all}");
-    let answer = server.get(&path)?;
-    let object: Option<Value> = serde_json::from_str(&answer.body).ok();
-    let said = |field: &str| object.as_ref().and_then(|object| object.get(field));
-    let asking = format!("asking \"{}\"", server.text());
-    match answer.status.as_u16() {
-        200 if said("limits").is_some_and(Value::is_array) => Ok(answer.body),
-        200 => Err(anyhow!("what answers is no run of floodmark").context(asking).into()),
+    let response = server.get(&path)?;
+    let object: Option<Value> = serde_json::from_str(&response.body).ok();
+    let field = |name: &str| object.as_ref().and_then(|object| object.get(name));
+    let context = format!("querying \"{}\"", server.text());
+    match response.status.as_u16() {
+        200 if field("limits").is_some_and(Value::is_array) => Ok(response.body),
+        200 => Err(anyhow!("the server is no run of floodmark").context(context).into()),
         status => {
             let exit = match status {
                 400 => Exit::Usage,
                 503 | 504 => Exit::Unavailable,
                 _ => Exit::Failed,
             };
-            let why = match said("error").and_then(Value::as_str) {
+            let why = match field("error").and_then(Value::as_str) {
                 Some(why) => why.replace(char::is_control, " "),
-                None => "is it a run of floodmark, and that its --http?".into(),
+                None => "is it a run of floodmark, at the address of its --http?".into(),
             };
-            Err(Failure::new(exit, anyhow!("it answers {status}: {why}").context(asking)))
+            Err(Failure::new(
+                exit,
+                anyhow!("the server responds with status {status}: {why}").context(context),
+            ))
         }
     }
 }
 
-/// Counts captures to their end. No answer if that was interrupted.
-fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Failure> {
+/// Counts captures to their end, and explains their limits. Returns `None` if interrupted.
+fn explain_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Failure> {
     let limits = or_variable(args.limits.clone(), "FLOODMARK_LIMITS", |text| Ok(text.into()))?;
-    let limits =
-        limits.ok_or_else(|| usage(anyhow!("without limits none applies: give --limits FILE")))?;
+    let limits = limits.ok_or_else(|| usage(anyhow!("no limits are given: give --limits FILE")))?;
     let usual = Windows::default();
     let window = or_variable(args.window, "FLOODMARK_WINDOW", duration::secs)?;
     let max_gap = or_variable(args.max_gap, "FLOODMARK_MAX_GAP", duration::secs)?;
@@ -208,21 +214,22 @@ fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Fai
     let max_ahead = args.max_ahead.unwrap_or(rules.max_gap_secs.saturating_mul(1000));
     let readers = merge::open(&args.capture, max_ahead)?;
     let messages = Messages::with_progress(merge::size(&readers));
-    let question = Question { pair, at_ms: args.at, all: args.all };
-    let (request, reply) = Asked::alone(question);
+    let query = ExplainQuery { pair, at_ms: args.at, all: args.all };
+    let (query, facts) = PendingQuery::new(query);
     let options = Options { windows: rules, ..Options::default() };
-    let cut = Cut { tick_ms: TICK_MS, windows: rules, filter: Filter::default(), peers: 1 };
+    let tick_rules =
+        TickRules { tick_ms: TICK_MS, windows: rules, filter: Filter::default(), peers: 1 };
     let summary = Summary::default();
     let (to, by) = (summary.clone(), messages.clone());
-    let sources = Sources::first(move || Captures::read(readers, cut, by, &to));
+    let sources = Sources::first(move || Captures::read(readers, tick_rules, by, &to));
     let lead: OpenLead = Box::new(move || {
         Ok(LeaderConfig {
             time: Box::new(EventTime::new(rules)),
             hub: Hub::new(Counts::new(catalog.sets()), Vec::new()),
             catalog,
             limits: Vec::new(),
-            requests: None,
-            final_request: Some(request),
+            queries: None,
+            final_query: Some(query),
             leader: Arc::default(),
         })
     });
@@ -241,14 +248,14 @@ fn of_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Fai
     }
     messages.finish();
     let Some(end) = summary.get() else {
-        messages.say("interrupted: not all of the captures was counted");
+        messages.info("interrupted before all captures were counted");
         return Ok((None, Exit::Interrupted));
     };
-    say_counts(&messages, end);
-    let facts = reply.blocking_recv().unwrap_or(Err(Refusal::Ended)).map_err(|refusal| {
+    report_counts(&messages, end);
+    let facts = facts.blocking_recv().unwrap_or(Err(QueryError::Ended)).map_err(|refusal| {
         usage(match refusal {
-            Refusal::NoWindow => {
-                anyhow!("no record is in any window, so that there is no last one: give --at TIME")
+            QueryError::NoWindow => {
+                anyhow!("no record is in any window, so there is no last window: give --at TIME")
             }
             refusal => anyhow!(refusal),
         })

@@ -1,4 +1,4 @@
-//! Files that are replaced as a whole: whoever follows them never sees half of one.
+//! Files that are replaced as a whole, so that a follower never reads half of one.
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{Read, Write};
@@ -9,8 +9,8 @@ use anyhow::Context;
 
 use crate::base::error::{Exit, Failure};
 
-/// Replaces the text of a file by what becomes of it; `None` leaves it. Those who do so at the same
-/// time do it one after the other.
+/// Replaces the text of a file by the result of `change`; `None` leaves the file. Concurrent calls run one
+/// after the other.
 pub(super) fn rewrite<T>(
     path: &Path,
     change: impl FnOnce(&[u8]) -> Result<(Option<String>, T), Failure>,
@@ -29,28 +29,28 @@ pub(super) fn rewrite<T>(
     Ok(result)
 }
 
-/// Opens a file, and keeps others from rewriting it. Links lead to what is to be replaced.
+/// Opens a file and locks it against other rewrites. Follows links to the file to replace.
 fn open(path: &Path) -> std::io::Result<(PathBuf, File, Metadata)> {
     loop {
         let target = fs::canonicalize(path)?;
-        // Before it is opened, which waits for the other end of a pipe.
+        // Check before opening, which would wait for the other end of a pipe.
         if !fs::metadata(&target)?.is_file() {
             return Err(std::io::Error::other(
-                "it is no regular file, and nothing else is replaced",
+                "the path is no regular file, so it can't be replaced",
             ));
         }
         let file = File::open(&target)?;
-        // A file system without locks: there is nobody to wait for.
+        // Fails on a file system without locks; then nothing serializes rewrites.
         let _ = file.lock();
         let metadata = file.metadata()?;
-        // While this waited, another file may have taken its place.
+        // During the wait another process may have replaced the file.
         if fs::metadata(&target).is_ok_and(|there| there.ino() == metadata.ino()) {
             return Ok((target, file, metadata));
         }
     }
 }
 
-/// Writes a file, new or in the place of one.
+/// Writes a file: creates or replaces it.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     match fs::canonicalize(path) {
         Ok(target) => {
@@ -58,7 +58,7 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
             if metadata.as_ref().is_some_and(|metadata| !metadata.is_file()) {
                 // A pipe or device is not replaced.
                 return fs::write(&target, bytes)
-                    .with_context(|| writing(path))
+                    .with_context(|| write_context(path))
                     .map_err(Into::into);
             }
             replace(&target, bytes, metadata.as_ref())
@@ -67,14 +67,14 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-fn writing(path: &Path) -> String {
+fn write_context(path: &Path) -> String {
     format!("writing \"{}\"", path.display())
 }
 
 fn replace(path: &Path, bytes: &[u8], like: Option<&Metadata>) -> Result<(), Failure> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let write = || {
-        // The umask of the process is taken away from the mode of a new file.
+        // The umask of the process applies to the mode of a new file.
         let mode = like.map_or(0o666, |like| like.permissions().mode());
         let mut new = tempfile::Builder::new()
             .prefix(".floodmark-")
@@ -82,7 +82,7 @@ fn replace(path: &Path, bytes: &[u8], like: Option<&Metadata>) -> Result<(), Fai
             .tempfile_in(directory.unwrap_or(Path::new(".")))?;
         new.write_all(bytes)?;
         if let Some(like) = like {
-            // Only root can give a file to others, and has to, for they may be the ones who read it.
+            // Only root can change the owner, and must: the old owner may be the reader of the file.
             let _ = fchown(new.as_file(), Some(like.uid()), Some(like.gid()));
             new.as_file().set_permissions(like.permissions())?;
         }
@@ -90,7 +90,7 @@ fn replace(path: &Path, bytes: &[u8], like: Option<&Metadata>) -> Result<(), Fai
         new.persist(path)?;
         Ok::<_, std::io::Error>(())
     };
-    write().with_context(|| writing(path)).map_err(Into::into)
+    write().with_context(|| write_context(path)).map_err(Into::into)
 }
 
 #[cfg(test)]
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_not_replaced() {
+    fn path_that_is_no_regular_file_is_not_replaced() {
         let place = tempfile::tempdir().unwrap();
         let pipe = place.path().join("pipe");
         let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_keeps_its_mode_and_links_stay_links() {
+    fn rewritten_file_keeps_its_mode_and_symbolic_links() {
         let place = tempfile::tempdir().unwrap();
         let (file, link) = (place.path().join("file"), place.path().join("link"));
         fs::write(&file, "abc").unwrap();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_overwritten() {
+    fn concurrent_rewrites_are_all_kept() {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("file");
         write(&file, b"").unwrap();

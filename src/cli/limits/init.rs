@@ -1,4 +1,4 @@
-//! `floodmark limits init`: the table in a database, and the trigger by which it tells of changes.
+//! `floodmark limits init`: creates the table in a database, and the trigger that notifies of changes.
 
 use anyhow::anyhow;
 
@@ -17,11 +17,11 @@ pub(super) struct Init {
     #[arg(required_unless_present = "print")]
     database: Option<String>,
 
-    /// Add the optional columns that a table lacks, with their constraints
+    /// Add the optional columns that an existing table lacks, with their constraints
     #[arg(long)]
     add_columns: bool,
 
-    /// Print the SQL, for somebody else to run, and touch nothing
+    /// Print the SQL, for somebody else to run, instead of running it
     #[arg(long)]
     print: bool,
 
@@ -45,10 +45,10 @@ impl Init {
         });
         let steps = steps.map_err(|error| match error.is_denied() {
             true => error.in_step(
-                "this user may not do it; the owner of the database can, with what \
+                "the user lacks the right; as the owner of the database, run the SQL that \
                  `floodmark limits init --print` prints with the same options",
             ),
-            false => error.in_step("making the table of limits"),
+            false => error.in_step("creating the table of limits"),
         })?;
         print(&mut out, &steps.iter().map(|step| format!("{step}\n")).collect::<String>())?;
         Ok(Exit::Done)

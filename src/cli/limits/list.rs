@@ -1,4 +1,4 @@
-//! `floodmark limits list`: the versions of each limit, and which is in force.
+//! `floodmark limits list`: the versions of each limit, with the one in force.
 
 use std::collections::BTreeMap;
 
@@ -23,20 +23,20 @@ pub(super) struct List {
     #[arg(value_name = "FILE|URI", env = "FLOODMARK_LIMITS", hide_env_values = true)]
     place: String,
 
-    /// The moment to say for what is in force, like 2024-05-01 or 2024-05-01T12:00:00Z
+    /// The time to show the limits in force at, such as 2024-05-01 or 2024-05-01T12:00:00Z
     ///
-    /// A moment without a zone is in UTC. Default: now.
+    /// A time without a zone is in UTC. Default: now.
     #[arg(long, value_name = "TIME", value_parser = date::parse, allow_hyphen_values = true)]
     at: Option<i128>,
 
-    /// Show past versions, too
+    /// Also show past versions
     #[arg(long)]
     all: bool,
 
     #[command(flatten)]
     rows: LimitRows,
 
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -56,7 +56,7 @@ impl List {
     }
 }
 
-/// A version, and where it stands among those of its limit.
+/// A version, and its state among those of its limit.
 #[derive(Serialize)]
 struct Version<'a> {
     limit_name: &'a str,
@@ -115,7 +115,7 @@ mod tests {
     use crate::limits::rows::Defaults;
 
     #[test]
-    fn versions_stand_by_their_dates() {
+    fn version_state_follows_from_its_date() {
         let rows: String = ["2024-01-01", "2026-01-01", "2025-01-01", "2023-01-01", "2027-01-01"]
             .map(|date| {
                 let row = r#"{"limit_name":"b","limit_value":5,"effective_date":"#;

@@ -1,7 +1,7 @@
 //! `floodmark limits`: work on limits themselves.
 //!
-//! Each command has a file of its own; `reading` reads limits from wherever they are, `report` says in
-//! words what rows say, `file` puts a file in the place of another.
+//! Each command has a file of its own; `reading` reads limits from files and tables, `report` formats rows as
+//! text, `file` replaces a file as a whole.
 
 mod check;
 mod console;
@@ -29,45 +29,45 @@ pub struct Args {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// Show which rows of a file or table hold, which are refused and why, and what is in force
+    /// Show the rows of a file or table that hold, the refused ones with reasons, and the limits in force
     ///
-    /// Ends with 0 if no row is refused, 65 if one is, 66 if the file or table is missing, 69 if the
-    /// database can't be reached and 78 if limits can't be read from what is there.
+    /// Exits with 0 if no row is refused, 65 if one is, 66 if the file or table is missing, 69 if the
+    /// database can't be reached and 78 if the file or table can't be read as limits.
     Check(check::Check),
-    /// Show which version of each limit is in force, and which come
+    /// Show the version of each limit that is in force, and its future versions
     ///
-    /// Rows that are refused are named on standard error.
+    /// Refused rows are reported on standard error.
     List(list::List),
-    /// Show which limits apply to a pair, how far each is from being broken, and why none applies
+    /// Show the limits that apply to a pair and how far each is from being broken, or why none applies
     ///
-    /// From captures, which are counted to their end as `floodmark replay` does, or from a run that
-    /// serves (--http). Ends with 0 also when none applies, 65 if a capture is damaged, 66 if a file is
-    /// missing, 69 if the run can't be reached and 78 if the limits can't be parsed.
+    /// Counts captures to their end, as `floodmark replay` does, or queries a run that serves --http. Exits
+    /// with 0 also when no limit applies, 65 if a capture is damaged, 66 if a file is missing, 69 if the run
+    /// can't be reached and 78 if the limits can't be parsed.
     Explain(Box<explain::Explain>),
-    /// Show how two sets of limits differ, by name and effective date
+    /// Show the differences between two sets of limits, by name and effective date
     ///
-    /// Ends with 0, or with 1 if they differ and --exit-code is given.
+    /// Exits with 0, or with 1 if they differ and --exit-code is given.
     Diff(diff::Diff),
-    /// Make the table of limits in a database, and the trigger by which it tells of changes
+    /// Create the table of limits in a database, and the trigger that notifies runs of changes
     ///
-    /// Safe to run twice: what is there stays as it is.
+    /// Safe to run twice: an existing table, its columns and its rows stay as they are.
     Init(init::Init),
-    /// Give a limit a version: in a table, or in a file
+    /// Add or replace a version of a limit, in a table or in a file
     ///
-    /// A version of the same name and date is replaced. Columns that are not given are those of the
-    /// version in force at that date.
+    /// Replaces a version of the same name and date. Columns without an option are those of the version in
+    /// force at that date.
     Set(set::Set),
-    /// Delete a version of a limit, as if it had never been
+    /// Delete a version of a limit, as if it had never existed
     ///
-    /// To end a limit and leave what it has said, set it to null.
+    /// To end a limit and keep its past violations, set it to null instead.
     Delete(set::Delete),
     /// Write the rows of a file into a table
     ///
-    /// All of them, or, if one is refused, none.
+    /// If a row is refused, none is written.
     Import(transfer::Import),
     /// Write limits as a JSON array, a row a line
     ///
-    /// Ends with 65 if a row is refused and left out.
+    /// Leaves refused rows out, and exits with 65 if there are any.
     Export(transfer::Export),
 }
 

@@ -1,4 +1,4 @@
-//! Limits, read once from wherever they are.
+//! Reads limits once, from a file, standard input or a table.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ const NAMED_MAX: usize = 10;
 /// Limits as they were read.
 pub(super) struct Read {
     pub(super) table: Table,
-    /// Columns of a table in a database that limits don't have.
+    /// Columns of a table in a database that are no columns of limits.
     pub(super) unknown_columns: Vec<String>,
 }
 
@@ -31,7 +31,7 @@ impl Read {
         match &options.address {
             Address::File(path) => {
                 let table = feed::limits(path, options.defaults).map_err(|error| match error {
-                    ReadError::NotLimits(error) => no_limits(error, path),
+                    ReadError::NotLimits(error) => not_limits(error, path),
                     error => feed::unreadable(path, error),
                 })?;
                 Ok(Read { table, unknown_columns: Vec::new() })
@@ -47,11 +47,11 @@ impl Read {
     /// Reads the bytes of a file.
     #[cfg(test)]
     pub(super) fn of_bytes(bytes: &[u8], path: &Path, defaults: Defaults) -> Result<Self, Failure> {
-        let table = json::read(bytes, defaults).map_err(|error| no_limits(error, path))?;
+        let table = json::read(bytes, defaults).map_err(|error| not_limits(error, path))?;
         Ok(Read { table, unknown_columns: Vec::new() })
     }
 
-    /// Reads a file, standard input or a table. Returns also the rows that hold, as they would be written.
+    /// Reads a file, standard input or a table. Also returns the rows that hold, as they would be written.
     pub(super) fn with_drafts(options: &Options) -> Result<(Self, Vec<Draft>), Failure> {
         match &options.address {
             Address::File(path) => Read::file_with_drafts(path, options.defaults),
@@ -69,10 +69,10 @@ impl Read {
     ) -> Result<(Self, Vec<Draft>), Failure> {
         let bytes = contents(path)?;
         let rows = json::text(&bytes).and_then(json::raw_rows);
-        Ok(Read::of_rows(&rows.map_err(|error| no_limits(error, path))?, defaults))
+        Ok(Read::of_rows(&rows.map_err(|error| not_limits(error, path))?, defaults))
     }
 
-    /// Returns also the rows that hold, as they would be written.
+    /// Also returns the rows that hold, as they would be written.
     pub(super) fn of_rows(rows: &[RawRow<'_>], defaults: Defaults) -> (Self, Vec<Draft>) {
         let table = Table::of(rows, defaults);
         let held = rows.iter().zip(&table.verdicts);
@@ -81,8 +81,8 @@ impl Read {
         (Read { table, unknown_columns: Vec::new() }, drafts)
     }
 
-    /// Names the rows that are refused on standard error. `of` says where they stand, if that is not
-    /// clear. `true` if there are any.
+    /// Reports refused rows on standard error. `of` is a prefix that names the set of limits, where there are
+    /// two. Returns whether there are any.
     pub(super) fn note_refused(&self, of: &str) -> bool {
         let refused: Vec<String> = self
             .table
@@ -100,12 +100,12 @@ fn sorted_snapshot(database: &postgres::Address, options: &Options) -> Result<Sn
     Ok(snapshot)
 }
 
-fn no_limits(error: FileError, path: &Path) -> Failure {
+fn not_limits(error: FileError, path: &Path) -> Failure {
     let reading = format!("reading limits from {}", Quoted(&path.to_string_lossy()));
     Failure::new(Exit::BadConfig, anyhow::Error::new(error).context(reading))
 }
 
-/// Says the first of some lines on standard error, and how many more there are.
+/// Prints the first lines on standard error, and the number of further ones.
 pub(super) fn note_capped(of: &str, lines: &[String]) {
     for line in lines.iter().take(NAMED_MAX) {
         note(&format!("{of}{line}"));

@@ -21,14 +21,14 @@ pub(super) struct Report<'a> {
     pub(super) table: &'a Table,
     /// In nanoseconds since 1970.
     pub(super) at: i128,
-    /// Columns of a table that limits don't know.
+    /// Columns of a table that are no columns of limits.
     pub(super) unknown_columns: &'a [String],
 }
 
 /// The versions of one limit around a moment.
 #[derive(Clone, Copy)]
-struct Standing<'a> {
-    /// The one in force; it may say that the limit does not exist.
+struct Current<'a> {
+    /// The version in force; its value may be null, which ends the limit.
     now: Option<&'a Row>,
     /// The first one after the moment.
     next: Option<&'a Row>,
@@ -83,9 +83,7 @@ impl Report<'_> {
 
     fn write_duplicates(&self, out: &mut dyn Write) -> io::Result<()> {
         let duplicates = self.table.verdicts.iter().filter_map(|verdict| match &verdict.ruling {
-            Ruling::Duplicate { of, .. } => {
-                Some(format!("{} says the same as {of}", label(verdict)))
-            }
+            Ruling::Duplicate { of, .. } => Some(format!("{} is the same as {of}", label(verdict))),
             _ => None,
         });
         write_section(out, "rows given more than once, which count once", duplicates)
@@ -99,13 +97,13 @@ impl Report<'_> {
 
     fn write_unknown(&self, out: &mut dyn Write) -> io::Result<()> {
         let lines = self.unknown_columns.iter().map(|column| Shown(column).to_string());
-        write_section(out, "columns that say nothing of limits", lines)
+        write_section(out, "columns that limits don't have", lines)
     }
 
     fn write_in_force(&self, out: &mut dyn Write) -> io::Result<()> {
         let title = format!("in force at {}", format_ns(self.at));
         grid::write_lines(out, &title, ["limit_name", "now", "since", "next", "from"], || {
-            self.limits().map(|(name, Standing { now, next })| {
+            self.limits().map(|(name, Current { now, next })| {
                 let date = |row: Option<&Row>| row.map(|row| format_ns(row.effective).to_string());
                 [
                     Shown(name).to_string(),
@@ -122,8 +120,8 @@ impl Report<'_> {
         let (rows, held) = (self.table.verdicts.len(), self.table.held().len());
         let refused = self.table.refusals().count();
         let duplicates = rows - held - refused;
-        let exists = |standing: &Standing<'_>| standing.now.is_some_and(|now| now.value.is_some());
-        let limits = self.limits().filter(|(_, standing)| exists(standing)).count();
+        let exists = |current: &Current<'_>| current.now.is_some_and(|now| now.value.is_some());
+        let limits = self.limits().filter(|(_, current)| exists(current)).count();
         format!(
             "{}: {held} held, {duplicates} duplicate, {refused} refused; {} in force at {}\n",
             count(rows, "row"),
@@ -137,16 +135,16 @@ impl Report<'_> {
     }
 
     /// The limits, by name.
-    fn limits(&self) -> impl Iterator<Item = (&str, Standing<'_>)> {
+    fn limits(&self) -> impl Iterator<Item = (&str, Current<'_>)> {
         let limits = self.table.held().chunk_by(|one, other| one.name == other.name);
-        limits.map(|versions| (versions[0].name.as_str(), self.standing(versions)))
+        limits.map(|versions| (versions[0].name.as_str(), self.current(versions)))
     }
 
-    /// The versions around the moment, of all of one limit by their dates.
-    fn standing<'r>(&self, versions: &'r [Arc<Row>]) -> Standing<'r> {
-        let begun = versions.partition_point(|row| row.effective <= self.at);
+    /// Selects the versions around the moment from all versions of one limit, sorted by date.
+    fn current<'r>(&self, versions: &'r [Arc<Row>]) -> Current<'r> {
+        let effective = versions.partition_point(|row| row.effective <= self.at);
         let version = |at: usize| versions.get(at).map(|row| &**row);
-        Standing { now: begun.checked_sub(1).and_then(version), next: version(begun) }
+        Current { now: effective.checked_sub(1).and_then(version), next: version(effective) }
     }
 
     /// The position of a row among those of its name: past, now, next or later.
@@ -154,14 +152,14 @@ impl Report<'_> {
         let held = self.table.held();
         let begin = held.partition_point(|other| other.name < row.name);
         let versions = held[begin..].chunk_by(|one, other| one.name == other.name).next();
-        let standing = self.standing(versions.unwrap_or_default());
+        let current = self.current(versions.unwrap_or_default());
         let dated = |version: Option<&Row>| {
             version.is_some_and(|version| version.effective == row.effective)
         };
         match row.effective <= self.at {
-            true if dated(standing.now) => "now",
+            true if dated(current.now) => "now",
             true => "past",
-            false if dated(standing.next) => "next",
+            false if dated(current.next) => "next",
             false => "later",
         }
     }
@@ -202,7 +200,7 @@ impl Report<'_> {
     }
 }
 
-/// Parts of a report, with an empty line behind each that is not empty.
+/// Parts of a report, with an empty line after each part that is not empty.
 struct Parts<'a> {
     out: &'a mut dyn Write,
     any: bool,
@@ -309,7 +307,7 @@ fn write_section(
     lines.try_for_each(|line| writeln!(out, "{line}"))
 }
 
-/// Which row it is, by place and name.
+/// Identifies a row, by position and name.
 pub(super) fn label(verdict: &Verdict) -> String {
     let name = verdict.name().map(|name| format!(", {}", Quoted(name)));
     format!("{}{}", verdict.position, name.unwrap_or_default())

@@ -9,22 +9,22 @@ use anyhow::{Context, anyhow};
 use super::console::{now, print};
 use super::file;
 use super::report::rule;
-use super::transfer::writing;
+use super::transfer::write_failure;
 use crate::base::date::{self, format_ns};
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::quote::Quoted;
 use crate::cli::values::LimitRows;
 use crate::limits::draft::{Draft, OPTIONAL, Unfit};
-use crate::limits::edit::Edit;
+use crate::limits::edit::FileEditor;
 use crate::limits::feed::{Options, runtime};
 use crate::limits::postgres::Session;
 use crate::limits::postgres::write::Plan;
-use crate::limits::reason::{Position, Reason};
+use crate::limits::reason::{Position, RowError};
 use crate::limits::rows::{self, Cell, Defaults, RawRow, Row};
 use crate::limits::table::Table;
 use crate::limits::{Address, json, postgres};
 
-/// The limits that are to be changed.
+/// The limits to change.
 #[derive(Clone, Debug, clap::Args)]
 struct Target {
     /// Limits: a file of JSON, or a database as postgres://USER@HOST/DATABASE
@@ -41,23 +41,23 @@ pub(super) struct Set {
     /// The name of the limit
     name: String,
 
-    /// Its value, a decimal from 0 up; `null` ends the limit
+    /// The value, a decimal number of at least 0; `null` ends the limit
     #[arg(allow_hyphen_values = true)]
     value: String,
 
-    /// From when on, like 2024-05-01 or 2024-05-01T12:00:00Z; default: now
+    /// The effective date, such as 2024-05-01 or 2024-05-01T12:00:00Z; default: now
     #[arg(long, value_name = "TIME", value_parser = date::parse, allow_hyphen_values = true)]
     effective: Option<i128>,
 
-    /// `max` or `min`
+    /// Upper or lower bound: `max` or `min`
     #[arg(long)]
     bound: Option<String>,
 
-    /// `bytes` or `packets`
+    /// The metric: `bytes` or `packets`
     #[arg(long)]
     metric: Option<String>,
 
-    /// What it is counted for: `pair`, `source`, `destination`, `host` or `total`
+    /// The kind of entity that the limit is for: `pair`, `source`, `destination`, `host` or `total`
     #[arg(long)]
     per: Option<String>,
 
@@ -83,7 +83,7 @@ pub(super) struct Delete {
     /// The name of the limit
     name: String,
 
-    /// The effective date of the version, like 2024-05-01 or 2024-05-01T12:00:00Z
+    /// The effective date of the version, such as 2024-05-01 or 2024-05-01T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = date::parse, allow_hyphen_values = true)]
     effective: i128,
 
@@ -97,10 +97,10 @@ struct Change {
     rows: Vec<usize>,
     /// are replaced by this one, or deleted.
     new: Option<Draft>,
-    /// Whether all is so already.
-    idle: bool,
+    /// Whether the limits have this content already.
+    unchanged: bool,
     /// A sentence about it, for people.
-    said: String,
+    message: String,
 }
 
 impl Set {
@@ -126,26 +126,27 @@ impl Set {
         let draft = Draft::of(&raw, &row);
         let (name, from) = (Quoted(&self.name), format_ns(effective));
         let then = rule(&row);
-        let idle = versions.there.is_some_and(|(at, there)| Draft::of(&rows[at], there) == draft);
-        let mut said = match idle {
-            true => format!("{name} from {from}: {then}, as it was already\n"),
+        let unchanged =
+            versions.there.is_some_and(|(at, there)| Draft::of(&rows[at], there) == draft);
+        let mut message = match unchanged {
+            true => format!("{name} from {from}: {then}, unchanged\n"),
             false => format!("{name} from {from}: {then}\n"),
         };
-        if !idle {
+        if !unchanged {
             match (versions.there, versions.rows.len()) {
-                (Some((_, there)), _) => said += &format!("  instead of: {}\n", rule(there)),
+                (Some((_, there)), _) => message += &format!("  instead of: {}\n", rule(there)),
                 (None, 0) => {}
-                (None, _) => said += "  instead of: a row that was refused\n",
+                (None, _) => message += "  instead of: a row that was refused\n",
             }
         }
-        said += &format!("  until then: {}\n", dated(versions.before));
+        message += &format!("  until then: {}\n", dated(versions.before));
         if let Some((_, next)) = versions.next {
-            said += &format!("  from {}: {}\n", format_ns(next.effective), rule(next));
+            message += &format!("  from {}: {}\n", format_ns(next.effective), rule(next));
         }
-        Ok(Change { rows: versions.rows, new: Some(draft), idle, said })
+        Ok(Change { rows: versions.rows, new: Some(draft), unchanged, message })
     }
 
-    /// The row as it is to be, unchecked.
+    /// Returns the new row, unchecked.
     fn raw(&self, base: Option<&Draft>, effective: i128) -> RawRow<'static> {
         let value = match self.value.as_str() {
             "null" => Cell::Null,
@@ -167,13 +168,15 @@ impl Set {
         RawRow { position: Position::default(), cells: Ok(cells) }
     }
 
-    /// A reason, and what to do about a column that nobody has given here.
-    fn hint(&self, reason: Reason) -> anyhow::Error {
-        let inherited = matches!(reason, Reason::HostWithoutPerHost { .. }) && self.host.is_none();
+    /// Adds a remedy to an error about a column that comes from the version in force.
+    fn hint(&self, reason: RowError) -> anyhow::Error {
+        let inherited =
+            matches!(reason, RowError::HostWithoutPerHost { .. }) && self.host.is_none();
         let error = anyhow::Error::new(reason);
         match inherited {
             true => error.context(
-                "its version until then has a host, which stays unless --host any is given",
+                "the version in force until then has a host, which remains: give --host any to \
+                 remove it",
             ),
             false => error,
         }
@@ -203,14 +206,14 @@ impl Delete {
         }
         let was = versions.there.map_or("a row that was refused".into(), |(_, row)| rule(row));
         let instead = dated(versions.before);
-        let said = format!(
-            "{name} from {from} is deleted, as if it had never been: {was}\n  instead: {instead}\n"
+        let message = format!(
+            "{name} from {from} is deleted, as if it had never existed: {was}\n  instead: {instead}\n"
         );
-        Ok(Change { rows: versions.rows, new: None, idle: false, said })
+        Ok(Change { rows: versions.rows, new: None, unchanged: false, message })
     }
 }
 
-/// A version in words, and since when it is in force.
+/// Formats a version with the date since which it is in force.
 fn dated(version: Option<(usize, &Row)>) -> String {
     match version {
         Some((_, row)) => format!("{} (since {})", rule(row), format_ns(row.effective)),
@@ -246,13 +249,13 @@ impl<'a> Versions<'a> {
 }
 
 impl Target {
-    /// Does what is decided by the rows that there are, with nobody else writing meanwhile.
+    /// Applies the change that `decide` derives from the present rows, under a lock against other writers.
     fn change(
         &self,
         decide: impl FnOnce(&[RawRow<'_>], Defaults) -> Result<Change, Failure>,
     ) -> Outcome {
         let options = self.rows.of(&self.limits)?;
-        let said = match &options.address {
+        let message = match &options.address {
             Address::File(path) if path == Path::new("-") => {
                 let error = anyhow!("standard input can't be changed: give a file or a database");
                 return Err(Failure::new(Exit::Usage, error));
@@ -260,12 +263,12 @@ impl Target {
             Address::File(path) => change_file(path, options.defaults, decide)?,
             Address::Postgres(database) => change_table(database, &options, decide)?,
         };
-        print(&mut std::io::stdout().lock(), &said)?;
+        print(&mut std::io::stdout().lock(), &message)?;
         Ok(Exit::Done)
     }
 }
 
-/// The row can't be kept where it is to be.
+/// The failure of a row that the file or table can't store.
 fn unfit(error: Unfit) -> Failure {
     Failure::new(Exit::Usage, error)
 }
@@ -276,20 +279,20 @@ fn change_file(
     decide: impl FnOnce(&[RawRow<'_>], Defaults) -> Result<Change, Failure>,
 ) -> Result<String, Failure> {
     file::rewrite(path, |bytes| {
-        let text = json::text(bytes).and_then(|text| Ok((text, Edit::of(text)?)));
+        let text = json::text(bytes).and_then(|text| Ok((text, FileEditor::of(text)?)));
         let (_, edit) = text
             .with_context(|| format!("reading limits from \"{}\"", path.display()))
             .map_err(|error| Failure::new(Exit::BadConfig, error))?;
         let change = decide(edit.rows(), defaults)?;
         let text = match &change.new {
-            _ if change.idle => None,
+            _ if change.unchanged => None,
             Some(new) => {
                 new.fits_file().map_err(unfit)?;
-                Some(edit.put(&change.rows, &new.json()))
+                Some(edit.replace(&change.rows, &new.json()))
             }
             None => Some(edit.without(&change.rows)),
         };
-        Ok((text, change.said))
+        Ok((text, change.message))
     })
 }
 
@@ -299,25 +302,25 @@ fn change_table(
     decide: impl FnOnce(&[RawRow<'_>], Defaults) -> Result<Change, Failure>,
 ) -> Result<String, Failure> {
     runtime()?.block_on(async {
-        let session = Session::connect(database).await.map_err(writing)?;
-        let locked = session.lock(&options.table).await.map_err(writing)?;
+        let session = Session::connect(database).await.map_err(write_failure)?;
+        let locked = session.lock(&options.table).await.map_err(write_failure)?;
         let change = decide(locked.rows(), options.defaults)?;
         if let Some(new) = &change.new {
             new.fits_table().map_err(unfit)?;
         }
         let mut rows = change.rows.into_iter();
-        let plan = match (change.new, change.idle) {
-            (_, true) => return Ok(change.said),
-            (None, _) => Plan { gone: rows.collect(), ..Plan::default() },
+        let plan = match (change.new, change.unchanged) {
+            (_, true) => return Ok(change.message),
+            (None, _) => Plan { removed: rows.collect(), ..Plan::default() },
             (Some(new), _) => match rows.next() {
                 None => Plan { added: vec![new], ..Plan::default() },
                 Some(first) => {
-                    Plan { changed: vec![(first, new)], gone: rows.collect(), ..Plan::default() }
+                    Plan { changed: vec![(first, new)], removed: rows.collect(), ..Plan::default() }
                 }
             },
         };
-        locked.commit(&plan, options.defaults).await.map_err(writing)?;
-        Ok(change.said)
+        locked.commit(&plan, options.defaults).await.map_err(write_failure)?;
+        Ok(change.message)
     })
 }
 
@@ -351,19 +354,19 @@ mod tests {
         })?;
         let new = change.new.unwrap().json();
         let rows: Vec<String> = change.rows.iter().map(usize::to_string).collect();
-        let idle = if change.idle { "idle " } else { "" };
-        Ok((format!("{idle}[{}] {new}", rows.join(" ")), change.said))
+        let unchanged = if change.unchanged { "unchanged " } else { "" };
+        Ok((format!("{unchanged}[{}] {new}", rows.join(" ")), change.message))
     }
 
     #[test]
     fn columns_come_from_the_version_in_force() {
-        let (written, said) = set("a 5 --effective 2024-06-01").unwrap();
+        let (written, message) = set("a 5 --effective 2024-06-01").unwrap();
         assert_eq!(
             written,
             r#"[] {"limit_name":"a","limit_value":5,"effective_date":"2024-06-01T00:00:00Z","per":"host","host":"10.0.0.0/8"}"#
         );
         assert_eq!(
-            said,
+            message,
             "\"a\" from 2024-06-01T00:00:00Z: max 5 bytes per host, host 10.0.0.0/8\n  \
              until then: max 1 bytes per host, host 10.0.0.0/8 (since 2024-05-01T00:00:00Z)\n  \
              from 2025-05-01T00:00:00Z: max 2 bytes per pair\n"
@@ -373,21 +376,24 @@ mod tests {
             written,
             r#"[1] {"limit_name":"a","limit_value":null,"effective_date":"2025-05-01T00:00:00Z","source":"10.0.0.0/8"}"#
         );
-        let (written, said) = set("a 1 --effective 2024-05-01T02:00:00+02:00").unwrap();
-        assert!(written.starts_with("idle [0]") && said.contains("as it was already"), "{said}");
-        let (written, said) = set("a 4 --effective 2025-06-01").unwrap();
-        assert!(written.starts_with(r#"[2] {"limit_name":"a","limit_value":4,"#), "{written}");
-        assert!(said.contains("instead of: a row that was refused"), "{said}");
-        let (_, said) = set("b 4 --effective 2024-01-01 --bound min").unwrap();
+        let (written, message) = set("a 1 --effective 2024-05-01T02:00:00+02:00").unwrap();
         assert!(
-            said.contains("min 4 bytes per pair\n  until then: no limit of this name"),
-            "{said}"
+            written.starts_with("unchanged [0]") && message.contains(", unchanged\n"),
+            "{message}"
+        );
+        let (written, message) = set("a 4 --effective 2025-06-01").unwrap();
+        assert!(written.starts_with(r#"[2] {"limit_name":"a","limit_value":4,"#), "{written}");
+        assert!(message.contains("instead of: a row that was refused"), "{message}");
+        let (_, message) = set("b 4 --effective 2024-01-01 --bound min").unwrap();
+        assert!(
+            message.contains("min 4 bytes per pair\n  until then: no limit of this name"),
+            "{message}"
         );
     }
 
     #[test]
-    fn what_a_table_would_refuse_is_refused_here() {
-        for (words, told) in [
+    fn values_that_a_table_would_refuse_are_rejected() {
+        for (words, expected) in [
             ("a -5 --effective 2024-01-01", "-5"),
             ("a 5GB --effective 2024-01-01", "\"5GB\" is not a decimal number"),
             ("a 5 --effective 2024-01-01 --per flow", "per \"flow\" is not known"),
@@ -396,7 +402,7 @@ mod tests {
             ("a 5 --effective soon", "\"soon\" is not a date"),
         ] {
             let error = set(words).unwrap_err();
-            assert!(error.contains(told), "{words}: {error}");
+            assert!(error.contains(expected), "{words}: {error}");
         }
         assert!(set("a 5 --effective 2024-06-01 --per pair --host any").is_ok());
     }

@@ -1,4 +1,4 @@
-//! `floodmark limits import` and `export`: between JSON and a table.
+//! `floodmark limits import` and `export`: copy limits between JSON and a table.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -47,34 +47,34 @@ impl Import {
             let error = anyhow::anyhow!("rows are refused, so nothing is written");
             return Err(Failure::new(Exit::BadData, error));
         }
-        let said = runtime()?.block_on(async {
+        let summary = runtime()?.block_on(async {
             let session = Session::connect(&database).await?;
             let locked = session.lock(&self.rows.limits_table).await?;
             let plan = plan(locked.rows(), &drafts, defaults, self.replace);
-            let said = self.said(&drafts, &plan);
+            let summary = self.summary(&drafts, &plan);
             if !plan.is_empty() {
                 locked.commit(&plan, defaults).await?;
             }
-            Ok(said)
+            Ok(summary)
         });
-        print(&mut std::io::stdout().lock(), &said.map_err(writing)?)?;
+        print(&mut std::io::stdout().lock(), &summary.map_err(write_failure)?)?;
         Ok(Exit::Done)
     }
 
-    fn said(&self, drafts: &[Draft], plan: &Plan) -> String {
+    fn summary(&self, drafts: &[Draft], plan: &Plan) -> String {
         let (added, changed) = (plan.added.len(), plan.changed.len());
         let kept = drafts.len() - added - changed;
         let deleted = match self.replace {
-            true => format!("; {} of the table deleted", count(plan.gone.len(), "row")),
+            true => format!("; {} deleted from the table", count(plan.removed.len(), "row")),
             false => String::new(),
         };
         let all = count(drafts.len(), "row");
-        format!("{all}: {added} added, {changed} changed, {kept} there already{deleted}\n")
+        format!("{all}: {added} added, {changed} changed, {kept} unchanged{deleted}\n")
     }
 }
 
-/// Why a table was not written.
-pub(super) fn writing(error: postgres::Error) -> Failure {
+/// Turns an error of writing a table into the failure of the command.
+pub(super) fn write_failure(error: postgres::Error) -> Failure {
     match error.is_denied() {
         true => error.in_step(
             "writing limits needs the rights SELECT, INSERT, UPDATE and DELETE on the table",
@@ -83,7 +83,7 @@ pub(super) fn writing(error: postgres::Error) -> Failure {
     }
 }
 
-/// Names the rows that can't be written on standard error. `true` if there are any.
+/// Reports on standard error the rows that can't be written. Returns whether there are any.
 fn note_unfit(drafts: &[Draft], fits: impl Fn(&Draft) -> Result<(), Unfit>) -> bool {
     let unfit: Vec<String> = drafts
         .iter()
@@ -103,28 +103,28 @@ fn plan(table: &[RawRow<'_>], drafts: &[Draft], defaults: Defaults, replace: boo
     for (index, raw) in table.iter().enumerate() {
         match raw.key() {
             Some(key) => there.entry(key).or_default().push(index),
-            None if replace => plan.gone.push(index),
+            None if replace => plan.removed.push(index),
             None => {}
         }
     }
-    let says = |index: usize| {
+    let draft_at = |index: usize| {
         let raw = &table[index];
         Some(Draft::of(raw, &rows::check(raw, defaults).ok()?))
     };
     for draft in drafts {
         match there.remove(&(draft.name.as_str(), draft.effective)).as_deref() {
             None | Some([]) => plan.added.push(draft.clone()),
-            Some([only]) if says(*only).as_ref() == Some(draft) => {}
+            Some([only]) if draft_at(*only).as_ref() == Some(draft) => {}
             Some([first, others @ ..]) => {
                 plan.changed.push((*first, draft.clone()));
-                plan.gone.extend(others);
+                plan.removed.extend(others);
             }
         }
     }
     if replace {
-        plan.gone.extend(there.into_values().flatten());
+        plan.removed.extend(there.into_values().flatten());
     }
-    plan.gone.sort_unstable();
+    plan.removed.sort_unstable();
     plan
 }
 
@@ -135,7 +135,7 @@ pub(super) struct Export {
     #[arg(value_name = "URI|FILE")]
     place: String,
 
-    /// The file to write; default, and `-`: standard output
+    /// The file to write; `-`, the default, is standard output
     #[arg(value_name = "OUTPUT")]
     output: Option<PathBuf>,
 
@@ -170,7 +170,7 @@ mod tests {
     use crate::limits::json;
 
     #[test]
-    fn only_what_differs_is_written() {
+    fn only_rows_that_differ_are_written() {
         let row = |name: &str, more: &str| {
             format!(
                 "{{\"limit_name\":\"{name}\",\"limit_value\":1,\"effective_date\":\"2024-05-01\"{more}}}\n"
@@ -199,8 +199,8 @@ mod tests {
         let [new, _, twice, bad] = &drafts[..] else { panic!("four rows") };
         assert_eq!(with.added, std::slice::from_ref(new));
         assert_eq!(with.changed, [(1, twice.clone()), (3, bad.clone())]);
-        assert_eq!(with.gone, [2]);
-        assert_eq!(plan(&table, &drafts, defaults, true).gone, [2, 4, 5]);
+        assert_eq!(with.removed, [2]);
+        assert_eq!(plan(&table, &drafts, defaults, true).removed, [2, 4, 5]);
         assert!(plan(&table, &[], defaults, false).is_empty());
     }
 }

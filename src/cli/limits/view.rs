@@ -1,4 +1,4 @@
-//! An explanation for people, made of the object that programs get.
+//! Formats an explanation for people, from the JSON object for programs.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -6,13 +6,13 @@ use serde_json::value::RawValue;
 use crate::base::quote::Shown;
 use crate::cli::grid::Grid;
 
-/// The parts of a text, with a comma between, but for those that are empty.
+/// Joins the parts that are not empty with commas.
 fn joined(parts: impl IntoIterator<Item = String>) -> String {
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join(", ")
 }
 
-/// A field as text: nothing for null.
+/// Formats a field; null is empty.
 fn cell(of: &Value, field: &str) -> String {
     match of.get(field) {
         None | Some(Value::Null) => String::new(),
@@ -21,7 +21,7 @@ fn cell(of: &Value, field: &str) -> String {
     }
 }
 
-/// The name of a limit, and its set where there are two.
+/// Formats the name of a limit, with its set if there are two sets.
 fn name(limit: &Value) -> String {
     match cell(limit, "limit_set").as_str() {
         "" => cell(limit, "limit_name"),
@@ -29,8 +29,8 @@ fn name(limit: &Value) -> String {
     }
 }
 
-/// The entity that is judged.
-fn who(limit: &Value) -> String {
+/// Formats the entity that is judged.
+fn entity(limit: &Value) -> String {
     let entity = &limit["entity"];
     match cell(limit, "per").as_str() {
         "pair" => format!("{} > {}", cell(entity, "source"), cell(entity, "destination")),
@@ -39,7 +39,7 @@ fn who(limit: &Value) -> String {
     }
 }
 
-/// The networks that narrow a limit.
+/// Formats the networks that narrow a limit.
 fn scope(limit: &Value) -> String {
     joined(["source", "destination", "host"].map(|column| match cell(limit, column) {
         network if network == "any" || network.is_empty() => String::new(),
@@ -57,7 +57,7 @@ fn state(limit: &Value) -> String {
     joined([state, overflow.into()])
 }
 
-/// The values of limits, in the letters in which they were written.
+/// The values of limits, spelled as in the response.
 #[derive(serde::Deserialize)]
 struct Written<'a> {
     #[serde(borrow)]
@@ -70,7 +70,7 @@ struct WrittenValue<'a> {
     limit_value: &'a RawValue,
 }
 
-/// The whole as lines.
+/// Formats an explanation as lines.
 ///
 /// # Errors
 /// The text is not an explanation.
@@ -103,7 +103,7 @@ fn lines(object: &Value, written: &Written<'_>) -> String {
         let words = [cell(limit, "bound"), value, cell(limit, "metric")];
         grid.push([
             name(limit),
-            who(limit),
+            entity(limit),
             words.join(" "),
             cell(limit, "amount"),
             cell(limit, "headroom"),
@@ -116,7 +116,7 @@ fn lines(object: &Value, written: &Written<'_>) -> String {
     if !none {
         text += &grid.to_string();
     }
-    // Of two sets of limits one may have some that apply.
+    // With two sets, limits of the other one may apply.
     if object.get("why_none").is_some() {
         let whose = if none { "no limit applies" } else { "\nnone of a set applies" };
         text += &format!("{whose}: {}\n", sentence(object, "why_none"));
@@ -132,7 +132,7 @@ fn lines(object: &Value, written: &Written<'_>) -> String {
     text
 }
 
-/// A text as long as it may be. Whoever answered may have put into it what a terminal obeys.
+/// Returns a text without control characters: the server may have sent some that act on a terminal.
 fn sentence(of: &Value, field: &str) -> String {
     let text = of.get(field).and_then(Value::as_str).unwrap_or_default();
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()

@@ -1,9 +1,9 @@
 //! A file of limits that is followed.
 //!
-//! The feed reads the file as soon as it is moved into its place or written to its end. A change that only a
-//! look has found, or whose writer has not closed the file, may go on. The feed reads such a file when it has
-//! rested for a second, if its text tells that it is whole (an array, or one object). JSON lines cut short look
-//! like fewer limits: [`Patience`] decides how long they wait.
+//! The feed reads the file as soon as a writer moves it into its place or closes it. A change that only a poll has
+//! found, or whose writer still has the file open, may be unfinished. The feed reads such a file once it has been
+//! unchanged for a second, if its text shows that it is complete (an array, or one object). JSON lines cut short look
+//! like fewer limits: [`WriteState`] decides how long they wait.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use nix::fcntl::OFlag;
 
-use super::handover::Outlet;
-use super::held::{Edits, Health, Held};
+use super::current_rows::{CurrentRows, Edits, Health};
+use super::handover::EditSender;
 use super::options::Options;
 use super::stamp::Stamp;
-use super::watch::{News, Watch};
+use super::watch::{FileEvents, FileWatch};
 use crate::base::error::{Exit, Failure};
 use crate::limits::file_error::FileError;
 use crate::limits::file_error::{BYTES_MAX, ReadError};
@@ -26,60 +26,60 @@ use crate::limits::json::{self, Ending};
 use crate::limits::rows::Defaults;
 use crate::limits::table::Table;
 
-/// Interval between two looks at the file if no notification comes.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between two polls of the file if no event arrives.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Time after its first change at which a file is read although its writer has not closed it, or although it
 /// is empty: a writer may pause between opening and writing a file.
-const WRITTEN_ENOUGH: Duration = Duration::from_secs(60);
+const OPEN_WRITER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Time without a change after which JSON lines that were changed in place are read, where no notification
-/// tells whether the writer has closed the file. File systems of other machines show a change some seconds late.
-const UNHEARD_REST: Duration = Duration::from_secs(10);
+/// Time without a change after which JSON lines that were changed in place are read, where no event shows whether the
+/// writer has closed the file. Network file systems show a change some seconds late.
+const IN_PLACE_REST: Duration = Duration::from_secs(10);
 
-/// Greatest interval between two looks at a file that can't be read, whatever `refresh` is.
+/// Maximum interval between two polls of a file that can't be read, whatever `refresh` is.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Time after which a file is read once more. A file may be changed so soon after it was read that its time of
-/// change stays the same: some file systems count whole seconds.
-const READ_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// Time after a reading at which the file is read once more. A writer may change a file so soon after a reading that
+/// its time of change stays the same: some file systems count whole seconds.
+const REREAD_AFTER: Duration = Duration::from_secs(2);
 
-/// The most readings of a file that changes while it is read for the first time.
+/// Maximum readings of a file that changes while the feed reads it for the first time.
 const ATTEMPTS: usize = 3;
 
-/// A reason not to read limits from a file.
+/// The reason why limits were not read from a file.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum FileFault {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(
-        "it has been changing for {} s without a second of rest, and is not read; write the new file \
-         beside it and rename it",
-        WRITTEN_ENOUGH.as_secs()
+        "the file has been changing for {} s without a second of rest, and is not read; write the new \
+         file beside it and rename it",
+        OPEN_WRITER_TIMEOUT.as_secs()
     )]
     BeingWritten,
 }
 
-/// The labels of [`Trouble`].
+/// The labels of [`FileFault`].
 const LABELS: [&str; 5] = ["missing", "unreadable", "too_large", "not_json", "being_written"];
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for FileFault {
     fn from(error: io::Error) -> Self {
         ReadError::from(error).into()
     }
 }
 
-impl Trouble {
-    /// The kind of trouble, as the label of a metric.
+impl FileFault {
+    /// Returns the kind of fault, as the label of a metric.
     fn label(&self) -> &'static str {
         match self {
-            Trouble::Read(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            FileFault::Read(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
                 "missing"
             }
-            Trouble::Read(ReadError::Io(_)) => "unreadable",
-            Trouble::Read(ReadError::TooLarge) => "too_large",
-            Trouble::Read(ReadError::NotLimits(_)) => "not_json",
-            Trouble::BeingWritten => "being_written",
+            FileFault::Read(ReadError::Io(_)) => "unreadable",
+            FileFault::Read(ReadError::TooLarge) => "too_large",
+            FileFault::Read(ReadError::NotLimits(_)) => "not_json",
+            FileFault::BeingWritten => "being_written",
         }
     }
 }
@@ -89,26 +89,26 @@ pub(super) struct FileFeed {
     path: PathBuf,
     defaults: Defaults,
     refresh: Option<Duration>,
-    held: Held,
-    /// A pipe, or standard input, can be read once.
+    current: CurrentRows,
+    /// Whether the file can be read more than once: a pipe and standard input can't.
     is_followed: bool,
     /// The stamp of the file at the last reading, and the time of that reading.
-    read: Option<(Stamp, Instant)>,
-    /// The stamp of the file at the last look, and the time since which the file has it.
-    seen: Option<(Stamp, Instant)>,
+    last_read: Option<(Stamp, Instant)>,
+    /// The stamp of the file at the last poll, and the time since which the file has it.
+    last_seen: Option<(Stamp, Instant)>,
     /// The time since which the file has content that was not read.
-    unread: Option<Instant>,
+    unread_since: Option<Instant>,
     /// The stamp of the file when its text seemed unfinished.
     unfinished: Option<Stamp>,
-    /// The stamp of the file when it was empty at the end of a write. That may have been the end of the write
+    /// The stamp of the file when a writer closed it and it was empty. The writer may have closed the content
     /// before: a writer in place empties the file first.
     emptied: Option<Stamp>,
-    /// The time since which there is no file.
-    missing: Option<Instant>,
-    /// Whether the content that was read last can be used.
-    sound: bool,
+    /// The time since which the file is missing.
+    missing_since: Option<Instant>,
+    /// Whether the content that was read last is limits.
+    is_valid: bool,
     /// Whether the file was read for a second time since it changed.
-    confirmed: bool,
+    is_confirmed: bool,
 }
 
 impl FileFeed {
@@ -117,17 +117,17 @@ impl FileFeed {
             path: path.to_owned(),
             defaults: options.defaults,
             refresh: options.refresh,
-            held: Held::new(options, &LABELS),
+            current: CurrentRows::new(options, &LABELS),
             is_followed: path != Path::new("-")
                 && std::fs::metadata(path).is_ok_and(|meta| meta.is_file()),
-            read: None,
-            seen: None,
-            unread: None,
+            last_read: None,
+            last_seen: None,
+            unread_since: None,
             unfinished: None,
             emptied: None,
-            missing: None,
-            sound: true,
-            confirmed: true,
+            missing_since: None,
+            is_valid: true,
+            is_confirmed: true,
         };
         let (table, stamp) = read_once(path, options.defaults).map_err(|error| {
             let exit = match error {
@@ -136,159 +136,202 @@ impl FileFeed {
             };
             Failure::new(exit, anyhow::Error::new(error).context(reading(path)))
         })?;
-        let edits = feed.held.take(table);
-        feed.held.begin();
-        feed.has_read(stamp);
+        let edits = feed.current.accept(table);
+        feed.current.first_succeeded();
+        feed.record_reading(stamp);
         Ok((feed, edits))
     }
 
     pub(super) fn health(&self) -> Health {
-        self.held.health()
+        self.current.health()
     }
 
-    pub(super) fn run(&mut self, outlet: &Outlet) {
+    pub(super) fn run(&mut self, sender: &EditSender) {
         if !self.is_followed {
             tracing::info!(
-                "limits \"{}\" are no file, and are not read again",
-                self.path.display()
+                place = %self.path.display(),
+                "the limits are not in a regular file and are not read again"
             );
             return;
         }
-        let mut watch = self.refresh.is_none().then(|| Watch::of(&self.path));
+        let mut watch = self.refresh.is_none().then(|| FileWatch::of(&self.path));
         loop {
-            // The first wait returns changes since the file was opened, too.
-            let news = match (&mut watch, self.refresh) {
+            // The first wait also returns events since the feed read the file first.
+            let events = match (&mut watch, self.refresh) {
                 (Some(watch), _) => {
                     watch.follow_links();
-                    watch.wait(LOOK_INTERVAL)
+                    watch.wait(POLL_INTERVAL)
                 }
                 (None, refresh) => {
-                    std::thread::sleep(self.until_look(refresh.unwrap_or(LOOK_INTERVAL)));
-                    News::None
+                    std::thread::sleep(self.time_until_poll(refresh.unwrap_or(POLL_INTERVAL)));
+                    FileEvents::None
                 }
             };
-            let is_written = watch.as_ref().is_some_and(Watch::is_written);
-            self.held.looks(true);
-            let edits = self.look(news, is_written).filter(|edits| !edits.is_empty());
-            self.held.looks(false);
-            if edits.is_some_and(|edits| !outlet.give(edits)) {
+            let is_written = watch.as_ref().is_some_and(FileWatch::is_written);
+            self.current.poll_started();
+            let edits = self.poll(events, is_written).filter(|edits| !edits.is_empty());
+            self.current.poll_ended();
+            if edits.is_some_and(|edits| !sender.send(edits)) {
                 return;
             }
         }
     }
 
-    /// Returns the time until the next look of a feed that looks at an interval: shorter, if the last look saw
-    /// a change that was not read yet, or the file can't be read.
-    fn until_look(&self, refresh: Duration) -> Duration {
-        match &self.read {
-            Some((read, _)) if self.seen.is_some_and(|(seen, _)| seen != *read) => {
-                LOOK_INTERVAL.min(refresh)
+    /// Returns the time until the next poll of a feed without events: shorter if the last poll found a change that is
+    /// still unread, or the file can't be read.
+    fn time_until_poll(&self, refresh: Duration) -> Duration {
+        match &self.last_read {
+            Some((read, _)) if self.last_seen.is_some_and(|(seen, _)| seen != *read) => {
+                POLL_INTERVAL.min(refresh)
             }
-            Some(_) if self.sound => refresh,
+            Some(_) if self.is_valid => refresh,
             _ => RETRY_INTERVAL.min(refresh),
         }
     }
 
-    /// Reads the file, if it has changed and is whole; `is_written`: somebody is writing to it. Logs a fault of
-    /// the file once.
-    fn look(&mut self, news: News, is_written: bool) -> Option<Edits> {
+    /// Reads the file if it has changed and its text is complete, and returns the edits. `events` are those since
+    /// the last poll; `is_written`: a writer has the file open. Logs a fault of the file once.
+    fn poll(&mut self, events: FileEvents, is_written: bool) -> Option<Edits> {
         let stamp = match Stamp::of(&self.path) {
             Ok(stamp) => stamp,
             Err(error) => return self.fail_to_find(&error.into()),
         };
-        self.missing = None;
-        let before = self.seen.filter(|(seen, _)| *seen == stamp);
-        let (_, since) = *self.seen.insert(before.unwrap_or((stamp, Instant::now())));
-        let is_same = self.read.as_ref().is_some_and(|(read, _)| *read == stamp);
-        if is_same {
-            self.unread = None;
-            let again = |(_, when): &(Stamp, Instant)| when.elapsed() >= READ_AGAIN_AFTER;
-            if self.confirmed || !self.read.as_ref().is_some_and(again) {
-                if self.sound {
-                    self.held.succeeded();
-                }
-                return None;
+        self.missing_since = None;
+        let polled = self.observe(stamp, events, is_written);
+        if polled.was_read && !self.needs_second_reading() {
+            if self.is_valid {
+                self.current.succeeded();
             }
+            return None;
         }
-        let unread = if is_same { since } else { *self.unread.get_or_insert_with(Instant::now) };
-        let has_moved = self.read.as_ref().is_none_or(|(read, _)| !read.is_same_file(&stamp));
-        let is_put_there = news == News::Around && has_moved && !is_written && stamp.len > 0;
-        if news == News::Whole && stamp.len == 0 && before.is_none() {
-            self.emptied = Some(stamp);
-            return self.wait_for_rest(unread);
+        match self.write_state(&polled) {
+            Some(state) => self.read_if_complete(&polled, state),
+            None => self.wait_for_rest(polled.unread_since),
         }
-        let is_whole = news == News::Whole || self.emptied == Some(stamp);
-        let patience = match is_whole || is_put_there || is_same {
-            true => Patience::None,
-            false => {
-                // A look without news follows the look before after an interval.
-                let rests = news == News::None && before.is_some()
-                    || self.refresh.is_some() && stamp.rests_for(LOOK_INTERVAL);
-                if !rests {
-                    return self.wait_for_rest(unread);
-                }
-                Patience::of(stamp.len == 0 || is_written, has_moved)
+    }
+
+    /// Compares the stamp of the file with those of the last poll and of the last reading.
+    fn observe(&mut self, stamp: Stamp, events: FileEvents, is_written: bool) -> Polled {
+        let before = self.last_seen.filter(|(seen, _)| *seen == stamp);
+        let (_, since) = *self.last_seen.insert(before.unwrap_or((stamp, Instant::now())));
+        let was_read = self.last_read.as_ref().is_some_and(|(read, _)| *read == stamp);
+        let unread_since = match was_read {
+            true => {
+                self.unread_since = None;
+                since
             }
+            false => *self.unread_since.get_or_insert_with(Instant::now),
         };
-        let is_over = patience.is_over(since, unread)
-            || self.refresh.is_some() && patience.rest().is_some_and(|rest| stamp.rests_for(rest));
-        if self.unfinished == Some(stamp) && !is_over {
+        let is_replaced =
+            self.last_read.as_ref().is_none_or(|(read, _)| !read.is_same_file(&stamp));
+        Polled {
+            stamp,
+            events,
+            is_written,
+            was_seen: before.is_some(),
+            was_read,
+            is_replaced,
+            since,
+            unread_since,
+        }
+    }
+
+    /// Whether an unchanged file is due for its second reading.
+    fn needs_second_reading(&self) -> bool {
+        let is_due = |(_, when): &(Stamp, Instant)| when.elapsed() >= REREAD_AFTER;
+        !self.is_confirmed && self.last_read.as_ref().is_some_and(is_due)
+    }
+
+    /// Returns the state of the write that the poll has found; `None` while the file does not rest.
+    fn write_state(&mut self, polled: &Polled) -> Option<WriteState> {
+        let Polled { stamp, events, is_written, is_replaced, .. } = *polled;
+        let is_empty = stamp.len == 0;
+        if events == FileEvents::Complete && is_empty && !polled.was_seen {
+            self.emptied = Some(stamp);
+            return None;
+        }
+        let is_closed = events == FileEvents::Complete || self.emptied == Some(stamp);
+        let is_renamed = events == FileEvents::Nearby && is_replaced && !is_written && !is_empty;
+        if is_closed || is_renamed || polled.was_read {
+            return Some(WriteState::Complete);
+        }
+        // A poll without events follows the poll before after an interval.
+        let rests = events == FileEvents::None && polled.was_seen
+            || self.refresh.is_some() && stamp.rests_for(POLL_INTERVAL);
+        rests.then(|| WriteState::of(is_empty || is_written, is_replaced))
+    }
+
+    /// Reads the file, unless its text is unfinished and the file has not rested as long as `state` requires.
+    fn read_if_complete(&mut self, polled: &Polled, state: WriteState) -> Option<Edits> {
+        let stamp = polled.stamp;
+        let has_rested = self.has_rested(polled, state);
+        if self.unfinished == Some(stamp) && !has_rested {
             return None;
         }
         let read = match self.read() {
             // The file was written meanwhile: the text may be of both versions.
             Ok(reading) if reading.stamp != stamp => return None,
-            Ok(reading) => reading.limits.map_err(ReadError::from).map_err(Trouble::from),
+            Ok(reading) => reading.limits.map_err(ReadError::from).map_err(FileFault::from),
             Err(error) => Err(error.into()),
         };
-        let is_unfinished = match &read {
-            Ok((_, ending)) => *ending == Ending::Open,
-            // The file may have been cut within a row, or within a character.
-            Err(Trouble::Read(ReadError::NotLimits(error))) => {
-                !matches!(error, FileError::TooMany { .. })
-            }
-            Err(_) => false,
-        };
-        if is_unfinished && !is_over {
+        let is_unfinished = may_be_unfinished(&read);
+        if is_unfinished && !has_rested {
             self.unfinished = Some(stamp);
             return None;
         }
-        if is_unfinished && patience == Patience::Writer && read.is_ok() {
+        if is_unfinished && state == WriteState::WriterActive && read.is_ok() {
             self.warn_unclosed();
         }
+        self.finish_reading(polled, read)
+    }
+
+    /// Whether the file has been unchanged for as long as `state` requires, by the polls or by its modification time.
+    fn has_rested(&self, polled: &Polled, state: WriteState) -> bool {
+        state.is_over(polled.since, polled.unread_since)
+            || self.refresh.is_some()
+                && state.rest().is_some_and(|rest| polled.stamp.rests_for(rest))
+    }
+
+    /// Returns the edits of a reading, or reports its fault.
+    fn finish_reading(
+        &mut self,
+        polled: &Polled,
+        read: Result<(Table, Ending), FileFault>,
+    ) -> Option<Edits> {
         match &read {
-            // This is no fault of the file, and the next look may succeed.
-            Err(Trouble::Read(ReadError::Io(_))) => self.read = None,
-            _ => self.has_read(stamp),
+            // This is no fault of the file, and the next poll may succeed.
+            Err(FileFault::Read(ReadError::Io(_))) => self.last_read = None,
+            _ => self.record_reading(polled.stamp),
         }
-        (self.sound, self.confirmed) = (read.is_ok(), is_same);
+        (self.is_valid, self.is_confirmed) = (read.is_ok(), polled.was_read);
         match read {
             Ok((table, _)) => {
-                let edits = self.held.take(table);
-                self.held.succeeded();
+                let edits = self.current.accept(table);
+                self.current.succeeded();
                 Some(edits)
             }
             Err(error) => self.fail(&error),
         }
     }
 
-    /// Handles a look that has found no file, or could not look at it. Editors remove a file for a moment before
-    /// they put another one there, so a missing file is an error only when it lasts.
-    fn fail_to_find(&mut self, error: &Trouble) -> Option<Edits> {
+    /// Handles a poll that found no file, or could not read its metadata. Editors remove a file for a moment before
+    /// they create another one there, so a missing file is an error only when it stays missing.
+    fn fail_to_find(&mut self, error: &FileFault) -> Option<Edits> {
         // A file that comes back is a new one.
-        (self.read, self.seen, self.unfinished, self.emptied) = (None, None, None, None);
-        let missing = *self.missing.get_or_insert_with(Instant::now);
-        let lasts = missing.elapsed() >= LOOK_INTERVAL / 2 || self.refresh.is_some();
+        (self.last_read, self.last_seen, self.unfinished, self.emptied) = (None, None, None, None);
+        let missing_since = *self.missing_since.get_or_insert_with(Instant::now);
+        let lasts = missing_since.elapsed() >= POLL_INTERVAL / 2 || self.refresh.is_some();
         if error.label() == "missing" && !lasts {
             return None;
         }
         self.fail(error)
     }
 
-    /// Leaves a file alone that is being changed, and reports it if that goes on for [`WRITTEN_ENOUGH`].
-    fn wait_for_rest(&self, unread: Instant) -> Option<Edits> {
-        match unread.elapsed() >= WRITTEN_ENOUGH {
-            true => self.fail(&Trouble::BeingWritten),
+    /// Leaves a file that is being changed unread, and reports a fault once that has lasted for
+    /// [`OPEN_WRITER_TIMEOUT`].
+    fn wait_for_rest(&self, unread_since: Instant) -> Option<Edits> {
+        match unread_since.elapsed() >= OPEN_WRITER_TIMEOUT {
+            true => self.fail(&FileFault::BeingWritten),
             false => None,
         }
     }
@@ -298,28 +341,29 @@ impl FileFeed {
             place = %self.path.display(),
             "the limits are read from a file that its writer has not closed for {} s: JSON lines cut short \
              can't be told from whole ones; write the new file beside it and rename it",
-            WRITTEN_ENOUGH.as_secs()
+            OPEN_WRITER_TIMEOUT.as_secs()
         );
     }
 
-    fn has_read(&mut self, stamp: Stamp) {
-        self.read = Some((stamp, Instant::now()));
-        self.seen = Some((stamp, Instant::now()));
-        (self.unread, self.unfinished, self.emptied) = (None, None, None);
-        self.confirmed = false;
+    fn record_reading(&mut self, stamp: Stamp) {
+        self.last_read = Some((stamp, Instant::now()));
+        self.last_seen = Some((stamp, Instant::now()));
+        (self.unread_since, self.unfinished, self.emptied) = (None, None, None);
+        self.is_confirmed = false;
     }
 
-    fn fail(&self, error: &Trouble) -> Option<Edits> {
-        self.held.failed(error.label(), &format!("reading \"{}\": {error}", self.path.display()));
+    fn fail(&self, error: &FileFault) -> Option<Edits> {
+        self.current
+            .failed(error.label(), &format!("reading \"{}\": {error}", self.path.display()));
         None
     }
 
     fn read(&self) -> Result<Reading, ReadError> {
-        // A pipe may have taken the place of the file, and to open it must not wait for its other end.
+        // A pipe may have replaced the file, and opening it must not wait for its other end.
         let flags = OFlag::O_NONBLOCK.bits();
         let file = File::options().read(true).custom_flags(flags).open(&self.path)?;
         Stamp::of_file(&file.metadata()?)?;
-        let limits = match json::read_from(&file, self.defaults, self.held.rows()) {
+        let limits = match json::read_from(&file, self.defaults, self.current.rows()) {
             Err(ReadError::NotLimits(error)) => Err(error),
             limits => Ok(limits?),
         };
@@ -327,48 +371,79 @@ impl FileFeed {
     }
 }
 
-/// A file that was read as far as its system allows.
+/// The findings of one poll.
+struct Polled {
+    stamp: Stamp,
+    events: FileEvents,
+    /// Whether a writer has the file open.
+    is_written: bool,
+    /// Whether the poll before found the same stamp.
+    was_seen: bool,
+    /// Whether the last reading had the same stamp.
+    was_read: bool,
+    /// Whether this is another file than the one that was read last.
+    is_replaced: bool,
+    /// The time since which the file has this stamp.
+    since: Instant,
+    /// The time since which the file has unread content; `since` if all content was read.
+    unread_since: Instant,
+}
+
+/// Whether a file may have been read before its writer has finished.
+fn may_be_unfinished(read: &Result<(Table, Ending), FileFault>) -> bool {
+    match read {
+        Ok((_, ending)) => *ending == Ending::Open,
+        // The file may have been cut within a row, or within a character.
+        Err(FileFault::Read(ReadError::NotLimits(error))) => {
+            !matches!(error, FileError::TooMany { .. })
+        }
+        Err(_) => false,
+    }
+}
+
+/// The result of reading the whole file.
 struct Reading {
     limits: Result<(Table, Ending), FileError>,
     /// The stamp of the file after it was read.
     stamp: Stamp,
 }
 
-/// The waiting time for a file whose text does not show that it is whole.
+/// The state of the last write, which decides how long a file waits whose text does not show that it is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Patience {
-    /// The file is known to be whole.
-    None,
-    /// Another file has taken its place without a notification: most likely a writer renamed it.
-    Moved,
-    /// The file was changed in place, and no notification tells whether the writer has closed it.
+enum WriteState {
+    /// The file is known to be complete.
+    Complete,
+    /// Another file has taken its place without an event: most likely a writer renamed it.
+    Replaced,
+    /// The file was changed in place, and no event shows whether the writer has closed it.
     InPlace,
     /// The writer has not closed the file, or has just emptied it.
-    Writer,
+    WriterActive,
 }
 
-impl Patience {
-    fn of(is_written: bool, has_moved: bool) -> Self {
-        match (is_written, has_moved) {
-            (true, _) => Patience::Writer,
-            (false, true) => Patience::Moved,
-            (false, false) => Patience::InPlace,
+impl WriteState {
+    fn of(is_writer_active: bool, is_replaced: bool) -> Self {
+        match (is_writer_active, is_replaced) {
+            (true, _) => WriteState::WriterActive,
+            (false, true) => WriteState::Replaced,
+            (false, false) => WriteState::InPlace,
         }
     }
 
-    /// Returns the time without a change after which the waiting is over.
+    /// Returns the time without a change that the file must rest; `None`: it need not.
     fn rest(self) -> Option<Duration> {
         match self {
-            Patience::None | Patience::Moved => None,
-            Patience::InPlace => Some(UNHEARD_REST),
-            Patience::Writer => Some(WRITTEN_ENOUGH),
+            WriteState::Complete | WriteState::Replaced => None,
+            WriteState::InPlace => Some(IN_PLACE_REST),
+            WriteState::WriterActive => Some(OPEN_WRITER_TIMEOUT),
         }
     }
 
-    /// Whether the waiting is over for a file that is the same since `since`, and was first changed at `unread`.
-    /// A file whose writer adds a line now and then is read all the same.
-    fn is_over(self, since: Instant, unread: Instant) -> bool {
-        self.rest().is_none_or(|rest| since.elapsed() >= rest) || unread.elapsed() >= WRITTEN_ENOUGH
+    /// Whether the wait is over for a file that is unchanged since `since` and unread since `unread_since`. A file
+    /// whose writer adds a line now and then is read all the same.
+    fn is_over(self, since: Instant, unread_since: Instant) -> bool {
+        self.rest().is_none_or(|rest| since.elapsed() >= rest)
+            || unread_since.elapsed() >= OPEN_WRITER_TIMEOUT
     }
 }
 
@@ -392,19 +467,19 @@ pub fn limits(path: &Path, defaults: Defaults) -> Result<Table, ReadError> {
     Ok(read_once(path, defaults)?.0)
 }
 
-/// Reads the limits in a file, or on standard input (`-`), once. Returns also the stamp of the file after the
+/// Reads the limits in a file, or on standard input (`-`), once. Also returns the stamp of the file after the
 /// reading.
 fn read_once(path: &Path, defaults: Defaults) -> Result<(Table, Stamp), ReadError> {
     if path == Path::new("-") {
         let (table, _) = json::read_from(std::io::stdin().lock(), defaults, &[])?;
         return Ok((table, Stamp::from(&std::fs::metadata("/dev/null")?)));
     }
-    at_rest(path, |file| Ok(json::read_from(file, defaults, &[])?.0))
+    read_stable(path, |file| Ok(json::read_from(file, defaults, &[])?.0))
 }
 
-/// Reads a file, and reads it again if it has changed meanwhile, up to [`ATTEMPTS`] times in all. Returns also
+/// Reads a file, and reads it again if it has changed meanwhile, up to [`ATTEMPTS`] times in all. Also returns
 /// the stamp of the file after the last reading.
-fn at_rest<T>(
+fn read_stable<T>(
     path: &Path,
     mut read: impl FnMut(&File) -> Result<T, ReadError>,
 ) -> Result<(T, Stamp), ReadError> {

@@ -1,25 +1,25 @@
-//! The hand-over of limits from the thread that reads them: the newest state, and no history.
+//! Passes edits of limits from the reading thread to a run: the newest state without its history.
 //!
-//! A run takes edits when it begins a tick. While none can begin, as behind a reader of its output that
-//! sleeps, the table may be edited any number of times. Edits that wait are merged, so that they never hold
-//! more than the rows that the run has and the rows that were read last.
+//! A run receives edits when it begins a tick. While no tick can begin, as when the reader of its output sleeps, the
+//! table may be edited any number of times. Pending edits are merged, so that they never hold more than the rows of
+//! the run and the rows that were read last.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::held::Edits;
+use super::current_rows::Edits;
 use crate::limits::rows::Row;
 
-/// The reading thread's end.
-pub(super) struct Outlet {
+/// The end of the reading thread.
+pub(super) struct EditSender {
     slot: Arc<Slot>,
     wake: Box<dyn Fn() + Send>,
 }
 
-/// The other end: the edits that lead from the rows taken last to the rows read last.
-pub struct Changes {
+/// The end of the run: receives the edits that lead from the rows received last to the rows read last.
+pub struct EditReceiver {
     slot: Arc<Slot>,
 }
 
@@ -27,16 +27,16 @@ pub struct Changes {
 struct Slot {
     pending: Mutex<Pending>,
     changed: Condvar,
-    /// Whether edits wait, for a receiver that polls.
-    waits: AtomicBool,
-    /// Nobody takes edits any more.
-    unwanted: AtomicBool,
+    /// Whether edits are pending, for a receiver that polls.
+    has_pending: AtomicBool,
+    /// Whether the receiver was dropped.
+    is_receiver_dropped: AtomicBool,
 }
 
-/// Returns both ends; the outlet calls `wake` after it has handed over edits.
-pub(super) fn handover(wake: impl Fn() + Send + 'static) -> (Outlet, Changes) {
+/// Returns both ends; the sender calls `wake` after it has sent edits.
+pub(super) fn handover(wake: impl Fn() + Send + 'static) -> (EditSender, EditReceiver) {
     let slot = Arc::<Slot>::default();
-    (Outlet { slot: slot.clone(), wake: Box::new(wake) }, Changes { slot })
+    (EditSender { slot: slot.clone(), wake: Box::new(wake) }, EditReceiver { slot })
 }
 
 impl Slot {
@@ -44,44 +44,44 @@ impl Slot {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts edits into the slot. Returns those that were there.
-    fn put(&self, edits: Pending) -> Pending {
+    /// Stores edits in the slot. Returns those that it replaces.
+    fn replace(&self, edits: Pending) -> Pending {
         let mut pending = self.pending();
-        self.waits.store(!edits.rows.is_empty(), Ordering::Release);
+        self.has_pending.store(!edits.rows.is_empty(), Ordering::Release);
         std::mem::replace(&mut *pending, edits)
     }
 }
 
-impl Outlet {
-    /// Hands over edits, merged with those that wait. Returns `false` if nobody takes edits any more.
-    pub(super) fn give(&self, edits: Edits) -> bool {
+impl EditSender {
+    /// Sends edits, merged with the pending ones. Returns `false` if the receiver was dropped.
+    pub(super) fn send(&self, edits: Edits) -> bool {
         // Merged outside the lock: there may be a million edits, and the leader must not wait for that.
-        let mut pending = self.slot.put(Pending::default());
+        let mut pending = self.slot.replace(Pending::default());
         edits.into_iter().for_each(|(row, diff)| pending.add(row, diff));
-        self.slot.put(pending);
+        self.slot.replace(pending);
         self.slot.changed.notify_all();
         (self.wake)();
-        !self.slot.unwanted.load(Ordering::Acquire)
+        !self.slot.is_receiver_dropped.load(Ordering::Acquire)
     }
 }
 
-impl Changes {
-    /// Whether edits wait.
-    pub fn are_waiting(&self) -> bool {
-        self.slot.waits.load(Ordering::Acquire)
+impl EditReceiver {
+    /// Whether edits are pending.
+    pub fn has_edits(&self) -> bool {
+        self.slot.has_pending.load(Ordering::Acquire)
     }
 
-    /// Takes the edits that wait: at most one removal and one addition of each row.
+    /// Takes the pending edits: at most one removal and one addition of each row.
     pub fn take(&self) -> Edits {
-        self.slot.put(Pending::default()).into_edits()
+        self.slot.replace(Pending::default()).into_edits()
     }
 
-    /// Waits for edits and takes them; `None` if none come in time.
+    /// Waits for edits and takes them; `None` if none arrive in time.
     pub fn next(&self, at_most: Duration) -> Option<Edits> {
-        let until = Instant::now() + at_most;
+        let deadline = Instant::now() + at_most;
         let mut pending = self.slot.pending();
         while pending.rows.is_empty() {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return None;
             }
@@ -93,13 +93,13 @@ impl Changes {
     }
 }
 
-impl Drop for Changes {
+impl Drop for EditReceiver {
     fn drop(&mut self) {
-        self.slot.unwanted.store(true, Ordering::Release);
+        self.slot.is_receiver_dropped.store(true, Ordering::Release);
     }
 }
 
-/// The difference between the rows taken last and the rows read last.
+/// The difference between the rows received last and the rows read last.
 #[derive(Default)]
 struct Pending {
     rows: BTreeMap<Arc<Row>, Edit>,
@@ -130,7 +130,7 @@ impl Pending {
             }
             (Edit::Rewriting(_), false) => *edit = Edit::Removal,
             (Edit::Addition, false) => drop(self.rows.remove(&row)),
-            // The newest letters count.
+            // The newest spelling counts.
             (Edit::Addition, true) => {
                 self.rows.remove(&row);
                 self.rows.insert(row, Edit::Addition);
@@ -160,11 +160,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::limits::feed::held::difference;
+    use crate::limits::feed::current_rows::difference;
     use crate::limits::json;
     use crate::limits::rows::Defaults;
 
-    /// Rows of JSON: some names, two dates, values in several letters; each name and date once.
+    /// Rows of JSON: some names, two dates, values in several spellings; each name and date once.
     fn rows() -> impl Strategy<Value = Vec<Arc<Row>>> {
         let value = prop::sample::select(vec!["1", "1.0", "2", "null"]);
         let held = prop::collection::btree_map(("[a-d]", 1..3u8), value, 0..6);
@@ -180,28 +180,28 @@ mod tests {
         })
     }
 
-    /// Rows as they are shown: equal values in other letters differ.
+    /// The texts of rows: equal values in other spellings differ.
     fn shown(rows: &[Arc<Row>]) -> BTreeSet<String> {
         rows.iter().map(|row| format!("{row:?}")).collect()
     }
 
     proptest! {
-        /// A run that applies the edits it takes, at any moments, has the rows that were read last.
+        /// A run that receives edits at any time, and applies them, has the rows that were read last.
         #[test]
-        fn edits_taken_at_any_time_lead_to_the_rows_read_last(
+        fn edits_received_at_any_time_lead_to_the_rows_read_last(
             tables in prop::collection::vec((rows(), any::<bool>()), 1..12)
         ) {
-            let (outlet, changes) = handover(|| ());
+            let (sender, receiver) = handover(|| ());
             let (mut read, mut held) = (Vec::<Arc<Row>>::new(), BTreeSet::<String>::new());
             let mut taken = 0;
             let last = tables.len() - 1;
             for (at, (rows, takes)) in tables.into_iter().enumerate() {
-                prop_assert!(outlet.give(difference(&read, &rows)));
+                prop_assert!(sender.send(difference(&read, &rows)));
                 read = rows;
                 if !takes && at != last {
                     continue;
                 }
-                let edits = changes.take();
+                let edits = receiver.take();
                 prop_assert!(edits.len() <= taken + read.len(), "{} edits", edits.len());
                 for (row, diff) in edits {
                     let row = format!("{row:?}");
@@ -210,16 +210,16 @@ mod tests {
                 }
                 taken = read.len();
                 prop_assert_eq!(&held, &shown(&read));
-                prop_assert!(!changes.are_waiting() && changes.take().is_empty());
+                prop_assert!(!receiver.has_edits() && receiver.take().is_empty());
             }
         }
     }
 
     #[test]
-    fn outlet_without_a_receiver_reports_that_nobody_listens() {
-        let (outlet, changes) = handover(|| ());
-        assert!(outlet.give(Edits::new()));
-        drop(changes);
-        assert!(!outlet.give(Edits::new()));
+    fn sender_without_a_receiver_returns_false() {
+        let (sender, receiver) = handover(|| ());
+        assert!(sender.send(Edits::new()));
+        drop(receiver);
+        assert!(!sender.send(Edits::new()));
     }
 }

@@ -1,19 +1,19 @@
-//! Feeds: limits that are read, and followed while they change.
+//! Feeds: read limits, and follow them while they change.
 //!
-//! A feed reads all rows, compares them with those that it holds, and hands over the difference; a
-//! notification of a change only decides when to read. A feed runs on a thread of its own: a source that
-//! can't be read leaves the limits as they are, and affects nothing else.
+//! A feed reads all rows, compares them with its current rows, and sends the difference; a notification of a
+//! change only decides when to read. A feed runs on a thread of its own: a source that can't be read leaves the
+//! limits as they are, and affects nothing else.
 //!
 //! - `file`: follows a file; `watch` receives events about it, and `stamp` compares its metadata.
-//! - `table`: follows a table in PostgreSQL, and reads it when `pace` decides; `hearing` checks that
+//! - `table`: follows a table in PostgreSQL, and reads it when `pace` decides; `notification_checks` checks that
 //!   notifications arrive, and `route` logs whether they do.
-//! - `held`: the rows that a feed holds, with logs and metrics about them.
-//! - `handover`: the edits that a run has not taken yet, merged.
+//! - `current_rows`: the current rows of a feed, with logs and metrics about them.
+//! - `handover`: the merged edits that a run has not received yet.
 
+mod current_rows;
 mod file;
 mod handover;
-mod hearing;
-mod held;
+mod notification_checks;
 mod options;
 mod pace;
 mod route;
@@ -23,11 +23,11 @@ mod watch;
 
 use anyhow::Context;
 
+pub use self::current_rows::{Edits, Health};
 use self::file::FileFeed;
 pub use self::file::{contents, limits, unreadable};
-pub use self::handover::Changes;
+pub use self::handover::EditReceiver;
 use self::handover::handover;
-pub use self::held::{Edits, Health};
 pub use self::options::{Options, runtime};
 use self::table::TableFeed;
 use super::postgres::TableName;
@@ -39,7 +39,7 @@ use crate::base::error::Failure;
 /// Reads limits once: every row, and the verdict on it.
 ///
 /// # Errors
-/// They can't be read, or not as limits.
+/// The file or table can't be read, or its content is not limits.
 pub fn read(options: &Options) -> Result<Table, Failure> {
     match &options.address {
         Address::File(path) => {
@@ -47,7 +47,7 @@ pub fn read(options: &Options) -> Result<Table, Failure> {
         }
         Address::Postgres(database) => {
             let read = one_session(database, async |session| {
-                session.checked(&options.table, options.defaults, &[]).await
+                session.read_table(&options.table, options.defaults, &[]).await
             });
             Ok(read?.0)
         }
@@ -71,7 +71,7 @@ fn one_session<T>(
     read.map_err(|error| error.in_step("reading limits"))
 }
 
-/// Limits that are followed.
+/// Follows a file or a table of limits.
 pub struct Feed(Kind);
 
 enum Kind {
@@ -80,10 +80,10 @@ enum Kind {
 }
 
 impl Feed {
-    /// Reads limits for the first time. Returns the rows that hold as edits of an empty table.
+    /// Reads limits for the first time. Returns the rows in force as edits of an empty table.
     ///
     /// # Errors
-    /// They can't be read, or not as limits: there is nothing yet that could stay as it is.
+    /// The file or table can't be read, or its content is not limits: there are no earlier limits to keep.
     pub fn open(options: &Options) -> Result<(Self, Edits), Failure> {
         match &options.address {
             Address::File(path) => {
@@ -97,7 +97,7 @@ impl Feed {
         }
     }
 
-    /// Returns the state of the feed, which the feed keeps current.
+    /// Returns the health of the feed, which the feed updates.
     pub fn health(&self) -> Health {
         match &self.0 {
             Kind::File(feed) => feed.health(),
@@ -105,17 +105,17 @@ impl Feed {
         }
     }
 
-    /// Follows the limits on a thread of its own, until the receiver is dropped. That thread calls `wake` after
-    /// it has handed over edits.
-    pub fn follow(self, wake: impl Fn() + Send + 'static) -> anyhow::Result<Changes> {
-        let (outlet, changes) = handover(wake);
+    /// Follows the limits on a thread of its own until the receiver is dropped. That thread calls `wake` after it has
+    /// sent edits.
+    pub fn follow(self, wake: impl Fn() + Send + 'static) -> anyhow::Result<EditReceiver> {
+        let (sender, receiver) = handover(wake);
         std::thread::Builder::new()
             .name("limits".into())
             .spawn(move || match self.0 {
-                Kind::File(mut feed) => feed.run(&outlet),
-                Kind::Table(feed) => feed.run(&outlet),
+                Kind::File(mut feed) => feed.run(&sender),
+                Kind::Table(feed) => feed.run(&sender),
             })
             .context("starting the thread that follows the limits")?;
-        Ok(changes)
+        Ok(receiver)
     }
 }

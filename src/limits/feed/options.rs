@@ -1,4 +1,4 @@
-//! The options of reading limits.
+//! Options for reading limits.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::limits::postgres::TableName;
 use crate::limits::rows::Defaults;
 use crate::limits::table::Refusals;
 
-/// The source of limits, and the options of reading them.
+/// The source of limits, and the options for reading them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The file, or the database.
@@ -22,7 +22,7 @@ pub struct Options {
     pub defaults: Defaults,
     /// The set that the limits are in.
     pub set: LimitSet,
-    /// The interval at which the limits are read, and not in between; `None`: as soon as they change.
+    /// The interval at which the feed reads the limits; `None`: as soon as they change.
     pub refresh: Option<Duration>,
 }
 
@@ -57,13 +57,13 @@ pub(super) fn refusal(place: &str, counts: Refusals) -> Option<String> {
     let Refusals { refused, rows } = counts;
     (refused > 0).then(|| {
         format!(
-            "{refused} of {rows} rows of limits \"{place}\" are refused, and nothing is judged by them: \
-             `floodmark limits check` says why"
+            "{refused} of {rows} rows of limits \"{place}\" are refused and have no effect: \
+             `floodmark limits check` shows the reasons"
         )
     })
 }
 
-/// Makes the runtime that waits for responses of a database, on the thread that calls it.
+/// Creates the runtime that waits for responses of a database, on the calling thread.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()

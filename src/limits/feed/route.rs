@@ -1,57 +1,57 @@
-//! The route by which changes of a table are noticed: logs it, and exports it as a metric.
+//! Logs the route by which changes of a table reach the feed, and exports it as a metric.
 
 use metrics::gauge;
 
-use super::hearing::Hearing;
+use super::notification_checks::NotificationStatus;
 use crate::limits::catalog::LimitSet;
 use crate::limits::postgres::TableName;
 
-/// The route by which changes of a table are noticed.
+/// The route by which changes of a table reach the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Route {
-    /// By a reading each second, since the table notifies of nothing.
+    /// The feed reads the table each second, since the table has no trigger that notifies.
     Silent,
-    /// By a reading each second, since notifications are not known to arrive, with the reason.
-    Polled(Hearing),
-    /// By notifications.
+    /// The feed reads the table each second, since notifications do not arrive or can't be checked.
+    Polled(NotificationStatus),
+    /// The feed reads the table when a notification arrives.
     Notified,
 }
 
-/// Logs the route by which changes of a table are noticed, and exports it as a metric.
-pub(super) struct Telling {
+/// Logs the route by which changes of a table reach the feed, and exports it as a metric.
+pub(super) struct RouteReporter {
     table: TableName,
     set: LimitSet,
-    told: Option<Route>,
+    reported: Option<Route>,
 }
 
-impl Telling {
+impl RouteReporter {
     pub(super) fn new(table: &TableName, set: LimitSet) -> Self {
-        let telling = Telling { table: table.clone(), set, told: None };
-        telling.show(false);
-        telling
+        let reporter = RouteReporter { table: table.clone(), set, reported: None };
+        reporter.set_gauge(false);
+        reporter
     }
 
-    /// The connection is lost, so nothing is noticed over it.
+    /// Records that the connection is lost, so that no notification can arrive.
     pub(super) fn disconnected(&self) {
-        self.show(false);
+        self.set_gauge(false);
     }
 
-    /// `notifies`: whether the table notifies of its changes. Logs each route once, until another is taken.
-    pub(super) fn tell(&mut self, notifies: bool, hearing: &Hearing) {
-        self.show(notifies && *hearing == Hearing::Arrives);
-        let route = match (notifies, hearing) {
+    /// Logs a new route once; `notifies`: whether the table notifies of its changes.
+    pub(super) fn report(&mut self, notifies: bool, status: &NotificationStatus) {
+        self.set_gauge(notifies && *status == NotificationStatus::Arrives);
+        let route = match (notifies, status) {
             (false, _) => Route::Silent,
-            (true, Hearing::Unknown) => return,
-            (true, Hearing::Arrives) => Route::Notified,
-            (true, hearing) => Route::Polled(hearing.clone()),
+            (true, NotificationStatus::Unknown) => return,
+            (true, NotificationStatus::Arrives) => Route::Notified,
+            (true, status) => Route::Polled(status.clone()),
         };
-        if self.told.as_ref() != Some(&route) {
+        if self.reported.as_ref() != Some(&route) {
             log(&self.table, &route);
-            self.told = Some(route);
+            self.reported = Some(route);
         }
     }
 
-    fn show(&self, notified: bool) {
+    fn set_gauge(&self, notified: bool) {
         let value = f64::from(u8::from(notified));
         gauge!("floodmark_limits_notified", self.set.labels([])).set(value);
     }
@@ -59,18 +59,18 @@ impl Telling {
 
 fn log(table: &TableName, route: &Route) {
     match route {
-        Route::Notified => tracing::info!("table {table} tells of its changes"),
+        Route::Notified => tracing::info!("table {table} notifies of its changes"),
         Route::Silent => tracing::info!(
-            "table {table} does not tell of its changes, and is read once a second: \
-             `floodmark limits init` adds a trigger that tells"
+            "table {table} does not notify of its changes and is read once a second: \
+             `floodmark limits init` adds a trigger that notifies"
         ),
-        Route::Polled(Hearing::Refused(why)) => tracing::warn!(
+        Route::Polled(NotificationStatus::Refused(why)) => tracing::warn!(
             why,
             "table {table} is read once a second: the server, or a pool before it, refuses LISTEN"
         ),
-        Route::Polled(Hearing::Unchecked(why)) => tracing::warn!(
+        Route::Polled(NotificationStatus::Unchecked(why)) => tracing::warn!(
             why,
-            "table {table} is read once a second: whether its notifications arrive can't be checked"
+            "table {table} is read once a second: can't check that its notifications arrive"
         ),
         Route::Polled(_) => tracing::warn!(
             "table {table} is read once a second: its notifications do not arrive, as through a \

@@ -1,4 +1,4 @@
-//! The state of a file, as far as the file system tells it without a reading.
+//! The state of a file, as its metadata shows it.
 
 use std::fs::Metadata;
 use std::io;
@@ -31,7 +31,7 @@ impl Stamp {
         }
     }
 
-    /// Whether nobody has written to the file for so long, by the clock of this machine.
+    /// Whether the file has been unchanged for at least `long`, by the clock of this machine.
     pub(super) fn rests_for(&self, long: Duration) -> bool {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let secs = u64::try_from(self.modified.0).unwrap_or_default();
@@ -39,7 +39,7 @@ impl Stamp {
         now.checked_sub(modified).is_some_and(|age| age >= long)
     }
 
-    /// Whether both stamps are of one file, whatever its content.
+    /// Whether both stamps are of the same file, even if its content has changed.
     pub(super) fn is_same_file(&self, other: &Stamp) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }

@@ -1,19 +1,19 @@
-//! A table of limits in PostgreSQL that is followed.
+//! Follows a table of limits in PostgreSQL.
 //!
-//! A table with the trigger that notifies (`floodmark limits init`), whose notifications arrive, is read at
-//! each notification; once a second a cheap look checks that table and connection are still the same. Any
-//! other table is read once a second.
+//! The feed reads a table with the trigger that notifies (`floodmark limits init`) at each notification, if
+//! notifications arrive; once a second a cheap poll checks that table and connection are still the same. The feed
+//! reads any other table once a second.
 
 use std::time::Instant;
 
 use tokio::time::sleep_until;
 
-use super::handover::Outlet;
-use super::hearing::{Checks, Hearing};
-use super::held::{Edits, Health, Held};
+use super::current_rows::{CurrentRows, Edits, Health};
+use super::handover::EditSender;
+use super::notification_checks::{NotificationChecks, NotificationStatus};
 use super::options::{Options, runtime};
 use super::pace::Pace;
-use super::route::Telling;
+use super::route::RouteReporter;
 use crate::base::error::Failure;
 use crate::limits::postgres::snapshot::Shape;
 use crate::limits::postgres::{Address, Error, Session, TableName};
@@ -28,20 +28,20 @@ struct Reader {
     address: Address,
     table: TableName,
     defaults: Defaults,
-    held: Held,
+    current: CurrentRows,
     pace: Pace,
     session: Option<Session>,
-    checks: Checks,
-    /// The shape of the table at the last reading; `None` if anything has failed since.
+    checks: NotificationChecks,
+    /// The shape of the table at the last reading; `None` if a poll or reading has failed since.
     shape: Option<Shape>,
-    /// The shape of the table at the last reading, whatever has failed since.
-    told: Option<Shape>,
-    telling: Telling,
+    /// The shape of the table at the last reading, kept through failures.
+    last_shape: Option<Shape>,
+    route_reporter: RouteReporter,
 }
 
-/// The result of a look at the table.
-enum Look {
-    Same,
+/// The result of a poll.
+enum PollOutcome {
+    Unchanged,
     Read(Edits),
 }
 
@@ -52,47 +52,47 @@ impl TableFeed {
             address: address.clone(),
             table: options.table.clone(),
             defaults: options.defaults,
-            held: Held::new(options, &Error::LABELS),
+            current: CurrentRows::new(options, &Error::LABELS),
             pace: Pace::new(options.refresh, Instant::now()),
             session: None,
-            checks: Checks::new(address),
+            checks: NotificationChecks::new(address),
             shape: None,
-            told: None,
-            telling: Telling::new(&options.table, options.set),
+            last_shape: None,
+            route_reporter: RouteReporter::new(&options.table, options.set),
         };
         let edits = runtime.block_on(async {
             reader.connect().await?;
             reader.read().await
         });
         let edits = edits.map_err(|error| error.in_step("reading limits"))?;
-        reader.held.begin();
+        reader.current.first_succeeded();
         Ok((TableFeed { runtime, reader }, edits))
     }
 
     pub(super) fn health(&self) -> Health {
-        self.reader.held.health()
+        self.reader.current.health()
     }
 
-    pub(super) fn run(self, outlet: &Outlet) {
+    pub(super) fn run(self, sender: &EditSender) {
         let TableFeed { runtime, mut reader } = self;
-        runtime.block_on(reader.follow(outlet));
+        runtime.block_on(reader.follow(sender));
     }
 }
 
 impl Reader {
-    async fn follow(&mut self, outlet: &Outlet) {
+    async fn follow(&mut self, sender: &EditSender) {
         loop {
             let notified = self.wait().await;
-            let edits = match self.look(notified).await {
-                Ok(Look::Same) => Edits::new(),
-                Ok(Look::Read(edits)) => edits,
+            let edits = match self.poll(notified).await {
+                Ok(PollOutcome::Unchanged) => Edits::new(),
+                Ok(PollOutcome::Read(edits)) => edits,
                 Err(error) => {
                     self.fail(&error);
                     continue;
                 }
             };
-            self.held.succeeded();
-            if !edits.is_empty() && !outlet.give(edits) {
+            self.current.succeeded();
+            if !edits.is_empty() && !sender.send(edits) {
                 return;
             }
         }
@@ -100,22 +100,22 @@ impl Reader {
 
     fn fail(&mut self, error: &Error) {
         self.pace.failed();
-        self.held.failed(error.label(), &error.to_string());
+        self.current.failed(error.label(), &error.to_string());
         // The table may have changed during the failure without a notification.
         self.shape = None;
         if error.is_final() || self.session.as_ref().is_some_and(Session::has_ended) {
             self.session = None;
-            self.telling.disconnected();
+            self.route_reporter.disconnected();
         }
     }
 
-    /// Waits until a look is due. Returns whether a notification is the reason.
+    /// Waits until a poll is due. Returns whether a notification is the reason.
     async fn wait(&mut self) -> bool {
-        let next_look = self.pace.next_look(Instant::now()).into();
-        // A table that can't be read is not read more often because it changes.
-        let listens = self.pace.listens() && !self.pace.fails();
+        let next_poll = self.pace.next_poll(Instant::now()).into();
+        // Changes do not shorten the pause after a failure.
+        let listens = self.pace.listens() && !self.pace.is_failing();
         let Some(session) = self.session.as_ref().filter(|_| listens) else {
-            sleep_until(next_look).await;
+            sleep_until(next_poll).await;
             return false;
         };
         let notifies = self.shape.as_ref().is_some_and(|shape| shape.notifies);
@@ -123,44 +123,44 @@ impl Reader {
             tokio::select! {
                 biased;
                 () = session.notified() => break,
-                () = sleep_until(next_look) => return false,
-                () = self.checks.due(notifies) => {}
+                () = sleep_until(next_poll) => return false,
+                () = self.checks.wait_until_due(notifies) => {}
             }
-            // The session is idle: a pool that lends server processes lends it none now.
-            self.checks.attempt(session).await;
-            self.telling.tell(notifies, self.checks.hearing());
+            // The session runs no statement, so a pool that lends server processes lends it none now.
+            self.checks.check(session).await;
+            self.route_reporter.report(notifies, self.checks.status());
         }
-        sleep_until(self.pace.earliest().into()).await;
+        sleep_until(self.pace.earliest_notified_read().into()).await;
         true
     }
 
-    async fn look(&mut self, notified: bool) -> Result<Look, Error> {
+    async fn poll(&mut self, notified: bool) -> Result<PollOutcome, Error> {
         if self.session.as_ref().is_none_or(Session::has_ended) {
             self.session = None;
             self.shape = None;
             self.connect().await?;
         }
         if !notified && self.pace.listens() && self.is_same().await? {
-            return Ok(Look::Same);
+            return Ok(PollOutcome::Unchanged);
         }
-        self.read().await.map(Look::Read)
+        self.read().await.map(PollOutcome::Read)
     }
 
-    /// Whether nothing can have changed without a notification.
+    /// Whether the table is unchanged unless a notification is on its way.
     async fn is_same(&self) -> Result<bool, Error> {
-        let Some((session, held)) = self.session.as_ref().zip(self.shape.as_ref()) else {
+        let Some((session, last)) = self.session.as_ref().zip(self.shape.as_ref()) else {
             return Ok(false);
         };
-        let notifies = held.notifies && *self.checks.hearing() == Hearing::Arrives;
-        if self.pace.reads_anyway(notifies, Instant::now()) {
+        let notifies = last.notifies && *self.checks.status() == NotificationStatus::Arrives;
+        if self.pace.must_read(notifies, Instant::now()) {
             return Ok(false);
         }
-        Ok(session.shape(&self.table).await?.as_ref() == Some(held))
+        Ok(session.shape(&self.table).await?.as_ref() == Some(last))
     }
 
     async fn connect(&mut self) -> Result<(), Error> {
         self.session = Some(match self.pace.listens() {
-            // Before the first reading, so that no change comes between the two.
+            // Listens before the first reading, so that no change falls between the two.
             true => self.checks.connect().await?,
             false => Session::connect(&self.address).await?,
         });
@@ -169,29 +169,29 @@ impl Reader {
 
     async fn read(&mut self) -> Result<Edits, Error> {
         let began = Instant::now();
-        let session = self.session.as_ref().expect("who reads has connected");
-        let read = session.checked(&self.table, self.defaults, self.held.rows()).await?;
+        let session = self.session.as_ref().expect("the reader has connected");
+        let read = session.read_table(&self.table, self.defaults, self.current.rows()).await?;
         let (table, shape) = read;
-        let edits = self.held.take(table);
-        self.tell_shape(&shape);
+        let edits = self.current.accept(table);
+        self.report_shape(&shape);
         self.shape = Some(shape.clone());
-        self.told = Some(shape);
-        self.pace.read(began);
-        if self.pace.rests_long() {
-            // A firewall on the path may drop an idle connection without telling either end.
+        self.last_shape = Some(shape);
+        self.pace.succeeded(began);
+        if self.pace.idles_long() {
+            // A firewall on the path may drop an idle connection without notice to either end.
             self.session = None;
         }
         Ok(edits)
     }
 
-    /// Logs the unknown columns that the table did not have before, and the route by which its changes are noticed.
-    fn tell_shape(&mut self, shape: &Shape) {
-        let known = |column: &str| self.told.as_ref().is_some_and(|told| told.has(column));
+    /// Logs the unknown columns that are new, and the route by which changes of the table reach the feed.
+    fn report_shape(&mut self, shape: &Shape) {
+        let known = |column: &str| self.last_shape.as_ref().is_some_and(|shape| shape.has(column));
         for column in shape.unknown_columns().filter(|column| !known(column)) {
-            tracing::warn!("table {}: column \"{column}\" says nothing of limits", self.table);
+            tracing::warn!("table {}: column \"{column}\" is no column of limits", self.table);
         }
         if self.pace.listens() {
-            self.telling.tell(shape.notifies, self.checks.hearing());
+            self.route_reporter.report(shape.notifies, self.checks.status());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A database as a URI, filled in as PostgreSQL's own programs do: what the URI leaves out comes from
-//! the environment (`PGHOST`, `PGUSER`, `PGPASSWORD`, …), a password also from a password file.
+//! The URI of a database. As with PostgreSQL's own programs, settings that the URI leaves out come from the
+//! environment (`PGHOST`, `PGUSER`, `PGPASSWORD`, …), and a password also from a password file.
 
 use std::fmt::{self, Debug, Display};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
-use super::passfile::{self, Door, PassFile};
+use super::passfile::{self, PassFile, PasswordKey};
 use super::tls::{Tls, Trust};
 
 /// Time limit for a server to respond to a connection attempt, unless the URI or the environment gives another.
@@ -38,8 +38,8 @@ pub struct Address {
 pub enum AddressError {
     /// The text is no URI, or a parameter does not accept its value.
     #[error(
-        "\"{shown}\" is no database: {why}; write postgres://USER@HOST:PORT/DATABASE, with parameters \
-         as psql takes them"
+        "\"{shown}\" is not the URI of a database: {why}; write postgres://USER@HOST:PORT/DATABASE, with \
+         parameters as for psql"
     )]
     Uri {
         /// The text, without the part that may be a password.
@@ -83,7 +83,7 @@ fn split(text: &str) -> (&str, Vec<(String, String)>) {
     (base, parameters.collect())
 }
 
-/// A URI's base without the password.
+/// Returns a URI's base without the password.
 fn without_password(base: &str) -> String {
     let Some((scheme, rest)) = base.split_once("://") else {
         return base.to_owned();
@@ -106,7 +106,7 @@ impl Address {
         let mut given = Parameters::default();
         let mut rest = String::new();
         for (key, value) in parameters {
-            if !given.take(&key, &value) {
+            if !given.accept(&key, &value) {
                 let encode = |text: &str| {
                     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
                         .to_string()
@@ -116,7 +116,7 @@ impl Address {
             }
         }
         let mut config: Config = format!("{base}{rest}").parse().map_err(|error| {
-            // The library names itself first, the fault behind it.
+            // The outermost error only names the parser.
             let error = anyhow::Error::new(error);
             bad(error.root_cause().to_string())
         })?;
@@ -147,7 +147,7 @@ impl Address {
         let mut config = self.config.clone();
         if config.get_password().is_none()
             && let Some(file) = &self.passfile
-            && let Some(password) = file.password(&door(&config))
+            && let Some(password) = file.password(&password_key(&config))
         {
             config.password(password);
         }
@@ -155,14 +155,14 @@ impl Address {
     }
 }
 
-/// Returns the host, port, database and user of the first host: the key of its entry in a password file.
-fn door(config: &Config) -> Door<'_> {
+/// Returns the key of the first host's entry in a password file.
+fn password_key(config: &Config) -> PasswordKey<'_> {
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(host)) => host,
         _ => "localhost",
     };
     let user = config.get_user().unwrap_or_default();
-    Door {
+    PasswordKey {
         host,
         port: config.get_ports().first().copied().unwrap_or(PORT),
         database: config.get_dbname().unwrap_or(user),
@@ -226,7 +226,7 @@ struct Parameters {
 
 impl Parameters {
     /// Stores a parameter, if it is one of these. Returns whether it is.
-    fn take(&mut self, key: &str, value: &str) -> bool {
+    fn accept(&mut self, key: &str, value: &str) -> bool {
         let value = value.to_owned();
         match key {
             "sslmode" => self.sslmode = Some(value),
@@ -234,7 +234,7 @@ impl Parameters {
             "sslcert" => self.certificate = Some(value),
             "sslkey" => self.key = Some(value),
             "passfile" => self.passfile = Some(value.into()),
-            // There is no Kerberos here to be used.
+            // Both values allow a connection without Kerberos, which is not supported.
             "gssencmode" if matches!(&*value, "disable" | "prefer") => {}
             _ => return false,
         }
@@ -261,16 +261,16 @@ impl Parameters {
             Some(root) => Some(PathBuf::from(root)),
             None => home.filter(|root| root.exists()),
         };
-        let own = match (&self.certificate, &self.key) {
+        let client_identity = match (&self.certificate, &self.key) {
             (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
             (None, None) => None,
-            _ => return Err("a certificate of one's own needs both sslcert and sslkey".into()),
+            _ => return Err("a client certificate needs both sslcert and sslkey".into()),
         };
         let system = self.root.as_deref() == Some("system");
         let (mode, trust) = match self.sslmode.as_deref() {
             Some("disable") => (SslMode::Disable, Trust::Anyone),
-            // As with PostgreSQL's own programs, these do not look at who answers, unless they are told
-            // whom to trust.
+            // As with PostgreSQL's own programs, these modes do not verify the server unless a root certificate is
+            // given.
             None | Some("allow" | "prefer") if !system => (SslMode::Prefer, Trust::Anyone),
             Some("require") if root.is_none() && !system => (SslMode::Require, Trust::Anyone),
             Some("require" | "verify-ca") if !system => (SslMode::Require, Trust::Authority),
@@ -284,7 +284,7 @@ impl Parameters {
                 ));
             }
         };
-        Ok(Tls { mode, trust, root, own })
+        Ok(Tls { mode, trust, root, client_identity })
     }
 }
 
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_uri_wins_over_the_environment() {
+    fn uri_overrides_the_environment() {
         let variables = [
             ("PGHOST", "elsewhere"),
             ("PGPORT", "5433"),
@@ -322,21 +322,21 @@ mod tests {
             ("PGSSLMODE", "disable"),
         ];
         let full = parse("postgres://me@db:6000/net?sslmode=require", &variables).unwrap();
-        let door = door(&full.config);
-        assert_eq!((door.host, door.port, door.database, door.user), ("db", 6000, "net", "me"));
+        let key = password_key(&full.config);
+        assert_eq!((key.host, key.port, key.database, key.user), ("db", 6000, "net", "me"));
         assert_eq!(full.config.get_password(), Some(&b"secret"[..]));
         assert_eq!((full.tls.mode, full.tls.trust), (SslMode::Require, Trust::Anyone));
         let bare = parse("postgres://", &variables).unwrap();
-        let door = super::door(&bare.config);
+        let key = super::password_key(&bare.config);
         assert_eq!(
-            (door.host, door.port, door.database, door.user),
+            (key.host, key.port, key.database, key.user),
             ("elsewhere", 5433, "other", "env")
         );
         assert_eq!(bare.tls.mode, SslMode::Disable);
     }
 
     #[test]
-    fn a_password_is_never_on_the_command_line_nor_shown() {
+    fn password_in_a_uri_is_rejected_unless_from_a_variable_and_never_shown() {
         let uri = "postgres://me:hunter2@db/net";
         let error = parse(uri, &[]).unwrap_err().to_string();
         assert!(
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_file_fills_in() {
+    fn password_comes_from_the_password_file_of_a_matching_key() {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("pass");
         std::fs::write(&file, "db:5432:net:me:from file\n").unwrap();
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn trust_is_as_with_other_programs() {
+    fn sslmode_and_sslrootcert_set_mode_and_trust() {
         let tls = |query: &str| {
             parse(&format!("postgres://me@db/net?{query}"), &[]).map(|address| address.tls)
         };
@@ -394,14 +394,14 @@ mod tests {
             let tls = tls(query).unwrap();
             assert_eq!((tls.mode, tls.trust), (mode, trust), "{query}");
         }
-        for (query, told) in [
+        for (query, expected) in [
             ("sslmode=verify_full", "\"verify_full\""),
             ("sslmode=require&sslrootcert=system", "verify-full"),
             ("sslcert=/c", "sslkey"),
             ("statement=1", "statement"),
         ] {
             let error = tls(query).unwrap_err().to_string();
-            assert!(error.contains(told), "{query}: {error}");
+            assert!(error.contains(expected), "{query}: {error}");
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::base::error::{Exit, Failure};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No server responds, or the connection is lost.
-    #[error("reaching the database \"{database}\": {why}")]
+    #[error("cannot reach the database \"{database}\": {why}")]
     Unreachable {
         /// The database.
         database: String,
@@ -18,7 +18,7 @@ pub enum Error {
         why: String,
     },
     /// The server rejects this user, password, certificate or database.
-    #[error("logging in to the database \"{database}\": {why}")]
+    #[error("cannot log in to the database \"{database}\": {why}")]
     Refused {
         /// The database.
         database: String,
@@ -26,7 +26,7 @@ pub enum Error {
         why: String,
     },
     /// The settings for TLS can't be used, or the server is not trusted by them.
-    #[error("TLS with the database \"{database}\": {why}")]
+    #[error("cannot set up TLS with the database \"{database}\": {why}")]
     Tls {
         /// The database.
         database: String,
@@ -35,7 +35,7 @@ pub enum Error {
     },
     /// There is no such table.
     #[error(
-        "the database \"{database}\" has no table {table} that this user can see; make one with \
+        "the database \"{database}\" has no table {table} that this user can see; create it with \
          `floodmark limits init`, or name another one with --limits-table"
     )]
     NoTable {
@@ -52,10 +52,10 @@ pub enum Error {
         /// The column.
         column: &'static str,
     },
-    /// The table has a column whose name may be mistyped: without that column, its rows would be wider limits than
-    /// meant.
+    /// The table has a column whose name may be mistyped: if the column were ignored, limits would be wider than
+    /// intended.
     #[error(
-        "table {table} has a column \"{column}\", which looks like \"{meant}\": rename it, or read a \
+        "table {table} has a column \"{column}\", which looks like \"{intended}\": rename it, or read a \
          view without it"
     )]
     Mistyped {
@@ -63,8 +63,8 @@ pub enum Error {
         table: TableName,
         /// The column of the table.
         column: String,
-        /// The column that may be meant.
-        meant: &'static str,
+        /// The column that may be intended.
+        intended: &'static str,
     },
     /// The table lacks an optional column that a row to write has.
     #[error(
@@ -77,10 +77,10 @@ pub enum Error {
         /// The column.
         column: &'static str,
     },
-    /// The object is no table: it neither notifies of changes nor accepts any.
+    /// The object is not a table: it neither notifies of changes nor accepts rows.
     #[error(
-        "{table} is {kind}, which is only read, once a second: write to the table that it shows, and have \
-         that tell of its changes by `floodmark limits init`"
+        "{table} is {kind}, which floodmark can only read, once a second: write to the table behind it, and \
+         run `floodmark limits init` on that table to be notified of its changes"
     )]
     NotATable {
         /// The name of the object.
@@ -102,7 +102,7 @@ pub enum Error {
         date: Stamp,
     },
     /// The table has more rows or bytes than limits ever need.
-    #[error("table {table} has more than {most}: so many can't be limits")]
+    #[error("table {table} has more than {most}, the maximum for limits")]
     TooLarge {
         /// The table.
         table: TableName,
@@ -178,10 +178,10 @@ impl Error {
     }
 
     /// Puts the attempted step before the message of an [`Error::Statement`]; returns any other error unchanged.
-    pub(super) fn of(self, what: &str) -> Self {
+    pub(super) fn with_step(self, step: &str) -> Self {
         match self {
             Error::Statement { table, why, state } => {
-                Error::Statement { table, why: format!("{what}: {why}"), state }
+                Error::Statement { table, why: format!("{step}: {why}"), state }
             }
             other => other,
         }
@@ -221,27 +221,26 @@ impl From<Error> for Failure {
 /// Returns the message of the server, or of a pool in front of it, with detail and hint. Of an error of the
 /// library, returns the chain of causes.
 pub(super) fn text(error: &tokio_postgres::Error) -> String {
-    let Some(said) = error.as_db_error() else {
-        // Each error leaves the reason to the next one in the chain.
+    let Some(db_error) = error.as_db_error() else {
+        // Each error in the chain leaves the reason to the next one.
         let chain = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
         let parts: Vec<String> = chain.map(ToString::to_string).collect();
         return parts.join(": ");
     };
-    let mut text = said.message().to_owned();
-    for more in [said.detail(), said.hint()].into_iter().flatten() {
+    let mut text = db_error.message().to_owned();
+    for more in [db_error.detail(), db_error.hint()].into_iter().flatten() {
         text += &format!(" ({})", more.trim_end_matches('.'));
     }
     text
 }
 
-/// Whether a code is of class 08, which a pool returns if it does not reach its server, or gives up waiting
-/// for it.
+/// Whether a code is of class 08, which a pool returns if it can't reach its server, or stops waiting for it.
 fn is_connection_fault(code: &SqlState) -> bool {
     code.code().starts_with("08")
 }
 
-/// Whether the message is that of a pool that does not know the user, the database or a parameter. A pool has
-/// one code for this and for a server that it can't reach.
+/// Whether a pool rejects the user, the database or a parameter. Only the message shows it: a pool has one code for
+/// this and for a server that it can't reach.
 fn is_configuration(why: &str) -> bool {
     const WORDS: [&str; 5] = [
         "unsupported startup parameter",
@@ -254,7 +253,7 @@ fn is_configuration(why: &str) -> bool {
 }
 
 /// Returns the error for a failed attempt to connect.
-pub(super) fn connecting(database: String, error: &tokio_postgres::Error) -> Error {
+pub(super) fn connection_error(database: String, error: &tokio_postgres::Error) -> Error {
     let why = text(error);
     let busy = [
         SqlState::CANNOT_CONNECT_NOW,
@@ -281,10 +280,14 @@ pub(super) fn connecting(database: String, error: &tokio_postgres::Error) -> Err
 }
 
 /// Returns the error for a statement that failed.
-pub(super) fn stating(database: &str, table: &TableName, error: &tokio_postgres::Error) -> Error {
+pub(super) fn statement_error(
+    database: &str,
+    table: &TableName,
+    error: &tokio_postgres::Error,
+) -> Error {
     let why = text(error);
     match error.code() {
-        // The words of pgbouncer, whose code for it is that of a lost connection.
+        // The message of pgbouncer, whose code for it is that of a lost connection.
         Some(code) if why.contains("statement pooling") => {
             let why = why + "; use a pool in transaction or session mode, or the server itself";
             Error::Statement { table: table.clone(), why, state: Some(code.clone()) }
@@ -316,7 +319,7 @@ mod tests {
             Error::Tls { database: text(), why: text() },
             Error::NoTable { database: text(), table: table() },
             Error::NoColumn { table: table(), column: "per" },
-            Error::Mistyped { table: table(), column: text(), meant: "per" },
+            Error::Mistyped { table: table(), column: text(), intended: "per" },
             Error::Lacks { table: table(), column: "per" },
             Error::NotATable { table: table(), kind: "a view" },
             Error::NotKept { table: table(), name: text(), date: format_ms(0) },

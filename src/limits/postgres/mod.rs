@@ -2,10 +2,10 @@
 //!
 //! - [`address`] reads the URI of a database, `passfile` looks up the password, `tls` verifies the server.
 //! - [`session`] connects, and receives notifications.
-//! - [`snapshot`] reads the whole table as rows, at one moment; `texts` reads texts that are not UTF-8.
+//! - [`snapshot`] reads the whole table as of one moment; `texts` reads texts that are not UTF-8.
 //! - [`schema`] creates a table, and a trigger that notifies of its changes; [`write`](mod@write) changes its
 //!   rows.
-//! - [`error`] has the errors, one variant for each remedy.
+//! - [`error`] defines the errors, one variant for each remedy.
 //!
 //! A user that only reads needs no right other than SELECT on the table.
 

@@ -1,5 +1,5 @@
 //! The password file of PostgreSQL's own programs, `~/.pgpass`: lines of
-//! `host:port:database:user:password`, of which the first counts that fits.
+//! `host:port:database:user:password`, of which the first match counts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,27 +11,27 @@ use std::sync::{Mutex, PoisonError};
 use crate::base::terminal::Messages;
 
 /// The key by which a password is looked up.
-pub(super) struct Door<'a> {
+pub(super) struct PasswordKey<'a> {
     pub(super) host: &'a str,
     pub(super) port: u16,
     pub(super) database: &'a str,
     pub(super) user: &'a str,
 }
 
-/// A password file, and whether the user has named it.
+/// A password file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PassFile {
     pub(super) path: PathBuf,
-    /// Whether the URI or the environment names the file: then a missing file is a fault.
+    /// Whether the URI or the environment names the file: then a missing file is an error.
     pub(super) named: bool,
 }
 
 impl PassFile {
-    /// Returns the password for a door, if the file has one. Reports a file that can't be used once, with the
-    /// reason, since the server would report only that there is no password.
-    pub(super) fn password(&self, door: &Door<'_>) -> Option<String> {
+    /// Returns the password of a key, if the file has one. Warns once of a file that can't be used, with
+    /// the reason, since the server would report only that there is no password.
+    pub(super) fn password(&self, key: &PasswordKey<'_>) -> Option<String> {
         match self.read() {
-            Ok(text) => find(&text?, door),
+            Ok(text) => find(&text?, key),
             Err(why) => {
                 warn_once(&format!("password file \"{}\" is ignored: {why}", self.path.display()));
                 None
@@ -39,16 +39,15 @@ impl PassFile {
         }
     }
 
-    /// Returns the content of the file; `None` if nobody has named the file and it is missing, or if it is the
-    /// null device.
+    /// Returns the content of the file; `None` if the file is missing and not named, or is the null device.
     fn read(&self) -> Result<Option<String>, String> {
         let path = &self.path;
         let meta = match fs::metadata(path) {
             Ok(meta) => meta,
             Err(error) if error.kind() == ErrorKind::NotFound && !self.named => return Ok(None),
-            Err(error) => return Err(format!("{error}; correct its name or its rights")),
+            Err(error) => return Err(format!("{error}; correct its path or permissions")),
         };
-        // Scripts name the null device if they want no password file.
+        // Scripts name the null device to use no password file.
         if path == Path::new("/dev/null") {
             return Ok(None);
         }
@@ -64,12 +63,12 @@ impl PassFile {
         }
         match fs::read(path) {
             Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Err(error) => Err(format!("{error}; its owner is to be the user that runs this")),
+            Err(error) => Err(format!("{error}; the user that runs floodmark must own it")),
         }
     }
 }
 
-/// Warns of a fault once: a connection that is lost is made again each second.
+/// Prints a warning once: floodmark reconnects a lost connection each second.
 fn warn_once(warning: &str) {
     static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,14 +77,14 @@ fn warn_once(warning: &str) {
     }
 }
 
-/// Returns the path of the password file that is used if the user names none.
+/// Returns the path of the password file if the user names none.
 pub(super) fn default_path(home: Option<&str>) -> Option<PathBuf> {
     home.map(|home| Path::new(home).join(".pgpass"))
 }
 
-fn find(text: &str, door: &Door<'_>) -> Option<String> {
-    let port = door.port.to_string();
-    let wanted = [door.host, &port, door.database, door.user];
+fn find(text: &str, key: &PasswordKey<'_>) -> Option<String> {
+    let port = key.port.to_string();
+    let wanted = [key.host, &port, key.database, key.user];
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
         let fields = fields(line);
         let (password, keys) = fields.split_last().filter(|_| fields.len() == 5)?;
@@ -94,17 +93,16 @@ fn find(text: &str, door: &Door<'_>) -> Option<String> {
     })
 }
 
-/// Returns the fields of a line; a backslash escapes the character behind it. The last field has all the
-/// rest.
+/// Returns the fields of a line; a backslash escapes the character behind it. The last field is the rest of the line.
 fn fields(line: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
-    let mut signs = line.chars();
-    while let Some(sign) = signs.next() {
+    let mut characters = line.chars();
+    while let Some(character) = characters.next() {
         let last = fields.len() - 1;
-        match sign {
+        match character {
             ':' if fields.len() < 5 => fields.push(String::new()),
-            '\\' => fields[last].extend(signs.next()),
-            sign => fields[last].push(sign),
+            '\\' => fields[last].extend(characters.next()),
+            character => fields[last].push(character),
         }
     }
     fields
@@ -114,22 +112,23 @@ fn fields(line: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const DOOR: Door<'_> = Door { host: "db", port: 5432, database: "net", user: "floodmark" };
+    const KEY: PasswordKey<'_> =
+        PasswordKey { host: "db", port: 5432, database: "net", user: "floodmark" };
 
     #[test]
-    fn the_first_line_that_fits_counts() {
+    fn first_matching_line_gives_the_password() {
         let text = "# db:5432:net:floodmark:comment\n\
                     db:5433:net:floodmark:other port\n\
                     short:line\n\
                     *:5432:*:floodmark:a\\:b\\\\c:d\n\
                     db:5432:net:floodmark:later\n";
-        assert_eq!(find(text, &DOOR).as_deref(), Some("a:b\\c:d"));
-        assert_eq!(find("db:*:net:someone:x\n", &DOOR), None);
-        assert_eq!(find("", &DOOR), None);
+        assert_eq!(find(text, &KEY).as_deref(), Some("a:b\\c:d"));
+        assert_eq!(find("db:*:net:someone:x\n", &KEY), None);
+        assert_eq!(find("", &KEY), None);
     }
 
     #[test]
-    fn a_file_that_others_may_read_is_not_believed() {
+    fn file_that_others_may_read_or_write_is_ignored() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("pgpass");
         fs::write(&path, "*:*:*:*:secret\n").unwrap();
@@ -137,7 +136,7 @@ mod tests {
         for (mode, found) in [(0o600, Some("secret")), (0o640, None), (0o604, None), (0o602, None)]
         {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(file.password(&DOOR).as_deref(), found, "{mode:o}");
+            assert_eq!(file.password(&KEY).as_deref(), found, "{mode:o}");
             let why = file.read().err().unwrap_or_default();
             assert_eq!(why.contains(&format!("{mode:04o}")), found.is_none(), "{why}");
         }

@@ -1,7 +1,7 @@
 //! The table of limits, and the trigger that notifies of its changes, as SQL.
 //!
-//! The constraints reject early the rows that floodmark would reject; floodmark checks every row it reads
-//! all the same.
+//! The constraints reject rows that floodmark would reject, before they are in the table; floodmark still checks every
+//! row that it reads.
 
 use std::fmt::{self, Display};
 
@@ -18,7 +18,7 @@ const TRIGGER: &str = "floodmark_notify";
 /// The number of the advisory lock that makes concurrent calls of [`Session::init`] wait for each other.
 const LOCK: i64 = 0x666c_6f6f_646d_6b31;
 
-/// A column of the table to create.
+/// A column of the table.
 struct Column {
     name: &'static str,
     kind: &'static str,
@@ -27,12 +27,12 @@ struct Column {
     constraints: &'static [(&'static str, &'static str)],
 }
 
-/// Returns an optional column of texts.
+/// Returns an optional text column.
 const fn text(name: &'static str, constraints: &'static [(&'static str, &'static str)]) -> Column {
     Column { name, kind: "text", optional: true, constraints }
 }
 
-/// A constraint may refer to the columns before its own.
+/// The columns in their order in the table: a constraint may refer to earlier columns.
 const COLUMNS: [Column; 9] = [
     Column {
         name: "limit_name",
@@ -157,21 +157,21 @@ pub fn script(table: &TableName, add_columns: bool) -> String {
     statements.extend(trigger_sql(&name, &notifier));
     statements.push("commit".to_owned());
     let statements: String = statements.iter().map(|sql| format!("{sql};\n")).collect();
-    format!("{statements}-- who only reads needs no more than: grant select on {name} to ...;\n")
+    format!("{statements}-- for users that only read: grant select on {name} to ...;\n")
 }
 
 /// A part of the schema that a table of limits needs, and its state after [`Session::init`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The part of the schema.
-    pub what: What,
+    pub part: SchemaPart,
     /// The state of the part.
-    pub state: State,
+    pub state: PartState,
 }
 
 /// A part of the schema that a table of limits needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum SchemaPart {
     /// The table itself, with its schema.
     Table(TableName),
     /// An optional column.
@@ -182,41 +182,41 @@ pub enum What {
 
 /// The state of a part of the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum PartState {
     /// The part was missing, and has been created.
-    Made,
-    /// The part was there before.
-    There,
+    Created,
+    /// The part existed before.
+    Existing,
     /// The part is missing, and was not requested.
     Missing,
 }
 
 impl Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.what {
-            What::Table(table) => write!(f, "table {table}")?,
-            What::Column(column) => write!(f, "column {column}")?,
-            What::Trigger => write!(f, "trigger {TRIGGER}, which tells of changes")?,
+        match &self.part {
+            SchemaPart::Table(table) => write!(f, "table {table}")?,
+            SchemaPart::Column(column) => write!(f, "column {column}")?,
+            SchemaPart::Trigger => write!(f, "trigger {TRIGGER}, which notifies of changes")?,
         }
         f.write_str(match self.state {
-            State::Made => ": made",
-            State::There => ": was there",
-            State::Missing => ": not there, and not needed; --add-columns adds it",
+            PartState::Created => ": created",
+            PartState::Existing => ": already exists",
+            PartState::Missing => ": missing, optional; --add-columns adds it",
         })
     }
 }
 
-const FOUND: &str = "
+const FIND_TABLE: &str = "
     select n.nspname::text, c.relname::text, c.relkind::text
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass($1)";
 
-/// Whether a trigger that is on calls our function after each kind of statement.
-const TOLD: &str = "
+/// Counts the enabled triggers that call our function after each kind of statement.
+const HAS_TRIGGER: &str = "
     select count(*) from pg_trigger t join pg_proc p on p.oid = t.tgfoid
     where t.tgrelid = to_regclass($1) and not t.tgisinternal and t.tgenabled in ('O', 'A')
         and t.tgtype = 4 + 8 + 16 + 32 and p.proname = $2 and p.prosrc = $3";
 
-/// Whether the schema has our function with the expected body.
+/// Counts the functions of the schema with our name and the expected body.
 const HAS_NOTIFIER: &str = "
     select count(*) from pg_proc p join pg_namespace n on n.oid = p.pronamespace
     where n.nspname = $1 and p.proname = $2 and p.pronargs = 0 and p.prosrc = $3";
@@ -228,25 +228,25 @@ impl Session {
         self.run(table, "beginning", &begin("")).await?;
         let locking = format!("select pg_advisory_xact_lock({LOCK})");
         self.run(table, "waiting for another `floodmark limits init`", &locking).await?;
-        let steps = self.make(table, add_columns).await?;
+        let steps = self.create_missing(table, add_columns).await?;
         self.run(table, "committing", "commit").await?;
         Ok(steps)
     }
 
-    async fn run(&self, table: &TableName, what: &str, sql: &str) -> Result<(), Error> {
-        let ran = self.answer(table, self.client.batch_execute(sql)).await;
-        ran.map_err(|error| error.of(what))
+    async fn run(&self, table: &TableName, step: &str, sql: &str) -> Result<(), Error> {
+        let result = self.response(table, self.client.batch_execute(sql)).await;
+        result.map_err(|error| error.with_step(step))
     }
 
     /// Returns the table of a name, with its schema; `None` if there is none.
     ///
     /// # Errors
-    /// The name is that of something that rows can't be written to.
-    pub(super) async fn found(&self, table: &TableName) -> Result<Option<TableName>, Error> {
+    /// The name is that of an object that is not a table, such as a view.
+    pub(super) async fn find_table(&self, table: &TableName) -> Result<Option<TableName>, Error> {
         let name = table.sql();
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
-        let asked = self.client.query_typed_opt(FOUND, &parameters);
-        let Some(row) = self.answer(table, asked).await? else {
+        let query = self.client.query_typed_opt(FIND_TABLE, &parameters);
+        let Some(row) = self.response(table, query).await? else {
             return Ok(None);
         };
         let table = TableName::new(Some(row.get(0)), row.get(1));
@@ -261,57 +261,61 @@ impl Session {
         Err(Error::NotATable { table, kind })
     }
 
-    async fn make(&self, table: &TableName, add_columns: bool) -> Result<Vec<Step>, Error> {
+    async fn create_missing(
+        &self,
+        table: &TableName,
+        add_columns: bool,
+    ) -> Result<Vec<Step>, Error> {
         let mut steps = Vec::new();
-        let mut made = State::There;
-        let table = match self.found(table).await? {
+        let mut state = PartState::Existing;
+        let table = match self.find_table(table).await? {
             Some(table) => table,
             None => {
-                made = State::Made;
-                self.run(table, "making the table", &table_sql(&table.sql(), "")).await?;
+                state = PartState::Created;
+                self.run(table, "creating the table", &table_sql(&table.sql(), "")).await?;
                 let none = || Error::NoTable {
                     database: self.database().to_owned(),
                     table: table.clone(),
                 };
-                self.found(table).await?.ok_or_else(none)?
+                self.find_table(table).await?.ok_or_else(none)?
             }
         };
-        let shape = self.readable(&table).await?;
-        steps.push(Step { what: What::Table(table.clone()), state: made });
+        let shape = self.readable_shape(&table).await?;
+        steps.push(Step { part: SchemaPart::Table(table.clone()), state });
         for column in COLUMNS.iter().filter(|column| !shape.has(column.name)) {
             if add_columns {
-                let what = format!("adding column {}", column.name);
-                self.run(&table, &what, &column_sql(&table.sql(), column, "")).await?;
+                let step = format!("adding column {}", column.name);
+                self.run(&table, &step, &column_sql(&table.sql(), column, "")).await?;
             }
-            let state = if add_columns { State::Made } else { State::Missing };
-            steps.push(Step { what: What::Column(column.name), state });
+            let state = if add_columns { PartState::Created } else { PartState::Missing };
+            steps.push(Step { part: SchemaPart::Column(column.name), state });
         }
-        steps.push(Step { what: What::Trigger, state: self.notify(&table).await? });
+        steps.push(Step { part: SchemaPart::Trigger, state: self.create_trigger(&table).await? });
         Ok(steps)
     }
 
-    async fn notify(&self, table: &TableName) -> Result<State, Error> {
+    async fn create_trigger(&self, table: &TableName) -> Result<PartState, Error> {
         let (name, body) = (table.sql(), notifier_body());
         let schema = table.schema().unwrap_or_default();
         let count = async |sql: &str, of: &str| {
             let parameters: [(&(dyn ToSql + Sync), Type); 3] =
                 [(&of, Type::TEXT), (&NOTIFIER, Type::TEXT), (&body, Type::TEXT)];
-            let row = self.answer(table, self.client.query_typed_one(sql, &parameters)).await?;
+            let row = self.response(table, self.client.query_typed_one(sql, &parameters)).await?;
             Ok(row.get::<_, i64>(0))
         };
-        if count(TOLD, &name).await? > 0 {
-            return Ok(State::There);
+        if count(HAS_TRIGGER, &name).await? > 0 {
+            return Ok(PartState::Existing);
         }
         let notifier = format!("{}.{}", quoted(schema), quoted(NOTIFIER));
         // The function may belong to another user, who has created it for another table.
         if count(HAS_NOTIFIER, schema).await? == 0 {
-            let making = format!("making the function {NOTIFIER}");
-            self.run(table, &making, &notifier_sql(&notifier)).await?;
+            let step = format!("creating the function {NOTIFIER}");
+            self.run(table, &step, &notifier_sql(&notifier)).await?;
         }
         for sql in trigger_sql(&name, &notifier) {
-            self.run(table, &format!("making the trigger {TRIGGER}"), &sql).await?;
+            self.run(table, &format!("creating the trigger {TRIGGER}"), &sql).await?;
         }
-        Ok(State::Made)
+        Ok(PartState::Created)
     }
 }
 
@@ -321,7 +325,7 @@ mod tests {
     use crate::limits::{draft, rows};
 
     #[test]
-    fn the_table_has_the_columns_of_limits() {
+    fn table_has_the_columns_and_words_of_limits() {
         assert_eq!(COLUMNS.each_ref().map(|column| column.name), rows::COLUMNS);
         let optional = COLUMNS.iter().filter(|column| column.optional).map(|column| column.name);
         assert_eq!(optional.collect::<Vec<_>>(), draft::OPTIONAL);
@@ -333,7 +337,7 @@ mod tests {
             ("metric", words(rows::METRICS.map(|(word, _)| word).to_vec())),
             ("per", words(rows::PERS.map(|(word, _)| word).to_vec())),
         ] {
-            let column = COLUMNS.iter().find(|made| made.name == column).unwrap();
+            let column = COLUMNS.iter().find(|candidate| candidate.name == column).unwrap();
             assert!(column.sql().contains(&known), "{known}");
         }
     }

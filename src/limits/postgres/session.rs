@@ -1,6 +1,6 @@
 //! A connection to a database of limits, and the notifications that arrive over it.
 //!
-//! Behind the connection may be a pool that gives each transaction another server process. So settings
+//! Behind the connection may be a pool that runs each transaction on another server process. So settings
 //! are made within transactions (`begin`) and never for the session: there they would stay with a server
 //! process that other clients use, too.
 
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_postgres::{AsyncMessage, Client};
 
-use super::error::{connecting, stating};
+use super::error::{connection_error, statement_error};
 use super::{Address, Error, TableName};
 
 /// The channel of notifications about tables of limits.
@@ -30,34 +30,34 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time limit for the response to a statement; longer than the server lets the statement run.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// Time limit for the response to a statement that has next to nothing to do; it reveals a server that hangs.
+/// Time limit for the response to a trivial statement; it reveals a server that hangs.
 const QUICK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection.
 #[derive(Debug)]
 pub struct Session {
     pub(super) client: Client,
-    heard: Arc<Heard>,
+    arrivals: Arc<Arrivals>,
     /// The task that sends and receives for the client.
-    carrier: JoinHandle<()>,
+    connection_task: JoinHandle<()>,
     database: String,
 }
 
 /// The notifications that have arrived over a connection.
 #[derive(Debug, Default)]
-struct Heard {
-    /// A notification about a table of limits has arrived, or the connection has ended. Several of them that
-    /// nobody has waited for count as one.
+struct Arrivals {
+    /// Notified when a notification about a table of limits arrives, or the connection ends. Several before a wait
+    /// count as one.
     changed: Notify,
     /// The token that a check waits for; `arrived` is notified when it arrives.
     token: Mutex<String>,
     arrived: Notify,
 }
 
-impl Heard {
-    fn take(&self, channel: &str, payload: &str) {
+impl Arrivals {
+    fn dispatch(&self, channel: &str, payload: &str) {
         match channel {
             CHANNEL => self.changed.notify_one(),
             CHECK_CHANNEL
@@ -92,37 +92,39 @@ impl Session {
             why: format!("{error:#}"),
         })?;
         let config = address.connection();
-        let connecting = |error| connecting(database.clone(), &error);
+        let connection_error = |error| connection_error(database.clone(), &error);
         // The library bounds each attempt to reach a host, but not the wait for the host's response.
-        let patience = address.config.get_connect_timeout().copied().unwrap_or(ANSWER_TIMEOUT);
-        let made = tokio::time::timeout(patience * 2, config.connect(tls)).await;
-        let (client, mut connection) = made
+        let per_host = address.config.get_connect_timeout().copied().unwrap_or(RESPONSE_TIMEOUT);
+        let connected = tokio::time::timeout(per_host * 2, config.connect(tls)).await;
+        let (client, mut connection) = connected
             .map_err(|_| Error::Unreachable {
                 database: database.clone(),
-                why: format!("no answer within {} s", (patience * 2).as_secs()),
+                why: format!("no answer within {} s", (per_host * 2).as_secs()),
             })?
-            .map_err(connecting)?;
-        let heard = Arc::new(Heard::default());
-        let hears = heard.clone();
-        let carrier = tokio::spawn(async move {
+            .map_err(connection_error)?;
+        let arrivals = Arc::new(Arrivals::default());
+        let received = arrivals.clone();
+        let connection_task = tokio::spawn(async move {
             while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
                 match message {
-                    Ok(AsyncMessage::Notification(it)) => hears.take(it.channel(), it.payload()),
+                    Ok(AsyncMessage::Notification(notification)) => {
+                        received.dispatch(notification.channel(), notification.payload());
+                    }
                     Ok(_) => {}
                     // The library returns the error to the caller that waits for a response.
                     Err(_) => break,
                 }
             }
             // The end of the connection wakes the reader, too.
-            hears.changed.notify_one();
+            received.changed.notify_one();
         });
-        Ok(Session { client, heard, carrier, database })
+        Ok(Session { client, arrivals, connection_task, database })
     }
 
     /// Subscribes to notifications.
     ///
     /// # Errors
-    /// This server gives none, as one that is in recovery.
+    /// The server has no notifications, as one in recovery.
     pub async fn listen(&self) -> Result<(), Error> {
         self.run_quick(&format!("listen {CHANNEL}; listen {CHECK_CHANNEL}")).await
     }
@@ -134,22 +136,22 @@ impl Session {
 
     /// Waits for a notification, or the end of the connection.
     pub async fn notified(&self) {
-        self.heard.changed.notified().await;
+        self.arrivals.changed.notified().await;
     }
 
     /// Sends a token over another session, and waits until it arrives over this one, which listens. This session
     /// must run no other statement meanwhile: a pool would lend it a server process for that.
-    pub async fn hears_from(&self, other: &Session, token: &str) -> Result<(), Error> {
-        token.clone_into(&mut self.heard.token.lock().unwrap_or_else(PoisonError::into_inner));
+    pub async fn receives_from(&self, other: &Session, token: &str) -> Result<(), Error> {
+        token.clone_into(&mut self.arrivals.token.lock().unwrap_or_else(PoisonError::into_inner));
         // An earlier token may have arrived too late.
-        let _ = self.heard.arrived.notified().now_or_never();
+        let _ = self.arrivals.arrived.notified().now_or_never();
         other.run_quick(&format!("notify {CHECK_CHANNEL}, '{token}'")).await?;
-        self.heard.arrived.notified().await;
+        self.arrivals.arrived.notified().await;
         Ok(())
     }
 
     async fn run_quick(&self, sql: &str) -> Result<(), Error> {
-        self.quick(&TableName::default(), self.client.batch_execute(sql)).await
+        self.quick_response(&TableName::default(), self.client.batch_execute(sql)).await
     }
 
     /// Whether the connection has ended.
@@ -157,33 +159,35 @@ impl Session {
         self.client.is_closed()
     }
 
-    /// Waits for the response to a statement about a table, for at most `ANSWER_TIMEOUT`.
-    pub(super) async fn answer<T>(
+    /// Waits for the response to a statement about a table, for at most `RESPONSE_TIMEOUT`.
+    pub(super) async fn response<T>(
         &self,
         table: &TableName,
-        answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+        response: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Error> {
-        self.within(ANSWER_TIMEOUT, table, answer).await
+        self.within(RESPONSE_TIMEOUT, table, response).await
     }
 
-    /// Waits for the response to a statement that has next to nothing to do, for at most `QUICK_TIMEOUT`.
-    pub(super) async fn quick<T>(
+    /// Waits for the response to a trivial statement, for at most `QUICK_TIMEOUT`.
+    pub(super) async fn quick_response<T>(
         &self,
         table: &TableName,
-        answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+        response: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Error> {
-        self.within(QUICK_TIMEOUT, table, answer).await
+        self.within(QUICK_TIMEOUT, table, response).await
     }
 
     async fn within<T>(
         &self,
-        long: Duration,
+        limit: Duration,
         table: &TableName,
-        answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+        response: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Error> {
-        match tokio::time::timeout(long, answer).await {
-            Ok(answer) => answer.map_err(|error| stating(&self.database, table, &error)),
-            Err(_) => Err(Error::Timeout { table: table.clone(), seconds: long.as_secs() }),
+        match tokio::time::timeout(limit, response).await {
+            Ok(response) => {
+                response.map_err(|error| statement_error(&self.database, table, &error))
+            }
+            Err(_) => Err(Error::Timeout { table: table.clone(), seconds: limit.as_secs() }),
         }
     }
 
@@ -195,6 +199,6 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.carrier.abort();
+        self.connection_task.abort();
     }
 }

@@ -1,7 +1,7 @@
-//! A table of limits as rows, all of one moment.
+//! Reads a table of limits as rows, all of one moment.
 //!
-//! Only the columns of limits leave the server, and of a text no more than a limit can need, so that no
-//! content of a table makes this process large.
+//! Only the columns of limits leave the server, and of a text no more than a limit can need: this bounds the memory
+//! of this process, whatever the table contains.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -20,17 +20,17 @@ use crate::limits::reason::Position;
 use crate::limits::rows::{COLUMNS, Cell, Defaults, RawRow, Row as Checked, mistyped_column};
 use crate::limits::table::{Builder, Table};
 
-/// Columns without which there is no limit.
+/// Columns that every limit needs.
 const REQUIRED: [&str; 3] = ["limit_name", "limit_value", "effective_date"];
 
-/// The most bytes of texts in all rows.
+/// Maximum bytes of texts in all rows.
 const BYTES_MAX: usize = 256 << 20;
 
 /// The function that a trigger calls to notify of changes; the name identifies such a trigger.
 pub const NOTIFIER: &str = "floodmark_notify_limits";
 
-/// The identity, columns and encoding of a table. A table whose shape has changed may have other rows, too,
-/// whether or not it has notified of a change.
+/// The identity, columns and encoding of a table. A table whose shape has changed may also have other rows, even
+/// without a notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     oid: i64,
@@ -38,7 +38,7 @@ pub struct Shape {
     filenode: i64,
     /// Name and type of each column, in the order of the table; of a domain, the type below it.
     columns: Vec<(String, i64)>,
-    /// Whether all changes of the table are notified: those of partitions by their own names are not.
+    /// Whether the table notifies of all its changes: it does not for writes to a partition by the partition's name.
     pub notifies: bool,
     /// The encoding of the database.
     encoding: String,
@@ -53,8 +53,8 @@ pub struct Snapshot {
     pub shape: Shape,
 }
 
-/// The trigger may be disabled, be for some kinds of statements or some columns only, or call a function of
-/// this name that somebody else has written: then not all changes are notified.
+/// The trigger may be disabled, be for some kinds of statements or some columns only, or call another function of
+/// this name: then the table does not notify of all changes.
 const SHAPE: &str = "
     select c.oid::int8, c.relfilenode::int8,
         c.relkind = 'r' and not c.relhassubclass and coalesce((
@@ -89,7 +89,7 @@ const SHAPE: &str = "
     from pg_class c where c.oid = to_regclass($1)";
 
 impl Shape {
-    /// Returns the columns that no limit has.
+    /// Returns the columns that are not columns of limits.
     pub fn unknown_columns(&self) -> impl Iterator<Item = &str> {
         let names = self.columns.iter().map(|(name, _)| name.as_str());
         names.filter(|name| !COLUMNS.contains(name))
@@ -102,9 +102,9 @@ impl Shape {
 
     fn check(&self, table: &TableName) -> Result<(), Error> {
         for column in self.unknown_columns() {
-            if let Some(meant) = mistyped_column(column) {
+            if let Some(intended) = mistyped_column(column) {
                 let (table, column) = (table.clone(), column.to_owned());
-                return Err(Error::Mistyped { table, column, meant });
+                return Err(Error::Mistyped { table, column, intended });
             }
         }
         match REQUIRED.into_iter().find(|column| !self.has(column)) {
@@ -155,8 +155,8 @@ impl Session {
         let (name, notifier, channel) = (table.sql(), NOTIFIER, CHANNEL);
         let parameters: [(&(dyn ToSql + Sync), Type); 3] =
             [(&name, Type::TEXT), (&notifier, Type::TEXT), (&channel, Type::TEXT)];
-        let asked = self.client.query_typed_opt(SHAPE, &parameters);
-        let row = self.quick(table, asked).await?;
+        let query = self.client.query_typed_opt(SHAPE, &parameters);
+        let row = self.quick_response(table, query).await?;
         Ok(row.map(|row| {
             let names: Vec<Vec<u8>> = row.get(3);
             let names = names.iter().map(|name| String::from_utf8_lossy(name).into_owned());
@@ -181,9 +181,9 @@ impl Session {
         .await
     }
 
-    /// Reads a table, and checks its rows as they come: none is kept as it was read. Rows that are among
-    /// `known` are shared with them.
-    pub async fn checked(
+    /// Reads a table and checks each row as it arrives, so that no raw row is kept. Rows equal to one of `known` are
+    /// shared with it.
+    pub async fn read_table(
         &self,
         table: &TableName,
         defaults: Defaults,
@@ -197,23 +197,24 @@ impl Session {
         .await
     }
 
-    /// Reads in a transaction that sees one moment, and writes nothing.
+    /// Runs `read` in a read-only transaction that sees the table at one moment.
     async fn at_one_moment<T>(
         &self,
         table: &TableName,
         read: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let execute = async |sql: &str| self.quick(table, self.client.batch_execute(sql)).await;
+        let execute =
+            async |sql: &str| self.quick_response(table, self.client.batch_execute(sql)).await;
         execute(&begin("isolation level repeatable read, read only")).await?;
         let read = read.await;
-        // The transaction ends after an error, too, since the session goes on.
+        // The transaction also ends after an error, since the session goes on.
         let ended = execute("rollback").await;
         let read = read?;
         ended.map(|()| read)
     }
 
     /// Returns the shape of a table, if limits can be read from it.
-    pub(super) async fn readable(&self, table: &TableName) -> Result<Shape, Error> {
+    pub(super) async fn readable_shape(&self, table: &TableName) -> Result<Shape, Error> {
         let no_table =
             || Error::NoTable { database: self.database().to_owned(), table: table.clone() };
         let shape = self.shape(table).await?.ok_or_else(no_table)?;
@@ -229,7 +230,7 @@ impl Session {
         more: &str,
         mut each: impl FnMut(RawRow<'static>, &Row, usize),
     ) -> Result<Shape, Error> {
-        let shape = self.readable(table).await?;
+        let shape = self.readable_shape(table).await?;
         let columns = shape.known();
         let encoding = Encoding::of(&shape.encoding);
         let list: Vec<String> = columns
@@ -241,8 +242,8 @@ impl Session {
             .collect();
         let sql = format!("select {}{more} from {}", list.join(", "), table.sql());
         let no_parameters: [(i32, Type); 0] = [];
-        let asked = self.client.query_typed_raw(&sql, no_parameters);
-        let stream = self.answer(table, asked).await?;
+        let query = self.client.query_typed_raw(&sql, no_parameters);
+        let stream = self.response(table, query).await?;
         let mut number = 0;
         let mut each = |row: Row, texts: &texts::Reader| {
             number += 1;
@@ -250,19 +251,20 @@ impl Session {
         };
         if encoding == Encoding::Utf8 {
             let texts = texts::Reader::utf8();
-            self.take(table, stream, |row| each(row, &texts)).await?;
+            self.consume_rows(table, stream, |row| each(row, &texts)).await?;
             return Ok(shape);
         }
         let mut rows = Vec::new();
-        self.take(table, stream, |row| rows.push(row)).await?;
-        let are_texts = columns.iter().enumerate().filter(|(_, (_, kind))| *kind == Kind::Text);
-        let are_texts: Vec<usize> = are_texts.map(|(at, _)| at).collect();
-        let texts = self.texts_of(table, encoding, &rows, &are_texts).await?;
+        self.consume_rows(table, stream, |row| rows.push(row)).await?;
+        let text_columns = columns.iter().enumerate().filter(|(_, (_, kind))| *kind == Kind::Text);
+        let text_columns: Vec<usize> = text_columns.map(|(at, _)| at).collect();
+        let texts = self.texts_of(table, encoding, &rows, &text_columns).await?;
         rows.into_iter().for_each(|row| each(row, &texts));
         Ok(shape)
     }
 
-    async fn take(
+    /// Passes each row of a stream to `each`, up to the bounds of a table of limits.
+    async fn consume_rows(
         &self,
         table: &TableName,
         stream: RowStream,
@@ -271,7 +273,7 @@ impl Session {
         let too_large = |most: String| Error::TooLarge { table: table.clone(), most };
         let mut stream = pin!(stream);
         let (mut rows, mut bytes) = (0, 0);
-        while let Some(row) = self.answer(table, stream.try_next()).await? {
+        while let Some(row) = self.response(table, stream.try_next()).await? {
             if rows == ROWS_MAX {
                 return Err(too_large(format!("{ROWS_MAX} rows")));
             }
@@ -308,7 +310,7 @@ fn raw_row(
 const UNKNOWN_MOMENT: Cell<'static> =
     Cell::Other { kind: "a moment in another form", text: Cow::Borrowed("") };
 
-/// A moment of any of the types that have some, in nanoseconds since 1970; one without a zone is in UTC.
+/// A moment of any date or time type, in nanoseconds since 1970; one without a zone is in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Moment {
     At(i128),
@@ -360,7 +362,7 @@ mod tests {
     use crate::base::date;
 
     #[test]
-    fn moments_are_exact() {
+    fn moments_of_all_types_are_exact() {
         let micros = |micros: i64| Moment::from_sql(&Type::TIMESTAMPTZ, &micros.to_be_bytes());
         let days = |days: i32| Moment::from_sql(&Type::DATE, &days.to_be_bytes());
         let at = |text: &str| Moment::At(date::parse(text).expect("a date"));

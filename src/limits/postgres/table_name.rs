@@ -1,9 +1,9 @@
-//! The name of a table, as SQL writes it.
+//! The name of a table, in the syntax of SQL.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-/// A table, with its schema where that was given.
+/// A table, with its schema if one was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableName {
     schema: Option<String>,
@@ -24,34 +24,34 @@ impl Default for TableName {
 }
 
 impl TableName {
-    /// A name as the server has it.
+    /// Returns a name as the server stores it.
     pub(super) fn new(schema: Option<String>, table: String) -> Self {
         TableName { schema, table }
     }
 
-    /// The schema, where it was given.
+    /// Returns the schema, if one was given.
     pub fn schema(&self) -> Option<&str> {
         self.schema.as_deref()
     }
 
-    /// The name without the schema.
+    /// Returns the name without the schema.
     pub fn table(&self) -> &str {
         &self.table
     }
 
-    /// The name within a statement: nothing in it has a meaning of its own.
+    /// Returns the quoted name, for statements.
     pub fn sql(&self) -> String {
         let schema = self.schema.iter().map(|schema| quoted(schema) + ".");
         schema.chain([quoted(&self.table)]).collect()
     }
 }
 
-/// A name within a statement.
+/// Returns a name in quotes, for statements.
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// The first name of a text, and what follows it. Like SQL, a name without quotes is in lower case.
+/// Returns the first name of a text and the rest of the text. As in SQL, a name without quotes becomes lower case.
 fn name(text: &str) -> Option<(String, &str)> {
     if let Some(mut rest) = text.strip_prefix('"') {
         let mut name = String::new();

@@ -1,8 +1,8 @@
 //! Texts of a database whose encoding is not UTF-8.
 //!
-//! The server converts a text for its client, or fails with the whole answer: where the text has no
-//! meaning in UTF-8, or, in a database of encoding SQL_ASCII, is none. So texts of such databases leave the
-//! server as bytes, and those that are not ASCII are converted apart from each other.
+//! The server converts texts for its client, and fails the whole query for one text that has no form in UTF-8 or, in a
+//! database of encoding SQL_ASCII, is not UTF-8. So texts of such databases leave the server as bytes, and a failure
+//! to convert one that is not ASCII affects no other.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +16,7 @@ use crate::limits::rows::{Cell, TEXT_MAX};
 /// The encoding of a database in which texts are any bytes.
 pub(super) const ANY_BYTES: &str = "SQL_ASCII";
 
-/// The most texts that are converted at once.
+/// Maximum texts in one conversion.
 const TEXTS_AT_ONCE: usize = 5000;
 
 /// The encoding in which texts leave the server.
@@ -39,11 +39,11 @@ impl Encoding {
         }
     }
 
-    /// A column as a text, or its bytes: no more of it than tells that it is too long.
+    /// Returns the SQL of a column as a text or its bytes, cut where it is certainly too long.
     pub(super) fn sql(self, column: &str) -> String {
         match self {
             Encoding::Utf8 => format!("left({column}::text, {})", TEXT_MAX + 1),
-            // There, characters are bytes.
+            // In such a database, characters are bytes.
             Encoding::AnyBytes => {
                 let bytes = 4 * TEXT_MAX + 1;
                 format!("convert_to(left({column}::text, {bytes}), '{ANY_BYTES}')")
@@ -58,7 +58,7 @@ impl Encoding {
 /// Reads the texts of rows.
 pub(super) struct Reader {
     encoding: Encoding,
-    /// The UTF-8 form of texts that are not ASCII; `None` for a text without one.
+    /// The UTF-8 form of texts that are not ASCII; `None` for a text that has none.
     converted: HashMap<Vec<u8>, Option<String>>,
 }
 
@@ -67,10 +67,10 @@ impl Reader {
         Reader { encoding: Encoding::Utf8, converted: HashMap::new() }
     }
 
-    /// The text in a column.
+    /// Returns the cell of a column.
     pub(super) fn cell(&self, row: &Row, at: usize) -> Cell<'static> {
         if self.encoding == Encoding::Utf8 {
-            // A damaged table may hold anything.
+            // A damaged table may contain any bytes.
             let text = row.try_get::<_, Option<String>>(at);
             return text.map_or_else(|_| broken(""), |text| text.map_or(Cell::Null, text_cell));
         }
@@ -105,8 +105,8 @@ fn broken(shown: &str) -> Cell<'static> {
 }
 
 impl Session {
-    /// A reader of the texts in these columns of rows. To be called within a transaction, in which it undoes
-    /// what fails.
+    /// Returns a reader of the texts in these columns of rows. Requires a transaction, in which a conversion that
+    /// fails is rolled back.
     pub(super) async fn texts_of(
         &self,
         table: &TableName,
@@ -122,7 +122,7 @@ impl Session {
         let texts = cells.filter_map(|(row, at)| row.try_get::<_, Option<&[u8]>>(at).ok()?);
         let foreign: HashSet<&[u8]> = texts.filter(|text| !text.is_ascii()).collect();
         let foreign: Vec<&[u8]> = foreign.into_iter().collect();
-        // Halves of what can't be converted as a whole, until what is left is one text.
+        // Splits a part that can't be converted in two, down to single texts.
         let mut parts: Vec<&[&[u8]]> = foreign.chunks(TEXTS_AT_ONCE).collect();
         while let Some(part) = parts.pop() {
             match (self.convert(table, part).await?, part) {
@@ -140,7 +140,7 @@ impl Session {
         Ok(reader)
     }
 
-    /// Texts in UTF-8; `None` if one of them has no meaning there.
+    /// Converts texts to UTF-8; `None` if one of them has no form in UTF-8.
     async fn convert(
         &self,
         table: &TableName,
@@ -148,16 +148,17 @@ impl Session {
     ) -> Result<Option<Vec<String>>, Error> {
         const CONVERT: &str = "select convert_from(u.bytes, getdatabaseencoding())
             from unnest($1) with ordinality as u (bytes, place) order by u.place";
-        let execute = async |sql: &str| self.quick(table, self.client.batch_execute(sql)).await;
+        let execute =
+            async |sql: &str| self.quick_response(table, self.client.batch_execute(sql)).await;
         execute("savepoint floodmark_texts").await?;
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&texts, Type::BYTEA_ARRAY)];
-        let asked = self.client.query_typed(CONVERT, &parameters);
-        match self.answer(table, asked).await {
+        let query = self.client.query_typed(CONVERT, &parameters);
+        match self.response(table, query).await {
             Ok(rows) => {
                 execute("release savepoint floodmark_texts").await?;
                 Ok(Some(rows.iter().map(|row| row.get(0)).collect()))
             }
-            Err(error) if has_no_meaning(&error) => {
+            Err(error) if is_unconvertible(&error) => {
                 execute("rollback to savepoint floodmark_texts").await?;
                 Ok(None)
             }
@@ -166,8 +167,8 @@ impl Session {
     }
 }
 
-/// Whether a text can't be converted.
-fn has_no_meaning(error: &Error) -> bool {
+/// Whether the error is that of a text without a form in UTF-8.
+fn is_unconvertible(error: &Error) -> bool {
     let Error::Statement { state: Some(state), .. } = error else { return false };
     *state == SqlState::UNTRANSLATABLE_CHARACTER || *state == SqlState::CHARACTER_NOT_IN_REPERTOIRE
 }

@@ -22,8 +22,8 @@ pub(super) struct Tls {
     pub(super) trust: Trust,
     /// The authorities that are trusted; `None`: those of the system.
     pub(super) root: Option<PathBuf>,
-    /// The files of the client's own certificate, and of its key.
-    pub(super) own: Option<(PathBuf, PathBuf)>,
+    /// The files of the client's certificate and of its key.
+    pub(super) client_identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// The servers that are trusted.
@@ -42,31 +42,36 @@ impl Tls {
     pub(super) fn connector(&self) -> anyhow::Result<MakeRustlsConnect> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match self.trust {
-            Trust::Anyone => Arc::new(NameAside { inner: None, provider: provider.clone() }),
+            Trust::Anyone => {
+                Arc::new(NameIgnoringVerifier { inner: None, provider: provider.clone() })
+            }
             trust => {
                 let roots = Arc::new(self.roots()?);
                 let inner = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
                     .build()
-                    .context("taking the trusted certificates")?;
+                    .context("using the trusted certificates")?;
                 match trust {
                     Trust::Host => inner,
-                    _ => Arc::new(NameAside { inner: Some(inner), provider: provider.clone() }),
+                    _ => Arc::new(NameIgnoringVerifier {
+                        inner: Some(inner),
+                        provider: provider.clone(),
+                    }),
                 }
             }
         };
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .context("choosing versions of TLS")?
+            .context("choosing TLS versions")?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
-        let config = match &self.own {
+        let config = match &self.client_identity {
             None => config.with_no_client_auth(),
             Some((certificate, key)) => {
                 let read = || format!("reading the key from \"{}\"", key.display());
                 let private = PrivateKeyDer::from_pem_file(key).with_context(read)?;
                 config
                     .with_client_auth_cert(certificates(certificate)?, private)
-                    .context("taking the own certificate")?
+                    .context("using the client certificate")?
             }
         };
         Ok(MakeRustlsConnect::new(config))
@@ -84,7 +89,7 @@ impl Tls {
                 .root
                 .as_deref()
                 .map_or_else(|| "the system".to_owned(), |file| format!("\"{}\"", file.display()));
-            return Err(anyhow!("{whose} has no certificates to trust: give sslrootcert=FILE"));
+            return Err(anyhow!("{whose} has no trusted certificates: give sslrootcert=FILE"));
         }
         Ok(roots)
     }
@@ -99,12 +104,12 @@ fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
 /// Accepts a certificate for any name, and without `inner` one of any authority. The server must still prove
 /// that it has the certificate's key.
 #[derive(Debug)]
-struct NameAside {
+struct NameIgnoringVerifier {
     inner: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for NameAside {
+impl ServerCertVerifier for NameIgnoringVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,

@@ -1,6 +1,6 @@
-//! Changes of the rows of a table: all or none, with nobody else writing meanwhile.
+//! Changes rows of a table, all or none, while other sessions can't write.
 //!
-//! Rows are found by their content as floodmark reads it, and not by the types of their columns: an
+//! Rows are identified by their content as floodmark reads it, and not by the types of their columns: an
 //! effective date may be a text. Written rows are read again before the commit, since a type may round
 //! a value and a trigger may change it.
 
@@ -16,36 +16,36 @@ use crate::limits::draft::{Draft, OPTIONAL};
 use crate::limits::rows::{COLUMNS, Defaults, RawRow, Row};
 use crate::limits::table::Table;
 
-/// The most rows in one statement.
+/// Maximum rows in one statement.
 const ROWS_AT_ONCE: usize = 5000;
 
-/// A table in which nobody else writes, until this is committed or dropped with its session.
+/// A table that other sessions can't write to until this is committed or dropped with its session.
 #[derive(Debug)]
-pub struct Locked<'a> {
+pub struct LockedTable<'a> {
     session: &'a Session,
     table: TableName,
     rows: Vec<RawRow<'static>>,
-    /// The place of each row: the oid of its table, which may be a partition, and its `ctid` there.
+    /// The location of each row: the oid of its table, which may be a partition, and its `ctid` there.
     places: Vec<(i64, String)>,
     /// The columns of limits that the table has, and the types that they are cast to.
     columns: Vec<(&'static str, String)>,
 }
 
-/// The changes to make to a table. Existing rows are given by their index.
+/// The changes to make to a table. An index identifies an existing row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Rows to insert.
     pub added: Vec<Draft>,
-    /// Rows to change, with their new content. Columns that no limit has keep their values.
+    /// Rows to change, with their new content. Columns that are not columns of limits keep their values.
     pub changed: Vec<(usize, Draft)>,
     /// Rows to delete.
-    pub gone: Vec<usize>,
+    pub removed: Vec<usize>,
 }
 
 impl Plan {
     /// Whether the plan has no changes.
     pub fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.changed.is_empty() && self.gone.is_empty()
+        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
     }
 }
 
@@ -56,27 +56,28 @@ const TYPES: &str = "
 
 impl Session {
     /// Locks a table against other writers, and reads it.
-    pub async fn lock(&self, table: &TableName) -> Result<Locked<'_>, Error> {
-        self.readable(table).await?;
-        self.found(table).await?;
-        let run =
-            |sql: String| async move { self.answer(table, self.client.batch_execute(&sql)).await };
+    pub async fn lock(&self, table: &TableName) -> Result<LockedTable<'_>, Error> {
+        self.readable_shape(table).await?;
+        self.find_table(table).await?;
+        let run = |sql: String| async move {
+            self.response(table, self.client.batch_execute(&sql)).await
+        };
         run(begin("")).await?;
-        // This mode keeps out other writers, and no readers.
+        // This mode blocks other writers, but no readers.
         let locking = format!("lock table {} in share row exclusive mode", table.sql());
-        run(locking).await.map_err(|error| error.of("keeping others from writing it"))?;
+        run(locking).await.map_err(|error| error.with_step("locking it against other writers"))?;
         let name = table.sql();
         let known = COLUMNS.as_slice();
         let parameters: [(&(dyn ToSql + Sync), Type); 2] =
             [(&name, Type::TEXT), (&known, Type::TEXT_ARRAY)];
-        let types = self.answer(table, self.client.query_typed(TYPES, &parameters)).await?;
+        let types = self.response(table, self.client.query_typed(TYPES, &parameters)).await?;
         let types: Vec<(String, String)> =
             types.iter().map(|row| (row.get(0), row.get(1))).collect();
         let columns = COLUMNS.into_iter().filter_map(|column| {
             let (_, kind) = types.iter().find(|(name, _)| name == column)?;
             Some((column, kind.clone()))
         });
-        let mut locked = Locked {
+        let mut locked = LockedTable {
             session: self,
             table: table.clone(),
             rows: Vec::new(),
@@ -88,13 +89,13 @@ impl Session {
     }
 }
 
-impl Locked<'_> {
+impl LockedTable<'_> {
     /// Returns the rows of the table, in no order.
     pub fn rows(&self) -> &[RawRow<'static>] {
         &self.rows
     }
 
-    /// Makes the changes of a plan, and commits them if the table then has the rows as they were written.
+    /// Applies a plan, and commits it if the table then has the rows as they were written.
     pub async fn commit(mut self, plan: &Plan, defaults: Defaults) -> Result<(), Error> {
         let written = || plan.added.iter().chain(plan.changed.iter().map(|(_, draft)| draft));
         for column in OPTIONAL {
@@ -103,14 +104,14 @@ impl Locked<'_> {
                 return Err(Error::Lacks { table: self.table.clone(), column });
             }
         }
-        for gone in plan.gone.chunks(ROWS_AT_ONCE) {
-            self.delete(gone).await.map_err(|error| error.of("deleting rows"))?;
+        for removed in plan.removed.chunks(ROWS_AT_ONCE) {
+            self.delete(removed).await.map_err(|error| error.with_step("deleting rows"))?;
         }
         for changed in plan.changed.chunks(ROWS_AT_ONCE) {
-            self.update(changed).await.map_err(|error| error.of("changing rows"))?;
+            self.update(changed).await.map_err(|error| error.with_step("changing rows"))?;
         }
         for added in plan.added.chunks(ROWS_AT_ONCE) {
-            self.insert(added).await.map_err(|error| error.of("adding rows"))?;
+            self.insert(added).await.map_err(|error| error.with_step("adding rows"))?;
         }
         self.read().await?;
         let table = Table::new(std::mem::take(&mut self.rows), defaults);
@@ -120,7 +121,7 @@ impl Locked<'_> {
             let (table, name) = (self.table.clone(), lost.name.clone());
             return Err(Error::NotKept { table, name, date: date::format_ns(lost.effective) });
         }
-        self.execute("commit", &[]).await.map_err(|error| error.of("committing"))
+        self.execute("commit", &[]).await.map_err(|error| error.with_step("committing"))
     }
 
     async fn read(&mut self) -> Result<(), Error> {
@@ -141,7 +142,7 @@ impl Locked<'_> {
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<(), Error> {
         let executed = self.session.client.execute_typed(sql, parameters);
-        self.session.answer(&self.table, executed).await.map(drop)
+        self.session.response(&self.table, executed).await.map(drop)
     }
 
     async fn delete(&self, rows: &[usize]) -> Result<(), Error> {
@@ -218,12 +219,12 @@ impl Locked<'_> {
     }
 }
 
-/// `c0, c1, c2`, or from another number on.
+/// Returns numbered names, such as `c0, c1, c2`.
 fn listed(count: usize, mark: &str, from: usize) -> String {
     (from..from + count).map(|at| format!("{mark}{at}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Columns of texts as parameters.
+/// Returns columns of texts as parameters.
 fn texts(cells: &[Vec<Option<String>>]) -> Vec<(&(dyn ToSql + Sync), Type)> {
     cells.iter().map(|column| (column as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect()
 }

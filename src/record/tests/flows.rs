@@ -46,99 +46,110 @@ const NFDUMP_V1: &str = r#"{
 	"in_bytes" : 104
 }"#;
 
-/// Makes a change in a message that is known to be there.
+/// Replaces the first occurrence of a text in a message.
 #[track_caller]
-fn with(message: &str, from: &str, to: &str) -> String {
+fn replaced(message: &str, from: &str, to: &str) -> String {
     assert!(message.contains(from), "{from} in {message}");
     message.replacen(from, to, 1)
 }
 
 #[track_caller]
-fn bad(payload: &str, format: Format, reason: Reason) {
-    check(payload, format, &[Read::Bad(reason)]);
+fn check_bad(payload: &str, format: Format, reason: RecordError) {
+    check(payload, format, &[Observation::Bad(reason)]);
 }
 
-const fn missing(field: &'static str) -> Reason {
-    Reason::MissingField { field }
+const fn missing(field: &'static str) -> RecordError {
+    RecordError::MissingField { field }
 }
 
 #[test]
-fn pmacct() {
-    let at = |time_ms| Read::Record(record(time_ms, "198.51.100.7", "203.0.113.9", 193_000, 2_000));
+fn pmacct_record_is_read_with_its_first_present_time() {
+    let at = |time_ms| {
+        Observation::Record(record(time_ms, "198.51.100.7", "203.0.113.9", 193_000, 2_000))
+    };
     let end = 1_522_042_836_992;
     check(PMACCT, Format::Pmacct, &[at(end)]);
     for time in ["1522042836.992", "\"1522042836.992000\"", "\"2018-03-26T07:40:36.992000+02:00\""]
     {
-        let other = with(PMACCT, r#""2018-03-26 05:40:36.992000""#, time);
+        let other = replaced(PMACCT, r#""2018-03-26 05:40:36.992000""#, time);
         check(&other, Format::Pmacct, &[at(end)]);
     }
     // Without an end the arrival, then the start, then the interval, then the message.
-    let arrival = with(PMACCT, "2018-03-26 05:40:36.992000", "1970-01-01 01:00:00.000000");
+    let arrival = replaced(PMACCT, "2018-03-26 05:40:36.992000", "1970-01-01 01:00:00.000000");
     check(&arrival, Format::Pmacct, &[at(1_522_042_859_288)]);
-    let arrival = with(PMACCT, r#""2018-03-26 05:40:36.992000""#, "\"0.000000\"");
+    let arrival = replaced(PMACCT, r#""2018-03-26 05:40:36.992000""#, "\"0.000000\"");
     check(&arrival, Format::Pmacct, &[at(1_522_042_859_288)]);
-    let start = with(&arrival, r#""2018-03-26 05:40:59.288540""#, "null");
+    let start = replaced(&arrival, r#""2018-03-26 05:40:59.288540""#, "null");
     check(&start, Format::Pmacct, &[at(1_522_042_798_592)]);
-    let interval = with(&start, r#""2018-03-26 05:39:58.592000""#, "\"\"");
+    let interval = replaced(&start, r#""2018-03-26 05:39:58.592000""#, "\"\"");
     check(&interval, Format::Pmacct, &[at(1_522_042_740_000)]);
-    let none = with(&interval, "stamp_inserted", "stamp_no_more");
+    let none = replaced(&interval, "stamp_inserted", "stamp_no_more");
     check(&none, Format::Pmacct, &[at(BROKER_MS)]);
     let marks = concat!(
         r#"{"event_type": "purge_init", "writer_id": "default_kafka/1"}"#,
         "\n",
         r#"{"event_type": "purge_close", "writer_id": "default_kafka/1", "purged_entries": 1, "total_entries": 1, "duration": 0}"#,
     );
-    check(marks, Format::Pmacct, &[Read::Skipped(Skip::Purge); 2]);
+    check(marks, Format::Pmacct, &[Observation::Skipped(Skip::Purge); 2]);
 }
 
 #[test]
-fn pmacct_that_is_bad() {
+fn invalid_pmacct_record_is_rejected_by_field() {
     let format = Format::Pmacct;
-    bad(r#"{"event_type":"purge","as_src":1,"packets":1,"bytes":1}"#, format, missing("ip_src"));
-    bad(&with(PMACCT, "ip_dst", "no_dst"), format, missing("ip_dst"));
-    bad(&with(PMACCT, "\"bytes\"", "\"octets\""), format, missing("bytes"));
-    let destination = |text: &str| with(PMACCT, "203.0.113.9", text);
-    bad(&destination("2001:db8::1"), format, Reason::MixedFamily);
-    for text in ["203.0.113", "203.0.113.9/32", "server", "203.0.113.09", "", " 203.0.113.9"] {
-        bad(&destination(text), format, Reason::BadAddress { field: "ip_dst" });
-    }
-    bad(
-        &with(PMACCT, "\"203.0.113.9\"", "3405803785"),
+    check_bad(
+        r#"{"event_type":"purge","as_src":1,"packets":1,"bytes":1}"#,
         format,
-        Reason::BadAddress { field: "ip_dst" },
+        missing("ip_src"),
     );
-    let bytes = |text: &str| with(PMACCT, "193,", text);
+    check_bad(&replaced(PMACCT, "ip_dst", "no_dst"), format, missing("ip_dst"));
+    check_bad(&replaced(PMACCT, "\"bytes\"", "\"octets\""), format, missing("bytes"));
+    let destination = |text: &str| replaced(PMACCT, "203.0.113.9", text);
+    check_bad(&destination("2001:db8::1"), format, RecordError::MixedFamily);
+    for text in ["203.0.113", "203.0.113.9/32", "server", "203.0.113.09", "", " 203.0.113.9"] {
+        check_bad(&destination(text), format, RecordError::BadAddress { field: "ip_dst" });
+    }
+    check_bad(
+        &replaced(PMACCT, "\"203.0.113.9\"", "3405803785"),
+        format,
+        RecordError::BadAddress { field: "ip_dst" },
+    );
+    let bytes = |text: &str| replaced(PMACCT, "193,", text);
     for text in ["-193,", "193.5,", "\"many\",", "[193],", "{},", "true,"] {
-        bad(&bytes(text), format, Reason::BadNumber { field: "bytes" });
+        check_bad(&bytes(text), format, RecordError::BadNumber { field: "bytes" });
     }
     for text in ["null,", "\"\",", "\"-\",", "\"N/A\","] {
-        bad(&bytes(text), format, missing("bytes"));
+        check_bad(&bytes(text), format, missing("bytes"));
     }
-    // The product counts.
-    bad(&bytes("1099511628,"), format, Reason::TooLarge);
-    bad(&bytes("18446744073709551615,"), format, Reason::TooLarge);
-    bad(&bytes("1e400,"), format, Reason::TooLarge);
+    // The product of bytes and sampling rate is too large.
+    check_bad(&bytes("1099511628,"), format, RecordError::TooLarge);
+    check_bad(&bytes("18446744073709551615,"), format, RecordError::TooLarge);
+    check_bad(&bytes("1e400,"), format, RecordError::TooLarge);
     for text in ["-2", "0.5", "\"few\""] {
-        let packets = with(PMACCT, r#""packets": 2"#, &format!("\"packets\": {text}"));
-        bad(&packets, format, Reason::BadNumber { field: "packets" });
+        let packets = replaced(PMACCT, r#""packets": 2"#, &format!("\"packets\": {text}"));
+        check_bad(&packets, format, RecordError::BadNumber { field: "packets" });
     }
-    bad(&with(PMACCT, "1000", "-1000"), format, Reason::BadNumber { field: "sampling_rate" });
+    check_bad(
+        &replaced(PMACCT, "1000", "-1000"),
+        format,
+        RecordError::BadNumber { field: "sampling_rate" },
+    );
     for (time, fault) in [
         ("2018-03-26 05:40", TimeFault::Unreadable),
         ("yesterday", TimeFault::Unreadable),
         ("2018-02-30 05:40:36", TimeFault::Unreadable),
         ("1960-01-01 00:00:00", TimeFault::OutOfRange),
     ] {
-        let reason = Reason::bad_time("timestamp_end", time, fault);
-        bad(&with(PMACCT, "2018-03-26 05:40:36.992000", time), format, reason);
+        let reason = RecordError::bad_time("timestamp_end", time, fault);
+        check_bad(&replaced(PMACCT, "2018-03-26 05:40:36.992000", time), format, reason);
     }
-    let repeated = with(PMACCT, r#""tos": 0"#, r#""bytes": 7"#);
-    bad(&repeated, format, Reason::RepeatedField { field: "bytes" });
+    let repeated = replaced(PMACCT, r#""tos": 0"#, r#""bytes": 7"#);
+    check_bad(&repeated, format, RecordError::RepeatedField { field: "bytes" });
 }
 
 #[test]
-fn numbers_may_be_texts() {
-    let expected = [Read::Record(record(1_522_042_836_992, "198.51.100.7", "203.0.113.9", 500, 5))];
+fn number_in_quotes_is_read_as_a_number() {
+    let expected =
+        [Observation::Record(record(1_522_042_836_992, "198.51.100.7", "203.0.113.9", 500, 5))];
     for (bytes, packets, rate) in [
         ("500", "5", "1"),
         ("\"500\"", "\"5\"", "\"1\""),
@@ -148,96 +159,99 @@ fn numbers_may_be_texts() {
         ("\"0100\"", "\"1\"", "5"),
         ("500", "5", "\"\""),
     ] {
-        let message = with(PMACCT, "193,", &format!("{bytes},"));
-        let message = with(&message, r#""packets": 2"#, &format!(r#""packets": {packets}"#));
-        let message = with(&message, "1000", rate);
+        let message = replaced(PMACCT, "193,", &format!("{bytes},"));
+        let message = replaced(&message, r#""packets": 2"#, &format!(r#""packets": {packets}"#));
+        let message = replaced(&message, "1000", rate);
         check(&message, Format::Pmacct, &expected);
     }
 }
 
 #[test]
-fn times_without_a_zone_are_those_of_the_option() {
+fn time_without_a_zone_is_read_in_the_zone_of_the_option() {
     let berlin = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("a zone");
     let decoder = Decoder::new(Options { input_timezone: berlin });
     let end = 1_522_042_836_992 - 7_200_000;
-    let expected = [Read::Record(record(end, "198.51.100.7", "203.0.113.9", 193_000, 2_000))];
+    let expected =
+        [Observation::Record(record(end, "198.51.100.7", "203.0.113.9", 193_000, 2_000))];
     check_with(&decoder, None, PMACCT, Format::Pmacct, &expected);
-    // 0 in local time is still no time.
-    let zero = with(PMACCT, "2018-03-26 05:40:36.992000", "1970-01-01 01:00:00");
+    // 0 in local time is an unset time, too.
+    let zero = replaced(PMACCT, "2018-03-26 05:40:36.992000", "1970-01-01 01:00:00");
     let arrival = 1_522_042_859_288 - 7_200_000;
-    let expected = [Read::Record(record(arrival, "198.51.100.7", "203.0.113.9", 193_000, 2_000))];
+    let expected =
+        [Observation::Record(record(arrival, "198.51.100.7", "203.0.113.9", 193_000, 2_000))];
     check_with(&decoder, None, &zero, Format::Pmacct, &expected);
 }
 
 #[test]
-fn goflow2() {
+fn goflow2_record_is_read_with_its_first_present_time() {
     let flow = |time_ms, rate: i64| {
-        Read::Record(record(time_ms, "2001:db8:89::2", "2001:db8:88::30", 143 * rate, rate))
+        Observation::Record(record(time_ms, "2001:db8:89::2", "2001:db8:88::30", 143 * rate, rate))
     };
     check(GOFLOW2, Format::Goflow2, &[flow(1_767_324_720_123, 1)]);
-    let sampled = with(GOFLOW2, r#""sampling_rate":0"#, r#""sampling_rate":100"#);
+    let sampled = replaced(GOFLOW2, r#""sampling_rate":0"#, r#""sampling_rate":100"#);
     check(&sampled, Format::Goflow2, &[flow(1_767_324_720_123, 100)]);
-    let no_end = with(GOFLOW2, "1767324720123456789", "0");
+    let no_end = replaced(GOFLOW2, "1767324720123456789", "0");
     check(&no_end, Format::Goflow2, &[flow(1_767_324_720_787, 1)]);
-    let text = with(&no_end, "1767324720787460121", "\"2026-01-02T03:32:00.787460121Z\"");
+    let text = replaced(&no_end, "1767324720787460121", "\"2026-01-02T03:32:00.787460121Z\"");
     check(&text, Format::Goflow2, &[flow(1_767_324_720_787, 1)]);
-    let seconds = with(&no_end, "\"time_flow_end_ns\":0", "\"time_flow_end\":1767324720");
+    let seconds = replaced(&no_end, "\"time_flow_end_ns\":0", "\"time_flow_end\":1767324720");
     check(&seconds, Format::Goflow2, &[flow(1_767_324_720_000, 1)]);
     let v1 = record(1_621_820_001_000, "198.51.100.7", "203.0.113.9", 1500 * 256, 256);
-    check(GOFLOW2_V1, Format::Goflow2, &[Read::Record(v1)]);
-    // A flow of something else than IP.
+    check(GOFLOW2_V1, Format::Goflow2, &[Observation::Record(v1)]);
+    // A flow without IP.
     for none in ["\"\"", "\"<nil>\"", "null"] {
-        let arp = with(GOFLOW2, "\"2001:db8:89::2\"", none);
-        let arp = with(&arp, "\"2001:db8:88::30\"", none);
-        check(&arp, Format::Goflow2, &[Read::Skipped(Skip::NotIp)]);
+        let arp = replaced(GOFLOW2, "\"2001:db8:89::2\"", none);
+        let arp = replaced(&arp, "\"2001:db8:88::30\"", none);
+        check(&arp, Format::Goflow2, &[Observation::Skipped(Skip::NotIp)]);
     }
-    let half = with(GOFLOW2, "\"2001:db8:89::2\"", "\"\"");
-    bad(&half, Format::Goflow2, Reason::BadAddress { field: "src_addr" });
-    bad(&with(GOFLOW2, "dst_addr", "no_addr"), Format::Goflow2, missing("dst_addr"));
+    let half = replaced(GOFLOW2, "\"2001:db8:89::2\"", "\"\"");
+    check_bad(&half, Format::Goflow2, RecordError::BadAddress { field: "src_addr" });
+    check_bad(&replaced(GOFLOW2, "dst_addr", "no_addr"), Format::Goflow2, missing("dst_addr"));
     // 64 bits of nanoseconds from a writer with a negative clock.
-    let negative = with(GOFLOW2, "1767324720123456789", "-1767324720123456789");
+    let negative = replaced(GOFLOW2, "1767324720123456789", "-1767324720123456789");
     let fault = TimeFault::OutOfRange;
-    let reason = Reason::bad_time("time_flow_end_ns", "-1767324720123456789", fault);
-    bad(&negative, Format::Goflow2, reason);
+    let reason = RecordError::bad_time("time_flow_end_ns", "-1767324720123456789", fault);
+    check_bad(&negative, Format::Goflow2, reason);
 }
 
 #[test]
-fn akvorado() {
+fn akvorado_record_is_read_with_mapped_addresses_as_ipv4() {
     let v4 = record(1_720_000_000_000, "198.51.100.7", "203.0.113.9", 6_765_000, 4_000);
-    check(AKVORADO, Format::Akvorado, &[Read::Record(v4)]);
+    check(AKVORADO, Format::Akvorado, &[Observation::Record(v4)]);
     let plain = AKVORADO.replace("::ffff:", "");
-    check(&plain, Format::Akvorado, &[Read::Record(v4)]);
-    let text = with(AKVORADO, "1720000000", "\"2024-07-03 09:46:40\"");
-    check(&text, Format::Akvorado, &[Read::Record(v4)]);
+    check(&plain, Format::Akvorado, &[Observation::Record(v4)]);
+    let text = replaced(AKVORADO, "1720000000", "\"2024-07-03 09:46:40\"");
+    check(&text, Format::Akvorado, &[Observation::Record(v4)]);
     let v6 = AKVORADO.replace("::ffff:198.51.100.7", "2001:db8::1");
-    bad(&v6, Format::Akvorado, Reason::MixedFamily);
+    check_bad(&v6, Format::Akvorado, RecordError::MixedFamily);
     let v6 = v6.replace("::ffff:203.0.113.9", "2001:db8::2");
     let expected = record(1_720_000_000_000, "2001:db8::1", "2001:db8::2", 6_765_000, 4_000);
-    check(&v6, Format::Akvorado, &[Read::Record(expected)]);
-    bad(&with(AKVORADO, "\"Bytes\"", "\"bytes\""), Format::Akvorado, missing("Bytes"));
+    check(&v6, Format::Akvorado, &[Observation::Record(expected)]);
+    check_bad(&replaced(AKVORADO, "\"Bytes\"", "\"bytes\""), Format::Akvorado, missing("Bytes"));
 }
 
 #[test]
-fn nfdump() {
-    let flow = |time_ms| Read::Record(record(time_ms, "198.51.100.7", "203.0.113.9", 3456, 12));
+fn nfdump_record_is_read_with_its_first_present_time() {
+    let flow =
+        |time_ms| Observation::Record(record(time_ms, "198.51.100.7", "203.0.113.9", 3456, 12));
     check(NFDUMP, Format::Nfdump, &[flow(1_704_164_646_789)]);
-    let arrival = with(NFDUMP, "2024-01-02T03:04:06.789", "1970-01-01T00:00:00.000");
+    let arrival = replaced(NFDUMP, "2024-01-02T03:04:06.789", "1970-01-01T00:00:00.000");
     check(&arrival, Format::Nfdump, &[flow(1_704_164_647_001)]);
-    let v1 = Read::Record(record(1_704_164_646_700, "2001:db8::1", "2001:db8::2", 104, 1));
+    let v1 = Observation::Record(record(1_704_164_646_700, "2001:db8::1", "2001:db8::2", 104, 1));
     check(NFDUMP_V1, Format::Nfdump, &[v1]);
-    // As the program writes a file.
+    // A file as nfdump writes it.
     let file = format!("[\n{NFDUMP},\n{NFDUMP_V1}\n]\n");
     check(&file, Format::Nfdump, &[flow(1_704_164_646_789), v1]);
-    bad(&with(NFDUMP, "dst4_addr", "dst6_addr"), Format::Nfdump, missing("dst4_addr"));
+    check_bad(&replaced(NFDUMP, "dst4_addr", "dst6_addr"), Format::Nfdump, missing("dst4_addr"));
 }
 
 #[test]
-fn our_own() {
+fn json_record_is_read_with_its_time_as_written() {
     let own = |time: &str| {
         format!(r#"{{{time}"source":"10.0.0.1","destination":"10.0.0.2","bytes":66,"packets":1}}"#)
     };
-    let at = |time_ms| [Read::Record(record(time_ms, "10.0.0.1", "10.0.0.2", 66, 1))];
-    // A time in our own format is meant as written, also at the start of 1970.
+    let at = |time_ms| [Observation::Record(record(time_ms, "10.0.0.1", "10.0.0.2", 66, 1))];
+    // Floodmark's own format has no unset times: a time at the start of 1970 is a time.
     for (time, time_ms) in [
         (r#""time":"1970-01-01T00:00:00.001Z","#, 1),
         (r#""time":1,"#, 1),
@@ -253,22 +267,30 @@ fn our_own() {
         ("18446744073709551616", TimeFault::OutOfRange),
         ("{}", TimeFault::Unreadable),
     ] {
-        let reason = Reason::bad_time("time", time, fault);
-        bad(&own(&format!("\"time\":{time},")), Format::Json, reason);
+        let reason = RecordError::bad_time("time", time, fault);
+        check_bad(&own(&format!("\"time\":{time},")), Format::Json, reason);
     }
-    bad(r#"{"source":"10.0.0.1","bytes":1,"packets":1}"#, Format::Json, missing("destination"));
-    bad(r#"{"destination":"10.0.0.1","bytes":1,"packets":1}"#, Format::Json, missing("source"));
-    // Escapes are as good as what they stand for, in names and values.
+    check_bad(
+        r#"{"source":"10.0.0.1","bytes":1,"packets":1}"#,
+        Format::Json,
+        missing("destination"),
+    );
+    check_bad(
+        r#"{"destination":"10.0.0.1","bytes":1,"packets":1}"#,
+        Format::Json,
+        missing("source"),
+    );
+    // Escaped characters in names and values are equal to unescaped ones.
     let escaped = own("").replace("source", "sour\\u0063e").replace("10.0.0.1", "\\u00310.0.0.1");
     check(&escaped, Format::Json, &at(BROKER_MS));
 }
 
 #[test]
-fn several_in_a_message_are_judged_one_by_one() {
+fn values_of_one_message_are_read_one_by_one() {
     let own = r#"{"source":"10.0.0.1","destination":"10.0.0.2","bytes":66,"packets":1}"#;
-    let good = Read::Record(record(BROKER_MS, "10.0.0.1", "10.0.0.2", 66, 1));
-    let unknown = Read::Bad(Reason::UnknownFormat);
-    let broken = Read::Bad(Reason::Json);
+    let good = Observation::Record(record(BROKER_MS, "10.0.0.1", "10.0.0.2", 66, 1));
+    let unknown = Observation::Bad(RecordError::UnknownFormat);
+    let broken = Observation::Bad(RecordError::Json);
     for between in ["", "\n", "\r\n\r\n", " "] {
         check(&[own, own, own].join(between), Format::Json, &[good; 3]);
     }
@@ -279,26 +301,26 @@ fn several_in_a_message_are_judged_one_by_one() {
     );
     check(&format!("{{}}\n{own}"), Format::Json, &[unknown, good]);
     check(&format!("{own}\n7"), Format::Json, &[good, unknown]);
-    // A broken line does not take the next one with it.
+    // A broken line does not affect the next one.
     let half = &own[..30];
     check(&format!("{half}\n{own}\n{half}\n\n{own}"), Format::Json, &[broken, good, broken, good]);
     check(&format!("{own} garbage\n{own}"), Format::Json, &[good, broken, good]);
     check(&format!("[{own},\n{half}\n{own}"), Format::Json, &[good, broken, good]);
     check(&format!("{own}\n{half}"), Format::Json, &[good, broken]);
     check(&format!("{own}\n→"), Format::Json, &[good, broken]);
-    // In one message, of several tools.
+    // Records of several tools in one message.
     let all = [own, PMACCT, GOFLOW2].join("\n");
     let (format, reads) = read(&Decoder::default(), None, all.as_bytes());
     assert_eq!(format, Ok(Some(Format::Json)));
-    assert!(reads.len() == 3 && reads.iter().all(|read| matches!(read, Read::Record(_))));
-    // Not told at all: the last of them is the error of the message.
+    assert!(reads.len() == 3 && reads.iter().all(|read| matches!(read, Observation::Record(_))));
+    // No value has a known format: the last error is that of the message.
     let (format, reads) = read(&Decoder::default(), None, b"{}\n{\n[1]\n}");
-    assert_eq!(format, Err(Reason::Json));
+    assert_eq!(format, Err(RecordError::Json));
     assert_eq!(reads, [unknown, broken, unknown]);
 }
 
 #[test]
-fn output_of_this_program_is_named_and_is_no_record() {
+fn output_of_floodmark_is_rejected_by_name() {
     const TOTALS: &str = "totals of windows (--publish)";
     const CHANGES: &str = "changes of violations (--to)";
     let total = r#"{"window_start":"2026-01-01T00:00:00Z","window_end":"2026-01-01T00:05:00Z","source":"10.0.0.1","destination":"10.0.0.2","bytes":1500,"packets":3,"as_of":"2026-01-01T00:15:00Z"}"#;
@@ -308,18 +330,18 @@ fn output_of_this_program_is_named_and_is_no_record() {
         let schema = r#"{"type":"string","optional":false}"#;
         let enveloped = format!(r#"{{"schema":{schema},"payload":{payload}}}"#);
         for payload in [payload.to_owned(), enveloped, format!("[{payload}]")] {
-            refused(payload.as_bytes(), Reason::OwnOutput { kind });
+            check_rejected(payload.as_bytes(), RecordError::OwnOutput { kind });
         }
     }
-    // Of several lines, the records count.
+    // Among several lines, the records are read.
     let own = r#"{"time":1000,"source":"10.0.0.1","destination":"10.0.0.2","bytes":5,"packets":1}"#;
     let expected = [
-        Read::Bad(Reason::OwnOutput { kind: TOTALS }),
-        Read::Record(record(1000, "10.0.0.1", "10.0.0.2", 5, 1)),
+        Observation::Bad(RecordError::OwnOutput { kind: TOTALS }),
+        Observation::Record(record(1000, "10.0.0.1", "10.0.0.2", 5, 1)),
     ];
     let lines = format!("{total}\n{own}");
     assert_eq!(read(&Decoder::default(), None, lines.as_bytes()).1, expected);
-    // Others may use one of the words: without all marks of ours it is what it was.
+    // Other tools may use one of the names: only all marks together make an output of floodmark.
     for more in [
         r#""window_start":"2026-01-01T00:00:00Z""#,
         r#""window_start":1,"window_end":2"#,
@@ -330,9 +352,13 @@ fn output_of_this_program_is_named_and_is_no_record() {
         check(
             &payload,
             Format::Json,
-            &[Read::Record(record(BROKER_MS, "10.0.0.1", "10.0.0.2", 5, 1))],
+            &[Observation::Record(record(BROKER_MS, "10.0.0.1", "10.0.0.2", 5, 1))],
         );
     }
     let timed = total.replace(r#"{"#, r#"{"time":1000,"#);
-    check(&timed, Format::Json, &[Read::Record(record(1000, "10.0.0.1", "10.0.0.2", 1500, 3))]);
+    check(
+        &timed,
+        Format::Json,
+        &[Observation::Record(record(1000, "10.0.0.1", "10.0.0.2", 1500, 3))],
+    );
 }

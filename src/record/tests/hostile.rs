@@ -29,8 +29,8 @@ fn samples() -> Vec<Vec<u8>> {
     samples
 }
 
-/// Reads a message, also as fields; what comes out is what may come out.
-fn survive(payload: &[u8]) -> Vec<Read> {
+/// Reads a message, with and without chosen fields, and checks the invariants of the result.
+fn check_any(payload: &[u8]) -> Vec<Observation> {
     let (format, reads) = read(&Decoder::default(), Some(b"10.0.0.1 10.0.0.2"), payload);
     let mut packer = Packer::new();
     for read in &reads {
@@ -48,7 +48,7 @@ fn survive(payload: &[u8]) -> Vec<Read> {
     let mut again = 0;
     let projected = fields.project(&Decoder::default(), &message, &mut |read, object| {
         // None of the fields may be left.
-        again += usize::from(read.record().is_some() || is_choice(&read));
+        again += usize::from(read.record().is_some() || lacks_chosen_fields(&read));
         assert!(object.is_empty() || serde_json::from_slice::<serde_json::Value>(object).is_ok());
     });
     // The number of parts that broken JSON falls into may differ, but no record may be lost.
@@ -57,33 +57,33 @@ fn survive(payload: &[u8]) -> Vec<Read> {
     reads
 }
 
-/// Whether a record had none of the chosen fields.
-fn is_choice(read: &Read) -> bool {
-    matches!(read, Read::Bad(Reason::MissingField { field }) if field.starts_with("any of"))
+/// Whether a record has none of the chosen fields.
+fn lacks_chosen_fields(read: &Observation) -> bool {
+    matches!(read, Observation::Bad(RecordError::MissingField { field }) if field.starts_with("any of"))
 }
 
 #[test]
-fn samples_are_sound() {
+fn sample_of_every_format_is_read_as_records() {
     for sample in samples() {
-        let reads = survive(&sample);
-        let sound = reads.iter().all(|read| matches!(read, Read::Record(_)));
+        let reads = check_any(&sample);
+        let sound = reads.iter().all(|read| matches!(read, Observation::Record(_)));
         assert!(sound && !reads.is_empty(), "{}: {reads:?}", String::from_utf8_lossy(&sample));
     }
 }
 
 #[test]
-fn every_cut_is_answered() {
+fn message_cut_at_any_byte_is_read_or_rejected() {
     for sample in samples() {
         for end in 0..sample.len() {
-            survive(&sample[..end]);
-            survive(&sample[end..]);
+            check_any(&sample[..end]);
+            check_any(&sample[end..]);
         }
     }
 }
 
-/// A message of a megabyte takes no more than a moment, whatever is in it.
+/// The time for a message of a megabyte is bounded for any content.
 #[test]
-fn size_is_no_weapon() {
+fn message_of_a_mebibyte_is_read_in_bounded_time() {
     const SIZE: usize = 1 << 20;
     let own = r#"{"source":"10.0.0.1","destination":"10.0.0.2","bytes":66,"packets":1}"#;
     let digits = "9".repeat(SIZE);
@@ -116,39 +116,39 @@ fn size_is_no_weapon() {
         ("deep layers", format!("{{\"layers\":{{\"ip\":{}}}}}", deep("["))),
     ] {
         let begin = Instant::now();
-        survive(payload.as_bytes());
-        // A few milliseconds in truth; quadratic work would be minutes.
+        check_any(payload.as_bytes());
+        // Takes a few milliseconds; quadratic work would take minutes.
         assert!(begin.elapsed() < Duration::from_secs(20), "{name}");
     }
-    survive(&vec![0xff; SIZE]);
+    check_any(&vec![0xff; SIZE]);
 }
 
 #[test]
-fn depth_harms_nobody_else() {
+fn deeply_nested_value_does_not_affect_other_values() {
     let own = r#"{"source":"10.0.0.1","destination":"10.0.0.2","bytes":66,"packets":1}"#;
-    let good = Read::Record(record(BROKER_MS, "10.0.0.1", "10.0.0.2", 66, 1));
+    let good = Observation::Record(record(BROKER_MS, "10.0.0.1", "10.0.0.2", 66, 1));
     let deep = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     // A value that no format needs may be nested to any depth.
     let tagged = own.replace("{\"source", &format!("{{\"tags\":{},\"source", deep(10_000)));
-    assert_eq!(survive(tagged.as_bytes()), [good]);
+    assert_eq!(check_any(tagged.as_bytes()), [good]);
     let next = format!("{}\n{own}", deep(10_000));
-    assert_eq!(survive(next.as_bytes()), [Read::Bad(Reason::UnknownFormat), good]);
+    assert_eq!(check_any(next.as_bytes()), [Observation::Bad(RecordError::UnknownFormat), good]);
 }
 
 proptest! {
     #[test]
-    fn any_bytes_are_answered(payload: Vec<u8>) {
-        survive(&payload);
+    fn any_bytes_are_read_or_rejected(payload: Vec<u8>) {
+        check_any(&payload);
     }
 
     #[test]
-    fn any_text_is_answered(payload in "[\\[\\]{}\":,0-9e.→>\\-\n a]{0,60}") {
-        survive(payload.as_bytes());
+    fn any_text_is_read_or_rejected(payload in "[\\[\\]{}\":,0-9e.→>\\-\n a]{0,60}") {
+        check_any(payload.as_bytes());
     }
 
-    /// The seed is printed with a failure, and kept beside the code.
+    /// A failure prints its seed, which is stored in `proptest-regressions`.
     #[test]
-    fn mutations_are_answered(
+    fn mutated_message_is_read_or_rejected(
         sample in prop::sample::select(samples()),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 1..8),
     ) {
@@ -165,6 +165,6 @@ proptest! {
                 _ => payload.extend_from_within(at..),
             }
         }
-        survive(&payload);
+        check_any(&payload);
     }
 }

@@ -4,7 +4,7 @@
 use super::*;
 use crate::capture::Reader;
 
-/// The records that a capture holds.
+/// Reads the records of a capture.
 fn captured(name: &str, packets: usize) -> Vec<Record> {
     let path = format!("{}/tests/data/captures/{name}.pcap", env!("CARGO_MANIFEST_DIR"));
     let mut reader = Reader::open(path.as_ref()).expect("a capture");
@@ -17,10 +17,10 @@ fn captured(name: &str, packets: usize) -> Vec<Record> {
     packets.map(record).collect()
 }
 
-/// The records and the skips that a file of tshark holds.
+/// Reads the records, and the number of skips, of a file of tshark.
 fn written(name: &str, format: Format) -> (Vec<Record>, usize) {
     let path = format!("{}/tests/data/tshark/{name}", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(path).expect("what tshark wrote");
+    let text = std::fs::read_to_string(path).expect("a file of tshark");
     let (found, reads) = read(&Decoder::default(), None, text.as_bytes());
     assert_eq!(found, Ok(Some(format)));
     check(&text, format, &reads);
@@ -28,8 +28,8 @@ fn written(name: &str, format: Format) -> (Vec<Record>, usize) {
     let mut skipped = 0;
     for read in reads {
         match read {
-            Read::Record(record) => records.push(record),
-            Read::Skipped(_) => skipped += 1,
+            Observation::Record(record) => records.push(record),
+            Observation::Skipped(_) => skipped += 1,
             other => panic!("{name}: {other:?}"),
         }
     }
@@ -37,10 +37,10 @@ fn written(name: &str, format: Format) -> (Vec<Record>, usize) {
 }
 
 #[test]
-fn captures_say_the_same_through_tshark() {
+fn tshark_output_has_the_records_of_its_capture() {
     let mixed = captured("sll2-mixed", usize::MAX);
     assert_eq!(mixed.len(), 4);
-    // Two frames of ARP and, with -T ek, six lines for the database.
+    // Two frames of ARP and, with -T ek, six index lines.
     assert_eq!(written("sll2-mixed.json", Format::TsharkJson), (mixed.clone(), 2));
     assert_eq!(written("sll2-mixed.ek", Format::TsharkEk), (mixed.clone(), 8));
     // A text line has the length of the frame: here 20 bytes of Linux cooked header are before IP.
@@ -54,8 +54,9 @@ fn captures_say_the_same_through_tshark() {
 }
 
 #[test]
-fn lines_of_text() {
-    let at = |time_ms, bytes| Read::Record(record(time_ms, "10.0.0.1", "10.0.0.2", bytes, 1));
+fn text_line_is_read_in_every_layout_of_columns() {
+    let at =
+        |time_ms, bytes| Observation::Record(record(time_ms, "10.0.0.1", "10.0.0.2", bytes, 1));
     let epoch = 1_754_479_930_790;
     for (line, time_ms) in [
         (
@@ -76,51 +77,61 @@ fn lines_of_text() {
     ] {
         check(line, Format::TsharkText, &[at(time_ms, 66)]);
     }
-    let v6 = Read::Record(record(BROKER_MS, "2001:db8::1", "ff02::1:ff00:1", 86, 1));
+    let v6 = Observation::Record(record(BROKER_MS, "2001:db8::1", "ff02::1:ff00:1", 86, 1));
     check(
         "    2   0.1 2001:db8::1 → ff02::1:ff00:1 ICMPv6 86 Neighbor Solicitation for 2001:db8:1::1",
         Format::TsharkText,
         &[v6],
     );
-    let address = |field| Read::Bad(Reason::BadAddress { field });
+    let address = |field| Observation::Bad(RecordError::BadAddress { field });
     for (line, read) in [
         (
             "3 0.1 aa:00:04:00:0a:04 → ff:ff:ff:ff:ff:ff ARP 60 Who has 10.0.0.1?",
-            Read::Skipped(Skip::NotIp),
+            Observation::Skipped(Skip::NotIp),
         ),
         (
             "3 0.1 Vendor_00:0a:04 → Broadcast    ARP 60 Who has 10.0.0.1?",
-            Read::Skipped(Skip::NotIp),
+            Observation::Skipped(Skip::NotIp),
         ),
         (
             "3 0.1 aa:00:04:00:0a:04 →              ARP 48 Who has 10.0.0.1?",
-            Read::Skipped(Skip::NotIp),
+            Observation::Skipped(Skip::NotIp),
         ),
         ("3 0.1 client.example → 10.0.0.2 TCP 66 1 → 2", address("source")),
         ("3 0.1 10.0.0.1 → server.example TCP 66 1 → 2", address("destination")),
-        ("3 0.1 10.0.0.1 → 2001:db8::1 TCP 66 1 → 2", Read::Bad(Reason::MixedFamily)),
-        ("3 0.1 10.0.0.1 → 10.0.0.2 TCP", Read::Bad(Reason::MissingField { field: "length" })),
-        ("3 0.1 10.0.0.1 → 10.0.0.2 TCP 99999999999999", Read::Bad(Reason::TooLarge)),
-        ("3 0.1 10.0.0.1 → 10.0.0.2 TCP 99999999999999999999", Read::Bad(Reason::TooLarge)),
+        ("3 0.1 10.0.0.1 → 2001:db8::1 TCP 66 1 → 2", Observation::Bad(RecordError::MixedFamily)),
+        (
+            "3 0.1 10.0.0.1 → 10.0.0.2 TCP",
+            Observation::Bad(RecordError::MissingField { field: "length" }),
+        ),
+        ("3 0.1 10.0.0.1 → 10.0.0.2 TCP 99999999999999", Observation::Bad(RecordError::TooLarge)),
+        (
+            "3 0.1 10.0.0.1 → 10.0.0.2 TCP 99999999999999999999",
+            Observation::Bad(RecordError::TooLarge),
+        ),
         (
             "2025-08-06 11:99:10 10.0.0.1 → 10.0.0.2 TCP 66",
-            Read::Bad(Reason::bad_time("time", "2025-08-06 11:99:10", TimeFault::Unreadable)),
+            Observation::Bad(RecordError::bad_time(
+                "time",
+                "2025-08-06 11:99:10",
+                TimeFault::Unreadable,
+            )),
         ),
     ] {
         check(line, Format::TsharkText, &[read]);
     }
     for line in ["12 packets captured", "→", "a →", "→ b", "1 0.1 10.0.0.1 = 10.0.0.2 TCP 66"]
     {
-        refused(line.as_bytes(), Reason::UnknownFormat);
+        check_rejected(line.as_bytes(), RecordError::UnknownFormat);
     }
     let several = "Capturing on 'eth0'\r\n1 0.1 10.0.0.1 → 10.0.0.2 TCP 66 1 → 2\r\n\r\n\
                    2 0.1 10.0.0.1 → 10.0.0.2 TCP 67 1 → 2\r\n2 packets captured\r\n";
-    let unknown = Read::Bad(Reason::UnknownFormat);
+    let unknown = Observation::Bad(RecordError::UnknownFormat);
     let reads = [unknown, at(BROKER_MS, 66), at(BROKER_MS, 67), unknown];
     check(several, Format::TsharkText, &reads);
 }
 
-/// A packet of `-T json`, and the same of `-T ek`.
+/// The same packet as `-T json` and as `-T ek`.
 fn packets(frame: &str, layers: &str, json: &str, ek: &str) -> [(Format, String); 2] {
     let name = |form: &str| layers.replace("LAYER", form);
     [
@@ -155,22 +166,22 @@ fn v6(form: &str, fields: &str) -> String {
 }
 
 #[track_caller]
-fn check_packet(frame: &str, json: &str, ek: &str, read: Read) {
+fn check_packet(frame: &str, json: &str, ek: &str, read: Observation) {
     for (format, packet) in packets(frame, "LAYER", json, ek) {
         check(&packet, format, &[read]);
     }
 }
 
 #[test]
-fn bytes_are_those_of_the_ip_header() {
-    let four = |bytes| Read::Record(record(FRAME_MS, "10.0.0.1", "10.0.0.2", bytes, 1));
-    let six = |bytes| Read::Record(record(FRAME_MS, "2001:db8::1", "2001:db8::2", bytes, 1));
+fn bytes_are_the_length_of_the_ip_header_or_of_the_frame() {
+    let four = |bytes| Observation::Record(record(FRAME_MS, "10.0.0.1", "10.0.0.2", bytes, 1));
+    let six = |bytes| Observation::Record(record(FRAME_MS, "2001:db8::1", "2001:db8::2", bytes, 1));
     for (length, read) in [
         (Some("66"), four(66)),
         (Some("0"), four(80)),
         (None, four(80)),
-        (Some("19"), Read::Bad(Reason::BadNumber { field: "ip.len" })),
-        (Some("many"), Read::Bad(Reason::BadNumber { field: "ip.len" })),
+        (Some("19"), Observation::Bad(RecordError::BadNumber { field: "ip.len" })),
+        (Some("many"), Observation::Bad(RecordError::BadNumber { field: "ip.len" })),
     ] {
         let field =
             |name: &str| length.map_or(String::new(), |length| format!(r#","{name}":"{length}""#));
@@ -185,13 +196,13 @@ fn bytes_are_those_of_the_ip_header() {
             read,
         );
     }
-    let missing = Read::Bad(Reason::MissingField { field: "frame.len" });
+    let missing = Observation::Bad(RecordError::MissingField { field: "frame.len" });
     check_packet("", &v4("ip.", ""), &v4("ip_ip_", ""), missing);
 }
 
 #[test]
-fn the_outermost_header_counts() {
-    let four = Read::Record(record(FRAME_MS, "10.0.0.1", "10.0.0.2", 66, 1));
+fn outermost_ip_header_is_read() {
+    let four = Observation::Record(record(FRAME_MS, "10.0.0.1", "10.0.0.2", 66, 1));
     let inner = r#""ip":{"ip.src":"192.0.2.1","ip.dst":"192.0.2.2","ip.len":"40"}"#;
     let outer = v4("ip.", r#","ip.len":"66""#);
     let layers = [
@@ -206,7 +217,7 @@ fn the_outermost_header_counts() {
         let [(format, packet), _] = packets(FRAME, "LAYER", &layers, "");
         check(&packet, format, &[four]);
     }
-    let six = Read::Record(record(FRAME_MS, "2001:db8::1", "2001:db8::2", 66, 1));
+    let six = Observation::Record(record(FRAME_MS, "2001:db8::1", "2001:db8::2", 66, 1));
     let layers = format!("{},{inner}", v6("ipv6.", r#","ipv6.plen":"26""#));
     let [(format, packet), _] = packets(FRAME, "LAYER", &layers, "");
     check(&packet, format, &[six]);
@@ -215,11 +226,11 @@ fn the_outermost_header_counts() {
     let [_, (format, packet)] = packets(FRAME, "LAYER", "", arrays);
     check(&packet, format, &[four]);
     let [(format, packet), _] = packets(FRAME, "LAYER", r#""arp":{"arp.opcode":"1"}"#, "");
-    check(&packet, format, &[Read::Skipped(Skip::NotIp)]);
+    check(&packet, format, &[Observation::Skipped(Skip::NotIp)]);
 }
 
 #[test]
-fn chosen_fields_alone() {
+fn packet_of_chosen_fields_is_read() {
     let both = |fields: &str| {
         let ek = fields.replace("frame.", "frame_").replace("ipv6.", "ipv6_").replace("ip.", "ip_");
         [
@@ -231,24 +242,24 @@ fn chosen_fields_alone() {
     let tunnel = format!(
         r#"{addresses},"ipv6.src":["2001:db8::1"],"ipv6.dst":["2001:db8::2"],"ipv6.plen":["26"]"#
     );
-    let four = Read::Record(record(BROKER_MS, "10.0.0.1", "10.0.0.2", 66, 1));
-    let six = Read::Record(record(BROKER_MS, "2001:db8::1", "2001:db8::2", 66, 1));
-    let timed = Read::Record(record(FRAME_MS, "10.0.0.1", "10.0.0.2", 66, 1));
+    let four = Observation::Record(record(BROKER_MS, "10.0.0.1", "10.0.0.2", 66, 1));
+    let six = Observation::Record(record(BROKER_MS, "2001:db8::1", "2001:db8::2", 66, 1));
+    let timed = Observation::Record(record(FRAME_MS, "10.0.0.1", "10.0.0.2", 66, 1));
     let protocols =
         |order: &str| format!(r#"{tunnel},"frame.protocols":["eth:ethertype:{order}:tcp"]"#);
     for (fields, read) in [
         (addresses.to_owned(), four),
         (format!(r#"{addresses},"frame.time_epoch":["1754479930.790043000"]"#), timed),
         (format!(r#"{addresses},"frame.time_epoch":["2025-08-06T11:32:10.790043000Z"]"#), timed),
-        (tunnel.clone(), Read::Bad(Reason::Ambiguous)),
+        (tunnel.clone(), Observation::Bad(RecordError::Ambiguous)),
         (protocols("vlan:ip:ipv6"), four),
         (protocols("vlan:ipv6:ip"), six),
         (
             r#""ip.src":["10.0.0.1"],"ip.len":["66"]"#.to_owned(),
-            Read::Bad(Reason::MissingField { field: "ip.dst" }),
+            Observation::Bad(RecordError::MissingField { field: "ip.dst" }),
         ),
-        (r#""ip.src":[],"frame.len":["66"]"#.to_owned(), Read::Skipped(Skip::NotIp)),
-        (String::new(), Read::Skipped(Skip::NotIp)),
+        (r#""ip.src":[],"frame.len":["66"]"#.to_owned(), Observation::Skipped(Skip::NotIp)),
+        (String::new(), Observation::Skipped(Skip::NotIp)),
     ] {
         for (format, packet) in both(&fields) {
             check(&packet, format, &[read]);
@@ -257,12 +268,12 @@ fn chosen_fields_alone() {
 }
 
 #[test]
-fn what_is_odd_about_packets() {
+fn index_line_and_incomplete_packet_are_skipped_or_rejected() {
     let layers = v4("ip_ip_", r#","ip_ip_len":"66""#);
-    let at = |time_ms| Read::Record(record(time_ms, "10.0.0.1", "10.0.0.2", 66, 1));
+    let at = |time_ms| Observation::Record(record(time_ms, "10.0.0.1", "10.0.0.2", 66, 1));
     let index = r#"{"index":{"_index":"packets-2025-08-06","_type":"doc"}}"#;
-    check(index, Format::TsharkEk, &[Read::Skipped(Skip::Index)]);
-    // The line's own timestamp is good enough; a capture may be of the first day of 1970.
+    check(index, Format::TsharkEk, &[Observation::Skipped(Skip::Index)]);
+    // Without a time of the frame, that of the line is used, which may be on the first day of 1970.
     for (timestamp, time_ms) in [
         (r#""timestamp":"1754479930790","#, FRAME_MS),
         (r#""timestamp":"2025-08-06T11:32:10.790Z","#, FRAME_MS),
@@ -274,28 +285,28 @@ fn what_is_odd_about_packets() {
         check(
             &format!("{index}\n{line}\n"),
             Format::TsharkEk,
-            &[Read::Skipped(Skip::Index), at(time_ms)],
+            &[Observation::Skipped(Skip::Index), at(time_ms)],
         );
     }
-    let bad = |payload: &str, format, reason| check(payload, format, &[Read::Bad(reason)]);
+    let bad = |payload: &str, format, reason| check(payload, format, &[Observation::Bad(reason)]);
     let time = format!("{{\"timestamp\":\"now\",\"layers\":{{{layers}}}}}");
-    let reason = Reason::bad_time("timestamp", "\"now\"", TimeFault::Unreadable);
+    let reason = RecordError::bad_time("timestamp", "\"now\"", TimeFault::Unreadable);
     bad(&time, Format::TsharkEk, reason);
-    bad("{\"timestamp\":1,\"layers\":7}", Format::TsharkEk, Reason::UnknownFormat);
-    bad("{\"layers\":{\"ip\":7}}", Format::TsharkEk, Reason::UnknownFormat);
-    bad("{\"_source\":{}}", Format::TsharkJson, Reason::MissingField { field: "layers" });
-    bad("{\"_source\":[]}", Format::TsharkJson, Reason::UnknownFormat);
+    bad("{\"timestamp\":1,\"layers\":7}", Format::TsharkEk, RecordError::UnknownFormat);
+    bad("{\"layers\":{\"ip\":7}}", Format::TsharkEk, RecordError::UnknownFormat);
+    bad("{\"_source\":{}}", Format::TsharkJson, RecordError::MissingField { field: "layers" });
+    bad("{\"_source\":[]}", Format::TsharkJson, RecordError::UnknownFormat);
     bad(
         "{\"_source\":{\"layers\":{\"ip\":{}}}}",
         Format::TsharkJson,
-        Reason::MissingField { field: "ip.src" },
+        RecordError::MissingField { field: "ip.src" },
     );
     bad(
         "{\"layers\":{},\"layers\":{}}",
         Format::TsharkEk,
-        Reason::RepeatedField { field: "layers" },
+        RecordError::RepeatedField { field: "layers" },
     );
-    // Bytes of a name that are no text, in a field that nobody needs.
+    // A field that no record needs has bytes that are not UTF-8.
     let line = format!(
         "{{\"timestamp\":\"1754479930790\",\"layers\":{{\"dns\":{{\"x\":\"?\"}},{layers}}}}}"
     );

@@ -3,7 +3,7 @@
 use super::*;
 
 #[track_caller]
-fn project(fields: &str, payload: &[u8]) -> (Told, Vec<Result<String, Read>>) {
+fn project(fields: &str, payload: &[u8]) -> (FormatResult, Vec<Result<String, Observation>>) {
     let fields: Fields = fields.parse().expect("fields");
     let mut found = Vec::new();
     let message = Message {
@@ -13,7 +13,7 @@ fn project(fields: &str, payload: &[u8]) -> (Told, Vec<Result<String, Read>>) {
     };
     let format = fields.project(&Decoder::default(), &message, &mut |read, object| {
         found.push(match read {
-            Read::Record(_) | Read::WithoutPackets(_) => {
+            Observation::Record(_) | Observation::WithoutPackets(_) => {
                 Ok(String::from_utf8(object.to_vec()).expect("text"))
             }
             other => {
@@ -28,7 +28,7 @@ fn project(fields: &str, payload: &[u8]) -> (Told, Vec<Result<String, Read>>) {
 const FLOW: &str = r#"{"event_type": "purge", "ip_src": "10.0.0.1", "ip_dst": "10.0.0.2", "tos": 0, "x\u0079": [ 1, {"a":"b"} ], "packets": 2, "bytes": 1.930E+2, "timestamp_end": "2018-03-26 05:40:36.992000", "label": "\u00e9 \"q\""}"#;
 
 #[test]
-fn values_stay_byte_for_byte() {
+fn chosen_values_are_kept_byte_for_byte() {
     let one = |fields, object: &str| {
         let quoted = serde_json::to_string(FLOW).expect("a text");
         for payload in [
@@ -53,7 +53,7 @@ fn values_stay_byte_for_byte() {
 }
 
 #[test]
-fn of_what_is_no_json_they_are_our_own() {
+fn message_that_is_no_json_has_the_fields_of_floodmarks_own_format() {
     let object = r#"{"bytes":66,"time":"2023-11-14T22:13:20.5Z"}"#;
     let mut packer = Packer::new();
     packer.push(&record(BROKER_MS, "10.0.0.1", "10.0.0.2", 66, 1)).expect("a volume");
@@ -71,10 +71,10 @@ fn of_what_is_no_json_they_are_our_own() {
 }
 
 #[test]
-fn only_records_have_them() {
+fn observation_without_a_record_has_no_fields() {
     let mark = r#"{"event_type":"purge_init","writer_id":"x"}"#;
     let broken = r#"{"ip_src":"10.0.0.1","bytes":1}"#;
-    let missing = |field| Err(Read::Bad(Reason::MissingField { field }));
+    let missing = |field| Err(Observation::Bad(RecordError::MissingField { field }));
     let payload = format!("{mark}\n[{FLOW},7]\n{broken}\n{{\n{FLOW}");
     let (format, found) = project("tos", payload.as_bytes());
     assert_eq!(format, Ok(Some(Format::Pmacct)));
@@ -82,22 +82,22 @@ fn only_records_have_them() {
     assert_eq!(
         found,
         [
-            Err(Read::Skipped(Skip::Purge)),
+            Err(Observation::Skipped(Skip::Purge)),
             tos(),
-            Err(Read::Bad(Reason::UnknownFormat)),
+            Err(Observation::Bad(RecordError::UnknownFormat)),
             missing("ip_dst"),
-            Err(Read::Bad(Reason::Json)),
+            Err(Observation::Bad(RecordError::Json)),
             tos(),
         ]
     );
-    assert_eq!(project("tos", b"{}"), (Err(Reason::UnknownFormat), vec![]));
+    assert_eq!(project("tos", b"{}"), (Err(RecordError::UnknownFormat), vec![]));
     // None of the chosen fields is there: empty objects must not hide a mistyped name.
     let (_, found) = project("byte", FLOW.as_bytes());
     assert_eq!(found, [missing("any of the chosen ones")]);
 }
 
 #[test]
-fn lists_that_are_none() {
+fn empty_or_repeated_field_name_is_rejected() {
     for text in ["", " ", "a,,b", "a,", ",a"] {
         assert_eq!(text.parse::<Fields>(), Err(FieldsError::Empty { text: text.into() }));
     }

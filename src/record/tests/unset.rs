@@ -1,10 +1,9 @@
-//! Fields that writers leave out, or fill with a value that means none: times that were never set, packets that
-//! no device counted, unions of Avro.
+//! Fields that writers omit or fill with a placeholder: unset times, unknown numbers of packets, unions of Avro.
 
 use super::*;
 
-/// A flow of each tool that writes flows, with `…` in the place of its numbers of bytes and packets, and
-/// the bytes that 2557 are after sampling.
+/// A flow of each tool, with `…` in the place of its numbers of bytes and packets, and the bytes of 2557 after
+/// sampling.
 const FLOWS: [(&str, Format, &str, i64); 6] = [
     (
         r#"{"event_type":"purge","ip_src":"192.0.2.1","ip_dst":"192.0.2.2","sampling_rate":10,"timestamp_end":"1714548388.123000",…}"#,
@@ -44,7 +43,7 @@ const FLOWS: [(&str, Format, &str, i64); 6] = [
     ),
 ];
 
-/// The flow with these JSON values, or without the field.
+/// Returns a flow with these JSON values, or without the field.
 fn flow(flow: &str, names: &str, bytes: Option<&str>, packets: Option<&str>) -> String {
     let members: Vec<String> = names
         .split(' ')
@@ -65,7 +64,7 @@ fn flow_with_bytes_and_without_packets_is_one_packet() {
             let text = flow(text, names, Some("2557"), packets);
             // Bytes are multiplied by the rate of sampling; the one packet is a lower bound.
             let expected = at(1_714_548_388_123, bytes, 1);
-            check(&text, format, &[Read::WithoutPackets(expected)]);
+            check(&text, format, &[Observation::WithoutPackets(expected)]);
         }
     }
 }
@@ -75,29 +74,29 @@ fn flow_of_no_bytes_and_no_packets_is_skipped() {
     for (text, format, names, _) in FLOWS {
         for packets in [None, Some("0"), Some("null"), Some("\"-\"")] {
             let text = flow(text, names, Some("0"), packets);
-            check(&text, format, &[Read::Skipped(Skip::NoTraffic)]);
+            check(&text, format, &[Observation::Skipped(Skip::NoTraffic)]);
         }
     }
 }
 
 #[test]
-fn flow_without_bytes_is_refused() {
+fn flow_without_bytes_is_rejected() {
     for (text, format, names, _) in FLOWS {
         let field = if names.starts_with("in_") { "in_bytes" } else { &names[..5] };
         for (bytes, packets) in [(None, Some("3")), (Some("null"), Some("3")), (None, None)] {
             let text = flow(text, names, bytes, packets);
-            let (told, reads) = read(&Decoder::default(), None, text.as_bytes());
-            assert_eq!(told, Ok(Some(format)));
-            let [Read::Bad(Reason::MissingField { field: named })] = reads[..] else {
+            let (found, reads) = read(&Decoder::default(), None, text.as_bytes());
+            assert_eq!(found, Ok(Some(format)));
+            let [Observation::Bad(RecordError::MissingField { field: named })] = reads[..] else {
                 panic!("{text}: {reads:?}");
             };
             assert_eq!(named, field);
         }
-        // Packets alone are a flow of no bytes, as far as it says.
+        // Packets with 0 bytes are a record.
         check(
             &flow(text, names, Some("0"), Some("3")),
             format,
-            &[Read::Record(at(
+            &[Observation::Record(at(
                 1_714_548_388_123,
                 0,
                 if names.starts_with("in_") || format == Format::Json { 3 } else { 30 },
@@ -106,11 +105,10 @@ fn flow_without_bytes_is_refused() {
     }
 }
 
-/// The name of a time, a value that was never set, and one that was.
+/// The name of a time field, an unset value, and a set one.
 type Named = (&'static str, &'static str, &'static str);
 
-/// Names of the times of a flow, in the order in which they are looked for, with a value for each that
-/// its writer never set and one that it did.
+/// The time fields of a flow, in the order of reading.
 const TIMES: [(&str, Format, &[Named]); 5] = [
     (
         r#"{"ip_src":"192.0.2.1","ip_dst":"192.0.2.2","packets":1,"bytes":712,…}"#,
@@ -161,28 +159,28 @@ const TIMES: [(&str, Format, &[Named]); 5] = [
 ];
 
 #[test]
-fn time_that_was_never_set_gives_way_to_the_next_one() {
+fn unset_time_is_replaced_by_the_next_one() {
     for (text, format, times) in TIMES {
-        // All up to one of them were never set; behind the last, the time of the message counts.
+        // The first `set` times are unset; if all are, the time of the message counts.
         for set in 0..=times.len() {
             let members = times.iter().enumerate().map(|(at, (name, unset, time))| {
                 format!("\"{name}\":{}", if at < set { unset } else { time })
             });
             let text = text.replace('…', &members.collect::<Vec<_>>().join(","));
             let ms = if set == times.len() { BROKER_MS } else { 1_720_781_041_000 };
-            check(&text, format, &[Read::Record(at(ms, 712, 1))]);
+            check(&text, format, &[Observation::Record(at(ms, 712, 1))]);
         }
     }
 }
 
 #[test]
-fn time_that_is_wrong_is_refused_by_field_and_value() {
+fn invalid_time_is_rejected_with_field_and_value() {
     for (text, format, times) in TIMES {
         let (first, ..) = times[0];
         let text = text.replace('…', &format!("\"{first}\":\"12:44 \\u001b[31m\\u202e\""));
-        let (told, reads) = read(&Decoder::default(), None, text.as_bytes());
-        assert_eq!(told, Ok(Some(format)));
-        let [Read::Bad(reason)] = reads[..] else { panic!("{reads:?}") };
+        let (found, reads) = read(&Decoder::default(), None, text.as_bytes());
+        assert_eq!(found, Ok(Some(format)));
+        let [Observation::Bad(reason)] = reads[..] else { panic!("{reads:?}") };
         assert_eq!(
             reason.to_string(),
             format!(
@@ -194,7 +192,7 @@ fn time_that_is_wrong_is_refused_by_field_and_value() {
 }
 
 #[test]
-fn record_in_avro_json_is_read_as_without_unions() {
+fn avro_json_record_is_read_as_without_unions() {
     let union = |name: &str, value: &str| format!("{{\"{name}\":{value}}}");
     let members = |wrap: &dyn Fn(&str, &str) -> String| {
         format!(
@@ -211,7 +209,7 @@ fn record_in_avro_json_is_read_as_without_unions() {
             wrap("map", "{\"string\":\"x\"}"),
         )
     };
-    let expected = [Read::Record(at(1_720_781_041_000, 710, 20))];
+    let expected = [Observation::Record(at(1_720_781_041_000, 710, 20))];
     check(&members(&|_, value| value.to_owned()), Format::Pmacct, &expected);
     check(&members(&union), Format::Pmacct, &expected);
     // Named and logical types, and a union within one.
@@ -219,12 +217,16 @@ fn record_in_avro_json_is_read_as_without_unions() {
     check(&members(&logical), Format::Pmacct, &expected);
     check(&members(&|name, value| union(name, &union(name, value))), Format::Pmacct, &expected);
     let mark = r#"{"event_type":{"string":"purge_init"},"writer_id":{"string":"default_kafka/1"}}"#;
-    check(mark, Format::Pmacct, &[Read::Skipped(Skip::Purge)]);
-    // An object that is no union is no number either.
+    check(mark, Format::Pmacct, &[Observation::Skipped(Skip::Purge)]);
+    // An object that is no union is no number.
     for value in ["{}", "{\"long\":2,\"int\":2}", "{\"count\":2}", "{\"long\":[2]}"] {
         let text = members(&union).replace("{\"long\":2}", value);
-        check(&text, Format::Pmacct, &[Read::Bad(Reason::BadNumber { field: "packets" })]);
+        check(
+            &text,
+            Format::Pmacct,
+            &[Observation::Bad(RecordError::BadNumber { field: "packets" })],
+        );
     }
     let other = r#"{"src_addr":{"string":"192.0.2.1"},"dst_addr":{"bytes":"192.0.2.2"},"bytes":{"int":7},"packets":{"null":null},"time_flow_end_ns":{"long":1720781041000000000}}"#;
-    check(other, Format::Goflow2, &[Read::WithoutPackets(at(1_720_781_041_000, 7, 1))]);
+    check(other, Format::Goflow2, &[Observation::WithoutPackets(at(1_720_781_041_000, 7, 1))]);
 }

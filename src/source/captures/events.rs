@@ -72,7 +72,7 @@ const UPDATES_AHEAD: usize = 200_000;
 const TAKEN_AT_ONCE: usize = 64;
 
 /// The receiving end: ticks, and then the end.
-pub(super) struct Events {
+pub(super) struct EventReceiver {
     queue: Arc<Queue>,
     taken: VecDeque<Event>,
     /// The size of all that was taken last.
@@ -80,13 +80,13 @@ pub(super) struct Events {
 }
 
 /// The sending end.
-pub(super) struct Handing {
+pub(super) struct EventSender {
     queue: Arc<Queue>,
 }
 
 /// The receiver has gone.
 #[derive(Debug)]
-pub(super) struct Unwanted;
+pub(super) struct Disconnected;
 
 /// A number of ticks, and of the updates in them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -97,23 +97,24 @@ struct Size {
 
 #[derive(Default)]
 struct Queue {
-    waiting: Mutex<Waiting>,
-    room: Condvar,
+    state: Mutex<QueueState>,
+    /// Notified when the queue has capacity again.
+    has_capacity: Condvar,
 }
 
-/// The events that wait.
+/// The events in the queue, and the state of both ends.
 #[derive(Default)]
-struct Waiting {
+struct QueueState {
     events: VecDeque<Event>,
     /// The size of these, and of those that were taken last.
     size: Size,
     /// Whether the reader waits for capacity.
     reader_waits: bool,
     /// Whether the receiver has gone.
-    unwanted: bool,
+    is_disconnected: bool,
 }
 
-impl Waiting {
+impl QueueState {
     /// Whether the queue is filled to this share of its bounds: 1 is all, 2 is half.
     fn reaches(&self, share: usize) -> bool {
         self.size.ticks >= TICKS_AHEAD / share || self.size.updates >= UPDATES_AHEAD / share
@@ -121,66 +122,66 @@ impl Waiting {
 }
 
 /// The two ends.
-pub(super) fn handing() -> (Handing, Events) {
+pub(super) fn channel() -> (EventSender, EventReceiver) {
     let queue = Arc::<Queue>::default();
     let events =
-        Events { queue: queue.clone(), taken: VecDeque::new(), taken_size: Size::default() };
-    (Handing { queue }, events)
+        EventReceiver { queue: queue.clone(), taken: VecDeque::new(), taken_size: Size::default() };
+    (EventSender { queue }, events)
 }
 
 impl Queue {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Handing {
+impl EventSender {
     /// Sends an event, as soon as the queue has capacity.
-    pub(super) fn give(&self, event: Event) -> Result<(), Unwanted> {
-        let mut waiting = self.queue.waiting();
-        waiting.reader_waits = waiting.reaches(1);
-        let waits = |waiting: &mut Waiting| waiting.reader_waits && !waiting.unwanted;
-        let waited = self.queue.room.wait_while(waiting, waits);
-        let mut waiting = waited.unwrap_or_else(PoisonError::into_inner);
-        if waiting.unwanted {
-            return Err(Unwanted);
+    pub(super) fn send(&self, event: Event) -> Result<(), Disconnected> {
+        let mut state = self.queue.lock();
+        state.reader_waits = state.reaches(1);
+        let waits = |state: &mut QueueState| state.reader_waits && !state.is_disconnected;
+        let waited = self.queue.has_capacity.wait_while(state, waits);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.is_disconnected {
+            return Err(Disconnected);
         }
-        waiting.size.ticks += 1;
-        waiting.size.updates += event.updates();
-        waiting.events.push_back(event);
+        state.size.ticks += 1;
+        state.size.updates += event.updates();
+        state.events.push_back(event);
         Ok(())
     }
 }
 
-impl Events {
+impl EventReceiver {
     /// Returns the next event, if there is one by now.
     pub(super) fn try_next(&mut self) -> Option<Event> {
         if self.taken.is_empty() {
-            self.take_more();
+            self.refill();
         }
         self.taken.pop_front()
     }
 
-    fn take_more(&mut self) {
-        let mut waiting = self.queue.waiting();
+    fn refill(&mut self) {
+        let mut state = self.queue.lock();
         let Size { ticks, updates } = std::mem::take(&mut self.taken_size);
-        waiting.size.ticks -= ticks;
-        waiting.size.updates -= updates;
-        if waiting.reader_waits && !waiting.reaches(2) {
-            waiting.reader_waits = false;
-            self.queue.room.notify_one();
+        state.size.ticks -= ticks;
+        state.size.updates -= updates;
+        if state.reader_waits && !state.reaches(2) {
+            state.reader_waits = false;
+            self.queue.has_capacity.notify_one();
         }
-        let count = waiting.events.len().min(TAKEN_AT_ONCE);
-        self.taken.extend(waiting.events.drain(..count));
+        let count = state.events.len().min(TAKEN_AT_ONCE);
+        self.taken.extend(state.events.drain(..count));
         self.taken_size.ticks = count;
         self.taken_size.updates = self.taken.iter().map(Event::updates).sum();
     }
 }
 
-impl Drop for Events {
+impl Drop for EventReceiver {
     fn drop(&mut self) {
-        self.queue.waiting().unwanted = true;
-        self.queue.room.notify_one();
+        self.queue.lock().is_disconnected = true;
+        self.queue.has_capacity.notify_one();
     }
 }
 
@@ -199,7 +200,7 @@ mod tests {
         Event::Tick(Tick { tick, update_batches: vec![update_batch], seen: BTreeSet::new() })
     }
 
-    fn ticks(events: &mut Events) -> Vec<u64> {
+    fn ticks(events: &mut EventReceiver) -> Vec<u64> {
         let next = || events.try_next();
         std::iter::from_fn(next)
             .map(|event| match event {
@@ -210,44 +211,44 @@ mod tests {
     }
 
     /// Fills the queue; the next sender has to wait.
-    fn fill(handing: &Handing, updates: usize) -> u64 {
+    fn fill(sender: &EventSender, updates: usize) -> u64 {
         let mut given = 0;
-        while !handing.is_full() {
-            handing.give(tick(given, updates)).expect("somebody takes them");
+        while !sender.is_full() {
+            sender.send(tick(given, updates)).expect("the receiver exists");
             given += 1;
         }
         given
     }
 
-    impl Handing {
+    impl EventSender {
         fn is_full(&self) -> bool {
-            self.queue.waiting().reaches(1)
+            self.queue.lock().reaches(1)
         }
     }
 
     #[test]
-    fn many_small_ticks_or_few_large_ones_wait() {
+    fn sender_waits_after_many_small_ticks_or_few_large_ones() {
         for (updates, expected) in [(1, 512), (50_000, 4), (1_000_000, 1)] {
-            let (handing, mut events) = handing();
-            assert_eq!(fill(&handing, updates), expected);
-            let waiting = std::thread::spawn(move || handing.give(tick(expected, updates)).is_ok());
+            let (sender, mut events) = channel();
+            assert_eq!(fill(&sender, updates), expected);
+            let thread = std::thread::spawn(move || sender.send(tick(expected, updates)).is_ok());
             let mut taken = ticks(&mut events);
-            // It comes as soon as there is room, which may be later than this.
+            // It comes as soon as there is capacity, which may be later than this.
             while taken.len() as u64 <= expected {
                 taken.append(&mut ticks(&mut events));
                 std::thread::yield_now();
             }
             assert_eq!(taken, (0..=expected).collect::<Vec<_>>());
-            assert!(waiting.join().expect("the thread ends"));
+            assert!(thread.join().expect("the thread ends"));
         }
     }
 
     #[test]
-    fn who_waits_hears_that_nobody_takes_events_any_more() {
-        let (handing, events) = handing();
-        fill(&handing, 50_000);
-        let waiting = std::thread::spawn(move || handing.give(tick(9, 1)).is_err());
+    fn waiting_sender_gets_an_error_when_the_receiver_is_dropped() {
+        let (sender, events) = channel();
+        fill(&sender, 50_000);
+        let thread = std::thread::spawn(move || sender.send(tick(9, 1)).is_err());
         drop(events);
-        assert!(waiting.join().expect("the thread ends"));
+        assert!(thread.join().expect("the thread ends"));
     }
 }

@@ -20,13 +20,13 @@ use crate::base::terminal::Messages;
 use crate::capture::merge::Merge;
 use crate::capture::{Packet, Reader};
 use crate::computation::EventTimeReached;
-use events::{Event, Events, Handing, Tick, Unwanted};
+use events::{Disconnected, Event, EventReceiver, EventSender, Tick};
 
 pub use events::End;
 
 /// The rules by which captures are cut into ticks.
 #[derive(Clone, Debug)]
-pub struct Cut {
+pub struct TickRules {
     /// The distance of ticks, in milliseconds.
     pub tick_ms: u64,
     /// The windows.
@@ -42,7 +42,7 @@ pub type Summary = Arc<OnceLock<End>>;
 
 /// Captures that are read.
 pub struct Captures {
-    events: Events,
+    events: EventReceiver,
     /// The first tick that was not taken.
     next: Option<Tick>,
     summary: Summary,
@@ -56,12 +56,12 @@ impl Captures {
     /// The thread can't be started.
     pub fn read(
         readers: Vec<Reader>,
-        cut: Cut,
+        rules: TickRules,
         messages: Messages,
         summary: &Summary,
     ) -> Result<Self, Failure> {
         let reading = std::thread::current();
-        let events = start(readers, cut, messages, move || reading.unpark());
+        let events = start(readers, rules, messages, move || reading.unpark());
         let events = events.context("starting the thread that reads")?;
         Ok(Captures { events, next: None, summary: summary.clone() })
     }
@@ -85,7 +85,7 @@ impl Source for Captures {
         Ok(self.next.as_ref().map_or(Demand::Ended, |next| Demand::TickAt(next.tick)))
     }
 
-    fn take(&mut self, tick: u64) -> TickRecords {
+    fn take_records(&mut self, tick: u64) -> TickRecords {
         let Some(Tick { tick, update_batches, seen }) = self.next.take_if(|next| next.tick <= tick)
         else {
             return TickRecords::default();
@@ -96,16 +96,16 @@ impl Source for Captures {
 
 fn start(
     readers: Vec<Reader>,
-    cut: Cut,
+    rules: TickRules,
     messages: Messages,
     wake: impl Fn() + Send + 'static,
-) -> std::io::Result<Events> {
-    let (handing, events) = events::handing();
-    let cutting = Cutting {
-        handing,
+) -> std::io::Result<EventReceiver> {
+    let (sender, events) = events::channel();
+    let builder = TickBuilder {
+        sender,
         wake,
-        combiner: Combiner::new(cut.peers),
-        cut,
+        combiner: Combiner::new(rules.peers),
+        rules,
         tick: None,
         next_tick: 0,
         seen: BTreeSet::new(),
@@ -113,14 +113,14 @@ fn start(
         without_window: Volume::default(),
     };
     let merge = Merge::new(readers, messages);
-    std::thread::Builder::new().name("reader".into()).spawn(move || cutting.run(merge))?;
+    std::thread::Builder::new().name("reader".into()).spawn(move || builder.run(merge))?;
     Ok(events)
 }
 
-struct Cutting<W> {
-    handing: Handing,
+struct TickBuilder<W> {
+    sender: EventSender,
     wake: W,
-    cut: Cut,
+    rules: TickRules,
     combiner: Combiner,
     tick: Option<u64>,
     /// The time from which on a packet begins the next tick; 0 before the first one.
@@ -131,49 +131,49 @@ struct Cutting<W> {
     without_window: Volume,
 }
 
-impl<W: Fn()> Cutting<W> {
+impl<W: Fn()> TickBuilder<W> {
     fn run(mut self, mut merge: Merge) {
-        if self.take_all(&mut merge).is_ok() && self.hand_over().is_ok() {
+        if self.read_all(&mut merge).is_ok() && self.end_tick().is_ok() {
             let (tally, damaged) = (merge.tally(), merge.damaged());
             let without_window = self.without_window;
-            let _ = self.give(Event::End(End { tally, without_window, damaged }));
+            let _ = self.send(Event::End(End { tally, without_window, damaged }));
         }
     }
 
-    fn take_all(&mut self, merge: &mut Merge) -> Result<(), Unwanted> {
-        let end = merge.each(|packet| match self.take(packet) {
+    fn read_all(&mut self, merge: &mut Merge) -> Result<(), Disconnected> {
+        let end = merge.try_for_each(|packet| match self.add(packet) {
             Ok(()) => ControlFlow::Continue(()),
-            Err(unwanted) => ControlFlow::Break(unwanted),
+            Err(disconnected) => ControlFlow::Break(disconnected),
         });
         end.break_value().map_or(Ok(()), Err)
     }
 
     #[inline]
-    fn take(&mut self, packet: &Packet) -> Result<(), Unwanted> {
+    fn add(&mut self, packet: &Packet) -> Result<(), Disconnected> {
         let bytes = i64::try_from(packet.bytes).expect("a packet has fewer than 2^63 bytes");
         // Nearly all packets are of the window and the tick of the one before: comparing saves two divisions.
         let window = match self.last_seen {
             Some((window, ref times)) if times.contains(&packet.time.ms) => window,
-            _ => match self.cut.windows.of(packet.time.ms) {
+            _ => match self.rules.windows.of(packet.time.ms) {
                 Some(window) => window,
                 None => {
-                    self.take_without_window(bytes);
+                    self.count_without_window(bytes);
                     return Ok(());
                 }
             },
         };
         if packet.time.ms >= self.next_tick {
-            self.hand_over()?;
-            let tick = packet.time.ms - packet.time.ms % self.cut.tick_ms;
+            self.end_tick()?;
+            let tick = packet.time.ms - packet.time.ms % self.rules.tick_ms;
             self.tick = Some(tick);
-            self.next_tick = tick.saturating_add(self.cut.tick_ms);
+            self.next_tick = tick.saturating_add(self.rules.tick_ms);
         }
         if self.last_seen.as_ref().is_none_or(|last| last.0 != window) {
             let start = window.0 * 1000;
-            self.last_seen = Some((window, start..self.cut.windows.end_ms(window)));
+            self.last_seen = Some((window, start..self.rules.windows.end_ms(window)));
             self.seen.insert(window);
         }
-        if self.cut.filter.admits(&packet.pair) {
+        if self.rules.filter.admits(&packet.pair) {
             self.combiner.add(window, packet.pair, Volume::new(bytes, 1));
         }
         Ok(())
@@ -181,23 +181,23 @@ impl<W: Fn()> Cutting<W> {
 
     /// Counts a packet that is in the tally, but in no window.
     #[cold]
-    fn take_without_window(&mut self, bytes: i64) {
+    fn count_without_window(&mut self, bytes: i64) {
         self.without_window.packets += 1;
         self.without_window.bytes = self.without_window.bytes.saturating_add(bytes);
     }
 
     /// Ends the current tick.
-    fn hand_over(&mut self) -> Result<(), Unwanted> {
+    fn end_tick(&mut self) -> Result<(), Disconnected> {
         let Some(tick) = self.tick.take() else {
             return Ok(());
         };
         let (update_batches, seen) = (self.combiner.take(), std::mem::take(&mut self.seen));
         self.last_seen = None;
-        self.give(Event::Tick(Tick { tick, update_batches, seen }))
+        self.send(Event::Tick(Tick { tick, update_batches, seen }))
     }
 
-    fn give(&self, event: Event) -> Result<(), Unwanted> {
-        self.handing.give(event)?;
+    fn send(&self, event: Event) -> Result<(), Disconnected> {
+        self.sender.send(event)?;
         (self.wake)();
         Ok(())
     }

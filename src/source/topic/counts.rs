@@ -32,7 +32,7 @@ impl InputCounts {
         for format in Format::ALL {
             counts.count(format, 0);
         }
-        for error in record::Reason::LABELS
+        for error in record::RecordError::LABELS
             .into_iter()
             .chain([Refused::Future, Refused::Past].map(Refused::as_str))
         {

@@ -15,9 +15,10 @@ use crate::base::error::Failure;
 use crate::base::logging::Sampler;
 use crate::computation::EventTimeReached;
 use crate::kafka::{
-    BufferedProducer, Changed, Contents, EventTime, OwnedMessage, Taken, Times, TopicReader, origin,
+    BufferedProducer, Contents, EventTime, OwnedMessage, PartitionChange, ReceivedMessage, Times,
+    TopicReader, origin,
 };
-use crate::record::{self, Decoder, Read, Reason, Record};
+use crate::record::{self, Decoder, Format, Observation, Record, RecordError};
 use crate::source::{Filter, LeaderTime};
 
 /// Maximum number of updates of (window, pair) that a worker gathers before it requests a tick, up to the records
@@ -82,12 +83,12 @@ struct Gathered {
 /// The leader's clock, by which records are too far in the future.
 struct Clock {
     horizon: u64,
-    heard: Instant,
+    set_at: Instant,
 }
 
 impl Clock {
     fn horizon(&self) -> u64 {
-        self.horizon.saturating_add(self.heard.elapsed().as_millis() as u64)
+        self.horizon.saturating_add(self.set_at.elapsed().as_millis() as u64)
     }
 }
 
@@ -149,17 +150,53 @@ impl Tally<'_> {
         }
     }
 
+    /// Decodes a message and counts its records. Records after `latest` are of the future. `records` is a buffer.
+    fn decode(
+        &mut self,
+        decoder: &mut Decoder,
+        received: &ReceivedMessage<'_>,
+        latest: u64,
+        records: &mut Vec<(Record, bool)>,
+    ) -> Result<Option<Format>, RecordError> {
+        let max_behind_ms = self.rules.max_behind_ms;
+        let span_max = record::span_max(received.message.payload.unwrap_or_default());
+        if span_max <= max_behind_ms {
+            let earliest = received.reached.unwrap_or(0).saturating_sub(max_behind_ms);
+            let bounds = Bounds { earliest, latest };
+            return decoder.decode(&received.message, &mut |read| match read {
+                Observation::Record(record) => self.record(&record, true, bounds),
+                Observation::WithoutPackets(record) => self.record(&record, false, bounds),
+                read => self.other(read),
+            });
+        }
+        let format = decoder.decode(&received.message, &mut |read| match read {
+            Observation::Record(record) => records.push((record, true)),
+            Observation::WithoutPackets(record) => records.push((record, false)),
+            read => self.other(read),
+        });
+        // The greatest event time counts from the first record of the message on.
+        let times = records.iter().map(|(record, _)| record.time_ms);
+        let greatest = times.filter(|time| *time <= latest).max();
+        let reached = greatest.max(received.reached).unwrap_or(0);
+        let bounds = Bounds { earliest: reached.saturating_sub(max_behind_ms), latest };
+        for (record, has_packets) in records.drain(..) {
+            self.record(&record, has_packets, bounds);
+        }
+        records.shrink_to(RECORDS_KEPT);
+        format
+    }
+
     fn refuse(&mut self, why: Refused, time: Option<u64>) {
         self.gathered.counts.refuse(why);
         self.refused.get_or_insert((why, time));
     }
 
     /// Handles a read that is no record.
-    fn other(&mut self, read: Read) {
+    fn other(&mut self, read: Observation) {
         match read {
-            Read::Record(_) | Read::WithoutPackets(_) => {}
-            Read::Skipped(skip) => self.gathered.counts.skip(skip),
-            Read::Bad(reason) => self.refuse(Refused::Unread(reason), None),
+            Observation::Record(_) | Observation::WithoutPackets(_) => {}
+            Observation::Skipped(skip) => self.gathered.counts.skip(skip),
+            Observation::Bad(reason) => self.refuse(Refused::Unread(reason), None),
         }
     }
 }
@@ -198,83 +235,50 @@ impl Ingest {
 
     /// Notes the leader's time.
     pub(super) fn set_time(&mut self, time: LeaderTime) {
-        self.clock = Some(Clock { horizon: time.horizon, heard: Instant::now() });
+        self.clock = Some(Clock { horizon: time.horizon, set_at: Instant::now() });
         self.undecided = time.undecided;
     }
 
-    /// Takes messages that are there, a batch at most, as long as there is room for what they hold. Returns
-    /// how many.
-    pub(super) fn take(&mut self) -> Result<usize, Failure> {
-        if let Some(dead_letters) = &mut self.dead_letters {
-            dead_letters.poll()?;
-            if !dead_letters.has_room() {
-                return Ok(0);
-            }
-        }
-        if self.is_full() || self.undecided {
+    /// Consumes messages that are there, a batch at most, as long as there is capacity for their records. Returns the
+    /// number of messages.
+    pub(super) fn read(&mut self) -> Result<usize, Failure> {
+        if !self.dead_letters_have_capacity()? || self.is_full() || self.undecided {
             return Ok(0);
         }
         let Some(clock) = &self.clock else {
             return Ok(0);
         };
         let latest = clock.horizon().saturating_add(self.rules.max_ahead_ms);
-        let topic = self.reader.topic().address().topic.clone();
-        let read = self.reader.topic().clone();
-        // Once it is known that there are records, no message is looked at for this.
-        let contents = Some(read.contents()).filter(|contents| !contents.is_decided());
+        let topic = self.reader.topic().clone();
+        let name = &topic.address().topic;
+        // Once it is known that the topic holds records, no message is inspected for this.
+        let contents = Some(topic.contents()).filter(|contents| !contents.is_decided());
         let Ingest { reader, decoder, rules, gathered, sampler, dead_letters, records, .. } = self;
         let mut set_aside = 0;
-        let taken = reader.take(|taken| {
+        let messages = reader.poll(|received| {
             let mut message = Tally { gathered, rules, times: None, counted: 0, refused: None };
-            if contents.is_some_and(|contents| !contents.is_decided() && taken.is_dead_letter()) {
-                let why = Refused::Unread(Reason::OwnOutput { kind: DEAD_LETTERS });
+            if contents.is_some_and(|contents| !contents.is_decided() && received.is_dead_letter())
+            {
+                let why = Refused::Unread(RecordError::OwnOutput { kind: DEAD_LETTERS });
                 message.refuse(why, None);
-                look(contents, Some(why), 0);
-                sample(sampler, &topic, &taken, why, None);
+                note_contents(contents, Some(why), 0);
+                log_sample(sampler, name, &received, why, None);
                 return ControlFlow::Continue(None);
             }
-            let near =
-                record::span_max(taken.message.payload.unwrap_or_default()) <= rules.max_behind_ms;
-            let format = if near {
-                let earliest = taken.reached.unwrap_or(0).saturating_sub(rules.max_behind_ms);
-                let bounds = Bounds { earliest, latest };
-                decoder.decode(&taken.message, &mut |read| match read {
-                    Read::Record(record) => message.record(&record, true, bounds),
-                    Read::WithoutPackets(record) => message.record(&record, false, bounds),
-                    read => message.other(read),
-                })
-            } else {
-                let format = decoder.decode(&taken.message, &mut |read| match read {
-                    Read::Record(record) => records.push((record, true)),
-                    Read::WithoutPackets(record) => records.push((record, false)),
-                    read => message.other(read),
-                });
-                // The greatest event time counts from the first record of the message on.
-                let times = records.iter().map(|(record, _)| record.time_ms);
-                let greatest = times.filter(|time| *time <= latest).max();
-                let reached = greatest.max(taken.reached).unwrap_or(0);
-                let earliest = reached.saturating_sub(rules.max_behind_ms);
-                let bounds = Bounds { earliest, latest };
-                for (record, has_packets) in records.drain(..) {
-                    message.record(&record, has_packets, bounds);
-                }
-                records.shrink_to(RECORDS_KEPT);
-                format
-            };
-            match format {
+            match message.decode(decoder, &received, latest, records) {
                 Ok(Some(format)) => message.gathered.counts.count(format, message.counted),
                 Ok(None) => {}
                 Err(reason) => message.refuse(Refused::Unread(reason), None),
             }
             let Tally { times, refused, counted, .. } = message;
-            look(contents, refused.map(|(why, _)| why), counted);
+            note_contents(contents, refused.map(|(why, _)| why), counted);
             if let Some((why, time)) = refused {
-                sample(sampler, &topic, &taken, why, time);
+                log_sample(sampler, name, &received, why, time);
                 if let Some(dead_letters) = dead_letters {
-                    let origin = origin(&topic, taken.partition, taken.offset);
-                    let letter = OwnedMessage::dead(&taken.message, origin, why.as_str());
-                    set_aside += letter.size();
-                    dead_letters.give(letter);
+                    let origin = origin(name, received.partition, received.offset);
+                    let message = OwnedMessage::dead(&received.message, origin, why.as_str());
+                    set_aside += message.size();
+                    dead_letters.enqueue(message);
                 }
             }
             match gathered.is_full() || set_aside >= SET_ASIDE_BYTES {
@@ -282,21 +286,27 @@ impl Ingest {
                 false => ControlFlow::Continue(times),
             }
         })?;
-        gathered.counts.messages(taken);
+        gathered.counts.messages(messages);
         if let Some(contents) = contents {
-            contents.decide(read.address(), &reader.positions())?;
+            contents.decide(topic.address(), &reader.positions())?;
         }
-        Ok(taken)
+        Ok(messages)
     }
 
-    /// Hands over everything gathered: updates, and the windows of all records.
-    pub(super) fn gathered(&mut self) -> (Vec<UpdateBatch>, BTreeSet<Window>) {
+    fn dead_letters_have_capacity(&mut self) -> Result<bool, Failure> {
+        let Some(dead_letters) = &mut self.dead_letters else { return Ok(true) };
+        dead_letters.poll()?;
+        Ok(dead_letters.has_capacity())
+    }
+
+    /// Takes out everything gathered: updates, and the windows of all records.
+    pub(super) fn take_gathered(&mut self) -> (Vec<UpdateBatch>, BTreeSet<Window>) {
         let gathered = &mut self.gathered;
         let seen = std::mem::take(&mut gathered.seen);
         gathered.last_seen = None;
         let update_batches = gathered.combiner.take();
         match self.reader.topic().is_lost() {
-            // They may be of another topic, which has the name now.
+            // The records may be of another topic, which has the name now.
             true => Default::default(),
             false => (update_batches, seen),
         }
@@ -310,15 +320,17 @@ impl Ingest {
         event_time: EventTimeReached,
     ) -> Result<Vec<SourceProgress>, Failure> {
         let event_time = EventTime { now, front: event_time.front };
-        let of_partition = |(partition, changed): (i32, Changed)| {
+        let of_partition = |(partition, changed): (i32, PartitionChange)| {
             // Kafka counts partitions from 0.
             let partition = partition.unsigned_abs();
             match changed {
-                Changed::Progress(holds) => SourceProgress::Partition { partition, holds },
-                Changed::Truncated(first) => SourceProgress::Truncated { partition, first },
+                PartitionChange::Progress(progress) => {
+                    SourceProgress::Partition { partition, progress }
+                }
+                PartitionChange::Truncated(first) => SourceProgress::Truncated { partition, first },
             }
         };
-        Ok(self.reader.holds(Some(event_time))?.into_iter().map(of_partition).collect())
+        Ok(self.reader.update_progress(Some(event_time))?.into_iter().map(of_partition).collect())
     }
 
     /// Returns the sink of unreadable messages; `None` unless `--dead-letter` is set.
@@ -334,7 +346,7 @@ impl Ingest {
 
     /// Whether others may wait for what this worker has read.
     pub(super) fn is_waited_for(&self, event_time: EventTimeReached) -> bool {
-        event_time.slowest_in.is_some_and(|slowest| self.reader.has_come_on(slowest))
+        event_time.slowest_in.is_some_and(|slowest| self.reader.has_advanced(slowest))
     }
 
     /// Returns the reader, for its offsets and states.
@@ -353,24 +365,30 @@ impl Ingest {
     }
 }
 
-/// Notes what a message was, until it is known what the topic holds.
+/// Notes whether a message is a record or output of floodmark, until the contents of the topic are known.
 #[inline]
-fn look(contents: Option<&Contents>, refused: Option<Refused>, records: u64) {
+fn note_contents(contents: Option<&Contents>, refused: Option<Refused>, records: u64) {
     let Some(contents) = contents else { return };
     // Some are records, if none that count now.
     if records > 0 || matches!(refused, Some(Refused::Future | Refused::NoWindow)) {
         contents.saw_record();
-    } else if let Some(Refused::Unread(Reason::OwnOutput { kind })) = refused {
+    } else if let Some(Refused::Unread(RecordError::OwnOutput { kind })) = refused {
         contents.saw_output(kind);
     }
 }
 
 /// Logs what can't be counted, each kind now and then, and where it was.
-fn sample(sampler: &mut Sampler, topic: &str, taken: &Taken<'_>, why: Refused, time: Option<u64>) {
-    if !sampler.takes(why.as_str()) {
+fn log_sample(
+    sampler: &mut Sampler,
+    topic: &str,
+    received: &ReceivedMessage<'_>,
+    why: Refused,
+    time: Option<u64>,
+) {
+    if !sampler.allows(why.as_str()) {
         return;
     }
-    let Taken { partition, offset, .. } = *taken;
+    let ReceivedMessage { partition, offset, .. } = *received;
     let time = time.map(|time| format_ms(time).to_string());
     tracing::warn!(
         topic,

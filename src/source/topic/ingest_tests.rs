@@ -82,7 +82,7 @@ fn ticks(ingest: &mut Ingest, messages: usize, measure: impl Fn(&Gathered) -> us
     let (mut sizes, mut taken, began) = (Vec::new(), 0, Instant::now());
     while taken < messages || measure(&ingest.gathered) > 0 {
         assert!(began.elapsed() < STUCK_AFTER, "stuck after {taken} messages");
-        let took = ingest.take().unwrap_or_else(|failure| panic!("{:#}", failure.error));
+        let took = ingest.read().unwrap_or_else(|failure| panic!("{:#}", failure.error));
         taken += took;
         if took == 0 && !ingest.is_full() && taken < messages {
             std::thread::sleep(Duration::from_millis(1));
@@ -127,7 +127,7 @@ fn windows_of_records_that_are_filtered_out_fill_a_tick() {
 
 /// All are in one batch of the client, and none can be read.
 #[test]
-fn letters_of_a_batch_are_set_aside_up_to_the_bound_and_one_message() {
+fn dead_letters_of_a_batch_are_set_aside_up_to_the_bound_and_one_message() {
     const BYTES: usize = 100_000;
     let mock = Mock::of((0..MESSAGES).map(|_| vec![b'x'; BYTES]));
     let aside = Mock::of([]);
@@ -139,7 +139,7 @@ fn letters_of_a_batch_are_set_aside_up_to_the_bound_and_one_message() {
     let most = SET_ASIDE_BYTES.div_ceil(BYTES);
     while taken < MESSAGES {
         assert!(began.elapsed() < STUCK_AFTER, "stuck after {taken} messages");
-        let took = ingest.take().unwrap_or_else(|failure| panic!("{:#}", failure.error));
+        let took = ingest.read().unwrap_or_else(|failure| panic!("{:#}", failure.error));
         assert!(took <= most, "{took} letters at once");
         taken += took;
         if took == 0 {

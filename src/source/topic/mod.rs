@@ -90,7 +90,7 @@ impl Partitions {
         })
     }
 
-    /// Commits the offsets of closed ticks now and then, for those who look at the lag of the group.
+    /// Commits the offsets of closed ticks now and then, for monitors of the lag of the group.
     fn commit_if_due(&mut self) {
         if self.committed.elapsed() < COMMIT_INTERVAL {
             return;
@@ -104,7 +104,7 @@ impl Partitions {
 impl Source for Partitions {
     fn read(&mut self) -> Result<bool, Failure> {
         self.commit_if_due();
-        Ok(self.ingest.take()? > 0)
+        Ok(self.ingest.read()? > 0)
     }
 
     fn demand(&mut self, reached: EventTimeReached) -> Result<Demand, Failure> {
@@ -112,8 +112,8 @@ impl Source for Partitions {
         Ok(if wants { Demand::Tick } else { Demand::None })
     }
 
-    fn take(&mut self, _: u64) -> TickRecords {
-        let (update_batches, seen) = self.ingest.gathered();
+    fn take_records(&mut self, _: u64) -> TickRecords {
+        let (update_batches, seen) = self.ingest.take_gathered();
         TickRecords { update_batches, seen, ..TickRecords::default() }
     }
 
@@ -158,10 +158,10 @@ impl Source for Partitions {
         let state = self.ingest.dead_letters().map(SinkState::of);
         let Some(SinkState { name, waiting, .. }) = state else { return Ok(()) };
         let worker = self.worker;
-        let mut remind = Instant::now() + DEAD_LETTERS_PATIENCE;
+        let mut next_warning = Instant::now() + DEAD_LETTERS_PATIENCE;
         self.ingest.finish(&mut || {
-            if Instant::now() >= remind {
-                remind = Instant::now() + DEAD_LETTERS_LOG_INTERVAL;
+            if Instant::now() >= next_warning {
+                next_warning = Instant::now() + DEAD_LETTERS_LOG_INTERVAL;
                 tracing::warn!(
                     worker,
                     messages = waiting,

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use crate::record::Reason;
+use crate::record::RecordError;
 
 /// A reason why a record, or a whole message, does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Refused {
     /// It is unreadable.
-    Unread(Reason),
+    Unread(RecordError),
     /// Its event time is too far in the future.
     Future,
     /// It is too far behind the greatest event time of its partition.

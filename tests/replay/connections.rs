@@ -1,4 +1,4 @@
-//! Who else connects while processes wait for each other, and who may.
+//! Connections while processes wait for each other: foreign ones, and those of processes with and without the secret.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -7,8 +7,8 @@ use super::fold::assert_same;
 use super::processes::{hosts, place};
 use super::run::{Live, Place};
 
-/// Starts the first of the processes, and returns its address once it can be reached there. It writes to
-/// a file, so that it waits for nobody who reads.
+/// Starts the first process, and returns it with its address once it accepts connections. It writes to a file, so that
+/// it does not block on standard output.
 fn first(place: &Place, options: &str) -> (Live, String) {
     let hosts = hosts(2);
     place.write("hosts", &hosts);
@@ -27,14 +27,14 @@ fn second(place: &Place, options: &str) -> Live {
 }
 
 #[test]
-fn a_hundred_of_them_change_nothing() {
+fn foreign_connections_are_dropped_and_change_nothing() {
     let place = place();
     let alone = place.floodmark("replay a.pcap --limits limits.jsonl").stdout(0);
     let (run, address) = first(&place, "");
     let mut strangers: Vec<TcpStream> =
         (0..100).map(|_| TcpStream::connect(&address).expect("it listens")).collect();
     for (number, stranger) in strangers.iter_mut().enumerate() {
-        // It may have been dropped by now.
+        // The process may have dropped the connection by now.
         let _ = match number % 4 {
             0 => stranger.write_all(b"GET / HTTP/1.1\r\nHost: floodmark\r\n\r\n"),
             1 => stranger.write_all(b"floodmrk and no more"),
@@ -46,51 +46,58 @@ fn a_hundred_of_them_change_nothing() {
     let done = run.finish().expect(0);
     assert_same(&place.read("changes"), &alone, || "with strangers".into());
     assert_eq!((other.stdout.as_str(), other.stderr.as_str()), ("", ""));
-    // Each of the first ones is told, the others are counted.
-    let told = done.stderr.lines().filter(|line| line.contains("dropped a connection from"));
-    assert!((1..=10).contains(&told.count()), "{}", done.stderr);
+    // The first dropped connections are logged each, the others are counted.
+    let logged = done.stderr.lines().filter(|line| line.contains("dropped a connection from"));
+    assert!((1..=10).contains(&logged.count()), "{}", done.stderr);
     drop(strangers);
 }
 
 #[test]
-fn a_secret_that_both_know() {
+fn process_without_the_secret_is_rejected() {
     let place = place();
     place.write("secret", "what the first process knows\n");
     place.write("same", "  what the first process knows");
     place.write("other", "what the first process does not know\n");
     let (run, _) = first(&place, "--cluster-secret secret");
     let wrong = second(&place, "--cluster-secret other").finish().expect(1);
-    wrong.says(&["reaching process 0", "process 0 has another secret", "--cluster-secret"]);
+    wrong.assert_stderr(&[
+        "reaching process 0",
+        "process 0 has another secret",
+        "--cluster-secret",
+    ]);
     let none = second(&place, "").finish().expect(1);
-    none.says(&["reaching process 0", "process 0 was started with --cluster-secret"]);
+    none.assert_stderr(&["reaching process 0", "process 0 was started with --cluster-secret"]);
     second(&place, "--cluster-secret same").finish().expect(0);
     let done = run.finish().expect(0);
-    done.says(&["process 1 has another secret", "process 1 was started without --cluster-secret"]);
-    // A supervisor draws one for its processes.
+    done.assert_stderr(&[
+        "process 1 has another secret",
+        "process 1 was started without --cluster-secret",
+    ]);
+    // A supervisor generates a secret for its processes.
     let line = "replay a.pcap --limits limits.jsonl -n2 --cluster-secret secret";
     place.floodmark(line).run().expect(0);
 }
 
 #[test]
-fn a_secret_that_is_none() {
+fn short_or_missing_secret_fails_the_start() {
     let place = place();
     place.write("hosts", hosts(2));
     place.write("short", "0123456789abcde\n");
-    for (name, code, says) in
+    for (name, code, message) in
         [("short", 78, "fewer than 16 bytes"), ("none", 66, "reading the cluster secret \"none\"")]
     {
-        for way in ["-n2 -p0 --hostfile hosts", "-n2 -p1 --hostfile hosts", "-n2", "-n1"] {
-            let line = format!("replay a.pcap --totals t.csv {way} --cluster-secret {name}");
+        for variant in ["-n2 -p0 --hostfile hosts", "-n2 -p1 --hostfile hosts", "-n2", "-n1"] {
+            let line = format!("replay a.pcap --totals t.csv {variant} --cluster-secret {name}");
             let done = place.floodmark(&line).run().expect(code);
             assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
-            done.says(&[says]);
+            done.assert_stderr(&[message]);
             assert!(!place.path("t.csv").exists());
         }
     }
 }
 
 #[test]
-fn an_address_that_others_reach_must_be_wanted() {
+fn non_loopback_address_needs_listen_any() {
     let place = place();
     let loopback = hosts(2);
     let (one, other) = loopback.trim().split_once('\n').expect("two hosts");
@@ -99,27 +106,27 @@ fn an_address_that_others_reach_must_be_wanted() {
     let line = "replay a.pcap --totals t.csv -n2 --hostfile hosts -p0";
     let done = place.floodmark(line).run().expect(64);
     assert!(!place.path("t.csv").exists());
-    done.says(&[&format!("\"{any}\""), "not encrypted", "--listen-any", "private"]);
+    done.assert_stderr(&[&format!("\"{any}\""), "not encrypted", "--listen-any", "private"]);
     place.write("secret", "what all processes know\n");
     let run = place.floodmark(&format!("{line} --listen-any --cluster-secret secret")).start();
-    // That of another process is not its business.
+    // A process needs the option for its own address only.
     second(&place, "--totals unused.csv --cluster-secret secret").finish().expect(0);
     run.finish().expect(0);
 }
 
 #[test]
-fn listen_any_without_a_secret_is_refused() {
+fn listen_any_without_a_secret_is_rejected() {
     let place = place();
     place.write("hosts", hosts(2));
     place.write("secret", "what all processes know\n");
-    for way in ["-n2 --hostfile hosts -p0", "-n2 --hostfile hosts -p1", "-n2", "-n1"] {
-        let line = format!("replay a.pcap --totals t.csv --listen-any {way}");
+    for variant in ["-n2 --hostfile hosts -p0", "-n2 --hostfile hosts -p1", "-n2", "-n1"] {
+        let line = format!("replay a.pcap --totals t.csv --listen-any {variant}");
         let done = place.floodmark(&line).run().expect(64);
         assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
-        done.says(&["--listen-any needs --cluster-secret FILE", "openssl rand -hex 32"]);
+        done.assert_stderr(&["--listen-any needs --cluster-secret FILE", "openssl rand -hex 32"]);
         assert!(!place.path("t.csv").exists());
     }
-    // From the environment it is as good.
+    // The secret may come from the environment.
     let line = "replay a.pcap --totals t.csv --listen-any -n2";
     place.floodmark(line).env("FLOODMARK_CLUSTER_SECRET", "secret").run().expect(0);
 }

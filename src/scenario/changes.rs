@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Write};
 use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::{Bound, Change, Entity, Event, Metric, Reason, Volume};
 
-use super::entity::{self, Named};
+use super::entity::{self, EntityName};
 use super::moment::{self, Moment};
 use super::words::Words;
 use crate::base::date::format_ns;
@@ -15,7 +15,7 @@ use crate::limits::rows::{BOUNDS, METRICS, word};
 use crate::limits::value::Value;
 use crate::output::change::{EVENTS, REASONS};
 
-/// The part that each expectation has: the event, the limit, and the entity, without the window.
+/// The part of a change that each expectation states: event, limit and entity, without the window.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Subject {
     pub(super) event: Event,
@@ -25,7 +25,7 @@ pub(super) struct Subject {
 
 /// A published change.
 #[derive(Clone, Debug)]
-pub(super) struct Said {
+pub(super) struct Actual {
     pub(super) tick: u64,
     pub(super) subject: Subject,
     reason: Reason,
@@ -38,13 +38,13 @@ pub(super) struct Said {
     settled: bool,
 }
 
-impl Said {
+impl Actual {
     /// Converts a change published at a tick.
     pub(super) fn of(tick: u64, change: &Change, catalog: &Catalog) -> Self {
         let violation = &change.violation;
         let limit = catalog.name(violation.limit).to_owned();
         let row = change.version.map(|version| catalog.row(version));
-        Said {
+        Actual {
             tick,
             subject: Subject { event: change.event, limit, entity: violation.entity },
             reason: change.reason,
@@ -65,10 +65,10 @@ impl Said {
         self.window.0.saturating_mul(1000)
     }
 
-    /// The line that expects exactly this, in a scenario that begins so.
+    /// Formats the line that expects exactly this change, in a case that begins at `begin`.
     pub(super) fn line(&self, begin: u64) -> String {
         let Volume { bytes, packets } = self.volume;
-        let named = |ms| moment::name(ms, begin);
+        let named = |ms| moment::format(ms, begin);
         let mut line = format!(
             "expect {} {bytes} bytes {packets} packets reason={} window={}",
             self.subject,
@@ -92,11 +92,11 @@ impl Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Subject { event, limit, entity } = self;
         let event = word(&EVENTS, event);
-        write!(f, "{event} {} {}", name(limit), Named(*entity))
+        write!(f, "{event} {} {}", name(limit), EntityName(*entity))
     }
 }
 
-/// A limit's name, in quotes where it would not be one word.
+/// Formats the name of a limit, in quotes if it is not one word.
 fn name(limit: &str) -> String {
     let plain = |c: char| !(c.is_whitespace() || c.is_control() || c == '"');
     match !limit.is_empty() && limit.chars().all(plain) && !limit.starts_with(['#', '{']) {
@@ -105,18 +105,18 @@ fn name(limit: &str) -> String {
     }
 }
 
-/// An expected change: its subject, and those of the other fields that the line gives.
+/// An expected change: its subject, and the other fields that the line states.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Expected {
-    /// Its line in the file, from 1.
+    /// The line in the file, from 1.
     pub(super) line: usize,
-    /// The text of that line.
+    /// The text of the line.
     pub(super) text: String,
     pub(super) subject: Subject,
     fields: Vec<Field>,
 }
 
-/// A field that must have this content.
+/// A field and its expected content.
 #[derive(Clone, Debug, PartialEq)]
 enum Field {
     Bytes(i64),
@@ -133,14 +133,14 @@ enum Field {
 }
 
 impl Expected {
-    /// Reads what follows `expect`.
+    /// Reads the rest of a line after `expect`.
     pub(super) fn parse(line: usize, text: &str, words: &mut Words<'_>) -> Result<Self, String> {
-        let event = words.need("raised, updated or cleared")?;
+        let event = words.require("raised, updated or cleared")?;
         let event = one_of("an event", &EVENTS, &event.text)?;
-        let limit = words.need("the limit's name")?.text.into_owned();
+        let limit = words.require("the limit's name")?.text.into_owned();
         let subject = Subject { event, limit, entity: entity::entity(words)? };
         let mut fields = Vec::<Field>::new();
-        while let Some(word) = words.take()? {
+        while let Some(word) = words.next_word()? {
             let field = match word.text.split_once('=') {
                 Some((name, content)) => Field::parse(name, content)?,
                 None => Field::counted(&word.text, words)?,
@@ -154,9 +154,9 @@ impl Expected {
         Ok(Expected { line, text: text.trim().to_owned(), subject, fields })
     }
 
-    /// In which fields a change about the same subject differs.
-    pub(super) fn differs(&self, said: &Said, begin: u64) -> Vec<&'static str> {
-        let differing = self.fields.iter().filter(|field| !field.is_in(said, begin));
+    /// Returns the names of the fields in which a change of the same subject differs.
+    pub(super) fn differing_fields(&self, actual: &Actual, begin: u64) -> Vec<&'static str> {
+        let differing = self.fields.iter().filter(|field| !field.matches(actual, begin));
         differing.map(Field::name).collect()
     }
 }
@@ -164,7 +164,9 @@ impl Expected {
 impl Field {
     fn parse(name: &str, content: &str) -> Result<Self, String> {
         let number = || {
-            content.parse::<i64>().map_err(|_| format!("{name} {} is no number", Quoted(content)))
+            content
+                .parse::<i64>()
+                .map_err(|_| format!("{name} {} is not a number", Quoted(content)))
         };
         let unless_null = || (content != "null").then_some(content);
         Ok(match name {
@@ -184,7 +186,7 @@ impl Field {
             "as_of" => Field::AsOf(Moment::parse(content)?),
             _ => {
                 return Err(format!(
-                    "{} is no field of a change; there are {}",
+                    "{} is not a field of a change; there are {}",
                     Quoted(name),
                     FIELDS.join(", ")
                 ));
@@ -192,18 +194,18 @@ impl Field {
         })
     }
 
-    /// Reads `600 bytes`, of which the number was read already.
+    /// Reads the unit of an amount like `600 bytes`, whose number was read.
     fn counted(number: &str, words: &mut Words<'_>) -> Result<Self, String> {
         if number.parse::<i64>().is_err() {
             return Err(format!(
-                "{} is no field; write them like 600 bytes, 3 packets, reason=data",
+                "{} is not a field; write fields like 600 bytes, 3 packets, reason=data",
                 Quoted(number)
             ));
         }
-        let unit = words.need("bytes or packets")?;
+        let unit = words.require("bytes or packets")?;
         match unit.text.as_ref() {
             "bytes" | "packets" => Field::parse(&unit.text, number),
-            _ => Err(format!("{} stands where bytes or packets belong", Quoted(&unit.text))),
+            _ => Err(format!("expected bytes or packets, not {}", Quoted(&unit.text))),
         }
     }
 
@@ -223,23 +225,23 @@ impl Field {
         }
     }
 
-    fn is_in(&self, said: &Said, begin: u64) -> bool {
+    fn matches(&self, actual: &Actual, begin: u64) -> bool {
         let is_at = |moment: &Moment, ms: u64| moment.ns(begin) == i128::from(ms) * 1_000_000;
         match self {
-            Field::Bytes(bytes) => *bytes == said.volume.bytes,
-            Field::Packets(packets) => *packets == said.volume.packets,
-            Field::Amount(amount) => *amount == said.volume.amount(said.metric),
-            Field::Reason(reason) => *reason == said.reason,
-            Field::Bound(bound) => *bound == said.bound,
-            Field::Metric(metric) => *metric == said.metric,
-            Field::Value(value) => value.as_ref() == said.value(),
+            Field::Bytes(bytes) => *bytes == actual.volume.bytes,
+            Field::Packets(packets) => *packets == actual.volume.packets,
+            Field::Amount(amount) => *amount == actual.volume.amount(actual.metric),
+            Field::Reason(reason) => *reason == actual.reason,
+            Field::Bound(bound) => *bound == actual.bound,
+            Field::Metric(metric) => *metric == actual.metric,
+            Field::Value(value) => value.as_ref() == actual.value(),
             Field::EffectiveDate(date) => {
                 date.map(|date| date.ns(begin))
-                    == said.version.as_ref().map(|(_, effective)| *effective)
+                    == actual.version.as_ref().map(|(_, effective)| *effective)
             }
-            Field::Window(start) => is_at(start, said.window_ms()),
-            Field::Settled(settled) => *settled == said.settled,
-            Field::AsOf(tick) => is_at(tick, said.tick),
+            Field::Window(start) => is_at(start, actual.window_ms()),
+            Field::Settled(settled) => *settled == actual.settled,
+            Field::AsOf(tick) => is_at(tick, actual.tick),
         }
     }
 }
@@ -260,7 +262,7 @@ const FIELDS: [&str; 11] = [
     "as_of",
 ];
 
-/// The meaning of one of some words.
+/// Returns the value of a word, which must be one of `words`.
 pub(super) fn one_of<T: Copy>(what: &str, words: &[(&str, T)], text: &str) -> Result<T, String> {
     let found = words.iter().find(|(word, _)| *word == text);
     found.map(|(_, meaning)| *meaning).ok_or_else(|| {

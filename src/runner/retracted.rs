@@ -1,5 +1,5 @@
-//! Rows of limits that no longer hold, until nothing written later can name them: then the catalog forgets
-//! them. Edits go on for as long as the run does.
+//! Rows of limits that no longer hold, until no change written later can name them: then the catalog forgets them, so
+//! that edits do not grow memory for as long as the run goes on.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -7,69 +7,69 @@ use floodmark_dataflows::types::VersionId;
 
 use crate::limits::catalog::Catalog;
 
-/// Rows that are shown later are looked through when there are this many, at first.
+/// Number of deferred rows at which they are first checked against the changes still to be published.
 const SWEEP_MIN: usize = 1024;
 
 /// The rows that no longer hold and are still in the catalog.
 #[derive(Debug, Default)]
-pub(super) struct Gone {
-    /// Each with the tick from which on it does not hold.
-    leaving: VecDeque<(u64, VersionId)>,
-    /// The last of these ticks for each: a row may come back, and leave again, before the first is written.
+pub(super) struct RetractedRows {
+    /// Rows in the order in which they were retracted, each with the tick of that.
+    by_tick: VecDeque<(u64, VersionId)>,
+    /// The last of these ticks of each row, which may return, and be retracted again, before the first tick is written.
     last: HashMap<VersionId, u64>,
-    /// Rows that changes which are not shown yet may name.
-    lingering: HashSet<VersionId>,
+    /// Rows that changes may name which are published later.
+    deferred: HashSet<VersionId>,
+    /// Number of deferred rows at which they are checked again.
     sweep_at: usize,
 }
 
-impl Gone {
-    /// A row does not hold from this tick on.
+impl RetractedRows {
+    /// Adds a row that does not hold from this tick on.
     pub(super) fn add(&mut self, tick: u64, version: VersionId) {
-        self.leaving.push_back((tick, version));
+        self.by_tick.push_back((tick, version));
         self.last.insert(version, tick);
     }
 
     /// Forgets the rows of ticks up to this one, all of whose changes are written. Rows that hold again
-    /// stay. `named` returns the versions that changes to be shown later name, if there may be such:
-    /// it is costly, and called when the rows that linger have doubled.
+    /// stay. `named` returns the versions that changes to be published later name, if there may be such:
+    /// it is costly, and called when the number of deferred rows has doubled.
     pub(super) fn forget(
         &mut self,
         tick: u64,
         named: Option<&dyn Fn() -> HashSet<VersionId>>,
         catalog: &mut Catalog,
     ) {
-        while let Some((gone, version)) = self.leaving.pop_front_if(|(gone, _)| *gone <= tick) {
+        while let Some((at, version)) = self.by_tick.pop_front_if(|(at, _)| *at <= tick) {
             // Changes of the ticks in between name it.
-            if self.last.get(&version).is_some_and(|last| *last > gone) {
+            if self.last.get(&version).is_some_and(|last| *last > at) {
                 continue;
             }
             self.last.remove(&version);
             match named {
                 _ if catalog.holds(version) => {}
-                Some(_) => drop(self.lingering.insert(version)),
+                Some(_) => drop(self.deferred.insert(version)),
                 None => catalog.forget(version),
             }
         }
-        if let Some(named) = named.filter(|_| self.lingering.len() >= self.sweep_at.max(SWEEP_MIN))
-        {
+        if let Some(named) = named.filter(|_| self.deferred.len() >= self.sweep_at.max(SWEEP_MIN)) {
             let named = named();
-            let leaving = &self.last;
-            self.lingering.retain(|version| {
-                // Of these the turn comes later.
-                let comes_later = catalog.holds(*version) || leaving.contains_key(version);
-                let lingers = named.contains(version);
-                if !comes_later && !lingers {
+            let retracted_later = &self.last;
+            self.deferred.retain(|version| {
+                // Its own tick decides about it.
+                let comes_later = catalog.holds(*version) || retracted_later.contains_key(version);
+                let is_named = named.contains(version);
+                if !comes_later && !is_named {
                     catalog.forget(*version);
                 }
-                !comes_later && lingers
+                !comes_later && is_named
             });
-            self.sweep_at = 2 * self.lingering.len();
+            self.sweep_at = 2 * self.deferred.len();
         }
     }
 
     /// Whether no row waits for its tick to be written.
     pub(super) fn is_empty(&self) -> bool {
-        self.leaving.is_empty()
+        self.by_tick.is_empty()
     }
 }
 
@@ -89,19 +89,19 @@ mod tests {
         );
         let table = json::read(text.as_bytes(), Defaults::default()).expect("a row");
         let version = *catalog.versions(LimitSet::Live, table.held()).first().expect("one row");
-        catalog.hold(version.id, true);
+        catalog.set_holds(version.id, true);
         version
     }
 
     /// The row of a version does not hold from this tick on.
-    fn leave(gone: &mut Gone, tick: u64, version: Version, catalog: &mut Catalog) {
-        catalog.hold(version.id, false);
+    fn leave(gone: &mut RetractedRows, tick: u64, version: Version, catalog: &mut Catalog) {
+        catalog.set_holds(version.id, false);
         gone.add(tick, version.id);
     }
 
     #[test]
-    fn row_that_is_shown_later_stays_and_others_are_forgotten() {
-        let (mut catalog, mut gone) = (Catalog::of_two_sets(), Gone::default());
+    fn row_of_a_deferred_change_is_kept_and_others_are_forgotten() {
+        let (mut catalog, mut gone) = (Catalog::of_two_sets(), RetractedRows::default());
         let kept = version(&mut catalog, 0);
         let named = || HashSet::from([kept.id]);
         let mut held = kept;
@@ -125,8 +125,8 @@ mod tests {
     }
 
     #[test]
-    fn row_that_leaves_twice_is_forgotten_after_the_second_time() {
-        let (mut catalog, mut gone) = (Catalog::new().with_numbers(2), Gone::default());
+    fn row_retracted_twice_is_forgotten_after_the_second_tick() {
+        let (mut catalog, mut gone) = (Catalog::new().with_numbers(2), RetractedRows::default());
         let one = version(&mut catalog, 1);
         // It left at tick 1, came back at tick 2, and left at tick 3, before tick 1 was written.
         leave(&mut gone, 1, one, &mut catalog);
@@ -149,8 +149,8 @@ mod tests {
     }
 
     #[test]
-    fn row_that_holds_again_is_not_forgotten() {
-        let (mut catalog, mut gone) = (Catalog::new(), Gone::default());
+    fn row_that_holds_again_is_kept() {
+        let (mut catalog, mut gone) = (Catalog::new(), RetractedRows::default());
         let one = version(&mut catalog, 1);
         leave(&mut gone, 1, one, &mut catalog);
         gone.forget(0, None, &mut catalog);

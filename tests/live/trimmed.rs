@@ -1,45 +1,45 @@
-//! Topics that do not begin with their first record: windows of which a part was not read.
+//! Topics whose first records retention has deleted: windows up to their first remaining records are partial.
 
 use std::collections::BTreeSet;
 
 use rdkafka::admin::AdminOptions;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::kit::{Feed, LIMITS, admin, wait};
+use super::kit::{LIMITS, TopicFeed, admin, block_on};
 use super::partitions::{WAITS, ordered};
 use crate::common::broker::{Broker, Received, read_all};
 use crate::common::now_ms;
 use crate::replay::fold::{Object, changes, text};
 use crate::replay::pcap::{Packet, packet};
-use crate::replay::run::{Place, Whom};
+use crate::replay::run::{Place, SignalTarget};
 use crate::replay::traffic::{BEGIN_MS, date};
 use floodmark::kafka::Address;
 
 const MINUTE: u64 = 60_000;
 
-/// Deletes all before these offsets, as retention does.
+/// Deletes all records before these offsets, as retention does.
 fn delete_before(topic: &Address, offsets: &[(i32, i64)]) {
     let mut until = TopicPartitionList::new();
     for (partition, offset) in offsets {
         let offset = Offset::Offset(*offset);
         until.add_partition_offset(&topic.topic, *partition, offset).expect("an offset");
     }
-    // It is kept until the answer has come.
+    // A dropped client would lose the response.
     let admin = admin(topic);
     let deleted = admin.delete_records(&until, &AdminOptions::new());
-    for one in wait(deleted).expect("an answer").elements() {
+    for one in block_on(deleted).expect("a response").elements() {
         one.error().expect("they are deleted");
     }
 }
 
-/// A topic of three partitions, of which retention has left what is later than these minutes.
+/// A topic of three partitions, from which the records of the first minutes are deleted.
 struct Trimmed {
     topic: Address,
-    /// It has sent what is left.
-    feed: Feed,
-    /// The starts of the windows with packets, among what is left.
+    /// The feed that has sent the remaining records.
+    feed: TopicFeed,
+    /// The starts of the windows of the remaining records.
     windows: BTreeSet<u64>,
-    /// The start of the window of the latest first packet of the trimmed partitions.
+    /// The start of the window with the latest first record among the trimmed partitions.
     last_partial: u64,
 }
 
@@ -47,17 +47,17 @@ fn trimmed(packets: Vec<Packet>, minutes: [u64; 3]) -> Trimmed {
     let window = |ms: u64| ms - ms % (5 * MINUTE);
     let (mut windows, mut firsts) = (BTreeSet::new(), [None; 3]);
     let topic = Broker::shared().topic("flows", 3);
-    let (mut before, mut after) = (Feed::to(&topic), Feed::to(&topic));
+    let (mut before, mut after) = (TopicFeed::to(&topic), TopicFeed::to(&topic));
     let mut offsets = [0_i64; 3];
     for (number, packet) in packets.into_iter().enumerate() {
         let partition = number % 3;
         if packet.ms < BEGIN_MS + minutes[partition] * MINUTE {
-            before.give(partition as i32, packet);
+            before.send(partition as i32, packet);
             offsets[partition] += 1;
         } else {
-            // In this order in each partition.
+            // Each partition must receive its deleted records first.
             before.flush();
-            after.give(partition as i32, packet);
+            after.send(partition as i32, packet);
             windows.insert(window(packet.ms));
             firsts[partition].get_or_insert(packet.ms);
         }
@@ -71,7 +71,7 @@ fn trimmed(packets: Vec<Packet>, minutes: [u64; 3]) -> Trimmed {
     Trimmed { topic, feed: after, windows, last_partial }
 }
 
-/// The starts of the windows of which there are totals on a topic.
+/// Returns the starts of the windows of totals.
 fn windows_of(totals: &[Received]) -> Vec<String> {
     let start = |total: &Received| {
         let total: Object = serde_json::from_str(total.text()).expect("JSON");
@@ -88,7 +88,7 @@ fn windows_of_a_trimmed_topic_are_partial_up_to_the_latest_first_record() {
     for workers in ["-w1", "-n2 -w2"] {
         let place = Place::new();
         place.write("limits.jsonl", LIMITS);
-        // One partition is whole, one begins in the second window, one in the third.
+        // The first partition is whole, the others begin in the second and in the third window.
         let trimmed = trimmed(ordered(761, 600), [0, 7, 12]);
         let Trimmed { topic, feed, mut windows, last_partial } = trimmed;
         let totals = Broker::shared().address(&crate::common::broker::random_name("totals"));
@@ -97,12 +97,12 @@ fn windows_of_a_trimmed_topic_are_partial_up_to_the_latest_first_record() {
         );
         let run = place.floodmark(&line).start();
         feed.close(3);
-        let answer = feed.answer(&place, "").partial_until(&date(last_partial));
-        let done = answer.hold(run);
+        let replayed = feed.replay(&place, "").partial_until(&date(last_partial));
+        let done = replayed.check_run(run);
         let whole = date(last_partial + 5 * MINUTE);
-        let said = done.stderr.lines().find(|line| line.contains("windows are whole"));
-        assert!(said.is_some_and(|line| line.contains(&whole)), "{}", done.stderr);
-        // Nothing takes the place of totals that an earlier run has published.
+        let emitted = done.stderr.lines().find(|line| line.contains("windows are whole"));
+        assert!(emitted.is_some_and(|line| line.contains(&whole)), "{}", done.stderr);
+        // Partial totals must not replace those that an earlier run has published.
         windows.retain(|window| *window > last_partial);
         assert!(windows.len() > 2, "{windows:?}");
         let windows: Vec<String> = windows.into_iter().map(date).collect();
@@ -111,17 +111,17 @@ fn windows_of_a_trimmed_topic_are_partial_up_to_the_latest_first_record() {
 }
 
 #[test]
-fn partition_that_is_trimmed_to_nothing_begins_now() {
+fn partition_trimmed_to_nothing_begins_at_the_start_of_the_run() {
     let place = Place::new();
     let rows = "{\"limit_name\":\"any\",\"limit_value\":0,\"effective_date\":\"1970-01-01\"}\n\
                 {\"limit_name\":\"min\",\"limit_value\":1000,\"effective_date\":\"1970-01-01\"}\n";
     place.write("limits.jsonl", rows);
     let topic = Broker::shared().topic("flows", 2);
-    let mut feed = Feed::to(&topic);
+    let mut feed = TopicFeed::to(&topic);
     let began = now_ms();
-    // The window of the first one has closed when the run starts.
-    feed.give(0, packet(began - 2000, "10.0.0.1", "10.0.0.2", 100));
-    feed.give(1, packet(began - 2000, "10.0.0.1", "10.0.0.2", 100));
+    // The window of these records has closed when the run starts.
+    feed.send(0, packet(began - 2000, "10.0.0.1", "10.0.0.2", 100));
+    feed.send(1, packet(began - 2000, "10.0.0.1", "10.0.0.2", 100));
     feed.flush();
     delete_before(&topic, &[(1, 1)]);
     let line = format!(
@@ -129,17 +129,17 @@ fn partition_that_is_trimmed_to_nothing_begins_now() {
     );
     let mut run = place.floodmark(&line).start();
     run.wait_for("windows are whole");
-    // Later windows are judged by the `min`.
+    // The `min` judges later windows only.
     loop {
         let now = now_ms();
-        (0..2).for_each(|partition| feed.give(partition, packet(now, "10.0.0.1", "10.0.0.2", 100)));
+        (0..2).for_each(|partition| feed.send(partition, packet(now, "10.0.0.1", "10.0.0.2", 100)));
         feed.flush();
-        let said = changes(&run.line()).remove(0);
-        if said["limit_name"] == "min" {
+        let emitted = changes(&run.line()).remove(0);
+        if emitted["limit_name"] == "min" {
             break;
         }
     }
-    run.signal("TERM", Whom::Parent);
+    run.signal("TERM", SignalTarget::Parent);
     let done = run.finish().expect(0);
     let whole = date(began - began % 1000 + 1000);
     for change in changes(&done.stdout) {
@@ -151,14 +151,14 @@ fn partition_that_is_trimmed_to_nothing_begins_now() {
 }
 
 #[test]
-fn rest_of_a_topic_that_can_not_be_counted_begins_when_it_is_idle() {
+fn trimmed_topic_without_readable_records_begins_when_it_is_idle() {
     let place = Place::new();
     let rows = "{\"limit_name\":\"any\",\"limit_value\":0,\"effective_date\":\"1970-01-01\"}\n";
     place.write("limits.jsonl", rows);
     let topic = Broker::shared().topic("flows", 1);
-    let mut feed = Feed::to(&topic);
-    feed.give(0, packet(now_ms(), "10.0.0.1", "10.0.0.2", 100));
-    feed.raw(0, None, b"no record", now_ms());
+    let mut feed = TopicFeed::to(&topic);
+    feed.send(0, packet(now_ms(), "10.0.0.1", "10.0.0.2", 100));
+    feed.send_raw(0, None, b"no record", now_ms());
     feed.flush();
     delete_before(&topic, &[(0, 1)]);
     let line = format!(
@@ -166,10 +166,10 @@ fn rest_of_a_topic_that_can_not_be_counted_begins_when_it_is_idle() {
     );
     let mut run = place.floodmark(&line).start();
     let whole = run.wait_for("windows are whole");
-    feed.give(0, packet(now_ms() + 1000, "10.0.0.1", "10.0.0.2", 100));
+    feed.send(0, packet(now_ms() + 1000, "10.0.0.1", "10.0.0.2", 100));
     feed.flush();
-    let said = changes(&run.line()).remove(0);
-    assert!(said.get("partial").is_none(), "{said:?}, {whole}");
-    run.signal("TERM", Whom::Parent);
+    let emitted = changes(&run.line()).remove(0);
+    assert!(emitted.get("partial").is_none(), "{emitted:?}, {whole}");
+    run.signal("TERM", SignalTarget::Parent);
     run.finish().expect(0);
 }

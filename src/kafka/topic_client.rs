@@ -10,7 +10,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::ends::Ends;
 use super::producers::{self, TransactionProducer};
-use super::topic_id::{self, Found, TopicId};
+use super::topic_id::{self, IdResponse, TopicId};
 use super::topics::REACH_TIMEOUT;
 use super::{Context, Error, setup};
 
@@ -21,7 +21,7 @@ const ISOLATION: &str = "isolation.level";
 const COMMITTED: &str = "read_committed";
 const UNCOMMITTED: &str = "read_uncommitted";
 
-/// The messages that a consumer with this configuration gets, by the value of the option that decides it.
+/// Returns the effective `isolation.level` of a consumer with this configuration.
 pub(super) fn isolation(config: &ClientConfig) -> &'static str {
     let level = config.get(ISOLATION);
     match level.is_some_and(|level| level.eq_ignore_ascii_case(UNCOMMITTED)) {
@@ -43,26 +43,26 @@ pub(super) struct Committed {
     pub(super) topic_id: Option<TopicId>,
 }
 
-/// The metadata to commit with an offset, so that it is not taken for one of another topic of the same
-/// name.
+/// Returns the metadata to commit with an offset, which ties the offset to this topic and not to another one of
+/// the same name.
 pub(super) fn commit_metadata(topic_id: &TopicId) -> String {
     format!("{ID_IN_COMMIT}{topic_id}")
 }
 
 /// Sends requests about one topic.
-pub(super) struct Asker {
+pub(super) struct TopicClient {
     topic: String,
-    /// Its answers include messages of open transactions.
+    /// The client whose responses include messages of open transactions.
     client: BaseConsumer<Context>,
-    /// Its answers end at the last stable offset; `None` where consumers read on behind it.
+    /// The client whose responses end at the last stable offset; `None` if consumers read beyond that offset.
     stable: Option<BaseConsumer<Context>>,
-    /// Whether connections have neither TLS nor passwords.
+    /// Whether connections use neither TLS nor passwords.
     plaintext: bool,
-    /// The broker that has answered last; -1 before.
+    /// The broker that responded last; -1 before the first response.
     broker: AtomicI32,
 }
 
-impl Asker {
+impl TopicClient {
     /// Sets up the clients; `config` is that of consumers of the topic.
     pub(super) fn new(topic: &str, config: &ClientConfig) -> Result<Self, Error> {
         let mut all = config.clone();
@@ -73,7 +73,7 @@ impl Asker {
         let protocol = config.get("security.protocol");
         let plaintext = protocol.is_none_or(|protocol| protocol.eq_ignore_ascii_case("plaintext"));
         let (topic, client, broker) = (topic.to_owned(), open(&all)?, AtomicI32::new(-1));
-        Ok(Asker { topic, client, stable, plaintext, broker })
+        Ok(TopicClient { topic, client, stable, plaintext, broker })
     }
 
     /// Runs callbacks, such as those of logs.
@@ -83,68 +83,70 @@ impl Asker {
         }
     }
 
-    /// The last error of a connection.
+    /// Returns the last connection error.
     pub(super) fn last_error(&self) -> Option<String> {
         self.client.context().last_error()
     }
 
     fn metadata(&self, timeout: Duration) -> Result<Metadata, KafkaError> {
         let metadata = self.client.fetch_metadata(Some(&self.topic), timeout)?;
-        // A broker by which the client has found the others has no number yet.
+        // A bootstrap broker has no number yet.
         let first = metadata.brokers().first().map(MetadataBroker::id);
-        let answered = Some(metadata.orig_broker_id()).filter(|broker| *broker >= 0);
-        self.broker.store(answered.or(first).unwrap_or(-1), Ordering::Relaxed);
+        let responder = Some(metadata.orig_broker_id()).filter(|broker| *broker >= 0);
+        self.broker.store(responder.or(first).unwrap_or(-1), Ordering::Relaxed);
         Ok(metadata)
     }
 
-    /// The number of partitions.
-    pub(super) fn count(&self, timeout: Duration) -> Result<i32, KafkaError> {
+    /// Requests the number of partitions.
+    pub(super) fn partition_count(&self, timeout: Duration) -> Result<i32, KafkaError> {
         let metadata = self.metadata(timeout)?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
         let count = topic.map_or(0, |topic| topic.partitions().len());
         Ok(i32::try_from(count).expect("Kafka counts partitions in 32 bits"))
     }
 
-    /// The id of the topic.
+    /// Requests the id of the topic.
     #[expect(unsafe_code, reason = "the id is in the C interface of librdkafka alone")]
-    pub(super) fn topic_id(&self, timeout: Duration) -> Result<Found, RDKafkaErrorCode> {
+    pub(super) fn topic_id(&self, timeout: Duration) -> Result<IdResponse, RDKafkaErrorCode> {
         if self.broker.load(Ordering::Relaxed) < 0 {
-            let asked = self.metadata(timeout);
-            asked.map_err(|error| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))?;
+            let fetched = self.metadata(timeout);
+            fetched
+                .map_err(|error| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))?;
         }
         let (client, broker) = (self.client.client(), self.broker.load(Ordering::Relaxed));
         let client = client.native_ptr();
         // SAFETY: the client is valid.
         let found = unsafe { topic_id::fetch(client, Some(broker), &self.topic, timeout) };
         if found.is_err() {
-            // Another one may answer.
+            // Another broker may respond.
             self.broker.store(-1, Ordering::Relaxed);
         }
         found
     }
 
-    /// The ends of a partition. The last stable offset is requested after the high watermark: where it is
-    /// below, messages are withheld, not merely new. `before` is the previous answer.
+    /// Requests the ends of a partition. The last stable offset is requested after the high watermark: if it is
+    /// lower, messages are withheld, not merely new. `before` is the previous response.
     pub(super) fn ends(
         &self,
         partition: i32,
         before: Option<&Ends>,
         timeout: Duration,
     ) -> Result<Ends, KafkaError> {
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let (first, end) = self.client.fetch_watermarks(&self.topic, partition, timeout)?;
         let known_stable = before.is_some_and(|before| before.stable == end);
         let stable = match &self.stable {
             Some(client) if !known_stable => {
-                let left = timeout.saturating_sub(asked.elapsed()).max(Duration::from_millis(100));
+                let left =
+                    timeout.saturating_sub(requested_at.elapsed()).max(Duration::from_millis(100));
                 client.fetch_watermarks(&self.topic, partition, left)?.1
             }
             _ => end,
         };
-        Ok(Ends::new(first, end, stable, asked))
+        Ok(Ends::new(first, end, stable, requested_at))
     }
 
-    /// The producer of the transaction that begins at an offset, if the brokers tell it.
+    /// Requests the producer of the transaction that begins at an offset; `None` if the brokers do not report it.
     pub(super) fn producer(&self, partition: i32, offset: i64) -> Option<TransactionProducer> {
         if !self.plaintext {
             return None;
@@ -159,12 +161,12 @@ impl Asker {
         let brokers: Vec<_> = metadata.brokers().iter().filter_map(address).collect();
         let found = producers::find(&address(leader)?, &brokers, &self.topic, partition, offset);
         found.unwrap_or_else(|error| {
-            tracing::debug!(partition, %error, "the broker does not tell the producer");
+            tracing::debug!(partition, %error, "cannot read the producer of the transaction");
             None
         })
     }
 
-    /// The first offset at or after a time; `None` if there is none.
+    /// Requests the first offset at or after a time; `None` if there is none.
     pub(super) fn first_at(
         &self,
         partition: i32,
@@ -182,7 +184,7 @@ impl Asker {
         }))
     }
 
-    /// The offset that was committed last, if any was.
+    /// Requests the last committed offset of the group, if there is one.
     pub(super) fn committed(&self, partition: i32) -> Result<Option<Committed>, KafkaError> {
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(&self.topic, partition);

@@ -1,5 +1,5 @@
-//! Servers that a script holds: it stops the server and removes its files when the other end of a pipe is
-//! closed, so that however the tests end, none is left behind.
+//! Servers owned by a script. The script stops the server and removes its files when its standard input closes,
+//! so that no server outlives the tests, however they end.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -10,63 +10,62 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
-/// A script of this project.
+/// Returns the path of a script of this project.
 pub(super) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name)
 }
 
-/// A server that these tests have started.
-pub(super) struct Held {
+/// A server started by the tests.
+pub(super) struct TestServer {
     pub(super) port: u16,
     pub(super) directory: TempDir,
-    /// It stops the server when its standard input ends.
-    holder: Child,
+    /// The script, which stops the server when its standard input closes.
+    script: Child,
 }
 
-impl Held {
-    /// Has a script hold a server at a port, with these variables.
+impl TestServer {
+    /// Starts a server at a port through a script, with these environment variables.
     pub(super) fn start(name: &str, port: u16, variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a directory for a server");
-        let mut holder = Command::new(script(name))
+        let mut owner = Command::new(script(name))
             .arg("hold")
             .arg(directory.path())
             .arg(port.to_string())
-            // A key pressed at the terminal ends the tests; the holder ends after them.
+            // An interrupt at the terminal ends the tests; the script must end after them.
             .process_group(0)
             .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("running scripts/{name}: {error}"));
-        let stdout = holder.stdout.take().expect("standard output is piped");
+        let stdout = owner.stdout.take().expect("standard output is piped");
         let mut line = String::new();
-        // It ends by itself if the server does not come up in time.
-        BufReader::new(stdout).read_line(&mut line).expect("reading what the script says");
+        // The script ends by itself if the server does not start in time.
+        BufReader::new(stdout).read_line(&mut line).expect("reading the output of the script");
         assert!(
             line.starts_with("running"),
             "scripts/{name} hold: no server (its messages: above)"
         );
-        Held { port, directory, holder }
+        TestServer { port, directory, script: owner }
     }
 }
 
-impl Drop for Held {
+impl Drop for TestServer {
     fn drop(&mut self) {
-        drop(self.holder.stdin.take());
-        let _ = self.holder.wait();
+        drop(self.script.stdin.take());
+        let _ = self.script.wait();
     }
 }
 
-/// The first of `count` ports that are free, of 4000 such groups from `first` on. They are to be outside of
-/// the range from which the system gives ports to connections: a server that is stopped must find its own
-/// free again.
+/// Returns the first of `count` consecutive free ports, from 4000 such groups starting at `first`. The groups must
+/// lie outside of the system's range of ephemeral ports: a restarted server must find its port free again.
 pub(super) fn free_ports(first: u16, count: u16) -> u16 {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     (0..4000)
         .map(|_| {
             let step = NEXT.fetch_add(1, Ordering::Relaxed);
-            // Test processes that run side by side begin at different ports.
+            // Concurrent test processes start at different ports.
             first + count * ((std::process::id() as usize * 37 + step) % 4000) as u16
         })
         .find(|port| (*port..port + count).all(free))

@@ -1,4 +1,4 @@
-//! The rows that a feed holds, their difference from the rows read next, and logs and metrics about both.
+//! The rows in force of a feed, their difference from the rows read next, and logs and metrics about both.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashSet};
@@ -16,92 +16,93 @@ use crate::limits::rows::Row;
 use crate::limits::table::{Refusals, Table};
 use crate::limits::text::Text;
 
-/// Rows that hold from now on (+1), or no longer (-1).
+/// Rows to add (+1) or to remove (-1).
 pub type Edits = Vec<(Arc<Row>, isize)>;
 
 /// Minimum interval between two log lines about changes.
 const BETWEEN_LOGS: Duration = Duration::from_secs(1);
 
-/// The most names in such a line.
+/// Maximum names in such a line.
 const NAMES_LOGGED: usize = 3;
 
-/// The most refused rows that are logged of one reading; `floodmark limits check` shows all.
+/// Maximum refused rows that a reading logs; `floodmark limits check` shows all.
 const REFUSALS_LOGGED: usize = 20;
 
-/// Time after which a look at a file is reported as stuck: a network mount may never respond.
-const LOOK_STUCK: Duration = Duration::from_secs(30);
+/// Time after which a poll of a file is reported as stuck: a network mount may never respond.
+const POLL_STUCK: Duration = Duration::from_secs(30);
 
-/// The state of a feed: since when and why its limits can't be read, if they can't, and how many rows are
-/// refused. The thread that reads keeps it current.
+/// The health of a feed: why and since when its limits can't be read, if they can't, and how many rows are refused.
+/// The reading thread updates it.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    shared: Arc<Mutex<Shared>>,
+    state: Arc<Mutex<HealthState>>,
 }
 
 /// The state that the reading thread shares.
 #[derive(Debug, Default)]
-struct Shared {
+struct HealthState {
     place: String,
-    trouble: Option<(Instant, String)>,
-    /// The start of a look at a file that is under way.
-    look: Option<Instant>,
+    /// The fault of the last reading, and the time since which no reading has succeeded.
+    fault: Option<(Instant, String)>,
+    /// The start of the poll under way.
+    poll_start: Option<Instant>,
     refusals: Refusals,
 }
 
 impl Health {
     /// Returns for how long the limits could not be read, and why; `None` if they can be read.
-    pub fn trouble(&self) -> Option<(Duration, String)> {
-        let shared = self.shared();
-        let stuck = shared.look.filter(|look| look.elapsed() > LOOK_STUCK).map(|look| {
-            let place = &shared.place;
-            (look.elapsed(), format!("reading \"{place}\": the file system does not answer"))
+    pub fn fault(&self) -> Option<(Duration, String)> {
+        let state = self.state();
+        let stuck = state.poll_start.filter(|start| start.elapsed() > POLL_STUCK).map(|start| {
+            let place = &state.place;
+            (start.elapsed(), format!("reading \"{place}\": the file system does not answer"))
         });
-        let known = shared.trouble.as_ref().map(|(since, why)| (since.elapsed(), why.clone()));
-        known.or(stuck)
+        let reported = state.fault.as_ref().map(|(since, why)| (since.elapsed(), why.clone()));
+        reported.or(stuck)
     }
 
     /// Returns the number of rows that the last reading refused.
     pub fn refusals(&self) -> Refusals {
-        self.shared().refusals
+        self.state().refusals
     }
 
     /// Returns a sentence about the rows that the last reading refused; `None` if it refused none.
     pub fn refusal(&self) -> Option<String> {
-        let shared = self.shared();
-        options::refusal(&shared.place, shared.refusals)
+        let state = self.state();
+        options::refusal(&state.place, state.refusals)
     }
 
-    fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, HealthState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the limits could not be read. Returns whether the reason is new.
-    fn failed(&self, complaint: &str) -> bool {
-        let mut shared = self.shared();
-        let before = shared.trouble.take();
-        let news = before.as_ref().is_none_or(|(_, why)| why != complaint);
+    /// Records that the limits could not be read. Returns whether the reason is new.
+    fn set_fault(&self, reason: &str) -> bool {
+        let mut state = self.state();
+        let before = state.fault.take();
+        let is_new = before.as_ref().is_none_or(|(_, why)| why != reason);
         let since = before.map_or_else(Instant::now, |(since, _)| since);
-        shared.trouble = Some((since, complaint.to_owned()));
-        news
+        state.fault = Some((since, reason.to_owned()));
+        is_new
     }
 
-    /// Notes that the limits could be read. Returns for how long they could not.
-    fn recovered(&self) -> Option<Duration> {
-        self.shared().trouble.take().map(|(since, _)| since.elapsed())
+    /// Records that the limits could be read. Returns for how long they could not.
+    fn clear_fault(&self) -> Option<Duration> {
+        self.state().fault.take().map(|(since, _)| since.elapsed())
     }
 }
 
-/// The rows that hold.
+/// The rows in force of a feed.
 #[derive(Default)]
-pub(super) struct Held {
-    /// Sorted; no two have one name and date. Shared with the catalog of a run.
+pub(super) struct CurrentRows {
+    /// Sorted; no two rows share name and date. Shared with the catalog of a run.
     rows: Vec<Arc<Row>>,
     /// Edits since the last log line about changes, some of the edited names, and the time of that line.
     changed: usize,
     changed_names: BTreeSet<Text>,
-    told: Option<Instant>,
-    /// The rows that the last reading refused, as hashes of name and reason: each is reported once.
-    said: HashSet<u64>,
+    logged_at: Option<Instant>,
+    /// The rows that the last reading refused, as hashes of name and reason: each is logged once.
+    refused: HashSet<u64>,
     hasher: RandomState,
     health: Health,
     /// The file or table that is read, for messages.
@@ -110,24 +111,25 @@ pub(super) struct Held {
     set: LimitSet,
 }
 
-impl Held {
-    /// Returns the state of a feed with these options before its first reading; `kinds` are the labels of all errors
-    /// that the feed may have.
+impl CurrentRows {
+    /// Returns the rows of a feed before its first reading: none. `kinds` are the labels of all errors that the feed
+    /// may have.
     pub(super) fn new(options: &Options, kinds: &[&'static str]) -> Self {
-        let held = Held { place: options.place(), set: options.set, ..Held::default() };
-        held.health.shared().place = options.place();
+        let current =
+            CurrentRows { place: options.place(), set: options.set, ..CurrentRows::default() };
+        current.health.state().place = options.place();
         for kind in kinds {
             // A rate needs a value before the first error.
-            held.errors(kind).increment(0);
+            current.errors(kind).increment(0);
         }
-        held
+        current
     }
 
     fn errors(&self, kind: &'static str) -> Counter {
         counter!("floodmark_limits_errors_total", self.set.labels([("error", kind)]))
     }
 
-    fn tell_rows(&self, state: &'static str, rows: usize) {
+    fn set_rows_gauge(&self, state: &'static str, rows: usize) {
         gauge!("floodmark_limits", self.set.labels([("state", state)])).set(rows as f64);
     }
 
@@ -135,16 +137,16 @@ impl Held {
         self.health.clone()
     }
 
-    /// The rows that hold.
+    /// The rows in force.
     pub(super) fn rows(&self) -> &[Arc<Row>] {
         &self.rows
     }
 
     /// Accepts a table that was read: logs the newly refused rows, and returns the edits since the last table.
-    pub(super) fn take(&mut self, table: Table) -> Edits {
-        self.tell_refused(&table);
+    pub(super) fn accept(&mut self, table: Table) -> Edits {
+        self.log_refused(&table);
         let rows = table.into_held();
-        self.tell_rows("held", rows.len());
+        self.set_rows_gauge("held", rows.len());
         let edits = difference(&self.rows, &rows);
         self.rows = rows;
         self.changed += edits.len();
@@ -157,53 +159,58 @@ impl Held {
         edits
     }
 
-    /// Logs the rows that are refused, unless the reading before refused them for the same reason.
-    fn tell_refused(&mut self, table: &Table) {
-        let mut said = HashSet::new();
-        let (mut refused, mut news) = (0, 0);
+    /// Logs the refused rows, except those that the reading before refused for the same reason.
+    fn log_refused(&mut self, table: &Table) {
+        let mut refused = HashSet::new();
+        let (mut count, mut newly_refused) = (0, 0);
         for (verdict, reason) in table.refusals() {
-            refused += 1;
-            // Without the position, since a row may move; as a hash, since there may be a great many rows.
+            count += 1;
+            // Without the position, since a row may move; as a hash, since there may be very many rows.
             let name = verdict.name().unwrap_or_default();
-            let what = self.hasher.hash_one((name, reason.to_string()));
-            said.insert(what);
-            if self.said.contains(&what) {
+            let hash = self.hasher.hash_one((name, reason.to_string()));
+            refused.insert(hash);
+            if self.refused.contains(&hash) {
                 continue;
             }
-            news += 1;
-            if news <= REFUSALS_LOGGED {
+            newly_refused += 1;
+            if newly_refused <= REFUSALS_LOGGED {
                 let (place, position, name) = (&self.place, verdict.position, Quoted(name));
                 tracing::warn!("limits \"{place}\", {position}, {name}: refused: {reason}");
             }
         }
-        if news > REFUSALS_LOGGED {
-            let more = news - REFUSALS_LOGGED;
+        if newly_refused > REFUSALS_LOGGED {
+            let more = newly_refused - REFUSALS_LOGGED;
             tracing::warn!(
                 "limits \"{}\": {more} other rows are refused: `floodmark limits check` shows them",
                 self.place
             );
         }
-        self.said = said;
-        self.health.shared().refusals = Refusals { refused, rows: table.verdicts.len() };
-        self.tell_rows("refused", refused);
+        self.refused = refused;
+        self.health.state().refusals = Refusals { refused: count, rows: table.verdicts.len() };
+        self.set_rows_gauge("refused", count);
     }
 
-    /// Notes that a look at a file begins, or has ended.
-    pub(super) fn looks(&self, begins: bool) {
-        self.health.shared().look = begins.then(Instant::now);
+    /// Records the start of a poll.
+    pub(super) fn poll_started(&self) {
+        self.health.state().poll_start = Some(Instant::now());
     }
 
-    /// Notes that the limits were read for the first time, which is no change.
-    pub(super) fn begin(&mut self) {
+    /// Records the end of a poll.
+    pub(super) fn poll_ended(&self) {
+        self.health.state().poll_start = None;
+    }
+
+    /// Records that the first reading succeeded. Its rows are not logged as changes.
+    pub(super) fn first_succeeded(&mut self) {
         self.changed = 0;
         self.changed_names.clear();
         self.succeeded();
     }
 
-    /// Notes that the limits were read, changed or not.
+    /// Records that the limits were read, changed or not.
     pub(super) fn succeeded(&mut self) {
-        self.tell_changed();
-        if let Some(lasted) = self.health.recovered() {
+        self.log_changes();
+        if let Some(lasted) = self.health.clear_fault() {
             let (place, seconds) = (&self.place, lasted.as_secs());
             tracing::info!("limits \"{place}\" can be read again, after {seconds} s");
         }
@@ -213,19 +220,19 @@ impl Held {
             .set(now.as_secs_f64());
     }
 
-    /// Notes that the limits could not be read; `kind` is the label of the error. Logs a reason once, until
-    /// another one follows.
+    /// Records that the limits could not be read; `kind` is the label of the error. Logs a reason once, until another
+    /// one follows.
     pub(super) fn failed(&self, kind: &'static str, why: &str) {
         self.errors(kind).increment(1);
         gauge!("floodmark_limits_readable", self.set.labels([])).set(0.0);
-        if self.health.failed(why) {
+        if self.health.set_fault(why) {
             tracing::error!(place = self.place, "the limits stay as they are: {why}");
         }
     }
 
     /// Logs the changes, at most once in [`BETWEEN_LOGS`]: there may be hundreds of edits a second.
-    fn tell_changed(&mut self) {
-        let recent = self.told.is_some_and(|told| told.elapsed() < BETWEEN_LOGS);
+    fn log_changes(&mut self) {
+        let recent = self.logged_at.is_some_and(|at| at.elapsed() < BETWEEN_LOGS);
         if self.changed == 0 || recent {
             return;
         }
@@ -238,7 +245,7 @@ impl Held {
         }
         let names = names.join(", ");
         tracing::info!(place, rows, changed, "limits have changed: {names}");
-        self.told = Some(Instant::now());
+        self.logged_at = Some(Instant::now());
         self.changed = 0;
         self.changed_names.clear();
     }
@@ -296,41 +303,43 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_handed_on() {
-        let mut held = Held::default();
-        let edits = held.take(table(&(row("a", "1") + &row("b", "2") + &row("c", "3"))));
+    fn table_read_again_returns_only_the_rows_that_differ() {
+        let mut current = CurrentRows::default();
+        let edits = current.accept(table(&(row("a", "1") + &row("b", "2") + &row("c", "3"))));
         assert_eq!(edits.len(), 3);
         assert!(edits.iter().all(|(_, diff)| *diff == 1));
-        assert!(held.take(table(&(row("c", "3") + &row("b", "2") + &row("a", "1")))).is_empty());
-        let edits = held.take(table(&(row("a", "1") + &row("b", "5") + &row("d", "4"))));
+        assert!(
+            current.accept(table(&(row("c", "3") + &row("b", "2") + &row("a", "1")))).is_empty()
+        );
+        let edits = current.accept(table(&(row("a", "1") + &row("b", "5") + &row("d", "4"))));
         let expected = [("b", "2", -1), ("b", "5", 1), ("c", "3", -1), ("d", "4", 1)];
         assert_eq!(shown(&edits), expected.map(|(n, v, d)| (n.into(), v.into(), d)));
-        let edits = held.take(table(&(row("a", "1.0") + &row("b", "5") + &row("d", "4"))));
+        let edits = current.accept(table(&(row("a", "1.0") + &row("b", "5") + &row("d", "4"))));
         assert_eq!(shown(&edits), [("a".into(), "1".into(), -1), ("a".into(), "1.0".into(), 1)]);
-        assert_eq!(held.take(table("")).len(), 3);
+        assert_eq!(current.accept(table("")).len(), 3);
     }
 
     #[test]
-    fn look_that_never_returns_is_trouble() {
-        let held = Held::default();
-        held.looks(true);
-        assert_eq!(held.health().trouble(), None);
-        held.health.shared().look = Instant::now().checked_sub(2 * LOOK_STUCK);
-        let (lasts, why) = held.health().trouble().expect("the look is stuck");
-        assert!(lasts > LOOK_STUCK && why.contains("does not answer"), "{why}");
-        held.looks(false);
-        assert_eq!(held.health().trouble(), None);
+    fn poll_that_never_returns_is_a_fault() {
+        let current = CurrentRows::default();
+        current.poll_started();
+        assert_eq!(current.health().fault(), None);
+        current.health.state().poll_start = Instant::now().checked_sub(2 * POLL_STUCK);
+        let (lasts, why) = current.health().fault().expect("the poll is stuck");
+        assert!(lasts > POLL_STUCK && why.contains("does not answer"), "{why}");
+        current.poll_ended();
+        assert_eq!(current.health().fault(), None);
     }
 
     #[test]
-    fn trouble_is_told_once_and_since_its_beginning() {
-        let mut held = Held::default();
-        assert_eq!(held.health().trouble(), None);
-        assert!(held.health.failed("gone"));
-        assert!(!held.health.failed("gone"));
-        assert!(held.health.failed("broken"));
-        assert_eq!(held.health().trouble().map(|(_, why)| why).as_deref(), Some("broken"));
-        held.succeeded();
-        assert_eq!(held.health().trouble(), None);
+    fn fault_is_new_once_and_cleared_by_a_reading() {
+        let mut current = CurrentRows::default();
+        assert_eq!(current.health().fault(), None);
+        assert!(current.health.set_fault("gone"));
+        assert!(!current.health.set_fault("gone"));
+        assert!(current.health.set_fault("broken"));
+        assert_eq!(current.health().fault().map(|(_, why)| why).as_deref(), Some("broken"));
+        current.succeeded();
+        assert_eq!(current.health().fault(), None);
     }
 }

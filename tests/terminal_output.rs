@@ -1,4 +1,4 @@
-//! Output for people: no password, and nothing that acts on a terminal.
+//! Output for people: no passwords, and no terminal controls.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -9,11 +9,11 @@ use crate::replay::run::{Done, Place};
 
 const SECRET: &str = "hunter2";
 
-/// Signs that act on a terminal, or turn the direction of what is shown.
-const SIGNS: &str = "\u{1b}[31m\u{9b}2J\u{202e}\u{2066}\u{7f}";
+/// Characters that control a terminal, or change the direction of text.
+const CONTROLS: &str = "\u{1b}[31m\u{9b}2J\u{202e}\u{2066}\u{7f}";
 
 #[track_caller]
-fn acts_on_nothing(done: &Done) {
+fn assert_no_terminal_controls(done: &Done) {
     for text in [&done.stdout, &done.stderr] {
         let bad = text.chars().find(|sign| {
             matches!(sign, '\0'..='\x08' | '\x0b'..='\x1f' | '\x7f'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -22,7 +22,7 @@ fn acts_on_nothing(done: &Done) {
     }
 }
 
-/// Every command, as the words that name it.
+/// Collects every command with the words that name it.
 fn commands(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
     for sub in command.get_subcommands() {
         let words = format!("{words} {}", sub.get_name());
@@ -102,7 +102,7 @@ fn password_on_the_command_line_or_in_the_environment_is_not_echoed() {
         let text = format!("{}{}", done.stdout, done.stderr);
         assert!(!text.contains(SECRET), "{text}");
         assert!(!text.is_empty());
-        // A variable that is wrong is a matter of configuration.
+        // An invalid environment variable exits with the code of a configuration error.
         if ![expected, 78].contains(&done.code()) {
             done.fail(&format!("expected exit code {expected}"));
         }
@@ -110,11 +110,11 @@ fn password_on_the_command_line_or_in_the_environment_is_not_echoed() {
 }
 
 #[test]
-fn name_that_acts_on_a_terminal_is_escaped_in_every_message() {
+fn name_with_terminal_controls_is_escaped_in_every_message() {
     let place = Place::new();
     place.write("limits.json", "[]");
     place.write("a.pcap", pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 100)]));
-    let name = format!("no{SIGNS}\nfloodmark: all is well");
+    let name = format!("no{CONTROLS}\nfloodmark: all is well");
     for words in [
         "replay --limits limits.json",
         "replay a.pcap --limits",
@@ -136,16 +136,16 @@ fn name_that_acts_on_a_terminal_is_escaped_in_every_message() {
     ] {
         let done = place.floodmark(words).arg(&name).run();
         assert!(done.code() != 0, "{words}: {}", done.stderr);
-        acts_on_nothing(&done);
+        assert_no_terminal_controls(&done);
         assert!(
             !done.stderr.lines().any(|line| line == "floodmark: all is well"),
             "{}",
             done.stderr
         );
         let long = format!("--{name}");
-        acts_on_nothing(&place.floodmark(words).arg(long).run());
+        assert_no_terminal_controls(&place.floodmark(words).arg(long).run());
     }
-    // A capture of that name, damaged, and limits of that name that are refused.
+    // A damaged capture of that name.
     let mut damaged = pcap(&[packet(1_000, "10.0.0.1", "10.0.0.2", 100)]);
     damaged.extend([0; 7]);
     place.write(&name.replace('/', ""), damaged);
@@ -153,15 +153,15 @@ fn name_that_acts_on_a_terminal_is_escaped_in_every_message() {
         ["replay --limits limits.json", "convert --log-format text --from", "convert --from"]
     {
         let done = place.floodmark(words).arg(&name).run().expect(65);
-        acts_on_nothing(&done);
+        assert_no_terminal_controls(&done);
         assert!(done.stderr.contains("u001b") || done.stderr.contains("u{1b}"), "{}", done.stderr);
     }
 }
 
 #[test]
-fn json_with_signs_that_act_on_a_terminal_has_them_escaped() {
+fn json_with_terminal_controls_has_them_escaped() {
     let place = Place::new();
-    let name = format!("max{SIGNS}");
+    let name = format!("max{CONTROLS}");
     let row =
         serde_json::json!({"limit_name": name, "limit_value": 1, "effective_date": "2020-01-01"});
     place.write("limits.json", row.to_string());
@@ -178,10 +178,10 @@ fn json_with_signs_that_act_on_a_terminal_has_them_escaped() {
     ] {
         place.write("other.json", "[]");
         let done = place.floodmark(words).run().expect(0);
-        acts_on_nothing(&done);
+        assert_no_terminal_controls(&done);
         let first = done.stdout.lines().next().expect("an object");
         let object: Value = serde_json::from_str(first).unwrap_or_else(|e| panic!("{e}: {first}"));
-        // To a program it says the same.
+        // A program parses the original name.
         if !key.is_empty() {
             assert_eq!(object[key], name, "{words}");
         }
@@ -189,11 +189,11 @@ fn json_with_signs_that_act_on_a_terminal_has_them_escaped() {
     }
     let table =
         place.floodmark("replay a.pcap --limits limits.json --format table").run().expect(0);
-    acts_on_nothing(&table);
+    assert_no_terminal_controls(&table);
 }
 
 #[test]
-fn password_file_that_others_may_read_is_named() {
+fn password_file_that_others_may_read_is_reported() {
     let place = Place::new();
     let file = place.write("pass", "*:*:*:*:hunter2\n");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644))
@@ -203,13 +203,13 @@ fn password_file_that_others_may_read_is_named() {
     assert!(!done.stderr.contains(SECRET), "{}", done.stderr);
     let (shown, remedy) =
         (file.display().to_string(), format!("chmod 0600 \"{}\"", file.display()));
-    done.says(&["warning: password file", &shown, "mode is 0644", &remedy]);
+    done.assert_stderr(&["warning: password file", &shown, "mode is 0644", &remedy]);
     let line = "limits check postgres://me@127.0.0.1:1/db?passfile=nowhere";
     place
         .floodmark(line)
         .run()
         .expect(69)
-        .says(&["password file \"nowhere\" is ignored: No such file"]);
+        .assert_stderr(&["password file \"nowhere\" is ignored: No such file"]);
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))
         .expect("changing its mode");
     let line = format!("limits check postgres://me@127.0.0.1:1/db?passfile={}", file.display());
