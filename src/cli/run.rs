@@ -93,6 +93,13 @@ pub struct Args {
     )]
     from_offset: Start,
 
+    /// Stop when all that the topic holds at the start is judged, and all its windows are settled
+    ///
+    /// Messages that arrive while the run reads may be judged, too. Without this option the run goes on until it is
+    /// stopped.
+    #[arg(long)]
+    until_end: bool,
+
     /// The consumer group whose offsets are committed, so that monitoring can show its lag
     #[arg(long, value_name = "NAME", env = "FLOODMARK_GROUP", default_value = "floodmark")]
     group: String,
@@ -166,6 +173,7 @@ impl Args {
             judging,
             limits_refresh,
             from_offset,
+            until_end,
             group,
             max_ahead,
             max_behind,
@@ -185,6 +193,7 @@ impl Args {
             .with("--max-ahead", duration::text(*max_ahead))
             .with("--max-behind", duration::text(*max_behind))
             .with_optional("--publish", Given::when(publish.is_some()))
+            .with_leaders("--until-end", Given::when(*until_end))
             .with_leaders("--limits-refresh", limits_refresh.map(duration::text));
         judging.add_settings(reading.add_settings(settings))
     }
@@ -288,7 +297,20 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let lead = lead.map(|lead| Box::new(|| Ok(lead)) as OpenLead);
     let job = Job { shared, sources, lead };
     let ended = runner::execute(cluster, &settings, &Messages::new(), &mut waiting, job)?;
-    ended.map_or(Ok(Exit::Done), |ended| ended.outcome(args.judging.fail_on_violation))
+    let Some(ended) = ended else { return Ok(Exit::Done) };
+    let left_out = if args.until_end && ended.is_complete { ended.left_out } else { 0 };
+    let exit = ended.outcome(args.judging.fail_on_violation)?;
+    if left_out > 0 {
+        let text = format!(
+            "{left_out} messages are not judged: they are behind a transaction that has been open for longer \
+             than --max-transaction"
+        );
+        if !args.reading.skip_open_transactions {
+            return Err(Failure::new(Exit::Failed, anyhow!("{text}; the error above names it")));
+        }
+        tracing::warn!(left_out, "{text}");
+    }
+    Ok(exit)
 }
 
 /// Opens everything the leader needs. `restarted`: the supervisor has restarted the processes of this run.
@@ -318,12 +340,15 @@ fn lead(
         leader,
         hub: hub(args, windows, &catalog)?,
         catalog,
-        time: Box::new(WallTime::new(
-            Box::new(SteadyClock::new(args.reading.idle_timeout)),
-            Duration::from_millis(args.judging.tick),
-            args.from_offset,
-            args.max_ahead,
-        )),
+        time: Box::new(
+            WallTime::new(
+                Box::new(SteadyClock::new(args.reading.idle_timeout)),
+                Duration::from_millis(args.judging.tick),
+                args.from_offset,
+                args.max_ahead,
+            )
+            .ending_with_input(args.until_end),
+        ),
     })
 }
 

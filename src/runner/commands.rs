@@ -76,6 +76,9 @@ pub(super) enum WorkerSignal {
     /// The next tick should begin now: the worker has no capacity for more records, or others wait for the records
     /// it has read.
     NeedsTick,
+    /// Ticks have taken everything that the worker's input held when it was opened, but for these messages
+    /// ([`Source::left_out_at_end`](crate::source::Source::left_out_at_end)).
+    ReachedEnd { left_out: u64 },
     /// The process of the worker received an interrupt: the run should shut down.
     Interrupted,
     /// The worker can't go on: the run should shut down with this exit code, for this reason.
@@ -86,6 +89,8 @@ type Received<T> = Rc<RefCell<VecDeque<T>>>;
 
 /// A worker's handles of the dataflow of commands.
 struct Channel {
+    /// The number of all workers.
+    workers: usize,
     commands: Handle<u64, Broadcasted>,
     signals: Handle<u64, WorkerSignal>,
 }
@@ -103,7 +108,7 @@ impl Commands {
     /// Builds the dataflow. Each worker must do so, in the same order among its dataflows.
     pub(super) fn build(worker: &mut Worker) -> Self {
         let (received_commands, received_signals) = (Received::default(), Received::default());
-        let leads = worker.index() == 0;
+        let (leads, workers) = (worker.index() == 0, worker.peers());
         let channel = worker.dataflow_named("Commands", |scope| {
             let (commands, command_stream) = scope.new_input();
             let (signals, signal_stream) = scope.new_input();
@@ -120,9 +125,14 @@ impl Commands {
             signal_stream.sink(Exchange::new(|_| 0), "ReceiveSignals", move |(input, _)| {
                 input.for_each(|_, data| to.borrow_mut().extend(data.drain(..)));
             });
-            Channel { commands, signals }
+            Channel { workers, commands, signals }
         });
         Commands { channel: Some(channel), received_commands, received_signals }
+    }
+
+    /// Returns the number of workers that have a part in the input.
+    pub(super) fn workers(&self) -> usize {
+        self.channel.as_ref().map_or(1, |channel| channel.workers)
     }
 
     /// Sends a command to the workers that it concerns. Only the leader does.

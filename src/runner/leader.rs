@@ -63,6 +63,8 @@ pub struct Ended {
     pub active: u64,
     /// Records that came after their window had settled.
     pub dropped: u64,
+    /// Messages before the end of the input that are left out ([`Source::left_out_at_end`](crate::source::Source::left_out_at_end)).
+    pub left_out: u64,
 }
 
 impl Ended {
@@ -155,6 +157,10 @@ pub(super) struct Leader<'a> {
     retained: Option<Retained>,
     /// The tick whose commands are being given.
     opening: Option<OpeningTick>,
+    /// Workers whose sources ticks have taken up to the end that these had at the start.
+    at_end: usize,
+    /// Messages before these ends that are left out.
+    left_out: u64,
     /// The time until something is to be done.
     wait: Duration,
     last_tick: Option<u64>,
@@ -195,6 +201,8 @@ impl<'a> Leader<'a> {
             final_query,
             retained,
             opening: None,
+            at_end: 0,
+            left_out: 0,
             wait: Duration::ZERO,
             last_tick: None,
             counted: Instant::now(),
@@ -255,6 +263,10 @@ impl<'a> Leader<'a> {
         while let Some(signal) = commands.next_signal() {
             match signal {
                 WorkerSignal::NeedsTick => self.time.request_tick(),
+                WorkerSignal::ReachedEnd { left_out } => {
+                    self.at_end += 1;
+                    self.left_out += left_out;
+                }
                 WorkerSignal::Interrupted => self.shut_down(),
                 WorkerSignal::Failed { exit, why } => self.fail(Failure::new(exit, anyhow!(why))),
             }
@@ -263,11 +275,13 @@ impl<'a> Leader<'a> {
         self.check(polled);
     }
 
-    /// Returns the next command, if it is time for one. `demand` is what the source of this worker needs.
+    /// Returns the next command, if it is time for one. `demand` is what the source of this worker needs; `workers` is
+    /// the number of those with a source.
     pub(super) fn next_command(
         &mut self,
         computation: &mut Computation<'_>,
         demand: Demand,
+        workers: usize,
     ) -> Option<Command> {
         if let Some(edits) = self.limits.next_preloaded() {
             return Some(Command::Limits { tick: 0, edits });
@@ -276,7 +290,7 @@ impl<'a> Leader<'a> {
             return Some(Command::Cancel { tick, request });
         }
         if self.opening.is_none() {
-            self.begin_tick(computation, demand);
+            self.begin_tick(computation, demand, workers);
         }
         if let Some(tick) = self.opening.as_ref().map(|opening| opening.start.tick) {
             if let Some(edits) = self.limits.next(tick) {
@@ -330,7 +344,7 @@ impl<'a> Leader<'a> {
     }
 
     /// Begins a tick if it is time.
-    fn begin_tick(&mut self, computation: &mut Computation<'_>, demand: Demand) {
+    fn begin_tick(&mut self, computation: &mut Computation<'_>, demand: Demand, workers: usize) {
         let in_flight = computation.ticks_in_flight();
         if self.time_is_over.is_some() {
             // Ticks in flight may wait for sinks, which may have capacity soon.
@@ -340,6 +354,7 @@ impl<'a> Leader<'a> {
             }
             return;
         }
+        let has_read_input = self.at_end == workers;
         let conditions = TickConditions {
             demand,
             has_edits: self.limits.are_waiting(),
@@ -351,6 +366,7 @@ impl<'a> Leader<'a> {
             last_tick: computation.inputs.tick(),
             next_date: computation.inputs.next_date(),
             shuts_down: self.ending.is_some(),
+            has_read_input,
         };
         self.wait = Duration::MAX;
         match self.time.decide(&conditions) {
@@ -469,6 +485,7 @@ impl<'a> Leader<'a> {
             last_tick: self.last_tick,
             active: self.hub.counts().active(LimitSet::Live),
             dropped,
+            left_out: self.left_out,
         }
     }
 }

@@ -39,6 +39,8 @@ pub struct TickConditions {
     pub next_date: Option<u64>,
     /// Whether the run shuts down, by request or since something has failed.
     pub shuts_down: bool,
+    /// Whether ticks have taken everything that the input held at the start, of an input that has such an end.
+    pub has_read_input: bool,
 }
 
 impl TickConditions {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::clock::SourceProgress;
-use floodmark_dataflows::time::{Window, Windows};
+use floodmark_dataflows::time::{END_OF_INPUT, Window, Windows};
 
 use super::clock::{Clock, Moment, Unsteady};
 use super::commands::TickStart;
@@ -51,6 +51,10 @@ pub struct WallTime {
     is_before_first: bool,
     /// Whether the last tick has begun.
     is_after_last: bool,
+    /// Whether time ends when what the input held at the start is read.
+    ends_with_input: bool,
+    /// Whether the last tick settles all windows.
+    settles_all: bool,
 }
 
 impl WallTime {
@@ -73,7 +77,14 @@ impl WallTime {
             is_read: false,
             is_before_first: true,
             is_after_last: false,
+            ends_with_input: false,
+            settles_all: false,
         }
+    }
+
+    /// Has time end, and all windows settle, when what the input held at the start is read.
+    pub fn ending_with_input(self, ends_with_input: bool) -> Self {
+        WallTime { ends_with_input, ..self }
     }
 
     /// Whether the wall clock is not set yet.
@@ -154,6 +165,13 @@ impl TimeSource for WallTime {
         if !conditions.sinks_have_capacity {
             return Ok(Decision::Wait(Duration::ZERO));
         }
+        if self.ends_with_input && conditions.has_read_input && !conditions.has_initial_rows {
+            if conditions.in_flight > 0 {
+                return Ok(Decision::Wait(wait));
+            }
+            (self.settles_all, self.is_after_last) = (true, true);
+            return Ok(self.begin(conditions, false));
+        }
         if self.last_began.is_some() && conditions.has_initial_rows {
             // No record is judged before all rows are known. Partitions are: they hold the watermark since the first
             // tick.
@@ -174,6 +192,10 @@ impl TimeSource for WallTime {
         _: &TickRecords,
         mark: &mut dyn FnMut(SourceProgress),
     ) {
+        if self.settles_all {
+            mark(SourceProgress::Watermark(END_OF_INPUT));
+            return;
+        }
         let now = start.time.now;
         mark(SourceProgress::Now { now, silence: self.tick_moment.silence });
         if let Some(from) = self.observed_from.take() {

@@ -39,6 +39,8 @@ pub(super) struct Worker<'w, 'a> {
     is_reading: bool,
     /// Whether it has signalled, since the last tick, that it needs one.
     has_signalled: bool,
+    /// Whether it has signalled that its source has reached its end.
+    has_reached_end: bool,
     /// Cancelled requests of ticks that are not closed.
     cancelled: Vec<(u64, RequestId)>,
     /// The ticks in flight, each with the moment at which it began.
@@ -73,6 +75,7 @@ impl<'w, 'a> Worker<'w, 'a> {
             leader: lead.map(|lead| Leader::new(lead, shared)),
             is_reading: true,
             has_signalled: false,
+            has_reached_end: false,
             cancelled: Vec::new(),
             in_flight: VecDeque::new(),
             tick_began: None,
@@ -180,11 +183,12 @@ impl<'w, 'a> Worker<'w, 'a> {
         }
         leader.poll(&mut self.commands);
         self.computation.set_patience(leader.patience());
+        let workers = self.commands.workers();
         loop {
             let demand = self.demand();
             let leader = self.leader.as_mut();
-            let Some(command) =
-                leader.and_then(|leader| leader.next_command(&mut self.computation, demand))
+            let Some(command) = leader
+                .and_then(|leader| leader.next_command(&mut self.computation, demand, workers))
             else {
                 break;
             };
@@ -275,6 +279,16 @@ impl<'w, 'a> Worker<'w, 'a> {
         let progress = self.or_fail(progress);
         progress.into_iter().for_each(|progress| self.computation.inputs.mark(progress));
         self.computation.end_tick(updates);
+        self.signal_end();
+    }
+
+    /// Signals once that ticks have taken what the source held at its start.
+    fn signal_end(&mut self) {
+        let source = self.source.as_ref().filter(|_| !self.has_reached_end);
+        if let Some(left_out) = source.and_then(|source| source.left_out_at_end()) {
+            self.has_reached_end = true;
+            self.commands.signal(WorkerSignal::ReachedEnd { left_out });
+        }
     }
 
     /// Takes the outputs of ticks, and publishes them if this worker leads.

@@ -123,6 +123,13 @@ pub trait Source {
         let _ = tick;
     }
 
+    /// Returns, once ticks have taken everything that the input held when it was opened, the number of messages among
+    /// it that are left out, since they are behind a transaction that has been open for too long. `None` for an input
+    /// that has no such end.
+    fn left_out_at_end(&self) -> Option<u64> {
+        None
+    }
+
     /// Returns the state of the source.
     fn state(&self) -> SourceState {
         SourceState::default()

@@ -12,6 +12,7 @@
 //! - `recreated`: topics that are deleted while they are read, and created again.
 //! - `outputs`: topics that a run writes to: rejected as sources, deleted, and rejecting messages.
 //! - `overflow`: sums beyond 64 bits.
+//! - `until_end`: runs that stop at the end of their topic.
 //! - `trimmed`: topics whose first records are deleted, and partial windows.
 //! - `stragglers`: partitions and records with a wrong clock.
 //! - `outages`: brokers of records and of alerts that go away.
@@ -43,4 +44,5 @@ mod stragglers;
 mod streams;
 mod transactions;
 mod trimmed;
+mod until_end;
 mod what_if;

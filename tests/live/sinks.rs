@@ -18,12 +18,12 @@ use crate::replay::traffic::{self, BEGIN_MS, Random, date, json_lines};
 /// Options for old packets: only later packets settle a window.
 pub(super) const WAITS: &str = "--idle-timeout 1h --lateness 0s --tick 50ms";
 
-fn new_address(prefix: &str) -> Address {
+pub(super) fn new_address(prefix: &str) -> Address {
     Broker::shared().address(&random_name(prefix))
 }
 
 /// Returns the totals of a topic as the CSV of a replay.
-fn csv(address: &Address) -> String {
+pub(super) fn csv(address: &Address) -> String {
     let row = |object: &Object| {
         let [start, source, destination] =
             ["window_start", "source", "destination"].map(|field| text(object, field).to_owned());

@@ -7,7 +7,7 @@ mod counts;
 mod ingest;
 mod refused;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub struct Options {
 pub struct Partitions {
     worker: usize,
     ingest: Ingest,
+    /// The offsets after the last messages that the partitions held when the topic was opened.
+    ends: BTreeMap<i32, i64>,
     /// For ticks that are not closed, the offsets up to which everything is in closed ticks when they are.
     positions: VecDeque<(u64, Vec<(i32, i64)>)>,
     /// Of the newest closed tick, the same offsets.
@@ -80,8 +82,14 @@ impl Partitions {
             max_behind_ms: options.max_behind_ms,
         };
         let dead_letters = options.dead_letters.as_ref().map(|open| open()).transpose()?;
+        let positions = reader.positions();
+        let is_ours =
+            |partition: &i32| positions.binary_search_by_key(partition, |at| at.0).is_ok();
+        let mut ends = options.topic.ends();
+        ends.retain(|partition, _| is_ours(partition));
         Ok(Partitions {
             worker,
+            ends,
             ingest: Ingest::new(reader, decoder, rules, workers, dead_letters),
             positions: VecDeque::new(),
             done: Vec::new(),
@@ -144,6 +152,31 @@ impl Source for Partitions {
         }
         // A worker that reads no more still commits.
         self.commit_if_due();
+    }
+
+    fn left_out_at_end(&self) -> Option<u64> {
+        let taken = self.positions.back().map_or(&self.done, |(_, taken)| taken);
+        let mut unread = Vec::new();
+        for (partition, end) in &self.ends {
+            let at = taken.binary_search_by_key(partition, |(partition, _)| *partition).ok()?;
+            let next = taken[at].1;
+            if next < *end {
+                unread.push((*partition, next, u64::try_from(end - next).unwrap_or(0)));
+            }
+        }
+        if unread.is_empty() {
+            return Some(0);
+        }
+        let responses = self.ingest.reader().topic().responses();
+        let is_stuck = |(partition, next, _): &(i32, i64, u64)| {
+            let of_partition = responses.iter().find(|response| response.partition == *partition);
+            of_partition.is_some_and(|response| {
+                response.withheld.is_some_and(|withheld| withheld.overdue)
+                    && *next >= response.stable
+            })
+        };
+        let are_stuck = unread.iter().all(is_stuck);
+        are_stuck.then(|| unread.iter().map(|(.., messages)| messages).sum())
     }
 
     fn state(&self) -> SourceState {
