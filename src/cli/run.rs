@@ -27,7 +27,8 @@ use crate::runner::{
     self, Job, LeaderConfig, Limits, OpenLead, Shared, Sources, Status, SteadyClock, WallTime,
 };
 use crate::sink::{
-    AlertTopic, Counts, DeadLetters, Hub, OnlyDifference, Sink, Stream, TotalsTopic,
+    Alerts, Counts, DeadLetters, Hub, OnlyDifference, PublishedAlerts, Reconciled, RunName, Sink,
+    StateTopic, Stream, Totals,
 };
 use crate::source::{self, Partitions};
 
@@ -370,6 +371,33 @@ fn state_topic(args: &Args, address: &Address) -> Result<BufferedProducer, Failu
     Ok(buffered.on_refusal(OnRefusal::Keep))
 }
 
+/// Opens a topic of alerts. One that holds alerts of this run from before a restart gets only what differs from these.
+fn alerts(
+    args: &Args,
+    windows: Windows,
+    producer: BufferedProducer,
+    dead_letters: Option<DeadLetters>,
+) -> Result<Box<dyn Sink + Send>, Failure> {
+    let run = RunName {
+        group: args.group.clone(),
+        width_secs: windows.width_secs,
+        input: args.from.topic.clone(),
+    };
+    let published = PublishedAlerts::read(producer.address(), &args.reading.kafka.client(), &run)?;
+    let alerts = Alerts::new(windows, Some(run.headers()));
+    if !published.is_restart() {
+        return Ok(Box::new(StateTopic::new(alerts, producer, dead_letters)));
+    }
+    tracing::info!(
+        topic = producer.address().topic,
+        violations = published.len(),
+        "the topic holds alerts of this run from before a restart: changes are held back until the input \
+         that is there now is judged, and only differences are published"
+    );
+    let reconciled = Reconciled::new(alerts, windows, published);
+    Ok(Box::new(StateTopic::new(reconciled, producer, dead_letters)))
+}
+
 /// Opens everything that a run writes to.
 fn hub(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Hub<'static>, Failure> {
     let topics: Vec<Option<Address>> =
@@ -395,10 +423,11 @@ fn hub(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Hub<'static>,
     let dead_letters = dead_letters.map(|open| open()).transpose()?.map(DeadLetters::new);
     let mut sinks: Vec<Box<dyn Sink + Send>> = Vec::new();
     for producer in producers {
-        sinks.push(Box::new(AlertTopic::new(producer, dead_letters.clone(), windows)));
+        sinks.push(alerts(args, windows, producer, dead_letters.clone())?);
     }
     if let Some(producer) = totals {
-        sinks.push(Box::new(TotalsTopic::new(producer, dead_letters.clone(), windows)));
+        let totals = Totals::new(windows);
+        sinks.push(Box::new(StateTopic::new(totals, producer, dead_letters.clone())));
     }
     if args.judging.only_difference {
         sinks.push(Box::new(OnlyDifference::new(streams)));

@@ -248,7 +248,8 @@ impl BufferedProducer {
             payload: message.payload.unwrap_or_default().to_vec(),
             timestamp_ms: message.timestamp_ms.map(i64::unsigned_abs),
             partition: message.partition,
-            headers: message.headers.to_vec(),
+            headers: [message.headers, message.common_headers].concat(),
+            common_headers: None,
         });
         if self.mode == Mode::Sending { self.send_waiting() } else { Ok(()) }
     }

@@ -66,15 +66,24 @@ impl std::fmt::Debug for Headers<'_> {
 impl Headers<'_> {
     /// Whether there is a header of this name.
     pub(super) fn has(&self, name: &CStr) -> bool {
+        self.get(name).is_some()
+    }
+}
+
+impl<'a> Headers<'a> {
+    /// Returns the value of the last header of this name; of one without a value, nothing.
+    pub(super) fn get(&self, name: &CStr) -> Option<&'a [u8]> {
         let mut headers = null_mut();
         let (mut value, mut size) = (null(), 0);
         // SAFETY: the message is valid as long as this, and owns the headers; the name ends with a zero.
-        unsafe {
+        let found = unsafe {
             rd_kafka_message_headers(self.0, &raw mut headers)
                 == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
                 && rd_kafka_header_get_last(headers, name.as_ptr(), &raw mut value, &raw mut size)
                     == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
-        }
+        };
+        // SAFETY: librdkafka provides the pointer and the length of the value, which the message owns.
+        found.then(|| unsafe { bytes(value.cast(), size) }.unwrap_or_default())
     }
 }
 
@@ -172,6 +181,15 @@ impl Consumer {
     /// Adds these partitions, to be read from these offsets on.
     pub(super) fn add(&self, partitions: &[(i32, i64)]) -> Result<(), KafkaError> {
         self.client.incremental_assign(&self.list(partitions, Offset::Offset)?)
+    }
+
+    /// Adds these partitions, to be read from their first messages on.
+    pub(super) fn add_from_beginning(
+        &self,
+        partitions: impl IntoIterator<Item = i32>,
+    ) -> Result<(), KafkaError> {
+        let partitions: Vec<_> = partitions.into_iter().map(|partition| (partition, 0)).collect();
+        self.client.incremental_assign(&self.list(&partitions, |_| Offset::Beginning)?)
     }
 
     /// Stops reading a partition, and drops its fetched messages, until it is [added](Consumer::add) again.

@@ -1,6 +1,7 @@
 //! Messages to be sent, borrowed or owned.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::record::Message;
 
@@ -28,6 +29,8 @@ pub struct Outgoing<'a> {
     pub partition: Option<i32>,
     /// The headers.
     pub headers: &'a [Header],
+    /// Further headers.
+    pub common_headers: &'a [Header],
 }
 
 /// An owned message.
@@ -43,6 +46,8 @@ pub struct OwnedMessage {
     pub partition: Option<i32>,
     /// Its headers, by name.
     pub headers: Vec<Header>,
+    /// Headers that it has in common with other messages.
+    pub common_headers: Option<Arc<[Header]>>,
 }
 
 impl OwnedMessage {
@@ -60,6 +65,7 @@ impl OwnedMessage {
             timestamp_ms: message.timestamp_ms,
             partition: None,
             headers: origin.into_iter().map(|(name, value)| (name.into(), value)).collect(),
+            common_headers: None,
         };
         letter.headers.push(("floodmark.error".into(), error.to_owned()));
         letter.set_content(message.key, message.payload.unwrap_or_default());
@@ -68,7 +74,8 @@ impl OwnedMessage {
 
     /// Returns the dead letter of a message that the broker of a sink refuses, with the sink and the error as headers.
     pub fn refused(self, sink: &str, error: &str) -> Self {
-        let OwnedMessage { key, payload, timestamp_ms, mut headers, .. } = self;
+        let OwnedMessage { key, payload, timestamp_ms, mut headers, common_headers, .. } = self;
+        headers.extend(common_headers.iter().flat_map(|headers| headers.iter().cloned()));
         headers.push(("floodmark.sink".into(), sink.to_owned()));
         headers.push(("floodmark.error".into(), error.to_owned()));
         let mut letter = OwnedMessage { timestamp_ms, headers, ..OwnedMessage::default() };
@@ -124,6 +131,7 @@ impl OwnedMessage {
             timestamp_ms: self.timestamp_ms.and_then(|ms| i64::try_from(ms).ok()),
             partition: self.partition,
             headers: &self.headers,
+            common_headers: self.common_headers.as_deref().unwrap_or_default(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! - [`ClientOptions`]: the checked librdkafka options of users.
 //! - [`Context`]: the events of a client: lines for the log, and whether brokers can be reached.
 //! - [`Producer`]: sends messages, each once, and counts them by outcome.
+//! - [`read_to_end`]: reads all messages of a topic once.
 //! - [`topics`]: creates and describes topics, and checks them against the records that are to be sent.
 //!
 //! There are two kinds of failures: those that librdkafka retries by itself, for ever, such as a broker
@@ -23,6 +24,7 @@ mod options;
 mod partition;
 mod producer;
 mod producers;
+mod read_to_end;
 mod reports;
 mod setup;
 mod source;
@@ -43,6 +45,7 @@ pub use message::{Header, Outgoing, OwnedMessage, origin};
 pub use options::{ClientOptions, Setting, client_config};
 pub use partition::Times;
 pub use producer::{Producer, Sent, Tuning};
+pub use read_to_end::{StoredMessage, read_to_end};
 pub use reports::{Counts, Refusal};
 pub use source::{
     BrokerResponse, PartitionChange, PartitionState, ReceivedMessage, Topic, TopicReader,

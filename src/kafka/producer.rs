@@ -166,12 +166,14 @@ impl Producer {
         record.key = message.key;
         record.payload = message.payload;
         record.partition = message.partition;
-        if !message.headers.is_empty() {
-            let headers = OwnedHeaders::new_with_capacity(message.headers.len());
+        let count = message.headers.len() + message.common_headers.len();
+        if count > 0 {
+            let headers = OwnedHeaders::new_with_capacity(count);
             let add = |headers: OwnedHeaders, (key, value): &message::Header| {
                 headers.insert(Header { key, value: Some(value) })
             };
-            record.headers = Some(message.headers.iter().fold(headers, add));
+            let all = message.headers.iter().chain(message.common_headers);
+            record.headers = Some(all.fold(headers, add));
         }
         record.timestamp = message.timestamp_ms.map(|ms| ms.max(1));
         // Counted before the client accepts it: its delivery report may come at once, and no more messages may

@@ -253,6 +253,7 @@ fn sent_message(message: &BorrowedMessage<'_>, mark: &Mark) -> OwnedMessage {
         timestamp_ms: mark.timestamp_ms.and_then(|ms| u64::try_from(ms).ok()),
         partition: mark.partition,
         headers: headers.unwrap_or_default(),
+        common_headers: None,
     }
 }
 

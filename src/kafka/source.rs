@@ -55,7 +55,7 @@ pub struct Topic {
 }
 
 /// The settings of consumers, beside those of every client.
-fn consumer_config(
+pub(super) fn consumer_config(
     address: &Address,
     options: &ClientOptions,
     group: &str,

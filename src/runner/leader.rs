@@ -161,6 +161,8 @@ pub(super) struct Leader<'a> {
     at_end: usize,
     /// Messages before these ends that are left out.
     left_out: u64,
+    /// The newest tick that had begun when all of them had.
+    caught_up_at: Option<u64>,
     /// The time until something is to be done.
     wait: Duration,
     last_tick: Option<u64>,
@@ -203,6 +205,7 @@ impl<'a> Leader<'a> {
             opening: None,
             at_end: 0,
             left_out: 0,
+            caught_up_at: None,
             wait: Duration::ZERO,
             last_tick: None,
             counted: Instant::now(),
@@ -355,6 +358,9 @@ impl<'a> Leader<'a> {
             return;
         }
         let has_read_input = self.at_end == workers;
+        if has_read_input {
+            self.caught_up_at.get_or_insert(computation.inputs.tick());
+        }
         let conditions = TickConditions {
             demand,
             has_edits: self.limits.are_waiting(),
@@ -445,7 +451,13 @@ impl<'a> Leader<'a> {
             outputs.rows.entry(window).or_default().extend(rows);
         }
         outputs.held = held;
-        let closed = ClosedTick { tick, outputs: &outputs, windows, catalog: &self.limits.catalog };
+        let closed = ClosedTick {
+            tick,
+            outputs: &outputs,
+            windows,
+            catalog: &self.limits.catalog,
+            is_caught_up: self.caught_up_at.is_some_and(|at| tick >= at),
+        };
         let published = self.queries.close(&closed).and(self.hub.close(&closed));
         self.check(published);
         if self.shared.status.is_some() {

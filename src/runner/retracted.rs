@@ -51,6 +51,13 @@ impl RetractedRows {
                 None => catalog.forget(version),
             }
         }
+        if named.is_none() {
+            for version in std::mem::take(&mut self.deferred) {
+                if !catalog.holds(version) && !self.last.contains_key(&version) {
+                    catalog.forget(version);
+                }
+            }
+        }
         if let Some(named) = named.filter(|_| self.deferred.len() >= self.sweep_at.max(SWEEP_MIN)) {
             let named = named();
             let retracted_later = &self.last;

@@ -187,8 +187,13 @@ mod tests {
         for tick in 1..=2 {
             let outputs = TickOutputs::default();
             let (windows, catalog) = (WindowStates::default(), Catalog::new());
-            let closed =
-                ClosedTick { tick, outputs: &outputs, windows: &windows, catalog: &catalog };
+            let closed = ClosedTick {
+                tick,
+                outputs: &outputs,
+                windows: &windows,
+                catalog: &catalog,
+                is_caught_up: false,
+            };
             let error = hub.close(&closed).expect_err("two sinks are broken");
             assert!(
                 matches!(error, WriteError::Failed(failure) if failure.error.to_string() == "b broke")

@@ -5,7 +5,7 @@
 //! sink knows nothing of the others.
 //!
 //! - `stream`: lines that a thread of its own writes, for a run; `file`: files that are written at once, for a replay.
-//! - `topic`: messages to topics; `dead_letters`: the messages that their brokers refuse.
+//! - `topic`: messages to topics; `reconcile`: the changes that differ from the alerts of an earlier run; `dead_letters`: the messages that their brokers refuse.
 //! - `difference`: a filter before other sinks, for the difference of two sets of limits.
 //! - `counts`: metrics of what was published.
 //! - `state`: the state of each sink, for probes.
@@ -15,6 +15,7 @@ mod dead_letters;
 mod difference;
 mod file;
 mod hub;
+mod reconcile;
 mod state;
 mod stream;
 mod topic;
@@ -33,9 +34,10 @@ pub use dead_letters::DeadLetters;
 pub use difference::OnlyDifference;
 pub use file::{ChangesFile, OverflowWarnings, TotalsFile};
 pub use hub::Hub;
+pub use reconcile::{PublishedAlerts, Reconciled, RunName};
 pub use state::{Fault, SinkState, count_sink_error, sink_name};
 pub use stream::Stream;
-pub use topic::{AlertTopic, TotalsTopic};
+pub use topic::{Alerts, StateTopic, Totals};
 
 /// A tick whose outputs are complete: everything beside its changes.
 #[derive(Clone, Copy)]
@@ -48,6 +50,8 @@ pub struct ClosedTick<'a> {
     pub windows: &'a WindowStates,
     /// The names and rows of limits.
     pub catalog: &'a Catalog,
+    /// Whether everything that the input held at the start is judged, of an input that has such an end.
+    pub is_caught_up: bool,
 }
 
 /// A consumer of closed ticks.

@@ -1,7 +1,10 @@
 //! Topics: changes, by the id of their violation, and totals of windows that have settled.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use floodmark_dataflows::time::{Window, Windows};
-use floodmark_dataflows::types::{Change, Pair, Volume};
+use floodmark_dataflows::types::{Change, Pair, VersionId, Volume};
 use metrics::counter;
 
 use super::dead_letters::DeadLetters;
@@ -9,23 +12,36 @@ use super::state::{SinkState, StallTimer, count_sink_error, sink_name};
 use super::stream::into_memory;
 use super::{ClosedTick, Sink};
 use crate::base::error::Failure;
-use crate::kafka::{BufferedProducer, OwnedMessage};
+use crate::kafka::{BufferedProducer, Header, OwnedMessage};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::output::WriteError;
 use crate::output::difference::PublishedChanges;
 use crate::output::lines::ChangeLines;
 use crate::output::totals;
 
+/// Sends a message to the topic.
+pub(super) type SendMessage<'a> = &'a mut dyn FnMut(OwnedMessage);
+
 /// The messages of a topic.
 pub trait Content {
     /// Whether the topic gets changes.
     const HAS_CHANGES: bool;
 
-    /// Produces the messages of changes.
-    fn changes(&self, _: &PublishedChanges<'_>, _: &Catalog, _: &mut dyn FnMut(OwnedMessage)) {}
+    /// Sends the messages of changes.
+    fn changes(&mut self, _: &PublishedChanges<'_>, _: &Catalog, _: SendMessage<'_>) {}
 
-    /// Produces the messages of a closed tick.
-    fn close(&self, _: &ClosedTick<'_>, _: &mut dyn FnMut(OwnedMessage)) {}
+    /// Sends the messages of a closed tick.
+    fn close(&mut self, _: &ClosedTick<'_>, _: SendMessage<'_>) {}
+
+    /// Whether changes are held back, to be sent later.
+    fn defers(&self) -> bool {
+        false
+    }
+
+    /// Returns the versions that these name.
+    fn deferred_versions(&self) -> HashSet<VersionId> {
+        HashSet::new()
+    }
 }
 
 /// A topic that holds the last message of each key.
@@ -38,21 +54,10 @@ pub struct StateTopic<C> {
     stall: StallTimer,
 }
 
-/// A topic of the changes of live limits.
-pub type AlertTopic = StateTopic<Alerts>;
-
-/// A topic of the totals of windows that have settled.
-pub type TotalsTopic = StateTopic<Totals>;
-
-impl<C: Content + From<Windows>> StateTopic<C> {
+impl<C: Content> StateTopic<C> {
     /// Creates the sink. Messages that the brokers refuse go to `dead_letters`.
-    pub fn new(
-        producer: BufferedProducer,
-        dead_letters: Option<DeadLetters>,
-        windows: Windows,
-    ) -> Self {
+    pub fn new(content: C, producer: BufferedProducer, dead_letters: Option<DeadLetters>) -> Self {
         counter!("floodmark_sink_errors_total", "sink" => sink_name(&producer)).increment(0);
-        let content = C::from(windows);
         StateTopic { content, producer, dead_letters, stall: StallTimer::default() }
     }
 }
@@ -118,16 +123,60 @@ impl<C: Content> Sink for StateTopic<C> {
         let stands = self.stall.observe(self.producer.counts().delivered, waits);
         states.push(SinkState::of_topic(&self.producer, stands));
     }
+
+    fn defers(&self) -> bool {
+        self.content.defers()
+    }
+
+    fn deferred_versions(&self) -> HashSet<VersionId> {
+        self.content.deferred_versions()
+    }
 }
 
 /// The changes of live limits. Hypothetical violations and rankings are no state.
 pub struct Alerts {
     windows: Windows,
+    headers: Option<Arc<[Header]>>,
 }
 
-impl From<Windows> for Alerts {
-    fn from(windows: Windows) -> Self {
-        Alerts { windows }
+impl Alerts {
+    /// Creates the messages, which all have these headers.
+    pub fn new(windows: Windows, headers: Option<Arc<[Header]>>) -> Self {
+        Alerts { windows, headers }
+    }
+
+    /// Whether a change is among them.
+    pub(super) fn has(change: &Change, catalog: &Catalog) -> bool {
+        catalog.set(change.violation.limit) == LimitSet::Live
+    }
+
+    pub(super) fn lines<'a>(&'a self, catalog: &'a Catalog) -> ChangeLines<'a> {
+        ChangeLines::new(catalog, &self.windows)
+    }
+
+    /// Returns a change as a message. The id of its violation is the key, so that a compacted topic holds the last
+    /// change of each violation.
+    pub(super) fn message(
+        &self,
+        tick: u64,
+        change: &Change,
+        lines: &mut ChangeLines<'_>,
+    ) -> OwnedMessage {
+        let mut payload = Vec::with_capacity(512);
+        let id = lines.write(&mut payload, tick, change).expect("memory takes everything");
+        payload.truncate(payload.trim_ascii_end().len());
+        self.owned(id.to_vec(), payload, tick)
+    }
+
+    /// Returns a message with this key and value.
+    pub(super) fn owned(&self, key: Vec<u8>, payload: Vec<u8>, tick: u64) -> OwnedMessage {
+        OwnedMessage {
+            key: Some(key),
+            payload,
+            timestamp_ms: Some(tick),
+            common_headers: self.headers.clone(),
+            ..OwnedMessage::default()
+        }
     }
 }
 
@@ -135,16 +184,14 @@ impl Content for Alerts {
     const HAS_CHANGES: bool = true;
 
     fn changes(
-        &self,
+        &mut self,
         changes: &PublishedChanges<'_>,
         catalog: &Catalog,
-        send: &mut dyn FnMut(OwnedMessage),
+        send: SendMessage<'_>,
     ) {
-        let mut lines = ChangeLines::new(catalog, &self.windows);
-        for (tick, change) in changes.iter() {
-            if catalog.set(change.violation.limit) == LimitSet::Live {
-                send(alert(tick, change, &mut lines));
-            }
+        let mut lines = self.lines(catalog);
+        for (tick, change) in changes.iter().filter(|(_, change)| Alerts::has(change, catalog)) {
+            send(self.message(tick, change, &mut lines));
         }
     }
 }
@@ -154,8 +201,9 @@ pub struct Totals {
     windows: Windows,
 }
 
-impl From<Windows> for Totals {
-    fn from(windows: Windows) -> Self {
+impl Totals {
+    /// Creates the messages.
+    pub fn new(windows: Windows) -> Self {
         Totals { windows }
     }
 }
@@ -163,26 +211,12 @@ impl From<Windows> for Totals {
 impl Content for Totals {
     const HAS_CHANGES: bool = false;
 
-    fn close(&self, closed: &ClosedTick<'_>, send: &mut dyn FnMut(OwnedMessage)) {
+    fn close(&mut self, closed: &ClosedTick<'_>, send: SendMessage<'_>) {
         for (window, rows) in &closed.outputs.rows {
             for (pair, volume) in rows {
                 send(total(&self.windows, *window, *pair, *volume, closed.tick));
             }
         }
-    }
-}
-
-/// Returns a change as a message. The id of its violation is the key, so that a compacted topic holds the last
-/// change of each violation.
-fn alert(tick: u64, change: &Change, lines: &mut ChangeLines<'_>) -> OwnedMessage {
-    let mut payload = Vec::with_capacity(512);
-    let id = lines.write(&mut payload, tick, change).expect("memory takes everything");
-    payload.truncate(payload.trim_ascii_end().len());
-    OwnedMessage {
-        key: Some(id.to_vec()),
-        payload,
-        timestamp_ms: Some(tick),
-        ..OwnedMessage::default()
     }
 }
 

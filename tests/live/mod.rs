@@ -10,6 +10,7 @@
 //! - `partitions`: idle, lagging and new partitions, unreadable messages, and the start of a run.
 //! - `transactions`: messages behind an open transaction of another producer.
 //! - `recreated`: topics that are deleted while they are read, and created again.
+//! - `restarts`: runs that are started again over the alerts of the run before.
 //! - `outputs`: topics that a run writes to: rejected as sources, deleted, and rejecting messages.
 //! - `overflow`: sums beyond 64 bits.
 //! - `until_end`: runs that stop at the end of their topic.
@@ -39,6 +40,7 @@ mod outputs;
 mod overflow;
 mod partitions;
 mod recreated;
+mod restarts;
 mod sinks;
 mod stragglers;
 mod streams;

@@ -28,7 +28,7 @@ use crate::kafka::{Address, BufferedProducer, ClientOptions, SourceOptions, Star
 use crate::limits::catalog::Catalog;
 use crate::limits::feed;
 use crate::runner::{self, Job, LeaderConfig, Limits, Shared, Sources, Status, WallTime};
-use crate::sink::{AlertTopic, Counts, Hub};
+use crate::sink::{Alerts, Counts, Hub, StateTopic};
 use crate::sniffer::fold::Folding;
 use crate::sniffer::outlet::{Format, Outlet, Sent};
 use crate::sniffer::pace::{Pace, Speed};
@@ -199,7 +199,8 @@ pub(super) fn run(
     let options = Options { windows: windows(), updates, ..Options::default() };
     let leader = Arc::new(OnceLock::new());
     let alerts = BufferedProducer::open(&broker.alerts(), &client, Tuning::for_latency())?;
-    let (catalog, alerts) = (Catalog::new(), AlertTopic::new(alerts, None, options.windows));
+    let (catalog, alerts) =
+        (Catalog::new(), StateTopic::new(Alerts::new(options.windows, None), alerts, None));
     let lead = LeaderConfig {
         limits: vec![Limits::follow(&feed::Options::file(limits), &leader)?],
         leader,

@@ -1,0 +1,88 @@
+//! Reads a topic once, from its beginning to the end that it has meanwhile.
+
+use std::collections::BTreeSet;
+use std::ffi::CStr;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+
+use super::consumer::{Consumer, Headers, Polled};
+use super::source::consumer_config;
+use super::{Address, ClientOptions, topics};
+use crate::base::error::{Exit, Failure};
+
+/// Time without a message, and without the end of a partition, after which reading fails.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Longest sleep while there is nothing to read. A message ends it.
+const NAP: Duration = Duration::from_millis(50);
+
+/// A message that was read.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredMessage<'a> {
+    /// The key.
+    pub key: Option<&'a [u8]>,
+    /// The value; `None`: a tombstone.
+    pub payload: Option<&'a [u8]>,
+    headers: Headers<'a>,
+}
+
+impl<'a> StoredMessage<'a> {
+    /// Returns the value of the last header of this name.
+    pub fn header(&self, name: &CStr) -> Option<&'a [u8]> {
+        self.headers.get(name)
+    }
+}
+
+/// Calls `each` for all messages of a topic, those of one partition in their order. Returns when each partition was
+/// read to its end once.
+///
+/// # Errors
+/// The topic can't be read, or no message comes for a minute.
+pub fn read_to_end(
+    address: &Address,
+    options: &ClientOptions,
+    mut each: impl FnMut(StoredMessage<'_>),
+) -> Result<(), Failure> {
+    let reading = || format!("reading \"{address}\" to its end");
+    let partitions = i32::try_from(topics::partitions(address, options)?).unwrap_or(i32::MAX);
+    let config = consumer_config(address, options, "floodmark")?;
+    let thread = std::thread::current();
+    let mut consumer = Consumer::open(&address.topic, &config, move || thread.unpark())?;
+    consumer.add_from_beginning(0..partitions).with_context(reading)?;
+    let mut unread: BTreeSet<i32> = (0..partitions).collect();
+    let mut last = Instant::now();
+    while !unread.is_empty() {
+        let (mut any, mut failure) = (false, None);
+        let drained = consumer.poll(|polled| {
+            any = true;
+            match polled {
+                Polled::Message { key, payload, headers, .. } => {
+                    each(StoredMessage { key, payload, headers });
+                }
+                Polled::End { partition, .. } => drop(unread.remove(&partition)),
+                Polled::Unknown => failure = Some("the topic does not exist any more".to_owned()),
+                Polled::OutOfRange { why, .. } | Polled::Failed { why } => failure = Some(why),
+            }
+            ControlFlow::Continue(())
+        });
+        if let Some(why) = failure {
+            return Err(Failure::new(Exit::Unavailable, anyhow!(why).context(reading())));
+        }
+        if any {
+            last = Instant::now();
+        } else if last.elapsed() >= SILENCE_MAX {
+            let why = anyhow!(
+                "no broker has sent a message of {} partitions for {} s",
+                unread.len(),
+                SILENCE_MAX.as_secs()
+            );
+            return Err(Failure::new(Exit::Unavailable, why.context(reading())));
+        }
+        if drained && !unread.is_empty() {
+            std::thread::park_timeout(NAP);
+        }
+    }
+    Ok(())
+}
