@@ -120,7 +120,7 @@ fn watch_operators(worker: &Worker, longest: Longest) {
 enum Form {
     /// The computation of floodmark.
     Graph,
-    /// The same with its operators watched.
+    /// The costs, with the operators of the dataflow watched.
     Watched,
     /// The textbook form; the graph holds no traffic then.
     Textbook,

@@ -1,4 +1,4 @@
-//! The same sums by other programs.
+//! Other programs that make the sums which floodmark makes.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The same checks at 1, 10, 100, ... 100 000 of one thing.
+//! Checks of costs at 1, 10, 100, ... 100 000 of one thing.
 //!
 //! The result of each follows from plain arithmetic, and its cost is linear in the size: the largest
 //! takes a second or two unoptimized. A step that is quadratic in the size takes minutes, so it shows

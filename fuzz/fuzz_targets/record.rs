@@ -5,7 +5,7 @@
 use floodmark::record::{Decoder, Fields, Format, Message, Packer, Observation, RecordError, Record};
 use libfuzzer_sys::fuzz_target;
 
-/// Where a packed message has its checksum, which no mutation would hit.
+/// The offset of the checksum of a packed message, which no mutation would hit.
 const CHECKSUM: std::ops::Range<usize> = 40..44;
 
 fn message<'a>(payload: &'a [u8]) -> Message<'a> {

@@ -11,7 +11,7 @@ use crate::generate::{Workload, write_pcap};
 
 /// Write a capture with a made-up workload: few busy pairs, many quiet ones.
 ///
-/// The same arguments give the same bytes, on every machine. Only headers are written, 58 bytes for an
+/// Equal arguments give equal bytes, on every machine. Only headers are written, 58 bytes for an
 /// IPv4 packet and 78 for an IPv6 packet; lengths on the wire are those of whole packets.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {

@@ -55,7 +55,7 @@ pub struct Moment {
     pub horizon: u64,
     /// The horizon if a step forward turns out to be right; the same as `horizon` without such a step.
     pub undecided_until: u64,
-    /// Why the clock is not the wall clock, if it is not.
+    /// The reason why the clock is not the wall clock, if it is not.
     pub unsteady: Option<Unsteady>,
 }
 
@@ -87,7 +87,7 @@ pub enum Unsteady {
         ahead_ms: u64,
         /// Time since the clock was set.
         lasting: Duration,
-        /// When that is believed.
+        /// Time until the step is believed.
         believed_in: Duration,
     },
 }

@@ -10,7 +10,7 @@ use crate::limits::catalog::LimitSet;
 /// Least interval between two lines about a kind of reason that comes and goes.
 const APART: Duration = Duration::from_secs(10);
 
-/// When reasons that last are logged again the first time; each time after that it takes twice as long.
+/// Time after which reasons that last are logged again; each time after that it takes twice as long.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// The longest time between two lines about reasons that last.

@@ -24,7 +24,7 @@ use crate::sink::{ClosedTick, Counts, Hub, Sink};
 use crate::source::captures::{Summary, TickRules};
 use crate::source::{Captures, Demand, Source, TickRecords};
 
-/// Why a case was not played to its end.
+/// The reason why a case was not played to its end.
 pub(super) enum PlayError {
     Interrupted,
     /// The case can't be played.

@@ -15,7 +15,7 @@ fn accepted_rows_are_listed_with_their_state() {
     let done = place.floodmark("limits check limits.jsonl --at 2024-05-10").run().expect(0);
     assert_eq!(done.stderr, "");
     insta::assert_snapshot!(done.stdout);
-    // The same rows as a JSON array on standard input.
+    // These rows as a JSON array on standard input.
     let rows: Vec<&str> = GOOD.lines().collect();
     let array = format!("[\n{}\n]", rows.join(",\n"));
     let run = place.floodmark("limits check - --at 2024-05-10T00:00:00Z").stdin(array);

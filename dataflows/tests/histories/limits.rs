@@ -90,7 +90,7 @@ impl Limits {
                 let back = rng.pick(&self.deleted);
                 self.insert(back);
             }
-            // The same from another date on.
+            // Returns the limit with another effective date.
             8..10 => {
                 self.remove(row);
                 row.effective = effective(rng, around);

@@ -18,7 +18,7 @@ pub(crate) const V4: [Ipv4Addr; 6] = [
     Ipv4Addr::new(192, 168, 0, 1),
 ];
 
-/// The same in the other family. `::ffff:10.0.0.1` is not `10.0.0.1`.
+/// The addresses of the other family. `::ffff:10.0.0.1` is not `10.0.0.1`.
 pub(crate) const V6: [Ipv6Addr; 6] = [
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2),

@@ -131,7 +131,7 @@ fn text_line_is_read_in_every_layout_of_columns() {
     check(several, Format::TsharkText, &reads);
 }
 
-/// The same packet as `-T json` and as `-T ek`.
+/// One packet as `-T json` and as `-T ek`.
 fn packets(frame: &str, layers: &str, json: &str, ek: &str) -> [(Format, String); 2] {
     let name = |form: &str| layers.replace("LAYER", form);
     [

@@ -130,7 +130,7 @@ struct Tally<'a> {
     times: Option<Times>,
     /// The number of these records.
     counted: u64,
-    /// Why the first record that does not count is refused, and its event time. Of one message the first is
+    /// The reason why the first record that does not count is refused, and its event time. Of one message the first is
     /// named, and all are counted.
     refused: Option<(Refused, Option<u64>)>,
 }
