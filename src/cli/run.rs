@@ -6,6 +6,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::reads::EmitTotals;
 use floodmark_dataflows::time::Windows;
 
@@ -295,7 +296,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     };
     let mut waiting = cluster::unless_interrupted(&interrupt);
     let sources = Sources::each(move |worker, workers| Partitions::open(&source, worker, workers));
-    let lead = lead.map(|lead| Box::new(|| Ok(lead)) as OpenLead);
+    let lead = lead.map(|lead| lead.open_alerts_later(args, options, &interrupt));
     let job = Job { shared, sources, lead };
     let ended = runner::execute(cluster, &settings, &Messages::new(), &mut waiting, job)?;
     let Some(ended) = ended else { return Ok(Exit::Done) };
@@ -314,13 +315,34 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     Ok(exit)
 }
 
+/// Everything the leader needs, but for the sinks of alerts, whose topics are read first, and of dead letters.
+struct Lead {
+    config: LeaderConfig<'static>,
+    alert_topics: Vec<BufferedProducer>,
+    dead_letters: Option<DeadLetters>,
+}
+
+impl Lead {
+    /// Opens the topics of alerts when the processes have met: nobody waits for this one for so long.
+    fn open_alerts_later(self, args: &Args, options: Options, interrupt: &Interrupt) -> OpenLead {
+        let (args, interrupt) = (args.clone(), interrupt.clone());
+        Box::new(move || {
+            let Lead { mut config, alert_topics, dead_letters } = self;
+            for producer in alert_topics {
+                let alerts = alerts(&args, options, producer, dead_letters.clone(), &interrupt)?;
+                config.hub.add(alerts);
+            }
+            // The last sink: the others send it what their brokers refuse.
+            if let Some(dead_letters) = dead_letters {
+                config.hub.add(Box::new(dead_letters));
+            }
+            Ok(config)
+        })
+    }
+}
+
 /// Opens everything the leader needs. `restarted`: the supervisor has restarted the processes of this run.
-fn lead(
-    args: &Args,
-    windows: Windows,
-    status: &Status,
-    restarted: bool,
-) -> Result<LeaderConfig<'static>, Failure> {
+fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Result<Lead, Failure> {
     let leader = Arc::new(OnceLock::<Thread>::new());
     let limits = args.judging.limits()?.into_iter();
     let limits = limits.map(|limits| {
@@ -334,12 +356,13 @@ fn lead(
     }
     status.set_leading(limits.iter().map(|limits| (limits.set, limits.health.clone())).collect());
     let catalog = args.judging.catalog();
-    Ok(LeaderConfig {
+    let Outputs { hub, alert_topics, dead_letters } = outputs(args, windows, &catalog)?;
+    let config = LeaderConfig {
         limits,
         queries: Some(status.accept_queries(&leader)),
         final_query: None,
         leader,
-        hub: hub(args, windows, &catalog)?,
+        hub,
         catalog,
         time: Box::new(
             WallTime::new(
@@ -350,7 +373,8 @@ fn lead(
             )
             .ending_with_input(args.until_end),
         ),
-    })
+    };
+    Ok(Lead { config, alert_topics, dead_letters })
 }
 
 /// Opens a topic whose messages replace each other by their keys.
@@ -374,16 +398,14 @@ fn state_topic(args: &Args, address: &Address) -> Result<BufferedProducer, Failu
 /// Opens a topic of alerts. One that holds alerts of this run from before a restart gets only what differs from these.
 fn alerts(
     args: &Args,
-    windows: Windows,
+    Options { windows, updates, .. }: Options,
     producer: BufferedProducer,
     dead_letters: Option<DeadLetters>,
+    interrupt: &Interrupt,
 ) -> Result<Box<dyn Sink + Send>, Failure> {
-    let run = RunName {
-        group: args.group.clone(),
-        width_secs: windows.width_secs,
-        input: args.from.topic.clone(),
-    };
-    let published = PublishedAlerts::read(producer.address(), &args.reading.kafka.client(), &run)?;
+    let run = RunName { group: args.group.clone(), windows, input: args.from.topic.clone() };
+    let (address, client) = (producer.address(), args.reading.kafka.client());
+    let published = PublishedAlerts::read(address, &client, &run, &|| interrupt.pressed())?;
     let alerts = Alerts::new(windows, Some(run.headers()));
     if !published.is_restart() {
         return Ok(Box::new(StateTopic::new(alerts, producer, dead_letters)));
@@ -394,19 +416,26 @@ fn alerts(
         "the topic holds alerts of this run from before a restart: changes are held back until the input \
          that is there now is judged, and only differences are published"
     );
-    let reconciled = Reconciled::new(alerts, windows, published);
+    let reconciled = Reconciled::new(alerts, windows, updates, published);
     Ok(Box::new(StateTopic::new(reconciled, producer, dead_letters)))
 }
 
+/// Everything that a run writes to. The topics of alerts and of dead letters are no sinks yet.
+struct Outputs {
+    hub: Hub<'static>,
+    alert_topics: Vec<BufferedProducer>,
+    dead_letters: Option<DeadLetters>,
+}
+
 /// Opens everything that a run writes to.
-fn hub(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Hub<'static>, Failure> {
+fn outputs(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Outputs, Failure> {
     let topics: Vec<Option<Address>> =
         args.to.iter().map(|to| topic(to).transpose()).collect::<Result<_, _>>()?;
     let writes_topics = args.publish.is_some() || topics.iter().any(Option::is_some);
-    let (mut streams, mut producers) = (Vec::new(), Vec::new());
+    let (mut streams, mut alert_topics) = (Vec::new(), Vec::new());
     for (to, topic) in args.to.iter().zip(topics) {
         if let Some(address) = topic {
-            producers.push(state_topic(args, &address)?);
+            alert_topics.push(state_topic(args, &address)?);
             continue;
         }
         let stream = match to.as_str() {
@@ -422,9 +451,6 @@ fn hub(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Hub<'static>,
     let dead_letters = args.reading.dead_letters(args.create_topic).filter(|_| writes_topics);
     let dead_letters = dead_letters.map(|open| open()).transpose()?.map(DeadLetters::new);
     let mut sinks: Vec<Box<dyn Sink + Send>> = Vec::new();
-    for producer in producers {
-        sinks.push(alerts(args, windows, producer, dead_letters.clone())?);
-    }
     if let Some(producer) = totals {
         let totals = Totals::new(windows);
         sinks.push(Box::new(StateTopic::new(totals, producer, dead_letters.clone())));
@@ -434,6 +460,6 @@ fn hub(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Hub<'static>,
     } else {
         sinks.extend(streams.into_iter().map(|stream| Box::new(stream) as Box<_>));
     }
-    sinks.extend(dead_letters.map(|dead_letters| Box::new(dead_letters) as Box<_>));
-    Ok(Hub::new(Counts::new(catalog.sets()), sinks))
+    let hub = Hub::new(Counts::new(catalog.sets()), sinks);
+    Ok(Outputs { hub, alert_topics, dead_letters })
 }

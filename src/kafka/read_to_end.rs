@@ -39,10 +39,11 @@ impl<'a> StoredMessage<'a> {
 /// read to its end once.
 ///
 /// # Errors
-/// The topic can't be read, or no message comes for a minute.
+/// The topic can't be read, no message comes for a minute, or `gives_up` has returned true.
 pub fn read_to_end(
     address: &Address,
     options: &ClientOptions,
+    gives_up: &dyn Fn() -> bool,
     mut each: impl FnMut(StoredMessage<'_>),
 ) -> Result<(), Failure> {
     let reading = || format!("reading \"{address}\" to its end");
@@ -54,6 +55,9 @@ pub fn read_to_end(
     let mut unread: BTreeSet<i32> = (0..partitions).collect();
     let mut last = Instant::now();
     while !unread.is_empty() {
+        if gives_up() {
+            return Err(Failure::new(Exit::Interrupted, anyhow!("interrupted").context(reading())));
+        }
         let (mut any, mut failure) = (false, None);
         let drained = consumer.poll(|polled| {
             any = true;
@@ -62,13 +66,17 @@ pub fn read_to_end(
                     each(StoredMessage { key, payload, headers });
                 }
                 Polled::End { partition, .. } => drop(unread.remove(&partition)),
-                Polled::Unknown => failure = Some("the topic does not exist any more".to_owned()),
-                Polled::OutOfRange { why, .. } | Polled::Failed { why } => failure = Some(why),
+                Polled::Unknown => {
+                    failure = Some((Exit::NoInput, "the topic does not exist any more".to_owned()));
+                }
+                Polled::OutOfRange { why, .. } => failure = Some((Exit::Unavailable, why)),
+                // Nothing that another start would repair, such as a right that is missing.
+                Polled::Failed { why } => failure = Some((Exit::BadConfig, why)),
             }
             ControlFlow::Continue(())
         });
-        if let Some(why) = failure {
-            return Err(Failure::new(Exit::Unavailable, anyhow!(why).context(reading())));
+        if let Some((exit, why)) = failure {
+            return Err(Failure::new(exit, anyhow!(why).context(reading())));
         }
         if any {
             last = Instant::now();

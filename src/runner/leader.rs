@@ -497,7 +497,7 @@ impl<'a> Leader<'a> {
             last_tick: self.last_tick,
             active: self.hub.counts().active(LimitSet::Live),
             dropped,
-            left_out: self.left_out,
+            left_out: if self.caught_up_at.is_some() { self.left_out } else { 0 },
         }
     }
 }

@@ -5,7 +5,8 @@
 //! sink knows nothing of the others.
 //!
 //! - `stream`: lines that a thread of its own writes, for a run; `file`: files that are written at once, for a replay.
-//! - `topic`: messages to topics; `reconcile`: the changes that differ from the alerts of an earlier run; `dead_letters`: the messages that their brokers refuse.
+//! - `topic`: messages to topics; `reconcile`: the changes that differ from the alerts of an
+//!   earlier run (`published`); `dead_letters`: the messages that their brokers refuse.
 //! - `difference`: a filter before other sinks, for the difference of two sets of limits.
 //! - `counts`: metrics of what was published.
 //! - `state`: the state of each sink, for probes.
@@ -15,6 +16,7 @@ mod dead_letters;
 mod difference;
 mod file;
 mod hub;
+mod published;
 mod reconcile;
 mod state;
 mod stream;
@@ -34,7 +36,8 @@ pub use dead_letters::DeadLetters;
 pub use difference::OnlyDifference;
 pub use file::{ChangesFile, OverflowWarnings, TotalsFile};
 pub use hub::Hub;
-pub use reconcile::{PublishedAlerts, Reconciled, RunName};
+pub use published::{PublishedAlerts, RunName};
+pub use reconcile::Reconciled;
 pub use state::{Fault, SinkState, count_sink_error, sink_name};
 pub use stream::Stream;
 pub use topic::{Alerts, StateTopic, Totals};

@@ -8,223 +8,22 @@
 //! - active, without an alert: `raised`; with another alert: `updated`; with the same one: nothing;
 //! - not active, with an alert: `cleared`, once its window is closed. An open window may still come to what the earlier
 //!   run judged. So may one that is not settled yet: an alert that says settled is compared when its violation settles.
+//!   A violation of a `max` whose version still judges is not cleared: by the same records it would be active, so this
+//!   run has counted fewer.
 //!
 //! Windows that the run does not read from their start keep the alerts they have.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use floodmark_dataflows::time::{Window, Windows};
-use floodmark_dataflows::types::{Change, Entity, Event, LimitId, Reason, VersionId};
-use serde::Deserialize;
+use floodmark_dataflows::types::{Change, Entity, Event, LimitId, Reason, Updates, VersionId};
 
 use super::ClosedTick;
+use super::published::{Comparison, Id, InForce, PublishedAlerts};
 use super::topic::{Alerts, Content, SendMessage};
-use crate::base::date::{self, format_ms};
-use crate::base::error::Failure;
-use crate::kafka::{Address, ClientOptions, Header, StoredMessage, read_to_end};
 use crate::limits::catalog::Catalog;
+use crate::limits::explain::judged_at;
 use crate::output::difference::PublishedChanges;
-
-/// The headers of an alert that name its run.
-const RUN: &str = "floodmark.run";
-const WINDOW: &str = "floodmark.window";
-const INPUT: &str = "floodmark.input";
-
-/// The name of a run, by which it finds the alerts that it published before it was restarted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunName {
-    /// The group of `--group`.
-    pub group: String,
-    /// The width of windows, in seconds.
-    pub width_secs: u64,
-    /// The topic of records.
-    pub input: String,
-}
-
-impl RunName {
-    /// Returns the headers of the run's alerts.
-    pub fn headers(&self) -> Arc<[Header]> {
-        let RunName { group, width_secs, input } = self;
-        let width = format!("{width_secs}s");
-        [(RUN, group.clone()), (WINDOW, width), (INPUT, input.clone())]
-            .map(|(name, value)| (name.into(), value))
-            .into()
-    }
-
-    fn owns(&self, message: &StoredMessage<'_>) -> bool {
-        let width = format!("{}s", self.width_secs);
-        [
-            (c"floodmark.run", &self.group),
-            (c"floodmark.window", &width),
-            (c"floodmark.input", &self.input),
-        ]
-        .into_iter()
-        .all(|(name, value)| message.header(name) == Some(value.as_bytes()))
-    }
-}
-
-/// The id of a violation, in hexadecimal: the key of its alerts.
-type Id = [u8; 32];
-
-/// The last alert of a violation that stands.
-#[derive(Debug)]
-struct Alert {
-    payload: Box<[u8]>,
-    /// Whether this run has judged the violation to be active, and compares it later.
-    is_active: bool,
-}
-
-/// The violations that stand by the alerts of a topic, each with its last alert.
-#[derive(Debug, Default)]
-pub struct PublishedAlerts {
-    by_window: BTreeMap<Window, HashMap<Id, Alert>>,
-    /// Whether the run has published anything before.
-    is_restart: bool,
-}
-
-/// The fields of an alert that say whether and where its violation stands.
-#[derive(Deserialize)]
-struct AlertFields<'a> {
-    event: &'a str,
-    window_start: WindowStart<'a>,
-}
-
-/// The start of a window: a date, or seconds since 1970 past the year 9999.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum WindowStart<'a> {
-    Date(&'a str),
-    Seconds(u64),
-}
-
-impl WindowStart<'_> {
-    fn window(&self) -> Option<Window> {
-        match self {
-            WindowStart::Date(text) => {
-                let nanos = date::parse(text).ok()?;
-                u64::try_from(nanos / 1_000_000_000).ok().map(Window)
-            }
-            WindowStart::Seconds(seconds) => Some(Window(*seconds)),
-        }
-    }
-}
-
-impl PublishedAlerts {
-    /// Reads the alerts of a run from a topic.
-    ///
-    /// # Errors
-    /// The topic can't be read.
-    pub fn read(
-        address: &Address,
-        options: &ClientOptions,
-        run: &RunName,
-    ) -> Result<Self, Failure> {
-        let mut published = PublishedAlerts::default();
-        // A tombstone has no window.
-        let mut windows = HashMap::<Id, Window>::new();
-        read_to_end(address, options, |message| {
-            let id = message.key.and_then(|key| Id::try_from(key).ok());
-            if let Some(id) = id {
-                published.apply(id, &message, run, &mut windows);
-            }
-        })?;
-        Ok(published)
-    }
-
-    fn apply(
-        &mut self,
-        id: Id,
-        message: &StoredMessage<'_>,
-        run: &RunName,
-        windows: &mut HashMap<Id, Window>,
-    ) {
-        let Some(payload) = message.payload else {
-            if let Some(window) = windows.remove(&id) {
-                self.remove(window, &id);
-            }
-            return;
-        };
-        if !run.owns(message) {
-            return;
-        }
-        self.is_restart = true;
-        let Ok(AlertFields { event, window_start }) = serde_json::from_slice(payload) else {
-            return;
-        };
-        let Some(window) = window_start.window() else { return };
-        if event == "cleared" {
-            windows.remove(&id);
-            self.remove(window, &id);
-        } else if state_of(payload).is_some() {
-            windows.insert(id, window);
-            self.by_window
-                .entry(window)
-                .or_default()
-                .insert(id, Alert { payload: payload.into(), is_active: false });
-        }
-    }
-
-    fn get_mut(&mut self, window: Window, id: &Id) -> Option<&mut Alert> {
-        self.by_window.get_mut(&window)?.get_mut(id)
-    }
-
-    fn remove(&mut self, window: Window, id: &Id) -> Option<Alert> {
-        let alerts = self.by_window.get_mut(&window)?;
-        let removed = alerts.remove(id);
-        if alerts.is_empty() {
-            self.by_window.remove(&window);
-        }
-        removed
-    }
-
-    /// Whether the run has published alerts before.
-    pub fn is_restart(&self) -> bool {
-        self.is_restart
-    }
-
-    /// Returns the number of violations that stand.
-    pub fn len(&self) -> usize {
-        self.by_window.values().map(HashMap::len).sum()
-    }
-
-    /// Whether no violation stands.
-    pub fn is_empty(&self) -> bool {
-        self.by_window.is_empty()
-    }
-}
-
-/// Returns the part of an alert that tells the state of its violation: everything but the event, its reason and its
-/// time.
-fn state_of(payload: &[u8]) -> Option<&[u8]> {
-    let text = std::str::from_utf8(payload).ok()?;
-    let from = text.find("\"id\":\"")?;
-    let until = text.rfind(",\"as_of\":")?;
-    text.as_bytes().get(from..until)
-}
-
-/// Whether the violation of an alert has settled.
-fn is_settled(alert: &[u8]) -> bool {
-    const FIELD: &str = "\"settled\":";
-    let text = std::str::from_utf8(alert).unwrap_or_default();
-    text.rfind(FIELD).is_some_and(|at| text[at + FIELD.len()..].starts_with("true"))
-}
-
-/// Returns the alert by which a violation is no more, from the last one of it.
-fn cleared(alert: &[u8], tick: u64) -> Vec<u8> {
-    let state = state_of(alert).map(String::from_utf8_lossy).unwrap_or_default();
-    format!(
-        "{{\"event\":\"cleared\",\"reason\":\"limit_change\",{state},\"as_of\":\"{}\"}}",
-        format_ms(tick)
-    )
-    .into_bytes()
-}
-
-/// Whether a window is read from its start; `whole_from` is the start of the first one that is. Records before the start
-/// of reading would make an amount greater, or a violation another one.
-fn is_whole(window: Window, whole_from: Option<u64>) -> bool {
-    whole_from.is_some_and(|from| window.0.saturating_mul(1000) >= from)
-}
 
 /// A violation whose changes are held back.
 #[derive(Debug)]
@@ -248,22 +47,33 @@ struct Outcomes {
 pub struct Reconciled {
     alerts: Alerts,
     windows: Windows,
+    updates: Updates,
     published: PublishedAlerts,
     /// `None` once what the input held at the start is judged.
     held: Option<BTreeMap<Window, HeldChanges>>,
-    /// The start of the first window that the run reads from its start; `None` while it is unknown.
-    whole_from: Option<u64>,
+    /// The start of the first window that was read from its start, in milliseconds, as of the end of that.
+    read_from: u64,
     outcomes: Outcomes,
 }
 
 /// The violations of a window whose changes are held back.
 type HeldChanges = HashMap<(LimitId, Entity), Held>;
 
+/// Whether a window starts at or after a time in milliseconds.
+fn starts_from(window: Window, from: u64) -> bool {
+    window.0.saturating_mul(1000) >= from
+}
+
 impl Reconciled {
     /// Creates the alerts of a run whose earlier alerts are these.
-    pub fn new(alerts: Alerts, windows: Windows, published: PublishedAlerts) -> Self {
+    pub fn new(
+        alerts: Alerts,
+        windows: Windows,
+        updates: Updates,
+        published: PublishedAlerts,
+    ) -> Self {
         let (held, outcomes) = (Some(BTreeMap::new()), Outcomes::default());
-        Reconciled { alerts, windows, published, held, whole_from: None, outcomes }
+        Reconciled { alerts, windows, updates, published, held, read_from: 0, outcomes }
     }
 
     /// Publishes changes, except those that repeat the last alert of their violation.
@@ -273,57 +83,64 @@ impl Reconciled {
         catalog: &Catalog,
         send: SendMessage<'_>,
     ) {
-        let whole_from = self.whole_from;
-        let Reconciled { alerts, published, outcomes, .. } = self;
+        let Reconciled { alerts, published, outcomes, updates, .. } = self;
         let mut lines = alerts.lines(catalog);
         for (tick, change) in changes {
             let window = change.violation.window;
-            if !is_whole(window, whole_from) {
-                continue;
-            }
-            // The change may be of a tick at which it was not known yet that the window is whole.
-            let change = Change { partial: false, ..change };
             let mut message = alerts.message(tick, &change, &mut lines);
             let id = message.key.as_deref().and_then(|key| Id::try_from(key).ok());
-            if change.event != Event::Cleared
-                && !change.settled
-                && let Some(alert) = id.and_then(|id| published.get_mut(window, &id))
-                && is_settled(&alert.payload)
-            {
-                // The run before has judged more time than this one: a settled violation is compared when it settles.
-                alert.is_active = true;
-                continue;
-            }
-            let before = id.and_then(|id| published.remove(window, &id));
-            if let Some(before) = before
-                && change.event != Event::Cleared
-            {
-                if state_of(&before.payload) == state_of(&message.payload) {
-                    outcomes.unchanged += 1;
-                    continue;
+            let alert = id.and_then(|id| published.get_mut(window, &id));
+            match alert.map(|alert| (alert.compare(&message.payload, *updates), alert)) {
+                Some((comparison, alert)) if change.event != Event::Cleared => {
+                    if comparison == Comparison::Later {
+                        alert.is_active = true;
+                        continue;
+                    }
+                    id.map(|id| published.remove(window, &id));
+                    if comparison == Comparison::Same {
+                        outcomes.unchanged += 1;
+                        continue;
+                    }
+                    let updated = Change { event: Event::Updated, ..change };
+                    message = alerts.message(tick, &updated, &mut lines);
                 }
-                let updated = Change { event: Event::Updated, ..change };
-                message = alerts.message(tick, &updated, &mut lines);
+                Some(_) => drop(id.map(|id| published.remove(window, &id))),
+                None => {}
             }
             outcomes.published += 1;
             send(message);
         }
     }
 
-    /// Publishes the changes of a window that were held back.
-    fn release(&mut self, held: HeldChanges, catalog: &Catalog, send: SendMessage<'_>) {
-        let mut changes: Vec<(u64, Change)> = held.into_values().map(Held::release).collect();
+    /// Publishes the changes of a window that were held back, if the window was read from its start: records before
+    /// that would make an amount greater, or a violation another one. `is_whole` is `None` for a window that retires.
+    fn release(
+        &mut self,
+        held: HeldChanges,
+        is_whole: Option<bool>,
+        catalog: &Catalog,
+        send: SendMessage<'_>,
+    ) {
+        let changes = held.into_values().map(Held::release);
+        let mut changes: Vec<(u64, Change)> =
+            changes.filter(|(_, change)| is_whole.unwrap_or(!change.partial)).collect();
+        // At the tick of the change it may have been unknown yet that the window is whole.
+        changes.iter_mut().for_each(|(_, change)| change.partial = false);
         changes
             .sort_unstable_by_key(|(_, change)| (change.violation.limit, change.violation.entity));
         self.publish(changes, catalog, send);
     }
 
-    /// Clears the violations of a window that stand by their alerts and were not judged to be active.
-    fn clear(&mut self, window: Window, tick: u64, send: SendMessage<'_>) {
+    /// Clears the violations of a window that stand by their alerts, and are none any more.
+    fn clear(&mut self, window: Window, in_force: &InForce<'_>, tick: u64, send: SendMessage<'_>) {
         let Some(alerts) = self.published.by_window.get_mut(&window) else { return };
         for (id, alert) in alerts.extract_if(|_, alert| !alert.is_active) {
-            self.outcomes.cleared += 1;
-            send(self.alerts.owned(id.to_vec(), cleared(&alert.payload, tick), tick));
+            if !alert.outlasts(in_force)
+                && let Some(cleared) = alert.cleared(tick)
+            {
+                self.outcomes.cleared += 1;
+                send(self.alerts.owned(id.to_vec(), cleared, tick));
+            }
         }
         if alerts.is_empty() {
             self.published.by_window.remove(&window);
@@ -332,18 +149,27 @@ impl Reconciled {
 
     /// Decides about the alerts of windows that are closed.
     fn finish_closed(&mut self, closed: &ClosedTick<'_>, send: SendMessage<'_>) {
-        let ClosedTick { tick, windows, .. } = *closed;
-        let windows_with_alerts: Vec<Window> = self.published.by_window.keys().copied().collect();
-        for window in windows_with_alerts {
-            if !self.windows.closed(window, windows.watermark) {
-                break;
-            }
-            let exists = windows.existing(window).is_some();
-            if exists && is_whole(window, self.whole_from) {
-                self.clear(window, tick, send);
-            } else if exists || self.windows.settled(window, windows.watermark) {
+        let ClosedTick { tick, windows, catalog, .. } = *closed;
+        let is_open = |window: &Window| !self.windows.closed(*window, windows.watermark);
+        let with_alerts = self.published.by_window.iter();
+        let undecided =
+            with_alerts.filter(|(_, alerts)| alerts.values().any(|alert| !alert.is_active));
+        let closed: Vec<Window> =
+            undecided.map(|(window, _)| *window).take_while(|window| !is_open(window)).collect();
+        let mut in_force = None::<InForce<'_>>;
+        for window in closed {
+            match windows.existing(window) {
+                Some(existing) if existing.whole => {
+                    let at = judged_at(&self.windows, window, tick);
+                    let in_force = match in_force.take().filter(|rows| rows.holds_at(at)) {
+                        Some(rows) => in_force.insert(rows),
+                        None => in_force.insert(InForce::at(catalog, at)),
+                    };
+                    self.clear(window, in_force, tick, send);
+                }
                 // The run does not judge it.
-                self.published.by_window.remove(&window);
+                None if !self.windows.settled(window, windows.watermark) => {}
+                Some(_) | None => drop(self.published.by_window.remove(&window)),
             }
         }
     }
@@ -355,22 +181,44 @@ impl Reconciled {
         closed: &ClosedTick<'_>,
         send: SendMessage<'_>,
     ) {
-        let ClosedTick { tick, outputs, catalog, .. } = *closed;
+        let ClosedTick { tick, outputs, windows, catalog, .. } = *closed;
         for retired in &outputs.retired {
             let mut of_retired = held.split_off(&retired.from);
             held.append(&mut of_retired.split_off(&retired.until));
             for of_window in of_retired.into_values() {
-                self.release(of_window, catalog, send);
+                self.release(of_window, None, catalog, send);
             }
             let published = self.published.by_window.range(retired.from..retired.until);
             let published: Vec<Window> = published.map(|(window, _)| *window).collect();
             for window in published {
-                if is_whole(window, self.whole_from) {
-                    self.clear(window, tick, send);
+                if windows.whole_from.is_some_and(|from| starts_from(window, from)) {
+                    let at = judged_at(&self.windows, window, tick);
+                    self.clear(window, &InForce::at(catalog, at), tick, send);
                 }
                 self.published.by_window.remove(&window);
             }
         }
+    }
+
+    /// Publishes everything that was held back.
+    fn release_all(
+        &mut self,
+        held: BTreeMap<Window, HeldChanges>,
+        closed: &ClosedTick<'_>,
+        send: SendMessage<'_>,
+    ) {
+        for (window, held) in held {
+            let is_whole = closed.windows.existing(window).is_some_and(|existing| existing.whole);
+            self.release(held, Some(is_whole), closed.catalog, send);
+        }
+        self.finish_closed(closed, send);
+        let Outcomes { published, unchanged, cleared } = self.outcomes;
+        tracing::info!(
+            published,
+            unchanged,
+            cleared,
+            "caught up: the topic of alerts has the differences to the run before"
+        );
     }
 }
 
@@ -411,33 +259,30 @@ impl Content for Reconciled {
         send: SendMessage<'_>,
     ) {
         let changes = changes.iter().filter(|(_, change)| Alerts::has(change, catalog));
-        match &mut self.held {
-            Some(held) => changes.for_each(|(tick, change)| hold(held, tick, change)),
-            None => self.publish(changes.map(|(tick, change)| (tick, *change)), catalog, send),
-        }
+        let Some(held) = &mut self.held else {
+            // Windows that were not read from their start stay so.
+            let read_from = self.read_from;
+            let is_read = |change: &Change| {
+                !change.partial || starts_from(change.violation.window, read_from)
+            };
+            let changes = changes.filter(|(_, change)| is_read(change));
+            return self.publish(changes.map(|(tick, change)| (tick, *change)), catalog, send);
+        };
+        changes.for_each(|(tick, change)| hold(held, tick, change));
     }
 
     fn close(&mut self, closed: &ClosedTick<'_>, send: SendMessage<'_>) {
-        self.whole_from = closed.windows.whole_from;
         let Some(mut held) = self.held.take() else {
             return self.finish_closed(closed, send);
         };
         self.finish_retired(&mut held, closed, send);
-        if !closed.is_caught_up || self.whole_from.is_none() {
-            self.held = Some(held);
-            return;
+        match closed.windows.whole_from.filter(|_| closed.is_caught_up) {
+            Some(read_from) => {
+                self.read_from = read_from;
+                self.release_all(held, closed, send);
+            }
+            None => self.held = Some(held),
         }
-        for of_window in held.into_values() {
-            self.release(of_window, closed.catalog, send);
-        }
-        self.finish_closed(closed, send);
-        let Outcomes { published, unchanged, cleared } = self.outcomes;
-        tracing::info!(
-            published,
-            unchanged,
-            cleared,
-            "caught up: the topic of alerts has the differences to the run before"
-        );
     }
 
     fn defers(&self) -> bool {

@@ -191,3 +191,19 @@ fn windows_that_are_not_read_from_their_start_keep_their_alerts() {
     run.finish().expect(0);
     assert_eq!(alerts(&to), before);
 }
+
+/// The limit is the same, so the records must be fewer: here, since they are filtered.
+#[test]
+fn violation_is_not_cleared_while_the_version_that_judged_it_is_in_force() {
+    let place = Place::new();
+    place.write("limits.jsonl", LIMITS);
+    place.write("made.pcap", pcap(&[packet(BEGIN_MS, "10.0.0.1", "10.0.9.9", 30_000)]));
+    let topic = topic_of(&place, "made.pcap --format kv", 1);
+    let to = new_address("alerts");
+    run(&place, &topic, &to, "--until-end");
+    let before = alerts(&to);
+    run(&place, &topic, &to, "--until-end --source 10.9.0.0/16").assert_stderr(&["caught up"]);
+    let after = alerts(&to);
+    assert!(after.starts_with(&before), "{after}");
+    assert!(before.contains("\"max-pair\"") && !after.contains("\"event\":\"cleared\""), "{after}");
+}

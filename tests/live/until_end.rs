@@ -95,6 +95,28 @@ fn run_until_the_end_fails_if_an_overdue_transaction_withholds_messages() {
     run.finish().expect(0);
 }
 
+/// The partition with the transaction holds event time, for which the other one waits by --max-skew.
+#[test]
+fn run_until_the_end_stops_though_a_partition_waits_for_an_overdue_transaction() {
+    let place = Place::new();
+    place.write("limits.jsonl", LIMITS);
+    for workers in ["-w1", "-w2"] {
+        let topic = Broker::shared().topic("flows", 2);
+        let mut feed = TopicFeed::to(&topic);
+        feed.send(0, packet(START_MS, "192.0.2.1", "192.0.2.2", 100));
+        for number in 0..20 {
+            feed.send(1, packet(START_MS + number * 60_000, "192.0.2.3", "192.0.2.4", 100));
+        }
+        feed.flush();
+        let transaction = Transaction::begin(&topic);
+        feed.send_in(&transaction, 0, packet(START_MS + 1, "192.0.2.1", "192.0.2.2", 100));
+        let options = "--max-transaction 1s --max-skew 1s --tick 200ms";
+        let line = format!("run --from {topic} {OPTIONS} {options} {workers}");
+        let done = place.floodmark(&line).run().expect(1);
+        done.assert_stderr(&["messages are not judged", "--max-transaction"]);
+    }
+}
+
 /// A run that shuts down before it has read everything settles nothing.
 #[test]
 fn interrupted_run_until_the_end_leaves_windows_unsettled() {

@@ -58,6 +58,8 @@ pub struct Partitions {
     ingest: Ingest,
     /// The offsets after the last messages that the partitions held when the topic was opened.
     ends: BTreeMap<i32, i64>,
+    /// The slowest partition of all workers.
+    slowest_in: Option<u32>,
     /// For ticks that are not closed, the offsets up to which everything is in closed ticks when they are.
     positions: VecDeque<(u64, Vec<(i32, i64)>)>,
     /// Of the newest closed tick, the same offsets.
@@ -90,6 +92,7 @@ impl Partitions {
         Ok(Partitions {
             worker,
             ends,
+            slowest_in: None,
             ingest: Ingest::new(reader, decoder, rules, workers, dead_letters),
             positions: VecDeque::new(),
             done: Vec::new(),
@@ -131,6 +134,7 @@ impl Source for Partitions {
         now: u64,
         reached: EventTimeReached,
     ) -> Result<Vec<SourceProgress>, Failure> {
+        self.slowest_in = reached.slowest_in;
         let progress = self.ingest.progress(now, reached);
         self.positions.push_back((tick, self.ingest.reader().positions()));
         let progress = progress?;
@@ -168,12 +172,21 @@ impl Source for Partitions {
             return Some(0);
         }
         let responses = self.ingest.reader().topic().responses();
+        let overdue = |partition: i32| {
+            let of_partition = responses.iter().find(|response| response.partition == partition);
+            of_partition
+                .filter(|response| response.withheld.is_some_and(|withheld| withheld.overdue))
+        };
+        // A partition that waits for one with such a transaction waits as long.
+        let slowest = self.slowest_in.and_then(|partition| i32::try_from(partition).ok());
+        let waits_in_vain = slowest.is_some_and(|partition| overdue(partition).is_some());
+        let states = self.ingest.reader().states();
+        let is_paused = |partition: i32| {
+            states.iter().any(|state| state.partition == partition && state.paused)
+        };
         let is_stuck = |(partition, next, _): &(i32, i64, u64)| {
-            let of_partition = responses.iter().find(|response| response.partition == *partition);
-            of_partition.is_some_and(|response| {
-                response.withheld.is_some_and(|withheld| withheld.overdue)
-                    && *next >= response.stable
-            })
+            overdue(*partition).is_some_and(|response| *next >= response.stable)
+                || waits_in_vain && is_paused(*partition)
         };
         let are_stuck = unread.iter().all(is_stuck);
         are_stuck.then(|| unread.iter().map(|(.., messages)| messages).sum())
