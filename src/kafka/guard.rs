@@ -224,6 +224,17 @@ impl SinkTopicWatcher {
             current.topic_state = TopicState::Fit { generation, requested_at };
             return;
         }
+        self.note_replaced(current, state, id, requested_at);
+    }
+
+    /// Notes that another topic has the name: messages go to it if it fits. Its configuration is read without the lock.
+    fn note_replaced(
+        &self,
+        mut current: MutexGuard<'_, GuardState>,
+        state: &Mutex<GuardState>,
+        id: Option<TopicId>,
+        requested_at: Instant,
+    ) {
         let last_read =
             current.unfit.as_ref().filter(|(unfit, _)| *unfit == id).map(|(_, read)| *read);
         if last_read.is_some_and(|read| read.elapsed() < CONFIG_INTERVAL) {
@@ -235,7 +246,7 @@ impl SinkTopicWatcher {
         if last_read.is_none() {
             self.replaced.increment(1);
         }
-        if was_fit {
+        if matches!(current.topic_state, TopicState::Fit { .. }) {
             let why = "its configuration has not been read yet".to_owned();
             current.topic_state = TopicState::Unfit { since: now, why };
         }

@@ -196,18 +196,23 @@ fn query_run(args: &Explain, server: &Server, pair: &Pair) -> Result<String, Fai
     }
 }
 
+/// Returns the rules of windows that the options and the environment set.
+fn windows(args: &Explain) -> Result<Windows, Failure> {
+    let usual = Windows::default();
+    let width_secs = or_variable(args.window, "FLOODMARK_WINDOW", duration::secs)?;
+    let max_gap_secs = or_variable(args.max_gap, "FLOODMARK_MAX_GAP", duration::secs)?;
+    Ok(Windows {
+        width_secs: width_secs.unwrap_or(usual.width_secs),
+        max_gap_secs: max_gap_secs.unwrap_or(usual.max_gap_secs),
+        ..usual
+    })
+}
+
 /// Counts captures to their end, and explains their limits. Returns `None` if interrupted.
 fn explain_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit), Failure> {
     let limits = or_variable(args.limits.clone(), "FLOODMARK_LIMITS", |text| Ok(text.into()))?;
     let limits = limits.ok_or_else(|| usage(anyhow!("no limits are given: give --limits FILE")))?;
-    let usual = Windows::default();
-    let window = or_variable(args.window, "FLOODMARK_WINDOW", duration::secs)?;
-    let max_gap = or_variable(args.max_gap, "FLOODMARK_MAX_GAP", duration::secs)?;
-    let rules = Windows {
-        width_secs: window.unwrap_or(usual.width_secs),
-        max_gap_secs: max_gap.unwrap_or(usual.max_gap_secs),
-        ..usual
-    };
+    let rules = windows(args)?;
     let mut catalog = Catalog::new();
     let limits = args.rows.of(&limits)?;
     read_limits(&limits, &mut catalog, &Messages::new())?;
@@ -252,12 +257,13 @@ fn explain_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit)
         return Ok((None, Exit::Interrupted));
     };
     report_counts(&messages, end);
-    let facts = facts.blocking_recv().unwrap_or(Err(QueryError::Ended)).map_err(|refusal| {
-        usage(match refusal {
+    let facts = facts.blocking_recv().unwrap_or(Err(QueryError::Ended));
+    let facts = facts.map_err(|error| {
+        usage(match error {
             QueryError::NoWindow => {
                 anyhow!("no record is in any window, so there is no last window: give --at TIME")
             }
-            refusal => anyhow!(refusal),
+            error => anyhow!(error),
         })
     })?;
     let object = explanation::json(&explaining::explain(&facts), args.all);
