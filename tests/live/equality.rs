@@ -31,7 +31,7 @@ fn check(place: &Place, file: &str, more: &str, variants: &[Variant]) {
 }
 
 /// Returns a directory with a random capture of 40 minutes, `made.pcap`, and random limits.
-fn made(seed: u64) -> Place {
+pub(super) fn made(seed: u64) -> Place {
     let random = &mut Random::new(seed);
     let span_ms = 40 * 60_000;
     let packets = traffic::packets(random, 1500, span_ms);

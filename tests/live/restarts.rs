@@ -2,13 +2,14 @@
 
 use floodmark::kafka::Address;
 
+use super::equality::made;
 use super::kit::{LIMITS, ReplayResult, TopicFeed, capture, topic_of};
 use super::sinks::new_address;
 use crate::common::broker::{Broker, read_all};
 use crate::replay::fold::{Object, fold, text};
 use crate::replay::pcap::{packet, pcap};
 use crate::replay::run::{Done, Place, SignalTarget};
-use crate::replay::traffic::{self, BEGIN_MS, Random, json_lines};
+use crate::replay::traffic::{self, BEGIN_MS, Random};
 
 const OPTIONS: &str = "--limits limits.jsonl --lateness 2h --create-topic";
 
@@ -32,15 +33,6 @@ fn check(place: &Place, topic: &Address, what: &str) {
         assert_ne!(before, Some(alert), "repeated");
     }
     ReplayResult::of(place, what).assert_stands(fold(&alerts), || alerts.clone());
-}
-
-fn made(seed: u64) -> Place {
-    let random = &mut Random::new(seed);
-    let span_ms = 40 * 60_000;
-    let place = Place::new();
-    place.write("limits.jsonl", json_lines(&traffic::limits(random, 12, span_ms)));
-    place.write("made.pcap", pcap(&traffic::packets(random, 1500, span_ms)));
-    place
 }
 
 #[test]

@@ -1,28 +1,17 @@
 //! `run --until-end`: a run that judges what the topic holds, settles all windows, and stops.
 
+use super::equality::made;
 use super::kit::{LIMITS, ReplayResult, TopicFeed, assert_no_late_drops, topic_of};
 use super::sinks::{csv, new_address};
 use crate::common::broker::{Broker, Transaction};
 use crate::replay::fold::{assert_same, fold};
-use crate::replay::pcap::{packet, pcap};
+use crate::replay::pcap::packet;
 use crate::replay::run::{Place, SignalTarget};
-use crate::replay::traffic::{self, Random, json_lines};
 
 const OPTIONS: &str = "--limits limits.jsonl --lateness 2h --until-end";
 
 /// 2026-01-01T00:00:00Z.
 const START_MS: u64 = 1_767_225_600_000;
-
-/// A directory with limits and a random capture of 40 minutes, `made.pcap`.
-fn made(seed: u64) -> Place {
-    let random = &mut Random::new(seed);
-    let span_ms = 40 * 60_000;
-    let packets = traffic::packets(random, 1500, span_ms);
-    let place = Place::new();
-    place.write("limits.jsonl", json_lines(&traffic::limits(random, 12, span_ms)));
-    place.write("made.pcap", pcap(&packets));
-    place
-}
 
 /// The idle timeout of half a minute would outlast the test: the end of the topic, and not silence, settles the windows.
 #[test]
