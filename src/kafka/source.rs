@@ -30,6 +30,7 @@ use super::straggler::EventTime;
 use super::topic_client::{commit_metadata, isolation};
 use super::watch::{SourceOptions, TopicWatch};
 use super::{Address, ClientOptions, Error, client_config};
+use crate::base::date::format_ms;
 use crate::base::error::{Exit, Failure};
 use crate::record::Message;
 
@@ -191,6 +192,16 @@ impl Topic {
     pub fn outage(&self) -> Option<(Duration, String)> {
         let status = self.watch.status();
         status.outage.as_ref().map(|(since, why)| (since.elapsed(), why.clone()))
+    }
+}
+
+/// Logs the first record of a partition; where there are very many, at level debug.
+fn log_first_record(partition: i32, offset: i64, time_ms: u64, is_listed: bool) {
+    let time = format_ms(time_ms).to_string();
+    if is_listed {
+        tracing::info!(partition, offset, time, "first record of a partition");
+    } else {
+        tracing::debug!(partition, offset, time, "first record of a partition");
     }
 }
 
@@ -382,6 +393,7 @@ impl TopicReader {
             return Ok(0);
         };
         self.topic.check()?;
+        let are_listed = self.partitions.len() <= LISTED_MAX;
         let (partitions, topic) = (&mut self.partitions, &self.topic);
         let mut failure = None;
         let mut received = 0;
@@ -398,6 +410,9 @@ impl TopicReader {
                         each(ReceivedMessage { partition, offset, reached, message, headers });
                     let (ControlFlow::Continue(times) | ControlFlow::Break(times)) = read;
                     if let Some(times) = times {
+                        if state.reached.is_none() {
+                            log_first_record(partition, offset, times.first, are_listed);
+                        }
                         state.read(times);
                     }
                     state.next = offset + 1;

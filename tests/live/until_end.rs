@@ -68,7 +68,12 @@ fn run_until_the_end_fails_if_an_overdue_transaction_withholds_messages() {
     let line = format!("run --from {topic} {OPTIONS} {options}");
     let done = place.floodmark(&line).run().expect(1);
     assert!(done.stdout.contains("\"settled\":true"), "{}", done.stdout);
-    done.assert_stderr(&["1 messages are not judged", "--max-transaction"]);
+    done.assert_stderr(&[
+        "1 messages are not judged",
+        "--max-transaction",
+        "\"message\":\"first record of a partition\",\"partition\":0,\"offset\":0,\
+         \"time\":\"2026-01-01T00:00:00Z\"",
+    ]);
     let skip = format!("{line} --skip-open-transactions");
     place.floodmark(&skip).run().expect(0).assert_stderr(&["1 messages are not judged"]);
     // Once the transaction has ended, its message is judged.
