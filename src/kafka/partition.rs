@@ -201,6 +201,16 @@ impl Partition {
     }
 }
 
+/// Logs the first record of a partition; where there are very many, at level debug.
+pub(super) fn log_first_record(partition: i32, offset: i64, time_ms: u64, is_listed: bool) {
+    let time = format_ms(time_ms).to_string();
+    if is_listed {
+        tracing::info!(partition, offset, time, "first record of a partition");
+    } else {
+        tracing::debug!(partition, offset, time, "first record of a partition");
+    }
+}
+
 /// Logs that a partition straggles, or no longer does.
 pub(super) fn log_straggler(partition: i32, straggles: bool, reached: Option<u64>) {
     let event_time = reached.map(|reached| format_ms(reached).to_string());

@@ -25,12 +25,11 @@ use rdkafka::consumer::CommitMode;
 use super::consumer::{Consumer, Headers, Polled};
 use super::contents::Contents;
 use super::ends::{Ends, Withheld};
-use super::partition::{Partition, Times, Truncated, log_straggler};
+use super::partition::{Partition, Times, Truncated, log_first_record, log_straggler};
 use super::straggler::EventTime;
 use super::topic_client::{commit_metadata, isolation};
 use super::watch::{SourceOptions, TopicWatch};
 use super::{Address, ClientOptions, Error, client_config};
-use crate::base::date::format_ms;
 use crate::base::error::{Exit, Failure};
 use crate::record::Message;
 
@@ -192,16 +191,6 @@ impl Topic {
     pub fn outage(&self) -> Option<(Duration, String)> {
         let status = self.watch.status();
         status.outage.as_ref().map(|(since, why)| (since.elapsed(), why.clone()))
-    }
-}
-
-/// Logs the first record of a partition; where there are very many, at level debug.
-fn log_first_record(partition: i32, offset: i64, time_ms: u64, is_listed: bool) {
-    let time = format_ms(time_ms).to_string();
-    if is_listed {
-        tracing::info!(partition, offset, time, "first record of a partition");
-    } else {
-        tracing::debug!(partition, offset, time, "first record of a partition");
     }
 }
 
