@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::CStr;
 use std::ops::Not;
 use std::sync::Arc;
 
@@ -18,9 +19,9 @@ use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::rows::Row;
 
 /// The headers of an alert that name its run.
-const RUN: &str = "floodmark.run";
-const WINDOW: &str = "floodmark.window";
-const INPUT: &str = "floodmark.input";
+const RUN: &CStr = c"floodmark.run";
+const WINDOW: &CStr = c"floodmark.window";
+const INPUT: &CStr = c"floodmark.input";
 
 /// The name of a run, by which it finds the alerts that it published before it was restarted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,24 +35,21 @@ pub struct RunName {
 }
 
 impl RunName {
-    fn width(&self) -> String {
-        format!("{}s", self.windows.width_secs)
+    fn values(&self) -> [(&'static CStr, String); 3] {
+        let width = format!("{}s", self.windows.width_secs);
+        [(RUN, self.group.clone()), (WINDOW, width), (INPUT, self.input.clone())]
     }
 
     /// Returns the headers of the run's alerts.
     pub fn headers(&self) -> Arc<[Header]> {
-        [(RUN, self.group.clone()), (WINDOW, self.width()), (INPUT, self.input.clone())]
-            .map(|(name, value)| (name.into(), value))
-            .into()
+        let header = |(name, value): (&'static CStr, String)| (name.to_string_lossy(), value);
+        self.values().map(header).into()
     }
 
     fn owns(&self, message: &StoredMessage<'_>) -> bool {
-        let values = [
-            (c"floodmark.run", &self.group),
-            (c"floodmark.window", &self.width()),
-            (c"floodmark.input", &self.input),
-        ];
-        values.into_iter().all(|(name, value)| message.header(name) == Some(value.as_bytes()))
+        let is_there =
+            |(name, value): (&CStr, String)| message.header(name) == Some(value.as_bytes());
+        self.values().into_iter().all(is_there)
     }
 }
 

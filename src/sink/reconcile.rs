@@ -13,7 +13,7 @@
 //!
 //! Windows that the run does not read from their start keep the alerts they have.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use floodmark_dataflows::time::{Window, Windows};
 use floodmark_dataflows::types::{Change, Entity, Event, LimitId, Reason, Updates, VersionId};
@@ -49,6 +49,8 @@ pub struct Reconciled {
     windows: Windows,
     updates: Updates,
     published: PublishedAlerts,
+    /// The windows with alerts of which it is not decided yet whether they are to be cleared.
+    undecided: BTreeSet<Window>,
     /// `None` once what the input held at the start is judged.
     held: Option<BTreeMap<Window, HeldChanges>>,
     /// The start of the first window that was read from its start, in milliseconds, as of the end of that.
@@ -72,8 +74,16 @@ impl Reconciled {
         updates: Updates,
         published: PublishedAlerts,
     ) -> Self {
-        let (held, outcomes) = (Some(BTreeMap::new()), Outcomes::default());
-        Reconciled { alerts, windows, updates, published, held, read_from: 0, outcomes }
+        Reconciled {
+            alerts,
+            windows,
+            updates,
+            undecided: published.by_window.keys().copied().collect(),
+            published,
+            held: Some(BTreeMap::new()),
+            read_from: 0,
+            outcomes: Outcomes::default(),
+        }
     }
 
     /// Publishes changes, except those that repeat the last alert of their violation.
@@ -89,23 +99,26 @@ impl Reconciled {
             let window = change.violation.window;
             let mut message = alerts.message(tick, &change, &mut lines);
             let id = message.key.as_deref().and_then(|key| Id::try_from(key).ok());
-            let alert = id.and_then(|id| published.get_mut(window, &id));
-            match alert.map(|alert| (alert.compare(&message.payload, *updates), alert)) {
-                Some((comparison, alert)) if change.event != Event::Cleared => {
-                    if comparison == Comparison::Later {
-                        alert.is_active = true;
-                        continue;
-                    }
-                    id.map(|id| published.remove(window, &id));
-                    if comparison == Comparison::Same {
-                        outcomes.unchanged += 1;
-                        continue;
-                    }
+            if let Some(id) = id
+                && let Some(alert) = published.get_mut(window, &id)
+            {
+                let comparison = match change.event {
+                    Event::Cleared => None,
+                    _ => Some(alert.compare(&message.payload, *updates)),
+                };
+                if comparison == Some(Comparison::Later) {
+                    alert.is_active = true;
+                    continue;
+                }
+                published.remove(window, &id);
+                if comparison == Some(Comparison::Same) {
+                    outcomes.unchanged += 1;
+                    continue;
+                }
+                if comparison == Some(Comparison::Differs) {
                     let updated = Change { event: Event::Updated, ..change };
                     message = alerts.message(tick, &updated, &mut lines);
                 }
-                Some(_) => drop(id.map(|id| published.remove(window, &id))),
-                None => {}
             }
             outcomes.published += 1;
             send(message);
@@ -150,12 +163,8 @@ impl Reconciled {
     /// Decides about the alerts of windows that are closed.
     fn finish_closed(&mut self, closed: &ClosedTick<'_>, send: SendMessage<'_>) {
         let ClosedTick { tick, windows, catalog, .. } = *closed;
-        let is_open = |window: &Window| !self.windows.closed(*window, windows.watermark);
-        let with_alerts = self.published.by_window.iter();
-        let undecided =
-            with_alerts.filter(|(_, alerts)| alerts.values().any(|alert| !alert.is_active));
-        let closed: Vec<Window> =
-            undecided.map(|(window, _)| *window).take_while(|window| !is_open(window)).collect();
+        let is_closed = |window: &Window| self.windows.closed(*window, windows.watermark);
+        let closed: Vec<Window> = self.undecided.iter().copied().take_while(is_closed).collect();
         let mut in_force = None::<InForce<'_>>;
         for window in closed {
             match windows.existing(window) {
@@ -167,10 +176,12 @@ impl Reconciled {
                     };
                     self.clear(window, in_force, tick, send);
                 }
+                // A late record may bring it about.
+                None if !self.windows.settled(window, windows.watermark) => continue,
                 // The run does not judge it.
-                None if !self.windows.settled(window, windows.watermark) => {}
                 Some(_) | None => drop(self.published.by_window.remove(&window)),
             }
+            self.undecided.remove(&window);
         }
     }
 
