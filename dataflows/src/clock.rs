@@ -49,6 +49,21 @@ pub enum SourceProgress {
         /// The watermark if all partitions are idle.
         silence: u64,
     },
+    /// The position in a partition up to which ticks have taken its records, this one included. Nothing follows from
+    /// it; it travels with what does ([`Outputs::marks`](crate::graph::Outputs::marks)).
+    ReadTo {
+        /// The partition.
+        partition: u32,
+        /// The position of the next record.
+        offset: u64,
+    },
+    /// These windows exist, in a computation that continues an earlier one: part of the [state](Self::Save) of its
+    /// clock. They close when the watermark of that state, which enters at the same tick, passes them.
+    Existing(Existing),
+    /// The last window with a record that had retired, of the same state.
+    Retired(Window),
+    /// Emits the state of the clock at the end of the tick ([`Outputs::clock_states`](crate::graph::Outputs::clock_states)).
+    Save,
 }
 
 /// An event of the clock, for every worker.
@@ -358,7 +373,36 @@ impl WindowState {
         }
     }
 
-    fn tick(&mut self, marks: Vec<SourceProgress>) {
+    /// Makes windows exist as they did at the end of an earlier computation. Each closes when the watermark passes it.
+    fn restore(&mut self, span: Existing) {
+        let Existing { windows, whole, .. } = span;
+        self.windows.insert_windows(Existing { closed: false, ..span }, Phase::Data);
+        self.open += self.count(windows);
+        if !whole {
+            self.push_event(Phase::Data, WindowEvent::Partial { windows, partial: true });
+        }
+    }
+
+    /// Returns the state as marks that bring it about at one tick of another computation.
+    fn save(&self) -> Vec<SourceProgress> {
+        let ObservationStart { begun, unknown } = &self.observation_start;
+        let unknown = unknown.iter();
+        let mut marks =
+            vec![SourceProgress::Begun(*begun), SourceProgress::Watermark(self.watermark)];
+        marks
+            .extend(unknown.map(|&partition| SourceProgress::Truncated { partition, first: None }));
+        marks.extend(
+            self.partitions
+                .all()
+                .map(|(partition, progress)| SourceProgress::Partition { partition, progress }),
+        );
+        marks.extend(self.last_retired.map(SourceProgress::Retired));
+        marks.extend(self.windows.within(WindowRange::ALL).map(SourceProgress::Existing));
+        marks
+    }
+
+    /// Applies the marks of a tick. Returns the state of the clock if a mark asks for it.
+    fn tick(&mut self, marks: Vec<SourceProgress>) -> Option<Vec<SourceProgress>> {
         let before = self.watermark;
         let mut watermark = Slowest { at: before, partition: None };
         let mut slowest = Slowest { at: 0, partition: None };
@@ -376,9 +420,17 @@ impl WindowState {
             }
         }
         self.update_whole();
+        let mut saves = false;
         for mark in marks {
             match mark {
-                SourceProgress::Begun(_) | SourceProgress::Truncated { .. } => {}
+                SourceProgress::Begun(_)
+                | SourceProgress::Truncated { .. }
+                | SourceProgress::ReadTo { .. } => {}
+                SourceProgress::Existing(span) => self.restore(span),
+                SourceProgress::Retired(window) => {
+                    self.last_retired = self.last_retired.max(Some(window));
+                }
+                SourceProgress::Save => saves = true,
                 SourceProgress::Seen(window) => self.mark_seen(window),
                 SourceProgress::Watermark(mark) => watermark.at = watermark.at.max(mark),
                 SourceProgress::Partition { partition, progress } => {
@@ -397,7 +449,20 @@ impl WindowState {
         }
         self.advance(watermark, slowest, front);
         self.retire(before);
+        saves.then(|| self.save())
     }
+}
+
+/// The outputs of [`clock`].
+pub struct ClockStreams<'scope> {
+    /// The windows that exist, silent ones by ranges.
+    pub windows: VecCollection<'scope, Time, Existing, isize>,
+    /// The events of their life.
+    pub events: StreamVec<'scope, Time, Timed<WindowEvent>>,
+    /// The marks of each tick, each once.
+    pub marks: StreamVec<'scope, Time, Timed<SourceProgress>>,
+    /// The state at the ticks that [ask for it](SourceProgress::Save), as marks that bring it about.
+    pub states: StreamVec<'scope, Time, Timed<Vec<SourceProgress>>>,
 }
 
 /// The windows that exist, and the events of their life.
@@ -412,7 +477,7 @@ impl WindowState {
 /// tick before has settled is ignored, as the record behind it is.
 ///
 /// # Out
-/// The windows as a collection, silent ones by ranges, and events, both on one worker. A window opens at
+/// All on one worker. A window opens at
 /// [`Phase::Data`], closes and settles at [`Phase::Close`], and leaves at [`Phase::Retire`], each once and in this
 /// order; that of a late record is closed when it opens. Broadcast them; nothing else decides about windows.
 ///
@@ -421,24 +486,34 @@ impl WindowState {
 pub fn clock<'scope>(
     marks: StreamVec<'scope, Time, Timed<SourceProgress>>,
     rules: Windows,
-) -> (VecCollection<'scope, Time, Existing, isize>, StreamVec<'scope, Time, Timed<WindowEvent>>) {
+) -> ClockStreams<'scope> {
     let mut wiring = Wiring::new("Clock", marks.scope());
     wiring.input(marks, Exchange::new(|_| 0), |place: &mut Place<'_, Vec<_>>, (mark, time)| {
         place.at(time).push(mark);
     });
     let windows = wiring.output(|state: &mut ClockState| &mut state.windows);
     let events = wiring.output(|state| &mut state.events);
-    let held = WindowState::new(rules);
-    let state = ClockState { held, windows: Vec::new(), events: Vec::new() };
-    wiring.build(state, |ClockState { held, windows, events }, Time { tick, .. }, marks| {
-        held.tick(marks);
+    let applied = wiring.output(|state| &mut state.applied);
+    let states = wiring.output(|state| &mut state.saved);
+    let state = ClockState {
+        held: WindowState::new(rules),
+        windows: Vec::new(),
+        events: Vec::new(),
+        applied: Vec::new(),
+        saved: Vec::new(),
+    };
+    wiring.build(state, |state, Time { tick, .. }, marks: Vec<_>| {
+        let ClockState { held, windows, events, applied, saved } = state;
+        let at = Time::new(tick, Phase::Data);
+        applied.extend(marks.iter().map(|mark| (*mark, at)));
+        saved.extend(held.tick(marks).map(|marks| (marks, at)));
         let changes = held.windows.take_changes().into_iter();
         let updates =
             changes.map(|((existing, phase), diff)| (existing, Time::new(tick, phase), diff));
         windows.extend(updates);
         events.extend(held.events.drain(..).map(|(phase, event)| (event, Time::new(tick, phase))));
     });
-    (windows.as_collection(), events)
+    ClockStreams { windows: windows.as_collection(), events, marks: applied, states }
 }
 
 /// The windows that are held, and the outputs about them that are not sent.
@@ -446,4 +521,6 @@ struct ClockState {
     held: WindowState,
     windows: Vec<(Existing, Time, isize)>,
     events: Vec<Timed<WindowEvent>>,
+    applied: Vec<Timed<SourceProgress>>,
+    saved: Vec<Timed<Vec<SourceProgress>>>,
 }

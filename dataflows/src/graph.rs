@@ -12,7 +12,7 @@ use timely::dataflow::{Scope, StreamVec};
 use crate::addresses::Addresses;
 use crate::broadcast::broadcast;
 use crate::changes::{ChangeStreams, Rules, changes};
-use crate::clock::{SourceProgress, WindowEvent, clock};
+use crate::clock::{ClockStreams, SourceProgress, WindowEvent, clock};
 use crate::combine::UpdateBatch;
 use crate::control::ControlEvent;
 use crate::delivery::{CHANGES_AHEAD, Consumer, Notice, Notices, deliver};
@@ -111,7 +111,8 @@ pub struct Outputs<'scope> {
     pub existing: VecCollection<'scope, Time, Existing, isize>,
     /// The greatest entities of windows, in the tick in which they settle.
     pub top: StreamVec<'scope, Time, Timed<Ranked>>,
-    /// Chunks of the responses to requests, and the rows of windows that settle or retire.
+    /// Chunks of the responses to requests, and the rows of windows that settle or retire. Those of a
+    /// [`Read::Part`] are on the workers that hold the totals.
     pub responses: StreamVec<'scope, Time, Timed<Response>>,
     /// Counts of the records that came after their window had closed.
     pub late: StreamVec<'scope, Time, Timed<Late>>,
@@ -119,6 +120,10 @@ pub struct Outputs<'scope> {
     pub saturated: StreamVec<'scope, Time, Timed<Saturated>>,
     /// Events of time and windows, on every worker and not on the first one alone.
     pub clock: StreamVec<'scope, Time, Timed<WindowEvent>>,
+    /// The marks of each tick: together with records and rows of limits, all that a tick depends on.
+    pub marks: StreamVec<'scope, Time, Timed<SourceProgress>>,
+    /// The state of the clock at the ticks that [ask for it](SourceProgress::Save), as marks that bring it about.
+    pub clock_states: StreamVec<'scope, Time, Timed<Vec<SourceProgress>>>,
 }
 
 impl Outputs<'_> {
@@ -134,6 +139,8 @@ impl Outputs<'_> {
             late: self.late.probe_with(probe),
             saturated: self.saturated.probe_with(probe),
             clock: self.clock.probe_with(probe),
+            marks: self.marks.probe_with(probe),
+            clock_states: self.clock_states.probe_with(probe),
         }
     }
 }
@@ -373,7 +380,8 @@ fn compute<'scope>(
 
     // On one worker: windows, and the rules of limits. Derived before they are broadcast: an exchange by key
     // of something that every worker has would multiply it.
-    let (existing, clock) = clock(marks, options.windows);
+    let ClockStreams { windows: existing, events: clock, marks, states: clock_states } =
+        clock(marks, options.windows);
     // Rows are sent as they are entered: an operator stands between their input and an exchange (`RoundInput`).
     let rows = versions.clone().map(|version| version);
     let rules = rules(rows, clock.clone(), options.windows);
@@ -412,10 +420,12 @@ fn compute<'scope>(
         versions,
         existing,
         top,
-        responses: tables.responses.exchange(|_| 0),
+        responses: tables.responses.exchange(|(response, _)| response.worker as u64),
         late: tables.late.exchange(|_| 0),
         saturated: tables.saturated.exchange(|_| 0),
         clock,
+        marks,
+        clock_states,
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Read {
         /// The first window after these.
         until: Window,
     },
+    /// The totals of pairs in a window. The rows stay on the worker that holds the totals.
+    Part(Window),
     /// The numbers of live entries.
     Held,
     /// The volume of an entity in a window.
@@ -44,6 +46,8 @@ pub struct RequestId(pub u64);
 pub struct Response {
     /// The request; `None` for totals that are [emitted](EmitTotals) without one.
     pub request: Option<RequestId>,
+    /// The worker that gets it.
+    pub worker: usize,
     /// The content.
     pub chunk: Chunk,
 }

@@ -51,6 +51,11 @@ impl Partitions {
         self.progress.insert(partition, progress);
     }
 
+    /// Each partition with its progress.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (u32, PartitionProgress)> {
+        self.progress.iter().map(|(partition, progress)| (*partition, *progress))
+    }
+
     /// The watermark; `before` is the one of the tick before, behind which it never goes: a partition
     /// that returns from idleness brings late records, not an older watermark.
     pub(crate) fn watermark(&self, reading: ClockReading, before: u64) -> Slowest {

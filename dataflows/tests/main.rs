@@ -10,6 +10,7 @@ mod oracle;
 mod products;
 mod reference;
 mod responses;
+mod restore;
 mod retirement;
 mod rounds;
 mod saturation;

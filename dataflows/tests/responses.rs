@@ -61,7 +61,7 @@ fn response_to_a_cancelled_request_is_cut_off() {
         let to = rows.clone();
         let (mut inputs, probe) = worker.dataflow(|scope| {
             let (inputs, outputs, probe) = graph::build(scope, Options::default());
-            outputs.responses.inspect(move |(Response { request, chunk }, _)| {
+            outputs.responses.inspect(move |(Response { request, chunk, .. }, _)| {
                 let Chunk::Rows { rows, .. } = chunk else { panic!("nobody requested this") };
                 *to.borrow_mut().entry(request.expect("a request")).or_default() += rows.len();
             });

@@ -66,8 +66,8 @@ pub(crate) enum Job {
 
 /// A part of the work on a response.
 pub(crate) enum ReadJob {
-    /// Emits the rows of windows, one window after another.
-    Rows { windows: VecDeque<Window>, position: usize },
+    /// Emits the rows of windows to a worker, one window after another.
+    Rows { windows: VecDeque<Window>, position: usize, worker: usize },
     /// Emits the numbers of live entries.
     CountHeld,
     /// Emits the total of a pair.
@@ -77,9 +77,9 @@ pub(crate) enum ReadJob {
 }
 
 impl ReadJob {
-    /// Emits the rows of windows.
+    /// Emits the rows of windows to the first worker.
     fn rows(windows: impl IntoIterator<Item = Window>) -> Self {
-        ReadJob::Rows { windows: windows.into_iter().collect(), position: 0 }
+        ReadJob::Rows { windows: windows.into_iter().collect(), position: 0, worker: 0 }
     }
 }
 

@@ -21,6 +21,10 @@ impl Pairs {
                 Read::Rows { from, until } => {
                     ReadJob::rows(self.windows.range(from..until).map(|(window, _)| *window))
                 }
+                Read::Part(window) => {
+                    let (windows, position) = ([window].into(), 0);
+                    ReadJob::Rows { windows, position, worker: self.shared.index }
+                }
                 Read::Held => ReadJob::CountHeld,
                 Read::Amount { window, rollup: None, entity: Entity::Pair(pair) } => {
                     ReadJob::Amount { window, pair }
@@ -55,9 +59,11 @@ impl Pairs {
             return true;
         }
         let mut chunks = Vec::new();
+        let mut worker = 0;
         let done =
             match job {
-                ReadJob::Rows { windows, position } => {
+                ReadJob::Rows { windows, position, worker: to } => {
+                    worker = *to;
                     self.copy_rows(windows, position, fuel, &mut chunks)
                 }
                 ReadJob::CountHeld => {
@@ -80,7 +86,7 @@ impl Pairs {
                     done
                 }
             };
-        let responses = chunks.into_iter().map(|chunk| (Response { request, chunk }, time));
+        let responses = chunks.into_iter().map(|chunk| (Response { request, worker, chunk }, time));
         self.responses.extend(responses);
         done
     }

@@ -292,7 +292,7 @@ impl SteppedState for Rollups {
             Read::Amount { window, rollup, entity } => {
                 Some(Job::Amount { request, window, rollup: rollup?, entity })
             }
-            Read::Rows { .. } => None,
+            Read::Rows { .. } | Read::Part(_) => None,
         }));
     }
 

@@ -174,6 +174,6 @@ impl Rollups {
     }
 
     fn respond(&mut self, time: Time, request: RequestId, chunk: Chunk) {
-        self.responses.push((Response { request: Some(request), chunk }, time));
+        self.responses.push((Response { request: Some(request), worker: 0, chunk }, time));
     }
 }
