@@ -56,6 +56,8 @@ pub enum SourceProgress {
         partition: u32,
         /// The position of the next record.
         offset: u64,
+        /// The greatest event time that was read from it.
+        reached: Option<u64>,
     },
     /// These windows exist, in a computation that continues an earlier one: part of the [state](Self::Save) of its
     /// clock. They close when the watermark of that state, which enters at the same tick, passes them.

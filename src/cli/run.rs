@@ -284,6 +284,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         filter: args.judging.filter(),
         max_ahead_ms: args.max_ahead,
         max_behind_ms: args.max_behind,
+        tick,
         input_timezone: args.reading.input_timezone.clone(),
         dead_letters: args.reading.dead_letters(args.create_topic),
     };

@@ -157,7 +157,8 @@ fn collect_others<'scope>(
     outputs: Outputs<'scope>,
     Collected { outputs: by_tick, changes: all_changes, responses: chunks, passed, .. }: &Collected,
 ) {
-    let Outputs { changes, top, responses, late, saturated, existing, .. } = outputs;
+    let Outputs { changes, top, responses, late, saturated, existing, marks, clock_states, .. } =
+        outputs;
     let passed = passed.clone();
     collecting.each(existing.inner, move |changes| {
         let mut passed = passed.borrow_mut();
@@ -173,6 +174,8 @@ fn collect_others<'scope>(
             (tick, changes.iter().map(|(change, _)| *change).collect())
         }));
     });
+    collecting.collect(marks, by_tick, |to, mark| to.marks.push(mark));
+    collecting.collect(clock_states, by_tick, |to, state| to.clock_state = Some(state));
     let rank = |to: &mut TickOutputs, ranked| to.top.push(ranked);
     collecting.collect(top, by_tick, rank);
     let add_late = |to: &mut TickOutputs, late: Late| {
@@ -184,7 +187,7 @@ fn collect_others<'scope>(
     collecting.collect(saturated, by_tick, saturate);
     let (chunks, by_tick) = (chunks.clone(), by_tick.clone());
     collecting.each(responses, move |responses| {
-        for (Response { request, chunk }, Time { tick, .. }) in responses.drain(..) {
+        for (Response { request, chunk, .. }, Time { tick, .. }) in responses.drain(..) {
             match request {
                 Some(request) => {
                     chunks.borrow_mut().entry(tick).or_default().push_back((request, chunk));

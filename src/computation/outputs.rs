@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::reads::{Chunk, RequestId};
 use floodmark_dataflows::reports::{Late, Saturated};
 use floodmark_dataflows::spans::Existing;
@@ -32,6 +33,10 @@ pub struct TickOutputs {
     pub late: Late,
     /// Totals that have reached the end of 64 bits.
     pub saturated: Vec<Saturated>,
+    /// The marks of the tick: what it depends on beside records and rows of limits.
+    pub marks: Vec<SourceProgress>,
+    /// The state of the clock, if a mark asked for it.
+    pub clock_state: Option<Vec<SourceProgress>>,
     /// Windows that have retired: no more outputs follow about them.
     pub retired: Vec<WindowRange>,
 }

@@ -118,9 +118,11 @@ impl WallTime {
         }
         let undecided = undecided_until > horizon.saturating_add(self.max_ahead_ms);
         let tick = now.max(conditions.last_tick + 1);
+        let interval_ms = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX);
         Decision::Begin(TickStart {
             tick,
-            time: LeaderTime { now, horizon, undecided },
+            // Records that are read until the next tick are of this one's time.
+            time: LeaderTime { now, horizon: horizon.saturating_add(interval_ms), undecided },
             takes_records,
         })
     }

@@ -260,8 +260,8 @@ impl<'w, 'a> Worker<'w, 'a> {
         let mut records = TickRecords::default();
         let mut progress = Ok(Vec::new());
         if let Some(source) = &mut self.source {
-            source.set_time(start.time);
             if start.takes_records {
+                source.set_time(start.time);
                 records = source.take_records(start.tick);
                 progress = source.progress(start.tick, start.time.now, reached);
                 self.has_signalled = false;

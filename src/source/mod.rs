@@ -107,7 +107,7 @@ pub trait Source {
         Ok(Vec::new())
     }
 
-    /// Notes the leader's time, also at a tick that takes no records.
+    /// Notes the leader's time at a tick that takes records.
     fn set_time(&mut self, time: LeaderTime) {
         let _ = time;
     }

@@ -130,6 +130,7 @@ impl InProcessRun {
             filter: Filter::default(),
             max_ahead_ms: MAX_AHEAD_MS,
             max_behind_ms: u64::MAX,
+            tick: Duration::from_millis(20),
             input_timezone: TimeZone::UTC,
             dead_letters: None,
         };

@@ -217,6 +217,7 @@ pub(super) fn run(
         filter: Filter::default(),
         max_ahead_ms: u64::MAX,
         max_behind_ms: u64::MAX,
+        tick: TICK,
         input_timezone: TimeZone::UTC,
         dead_letters: None,
     };

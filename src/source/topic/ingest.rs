@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::combine::{Combiner, UpdateBatch};
@@ -15,8 +15,8 @@ use crate::base::error::Failure;
 use crate::base::logging::Sampler;
 use crate::computation::EventTimeReached;
 use crate::kafka::{
-    BufferedProducer, Contents, EventTime, OwnedMessage, PartitionChange, ReceivedMessage, Times,
-    TopicReader, origin,
+    BufferedProducer, Contents, EventTime, OwnedMessage, PartitionChange, PartitionState,
+    ReceivedMessage, Times, TopicReader, origin,
 };
 use crate::record::{self, Decoder, Format, Observation, Record, RecordError};
 use crate::source::{Filter, LeaderTime};
@@ -45,6 +45,8 @@ pub(super) struct Rules {
     pub(super) max_ahead_ms: u64,
     /// Greatest distance of a record behind the latest event time of its partition, in milliseconds.
     pub(super) max_behind_ms: u64,
+    /// Time after a tick for which the leader's clock, as of the tick, tells which records are of the future.
+    pub(super) read_for: Duration,
 }
 
 /// The event times of records that count.
@@ -80,16 +82,11 @@ struct Gathered {
     counts: InputCounts,
 }
 
-/// The leader's clock, by which records are too far in the future.
+/// The leader's clock as of the last tick that took records, by which records are too far in the future. The time since
+/// then does not count, so that the same messages lead to the same tick when they are read again.
 struct Clock {
     horizon: u64,
     set_at: Instant,
-}
-
-impl Clock {
-    fn horizon(&self) -> u64 {
-        self.horizon.saturating_add(self.set_at.elapsed().as_millis() as u64)
-    }
 }
 
 impl Gathered {
@@ -245,10 +242,11 @@ impl Ingest {
         if !self.dead_letters_have_capacity()? || self.is_full() || self.undecided {
             return Ok(0);
         }
-        let Some(clock) = &self.clock else {
+        let is_recent = |clock: &&Clock| clock.set_at.elapsed() <= self.rules.read_for;
+        let Some(clock) = self.clock.as_ref().filter(is_recent) else {
             return Ok(0);
         };
-        let latest = clock.horizon().saturating_add(self.rules.max_ahead_ms);
+        let latest = clock.horizon.saturating_add(self.rules.max_ahead_ms);
         let topic = self.reader.topic().clone();
         let name = &topic.address().topic;
         // Once it is known that the topic holds records, no message is inspected for this.
@@ -331,6 +329,18 @@ impl Ingest {
             }
         };
         Ok(self.reader.update_progress(Some(event_time))?.into_iter().map(of_partition).collect())
+    }
+
+    /// Returns the positions of partitions that are not among `before`, as marks.
+    pub(super) fn moved_from(&self, before: &[(i32, i64)]) -> Vec<SourceProgress> {
+        let states = self.reader.states().into_iter();
+        let moved = states.filter(|at| before.binary_search(&(at.partition, at.next)).is_err());
+        let mark = |PartitionState { partition, next, reached, .. }| SourceProgress::ReadTo {
+            partition: partition.unsigned_abs(),
+            offset: next.unsigned_abs(),
+            reached,
+        };
+        moved.map(mark).collect()
     }
 
     /// Returns the sink of unreadable messages; `None` unless `--dead-letter` is set.

@@ -58,7 +58,13 @@ impl Mock {
         let source = TopicReader::open(topic.into(), 0, 1, std::sync::Arc::new(|| ()));
         let source = source.unwrap_or_else(|failure| panic!("{:#}", failure.error));
         let windows = Windows { width_secs: 1, ..Windows::default() };
-        let rules = Rules { windows, filter, max_ahead_ms: 0, max_behind_ms: u64::MAX };
+        let rules = Rules {
+            windows,
+            filter,
+            max_ahead_ms: 0,
+            max_behind_ms: u64::MAX,
+            read_for: Duration::MAX,
+        };
         let mut ingest = Ingest::new(source, Decoder::default(), rules, 1, dead_letters);
         ingest.set_time(LeaderTime { now: 0, horizon: u64::MAX, undecided: false });
         ingest

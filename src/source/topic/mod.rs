@@ -46,6 +46,8 @@ pub struct Options {
     pub max_ahead_ms: u64,
     /// Greatest distance of a record behind the latest event time of its partition, in milliseconds.
     pub max_behind_ms: u64,
+    /// The interval of ticks.
+    pub tick: Duration,
     /// The zone of times in records that state none.
     pub input_timezone: TimeZone,
     /// Opens the sink of unreadable messages; `None` unless they are kept.
@@ -82,6 +84,8 @@ impl Partitions {
             filter: options.filter.clone(),
             max_ahead_ms: options.max_ahead_ms,
             max_behind_ms: options.max_behind_ms,
+            // Half of what records may be ahead, so that none of the present is taken for one of the future.
+            read_for: options.tick + Duration::from_millis(options.max_ahead_ms / 2),
         };
         let dead_letters = options.dead_letters.as_ref().map(|open| open()).transpose()?;
         let positions = reader.positions();
@@ -136,8 +140,11 @@ impl Source for Partitions {
     ) -> Result<Vec<SourceProgress>, Failure> {
         self.slowest_in = reached.slowest_in;
         let progress = self.ingest.progress(now, reached);
+        let before = self.positions.back().map_or(&self.done, |(_, positions)| positions);
+        let moved = self.ingest.moved_from(before);
         self.positions.push_back((tick, self.ingest.reader().positions()));
-        let progress = progress?;
+        let mut progress = progress?;
+        progress.extend(moved);
         self.ingest.bound_skew(reached)?;
         Ok(progress)
     }
