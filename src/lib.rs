@@ -40,6 +40,7 @@ pub mod scenario;
 pub mod sink;
 pub mod sniffer;
 pub mod source;
+pub mod state;
 
 /// The version, and behind it a digest of the sources that this program was built from.
 pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("FLOODMARK_BUILD"));

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 7] = [
     &["capture", "record", "limits", "kafka", "aggregate", "generate"],
     &["output", "metrics", "cluster"],
     &["computation"],
-    &["source", "sink", "runner"],
+    &["source", "sink", "state", "runner"],
     &["http", "sniffer", "convert", "scenario"],
     &["cli"],
 ];

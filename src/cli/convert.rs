@@ -315,7 +315,7 @@ impl Job<'_> {
             let mut converter = converters[index].lock().unwrap_or_else(PoisonError::into_inner);
             let thread = std::thread::current();
             let wake = Arc::new(move || thread.unpark());
-            match TopicReader::open(topic.clone(), worker, cluster.peers(), wake) {
+            match TopicReader::open(topic.clone(), worker, cluster.peers(), wake, None) {
                 Ok(source) => {
                     let converter = &mut *converter;
                     Follower { source, converter, index, shared: &shared }.run()

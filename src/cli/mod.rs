@@ -24,6 +24,7 @@ pub mod limits;
 pub mod logging;
 pub mod replay;
 pub mod run;
+mod run_state;
 pub mod sending;
 pub mod source;
 pub mod test;

@@ -142,6 +142,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
         peers: cluster.peers(),
     };
     let shared = Shared {
+        state: None,
         options,
         filter: judging.filter(),
         status: None,
@@ -151,6 +152,7 @@ fn lead(args: &Args, cluster: Cluster) -> Outcome {
     let (opened, by) = (args.clone(), messages.clone());
     let lead: OpenLead = Box::new(move || {
         Ok(LeaderConfig {
+            state: None,
             time: Box::new(EventTime::new(options.windows)),
             hub: hub(&opened, options.windows, &catalog, &by)?,
             catalog,
@@ -227,6 +229,7 @@ fn follow(args: &Args, cluster: Cluster) -> Outcome {
         Interrupt::ignore()?;
     }
     let shared = Shared {
+        state: None,
         options: args.options(),
         filter: args.judging.filter(),
         status: None,

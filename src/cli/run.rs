@@ -1,5 +1,6 @@
 //! `floodmark run`: judges the records of a topic as they arrive.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -12,26 +13,31 @@ use floodmark_dataflows::time::Windows;
 
 use super::cluster::{Restart, Stall};
 use super::judging::Judging;
+use super::run_state::{Opening, PublishedTopics, RunState};
 use super::source::{Reading, shown_start, start};
+use super::values;
 use crate::base::date::format_ms;
 use crate::base::duration;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::cluster::{self, Cluster, Given, Settings, watchdog};
-use crate::kafka::topics::{self, Plan};
+use crate::kafka::topics::{self, Plan, TopicConfig};
 use crate::kafka::{
-    Address, AddressError, BufferedProducer, OnRefusal, SCHEME, Start, Topic, Tuning,
+    Address, AddressError, BufferedProducer, OnRefusal, ResumePosition, SCHEME, Start, Topic,
+    Tuning,
 };
 use crate::limits::catalog::Catalog;
 use crate::limits::feed;
 use crate::runner::{
-    self, Job, LeaderConfig, Limits, OpenLead, Shared, Sources, Status, SteadyClock, WallTime,
+    self, Job, LeaderConfig, Limits, OpenLead, ResumePlan, Shared, Sources, Status, SteadyClock,
+    WallTime,
 };
 use crate::sink::{
     Alerts, Counts, DeadLetters, Hub, OnlyDifference, PublishedAlerts, Reconciled, RunName, Sink,
     StateTopic, Stream, Totals,
 };
-use crate::source::{self, Partitions};
+use crate::source::{self, Filter, Partitions};
+use crate::state::{self, Directory, Position, Store};
 
 /// The options of `floodmark run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -130,6 +136,9 @@ pub struct Args {
     reading: Reading,
 
     #[command(flatten)]
+    run_state: RunState,
+
+    #[command(flatten)]
     cluster: super::cluster::Args,
 
     #[command(flatten)]
@@ -156,6 +165,10 @@ fn topic(to: &str) -> Option<Result<Address, Failure>> {
 }
 
 impl Args {
+    fn run_name(&self, windows: Windows) -> RunName {
+        RunName { group: self.group.clone(), windows, input: self.from.topic.clone() }
+    }
+
     fn refresh(&self) -> Option<Duration> {
         self.limits_refresh.map(Duration::from_millis)
     }
@@ -165,6 +178,7 @@ impl Args {
         &self,
         topic_id: Option<String>,
         isolation: &str,
+        state_nonce: Option<String>,
     ) -> Result<Settings, Failure> {
         let Args {
             from,
@@ -180,6 +194,7 @@ impl Args {
             max_ahead,
             max_behind,
             reading,
+            run_state,
             cluster: _,
             stall: _,
             restart: _,
@@ -195,6 +210,11 @@ impl Args {
             .with("--max-ahead", duration::text(*max_ahead))
             .with("--max-behind", duration::text(*max_behind))
             .with_optional("--publish", Given::when(publish.is_some()))
+            .with_optional("--state (the nonce in state.json)", state_nonce)
+            .with_leaders(
+                "--checkpoint-interval",
+                run_state.state.as_ref().map(|_| duration::text(run_state.checkpoint_interval)),
+            )
             .with_leaders("--until-end", Given::when(*until_end))
             .with_leaders("--limits-refresh", limits_refresh.map(duration::text));
         judging.add_settings(reading.add_settings(settings))
@@ -228,10 +248,13 @@ impl Args {
                 "--create-topic needs --to, --publish or --dead-letter kafka://…"
             )));
         }
-        if self.restart.restart && self.from_offset == Start::Latest {
+        if self.restart.restart
+            && self.from_offset == Start::Latest
+            && self.run_state.state.is_none()
+        {
             return Err(usage(anyhow!(
                 "--restart with --from-offset latest would skip messages that arrive before the \
-                 restart: give --from-offset a time, such as {}",
+                 restart: give --state a directory, or --from-offset a time, such as {}",
                 format_ms(runner::wall_ms())
             )));
         }
@@ -271,7 +294,10 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let _server = args.http.serve(above, status.clone())?;
     let reading = args.reading.source(args.from_offset, &args.group);
     let topic = Arc::new(Topic::open(&args.from, &args.reading.kafka.client(), reading)?);
-    let settings = args.settings(topic.id(), topic.isolation())?;
+    let state = args.run_state.state.as_deref().map(state::open).transpose()?;
+    let nonce = state.as_ref().map(|(_, identity)| identity.nonce.clone());
+    let settings = args.settings(topic.id(), topic.isolation(), nonce)?;
+    let directory = state.map(|(directory, _)| directory);
     let watch = watchdog::start(args.stall.timeout())?;
     status.set_topic(topic.clone(), watch.clone());
     let options = args.judging.options(args.publish.as_ref().map(|_| EmitTotals::OnSettle));
@@ -279,7 +305,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let lead = leads.then(|| lead(args, options.windows, &status, restarted)).transpose()?;
     let interrupt = if follows { Interrupt::default() } else { Interrupt::listen()? };
     let source = source::topic::Options {
-        topic,
+        topic: topic.clone(),
         windows: options.windows,
         filter: args.judging.filter(),
         max_ahead_ms: args.max_ahead,
@@ -294,10 +320,15 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         status: Some(status),
         interrupt: interrupt.clone(),
         watch: Some(watch),
+        state: directory.clone().map(|directory| Arc::new(directory) as Arc<dyn Store>),
     };
     let mut waiting = cluster::unless_interrupted(&interrupt);
-    let sources = Sources::each(move |worker, workers| Partitions::open(&source, worker, workers));
-    let lead = lead.map(|lead| lead.open_alerts_later(args, options, &interrupt));
+    let sources = Sources::each(move |worker, workers, plan: Option<&ResumePlan>| {
+        Partitions::open(&source, worker, workers, plan.and_then(resumed))
+    });
+    let later =
+        Later { args: args.clone(), options, interrupt: interrupt.clone(), topic, directory };
+    let lead = lead.map(|lead| lead.open_later(later));
     let job = Job { shared, sources, lead };
     let ended = runner::execute(cluster, &settings, &Messages::new(), &mut waiting, job)?;
     let Some(ended) = ended else { return Ok(Exit::Done) };
@@ -321,16 +352,62 @@ struct Lead {
     config: LeaderConfig<'static>,
     alert_topics: Vec<BufferedProducer>,
     dead_letters: Option<DeadLetters>,
+    /// The topics of a run with a state.
+    published: PublishedTopics,
+}
+
+/// Everything that opening the topics of alerts, or the state, needs.
+struct Later {
+    args: Args,
+    options: Options,
+    interrupt: Interrupt,
+    topic: Arc<Topic>,
+    directory: Option<Directory>,
+}
+
+impl Later {
+    fn opening<'a>(
+        &'a self,
+        filter: &'a Filter,
+        topics: PublishedTopics,
+        dead_letters: Option<DeadLetters>,
+    ) -> Option<Opening<'a>> {
+        let Later { args, options, topic, directory, .. } = self;
+        Some(Opening {
+            options: &args.run_state,
+            directory: directory.clone()?,
+            path: args.run_state.state.clone()?,
+            run: args.run_name(options.windows),
+            computation: *options,
+            filter,
+            bound: vec![
+                ("--max-ahead", duration::text(args.max_ahead)),
+                ("--max-behind", duration::text(args.max_behind)),
+                ("--input-timezone", values::shown_zone(&args.reading.input_timezone)),
+            ],
+            topic,
+            client: args.reading.kafka.client(),
+            topics,
+            create_topic: args.create_topic,
+            dead_letters,
+        })
+    }
 }
 
 impl Lead {
-    /// Opens the topics of alerts when the processes have met: nobody waits for this one for so long.
-    fn open_alerts_later(self, args: &Args, options: Options, interrupt: &Interrupt) -> OpenLead {
-        let (args, interrupt) = (args.clone(), interrupt.clone());
+    /// Opens the state, or the topics of alerts, when the processes have met: nobody waits for this one for so long.
+    fn open_later(self, later: Later) -> OpenLead {
         Box::new(move || {
-            let Lead { mut config, alert_topics, dead_letters } = self;
+            let Lead { mut config, alert_topics, dead_letters, published } = self;
+            let Later { args, options, interrupt, .. } = &later;
+            let filter = args.judging.filter();
+            if let Some(opening) = later.opening(&filter, published, dead_letters.clone()) {
+                let (state, sink) = opening.open(&|| interrupt.pressed())?;
+                config.state = Some(state);
+                sink.into_iter().for_each(|sink| config.hub.add(sink));
+            }
             for producer in alert_topics {
-                let alerts = alerts(&args, options, producer, dead_letters.clone(), &interrupt)?;
+                let alerts = alerts(args, *options, producer, dead_letters.clone(), interrupt)?;
                 config.hub.add(alerts);
             }
             // The last sink: the others send it what their brokers refuse.
@@ -357,7 +434,7 @@ fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Resu
     }
     status.set_leading(limits.iter().map(|limits| (limits.set, limits.health.clone())).collect());
     let catalog = args.judging.catalog();
-    let Outputs { hub, alert_topics, dead_letters } = outputs(args, windows, &catalog)?;
+    let Outputs { hub, alert_topics, dead_letters, published } = outputs(args, windows, &catalog)?;
     let config = LeaderConfig {
         limits,
         queries: Some(status.accept_queries(&leader)),
@@ -365,6 +442,7 @@ fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Resu
         leader,
         hub,
         catalog,
+        state: None,
         time: Box::new(
             WallTime::new(
                 Box::new(SteadyClock::new(args.reading.idle_timeout)),
@@ -375,11 +453,20 @@ fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Resu
             .ending_with_input(args.until_end),
         ),
     };
-    Ok(Lead { config, alert_topics, dead_letters })
+    Ok(Lead { config, alert_topics, dead_letters, published })
 }
 
 /// Opens a topic whose messages replace each other by their keys.
 fn state_topic(args: &Args, address: &Address) -> Result<BufferedProducer, Failure> {
+    let kafka = &args.reading.kafka.client();
+    let config = state_topic_config(args, address)?;
+    let buffered = BufferedProducer::open_known(&config, kafka, Tuning::for_latency())?;
+    // A rejected alert must not stop the others.
+    Ok(buffered.on_refusal(OnRefusal::Keep))
+}
+
+/// Returns the configuration of such a topic.
+fn state_topic_config(args: &Args, address: &Address) -> Result<TopicConfig, Failure> {
     let kafka = &args.reading.kafka.client();
     topics::find(address, kafka, &Plan::state(-1), args.create_topic)?;
     let config = topics::try_describe(address, kafka)?;
@@ -391,9 +478,7 @@ fn state_topic(args: &Args, address: &Address) -> Result<BufferedProducer, Failu
              configuration"
         );
     }
-    let buffered = BufferedProducer::open_known(&config, kafka, Tuning::for_latency())?;
-    // A rejected alert must not stop the others.
-    Ok(buffered.on_refusal(OnRefusal::Keep))
+    Ok(config)
 }
 
 /// Opens a topic of alerts. One that holds alerts of this run from before a restart gets only what differs from these.
@@ -404,7 +489,7 @@ fn alerts(
     dead_letters: Option<DeadLetters>,
     interrupt: &Interrupt,
 ) -> Result<Box<dyn Sink + Send>, Failure> {
-    let run = RunName { group: args.group.clone(), windows, input: args.from.topic.clone() };
+    let run = args.run_name(windows);
     let (address, client) = (producer.address(), args.reading.kafka.client());
     let published = PublishedAlerts::read(address, &client, &run, &|| interrupt.pressed())?;
     let alerts = Alerts::new(windows, Some(run.headers()));
@@ -426,6 +511,8 @@ struct Outputs {
     hub: Hub<'static>,
     alert_topics: Vec<BufferedProducer>,
     dead_letters: Option<DeadLetters>,
+    /// The topics of a run with a state, which are opened with it.
+    published: PublishedTopics,
 }
 
 /// Opens everything that a run writes to.
@@ -434,9 +521,14 @@ fn outputs(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Outputs, 
         args.to.iter().map(|to| topic(to).transpose()).collect::<Result<_, _>>()?;
     let writes_topics = args.publish.is_some() || topics.iter().any(Option::is_some);
     let (mut streams, mut alert_topics) = (Vec::new(), Vec::new());
+    let mut published = PublishedTopics::default();
+    let has_state = args.run_state.state.is_some();
     for (to, topic) in args.to.iter().zip(topics) {
         if let Some(address) = topic {
-            alert_topics.push(state_topic(args, &address)?);
+            match has_state {
+                true => published.alerts.push(state_topic_config(args, &address)?),
+                false => alert_topics.push(state_topic(args, &address)?),
+            }
             continue;
         }
         let stream = match to.as_str() {
@@ -445,7 +537,12 @@ fn outputs(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Outputs, 
         };
         streams.push(stream.detached_after(Duration::from_millis(args.detach_after)));
     }
-    let totals = args.publish.as_ref().map(|to| state_topic(args, to)).transpose()?;
+    let to_publish = args.publish.as_ref();
+    let with_state = to_publish.filter(|_| has_state);
+    published.totals = with_state.map(|to| state_topic_config(args, to)).transpose()?;
+    published.log()?;
+    let without = to_publish.filter(|_| !has_state);
+    let totals = without.map(|to| state_topic(args, to)).transpose()?;
     if catalog.sets().len() > 1 && streams.is_empty() {
         tracing::warn!("output of --what-if goes to no topic: give --to a file, or -, to see it");
     }
@@ -462,5 +559,16 @@ fn outputs(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Outputs, 
         sinks.extend(streams.into_iter().map(|stream| Box::new(stream) as Box<_>));
     }
     let hub = Hub::new(Counts::new(catalog.sets()), sinks);
-    Ok(Outputs { hub, alert_topics, dead_letters })
+    Ok(Outputs { hub, alert_topics, dead_letters, published })
+}
+
+/// Returns the positions at which an earlier run has left the partitions, if it is continued.
+fn resumed(plan: &ResumePlan) -> Option<BTreeMap<i32, ResumePosition>> {
+    let position = |(partition, position): (&u32, &Position)| {
+        let Position { offset, reached, is_truncated } = *position;
+        let next = i64::try_from(offset).unwrap_or(i64::MAX);
+        let partition = i32::try_from(*partition).unwrap_or(i32::MAX);
+        (partition, ResumePosition { next, reached, is_truncated })
+    };
+    Some(plan.positions.as_ref()?.iter().map(position).collect())
 }

@@ -34,7 +34,7 @@ fn settings(line: &str) -> Settings {
     let words = line.split_whitespace().map(OsString::from);
     let settings = match parse(words).expect("a command line").command {
         Command::Replay(args) => args.settings(),
-        Command::Run(args) => args.settings(Some("id".into()), "read_committed"),
+        Command::Run(args) => args.settings(Some("id".into()), "read_committed", None),
         _ => panic!("no command that computes"),
     };
     settings.expect("settings")

@@ -79,6 +79,20 @@ pub struct TopicFault {
     pub why: String,
 }
 
+impl TopicFault {
+    /// Returns the fault that a state of a topic is, if it is one.
+    pub(super) fn of(state: TopicState) -> Option<Self> {
+        match state {
+            TopicState::Fit { .. } => None,
+            TopicState::Missing { since } => {
+                let why = "it does not exist".to_owned();
+                Some(TopicFault { since, missing: true, why })
+            }
+            TopicState::Unfit { since, why } => Some(TopicFault { since, missing: false, why }),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     /// The client accepts messages.
@@ -273,14 +287,7 @@ impl BufferedProducer {
 
     /// Returns the reason why messages wait although brokers can be reached, if there is one.
     pub fn topic_fault(&self) -> Option<TopicFault> {
-        match self.guard.topic_state() {
-            TopicState::Fit { .. } => None,
-            TopicState::Missing { since } => {
-                let why = "it does not exist".to_owned();
-                Some(TopicFault { since, missing: true, why })
-            }
-            TopicState::Unfit { since, why } => Some(TopicFault { since, missing: false, why }),
-        }
+        TopicFault::of(self.guard.topic_state())
     }
 
     /// Sends as many messages as it can, without waiting.

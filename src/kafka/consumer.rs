@@ -6,7 +6,6 @@
 #![expect(unsafe_code, reason = "batches are in the C interface of librdkafka alone")]
 
 use std::ffi::{CStr, c_char, c_int};
-use std::ops::ControlFlow;
 use std::ptr::{null, null_mut};
 use std::slice;
 use std::sync::OnceLock;
@@ -52,6 +51,17 @@ pub(super) enum Polled<'a> {
     Failed { why: String },
 }
 
+/// The treatment of one item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It is consumed.
+    Next,
+    /// It is consumed, and the items after it are left for the next call.
+    Stop,
+    /// It is left for the next call, and the items after it are not.
+    Keep,
+}
+
 /// The headers of a message, parsed on demand: most messages have none, and parsing costs as much as reading a
 /// short record.
 #[derive(Clone, Copy)]
@@ -93,8 +103,8 @@ pub(super) struct Consumer {
     /// The messages of a batch, until all are read: released one by one, they would contend with the thread of
     /// the client for its memory. Declared before the client, which must outlive them.
     messages: Vec<Borrowed>,
-    /// The index of the first unread message.
-    next: usize,
+    /// The messages at the start that were left for later.
+    kept: usize,
     // Declared before the client, which must outlive it.
     queue: Queue,
     client: BaseConsumer<Context>,
@@ -143,27 +153,52 @@ impl Consumer {
         let (messages, batch) = (Vec::new(), vec![null_mut(); BATCH]);
         let topic = topic.into();
         let queue = Queue(queue);
-        Ok(Consumer { topic, messages, next: 0, queue, client, batch, drained: false })
+        Ok(Consumer { topic, messages, kept: 0, queue, client, batch, drained: false })
     }
 
-    /// Calls `each` for the available messages, at most a batch, without waiting, until `each` breaks: the next call
+    /// Calls `each` for the available messages, at most a batch, without waiting, until `each` stops: the next call
     /// continues with the rest. Returns whether it consumed all messages that were available.
-    pub(super) fn poll(&mut self, mut each: impl FnMut(Polled<'_>) -> ControlFlow<()>) -> bool {
-        let fetches = self.messages.is_empty();
+    pub(super) fn poll(&mut self, mut each: impl FnMut(Polled<'_>) -> Step) -> bool {
+        // Kept messages do not keep others from coming.
+        let fetches = self.messages.len() == self.kept;
         if fetches {
             self.fetch();
         }
-        while let Some(message) = self.messages.get(self.next) {
-            self.next += 1;
+        self.kept = 0;
+        let mut next = 0;
+        while let Some(message) = self.messages.get(next) {
             // SAFETY: the message is valid until it is released.
             let polled = unsafe { polled(&*message.0) };
-            if polled.is_some_and(|polled| each(polled).is_break()) {
+            let step = polled.map_or(Step::Next, &mut each);
+            if step == Step::Keep {
+                // In their order, before those that are consumed.
+                self.messages.swap(self.kept, next);
+                self.kept += 1;
+            }
+            next += 1;
+            if step == Step::Stop {
+                self.messages.drain(self.kept..next);
                 return false;
             }
         }
-        self.messages.clear();
-        self.next = 0;
-        fetches && self.drained
+        self.messages.truncate(self.kept);
+        fetches && self.drained && self.kept == 0
+    }
+
+    /// Returns the partitions of messages that wait for their turn.
+    pub(super) fn kept_partitions(&self) -> Vec<i32> {
+        // SAFETY: the message is valid until it is released.
+        let kept = self.messages[..self.kept].iter();
+        let mut partitions: Vec<i32> =
+            kept.map(|message| unsafe { (*message.0).partition }).collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        partitions
+    }
+
+    /// Returns the number of messages that wait for their turn.
+    pub(super) fn kept(&self) -> usize {
+        self.kept
     }
 
     /// Fetches the next batch from the client.
@@ -197,8 +232,7 @@ impl Consumer {
     /// The client's own pause would resume at its own position, which is one too far after a batch that contained
     /// [`Polled::End`].
     pub(super) fn remove(&mut self, partition: i32) -> Result<(), KafkaError> {
-        self.messages.drain(..self.next);
-        self.next = 0;
+        self.kept = 0;
         // SAFETY: the message is valid until it is released.
         self.messages.retain(|message| unsafe { (*message.0).partition } != partition);
         self.client.incremental_unassign(&self.list(&[(partition, 0)], |_| Offset::Invalid)?)

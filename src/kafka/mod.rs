@@ -25,14 +25,19 @@ mod partition;
 mod producer;
 mod producers;
 mod read_to_end;
+mod repeat;
 mod reports;
 mod setup;
 mod source;
 mod straggler;
+mod tick_log;
 mod times;
+mod topic;
 mod topic_client;
 mod topic_id;
 pub mod topics;
+mod transaction_reports;
+mod transactions;
 mod watch;
 
 pub use address::{Address, AddressError, SCHEME};
@@ -43,12 +48,13 @@ pub use ends::{TRANSACTION_PATIENCE, Withheld};
 pub use error::Error;
 pub use message::{Header, Outgoing, OwnedMessage, origin};
 pub use options::{ClientOptions, Setting, client_config};
-pub use partition::Times;
+pub use partition::{ResumePosition, Times};
 pub use producer::{Producer, Sent, Tuning};
 pub use read_to_end::{StoredMessage, read_to_end};
 pub use reports::{Counts, Refusal};
-pub use source::{
-    BrokerResponse, PartitionChange, PartitionState, ReceivedMessage, Topic, TopicReader,
-};
+pub use source::{PartitionChange, PartitionState, ReceivedMessage, TopicReader};
 pub use straggler::EventTime;
+pub use tick_log::TickLog;
+pub use topic::{BrokerResponse, Topic};
+pub use transactions::{FencedProducer, TransactionOptions, Transactions};
 pub use watch::{SourceOptions, Start};

@@ -36,6 +36,17 @@ impl Times {
     }
 }
 
+/// The position in a partition from which an earlier run is continued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResumePosition {
+    /// The offset to be read next.
+    pub next: i64,
+    /// The greatest event time read before.
+    pub reached: Option<u64>,
+    /// Whether the earlier run began after the first message, and has read no event time yet.
+    pub is_truncated: bool,
+}
+
 /// The state of a partition that this worker reads.
 #[derive(Clone, Debug)]
 pub(super) struct Partition {
@@ -110,6 +121,13 @@ impl Partition {
             behind: None,
             reopened: None,
         }
+    }
+
+    /// Creates the state of a partition that an earlier run has read.
+    pub(super) fn resumed(position: ResumePosition) -> Self {
+        let ResumePosition { next, reached, is_truncated } = position;
+        let truncated = Truncated { exhausted: false, first: None, reported: Some(None) };
+        Partition { reached, ..Partition::new(next, is_truncated.then_some(truncated)) }
     }
 
     /// Returns the partition's hold on the watermark, and whether it has started or stopped straggling by

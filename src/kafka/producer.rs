@@ -12,6 +12,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
+use rdkafka::util::IntoOpaque;
 
 use super::message::Outgoing;
 use super::reports::{Counts, Mark, Reports, Returned, sending, undeliverable};
@@ -100,6 +101,29 @@ pub(super) fn producer_config(
     Ok(config)
 }
 
+/// Returns a message as the client accepts it. Its delivery report has `mark`.
+pub(super) fn base_record<'a, T: IntoOpaque>(
+    topic: &'a str,
+    message: &Outgoing<'a>,
+    mark: T,
+) -> BaseRecord<'a, [u8], [u8], T> {
+    let mut record = BaseRecord::with_opaque_to(topic, mark);
+    record.key = message.key;
+    record.payload = message.payload;
+    record.partition = message.partition;
+    let count = message.headers.len() + message.common_headers.len();
+    if count > 0 {
+        let headers = OwnedHeaders::new_with_capacity(count);
+        let add = |headers: OwnedHeaders, (key, value): &message::Header| {
+            headers.insert(Header { key, value: Some(value) })
+        };
+        let all = message.headers.iter().chain(message.common_headers);
+        record.headers = Some(all.fold(headers, add));
+    }
+    record.timestamp = message.timestamp_ms.map(|ms| ms.max(1));
+    record
+}
+
 impl std::fmt::Debug for Producer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Producer")
@@ -161,21 +185,7 @@ impl Producer {
             partition: message.partition,
             timestamp_ms: message.timestamp_ms,
         });
-        let mut record =
-            BaseRecord::<[u8], [u8], Box<Mark>>::with_opaque_to(&self.address.topic, mark);
-        record.key = message.key;
-        record.payload = message.payload;
-        record.partition = message.partition;
-        let count = message.headers.len() + message.common_headers.len();
-        if count > 0 {
-            let headers = OwnedHeaders::new_with_capacity(count);
-            let add = |headers: OwnedHeaders, (key, value): &message::Header| {
-                headers.insert(Header { key, value: Some(value) })
-            };
-            let all = message.headers.iter().chain(message.common_headers);
-            record.headers = Some(all.fold(headers, add));
-        }
-        record.timestamp = message.timestamp_ms.map(|ms| ms.max(1));
+        let record = base_record(&self.address.topic, message, mark);
         // Counted before the client accepts it: its delivery report may come at once, and no more messages may
         // be delivered than are queued.
         self.queued.fetch_add(1, Ordering::Relaxed);

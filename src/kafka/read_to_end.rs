@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 
-use super::consumer::{Consumer, Headers, Polled};
-use super::source::consumer_config;
+use super::consumer::{Consumer, Headers, Polled, Step};
+use super::topic::consumer_config;
 use super::{Address, ClientOptions, topics};
 use crate::base::error::{Exit, Failure};
 
@@ -73,7 +72,7 @@ pub fn read_to_end(
                 // Nothing that another start would repair, such as a right that is missing.
                 Polled::Failed { why } => failure = Some((Exit::BadConfig, why)),
             }
-            ControlFlow::Continue(())
+            Step::Next
         });
         if let Some((exit, why)) = failure {
             return Err(Failure::new(exit, anyhow!(why).context(reading())));

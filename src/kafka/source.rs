@@ -19,180 +19,24 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use floodmark_dataflows::watermark::PartitionProgress;
 use metrics::{Counter, counter};
-use rdkafka::ClientConfig;
 use rdkafka::consumer::CommitMode;
 
-use super::consumer::{Consumer, Headers, Polled};
-use super::contents::Contents;
-use super::ends::{Ends, Withheld};
-use super::partition::{Partition, Times, Truncated, log_first_record, log_straggler};
+use super::Error;
+use super::consumer::{Consumer, Headers, Polled, Step};
+use super::partition::{
+    Partition, ResumePosition, Times, Truncated, log_first_record, log_straggler,
+};
 use super::straggler::EventTime;
-use super::topic_client::{commit_metadata, isolation};
-use super::watch::{SourceOptions, TopicWatch};
-use super::{Address, ClientOptions, Error, client_config};
+use super::topic::Topic;
+use super::topic_client::commit_metadata;
 use crate::base::error::{Exit, Failure};
 use crate::record::Message;
-
-/// Greatest size of a response to one fetch, unless messages may be larger.
-const FETCH_MAX_BYTES: u64 = 8 << 20;
 
 /// Time limit for closing a consumer at its brokers.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Greatest number of partitions that the log lists one by one at level info; for more, it gives only their number.
 const LISTED_MAX: usize = 16;
-
-/// An open topic. Each process opens it once.
-pub struct Topic {
-    address: Address,
-    config: ClientConfig,
-    options: SourceOptions,
-    watch: TopicWatch,
-    starts: BTreeMap<i32, i64>,
-    contents: Contents,
-    /// Partitions that had nothing left to read when the topic was opened, and had messages before.
-    exhausted: BTreeSet<i32>,
-}
-
-/// The settings of consumers, beside those of every client.
-pub(super) fn consumer_config(
-    address: &Address,
-    options: &ClientOptions,
-    group: &str,
-) -> Result<ClientConfig, Failure> {
-    let mut config = client_config(address, options)?;
-    // No code reads the statistics of consumers: the state of the brokers comes from requests.
-    config.set("statistics.interval.ms", "0");
-    // The group only stores offsets; it never assigns partitions.
-    config.set("group.id", group);
-    config.set("enable.auto.commit", "false");
-    config.set("enable.auto.offset.store", "false");
-    // A consumer must not silently skip from an expired offset to another one.
-    config.set("auto.offset.reset", "error");
-    // The end event gives the offset after control messages of transactions, too.
-    config.set("enable.partition.eof", "true");
-    // librdkafka rejects a fetch size smaller than the greatest message that the user allows.
-    let message_max = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
-    let fetch_max = FETCH_MAX_BYTES.max(message_max.unwrap_or(0)).to_string();
-    // An option that the user has set by -X takes precedence.
-    let mut tune = |key: &str, value: &str| {
-        if config.get(key).is_none() {
-            config.set(key, value);
-        }
-    };
-    // Prefetched from all partitions together: with fewer messages the worker sometimes waits for the client. Small
-    // messages take ten times their size in the client, so there are two bounds.
-    tune("queued.min.messages", "100000");
-    tune("queued.max.messages.kbytes", "16384");
-    // One response, with all partitions of a broker, adds to these bounds.
-    tune("fetch.max.bytes", &fetch_max);
-    // The broker responds once it has this many bytes, or after the wait: fewer, larger responses under load.
-    tune("fetch.min.bytes", "1");
-    tune("fetch.wait.max.ms", "100");
-    // The client fetches a paused or full partition again after this time.
-    tune("fetch.queue.backoff.ms", "10");
-    Ok(config)
-}
-
-impl Topic {
-    /// Opens a topic: requests its partitions and their first offsets to read.
-    pub fn open(
-        address: &Address,
-        options: &ClientOptions,
-        source: SourceOptions,
-    ) -> Result<Self, Failure> {
-        let config = consumer_config(address, options, &source.group)?;
-        let (watch, starts) = TopicWatch::open(address, &config, &source)?;
-        let known = watch.status().partitions.clone();
-        let is_exhausted = |(partition, start): (&i32, &i64)| {
-            let end = known.get(partition).copied().flatten()?.end;
-            (*start > 0 && *start >= end).then_some(*partition)
-        };
-        let exhausted = starts.iter().filter_map(is_exhausted).collect();
-        let ends = known.iter().filter_map(|(partition, ends)| Some((*partition, (*ends)?.stable)));
-        let contents = Contents::new(&starts, ends);
-        let (address, options) = (address.clone(), source);
-        Ok(Topic { address, config, options, watch, starts, contents, exhausted })
-    }
-
-    /// Returns the kinds of messages found in the topic: records, or this program's own output.
-    pub fn contents(&self) -> &Contents {
-        &self.contents
-    }
-
-    /// Returns the id of the topic, if the brokers give ids.
-    pub fn id(&self) -> Option<String> {
-        self.watch.topic_id().map(ToString::to_string)
-    }
-
-    /// Returns the `isolation.level` of the consumers.
-    pub fn isolation(&self) -> &str {
-        isolation(&self.config)
-    }
-
-    /// Returns the context of a reading error.
-    fn reading(&self) -> String {
-        format!("reading from \"{}\"", self.address)
-    }
-
-    /// Returns the address of the topic.
-    pub fn address(&self) -> &Address {
-        &self.address
-    }
-
-    /// Returns the known offsets at which partitions count as read to their ends: the last stable offset if an open
-    /// transaction is skipped, or else the high watermark.
-    pub fn ends(&self) -> BTreeMap<i32, i64> {
-        let status = self.watch.status();
-        let ends =
-            status.partitions.iter().map(|(partition, ends)| Some((*partition, (*ends)?.due())));
-        ends.flatten().collect()
-    }
-
-    /// Returns an error if the topic was deleted, replaced or cut back.
-    pub fn check(&self) -> Result<(), Failure> {
-        self.watch.lost().map_or(Ok(()), |lost| Err(lost.failure(&self.address)))
-    }
-
-    /// Whether the topic was deleted, replaced or cut back.
-    pub fn is_lost(&self) -> bool {
-        self.watch.lost().is_some()
-    }
-
-    /// Returns the time for which no response has contained the topic, if it is missing.
-    pub fn missing(&self) -> Option<Duration> {
-        self.watch.status().missing.map(|since| since.elapsed())
-    }
-
-    /// Returns the time without messages after which a partition is idle.
-    pub fn idle_timeout(&self) -> Duration {
-        self.options.idle_timeout
-    }
-
-    /// Returns the last response about each partition that has one.
-    pub fn responses(&self) -> Vec<BrokerResponse> {
-        let status = self.watch.status();
-        let responses = status.partitions.iter().filter_map(|(partition, ends)| {
-            let ends = (*ends)?;
-            let Ends { end, stable, withheld, requested_at, .. } = ends;
-            Some(BrokerResponse {
-                partition: *partition,
-                end,
-                stable,
-                due: ends.due(),
-                withheld,
-                requested_at,
-            })
-        });
-        responses.collect()
-    }
-
-    /// Returns the duration of the current outage and its reason, if the brokers do not respond.
-    pub fn outage(&self) -> Option<(Duration, String)> {
-        let status = self.watch.status();
-        status.outage.as_ref().map(|(since, why)| (since.elapsed(), why.clone()))
-    }
-}
 
 /// The state of a partition, for status reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,23 +55,6 @@ pub struct PartitionState {
     pub paused: bool,
     /// Whether the watermark does not wait for the partition, since its event time stays behind.
     pub straggles: bool,
-}
-
-/// The last response of a broker about a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BrokerResponse {
-    /// The number of the partition.
-    pub partition: i32,
-    /// The high watermark: the offset after the last message.
-    pub end: i64,
-    /// The offset up to which consumers get messages: below `end` while a transaction is open.
-    pub stable: i64,
-    /// The offset at which the partition counts as read to its end.
-    pub due: i64,
-    /// The messages behind an open transaction, which consumers do not get.
-    pub withheld: Option<Withheld>,
-    /// The time of the request.
-    pub requested_at: Instant,
 }
 
 /// A message with its origin.
@@ -266,30 +93,45 @@ pub struct TopicReader {
     index: usize,
     peers: usize,
     /// `None` while the worker has no partitions.
-    consumer: Option<Consumer>,
+    pub(super) consumer: Option<Consumer>,
     /// The time at which the worker had last consumed all messages of the consumer.
     drained: Instant,
     wake: Arc<dyn Fn() + Send + Sync>,
-    partitions: BTreeMap<i32, Partition>,
+    pub(super) partitions: BTreeMap<i32, Partition>,
     /// Counts replaced consumers.
     reopened: Counter,
+    /// The positions at which an earlier run has left the partitions, if it is continued.
+    resumed: Option<BTreeMap<i32, ResumePosition>>,
+    /// Partitions that are not read while an earlier run is repeated, since they are ahead.
+    pub(super) held: BTreeSet<i32>,
 }
 
 impl TopicReader {
-    /// Opens the partitions of worker `index` among `peers`. Another thread calls `wake` when there are messages to
+    /// Opens the partitions of worker `index` among `peers`, where an earlier run has left them if it is continued. Another thread calls `wake` when there are messages to
     /// poll.
     pub fn open(
         topic: Arc<Topic>,
         index: usize,
         peers: usize,
         wake: Arc<dyn Fn() + Send + Sync>,
+        resumed: Option<BTreeMap<i32, ResumePosition>>,
     ) -> Result<Self, Failure> {
         let (consumer, drained, partitions) = (None, Instant::now(), BTreeMap::new());
         let label = format!("kafka:{}", topic.address.topic);
         let reopened = counter!("floodmark_input_consumers_reopened_total", "source" => label);
         reopened.increment(0);
-        let mut source =
-            TopicReader { topic, index, peers, consumer, drained, wake, partitions, reopened };
+        let mut source = TopicReader {
+            topic,
+            index,
+            peers,
+            consumer,
+            drained,
+            wake,
+            partitions,
+            reopened,
+            resumed,
+            held: BTreeSet::new(),
+        };
         source.find_partitions()?;
         Ok(source)
     }
@@ -342,8 +184,7 @@ impl TopicReader {
             .into_iter()
             .filter(ours)
             .filter(|partition| !self.partitions.contains_key(partition))
-            // A partition added later is read from its beginning.
-            .map(|partition| (partition, topic.starts.get(&partition).copied().unwrap_or(0)))
+            .map(|partition| (partition, self.start(partition)))
             .collect();
         if new.is_empty() {
             return Ok(());
@@ -363,12 +204,34 @@ impl TopicReader {
             } else {
                 tracing::debug!(partition, offset = next, worker, "reading a partition");
             }
-            let exhausted = topic.exhausted.contains(&partition);
-            let truncated =
-                (next > 0).then_some(Truncated { exhausted, first: None, reported: None });
-            self.partitions.insert(partition, Partition::new(next, truncated));
+            let state = match self.resumed.as_ref().map(|resumed| resumed.get(&partition)) {
+                Some(Some(position)) => Partition::resumed(*position),
+                // It was added since.
+                Some(None) => Partition::new(next, None),
+                None => {
+                    let exhausted = topic.exhausted.contains(&partition);
+                    let truncated =
+                        (next > 0).then_some(Truncated { exhausted, first: None, reported: None });
+                    Partition::new(next, truncated)
+                }
+            };
+            self.partitions.insert(partition, state);
         }
         Ok(())
+    }
+
+    /// Returns the offset from which a partition is read. One added later is read from its beginning.
+    fn start(&self, partition: i32) -> i64 {
+        match &self.resumed {
+            Some(resumed) => {
+                resumed.get(&partition).map(|position| position.next).unwrap_or_else(|| {
+                    let status = self.topic.watch.status();
+                    let ends = status.partitions.get(&partition).copied().flatten();
+                    ends.map_or(0, |ends| ends.first)
+                })
+            }
+            None => self.topic.starts.get(&partition).copied().unwrap_or(0),
+        }
     }
 
     /// Calls `each` for the available messages, at most a batch, without waiting, and returns the number of messages
@@ -376,6 +239,15 @@ impl TopicReader {
     /// and has no capacity for another one: the next call continues with the rest of the batch.
     pub fn poll(
         &mut self,
+        each: impl FnMut(ReceivedMessage<'_>) -> ControlFlow<Option<Times>, Option<Times>>,
+    ) -> Result<usize, Failure> {
+        self.poll_before(&|_| i64::MAX, each)
+    }
+
+    /// Calls `each` as [`TopicReader::poll`] does, for messages before an offset of their partition. Others wait.
+    pub fn poll_before(
+        &mut self,
+        bound: &dyn Fn(i32) -> i64,
         mut each: impl FnMut(ReceivedMessage<'_>) -> ControlFlow<Option<Times>, Option<Times>>,
     ) -> Result<usize, Failure> {
         let Some(consumer) = &mut self.consumer else {
@@ -389,9 +261,15 @@ impl TopicReader {
         let now = Instant::now();
         let drained = consumer.poll(|polled| {
             match polled {
+                Polled::Message { partition, offset, .. } if offset >= bound(partition) => {
+                    return Step::Keep;
+                }
+                Polled::End { partition, offset } if offset > bound(partition) => {
+                    return Step::Keep;
+                }
                 Polled::Message { partition, offset, key, payload, timestamp_ms, headers } => {
                     let Some(state) = partitions.get_mut(&partition) else {
-                        return ControlFlow::Continue(());
+                        return Step::Next;
                     };
                     let message = Message { key, payload, timestamp_ms };
                     let reached = state.reached;
@@ -407,7 +285,7 @@ impl TopicReader {
                     state.next = offset + 1;
                     state.since = now;
                     received += 1;
-                    return read.map_break(|_| ()).map_continue(|_| ());
+                    return if read.is_break() { Step::Stop } else { Step::Next };
                 }
                 Polled::End { partition, offset } => {
                     if let Some(state) = partitions.get_mut(&partition) {
@@ -424,7 +302,7 @@ impl TopicReader {
                     failure = Some(Failure::new(Exit::Failed, error));
                 }
             }
-            ControlFlow::Continue(())
+            Step::Next
         });
         if drained {
             self.drained = now;
@@ -559,7 +437,7 @@ impl TopicReader {
     pub fn states(&self) -> Vec<PartitionState> {
         let of = |(partition, state): (&i32, &Partition)| PartitionState {
             partition: *partition,
-            first: self.topic.starts.get(partition).copied().unwrap_or(0),
+            first: self.start(*partition),
             next: state.next,
             reached: state.reached,
             holds: state.holds,

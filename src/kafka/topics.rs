@@ -81,6 +81,13 @@ impl Plan {
         plan
     }
 
+    /// For the records of the ticks of runs with a state.
+    pub fn records() -> Self {
+        let mut plan = Plan::flows(1);
+        plan.config.push(("cleanup.policy", "compact".to_owned()));
+        plan
+    }
+
     /// Returns the command by which people can create such a topic.
     fn command(&self, address: &Address) -> String {
         let Address { brokers, topic } = address;

@@ -8,13 +8,15 @@ use floodmark_dataflows::types::{LimitId, Version, VersionId};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use metrics::Label;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::rows::Row;
 use super::slots::Slots;
 
 /// One of the sets of limits. A name in both sets is two limits, one of each set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitSet {
     /// The limits that hold.
@@ -174,6 +176,12 @@ impl Catalog {
     pub fn held(&self) -> impl Iterator<Item = Version> {
         let held = self.rows.iter().filter(|(_, numbered)| numbered.holds);
         held.map(|(id, numbered)| as_version(VersionId(id), numbered))
+    }
+
+    /// Returns all rows that hold, each with its set.
+    pub fn held_rows(&self) -> impl Iterator<Item = (LimitSet, &Arc<Row>)> {
+        let held = self.rows.iter().filter(|(_, numbered)| numbered.holds);
+        held.map(|(_, numbered)| (self.set(numbered.limit), &numbered.row))
     }
 
     /// Returns the name of a limit.

@@ -30,6 +30,7 @@ pub mod postgres;
 pub mod reason;
 pub mod rows;
 mod slots;
+pub mod stored;
 pub mod table;
 pub mod text;
 pub mod value;

@@ -9,10 +9,12 @@
 //! the same connections.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::reads::{Read, RequestId};
+use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::Version;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -23,6 +25,7 @@ use timely::worker::Worker;
 
 use crate::base::error::Exit;
 use crate::source::LeaderTime;
+use crate::state::{PartsRequest, Position, SavedPart, WrittenParts};
 
 /// A tick that begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +46,30 @@ impl TickStart {
     }
 }
 
+/// The state from which all workers continue an earlier run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ResumePlan {
+    /// The position in each partition; `None` for a run that is the first one with its state.
+    pub positions: Option<BTreeMap<u32, Position>>,
+    /// The time of the last tick that took records.
+    pub time: Option<LeaderTime>,
+    /// The files of totals, and the windows that these are of.
+    pub parts: Vec<(Window, SavedPart)>,
+    /// Whether ticks of the earlier run are repeated.
+    pub repeats: bool,
+    /// The ticks up to which records are in the totals of each window.
+    pub counted: BTreeMap<Window, u64>,
+}
+
+/// A tick of an earlier run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct RepeatedTick {
+    pub(super) start: TickStart,
+    pub(super) marks: Vec<SourceProgress>,
+    /// Whether no other tick is repeated after it.
+    pub(super) is_last: bool,
+}
+
 /// A command of the leader.
 #[derive(Clone, Debug)]
 pub(super) enum Command {
@@ -52,6 +79,14 @@ pub(super) enum Command {
     Read { tick: u64, request: RequestId, reads: Vec<Read> },
     /// Cancels a request of a tick, whose response nobody wants any more.
     Cancel { tick: u64, request: RequestId },
+    /// Continues an earlier run from its state. The first command of a run with a state.
+    Resume(Box<ResumePlan>),
+    /// Completes a tick before the one of the state: each worker puts in some of the totals that it reads.
+    Load { tick: u64 },
+    /// Completes a tick of the earlier run: each worker puts in what that tick took.
+    Repeat(Box<RepeatedTick>),
+    /// Has the totals of windows written, which the tick that begins reads by this request.
+    Save { request: RequestId, parts: PartsRequest },
     /// Completes a tick: each worker puts in what its source has.
     Tick(TickStart),
     /// Has the ticks since the last round computed. All workers have the same rounds
@@ -62,8 +97,12 @@ pub(super) enum Command {
 }
 
 /// A command that concerns all workers.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 enum Broadcasted {
+    Resume(Box<ResumePlan>),
+    Load { tick: u64 },
+    Repeat(Box<RepeatedTick>),
+    Save { request: RequestId, parts: PartsRequest },
     Tick(TickStart),
     Cancel { tick: u64, request: RequestId },
     EndRound,
@@ -79,6 +118,10 @@ pub(super) enum WorkerSignal {
     /// Ticks have taken everything that the worker's input held when it was opened, but for these messages
     /// ([`Source::left_out_at_end`](crate::source::Source::left_out_at_end)).
     ReachedEnd { left_out: u64 },
+    /// The worker has put in all totals that it reads.
+    Loaded,
+    /// The worker has written the totals of a request.
+    Written(WrittenParts),
     /// The process of the worker received an interrupt: the run should shut down.
     Interrupted,
     /// The worker can't go on: the run should shut down with this exit code, for this reason.
@@ -140,6 +183,12 @@ impl Commands {
         let Some(Channel { commands, .. }) = &mut self.channel else { return };
         commands.send(match command {
             Command::Limits { .. } | Command::Read { .. } => return,
+            Command::Resume(plan) => Broadcasted::Resume(plan.clone()),
+            Command::Load { tick } => Broadcasted::Load { tick: *tick },
+            Command::Repeat(tick) => Broadcasted::Repeat(tick.clone()),
+            Command::Save { request, parts } => {
+                Broadcasted::Save { request: *request, parts: parts.clone() }
+            }
             Command::Tick(start) => Broadcasted::Tick(*start),
             Command::Cancel { tick, request } => {
                 Broadcasted::Cancel { tick: *tick, request: *request }
@@ -153,6 +202,10 @@ impl Commands {
     /// Returns the leader's next command; on its own worker there is none.
     pub(super) fn next(&mut self) -> Option<Command> {
         Some(match self.received_commands.borrow_mut().pop_front()? {
+            Broadcasted::Resume(plan) => Command::Resume(plan),
+            Broadcasted::Load { tick } => Command::Load { tick },
+            Broadcasted::Repeat(tick) => Command::Repeat(tick),
+            Broadcasted::Save { request, parts } => Command::Save { request, parts },
             Broadcasted::Tick(start) => Command::Tick(start),
             Broadcasted::Cancel { tick, request } => Command::Cancel { tick, request },
             Broadcasted::EndRound => Command::EndRound,

@@ -1,6 +1,5 @@
 //! The leader, which is the first worker of the first process: it gives commands, and publishes closed ticks.
 
-use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -9,13 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::reads::{Chunk, Read, RequestId};
-use floodmark_dataflows::time::Window;
 use floodmark_dataflows::types::Change;
 
 use super::commands::{Command, Commands, TickStart, WorkerSignal};
+use super::durability::{Durability, StateConfig};
 use super::limits::{LimitEdits, Limits};
 use super::queries::{PendingQuery, Queries};
+use super::recovery::Action;
 use super::reports::Reports;
+use super::retained::Retained;
 use super::shared::Shared;
 use super::status::Status;
 use super::time::{Decision, TickConditions, TimeSource};
@@ -25,12 +26,13 @@ use crate::limits::catalog::{Catalog, LimitSet};
 use crate::output::{WriteError, reader_gone_failure};
 use crate::sink::{ClosedTick, Hub, Sink};
 use crate::source::{Demand, TickRecords};
+use crate::state::PartsRequest;
 
 /// Interval between two counts of the totals in memory.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Rows of totals that are read at once when the input has ended, unless a window has more.
-const ROWS_AT_ONCE: usize = 200_000;
+/// Ticks of a recovery that are in flight at once.
+const RECOVERY_TICKS_AHEAD: usize = 4;
 
 /// Everything the leader needs at startup.
 pub struct LeaderConfig<'a> {
@@ -48,6 +50,8 @@ pub struct LeaderConfig<'a> {
     pub final_query: Option<PendingQuery>,
     /// The leader's thread, set once it runs, so that feeds and queries can unpark it.
     pub leader: Arc<OnceLock<Thread>>,
+    /// The durable state, of a run that has one.
+    pub state: Option<StateConfig>,
 }
 
 /// The end of a computation.
@@ -99,38 +103,6 @@ enum Ending {
     Failed(WriteError),
 }
 
-/// The totals of windows that are to be read when the input ends.
-#[derive(Default)]
-struct Retained(BTreeMap<Window, usize>);
-
-impl Retained {
-    /// Notes the windows of records. The number of updates of a window is an upper bound of its totals.
-    fn note(&mut self, records: &TickRecords) {
-        for window in &records.seen {
-            *self.0.entry(*window).or_default() += 1;
-        }
-        for batch in &records.update_batches {
-            *self.0.entry(batch.window).or_default() += batch.len();
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Returns the next read: some windows at a time, so that few rows are in flight at once.
-    fn next(&mut self) -> Option<Read> {
-        let (from, mut rows) = self.0.pop_first()?;
-        while let Some(next) = self.0.first_entry()
-            && rows + next.get() <= ROWS_AT_ONCE
-        {
-            rows += next.remove();
-        }
-        let until = self.0.first_key_value().map_or(Window(u64::MAX), |(window, _)| *window);
-        Some(Read::Rows { from, until })
-    }
-}
-
 /// The numbers of requests.
 #[derive(Default)]
 struct RequestIds(u64);
@@ -155,12 +127,18 @@ pub(super) struct Leader<'a> {
     final_query: Option<PendingQuery>,
     /// `None` if no sink needs them.
     retained: Option<Retained>,
+    /// `None` for a run without a state.
+    durability: Option<Durability>,
     /// The tick whose commands are being given.
     opening: Option<OpeningTick>,
     /// Workers whose sources ticks have taken up to the end that these had at the start.
     at_end: usize,
     /// Messages before these ends that are left out.
     left_out: u64,
+    /// Whether the tick that begins has the state of the clock saved.
+    saves_clock: bool,
+    /// The totals that it has written, and the request that reads these.
+    saves: Option<(RequestId, PartsRequest)>,
     /// The newest tick that had begun when all of them had.
     caught_up_at: Option<u64>,
     /// The time until something is to be done.
@@ -184,8 +162,10 @@ struct OpeningTick {
 }
 
 impl<'a> Leader<'a> {
-    pub(super) fn new(config: LeaderConfig<'a>, shared: &Shared) -> Self {
-        let LeaderConfig { time, catalog, limits, mut hub, queries, final_query, leader } = config;
+    /// `workers`: the number of those with a source.
+    pub(super) fn new(config: LeaderConfig<'a>, shared: &Shared, workers: usize) -> Self {
+        let LeaderConfig { time, catalog, limits, mut hub, queries, final_query, leader, state } =
+            config;
         if shared.status.is_some() {
             hub.add(Box::new(Reports::new()));
         }
@@ -202,9 +182,12 @@ impl<'a> Leader<'a> {
             responses: TickOutputs::default(),
             final_query,
             retained,
+            durability: state.map(|state| Durability::new(state, workers)),
             opening: None,
             at_end: 0,
             left_out: 0,
+            saves_clock: false,
+            saves: None,
             caught_up_at: None,
             wait: Duration::ZERO,
             last_tick: None,
@@ -270,12 +253,71 @@ impl<'a> Leader<'a> {
                     self.at_end += 1;
                     self.left_out += left_out;
                 }
+                WorkerSignal::Loaded => self.with_durability(Durability::note_loaded),
+                WorkerSignal::Written(written) => {
+                    self.with_durability(|durability| durability.written(written));
+                }
                 WorkerSignal::Interrupted => self.shut_down(),
                 WorkerSignal::Failed { exit, why } => self.fail(Failure::new(exit, anyhow!(why))),
             }
         }
         let polled = self.hub.poll();
         self.check(polled);
+        self.poll_durability();
+    }
+
+    fn with_durability(&mut self, act: impl FnOnce(&mut Durability)) {
+        if let Some(durability) = &mut self.durability {
+            act(durability);
+        }
+    }
+
+    /// Writes checkpoints when they are complete.
+    fn poll_durability(&mut self) {
+        let Some(durability) = &mut self.durability else { return };
+        match durability.poll(self.hub.durable()) {
+            Ok(Some(before)) => self.hub.forget_records(before),
+            Ok(None) => {}
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    /// Returns the next command of the recovery of an earlier run.
+    fn next_of_recovery(&mut self, in_flight: usize) -> Option<Command> {
+        let durability = self.durability.as_mut()?;
+        if self.ending.is_some() {
+            self.time_is_over.get_or_insert(false);
+            return (!std::mem::replace(&mut self.has_ended, true)).then_some(Command::End);
+        }
+        self.wait = Duration::ZERO;
+        match durability.next(in_flight, RECOVERY_TICKS_AHEAD) {
+            Action::Give(command) => {
+                if let Command::Repeat(repeated) = &command {
+                    durability.begin(repeated.start, &self.limits.catalog);
+                }
+                Some(command)
+            }
+            Action::Edit(tick, edits) => {
+                let versions = self.limits.repeat(tick, &edits);
+                if durability.is_repeating(tick) {
+                    durability.edit(edits);
+                }
+                Some(Command::Limits { tick, edits: versions })
+            }
+            Action::Restore(start, _) => {
+                durability.begin(start, &self.limits.catalog);
+                Some(Command::Tick(start))
+            }
+            Action::Wait => None,
+            Action::Finish { ticks, is_first } => {
+                if !is_first {
+                    tracing::info!(ticks, "the state is restored: the run continues");
+                    self.time.resume();
+                }
+                self.limits.end_repetition();
+                None
+            }
+        }
     }
 
     /// Returns the next command, if it is time for one. `demand` is what the source of this worker needs; `workers` is
@@ -286,6 +328,9 @@ impl<'a> Leader<'a> {
         demand: Demand,
         workers: usize,
     ) -> Option<Command> {
+        if self.durability.as_ref().is_some_and(Durability::is_recovering) {
+            return self.next_of_recovery(computation.ticks_in_flight());
+        }
         if let Some(edits) = self.limits.next_preloaded() {
             return Some(Command::Limits { tick: 0, edits });
         }
@@ -297,6 +342,9 @@ impl<'a> Leader<'a> {
         }
         if let Some(tick) = self.opening.as_ref().map(|opening| opening.start.tick) {
             if let Some(edits) = self.limits.next(tick) {
+                if let Some(durability) = &mut self.durability {
+                    durability.edit(self.limits.stored(&edits));
+                }
                 return Some(Command::Limits { tick, edits });
             }
             // Queries see the limits of the tick.
@@ -304,6 +352,9 @@ impl<'a> Leader<'a> {
         }
         if let Some(OpeningTick { start, reads, .. }) = &mut self.opening {
             let tick = start.tick;
+            if let Some((request, parts)) = self.saves.take() {
+                return Some(Command::Save { request, parts });
+            }
             return Some(match reads.pop() {
                 Some((request, reads)) => Command::Read { tick, request, reads },
                 None => Command::Tick(self.opening.take()?.start),
@@ -321,6 +372,16 @@ impl<'a> Leader<'a> {
             return;
         }
         let tick = start.tick;
+        if let Some(durability) = &mut self.durability {
+            let (saves_clock, parts) = durability.begin(*start, &self.limits.catalog);
+            self.saves_clock = saves_clock;
+            if let Some(parts) = parts {
+                let request = self.request_ids.next();
+                let windows = parts.windows.iter().map(|window| Read::Part(*window));
+                reads.push((request, windows.collect()));
+                self.saves = Some((request, parts));
+            }
+        }
         if self.queries.are_waiting() {
             let current = self.time.current_window(tick, &self.shared.options.windows);
             let request = self.request_ids.next();
@@ -361,11 +422,12 @@ impl<'a> Leader<'a> {
         if has_read_input {
             self.caught_up_at.get_or_insert(computation.inputs.tick());
         }
+        let wants_tick = self.durability.as_ref().is_some_and(Durability::wants_tick);
         let conditions = TickConditions {
             demand,
             has_edits: self.limits.are_waiting(),
             has_initial_rows: self.limits.has_initial_rows(),
-            until_queries: self.queries.until_tick(),
+            until_queries: self.queries.until_tick().or(wants_tick.then_some(Duration::ZERO)),
             sinks_have_capacity: self.hub.has_capacity(),
             computation_has_capacity: computation.has_capacity(),
             in_flight,
@@ -424,6 +486,12 @@ impl<'a> Leader<'a> {
         if self.time_is_over.is_some() {
             return;
         }
+        if std::mem::take(&mut self.saves_clock) {
+            mark(SourceProgress::Save);
+        }
+        if let Some(marks) = self.durability.as_mut().and_then(Durability::take_restored) {
+            return marks.into_iter().for_each(mark);
+        }
         if let Some(retained) = &mut self.retained {
             retained.note(records);
         }
@@ -440,8 +508,16 @@ impl<'a> Leader<'a> {
 
     /// Publishes changes of a tick.
     pub(super) fn changes(&mut self, tick: u64, changes: &[Change]) {
+        if self.is_durable(tick) {
+            return self.hub.restore(tick, changes, &self.limits.catalog);
+        }
         let published = self.hub.changes(tick, changes, &self.limits.catalog);
         self.check(published);
+    }
+
+    /// Whether all sinks have had the outputs of a tick before the start.
+    fn is_durable(&self, tick: u64) -> bool {
+        self.durability.as_ref().is_some_and(|durability| durability.is_durable(tick))
     }
 
     /// Publishes a closed tick, and responds to its queries; `windows` are those at its end.
@@ -451,15 +527,22 @@ impl<'a> Leader<'a> {
             outputs.rows.entry(window).or_default().extend(rows);
         }
         outputs.held = held;
+        let durability = self.durability.as_mut();
+        let record = durability.and_then(|durability| durability.close(tick, &mut outputs));
         let closed = ClosedTick {
             tick,
             outputs: &outputs,
             windows,
             catalog: &self.limits.catalog,
             is_caught_up: self.caught_up_at.is_some_and(|at| tick >= at),
+            record: record.as_ref(),
         };
-        let published = self.queries.close(&closed).and(self.hub.close(&closed));
-        self.check(published);
+        if self.is_durable(tick) {
+            self.hub.close_restored(&closed);
+        } else {
+            let published = self.queries.close(&closed).and(self.hub.close(&closed));
+            self.check(published);
+        }
         if self.shared.status.is_some() {
             self.limits.count_in_force(tick);
         }
@@ -469,6 +552,7 @@ impl<'a> Leader<'a> {
     /// Reports the states of the sinks and of the clock.
     pub(super) fn report(&mut self, status: &Status) {
         status.sinks(self.hub.states());
+        status.durability(self.durability.as_ref().and_then(Durability::fault));
         self.time.report(status);
     }
 
@@ -503,97 +587,5 @@ impl<'a> Leader<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use floodmark_dataflows::combine::Combiner;
-    use floodmark_dataflows::graph::Options;
-    use floodmark_dataflows::types::{Pair, Volume};
-
-    use super::*;
-    use crate::base::terminal::Interrupt;
-    use crate::computation::EventTimeReached;
-    use crate::output::difference::PublishedChanges;
-    use crate::runner::time::EventTime;
-    use crate::sink::Counts;
-    use crate::source::{Filter, Source};
-
-    /// Counts the rows that come at once.
-    struct Rows<'a>(&'a mut Vec<usize>);
-
-    impl Sink for Rows<'_> {
-        fn changes(&mut self, _: &PublishedChanges<'_>, _: &Catalog) -> Result<(), WriteError> {
-            Ok(())
-        }
-
-        fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
-            self.0.push(closed.outputs.rows.values().map(Vec::len).sum());
-            Ok(())
-        }
-
-        fn wants_totals(&self) -> bool {
-            true
-        }
-    }
-
-    /// A tick for each window, with records of so many hosts.
-    struct Hosts(
-        std::iter::Peekable<std::iter::Zip<std::ops::RangeFrom<u64>, std::vec::IntoIter<u32>>>,
-    );
-
-    impl Source for Hosts {
-        fn demand(&mut self, _: EventTimeReached) -> Result<Demand, Failure> {
-            let next = self.0.peek();
-            Ok(next.map_or(Demand::Ended, |(number, _)| Demand::TickAt(number * 300_000)))
-        }
-
-        fn take_records(&mut self, _: u64) -> TickRecords {
-            let Some((number, hosts)) = self.0.next() else { return TickRecords::default() };
-            let (window, mut combiner) = (Window(number * 300), Combiner::new(1));
-            for host in 0..hosts {
-                combiner.add(window, Pair::V4(host.into(), Ipv4Addr::LOCALHOST), Volume::new(1, 1));
-            }
-            TickRecords {
-                update_batches: combiner.take(),
-                seen: [window].into(),
-                greatest: Some(number * 300_000),
-                ..TickRecords::default()
-            }
-        }
-    }
-
-    /// A great many windows with little in them are read at once, and large ones that follow are not.
-    #[test]
-    fn rows_of_totals_that_are_read_at_once_are_bounded() {
-        const LARGE: u32 = 120_000;
-        let sizes: Vec<u32> = std::iter::repeat_n(1, 300).chain([LARGE; 5]).collect();
-        let mut read = Vec::new();
-        let rows = timely::execute_directly(move |worker| {
-            let options = Options::default();
-            let lead = LeaderConfig {
-                time: Box::new(EventTime::new(options.windows)),
-                catalog: Catalog::new(),
-                limits: Vec::new(),
-                hub: Hub::new(Counts::new(&[]), vec![Box::new(Rows(&mut read))]),
-                queries: None,
-                final_query: None,
-                leader: Arc::default(),
-            };
-            let shared = Shared {
-                options,
-                filter: Filter::default(),
-                status: None,
-                interrupt: Interrupt::default(),
-                watch: None,
-            };
-            let hosts = Hosts((1..).zip(sizes).peekable());
-            let ended = crate::runner::lead(worker, &shared, Box::new(hosts), lead);
-            assert!(ended.is_complete && ended.failure.is_none(), "{ended:?}");
-            assert_eq!(ended.last_tick, Some(305 * 300_000));
-            read
-        });
-        assert_eq!(rows.iter().sum::<usize>(), 300 + 5 * LARGE as usize);
-        assert!(rows.iter().all(|rows| *rows <= ROWS_AT_ONCE), "{rows:?}");
-        assert!(rows.iter().filter(|rows| **rows > 0).count() <= 6, "{rows:?}");
-    }
-}
+#[path = "leader_tests.rs"]
+mod tests;

@@ -1,6 +1,6 @@
 //! The limits of a run: the rows of its catalog, and the edits that wait for the next tick.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,10 @@ use crate::base::error::Failure;
 use crate::computation::INITIAL_ROWS_PER_TICK;
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::feed::{self, EditReceiver, Edits, Feed, Health};
+use crate::limits::rows::Row;
+use crate::limits::stored::StoredRow;
 use crate::sink::Hub;
+use crate::state::StoredEdit;
 
 /// Edits that one command enters.
 const EDITS_PER_COMMAND: usize = INITIAL_ROWS_PER_TICK;
@@ -21,6 +24,23 @@ const EDITS_PER_COMMAND: usize = INITIAL_ROWS_PER_TICK;
 /// Minimum interval between two counts of the limits in force: there may be very many, and they may change very
 /// often.
 const IN_FORCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Numbers the row of an edit, and notes whether it holds.
+fn enter(
+    catalog: &mut Catalog,
+    retracted: &mut RetractedRows,
+    tick: u64,
+    set: LimitSet,
+    row: &Arc<Row>,
+    diff: isize,
+) -> (Version, isize) {
+    let version = catalog.version(set, row);
+    catalog.set_holds(version.id, diff > 0);
+    if diff < 0 {
+        retracted.add(tick, version.id);
+    }
+    (version, diff)
+}
 
 /// The limits of a run, of one set.
 pub struct Limits {
@@ -134,12 +154,7 @@ impl LimitEdits {
             // Queries in flight keep the catalog of their tick.
             let catalog = Arc::make_mut(&mut self.catalog);
             for (row, diff) in rows.take(EDITS_PER_COMMAND - edits.len()) {
-                let version = catalog.version(*set, &row);
-                catalog.set_holds(version.id, diff > 0);
-                if diff < 0 {
-                    self.retracted.add(tick, version.id);
-                }
-                edits.push((version, diff));
+                edits.push(enter(catalog, &mut self.retracted, tick, *set, &row, diff));
             }
             if edits.len() == EDITS_PER_COMMAND {
                 break;
@@ -147,6 +162,44 @@ impl LimitEdits {
             self.entering.pop_front();
         }
         (!edits.is_empty()).then_some(edits)
+    }
+
+    /// Enters edits of an earlier run, which is being continued.
+    pub(super) fn repeat(&mut self, tick: u64, edits: &[StoredEdit]) -> Vec<(Version, isize)> {
+        let catalog = Arc::make_mut(&mut self.catalog);
+        let enter = |edit: &StoredEdit| {
+            // This run may have no such set: `--what-if` need not be given again.
+            self.sets.iter().find(|limits| limits.set == edit.set)?;
+            let row = edit.row.row()?;
+            let diff = if edit.is_added { 1 } else { -1 };
+            Some(enter(catalog, &mut self.retracted, tick, edit.set, &row, diff))
+        };
+        edits.iter().filter_map(enter).collect()
+    }
+
+    /// Returns edits in the form in which they are stored.
+    pub(super) fn stored(&self, edits: &[(Version, isize)]) -> Vec<StoredEdit> {
+        let stored = |(version, diff): &(Version, isize)| StoredEdit {
+            set: self.catalog.set(version.limit),
+            row: StoredRow::of(self.catalog.row(version.id)),
+            is_added: *diff > 0,
+        };
+        edits.iter().map(stored).collect()
+    }
+
+    /// Ends the repetition of an earlier run: of the rows that the feeds had at the start, only the differences to those
+    /// that hold are still to be entered.
+    pub(super) fn end_repetition(&mut self) {
+        self.preloaded = None;
+        for limits in &mut self.sets {
+            let held = self.catalog.held_rows().filter(|(set, _)| *set == limits.set);
+            let held: BTreeSet<Arc<Row>> = held.map(|(_, row)| row.clone()).collect();
+            let read: BTreeSet<Arc<Row>> =
+                limits.rows.drain(..).filter(|(_, diff)| *diff > 0).map(|(row, _)| row).collect();
+            let removed = held.difference(&read).map(|row| (row.clone(), -1));
+            let added = read.difference(&held).map(|row| (row.clone(), 1));
+            limits.rows = removed.chain(added).collect();
+        }
     }
 
     /// Forgets the rows that no window is judged by any more, now that the outputs of all ticks up to this one are

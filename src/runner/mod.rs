@@ -21,21 +21,26 @@
 //! sinks have no capacity: so a slow part slows the ones before it, and memory stays bounded.
 
 mod behind;
+mod checkpoints;
 mod clock;
 mod commands;
+mod durability;
 mod late;
 mod leader;
 mod limits;
 mod queries;
 mod ready;
 mod ready_log;
+mod recovery;
 mod reports;
+mod retained;
 mod retracted;
 mod shared;
 mod status;
 mod time;
 mod wall;
 mod worker;
+mod worker_state;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -49,9 +54,11 @@ use crate::computation::{self, Computation};
 use crate::output::WriteError;
 use crate::source::Source;
 
+pub use checkpoints::CheckpointConfig;
 pub use clock::{Clock, Clocks, MachineClocks, Moment, Reading, SteadyClock, Unsteady, wall_ms};
-pub use commands::TickStart;
 use commands::{Command, Commands};
+pub use commands::{ResumePlan, TickStart};
+pub use durability::StateConfig;
 pub use leader::{Ended, LeaderConfig};
 pub use limits::Limits;
 pub use queries::{
@@ -59,6 +66,7 @@ pub use queries::{
     WriteObject,
 };
 pub use ready::Reason;
+pub use recovery::Recovered;
 pub use shared::Shared;
 pub use status::{Progress, Status};
 pub use time::{Decision, EventTime, TickConditions, TimeSource};
@@ -71,8 +79,10 @@ pub const LATENESS_MS: u64 = 10 * 60 * 1000;
 /// Default time for which a settled window is retained, in milliseconds.
 pub const RETENTION_MS: u64 = 60 * 60 * 1000;
 
-/// Opens the part of the input that a worker reads, by the number of the worker and the number of all workers.
-type OpenPart = dyn Fn(usize, usize) -> Result<Box<dyn Source>, Failure> + Send + Sync;
+/// Opens the part of the input that a worker reads, by the number of the worker and the number of all workers, and the
+/// state that the run continues from.
+type OpenPart =
+    dyn Fn(usize, usize, Option<&ResumePlan>) -> Result<Box<dyn Source>, Failure> + Send + Sync;
 
 /// Opens all of the input.
 type OpenAll = dyn FnOnce() -> Result<Box<dyn Source>, Failure> + Send;
@@ -91,9 +101,11 @@ pub enum Sources {
 impl Sources {
     /// Every worker reads a part of the input.
     pub fn each<S: Source + 'static>(
-        open: impl Fn(usize, usize) -> Result<S, Failure> + Send + Sync + 'static,
+        open: impl Fn(usize, usize, Option<&ResumePlan>) -> Result<S, Failure> + Send + Sync + 'static,
     ) -> Self {
-        Sources::Each(Box::new(move |worker, workers| Ok(Box::new(open(worker, workers)?))))
+        Sources::Each(Box::new(move |worker, workers, plan| {
+            Ok(Box::new(open(worker, workers, plan)?))
+        }))
     }
 
     /// The first worker reads all of the input.
@@ -139,11 +151,11 @@ pub fn execute(
         match &sources {
             Sources::Each(open) => {
                 let commands = Commands::build(worker);
-                work(worker, &shared, commands, || open(index, peers), lead)
+                work(worker, &shared, commands, |plan| open(index, peers, plan), lead)
             }
             Sources::First(open) if index == 0 => {
                 let open = take(open).expect("the process of the first worker has the source");
-                work(worker, &shared, Commands::default(), open, lead)
+                work(worker, &shared, Commands::default(), |_| open(), lead)
             }
             Sources::First(_) => {
                 follow(worker, shared.options);
@@ -165,7 +177,7 @@ pub fn lead<'a>(
     source: Box<dyn Source + 'a>,
     lead: LeaderConfig<'a>,
 ) -> Ended {
-    let ended = work(worker, shared, Commands::default(), || Ok(source), Ok(Some(lead)));
+    let ended = work(worker, shared, Commands::default(), |_| Ok(source), Ok(Some(lead)));
     ended.expect("a leader learns how its run ended")
 }
 
@@ -178,14 +190,14 @@ fn work<'a>(
     worker: &mut TimelyWorker,
     shared: &Shared,
     mut commands: Commands,
-    open: impl FnOnce() -> Result<Box<dyn Source + 'a>, Failure>,
+    open: impl FnOnce(Option<&ResumePlan>) -> Result<Box<dyn Source + 'a>, Failure>,
     lead: Result<Option<LeaderConfig<'a>>, Failure>,
 ) -> Option<Ended> {
     let index = worker.index();
     let computation =
         Computation::build(worker, shared.options).with_watchdog(shared.watch.clone());
     match lead {
-        Ok(lead) => Worker::new(index, shared, commands, computation, lead).run(open()),
+        Ok(lead) => Worker::new(index, shared, commands, computation, lead).run(open),
         Err(failure) => {
             // The other workers wait for the leader.
             commands.send(&Command::End);

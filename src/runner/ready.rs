@@ -42,6 +42,8 @@ pub(super) struct Facts {
     pub(super) partitions: Vec<Partition>,
     /// Every sink that this process writes to.
     pub(super) sinks: Vec<SinkState>,
+    /// For how long no checkpoint of the state could be written, and why.
+    pub(super) state: Option<(Duration, String)>,
     /// Sets of limits that can't be read, for how long, and why.
     pub(super) limits: Vec<(LimitSet, (Duration, String))>,
 }
@@ -154,6 +156,13 @@ pub(super) fn reasons(facts: &Facts) -> Vec<Reason> {
         reasons.push(Reason { name: Some(topic.clone()), ..reason });
     }
     reasons.extend(facts.sinks.iter().filter_map(sink));
+    if let Some((lasting, why)) = &facts.state {
+        let text = format!(
+            "no checkpoint of the state could be written for {} s: {why}",
+            lasting.as_secs()
+        );
+        reasons.push(Reason::new("state_not_durable", text).lasting(*lasting));
+    }
     for (set, (lasting, why)) in &facts.limits {
         let limits = match set {
             LimitSet::Live => "limits",

@@ -103,6 +103,7 @@ fn what_can_not_be_reached_or_read() {
                 unreachable: Instant::now().checked_sub(secs(8)),
                 ..sink("kafka:alerts")
             }];
+            facts.state = Some((secs(6), "no space".into()));
             facts.limits = vec![
                 (LimitSet::Live, (secs(9), "no file".into())),
                 (LimitSet::WhatIf, (secs(8), "half a file".into())),
@@ -114,6 +115,7 @@ fn what_can_not_be_reached_or_read() {
                 "the brokers of topic \"flows\" have not responded for 7 s: refused",
             ),
             ("sink_unreachable", "sink \"kafka:alerts\" has been unreachable for 8 s"),
+            ("state_not_durable", "no checkpoint of the state could be written for 6 s: no space"),
             ("limits_unreadable", "the limits have been unreadable for 9 s: no file"),
             (
                 "limits_unreadable",

@@ -8,6 +8,7 @@ use super::status::Status;
 use crate::base::terminal::Interrupt;
 use crate::cluster::watchdog::Watch;
 use crate::source::Filter;
+use crate::state::Store;
 
 /// The configuration and the status that all workers of a process share.
 #[derive(Clone)]
@@ -20,6 +21,8 @@ pub struct Shared {
     pub status: Option<Arc<Status>>,
     /// Flag that is set when this process is interrupted, by the key or a signal.
     pub interrupt: Interrupt,
+    /// The store of the durable state, of a run that has one.
+    pub state: Option<Arc<dyn Store>>,
     /// The watchdog that ends the process if ticks stand still.
     pub watch: Option<Watch>,
 }

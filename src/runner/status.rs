@@ -54,6 +54,8 @@ struct State {
     /// Whether this is the leader's process: it alone exports the metrics of the whole run.
     leads: bool,
     clock: Option<Unsteady>,
+    /// Since when no checkpoint of the durable state could be written, and why.
+    durability: Option<(Instant, String)>,
     queries: Option<QuerySender>,
     event_time: EventTimeReached,
     /// When the watermark last moved.
@@ -209,6 +211,11 @@ impl Status {
         self.lock().clock = clock;
     }
 
+    /// Sets since when no checkpoint could be written, and why.
+    pub(super) fn durability(&self, fault: Option<(Instant, String)>) {
+        self.lock().durability = fault;
+    }
+
     /// Whether this worker is the one that logs the readiness of its process.
     pub(super) fn is_logged_by(&self, worker: usize) -> bool {
         worker == self.process * self.workers
@@ -248,6 +255,7 @@ impl Status {
             partitions: self.partitions(state, unanswered, PATIENCE.max(idle_timeout)),
             source,
             clock: state.clock,
+            state: state.durability.as_ref().map(|(since, why)| (since.elapsed(), why.clone())),
             missing,
             sinks: state.all_sinks().into_values().collect(),
             limits: state

@@ -71,6 +71,9 @@ pub trait TimeSource {
     /// Notes that another worker needs a tick.
     fn request_tick(&mut self) {}
 
+    /// Continues an earlier run: no tick is the first one.
+    fn resume(&mut self) {}
+
     /// Decides about the next tick.
     ///
     /// # Errors

@@ -146,6 +146,10 @@ impl TimeSource for WallTime {
         }
     }
 
+    fn resume(&mut self) {
+        self.is_before_first = false;
+    }
+
     fn request_tick(&mut self) {
         self.is_urgent = true;
     }

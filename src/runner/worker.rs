@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use floodmark_dataflows::clock::SourceProgress;
+use floodmark_dataflows::combine::UpdateBatch;
 use floodmark_dataflows::reads::RequestId;
 
-use super::commands::{Command, Commands, TickStart, WorkerSignal};
+use super::commands::{Command, Commands, RepeatedTick, ResumePlan, TickStart, WorkerSignal};
 use super::leader::{Ended, Leader, LeaderConfig};
 use super::shared::Shared;
 use super::status::WorkerStatus;
+use super::worker_state::WorkerState;
 use crate::base::error::Failure;
 use crate::computation::{Computation, Output};
 use crate::source::{Demand, Source, TickRecords};
@@ -35,6 +37,12 @@ pub(super) struct Worker<'w, 'a> {
     /// `None` if it could not be opened.
     source: Option<Box<dyn Source + 'a>>,
     leader: Option<Leader<'a>>,
+    /// `None` for a run without a state.
+    state: Option<WorkerState>,
+    /// Whether it has not put in all totals that it reads.
+    is_loading: bool,
+    /// The tick of an earlier run whose records are being read. No other command is applied before.
+    repeating: Option<Box<RepeatedTick>>,
     /// Whether it goes on reading.
     is_reading: bool,
     /// Whether it has signalled, since the last tick, that it needs one.
@@ -66,13 +74,17 @@ impl<'w, 'a> Worker<'w, 'a> {
         computation: Computation<'w>,
         lead: Option<LeaderConfig<'a>>,
     ) -> Self {
+        let workers = commands.workers();
         Worker {
             index,
             shared: shared.clone(),
             commands,
             computation,
             source: None,
-            leader: lead.map(|lead| Leader::new(lead, shared)),
+            leader: lead.map(|lead| Leader::new(lead, shared, workers)),
+            state: shared.state.clone().map(|store| WorkerState::new(store, index, workers)),
+            is_loading: false,
+            repeating: None,
             is_reading: true,
             has_signalled: false,
             has_reached_end: false,
@@ -88,9 +100,21 @@ impl<'w, 'a> Worker<'w, 'a> {
     }
 
     /// Works until the run ends. The leader returns how it ended.
-    pub(super) fn run(mut self, source: Result<Box<dyn Source + 'a>, Failure>) -> Option<Ended> {
-        match source {
-            Ok(source) => self.source = Some(source),
+    pub(super) fn run(
+        mut self,
+        open: impl FnOnce(Option<&ResumePlan>) -> Result<Box<dyn Source + 'a>, Failure>,
+    ) -> Option<Ended> {
+        let Some(plan) = self.plan() else { return self.end() };
+        match open(plan.as_deref()) {
+            Ok(mut source) => {
+                // Messages are read by the time of the tick before.
+                let time = plan.as_ref().and_then(|plan| plan.time);
+                time.into_iter().for_each(|time| source.set_time(time));
+                let repeats = plan.is_some_and(|plan| plan.repeats);
+                let ended = if repeats { Ok(()) } else { source.end_repetition() };
+                self.source = Some(source);
+                self.or_fail(ended);
+            }
             Err(failure) => self.fail(failure),
         }
         self.shared.interrupt.wake_current_thread();
@@ -115,6 +139,36 @@ impl<'w, 'a> Worker<'w, 'a> {
         }
     }
 
+    /// Returns the state that the run continues from, if it has one: the first command. `None`: the run ends before.
+    fn plan(&mut self) -> Option<Option<Box<ResumePlan>>> {
+        if self.state.is_none() {
+            return Some(None);
+        }
+        let plan = loop {
+            let command = match &mut self.leader {
+                Some(leader) => leader.next_command(&mut self.computation, Demand::None, 0),
+                None => self.commands.next(),
+            };
+            match command {
+                Some(command @ Command::Resume(_)) => {
+                    self.commands.send(&command);
+                    let Command::Resume(plan) = command else { continue };
+                    break plan;
+                }
+                Some(command) => {
+                    self.commands.send(&command);
+                    return None;
+                }
+                None => self.computation.step_or_sleep(SLEEP_MAX),
+            }
+        };
+        if let Some(state) = &mut self.state {
+            state.resume(&plan);
+            self.is_loading = true;
+        }
+        Some(Some(plan))
+    }
+
     /// This worker can't go on, so none can: what was read is judged yet, then all end.
     fn fail(&mut self, failure: Failure) {
         self.is_reading = false;
@@ -133,6 +187,9 @@ impl<'w, 'a> Worker<'w, 'a> {
     /// sleep.
     fn turn(&mut self) -> bool {
         self.publish();
+        while let Some(written) = self.state.as_mut().and_then(WorkerState::written) {
+            self.commands.signal(WorkerSignal::Written(written));
+        }
         let has_read = self.read();
         if self.leader.is_some() {
             self.lead();
@@ -148,6 +205,10 @@ impl<'w, 'a> Worker<'w, 'a> {
 
     /// Reads what is there.
     fn read(&mut self) -> bool {
+        if self.repeating.is_some() {
+            self.repeat();
+            return self.repeating.is_some();
+        }
         let Some(source) = self.source.as_mut().filter(|_| self.is_reading && !self.is_over) else {
             return false;
         };
@@ -184,7 +245,7 @@ impl<'w, 'a> Worker<'w, 'a> {
         leader.poll(&mut self.commands);
         self.computation.set_patience(leader.patience());
         let workers = self.commands.workers();
-        loop {
+        while self.repeating.is_none() {
             let demand = self.demand();
             let leader = self.leader.as_mut();
             let Some(command) = leader
@@ -194,7 +255,7 @@ impl<'w, 'a> Worker<'w, 'a> {
             };
             self.issue(command);
         }
-        if self.computation.round_is_ready() {
+        if self.repeating.is_none() && self.computation.round_is_ready() {
             self.issue(Command::EndRound);
         }
     }
@@ -216,7 +277,9 @@ impl<'w, 'a> Worker<'w, 'a> {
             self.has_signalled = true;
             self.commands.signal(WorkerSignal::NeedsTick);
         }
-        while let Some(command) = self.commands.next() {
+        while self.repeating.is_none()
+            && let Some(command) = self.commands.next()
+        {
             self.apply(command);
         }
     }
@@ -242,6 +305,21 @@ impl<'w, 'a> Worker<'w, 'a> {
                 inputs.cancel(request);
                 self.cancelled.push((tick, request));
             }
+            // It was applied before the source was opened.
+            Command::Resume(_) => {}
+            Command::Load { tick } => {
+                open(tick);
+                self.load();
+            }
+            Command::Repeat(repeated) => {
+                open(repeated.start.tick);
+                self.repeating = Some(repeated);
+                self.repeat();
+            }
+            Command::Save { request, parts } => {
+                let saved = self.state.as_mut().map_or(Ok(()), |state| state.save(request, parts));
+                self.or_fail(saved);
+            }
             Command::Tick(start) => {
                 open(start.tick);
                 self.complete(&start);
@@ -249,6 +327,56 @@ impl<'w, 'a> Worker<'w, 'a> {
             Command::EndRound => self.computation.end_round(),
             Command::End => self.is_over = true,
         }
+    }
+
+    /// Puts some of the saved totals into a tick, and completes the tick.
+    fn load(&mut self) {
+        let loaded = self.state.as_mut().map_or(Ok(None), WorkerState::load);
+        let batches = self.or_fail(loaded);
+        let inputs = &mut self.computation.inputs;
+        if self.leader.is_some() {
+            inputs.mark(SourceProgress::Watermark(0));
+        }
+        let is_done = batches.is_none();
+        let batches = batches.unwrap_or_default();
+        let updates = batches.iter().map(UpdateBatch::len).sum();
+        inputs.batches(batches);
+        self.computation.end_tick(updates);
+        if is_done && std::mem::take(&mut self.is_loading) {
+            self.commands.signal(WorkerSignal::Loaded);
+        }
+    }
+
+    /// Reads the records of a tick of an earlier run, and completes the tick when all are read.
+    fn repeat(&mut self) {
+        let (Some(source), Some(repeated)) = (&mut self.source, &self.repeating) else {
+            return;
+        };
+        let RepeatedTick { start, marks, is_last } = &**repeated;
+        let (start, is_last) = (*start, *is_last);
+        let is_read = source.repeat(start.tick, marks);
+        if !self.or_fail(is_read) {
+            return;
+        }
+        let Some(repeated) = self.repeating.take() else { return };
+        let Some(source) = &mut self.source else { return };
+        let mut records = source.take_records(start.tick);
+        if start.takes_records {
+            source.set_time(start.time);
+        }
+        let ended = if is_last { source.end_repetition() } else { Ok(()) };
+        self.or_fail(ended);
+        if let Some(state) = &self.state {
+            state.leave_out_counted(start.tick, &mut records);
+        }
+        let updates = records.updates();
+        let inputs = &mut self.computation.inputs;
+        if self.leader.is_some() {
+            repeated.marks.iter().for_each(|mark| inputs.mark(*mark));
+        }
+        records.seen.into_iter().for_each(|window| inputs.mark(SourceProgress::Seen(window)));
+        inputs.batches(records.update_batches);
+        self.computation.end_tick(updates);
     }
 
     /// Puts into a tick what this worker has for it, and completes the tick.
@@ -259,13 +387,11 @@ impl<'w, 'a> Worker<'w, 'a> {
         let reached = self.computation.event_time();
         let mut records = TickRecords::default();
         let mut progress = Ok(Vec::new());
-        if let Some(source) = &mut self.source {
-            if start.takes_records {
-                source.set_time(start.time);
-                records = source.take_records(start.tick);
-                progress = source.progress(start.tick, start.time.now, reached);
-                self.has_signalled = false;
-            }
+        if let Some(source) = self.source.as_mut().filter(|_| start.takes_records) {
+            source.set_time(start.time);
+            records = source.take_records(start.tick);
+            progress = source.progress(start.tick, start.time.now, reached);
+            self.has_signalled = false;
         }
         let inputs = &mut self.computation.inputs;
         if let Some(leader) = &mut self.leader {
@@ -296,11 +422,17 @@ impl<'w, 'a> Worker<'w, 'a> {
         while let Some((tick, output)) = self.next_output() {
             match (output, &mut self.leader) {
                 (Output::Changes(changes), Some(leader)) => leader.changes(tick, &changes),
-                (Output::Response(request, chunk), Some(leader)) => {
-                    leader.respond(request, chunk);
+                (Output::Response(request, chunk), leader) => {
+                    let chunk = match &mut self.state {
+                        Some(state) => state.respond(request, chunk),
+                        None => Some(chunk),
+                    };
+                    if let (Some(leader), Some(chunk)) = (leader, chunk) {
+                        leader.respond(request, chunk);
+                    }
                 }
                 // The first worker has them.
-                (Output::Changes(_) | Output::Response(..), None) => {}
+                (Output::Changes(_), None) => {}
                 (Output::Closed(outputs), leader) => {
                     if let Some(leader) = leader {
                         leader.close(tick, outputs, self.computation.windows());
@@ -324,6 +456,9 @@ impl<'w, 'a> Worker<'w, 'a> {
     fn note_closed(&mut self, tick: u64) {
         if let Some(source) = &mut self.source {
             source.close_tick(tick);
+        }
+        if let Some(state) = &mut self.state {
+            state.close(tick);
         }
         for (_, request) in self.cancelled.extract_if(.., |(of, _)| *of <= tick) {
             self.computation.inputs.forget_cancelled(request);
@@ -393,106 +528,5 @@ impl<'w, 'a> Worker<'w, 'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use floodmark_dataflows::combine::Combiner;
-    use floodmark_dataflows::time::Window;
-    use floodmark_dataflows::types::{Pair, Volume};
-
-    use super::*;
-    use crate::base::terminal::{Interrupt, Messages};
-    use crate::cluster::{Cluster, Settings, watchdog};
-    use crate::computation::EventTimeReached;
-    use crate::kafka::Start;
-    use crate::limits::catalog::Catalog;
-    use crate::output::WriteError;
-    use crate::output::difference::PublishedChanges;
-    use crate::runner::{self, Job, SteadyClock, WallTime};
-    use crate::sink::{ClosedTick, Counts, Hub, Sink};
-    use crate::source::Filter;
-
-    const WORKERS: usize = 3;
-
-    /// The time that a tick may take. None comes near it, however busy the machine.
-    const STUCK_AFTER: Duration = Duration::from_secs(60);
-
-    /// A record for each tick; its worker sleeps now and then, so that several ticks reach it at once.
-    struct Sleepy {
-        worker: usize,
-        turns: u64,
-    }
-
-    impl Source for Sleepy {
-        fn read(&mut self) -> Result<bool, Failure> {
-            self.turns += 1;
-            if self.worker > 0 && self.turns % 7 == self.worker as u64 {
-                std::thread::sleep(Duration::from_millis(8));
-            }
-            Ok(false)
-        }
-
-        fn demand(&mut self, _: EventTimeReached) -> Result<Demand, Failure> {
-            Ok(Demand::Tick)
-        }
-
-        fn take_records(&mut self, tick: u64) -> TickRecords {
-            let mut combiner = Combiner::new(WORKERS);
-            let pair = Pair::V4((tick as u32).into(), [192, 0, 2, 1].into());
-            combiner.add(Window(0), pair, Volume::new(1, 1));
-            TickRecords {
-                update_batches: combiner.take(),
-                seen: [Window(0)].into(),
-                ..TickRecords::default()
-            }
-        }
-    }
-
-    /// Ends the run after so many ticks.
-    struct Countdown(usize, Interrupt);
-
-    impl Sink for Countdown {
-        fn changes(&mut self, _: &PublishedChanges<'_>, _: &Catalog) -> Result<(), WriteError> {
-            Ok(())
-        }
-
-        fn close(&mut self, _: &ClosedTick<'_>) -> Result<(), WriteError> {
-            self.0 = self.0.saturating_sub(1);
-            if self.0 == 0 {
-                self.1.press();
-            }
-            Ok(())
-        }
-    }
-
-    /// If each worker chose its own rounds, a worker that gets three ticks at once would wait for the end of the third
-    /// on others, which wait for the end of the first on this one.
-    #[test]
-    fn worker_that_gets_several_ticks_at_once_has_the_rounds_of_the_others() {
-        let interrupt = Interrupt::default();
-        let shared = Shared {
-            options: Default::default(),
-            filter: Filter::default(),
-            status: None,
-            interrupt: interrupt.clone(),
-            watch: Some(watchdog::start(STUCK_AFTER).expect("a thread")),
-        };
-        let interval = Duration::from_millis(1);
-        let clock = Box::new(SteadyClock::new(interval.as_millis() as u64));
-        let lead = LeaderConfig {
-            time: Box::new(WallTime::new(clock, interval, Start::Earliest, 0)),
-            catalog: Catalog::new(),
-            limits: Vec::new(),
-            hub: Hub::new(Counts::new(&[]), vec![Box::new(Countdown(400, interrupt))]),
-            queries: None,
-            final_query: None,
-            leader: Arc::default(),
-        };
-        let sources = runner::Sources::each(|worker, _| Ok(Sleepy { worker, turns: 0 }));
-        let job = Job { shared, sources, lead: Some(Box::new(|| Ok(lead))) };
-        let (cluster, settings) = (Cluster::alone(WORKERS), Settings::default());
-        let ended = runner::execute(cluster, &settings, &Messages::new(), &mut || Ok(()), job);
-        let ended = ended.unwrap_or_else(|failure| panic!("{:#}", failure.error));
-        assert!(ended.is_some_and(|ended| ended.failure.is_none() && ended.is_complete));
-    }
-}
+#[path = "worker_tests.rs"]
+mod tests;

@@ -107,6 +107,7 @@ impl Scenario {
         let (begin, checkpoints) = (script.begin, std::mem::take(&mut script.checkpoints));
         let settings = &self.case.settings;
         let shared = Shared {
+            state: None,
             options: settings.options(),
             filter: settings.filter().clone(),
             status: None,

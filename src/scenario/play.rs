@@ -73,6 +73,7 @@ pub(super) fn play(
     };
     let mut published = Vec::new();
     let lead = LeaderConfig {
+        state: None,
         time,
         hub: Hub::new(Counts::new(catalog.sets()), vec![Box::new(PublishedSink(&mut published))]),
         catalog,

@@ -52,16 +52,25 @@ impl Counts {
         self.dropped
     }
 
+    /// Notes changes that an earlier run has published.
+    pub(super) fn restore(&mut self, changes: &[Change], catalog: &Catalog) {
+        for counts in &mut self.sets {
+            for change in changes {
+                if catalog.set(change.violation.limit) == counts.set {
+                    counts.note(change.event);
+                }
+            }
+            counts.active_gauge.set(counts.active as f64);
+        }
+    }
+
     pub(super) fn count(&mut self, changes: &[Change], catalog: &Catalog) {
         for counts in &mut self.sets {
-            let of_set = |change: &&Change| catalog.set(change.violation.limit) == counts.set;
+            let set = counts.set;
+            let of_set = |change: &&Change| catalog.set(change.violation.limit) == set;
             let mut published = [[0; REASONS.len()]; EVENTS.len()];
             for change in changes.iter().filter(of_set) {
-                match change.event {
-                    Event::Raised => counts.active += 1,
-                    Event::Cleared => counts.active -= 1,
-                    Event::Updated => {}
-                }
+                counts.note(change.event);
                 let event = EVENTS.iter().position(|(_, event)| *event == change.event);
                 let reason = REASONS.iter().position(|(_, reason)| *reason == change.reason);
                 if let Some((event, reason)) = event.zip(reason) {
@@ -99,5 +108,13 @@ impl SetCounts {
         let active_gauge = gauge!("floodmark_violations", set.labels([("status", "standing")]));
         active_gauge.set(0.0);
         SetCounts { set, active: 0, active_gauge, changes: EVENTS.map(changes) }
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Raised => self.active += 1,
+            Event::Cleared => self.active -= 1,
+            Event::Updated => {}
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::state::SinkState;
 use super::{ClosedTick, Sink};
 use crate::base::error::Failure;
-use crate::kafka::BufferedProducer;
+use crate::kafka::{BufferedProducer, Refused};
 use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
 use crate::output::difference::PublishedChanges;
@@ -22,6 +22,13 @@ impl DeadLetters {
 
     fn topic(&self) -> MutexGuard<'_, BufferedProducer> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a message that the brokers of a topic have refused.
+    pub(super) fn add(&self, sink: &str, refused: Refused) -> Result<(), Failure> {
+        let mut topic = self.topic();
+        topic.enqueue(refused.message.refused(sink, refused.refusal.as_str()));
+        topic.poll()
     }
 
     /// Takes the messages that the brokers of a topic have refused.

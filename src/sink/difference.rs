@@ -44,6 +44,15 @@ impl<S: Sink> Sink for OnlyDifference<S> {
         self.each(|sink| sink.changes(&shown, catalog).and(sink.close(closed)))
     }
 
+    fn restore(&mut self, changes: &PublishedChanges<'_>, _: &Catalog) {
+        self.difference.accept(changes.iter().map(|(_, change)| *change));
+    }
+
+    fn close_restored(&mut self, closed: &ClosedTick<'_>) {
+        let ClosedTick { tick, outputs, catalog, .. } = *closed;
+        self.difference.end_tick(tick, &outputs.retired, catalog);
+    }
+
     fn has_capacity(&mut self) -> bool {
         self.sinks.iter_mut().all(Sink::has_capacity)
     }

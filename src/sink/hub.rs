@@ -74,6 +74,28 @@ impl<'a> Hub<'a> {
         self.each(|sink| sink.close(closed))
     }
 
+    /// Passes over some changes of a tick of an earlier run, which all sinks have had.
+    pub fn restore(&mut self, tick: u64, changes: &[Change], catalog: &Catalog) {
+        self.counts.restore(changes, catalog);
+        let shown = PublishedChanges::OfTick(tick, changes);
+        self.sinks.iter_mut().for_each(|sink| sink.restore(&shown, catalog));
+    }
+
+    /// Passes over a closed tick of an earlier run.
+    pub fn close_restored(&mut self, closed: &ClosedTick<'_>) {
+        self.sinks.iter_mut().for_each(|sink| sink.close_restored(closed));
+    }
+
+    /// Returns the newest tick that all sinks have delivered, of those that keep what they are given.
+    pub fn durable(&self) -> u64 {
+        self.sinks.iter().filter_map(|sink| sink.durable()).min().unwrap_or(u64::MAX)
+    }
+
+    /// Notes that no run will need the records of ticks before this one.
+    pub fn forget_records(&mut self, before: u64) {
+        self.sinks.iter_mut().for_each(|sink| sink.forget_records(before));
+    }
+
     /// Whether all sinks have capacity for another tick, or for more changes of one.
     pub fn has_capacity(&mut self) -> bool {
         self.sinks.iter_mut().all(|sink| sink.has_capacity())
@@ -193,6 +215,7 @@ mod tests {
                 windows: &windows,
                 catalog: &catalog,
                 is_caught_up: false,
+                record: None,
             };
             let error = hub.close(&closed).expect_err("two sinks are broken");
             assert!(

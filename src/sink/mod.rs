@@ -5,7 +5,7 @@
 //! sink knows nothing of the others.
 //!
 //! - `stream`: lines that a thread of its own writes, for a run; `file`: files that are written at once, for a replay.
-//! - `topic`: messages to topics; `reconcile`: the changes that differ from the alerts of an
+//! - `topic`: messages to topics; `transactional`: the same in transactions, with the records of ticks; `reconcile`: the changes that differ from the alerts of an
 //!   earlier run (`published`); `dead_letters`: the messages that their brokers refuse.
 //! - `difference`: a filter before other sinks, for the difference of two sets of limits.
 //! - `counts`: metrics of what was published.
@@ -21,6 +21,7 @@ mod reconcile;
 mod state;
 mod stream;
 mod topic;
+mod transactional;
 
 use std::collections::HashSet;
 
@@ -30,6 +31,7 @@ use crate::computation::{TickOutputs, WindowStates};
 use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
 use crate::output::difference::PublishedChanges;
+use crate::state::TickRecord;
 
 pub use counts::Counts;
 pub use dead_letters::DeadLetters;
@@ -40,7 +42,8 @@ pub use published::{PublishedAlerts, RunName};
 pub use reconcile::Reconciled;
 pub use state::{Fault, SinkState, count_sink_error, sink_name};
 pub use stream::Stream;
-pub use topic::{Alerts, StateTopic, Totals};
+pub use topic::{Alerts, Content, StateTopic, Totals};
+pub use transactional::TransactionalTopics;
 
 /// A tick whose outputs are complete: everything beside its changes.
 #[derive(Clone, Copy)]
@@ -55,6 +58,8 @@ pub struct ClosedTick<'a> {
     pub catalog: &'a Catalog,
     /// Whether everything that the input held at the start is judged, of an input that has such an end.
     pub is_caught_up: bool,
+    /// The record of the tick, of a run with a state.
+    pub record: Option<&'a TickRecord>,
 }
 
 /// A consumer of closed ticks.
@@ -70,6 +75,26 @@ pub trait Sink {
 
     /// Accepts a closed tick, after all of its changes.
     fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError>;
+
+    /// Notes changes of a tick that the sink has had from an earlier run, which is being continued.
+    fn restore(&mut self, changes: &PublishedChanges<'_>, catalog: &Catalog) {
+        let _ = (changes, catalog);
+    }
+
+    /// Notes a closed tick that the sink has had from an earlier run.
+    fn close_restored(&mut self, closed: &ClosedTick<'_>) {
+        let _ = closed;
+    }
+
+    /// Returns the newest tick that is delivered and survives this process, if the sink can tell.
+    fn durable(&self) -> Option<u64> {
+        None
+    }
+
+    /// Notes that no run will need the records of ticks before this one.
+    fn forget_records(&mut self, before: u64) {
+        let _ = before;
+    }
 
     /// Whether another tick, or more changes of one, may come.
     fn has_capacity(&mut self) -> bool {

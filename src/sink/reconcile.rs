@@ -261,7 +261,22 @@ fn hold(held: &mut BTreeMap<Window, HeldChanges>, tick: u64, change: &Change) {
 }
 
 impl Content for Reconciled {
-    const HAS_CHANGES: bool = true;
+    fn has_changes(&self) -> bool {
+        true
+    }
+
+    fn restore(&mut self, changes: &PublishedChanges<'_>, catalog: &Catalog) {
+        let Some(held) = &mut self.held else { return };
+        let changes = changes.iter().filter(|(_, change)| Alerts::has(change, catalog));
+        changes.for_each(|(tick, change)| hold(held, tick, change));
+    }
+
+    fn close_restored(&mut self, closed: &ClosedTick<'_>) {
+        let Some(held) = &mut self.held else { return };
+        for retired in &closed.outputs.retired {
+            held.retain(|window, _| !retired.contains(*window));
+        }
+    }
 
     fn changes(
         &mut self,

@@ -101,6 +101,20 @@ impl SinkState {
         SinkState { stands, fault, ..SinkState::of(buffered) }
     }
 
+    /// Returns the state of a topic that gets its messages in transactions.
+    pub(super) fn of_transactions(
+        name: String,
+        waiting: u64,
+        unreachable: Option<Instant>,
+        topic: Option<TopicFault>,
+        stands: Duration,
+        holds_up: bool,
+    ) -> Self {
+        let fault = (stands >= PATIENCE).then_some(Fault::Stands);
+        let state = SinkState { name, waiting, unreachable, topic, ..SinkState::default() };
+        SinkState { stands, fault, holds_up, ..state }
+    }
+
     /// Returns the state of a stream that has accepted nothing for `stands`.
     pub(super) fn of_stream(
         name: &str,

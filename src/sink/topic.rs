@@ -25,13 +25,19 @@ pub(super) type SendMessage<'a> = &'a mut dyn FnMut(OwnedMessage);
 /// The messages of a topic.
 pub trait Content {
     /// Whether the topic gets changes.
-    const HAS_CHANGES: bool;
+    fn has_changes(&self) -> bool;
 
     /// Sends the messages of changes.
     fn changes(&mut self, _: &PublishedChanges<'_>, _: &Catalog, _: SendMessage<'_>) {}
 
     /// Sends the messages of a closed tick.
     fn close(&mut self, _: &ClosedTick<'_>, _: SendMessage<'_>) {}
+
+    /// Notes changes of a tick that the topic has had from an earlier run, which is being continued.
+    fn restore(&mut self, _: &PublishedChanges<'_>, _: &Catalog) {}
+
+    /// Notes a closed tick that the topic has had from an earlier run.
+    fn close_restored(&mut self, _: &ClosedTick<'_>) {}
 
     /// Whether changes are held back, to be sent later.
     fn defers(&self) -> bool {
@@ -107,7 +113,7 @@ impl<C: Content> Sink for StateTopic<C> {
     }
 
     fn attached(&self) -> usize {
-        usize::from(C::HAS_CHANGES)
+        usize::from(self.content.has_changes())
     }
 
     fn is_done(&mut self) -> bool {
@@ -181,7 +187,9 @@ impl Alerts {
 }
 
 impl Content for Alerts {
-    const HAS_CHANGES: bool = true;
+    fn has_changes(&self) -> bool {
+        true
+    }
 
     fn changes(
         &mut self,
@@ -209,7 +217,9 @@ impl Totals {
 }
 
 impl Content for Totals {
-    const HAS_CHANGES: bool = false;
+    fn has_changes(&self) -> bool {
+        false
+    }
 
     fn close(&mut self, closed: &ClosedTick<'_>, send: SendMessage<'_>) {
         for (window, rows) in &closed.outputs.rows {

@@ -112,6 +112,18 @@ pub trait Source {
         let _ = time;
     }
 
+    /// Reads everything that a tick of an earlier run took, as its marks tell, and nothing else. Returns whether all of
+    /// it is read.
+    fn repeat(&mut self, tick: u64, marks: &[SourceProgress]) -> Result<bool, Failure> {
+        let _ = (tick, marks);
+        Ok(true)
+    }
+
+    /// Ends the repetition of ticks of an earlier run.
+    fn end_repetition(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Notes that event time has moved: parts that are far ahead wait, or go on.
     fn bound_skew(&mut self, reached: EventTimeReached) -> Result<(), Failure> {
         let _ = reached;

@@ -31,7 +31,7 @@ fn open(address: &Address, client: &ClientOptions) -> TopicReader {
         skip_open_transactions: false,
     };
     let topic = done(Topic::open(address, client, options));
-    done(TopicReader::open(topic.into(), 0, 1, Arc::new(|| ())))
+    done(TopicReader::open(topic.into(), 0, 1, Arc::new(|| ()), None))
 }
 
 /// A reader without capacity stops within a batch. If the partition is paused meanwhile, the messages from there on

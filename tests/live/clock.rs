@@ -108,6 +108,7 @@ impl InProcessRun {
         let alerts = Stream::open(&place.path("alerts.jsonl"), windows);
         let alerts = alerts.unwrap_or_else(|failure| panic!("{:#}", failure.error));
         let lead = LeaderConfig {
+            state: None,
             limits: vec![limits.unwrap_or_else(|failure| panic!("{:#}", failure.error))],
             leader,
             queries: None,
@@ -135,14 +136,16 @@ impl InProcessRun {
             dead_letters: None,
         };
         let shared = Shared {
+            state: None,
             options,
             filter: Filter::default(),
             status: Some(status.clone()),
             interrupt: stop.clone(),
             watch: Some(watch),
         };
-        let sources =
-            Sources::each(move |worker, workers| Partitions::open(&source, worker, workers));
+        let sources = Sources::each(move |worker, workers, _| {
+            Partitions::open(&source, worker, workers, None)
+        });
         let work = move || {
             let ended = runner::execute(
                 Cluster::alone(1),

@@ -11,6 +11,7 @@
 //! - `transactions`: messages behind an open transaction of another producer.
 //! - `recreated`: topics that are deleted while they are read, and created again.
 //! - `restarts`: runs that are started again over the alerts of the run before.
+//! - `state`: runs that continue from the state of the run before, however that has ended.
 //! - `outputs`: topics that a run writes to: rejected as sources, deleted, and rejecting messages.
 //! - `overflow`: sums beyond 64 bits.
 //! - `until_end`: runs that stop at the end of their topic.
@@ -42,6 +43,7 @@ mod partitions;
 mod recreated;
 mod restarts;
 mod sinks;
+mod state;
 mod stragglers;
 mod streams;
 mod transactions;

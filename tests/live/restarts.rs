@@ -18,12 +18,12 @@ fn run(place: &Place, from: &Address, to: &Address, more: &str) -> Done {
 }
 
 /// Returns the alerts of a topic as lines, those of an id in their order.
-fn alerts(topic: &Address) -> String {
+pub(super) fn alerts(topic: &Address) -> String {
     read_all(topic).iter().map(|message| message.text().to_owned() + "\n").collect()
 }
 
 /// Asserts that a topic holds the violations of a replay, and that no alert repeats the one before of its id.
-fn check(place: &Place, topic: &Address, what: &str) {
+pub(super) fn check(place: &Place, topic: &Address, what: &str) {
     let alerts = alerts(topic);
     let mut last = std::collections::BTreeMap::<String, Object>::new();
     for line in alerts.lines() {

@@ -18,7 +18,7 @@ use floodmark::kafka::Address;
 const MINUTE: u64 = 60_000;
 
 /// Deletes all records before these offsets, as retention does.
-fn delete_before(topic: &Address, offsets: &[(i32, i64)]) {
+pub(super) fn delete_before(topic: &Address, offsets: &[(i32, i64)]) {
     let mut until = TopicPartitionList::new();
     for (partition, offset) in offsets {
         let offset = Offset::Offset(*offset);

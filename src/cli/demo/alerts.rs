@@ -99,7 +99,7 @@ fn open(address: &Address, client: &ClientOptions, start: Start) -> Result<Topic
     };
     let topic = Topic::open(address, client, options)?;
     let thread = std::thread::current();
-    TopicReader::open(Arc::new(topic), 0, 1, Arc::new(move || thread.unpark()))
+    TopicReader::open(Arc::new(topic), 0, 1, Arc::new(move || thread.unpark()), None)
 }
 
 impl Alerts {

@@ -202,6 +202,7 @@ pub(super) fn run(
     let (catalog, alerts) =
         (Catalog::new(), StateTopic::new(Alerts::new(options.windows, None), alerts, None));
     let lead = LeaderConfig {
+        state: None,
         limits: vec![Limits::follow(&feed::Options::file(limits), &leader)?],
         leader,
         queries: None,
@@ -222,13 +223,15 @@ pub(super) fn run(
         dead_letters: None,
     };
     let shared = Shared {
+        state: None,
         options,
         filter: Filter::default(),
         status: Some(status.clone()),
         interrupt: stop.clone(),
         watch: Some(watchdog::start(STALL_TIMEOUT)?),
     };
-    let sources = Sources::each(move |worker, workers| Partitions::open(&source, worker, workers));
+    let sources =
+        Sources::each(move |worker, workers, _| Partitions::open(&source, worker, workers, None));
     let work = move || -> Outcome {
         let ended = runner::execute(
             Cluster::alone(workers),

@@ -229,6 +229,7 @@ fn explain_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit)
     let sources = Sources::first(move || Captures::read(readers, tick_rules, by, &to));
     let lead: OpenLead = Box::new(move || {
         Ok(LeaderConfig {
+            state: None,
             time: Box::new(EventTime::new(rules)),
             hub: Hub::new(Counts::new(catalog.sets()), Vec::new()),
             catalog,
@@ -239,6 +240,7 @@ fn explain_captures(args: &Explain, pair: Pair) -> Result<(Option<String>, Exit)
         })
     });
     let shared = Shared {
+        state: None,
         options,
         filter: Filter::default(),
         status: None,

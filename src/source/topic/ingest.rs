@@ -1,6 +1,6 @@
 //! Turns messages of a topic into the records that a tick counts, on one worker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,10 @@ pub(super) struct Ingest {
     /// packets.
     records: Vec<(Record, bool)>,
 }
+
+/// Gathers the records of a message. Breaks if there is no capacity for another one.
+type EachMessage<'a> =
+    dyn FnMut(ReceivedMessage<'_>) -> ControlFlow<Option<Times>, Option<Times>> + 'a;
 
 /// Everything gathered for the next tick.
 struct Gathered {
@@ -247,13 +251,61 @@ impl Ingest {
             return Ok(0);
         };
         let latest = clock.horizon.saturating_add(self.rules.max_ahead_ms);
+        let mut messages = 0;
+        self.consume(latest, |reader, each| {
+            messages = reader.poll(each)?;
+            Ok(())
+        })?;
+        self.gathered.counts.messages(messages);
+        Ok(messages)
+    }
+
+    /// Consumes the messages that a tick of an earlier run has taken, as its marks tell. Returns whether all are.
+    pub(super) fn repeat(&mut self, marks: &[SourceProgress]) -> Result<bool, Failure> {
+        let partition = |partition: u32| i32::try_from(partition).unwrap_or(i32::MAX);
+        let bounds = marks.iter().filter_map(|mark| match mark {
+            SourceProgress::ReadTo { partition: of, offset, .. } => {
+                Some((partition(*of), i64::try_from(*offset).unwrap_or(i64::MAX)))
+            }
+            _ => None,
+        });
+        let bounds: BTreeMap<i32, i64> = bounds.collect();
+        if !self.dead_letters_have_capacity()? {
+            return Ok(false);
+        }
+        let horizon = self.clock.as_ref().map_or(0, |clock| clock.horizon);
+        let latest = horizon.saturating_add(self.rules.max_ahead_ms);
+        let mut is_done = false;
+        self.consume(latest, |reader, each| {
+            is_done = reader.read_until(&bounds, each)?;
+            Ok(())
+        })?;
+        for mark in marks.iter().filter(|_| is_done) {
+            if let SourceProgress::Truncated { partition: of, first: Some(_) } = mark {
+                self.reader.set_first_reported(partition(*of));
+            }
+        }
+        Ok(is_done)
+    }
+
+    /// Ends the repetition of ticks.
+    pub(super) fn end_repetition(&mut self) -> Result<(), Failure> {
+        self.reader.end_repetition()
+    }
+
+    /// Consumes the messages that `poll` passes on. Records after `latest` are of the future.
+    fn consume(
+        &mut self,
+        latest: u64,
+        poll: impl FnOnce(&mut TopicReader, &mut EachMessage<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let topic = self.reader.topic().clone();
         let name = &topic.address().topic;
         // Once it is known that the topic holds records, no message is inspected for this.
         let contents = Some(topic.contents()).filter(|contents| !contents.is_decided());
         let Ingest { reader, decoder, rules, gathered, sampler, dead_letters, records, .. } = self;
         let mut set_aside = 0;
-        let messages = reader.poll(|received| {
+        poll(reader, &mut |received| {
             let mut message = Tally { gathered, rules, times: None, counted: 0, refused: None };
             if contents.is_some_and(|contents| !contents.is_decided() && received.is_dead_letter())
             {
@@ -284,11 +336,10 @@ impl Ingest {
                 false => ControlFlow::Continue(times),
             }
         })?;
-        gathered.counts.messages(messages);
         if let Some(contents) = contents {
             contents.decide(topic.address(), &reader.positions())?;
         }
-        Ok(messages)
+        Ok(())
     }
 
     fn dead_letters_have_capacity(&mut self) -> Result<bool, Failure> {

@@ -55,7 +55,7 @@ impl Mock {
         };
         let topic = Topic::open(&self.address, &ClientOptions::default(), options);
         let topic = topic.unwrap_or_else(|failure| panic!("{:#}", failure.error));
-        let source = TopicReader::open(topic.into(), 0, 1, std::sync::Arc::new(|| ()));
+        let source = TopicReader::open(topic.into(), 0, 1, std::sync::Arc::new(|| ()), None);
         let source = source.unwrap_or_else(|failure| panic!("{:#}", failure.error));
         let windows = Windows { width_secs: 1, ..Windows::default() };
         let rules = Rules {

@@ -19,7 +19,7 @@ use self::ingest::{Ingest, Rules};
 use super::{Demand, Filter, LeaderTime, Source, SourceState, TickRecords};
 use crate::base::error::Failure;
 use crate::computation::EventTimeReached;
-use crate::kafka::{BufferedProducer, Topic, TopicReader};
+use crate::kafka::{BufferedProducer, ResumePosition, Topic, TopicReader};
 use crate::record::{self, Decoder};
 use crate::sink::SinkState;
 
@@ -60,6 +60,8 @@ pub struct Partitions {
     ingest: Ingest,
     /// The offsets after the last messages that the partitions held when the topic was opened.
     ends: BTreeMap<i32, i64>,
+    /// Whether ticks of an earlier run are repeated: partitions are read as these tell.
+    is_repeating: bool,
     /// The slowest partition of all workers.
     slowest_in: Option<u32>,
     /// For ticks that are not closed, the offsets up to which everything is in closed ticks when they are.
@@ -72,11 +74,17 @@ pub struct Partitions {
 }
 
 impl Partitions {
-    /// Opens the partitions of a worker of so many. This thread is woken when there is something to read.
-    pub fn open(options: &Options, worker: usize, workers: usize) -> Result<Self, Failure> {
+    /// Opens the partitions of a worker of so many, where an earlier run has left them if it is continued. This thread is woken when there is something to read.
+    pub fn open(
+        options: &Options,
+        worker: usize,
+        workers: usize,
+        resumed: Option<BTreeMap<i32, ResumePosition>>,
+    ) -> Result<Self, Failure> {
         let reading = std::thread::current();
         let wake = Arc::new(move || reading.unpark());
-        let reader = TopicReader::open(options.topic.clone(), worker, workers, wake)?;
+        let is_repeating = resumed.is_some();
+        let reader = TopicReader::open(options.topic.clone(), worker, workers, wake, resumed)?;
         let decoder =
             Decoder::new(record::Options { input_timezone: options.input_timezone.clone() });
         let rules = Rules {
@@ -96,6 +104,7 @@ impl Partitions {
         Ok(Partitions {
             worker,
             ends,
+            is_repeating,
             slowest_in: None,
             ingest: Ingest::new(reader, decoder, rules, workers, dead_letters),
             positions: VecDeque::new(),
@@ -119,7 +128,8 @@ impl Partitions {
 impl Source for Partitions {
     fn read(&mut self) -> Result<bool, Failure> {
         self.commit_if_due();
-        Ok(self.ingest.read()? > 0)
+        // Between two repeated ticks nothing else may be read.
+        Ok(!self.is_repeating && self.ingest.read()? > 0)
     }
 
     fn demand(&mut self, reached: EventTimeReached) -> Result<Demand, Failure> {
@@ -153,8 +163,24 @@ impl Source for Partitions {
         self.ingest.set_time(time);
     }
 
+    fn repeat(&mut self, tick: u64, marks: &[SourceProgress]) -> Result<bool, Failure> {
+        if !self.ingest.repeat(marks)? {
+            return Ok(false);
+        }
+        self.positions.push_back((tick, self.ingest.reader().positions()));
+        Ok(true)
+    }
+
+    fn end_repetition(&mut self) -> Result<(), Failure> {
+        self.is_repeating = false;
+        self.ingest.end_repetition()
+    }
+
     fn bound_skew(&mut self, reached: EventTimeReached) -> Result<(), Failure> {
-        self.ingest.bound_skew(reached)
+        match self.is_repeating {
+            true => Ok(()),
+            false => self.ingest.bound_skew(reached),
+        }
     }
 
     fn close_tick(&mut self, tick: u64) {

@@ -1,0 +1,127 @@
+//! The topic of the records of ticks: what a run needs to continue after its last committed tick.
+//!
+//! A message holds the records of some ticks, as lines, or a part of them. Its key is `RUN/FIRST-LAST/PART`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Address, ClientOptions, StoredMessage, read_to_end};
+use crate::base::error::Failure;
+
+/// Greatest size of a part: by default a topic accepts 1 MB.
+const PART_BYTES: usize = 900_000;
+
+/// The records of one owner in the topic.
+#[derive(Debug)]
+pub struct TickLog {
+    address: Address,
+    run: String,
+    /// The ranges of ticks that have messages, with the number of parts of each: last tick and first tick.
+    ranges: BTreeSet<(u64, u64, usize)>,
+}
+
+/// The parts of the records of a range of ticks, by their numbers.
+type Parts = BTreeMap<usize, Vec<u8>>;
+
+/// A message for the topic; a tombstone has no payload.
+pub(super) type LogMessage = (String, Option<Vec<u8>>);
+
+impl TickLog {
+    /// Reads all records of a run, in the order of ticks.
+    pub fn read(
+        address: &Address,
+        client: &ClientOptions,
+        run: &str,
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<(Self, Vec<Vec<u8>>), Failure> {
+        let mut read = BTreeMap::<(u64, u64), Parts>::new();
+        read_to_end(address, client, gives_up, |message| {
+            let StoredMessage { key, payload, .. } = message;
+            let key = key.and_then(|key| std::str::from_utf8(key).ok());
+            let Some((first, last, part)) = key.and_then(|key| parse_key(key, run)) else { return };
+            let parts = read.entry((last, first)).or_default();
+            match payload {
+                Some(payload) => drop(parts.insert(part, payload.to_vec())),
+                None => drop(parts.remove(&part)),
+            }
+        })?;
+        read.retain(|_, parts| !parts.is_empty());
+        let ranges = read.iter().map(|((last, first), parts)| (*last, *first, parts.len()));
+        let log =
+            TickLog { address: address.clone(), run: run.to_owned(), ranges: ranges.collect() };
+        let records = read.into_values().flat_map(|parts| {
+            let whole: Vec<u8> = parts.into_values().flatten().collect();
+            let lines = whole.split(|byte| *byte == b'\n').map(<[u8]>::to_vec);
+            lines.filter(|line| !line.is_empty()).collect::<Vec<_>>()
+        });
+        let records = records.collect();
+        Ok((log, records))
+    }
+
+    /// Returns the address of the topic.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Returns the messages with the records of ticks.
+    pub(super) fn add(&mut self, ticks: &[(u64, Vec<u8>)]) -> Vec<LogMessage> {
+        let (Some((first, _)), Some((last, _))) = (ticks.first(), ticks.last()) else {
+            return Vec::new();
+        };
+        let mut lines = Vec::new();
+        for (_, record) in ticks {
+            lines.extend_from_slice(record);
+            lines.push(b'\n');
+        }
+        let parts: Vec<LogMessage> = lines
+            .chunks(PART_BYTES)
+            .enumerate()
+            .map(|(part, payload)| (self.key(*first, *last, part), Some(payload.to_vec())))
+            .collect();
+        self.ranges.insert((*last, *first, parts.len()));
+        parts
+    }
+
+    /// Returns the tombstones of the records of ticks before this one.
+    pub(super) fn forget(&mut self, before: u64) -> Vec<LogMessage> {
+        let kept = self.ranges.split_off(&(before, 0, 0));
+        let forgotten = std::mem::replace(&mut self.ranges, kept);
+        let keys = forgotten
+            .into_iter()
+            .flat_map(|(last, first, parts)| (0..parts).map(move |part| (first, last, part)));
+        keys.map(|(first, last, part)| (self.key(first, last, part), None)).collect()
+    }
+
+    fn key(&self, first: u64, last: u64, part: usize) -> String {
+        format!("{}/{first}-{last}/{part}", self.run)
+    }
+}
+
+/// Returns the ticks and the number of the part that a key of this run names.
+fn parse_key(key: &str, run: &str) -> Option<(u64, u64, usize)> {
+    let rest = key.strip_prefix(run)?.strip_prefix('/')?;
+    let (ticks, part) = rest.split_once('/')?;
+    let (first, last) = ticks.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?, part.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_ticks_before_the_oldest_checkpoint_are_forgotten() {
+        let address = "kafka://localhost/progress".parse().expect("an address");
+        let mut log = TickLog { address, run: "a/b".to_owned(), ranges: BTreeSet::new() };
+        let large = vec![b'x'; PART_BYTES];
+        let added = log.add(&[(1, b"one".to_vec()), (2, large)]);
+        let sizes: Vec<_> =
+            added.iter().map(|(key, payload)| (&key[..], payload.as_ref().map(Vec::len))).collect();
+        assert_eq!(sizes, [("a/b/1-2/0", Some(PART_BYTES)), ("a/b/1-2/1", Some(5))]);
+        assert_eq!(log.add(&[(3, Vec::new())]).len(), 1);
+        assert_eq!(log.forget(2), []);
+        let forgotten = log.forget(3);
+        assert_eq!(forgotten, [("a/b/1-2/0".to_owned(), None), ("a/b/1-2/1".to_owned(), None)]);
+        assert_eq!(parse_key("a/b/1-2/1", "a/b"), Some((1, 2, 1)));
+        assert_eq!(parse_key("a/b/1-2/1", "a"), None);
+    }
+}
