@@ -27,6 +27,7 @@ pub mod run;
 mod run_state;
 pub mod sending;
 pub mod source;
+pub mod state;
 pub mod test;
 pub mod values;
 
@@ -53,6 +54,7 @@ enum Command {
     Convert(Box<convert::Args>),
     /// Check, list, explain, compare and edit limits
     Limits(Box<limits::Args>),
+    State(state::Args),
     /// Run test cases of limits and traffic, and compare the changes with the expected ones
     Test(test::Args),
     Generate(generate::Args),
@@ -147,6 +149,7 @@ pub fn run(cli: &Cli) -> Outcome {
         Command::Capture(args) => capture::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Limits(args) => limits::run(args),
+        Command::State(args) => state::run(args),
         Command::Test(args) => test::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Demo(args) => demo::run(args),

@@ -37,7 +37,7 @@ use crate::sink::{
     StateTopic, Stream, Totals,
 };
 use crate::source::{self, Filter, Partitions};
-use crate::state::{self, Directory, Position, Store};
+use crate::state::{self, Directory, Identity, Position, Store};
 
 /// The options of `floodmark run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -210,7 +210,8 @@ impl Args {
             .with("--max-ahead", duration::text(*max_ahead))
             .with("--max-behind", duration::text(*max_behind))
             .with_optional("--publish", Given::when(publish.is_some()))
-            .with_optional("--state (the nonce in state.json)", state_nonce)
+            .with_optional("--state", Given::when(run_state.state.is_some()))
+            .with_known("the nonce of --state", state_nonce)
             .with_leaders(
                 "--checkpoint-interval",
                 run_state.state.as_ref().map(|_| duration::text(run_state.checkpoint_interval)),
@@ -297,7 +298,6 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let state = args.run_state.state.as_deref().map(state::open).transpose()?;
     let nonce = state.as_ref().map(|(_, identity)| identity.nonce.clone());
     let settings = args.settings(topic.id(), topic.isolation(), nonce)?;
-    let directory = state.map(|(directory, _)| directory);
     let watch = watchdog::start(args.stall.timeout())?;
     status.set_topic(topic.clone(), watch.clone());
     let options = args.judging.options(args.publish.as_ref().map(|_| EmitTotals::OnSettle));
@@ -320,14 +320,13 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         status: Some(status),
         interrupt: interrupt.clone(),
         watch: Some(watch),
-        state: directory.clone().map(|directory| Arc::new(directory) as Arc<dyn Store>),
+        state: state.clone().map(|(directory, _)| Arc::new(directory) as Arc<dyn Store>),
     };
     let mut waiting = cluster::unless_interrupted(&interrupt);
     let sources = Sources::each(move |worker, workers, plan: Option<&ResumePlan>| {
-        Partitions::open(&source, worker, workers, plan.and_then(resumed))
+        Partitions::open(&source, worker, workers, plan.map(resumed))
     });
-    let later =
-        Later { args: args.clone(), options, interrupt: interrupt.clone(), topic, directory };
+    let later = Later { args: args.clone(), options, interrupt: interrupt.clone(), topic, state };
     let lead = lead.map(|lead| lead.open_later(later));
     let job = Job { shared, sources, lead };
     let ended = runner::execute(cluster, &settings, &Messages::new(), &mut waiting, job)?;
@@ -362,7 +361,7 @@ struct Later {
     options: Options,
     interrupt: Interrupt,
     topic: Arc<Topic>,
-    directory: Option<Directory>,
+    state: Option<(Directory, Identity)>,
 }
 
 impl Later {
@@ -372,10 +371,12 @@ impl Later {
         topics: PublishedTopics,
         dead_letters: Option<DeadLetters>,
     ) -> Option<Opening<'a>> {
-        let Later { args, options, topic, directory, .. } = self;
+        let Later { args, options, topic, state, .. } = self;
+        let (directory, identity) = state.clone()?;
         Some(Opening {
             options: &args.run_state,
-            directory: directory.clone()?,
+            directory,
+            nonce: identity.nonce,
             path: args.run_state.state.clone()?,
             run: args.run_name(options.windows),
             computation: *options,
@@ -384,6 +385,8 @@ impl Later {
                 ("--max-ahead", duration::text(args.max_ahead)),
                 ("--max-behind", duration::text(args.max_behind)),
                 ("--input-timezone", values::shown_zone(&args.reading.input_timezone)),
+                ("-X isolation.level", topic.isolation().to_owned()),
+                ("--skip-open-transactions", args.reading.skip_open_transactions.to_string()),
             ],
             topic,
             client: args.reading.kafka.client(),
@@ -562,13 +565,13 @@ fn outputs(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Outputs, 
     Ok(Outputs { hub, alert_topics, dead_letters, published })
 }
 
-/// Returns the positions at which an earlier run has left the partitions, if it is continued.
-fn resumed(plan: &ResumePlan) -> Option<BTreeMap<i32, ResumePosition>> {
+/// Returns the positions at which an earlier run has left the partitions.
+fn resumed(plan: &ResumePlan) -> BTreeMap<i32, ResumePosition> {
     let position = |(partition, position): (&u32, &Position)| {
         let Position { offset, reached, is_truncated } = *position;
         let next = i64::try_from(offset).unwrap_or(i64::MAX);
         let partition = i32::try_from(*partition).unwrap_or(i32::MAX);
-        (partition, ResumePosition { next, reached, is_truncated })
+        (partition, ResumePosition { next, reached, is_truncated, is_first: plan.is_first })
     };
-    Some(plan.positions.as_ref()?.iter().map(position).collect())
+    plan.positions.iter().map(position).collect()
 }

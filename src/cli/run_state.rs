@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::{END_OF_INPUT, Windows};
@@ -22,7 +22,9 @@ use crate::sink::{
 };
 use crate::source::Filter;
 use crate::state::manifest::{self, FORMAT};
-use crate::state::{Binding, Directory, Manifest, OwnedState, Position, SavedLimits, TickRecord};
+use crate::state::{
+    Binding, Directory, Manifest, OwnedState, Position, SavedLimits, TickRecord, check_owner,
+};
 
 /// The options about the state of a run.
 #[derive(Clone, Debug, clap::Args)]
@@ -74,7 +76,14 @@ impl PublishedTopics {
             );
             return Err(Failure::new(Exit::Usage, error));
         }
-        Ok(Some(Address { topic: format!("{}-progress", first.topic), ..first.clone() }))
+        let log = Address { topic: format!("{}-progress", first.topic), ..first.clone() };
+        if self.all().any(|topic| topic.address.topic == log.topic) {
+            let error = anyhow!(
+                "\"{log}\" gets the records of ticks (--state): it can't get changes or totals"
+            );
+            return Err(Failure::new(Exit::Usage, error));
+        }
+        Ok(Some(log))
     }
 }
 
@@ -82,6 +91,8 @@ impl PublishedTopics {
 pub(super) struct Opening<'a> {
     pub(super) options: &'a RunState,
     pub(super) directory: Directory,
+    /// The random number of the state.
+    pub(super) nonce: String,
     pub(super) path: PathBuf,
     pub(super) run: RunName,
     pub(super) computation: Options,
@@ -127,6 +138,8 @@ impl Opening<'_> {
         let opened = match (&transactions, &log) {
             (Some(transactions), Some(log)) => {
                 let producer = FencedProducer::open(transactions)?;
+                // Whoever has claimed the state since has ended this producer, too.
+                check_owner(&**state.store(), state.incarnation()).map_err(unavailable)?;
                 let (log, stored) = TickLog::read(log, &self.client, &self.run_id(), gives_up)?;
                 for record in stored {
                     let record: TickRecord = serde_json::from_slice(&record).map_err(|error| {
@@ -140,16 +153,22 @@ impl Opening<'_> {
             _ => None,
         };
         let last = checkpoint.last_tick();
-        if logged < last {
-            // The log is another one, or has lost records: what the checkpoint has is all there is.
-            records.clear();
-        }
         let checkpointed = checkpoint.records.iter().map(|record| (record.tick, record.clone()));
-        records.extend(checkpointed);
-        let records: Vec<TickRecord> =
-            records.split_off(&(checkpoint.tick + 1)).into_values().collect();
-        let durable = logged.max(last);
-        let is_logged = logged >= last && logged > 0;
+        records.extend(checkpointed.clone());
+        let mut records = records.split_off(&(checkpoint.tick + 1));
+        // If the log is another one, or has lost records, what the checkpoint has is all there is.
+        let is_logged = logged >= last && logged > 0 && is_linked(checkpoint.tick, &records);
+        if !is_logged {
+            if logged > 0 {
+                tracing::warn!(
+                    "the records of ticks do not continue the checkpoint of the state: the alerts that the topics hold \
+                     are compared instead"
+                );
+            }
+            records = checkpointed.collect();
+        }
+        let durable = if is_logged { logged.max(last) } else { last };
+        let records: Vec<TickRecord> = records.into_values().collect();
         tracing::info!(
             state = state.name(),
             checkpoint = checkpoint.tick,
@@ -161,7 +180,7 @@ impl Opening<'_> {
         let limits = checkpoint.read_limits(&**state.store()).map_err(unavailable)?;
         let sink = match (opened, &transactions) {
             (Some((producer, log)), Some(transactions)) => {
-                let contents = self.contents(is_logged, gives_up)?;
+                let contents = self.contents(&checkpoint, is_logged, gives_up)?;
                 let transactions = producer.start(transactions, log, durable)?;
                 let dead_letters = self.dead_letters.clone();
                 let sink = TransactionalTopics::new(contents, transactions, dead_letters);
@@ -174,6 +193,7 @@ impl Opening<'_> {
             binding,
             interval: Duration::from_millis(self.options.checkpoint_interval),
             last: checkpoint.clone(),
+            topics: self.topics.all().map(|topic| topic.address.topic.clone()).collect(),
         };
         let recovered = Recovered { checkpoint, limits, records, durable };
         Ok((StateConfig { recovered, checkpoints }, sink))
@@ -183,8 +203,9 @@ impl Opening<'_> {
         format!("reading the records of ticks in \"{}\"", log.address())
     }
 
+    /// The name of the records of this state: a run that starts over has others.
     fn run_id(&self) -> String {
-        self.run.group.clone()
+        format!("{}/{}", self.run.group, self.nonce)
     }
 
     fn binding(&self) -> Binding {
@@ -229,12 +250,16 @@ impl Opening<'_> {
             clock: Vec::new(),
             partitions: self.topic.starts().iter().map(position).collect(),
             windows: BTreeMap::new(),
+            topics: Vec::new(),
             limits: SavedLimits::default(),
             records: Vec::new(),
         };
-        let written = state.store().put(&first.name(), &first.content());
         let writing = || format!("writing the state \"{}\" (--state)", state.name());
-        written.map_err(|error| unavailable(anyhow!(error).context(writing())))?;
+        let write = || -> anyhow::Result<()> {
+            check_owner(&**state.store(), state.incarnation())?;
+            Ok(state.store().put(&first.name(), &first.content())?)
+        };
+        write().with_context(writing).map_err(unavailable)?;
         Ok(first)
     }
 
@@ -268,9 +293,10 @@ impl Opening<'_> {
 
     fn transactions<'a>(&'a self, log: &Address) -> Result<TransactionOptions<'a>, Failure> {
         topics::find(log, &self.client, &Plan::records(), self.create_topic)?;
-        let first = log.topic.trim_end_matches("-progress");
+        // No topic has a slash in its name.
+        let first = self.topics.all().next().map(|topic| topic.address.topic.clone());
         Ok(TransactionOptions {
-            id: format!("floodmark-{}-{first}", self.run.group),
+            id: format!("floodmark/{}/{}", self.run.group, first.unwrap_or_default()),
             topics: self.topics.all().cloned().collect(),
             log: log.clone(),
             client: &self.client,
@@ -280,6 +306,7 @@ impl Opening<'_> {
     /// Returns the messages of each topic. `is_logged`: the topics have everything up to the last recorded tick.
     fn contents(
         &self,
+        checkpoint: &Manifest,
         is_logged: bool,
         gives_up: &dyn Fn() -> bool,
     ) -> Result<Vec<Box<dyn Content + Send>>, Failure> {
@@ -287,13 +314,15 @@ impl Opening<'_> {
         let mut contents: Vec<Box<dyn Content + Send>> = Vec::new();
         for topic in &self.topics.alerts {
             let alerts = Alerts::new(windows, Some(self.run.headers()));
-            if is_logged {
+            // Any tick of the log was committed to all topics of its time.
+            let is_new = checkpoint.tick == 0;
+            if is_logged && (is_new || checkpoint.topics.contains(&topic.address.topic)) {
                 contents.push(Box::new(alerts));
                 continue;
             }
             let published =
                 PublishedAlerts::read(&topic.address, &self.client, &self.run, gives_up)?;
-            contents.push(match published.is_restart() {
+            contents.push(match published.is_restart() || !is_new {
                 true => {
                     let updates = self.computation.updates;
                     Box::new(Reconciled::new(alerts, windows, updates, published))
@@ -306,6 +335,12 @@ impl Opening<'_> {
         }
         Ok(contents)
     }
+}
+
+/// Whether records are those of all ticks after a checkpoint.
+fn is_linked(checkpoint: u64, records: &BTreeMap<u64, TickRecord>) -> bool {
+    let mut before = checkpoint;
+    records.values().all(|record| std::mem::replace(&mut before, record.tick) == record.previous)
 }
 
 /// Checks that more records can be counted: a run with `--until-end` settles everything.

@@ -9,6 +9,7 @@ use std::ffi::{CStr, c_char, c_int};
 use std::ptr::{null, null_mut};
 use std::slice;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rdkafka::bindings::{
     rd_kafka_consume_batch_queue, rd_kafka_err2str, rd_kafka_header_get_last,
@@ -28,6 +29,9 @@ use super::{Context, Error, setup};
 
 /// Messages of one batch. It bounds how long a worker is away from the computation.
 pub(super) const BATCH: usize = 4096;
+
+/// Time limit for a request for the end of a partition.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The result of polling one item of the consumer's queue.
 #[derive(Debug)]
@@ -216,6 +220,12 @@ impl Consumer {
     /// Adds these partitions, to be read from these offsets on.
     pub(super) fn add(&self, partitions: &[(i32, i64)]) -> Result<(), KafkaError> {
         self.client.incremental_assign(&self.list(partitions, Offset::Offset)?)
+    }
+
+    /// Returns the offset after the last message of a partition.
+    pub(super) fn end(&self, partition: i32) -> Result<i64, KafkaError> {
+        let (_, end) = self.client.fetch_watermarks(&self.topic, partition, END_TIMEOUT)?;
+        Ok(end)
     }
 
     /// Adds these partitions, to be read from their first messages on.

@@ -12,6 +12,7 @@
 
 mod address;
 mod buffered;
+mod committer;
 mod consumer;
 mod contents;
 mod context;
@@ -31,6 +32,7 @@ mod setup;
 mod source;
 mod straggler;
 mod tick_log;
+mod tick_queue;
 mod times;
 mod topic;
 mod topic_client;
@@ -50,7 +52,7 @@ pub use message::{Header, Outgoing, OwnedMessage, origin};
 pub use options::{ClientOptions, Setting, client_config};
 pub use partition::{ResumePosition, Times};
 pub use producer::{Producer, Sent, Tuning};
-pub use read_to_end::{StoredMessage, read_to_end};
+pub use read_to_end::{ReadTo, StoredMessage, read_to_end};
 pub use reports::{Counts, Refusal};
 pub use source::{PartitionChange, PartitionState, ReceivedMessage, TopicReader};
 pub use straggler::EventTime;

@@ -45,6 +45,8 @@ pub struct ResumePosition {
     pub reached: Option<u64>,
     /// Whether the earlier run began after the first message, and has read no event time yet.
     pub is_truncated: bool,
+    /// Whether no tick has begun since reading began here.
+    pub is_first: bool,
 }
 
 /// The state of a partition that this worker reads.
@@ -125,7 +127,7 @@ impl Partition {
 
     /// Creates the state of a partition that an earlier run has read.
     pub(super) fn resumed(position: ResumePosition) -> Self {
-        let ResumePosition { next, reached, is_truncated } = position;
+        let ResumePosition { next, reached, is_truncated, .. } = position;
         let truncated = Truncated { exhausted: false, first: None, reported: Some(None) };
         Partition { reached, ..Partition::new(next, is_truncated.then_some(truncated)) }
     }

@@ -1,6 +1,6 @@
 //! Reads a topic once, from its beginning to the end that it has meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,15 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Longest sleep while there is nothing to read. A message ends it.
 const NAP: Duration = Duration::from_millis(50);
+
+/// The end of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadTo {
+    /// The last message before open transactions.
+    Stable,
+    /// The last message that the topic had at the start: open transactions before it must end first.
+    LastMessage,
+}
 
 /// A message that was read.
 #[derive(Clone, Copy, Debug)]
@@ -42,15 +51,25 @@ impl<'a> StoredMessage<'a> {
 pub fn read_to_end(
     address: &Address,
     options: &ClientOptions,
+    end: ReadTo,
     gives_up: &dyn Fn() -> bool,
     mut each: impl FnMut(StoredMessage<'_>),
 ) -> Result<(), Failure> {
     let reading = || format!("reading \"{address}\" to its end");
     let partitions = i32::try_from(topics::partitions(address, options)?).unwrap_or(i32::MAX);
-    let config = consumer_config(address, options, "floodmark")?;
+    let mut config = consumer_config(address, options, "floodmark")?;
+    // A message that is not committed was never published.
+    config.set("isolation.level", "read_committed");
     let thread = std::thread::current();
     let mut consumer = Consumer::open(&address.topic, &config, move || thread.unpark())?;
     consumer.add_from_beginning(0..partitions).with_context(reading)?;
+    let mut goals = BTreeMap::new();
+    if end == ReadTo::LastMessage {
+        for partition in 0..partitions {
+            goals.insert(partition, consumer.end(partition).with_context(reading)?);
+        }
+    }
+    let goal = |partition: i32| goals.get(&partition).copied().unwrap_or(0);
     let mut unread: BTreeSet<i32> = (0..partitions).collect();
     let mut last = Instant::now();
     while !unread.is_empty() {
@@ -64,7 +83,11 @@ pub fn read_to_end(
                 Polled::Message { key, payload, headers, .. } => {
                     each(StoredMessage { key, payload, headers });
                 }
-                Polled::End { partition, .. } => drop(unread.remove(&partition)),
+                Polled::End { partition, offset } if offset >= goal(partition) => {
+                    unread.remove(&partition);
+                }
+                // Another producer has a transaction open, which ends.
+                Polled::End { .. } => {}
                 Polled::Unknown => {
                     failure = Some((Exit::NoInput, "the topic does not exist any more".to_owned()));
                 }

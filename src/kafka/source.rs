@@ -205,10 +205,8 @@ impl TopicReader {
                 tracing::debug!(partition, offset = next, worker, "reading a partition");
             }
             let state = match self.resumed.as_ref().map(|resumed| resumed.get(&partition)) {
-                Some(Some(position)) => Partition::resumed(*position),
-                // It was added since.
-                Some(None) => Partition::new(next, None),
-                None => {
+                Some(Some(position)) if !position.is_first => Partition::resumed(*position),
+                _ => {
                     let exhausted = topic.exhausted.contains(&partition);
                     let truncated =
                         (next > 0).then_some(Truncated { exhausted, first: None, reported: None });

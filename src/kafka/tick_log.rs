@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Address, ClientOptions, StoredMessage, read_to_end};
+use super::{Address, ClientOptions, ReadTo, StoredMessage, read_to_end};
 use crate::base::error::Failure;
 
 /// Greatest size of a part: by default a topic accepts 1 MB.
@@ -34,7 +34,7 @@ impl TickLog {
         gives_up: &dyn Fn() -> bool,
     ) -> Result<(Self, Vec<Vec<u8>>), Failure> {
         let mut read = BTreeMap::<(u64, u64), Parts>::new();
-        read_to_end(address, client, gives_up, |message| {
+        read_to_end(address, client, ReadTo::LastMessage, gives_up, |message| {
             let StoredMessage { key, payload, .. } = message;
             let key = key.and_then(|key| std::str::from_utf8(key).ok());
             let Some((first, last, part)) = key.and_then(|key| parse_key(key, run)) else { return };

@@ -13,7 +13,7 @@ use floodmark_dataflows::clock::SourceProgress;
 use floodmark_dataflows::time::Window;
 use metrics::{counter, gauge};
 
-use crate::base::error::Failure;
+use crate::base::error::{Exit, Failure};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::rows::Row;
 use crate::limits::stored::StoredRow;
@@ -32,6 +32,9 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Time beyond three intervals after which a checkpoint is overdue.
 const OVERDUE_AFTER: Duration = Duration::from_secs(30);
 
+/// The reason for a checkpoint that is overdue.
+const LATE: &str = "the store, or a sink, takes too long";
+
 /// Everything that checkpoints need at the start of a run.
 pub struct CheckpointConfig {
     /// The state, which this process owns.
@@ -42,6 +45,8 @@ pub struct CheckpointConfig {
     pub interval: Duration,
     /// The checkpoint that the run continues from.
     pub last: Manifest,
+    /// The topics that the run publishes to.
+    pub topics: Vec<String>,
 }
 
 /// The rows of limits at a tick, each with its set.
@@ -49,6 +54,7 @@ type Rows = Vec<(LimitSet, Arc<Row>)>;
 
 /// A checkpoint that is being taken.
 struct Taking {
+    begun: Instant,
     manifest: Manifest,
     rows: Option<Rows>,
     /// Whether the tick of the clock is closed.
@@ -89,13 +95,14 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     pub(super) fn new(config: CheckpointConfig, workers: usize) -> Self {
-        let CheckpointConfig { mut state, binding, interval, last } = config;
+        let CheckpointConfig { mut state, binding, interval, last, topics } = config;
         let files = state.take_files();
         let current = Manifest {
             binding,
             incarnation: state.incarnation(),
             sequence: 0,
             records: Vec::new(),
+            topics,
             ..last.clone()
         };
         counter!("floodmark_state_checkpoints_total").increment(0);
@@ -116,11 +123,16 @@ impl Checkpoints {
         }
     }
 
+    /// Begins to count time, now that the earlier run is continued.
+    pub(super) fn resume(&mut self) {
+        self.last_good = Instant::now();
+        self.next_due = self.last_good + self.interval;
+    }
+
     /// Returns the time since which no checkpoint could be written, and why.
     pub(super) fn fault(&self) -> Option<(Instant, String)> {
-        let overdue = 3 * self.interval + OVERDUE_AFTER;
-        let late = || (self.last_good, "the store takes too long".to_owned());
-        self.fault.clone().or_else(|| (self.last_good.elapsed() > overdue).then(late))
+        let late = || (self.last_good, LATE.to_owned());
+        self.fault.clone().or_else(|| (self.last_good.elapsed() > self.patience()).then(late))
     }
 
     /// Whether the tick that begins is to have the clock saved: a checkpoint begins. `catalog` has the rows of limits
@@ -134,6 +146,7 @@ impl Checkpoints {
         let rows = catalog.held_rows().map(|(set, row)| (set, row.clone())).collect();
         self.current.sequence += 1;
         self.taking = Some(Taking {
+            begun: Instant::now(),
             manifest: Manifest { records: Vec::new(), ..self.current.clone() },
             rows: Some(rows),
             has_clock: false,
@@ -262,6 +275,11 @@ impl Checkpoints {
         }
     }
 
+    /// The time after which a checkpoint is overdue.
+    fn patience(&self) -> Duration {
+        3 * self.interval + OVERDUE_AFTER
+    }
+
     /// Gives up the checkpoint that is being taken. Another one is begun after a while.
     fn fail(&mut self, why: &str) {
         self.taking = None;
@@ -299,6 +317,10 @@ impl Checkpoints {
                 && taking.manifest.last_tick() <= durable
         };
         if !self.taking.as_ref().is_some_and(is_complete) {
+            // Its records would grow without bound.
+            if self.taking.as_ref().is_some_and(|taking| taking.begun.elapsed() > self.patience()) {
+                self.fail(LATE);
+            }
             return Ok(None);
         }
         if let Some(Taking { mut manifest, rows, .. }) = self.taking.take() {
@@ -392,7 +414,10 @@ fn write(
         store.put(&manifest.name(), &manifest.content())?;
         Ok(())
     };
-    write().map_err(Failure::from)?;
+    write().map_err(|error| match error.is::<manifest::Superseded>() {
+        true => Failure::new(Exit::Unavailable, error),
+        false => Failure::from(error),
+    })?;
     kept.push(manifest.clone());
     let newest = &kept[kept.len().saturating_sub(2)..];
     if let Err(error) = delete_others(store, &newest.iter().collect::<Vec<_>>(), files) {

@@ -49,8 +49,10 @@ impl TickStart {
 /// The state from which all workers continue an earlier run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ResumePlan {
-    /// The position in each partition; `None` for a run that is the first one with its state.
-    pub positions: Option<BTreeMap<u32, Position>>,
+    /// The position in each partition.
+    pub positions: BTreeMap<u32, Position>,
+    /// Whether no tick has begun since reading began there.
+    pub is_first: bool,
     /// The time of the last tick that took records.
     pub time: Option<LeaderTime>,
     /// The files of totals, and the windows that these are of.
@@ -211,6 +213,11 @@ impl Commands {
             Broadcasted::EndRound => Command::EndRound,
             Broadcasted::End => Command::End,
         })
+    }
+
+    /// Whether the leader's command to end waits.
+    pub(super) fn has_end(&self) -> bool {
+        self.received_commands.borrow().iter().any(|command| matches!(command, Broadcasted::End))
     }
 
     /// Sends a signal to the leader.

@@ -30,6 +30,8 @@ pub(super) struct Durability {
     restores: Option<Vec<SourceProgress>>,
     /// The ticks that are not closed, with their edits of limits.
     begun: VecDeque<(TickStart, Vec<StoredEdit>)>,
+    /// The newest closed tick, but for those at which totals entered.
+    last_tick: u64,
     /// The edits of the tick that begins.
     edits: Vec<StoredEdit>,
     checkpoints: Checkpoints,
@@ -43,6 +45,7 @@ impl Durability {
             recovery: Some(Recovery::new(recovered, workers)),
             restores: None,
             begun: VecDeque::new(),
+            last_tick: 0,
             edits: Vec::new(),
             checkpoints: Checkpoints::new(checkpoints, workers),
         }
@@ -59,7 +62,10 @@ impl Durability {
         let action = recovery.next(in_flight, in_flight_max);
         match &action {
             Action::Restore(_, marks) => self.restores = Some(marks.clone()),
-            Action::Finish { .. } => self.recovery = None,
+            Action::Finish { .. } => {
+                self.recovery = None;
+                self.checkpoints.resume();
+            }
             Action::Give(_) | Action::Edit(..) | Action::Wait => {}
         }
         action
@@ -116,6 +122,7 @@ impl Durability {
         let marks = std::mem::take(&mut outputs.marks);
         let record = TickRecord {
             tick,
+            previous: std::mem::replace(&mut self.last_tick, tick),
             time: start.time,
             takes_records: start.takes_records,
             marks: marks.iter().filter(|mark| is_recorded(mark)).copied().collect(),

@@ -218,6 +218,11 @@ impl<'a> Leader<'a> {
         self.ending.get_or_insert(Ending::Requested);
     }
 
+    /// Whether the shutdown has started.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
     /// Starts the shutdown because of a failure. The first failure is the one reported at the end; later ones are
     /// logged.
     pub(super) fn fail(&mut self, failure: impl Into<WriteError>) {

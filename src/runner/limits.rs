@@ -78,6 +78,8 @@ pub(super) struct LimitEdits {
     /// The number of rows of the catalog that were entered before the first tick; `None` once all are.
     preloaded: Option<usize>,
     sets: Vec<Limits>,
+    /// Whether an earlier run is continued: the first rows are the differences to its rows.
+    is_continued: bool,
     /// The edits of the tick under way.
     entering: VecDeque<(LimitSet, std::vec::IntoIter<<Edits as IntoIterator>::Item>)>,
     /// Rows that are no longer in force.
@@ -94,6 +96,7 @@ impl LimitEdits {
             catalog: Arc::new(catalog),
             preloaded: Some(0),
             sets,
+            is_continued: false,
             entering: VecDeque::new(),
             retracted: RetractedRows::default(),
             next_date: None,
@@ -127,7 +130,9 @@ impl LimitEdits {
     /// edits, and hold no more than the newest rows.
     pub(super) fn begin_tick(&mut self, last: bool) {
         // The last tick reads all remaining records, so it needs all limits.
-        let mut initial_max = if last { usize::MAX } else { INITIAL_ROWS_PER_TICK };
+        // Nor may a row that is replaced be missing for a tick.
+        let at_once = last || self.is_continued;
+        let mut initial_max = if at_once { usize::MAX } else { INITIAL_ROWS_PER_TICK };
         for limits in &mut self.sets {
             let first: Edits = limits.rows.drain(..initial_max.min(limits.rows.len())).collect();
             initial_max -= first.len();
@@ -191,6 +196,7 @@ impl LimitEdits {
     /// that hold are still to be entered.
     pub(super) fn end_repetition(&mut self) {
         self.preloaded = None;
+        self.is_continued = true;
         for limits in &mut self.sets {
             let held = self.catalog.held_rows().filter(|(set, _)| *set == limits.set);
             let held: BTreeSet<Arc<Row>> = held.map(|(_, row)| row.clone()).collect();

@@ -124,7 +124,8 @@ impl Recovery {
             parts.map(|part| (*window, part.clone()))
         });
         ResumePlan {
-            positions: (!is_first).then(|| checkpoint.partitions.clone()),
+            positions: checkpoint.partitions.clone(),
+            is_first,
             time: checkpoint.time,
             repeats: !self.records.is_empty(),
             parts: parts.collect(),

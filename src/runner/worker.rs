@@ -150,14 +150,14 @@ impl<'w, 'a> Worker<'w, 'a> {
                 None => self.commands.next(),
             };
             match command {
-                Some(command @ Command::Resume(_)) => {
-                    self.commands.send(&command);
-                    let Command::Resume(plan) = command else { continue };
-                    break plan;
-                }
                 Some(command) => {
-                    self.commands.send(&command);
-                    return None;
+                    if self.leader.is_some() {
+                        self.commands.send(&command);
+                    }
+                    match command {
+                        Command::Resume(plan) => break plan,
+                        _ => return None,
+                    }
                 }
                 None => self.computation.step_or_sleep(SLEEP_MAX),
             }
@@ -349,6 +349,17 @@ impl<'w, 'a> Worker<'w, 'a> {
 
     /// Reads the records of a tick of an earlier run, and completes the tick when all are read.
     fn repeat(&mut self) {
+        let ends = match &self.leader {
+            Some(leader) => leader.is_ending(),
+            None => self.commands.has_end(),
+        };
+        if ends || !self.is_reading || self.source.is_none() {
+            // The run ends: nothing of this tick is published any more, and its end is all that others wait for.
+            if self.repeating.take().is_some() {
+                self.computation.end_tick(0);
+            }
+            return;
+        }
         let (Some(source), Some(repeated)) = (&mut self.source, &self.repeating) else {
             return;
         };
@@ -386,11 +397,11 @@ impl<'w, 'a> Worker<'w, 'a> {
         }
         let reached = self.computation.event_time();
         let mut records = TickRecords::default();
-        let mut progress = Ok(Vec::new());
+        let (mut progress, mut progressed) = (Vec::new(), Ok(()));
         if let Some(source) = self.source.as_mut().filter(|_| start.takes_records) {
             source.set_time(start.time);
             records = source.take_records(start.tick);
-            progress = source.progress(start.tick, start.time.now, reached);
+            (progress, progressed) = source.progress(start.tick, start.time.now, reached);
             self.has_signalled = false;
         }
         let inputs = &mut self.computation.inputs;
@@ -402,7 +413,7 @@ impl<'w, 'a> Worker<'w, 'a> {
         edits.into_iter().for_each(|(version, diff)| inputs.edit(version, diff));
         seen.into_iter().for_each(|window| inputs.mark(SourceProgress::Seen(window)));
         inputs.batches(update_batches);
-        let progress = self.or_fail(progress);
+        self.or_fail(progressed);
         progress.into_iter().for_each(|progress| self.computation.inputs.mark(progress));
         self.computation.end_tick(updates);
         self.signal_end();

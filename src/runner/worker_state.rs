@@ -27,8 +27,12 @@ pub(super) struct WorkerState {
     /// The ticks up to which records are in the totals of each window.
     counted: BTreeMap<Window, u64>,
     writer: Option<PartWriter>,
-    /// The request whose totals are being read.
-    saving: Option<(RequestId, PartsRequest)>,
+    /// The requests whose totals are being read.
+    saving: Vec<(RequestId, PartsRequest)>,
+    /// Requests whose parts are being written.
+    writing: usize,
+    /// Requests that came too early.
+    rejected: Vec<WrittenParts>,
 }
 
 impl WorkerState {
@@ -41,7 +45,9 @@ impl WorkerState {
             reading: None,
             counted: BTreeMap::new(),
             writer: None,
-            saving: None,
+            saving: Vec::new(),
+            writing: 0,
+            rejected: Vec::new(),
         }
     }
 
@@ -89,35 +95,46 @@ impl WorkerState {
         if self.writer.is_none() {
             self.writer = Some(PartWriter::start(self.store.clone(), self.index)?);
         }
-        self.saving = Some((request, parts));
+        self.saving.push((request, parts));
         Ok(())
     }
 
     /// Accepts a chunk of a response. Returns it if the response is for somebody else.
     pub(super) fn respond(&mut self, request: RequestId, chunk: Chunk) -> Option<Chunk> {
-        let (Some(writer), Some((saving, _))) = (&self.writer, &self.saving) else {
+        if !self.saving.iter().any(|(saving, _)| *saving == request) {
             return Some(chunk);
-        };
-        match chunk {
-            Chunk::Rows { window, rows } if *saving == request => {
-                writer.add(window, rows);
-                None
-            }
-            other => Some(other),
         }
+        // While the store takes long, no more waits for it.
+        if let (Chunk::Rows { window, rows }, Some(writer), 0) = (chunk, &self.writer, self.writing)
+        {
+            writer.add(window, rows);
+        }
+        None
     }
 
     /// Has the totals written, when the tick at which they are read is closed.
     pub(super) fn close(&mut self, tick: u64) {
-        if let (Some(writer), Some((_, parts))) =
-            (&self.writer, self.saving.take_if(|(_, parts)| parts.tick <= tick))
-        {
-            writer.finish(parts);
+        for (_, request) in self.saving.extract_if(.., |(_, request)| request.tick <= tick) {
+            match &self.writer {
+                Some(writer) if self.writing == 0 => {
+                    self.writing += 1;
+                    writer.finish(request);
+                }
+                _ => {
+                    let why = "the totals of an earlier checkpoint are not written yet".to_owned();
+                    self.rejected.push(WrittenParts { tick: request.tick, parts: Err(why) });
+                }
+            }
         }
     }
 
     /// Returns the parts that were written since the last call.
     pub(super) fn written(&mut self) -> Option<WrittenParts> {
-        self.writer.as_ref()?.next()
+        if let Some(rejected) = self.rejected.pop() {
+            return Some(rejected);
+        }
+        let written = self.writer.as_ref()?.next()?;
+        self.writing -= 1;
+        Some(written)
     }
 }

@@ -161,9 +161,9 @@ impl Source for CaseSource<'_> {
         tick: u64,
         _: u64,
         _: EventTimeReached,
-    ) -> Result<Vec<SourceProgress>, Failure> {
+    ) -> (Vec<SourceProgress>, Result<(), Failure>) {
         let begins = tick == self.begin && self.settings.is_from_latest();
-        Ok(begins.then_some(SourceProgress::Begun(tick)).into_iter().collect())
+        (begins.then_some(SourceProgress::Begun(tick)).into_iter().collect(), Ok(()))
     }
 }
 

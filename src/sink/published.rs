@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::base::date::{self, format_ms, format_ns};
 use crate::base::error::Failure;
 use crate::base::shown;
-use crate::kafka::{Address, ClientOptions, Header, StoredMessage, read_to_end};
+use crate::kafka::{Address, ClientOptions, Header, ReadTo, StoredMessage, read_to_end};
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::rows::Row;
 
@@ -234,7 +234,9 @@ impl PublishedAlerts {
         gives_up: &dyn Fn() -> bool,
     ) -> Result<Self, Failure> {
         let mut published = PublishedAlerts::default();
-        read_to_end(address, options, gives_up, |message| published.apply(&message, run))?;
+        read_to_end(address, options, ReadTo::Stable, gives_up, |message| {
+            published.apply(&message, run)
+        })?;
         Ok(published)
     }
 

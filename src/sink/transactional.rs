@@ -54,8 +54,13 @@ impl TransactionalTopics {
                 dead_letters.add(&name, refused)?;
             }
         }
-        let checked = self.transactions.check();
-        if checked.is_err() && !std::mem::replace(&mut self.has_failed, true) {
+        // The first failure ends the run; until then the others go on.
+        let checked = match self.has_failed {
+            true => Ok(()),
+            false => self.transactions.check(),
+        };
+        if checked.is_err() {
+            self.has_failed = true;
             for address in self.transactions.addresses() {
                 count_sink_error(&format!("kafka:{}", address.topic));
             }

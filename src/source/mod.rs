@@ -96,15 +96,15 @@ pub trait Source {
     fn take_records(&mut self, tick: u64) -> TickRecords;
 
     /// Returns the progress of the parts of the source up to a tick whose records were taken, as far as it has changed.
-    /// `now` is the leader's time.
+    /// `now` is the leader's time. The positions are there also after a failure.
     fn progress(
         &mut self,
         tick: u64,
         now: u64,
         reached: EventTimeReached,
-    ) -> Result<Vec<SourceProgress>, Failure> {
+    ) -> (Vec<SourceProgress>, Result<(), Failure>) {
         let _ = (tick, now, reached);
-        Ok(Vec::new())
+        (Vec::new(), Ok(()))
     }
 
     /// Notes the leader's time at a tick that takes records.

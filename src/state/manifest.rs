@@ -107,6 +107,9 @@ pub struct Manifest {
     pub partitions: BTreeMap<u32, Position>,
     /// The totals of windows, by their starts.
     pub windows: BTreeMap<u64, SavedWindow>,
+    /// The topics that had everything up to this tick.
+    #[serde(default)]
+    pub topics: Vec<String>,
     /// The rows of limits.
     pub limits: SavedLimits,
     /// The records of the ticks from there to the last one that the totals of a window contain.
@@ -234,12 +237,17 @@ pub fn names(store: &dyn Store) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Returns the newest complete checkpoint. A damaged one is skipped, and the log names it.
+/// Returns the newest complete checkpoint; `None` if there is no checkpoint. A damaged one is skipped, and the log names
+/// it.
 ///
 /// # Errors
-/// The store can't be read, or a checkpoint has a newer format.
+/// The store can't be read, a checkpoint has a newer format, or all are damaged.
 pub fn newest(store: &dyn Store) -> anyhow::Result<Option<Manifest>> {
-    for name in names(store)? {
+    let names = names(store)?;
+    if names.is_empty() {
+        return Ok(None);
+    }
+    for name in names {
         let Some(content) = store.get(&name)? else { continue };
         let manifest = Manifest::parse(&content);
         let checked = manifest.and_then(|manifest| {
@@ -248,7 +256,9 @@ pub fn newest(store: &dyn Store) -> anyhow::Result<Option<Manifest>> {
         });
         match checked {
             Ok(manifest) => return Ok(Some(manifest)),
-            Err(error) if error.is::<NewerFormat>() => return Err(error.context(name)),
+            Err(error) if error.is::<NewerFormat>() || error.is::<io::Error>() => {
+                return Err(error.context(name));
+            }
             Err(error) => tracing::warn!(
                 checkpoint = name,
                 error = format!("{error:#}"),
@@ -256,7 +266,9 @@ pub fn newest(store: &dyn Store) -> anyhow::Result<Option<Manifest>> {
             ),
         }
     }
-    Ok(None)
+    bail!(
+        "all checkpoints are damaged (the log says how): restore the directory, or start over with another one"
+    )
 }
 
 /// Deletes the objects that no checkpoint refers to any more, now that `kept` are the newest ones: checkpoints older

@@ -34,8 +34,11 @@ pub use self::record::{StoredEdit, TickRecord, is_recorded};
 pub use self::store::{Directory, Store};
 use crate::base::error::{Exit, Failure};
 
-const IDENTITY: &str = "state.json";
-const CLAIMS: &str = "claims";
+/// The object that identifies a state.
+pub const IDENTITY: &str = "state.json";
+
+/// The folder of the claims of its owners.
+pub const CLAIMS: &str = "claims";
 
 /// The object that identifies a state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

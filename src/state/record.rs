@@ -12,6 +12,8 @@ use crate::source::LeaderTime;
 pub struct TickRecord {
     /// The tick, in milliseconds.
     pub tick: u64,
+    /// The tick before; 0 for the first one.
+    pub previous: u64,
     /// The leader's time.
     pub time: LeaderTime,
     /// Whether the tick takes records.

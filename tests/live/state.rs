@@ -19,7 +19,7 @@ use crate::serving::{get_until, server};
 
 /// Every run begins many checkpoints, so that some are under way when it ends.
 const OPTIONS: &str = "--limits limits.jsonl --lateness 2h --create-topic \
-    --checkpoint-interval 50ms --tick 50ms";
+    --checkpoint-interval 50ms";
 
 /// A limit that every packet changes the alert of.
 const EACH: &str =
@@ -28,7 +28,8 @@ const EACH: &str =
 fn line(from: &Address, to: &Address, more: &str) -> String {
     let state = if more.contains("--state") { "" } else { "--state state" };
     let idle = if more.contains("--idle-timeout") { "" } else { "--idle-timeout 1h" };
-    format!("run --from {from} --to {to} {OPTIONS} {state} {idle} {more}")
+    let tick = if more.contains("--tick") { "" } else { "--tick 50ms" };
+    format!("run --from {from} --to {to} {OPTIONS} {state} {idle} {tick} {more}")
 }
 
 /// Runs to the end of the topic.
@@ -239,6 +240,8 @@ fn run_whose_topic_was_taken_over_publishes_nothing_more() {
     send(&mut feed, first);
     let mut run = start(&place, &from, &to, "");
     run.line();
+    // Its records of ticks before its oldest checkpoint are removed.
+    wait_for_checkpoint(&place, 1, 3);
     run.signal("STOP", SignalTarget::Group);
     send(&mut feed, second);
     run_to_end(&place, &from, &to, "--state other").expect(0);
@@ -340,4 +343,94 @@ fn messages_that_are_gone_are_named_and_the_start_is_rejected() {
         "messages of partition",
         "are gone: the state \"state\" continues at offset",
     ]);
+}
+
+#[test]
+fn state_is_listed_checked_pruned_and_reset() {
+    let (place, packets) = made(981, 600);
+    let from = Broker::shared().topic("flows", 3);
+    let to = new_address("alerts");
+    send(&mut TopicFeed::to(&from), &packets);
+    let mut run = start(&place, &from, &to, "-w2");
+    run.line();
+    wait_for_checkpoint(&place, 1, 3);
+    let in_use = place.floodmark("state prune state").run().expect(69);
+    in_use.assert_stderr(&["uses the state \"state\": stop that run first"]);
+    run.signal("TERM", SignalTarget::Parent);
+    run.finish().expect(0);
+    let listed = place.floodmark("state list state").stdout(0);
+    for part in
+        ["a state of kind run, format 1", "00000001-0000", "--lateness", &from.topic, "next offset"]
+    {
+        assert!(listed.contains(part), "{listed}");
+    }
+    let lines = place.floodmark("state list state --json").stdout(0);
+    let newest: serde_json::Value =
+        serde_json::from_str(lines.lines().next().expect("a checkpoint")).expect("JSON");
+    assert!(
+        newest["totals"].as_u64() > Some(0) && newest["offsets"]["2"].as_u64() > Some(0),
+        "{newest}"
+    );
+    let sound = place.floodmark("state check state").stdout(0);
+    assert_eq!(sound.matches(": sound").count(), 2, "{sound}");
+    assert!(place.floodmark("state prune state").stdout(0).contains("is left"));
+    assert_eq!(checkpoints(&place).len(), 1);
+    let part = fs::read_dir(place.path("state/totals")).expect("a folder").next().expect("a file");
+    let path = part.expect("an entry").path();
+    let mut content = fs::read(&path).expect("a file");
+    content[10] ^= 1;
+    fs::write(&path, &content).expect("it can be written");
+    let damaged = place.floodmark("state check state").stdout(65);
+    assert!(
+        damaged.contains("the checksum of totals/") && damaged.contains("is wrong"),
+        "{damaged}"
+    );
+    assert!(place.floodmark("state reset state").stdout(0).contains("starts over"));
+    let gone = place.floodmark("state list state").run().expect(66);
+    gone.assert_stderr(&["is no state: it has no state.json"]);
+}
+
+/// By the clock of the earlier run, all records since its end would be of the future.
+#[test]
+fn records_that_came_while_the_run_was_down_are_counted() {
+    let place = Place::new();
+    place.write("limits.jsonl", format!("{LIMITS}{EACH}\n"));
+    let from = Broker::shared().topic("flows", 1);
+    let to = new_address("alerts");
+    let mut feed = TopicFeed::to(&from);
+    let now = crate::common::now_ms();
+    feed.send(0, packet(now, "10.0.0.1", "10.0.0.2", 100));
+    feed.flush();
+    let mut run = start(&place, &from, &to, "--max-ahead 0s --tick 1s");
+    run.line();
+    run.signal("TERM", SignalTarget::Parent);
+    run.finish().expect(0);
+    // Records have times of the clock: it must have passed what the last tick took for the future.
+    while crate::common::now_ms() < now + 3000 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let now = crate::common::now_ms();
+    (0..50).for_each(|_| feed.send(0, packet(now, "10.0.0.1", "10.0.0.2", 300)));
+    feed.flush();
+    place.write("made.pcap", pcap(feed.sent()));
+    run_to_end(&place, &from, &to, "--max-ahead 0s --tick 1s").expect(0);
+    check(&place, &to, "made.pcap");
+}
+
+#[test]
+fn state_whose_checkpoints_are_all_damaged_is_rejected() {
+    let (place, packets) = made(991, 300);
+    let from = Broker::shared().topic("flows", 3);
+    let to = new_address("alerts");
+    send(&mut TopicFeed::to(&from), &packets);
+    let mut run = start(&place, &from, &to, "");
+    run.line();
+    wait_for_checkpoint(&place, 1, 3);
+    run.signal("KILL", SignalTarget::Group);
+    run.finish_killed();
+    for path in checkpoints(&place) {
+        fs::write(&path, "{}").expect("it can be written");
+    }
+    let rejected = run_to_end(&place, &from, &to, "").expect(69);
+    rejected.assert_stderr(&["all checkpoints are damaged"]);
 }

@@ -252,7 +252,7 @@ impl Ingest {
         };
         let latest = clock.horizon.saturating_add(self.rules.max_ahead_ms);
         let mut messages = 0;
-        self.consume(latest, |reader, each| {
+        self.consume(latest, false, |reader, each| {
             messages = reader.poll(each)?;
             Ok(())
         })?;
@@ -276,7 +276,7 @@ impl Ingest {
         let horizon = self.clock.as_ref().map_or(0, |clock| clock.horizon);
         let latest = horizon.saturating_add(self.rules.max_ahead_ms);
         let mut is_done = false;
-        self.consume(latest, |reader, each| {
+        self.consume(latest, true, |reader, each| {
             is_done = reader.read_until(&bounds, each)?;
             Ok(())
         })?;
@@ -290,13 +290,17 @@ impl Ingest {
 
     /// Ends the repetition of ticks.
     pub(super) fn end_repetition(&mut self) -> Result<(), Failure> {
+        // The clock of the earlier run would tell records of the time since then as of the future.
+        self.clock = None;
         self.reader.end_repetition()
     }
 
-    /// Consumes the messages that `poll` passes on. Records after `latest` are of the future.
+    /// Consumes the messages that `poll` passes on. Records after `latest` are of the future. A tick that is repeated
+    /// holds as much as it did.
     fn consume(
         &mut self,
         latest: u64,
+        is_repeated: bool,
         poll: impl FnOnce(&mut TopicReader, &mut EachMessage<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let topic = self.reader.topic().clone();
@@ -331,7 +335,7 @@ impl Ingest {
                     dead_letters.enqueue(message);
                 }
             }
-            match gathered.is_full() || set_aside >= SET_ASIDE_BYTES {
+            match !is_repeated && gathered.is_full() || set_aside >= SET_ASIDE_BYTES {
                 true => ControlFlow::Break(times),
                 false => ControlFlow::Continue(times),
             }

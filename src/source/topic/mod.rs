@@ -84,6 +84,10 @@ impl Partitions {
         let reading = std::thread::current();
         let wake = Arc::new(move || reading.unpark());
         let is_repeating = resumed.is_some();
+        if resumed.as_ref().is_some_and(|resumed| resumed.values().any(|at| !at.is_first)) {
+            // The earlier run has found out.
+            options.topic.contents().saw_record();
+        }
         let reader = TopicReader::open(options.topic.clone(), worker, workers, wake, resumed)?;
         let decoder =
             Decoder::new(record::Options { input_timezone: options.input_timezone.clone() });
@@ -147,16 +151,19 @@ impl Source for Partitions {
         tick: u64,
         now: u64,
         reached: EventTimeReached,
-    ) -> Result<Vec<SourceProgress>, Failure> {
+    ) -> (Vec<SourceProgress>, Result<(), Failure>) {
         self.slowest_in = reached.slowest_in;
-        let progress = self.ingest.progress(now, reached);
         let before = self.positions.back().map_or(&self.done, |(_, positions)| positions);
-        let moved = self.ingest.moved_from(before);
+        let mut marks = self.ingest.moved_from(before);
+        let progress = self.ingest.progress(now, reached);
         self.positions.push_back((tick, self.ingest.reader().positions()));
-        let mut progress = progress?;
-        progress.extend(moved);
-        self.ingest.bound_skew(reached)?;
-        Ok(progress)
+        let progress = match progress {
+            Ok(progress) => progress,
+            Err(failure) => return (marks, Err(failure)),
+        };
+        marks.extend(progress);
+        let bounded = self.ingest.bound_skew(reached);
+        (marks, bounded)
     }
 
     fn set_time(&mut self, time: LeaderTime) {

@@ -1,0 +1,498 @@
+//! The thread that commits the messages of ticks.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
+
+use super::guard::{Guard, TopicState};
+use super::message::{Outgoing, OwnedMessage};
+use super::producer::base_record;
+use super::reports::{Refusal, ReturnReason, sending};
+use super::tick_log::{LogMessage, TickLog};
+use super::tick_queue::{Item, QUEUE_BYTES, Shared};
+use super::topics::denied;
+use super::transaction_reports::TransactionReports;
+use super::{Refused, setup};
+use crate::base::error::{Exit, Failure};
+
+/// Time for which ticks without messages wait for others.
+const QUIET_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time limit for one request about a transaction, before it is made again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time within which the broker must end the transactions of an earlier owner.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Pause before a transaction that was aborted is sent again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Longest wait for an event of the client.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A client of which the transactions of all earlier owners have ended.
+pub(super) struct FencedClient {
+    pub(super) producer: BaseProducer<TransactionReports>,
+    pub(super) config: ClientConfig,
+}
+
+/// Starts a client, and ends the transactions of earlier owners.
+pub(super) fn start(
+    config: &ClientConfig,
+    id: &str,
+) -> Result<BaseProducer<TransactionReports>, Failure> {
+    let starting = || format!("ending the transactions of earlier owners of \"{id}\"");
+    let producer: BaseProducer<TransactionReports> =
+        setup::create(config, TransactionReports::default())?;
+    let until = Instant::now() + START_TIMEOUT;
+    loop {
+        match producer.init_transactions(REQUEST_TIMEOUT) {
+            Ok(()) => return Ok(producer),
+            Err(error) if is_retriable(&error) && Instant::now() < until => {}
+            Err(error) => {
+                let why = anyhow!(error).context(starting());
+                return Err(Failure::new(Exit::Unavailable, why));
+            }
+        }
+    }
+}
+
+/// Whether this user lacks a right.
+fn is_denied(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+    )
+}
+
+fn is_retriable(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::Transaction(error) => error.is_retriable(),
+        KafkaError::Flush(_) => true,
+        _ => false,
+    }
+}
+
+/// The reason why a transaction is not committed.
+enum Stop {
+    /// These messages are refused for good, alone or with others of their batch.
+    Refused(Vec<(usize, Option<Refusal>)>),
+    /// The same may succeed later.
+    Failed(String),
+    /// Nothing succeeds any more.
+    Fatal(Failure),
+}
+
+/// The content of one transaction.
+struct Batch {
+    messages: Vec<(usize, OwnedMessage)>,
+    bytes: usize,
+    /// Whether all messages are kept, so that they can be sent again.
+    is_kept: bool,
+    /// Messages that were taken out of the queue.
+    count: u64,
+    /// Whether all messages of the last tick are there.
+    is_at_end: bool,
+    /// Whether no more ticks are added.
+    is_complete: bool,
+    ticks: Vec<(u64, Vec<u8>)>,
+    /// The messages for the topic of records.
+    log: Vec<LogMessage>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Batch {
+            messages: Vec::new(),
+            bytes: 0,
+            is_kept: true,
+            count: 0,
+            is_at_end: true,
+            is_complete: false,
+            ticks: Vec::new(),
+            log: Vec::new(),
+        }
+    }
+}
+
+/// The thread.
+pub(super) struct Committer {
+    id: String,
+    topics: Vec<String>,
+    log: TickLog,
+    producer: BaseProducer<TransactionReports>,
+    config: ClientConfig,
+    guards: Vec<Arc<Guard>>,
+    shared: Arc<Shared>,
+    /// Messages that the client has accepted.
+    sent: u64,
+    /// Whether each message is sent in a batch of its own, so that the one that is refused is known.
+    single_batches: bool,
+}
+
+impl Committer {
+    pub(super) fn new(
+        id: String,
+        topics: Vec<String>,
+        log: TickLog,
+        FencedClient { producer, config }: FencedClient,
+        guards: Vec<Arc<Guard>>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let (sent, single_batches) = (0, false);
+        Committer { id, topics, log, producer, config, guards, shared, sent, single_batches }
+    }
+
+    /// Commits until nothing more comes, or nothing succeeds any more.
+    pub(super) fn run_to_end(&mut self) {
+        if let Err(failure) = self.run() {
+            let why = (failure.exit, format!("{:#}", failure.error));
+            self.shared.queue().failure.get_or_insert(why);
+        }
+    }
+
+    fn run(&mut self) -> Result<(), Failure> {
+        while self.wait() {
+            let mut batch = Batch::default();
+            loop {
+                match self.send_all(&mut batch).and_then(|()| self.commit()) {
+                    Ok(()) => break,
+                    Err(Stop::Fatal(failure)) => return Err(failure),
+                    Err(Stop::Refused(refused)) => self.take_out(refused, &mut batch)?,
+                    Err(Stop::Failed(why)) => self.prepare_again(&why, &batch)?,
+                }
+            }
+            self.note_committed(batch);
+        }
+        Ok(())
+    }
+
+    /// Waits until there is something to send; ticks without messages wait for more. `false`: nothing more comes.
+    fn wait(&self) -> bool {
+        let mut queue = self.shared.queue();
+        let mut since = None::<Instant>;
+        loop {
+            // A transaction that waits for the rest of its tick may become too old.
+            let is_ready = queue.ends > 0 || queue.bytes >= QUEUE_BYTES;
+            if queue.messages > 0 && is_ready || queue.is_closed {
+                return !queue.items.is_empty();
+            }
+            let waits = queue.messages == 0 && !queue.items.is_empty();
+            if waits && since.get_or_insert_with(Instant::now).elapsed() >= QUIET_INTERVAL {
+                return true;
+            }
+            let waiting = self.shared.changed.wait_timeout(queue, POLL_INTERVAL);
+            queue = waiting.unwrap_or_else(PoisonError::into_inner).0;
+            self.producer.poll(Duration::ZERO);
+            queue.unreachable_since = self.producer.context().context.unreachable_since();
+        }
+    }
+
+    /// Waits until all topics accept messages.
+    fn wait_for_topics(&self) {
+        let is_fit = |guard: &Arc<Guard>| matches!(guard.topic_state(), TopicState::Fit { .. });
+        while !self.guards.iter().all(is_fit) {
+            self.producer.poll(POLL_INTERVAL);
+        }
+    }
+
+    fn note_reachable(&self) {
+        self.shared.queue().unreachable_since = self.producer.context().context.unreachable_since();
+    }
+
+    fn begin(&mut self) -> Result<(), Stop> {
+        self.wait_for_topics();
+        self.sent = self.producer.context().reported();
+        self.producer.context().take_failed();
+        self.producer.begin_transaction().map_err(|error| self.stop(&error))
+    }
+
+    /// Sends the messages of a transaction that was aborted, and then those of all ticks that have ended, at least of
+    /// one tick.
+    fn send_all(&mut self, batch: &mut Batch) -> Result<(), Stop> {
+        self.begin()?;
+        for (number, (topic, message)) in batch.messages.iter().enumerate() {
+            self.send(*topic, message, number)?;
+        }
+        if !batch.is_complete {
+            self.send_queued(batch)?;
+            batch.is_complete = true;
+            batch.log.extend(self.log.add(&batch.ticks));
+        }
+        self.send_log(batch)
+    }
+
+    fn send_queued(&mut self, batch: &mut Batch) -> Result<(), Stop> {
+        while let Some(item) = self.next_item(batch)? {
+            match item {
+                Item::Message(topic, message) => {
+                    (batch.is_at_end, batch.count) = (false, batch.count + 1);
+                    batch.bytes += message.size();
+                    let sent = self.send(topic, &message, batch.messages.len());
+                    batch.messages.push((topic, message));
+                    if batch.bytes > QUEUE_BYTES {
+                        batch.is_kept = false;
+                        batch.messages.clear();
+                    }
+                    sent?;
+                }
+                Item::TickEnd { tick, record } => {
+                    batch.is_at_end = true;
+                    batch.bytes += record.len();
+                    batch.ticks.push((tick, record));
+                }
+                Item::Forget { before } => batch.log.extend(self.log.forget(before)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the next item for a transaction; `None`: the transaction is complete.
+    fn next_item(&self, batch: &Batch) -> Result<Option<Item>, Stop> {
+        let mut queue = self.shared.queue();
+        loop {
+            let is_started = !batch.ticks.is_empty() || !batch.log.is_empty();
+            let is_full = queue.ends == 0 || batch.bytes >= QUEUE_BYTES;
+            if batch.is_at_end && is_started && is_full {
+                return Ok(None);
+            }
+            if let Some(item) = queue.items.pop_front() {
+                match &item {
+                    Item::Message(_, message) => {
+                        queue.bytes = queue.bytes.saturating_sub(message.size());
+                    }
+                    Item::TickEnd { record, .. } => {
+                        queue.ends -= 1;
+                        queue.bytes = queue.bytes.saturating_sub(record.len());
+                    }
+                    Item::Forget { .. } => {}
+                }
+                return Ok(Some(item));
+            }
+            if queue.is_closed && batch.is_at_end {
+                return Ok(None);
+            }
+            if queue.is_closed {
+                let error = anyhow!("the run ends amid a tick, which is not published");
+                return Err(Stop::Fatal(Failure::from(error)));
+            }
+            let waiting = self.shared.changed.wait_timeout(queue, POLL_INTERVAL);
+            queue = waiting.unwrap_or_else(PoisonError::into_inner).0;
+            self.producer.poll(Duration::ZERO);
+        }
+    }
+
+    fn send(&mut self, topic: usize, message: &OwnedMessage, number: usize) -> Result<(), Stop> {
+        let topic = self.topics[topic].clone();
+        self.offer(&topic, &message.outgoing(), number)
+    }
+
+    fn send_log(&mut self, batch: &Batch) -> Result<(), Stop> {
+        let topic = self.log.address().topic.clone();
+        for (key, payload) in &batch.log {
+            let message = Outgoing {
+                key: Some(key.as_bytes()),
+                payload: payload.as_deref(),
+                partition: Some(0),
+                ..Outgoing::default()
+            };
+            self.offer(&topic, &message, usize::MAX)?;
+        }
+        Ok(())
+    }
+
+    fn offer(&mut self, topic: &str, message: &Outgoing<'_>, number: usize) -> Result<(), Stop> {
+        loop {
+            let record = base_record(topic, message, Box::new(number));
+            let Err((error, _)) = self.producer.send(record) else {
+                self.sent += 1;
+                return Ok(());
+            };
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => {
+                    self.producer.poll(POLL_INTERVAL);
+                }
+                // The client refuses the message by its own bounds.
+                Some(code) if Refusal::of(code).is_some() => {
+                    return Err(Stop::Refused(vec![(number, Refusal::of(code))]));
+                }
+                _ => return Err(self.stop(&error)),
+            }
+        }
+    }
+
+    /// Commits when all messages are delivered.
+    fn commit(&mut self) -> Result<(), Stop> {
+        while self.producer.context().reported() < self.sent {
+            self.producer.poll(POLL_INTERVAL);
+            self.note_reachable();
+        }
+        let failed = self.producer.context().take_failed();
+        if let Some(stop) = self.stop_by(failed) {
+            return Err(stop);
+        }
+        loop {
+            match self.producer.commit_transaction(REQUEST_TIMEOUT) {
+                Ok(()) => return Ok(()),
+                Err(error) if is_retriable(&error) => {
+                    tracing::debug!(%error, "a transaction is not committed yet");
+                }
+                Err(error) => return Err(self.stop(&error)),
+            }
+        }
+    }
+
+    /// Returns the reason to abort that reports about messages give.
+    fn stop_by(&self, failed: Vec<(usize, Option<RDKafkaErrorCode>)>) -> Option<Stop> {
+        let (_, first) = *failed.first()?;
+        if let Some((_, reason)) = self.producer.client().fatal_error() {
+            return Some(Stop::Fatal(self.fatal(&reason)));
+        }
+        if let Some(code) =
+            failed.iter().filter_map(|(_, code)| *code).find(|code| is_denied(*code))
+        {
+            return Some(Stop::Fatal(denied(sending(&self.id), code).into()));
+        }
+        let reasons = failed.iter().map(|(_, code)| code.and_then(ReturnReason::of));
+        let refused =
+            |reason| matches!(reason, Some(ReturnReason::Refused(_) | ReturnReason::Batch));
+        if reasons.clone().any(refused) {
+            let numbers = failed.iter().map(|(number, _)| *number);
+            let refused = numbers.zip(reasons).filter_map(|(number, reason)| match reason? {
+                ReturnReason::Refused(refusal) => Some((number, Some(refusal))),
+                ReturnReason::Batch => Some((number, None)),
+                ReturnReason::NoTopic | ReturnReason::Purged => None,
+            });
+            return Some(Stop::Refused(refused.collect()));
+        }
+        self.guards.iter().for_each(|guard| guard.check_now());
+        let first = first.map_or("no reason".to_owned(), |code| code.to_string());
+        Some(Stop::Failed(format!("{} messages are not delivered: {first}", failed.len())))
+    }
+
+    /// Returns the reason to abort after an error of the client: a report about a message is more precise.
+    fn stop(&self, error: &KafkaError) -> Stop {
+        self.producer.poll(Duration::ZERO);
+        if let Some(stop) = self.stop_by(self.producer.context().take_failed()) {
+            return stop;
+        }
+        if let Some((_, reason)) = self.producer.client().fatal_error() {
+            return Stop::Fatal(self.fatal(&reason));
+        }
+        match error.rdkafka_error_code().filter(|code| is_denied(*code)) {
+            Some(code) => Stop::Fatal(denied(sending(&self.id), code).into()),
+            None => Stop::Failed(error.to_string()),
+        }
+    }
+
+    fn fatal(&self, reason: &str) -> Failure {
+        let error = anyhow!(
+            "another run publishes as \"{}\" now, or the broker has ended the transaction of this one: {reason}; \
+             this run publishes nothing more. Started again, it continues from its state",
+            self.id
+        );
+        Failure::new(Exit::Unavailable, error)
+    }
+
+    /// Aborts the transaction, so that its messages can be sent again.
+    fn abort(&mut self, batch: &Batch) -> Result<(), Failure> {
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+        while self.producer.context().reported() < self.sent {
+            self.producer.poll(POLL_INTERVAL);
+        }
+        loop {
+            match self.producer.abort_transaction(REQUEST_TIMEOUT) {
+                Ok(()) => break,
+                Err(error) => {
+                    if let Some((_, reason)) = self.producer.client().fatal_error() {
+                        return Err(self.fatal(&reason));
+                    }
+                    // There may be no transaction to abort.
+                    if !is_retriable(&error) {
+                        break;
+                    }
+                }
+            }
+        }
+        if !batch.is_kept {
+            let error = anyhow!(
+                "a transaction of more than {} MiB was aborted, and its messages are not kept: started again, the \
+                 run continues from its state",
+                QUEUE_BYTES >> 20
+            );
+            return Err(Failure::new(Exit::Unavailable, error));
+        }
+        Ok(())
+    }
+
+    fn prepare_again(&mut self, why: &str, batch: &Batch) -> Result<(), Failure> {
+        tracing::warn!(id = self.id, why, "a transaction is aborted, and sent again");
+        self.abort(batch)?;
+        std::thread::sleep(RETRY_INTERVAL);
+        Ok(())
+    }
+
+    /// Takes the messages that the broker refuses out of a transaction, once it is known which these are.
+    fn take_out(
+        &mut self,
+        refused: Vec<(usize, Option<Refusal>)>,
+        batch: &mut Batch,
+    ) -> Result<(), Failure> {
+        self.abort(batch)?;
+        if refused.iter().any(|(number, _)| *number == usize::MAX) {
+            let error = anyhow!(
+                "topic \"{}\" refuses the records of ticks (see max.message.bytes of the topic)",
+                self.log.address().topic
+            );
+            return Err(Failure::new(Exit::Unavailable, error));
+        }
+        if !self.single_batches && batch.messages.len() > 1 {
+            self.single_batches = true;
+            return self.restart();
+        }
+        let by_number: BTreeMap<_, _> = refused.into_iter().collect();
+        let mut number = 0;
+        let mut taken = Vec::new();
+        batch.messages.retain(|(topic, message)| {
+            let refusal = by_number.get(&number).copied().flatten();
+            number += 1;
+            if let Some(refusal) = refusal {
+                taken.push((*topic, Refused { message: message.clone(), refusal }));
+            }
+            refusal.is_none()
+        });
+        self.shared.queue().refused.extend(taken);
+        Ok(())
+    }
+
+    /// Replaces the client, which sends batches or single messages from now on.
+    fn restart(&mut self) -> Result<(), Failure> {
+        let mut config = self.config.clone();
+        if self.single_batches {
+            config.set("batch.num.messages", "1");
+        }
+        self.producer = start(&config, &self.id)?;
+        Ok(())
+    }
+
+    fn note_committed(&mut self, batch: Batch) {
+        self.shared.queue().messages -= batch.count;
+        self.shared.delivered.fetch_add(batch.count, Ordering::Relaxed);
+        if let Some((tick, _)) = batch.ticks.last() {
+            self.shared.durable.store(*tick, Ordering::Release);
+        }
+        if std::mem::take(&mut self.single_batches)
+            && let Err(failure) = self.restart()
+        {
+            tracing::warn!("messages are still sent one by one: {:#}", failure.error);
+        }
+    }
+}
