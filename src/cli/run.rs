@@ -212,6 +212,7 @@ impl Args {
             .with_optional("--publish", Given::when(publish.is_some()))
             .with_optional("--state", Given::when(run_state.state.is_some()))
             .with_known("the nonce of --state", state_nonce)
+            .with_leaders("--accept-gap", Given::when(run_state.accept_gap))
             .with_leaders(
                 "--checkpoint-interval",
                 run_state.state.as_ref().map(|_| duration::text(run_state.checkpoint_interval)),

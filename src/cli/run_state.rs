@@ -10,6 +10,7 @@ use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::{END_OF_INPUT, Windows};
 use floodmark_dataflows::types::Prefix;
 
+use crate::base::date::format_ms;
 use crate::base::duration;
 use crate::base::error::{Exit, Failure};
 use crate::base::network;
@@ -46,6 +47,12 @@ pub(super) struct RunState {
         value_parser = duration::positive_millis
     )]
     pub(super) checkpoint_interval: u64,
+
+    /// Continue from the state although the topic has lost messages that were not counted
+    ///
+    /// The windows that lack messages are partial.
+    #[arg(long, requires = "state")]
+    pub(super) accept_gap: bool,
 }
 
 /// The topics that a run with a state publishes to.
@@ -119,9 +126,9 @@ impl Opening<'_> {
         let state = OwnedState::claim(&self.path, self.directory.clone())?;
         let binding = self.binding();
         let checkpoint = match manifest::newest(&**state.store()) {
-            Ok(Some(found)) => {
+            Ok(Some(mut found)) => {
                 check_binding(state.name(), &found.binding, &binding)?;
-                self.check_positions(state.name(), &found)?;
+                self.check_positions(state.name(), &mut found)?;
                 found
             }
             Ok(None) => self.first_checkpoint(&state, &binding)?,
@@ -263,30 +270,42 @@ impl Opening<'_> {
         Ok(first)
     }
 
-    /// Checks that the topic still has the messages from the positions of a checkpoint on.
-    fn check_positions(&self, name: &str, checkpoint: &Manifest) -> Result<(), Failure> {
-        for (partition, position) in &checkpoint.partitions {
+    /// Checks that the topic still has the messages from the positions of a checkpoint on. With `--accept-gap`, moves
+    /// positions to the first message that is there; the windows that lack messages are partial then.
+    fn check_positions(&self, name: &str, checkpoint: &mut Manifest) -> Result<(), Failure> {
+        let address = self.topic.address();
+        for (partition, position) in &mut checkpoint.partitions {
             let number = i32::try_from(*partition).unwrap_or(i32::MAX);
             let Some((first, end)) = self.topic.range(number) else { continue };
             let next = i64::try_from(position.offset).unwrap_or(i64::MAX);
-            let address = self.topic.address();
-            let why = if next < first {
-                format!(
-                    "{} messages of partition {partition} of \"{address}\" are gone: the state \"{name}\" continues \
-                     at offset {next}, and the partition has {first} to {end}",
-                    first - next
-                )
-            } else if next > end {
-                format!(
-                    "partition {partition} of \"{address}\" ends at offset {end}, and the state \"{name}\" continues \
-                     at {next}: it is not the topic that the state was made with"
-                )
-            } else {
+            if next > end {
+                return Err(unavailable(anyhow!(
+                    "partition {partition} of \"{address}\" ends at offset {end}, and the state \"{name}\" continues at \
+                     {next}: it is not the topic that the state was made with. To start over, give --state another \
+                     directory, or remove this one"
+                )));
+            }
+            if next >= first {
                 continue;
-            };
-            return Err(unavailable(anyhow!(
-                "{why}. To start over, give --state another directory, or remove this one"
-            )));
+            }
+            let read_to = position.reached.map_or("nothing was read".to_owned(), |reached| {
+                format!("the event time {} was read", format_ms(reached))
+            });
+            let gap = format!(
+                "{} messages of partition {partition} of \"{address}\" are gone: the state \"{name}\" continues at \
+                 offset {next}, where {read_to}, and the partition has {first} to {end}",
+                first - next
+            );
+            if !self.options.accept_gap {
+                return Err(unavailable(anyhow!(
+                    "{gap}. To go on without them, give --accept-gap: the windows that lack messages are partial; to start \
+                     over, give --state another directory, or remove this one"
+                )));
+            }
+            tracing::warn!(
+                "{gap} (--accept-gap): windows up to that of the first message there are partial"
+            );
+            (position.offset, position.is_truncated) = (first.unsigned_abs(), true);
         }
         Ok(())
     }

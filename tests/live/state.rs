@@ -1,7 +1,7 @@
 //! Runs with a state: however one ends, the next one continues, nothing is lost, and nothing is published twice.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use floodmark::kafka::Address;
@@ -11,6 +11,7 @@ use super::restarts::{alerts, check};
 use super::sinks::{csv, new_address};
 use super::trimmed::delete_before;
 use crate::common::broker::Broker;
+use crate::common::data;
 use crate::replay::fold::{assert_same, fold};
 use crate::replay::pcap::{Packet, packet, pcap};
 use crate::replay::run::{Done, Live, Place, STUCK_AFTER, SignalTarget};
@@ -343,6 +344,10 @@ fn messages_that_are_gone_are_named_and_the_start_is_rejected() {
         "messages of partition",
         "are gone: the state \"state\" continues at offset",
     ]);
+    let gone_on = run_to_end(&place, &from, &to, "--accept-gap").expect(0);
+    gone_on.assert_stderr(&[
+        "(--accept-gap): windows up to that of the first message there are partial",
+    ]);
 }
 
 #[test]
@@ -433,4 +438,45 @@ fn state_whose_checkpoints_are_all_damaged_is_rejected() {
     }
     let rejected = run_to_end(&place, &from, &to, "").expect(69);
     rejected.assert_stderr(&["all checkpoints are damaged"]);
+}
+
+/// Copies a directory.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("it can be created");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).expect("it can be copied")),
+        }
+    }
+}
+
+/// `tests/data/state-1` was written by the first version with states.
+#[test]
+fn state_of_the_first_format_is_read() {
+    let place = Place::new();
+    copy(&data().join("state-1"), &place.path("state"));
+    let sound = place.floodmark("state check state").stdout(0);
+    assert_eq!(sound.matches("9 files, 549 totals: sound").count(), 2, "{sound}");
+    let listed = place.floodmark("state list state --json").stdout(0);
+    let newest: serde_json::Value =
+        serde_json::from_str(listed.lines().next().expect("a checkpoint")).expect("JSON");
+    let expected = [
+        ("/format", 1.into()),
+        ("/tick", 1_795_781_568_965_u64.into()),
+        ("/windows", 4.into()),
+        ("/limits", 3.into()),
+        ("/offsets/1", 1074.into()),
+        ("/options/--lateness", "2h".into()),
+    ];
+    for (field, value) in expected {
+        assert_eq!(newest.pointer(field), Some::<&serde_json::Value>(&value), "{field}");
+    }
+    // A run reads it, and finds that the topic is another one.
+    let from = Broker::shared().topic("keep", 2);
+    place.write("limits.jsonl", LIMITS);
+    let rejected = run_to_end(&place, &from, &new_address("alerts"), "").expect(69);
+    rejected.assert_stderr(&["was made with --from (its topic) keep, and this run has"]);
 }
