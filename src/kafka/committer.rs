@@ -33,6 +33,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause before a transaction that was aborted is sent again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Time for which a report is expected soon, and the interval at which it is looked for until then.
+const QUICK_FOR: Duration = Duration::from_secs(1);
+const QUICK_INTERVAL: Duration = Duration::from_millis(1);
+
 /// Longest wait for an event of the client.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -204,6 +208,17 @@ impl Committer {
         }
     }
 
+    /// Waits until there is a report about each message that was sent.
+    fn wait_for_reports(&self) {
+        let began = Instant::now();
+        while self.producer.context().reported() < self.sent {
+            // The client waits for all of the time, also when there is an event.
+            let is_long = began.elapsed() >= QUICK_FOR;
+            self.producer.poll(if is_long { POLL_INTERVAL } else { QUICK_INTERVAL });
+            self.note_reachable();
+        }
+    }
+
     fn note_reachable(&self) {
         self.shared.queue().unreachable_since = self.producer.context().context.unreachable_since();
     }
@@ -318,7 +333,7 @@ impl Committer {
             };
             match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) => {
-                    self.producer.poll(POLL_INTERVAL);
+                    self.producer.poll(QUICK_INTERVAL);
                 }
                 // The client refuses the message by its own bounds.
                 Some(code) if Refusal::of(code).is_some() => {
@@ -331,10 +346,7 @@ impl Committer {
 
     /// Commits when all messages are delivered.
     fn commit(&mut self) -> Result<(), Stop> {
-        while self.producer.context().reported() < self.sent {
-            self.producer.poll(POLL_INTERVAL);
-            self.note_reachable();
-        }
+        self.wait_for_reports();
         let failed = self.producer.context().take_failed();
         if let Some(stop) = self.stop_by(failed) {
             return Err(stop);
@@ -405,9 +417,7 @@ impl Committer {
     /// Aborts the transaction, so that its messages can be sent again.
     fn abort(&mut self, batch: &Batch) -> Result<(), Failure> {
         self.producer.purge(PurgeConfig::default().queue().inflight());
-        while self.producer.context().reported() < self.sent {
-            self.producer.poll(POLL_INTERVAL);
-        }
+        self.wait_for_reports();
         loop {
             match self.producer.abort_transaction(REQUEST_TIMEOUT) {
                 Ok(()) => break,
