@@ -145,7 +145,7 @@ impl Opening<'_> {
         let opened = match (&transactions, &log) {
             (Some(transactions), Some(log)) => {
                 let producer = FencedProducer::open(transactions)?;
-                // Whoever has claimed the state since has ended this producer, too.
+                // A process that has claimed the state since has ended this producer, too.
                 check_owner(&**state.store(), state.incarnation()).map_err(unavailable)?;
                 let (log, stored) = TickLog::read(log, &self.client, &self.run_id(), gives_up)?;
                 for record in stored {
