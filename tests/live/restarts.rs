@@ -74,8 +74,14 @@ fn killed_run_is_completed_by_the_next_one() {
     check(&place, &to, "all.pcap");
 }
 
-#[test]
-fn limits_edited_while_the_run_is_down_change_its_alerts() {
+fn limit(name: &str, value: u64) -> String {
+    format!(
+        "{{\"limit_name\":\"{name}\",\"limit_value\":{value},\"effective_date\":\"1970-01-01\"}}\n"
+    )
+}
+
+/// A directory with 20 packets of different pairs, and three limits that each of them breaks.
+pub(super) fn with_edited_limits() -> Place {
     let place = Place::new();
     let packets: Vec<_> = (0..20)
         .map(|number| {
@@ -83,23 +89,29 @@ fn limits_edited_while_the_run_is_down_change_its_alerts() {
         })
         .collect();
     place.write("made.pcap", pcap(&packets));
-    let limit = |name: &str, value: u64| {
-        format!(
-            "{{\"limit_name\":\"{name}\",\"limit_value\":{value},\"effective_date\":\"1970-01-01\"}}\n"
-        )
-    };
     place.write(
         "limits.jsonl",
         [limit("gone", 500), limit("moved", 600), limit("same", 700)].concat(),
     );
-    let topic = topic_of(&place, "made.pcap --format kv", 1);
-    let to = new_address("alerts");
-    run(&place, &topic, &to, "--until-end");
-    assert_eq!(fold(&alerts(&to)).len(), 60);
+    place
+}
+
+/// Removes one of these limits, moves another, and adds one.
+pub(super) fn edit_limits(place: &Place) {
     place.write(
         "limits.jsonl",
         [limit("moved", 650), limit("new", 800), limit("same", 700)].concat(),
     );
+}
+
+#[test]
+fn limits_edited_while_the_run_is_down_change_its_alerts() {
+    let place = with_edited_limits();
+    let topic = topic_of(&place, "made.pcap --format kv", 1);
+    let to = new_address("alerts");
+    run(&place, &topic, &to, "--until-end");
+    assert_eq!(fold(&alerts(&to)).len(), 60);
+    edit_limits(&place);
     run(&place, &topic, &to, "--until-end");
     check(&place, &to, "made.pcap");
     let count = |event: &str| alerts(&to).matches(&format!("\"event\":\"{event}\"")).count();

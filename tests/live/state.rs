@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use floodmark::kafka::Address;
 
 use super::kit::{LIMITS, TopicFeed, topic_of};
-use super::restarts::{alerts, check};
+use super::restarts::{alerts, check, edit_limits, with_edited_limits};
 use super::sinks::{csv, new_address};
 use super::trimmed::delete_before;
 use crate::common::broker::Broker;
@@ -155,22 +155,7 @@ fn orderly_end_is_continued_without_a_message() {
 
 #[test]
 fn limits_edited_while_the_run_is_down_are_changes_like_others() {
-    let place = Place::new();
-    let packets: Vec<_> = (0..20)
-        .map(|number| {
-            packet(BEGIN_MS + number * 60_000, &format!("10.0.0.{number}"), "10.0.1.1", 1000)
-        })
-        .collect();
-    place.write("made.pcap", pcap(&packets));
-    let limit = |name: &str, value: u64| {
-        format!(
-            "{{\"limit_name\":\"{name}\",\"limit_value\":{value},\"effective_date\":\"1970-01-01\"}}\n"
-        )
-    };
-    place.write(
-        "limits.jsonl",
-        [limit("gone", 500), limit("moved", 600), limit("same", 700)].concat(),
-    );
+    let place = with_edited_limits();
     let from = topic_of(&place, "made.pcap --format kv", 1);
     let to = new_address("alerts");
     let mut run = start(&place, &from, &to, "");
@@ -179,10 +164,7 @@ fn limits_edited_while_the_run_is_down_are_changes_like_others() {
     }
     run.signal("KILL", SignalTarget::Group);
     run.finish_killed();
-    place.write(
-        "limits.jsonl",
-        [limit("moved", 650), limit("new", 800), limit("same", 700)].concat(),
-    );
+    edit_limits(&place);
     run_to_end(&place, &from, &to, "").expect(0);
     check(&place, &to, "made.pcap");
     let count = |event: &str| alerts(&to).matches(&format!("\"event\":\"{event}\"")).count();
