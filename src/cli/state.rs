@@ -1,13 +1,13 @@
 //! `floodmark state`: lists, checks, tidies and removes the state of a run.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use serde_json::json;
 
 use super::grid::Grid;
-use super::limits::console;
 use crate::base::date::format_ms;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::state::manifest::{self, CHECKPOINTS, LIMITS, TOTALS, checked};
@@ -83,7 +83,13 @@ fn alone(dir: &Path, act: impl FnOnce(&Directory) -> anyhow::Result<()>) -> Outc
 }
 
 fn print(text: &str) -> Result<(), Failure> {
-    console::print(&mut std::io::stdout().lock(), text)
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow!(error).context("writing to standard output").into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The checkpoints of a state, the newest one first, each with its name. One that can't be read is an error in its place.

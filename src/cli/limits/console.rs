@@ -24,7 +24,7 @@ pub(super) fn now() -> i128 {
 }
 
 /// Writes data; on a terminal, escapes the characters that act on it.
-pub(in crate::cli) fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
+pub(super) fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
     let text = match std::io::stdout().is_terminal() {
         true => shown::escaped_lines(text),
         false => text.into(),

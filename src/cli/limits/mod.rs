@@ -4,7 +4,7 @@
 //! text, `file` replaces a file as a whole.
 
 mod check;
-pub(super) mod console;
+mod console;
 mod diff;
 mod explain;
 mod file;
