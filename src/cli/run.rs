@@ -13,7 +13,7 @@ use floodmark_dataflows::time::Windows;
 
 use super::cluster::{Restart, Stall};
 use super::judging::Judging;
-use super::run_state::{Opening, PublishedTopics, RunState};
+use super::run_state::{LineOutputs, Opening, PublishedTopics, RunState};
 use super::source::{Reading, shown_start, start};
 use super::values;
 use crate::base::date::format_ms;
@@ -167,6 +167,11 @@ fn topic(to: &str) -> Option<Result<Address, Failure>> {
 impl Args {
     fn run_name(&self, windows: Windows) -> RunName {
         RunName { group: self.group.clone(), windows, input: self.from.topic.clone() }
+    }
+
+    /// The outputs of changes that are no topics.
+    fn line_outputs(&self) -> impl Iterator<Item = &str> {
+        self.to.iter().map(String::as_str).filter(|to| !to.starts_with(SCHEME))
     }
 
     fn refresh(&self) -> Option<Duration> {
@@ -370,6 +375,7 @@ impl Later {
         &'a self,
         filter: &'a Filter,
         topics: PublishedTopics,
+        lines: LineOutputs<'a>,
         dead_letters: Option<DeadLetters>,
     ) -> Option<Opening<'a>> {
         let Later { args, options, topic, state, .. } = self;
@@ -392,6 +398,7 @@ impl Later {
             topic,
             client: args.reading.kafka.client(),
             topics,
+            lines,
             create_topic: args.create_topic,
             dead_letters,
         })
@@ -405,10 +412,19 @@ impl Lead {
             let Lead { mut config, alert_topics, dead_letters, published } = self;
             let Later { args, options, interrupt, .. } = &later;
             let filter = args.judging.filter();
-            if let Some(opening) = later.opening(&filter, published, dead_letters.clone()) {
-                let (state, sink) = opening.open(&|| interrupt.pressed())?;
+            let windows = options.windows;
+            let open_lines = || lines(args, windows, &config.catalog);
+            let line_outputs = LineOutputs {
+                names: args.line_outputs().map(ToOwned::to_owned).collect(),
+                open: &open_lines,
+                only_difference: args.judging.only_difference,
+            };
+            if let Some(opening) =
+                later.opening(&filter, published, line_outputs, dead_letters.clone())
+            {
+                let (state, sinks) = opening.open(&|| interrupt.pressed())?;
                 config.state = Some(state);
-                sink.into_iter().for_each(|sink| config.hub.add(sink));
+                sinks.into_iter().for_each(|sink| config.hub.add(sink));
             }
             for producer in alert_topics {
                 let alerts = alerts(args, *options, producer, dead_letters.clone(), interrupt)?;
@@ -521,33 +537,25 @@ struct Outputs {
 
 /// Opens everything that a run writes to.
 fn outputs(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Outputs, Failure> {
-    let topics: Vec<Option<Address>> =
-        args.to.iter().map(|to| topic(to).transpose()).collect::<Result<_, _>>()?;
-    let writes_topics = args.publish.is_some() || topics.iter().any(Option::is_some);
-    let (mut streams, mut alert_topics) = (Vec::new(), Vec::new());
+    let topics: Vec<Address> =
+        args.to.iter().filter_map(|to| topic(to)).collect::<Result<_, _>>()?;
+    let writes_topics = args.publish.is_some() || !topics.is_empty();
+    let mut alert_topics = Vec::new();
     let mut published = PublishedTopics::default();
     let has_state = args.run_state.state.is_some();
-    for (to, topic) in args.to.iter().zip(topics) {
-        if let Some(address) = topic {
-            match has_state {
-                true => published.alerts.push(state_topic_config(args, &address)?),
-                false => alert_topics.push(state_topic(args, &address)?),
-            }
-            continue;
+    for address in topics {
+        match has_state {
+            true => published.alerts.push(state_topic_config(args, &address)?),
+            false => alert_topics.push(state_topic(args, &address)?),
         }
-        let stream = match to.as_str() {
-            "-" => Stream::stdout(args.judging.format, windows, catalog)?,
-            path => Stream::open(Path::new(path), windows)?,
-        };
-        streams.push(stream.detached_after(Duration::from_millis(args.detach_after)));
     }
     let to_publish = args.publish.as_ref();
     let with_state = to_publish.filter(|_| has_state);
     published.totals = with_state.map(|to| state_topic_config(args, to)).transpose()?;
-    published.log()?;
+    published.clusters()?;
     let without = to_publish.filter(|_| !has_state);
     let totals = without.map(|to| state_topic(args, to)).transpose()?;
-    if catalog.sets().len() > 1 && streams.is_empty() {
+    if catalog.sets().len() > 1 && args.line_outputs().next().is_none() {
         tracing::warn!("output of --what-if goes to no topic: give --to a file, or -, to see it");
     }
     let dead_letters = args.reading.dead_letters(args.create_topic).filter(|_| writes_topics);
@@ -557,13 +565,27 @@ fn outputs(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Outputs, 
         let totals = Totals::new(windows);
         sinks.push(Box::new(StateTopic::new(totals, producer, dead_letters.clone())));
     }
-    if args.judging.only_difference {
+    // Those of a run with a state are opened with it.
+    let streams = if has_state { Vec::new() } else { lines(args, windows, catalog)? };
+    if args.judging.only_difference && !has_state {
         sinks.push(Box::new(OnlyDifference::new(streams)));
     } else {
         sinks.extend(streams.into_iter().map(|stream| Box::new(stream) as Box<_>));
     }
     let hub = Hub::new(Counts::new(catalog.sets()), sinks);
     Ok(Outputs { hub, alert_topics, dead_letters, published })
+}
+
+/// Opens the outputs that get lines.
+fn lines(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Vec<Stream>, Failure> {
+    let open = |to: &str| -> Result<Stream, Failure> {
+        let stream = match to {
+            "-" => Stream::stdout(args.judging.format, windows, catalog)?,
+            path => Stream::open(Path::new(path), windows)?,
+        };
+        Ok(stream.detached_after(Duration::from_millis(args.detach_after)))
+    };
+    args.line_outputs().map(open).collect()
 }
 
 /// Returns the positions at which an earlier run has left the partitions.

@@ -1,7 +1,7 @@
 //! The state of a run (`--state`): opens it, and what an earlier run has left in it and in its topics.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -18,14 +18,18 @@ use crate::kafka::topics::{self, Plan, TopicConfig};
 use crate::kafka::{Address, ClientOptions, FencedProducer, TickLog, Topic, TransactionOptions};
 use crate::runner::{CheckpointConfig, Recovered, StateConfig};
 use crate::sink::{
-    Alerts, Content, DeadLetters, PublishedAlerts, Reconciled, RunName, Sink, Totals,
-    TransactionalTopics,
+    Alerts, Content, DeadLetters, OnlyDifference, PublishedAlerts, Reconciled, RecordedLines,
+    RunName, Sink, Stream, Totals, TransactionalTopics,
 };
 use crate::source::Filter;
 use crate::state::manifest::{self, FORMAT};
 use crate::state::{
-    Binding, Directory, Manifest, OwnedState, Position, SavedLimits, TickRecord, check_owner,
+    Binding, Completed, Directory, History, LineLog, LineLogWriter, Manifest, OwnedState, Position,
+    SavedLimits, TickRecord, check_owner,
 };
+
+/// A sink of a run.
+type BoxedSink = Box<dyn Sink + Send>;
 
 /// The options about the state of a run.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,8 +37,8 @@ use crate::state::{
 pub(super) struct RunState {
     /// Keep the state of the run in this directory, and continue from it after any end
     ///
-    /// Each record then counts once, and each change is published once to topics, however the run ended. All topics of
-    /// --to and --publish must be on one cluster; a topic of that name with -progress at its end has the ticks.
+    /// Each record then counts once, and each change is published once, however the run ended. On each cluster of --to
+    /// and --publish a topic with the name of the first one and -progress at its end has the ticks.
     #[arg(long, value_name = "DIR", env = "FLOODMARK_STATE")]
     pub(super) state: Option<PathBuf>,
 
@@ -69,29 +73,58 @@ impl PublishedTopics {
         self.alerts.iter().chain(&self.totals)
     }
 
-    /// Returns the topic of the records of ticks; `None` if nothing is published to topics.
+    /// Returns the topics of each cluster, which get the messages of a tick together.
     ///
     /// # Errors
-    /// The topics are on several clusters.
-    pub(super) fn log(&self) -> Result<Option<Address>, Failure> {
-        let Some(first) = self.all().next().map(|topic| &topic.address) else { return Ok(None) };
-        if let Some(other) = self.all().find(|topic| topic.address.brokers != first.brokers) {
-            let error = anyhow!(
-                "with --state all topics of --to and --publish must be on one cluster, and \"{first}\" and \"{}\" \
-                 are not",
-                other.address
-            );
-            return Err(Failure::new(Exit::Usage, error));
+    /// A topic has the name of the topic of records.
+    pub(super) fn clusters(&self) -> Result<Vec<ClusterTopics>, Failure> {
+        let mut clusters = Vec::<ClusterTopics>::new();
+        let alerts = self.alerts.iter().map(|topic| (topic, true));
+        for (topic, has_alerts) in alerts.chain(self.totals.iter().map(|topic| (topic, false))) {
+            let address = &topic.address;
+            let is_there = |cluster: &&mut ClusterTopics| cluster.log.brokers == address.brokers;
+            let cluster = match clusters.iter_mut().find(is_there) {
+                Some(cluster) => cluster,
+                None => {
+                    let log =
+                        Address { topic: format!("{}-progress", address.topic), ..address.clone() };
+                    clusters.push(ClusterTopics { log, topics: Vec::new() });
+                    clusters.last_mut().expect("it was added just now")
+                }
+            };
+            cluster.topics.push((topic.clone(), has_alerts));
         }
-        let log = Address { topic: format!("{}-progress", first.topic), ..first.clone() };
-        if self.all().any(|topic| topic.address.topic == log.topic) {
-            let error = anyhow!(
-                "\"{log}\" gets the records of ticks (--state): it can't get changes or totals"
-            );
-            return Err(Failure::new(Exit::Usage, error));
+        for ClusterTopics { log, topics } in &clusters {
+            if topics.iter().any(|(topic, _)| topic.address.topic == log.topic) {
+                let error = anyhow!(
+                    "\"{log}\" gets the records of ticks (--state): it can't get changes or totals"
+                );
+                return Err(Failure::new(Exit::Usage, error));
+            }
         }
-        Ok(Some(log))
+        Ok(clusters)
     }
+}
+
+/// The topics of one cluster.
+pub(super) struct ClusterTopics {
+    /// The topic of the records of ticks.
+    log: Address,
+    /// The topics, each with whether it gets alerts; otherwise it gets totals.
+    topics: Vec<(TopicConfig, bool)>,
+}
+
+impl ClusterTopics {
+    fn configs(&self) -> impl Iterator<Item = &TopicConfig> {
+        self.topics.iter().map(|(topic, _)| topic)
+    }
+}
+
+/// A cluster on which the transactions of earlier owners have ended, and what they have logged there.
+struct OpenedCluster<'a> {
+    topics: &'a ClusterTopics,
+    options: TransactionOptions<'a>,
+    producer: FencedProducer,
 }
 
 /// Everything that opening a state needs.
@@ -109,8 +142,70 @@ pub(super) struct Opening<'a> {
     pub(super) topic: &'a Topic,
     pub(super) client: ClientOptions,
     pub(super) topics: PublishedTopics,
+    /// The outputs that get lines.
+    pub(super) lines: LineOutputs<'a>,
     pub(super) create_topic: bool,
     pub(super) dead_letters: Option<DeadLetters>,
+}
+
+/// The outputs that get lines: files, FIFOs, devices, and standard output, `-`.
+pub(super) struct LineOutputs<'a> {
+    pub(super) names: Vec<String>,
+    /// Opens all of them.
+    pub(super) open: &'a dyn Fn() -> Result<Vec<Stream>, Failure>,
+    /// Whether they get only the difference of two sets of limits.
+    pub(super) only_difference: bool,
+}
+
+impl LineOutputs<'_> {
+    /// Returns the names under which the lines of each are logged, from any working directory.
+    fn logged_names(&self) -> Vec<String> {
+        let absolute = |name: &String| match name.as_str() {
+            "-" => name.clone(),
+            path => std::path::absolute(path)
+                .map_or_else(|_| path.to_owned(), |path| path.display().to_string()),
+        };
+        self.names.iter().map(absolute).collect()
+    }
+
+    /// Appends the lines that files lack, and opens all outputs.
+    fn open(
+        &self,
+        state: &OwnedState,
+        log: LineLog,
+        durable: u64,
+    ) -> Result<Option<BoxedSink>, Failure> {
+        if self.names.is_empty() {
+            return Ok(None);
+        }
+        let names = self.logged_names();
+        for name in names.iter().filter(|name| *name != "-") {
+            match log.complete(name, Path::new(name)).map_err(unavailable)? {
+                Completed::Whole => {}
+                Completed::Appended(bytes) => {
+                    tracing::info!(
+                        file = name,
+                        bytes,
+                        "the lines that the file lacked are appended"
+                    );
+                }
+                Completed::Other { expected, found } => tracing::warn!(
+                    file = name,
+                    expected,
+                    found = found.map(|end| end.length),
+                    "the file is not as the run before has left it (bytes expected, and found): it was rotated, \
+                     shortened or changed. Lines that waited when that run was killed may be missing there"
+                ),
+            }
+        }
+        let streams = (self.open)()?;
+        let writer = LineLogWriter::start(state.store().clone(), state.incarnation(), log, names)?;
+        let lines = RecordedLines::new(streams, writer, durable);
+        Ok(Some(match self.only_difference {
+            true => Box::new(OnlyDifference::new(vec![lines])),
+            false => Box::new(lines),
+        }))
+    }
 }
 
 fn unavailable(error: anyhow::Error) -> Failure {
@@ -118,64 +213,43 @@ fn unavailable(error: anyhow::Error) -> Failure {
 }
 
 impl Opening<'_> {
-    /// Claims the state, and reads what an earlier run has left. Returns the sink of the topics, if there are any.
+    /// Claims the state, and reads what an earlier run has left. Returns the sinks that publish.
     pub(super) fn open(
         self,
         gives_up: &dyn Fn() -> bool,
-    ) -> Result<(StateConfig, Option<Box<dyn Sink + Send>>), Failure> {
+    ) -> Result<(StateConfig, Vec<BoxedSink>), Failure> {
         let state = OwnedState::claim(&self.path, self.directory.clone())?;
         let binding = self.binding();
-        let checkpoint = match manifest::newest(&**state.store()) {
-            Ok(Some(mut found)) => {
-                check_binding(state.name(), &found.binding, &binding)?;
-                self.check_positions(state.name(), &mut found)?;
-                found
-            }
-            Ok(None) => self.first_checkpoint(&state, &binding)?,
-            Err(error) => {
-                let why =
-                    error.context(format!("reading the state \"{}\" (--state)", state.name()));
-                return Err(unavailable(why));
-            }
-        };
-        let log = self.topics.log()?;
-        let transactions = log.as_ref().map(|log| self.transactions(log)).transpose()?;
-        let mut records: BTreeMap<u64, TickRecord> = BTreeMap::new();
-        let mut logged = 0;
-        let opened = match (&transactions, &log) {
-            (Some(transactions), Some(log)) => {
-                let producer = FencedProducer::open(transactions)?;
-                // A process that has claimed the state since has ended this producer, too.
-                check_owner(&**state.store(), state.incarnation()).map_err(unavailable)?;
-                let (log, stored) = TickLog::read(log, &self.client, &self.run_id(), gives_up)?;
-                for record in stored {
-                    let record: TickRecord = serde_json::from_slice(&record).map_err(|error| {
-                        unavailable(anyhow!(error).context(self.unreadable(&log)))
-                    })?;
-                    logged = logged.max(record.tick);
-                    records.insert(record.tick, record);
-                }
-                Some((producer, log))
-            }
-            _ => None,
-        };
+        let checkpoint = self.checkpoint(&state, &binding)?;
+        let clusters = self.topics.clusters()?;
+        let clusters: Result<Vec<_>, Failure> =
+            clusters.iter().map(|topics| self.fence(topics)).collect();
+        let clusters = clusters?;
+        // A process that has claimed the state since has ended these producers, too.
+        check_owner(&**state.store(), state.incarnation()).map_err(unavailable)?;
         let last = checkpoint.last_tick();
-        let checkpointed = checkpoint.records.iter().map(|record| (record.tick, record.clone()));
-        records.extend(checkpointed.clone());
-        let mut records = records.split_off(&(checkpoint.tick + 1));
-        // If the log is another one, or has lost records, what the checkpoint has is all there is.
-        let is_logged = logged >= last && logged > 0 && is_linked(checkpoint.tick, &records);
-        if !is_logged {
-            if logged > 0 {
-                tracing::warn!(
-                    "the records of ticks do not continue the checkpoint of the state: the alerts that the topics hold \
-                     are compared instead"
-                );
-            }
-            records = checkpointed.collect();
+        let mut history = History::new(checkpoint.tick, last, &checkpoint.records);
+        let mut logs = Vec::new();
+        for OpenedCluster { topics, .. } in &clusters {
+            let (log, records) =
+                TickLog::read(&topics.log, &self.client, &self.run_id(), gives_up)?;
+            logs.push((
+                log,
+                Self::add(&mut history, &topics.log.to_string(), parsed(&topics.log, &records)?),
+            ));
         }
-        let durable = if is_logged { logged.max(last) } else { last };
-        let records: Vec<TickRecord> = records.into_values().collect();
+        let mut lines = LineLog::read(&**state.store()).map_err(unavailable)?;
+        let logged_lines =
+            Self::add(&mut history, state.name(), std::mem::take(&mut lines.records));
+        let records = history.records();
+        if records.is_none() {
+            tracing::warn!(
+                "the records of ticks of several outputs contradict each other: none is used"
+            );
+        }
+        let is_usable = records.is_some();
+        let records = records.unwrap_or_else(|| checkpoint.records.clone());
+        let durable = records.last().map_or(last, |record| record.tick.max(last));
         tracing::info!(
             state = state.name(),
             checkpoint = checkpoint.tick,
@@ -185,16 +259,18 @@ impl Opening<'_> {
         );
         check_end(state.name(), &checkpoint, &records)?;
         let limits = checkpoint.read_limits(&**state.store()).map_err(unavailable)?;
-        let sink = match (opened, &transactions) {
-            (Some((producer, log)), Some(transactions)) => {
-                let contents = self.contents(&checkpoint, is_logged, gives_up)?;
-                let transactions = producer.start(transactions, log, durable)?;
-                let dead_letters = self.dead_letters.clone();
-                let sink = TransactionalTopics::new(contents, transactions, dead_letters);
-                Some(Box::new(sink) as Box<dyn Sink + Send>)
-            }
-            _ => None,
-        };
+        let had = |logged: Option<u64>| logged.filter(|_| is_usable).map(|logged| logged.max(last));
+        let mut sinks = Vec::<BoxedSink>::new();
+        sinks.extend(self.lines.open(&state, lines, had(logged_lines).unwrap_or(durable))?);
+        for (cluster, (log, logged)) in clusters.into_iter().zip(logs) {
+            let logged = had(logged);
+            let is_logged = logged > Some(0);
+            let contents = self.contents(cluster.topics, &checkpoint, is_logged, gives_up)?;
+            let transactions =
+                cluster.producer.start(&cluster.options, log, logged.unwrap_or(durable))?;
+            let dead_letters = self.dead_letters.clone();
+            sinks.push(Box::new(TransactionalTopics::new(contents, transactions, dead_letters)));
+        }
         let checkpoints = CheckpointConfig {
             state,
             binding,
@@ -203,11 +279,53 @@ impl Opening<'_> {
             topics: self.topics.all().map(|topic| topic.address.topic.clone()).collect(),
         };
         let recovered = Recovered { checkpoint, limits, records, durable };
-        Ok((StateConfig { recovered, checkpoints }, sink))
+        Ok((StateConfig { recovered, checkpoints }, sinks))
     }
 
-    fn unreadable(&self, log: &TickLog) -> String {
-        format!("reading the records of ticks in \"{}\"", log.address())
+    /// Returns the checkpoint to continue from; of a new state, the one from before the first tick.
+    fn checkpoint(&self, state: &OwnedState, binding: &Binding) -> Result<Manifest, Failure> {
+        match manifest::newest(&**state.store()) {
+            Ok(Some(mut found)) => {
+                check_binding(state.name(), &found.binding, binding)?;
+                self.check_positions(state.name(), &mut found)?;
+                Ok(found)
+            }
+            Ok(None) => self.first_checkpoint(state, binding),
+            Err(error) => {
+                let why =
+                    error.context(format!("reading the state \"{}\" (--state)", state.name()));
+                Err(unavailable(why))
+            }
+        }
+    }
+
+    /// Ends the transactions of earlier owners on a cluster.
+    fn fence<'a>(&'a self, topics: &'a ClusterTopics) -> Result<OpenedCluster<'a>, Failure> {
+        topics::find(&topics.log, &self.client, &Plan::records(), self.create_topic)?;
+        // No topic has a slash in its name.
+        let first = topics.configs().next().map_or("", |topic| &topic.address.topic);
+        let options = TransactionOptions {
+            id: format!("floodmark/{}/{first}", self.run.group),
+            topics: topics.configs().cloned().collect(),
+            log: topics.log.clone(),
+            client: &self.client,
+        };
+        let producer = FencedProducer::open(&options)?;
+        Ok(OpenedCluster { topics, options, producer })
+    }
+
+    /// Adds the records of a log. Returns its last tick if it continues the checkpoint.
+    fn add(history: &mut History, name: &str, records: Vec<TickRecord>) -> Option<u64> {
+        let is_empty = records.is_empty();
+        let last = history.add(records);
+        if last.is_none() && !is_empty {
+            tracing::warn!(
+                log = name,
+                "the records of ticks do not continue the checkpoint of the state: the alerts that its topics hold are \
+                 compared instead; files and standard output go on"
+            );
+        }
+        last
     }
 
     /// The name of the records of this state: a run that starts over has others.
@@ -310,28 +428,22 @@ impl Opening<'_> {
         Ok(())
     }
 
-    fn transactions<'a>(&'a self, log: &Address) -> Result<TransactionOptions<'a>, Failure> {
-        topics::find(log, &self.client, &Plan::records(), self.create_topic)?;
-        // No topic has a slash in its name.
-        let first = self.topics.all().next().map(|topic| topic.address.topic.clone());
-        Ok(TransactionOptions {
-            id: format!("floodmark/{}/{}", self.run.group, first.unwrap_or_default()),
-            topics: self.topics.all().cloned().collect(),
-            log: log.clone(),
-            client: &self.client,
-        })
-    }
-
-    /// Returns the messages of each topic. `is_logged`: the topics have everything up to the last recorded tick.
+    /// Returns the messages of each topic of a cluster. `is_logged`: the topics have everything up to the last recorded
+    /// tick.
     fn contents(
         &self,
+        topics: &ClusterTopics,
         checkpoint: &Manifest,
         is_logged: bool,
         gives_up: &dyn Fn() -> bool,
     ) -> Result<Vec<Box<dyn Content + Send>>, Failure> {
         let windows = self.computation.windows;
         let mut contents: Vec<Box<dyn Content + Send>> = Vec::new();
-        for topic in &self.topics.alerts {
+        for (topic, has_alerts) in &topics.topics {
+            if !has_alerts {
+                contents.push(Box::new(Totals::new(windows)));
+                continue;
+            }
             let alerts = Alerts::new(windows, Some(self.run.headers()));
             // Any tick of the log was committed to all topics of its time.
             let is_new = checkpoint.tick == 0;
@@ -349,17 +461,17 @@ impl Opening<'_> {
                 false => Box::new(alerts),
             });
         }
-        if self.topics.totals.is_some() {
-            contents.push(Box::new(Totals::new(windows)));
-        }
         Ok(contents)
     }
 }
 
-/// Whether records are those of all ticks after a checkpoint.
-fn is_linked(checkpoint: u64, records: &BTreeMap<u64, TickRecord>) -> bool {
-    let mut before = checkpoint;
-    records.values().all(|record| std::mem::replace(&mut before, record.tick) == record.previous)
+/// Reads the records of a topic.
+fn parsed(log: &Address, records: &[Vec<u8>]) -> Result<Vec<TickRecord>, Failure> {
+    let parse = |record: &Vec<u8>| serde_json::from_slice(record);
+    let parsed: Result<Vec<_>, _> = records.iter().map(parse).collect();
+    parsed
+        .with_context(|| format!("reading the records of ticks in \"{log}\""))
+        .map_err(unavailable)
 }
 
 /// Checks that more records can be counted: a run with `--until-end` settles everything.

@@ -12,7 +12,7 @@ use crate::base::date::format_ms;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::state::manifest::{self, CHECKPOINTS, LIMITS, TOTALS, checked};
 use crate::state::totals::Groups;
-use crate::state::{self, Directory, Identity, Manifest, SavedPart, Store};
+use crate::state::{self, Directory, Identity, LineLog, Manifest, SavedPart, Store, TICKS};
 
 /// List, check, tidy or remove the state of a run (`run --state`)
 #[derive(Debug, clap::Args)]
@@ -200,6 +200,10 @@ fn check(dir: &Path) -> Outcome {
             }
         }
     }
+    for damaged in LineLog::read(&directory)?.damaged {
+        exit = Exit::BadData;
+        text += &format!("{damaged}\n");
+    }
     print(&text)?;
     Ok(exit)
 }
@@ -265,7 +269,7 @@ fn prune(dir: &Path) -> Outcome {
 
 fn reset(dir: &Path) -> Outcome {
     alone(dir, |directory| {
-        for folder in [CHECKPOINTS, TOTALS, LIMITS, state::CLAIMS] {
+        for folder in [CHECKPOINTS, TOTALS, LIMITS, TICKS, state::CLAIMS] {
             for (object, _) in directory.list(folder)? {
                 directory.delete(&object)?;
             }

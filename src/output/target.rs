@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
+use serde::{Deserialize, Serialize};
 
 /// Greatest size of an atomic write to a pipe, in bytes (`PIPE_BUF` of Linux). So the bytes in a pipe whose reader
 /// stops are whole lines, unless a line is longer.
@@ -49,6 +50,23 @@ impl FileKind {
             kind if kind.is_fifo() => FileKind::Fifo,
             _ => FileKind::Other,
         }
+    }
+}
+
+/// The end of a regular file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEnd {
+    /// The number of the file in its file system.
+    pub inode: u64,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
+impl FileEnd {
+    /// Returns the end of the file with this metadata; `None` if it is no regular file.
+    pub fn of(metadata: &Metadata) -> Option<Self> {
+        let end = || FileEnd { inode: metadata.ino(), length: metadata.len() };
+        metadata.is_file().then(end)
     }
 }
 
@@ -133,6 +151,19 @@ impl Target {
         (written, obstacle)
     }
 
+    /// Makes everything written survive a loss of power, if the target is a file.
+    pub(super) fn sync(&mut self) -> Option<Obstacle> {
+        let opened = self.opened.as_ref().filter(|opened| opened.kind == FileKind::File)?;
+        let error = opened.file.sync_data().err()?;
+        Some(self.obstacle(error))
+    }
+
+    /// Returns the end of the file that is written, if it is one.
+    pub(super) fn end(&self) -> Option<FileEnd> {
+        let opened = self.opened.as_ref().filter(|opened| opened.kind == FileKind::File)?;
+        FileEnd::of(&opened.file.metadata().ok()?)
+    }
+
     /// Checks the other end of a pipe while there is nothing to write.
     pub(super) fn check_reader(&mut self) -> Option<Obstacle> {
         match &self.opened {
@@ -151,7 +182,10 @@ impl Target {
         if self.opened.as_ref().is_some_and(|opened| Some(opened.identity) == identity) {
             return Ok(());
         }
-        self.opened = None;
+        if let Some(moved) = self.opened.take().filter(|_| self.is_file()) {
+            // Nobody asks for these bytes any more.
+            let _ = moved.file.sync_data();
+        }
         // Without the first flag, opening a FIFO waits for a reader.
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let mut options = OpenOptions::new();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+pub use super::target::FileEnd;
 use super::target::{Obstacle, Target};
 use crate::base::error::{Exit, Failure};
 
@@ -24,6 +25,9 @@ const READER_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Interval at which an idle thread checks the other end of its pipe.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time between two syncs of a file.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Standard output, a FIFO, a device or a file, written by a thread of its own.
 #[derive(Debug)]
@@ -49,7 +53,7 @@ pub struct WriterState {
     pub waiting_bytes: usize,
     /// Bytes that were written.
     pub written_bytes: u64,
-    /// The newest tick of which all lines are written.
+    /// The newest tick of which all lines are written, and survive a loss of power where the writer syncs.
     pub newest_durable: Option<u64>,
     /// The time at which the oldest of the waiting lines was accepted.
     pub waiting_since: Option<Instant>,
@@ -59,6 +63,8 @@ pub struct WriterState {
     pub closed: Option<String>,
     /// Whether the target is a regular file, which has no reader.
     pub is_file: bool,
+    /// The end of the file that a syncing writer writes, with everything written so far.
+    pub end: Option<FileEnd>,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +82,10 @@ struct Queue {
     tick_has_lines: bool,
     /// Whether the writer was stopped: the lines are no longer needed.
     stopped: bool,
+    /// Whether files are synced.
+    syncs: bool,
+    /// The newest tick of which all lines are written.
+    newest_written: Option<u64>,
     state: WriterState,
 }
 
@@ -102,6 +112,14 @@ impl Writer {
         Writer::start(target.map_err(|error| Failure::new(Exit::Failed, error))?)
     }
 
+    /// Makes everything that is written to files survive a loss of power, soon after it is written.
+    pub fn sync_files(&self) {
+        let mut queue = self.shared.lock();
+        queue.syncs = true;
+        drop(queue);
+        self.shared.changed.notify_all();
+    }
+
     /// Starts a writer to a file that it creates or empties; `-` is standard output.
     pub fn create(path: &Path) -> Result<Self, Failure> {
         let target = Target::create(path);
@@ -111,7 +129,10 @@ impl Writer {
 
     fn start(mut target: Target) -> Result<Self, Failure> {
         let shared = Arc::new(SharedQueue::default());
-        shared.lock().state.is_file = target.is_file();
+        {
+            let mut queue = shared.lock();
+            (queue.state.is_file, queue.state.end) = (target.is_file(), target.end());
+        }
         let writer = Writer { shared: shared.clone() };
         std::thread::Builder::new()
             .name("writer".into())
@@ -142,7 +163,7 @@ impl Writer {
         }
         match queue.chunks.back_mut() {
             Some(chunk) => chunk.ends = Some(tick),
-            None => queue.state.newest_durable = Some(tick),
+            None => queue.note_written(Some(tick)),
         }
     }
 
@@ -188,40 +209,61 @@ impl SharedQueue {
 
     /// Writes lines until the writer is stopped or the reader has gone. The thread runs this.
     fn write_all(&self, target: &mut Target) {
+        let mut synced = Instant::now();
         loop {
             let queue = self.lock();
             let next = queue.chunks.front().map(|chunk| (chunk.lines.clone(), queue.front_written));
+            let unsynced =
+                queue.newest_written.filter(|tick| Some(*tick) != queue.state.newest_durable);
             if queue.stopped || queue.state.closed.is_some() {
                 return;
             }
             drop(queue);
+            if let Some(tick) = unsynced.filter(|_| synced.elapsed() >= SYNC_INTERVAL) {
+                synced = Instant::now();
+                self.note_synced(tick, target.sync());
+                continue;
+            }
             match next {
                 Some((lines, from)) => {
                     let (written, obstacle) = target.write(&lines[from..]);
-                    self.advance(written, obstacle, target.is_file());
+                    self.advance(written, obstacle, target);
                 }
                 None => self.wait_for_lines(target.check_reader()),
             }
         }
     }
 
+    /// Records the result of a sync, and pauses if there was an obstacle.
+    fn note_synced(&self, tick: u64, obstacle: Option<Obstacle>) {
+        let mut queue = self.lock();
+        if obstacle.is_none() {
+            queue.state.newest_durable = Some(tick);
+        }
+        let pause = queue.record_obstacle(obstacle);
+        self.pause(queue, pause, |_| false);
+    }
+
     /// Records the result of a write, and pauses if there was an obstacle.
-    fn advance(&self, written: usize, obstacle: Option<Obstacle>, is_file: bool) {
+    fn advance(&self, written: usize, obstacle: Option<Obstacle>, target: &Target) {
         let mut queue = self.lock();
         if queue.stopped {
             return;
         }
+        if queue.syncs {
+            queue.state.end = target.end();
+        }
         queue.front_written += written;
         queue.state.waiting_bytes -= written;
         queue.state.written_bytes += written as u64;
-        queue.state.is_file = is_file;
+        queue.state.is_file = target.is_file();
         if matches!(obstacle, Some(Obstacle::NoReader)) {
             queue.repeat_line();
         }
         if queue.chunks.front().is_some_and(|chunk| chunk.lines.len() == queue.front_written) {
             queue.front_written = 0;
             let ends = queue.chunks.pop_front().and_then(|chunk| chunk.ends);
-            queue.state.newest_durable = ends.or(queue.state.newest_durable);
+            queue.note_written(ends);
         }
         let pause = queue.record_obstacle(obstacle);
         self.pause(queue, pause, |_| false);
@@ -257,6 +299,14 @@ impl SharedQueue {
 }
 
 impl Queue {
+    /// Notes that all lines of a tick are written.
+    fn note_written(&mut self, tick: Option<u64>) {
+        self.newest_written = tick.or(self.newest_written);
+        if !self.syncs {
+            self.state.newest_durable = self.newest_written;
+        }
+    }
+
     /// Records the obstacle, if any. Returns the pause before the next attempt.
     fn record_obstacle(&mut self, obstacle: Option<Obstacle>) -> Duration {
         let (fault, pause) = match obstacle {

@@ -24,7 +24,7 @@ pub struct StateConfig {
 /// The durable state of a run.
 pub(super) struct Durability {
     recovery: Option<Recovery>,
-    /// The newest tick that all sinks had at the start.
+    /// The newest tick that a sink had at the start.
     durable: u64,
     /// The marks of the state of the clock, for the tick that begins.
     restores: Option<Vec<SourceProgress>>,
@@ -83,7 +83,7 @@ impl Durability {
         self.restores.take()
     }
 
-    /// Whether all sinks have had the outputs of a tick before the start.
+    /// Whether a sink has had the outputs of a tick before the start.
     pub(super) fn is_durable(&self, tick: u64) -> bool {
         tick <= self.durable
     }

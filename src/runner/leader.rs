@@ -514,13 +514,14 @@ impl<'a> Leader<'a> {
     /// Publishes changes of a tick.
     pub(super) fn changes(&mut self, tick: u64, changes: &[Change]) {
         if self.is_durable(tick) {
-            return self.hub.restore(tick, changes, &self.limits.catalog);
+            let restored = self.hub.restore(tick, changes, &self.limits.catalog);
+            return self.check(restored);
         }
         let published = self.hub.changes(tick, changes, &self.limits.catalog);
         self.check(published);
     }
 
-    /// Whether all sinks have had the outputs of a tick before the start.
+    /// Whether a sink has had the outputs of a tick before the start.
     fn is_durable(&self, tick: u64) -> bool {
         self.durability.as_ref().is_some_and(|durability| durability.is_durable(tick))
     }
@@ -543,7 +544,8 @@ impl<'a> Leader<'a> {
             record: record.as_ref(),
         };
         if self.is_durable(tick) {
-            self.hub.close_restored(&closed);
+            let restored = self.hub.close_restored(&closed);
+            self.check(restored);
         } else {
             let published = self.queries.close(&closed).and(self.hub.close(&closed));
             self.check(published);
@@ -557,7 +559,8 @@ impl<'a> Leader<'a> {
     /// Reports the states of the sinks and of the clock.
     pub(super) fn report(&mut self, status: &Status) {
         status.sinks(self.hub.states());
-        status.durability(self.durability.as_ref().and_then(Durability::fault));
+        let fault = self.durability.as_ref().and_then(Durability::fault);
+        status.durability(fault.or_else(|| self.hub.record_fault()));
         self.time.report(status);
     }
 

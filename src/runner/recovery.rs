@@ -6,7 +6,7 @@
 //! 4. The recorded ticks since then are repeated, with their marks and edits of limits. Totals of windows that contain
 //!    a tick already leave its records out.
 //!
-//! Up to the newest tick that all sinks have, nothing is published.
+//! Up to the newest tick that a sink has, each sink is given the ticks that it lacks, and nothing else.
 
 use std::collections::VecDeque;
 
@@ -27,7 +27,7 @@ pub struct Recovered {
     pub limits: Vec<StoredEdit>,
     /// The records of ticks after the checkpoint, in their order.
     pub records: Vec<TickRecord>,
-    /// The newest tick that all sinks have.
+    /// The newest tick that a sink has.
     pub durable: u64,
 }
 

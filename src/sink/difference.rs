@@ -1,6 +1,7 @@
 //! A filter before other sinks: it lets through only the changes in which two sets of limits differ.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use floodmark_dataflows::types::VersionId;
 
@@ -51,6 +52,18 @@ impl<S: Sink> Sink for OnlyDifference<S> {
     fn close_restored(&mut self, closed: &ClosedTick<'_>) {
         let ClosedTick { tick, outputs, catalog, .. } = *closed;
         self.difference.end_tick(tick, &outputs.retired, catalog);
+    }
+
+    fn durable(&self) -> Option<u64> {
+        self.sinks.iter().filter_map(Sink::durable).min()
+    }
+
+    fn record_fault(&self) -> Option<(Instant, String)> {
+        self.sinks.iter().filter_map(Sink::record_fault).min()
+    }
+
+    fn forget_records(&mut self, before: u64) {
+        self.sinks.iter_mut().for_each(|sink| sink.forget_records(before));
     }
 
     fn has_capacity(&mut self) -> bool {

@@ -74,21 +74,43 @@ impl<'a> Hub<'a> {
         self.each(|sink| sink.close(closed))
     }
 
-    /// Passes over some changes of a tick of an earlier run, which all sinks have had.
-    pub fn restore(&mut self, tick: u64, changes: &[Change], catalog: &Catalog) {
+    /// Hands on some changes of a tick of an earlier run to the sinks that lack it; the others only note them.
+    pub fn restore(
+        &mut self,
+        tick: u64,
+        changes: &[Change],
+        catalog: &Catalog,
+    ) -> Result<(), WriteError> {
         self.counts.restore(changes, catalog);
         let shown = PublishedChanges::OfTick(tick, changes);
-        self.sinks.iter_mut().for_each(|sink| sink.restore(&shown, catalog));
+        self.each(|sink| {
+            if !has(sink, tick) {
+                return sink.changes(&shown, catalog);
+            }
+            sink.restore(&shown, catalog);
+            Ok(())
+        })
     }
 
-    /// Passes over a closed tick of an earlier run.
-    pub fn close_restored(&mut self, closed: &ClosedTick<'_>) {
-        self.sinks.iter_mut().for_each(|sink| sink.close_restored(closed));
+    /// Hands on a closed tick of an earlier run in the same way.
+    pub fn close_restored(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
+        self.each(|sink| {
+            if !has(sink, closed.tick) {
+                return sink.close(closed);
+            }
+            sink.close_restored(closed);
+            Ok(())
+        })
     }
 
     /// Returns the newest tick that all sinks have delivered, of those that keep what they are given.
     pub fn durable(&self) -> u64 {
         self.sinks.iter().filter_map(|sink| sink.durable()).min().unwrap_or(u64::MAX)
+    }
+
+    /// Returns the time since which a sink can't keep the records of ticks, and why, if one can't.
+    pub fn record_fault(&self) -> Option<(Instant, String)> {
+        self.sinks.iter().filter_map(|sink| sink.record_fault()).min()
     }
 
     /// Notes that no run will need the records of ticks before this one.
@@ -165,6 +187,11 @@ impl<'a> Hub<'a> {
             );
         }
     }
+}
+
+/// Whether a sink has had a tick of an earlier run. One that keeps nothing lacks nothing.
+fn has(sink: &dyn Sink, tick: u64) -> bool {
+    sink.durable().is_none_or(|durable| tick <= durable)
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 //! its changes, in batches of bounded size, then the [`ClosedTick`] with everything else. [`Hub`] hands them on; a
 //! sink knows nothing of the others.
 //!
-//! - `stream`: lines that a thread of its own writes, for a run; `file`: files that are written at once, for a replay.
-//! - `topic`: messages to topics; `transactional`: the same in transactions, with the records of ticks; `reconcile`: the changes that differ from the alerts of an
-//!   earlier run (`published`); `dead_letters`: the messages that their brokers refuse.
+//! - `stream`: lines that a thread of its own writes, for a run; `recorded`: the same after the records of ticks, for a
+//!   run with a state; `file`: files that are written at once, for a replay.
+//! - `topic`: messages to topics; `transactional`: the same in transactions, with the records of ticks; `reconcile`: the
+//!   changes that differ from the alerts of an earlier run (`published`); `dead_letters`: the messages that their brokers
+//!   refuse.
 //! - `difference`: a filter before other sinks, for the difference of two sets of limits.
 //! - `counts`: metrics of what was published.
 //! - `state`: the state of each sink, for probes.
@@ -18,12 +20,14 @@ mod file;
 mod hub;
 mod published;
 mod reconcile;
+mod recorded;
 mod state;
 mod stream;
 mod topic;
 mod transactional;
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use floodmark_dataflows::types::VersionId;
 
@@ -40,6 +44,7 @@ pub use file::{ChangesFile, OverflowWarnings, TotalsFile};
 pub use hub::Hub;
 pub use published::{PublishedAlerts, RunName};
 pub use reconcile::Reconciled;
+pub use recorded::RecordedLines;
 pub use state::{Fault, SinkState, count_sink_error, sink_name};
 pub use stream::Stream;
 pub use topic::{Alerts, Content, StateTopic, Totals};
@@ -88,6 +93,11 @@ pub trait Sink {
 
     /// Returns the newest tick that is delivered and survives this process, if the sink can tell.
     fn durable(&self) -> Option<u64> {
+        None
+    }
+
+    /// Returns the time since which records of ticks can't be kept, and why, if they can't.
+    fn record_fault(&self) -> Option<(Instant, String)> {
         None
     }
 

@@ -13,7 +13,7 @@ use super::{ClosedTick, Sink};
 use crate::base::error::{Exit, Failure};
 use crate::limits::catalog::Catalog;
 use crate::output::difference::PublishedChanges;
-use crate::output::writer::{Writer, WriterFault, WriterState};
+use crate::output::writer::{FileEnd, Writer, WriterFault, WriterState};
 use crate::output::{Format, WriteError, table};
 
 /// Default time after which a stream that takes nothing is detached, if the changes also go elsewhere.
@@ -145,26 +145,13 @@ impl Sink for Stream {
             self.unwritten.increment(changes.iter().count() as u64);
             return Ok(());
         }
-        let mut lines = Vec::new();
-        into_memory(&mut lines, |out| {
-            self.format.write_changes(out, changes.iter(), catalog, &self.windows)
-        });
-        self.writer.accept(lines);
+        self.accept(self.lines(changes, catalog));
         Ok(())
     }
 
     fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
-        let top = &closed.outputs.top;
-        if self.detached {
-            self.unwritten.increment(top.len() as u64);
-            return Ok(());
-        }
-        let mut lines = Vec::new();
-        for ranked in top {
-            into_memory(&mut lines, |out| self.format.write_ranked(out, ranked));
-        }
-        self.writer.accept(lines);
-        self.writer.end_tick(closed.tick);
+        self.accept(self.closing_lines(closed));
+        self.end_tick(closed.tick);
         Ok(())
     }
 
@@ -189,6 +176,61 @@ impl Sink for Stream {
         let stands = self.stall.lasting();
         states.push(SinkState::of_stream(&self.name, &state, stands, self.detached));
     }
+}
+
+impl Stream {
+    /// Has files synced, so that the lines of a tick are durable at last.
+    pub(super) fn sync_files(&self) {
+        self.writer.sync_files();
+    }
+
+    /// Returns changes as lines.
+    pub(super) fn lines(&self, changes: &PublishedChanges<'_>, catalog: &Catalog) -> Vec<u8> {
+        let mut lines = Vec::new();
+        into_memory(&mut lines, |out| {
+            self.format.write_changes(out, changes.iter(), catalog, &self.windows)
+        });
+        lines
+    }
+
+    /// Returns the lines of a closed tick.
+    pub(super) fn closing_lines(&self, closed: &ClosedTick<'_>) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for ranked in &closed.outputs.top {
+            into_memory(&mut lines, |out| self.format.write_ranked(out, ranked));
+        }
+        lines
+    }
+
+    /// Accepts lines of a tick.
+    pub(super) fn accept(&mut self, lines: Vec<u8>) {
+        match self.detached {
+            true => self.unwritten.increment(count_lines(&lines)),
+            false => self.writer.accept(lines),
+        }
+    }
+
+    /// Notes that all lines of a tick were accepted.
+    pub(super) fn end_tick(&self, tick: u64) {
+        if !self.detached {
+            self.writer.end_tick(tick);
+        }
+    }
+
+    /// Returns the end of the file with everything that was accepted; `None` if the stream is no file.
+    pub(super) fn end(&self) -> Option<FileEnd> {
+        let WriterState { end, waiting_bytes, .. } = self.writer.state();
+        end.map(|end| FileEnd { length: end.length + waiting_bytes as u64, ..end })
+    }
+
+    /// Whether the lines of a tick, which were accepted, are written and survive a loss of power, or never will be.
+    pub(super) fn has_delivered(&self, tick: u64) -> bool {
+        self.detached || self.writer.state().newest_durable >= Some(tick)
+    }
+}
+
+fn count_lines(lines: &[u8]) -> u64 {
+    lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 /// Whether something is in the way of lines, or would be.

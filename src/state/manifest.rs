@@ -129,12 +129,9 @@ impl Manifest {
         format!("{CHECKPOINTS}/{:08}-{:08}.json", self.incarnation, self.sequence)
     }
 
-    /// Returns the content of its object: an object in JSON, and a line with the checksum of that.
+    /// Returns the content of its object.
     pub fn content(&self) -> Vec<u8> {
-        let mut content = serde_json::to_vec(self).expect("it has texts as keys alone");
-        let crc32 = crc32fast::hash(&content);
-        content.extend(format!("\n{crc32:08x}\n").bytes());
-        content
+        sealed(self)
     }
 
     /// Reads the content of an object.
@@ -143,12 +140,7 @@ impl Manifest {
         struct Format {
             format: u32,
         }
-        let mut lines = content.splitn(2, |byte| *byte == b'\n');
-        let text = lines.next().unwrap_or_default();
-        let sum = lines.next().map(|sum| String::from_utf8_lossy(sum.trim_ascii()).into_owned());
-        if sum != Some(format!("{:08x}", crc32fast::hash(text))) {
-            bail!("its checksum is wrong");
-        }
+        let text = unsealed(content)?;
         let Format { format } = serde_json::from_slice(text)?;
         if format > FORMAT {
             return Err(anyhow!(NewerFormat { format }));
@@ -194,6 +186,25 @@ impl Manifest {
         }
         self.read_limits(store).map(drop)
     }
+}
+
+/// Returns a value as JSON, and a line with the checksum of that.
+pub(super) fn sealed(value: &impl Serialize) -> Vec<u8> {
+    let mut content = serde_json::to_vec(value).expect("it has texts as keys alone");
+    let crc32 = crc32fast::hash(&content);
+    content.extend(format!("\n{crc32:08x}\n").bytes());
+    content
+}
+
+/// Returns the JSON of such a content, if it is undamaged.
+pub(super) fn unsealed(content: &[u8]) -> anyhow::Result<&[u8]> {
+    let mut lines = content.splitn(2, |byte| *byte == b'\n');
+    let text = lines.next().unwrap_or_default();
+    let sum = lines.next().map(|sum| String::from_utf8_lossy(sum.trim_ascii()).into_owned());
+    if sum != Some(format!("{:08x}", crc32fast::hash(text))) {
+        bail!("its checksum is wrong");
+    }
+    Ok(text)
 }
 
 /// A checkpoint of a later version of this program.

@@ -1,18 +1,20 @@
 //! The durable state of a run: checkpoints in a store, from which another process continues.
 //!
 //! - `store`: objects with names, written as a whole; `totals`: the file of a window's totals; `parts`: writes these.
-//! - `manifest`: a checkpoint; `record`: the record of a tick.
+//! - `manifest`: a checkpoint; `record`: the record of a tick; `line_log`: records with lines for files.
 //!
 //! ```text
 //! state.json           made once; processes on other machines compare its nonce
 //! claims/N             one for each process that has owned the state; the last one does
 //! checkpoints/N-M.json checkpoint M of owner N: the clock, positions, and the names of files
 //! totals/…, limits/…   the files
+//! ticks/N-L.json       object L of owner N: records of ticks, with their lines for files and standard output
 //! ```
 //!
 //! A process claims the state before it reads a checkpoint, and checks before it writes one that no other process has
 //! claimed it since. It keeps its two newest checkpoints, so that what another process reads meanwhile stays.
 
+mod line_log;
 pub mod manifest;
 mod parts;
 mod record;
@@ -28,9 +30,10 @@ use anyhow::{Context as _, anyhow};
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
+pub use self::line_log::{Completed, LineLog, LineLogWriter, LinesOfTick, TICKS};
 pub use self::manifest::{Binding, Manifest, Position, SavedLimits, SavedPart, SavedWindow};
 pub use self::parts::{PartWriter, PartsRequest, WrittenParts};
-pub use self::record::{StoredEdit, TickRecord, is_recorded};
+pub use self::record::{History, StoredEdit, TickRecord, is_recorded};
 pub use self::store::{Directory, Store};
 use crate::base::error::{Exit, Failure};
 

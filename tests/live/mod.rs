@@ -35,6 +35,7 @@ mod ends;
 mod equality;
 mod explain;
 mod kit;
+mod lines;
 mod numbers;
 mod outages;
 mod outputs;

@@ -19,11 +19,11 @@ use crate::replay::traffic::{self, BEGIN_MS, Random, json_lines};
 use crate::serving::{get_until, server};
 
 /// Every run begins many checkpoints, so that some are under way when it ends.
-const OPTIONS: &str = "--limits limits.jsonl --lateness 2h --create-topic \
+pub(super) const OPTIONS: &str = "--limits limits.jsonl --lateness 2h --create-topic \
     --checkpoint-interval 50ms";
 
 /// A limit that every packet changes the alert of.
-const EACH: &str =
+pub(super) const EACH: &str =
     r#"{"limit_name":"each","limit_value":1,"effective_date":"1970-01-01","per":"total"}"#;
 
 fn line(from: &Address, to: &Address, more: &str) -> String {
@@ -44,7 +44,7 @@ fn start(place: &Place, from: &Address, to: &Address, more: &str) -> Live {
 }
 
 /// A directory with limits, and packets of 40 minutes in their order.
-fn made(seed: u64, count: usize) -> (Place, Vec<Packet>) {
+pub(super) fn made(seed: u64, count: usize) -> (Place, Vec<Packet>) {
     let random = &mut Random::new(seed);
     let span_ms = 40 * 60_000;
     let mut packets = traffic::packets(random, count, span_ms);
@@ -63,13 +63,13 @@ fn partition(packet: &Packet) -> i32 {
 }
 
 /// Sends packets to three partitions, as a capture does: all of a pair to the same one.
-fn send(feed: &mut TopicFeed, packets: &[Packet]) {
+pub(super) fn send(feed: &mut TopicFeed, packets: &[Packet]) {
     packets.iter().for_each(|packet| feed.send(partition(packet), *packet));
     feed.flush();
 }
 
 /// The checkpoints in a state.
-fn checkpoints(place: &Place) -> Vec<PathBuf> {
+pub(super) fn checkpoints(place: &Place) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(place.path("state/checkpoints")) else { return Vec::new() };
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let mut paths: Vec<_> =

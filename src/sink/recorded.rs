@@ -1,0 +1,236 @@
+//! Lines for files and standard output of a run with a state: the state has the record and the lines of a tick before
+//! they are written, so that another run knows what it need not write again, and what a file lacks.
+//!
+//! While the state can't be written, lines are written nevertheless: a run that starts again may repeat these.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics::counter;
+
+use super::state::SinkState;
+use super::stream::Stream;
+use super::{ClosedTick, Sink};
+use crate::base::error::Exit;
+use crate::limits::catalog::Catalog;
+use crate::output::WriteError;
+use crate::output::difference::PublishedChanges;
+use crate::output::writer::{FileEnd, QUEUE_BYTES};
+use crate::state::{LineLogWriter, LinesOfTick};
+
+/// Time for which lines wait for the state.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Streams whose lines are in the state first.
+pub struct RecordedLines {
+    streams: Vec<Stream>,
+    log: LineLogWriter,
+    /// The lines of the tick under way, of each stream.
+    lines: Vec<Vec<u8>>,
+    /// Ticks that are not in the log yet.
+    unlogged: VecDeque<Waiting>,
+    /// Bytes of their lines.
+    unlogged_bytes: usize,
+    /// Bytes of lines that the streams have not got yet, of each stream.
+    withheld: Vec<u64>,
+    /// Ticks of which the streams have the lines, and which are not known to be written.
+    unwritten: VecDeque<(u64, bool)>,
+    durable: u64,
+    /// Time since which the log can't be written, and why.
+    fault: Option<(Instant, String)>,
+}
+
+/// A tick that is not in the log yet.
+struct Waiting {
+    tick: u64,
+    since: Instant,
+    lines: Vec<Arc<Vec<u8>>>,
+    /// Whether the streams have its lines nevertheless.
+    is_given: bool,
+}
+
+impl Waiting {
+    fn bytes(&self) -> usize {
+        self.lines.iter().map(|lines| lines.len()).sum()
+    }
+}
+
+impl RecordedLines {
+    /// Creates the sink, of streams that have everything up to tick `durable`.
+    pub fn new(streams: Vec<Stream>, log: LineLogWriter, durable: u64) -> Self {
+        streams.iter().for_each(Stream::sync_files);
+        RecordedLines {
+            lines: streams.iter().map(|_| Vec::new()).collect(),
+            withheld: streams.iter().map(|_| 0).collect(),
+            streams,
+            log,
+            unlogged: VecDeque::new(),
+            unlogged_bytes: 0,
+            unwritten: VecDeque::new(),
+            durable,
+            fault: None,
+        }
+    }
+
+    /// Gives streams the lines of a tick.
+    fn give(&mut self, waiting: &mut Waiting) {
+        if std::mem::replace(&mut waiting.is_given, true) {
+            return;
+        }
+        for ((stream, lines), withheld) in
+            self.streams.iter_mut().zip(&waiting.lines).zip(&mut self.withheld)
+        {
+            *withheld -= lines.len() as u64;
+            stream.accept(lines.to_vec());
+            stream.end_tick(waiting.tick);
+        }
+        self.unwritten.push_back((waiting.tick, waiting.bytes() > 0));
+    }
+
+    /// Takes the results of the log.
+    fn poll_log(&mut self) -> Result<(), WriteError> {
+        while let Some(result) = self.log.next() {
+            match result {
+                Ok(logged) => {
+                    while let Some(mut waiting) =
+                        self.unlogged.pop_front_if(|waiting| waiting.tick <= logged)
+                    {
+                        self.unlogged_bytes -= waiting.bytes();
+                        self.give(&mut waiting);
+                    }
+                    if let Some((since, _)) = self.fault.take() {
+                        tracing::info!(lasting = ?since.elapsed(), "records of ticks are written again");
+                    }
+                }
+                Err(failure) if failure.exit == Exit::Unavailable => return Err(failure.into()),
+                Err(failure) => self.note_fault(format!("{:#}", failure.error)),
+            }
+        }
+        let is_late = |waiting: &mut Waiting| waiting.since.elapsed() >= PATIENCE;
+        if self.fault.is_none() && self.unlogged.front_mut().is_some_and(is_late) {
+            self.note_fault("the store takes too long".to_owned());
+        }
+        if self.fault.is_some() {
+            let mut unlogged = std::mem::take(&mut self.unlogged);
+            unlogged.iter_mut().for_each(|waiting| self.give(waiting));
+            self.unlogged = unlogged;
+        }
+        Ok(())
+    }
+
+    fn note_fault(&mut self, why: String) {
+        counter!("floodmark_state_errors_total").increment(1);
+        if self.fault.is_none() {
+            tracing::error!(
+                error = why,
+                "cannot write records of ticks to the state: lines for files and standard output are written \
+                 nevertheless; a run that starts again may repeat them"
+            );
+            self.fault = Some((Instant::now(), why));
+        }
+    }
+
+    /// Notes the ticks whose lines are written.
+    fn poll_written(&mut self) {
+        let streams = &self.streams;
+        let is_written = |(tick, has_lines): &mut (u64, bool)| {
+            !*has_lines || streams.iter().all(|stream| stream.has_delivered(*tick))
+        };
+        while let Some((tick, _)) = self.unwritten.pop_front_if(is_written) {
+            self.durable = self.durable.max(tick);
+        }
+    }
+}
+
+impl Sink for RecordedLines {
+    fn changes(
+        &mut self,
+        changes: &PublishedChanges<'_>,
+        catalog: &Catalog,
+    ) -> Result<(), WriteError> {
+        for (stream, lines) in self.streams.iter().zip(&mut self.lines) {
+            lines.extend(stream.lines(changes, catalog));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, closed: &ClosedTick<'_>) -> Result<(), WriteError> {
+        let mut of_tick = Vec::new();
+        for ((stream, lines), withheld) in
+            self.streams.iter().zip(&mut self.lines).zip(&mut self.withheld)
+        {
+            let mut lines = std::mem::take(lines);
+            lines.extend(stream.closing_lines(closed));
+            let end = |end: FileEnd| FileEnd { length: end.length + *withheld, ..end };
+            of_tick.push((stream.end().map(end), Arc::new(lines)));
+        }
+        for ((_, lines), withheld) in of_tick.iter().zip(&mut self.withheld) {
+            *withheld += lines.len() as u64;
+        }
+        let lines = of_tick.iter().map(|(_, lines)| lines.clone()).collect();
+        let (tick, since) = (closed.tick, Instant::now());
+        let mut waiting = Waiting { tick, since, lines, is_given: false };
+        match closed.record {
+            // While the log can't be written, it gets no more than it can hold. The ticks that it lacks then are of no
+            // use after the next checkpoint.
+            Some(record) if self.fault.is_none() || self.unlogged_bytes < QUEUE_BYTES => {
+                self.log.add(LinesOfTick { record: record.clone(), lines: of_tick });
+                self.unlogged_bytes += waiting.bytes();
+                self.unlogged.push_back(waiting);
+            }
+            _ => self.give(&mut waiting),
+        }
+        self.poll_log()
+    }
+
+    fn durable(&self) -> Option<u64> {
+        let first = self.unlogged.front().map(|waiting| waiting.tick);
+        Some(first.map_or(self.durable, |first| self.durable.min(first.saturating_sub(1))))
+    }
+
+    fn record_fault(&self) -> Option<(Instant, String)> {
+        self.fault.clone()
+    }
+
+    fn forget_records(&mut self, before: u64) {
+        self.log.forget(before);
+    }
+
+    fn has_capacity(&mut self) -> bool {
+        let has_room = self.fault.is_some() || self.unlogged_bytes < QUEUE_BYTES;
+        has_room && self.streams.iter_mut().all(Sink::has_capacity)
+    }
+
+    fn poll(&mut self, has_others: bool) -> Result<(), WriteError> {
+        self.poll_log()?;
+        self.poll_written();
+        let mut attached = self.attached();
+        let mut polled = Ok(());
+        for stream in &mut self.streams {
+            let before = stream.attached();
+            polled = polled.and(stream.poll(has_others || attached > before.max(1)));
+            attached -= before - stream.attached();
+        }
+        polled
+    }
+
+    fn attached(&self) -> usize {
+        self.streams.iter().map(Sink::attached).sum()
+    }
+
+    fn is_done(&mut self) -> bool {
+        let is_given = |waiting: &Waiting| waiting.is_given || waiting.bytes() == 0;
+        self.unlogged.iter().all(is_given) && self.streams.iter_mut().all(Sink::is_done)
+    }
+
+    fn finish(&mut self) -> Result<(), WriteError> {
+        self.log.finish();
+        self.poll_log()?;
+        self.streams.iter_mut().map(Sink::finish).fold(Ok(()), Result::and)
+    }
+
+    fn states(&mut self, states: &mut Vec<SinkState>) {
+        self.streams.iter_mut().for_each(|stream| stream.states(states));
+    }
+}
