@@ -30,7 +30,7 @@ use crate::limits::catalog::Catalog;
 use crate::limits::feed;
 use crate::runner::{
     self, Job, LeaderConfig, Limits, OpenLead, ResumePlan, Shared, Sources, Status, SteadyClock,
-    WallTime,
+    UnreadLimits, WallTime,
 };
 use crate::sink::{
     Alerts, Counts, DeadLetters, Hub, OnlyDifference, PublishedAlerts, Reconciled, RunName, Sink,
@@ -355,6 +355,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
 /// Everything the leader needs, but for the sinks of alerts, whose topics are read first, and of dead letters.
 struct Lead {
     config: LeaderConfig<'static>,
+    unread: Vec<UnreadLimits>,
     alert_topics: Vec<BufferedProducer>,
     dead_letters: Option<DeadLetters>,
     /// The topics of a run with a state.
@@ -409,7 +410,7 @@ impl Lead {
     /// Opens the state, or the topics of alerts, when the processes have met: nobody waits for this one for so long.
     fn open_later(self, later: Later) -> OpenLead {
         Box::new(move || {
-            let Lead { mut config, alert_topics, dead_letters, published } = self;
+            let Lead { mut config, unread, alert_topics, dead_letters, published } = self;
             let Later { args, options, interrupt, .. } = &later;
             let filter = args.judging.filter();
             let windows = options.windows;
@@ -423,6 +424,9 @@ impl Lead {
                 later.opening(&filter, published, line_outputs, dead_letters.clone())
             {
                 let (state, sinks) = opening.open(&|| interrupt.pressed())?;
+                for unread in unread {
+                    config.limits.push(unread.follow(&state.recovered, &config.leader)?);
+                }
                 config.state = Some(state);
                 sinks.into_iter().for_each(|sink| config.hub.add(sink));
             }
@@ -442,17 +446,25 @@ impl Lead {
 /// Opens everything the leader needs. `restarted`: the supervisor has restarted the processes of this run.
 fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Result<Lead, Failure> {
     let leader = Arc::new(OnceLock::<Thread>::new());
-    let limits = args.judging.limits()?.into_iter();
-    let limits = limits.map(|limits| {
-        Limits::follow(&feed::Options { refresh: args.refresh(), ..limits }, &leader)
-    });
-    let limits: Vec<Limits> = limits.collect::<Result<_, _>>()?;
+    let (mut limits, mut unread) = (Vec::new(), Vec::new());
+    for options in args.judging.limits()? {
+        let options = feed::Options { refresh: args.refresh(), ..options };
+        match Limits::follow(&options, &leader) {
+            Ok(followed) => limits.push(followed),
+            // The state may have them.
+            Err(why) if args.run_state.state.is_some() => {
+                unread.push(UnreadLimits::new(&options, why)?);
+            }
+            Err(why) => return Err(why),
+        }
+    }
     // Only at the first start: since then an edit may have added a refused row, which never ends a run.
     if !restarted {
         let refusals = limits.iter().filter_map(|limits| limits.health.refusal());
         args.judging.accept(&refusals.collect::<Vec<_>>())?;
     }
-    status.set_leading(limits.iter().map(|limits| (limits.set, limits.health.clone())).collect());
+    let read = limits.iter().map(|limits| (limits.set, limits.health.clone()));
+    status.set_leading(read.chain(unread.iter().map(UnreadLimits::health)).collect());
     let catalog = args.judging.catalog();
     let Outputs { hub, alert_topics, dead_letters, published } = outputs(args, windows, &catalog)?;
     let config = LeaderConfig {
@@ -473,7 +485,7 @@ fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Resu
             .ending_with_input(args.until_end),
         ),
     };
-    Ok(Lead { config, alert_topics, dead_letters, published })
+    Ok(Lead { config, unread, alert_topics, dead_letters, published })
 }
 
 /// Opens a topic whose messages replace each other by their keys.

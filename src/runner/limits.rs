@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use floodmark_dataflows::types::Version;
 use metrics::gauge;
 
+use super::recovery::Recovered;
 use super::retracted::RetractedRows;
-use crate::base::error::Failure;
+use crate::base::error::{Exit, Failure};
 use crate::computation::INITIAL_ROWS_PER_TICK;
 use crate::limits::catalog::{Catalog, LimitSet};
 use crate::limits::feed::{self, EditReceiver, Edits, Feed, Health};
@@ -61,6 +62,15 @@ impl Limits {
         leader: &Arc<OnceLock<Thread>>,
     ) -> Result<Self, Failure> {
         let (feed, rows) = Feed::open(options)?;
+        Limits::of(options.set, feed, rows, leader)
+    }
+
+    fn of(
+        set: LimitSet,
+        feed: Feed,
+        rows: Edits,
+        leader: &Arc<OnceLock<Thread>>,
+    ) -> Result<Self, Failure> {
         let health = feed.health();
         let leader = leader.clone();
         let wake = move || {
@@ -68,7 +78,59 @@ impl Limits {
                 leader.unpark();
             }
         };
-        Ok(Limits { set: options.set, rows, changes: Some(feed.follow(wake)?), health })
+        Ok(Limits { set, rows, changes: Some(feed.follow(wake)?), health })
+    }
+}
+
+/// Limits of a run with a state that can't be read at its start.
+pub struct UnreadLimits {
+    set: LimitSet,
+    place: String,
+    feed: Feed,
+    why: Failure,
+}
+
+impl UnreadLimits {
+    /// Creates the limits of a feed that could not be opened for this reason.
+    ///
+    /// # Errors
+    /// The reason, if it does not pass.
+    pub fn new(options: &feed::Options, why: Failure) -> Result<Self, Failure> {
+        let passes = matches!(why.exit, Exit::Unavailable | Exit::NoInput);
+        match Feed::unread(options) {
+            Ok(feed) if passes => {
+                Ok(UnreadLimits { set: options.set, place: options.place(), feed, why })
+            }
+            _ => Err(why),
+        }
+    }
+
+    /// Returns the health of the feed.
+    pub fn health(&self) -> (LimitSet, Health) {
+        (self.set, self.feed.health())
+    }
+
+    /// Follows the limits from those of the run that is continued.
+    ///
+    /// # Errors
+    /// There is no such run.
+    pub fn follow(
+        self,
+        recovered: &Recovered,
+        leader: &Arc<OnceLock<Thread>>,
+    ) -> Result<Limits, Failure> {
+        let UnreadLimits { set, place, mut feed, why } = self;
+        if recovered.is_first() {
+            return Err(why);
+        }
+        let rows = recovered.rows(set);
+        tracing::warn!(
+            place,
+            rows = rows.len(),
+            "the limits can't be read: the run starts with those of its state, and applies what differs once they can"
+        );
+        let rows = feed.continue_with(rows, &format!("{:#}", why.error));
+        Limits::of(set, feed, rows, leader)
     }
 }
 

@@ -60,7 +60,7 @@ use commands::{Command, Commands};
 pub use commands::{ResumePlan, TickStart};
 pub use durability::StateConfig;
 pub use leader::{Ended, LeaderConfig};
-pub use limits::Limits;
+pub use limits::{Limits, UnreadLimits};
 pub use queries::{
     ExplainQuery, FactsReceiver, FutureResponse, PendingQuery, QueryError, QueryResponse,
     WriteObject,

@@ -8,12 +8,15 @@
 //!
 //! Up to the newest tick that a sink has, each sink is given the ticks that it lacks, and nothing else.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use floodmark_dataflows::clock::SourceProgress;
 
 use super::commands::{Command, RepeatedTick, ResumePlan, TickStart};
 use crate::computation::INITIAL_ROWS_PER_TICK;
+use crate::limits::catalog::LimitSet;
+use crate::limits::rows::Row;
 use crate::state::{Manifest, StoredEdit, TickRecord};
 
 /// Ticks between the first one that totals may enter at and the one of the checkpoint.
@@ -29,6 +32,28 @@ pub struct Recovered {
     pub records: Vec<TickRecord>,
     /// The newest tick that a sink has.
     pub durable: u64,
+}
+
+impl Recovered {
+    /// Whether there was no earlier run.
+    pub fn is_first(&self) -> bool {
+        self.checkpoint.tick == 0 && self.records.is_empty()
+    }
+
+    /// Returns the rows of a set of limits at the last recorded tick.
+    pub fn rows(&self, set: LimitSet) -> Vec<Arc<Row>> {
+        let edits = self.limits.iter().chain(self.records.iter().flat_map(|record| &record.edits));
+        let mut rows = BTreeSet::new();
+        for edit in edits.filter(|edit| edit.set == set) {
+            let Some(row) = edit.row.row() else { continue };
+            if edit.is_added {
+                rows.insert(row)
+            } else {
+                rows.remove(&row)
+            };
+        }
+        rows.into_iter().collect()
+    }
 }
 
 /// The steps of a recovery.

@@ -29,6 +29,7 @@
 
 mod bounds;
 mod clock;
+mod continued;
 mod crashes;
 mod databases;
 mod ends;

@@ -200,6 +200,20 @@ impl CurrentRows {
         self.health.state().poll_start = None;
     }
 
+    /// Takes the rows of an earlier run for those that were read last, as long as none can be read.
+    pub(super) fn continue_with(
+        &mut self,
+        mut rows: Vec<Arc<Row>>,
+        kind: &'static str,
+        why: &str,
+    ) -> Edits {
+        rows.sort_unstable();
+        self.rows = rows;
+        self.set_rows_gauge("held", self.rows.len());
+        self.failed(kind, why);
+        self.rows.iter().map(|row| (row.clone(), 1)).collect()
+    }
+
     /// Records that the first reading succeeded. Its rows are not logged as changes.
     pub(super) fn first_succeeded(&mut self) {
         self.changed = 0;

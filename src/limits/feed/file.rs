@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -23,7 +24,7 @@ use crate::base::error::{Exit, Failure};
 use crate::limits::file_error::FileError;
 use crate::limits::file_error::{BYTES_MAX, ReadError};
 use crate::limits::json::{self, Ending};
-use crate::limits::rows::Defaults;
+use crate::limits::rows::{Defaults, Row};
 use crate::limits::table::Table;
 
 /// Interval between two polls of the file if no event arrives.
@@ -112,8 +113,8 @@ pub(super) struct FileFeed {
 }
 
 impl FileFeed {
-    pub(super) fn open(path: &Path, options: &Options) -> Result<(Self, Edits), Failure> {
-        let mut feed = FileFeed {
+    pub(super) fn new(path: &Path, options: &Options) -> Self {
+        FileFeed {
             path: path.to_owned(),
             defaults: options.defaults,
             refresh: options.refresh,
@@ -128,7 +129,11 @@ impl FileFeed {
             missing_since: None,
             is_valid: true,
             is_confirmed: true,
-        };
+        }
+    }
+
+    pub(super) fn open(path: &Path, options: &Options) -> Result<(Self, Edits), Failure> {
+        let mut feed = FileFeed::new(path, options);
         let (table, stamp) = read_once(path, options.defaults).map_err(|error| {
             let exit = match error {
                 ReadError::Io(_) => Exit::NoInput,
@@ -144,6 +149,20 @@ impl FileFeed {
 
     pub(super) fn health(&self) -> Health {
         self.current.health()
+    }
+
+    /// Whether the file is a regular one, which can be read more than once.
+    pub(super) fn is_followed(&self) -> bool {
+        self.is_followed
+    }
+
+    /// Takes the rows of an earlier run for those that were read last.
+    pub(super) fn continue_with(&mut self, rows: Vec<Arc<Row>>, why: &str) -> Edits {
+        let is_missing = !self.path.exists();
+        // A file that appears at this path is followed.
+        self.is_followed = true;
+        let label = if is_missing { "missing" } else { "unreadable" };
+        self.current.continue_with(rows, label, why)
     }
 
     pub(super) fn run(&mut self, sender: &EditSender) {

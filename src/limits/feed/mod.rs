@@ -21,7 +21,9 @@ mod stamp;
 mod table;
 mod watch;
 
-use anyhow::Context;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
 
 pub use self::current_rows::{Edits, Health};
 use self::file::FileFeed;
@@ -32,9 +34,10 @@ pub use self::options::{Options, runtime};
 use self::table::TableFeed;
 use super::postgres::TableName;
 use super::postgres::snapshot::Snapshot;
+use super::rows::Row;
 use super::table::Table;
 use super::{Address, postgres};
-use crate::base::error::Failure;
+use crate::base::error::{Exit, Failure};
 
 /// Reads limits once: every row, and the verdict on it.
 ///
@@ -94,6 +97,36 @@ impl Feed {
                 let (feed, edits) = TableFeed::open(database, options)?;
                 Ok((Feed(Kind::Table(Box::new(feed))), edits))
             }
+        }
+    }
+
+    /// Creates a feed that has not read anything yet. It can be followed with rows of an earlier run
+    /// ([`Feed::continue_with`]).
+    ///
+    /// # Errors
+    /// The source can't be read later either: standard input, a pipe.
+    pub fn unread(options: &Options) -> Result<Self, Failure> {
+        match &options.address {
+            Address::File(path) => {
+                let feed = FileFeed::new(path, options);
+                let is_missing = !path.exists() && path.as_os_str() != "-";
+                match feed.is_followed() || is_missing {
+                    true => Ok(Feed(Kind::File(Box::new(feed)))),
+                    false => Err(Failure::new(Exit::NoInput, anyhow!("it is not read again"))),
+                }
+            }
+            Address::Postgres(database) => {
+                Ok(Feed(Kind::Table(Box::new(TableFeed::new(database, options)?))))
+            }
+        }
+    }
+
+    /// Takes the rows of an earlier run for those that were read last, since none can be read now. Returns them as edits
+    /// of an empty table.
+    pub fn continue_with(&mut self, rows: Vec<Arc<Row>>, why: &str) -> Edits {
+        match &mut self.0 {
+            Kind::File(feed) => feed.continue_with(rows, why),
+            Kind::Table(feed) => feed.continue_with(rows, why),
         }
     }
 

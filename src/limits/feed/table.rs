@@ -4,6 +4,7 @@
 //! notifications arrive; once a second a cheap poll checks that table and connection are still the same. The feed
 //! reads any other table once a second.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::time::sleep_until;
@@ -17,7 +18,7 @@ use super::route::RouteReporter;
 use crate::base::error::Failure;
 use crate::limits::postgres::snapshot::Shape;
 use crate::limits::postgres::{Address, Error, Session, TableName};
-use crate::limits::rows::Defaults;
+use crate::limits::rows::{Defaults, Row};
 
 pub(super) struct TableFeed {
     runtime: tokio::runtime::Runtime,
@@ -46,9 +47,9 @@ enum PollOutcome {
 }
 
 impl TableFeed {
-    pub(super) fn open(address: &Address, options: &Options) -> Result<(Self, Edits), Failure> {
+    pub(super) fn new(address: &Address, options: &Options) -> Result<Self, Failure> {
         let runtime = runtime()?;
-        let mut reader = Reader {
+        let reader = Reader {
             address: address.clone(),
             table: options.table.clone(),
             defaults: options.defaults,
@@ -60,6 +61,11 @@ impl TableFeed {
             last_shape: None,
             route_reporter: RouteReporter::new(&options.table, options.set),
         };
+        Ok(TableFeed { runtime, reader })
+    }
+
+    pub(super) fn open(address: &Address, options: &Options) -> Result<(Self, Edits), Failure> {
+        let TableFeed { runtime, mut reader } = TableFeed::new(address, options)?;
         let edits = runtime.block_on(async {
             reader.connect().await?;
             reader.read().await
@@ -71,6 +77,12 @@ impl TableFeed {
 
     pub(super) fn health(&self) -> Health {
         self.reader.current.health()
+    }
+
+    /// Takes the rows of an earlier run for those that were read last.
+    pub(super) fn continue_with(&mut self, rows: Vec<Arc<Row>>, why: &str) -> Edits {
+        self.reader.pace.failed();
+        self.reader.current.continue_with(rows, "unreachable", why)
     }
 
     pub(super) fn run(self, sender: &EditSender) {
