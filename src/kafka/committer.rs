@@ -42,15 +42,21 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A client of which the transactions of all earlier owners have ended.
 pub(super) struct FencedClient {
-    pub(super) producer: BaseProducer<TransactionReports>,
-    pub(super) config: ClientConfig,
+    producer: BaseProducer<TransactionReports>,
+    config: ClientConfig,
+}
+
+impl FencedClient {
+    /// Starts a client with this `transactional.id`, and ends the transactions of earlier owners.
+    pub(super) fn start(mut config: ClientConfig, id: &str) -> Result<Self, Failure> {
+        config.set("transactional.id", id);
+        Ok(FencedClient { producer: start(&config)?, config })
+    }
 }
 
 /// Starts a client, and ends the transactions of earlier owners.
-pub(super) fn start(
-    config: &ClientConfig,
-    id: &str,
-) -> Result<BaseProducer<TransactionReports>, Failure> {
+fn start(config: &ClientConfig) -> Result<BaseProducer<TransactionReports>, Failure> {
+    let id = config.get("transactional.id").unwrap_or_default();
     let starting = || format!("ending the transactions of earlier owners of \"{id}\"");
     let producer: BaseProducer<TransactionReports> =
         setup::create(config, TransactionReports::default())?;
@@ -128,12 +134,16 @@ impl Default for Batch {
 }
 
 /// The thread.
+///
+/// Transactions are those of two clients in turn: for some milliseconds after a commit the broker still ends the
+/// transaction, and makes a client that begins another one wait for 20 ms.
 pub(super) struct Committer {
     id: String,
     topics: Vec<String>,
     log: TickLog,
-    producer: BaseProducer<TransactionReports>,
-    config: ClientConfig,
+    clients: [FencedClient; 2],
+    /// The client of the transaction under way, or of the next one.
+    current: usize,
     guards: Vec<Arc<Guard>>,
     shared: Arc<Shared>,
     /// Messages that the client has accepted.
@@ -147,12 +157,16 @@ impl Committer {
         id: String,
         topics: Vec<String>,
         log: TickLog,
-        FencedClient { producer, config }: FencedClient,
+        clients: [FencedClient; 2],
         guards: Vec<Arc<Guard>>,
         shared: Arc<Shared>,
     ) -> Self {
-        let (sent, single_batches) = (0, false);
-        Committer { id, topics, log, producer, config, guards, shared, sent, single_batches }
+        let (current, sent, single_batches) = (0, 0, false);
+        Committer { id, topics, log, clients, current, guards, shared, sent, single_batches }
+    }
+
+    fn producer(&self) -> &BaseProducer<TransactionReports> {
+        &self.clients[self.current].producer
     }
 
     /// Commits until nothing more comes, or nothing succeeds any more.
@@ -195,8 +209,9 @@ impl Committer {
             }
             let waiting = self.shared.changed.wait_timeout(queue, POLL_INTERVAL);
             queue = waiting.unwrap_or_else(PoisonError::into_inner).0;
-            self.producer.poll(Duration::ZERO);
-            queue.unreachable_since = self.producer.context().context.unreachable_since();
+            // Events of the other client would pile up.
+            self.clients.iter().for_each(|client| client.producer.poll(Duration::ZERO));
+            queue.unreachable_since = self.producer().context().context.unreachable_since();
         }
     }
 
@@ -204,30 +219,31 @@ impl Committer {
     fn wait_for_topics(&self) {
         let is_fit = |guard: &Arc<Guard>| matches!(guard.topic_state(), TopicState::Fit { .. });
         while !self.guards.iter().all(is_fit) {
-            self.producer.poll(POLL_INTERVAL);
+            self.producer().poll(POLL_INTERVAL);
         }
     }
 
     /// Waits until there is a report about each message that was sent.
     fn wait_for_reports(&self) {
         let began = Instant::now();
-        while self.producer.context().reported() < self.sent {
+        while self.producer().context().reported() < self.sent {
             // The client waits for all of the time, also when there is an event.
             let is_long = began.elapsed() >= QUICK_FOR;
-            self.producer.poll(if is_long { POLL_INTERVAL } else { QUICK_INTERVAL });
+            self.producer().poll(if is_long { POLL_INTERVAL } else { QUICK_INTERVAL });
             self.note_reachable();
         }
     }
 
     fn note_reachable(&self) {
-        self.shared.queue().unreachable_since = self.producer.context().context.unreachable_since();
+        self.shared.queue().unreachable_since =
+            self.producer().context().context.unreachable_since();
     }
 
     fn begin(&mut self) -> Result<(), Stop> {
         self.wait_for_topics();
-        self.sent = self.producer.context().reported();
-        self.producer.context().take_failed();
-        self.producer.begin_transaction().map_err(|error| self.stop(&error))
+        self.sent = self.producer().context().reported();
+        self.producer().context().take_failed();
+        self.producer().begin_transaction().map_err(|error| self.stop(&error))
     }
 
     /// Sends the messages of a transaction that was aborted, and then those of all ticks that have ended, at least of
@@ -301,7 +317,7 @@ impl Committer {
             }
             let waiting = self.shared.changed.wait_timeout(queue, POLL_INTERVAL);
             queue = waiting.unwrap_or_else(PoisonError::into_inner).0;
-            self.producer.poll(Duration::ZERO);
+            self.producer().poll(Duration::ZERO);
         }
     }
 
@@ -327,13 +343,13 @@ impl Committer {
     fn offer(&mut self, topic: &str, message: &Outgoing<'_>, number: usize) -> Result<(), Stop> {
         loop {
             let record = base_record(topic, message, Box::new(number));
-            let Err((error, _)) = self.producer.send(record) else {
+            let Err((error, _)) = self.producer().send(record) else {
                 self.sent += 1;
                 return Ok(());
             };
             match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) => {
-                    self.producer.poll(QUICK_INTERVAL);
+                    self.producer().poll(QUICK_INTERVAL);
                 }
                 // The client refuses the message by its own bounds.
                 Some(code) if Refusal::of(code).is_some() => {
@@ -347,12 +363,12 @@ impl Committer {
     /// Commits when all messages are delivered.
     fn commit(&mut self) -> Result<(), Stop> {
         self.wait_for_reports();
-        let failed = self.producer.context().take_failed();
+        let failed = self.producer().context().take_failed();
         if let Some(stop) = self.stop_by(failed) {
             return Err(stop);
         }
         loop {
-            match self.producer.commit_transaction(REQUEST_TIMEOUT) {
+            match self.producer().commit_transaction(REQUEST_TIMEOUT) {
                 Ok(()) => return Ok(()),
                 Err(error) if is_retriable(&error) => {
                     tracing::debug!(%error, "a transaction is not committed yet");
@@ -365,7 +381,7 @@ impl Committer {
     /// Returns the reason to abort that reports about messages give.
     fn stop_by(&self, failed: Vec<(usize, Option<RDKafkaErrorCode>)>) -> Option<Stop> {
         let (_, first) = *failed.first()?;
-        if let Some((_, reason)) = self.producer.client().fatal_error() {
+        if let Some((_, reason)) = self.producer().client().fatal_error() {
             return Some(Stop::Fatal(self.fatal(&reason)));
         }
         if let Some(code) =
@@ -392,11 +408,11 @@ impl Committer {
 
     /// Returns the reason to abort after an error of the client: a report about a message is more precise.
     fn stop(&self, error: &KafkaError) -> Stop {
-        self.producer.poll(Duration::ZERO);
-        if let Some(stop) = self.stop_by(self.producer.context().take_failed()) {
+        self.producer().poll(Duration::ZERO);
+        if let Some(stop) = self.stop_by(self.producer().context().take_failed()) {
             return stop;
         }
-        if let Some((_, reason)) = self.producer.client().fatal_error() {
+        if let Some((_, reason)) = self.producer().client().fatal_error() {
             return Stop::Fatal(self.fatal(&reason));
         }
         match error.rdkafka_error_code().filter(|code| is_denied(*code)) {
@@ -416,13 +432,13 @@ impl Committer {
 
     /// Aborts the transaction, so that its messages can be sent again.
     fn abort(&mut self, batch: &Batch) -> Result<(), Failure> {
-        self.producer.purge(PurgeConfig::default().queue().inflight());
+        self.producer().purge(PurgeConfig::default().queue().inflight());
         self.wait_for_reports();
         loop {
-            match self.producer.abort_transaction(REQUEST_TIMEOUT) {
+            match self.producer().abort_transaction(REQUEST_TIMEOUT) {
                 Ok(()) => break,
                 Err(error) => {
-                    if let Some((_, reason)) = self.producer.client().fatal_error() {
+                    if let Some((_, reason)) = self.producer().client().fatal_error() {
                         return Err(self.fatal(&reason));
                     }
                     // There may be no transaction to abort.
@@ -485,11 +501,12 @@ impl Committer {
 
     /// Replaces the client, which sends batches or single messages from now on.
     fn restart(&mut self) -> Result<(), Failure> {
-        let mut config = self.config.clone();
+        let FencedClient { config, producer } = &mut self.clients[self.current];
+        let mut config = config.clone();
         if self.single_batches {
             config.set("batch.num.messages", "1");
         }
-        self.producer = start(&config, &self.id)?;
+        *producer = start(&config)?;
         Ok(())
     }
 
@@ -504,5 +521,6 @@ impl Committer {
         {
             tracing::warn!("messages are still sent one by one: {:#}", failure.error);
         }
+        self.current = 1 - self.current;
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::committer::{Committer, FencedClient, start};
+use super::committer::{Committer, FencedClient};
 use super::guard::Guard;
 use super::message::OwnedMessage;
 use super::producer::producer_config;
@@ -36,7 +36,7 @@ pub struct Transactions {
 
 /// The settings of transactions.
 pub struct TransactionOptions<'a> {
-    /// The id of the owner, of which the broker lets one write at a time.
+    /// The id of the owner, of which the broker lets one write at a time; the second client has `/2` at its end.
     pub id: String,
     /// The topics of messages.
     pub topics: Vec<TopicConfig>,
@@ -47,20 +47,22 @@ pub struct TransactionOptions<'a> {
 }
 
 /// A producer of which the transactions of all earlier owners have ended.
-pub struct FencedProducer(FencedClient);
+pub struct FencedProducer([FencedClient; 2]);
 
 impl FencedProducer {
     /// Opens the producer, and ends the transactions of earlier owners.
     pub fn open(options: &TransactionOptions<'_>) -> Result<Self, Failure> {
         let mut config = producer_config(&options.log, options.client, Tuning::for_latency())?;
-        config.set("transactional.id", &options.id);
         // The client gives a message up when the transaction is too old; it is sent again then.
         config.remove("message.timeout.ms");
         if config.get("transaction.timeout.ms").is_none() {
             config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
         }
-        let producer = start(&config, &options.id)?;
-        Ok(FencedProducer(FencedClient { producer, config }))
+        let second = format!("{}/2", options.id);
+        Ok(FencedProducer([
+            FencedClient::start(config.clone(), &options.id)?,
+            FencedClient::start(config, &second)?,
+        ]))
     }
 
     /// Starts to send. `log` has the records that were read after the producer was opened, up to tick `durable`.
