@@ -21,10 +21,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::live::{Children, Load, spread, tail, wait_for_change, wait_until};
+use common::live::{Children, Load, create_topic, spread, tail, wait_for_change, wait_until};
 use common::{Usage, free_address, scrape, usage};
-use floodmark::kafka::topics::{self, Plan};
-use floodmark::kafka::{Address, ClientOptions};
+use floodmark::kafka::topics::Plan;
 
 const PAIRS: &str = "100k";
 const BETWEEN_CHANGES: Duration = Duration::from_secs(2);
@@ -41,14 +40,8 @@ fn main() {
     let run_id = std::process::id();
     let topic = |name: &str| format!("kafka://{broker}/bench-{name}-{run_id}");
     let (flows, alerts) = (topic("flows"), topic("alerts"));
-    let options = ClientOptions::default();
-    let make = |uri: &str, plan: &Plan| {
-        let address: Address = uri.parse().expect("a topic");
-        topics::create(&address, &options, plan).expect("a new topic");
-        address
-    };
-    make(&flows, &Plan::recording(4));
-    let alerts_address = make(&alerts, &Plan::state(1));
+    create_topic(&flows, &Plan::recording(4));
+    let alerts_address = create_topic(&alerts, &Plan::state(1));
 
     let limits = place.path().join("limits.json");
     write_limits(&limits, 0, false);
@@ -64,8 +57,7 @@ fn main() {
     let process = run.id().to_string();
     children.0.push(run);
     wait_until("the run to be ready", || scrape(&http, "floodmark_tick_age_seconds").is_some());
-    let load =
-        Load { packets: rate * seconds, pairs: PAIRS, seconds, from_now: 0, speed: "1x", seed: 1 };
+    let load = Load { packets: rate * seconds, pairs: PAIRS, seconds, ..Load::default() };
     children.0.extend(load.send(floodmark, &flows));
 
     let consumer = tail(&alerts_address);

@@ -73,6 +73,29 @@ pub(crate) fn run_watched(command: &mut Command) -> (Cost, Vec<Sample>) {
     }
 }
 
+/// Runs a command, calls `watch` every 20 ms meanwhile, and stops the command after `limit`.
+///
+/// # Panics
+/// If it can't be started, fails, or had to be stopped.
+#[expect(clippy::zombie_processes, reason = "it is waited for by its number")]
+pub(crate) fn run_within(command: &mut Command, limit: Duration, watch: &mut dyn FnMut()) -> Cost {
+    let begun = Instant::now();
+    let mut child = start(command);
+    loop {
+        if let Some((status, used)) = wait(&child, libc::WNOHANG).expect("the end of a child") {
+            assert!(status.success(), "{command:?}: {status}");
+            return cost(begun, &used);
+        }
+        if begun.elapsed() > limit {
+            let _ = child.kill();
+            let _ = wait(&child, 0);
+            panic!("{command:?}: no end in {limit:?}");
+        }
+        watch();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn start(command: &mut Command) -> Child {
     command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }

@@ -3,7 +3,8 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use floodmark::kafka::Address;
+use floodmark::kafka::topics::{self, Plan};
+use floodmark::kafka::{Address, ClientOptions};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Message, Offset, TopicPartitionList};
@@ -24,6 +25,7 @@ impl Drop for Children {
 }
 
 /// A generated workload.
+#[derive(Clone, Copy)]
 pub(crate) struct Load<'a> {
     pub(crate) packets: u64,
     pub(crate) pairs: &'a str,
@@ -33,10 +35,29 @@ pub(crate) struct Load<'a> {
     /// `1x`, or `max`.
     pub(crate) speed: &'a str,
     pub(crate) seed: u64,
+    /// `kv`, a message for each packet, or `packed`.
+    pub(crate) format: &'a str,
+    /// The share of packets that are IPv6.
+    pub(crate) ipv6: f64,
+}
+
+impl Default for Load<'_> {
+    fn default() -> Self {
+        Load {
+            packets: 0,
+            pairs: "10k",
+            seconds: 60,
+            from_now: 0,
+            speed: "1x",
+            seed: 1,
+            format: "kv",
+            ipv6: 0.25,
+        }
+    }
 }
 
 impl Load<'_> {
-    /// Starts to send the workload to a topic, a message for each packet.
+    /// Starts to send the workload to a topic, a record for each packet.
     pub(crate) fn send(&self, floodmark: &str, flows: &str) -> [Child; 2] {
         let start = Command::new("date")
             .args(["-u", "-d", &format!("{} seconds", self.from_now), "+%Y-%m-%dT%H:%M:%SZ"])
@@ -46,19 +67,34 @@ impl Load<'_> {
         let mut generator = Command::new(floodmark)
             .args(["generate", "--packets", &self.packets.to_string(), "--pairs", self.pairs])
             .args(["--span", &format!("{}s", self.seconds), "--start", start.trim()])
-            .args(["--seed", &self.seed.to_string(), "-"])
+            .args(["--seed", &self.seed.to_string(), "--ipv6", &self.ipv6.to_string(), "-"])
             .stdout(Stdio::piped())
             .spawn()
             .expect("starting floodmark generate");
         let sender = Command::new(floodmark)
-            .args(["capture", "-", "--speed", self.speed, "--aggregate", "off", "--format", "kv"])
-            .args(["--to", flows])
+            .args(["capture", "-", "--speed", self.speed, "--aggregate", "off"])
+            .args(["--format", self.format, "--to", flows])
             .stdin(generator.stdout.take().expect("it is piped"))
             .stderr(Stdio::null())
             .spawn()
             .expect("starting floodmark capture");
         [generator, sender]
     }
+
+    /// Sends the whole workload.
+    pub(crate) fn send_all(&self, floodmark: &str, flows: &str) {
+        let mut children = Children(self.send(floodmark, flows).into());
+        for child in &mut children.0 {
+            assert!(child.wait().expect("its end").success(), "the load was not sent");
+        }
+    }
+}
+
+/// Creates a topic, and returns its address.
+pub(crate) fn create_topic(uri: &str, plan: &Plan) -> Address {
+    let address: Address = uri.parse().expect("a topic");
+    topics::create(&address, &ClientOptions::default(), plan).expect("a new topic");
+    address
 }
 
 /// Waits for the change that raises or clears the limit `probe`, and returns the time that took, in milliseconds.
@@ -82,6 +118,8 @@ pub(crate) fn tail(address: &Address) -> BaseConsumer {
         .set("bootstrap.servers", &address.brokers)
         .set("group.id", "bench")
         .set("enable.auto.commit", "false")
+        // A run with a state publishes in transactions.
+        .set("isolation.level", "read_committed")
         .create()
         .expect("a consumer");
     let mut partitions = TopicPartitionList::new();

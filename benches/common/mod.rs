@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 pub(crate) mod child;
+pub(crate) mod edits;
 pub(crate) mod live;
 pub(crate) mod table;
 
