@@ -3,6 +3,7 @@
 //! The script `scripts/kafka hold` owns a real broker, and stops it with the tests.
 
 use std::fs;
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -181,6 +182,21 @@ impl Broker {
             fs::read_to_string(self.test_server().directory.path().join("pid")).expect("its id");
         let sent = Command::new("kill").args([&format!("-{name}"), pid.trim()]).status();
         assert!(sent.expect("running kill").success(), "kill -{name} {pid}");
+    }
+
+    /// Kills the broker. The messages that it has acknowledged stay.
+    pub(crate) fn kill(&self) {
+        self.signal("KILL");
+        let TestServer { port, .. } = *self.test_server();
+        let started = Instant::now();
+        // Threads that have not ended yet have the ports open, also when the process is a zombie.
+        while !(port..port + 3).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            assert!(
+                started.elapsed() < STUCK_AFTER,
+                "stuck: the broker at port {port} does not end"
+            );
+            std::thread::yield_now();
+        }
     }
 
     /// Suspends the broker's process: connections stay open, without responses.

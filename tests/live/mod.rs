@@ -12,6 +12,7 @@
 //! - `recreated`: topics that are deleted while they are read, and created again.
 //! - `restarts`: runs that are started again over the alerts of the run before.
 //! - `state`: runs that continue from the state of the run before, however that has ended.
+//! - `kill_matrix`: such runs with random ends at random moments.
 //! - `outputs`: topics that a run writes to: rejected as sources, deleted, and rejecting messages.
 //! - `overflow`: sums beyond 64 bits.
 //! - `until_end`: runs that stop at the end of their topic.
@@ -35,6 +36,7 @@ mod databases;
 mod ends;
 mod equality;
 mod explain;
+mod kill_matrix;
 mod kit;
 mod lines;
 mod numbers;

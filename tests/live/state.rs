@@ -8,11 +8,11 @@ use floodmark::kafka::Address;
 
 use super::kit::{LIMITS, TopicFeed, topic_of};
 use super::restarts::{alerts, check, edit_limits, with_edited_limits};
-use super::sinks::{csv, new_address};
+use super::sinks::new_address;
 use super::trimmed::delete_before;
 use crate::common::broker::Broker;
 use crate::common::data;
-use crate::replay::fold::{assert_same, fold};
+use crate::replay::fold::fold;
 use crate::replay::pcap::{Packet, packet, pcap};
 use crate::replay::run::{Done, Live, Place, STUCK_AFTER, SignalTarget};
 use crate::replay::traffic::{self, BEGIN_MS, Random, json_lines};
@@ -86,51 +86,6 @@ fn wait_for_checkpoint(place: &Place, owner: u64, number: u64) {
         assert!(began.elapsed() < STUCK_AFTER, "no checkpoint {name}");
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Starts runs of random shapes, each with some more packets, and ends them at random moments in random ways.
-fn survive(seed: u64, rounds: usize) {
-    let (place, packets) = made(seed, 1500);
-    let random = &mut Random::new(seed);
-    let from = Broker::shared().topic("flows", 3);
-    let (to, totals) = (new_address("alerts"), new_address("totals"));
-    let mut feed = TopicFeed::to(&from);
-    let mut actions = format!("seed {seed}:");
-    for slice in packets.chunks(packets.len().div_ceil(rounds)) {
-        send(&mut feed, slice);
-        let shape = random.pick(&["-w1", "-w2", "-n2 -w1", "-n2 -w2"]);
-        let mut run = start(&place, &from, &to, &format!("--publish {totals} {shape}"));
-        let moment = random.below(4);
-        match moment {
-            0 => drop(run.wait_for("continuing from the state")),
-            lines => (0..lines).for_each(|_| drop(run.line())),
-        }
-        let end = random.pick(&["KILL all", "KILL all", "KILL one", "TERM"]);
-        actions += &format!(" {shape} until {moment}, {end};");
-        match end {
-            "TERM" => {
-                run.signal("TERM", SignalTarget::Parent);
-                run.finish_killed();
-            }
-            "KILL one" if shape.starts_with("-n2") => {
-                run.signal("KILL", SignalTarget::Child(random.below(2) as usize));
-                run.finish_killed();
-            }
-            _ => {
-                run.signal("KILL", SignalTarget::Group);
-                run.finish_killed();
-            }
-        }
-    }
-    println!("{actions}");
-    run_to_end(&place, &from, &to, &format!("--publish {totals}")).expect(0);
-    check(&place, &to, "made.pcap --totals totals.csv");
-    assert_same(&place.read("totals.csv"), &csv(&totals), || format!("totals: {actions}"));
-}
-
-#[test]
-fn run_killed_at_random_moments_publishes_everything_once() {
-    (900..903).for_each(|seed| survive(seed, 6));
 }
 
 #[test]
