@@ -22,6 +22,8 @@ pub enum Exit {
     Unavailable = 69,
     /// The reader of standard output has gone away, and the output has no other reader.
     OutputClosed = 74,
+    /// Another run has taken the place of this one.
+    Superseded = 76,
     /// The right to capture is missing.
     NoPermission = 77,
     /// A configuration, such as a file of limits, is wrong.
@@ -31,7 +33,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    pub(crate) const ALL: [Exit; 11] = [
+    pub(crate) const ALL: [Exit; 12] = [
         Exit::Done,
         Exit::Failed,
         Exit::Violations,
@@ -40,6 +42,7 @@ impl Exit {
         Exit::NoInput,
         Exit::Unavailable,
         Exit::OutputClosed,
+        Exit::Superseded,
         Exit::NoPermission,
         Exit::BadConfig,
         Exit::Interrupted,

@@ -37,7 +37,7 @@ use crate::sink::{
     StateTopic, Stream, Totals,
 };
 use crate::source::{self, Filter, Partitions};
-use crate::state::{self, Directory, Identity, Position, Store};
+use crate::state::{Identity, Place, Position};
 
 /// The options of `floodmark run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -301,7 +301,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let _server = args.http.serve(above, status.clone())?;
     let reading = args.reading.source(args.from_offset, &args.group);
     let topic = Arc::new(Topic::open(&args.from, &args.reading.kafka.client(), reading)?);
-    let state = args.run_state.state.as_deref().map(state::open).transpose()?;
+    let state = args.run_state.state.as_deref().map(opened_state).transpose()?;
     let nonce = state.as_ref().map(|(_, identity)| identity.nonce.clone());
     let settings = args.settings(topic.id(), topic.isolation(), nonce)?;
     let watch = watchdog::start(args.stall.timeout())?;
@@ -326,13 +326,20 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         status: Some(status),
         interrupt: interrupt.clone(),
         watch: Some(watch),
-        state: state.clone().map(|(directory, _)| Arc::new(directory) as Arc<dyn Store>),
+        state: state.as_ref().map(|(place, _)| place.store().clone()),
     };
     let mut waiting = cluster::unless_interrupted(&interrupt);
     let sources = Sources::each(move |worker, workers, plan: Option<&ResumePlan>| {
         Partitions::open(&source, worker, workers, plan.map(resumed))
     });
-    let later = Later { args: args.clone(), options, interrupt: interrupt.clone(), topic, state };
+    let later = Later {
+        args: args.clone(),
+        options,
+        interrupt: interrupt.clone(),
+        topic,
+        state,
+        is_restarted: restarted,
+    };
     let lead = lead.map(|lead| lead.open_later(later));
     let job = Job { shared, sources, lead };
     let ended = runner::execute(cluster, &settings, &Messages::new(), &mut waiting, job)?;
@@ -368,7 +375,8 @@ struct Later {
     options: Options,
     interrupt: Interrupt,
     topic: Arc<Topic>,
-    state: Option<(Directory, Identity)>,
+    state: Option<(Place, Identity)>,
+    is_restarted: bool,
 }
 
 impl Later {
@@ -380,12 +388,12 @@ impl Later {
         dead_letters: Option<DeadLetters>,
     ) -> Option<Opening<'a>> {
         let Later { args, options, topic, state, .. } = self;
-        let (directory, identity) = state.clone()?;
+        let (place, identity) = state.clone()?;
         Some(Opening {
             options: &args.run_state,
-            directory,
+            place,
+            is_restarted: self.is_restarted,
             nonce: identity.nonce,
-            path: args.run_state.state.clone()?,
             run: args.run_name(options.windows),
             computation: *options,
             filter,
@@ -586,6 +594,13 @@ fn outputs(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Outputs, 
     }
     let hub = Hub::new(Counts::new(catalog.sets()), sinks);
     Ok(Outputs { hub, alert_topics, dead_letters, published })
+}
+
+/// Opens the place of a state, and reads or makes its identity.
+fn opened_state(name: &str) -> Result<(Place, Identity), Failure> {
+    let place = Place::open(name)?;
+    let identity = place.make_identity()?;
+    Ok((place, identity))
 }
 
 /// Opens the outputs that get lines.

@@ -1,7 +1,7 @@
 //! The state of a run (`--state`): opens it, and what an earlier run has left in it and in its topics.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -24,7 +24,7 @@ use crate::sink::{
 use crate::source::Filter;
 use crate::state::manifest::{self, FORMAT};
 use crate::state::{
-    Binding, Completed, Directory, History, LineLog, LineLogWriter, Manifest, OwnedState, Position,
+    Binding, Completed, History, LineLog, LineLogWriter, Manifest, OwnedState, Place, Position,
     SavedLimits, TickRecord, check_owner,
 };
 
@@ -35,12 +35,15 @@ type BoxedSink = Box<dyn Sink + Send>;
 #[derive(Clone, Debug, clap::Args)]
 #[group(id = "run_state")]
 pub(super) struct RunState {
-    /// Keep the state of the run in this directory, and continue from it after any end
+    /// Keep the state of the run in this directory or object store, and continue from it after any end
+    ///
+    /// An object store is s3://BUCKET/PREFIX, with AWS_REGION, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so on in the
+    /// environment.
     ///
     /// Each record then counts once, and each change is published once, however the run ended. On each cluster of --to
     /// and --publish a topic with the name of the first one and -progress at its end has the ticks.
-    #[arg(long, value_name = "DIR", env = "FLOODMARK_STATE")]
-    pub(super) state: Option<PathBuf>,
+    #[arg(long, value_name = "DIR|s3://…", env = "FLOODMARK_STATE")]
+    pub(super) state: Option<String>,
 
     /// Time between two checkpoints of the state
     #[arg(
@@ -130,10 +133,11 @@ struct OpenedCluster<'a> {
 /// Everything that opening a state needs.
 pub(super) struct Opening<'a> {
     pub(super) options: &'a RunState,
-    pub(super) directory: Directory,
+    pub(super) place: Place,
+    /// Whether the supervisor has started this run again.
+    pub(super) is_restarted: bool,
     /// The random number of the state.
     pub(super) nonce: String,
-    pub(super) path: PathBuf,
     pub(super) run: RunName,
     pub(super) computation: Options,
     pub(super) filter: &'a Filter,
@@ -218,10 +222,13 @@ impl Opening<'_> {
         self,
         gives_up: &dyn Fn() -> bool,
     ) -> Result<(StateConfig, Vec<BoxedSink>), Failure> {
-        let state = OwnedState::claim(&self.path, self.directory.clone())?;
+        let state = OwnedState::claim(&self.place, self.is_restarted)?;
         let binding = self.binding();
         let checkpoint = self.checkpoint(&state, &binding)?;
         let clusters = self.topics.clusters()?;
+        if self.is_restarted {
+            clusters.iter().try_for_each(|topics| self.check_publisher(topics, gives_up))?;
+        }
         let clusters: Result<Vec<_>, Failure> =
             clusters.iter().map(|topics| self.fence(topics)).collect();
         let clusters = clusters?;
@@ -233,10 +240,12 @@ impl Opening<'_> {
         for OpenedCluster { topics, .. } in &clusters {
             let (log, records) =
                 TickLog::read(&topics.log, &self.client, &self.run_id(), gives_up)?;
-            logs.push((
-                log,
-                Self::add(&mut history, &topics.log.to_string(), parsed(&topics.log, &records)?),
-            ));
+            let records = parsed(&topics.log, &records)?;
+            // What another run has published since, or this one has held back, is compared.
+            let compares =
+                log.is_followed() || records.last().is_some_and(|record| record.holds_back);
+            let logged = Self::add(&mut history, &topics.log.to_string(), records);
+            logs.push((log, logged, compares));
         }
         let mut lines = LineLog::read(&**state.store()).map_err(unavailable)?;
         let logged_lines =
@@ -262,9 +271,9 @@ impl Opening<'_> {
         let had = |logged: Option<u64>| logged.filter(|_| is_usable).map(|logged| logged.max(last));
         let mut sinks = Vec::<BoxedSink>::new();
         sinks.extend(self.lines.open(&state, lines, had(logged_lines).unwrap_or(durable))?);
-        for (cluster, (log, logged)) in clusters.into_iter().zip(logs) {
+        for (cluster, (log, logged, compares)) in clusters.into_iter().zip(logs) {
             let logged = had(logged);
-            let is_logged = logged > Some(0);
+            let is_logged = logged > Some(0) && !compares;
             let contents = self.contents(cluster.topics, &checkpoint, is_logged, gives_up)?;
             let transactions =
                 cluster.producer.start(&cluster.options, log, logged.unwrap_or(durable))?;
@@ -297,6 +306,25 @@ impl Opening<'_> {
                 Err(unavailable(why))
             }
         }
+    }
+
+    /// Checks that no run with another state publishes in the place of this one, which has only been started again.
+    fn check_publisher(
+        &self,
+        topics: &ClusterTopics,
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<(), Failure> {
+        topics::find(&topics.log, &self.client, &Plan::records(), self.create_topic)?;
+        let (log, _) = TickLog::read(&topics.log, &self.client, &self.run_id(), gives_up)?;
+        if !log.is_followed() {
+            return Ok(());
+        }
+        let error = anyhow!(
+            "a run with another state publishes as --group {} by \"{}\", so this one is not started again (--restart)",
+            self.run.group,
+            topics.log
+        );
+        Err(Failure::new(Exit::Superseded, error))
     }
 
     /// Ends the transactions of earlier owners on a cluster.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::base::date::format_ms;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::state::manifest::{self, CHECKPOINTS, LIMITS, TOTALS, checked};
 use crate::state::totals::Groups;
-use crate::state::{self, Directory, Identity, LineLog, Manifest, SavedPart, Store, TICKS};
+use crate::state::{self, Identity, LineLog, Manifest, Place, SCHEME, SavedPart, Store, TICKS};
 
 /// List, check, tidy or remove the state of a run (`run --state`)
 #[derive(Debug, clap::Args)]
@@ -25,8 +25,9 @@ pub struct Args {
 enum Action {
     /// Show the checkpoints of a state, the newest one first, and the options that it is bound to
     List {
-        /// The directory of the state
-        dir: PathBuf,
+        /// The directory of the state, or s3://BUCKET/PREFIX
+        #[arg(value_name = "DIR|s3://…")]
+        place: String,
         /// Print a JSON object for each checkpoint
         #[arg(long)]
         json: bool,
@@ -35,50 +36,58 @@ enum Action {
     ///
     /// Exit code 65 if something is damaged.
     Check {
-        /// The directory of the state
-        dir: PathBuf,
+        /// The directory of the state, or s3://BUCKET/PREFIX
+        #[arg(value_name = "DIR|s3://…")]
+        place: String,
     },
     /// Remove everything but the newest complete checkpoint, such as what a run that was killed has left
     Prune {
-        /// The directory of the state
-        dir: PathBuf,
+        /// The directory of the state, or s3://BUCKET/PREFIX
+        #[arg(value_name = "DIR|s3://…")]
+        place: String,
     },
     /// Remove the state, so that the next run starts over
     Reset {
-        /// The directory of the state
-        dir: PathBuf,
+        /// The directory of the state, or s3://BUCKET/PREFIX
+        #[arg(value_name = "DIR|s3://…")]
+        place: String,
     },
 }
 
 /// Runs `floodmark state`.
 pub fn run(args: &Args) -> Outcome {
     match &args.action {
-        Action::List { dir, json } => list(dir, *json),
-        Action::Check { dir } => check(dir),
-        Action::Prune { dir } => prune(dir),
-        Action::Reset { dir } => reset(dir),
+        Action::List { place, json } => list(place, *json),
+        Action::Check { place } => check(place),
+        Action::Prune { place } => prune(place),
+        Action::Reset { place } => reset(place),
     }
 }
 
 /// Opens a state that exists.
-fn open(dir: &Path) -> Result<(Directory, Identity), Failure> {
-    if !dir.join(state::IDENTITY).is_file() {
-        let error = anyhow!("\"{}\" is no state: it has no {}", dir.display(), state::IDENTITY);
-        return Err(Failure::new(Exit::NoInput, error));
-    }
-    state::open(dir)
+fn open(name: &str) -> Result<(Place, Identity), Failure> {
+    let is_missing = !name.starts_with(SCHEME) && !Path::new(name).is_dir();
+    let none = || {
+        let error = anyhow!("\"{name}\" is no state: it has no {}", state::IDENTITY);
+        Failure::new(Exit::NoInput, error)
+    };
+    // Opening a directory would create it.
+    let place = if is_missing { return Err(none()) } else { Place::open(name)? };
+    let identity = place.identity()?.ok_or_else(none)?;
+    Ok((place, identity))
 }
 
 /// Opens a state that no run uses, and keeps others from it while `act` runs.
-fn alone(dir: &Path, act: impl FnOnce(&Directory) -> anyhow::Result<()>) -> Outcome {
-    let (directory, _) = open(dir)?;
+fn alone(name: &str, act: impl FnOnce(&dyn Store) -> anyhow::Result<()>) -> Outcome {
+    let (place, _) = open(name)?;
+    let store = &**place.store();
     let owner = format!("process {} (floodmark state)", std::process::id());
-    let locked = directory.lock(&owner).context("locking the state").map_err(Failure::from)?;
+    let locked = store.lock(&owner).context("locking the state").map_err(Failure::from)?;
     let _lock = locked.map_err(|holder| {
-        let why = anyhow!("{holder} uses the state \"{}\": stop that run first", dir.display());
+        let why = anyhow!("{holder} uses the state \"{name}\": stop that run first");
         Failure::new(Exit::Unavailable, why)
     })?;
-    act(&directory)?;
+    act(store)?;
     Ok(Exit::Done)
 }
 
@@ -112,9 +121,9 @@ fn tick_text(tick: u64) -> String {
     if tick == 0 { "before the first tick".to_owned() } else { format_ms(tick).to_string() }
 }
 
-fn list(dir: &Path, as_json: bool) -> Outcome {
-    let (directory, identity) = open(dir)?;
-    let checkpoints = checkpoints(&directory)?;
+fn list(name: &str, as_json: bool) -> Outcome {
+    let (place, identity) = open(name)?;
+    let checkpoints = checkpoints(&**place.store())?;
     if as_json {
         let line = |(name, manifest): &(String, anyhow::Result<Manifest>)| match manifest {
             Ok(manifest) => json!({
@@ -185,11 +194,12 @@ fn bound_text(manifest: &Manifest) -> String {
     format!("{grid}\n{offsets}")
 }
 
-fn check(dir: &Path) -> Outcome {
-    let (directory, _) = open(dir)?;
+fn check(name: &str) -> Outcome {
+    let (place, _) = open(name)?;
+    let store = &**place.store();
     let (mut text, mut exit) = (String::new(), Exit::Done);
-    for (name, manifest) in checkpoints(&directory)? {
-        let checked = manifest.and_then(|manifest| check_files(&directory, &manifest));
+    for (name, manifest) in checkpoints(store)? {
+        let checked = manifest.and_then(|manifest| check_files(store, &manifest));
         match checked {
             Ok((files, totals)) => {
                 text += &format!("{name}: {files} files, {totals} totals: sound\n")
@@ -200,7 +210,7 @@ fn check(dir: &Path) -> Outcome {
             }
         }
     }
-    for damaged in LineLog::read(&directory)?.damaged {
+    for damaged in LineLog::read(store)?.damaged {
         exit = Exit::BadData;
         text += &format!("{damaged}\n");
     }
@@ -247,17 +257,16 @@ fn check_part(store: &dyn Store, part: &SavedPart) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn prune(dir: &Path) -> Outcome {
-    alone(dir, |directory| {
-        let newest =
-            manifest::newest(directory)?.context("the state has no complete checkpoint")?;
+fn prune(name: &str) -> Outcome {
+    alone(name, |store| {
+        let newest = manifest::newest(store)?.context("the state has no complete checkpoint")?;
         let name = newest.name();
         let kept: BTreeSet<&str> = newest.files().chain([name.as_str()]).collect();
         let (mut files, mut freed) = (0, 0);
         for folder in [CHECKPOINTS, TOTALS, LIMITS] {
-            for (object, size) in directory.list(folder)? {
+            for (object, size) in store.list(folder)? {
                 if !kept.contains(object.as_str()) {
-                    directory.delete(&object)?;
+                    store.delete(&object)?;
                     (files, freed) = (files + 1, freed + size);
                 }
             }
@@ -267,15 +276,15 @@ fn prune(dir: &Path) -> Outcome {
     })
 }
 
-fn reset(dir: &Path) -> Outcome {
-    alone(dir, |directory| {
+fn reset(name: &str) -> Outcome {
+    alone(name, |store| {
         for folder in [CHECKPOINTS, TOTALS, LIMITS, TICKS, state::CLAIMS] {
-            for (object, _) in directory.list(folder)? {
-                directory.delete(&object)?;
+            for (object, _) in store.list(folder)? {
+                store.delete(&object)?;
             }
         }
         // The last one: until then the state is known to be one.
-        directory.delete(state::IDENTITY)?;
+        store.delete(state::IDENTITY)?;
         print("the state is removed: the next run with this directory starts over\n")
             .map_err(|failure| failure.error)
     })

@@ -180,9 +180,25 @@ impl Committer {
     fn run(&mut self) -> Result<(), Failure> {
         while self.wait() {
             let mut batch = Batch::default();
+            let began = Instant::now();
             loop {
-                match self.send_all(&mut batch).and_then(|()| self.commit()) {
-                    Ok(()) => break,
+                let mut delivered = began;
+                let sent = self.send_all(&mut batch).and_then(|()| self.deliver());
+                let committed = sent.and_then(|()| {
+                    delivered = Instant::now();
+                    self.commit()
+                });
+                match committed {
+                    Ok(()) => {
+                        tracing::debug!(
+                            messages = batch.count,
+                            ticks = batch.ticks.len(),
+                            delivering = ?delivered - began,
+                            committing = ?delivered.elapsed(),
+                            "a transaction is committed"
+                        );
+                        break;
+                    }
                     Err(Stop::Fatal(failure)) => return Err(failure),
                     Err(Stop::Refused(refused)) => self.take_out(refused, &mut batch)?,
                     Err(Stop::Failed(why)) => self.prepare_again(&why, &batch)?,
@@ -360,13 +376,14 @@ impl Committer {
         }
     }
 
-    /// Commits when all messages are delivered.
-    fn commit(&mut self) -> Result<(), Stop> {
+    /// Waits until all messages are delivered.
+    fn deliver(&self) -> Result<(), Stop> {
         self.wait_for_reports();
         let failed = self.producer().context().take_failed();
-        if let Some(stop) = self.stop_by(failed) {
-            return Err(stop);
-        }
+        self.stop_by(failed).map_or(Ok(()), Err)
+    }
+
+    fn commit(&self) -> Result<(), Stop> {
         loop {
             match self.producer().commit_transaction(REQUEST_TIMEOUT) {
                 Ok(()) => return Ok(()),

@@ -17,6 +17,8 @@ pub struct TickLog {
     run: String,
     /// The ranges of ticks that have messages, with the number of parts of each: last tick and first tick.
     ranges: BTreeSet<(u64, u64, usize)>,
+    /// Whether records of the same group and another state come after the last one.
+    is_followed: bool,
 }
 
 /// The parts of the records of a range of ticks, by their numbers.
@@ -34,10 +36,18 @@ impl TickLog {
         gives_up: &dyn Fn() -> bool,
     ) -> Result<(Self, Vec<Vec<u8>>), Failure> {
         let mut read = BTreeMap::<(u64, u64), Parts>::new();
+        let group = run.rsplit_once('/').map_or(run, |(group, _)| group);
+        let (mut has_own, mut is_followed) = (false, false);
         read_to_end(address, client, ReadTo::LastMessage, gives_up, |message| {
             let StoredMessage { key, payload, .. } = message;
             let key = key.and_then(|key| std::str::from_utf8(key).ok());
-            let Some((first, last, part)) = key.and_then(|key| parse_key(key, run)) else { return };
+            let Some((first, last, part)) = key.and_then(|key| parse_key(key, run)) else {
+                let is_other = payload.is_some() && key.is_some_and(|key| is_of_group(key, group));
+                is_followed |= has_own && is_other;
+                return;
+            };
+            has_own = true;
+            is_followed &= payload.is_none();
             let parts = read.entry((last, first)).or_default();
             match payload {
                 Some(payload) => drop(parts.insert(part, payload.to_vec())),
@@ -46,8 +56,8 @@ impl TickLog {
         })?;
         read.retain(|_, parts| !parts.is_empty());
         let ranges = read.iter().map(|((last, first), parts)| (*last, *first, parts.len()));
-        let log =
-            TickLog { address: address.clone(), run: run.to_owned(), ranges: ranges.collect() };
+        let (address, run) = (address.clone(), run.to_owned());
+        let log = TickLog { address, run, ranges: ranges.collect(), is_followed };
         let records = read.into_values().flat_map(|parts| {
             let whole: Vec<u8> = parts.into_values().flatten().collect();
             let lines = whole.split(|byte| *byte == b'\n').map(<[u8]>::to_vec);
@@ -60,6 +70,11 @@ impl TickLog {
     /// Returns the address of the topic.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Whether a run of the same group with another state has published since.
+    pub fn is_followed(&self) -> bool {
+        self.is_followed
     }
 
     /// Returns the messages with the records of ticks.
@@ -96,6 +111,12 @@ impl TickLog {
     }
 }
 
+/// Whether a key is that of a run of a group.
+fn is_of_group(key: &str, group: &str) -> bool {
+    // RUN is GROUP/NONCE.
+    key.rsplitn(4, '/').nth(3) == Some(group)
+}
+
 /// Returns the ticks and the number of the part that a key of this run names.
 fn parse_key(key: &str, run: &str) -> Option<(u64, u64, usize)> {
     let rest = key.strip_prefix(run)?.strip_prefix('/')?;
@@ -111,7 +132,8 @@ mod tests {
     #[test]
     fn records_of_ticks_before_the_oldest_checkpoint_are_forgotten() {
         let address = "kafka://localhost/progress".parse().expect("an address");
-        let mut log = TickLog { address, run: "a/b".to_owned(), ranges: BTreeSet::new() };
+        let mut log =
+            TickLog { address, run: "a/b".to_owned(), ranges: BTreeSet::new(), is_followed: false };
         let large = vec![b'x'; PART_BYTES];
         let added = log.add(&[(1, b"one".to_vec()), (2, large)]);
         let sizes: Vec<_> =
@@ -123,5 +145,7 @@ mod tests {
         assert_eq!(forgotten, [("a/b/1-2/0".to_owned(), None), ("a/b/1-2/1".to_owned(), None)]);
         assert_eq!(parse_key("a/b/1-2/1", "a/b"), Some((1, 2, 1)));
         assert_eq!(parse_key("a/b/1-2/1", "a"), None);
+        assert!(is_of_group("a/b/1-2/1", "a") && is_of_group("a/b/c/1-2/1", "a/b"));
+        assert!(!is_of_group("a/b/1-2/1", "b") && !is_of_group("a/1-2/1", "a"));
     }
 }

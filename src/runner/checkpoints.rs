@@ -415,7 +415,7 @@ fn write(
         Ok(())
     };
     write().map_err(|error| match error.is::<manifest::Superseded>() {
-        true => Failure::new(Exit::Unavailable, error),
+        true => Failure::new(Exit::Superseded, error),
         false => Failure::from(error),
     })?;
     kept.push(manifest.clone());

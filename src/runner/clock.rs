@@ -26,6 +26,9 @@ use crate::base::date::format_ms;
 /// by slewing.
 const SLACK_MS: u64 = 2_000;
 
+/// Two differences of times in whole milliseconds may differ by so much although the times do not.
+const ROUNDING_MS: u64 = 1;
+
 /// The slack comes back at the elapsed time divided by this; chrony slews by a twelfth at most.
 const SLEW: u64 = 10;
 
@@ -191,6 +194,8 @@ impl<C: Clocks> Clock for SteadyClock<C> {
 struct Course {
     believed_after_ms: u64,
     last: Reading,
+    /// The reading at which the wall clock last parted from the elapsed time.
+    reference: Reading,
     /// Elapsed time of which a tenth was not taken yet.
     rest_ms: u64,
     /// By how much the wall clock may part from the elapsed time without a step.
@@ -218,6 +223,7 @@ impl Course {
         Course {
             believed_after_ms,
             last: reading,
+            reference: reading,
             rest_ms: 0,
             slack_ms: SLACK_MS,
             now: reading.wall_ms,
@@ -233,7 +239,7 @@ impl Course {
         let elapsed = reading.elapsed_ms.saturating_sub(before.elapsed_ms);
         let tenth = self.tenth_of(elapsed);
         self.slack_ms = self.slack_ms.saturating_add(tenth).min(SLACK_MS);
-        let parted = signed(before.wall_ms.saturating_add(elapsed), reading.wall_ms);
+        let parted = self.parted(reading);
         let is_step = parted.unsigned_abs() > self.slack_ms;
         if self.step.is_none() && !is_step {
             self.slack_ms -= parted.unsigned_abs();
@@ -253,6 +259,19 @@ impl Course {
             _ => reading.wall_ms.saturating_add(self.horizon_ahead_ms),
         };
         self.horizon = horizon.max(self.now);
+    }
+
+    /// Returns for how many milliseconds the wall clock has gone on more than time has passed, since it last did.
+    fn parted(&mut self, reading: Reading) -> i64 {
+        let Reading { wall_ms, elapsed_ms } = self.reference;
+        let passed = reading.elapsed_ms.saturating_sub(elapsed_ms);
+        let parted = signed(wall_ms.saturating_add(passed), reading.wall_ms);
+        // Both are whole milliseconds. Compared with the last reading, what these leave out would add up.
+        if parted.unsigned_abs() <= ROUNDING_MS {
+            return 0;
+        }
+        self.reference = reading;
+        parted
     }
 
     /// A tenth of the elapsed time; what a division leaves counts the next time.

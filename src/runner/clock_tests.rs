@@ -234,3 +234,17 @@ fn clocks_of_this_machine_go_on() {
     let second = MachineClocks.read();
     assert!(second.elapsed_ms >= first.elapsed_ms && first.wall_ms > SET_SINCE_MS);
 }
+
+/// Between two readings the milliseconds of one clock may change, and those of the other one not yet.
+#[test]
+fn clocks_whose_milliseconds_change_at_different_moments_do_not_part() {
+    let mut case = Case::new();
+    for micros in (0..HOUR * 1000).step_by(3_100) {
+        {
+            let mut reading = case.hand.0.lock().unwrap();
+            reading.wall_ms = START + (micros + 500) / 1000;
+            reading.elapsed_ms = 1_000_000 + micros / 1000;
+        }
+        assert_eq!(case.leap(0).unsteady, None, "after {micros} us");
+    }
+}

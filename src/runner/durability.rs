@@ -127,6 +127,7 @@ impl Durability {
             takes_records: start.takes_records,
             marks: marks.iter().filter(|mark| is_recorded(mark)).copied().collect(),
             edits,
+            holds_back: false,
         };
         self.checkpoints.close(&record, &marks, outputs.clock_state.take());
         Some(record)

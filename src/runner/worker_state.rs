@@ -76,8 +76,10 @@ impl WorkerState {
             }
             let Some((window, part)) = self.unread.pop_front() else { return Ok(None) };
             let content = checked(&*self.store, &part.file, part.size, part.crc32);
-            let groups = content.and_then(Groups::open);
-            let groups = groups.map_err(|error| Failure::new(Exit::BadData, error))?;
+            // It was undamaged when the run started: it is the store that fails.
+            let content = content.map_err(|error| Failure::new(Exit::Unavailable, error))?;
+            let groups =
+                Groups::open(content).map_err(|error| Failure::new(Exit::BadData, error))?;
             self.reading = Some((window, part, groups));
         }
     }

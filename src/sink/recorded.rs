@@ -103,7 +103,7 @@ impl RecordedLines {
                         tracing::info!(lasting = ?since.elapsed(), "records of ticks are written again");
                     }
                 }
-                Err(failure) if failure.exit == Exit::Unavailable => return Err(failure.into()),
+                Err(failure) if failure.exit == Exit::Superseded => return Err(failure.into()),
                 Err(failure) => self.note_fault(format!("{:#}", failure.error)),
             }
         }

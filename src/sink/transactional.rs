@@ -14,6 +14,7 @@ use crate::kafka::Transactions;
 use crate::limits::catalog::Catalog;
 use crate::output::WriteError;
 use crate::output::difference::PublishedChanges;
+use crate::state::TickRecord;
 
 /// Topics of one cluster, which get the messages of each tick together.
 pub struct TransactionalTopics {
@@ -88,7 +89,8 @@ impl Sink for TransactionalTopics {
             content.close(closed, &mut |message| transactions.send(topic, message));
         }
         if let Some(record) = closed.record {
-            let record = serde_json::to_vec(record)
+            let holds_back = contents.iter().any(|content| content.defers());
+            let record = serde_json::to_vec(&TickRecord { holds_back, ..record.clone() })
                 .map_err(|error| Failure::from(anyhow::anyhow!(error)))?;
             transactions.end_tick(closed.tick, record);
         }

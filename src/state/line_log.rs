@@ -349,7 +349,7 @@ impl LogThread {
     fn write(&mut self, content: &[u8], last: u64) -> Result<(), Failure> {
         check_owner(&*self.store, self.incarnation).map_err(|error| {
             match error.is::<Superseded>() {
-                true => Failure::new(Exit::Unavailable, error),
+                true => Failure::new(Exit::Superseded, error),
                 false => Failure::from(error),
             }
         })?;

@@ -76,7 +76,8 @@ impl Logging {
 fn tick_with(tick: u64, before: Option<FileEnd>, lines: &str) -> LinesOfTick {
     let time = LeaderTime { now: tick, horizon: tick, undecided: false };
     let (marks, edits) = (Vec::new(), Vec::new());
-    let record = TickRecord { tick, previous: tick - 1, time, takes_records: true, marks, edits };
+    let (previous, takes_records, holds_back) = (tick - 1, true, false);
+    let record = TickRecord { tick, previous, time, takes_records, marks, edits, holds_back };
     LinesOfTick { record, lines: vec![(before, Arc::new(lines.as_bytes().to_vec()))] }
 }
 

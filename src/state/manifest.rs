@@ -227,6 +227,14 @@ pub struct Superseded {
     pub own: u64,
 }
 
+/// Another run has claimed the state, and this one was only started again.
+#[derive(Debug, thiserror::Error)]
+#[error("{owner} has taken over the state, so this run is not started again (--restart)")]
+pub struct TakenOver {
+    /// The process that has.
+    pub owner: String,
+}
+
 /// Returns the content of an object, if it is there and undamaged.
 pub fn checked(store: &dyn Store, file: &str, size: u64, crc32: u32) -> anyhow::Result<Vec<u8>> {
     let content = store.get(file).with_context(|| format!("reading {file}"))?;

@@ -1,6 +1,6 @@
 //! The durable state of a run: checkpoints in a store, from which another process continues.
 //!
-//! - `store`: objects with names, written as a whole; `totals`: the file of a window's totals; `parts`: writes these.
+//! - `store`: objects with names, written as a whole, in a directory; `objects`: in an object store; `totals`: the file of a window's totals; `parts`: writes these.
 //! - `manifest`: a checkpoint; `record`: the record of a tick; `line_log`: records with lines for files.
 //!
 //! ```text
@@ -16,25 +16,25 @@
 
 mod line_log;
 pub mod manifest;
+mod objects;
 mod parts;
 mod record;
 mod store;
 pub mod totals;
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow};
-use nix::fcntl::Flock;
+use anyhow::{Context as _, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 pub use self::line_log::{Completed, LineLog, LineLogWriter, LinesOfTick, TICKS};
 pub use self::manifest::{Binding, Manifest, Position, SavedLimits, SavedPart, SavedWindow};
+pub use self::objects::SCHEME;
 pub use self::parts::{PartWriter, PartsRequest, WrittenParts};
 pub use self::record::{History, StoredEdit, TickRecord, is_recorded};
-pub use self::store::{Directory, Store};
+pub use self::store::{Directory, Lock, Store};
 use crate::base::error::{Exit, Failure};
 
 /// The object that identifies a state.
@@ -42,6 +42,9 @@ pub const IDENTITY: &str = "state.json";
 
 /// The folder of the claims of its owners.
 pub const CLAIMS: &str = "claims";
+
+/// The kind of the state of a run.
+const KIND: &str = "run";
 
 /// The object that identifies a state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,59 +64,131 @@ pub struct OwnedState {
     incarnation: u64,
     /// Objects that this process may delete once no checkpoint of its own refers to them.
     files: BTreeSet<String>,
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
-/// Opens the directory of a state, and returns its identity, which is made if there is none.
-pub fn open(path: &Path) -> Result<(Directory, Identity), Failure> {
-    let opening = || format!("opening the state \"{}\" (--state)", path.display());
-    let open = || -> anyhow::Result<(Directory, Identity)> {
-        let directory = Directory::open(path)?;
-        let nonce = format!("{:016x}", getrandom::u64()?);
-        let made = Identity { format: manifest::FORMAT, kind: "run".to_owned(), nonce };
-        directory.create(IDENTITY, &serde_json::to_vec(&made)?)?;
-        let content = directory.get(IDENTITY)?.context("it was written just now")?;
-        Ok((directory, serde_json::from_slice(&content).context(IDENTITY)?))
-    };
-    let unavailable = |error: anyhow::Error| Failure::new(Exit::Unavailable, error);
-    let (directory, identity) = open().with_context(opening).map_err(unavailable)?;
-    if identity.kind != "run" {
-        let why = anyhow!("it is a state of kind \"{}\"", identity.kind).context(opening());
-        return Err(Failure::new(Exit::Unavailable, why));
+/// The place of a state, which may be empty.
+#[derive(Clone)]
+pub struct Place {
+    name: String,
+    store: Arc<dyn Store>,
+}
+
+impl Place {
+    /// Opens a directory, which is created if it does not exist, or `s3://BUCKET/PREFIX`.
+    pub fn open(name: &str) -> Result<Self, Failure> {
+        let open = || -> anyhow::Result<Arc<dyn Store>> {
+            Ok(match name.starts_with(objects::SCHEME) {
+                true => Arc::new(objects::Objects::open(name)?),
+                false => Arc::new(Directory::open(Path::new(name))?),
+            })
+        };
+        let place = |store| Place { name: name.to_owned(), store };
+        open().map(place).map_err(|error| unavailable(error.context(opening(name))))
     }
-    Ok((directory, identity))
+
+    /// Returns the store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Returns the name for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the identity of the state; `None` if there is none.
+    ///
+    /// # Errors
+    /// The place can't be read, or it is a state of another kind.
+    pub fn identity(&self) -> Result<Option<Identity>, Failure> {
+        let read = || -> anyhow::Result<Option<Identity>> {
+            let Some(content) = self.store.get(IDENTITY)? else { return Ok(None) };
+            let identity: Identity = serde_json::from_slice(&content).context(IDENTITY)?;
+            if identity.kind != KIND {
+                bail!("it is a state of kind \"{}\"", identity.kind);
+            }
+            Ok(Some(identity))
+        };
+        read().map_err(|error| unavailable(error.context(opening(&self.name))))
+    }
+
+    /// Returns the identity of the state, which is made if there is none.
+    pub fn make_identity(&self) -> Result<Identity, Failure> {
+        let make = || -> anyhow::Result<()> {
+            let nonce = format!("{:016x}", getrandom::u64()?);
+            let made = Identity { format: manifest::FORMAT, kind: KIND.to_owned(), nonce };
+            self.store.create(IDENTITY, &serde_json::to_vec(&made)?)?;
+            Ok(())
+        };
+        make().map_err(|error| unavailable(error.context(opening(&self.name))))?;
+        let gone = || unavailable(anyhow!("{IDENTITY} is gone").context(opening(&self.name)));
+        self.identity()?.ok_or_else(gone)
+    }
+}
+
+fn opening(name: &str) -> String {
+    format!("opening the state \"{name}\" (--state)")
+}
+
+fn unavailable(error: anyhow::Error) -> Failure {
+    Failure::new(Exit::Unavailable, error)
 }
 
 impl OwnedState {
-    /// Claims a state for this process.
+    /// Claims a state for this process. `is_restarted`: the supervisor has started it again after a failure.
     ///
     /// # Errors
-    /// Another process of this machine owns it, or the store fails.
-    pub fn claim(path: &Path, directory: Directory) -> Result<Self, Failure> {
-        let name = path.display().to_string();
+    /// Another process of this machine owns it, one of another run has claimed it before this one was started again, or
+    /// the store fails.
+    pub fn claim(place: &Place, is_restarted: bool) -> Result<Self, Failure> {
+        let Place { name, store } = place.clone();
         let claiming = || format!("claiming the state \"{name}\" (--state)");
-        let unavailable = |error: anyhow::Error| Failure::new(Exit::Unavailable, error);
         let host = nix::unistd::gethostname().unwrap_or_default();
-        let owner = format!("process {} on {}", std::process::id(), host.to_string_lossy());
-        let locked = directory.lock(&owner).with_context(claiming).map_err(unavailable)?;
+        let host = host.to_string_lossy();
+        let owner = format!("process {} on {host}", std::process::id());
+        let run = format!("started by process {} on {host}", nix::unistd::getppid());
+        let locked = store.lock(&owner).with_context(claiming).map_err(unavailable)?;
         let lock = locked.map_err(|holder| {
             let why =
                 anyhow!("{holder} uses it: stop that run, or give this one another directory");
             unavailable(why.context(claiming()))
         })?;
         let claim = || -> anyhow::Result<Self> {
-            let mut incarnation = last_claim(&directory)? + 1;
-            while !directory.create(&format!("{CLAIMS}/{incarnation:08}"), owner.as_bytes())? {
+            let last = last_claim(&*store)?;
+            if let Some(claimed) = store.get(&claim_name(last))?.filter(|_| is_restarted) {
+                let claimed = String::from_utf8_lossy(&claimed);
+                if !claimed.lines().any(|line| line == run) {
+                    let owner = claimed.lines().next().unwrap_or_default().to_owned();
+                    return Err(anyhow!(manifest::TakenOver { owner }));
+                }
+            }
+            let mut incarnation = last + 1;
+            let claimed = format!("{owner}\n{run}\n");
+            while !store.create(&claim_name(incarnation), claimed.as_bytes())? {
                 incarnation += 1;
+            }
+            // The last claim decides: earlier ones, and what a process has left that was killed meanwhile, only cost time.
+            let own = claim_name(incarnation);
+            for (earlier, _) in store.list(CLAIMS)?.into_iter().filter(|(name, _)| *name < own) {
+                store.delete(&earlier)?;
             }
             let mut files = BTreeSet::new();
             for folder in [manifest::TOTALS, manifest::LIMITS] {
-                files.extend(directory.list(folder)?.into_iter().map(|(name, _)| name));
+                files.extend(store.list(folder)?.into_iter().map(|(name, _)| name));
             }
-            let store = Arc::new(directory.clone());
-            Ok(OwnedState { store, name: name.clone(), incarnation, files, _lock: lock })
+            Ok(OwnedState {
+                store: store.clone(),
+                name: name.clone(),
+                incarnation,
+                files,
+                _lock: lock,
+            })
         };
-        claim().with_context(claiming).map_err(unavailable)
+        claim().map_err(|error| match error.is::<manifest::TakenOver>() {
+            true => Failure::new(Exit::Superseded, error.context(claiming())),
+            false => unavailable(error.context(claiming())),
+        })
     }
 
     /// Returns the store.
@@ -135,6 +210,10 @@ impl OwnedState {
     pub fn take_files(&mut self) -> BTreeSet<String> {
         std::mem::take(&mut self.files)
     }
+}
+
+fn claim_name(incarnation: u64) -> String {
+    format!("{CLAIMS}/{incarnation:08}")
 }
 
 /// Returns the number of the last process that has claimed a state.

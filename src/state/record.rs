@@ -24,6 +24,9 @@ pub struct TickRecord {
     pub marks: Vec<SourceProgress>,
     /// Edits of limits.
     pub edits: Vec<StoredEdit>,
+    /// In the log of some topics: whether changes up to this tick were held back, to be compared with what a topic has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub holds_back: bool,
 }
 
 /// An edit of limits.
@@ -100,7 +103,7 @@ mod tests {
     fn record(previous: u64, tick: u64) -> TickRecord {
         let time = LeaderTime { now: tick, horizon: tick, undecided: false };
         let (marks, edits) = (Vec::new(), Vec::new());
-        TickRecord { tick, previous, time, takes_records: true, marks, edits }
+        TickRecord { tick, previous, time, takes_records: true, marks, edits, holds_back: false }
     }
 
     fn ticks(history: &History) -> Option<Vec<u64>> {

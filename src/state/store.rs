@@ -24,6 +24,20 @@ pub trait Store: Send + Sync {
 
     /// Deletes an object, if it is there.
     fn delete(&self, name: &str) -> io::Result<()>;
+
+    /// Locks the store for this process, until the lock is dropped or the process ends, if the store has locks.
+    ///
+    /// # Errors
+    /// The owner's description of itself, if another process has the lock.
+    fn lock(&self, owner: &str) -> io::Result<Result<Lock, String>>;
+}
+
+/// The lock of a store; `None`: the store has no locks.
+pub struct Lock(#[expect(dead_code, reason = "it is held")] Option<Flock<File>>);
+
+impl Lock {
+    /// The lock of a store without locks.
+    pub(super) const NONE: Lock = Lock(None);
 }
 
 /// A directory of a file system.
@@ -37,27 +51,6 @@ impl Directory {
     pub fn open(root: &Path) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         Ok(Directory { root: root.to_owned() })
-    }
-
-    /// Locks the directory for this process, until the lock is dropped or the process ends.
-    ///
-    /// # Errors
-    /// The owner's description of itself, if another process has the lock.
-    pub fn lock(&self, owner: &str) -> io::Result<Result<Flock<File>, String>> {
-        let path = self.root.join("lock");
-        let file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut lock) => {
-                lock.set_len(0)?;
-                lock.write_all(owner.as_bytes())?;
-                Ok(Ok(lock))
-            }
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                Ok(Err(String::from_utf8_lossy(&fs::read(&path)?).into_owned()))
-            }
-            Err((_, error)) => Err(error.into()),
-        }
     }
 
     /// Writes a file that is not visible by its name yet. Returns it with its path and the directory of that.
@@ -132,16 +125,38 @@ impl Store for Directory {
             _ => Ok(()),
         }
     }
+
+    fn lock(&self, owner: &str) -> io::Result<Result<Lock, String>> {
+        let path = self.root.join("lock");
+        let file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                lock.set_len(0)?;
+                lock.write_all(owner.as_bytes())?;
+                Ok(Ok(Lock(Some(lock))))
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                Ok(Err(String::from_utf8_lossy(&fs::read(&path)?).into_owned()))
+            }
+            Err((_, error)) => Err(error.into()),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     #[test]
     fn objects_are_written_replaced_listed_and_deleted() {
         let place = tempfile::tempdir().expect("a directory");
         let store = Directory::open(&place.path().join("state")).expect("it is created");
+        check_store(&store);
+    }
+
+    /// Checks the contract of a store.
+    pub(in crate::state) fn check_store(store: &dyn Store) {
         assert_eq!(store.get("a/1").unwrap(), None);
         assert_eq!(store.list("a").unwrap(), []);
         store.put("a/1", b"one").unwrap();
@@ -153,6 +168,9 @@ mod tests {
         store.delete("a/1").unwrap();
         store.delete("a/1").unwrap();
         assert_eq!(store.get("a/1").unwrap(), None);
+        store.put("b/1", b"").unwrap();
+        assert_eq!(store.get("b/1").unwrap().as_deref(), Some(&b""[..]));
+        assert_eq!(store.list("a").unwrap(), [("a/2".to_owned(), 3)]);
     }
 
     #[test]
@@ -160,7 +178,7 @@ mod tests {
         let place = tempfile::tempdir().expect("a directory");
         let store = Directory::open(place.path()).expect("it exists");
         let first = store.lock("process 7 on a").unwrap().expect("nobody has it");
-        assert_eq!(store.lock("process 8 on b").unwrap().unwrap_err(), "process 7 on a");
+        assert_eq!(store.lock("process 8 on b").unwrap().err().unwrap(), "process 7 on a");
         drop(first);
         assert!(store.lock("process 8 on b").unwrap().is_ok());
     }

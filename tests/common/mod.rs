@@ -1,6 +1,7 @@
 //! Helpers shared by the tests: captures to read, and sums to compare.
 
 pub(crate) mod broker;
+pub(crate) mod object_store;
 pub(crate) mod postgres;
 pub(crate) mod relay;
 mod test_server;

@@ -32,7 +32,7 @@ fn kill(run: Live) -> Done {
 }
 
 /// Asserts that lines are the changes of a replay, each once.
-fn check_lines(place: &Place, lines: &str) {
+pub(super) fn check_lines(place: &Place, lines: &str) {
     let mut last = std::collections::BTreeMap::<String, Object>::new();
     for line in lines.lines() {
         let mut change: Object =

@@ -40,6 +40,7 @@ mod kill_matrix;
 mod kit;
 mod lines;
 mod numbers;
+mod object_store;
 mod outages;
 mod outputs;
 mod overflow;
