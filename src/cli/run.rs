@@ -1,7 +1,6 @@
 //! `floodmark run`: judges the records of a topic as they arrive.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use floodmark_dataflows::time::Windows;
 
 use super::cluster::{Restart, Stall};
 use super::judging::Judging;
+use super::run_outputs::{OutputArgs, topic};
 use super::run_state::{LineOutputs, Opening, PublishedTopics, RunState};
 use super::source::{Reading, shown_start, start};
 use super::values;
@@ -21,11 +21,7 @@ use crate::base::duration;
 use crate::base::error::{Exit, Failure, Outcome};
 use crate::base::terminal::{Interrupt, Messages};
 use crate::cluster::{self, Cluster, Given, Settings, watchdog};
-use crate::kafka::topics::{self, Plan, TopicConfig};
-use crate::kafka::{
-    Address, AddressError, BufferedProducer, OnRefusal, ResumePosition, SCHEME, Start, Topic,
-    Tuning,
-};
+use crate::kafka::{Address, BufferedProducer, ResumePosition, Start, Topic};
 use crate::limits::catalog::Catalog;
 use crate::limits::feed;
 use crate::runner::{
@@ -34,7 +30,7 @@ use crate::runner::{
 };
 use crate::sink::{
     Alerts, Counts, DeadLetters, Hub, OnlyDifference, PublishedAlerts, Reconciled, RunName, Sink,
-    StateTopic, Stream, Totals,
+    StateTopic, Totals,
 };
 use crate::source::{self, Filter, Partitions};
 use crate::state::{Identity, Place, Position};
@@ -46,36 +42,8 @@ pub struct Args {
     #[arg(long, value_name = "URI", env = "FLOODMARK_FROM")]
     from: Address,
 
-    /// An output for changes: `-`, a file, or kafka://HOST:PORT,…/TOPIC; repeatable
-    ///
-    /// Default: the outputs in the environment variable FLOODMARK_TO, separated by blanks; else `-`, standard
-    /// output.
-    #[arg(long, value_name = "URI")]
-    to: Vec<String>,
-
-    /// Detach standard output, a FIFO or a file whose queue is full and which accepts nothing for this time
-    ///
-    /// Only while another --to remains: the run goes on with the others, and counts the lines that it does
-    /// not write. The run always waits for a topic, and for the last --to that remains.
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "FLOODMARK_DETACH_AFTER",
-        default_value = "60s",
-        value_parser = duration::positive_millis
-    )]
-    detach_after: u64,
-
-    /// Publish the totals of each settled window to this topic, such as kafka://…/floodmark-totals-v1
-    #[arg(long, value_name = "URI", env = "FLOODMARK_PUBLISH")]
-    publish: Option<Address>,
-
-    /// Create the topics of --to, --publish and --dead-letter that do not exist
-    ///
-    /// Topics for changes and totals are compacted: they keep the last message of each key. A topic for dead
-    /// letters has the broker's default retention. Without this option a missing topic is an error.
-    #[arg(long)]
-    create_topic: bool,
+    #[command(flatten)]
+    outputs: OutputArgs,
 
     #[command(flatten)]
     judging: Judging,
@@ -158,20 +126,9 @@ fn usage(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Usage, error)
 }
 
-/// Parses an output as a topic; `None` if it is a file or standard output.
-fn topic(to: &str) -> Option<Result<Address, Failure>> {
-    let parsed = to.starts_with(SCHEME).then(|| to.parse())?;
-    Some(parsed.map_err(|error: AddressError| usage(anyhow::Error::new(error))))
-}
-
 impl Args {
     fn run_name(&self, windows: Windows) -> RunName {
         RunName { group: self.group.clone(), windows, input: self.from.topic.clone() }
-    }
-
-    /// The outputs of changes that are no topics.
-    fn line_outputs(&self) -> impl Iterator<Item = &str> {
-        self.to.iter().map(String::as_str).filter(|to| !to.starts_with(SCHEME))
     }
 
     fn refresh(&self) -> Option<Duration> {
@@ -187,10 +144,7 @@ impl Args {
     ) -> Result<Settings, Failure> {
         let Args {
             from,
-            to: _,
-            detach_after: _,
-            publish,
-            create_topic: _,
+            outputs: OutputArgs { to: _, detach_after: _, publish, create_topic: _ },
             judging,
             limits_refresh,
             from_offset,
@@ -231,12 +185,12 @@ impl Args {
     fn check(&self) -> Result<(), Failure> {
         let named = |address: &Option<Address>| address.as_ref().map(ToString::to_string);
         let mut places: Vec<(&str, String)> = vec![("--from", self.from.to_string())];
-        for to in &self.to {
+        for to in &self.outputs.to {
             // One topic may be written in several places.
             let topic = topic(to).transpose()?;
             places.push(("--to", topic.map_or_else(|| to.clone(), |topic| topic.to_string())));
         }
-        places.extend(named(&self.publish).map(|to| ("--publish", to)));
+        places.extend(named(&self.outputs.publish).map(|to| ("--publish", to)));
         places.extend(named(&self.reading.dead_letter).map(|to| ("--dead-letter", to)));
         for (at, (option, place)) in places.iter().enumerate() {
             if let Some((first, _)) = places[..at].iter().find(|(_, other)| other == place) {
@@ -247,10 +201,8 @@ impl Args {
                 return Err(usage(anyhow!("{first} and {option} are both \"{place}\": {why}")));
             }
         }
-        let writes_topics = self.publish.is_some()
-            || self.reading.dead_letter.is_some()
-            || self.to.iter().any(|to| to.starts_with(SCHEME));
-        if self.create_topic && !writes_topics {
+        let writes_topics = self.outputs.write_topics() || self.reading.dead_letter.is_some();
+        if self.outputs.create_topic && !writes_topics {
             return Err(usage(anyhow!(
                 "--create-topic needs --to, --publish or --dead-letter kafka://…"
             )));
@@ -274,13 +226,7 @@ pub fn run(args: &Args) -> Outcome {
     let mut args = args.clone();
     args.judging.lateness.get_or_insert(runner::LATENESS_MS);
     args.judging.retention.get_or_insert(runner::RETENTION_MS);
-    if args.to.is_empty() {
-        let given = std::env::var("FLOODMARK_TO").unwrap_or_default();
-        args.to = given.split_whitespace().map(str::to_owned).collect();
-    }
-    if args.to.is_empty() {
-        args.to.push("-".into());
-    }
+    args.outputs.complete();
     args.check()?;
     args.log.start();
     cluster::launch(&args.cluster.plan_with(args.restart), |cluster| process(&args, cluster))
@@ -306,7 +252,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
     let settings = args.settings(topic.id(), topic.isolation(), nonce)?;
     let watch = watchdog::start(args.stall.timeout())?;
     status.set_topic(topic.clone(), watch.clone());
-    let options = args.judging.options(args.publish.as_ref().map(|_| EmitTotals::OnSettle));
+    let options = args.judging.options(args.outputs.publish.as_ref().map(|_| EmitTotals::OnSettle));
     let restarted = cluster.restarted;
     let lead = leads.then(|| lead(args, options.windows, &status, restarted)).transpose()?;
     let interrupt = if follows { Interrupt::default() } else { Interrupt::listen()? };
@@ -318,7 +264,7 @@ fn process(args: &Args, cluster: Cluster) -> Outcome {
         max_behind_ms: args.max_behind,
         tick,
         input_timezone: args.reading.input_timezone.clone(),
-        dead_letters: args.reading.dead_letters(args.create_topic),
+        dead_letters: args.reading.dead_letters(args.outputs.create_topic),
     };
     let shared = Shared {
         options,
@@ -408,7 +354,7 @@ impl Later {
             client: args.reading.kafka.client(),
             topics,
             lines,
-            create_topic: args.create_topic,
+            create_topic: args.outputs.create_topic,
             dead_letters,
         })
     }
@@ -422,9 +368,10 @@ impl Lead {
             let Later { args, options, interrupt, .. } = &later;
             let filter = args.judging.filter();
             let windows = options.windows;
-            let open_lines = || lines(args, windows, &config.catalog);
+            let open_lines =
+                || args.outputs.open_lines(args.judging.format, windows, &config.catalog);
             let line_outputs = LineOutputs {
-                names: args.line_outputs().map(ToOwned::to_owned).collect(),
+                names: args.outputs.lines().map(ToOwned::to_owned).collect(),
                 open: &open_lines,
                 only_difference: args.judging.only_difference,
             };
@@ -496,31 +443,6 @@ fn lead(args: &Args, windows: Windows, status: &Status, restarted: bool) -> Resu
     Ok(Lead { config, unread, alert_topics, dead_letters, published })
 }
 
-/// Opens a topic whose messages replace each other by their keys.
-fn state_topic(args: &Args, address: &Address) -> Result<BufferedProducer, Failure> {
-    let kafka = &args.reading.kafka.client();
-    let config = state_topic_config(args, address)?;
-    let buffered = BufferedProducer::open_known(&config, kafka, Tuning::for_latency())?;
-    // A rejected alert must not stop the others.
-    Ok(buffered.on_refusal(OnRefusal::Keep))
-}
-
-/// Returns the configuration of such a topic.
-fn state_topic_config(args: &Args, address: &Address) -> Result<TopicConfig, Failure> {
-    let kafka = &args.reading.kafka.client();
-    topics::find(address, kafka, &Plan::state(-1), args.create_topic)?;
-    let config = topics::try_describe(address, kafka)?;
-    if config.is_known && !config.compacts {
-        tracing::warn!(
-            topic = address.topic,
-            "the topic is not compacted: a reader from its beginning reads all messages of a key, \
-             and after retention.ms no longer finds the last one; docs/kafka.md has a suitable \
-             configuration"
-        );
-    }
-    Ok(config)
-}
-
 /// Opens a topic of alerts. One that holds alerts of this run from before a restart gets only what differs from these.
 fn alerts(
     args: &Args,
@@ -557,28 +479,28 @@ struct Outputs {
 
 /// Opens everything that a run writes to.
 fn outputs(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Outputs, Failure> {
-    let topics: Vec<Address> =
-        args.to.iter().filter_map(|to| topic(to)).collect::<Result<_, _>>()?;
-    let writes_topics = args.publish.is_some() || !topics.is_empty();
+    let outputs = &args.outputs;
+    let kafka = &args.reading.kafka.client();
     let mut alert_topics = Vec::new();
     let mut published = PublishedTopics::default();
     let has_state = args.run_state.state.is_some();
-    for address in topics {
+    for address in outputs.topics()? {
         match has_state {
-            true => published.alerts.push(state_topic_config(args, &address)?),
-            false => alert_topics.push(state_topic(args, &address)?),
+            true => published.alerts.push(outputs.describe_topic(&address, kafka)?),
+            false => alert_topics.push(outputs.open_topic(&address, kafka)?),
         }
     }
-    let to_publish = args.publish.as_ref();
+    let to_publish = outputs.publish.as_ref();
     let with_state = to_publish.filter(|_| has_state);
-    published.totals = with_state.map(|to| state_topic_config(args, to)).transpose()?;
+    published.totals = with_state.map(|to| outputs.describe_topic(to, kafka)).transpose()?;
     published.clusters()?;
     let without = to_publish.filter(|_| !has_state);
-    let totals = without.map(|to| state_topic(args, to)).transpose()?;
-    if catalog.sets().len() > 1 && args.line_outputs().next().is_none() {
+    let totals = without.map(|to| outputs.open_topic(to, kafka)).transpose()?;
+    if catalog.sets().len() > 1 && outputs.lines().next().is_none() {
         tracing::warn!("output of --what-if goes to no topic: give --to a file, or -, to see it");
     }
-    let dead_letters = args.reading.dead_letters(args.create_topic).filter(|_| writes_topics);
+    let dead_letters = args.reading.dead_letters(outputs.create_topic);
+    let dead_letters = dead_letters.filter(|_| outputs.write_topics());
     let dead_letters = dead_letters.map(|open| open()).transpose()?.map(DeadLetters::new);
     let mut sinks: Vec<Box<dyn Sink + Send>> = Vec::new();
     if let Some(producer) = totals {
@@ -586,7 +508,11 @@ fn outputs(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Outputs, 
         sinks.push(Box::new(StateTopic::new(totals, producer, dead_letters.clone())));
     }
     // Those of a run with a state are opened with it.
-    let streams = if has_state { Vec::new() } else { lines(args, windows, catalog)? };
+    let streams = if has_state {
+        Vec::new()
+    } else {
+        outputs.open_lines(args.judging.format, windows, catalog)?
+    };
     if args.judging.only_difference && !has_state {
         sinks.push(Box::new(OnlyDifference::new(streams)));
     } else {
@@ -601,18 +527,6 @@ fn opened_state(name: &str) -> Result<(Place, Identity), Failure> {
     let place = Place::open(name)?;
     let identity = place.make_identity()?;
     Ok((place, identity))
-}
-
-/// Opens the outputs that get lines.
-fn lines(args: &Args, windows: Windows, catalog: &Catalog) -> Result<Vec<Stream>, Failure> {
-    let open = |to: &str| -> Result<Stream, Failure> {
-        let stream = match to {
-            "-" => Stream::stdout(args.judging.format, windows, catalog)?,
-            path => Stream::open(Path::new(path), windows)?,
-        };
-        Ok(stream.detached_after(Duration::from_millis(args.detach_after)))
-    };
-    args.line_outputs().map(open).collect()
 }
 
 /// Returns the positions at which an earlier run has left the partitions.
