@@ -4,7 +4,7 @@
 //!   addresses.
 //! - `quote` and [`shown`] make texts from outside safe to show.
 //! - [`error`] has the exit codes, [`terminal`] messages to people and the interrupt key, [`logging`] the log.
-//! - [`threads`] checks that the process can have more threads.
+//! - [`threads`] checks that the process can have more threads, and sets their priority.
 
 pub mod date;
 pub mod duration;

@@ -39,6 +39,15 @@ fn try_threads(threads: usize, stack: usize) -> Result<(), NoThreads> {
     .map_err(|error| NoThreads { threads, error })
 }
 
+/// Lets the other threads of the machine go first from now on, where a thread has a priority of its own.
+pub fn let_others_go_first() {
+    // Elsewhere this is the priority of the process.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, 10) {
+        tracing::debug!(%error, "a background thread keeps its priority");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,6 +26,8 @@ use anyhow::{Context as _, anyhow};
 /// Time after which the broker ends a transaction that is not committed: longer than usual outages.
 const TRANSACTION_TIMEOUT_MS: &str = "300000";
 
+const PANICKED: &str = "the thread that commits transactions has panicked";
+
 /// The topics of one cluster that get the messages of ticks.
 pub struct Transactions {
     shared: Arc<Shared>,
@@ -163,8 +165,15 @@ impl Transactions {
 
     /// Returns the failure that has ended the thread, if one has.
     pub fn check(&self) -> Result<(), Failure> {
-        let failure = self.shared.queue().failure.clone();
-        failure.map_or(Ok(()), |(exit, why)| Err(Failure::new(exit, anyhow!(why))))
+        let queue = self.shared.queue();
+        if let Some((exit, why)) = queue.failure.clone() {
+            return Err(Failure::new(exit, anyhow!(why)));
+        }
+        let has_ended = self.thread.as_ref().is_some_and(std::thread::JoinHandle::is_finished);
+        if has_ended && !queue.is_closed {
+            return Err(Failure::from(anyhow!(PANICKED)));
+        }
+        Ok(())
     }
 
     /// Whether everything is committed.
@@ -185,9 +194,7 @@ impl Transactions {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            return Err(Failure::from(anyhow!(
-                "the thread that commits transactions has panicked"
-            )));
+            return Err(Failure::from(anyhow!(PANICKED)));
         }
         self.check()
     }

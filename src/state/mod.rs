@@ -173,6 +173,7 @@ impl OwnedState {
             for (earlier, _) in store.list(CLAIMS)?.into_iter().filter(|(name, _)| *name < own) {
                 store.delete(&earlier)?;
             }
+            remove_unfinished(&*store)?;
             let mut files = BTreeSet::new();
             for folder in [manifest::TOTALS, manifest::LIMITS] {
                 files.extend(store.list(folder)?.into_iter().map(|(name, _)| name));
@@ -212,6 +213,18 @@ impl OwnedState {
     }
 }
 
+/// Deletes the files that earlier owners have not finished.
+fn remove_unfinished(store: &dyn Store) -> anyhow::Result<()> {
+    for folder in [manifest::CHECKPOINTS, manifest::TOTALS, manifest::LIMITS, TICKS, CLAIMS] {
+        for (name, _) in store.list(folder)? {
+            if name[folder.len() + 1..].starts_with(store::UNFINISHED) {
+                store.delete(&name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn claim_name(incarnation: u64) -> String {
     format!("{CLAIMS}/{incarnation:08}")
 }
@@ -230,4 +243,67 @@ pub fn check_owner(store: &dyn Store, own: u64) -> anyhow::Result<()> {
         return Err(anyhow!(manifest::Superseded { owner, own }));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn claims(place: &Place) -> Vec<String> {
+        let claims = place.store.list(CLAIMS).expect("a list");
+        claims.into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn owner_removes_what_earlier_ones_have_left_unfinished() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = Place::open(&directory.path().display().to_string()).expect("it exists");
+        drop(OwnedState::claim(&place, false).expect("nobody owns it"));
+        for folder in [CLAIMS, TICKS, manifest::TOTALS] {
+            fs::create_dir_all(directory.path().join(folder)).expect("it is created");
+            fs::write(directory.path().join(folder).join(".unfinished-1"), "").expect("a file");
+        }
+        place.store.put("totals/1", b"").expect("it is written");
+        let owned = OwnedState::claim(&place, false).expect("nobody owns it any more");
+        assert_eq!((owned.incarnation(), claims(&place)), (2, vec!["claims/00000002".to_owned()]));
+        assert_eq!(place.store.list(TICKS).expect("a list"), []);
+        assert_eq!(
+            place.store.list(manifest::TOTALS).expect("a list"),
+            [("totals/1".to_owned(), 0)]
+        );
+    }
+
+    #[test]
+    fn run_that_is_started_again_leaves_the_state_to_another_owner() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = Place::open(&directory.path().display().to_string()).expect("it exists");
+        drop(OwnedState::claim(&place, true).expect("nobody owns it"));
+        drop(OwnedState::claim(&place, true).expect("it was this run"));
+        place
+            .store
+            .put("claims/00000007", b"process 1 on a\nstarted by process 2 on a\n")
+            .expect("a claim");
+        let failure = OwnedState::claim(&place, true).err().expect("another run has claimed it");
+        assert_eq!(failure.exit, Exit::Superseded);
+        let why = format!("{:#}", failure.error);
+        assert!(why.contains("process 1 on a has taken over the state"), "{why}");
+        assert_eq!(OwnedState::claim(&place, false).expect("it may").incarnation(), 8);
+    }
+
+    #[test]
+    fn state_of_another_kind_is_rejected() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = Place::open(&directory.path().display().to_string()).expect("it exists");
+        assert_eq!(place.identity().expect("it can be read"), None);
+        let made = place.make_identity().expect("it can be written");
+        assert_eq!(place.make_identity().expect("it is there"), made);
+        place
+            .store
+            .put(IDENTITY, br#"{"format":1,"kind":"collect","nonce":"a"}"#)
+            .expect("it is written");
+        let failure = place.identity().expect_err("it is no state of a run");
+        assert!(format!("{:#}", failure.error).contains("it is a state of kind \"collect\""));
+    }
 }

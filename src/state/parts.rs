@@ -14,6 +14,7 @@ use super::manifest::{SavedPart, TOTALS};
 use super::store::Store;
 use super::totals;
 use crate::base::error::Failure;
+use crate::base::threads;
 
 /// The totals of some windows, to be written under names of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +56,8 @@ impl PartWriter {
         thread::Builder::new()
             .name("state".into())
             .spawn(move || {
+                // Ticks would wait for the processor meanwhile.
+                threads::let_others_go_first();
                 let mut rows = BTreeMap::<Window, Vec<_>>::new();
                 for job in to_do {
                     match job {

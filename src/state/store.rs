@@ -69,7 +69,7 @@ impl Directory {
 }
 
 /// The start of the names of files that are being written. A process that ends then leaves them behind.
-const UNFINISHED: &str = ".unfinished-";
+pub(super) const UNFINISHED: &str = ".unfinished-";
 
 /// Makes the names of new files survive a loss of power.
 fn sync_folder(folder: &Path) -> io::Result<()> {
