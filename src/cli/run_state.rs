@@ -15,7 +15,9 @@ use crate::base::duration;
 use crate::base::error::{Exit, Failure};
 use crate::base::network;
 use crate::kafka::topics::{self, Plan, TopicConfig};
-use crate::kafka::{Address, ClientOptions, FencedProducer, TickLog, Topic, TransactionOptions};
+use crate::kafka::{
+    Address, ClientOptions, FencedProducer, ReadTo, TickLog, Topic, TransactionOptions,
+};
 use crate::runner::{CheckpointConfig, Recovered, StateConfig};
 use crate::sink::{
     Alerts, Content, DeadLetters, OnlyDifference, PublishedAlerts, Reconciled, RecordedLines,
@@ -172,16 +174,8 @@ impl LineOutputs<'_> {
         self.names.iter().map(absolute).collect()
     }
 
-    /// Appends the lines that files lack, and opens all outputs.
-    fn open(
-        &self,
-        state: &OwnedState,
-        log: LineLog,
-        durable: u64,
-    ) -> Result<Option<BoxedSink>, Failure> {
-        if self.names.is_empty() {
-            return Ok(None);
-        }
+    /// Appends the lines that files lack.
+    fn complete(&self, log: &LineLog) -> Result<(), Failure> {
         let names = self.logged_names();
         for name in names.iter().filter(|name| *name != "-") {
             match log.complete(name, Path::new(name)).map_err(unavailable)? {
@@ -202,7 +196,21 @@ impl LineOutputs<'_> {
                 ),
             }
         }
+        Ok(())
+    }
+
+    /// Opens all outputs, which have everything up to tick `durable`.
+    fn open(
+        &self,
+        state: &OwnedState,
+        log: LineLog,
+        durable: u64,
+    ) -> Result<Option<BoxedSink>, Failure> {
+        if self.names.is_empty() {
+            return Ok(None);
+        }
         let streams = (self.open)()?;
+        let names = self.logged_names();
         let writer = LineLogWriter::start(state.store().clone(), state.incarnation(), log, names)?;
         let lines = RecordedLines::new(streams, writer, durable);
         Ok(Some(match self.only_difference {
@@ -214,6 +222,13 @@ impl LineOutputs<'_> {
 
 fn unavailable(error: anyhow::Error) -> Failure {
     Failure::new(Exit::Unavailable, error)
+}
+
+fn superseded(error: anyhow::Error) -> Failure {
+    match error.is::<manifest::Superseded>() {
+        true => Failure::new(Exit::Superseded, error),
+        false => unavailable(error),
+    }
 }
 
 impl Opening<'_> {
@@ -229,17 +244,23 @@ impl Opening<'_> {
         if self.is_restarted {
             clusters.iter().try_for_each(|topics| self.check_publisher(topics, gives_up))?;
         }
+        check_owner(&**state.store(), state.incarnation()).map_err(superseded)?;
         let clusters: Result<Vec<_>, Failure> =
             clusters.iter().map(|topics| self.fence(topics)).collect();
         let clusters = clusters?;
         // A process that has claimed the state since has ended these producers, too.
-        check_owner(&**state.store(), state.incarnation()).map_err(unavailable)?;
+        check_owner(&**state.store(), state.incarnation()).map_err(superseded)?;
         let last = checkpoint.last_tick();
         let mut history = History::new(checkpoint.tick, last, &checkpoint.records);
         let mut logs = Vec::new();
         for OpenedCluster { topics, .. } in &clusters {
-            let (log, records) =
-                TickLog::read(&topics.log, &self.client, &self.run_id(), gives_up)?;
+            let (log, records) = TickLog::read(
+                &topics.log,
+                &self.client,
+                &self.run_id(),
+                ReadTo::LastMessage,
+                gives_up,
+            )?;
             let records = parsed(&topics.log, &records)?;
             // What another run has published since, or this one has held back, is compared.
             let compares =
@@ -266,9 +287,16 @@ impl Opening<'_> {
             ticks = records.len(),
             "continuing from the state"
         );
-        check_end(state.name(), &checkpoint, &records)?;
-        let limits = checkpoint.read_limits(&**state.store()).map_err(unavailable)?;
+        self.lines.complete(&lines)?;
         let had = |logged: Option<u64>| logged.filter(|_| is_usable).map(|logged| logged.max(last));
+        let lacks = |logged: Option<u64>| had(logged).is_some_and(|had| had < durable);
+        let are_behind = !self.lines.names.is_empty() && lacks(logged_lines)
+            || logs.iter().any(|(_, logged, _)| lacks(*logged));
+        let ends = has_end(&checkpoint, &records);
+        if ends && !are_behind {
+            return Err(ended(state.name()));
+        }
+        let limits = checkpoint.read_limits(&**state.store()).map_err(unavailable)?;
         let mut sinks = Vec::<BoxedSink>::new();
         sinks.extend(self.lines.open(&state, lines, had(logged_lines).unwrap_or(durable))?);
         for (cluster, (log, logged, compares)) in clusters.into_iter().zip(logs) {
@@ -285,9 +313,9 @@ impl Opening<'_> {
             binding,
             interval: Duration::from_millis(self.options.checkpoint_interval),
             last: checkpoint.clone(),
-            topics: self.topics.all().map(|topic| topic.address.topic.clone()).collect(),
+            topics: self.topics.all().map(|topic| topic.address.to_string()).collect(),
         };
-        let recovered = Recovered { checkpoint, limits, records, durable };
+        let recovered = Recovered { checkpoint, limits, records, durable, ends };
         Ok((StateConfig { recovered, checkpoints }, sinks))
     }
 
@@ -315,7 +343,9 @@ impl Opening<'_> {
         gives_up: &dyn Fn() -> bool,
     ) -> Result<(), Failure> {
         topics::find(&topics.log, &self.client, &Plan::records(), self.create_topic)?;
-        let (log, _) = TickLog::read(&topics.log, &self.client, &self.run_id(), gives_up)?;
+        // The transaction of the process before may be open until this one ends it.
+        let end = ReadTo::Stable;
+        let (log, _) = TickLog::read(&topics.log, &self.client, &self.run_id(), end, gives_up)?;
         if !log.is_followed() {
             return Ok(());
         }
@@ -412,7 +442,7 @@ impl Opening<'_> {
             check_owner(&**state.store(), state.incarnation())?;
             Ok(state.store().put(&first.name(), &first.content())?)
         };
-        write().with_context(writing).map_err(unavailable)?;
+        write().map_err(|error| superseded(error.context(writing())))?;
         Ok(first)
     }
 
@@ -475,7 +505,7 @@ impl Opening<'_> {
             let alerts = Alerts::new(windows, Some(self.run.headers()));
             // Any tick of the log was committed to all topics of its time.
             let is_new = checkpoint.tick == 0;
-            if is_logged && (is_new || checkpoint.topics.contains(&topic.address.topic)) {
+            if is_logged && (is_new || checkpoint.topics.contains(&topic.address.to_string())) {
                 contents.push(Box::new(alerts));
                 continue;
             }
@@ -502,17 +532,17 @@ fn parsed(log: &Address, records: &[Vec<u8>]) -> Result<Vec<TickRecord>, Failure
         .map_err(unavailable)
 }
 
-/// Checks that more records can be counted: a run with `--until-end` settles everything.
-fn check_end(name: &str, checkpoint: &Manifest, records: &[TickRecord]) -> Result<(), Failure> {
-    let marks = records.iter().flat_map(|record| &record.marks).chain(&checkpoint.clock);
-    let mut ends = marks.filter(|mark| **mark == SourceProgress::Watermark(END_OF_INPUT));
-    match ends.next() {
-        None => Ok(()),
-        Some(_) => Err(unavailable(anyhow!(
-            "the run of the state \"{name}\" (--state) has come to its end by --until-end: all windows are settled, and \
-             no record counts any more. To start over, give --state another directory, or remove this one"
-        ))),
-    }
+/// Whether the earlier run has come to the end of its input: it has settled everything.
+fn has_end(checkpoint: &Manifest, records: &[TickRecord]) -> bool {
+    let mut marks = records.iter().flat_map(|record| &record.marks).chain(&checkpoint.clock);
+    marks.any(|mark| *mark == SourceProgress::Watermark(END_OF_INPUT))
+}
+
+fn ended(name: &str) -> Failure {
+    unavailable(anyhow!(
+        "the run of the state \"{name}\" (--state) has come to its end by --until-end: all windows are settled, and no \
+         record counts any more. To start over, give --state another directory, or remove this one"
+    ))
 }
 
 /// Checks that a state was made with the same input, and the same options about it.

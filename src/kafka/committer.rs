@@ -95,6 +95,8 @@ fn is_retriable(error: &KafkaError) -> bool {
 enum Stop {
     /// These messages are refused for good, alone or with others of their batch.
     Refused(Vec<(usize, Option<Refusal>)>),
+    /// The run ends amid a tick.
+    Amid,
     /// The same may succeed later.
     Failed(String),
     /// Nothing succeeds any more.
@@ -169,6 +171,12 @@ impl Committer {
         &self.clients[self.current].producer
     }
 
+    /// Waits for events of the client. Those of the other one would pile up.
+    fn poll(&self, at_most: Duration) {
+        self.clients[1 - self.current].producer.poll(Duration::ZERO);
+        self.producer().poll(at_most);
+    }
+
     /// Commits until nothing more comes, or nothing succeeds any more.
     pub(super) fn run_to_end(&mut self) {
         if let Err(failure) = self.run() {
@@ -200,6 +208,10 @@ impl Committer {
                         break;
                     }
                     Err(Stop::Fatal(failure)) => return Err(failure),
+                    Err(Stop::Amid) => {
+                        self.give_up(&batch);
+                        return Ok(());
+                    }
                     Err(Stop::Refused(refused)) => self.take_out(refused, &mut batch)?,
                     Err(Stop::Failed(why)) => self.prepare_again(&why, &batch)?,
                 }
@@ -225,8 +237,7 @@ impl Committer {
             }
             let waiting = self.shared.changed.wait_timeout(queue, POLL_INTERVAL);
             queue = waiting.unwrap_or_else(PoisonError::into_inner).0;
-            // Events of the other client would pile up.
-            self.clients.iter().for_each(|client| client.producer.poll(Duration::ZERO));
+            self.poll(Duration::ZERO);
             queue.unreachable_since = self.producer().context().context.unreachable_since();
         }
     }
@@ -235,7 +246,7 @@ impl Committer {
     fn wait_for_topics(&self) {
         let is_fit = |guard: &Arc<Guard>| matches!(guard.topic_state(), TopicState::Fit { .. });
         while !self.guards.iter().all(is_fit) {
-            self.producer().poll(POLL_INTERVAL);
+            self.poll(POLL_INTERVAL);
         }
     }
 
@@ -245,7 +256,7 @@ impl Committer {
         while self.producer().context().reported() < self.sent {
             // The client waits for all of the time, also when there is an event.
             let is_long = began.elapsed() >= QUICK_FOR;
-            self.producer().poll(if is_long { POLL_INTERVAL } else { QUICK_INTERVAL });
+            self.poll(if is_long { POLL_INTERVAL } else { QUICK_INTERVAL });
             self.note_reachable();
         }
     }
@@ -328,12 +339,11 @@ impl Committer {
                 return Ok(None);
             }
             if queue.is_closed {
-                let error = anyhow!("the run ends amid a tick, which is not published");
-                return Err(Stop::Fatal(Failure::from(error)));
+                return Err(Stop::Amid);
             }
             let waiting = self.shared.changed.wait_timeout(queue, POLL_INTERVAL);
             queue = waiting.unwrap_or_else(PoisonError::into_inner).0;
-            self.producer().poll(Duration::ZERO);
+            self.poll(Duration::ZERO);
         }
     }
 
@@ -365,7 +375,7 @@ impl Committer {
             };
             match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) => {
-                    self.producer().poll(QUICK_INTERVAL);
+                    self.poll(QUICK_INTERVAL);
                 }
                 // The client refuses the message by its own bounds.
                 Some(code) if Refusal::of(code).is_some() => {
@@ -425,7 +435,7 @@ impl Committer {
 
     /// Returns the reason to abort after an error of the client: a report about a message is more precise.
     fn stop(&self, error: &KafkaError) -> Stop {
-        self.producer().poll(Duration::ZERO);
+        self.poll(Duration::ZERO);
         if let Some(stop) = self.stop_by(self.producer().context().take_failed()) {
             return stop;
         }
@@ -474,6 +484,16 @@ impl Committer {
             return Err(Failure::new(Exit::Unavailable, error));
         }
         Ok(())
+    }
+
+    /// Aborts the transaction of a tick that does not end: the next run publishes it.
+    fn give_up(&mut self, batch: &Batch) {
+        if let Err(failure) = self.abort(batch) {
+            tracing::debug!("at the end: {:#}", failure.error);
+        }
+        let mut queue = self.shared.queue();
+        queue.items.clear();
+        (queue.messages, queue.bytes) = (0, 0);
     }
 
     fn prepare_again(&mut self, why: &str, batch: &Batch) -> Result<(), Failure> {

@@ -65,8 +65,11 @@ pub fn read_to_end(
     consumer.add_from_beginning(0..partitions).with_context(reading)?;
     let mut goals = BTreeMap::new();
     if end == ReadTo::LastMessage {
+        // For a reader of committed messages the end is before the first open transaction.
+        config.set("isolation.level", "read_uncommitted");
+        let ends = Consumer::open(&address.topic, &config, || {})?;
         for partition in 0..partitions {
-            goals.insert(partition, consumer.end(partition).with_context(reading)?);
+            goals.insert(partition, ends.end(partition).with_context(reading)?);
         }
     }
     let goal = |partition: i32| goals.get(&partition).copied().unwrap_or(0);

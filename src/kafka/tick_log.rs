@@ -28,17 +28,18 @@ type Parts = BTreeMap<usize, Vec<u8>>;
 pub(super) type LogMessage = (String, Option<Vec<u8>>);
 
 impl TickLog {
-    /// Reads all records of a run, in the order of ticks.
+    /// Reads the records of a run up to this end, in the order of ticks.
     pub fn read(
         address: &Address,
         client: &ClientOptions,
         run: &str,
+        end: ReadTo,
         gives_up: &dyn Fn() -> bool,
     ) -> Result<(Self, Vec<Vec<u8>>), Failure> {
         let mut read = BTreeMap::<(u64, u64), Parts>::new();
         let group = run.rsplit_once('/').map_or(run, |(group, _)| group);
         let (mut has_own, mut is_followed) = (false, false);
-        read_to_end(address, client, ReadTo::LastMessage, gives_up, |message| {
+        read_to_end(address, client, end, gives_up, |message| {
             let StoredMessage { key, payload, .. } = message;
             let key = key.and_then(|key| std::str::from_utf8(key).ok());
             let Some((first, last, part)) = key.and_then(|key| parse_key(key, run)) else {

@@ -81,6 +81,8 @@ pub(super) struct Target {
     kind: FileKind,
     /// Whether the last write has failed: the next one checks for free space first.
     failed: bool,
+    /// Whether bytes that were written may not survive a loss of power.
+    lost_a_sync: bool,
 }
 
 #[derive(Debug)]
@@ -103,7 +105,7 @@ impl Target {
             opened.cut = opened.ends_with_part_of_a_line();
         }
         let kind = opened.kind;
-        Ok(Target { path: None, opened: Some(opened), kind, failed: false })
+        Ok(Target { path: None, opened: Some(opened), kind, failed: false, lost_a_sync: false })
     }
 
     /// Creates or empties a file; `-` is standard output. The target stays this file after the file was moved.
@@ -113,13 +115,13 @@ impl Target {
         }
         let opened = Opened::new(File::create(path)?)?;
         let kind = opened.kind;
-        Ok(Target { path: None, opened: Some(opened), kind, failed: false })
+        Ok(Target { path: None, opened: Some(opened), kind, failed: false, lost_a_sync: false })
     }
 
     /// Opens the target with this name. Creates a missing file; a FIFO may wait for a reader.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let (path, kind) = (Some(path.to_owned()), FileKind::Fifo);
-        let mut target = Target { path, opened: None, kind, failed: false };
+        let mut target = Target { path, opened: None, kind, failed: false, lost_a_sync: false };
         match target.follow_name() {
             Ok(()) | Err(Obstacle::NoReader | Obstacle::NotRead) => Ok(target),
             Err(Obstacle::Closed(error) | Obstacle::Failed(error)) => Err(error),
@@ -153,9 +155,14 @@ impl Target {
 
     /// Makes everything written survive a loss of power, if the target is a file.
     pub(super) fn sync(&mut self) -> Option<Obstacle> {
-        let opened = self.opened.as_ref().filter(|opened| opened.kind == FileKind::File)?;
-        let error = opened.file.sync_data().err()?;
-        Some(self.obstacle(error))
+        if !self.lost_a_sync {
+            let opened = self.opened.as_ref().filter(|opened| opened.kind == FileKind::File)?;
+            let error = opened.file.sync_data().err()?;
+            self.lost_a_sync = true;
+            tracing::error!(%error, "a file can't be synced: lines that are in it may be lost with the power");
+        }
+        // The system says so once, and takes the bytes for written then.
+        Some(Obstacle::Failed(io::Error::other("a file could not be synced; start the run again")))
     }
 
     /// Returns the end of the file that is written, if it is one.
@@ -183,8 +190,7 @@ impl Target {
             return Ok(());
         }
         if let Some(moved) = self.opened.take().filter(|_| self.is_file()) {
-            // Nobody asks for these bytes any more.
-            let _ = moved.file.sync_data();
+            self.lost_a_sync |= moved.file.sync_data().is_err();
         }
         // Without the first flag, opening a FIFO waits for a reader.
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;

@@ -24,6 +24,8 @@ pub struct StateConfig {
 /// The durable state of a run.
 pub(super) struct Durability {
     recovery: Option<Recovery>,
+    /// Whether the run ends after the recovery.
+    pub(super) ends: bool,
     /// The newest tick that a sink had at the start.
     durable: u64,
     /// The marks of the state of the clock, for the tick that begins.
@@ -42,6 +44,7 @@ impl Durability {
         let StateConfig { recovered, checkpoints } = config;
         Durability {
             durable: recovered.durable,
+            ends: recovered.ends,
             recovery: Some(Recovery::new(recovered, workers)),
             restores: None,
             begun: VecDeque::new(),

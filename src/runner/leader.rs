@@ -320,6 +320,9 @@ impl<'a> Leader<'a> {
                     self.time.resume();
                 }
                 self.limits.end_repetition();
+                if self.durability.as_ref().is_some_and(|durability| durability.ends) {
+                    self.end_time(true);
+                }
                 None
             }
         }
@@ -513,12 +516,21 @@ impl<'a> Leader<'a> {
 
     /// Publishes changes of a tick.
     pub(super) fn changes(&mut self, tick: u64, changes: &[Change]) {
+        if self.is_given_up(tick) {
+            return;
+        }
         if self.is_durable(tick) {
             let restored = self.hub.restore(tick, changes, &self.limits.catalog);
             return self.check(restored);
         }
         let published = self.hub.changes(tick, changes, &self.limits.catalog);
         self.check(published);
+    }
+
+    /// Whether nothing of a tick is published: it is repeated while the run ends, so that it may lack records. The next
+    /// run repeats it.
+    fn is_given_up(&self, tick: u64) -> bool {
+        self.ending.is_some() && self.is_durable(tick)
     }
 
     /// Whether a sink has had the outputs of a tick before the start.
@@ -543,6 +555,9 @@ impl<'a> Leader<'a> {
             is_caught_up: self.caught_up_at.is_some_and(|at| tick >= at),
             record: record.as_ref(),
         };
+        if self.is_given_up(tick) {
+            return;
+        }
         if self.is_durable(tick) {
             let restored = self.hub.close_restored(&closed);
             self.check(restored);

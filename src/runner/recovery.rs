@@ -32,6 +32,8 @@ pub struct Recovered {
     pub records: Vec<TickRecord>,
     /// The newest tick that a sink has.
     pub durable: u64,
+    /// Whether the earlier run has come to the end of its input, so that sinks only get what they lack.
+    pub ends: bool,
 }
 
 impl Recovered {

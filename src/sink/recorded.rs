@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use metrics::counter;
 
-use super::state::SinkState;
+use super::state::{SinkState, StallTimer};
 use super::stream::Stream;
 use super::{ClosedTick, Sink};
 use crate::base::error::Exit;
@@ -30,8 +30,16 @@ pub struct RecordedLines {
     lines: Vec<Vec<u8>>,
     /// Ticks that are not in the log yet.
     unlogged: VecDeque<Waiting>,
-    /// Bytes of their lines.
+    /// About the bytes of these.
     unlogged_bytes: usize,
+    /// The number of those whose lines the streams have nevertheless.
+    given: usize,
+    /// The newest tick that is in the log.
+    logged: u64,
+    /// Time for which the log has taken nothing.
+    stall: StallTimer,
+    /// Whether another process has taken over the state.
+    is_superseded: bool,
     /// Bytes of lines that the streams have not got yet, of each stream.
     withheld: Vec<u64>,
     /// Ticks of which the streams have the lines, and which are not known to be written.
@@ -44,7 +52,8 @@ pub struct RecordedLines {
 /// A tick that is not in the log yet.
 struct Waiting {
     tick: u64,
-    since: Instant,
+    /// About its bytes in all.
+    size: usize,
     lines: Vec<Arc<Vec<u8>>>,
     /// Whether the streams have its lines nevertheless.
     is_given: bool,
@@ -67,6 +76,10 @@ impl RecordedLines {
             log,
             unlogged: VecDeque::new(),
             unlogged_bytes: 0,
+            given: 0,
+            logged: durable,
+            stall: StallTimer::default(),
+            is_superseded: false,
             unwritten: VecDeque::new(),
             durable,
             fault: None,
@@ -93,27 +106,36 @@ impl RecordedLines {
         while let Some(result) = self.log.next() {
             match result {
                 Ok(logged) => {
+                    self.logged = logged;
                     while let Some(mut waiting) =
                         self.unlogged.pop_front_if(|waiting| waiting.tick <= logged)
                     {
-                        self.unlogged_bytes -= waiting.bytes();
+                        self.unlogged_bytes -= waiting.size;
+                        self.given = self.given.saturating_sub(1);
                         self.give(&mut waiting);
                     }
                     if let Some((since, _)) = self.fault.take() {
                         tracing::info!(lasting = ?since.elapsed(), "records of ticks are written again");
                     }
                 }
-                Err(failure) if failure.exit == Exit::Superseded => return Err(failure.into()),
+                Err(failure) if failure.exit == Exit::Superseded => {
+                    // The new owner publishes these ticks.
+                    self.unlogged.clear();
+                    (self.unlogged_bytes, self.given) = (0, 0);
+                    self.is_superseded = true;
+                    return Err(failure.into());
+                }
                 Err(failure) => self.note_fault(format!("{:#}", failure.error)),
             }
         }
-        let is_late = |waiting: &mut Waiting| waiting.since.elapsed() >= PATIENCE;
-        if self.fault.is_none() && self.unlogged.front_mut().is_some_and(is_late) {
+        let waited = self.stall.observe(self.logged, !self.unlogged.is_empty());
+        if self.fault.is_none() && waited >= PATIENCE {
             self.note_fault("the store takes too long".to_owned());
         }
         if self.fault.is_some() {
             let mut unlogged = std::mem::take(&mut self.unlogged);
-            unlogged.iter_mut().for_each(|waiting| self.give(waiting));
+            unlogged.iter_mut().skip(self.given).for_each(|waiting| self.give(waiting));
+            self.given = unlogged.len();
             self.unlogged = unlogged;
         }
         Ok(())
@@ -169,14 +191,18 @@ impl Sink for RecordedLines {
             *withheld += lines.len() as u64;
         }
         let lines = of_tick.iter().map(|(_, lines)| lines.clone()).collect();
-        let (tick, since) = (closed.tick, Instant::now());
-        let mut waiting = Waiting { tick, since, lines, is_given: false };
+        let mut waiting = Waiting { tick: closed.tick, size: 0, lines, is_given: false };
+        if self.is_superseded {
+            return Ok(());
+        }
         match closed.record {
             // While the log can't be written, it gets no more than it can hold. The ticks that it lacks then are of no
             // use after the next checkpoint.
             Some(record) if self.fault.is_none() || self.unlogged_bytes < QUEUE_BYTES => {
-                self.log.add(LinesOfTick { record: record.clone(), lines: of_tick });
-                self.unlogged_bytes += waiting.bytes();
+                let logged = LinesOfTick { record: record.clone(), lines: of_tick };
+                waiting.size = logged.size();
+                self.unlogged_bytes += waiting.size;
+                self.log.add(logged);
                 self.unlogged.push_back(waiting);
             }
             _ => self.give(&mut waiting),
@@ -225,8 +251,13 @@ impl Sink for RecordedLines {
     }
 
     fn finish(&mut self) -> Result<(), WriteError> {
-        self.log.finish();
         self.poll_log()?;
+        let logged = self.log.finish();
+        if let Err(failure) = logged
+            && failure.exit == Exit::Superseded
+        {
+            return Err(failure.into());
+        }
         self.streams.iter_mut().map(Sink::finish).fold(Ok(()), Result::and)
     }
 

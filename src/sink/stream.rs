@@ -223,9 +223,11 @@ impl Stream {
         end.map(|end| FileEnd { length: end.length + waiting_bytes as u64, ..end })
     }
 
-    /// Whether the lines of a tick, which were accepted, are written and survive a loss of power, or never will be.
+    /// Whether the lines of a tick, which were accepted, are written to a file and survive a loss of power, or are for
+    /// nobody who could look at them later.
     pub(super) fn has_delivered(&self, tick: u64) -> bool {
-        self.detached || self.writer.state().newest_durable >= Some(tick)
+        let state = self.writer.state();
+        self.detached || !state.is_file || state.newest_durable >= Some(tick)
     }
 }
 

@@ -4,7 +4,7 @@
 //! An object has some ticks in a row. After a kill, what a file lacks of these lines is appended from the log; standard
 //! output can't be looked at, and counts as written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
@@ -32,10 +32,16 @@ const QUIET_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a failure.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Objects that are deleted after one is written.
+const DELETED_AT_ONCE: usize = 4;
+
 /// Longest time that the end of a run waits for an object to be written.
 const FINISH_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Bytes of lines after which an object takes no more ticks.
+/// About the bytes of an edit of limits.
+const EDIT_BYTES: usize = 400;
+
+/// Bytes after which an object takes no more ticks.
 const OBJECT_BYTES: usize = 4 << 20;
 
 /// The lines of some ticks for one output.
@@ -65,8 +71,16 @@ pub struct LinesOfTick {
 }
 
 impl LinesOfTick {
-    fn size(&self) -> usize {
+    /// Returns the bytes of the lines.
+    fn lines_len(&self) -> usize {
         self.lines.iter().map(|(_, lines)| lines.len()).sum()
+    }
+
+    /// Returns about how many bytes the tick takes.
+    pub fn size(&self) -> usize {
+        let TickRecord { marks, edits, .. } = &self.record;
+        let record = size_of::<TickRecord>() + size_of_val(&marks[..]) + EDIT_BYTES * edits.len();
+        record + self.lines_len()
     }
 }
 
@@ -218,7 +232,7 @@ impl LineLogWriter {
         let LineLog { objects, .. } = log;
         let waiter = thread::current();
         let mut writer =
-            LogThread { store, incarnation, objects, outputs, sequence: 0, to_do, done };
+            LogThread { store, incarnation, objects, outputs, sequence: 0, before: 0, to_do, done };
         thread::Builder::new()
             .name("lines".into())
             .spawn(move || writer.run(&waiter))
@@ -243,10 +257,16 @@ impl LineLogWriter {
         }
     }
 
-    /// Waits until everything is logged, unless that fails.
-    pub fn finish(&mut self) {
+    /// Waits until everything is logged.
+    pub fn finish(&mut self) -> Result<(), Failure> {
         self.jobs = None;
-        while matches!(self.results.recv_timeout(FINISH_PATIENCE), Ok(Ok(_))) {}
+        loop {
+            match self.results.recv_timeout(FINISH_PATIENCE) {
+                Ok(Ok(_)) => {}
+                Ok(Err(failure)) => return Err(failure),
+                Err(_) => return Ok(()),
+            }
+        }
     }
 
     /// Returns the next result, if there is one.
@@ -262,6 +282,8 @@ struct LogThread {
     objects: BTreeMap<String, u64>,
     outputs: Vec<String>,
     sequence: u64,
+    /// The tick before which records are of no use any more.
+    before: u64,
     to_do: Receiver<Job>,
     done: Sender<LogResult>,
 }
@@ -283,6 +305,7 @@ impl LogThread {
                     return;
                 }
                 if is_done {
+                    self.forget();
                     break;
                 }
                 thread::sleep(RETRY_INTERVAL);
@@ -298,7 +321,7 @@ impl LogThread {
         loop {
             match self.to_do.recv().ok()? {
                 Job::Tick(tick) => return Some(*tick),
-                Job::Forget(before) => self.forget(before),
+                Job::Forget(before) => self.before = before,
             }
         }
     }
@@ -310,10 +333,10 @@ impl LogThread {
         next: &mut Option<LinesOfTick>,
     ) -> Vec<LinesOfTick> {
         let until = Instant::now() + QUIET_INTERVAL;
-        let mut size = first.size();
+        let (mut size, mut lines) = (first.size(), first.lines_len());
         let mut ticks = vec![first];
         loop {
-            let wait = match size {
+            let wait = match lines {
                 0 => until.saturating_duration_since(Instant::now()),
                 _ => Duration::ZERO,
             };
@@ -324,9 +347,10 @@ impl LogThread {
                 }
                 Ok(Job::Tick(tick)) => {
                     size += tick.size();
+                    lines += tick.lines_len();
                     ticks.push(*tick);
                 }
-                Ok(Job::Forget(before)) => self.forget(before),
+                Ok(Job::Forget(before)) => self.before = before,
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return ticks,
             }
         }
@@ -347,33 +371,33 @@ impl LogThread {
     }
 
     fn write(&mut self, content: &[u8], last: u64) -> Result<(), Failure> {
+        let name = format!("{TICKS}/{:08}-{:012}.json", self.incarnation, self.sequence);
+        self.store.put(&name, content).with_context(|| format!("writing {name}"))?;
+        // An owner that has claimed the state before that may have read the log without this object.
         check_owner(&*self.store, self.incarnation).map_err(|error| {
             match error.is::<Superseded>() {
                 true => Failure::new(Exit::Superseded, error),
                 false => Failure::from(error),
             }
         })?;
-        let name = format!("{TICKS}/{:08}-{:012}.json", self.incarnation, self.sequence);
-        self.store.put(&name, content).with_context(|| format!("writing {name}"))?;
         self.sequence += 1;
         self.objects.insert(name, last);
         Ok(())
     }
 
-    /// Deletes the objects whose ticks are all before this one.
-    fn forget(&mut self, before: u64) {
-        let forgotten: BTreeSet<String> = self
-            .objects
-            .iter()
-            .filter(|(_, last)| **last < before)
-            .map(|(name, _)| name.clone())
-            .collect();
+    /// Deletes some of the objects whose ticks are all of no use any more. Lines wait meanwhile, so that it is few at a
+    /// time, and more than are written.
+    fn forget(&mut self) {
+        let before = self.before;
+        let of_no_use = self.objects.iter().filter(|(_, last)| **last < before);
+        let forgotten: Vec<String> =
+            of_no_use.map(|(name, _)| name.clone()).take(DELETED_AT_ONCE).collect();
         for name in forgotten {
             match self.store.delete(&name) {
                 Ok(()) => drop(self.objects.remove(&name)),
-                // They are deleted after the next checkpoint.
+                // They are deleted later.
                 Err(error) => {
-                    return tracing::warn!(%error, object = name, "cannot delete records of ticks");
+                    return tracing::debug!(%error, object = name, "cannot delete records of ticks");
                 }
             }
         }

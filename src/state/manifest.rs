@@ -218,7 +218,8 @@ pub struct NewerFormat {
 /// Another process owns the state now.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "another process has taken over the state (--state): owner {owner} after {own}; this run ends"
+    "another process has taken over the state (--state), or removed it: its owner is {owner}, and this is {own}; this run \
+     ends"
 )]
 pub struct Superseded {
     /// The number of the new owner.

@@ -163,11 +163,7 @@ impl OwnedState {
                     return Err(anyhow!(manifest::TakenOver { owner }));
                 }
             }
-            let mut incarnation = last + 1;
-            let claimed = format!("{owner}\n{run}\n");
-            while !store.create(&claim_name(incarnation), claimed.as_bytes())? {
-                incarnation += 1;
-            }
+            let incarnation = claim_next(&*store, &format!("{owner}\n{run}\n"))?;
             // The last claim decides: earlier ones, and what a process has left that was killed meanwhile, only cost time.
             let own = claim_name(incarnation);
             for (earlier, _) in store.list(CLAIMS)?.into_iter().filter(|(name, _)| *name < own) {
@@ -213,6 +209,17 @@ impl OwnedState {
     }
 }
 
+/// Claims a state. A run that owns it, where no lock protects it, ends. Returns the number of the claim.
+pub fn claim_next(store: &dyn Store, owner: &str) -> anyhow::Result<u64> {
+    loop {
+        let next = last_claim(store)?.checked_add(1).context("there is no next claim")?;
+        // Another process may have claimed it meanwhile, and removed the claim that was the last one.
+        if store.create(&claim_name(next), owner.as_bytes())? && last_claim(store)? == next {
+            return Ok(next);
+        }
+    }
+}
+
 /// Deletes the files that earlier owners have not finished.
 fn remove_unfinished(store: &dyn Store) -> anyhow::Result<()> {
     for folder in [manifest::CHECKPOINTS, manifest::TOTALS, manifest::LIMITS, TICKS, CLAIMS] {
@@ -239,7 +246,7 @@ fn last_claim(store: &dyn Store) -> anyhow::Result<u64> {
 /// Checks that no other process has claimed a state since this one did.
 pub fn check_owner(store: &dyn Store, own: u64) -> anyhow::Result<()> {
     let owner = last_claim(store)?;
-    if owner > own {
+    if owner != own {
         return Err(anyhow!(manifest::Superseded { owner, own }));
     }
     Ok(())

@@ -161,3 +161,31 @@ fn lines_are_written_while_their_records_can_not_be() {
     let text = place.read("out.jsonl");
     ReplayResult::of(&place, "made.pcap").assert_stands(fold(&text), || text.clone());
 }
+
+/// The run can't end: the broker of one output is down.
+#[test]
+fn output_that_lacked_the_end_gets_it_from_the_next_run() {
+    let (place, packets) = made(845, 300);
+    let from = Broker::shared().topic("flows", 3);
+    let other = Broker::own();
+    let there = other.address(&random_name("alerts"));
+    let mut feed = TopicFeed::to(&from);
+    send(&mut feed, &packets[..100]);
+    let words = line(&from, &format!("--to {there} --to out.jsonl --create-topic"));
+    let mut first = place.floodmark(&format!("{words} --to -")).start();
+    first.line();
+    kill(first);
+    send(&mut feed, &packets[100..]);
+    let ending = words.replace("--tick 50ms", "--tick 2s");
+    let mut ending = place.floodmark(&format!("{ending} --to - --until-end")).start();
+    ending.wait_for("the state is restored");
+    other.pause();
+    ending.wait_for("the run ends when all is delivered");
+    kill(ending);
+    other.resume();
+    place.floodmark(&format!("{words} --until-end")).run().expect(0);
+    check_lines(&place, &place.read("out.jsonl"));
+    check(&place, &there, "made.pcap");
+    let again = place.floodmark(&format!("{words} --until-end")).run().expect(69);
+    again.assert_stderr(&["has come to its end by --until-end"]);
+}
