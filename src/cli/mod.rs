@@ -24,6 +24,7 @@ pub mod limits;
 pub mod logging;
 pub mod replay;
 pub mod run;
+mod run_lines;
 mod run_outputs;
 mod run_state;
 pub mod sending;

@@ -12,8 +12,9 @@ use floodmark_dataflows::time::Windows;
 
 use super::cluster::{Restart, Stall};
 use super::judging::Judging;
+use super::run_lines::LineOutputs;
 use super::run_outputs::{OutputArgs, topic};
-use super::run_state::{LineOutputs, Opening, PublishedTopics, RunState};
+use super::run_state::{Opening, PublishedTopics, RunState};
 use super::source::{Reading, shown_start, start};
 use super::values;
 use crate::base::date::format_ms;

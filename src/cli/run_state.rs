@@ -1,7 +1,6 @@
 //! The state of a run (`--state`): opens it, and what an earlier run has left in it and in its topics.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -10,6 +9,7 @@ use floodmark_dataflows::graph::Options;
 use floodmark_dataflows::time::{END_OF_INPUT, Windows};
 use floodmark_dataflows::types::Prefix;
 
+use super::run_lines::{BoxedSink, LineOutputs};
 use crate::base::date::format_ms;
 use crate::base::duration;
 use crate::base::error::{Exit, Failure};
@@ -20,18 +20,14 @@ use crate::kafka::{
 };
 use crate::runner::{CheckpointConfig, Recovered, StateConfig};
 use crate::sink::{
-    Alerts, Content, DeadLetters, OnlyDifference, PublishedAlerts, Reconciled, RecordedLines,
-    RunName, Sink, Stream, Totals, TransactionalTopics,
+    Alerts, Content, DeadLetters, PublishedAlerts, Reconciled, RunName, Totals, TransactionalTopics,
 };
 use crate::source::Filter;
 use crate::state::manifest::{self, FORMAT};
 use crate::state::{
-    Binding, Completed, History, LineLog, LineLogWriter, Manifest, OwnedState, Place, Position,
-    SavedLimits, TickRecord, check_owner,
+    Binding, History, LineLog, Manifest, OwnedState, Place, Position, SavedLimits, TickRecord,
+    check_owner,
 };
-
-/// A sink of a run.
-type BoxedSink = Box<dyn Sink + Send>;
 
 /// The options about the state of a run.
 #[derive(Clone, Debug, clap::Args)]
@@ -154,69 +150,32 @@ pub(super) struct Opening<'a> {
     pub(super) dead_letters: Option<DeadLetters>,
 }
 
-/// The outputs that get lines: files, FIFOs, devices, and standard output, `-`.
-pub(super) struct LineOutputs<'a> {
-    pub(super) names: Vec<String>,
-    /// Opens all of them.
-    pub(super) open: &'a dyn Fn() -> Result<Vec<Stream>, Failure>,
-    /// Whether they get only the difference of two sets of limits.
-    pub(super) only_difference: bool,
+/// The log of the topics of one cluster.
+struct LogOfTopics {
+    log: TickLog,
+    /// The newest tick that the topics have; `None` if the log does not continue the checkpoint.
+    logged: Option<u64>,
+    /// Whether the alerts in the topics are to be compared.
+    compares: bool,
 }
 
-impl LineOutputs<'_> {
-    /// Returns the names under which the lines of each are logged, from any working directory.
-    fn logged_names(&self) -> Vec<String> {
-        let absolute = |name: &String| match name.as_str() {
-            "-" => name.clone(),
-            path => std::path::absolute(path)
-                .map_or_else(|_| path.to_owned(), |path| path.display().to_string()),
-        };
-        self.names.iter().map(absolute).collect()
-    }
+/// Everything that earlier runs have logged since a checkpoint.
+struct Logs {
+    topics: Vec<LogOfTopics>,
+    lines: LineLog,
+    /// The newest tick that files and standard output have; `None` if their log does not continue the checkpoint.
+    logged_lines: Option<u64>,
+    /// The records of all ticks.
+    records: Vec<TickRecord>,
+    /// The newest tick that a sink has.
+    durable: u64,
+}
 
-    /// Appends the lines that files lack.
-    fn complete(&self, log: &LineLog) -> Result<(), Failure> {
-        let names = self.logged_names();
-        for name in names.iter().filter(|name| *name != "-") {
-            match log.complete(name, Path::new(name)).map_err(unavailable)? {
-                Completed::Whole => {}
-                Completed::Appended(bytes) => {
-                    tracing::info!(
-                        file = name,
-                        bytes,
-                        "the lines that the file lacked are appended"
-                    );
-                }
-                Completed::Other { expected, found } => tracing::warn!(
-                    file = name,
-                    expected,
-                    found = found.map(|end| end.length),
-                    "the file is not as the run before has left it (bytes expected, and found): it was rotated, \
-                     shortened or changed. Lines that waited when that run was killed may be missing there"
-                ),
-            }
-        }
-        Ok(())
-    }
-
-    /// Opens all outputs, which have everything up to tick `durable`.
-    fn open(
-        &self,
-        state: &OwnedState,
-        log: LineLog,
-        durable: u64,
-    ) -> Result<Option<BoxedSink>, Failure> {
-        if self.names.is_empty() {
-            return Ok(None);
-        }
-        let streams = (self.open)()?;
-        let names = self.logged_names();
-        let writer = LineLogWriter::start(state.store().clone(), state.incarnation(), log, names)?;
-        let lines = RecordedLines::new(streams, writer, durable);
-        Ok(Some(match self.only_difference {
-            true => Box::new(OnlyDifference::new(vec![lines])),
-            false => Box::new(lines),
-        }))
+impl Logs {
+    /// Whether a sink lacks ticks that another one has.
+    fn lack_ticks(&self, has_lines: bool) -> bool {
+        let lacks = |logged: Option<u64>| logged.is_some_and(|logged| logged < self.durable);
+        has_lines && lacks(self.logged_lines) || self.topics.iter().any(|log| lacks(log.logged))
     }
 }
 
@@ -250,36 +209,8 @@ impl Opening<'_> {
         let clusters = clusters?;
         // A process that has claimed the state since has ended these producers, too.
         check_owner(&**state.store(), state.incarnation()).map_err(superseded)?;
-        let last = checkpoint.last_tick();
-        let mut history = History::new(checkpoint.tick, last, &checkpoint.records);
-        let mut logs = Vec::new();
-        for OpenedCluster { topics, .. } in &clusters {
-            let (log, records) = TickLog::read(
-                &topics.log,
-                &self.client,
-                &self.run_id(),
-                ReadTo::LastMessage,
-                gives_up,
-            )?;
-            let records = parsed(&topics.log, &records)?;
-            // What another run has published since, or this one has held back, is compared.
-            let compares =
-                log.is_followed() || records.last().is_some_and(|record| record.holds_back);
-            let logged = Self::add(&mut history, &topics.log.to_string(), records);
-            logs.push((log, logged, compares));
-        }
-        let mut lines = LineLog::read(&**state.store()).map_err(unavailable)?;
-        let logged_lines =
-            Self::add(&mut history, state.name(), std::mem::take(&mut lines.records));
-        let records = history.records();
-        if records.is_none() {
-            tracing::warn!(
-                "the records of ticks of several outputs contradict each other: none is used"
-            );
-        }
-        let is_usable = records.is_some();
-        let records = records.unwrap_or_else(|| checkpoint.records.clone());
-        let durable = records.last().map_or(last, |record| record.tick.max(last));
+        let logs = self.read_logs(&state, &checkpoint, &clusters, gives_up)?;
+        let Logs { records, durable, .. } = &logs;
         tracing::info!(
             state = state.name(),
             checkpoint = checkpoint.tick,
@@ -287,27 +218,14 @@ impl Opening<'_> {
             ticks = records.len(),
             "continuing from the state"
         );
-        self.lines.complete(&lines)?;
-        let had = |logged: Option<u64>| logged.filter(|_| is_usable).map(|logged| logged.max(last));
-        let lacks = |logged: Option<u64>| had(logged).is_some_and(|had| had < durable);
-        let are_behind = !self.lines.names.is_empty() && lacks(logged_lines)
-            || logs.iter().any(|(_, logged, _)| lacks(*logged));
-        let ends = has_end(&checkpoint, &records);
-        if ends && !are_behind {
+        self.lines.complete(&logs.lines)?;
+        let ends = has_end(&checkpoint, records);
+        if ends && !logs.lack_ticks(!self.lines.names.is_empty()) {
             return Err(ended(state.name()));
         }
         let limits = checkpoint.read_limits(&**state.store()).map_err(unavailable)?;
-        let mut sinks = Vec::<BoxedSink>::new();
-        sinks.extend(self.lines.open(&state, lines, had(logged_lines).unwrap_or(durable))?);
-        for (cluster, (log, logged, compares)) in clusters.into_iter().zip(logs) {
-            let logged = had(logged);
-            let is_logged = logged > Some(0) && !compares;
-            let contents = self.contents(cluster.topics, &checkpoint, is_logged, gives_up)?;
-            let transactions =
-                cluster.producer.start(&cluster.options, log, logged.unwrap_or(durable))?;
-            let dead_letters = self.dead_letters.clone();
-            sinks.push(Box::new(TransactionalTopics::new(contents, transactions, dead_letters)));
-        }
+        let (records, durable) = (records.clone(), *durable);
+        let sinks = self.sinks(&state, &checkpoint, clusters, logs, gives_up)?;
         let checkpoints = CheckpointConfig {
             state,
             binding,
@@ -317,6 +235,69 @@ impl Opening<'_> {
         };
         let recovered = Recovered { checkpoint, limits, records, durable, ends };
         Ok((StateConfig { recovered, checkpoints }, sinks))
+    }
+
+    /// Reads everything that earlier runs have logged since the checkpoint.
+    fn read_logs(
+        &self,
+        state: &OwnedState,
+        checkpoint: &Manifest,
+        clusters: &[OpenedCluster<'_>],
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<Logs, Failure> {
+        let last = checkpoint.last_tick();
+        let mut history = History::new(checkpoint.tick, last, &checkpoint.records);
+        let mut topics = Vec::new();
+        for OpenedCluster { topics: ClusterTopics { log: address, .. }, .. } in clusters {
+            let (client, run, end) = (&self.client, self.run_id(), ReadTo::LastMessage);
+            let (log, records) = TickLog::read(address, client, &run, end, gives_up)?;
+            let records = parsed(address, &records)?;
+            // What another run has published since, or this one has held back, is compared.
+            let compares =
+                log.is_followed() || records.last().is_some_and(|record| record.holds_back);
+            let logged = Self::add(&mut history, &address.to_string(), records);
+            topics.push(LogOfTopics { log, logged, compares });
+        }
+        let mut lines = LineLog::read(&**state.store()).map_err(unavailable)?;
+        let mut logged_lines =
+            Self::add(&mut history, state.name(), std::mem::take(&mut lines.records));
+        let records = history.records();
+        if records.is_none() {
+            tracing::warn!(
+                "the records of ticks of several outputs contradict each other: none is used"
+            );
+            logged_lines = None;
+            topics.iter_mut().for_each(|topics| topics.logged = None);
+        }
+        let had = |logged: &mut Option<u64>| *logged = logged.map(|logged| logged.max(last));
+        had(&mut logged_lines);
+        topics.iter_mut().for_each(|topics| had(&mut topics.logged));
+        let records = records.unwrap_or_else(|| checkpoint.records.clone());
+        let durable = records.last().map_or(last, |record| record.tick.max(last));
+        Ok(Logs { topics, lines, logged_lines, records, durable })
+    }
+
+    /// Opens the sinks that publish, each with the newest tick that it has had.
+    fn sinks(
+        &self,
+        state: &OwnedState,
+        checkpoint: &Manifest,
+        clusters: Vec<OpenedCluster<'_>>,
+        logs: Logs,
+        gives_up: &dyn Fn() -> bool,
+    ) -> Result<Vec<BoxedSink>, Failure> {
+        let Logs { topics, lines, logged_lines, durable, .. } = logs;
+        let mut sinks = Vec::<BoxedSink>::new();
+        sinks.extend(self.lines.open(state, lines, logged_lines.unwrap_or(durable))?);
+        for (cluster, LogOfTopics { log, logged, compares }) in clusters.into_iter().zip(topics) {
+            let is_logged = logged > Some(0) && !compares;
+            let contents = self.contents(cluster.topics, checkpoint, is_logged, gives_up)?;
+            let had = logged.unwrap_or(durable);
+            let transactions = cluster.producer.start(&cluster.options, log, had)?;
+            let dead_letters = self.dead_letters.clone();
+            sinks.push(Box::new(TransactionalTopics::new(contents, transactions, dead_letters)));
+        }
+        Ok(sinks)
     }
 
     /// Returns the checkpoint to continue from; of a new state, the one from before the first tick.

@@ -25,6 +25,7 @@ mod checkpoints;
 mod clock;
 mod commands;
 mod durability;
+mod ended;
 mod late;
 mod leader;
 mod limits;
@@ -59,7 +60,8 @@ pub use clock::{Clock, Clocks, MachineClocks, Moment, Reading, SteadyClock, Unst
 use commands::{Command, Commands};
 pub use commands::{ResumePlan, TickStart};
 pub use durability::StateConfig;
-pub use leader::{Ended, LeaderConfig};
+pub use ended::Ended;
+pub use leader::LeaderConfig;
 pub use limits::{Limits, UnreadLimits};
 pub use queries::{
     ExplainQuery, FactsReceiver, FutureResponse, PendingQuery, QueryError, QueryResponse,

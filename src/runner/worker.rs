@@ -8,7 +8,8 @@ use floodmark_dataflows::combine::UpdateBatch;
 use floodmark_dataflows::reads::RequestId;
 
 use super::commands::{Command, Commands, RepeatedTick, ResumePlan, TickStart, WorkerSignal};
-use super::leader::{Ended, Leader, LeaderConfig};
+use super::ended::Ended;
+use super::leader::{Leader, LeaderConfig};
 use super::shared::Shared;
 use super::status::WorkerStatus;
 use super::worker_state::WorkerState;
