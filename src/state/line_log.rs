@@ -375,10 +375,12 @@ impl LogThread {
         self.store.put(&name, content).with_context(|| format!("writing {name}"))?;
         // An owner that has claimed the state before that may have read the log without this object.
         check_owner(&*self.store, self.incarnation).map_err(|error| {
-            match error.is::<Superseded>() {
-                true => Failure::new(Exit::Superseded, error),
-                false => Failure::from(error),
+            if !error.is::<Superseded>() {
+                return Failure::from(error);
             }
+            // A later owner must not find it beside the ticks of this one's successor.
+            let _ = self.store.delete(&name);
+            Failure::new(Exit::Superseded, error)
         })?;
         self.sequence += 1;
         self.objects.insert(name, last);

@@ -152,4 +152,5 @@ fn log_of_a_state_that_another_process_has_claimed_gets_nothing_more() {
     let result = writer.results.recv().expect("a result");
     let error = result.expect_err("another process owns the state").error;
     assert!(error.to_string().contains("has taken over the state"), "{error}");
+    assert_eq!(logging.read().records.len(), 0);
 }
