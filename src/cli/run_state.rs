@@ -252,7 +252,7 @@ impl Opening<'_> {
             let (client, run, end) = (&self.client, self.run_id(), ReadTo::LastMessage);
             let (log, records) = TickLog::read(address, client, &run, end, gives_up)?;
             let records = parsed(address, &records)?;
-            // What another run has published since, or this one has held back, is compared.
+            // Alerts of another run since then, and those that this one has held back, are compared.
             let compares =
                 log.is_followed() || records.last().is_some_and(|record| record.holds_back);
             let logged = Self::add(&mut history, &address.to_string(), records);

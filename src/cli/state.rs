@@ -87,7 +87,7 @@ fn alone(name: &str, act: impl FnOnce(&dyn Store) -> anyhow::Result<()>) -> Outc
         let why = anyhow!("{holder} uses the state \"{name}\": stop that run first");
         Failure::new(Exit::Unavailable, why)
     })?;
-    // Where there is no lock, a run that goes on finds that it is not the owner any more.
+    // Without a lock, a run that goes on finds that it is not the owner any more.
     state::claim_next(store, &owner)?;
     act(store)?;
     Ok(Exit::Done)

@@ -46,7 +46,7 @@ fn run_whose_limits_can_not_be_read_starts_with_those_of_its_state() {
     assert!(unready.status == 503 && unready.body.contains("No such file"), "{}", unready.body);
     // By the limits of the state, each packet of the second part changes an alert.
     run.line();
-    // What has changed meanwhile is a change like others.
+    // Edits of the meantime are changes like others.
     let edited = limits.replacen(EACH, "", 1) + LIMITS;
     place.write("limits.jsonl", edited);
     run.wait_for("can be read again");

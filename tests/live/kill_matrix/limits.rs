@@ -2,30 +2,16 @@
 
 use std::fs;
 
+use floodmark::limits::rows::COLUMNS;
 use serde_json::{Value, json};
 
 use crate::common::postgres::Database;
+use crate::live::state::EACH;
 use crate::replay::run::Place;
 use crate::replay::traffic::{self, Random, json_lines};
 
-/// A limit that every packet changes the alert of.
-const EACH: &str =
-    r#"{"limit_name":"each","limit_value":1,"effective_date":"1970-01-01","per":"total"}"#;
-
 const TABLE: &str = "create table traffic_limits (limit_name text, limit_value numeric, effective_date timestamptz, \
                      bound text, metric text, per text, source text, destination text, host text)";
-
-const COLUMNS: [&str; 9] = [
-    "limit_name",
-    "limit_value",
-    "effective_date",
-    "bound",
-    "metric",
-    "per",
-    "source",
-    "destination",
-    "host",
-];
 
 /// The rows of limits, and those that are added later.
 pub(super) struct Limits {
