@@ -40,26 +40,33 @@ const QUICK_INTERVAL: Duration = Duration::from_millis(1);
 /// Longest wait for an event of the client.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A client of which the transactions of all earlier owners have ended.
-pub(super) struct FencedClient {
-    producer: BaseProducer<TransactionReports>,
-    config: ClientConfig,
-}
+/// The clients of which the transactions of all earlier owners have ended. None is opened later: that would end those
+/// of a later owner.
+pub(super) struct FencedClients([BaseProducer<TransactionReports>; 3]);
 
-impl FencedClient {
-    /// Starts a client with this `transactional.id`, and ends the transactions of earlier owners.
-    pub(super) fn start(mut config: ClientConfig, id: &str) -> Result<Self, Failure> {
-        config.set("transactional.id", id);
-        Ok(FencedClient { producer: start(&config)?, config })
+/// The one of these that sends each message in a batch of its own.
+const SINGLE: usize = 2;
+
+impl FencedClients {
+    /// Starts the clients, and ends the transactions of earlier owners.
+    pub(super) fn start(config: &ClientConfig, id: &str) -> Result<Self, Failure> {
+        let mut single = config.clone();
+        single.set("batch.num.messages", "1");
+        Ok(FencedClients([
+            start(config, &format!("{id}/1"))?,
+            start(config, &format!("{id}/2"))?,
+            start(&single, &format!("{id}/3"))?,
+        ]))
     }
 }
 
-/// Starts a client, and ends the transactions of earlier owners.
-fn start(config: &ClientConfig) -> Result<BaseProducer<TransactionReports>, Failure> {
-    let id = config.get("transactional.id").unwrap_or_default();
+/// Starts a client with this `transactional.id`, and ends the transactions of earlier owners.
+fn start(config: &ClientConfig, id: &str) -> Result<BaseProducer<TransactionReports>, Failure> {
+    let mut config = config.clone();
+    config.set("transactional.id", id);
     let starting = || format!("ending the transactions of earlier owners of \"{id}\"");
     let producer: BaseProducer<TransactionReports> =
-        setup::create(config, TransactionReports::default())?;
+        setup::create(&config, TransactionReports::default())?;
     let until = Instant::now() + START_TIMEOUT;
     loop {
         match producer.init_transactions(REQUEST_TIMEOUT) {
@@ -143,9 +150,9 @@ pub(super) struct Committer {
     id: String,
     topics: Vec<String>,
     log: TickLog,
-    clients: [FencedClient; 2],
-    /// The client of the transaction under way, or of the next one.
-    current: usize,
+    clients: FencedClients,
+    /// The client of the two whose turn it is.
+    turn: usize,
     guards: Vec<Arc<Guard>>,
     shared: Arc<Shared>,
     /// Messages that the client has accepted.
@@ -159,21 +166,25 @@ impl Committer {
         id: String,
         topics: Vec<String>,
         log: TickLog,
-        clients: [FencedClient; 2],
+        clients: FencedClients,
         guards: Vec<Arc<Guard>>,
         shared: Arc<Shared>,
     ) -> Self {
-        let (current, sent, single_batches) = (0, 0, false);
-        Committer { id, topics, log, clients, current, guards, shared, sent, single_batches }
+        let (turn, sent, single_batches) = (0, 0, false);
+        Committer { id, topics, log, clients, turn, guards, shared, sent, single_batches }
     }
 
+    /// The client of the transaction under way, or of the next one.
     fn producer(&self) -> &BaseProducer<TransactionReports> {
-        &self.clients[self.current].producer
+        let FencedClients(clients) = &self.clients;
+        if self.single_batches { &clients[SINGLE] } else { &clients[self.turn] }
     }
 
-    /// Waits for events of the client. Those of the other one would pile up.
+    /// Waits for events of the client. Those of the others would pile up.
     fn poll(&self, at_most: Duration) {
-        self.clients[1 - self.current].producer.poll(Duration::ZERO);
+        for client in &self.clients.0 {
+            client.poll(Duration::ZERO);
+        }
         self.producer().poll(at_most);
     }
 
@@ -519,7 +530,7 @@ impl Committer {
         }
         if !self.single_batches && batch.messages.len() > 1 {
             self.single_batches = true;
-            return self.restart();
+            return Ok(());
         }
         let by_number: BTreeMap<_, _> = refused.into_iter().collect();
         let mut number = 0;
@@ -536,28 +547,13 @@ impl Committer {
         Ok(())
     }
 
-    /// Replaces the client, which sends batches or single messages from now on.
-    fn restart(&mut self) -> Result<(), Failure> {
-        let FencedClient { config, producer } = &mut self.clients[self.current];
-        let mut config = config.clone();
-        if self.single_batches {
-            config.set("batch.num.messages", "1");
-        }
-        *producer = start(&config)?;
-        Ok(())
-    }
-
     fn note_committed(&mut self, batch: Batch) {
         self.shared.queue().messages -= batch.count;
         self.shared.delivered.fetch_add(batch.count, Ordering::Relaxed);
         if let Some((tick, _)) = batch.ticks.last() {
             self.shared.durable.store(*tick, Ordering::Release);
         }
-        if std::mem::take(&mut self.single_batches)
-            && let Err(failure) = self.restart()
-        {
-            tracing::warn!("messages are still sent one by one: {:#}", failure.error);
-        }
-        self.current = 1 - self.current;
+        self.single_batches = false;
+        self.turn = 1 - self.turn;
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::committer::{Committer, FencedClient};
+use super::committer::{Committer, FencedClients};
 use super::guard::Guard;
 use super::message::OwnedMessage;
 use super::producer::producer_config;
@@ -38,7 +38,7 @@ pub struct Transactions {
 
 /// The settings of transactions.
 pub struct TransactionOptions<'a> {
-    /// The id of the owner, of which the broker lets one write at a time; the second client has `/2` at its end.
+    /// The id of the owner, of which the broker lets one write at a time; each client adds its number.
     pub id: String,
     /// The topics of messages.
     pub topics: Vec<TopicConfig>,
@@ -49,7 +49,7 @@ pub struct TransactionOptions<'a> {
 }
 
 /// A producer of which the transactions of all earlier owners have ended.
-pub struct FencedProducer([FencedClient; 2]);
+pub struct FencedProducer(FencedClients);
 
 impl FencedProducer {
     /// Opens the producer, and ends the transactions of earlier owners.
@@ -60,11 +60,7 @@ impl FencedProducer {
         if config.get("transaction.timeout.ms").is_none() {
             config.set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
         }
-        let second = format!("{}/2", options.id);
-        Ok(FencedProducer([
-            FencedClient::start(config.clone(), &options.id)?,
-            FencedClient::start(config, &second)?,
-        ]))
+        Ok(FencedProducer(FencedClients::start(&config, &options.id)?))
     }
 
     /// Starts to send. `log` has the records that were read after the producer was opened, up to tick `durable`.
